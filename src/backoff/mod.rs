@@ -1,0 +1,481 @@
+//! How long to wait before the next try: the delays of retries and of open circuits.
+//!
+//! A [`Backoff`] is a plain value: a shape (fixed, linear, exponential, Fibonacci or your own), a
+//! cap and a [`Jitter`].
+//!
+//! ```text
+//!   delay
+//!     │                           ┌──────── cap, also after jitter
+//!     │                     ▒▒▒▒▒▒▒
+//!     │               ▒▒▒▒▒▒
+//!     │         ▒▒▒▒▒▒            ▒ full jitter: anywhere from zero to the delay, so that
+//!     │  ▒▒▒▒▒▒▒                    callers who failed together do not come back together
+//!     └────────────────────────── attempt
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop::{Backoff, Jitter};
+//!
+//! let ms = Duration::from_millis;
+//! let backoff = Backoff::exponential(ms(100)).max(ms(500)).jitter(Jitter::None);
+//! let delays: Vec<_> = backoff.delays(7).take(4).collect();
+//! assert_eq!(delays, [ms(100), ms(200), ms(400), ms(500)]);
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::nanos;
+use crate::error::ConfigError;
+use crate::rng::SharedRng;
+
+mod jitter;
+
+pub use self::jitter::Jitter;
+
+/// A rule for delays: a shape, a cap and a jitter. See the [module page](self).
+///
+/// # Defaults
+///
+/// | setting | default |
+/// |---|---|
+/// | [`factor`](Self::factor) of an exponential one | 2 |
+/// | [`max`](Self::max) | 20 s |
+/// | [`jitter`](Self::jitter) | [`Jitter::Full`] |
+///
+/// Settings are checked by the builder that takes the backoff.
+#[derive(Clone)]
+pub struct Backoff {
+    shape: Shape,
+    max: Duration,
+    jitter: Jitter,
+}
+
+#[derive(Clone)]
+enum Shape {
+    None,
+    Fixed(Duration),
+    Linear { initial: Duration, step: Duration },
+    Exponential { initial: Duration, factor: f64 },
+    Fibonacci { initial: Duration },
+    Custom(Arc<dyn Fn(u32) -> Duration + Send + Sync>),
+}
+
+impl Backoff {
+    /// No delay at all.
+    pub const NONE: Self = Self::of(Shape::None);
+
+    const fn of(shape: Shape) -> Self {
+        Self {
+            shape,
+            max: Duration::from_secs(20),
+            jitter: Jitter::Full,
+        }
+    }
+
+    /// The same delay each time. Zero is an error when built: [`Backoff::NONE`] says it better.
+    pub const fn fixed(delay: Duration) -> Self {
+        Self::of(Shape::Fixed(delay))
+    }
+
+    /// `initial`, then `step` more each time.
+    pub const fn linear(initial: Duration, step: Duration) -> Self {
+        Self::of(Shape::Linear { initial, step })
+    }
+
+    /// `initial`, then twice as much each time, or [`factor`](Self::factor) times as much.
+    pub const fn exponential(initial: Duration) -> Self {
+        Self::of(Shape::Exponential {
+            initial,
+            factor: 2.0,
+        })
+    }
+
+    /// `initial` times 1, 1, 2, 3, 5, 8 and so on: gentler than doubling.
+    pub const fn fibonacci(initial: Duration) -> Self {
+        Self::of(Shape::Fibonacci { initial })
+    }
+
+    /// `delay(n)` before retry number `n`, from 1.
+    pub fn custom(delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        Self::of(Shape::Custom(Arc::new(delay)))
+    }
+
+    /// What an exponential backoff multiplies with: at least 1. Other shapes have no factor, and
+    /// setting one is an error when built.
+    #[must_use]
+    pub fn factor(mut self, factor: f64) -> Self {
+        self.shape = match self.shape {
+            Shape::Exponential { initial, .. } => Shape::Exponential { initial, factor },
+            // Fails the check: a factor of nothing must not be ignored.
+            _ => Shape::Exponential {
+                initial: Duration::ZERO,
+                factor: f64::NAN,
+            },
+        };
+        self
+    }
+
+    /// The longest delay, jitter included.
+    #[must_use]
+    pub const fn max(mut self, max: Duration) -> Self {
+        self.max = max;
+        self
+    }
+
+    /// How delays are spread.
+    #[must_use]
+    pub const fn jitter(mut self, jitter: Jitter) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// The delay before retry number `n`, from 1, without jitter.
+    ///
+    /// Delays that overflow become the cap.
+    pub fn delay(&self, n: u32) -> Duration {
+        let steps = n.saturating_sub(1);
+        let raw = match &self.shape {
+            Shape::None => Duration::ZERO,
+            Shape::Fixed(delay) => *delay,
+            Shape::Linear { initial, step } => initial.saturating_add(step.saturating_mul(steps)),
+            Shape::Exponential { initial, factor } => {
+                let power = factor.powi(i32::try_from(steps).unwrap_or(i32::MAX));
+                self.cap(nanos(*initial) as f64 * power)
+            }
+            Shape::Fibonacci { initial } => initial.saturating_mul(fibonacci(n)),
+            Shape::Custom(delay) => delay(n),
+        };
+        raw.min(self.max)
+    }
+
+    /// The delays of one call, one after the other, without end.
+    ///
+    /// Equal seeds give equal delays.
+    pub fn delays(&self, seed: u64) -> impl Iterator<Item = Duration> {
+        let rng = SharedRng::new(Some(seed));
+        let mut progress = Progress::new();
+        std::iter::repeat_with(move || progress.next(self, || rng.unit()))
+    }
+
+    /// Nanoseconds as a delay, no longer than the cap.
+    fn cap(&self, nanos: f64) -> Duration {
+        // `as` saturates, and takes NaN, which infinity times zero gives, to zero.
+        if nanos >= self.max.as_nanos() as f64 || nanos >= u64::MAX as f64 {
+            self.max
+        } else {
+            Duration::from_nanos(nanos as u64)
+        }
+    }
+
+    /// What is wrong with the settings, for the builder of `policy` and its setter `setting`.
+    pub(crate) fn check(
+        &self,
+        policy: &'static str,
+        setting: &'static str,
+    ) -> Result<(), ConfigError> {
+        let fail = |problem| Err(ConfigError::new(policy, setting, problem));
+        let exponential = matches!(self.shape, Shape::Exponential { .. });
+        match &self.shape {
+            Shape::Exponential { factor, .. } if factor.is_nan() => {
+                return fail("has a factor that is no number, or that its shape has no use for");
+            }
+            Shape::Exponential { factor, .. } if *factor < 1.0 || factor.is_infinite() => {
+                return fail("needs a factor of at least 1, and finite");
+            }
+            Shape::Fixed(initial)
+            | Shape::Linear { initial, .. }
+            | Shape::Exponential { initial, .. }
+            | Shape::Fibonacci { initial }
+                if initial.is_zero() =>
+            {
+                return fail("needs a delay above zero, or Backoff::NONE");
+            }
+            Shape::None => return Ok(()),
+            _ => {}
+        }
+        if self.max.is_zero() {
+            return fail("needs a max above zero, or Backoff::NONE");
+        }
+        self.jitter.check(exponential).or_else(fail)
+    }
+}
+
+/// The `n`th Fibonacci number, from 1; the largest that fits when it does not.
+fn fibonacci(n: u32) -> u32 {
+    let (mut a, mut b) = (0_u32, 1_u32);
+    // The 47th is the last that fits.
+    for _ in 0..n.min(48) {
+        (a, b) = (b, a.saturating_add(b));
+    }
+    a
+}
+
+impl fmt::Debug for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backoff")
+            .field("shape", &self.shape)
+            .field("max", &self.max)
+            .field("jitter", &self.jitter)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Fixed(delay) => write!(f, "Fixed({delay:?})"),
+            Self::Linear { initial, step } => write!(f, "Linear({initial:?} + {step:?})"),
+            Self::Exponential { initial, factor } => {
+                write!(f, "Exponential({initial:?} × {factor})")
+            }
+            Self::Fibonacci { initial } => write!(f, "Fibonacci({initial:?})"),
+            Self::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
+
+/// How far one call, or one run of open circuits, has come through a backoff.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// Delays given so far.
+    given: u32,
+    /// What the jitter remembers of the last delay.
+    memory: f64,
+}
+
+impl Progress {
+    pub(crate) const fn new() -> Self {
+        Self {
+            given: 0,
+            memory: 0.0,
+        }
+    }
+
+    /// The next delay. `unit` is asked for a number in `[0, 1)`, only if the jitter needs one.
+    pub(crate) fn next(&mut self, backoff: &Backoff, unit: impl FnOnce() -> f64) -> Duration {
+        self.given = self.given.saturating_add(1);
+        if matches!(backoff.shape, Shape::None) {
+            return Duration::ZERO;
+        }
+        let delay = backoff.delay(self.given);
+        let (initial, factor) = match backoff.shape {
+            Shape::Exponential { initial, factor } => (nanos(initial) as f64, factor),
+            _ => (0.0, 1.0),
+        };
+        match backoff.jitter {
+            Jitter::None => delay,
+            Jitter::Full => backoff.cap(delay.as_nanos() as f64 * unit()),
+            Jitter::Equal => backoff.cap(delay.as_nanos() as f64 * (0.5 + 0.5 * unit())),
+            Jitter::PlusMinus(fraction) => backoff.cap(jitter::around(delay, fraction, unit())),
+            Jitter::Decorrelated => {
+                self.memory = jitter::decorrelated(initial, self.memory, unit());
+                let delay = backoff.cap(self.memory);
+                self.memory = nanos(delay) as f64;
+                delay
+            }
+            Jitter::DecorrelatedV2 => {
+                let steps = f64::from(self.given - 1);
+                let (delay, memory) =
+                    jitter::decorrelated_v2(initial, factor, steps, self.memory, unit());
+                self.memory = memory;
+                backoff.cap(delay)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn first(backoff: &Backoff, count: u32) -> Vec<u128> {
+        (1..=count).map(|n| backoff.delay(n).as_millis()).collect()
+    }
+
+    #[test]
+    fn pitfall_47_an_exponential_backoff_begins_where_it_says_and_doubles() {
+        assert_eq!(
+            first(&Backoff::exponential(ms(100)), 4),
+            [100, 200, 400, 800]
+        );
+    }
+
+    #[test]
+    fn shapes() {
+        assert_eq!(first(&Backoff::fixed(ms(7)), 3), [7, 7, 7]);
+        assert_eq!(first(&Backoff::linear(ms(10), ms(5)), 3), [10, 15, 20]);
+        assert_eq!(
+            first(&Backoff::exponential(ms(10)).factor(1.5), 3),
+            [10, 15, 22]
+        );
+        assert_eq!(
+            first(&Backoff::fibonacci(ms(1)), 8),
+            [1, 1, 2, 3, 5, 8, 13, 21]
+        );
+        assert_eq!(
+            first(&Backoff::custom(|n| ms(u64::from(n * n))), 3),
+            [1, 4, 9]
+        );
+        assert_eq!(first(&Backoff::NONE, 2), [0, 0]);
+    }
+
+    #[test]
+    fn pitfall_46_delays_saturate_at_the_cap() {
+        let shapes = [
+            Backoff::exponential(ms(1)).factor(1e30),
+            Backoff::exponential(Duration::MAX),
+            Backoff::linear(Duration::MAX, Duration::MAX),
+            Backoff::fibonacci(Duration::MAX),
+            Backoff::custom(|_| Duration::MAX),
+        ];
+        let jitters = [
+            Jitter::None,
+            Jitter::Full,
+            Jitter::Equal,
+            Jitter::PlusMinus(1.0),
+            Jitter::Decorrelated,
+            Jitter::DecorrelatedV2,
+        ];
+        for shape in shapes {
+            for max in [ms(1), Duration::MAX] {
+                let backoff = shape.clone().max(max);
+                for n in [1, 2, 1000, u32::MAX] {
+                    assert!(backoff.delay(n) <= max);
+                }
+                assert_eq!(backoff.delay(u32::MAX), max, "{backoff:?}");
+                for jitter in jitters {
+                    let backoff = backoff.clone().jitter(jitter);
+                    assert!(backoff.delays(1).take(2000).all(|delay| delay <= max));
+                    let mut late = Progress {
+                        given: u32::MAX - 1,
+                        memory: f64::MAX,
+                    };
+                    assert!(late.next(&backoff, || 0.999) <= max);
+                    assert!(late.next(&backoff, || 0.999) <= max);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pitfall_41_no_jittered_delay_exceeds_the_cap() {
+        for jitter in [Jitter::Full, Jitter::Equal, Jitter::PlusMinus(1.0)] {
+            let backoff = Backoff::fixed(ms(10_000)).max(ms(10_000)).jitter(jitter);
+            assert!(backoff.delays(3).take(10_000).all(|d| d <= ms(10_000)));
+        }
+        for jitter in [Jitter::Decorrelated, Jitter::DecorrelatedV2] {
+            let backoff = Backoff::exponential(ms(10)).max(ms(10_000)).jitter(jitter);
+            assert!(backoff.delays(3).take(10_000).all(|d| d <= ms(10_000)));
+        }
+    }
+
+    #[test]
+    fn pitfall_40_whole_seconds_are_spread_like_any_other_delay() {
+        let backoff = Backoff::fixed(ms(1000)).jitter(Jitter::PlusMinus(0.99));
+        let delays: Vec<_> = backoff.delays(5).take(1000).collect();
+        assert!(delays.iter().any(|delay| *delay < ms(200)));
+        assert!(delays.iter().any(|delay| *delay > ms(1800)));
+    }
+
+    #[test]
+    fn settings_without_meaning_are_refused() {
+        let table = [
+            Backoff::fixed(Duration::ZERO),
+            Backoff::linear(Duration::ZERO, ms(1)),
+            Backoff::exponential(Duration::ZERO),
+            Backoff::fibonacci(Duration::ZERO),
+            Backoff::exponential(ms(1)).factor(f64::NAN),
+            Backoff::exponential(ms(1)).factor(f64::INFINITY),
+            Backoff::exponential(ms(1)).factor(0.5),
+            Backoff::exponential(ms(1)).factor(-2.0),
+            Backoff::fixed(ms(1)).factor(2.0),
+            Backoff::fixed(ms(1)).max(Duration::ZERO),
+            Backoff::fixed(ms(1)).jitter(Jitter::PlusMinus(f64::NAN)),
+            Backoff::fixed(ms(1)).jitter(Jitter::PlusMinus(-0.0001)),
+            Backoff::fixed(ms(1)).jitter(Jitter::PlusMinus(1.0001)),
+            Backoff::fixed(ms(1)).jitter(Jitter::Decorrelated),
+            Backoff::fixed(ms(1)).jitter(Jitter::DecorrelatedV2),
+        ];
+        for backoff in table {
+            assert!(backoff.check("retry", "backoff").is_err(), "{backoff:?}");
+        }
+        for backoff in [
+            Backoff::NONE,
+            Backoff::NONE.max(Duration::ZERO),
+            Backoff::linear(ms(1), Duration::ZERO),
+            Backoff::exponential(ms(1)).factor(1.0),
+            Backoff::exponential(Duration::MAX).max(Duration::MAX),
+            Backoff::fixed(ms(1)).jitter(Jitter::PlusMinus(0.0)),
+        ] {
+            assert!(backoff.check("retry", "backoff").is_ok(), "{backoff:?}");
+        }
+    }
+
+    /// What each jitter promises, in the words of its documentation.
+    fn bounds(jitter: Jitter, delay: Duration) -> (Duration, Duration) {
+        match jitter {
+            Jitter::None => (delay, delay),
+            Jitter::Full => (Duration::ZERO, delay),
+            Jitter::Equal => (delay / 2, delay),
+            Jitter::PlusMinus(f) => (delay.mul_f64(1.0 - f), delay.mul_f64(1.0 + f)),
+            _ => unreachable!("has no bounds of one delay"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_jittered_delay_is_where_its_jitter_promises(
+            initial in 1_u64..10_000,
+            factor in 1.0_f64..4.0,
+            max in 1_u64..60_000,
+            fraction in 0.0_f64..=1.0,
+            seed: u64,
+        ) {
+            let plain = Backoff::exponential(ms(initial)).factor(factor).max(ms(max));
+            for jitter in [Jitter::None, Jitter::Full, Jitter::Equal, Jitter::PlusMinus(fraction)] {
+                let backoff = plain.clone().jitter(jitter);
+                for (n, delay) in (1..).zip(backoff.delays(seed).take(40)) {
+                    // The model: plain arithmetic on numbers that cannot overflow here.
+                    let model = (initial as f64 * factor.powi(n - 1)).min(max as f64) / 1e3;
+                    let (low, high) = bounds(jitter, Duration::from_secs_f64(model));
+                    let slack = Duration::from_micros(1);
+                    prop_assert!(delay + slack >= low, "{delay:?} < {low:?}");
+                    prop_assert!(delay <= (high + slack).min(ms(max)), "{delay:?} > {high:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn decorrelated_jitter_stays_between_the_first_delay_and_three_times_the_last(
+            initial in 1_u64..10_000,
+            max in 1_u64..60_000,
+            seed: u64,
+        ) {
+            let backoff = Backoff::exponential(ms(initial)).max(ms(max)).jitter(Jitter::Decorrelated);
+            let mut last = ms(initial);
+            for delay in backoff.delays(seed).take(40) {
+                prop_assert!(delay >= ms(initial).min(ms(max)));
+                prop_assert!(delay <= (last * 3).max(ms(initial)).min(ms(max)));
+                last = delay;
+            }
+        }
+
+        #[test]
+        fn equal_seeds_give_equal_delays(seed: u64) {
+            let backoff = Backoff::exponential(ms(10)).jitter(Jitter::DecorrelatedV2);
+            let run = || backoff.delays(seed).take(20).collect::<Vec<_>>();
+            prop_assert_eq!(run(), run());
+        }
+    }
+}

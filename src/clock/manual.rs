@@ -1,0 +1,271 @@
+//! A clock that stands still until it is moved.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use super::blocking::Unpark;
+use super::timers::Timers;
+use super::{Clock, ClockHandle, Instant, Kind, Sleep, SleepKind};
+use crate::sync::lock;
+
+/// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until
+/// [`block_on`](Self::block_on) finds that everything waits for it.
+///
+/// Clones share one time. It starts at zero and never goes back.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop::{Clock, ManualClock};
+///
+/// let clock = ManualClock::new();
+/// clock.advance(Duration::from_secs(5));
+/// assert_eq!(clock.now().as_nanos(), 5_000_000_000);
+///
+/// // An hour passes at once: nothing else is left to wait for.
+/// clock.block_on(clock.sleep(Duration::from_secs(3600)));
+/// assert_eq!(clock.now().as_nanos(), 3_605_000_000_000);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    now: AtomicU64,
+    timers: Mutex<Timers>,
+}
+
+impl ManualClock {
+    /// A clock that reads zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves time on by `duration` and wakes the sleepers whose time has come, in the order of
+    /// their deadlines. While a sleeper is woken the clock reads that sleeper's deadline.
+    ///
+    /// Time saturates at [`Instant::FAR_FUTURE`].
+    pub fn advance(&self, duration: Duration) {
+        let target = self.now() + duration;
+        while self.wake_one(target) {}
+        self.move_to(target);
+    }
+
+    /// A sleep of `duration` on this clock.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        self.sleep_until(self.now() + duration)
+    }
+
+    /// How many sleeps wait on this clock: zero when everything has cleaned up after itself.
+    pub fn sleepers(&self) -> usize {
+        lock(&self.shared.timers).len()
+    }
+
+    /// Runs a future to its end on this thread, and jumps to the next deadline whenever nothing is
+    /// ready.
+    ///
+    /// The future may have any number of concurrent parts (`join!`, `FuturesUnordered`). They run
+    /// in a fixed order: parts that wait for one instant are woken in the order they began to wait.
+    /// When nothing is ready and no sleep is left, it waits for another thread to wake the future.
+    ///
+    /// # Panics
+    ///
+    /// When that can never happen, because nobody holds the future's waker: it would hang.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let signal = Unpark::current();
+        let waker = Waker::from(signal.clone());
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return output;
+            }
+            while !signal.take() {
+                if self.jump() {
+                    continue;
+                }
+                assert!(
+                    Arc::strong_count(&signal) > 2,
+                    "deadlock: the future waits for neither this clock nor anything that could wake it"
+                );
+                thread::park();
+            }
+        }
+    }
+
+    /// Goes to the next deadline and wakes all who wait for it; `false` when nobody waits.
+    fn jump(&self) -> bool {
+        let next = lock(&self.shared.timers).next_deadline();
+        if let Some(deadline) = next {
+            self.move_to(deadline);
+            while self.wake_one(deadline) {}
+        }
+        next.is_some()
+    }
+
+    /// Wakes the first sleeper whose deadline is `limit` or earlier, outside the lock.
+    fn wake_one(&self, limit: Instant) -> bool {
+        let due = lock(&self.shared.timers).pop_due(limit);
+        match due {
+            Some((deadline, waker)) => {
+                self.move_to(deadline);
+                waker.wake();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn move_to(&self, instant: Instant) {
+        self.shared
+            .now
+            .fetch_max(instant.as_nanos(), Ordering::AcqRel);
+    }
+
+    /// Tells clocks apart.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.shared) as usize
+    }
+}
+
+impl Clock for ManualClock {
+    #[inline]
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.shared.now.load(Ordering::Acquire))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        Sleep::of(match deadline {
+            Instant::FAR_FUTURE => SleepKind::Never,
+            deadline => SleepKind::Manual {
+                timer: Timer {
+                    clock: self.clone(),
+                    deadline,
+                    key: None,
+                },
+            },
+        })
+    }
+
+    fn into_handle(self) -> ClockHandle {
+        ClockHandle(Kind::Manual(self))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Timer {
+    clock: ManualClock,
+    deadline: Instant,
+    key: Option<u64>,
+}
+
+impl Future for Timer {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self {
+            clock,
+            deadline,
+            key,
+        } = &mut *self;
+        // Under the lock: an `advance` on another thread must see either the reading or the waker.
+        let mut timers = lock(&clock.shared.timers);
+        if clock.now() >= *deadline {
+            return Poll::Ready(());
+        }
+        timers.register(*deadline, key, cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            lock(&self.clock.shared.timers).cancel(self.deadline, key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::{join, join_all};
+    use std::cell::RefCell;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn concurrent_parts_run_in_the_order_of_their_deadlines() {
+        let clock = ManualClock::new();
+        let order = RefCell::new(Vec::new());
+        clock.block_on(join_all([3_u32, 1, 2, 1].iter().enumerate().map(
+            |(part, seconds)| {
+                let (clock, order) = (&clock, &order);
+                async move {
+                    clock.sleep(*seconds * SECOND).await;
+                    order.borrow_mut().push((part, clock.now().as_nanos()));
+                }
+            },
+        )));
+        let at = |seconds: u64| seconds * 1_000_000_000;
+        assert_eq!(
+            *order.borrow(),
+            [(1, at(1)), (3, at(1)), (2, at(2)), (0, at(3))]
+        );
+        assert_eq!(clock.sleepers(), 0);
+    }
+
+    #[test]
+    fn a_dropped_sleep_leaves_nothing_behind() {
+        let clock = ManualClock::new();
+        let mut sleep = Box::pin(clock.sleep(SECOND));
+        assert!(
+            sleep
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        assert_eq!(clock.sleepers(), 1);
+        drop(sleep);
+        assert_eq!(clock.sleepers(), 0);
+    }
+
+    #[test]
+    fn time_saturates_and_never_is_never() {
+        let clock = ManualClock::new();
+        clock.advance(Duration::MAX);
+        clock.advance(Duration::MAX);
+        assert_eq!(clock.now(), Instant::FAR_FUTURE);
+        let mut sleep = Box::pin(clock.sleep_until(Instant::FAR_FUTURE));
+        let poll = sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll.is_pending());
+    }
+
+    #[test]
+    fn another_thread_can_advance_it() {
+        let clock = ManualClock::new();
+        let (send, receive) = futures::channel::oneshot::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                clock.advance(SECOND);
+                send.send(()).unwrap();
+            });
+            let (_, received) = clock.block_on(join(clock.sleep(SECOND), receive));
+            received.unwrap();
+        });
+        assert!(clock.now() >= Instant::from_nanos(1_000_000_000));
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_future_that_nothing_can_wake_is_reported() {
+        ManualClock::new().block_on(std::future::pending::<()>());
+    }
+}

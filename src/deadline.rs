@@ -1,0 +1,167 @@
+//! A deadline that nested calls of one task inherit.
+//!
+//! A [`Timeout`](crate::Timeout) does this by itself: whatever its operation calls through another
+//! policy has no more time than the timeout leaves. [`scope_on`] does the same for a deadline that
+//! comes from elsewhere, such as a request header.
+//!
+//! The deadline travels with the task, not with the thread: it is set while the future is polled
+//! and restored afterwards. Tasks spawned inside do not inherit it.
+//!
+//! # Clocks
+//!
+//! Calls on the same clock inherit the deadline exactly. Between the tokio, fast and blocking
+//! clocks the time left is carried over. A deadline set on a [`ManualClock`](crate::ManualClock) or
+//! a clock of your own is seen on that clock only.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop::{Error, ManualClock, Policy, Timeout, deadline};
+//!
+//! let clock = ManualClock::new();
+//! let ten_seconds = Timeout::builder()
+//!     .after(Duration::from_secs(10))
+//!     .clock(clock.clone())
+//!     .build()?;
+//!
+//! // The client said it waits for 500 ms.
+//! let handler = deadline::scope_on(clock.clone(), Duration::from_millis(500), async {
+//!     ten_seconds.call(std::future::pending::<Result<(), ()>>).await
+//! });
+//! let error = clock.block_on(handler).unwrap_err();
+//! assert!(error.is_timeout());
+//! assert_eq!(clock.block_on(async { deadline::current() }), None);
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use crate::clock::{ClockHandle, ClockId, Instant};
+
+thread_local! {
+    static CURRENT: Cell<Deadline> = const { Cell::new(Deadline::NEVER) };
+}
+
+/// A deadline, and the clock it is on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    clock: ClockId,
+    at: Instant,
+}
+
+impl Deadline {
+    const NEVER: Self = Self {
+        clock: ClockId::NONE,
+        at: Instant::FAR_FUTURE,
+    };
+
+    #[inline]
+    pub(crate) fn new(clock: &ClockHandle, at: Instant) -> Self {
+        Self {
+            clock: clock.id(),
+            at,
+        }
+    }
+
+    /// Makes this the deadline of the calls made on this thread, until the guard is dropped.
+    #[inline]
+    pub(crate) fn enter(self) -> Entered {
+        Entered {
+            outer: CURRENT.replace(self),
+        }
+    }
+}
+
+/// Restores the outer deadline, also when the operation panics.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    outer: Deadline,
+}
+
+impl Drop for Entered {
+    #[inline]
+    fn drop(&mut self) {
+        CURRENT.set(self.outer);
+    }
+}
+
+/// The deadline that a call starting now inherits, on `clock`, which reads `now`.
+#[inline]
+pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Option<Instant> {
+    let Deadline { clock: set_on, at } = CURRENT.get();
+    if at == Instant::FAR_FUTURE {
+        None
+    } else if set_on == clock.id() {
+        Some(at)
+    } else {
+        let left = at.saturating_duration_since(set_on.handle()?.now());
+        Some(now + left)
+    }
+}
+
+/// The time left until the deadline of the calls made here and now; `None` without one, or when it
+/// is on a clock of your own, which only a policy with that clock can read.
+pub fn current() -> Option<Duration> {
+    let Deadline { clock, at } = CURRENT.get();
+    if at == Instant::FAR_FUTURE {
+        return None;
+    }
+    Some(at.saturating_duration_since(clock.handle()?.now()))
+}
+
+/// Runs `future`, whose calls through policies have at most `within` from now on. On tokio's clock.
+///
+/// See [`scope_on`], which does the same on any clock.
+#[cfg(feature = "tokio")]
+pub fn scope<F: Future>(within: Duration, future: F) -> Scope<F> {
+    scope_on(crate::clock::TokioClock, within, future)
+}
+
+/// Runs `future`, whose calls through policies have at most `within` from now on, on `clock`.
+///
+/// It does not end the future: put a [`Timeout`](crate::Timeout) inside or around it for that. An
+/// earlier deadline on the same clock stays in force.
+///
+/// # Cancel safety
+///
+/// Dropping it drops `future` and restores nothing, as the deadline is only set while it is polled.
+pub fn scope_on<F: Future>(clock: impl Into<ClockHandle>, within: Duration, future: F) -> Scope<F> {
+    let clock = clock.into();
+    let now = clock.now();
+    let mut at = now + within;
+    if let Some(outer) = inherited(&clock, now) {
+        at = at.min(outer);
+    }
+    Scope {
+        deadline: Deadline::new(&clock, at),
+        future,
+    }
+}
+
+pin_project! {
+    /// A future whose calls inherit a deadline. Made by [`scope_on`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct Scope<F> {
+        deadline: Deadline,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Scope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = this.deadline.enter();
+        this.future.poll(cx)
+    }
+}

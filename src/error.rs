@@ -1,0 +1,404 @@
+//! The one error type of every stack, however deep.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+/// What a call through any policy, or any stack of policies, can fail with.
+///
+/// The operation's own error comes back untouched as [`Error::Operation`], also after the last
+/// retry. The other variants say that a policy stepped in, and [`Error::reason`] and
+/// [`Error::retry_after`] say why and until when.
+///
+/// # Display and source
+///
+/// `Display` is one lower-case line. The operation's error is not repeated in it: it is the
+/// [`source`](StdError::source).
+///
+/// # Example
+///
+/// ```
+/// use backstop::Error;
+///
+/// fn status(error: &Error<std::io::Error>) -> u16 {
+///     match error {
+///         Error::Operation(_) => 502,
+///         e if e.is_rejected() => 503,
+///         _ => 504,
+///     }
+/// }
+/// # assert_eq!(status(&Error::Operation(std::io::Error::other("no"))), 502);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error<E> {
+    /// The operation ran and failed with this.
+    Operation(E),
+    /// The operation started and did not finish in time. It may have taken effect.
+    TimedOut(TimedOut),
+    /// A policy refused the call: the operation did not run.
+    Rejected(Rejected),
+}
+
+impl<E> Error<E> {
+    /// Whether a policy refused the call, so that the dependency was never reached.
+    pub const fn is_rejected(&self) -> bool {
+        matches!(self, Self::Rejected(_))
+    }
+
+    /// Whether the operation was cut off by a timeout.
+    pub const fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut(_))
+    }
+
+    /// Why a policy refused the call; `None` when none did.
+    pub const fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Rejected(rejected) => Some(rejected.reason()),
+            _ => None,
+        }
+    }
+
+    /// How long to wait before the next call has a chance, where the refusing policy knows it.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Rejected(rejected) => rejected.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// The operation's own error, if that is what this is.
+    pub const fn operation(&self) -> Option<&E> {
+        match self {
+            Self::Operation(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Takes the operation's own error out, if that is what this is.
+    pub fn into_operation(self) -> Option<E> {
+        match self {
+            Self::Operation(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Converts the operation's error and leaves what the policies said alone.
+    pub fn map<U>(self, f: impl FnOnce(E) -> U) -> Error<U> {
+        match self {
+            Self::Operation(error) => Error::Operation(f(error)),
+            Self::TimedOut(timed_out) => Error::TimedOut(timed_out),
+            Self::Rejected(rejected) => Error::Rejected(rejected),
+        }
+    }
+}
+
+impl<E> Error<Error<E>> {
+    /// Joins the errors of a call made inside another call into one level.
+    pub fn flatten(self) -> Error<E> {
+        match self {
+            Self::Operation(inner) => inner,
+            Self::TimedOut(timed_out) => Error::TimedOut(timed_out),
+            Self::Rejected(rejected) => Error::Rejected(rejected),
+        }
+    }
+}
+
+impl<E> fmt::Display for Error<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operation(_) => f.pad("the operation failed"),
+            Self::TimedOut(timed_out) => timed_out.fmt(f),
+            Self::Rejected(rejected) => rejected.fmt(f),
+        }
+    }
+}
+
+impl<E: StdError + 'static> StdError for Error<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Operation(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl<E> From<Rejected> for Error<E> {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+impl<E> From<TimedOut> for Error<E> {
+    fn from(timed_out: TimedOut) -> Self {
+        Self::TimedOut(timed_out)
+    }
+}
+
+/// A refusal: who refused, why, and when to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    policy: &'static str,
+    reason: Reason,
+    /// Nanoseconds; `u64::MAX` when unknown. One word, so that results stay small.
+    retry_after: u64,
+}
+
+impl Rejected {
+    /// A refusal by the policy named `policy`, with no time known at which a call could pass.
+    ///
+    /// For authors of policies.
+    pub const fn new(policy: &'static str, reason: Reason) -> Self {
+        Self {
+            policy,
+            reason,
+            retry_after: u64::MAX,
+        }
+    }
+
+    /// The same refusal with the time after which a call has a chance.
+    ///
+    /// A time of more than 584 years counts as unknown.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Why the call was refused.
+    pub const fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The name of the policy that refused.
+    pub const fn policy(&self) -> &'static str {
+        self.policy
+    }
+
+    /// How long to wait before a call has a chance, where the policy knows it.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self.retry_after {
+            u64::MAX => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rejected by {}: {}", self.policy, self.reason)?;
+        match self.retry_after() {
+            Some(after) => write!(f, ", retry after {after:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Rejected {}
+
+/// Why a policy refused a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The circuit breaker is open, or half-open with all its trial calls taken.
+    CircuitOpen,
+    /// The rate limit is used up.
+    RateLimited,
+    /// All places of the bulkhead, and of its queue, are taken.
+    BulkheadFull,
+    /// The call waited in a queue for as long as it may.
+    QueueTimeout,
+    /// The load shedder dropped the call to protect more important ones.
+    Shed,
+    /// The client-side throttle dropped the call because the dependency refuses most of them.
+    Throttled,
+    /// The call could not start, or its turn would not come, before its deadline.
+    DeadlineTooClose,
+    /// Somebody has isolated the dependency by hand.
+    Isolated,
+    /// The call costs more than the limit can ever hold, so waiting would not help.
+    CostExceedsLimit,
+}
+
+impl Reason {
+    /// The reason as an identifier for logs and metrics, such as `circuit_open`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::RateLimited => "rate_limited",
+            Self::BulkheadFull => "bulkhead_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Shed => "shed",
+            Self::Throttled => "throttled",
+            Self::DeadlineTooClose => "deadline_too_close",
+            Self::Isolated => "isolated",
+            Self::CostExceedsLimit => "cost_exceeds_limit",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::CircuitOpen => "circuit open",
+            Self::RateLimited => "rate limited",
+            Self::BulkheadFull => "bulkhead full",
+            Self::QueueTimeout => "queue timeout",
+            Self::Shed => "load shed",
+            Self::Throttled => "throttled",
+            Self::DeadlineTooClose => "deadline too close",
+            Self::Isolated => "isolated",
+            Self::CostExceedsLimit => "cost exceeds limit",
+        })
+    }
+}
+
+/// A timeout cut the operation off: who set it and how long it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedOut {
+    policy: &'static str,
+    limit: Duration,
+}
+
+impl TimedOut {
+    /// A timeout of the policy named `policy`, after `limit`.
+    ///
+    /// For authors of policies.
+    pub const fn new(policy: &'static str, limit: Duration) -> Self {
+        Self { policy, limit }
+    }
+
+    /// The name of the policy whose time was up.
+    pub const fn policy(&self) -> &'static str {
+        self.policy
+    }
+
+    /// How long the operation was given: the policy's own limit, or what the deadline left of it.
+    pub const fn limit(&self) -> Duration {
+        self.limit
+    }
+}
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "timed out by {} after {:?}", self.policy, self.limit)
+    }
+}
+
+impl StdError for TimedOut {}
+
+/// A builder was given a setting that has no meaning.
+///
+/// Every `build()` of the crate returns this and nothing else can: setters neither fail nor panic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    policy: &'static str,
+    setting: &'static str,
+    problem: &'static str,
+}
+
+impl ConfigError {
+    /// Says what is wrong with which setting of which policy.
+    ///
+    /// For authors of policies.
+    pub const fn new(policy: &'static str, setting: &'static str, problem: &'static str) -> Self {
+        Self {
+            policy,
+            setting,
+            problem,
+        }
+    }
+
+    /// The setting at fault, by the name of its setter.
+    pub const fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.policy, self.setting, self.problem)
+    }
+}
+
+impl StdError for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    const REJECTED: Rejected = Rejected::new("github", Reason::CircuitOpen);
+
+    #[test]
+    fn display_is_one_lower_case_line() {
+        let table: [(Error<io::Error>, &str); 4] = [
+            (
+                Error::Operation(io::Error::other("Boom")),
+                "the operation failed",
+            ),
+            (REJECTED.into(), "rejected by github: circuit open"),
+            (
+                REJECTED
+                    .with_retry_after(Duration::from_millis(2500))
+                    .into(),
+                "rejected by github: circuit open, retry after 2.5s",
+            ),
+            (
+                TimedOut::new("attempt", Duration::from_secs(2)).into(),
+                "timed out by attempt after 2s",
+            ),
+        ];
+        for (error, text) in table {
+            assert_eq!(error.to_string(), text);
+        }
+        assert_eq!(
+            ConfigError::new("retry", "max_attempts", "must be at least 1").to_string(),
+            "retry: max_attempts must be at least 1"
+        );
+    }
+
+    #[test]
+    fn the_source_is_the_operations_error() {
+        let error = Error::Operation(io::Error::other("boom"));
+        assert_eq!(error.source().unwrap().to_string(), "boom");
+        let error: Error<io::Error> = REJECTED.into();
+        assert!(error.source().is_none());
+    }
+
+    #[test]
+    fn a_question_mark_converts_it_to_a_boxed_error() {
+        fn application() -> Result<(), Box<dyn StdError + Send + Sync>> {
+            Err(Error::Operation(io::Error::other("boom")))?
+        }
+        assert!(application().is_err());
+    }
+
+    #[test]
+    fn accessors_answer_for_their_variant_only() {
+        let rejected: Error<u8> = REJECTED.with_retry_after(Duration::from_secs(1)).into();
+        assert!(rejected.is_rejected() && !rejected.is_timeout());
+        assert_eq!(rejected.reason(), Some(Reason::CircuitOpen));
+        assert_eq!(rejected.retry_after(), Some(Duration::from_secs(1)));
+        assert_eq!(rejected.into_operation(), None);
+
+        let own = Error::Operation(7_u8);
+        assert_eq!((own.reason(), own.retry_after()), (None, None));
+        assert_eq!(own.operation(), Some(&7));
+        assert_eq!(own.map(u32::from).into_operation(), Some(7_u32));
+        assert_eq!(Error::Operation(own).flatten(), own);
+        assert_eq!(
+            Error::<Error<u8>>::from(REJECTED).flatten(),
+            REJECTED.into()
+        );
+    }
+
+    #[test]
+    fn a_retry_time_beyond_a_word_is_unknown() {
+        assert_eq!(REJECTED.with_retry_after(Duration::MAX).retry_after(), None);
+        assert_eq!(
+            REJECTED.with_retry_after(Duration::ZERO).retry_after(),
+            Some(Duration::ZERO)
+        );
+    }
+}

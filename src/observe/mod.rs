@@ -1,0 +1,265 @@
+//! What policies tell about themselves while they work.
+//!
+//! A [`Pipeline`](crate::Pipeline) with an [`Observer`] passes it inwards, so every layer of its
+//! stack reports to it. Without one an event costs one branch and no allocation. Observers are
+//! called outside all locks: they may use the handles they hear about.
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use backstop::{Backoff, Event, ManualClock, Pipeline, Policy, Retry};
+//!
+//! let clock = ManualClock::new();
+//! let retry = Retry::builder().backoff(Backoff::NONE).clock(clock.clone()).build()?;
+//! let lines = Arc::new(Mutex::new(Vec::new()));
+//! let log = lines.clone();
+//! let pipeline = Pipeline::new(retry)
+//!     .named("github")
+//!     .observer(move |event: &Event| log.lock().unwrap().push(event.to_string()));
+//!
+//! let _ = clock.block_on(pipeline.call(|| async { Err::<(), _>("down") }));
+//! assert_eq!(*lines.lock().unwrap(), [
+//!     "retry: attempt 1 failed, next in 0ns",
+//!     "retry: attempt 2 failed, next in 0ns",
+//!     "retry: stopped after attempt 3: max_attempts",
+//!     "github: failed after 3 attempts in 0ns",
+//! ]);
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{Error, Reason, Rejected, TimedOut};
+use crate::policy::Verdict;
+
+/// Hears what policies do.
+///
+/// Every `Fn(&Event)` is one. It is called while a call is being polled, so it should be quick; it
+/// is called outside locks, so it may use any handle.
+pub trait Observer: Send + Sync {
+    /// Called once for each event.
+    fn on_event(&self, event: &Event);
+}
+
+impl<F: Fn(&Event) + Send + Sync> Observer for F {
+    fn on_event(&self, event: &Event) {
+        self(event);
+    }
+}
+
+/// Something a policy did.
+///
+/// `Display` is one line that begins with the policy's name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A call through a pipeline ended.
+    #[non_exhaustive]
+    CallFinished {
+        /// The name of the pipeline.
+        policy: &'static str,
+        /// How it ended.
+        ending: Ending,
+        /// How many times the operation was started. Zero when the call was refused.
+        attempts: u32,
+        /// From the start of the call to its end, waits included.
+        elapsed: Duration,
+    },
+    /// An attempt failed and another one will be made.
+    #[non_exhaustive]
+    RetryScheduled {
+        /// The name of the retry.
+        policy: &'static str,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// The wait before the next.
+        delay: Duration,
+        /// What was said about the failed attempt.
+        verdict: Verdict,
+    },
+    /// An attempt failed and it was the last.
+    #[non_exhaustive]
+    RetryStopped {
+        /// The name of the retry.
+        policy: &'static str,
+        /// The last attempt, from 1.
+        attempt: u32,
+        /// Why no other is made.
+        stop: StopReason,
+    },
+    /// A timeout cut an operation off.
+    #[non_exhaustive]
+    TimedOut {
+        /// The name of the timeout.
+        policy: &'static str,
+        /// The time the operation was given.
+        limit: Duration,
+    },
+    /// A policy refused a call.
+    #[non_exhaustive]
+    Rejected {
+        /// The name of the policy.
+        policy: &'static str,
+        /// Why.
+        reason: Reason,
+        /// When to come back, if known.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Event {
+    /// The name of the policy, for the label `policy` of metrics.
+    pub const fn policy(&self) -> &'static str {
+        match self {
+            Self::CallFinished { policy, .. }
+            | Self::RetryScheduled { policy, .. }
+            | Self::RetryStopped { policy, .. }
+            | Self::TimedOut { policy, .. }
+            | Self::Rejected { policy, .. } => policy,
+        }
+    }
+
+    /// The kind of event as an identifier, for the label `kind` of metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::CallFinished { .. } => "call_finished",
+            Self::RetryScheduled { .. } => "retry_scheduled",
+            Self::RetryStopped { .. } => "retry_stopped",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Rejected { .. } => "rejected",
+        }
+    }
+
+    pub(crate) const fn rejected(rejected: &Rejected) -> Self {
+        Self::Rejected {
+            policy: rejected.policy(),
+            reason: rejected.reason(),
+            retry_after: rejected.retry_after(),
+        }
+    }
+
+    pub(crate) const fn timed_out(timed_out: &TimedOut) -> Self {
+        Self::TimedOut {
+            policy: timed_out.policy(),
+            limit: timed_out.limit(),
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CallFinished {
+                policy,
+                ending,
+                attempts,
+                elapsed,
+            } => write!(
+                f,
+                "{policy}: {ending} after {attempts} attempts in {elapsed:?}"
+            ),
+            Self::RetryScheduled {
+                policy,
+                attempt,
+                delay,
+                ..
+            } => write!(f, "{policy}: attempt {attempt} failed, next in {delay:?}"),
+            Self::RetryStopped {
+                policy,
+                attempt,
+                stop,
+            } => write!(f, "{policy}: stopped after attempt {attempt}: {stop}"),
+            Self::TimedOut { policy, limit } => write!(f, "{policy}: timed out after {limit:?}"),
+            Self::Rejected {
+                policy,
+                reason,
+                retry_after: None,
+            } => write!(f, "{policy}: rejected a call: {reason}"),
+            Self::Rejected {
+                policy,
+                reason,
+                retry_after: Some(after),
+            } => write!(
+                f,
+                "{policy}: rejected a call: {reason}, retry after {after:?}"
+            ),
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ending {
+    /// With a value.
+    Succeeded,
+    /// With the operation's error.
+    Failed,
+    /// With a timeout.
+    TimedOut,
+    /// With a refusal.
+    Rejected(Reason),
+}
+
+impl Ending {
+    /// How a call with this result ended.
+    pub const fn of<T, E>(result: &Result<T, Error<E>>) -> Self {
+        match result {
+            Ok(_) => Self::Succeeded,
+            Err(Error::Operation(_)) => Self::Failed,
+            Err(Error::TimedOut(_)) => Self::TimedOut,
+            Err(Error::Rejected(rejected)) => Self::Rejected(rejected.reason()),
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Succeeded => f.write_str("succeeded"),
+            Self::Failed => f.write_str("failed"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Rejected(reason) => write!(f, "rejected ({reason})"),
+        }
+    }
+}
+
+/// Why a retry made no further attempt after one that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The verdict says that another attempt would not help.
+    NotRetryable,
+    /// The operation is not idempotent and may have been executed.
+    NotIdempotent,
+    /// All attempts are used up.
+    MaxAttempts,
+    /// The next attempt would start after the longest time the retry may take.
+    MaxElapsed,
+    /// The next attempt would start after the call's deadline.
+    Deadline,
+    /// The retry budget is empty.
+    BudgetEmpty,
+}
+
+impl StopReason {
+    /// The reason as an identifier for logs and metrics, such as `max_attempts`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRetryable => "not_retryable",
+            Self::NotIdempotent => "not_idempotent",
+            Self::MaxAttempts => "max_attempts",
+            Self::MaxElapsed => "max_elapsed",
+            Self::Deadline => "deadline",
+            Self::BudgetEmpty => "budget_empty",
+        }
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

@@ -1,0 +1,146 @@
+//! Known mistakes in the order of layers.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What a layer says about itself to [`Pipeline::check`](crate::Pipeline::check).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Layer {
+    /// A timeout; its limit, when it is the same for every call.
+    Timeout {
+        /// The limit, if fixed.
+        limit: Option<Duration>,
+    },
+    /// A retry.
+    Retry {
+        /// Attempts in total.
+        max_attempts: u32,
+    },
+    /// A classifier.
+    Classify,
+    /// Any other policy.
+    Other,
+}
+
+impl Layer {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "timeout",
+            Self::Retry { .. } => "retry",
+            Self::Classify => "classify",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Two layers in an order, or of a kind, that does not do what it seems to.
+///
+/// `Display` gives both layers, counted from 0 (the outermost), and the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misorder {
+    outer: (usize, Layer),
+    inner: (usize, Layer),
+    why: &'static str,
+}
+
+impl Misorder {
+    /// The outer layer's place, from 0.
+    pub const fn outer(&self) -> usize {
+        self.outer.0
+    }
+
+    /// The inner layer's place, from 0.
+    pub const fn inner(&self) -> usize {
+        self.inner.0
+    }
+
+    /// Why it is a mistake.
+    pub const fn why(&self) -> &'static str {
+        self.why
+    }
+}
+
+impl fmt::Display for Misorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((outer, outside), (inner, inside)) = (self.outer, self.inner);
+        write!(
+            f,
+            "layer {inner} ({}) inside layer {outer} ({}): {}",
+            inside.as_str(),
+            outside.as_str(),
+            self.why
+        )
+    }
+}
+
+/// Asks the rules about every pair of layers, the outer one first.
+pub(super) fn misorders(layers: &[Layer]) -> Vec<Misorder> {
+    let mut found = Vec::new();
+    for (outer, &outside) in layers.iter().enumerate() {
+        for (inner, &inside) in layers.iter().enumerate().skip(outer + 1) {
+            if let Some(why) = mistake(outside, inside) {
+                found.push(Misorder {
+                    outer: (outer, outside),
+                    inner: (inner, inside),
+                    why,
+                });
+            }
+        }
+    }
+    found
+}
+
+/// What is wrong with `inside` standing anywhere inside `outside`.
+fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
+    match (outside, inside) {
+        (
+            Layer::Timeout {
+                limit: Some(outside),
+            },
+            Layer::Timeout {
+                limit: Some(inside),
+            },
+        ) if inside >= outside => Some("the inner one is not shorter, so it never fires"),
+        (Layer::Retry { .. }, Layer::Retry { .. }) => {
+            Some("attempts multiply, which turns an outage into a storm; retry at one layer")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn timeout(seconds: u64) -> Layer {
+        Layer::Timeout {
+            limit: Some(Duration::from_secs(seconds)),
+        }
+    }
+    const RETRY: Layer = Layer::Retry { max_attempts: 3 };
+
+    #[test]
+    fn the_usual_order_has_no_mistakes() {
+        assert_eq!(
+            misorders(&[timeout(30), RETRY, timeout(10), Layer::Classify]),
+            []
+        );
+        assert_eq!(misorders(&[Layer::Timeout { limit: None }, timeout(1)]), []);
+    }
+
+    #[test]
+    fn each_rule_names_the_two_layers() {
+        let table: [(&[Layer], usize, usize); 3] = [
+            (&[timeout(2), RETRY, timeout(10)], 0, 2),
+            (&[timeout(2), timeout(2)], 0, 1),
+            (&[timeout(9), RETRY, Layer::Other, RETRY], 1, 3),
+        ];
+        for (layers, outer, inner) in table {
+            let found = misorders(layers);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].outer(), found[0].inner()), (outer, inner));
+            assert!(!found[0].why().is_empty());
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! What travels inwards with a call, and what the operation gets to see of it.
+
+use std::time::Duration;
+
+use crate::clock::{ClockHandle, ClockId, Instant};
+use crate::deadline;
+
+/// What every layer of a stack knows about the call it is part of. `Copy`, and handed inwards by
+/// value.
+///
+/// # Reading the time
+///
+/// Layers share clock readings through it: [`now`](Self::now) reads the clock only when no layer
+/// before has. A layer that has waited passes on a fresh reading ([`refresh`](Self::refresh)), so
+/// the reading a layer receives is the present.
+///
+/// Layers may be on different clocks. The times inside are then carried over to the clock of the
+/// layer that asks: what matters is how much time is left, not where a clock began to count.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// The clock that `start`, `now` and `deadline` are on.
+    clock: ClockId,
+    start: Instant,
+    now: Instant,
+    deadline: Instant,
+    attempt: u32,
+    cost: u32,
+    priority: Priority,
+    hedge: bool,
+    idempotent: bool,
+}
+
+impl Context {
+    /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
+    pub const fn new() -> Self {
+        Self {
+            clock: ClockId::NONE,
+            start: Instant::ORIGIN,
+            now: Instant::ORIGIN,
+            deadline: Instant::FAR_FUTURE,
+            attempt: 1,
+            cost: 1,
+            priority: Priority::NORMAL,
+            hedge: false,
+            idempotent: true,
+        }
+    }
+
+    /// The present on `clock`: the last reading when a layer before has read the same clock,
+    /// otherwise a new one.
+    #[inline]
+    pub fn now(&mut self, clock: &ClockHandle) -> Instant {
+        if self.clock == clock.id() {
+            self.now
+        } else {
+            self.adopt(clock)
+        }
+    }
+
+    /// The present on `clock`, read anew. For layers that have waited.
+    #[inline]
+    pub fn refresh(&mut self, clock: &ClockHandle) -> Instant {
+        if self.clock == clock.id() {
+            self.now = clock.now();
+            self.now
+        } else {
+            self.adopt(clock)
+        }
+    }
+
+    /// Moves all times to `clock`, keeping their distances from the present.
+    fn adopt(&mut self, clock: &ClockHandle) -> Instant {
+        let now = clock.now();
+        let first = self.clock == ClockId::NONE;
+        let elapsed = self.now.as_nanos().saturating_sub(self.start.as_nanos());
+        self.start = Instant::from_nanos(now.as_nanos().saturating_sub(elapsed));
+        if self.deadline != Instant::FAR_FUTURE {
+            self.deadline = now + self.deadline.saturating_duration_since(self.now);
+        }
+        self.now = now;
+        self.clock = clock.id();
+        if first {
+            if let Some(inherited) = deadline::inherited(clock, now) {
+                self.deadline = self.deadline.min(inherited);
+            }
+        }
+        now
+    }
+
+    /// When the call began, on `clock`. The present, when nobody has read a clock yet.
+    pub fn start(&mut self, clock: &ClockHandle) -> Instant {
+        self.now(clock);
+        self.start
+    }
+
+    /// When the call must be over, on `clock`. [`Instant::FAR_FUTURE`] when it has no deadline.
+    #[inline]
+    pub fn deadline(&mut self, clock: &ClockHandle) -> Instant {
+        self.now(clock);
+        self.deadline
+    }
+
+    /// The time left until the deadline, as of the last reading; `None` without a deadline.
+    pub fn remaining(&self) -> Option<Duration> {
+        (self.deadline != Instant::FAR_FUTURE)
+            .then(|| self.deadline.saturating_duration_since(self.now))
+    }
+
+    /// Moves the deadline to `at` on `clock` if that is earlier. A deadline never moves back.
+    #[inline]
+    pub fn tighten(&mut self, clock: &ClockHandle, at: Instant) {
+        self.now(clock);
+        self.deadline = self.deadline.min(at);
+    }
+
+    /// Which attempt this is, from 1.
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The context of attempt number `attempt`.
+    #[must_use]
+    pub const fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Whether this is a further copy of an attempt that is still running.
+    pub const fn is_hedge(&self) -> bool {
+        self.hedge
+    }
+
+    /// The context of a further copy of an attempt.
+    #[must_use]
+    pub const fn with_hedge(mut self, hedge: bool) -> Self {
+        self.hedge = hedge;
+        self
+    }
+
+    /// Whether the operation may be repeated although it may have been executed. `true` unless the
+    /// call says otherwise.
+    pub const fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// The same context for an operation that may, or may not, be repeated.
+    #[must_use]
+    pub const fn with_idempotent(mut self, idempotent: bool) -> Self {
+        self.idempotent = idempotent;
+        self
+    }
+
+    /// How important the call is to load shedders and priority queues.
+    pub const fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// The same context with another priority.
+    #[must_use]
+    pub const fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// How many units of a rate limit or a weighted bulkhead the call takes. 1 unless the call says
+    /// otherwise.
+    pub const fn cost(&self) -> u32 {
+        self.cost
+    }
+
+    /// The same context with another cost.
+    #[must_use]
+    pub const fn with_cost(mut self, cost: u32) -> Self {
+        self.cost = cost;
+        self
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What an operation learns about the attempt it makes. Passed to the closure of
+/// [`Policy::call_with`](super::Policy::call_with).
+///
+/// # Example
+///
+/// Telling the server how long it has:
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop::{ManualClock, Policy, Timeout};
+///
+/// let clock = ManualClock::new();
+/// let timeout = Timeout::builder().after(Duration::from_secs(2)).clock(clock.clone()).build()?;
+///
+/// let result = clock.block_on(timeout.call_with(|attempt| async move {
+///     let millis = attempt.remaining().map_or(0, |left| left.as_millis());
+///     Ok::<_, ()>(format!("grpc-timeout: {millis}m"))
+/// }));
+/// assert_eq!(result.unwrap(), "grpc-timeout: 2000m");
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    cx: Context,
+}
+
+impl Attempt {
+    pub(crate) const fn new(cx: Context) -> Self {
+        Self { cx }
+    }
+
+    /// Which attempt this is, from 1.
+    pub const fn number(&self) -> u32 {
+        self.cx.attempt()
+    }
+
+    /// Whether this is a further copy of an attempt that is still running.
+    pub const fn is_hedge(&self) -> bool {
+        self.cx.is_hedge()
+    }
+
+    /// How long the attempt had left when it started; `None` without a deadline.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.cx.remaining()
+    }
+
+    /// The priority of the call.
+    pub const fn priority(&self) -> Priority {
+        self.cx.priority()
+    }
+
+    /// The cost of the call.
+    pub const fn cost(&self) -> u32 {
+        self.cx.cost()
+    }
+}
+
+/// How important a call is: one of five classes, with 100 levels inside each.
+///
+/// Under overload the lowest go first. A higher class beats any level of a lower one.
+///
+/// # Example
+///
+/// ```
+/// use backstop::Priority;
+///
+/// assert!(Priority::HIGH > Priority::NORMAL.level(99));
+/// assert!(Priority::LOW.level(60) > Priority::LOW);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(u16);
+
+impl Priority {
+    const LEVELS: u16 = 100;
+
+    /// Dropped first: prefetching, batch work.
+    pub const LOWEST: Self = Self(0);
+    /// Work that may come later.
+    pub const LOW: Self = Self(Self::LEVELS);
+    /// The default.
+    pub const NORMAL: Self = Self(2 * Self::LEVELS);
+    /// Somebody waits for it.
+    pub const HIGH: Self = Self(3 * Self::LEVELS);
+    /// Dropped last: health checks, payments.
+    pub const HIGHEST: Self = Self(4 * Self::LEVELS);
+
+    /// The same class at a level inside it: 0 (the default) to 99. Higher levels count as 99.
+    #[must_use]
+    pub const fn level(self, level: u8) -> Self {
+        let level = if level as u16 >= Self::LEVELS {
+            Self::LEVELS - 1
+        } else {
+            level as u16
+        };
+        Self(self.0 / Self::LEVELS * Self::LEVELS + level)
+    }
+
+    /// The priority as a number from 0 (lowest) to 499.
+    pub const fn as_u16(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Priority {
+    fn default() -> Self {
+        Self::NORMAL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn two_clocks() -> (ManualClock, ClockHandle, ClockHandle) {
+        let (ahead, behind) = (ManualClock::new(), ManualClock::new());
+        ahead.advance(100 * SECOND);
+        let handles = (ahead.clone().into(), behind.into());
+        (ahead, handles.0, handles.1)
+    }
+
+    #[test]
+    fn a_reading_is_shared_until_somebody_waits() {
+        let (clock, handle, _) = two_clocks();
+        let mut cx = Context::new();
+        let first = cx.now(&handle);
+        clock.advance(SECOND);
+        assert_eq!(cx.now(&handle), first);
+        assert_eq!(cx.refresh(&handle), first + SECOND);
+        assert_eq!(cx.start(&handle), first);
+    }
+
+    #[test]
+    fn a_deadline_keeps_its_distance_on_another_clock() {
+        let (_, ahead, behind) = two_clocks();
+        let mut cx = Context::new();
+        let at = cx.now(&ahead) + 3 * SECOND;
+        cx.tighten(&ahead, at);
+        assert_eq!(cx.deadline(&behind), Instant::ORIGIN + 3 * SECOND);
+        assert_eq!(cx.deadline(&ahead), at);
+        assert_eq!(cx.remaining(), Some(3 * SECOND));
+    }
+
+    #[test]
+    fn a_deadline_only_moves_forward() {
+        let (_, clock, _) = two_clocks();
+        let mut cx = Context::new();
+        assert_eq!(cx.deadline(&clock), Instant::FAR_FUTURE);
+        assert_eq!(cx.remaining(), None);
+        let now = cx.now(&clock);
+        cx.tighten(&clock, now + SECOND);
+        cx.tighten(&clock, now + 2 * SECOND);
+        assert_eq!(cx.remaining(), Some(SECOND));
+    }
+
+    #[test]
+    fn priorities_order_by_class_then_level() {
+        assert!(Priority::HIGHEST > Priority::HIGH.level(u8::MAX));
+        assert_eq!(Priority::LOW.level(5).level(7), Priority::LOW.level(7));
+        assert_eq!(Priority::HIGHEST.level(200).as_u16(), 499);
+        assert_eq!(Priority::default(), Priority::NORMAL);
+    }
+}

@@ -1,0 +1,225 @@
+//! The spine: what a policy is, and how policies stack.
+//!
+//! A [`Policy`] is a rule about how an [`Operation`] is run. A tuple of policies is a policy: the
+//! first is the outermost. `&P`, `Arc<P>` and `Option<P>` are policies too; `None` passes calls
+//! through, which makes a switch for configuration.
+//!
+//! ```text
+//!            call(|| ...)                                   Result<T, Error<E>>
+//!                 │                                                ▲
+//!   Context ──►  Timeout ──► Retry ──► Timeout ──► operation ──► Outcome
+//!   (deadline, attempt, ...)    ▲________________________│   (result, verdict)
+//! ```
+//!
+//! # A policy of your own
+//!
+//! ```
+//! use backstop::{Context, Operation, Outcome, Policy};
+//!
+//! /// Counts the attempts that failed.
+//! struct CountFailures(std::sync::atomic::AtomicU32);
+//!
+//! impl<T, E> Policy<T, E> for CountFailures {
+//!     async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
+//!         let outcome = op.attempt(cx).await;
+//!         if outcome.result.is_err() {
+//!             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+//!         }
+//!         outcome
+//!     }
+//! }
+//! # let policy = CountFailures(0.into());
+//! # let result = policy.call_blocking(|| Err::<(), _>("no"));
+//! # assert!(result.is_err() && policy.0.into_inner() == 1);
+//! ```
+
+use std::future::{Future, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::clock::{BlockingClock, ClockHandle, blocking};
+use crate::error::Error;
+use crate::observe::Observer;
+
+mod check;
+mod classify;
+mod context;
+mod operation;
+mod outcome;
+mod pipeline;
+mod report;
+mod tuple;
+
+pub use self::check::{Layer, Misorder};
+pub use self::classify::Classify;
+pub use self::context::{Attempt, Context, Priority};
+pub use self::outcome::{ErrorClass, Health, Outcome, RetryAdvice, Verdict};
+pub use self::pipeline::{CallOptions, Pipeline, With};
+pub use self::report::Report;
+
+use self::operation::{Call, CallWith, Counted};
+
+/// Something that can be attempted any number of times: a small handle of a few references.
+///
+/// Policies receive one and attempt it; those who use policies pass closures to
+/// [`Policy::call`] and never see it.
+///
+/// `attempt` takes the handle by value. Together with the opaque future this keeps a whole stack
+/// `Send` where its operation is, with no `Send` bound anywhere: operations that are not `Send` work
+/// on a local executor.
+pub trait Operation<T, E>: Copy {
+    /// Makes one attempt.
+    fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>>;
+
+    /// Who listens to this call. A policy that wraps the operation into one of its own passes this
+    /// on.
+    fn observer<'a>(self) -> Option<&'a dyn Observer>
+    where
+        Self: 'a,
+    {
+        None
+    }
+}
+
+/// A rule about how an operation is run.
+///
+/// Policies that do not look into results implement it for all `T` and `E`, and so stay free of
+/// type parameters: `(Timeout, Retry)` is a type to put into a struct field.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a call, at any await, gives back every permit, token and place that the
+/// call holds. The operation's own future is dropped with it.
+///
+/// # Panics
+///
+/// Policies do not panic. A panic of the operation passes through, and what the call holds is given
+/// back as on a drop.
+pub trait Policy<T, E> {
+    /// Runs an operation under this rule. For authors of policies: ten lines of `async fn` make one.
+    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>>;
+
+    /// Calls `op` under this rule, once for each attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Operation`] with the operation's own error, that of the last attempt. Any other
+    /// variant when a policy stepped in.
+    fn call<F, Fut>(&self, op: F) -> impl Future<Output = Result<T, Error<E>>>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        async move { self.run(Call(&op), Context::new()).await.result }
+    }
+
+    /// As [`call`](Self::call), but `op` learns which attempt it is, how long it has left, and
+    /// whether it is a hedge.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    fn call_with<F, Fut>(&self, op: F) -> impl Future<Output = Result<T, Error<E>>>
+    where
+        F: Fn(Attempt) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        async move { self.run(CallWith(&op), Context::new()).await.result }
+    }
+
+    /// As [`call`](Self::call), but the result comes with the number of attempts and the time
+    /// taken.
+    ///
+    /// Reads the policy's [`clock`](Self::clock) at the start and at the end.
+    fn call_reported<F, Fut>(&self, op: F) -> impl Future<Output = Report<T, E>>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        async move {
+            let attempts = AtomicU32::new(0);
+            let clock = self.clock().unwrap_or_else(|| BlockingClock.into());
+            let mut cx = Context::new();
+            let start = cx.now(&clock);
+            let mut outcome = self.run(Counted::new(Call(&op), &attempts), cx).await;
+            let elapsed = outcome.finished(&clock).saturating_duration_since(start);
+            Report::new(outcome.result, attempts.load(Ordering::Relaxed), elapsed)
+        }
+    }
+
+    /// As [`call`](Self::call) for programs without a runtime: `op` is an ordinary closure, and
+    /// waits park the thread.
+    ///
+    /// The same policies serve both: inside, tokio's clocks park the thread as well. A closure
+    /// cannot be cut off, so a timeout only keeps late attempts from starting. Real time passes,
+    /// also where tokio's clock is paused. Inside an async program use `spawn_blocking` around it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    fn call_blocking<F>(&self, op: F) -> Result<T, Error<E>>
+    where
+        F: Fn() -> Result<T, E>,
+    {
+        blocking::block_on(self.call(|| ready(op())))
+    }
+
+    /// The clock this policy reads, if it reads one; of a stack, the outermost one.
+    fn clock(&self) -> Option<ClockHandle> {
+        None
+    }
+
+    /// Describes the layers of this policy, outermost first, for
+    /// [`Pipeline::check`](crate::Pipeline::check).
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Other);
+    }
+}
+
+impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for &P {
+    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
+        (**self).run(op, cx)
+    }
+
+    fn clock(&self) -> Option<ClockHandle> {
+        (**self).clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        (**self).describe(layers);
+    }
+}
+
+impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for Arc<P> {
+    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
+        (**self).run(op, cx)
+    }
+
+    fn clock(&self) -> Option<ClockHandle> {
+        (**self).clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        (**self).describe(layers);
+    }
+}
+
+/// `None` passes every call through: a switch for configuration.
+impl<T, E, P: Policy<T, E>> Policy<T, E> for Option<P> {
+    async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
+        match self {
+            Some(policy) => policy.run(op, cx).await,
+            None => op.attempt(cx).await,
+        }
+    }
+
+    fn clock(&self) -> Option<ClockHandle> {
+        self.as_ref().and_then(Policy::clock)
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        if let Some(policy) = self {
+            policy.describe(layers);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What travels outwards with a result: what it says about the dependency and about trying again.
+
+use std::time::Duration;
+
+use crate::clock::{ClockHandle, ClockId, Instant};
+use crate::error::{Error, Reason, Rejected, TimedOut};
+
+/// The result of an attempt on its way out, with its verdict.
+///
+/// Policies look at the verdict, not at the error, so one classifier inside speaks for all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<T, E> {
+    /// What the caller gets.
+    pub result: Result<T, Error<E>>,
+    /// What it means to the policies around.
+    pub verdict: Verdict,
+    finished: Finished,
+}
+
+/// When the attempt ended, if somebody has read that clock already.
+#[derive(Clone, Copy, Debug)]
+struct Finished {
+    clock: ClockId,
+    at: Instant,
+}
+
+impl<T, E> Outcome<T, E> {
+    /// An outcome with a verdict of its own.
+    #[inline]
+    pub const fn new(result: Result<T, Error<E>>, verdict: Verdict) -> Self {
+        Self {
+            result,
+            verdict,
+            finished: Finished {
+                clock: ClockId::NONE,
+                at: Instant::ORIGIN,
+            },
+        }
+    }
+
+    /// The outcome of an operation without a classifier: `Ok` is a success, `Err` is transient.
+    #[inline]
+    pub fn of(result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Self::new(Ok(value), Verdict::success()),
+            Err(error) => Self::new(Err(Error::Operation(error)), Verdict::transient()),
+        }
+    }
+
+    /// A refusal, with the verdict that belongs to its reason.
+    pub const fn rejected(rejected: Rejected) -> Self {
+        let verdict = Verdict::of_rejected(&rejected);
+        Self::new(Err(Error::Rejected(rejected)), verdict)
+    }
+
+    /// A timeout: unhealthy, and worth another attempt where that is safe.
+    pub const fn timed_out(timed_out: TimedOut) -> Self {
+        Self::new(Err(Error::TimedOut(timed_out)), Verdict::timed_out())
+    }
+
+    /// When the attempt ended, on `clock`: read at most once for all layers on that clock.
+    ///
+    /// A layer that waits before it passes the outcome on must not pass on this reading: it makes a
+    /// new outcome.
+    #[inline]
+    pub fn finished(&mut self, clock: &ClockHandle) -> Instant {
+        let id = clock.id();
+        if self.finished.clock != id {
+            self.finished = Finished {
+                clock: id,
+                at: clock.now(),
+            };
+        }
+        self.finished.at
+    }
+}
+
+/// What a result says about the health of the dependency, and about trying again.
+///
+/// The two are independent: a 404 is a healthy answer that no retry improves, a throttled call may
+/// be repeated, but later.
+///
+/// | constructor | health | retry | for example |
+/// |---|---|---|---|
+/// | [`success`](Self::success) | healthy | no | 200 |
+/// | [`transient`](Self::transient) | unhealthy | yes | connection reset, 503 |
+/// | [`throttled`](Self::throttled) | unhealthy | yes, later | 429 with `Retry-After` |
+/// | [`permanent`](Self::permanent) | healthy | no | 403, 404: the caller's fault |
+/// | [`failure`](Self::failure) | unhealthy | no | the server said not to retry |
+/// | [`ignore`](Self::ignore) | neutral | no | cancelled by the user |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Verdict {
+    /// Nanoseconds the server asked to wait; `u64::MAX` when it did not say.
+    after: u64,
+    health: Health,
+    retry: bool,
+    class: ErrorClass,
+    executed: bool,
+}
+
+/// What a result says about the dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// It works: it answered, if only to say that the caller was wrong.
+    Healthy,
+    /// It failed, or was too slow.
+    Unhealthy,
+    /// Nothing can be said: the call was cancelled, or never reached it.
+    Neutral,
+}
+
+/// What kind of failure it was. Retry budgets may charge each a price of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// A fault that may be gone at the next attempt. Also the class of results without an error.
+    Transient,
+    /// The dependency asked to slow down.
+    Throttled,
+    /// No answer in time.
+    Timeout,
+}
+
+/// What a result says about trying again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetryAdvice {
+    /// Another attempt would not help, or must not be made.
+    No,
+    /// Another attempt may help.
+    Yes,
+    /// Another attempt may help once this time has passed.
+    After(Duration),
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+impl Verdict {
+    const fn new(health: Health, retry: bool, class: ErrorClass) -> Self {
+        Self {
+            after: UNKNOWN,
+            health,
+            retry,
+            class,
+            executed: true,
+        }
+    }
+
+    /// A good answer.
+    #[inline]
+    pub const fn success() -> Self {
+        Self::new(Health::Healthy, false, ErrorClass::Transient)
+    }
+
+    /// A fault of the dependency that may be gone at the next attempt.
+    #[inline]
+    pub const fn transient() -> Self {
+        Self::new(Health::Unhealthy, true, ErrorClass::Transient)
+    }
+
+    /// The dependency is overloaded or the caller over its limit; `after` is how long it asked to
+    /// wait, if it said so.
+    pub fn throttled(after: impl Into<Option<Duration>>) -> Self {
+        let verdict = Self::new(Health::Unhealthy, true, ErrorClass::Throttled);
+        match after.into() {
+            Some(after) => verdict.after(after),
+            None => verdict,
+        }
+    }
+
+    /// The caller's fault: the dependency is healthy and another attempt would end the same way.
+    pub const fn permanent() -> Self {
+        Self::new(Health::Healthy, false, ErrorClass::Transient)
+    }
+
+    /// A fault of the dependency that must not be retried, such as a negative pushback of gRPC.
+    pub const fn failure() -> Self {
+        Self::new(Health::Unhealthy, false, ErrorClass::Transient)
+    }
+
+    /// Says nothing about the dependency, and is not retried.
+    pub const fn ignore() -> Self {
+        Self::new(Health::Neutral, false, ErrorClass::Transient)
+    }
+
+    /// No answer in time: unhealthy, retried where that is safe.
+    pub const fn timed_out() -> Self {
+        Self::new(Health::Unhealthy, true, ErrorClass::Timeout)
+    }
+
+    /// The verdict of a refusal: it says nothing about the dependency, which was never reached. A
+    /// refusal that ends by itself may be waited out; an open circuit is not, unless the retry says
+    /// so.
+    pub const fn of_rejected(rejected: &Rejected) -> Self {
+        let again = matches!(
+            rejected.reason(),
+            Reason::RateLimited
+                | Reason::BulkheadFull
+                | Reason::QueueTimeout
+                | Reason::Shed
+                | Reason::Throttled
+        );
+        let verdict = Self::new(Health::Neutral, again, ErrorClass::Throttled).not_executed();
+        match rejected.retry_after() {
+            Some(after) => verdict.after(after),
+            None => verdict,
+        }
+    }
+
+    /// The verdict of a result when no classifier has spoken.
+    pub const fn default_for<T, E>(result: &Result<T, Error<E>>) -> Self {
+        match result {
+            Ok(_) => Self::success(),
+            Err(Error::Operation(_)) => Self::transient(),
+            Err(Error::TimedOut(_)) => Self::timed_out(),
+            Err(Error::Rejected(rejected)) => Self::of_rejected(rejected),
+        }
+    }
+
+    /// The same verdict with the time the server asked to wait. Does not make it retryable.
+    #[must_use]
+    pub const fn after(mut self, after: Duration) -> Self {
+        self.after = match crate::clock::nanos(after) {
+            UNKNOWN => UNKNOWN - 1,
+            nanos => nanos,
+        };
+        self
+    }
+
+    /// The same verdict with another health. A 429 that should not trip a breaker is
+    /// `Verdict::throttled(after).with_health(Health::Neutral)`.
+    #[must_use]
+    pub const fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
+        self
+    }
+
+    /// The same verdict with another class of error.
+    #[must_use]
+    pub const fn with_class(mut self, class: ErrorClass) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// The same verdict for an attempt that is known not to have been executed, such as a refused
+    /// connection: repeating it is safe even when the operation is not idempotent.
+    #[must_use]
+    pub const fn not_executed(mut self) -> Self {
+        self.executed = false;
+        self
+    }
+
+    /// What it says about the dependency.
+    #[inline]
+    pub const fn health(&self) -> Health {
+        self.health
+    }
+
+    /// What it says about trying again.
+    pub const fn retry(&self) -> RetryAdvice {
+        match (self.retry, self.hint()) {
+            (false, _) => RetryAdvice::No,
+            (true, None) => RetryAdvice::Yes,
+            (true, Some(after)) => RetryAdvice::After(after),
+        }
+    }
+
+    /// Whether another attempt may help.
+    #[inline]
+    pub const fn is_retryable(&self) -> bool {
+        self.retry
+    }
+
+    /// How long the server asked to wait, if it did. 584 years or more count as "for ever".
+    pub const fn hint(&self) -> Option<Duration> {
+        match self.after {
+            UNKNOWN => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// What kind of failure it was.
+    pub const fn class(&self) -> ErrorClass {
+        self.class
+    }
+
+    /// Whether the attempt may have had an effect.
+    pub const fn may_have_been_executed(&self) -> bool {
+        self.executed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constructors_say_it_in_words() {
+        let second = Duration::from_secs(1);
+        let table = [
+            (Verdict::success(), Health::Healthy, RetryAdvice::No),
+            (Verdict::transient(), Health::Unhealthy, RetryAdvice::Yes),
+            (
+                Verdict::throttled(None),
+                Health::Unhealthy,
+                RetryAdvice::Yes,
+            ),
+            (
+                Verdict::throttled(second),
+                Health::Unhealthy,
+                RetryAdvice::After(second),
+            ),
+            (Verdict::permanent(), Health::Healthy, RetryAdvice::No),
+            (Verdict::failure(), Health::Unhealthy, RetryAdvice::No),
+            (Verdict::ignore(), Health::Neutral, RetryAdvice::No),
+            (Verdict::timed_out(), Health::Unhealthy, RetryAdvice::Yes),
+        ];
+        for (verdict, health, retry) in table {
+            assert_eq!((verdict.health(), verdict.retry()), (health, retry));
+            assert!(verdict.may_have_been_executed());
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_nothing_about_the_dependency() {
+        for reason in [Reason::RateLimited, Reason::BulkheadFull, Reason::Shed] {
+            let verdict = Verdict::of_rejected(&Rejected::new("x", reason));
+            assert_eq!(verdict.health(), Health::Neutral);
+            assert!(verdict.is_retryable() && !verdict.may_have_been_executed());
+        }
+        for reason in [
+            Reason::CircuitOpen,
+            Reason::Isolated,
+            Reason::DeadlineTooClose,
+        ] {
+            let verdict = Verdict::of_rejected(&Rejected::new("x", reason));
+            assert_eq!(verdict.health(), Health::Neutral);
+            assert!(!verdict.is_retryable());
+        }
+    }
+
+    #[test]
+    fn results_stay_small() {
+        assert!(size_of::<Verdict>() <= 16);
+        assert!(
+            size_of::<Outcome<u64, u64>>() <= 80,
+            "{}",
+            size_of::<Outcome<u64, u64>>()
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! The builder of timeouts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Limit, Timeout};
+use crate::clock::ClockHandle;
+use crate::error::ConfigError;
+use crate::policy::Context;
+
+/// Builds a [`Timeout`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`after`](Self::after) or [`after_with`](Self::after_with) | must be given |
+/// | [`name`](Self::name) | `timeout` |
+/// | [`clock`](Self::clock) | tokio's |
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct TimeoutBuilder {
+    limit: Option<Limit>,
+    name: &'static str,
+    clock: Option<ClockHandle>,
+}
+
+impl TimeoutBuilder {
+    pub(super) const NAME: &'static str = "timeout";
+
+    pub(super) const fn new() -> Self {
+        Self {
+            limit: None,
+            name: Self::NAME,
+            clock: ClockHandle::preset(),
+        }
+    }
+
+    /// The time an operation has. Zero lets it through only if it is ready at once;
+    /// [`Duration::MAX`] never fires.
+    pub fn after(mut self, limit: Duration) -> Self {
+        self.limit = Some(Limit::Fixed(limit));
+        self
+    }
+
+    /// The time an operation has, computed for each call, or for each attempt inside a retry.
+    pub fn after_with(
+        mut self,
+        limit: impl Fn(&Context) -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        self.limit = Some(Limit::PerCall(Arc::new(limit)));
+        self
+    }
+
+    /// The name in errors and events.
+    pub const fn name(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// The clock that measures the limit.
+    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
+        self.clock = Some(clock.into());
+        self
+    }
+
+    /// The timeout.
+    ///
+    /// # Errors
+    ///
+    /// When no limit was given, or no clock where the feature `tokio` is off.
+    pub fn build(self) -> Result<Timeout, ConfigError> {
+        let error = |setting, problem| ConfigError::new("timeout", setting, problem);
+        Ok(Timeout {
+            limit: self.limit.ok_or(error("after", "must be given"))?,
+            name: self.name,
+            clock: self.clock.ok_or(error("clock", "must be given"))?,
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! The timeout around an operation.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use super::{Limit, Timeout};
+use crate::clock::{ClockHandle, Instant, Sleep};
+use crate::deadline::Deadline;
+use crate::error::{Reason, Rejected, TimedOut};
+use crate::observe::{Event, Observer};
+use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+
+impl<T, E> Policy<T, E> for Timeout {
+    #[inline]
+    fn run<Op: Operation<T, E>>(
+        &self,
+        op: Op,
+        mut cx: Context,
+    ) -> impl Future<Output = Outcome<T, E>> {
+        let now = cx.now(&self.clock);
+        let outer = cx.deadline(&self.clock);
+        let limit = match &self.limit {
+            Limit::Fixed(limit) => *limit,
+            Limit::PerCall(limit) => limit(&cx),
+        };
+        cx.tighten(&self.clock, now + limit);
+        let deadline = cx.deadline(&self.clock);
+        TimeoutFuture {
+            // An operation that can't start before the deadline is not started.
+            attempt: (now < outer).then(|| op.attempt(cx)),
+            timer: None,
+            timeout: self,
+            op,
+            started: now,
+            deadline,
+        }
+    }
+
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Timeout {
+            limit: self.limit(),
+        });
+    }
+}
+
+pin_project! {
+    struct TimeoutFuture<'a, Op, Fut> {
+        // `None`: the deadline had passed before the start.
+        #[pin]
+        attempt: Option<Fut>,
+        // Armed when the operation is pending for the first time.
+        #[pin]
+        timer: Option<Sleep>,
+        timeout: &'a Timeout,
+        op: Op,
+        started: Instant,
+        deadline: Instant,
+    }
+}
+
+impl<T, E, Op, Fut> Future for TimeoutFuture<'_, Op, Fut>
+where
+    Op: Operation<T, E>,
+    Fut: Future<Output = Outcome<T, E>>,
+{
+    type Output = Outcome<T, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+        let mut this = self.project();
+        let Some(attempt) = this.attempt.as_pin_mut() else {
+            return Poll::Ready(this.timeout.refuse(this.op.observer()));
+        };
+        {
+            let _entered = Deadline::new(&this.timeout.clock, *this.deadline).enter();
+            if let Poll::Ready(outcome) = attempt.poll(task) {
+                return Poll::Ready(outcome);
+            }
+        }
+        if this.timer.is_none() {
+            let timer = this.timeout.clock.sleep_until(*this.deadline);
+            this.timer.set(Some(timer));
+        }
+        if let Some(timer) = this.timer.as_pin_mut() {
+            ready!(timer.poll(task));
+        }
+        let limit = this.deadline.saturating_duration_since(*this.started);
+        Poll::Ready(this.timeout.cut_off(limit, this.op.observer()))
+    }
+}
+
+impl Timeout {
+    #[cold]
+    fn refuse<T, E>(&self, observer: Option<&dyn Observer>) -> Outcome<T, E> {
+        let rejected = Rejected::new(self.name, Reason::DeadlineTooClose);
+        if let Some(observer) = observer {
+            observer.on_event(&Event::rejected(&rejected));
+        }
+        Outcome::rejected(rejected)
+    }
+
+    #[cold]
+    fn cut_off<T, E>(&self, limit: Duration, observer: Option<&dyn Observer>) -> Outcome<T, E> {
+        let timed_out = TimedOut::new(self.name, limit);
+        if let Some(observer) = observer {
+            observer.on_event(&Event::timed_out(&timed_out));
+        }
+        Outcome::timed_out(timed_out)
+    }
+}
