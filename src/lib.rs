@@ -2,16 +2,19 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backoff;
+pub mod budget;
 mod clock;
 pub mod deadline;
 mod error;
 pub mod observe;
 pub mod policy;
+pub mod retry;
 mod rng;
 mod sync;
 pub mod timeout;
 
 pub use self::backoff::{Backoff, Jitter};
+pub use self::budget::RetryBudget;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
@@ -23,4 +26,5 @@ pub use self::policy::{
     Attempt, CallOptions, Classify, Context, Operation, Outcome, Pipeline, Policy, Priority,
     Report, Verdict,
 };
+pub use self::retry::{HintRule, Retry};
 pub use self::timeout::Timeout;

@@ -44,7 +44,7 @@ pub use self::jitter::Jitter;
 /// | setting | default |
 /// |---|---|
 /// | [`factor`](Self::factor) of an exponential one | 2 |
-/// | [`max`](Self::max) | 20 s |
+/// | [`max`](Self::max) | 20 s, or the first delay if that is longer; none for `fixed` and `custom` |
 /// | [`jitter`](Self::jitter) | [`Jitter::Full`] |
 ///
 /// Settings are checked by the builder that takes the backoff.
@@ -67,42 +67,51 @@ enum Shape {
 
 impl Backoff {
     /// No delay at all.
-    pub const NONE: Self = Self::of(Shape::None);
+    pub const NONE: Self = Self::of(Shape::None, Duration::MAX);
 
-    const fn of(shape: Shape) -> Self {
+    const fn of(shape: Shape, max: Duration) -> Self {
         Self {
             shape,
-            max: Duration::from_secs(20),
+            max,
             jitter: Jitter::Full,
         }
     }
 
+    /// A shape that grows from `initial`, and so needs a cap.
+    const fn growing(shape: Shape, initial: Duration) -> Self {
+        const MAX: Duration = Duration::from_secs(20);
+
+        let is_longer = initial.as_nanos() > MAX.as_nanos();
+        Self::of(shape, if is_longer { initial } else { MAX })
+    }
+
     /// The same delay each time. Zero is an error when built: [`Backoff::NONE`] says it better.
     pub const fn fixed(delay: Duration) -> Self {
-        Self::of(Shape::Fixed(delay))
+        Self::of(Shape::Fixed(delay), Duration::MAX)
     }
 
     /// `initial`, then `step` more each time.
     pub const fn linear(initial: Duration, step: Duration) -> Self {
-        Self::of(Shape::Linear { initial, step })
+        Self::growing(Shape::Linear { initial, step }, initial)
     }
 
     /// `initial`, then twice as much each time, or [`factor`](Self::factor) times as much.
     pub const fn exponential(initial: Duration) -> Self {
-        Self::of(Shape::Exponential {
+        let shape = Shape::Exponential {
             initial,
             factor: 2.0,
-        })
+        };
+        Self::growing(shape, initial)
     }
 
     /// `initial` times 1, 1, 2, 3, 5, 8 and so on: gentler than doubling.
     pub const fn fibonacci(initial: Duration) -> Self {
-        Self::of(Shape::Fibonacci { initial })
+        Self::growing(Shape::Fibonacci { initial }, initial)
     }
 
     /// `delay(n)` before retry number `n`, from 1.
     pub fn custom(delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
-        Self::of(Shape::Custom(Arc::new(delay)))
+        Self::of(Shape::Custom(Arc::new(delay)), Duration::MAX)
     }
 
     /// What an exponential backoff multiplies with: at least 1. Other shapes have no factor, and
@@ -328,6 +337,18 @@ mod tests {
             [1, 4, 9]
         );
         assert_eq!(first(&Backoff::NONE, 2), [0, 0]);
+    }
+
+    #[test]
+    fn the_default_cap_never_cuts_the_first_delay() {
+        assert_eq!(Backoff::exponential(ms(1)).delay(99), ms(20_000));
+        for backoff in [
+            Backoff::fixed(ms(300_000)),
+            Backoff::exponential(ms(300_000)),
+            Backoff::custom(|_| ms(300_000)),
+        ] {
+            assert_eq!(backoff.delay(1), ms(300_000));
+        }
     }
 
     #[test]

@@ -22,12 +22,12 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use backstop::{Backoff, Clock, ManualClock, Policy, Retry};
+//! use backstop::{Backoff, Clock, Jitter, ManualClock, Policy, Retry};
 //!
 //! let clock = ManualClock::new();
 //! let retry = Retry::builder()
 //!     .max_attempts(13)
-//!     .backoff(Backoff::fixed(Duration::from_secs(300)))
+//!     .backoff(Backoff::fixed(Duration::from_secs(300)).jitter(Jitter::None))
 //!     .clock(clock.clone())
 //!     .build()?;
 //!
@@ -304,6 +304,7 @@ pin_project! {
     #[project = SleepProj]
     enum SleepKind {
         Never,
+        Yield { yielded: bool },
         Tokio { #[pin] timer: TokioTimer },
         Fast { timer: FastTimer },
         Blocking { timer: blocking::Timer },
@@ -326,6 +327,7 @@ impl std::fmt::Debug for SleepKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Never => "Never",
+            Self::Yield { .. } => "Yield",
             Self::Tokio { .. } => "Tokio",
             Self::Fast { .. } => "Fast",
             Self::Blocking { .. } => "Blocking",
@@ -348,6 +350,11 @@ impl Sleep {
         Self::of(SleepKind::Never)
     }
 
+    /// A sleep of no time that lets other tasks run first.
+    pub(crate) const fn yield_once() -> Self {
+        Self::of(SleepKind::Yield { yielded: false })
+    }
+
     const fn of(kind: SleepKind) -> Self {
         Self { kind }
     }
@@ -359,6 +366,12 @@ impl Future for Sleep {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.project().kind.project() {
             SleepProj::Never => return Poll::Pending,
+            SleepProj::Yield { yielded } => {
+                if !std::mem::replace(yielded, true) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
             SleepProj::Tokio { timer } => ready!(timer.poll(cx)),
             SleepProj::Fast { timer } => ready!(Pin::new(timer).poll(cx)),
             SleepProj::Blocking { timer } => ready!(Pin::new(timer).poll(cx)),

@@ -25,6 +25,7 @@ pub(super) fn from_std(at: StdInstant) -> Instant {
 }
 
 /// `None` for instants that the system's clock cannot express: they never come.
+#[cfg(any(feature = "tokio", test))]
 pub(super) fn to_std(at: Instant) -> Option<StdInstant> {
     let margin = nanos(MARGIN);
     match at.as_nanos().checked_sub(margin) {

@@ -68,9 +68,24 @@ impl Context {
         }
     }
 
-    /// Moves all times to `clock`, keeping their distances from the present.
+    /// Makes `now`, a reading of `clock` that somebody else has made, the present.
+    pub(crate) fn arrive(&mut self, clock: &ClockHandle, now: Instant) {
+        if self.clock == clock.id() {
+            self.now = now;
+        } else {
+            self.adopt_at(clock, now);
+        }
+    }
+
+    #[inline]
     fn adopt(&mut self, clock: &ClockHandle) -> Instant {
         let now = clock.now();
+        self.adopt_at(clock, now);
+        now
+    }
+
+    /// Moves all times to `clock`, which reads `now`, keeping their distances from the present.
+    fn adopt_at(&mut self, clock: &ClockHandle, now: Instant) {
         let first = self.clock == ClockId::NONE;
         let elapsed = self.now.as_nanos().saturating_sub(self.start.as_nanos());
         self.start = Instant::from_nanos(now.as_nanos().saturating_sub(elapsed));
@@ -84,7 +99,6 @@ impl Context {
                 self.deadline = self.deadline.min(inherited);
             }
         }
-        now
     }
 
     /// When the call began, on `clock`. The present, when nobody has read a clock yet.

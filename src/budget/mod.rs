@@ -1,0 +1,292 @@
+//! Retry budgets: what keeps retries from becoming the outage.
+//!
+//! # What it protects
+//!
+//! The dependency, when it fails. A limit on attempts multiplies the traffic: with three attempts at
+//! each of five layers, one call becomes 243. A budget bounds retries as a share of the traffic
+//! instead: while few calls fail everything is retried, when most fail hardly anything is.
+//!
+//! ```text
+//!   calls ──deposit──►┌────────┐
+//!                     │ budget │──withdraw──► retries, hedges
+//!                     └────────┘      └─ empty: the last error is returned at once
+//! ```
+//!
+//! # The four kinds
+//!
+//! | kind | a retry is allowed | from |
+//! |---|---|---|
+//! | [`percentage`](RetryBudget::percentage) | for a share of recent calls, plus a floor per second | Finagle |
+//! | [`tokens`](RetryBudget::tokens) | while the bucket can pay its price; successes refill it | AWS SDKs |
+//! | [`grpc`](RetryBudget::grpc) | while the bucket is more than half full | gRPC A6 |
+//! | [`in_flight`](RetryBudget::in_flight) | for a share of the calls in flight | Envoy |
+//!
+//! Share one handle between the retries and hedges of **one** dependency. Sharing it between
+//! unrelated dependencies lets one of them use up what the others need.
+//!
+//! # When not to use it
+//!
+//! For calls so rare that a share of them is nothing: the floor alone would decide.
+//!
+//! # Example
+//!
+//! ```
+//! use backstop::{ManualClock, Retry, RetryBudget};
+//!
+//! let clock = ManualClock::new();
+//! let budget = RetryBudget::percentage().ratio(0.2).clock(clock.clone()).build()?;
+//! let retry = Retry::builder().budget(budget.clone()).clock(clock).build()?;
+//! assert_eq!(budget.snapshot().available, 100.0); // the floor: 10 a second for 10 s
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+//!
+//! # With its neighbours
+//!
+//! An empty budget refuses further attempts. It never cancels those in flight.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use crate::clock::{ClockHandle, Instant};
+use crate::policy::ErrorClass;
+use crate::sync::lock;
+
+mod config;
+mod state;
+
+pub use self::config::{GrpcBudget, InFlightBudget, PercentageBudget, TokenBudget};
+
+use self::state::{Deposits, InFlight, Share, Tokens, Withdrawals};
+
+/// A budget for further attempts, shared by retries and hedges. See the [module page](self).
+///
+/// Clones share one budget. Every operation is O(1), however long the budget was idle.
+#[derive(Clone, Debug)]
+pub struct RetryBudget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    clock: ClockHandle,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Percentage {
+        share: Share,
+        deposits: Deposits,
+        /// Behind a lock, because a withdrawal checks a sum before it changes a part of it. Retries
+        /// are rare; the deposits, one for each call, are atomic.
+        withdrawals: Mutex<Withdrawals>,
+    },
+    Tokens {
+        bucket: Tokens,
+        prices: config::Prices,
+    },
+    Grpc {
+        bucket: Tokens,
+        ratio: u64,
+    },
+    InFlight(InFlight),
+}
+
+/// What a budget holds at the moment. Returned by [`RetryBudget::snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BudgetSnapshot {
+    /// Retries that could be made now; tokens, for the kinds that count in tokens.
+    pub available: f64,
+    /// Calls in flight; zero for the kinds that do not count them.
+    pub calls_in_flight: u32,
+    /// Retries and hedges in flight; zero for the kinds that do not count them.
+    pub extras_in_flight: u32,
+}
+
+impl RetryBudget {
+    /// A share of the calls of a sliding window, plus a floor per second.
+    ///
+    /// Each call deposits the share and each retry withdraws one; both are forgotten when they leave
+    /// the window. Exact at any percentage. From Finagle's `RetryBudget`.
+    pub const fn percentage() -> PercentageBudget {
+        PercentageBudget::new()
+    }
+
+    /// A bucket of tokens: retries pay by class of error, successes refill it.
+    ///
+    /// A success after a retry pays back what its last retry cost, a success at the first attempt
+    /// adds a little. From the AWS SDKs' standard retry mode, version 2.1.
+    pub const fn tokens() -> TokenBudget {
+        TokenBudget::new()
+    }
+
+    /// gRPC's retry throttling: a failed attempt takes one token, a successful call adds `ratio`, and
+    /// retries are allowed while more than half of `max_tokens` are left. From gRPC proposal A6.
+    pub const fn grpc(max_tokens: u32, ratio: f64) -> GrpcBudget {
+        GrpcBudget::new(max_tokens, ratio)
+    }
+
+    /// A share of the calls in flight, and never fewer than a small number. From Envoy's
+    /// `retry_budget`.
+    pub const fn in_flight() -> InFlightBudget {
+        InFlightBudget::new()
+    }
+
+    const fn of(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    /// Begins a call: its first attempt is always allowed.
+    ///
+    /// [`Retry`](crate::Retry) does this by itself. Call it to put a loop of your own under the
+    /// budget.
+    pub fn begin(&self) -> BudgetedCall<'_> {
+        self.begin_at(self.inner.clock.now())
+    }
+
+    /// Begins a call at `now` on this budget's clock.
+    pub(crate) fn begin_at(&self, now: Instant) -> BudgetedCall<'_> {
+        match &self.inner.kind {
+            Kind::Percentage {
+                share, deposits, ..
+            } => deposits.add(share.slice(now)),
+            Kind::InFlight(in_flight) => in_flight.begin(),
+            Kind::Tokens { .. } | Kind::Grpc { .. } => {}
+        }
+        BudgetedCall {
+            budget: self,
+            last_price: None,
+        }
+    }
+
+    /// The clock the budget reads.
+    pub(crate) fn clock(&self) -> &ClockHandle {
+        &self.inner.clock
+    }
+
+    /// What the budget holds at the moment. Changes nothing.
+    pub fn snapshot(&self) -> BudgetSnapshot {
+        let (calls_in_flight, extras_in_flight) = match &self.inner.kind {
+            Kind::InFlight(in_flight) => in_flight.counts(),
+            _ => (0, 0),
+        };
+        BudgetSnapshot {
+            available: match &self.inner.kind {
+                Kind::Percentage {
+                    share,
+                    deposits,
+                    withdrawals,
+                } => {
+                    let slice = share.slice(self.inner.clock.now());
+                    share.available(deposits, &lock(withdrawals), slice) as f64
+                }
+                Kind::Tokens { bucket, .. } | Kind::Grpc { bucket, .. } => bucket.tokens(),
+                Kind::InFlight(in_flight) => f64::from(in_flight.available()),
+            },
+            calls_in_flight,
+            extras_in_flight,
+        }
+    }
+
+    fn withdraw(&self, class: ErrorClass, now: Instant) -> Option<u64> {
+        match &self.inner.kind {
+            Kind::Percentage {
+                share,
+                deposits,
+                withdrawals,
+            } => {
+                let slice = share.slice(now);
+                let mut withdrawals = lock(withdrawals);
+                let allowed = share.available(deposits, &withdrawals, slice) > 0;
+                if allowed {
+                    withdrawals.add(slice);
+                }
+                allowed.then_some(0)
+            }
+            Kind::Tokens { bucket, prices } => {
+                let price = prices.of(class);
+                bucket.take(price).then_some(price)
+            }
+            Kind::Grpc { bucket, .. } => bucket.is_more_than_half_full().then_some(0),
+            Kind::InFlight(in_flight) => in_flight.begin_extra().then_some(0),
+        }
+    }
+}
+
+/// A call under a budget. Made by [`RetryBudget::begin`].
+///
+/// Dropping it ends the call. Without [`success`](Self::success) before, that counts as neither a
+/// success nor a failure.
+#[derive(Debug)]
+#[must_use = "dropping it ends the call"]
+pub struct BudgetedCall<'a> {
+    budget: &'a RetryBudget,
+    /// What the last retry of this call has paid; `None` before the first.
+    last_price: Option<u64>,
+}
+
+impl<'a> BudgetedCall<'a> {
+    /// Records that an attempt failed in a way that is worth a retry.
+    pub fn failure(&mut self) {
+        if let Kind::Grpc { bucket, .. } = &self.budget.inner.kind {
+            bucket.lose(Tokens::ONE);
+        }
+    }
+
+    /// Asks for one more attempt after a failure of this class. `None` when the budget is empty.
+    ///
+    /// The attempt is in flight until what this returns is dropped.
+    pub fn withdraw(&mut self, class: ErrorClass) -> Option<Extra<'a>> {
+        self.withdraw_at(class, self.budget.inner.clock.now())
+    }
+
+    pub(crate) fn withdraw_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
+        let price = self.budget.withdraw(class, now)?;
+        self.last_price = Some(price);
+        Some(Extra {
+            budget: self.budget,
+        })
+    }
+
+    /// Records that the call succeeded.
+    pub fn success(&mut self) {
+        match &self.budget.inner.kind {
+            Kind::Tokens { bucket, prices } => {
+                bucket.add(self.last_price.take().unwrap_or(prices.reward));
+            }
+            Kind::Grpc { bucket, ratio } => bucket.add(*ratio),
+            Kind::Percentage { .. } | Kind::InFlight(_) => {}
+        }
+    }
+
+    pub(crate) const fn budget(&self) -> &'a RetryBudget {
+        self.budget
+    }
+}
+
+impl Drop for BudgetedCall<'_> {
+    fn drop(&mut self) {
+        if let Kind::InFlight(in_flight) = &self.budget.inner.kind {
+            in_flight.end();
+        }
+    }
+}
+
+/// A further attempt that a budget has allowed. Dropping it says that the attempt is over.
+#[derive(Debug)]
+#[must_use = "dropping it says that the attempt is over"]
+pub struct Extra<'a> {
+    budget: &'a RetryBudget,
+}
+
+impl Drop for Extra<'_> {
+    fn drop(&mut self) {
+        if let Kind::InFlight(in_flight) = &self.budget.inner.kind {
+            in_flight.end_extra();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

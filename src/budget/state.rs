@@ -1,0 +1,272 @@
+//! The arithmetic of budgets. Time comes in as the number of a slice.
+
+use std::time::Duration;
+
+use crate::clock::{Instant, nanos};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Slices of the sliding window.
+const SLICES: usize = 10;
+
+/// How deposits and withdrawals of a percentage budget add up.
+#[derive(Debug)]
+pub(super) struct Share {
+    slice_nanos: u64,
+    deposit: i128,
+    price: i128,
+    reserve: i128,
+}
+
+impl Share {
+    /// The dearer of deposit and price is this many units, so that the other is exact to 1e-9.
+    const UNIT: f64 = 1e9;
+
+    pub(super) fn new(ratio: f64, floor_per_second: u32, window: Duration) -> Self {
+        let (deposit, price) = if ratio <= 1.0 {
+            (ratio * Self::UNIT, Self::UNIT)
+        } else {
+            (Self::UNIT, Self::UNIT / ratio)
+        };
+        let price = price.round() as i128;
+        let floor = window.as_secs_f64() * f64::from(floor_per_second);
+        Self {
+            slice_nanos: nanos(window) / SLICES as u64,
+            deposit: deposit.round() as i128,
+            price,
+            reserve: price * floor as i128,
+        }
+    }
+
+    /// The number of the slice that `now` is in.
+    #[inline]
+    pub(super) fn slice(&self, now: Instant) -> u32 {
+        // Slices are told apart within a window; that the number wraps after years is no matter.
+        (now.as_nanos() / self.slice_nanos) as u32
+    }
+
+    /// How many retries the window allows as of `slice`.
+    pub(super) fn available(
+        &self,
+        deposits: &Deposits,
+        withdrawals: &Withdrawals,
+        slice: u32,
+    ) -> u64 {
+        let sum = |counts: [u64; SLICES]| -> i128 {
+            let inside = counts.into_iter().filter(|&word| is_inside(slice, word));
+            inside.map(|word| i128::from(word as u32)).sum()
+        };
+        let deposited = sum(deposits.words()) * self.deposit;
+        let withdrawn = sum(withdrawals.0) * self.price;
+        let balance = self.reserve + deposited - withdrawn;
+        u64::try_from(balance / self.price).unwrap_or(0)
+    }
+}
+
+// A slice is one word: its number in the upper half, the count in the lower.
+
+const fn word(slice: u32, count: u32) -> u64 {
+    (slice as u64) << 32 | count as u64
+}
+
+const fn slice_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+/// Whether a word belongs to the window that ends with `slice`. A slice shortly ahead does too: the
+/// clock may have gone back, and what was counted stays counted.
+const fn is_inside(slice: u32, word: u64) -> bool {
+    let age = slice.wrapping_sub(slice_of(word)) as i32;
+    age < SLICES as i32 && age > -(SLICES as i32)
+}
+
+/// Calls per slice. Lock-free.
+#[derive(Debug)]
+pub(super) struct Deposits([AtomicU64; SLICES]);
+
+impl Deposits {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+
+    /// Counts a call.
+    #[inline]
+    pub(super) fn add(&self, slice: u32) {
+        let slot = &self.0[slice as usize % SLICES];
+        // Relaxed throughout: a slice is one word and publishes nothing beside itself.
+        let mut current = slot.load(Ordering::Relaxed);
+        loop {
+            if slice_of(current) == slice {
+                // The slice may have been replaced since: then the call counts into the newer one.
+                // Half of the range is left for those who add at the same time.
+                if (current as u32) < u32::MAX / 2 {
+                    slot.fetch_add(1, Ordering::Relaxed);
+                }
+                return;
+            }
+            match slot.compare_exchange_weak(
+                current,
+                word(slice, 1),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => current = now,
+            }
+        }
+    }
+
+    fn words(&self) -> [u64; SLICES] {
+        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
+    }
+}
+
+/// Retries per slice.
+#[derive(Debug)]
+pub(super) struct Withdrawals([u64; SLICES]);
+
+impl Withdrawals {
+    pub(super) const fn new() -> Self {
+        Self([0; SLICES])
+    }
+
+    /// Counts a retry.
+    pub(super) fn add(&mut self, slice: u32) {
+        let slot = &mut self.0[slice as usize % SLICES];
+        let count = if slice_of(*slot) == slice {
+            *slot as u32
+        } else {
+            0
+        };
+        *slot = word(slice, count.saturating_add(1));
+    }
+}
+
+/// A bucket of thousandths of tokens. Lock-free.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    capacity: u64,
+    left: AtomicU64,
+}
+
+impl Tokens {
+    /// One token.
+    pub(super) const ONE: u64 = 1000;
+
+    /// Tokens in the bucket's unit, rounded down. The little extra keeps 0.546 from becoming 0.545.
+    pub(super) fn from_f64(tokens: f64) -> u64 {
+        (tokens * Self::ONE as f64 + 1e-9) as u64
+    }
+
+    pub(super) fn new(capacity: u64, initial: u64) -> Self {
+        Self {
+            capacity,
+            left: AtomicU64::new(initial.min(capacity)),
+        }
+    }
+
+    /// Takes `price`, if there is as much.
+    pub(super) fn take(&self, price: u64) -> bool {
+        // Relaxed: tokens guard no memory; the word alone has to be right.
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(price)
+            })
+            .is_ok()
+    }
+
+    /// Takes `price`, or what there is.
+    pub(super) fn lose(&self, price: u64) {
+        self.update(|left| left.saturating_sub(price));
+    }
+
+    /// Adds tokens up to the capacity.
+    pub(super) fn add(&self, tokens: u64) {
+        self.update(|left| left.saturating_add(tokens).min(self.capacity));
+    }
+
+    fn update(&self, f: impl Fn(u64) -> u64) {
+        let mut left = self.left.load(Ordering::Relaxed);
+        loop {
+            let new = f(left);
+            // A full bucket stays as it is: successes then write nothing.
+            if new == left {
+                return;
+            }
+            match self
+                .left
+                .compare_exchange_weak(left, new, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(now) => left = now,
+            }
+        }
+    }
+
+    pub(super) fn is_more_than_half_full(&self) -> bool {
+        self.left.load(Ordering::Relaxed) > self.capacity / 2
+    }
+
+    pub(super) fn tokens(&self) -> f64 {
+        self.left.load(Ordering::Relaxed) as f64 / Self::ONE as f64
+    }
+}
+
+/// Calls and further attempts in flight, in one word so that they are compared at one instant.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    ratio: f64,
+    at_least: u32,
+    /// Calls in the upper half, further attempts in the lower.
+    counts: AtomicU64,
+}
+
+impl InFlight {
+    const CALL: u64 = 1 << 32;
+
+    pub(super) fn new(ratio: f64, at_least: u32) -> Self {
+        Self {
+            ratio,
+            at_least,
+            counts: AtomicU64::new(0),
+        }
+    }
+
+    // Relaxed throughout: the counts guard no memory.
+
+    pub(super) fn begin(&self) {
+        self.counts.fetch_add(Self::CALL, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.counts.fetch_sub(Self::CALL, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin_extra(&self) -> bool {
+        self.counts
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |counts| {
+                (self.room(counts) > 0).then_some(counts + 1)
+            })
+            .is_ok()
+    }
+
+    pub(super) fn end_extra(&self) {
+        self.counts.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many further attempts may begin.
+    pub(super) fn available(&self) -> u32 {
+        self.room(self.counts.load(Ordering::Relaxed))
+    }
+
+    fn room(&self, counts: u64) -> u32 {
+        let (calls, extras) = ((counts >> 32) as u32, counts as u32);
+        let share = (f64::from(calls) * self.ratio) as u32;
+        share.max(self.at_least).saturating_sub(extras)
+    }
+
+    /// Calls, and further attempts.
+    pub(super) fn counts(&self) -> (u32, u32) {
+        let counts = self.counts.load(Ordering::Relaxed);
+        ((counts >> 32) as u32, counts as u32)
+    }
+}

@@ -1,0 +1,201 @@
+//! The builder of retries.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{DelayFn, Inner, Retry, RetryFn, Retrying};
+use crate::backoff::Backoff;
+use crate::budget::RetryBudget;
+use crate::clock::ClockHandle;
+use crate::error::ConfigError;
+use crate::rng::SharedRng;
+
+/// What a retry makes of the time a server asked to wait ([`Verdict::hint`](crate::Verdict::hint)).
+///
+/// Whatever the rule, nothing waits into the deadline: when the server's time lies beyond it, the
+/// retry stops at once. Only [`HintRule::Ignore`] does not look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HintRule {
+    /// As the server asked, but not shorter than the computed delay and at most this much longer. A
+    /// server cannot make callers hammer it, nor stop them for a day. The default, with 5 s, as in
+    /// the AWS SDKs.
+    Within(Duration),
+    /// As the server asked, but at most this long.
+    UpTo(Duration),
+    /// The computed delay, whatever the server asked.
+    Ignore,
+}
+
+/// Builds a [`Retry`]. The defaults are on the [module page](super).
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct RetryBuilder {
+    name: &'static str,
+    max_attempts: u32,
+    backoff: Backoff,
+    throttled_backoff: Backoff,
+    hint: HintRule,
+    max_elapsed: Option<Duration>,
+    budget: Option<RetryBudget>,
+    retry_open_circuit: bool,
+    wait_when_budget_empty: bool,
+    delay: Option<Arc<DelayFn>>,
+    on_retry: Option<Arc<RetryFn>>,
+    seed: Option<u64>,
+    clock: Option<ClockHandle>,
+}
+
+impl RetryBuilder {
+    pub(super) const fn new() -> Self {
+        Self {
+            name: "retry",
+            max_attempts: 3,
+            backoff: Backoff::exponential(Duration::from_millis(50)),
+            throttled_backoff: Backoff::exponential(Duration::from_secs(1)),
+            hint: HintRule::Within(Duration::from_secs(5)),
+            max_elapsed: None,
+            budget: None,
+            retry_open_circuit: false,
+            wait_when_budget_empty: false,
+            delay: None,
+            on_retry: None,
+            seed: None,
+            clock: ClockHandle::preset(),
+        }
+    }
+
+    /// How many attempts a call has, the first one included. At least 1; [`u32::MAX`] is practically
+    /// without limit.
+    pub const fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// The delays between attempts.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// The delays after an attempt that was throttled
+    /// ([`ErrorClass::Throttled`](crate::policy::ErrorClass::Throttled)).
+    pub fn throttled_backoff(mut self, backoff: Backoff) -> Self {
+        self.throttled_backoff = backoff;
+        self
+    }
+
+    /// What to make of the time a server asked to wait.
+    pub const fn hint(mut self, rule: HintRule) -> Self {
+        self.hint = rule;
+        self
+    }
+
+    /// The longest time from the start of a call to the start of its last attempt, operations
+    /// included. Zero allows retries only where no time has passed.
+    pub const fn max_elapsed(mut self, limit: Duration) -> Self {
+        self.max_elapsed = Some(limit);
+        self
+    }
+
+    /// A budget that all calls of this retry, and whoever else has a clone of it, share.
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Whether to wait for an open circuit of a breaker inside, for as long as the breaker says, if
+    /// that fits the deadline.
+    pub const fn retry_open_circuit(mut self, retry: bool) -> Self {
+        self.retry_open_circuit = retry;
+        self
+    }
+
+    /// Whether to wait out the delay before the error is returned when the budget is empty. For
+    /// callers that poll in a loop and would otherwise hammer.
+    pub const fn wait_when_budget_empty(mut self, wait: bool) -> Self {
+        self.wait_when_budget_empty = wait;
+        self
+    }
+
+    /// Replaces the delays: `delay` sees the failed attempt, its verdict and the delay that the
+    /// backoff and the hint give, and returns the one to use. No cap and no jitter is put on it.
+    pub fn delay_with(
+        mut self,
+        delay: impl Fn(&Retrying) -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        self.delay = Some(Arc::new(delay));
+        self
+    }
+
+    /// A hook that is called before each wait.
+    pub fn on_retry(mut self, hook: impl Fn(&Retrying) + Send + Sync + 'static) -> Self {
+        self.on_retry = Some(Arc::new(hook));
+        self
+    }
+
+    /// Makes the jitter reproducible: retries with one seed draw one sequence of numbers.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The name in events.
+    pub const fn name(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// The clock that waits.
+    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
+        self.clock = Some(clock.into());
+        self
+    }
+
+    /// The retry.
+    ///
+    /// # Errors
+    ///
+    /// When `max_attempts` is zero, a backoff has settings without meaning, or no clock was given
+    /// where the feature `tokio` is off.
+    pub fn build(self) -> Result<Retry, ConfigError> {
+        let error = |setting, problem| ConfigError::new("retry", setting, problem);
+        if self.max_attempts == 0 {
+            return Err(error("max_attempts", "must be at least 1"));
+        }
+        self.backoff.check("retry", "backoff")?;
+        self.throttled_backoff.check("retry", "throttled_backoff")?;
+        Ok(Retry {
+            inner: Arc::new(Inner {
+                name: self.name,
+                max_attempts: self.max_attempts,
+                backoff: self.backoff,
+                throttled_backoff: self.throttled_backoff,
+                hint: self.hint,
+                max_elapsed: self.max_elapsed,
+                budget: self.budget,
+                retry_open_circuit: self.retry_open_circuit,
+                wait_when_budget_empty: self.wait_when_budget_empty,
+                delay: self.delay,
+                on_retry: self.on_retry,
+                rng: SharedRng::new(self.seed),
+                clock: self.clock.ok_or(error("clock", "must be given"))?,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for RetryBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryBuilder")
+            .field("name", &self.name)
+            .field("max_attempts", &self.max_attempts)
+            .field("backoff", &self.backoff)
+            .field("throttled_backoff", &self.throttled_backoff)
+            .field("hint", &self.hint)
+            .field("max_elapsed", &self.max_elapsed)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
