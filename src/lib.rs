@@ -23,8 +23,8 @@ pub use self::clock::{BlockingClock, Clock, ClockHandle, Instant, ManualClock, S
 pub use self::error::{ConfigError, Error, Reason, Rejected, TimedOut};
 pub use self::observe::{Event, Observer};
 pub use self::policy::{
-    Attempt, CallOptions, Classify, Context, Operation, Outcome, Pipeline, Policy, Priority,
-    Report, Verdict,
+    Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,
+    Priority, Report, Verdict,
 };
 pub use self::retry::{HintRule, Retry};
 pub use self::timeout::Timeout;

@@ -1,7 +1,6 @@
 //! Saying what results mean.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
@@ -45,20 +44,18 @@ use crate::error::Error;
 /// # In a struct field
 ///
 /// Its type has the closure's type in it. A function pointer gives it a name:
-/// `Classify<fn(Result<&Response, &Error<HttpError>>) -> Verdict>`.
+/// `Classify<fn(Result<&Response, &Error<HttpError>>) -> Verdict>`, or
+/// `ClassifyErrors<fn(&HttpError) -> Verdict>`.
 #[derive(Clone, Copy)]
-pub struct Classify<F, Scope = AllResults> {
+pub struct Classify<F> {
     verdict_of: F,
-    scope: PhantomData<fn() -> Scope>,
 }
 
-/// The classifier is asked about every result.
-#[derive(Clone, Copy, Debug)]
-pub enum AllResults {}
-
-/// The classifier is asked about the operation's own errors.
-#[derive(Clone, Copy, Debug)]
-pub enum OperationErrors {}
+/// Says what the operation's own errors mean. Made by [`Classify::errors`].
+#[derive(Clone, Copy)]
+pub struct ClassifyErrors<F> {
+    verdict_of: F,
+}
 
 impl<F> Classify<F> {
     /// Asks `verdict_of` about every result that comes from inside, values, timeouts and refusals
@@ -69,29 +66,27 @@ impl<F> Classify<F> {
     where
         F: Fn(Result<&T, &Error<E>>) -> Verdict,
     {
-        Self {
-            verdict_of,
-            scope: PhantomData,
-        }
+        Self { verdict_of }
     }
-}
 
-impl<F> Classify<F, OperationErrors> {
     /// Asks `verdict_of` about the operation's own errors and leaves all other verdicts alone.
-    pub const fn errors<E>(verdict_of: F) -> Self
+    pub const fn errors<E>(verdict_of: F) -> ClassifyErrors<F>
     where
         F: Fn(&E) -> Verdict,
     {
-        Self {
-            verdict_of,
-            scope: PhantomData,
-        }
+        ClassifyErrors { verdict_of }
     }
 }
 
-impl<F, Scope> std::fmt::Debug for Classify<F, Scope> {
+impl<F> std::fmt::Debug for Classify<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Classify").finish_non_exhaustive()
+    }
+}
+
+impl<F> std::fmt::Debug for ClassifyErrors<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClassifyErrors").finish_non_exhaustive()
     }
 }
 
@@ -113,7 +108,7 @@ where
     }
 }
 
-impl<T, E, F> Policy<T, E> for Classify<F, OperationErrors>
+impl<T, E, F> Policy<T, E> for ClassifyErrors<F>
 where
     F: Fn(&E) -> Verdict,
 {

@@ -51,7 +51,7 @@ mod report;
 mod tuple;
 
 pub use self::check::{Layer, Misorder};
-pub use self::classify::Classify;
+pub use self::classify::{Classify, ClassifyErrors};
 pub use self::context::{Attempt, Context, Priority};
 pub use self::outcome::{ErrorClass, Health, Outcome, RetryAdvice, Verdict};
 pub use self::pipeline::{CallOptions, Pipeline, With};

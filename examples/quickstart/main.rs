@@ -1,0 +1,167 @@
+//! A flaky HTTP server and a client, first bare, then under a stack of backstop policies.
+//!
+//! ```sh
+//! cargo run --release --example quickstart            # a table
+//! cargo run --release --example quickstart -- --json  # one JSON object
+//! ```
+//!
+//! The server has latency spikes, answers `503` with `Retry-After`, resets connections, and is down
+//! for a third of a second. Both runs meet the same script.
+
+mod report;
+mod server;
+
+use std::error::Error as StdError;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use backstop::{
+    Backoff, Classify, ClassifyErrors, ConfigError, Error, Policy, Retry, RetryBudget, Timeout,
+    Verdict,
+};
+use futures::future::join_all;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::header::RETRY_AFTER;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use self::report::{Call, Run};
+use self::server::Server;
+
+const SEED: u64 = 42;
+const CALLS: u32 = 2000;
+/// One call starts every so often, whether or not those before have ended.
+const EVERY: Duration = Duration::from_micros(2500);
+
+/// What can go wrong with a request.
+#[derive(Debug)]
+enum HttpError {
+    /// No answer, or half of one.
+    Connection,
+    /// An answer that is not good, and how long the server wants to be left alone.
+    Status(u16, Option<Duration>),
+}
+
+/// What such an error means to the policies.
+fn verdict(error: &HttpError) -> Verdict {
+    match error {
+        HttpError::Connection => Verdict::transient(),
+        HttpError::Status(429 | 503, after) => Verdict::throttled(*after),
+        HttpError::Status(500.., _) => Verdict::transient(),
+        HttpError::Status(..) => Verdict::permanent(),
+    }
+}
+
+/// The stack: the first policy is the outermost.
+type Stack = (
+    Timeout,
+    Retry,
+    Timeout,
+    ClassifyErrors<fn(&HttpError) -> Verdict>,
+);
+
+fn stack() -> Result<Stack, ConfigError> {
+    Ok((
+        // The whole call, retries included.
+        Timeout::after(Duration::from_secs(3)),
+        Retry::builder()
+            .max_attempts(5)
+            .backoff(Backoff::exponential(Duration::from_millis(150)))
+            // At most one retry for five calls, and ten a second in any case.
+            .budget(RetryBudget::percentage().build()?)
+            .build()?,
+        // One attempt.
+        Timeout::after(Duration::from_millis(150)),
+        Classify::errors(verdict as fn(&HttpError) -> Verdict),
+    ))
+}
+
+#[derive(Clone)]
+struct Api {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    address: SocketAddr,
+}
+
+impl Api {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            address,
+        }
+    }
+
+    async fn hello(&self) -> Result<Bytes, HttpError> {
+        let uri = format!("http://{}/", self.address);
+        let uri = uri.parse().map_err(|_| HttpError::Connection)?;
+        let response = self.client.get(uri).await;
+        let response = response.map_err(|_| HttpError::Connection)?;
+        let status = response.status();
+        if !status.is_success() {
+            let after = response.headers().get(RETRY_AFTER);
+            let seconds = after.and_then(|value| value.to_str().ok()?.parse().ok());
+            let after = seconds.map(Duration::from_secs);
+            return Err(HttpError::Status(status.as_u16(), after));
+        }
+        let body = response.into_body().collect().await;
+        body.map(|body| body.to_bytes())
+            .map_err(|_| HttpError::Connection)
+    }
+}
+
+/// Calls a server of its own at a fixed rate, through `policy`.
+async fn run<P>(policy: P, bar: &ProgressBar) -> Result<Run, Box<dyn StdError + Send + Sync>>
+where
+    P: Policy<Bytes, HttpError>,
+{
+    let (server, address) = Server::start(SEED).await?;
+    let api = Api::new(address);
+    let start = tokio::time::Instant::now();
+    let calls = join_all((0..CALLS).map(|number| {
+        let (api, policy) = (&api, &policy);
+        async move {
+            tokio::time::sleep_until(start + number * EVERY).await;
+            let began = Instant::now();
+            let result = policy.call(|| api.hello()).await;
+            bar.inc(1);
+            Call {
+                good: result.is_ok(),
+                took: began.elapsed(),
+                refused: refusal(result.err()),
+            }
+        }
+    }));
+    Ok(Run::new(calls.await, server.requests()))
+}
+
+/// Why a policy stepped in, if one did.
+fn refusal(error: Option<Error<HttpError>>) -> Option<&'static str> {
+    match error? {
+        Error::TimedOut(_) => Some("timed_out"),
+        error => Some(error.reason()?.as_str()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn StdError + Send + Sync>> {
+    let json = std::env::args().any(|argument| argument == "--json");
+    let style =
+        ProgressStyle::with_template("{msg:>8} [{bar:40}] {pos}/{len}")?.progress_chars("=> ");
+    let bar = |name| {
+        let bar = ProgressBar::new(CALLS.into()).with_style(style.clone());
+        bar.with_message(name)
+    };
+
+    // `None` is a policy that passes calls through.
+    let bare = run(None::<Timeout>, &bar("bare")).await?;
+    let backstop = run(stack()?, &bar("backstop")).await?;
+
+    if json {
+        println!("{}", report::json(&bare, &backstop));
+    } else {
+        println!("\n{}", report::table(&bare, &backstop));
+    }
+    Ok(())
+}
