@@ -1,4 +1,69 @@
-//! Resilience for async Rust.
+//! Resilience for async Rust: retries, timeouts and their relatives as plain values around plain
+//! closures.
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop::{Backoff, Error, Policy, Retry, Timeout};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), backstop::ConfigError> {
+//! // Built once. A tuple of policies is a policy; the first is the outermost.
+//! let stack = (
+//!     Timeout::after(Duration::from_secs(10)), // the whole call, retries included
+//!     Retry::builder()
+//!         .max_attempts(4)
+//!         .backoff(Backoff::exponential(Duration::from_millis(100)))
+//!         .build()?,
+//!     Timeout::after(Duration::from_secs(2)), // one attempt
+//! );
+//!
+//! match stack.call(|| async { Ok::<_, std::io::Error>("hello") }).await {
+//!     Ok(text) => assert_eq!(text, "hello"),
+//!     Err(Error::Operation(e)) => eprintln!("the operation's own error, untouched: {e}"),
+//!     Err(e) if e.is_rejected() => eprintln!("never reached the dependency: {e}"),
+//!     Err(e) => eprintln!("{e}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The type of that stack is `(Timeout, Retry, Timeout)`: it fits in a struct field, and its error is
+//! one flat [`Error`] at any depth.
+//!
+//! # The patterns
+//!
+//! | pattern | what it does |
+//! |---|---|
+//! | [`Timeout`] | cuts an operation off when its time is up |
+//! | [`Retry`] | repeats what is transient and safe to repeat |
+//! | [`RetryBudget`] | keeps retries from becoming the outage |
+//! | [`Classify`] | says what results mean |
+//! | [`Pipeline`] | adds a name, an observer, and options for single calls |
+//!
+//! # Which order?
+//!
+//! As in the tuple above, from the outside in:
+//!
+//! 1. A [`Timeout`] for the whole call.
+//! 2. The [`Retry`], so that everything inside it applies to each attempt.
+//! 3. A [`Timeout`] for one attempt, shorter than the one outside.
+//! 4. [`Classify`], next to the operation, so that all others see its verdict.
+//!
+//! [`Pipeline::check`] lists known mistakes in the order of a stack.
+//!
+//! # Time
+//!
+//! Every policy reads and waits on one clock, tokio's by default: under
+//! `#[tokio::test(start_paused = true)]` everything runs in virtual time. [`ManualClock`] needs no
+//! runtime and is deterministic. Without a runtime, [`Policy::call_blocking`] parks the thread.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `tokio` | yes | [`TokioClock`]; without it you supply a clock of your own |
+//! | `fast-clock` | no | [`FastClock`]: the CPU's counter, and timers that stay registered |
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backoff;
@@ -6,6 +71,7 @@ pub mod budget;
 mod clock;
 pub mod deadline;
 mod error;
+pub mod guide;
 pub mod observe;
 pub mod policy;
 pub mod retry;
@@ -28,3 +94,8 @@ pub use self::policy::{
 };
 pub use self::retry::{HintRule, Retry};
 pub use self::timeout::Timeout;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,6 @@
+//! Longer pages: why things are as they are.
+//!
+//! Their examples are tests like those of any other page.
+
+#[doc = include_str!("../docs/design.md")]
+pub mod design {}
