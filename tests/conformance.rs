@@ -6,14 +6,26 @@
 //!
 //! How the files look and how to write an adapter: `tests/conformance/harness.rs`.
 
+#[path = "conformance/aws_retry.rs"]
+mod aws_retry;
 #[path = "conformance/clock.rs"]
 mod clock;
+#[path = "conformance/delays.rs"]
+mod delays;
 #[path = "conformance/fields.rs"]
 mod fields;
+#[path = "conformance/finagle_budget.rs"]
+mod finagle_budget;
+#[path = "conformance/grpc_throttling.rs"]
+mod grpc_throttling;
 #[path = "conformance/harness.rs"]
 mod harness;
 #[path = "conformance/harness_tests.rs"]
 mod harness_tests;
+#[path = "conformance/polly_v8_retry.rs"]
+mod polly_v8_retry;
+#[path = "conformance/resilience4j_interval.rs"]
+mod resilience4j_interval;
 
 use std::path::PathBuf;
 
@@ -21,7 +33,13 @@ use harness::{Adapter, run_directory};
 
 /// Who speaks which dialect. Several may accept a file: the first that can express a scenario
 /// decides about it.
-const ADAPTERS: &[Adapter] = &[];
+const ADAPTERS: &[Adapter] = &[
+    aws_retry::ADAPTER,
+    finagle_budget::ADAPTER,
+    grpc_throttling::ADAPTER,
+    polly_v8_retry::ADAPTER,
+    resilience4j_interval::ADAPTER,
+];
 
 #[test]
 fn scenarios() {

@@ -182,6 +182,11 @@ impl<'a> Scenario<'a> {
         })
     }
 
+    /// The steps, for adapters that must know beforehand what will be asked of them.
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
     /// Plays the steps one after the other and moves `clock` to the time of each.
     ///
     /// The adapter must have read the whole configuration by now: a key left over makes the scenario

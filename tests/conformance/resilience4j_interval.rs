@@ -1,0 +1,121 @@
+//! [`Backoff`] as resilience4j's `IntervalFunction`. Attempts count from 1, as here.
+
+use std::time::Duration;
+
+use backstop::{Backoff, ConfigError, Jitter, Retry};
+
+use super::clock::TestClock;
+use super::delays::{delays, millis};
+use super::fields::Fields;
+use super::harness::{Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown};
+
+pub(crate) const ADAPTER: Adapter = Adapter {
+    name: "Backoff",
+    accepts: |file| file.is_from("resilience4j/resilience4j") && file.pattern() == "retry_delay",
+    run,
+};
+
+/// For ranges: as many calls as this.
+const CALLS: u64 = 20;
+
+fn run(scenario: &Scenario<'_>) -> Check {
+    let configured = match scenario.config.has("kind") {
+        true => Some(backoff(&scenario.config)?),
+        false => None,
+    };
+    let given = |step: &Step| step.need("kind", configured.clone().flatten());
+    scenario.play(&TestClock::new(), |step: &Step| match step.op() {
+        Some("build") => {
+            let refused = match backoff(step)? {
+                Some(backoff) => build(backoff).is_err(),
+                None => true,
+            };
+            step.check("expect_error", refused)
+        }
+        Some("delay") => {
+            let attempt = step.need("attempt", step.count_u32("attempt")?)?;
+            if attempt == 0 {
+                return inexpressible("attempts count from 1; 0 is no error here");
+            }
+            let delays = compute(given(step)?, attempt, 0)?;
+            step.check("expect_ms", millis(delays[attempt as usize - 1]))
+        }
+        Some("delays_strictly_increasing") => {
+            let (first, last) = range(step)?;
+            let delays = compute(given(step)?, last, 0)?;
+            let delays = &delays[first as usize - 1..];
+            match delays.is_sorted_by(|a, b| a < b) {
+                true => Ok(()),
+                false => failed(format!("the delays are {delays:?}")),
+            }
+        }
+        Some("delay_in_range") => {
+            let (first, last) = range(step)?;
+            let min = step.need("min_ms", step.duration("min")?)?;
+            let max = step.need("max_ms", step.duration("max")?)?;
+            for seed in 0..CALLS {
+                for delay in &compute(given(step)?, last, seed)?[first as usize - 1..] {
+                    if !(min..=max).contains(delay) {
+                        return failed(format!("{delay:?} is not in {min:?}..={max:?}"));
+                    }
+                }
+            }
+            Ok(())
+        }
+        op => unknown(op),
+    })
+}
+
+/// The backoff of a configuration, or of a `build` step. `None` when one of its times is negative,
+/// which the type of our setters refuses.
+fn backoff(fields: &Fields) -> Result<Option<Backoff>, Failure> {
+    let time = |name: &str, default: i128| -> Result<Option<Duration>, Failure> {
+        let nanos = fields.nanos(name)?.unwrap_or(default);
+        Ok(u64::try_from(nanos).ok().map(Duration::from_nanos))
+    };
+    let kind = fields.text("kind")?.unwrap_or_default();
+    let exponential = matches!(kind, "exponential" | "exponential_random");
+    let random = matches!(kind, "randomized" | "exponential_random");
+    if !exponential && !random && kind != "constant" {
+        return inexpressible(format!("kind `{kind}`"));
+    }
+    let Some(initial) = time("initial", 500_000_000)? else {
+        return Ok(None);
+    };
+    let mut backoff = match exponential {
+        true => Backoff::exponential(initial).factor(fields.number("multiplier")?.unwrap_or(1.5)),
+        false => Backoff::fixed(initial),
+    };
+    backoff = match fields.has("cap_ms") {
+        true => match time("cap", 0)? {
+            Some(cap) => backoff.max(cap),
+            None => return Ok(None),
+        },
+        false => backoff.max(Duration::MAX),
+    };
+    Ok(Some(backoff.jitter(match random {
+        true => Jitter::PlusMinus(fields.number("factor")?.unwrap_or(0.5)),
+        false => Jitter::None,
+    })))
+}
+
+fn build(backoff: Backoff) -> Result<Retry, ConfigError> {
+    let clock = TestClock::new();
+    Retry::builder().backoff(backoff).clock(clock).build()
+}
+
+fn compute(backoff: Backoff, count: u32, seed: u64) -> Result<Vec<Duration>, Failure> {
+    delays(backoff, count, seed).or_else(|error| failed(error.to_string()))
+}
+
+/// `attempts`: the first and the last.
+fn range(step: &Step) -> Result<(u32, u32), Failure> {
+    let attempts = step.get("attempts").and_then(|value| value.as_array());
+    let attempts: Vec<_> = attempts.into_iter().flatten().map(|n| n.as_u64()).collect();
+    match attempts[..] {
+        [Some(first), Some(last)] if 0 < first && first <= last && last <= 10_000 => {
+            Ok((first as u32, last as u32))
+        }
+        _ => inexpressible("`attempts` is not a range from 1"),
+    }
+}
