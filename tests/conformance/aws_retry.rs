@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use backstop::budget::BudgetedCall;
 use backstop::observe::StopReason;
-use backstop::policy::{ErrorClass, OperationErrors};
+use backstop::policy::ErrorClass;
 use backstop::{
-    Backoff, Classify, Clock, Error, Event, HintRule, Jitter, Pipeline, Policy, Retry, RetryBudget,
-    Verdict,
+    Backoff, Classify, ClassifyErrors, Clock, Error, Event, HintRule, Jitter, Pipeline, Policy,
+    Retry, RetryBudget, Verdict,
 };
 use serde_json::json;
 
@@ -158,7 +158,7 @@ fn run_calls(scenario: &Scenario<'_>) -> Check {
 
 /// What the server answers.
 type Answer = Result<(), Verdict>;
-type Stack = Pipeline<(Retry, Classify<fn(&Verdict) -> Verdict, OperationErrors>)>;
+type Stack = Pipeline<(Retry, ClassifyErrors<fn(&Verdict) -> Verdict>)>;
 type Call = Pin<Box<dyn Future<Output = Result<(), Error<Verdict>>>>>;
 
 struct Client {

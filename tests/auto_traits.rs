@@ -1,0 +1,264 @@
+//! What can be sent, shared and moved, and that every stack can be spawned.
+//!
+//! Most of this file is checked by compiling it.
+#![cfg(feature = "tokio")]
+
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::thread;
+use std::time::Duration;
+
+use backstop::{
+    Backoff, CallOptions, Classify, ClassifyErrors, Context, Error, Event, Operation, Outcome,
+    Pipeline, Policy, Retry, RetryBudget, Timeout, Verdict,
+};
+
+/// Each type has all of the traits.
+macro_rules! assert_traits {
+    ($($type:ty),* $(,)?: $first:ident $(+ $more:ident)*) => {
+        const _: () = {
+            const fn has<T: ?Sized + $first $(+ $more)*>() {}
+            $(has::<$type>();)*
+        };
+    };
+}
+
+type Op = fn(&()) -> Verdict;
+type Stack = (Timeout, Retry, Timeout);
+
+// Values and handles.
+assert_traits!(
+    backstop::Attempt,
+    backstop::Backoff,
+    backstop::BlockingClock,
+    backstop::CallOptions,
+    backstop::Classify<Op>,
+    backstop::ClassifyErrors<Op>,
+    backstop::ClockHandle,
+    backstop::ConfigError,
+    backstop::Context,
+    backstop::Error<()>,
+    backstop::Event,
+    backstop::HintRule,
+    backstop::Instant,
+    backstop::Jitter,
+    backstop::ManualClock,
+    backstop::Outcome<(), ()>,
+    backstop::Pipeline<Stack>,
+    backstop::Priority,
+    backstop::Reason,
+    backstop::Rejected,
+    backstop::Report<(), ()>,
+    backstop::Retry,
+    backstop::RetryBudget,
+    backstop::TimedOut,
+    backstop::Timeout,
+    backstop::TokioClock,
+    backstop::Verdict,
+    backstop::budget::BudgetSnapshot,
+    backstop::budget::BudgetedCall<'static>,
+    backstop::budget::Extra<'static>,
+    backstop::budget::GrpcBudget,
+    backstop::budget::InFlightBudget,
+    backstop::budget::PercentageBudget,
+    backstop::budget::TokenBudget,
+    backstop::deadline::Scope<()>,
+    backstop::observe::Ending,
+    backstop::observe::StopReason,
+    backstop::policy::ErrorClass,
+    backstop::policy::Health,
+    backstop::policy::Layer,
+    backstop::policy::Misorder,
+    backstop::policy::RetryAdvice,
+    backstop::policy::With<'static, Stack>,
+    backstop::retry::RetryBuilder,
+    backstop::retry::Retrying,
+    backstop::timeout::TimeoutBuilder,
+    Arc<Stack>,
+    Option<Stack>,
+    Stack,
+    &'static Stack: Send + Sync + Unpin
+);
+#[cfg(feature = "fast-clock")]
+assert_traits!(backstop::FastClock: Send + Sync + Unpin);
+// Futures go from thread to thread, but are used by one at a time and stay where they are pinned.
+assert_traits!(backstop::Sleep: Send);
+// Objects.
+assert_traits!(dyn backstop::Clock, dyn backstop::Observer: Send + Sync);
+// Errors go through `Box<dyn Error + Send + Sync>`, whatever the operation's own error can do.
+assert_traits!(Error<Rc<()>>, Outcome<Rc<()>, ()>: Unpin);
+
+/// A policy of somebody else's, with an `async fn`.
+struct Plain;
+
+impl<T, E> Policy<T, E> for Plain {
+    async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
+        op.attempt(cx).await
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn timeout() -> Timeout {
+    Timeout::after(MINUTE)
+}
+
+fn retry() -> Retry {
+    let budget = RetryBudget::in_flight().build().unwrap();
+    let retry = Retry::builder().backoff(Backoff::NONE).budget(budget);
+    retry.build().unwrap()
+}
+
+fn classify() -> ClassifyErrors<Op> {
+    Classify::errors((|()| Verdict::transient()) as Op)
+}
+
+static STACK: LazyLock<Stack> = LazyLock::new(|| (timeout(), retry(), timeout()));
+
+/// Spawns calls through a policy whose operations borrow from the task, wait and fail once.
+///
+/// A macro, because only of a known policy does the compiler know that its futures are `Send`.
+macro_rules! spawn {
+    ($($policy:expr),* $(,)?) => {$(
+        let policy = $policy;
+        let task = tokio::spawn(async move {
+            let text = String::from("borrowed");
+            let length = policy.call(|| async {
+                tokio::task::yield_now().await;
+                Ok::<_, ()>(text.len())
+            });
+            assert_eq!(length.await, Ok(8));
+
+            let number = policy.call_with(|attempt| {
+                let text = &text;
+                async move {
+                    tokio::task::yield_now().await;
+                    Ok::<_, ()>(text.len() * attempt.number() as usize)
+                }
+            });
+            assert_eq!(number.await, Ok(8));
+
+            let report = policy.call_reported(|| async {
+                tokio::task::yield_now().await;
+                Err::<usize, _>(())
+            });
+            assert_eq!(report.await.result, Err(Error::Operation(())));
+        });
+        task.await.unwrap();
+    )*};
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_policy_can_be_spawned() {
+    spawn![
+        Plain,
+        timeout(),
+        Timeout::after_with(|cx| cx.attempt() * MINUTE),
+        retry(),
+        classify(),
+        Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(
+            &result.map_err(|e| *e)
+        )),
+        Pipeline::new(timeout()),
+        Pipeline::new(retry()).observer(|_: &Event| {}),
+    ];
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_wrapper_can_be_spawned() {
+    spawn![
+        Some(timeout()),
+        None::<Timeout>,
+        Some(retry()),
+        Some((retry(), timeout())),
+        Arc::new(timeout()),
+        Arc::new(Some((timeout(), retry()))),
+        Some(Arc::new((timeout(), retry()))),
+        &*STACK,
+        (&*STACK, Arc::new(retry()), Some(timeout()), None::<Retry>),
+        Arc::new(Pipeline::new((timeout(), retry()))),
+    ];
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_tuple_can_be_spawned() {
+    let (t, r, c) = (timeout(), retry(), classify());
+    // The shapes that a stack may have at any length.
+    macro_rules! tuples {
+        ($($policy:ident)*) => { tuples!(@ [] $($policy)*) };
+        (@ [$($outer:ident)*]) => {};
+        (@ [$($outer:ident)*] $next:ident $($rest:ident)*) => {
+            spawn![
+                ($($outer.clone(),)* $next.clone(),),
+                Some(($($outer.clone(),)* $next.clone(),)),
+                Arc::new(($($outer.clone(),)* $next.clone(),)),
+            ];
+            tuples!(@ [$($outer)* $next] $($rest)*);
+        };
+    }
+    tuples!(t r t c t t c t t c t t);
+}
+
+#[tokio::test(start_paused = true)]
+async fn options_for_one_call_can_be_spawned() {
+    static PIPELINE: LazyLock<Pipeline<Stack>> = LazyLock::new(|| Pipeline::new(STACK.clone()));
+    spawn![PIPELINE.with(CallOptions::new().idempotent(false).deadline(MINUTE))];
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_is_a_field_without_generics() {
+    #[derive(Clone)]
+    struct Client {
+        policies: Arc<(Timeout, Retry, Option<Timeout>)>,
+        base: String,
+    }
+
+    impl Client {
+        async fn get(&self, path: &str) -> Result<String, Error<()>> {
+            self.policies
+                .call(|| async { Ok(format!("{}{path}", self.base)) })
+                .await
+        }
+    }
+
+    let client = Client {
+        policies: Arc::new((timeout(), retry(), None)),
+        base: "http://host/".to_owned(),
+    };
+    let path = String::from("path");
+    let task = tokio::spawn(async move { client.get(&path).await });
+    assert_eq!(task.await.unwrap(), Ok("http://host/path".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_cannot_be_sent_runs_on_a_local_executor() {
+    let stack = Rc::new((timeout(), retry(), classify()));
+    let local = tokio::task::LocalSet::new();
+    let answer = local.run_until(async move {
+        let count = Rc::new(std::cell::Cell::new(0));
+        let task = tokio::task::spawn_local(async move {
+            let call = stack.call(|| async {
+                tokio::task::yield_now().await;
+                count.set(count.get() + 1);
+                if count.get() < 3 {
+                    Err(())
+                } else {
+                    Ok(Rc::clone(&count))
+                }
+            });
+            call.await.map(|count| count.get())
+        });
+        task.await.unwrap()
+    });
+    assert_eq!(answer.await, Ok(3));
+}
+
+#[test]
+fn threads_share_a_stack_by_reference() {
+    let (stack, text) = ((timeout(), retry()), String::from("borrowed"));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| assert_eq!(stack.call_blocking(|| Ok::<_, ()>(text.len())), Ok(8)));
+        }
+    });
+}
