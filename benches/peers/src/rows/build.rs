@@ -13,18 +13,24 @@ use crate::measure::Spread;
 const RUNS: usize = 3;
 
 pub fn rows() -> Result<Vec<Row>, Box<dyn Error>> {
+    let dir = std::env::temp_dir().join(format!("backstop-build-{}", std::process::id()));
+    let rows = rows_in(&dir);
+    fs::remove_dir_all(&dir)?;
+    rows
+}
+
+fn rows_in(dir: &Path) -> Result<Vec<Row>, Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let crate_dir = here.join("../..").canonicalize()?;
-    let dir = std::env::temp_dir().join(format!("backstop-build-{}", std::process::id()));
     let ours = Probe::new(
-        &dir,
+        dir,
         "ours",
         &format!("backstop = {{ path = {crate_dir:?} }}"),
     )?;
-    let governor = Probe::new(&dir, "governor", "governor = \"0.10\"")?;
+    let governor = Probe::new(dir, "governor", "governor = \"0.10\"")?;
     // What backstop itself asks of tokio.
     let tokio = Probe::new(
-        &dir,
+        dir,
         "tokio",
         "tokio = { version = \"1\", default-features = false, features = [\"rt\", \"time\"] }",
     )?;
@@ -36,7 +42,6 @@ pub fn rows() -> Result<Vec<Row>, Box<dyn Error>> {
     }
     let beside_tokio = ours.crates()?.difference(&tokio.crates()?).count();
     let governors = governor.crates()?.len();
-    fs::remove_dir_all(&dir)?;
     Ok(vec![
         Row::known(
             "cold release build, default features",
@@ -110,7 +115,9 @@ impl Probe {
     }
 
     fn cargo(&self, args: &[&str]) -> Result<String, Box<dyn Error>> {
-        let output = Command::new(env!("CARGO"))
+        // Under `cargo run` this is the cargo, and so the toolchain, that built the bench.
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
             .args(args)
             .current_dir(&self.dir)
             .env("CARGO_TARGET_DIR", self.dir.join("target"))
