@@ -7,11 +7,12 @@
 use crate::measure::Candidate;
 
 mod build;
+mod retry;
 mod timeout;
 
 /// The rows of every pattern, in the order of the report.
 pub fn all() -> Vec<Row> {
-    let patterns = [timeout::rows];
+    let patterns = [retry::rows, timeout::rows];
     patterns.into_iter().flat_map(|rows| rows()).collect()
 }
 
