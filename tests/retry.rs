@@ -1,4 +1,5 @@
 //! Retry and its budget, seen from outside, in virtual time.
+#![cfg(feature = "tokio")]
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex};
