@@ -263,7 +263,7 @@ fn a_call_that_must_not_run_twice_is_repeated_only_if_it_has_not_run() {
 fn a_timeout_is_retried_only_when_that_is_safe() {
     let clock = ManualClock::new();
     let pipeline = Pipeline::new((doubling(&clock).build().unwrap(), total(&clock, s(1))));
-    let hang = || std::future::pending::<Result<(), ()>>();
+    let hang = std::future::pending::<Result<(), ()>>;
     let report = clock.block_on(pipeline.call_reported(hang));
     assert!(report.result.unwrap_err().is_timeout());
     assert_eq!((report.attempts, report.elapsed), (3, ms(3300)));
@@ -379,7 +379,7 @@ fn attempts_pay_by_the_class_of_their_error() {
         .unwrap();
     let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
     let stack = (retry, total(&clock, s(1)));
-    let result = clock.block_on(stack.call(|| std::future::pending::<Result<(), ()>>()));
+    let result = clock.block_on(stack.call(std::future::pending::<Result<(), ()>>));
     assert!(result.unwrap_err().is_timeout());
     assert_eq!(budget.snapshot().available, 480.0);
 }

@@ -69,7 +69,8 @@ pub(crate) fn json(bare: &Run, backstop: &Run) -> Value {
 /// A table that can be read at a glance.
 pub(crate) fn table(bare: &Run, backstop: &Run) -> String {
     let mut text = format!("{:>28} {:>10} {:>10}\n", "", "bare", "backstop");
-    let rows: [(&str, fn(&Run) -> String); 5] = [
+    type Cell = fn(&Run) -> String;
+    let rows: [(&str, Cell); 5] = [
         ("calls", |run| run.calls.len().to_string()),
         ("good answers", |run| format!("{:.1} %", run.good() * 100.0)),
         ("p50", |run| format!("{:.0} ms", run.quantile_ms(0.5))),
