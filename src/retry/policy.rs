@@ -249,8 +249,7 @@ impl Loop<'_> {
             return (delay, start);
         }
         if let Some(call) = &mut self.call {
-            let now = self.cx.now(call.budget().clock());
-            self.extra = call.withdraw_at(verdict.class(), now);
+            self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
             if self.extra.is_none() {
                 return (delay, Err(StopReason::BudgetEmpty));
             }
