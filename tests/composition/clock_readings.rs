@@ -11,10 +11,11 @@ use backstop::{
 
 use super::{Fault, classify, ms};
 
-/// Counts how often it is read.
+/// Counts how often it is read, and how many timers are asked of it.
 #[derive(Clone, Debug, Default)]
 struct Counting {
     readings: Arc<AtomicU32>,
+    timers: Arc<AtomicU32>,
 }
 
 impl Clock for Counting {
@@ -24,6 +25,7 @@ impl Clock for Counting {
     }
 
     fn sleep_until(&self, _: Instant) -> Sleep {
+        self.timers.fetch_add(1, Ordering::Relaxed);
         Sleep::never()
     }
 }
@@ -58,6 +60,11 @@ fn a_successful_call_reads_the_clock_at_most_twice_at_any_depth() {
             readings <= most,
             "{what} at depth {depth}: {readings} readings"
         );
+        assert_eq!(
+            counting.timers.load(Ordering::Relaxed),
+            0,
+            "{what} at depth {depth}"
+        );
     };
     let runner = ManualClock::new();
     macro_rules! at_every_depth {
@@ -80,6 +87,20 @@ fn a_successful_call_reads_the_clock_at_most_twice_at_any_depth() {
         };
     }
     at_every_depth!(t b r c o b2 t b3 o b4 r t);
+}
+
+#[test]
+fn a_retrys_first_good_attempt_reads_no_clock() {
+    let counting = Counting::default();
+    let retry = || Retry::builder().clock(counting.clone());
+    let budget = RetryBudget::tokens().build().unwrap();
+    let stack = (
+        retry().build().unwrap(),
+        retry().budget(budget).build().unwrap(),
+    );
+    let call = stack.call(|| async { Ok::<_, Fault>(()) });
+    ManualClock::new().block_on(call).unwrap();
+    assert_eq!(counting.readings.load(Ordering::Relaxed), 0);
 }
 
 #[test]
