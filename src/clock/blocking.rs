@@ -66,6 +66,7 @@ thread_local! {
 }
 
 /// Whether this thread is inside `call_blocking`.
+#[inline]
 pub(super) fn is_active() -> bool {
     DEPTH.get() > 0
 }

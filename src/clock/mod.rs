@@ -263,6 +263,7 @@ impl ClockHandle {
         None
     }
 
+    #[inline]
     pub(crate) fn id(&self) -> ClockId {
         match &self.0 {
             #[cfg(feature = "tokio")]
@@ -290,6 +291,7 @@ impl ClockHandle {
     }
 
     /// Waits until this clock reads `deadline`. Allocates for custom clocks only.
+    #[inline]
     pub fn sleep_until(&self, deadline: Instant) -> Sleep {
         match &self.0 {
             #[cfg(feature = "tokio")]
@@ -378,6 +380,7 @@ impl Sleep {
         Self::of(SleepKind::Yield { yielded: false })
     }
 
+    #[inline]
     const fn of(kind: SleepKind) -> Self {
         Self { kind }
     }
@@ -386,6 +389,7 @@ impl Sleep {
 impl Future for Sleep {
     type Output = ();
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.project().kind.project() {
             SleepProj::Never => return Poll::Pending,

@@ -9,6 +9,7 @@ use super::{Instant, nanos};
 /// before it.
 const MARGIN: Duration = Duration::from_secs(1 << 30);
 
+#[inline]
 fn first_reading() -> StdInstant {
     static FIRST: OnceLock<StdInstant> = OnceLock::new();
     *FIRST.get_or_init(StdInstant::now)
@@ -26,6 +27,7 @@ pub(super) fn from_std(at: StdInstant) -> Instant {
 
 /// `None` for instants that the system's clock cannot express: they never come.
 #[cfg(any(feature = "tokio", test))]
+#[inline]
 pub(super) fn to_std(at: Instant) -> Option<StdInstant> {
     let margin = nanos(MARGIN);
     match at.as_nanos().checked_sub(margin) {

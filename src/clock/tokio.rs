@@ -19,6 +19,7 @@ pub struct TokioClock;
 /// every poll must not keep its own timeout from being looked at.
 pub(super) type Timer = tokio::task::coop::Unconstrained<tokio::time::Sleep>;
 
+#[inline]
 pub(super) fn timer(at: std::time::Instant) -> Timer {
     tokio::task::coop::unconstrained(tokio::time::sleep_until(at.into()))
 }
@@ -29,6 +30,7 @@ impl Clock for TokioClock {
         real::from_std(tokio::time::Instant::now().into_std())
     }
 
+    #[inline]
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         if blocking::is_active() {
             return blocking::sleep_until(deadline);
