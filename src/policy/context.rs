@@ -119,6 +119,15 @@ impl Context {
         self.deadline = self.deadline.min(at);
     }
 
+    /// As [`tighten`](Self::tighten) on the clock that was read last. Returns the deadline before
+    /// and after.
+    #[inline]
+    pub(crate) fn tighten_here(&mut self, at: Instant) -> (Instant, Instant) {
+        let before = self.deadline;
+        self.deadline = before.min(at);
+        (before, self.deadline)
+    }
+
     /// Which attempt this is, from 1.
     pub const fn attempt(&self) -> u32 {
         self.attempt
