@@ -133,7 +133,7 @@ impl<C: Clock> Clock for Arc<C> {
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Custom(self))
+        ClockHandle::custom(self)
     }
 }
 
@@ -148,7 +148,7 @@ impl Clock for Arc<dyn Clock> {
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Custom(self))
+        ClockHandle::custom(self)
     }
 }
 
