@@ -80,6 +80,7 @@ pub mod retry;
 mod rng;
 mod sync;
 pub mod timeout;
+mod window;
 
 pub use self::backoff::{Backoff, Jitter};
 pub use self::budget::RetryBudget;
