@@ -78,6 +78,7 @@ fn loom_a_roll_over_loses_no_call() {
         let window = Arc::new(TimeWindow::new(
             Duration::from_micros(100),
             1,
+            true,
             Tracks::default(),
         ));
         window.record(FAILED, Instant::from_nanos(0));
@@ -98,6 +99,7 @@ fn loom_a_late_call_cannot_reopen_a_slice() {
         let window = Arc::new(TimeWindow::new(
             Duration::from_micros(100),
             1,
+            true,
             Tracks::default(),
         ));
         let now = Instant::from_nanos(100_000);

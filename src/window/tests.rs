@@ -93,7 +93,7 @@ proptest! {
         tracks in tracks(),
         steps in proptest::collection::vec((0..80_u64, samples()), 0..300),
     ) {
-        let window = TimeWindow::new(ms(slice) * slices, slices, tracks);
+        let window = TimeWindow::new(ms(slice) * slices, slices, true, tracks);
         let mut model = Vec::new();
         let mut now = start;
         for (pause, call) in steps {
@@ -135,7 +135,7 @@ fn a_good_call_into_a_full_clean_window_writes_nothing() {
 
 #[test]
 fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
-    let window = TimeWindow::new(Duration::from_secs(60), 10, ALL);
+    let window = TimeWindow::new(Duration::from_secs(60), 10, true, ALL);
     let words = window.words_in_use();
     for call in 0..200_000_u64 {
         window.record(failed(), Instant::from_nanos(call * 20_000));
@@ -147,7 +147,7 @@ fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
 
 #[test]
 fn a_late_thread_never_brings_an_old_slice_back() {
-    let window = TimeWindow::new(ms(100), 10, Tracks::default());
+    let window = TimeWindow::new(ms(100), 10, true, Tracks::default());
     window.record(failed(), at(1_000));
     // Its reading is from just before: it counts now, and what is there stays.
     window.record(failed(), at(990));
@@ -160,8 +160,21 @@ fn a_late_thread_never_brings_an_old_slice_back() {
 }
 
 #[test]
+fn slices_may_begin_with_the_first_call() {
+    let window = TimeWindow::new(ms(200), 1, false, Tracks::default());
+    assert_eq!(window.counts(at(150)).calls, 0);
+    window.record(failed(), at(150));
+    window.record(failed(), at(349));
+    assert_eq!(window.counts(at(349)).calls, 2);
+    assert_eq!(window.counts(at(350)).calls, 0);
+    window.clear();
+    window.record(failed(), at(400));
+    assert_eq!(window.counts(at(599)).calls, 1);
+}
+
+#[test]
 fn a_clock_that_is_set_back_begins_anew() {
-    let window = TimeWindow::new(ms(100), 10, Tracks::default());
+    let window = TimeWindow::new(ms(100), 10, true, Tracks::default());
     window.record(failed(), at(3_600_000));
     assert_eq!(window.counts(at(0)).calls, 0);
     window.record(good(), at(0));
@@ -178,12 +191,12 @@ fn a_clock_that_is_set_back_begins_anew() {
 fn tags_that_come_round_do_not_bring_old_calls_back() {
     // Slices of 100 µs: tags of 32 bits come round after five days, those of 24 after half an hour.
     let slice = 100_000_u64;
-    let window = TimeWindow::new(Duration::from_micros(1_000), 10, ALL);
+    let window = TimeWindow::new(Duration::from_micros(1_000), 10, true, ALL);
     let mut call = failed();
     call.slow = true;
     call.took = ms(1);
     for turn in [1_u64 << 24, 1 << 31, 1 << 32, (1 << 32) + (1 << 31)] {
-        let window = TimeWindow::new(Duration::from_micros(1_000), 10, ALL);
+        let window = TimeWindow::new(Duration::from_micros(1_000), 10, true, ALL);
         window.record(call, Instant::from_nanos(5 * slice));
         let later = Instant::from_nanos((5 + turn) * slice);
         window.record(good(), later);
@@ -207,7 +220,7 @@ fn tags_that_come_round_do_not_bring_old_calls_back() {
 fn extreme_settings_and_times_are_harmless() {
     for window in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
         for slices in [0, 1, 10, u32::MAX] {
-            let window = TimeWindow::new(window, slices, ALL);
+            let window = TimeWindow::new(window, slices, true, ALL);
             let times = [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX, u64::MAX];
             for nanos in times.into_iter().map(Instant::from_nanos) {
                 let mut call = failed();
@@ -234,7 +247,7 @@ fn windows_are_exact_at_rest() {
     for size in [20, 50, 128, 1000] {
         for tracks in [Tracks::default(), SLOW, ALL] {
             let counted = Arc::new(CountWindow::new(size, tracks));
-            let timed = Arc::new(TimeWindow::new(ms(1_000_000), 4, tracks));
+            let timed = Arc::new(TimeWindow::new(ms(1_000_000), 4, true, tracks));
             let threads: Vec<_> = (0..THREADS)
                 .map(|thread| {
                     let (counted, timed) = (counted.clone(), timed.clone());

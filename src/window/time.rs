@@ -8,8 +8,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A window over the last `n` slices of time, the present one included.
 ///
-/// Slices are aligned to the clock's origin, not to the first call: reading and recording need no
-/// shared beginning.
+/// Slices are aligned to the clock's origin, or begin with the first call.
 ///
 /// # Exactness
 ///
@@ -24,6 +23,9 @@ use crate::sync::{AtomicU64, Ordering};
 /// window and a minute begins an empty window.
 #[derive(Debug)]
 pub(crate) struct TimeWindow {
+    /// Where the first slice begins, in the clock's nanoseconds; [`UNKNOWN`] until the first call.
+    origin: AtomicU64,
+    aligned: bool,
     /// Nanoseconds.
     slice: u64,
     slices: u64,
@@ -52,6 +54,8 @@ const TOOK_BITS: u32 = 40;
 const FULL: u64 = u32::MAX as u64 - 0xffff;
 const TOOK_FULL: u64 = (1 << TOOK_BITS) - 1;
 
+const UNKNOWN: u64 = u64::MAX;
+
 /// Tags are swept each time this many bits of the slices' numbers are used up.
 const SWEEP_BITS: u32 = 22;
 
@@ -68,11 +72,15 @@ impl TimeWindow {
     ///
     /// Slices are at least [`MIN_SLICE`](Self::MIN_SLICE) long, and from one to
     /// [`MAX_SLICES`](Self::MAX_SLICES) in number; builders check that they are.
-    pub(crate) fn new(window: Duration, slices: u32, tracks: Tracks) -> Self {
+    ///
+    /// Slices are `aligned` to the clock's origin, or begin with the first call.
+    pub(crate) fn new(window: Duration, slices: u32, aligned: bool, tracks: Tracks) -> Self {
         let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
         let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
         let stride = if tracks.slow { 4 } else { 2 } + usize::from(tracks.durations);
         Self {
+            origin: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
+            aligned,
             slice,
             slices,
             newest: AtomicU64::new(0),
@@ -88,7 +96,7 @@ impl TimeWindow {
     /// Adds a call that ended at `now`.
     #[inline]
     pub(crate) fn record(&self, sample: Sample, now: Instant) {
-        let newest = self.present(now);
+        let newest = self.present(self.elapsed(now, true));
         let epoch = newest >> PLACE_BITS;
         let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
         self.add(first + CALLS, epoch, COUNT_BITS, 1, FULL);
@@ -119,12 +127,12 @@ impl TimeWindow {
     #[inline]
     pub(crate) fn is_clean(&self, now: Instant) -> bool {
         let marked = self.marked.load(Ordering::Relaxed);
-        marked == 0 || self.epoch(now) >= marked - 1 + self.slices
+        marked == 0 || self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
     }
 
     /// The content.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
-        let epoch = self.epoch(now);
+        let epoch = self.epoch(self.elapsed(now, false));
         let mut sums = [0; 5];
         for place in self.words.chunks_exact(self.stride) {
             for (kind, (word, sum)) in place.iter().zip(&mut sums).enumerate() {
@@ -154,9 +162,34 @@ impl TimeWindow {
     /// Empties it. Calls recorded meanwhile may survive or not.
     pub(crate) fn clear(&self) {
         self.marked.store(0, Ordering::Relaxed);
+        self.newest.store(0, Ordering::Relaxed);
+        if !self.aligned {
+            self.origin.store(UNKNOWN, Ordering::Relaxed);
+        }
         for word in &self.words {
             word.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// The time since the first slice began, which it does now if this is the first call.
+    #[inline]
+    fn elapsed(&self, now: Instant, is_call: bool) -> Instant {
+        let now = now.as_nanos();
+        // Relaxed: nothing else depends on who comes first.
+        let mut origin = self.origin.load(Ordering::Relaxed);
+        if origin == UNKNOWN {
+            origin = now;
+            if is_call {
+                let first = self.origin.compare_exchange(
+                    UNKNOWN,
+                    now,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+                origin = first.err().unwrap_or(now);
+            }
+        }
+        Instant::from_nanos(now.saturating_sub(origin))
     }
 
     /// The number of the present slice, by `now` or by what was recorded, whichever is later. Only
