@@ -188,7 +188,7 @@ impl HalfOpen {
 /// | [`half_open`](Self::half_open) | 2 successes of 3 |
 /// | [`permitted_calls`](Self::permitted_calls) | 3, or as many as the half-open rule needs if fewer |
 /// | [`decide_early`](Self::decide_early) | `true` |
-/// | [`probe_lease`](Self::probe_lease) | the break before it, from 1 s to 300 s |
+/// | [`probe_lease`](Self::probe_lease) | the break before it, from 1 s to 300 s; 60 s if there was none |
 /// | [`lost_probes_as`](Self::lost_probes_as) | unhealthy |
 /// | [`max_half_open`](Self::max_half_open) | none |
 /// | [`ramp_up`](Self::ramp_up) | none |

@@ -60,7 +60,7 @@
 //! | `break_for` | 5 s, ×2 for each failed half-open, cap 300 s, equal jitter |
 //! | `half_open` | 2 successes of 3 |
 //! | `permitted_calls` | 3 at a time |
-//! | `probe_lease` | the break before it, from 1 s to 300 s |
+//! | `probe_lease` | the break before it, from 1 s to 300 s; 60 s if there was none |
 //! | `ramp_up` | none |
 //! | `cancelled_as`, `panicked_as` | neutral, unhealthy |
 //! | `name` | `circuit_breaker` |

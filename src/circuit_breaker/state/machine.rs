@@ -225,7 +225,7 @@ impl Machine {
             self.phase = Phase::Open { until };
         }
         match self.checkers {
-            0 => (now < until).then_some(until),
+            0 => (now < until || until == Instant::FAR_FUTURE).then_some(until),
             _ => Some(Instant::FAR_FUTURE),
         }
     }

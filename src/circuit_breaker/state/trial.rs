@@ -55,7 +55,10 @@ struct Probe {
 
 impl Trial {
     pub(super) fn new(rules: &HalfOpenRules, last_break: Duration) -> Self {
-        let preset = last_break.clamp(Duration::from_secs(1), Duration::from_secs(300));
+        let preset = match last_break {
+            Duration::ZERO => Duration::from_secs(60),
+            length => length.clamp(Duration::from_secs(1), Duration::from_secs(300)),
+        };
         Self {
             in_flight: Vec::new(),
             results: Counts::default(),
