@@ -328,8 +328,7 @@ impl Inner {
         if machine.take_new_tally() {
             self.tallies[word::tally(word)].clear(now);
         }
-        // Relaxed: only holders of the lock write it.
-        if word != self.word.load(Ordering::Relaxed) {
+        if machine.take_new_phase() {
             self.rejected.store(0, Ordering::Relaxed);
         }
         // Release, both: pairs with the loads of the fast path. First the break's end, so that who
