@@ -31,6 +31,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::circuit_breaker::{Cause, Transition};
 use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::policy::Verdict;
 
@@ -107,6 +108,32 @@ pub enum Event {
         /// When to come back, if known.
         retry_after: Option<Duration>,
     },
+    /// A policy in shadow mode would have refused a call.
+    #[non_exhaustive]
+    WouldReject {
+        /// The name of the policy.
+        policy: &'static str,
+        /// Why.
+        reason: Reason,
+        /// When to come back, if known.
+        retry_after: Option<Duration>,
+    },
+    /// A circuit breaker changed its state.
+    #[non_exhaustive]
+    CircuitChanged {
+        /// The name of the breaker.
+        policy: &'static str,
+        /// The change.
+        change: Transition,
+    },
+    /// A rule of a circuit breaker holds that counts but never opens. Once for each rule.
+    #[non_exhaustive]
+    CircuitWouldOpen {
+        /// The name of the breaker.
+        policy: &'static str,
+        /// The rule.
+        cause: Cause,
+    },
 }
 
 impl Event {
@@ -117,7 +144,10 @@ impl Event {
             | Self::RetryScheduled { policy, .. }
             | Self::RetryStopped { policy, .. }
             | Self::TimedOut { policy, .. }
-            | Self::Rejected { policy, .. } => policy,
+            | Self::Rejected { policy, .. }
+            | Self::WouldReject { policy, .. }
+            | Self::CircuitChanged { policy, .. }
+            | Self::CircuitWouldOpen { policy, .. } => policy,
         }
     }
 
@@ -129,11 +159,22 @@ impl Event {
             Self::RetryStopped { .. } => "retry_stopped",
             Self::TimedOut { .. } => "timed_out",
             Self::Rejected { .. } => "rejected",
+            Self::WouldReject { .. } => "would_reject",
+            Self::CircuitChanged { .. } => "circuit_changed",
+            Self::CircuitWouldOpen { .. } => "circuit_would_open",
         }
     }
 
     pub(crate) const fn rejected(rejected: &Rejected) -> Self {
         Self::Rejected {
+            policy: rejected.policy(),
+            reason: rejected.reason(),
+            retry_after: rejected.retry_after(),
+        }
+    }
+
+    pub(crate) const fn would_reject(rejected: &Rejected) -> Self {
+        Self::WouldReject {
             policy: rejected.policy(),
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
@@ -185,6 +226,11 @@ impl fmt::Display for Event {
                 f,
                 "{policy}: rejected a call: {reason}, retry after {after:?}"
             ),
+            Self::WouldReject { policy, reason, .. } => {
+                write!(f, "{policy}: would have rejected a call: {reason}")
+            }
+            Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
+            Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),
         }
     }
 }
