@@ -74,6 +74,7 @@ mod error;
 pub mod guide;
 pub mod observe;
 pub mod policy;
+pub mod rate_limiter;
 pub mod retry;
 mod rng;
 mod sync;
@@ -92,6 +93,7 @@ pub use self::policy::{
     Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,
     Priority, Report, Verdict,
 };
+pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::timeout::Timeout;
 

@@ -1,14 +1,34 @@
-//! The atomics of the crate: std's, or loom's when its model checker runs the tests.
+//! The atomics and locks of the crate: std's, or loom's when its model checker runs the tests.
 
 #[cfg(not(backstop_loom))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::{
+    hint::spin_loop as spin,
+    sync::Mutex,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+};
 
 #[cfg(backstop_loom)]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use loom::{
+    sync::Mutex,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    thread::yield_now as spin,
+};
 
 /// Locks even when a thread panicked while it held the lock: what is behind the locks of this
 /// crate is valid between any two statements.
 pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// As [`lock`], for the locks that loom looks into.
+#[cfg(not(backstop_loom))]
+pub(crate) use self::lock as lock_checked;
+
+/// As [`lock`], for the locks that loom looks into.
+#[cfg(backstop_loom)]
+pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> loom::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

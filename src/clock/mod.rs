@@ -252,6 +252,11 @@ impl ClockHandle {
         }
     }
 
+    /// Whether it is a clock of the user's own, which may go back. The built-in ones never do.
+    pub(crate) const fn is_custom(&self) -> bool {
+        matches!(self.0, Kind::Custom(_))
+    }
+
     /// The time on this clock.
     #[inline]
     pub fn now(&self) -> Instant {

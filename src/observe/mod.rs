@@ -107,6 +107,14 @@ pub enum Event {
         /// When to come back, if known.
         retry_after: Option<Duration>,
     },
+    /// A policy in shadow mode let a call through that it would have refused.
+    #[non_exhaustive]
+    WouldReject {
+        /// The name of the policy.
+        policy: &'static str,
+        /// Why it would have been refused.
+        reason: Reason,
+    },
 }
 
 impl Event {
@@ -117,7 +125,8 @@ impl Event {
             | Self::RetryScheduled { policy, .. }
             | Self::RetryStopped { policy, .. }
             | Self::TimedOut { policy, .. }
-            | Self::Rejected { policy, .. } => policy,
+            | Self::Rejected { policy, .. }
+            | Self::WouldReject { policy, .. } => policy,
         }
     }
 
@@ -129,6 +138,14 @@ impl Event {
             Self::RetryStopped { .. } => "retry_stopped",
             Self::TimedOut { .. } => "timed_out",
             Self::Rejected { .. } => "rejected",
+            Self::WouldReject { .. } => "would_reject",
+        }
+    }
+
+    pub(crate) const fn would_reject(rejected: &Rejected) -> Self {
+        Self::WouldReject {
+            policy: rejected.policy(),
+            reason: rejected.reason(),
         }
     }
 
@@ -172,6 +189,9 @@ impl fmt::Display for Event {
                 stop,
             } => write!(f, "{policy}: stopped after attempt {attempt}: {stop}"),
             Self::TimedOut { policy, limit } => write!(f, "{policy}: timed out after {limit:?}"),
+            Self::WouldReject { policy, reason } => {
+                write!(f, "{policy}: would have rejected a call: {reason}")
+            }
             Self::Rejected {
                 policy,
                 reason,

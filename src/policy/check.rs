@@ -19,6 +19,8 @@ pub enum Layer {
     },
     /// A classifier.
     Classify,
+    /// A rate limiter.
+    RateLimiter,
     /// Any other policy.
     Other,
 }
@@ -29,6 +31,7 @@ impl Layer {
             Self::Timeout { .. } => "timeout",
             Self::Retry { .. } => "retry",
             Self::Classify => "classify",
+            Self::RateLimiter => "rate_limiter",
             Self::Other => "other",
         }
     }
