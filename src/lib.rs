@@ -65,6 +65,8 @@
 //! | `fast-clock` | no | [`FastClock`]: the CPU's counter, and timers that stay registered |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 pub mod backoff;
 pub mod budget;

@@ -13,9 +13,8 @@ const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
     ConfigError::new("retry budget", setting, problem)
 }
 
-fn build(kind: Kind, clock: Option<ClockHandle>) -> Result<RetryBudget, ConfigError> {
-    let clock = clock.ok_or(error("clock", "must be given"))?;
-    Ok(RetryBudget::of(Arc::new(Inner { kind, clock })))
+fn budget(kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {
+    RetryBudget::of(Arc::new(Inner { kind, clock }))
 }
 
 /// Builds a budget that is a share of recent calls.
@@ -86,7 +85,10 @@ impl PercentageBudget {
             deposits: Deposits::new(),
             withdrawals: Mutex::new(Withdrawals::new()),
         };
-        build(kind, self.clock)
+        Ok(budget(
+            kind,
+            Some(self.clock.ok_or(error("clock", "must be given"))?),
+        ))
     }
 }
 
@@ -190,8 +192,7 @@ impl TokenBudget {
                 reward: Tokens::from_f64(self.reward),
             },
         };
-        // Nothing about this kind depends on the time.
-        build(kind, Some(crate::clock::BlockingClock.into()))
+        Ok(budget(kind, None))
     }
 }
 
@@ -231,7 +232,7 @@ impl GrpcBudget {
             bucket: Tokens::new(max, max),
             ratio,
         };
-        build(kind, Some(crate::clock::BlockingClock.into()))
+        Ok(budget(kind, None))
     }
 }
 
@@ -278,6 +279,6 @@ impl InFlightBudget {
             return Err(error("ratio", "must be from 0 to 1000"));
         }
         let kind = Kind::InFlight(InFlight::new(self.ratio, self.at_least));
-        build(kind, Some(crate::clock::BlockingClock.into()))
+        Ok(budget(kind, None))
     }
 }

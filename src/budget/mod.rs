@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use crate::clock::{ClockHandle, Instant};
-use crate::policy::ErrorClass;
+use crate::policy::{Context, ErrorClass};
 use crate::sync::lock;
 
 mod config;
@@ -69,7 +69,8 @@ pub struct RetryBudget {
 #[derive(Debug)]
 struct Inner {
     kind: Kind,
-    clock: ClockHandle,
+    /// What moves the window; `None` for the kinds that do not depend on the time.
+    clock: Option<ClockHandle>,
 }
 
 #[derive(Debug)]
@@ -142,11 +143,15 @@ impl RetryBudget {
     /// [`Retry`](crate::Retry) does this by itself. Call it to put a loop of your own under the
     /// budget.
     pub fn begin(&self) -> BudgetedCall<'_> {
-        self.begin_at(self.inner.clock.now())
+        self.begin_at(self.now())
     }
 
-    /// Begins a call at `now` on this budget's clock.
-    pub(crate) fn begin_at(&self, now: Instant) -> BudgetedCall<'_> {
+    /// Begins the call of `cx`, with the reading of the clock that it has, if any is needed.
+    pub(crate) fn begin_in(&self, cx: &mut Context) -> BudgetedCall<'_> {
+        self.begin_at(self.now_in(cx))
+    }
+
+    fn begin_at(&self, now: Instant) -> BudgetedCall<'_> {
         match &self.inner.kind {
             Kind::Percentage {
                 share, deposits, ..
@@ -160,9 +165,14 @@ impl RetryBudget {
         }
     }
 
-    /// The clock the budget reads.
-    pub(crate) fn clock(&self) -> &ClockHandle {
-        &self.inner.clock
+    fn now(&self) -> Instant {
+        let clock = self.inner.clock.as_ref();
+        clock.map_or(Instant::ORIGIN, ClockHandle::now)
+    }
+
+    fn now_in(&self, cx: &mut Context) -> Instant {
+        let clock = self.inner.clock.as_ref();
+        clock.map_or(Instant::ORIGIN, |clock| cx.now(clock))
     }
 
     /// What the budget holds at the moment. Changes nothing.
@@ -178,7 +188,7 @@ impl RetryBudget {
                     deposits,
                     withdrawals,
                 } => {
-                    let slice = share.slice(self.inner.clock.now());
+                    let slice = share.slice(self.now());
                     share.available(deposits, &lock(withdrawals), slice) as f64
                 }
                 Kind::Tokens { bucket, .. } | Kind::Grpc { bucket, .. } => bucket.tokens(),
@@ -238,10 +248,15 @@ impl<'a> BudgetedCall<'a> {
     ///
     /// The attempt is in flight until what this returns is dropped.
     pub fn withdraw(&mut self, class: ErrorClass) -> Option<Extra<'a>> {
-        self.withdraw_at(class, self.budget.inner.clock.now())
+        self.withdraw_at(class, self.budget.now())
     }
 
-    pub(crate) fn withdraw_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
+    /// As [`withdraw`](Self::withdraw), with the reading of the clock that `cx` has.
+    pub(crate) fn withdraw_in(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extra<'a>> {
+        self.withdraw_at(class, self.budget.now_in(cx))
+    }
+
+    fn withdraw_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
         let price = self.budget.withdraw(class, now)?;
         self.last_price = Some(price);
         Some(Extra {
@@ -258,10 +273,6 @@ impl<'a> BudgetedCall<'a> {
             Kind::Grpc { bucket, ratio } => bucket.add(*ratio),
             Kind::Percentage { .. } | Kind::InFlight(_) => {}
         }
-    }
-
-    pub(crate) const fn budget(&self) -> &'a RetryBudget {
-        self.budget
     }
 }
 

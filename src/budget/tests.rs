@@ -280,6 +280,123 @@ proptest! {
     }
 }
 
+/// What can happen to a bucket of tokens.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    FirstTry,
+    Failure(ErrorClass),
+    RetriedSuccess(ErrorClass),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let class = prop_oneof![
+        Just(ErrorClass::Transient),
+        Just(ErrorClass::Throttled),
+        Just(ErrorClass::Timeout),
+    ];
+    prop_oneof![
+        Just(Step::FirstTry),
+        class.clone().prop_map(Step::Failure),
+        class.prop_map(Step::RetriedSuccess),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_token_budget_agrees_with_plain_arithmetic(
+        capacity in 0_u32..60,
+        prices in [0_u32..20, 0_u32..20, 0_u32..20],
+        reward in 0_u32..4,
+        steps in proptest::collection::vec(step(), 1..100),
+    ) {
+        let budget = RetryBudget::tokens()
+            .capacity(capacity)
+            .cost(ErrorClass::Transient, prices[0])
+            .cost(ErrorClass::Throttled, prices[1])
+            .cost(ErrorClass::Timeout, prices[2])
+            .reward(f64::from(reward))
+            .build()
+            .unwrap();
+        let mut model = i64::from(capacity);
+        for step in steps {
+            let mut call = budget.begin();
+            let (class, succeeds) = match step {
+                Step::FirstTry => (None, true),
+                Step::Failure(class) => (Some(class), false),
+                Step::RetriedSuccess(class) => (Some(class), true),
+            };
+            let mut refund = i64::from(reward);
+            if let Some(class) = class {
+                let price = i64::from(prices[class as usize]);
+                let allowed = call.withdraw(class).is_some();
+                prop_assert_eq!(allowed, model >= price);
+                if allowed {
+                    model -= price;
+                    refund = price;
+                }
+            }
+            if succeeds {
+                call.success();
+                model = (model + refund).min(i64::from(capacity));
+            }
+            prop_assert_eq!(budget.snapshot().available, model as f64);
+        }
+    }
+
+    #[test]
+    fn a_grpc_budget_agrees_with_plain_arithmetic(
+        max in 1_u32..20,
+        thousandths in 1_u32..3000,
+        successes in proptest::collection::vec(any::<bool>(), 1..100),
+    ) {
+        let ratio = f64::from(thousandths) / 1000.0;
+        let budget = RetryBudget::grpc(max, ratio).build().unwrap();
+        let most = i64::from(max) * 1000;
+        let mut model = most;
+        for success in successes {
+            let mut call = budget.begin();
+            if success {
+                call.success();
+                model = (model + i64::from(thousandths)).min(most);
+            } else {
+                call.failure();
+                model = (model - 1000).max(0);
+            }
+            prop_assert_eq!(call.withdraw(ErrorClass::Transient).is_some(), 2 * model > most);
+            prop_assert_eq!(budget.snapshot().available, model as f64 / 1000.0);
+        }
+    }
+
+    #[test]
+    fn an_in_flight_budget_agrees_with_two_counters(
+        hundredths in 0_u32..300,
+        at_least in 0_u32..5,
+        events in proptest::collection::vec(0_u8..4, 1..200),
+    ) {
+        let ratio = f64::from(hundredths) / 100.0;
+        let budget = RetryBudget::in_flight().ratio(ratio).at_least(at_least).build().unwrap();
+        let (mut calls, mut extras) = (Vec::new(), Vec::new());
+        for event in events {
+            match event {
+                0 => calls.push(budget.begin()),
+                1 => drop(calls.pop()),
+                2 => drop(extras.pop()),
+                _ => {
+                    let share = (calls.len() as f64 * ratio) as usize;
+                    let allowed = extras.len() < share.max(at_least as usize);
+                    let Some(call) = calls.last_mut() else { continue };
+                    let extra = call.withdraw(ErrorClass::Transient);
+                    prop_assert_eq!(extra.is_some(), allowed);
+                    extras.extend(extra);
+                }
+            }
+            let snapshot = budget.snapshot();
+            prop_assert_eq!(snapshot.calls_in_flight as usize, calls.len());
+            prop_assert_eq!(snapshot.extras_in_flight as usize, extras.len());
+        }
+    }
+}
+
 #[cfg(backstop_loom)]
 mod loom_tests {
     use super::*;

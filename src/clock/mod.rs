@@ -71,6 +71,9 @@ pub use self::tokio::TokioClock;
 ///
 /// Both come from one object, so that a test which moves the one moves the other.
 ///
+/// Layers on one clock share its readings. Give all of them the same [`ClockHandle`], or clones of
+/// one `Arc`, rather than one clock each.
+///
 /// # Example
 ///
 /// A clock on top of another one; it lets a test set time back:
@@ -117,13 +120,33 @@ pub trait Clock: Debug + Send + Sync + 'static {
     }
 }
 
-impl<C: Clock + ?Sized> Clock for Arc<C> {
+/// Clones of one `Arc` are one clock: layers that have it share its readings.
+impl<C: Clock> Clock for Arc<C> {
     fn now(&self) -> Instant {
         (**self).now()
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         (**self).sleep_until(deadline)
+    }
+
+    fn into_handle(self) -> ClockHandle {
+        ClockHandle(Kind::Custom(self))
+    }
+}
+
+/// Clones of one `Arc` are one clock: layers that have it share its readings.
+impl Clock for Arc<dyn Clock> {
+    fn now(&self) -> Instant {
+        (**self).now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        (**self).sleep_until(deadline)
+    }
+
+    fn into_handle(self) -> ClockHandle {
+        ClockHandle(Kind::Custom(self))
     }
 }
 

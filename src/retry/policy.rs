@@ -28,10 +28,8 @@ impl<T, E> Policy<T, E> for Retry {
             // Otherwise the first attempt needs no reading of its own.
             cx.now(&inner.clock);
         }
-        let call = inner.budget.as_ref().map(|budget| {
-            let now = cx.now(budget.clock());
-            budget.begin_at(now)
-        });
+        let budget = inner.budget.as_ref();
+        let call = budget.map(|budget| budget.begin_in(&mut cx));
         let cx = cx.with_attempt(1);
         RetryFuture {
             state: State::Attempt {
@@ -114,7 +112,10 @@ where
                     let (sleep, last) = match next {
                         Next::Return => return Poll::Ready(outcome),
                         Next::Sleep(sleep) => (sleep, None),
-                        Next::SleepAndReturn(sleep) => (sleep, Some(outcome)),
+                        // A new outcome: the old one says that the call has ended by now.
+                        Next::SleepAndReturn(sleep) => {
+                            (sleep, Some(Outcome::new(outcome.result, outcome.verdict)))
+                        }
                     };
                     this.state.set(State::Sleep { sleep, last });
                 }
@@ -248,8 +249,7 @@ impl Loop<'_> {
             return (delay, start);
         }
         if let Some(call) = &mut self.call {
-            let now = self.cx.now(call.budget().clock());
-            self.extra = call.withdraw_at(verdict.class(), now);
+            self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
             if self.extra.is_none() {
                 return (delay, Err(StopReason::BudgetEmpty));
             }

@@ -1,0 +1,291 @@
+//! Every public future is dropped at every await, and every operation panics at every poll: nothing
+//! stays behind.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use backstop::{
+    Backoff, CallOptions, Classify, Event, Jitter, ManualClock, Pipeline, Policy, Retry,
+    RetryBudget, Timeout, Verdict, deadline,
+};
+
+const STEP: Duration = Duration::from_millis(10);
+
+type Boxed<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// Everything a call could leave something behind in.
+struct World {
+    clock: ManualClock,
+    budget: RetryBudget,
+    /// Operations in flight.
+    running: Rc<Cell<u32>>,
+    /// Polls of operations left before one panics.
+    fuse: Cell<u32>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            clock: ManualClock::new(),
+            budget: RetryBudget::in_flight().build().unwrap(),
+            running: Rc::default(),
+            fuse: Cell::new(u32::MAX),
+        }
+    }
+
+    fn timeout(&self, steps: u32) -> Timeout {
+        let timeout = Timeout::builder().after(STEP * steps);
+        timeout.clock(self.clock.clone()).build().unwrap()
+    }
+
+    /// Three attempts, one step apart.
+    fn retry(&self) -> Retry {
+        let retry = Retry::builder()
+            .backoff(Backoff::fixed(STEP).jitter(Jitter::None))
+            .budget(self.budget.clone());
+        retry.clock(self.clock.clone()).build().unwrap()
+    }
+
+    /// A retry that waits although its budget is empty.
+    fn poor_retry(&self) -> Retry {
+        let retry = Retry::builder()
+            .backoff(Backoff::fixed(STEP).jitter(Jitter::None))
+            .budget(RetryBudget::tokens().capacity(0).build().unwrap())
+            .wait_when_budget_empty(true);
+        retry.clock(self.clock.clone()).build().unwrap()
+    }
+
+    /// An operation that yields, sleeps for a step, yields again and fails.
+    fn operation(&self) -> impl Future<Output = Result<(), ()>> + '_ {
+        let running = Running::new(&self.running);
+        let mut work = Box::pin(async move {
+            let _running = running;
+            yield_once().await;
+            self.clock.sleep(STEP).await;
+            yield_once().await;
+            Err(())
+        });
+        poll_fn(move |cx| {
+            match self.fuse.get() {
+                0 => resume_unwind(Box::new("boom")),
+                left => self.fuse.set(left - 1),
+            }
+            work.as_mut().poll(cx)
+        })
+    }
+
+    #[track_caller]
+    fn assert_nothing_is_left(&self, when: &str) {
+        assert_eq!(self.clock.sleepers(), 0, "sleepers, {when}");
+        assert_eq!(self.running.get(), 0, "operations, {when}");
+        let budget = self.budget.snapshot();
+        assert_eq!(budget.calls_in_flight, 0, "calls in the budget, {when}");
+        assert_eq!(budget.extras_in_flight, 0, "retries in the budget, {when}");
+        // Nor a deadline that the next call on this thread would inherit.
+        let long = self.timeout(1000);
+        let left = long.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining()) });
+        let left = self.clock.block_on(left).unwrap();
+        assert_eq!(left, Some(STEP * 1000), "the deadline, {when}");
+    }
+}
+
+/// Counts an operation for as long as it lives.
+struct Running(Rc<Cell<u32>>);
+
+impl Running {
+    fn new(count: &Rc<Cell<u32>>) -> Self {
+        count.set(count.get() + 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A future of the crate, made from a world.
+type Make = for<'a> fn(&'a World) -> Boxed<'a>;
+
+/// Every public future, and calls through every kind of policy and stack.
+const FUTURES: &[(&str, Make)] = &[
+    ("sleep", |w| Box::pin(w.clock.sleep(STEP))),
+    ("a scope", |w| {
+        let scope = deadline::scope_on(w.clock.clone(), STEP * 3, w.operation());
+        Box::pin(async {
+            let _ = scope.await;
+        })
+    }),
+    ("a scope around a call", |w| {
+        Box::pin(async {
+            let retry = w.retry();
+            let call = retry.call(|| w.operation());
+            let _ = deadline::scope_on(w.clock.clone(), STEP * 3, call).await;
+        })
+    }),
+    ("timeout", |w| call(w, w.timeout(3))),
+    ("timeout that fires", |w| call(w, w.timeout(1))),
+    ("retry", |w| call(w, w.retry())),
+    ("retry that waits for nothing", |w| call(w, w.poor_retry())),
+    ("classify", |w| {
+        call(w, Classify::errors(|()| Verdict::permanent()))
+    }),
+    ("classify by", |w| {
+        let ignore = |_: Result<&(), &backstop::Error<()>>| Verdict::ignore();
+        call(w, (w.retry(), Classify::by(ignore)))
+    }),
+    ("timeout, retry", |w| call(w, (w.timeout(4), w.retry()))),
+    ("retry, timeout", |w| call(w, (w.retry(), w.timeout(3)))),
+    ("retry, timeout that fires", |w| {
+        call(w, (w.retry(), w.timeout(1)))
+    }),
+    ("retry, retry", |w| call(w, (w.retry(), w.retry()))),
+    ("the usual stack", |w| {
+        let classify = Classify::errors(|()| Verdict::throttled(STEP * 2));
+        call(w, (w.timeout(9), w.retry(), w.timeout(3), classify))
+    }),
+    ("option", |w| call(w, (Some(w.retry()), None::<Timeout>))),
+    ("arc", |w| call(w, Arc::new((w.retry(), w.timeout(3))))),
+    ("a pipeline", |w| {
+        call(w, Pipeline::new((w.timeout(9), w.retry())))
+    }),
+    ("an observed pipeline", |w| {
+        let pipeline = Pipeline::new((w.timeout(9), w.retry()));
+        call(w, pipeline.observer(|_: &Event| {}))
+    }),
+    ("a call with options", |w| {
+        Box::pin(async {
+            let pipeline = Pipeline::new((w.timeout(9), w.retry()));
+            let options = CallOptions::new().deadline(STEP * 3);
+            let _ = pipeline.with(options).call(|| w.operation()).await;
+        })
+    }),
+    ("nested calls", |w| {
+        Box::pin(async {
+            let (outer, inner) = ((w.retry(), w.timeout(4)), (w.timeout(3), w.retry()));
+            let call = outer.call(|| async {
+                let result = inner.call(|| w.operation()).await;
+                result.map_err(|_| ())
+            });
+            let _ = call.await;
+        })
+    }),
+];
+
+/// All three ways to call.
+fn call<'a>(world: &'a World, policy: impl Policy<(), ()> + 'a) -> Boxed<'a> {
+    Box::pin(async move {
+        let _ = policy.call(|| world.operation()).await;
+        let _ = policy.call_with(|_| world.operation()).await;
+        let _ = policy.call_reported(|| world.operation()).await;
+    })
+}
+
+/// Polls up to `times` times, and lets a step of time pass after each.
+fn poll(world: &World, mut future: Pin<&mut dyn Future<Output = ()>>, times: u32) -> Poll<()> {
+    for _ in 0..times {
+        let mut cx = Context::from_waker(Waker::noop());
+        if future.as_mut().poll(&mut cx).is_ready() {
+            return Poll::Ready(());
+        }
+        world.clock.advance(STEP);
+    }
+    Poll::Pending
+}
+
+/// More polls than any of the futures takes.
+const ENOUGH: u32 = 1000;
+
+#[test]
+fn a_future_dropped_at_any_await_leaves_nothing_behind() {
+    for (name, make) in FUTURES {
+        let mut awaits = 0;
+        for polls in 0..ENOUGH {
+            let world = World::new();
+            let mut future = make(&world);
+            let ended = poll(&world, future.as_mut(), polls).is_ready();
+            drop(future);
+            world.assert_nothing_is_left(&format!("{name} dropped after {polls} polls"));
+            if ended {
+                break;
+            }
+            awaits += 1;
+        }
+        assert!((1..ENOUGH).contains(&awaits), "{name}: {awaits}");
+    }
+}
+
+#[test]
+fn an_operation_that_panics_at_any_poll_leaves_nothing_behind() {
+    for (name, make) in FUTURES {
+        for polls in 0..ENOUGH {
+            let world = World::new();
+            world.fuse.set(polls);
+            let ended = {
+                let mut future = make(&world);
+                catch_unwind(AssertUnwindSafe(|| {
+                    poll(&world, future.as_mut(), ENOUGH).is_ready()
+                }))
+            };
+            world.assert_nothing_is_left(&format!("{name} with a panic at poll {polls}"));
+            match ended {
+                Ok(ended) => {
+                    assert!(ended, "{name} does not end");
+                    break;
+                }
+                Err(panic) => assert_eq!(panic.downcast_ref(), Some(&"boom"), "{name}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handle_works_as_before_after_a_panic() {
+    let world = World::new();
+    let stack = (world.timeout(9), world.retry(), world.timeout(3));
+    world.fuse.set(2);
+    let call = || stack.call_reported(|| world.operation());
+    let panic = catch_unwind(AssertUnwindSafe(|| world.clock.block_on(call())));
+    assert!(panic.is_err());
+    world.fuse.set(u32::MAX);
+    let report = world.clock.block_on(call());
+    assert_eq!((report.attempts, report.elapsed), (3, STEP * 5));
+}
+
+#[test]
+fn many_calls_dropped_half_way_share_a_budget_that_ends_empty() {
+    let world = World::new();
+    let retry = world.retry();
+    let mut calls: Vec<_> = (0..100)
+        .map(|_| {
+            Box::pin(async {
+                let _ = retry.call(|| world.operation()).await;
+            })
+        })
+        .collect();
+    for (index, call) in calls.iter_mut().enumerate() {
+        let _ = poll(&world, call.as_mut(), index as u32 % 12);
+    }
+    assert!(world.budget.snapshot().calls_in_flight > 0);
+    drop(calls);
+    world.assert_nothing_is_left("after all were dropped");
+}

@@ -1,0 +1,118 @@
+//! Where nothing goes wrong nothing is allocated: each policy, and a stack, around an operation that
+//! is ready at once and around one that is pending once.
+//!
+//! `allocation-counter` counts what the thread allocates. It counts the program's own global
+//! allocator, which is why this test is a program of its own.
+#![cfg(feature = "tokio")]
+
+use std::future::{Future, poll_fn, ready};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use allocation_counter::measure;
+use backstop::{
+    CallOptions, Classify, ClockHandle, Error, Event, Pipeline, Policy, Retry, RetryBudget,
+    Timeout, Verdict,
+};
+
+/// How many allocations polling a future to its end makes.
+fn allocations(future: impl Future) -> u64 {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    let poll = || while future.as_mut().poll(&mut cx).is_pending() {};
+    measure(poll).count_total
+}
+
+/// An operation that is pending once.
+async fn pending_once() -> Result<u64, ()> {
+    let mut polled = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut polled, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+    Ok(7)
+}
+
+/// Every way to call a policy, around both operations.
+fn assert_no_allocation(name: &str, policy: impl Policy<u64, ()>) {
+    // The first call may fill a pool, or register something for the thread.
+    allocations(policy.call(pending_once));
+
+    let good = || ready(Ok(7));
+    let counts = [
+        allocations(policy.call(good)),
+        allocations(policy.call_with(|_| good())),
+        allocations(policy.call_reported(good)),
+        allocations(policy.call(pending_once)),
+        allocations(policy.call_with(|_| pending_once())),
+        allocations(policy.call_reported(pending_once)),
+    ];
+    assert_eq!(counts, [0; 6], "{name}");
+}
+
+fn assert_no_allocation_on(clock: &ClockHandle) {
+    let minute = Duration::from_secs(60);
+    let timeout = Timeout::builder().after(minute).clock(clock.clone());
+    let timeout = timeout.build().unwrap();
+    let computed = Timeout::builder().after_with(move |_| minute);
+    let computed = computed.clock(clock.clone()).build().unwrap();
+    let retry = || Retry::builder().clock(clock.clone());
+    let plain = retry().build().unwrap();
+    let classify = || Classify::errors(|()| Verdict::transient());
+
+    assert_no_allocation("timeout", &timeout);
+    assert_no_allocation("timeout, computed", &computed);
+    assert_no_allocation("retry", &plain);
+    assert_no_allocation(
+        "retry with a longest time",
+        retry().max_elapsed(minute).build().unwrap(),
+    );
+    for budget in [
+        RetryBudget::percentage().clock(clock.clone()).build(),
+        RetryBudget::tokens().build(),
+        RetryBudget::grpc(10, 0.1).build(),
+        RetryBudget::in_flight().build(),
+    ] {
+        let retry = retry().budget(budget.unwrap()).build().unwrap();
+        assert_no_allocation("retry with a budget", retry);
+    }
+    assert_no_allocation("classify errors", classify());
+    let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(&result.map_err(|e| *e));
+    assert_no_allocation("classify", Classify::by(by));
+    assert_no_allocation("some", Some(&timeout));
+    assert_no_allocation("none", None::<Timeout>);
+    assert_no_allocation("arc", Arc::new(timeout.clone()));
+
+    let stack = (&timeout, &plain, Some(&timeout), &timeout, classify());
+    assert_no_allocation("stack", &stack);
+    let pipeline = Pipeline::new(&stack).named("stack");
+    assert_no_allocation("pipeline", &pipeline);
+    let options = CallOptions::new().idempotent(false).deadline(minute);
+    assert_no_allocation("pipeline with options", pipeline.with(options));
+    assert_no_allocation("observed", pipeline.clone().observer(|_: &Event| {}));
+}
+
+#[test]
+fn the_good_path_allocates_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _entered = runtime.enter();
+    assert_no_allocation_on(&backstop::TokioClock.into());
+    #[cfg(feature = "fast-clock")]
+    assert_no_allocation_on(&backstop::FastClock::new().into());
+}
+
+#[test]
+fn the_counter_counts() {
+    let stack = (None::<Timeout>, None::<Retry>);
+    let boxing = || ready(Ok::<_, ()>(*std::hint::black_box(Box::new(7))));
+    assert_eq!(allocations(stack.call(boxing)), 1);
+}
