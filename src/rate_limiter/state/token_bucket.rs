@@ -262,9 +262,15 @@ impl TokenBucket {
         self.rules.capacity.store(new.capacity, Ordering::Relaxed);
         // Release: the even version comes with the rules it stands for.
         self.rules.version.store(version + 2, Ordering::Release);
-        let tat = old.inherit(tat, now, new, inherit);
+        let next = old.inherit(tat, now, new, inherit);
+        // Never the same number as before, by a unit if need be: a caller that priced its tokens by
+        // the old rules must find that the state has moved.
+        let next = match next == tat {
+            true => next.checked_sub(1).unwrap_or(1),
+            false => next,
+        };
         // Release: who reads the converted state sees the version that goes with it.
-        self.tat.0.store(tat, Ordering::Release);
+        self.tat.0.store(next, Ordering::Release);
     }
 }
 
