@@ -78,6 +78,7 @@ pub mod guide;
 pub mod keyed;
 pub mod observe;
 pub mod policy;
+pub mod rate_limiter;
 pub mod retry;
 mod rng;
 mod sync;
@@ -99,6 +100,7 @@ pub use self::policy::{
     Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,
     Priority, Report, Verdict,
 };
+pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::timeout::Timeout;
 

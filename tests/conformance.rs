@@ -12,8 +12,12 @@ mod accrual;
 mod aws_retry;
 #[path = "conformance/breakers.rs"]
 mod breakers;
+#[path = "conformance/bucket4j.rs"]
+mod bucket4j;
 #[path = "conformance/clock.rs"]
 mod clock;
+#[path = "conformance/cycles.rs"]
+mod cycles;
 #[path = "conformance/delays.rs"]
 mod delays;
 #[path = "conformance/failsafe_go_breaker.rs"]
@@ -22,12 +26,18 @@ mod failsafe_go_breaker;
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
 mod finagle_budget;
+#[path = "conformance/gcra.rs"]
+mod gcra;
+#[path = "conformance/golang_rate.rs"]
+mod golang_rate;
 #[path = "conformance/grpc_throttling.rs"]
 mod grpc_throttling;
 #[path = "conformance/harness.rs"]
 mod harness;
 #[path = "conformance/harness_tests.rs"]
 mod harness_tests;
+#[path = "conformance/limits.rs"]
+mod limits;
 #[path = "conformance/polly_breakers.rs"]
 mod polly_breakers;
 #[path = "conformance/polly_v8_retry.rs"]
@@ -36,6 +46,8 @@ mod polly_v8_retry;
 mod resilience4j_breaker;
 #[path = "conformance/resilience4j_interval.rs"]
 mod resilience4j_interval;
+#[path = "conformance/sliding_windows.rs"]
+mod sliding_windows;
 
 use std::path::PathBuf;
 
@@ -49,7 +61,12 @@ const ADAPTERS: &[Adapter] = &[
     aws_retry::ADAPTER,
     failsafe_go_breaker::ADAPTER,
     failsafe_go_breaker::STATS,
+    bucket4j::ADAPTER,
+    cycles::FAILSAFE,
+    cycles::RESILIENCE4J,
     finagle_budget::ADAPTER,
+    gcra::ADAPTER,
+    golang_rate::ADAPTER,
     grpc_throttling::ADAPTER,
     polly_breakers::V7,
     polly_v8_retry::ADAPTER,
@@ -57,6 +74,7 @@ const ADAPTERS: &[Adapter] = &[
     resilience4j_breaker::ADAPTER,
     resilience4j_breaker::WINDOWS,
     resilience4j_interval::ADAPTER,
+    sliding_windows::ADAPTER,
 ];
 
 #[test]

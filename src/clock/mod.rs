@@ -289,6 +289,11 @@ impl ClockHandle {
         self.id
     }
 
+    /// Whether it is a clock of the user's own, which may go back. The built-in ones never do.
+    pub(crate) const fn is_custom(&self) -> bool {
+        matches!(self.kind, Kind::Custom(_))
+    }
+
     /// The time on this clock.
     #[inline]
     pub fn now(&self) -> Instant {

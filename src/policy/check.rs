@@ -21,6 +21,8 @@ pub enum Layer {
     CircuitBreaker,
     /// A classifier.
     Classify,
+    /// A rate limiter.
+    RateLimiter,
     /// Any other policy.
     Other,
 }
@@ -32,6 +34,7 @@ impl Layer {
             Self::Retry { .. } => "retry",
             Self::CircuitBreaker => "circuit breaker",
             Self::Classify => "classify",
+            Self::RateLimiter => "rate_limiter",
             Self::Other => "other",
         }
     }
