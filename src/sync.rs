@@ -3,13 +3,13 @@
 #[cfg(not(backstop_loom))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 #[cfg(backstop_loom)]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 /// Locks even when a thread panicked while it held the lock: what is behind the locks of this
@@ -25,4 +25,18 @@ pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A lock that loom can see, for what its models run.
+#[derive(Debug, Default)]
+pub(crate) struct ModelMutex<T>(Mutex<T>);
+
+impl<T> ModelMutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        lock_checked(&self.0)
+    }
 }
