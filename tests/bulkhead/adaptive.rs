@@ -7,7 +7,6 @@ use backstop::bulkhead::limit::{
     Aimd, ConcurrencyLimit, Correlated, Gradient, Gradient2, Probe, Sample, Vegas, Windowed,
 };
 use backstop::{Bulkhead, Instant, ManualClock, Policy, Timeout, Verdict};
-use futures::future::join_all;
 
 use super::server::{Server, open_loop};
 use super::{ms, on};
@@ -30,7 +29,14 @@ fn algorithms() -> Vec<(&'static str, Limit)> {
             "vegas",
             Box::new(Vegas::builder().probe(probe).build().unwrap()),
         ),
-        ("gradient2", Box::new(Gradient2::builder().build().unwrap())),
+        (
+            "gradient2",
+            Box::new(
+                window
+                    .around(Gradient2::builder().build().unwrap())
+                    .unwrap(),
+            ),
+        ),
         (
             "gradient",
             Box::new(Gradient::builder().probe(probe).build().unwrap()),
@@ -47,29 +53,23 @@ fn limits_settle_near_the_capacity() {
     for (name, algorithm) in algorithms() {
         let clock = ManualClock::new();
         let server = Server::new(&clock, WORKERS, ms(10));
-        let bulkhead = on(&clock)
-            .adaptive(algorithm)
-            .queue(1000)
-            .seed(1)
-            .build()
-            .unwrap();
-        let sum = Cell::new(0_u64);
-        let seen = Cell::new(0_u64);
-        let (server, handle, sum_ref, seen_ref) = (&server, &bulkhead, &sum, &seen);
-        clock.block_on(join_all((0..100).map(|_| async move {
-            for call in 0..400 {
-                let work = || async {
-                    server.handle().await;
-                    Ok::<_, ()>(())
-                };
-                let _ = handle.call(work).await;
-                if call >= 200 {
-                    sum_ref.set(sum_ref.get() + u64::from(handle.limit()));
-                    seen_ref.set(seen_ref.get() + 1);
-                }
+        let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
+        let (sum, seen) = (Cell::new(0.0), Cell::new(0.0));
+        let rate = 1.5 * server.capacity();
+        let length = Duration::from_secs(6);
+        open_loop(&clock, rate, length, |number| {
+            if number > (rate * 3.0) as usize {
+                sum.set(sum.get() + f64::from(bulkhead.limit()));
+                seen.set(seen.get() + 1.0);
             }
-        })));
-        let mean = sum.get() as f64 / seen.get() as f64;
+            let work = || async {
+                server.handle().await;
+                Ok::<_, ()>(())
+            };
+            let bulkhead = &bulkhead;
+            async move { bulkhead.call(work).await.is_ok() }
+        });
+        let mean: f64 = sum.get() / seen.get();
         println!("{name}: settles at {mean:.1}");
         assert!((16.0..=44.0).contains(&mean), "{name} settles at {mean:.1}");
     }

@@ -10,7 +10,7 @@ use backstop::bulkhead::limit::{
     Aimd, ConcurrencyLimit, Correlated, Gradient, Gradient2, Probe, Sample, Vegas, Windowed,
 };
 use backstop::{
-    Bulkhead, Clock, Context, Instant, ManualClock, Operation, Outcome, Policy, Reason, Timeout,
+    Backoff, Bulkhead, Clock, Context, Instant, ManualClock, Policy, Reason, Retry, Timeout,
 };
 use futures::future::join_all;
 
@@ -54,26 +54,30 @@ fn algorithms() -> Vec<(&'static str, u32, Limit)> {
     ]
 }
 
-/// `clients` clients that call one after another, `calls` each.
+/// `clients` clients that call one after another for `length`. Who is refused comes back later.
 fn closed_loop<P: Policy<(), ()>>(
     clock: &ManualClock,
     policy: &P,
     clients: usize,
-    calls: usize,
+    length: Duration,
     work: impl Fn() -> Duration,
 ) {
-    let work = &work;
+    let (work, end) = (&work, clock.now() + length);
     clock.block_on(join_all((0..clients).map(|_| async move {
-        for _ in 0..calls {
+        while clock.now() < end {
             let operation = || async move {
                 clock.sleep(work()).await;
                 Ok(())
             };
             if policy.call(operation).await.is_err() {
-                clock.sleep(ms(1)).await;
+                clock.sleep(ms(10)).await;
             }
         }
     })));
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
 }
 
 #[test]
@@ -83,7 +87,7 @@ fn pitfall_56_a_sequential_client_cannot_raise_the_limit() {
         let initial = algorithm.limit();
         let bulkhead = on(&clock).adaptive(algorithm).build().unwrap();
         let highest = Cell::new(0);
-        closed_loop(&clock, &bulkhead, 1, 2000, || {
+        closed_loop(&clock, &bulkhead, 1, secs(20), || {
             highest.set(highest.get().max(bulkhead.limit()));
             ms(10)
         });
@@ -102,9 +106,9 @@ fn pitfall_57_calls_cut_by_an_outer_timeout_shrink_the_limit() {
             .build()
             .unwrap();
         let stack = (timeout, bulkhead.clone());
-        closed_loop(&clock, &stack, 50, 200, || ms(10));
+        closed_loop(&clock, &stack, 50, secs(3), || ms(10));
         assert!(bulkhead.limit() > min, "{name}: {}", bulkhead.limit());
-        closed_loop(&clock, &stack, 50, 1000, || Duration::from_secs(3600));
+        closed_loop(&clock, &stack, 50, secs(30), || secs(3600));
         assert_eq!(bulkhead.limit(), min, "{name}");
         assert_eq!(bulkhead.snapshot().in_flight, 0, "{name}");
     }
@@ -166,7 +170,7 @@ fn pitfall_58_a_limit_never_reaches_zero() {
 
 #[test]
 fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
-    let probe = Probe::every(Duration::from_secs(30)).samples(10);
+    let probe = Probe::every(secs(10)).jitter(0.0).samples(10);
     let recover: [(&str, Limit); 3] = [
         (
             "vegas, probed",
@@ -177,7 +181,7 @@ fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
             Box::new(
                 Vegas::builder()
                     .probe(None)
-                    .decay(Duration::from_secs(30))
+                    .decay(secs(10))
                     .max(50)
                     .build()
                     .unwrap(),
@@ -192,12 +196,11 @@ fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
         let clock = ManualClock::new();
         let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
         let latency = Cell::new(ms(10));
-        closed_loop(&clock, &bulkhead, 60, 1000, || latency.get());
+        closed_loop(&clock, &bulkhead, 60, secs(5), || latency.get());
         let before = bulkhead.limit();
         latency.set(ms(20));
-        let doubled = clock.now();
         let lowest = Cell::new(u32::MAX);
-        closed_loop(&clock, &bulkhead, 60, 30_000 / 10, || {
+        closed_loop(&clock, &bulkhead, 60, secs(25), || {
             lowest.set(lowest.get().min(bulkhead.limit()));
             latency.get()
         });
@@ -211,7 +214,6 @@ fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
             "{name}: {before} to {} to {after}",
             lowest.get()
         );
-        assert!(clock.now() < doubled + Duration::from_secs(120), "{name}");
     }
 }
 
@@ -229,23 +231,6 @@ impl ConcurrencyLimit for Recorder {
     }
 }
 
-/// Three attempts, a second apart.
-struct Thrice(ManualClock);
-
-impl<T, E> Policy<T, E> for Thrice {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, mut cx: Context) -> Outcome<T, E> {
-        for attempt in 1..3 {
-            let outcome = op.attempt(cx.with_attempt(attempt)).await;
-            if outcome.result.is_ok() {
-                return outcome;
-            }
-            self.0.sleep(Duration::from_secs(1)).await;
-            cx.refresh(&self.0.clone().into());
-        }
-        op.attempt(cx.with_attempt(3)).await
-    }
-}
-
 #[test]
 fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
     let clock = ManualClock::new();
@@ -255,7 +240,12 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
         .queue(5)
         .build()
         .unwrap();
-    let stack = (Thrice(clock.clone()), bulkhead);
+    let retry = Retry::builder()
+        .backoff(Backoff::fixed(secs(1)))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let stack = (retry, bulkhead);
     let call = || async {
         let attempts = Cell::new(0);
         let operation = || async {

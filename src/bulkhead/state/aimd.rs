@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::limit::{Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, share};
 use crate::error::ConfigError;
 
-/// One more after each success that used the limit, a tenth less after an overload.
+/// One more after a success that used the limit, a tenth less after an overload.
 ///
-/// Source: Netflix concurrency-limits, `AIMDLimit`, with one change: calls that began before the last
-/// decrease do not cause another one, as in TCP. Otherwise a hundred calls that time out together
-/// would be a hundred decreases.
+/// Source: Netflix concurrency-limits, `AIMDLimit`, with one change: the limit grows once per round trip
+/// and shrinks once per round trip, as in TCP. Otherwise a hundred calls that time out together would
+/// be a hundred decreases. [`every_sample`](AimdBuilder::every_sample) is Netflix's way.
 ///
 /// ```
 /// use std::time::Duration;
@@ -25,7 +25,10 @@ use crate::error::ConfigError;
 pub struct Aimd {
     config: AimdBuilder,
     limit: u32,
-    overload: OncePerRoundTrip,
+    /// Paces growth: after any move.
+    moves: OncePerRoundTrip,
+    /// Paces shrinking: after a shrink only.
+    shrinks: OncePerRoundTrip,
 }
 
 /// Builds an [`Aimd`].
@@ -35,14 +38,14 @@ pub struct Aimd {
 /// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
 /// | [`backoff`](Self::backoff) | 0.9 |
 /// | [`timeout`](Self::timeout) | 5 s |
-/// | [`every_overload`](Self::every_overload) | no: once per round trip |
+/// | [`every_sample`](Self::every_sample) | no: once per round trip |
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct AimdBuilder {
     bounds: Bounds,
     backoff: f64,
     timeout: Duration,
-    every_overload: bool,
+    every_sample: bool,
 }
 
 impl Aimd {
@@ -52,7 +55,7 @@ impl Aimd {
             bounds: Bounds::DEFAULT,
             backoff: 0.9,
             timeout: Duration::from_secs(5),
-            every_overload: false,
+            every_sample: false,
         }
     }
 }
@@ -72,9 +75,9 @@ impl AimdBuilder {
         self
     }
 
-    /// Whether each overload counts, as in Netflix's, not only one per round trip.
-    pub const fn every_overload(mut self, every: bool) -> Self {
-        self.every_overload = every;
+    /// Whether the limit moves with every sample, not only once per round trip.
+    pub const fn every_sample(mut self, every: bool) -> Self {
+        self.every_sample = every;
         self
     }
 
@@ -89,7 +92,8 @@ impl AimdBuilder {
         Ok(Aimd {
             limit: self.bounds.initial,
             config: self,
-            overload: OncePerRoundTrip::default(),
+            moves: OncePerRoundTrip::default(),
+            shrinks: OncePerRoundTrip::default(),
         })
     }
 }
@@ -102,15 +106,19 @@ impl ConcurrencyLimit for Aimd {
     fn on_sample(&mut self, sample: &Sample) {
         let config = &self.config;
         let limit = if sample.overloaded || sample.latency > config.timeout {
-            if !self.overload.allows(sample) && !config.every_overload {
+            if !self.shrinks.allows(sample) && !config.every_sample {
                 return;
             }
+            self.shrinks.moved(sample);
             f64::from(self.limit) * config.backoff
-        } else if sample.uses(self.limit) {
-            f64::from(self.limit) + 1.0
         } else {
-            return;
+            let ripe = self.moves.allows(sample) || config.every_sample;
+            if !(ripe && sample.uses(self.limit)) {
+                return;
+            }
+            f64::from(self.limit) + 1.0
         };
+        self.moves.moved(sample);
         self.limit = config.bounds.clamp(limit.floor()) as u32;
     }
 }

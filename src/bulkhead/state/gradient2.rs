@@ -10,6 +10,10 @@ use crate::error::ConfigError;
 /// by the share `smoothing`. When the long average is more than twice the latency it is lowered by
 /// 5 % a sample, so it forgets an overload quickly.
 ///
+/// Put a [`Windowed`](super::limit::Windowed) in front: the long average goes over a number of samples,
+/// so with one for each call a busy bulkhead would forget within a second what latency was like
+/// before the overload.
+///
 /// Source: Netflix concurrency-limits, `Gradient2Limit`, with one change: there an overload is ignored,
 /// here it multiplies the limit with [`backoff`](Gradient2Builder::backoff), once per round trip.
 #[derive(Clone, Debug)]
@@ -128,6 +132,7 @@ impl ConcurrencyLimit for Gradient2 {
         let config = &self.config;
         if sample.overloaded {
             if self.overload.allows(sample) {
+                self.overload.moved(sample);
                 self.limit = config.bounds.clamp(self.limit * config.backoff);
             }
             return;

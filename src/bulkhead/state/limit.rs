@@ -203,20 +203,20 @@ pub(super) fn share(
     }
 }
 
-/// Lets an overload count once per round trip: calls that began before the last decrease say nothing
-/// new.
+/// Lets a limit move once per round trip: a call that began before the last move says nothing about
+/// it. Moving with every sample would overshoot by as much as calls are in flight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OncePerRoundTrip {
     last: Option<Instant>,
 }
 
 impl OncePerRoundTrip {
-    pub(super) fn allows(&mut self, sample: &Sample) -> bool {
-        let allowed = self.last.is_none_or(|last| sample.started >= last);
-        if allowed {
-            self.last = Some(sample.now);
-        }
-        allowed
+    pub(super) fn allows(&self, sample: &Sample) -> bool {
+        self.last.is_none_or(|last| sample.started >= last)
+    }
+
+    pub(super) const fn moved(&mut self, sample: &Sample) {
+        self.last = Some(sample.now);
     }
 }
 

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
+use super::limit::{
+    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, log10_root,
+};
 use super::probe::{Probe, Probed, Prober};
 use crate::clock::Instant;
 use crate::error::ConfigError;
@@ -20,13 +22,16 @@ use crate::error::ConfigError;
 /// [probed](Probe) again and again. (Netflix takes any latency every few hundred samples, under load
 /// or not, which lets the limit drift upwards.)
 ///
-/// Source: Netflix concurrency-limits, `VegasLimit`.
+/// Source: Netflix concurrency-limits, `VegasLimit`, with one change: there every sample moves the limit,
+/// here one per round trip, as in TCP Vegas. Otherwise it overshoots by as much as calls are in
+/// flight. [`every_sample`](VegasBuilder::every_sample) is Netflix's way.
 #[derive(Clone, Debug)]
 pub struct Vegas {
     config: VegasBuilder,
     limit: f64,
     smallest: Smallest,
     prober: Option<Prober>,
+    moves: OncePerRoundTrip,
 }
 
 type Curve = Arc<dyn Fn(f64) -> f64 + Send + Sync>;
@@ -42,6 +47,7 @@ type Curve = Arc<dyn Fn(f64) -> f64 + Send + Sync>;
 /// | [`smoothing`](Self::smoothing) | 1 |
 /// | [`probe`](Self::probe) | every 60 s |
 /// | [`decay`](Self::decay) | none |
+/// | [`every_sample`](Self::every_sample) | no: once per round trip |
 ///
 /// `log10` is that of whole numbers, and at least 1.
 #[derive(Clone)]
@@ -56,6 +62,7 @@ pub struct VegasBuilder {
     smoothing: f64,
     probe: Option<Probe>,
     decay: Option<Duration>,
+    every_sample: bool,
 }
 
 fn step(limit: f64) -> f64 {
@@ -75,6 +82,7 @@ impl Vegas {
             smoothing: 1.0,
             probe: Some(Probe::default()),
             decay: None,
+            every_sample: false,
         }
     }
 
@@ -131,6 +139,12 @@ impl VegasBuilder {
         self
     }
 
+    /// Whether the limit moves with every sample, not only once per round trip.
+    pub const fn every_sample(mut self, every: bool) -> Self {
+        self.every_sample = every;
+        self
+    }
+
     /// The algorithm.
     ///
     /// # Errors
@@ -155,6 +169,7 @@ impl VegasBuilder {
             limit: f64::from(self.bounds.initial),
             smallest: Smallest::default(),
             prober: self.probe.map(Prober::new),
+            moves: OncePerRoundTrip::default(),
             config: self,
         })
     }
@@ -193,6 +208,9 @@ impl ConcurrencyLimit for Vegas {
             return;
         }
         let config = &self.config;
+        if !(self.moves.allows(sample) || config.every_sample) {
+            return;
+        }
         let limit = self.limit;
         let queue = (limit * (1.0 - smallest / latency)).ceil();
         let beta = (config.beta)(limit);
@@ -205,6 +223,7 @@ impl ConcurrencyLimit for Vegas {
         } else {
             return;
         };
+        self.moves.moved(sample);
         self.move_to(target);
     }
 }
