@@ -18,6 +18,10 @@ mod clock;
 mod delays;
 #[path = "conformance/failsafe_go_breaker.rs"]
 mod failsafe_go_breaker;
+#[path = "conformance/envoy_gradient.rs"]
+mod envoy_gradient;
+#[path = "conformance/failsafe_limiter.rs"]
+mod failsafe_limiter;
 #[path = "conformance/fields.rs"]
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
@@ -28,6 +32,8 @@ mod grpc_throttling;
 mod harness;
 #[path = "conformance/harness_tests.rs"]
 mod harness_tests;
+#[path = "conformance/netflix_limits.rs"]
+mod netflix_limits;
 #[path = "conformance/polly_breakers.rs"]
 mod polly_breakers;
 #[path = "conformance/polly_v8_retry.rs"]
@@ -44,6 +50,9 @@ use harness::{Adapter, run_directory};
 /// Who speaks which dialect. Several may accept a file: the first that can express a scenario
 /// decides about it.
 const ADAPTERS: &[Adapter] = &[
+    envoy_gradient::ADAPTER,
+    failsafe_limiter::ADAPTER,
+    netflix_limits::ADAPTER,
     accrual::FINAGLE,
     accrual::LINKERD,
     aws_retry::ADAPTER,

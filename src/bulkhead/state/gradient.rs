@@ -39,7 +39,7 @@ pub struct Gradient {
 /// | [`quantile`](Self::quantile) | 0.5 |
 /// | [`buffer`](Self::buffer) | 0.25 |
 /// | [`probe`](Self::probe) | every 60 s |
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct GradientBuilder {
     min: u32,
