@@ -14,7 +14,7 @@ use futures::future::join_all;
 /// It does not notice when a caller has given up: the work is done all the same. That is what makes
 /// overload so costly.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     clock: ManualClock,
     /// When each worker will be free.
     free_at: RefCell<BinaryHeap<Reverse<Instant>>>,
@@ -23,7 +23,7 @@ pub struct Server {
 
 impl Server {
     /// A server with `workers` workers that take `service` for a request.
-    pub fn new(clock: &ManualClock, workers: u32, service: Duration) -> Self {
+    pub(crate) fn new(clock: &ManualClock, workers: u32, service: Duration) -> Self {
         Self {
             clock: clock.clone(),
             free_at: RefCell::new((0..workers).map(|_| Reverse(Instant::ORIGIN)).collect()),
@@ -32,7 +32,7 @@ impl Server {
     }
 
     /// Serves one request.
-    pub async fn handle(&self) {
+    pub(crate) async fn handle(&self) {
         let now = self.clock.now();
         let end = {
             let mut free_at = self.free_at.borrow_mut();
@@ -45,23 +45,23 @@ impl Server {
     }
 
     /// How many requests it can serve in a second.
-    pub fn capacity(&self) -> f64 {
+    pub(crate) fn capacity(&self) -> f64 {
         self.free_at.borrow().len() as f64 / self.service.get().as_secs_f64()
     }
 }
 
 /// What became of the calls of a run.
 #[derive(Debug, Default)]
-pub struct Results {
+pub(crate) struct Results {
     /// How long each good call took.
-    pub latencies: Vec<Duration>,
+    pub(crate) latencies: Vec<Duration>,
     /// How many calls there were.
-    pub offered: usize,
+    pub(crate) offered: usize,
 }
 
 impl Results {
     /// The latency that 99 in 100 good calls did not exceed; zero without any.
-    pub fn p99(&mut self) -> Duration {
+    pub(crate) fn p99(&mut self) -> Duration {
         self.latencies.sort_unstable();
         let rank = (self.latencies.len() * 99).div_ceil(100);
         let index = rank.saturating_sub(1);
@@ -71,7 +71,7 @@ impl Results {
 
 /// Calls at an even rate, whatever becomes of them, for `length`. Calls of the first fifth are warm-up
 /// and do not count. `call` says whether it went well; it is told its number.
-pub fn open_loop<Fut: Future<Output = bool>>(
+pub(crate) fn open_loop<Fut: Future<Output = bool>>(
     clock: &ManualClock,
     per_second: f64,
     length: Duration,

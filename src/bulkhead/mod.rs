@@ -88,7 +88,8 @@ use self::adaptive::Adaptive;
 use self::queue::{Entrant, Full, Gate};
 use self::state::{Sample, Taken};
 use crate::clock::{ClockHandle, Instant};
-use crate::error::{Reason, Rejected};
+use crate::codel::Codel;
+use crate::error::{ConfigError, Reason, Rejected};
 use crate::observe::{Event, Observer};
 use crate::policy::{Context, ErrorClass, Health, Verdict};
 use crate::rng::SharedRng;
@@ -321,6 +322,22 @@ impl Bulkhead {
         self.inner.apply(limit, None);
     }
 
+    /// Changes the target and the interval of CoDel; what it knows of the line stays.
+    ///
+    /// # Errors
+    ///
+    /// When the bulkhead was built without [`codel`](BulkheadBuilder::codel), or the values make no
+    /// sense. Then nothing changes.
+    pub fn set_codel(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
+        let error = |problem| ConfigError::new(self.inner.name, "codel", problem);
+        Codel::check(target, interval).map_err(error)?;
+        if self.inner.gate.retune(target, interval) {
+            Ok(())
+        } else {
+            Err(error("was not given to the builder"))
+        }
+    }
+
     /// Counts and gauges. Reading changes nothing.
     pub fn snapshot(&self) -> BulkheadSnapshot {
         let inner = &*self.inner;
@@ -332,6 +349,7 @@ impl Bulkhead {
             limit: word.limit(),
             in_flight: word.in_flight(),
             queued: inner.gate.queued(),
+            queue_load: inner.gate.load(),
             refused: inner.refused.load(Ordering::Relaxed),
             timed_out: inner.timed_out.load(Ordering::Relaxed),
             would_refuse: inner.would_refuse.load(Ordering::Relaxed),
@@ -465,6 +483,8 @@ pub struct BulkheadSnapshot {
     pub in_flight: u32,
     /// How many calls wait in line.
     pub queued: usize,
+    /// How long the line takes against what CoDel tolerates, 0 to 1; 0 without CoDel.
+    pub queue_load: f64,
     /// How many calls found no room, in line or at all.
     pub refused: u64,
     /// How many calls left the line because they had waited too long.

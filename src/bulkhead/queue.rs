@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
 
 use super::state::{Permits, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
@@ -168,6 +169,18 @@ impl Gate {
 
     pub(super) fn queued_in(&self, lane: usize) -> usize {
         self.queue.lock().waiting[lane].len()
+    }
+
+    /// CoDel's load, 0 to 1; 0 without CoDel.
+    pub(super) fn load(&self) -> f64 {
+        self.queue.lock().codel.as_ref().map_or(0.0, Codel::load)
+    }
+
+    /// Changes CoDel's target and interval. `false` without CoDel.
+    pub(super) fn retune(&self, target: Duration, interval: Duration) -> bool {
+        let mut queue = self.queue.lock();
+        let codel = queue.codel.as_mut();
+        codel.map(|codel| codel.retune(target, interval)).is_some()
     }
 
     /// Admits a call if there is room and nobody waits for it.

@@ -87,7 +87,7 @@ fn threefold_overload_keeps_nine_tenths_of_the_capacity() {
             .build()
             .unwrap();
         let stack = (timeout, bulkhead);
-        let results = open_loop(
+        let mut results = open_loop(
             &clock,
             3.0 * server.capacity(),
             Duration::from_secs(5),
@@ -99,6 +99,8 @@ fn threefold_overload_keeps_nine_tenths_of_the_capacity() {
                 stack.call(work).await.is_ok()
             },
         );
+        assert!(results.p99() <= ms(100), "{name}");
+        assert_eq!(results.offered, 24_000, "without the first second");
         let goodput = results.latencies.len() as f64 / 4.0 / server.capacity();
         println!("{name}: goodput {goodput:.3} of the capacity");
         assert!(goodput > 0.9, "{name}: {goodput:.3}");

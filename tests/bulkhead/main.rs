@@ -362,6 +362,33 @@ fn codel_drops_the_stale_and_serves_the_newest() {
 }
 
 #[test]
+fn codel_can_be_retuned() {
+    let clock = ManualClock::new();
+    let bulkhead = on(&clock)
+        .max_concurrent(1)
+        .queue(1000)
+        .codel_defaults()
+        .build()
+        .unwrap();
+    assert_eq!(
+        bulkhead.set_codel(ms(110), ms(100)).unwrap_err().setting(),
+        "codel"
+    );
+    assert_eq!(
+        bulkhead.set_codel(ms(0), ms(100)).unwrap_err().setting(),
+        "codel"
+    );
+    // A wait that 5 ms would not tolerate.
+    bulkhead.set_codel(ms(50), ms(100)).unwrap();
+    let work: Vec<_> = (0..200).map(|_| (2, Priority::NORMAL)).collect();
+    assert_eq!(order_of(&bulkhead, &clock, &work[..40]).len(), 40);
+    assert!(order_of(&bulkhead, &clock, &work).len() < 200);
+    assert!((0.0..=1.0).contains(&bulkhead.snapshot().queue_load));
+    let without = on(&clock).build().unwrap();
+    assert!(without.set_codel(ms(5), ms(100)).is_err());
+}
+
+#[test]
 fn a_resize_takes_effect_at_once() {
     let clock = ManualClock::new();
     let bulkhead = on(&clock).max_concurrent(1).queue(9).build().unwrap();
