@@ -26,17 +26,3 @@ pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
-
-/// A lock that loom can see, for what its models run.
-#[derive(Debug, Default)]
-pub(crate) struct ModelMutex<T>(Mutex<T>);
-
-impl<T> ModelMutex<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(Mutex::new(value))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        lock_checked(&self.0)
-    }
-}

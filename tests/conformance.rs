@@ -16,10 +16,10 @@ mod breakers;
 mod clock;
 #[path = "conformance/delays.rs"]
 mod delays;
-#[path = "conformance/failsafe_go_breaker.rs"]
-mod failsafe_go_breaker;
 #[path = "conformance/envoy_gradient.rs"]
 mod envoy_gradient;
+#[path = "conformance/failsafe_go_breaker.rs"]
+mod failsafe_go_breaker;
 #[path = "conformance/failsafe_limiter.rs"]
 mod failsafe_limiter;
 #[path = "conformance/fields.rs"]
@@ -50,16 +50,16 @@ use harness::{Adapter, run_directory};
 /// Who speaks which dialect. Several may accept a file: the first that can express a scenario
 /// decides about it.
 const ADAPTERS: &[Adapter] = &[
-    envoy_gradient::ADAPTER,
-    failsafe_limiter::ADAPTER,
-    netflix_limits::ADAPTER,
     accrual::FINAGLE,
     accrual::LINKERD,
     aws_retry::ADAPTER,
+    envoy_gradient::ADAPTER,
     failsafe_go_breaker::ADAPTER,
     failsafe_go_breaker::STATS,
+    failsafe_limiter::ADAPTER,
     finagle_budget::ADAPTER,
     grpc_throttling::ADAPTER,
+    netflix_limits::ADAPTER,
     polly_breakers::V7,
     polly_v8_retry::ADAPTER,
     polly_breakers::V8,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::state::{ConcurrencyLimit, Sample};
-use crate::sync::ModelMutex;
+use crate::sync::{Mutex, lock_checked};
 
 /// An algorithm with an inbox.
 ///
@@ -12,7 +12,7 @@ use crate::sync::ModelMutex;
 /// meanwhile go into the inbox and are run by the one who has it. So nobody waits for an update, and
 /// an algorithm that uses its own bulkhead does not lock itself out.
 pub(super) struct Adaptive {
-    seat: ModelMutex<Seat>,
+    seat: Mutex<Seat>,
 }
 
 struct Seat {
@@ -26,7 +26,7 @@ const INBOX: usize = 64;
 impl Adaptive {
     pub(super) fn new(algorithm: Box<dyn ConcurrencyLimit>) -> Self {
         Self {
-            seat: ModelMutex::new(Seat {
+            seat: Mutex::new(Seat {
                 algorithm: Some(algorithm),
                 inbox: VecDeque::new(),
             }),
@@ -36,7 +36,7 @@ impl Adaptive {
     /// Runs a sample, and calls `apply` with the limit that follows, once for each sample.
     pub(super) fn sample(&self, sample: Sample, mut apply: impl FnMut(u32)) {
         let algorithm = {
-            let mut seat = self.seat.lock();
+            let mut seat = lock_checked(&self.seat);
             match seat.algorithm.take() {
                 Some(algorithm) => algorithm,
                 None => {
@@ -71,7 +71,7 @@ struct Turn<'a> {
 impl Turn<'_> {
     /// The next sample of the inbox; when there is none, the algorithm has been put back.
     fn next(&mut self) -> Option<Sample> {
-        let mut seat = self.adaptive.seat.lock();
+        let mut seat = lock_checked(&self.adaptive.seat);
         let next = seat.inbox.pop_front();
         if next.is_none() {
             seat.algorithm = self.algorithm.take();
@@ -84,7 +84,7 @@ impl Drop for Turn<'_> {
     /// After a panic of the algorithm.
     fn drop(&mut self) {
         if let Some(algorithm) = self.algorithm.take() {
-            self.adaptive.seat.lock().algorithm = Some(algorithm);
+            lock_checked(&self.adaptive.seat).algorithm = Some(algorithm);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::Reason;
 use crate::policy::Priority;
-use crate::sync::{AtomicU32, ModelMutex, Ordering};
+use crate::sync::{AtomicU32, Mutex, Ordering, lock_checked};
 
 /// Who is next when several wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,7 +83,7 @@ pub(super) struct Gate {
     has_codel: bool,
     /// Empty for a bulkhead without partitions. The first is for calls that belong to none.
     lanes: Box<[Lane]>,
-    queue: ModelMutex<Queue>,
+    queue: Mutex<Queue>,
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Gate {
             clock,
             has_codel: codel.is_some(),
             lanes,
-            queue: ModelMutex::new(Queue {
+            queue: Mutex::new(Queue {
                 waiting,
                 len: 0,
                 next: 0,
@@ -164,21 +164,24 @@ impl Gate {
     }
 
     pub(super) fn queued(&self) -> usize {
-        self.queue.lock().len
+        lock_checked(&self.queue).len
     }
 
     pub(super) fn queued_in(&self, lane: usize) -> usize {
-        self.queue.lock().waiting[lane].len()
+        lock_checked(&self.queue).waiting[lane].len()
     }
 
     /// CoDel's load, 0 to 1; 0 without CoDel.
     pub(super) fn load(&self) -> f64 {
-        self.queue.lock().codel.as_ref().map_or(0.0, Codel::load)
+        lock_checked(&self.queue)
+            .codel
+            .as_ref()
+            .map_or(0.0, Codel::load)
     }
 
     /// Changes CoDel's target and interval. `false` without CoDel.
     pub(super) fn retune(&self, target: Duration, interval: Duration) -> bool {
-        let mut queue = self.queue.lock();
+        let mut queue = lock_checked(&self.queue);
         let codel = queue.codel.as_mut();
         codel.map(|codel| codel.retune(target, interval)).is_some()
     }
@@ -199,7 +202,7 @@ impl Gate {
     #[cold]
     fn look_again(&self, cost: u32, word: Word) -> Result<Taken, Full> {
         if word.waiting() && word.has_room(cost) {
-            let queue = self.queue.lock();
+            let queue = lock_checked(&self.queue);
             if queue.len == 0 {
                 if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp) {
                     return Ok(taken);
@@ -218,7 +221,7 @@ impl Gate {
     }
 
     fn try_admit_to_lane(&self, entrant: Entrant) -> Result<Taken, Full> {
-        let queue = self.queue.lock();
+        let queue = lock_checked(&self.queue);
         let Entrant { cost, lane, .. } = entrant;
         let word = self.read();
         let below = self.lanes[lane].is_below_share(cost, word.limit());
@@ -289,7 +292,7 @@ impl Gate {
         waker: Waker,
     ) -> Option<Ticket<'_>> {
         let ticket = {
-            let mut queue = self.queue.lock();
+            let mut queue = lock_checked(&self.queue);
             if queue.len >= self.rules.capacity {
                 return None;
             }
@@ -330,11 +333,11 @@ impl Gate {
         } else {
             Instant::ORIGIN
         };
-        let mut queue = self.queue.lock();
+        let mut queue = lock_checked(&self.queue);
         while let Some(waker) = self.settle_next(&mut queue, now) {
             drop(queue);
             waker.wake();
-            queue = self.queue.lock();
+            queue = lock_checked(&self.queue);
         }
     }
 
@@ -444,7 +447,7 @@ impl Ticket<'_> {
     /// Whether the waiting is over, and how it ended.
     pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Taken, Reason>> {
         let waker = task.waker().clone();
-        let mut queue = self.gate.queue.lock();
+        let mut queue = lock_checked(&self.gate.queue);
         if let Some(settled) = queue.settled.remove(&self.place.1) {
             self.live = false;
             return Poll::Ready(match settled {
@@ -468,7 +471,7 @@ impl Drop for Ticket<'_> {
             return;
         }
         let gate = self.gate;
-        let mut queue = gate.queue.lock();
+        let mut queue = lock_checked(&gate.queue);
         let waiter = queue.waiting[self.lane].remove(&self.place);
         if waiter.is_some() {
             gate.one_less(&mut queue);
