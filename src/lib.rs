@@ -70,8 +70,10 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
+mod codel;
 pub mod deadline;
 mod error;
 pub mod guide;
@@ -87,6 +89,7 @@ mod window;
 
 pub use self::backoff::{Backoff, Jitter};
 pub use self::budget::RetryBudget;
+pub use self::bulkhead::Bulkhead;
 pub use self::circuit_breaker::CircuitBreaker;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;

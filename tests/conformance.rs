@@ -20,8 +20,12 @@ mod clock;
 mod cycles;
 #[path = "conformance/delays.rs"]
 mod delays;
+#[path = "conformance/envoy_gradient.rs"]
+mod envoy_gradient;
 #[path = "conformance/failsafe_go_breaker.rs"]
 mod failsafe_go_breaker;
+#[path = "conformance/failsafe_limiter.rs"]
+mod failsafe_limiter;
 #[path = "conformance/fields.rs"]
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
@@ -38,6 +42,8 @@ mod harness;
 mod harness_tests;
 #[path = "conformance/limits.rs"]
 mod limits;
+#[path = "conformance/netflix_limits.rs"]
+mod netflix_limits;
 #[path = "conformance/polly_breakers.rs"]
 mod polly_breakers;
 #[path = "conformance/polly_v8_retry.rs"]
@@ -59,15 +65,18 @@ const ADAPTERS: &[Adapter] = &[
     accrual::FINAGLE,
     accrual::LINKERD,
     aws_retry::ADAPTER,
+    envoy_gradient::ADAPTER,
     failsafe_go_breaker::ADAPTER,
     failsafe_go_breaker::STATS,
     bucket4j::ADAPTER,
     cycles::FAILSAFE,
     cycles::RESILIENCE4J,
+    failsafe_limiter::ADAPTER,
     finagle_budget::ADAPTER,
     gcra::ADAPTER,
     golang_rate::ADAPTER,
     grpc_throttling::ADAPTER,
+    netflix_limits::ADAPTER,
     polly_breakers::V7,
     polly_v8_retry::ADAPTER,
     polly_breakers::V8,
