@@ -68,6 +68,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod adaptive_rate;
 pub mod backoff;
 pub mod budget;
 pub mod bulkhead;

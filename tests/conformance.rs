@@ -8,6 +8,8 @@
 
 #[path = "conformance/accrual.rs"]
 mod accrual;
+#[path = "conformance/aws_adaptive_rate.rs"]
+mod aws_adaptive_rate;
 #[path = "conformance/aws_retry.rs"]
 mod aws_retry;
 #[path = "conformance/breakers.rs"]
@@ -52,6 +54,7 @@ use harness::{Adapter, run_directory};
 const ADAPTERS: &[Adapter] = &[
     accrual::FINAGLE,
     accrual::LINKERD,
+    aws_adaptive_rate::ADAPTER,
     aws_retry::ADAPTER,
     envoy_gradient::ADAPTER,
     failsafe_go_breaker::ADAPTER,
