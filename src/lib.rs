@@ -74,7 +74,7 @@ pub mod budget;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
-mod codel;
+pub mod codel;
 pub mod deadline;
 mod error;
 pub mod guide;

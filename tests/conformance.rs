@@ -28,6 +28,8 @@ mod failsafe_limiter;
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
 mod finagle_budget;
+#[path = "conformance/folly_codel.rs"]
+mod folly_codel;
 #[path = "conformance/grpc_throttling.rs"]
 mod grpc_throttling;
 #[path = "conformance/harness.rs"]
@@ -61,6 +63,7 @@ const ADAPTERS: &[Adapter] = &[
     failsafe_go_breaker::STATS,
     failsafe_limiter::ADAPTER,
     finagle_budget::ADAPTER,
+    folly_codel::ADAPTER,
     grpc_throttling::ADAPTER,
     netflix_limits::ADAPTER,
     polly_breakers::V7,
