@@ -7,8 +7,11 @@ use crate::clock::{Instant, nanos};
 
 /// `value` if it is a number from 0, the largest number if it is infinite, else 0.
 fn rate(value: f64) -> f64 {
-    // Not `clamp`: it would let NaN through.
-    value.max(0.0).min(f64::MAX)
+    if value > 0.0 {
+        value.min(f64::MAX)
+    } else {
+        0.0
+    }
 }
 
 fn secs(later: Instant, earlier: Instant) -> f64 {
