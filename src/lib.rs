@@ -68,12 +68,13 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod adaptive_rate;
 pub mod backoff;
 pub mod budget;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
-mod codel;
+pub mod codel;
 pub mod deadline;
 mod error;
 pub mod guide;

@@ -8,6 +8,8 @@
 
 #[path = "conformance/accrual.rs"]
 mod accrual;
+#[path = "conformance/aws_adaptive_rate.rs"]
+mod aws_adaptive_rate;
 #[path = "conformance/aws_retry.rs"]
 mod aws_retry;
 #[path = "conformance/breakers.rs"]
@@ -30,6 +32,8 @@ mod failsafe_limiter;
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
 mod finagle_budget;
+#[path = "conformance/folly_codel.rs"]
+mod folly_codel;
 #[path = "conformance/gcra.rs"]
 mod gcra;
 #[path = "conformance/golang_rate.rs"]
@@ -64,6 +68,7 @@ use harness::{Adapter, run_directory};
 const ADAPTERS: &[Adapter] = &[
     accrual::FINAGLE,
     accrual::LINKERD,
+    aws_adaptive_rate::ADAPTER,
     aws_retry::ADAPTER,
     envoy_gradient::ADAPTER,
     failsafe_go_breaker::ADAPTER,
@@ -75,6 +80,7 @@ const ADAPTERS: &[Adapter] = &[
     finagle_budget::ADAPTER,
     gcra::ADAPTER,
     golang_rate::ADAPTER,
+    folly_codel::ADAPTER,
     grpc_throttling::ADAPTER,
     netflix_limits::ADAPTER,
     polly_breakers::V7,

@@ -179,7 +179,7 @@ impl BulkheadBuilder {
     /// # Errors
     ///
     /// A limit or a longest wait of zero; a longest wait, an order or CoDel without a queue; CoDel with
-    /// an order of its own, a target of zero, or a target above its interval; shares that are not in
+    /// an order of its own, a target of zero, or one not shorter than its interval; shares that are not in
     /// (0, 1] or exceed 1 together; two partitions of one name; no clock where the feature `tokio`
     /// is off.
     pub fn build(self) -> Result<Bulkhead, ConfigError> {

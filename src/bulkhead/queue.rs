@@ -183,7 +183,7 @@ impl Gate {
     pub(super) fn retune(&self, target: Duration, interval: Duration) -> bool {
         let mut queue = lock_checked(&self.queue);
         let codel = queue.codel.as_mut();
-        codel.map(|codel| codel.retune(target, interval)).is_some()
+        codel.is_some_and(|codel| codel.retune(target, interval).is_ok())
     }
 
     /// Admits a call if there is room and nobody waits for it.

@@ -507,6 +507,7 @@ fn settings_without_meaning_are_refused() {
         ("codel", Bulkhead::builder().codel_defaults()),
         ("codel", Bulkhead::builder().queue(1).codel(ms(0), ms(1))),
         ("codel", Bulkhead::builder().queue(1).codel(ms(2), ms(1))),
+        ("codel", Bulkhead::builder().queue(1).codel(ms(1), ms(1))),
         (
             "codel",
             Bulkhead::builder()
@@ -544,7 +545,7 @@ fn extreme_settings_do_what_they_say() {
     let builders: [BulkheadBuilder; 3] = [
         on(&clock).max_concurrent(u32::MAX),
         on(&clock).queue(usize::MAX).max_wait(Duration::MAX),
-        on(&clock).queue(1).codel(Duration::MAX, Duration::MAX),
+        on(&clock).queue(1).codel(Duration::MAX / 2, Duration::MAX),
     ];
     for builder in builders {
         let bulkhead = builder.build().unwrap();

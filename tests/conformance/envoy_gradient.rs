@@ -70,20 +70,20 @@ impl Envoy<'_> {
         Sample::new(self.clock.now(), latency, self.algorithm.limit())
     }
 
-    /// There a timer ends windows, here the next sample does. This is the limit that one would find.
-    fn limit(&self) -> u32 {
-        let mut next = self.algorithm.clone();
-        next.on_sample(&self.sample(Duration::ZERO));
-        next.limit()
+    /// The limit once the timers that are due have run.
+    fn limit(&mut self) -> u32 {
+        self.algorithm.tick(self.clock.now());
+        self.algorithm.limit()
     }
 
     fn admit(&mut self) -> bool {
-        let admitted = self.in_flight < self.algorithm.limit();
+        let admitted = self.in_flight < self.limit();
         self.in_flight += u32::from(admitted);
         admitted
     }
 
     fn record(&mut self, latency: Duration) {
+        self.algorithm.tick(self.clock.now());
         self.in_flight = self.in_flight.saturating_sub(1);
         // A request takes no time on this clock: it began when it ends.
         let mut sample = self.sample(latency);
@@ -121,6 +121,7 @@ impl Envoy<'_> {
             }
             ["advance", number, "ms"] => {
                 self.clock.advance(time(number)?);
+                self.limit();
                 Ok(())
             }
             _ => inexpressible(format!("{clause:?}")),
@@ -164,9 +165,10 @@ impl Actor for Envoy<'_> {
                 return failed(format!("the defaults are {ours:?}, not {theirs:?}"));
             }
         }
+        let limit = self.limit();
         let baseline = self.algorithm.baseline().unwrap_or_default();
         step.check("expect_min_rtt_ms", baseline.as_secs_f64() * 1000.0)?;
-        step.check("expect_limit", self.limit())
+        step.check("expect_limit", limit)
     }
 
     fn prose(&mut self, step: &Step, body: &str) -> Check {

@@ -32,12 +32,10 @@ fn run(scenario: &Scenario<'_>) -> Check {
                 let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
                 let mut sample = Sample::new(clock.now(), latency, in_flight);
                 sample.full = step.flag("full")?.unwrap_or(false);
-                if step.flag("dropped")?.unwrap_or(false) {
-                    return inexpressible(
-                        "there dropped calls are left out, here they are overload",
-                    );
+                // A call that is dropped there is left out, as a neutral one is here.
+                if !step.flag("dropped")?.unwrap_or(false) {
+                    algorithm.on_sample(&sample);
                 }
-                algorithm.on_sample(&sample);
             }
             Some("max_limit") => {
                 let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
@@ -80,8 +78,8 @@ fn builder(config: &Fields) -> Result<CorrelatedBuilder, Failure> {
             Some(preload) => Fields::new(preload.clone()),
             None => return inexpressible("`preload_baseline` is no object"),
         };
-        if preload.count("samples")?.unwrap_or(WARM_UP) != WARM_UP {
-            return inexpressible("a baseline of other than ten samples");
+        if preload.count("samples")?.unwrap_or(WARM_UP) < WARM_UP {
+            return inexpressible("a baseline of fewer than ten samples");
         }
         if let Some(latency) = preload.duration("rtt")? {
             builder = builder.baseline(latency);

@@ -51,6 +51,8 @@ fn samples(scenario: &Scenario<'_>, mut algorithm: Box<dyn ConcurrencyLimit>) ->
 
 fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
+    // There a limit may be 0, and then stays so.
+    let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
         Some("vegas") => {
@@ -82,7 +84,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
         Some("aimd") => {
             let aimd = Aimd::builder()
                 .initial(number("initial", 20)?)
-                .min(number("min", 20)?)
+                .min(min()?)
                 .max(number("max", 200)?)
                 .backoff(config.number("backoff_ratio")?.unwrap_or(0.9))
                 .every_sample(true);
@@ -93,7 +95,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
         Some("gradient2") => {
             let gradient2 = Gradient2::builder()
                 .initial(number("initial", 20)?)
-                .min(number("min", 20)?)
+                .min(min()?)
                 .max(number("max", 200)?)
                 .queue_size(number("queue_size", 4)?)
                 .long_window(number("long_window", 600)?)
@@ -106,7 +108,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     })
 }
 
-/// A sum of products of numbers, `limit` and `log10root`.
+/// A sum of products of numbers, `limit`, `log10root` and `sqrtroot`.
 struct Curve(Vec<(char, Vec<(char, Factor)>)>);
 
 #[derive(Clone, Copy)]
@@ -114,6 +116,7 @@ enum Factor {
     Number(f64),
     Limit,
     Log10,
+    Sqrt,
 }
 
 impl Curve {
@@ -125,6 +128,7 @@ impl Curve {
                 let factor = match factor.trim() {
                     "limit" => Factor::Limit,
                     "log10root" => Factor::Log10,
+                    "sqrtroot" => Factor::Sqrt,
                     number => match number.parse() {
                         Ok(number) => Factor::Number(number),
                         Err(_) => return inexpressible(format!("the function {text:?}")),
@@ -142,6 +146,7 @@ impl Curve {
             Factor::Number(number) => number,
             Factor::Limit => limit,
             Factor::Log10 => log10_root(limit as u32),
+            Factor::Sqrt => f64::from(sqrt_root(limit as u32, 1)),
         };
         let term = |factors: &[(char, Factor)]| {
             factors
@@ -193,8 +198,8 @@ fn functions(scenario: &Scenario<'_>) -> Check {
         }
         Some("log10root") => {
             let x = step.need("x", step.count_u32("x")?)?;
-            let root = log10_root(x).max(f64::from(baseline.unwrap_or(1)));
-            step.check("expect", root)
+            // There this baseline is added.
+            step.check("expect", log10_root(x) + f64::from(baseline.unwrap_or(0)))
         }
         op => unknown(op),
     })

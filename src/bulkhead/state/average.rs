@@ -56,7 +56,7 @@ impl ExpAverage {
     }
 }
 
-/// The median of the last few values.
+/// The median of the last few values. As long as there are fewer, a value passes as it is.
 #[derive(Clone, Debug)]
 pub(super) struct MovingMedian {
     size: usize,
@@ -76,6 +76,9 @@ impl MovingMedian {
             self.values.pop_front();
         }
         self.values.push_back(value);
+        if self.values.len() < self.size {
+            return value;
+        }
         let mut sorted: Vec<f64> = self.values.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
         sorted[sorted.len() / 2]
@@ -92,7 +95,8 @@ pub(super) struct Correlation {
 /// How two measures move together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Correlated {
-    /// Pearson's coefficient, −1 to 1. 0 while there are too few pairs, or one measure stands still.
+    /// Pearson's coefficient, −1 to 1. 0 while there are too few pairs, or one measure as good as
+    /// stands still.
     pub(super) coefficient: f64,
     /// The standard deviation of the second over its mean.
     pub(super) variation: f64,
@@ -100,6 +104,8 @@ pub(super) struct Correlated {
 
 /// Fewer pairs say nothing.
 const PAIRS: usize = 10;
+/// A measure whose standard deviation is a smaller share of its mean stands still.
+const STILL: f64 = 0.01;
 
 impl Correlation {
     pub(super) const fn new(size: usize) -> Self {
@@ -129,14 +135,17 @@ impl Correlation {
             yy += dy * dy;
             xy += dx * dy;
         }
-        let spread = (xx * yy).sqrt();
-        Correlated {
-            coefficient: if spread > 0.0 { xy / spread } else { 0.0 },
-            variation: if mean_y > 0.0 {
-                (yy / n).sqrt() / mean_y
+        let variation = |squares: f64, mean: f64| {
+            if mean > 0.0 {
+                (squares / n).sqrt() / mean
             } else {
                 0.0
-            },
+            }
+        };
+        let moves = variation(xx, mean_x) >= STILL && variation(yy, mean_y) >= STILL;
+        Correlated {
+            coefficient: if moves { xy / (xx * yy).sqrt() } else { 0.0 },
+            variation: variation(yy, mean_y),
         }
     }
 }
@@ -217,11 +226,16 @@ mod tests {
         );
         for i in 1..=PAIRS as u32 {
             let x = f64::from(i);
-            let (a, b, c) = (up.add(x, 2.0 * x), down.add(x, -x), flat.add(x, 7.0));
+            let (a, b, c) = (
+                up.add(x, 2.0 * x),
+                down.add(x, 99.0 - x),
+                flat.add(x, 7.0 + x / 1000.0),
+            );
             if i == PAIRS as u32 {
                 assert!((a.coefficient - 1.0).abs() < 1e-9);
                 assert!((b.coefficient + 1.0).abs() < 1e-9);
-                assert_eq!((c.coefficient, c.variation), (0.0, 0.0));
+                assert_eq!(c.coefficient, 0.0, "moves by less than a hundredth");
+                assert!((0.0..STILL).contains(&c.variation));
             } else {
                 assert_eq!(a, Correlated::default(), "too few to tell");
             }
@@ -231,10 +245,10 @@ mod tests {
     #[test]
     fn a_median_ignores_an_outlier() {
         let mut median = MovingMedian::new(5);
-        for value in [10.0, 11.0, 1000.0] {
-            median.add(value);
+        for value in [10.0, 11.0, 13.0, 12.0] {
+            assert_eq!(median.add(value), value, "too few for a median");
         }
-        assert_eq!(median.add(12.0), 12.0);
-        assert_eq!(median.add(10.0), 11.0);
+        assert_eq!(median.add(1000.0), 12.0);
+        assert_eq!(median.add(10.0), 12.0);
     }
 }

@@ -241,10 +241,14 @@ impl ConcurrencyLimit for Correlated {
             self.limit
         };
         let peak = self.recent_peak(sample);
-        self.limit = bounds.clamp(if moved > self.config.max_limit_at(peak) {
+        let cap = self.config.max_limit_at(peak);
+        self.limit = bounds.clamp(if moved <= cap {
+            moved
+        } else if self.limit > cap {
+            // Step by step: what is in flight goes up and down.
             self.limit - step
         } else {
-            moved
+            cap
         });
     }
 }

@@ -79,6 +79,19 @@ impl Gradient {
         self.prober.cap().is_some()
     }
 
+    /// Ends the window and begins the probe that are due at `now`. A sample does the same, so this is
+    /// for those who look at the limit while there are none; Envoy has timers for it.
+    pub fn tick(&mut self, now: Instant) {
+        if self.is_probing() {
+            return;
+        }
+        self.update(now);
+        self.prober.tick(now);
+        if self.is_probing() {
+            self.clear();
+        }
+    }
+
     /// Moves the limit by what the window has seen, if it is over.
     fn update(&mut self, now: Instant) {
         let config = &self.config;
@@ -100,11 +113,12 @@ impl Gradient {
             let scaled = limit * gradient;
             scaled + scaled.sqrt()
         };
+        let was_at_min = self.limit == config.min;
         let used = u64::from(self.in_flight) * 2 >= u64::from(self.limit);
         if target < limit || used {
             self.limit = target.min(f64::from(config.max)).max(f64::from(config.min)) as u32;
         }
-        self.at_min = if self.limit == config.min {
+        self.at_min = if was_at_min && self.limit == config.min {
             self.at_min + 1
         } else {
             0

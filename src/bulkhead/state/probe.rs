@@ -123,6 +123,13 @@ impl Prober {
         self.running = Some((now, Latencies::default()));
     }
 
+    /// Begins a probe if it is time.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.running.is_none() && self.next.is_some_and(|next| now >= next) {
+            self.start(now);
+        }
+    }
+
     pub(super) fn on_sample(&mut self, sample: &Sample) -> Probed {
         let Some((since, latencies)) = &mut self.running else {
             let next = *self.next.get_or_insert(self.probe.after(sample));
