@@ -1,6 +1,7 @@
 //! The bulkhead as its users see it.
 
 mod adaptive;
+mod extreme_values;
 mod model;
 mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
