@@ -1,7 +1,6 @@
 //! Zero, not-a-number, infinity and the largest numbers in every setting: each is refused with an
 //! error that names the setting, or has a defined effect.
 
-use std::fmt::Debug;
 use std::time::Duration;
 
 use backstop::bulkhead::limit::{
@@ -9,55 +8,10 @@ use backstop::bulkhead::limit::{
     Vegas, Windowed, log10_root, sqrt_root,
 };
 use backstop::codel::Codel;
-use backstop::{Bulkhead, Clock, ConfigError, Instant, ManualClock};
+use backstop::{Bulkhead, Clock, Instant, ManualClock};
 
 use super::on;
-
-const NUMBERS: [f64; 12] = [
-    f64::NAN,
-    f64::NEG_INFINITY,
-    f64::MIN,
-    -1.0,
-    -0.0,
-    f64::MIN_POSITIVE,
-    0.5,
-    1.0,
-    1.000_000_1,
-    1e30,
-    f64::MAX,
-    f64::INFINITY,
-];
-const COUNTS: [u32; 5] = [0, 1, 2, 1000, u32::MAX];
-const TIMES: [Duration; 6] = [
-    Duration::ZERO,
-    Duration::from_nanos(1),
-    Duration::from_secs(1),
-    Duration::from_nanos(u64::MAX - 1),
-    Duration::from_nanos(u64::MAX),
-    Duration::MAX,
-];
-
-/// Builds something from each value, and uses what comes of it. `good` says which are accepted.
-fn check<V: Copy + Debug, X>(
-    setting: &str,
-    values: &[V],
-    good: impl Fn(V) -> bool,
-    build: impl Fn(V) -> Result<X, ConfigError>,
-    try_out: impl Fn(X),
-) {
-    for &value in values {
-        match build(value) {
-            Ok(built) => {
-                assert!(good(value), "{setting} took {value:?}");
-                try_out(built);
-            }
-            Err(error) => {
-                assert!(!good(value), "{setting} refused {value:?}: {error}");
-                assert_eq!(error.setting(), setting, "{error}");
-            }
-        }
-    }
-}
+use super::values::{COUNTS, NUMBERS, TIMES, check};
 
 /// Calls at the ends of time that took no time or all of it, with nothing or everything in flight.
 fn feed(mut limit: impl ConcurrencyLimit) {

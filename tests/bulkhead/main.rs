@@ -7,6 +7,8 @@ mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
 mod stress;
+#[path = "../values/mod.rs"]
+mod values;
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
