@@ -341,3 +341,50 @@ fn algorithms_refuse_settings_without_meaning() {
         Probe::default().samples(u32::MAX),
     );
 }
+
+fn after(millis: u64, latency: Duration, in_flight: u32) -> Sample {
+    Sample::new(Instant::ORIGIN + ms(millis), latency, in_flight)
+}
+
+#[test]
+fn correlated_reaches_its_cap_and_comes_down_to_it_step_by_step() {
+    let window = Windowed::builder().window(ms(1), ms(1)).min_samples(1);
+    let builder = Correlated::builder().window(window).initial(18);
+    let mut limit = builder.max_limit_factor(5.0, 0.0, 1.2).build().unwrap();
+    // Five times four are allowed.
+    for (second, expected) in [(1, 19), (2, 20), (3, 20), (4, 20)] {
+        limit.on_sample(&after(second * 1000, ms(10), 4));
+        assert_eq!(limit.limit(), expected);
+    }
+    for expected in (10..20).rev().chain([10]) {
+        let second = 5 + u64::from(20 - expected);
+        limit.on_sample(&after(second * 1000, ms(10), 2));
+        assert_eq!(limit.limit(), expected);
+    }
+}
+
+#[test]
+fn gradient_probes_after_five_windows_at_its_smallest_limit() {
+    let probe = Probe::every(Duration::from_secs(60)).samples(1);
+    let mut limit = Gradient::builder().probe(probe).build().unwrap();
+    let mut millis = 0;
+    let mut window = |limit: &mut Gradient, latency: u64| {
+        millis += 101;
+        limit.on_sample(&after(millis, ms(latency), limit.limit()));
+        limit.tick(Instant::ORIGIN + ms(millis + 101));
+    };
+    window(&mut limit, 10);
+    assert_eq!(limit.baseline(), Some(ms(10)));
+    window(&mut limit, 10);
+    assert!(limit.limit() > 3);
+    // The window that brings the limit down is not one of the five.
+    while limit.limit() > 3 {
+        window(&mut limit, 100);
+    }
+    for _ in 0..5 {
+        assert!(!limit.is_probing());
+        window(&mut limit, 100);
+    }
+    assert!(limit.is_probing());
+    assert_eq!(limit.limit(), 3);
+}

@@ -1,11 +1,14 @@
 //! The bulkhead as its users see it.
 
 mod adaptive;
+mod extreme_values;
 mod model;
 mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
 mod stress;
+#[path = "../values/mod.rs"]
+mod values;
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
