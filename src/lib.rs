@@ -85,6 +85,7 @@ pub mod rate_limiter;
 pub mod retry;
 mod rng;
 mod sync;
+pub mod throttle;
 pub mod timeout;
 mod window;
 
@@ -106,6 +107,7 @@ pub use self::policy::{
 };
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
+pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 
 /// The README's examples are tests.
