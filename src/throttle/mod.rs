@@ -189,7 +189,7 @@ impl Throttle {
         inner.state.record(accepted, inner.settings.clock.now());
     }
 
-    /// Forgets all calls. Those in flight are not counted when they end.
+    /// Forgets all calls. Those in flight may be counted when they end, or not.
     pub fn reset(&self) {
         self.inner.state.reset();
     }
