@@ -94,7 +94,7 @@ where
 {
     type Output = Outcome<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let mut this = self.project();
         loop {
