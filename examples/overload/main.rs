@@ -77,6 +77,7 @@ const PROTECTIONS: &[Protection] = &[
         let (queue, _) = on(clock, queue)?;
         let shedder = LoadShedder::builder()
             .cool_off(Duration::from_millis(200))
+            .update_interval(Duration::from_millis(50))
             .clock(clock.clone())
             .seed(1);
         Ok((queue, Some(shedder.build()?)))
@@ -118,8 +119,9 @@ fn measure(protection: Protection, load: f64) -> Result<Measured, ConfigError> {
     // A client gives up in line as it does later on.
     let timeout = Timeout::builder().after(PATIENCE).clock(clock.clone());
     let stack = Pipeline::new((timeout.build()?, protection.1(&clock)?));
-    let answered = Cell::new(0);
+    let (answered, of) = (Cell::new(0), Cell::new(0));
     let rate = load * server.capacity();
+    let warm_up = rate * LENGTH.as_secs_f64() / 5.0;
     let mut results = open_loop(&clock, rate, LENGTH, |number| {
         let important = number % IMPORTANT == 0;
         let priority = if important {
@@ -128,23 +130,24 @@ fn measure(protection: Protection, load: f64) -> Result<Measured, ConfigError> {
             Priority::LOW
         };
         let call = stack.with(CallOptions::new().priority(priority));
-        let (server, answered) = (&server, &answered);
+        let counts = important && number as f64 >= warm_up;
+        let (server, answered, of) = (&server, &answered, &of);
         async move {
             let request = || async {
                 server.handle().await;
                 Ok::<_, ()>(())
             };
             let good = call.call(request).await.is_ok();
-            answered.set(answered.get() + u32::from(good && important));
+            of.set(of.get() + u32::from(counts));
+            answered.set(answered.get() + u32::from(good && counts));
             good
         }
     });
     let share = results.latencies.len() as f64 / results.offered as f64;
-    let important = rate * LENGTH.as_secs_f64() / IMPORTANT as f64;
     Ok(Measured {
         goodput: share * load,
         p99: results.p99(),
-        important: f64::from(answered.get()) / important,
+        important: f64::from(answered.get()) / f64::from(of.get()),
     })
 }
 

@@ -83,8 +83,7 @@ use self::config::Source;
 use self::cut::Member;
 use self::state::Pressure;
 use crate::clock::{ClockHandle, Instant};
-use crate::codel::Codel;
-use crate::error::{Reason, Rejected};
+use crate::error::{ConfigError, Reason, Rejected};
 use crate::observe::{Event, Observer};
 use crate::policy::Priority;
 use crate::rng::SharedRng;
@@ -269,19 +268,14 @@ impl LoadShedder {
     /// # Errors
     ///
     /// When the shedder has a signal instead, or the values make no sense. Then nothing changes.
-    pub fn set_queue_delay(
-        &self,
-        target: Duration,
-        interval: Duration,
-    ) -> Result<(), crate::ConfigError> {
-        let error = |problem| crate::ConfigError::new(self.inner.name, "queue_delay", problem);
-        Codel::check(target, interval).map_err(error)?;
+    pub fn set_queue_delay(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
         match &self.inner.source {
-            Source::QueueDelay(codel) => {
-                lock(codel).retune(target, interval);
-                Ok(())
-            }
-            Source::Signal { .. } => Err(error("is not used: there is a signal")),
+            Source::QueueDelay(codel) => lock(codel).retune(target, interval),
+            Source::Signal { .. } => Err(ConfigError::new(
+                self.inner.name,
+                "queue_delay",
+                "is not used: there is a signal",
+            )),
         }
     }
 }
