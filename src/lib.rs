@@ -84,6 +84,7 @@ pub mod policy;
 pub mod rate_limiter;
 pub mod retry;
 mod rng;
+pub mod shed;
 mod sync;
 pub mod throttle;
 pub mod timeout;
@@ -107,6 +108,7 @@ pub use self::policy::{
 };
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
+pub use self::shed::LoadShedder;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 
