@@ -90,8 +90,8 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation("arc", Arc::new(timeout.clone()));
 
     let stack = (&timeout, &plain, Some(&timeout), &timeout, classify());
-    assert_no_allocation("stack", &stack);
-    let pipeline = Pipeline::new(&stack).named("stack");
+    assert_no_allocation("stack", stack);
+    let pipeline = Pipeline::new(stack).named("stack");
     assert_no_allocation("pipeline", &pipeline);
     let options = CallOptions::new().idempotent(false).deadline(minute);
     assert_no_allocation("pipeline with options", pipeline.with(options));

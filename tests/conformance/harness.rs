@@ -314,10 +314,7 @@ pub(crate) fn run_directory(directory: &Path, adapters: &[Adapter]) -> Report {
     let mut paths = match fs::read_dir(directory) {
         Ok(entries) => entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension == "json")
-            })
+            .filter(|path| is_scenario_file(path))
             .collect::<Vec<_>>(),
         Err(error) => {
             report
@@ -344,6 +341,12 @@ pub(crate) fn run_directory(directory: &Path, adapters: &[Adapter]) -> Report {
         }
     }
     report
+}
+
+/// `*.json`, as a shell understands it: without the hidden ones.
+fn is_scenario_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".json") && !name.starts_with('.')
 }
 
 /// Replays every scenario of a file.

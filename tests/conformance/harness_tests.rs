@@ -242,7 +242,14 @@ fn empty_missing_and_unreadable_directories_are_failures() {
     let other = good.replace("scenario/1", "scenario/2");
     let wrong = good.replace("\"expect\": 1", "\"expect\": 2");
 
-    let report = replay("good", &[("any_name.json", good), ("README.md", "-")]);
+    let report = replay(
+        "good",
+        &[
+            ("any_name.json", good),
+            (".hidden.json", ""),
+            ("README.md", "-"),
+        ],
+    );
     assert!(report.is_good());
     let last = "conformance: 1 passed, 0 not expressible, 0 failed\n";
     assert!(report.to_string().ends_with(last), "{report}");
