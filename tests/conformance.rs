@@ -8,24 +8,36 @@
 
 #[path = "conformance/aws_retry.rs"]
 mod aws_retry;
+#[path = "conformance/bucket4j.rs"]
+mod bucket4j;
 #[path = "conformance/clock.rs"]
 mod clock;
+#[path = "conformance/cycles.rs"]
+mod cycles;
 #[path = "conformance/delays.rs"]
 mod delays;
 #[path = "conformance/fields.rs"]
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
 mod finagle_budget;
+#[path = "conformance/gcra.rs"]
+mod gcra;
+#[path = "conformance/golang_rate.rs"]
+mod golang_rate;
 #[path = "conformance/grpc_throttling.rs"]
 mod grpc_throttling;
 #[path = "conformance/harness.rs"]
 mod harness;
 #[path = "conformance/harness_tests.rs"]
 mod harness_tests;
+#[path = "conformance/limits.rs"]
+mod limits;
 #[path = "conformance/polly_v8_retry.rs"]
 mod polly_v8_retry;
 #[path = "conformance/resilience4j_interval.rs"]
 mod resilience4j_interval;
+#[path = "conformance/sliding_windows.rs"]
+mod sliding_windows;
 
 use std::path::PathBuf;
 
@@ -35,10 +47,16 @@ use harness::{Adapter, run_directory};
 /// decides about it.
 const ADAPTERS: &[Adapter] = &[
     aws_retry::ADAPTER,
+    bucket4j::ADAPTER,
+    cycles::FAILSAFE,
+    cycles::RESILIENCE4J,
     finagle_budget::ADAPTER,
+    gcra::ADAPTER,
+    golang_rate::ADAPTER,
     grpc_throttling::ADAPTER,
     polly_v8_retry::ADAPTER,
     resilience4j_interval::ADAPTER,
+    sliding_windows::ADAPTER,
 ];
 
 #[test]

@@ -406,17 +406,17 @@ impl RateLimiterBuilder {
             return Err(error("quota", "must be given"));
         };
         let clock = self.clock.ok_or(error("clock", "must be given"))?;
+        for quota in &self.quotas {
+            quota.check(Self::NAME)?;
+        }
         let most = self.quotas.iter().map(Quota::limit).max().unwrap_or(1);
         let debt = self.max_debt.unwrap_or(most);
         if debt > LARGEST {
             return Err(error("max_debt", "must not exceed 2^40 tokens"));
         }
-        for quota in &self.quotas {
-            quota.check(Self::NAME)?;
-            let log = quota.algorithm == Algorithm::SlidingLog;
-            if log && quota.limit() + debt > 2 * LARGEST_LOG {
-                return Err(error("max_debt", "is too large for a log of every call"));
-            }
+        let logs = |quota: &Quota| quota.algorithm == Algorithm::SlidingLog;
+        if self.quotas.iter().any(logs) && debt > LARGEST_LOG {
+            return Err(error("max_debt", "is too large for a log of every call"));
         }
         let timeline = Timeline::of(&clock);
         let now = clock.now();

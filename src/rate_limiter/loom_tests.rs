@@ -3,10 +3,9 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use loom::future::block_on;
 use loom::sync::Arc;
 use loom::thread;
 
@@ -15,6 +14,26 @@ use super::{Inherit, Quota, RateLimiter};
 use crate::clock::{Instant, ManualClock};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Wakes a thread of the model.
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(std::sync::Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park();
+    }
+}
 
 fn limiter(quota: Quota) -> RateLimiter {
     let clock = ManualClock::new();

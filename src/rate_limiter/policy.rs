@@ -71,18 +71,14 @@ where
                 StageProj::Start => {
                     let cost = u64::from(this.cx.cost());
                     let now = inner.steady(this.cx.now(&inner.clock));
-                    let refusal = match inner.take(now, cost) {
-                        Ok(()) => None,
-                        Err(refusal) => Some(refusal),
-                    };
-                    match refusal {
-                        None => {}
-                        Some(_) if inner.max_wait > Duration::ZERO && !inner.shadow => {
+                    match inner.take(now, cost) {
+                        Ok(()) => {}
+                        Err(_) if inner.max_wait > Duration::ZERO && !inner.shadow => {
                             let acquire = this.limiter.acquire_within(cost, inner.max_wait);
                             this.stage.set(Stage::Waiting { acquire });
                             continue;
                         }
-                        Some(refusal) => {
+                        Err(refusal) => {
                             if let Err(rejected) = inner.refuse(now, refusal, this.op.observer()) {
                                 return Poll::Ready(Outcome::rejected(rejected));
                             }

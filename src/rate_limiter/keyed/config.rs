@@ -10,7 +10,7 @@ use super::super::config::Quota;
 use super::super::state::TokenBucket;
 use super::hash::Secret;
 use super::table::Table;
-use super::{Inner, KeyedRateLimiter, Overflow, SHARDS, Shard};
+use super::{Inner, KeyedRateLimiter, Overflow, QuotaFor, SHARDS, Shard};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::observe::Observer;
@@ -32,7 +32,7 @@ const NAME: &str = "keyed_rate_limiter";
 #[must_use = "a builder does nothing until `build`"]
 pub struct KeyedRateLimiterBuilder<K> {
     quota: Option<Quota>,
-    quota_for: Option<Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>>,
+    quota_for: Option<QuotaFor<K>>,
     max_keys: usize,
     overflow: Overflow,
     max_wait: Duration,

@@ -77,7 +77,7 @@ struct Inner<K> {
     /// The shard that is searched next for idle keys, when there is no room.
     victim: AtomicUsize,
     quota: Mutex<Quota>,
-    quota_for: Option<Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>>,
+    quota_for: Option<QuotaFor<K>>,
     /// The bucket of the keys there is no room for.
     shared: Option<TokenBucket>,
     overflowed: AtomicU64,
@@ -87,6 +87,9 @@ struct Inner<K> {
     observer: Option<Arc<dyn Observer>>,
     name: &'static str,
 }
+
+/// The quota of a key, when it has one of its own.
+type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
 
 /// On cache lines of its own.
 #[repr(align(128))]

@@ -57,7 +57,7 @@ impl<K> Table<K> {
         }
     }
 
-    pub(super) const fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.entries.len() >= MOST
     }
 
@@ -303,7 +303,7 @@ mod tests {
             let mut table = Table::new();
             let mut model = HashMap::new();
             for (step, key, spread) in steps {
-                let hash = (u32::from(key) % 7) << 24 | u32::from(key) % (spread + 1);
+                let hash = ((u32::from(key) % 7) << 24) | (u32::from(key) % (spread + 1));
                 let hash = model.get(&key).map_or(hash, |(hash, _)| *hash);
                 match step {
                     0 | 1 if !model.contains_key(&key) => {

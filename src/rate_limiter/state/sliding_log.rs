@@ -126,7 +126,7 @@ impl Limit for SlidingLog {
             return self.forget(tokens);
         };
         let found = self.taken.partition_point(|(taken, _)| *taken < at);
-        if let Some((_, taken)) = self.taken.get_mut(found) {
+        if let Some((_, taken)) = self.taken.get_mut(found).filter(|(taken, _)| *taken == at) {
             let given = tokens.min(*taken);
             *taken -= given;
             self.total -= given;
