@@ -1,0 +1,81 @@
+//! Two threads hammer a token bucket for a second of real time, and what got through is compared
+//! with what should have: rate × time + burst.
+//!
+//! ```sh
+//! cargo run --release --example rate_limiter_exactness
+//! ```
+//!
+//! Never more than that, and, as nobody can take a token that comes after the last look, a little
+//! less. Ends with an error outside of 0.995 to 1.000.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use backstop::{BlockingClock, Clock, Instant, Quota, RateLimiter};
+
+const THREADS: usize = 2;
+const TIME: Duration = Duration::from_secs(1);
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    println!(
+        "{:>11} {:>9} {:>8} {:>10} {:>13} {:>9}",
+        "rate", "burst", "stripes", "admitted", "rate*t+burst", "ratio"
+    );
+    let mut exact = true;
+    for (rate, stripes) in [(1_000_000, 1), (1_000_000, 2), (10_000, 1), (10_000, 2)] {
+        // A second's worth, so that being held up by other programs costs no tokens.
+        let burst = rate;
+        let (admitted, due) = hammer(rate, burst, stripes)?;
+        let ratio = admitted as f64 / due;
+        println!(
+            "{:>11} {burst:>9} {stripes:>8} {admitted:>10} {due:>13.1} {ratio:>9.6}",
+            format!("{rate}/s"),
+        );
+        exact &= (0.995..=1.0).contains(&ratio);
+    }
+    if !exact {
+        eprintln!("not within 0.995 and 1.000");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How many got through, and how many should have.
+fn hammer(rate: u64, burst: u64, stripes: usize) -> Result<(u64, f64), Box<dyn Error>> {
+    let clock = BlockingClock::default();
+    let limiter = RateLimiter::builder()
+        .quota(Quota::per_second(rate).burst(burst))
+        .stripes(stripes)
+        .clock(clock)
+        .build()?;
+    let start = clock.now();
+    let worked = thread::scope(|scope| {
+        let work = |_| {
+            scope.spawn(|| {
+                let (mut admitted, mut last, mut now) = (0, start, start);
+                while now < start + TIME {
+                    let passed = limiter.try_acquire().is_ok();
+                    now = clock.now();
+                    if passed {
+                        admitted += 1;
+                        last = now;
+                    }
+                }
+                (admitted, last)
+            })
+        };
+        let threads: Vec<_> = (0..THREADS).map(work).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join())
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let worked: Vec<(u64, Instant)> = worked.map_err(|_| "a thread panicked")?;
+    let admitted: u64 = worked.iter().map(|(admitted, _)| admitted).sum();
+    // Until the last one got through: a thread that is held up after that earns nothing.
+    let last = worked.iter().map(|(_, last)| *last).max().unwrap_or(start);
+    let time = last.saturating_duration_since(start);
+    Ok((admitted, rate as f64 * time.as_secs_f64() + burst as f64))
+}
