@@ -437,7 +437,7 @@ impl Inner {
     }
 
     /// Takes tokens without waiting and without overtaking those who wait.
-    #[inline]
+    #[inline(always)]
     fn take(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
         if self.queue.is_busy() {
             return self.behind(now, cost);
@@ -455,6 +455,7 @@ impl Inner {
     }
 
     /// Refuses, or in shadow mode lets through what would have been refused.
+    #[inline]
     fn refuse(
         &self,
         now: Instant,
@@ -474,7 +475,17 @@ impl Inner {
         }
     }
 
+    #[inline]
     fn reject(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
+        if observer.is_none() && self.observer.is_none() && !self.shadow {
+            return Err(rejected);
+        }
+        self.report(rejected, observer)
+    }
+
+    /// Tells whoever listens, and decides what shadow mode makes of it.
+    #[cold]
+    fn report(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
         let event = match self.shadow {
             true => Event::would_reject(&rejected),
             false => Event::rejected(&rejected),
@@ -508,13 +519,18 @@ impl Inner {
 }
 
 impl Core {
-    #[inline]
+    #[inline(always)]
     fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
         match self {
             Self::Token(bucket) => bucket.take(now, tokens),
             Self::Striped(striped) => striped.take(home(), now, tokens),
-            Self::Locked(limits) => lock_checked(limits).take(now, tokens),
+            Self::Locked(limits) => Self::take_locked(limits, now, tokens),
         }
+    }
+
+    #[inline(never)]
+    fn take_locked(limits: &Mutex<Limits>, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        lock_checked(limits).take(now, tokens)
     }
 
     /// Takes tokens that leave no more than `debt` owed. Returns whether, where that leads, and

@@ -34,7 +34,7 @@ impl Gcra {
     }
 
     /// The state after `tokens` have been taken, or `None` when there are too few.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Option<u64> {
         let now = self.grid.units(now);
         let taken = tat.max(now).saturating_add(self.grid.price(tokens));
@@ -151,7 +151,7 @@ impl TokenBucket {
     }
 
     /// The rules and a state that belong together.
-    #[inline]
+    #[inline(always)]
     fn read(&self) -> (Gcra, u64) {
         loop {
             // Acquire: pairs with the release below, so that an even version comes with its rules.
@@ -190,20 +190,29 @@ impl TokenBucket {
     }
 
     /// Takes `tokens` if there are that many.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        let (gcra, tat) = self.read();
+        match gcra.take(tat, now, tokens) {
+            Some(next) if self.step(tat, next) => Ok(()),
+            Some(_) => self.take_again(now, tokens),
+            // Exact, and dearer: only for those who have to wait.
+            None => gcra.ready(tat, now, tokens, 0),
+        }
+    }
+
+    /// As [`take`](Self::take), when somebody else was faster.
+    #[cold]
+    fn take_again(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
         let mut backoff = 1;
         loop {
-            let (gcra, tat) = self.read();
-            let Some(next) = gcra.take(tat, now, tokens) else {
-                // Exact, and dearer: only for those who have to wait.
-                gcra.ready(tat, now, tokens, 0)?;
-                continue;
-            };
-            if self.step(tat, next) {
-                return Ok(());
-            }
             pause(&mut backoff);
+            let (gcra, tat) = self.read();
+            match gcra.take(tat, now, tokens) {
+                Some(next) if self.step(tat, next) => return Ok(()),
+                Some(_) => {}
+                None => return gcra.ready(tat, now, tokens, 0),
+            }
         }
     }
 
