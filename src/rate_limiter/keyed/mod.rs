@@ -384,7 +384,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         cost: u64,
         longest: Duration,
         reading: Instant,
-        deadline: Option<Instant>,
+        deadline: Instant,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected>
     where
@@ -393,7 +393,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     {
         let inner = &*self.inner;
         let now = inner.steady(reading);
-        let left = deadline.map(|at| at.saturating_duration_since(reading));
+        let left =
+            (deadline != Instant::FAR_FUTURE).then(|| deadline.saturating_duration_since(reading));
         let latest = now + left.map_or(longest, |left| left.min(longest));
         let booked = inner.with(key, now, |tat, gcra| {
             // Beyond what the bucket holds there is nothing to wait for.
