@@ -267,11 +267,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let taken = self.inner.with(key, now, |tat, gcra| {
-            if let Some(next) = gcra.take(*tat, now, cost) {
-                *tat = next;
-                return Ok(());
-            }
-            gcra.ready(*tat, now, cost, 0)
+            gcra.take(*tat, now, cost).map(|next| *tat = next)
         });
         match taken {
             Ok(Ok(())) => Ok(()),
@@ -511,8 +507,8 @@ impl<K> Inner<K> {
         match refusal {
             Some(Refusal::Never) => Rejected::new(self.name, Reason::CostExceedsLimit),
             Some(Refusal::Until(at)) if at != Instant::FAR_FUTURE => {
-                Rejected::new(self.name, Reason::RateLimited)
-                    .with_retry_after(at.saturating_duration_since(now))
+                let wait = at.as_nanos().saturating_sub(now.as_nanos());
+                Rejected::new(self.name, Reason::RateLimited).with_retry_nanos(wait)
             }
             _ => Rejected::new(self.name, Reason::RateLimited),
         }
