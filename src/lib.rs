@@ -70,10 +70,12 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod circuit_breaker;
 mod clock;
 pub mod deadline;
 mod error;
 pub mod guide;
+pub mod keyed;
 pub mod observe;
 pub mod policy;
 pub mod rate_limiter;
@@ -81,15 +83,18 @@ pub mod retry;
 mod rng;
 mod sync;
 pub mod timeout;
+mod window;
 
 pub use self::backoff::{Backoff, Jitter};
 pub use self::budget::RetryBudget;
+pub use self::circuit_breaker::CircuitBreaker;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
 pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, Instant, ManualClock, Sleep};
 pub use self::error::{ConfigError, Error, Reason, Rejected, TimedOut};
+pub use self::keyed::Keyed;
 pub use self::observe::{Event, Observer};
 pub use self::policy::{
     Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,

@@ -3,14 +3,18 @@
 #[cfg(not(backstop_loom))]
 pub(crate) use std::{
     hint::spin_loop as spin,
-    sync::Mutex,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    },
 };
 
 #[cfg(backstop_loom)]
 pub(crate) use loom::{
-    sync::Mutex,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    },
     thread::yield_now as spin,
 };
 
@@ -22,13 +26,8 @@ pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGu
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// As [`lock`], for the locks that loom looks into.
-#[cfg(not(backstop_loom))]
-pub(crate) use self::lock as lock_checked;
-
-/// As [`lock`], for the locks that loom looks into.
-#[cfg(backstop_loom)]
-pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> loom::sync::MutexGuard<'_, T> {
+/// As [`lock`], for locks that loom checks.
+pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

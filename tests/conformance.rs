@@ -6,8 +6,12 @@
 //!
 //! How the files look and how to write an adapter: `tests/conformance/harness.rs`.
 
+#[path = "conformance/accrual.rs"]
+mod accrual;
 #[path = "conformance/aws_retry.rs"]
 mod aws_retry;
+#[path = "conformance/breakers.rs"]
+mod breakers;
 #[path = "conformance/bucket4j.rs"]
 mod bucket4j;
 #[path = "conformance/clock.rs"]
@@ -16,6 +20,8 @@ mod clock;
 mod cycles;
 #[path = "conformance/delays.rs"]
 mod delays;
+#[path = "conformance/failsafe_go_breaker.rs"]
+mod failsafe_go_breaker;
 #[path = "conformance/fields.rs"]
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
@@ -32,8 +38,12 @@ mod harness;
 mod harness_tests;
 #[path = "conformance/limits.rs"]
 mod limits;
+#[path = "conformance/polly_breakers.rs"]
+mod polly_breakers;
 #[path = "conformance/polly_v8_retry.rs"]
 mod polly_v8_retry;
+#[path = "conformance/resilience4j_breaker.rs"]
+mod resilience4j_breaker;
 #[path = "conformance/resilience4j_interval.rs"]
 mod resilience4j_interval;
 #[path = "conformance/sliding_windows.rs"]
@@ -46,15 +56,23 @@ use harness::{Adapter, run_directory};
 /// Who speaks which dialect. Several may accept a file: the first that can express a scenario
 /// decides about it.
 const ADAPTERS: &[Adapter] = &[
+    accrual::FINAGLE,
+    accrual::LINKERD,
     aws_retry::ADAPTER,
     bucket4j::ADAPTER,
     cycles::FAILSAFE,
     cycles::RESILIENCE4J,
+    failsafe_go_breaker::ADAPTER,
+    failsafe_go_breaker::STATS,
     finagle_budget::ADAPTER,
     gcra::ADAPTER,
     golang_rate::ADAPTER,
     grpc_throttling::ADAPTER,
+    polly_breakers::V7,
     polly_v8_retry::ADAPTER,
+    polly_breakers::V8,
+    resilience4j_breaker::ADAPTER,
+    resilience4j_breaker::WINDOWS,
     resilience4j_interval::ADAPTER,
     sliding_windows::ADAPTER,
 ];

@@ -250,7 +250,7 @@ impl fmt::Debug for Shape {
 }
 
 /// How far one call, or one run of open circuits, has come through a backoff.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Progress {
     /// Delays given so far.
     given: u32,
@@ -264,6 +264,17 @@ impl Progress {
             given: 0,
             memory: 0.0,
         }
+    }
+
+    /// Where `given` delays lead.
+    pub(crate) fn after(backoff: &Backoff, given: u32, mut unit: impl FnMut() -> f64) -> Self {
+        let mut progress = Self::new();
+        // Jitters that remember have settled by then.
+        for _ in 0..given.min(64) {
+            progress.next(backoff, &mut unit);
+        }
+        progress.given = given;
+        progress
     }
 
     /// The next delay. `unit` is asked for a number in `[0, 1)`, only if the jitter needs one.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::blocking::Unpark;
 use super::timers::Timers;
-use super::{Clock, ClockHandle, Instant, Kind, Sleep, SleepKind};
+use super::{Clock, ClockHandle, ClockId, Instant, Kind, Sleep, SleepKind};
 use crate::sync::lock;
 
 /// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until
@@ -155,7 +155,7 @@ impl Clock for ManualClock {
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Manual(self))
+        ClockHandle::new(ClockId(self.address()), Kind::Manual(self))
     }
 }
 

@@ -31,6 +31,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::circuit_breaker::{Cause, Transition};
 use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::policy::Verdict;
 
@@ -107,13 +108,31 @@ pub enum Event {
         /// When to come back, if known.
         retry_after: Option<Duration>,
     },
-    /// A policy in shadow mode let a call through that it would have refused.
+    /// A policy in shadow mode would have refused a call.
     #[non_exhaustive]
     WouldReject {
         /// The name of the policy.
         policy: &'static str,
-        /// Why it would have been refused.
+        /// Why.
         reason: Reason,
+        /// When to come back, if known.
+        retry_after: Option<Duration>,
+    },
+    /// A circuit breaker changed its state.
+    #[non_exhaustive]
+    CircuitChanged {
+        /// The name of the breaker.
+        policy: &'static str,
+        /// The change.
+        change: Transition,
+    },
+    /// A rule of a circuit breaker holds that counts but never opens. Once for each rule.
+    #[non_exhaustive]
+    CircuitWouldOpen {
+        /// The name of the breaker.
+        policy: &'static str,
+        /// The rule.
+        cause: Cause,
     },
 }
 
@@ -126,7 +145,9 @@ impl Event {
             | Self::RetryStopped { policy, .. }
             | Self::TimedOut { policy, .. }
             | Self::Rejected { policy, .. }
-            | Self::WouldReject { policy, .. } => policy,
+            | Self::WouldReject { policy, .. }
+            | Self::CircuitChanged { policy, .. }
+            | Self::CircuitWouldOpen { policy, .. } => policy,
         }
     }
 
@@ -139,18 +160,21 @@ impl Event {
             Self::TimedOut { .. } => "timed_out",
             Self::Rejected { .. } => "rejected",
             Self::WouldReject { .. } => "would_reject",
-        }
-    }
-
-    pub(crate) const fn would_reject(rejected: &Rejected) -> Self {
-        Self::WouldReject {
-            policy: rejected.policy(),
-            reason: rejected.reason(),
+            Self::CircuitChanged { .. } => "circuit_changed",
+            Self::CircuitWouldOpen { .. } => "circuit_would_open",
         }
     }
 
     pub(crate) const fn rejected(rejected: &Rejected) -> Self {
         Self::Rejected {
+            policy: rejected.policy(),
+            reason: rejected.reason(),
+            retry_after: rejected.retry_after(),
+        }
+    }
+
+    pub(crate) const fn would_reject(rejected: &Rejected) -> Self {
+        Self::WouldReject {
             policy: rejected.policy(),
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
@@ -189,9 +213,6 @@ impl fmt::Display for Event {
                 stop,
             } => write!(f, "{policy}: stopped after attempt {attempt}: {stop}"),
             Self::TimedOut { policy, limit } => write!(f, "{policy}: timed out after {limit:?}"),
-            Self::WouldReject { policy, reason } => {
-                write!(f, "{policy}: would have rejected a call: {reason}")
-            }
             Self::Rejected {
                 policy,
                 reason,
@@ -205,6 +226,11 @@ impl fmt::Display for Event {
                 f,
                 "{policy}: rejected a call: {reason}, retry after {after:?}"
             ),
+            Self::WouldReject { policy, reason, .. } => {
+                write!(f, "{policy}: would have rejected a call: {reason}")
+            }
+            Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
+            Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum Layer {
         /// Attempts in total.
         max_attempts: u32,
     },
+    /// A circuit breaker.
+    CircuitBreaker,
     /// A classifier.
     Classify,
     /// A rate limiter.
@@ -30,6 +32,7 @@ impl Layer {
         match self {
             Self::Timeout { .. } => "timeout",
             Self::Retry { .. } => "retry",
+            Self::CircuitBreaker => "circuit breaker",
             Self::Classify => "classify",
             Self::RateLimiter => "rate_limiter",
             Self::Other => "other",
@@ -108,6 +111,9 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
         (Layer::Retry { .. }, Layer::Retry { .. }) => {
             Some("attempts multiply, which turns an outage into a storm; retry at one layer")
         }
+        (Layer::CircuitBreaker, Layer::Retry { .. }) => Some(
+            "the breaker sees one result for all attempts, and an open circuit ends no retries; put it inside",
+        ),
         _ => None,
     }
 }
@@ -126,7 +132,13 @@ mod tests {
     #[test]
     fn the_usual_order_has_no_mistakes() {
         assert_eq!(
-            misorders(&[timeout(30), RETRY, timeout(10), Layer::Classify]),
+            misorders(&[
+                timeout(30),
+                RETRY,
+                Layer::CircuitBreaker,
+                timeout(10),
+                Layer::Classify
+            ]),
             []
         );
         assert_eq!(misorders(&[Layer::Timeout { limit: None }, timeout(1)]), []);
@@ -134,7 +146,8 @@ mod tests {
 
     #[test]
     fn each_rule_names_the_two_layers() {
-        let table: [(&[Layer], usize, usize); 3] = [
+        let table: [(&[Layer], usize, usize); 4] = [
+            (&[Layer::CircuitBreaker, timeout(9), RETRY], 0, 2),
             (&[timeout(2), RETRY, timeout(10)], 0, 2),
             (&[timeout(2), timeout(2)], 0, 1),
             (&[timeout(9), RETRY, Layer::Other, RETRY], 1, 3),

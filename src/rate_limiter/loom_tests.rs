@@ -70,17 +70,23 @@ fn loom_a_bucket_gives_out_what_it_holds() {
 
 #[test]
 fn loom_a_quota_changed_meanwhile_loses_and_gains_nothing() {
-    loom::model(|| {
-        let bucket = Arc::new(bucket(2));
+    // All interleavings take six minutes, and hold; these are those with up to two preemptions.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let now = Instant::ORIGIN + SECOND;
+        // Full as of now, which is the same number under both rules: a second in nanoseconds.
+        let old = Gcra::new(Grid::new(1, SECOND, 8), 2);
+        let bucket = Arc::new(TokenBucket::new(&old, 1_000_000_000));
         let taker = {
             let bucket = bucket.clone();
-            thread::spawn(move || u32::from(bucket.take(Instant::ORIGIN, 1).is_ok()))
+            thread::spawn(move || u32::from(bucket.take(now, 1).is_ok()))
         };
         // Half the price, the same number of tokens.
         let new = Gcra::new(Grid::new(2, SECOND, 8), 2);
-        bucket.replace(Instant::ORIGIN, &new, Inherit::AsIs);
+        bucket.replace(now, &new, Inherit::AsIs);
         let mut taken = taker.join().unwrap();
-        while bucket.take(Instant::ORIGIN, 1).is_ok() {
+        while bucket.take(now, 1).is_ok() {
             taken += 1;
         }
         assert_eq!(taken, 2);

@@ -437,7 +437,7 @@ impl Inner {
     }
 
     /// Takes tokens without waiting and without overtaking those who wait.
-    #[inline(always)]
+    #[inline]
     fn take(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
         if self.queue.is_busy() {
             return self.behind(now, cost);
@@ -465,26 +465,26 @@ impl Inner {
         self.reject(self.rejected(now, refusal, Reason::RateLimited), observer)
     }
 
+    #[inline]
     fn rejected(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
         match refusal {
             Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
             Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
             Refusal::Until(at) => {
-                Rejected::new(self.name, reason).with_retry_after(at.saturating_duration_since(now))
+                let wait = at.as_nanos().saturating_sub(now.as_nanos());
+                Rejected::new(self.name, reason).with_retry_nanos(wait)
             }
         }
     }
 
     #[inline]
     fn reject(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
-        if observer.is_none() && self.observer.is_none() && !self.shadow {
-            return Err(rejected);
+        if observer.is_some() || self.observer.is_some() || self.shadow {
+            return self.report(rejected, observer);
         }
-        self.report(rejected, observer)
+        Err(rejected)
     }
 
-    /// Tells whoever listens, and decides what shadow mode makes of it.
-    #[cold]
     fn report(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
         let event = match self.shadow {
             true => Event::would_reject(&rejected),
@@ -519,7 +519,7 @@ impl Inner {
 }
 
 impl Core {
-    #[inline(always)]
+    #[inline]
     fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
         match self {
             Self::Token(bucket) => bucket.take(now, tokens),
@@ -528,6 +528,7 @@ impl Core {
         }
     }
 
+    // Out of the way of the single token bucket.
     #[inline(never)]
     fn take_locked(limits: &Mutex<Limits>, now: Instant, tokens: u64) -> Result<(), Refusal> {
         lock_checked(limits).take(now, tokens)

@@ -15,7 +15,7 @@ use crate::clock::{Instant, nanos};
 /// a word. At rates that divide a nanosecond evenly a unit is one nanosecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
-    forth: Rate,
+    forth: Factor,
     back: Factor,
     /// Units that make a token.
     cost: u64,
@@ -41,7 +41,7 @@ impl Grid {
             _ => (2 * period / tokens).clamp(1, largest),
         };
         Self {
-            forth: Rate::new(tokens * cost, period),
+            forth: Factor::new(tokens * cost, period),
             back: Factor::new(period, tokens * cost),
             cost: u64::try_from(cost).unwrap_or(u64::MAX),
         }
@@ -55,18 +55,25 @@ impl Grid {
     }
 
     /// Units earned from the clock's origin to `at`.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn units(&self, at: Instant) -> u64 {
-        self.forth.of(at.as_nanos())
+        self.forth.of(at.as_nanos()).min(END)
     }
 
     /// The first instant by which `units` have been earned.
+    #[inline]
     pub(crate) fn instant(&self, units: u64) -> Instant {
-        if units > self.forth.of(u64::MAX) {
-            return Instant::FAR_FUTURE;
+        match self.back.shift {
+            _ if units > END => Instant::FAR_FUTURE,
+            EVEN => Instant::from_nanos(units),
+            _ => self.uneven(units),
         }
-        if self.back == Factor::ONE {
-            return Instant::from_nanos(units);
+    }
+
+    #[inline(never)]
+    fn uneven(&self, units: u64) -> Instant {
+        if self.forth.of(u64::MAX) < units {
+            return Instant::FAR_FUTURE;
         }
         // The factor back is as exact as the one forth, so this is at most a step or two off.
         let mut nanos = self.back.of(units);
@@ -97,9 +104,7 @@ impl Grid {
         [
             self.forth.mantissa,
             self.back.mantissa,
-            (self.forth.left as u64) << 48
-                | (self.forth.right as u64) << 32
-                | self.back.shift as u64,
+            (self.forth.shift as u64) << 32 | self.back.shift as u64,
             self.cost,
         ]
     }
@@ -108,10 +113,9 @@ impl Grid {
     pub(crate) const fn from_words(words: [u64; 4]) -> Self {
         let [forth, back, shifts, cost] = words;
         Self {
-            forth: Rate {
+            forth: Factor {
                 mantissa: forth,
-                left: (shifts >> 48) as u32,
-                right: (shifts >> 32) as u32 & 0xffff,
+                shift: (shifts >> 32) as u32,
             },
             back: Factor {
                 mantissa: back,
@@ -122,52 +126,27 @@ impl Grid {
     }
 }
 
-/// A fraction of no more than two as `mantissa * 2^left / 2^64 / 2^right`, the mantissa as in
-/// [`Factor`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rate {
-    mantissa: u64,
-    left: u32,
-    right: u32,
-}
-
-impl Rate {
-    fn new(dividend: u128, divisor: u128) -> Self {
-        let Factor { mantissa, shift } = Factor::new(dividend, divisor);
-        Self {
-            mantissa,
-            left: 64_u32.saturating_sub(shift),
-            right: shift.saturating_sub(64),
-        }
-    }
-
-    /// No more than [`END`]. It needs the upper half of one product, and no shift of both halves.
-    #[inline(always)]
-    fn of(self, value: u64) -> u64 {
-        let left = self.left & 63;
-        let value = value.min(u64::MAX >> left) << left;
-        let product = u128::from(value) * u128::from(self.mantissa);
-        (((product >> 64) as u64) >> (self.right & 63)).min(END)
-    }
-}
-
 /// A fraction as `mantissa / 2^shift`, the mantissa with its highest bit set: right to one part in
-/// 2^63, and never too small.
+/// 2^63, and never too small. One itself has a shift of [`EVEN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Factor {
     mantissa: u64,
     shift: u32,
 }
 
-impl Factor {
-    const ONE: Self = Self {
-        mantissa: 1 << 63,
-        shift: 63,
-    };
+/// The shift of the factor one, so that the most frequent rates need no multiplication.
+const EVEN: u32 = u32::MAX;
 
+impl Factor {
     /// `dividend / divisor`, which lies between 2^-64 and 2^64.
     fn new(dividend: u128, divisor: u128) -> Self {
         const TOP: u128 = 1 << 63;
+        if dividend == divisor {
+            return Self {
+                mantissa: 1,
+                shift: EVEN,
+            };
+        }
         let (mut quotient, mut rest) = (dividend / divisor, dividend % divisor);
         let mut shift = 0;
         while quotient < TOP && shift < 127 {
@@ -194,6 +173,9 @@ impl Factor {
 
     #[inline]
     fn of(self, value: u64) -> u64 {
+        if self.shift == EVEN {
+            return value;
+        }
         let product = (u128::from(value) * u128::from(self.mantissa)) >> (self.shift & 127);
         if product > u128::from(u64::MAX) {
             u64::MAX

@@ -1,0 +1,591 @@
+//! The builder of circuit breakers, and what it is told.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::{HalfOpenRules, Plan};
+use super::{Break, CircuitBreaker, Settings, Snapshot};
+use crate::backoff::{Backoff, Jitter};
+use crate::clock::ClockHandle;
+use crate::error::ConfigError;
+use crate::observe::Observer;
+use crate::policy::Health;
+
+/// A rule that opens the circuit. Passed to [`CircuitBreakerBuilder::trip_on`].
+///
+/// All limits are reached with "at least": five consecutive failures open at the fifth, a rate of
+/// 0.5 opens at 0.5.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop::circuit_breaker::Trip;
+///
+/// let rules = [
+///     Trip::consecutive(5),
+///     Trip::failures(5).of_last(20),
+///     Trip::failures(5).within(Duration::from_secs(10)),
+///     Trip::failure_rate(0.5).of_last(100).min_calls(10),
+///     Trip::slow_rate(0.8).within(Duration::from_secs(30)),
+/// ];
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use = "a rule does nothing until it is given to a builder"]
+pub struct Trip {
+    pub(super) kind: TripKind,
+    pub(super) span: Option<Span>,
+    pub(super) slices: Option<u32>,
+    pub(super) min_calls: Option<u32>,
+    pub(super) from_first_call: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum TripKind {
+    Consecutive(u32),
+    Failures(u32),
+    FailureRate(f64),
+    SlowRate(f64),
+    SuccessAverage(f64),
+}
+
+/// What a rule looks at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Span {
+    Calls(u32),
+    Time(Duration),
+}
+
+impl Trip {
+    const fn of(kind: TripKind) -> Self {
+        Self {
+            kind,
+            span: None,
+            slices: None,
+            min_calls: None,
+            from_first_call: false,
+        }
+    }
+
+    /// `n` failures in a row. Has no window; the cheapest rule.
+    pub const fn consecutive(n: u32) -> Self {
+        Self::of(TripKind::Consecutive(n))
+    }
+
+    /// `k` failures among the last calls or within a time.
+    pub const fn failures(k: u32) -> Self {
+        Self::of(TripKind::Failures(k))
+    }
+
+    /// A share of failures, above 0 and at most 1, among the last calls or within a time.
+    pub const fn failure_rate(rate: f64) -> Self {
+        Self::of(TripKind::FailureRate(rate))
+    }
+
+    /// A share of slow calls, above 0 and at most 1, among the last calls or within a time. Needs
+    /// [`CircuitBreakerBuilder::slow_call`]. A slow failure counts here and as a failure.
+    pub const fn slow_rate(rate: f64) -> Self {
+        Self::of(TripKind::SlowRate(rate))
+    }
+
+    /// An exponentially weighted average of successes below `rate`, above 0 and at most 1, as
+    /// Finagle's failure accrual has it: weights fall by the factor e over the window.
+    ///
+    /// A window of calls must have been full once, one of time must have passed once. Every call
+    /// writes to shared memory unless the average is 1; prefer
+    /// [`failure_rate`](Self::failure_rate). Calls that end at one instant of the clock weigh
+    /// nothing in a window of time.
+    pub const fn success_average(rate: f64) -> Self {
+        Self::of(TripKind::SuccessAverage(rate))
+    }
+
+    /// Looks at the last `n` calls, from 1 to 1 048 576.
+    pub const fn of_last(mut self, n: u32) -> Self {
+        self.span = Some(Span::Calls(n));
+        self
+    }
+
+    /// Looks at the calls that ended within `window`, of at most 1024 [`slices`](Self::slices) of at
+    /// least 100 µs.
+    pub const fn within(mut self, window: Duration) -> Self {
+        self.span = Some(Span::Time(window));
+        self
+    }
+
+    /// How many slices a window of time has. Default 10: what is counted covers between nine tenths
+    /// of the window and all of it.
+    pub const fn slices(mut self, slices: u32) -> Self {
+        self.slices = Some(slices);
+        self
+    }
+
+    /// The first slice of a window of time begins with the first call, also after the circuit has
+    /// closed again. By default slices are aligned to the clock.
+    pub const fn from_first_call(mut self) -> Self {
+        self.from_first_call = true;
+        self
+    }
+
+    /// A rate says nothing before there are this many calls in the window. Default 20, or the
+    /// window's size if that is smaller; at least 1.
+    pub const fn min_calls(mut self, calls: u32) -> Self {
+        self.min_calls = Some(calls);
+        self
+    }
+}
+
+/// When the trial calls of a half-open circuit close it, and when they open it again. Passed to
+/// [`CircuitBreakerBuilder::half_open`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use = "a rule does nothing until it is given to a builder"]
+pub struct HalfOpen {
+    pub(super) kind: HalfOpenKind,
+    pub(super) of: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum HalfOpenKind {
+    Successes(u32),
+    FailureRate(f64),
+}
+
+impl HalfOpen {
+    /// Closes when `k` trial calls succeed, [`of`](Self::of) so many; without `of`, `k` in a row: one
+    /// failure opens again.
+    pub const fn successes(k: u32) -> Self {
+        Self {
+            kind: HalfOpenKind::Successes(k),
+            of: None,
+        }
+    }
+
+    /// Opens again when this share of the trial calls fails, above 0 and at most 1; closes otherwise.
+    /// Needs [`of`](Self::of).
+    pub const fn failure_rate(rate: f64) -> Self {
+        Self {
+            kind: HalfOpenKind::FailureRate(rate),
+            of: None,
+        }
+    }
+
+    /// How many trial calls there are.
+    pub const fn of(mut self, n: u32) -> Self {
+        self.of = Some(n);
+        self
+    }
+}
+
+/// Builds a [`CircuitBreaker`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`trip_on`](Self::trip_on) | failure rate 0.5 within 30 s in 10 slices, at least 20 calls |
+/// | [`slow_call`](Self::slow_call) | off |
+/// | [`trip_on_failures_only`](Self::trip_on_failures_only) | `false` |
+/// | [`break_for`](Self::break_for) | 5 s, ×2 for each failed half-open, cap 300 s, equal jitter |
+/// | [`max_hint`](Self::max_hint) | 300 s |
+/// | [`half_open`](Self::half_open) | 2 successes of 3 |
+/// | [`permitted_calls`](Self::permitted_calls) | 3, or as many as the half-open rule needs if fewer |
+/// | [`decide_early`](Self::decide_early) | `true` |
+/// | [`probe_lease`](Self::probe_lease) | the break before it, from 1 s to 300 s; 60 s if there was none |
+/// | [`lost_probes_as`](Self::lost_probes_as) | unhealthy |
+/// | [`max_half_open`](Self::max_half_open) | none |
+/// | [`ramp_up`](Self::ramp_up) | none |
+/// | [`cancelled_as`](Self::cancelled_as) | neutral |
+/// | [`panicked_as`](Self::panicked_as) | unhealthy |
+/// | [`measure_durations`](Self::measure_durations) | `false` |
+/// | [`shadow`](Self::shadow) | `false` |
+/// | [`name`](Self::name) | `circuit_breaker` |
+/// | [`clock`](Self::clock) | tokio's |
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct CircuitBreakerBuilder {
+    trips: Vec<Trip>,
+    slow_call: Option<Duration>,
+    failures_only: bool,
+    break_for: Break,
+    max_hint: Duration,
+    half_open: HalfOpen,
+    permitted_calls: Option<u32>,
+    decide_early: bool,
+    probe_lease: Option<Duration>,
+    lost_probes_as: Health,
+    max_half_open: Option<Duration>,
+    ramp_up: Duration,
+    cancelled_as: Health,
+    panicked_as: Health,
+    measure_durations: bool,
+    shadow: bool,
+    seed: Option<u64>,
+    restore: Option<Snapshot>,
+    observer: Option<Arc<dyn Observer>>,
+    name: &'static str,
+    clock: Option<ClockHandle>,
+}
+
+const NAME: &str = "circuit_breaker";
+
+impl CircuitBreakerBuilder {
+    /// The largest window of calls.
+    const MAX_CALLS: u32 = 1 << 20;
+    /// The largest number of rules.
+    const MAX_TRIPS: usize = 32;
+
+    pub(super) const fn new() -> Self {
+        Self {
+            trips: Vec::new(),
+            slow_call: None,
+            failures_only: false,
+            break_for: Break::Backoff(
+                Backoff::exponential(Duration::from_secs(5))
+                    .max(Duration::from_secs(300))
+                    .jitter(Jitter::Equal),
+            ),
+            max_hint: Duration::from_secs(300),
+            half_open: HalfOpen::successes(2).of(3),
+            permitted_calls: None,
+            decide_early: true,
+            probe_lease: None,
+            lost_probes_as: Health::Unhealthy,
+            max_half_open: None,
+            ramp_up: Duration::ZERO,
+            cancelled_as: Health::Neutral,
+            panicked_as: Health::Unhealthy,
+            measure_durations: false,
+            shadow: false,
+            seed: None,
+            restore: None,
+            observer: None,
+            name: NAME,
+            clock: ClockHandle::preset(),
+        }
+    }
+
+    /// Adds a rule that opens the circuit. The first one given replaces the default; of several the
+    /// first that holds opens. Rules over the same window share it. At most 32.
+    pub fn trip_on(mut self, trip: Trip) -> Self {
+        self.trips.push(trip);
+        self
+    }
+
+    /// Calls that take at least this long are slow. Above zero. Makes every call read the clock
+    /// twice, unless another layer has.
+    pub const fn slow_call(mut self, at_least: Duration) -> Self {
+        self.slow_call = Some(at_least);
+        self
+    }
+
+    /// Looks at the rules only when a call failed or was slow, as Polly does. By default a good call
+    /// too can open the circuit, when it completes the minimum number of calls.
+    pub const fn trip_on_failures_only(mut self, only: bool) -> Self {
+        self.failures_only = only;
+        self
+    }
+
+    /// How long the circuit stays open: the first delay of the backoff, and the next one each time
+    /// that the trial calls fail. Starts over when the circuit closes.
+    ///
+    /// [`Duration::MAX`] stays open until [`close`](CircuitBreaker::close) or
+    /// [`reset`](CircuitBreaker::reset). [`Backoff::NONE`] asks for trial calls at once.
+    pub fn break_for(mut self, backoff: Backoff) -> Self {
+        self.break_for = Break::Backoff(backoff);
+        self
+    }
+
+    /// How long the circuit stays open, computed from how many times it has opened without closing
+    /// in between, from 1, and from the share of calls that failed or were slow where that opened it
+    /// (otherwise 1).
+    ///
+    /// Called outside locks. When it panics the panic passes through and the circuit is as before.
+    pub fn break_with(
+        mut self,
+        length: impl Fn(u32, f64) -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        self.break_for = Break::Custom(Arc::new(length));
+        self
+    }
+
+    /// How far a hint of the server ([`Verdict::hint`](crate::Verdict::hint)), in the result that
+    /// opens the circuit, may lengthen the break. Zero ignores hints.
+    pub const fn max_hint(mut self, max: Duration) -> Self {
+        self.max_hint = max;
+        self
+    }
+
+    /// What trial calls must do to close the circuit. Slow ones count against the first
+    /// [`Trip::slow_rate`] as well, if there is one.
+    pub const fn half_open(mut self, rule: HalfOpen) -> Self {
+        self.half_open = rule;
+        self
+    }
+
+    /// How many trial calls may be in flight at once. At least 1; more than the rule needs are never
+    /// admitted.
+    pub const fn permitted_calls(mut self, calls: u32) -> Self {
+        self.permitted_calls = Some(calls);
+        self
+    }
+
+    /// Decides as soon as the remaining trial calls cannot change the outcome. Otherwise when all of
+    /// them have ended.
+    pub const fn decide_early(mut self, early: bool) -> Self {
+        self.decide_early = early;
+        self
+    }
+
+    /// A trial call that takes longer than this loses its place to another one, and its result
+    /// changes nothing. Above zero.
+    pub const fn probe_lease(mut self, lease: Duration) -> Self {
+        self.probe_lease = Some(lease);
+        self
+    }
+
+    /// What a trial call counts as that lost its place. Default unhealthy.
+    pub const fn lost_probes_as(mut self, health: Health) -> Self {
+        self.lost_probes_as = health;
+        self
+    }
+
+    /// A circuit that is half-open for this long opens again, whatever its trial calls do. Above
+    /// zero. Mind services with few calls: they may never make enough of them in time.
+    pub const fn max_half_open(mut self, max: Duration) -> Self {
+        self.max_half_open = Some(max);
+        self
+    }
+
+    /// After closing, the share of calls let through grows from a tenth to all of them over this
+    /// time. Zero lets all through at once.
+    pub const fn ramp_up(mut self, over: Duration) -> Self {
+        self.ramp_up = over;
+        self
+    }
+
+    /// What a call counts as whose future, or permit, was dropped before its end. Default neutral.
+    pub const fn cancelled_as(mut self, health: Health) -> Self {
+        self.cancelled_as = health;
+        self
+    }
+
+    /// What a call counts as that panicked. Default unhealthy.
+    pub const fn panicked_as(mut self, health: Health) -> Self {
+        self.panicked_as = health;
+        self
+    }
+
+    /// Keeps the sum of the durations of the calls in the window, for
+    /// [`Snapshot::total_duration`]. Makes every call read the clock twice and write to shared
+    /// memory.
+    pub const fn measure_durations(mut self, measure: bool) -> Self {
+        self.measure_durations = measure;
+        self
+    }
+
+    /// Decides, counts and reports, but never refuses. Calls that would have been refused are let
+    /// through and not recorded.
+    pub const fn shadow(mut self, shadow: bool) -> Self {
+        self.shadow = shadow;
+        self
+    }
+
+    /// Makes the jitter of the breaks and the ramp-up reproducible.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Starts in the state of a snapshot, taken before a restart for example. The break goes on
+    /// where it was; windows begin with the snapshot's counts, the failures last.
+    pub fn restore(mut self, snapshot: Snapshot) -> Self {
+        self.restore = Some(snapshot);
+        self
+    }
+
+    /// Hears transitions and refusals, also those of calls nobody else listens to.
+    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// The name in errors and events.
+    pub const fn name(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// The clock of windows and breaks.
+    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
+        self.clock = Some(clock.into());
+        self
+    }
+
+    /// The breaker.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is outside the range its setter documents, when two contradict each other, or
+    /// when there is no clock where the feature `tokio` is off.
+    pub fn build(self) -> Result<CircuitBreaker, ConfigError> {
+        let error = |setting, problem| ConfigError::new(NAME, setting, problem);
+        let fail = |setting, problem| Err(error(setting, problem));
+        let mut trips = self.trips;
+        if trips.is_empty() {
+            trips.push(Trip::failure_rate(0.5).within(Duration::from_secs(30)));
+        }
+        if trips.len() > Self::MAX_TRIPS {
+            return fail("trip_on", "takes at most 32 rules");
+        }
+        for trip in &trips {
+            check_trip(trip, self.slow_call.is_some())
+                .map_err(|problem| error("trip_on", problem))?;
+        }
+        if let Break::Backoff(backoff) = &self.break_for {
+            backoff.check(NAME, "break_for")?;
+        }
+        for (setting, duration) in [
+            ("slow_call", self.slow_call),
+            ("probe_lease", self.probe_lease),
+            ("max_half_open", self.max_half_open),
+        ] {
+            if duration.is_some_and(|duration| duration.is_zero()) {
+                return fail(setting, "must be above zero");
+            }
+        }
+        let half_open = HalfOpenRules {
+            early: self.decide_early,
+            permitted: self.permitted_calls,
+            lease: self.probe_lease,
+            lost_as: self.lost_probes_as,
+            max: self.max_half_open,
+            slow_rate: trips.iter().find_map(|trip| match trip.kind {
+                TripKind::SlowRate(rate) => Some(rate),
+                _ => None,
+            }),
+            ..half_open_rules(self.half_open).map_err(|problem| error("half_open", problem))?
+        };
+        if self.permitted_calls == Some(0) {
+            return fail("permitted_calls", "must be at least 1");
+        }
+        let Some(clock) = self.clock else {
+            return fail("clock", "must be given");
+        };
+        let plan = Plan::new(
+            &trips,
+            self.slow_call,
+            self.measure_durations,
+            self.failures_only,
+        );
+        let settings = Settings {
+            name: self.name,
+            break_for: self.break_for,
+            max_hint: self.max_hint,
+            ramp_up: self.ramp_up,
+            cancelled_as: self.cancelled_as,
+            panicked_as: self.panicked_as,
+            shadow: self.shadow,
+            observer: self.observer,
+            clock,
+        };
+        Ok(CircuitBreaker::new(
+            settings,
+            plan,
+            half_open,
+            self.seed,
+            self.restore.as_ref(),
+        ))
+    }
+}
+
+fn check_trip(trip: &Trip, slow_calls: bool) -> Result<(), &'static str> {
+    let is_rate = |rate: f64| rate > 0.0 && rate <= 1.0;
+    match trip.kind {
+        TripKind::Consecutive(0) | TripKind::Failures(0) => {
+            return Err("needs a number of failures of at least 1");
+        }
+        TripKind::Consecutive(_)
+            if (trip.span, trip.slices, trip.min_calls, trip.from_first_call)
+                != (None, None, None, false) =>
+        {
+            return Err("gives a window to consecutive failures, which have none");
+        }
+        TripKind::Consecutive(_) => return Ok(()),
+        TripKind::Failures(_) if trip.min_calls.is_some() => {
+            return Err("gives min_calls to a number of failures, which needs none");
+        }
+        TripKind::FailureRate(rate) | TripKind::SlowRate(rate) | TripKind::SuccessAverage(rate)
+            if !is_rate(rate) =>
+        {
+            return Err("needs a rate above 0 and at most 1");
+        }
+        TripKind::SlowRate(_) if !slow_calls => return Err("has a slow rate but no slow_call"),
+        _ => {}
+    }
+    if trip.min_calls == Some(0) {
+        return Err("needs min_calls of at least 1");
+    }
+    match trip.span {
+        None => return Err("needs of_last or within"),
+        Some(Span::Calls(0)) => return Err("needs a window of at least 1 call"),
+        Some(Span::Calls(calls)) => {
+            if calls > CircuitBreakerBuilder::MAX_CALLS {
+                return Err("needs a window of at most 1048576 calls");
+            }
+            if trip.slices.is_some() || trip.from_first_call {
+                return Err("slices a window of calls");
+            }
+            if trip.min_calls.is_some_and(|min| min > calls) {
+                return Err("has min_calls above the size of its window");
+            }
+            if matches!(trip.kind, TripKind::Failures(k) if k > calls) {
+                return Err("asks for more failures than its window holds");
+            }
+        }
+        Some(Span::Time(window)) => {
+            let slices = trip.slices.unwrap_or(Plan::SLICES);
+            if slices == 0 || slices > crate::window::TimeWindow::MAX_SLICES {
+                return Err("needs from 1 to 1024 slices");
+            }
+            if window / slices < crate::window::TimeWindow::MIN_SLICE {
+                return Err("needs slices of at least 100 µs");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn half_open_rules(rule: HalfOpen) -> Result<HalfOpenRules, &'static str> {
+    let (needed, failure_rate, of) = match (rule.kind, rule.of) {
+        (HalfOpenKind::Successes(k), of) => (k, None, of.unwrap_or(k)),
+        (HalfOpenKind::FailureRate(rate), Some(of)) => {
+            if !(rate > 0.0 && rate <= 1.0) {
+                return Err("needs a rate above 0 and at most 1");
+            }
+            (1, Some(rate), of)
+        }
+        (HalfOpenKind::FailureRate(_), None) => return Err("needs a number of trial calls"),
+    };
+    if needed == 0 || of == 0 {
+        return Err("needs at least 1 trial call");
+    }
+    if needed > of {
+        return Err("asks for more successes than trial calls");
+    }
+    Ok(HalfOpenRules {
+        of,
+        needed,
+        failure_rate,
+        ..HalfOpenRules::default()
+    })
+}
+
+impl fmt::Debug for CircuitBreakerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreakerBuilder")
+            .field("name", &self.name)
+            .field("trips", &self.trips)
+            .field("slow_call", &self.slow_call)
+            .field("break_for", &self.break_for)
+            .field("half_open", &self.half_open)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,403 @@
+//! What the clones of a breaker share: the fast path in atomics, the rest behind a lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::{
+    Admission, Break as BreakLength, Cause, Due, Machine, Plan, State, Tally, word,
+};
+use super::state::{HalfOpenRules, Transition};
+use super::watch::{Watcher, Watchers};
+use super::{Break, Settings, Snapshot};
+use crate::backoff::Progress;
+use crate::clock::Instant;
+use crate::error::{Reason, Rejected};
+use crate::observe::{Event, Observer};
+use crate::rng::SharedRng;
+use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
+use crate::window::{Counts, Sample};
+
+/// A call that was let through: where it belongs when it ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    /// The word it was admitted under.
+    pub(super) word: u64,
+    /// Its place among the trial calls; zero when it is none.
+    pub(super) probe: u64,
+}
+
+/// The ticket of a call whose result changes nothing.
+const UNRECORDED: Ticket = Ticket {
+    word: word::DISABLED,
+    probe: 0,
+};
+
+/// Who listens to the call that causes a change, beside the breaker's own observer.
+pub(super) type Listener<'a> = Option<&'a dyn Observer>;
+
+pub(super) struct Inner {
+    /// The state and its generation. See [`word`].
+    word: AtomicU64,
+    /// When the break or the ramp-up ends, in nanoseconds.
+    until: AtomicU64,
+    /// How much of the break there can be left, in nanoseconds, unless the clock was set back.
+    longest: AtomicU64,
+    pub(super) settings: Settings,
+    pub(super) plan: Plan,
+    /// One counts, the other is that of the last time: a thread that is about to record a result of
+    /// the last time does not meet the new one.
+    tallies: Box<[Tally; 2]>,
+    machine: Mutex<(Machine, Watchers)>,
+    rng: SharedRng,
+    /// Calls refused since the state changed. By itself, so that refusals do not slow others down.
+    rejected: Box<AtomicU64>,
+}
+
+impl Inner {
+    pub(super) fn new(
+        settings: Settings,
+        plan: Plan,
+        rules: HalfOpenRules,
+        seed: Option<u64>,
+        restore: Option<&Snapshot>,
+    ) -> Self {
+        let mut machine = Machine::new(rules, settings.ramp_up);
+        let tallies = Box::new([Tally::new(&plan), Tally::new(&plan)]);
+        let rng = SharedRng::new(seed);
+        let now = settings.clock.now();
+        tallies[0].clear(now);
+        machine.begin(now);
+        if let Some(snapshot) = restore {
+            let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
+            machine.restore(snapshot.underlying, snapshot.trips, rest, now);
+            if let Break::Backoff(backoff) = &settings.break_for {
+                machine.set_progress(Progress::after(backoff, snapshot.trips, || rng.unit()));
+            }
+            if matches!(snapshot.underlying, State::Closed | State::MetricsOnly) {
+                let consecutive = u64::from(snapshot.consecutive_failures);
+                tallies[0].restore(snapshot.counts(), consecutive, now);
+            }
+        }
+        Self {
+            word: AtomicU64::new(machine.word()),
+            until: AtomicU64::new(machine.until().as_nanos()),
+            longest: AtomicU64::new(machine.longest_rest()),
+            settings,
+            plan,
+            tallies,
+            machine: Mutex::new((machine, Watchers::default())),
+            rng,
+            rejected: Box::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// The state as last decided.
+    pub(super) fn state(&self) -> State {
+        // Acquire: whoever sees a state sees what led to it.
+        match word::kind(self.word.load(Ordering::Acquire)) {
+            word::CLOSED | word::RAMPING => State::Closed,
+            word::OPEN => State::Open,
+            word::HALF_OPEN => State::HalfOpen,
+            word::ISOLATED => State::Isolated,
+            word::DISABLED => State::Disabled,
+            _ => State::MetricsOnly,
+        }
+    }
+
+    /// Lets a call through or not. `now` is asked only where the time matters.
+    #[inline]
+    pub(super) fn admit(
+        &self,
+        now: impl FnOnce() -> Instant,
+        listener: Listener<'_>,
+    ) -> Result<Ticket, Rejected> {
+        // Acquire: pairs with `publish`, so a tally is seen cleared by those who are told to use it.
+        let word = self.word.load(Ordering::Acquire);
+        if word::kind(word) <= word::DISABLED {
+            return Ok(Ticket { word, probe: 0 });
+        }
+        self.admit_slowly(word, now(), listener)
+    }
+
+    fn admit_slowly(
+        &self,
+        word: u64,
+        now: Instant,
+        listener: Listener<'_>,
+    ) -> Result<Ticket, Rejected> {
+        match word::kind(word) {
+            word::OPEN => {
+                // Acquire: a break's end is written before the word that says open. One that is
+                // newer than the word is the end of a newer break, and as good an answer.
+                let until = self.until.load(Ordering::Acquire);
+                if until == u64::MAX {
+                    return self.refuse(Reason::CircuitOpen, None, now, listener);
+                }
+                // Longer than the break is: the clock was set back, and the machine decides.
+                let left = until.saturating_sub(now.as_nanos());
+                if left > 0 && left <= self.longest.load(Ordering::Relaxed) {
+                    let until = Some(Instant::from_nanos(until));
+                    return self.refuse(Reason::CircuitOpen, until, now, listener);
+                }
+            }
+            word::RAMPING => {
+                let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
+                let left = ends.saturating_duration_since(now);
+                if !left.is_zero() {
+                    let share =
+                        1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
+                    if self.rng.unit() < share {
+                        return Ok(Ticket { word, probe: 0 });
+                    }
+                    return self.refuse(Reason::CircuitOpen, Some(ends), now, listener);
+                }
+                self.with_machine(listener, now, |machine| machine.end_ramp(now));
+            }
+            _ => {}
+        }
+        loop {
+            let (admission, word) = self.with_machine(listener, now, |machine| {
+                (machine.acquire(now), machine.word())
+            });
+            match admission {
+                Admission::Admitted { probe } => return Ok(Ticket { word, probe }),
+                Admission::Isolated => return self.refuse(Reason::Isolated, None, now, listener),
+                Admission::Refused { until } => {
+                    return self.refuse(Reason::CircuitOpen, until, now, listener);
+                }
+                Admission::Due(due) => drop(self.open(due, None, listener, now)),
+            }
+        }
+    }
+
+    #[cold]
+    fn refuse(
+        &self,
+        reason: Reason,
+        until: Option<Instant>,
+        now: Instant,
+        listener: Listener<'_>,
+    ) -> Result<Ticket, Rejected> {
+        // Relaxed: a number for people.
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        let mut rejected = Rejected::new(self.settings.name, reason);
+        if let Some(until) = until {
+            rejected = rejected.with_retry_after(until.saturating_duration_since(now));
+        }
+        if self.settings.shadow {
+            self.emit(listener, || Event::would_reject(&rejected));
+            return Ok(UNRECORDED);
+        }
+        self.emit(listener, || Event::rejected(&rejected));
+        Err(rejected)
+    }
+
+    /// Counts the end of a call. `now` is asked only where the time matters.
+    #[inline]
+    pub(super) fn record(
+        &self,
+        ticket: Ticket,
+        sample: Sample,
+        now: impl Fn() -> Instant,
+        hint: Option<Duration>,
+        listener: Listener<'_>,
+    ) {
+        if ticket.probe != 0 {
+            return self.end_probe(ticket, Some(sample), now(), hint, listener);
+        }
+        // Acquire: as in `admit`. A result of an older generation changes nothing.
+        let word = self.word.load(Ordering::Acquire);
+        let kind = word::kind(word);
+        if word::generation(word ^ ticket.word) != 0 || kind == word::DISABLED {
+            return;
+        }
+        let at = if self.plan.needs_clock() {
+            now()
+        } else {
+            Instant::ORIGIN
+        };
+        let held = self.tallies[word::tally(word)].record(&self.plan, sample, at);
+        if held != 0 {
+            self.rules_hold(word, held, now(), hint, listener);
+        }
+    }
+
+    #[cold]
+    fn rules_hold(
+        &self,
+        word: u64,
+        held: u64,
+        now: Instant,
+        hint: Option<Duration>,
+        listener: Listener<'_>,
+    ) {
+        let tally = &self.tallies[word::tally(word)];
+        if word::kind(word) == word::METRICS_ONLY {
+            let mut fresh = tally.note(held);
+            while fresh != 0 {
+                let cause = self.plan.cause(fresh);
+                let policy = self.settings.name;
+                self.emit(listener, || Event::CircuitWouldOpen { policy, cause });
+                fresh &= fresh - 1;
+            }
+            return;
+        }
+        let (cause, rate) = (self.plan.cause(held), tally.rate(&self.plan, held, now));
+        let due = self.with_machine(listener, now, |machine| {
+            machine.trip(word::generation(word), cause, rate, now)
+        });
+        if let Some(due) = due {
+            self.open(due, hint, listener, now);
+        }
+    }
+
+    /// A trial call has ended.
+    #[cold]
+    pub(super) fn end_probe(
+        &self,
+        ticket: Ticket,
+        sample: Option<Sample>,
+        now: Instant,
+        hint: Option<Duration>,
+        listener: Listener<'_>,
+    ) {
+        let generation = word::generation(ticket.word);
+        let due = self.with_machine(listener, now, |machine| {
+            machine.end_probe(generation, ticket.probe, sample, now)
+        });
+        if let Some(due) = due {
+            self.open(due, hint, listener, now);
+        }
+    }
+
+    /// Opens the circuit, unless it has changed since then. The length of the break comes from the user's code, so it is computed
+    /// outside the lock; should that panic, the next call finds the opening still due.
+    pub(super) fn open(
+        &self,
+        due: Due,
+        hint: Option<Duration>,
+        listener: Listener<'_>,
+        now: Instant,
+    ) -> bool {
+        let mut progress = due.progress;
+        let length = match &self.settings.break_for {
+            Break::Backoff(backoff) => progress.next(backoff, || self.rng.unit()),
+            Break::Custom(length) => length(due.trips, due.rate),
+        };
+        let hint = hint.unwrap_or_default().min(self.settings.max_hint);
+        let length = BreakLength {
+            length: length.max(hint),
+            progress,
+        };
+        self.with_machine(listener, now, |machine| machine.open(due, length))
+    }
+
+    /// Changes the machine, and shows and tells what came of it.
+    pub(super) fn with_machine<R>(
+        &self,
+        listener: Listener<'_>,
+        now: Instant,
+        change: impl FnOnce(&mut Machine) -> R,
+    ) -> R {
+        let mut wakers = Vec::new();
+        let (result, changes) = {
+            let mut guard = lock_checked(&self.machine);
+            let (machine, watchers) = &mut *guard;
+            let result = change(machine);
+            self.publish(machine, now);
+            let changes = machine.take_changes();
+            for change in &changes {
+                watchers.push(*change, &mut wakers);
+            }
+            (result, changes)
+        };
+        for waker in wakers {
+            waker.wake();
+        }
+        for change in changes {
+            self.emit(listener, || {
+                Event::circuit_changed(self.settings.name, &change)
+            });
+        }
+        result
+    }
+
+    /// Brings the atomics up to the machine, whose lock is held.
+    fn publish(&self, machine: &mut Machine, now: Instant) {
+        let word = machine.word();
+        if machine.take_new_tally() {
+            self.tallies[word::tally(word)].clear(now);
+        }
+        if machine.take_new_phase() {
+            self.rejected.store(0, Ordering::Relaxed);
+        }
+        // Release, both: pairs with the loads of the fast path. First the break's end, so that who
+        // sees the circuit open sees until when.
+        self.longest
+            .store(machine.longest_rest(), Ordering::Relaxed);
+        self.until
+            .store(machine.until().as_nanos(), Ordering::Release);
+        self.word.store(word, Ordering::Release);
+    }
+
+    /// Looks at the machine.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
+        look(&lock_checked(&self.machine).0)
+    }
+
+    pub(super) fn add_watcher(&self, watcher: &Arc<Watcher>) {
+        lock_checked(&self.machine).1.add(watcher);
+    }
+
+    /// Nobody waits for transitions.
+    pub(super) fn is_unwatched(&self) -> bool {
+        lock_checked(&self.machine).1.is_empty()
+    }
+
+    fn emit(&self, listener: Listener<'_>, event: impl Fn() -> Event) {
+        if let Some(observer) = listener {
+            observer.on_event(&event());
+        }
+        if let Some(observer) = &self.settings.observer {
+            observer.on_event(&event());
+        }
+    }
+
+    /// What is counted now, or what led to the present state.
+    pub(super) fn counts(&self, machine: &Machine, now: Instant) -> (Counts, u64) {
+        match machine.trial_results() {
+            Some(results) => (results, u64::from(machine.trial_size())),
+            None => {
+                let tally = &self.tallies[word::tally(machine.word())];
+                (tally.counts(now), self.plan.min_calls())
+            }
+        }
+    }
+
+    pub(super) fn tally(&self, machine: &Machine) -> &Tally {
+        &self.tallies[word::tally(machine.word())]
+    }
+
+    pub(super) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// The cause of transitions made by hand.
+    pub(super) const MANUAL: Cause = Cause::Manual;
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        lock_checked(&self.machine).1.close();
+    }
+}
+
+/// A transition as an event.
+impl Event {
+    pub(super) const fn circuit_changed(policy: &'static str, change: &Transition) -> Self {
+        Self::CircuitChanged {
+            policy,
+            change: *change,
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The rules that open a circuit, over the windows they look at.
+
+use std::time::Duration;
+
+use super::super::config::{Span, Trip, TripKind};
+use super::Cause;
+use crate::clock::{Instant, nanos};
+use crate::sync::{AtomicU64, Ordering};
+use crate::window::{CountWindow, Counts, Sample, TimeWindow, Tracks};
+
+/// The rules, as they are looked at: by window.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    causes: Vec<Cause>,
+    /// The smallest number of consecutive failures that opens, and its rule.
+    consecutive: Option<(u64, usize)>,
+    watches: Vec<Watch>,
+    tracks: Tracks,
+    failures_only: bool,
+    /// Calls this long are slow, in nanoseconds.
+    slow: u64,
+    needs_clock: bool,
+}
+
+/// A window and the rules over it.
+#[derive(Debug)]
+struct Watch {
+    span: Span,
+    slices: u32,
+    from_first_call: bool,
+    rules: Vec<Rule>,
+    has_average: bool,
+}
+
+#[derive(Debug)]
+struct Rule {
+    /// Its place in the order the rules were given.
+    index: usize,
+    kind: TripKind,
+    min_calls: u64,
+}
+
+impl Plan {
+    /// How many slices a window of time has by default.
+    pub(crate) const SLICES: u32 = 10;
+    const MIN_CALLS: u32 = 20;
+
+    /// The rules must have been checked.
+    pub(crate) fn new(
+        trips: &[Trip],
+        slow: Option<Duration>,
+        durations: bool,
+        failures_only: bool,
+    ) -> Self {
+        let mut plan = Self {
+            causes: trips.iter().map(|trip| cause(trip.kind)).collect(),
+            consecutive: None,
+            watches: Vec::new(),
+            tracks: Tracks {
+                slow: slow.is_some(),
+                durations,
+            },
+            failures_only,
+            slow: slow.map_or(u64::MAX, nanos),
+            needs_clock: slow.is_some() || durations,
+        };
+        for (index, trip) in trips.iter().enumerate() {
+            plan.add(index, trip);
+        }
+        plan
+    }
+
+    fn add(&mut self, index: usize, trip: &Trip) {
+        let span = match (trip.kind, trip.span) {
+            (TripKind::Consecutive(n), _) => {
+                let n = u64::from(n);
+                if self.consecutive.is_none_or(|(least, _)| n < least) {
+                    self.consecutive = Some((n, index));
+                }
+                return;
+            }
+            (_, Some(span)) => span,
+            (_, None) => return,
+        };
+        let slices = trip.slices.unwrap_or(Self::SLICES);
+        self.needs_clock |= matches!(span, Span::Time(_));
+        let preset = match span {
+            Span::Calls(calls) => Self::MIN_CALLS.min(calls),
+            Span::Time(_) => Self::MIN_CALLS,
+        };
+        let rule = Rule {
+            index,
+            kind: trip.kind,
+            min_calls: u64::from(trip.min_calls.unwrap_or(preset)),
+        };
+        let has_average = matches!(trip.kind, TripKind::SuccessAverage(_));
+        let same = self.watches.iter_mut().find(|watch| {
+            (watch.span, watch.slices, watch.from_first_call)
+                == (span, slices, trip.from_first_call)
+        });
+        match same {
+            Some(watch) => {
+                watch.rules.push(rule);
+                watch.has_average |= has_average;
+            }
+            None => self.watches.push(Watch {
+                span,
+                slices,
+                from_first_call: trip.from_first_call,
+                rules: vec![rule],
+                has_average,
+            }),
+        }
+    }
+
+    /// Whether calls must be timed.
+    #[inline]
+    pub(crate) const fn needs_clock(&self) -> bool {
+        self.needs_clock
+    }
+
+    /// Why the first of these rules opens.
+    pub(crate) fn cause(&self, held: u64) -> Cause {
+        self.causes[held.trailing_zeros() as usize]
+    }
+
+    /// What a call was that took this long.
+    #[inline]
+    pub(crate) const fn sample(&self, failed: bool, took: Duration) -> Sample {
+        Sample {
+            failed,
+            slow: self.tracks.slow && nanos(took) >= self.slow,
+            took,
+        }
+    }
+
+    pub(crate) const fn tracks_durations(&self) -> bool {
+        self.tracks.durations
+    }
+
+    /// The least number of calls that the first rule over a rate needs.
+    pub(crate) fn min_calls(&self) -> u64 {
+        let rules = self.watches.iter().flat_map(|watch| &watch.rules);
+        rules
+            .filter(|rule| !matches!(rule.kind, TripKind::Failures(_)))
+            .map(|rule| rule.min_calls)
+            .next()
+            .unwrap_or(1)
+    }
+}
+
+const fn cause(kind: TripKind) -> Cause {
+    match kind {
+        TripKind::Consecutive(_) => Cause::ConsecutiveFailures,
+        TripKind::Failures(_) => Cause::Failures,
+        TripKind::FailureRate(_) => Cause::FailureRate,
+        TripKind::SlowRate(_) => Cause::SlowRate,
+        TripKind::SuccessAverage(_) => Cause::SuccessAverage,
+    }
+}
+
+/// What was counted since the circuit closed.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    consecutive: AtomicU64,
+    watched: Vec<Watched>,
+    /// Rules already reported while nothing opens.
+    noted: AtomicU64,
+    /// When it was cleared, in nanoseconds.
+    began: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Watched {
+    window: Window,
+    average: Average,
+}
+
+#[derive(Debug)]
+enum Window {
+    Calls(CountWindow),
+    Time(TimeWindow),
+}
+
+impl Tally {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let watched = plan.watches.iter().map(|watch| Watched {
+            window: match watch.span {
+                Span::Calls(calls) => Window::Calls(CountWindow::new(calls, plan.tracks)),
+                Span::Time(window) => Window::Time(TimeWindow::new(
+                    window,
+                    watch.slices,
+                    !watch.from_first_call,
+                    plan.tracks,
+                )),
+            },
+            average: Average::new(watch.span),
+        });
+        Self {
+            consecutive: AtomicU64::new(0),
+            watched: watched.collect(),
+            noted: AtomicU64::new(0),
+            began: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a call, and gives the rules that hold after it, a bit for each.
+    ///
+    /// `now` is looked at only where the plan needs the clock.
+    #[inline]
+    pub(crate) fn record(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
+        let mut held = 0;
+        if let Some((limit, index)) = plan.consecutive {
+            if sample.failed {
+                // Relaxed, here and below: the numbers publish nothing else.
+                let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
+                held |= u64::from(run >= limit) << index;
+            } else if self.consecutive.load(Ordering::Relaxed) != 0 {
+                // A failure that races with this may be lost: it counts as before the success.
+                self.consecutive.store(0, Ordering::Relaxed);
+            }
+        }
+        for (watched, watch) in self.watched.iter().zip(&plan.watches) {
+            let counts = match &watched.window {
+                Window::Calls(window) => {
+                    let counts = window.record(sample);
+                    if counts.failures + counts.slow == 0 && !watch.has_average {
+                        continue;
+                    }
+                    counts
+                }
+                Window::Time(window) => {
+                    window.record(sample, now);
+                    if !watch.has_average && window.is_clean(now) {
+                        continue;
+                    }
+                    window.counts(now)
+                }
+            };
+            held |= self.held(plan, (watched, watch), sample, counts, now);
+        }
+        held
+    }
+
+    fn held(
+        &self,
+        plan: &Plan,
+        (watched, watch): (&Watched, &Watch),
+        sample: Sample,
+        counts: Counts,
+        now: Instant,
+    ) -> u64 {
+        let since = Instant::from_nanos(self.began.load(Ordering::Relaxed));
+        let (mut average, mut is_ripe) = (1.0, false);
+        if watch.has_average {
+            average = watched.average.update(!sample.failed, since, now);
+            is_ripe = match watch.span {
+                Span::Calls(calls) => counts.calls >= u64::from(calls),
+                Span::Time(window) => now.saturating_duration_since(since) >= window,
+            };
+        }
+        if plan.failures_only && !sample.failed && !sample.slow {
+            return 0;
+        }
+        let rate = |bad: u64| bad as f64 / counts.calls as f64;
+        let enough = |rule: &Rule| counts.calls >= rule.min_calls.max(1);
+        watch.rules.iter().fold(0, |held, rule| {
+            let holds = match rule.kind {
+                TripKind::Consecutive(_) => false,
+                TripKind::Failures(k) => counts.failures >= u64::from(k),
+                TripKind::FailureRate(limit) => enough(rule) && rate(counts.failures) >= limit,
+                TripKind::SlowRate(limit) => enough(rule) && rate(counts.slow) >= limit,
+                TripKind::SuccessAverage(limit) => enough(rule) && is_ripe && average < limit,
+            };
+            held | u64::from(holds) << rule.index
+        })
+    }
+
+    /// The content of the first window.
+    pub(crate) fn counts(&self, now: Instant) -> Counts {
+        match self.watched.first().map(|watched| &watched.window) {
+            None => Counts::default(),
+            Some(Window::Calls(window)) => window.counts(),
+            Some(Window::Time(window)) => window.counts(now),
+        }
+    }
+
+    /// The share of calls that were bad in the way that this rule looks at.
+    pub(crate) fn rate(&self, plan: &Plan, held: u64, now: Instant) -> f64 {
+        let index = held.trailing_zeros() as usize;
+        for (watched, watch) in self.watched.iter().zip(&plan.watches) {
+            let Some(rule) = watch.rules.iter().find(|rule| rule.index == index) else {
+                continue;
+            };
+            let counts = match &watched.window {
+                Window::Calls(window) => window.counts(),
+                Window::Time(window) => window.counts(now),
+            };
+            let bad = match rule.kind {
+                TripKind::SlowRate(_) => counts.slow,
+                _ => counts.failures,
+            };
+            return bad as f64 / counts.calls.max(1) as f64;
+        }
+        1.0
+    }
+
+    /// How many calls failed in a row. Zero when no rule asks for it.
+    pub(crate) fn consecutive(&self) -> u64 {
+        self.consecutive.load(Ordering::Relaxed)
+    }
+
+    /// Those of the rules that are noted for the first time.
+    pub(crate) fn note(&self, held: u64) -> u64 {
+        held & !self.noted.fetch_or(held, Ordering::Relaxed)
+    }
+
+    /// Whether nothing bad is in it.
+    pub(crate) fn is_clean(&self, now: Instant) -> bool {
+        self.consecutive() == 0
+            && self.watched.iter().all(|watched| {
+                let counts = match &watched.window {
+                    Window::Calls(window) => window.counts(),
+                    Window::Time(window) => window.counts(now),
+                };
+                counts.failures + counts.slow == 0 && watched.average.is_clean()
+            })
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self, now: Instant) {
+        self.consecutive.store(0, Ordering::Relaxed);
+        self.noted.store(0, Ordering::Relaxed);
+        self.began.store(now.as_nanos(), Ordering::Relaxed);
+        for watched in &self.watched {
+            watched.average.word.store(0, Ordering::Relaxed);
+            match &watched.window {
+                Window::Calls(window) => window.clear(),
+                Window::Time(window) => window.clear(),
+            }
+        }
+    }
+
+    /// Counts what a snapshot counted, the good calls first.
+    pub(crate) fn restore(&self, counts: Counts, consecutive: u64, now: Instant) {
+        self.consecutive.store(consecutive, Ordering::Relaxed);
+        let bad = |kind: &Sample| match (kind.failed, kind.slow) {
+            (false, false) => {
+                (counts.calls + counts.slow_failures).saturating_sub(counts.failures + counts.slow)
+            }
+            (false, true) => counts.slow.saturating_sub(counts.slow_failures),
+            (true, false) => counts.failures.saturating_sub(counts.slow_failures),
+            (true, true) => counts.slow_failures,
+        };
+        // Windows remember no more than this; numbers from a file could be anything.
+        let most = counts.calls.min(1 << 20);
+        for failed in [false, true] {
+            for slow in [false, true] {
+                let sample = Sample {
+                    failed,
+                    slow,
+                    took: counts.took / u32::try_from(counts.calls.max(1)).unwrap_or(u32::MAX),
+                };
+                for _ in 0..bad(&sample).min(most) {
+                    for watched in &self.watched {
+                        match &watched.window {
+                            Window::Calls(window) => drop(window.record(sample)),
+                            Window::Time(window) => window.record(sample, now),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
+/// in a word, so that both change in one step. Zero before the first call.
+///
+/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`.
+#[derive(Debug)]
+struct Average {
+    word: AtomicU64,
+    /// The window, in units of time or in calls.
+    window: f64,
+    /// Nanoseconds in a unit; zero when calls are the time.
+    unit: u64,
+}
+
+impl Average {
+    /// Stamps are 32 bits of such parts of the window: they come round after 262 144 windows.
+    const UNITS: u64 = 1 << 14;
+
+    fn new(span: Span) -> Self {
+        let (window, unit) = match span {
+            Span::Calls(calls) => (f64::from(calls), 0),
+            Span::Time(window) => {
+                let unit = (nanos(window) / Self::UNITS).max(1);
+                (nanos(window) as f64 / unit as f64, unit)
+            }
+        };
+        Self {
+            word: AtomicU64::new(0),
+            window,
+            unit,
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        word == 0 || Self::value(word) == 1.0
+    }
+
+    fn value(word: u64) -> f64 {
+        f64::from(f32::from_bits((word >> 32) as u32))
+    }
+
+    fn update(&self, success: bool, since: Instant, now: Instant) -> f64 {
+        let sample = f64::from(u8::from(success));
+        let elapsed = now.as_nanos().saturating_sub(since.as_nanos());
+        // Never zero: the word of a first failure at the very start must not be zero.
+        let stamp = (elapsed.checked_div(self.unit).unwrap_or(0) as u32).max(1);
+        let mut old = self.word.load(Ordering::Relaxed);
+        loop {
+            let average = if old == 0 {
+                sample
+            } else {
+                let apart = match self.unit {
+                    0 => 1,
+                    _ => ahead(stamp, old as u32),
+                };
+                let weight = (-(apart as f64) / self.window).exp();
+                Self::value(old) * weight + sample * (1.0 - weight)
+            };
+            let bits = u64::from((average as f32).to_bits());
+            let newest = match old {
+                0 => stamp,
+                _ => (old as u32).wrapping_add(ahead(stamp, old as u32)).max(1),
+            };
+            let new = (bits << 32) | u64::from(newest);
+            if new == old {
+                return average;
+            }
+            match self
+                .word
+                .compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return average,
+                Err(now) => old = now,
+            }
+        }
+    }
+}
+
+/// How far `stamp` is ahead of `old`; zero for a late thread, whose stamp is from before.
+const fn ahead(stamp: u32, old: u32) -> u32 {
+    let ahead = stamp.wrapping_sub(old);
+    if ahead > u32::MAX / 2 { 0 } else { ahead }
+}

@@ -1,0 +1,280 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::Instant;
+
+const SLOW: Tracks = Tracks {
+    slow: true,
+    durations: false,
+};
+const ALL: Tracks = Tracks {
+    slow: true,
+    durations: true,
+};
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn at(millis: u64) -> Instant {
+    Instant::from_nanos(millis * 1_000_000)
+}
+
+fn good() -> Sample {
+    Sample::default()
+}
+
+fn failed() -> Sample {
+    Sample {
+        failed: true,
+        ..good()
+    }
+}
+
+/// Counts of a list of calls, the obvious way.
+fn naive<'a>(calls: impl IntoIterator<Item = &'a Sample>, tracks: Tracks) -> Counts {
+    let mut counts = Counts::default();
+    for call in calls {
+        let slow = call.slow && tracks.slow;
+        counts.calls += 1;
+        counts.failures += u64::from(call.failed);
+        counts.slow += u64::from(slow);
+        counts.slow_failures += u64::from(slow && call.failed);
+        if tracks.durations {
+            counts.took += call.took;
+        }
+    }
+    counts
+}
+
+fn samples() -> impl Strategy<Value = Sample> {
+    // Mostly good ones, so that windows become clean again.
+    (0..10_u8, 0..10_u8, 0..5_000_u64).prop_map(|(failed, slow, millis)| Sample {
+        failed: failed == 0,
+        slow: slow == 0,
+        took: ms(millis),
+    })
+}
+
+fn tracks() -> impl Strategy<Value = Tracks> {
+    (any::<bool>(), any::<bool>()).prop_map(|(slow, durations)| Tracks { slow, durations })
+}
+
+proptest! {
+    #[test]
+    fn a_count_window_is_the_last_n_calls(
+        size in prop_oneof![1..=4_u32, 27..=29_u32, 55..=57_u32, 60..=70_u32, 120..=200_u32],
+        tracks in tracks(),
+        calls in proptest::collection::vec(samples(), 0..700),
+    ) {
+        let window = CountWindow::new(size, tracks);
+        let mut model = VecDeque::new();
+        for call in calls {
+            model.push_back(call);
+            model.drain(..model.len().saturating_sub(size as usize));
+            let expected = naive(&model, tracks);
+            prop_assert_eq!(window.record(call), expected);
+            prop_assert_eq!(window.counts(), expected);
+            prop_assert_eq!(window.recounted(), expected);
+        }
+        window.clear();
+        prop_assert_eq!(window.counts(), Counts::default());
+    }
+
+    #[test]
+    fn a_time_window_is_the_last_slices(
+        slices in 1..12_u32,
+        slice in 1..50_u64,
+        start in prop_oneof![Just(0_u64), 1..1_000_000_u64],
+        tracks in tracks(),
+        steps in proptest::collection::vec((0..80_u64, samples()), 0..300),
+    ) {
+        let window = TimeWindow::new(ms(slice) * slices, slices, true, tracks);
+        let mut model = Vec::new();
+        let mut now = start;
+        for (pause, call) in steps {
+            // A third of the calls come at once, and now and then everything runs out.
+            now += match pause {
+                0..=30 => 0,
+                79 => slice * u64::from(slices) * 3,
+                pause => pause,
+            };
+            window.record(call, at(now));
+            model.push((now / slice, call));
+            let newest = now / slice;
+            let live = model
+                .iter()
+                .filter(|(epoch, _)| epoch + u64::from(slices) > newest)
+                .map(|(_, call)| call);
+            let expected = naive(live, tracks);
+            prop_assert_eq!(window.counts(at(now)), expected);
+            let marked = expected.failures + expected.slow > 0;
+            prop_assert_eq!(window.is_clean(at(now)), !marked);
+        }
+    }
+}
+
+#[test]
+fn a_good_call_into_a_full_clean_window_writes_nothing() {
+    for size in [5, 56, 100] {
+        let window = CountWindow::new(size, Tracks::default());
+        for _ in 0..size {
+            window.record(good());
+        }
+        let before = format!("{window:?}");
+        for _ in 0..1000 {
+            assert_eq!(window.record(good()).calls, u64::from(size));
+        }
+        assert_eq!(format!("{window:?}"), before);
+    }
+}
+
+#[test]
+fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
+    let window = TimeWindow::new(Duration::from_secs(60), 10, true, ALL);
+    let words = window.words_in_use();
+    for call in 0..200_000_u64 {
+        window.record(failed(), Instant::from_nanos(call * 20_000));
+    }
+    assert_eq!(window.words_in_use(), words);
+    assert_eq!(words, 50);
+    assert_eq!(window.counts(at(4_000)).calls, 200_000);
+}
+
+#[test]
+fn a_late_thread_never_brings_an_old_slice_back() {
+    let window = TimeWindow::new(ms(100), 10, true, Tracks::default());
+    window.record(failed(), at(1_000));
+    // Its reading is from just before: it counts now, and what is there stays.
+    window.record(failed(), at(990));
+    assert_eq!(window.counts(at(1_000)).failures, 2);
+    // From the slice whose place the present one has taken.
+    window.record(failed(), at(905));
+    assert_eq!(window.counts(at(1_000)).failures, 3);
+    assert_eq!(window.counts(at(905)).failures, 3);
+    assert_eq!(window.counts(at(1_100)).failures, 0);
+}
+
+#[test]
+fn slices_may_begin_with_the_first_call() {
+    let window = TimeWindow::new(ms(200), 1, false, Tracks::default());
+    assert_eq!(window.counts(at(150)).calls, 0);
+    window.record(failed(), at(150));
+    window.record(failed(), at(349));
+    assert_eq!(window.counts(at(349)).calls, 2);
+    assert_eq!(window.counts(at(350)).calls, 0);
+    window.clear();
+    window.record(failed(), at(400));
+    assert_eq!(window.counts(at(599)).calls, 1);
+}
+
+#[test]
+fn a_clock_that_is_set_back_begins_anew() {
+    let window = TimeWindow::new(ms(100), 10, true, Tracks::default());
+    window.record(failed(), at(3_600_000));
+    assert_eq!(window.counts(at(0)).calls, 0);
+    window.record(good(), at(0));
+    window.record(failed(), at(50));
+    let counts = window.counts(at(50));
+    assert_eq!((counts.calls, counts.failures), (2, 1));
+    // And goes on from there.
+    assert_eq!(window.counts(at(150)).calls, 0);
+    window.record(failed(), at(170));
+    assert_eq!(window.counts(at(170)).calls, 1);
+}
+
+#[test]
+fn tags_that_come_round_do_not_bring_old_calls_back() {
+    // Slices of 100 µs: tags of 32 bits come round after five days, those of 24 after half an hour.
+    let slice = 100_000_u64;
+    let window = TimeWindow::new(Duration::from_micros(1_000), 10, true, ALL);
+    let mut call = failed();
+    call.slow = true;
+    call.took = ms(1);
+    for turn in [1_u64 << 24, 1 << 31, 1 << 32, (1 << 32) + (1 << 31)] {
+        let window = TimeWindow::new(Duration::from_micros(1_000), 10, true, ALL);
+        window.record(call, Instant::from_nanos(5 * slice));
+        let later = Instant::from_nanos((5 + turn) * slice);
+        window.record(good(), later);
+        assert_eq!(window.counts(later), naive(&[good()], ALL), "{turn}");
+        window.record(call, later);
+        assert_eq!(window.counts(later), naive(&[good(), call], ALL), "{turn}");
+    }
+    // A slow failure once, then good calls for more than a turn of the shorter tag.
+    window.record(call, Instant::from_nanos(5 * slice));
+    let mut epoch = 5;
+    while epoch < (1 << 24) + 5 {
+        epoch += 9;
+        window.record(good(), Instant::from_nanos(epoch * slice));
+    }
+    let now = Instant::from_nanos(epoch * slice);
+    assert_eq!(window.counts(now).slow_failures, 0);
+    assert_eq!(window.counts(now).took, Duration::ZERO);
+}
+
+#[test]
+fn extreme_settings_and_times_are_harmless() {
+    for window in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+        for slices in [0, 1, 10, u32::MAX] {
+            let window = TimeWindow::new(window, slices, true, ALL);
+            let times = [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX, u64::MAX];
+            for nanos in times.into_iter().map(Instant::from_nanos) {
+                let mut call = failed();
+                call.took = Duration::MAX;
+                window.record(call, nanos);
+                assert!(window.counts(nanos).failures >= 1);
+                assert!(!window.is_clean(nanos));
+            }
+            assert!(window.counts(Instant::ORIGIN).calls <= 6);
+        }
+    }
+    for size in [0, 1] {
+        let window = CountWindow::new(size, ALL);
+        window.record(good());
+        assert_eq!(window.record(failed()).calls, 1);
+    }
+}
+
+/// Many threads, then rest: the counters equal the content.
+#[test]
+fn windows_are_exact_at_rest() {
+    const THREADS: u64 = 4;
+    const CALLS: u64 = 20_000;
+    for size in [20, 50, 128, 1000] {
+        for tracks in [Tracks::default(), SLOW, ALL] {
+            let counted = Arc::new(CountWindow::new(size, tracks));
+            let timed = Arc::new(TimeWindow::new(ms(1_000_000), 4, true, tracks));
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let (counted, timed) = (counted.clone(), timed.clone());
+                    thread::spawn(move || {
+                        for call in 0..CALLS {
+                            let sample = Sample {
+                                failed: (call + thread) % 3 == 0,
+                                slow: call % 5 == 0,
+                                took: Duration::from_micros(call),
+                            };
+                            counted.record(sample);
+                            timed.record(sample, at(call));
+                        }
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert_eq!(counted.counts(), counted.recounted());
+            assert_eq!(counted.counts().calls, u64::from(size));
+            // All threads were in the first slice of the window.
+            let expected: u64 = (0..THREADS)
+                .map(|thread| (0..CALLS).filter(|call| (call + thread) % 3 == 0).count() as u64)
+                .sum();
+            let counts = timed.counts(at(CALLS));
+            assert_eq!((counts.calls, counts.failures), (THREADS * CALLS, expected));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The last slices of time.
+
+use std::time::Duration;
+
+use super::{Counts, Sample, Tracks};
+use crate::clock::{Instant, nanos};
+use crate::sync::{AtomicU64, Ordering};
+
+/// A window over the last `n` slices of time, the present one included.
+///
+/// Slices are aligned to the clock's origin, or begin with the first call.
+///
+/// # Exactness
+///
+/// Each slice's numbers carry the slice they belong to in the same word, so a slice is emptied and
+/// counted into in one step. A call counts into the present slice. A thread that is stopped between
+/// reading the clock and recording counts late, by as long as it was stopped; it never brings an old
+/// slice back.
+///
+/// # Clocks that go back
+///
+/// A reading from the past counts as the newest one. A clock that is set back by more than the
+/// window and a minute begins an empty window.
+#[derive(Debug)]
+pub(crate) struct TimeWindow {
+    /// Where the first slice begins, in the clock's nanoseconds; [`UNKNOWN`] until the first call.
+    origin: AtomicU64,
+    aligned: bool,
+    /// Nanoseconds.
+    slice: u64,
+    slices: u64,
+    /// The newest slice there is: its number, and its place in the low [`PLACE_BITS`] bits.
+    newest: AtomicU64,
+    /// The newest slice with a call that was not clean, plus one; zero when there is none.
+    marked: AtomicU64,
+    /// `stride` words for each place.
+    words: Box<[AtomicU64]>,
+    stride: usize,
+    tracks: Tracks,
+}
+
+const PLACE_BITS: u32 = 16;
+/// What the words of a place count.
+const CALLS: usize = 0;
+const FAILED: usize = 1;
+const SLOW: usize = 2;
+const BOTH: usize = 3;
+
+/// A word is a tag, the low bits of the slice's number, above a count.
+const COUNT_BITS: u32 = 32;
+/// Durations need more room: microseconds below a shorter tag.
+const TOOK_BITS: u32 = 40;
+/// Counts stop here, out of reach of the tag for all who add at once.
+const FULL: u64 = u32::MAX as u64 - 0xffff;
+const TOOK_FULL: u64 = (1 << TOOK_BITS) - 1;
+
+const UNKNOWN: u64 = u64::MAX;
+
+/// Tags are swept each time this many bits of the slices' numbers are used up.
+const SWEEP_BITS: u32 = 22;
+
+/// Readings older than the window by more than this are no late threads.
+const SET_BACK: u64 = 60_000_000_000;
+
+impl TimeWindow {
+    /// The shortest slice.
+    pub(crate) const MIN_SLICE: Duration = Duration::from_micros(100);
+    /// The largest number of slices.
+    pub(crate) const MAX_SLICES: u32 = 1024;
+
+    /// An empty window of `window` in `slices` slices.
+    ///
+    /// Slices are at least [`MIN_SLICE`](Self::MIN_SLICE) long, and from one to
+    /// [`MAX_SLICES`](Self::MAX_SLICES) in number; builders check that they are.
+    ///
+    /// Slices are `aligned` to the clock's origin, or begin with the first call.
+    pub(crate) fn new(window: Duration, slices: u32, aligned: bool, tracks: Tracks) -> Self {
+        let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
+        let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
+        let stride = if tracks.slow { 4 } else { 2 } + usize::from(tracks.durations);
+        Self {
+            origin: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
+            aligned,
+            slice,
+            slices,
+            newest: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
+            words: (0..slices as usize * stride)
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+            stride,
+            tracks,
+        }
+    }
+
+    /// Adds a call that ended at `now`.
+    #[inline]
+    pub(crate) fn record(&self, sample: Sample, now: Instant) {
+        let newest = self.present(self.elapsed(now, true));
+        let epoch = newest >> PLACE_BITS;
+        let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
+        self.add(first + CALLS, epoch, COUNT_BITS, 1, FULL);
+        if !sample.is_clean() {
+            let kind = match (sample.failed, sample.slow && self.tracks.slow) {
+                (true, true) => BOTH,
+                (true, false) => FAILED,
+                (false, true) => SLOW,
+                (false, false) => return self.add_duration(first, epoch, sample.took),
+            };
+            // Relaxed: whoever records evaluates afterwards, and sees what it wrote itself.
+            self.marked.fetch_max(epoch + 1, Ordering::Relaxed);
+            self.add(first + kind, epoch, COUNT_BITS, 1, FULL);
+        }
+        self.add_duration(first, epoch, sample.took);
+    }
+
+    #[inline]
+    fn add_duration(&self, first: usize, epoch: u64, took: Duration) {
+        if self.tracks.durations {
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let word = first + self.stride - 1;
+            self.add(word, epoch, TOOK_BITS, micros.min(TOOK_FULL), TOOK_FULL);
+        }
+    }
+
+    /// Whether nothing but good and fast calls is in it. Cheap.
+    #[inline]
+    pub(crate) fn is_clean(&self, now: Instant) -> bool {
+        let marked = self.marked.load(Ordering::Relaxed);
+        marked == 0 || self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
+    }
+
+    /// The content.
+    pub(crate) fn counts(&self, now: Instant) -> Counts {
+        let epoch = self.epoch(self.elapsed(now, false));
+        let mut sums = [0; 5];
+        for place in self.words.chunks_exact(self.stride) {
+            for (kind, (word, sum)) in place.iter().zip(&mut sums).enumerate() {
+                let bits = self.bits_of(kind);
+                // Relaxed: a count and the tag it belongs to are one word.
+                let word = word.load(Ordering::Relaxed);
+                if self.is_live(word, epoch, bits) {
+                    *sum += word & ((1 << bits) - 1);
+                }
+            }
+        }
+        let took = if self.tracks.durations {
+            std::mem::take(&mut sums[self.stride - 1])
+        } else {
+            0
+        };
+        let [calls, failed, slow, both, _] = sums;
+        Counts {
+            calls: calls.max(failed + slow + both),
+            failures: failed + both,
+            slow: slow + both,
+            slow_failures: both,
+            took: Duration::from_micros(took),
+        }
+    }
+
+    /// Empties it. Calls recorded meanwhile may survive or not.
+    pub(crate) fn clear(&self) {
+        self.marked.store(0, Ordering::Relaxed);
+        self.newest.store(0, Ordering::Relaxed);
+        if !self.aligned {
+            self.origin.store(UNKNOWN, Ordering::Relaxed);
+        }
+        for word in &self.words {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The time since the first slice began, which it does now if this is the first call.
+    #[inline]
+    fn elapsed(&self, now: Instant, is_call: bool) -> Instant {
+        let now = now.as_nanos();
+        // Relaxed: nothing else depends on who comes first.
+        let mut origin = self.origin.load(Ordering::Relaxed);
+        if origin == UNKNOWN {
+            origin = now;
+            if is_call {
+                let first = self.origin.compare_exchange(
+                    UNKNOWN,
+                    now,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+                origin = first.err().unwrap_or(now);
+            }
+        }
+        Instant::from_nanos(now.saturating_sub(origin))
+    }
+
+    /// The number of the present slice, by `now` or by what was recorded, whichever is later. Only
+    /// reads.
+    #[inline]
+    fn epoch(&self, now: Instant) -> u64 {
+        let newest = self.newest.load(Ordering::Relaxed) >> PLACE_BITS;
+        let elapsed = now.as_nanos().wrapping_sub(newest * self.slice);
+        if elapsed < self.slice {
+            return newest;
+        }
+        let epoch = now.as_nanos() / self.slice;
+        if self.is_set_back(newest, now) {
+            epoch
+        } else {
+            epoch.max(newest)
+        }
+    }
+
+    /// The present slice and its place; moves on to it.
+    #[inline]
+    fn present(&self, now: Instant) -> u64 {
+        // Relaxed: the words carry their own tags, so nothing depends on who sees this first.
+        let newest = self.newest.load(Ordering::Relaxed);
+        let elapsed = now
+            .as_nanos()
+            .wrapping_sub((newest >> PLACE_BITS) * self.slice);
+        if elapsed < self.slice {
+            newest
+        } else {
+            self.advance(newest, now)
+        }
+    }
+
+    #[cold]
+    fn advance(&self, newest: u64, now: Instant) -> u64 {
+        let epoch = now.as_nanos() / self.slice;
+        let present = (epoch << PLACE_BITS) | (epoch % self.slices);
+        let before = newest >> PLACE_BITS;
+        if self.is_set_back(before, now) {
+            self.clear();
+            self.newest.store(present, Ordering::Relaxed);
+            return present;
+        }
+        if epoch >> SWEEP_BITS > before >> SWEEP_BITS {
+            self.sweep(epoch, epoch - before >= self.slices);
+        }
+        // Never backwards: a late thread gets the newest slice.
+        self.newest
+            .fetch_max(present, Ordering::Relaxed)
+            .max(present)
+    }
+
+    /// Empties the words of slices that have left the window, long before their tags could be
+    /// mistaken for those of newer ones.
+    fn sweep(&self, epoch: u64, all: bool) {
+        for (index, word) in self.words.iter().enumerate() {
+            let bits = self.bits_of(index % self.stride);
+            let content = word.load(Ordering::Relaxed);
+            if all || !self.is_live(content, epoch, bits) {
+                // Fails where somebody has just counted into it: then it is a new slice's.
+                let _ = word.compare_exchange(content, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How many bits count in the words of this kind.
+    const fn bits_of(&self, kind: usize) -> u32 {
+        if self.tracks.durations && kind == self.stride - 1 {
+            TOOK_BITS
+        } else {
+            COUNT_BITS
+        }
+    }
+
+    /// Whether the slice a word belongs to is in the window that ends with slice `epoch`.
+    const fn is_live(&self, content: u64, epoch: u64, bits: u32) -> bool {
+        tag(epoch, bits).wrapping_sub(content >> bits) & mask(bits) < self.slices
+    }
+
+    fn is_set_back(&self, newest: u64, now: Instant) -> bool {
+        let late = (newest * self.slice).saturating_sub(now.as_nanos());
+        late > self
+            .slice
+            .saturating_mul(self.slices)
+            .saturating_add(SET_BACK)
+    }
+
+    /// Adds to a word, which becomes that of slice `epoch` if it is still that of an older one.
+    #[inline]
+    fn add(&self, word: usize, epoch: u64, bits: u32, amount: u64, full: u64) {
+        let word = &self.words[word];
+        let content = word.load(Ordering::Relaxed);
+        let count = content & ((1 << bits) - 1);
+        if bits == COUNT_BITS && content >> bits == tag(epoch, bits) && count < full {
+            word.fetch_add(amount, Ordering::Relaxed);
+        } else {
+            Self::add_slowly(word, epoch, bits, amount, full);
+        }
+    }
+
+    #[cold]
+    fn add_slowly(word: &AtomicU64, epoch: u64, bits: u32, amount: u64, full: u64) {
+        let tag = tag(epoch, bits);
+        let mut content = word.load(Ordering::Relaxed);
+        loop {
+            let count = content & ((1 << bits) - 1);
+            let behind = tag.wrapping_sub(content >> bits) & mask(bits);
+            let count = if behind == 0 {
+                count.saturating_add(amount).min(full)
+            } else if behind <= mask(bits) / 2 || count == 0 {
+                amount
+            } else {
+                // A newer slice has taken the place: this one has left the window.
+                return;
+            };
+            let new = (tag << bits) | count;
+            match word.compare_exchange_weak(content, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => content = now,
+            }
+        }
+    }
+}
+
+/// The tag of a slice above a count of `bits` bits.
+#[inline]
+const fn tag(epoch: u64, bits: u32) -> u64 {
+    epoch & mask(bits)
+}
+
+/// All bits of the tag above a count of `bits` bits.
+#[inline]
+const fn mask(bits: u32) -> u64 {
+    u64::MAX >> bits
+}
+
+#[cfg(all(test, not(backstop_loom)))]
+impl TimeWindow {
+    pub(super) const fn words_in_use(&self) -> usize {
+        self.words.len()
+    }
+}

@@ -1,0 +1,113 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use backstop::circuit_breaker::{State, Trip};
+use backstop::{CircuitBreaker, Keyed, ManualClock};
+
+use super::{builder, feed, secs};
+
+fn hosts(clock: &ManualClock) -> Keyed<u32, CircuitBreaker> {
+    let template = builder(clock).trip_on(Trip::failures(1).of_last(5));
+    Keyed::new(move |_| template.clone().build().unwrap())
+}
+
+#[test]
+fn each_key_has_a_policy_of_its_own() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock);
+    feed(&hosts.get(&1), &clock, "x");
+    assert_eq!(hosts.get(&1).state(), State::Open);
+    assert_eq!(hosts.get(&2).state(), State::Closed);
+    assert_eq!(hosts.len(), 2);
+    assert!(!hosts.is_empty());
+    let mut seen = Vec::new();
+    hosts.for_each(|key, breaker| seen.push((*key, breaker.state())));
+    seen.sort_by_key(|(key, _)| *key);
+    assert_eq!(seen, [(1, State::Open), (2, State::Closed)]);
+}
+
+#[test]
+fn a_million_keys_do_not_need_a_million_entries() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock).max_keys(1000);
+    feed(&hosts.get(&0), &clock, "x");
+    for key in 1..20_000 {
+        feed(&hosts.get(&key), &clock, "..");
+        assert!(hosts.len() <= 1000);
+    }
+    // Idle ones have left long before the bound was reached, the one with history stayed.
+    assert!(hosts.len() < 20, "{}", hosts.len());
+    assert_eq!(hosts.get(&0).state(), State::Open);
+}
+
+#[test]
+fn only_what_is_idle_and_clean_leaves() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock).max_keys(3);
+    let held = hosts.get(&1);
+    feed(&hosts.get(&2), &clock, "x");
+    let watched = hosts.get(&3).subscribe();
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 3);
+
+    // No room: what is new shares one policy, and nobody starts over.
+    feed(&hosts.get(&4), &clock, "x");
+    assert_eq!(hosts.get(&4).state(), State::Open);
+    assert_eq!(hosts.get(&5).state(), State::Open);
+    assert_eq!(hosts.get(&2).state(), State::Open);
+    assert_eq!(hosts.len(), 3);
+
+    drop((held, watched));
+    clock.advance(secs(5));
+    feed(&hosts.get(&2), &clock, ".");
+    feed(&hosts.get(&2), &clock, ".");
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 0);
+    assert_eq!(hosts.get(&5).state(), State::Closed);
+    let isolated = hosts.get(&5).isolate();
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+    drop(isolated);
+}
+
+#[test]
+fn a_failure_in_the_window_keeps_an_entry() {
+    let clock = ManualClock::new();
+    let template = builder(&clock).trip_on(Trip::failures(2).within(secs(10)));
+    let hosts = Keyed::new(move |_: &String| template.clone().build().unwrap());
+    feed(&hosts.get("a"), &clock, "x");
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+    clock.advance(secs(10));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 0);
+}
+
+#[test]
+fn racing_threads_get_one_policy() {
+    let made = std::sync::Arc::new(AtomicU32::new(0));
+    let clock = ManualClock::new();
+    let keyed = {
+        let made = made.clone();
+        let template = builder(&clock).trip_on(Trip::consecutive(1_000_000));
+        Keyed::new(move |_: &u64| {
+            made.fetch_add(1, Ordering::SeqCst);
+            template.clone().build().unwrap()
+        })
+    };
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for key in 0..50 {
+                    for _ in 0..20 {
+                        feed(&keyed.get(&key), &clock, "x");
+                    }
+                }
+            });
+        }
+    });
+    for key in 0..50 {
+        assert_eq!(keyed.get(&key).snapshot().consecutive_failures, 160);
+    }
+    assert!(made.load(Ordering::SeqCst) >= 50);
+}

@@ -1,0 +1,69 @@
+//! The circuit breaker through its public face. Pitfalls by number: PITFALLS of the design notes.
+
+use std::time::Duration;
+
+use backstop::circuit_breaker::CircuitBreakerBuilder;
+use backstop::{Backoff, CircuitBreaker, Clock, Instant, Jitter, ManualClock, Sleep};
+
+mod handle;
+mod keyed;
+mod model;
+mod pitfalls;
+mod races;
+mod rules;
+mod settings;
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A breaker whose breaks are 5 s, on a manual clock.
+fn builder(clock: &ManualClock) -> CircuitBreakerBuilder {
+    CircuitBreaker::builder()
+        .break_for(Backoff::fixed(secs(5)).jitter(Jitter::None))
+        .clock(clock.clone())
+}
+
+/// Records calls: `.` is a success, `x` a failure, `s` a success and `S` a failure that took a
+/// second.
+fn feed(breaker: &CircuitBreaker, clock: &ManualClock, calls: &str) {
+    for call in calls.chars() {
+        let permit = breaker
+            .try_acquire()
+            .expect("the circuit lets calls through");
+        if call == 's' || call == 'S' {
+            clock.advance(secs(1));
+        }
+        match call {
+            '.' | 's' => permit.success(),
+            _ => permit.failure(),
+        }
+    }
+}
+
+/// A clock that can be set back.
+#[derive(Clone, Debug, Default)]
+struct Skewed {
+    nanos: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Skewed {
+    fn set(&self, at: Duration) {
+        let nanos = u64::try_from(at.as_nanos()).unwrap();
+        self.nanos.store(nanos, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Clock for Skewed {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.nanos.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn sleep_until(&self, _: Instant) -> Sleep {
+        Sleep::never()
+    }
+}

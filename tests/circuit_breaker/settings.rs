@@ -1,0 +1,212 @@
+use std::time::Duration;
+
+use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, State, Trip};
+use backstop::{Backoff, CircuitBreaker, ManualClock};
+
+use super::{builder, feed, ms, secs};
+
+#[test]
+fn pitfall_17_settings_without_meaning_are_refused() {
+    type Set = fn(CircuitBreakerBuilder) -> CircuitBreakerBuilder;
+    let table: [(&str, Set); 34] = [
+        ("trip_on", |b| b.trip_on(Trip::consecutive(0))),
+        ("trip_on", |b| b.trip_on(Trip::consecutive(1).of_last(1))),
+        ("trip_on", |b| b.trip_on(Trip::consecutive(1).min_calls(1))),
+        ("trip_on", |b| b.trip_on(Trip::failures(0).of_last(1))),
+        ("trip_on", |b| b.trip_on(Trip::failures(1))),
+        ("trip_on", |b| b.trip_on(Trip::failures(2).of_last(1))),
+        ("trip_on", |b| b.trip_on(Trip::failures(1).of_last(0))),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failures(1).of_last(u32::MAX))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failures(1).of_last(2).min_calls(1))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failures(1).of_last(2).slices(2))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failures(1).of_last(2).from_first_call())
+        }),
+        ("trip_on", |b| b.trip_on(Trip::failure_rate(0.5))),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(f64::NAN).of_last(10))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(f64::INFINITY).of_last(10))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(0.0).of_last(10))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(-0.1).of_last(10))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(1.001).of_last(10))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::success_average(0.0).of_last(10))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(0.5).of_last(10).min_calls(11))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(0.5).of_last(10).min_calls(0))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(0.5).within(Duration::ZERO))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(0.5).within(secs(1)).slices(0))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(0.5).within(secs(9)).slices(1025))
+        }),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failure_rate(0.5).within(ms(1)).slices(11))
+        }),
+        ("trip_on", |b| b.trip_on(Trip::slow_rate(0.5).of_last(10))),
+        ("trip_on", |b| {
+            (0..33).fold(b, |b, _| b.trip_on(Trip::consecutive(1)))
+        }),
+        ("slow_call", |b| b.slow_call(Duration::ZERO)),
+        ("break_for", |b| b.break_for(Backoff::fixed(Duration::ZERO))),
+        ("break_for", |b| {
+            b.break_for(Backoff::exponential(secs(1)).factor(f64::NAN))
+        }),
+        ("half_open", |b| b.half_open(HalfOpen::successes(0))),
+        ("half_open", |b| b.half_open(HalfOpen::successes(3).of(2))),
+        ("half_open", |b| b.half_open(HalfOpen::failure_rate(0.5))),
+        ("half_open", |b| {
+            b.half_open(HalfOpen::failure_rate(f64::NAN).of(2))
+        }),
+        ("permitted_calls", |b| b.permitted_calls(0)),
+    ];
+    let clock = ManualClock::new();
+    for (index, (setting, set)) in table.into_iter().enumerate() {
+        let error = set(builder(&clock)).build().unwrap_err();
+        assert_eq!(error.setting(), setting, "row {index}: {error}");
+    }
+    assert!(builder(&clock).probe_lease(Duration::ZERO).build().is_err());
+    assert!(
+        builder(&clock)
+            .max_half_open(Duration::ZERO)
+            .build()
+            .is_err()
+    );
+}
+
+#[test]
+fn pitfall_17_extreme_settings_are_defined() {
+    type Set = fn(CircuitBreakerBuilder) -> CircuitBreakerBuilder;
+    let table: [Set; 9] = [
+        |b| {
+            b.trip_on(Trip::consecutive(1))
+                .break_with(|_, _| Duration::MAX)
+        },
+        |b| {
+            b.trip_on(Trip::failure_rate(1.0).of_last(1))
+                .break_with(|_, _| Duration::MAX)
+        },
+        |b| {
+            b.trip_on(Trip::failure_rate(f64::MIN_POSITIVE).of_last(1))
+                .max_hint(Duration::MAX)
+        },
+        |b| {
+            b.trip_on(Trip::failures(1).of_last(1 << 20))
+                .permitted_calls(u32::MAX)
+        },
+        |b| {
+            b.trip_on(Trip::failures(1).within(Duration::MAX))
+                .ramp_up(Duration::MAX)
+        },
+        |b| {
+            b.trip_on(Trip::failures(1).within(ms(1)).slices(10))
+                .max_half_open(Duration::MAX)
+        },
+        |b| {
+            b.trip_on(Trip::consecutive(1))
+                .slow_call(Duration::MAX)
+                .probe_lease(Duration::MAX)
+        },
+        |b| {
+            b.trip_on(Trip::consecutive(1))
+                .half_open(HalfOpen::successes(u32::MAX))
+        },
+        |b| {
+            b.trip_on(Trip::consecutive(1))
+                .half_open(HalfOpen::failure_rate(1.0).of(u32::MAX))
+        },
+    ];
+    for (index, set) in table.into_iter().enumerate() {
+        let clock = ManualClock::new();
+        let breaker = set(builder(&clock)).build().unwrap();
+        feed(&breaker, &clock, "x");
+        assert_eq!(breaker.state(), State::Open, "row {index}");
+        let _ = breaker.try_acquire().unwrap_err().retry_after();
+        for _ in 0..3 {
+            clock.advance(Duration::from_secs(1 << 30));
+            if let Ok(permit) = breaker.try_acquire() {
+                permit.success();
+            }
+            let _ = (breaker.snapshot(), breaker.peek());
+        }
+        clock.advance(Duration::MAX);
+        let _ = breaker.try_acquire().map(|permit| permit.failure());
+        breaker.reset();
+        assert!(breaker.try_acquire().is_ok(), "row {index}");
+    }
+}
+
+#[test]
+fn a_break_without_an_end_says_so() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .break_with(|_, _| Duration::MAX)
+        .build()
+        .unwrap();
+    breaker.trip();
+    clock.advance(secs(1 << 40));
+    assert_eq!(breaker.try_acquire().unwrap_err().retry_after(), None);
+    assert_eq!(breaker.snapshot().retry_after, None);
+    assert_eq!(breaker.peek(), State::Open);
+    breaker.close();
+    assert!(breaker.try_acquire().is_ok());
+}
+
+#[test]
+fn the_defaults_are_those_documented() {
+    let clock = ManualClock::new();
+    let breaker = CircuitBreaker::builder()
+        .clock(clock.clone())
+        .seed(1)
+        .build()
+        .unwrap();
+    assert_eq!(breaker.name(), "circuit_breaker");
+    feed(&breaker, &clock, &".x".repeat(9));
+    feed(&breaker, &clock, ".");
+    assert_eq!(breaker.state(), State::Closed);
+    feed(&breaker, &clock, "x");
+    assert_eq!(breaker.state(), State::Open);
+    let mut expected = secs(5);
+    for trips in 1..10 {
+        let snapshot = breaker.snapshot();
+        assert_eq!(snapshot.trips, trips);
+        let length = snapshot.retry_after.unwrap();
+        assert!(
+            expected / 2 <= length && length <= expected,
+            "{length:?} of {expected:?}"
+        );
+        expected = (expected * 2).min(secs(300));
+        clock.advance(length);
+        feed(&breaker, &clock, ".");
+        assert_eq!(breaker.state(), State::HalfOpen);
+        feed(&breaker, &clock, "xx");
+        assert_eq!(breaker.state(), State::Open);
+    }
+    clock.advance(secs(300));
+    feed(&breaker, &clock, ".");
+    feed(&breaker, &clock, ".");
+    assert_eq!(breaker.state(), State::Closed);
+    assert_eq!(breaker.snapshot().trips, 0);
+}
