@@ -68,10 +68,13 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod adaptive_rate;
 pub mod backoff;
 pub mod budget;
+pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
+pub mod codel;
 pub mod deadline;
 mod error;
 pub mod guide;
@@ -82,11 +85,13 @@ pub mod rate_limiter;
 pub mod retry;
 mod rng;
 mod sync;
+pub mod throttle;
 pub mod timeout;
 mod window;
 
 pub use self::backoff::{Backoff, Jitter};
 pub use self::budget::RetryBudget;
+pub use self::bulkhead::Bulkhead;
 pub use self::circuit_breaker::CircuitBreaker;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
@@ -102,6 +107,7 @@ pub use self::policy::{
 };
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
+pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 
 /// The README's examples are tests.

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use backstop::{
-    Backoff, CallOptions, Classify, ClassifyErrors, Context, Error, Event, Operation, Outcome,
-    Pipeline, Policy, Retry, RetryBudget, Timeout, Verdict,
+    Backoff, Bulkhead, CallOptions, Classify, ClassifyErrors, Context, Error, Event, Operation,
+    Outcome, Pipeline, Policy, Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -31,6 +31,7 @@ assert_traits!(
     backstop::Attempt,
     backstop::Backoff,
     backstop::BlockingClock,
+    backstop::Bulkhead,
     backstop::CallOptions,
     backstop::Classify<Op>,
     backstop::ClassifyErrors<Op>,
@@ -51,10 +52,16 @@ assert_traits!(
     backstop::Report<(), ()>,
     backstop::Retry,
     backstop::RetryBudget,
+    backstop::Throttle,
     backstop::TimedOut,
     backstop::Timeout,
     backstop::TokioClock,
     backstop::Verdict,
+    backstop::adaptive_rate::CubicCurve,
+    backstop::adaptive_rate::CubicRate,
+    backstop::adaptive_rate::CubicRateBuilder,
+    backstop::adaptive_rate::RateBucket,
+    backstop::adaptive_rate::RateMeter,
     backstop::budget::BudgetSnapshot,
     backstop::budget::BudgetedCall<'static>,
     backstop::budget::Extra<'static>,
@@ -62,6 +69,29 @@ assert_traits!(
     backstop::budget::InFlightBudget,
     backstop::budget::PercentageBudget,
     backstop::budget::TokenBudget,
+    backstop::bulkhead::BulkheadSnapshot,
+    backstop::bulkhead::OwnedPermit,
+    backstop::bulkhead::PartitionSnapshot,
+    backstop::bulkhead::Permit<'static>,
+    backstop::bulkhead::QueueOrder,
+    backstop::bulkhead::limit::Aimd,
+    backstop::bulkhead::limit::AimdBuilder,
+    backstop::bulkhead::limit::Correlated,
+    backstop::bulkhead::limit::CorrelatedBuilder,
+    backstop::bulkhead::limit::ExpAverage,
+    backstop::bulkhead::limit::Fixed,
+    backstop::bulkhead::limit::Gradient,
+    backstop::bulkhead::limit::GradientBuilder,
+    backstop::bulkhead::limit::Gradient2,
+    backstop::bulkhead::limit::Gradient2Builder,
+    backstop::bulkhead::limit::Probe,
+    backstop::bulkhead::limit::Sample,
+    backstop::bulkhead::limit::Vegas,
+    backstop::bulkhead::limit::VegasBuilder,
+    backstop::bulkhead::limit::Windowed<backstop::bulkhead::limit::Aimd>,
+    backstop::bulkhead::limit::WindowedBuilder,
+    backstop::codel::Codel,
+    backstop::codel::CodelBuilder,
     backstop::deadline::Scope<()>,
     backstop::observe::Ending,
     backstop::observe::StopReason,
@@ -73,6 +103,10 @@ assert_traits!(
     backstop::policy::With<'static, Stack>,
     backstop::retry::RetryBuilder,
     backstop::retry::Retrying,
+    backstop::throttle::Load,
+    backstop::throttle::Permit<'static>,
+    backstop::throttle::ThrottleBuilder,
+    backstop::throttle::ThrottleSnapshot,
     backstop::timeout::TimeoutBuilder,
     Arc<Stack>,
     Option<Stack>,
@@ -107,6 +141,10 @@ fn retry() -> Retry {
     let budget = RetryBudget::in_flight().build().unwrap();
     let retry = Retry::builder().backoff(Backoff::NONE).budget(budget);
     retry.build().unwrap()
+}
+
+fn throttle() -> Throttle {
+    Throttle::builder().build().unwrap()
 }
 
 fn classify() -> ClassifyErrors<Op> {
@@ -155,10 +193,13 @@ async fn every_policy_can_be_spawned() {
         timeout(),
         Timeout::after_with(|cx| cx.attempt() * MINUTE),
         retry(),
+        throttle(),
         classify(),
         Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(
             &result.map_err(|e| *e)
         )),
+        Bulkhead::new(25),
+        Bulkhead::builder().queue(1).build().unwrap(),
         Pipeline::new(timeout()),
         Pipeline::new(retry()).observer(|_: &Event| {}),
     ];
@@ -170,7 +211,8 @@ async fn every_wrapper_can_be_spawned() {
         Some(timeout()),
         None::<Timeout>,
         Some(retry()),
-        Some((retry(), timeout())),
+        Some(throttle()),
+        Some((retry(), throttle(), timeout())),
         Arc::new(timeout()),
         Arc::new(Some((timeout(), retry()))),
         Some(Arc::new((timeout(), retry()))),

@@ -2,8 +2,9 @@
 //! refused with an error that names the setting, or has a defined effect. Nothing panics, overflows
 //! or hangs.
 
+mod values;
+
 use std::cell::Cell;
-use std::fmt::Debug;
 use std::future::{Future, pending, ready};
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -11,61 +12,14 @@ use std::time::Duration;
 
 use backstop::policy::ErrorClass;
 use backstop::retry::RetryBuilder;
+use backstop::throttle::ThrottleBuilder;
 use backstop::{
     Backoff, CallOptions, Classify, Clock, ConfigError, HintRule, Instant, Jitter, ManualClock,
-    Pipeline, Policy, Priority, Reason, Rejected, Retry, RetryBudget, Timeout, Verdict, deadline,
+    Pipeline, Policy, Priority, Reason, Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    deadline,
 };
 
-const NUMBERS: [f64; 14] = [
-    f64::NAN,
-    f64::NEG_INFINITY,
-    f64::MIN,
-    -1.0,
-    -0.0,
-    0.0,
-    f64::MIN_POSITIVE,
-    f64::EPSILON,
-    0.5,
-    1.0,
-    1.000_000_1,
-    1e30,
-    f64::MAX,
-    f64::INFINITY,
-];
-const COUNTS: [u32; 6] = [0, 1, 2, 1000, u32::MAX - 1, u32::MAX];
-const TIMES: [Duration; 8] = [
-    Duration::ZERO,
-    Duration::from_nanos(1),
-    Duration::from_secs(1),
-    Duration::from_secs(60),
-    // One less than a clock can count, as much, and more.
-    Duration::from_nanos(u64::MAX - 1),
-    Duration::from_nanos(u64::MAX),
-    Duration::from_secs(u64::MAX),
-    Duration::MAX,
-];
-
-/// Builds something from each value, and uses what comes of it. `good` says which are accepted.
-fn check<V: Copy + Debug, X>(
-    setting: &str,
-    values: &[V],
-    good: impl Fn(V) -> bool,
-    build: impl Fn(V) -> Result<X, ConfigError>,
-    try_out: impl Fn(X),
-) {
-    for &value in values {
-        match build(value) {
-            Ok(built) => {
-                assert!(good(value), "{setting} took {value:?}");
-                try_out(built);
-            }
-            Err(error) => {
-                assert!(!good(value), "{setting} refused {value:?}: {error}");
-                assert_eq!(error.setting(), setting, "{error}");
-            }
-        }
-    }
-}
+use values::{COUNTS, NUMBERS, TIMES, check};
 
 /// A clock at its beginning, and one that is about to end.
 fn clocks() -> [ManualClock; 2] {
@@ -484,4 +438,117 @@ fn in_flight_budgets() {
         spend,
     );
     spend(budget().ratio(1000.0).at_least(u32::MAX).build().unwrap());
+}
+
+// ===== Throttle =====
+
+/// A throttle at both ends of time: many calls that end in every way, and looks in between.
+fn drive(throttle: ThrottleBuilder) {
+    for clock in clocks() {
+        let throttle = throttle.clone().seed(1).clock(clock.clone());
+        let throttle = throttle.build().unwrap();
+        for time in TIMES {
+            for verdict in [Verdict::failure(), Verdict::success(), Verdict::ignore()] {
+                for _ in 0..15 {
+                    throttle.record(verdict);
+                    let open = throttle.try_acquire();
+                    let seen = throttle.snapshot();
+                    assert!(seen.rejection_probability >= 0.0, "{seen:?}");
+                    assert!(seen.rejection_probability <= seen.max_rejection, "{seen:?}");
+                    assert!(seen.requests_per_second.is_finite(), "{seen:?}");
+                    let parts = seen.accepts + seen.failures + seen.pending;
+                    assert_eq!(seen.requests, parts, "{seen:?}");
+                    if let Ok(permit) = open {
+                        permit.record(verdict);
+                    }
+                }
+            }
+            clock.advance(time);
+        }
+    }
+}
+
+#[test]
+fn throttles() {
+    let throttle = || Throttle::builder().clock(ManualClock::new());
+    /// Builds it to see whether it can be, and hands on the builder.
+    fn built(builder: ThrottleBuilder) -> Result<ThrottleBuilder, ConfigError> {
+        builder.clone().build().map(|_| builder)
+    }
+    let is_threshold = |share: f64| share > 0.0 && share <= 1.0;
+    check(
+        "success_threshold",
+        &NUMBERS,
+        is_threshold,
+        |n| built(throttle().success_threshold(n)),
+        drive,
+    );
+    check(
+        "max_rejection",
+        &NUMBERS,
+        |n| (0.0..=1.0).contains(&n),
+        |n| built(throttle().max_rejection(n)),
+        drive,
+    );
+    check(
+        "aggression",
+        &NUMBERS,
+        |n| n >= 1.0 && n.is_finite(),
+        |n| built(throttle().aggression(n)),
+        drive,
+    );
+    check(
+        "min_rps",
+        &NUMBERS,
+        |n| n >= 0.0 && n.is_finite(),
+        |n| built(throttle().min_rps(n)),
+        drive,
+    );
+    check(
+        "min_requests",
+        &COUNTS,
+        |_| true,
+        |n| built(throttle().min_requests(n)),
+        drive,
+    );
+    check(
+        "slices",
+        &COUNTS,
+        |n| (1..=1024).contains(&n),
+        |n| built(throttle().slices(n)),
+        drive,
+    );
+    for slices in [1, 20, 1024] {
+        check(
+            "window",
+            &TIMES,
+            |time| time >= Duration::from_micros(100) * slices,
+            |time| built(throttle().slices(slices).window(time)),
+            drive,
+        );
+    }
+    check(
+        "probe_every",
+        &TIMES,
+        |time| !time.is_zero(),
+        |time| built(throttle().probe_every(time)),
+        drive,
+    );
+    for time in TIMES {
+        drive(throttle().grace(time));
+        drive(throttle().grace(time).window(Duration::MAX));
+        drive(
+            throttle()
+                .grace(time)
+                .window(Duration::from_micros(100))
+                .slices(1),
+        );
+    }
+    let harshest = throttle()
+        .success_threshold(f64::MIN_POSITIVE)
+        .aggression(f64::MAX)
+        .max_rejection(1.0)
+        .min_requests(0);
+    drive(harshest.clone());
+    drive(harshest.success_threshold(1.0).count_refused(true));
 }

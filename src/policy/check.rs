@@ -19,6 +19,13 @@ pub enum Layer {
     },
     /// A circuit breaker.
     CircuitBreaker,
+    /// A bulkhead.
+    Bulkhead {
+        /// Whether an algorithm finds the limit from latencies.
+        adaptive: bool,
+    },
+    /// A client-side throttle.
+    Throttle,
     /// A classifier.
     Classify,
     /// A rate limiter.
@@ -33,8 +40,10 @@ impl Layer {
             Self::Timeout { .. } => "timeout",
             Self::Retry { .. } => "retry",
             Self::CircuitBreaker => "circuit breaker",
+            Self::Bulkhead { .. } => "bulkhead",
+            Self::Throttle => "throttle",
             Self::Classify => "classify",
-            Self::RateLimiter => "rate_limiter",
+            Self::RateLimiter => "rate limiter",
             Self::Other => "other",
         }
     }
@@ -114,6 +123,12 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
         (Layer::CircuitBreaker, Layer::Retry { .. }) => Some(
             "the breaker sees one result for all attempts, and an open circuit ends no retries; put it inside",
         ),
+        (Layer::Bulkhead { adaptive: true }, Layer::Retry { .. }) => {
+            Some("it would take the waits between attempts for latency; put it inside the retry")
+        }
+        (Layer::Throttle, Layer::Retry { .. }) => Some(
+            "it counts one request where there are several, and lets retries through; put it inside",
+        ),
         _ => None,
     }
 }
@@ -142,11 +157,20 @@ mod tests {
             []
         );
         assert_eq!(misorders(&[Layer::Timeout { limit: None }, timeout(1)]), []);
+        let (fixed, adaptive) = (false, true);
+        for order in [
+            [Layer::Bulkhead { adaptive: fixed }, RETRY],
+            [RETRY, Layer::Bulkhead { adaptive }],
+        ] {
+            assert_eq!(misorders(&order), []);
+        }
     }
 
     #[test]
     fn each_rule_names_the_two_layers() {
-        let table: [(&[Layer], usize, usize); 4] = [
+        let table: [(&[Layer], usize, usize); 6] = [
+            (&[Layer::Throttle, RETRY], 0, 1),
+            (&[Layer::Bulkhead { adaptive: true }, RETRY], 0, 1),
             (&[Layer::CircuitBreaker, timeout(9), RETRY], 0, 2),
             (&[timeout(2), RETRY, timeout(10)], 0, 2),
             (&[timeout(2), timeout(2)], 0, 1),

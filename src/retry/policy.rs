@@ -261,16 +261,18 @@ impl<'a, T, E> Loop<'a, T, E> {
         let now = outcome.finished(&self.inner.clock);
         self.cx.arrive(&self.inner.clock, now);
         self.extra = None;
-        if let Some(call) = &mut self.call {
-            call.failure();
-        }
         let error = outcome.result.as_ref().err();
-        let refused_for = error.and_then(Error::retry_after);
+        let refusal = error.filter(|error| error.is_rejected());
+        if refusal.is_none() {
+            if let Some(call) = &mut self.call {
+                call.failure();
+            }
+        }
         let verdict = match error {
             Some(error) if self.inner.waits_out(error) => Verdict::transient().not_executed(),
             _ => outcome.verdict,
         };
-        let (delay, allowed) = self.plan(&verdict, refused_for, now);
+        let (delay, allowed) = self.plan(&verdict, refusal, now);
         if let Err(stop) = allowed {
             self.inner.stop(self.cx.attempt(), stop, observer);
             if stop == StopReason::BudgetEmpty && self.inner.wait_when_budget_empty {
@@ -300,7 +302,7 @@ impl<'a, T, E> Loop<'a, T, E> {
     fn plan(
         &mut self,
         verdict: &Verdict,
-        refused_for: Option<Duration>,
+        refusal: Option<&Error<E>>,
         now: Instant,
     ) -> (Duration, Result<(), StopReason>) {
         let limits = self.limits();
@@ -309,18 +311,23 @@ impl<'a, T, E> Loop<'a, T, E> {
         if repeat.is_err() {
             return (Duration::ZERO, repeat);
         }
-        let (delay, earliest) = self.delay(verdict, refused_for);
+        let (delay, earliest) = self.delay(verdict, refusal.and_then(Error::retry_after));
         let start = state::may_start(&limits, now + delay, now + earliest);
         if start.is_err() {
             return (delay, start);
         }
-        if let Some(call) = &mut self.call {
-            self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
-            if self.extra.is_none() {
-                return (delay, Err(StopReason::BudgetEmpty));
+        match &mut self.call {
+            // What a layer of our own refused never reached the dependency, which is whom the budget
+            // protects.
+            Some(call) if refusal.is_none() => {
+                self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
+                match self.extra {
+                    Some(_) => (delay, Ok(())),
+                    None => (delay, Err(StopReason::BudgetEmpty)),
+                }
             }
+            _ => (delay, Ok(())),
         }
-        (delay, Ok(()))
     }
 
     fn limits(&mut self) -> Limits {

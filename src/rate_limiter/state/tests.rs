@@ -123,6 +123,10 @@ proptest! {
             if let Err(Refusal::Until(until)) = machine.ready(at(now), cost, 0) {
                 now = until.as_nanos();
             }
+            // Costs that take longer to earn than clocks can tell.
+            if at(now) == Instant::FAR_FUTURE {
+                return Ok(());
+            }
             take(&mut machine, now, cost).unwrap();
             given += u128::from(cost);
             if now > 50 * YEAR {

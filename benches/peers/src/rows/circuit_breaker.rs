@@ -6,7 +6,7 @@ use std::time::Duration;
 use backstop::circuit_breaker::Trip;
 use backstop::{Backoff, CircuitBreaker, FastClock, Policy};
 use failsafe::futures::CircuitBreaker as _;
-use failsafe::{CircuitBreaker as _, backoff, failure_policy};
+use failsafe::{backoff, failure_policy};
 use recloser::{AsyncRecloser, Recloser};
 
 use super::Row;

@@ -7,6 +7,7 @@
 use crate::measure::Candidate;
 
 mod build;
+mod bulkhead;
 mod circuit_breaker;
 mod rate_limiter;
 mod retry;
@@ -15,6 +16,7 @@ mod timeout;
 /// The rows of every pattern, in the order of the report.
 pub fn all() -> Vec<Row> {
     let patterns = [
+        bulkhead::rows,
         circuit_breaker::rows,
         rate_limiter::rows,
         retry::rows,
