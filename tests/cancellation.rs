@@ -41,7 +41,10 @@ impl World {
         let bulkhead = Bulkhead::builder().adaptive(limit).queue(1);
         // Refuses about half of the calls after a failure.
         let throttle = Throttle::builder().seed(1).clock(clock.clone());
-        let throttle = throttle.min_requests(1).max_rejection(0.5).grace(Duration::ZERO);
+        let throttle = throttle
+            .min_requests(1)
+            .max_rejection(0.5)
+            .grace(Duration::ZERO);
         Self {
             clock: clock.clone(),
             budget: RetryBudget::in_flight().build().unwrap(),
