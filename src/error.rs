@@ -165,6 +165,14 @@ impl Rejected {
         self
     }
 
+    /// As [`with_retry_after`](Self::with_retry_after), in nanoseconds: on the way of refusals that
+    /// take no longer than reading the clock, two conversions count.
+    #[inline]
+    pub(crate) const fn with_retry_nanos(mut self, after: u64) -> Self {
+        self.retry_after = after;
+        self
+    }
+
     /// Why the call was refused.
     pub const fn reason(&self) -> Reason {
         self.reason
