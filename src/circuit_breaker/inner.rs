@@ -13,6 +13,7 @@ use crate::backoff::Progress;
 use crate::clock::Instant;
 use crate::error::{Reason, Rejected};
 use crate::observe::{Event, Observer};
+use crate::policy::Verdict;
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
 use crate::window::{Counts, Sample};
@@ -105,7 +106,7 @@ impl Inner {
     }
 
     /// Lets a call through or not. `now` is asked only where the time matters.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit(
         &self,
         now: impl FnOnce() -> Instant,
@@ -119,6 +120,7 @@ impl Inner {
         self.admit_slowly(word, now(), listener)
     }
 
+    #[inline(never)]
     fn admit_slowly(
         &self,
         word: u64,
@@ -192,18 +194,18 @@ impl Inner {
         Err(rejected)
     }
 
-    /// Counts the end of a call. `now` is asked only where the time matters.
-    #[inline]
+    /// Counts the end of a call, at `now` if the plan needs the clock.
+    #[inline(always)]
     pub(super) fn record(
         &self,
         ticket: Ticket,
         sample: Sample,
-        now: impl Fn() -> Instant,
-        hint: Option<Duration>,
+        now: Instant,
+        verdict: Verdict,
         listener: Listener<'_>,
     ) {
         if ticket.probe != 0 {
-            return self.end_probe(ticket, Some(sample), now(), hint, listener);
+            return self.end_probe(ticket, Some(sample), now, verdict, listener);
         }
         // Acquire: as in `admit`. A result of an older generation changes nothing.
         let word = self.word.load(Ordering::Acquire);
@@ -211,14 +213,18 @@ impl Inner {
         if word::generation(word ^ ticket.word) != 0 || kind == word::DISABLED {
             return;
         }
-        let at = if self.plan.needs_clock() {
-            now()
-        } else {
-            Instant::ORIGIN
-        };
-        let held = self.tallies[word::tally(word)].record(&self.plan, sample, at);
+        let held = self.tallies[word::tally(word)].record(&self.plan, sample, now);
         if held != 0 {
-            self.rules_hold(word, held, now(), hint, listener);
+            self.rules_hold(word, held, now, verdict, listener);
+        }
+    }
+
+    /// The present: `now`, unless nobody has read the clock.
+    fn known(&self, now: Instant) -> Instant {
+        if self.plan.needs_clock() {
+            now
+        } else {
+            self.settings.clock.now()
         }
     }
 
@@ -228,9 +234,10 @@ impl Inner {
         word: u64,
         held: u64,
         now: Instant,
-        hint: Option<Duration>,
+        verdict: Verdict,
         listener: Listener<'_>,
     ) {
+        let now = self.known(now);
         let tally = &self.tallies[word::tally(word)];
         if word::kind(word) == word::METRICS_ONLY {
             let mut fresh = tally.note(held);
@@ -247,7 +254,7 @@ impl Inner {
             machine.trip(word::generation(word), cause, rate, now)
         });
         if let Some(due) = due {
-            self.open(due, hint, listener, now);
+            self.open(due, verdict.hint(), listener, now);
         }
     }
 
@@ -258,15 +265,16 @@ impl Inner {
         ticket: Ticket,
         sample: Option<Sample>,
         now: Instant,
-        hint: Option<Duration>,
+        verdict: Verdict,
         listener: Listener<'_>,
     ) {
+        let now = self.known(now);
         let generation = word::generation(ticket.word);
         let due = self.with_machine(listener, now, |machine| {
             machine.end_probe(generation, ticket.probe, sample, now)
         });
         if let Some(due) = due {
-            self.open(due, hint, listener, now);
+            self.open(due, verdict.hint(), listener, now);
         }
     }
 

@@ -199,15 +199,15 @@ impl CircuitBreaker {
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
         let clock = &inner.settings.clock;
-        if inner.plan.needs_clock() {
-            let now = clock.now();
-            let ticket = inner.admit(|| now, None)?;
-            Ok(Permit::new(self, ticket, now, std::thread::panicking()))
+        let is_timed = inner.plan.needs_clock();
+        let started = if is_timed {
+            clock.now()
         } else {
-            let ticket = inner.admit(|| clock.now(), None)?;
-            let started = Instant::ORIGIN;
-            Ok(Permit::new(self, ticket, started, std::thread::panicking()))
-        }
+            Instant::ORIGIN
+        };
+        let now = || if is_timed { started } else { clock.now() };
+        let ticket = inner.admit(now, None)?;
+        Ok(Permit::new(self, ticket, started, std::thread::panicking()))
     }
 
     /// The state as last decided: a break that is over is still open until a call comes. Costs one

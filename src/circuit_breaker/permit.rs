@@ -23,12 +23,17 @@ pub struct Permit<'a> {
     breaker: &'a CircuitBreaker,
     ticket: Ticket,
     started: Instant,
-    /// The call is being polled: if it is dropped now, it panicked.
-    pub(super) is_running: bool,
-    /// A panic of the thread says nothing about the call.
-    ignores_panics: bool,
-    is_settled: bool,
+    /// [`RUNNING`] and its like. A whole word, as permits are moved about, and a word written in
+    /// parts is slow to read at once.
+    flags: u64,
 }
+
+/// The operation's code runs: dropped meanwhile, it panicked.
+const RUNNING: u64 = 1;
+/// A panic of the thread says nothing about the call.
+const IGNORES_PANICS: u64 = 2;
+/// How the call ended is known.
+const SETTLED: u64 = 4;
 
 impl<'a> Permit<'a> {
     #[inline]
@@ -42,10 +47,14 @@ impl<'a> Permit<'a> {
             breaker,
             ticket,
             started,
-            is_running: false,
-            ignores_panics,
-            is_settled: false,
+            flags: if ignores_panics { IGNORES_PANICS } else { 0 },
         }
+    }
+
+    /// Whether the operation's code runs: dropped meanwhile, it panicked.
+    #[inline]
+    pub(super) const fn set_running(&mut self, running: bool) {
+        self.flags = (self.flags & !RUNNING) | if running { RUNNING } else { 0 };
     }
 
     /// Whether this is a trial call of a half-open circuit.
@@ -54,18 +63,21 @@ impl<'a> Permit<'a> {
     }
 
     /// The call went well.
+    #[inline]
     pub fn success(self) {
         self.record(Verdict::success());
     }
 
     /// The call failed, and the dependency is to blame.
+    #[inline]
     pub fn failure(self) {
         self.record(Verdict::failure());
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
     /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
-    pub fn record(self, verdict: Verdict) {
+    #[inline]
+    pub fn record(mut self, verdict: Verdict) {
         let breaker = self.breaker;
         self.finish(verdict, || breaker.inner.settings.clock.now(), None);
     }
@@ -73,25 +85,19 @@ impl<'a> Permit<'a> {
     /// As [`record`](Self::record), for a call whose duration is known better than from the permit.
     pub fn record_taken(mut self, verdict: Verdict, took: Duration) {
         let inner = self.inner();
-        self.is_settled = true;
-        self.conclude(
-            verdict.health(),
-            Some(took),
-            || inner.settings.clock.now(),
-            verdict.hint(),
-            None,
-        );
+        self.flags |= SETTLED;
+        self.conclude(verdict, Some(took), || inner.settings.clock.now(), None);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish(
-        mut self,
+        &mut self,
         verdict: Verdict,
         now: impl Fn() -> Instant,
         listener: Listener<'_>,
     ) {
-        self.is_settled = true;
-        self.conclude(verdict.health(), None, now, verdict.hint(), listener);
+        self.flags |= SETTLED;
+        self.conclude(verdict, None, now, listener);
     }
 
     /// Whether the end of the call must be timed.
@@ -109,47 +115,62 @@ impl<'a> Permit<'a> {
         &self.breaker.inner
     }
 
-    #[inline]
+    /// Gives the place of a trial call back.
+    #[cold]
+    fn give_back(&self, now: Instant, verdict: Verdict, listener: Listener<'_>) {
+        self.inner()
+            .end_probe(self.ticket, None, now, verdict, listener);
+    }
+
+    #[inline(always)]
     fn conclude(
         &self,
-        health: Health,
+        verdict: Verdict,
         took: Option<Duration>,
         now: impl Fn() -> Instant,
-        hint: Option<Duration>,
         listener: Listener<'_>,
     ) {
         let inner = self.inner();
-        let failed = match health {
+        let failed = match verdict.health() {
             Health::Healthy => false,
             Health::Unhealthy => true,
             Health::Neutral if self.ticket.probe == 0 => return,
-            Health::Neutral => return inner.end_probe(self.ticket, None, now(), hint, listener),
+            Health::Neutral => return self.give_back(now(), verdict, listener),
         };
-        if inner.plan.needs_clock() {
+        let (now, took) = if inner.plan.needs_clock() {
             let now = now();
             let took = took.unwrap_or_else(|| now.saturating_duration_since(self.started));
-            let sample = inner.plan.sample(failed, took);
-            inner.record(self.ticket, sample, || now, hint, listener);
+            (now, took)
         } else {
-            let sample = inner.plan.sample(failed, Duration::ZERO);
-            inner.record(self.ticket, sample, now, hint, listener);
-        }
+            (Instant::ORIGIN, Duration::ZERO)
+        };
+        let sample = inner.plan.sample(failed, took);
+        inner.record(self.ticket, sample, now, verdict, listener);
     }
 }
 
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_settled {
-            return;
+        if self.flags & SETTLED == 0 {
+            self.abandon();
         }
+    }
+}
+
+impl Permit<'_> {
+    /// The call ended without a word.
+    #[inline(never)]
+    fn abandon(&self) {
         let settings = &self.inner().settings;
-        let panicked = self.is_running || (!self.ignores_panics && thread::panicking());
+        let panics = self.flags & IGNORES_PANICS == 0 && thread::panicking();
+        let panicked = self.flags & RUNNING != 0 || panics;
         let health = if panicked {
             settings.panicked_as
         } else {
             settings.cancelled_as
         };
-        self.conclude(health, None, || settings.clock.now(), None, None);
+        let verdict = Verdict::ignore().with_health(health);
+        self.conclude(verdict, None, || settings.clock.now(), None);
     }
 }

@@ -127,10 +127,11 @@ impl Plan {
     /// What a call was that took this long.
     #[inline]
     pub(crate) const fn sample(&self, failed: bool, took: Duration) -> Sample {
+        let took = nanos(took);
         Sample {
-            failed,
-            slow: self.tracks.slow && nanos(took) >= self.slow,
             took,
+            failed,
+            slow: self.tracks.slow && took >= self.slow,
         }
     }
 
@@ -174,6 +175,7 @@ pub(crate) struct Tally {
 struct Watched {
     window: Window,
     average: Average,
+    has_average: bool,
 }
 
 #[derive(Debug)]
@@ -195,6 +197,7 @@ impl Tally {
                 )),
             },
             average: Average::new(watch.span),
+            has_average: watch.has_average,
         });
         Self {
             consecutive: AtomicU64::new(0),
@@ -220,6 +223,23 @@ impl Tally {
                 self.consecutive.store(0, Ordering::Relaxed);
             }
         }
+        if !(sample.is_clean() && self.is_settled()) {
+            held |= self.record_windows(plan, sample, now);
+        }
+        held
+    }
+
+    /// Whether a good call would change nothing in any window.
+    #[inline]
+    fn is_settled(&self) -> bool {
+        self.watched.iter().all(|watched| match &watched.window {
+            Window::Calls(window) => !watched.has_average && window.is_settled(),
+            Window::Time(_) => false,
+        })
+    }
+
+    fn record_windows(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
+        let mut held = 0;
         for (watched, watch) in self.watched.iter().zip(&plan.watches) {
             let counts = match &watched.window {
                 Window::Calls(window) => {
@@ -242,6 +262,7 @@ impl Tally {
         held
     }
 
+    #[inline(never)]
     fn held(
         &self,
         plan: &Plan,
@@ -357,9 +378,9 @@ impl Tally {
         for failed in [false, true] {
             for slow in [false, true] {
                 let sample = Sample {
+                    took: nanos(counts.took) / counts.calls.max(1),
                     failed,
                     slow,
-                    took: counts.took / u32::try_from(counts.calls.max(1)).unwrap_or(u32::MAX),
                 };
                 for _ in 0..bad(&sample).min(most) {
                     for watched in &self.watched {
