@@ -65,19 +65,24 @@ impl<'a> Permit<'a> {
     /// The call went well.
     #[inline]
     pub fn success(self) {
-        self.record(Verdict::success());
+        self.end(Verdict::success());
     }
 
     /// The call failed, and the dependency is to blame.
-    #[inline]
+    #[inline(never)]
     pub fn failure(self) {
-        self.record(Verdict::failure());
+        self.end(Verdict::failure());
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
     /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
     #[inline]
-    pub fn record(mut self, verdict: Verdict) {
+    pub fn record(self, verdict: Verdict) {
+        self.end(verdict);
+    }
+
+    #[inline(always)]
+    fn end(mut self, verdict: Verdict) {
         let breaker = self.breaker;
         self.finish(verdict, || breaker.inner.settings.clock.now(), None);
     }
@@ -115,13 +120,6 @@ impl<'a> Permit<'a> {
         &self.breaker.inner
     }
 
-    /// Gives the place of a trial call back.
-    #[cold]
-    fn give_back(&self, now: Instant, verdict: Verdict, listener: Listener<'_>) {
-        self.inner()
-            .end_probe(self.ticket, None, now, verdict, listener);
-    }
-
     #[inline(always)]
     fn conclude(
         &self,
@@ -135,7 +133,7 @@ impl<'a> Permit<'a> {
             Health::Healthy => false,
             Health::Unhealthy => true,
             Health::Neutral if self.ticket.probe == 0 => return,
-            Health::Neutral => return self.give_back(now(), verdict, listener),
+            Health::Neutral => return inner.end_probe(self.ticket, None, now(), verdict, listener),
         };
         let (now, took) = if inner.plan.needs_clock() {
             let now = now();
@@ -153,24 +151,22 @@ impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.flags & SETTLED == 0 {
-            self.abandon();
+            abandon(self.breaker, self.ticket, self.started, self.flags);
         }
     }
 }
 
-impl Permit<'_> {
-    /// The call ended without a word.
-    #[inline(never)]
-    fn abandon(&self) {
-        let settings = &self.inner().settings;
-        let panics = self.flags & IGNORES_PANICS == 0 && thread::panicking();
-        let panicked = self.flags & RUNNING != 0 || panics;
-        let health = if panicked {
-            settings.panicked_as
-        } else {
-            settings.cancelled_as
-        };
-        let verdict = Verdict::ignore().with_health(health);
-        self.conclude(verdict, None, || settings.clock.now(), None);
-    }
+/// A call ended without a word. By value, so that permits can live in registers.
+#[inline(never)]
+fn abandon(breaker: &CircuitBreaker, ticket: Ticket, started: Instant, flags: u64) {
+    let settings = &breaker.inner.settings;
+    let panics = flags & IGNORES_PANICS == 0 && thread::panicking();
+    let health = if flags & RUNNING != 0 || panics {
+        settings.panicked_as
+    } else {
+        settings.cancelled_as
+    };
+    let mut permit = Permit::new(breaker, ticket, started, true);
+    let verdict = Verdict::ignore().with_health(health);
+    permit.finish(verdict, || settings.clock.now(), None);
 }

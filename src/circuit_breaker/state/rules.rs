@@ -210,7 +210,7 @@ impl Tally {
     /// Counts a call, and gives the rules that hold after it, a bit for each.
     ///
     /// `now` is looked at only where the plan needs the clock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
         if let Some((limit, index)) = plan.consecutive {
@@ -238,6 +238,7 @@ impl Tally {
         })
     }
 
+    #[inline(never)]
     fn record_windows(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
         for (watched, watch) in self.watched.iter().zip(&plan.watches) {
