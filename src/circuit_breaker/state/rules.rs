@@ -40,6 +40,21 @@ struct Rule {
     min_calls: u64,
 }
 
+impl Watch {
+    /// Whether a good call that pushes an older one out of a full window cannot open: every rule has
+    /// been looked at with fewer good calls in it.
+    fn cannot_open(&self, sample: Sample, counts: Counts) -> bool {
+        let Span::Calls(size) = self.span else {
+            return false;
+        };
+        let size = u64::from(size);
+        sample.is_clean()
+            && counts.calls >= size
+            && !self.has_average
+            && self.rules.iter().all(|rule| rule.min_calls < size)
+    }
+}
+
 impl Plan {
     /// How many slices a window of time has by default.
     pub(crate) const SLICES: u32 = 10;
@@ -245,7 +260,8 @@ impl Tally {
             let counts = match &watched.window {
                 Window::Calls(window) => {
                     let counts = window.record(sample);
-                    if counts.failures + counts.slow == 0 && !watch.has_average {
+                    let is_clean = counts.failures + counts.slow == 0;
+                    if is_clean && !watch.has_average || watch.cannot_open(sample, counts) {
                         continue;
                     }
                     counts
