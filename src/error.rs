@@ -165,6 +165,13 @@ impl Rejected {
         self
     }
 
+    /// As [`with_retry_after`](Self::with_retry_after), in nanoseconds.
+    #[must_use]
+    pub(crate) const fn with_retry_nanos(mut self, after: u64) -> Self {
+        self.retry_after = after;
+        self
+    }
+
     /// Why the call was refused.
     pub const fn reason(&self) -> Reason {
         self.reason

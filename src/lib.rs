@@ -80,6 +80,7 @@ pub mod observe;
 pub mod policy;
 pub mod retry;
 mod rng;
+mod striped;
 mod sync;
 pub mod timeout;
 mod window;

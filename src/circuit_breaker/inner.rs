@@ -1,6 +1,6 @@
 //! What the clones of a breaker share: the fast path in atomics, the rest behind a lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::state::{
@@ -10,10 +10,12 @@ use super::state::{HalfOpenRules, Transition};
 use super::watch::{Watcher, Watchers};
 use super::{Break, Settings, Snapshot};
 use crate::backoff::Progress;
-use crate::clock::Instant;
+use crate::clock::{Instant, nanos};
 use crate::error::{Reason, Rejected};
 use crate::observe::{Event, Observer};
+use crate::policy::{Health, Verdict};
 use crate::rng::SharedRng;
+use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
 use crate::window::{Counts, Sample};
 
@@ -49,8 +51,9 @@ pub(super) struct Inner {
     tallies: Box<[Tally; 2]>,
     machine: Mutex<(Machine, Watchers)>,
     rng: SharedRng,
-    /// Calls refused since the state changed. By itself, so that refusals do not slow others down.
-    rejected: Box<AtomicU64>,
+    /// Calls refused since the state changed. Made when the circuit first lets not all through: many
+    /// breakers never do.
+    rejected: OnceLock<Striped>,
 }
 
 impl Inner {
@@ -87,7 +90,7 @@ impl Inner {
             tallies,
             machine: Mutex::new((machine, Watchers::default())),
             rng,
-            rejected: Box::new(AtomicU64::new(0)),
+            rejected: OnceLock::new(),
         }
     }
 
@@ -119,6 +122,7 @@ impl Inner {
         self.admit_slowly(word, now(), listener)
     }
 
+    #[inline(never)]
     fn admit_slowly(
         &self,
         word: u64,
@@ -170,7 +174,7 @@ impl Inner {
         }
     }
 
-    #[cold]
+    #[inline]
     fn refuse(
         &self,
         reason: Reason,
@@ -178,11 +182,11 @@ impl Inner {
         now: Instant,
         listener: Listener<'_>,
     ) -> Result<Ticket, Rejected> {
-        // Relaxed: a number for people.
-        self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.rejected.get_or_init(Striped::new).increment();
         let mut rejected = Rejected::new(self.settings.name, reason);
         if let Some(until) = until {
-            rejected = rejected.with_retry_after(until.saturating_duration_since(now));
+            let after = until.as_nanos().saturating_sub(now.as_nanos());
+            rejected = rejected.with_retry_nanos(after);
         }
         if self.settings.shadow {
             self.emit(listener, || Event::would_reject(&rejected));
@@ -192,18 +196,50 @@ impl Inner {
         Err(rejected)
     }
 
-    /// Counts the end of a call. `now` is asked only where the time matters.
+    /// Whether a good call would change nothing. Costs a few loads; what most calls end with.
     #[inline]
-    pub(super) fn record(
+    pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
+        // Acquire: as in `admit`.
+        let word = self.word.load(Ordering::Acquire);
+        word == ticket.word
+            && word::kind(word) == word::CLOSED
+            && self.plan.skips_good()
+            && self.tallies[word::tally(word)].is_settled()
+    }
+
+    /// Counts the end of a call, which began at `started` unless `took` says how long it was. `now`
+    /// is the present where it has been read already.
+    #[inline(never)]
+    pub(super) fn conclude(
         &self,
         ticket: Ticket,
-        sample: Sample,
-        now: impl Fn() -> Instant,
-        hint: Option<Duration>,
+        started: Instant,
+        took: Option<Duration>,
+        verdict: Verdict,
+        mut now: Option<Instant>,
         listener: Listener<'_>,
     ) {
+        let failed = match verdict.health() {
+            Health::Healthy => false,
+            Health::Unhealthy => true,
+            Health::Neutral if ticket.probe == 0 => return,
+            Health::Neutral => return self.end_probe(ticket, None, now, verdict, listener),
+        };
+        let mut sample = Sample {
+            failed,
+            ..Sample::default()
+        };
+        if self.plan.needs_clock() {
+            let at = self.at(now);
+            let took = match took {
+                Some(took) => nanos(took),
+                None => at.as_nanos().saturating_sub(started.as_nanos()),
+            };
+            sample = self.plan.sample(failed, took);
+            now = Some(at);
+        }
         if ticket.probe != 0 {
-            return self.end_probe(ticket, Some(sample), now(), hint, listener);
+            return self.end_probe(ticket, Some(sample), now, verdict, listener);
         }
         // Acquire: as in `admit`. A result of an older generation changes nothing.
         let word = self.word.load(Ordering::Acquire);
@@ -211,15 +247,17 @@ impl Inner {
         if word::generation(word ^ ticket.word) != 0 || kind == word::DISABLED {
             return;
         }
-        let at = if self.plan.needs_clock() {
-            now()
-        } else {
-            Instant::ORIGIN
-        };
+        let at = now.unwrap_or(Instant::ORIGIN);
         let held = self.tallies[word::tally(word)].record(&self.plan, sample, at);
         if held != 0 {
-            self.rules_hold(word, held, now(), hint, listener);
+            self.rules_hold(word, held, self.at(now), verdict, listener);
         }
+    }
+
+    /// The present, which may have been read already.
+    #[inline]
+    fn at(&self, now: Option<Instant>) -> Instant {
+        now.unwrap_or_else(|| self.settings.clock.now())
     }
 
     #[cold]
@@ -228,7 +266,7 @@ impl Inner {
         word: u64,
         held: u64,
         now: Instant,
-        hint: Option<Duration>,
+        verdict: Verdict,
         listener: Listener<'_>,
     ) {
         let tally = &self.tallies[word::tally(word)];
@@ -247,26 +285,27 @@ impl Inner {
             machine.trip(word::generation(word), cause, rate, now)
         });
         if let Some(due) = due {
-            self.open(due, hint, listener, now);
+            self.open(due, verdict.hint(), listener, now);
         }
     }
 
     /// A trial call has ended.
     #[cold]
-    pub(super) fn end_probe(
+    fn end_probe(
         &self,
         ticket: Ticket,
         sample: Option<Sample>,
-        now: Instant,
-        hint: Option<Duration>,
+        now: Option<Instant>,
+        verdict: Verdict,
         listener: Listener<'_>,
     ) {
+        let now = self.at(now);
         let generation = word::generation(ticket.word);
         let due = self.with_machine(listener, now, |machine| {
             machine.end_probe(generation, ticket.probe, sample, now)
         });
         if let Some(due) = due {
-            self.open(due, hint, listener, now);
+            self.open(due, verdict.hint(), listener, now);
         }
     }
 
@@ -330,7 +369,14 @@ impl Inner {
         }
         // Relaxed: only holders of the lock write it.
         if word != self.word.load(Ordering::Relaxed) {
-            self.rejected.store(0, Ordering::Relaxed);
+            match self.rejected.get() {
+                Some(rejected) => rejected.clear(),
+                // Here, so that refusals do not allocate.
+                None if word::kind(word) > word::DISABLED => {
+                    let _ = self.rejected.set(Striped::new());
+                }
+                None => {}
+            }
         }
         // Release, both: pairs with the loads of the fast path. First the break's end, so that who
         // sees the circuit open sees until when.
@@ -355,6 +401,7 @@ impl Inner {
         lock_checked(&self.machine).1.is_empty()
     }
 
+    #[inline]
     fn emit(&self, listener: Listener<'_>, event: impl Fn() -> Event) {
         if let Some(observer) = listener {
             observer.on_event(&event());
@@ -380,7 +427,7 @@ impl Inner {
     }
 
     pub(super) fn rejected(&self) -> u64 {
-        self.rejected.load(Ordering::Relaxed)
+        self.rejected.get().map_or(0, Striped::sum)
     }
 
     /// The cause of transitions made by hand.

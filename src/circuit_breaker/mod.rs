@@ -199,15 +199,10 @@ impl CircuitBreaker {
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
         let clock = &inner.settings.clock;
-        if inner.plan.needs_clock() {
-            let now = clock.now();
-            let ticket = inner.admit(|| now, None)?;
-            Ok(Permit::new(self, ticket, now, std::thread::panicking()))
-        } else {
-            let ticket = inner.admit(|| clock.now(), None)?;
-            let started = Instant::ORIGIN;
-            Ok(Permit::new(self, ticket, started, std::thread::panicking()))
-        }
+        let read = inner.plan.needs_clock().then(|| clock.now());
+        let ticket = inner.admit(|| read.unwrap_or_else(|| clock.now()), None)?;
+        let started = read.unwrap_or(Instant::ORIGIN);
+        Ok(Permit::new(self, ticket, started, std::thread::panicking()))
     }
 
     /// The state as last decided: a break that is over is still open until a call comes. Costs one

@@ -1,7 +1,7 @@
 //! The permission to make one call.
 
-use std::thread;
 use std::time::Duration;
+use std::{mem, thread};
 
 use super::CircuitBreaker;
 use super::inner::{Inner, Listener, Ticket};
@@ -27,7 +27,6 @@ pub struct Permit<'a> {
     pub(super) is_running: bool,
     /// A panic of the thread says nothing about the call.
     ignores_panics: bool,
-    is_settled: bool,
 }
 
 impl<'a> Permit<'a> {
@@ -44,7 +43,6 @@ impl<'a> Permit<'a> {
             started,
             is_running: false,
             ignores_panics,
-            is_settled: false,
         }
     }
 
@@ -54,44 +52,38 @@ impl<'a> Permit<'a> {
     }
 
     /// The call went well.
+    #[inline]
     pub fn success(self) {
         self.record(Verdict::success());
     }
 
     /// The call failed, and the dependency is to blame.
+    #[inline]
     pub fn failure(self) {
         self.record(Verdict::failure());
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
     /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
+    #[inline]
     pub fn record(self, verdict: Verdict) {
-        let breaker = self.breaker;
-        self.finish(verdict, || breaker.inner.settings.clock.now(), None);
+        self.finish(verdict, None, None);
     }
 
     /// As [`record`](Self::record), for a call whose duration is known better than from the permit.
-    pub fn record_taken(mut self, verdict: Verdict, took: Duration) {
-        let inner = self.inner();
-        self.is_settled = true;
-        self.conclude(
-            verdict.health(),
-            Some(took),
-            || inner.settings.clock.now(),
-            verdict.hint(),
-            None,
-        );
+    pub fn record_taken(self, verdict: Verdict, took: Duration) {
+        let (inner, ticket, started) = self.into_parts();
+        inner.conclude(ticket, started, Some(took), verdict, None, None);
     }
 
+    /// As [`record`](Self::record); `now` is the present where it has been read already.
     #[inline]
-    pub(super) fn finish(
-        mut self,
-        verdict: Verdict,
-        now: impl Fn() -> Instant,
-        listener: Listener<'_>,
-    ) {
-        self.is_settled = true;
-        self.conclude(verdict.health(), None, now, verdict.hint(), listener);
+    pub(super) fn finish(self, verdict: Verdict, now: Option<Instant>, listener: Listener<'_>) {
+        let (inner, ticket, started) = self.into_parts();
+        let is_good = matches!(verdict.health(), Health::Healthy);
+        if !(is_good && inner.is_settled(ticket)) {
+            inner.conclude(ticket, started, None, verdict, now, listener);
+        }
     }
 
     /// Whether the end of the call must be timed.
@@ -100,6 +92,7 @@ impl<'a> Permit<'a> {
         self.inner().plan.needs_clock()
     }
 
+    #[inline]
     pub(super) fn clock(&self) -> &'a ClockHandle {
         &self.inner().settings.clock
     }
@@ -109,47 +102,28 @@ impl<'a> Permit<'a> {
         &self.breaker.inner
     }
 
+    /// What is needed to conclude the call, which the caller must do.
     #[inline]
-    fn conclude(
-        &self,
-        health: Health,
-        took: Option<Duration>,
-        now: impl Fn() -> Instant,
-        hint: Option<Duration>,
-        listener: Listener<'_>,
-    ) {
-        let inner = self.inner();
-        let failed = match health {
-            Health::Healthy => false,
-            Health::Unhealthy => true,
-            Health::Neutral if self.ticket.probe == 0 => return,
-            Health::Neutral => return inner.end_probe(self.ticket, None, now(), hint, listener),
-        };
-        if inner.plan.needs_clock() {
-            let now = now();
-            let took = took.unwrap_or_else(|| now.saturating_duration_since(self.started));
-            let sample = inner.plan.sample(failed, took);
-            inner.record(self.ticket, sample, || now, hint, listener);
-        } else {
-            let sample = inner.plan.sample(failed, Duration::ZERO);
-            inner.record(self.ticket, sample, now, hint, listener);
-        }
+    fn into_parts(self) -> (&'a Inner, Ticket, Instant) {
+        let parts = (self.inner(), self.ticket, self.started);
+        // Not dropped, so that it is not counted twice. There is nothing in it to be freed.
+        mem::forget(self);
+        parts
     }
 }
 
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_settled {
-            return;
-        }
-        let settings = &self.inner().settings;
+        let inner = self.inner();
+        let settings = &inner.settings;
         let panicked = self.is_running || (!self.ignores_panics && thread::panicking());
         let health = if panicked {
             settings.panicked_as
         } else {
             settings.cancelled_as
         };
-        self.conclude(health, None, || settings.clock.now(), None, None);
+        let verdict = Verdict::ignore().with_health(health);
+        inner.conclude(self.ticket, self.started, None, verdict, None, None);
     }
 }

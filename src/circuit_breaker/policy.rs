@@ -84,13 +84,8 @@ where
         set_running(permit, false);
         let mut outcome = ready!(polled);
         if let Some(permit) = permit.take() {
-            if permit.is_timed() {
-                let now = outcome.finished(permit.clock());
-                permit.finish(outcome.verdict, || now, op.observer());
-            } else {
-                let clock = permit.clock();
-                permit.finish(outcome.verdict, || clock.now(), op.observer());
-            }
+            let now = permit.is_timed().then(|| outcome.finished(permit.clock()));
+            permit.finish(outcome.verdict, now, op.observer());
         }
         Poll::Ready(outcome)
     }

@@ -38,7 +38,7 @@ pub(crate) struct Sample {
 impl Sample {
     /// Fast and good: what a healthy dependency gives nearly always.
     #[inline]
-    const fn is_clean(self) -> bool {
+    pub(crate) const fn is_clean(self) -> bool {
         !self.failed && !self.slow
     }
 }

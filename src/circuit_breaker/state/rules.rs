@@ -20,6 +20,9 @@ pub(crate) struct Plan {
     /// Calls this long are slow, in nanoseconds.
     slow: u64,
     needs_clock: bool,
+    /// Good calls need not be counted where there is nothing to push out: nothing is timed or
+    /// averaged.
+    skips_good: bool,
 }
 
 /// A window and the rules over it.
@@ -63,10 +66,12 @@ impl Plan {
             failures_only,
             slow: slow.map_or(u64::MAX, nanos),
             needs_clock: slow.is_some() || durations,
+            skips_good: false,
         };
         for (index, trip) in trips.iter().enumerate() {
             plan.add(index, trip);
         }
+        plan.skips_good = !plan.needs_clock && !plan.watches.iter().any(|watch| watch.has_average);
         plan
     }
 
@@ -119,18 +124,28 @@ impl Plan {
         self.needs_clock
     }
 
+    /// Whether a good call into a [settled](Tally::is_settled) tally changes nothing.
+    #[inline]
+    pub(crate) const fn skips_good(&self) -> bool {
+        self.skips_good
+    }
+
     /// Why the first of these rules opens.
     pub(crate) fn cause(&self, held: u64) -> Cause {
         self.causes[held.trailing_zeros() as usize]
     }
 
-    /// What a call was that took this long.
+    /// What a call was that took this long, in nanoseconds.
     #[inline]
-    pub(crate) const fn sample(&self, failed: bool, took: Duration) -> Sample {
+    pub(crate) const fn sample(&self, failed: bool, took: u64) -> Sample {
         Sample {
             failed,
-            slow: self.tracks.slow && nanos(took) >= self.slow,
-            took,
+            slow: self.tracks.slow && took >= self.slow,
+            took: if self.tracks.durations {
+                Duration::from_nanos(took)
+            } else {
+                Duration::ZERO
+            },
         }
     }
 
@@ -204,6 +219,16 @@ impl Tally {
         }
     }
 
+    /// Whether its windows are full of good calls. Costs a few loads.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.consecutive.load(Ordering::Relaxed) == 0
+            && self.watched.iter().all(|watched| match &watched.window {
+                Window::Calls(window) => window.is_full_and_clean(),
+                Window::Time(_) => false,
+            })
+    }
+
     /// Counts a call, and gives the rules that hold after it, a bit for each.
     ///
     /// `now` is looked at only where the plan needs the clock.
@@ -222,13 +247,11 @@ impl Tally {
         }
         for (watched, watch) in self.watched.iter().zip(&plan.watches) {
             let counts = match &watched.window {
-                Window::Calls(window) => {
-                    let counts = window.record(sample);
-                    if counts.failures + counts.slow == 0 && !watch.has_average {
-                        continue;
-                    }
-                    counts
-                }
+                Window::Calls(window) if watch.has_average => window.record(sample),
+                Window::Calls(window) => match window.push(sample) {
+                    Some(counts) if counts.failures + counts.slow > 0 => counts,
+                    _ => continue,
+                },
                 Window::Time(window) => {
                     window.record(sample, now);
                     if !watch.has_average && window.is_clean(now) {
@@ -242,6 +265,7 @@ impl Tally {
         held
     }
 
+    #[inline(never)]
     fn held(
         &self,
         plan: &Plan,
