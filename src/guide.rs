@@ -6,9 +6,9 @@
 #[cfg(feature = "tokio")]
 pub mod recipes {}
 
-#[doc = include_str!("../docs/design.md")]
-pub mod design {}
-
 #[doc = include_str!("../docs/patterns/circuit-breaker.md")]
 #[cfg(feature = "tokio")]
 pub mod circuit_breaker {}
+
+#[doc = include_str!("../docs/design.md")]
+pub mod design {}

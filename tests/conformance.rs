@@ -6,12 +6,18 @@
 //!
 //! How the files look and how to write an adapter: `tests/conformance/harness.rs`.
 
+#[path = "conformance/accrual.rs"]
+mod accrual;
 #[path = "conformance/aws_retry.rs"]
 mod aws_retry;
+#[path = "conformance/breakers.rs"]
+mod breakers;
 #[path = "conformance/clock.rs"]
 mod clock;
 #[path = "conformance/delays.rs"]
 mod delays;
+#[path = "conformance/failsafe_go_breaker.rs"]
+mod failsafe_go_breaker;
 #[path = "conformance/fields.rs"]
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
@@ -22,8 +28,12 @@ mod grpc_throttling;
 mod harness;
 #[path = "conformance/harness_tests.rs"]
 mod harness_tests;
+#[path = "conformance/polly_breakers.rs"]
+mod polly_breakers;
 #[path = "conformance/polly_v8_retry.rs"]
 mod polly_v8_retry;
+#[path = "conformance/resilience4j_breaker.rs"]
+mod resilience4j_breaker;
 #[path = "conformance/resilience4j_interval.rs"]
 mod resilience4j_interval;
 
@@ -34,10 +44,18 @@ use harness::{Adapter, run_directory};
 /// Who speaks which dialect. Several may accept a file: the first that can express a scenario
 /// decides about it.
 const ADAPTERS: &[Adapter] = &[
+    accrual::FINAGLE,
+    accrual::LINKERD,
     aws_retry::ADAPTER,
+    failsafe_go_breaker::ADAPTER,
+    failsafe_go_breaker::STATS,
     finagle_budget::ADAPTER,
     grpc_throttling::ADAPTER,
+    polly_breakers::V7,
     polly_v8_retry::ADAPTER,
+    polly_breakers::V8,
+    resilience4j_breaker::ADAPTER,
+    resilience4j_breaker::WINDOWS,
     resilience4j_interval::ADAPTER,
 ];
 

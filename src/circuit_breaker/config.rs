@@ -374,7 +374,7 @@ impl CircuitBreakerBuilder {
     }
 
     /// Keeps the sum of the durations of the calls in the window, for
-    /// [`Snapshot::mean_duration`]. Makes every call read the clock twice and write to shared
+    /// [`Snapshot::total_duration`]. Makes every call read the clock twice and write to shared
     /// memory.
     pub const fn measure_durations(mut self, measure: bool) -> Self {
         self.measure_durations = measure;

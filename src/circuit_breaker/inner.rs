@@ -367,16 +367,14 @@ impl Inner {
         if machine.take_new_tally() {
             self.tallies[word::tally(word)].clear(now);
         }
-        // Relaxed: only holders of the lock write it.
-        if word != self.word.load(Ordering::Relaxed) {
-            match self.rejected.get() {
-                Some(rejected) => rejected.clear(),
-                // Here, so that refusals do not allocate.
-                None if word::kind(word) > word::DISABLED => {
-                    let _ = self.rejected.set(Striped::new());
-                }
-                None => {}
+        if machine.take_new_phase() {
+            if let Some(rejected) = self.rejected.get() {
+                rejected.clear();
             }
+        }
+        if word::kind(word) > word::DISABLED {
+            // Here, so that refusals do not allocate.
+            self.rejected.get_or_init(Striped::new);
         }
         // Release, both: pairs with the loads of the fast path. First the break's end, so that who
         // sees the circuit open sees until when.

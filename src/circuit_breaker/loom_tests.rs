@@ -1,1 +1,118 @@
+use std::sync::Arc;
 
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+
+use super::*;
+use crate::clock::ManualClock;
+
+fn breaker(trip: Trip) -> (ManualClock, CircuitBreaker) {
+    let clock = ManualClock::new();
+    let breaker = CircuitBreaker::builder()
+        .trip_on(trip)
+        .half_open(HalfOpen::successes(1))
+        .break_for(Backoff::fixed(Duration::from_secs(5)).jitter(crate::Jitter::None))
+        .seed(1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    (clock, breaker)
+}
+
+/// Runs both at the same time, in every order there is.
+fn race(
+    breaker: &CircuitBreaker,
+    first: impl FnOnce(&CircuitBreaker) + 'static,
+    second: impl FnOnce(&CircuitBreaker),
+) {
+    let other = {
+        let breaker = breaker.clone();
+        thread::spawn(move || first(&breaker))
+    };
+    second(breaker);
+    other.join().unwrap();
+}
+
+#[test]
+fn loom_one_probe_is_admitted_once() {
+    loom::model(|| {
+        let (clock, breaker) = breaker(Trip::consecutive(1));
+        breaker.trip();
+        clock.advance(Duration::from_secs(5));
+        let admitted = Arc::new(AtomicU64::new(0));
+        let count = admitted.clone();
+        let acquire = |admitted: &AtomicU64, breaker: &CircuitBreaker| {
+            if let Ok(permit) = breaker.try_acquire() {
+                admitted.fetch_add(1, Ordering::SeqCst);
+                std::mem::forget(permit);
+            }
+        };
+        race(
+            &breaker,
+            move |breaker| acquire(&count, breaker),
+            |breaker| acquire(&admitted, breaker),
+        );
+        assert_eq!(admitted.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn loom_a_probe_given_back_is_not_lost() {
+    loom::model(|| {
+        let (clock, breaker) = breaker(Trip::consecutive(1));
+        breaker.trip();
+        clock.advance(Duration::from_secs(5));
+        race(
+            &breaker,
+            |breaker| drop(breaker.try_acquire()),
+            |breaker| drop(breaker.try_acquire()),
+        );
+        assert!(breaker.try_acquire().is_ok());
+    });
+}
+
+#[test]
+fn loom_the_last_failure_opens() {
+    loom::model(|| {
+        for trip in [Trip::consecutive(2), Trip::failures(2).of_last(4)] {
+            let (_clock, breaker) = breaker(trip);
+            race(
+                &breaker,
+                |breaker| breaker.try_acquire().unwrap().failure(),
+                // The other one may have opened it already only if this one has failed too.
+                |breaker| breaker.try_acquire().unwrap().failure(),
+            );
+            assert_eq!(breaker.state(), State::Open);
+            assert_eq!(breaker.snapshot().trips, 1);
+        }
+    });
+}
+
+#[test]
+fn loom_a_result_from_before_does_not_land_in_the_new_window() {
+    loom::model(|| {
+        let (_clock, breaker) = breaker(Trip::consecutive(5));
+        let handle = breaker.clone();
+        let old = breaker.try_acquire().unwrap();
+        let resetter = thread::spawn(move || handle.reset());
+        old.failure();
+        resetter.join().unwrap();
+        assert_eq!(breaker.snapshot().consecutive_failures, 0);
+    });
+}
+
+#[test]
+fn loom_who_sees_the_circuit_open_sees_until_when() {
+    loom::model(|| {
+        let (_clock, breaker) = breaker(Trip::consecutive(1));
+        race(
+            &breaker,
+            |breaker| breaker.try_acquire().unwrap().failure(),
+            |breaker| {
+                if let Err(rejected) = breaker.try_acquire() {
+                    assert_eq!(rejected.retry_after(), Some(Duration::from_secs(5)));
+                }
+            },
+        );
+    });
+}

@@ -36,14 +36,14 @@ pub struct Snapshot {
     pub slow: u64,
     /// Those of them that were both.
     pub slow_failures: u64,
-    /// How long they took on the average, where
+    /// How long they took together, where
     /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) says so.
-    pub mean_duration: Option<Duration>,
+    pub total_duration: Option<Duration>,
     /// How many calls a rate needs before it says anything.
     pub min_calls: u64,
     /// Failures in a row. Zero when no rule asks for it.
     pub consecutive_failures: u32,
-    /// Calls refused since the state changed.
+    /// Calls refused since the state changed, isolation apart.
     pub rejected: u64,
     /// Trial calls in flight.
     pub probes_in_flight: u32,
@@ -69,18 +69,28 @@ impl Snapshot {
         self.rate(self.slow)
     }
 
+    /// How long the calls took on the average, where
+    /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) says so; `None` when
+    /// there are none.
+    pub fn mean_duration(&self) -> Option<Duration> {
+        let total = self.total_duration?;
+        (self.calls > 0).then(|| {
+            let mean = total.as_nanos() / u128::from(self.calls);
+            Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX))
+        })
+    }
+
     fn rate(&self, bad: u64) -> Option<f64> {
         (self.calls > 0 && self.calls >= self.min_calls).then(|| bad as f64 / self.calls as f64)
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let calls = u32::try_from(self.calls).unwrap_or(u32::MAX);
         Counts {
             calls: self.calls,
             failures: self.failures,
             slow: self.slow,
             slow_failures: self.slow_failures,
-            took: self.mean_duration.unwrap_or_default().saturating_mul(calls),
+            took: self.total_duration.unwrap_or_default(),
         }
     }
 }
@@ -98,7 +108,6 @@ impl CircuitBreaker {
             };
             let retry_after = until.saturating_duration_since(now);
             let (probes_in_flight, probes_free) = machine.probes(now);
-            let calls = u32::try_from(counts.calls.max(1)).unwrap_or(u32::MAX);
             let consecutive = inner.tally(machine).consecutive();
             Snapshot {
                 state: machine.state(),
@@ -111,7 +120,7 @@ impl CircuitBreaker {
                 failures: counts.failures,
                 slow: counts.slow,
                 slow_failures: counts.slow_failures,
-                mean_duration: inner.plan.tracks_durations().then(|| counts.took / calls),
+                total_duration: inner.plan.tracks_durations().then_some(counts.took),
                 min_calls,
                 consecutive_failures: u32::try_from(consecutive).unwrap_or(u32::MAX),
                 rejected: inner.rejected(),

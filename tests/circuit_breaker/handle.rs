@@ -308,11 +308,11 @@ fn durations_are_measured_where_asked_for() {
             .build()
             .unwrap();
         feed(&breaker, &clock, ".s.ss");
-        assert_eq!(breaker.snapshot().mean_duration, Some(mean));
+        assert_eq!(breaker.snapshot().mean_duration(), Some(mean));
     }
     let clock = ManualClock::new();
     let breaker = builder(&clock).build().unwrap();
-    assert_eq!(breaker.snapshot().mean_duration, None);
+    assert_eq!(breaker.snapshot().mean_duration(), None);
     breaker
         .try_acquire()
         .unwrap()

@@ -71,6 +71,34 @@ fn only_what_is_idle_and_clean_leaves() {
 }
 
 #[test]
+fn those_that_stay_are_found_after_others_have_left() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock);
+    // Held, so that nobody leaves before all have come.
+    let held: Vec<_> = (0..100).map(|key| hosts.get(&key)).collect();
+    assert_eq!(hosts.len(), 100);
+    drop(held);
+    for key in 0..100 {
+        feed(
+            &hosts.get(&key),
+            &clock,
+            if key % 3 == 0 { "x" } else { "." },
+        );
+    }
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 34);
+    for key in 0..100 {
+        let expected = if key % 3 == 0 {
+            State::Open
+        } else {
+            State::Closed
+        };
+        assert_eq!(hosts.get(&key).state(), expected, "{key}");
+    }
+    hosts.for_each(|key, breaker| assert_eq!(breaker.state() == State::Open, key % 3 == 0));
+}
+
+#[test]
 fn a_failure_in_the_window_keeps_an_entry() {
     let clock = ManualClock::new();
     let template = builder(&clock).trip_on(Trip::failures(2).within(secs(10)));

@@ -7,6 +7,7 @@ use backstop::{Backoff, CircuitBreaker, Clock, Instant, Jitter, ManualClock, Sle
 
 mod handle;
 mod keyed;
+mod model;
 mod pitfalls;
 mod races;
 mod rules;

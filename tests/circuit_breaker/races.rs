@@ -2,6 +2,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use backstop::circuit_breaker::{HalfOpen, State, Trip};
 use backstop::{Backoff, CircuitBreaker, ManualClock, Policy};
@@ -111,6 +112,8 @@ fn many_calls_from_two_threads_leave_everything_in_order() {
         .half_open(HalfOpen::successes(2).of(4))
         .break_for(Backoff::fixed(secs(1)))
         .slow_call(secs(1))
+        // A place that is lost stays lost.
+        .probe_lease(Duration::MAX)
         .build()
         .unwrap();
     let tallied = AtomicU64::new(0);
@@ -123,7 +126,7 @@ fn many_calls_from_two_threads_leave_everything_in_order() {
                     // Phases of trouble, so that all rules and states come to pass.
                     let share = if call / 5_000 % 4 == 0 { 97 } else { 5 };
                     if random.below(200) == 0 {
-                        clock.advance(std::time::Duration::from_millis(random.below(300)));
+                        clock.advance(Duration::from_millis(random.below(300)));
                     }
                     match random.below(1000) {
                         0 => {

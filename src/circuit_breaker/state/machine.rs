@@ -57,6 +57,7 @@ pub(crate) struct Machine {
     tally: bool,
     /// The tally was changed for the other one, which has to be cleared before it is used.
     is_tally_new: bool,
+    is_phase_new: bool,
     isolations: u32,
     /// Health checks that ask in place of trial calls.
     checkers: u32,
@@ -123,6 +124,7 @@ impl Machine {
             since: Instant::ORIGIN,
             tally: false,
             is_tally_new: false,
+            is_phase_new: false,
             isolations: 0,
             checkers: 0,
             trips: 0,
@@ -400,6 +402,7 @@ impl Machine {
     fn enter(&mut self, phase: Phase, cause: Cause, now: Instant) {
         let from = self.state();
         self.phase = phase;
+        self.is_phase_new = true;
         self.generation += 1;
         self.since = now;
         self.push(from, cause, now);
@@ -427,6 +430,11 @@ impl Machine {
     /// Whether the tally of the word has to be cleared before the word is shown.
     pub(crate) const fn take_new_tally(&mut self) -> bool {
         std::mem::replace(&mut self.is_tally_new, false)
+    }
+
+    /// Whether the state, isolation apart, has changed since this was asked last.
+    pub(crate) const fn take_new_phase(&mut self) -> bool {
+        std::mem::replace(&mut self.is_phase_new, false)
     }
 
     /// What a call would meet now: an open circuit whose break is over is half-open to it. Changes

@@ -7,8 +7,6 @@ use crate::clock::Instant;
 
 mod machine;
 mod rules;
-#[cfg(all(test, not(backstop_loom)))]
-mod tests;
 mod trial;
 
 pub(super) use self::machine::{Admission, Break, Due, Machine, word};

@@ -1,0 +1,134 @@
+//! What the adapters of circuit breakers share.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use backstop::circuit_breaker::{CircuitBreakerBuilder, Permit, State};
+use backstop::{Backoff, CircuitBreaker, Jitter, Verdict};
+
+use super::clock::TestClock;
+use super::harness::{Failure, failed, inexpressible};
+
+pub(crate) const NANOSECOND: Duration = Duration::from_nanos(1);
+
+/// The breaker of a configuration that its source takes, so ours must as well.
+pub(crate) fn build(
+    builder: CircuitBreakerBuilder,
+    clock: &TestClock,
+) -> Result<CircuitBreaker, Failure> {
+    let built = builder.clock(clock.clone()).build();
+    built.or_else(|error| failed(error.to_string()))
+}
+
+/// The same delay each time, or none at all.
+pub(crate) fn fixed(delay: Duration) -> Backoff {
+    match delay {
+        Duration::ZERO => Backoff::NONE,
+        delay => Backoff::fixed(delay).max(delay).jitter(Jitter::None),
+    }
+}
+
+/// A breaker whose scenario does not say which call is which: results belong to the oldest call that
+/// was let through, or to a new one.
+pub(crate) struct Subject<'a> {
+    pub(crate) breaker: &'a CircuitBreaker,
+    held: RefCell<VecDeque<(u64, Permit<'a>)>>,
+    named: RefCell<Vec<(String, Permit<'a>)>>,
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn new(breaker: &'a CircuitBreaker) -> Self {
+        Self {
+            breaker,
+            held: RefCell::default(),
+            named: RefCell::default(),
+        }
+    }
+
+    /// Asks for a permit and keeps it.
+    pub(crate) fn acquire(&self) -> bool {
+        let Ok(permit) = self.breaker.try_acquire() else {
+            return false;
+        };
+        let generation = self.breaker.snapshot().generation;
+        self.held.borrow_mut().push_back((generation, permit));
+        true
+    }
+
+    /// The oldest permit that is kept, unless the state has changed since it was given.
+    fn oldest(&self) -> Option<Permit<'a>> {
+        let generation = self.breaker.snapshot().generation;
+        let mut held = self.held.borrow_mut();
+        held.retain(|(given, _)| *given == generation);
+        held.pop_front().map(|(_, permit)| permit)
+    }
+
+    /// Records a result. Where no call is let through it says nothing to anybody.
+    pub(crate) fn record(&self, verdict: Verdict, took: Option<Duration>) {
+        let permit = self.oldest().or_else(|| self.breaker.try_acquire().ok());
+        if let Some(permit) = permit {
+            match took {
+                Some(took) => permit.record_taken(verdict, took),
+                None => permit.record(verdict),
+            }
+        }
+    }
+
+    /// Gives a permit back unused.
+    pub(crate) fn release(&self) {
+        drop(self.oldest());
+    }
+
+    pub(crate) fn begin(&self, call: &str) -> bool {
+        let Ok(permit) = self.breaker.try_acquire() else {
+            return false;
+        };
+        self.named.borrow_mut().push((call.to_owned(), permit));
+        true
+    }
+
+    pub(crate) fn end(&self, call: &str, verdict: Verdict) {
+        let mut named = self.named.borrow_mut();
+        let index = named.iter().position(|(name, _)| name == call);
+        if let Some(index) = index {
+            named.remove(index).1.record(verdict);
+        }
+    }
+
+    /// Brings the breaker into a state by hand.
+    pub(crate) fn force(&self, state: &str) -> Result<(), Failure> {
+        match state {
+            "open" => self.breaker.trip(),
+            "half_open" => self.breaker.half_open(),
+            "closed" => self.breaker.reset(),
+            "disabled" => self.breaker.disable(),
+            "metrics_only" => self.breaker.metrics_only(),
+            state => return inexpressible(format!("state {state:?}")),
+        }
+        Ok(())
+    }
+}
+
+/// What an outcome says.
+pub(crate) fn verdict(outcome: Option<&str>) -> Result<Verdict, Failure> {
+    match outcome {
+        Some("success") => Ok(Verdict::success()),
+        Some("failure" | "error") => Ok(Verdict::failure()),
+        Some("ignored_error" | "unhandled_error" | "ignored" | "cancelled") => {
+            Ok(Verdict::ignore())
+        }
+        outcome => inexpressible(format!("outcome {outcome:?}")),
+    }
+}
+
+/// The name most sources have for a state.
+pub(crate) const fn name(state: State) -> &'static str {
+    state.as_str()
+}
+
+/// A number as a 32-bit float prints it, for sources that count in those.
+pub(crate) fn float(number: f64) -> f64 {
+    let text = (number as f32).to_string();
+    text.parse().unwrap_or(number)
+}

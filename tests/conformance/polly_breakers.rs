@@ -1,0 +1,204 @@
+//! [`CircuitBreaker`] as Polly's, version 7 (advanced and consecutive) and version 8.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Isolation, Trip};
+use backstop::policy::Health;
+use backstop::{CircuitBreaker, Reason};
+use serde_json::{Value, json};
+
+use super::breakers::{Subject, build, fixed, name, verdict};
+use super::clock::TestClock;
+use super::fields::Fields;
+use super::harness::{Adapter, Check, Failure, Scenario, Step, inexpressible, unknown};
+
+pub(crate) const V7: Adapter = Adapter {
+    name: "CircuitBreaker",
+    accepts: |file| file.is_from("App-vNext/Polly") && file.pattern() == "circuit_breaker",
+    run: run_v7,
+};
+
+/// The delays of the same file are another adapter's.
+pub(crate) const V8: Adapter = Adapter {
+    name: "CircuitBreaker",
+    accepts: |file| file.is_from("App-vNext/Polly") && file.pattern().contains("retry_delay"),
+    run: run_v8,
+};
+
+/// One window below this, a rolling one of ten parts from it on.
+const ROLLING: Duration = Duration::from_millis(200);
+
+fn windows(sampling: Duration) -> u32 {
+    if sampling < ROLLING { 1 } else { 10 }
+}
+
+fn rate(config: &Fields, ratio: f64, throughput: u32) -> Result<Trip, Failure> {
+    let sampling = config
+        .duration("sampling")?
+        .unwrap_or(Duration::from_secs(30));
+    let slices = config.count_u32("windows")?.unwrap_or(windows(sampling));
+    let trip = Trip::failure_rate(ratio).within(sampling).slices(slices);
+    Ok(trip.from_first_call().min_calls(throughput))
+}
+
+fn run_v7(scenario: &Scenario<'_>) -> Check {
+    let clock = TestClock::new();
+    let config = &scenario.config;
+    let trip = match config.count_u32("consecutive_failures")? {
+        Some(failures) => Trip::consecutive(failures),
+        None => {
+            let ratio = config.number("failure_ratio")?.unwrap_or(0.5);
+            let throughput = config.count_u32("minimum_throughput")?.unwrap_or(100);
+            rate(config, ratio, throughput)?
+        }
+    };
+    let length = config.duration("break")?.unwrap_or(Duration::from_secs(5));
+    // A trial that hangs makes room for another one after each break.
+    let builder = CircuitBreaker::builder()
+        .trip_on(trip)
+        .trip_on_failures_only(true)
+        .break_for(fixed(length))
+        .half_open(HalfOpen::successes(1))
+        .probe_lease(length.max(Duration::from_nanos(1)))
+        .lost_probes_as(Health::Neutral);
+    let breaker = build(builder, &clock)?;
+    play(scenario, &clock, &breaker, &Mutex::default())
+}
+
+fn run_v8(scenario: &Scenario<'_>) -> Check {
+    let clock = TestClock::new();
+    let config = &scenario.config;
+    let ratio = config.number("failure_ratio")?.unwrap_or(0.1);
+    let throughput = config.count_u32("minimum_throughput")?.unwrap_or(100);
+    let length = config.duration("break")?.unwrap_or(Duration::from_secs(5));
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let log = attempts.clone();
+    // There a trial that was cancelled closes the circuit, and one that hangs pins it.
+    let builder = CircuitBreaker::builder()
+        .trip_on(rate(config, ratio, throughput)?)
+        .trip_on_failures_only(true)
+        .break_with(move |trips, _| {
+            log.lock().unwrap().push(trips - 1);
+            length
+        })
+        .half_open(HalfOpen::successes(1))
+        .cancelled_as(Health::Healthy)
+        .probe_lease(Duration::MAX);
+    let breaker = build(builder, &clock)?;
+    play(scenario, &clock, &breaker, &attempts)
+}
+
+fn play(
+    scenario: &Scenario<'_>,
+    clock: &TestClock,
+    breaker: &CircuitBreaker,
+    attempts: &Mutex<Vec<u32>>,
+) -> Check {
+    let subject = Subject::new(breaker);
+    let mut isolation: Option<Isolation> = None;
+    scenario.play(clock, |step: &Step| {
+        match step.op() {
+            Some("call") => {
+                let verdict = verdict(step.text("outcome")?)?;
+                let answer = match breaker.try_acquire() {
+                    Ok(permit) => {
+                        permit.record(verdict);
+                        "ok"
+                    }
+                    Err(rejected) if rejected.reason() == Reason::Isolated => "rejected_isolated",
+                    Err(_) => "rejected",
+                };
+                step.check("expect", answer)?;
+            }
+            Some(op @ ("success" | "failure")) => subject.record(verdict(Some(op))?, None),
+            Some("try_acquire") => step.check("expect", subject.acquire())?,
+            Some("begin") => {
+                let call = step.need("call", step.text("call")?)?;
+                step.check(
+                    "expect",
+                    if subject.begin(call) {
+                        "ok"
+                    } else {
+                        "rejected"
+                    },
+                )?;
+            }
+            Some("end") => {
+                let call = step.need("call", step.text("call")?)?;
+                subject.end(call, verdict(step.text("outcome")?)?);
+            }
+            Some("isolate") => isolation = Some(breaker.isolate()),
+            Some("reset" | "close") => {
+                isolation = None;
+                breaker.reset();
+            }
+            Some("force") => force(&subject, &mut isolation, step.text("state")?)?,
+            Some("success_in_state") => {
+                force(&subject, &mut isolation, step.text("state")?)?;
+                subject.record(verdict(Some("success"))?, None);
+            }
+            Some("cycle") => {
+                let times = step.need("times", step.count("times")?)?;
+                let Some(Value::Array(states)) = step.get("states") else {
+                    return inexpressible("`states` is missing");
+                };
+                for _ in 0..times {
+                    for state in states {
+                        force(&subject, &mut isolation, state.as_str())?;
+                    }
+                }
+            }
+            Some("window_kind") => {
+                let sampling = step.need("sampling_ms", step.duration("sampling")?)?;
+                step.check("expect", window_kind(sampling)?)?;
+            }
+            op => unknown(op)?,
+        }
+        let _ = &isolation;
+        step.check("expect_state", name(breaker.peek()))?;
+        let snapshot = breaker.snapshot();
+        let calls = snapshot.calls.max(1);
+        step.check(
+            "expect_health",
+            json!({
+                "throughput": snapshot.calls,
+                "failure_count": snapshot.failures,
+                "failure_rate": snapshot.failures as f64 / calls as f64,
+            }),
+        )?;
+        let attempts = attempts.lock().unwrap().clone();
+        step.check("expect_break_generator_half_open_attempts", attempts)
+    })
+}
+
+fn force(subject: &Subject<'_>, isolation: &mut Option<Isolation>, state: Option<&str>) -> Check {
+    *isolation = None;
+    match state {
+        Some("isolated") => *isolation = Some(subject.breaker.isolate()),
+        Some(state) => subject.force(state)?,
+        None => return inexpressible("`state` is missing"),
+    }
+    Ok(())
+}
+
+/// Whether two calls half a window apart leave it one after the other or together.
+fn window_kind(sampling: Duration) -> Result<&'static str, Failure> {
+    let clock = TestClock::new();
+    let trip = Trip::failure_rate(1.0)
+        .within(sampling)
+        .slices(windows(sampling));
+    let builder: CircuitBreakerBuilder = CircuitBreaker::builder();
+    let breaker = build(builder.trip_on(trip.from_first_call()), &clock)?;
+    let subject = Subject::new(&breaker);
+    for _ in 0..2 {
+        subject.record(verdict(Some("success"))?, None);
+        clock.advance(sampling / 2);
+    }
+    clock.advance(sampling - sampling / 2 * 2);
+    Ok(match breaker.snapshot().calls {
+        0 => "single",
+        1 => "rolling",
+        _ => "neither",
+    })
+}

@@ -1,0 +1,270 @@
+//! [`CircuitBreaker`] as resilience4j's, and its windows.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Isolation, State, Trip};
+use backstop::{Backoff, CircuitBreaker, Event, Jitter};
+use serde_json::{Value, json};
+
+use super::breakers::{NANOSECOND, Subject, build, fixed, float, name, verdict};
+use super::clock::TestClock;
+use super::fields::Fields;
+use super::harness::{Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown};
+
+pub(crate) const ADAPTER: Adapter = Adapter {
+    name: "CircuitBreaker",
+    accepts: |file| {
+        file.is_from("resilience4j/resilience4j") && file.pattern() == "circuit_breaker"
+    },
+    run,
+};
+
+pub(crate) const WINDOWS: Adapter = Adapter {
+    name: "CircuitBreaker::metrics_only",
+    accepts: |file| {
+        file.is_from("resilience4j/resilience4j") && file.pattern() == "sliding_window_metrics"
+    },
+    run: run_windows,
+};
+
+/// The window of a configuration, and its size.
+fn window(trip: Trip, config: &Fields) -> Result<(Trip, Option<u32>), Failure> {
+    match config.text("window")?.unwrap_or("count_based") {
+        "count_based" => {
+            let size = config.count_u32("window_size")?.unwrap_or(100);
+            Ok((trip.of_last(size), Some(size)))
+        }
+        "time_based" => {
+            let second = Duration::from_secs(1);
+            let window = config.duration("window_size")?.unwrap_or(100 * second);
+            let bucket = config.duration("bucket")?.unwrap_or(second);
+            let slices = window.as_nanos() / bucket.as_nanos().max(1);
+            let slices = u32::try_from(slices).unwrap_or(u32::MAX);
+            Ok((trip.within(window).slices(slices), None))
+        }
+        kind => inexpressible(format!("window {kind:?}")),
+    }
+}
+
+fn builder(config: &Fields) -> Result<(CircuitBreakerBuilder, f64, f64), Failure> {
+    let percent = |key: &str, preset: f64| Ok(config.number(key)?.unwrap_or(preset) / 100.0);
+    let failures = percent("failure_rate_threshold_pct", 50.0)?;
+    let slow = percent("slow_call_rate_threshold_pct", 100.0)?;
+    let least = config.count_u32("minimum_calls")?.unwrap_or(100);
+    let slow_call = config.duration("slow_call_duration")?;
+    let slow_call = slow_call.unwrap_or(Duration::from_secs(60));
+    let probes = config
+        .count_u32("permitted_calls_in_half_open")?
+        .unwrap_or(10);
+    let mut builder = CircuitBreaker::builder();
+    for trip in [Trip::failure_rate(failures), Trip::slow_rate(slow)] {
+        let (trip, size) = window(trip, config)?;
+        let least = size.map_or(least, |size| least.min(size));
+        builder = builder.trip_on(trip.min_calls(least));
+    }
+    // There a call is slow, and a break over, strictly after.
+    builder = builder
+        .slow_call(slow_call + NANOSECOND)
+        .half_open(HalfOpen::failure_rate(failures).of(probes))
+        .permitted_calls(probes)
+        .decide_early(false)
+        .probe_lease(Duration::MAX);
+    builder = match config.get("wait_open_interval_fn") {
+        Some(Value::Object(interval)) => {
+            let waits = waits(&Fields::new(interval.clone()))?;
+            builder.break_with(move |trips, _| waits.delay(trips) + NANOSECOND)
+        }
+        _ => {
+            let wait = config.duration("wait_duration_open")?;
+            builder.break_for(fixed(wait.unwrap_or(Duration::from_secs(60)) + NANOSECOND))
+        }
+    };
+    match config.duration("max_wait_half_open")? {
+        None | Some(Duration::ZERO) => {}
+        Some(max) => builder = builder.max_half_open(max),
+    }
+    match config.text("ignored_outcome")? {
+        None | Some("ignored_error") => Ok((builder, failures, slow)),
+        Some(outcome) => inexpressible(format!("ignored_outcome {outcome:?}")),
+    }
+}
+
+fn waits(interval: &Fields) -> Result<Backoff, Failure> {
+    let initial = interval
+        .duration("initial")?
+        .unwrap_or(Duration::from_millis(500));
+    let backoff = match interval.text("kind")? {
+        Some("exponential") => {
+            Backoff::exponential(initial).factor(interval.number("multiplier")?.unwrap_or(1.5))
+        }
+        Some("fixed" | "constant") => Backoff::fixed(initial),
+        kind => return inexpressible(format!("interval {kind:?}")),
+    };
+    let max = interval.duration("max")?.unwrap_or(Duration::MAX);
+    interval.finish("interval key")?;
+    Ok(backoff.max(max).jitter(Jitter::None))
+}
+
+fn run(scenario: &Scenario<'_>) -> Check {
+    let clock = TestClock::new();
+    let events = Arc::new(Mutex::new((0_u64, 0_u64)));
+    let log = events.clone();
+    let (builder, failures, slow) = builder(&scenario.config)?;
+    let builder = builder.observer(move |event: &Event| {
+        use backstop::circuit_breaker::Cause;
+        let cause = match event {
+            Event::CircuitWouldOpen { cause, .. } => *cause,
+            Event::CircuitChanged { change, .. } => change.cause,
+            _ => return,
+        };
+        let mut counts = log.lock().unwrap();
+        match cause {
+            Cause::FailureRate => counts.0 += 1,
+            Cause::SlowRate => counts.1 += 1,
+            _ => {}
+        }
+    });
+    let breaker = build(builder, &clock)?;
+    if scenario.config.flag("metrics_only_no_state_machine")? == Some(true) {
+        breaker.metrics_only();
+    }
+    let subject = Subject::new(&breaker);
+    let mut isolation: Option<Isolation> = None;
+    scenario.play(&clock, |step: &Step| {
+        let took = step.duration("duration")?.unwrap_or(Duration::ZERO);
+        match step.op() {
+            Some("try_acquire") => step.check("expect", subject.acquire())?,
+            Some("release") => subject.release(),
+            Some(op @ ("success" | "failure" | "ignored_error")) => {
+                subject.record(verdict(Some(op))?, Some(took));
+            }
+            Some("begin") => {
+                let call = step.need("call", step.text("call")?)?;
+                step.check("expect", subject.begin(call))?;
+            }
+            Some("end") => {
+                let call = step.need("call", step.text("call")?)?;
+                subject.end(call, verdict(step.text("outcome")?)?);
+            }
+            Some("not_permitted") => {
+                let _refuses = breaker.isolate();
+                step.check("expect", subject.acquire())?;
+            }
+            Some("reset") => {
+                isolation = None;
+                breaker.reset();
+            }
+            Some("force") => {
+                isolation = None;
+                match (step.text("state")?, step.duration("for")?) {
+                    (Some("forced_open"), None) => isolation = Some(breaker.isolate()),
+                    (Some("open"), Some(length)) => breaker.trip_for(length + NANOSECOND),
+                    (Some(state), None) => subject.force(state)?,
+                    state => return inexpressible(format!("force {state:?}")),
+                }
+            }
+            op => unknown(op)?,
+        }
+        let _ = &isolation;
+        step.check("expect_state", state(&breaker))?;
+        step.check("expect_metrics", metrics(&breaker))?;
+        let counts = *events.lock().unwrap();
+        step.check(
+            "expect_event_count",
+            json!({"failure_rate_exceeded": counts.0, "slow_rate_exceeded": counts.1}),
+        )?;
+        step.check("expect_check", checked(&breaker, failures, slow))
+    })
+}
+
+/// A break that is over is seen when a call comes, the end of a half-open time by itself.
+fn state(breaker: &CircuitBreaker) -> &'static str {
+    match (breaker.state(), breaker.peek()) {
+        (State::HalfOpen, State::Open) => name(State::Open),
+        (State::Isolated, _) => "forced_open",
+        (state, _) => name(state),
+    }
+}
+
+fn metrics(breaker: &CircuitBreaker) -> Value {
+    let snapshot = breaker.snapshot();
+    let percent = |rate: Option<f64>| rate.map_or(-1.0, |rate| float(100.0 * rate));
+    json!({
+        "failure_rate_pct": percent(snapshot.failure_rate()),
+        "slow_rate_pct": percent(snapshot.slow_rate()),
+        "successes": snapshot.successes(),
+        "buffered": snapshot.calls,
+        "failures": snapshot.failures,
+        "slow_calls": snapshot.slow,
+        "not_permitted": snapshot.rejected,
+    })
+}
+
+fn checked(breaker: &CircuitBreaker, failures: f64, slow: f64) -> &'static str {
+    let snapshot = breaker.snapshot();
+    match (snapshot.failure_rate(), snapshot.slow_rate()) {
+        (Some(rate), Some(slow_rate)) if rate >= failures || slow_rate >= slow => {
+            "threshold_exceeded"
+        }
+        (Some(_), _) => "below_thresholds",
+        (None, _) => "below_minimum_calls",
+    }
+}
+
+fn run_windows(scenario: &Scenario<'_>) -> Check {
+    let clock = TestClock::new();
+    let (trip, _) = window(Trip::failure_rate(1.0).min_calls(1), &scenario.config)?;
+    // There a call is called slow, here it is by its duration.
+    let mut slow_call = Duration::MAX;
+    let mut fast = Duration::ZERO;
+    for step in scenario.steps() {
+        let took = step.duration("duration")?.unwrap_or_default();
+        match step.text("outcome")? {
+            Some(outcome) if outcome.starts_with("slow_") => slow_call = slow_call.min(took),
+            Some(_) => fast = fast.max(took),
+            None => {}
+        }
+    }
+    if slow_call <= fast {
+        return inexpressible("slow calls that are not slower than others");
+    }
+    let builder = CircuitBreaker::builder().trip_on(trip).slow_call(slow_call);
+    let breaker = build(builder.measure_durations(true), &clock)?;
+    breaker.metrics_only();
+    let subject = Subject::new(&breaker);
+    scenario.play(&clock, |step: &Step| {
+        match step.op() {
+            Some("record") => {
+                let took = step.duration("duration")?.unwrap_or_default();
+                let outcome = step.text("outcome")?;
+                let outcome = outcome.map(|outcome| outcome.trim_start_matches("slow_"));
+                subject.record(verdict(outcome)?, Some(took));
+            }
+            op => unknown(op)?,
+        }
+        let snapshot = breaker.snapshot();
+        let percent = |rate: Option<f64>| rate.map_or(0.0, |rate| float(100.0 * rate));
+        let millis = |duration: Option<Duration>| {
+            duration.map_or(0, |duration| u64::try_from(duration.as_millis()).unwrap())
+        };
+        if snapshot.total_duration.is_none() {
+            return failed("durations were not measured");
+        }
+        step.check(
+            "expect_snapshot",
+            json!({
+                "total": snapshot.calls,
+                "successes": snapshot.successes(),
+                "failures": snapshot.failures,
+                "slow": snapshot.slow,
+                "slow_successes": snapshot.slow - snapshot.slow_failures,
+                "slow_failures": snapshot.slow_failures,
+                "total_ms": millis(snapshot.total_duration),
+                "avg_ms": millis(snapshot.mean_duration()),
+                "failure_rate_pct": percent(snapshot.failure_rate()),
+                "slow_rate_pct": percent(snapshot.slow_rate()),
+            }),
+        )
+    })
+}
