@@ -70,6 +70,18 @@ impl Deadline {
         }
     }
 
+    /// The same deadline on `clock`, which reads `now`.
+    #[cold]
+    fn on(self, clock: &ClockHandle, now: Instant) -> Instant {
+        if self.clock == clock.id() {
+            return self.at;
+        }
+        match self.clock.handle() {
+            Some(own) => now + self.at.saturating_duration_since(own.now()),
+            None => Instant::FAR_FUTURE,
+        }
+    }
+
     /// Makes this the deadline of the calls made on this thread, until the guard is dropped.
     #[inline]
     pub(crate) fn enter(self) -> Entered {
@@ -94,16 +106,20 @@ impl Drop for Entered {
 
 /// The deadline that a call starting now inherits, on `clock`, which reads `now`.
 #[inline]
-pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Option<Instant> {
-    let Deadline { clock: set_on, at } = CURRENT.get();
-    if at == Instant::FAR_FUTURE {
-        None
-    } else if set_on == clock.id() {
-        Some(at)
+pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
+    let deadline = CURRENT.get();
+    if deadline.at == Instant::FAR_FUTURE {
+        Instant::FAR_FUTURE
     } else {
-        let left = at.saturating_duration_since(set_on.handle()?.now());
-        Some(now + left)
+        deadline.on(clock, now)
     }
+}
+
+/// As [`inherited`], but `None` when there is no deadline.
+#[inline]
+pub(crate) fn inherited_if_any(clock: &ClockHandle, now: Instant) -> Option<Instant> {
+    let at = inherited(clock, now);
+    (at != Instant::FAR_FUTURE).then_some(at)
 }
 
 /// The time left until the deadline of the calls made here and now; `None` without one, or when it
@@ -135,10 +151,7 @@ pub fn scope<F: Future>(within: Duration, future: F) -> Scope<F> {
 pub fn scope_on<F: Future>(clock: impl Into<ClockHandle>, within: Duration, future: F) -> Scope<F> {
     let clock = clock.into();
     let now = clock.now();
-    let mut at = now + within;
-    if let Some(outer) = inherited(&clock, now) {
-        at = at.min(outer);
-    }
+    let at = (now + within).min(inherited(&clock, now));
     Scope {
         deadline: Deadline::new(&clock, at),
         future,

@@ -68,16 +68,20 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod adaptive_rate;
 pub mod backoff;
 pub mod budget;
+pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
+pub mod codel;
 pub mod deadline;
 mod error;
 pub mod guide;
 pub mod keyed;
 pub mod observe;
 pub mod policy;
+pub mod rate_limiter;
 pub mod retry;
 mod rng;
 mod striped;
@@ -87,6 +91,7 @@ mod window;
 
 pub use self::backoff::{Backoff, Jitter};
 pub use self::budget::RetryBudget;
+pub use self::bulkhead::Bulkhead;
 pub use self::circuit_breaker::CircuitBreaker;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
@@ -100,6 +105,7 @@ pub use self::policy::{
     Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,
     Priority, Report, Verdict,
 };
+pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::timeout::Timeout;
 

@@ -1,15 +1,17 @@
 //! The atomics and locks of the crate: std's, or loom's when its model checker runs the tests.
 
 #[cfg(not(backstop_loom))]
-pub(crate) use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+pub(crate) use std::{
+    hint::spin_loop as spin,
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::{Mutex, MutexGuard},
 };
 
 #[cfg(backstop_loom)]
-pub(crate) use loom::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+pub(crate) use loom::{
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::{Mutex, MutexGuard},
+    thread::yield_now as spin,
 };
 
 /// Locks even when a thread panicked while it held the lock: what is behind the locks of this

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use backstop::{
-    Backoff, CallOptions, Classify, ClassifyErrors, Context, Error, Event, Operation, Outcome,
-    Pipeline, Policy, Retry, RetryBudget, Timeout, Verdict,
+    Backoff, Bulkhead, CallOptions, Classify, ClassifyErrors, Context, Error, Event, Operation,
+    Outcome, Pipeline, Policy, Retry, RetryBudget, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -31,6 +31,7 @@ assert_traits!(
     backstop::Attempt,
     backstop::Backoff,
     backstop::BlockingClock,
+    backstop::Bulkhead,
     backstop::CallOptions,
     backstop::Classify<Op>,
     backstop::ClassifyErrors<Op>,
@@ -55,6 +56,11 @@ assert_traits!(
     backstop::Timeout,
     backstop::TokioClock,
     backstop::Verdict,
+    backstop::adaptive_rate::CubicCurve,
+    backstop::adaptive_rate::CubicRate,
+    backstop::adaptive_rate::CubicRateBuilder,
+    backstop::adaptive_rate::RateBucket,
+    backstop::adaptive_rate::RateMeter,
     backstop::budget::BudgetSnapshot,
     backstop::budget::BudgetedCall<'static>,
     backstop::budget::Extra<'static>,
@@ -62,6 +68,29 @@ assert_traits!(
     backstop::budget::InFlightBudget,
     backstop::budget::PercentageBudget,
     backstop::budget::TokenBudget,
+    backstop::bulkhead::BulkheadSnapshot,
+    backstop::bulkhead::OwnedPermit,
+    backstop::bulkhead::PartitionSnapshot,
+    backstop::bulkhead::Permit<'static>,
+    backstop::bulkhead::QueueOrder,
+    backstop::bulkhead::limit::Aimd,
+    backstop::bulkhead::limit::AimdBuilder,
+    backstop::bulkhead::limit::Correlated,
+    backstop::bulkhead::limit::CorrelatedBuilder,
+    backstop::bulkhead::limit::ExpAverage,
+    backstop::bulkhead::limit::Fixed,
+    backstop::bulkhead::limit::Gradient,
+    backstop::bulkhead::limit::GradientBuilder,
+    backstop::bulkhead::limit::Gradient2,
+    backstop::bulkhead::limit::Gradient2Builder,
+    backstop::bulkhead::limit::Probe,
+    backstop::bulkhead::limit::Sample,
+    backstop::bulkhead::limit::Vegas,
+    backstop::bulkhead::limit::VegasBuilder,
+    backstop::bulkhead::limit::Windowed<backstop::bulkhead::limit::Aimd>,
+    backstop::bulkhead::limit::WindowedBuilder,
+    backstop::codel::Codel,
+    backstop::codel::CodelBuilder,
     backstop::deadline::Scope<()>,
     backstop::observe::Ending,
     backstop::observe::StopReason,
@@ -159,6 +188,8 @@ async fn every_policy_can_be_spawned() {
         Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(
             &result.map_err(|e| *e)
         )),
+        Bulkhead::new(25),
+        Bulkhead::builder().queue(1).build().unwrap(),
         Pipeline::new(timeout()),
         Pipeline::new(retry()).observer(|_: &Event| {}),
     ];

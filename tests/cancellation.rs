@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use backstop::bulkhead::limit::Aimd;
 use backstop::{
-    Backoff, CallOptions, Classify, Event, Jitter, ManualClock, Pipeline, Policy, Retry,
+    Backoff, Bulkhead, CallOptions, Classify, Event, Jitter, ManualClock, Pipeline, Policy, Retry,
     RetryBudget, Timeout, Verdict, deadline,
 };
+use futures::future::join;
 
 const STEP: Duration = Duration::from_millis(10);
 
@@ -23,6 +25,8 @@ type Boxed<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 struct World {
     clock: ManualClock,
     budget: RetryBudget,
+    /// One permit, and room for one call that waits for it.
+    bulkhead: Bulkhead,
     /// Operations in flight.
     running: Rc<Cell<u32>>,
     /// Polls of operations left before one panics.
@@ -31,9 +35,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        let clock = ManualClock::new();
+        let limit = Aimd::builder().initial(1).max(1).build().unwrap();
+        let bulkhead = Bulkhead::builder().adaptive(limit).queue(1);
         Self {
-            clock: ManualClock::new(),
+            clock: clock.clone(),
             budget: RetryBudget::in_flight().build().unwrap(),
+            bulkhead: bulkhead.max_wait(STEP * 2).clock(clock).build().unwrap(),
             running: Rc::default(),
             fuse: Cell::new(u32::MAX),
         }
@@ -87,6 +95,9 @@ impl World {
         let budget = self.budget.snapshot();
         assert_eq!(budget.calls_in_flight, 0, "calls in the budget, {when}");
         assert_eq!(budget.extras_in_flight, 0, "retries in the budget, {when}");
+        let bulkhead = self.bulkhead.snapshot();
+        assert_eq!(bulkhead.in_flight, 0, "permits, {when}");
+        assert_eq!(bulkhead.queued, 0, "places in line, {when}");
         // Nor a deadline that the next call on this thread would inherit.
         let long = self.timeout(1000);
         let left = long.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining()) });
@@ -162,6 +173,29 @@ const FUTURES: &[(&str, Make)] = &[
     ("the usual stack", |w| {
         let classify = Classify::errors(|()| Verdict::throttled(STEP * 2));
         call(w, (w.timeout(9), w.retry(), w.timeout(3), classify))
+    }),
+    ("bulkhead", |w| call(w, w.bulkhead.clone())),
+    ("retry, bulkhead, timeout", |w| {
+        call(w, (w.retry(), w.bulkhead.clone(), w.timeout(1)))
+    }),
+    ("bulkhead that is full", |w| {
+        Box::pin(async {
+            let held = w.bulkhead.acquire().await;
+            // Too short, too long, and in turn.
+            call(w, (w.timeout(1), w.bulkhead.clone())).await;
+            call(w, w.bulkhead.clone()).await;
+            let (acquire, free) = (w.bulkhead.acquire(), async { drop(held) });
+            let _ = join(acquire, free).await;
+        })
+    }),
+    ("owned permits", |w| {
+        Box::pin(async {
+            let acquire = || w.bulkhead.clone().acquire_owned(Default::default());
+            let held = acquire().await;
+            assert!(acquire().await.is_err());
+            drop(held);
+            let _ = acquire().await;
+        })
     }),
     ("option", |w| call(w, (Some(w.retry()), None::<Timeout>))),
     ("arc", |w| call(w, Arc::new((w.retry(), w.timeout(3))))),
@@ -261,7 +295,12 @@ fn an_operation_that_panics_at_any_poll_leaves_nothing_behind() {
 #[test]
 fn a_handle_works_as_before_after_a_panic() {
     let world = World::new();
-    let stack = (world.timeout(9), world.retry(), world.timeout(3));
+    let stack = (
+        world.timeout(9),
+        world.retry(),
+        world.bulkhead.clone(),
+        world.timeout(3),
+    );
     world.fuse.set(2);
     let call = || stack.call_reported(|| world.operation());
     let panic = catch_unwind(AssertUnwindSafe(|| world.clock.block_on(call())));

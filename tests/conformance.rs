@@ -8,26 +8,46 @@
 
 #[path = "conformance/accrual.rs"]
 mod accrual;
+#[path = "conformance/aws_adaptive_rate.rs"]
+mod aws_adaptive_rate;
 #[path = "conformance/aws_retry.rs"]
 mod aws_retry;
 #[path = "conformance/breakers.rs"]
 mod breakers;
+#[path = "conformance/bucket4j.rs"]
+mod bucket4j;
 #[path = "conformance/clock.rs"]
 mod clock;
+#[path = "conformance/cycles.rs"]
+mod cycles;
 #[path = "conformance/delays.rs"]
 mod delays;
+#[path = "conformance/envoy_gradient.rs"]
+mod envoy_gradient;
 #[path = "conformance/failsafe_go_breaker.rs"]
 mod failsafe_go_breaker;
+#[path = "conformance/failsafe_limiter.rs"]
+mod failsafe_limiter;
 #[path = "conformance/fields.rs"]
 mod fields;
 #[path = "conformance/finagle_budget.rs"]
 mod finagle_budget;
+#[path = "conformance/folly_codel.rs"]
+mod folly_codel;
+#[path = "conformance/gcra.rs"]
+mod gcra;
+#[path = "conformance/golang_rate.rs"]
+mod golang_rate;
 #[path = "conformance/grpc_throttling.rs"]
 mod grpc_throttling;
 #[path = "conformance/harness.rs"]
 mod harness;
 #[path = "conformance/harness_tests.rs"]
 mod harness_tests;
+#[path = "conformance/limits.rs"]
+mod limits;
+#[path = "conformance/netflix_limits.rs"]
+mod netflix_limits;
 #[path = "conformance/polly_breakers.rs"]
 mod polly_breakers;
 #[path = "conformance/polly_v8_retry.rs"]
@@ -36,6 +56,8 @@ mod polly_v8_retry;
 mod resilience4j_breaker;
 #[path = "conformance/resilience4j_interval.rs"]
 mod resilience4j_interval;
+#[path = "conformance/sliding_windows.rs"]
+mod sliding_windows;
 
 use std::path::PathBuf;
 
@@ -46,17 +68,28 @@ use harness::{Adapter, run_directory};
 const ADAPTERS: &[Adapter] = &[
     accrual::FINAGLE,
     accrual::LINKERD,
+    aws_adaptive_rate::ADAPTER,
     aws_retry::ADAPTER,
+    envoy_gradient::ADAPTER,
     failsafe_go_breaker::ADAPTER,
     failsafe_go_breaker::STATS,
+    bucket4j::ADAPTER,
+    cycles::FAILSAFE,
+    cycles::RESILIENCE4J,
+    failsafe_limiter::ADAPTER,
     finagle_budget::ADAPTER,
+    gcra::ADAPTER,
+    golang_rate::ADAPTER,
+    folly_codel::ADAPTER,
     grpc_throttling::ADAPTER,
+    netflix_limits::ADAPTER,
     polly_breakers::V7,
     polly_v8_retry::ADAPTER,
     polly_breakers::V8,
     resilience4j_breaker::ADAPTER,
     resilience4j_breaker::WINDOWS,
     resilience4j_interval::ADAPTER,
+    sliding_windows::ADAPTER,
 ];
 
 #[test]

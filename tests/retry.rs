@@ -343,6 +343,22 @@ fn refusals_of_inner_layers_are_waited_out_exactly() {
 }
 
 #[test]
+fn what_never_reached_the_dependency_costs_no_budget() {
+    let clock = ManualClock::new();
+    for budget in [
+        RetryBudget::tokens().capacity(0).build(),
+        RetryBudget::grpc(1, 1.0).build(),
+    ] {
+        let budget = budget.unwrap();
+        let before = budget.snapshot();
+        let retry = doubling(&clock).max_attempts(2).budget(budget.clone());
+        let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(7));
+        assert_eq!(refused_for(&clock, retry.build().unwrap(), limited), s(7));
+        assert_eq!(budget.snapshot(), before);
+    }
+}
+
+#[test]
 fn an_open_circuit_is_not_waited_out_past_the_deadline() {
     let clock = ManualClock::new();
     let open = Rejected::new("breaker", Reason::CircuitOpen).with_retry_after(s(42));

@@ -12,9 +12,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use allocation_counter::measure;
+use backstop::bulkhead::limit;
 use backstop::{
-    CallOptions, Classify, ClockHandle, Error, Event, Pipeline, Policy, Retry, RetryBudget,
-    Timeout, Verdict,
+    Bulkhead, CallOptions, Classify, ClockHandle, Error, Event, Pipeline, Policy, Retry,
+    RetryBudget, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes.
@@ -67,6 +68,17 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     let classify = || Classify::errors(|()| Verdict::transient());
 
     assert_no_allocation("timeout", &timeout);
+    let bulkhead = || Bulkhead::builder().clock(clock.clone());
+    assert_no_allocation("bulkhead", bulkhead().build().unwrap());
+    assert_no_allocation(
+        "bulkhead with a queue",
+        bulkhead().queue(9).build().unwrap(),
+    );
+    let aimd = limit::Aimd::builder().build().unwrap();
+    assert_no_allocation(
+        "adaptive bulkhead",
+        bulkhead().adaptive(aimd).build().unwrap(),
+    );
     assert_no_allocation("timeout, computed", &computed);
     assert_no_allocation("retry", &plain);
     assert_no_allocation(

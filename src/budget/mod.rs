@@ -42,7 +42,8 @@
 //!
 //! # With its neighbours
 //!
-//! An empty budget refuses further attempts. It never cancels those in flight.
+//! An empty budget refuses further attempts. It never cancels those in flight. Attempts that a layer
+//! inside the retry refused, such as an open breaker, cost nothing: they never reached the dependency.
 
 use std::sync::Arc;
 use std::sync::Mutex;

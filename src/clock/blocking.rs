@@ -10,7 +10,7 @@ use std::thread::{self, Thread};
 use std::time::Instant as StdInstant;
 
 use super::timers::Timers;
-use super::{Clock, ClockHandle, Instant, Kind, Sleep, SleepKind, real};
+use super::{Clock, ClockHandle, Instant, Sleep, SleepKind, real};
 
 /// The system's monotonic clock, whose sleeps park the thread.
 ///
@@ -42,7 +42,7 @@ impl Clock for BlockingClock {
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Blocking)
+        ClockHandle::BLOCKING
     }
 }
 
@@ -66,6 +66,7 @@ thread_local! {
 }
 
 /// Whether this thread is inside `call_blocking`.
+#[inline]
 pub(super) fn is_active() -> bool {
     DEPTH.get() > 0
 }

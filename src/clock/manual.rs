@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::blocking::Unpark;
 use super::timers::Timers;
-use super::{Clock, ClockHandle, Instant, Kind, Sleep, SleepKind};
+use super::{Clock, ClockHandle, ClockId, Instant, Kind, Sleep, SleepKind};
 use crate::sync::lock;
 
 /// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until
@@ -91,11 +91,18 @@ impl ManualClock {
                 if self.jump() {
                     continue;
                 }
+                if Arc::strong_count(&signal) > 2 {
+                    thread::park();
+                    continue;
+                }
+                // Another thread may have woken us since we asked, and let go of the waker. It did
+                // so in this order; the fence makes sure that we see it so.
+                fence(Ordering::Acquire);
                 assert!(
-                    Arc::strong_count(&signal) > 2,
+                    signal.take(),
                     "deadlock: the future waits for neither this clock nor anything that could wake it"
                 );
-                thread::park();
+                break;
             }
         }
     }
@@ -155,7 +162,7 @@ impl Clock for ManualClock {
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Manual(self))
+        ClockHandle::new(ClockId(self.address()), Kind::Manual(self))
     }
 }
 
@@ -261,6 +268,25 @@ mod tests {
             received.unwrap();
         });
         assert!(clock.now() >= Instant::from_nanos(1_000_000_000));
+    }
+
+    #[test]
+    fn a_wake_up_from_another_thread_is_no_deadlock() {
+        let clock = ManualClock::new();
+        let (hand_over, handed_over) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while let Ok(send) = handed_over.recv() {
+                    let _: Result<(), ()> = futures::channel::oneshot::Sender::send(send, ());
+                }
+            });
+            for _ in 0..20_000 {
+                let (send, receive) = futures::channel::oneshot::channel();
+                hand_over.send(send).unwrap();
+                clock.block_on(receive).unwrap();
+            }
+            drop(hand_over);
+        });
     }
 
     #[test]

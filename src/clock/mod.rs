@@ -55,6 +55,8 @@ pub(crate) mod blocking;
 #[cfg(feature = "fast-clock")]
 mod fast;
 mod manual;
+#[cfg(feature = "fast-clock")]
+mod pool;
 mod real;
 mod timers;
 #[cfg(feature = "tokio")]
@@ -116,7 +118,7 @@ pub trait Clock: Debug + Send + Sync + 'static {
     where
         Self: Sized,
     {
-        ClockHandle(Kind::Custom(Arc::new(self)))
+        ClockHandle::custom(Arc::new(self))
     }
 }
 
@@ -131,7 +133,7 @@ impl<C: Clock> Clock for Arc<C> {
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Custom(self))
+        ClockHandle::custom(self)
     }
 }
 
@@ -146,7 +148,7 @@ impl Clock for Arc<dyn Clock> {
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Custom(self))
+        ClockHandle::custom(self)
     }
 }
 
@@ -215,7 +217,11 @@ pub(crate) const fn nanos(duration: Duration) -> u64 {
 ///
 /// Every clock converts into it, so builders take `clock(my_clock)`.
 #[derive(Clone, Debug)]
-pub struct ClockHandle(Kind);
+pub struct ClockHandle {
+    // Every layer asks for it several times in a call: a load is cheaper than a match.
+    id: ClockId,
+    kind: Kind,
+}
 
 #[derive(Clone, Debug)]
 enum Kind {
@@ -245,40 +251,53 @@ impl ClockId {
     pub(crate) const fn handle(self) -> Option<ClockHandle> {
         match self {
             #[cfg(feature = "tokio")]
-            Self::TOKIO => Some(ClockHandle(Kind::Tokio)),
+            Self::TOKIO => Some(ClockHandle::TOKIO),
             #[cfg(feature = "fast-clock")]
-            Self::FAST => Some(ClockHandle(Kind::Fast)),
-            Self::BLOCKING => Some(ClockHandle(Kind::Blocking)),
+            Self::FAST => Some(ClockHandle::FAST),
+            Self::BLOCKING => Some(ClockHandle::BLOCKING),
             _ => None,
         }
     }
 }
 
 impl ClockHandle {
+    #[cfg(feature = "tokio")]
+    const TOKIO: Self = Self::new(ClockId::TOKIO, Kind::Tokio);
+    #[cfg(feature = "fast-clock")]
+    const FAST: Self = Self::new(ClockId::FAST, Kind::Fast);
+    const BLOCKING: Self = Self::new(ClockId::BLOCKING, Kind::Blocking);
+
+    const fn new(id: ClockId, kind: Kind) -> Self {
+        Self { id, kind }
+    }
+
+    fn custom(clock: Arc<dyn Clock>) -> Self {
+        let address = Arc::as_ptr(&clock).cast::<()>() as usize;
+        Self::new(ClockId(address), Kind::Custom(clock))
+    }
+
     /// The clock a builder uses when none is given: tokio's, with the feature `tokio`.
     pub(crate) const fn preset() -> Option<Self> {
         #[cfg(feature = "tokio")]
-        return Some(Self(Kind::Tokio));
+        return Some(Self::TOKIO);
         #[cfg(not(feature = "tokio"))]
         None
     }
 
-    pub(crate) fn id(&self) -> ClockId {
-        match &self.0 {
-            #[cfg(feature = "tokio")]
-            Kind::Tokio => ClockId::TOKIO,
-            #[cfg(feature = "fast-clock")]
-            Kind::Fast => ClockId::FAST,
-            Kind::Blocking => ClockId::BLOCKING,
-            Kind::Manual(clock) => ClockId(clock.address()),
-            Kind::Custom(clock) => ClockId(Arc::as_ptr(clock).cast::<()>() as usize),
-        }
+    #[inline]
+    pub(crate) const fn id(&self) -> ClockId {
+        self.id
+    }
+
+    /// Whether it is a clock of the user's own, which may go back. The built-in ones never do.
+    pub(crate) const fn is_custom(&self) -> bool {
+        matches!(self.kind, Kind::Custom(_))
     }
 
     /// The time on this clock.
     #[inline]
     pub fn now(&self) -> Instant {
-        match &self.0 {
+        match &self.kind {
             #[cfg(feature = "tokio")]
             Kind::Tokio => TokioClock.now(),
             #[cfg(feature = "fast-clock")]
@@ -290,8 +309,9 @@ impl ClockHandle {
     }
 
     /// Waits until this clock reads `deadline`. Allocates for custom clocks only.
+    #[inline]
     pub fn sleep_until(&self, deadline: Instant) -> Sleep {
-        match &self.0 {
+        match &self.kind {
             #[cfg(feature = "tokio")]
             Kind::Tokio => TokioClock.sleep_until(deadline),
             #[cfg(feature = "fast-clock")]
@@ -301,6 +321,34 @@ impl ClockHandle {
             Kind::Custom(clock) => clock.sleep_until(deadline),
         }
     }
+}
+
+/// Puts a sleep of `clock` until `deadline` into `slot`.
+///
+/// The same as setting the slot to what [`ClockHandle::sleep_until`] returns, but each kind of
+/// sleep is built in its place: a sleep is 112 bytes, of which a fresh one uses a few, and moving
+/// one on costs more than making it.
+#[inline]
+#[cfg_attr(not(feature = "tokio"), expect(unused_mut))]
+pub(crate) fn arm(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {
+    match &clock.kind {
+        #[cfg(feature = "tokio")]
+        Kind::Tokio => match tokio::timer(deadline) {
+            Some(timer) => slot.set(Some(Sleep::of(SleepKind::Tokio { timer }))),
+            None => arm_other(clock, deadline, slot),
+        },
+        #[cfg(feature = "fast-clock")]
+        Kind::Fast => match fast::timer(deadline) {
+            Some(timer) => slot.set(Some(Sleep::of(SleepKind::Fast { timer }))),
+            None => arm_other(clock, deadline, slot),
+        },
+        _ => arm_other(clock, deadline, slot),
+    }
+}
+
+#[cold]
+fn arm_other(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {
+    slot.set(Some(clock.sleep_until(deadline)));
 }
 
 impl<C: Clock> From<C> for ClockHandle {
@@ -378,6 +426,7 @@ impl Sleep {
         Self::of(SleepKind::Yield { yielded: false })
     }
 
+    #[inline]
     const fn of(kind: SleepKind) -> Self {
         Self { kind }
     }
@@ -386,6 +435,7 @@ impl Sleep {
 impl Future for Sleep {
     type Output = ();
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.project().kind.project() {
             SleepProj::Never => return Poll::Pending,

@@ -1,6 +1,13 @@
 //! Tokio's clock.
 
-use super::{Clock, ClockHandle, Instant, Kind, Sleep, SleepKind, blocking, real};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tokio::task::coop;
+
+use super::{Clock, ClockHandle, Instant, Sleep, SleepKind, blocking, real};
 
 /// Tokio's clock and timers. The default.
 ///
@@ -15,12 +22,40 @@ use super::{Clock, ClockHandle, Instant, Kind, Sleep, SleepKind, blocking, real}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioClock;
 
-/// Without a share in tokio's cooperation budget: an operation that uses up its task's budget on
-/// every poll must not keep its own timeout from being looked at.
-pub(super) type Timer = tokio::task::coop::Unconstrained<tokio::time::Sleep>;
+/// A tokio timer. `None` when it would never fire, and where threads sleep instead.
+#[inline]
+pub(super) fn timer(deadline: Instant) -> Option<Timer> {
+    if deadline == Instant::FAR_FUTURE || blocking::is_active() {
+        return None;
+    }
+    let at = real::to_std(deadline)?;
+    Some(Timer {
+        sleep: tokio::time::sleep_until(at.into()),
+    })
+}
 
-pub(super) fn timer(at: std::time::Instant) -> Timer {
-    tokio::task::coop::unconstrained(tokio::time::sleep_until(at.into()))
+pin_project! {
+    /// A tokio timer that is looked at even when the operation has used up the task's share of
+    /// tokio's cooperation budget: else an operation that does so on every poll would keep its own
+    /// timeout from firing.
+    pub(super) struct Timer {
+        #[pin]
+        sleep: tokio::time::Sleep,
+    }
+}
+
+impl Future for Timer {
+    type Output = ();
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.project().sleep;
+        if coop::has_budget_remaining() {
+            sleep.poll(cx)
+        } else {
+            pin!(coop::unconstrained(sleep)).poll(cx)
+        }
+    }
 }
 
 impl Clock for TokioClock {
@@ -30,16 +65,14 @@ impl Clock for TokioClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        if blocking::is_active() {
-            return blocking::sleep_until(deadline);
+        match timer(deadline) {
+            Some(timer) => Sleep::of(SleepKind::Tokio { timer }),
+            None if blocking::is_active() => blocking::sleep_until(deadline),
+            None => Sleep::never(),
         }
-        Sleep::of(match real::to_std(deadline) {
-            Some(at) if deadline != Instant::FAR_FUTURE => SleepKind::Tokio { timer: timer(at) },
-            _ => SleepKind::Never,
-        })
     }
 
     fn into_handle(self) -> ClockHandle {
-        ClockHandle(Kind::Tokio)
+        ClockHandle::TOKIO
     }
 }

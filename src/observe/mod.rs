@@ -118,6 +118,16 @@ pub enum Event {
         /// When to come back, if known.
         retry_after: Option<Duration>,
     },
+    /// The concurrency limit of a bulkhead changed.
+    #[non_exhaustive]
+    LimitChanged {
+        /// The name of the bulkhead.
+        policy: &'static str,
+        /// The limit before.
+        from: u32,
+        /// The limit from now on.
+        to: u32,
+    },
     /// A circuit breaker changed its state.
     #[non_exhaustive]
     CircuitChanged {
@@ -146,6 +156,7 @@ impl Event {
             | Self::TimedOut { policy, .. }
             | Self::Rejected { policy, .. }
             | Self::WouldReject { policy, .. }
+            | Self::LimitChanged { policy, .. }
             | Self::CircuitChanged { policy, .. }
             | Self::CircuitWouldOpen { policy, .. } => policy,
         }
@@ -160,6 +171,7 @@ impl Event {
             Self::TimedOut { .. } => "timed_out",
             Self::Rejected { .. } => "rejected",
             Self::WouldReject { .. } => "would_reject",
+            Self::LimitChanged { .. } => "limit_changed",
             Self::CircuitChanged { .. } => "circuit_changed",
             Self::CircuitWouldOpen { .. } => "circuit_would_open",
         }
@@ -228,6 +240,9 @@ impl fmt::Display for Event {
             ),
             Self::WouldReject { policy, reason, .. } => {
                 write!(f, "{policy}: would have rejected a call: {reason}")
+            }
+            Self::LimitChanged { policy, from, to } => {
+                write!(f, "{policy}: limit changed from {from} to {to}")
             }
             Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
             Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),

@@ -19,8 +19,15 @@ pub enum Layer {
     },
     /// A circuit breaker.
     CircuitBreaker,
+    /// A bulkhead.
+    Bulkhead {
+        /// Whether an algorithm finds the limit from latencies.
+        adaptive: bool,
+    },
     /// A classifier.
     Classify,
+    /// A rate limiter.
+    RateLimiter,
     /// Any other policy.
     Other,
 }
@@ -31,7 +38,9 @@ impl Layer {
             Self::Timeout { .. } => "timeout",
             Self::Retry { .. } => "retry",
             Self::CircuitBreaker => "circuit breaker",
+            Self::Bulkhead { .. } => "bulkhead",
             Self::Classify => "classify",
+            Self::RateLimiter => "rate_limiter",
             Self::Other => "other",
         }
     }
@@ -111,6 +120,9 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
         (Layer::CircuitBreaker, Layer::Retry { .. }) => Some(
             "the breaker sees one result for all attempts, and an open circuit ends no retries; put it inside",
         ),
+        (Layer::Bulkhead { adaptive: true }, Layer::Retry { .. }) => {
+            Some("it would take the waits between attempts for latency; put it inside the retry")
+        }
         _ => None,
     }
 }
@@ -139,11 +151,19 @@ mod tests {
             []
         );
         assert_eq!(misorders(&[Layer::Timeout { limit: None }, timeout(1)]), []);
+        let (fixed, adaptive) = (false, true);
+        for order in [
+            [Layer::Bulkhead { adaptive: fixed }, RETRY],
+            [RETRY, Layer::Bulkhead { adaptive }],
+        ] {
+            assert_eq!(misorders(&order), []);
+        }
     }
 
     #[test]
     fn each_rule_names_the_two_layers() {
-        let table: [(&[Layer], usize, usize); 4] = [
+        let table: [(&[Layer], usize, usize); 5] = [
+            (&[Layer::Bulkhead { adaptive: true }, RETRY], 0, 1),
             (&[Layer::CircuitBreaker, timeout(9), RETRY], 0, 2),
             (&[timeout(2), RETRY, timeout(10)], 0, 2),
             (&[timeout(2), timeout(2)], 0, 1),

@@ -44,6 +44,7 @@ use crate::observe::Observer;
 mod check;
 mod classify;
 mod context;
+mod either;
 mod operation;
 mod outcome;
 mod pipeline;
@@ -57,6 +58,7 @@ pub use self::outcome::{ErrorClass, Health, Outcome, RetryAdvice, Verdict};
 pub use self::pipeline::{CallOptions, Pipeline, With};
 pub use self::report::Report;
 
+use self::either::Either;
 use self::operation::{Call, CallWith, Counted};
 
 /// Something that can be attempted any number of times: a small handle of a few references.
@@ -177,6 +179,7 @@ pub trait Policy<T, E> {
 }
 
 impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for &P {
+    #[inline]
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         (**self).run(op, cx)
     }
@@ -191,6 +194,7 @@ impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for &P {
 }
 
 impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for Arc<P> {
+    #[inline]
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         (**self).run(op, cx)
     }
@@ -206,10 +210,15 @@ impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for Arc<P> {
 
 /// `None` passes every call through: a switch for configuration.
 impl<T, E, P: Policy<T, E>> Policy<T, E> for Option<P> {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
+    #[inline]
+    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         match self {
-            Some(policy) => policy.run(op, cx).await,
-            None => op.attempt(cx).await,
+            Some(policy) => Either::Left {
+                future: policy.run(op, cx),
+            },
+            None => Either::Right {
+                future: op.attempt(cx),
+            },
         }
     }
 

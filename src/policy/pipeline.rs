@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::either::Either;
 use super::operation::Counted;
 use super::{Context, Layer, Misorder, Operation, Outcome, Policy, Priority, check};
 use crate::clock::{BlockingClock, ClockHandle};
@@ -160,10 +161,15 @@ impl<P: fmt::Debug> fmt::Debug for Pipeline<P> {
 }
 
 impl<T, E, P: Policy<T, E>> Policy<T, E> for Pipeline<P> {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
+    #[inline]
+    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         match &self.observer {
-            None => self.policies.run(op, cx).await,
-            Some(observer) => self.run_observed(op, cx, &**observer).await,
+            None => Either::Left {
+                future: self.policies.run(op, cx),
+            },
+            Some(observer) => Either::Right {
+                future: self.run_observed(op, cx, &**observer),
+            },
         }
     }
 
@@ -262,7 +268,7 @@ pub struct With<'a, P> {
 }
 
 impl<T, E, P: Policy<T, E>> Policy<T, E> for With<'_, P> {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
+    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         let mut cx = cx
             .with_idempotent(self.options.idempotent && cx.is_idempotent())
             .with_priority(self.options.priority)
@@ -272,7 +278,7 @@ impl<T, E, P: Policy<T, E>> Policy<T, E> for With<'_, P> {
             let deadline = cx.now(&clock) + within;
             cx.tighten(&clock, deadline);
         }
-        self.pipeline.run(op, cx).await
+        self.pipeline.run(op, cx)
     }
 
     fn clock(&self) -> Option<ClockHandle> {

@@ -28,21 +28,20 @@ impl<T, E> Policy<T, E> for Retry {
             // Otherwise the first attempt needs no reading of its own.
             cx.now(&inner.clock);
         }
-        let budget = inner.budget.as_ref();
-        let call = budget.map(|budget| budget.begin_in(&mut cx));
+        let call = inner.budget.as_ref().map(|budget| {
+            // On a copy, for the address of `cx` must not get out: see `Context::move_to`.
+            let mut copy = cx;
+            let call = budget.begin_in(&mut copy);
+            cx = copy;
+            call
+        });
         let cx = cx.with_attempt(1);
         RetryFuture {
             state: State::Attempt {
                 future: op.attempt(cx),
+                memory: Memory::First { inner, cx, call },
             },
             attempt: |op: Op, cx: Context| op.attempt(cx),
-            retrying: Loop {
-                inner,
-                cx,
-                progress: Progress::new(),
-                extra: None,
-                call,
-            },
             op,
         }
     }
@@ -61,28 +60,28 @@ impl<T, E> Policy<T, E> for Retry {
 pin_project! {
     struct RetryFuture<'a, T, E, Op, Fut, Make> {
         #[pin]
-        state: State<T, E, Fut>,
+        state: State<'a, T, E, Fut>,
         // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
         attempt: Make,
-        retrying: Loop<'a>,
         op: Op,
     }
 }
 
 pin_project! {
-    // The attempt and the sleep after it share their place.
+    // The attempt and the sleep after it share their place, which the sleep makes 120 bytes large;
+    // so what the first attempt has to remember fits in beside it at no cost.
     #[project = StateProj]
-    #[project_replace = StateOwned]
-    enum State<T, E, Fut> {
+    enum State<'a, T, E, Fut> {
         Attempt {
             #[pin]
             future: Fut,
+            memory: Memory<'a, T, E>,
         },
         Sleep {
             #[pin]
             sleep: Sleep,
-            // The outcome to return after the sleep, where no attempt follows.
-            last: Option<Outcome<T, E>>,
+            // Taken when the sleep is over.
+            retrying: Option<Box<Loop<'a, T, E>>>,
         },
     }
 }
@@ -100,33 +99,30 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Attempt { future } => {
-                    let mut outcome = ready!(future.poll(task));
-                    if !outcome.verdict.is_retryable() && !this.retrying.is_open(&outcome.result) {
-                        this.retrying.settle(&outcome, this.op.observer());
+                StateProj::Attempt { future, memory } => {
+                    let outcome = ready!(future.poll(task));
+                    if !memory.is_worth_a_retry(&outcome) {
+                        memory.settle(&outcome, this.op.observer());
                         return Poll::Ready(outcome);
                     }
-                    let next = this
-                        .retrying
-                        .after_failure(&mut outcome, this.op.observer());
-                    let (sleep, last) = match next {
-                        Next::Return => return Poll::Ready(outcome),
-                        Next::Sleep(sleep) => (sleep, None),
-                        // A new outcome: the old one says that the call has ended by now.
-                        Next::SleepAndReturn(sleep) => {
-                            (sleep, Some(Outcome::new(outcome.result, outcome.verdict)))
-                        }
-                    };
-                    this.state.set(State::Sleep { sleep, last });
+                    match memory.after_failure(outcome, this.op.observer()) {
+                        Next::Return(outcome) => return Poll::Ready(outcome),
+                        Next::Sleep(sleep, retrying) => this.state.set(State::Sleep {
+                            sleep,
+                            retrying: Some(retrying),
+                        }),
+                    }
                 }
-                StateProj::Sleep { sleep, last } => {
+                StateProj::Sleep { sleep, retrying } => {
                     ready!(sleep.poll(task));
-                    if let Some(outcome) = last.take() {
+                    let mut retrying = retrying.take().expect("the next state has it");
+                    if let Some(outcome) = retrying.last.take() {
                         return Poll::Ready(outcome);
                     }
-                    let cx = this.retrying.next_attempt();
+                    let cx = retrying.next_attempt();
                     let future = (this.attempt)(*this.op, cx);
-                    this.state.set(State::Attempt { future });
+                    let memory = Memory::Later { retrying };
+                    this.state.set(State::Attempt { future, memory });
                 }
             }
         }
@@ -134,107 +130,179 @@ where
 }
 
 /// What a call remembers from attempt to attempt.
-struct Loop<'a> {
-    inner: &'a Inner,
-    cx: Context,
-    progress: Progress,
-    // Ends before the call it belongs to.
-    extra: Option<Extra<'a>>,
-    call: Option<BudgetedCall<'a>>,
+enum Memory<'a, T, E> {
+    /// Nothing has failed yet: nothing is allocated.
+    First {
+        inner: &'a Inner,
+        cx: Context,
+        call: Option<BudgetedCall<'a>>,
+    },
+    Later {
+        retrying: Box<Loop<'a, T, E>>,
+    },
+    /// On its way to the next state.
+    Taken,
 }
 
-/// What follows a failed attempt.
-enum Next {
-    Return,
-    Sleep(Sleep),
-    SleepAndReturn(Sleep),
-}
-
-impl Loop<'_> {
-    /// Whether this is an open circuit that the retry waits out.
-    fn is_open<T, E>(&self, result: &Result<T, Error<E>>) -> bool {
-        self.inner.retry_open_circuit
-            && matches!(result, Err(error) if error.reason() == Some(Reason::CircuitOpen))
+impl<'a, T, E> Memory<'a, T, E> {
+    /// Whether the retry has an interest in another attempt.
+    #[inline]
+    fn is_worth_a_retry(&self, outcome: &Outcome<T, E>) -> bool {
+        if outcome.verdict.is_retryable() {
+            return true;
+        }
+        match &outcome.result {
+            Ok(_) => false,
+            Err(error) => self.inner().is_some_and(|inner| inner.waits_out(error)),
+        }
     }
 
     /// Ends the call with an outcome that is not worth a retry.
     #[inline]
-    fn settle<T, E>(&mut self, outcome: &Outcome<T, E>, observer: Option<&dyn Observer>) {
-        self.extra = None;
+    fn settle(&mut self, outcome: &Outcome<T, E>, observer: Option<&dyn Observer>) {
+        let (call, inner, attempt) = match self {
+            Self::First { call, inner, cx } => (call, *inner, cx.attempt()),
+            Self::Later { retrying } => {
+                retrying.extra = None;
+                (&mut retrying.call, retrying.inner, retrying.cx.attempt())
+            }
+            Self::Taken => return,
+        };
         if outcome.result.is_err() {
-            self.stop(StopReason::NotRetryable, observer);
-        } else if let Some(call) = &mut self.call {
+            inner.stop(attempt, StopReason::NotRetryable, observer);
+        } else if let Some(call) = call {
             if outcome.verdict.health() == Health::Healthy {
                 call.success();
             }
         }
     }
 
-    fn stop(&self, stop: StopReason, observer: Option<&dyn Observer>) {
+    /// Decides what follows a failure that is worth a retry.
+    ///
+    /// The outcome goes through by value: taking its address would force every outcome, the good
+    /// ones too, out of the registers.
+    #[cold]
+    #[inline(never)]
+    fn after_failure(
+        &mut self,
+        outcome: Outcome<T, E>,
+        observer: Option<&dyn Observer>,
+    ) -> Next<'a, T, E> {
+        self.take().after_failure(outcome, observer)
+    }
+
+    fn inner(&self) -> Option<&'a Inner> {
+        match self {
+            Self::First { inner, .. } => Some(inner),
+            Self::Later { retrying } => Some(retrying.inner),
+            Self::Taken => None,
+        }
+    }
+
+    #[cold]
+    fn take(&mut self) -> Box<Loop<'a, T, E>> {
+        match std::mem::replace(self, Self::Taken) {
+            Self::First { inner, cx, call } => Box::new(Loop {
+                inner,
+                cx,
+                progress: Progress::new(),
+                extra: None,
+                call,
+                last: None,
+            }),
+            Self::Later { retrying } => retrying,
+            Self::Taken => unreachable!("it is put back before the next poll"),
+        }
+    }
+}
+
+/// What a call with a failed attempt remembers.
+struct Loop<'a, T, E> {
+    inner: &'a Inner,
+    cx: Context,
+    progress: Progress,
+    // Ends before the call it belongs to.
+    extra: Option<Extra<'a>>,
+    call: Option<BudgetedCall<'a>>,
+    // The outcome to return after the sleep, where no attempt follows.
+    last: Option<Outcome<T, E>>,
+}
+
+/// What follows a failed attempt.
+enum Next<'a, T, E> {
+    Return(Outcome<T, E>),
+    Sleep(Sleep, Box<Loop<'a, T, E>>),
+}
+
+impl Inner {
+    /// Whether this is an open circuit that the retry waits out.
+    fn waits_out<E>(&self, error: &Error<E>) -> bool {
+        self.retry_open_circuit && error.reason() == Some(Reason::CircuitOpen)
+    }
+
+    #[inline]
+    fn stop(&self, attempt: u32, stop: StopReason, observer: Option<&dyn Observer>) {
         if let Some(observer) = observer {
             observer.on_event(&Event::RetryStopped {
-                policy: self.inner.name,
-                attempt: self.cx.attempt(),
+                policy: self.name,
+                attempt,
                 stop,
             });
         }
     }
+}
 
-    /// Decides what follows a failure that is worth a retry.
-    #[cold]
-    fn after_failure<T, E>(
-        &mut self,
-        outcome: &mut Outcome<T, E>,
+impl<'a, T, E> Loop<'a, T, E> {
+    fn after_failure(
+        mut self: Box<Self>,
+        mut outcome: Outcome<T, E>,
         observer: Option<&dyn Observer>,
-    ) -> Next {
+    ) -> Next<'a, T, E> {
         let now = outcome.finished(&self.inner.clock);
         self.cx.arrive(&self.inner.clock, now);
         self.extra = None;
-        if let Some(call) = &mut self.call {
-            call.failure();
+        let error = outcome.result.as_ref().err();
+        let refusal = error.filter(|error| error.is_rejected());
+        if refusal.is_none() {
+            if let Some(call) = &mut self.call {
+                call.failure();
+            }
         }
-        let refused_for = match &outcome.result {
-            Err(error) => error.retry_after(),
-            Ok(_) => None,
+        let verdict = match error {
+            Some(error) if self.inner.waits_out(error) => Verdict::transient().not_executed(),
+            _ => outcome.verdict,
         };
-        let verdict = if self.is_open(&outcome.result) {
-            Verdict::transient().not_executed()
+        let (delay, allowed) = self.plan(&verdict, refusal, now);
+        if let Err(stop) = allowed {
+            self.inner.stop(self.cx.attempt(), stop, observer);
+            if stop == StopReason::BudgetEmpty && self.inner.wait_when_budget_empty {
+                // A new outcome: the old one says that the call has ended by now.
+                self.last = Some(Outcome::new(outcome.result, outcome.verdict));
+            } else {
+                return Next::Return(outcome);
+            }
         } else {
-            outcome.verdict
-        };
-        let (delay, allowed) = self.plan(&verdict, refused_for, now);
-        match allowed {
-            Ok(()) => {
-                let retrying = self.retrying(verdict, delay);
-                if let Some(observer) = observer {
-                    observer.on_event(&Event::RetryScheduled {
-                        policy: self.inner.name,
-                        attempt: retrying.attempt,
-                        delay,
-                        verdict,
-                    });
-                }
-                if let Some(hook) = &self.inner.on_retry {
-                    hook(&retrying);
-                }
-                Next::Sleep(sleep(&self.inner.clock, now, delay))
+            let retrying = self.retrying(verdict, delay);
+            if let Some(observer) = observer {
+                observer.on_event(&Event::RetryScheduled {
+                    policy: self.inner.name,
+                    attempt: retrying.attempt,
+                    delay,
+                    verdict,
+                });
             }
-            Err(stop) => {
-                self.stop(stop, observer);
-                if stop == StopReason::BudgetEmpty && self.inner.wait_when_budget_empty {
-                    Next::SleepAndReturn(sleep(&self.inner.clock, now, delay))
-                } else {
-                    Next::Return
-                }
+            if let Some(hook) = &self.inner.on_retry {
+                hook(&retrying);
             }
         }
+        Next::Sleep(sleep(&self.inner.clock, now, delay), self)
     }
 
     /// The delay before the next attempt, and whether there may be one. Takes it from the budget.
     fn plan(
         &mut self,
         verdict: &Verdict,
-        refused_for: Option<Duration>,
+        refusal: Option<&Error<E>>,
         now: Instant,
     ) -> (Duration, Result<(), StopReason>) {
         let limits = self.limits();
@@ -243,18 +311,23 @@ impl Loop<'_> {
         if repeat.is_err() {
             return (Duration::ZERO, repeat);
         }
-        let (delay, earliest) = self.delay(verdict, refused_for);
+        let (delay, earliest) = self.delay(verdict, refusal.and_then(Error::retry_after));
         let start = state::may_start(&limits, now + delay, now + earliest);
         if start.is_err() {
             return (delay, start);
         }
-        if let Some(call) = &mut self.call {
-            self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
-            if self.extra.is_none() {
-                return (delay, Err(StopReason::BudgetEmpty));
+        match &mut self.call {
+            // What a layer of our own refused never reached the dependency, which is whom the budget
+            // protects.
+            Some(call) if refusal.is_none() => {
+                self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
+                match self.extra {
+                    Some(_) => (delay, Ok(())),
+                    None => (delay, Err(StopReason::BudgetEmpty)),
+                }
             }
+            _ => (delay, Ok(())),
         }
-        (delay, Ok(()))
     }
 
     fn limits(&mut self) -> Limits {

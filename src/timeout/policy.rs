@@ -8,7 +8,7 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::{Limit, Timeout};
-use crate::clock::{ClockHandle, Instant, Sleep};
+use crate::clock::{self, ClockHandle, Instant, Sleep};
 use crate::deadline::Deadline;
 use crate::error::{Reason, Rejected, TimedOut};
 use crate::observe::{Event, Observer};
@@ -22,13 +22,15 @@ impl<T, E> Policy<T, E> for Timeout {
         mut cx: Context,
     ) -> impl Future<Output = Outcome<T, E>> {
         let now = cx.now(&self.clock);
-        let outer = cx.deadline(&self.clock);
         let limit = match &self.limit {
             Limit::Fixed(limit) => *limit,
-            Limit::PerCall(limit) => limit(&cx),
+            Limit::PerCall(limit) => {
+                // A copy, for the address of `cx` must not get out: see `Context::move_to`.
+                let copy = cx;
+                limit(&copy)
+            }
         };
-        cx.tighten(&self.clock, now + limit);
-        let deadline = cx.deadline(&self.clock);
+        let (outer, deadline) = cx.tighten_here(now + limit);
         TimeoutFuture {
             // An operation that can't start before the deadline is not started.
             attempt: (now < outer).then(|| op.attempt(cx)),
@@ -86,8 +88,7 @@ where
             }
         }
         if this.timer.is_none() {
-            let timer = this.timeout.clock.sleep_until(*this.deadline);
-            this.timer.set(Some(timer));
+            clock::arm(&this.timeout.clock, *this.deadline, this.timer.as_mut());
         }
         if let Some(timer) = this.timer.as_pin_mut() {
             ready!(timer.poll(task));

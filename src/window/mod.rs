@@ -22,7 +22,7 @@ mod tests;
 mod time;
 
 pub(crate) use self::count::CountWindow;
-pub(crate) use self::time::TimeWindow;
+pub(crate) use self::time::{Slice, TimeWindow};
 
 /// What one call was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

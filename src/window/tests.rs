@@ -278,3 +278,60 @@ fn windows_are_exact_at_rest() {
         }
     }
 }
+
+#[test]
+fn a_call_can_be_amended_while_its_slice_is_in_the_window() {
+    let window = TimeWindow::new(ms(100), 10, true, SLOW);
+    let pending = Sample {
+        slow: true,
+        ..good()
+    };
+    let seen = |now: u64| {
+        let counts = window.counts(at(now));
+        (counts.calls, counts.failures, counts.slow)
+    };
+    let first = window.record_into(pending, at(5));
+    let second = window.record_into(pending, at(15));
+    let third = window.record_into(pending, at(15));
+    assert_eq!(seen(20), (3, 0, 3));
+    assert_eq!(window.slow_in_latest(0, at(20)), 0);
+    assert_eq!(window.slow_in_latest(1, at(20)), 2);
+    assert_eq!(window.slow_in_latest(u64::MAX, at(20)), 3);
+    window.amend(second, pending, Some(failed()));
+    window.amend(third, pending, None);
+    assert_eq!(seen(20), (2, 1, 1));
+    window.amend(first, pending, Some(good()));
+    assert_eq!(seen(99), (2, 1, 0));
+    // Each leaves with the slice it began in.
+    assert_eq!(seen(100), (1, 1, 0));
+    assert_eq!(seen(110), (0, 0, 0));
+
+    // Too late: the slice has left, and its place is another one's.
+    let late = window.record_into(pending, at(105));
+    window.record(pending, at(205));
+    window.amend(late, pending, None);
+    assert_eq!(seen(205), (1, 0, 1));
+    // Nor is anything taken that is not there.
+    let gone = window.record_into(pending, at(206));
+    window.clear();
+    window.amend(gone, pending, None);
+    assert_eq!(seen(206), (0, 0, 0));
+}
+
+#[test]
+fn a_slice_from_before_the_clock_was_set_back_is_not_amended() {
+    let window = TimeWindow::new(ms(100), 10, true, SLOW);
+    let pending = Sample {
+        slow: true,
+        ..good()
+    };
+    let slice = window.record_into(pending, at(3_600_000));
+    window.record(good(), at(0));
+    window.amend(slice, pending, Some(failed()));
+    assert_eq!(window.counts(at(0)), naive(&[good()], SLOW));
+    // All places of the new time still count.
+    for now in 0..10 {
+        window.record(failed(), at(now * 10));
+    }
+    assert_eq!(window.counts(at(90)).failures, 10);
+}

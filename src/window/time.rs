@@ -39,6 +39,10 @@ pub(crate) struct TimeWindow {
     tracks: Tracks,
 }
 
+/// The slice that a call was counted into: as `newest` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slice(u64);
+
 const PLACE_BITS: u32 = 16;
 /// What the words of a place count.
 const CALLS: usize = 0;
@@ -96,22 +100,63 @@ impl TimeWindow {
     /// Adds a call that ended at `now`.
     #[inline]
     pub(crate) fn record(&self, sample: Sample, now: Instant) {
+        self.record_into(sample, now);
+    }
+
+    /// Adds a call, into the slice that it returns.
+    #[inline]
+    pub(crate) fn record_into(&self, sample: Sample, now: Instant) -> Slice {
         let newest = self.present(self.elapsed(now, true));
         let epoch = newest >> PLACE_BITS;
         let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
         self.add(first + CALLS, epoch, COUNT_BITS, 1, FULL);
-        if !sample.is_clean() {
-            let kind = match (sample.failed, sample.slow && self.tracks.slow) {
-                (true, true) => BOTH,
-                (true, false) => FAILED,
-                (false, true) => SLOW,
-                (false, false) => return self.add_duration(first, epoch, sample.took),
-            };
+        self.mark(first, epoch, sample);
+        self.add_duration(first, epoch, sample.took);
+        Slice(newest)
+    }
+
+    /// Changes a call that was recorded as `from` into one that is `to`, or takes it back. Too late
+    /// when its slice has left the window. Durations stay what they were.
+    #[inline]
+    pub(crate) fn amend(&self, slice: Slice, from: Sample, to: Option<Sample>) {
+        let epoch = slice.0 >> PLACE_BITS;
+        let newest = self.newest.load(Ordering::Relaxed) >> PLACE_BITS;
+        // A slice from before the clock was set back is in the future, and gone too.
+        if newest.wrapping_sub(epoch) >= self.slices {
+            return;
+        }
+        let first = (slice.0 & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
+        // The new one first: a look in between sees a call too bad rather than too good.
+        if let Some(to) = to {
+            self.mark(first, epoch, to);
+        }
+        if let Some(kind) = self.kind_of(from) {
+            self.take(first + kind, epoch);
+        }
+        if to.is_none() {
+            self.take(first + CALLS, epoch);
+        }
+    }
+
+    /// Counts a call that is not clean once more, as what it is.
+    #[inline]
+    fn mark(&self, first: usize, epoch: u64, sample: Sample) {
+        if let Some(kind) = self.kind_of(sample) {
             // Relaxed: whoever records evaluates afterwards, and sees what it wrote itself.
             self.marked.fetch_max(epoch + 1, Ordering::Relaxed);
             self.add(first + kind, epoch, COUNT_BITS, 1, FULL);
         }
-        self.add_duration(first, epoch, sample.took);
+    }
+
+    /// Which word counts such calls; `None` for clean ones.
+    #[inline]
+    const fn kind_of(&self, sample: Sample) -> Option<usize> {
+        match (sample.failed, sample.slow && self.tracks.slow) {
+            (true, true) => Some(BOTH),
+            (true, false) => Some(FAILED),
+            (false, true) => Some(SLOW),
+            (false, false) => None,
+        }
     }
 
     #[inline]
@@ -157,6 +202,25 @@ impl TimeWindow {
             slow_failures: both,
             took: Duration::from_micros(took),
         }
+    }
+
+    /// How many calls of the present slice and the `before` slices before it are slow, failed or
+    /// not. Zero when slow calls are not tracked.
+    pub(crate) fn slow_in_latest(&self, before: u64, now: Instant) -> u64 {
+        if !self.tracks.slow {
+            return 0;
+        }
+        let epoch = self.epoch(self.elapsed(now, false));
+        let places = self.words.chunks_exact(self.stride);
+        places
+            .flat_map(|place| [&place[SLOW], &place[BOTH]])
+            .map(|word| word.load(Ordering::Relaxed))
+            .filter(|word| {
+                let age = tag(epoch, COUNT_BITS).wrapping_sub(word >> COUNT_BITS);
+                (age & mask(COUNT_BITS)) <= before.min(self.slices - 1)
+            })
+            .map(|word| word & ((1 << COUNT_BITS) - 1))
+            .sum()
     }
 
     /// Empties it. Calls recorded meanwhile may survive or not.
@@ -289,6 +353,18 @@ impl TimeWindow {
         } else {
             Self::add_slowly(word, epoch, bits, amount, full);
         }
+    }
+
+    /// Takes one from a word, if it is still that of slice `epoch`.
+    #[inline]
+    fn take(&self, word: usize, epoch: u64) {
+        let one_less = |content: u64| {
+            let is_same = content >> COUNT_BITS == tag(epoch, COUNT_BITS);
+            let count = content & ((1 << COUNT_BITS) - 1);
+            (is_same && count > 0).then(|| content - 1)
+        };
+        // Relaxed, and no matter if there was nothing to take: as in `add`.
+        let _ = self.words[word].fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
     }
 
     #[cold]

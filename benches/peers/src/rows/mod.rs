@@ -7,13 +7,19 @@
 use crate::measure::Candidate;
 
 mod build;
+mod bulkhead;
 mod circuit_breaker;
 mod retry;
 mod timeout;
 
 /// The rows of every pattern, in the order of the report.
 pub fn all() -> Vec<Row> {
-    let patterns = [circuit_breaker::rows, retry::rows, timeout::rows];
+    let patterns = [
+        bulkhead::rows,
+        circuit_breaker::rows,
+        retry::rows,
+        timeout::rows,
+    ];
     patterns.into_iter().flat_map(|rows| rows()).collect()
 }
 

@@ -1,0 +1,254 @@
+//! A request rate that finds itself, from the answers of a dependency that throttles.
+//!
+//! # What it protects
+//!
+//! A dependency with a rate limit nobody has told you, or one that changes. Each throttled answer
+//! lowers the rate at once; then the rate grows back along a cubic curve: quickly at first, slowly
+//! near the rate that was too much, quickly again when that goes well.
+//!
+//! ```text
+//!  rate │ throttled                       ╱
+//!       │────╮ ······························╭──╯····  the rate that was too much
+//!       │    │             ╭────────╯
+//!       │    │        ╭──╯
+//!       │    ╰─────╯  beta × that rate
+//!       └───────────────────────────────────► time
+//! ```
+//!
+//! # When not to use it
+//!
+//! * When the limit is known: give it to a rate limiter.
+//! * When the dependency slows down instead of throttling: use an adaptive
+//!   [bulkhead](crate::bulkhead::limit), which watches latency.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop::{Clock, ManualClock};
+//! use backstop::adaptive_rate::CubicRate;
+//!
+//! let clock = ManualClock::new();
+//! let mut rate = CubicRate::builder().build(clock.now())?;
+//!
+//! // Twenty calls a second go well: nothing is limited.
+//! for _ in 0..40 {
+//!     clock.advance(Duration::from_millis(50));
+//!     assert_eq!(rate.on_response(clock.now(), false), None);
+//! }
+//! // One is throttled: from now on it is 0.7 of that.
+//! let limit = rate.on_response(clock.now(), true).unwrap();
+//! assert!((13.0..14.0).contains(&limit), "{limit}");
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+//!
+//! # Defaults
+//!
+//! | setting | default |
+//! |---|---|
+//! | `beta` | 0.7 |
+//! | `scale` | 0.4 |
+//! | `smoothing` | 0.8 |
+//! | `window` | 500 ms |
+//! | `min_rate` | 0.5 a second |
+//!
+//! # With its neighbours
+//!
+//! * It is a plain machine: it reads no clock and holds no lock. Keep it in a mutex beside what it
+//!   steers, and tell it about each answer.
+//! * It **feeds a rate limiter**: whenever [`CubicRate::on_response`] has changed the rate, set a quota
+//!   of one token per [`CubicRate::interval`]. Or use its own bucket, [`CubicRate::try_take`].
+//! * **Inside a retry**, so that it hears of each attempt.
+//!
+//! # Source
+//!
+//! The client rate limiter of the AWS SDKs' adaptive retry mode (Go, botocore, smithy-rs), after CUBIC
+//! for TCP (RFC 9438), with one change: there the first window begins at a whole second, here at a
+//! whole window.
+
+mod parts;
+#[cfg(all(test, not(backstop_loom)))]
+mod tests;
+
+use std::time::Duration;
+
+pub use self::parts::{CubicCurve, RateBucket, RateMeter};
+
+use crate::clock::Instant;
+use crate::error::ConfigError;
+
+/// The rate never exceeds what is used by more than this factor.
+const HEADROOM: f64 = 2.0;
+
+/// Finds the rate that a dependency lets through. See the [module page](self).
+#[derive(Clone, Debug, PartialEq)]
+pub struct CubicRate {
+    curve: CubicCurve,
+    meter: RateMeter,
+    bucket: RateBucket,
+    limiting: bool,
+}
+
+impl CubicRate {
+    /// Sets everything.
+    pub const fn builder() -> CubicRateBuilder {
+        CubicRateBuilder {
+            beta: 0.7,
+            scale: 0.4,
+            smoothing: 0.8,
+            window: Duration::from_millis(500),
+            min_rate: 0.5,
+        }
+    }
+
+    /// An answer has come, throttled or not. Returns the rate from now on, in calls per second; `None`
+    /// as long as nothing has ever been throttled.
+    pub fn on_response(&mut self, now: Instant, throttled: bool) -> Option<f64> {
+        let measured = self.meter.record(now, 1);
+        let rate = if throttled {
+            let used = match self.rate() {
+                Some(rate) => measured.min(rate),
+                None => measured,
+            };
+            self.limiting = true;
+            self.curve.on_throttle(now, used)
+        } else {
+            self.curve.on_success(now)
+        };
+        self.bucket.set_rate(now, rate.min(HEADROOM * measured));
+        self.rate()
+    }
+
+    /// The rate in calls per second; `None` as long as nothing has ever been throttled.
+    pub fn rate(&self) -> Option<f64> {
+        self.limiting.then_some(self.bucket.rate())
+    }
+
+    /// The time from one call to the next at this rate, at least a nanosecond; `None` as long as
+    /// nothing has ever been throttled.
+    pub fn interval(&self) -> Option<Duration> {
+        let interval = seconds(self.rate()?.recip());
+        Some(interval.max(Duration::from_nanos(1)))
+    }
+
+    /// Takes `tokens` out of a bucket that fills at this rate, and holds one second's worth, at least
+    /// one. As long as nothing has been throttled there are always enough.
+    ///
+    /// # Errors
+    ///
+    /// As for [`RateBucket::try_take`].
+    pub fn try_take(&mut self, now: Instant, tokens: f64) -> Result<(), Duration> {
+        if self.limiting {
+            self.bucket.try_take(now, tokens)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The rate at which answers come.
+    pub const fn meter(&self) -> &RateMeter {
+        &self.meter
+    }
+
+    /// The curve along which the rate grows.
+    pub const fn curve(&self) -> &CubicCurve {
+        &self.curve
+    }
+
+    /// The bucket that fills at the rate, also before it limits anything.
+    pub const fn bucket(&self) -> &RateBucket {
+        &self.bucket
+    }
+}
+
+/// Builds a [`CubicRate`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`beta`](Self::beta) | 0.7 |
+/// | [`scale`](Self::scale) | 0.4 |
+/// | [`smoothing`](Self::smoothing) | 0.8 |
+/// | [`window`](Self::window) | 500 ms |
+/// | [`min_rate`](Self::min_rate) | 0.5 a second |
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct CubicRateBuilder {
+    beta: f64,
+    scale: f64,
+    smoothing: f64,
+    window: Duration,
+    min_rate: f64,
+}
+
+impl CubicRateBuilder {
+    /// What a throttled answer multiplies the rate with: 0 to 1.
+    pub const fn beta(mut self, factor: f64) -> Self {
+        self.beta = factor;
+        self
+    }
+
+    /// How quickly the rate grows: calls per second, per cubed second.
+    pub const fn scale(mut self, scale: f64) -> Self {
+        self.scale = scale;
+        self
+    }
+
+    /// How much the last window weighs in the measured rate, against all before it: above 0, up to 1.
+    pub const fn smoothing(mut self, share: f64) -> Self {
+        self.smoothing = share;
+        self
+    }
+
+    /// How long the windows are in which the rate is measured.
+    pub const fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// The rate is never lower than so many calls per second.
+    pub const fn min_rate(mut self, rate: f64) -> Self {
+        self.min_rate = rate;
+        self
+    }
+
+    /// The machine, which begins to measure at `now`.
+    ///
+    /// # Errors
+    ///
+    /// A beta outside 0 to 1, a scale or a smallest rate that is not a number above 0, a smoothing
+    /// outside of (0, 1], a window of zero.
+    pub fn build(self, now: Instant) -> Result<CubicRate, ConfigError> {
+        let error = |setting, problem| Err(ConfigError::new("cubic_rate", setting, problem));
+        let is_above_zero = |value: f64| value > 0.0 && value.is_finite();
+        if !(0.0..=1.0).contains(&self.beta) {
+            return error("beta", "must be in 0 to 1");
+        }
+        if !is_above_zero(self.scale) {
+            return error("scale", "must be a number above 0");
+        }
+        if !(self.smoothing > 0.0 && self.smoothing <= 1.0) {
+            return error("smoothing", "must be above 0 and at most 1");
+        }
+        if self.window.is_zero() {
+            return error("window", "must be above zero");
+        }
+        if !is_above_zero(self.min_rate) {
+            return error("min_rate", "must be a number above 0");
+        }
+        Ok(CubicRate {
+            curve: CubicCurve::new(now, self.beta, self.scale, 0.0),
+            meter: RateMeter::new(now, self.window, self.smoothing),
+            bucket: RateBucket::new(now, 0.0, self.min_rate),
+            limiting: false,
+        })
+    }
+}
+
+/// As a duration: the longest if it is too long, zero if it is not a time.
+fn seconds(seconds: f64) -> Duration {
+    if seconds > 0.0 {
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    } else {
+        Duration::ZERO
+    }
+}

@@ -1,0 +1,142 @@
+//! Every interleaving of the permits and the queue in front of them.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+
+use loom::sync::Arc;
+use loom::sync::Notify;
+use loom::thread;
+
+use super::queue::{Entrant, Gate, Rules, Ticket};
+use crate::clock::{Instant, ManualClock};
+use crate::policy::Priority;
+
+const ONE: Entrant = Entrant {
+    cost: 1,
+    lane: 0,
+    priority: Priority::NORMAL,
+};
+
+fn gate(limit: u32) -> Arc<Gate> {
+    let rules = Rules {
+        capacity: 8,
+        ..Rules::default()
+    };
+    let clock = ManualClock::new().into();
+    Arc::new(Gate::new(limit, rules, Box::default(), None, clock))
+}
+
+/// Wakes a thread of the model.
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.notify();
+    }
+}
+
+/// Takes a permit, in turn if need be. Loom fails when it waits for ever.
+fn acquire(gate: &Gate) {
+    let bell = std::sync::Arc::new(Bell(Notify::new()));
+    let waker = Waker::from(bell.clone());
+    let mut ticket = match gate.try_admit(ONE) {
+        Ok(_) => return,
+        Err(_) => line_up(gate, waker.clone()),
+    };
+    while ticket
+        .poll(&mut TaskContext::from_waker(&waker))
+        .is_pending()
+    {
+        bell.0.wait();
+    }
+}
+
+fn line_up(gate: &Gate, waker: Waker) -> Ticket<'_> {
+    gate.line_up(ONE, Instant::ORIGIN, waker)
+        .expect("a place in line")
+}
+
+#[test]
+fn loom_everybody_is_served_and_the_bound_holds() {
+    loom::model(|| {
+        let gate = gate(1);
+        let inside = std::sync::Arc::new(AtomicU32::new(0));
+        let visit = |gate: &Gate, inside: &AtomicU32| {
+            acquire(gate);
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+            inside.fetch_sub(1, Ordering::SeqCst);
+            gate.give_back(1, 0);
+        };
+        let other = {
+            let (gate, inside) = (gate.clone(), inside.clone());
+            thread::spawn(move || visit(&gate, &inside))
+        };
+        visit(&gate, &inside);
+        other.join().unwrap();
+        assert_eq!((gate.read().in_flight(), gate.queued()), (0, 0));
+        assert!(!gate.read().waiting());
+    });
+}
+
+#[test]
+fn loom_a_waiter_that_leaves_passes_the_permit_on() {
+    loom::model(|| {
+        let gate = gate(1);
+        gate.try_admit(ONE).unwrap();
+        let mut leaves = line_up(&gate, Waker::noop().clone());
+        let release = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.give_back(1, 0);
+            })
+        };
+        let polled = leaves.poll(&mut TaskContext::from_waker(Waker::noop()));
+        let served = matches!(polled, Poll::Ready(Ok(_)));
+        drop(leaves);
+        if served {
+            gate.give_back(1, 0);
+        }
+        release.join().unwrap();
+        assert_eq!((gate.read().in_flight(), gate.queued()), (0, 0));
+        assert!(gate.try_admit(ONE).is_ok());
+    });
+}
+
+#[test]
+fn loom_a_larger_limit_reaches_who_waits() {
+    loom::model(|| {
+        let gate = gate(1);
+        gate.try_admit(ONE).unwrap();
+        let grow = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.set_limit(2);
+            })
+        };
+        acquire(&gate);
+        grow.join().unwrap();
+        assert_eq!(gate.read().in_flight(), 2);
+    });
+}
+
+#[test]
+fn loom_nobody_is_admitted_above_a_limit_that_has_shrunk() {
+    loom::model(|| {
+        let gate = gate(2);
+        gate.try_admit(ONE).unwrap();
+        let shrink = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.set_limit(1);
+                // From here on a second one gets in only if it was in before.
+                gate.read().in_flight()
+            })
+        };
+        let admitted = gate.try_admit(ONE).is_ok();
+        let seen = shrink.join().unwrap();
+        if seen == 1 {
+            assert!(!admitted);
+        }
+        assert_eq!(gate.read().in_flight(), 1 + u32::from(admitted));
+    });
+}

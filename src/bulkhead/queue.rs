@@ -1,0 +1,489 @@
+//! The permits and the queue in front of them.
+//!
+//! Admission is one compare-and-swap while nobody waits. Whoever finds no room takes the lock, says in
+//! the permits' own word that somebody waits, and lines up. From then on each release hands its
+//! permits to the next in line before anybody else can take them.
+
+use std::collections::BTreeMap;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
+
+use super::state::{Permits, Taken, Word};
+use crate::clock::{ClockHandle, Instant};
+use crate::codel::Codel;
+use crate::error::Reason;
+use crate::policy::Priority;
+use crate::sync::{AtomicU32, Mutex, Ordering, lock_checked};
+
+/// Who is next when several wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QueueOrder {
+    /// The one who has waited longest.
+    #[default]
+    Fifo,
+    /// The one who came last: under overload its caller is the least likely to have given up.
+    Lifo,
+    /// The one with the highest [`Priority`]; among equals the one who has waited longest.
+    Priority,
+}
+
+/// The rules of admission that do not change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rules {
+    /// How many may wait.
+    pub(super) capacity: usize,
+    pub(super) order: QueueOrder,
+    /// A cost above the limit counts as the limit.
+    pub(super) clamp: bool,
+    /// A partition below its share is admitted although all permits are out.
+    pub(super) exceed: bool,
+}
+
+/// A part of the bulkhead with a share of its own.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) name: &'static str,
+    pub(super) share: f64,
+    in_flight: AtomicU32,
+}
+
+impl Lane {
+    pub(super) fn new(name: &'static str, share: f64) -> Self {
+        Self {
+            name,
+            share,
+            in_flight: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        // Relaxed: it only grows under the queue's lock; a stale reading is too large, never too
+        // small.
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What this lane has for itself under `limit`: at least 1, if it has a share at all.
+    pub(super) fn guaranteed(&self, limit: u32) -> u32 {
+        (self.share * f64::from(limit)).ceil() as u32
+    }
+
+    fn is_below_share(&self, cost: u32, limit: u32) -> bool {
+        u64::from(self.in_flight()) + u64::from(cost) <= u64::from(self.guaranteed(limit))
+    }
+}
+
+/// Permits with a bounded queue.
+#[derive(Debug)]
+pub(super) struct Gate {
+    permits: Permits,
+    rules: Rules,
+    /// Tells CoDel the time, and nobody else.
+    clock: ClockHandle,
+    has_codel: bool,
+    /// Empty for a bulkhead without partitions. The first is for calls that belong to none.
+    lanes: Box<[Lane]>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Those who wait, per lane, in the order they came or by priority.
+    waiting: Box<[BTreeMap<Place, Waiter>]>,
+    len: usize,
+    next: u64,
+    /// Those whose waiting is over and who have not noticed yet.
+    settled: BTreeMap<u64, Settled>,
+    codel: Option<Codel>,
+}
+
+/// Ascending: whom FIFO and priority serve first. The rank is 0 but in a priority queue.
+type Place = (u16, u64);
+
+#[derive(Debug)]
+struct Waiter {
+    cost: u32,
+    since: Instant,
+    waker: Waker,
+}
+
+#[derive(Debug)]
+enum Settled {
+    Admitted(Taken),
+    Refused(Reason),
+}
+
+/// Why a call was not admitted at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// All permits are out, or others wait for them.
+    Busy,
+    /// It needs more permits than there are.
+    TooLarge,
+}
+
+/// Who wants in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entrant {
+    pub(super) cost: u32,
+    pub(super) lane: usize,
+    pub(super) priority: Priority,
+}
+
+impl Gate {
+    pub(super) fn new(
+        limit: u32,
+        rules: Rules,
+        lanes: Box<[Lane]>,
+        codel: Option<Codel>,
+        clock: ClockHandle,
+    ) -> Self {
+        let waiting = (0..lanes.len().max(1)).map(|_| BTreeMap::new()).collect();
+        Self {
+            permits: Permits::new(limit),
+            rules,
+            clock,
+            has_codel: codel.is_some(),
+            lanes,
+            queue: Mutex::new(Queue {
+                waiting,
+                len: 0,
+                next: 0,
+                settled: BTreeMap::new(),
+                codel,
+            }),
+        }
+    }
+
+    pub(super) fn read(&self) -> Word {
+        self.permits.read()
+    }
+
+    pub(super) const fn lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        lock_checked(&self.queue).len
+    }
+
+    pub(super) fn queued_in(&self, lane: usize) -> usize {
+        lock_checked(&self.queue).waiting[lane].len()
+    }
+
+    /// CoDel's load, 0 to 1; 0 without CoDel.
+    pub(super) fn load(&self) -> f64 {
+        lock_checked(&self.queue)
+            .codel
+            .as_ref()
+            .map_or(0.0, Codel::load)
+    }
+
+    /// Changes CoDel's target and interval. `false` without CoDel.
+    pub(super) fn retune(&self, target: Duration, interval: Duration) -> bool {
+        let mut queue = lock_checked(&self.queue);
+        let codel = queue.codel.as_mut();
+        codel.is_some_and(|codel| codel.retune(target, interval).is_ok())
+    }
+
+    /// Admits a call if there is room and nobody waits for it.
+    #[inline]
+    pub(super) fn try_admit(&self, entrant: Entrant) -> Result<Taken, Full> {
+        if !self.lanes.is_empty() {
+            return self.try_admit_to_lane(entrant);
+        }
+        match self.permits.try_take(entrant.cost, self.rules.clamp) {
+            Ok(taken) => Ok(taken),
+            Err(word) => self.look_again(entrant.cost, word),
+        }
+    }
+
+    /// The flag may say that somebody waits who has just been served.
+    #[cold]
+    fn look_again(&self, cost: u32, word: Word) -> Result<Taken, Full> {
+        if word.waiting() && word.has_room(cost) {
+            let queue = lock_checked(&self.queue);
+            if queue.len == 0 {
+                if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp) {
+                    return Ok(taken);
+                }
+            }
+        }
+        Err(self.why(cost, word))
+    }
+
+    fn why(&self, cost: u32, word: Word) -> Full {
+        if cost > word.limit() && !self.rules.clamp {
+            Full::TooLarge
+        } else {
+            Full::Busy
+        }
+    }
+
+    fn try_admit_to_lane(&self, entrant: Entrant) -> Result<Taken, Full> {
+        let queue = lock_checked(&self.queue);
+        let Entrant { cost, lane, .. } = entrant;
+        let word = self.read();
+        let below = self.lanes[lane].is_below_share(cost, word.limit());
+        // Those in line go first, but for a lane below its share only its own.
+        let its_turn = queue.len == 0 || (below && queue.waiting[lane].is_empty());
+        let taken = its_turn.then(|| self.take(cost, lane)).flatten();
+        taken.ok_or_else(|| self.why(cost, word))
+    }
+
+    /// Takes permits for whoever's turn it is. Under the queue's lock, if there are lanes.
+    fn take(&self, cost: u32, lane: usize) -> Option<Taken> {
+        let taken = match self.permits.take_in_turn(cost, self.rules.clamp) {
+            Ok(taken) => taken,
+            Err(word) => {
+                let below =
+                    self.rules.exceed && self.lanes.get(lane)?.is_below_share(cost, word.limit());
+                below.then(|| self.permits.force(cost))?
+            }
+        };
+        self.enter(lane, taken.cost);
+        Some(taken)
+    }
+
+    /// Admits a call whatever the limit says.
+    pub(super) fn force(&self, entrant: Entrant) -> Taken {
+        let taken = self.permits.force(entrant.cost);
+        self.enter(entrant.lane, taken.cost);
+        taken
+    }
+
+    fn enter(&self, lane: usize, cost: u32) {
+        if let Some(lane) = self.lanes.get(lane) {
+            // Relaxed, see `Lane::in_flight`.
+            lane.in_flight.fetch_add(cost, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives a call's permits back, to the next in line if there is one. Returns what was out just
+    /// before.
+    #[inline]
+    pub(super) fn give_back(&self, cost: u32, lane: usize) -> Word {
+        if let Some(lane) = self.lanes.get(lane) {
+            // Relaxed: the release of the permits below publishes it, so whoever finds them free
+            // finds the lane free too.
+            lane.in_flight.fetch_sub(cost, Ordering::Relaxed);
+        }
+        let before = self.permits.give_back(cost);
+        if before.waiting() {
+            self.hand_out();
+        }
+        before
+    }
+
+    /// Changes the limit and returns the old one. Permits that are out stay out.
+    pub(super) fn set_limit(&self, limit: u32) -> u32 {
+        let old = self.permits.set_limit(limit);
+        if old.waiting() {
+            self.hand_out();
+        }
+        old.limit()
+    }
+
+    /// Gets in line, or says that the line is full.
+    pub(super) fn line_up(
+        &self,
+        entrant: Entrant,
+        now: Instant,
+        waker: Waker,
+    ) -> Option<Ticket<'_>> {
+        let ticket = {
+            let mut queue = lock_checked(&self.queue);
+            if queue.len >= self.rules.capacity {
+                return None;
+            }
+            self.permits.somebody_waits();
+            queue.next += 1;
+            let rank = match self.rules.order {
+                QueueOrder::Priority => u16::MAX - entrant.priority.as_u16(),
+                QueueOrder::Fifo | QueueOrder::Lifo => 0,
+            };
+            let place = (rank, queue.next);
+            queue.len += 1;
+            queue.waiting[entrant.lane].insert(
+                place,
+                Waiter {
+                    cost: entrant.cost,
+                    since: now,
+                    waker,
+                },
+            );
+            Ticket {
+                gate: self,
+                lane: entrant.lane,
+                place,
+                live: true,
+            }
+        };
+        // Room may have come since the caller looked, and it may be this one's turn.
+        self.hand_out();
+        Some(ticket)
+    }
+
+    /// Serves those in line as far as there is room. One at a time, each woken outside the lock.
+    #[cold]
+    fn hand_out(&self) {
+        // A clock may be the user's code: not under the lock.
+        let now = if self.has_codel {
+            self.clock.now()
+        } else {
+            Instant::ORIGIN
+        };
+        let mut queue = lock_checked(&self.queue);
+        while let Some(waker) = self.settle_next(&mut queue, now) {
+            drop(queue);
+            waker.wake();
+            queue = lock_checked(&self.queue);
+        }
+    }
+
+    /// Ends the waiting of the next in line, if it can be ended.
+    fn settle_next(&self, queue: &mut Queue, now: Instant) -> Option<Waker> {
+        let word = self.read();
+        let lane = self.next_lane(queue, word.limit())?;
+        if let Some(settled) = self.drop_stale(queue, lane, word, now) {
+            return Some(settled);
+        }
+        let newest_first = self.rules.order == QueueOrder::Lifo
+            || queue.codel.as_ref().is_some_and(Codel::is_overloaded);
+        let (&place, waiter) = if newest_first {
+            queue.waiting[lane].last_key_value()?
+        } else {
+            queue.waiting[lane].first_key_value()?
+        };
+        let settled = if self.why(waiter.cost, word) == Full::TooLarge {
+            // The limit has shrunk below its cost: its turn would never come.
+            Settled::Refused(Reason::CostExceedsLimit)
+        } else {
+            Settled::Admitted(self.take(waiter.cost, lane)?)
+        };
+        self.settle(queue, lane, place, settled)
+    }
+
+    /// The lane whose head is next: one below its share if there is one, else the one that came
+    /// first.
+    fn next_lane(&self, queue: &Queue, limit: u32) -> Option<usize> {
+        if self.lanes.is_empty() {
+            return (queue.len > 0).then_some(0);
+        }
+        let heads = queue.waiting.iter().enumerate().filter_map(|(lane, line)| {
+            let (place, waiter) = match self.rules.order {
+                QueueOrder::Lifo => line.last_key_value()?,
+                QueueOrder::Fifo | QueueOrder::Priority => line.first_key_value()?,
+            };
+            let below = self.lanes[lane].is_below_share(waiter.cost, limit);
+            let (rank, seq) = *place;
+            let seq = match self.rules.order {
+                QueueOrder::Lifo => u64::MAX - seq,
+                QueueOrder::Fifo | QueueOrder::Priority => seq,
+            };
+            Some(((!below, rank, seq), lane))
+        });
+        heads.min().map(|(_, lane)| lane)
+    }
+
+    /// Lets CoDel judge the oldest of the lane, when its turn could have come.
+    fn drop_stale(
+        &self,
+        queue: &mut Queue,
+        lane: usize,
+        word: Word,
+        now: Instant,
+    ) -> Option<Waker> {
+        let codel = queue.codel.as_mut()?;
+        let (&place, waiter) = queue.waiting[lane].first_key_value()?;
+        let cost = if self.rules.clamp {
+            waiter.cost.min(word.limit())
+        } else {
+            waiter.cost
+        };
+        if !word.has_room(cost) {
+            return None;
+        }
+        let stale = codel.should_drop(now.saturating_duration_since(waiter.since), now);
+        stale
+            .then(|| self.settle(queue, lane, place, Settled::Refused(Reason::QueueTimeout)))
+            .flatten()
+    }
+
+    fn settle(
+        &self,
+        queue: &mut Queue,
+        lane: usize,
+        place: Place,
+        settled: Settled,
+    ) -> Option<Waker> {
+        let waiter = queue.waiting[lane].remove(&place)?;
+        queue.settled.insert(place.1, settled);
+        self.one_less(queue);
+        Some(waiter.waker)
+    }
+
+    fn one_less(&self, queue: &mut Queue) {
+        queue.len -= 1;
+        if queue.len == 0 {
+            self.permits.nobody_waits();
+            if let Some(codel) = &mut queue.codel {
+                codel.drained();
+            }
+        }
+    }
+}
+
+/// A place in the line. Dropping it gives the place up, and what it may have been given too.
+#[derive(Debug)]
+pub(super) struct Ticket<'a> {
+    gate: &'a Gate,
+    lane: usize,
+    place: Place,
+    live: bool,
+}
+
+impl Ticket<'_> {
+    /// Whether the waiting is over, and how it ended.
+    pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Taken, Reason>> {
+        let waker = task.waker().clone();
+        let mut queue = lock_checked(&self.gate.queue);
+        if let Some(settled) = queue.settled.remove(&self.place.1) {
+            self.live = false;
+            return Poll::Ready(match settled {
+                Settled::Admitted(taken) => Ok(taken),
+                Settled::Refused(reason) => Err(reason),
+            });
+        }
+        let old = queue.waiting[self.lane]
+            .get_mut(&self.place)
+            .map(|waiter| std::mem::replace(&mut waiter.waker, waker));
+        // A waker may be the user's code: not under the lock.
+        drop(queue);
+        drop(old);
+        Poll::Pending
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if !self.live {
+            return;
+        }
+        let gate = self.gate;
+        let mut queue = lock_checked(&gate.queue);
+        let waiter = queue.waiting[self.lane].remove(&self.place);
+        if waiter.is_some() {
+            gate.one_less(&mut queue);
+            drop(queue);
+            // It may have blocked a smaller one behind it.
+            gate.hand_out();
+            return;
+        }
+        let settled = queue.settled.remove(&self.place.1);
+        drop(queue);
+        if let Some(Settled::Admitted(taken)) = settled {
+            gate.give_back(taken.cost, self.lane);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Additive increase, multiplicative decrease.
+
+use std::time::Duration;
+
+use super::limit::{Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, share};
+use crate::error::ConfigError;
+
+/// One more after a success that used the limit, a tenth less after an overload.
+///
+/// Source: Netflix concurrency-limits, `AIMDLimit`, with one change: the limit grows once per round trip
+/// and shrinks once per round trip, as in TCP. Otherwise a hundred calls that time out together would
+/// be a hundred decreases. [`every_sample`](AimdBuilder::every_sample) is Netflix's way.
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop::Bulkhead;
+/// use backstop::bulkhead::limit::Aimd;
+///
+/// let limit = Aimd::builder().initial(10).max(100).timeout(Duration::from_secs(1)).build()?;
+/// let bulkhead = Bulkhead::builder().adaptive(limit).build()?;
+/// assert_eq!(bulkhead.limit(), 10);
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Aimd {
+    config: AimdBuilder,
+    limit: u32,
+    /// Paces growth: after any move.
+    moves: OncePerRoundTrip,
+    /// Paces shrinking: after a shrink only.
+    shrinks: OncePerRoundTrip,
+}
+
+/// Builds an [`Aimd`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
+/// | [`backoff`](Self::backoff) | 0.9 |
+/// | [`timeout`](Self::timeout) | 5 s |
+/// | [`every_sample`](Self::every_sample) | no: once per round trip |
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct AimdBuilder {
+    bounds: Bounds,
+    backoff: f64,
+    timeout: Duration,
+    every_sample: bool,
+}
+
+impl Aimd {
+    /// Sets everything.
+    pub const fn builder() -> AimdBuilder {
+        AimdBuilder {
+            bounds: Bounds::DEFAULT,
+            backoff: 0.9,
+            timeout: Duration::from_secs(5),
+            every_sample: false,
+        }
+    }
+}
+
+impl AimdBuilder {
+    bounds_setters!();
+
+    /// What an overload multiplies the limit with: 0 to 1. 0 falls to the smallest limit at once.
+    pub const fn backoff(mut self, factor: f64) -> Self {
+        self.backoff = factor;
+        self
+    }
+
+    /// Calls that took longer than this are overloads too.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether the limit moves with every sample, not only once per round trip.
+    pub const fn every_sample(mut self, every: bool) -> Self {
+        self.every_sample = every;
+        self
+    }
+
+    /// The algorithm.
+    ///
+    /// # Errors
+    ///
+    /// A smallest or first limit of 0, a largest below the smallest, a factor outside 0 to 1.
+    pub fn build(self) -> Result<Aimd, ConfigError> {
+        self.bounds.check("aimd")?;
+        share("aimd", "backoff", self.backoff)?;
+        Ok(Aimd {
+            limit: self.bounds.initial,
+            config: self,
+            moves: OncePerRoundTrip::default(),
+            shrinks: OncePerRoundTrip::default(),
+        })
+    }
+}
+
+impl ConcurrencyLimit for Aimd {
+    fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        let config = &self.config;
+        let limit = if sample.overloaded || sample.latency > config.timeout {
+            if !self.shrinks.allows(sample) && !config.every_sample {
+                return;
+            }
+            self.shrinks.moved(sample);
+            f64::from(self.limit) * config.backoff
+        } else {
+            let ripe = self.moves.allows(sample) || config.every_sample;
+            if !(ripe && sample.uses(self.limit)) {
+                return;
+            }
+            f64::from(self.limit) + 1.0
+        };
+        self.moves.moved(sample);
+        self.limit = config.bounds.clamp(limit.floor()) as u32;
+    }
+}

@@ -1,0 +1,254 @@
+//! Small statistics: averages, medians, correlations, quantiles.
+
+use std::collections::VecDeque;
+
+/// An exponential average that starts as the plain mean of its first values.
+///
+/// Source: Netflix concurrency-limits, `ExpAvgMeasurement`: after `warm_up` values each new one
+/// weighs `2 / (window + 1)`.
+///
+/// ```
+/// use backstop::bulkhead::limit::ExpAverage;
+///
+/// let mut average = ExpAverage::new(100, 2);
+/// assert_eq!(average.add(10.0), 10.0);
+/// assert_eq!(average.add(20.0), 15.0);
+/// assert!((average.add(100.0) - 16.68).abs() < 0.01);
+/// ```
+#[derive(Clone, Debug)]
+pub struct ExpAverage {
+    weight: f64,
+    warm_up: u32,
+    count: u32,
+    value: f64,
+}
+
+impl ExpAverage {
+    /// An average over about `window` values whose first `warm_up` count alike.
+    pub fn new(window: u32, warm_up: u32) -> Self {
+        Self {
+            weight: 2.0 / (f64::from(window) + 1.0),
+            warm_up,
+            count: 0,
+            value: 0.0,
+        }
+    }
+
+    /// Adds a value and returns the average.
+    pub fn add(&mut self, value: f64) -> f64 {
+        let weight = if self.count < self.warm_up.max(1) {
+            self.count += 1;
+            1.0 / f64::from(self.count)
+        } else {
+            self.weight.min(1.0)
+        };
+        self.value += (value - self.value) * weight;
+        self.value
+    }
+
+    /// The average so far; 0 before the first value.
+    pub const fn value(&self) -> f64 {
+        self.value
+    }
+
+    pub(super) const fn scale(&mut self, factor: f64) {
+        self.value *= factor;
+    }
+}
+
+/// The median of the last few values. As long as there are fewer, a value passes as it is.
+#[derive(Clone, Debug)]
+pub(super) struct MovingMedian {
+    size: usize,
+    values: VecDeque<f64>,
+}
+
+impl MovingMedian {
+    pub(super) const fn new(size: usize) -> Self {
+        Self {
+            size,
+            values: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, value: f64) -> f64 {
+        if self.values.len() >= self.size {
+            self.values.pop_front();
+        }
+        self.values.push_back(value);
+        if self.values.len() < self.size {
+            return value;
+        }
+        let mut sorted: Vec<f64> = self.values.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    }
+}
+
+/// The last pairs of two measures, and how they move together.
+#[derive(Clone, Debug)]
+pub(super) struct Correlation {
+    size: usize,
+    pairs: VecDeque<(f64, f64)>,
+}
+
+/// How two measures move together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Correlated {
+    /// Pearson's coefficient, −1 to 1. 0 while there are too few pairs, or one measure as good as
+    /// stands still.
+    pub(super) coefficient: f64,
+    /// The standard deviation of the second over its mean.
+    pub(super) variation: f64,
+}
+
+/// Fewer pairs say nothing.
+const PAIRS: usize = 10;
+/// A measure whose standard deviation is a smaller share of its mean stands still.
+const STILL: f64 = 0.01;
+
+impl Correlation {
+    pub(super) const fn new(size: usize) -> Self {
+        Self {
+            size,
+            pairs: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, x: f64, y: f64) -> Correlated {
+        if self.pairs.len() >= self.size {
+            self.pairs.pop_front();
+        }
+        self.pairs.push_back((x, y));
+        if self.pairs.len() < PAIRS {
+            return Correlated::default();
+        }
+        let n = self.pairs.len() as f64;
+        let (mean_x, mean_y) = self
+            .pairs
+            .iter()
+            .fold((0.0, 0.0), |(sx, sy), (x, y)| (sx + x / n, sy + y / n));
+        let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
+        for (x, y) in &self.pairs {
+            let (dx, dy) = (x - mean_x, y - mean_y);
+            xx += dx * dx;
+            yy += dy * dy;
+            xy += dx * dy;
+        }
+        let variation = |squares: f64, mean: f64| {
+            if mean > 0.0 {
+                (squares / n).sqrt() / mean
+            } else {
+                0.0
+            }
+        };
+        let moves = variation(xx, mean_x) >= STILL && variation(yy, mean_y) >= STILL;
+        Correlated {
+            coefficient: if moves { xy / (xx * yy).sqrt() } else { 0.0 },
+            variation: variation(yy, mean_y),
+        }
+    }
+}
+
+/// Latencies of a window: all of them up to a bound, then an even choice.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Latencies {
+    kept: Vec<f64>,
+    seen: u64,
+}
+
+/// How many latencies a window keeps.
+const KEPT: usize = 512;
+
+impl Latencies {
+    pub(super) fn add(&mut self, nanos: f64, random: f64) {
+        self.seen += 1;
+        if self.kept.len() < KEPT {
+            self.kept.push(nanos);
+        } else {
+            // Reservoir sampling: each of those seen is kept with the same probability.
+            let place = (random * self.seen as f64) as usize;
+            if let Some(kept) = self.kept.get_mut(place) {
+                *kept = nanos;
+            }
+        }
+    }
+
+    pub(super) const fn len(&self) -> u64 {
+        self.seen
+    }
+
+    /// The latency that the share `quantile` of calls did not exceed; `None` without calls.
+    pub(super) fn quantile(&mut self, quantile: f64) -> Option<f64> {
+        let last = self.kept.len().checked_sub(1)?;
+        // The smallest kept one that is not below a share of `quantile`.
+        let rank = (self.kept.len() as f64 * quantile).ceil() as usize;
+        let (_, value, _) = self
+            .kept
+            .select_nth_unstable_by(rank.saturating_sub(1).min(last), f64::total_cmp);
+        Some(*value)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+        self.seen = 0;
+    }
+}
+
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_few_and_of_many() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.quantile(0.5), None);
+        for value in [5.0, 1.0, 4.0, 2.0, 3.0] {
+            latencies.add(value, 0.0);
+        }
+        for (quantile, value) in [(0.0, 1.0), (0.5, 3.0), (0.9, 5.0), (1.0, 5.0)] {
+            assert_eq!(latencies.quantile(quantile), Some(value));
+        }
+        for i in 0..100_000_u32 {
+            latencies.add(f64::from(i), f64::from(i % 997) / 997.0);
+        }
+        assert_eq!(latencies.kept.len(), KEPT);
+        let median = latencies.quantile(0.5).unwrap();
+        assert!((30_000.0..70_000.0).contains(&median), "{median}");
+    }
+
+    #[test]
+    fn correlations() {
+        let (mut up, mut down, mut flat) = (
+            Correlation::new(50),
+            Correlation::new(50),
+            Correlation::new(50),
+        );
+        for i in 1..=PAIRS as u32 {
+            let x = f64::from(i);
+            let (a, b, c) = (
+                up.add(x, 2.0 * x),
+                down.add(x, 99.0 - x),
+                flat.add(x, 7.0 + x / 1000.0),
+            );
+            if i == PAIRS as u32 {
+                assert!((a.coefficient - 1.0).abs() < 1e-9);
+                assert!((b.coefficient + 1.0).abs() < 1e-9);
+                assert_eq!(c.coefficient, 0.0, "moves by less than a hundredth");
+                assert!((0.0..STILL).contains(&c.variation));
+            } else {
+                assert_eq!(a, Correlated::default(), "too few to tell");
+            }
+        }
+    }
+
+    #[test]
+    fn a_median_ignores_an_outlier() {
+        let mut median = MovingMedian::new(5);
+        for value in [10.0, 11.0, 13.0, 12.0] {
+            assert_eq!(median.add(value), value, "too few for a median");
+        }
+        assert_eq!(median.add(1000.0), 12.0);
+        assert_eq!(median.add(10.0), 12.0);
+    }
+}

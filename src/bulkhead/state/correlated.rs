@@ -1,0 +1,254 @@
+//! Vegas on windows, with a look at whether more in flight still brings more throughput.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::average::{Correlation, ExpAverage, MovingMedian};
+use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
+use super::windowed::{Windowed, WindowedBuilder};
+use crate::clock::Instant;
+use crate::error::ConfigError;
+
+/// Estimates the queue from recent latency over a slow average, as [`Vegas`](super::limit::Vegas)
+/// does, and has three guards more.
+///
+/// * While the bulkhead is full it watches how throughput and latency move with the number in flight.
+///   When more in flight does not bring more throughput, but more latency, the limit shrinks.
+/// * The limit stays below a multiple of what was lately in flight, so it does not wander off while
+///   there is little to do.
+/// * Latencies are a percentile of a window, then a median, then an average: an outlier moves nothing.
+///
+/// Source: failsafe-go's adaptive limiter, with one change: there dropped calls are left out, here a
+/// window with an overload multiplies the limit with 0.9.
+///
+/// ```
+/// use backstop::Bulkhead;
+/// use backstop::bulkhead::limit::Correlated;
+///
+/// let bulkhead = Bulkhead::builder().adaptive(Correlated::builder().build()?).build()?;
+/// assert_eq!(bulkhead.limit(), 20);
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Correlated {
+    config: CorrelatedBuilder,
+    limit: f64,
+    median: MovingMedian,
+    recent: ExpAverage,
+    baseline: ExpAverage,
+    throughput: Correlation,
+    latency: Correlation,
+    /// What was in flight lately: ever smaller counts, each the largest since its time.
+    peaks: VecDeque<(Instant, u32)>,
+}
+
+/// Builds a [`Correlated`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
+/// | [`window`](Self::window) | 1 s to 30 s, at least 50 samples, 90th percentile |
+/// | [`baseline_age`](Self::baseline_age) | 10 windows |
+/// | [`correlation_window`](Self::correlation_window) | 50 windows |
+/// | [`max_limit_factor`](Self::max_limit_factor) | 5, no decay, never below 1.2 |
+/// | [`max_limit_stabilization`](Self::max_limit_stabilization) | none |
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct CorrelatedBuilder {
+    bounds: Bounds,
+    window: WindowedBuilder,
+    baseline_age: u32,
+    baseline: Option<Duration>,
+    correlation_window: usize,
+    factor: f64,
+    factor_decay: f64,
+    min_factor: f64,
+    stabilization: Duration,
+}
+
+/// How many windows the median and the average of recent latency go over.
+const SMOOTHED: u32 = 5;
+const WARM_UP: u32 = 10;
+/// What a window with an overload multiplies the limit with.
+const BACKOFF: f64 = 0.9;
+
+impl Correlated {
+    /// Sets everything.
+    pub const fn builder() -> CorrelatedBuilder {
+        CorrelatedBuilder {
+            bounds: Bounds::DEFAULT,
+            window: Windowed::builder()
+                .min_samples(50)
+                .min_latency(Duration::ZERO),
+            baseline_age: 10,
+            baseline: None,
+            correlation_window: 50,
+            factor: 5.0,
+            factor_decay: 0.0,
+            min_factor: 1.2,
+            stabilization: Duration::ZERO,
+        }
+    }
+
+    /// How much more than now may be in flight shows in how the two measures move with that number.
+    fn is_congested(&mut self, sample: &Sample, latency: f64) -> bool {
+        let in_flight = f64::from(sample.in_flight);
+        let throughput = self.throughput.add(in_flight, in_flight / latency);
+        let latency = self.latency.add(in_flight, latency);
+        let slower = latency.coefficient > 0.5;
+        sample.full
+            && (throughput.coefficient < 0.0
+                || (throughput.coefficient < 0.3 && slower)
+                || (throughput.variation < 0.2 && slower))
+    }
+
+    /// The largest number in flight within the stabilization window.
+    fn recent_peak(&mut self, sample: &Sample) -> u32 {
+        while self
+            .peaks
+            .back()
+            .is_some_and(|(_, peak)| *peak <= sample.in_flight)
+        {
+            self.peaks.pop_back();
+        }
+        self.peaks.push_back((sample.now, sample.in_flight));
+        let window = self.config.stabilization;
+        while self
+            .peaks
+            .front()
+            .is_some_and(|(at, _)| *at + window < sample.now)
+        {
+            self.peaks.pop_front();
+        }
+        self.peaks
+            .front()
+            .map_or(sample.in_flight, |(_, peak)| *peak)
+    }
+}
+
+impl CorrelatedBuilder {
+    bounds_setters!();
+
+    /// How samples are gathered before they count.
+    pub const fn window(mut self, window: WindowedBuilder) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Over how many windows the average goes that recent latency is compared with.
+    pub const fn baseline_age(mut self, windows: u32) -> Self {
+        self.baseline_age = windows;
+        self
+    }
+
+    /// The average latency known from before, say from the last run of the program.
+    pub const fn baseline(mut self, latency: Duration) -> Self {
+        self.baseline = Some(latency);
+        self
+    }
+
+    /// Over how many windows throughput and latency are compared with the number in flight.
+    pub const fn correlation_window(mut self, windows: usize) -> Self {
+        self.correlation_window = windows;
+        self
+    }
+
+    /// The limit stays below the number in flight times `factor − decay · log10(in flight)`, and that
+    /// factor above `min`. Above it, the limit shrinks by a step a window.
+    pub const fn max_limit_factor(mut self, factor: f64, decay: f64, min: f64) -> Self {
+        self.factor = factor;
+        self.factor_decay = decay;
+        self.min_factor = min;
+        self
+    }
+
+    /// For how long a peak in flight counts for [`max_limit_factor`](Self::max_limit_factor), so that a
+    /// dip does not lower the limit.
+    pub const fn max_limit_stabilization(mut self, window: Duration) -> Self {
+        self.stabilization = window;
+        self
+    }
+
+    /// The largest limit allowed while so many calls are in flight.
+    pub fn max_limit_at(&self, in_flight: u32) -> f64 {
+        let in_flight = f64::from(in_flight);
+        let factor = self.factor - self.factor_decay * in_flight.max(1.0).log10();
+        in_flight * factor.max(self.min_factor)
+    }
+
+    /// The algorithm, with its window.
+    ///
+    /// # Errors
+    ///
+    /// Bounds or a window that make no sense, a baseline of no windows, a factor that is not a number
+    /// or below 1.
+    pub fn build(self) -> Result<Windowed<Correlated>, ConfigError> {
+        let error = |setting, problem| Err(ConfigError::new("correlated", setting, problem));
+        self.bounds.check("correlated")?;
+        if self.baseline_age == 0 {
+            return error("baseline_age", "must be at least 1");
+        }
+        let factors = [self.factor, self.min_factor];
+        if !factors
+            .iter()
+            .all(|factor| *factor >= 1.0 && factor.is_finite())
+        {
+            return error("max_limit_factor", "must be numbers of 1 or more");
+        }
+        if !(self.factor_decay >= 0.0 && self.factor_decay.is_finite()) {
+            return error("max_limit_factor", "needs a decay of 0 or more");
+        }
+        let mut baseline = ExpAverage::new(self.baseline_age, WARM_UP);
+        if let Some(latency) = self.baseline {
+            for _ in 0..WARM_UP {
+                baseline.add(crate::clock::nanos(latency) as f64);
+            }
+        }
+        self.window.around(Correlated {
+            limit: f64::from(self.bounds.initial),
+            median: MovingMedian::new(SMOOTHED as usize),
+            recent: ExpAverage::new(SMOOTHED, WARM_UP),
+            baseline,
+            throughput: Correlation::new(self.correlation_window),
+            latency: Correlation::new(self.correlation_window),
+            peaks: VecDeque::new(),
+            config: self,
+        })
+    }
+}
+
+impl ConcurrencyLimit for Correlated {
+    fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        let bounds = self.config.bounds;
+        if sample.overloaded {
+            self.limit = bounds.clamp(self.limit * BACKOFF);
+            return;
+        }
+        let latency = self.recent.add(self.median.add(sample.nanos()));
+        let baseline = self.baseline.add(latency);
+        let queue = (self.limit * (1.0 - baseline / latency)).ceil();
+        let congested = self.is_congested(sample, latency);
+        let step = log10_root(self.limit as u32);
+        let moved = if queue > 6.0 * step || congested {
+            self.limit - step
+        } else if queue < 3.0 * step {
+            self.limit + step
+        } else {
+            self.limit
+        };
+        let peak = self.recent_peak(sample);
+        let cap = self.config.max_limit_at(peak);
+        self.limit = bounds.clamp(if moved <= cap {
+            moved
+        } else if self.limit > cap {
+            // Step by step: what is in flight goes up and down.
+            self.limit - step
+        } else {
+            cap
+        });
+    }
+}

@@ -1,0 +1,154 @@
+//! Gradient2: the latency of now against that of a longer while.
+
+use super::average::ExpAverage;
+use super::limit::{Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, share};
+use crate::error::ConfigError;
+
+/// Shrinks the limit when latency rises above its long average, grows it by a small queue otherwise.
+///
+/// With `g = clamp(tolerance · long / latency, 0.5, 1)` the limit moves towards `limit · g + queue`,
+/// by the share `smoothing`. When the long average is more than twice the latency it is lowered by
+/// 5 % a sample, so it forgets an overload quickly.
+///
+/// Put a [`Windowed`](super::limit::Windowed) in front: the long average goes over a number of samples,
+/// so with one for each call a busy bulkhead would forget within a second what latency was like
+/// before the overload.
+///
+/// Source: Netflix concurrency-limits, `Gradient2Limit`, with one change: there an overload is ignored,
+/// here it multiplies the limit with [`backoff`](Gradient2Builder::backoff), once per round trip.
+#[derive(Clone, Debug)]
+pub struct Gradient2 {
+    config: Gradient2Builder,
+    limit: f64,
+    long: ExpAverage,
+    overload: OncePerRoundTrip,
+}
+
+/// Builds a [`Gradient2`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
+/// | [`smoothing`](Self::smoothing) | 0.2 |
+/// | [`queue_size`](Self::queue_size) | 4 |
+/// | [`tolerance`](Self::tolerance) | 1.5 |
+/// | [`long_window`](Self::long_window) | 600 |
+/// | [`backoff`](Self::backoff) | 0.9 |
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct Gradient2Builder {
+    bounds: Bounds,
+    smoothing: f64,
+    queue_size: u32,
+    tolerance: f64,
+    long_window: u32,
+    backoff: f64,
+}
+
+const WARM_UP: u32 = 10;
+
+impl Gradient2 {
+    /// Sets everything.
+    pub const fn builder() -> Gradient2Builder {
+        Gradient2Builder {
+            bounds: Bounds::DEFAULT,
+            smoothing: 0.2,
+            queue_size: 4,
+            tolerance: 1.5,
+            long_window: 600,
+            backoff: 0.9,
+        }
+    }
+}
+
+impl Gradient2Builder {
+    bounds_setters!();
+
+    /// How far one sample moves the limit: above 0, up to 1 (all the way).
+    pub const fn smoothing(mut self, share: f64) -> Self {
+        self.smoothing = share;
+        self
+    }
+
+    /// How many calls may queue up in the dependency: by this the limit grows while latency is good.
+    pub const fn queue_size(mut self, calls: u32) -> Self {
+        self.queue_size = calls;
+        self
+    }
+
+    /// How far latency may rise above its long average without consequence: 1 or more.
+    pub const fn tolerance(mut self, factor: f64) -> Self {
+        self.tolerance = factor;
+        self
+    }
+
+    /// Over how many samples the long average goes.
+    pub const fn long_window(mut self, samples: u32) -> Self {
+        self.long_window = samples;
+        self
+    }
+
+    /// What an overload multiplies the limit with: 0 to 1.
+    pub const fn backoff(mut self, factor: f64) -> Self {
+        self.backoff = factor;
+        self
+    }
+
+    /// The algorithm.
+    ///
+    /// # Errors
+    ///
+    /// Bounds that make no sense, a smoothing or a factor outside its range, a tolerance below 1, an
+    /// empty window.
+    pub fn build(self) -> Result<Gradient2, ConfigError> {
+        let error = |setting, problem| Err(ConfigError::new("gradient2", setting, problem));
+        self.bounds.check("gradient2")?;
+        share("gradient2", "smoothing", self.smoothing)?;
+        share("gradient2", "backoff", self.backoff)?;
+        if self.smoothing == 0.0 {
+            return error("smoothing", "must be above 0");
+        }
+        if !(self.tolerance >= 1.0 && self.tolerance.is_finite()) {
+            return error("tolerance", "must be a number of 1 or more");
+        }
+        if self.long_window == 0 {
+            return error("long_window", "must be at least 1");
+        }
+        Ok(Gradient2 {
+            limit: f64::from(self.bounds.initial),
+            long: ExpAverage::new(self.long_window, WARM_UP),
+            config: self,
+            overload: OncePerRoundTrip::default(),
+        })
+    }
+}
+
+impl ConcurrencyLimit for Gradient2 {
+    fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        let config = &self.config;
+        if sample.overloaded {
+            if self.overload.allows(sample) {
+                self.overload.moved(sample);
+                self.limit = config.bounds.clamp(self.limit * config.backoff);
+            }
+            return;
+        }
+        let short = sample.nanos();
+        let long = self.long.add(short);
+        if long / short > 2.0 {
+            self.long.scale(0.95);
+        }
+        // Latency says nothing about a limit that is not reached.
+        if f64::from(sample.in_flight) < self.limit / 2.0 {
+            return;
+        }
+        let gradient = (config.tolerance * long / short).clamp(0.5, 1.0);
+        let target = self.limit * gradient + f64::from(config.queue_size);
+        let moved = self.limit * (1.0 - config.smoothing) + target * config.smoothing;
+        self.limit = config.bounds.clamp(moved);
+    }
+}

@@ -1,0 +1,170 @@
+//! Tokio timers that stay registered when the call they served has ended.
+//!
+//! Registering a timer takes the lock of the runtime's timer wheel, and so does giving it up. Both
+//! together are the dearest part of a call with a timeout, and nearly all of them are for nothing,
+//! as timeouts hardly ever fire. Here a timer goes back to a pool of its thread instead, still
+//! registered. The next call takes it if it fires no later than needed. When it then fires too
+//! early it is moved to the deadline of the call: once in a timeout's time, not once in a call.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use tokio::runtime::{self, Handle};
+use tokio::task::coop;
+use tokio::time::Sleep;
+
+use super::{BlockingClock, Clock, Instant, fast, real};
+use crate::sync::lock;
+
+#[cfg(test)]
+mod tests;
+
+/// How many timers a thread keeps. More than this many sleeps at once are rare on one thread, and
+/// the rest register a timer of their own as they would without a pool.
+const POOL: usize = 32;
+
+thread_local! {
+    static PARKED: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A registered tokio timer.
+pub(super) struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    /// Whom it wakes. The timer holds this and never the waker of a task, so a parked timer keeps
+    /// no finished task alive, and parking touches neither the wheel nor the runtime.
+    waiter: Arc<Waiter>,
+    /// The deadline it is registered for.
+    at: Instant,
+    /// The runtime whose timer it is.
+    runtime: runtime::Id,
+}
+
+impl Armed {
+    /// A timer that fires at `deadline` or earlier.
+    pub(super) fn take(deadline: Instant) -> Self {
+        let runtime = Handle::current().id();
+        let parked = PARKED.with_borrow_mut(|pool| {
+            // A timer of another runtime may never fire: its runtime may be gone.
+            let fits = |armed: &Self| armed.runtime == runtime && armed.at <= deadline;
+            // The last one in is the most likely to be far from firing, and in the cache.
+            let found = pool.iter().rposition(fits)?;
+            Some(pool.swap_remove(found))
+        });
+        parked.unwrap_or_else(|| Self::register(deadline, runtime))
+    }
+
+    #[cold]
+    fn register(deadline: Instant, runtime: runtime::Id) -> Self {
+        let mut armed = Self {
+            sleep: Box::pin(tokio::time::sleep_until(std_deadline(deadline).into())),
+            waiter: Arc::default(),
+            at: deadline,
+            runtime,
+        };
+        armed.listen();
+        armed
+    }
+
+    /// Whether it has fired. If not, `waker` is woken when it does.
+    pub(super) fn has_fired(&self, waker: &Waker) -> bool {
+        let mut waiting = lock(&self.waiter.waiting);
+        if !waiting.fired {
+            match &mut waiting.waker {
+                Some(known) => known.clone_from(waker),
+                unknown => *unknown = Some(waker.clone()),
+            }
+        }
+        waiting.fired
+    }
+
+    /// Registers a timer that has fired anew.
+    #[cold]
+    pub(super) fn move_to(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(std_deadline(deadline).into());
+        self.at = deadline;
+        lock(&self.waiter.waiting).fired = false;
+        self.listen();
+    }
+
+    /// Leaves the timer registered for the next call of this thread.
+    #[inline(never)]
+    pub(super) fn park(self) {
+        // Nobody waits for it: dropped outside the lock, as dropping a waker may run anything.
+        let waker = lock(&self.waiter.waiting).waker.take();
+        drop(waker);
+        // The thread's storage may be gone already; then the timer is just dropped.
+        let _ = PARKED.try_with(|pool| {
+            // Dropped after the borrow has ended.
+            let mut oldest = None;
+            let mut pool = pool.borrow_mut();
+            if pool.len() == POOL {
+                // The oldest go, or timers of runtimes long gone would fill the pool.
+                oldest = Some(pool.remove(0));
+            }
+            pool.push(self);
+            drop(pool);
+            drop(oldest);
+        });
+    }
+
+    /// Makes the timer tell the waiter.
+    fn listen(&mut self) {
+        let waker = Waker::from(self.waiter.clone());
+        // Without a share in the task's cooperation budget: when that is used up, a timer does not
+        // even register.
+        let mut sleep = coop::unconstrained(self.sleep.as_mut());
+        if Pin::new(&mut sleep)
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
+            lock(&self.waiter.waiting).fired = true;
+        }
+    }
+}
+
+impl std::fmt::Debug for Armed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Armed")
+            .field("at", &self.at)
+            .field("runtime", &self.runtime)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Stands between a timer and the task that waits for it.
+#[derive(Default)]
+struct Waiter {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    fired: bool,
+    waker: Option<Waker>,
+}
+
+impl Wake for Waiter {
+    fn wake(self: Arc<Self>) {
+        let waker = {
+            let mut waiting = lock(&self.waiting);
+            waiting.fired = true;
+            waiting.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+fn std_deadline(deadline: Instant) -> std::time::Instant {
+    const YEAR: Duration = Duration::from_secs(86_400 * 365);
+
+    let wait = deadline.saturating_duration_since(fast::now());
+    // A timer that fires early is moved on, so a deadline that the system's clock cannot express
+    // may be approached in steps.
+    real::to_std(BlockingClock.now() + wait).unwrap_or_else(|| std::time::Instant::now() + YEAR)
+}

@@ -1,0 +1,136 @@
+//! Every interleaving of a few threads, by loom. Run with
+//! `RUSTFLAGS="--cfg backstop_loom" cargo test --release --lib loom_`.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use loom::sync::Arc;
+use loom::thread;
+
+use super::state::{Gcra, Grid, TokenBucket};
+use super::{Inherit, Quota, RateLimiter};
+use crate::clock::{Instant, ManualClock};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Wakes a thread of the model.
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(std::sync::Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park();
+    }
+}
+
+fn limiter(quota: Quota) -> RateLimiter {
+    let clock = ManualClock::new();
+    clock.advance(1000 * SECOND);
+    RateLimiter::builder()
+        .quota(quota)
+        .clock(clock)
+        .build()
+        .unwrap()
+}
+
+fn bucket(burst: u64) -> TokenBucket {
+    let gcra = Gcra::new(Grid::new(1, SECOND, 8), burst);
+    TokenBucket::new(&gcra, 0)
+}
+
+#[test]
+fn loom_a_bucket_gives_out_what_it_holds() {
+    loom::model(|| {
+        let bucket = Arc::new(bucket(2));
+        let takers: Vec<_> = (0..2)
+            .map(|_| {
+                let bucket = bucket.clone();
+                thread::spawn(move || u32::from(bucket.take(Instant::ORIGIN, 1).is_ok()))
+            })
+            .collect();
+        let mut taken = u32::from(bucket.take(Instant::ORIGIN, 1).is_ok());
+        for taker in takers {
+            taken += taker.join().unwrap();
+        }
+        assert_eq!(taken, 2);
+    });
+}
+
+#[test]
+fn loom_a_quota_changed_meanwhile_loses_and_gains_nothing() {
+    // All interleavings take six minutes, and hold; these are those with up to two preemptions.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let now = Instant::ORIGIN + SECOND;
+        // Full as of now, which is the same number under both rules: a second in nanoseconds.
+        let old = Gcra::new(Grid::new(1, SECOND, 8), 2);
+        let bucket = Arc::new(TokenBucket::new(&old, 1_000_000_000));
+        let taker = {
+            let bucket = bucket.clone();
+            thread::spawn(move || u32::from(bucket.take(now, 1).is_ok()))
+        };
+        // Half the price, the same number of tokens.
+        let new = Gcra::new(Grid::new(2, SECOND, 8), 2);
+        bucket.replace(now, &new, Inherit::AsIs);
+        let mut taken = taker.join().unwrap();
+        while bucket.take(now, 1).is_ok() {
+            taken += 1;
+        }
+        assert_eq!(taken, 2);
+    });
+}
+
+#[test]
+fn loom_a_reservation_given_back_is_there_for_others() {
+    loom::model(|| {
+        let limiter = limiter(Quota::per_second(1).burst(2));
+        let other = limiter.clone();
+        let reserving = thread::spawn(move || {
+            let reservation = other.reserve(1).unwrap();
+            reservation.commit(0);
+        });
+        let mut taken = u32::from(limiter.try_acquire().is_ok());
+        reserving.join().unwrap();
+        while limiter.try_acquire().is_ok() {
+            taken += 1;
+        }
+        assert_eq!(taken, 2);
+    });
+}
+
+/// The first in the line gives up while the tokens come back: the second must get them. If the wake
+/// were lost, loom would report a deadlock.
+#[test]
+fn loom_a_waiter_that_leaves_wakes_the_next() {
+    loom::model(|| {
+        let limiter = limiter(Quota::per_second(1).burst(1));
+        limiter.try_acquire().unwrap();
+        let other = limiter.clone();
+        let leaving = thread::spawn(move || {
+            let mut first = pin!(other.acquire());
+            let poll = first.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            other.add(1);
+            matches!(poll, Poll::Ready(Ok(())))
+        });
+        let second = limiter.clone();
+        let waiting = thread::spawn(move || block_on(second.acquire()).unwrap());
+        if leaving.join().unwrap() {
+            limiter.add(1);
+        }
+        waiting.join().unwrap();
+        assert_eq!(limiter.snapshot().waiting, 0);
+    });
+}

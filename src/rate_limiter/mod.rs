@@ -1,0 +1,615 @@
+//! Rate limits: no more than so much in so much time.
+//!
+//! # What it protects
+//!
+//! A dependency that charges, throttles or breaks above a rate; or, on the server's side, one's own
+//! service and its well-behaved users from those who send too much.
+//!
+//! ```text
+//!                  a token every T
+//!                        │
+//!                 ┌──────▼──────┐ burst      take n ──► enough: the call runs
+//!                 │ ○ ○ ○ ○ ○ ○ │──────────►        └─► too few: refused with retry_after,
+//!                 └─────────────┘                        or waits in line for its turn
+//! ```
+//!
+//! # When not to use it
+//!
+//! * To bound how much runs at the same time: that is a bulkhead. A rate says nothing about calls
+//!   that hang.
+//! * To find out what a dependency can take: a rate is what somebody knows or has agreed on. Use a
+//!   concurrency limit that adapts.
+//! * Across several processes, without dividing the rate: a limiter counts what it sees.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop::{ManualClock, Policy, RateLimiter};
+//! use backstop::rate_limiter::Quota;
+//!
+//! let clock = ManualClock::new();
+//! let limiter = RateLimiter::builder()
+//!     .quota(Quota::per_second(10).burst(2))
+//!     .clock(clock.clone())
+//!     .build()?;
+//!
+//! let send = || async { Ok::<_, ()>("sent") };
+//! assert!(clock.block_on(limiter.call(send)).is_ok());
+//! assert!(clock.block_on(limiter.call(send)).is_ok());
+//! let error = clock.block_on(limiter.call(send)).unwrap_err();
+//! assert_eq!(error.to_string(), "rejected by rate_limiter: rate limited, retry after 100ms");
+//!
+//! clock.advance(error.retry_after().unwrap());
+//! assert!(clock.block_on(limiter.call(send)).is_ok());
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+//!
+//! # Algorithms
+//!
+//! | [`Quota`] | admits | memory | for |
+//! |---|---|---|---|
+//! | token bucket (default) | the rate, and bursts out of what was saved up | one word | nearly everything |
+//! | [`leaky_bucket`](Quota::leaky_bucket) | one per interval, in order | the queue | what must not see bursts |
+//! | [`fixed_window`](Quota::fixed_window) | the limit per window, so twice that around a boundary | one counter | contracts that say so |
+//! | [`sliding_log`](Quota::sliding_log) | never more than the limit in any window | every call | small, strict limits |
+//! | [`sliding_counter`](Quota::sliding_counter) | about the same | two counters | large limits over long windows |
+//!
+//! # Defaults
+//!
+//! See [`RateLimiterBuilder`]. There is no default rate.
+//!
+//! # With its neighbours
+//!
+//! * **Inside a retry** every attempt counts, which is what the dependency sees; a retry waits for
+//!   `retry_after` of a refusal. **Outside** only the first one does.
+//! * **Inside a timeout or a deadline** a call whose turn would come too late is refused at once
+//!   instead of waiting in vain.
+//! * A breaker ignores refusals: they say nothing about the dependency.
+//! * **Inside a hedge** each copy costs a token.
+//!
+//! # One limit per user
+//!
+//! [`KeyedRateLimiter`] keeps millions of them in bounded memory.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{ClockHandle, Instant};
+use crate::error::{ConfigError, Reason, Rejected};
+use crate::observe::{Event, Observer};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock, lock_checked};
+
+mod acquire;
+mod config;
+mod keyed;
+#[cfg(all(test, backstop_loom))]
+mod loom_tests;
+mod policy;
+mod queue;
+mod reservation;
+mod state;
+mod timeline;
+
+pub use self::acquire::Acquire;
+pub use self::config::{Algorithm, Quota, RateLimiterBuilder};
+pub use self::keyed::{
+    Entry, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedSnapshot, Limited, Overflow,
+};
+pub use self::reservation::Reservation;
+pub use self::state::Inherit;
+
+use self::queue::Queue;
+use self::state::{Limit, Limits, Machine, Refusal, Standing, Striped, TokenBucket};
+use self::timeline::Timeline;
+
+/// Admits no more than its quotas allow. See the [module page](self).
+///
+/// Cheap to clone; clones share one limit.
+#[derive(Clone)]
+pub struct RateLimiter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Core,
+    queue: Queue,
+    clock: ClockHandle,
+    timeline: Option<Timeline>,
+    /// Locked while they are changed, so that one caller changes them at a time.
+    quotas: std::sync::Mutex<Vec<Quota>>,
+    max_wait: Duration,
+    debt: u64,
+    shadow: bool,
+    shadowed: AtomicU64,
+    observer: Option<Arc<dyn Observer>>,
+    name: &'static str,
+}
+
+/// The limits, as the number and kind of them allows.
+#[derive(Debug)]
+enum Core {
+    Token(TokenBucket),
+    Striped(Striped),
+    Locked(Mutex<Limits>),
+}
+
+/// What a limiter decided, or would decide, from one look at its state.
+///
+/// All of it belongs together, so it can be passed on to a client as it is, for example in the
+/// `RateLimit` fields of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Decision {
+    /// Whether the call may go ahead.
+    pub allowed: bool,
+    /// How many tokens there are when nothing is used: the burst, or the limit of the window. Of
+    /// several quotas, that of the tightest.
+    pub limit: u64,
+    /// How many tokens are left after this decision.
+    pub remaining: u64,
+    /// How long until the limit is as good as new, if nobody takes anything.
+    pub reset_after: Duration,
+    /// How long until the call could go ahead, if nobody else comes. `None` when it may go ahead
+    /// now, and when it never could because it costs more than the limit holds.
+    pub retry_after: Option<Duration>,
+}
+
+/// Where a limiter stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The name.
+    pub name: &'static str,
+    /// The quotas in force.
+    pub quotas: Vec<Quota>,
+    /// Tokens available of each quota; below zero while reservations are ahead of the rate.
+    pub available: Vec<i64>,
+    /// Tokens available of the tightest quota.
+    pub remaining: u64,
+    /// How long until all quotas are as good as new.
+    pub reset_after: Duration,
+    /// How many callers wait.
+    pub waiting: usize,
+    /// Whether it is in shadow mode.
+    pub shadow: bool,
+    /// How many calls shadow mode let through that would have been refused.
+    pub shadowed: u64,
+}
+
+impl RateLimiter {
+    /// Starts building one. A quota must be given.
+    pub const fn builder() -> RateLimiterBuilder {
+        RateLimiterBuilder::new()
+    }
+
+    /// A limiter with this quota and the defaults for the rest, on tokio's clock.
+    ///
+    /// # Errors
+    ///
+    /// When the quota has no meaning.
+    #[cfg(feature = "tokio")]
+    pub fn new(quota: Quota) -> Result<Self, ConfigError> {
+        Self::builder().quota(quota).build()
+    }
+
+    /// Takes one token, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::RateLimited`], with the exact time after which there would be one. Also while
+    /// others wait for their turn: nobody overtakes them.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<(), Rejected> {
+        self.try_acquire_n(1)
+    }
+
+    /// Takes `cost` tokens, if there are that many. A cost of zero is free, but not while the limit
+    /// is in debt.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`] when the limit never
+    /// holds that many.
+    #[inline]
+    pub fn try_acquire_n(&self, cost: u64) -> Result<(), Rejected> {
+        let now = self.inner.now();
+        match self.inner.take(now, cost) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.inner.refuse(now, refusal, None),
+        }
+    }
+
+    /// Takes `cost` tokens, if there are that many, and tells where that leaves the limit.
+    ///
+    /// In shadow mode the decision is the real one: the caller looks at it as it likes.
+    pub fn decide(&self, cost: u64) -> Decision {
+        let inner = &*self.inner;
+        let now = inner.now();
+        if inner.queue.is_busy() {
+            return self.behind(now, inner.queue.forecast(&inner.core, now, cost));
+        }
+        let (taken, standing, _) = inner.core.borrow(now, cost, 0);
+        Decision::new(now, taken, standing)
+    }
+
+    /// What [`decide`](Self::decide) would say about a call that costs one token. Takes nothing.
+    pub fn peek(&self) -> Decision {
+        self.peek_n(1)
+    }
+
+    /// What [`decide`](Self::decide) would say about a call that costs `cost`, except that
+    /// `remaining` is what there is now. Takes nothing.
+    pub fn peek_n(&self, cost: u64) -> Decision {
+        let inner = &*self.inner;
+        let now = inner.now();
+        if inner.queue.is_busy() {
+            return self.behind(now, inner.queue.forecast(&inner.core, now, cost));
+        }
+        let limits = inner.core.copy();
+        Decision::new(now, limits.ready(now, cost, 0), limits.standing(now))
+    }
+
+    /// The decision while others wait, to whom belongs whatever there is.
+    fn behind(&self, now: Instant, ready: Result<(), Refusal>) -> Decision {
+        let mut standing = self.inner.core.standing(now);
+        standing.available = 0;
+        Decision::new(now, ready, standing)
+    }
+
+    /// Waits for one token. See [`acquire_n`](Self::acquire_n).
+    pub fn acquire(&self) -> Acquire<'_> {
+        self.acquire_n(1)
+    }
+
+    /// Waits for `cost` tokens, behind all who came before, as long as it takes or the deadline of
+    /// the calls made here and now allows.
+    ///
+    /// # Errors
+    ///
+    /// At once: [`Reason::DeadlineTooClose`] when the turn would come after the deadline,
+    /// [`Reason::CostExceedsLimit`] when there will never be that many tokens, and
+    /// [`Reason::RateLimited`] when too many wait already. All but the second with the time after
+    /// which it would have been possible.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives up the place in the line: the next moves up, and no token is lost.
+    pub fn acquire_n(&self, cost: u64) -> Acquire<'_> {
+        self.acquire_within(cost, Duration::MAX)
+    }
+
+    /// As [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Reason::RateLimited`], at once, when the turn would come later than that.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`acquire_n`](Self::acquire_n).
+    pub fn acquire_within(&self, cost: u64, longest: Duration) -> Acquire<'_> {
+        Acquire::new(self, cost, longest)
+    }
+
+    /// As [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`acquire_n`](Self::acquire_n).
+    pub fn acquire_blocking(&self, cost: u64) -> Result<(), Rejected> {
+        crate::clock::blocking::block_on(self.acquire_n(cost))
+    }
+
+    /// Takes `cost` tokens now, for a call whose real cost is known only afterwards. Where there are
+    /// too few, the limit goes into debt, up to the builder's `max_debt`.
+    ///
+    /// A debt is paid out of what the rate earns, before anybody else is admitted.
+    /// [`Reservation::wait`] tells how long that takes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_acquire_n`](Self::try_acquire_n), when the debt would become too large.
+    pub fn reserve(&self, cost: u64) -> Result<Reservation, Rejected> {
+        self.reserve_within(cost, Duration::MAX)
+    }
+
+    /// As [`reserve`](Self::reserve), if the debt is paid after `longest` at the latest. Changes
+    /// nothing otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As for [`reserve`](Self::reserve).
+    pub fn reserve_within(&self, cost: u64, longest: Duration) -> Result<Reservation, Rejected> {
+        Reservation::new(self, cost, longest)
+    }
+
+    /// Makes `tokens` more available, up to what the quotas hold. Of those who wait, the first looks
+    /// again.
+    pub fn add(&self, tokens: u64) {
+        self.inner.give(None, tokens);
+    }
+
+    /// Replaces the quota. The past is not repriced: what was earned until now was earned at the
+    /// old rate, and `inherit` says what of it is kept.
+    ///
+    /// A call that races with the change is decided by either quota. Those who wait are asked again.
+    ///
+    /// # Errors
+    ///
+    /// When the quota has no meaning, or another algorithm than the one in force.
+    pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
+        self.set_quotas(&[quota], inherit)
+    }
+
+    /// As [`set_quota`](Self::set_quota) for a limiter with several, all at the same instant and in
+    /// the order they were built with.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_quota`](Self::set_quota), and when the number of quotas is another.
+    pub fn set_quotas(&self, quotas: &[Quota], inherit: Inherit) -> Result<(), ConfigError> {
+        let inner = &*self.inner;
+        let error = |problem| ConfigError::new("rate_limiter", "quota", problem);
+        for quota in quotas {
+            quota.check("rate_limiter")?;
+        }
+        let mut current = lock(&inner.quotas);
+        let same = |(old, new): (&Quota, &Quota)| {
+            old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
+        };
+        if current.len() != quotas.len() || !current.iter().zip(quotas).all(same) {
+            return Err(error(
+                "must be of the number and algorithms it was built with",
+            ));
+        }
+        let now = inner.now();
+        match &inner.core {
+            Core::Token(bucket) => bucket.replace(now, &quotas[0].gcra(inner.debt), inherit),
+            Core::Striped(striped) => {
+                let rules = config::stripe(&quotas[0], striped.len())
+                    .ok_or(error("must hold a token for each stripe"))?;
+                striped.replace(now, &rules, inherit);
+            }
+            Core::Locked(limits) => {
+                let new = config::limits(quotas, now, inner.debt);
+                lock_checked(limits).replace(now, new, inherit);
+            }
+        }
+        current.clear();
+        current.extend_from_slice(quotas);
+        drop(current);
+        inner.queue.rebound(config::queue_bound(quotas));
+        inner.wake_first();
+        Ok(())
+    }
+
+    /// Where it stands. Reading changes nothing.
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = &*self.inner;
+        let now = inner.now();
+        let quotas = lock(&inner.quotas).clone();
+        let (standing, each) = match &inner.core {
+            Core::Locked(limits) => {
+                let limits = lock_checked(limits);
+                (limits.standing(now), limits.standings(now))
+            }
+            core => {
+                let standing = core.standing(now);
+                (standing, vec![standing])
+            }
+        };
+        let decision = Decision::new(now, Ok(()), standing);
+        Snapshot {
+            name: inner.name,
+            quotas,
+            available: each.iter().map(|standing| standing.available).collect(),
+            remaining: decision.remaining,
+            reset_after: decision.reset_after,
+            waiting: inner.queue.waiting(),
+            shadow: inner.shadow,
+            // Relaxed: a statistic.
+            shadowed: inner.shadowed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The name in errors and events.
+    pub fn name(&self) -> &'static str {
+        self.inner.name
+    }
+}
+
+impl Inner {
+    /// The present. On a clock that may go backwards, a time that never does.
+    #[inline]
+    fn now(&self) -> Instant {
+        self.steady(self.clock.now())
+    }
+
+    /// What a reading of the clock means to the limits.
+    #[inline]
+    fn steady(&self, reading: Instant) -> Instant {
+        match &self.timeline {
+            None => reading,
+            Some(timeline) => timeline.steady(reading),
+        }
+    }
+
+    /// Takes tokens without waiting and without overtaking those who wait.
+    #[inline]
+    fn take(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
+        if self.queue.is_busy() {
+            return self.behind(now, cost);
+        }
+        self.core.take(now, cost)
+    }
+
+    #[cold]
+    fn behind(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
+        match self.queue.forecast(&self.core, now, cost) {
+            // All who waited are gone by now, or are just going.
+            Ok(()) => self.core.take(now, cost),
+            refused => refused,
+        }
+    }
+
+    /// Refuses, or in shadow mode lets through what would have been refused.
+    fn refuse(
+        &self,
+        now: Instant,
+        refusal: Refusal,
+        observer: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        self.reject(self.rejected(now, refusal, Reason::RateLimited), observer)
+    }
+
+    fn rejected(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
+        match refusal {
+            Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
+            Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
+            Refusal::Until(at) => {
+                Rejected::new(self.name, reason).with_retry_after(at.saturating_duration_since(now))
+            }
+        }
+    }
+
+    fn reject(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
+        let event = match self.shadow {
+            true => Event::would_reject(&rejected),
+            false => Event::rejected(&rejected),
+        };
+        for observer in [observer, self.observer.as_deref()].into_iter().flatten() {
+            observer.on_event(&event);
+        }
+        if self.shadow {
+            // Relaxed: a statistic.
+            self.shadowed.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        } else {
+            Err(rejected)
+        }
+    }
+
+    /// Gives tokens back, those taken at `taken` if that is known.
+    fn give(&self, taken: Option<Instant>, tokens: u64) {
+        if tokens == 0 {
+            return;
+        }
+        self.core.give(self.now(), taken, tokens);
+        self.wake_first();
+    }
+
+    fn wake_first(&self) {
+        if let Some(waker) = self.queue.first() {
+            waker.wake();
+        }
+    }
+}
+
+impl Core {
+    #[inline]
+    fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        match self {
+            Self::Token(bucket) => bucket.take(now, tokens),
+            Self::Striped(striped) => striped.take(home(), now, tokens),
+            Self::Locked(limits) => lock_checked(limits).take(now, tokens),
+        }
+    }
+
+    /// Takes tokens that leave no more than `debt` owed. Returns whether, where that leads, and
+    /// whether anything is owed now.
+    fn borrow(
+        &self,
+        now: Instant,
+        tokens: u64,
+        debt: u64,
+    ) -> (Result<(), Refusal>, Standing, Result<(), Refusal>) {
+        match self {
+            Self::Token(bucket) => bucket.borrow(now, tokens, debt),
+            Self::Striped(striped) => {
+                let (taken, paid) = striped.borrow(home(), now, tokens, debt);
+                (taken, striped.copy().standing(now), paid)
+            }
+            Self::Locked(limits) => {
+                let mut limits = lock_checked(limits);
+                let taken = limits.borrow(now, tokens, debt);
+                (taken, limits.standing(now), limits.ready(now, 0, 0))
+            }
+        }
+    }
+
+    fn ready(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        match self {
+            Self::Token(bucket) => {
+                let (gcra, tat) = bucket.copy();
+                gcra.ready(tat, now, tokens, 0)
+            }
+            Self::Striped(striped) => striped.copy().ready(now, tokens, 0),
+            Self::Locked(limits) => lock_checked(limits).ready(now, tokens, 0),
+        }
+    }
+
+    fn give(&self, now: Instant, taken: Option<Instant>, tokens: u64) {
+        match self {
+            Self::Token(bucket) => bucket.give(tokens),
+            Self::Striped(striped) => striped.give(home(), tokens),
+            Self::Locked(limits) => lock_checked(limits).give(now, taken, tokens),
+        }
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        match self {
+            Self::Token(bucket) => {
+                let (gcra, tat) = bucket.copy();
+                gcra.standing(tat, now)
+            }
+            Self::Striped(striped) => striped.copy().standing(now),
+            Self::Locked(limits) => lock_checked(limits).standing(now),
+        }
+    }
+
+    /// A copy that can be asked what would be.
+    fn copy(&self) -> Limits {
+        match self {
+            Self::Token(bucket) => {
+                let (gcra, tat) = bucket.copy();
+                Limits::new(vec![Machine::Token { gcra, tat }])
+            }
+            Self::Striped(striped) => Limits::new(vec![Machine::Parts(striped.copy())]),
+            Self::Locked(limits) => lock_checked(limits).clone(),
+        }
+    }
+}
+
+impl Decision {
+    fn new(now: Instant, ready: Result<(), Refusal>, standing: Standing) -> Self {
+        Self {
+            allowed: ready.is_ok(),
+            limit: standing.limit,
+            remaining: u64::try_from(standing.available).unwrap_or(0),
+            reset_after: standing.full_at.saturating_duration_since(now),
+            retry_after: match ready {
+                Err(Refusal::Until(at)) => Some(at.saturating_duration_since(now)),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for RateLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.snapshot().fmt(f)
+    }
+}
+
+/// A number of the thread, which decides the part of a striped limiter it takes from first.
+fn home() -> usize {
+    use std::sync::atomic::AtomicUsize;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static HOME: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    // A thread that is ending has no number any more: any part will do.
+    HOME.try_with(|home| *home).unwrap_or(0)
+}

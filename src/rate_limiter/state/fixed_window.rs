@@ -1,0 +1,149 @@
+//! The fixed window: so many per window, counted anew in the next.
+
+use std::time::Duration;
+
+use super::{Inherit, Limit, Refusal, Standing, window_nanos};
+use crate::clock::Instant;
+
+/// A counter that each new window lowers by what the window earns.
+///
+/// Debts go over into the next windows. A limit above what a window earns lets a quiet window save
+/// up for the next, as Bucket4j's "intervally" refill does.
+#[derive(Clone, Debug)]
+pub(crate) struct FixedWindow {
+    limit: u64,
+    /// Tokens per window.
+    refill: u64,
+    /// Nanoseconds.
+    window: u64,
+    /// Whether windows begin at multiples of their length on the clock; otherwise with the first
+    /// call that finds the limit untouched.
+    aligned: bool,
+    /// Where the windows are counted from; `None` until the first call.
+    origin: Option<Instant>,
+    index: u64,
+    used: u64,
+    /// How much of `used` comes from windows before this one.
+    carried: u64,
+}
+
+impl FixedWindow {
+    pub(crate) fn new(refill: u64, window: Duration, limit: u64, aligned: bool) -> Self {
+        Self {
+            limit,
+            refill: refill.max(1),
+            window: window_nanos(window),
+            aligned,
+            origin: aligned.then_some(Instant::ORIGIN),
+            index: 0,
+            used: 0,
+            carried: 0,
+        }
+    }
+
+    /// Makes a new one begin at `now` with `tokens` instead of full.
+    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+        self.used = self.limit.saturating_sub(tokens);
+        if self.used > 0 {
+            self.origin.get_or_insert(now);
+        }
+        self.index = self.index_at(now);
+        self
+    }
+
+    fn index_at(&self, now: Instant) -> u64 {
+        let origin = self.origin.unwrap_or(now);
+        now.as_nanos().saturating_sub(origin.as_nanos()) / self.window
+    }
+
+    /// The window of `now` and what is used in it. Time that went back stays in the last window.
+    fn rolled(&self, now: Instant) -> (u64, u64) {
+        let index = self.index_at(now).max(self.index);
+        let earned = (index - self.index).saturating_mul(self.refill);
+        (index, self.used.saturating_sub(earned))
+    }
+
+    fn roll(&mut self, now: Instant) {
+        let (index, used) = self.rolled(now);
+        if index > self.index {
+            self.carried = used;
+        }
+        if !self.aligned && used == 0 && (index > self.index || self.origin.is_none()) {
+            self.origin = Some(now);
+            self.index = 0;
+        } else {
+            self.index = index;
+        }
+        self.used = used;
+    }
+
+    /// The beginning of the window `further` after number `index`.
+    fn start(&self, now: Instant, index: u64, further: u64) -> Instant {
+        let origin = self.origin.unwrap_or(now);
+        let windows = u128::from(index) + u128::from(further);
+        let nanos = u128::from(origin.as_nanos()) + windows * u128::from(self.window);
+        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
+        self.roll(now);
+        let used = inherit.used(self.used, self.limit, new.limit);
+        let origin = match (new.aligned, self.aligned) {
+            (true, _) => Some(Instant::ORIGIN),
+            (false, true) => Some(self.start(now, self.index, 0)),
+            (false, false) => self.origin,
+        };
+        *self = Self {
+            origin,
+            used,
+            carried: used,
+            ..new
+        };
+        self.index = self.index_at(now);
+    }
+}
+
+impl Limit for FixedWindow {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+        let bound = self.limit.saturating_add(debt);
+        if tokens > bound {
+            return Err(Refusal::Never);
+        }
+        let (index, used) = self.rolled(now);
+        let excess = used.saturating_sub(bound - tokens);
+        if excess == 0 {
+            return Ok(());
+        }
+        let windows = excess.div_ceil(self.refill);
+        Err(Refusal::Until(self.start(now, index, windows)))
+    }
+
+    fn put(&mut self, now: Instant, tokens: u64) {
+        self.roll(now);
+        self.used = self.used.saturating_add(tokens);
+    }
+
+    fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64) {
+        self.roll(now);
+        // What an earlier window took is over with it, but for the part this one has to pay.
+        let earlier = taken.is_some_and(|taken| taken < self.start(now, self.index, 0));
+        let given = match earlier {
+            true => tokens.min(self.carried),
+            false => tokens.min(self.used),
+        };
+        self.used -= given;
+        self.carried = self.carried.min(self.used);
+        if earlier {
+            self.carried = self.carried.saturating_sub(given);
+        }
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        let (index, used) = self.rolled(now);
+        let full_at = match used.div_ceil(self.refill) {
+            0 => now,
+            windows => self.start(now, index, windows),
+        };
+        Standing::new(self.limit, used, full_at)
+    }
+}

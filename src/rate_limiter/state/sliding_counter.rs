@@ -1,0 +1,184 @@
+//! The sliding window counter: two counters weighted by overlap.
+
+use std::time::Duration;
+
+use super::{Inherit, Limit, Refusal, Standing, next_multiple, window_nanos};
+use crate::clock::Instant;
+
+/// What was taken in this aligned window and in the one before. The last `window` is taken to hold
+/// all of the former and the overlapping share of the latter, as if that had been spread evenly
+/// (Cloudflare's formula): `floor(previous * (window - elapsed) / window) + current`.
+#[derive(Clone, Debug)]
+pub(crate) struct SlidingCounter {
+    limit: u64,
+    /// Nanoseconds.
+    window: u64,
+    index: u64,
+    previous: u64,
+    current: u64,
+}
+
+impl SlidingCounter {
+    pub(crate) fn new(limit: u64, window: Duration) -> Self {
+        Self {
+            limit,
+            window: window_nanos(window),
+            index: 0,
+            previous: 0,
+            current: 0,
+        }
+    }
+
+    /// Makes a new one begin at `now` with `tokens` instead of full.
+    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+        let missing = self.limit.saturating_sub(tokens);
+        self.put(now, missing);
+        self
+    }
+
+    /// The counters as of `now`. Time that went back stays in the last window.
+    fn rolled(&self, now: Instant) -> Self {
+        let index = (now.as_nanos() / self.window).max(self.index);
+        let (previous, current) = match index - self.index {
+            0 => (self.previous, self.current),
+            1 => (self.current, 0),
+            _ => (0, 0),
+        };
+        Self {
+            index,
+            previous,
+            current,
+            ..*self
+        }
+    }
+
+    /// Nanoseconds left of the window at `now`; all of it, when time went back before it.
+    fn left(&self, now: Instant) -> u64 {
+        let elapsed = now
+            .as_nanos()
+            .saturating_sub(self.index.saturating_mul(self.window));
+        self.window - elapsed.min(self.window)
+    }
+
+    /// What the previous window counts with `left` nanoseconds to go.
+    fn weighted(&self, left: u64) -> u64 {
+        let share = u128::from(self.previous) * u128::from(left) / u128::from(self.window);
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
+    /// Of counters that were rolled to `now`.
+    fn used(&self, now: Instant) -> u64 {
+        self.weighted(self.left(now)).saturating_add(self.current)
+    }
+
+    /// How much of the window may be left, so that the previous one counts no more than `room`.
+    /// Zero means that it takes the next window.
+    fn left_for(&self, room: u64) -> u64 {
+        if self.previous <= room {
+            return self.window;
+        }
+        // The largest number below `(room + 1) * window / previous`.
+        let bound = (u128::from(room) + 1) * u128::from(self.window);
+        let left = bound.div_ceil(u128::from(self.previous)) - 1;
+        u64::try_from(left).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
+        let old = self.rolled(now);
+        let used = old.used(now);
+        let target = inherit.used(used, old.limit, new.limit);
+        *self = if old.window == new.window {
+            Self {
+                limit: new.limit,
+                ..old
+            }
+        } else {
+            // Nothing is known about how the past would divide into the new windows; it counts as
+            // taken now, which is on the safe side.
+            Self {
+                current: used,
+                ..new.rolled(now)
+            }
+        };
+        if target < used {
+            self.give(now, None, used - target);
+        } else {
+            self.put(now, target - used);
+        }
+    }
+}
+
+impl Limit for SlidingCounter {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+        let bound = self.limit.saturating_add(debt);
+        if tokens > bound {
+            return Err(Refusal::Never);
+        }
+        let mut at = self.rolled(now);
+        if at.used(now) <= bound - tokens {
+            return Ok(());
+        }
+        // In this window, in the next, or in the one after: then nothing is left to count.
+        let mut most = at.left(now);
+        loop {
+            if at.current <= bound - tokens {
+                let left = at.left_for(bound - tokens - at.current).min(most);
+                if left > 0 {
+                    let end = next_multiple(Instant::ORIGIN, Instant::ORIGIN, at.window, at.index);
+                    let passed = Duration::from_nanos(at.window - left);
+                    return Err(Refusal::Until(end + passed));
+                }
+            }
+            at = Self {
+                index: at.index.saturating_add(1),
+                previous: at.current,
+                current: 0,
+                ..at
+            };
+            most = at.window;
+        }
+    }
+
+    fn put(&mut self, now: Instant, tokens: u64) {
+        *self = self.rolled(now);
+        self.current = self.current.saturating_add(tokens);
+    }
+
+    fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64) {
+        *self = self.rolled(now);
+        if let Some(taken) = taken {
+            let ago = self.index.saturating_sub(taken.as_nanos() / self.window);
+            match ago {
+                0 => self.current = self.current.saturating_sub(tokens),
+                1 => self.previous = self.previous.saturating_sub(tokens),
+                _ => {}
+            }
+            return;
+        }
+        let given = tokens.min(self.current);
+        self.current -= given;
+        let left = self.left(now);
+        if tokens > given && left > 0 {
+            // The rest comes out of the weighted share of the previous window.
+            let share = self.weighted(left).saturating_sub(tokens - given);
+            let previous = u128::from(share) * u128::from(self.window) / u128::from(left);
+            self.previous = self
+                .previous
+                .min(u64::try_from(previous).unwrap_or(u64::MAX));
+        }
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        let at = self.rolled(now);
+        let windows = match (at.previous, at.current) {
+            (0, 0) => 0,
+            (_, 0) => 1,
+            _ => 2,
+        };
+        let full_at = match windows {
+            0 => now,
+            further => next_multiple(Instant::ORIGIN, now, at.window, further),
+        };
+        Standing::new(self.limit, at.used(now), full_at)
+    }
+}

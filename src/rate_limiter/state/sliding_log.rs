@@ -1,0 +1,139 @@
+//! The sliding window log: exact, and as large as its limit.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Inherit, Limit, Refusal, Standing, window_nanos};
+use crate::clock::Instant;
+
+/// Remembers when each token was taken: never more than the limit in any window `(t - window, t]`.
+#[derive(Clone, Debug)]
+pub(crate) struct SlidingLog {
+    limit: u64,
+    /// Nanoseconds.
+    window: u64,
+    /// When, and how many, oldest first. One entry for all of one instant.
+    taken: VecDeque<(Instant, u64)>,
+    /// The sum over `taken`.
+    total: u64,
+}
+
+impl SlidingLog {
+    pub(crate) fn new(limit: u64, window: Duration) -> Self {
+        Self {
+            limit,
+            window: window_nanos(window),
+            taken: VecDeque::new(),
+            total: 0,
+        }
+    }
+
+    /// Makes a new one begin at `now` with `tokens` instead of full.
+    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+        let missing = self.limit.saturating_sub(tokens);
+        self.put(now, missing);
+        self
+    }
+
+    fn leaves(&self, taken: Instant) -> Instant {
+        taken + Duration::from_nanos(self.window)
+    }
+
+    fn expired(&self, now: Instant) -> impl Iterator<Item = u64> {
+        self.taken
+            .iter()
+            .take_while(move |(at, _)| self.leaves(*at) <= now)
+            .map(|(_, tokens)| *tokens)
+    }
+
+    fn used(&self, now: Instant) -> u64 {
+        self.total - self.expired(now).sum::<u64>()
+    }
+
+    fn roll(&mut self, now: Instant) {
+        let count = self.expired(now).count();
+        for (_, tokens) in self.taken.drain(..count) {
+            self.total -= tokens;
+        }
+    }
+
+    /// Takes back the newest.
+    fn forget(&mut self, tokens: u64) {
+        let mut left = tokens;
+        while let Some((_, taken)) = self.taken.back_mut() {
+            let given = left.min(*taken);
+            *taken -= given;
+            left -= given;
+            self.total -= given;
+            if *taken > 0 {
+                return;
+            }
+            self.taken.pop_back();
+        }
+    }
+
+    pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
+        self.roll(now);
+        let used = inherit.used(self.total, self.limit, new.limit);
+        self.limit = new.limit;
+        self.window = new.window;
+        if used < self.total {
+            self.forget(self.total - used);
+        } else {
+            self.put(now, used - self.total);
+        }
+    }
+}
+
+impl Limit for SlidingLog {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+        let bound = self.limit.saturating_add(debt);
+        if tokens > bound {
+            return Err(Refusal::Never);
+        }
+        let mut excess = self.used(now).saturating_sub(bound - tokens);
+        if excess == 0 {
+            return Ok(());
+        }
+        for (at, taken) in &self.taken {
+            if self.leaves(*at) > now {
+                excess = excess.saturating_sub(*taken);
+                if excess == 0 {
+                    return Err(Refusal::Until(self.leaves(*at)));
+                }
+            }
+        }
+        Err(Refusal::Never)
+    }
+
+    fn put(&mut self, now: Instant, tokens: u64) {
+        self.roll(now);
+        // No more than the limit and its debts, but the sum must not overflow either way.
+        let tokens = tokens.min(u64::MAX - self.total);
+        if tokens == 0 {
+            return;
+        }
+        self.total += tokens;
+        match self.taken.back_mut() {
+            // Time may have gone back.
+            Some((at, taken)) if *at >= now => *taken += tokens,
+            _ => self.taken.push_back((now, tokens)),
+        }
+    }
+
+    fn give(&mut self, _: Instant, taken: Option<Instant>, tokens: u64) {
+        let Some(at) = taken else {
+            return self.forget(tokens);
+        };
+        let found = self.taken.partition_point(|(taken, _)| *taken < at);
+        if let Some((_, taken)) = self.taken.get_mut(found).filter(|(taken, _)| *taken == at) {
+            let given = tokens.min(*taken);
+            *taken -= given;
+            self.total -= given;
+        }
+    }
+    fn standing(&self, now: Instant) -> Standing {
+        let full_at = self.taken.back().map_or(now, |(at, _)| self.leaves(*at));
+        Standing::new(self.limit, self.used(now), full_at.max(now))
+    }
+}

@@ -1,0 +1,428 @@
+//! The token bucket, as the generic cell rate algorithm (GCRA, ITU-T I.371): one timestamp.
+//!
+//! The bucket is full at the *theoretical arrival time* `tat`. A token moves it on by the time the
+//! rate takes to earn one, and a call is let through when `tat` stays within a burst of the present.
+//! Times are counted in the units of a [`Grid`], so that no rate is rounded.
+
+use std::time::Duration;
+
+use super::{Grid, Inherit, Limit, REACH, Refusal, Standing};
+use crate::clock::Instant;
+use crate::sync::{AtomicU64, Ordering, fence, spin};
+
+/// The rules of a token bucket, without its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gcra {
+    grid: Grid,
+    /// Units a full bucket holds.
+    capacity: u64,
+}
+
+impl Gcra {
+    /// A bucket of `burst` tokens on a grid that can express them.
+    pub(crate) fn new(grid: Grid, burst: u64) -> Self {
+        Self {
+            grid,
+            capacity: grid.price(burst),
+        }
+    }
+
+    /// The state of a bucket that holds `tokens` of its burst.
+    pub(crate) fn holding(&self, now: Instant, tokens: u64) -> u64 {
+        let missing = self.capacity.saturating_sub(self.grid.price(tokens));
+        self.grid.units(now).saturating_add(missing)
+    }
+
+    /// The state after `tokens` have been taken, or `None` when there are too few.
+    #[inline]
+    pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Option<u64> {
+        let now = self.grid.units(now);
+        let taken = tat.max(now).saturating_add(self.grid.price(tokens));
+        (taken - now <= self.capacity).then_some(taken)
+    }
+
+    #[inline]
+    pub(crate) fn ready(
+        &self,
+        tat: u64,
+        now: Instant,
+        tokens: u64,
+        debt: u64,
+    ) -> Result<(), Refusal> {
+        let bound = self.capacity.saturating_add(self.grid.price(debt));
+        let (present, price) = (self.grid.units(now), self.grid.price(tokens));
+        if price > bound {
+            return Err(Refusal::Never);
+        }
+        let taken = tat.max(present).saturating_add(price);
+        if taken - present <= bound {
+            Ok(())
+        } else {
+            Err(Refusal::Until(self.grid.instant(taken - bound)))
+        }
+    }
+
+    pub(crate) fn put(&self, tat: u64, now: Instant, tokens: u64) -> u64 {
+        let now = self.grid.units(now);
+        let taken = tat.max(now).saturating_add(self.grid.price(tokens));
+        taken.min(now.saturating_add(REACH))
+    }
+
+    pub(crate) fn give(&self, tat: u64, tokens: u64) -> u64 {
+        tat.saturating_sub(self.grid.price(tokens))
+    }
+
+    /// Units missing in the bucket.
+    fn used(&self, tat: u64, now: Instant) -> u64 {
+        tat.saturating_sub(self.grid.units(now))
+    }
+
+    /// Whether the bucket is like a new one.
+    #[inline]
+    pub(crate) fn is_full(&self, tat: u64, now: Instant) -> bool {
+        self.used(tat, now) == 0
+    }
+
+    pub(crate) fn standing(&self, tat: u64, now: Instant) -> Standing {
+        let full_at = self.grid.instant(tat).max(now);
+        let cost = self.grid.cost();
+        let used = self.used(tat, now).div_ceil(cost);
+        Standing::new(self.capacity / cost, used, full_at)
+    }
+
+    /// The state under the rules `new` that follows from `tat` under these.
+    pub(crate) fn inherit(&self, tat: u64, now: Instant, new: &Self, inherit: Inherit) -> u64 {
+        // Both in the new units.
+        let convert = |units: u64| {
+            let converted =
+                u128::from(units) * u128::from(new.grid.cost()) / u128::from(self.grid.cost());
+            u64::try_from(converted.min(u128::from(REACH))).unwrap_or(REACH)
+        };
+        let used = inherit.used(
+            convert(self.used(tat, now)),
+            convert(self.capacity),
+            new.capacity,
+        );
+        new.grid.units(now).saturating_add(used)
+    }
+}
+
+/// A token bucket that any number of threads share without a lock.
+///
+/// # Memory ordering
+///
+/// The state is one word. The rules change rarely: a version counts their changes, odd while one is
+/// under way, and whoever reads rules between two equal even versions has read them whole. A change
+/// first takes the state away by setting it to [`BUSY`], so a caller that read the old rules cannot
+/// put its result over the state that was converted to the new ones.
+#[derive(Debug)]
+pub(crate) struct TokenBucket {
+    rules: Rules,
+    tat: Padded,
+}
+
+/// What is read by everyone and hardly ever written.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Rules {
+    version: AtomicU64,
+    grid: [AtomicU64; 4],
+    capacity: AtomicU64,
+}
+
+/// The word everyone writes, on a cache line of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Padded(AtomicU64);
+
+/// The state while the rules are being changed. No bucket gets there: units end at half of it.
+const BUSY: u64 = u64::MAX;
+
+impl TokenBucket {
+    pub(crate) fn new(gcra: &Gcra, tat: u64) -> Self {
+        Self {
+            rules: Rules {
+                version: AtomicU64::new(0),
+                grid: gcra.grid.to_words().map(AtomicU64::new),
+                capacity: AtomicU64::new(gcra.capacity),
+            },
+            tat: Padded(AtomicU64::new(tat)),
+        }
+    }
+
+    /// The rules and a state that belong together.
+    #[inline]
+    fn read(&self) -> (Gcra, u64) {
+        loop {
+            // Acquire: pairs with the release below, so that an even version comes with its rules.
+            let version = self.rules.version.load(Ordering::Acquire);
+            // Acquire: a state converted to new rules comes with the version that says so.
+            let tat = self.tat.0.load(Ordering::Acquire);
+            // Relaxed: the fence and the version tell whether these belong together.
+            let gcra = Gcra {
+                grid: Grid::from_words([
+                    self.rules.grid[0].load(Ordering::Relaxed),
+                    self.rules.grid[1].load(Ordering::Relaxed),
+                    self.rules.grid[2].load(Ordering::Relaxed),
+                    self.rules.grid[3].load(Ordering::Relaxed),
+                ]),
+                capacity: self.rules.capacity.load(Ordering::Relaxed),
+            };
+            // Acquire: the second look at the version must not come before the loads above.
+            fence(Ordering::Acquire);
+            let same = self.rules.version.load(Ordering::Relaxed) == version;
+            if same && version % 2 == 0 && tat != BUSY {
+                return (gcra, tat);
+            }
+            spin();
+        }
+    }
+
+    /// Moves the state from `tat` to `next`; `false` when somebody else has moved it before.
+    #[inline]
+    fn step(&self, tat: u64, next: u64) -> bool {
+        // Acquire and release: who takes a token sees what those who returned it did before, as
+        // with a lock. A failure tells nothing but to read again.
+        self.tat
+            .0
+            .compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Takes `tokens` if there are that many.
+    #[inline]
+    pub(crate) fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        let mut backoff = 1;
+        loop {
+            let (gcra, tat) = self.read();
+            let Some(next) = gcra.take(tat, now, tokens) else {
+                // Exact, and dearer: only for those who have to wait.
+                gcra.ready(tat, now, tokens, 0)?;
+                continue;
+            };
+            if self.step(tat, next) {
+                return Ok(());
+            }
+            pause(&mut backoff);
+        }
+    }
+
+    /// As [`take`](Self::take), leaving no more than `debt` tokens in debt, and with the standing
+    /// that this leads to, or with the one that forbids it.
+    pub(crate) fn borrow(
+        &self,
+        now: Instant,
+        tokens: u64,
+        debt: u64,
+    ) -> (Result<(), Refusal>, Standing, Result<(), Refusal>) {
+        let mut backoff = 1;
+        loop {
+            let (gcra, tat) = self.read();
+            let ready = gcra.ready(tat, now, tokens, debt);
+            let next = match ready {
+                Ok(()) => gcra.put(tat, now, tokens),
+                Err(_) => tat,
+            };
+            if next == tat || self.step(tat, next) {
+                let paid = gcra.ready(next, now, 0, 0);
+                return (ready, gcra.standing(next, now), paid);
+            }
+            pause(&mut backoff);
+        }
+    }
+
+    /// Gives `tokens` back.
+    pub(crate) fn give(&self, tokens: u64) {
+        loop {
+            let (gcra, tat) = self.read();
+            if self.step(tat, gcra.give(tat, tokens)) {
+                return;
+            }
+        }
+    }
+
+    /// A copy that can be asked what would be.
+    pub(crate) fn copy(&self) -> (Gcra, u64) {
+        self.read()
+    }
+
+    /// Changes the rules. One caller at a time: the handle sees to that.
+    pub(crate) fn replace(&self, now: Instant, new: &Gcra, inherit: Inherit) {
+        let (old, _) = self.read();
+        // Acquire: everything that was taken so far counts. From here on nobody can step.
+        let tat = self.tat.0.swap(BUSY, Ordering::AcqRel);
+        // Relaxed: only one caller changes the version.
+        let version = self.rules.version.load(Ordering::Relaxed);
+        self.rules.version.store(version + 1, Ordering::Relaxed);
+        // Release: who reads any of the new rules sees the odd version when it looks again.
+        fence(Ordering::Release);
+        for (word, new) in self.rules.grid.iter().zip(new.grid.to_words()) {
+            word.store(new, Ordering::Relaxed);
+        }
+        self.rules.capacity.store(new.capacity, Ordering::Relaxed);
+        // Release: the even version comes with the rules it stands for.
+        self.rules.version.store(version + 2, Ordering::Release);
+        let next = old.inherit(tat, now, new, inherit);
+        // Never the same number as before, by a unit if need be: a caller that priced its tokens by
+        // the old rules must find that the state has moved.
+        let next = match next == tat {
+            true => next.checked_sub(1).unwrap_or(1),
+            false => next,
+        };
+        // Release: who reads the converted state sees the version that goes with it.
+        self.tat.0.store(next, Ordering::Release);
+    }
+}
+
+/// Lets the other thread get some work done before this one takes the cache line away from it:
+/// under contention that is faster for both.
+#[inline]
+fn pause(backoff: &mut u32) {
+    for _ in 0..*backoff {
+        spin();
+    }
+    *backoff = (*backoff * 2).min(16);
+}
+
+/// A token bucket in several parts, so that threads do not fight for one cache line.
+///
+/// Each part earns its share of the rate and holds its share of the burst. A thread takes from a
+/// part of its own, and from the others when that is empty, so no token is out of reach; the total
+/// never exceeds the rate and the burst.
+#[derive(Debug)]
+pub(crate) struct Striped {
+    parts: Box<[TokenBucket]>,
+}
+
+impl Striped {
+    /// `parts` buckets for a limit of `tokens` per `period`; `burst` is at least one token each.
+    pub(crate) fn new(rules: &[Gcra], now: Instant, initial: u64) -> Self {
+        let mut left = initial;
+        let parts = rules
+            .iter()
+            .map(|gcra| {
+                let share = left.min(gcra.capacity / gcra.grid.cost());
+                left -= share;
+                TokenBucket::new(gcra, gcra.holding(now, share))
+            })
+            .collect();
+        Self { parts }
+    }
+
+    /// The rules of each part, for a whole limit on `grid` with `burst`.
+    ///
+    /// A token of a part costs as many times more units as there are parts.
+    pub(crate) fn rules(tokens: u64, period: Duration, burst: u64, parts: u64) -> Vec<Gcra> {
+        (0..parts)
+            .map(|part| {
+                let share = burst / parts + u64::from(part < burst % parts);
+                let grid = Grid::shared(tokens, period, share, parts);
+                Gcra::new(grid, share)
+            })
+            .collect()
+    }
+
+    fn from(&self, first: usize) -> impl Iterator<Item = &TokenBucket> {
+        let count = self.parts.len();
+        (0..count).map(move |offset| &self.parts[(first + offset) % count])
+    }
+
+    /// Takes `tokens` from one of the parts, beginning with the thread's own, `home`.
+    pub(crate) fn take(&self, home: usize, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        let mut refused = Refusal::Never;
+        for part in self.from(home) {
+            match part.take(now, tokens) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refused = refused.min(refusal),
+            }
+        }
+        Err(refused)
+    }
+
+    pub(crate) fn borrow(
+        &self,
+        home: usize,
+        now: Instant,
+        tokens: u64,
+        debt: u64,
+    ) -> (Result<(), Refusal>, Result<(), Refusal>) {
+        if self.take(home, now, tokens).is_ok() {
+            return (Ok(()), Ok(()));
+        }
+        let part = &self.parts[home % self.parts.len()];
+        let (ready, _, paid) = part.borrow(now, tokens, debt / self.parts.len() as u64);
+        (ready, paid)
+    }
+
+    pub(crate) fn give(&self, home: usize, tokens: u64) {
+        self.parts[home % self.parts.len()].give(tokens);
+    }
+
+    /// A copy that can be asked what would be: the parts one after the other.
+    pub(crate) fn copy(&self) -> Parts {
+        Parts(self.parts.iter().map(TokenBucket::copy).collect())
+    }
+
+    pub(crate) fn replace(&self, now: Instant, new: &[Gcra], inherit: Inherit) {
+        for (part, gcra) in self.parts.iter().zip(new) {
+            part.replace(now, gcra, inherit);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.parts.len()
+    }
+}
+
+/// A copy of a striped bucket: each part's rules and state.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts(Vec<(Gcra, u64)>);
+
+impl Parts {
+    /// The part that has `tokens` first.
+    fn best(&mut self, now: Instant, tokens: u64) -> Option<&mut (Gcra, u64)> {
+        self.0
+            .iter_mut()
+            .min_by_key(|(gcra, tat)| match gcra.ready(*tat, now, tokens, 0) {
+                Ok(()) => Instant::ORIGIN,
+                Err(Refusal::Until(at)) => at,
+                Err(Refusal::Never) => Instant::FAR_FUTURE,
+            })
+    }
+}
+
+impl Limit for Parts {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+        let mut refused = Refusal::Never;
+        for (gcra, tat) in &self.0 {
+            match gcra.ready(*tat, now, tokens, debt) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refused = refused.min(refusal),
+            }
+        }
+        Err(refused)
+    }
+
+    fn put(&mut self, now: Instant, tokens: u64) {
+        if let Some((gcra, tat)) = self.best(now, tokens) {
+            *tat = gcra.put(*tat, now, tokens);
+        }
+    }
+
+    fn give(&mut self, _: Instant, _: Option<Instant>, tokens: u64) {
+        if let Some((gcra, tat)) = self.0.first_mut() {
+            *tat = gcra.give(*tat, tokens);
+        }
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        let mut sum = Standing::new(0, 0, now);
+        for (gcra, tat) in &self.0 {
+            let standing = gcra.standing(*tat, now);
+            sum.limit = sum.limit.saturating_add(standing.limit);
+            sum.available = sum.available.saturating_add(standing.available);
+            sum.full_at = sum.full_at.max(standing.full_at);
+        }
+        sum
+    }
+}

@@ -1,0 +1,390 @@
+//! Where the limits settle, against a simulated server in virtual time.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use backstop::bulkhead::limit::{
+    Aimd, ConcurrencyLimit, Correlated, Gradient, Gradient2, Probe, Sample, Vegas, Windowed,
+};
+use backstop::{Bulkhead, Instant, ManualClock, Policy, Timeout, Verdict};
+
+use super::server::{Server, open_loop};
+use super::{ms, on};
+
+type Limit = Box<dyn ConcurrencyLimit>;
+
+const WORKERS: u32 = 20;
+
+fn algorithms() -> Vec<(&'static str, Limit)> {
+    let probe = Probe::every(Duration::from_secs(5)).samples(20);
+    let window = Windowed::builder()
+        .window(ms(100), ms(1000))
+        .min_samples(20);
+    vec![
+        (
+            "aimd",
+            Box::new(Aimd::builder().timeout(ms(20)).build().unwrap()),
+        ),
+        (
+            "vegas",
+            Box::new(Vegas::builder().probe(probe).build().unwrap()),
+        ),
+        (
+            "gradient2",
+            Box::new(
+                window
+                    .around(Gradient2::builder().build().unwrap())
+                    .unwrap(),
+            ),
+        ),
+        (
+            "gradient",
+            Box::new(Gradient::builder().probe(probe).build().unwrap()),
+        ),
+        (
+            "correlated",
+            Box::new(Correlated::builder().window(window).build().unwrap()),
+        ),
+    ]
+}
+
+#[test]
+fn limits_settle_near_the_capacity() {
+    for (name, algorithm) in algorithms() {
+        let clock = ManualClock::new();
+        let server = Server::new(&clock, WORKERS, ms(10));
+        let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
+        let (sum, seen) = (Cell::new(0.0), Cell::new(0.0));
+        let rate = 1.5 * server.capacity();
+        let length = Duration::from_secs(6);
+        open_loop(&clock, rate, length, |number| {
+            if number > (rate * 3.0) as usize {
+                sum.set(sum.get() + f64::from(bulkhead.limit()));
+                seen.set(seen.get() + 1.0);
+            }
+            let work = || async {
+                server.handle().await;
+                Ok::<_, ()>(())
+            };
+            let bulkhead = &bulkhead;
+            async move { bulkhead.call(work).await.is_ok() }
+        });
+        let mean: f64 = sum.get() / seen.get();
+        println!("{name}: settles at {mean:.1}");
+        assert!((16.0..=44.0).contains(&mean), "{name} settles at {mean:.1}");
+    }
+}
+
+#[test]
+fn threefold_overload_keeps_nine_tenths_of_the_capacity() {
+    for (name, algorithm) in algorithms() {
+        let clock = ManualClock::new();
+        let server = Server::new(&clock, WORKERS, ms(10));
+        let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
+        let timeout = Timeout::builder()
+            .after(ms(100))
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let stack = (timeout, bulkhead);
+        let mut results = open_loop(
+            &clock,
+            3.0 * server.capacity(),
+            Duration::from_secs(5),
+            |_| async {
+                let work = || async {
+                    server.handle().await;
+                    Ok::<_, ()>(())
+                };
+                stack.call(work).await.is_ok()
+            },
+        );
+        assert!(results.p99() <= ms(100), "{name}");
+        assert_eq!(results.offered, 24_000, "without the first second");
+        let goodput = results.latencies.len() as f64 / 4.0 / server.capacity();
+        println!("{name}: goodput {goodput:.3} of the capacity");
+        assert!(goodput > 0.9, "{name}: {goodput:.3}");
+    }
+}
+
+#[test]
+fn without_a_bulkhead_the_same_overload_kills_the_server() {
+    let clock = ManualClock::new();
+    let server = Server::new(&clock, WORKERS, ms(10));
+    let timeout = Timeout::builder()
+        .after(ms(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let results = open_loop(
+        &clock,
+        3.0 * server.capacity(),
+        Duration::from_secs(5),
+        |_| async {
+            let work = || async {
+                server.handle().await;
+                Ok::<_, ()>(())
+            };
+            timeout.call(work).await.is_ok()
+        },
+    );
+    assert!(results.latencies.is_empty(), "{}", results.latencies.len());
+}
+
+#[test]
+fn an_idle_client_does_not_grow_the_limit() {
+    for (name, algorithm) in algorithms() {
+        let clock = ManualClock::new();
+        let server = Server::new(&clock, WORKERS, ms(10));
+        let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
+        let load = |per_second: f64, seconds| {
+            let length = Duration::from_secs(seconds);
+            open_loop(&clock, per_second, length, |_| async {
+                let work = || async {
+                    server.handle().await;
+                    Ok::<_, ()>(())
+                };
+                bulkhead.call(work).await.is_ok()
+            })
+        };
+        load(server.capacity(), 3);
+        let loaded = bulkhead.limit();
+        load(50.0, 20);
+        assert!(
+            bulkhead.limit() <= loaded,
+            "{name}: {loaded} to {}",
+            bulkhead.limit()
+        );
+    }
+}
+
+#[test]
+fn what_an_ending_says_about_the_load() {
+    let grow = || {
+        let aimd = Aimd::builder().initial(1).build().unwrap();
+        Bulkhead::builder()
+            .adaptive(aimd)
+            .clock(ManualClock::new())
+            .build()
+            .unwrap()
+    };
+    let bulkhead = grow();
+    bulkhead.try_acquire().unwrap().success();
+    assert_eq!(bulkhead.limit(), 2);
+    drop(bulkhead.try_acquire().unwrap());
+    assert_eq!(bulkhead.limit(), 2, "a drop says nothing");
+    for (verdict, limit) in [
+        (Verdict::success(), 3),
+        (Verdict::permanent(), 3),
+        (Verdict::transient(), 2),
+        (Verdict::ignore(), 2),
+        (Verdict::throttled(None), 1),
+        (Verdict::timed_out(), 1),
+    ] {
+        let bulkhead = grow();
+        bulkhead.set_limit(2);
+        bulkhead.try_acquire().unwrap().success();
+        let permits = [
+            bulkhead.try_acquire().unwrap(),
+            bulkhead.try_acquire().unwrap(),
+        ];
+        let [_other, permit] = permits;
+        permit.record(&verdict);
+        assert_eq!(bulkhead.limit(), limit, "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_panicking_algorithm_costs_a_sample_and_nothing_else() {
+    #[derive(Debug)]
+    struct Moody(u32);
+    impl ConcurrencyLimit for Moody {
+        fn limit(&self) -> u32 {
+            self.0
+        }
+        fn on_sample(&mut self, _: &Sample) {
+            self.0 += 1;
+            assert!(self.0 != 3, "in a bad mood");
+        }
+    }
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Moody(1))
+        .clock(ManualClock::new())
+        .build()
+        .unwrap();
+    bulkhead.try_acquire().unwrap().success();
+    let permit = bulkhead.try_acquire().unwrap();
+    let sample = std::panic::AssertUnwindSafe(|| permit.success());
+    assert!(std::panic::catch_unwind(sample).is_err());
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+    bulkhead.try_acquire().unwrap().success();
+    assert_eq!(bulkhead.limit(), 4);
+}
+
+#[test]
+fn an_algorithm_may_use_its_own_bulkhead() {
+    use std::sync::{Arc, OnceLock};
+
+    #[derive(Debug)]
+    struct Meddler(Arc<OnceLock<Bulkhead>>);
+    impl ConcurrencyLimit for Meddler {
+        fn limit(&self) -> u32 {
+            5
+        }
+        fn on_sample(&mut self, sample: &Sample) {
+            if sample.in_flight < 3 {
+                let bulkhead = self.0.get().unwrap();
+                let _one = bulkhead.try_acquire().unwrap();
+                let _two = bulkhead.try_acquire().unwrap();
+                bulkhead.try_acquire().unwrap().success();
+            }
+        }
+    }
+    let own = Arc::new(OnceLock::new());
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Meddler(own.clone()))
+        .clock(ManualClock::new());
+    let bulkhead = bulkhead.build().unwrap();
+    own.set(bulkhead.clone()).unwrap();
+    bulkhead.try_acquire().unwrap().success();
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+}
+
+#[test]
+fn algorithms_survive_any_sample() {
+    let times = [0, 1, 1_000_000_000, u64::MAX / 2, u64::MAX, 0];
+    for (name, mut algorithm) in algorithms() {
+        for round in 0..200_u64 {
+            for now in times.map(Instant::from_nanos) {
+                for latency in [Duration::ZERO, ms(1), Duration::MAX] {
+                    for in_flight in [0, 1, u32::MAX] {
+                        let mut sample = Sample::new(now, latency, in_flight);
+                        sample.overloaded = round % 3 == 0;
+                        sample.full = round % 2 == 0;
+                        sample.random = [0.0, 0.999_999, f64::NAN][(round % 3) as usize];
+                        algorithm.on_sample(&sample);
+                        assert!((1..=1000).contains(&algorithm.limit()), "{name}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn algorithms_refuse_settings_without_meaning() {
+    let numbers = [f64::NAN, f64::INFINITY, -1.0];
+    for bad in numbers {
+        assert_eq!(
+            Aimd::builder().backoff(bad).build().unwrap_err().setting(),
+            "backoff"
+        );
+        assert_eq!(
+            Vegas::builder()
+                .smoothing(bad)
+                .build()
+                .unwrap_err()
+                .setting(),
+            "smoothing"
+        );
+        let gradient2 = Gradient2::builder();
+        assert_eq!(
+            gradient2.smoothing(bad).build().unwrap_err().setting(),
+            "smoothing"
+        );
+        assert_eq!(
+            gradient2.tolerance(bad).build().unwrap_err().setting(),
+            "tolerance"
+        );
+        assert_eq!(
+            gradient2.backoff(bad).build().unwrap_err().setting(),
+            "backoff"
+        );
+        let gradient = Gradient::builder();
+        assert_eq!(
+            gradient.buffer(bad).build().unwrap_err().setting(),
+            "buffer"
+        );
+        assert_eq!(
+            gradient.quantile(bad).build().unwrap_err().setting(),
+            "quantile"
+        );
+        let probe = Probe::default().jitter(bad);
+        assert_eq!(
+            gradient.probe(probe).build().unwrap_err().setting(),
+            "probe"
+        );
+        let correlated = Correlated::builder().max_limit_factor(bad, 0.0, 1.2);
+        assert_eq!(
+            correlated.build().unwrap_err().setting(),
+            "max_limit_factor"
+        );
+    }
+    assert_eq!(
+        Aimd::builder().min(9).max(8).build().unwrap_err().setting(),
+        "max"
+    );
+    assert_eq!(
+        Aimd::builder().initial(0).build().unwrap_err().setting(),
+        "initial"
+    );
+    let huge = Aimd::builder()
+        .initial(u32::MAX)
+        .max(u32::MAX)
+        .timeout(Duration::MAX)
+        .build();
+    let bulkhead = Bulkhead::builder().adaptive(huge.unwrap()).build().unwrap();
+    bulkhead.try_acquire().unwrap().success();
+    assert_eq!(bulkhead.limit(), (1 << 31) - 1);
+    let _ = (
+        Probe::every(Duration::MAX),
+        Probe::default().samples(u32::MAX),
+    );
+}
+
+fn after(millis: u64, latency: Duration, in_flight: u32) -> Sample {
+    Sample::new(Instant::ORIGIN + ms(millis), latency, in_flight)
+}
+
+#[test]
+fn correlated_reaches_its_cap_and_comes_down_to_it_step_by_step() {
+    let window = Windowed::builder().window(ms(1), ms(1)).min_samples(1);
+    let builder = Correlated::builder().window(window).initial(18);
+    let mut limit = builder.max_limit_factor(5.0, 0.0, 1.2).build().unwrap();
+    // Five times four are allowed.
+    for (second, expected) in [(1, 19), (2, 20), (3, 20), (4, 20)] {
+        limit.on_sample(&after(second * 1000, ms(10), 4));
+        assert_eq!(limit.limit(), expected);
+    }
+    for expected in (10..20).rev().chain([10]) {
+        let second = 5 + u64::from(20 - expected);
+        limit.on_sample(&after(second * 1000, ms(10), 2));
+        assert_eq!(limit.limit(), expected);
+    }
+}
+
+#[test]
+fn gradient_probes_after_five_windows_at_its_smallest_limit() {
+    let probe = Probe::every(Duration::from_secs(60)).samples(1);
+    let mut limit = Gradient::builder().probe(probe).build().unwrap();
+    let mut millis = 0;
+    let mut window = |limit: &mut Gradient, latency: u64| {
+        millis += 101;
+        limit.on_sample(&after(millis, ms(latency), limit.limit()));
+        limit.tick(Instant::ORIGIN + ms(millis + 101));
+    };
+    window(&mut limit, 10);
+    assert_eq!(limit.baseline(), Some(ms(10)));
+    window(&mut limit, 10);
+    assert!(limit.limit() > 3);
+    // The window that brings the limit down is not one of the five.
+    while limit.limit() > 3 {
+        window(&mut limit, 100);
+    }
+    for _ in 0..5 {
+        assert!(!limit.is_probing());
+        window(&mut limit, 100);
+    }
+    assert!(limit.is_probing());
+    assert_eq!(limit.limit(), 3);
+}

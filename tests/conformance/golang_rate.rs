@@ -1,0 +1,154 @@
+//! A [`RateLimiter`] as golang.org/x/time/rate.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use backstop::RateLimiter;
+use backstop::rate_limiter::{Inherit, Quota, Reservation};
+
+use super::clock::TestClock;
+use super::fields::Fields;
+use super::harness::{Actor, Adapter, Check, Failure, Scenario, Step, failed, unknown};
+use super::limits::{available, limiter};
+
+pub(crate) const ADAPTER: Adapter = Adapter {
+    name: "RateLimiter, token bucket with reservations",
+    accepts: |file| file.is_from("golang/time"),
+    run,
+};
+
+fn run(scenario: &Scenario<'_>) -> Check {
+    let clock = TestClock::new();
+    let rate = rate(&scenario.config)?.unwrap_or(1.0);
+    let burst = scenario.config.count("burst")?.unwrap_or(1);
+    let actor = Golang {
+        limiter: limiter(&clock, [quota(rate, burst)])?,
+        clock: clock.clone(),
+        rate,
+        burst,
+        made: HashMap::new(),
+        last_act: 0.0,
+    };
+    scenario.play(&clock, actor)
+}
+
+fn rate(fields: &Fields) -> Result<Option<f64>, Failure> {
+    let interval = fields.duration("interval")?;
+    let rate = fields.number("rate_per_s")?;
+    Ok(rate.or(interval.map(|interval| 1.0 / interval.as_secs_f64())))
+}
+
+fn quota(rate: f64, burst: u64) -> Quota {
+    let quota = if rate <= 0.0 {
+        // Never again, within a lifetime.
+        Quota::new(1, Duration::MAX)
+    } else if rate.fract() == 0.0 {
+        Quota::per_second(rate as u64)
+    } else {
+        Quota::new((rate * 1e6).round() as u64, Duration::from_secs(1_000_000))
+    };
+    quota.burst(burst)
+}
+
+struct Golang {
+    limiter: RateLimiter,
+    clock: TestClock,
+    rate: f64,
+    burst: u64,
+    /// Reservations that may be cancelled: what they hold, how much, and when they may act.
+    made: HashMap<String, (Reservation, u64, f64)>,
+    /// When the last reservation may act, in seconds.
+    last_act: f64,
+}
+
+impl Golang {
+    fn now(&self) -> f64 {
+        self.clock.elapsed().as_secs_f64()
+    }
+
+    fn reserve(&mut self, step: &Step, tokens: u64) -> Check {
+        let longest = step.duration("max_wait")?.unwrap_or(Duration::MAX);
+        let made = match tokens <= self.burst {
+            true => self.limiter.reserve_within(tokens, longest).ok(),
+            false => None,
+        };
+        step.check("expect_ok", made.is_some())?;
+        let id = step.text("id")?;
+        let Some(reservation) = made else {
+            // A time at which a failed reservation may act says nothing.
+            step.get("expect_act_at_ms");
+            return Ok(());
+        };
+        let wait = reservation.wait().as_secs_f64();
+        let act = self.now() + wait;
+        self.last_act = act;
+        match id {
+            Some(id) => {
+                self.made.insert(id.to_owned(), (reservation, tokens, act));
+            }
+            None => reservation.commit(tokens),
+        }
+        // As there, to the nearest tenth of a second.
+        step.check("expect_act_at_ms", (act * 10.0).round() * 100.0)?;
+        step.check("expect_delay_ms", (wait * 10.0).round() * 100.0)
+    }
+
+    /// Gives back what nobody who came later counts on.
+    fn cancel(&mut self, id: &str) -> Check {
+        let Some((reservation, tokens, act)) = self.made.remove(id) else {
+            return Ok(());
+        };
+        let promised = ((self.last_act - act) * self.rate).round().max(0.0) as u64;
+        let now = self.now();
+        if act < now || promised >= tokens {
+            reservation.commit(tokens);
+            return Ok(());
+        }
+        reservation.commit(promised);
+        let before = act - tokens as f64 / self.rate;
+        if act == self.last_act && before >= now {
+            self.last_act = before;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self) -> Check {
+        let quota = quota(self.rate, self.burst);
+        let changed = self.limiter.set_quota(quota, Inherit::AsIs);
+        changed.or_else(|error| failed(error.to_string()))
+    }
+}
+
+impl Actor for Golang {
+    fn step(&mut self, step: &Step) -> Check {
+        let tokens = step.count("n")?.unwrap_or(1);
+        step.check("expect_tokens_before", available(&self.limiter))?;
+        match step.op() {
+            Some("allow") => {
+                let allowed = self.limiter.try_acquire_n(tokens).is_ok();
+                if allowed {
+                    self.last_act = self.now();
+                }
+                step.check("expect", allowed)?;
+                step.check("expect_ok", allowed)?;
+            }
+            Some("reserve") => self.reserve(step, tokens)?,
+            Some("cancel") => {
+                let id = step.need("id", step.text("id")?)?.to_owned();
+                self.cancel(&id)?;
+            }
+            Some("set_burst") => {
+                self.burst = step.need("burst", step.count("burst")?)?;
+                self.change()?;
+            }
+            Some("set_limit") => {
+                let limit = rate(step)?.or(step.number("limit")?);
+                self.rate = step.need("rate_per_s", limit)?;
+                self.change()?;
+            }
+            None => {}
+            op => return unknown(op),
+        }
+        step.check("expect_tokens", available(&self.limiter))
+    }
+}

@@ -1,0 +1,76 @@
+//! What the adapters of rate limiters share.
+
+use std::time::Duration;
+
+use backstop::rate_limiter::{Quota, RateLimiterBuilder};
+use backstop::{Clock, Instant, RateLimiter, Sleep};
+
+use super::clock::TestClock;
+use super::harness::{Failure, failed};
+
+/// Debts that go further than any scenario.
+pub(crate) const DEBT: u64 = 1 << 24;
+
+/// The scenario's clock, counted from the creation of a limiter: its windows begin there.
+#[derive(Clone, Debug)]
+struct Since {
+    clock: TestClock,
+    origin: Instant,
+}
+
+impl Clock for Since {
+    fn now(&self) -> Instant {
+        let passed = self.clock.now().saturating_duration_since(self.origin);
+        Instant::ORIGIN + passed
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        let wait = deadline.saturating_duration_since(self.now());
+        self.clock.sleep_until(self.clock.now() + wait)
+    }
+}
+
+/// A limiter that is created now.
+pub(crate) fn limiter(
+    clock: &TestClock,
+    quotas: impl IntoIterator<Item = Quota>,
+) -> Result<RateLimiter, Failure> {
+    let since = Since {
+        clock: clock.clone(),
+        origin: clock.now(),
+    };
+    quotas
+        .into_iter()
+        .fold(RateLimiter::builder(), RateLimiterBuilder::quota)
+        .max_debt(DEBT)
+        .clock(since)
+        .build()
+        .or_else(|error| failed(error.to_string()))
+}
+
+/// The fewest tokens available of all quotas.
+pub(crate) fn available(limiter: &RateLimiter) -> i64 {
+    let available = limiter.snapshot().available;
+    available.into_iter().min().unwrap_or(0)
+}
+
+/// Takes tokens that may be there only later. How long until they are; `None` when that is longer
+/// than `longest`.
+pub(crate) fn reserve(limiter: &RateLimiter, tokens: u64, longest: Duration) -> Option<Duration> {
+    let reservation = limiter.reserve_within(tokens, longest).ok()?;
+    let wait = reservation.wait();
+    reservation.commit(tokens);
+    Some(wait)
+}
+
+/// How long it would take until `tokens` could be taken. Changes nothing.
+pub(crate) fn foresee(limiter: &RateLimiter, tokens: u64) -> Option<Duration> {
+    let reservation = limiter.reserve(tokens).ok()?;
+    let wait = reservation.wait();
+    reservation.refund();
+    Some(wait)
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

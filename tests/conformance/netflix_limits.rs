@@ -1,0 +1,271 @@
+//! The limit algorithms and the partitions of a bulkhead as those of Netflix concurrency-limits.
+
+use std::collections::BTreeMap;
+
+use backstop::bulkhead::OwnedPermit;
+use backstop::bulkhead::limit::{
+    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas, log10_root, sqrt_root,
+};
+use backstop::{Bulkhead, Clock, Context};
+use serde_json::{Map, Value};
+
+use super::clock::TestClock;
+use super::fields::Fields;
+use super::harness::{Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown};
+
+pub(crate) const ADAPTER: Adapter = Adapter {
+    name: "limits and partitions",
+    accepts: |file| file.is_from("Netflix/concurrency-limits"),
+    run,
+};
+
+fn run(scenario: &Scenario<'_>) -> Check {
+    let config = &scenario.config;
+    if config.has("partitions") {
+        partitions(scenario)
+    } else if config.has("algo") {
+        let algorithm = algorithm(config)?;
+        samples(scenario, algorithm)
+    } else {
+        functions(scenario)
+    }
+}
+
+/// An algorithm, fed with samples.
+fn samples(scenario: &Scenario<'_>, mut algorithm: Box<dyn ConcurrencyLimit>) -> Check {
+    let clock = TestClock::new();
+    scenario.play(&clock, |step: &Step| {
+        match step.op() {
+            Some("sample") => {
+                let latency = step.need("rtt", step.duration("rtt")?)?;
+                let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
+                let mut sample = Sample::new(clock.now(), latency, in_flight);
+                sample.overloaded = step.flag("dropped")?.unwrap_or(false);
+                algorithm.on_sample(&sample);
+            }
+            op => unknown(op)?,
+        }
+        step.check("expect_limit", algorithm.limit())
+    })
+}
+
+fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
+    let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
+    // There a limit may be 0, and then stays so.
+    let min = || Ok(number("min", 20)?.max(1));
+    let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
+    Ok(match config.text("algo")? {
+        Some("vegas") => {
+            let curve = |key: &str, default: &str| match config.get(key) {
+                Some(Value::String(text)) => Curve::parse(text),
+                Some(Value::Number(number)) => Curve::parse(&number.to_string()),
+                Some(other) => inexpressible(format!("`{key}` is {other}")),
+                None => Curve::parse(default),
+            };
+            let alpha = curve("alpha", "3*log10root")?;
+            let beta = curve("beta", "6*log10root")?;
+            let threshold = curve("threshold", "log10root")?;
+            let increase = curve("increase", "limit+log10root")?;
+            let decrease = curve("decrease", "limit-log10root")?;
+            let vegas = Vegas::builder()
+                .initial(number("initial", 20)?)
+                .max(number("max", 1000)?)
+                .alpha(move |limit| alpha.at(limit))
+                .beta(move |limit| beta.at(limit))
+                .threshold(move |limit| threshold.at(limit))
+                .increase(move |limit| increase.at(limit))
+                .decrease(move |limit| decrease.at(limit))
+                .smoothing(config.number("smoothing")?.unwrap_or(1.0))
+                // There the smallest latency is taken anew after hundreds of samples.
+                .probe(None)
+                .every_sample(true);
+            Box::new(vegas.build().map_err(error)?)
+        }
+        Some("aimd") => {
+            let aimd = Aimd::builder()
+                .initial(number("initial", 20)?)
+                .min(min()?)
+                .max(number("max", 200)?)
+                .backoff(config.number("backoff_ratio")?.unwrap_or(0.9))
+                .every_sample(true);
+            let timeout = config.duration("timeout")?;
+            let aimd = timeout.map_or(aimd, |timeout| aimd.timeout(timeout));
+            Box::new(aimd.build().map_err(error)?)
+        }
+        Some("gradient2") => {
+            let gradient2 = Gradient2::builder()
+                .initial(number("initial", 20)?)
+                .min(min()?)
+                .max(number("max", 200)?)
+                .queue_size(number("queue_size", 4)?)
+                .long_window(number("long_window", 600)?)
+                .smoothing(config.number("smoothing")?.unwrap_or(0.2))
+                .tolerance(config.number("tolerance")?.unwrap_or(1.5));
+            Box::new(gradient2.build().map_err(error)?)
+        }
+        Some("fixed") => Box::new(Fixed::new(number("limit", 10)?)),
+        other => return inexpressible(format!("algorithm {other:?}")),
+    })
+}
+
+/// A sum of products of numbers, `limit`, `log10root` and `sqrtroot`.
+struct Curve(Vec<(char, Vec<(char, Factor)>)>);
+
+#[derive(Clone, Copy)]
+enum Factor {
+    Number(f64),
+    Limit,
+    Log10,
+    Sqrt,
+}
+
+impl Curve {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let mut terms = Vec::new();
+        for (sign, term) in split(text, ['+', '-']) {
+            let mut factors = Vec::new();
+            for (operator, factor) in split(&term, ['*', '/']) {
+                let factor = match factor.trim() {
+                    "limit" => Factor::Limit,
+                    "log10root" => Factor::Log10,
+                    "sqrtroot" => Factor::Sqrt,
+                    number => match number.parse() {
+                        Ok(number) => Factor::Number(number),
+                        Err(_) => return inexpressible(format!("the function {text:?}")),
+                    },
+                };
+                factors.push((operator, factor));
+            }
+            terms.push((sign, factors));
+        }
+        Ok(Self(terms))
+    }
+
+    fn at(&self, limit: f64) -> f64 {
+        let value = |factor| match factor {
+            Factor::Number(number) => number,
+            Factor::Limit => limit,
+            Factor::Log10 => log10_root(limit as u32),
+            Factor::Sqrt => f64::from(sqrt_root(limit as u32, 1)),
+        };
+        let term = |factors: &[(char, Factor)]| {
+            factors
+                .iter()
+                .fold(1.0, |product, (operator, factor)| match operator {
+                    '/' => product / value(*factor),
+                    _ => product * value(*factor),
+                })
+        };
+        self.0.iter().fold(0.0, |sum, (sign, factors)| match sign {
+            '-' => sum - term(factors),
+            _ => sum + term(factors),
+        })
+    }
+}
+
+/// The parts between the operators, each with the operator before it.
+fn split(text: &str, operators: [char; 2]) -> Vec<(char, String)> {
+    let mut parts = vec![(operators[0], String::new())];
+    for letter in text.chars() {
+        if operators.contains(&letter) {
+            parts.push((letter, String::new()));
+        } else if let Some((_, part)) = parts.last_mut() {
+            part.push(letter);
+        }
+    }
+    parts
+}
+
+/// The averages and roots the algorithms are made of.
+fn functions(scenario: &Scenario<'_>) -> Check {
+    let config = &scenario.config;
+    let mut average = match (config.count_u32("window")?, config.count_u32("warmup")?) {
+        (Some(window), warm_up) => Some(ExpAverage::new(window, warm_up.unwrap_or(10))),
+        (None, _) => None,
+    };
+    let baseline = config.count_u32("baseline")?;
+    scenario.play(&TestClock::new(), |step: &Step| match step.op() {
+        Some("add") => {
+            let value = step.need("value", step.number("value")?)?;
+            match &mut average {
+                Some(average) => step.check("expect", average.add(value)),
+                None => inexpressible("an average without a window"),
+            }
+        }
+        Some("sqrtroot") => {
+            let x = step.need("x", step.count_u32("x")?)?;
+            step.check("expect", sqrt_root(x, baseline.unwrap_or(1)))
+        }
+        Some("log10root") => {
+            let x = step.need("x", step.count_u32("x")?)?;
+            // There this baseline is added.
+            step.check("expect", log10_root(x) + f64::from(baseline.unwrap_or(0)))
+        }
+        op => unknown(op),
+    })
+}
+
+/// A bulkhead with partitions. There a partition below its share may exceed the total.
+fn partitions(scenario: &Scenario<'_>) -> Check {
+    let config = &scenario.config;
+    let clock = TestClock::new();
+    let Some(Value::Object(shares)) = config.get("partitions") else {
+        return inexpressible("`partitions` is no object");
+    };
+    let mut builder = Bulkhead::builder()
+        .shares_may_exceed(true)
+        .clock(clock.clone());
+    for (name, share) in shares {
+        let share = share.as_f64().unwrap_or(f64::NAN);
+        // Names live as long as the program there and here.
+        builder = builder.partition(name.clone().leak(), share);
+    }
+    match config.text("algo")? {
+        None | Some("fixed") => {}
+        Some(other) => return inexpressible(format!("partitions of {other}")),
+    }
+    if let Some(limit) = config.count_u32("limit")? {
+        builder = builder.max_concurrent(limit);
+    }
+    let bulkhead = match builder.build() {
+        Ok(bulkhead) => bulkhead,
+        Err(error) => return failed(error.to_string()),
+    };
+    let mut permits: BTreeMap<String, Vec<OwnedPermit>> = BTreeMap::new();
+    scenario.play(&clock, |step: &Step| {
+        let name = step.text("partition")?;
+        let key = name.unwrap_or_default().to_owned();
+        match step.op() {
+            Some("acquire") => {
+                let part = name.and_then(|name| bulkhead.partition(name));
+                let part = part.unwrap_or_else(|| bulkhead.clone());
+                let permit = part.try_acquire_owned(Context::new());
+                step.check("expect", permit.is_ok())?;
+                permits.entry(key.clone()).or_default().extend(permit.ok());
+            }
+            Some("release" | "success" | "ignore" | "dropped") => {
+                permits.entry(key.clone()).or_default().pop();
+            }
+            Some("set_limit") => {
+                bulkhead.set_limit(step.need("limit", step.count_u32("limit")?)?);
+            }
+            op => unknown(op)?,
+        }
+        let snapshot = bulkhead.snapshot();
+        step.check("expect_limit", snapshot.limit)?;
+        step.check("expect_inflight", snapshot.in_flight)?;
+        let of_all = |what: fn(&backstop::bulkhead::PartitionSnapshot) -> u32| {
+            let each = snapshot.partitions.iter();
+            Value::from(
+                each.map(|part| (part.name.to_owned(), what(part).into()))
+                    .collect::<Map<_, _>>(),
+            )
+        };
+        step.check("expect_partition_limit", of_all(|part| part.guaranteed))?;
+        let in_flight = of_all(|part| part.in_flight);
+        match name {
+            Some(name) => step.check("expect_partition_inflight", in_flight[name].clone()),
+            None => step.check("expect_partition_inflight", in_flight),
+        }
+    })
+}

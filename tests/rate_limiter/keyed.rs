@@ -1,0 +1,242 @@
+//! Limits per key.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use backstop::rate_limiter::{Inherit, KeyedRateLimiter, KeyedRateLimiterBuilder, Overflow, Quota};
+use backstop::{Clock, ManualClock, Policy, Reason};
+use futures::future::{join, join_all};
+use proptest::prelude::*;
+
+use super::{SECOND, ms};
+
+fn builder<K>(clock: &ManualClock, quota: Quota) -> KeyedRateLimiterBuilder<K> {
+    KeyedRateLimiter::builder()
+        .quota(quota)
+        .clock(clock.clone())
+}
+
+#[test]
+fn each_key_has_its_own_bucket_and_strings_are_looked_up_borrowed() {
+    let clock = ManualClock::new();
+    let limits: KeyedRateLimiter<String> = builder(&clock, Quota::per_second(2)).build().unwrap();
+    assert!(limits.try_acquire("a").is_ok() && limits.try_acquire("a").is_ok());
+    let rejected = limits.try_acquire("a").unwrap_err();
+    assert_eq!(rejected.retry_after(), Some(ms(500)));
+    assert!(limits.try_acquire("b").is_ok());
+    assert!(limits.try_acquire(&String::from("b")).is_err() || limits.peek("b").is_some());
+    assert!(limits.peek("c").is_none());
+    assert_eq!(limits.len(), 2);
+    assert!(limits.forget("a") && !limits.forget("a"));
+    assert!(limits.try_acquire("a").is_ok());
+    let rejected = limits.try_acquire_n("a", 3).unwrap_err();
+    assert_eq!(rejected.reason(), Reason::CostExceedsLimit);
+}
+
+#[test]
+fn tiers_come_from_a_function() {
+    let clock = ManualClock::new();
+    let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(1))
+        .quota_for(|key| match key % 3 {
+            0 => None,
+            1 => Some(Quota::per_second(10)),
+            // Without meaning: counts as none.
+            _ => Some(Quota::per_second(0)),
+        })
+        .build()
+        .unwrap();
+    for (key, burst) in [(0, 1), (1, 10), (2, 1), (3, 1), (4, 10)] {
+        assert_eq!(limits.decide(&key, 1).limit, burst, "{key}");
+    }
+    // The default one changes for those who have it.
+    let new = Quota::per_second(5);
+    limits.set_quota(new, Inherit::Reset).unwrap();
+    for (key, remaining) in [(0, 4), (1, 8), (2, 4), (6, 4)] {
+        assert_eq!(limits.decide(&key, 1).remaining, remaining, "{key}");
+    }
+    assert!(limits.set_quota(new.sliding_log(), Inherit::AsIs).is_err());
+    let mut keys: Vec<_> = limits
+        .entries()
+        .map(|entry| (entry.key, entry.limit))
+        .collect();
+    keys.sort_unstable();
+    assert_eq!(keys, [(0, 5), (1, 10), (2, 5), (3, 5), (4, 10), (6, 5)]);
+}
+
+#[test]
+fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
+    let clock = ManualClock::new();
+    let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(10)).build().unwrap();
+    for key in 0..5_000 {
+        limits.try_acquire(&key).unwrap();
+    }
+    assert_eq!(limits.len(), 5_000);
+    limits.decide(&1, 9);
+    clock.advance(ms(100));
+    // The others are full again and leave while somebody calls.
+    for _ in 0..200_000 {
+        let _ = limits.try_acquire_n(&0, 0);
+        if limits.len() == 1 {
+            break;
+        }
+    }
+    let shard_mates = limits.len();
+    assert!(shard_mates < 5_000);
+    limits.evict_idle();
+    let keys: Vec<_> = limits.entries().map(|entry| entry.key).collect();
+    assert_eq!(keys, [1]);
+    assert_eq!(limits.peek(&1).unwrap().remaining, 1);
+    clock.advance(SECOND);
+    limits.evict_idle();
+    assert!(limits.is_empty());
+}
+
+#[test]
+fn when_there_is_no_room_new_keys_are_refused_or_share() {
+    let clock = ManualClock::new();
+    for overflow in [Overflow::Reject, Overflow::Shared] {
+        let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(2))
+            .max_keys(3)
+            .overflow(overflow)
+            .build()
+            .unwrap();
+        for key in 0..3 {
+            limits.try_acquire(&key).unwrap();
+        }
+        let admitted = (10..20)
+            .filter(|key| limits.try_acquire(key).is_ok())
+            .count();
+        match overflow {
+            Overflow::Reject => {
+                assert_eq!(admitted, 0);
+                let rejected = limits.try_acquire(&10).unwrap_err();
+                assert_eq!(rejected.reason(), Reason::RateLimited);
+                assert_eq!(rejected.retry_after(), None);
+                assert!(!limits.decide(&10, 1).allowed);
+            }
+            _ => {
+                assert_eq!(admitted, 2);
+                assert_eq!(limits.decide(&10, 1).retry_after, Some(ms(500)));
+            }
+        }
+        // Those who were there are as they were.
+        for key in 0..3 {
+            assert_eq!(limits.peek(&key).unwrap().remaining, 1);
+        }
+        // Once they are idle there is room again; the search for it goes round.
+        clock.advance(SECOND);
+        assert!(
+            (10..200).any(|key| limits.try_acquire(&key).is_ok() && limits.peek(&key).is_some())
+        );
+    }
+}
+
+#[test]
+fn waiting_for_a_key_gives_turns_in_order_and_takes_nothing_when_cancelled() {
+    let clock = ManualClock::new();
+    let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(10).burst(1))
+        .build()
+        .unwrap();
+    let served = clock.block_on(join_all((0..4).map(|_| async {
+        limits
+            .acquire(&7, 1, ms(250))
+            .await
+            .map(|()| clock.now().as_nanos() / 1_000_000)
+    })));
+    let times: Vec<_> = served.iter().filter_map(|time| time.ok()).collect();
+    assert_eq!(times, [0, 100, 200]);
+    assert_eq!(served[3].unwrap_err().retry_after(), Some(ms(300)));
+    clock.advance(SECOND);
+
+    limits.try_acquire(&7).unwrap();
+    let cancelled = async {
+        let waiting = Box::pin(limits.acquire(&7, 1, SECOND));
+        let timer = Box::pin(clock.sleep(ms(50)));
+        futures::future::select(waiting, timer).await;
+    };
+    clock.block_on(cancelled);
+    assert_eq!(limits.peek(&7).unwrap().retry_after, Some(ms(50)));
+    let never = clock
+        .block_on(limits.acquire(&7, 2, Duration::MAX))
+        .unwrap_err();
+    assert_eq!(never.reason(), Reason::CostExceedsLimit);
+    let late = backstop::deadline::scope_on(clock.clone(), ms(10), limits.acquire(&7, 1, SECOND));
+    let late = clock.block_on(late).unwrap_err();
+    assert_eq!(late.reason(), Reason::DeadlineTooClose);
+    assert_eq!(late.retry_after(), Some(ms(50)));
+}
+
+#[test]
+fn a_key_is_a_policy() {
+    let clock = ManualClock::new();
+    for (longest, passes) in [(Duration::ZERO, false), (SECOND, true)] {
+        let limits: KeyedRateLimiter<String> = builder(&clock, Quota::per_second(1))
+            .max_wait(longest)
+            .build()
+            .unwrap();
+        let call = || async { Ok::<_, ()>(()) };
+        let alice = limits.of("alice");
+        let (first, second) = clock.block_on(join(alice.call(call), alice.call(call)));
+        assert!(first.is_ok());
+        assert_eq!(second.is_ok(), passes);
+        assert!(clock.block_on(limits.of("bob").call(call)).is_ok());
+    }
+}
+
+#[test]
+fn threads_share_one_bucket_per_key() {
+    let clock = ManualClock::new();
+    let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::new(1, Duration::MAX).burst(100))
+        .build()
+        .unwrap();
+    let admitted = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let limits = &limits;
+                scope.spawn(move || {
+                    (0..5_000_u64)
+                        .filter(|call| limits.try_acquire(&(call % 7)).is_ok())
+                        .count()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum::<usize>()
+    });
+    assert_eq!(admitted, 700);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However keys come and go, each is admitted what a bucket of its own would admit: forgetting
+    /// loses nothing.
+    #[test]
+    fn forgetting_makes_no_difference(
+        steps in prop::collection::vec((0_u64..40, 0_u64..300, 1_u64..4), 1..400),
+    ) {
+        let clock = ManualClock::new();
+        let quota = Quota::per_second(10).burst(3);
+        let limits: KeyedRateLimiter<u64> = builder(&clock, quota).build().unwrap();
+        // When each bucket is full again, in milliseconds.
+        let mut model: HashMap<u64, u64> = HashMap::new();
+        let mut now = 0;
+        for (key, pause, cost) in steps {
+            now += pause;
+            clock.advance(ms(pause));
+            let full = model.entry(key).or_default();
+            let taken = (*full).max(now) + cost * 100;
+            let admitted = taken - now <= 300;
+            prop_assert_eq!(limits.try_acquire_n(&key, cost).is_ok(), admitted);
+            if admitted {
+                *full = taken;
+            }
+            if pause % 7 == 0 {
+                limits.evict_idle();
+                prop_assert_eq!(limits.len(), model.values().filter(|full| **full > now).count());
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The rate limiter from outside: the pitfalls of its peers, waiting, reservations, quota changes,
+//! several limits, keys and the policy.
+
+mod keyed;
+mod pitfalls;
+mod policy;
+mod quotas;
+mod waiting;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use backstop::rate_limiter::{Quota, RateLimiterBuilder};
+use backstop::{Clock, Instant, ManualClock, RateLimiter, Sleep};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn builder(clock: &ManualClock, quota: Quota) -> RateLimiterBuilder {
+    RateLimiter::builder().quota(quota).clock(clock.clone())
+}
+
+fn limiter(clock: &ManualClock, quota: Quota) -> RateLimiter {
+    builder(clock, quota).build().unwrap()
+}
+
+/// Takes single tokens until there are none. Returns how many there were.
+fn drain(limiter: &RateLimiter) -> u64 {
+    let mut taken = 0;
+    while limiter.try_acquire().is_ok() {
+        taken += 1;
+    }
+    taken
+}
+
+/// A clock that can be set back.
+#[derive(Clone, Debug)]
+struct Skewed {
+    inner: ManualClock,
+    back: Arc<AtomicU64>,
+}
+
+impl Skewed {
+    fn new(inner: &ManualClock) -> Self {
+        Self {
+            inner: inner.clone(),
+            back: Arc::default(),
+        }
+    }
+
+    fn set_back(&self, by: Duration) {
+        self.back.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Skewed {
+    fn now(&self) -> Instant {
+        let back = self.back.load(Ordering::Relaxed);
+        Instant::from_nanos(self.inner.now().as_nanos().saturating_sub(back))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        let wait = deadline.saturating_duration_since(self.now());
+        self.inner.sleep(wait)
+    }
+}

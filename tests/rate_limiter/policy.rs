@@ -1,0 +1,188 @@
+//! The limiter before an operation: refuse, wait, or wait so long and then refuse.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backstop::rate_limiter::Quota;
+use backstop::{
+    Backoff, CallOptions, Clock, Error, Event, ManualClock, Pipeline, Policy, Reason, Retry,
+    Timeout,
+};
+use futures::future::join_all;
+
+use super::{SECOND, builder, drain, limiter, ms};
+
+async fn fine() -> Result<&'static str, ()> {
+    Ok("done")
+}
+
+#[test]
+fn it_refuses_at_once_unless_told_to_wait() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(2).burst(1));
+    assert_eq!(clock.block_on(limiter.call(fine)), Ok("done"));
+    let error = clock.block_on(limiter.call(fine)).unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::RateLimited));
+    assert_eq!(error.retry_after(), Some(ms(500)));
+    assert_eq!(clock.now().as_nanos(), 0);
+}
+
+#[test]
+fn it_waits_as_long_as_it_may() {
+    let clock = ManualClock::new();
+    for (longest, served) in [(ms(1000), 3), (ms(999), 2), (Duration::MAX, 5)] {
+        let limiter = builder(&clock, Quota::per_second(2).burst(1)).max_wait(longest);
+        let limiter = limiter.build().unwrap();
+        let start = clock.now();
+        let results = clock.block_on(join_all((0..5).map(|_| limiter.call(fine))));
+        assert_eq!(
+            results.iter().filter(|result| result.is_ok()).count(),
+            served
+        );
+        let waited = clock.now().saturating_duration_since(start);
+        assert_eq!(waited, (served as u32 - 1) * ms(500));
+        clock.advance(10 * SECOND);
+    }
+    // A leaky bucket is a queue.
+    let leaky = limiter(&clock, Quota::per_second(2).leaky_bucket(3));
+    let results = clock.block_on(join_all((0..5).map(|_| leaky.call(fine))));
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 4);
+}
+
+#[test]
+fn a_deadline_from_outside_is_respected_before_it_waits() {
+    let clock = ManualClock::new();
+    let limiter = builder(&clock, Quota::per_second(1)).max_wait(Duration::MAX);
+    let limiter = limiter.build().unwrap();
+    drain(&limiter);
+    let timeout = Timeout::builder()
+        .after(ms(900))
+        .clock(clock.clone())
+        .build();
+    let stack = (timeout.unwrap(), limiter);
+    let error = clock.block_on(stack.call(fine)).unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::DeadlineTooClose));
+    assert_eq!(error.retry_after(), Some(SECOND));
+    assert_eq!(clock.now().as_nanos(), 0);
+}
+
+#[test]
+fn a_call_costs_what_it_says() {
+    let clock = ManualClock::new();
+    let pipeline = Pipeline::new(limiter(&clock, Quota::per_second(10)));
+    let costly = pipeline.with(CallOptions::new().cost(7));
+    assert!(clock.block_on(costly.call(fine)).is_ok());
+    let error = clock.block_on(costly.call(fine)).unwrap_err();
+    assert_eq!(error.retry_after(), Some(ms(400)));
+    assert_eq!(pipeline.policies().peek().remaining, 3);
+    let huge = pipeline.with(CallOptions::new().cost(11));
+    let error = clock.block_on(huge.call(fine)).unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::CostExceedsLimit));
+}
+
+#[test]
+fn the_operation_sees_the_time_after_the_wait() {
+    let clock = ManualClock::new();
+    let limiter = builder(&clock, Quota::per_second(1)).max_wait(Duration::MAX);
+    let limiter = limiter.build().unwrap();
+    drain(&limiter);
+    let timeout = |limit| {
+        Timeout::builder()
+            .after(limit)
+            .clock(clock.clone())
+            .build()
+            .unwrap()
+    };
+    let stack = (timeout(5 * SECOND), limiter, timeout(10 * SECOND));
+    let left = clock.block_on(
+        stack.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining().unwrap()) }),
+    );
+    assert_eq!(left, Ok(4 * SECOND));
+}
+
+#[test]
+fn a_retry_outside_waits_as_long_as_it_is_told() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(1));
+    drain(&limiter);
+    let retry = Retry::builder()
+        .backoff(Backoff::fixed(ms(1)))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let result = clock.block_on((retry, limiter).call(fine));
+    assert_eq!(result, Ok("done"));
+    assert!(clock.now().as_nanos() >= 1_000_000_000);
+}
+
+#[test]
+fn shadow_mode_counts_and_lets_through() {
+    let clock = ManualClock::new();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let log = heard.clone();
+    let limiter = builder(&clock, Quota::per_second(1))
+        .shadow(true)
+        .max_wait(SECOND)
+        .observer(move |event: &Event| log.lock().unwrap().push(event.to_string()))
+        .build()
+        .unwrap();
+    for _ in 0..3 {
+        assert_eq!(clock.block_on(limiter.call(fine)), Ok("done"));
+    }
+    assert!(limiter.try_acquire().is_ok());
+    assert!(clock.block_on(limiter.acquire()).is_ok());
+    limiter.reserve(100).unwrap().commit(0);
+    assert_eq!(limiter.snapshot().shadowed, 5);
+    assert_eq!(clock.now().as_nanos(), 0);
+    let line = "rate_limiter: would have rejected a call: rate limited";
+    assert_eq!(heard.lock().unwrap()[0], line);
+}
+
+#[test]
+fn refusals_are_reported_to_the_pipeline_and_to_the_limiters_own_observer() {
+    let clock = ManualClock::new();
+    let count = || {
+        let seen = Arc::new(Mutex::new(0));
+        let counter = seen.clone();
+        let observer = move |event: &Event| {
+            *counter.lock().unwrap() += u32::from(event.kind() == "rejected");
+        };
+        (seen, observer)
+    };
+    let ((own, own_observer), (outer, outer_observer)) = (count(), count());
+    let limiter = builder(&clock, Quota::per_second(1)).observer(own_observer);
+    let limiter = limiter.build().unwrap();
+    drain(&limiter);
+    let pipeline = Pipeline::new(limiter).observer(outer_observer);
+    let error = clock.block_on(pipeline.call(fine)).unwrap_err();
+    assert!(matches!(error, Error::Rejected(_)));
+    // The one that `drain` ended with was outside the pipeline.
+    assert_eq!((*own.lock().unwrap(), *outer.lock().unwrap()), (2, 1));
+}
+
+#[test]
+fn it_works_without_a_runtime() {
+    let limiter = backstop::RateLimiter::builder()
+        .quota(Quota::new(1, Duration::from_micros(100)).burst(1))
+        .max_wait(Duration::MAX)
+        .clock(backstop::BlockingClock)
+        .build()
+        .unwrap();
+    for _ in 0..5 {
+        assert_eq!(limiter.call_blocking(|| Ok::<_, ()>(1)), Ok(1));
+    }
+}
+
+#[test]
+fn it_can_be_spawned_with_what_it_borrows() {
+    fn send<T: Send>(value: T) -> T {
+        value
+    }
+    let clock = ManualClock::new();
+    let limiter = builder(&clock, Quota::per_second(1)).max_wait(SECOND);
+    let limiter = limiter.build().unwrap();
+    let text = String::from("borrowed");
+    let call = send(limiter.call(|| async { Ok::<_, ()>(text.len()) }));
+    assert_eq!(clock.block_on(call), Ok(8));
+    drop(send(limiter.acquire()));
+}

@@ -1,0 +1,288 @@
+//! Decisions, reservations, several quotas, and quotas that change.
+
+use std::time::Duration;
+
+use backstop::rate_limiter::{Inherit, Quota};
+use backstop::{Clock, ManualClock, RateLimiter, Reason};
+use proptest::prelude::*;
+
+use super::{SECOND, Skewed, builder, drain, limiter, ms};
+
+#[test]
+fn the_burst_is_one_seconds_worth_unless_given() {
+    let table = [
+        (Quota::per_second(100), 100),
+        (Quota::per_minute(90), 2),
+        (Quota::per_hour(1000), 1),
+        (Quota::per_day(1), 1),
+        (Quota::new(10, ms(100)), 100),
+        (Quota::per_second(100).burst(7), 7),
+        (Quota::per_minute(90).fixed_window(), 90),
+        (Quota::per_minute(90).sliding_log(), 90),
+        (Quota::per_minute(90).sliding_counter(), 90),
+    ];
+    for (quota, limit) in table {
+        let clock = ManualClock::new();
+        let limiter = limiter(&clock, quota);
+        assert_eq!(quota.limit(), limit);
+        assert_eq!(drain(&limiter), limit, "{quota:?}");
+    }
+}
+
+#[test]
+fn a_decision_is_one_look() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(10).burst(4));
+    let decision = limiter.decide(3);
+    assert!(decision.allowed);
+    assert_eq!((decision.limit, decision.remaining), (4, 1));
+    assert_eq!(decision.reset_after, ms(300));
+    assert_eq!(decision.retry_after, None);
+
+    let decision = limiter.decide(3);
+    assert!(!decision.allowed);
+    assert_eq!((decision.limit, decision.remaining), (4, 1));
+    assert_eq!(decision.retry_after, Some(ms(200)));
+
+    // Looking changes nothing.
+    assert_eq!(limiter.peek_n(3), decision);
+    assert_eq!(limiter.peek_n(3), decision);
+    let never = limiter.decide(5);
+    assert!(!never.allowed && never.retry_after.is_none());
+    let rejected = limiter.try_acquire_n(5).unwrap_err();
+    assert_eq!(rejected.reason(), Reason::CostExceedsLimit);
+}
+
+#[test]
+fn of_several_quotas_the_tightest_speaks() {
+    let clock = ManualClock::new();
+    let limiter = builder(&clock, Quota::per_second(10))
+        .quota(Quota::per_hour(15).fixed_window())
+        .build()
+        .unwrap();
+    let decision = limiter.decide(6);
+    assert_eq!((decision.limit, decision.remaining), (10, 4));
+    clock.advance(SECOND);
+    let decision = limiter.decide(6);
+    assert_eq!((decision.limit, decision.remaining), (15, 3));
+    let decision = limiter.decide(4);
+    assert_eq!(decision.retry_after, Some(Duration::from_secs(3599)));
+    // Waits for the one and then for the other.
+    assert_eq!(clock.block_on(limiter.acquire_n(4)), Ok(()));
+    assert_eq!(clock.now().as_nanos(), 3_600_000_000_000);
+}
+
+#[test]
+fn a_reservation_may_go_into_debt_up_to_its_bound() {
+    let clock = ManualClock::new();
+    let limiter = builder(&clock, Quota::per_second(10)).max_debt(5);
+    let limiter = limiter.build().unwrap();
+    let first = limiter.reserve(12).unwrap();
+    assert_eq!(first.wait(), ms(200));
+    assert_eq!(limiter.snapshot().available, [-2]);
+    let rejected = limiter.reserve(4).unwrap_err();
+    assert_eq!(rejected.retry_after(), Some(ms(100)));
+    let rejected = limiter.reserve(16).unwrap_err();
+    assert_eq!(rejected.reason(), Reason::CostExceedsLimit);
+    // Debts come before anybody else.
+    assert_eq!(
+        limiter.try_acquire().unwrap_err().retry_after(),
+        Some(ms(300))
+    );
+
+    // A cost that turned out larger is charged as far as debts go.
+    first.commit(1000);
+    assert_eq!(limiter.snapshot().available, [-5]);
+    clock.advance(SECOND);
+    let reservation = limiter.reserve(5).unwrap();
+    assert_eq!(reservation.cost(), 5);
+    reservation.commit(2);
+    assert_eq!(limiter.snapshot().available, [3]);
+    // Within a time or not at all.
+    assert!(limiter.reserve_within(5, ms(199)).is_err());
+    assert_eq!(limiter.snapshot().available, [3]);
+    limiter.reserve_within(5, ms(200)).unwrap().commit(5);
+}
+
+#[test]
+fn quotas_change_with_what_they_inherit() {
+    // Of 10 tokens 4 are left, and the limit becomes 20.
+    let table = [
+        (Inherit::AsIs, 4),
+        (Inherit::Proportional, 8),
+        (Inherit::Additive, 14),
+        (Inherit::Reset, 20),
+    ];
+    let kinds: [fn(u64) -> Quota; 4] = [
+        |limit| Quota::per_second(limit).burst(limit),
+        |limit| Quota::per_second(limit).fixed_window(),
+        |limit| Quota::per_second(limit).sliding_log(),
+        |limit| Quota::per_second(limit).sliding_counter(),
+    ];
+    for kind in kinds {
+        for (inherit, left) in table {
+            for quotas in [1, 2] {
+                let clock = ManualClock::new();
+                let mut building = builder(&clock, kind(10));
+                if quotas == 2 {
+                    building = building.quota(kind(1000));
+                }
+                let limiter = building.build().unwrap();
+                limiter.try_acquire_n(6).unwrap();
+                let new = [kind(20), kind(1000)];
+                limiter.set_quotas(&new[..quotas], inherit).unwrap();
+                assert_eq!(limiter.peek().remaining, left, "{inherit:?} {:?}", kind(10));
+                assert_eq!(limiter.snapshot().quotas, new[..quotas]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quota_is_replaced_by_one_of_its_kind_only() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(5));
+    for quota in [
+        Quota::per_second(5).sliding_log(),
+        Quota::per_second(5).warm_up(SECOND, 3),
+        Quota::per_second(0),
+    ] {
+        assert!(limiter.set_quota(quota, Inherit::AsIs).is_err());
+    }
+    assert!(limiter.set_quotas(&[], Inherit::AsIs).is_err());
+    let two = [Quota::per_second(5); 2];
+    assert!(limiter.set_quotas(&two, Inherit::AsIs).is_err());
+    assert_eq!(limiter.snapshot().quotas, [Quota::per_second(5)]);
+}
+
+#[test]
+fn it_begins_with_what_it_is_told_to() {
+    for quota in [
+        Quota::per_second(10).initial(3),
+        Quota::per_second(10).fixed_window().initial(3),
+        Quota::per_second(10).sliding_log().initial(3),
+        Quota::per_second(10).sliding_counter().initial(3),
+    ] {
+        let clock = ManualClock::new();
+        clock.advance(10 * SECOND);
+        for stripes in [1, 2] {
+            if let Ok(limiter) = builder(&clock, quota).stripes(stripes).build() {
+                assert_eq!(drain(&limiter), 3, "{quota:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn stripes_together_hold_and_earn_what_one_would() {
+    let clock = ManualClock::new();
+    for stripes in [2, 3, 7, 8] {
+        let limiter = builder(&clock, Quota::per_second(700).burst(100)).stripes(stripes);
+        let limiter = limiter.build().unwrap();
+        assert_eq!(limiter.peek().limit, 100);
+        assert_eq!(drain(&limiter), 100);
+        let mut admitted = 0;
+        for _ in 0..1000 {
+            clock.advance(ms(10));
+            admitted += drain(&limiter);
+        }
+        // A token short in each part, at most.
+        assert!(
+            (7000 - stripes as u64..=7000).contains(&admitted),
+            "{stripes}: {admitted}"
+        );
+        clock.advance(SECOND);
+        assert_eq!(limiter.snapshot().remaining, 100);
+        let most = 100 / stripes as u64;
+        assert!(limiter.try_acquire_n(most).is_ok());
+        let rejected = limiter.try_acquire_n(100 / stripes as u64 + 2).unwrap_err();
+        assert_eq!(rejected.reason(), Reason::CostExceedsLimit);
+        limiter
+            .set_quota(Quota::per_second(10).burst(10), Inherit::Reset)
+            .unwrap();
+        assert_eq!(drain(&limiter), 10);
+        clock.block_on(limiter.acquire()).unwrap();
+        clock.advance(10 * SECOND);
+    }
+}
+
+#[test]
+fn a_cost_of_zero_only_looks() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(1));
+    drain(&limiter);
+    assert!(limiter.try_acquire_n(0).is_ok());
+    limiter.reserve(1).unwrap().commit(1);
+    assert!(limiter.try_acquire_n(0).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A token bucket whose quota changes, whose clock jumps, and that gives tokens back, against a
+    /// bucket of fractional tokens.
+    #[test]
+    fn a_bucket_with_everything_follows_a_simple_one(
+        steps in prop::collection::vec((0_u8..8, 0_u64..3000, 1_u64..12), 1..150),
+    ) {
+        const RATES: [u64; 4] = [1, 3, 7, 700_000];
+        let manual = ManualClock::new();
+        manual.advance(Duration::from_secs(1 << 30));
+        let clock = Skewed::new(&manual);
+        let (mut rate, mut burst) = (3_u64, 8_u64);
+        let limiter = RateLimiter::builder()
+            .quota(Quota::per_second(rate).burst(burst))
+            .max_debt(0)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        // In billionths of a token, which a nanosecond earns a whole number of.
+        let mut level = i128::from(burst) * 1_000_000_000;
+        let mut slack = 0;
+        for (step, number, cost) in steps {
+            let full = i128::from(burst) * 1_000_000_000;
+            match step {
+                0..=2 => {
+                    manual.advance(ms(number));
+                    level = full.min(level + i128::from(number) * 1_000_000 * i128::from(rate));
+                }
+                3 => {
+                    // Set back by more than racing threads could be apart; nothing is earned.
+                    let _ = limiter.peek();
+                    clock.set_back(Duration::from_secs(1 + number));
+                    let _ = limiter.peek();
+                }
+                4 => {
+                    limiter.add(cost);
+                    level = full.min(level + i128::from(cost) * 1_000_000_000);
+                }
+                5 => {
+                    let (old, inherit) = (full, number % 3);
+                    rate = RATES[cost as usize % 4];
+                    burst = 1 + number % 12;
+                    let full = i128::from(burst) * 1_000_000_000;
+                    let (inherit, new) = match inherit {
+                        0 => (Inherit::AsIs, level.min(full)),
+                        1 => (Inherit::Additive, level + full - old),
+                        _ => (Inherit::Reset, full),
+                    };
+                    limiter.set_quota(Quota::per_second(rate).burst(burst), inherit).unwrap();
+                    level = new;
+                    // The new unit may round once.
+                    slack += i128::from(rate) + 1;
+                }
+                _ => {
+                    let needed = i128::from(cost) * 1_000_000_000;
+                    let tolerance = slack + i128::from(rate);
+                    match limiter.try_acquire_n(cost) {
+                        Ok(()) => {
+                            prop_assert!(level + tolerance >= needed);
+                            level -= needed;
+                        }
+                        Err(_) => prop_assert!(level - tolerance < needed),
+                    }
+                }
+            }
+        }
+    }
+}
