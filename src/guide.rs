@@ -20,3 +20,6 @@ pub mod circuit_breaker {}
 
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
+
+#[doc = include_str!("../docs/patterns/throttle.md")]
+pub mod throttle {}

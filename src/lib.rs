@@ -86,6 +86,7 @@ pub mod retry;
 mod rng;
 mod striped;
 mod sync;
+pub mod throttle;
 pub mod timeout;
 mod window;
 
@@ -107,6 +108,7 @@ pub use self::policy::{
 };
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
+pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 
 /// The README's examples are tests.

@@ -58,6 +58,8 @@ mod resilience4j_breaker;
 mod resilience4j_interval;
 #[path = "conformance/sliding_windows.rs"]
 mod sliding_windows;
+#[path = "conformance/throttler.rs"]
+mod throttler;
 
 use std::path::PathBuf;
 
@@ -90,6 +92,8 @@ const ADAPTERS: &[Adapter] = &[
     resilience4j_breaker::WINDOWS,
     resilience4j_interval::ADAPTER,
     sliding_windows::ADAPTER,
+    throttler::ENVOY,
+    throttler::FAILSAFE_GO,
 ];
 
 #[test]

@@ -128,6 +128,12 @@ pub enum Event {
         /// The limit from now on.
         to: u32,
     },
+    /// A throttle let a call through that it should have refused, because none was for too long.
+    #[non_exhaustive]
+    ProbeForced {
+        /// The name of the throttle.
+        policy: &'static str,
+    },
     /// A circuit breaker changed its state.
     #[non_exhaustive]
     CircuitChanged {
@@ -157,6 +163,7 @@ impl Event {
             | Self::Rejected { policy, .. }
             | Self::WouldReject { policy, .. }
             | Self::LimitChanged { policy, .. }
+            | Self::ProbeForced { policy }
             | Self::CircuitChanged { policy, .. }
             | Self::CircuitWouldOpen { policy, .. } => policy,
         }
@@ -172,6 +179,7 @@ impl Event {
             Self::Rejected { .. } => "rejected",
             Self::WouldReject { .. } => "would_reject",
             Self::LimitChanged { .. } => "limit_changed",
+            Self::ProbeForced { .. } => "probe_forced",
             Self::CircuitChanged { .. } => "circuit_changed",
             Self::CircuitWouldOpen { .. } => "circuit_would_open",
         }
@@ -244,6 +252,7 @@ impl fmt::Display for Event {
             Self::LimitChanged { policy, from, to } => {
                 write!(f, "{policy}: limit changed from {from} to {to}")
             }
+            Self::ProbeForced { policy } => write!(f, "{policy}: let a call through as a probe"),
             Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
             Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),
         }

@@ -24,6 +24,8 @@ pub enum Layer {
         /// Whether an algorithm finds the limit from latencies.
         adaptive: bool,
     },
+    /// A client-side throttle.
+    Throttle,
     /// A classifier.
     Classify,
     /// A rate limiter.
@@ -39,8 +41,9 @@ impl Layer {
             Self::Retry { .. } => "retry",
             Self::CircuitBreaker => "circuit breaker",
             Self::Bulkhead { .. } => "bulkhead",
+            Self::Throttle => "throttle",
             Self::Classify => "classify",
-            Self::RateLimiter => "rate_limiter",
+            Self::RateLimiter => "rate limiter",
             Self::Other => "other",
         }
     }
@@ -123,6 +126,9 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
         (Layer::Bulkhead { adaptive: true }, Layer::Retry { .. }) => {
             Some("it would take the waits between attempts for latency; put it inside the retry")
         }
+        (Layer::Throttle, Layer::Retry { .. }) => Some(
+            "it counts one request where there are several, and lets retries through; put it inside",
+        ),
         _ => None,
     }
 }
@@ -162,7 +168,8 @@ mod tests {
 
     #[test]
     fn each_rule_names_the_two_layers() {
-        let table: [(&[Layer], usize, usize); 5] = [
+        let table: [(&[Layer], usize, usize); 6] = [
+            (&[Layer::Throttle, RETRY], 0, 1),
             (&[Layer::Bulkhead { adaptive: true }, RETRY], 0, 1),
             (&[Layer::CircuitBreaker, timeout(9), RETRY], 0, 2),
             (&[timeout(2), RETRY, timeout(10)], 0, 2),

@@ -1,0 +1,79 @@
+//! The throttle around an operation.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use super::{Permit, Throttle};
+use crate::clock::ClockHandle;
+use crate::error::Rejected;
+use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+
+impl<T, E> Policy<T, E> for Throttle {
+    #[inline]
+    fn run<Op: Operation<T, E>>(
+        &self,
+        op: Op,
+        mut cx: Context,
+    ) -> impl Future<Output = Outcome<T, E>> {
+        let now = cx.now(&self.inner.settings.clock);
+        match self.admit(now, true, op.observer()) {
+            Ok(mut permit) => {
+                // Making the future is the operation's code as well.
+                permit.is_running = true;
+                let attempt = op.attempt(cx);
+                permit.is_running = false;
+                Throttled::Running {
+                    attempt,
+                    permit: Some(permit),
+                }
+            }
+            Err(rejected) => Throttled::Refused { rejected },
+        }
+    }
+
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.settings.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Throttle);
+    }
+}
+
+pin_project! {
+    #[project = ThrottledProj]
+    enum Throttled<'a, Fut> {
+        Refused { rejected: Rejected },
+        // The future is dropped before its permit.
+        Running { #[pin] attempt: Fut, permit: Option<Permit<'a>> },
+    }
+}
+
+impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for Throttled<'_, Fut> {
+    type Output = Outcome<T, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+        let (attempt, permit) = match self.project() {
+            ThrottledProj::Refused { rejected } => {
+                return Poll::Ready(Outcome::rejected(*rejected));
+            }
+            ThrottledProj::Running { attempt, permit } => (attempt, permit),
+        };
+        if let Some(permit) = permit {
+            permit.is_running = true;
+        }
+        let polled = attempt.poll(task);
+        if let Some(permit) = permit {
+            permit.is_running = false;
+        }
+        let outcome = ready!(polled);
+        if let Some(permit) = permit.take() {
+            permit.record(outcome.verdict);
+        }
+        Poll::Ready(outcome)
+    }
+}

@@ -1,0 +1,206 @@
+//! The pure machine against a slow one that keeps every call.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::state::{Decision, Rule, Seen, State};
+use crate::clock::Instant;
+use crate::window::Slice;
+
+const RULE: Rule = Rule {
+    success_threshold: 0.9,
+    aggression: 1.0,
+    max_rejection: 0.9,
+    min_requests: 10,
+    min_rps: 0.0,
+};
+
+const fn at(millis: u64) -> Instant {
+    Instant::from_nanos(millis * 1_000_000)
+}
+
+fn seen(requests: u64, accepts: u64) -> Seen {
+    Seen {
+        requests,
+        accepts,
+        ..Seen::default()
+    }
+}
+
+#[test]
+fn the_formula_gives_the_books_numbers() {
+    let book = Rule {
+        success_threshold: 0.5,
+        max_rejection: 1.0,
+        min_requests: 0,
+        ..RULE
+    };
+    // K = 2: nothing is refused while half is accepted.
+    for (requests, accepts, probability) in [
+        (0, 0, 0.0),
+        (1, 0, 0.5),
+        (100, 50, 0.0),
+        (100, 25, 50.0 / 101.0),
+        (100, 0, 100.0 / 101.0),
+        (u64::MAX, 0, 1.0),
+    ] {
+        assert_eq!(book.probability(seen(requests, accepts)), probability);
+    }
+}
+
+#[test]
+fn small_numbers_low_rates_and_young_calls_refuse_nothing() {
+    assert_eq!(RULE.probability(seen(9, 0)), 0.0);
+    assert_eq!(RULE.probability(seen(10, 0)), 0.9);
+    let with_rate = Rule {
+        min_rps: 5.0,
+        ..RULE
+    };
+    let of = |per_second, young| Seen {
+        per_second,
+        young,
+        ..seen(100, 0)
+    };
+    assert_eq!(with_rate.probability(of(4.9, 0)), 0.0);
+    assert_eq!(with_rate.probability(of(5.0, 0)), 0.9);
+    assert_eq!(with_rate.probability(of(5.0, 91)), 0.0);
+    assert_eq!(with_rate.probability(of(5.0, 90)), 0.9);
+    assert_eq!(with_rate.probability(of(5.0, 200)), 0.0);
+}
+
+#[test]
+fn aggression_raises_the_probability() {
+    let probability = |aggression| {
+        let rule = Rule { aggression, ..RULE };
+        rule.probability(seen(99, 45)) // 0.49 without
+    };
+    assert!((probability(1.0) - 0.49).abs() < 1e-12);
+    assert!((probability(2.0) - 0.7).abs() < 1e-12);
+    assert_eq!(probability(f64::MAX), 0.9);
+}
+
+/// Keeps every call.
+#[derive(Default)]
+struct Naive {
+    /// When it began, and how it went: `None` in flight.
+    calls: Vec<(u64, Option<bool>)>,
+}
+
+const SLICE: u64 = 50;
+const SLICES: u64 = 4;
+
+impl Naive {
+    fn seen(&self, now: u64, young_slices: Option<u64>) -> Seen {
+        let age = |began: u64| now / SLICE - began / SLICE;
+        let live = || self.calls.iter().filter(|call| age(call.0) < SLICES);
+        let count = |health| live().filter(|call| call.1 == health).count() as u64;
+        let young = |call: &&(u64, Option<bool>)| {
+            call.1.is_none() && young_slices.is_some_and(|before| age(call.0) <= before)
+        };
+        Seen {
+            requests: live().count() as u64,
+            accepts: count(Some(true)),
+            failures: count(Some(false)),
+            pending: count(None),
+            young: live().filter(young).count() as u64,
+            per_second: live().count() as f64 / 0.2,
+        }
+    }
+
+    /// The formula, in the words of the book.
+    fn probability(seen: Seen, rule: &Rule) -> f64 {
+        let requests = (seen.requests - seen.young) as f64;
+        let k = 1.0 / rule.success_threshold;
+        let unlimited = (requests - k * seen.accepts as f64) / (requests + 1.0);
+        if requests < f64::from(rule.min_requests) || seen.per_second < rule.min_rps {
+            return 0.0;
+        }
+        let powered = unlimited.max(0.0).powf(1.0 / rule.aggression);
+        powered.min(rule.max_rejection)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    Begin,
+    /// Ends one of those in flight.
+    End(prop::sample::Index, Option<bool>),
+    Record(bool),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let health = prop_oneof![Just(None), any::<bool>().prop_map(Some)];
+    let step = prop_oneof![
+        2 => (0_u64..120).prop_map(Step::Wait),
+        5 => Just(Step::Begin),
+        4 => (any::<prop::sample::Index>(), health).prop_map(|(i, h)| Step::End(i, h)),
+        1 => any::<bool>().prop_map(Step::Record),
+    ];
+    prop::collection::vec(step, 0..150)
+}
+
+proptest! {
+    #[test]
+    fn as_the_slow_model(
+        steps in steps(),
+        (threshold, aggression, cap) in (0.05_f64..=1.0, 1.0_f64..4.0, 0.0_f64..=1.0),
+        (min_requests, min_rps) in (0_u32..15, 0.0_f64..60.0),
+        grace in 0_u64..250,
+    ) {
+        let rule = Rule {
+            success_threshold: threshold,
+            aggression,
+            max_rejection: cap,
+            min_requests,
+            min_rps,
+        };
+        let ms = Duration::from_millis;
+        let state = State::new(rule, ms(SLICE * SLICES), SLICES as u32, ms(grace), Duration::MAX);
+        let young_slices = (grace > 0).then(|| grace.div_ceil(SLICE));
+        let mut naive = Naive::default();
+        let mut in_flight: Vec<(usize, Slice)> = Vec::new();
+        let mut now = 1_000;
+        for step in steps {
+            match step {
+                Step::Wait(millis) => now += millis,
+                Step::Begin => {
+                    in_flight.push((naive.calls.len(), state.begin(at(now))));
+                    naive.calls.push((now, None));
+                }
+                Step::End(_, _) if in_flight.is_empty() => {}
+                Step::End(index, accepted) => {
+                    let (call, slice) = in_flight.remove(index.index(in_flight.len()));
+                    state.end(slice, accepted);
+                    match accepted {
+                        Some(_) => naive.calls[call].1 = accepted,
+                        // Never was: so long ago that it is in no window.
+                        None => naive.calls[call] = (0, None),
+                    }
+                }
+                Step::Record(accepted) => {
+                    state.record(accepted, at(now));
+                    naive.calls.push((now, Some(accepted)));
+                }
+            }
+            let seen = state.seen(at(now));
+            let expected = naive.seen(now, young_slices);
+            prop_assert!((seen.per_second - expected.per_second).abs() < 1e-9);
+            prop_assert_eq!(seen, Seen { per_second: seen.per_second, ..expected });
+            let probability = state.probability(seen);
+            let expected = Naive::probability(expected, &rule);
+            // A root magnifies what rounding leaves near zero.
+            prop_assert!((probability - expected).abs() < 1e-3, "{} {}", probability, expected);
+            prop_assert!((0.0..=cap).contains(&probability));
+            // A draw below the probability refuses, and no other does.
+            if probability > 0.0 {
+                let just_below = probability * (1.0 - 1e-9);
+                prop_assert_eq!(state.decide(at(now), || probability), Decision::Pass);
+                prop_assert_eq!(state.decide(at(now), || just_below), Decision::Refuse);
+            } else {
+                prop_assert_eq!(state.decide(at(now), || unreachable!()), Decision::Pass);
+            }
+        }
+    }
+}
