@@ -89,11 +89,9 @@ async fn watch(clock: &ManualClock, mut transitions: Transitions, tally: &Tally)
             break_for,
             ..
         } = change;
-        print!("{:>8}  {to:<9} {cause:<16}", time(clock));
-        match break_for {
-            Some(length) => println!(" for {length:?}"),
-            None => println!(),
-        }
+        let length = break_for.map_or(String::new(), |length| format!("for {length:?}"));
+        let line = format!("{:>8}  {to:<9} {cause:<16} {length}", time(clock));
+        println!("{}", line.trim_end());
     }
 }
 

@@ -44,20 +44,21 @@ impl Striped {
     }
 }
 
-/// A number of the thread: the first threads have different ones.
+/// A number of the thread, which decides the part it uses. Threads have different ones.
 #[inline]
-fn home() -> usize {
+pub(crate) fn home() -> usize {
     use std::cell::Cell;
     use std::sync::atomic::AtomicUsize;
 
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
-        // With neither a destructor nor a start-up, reading it is one load.
+        // With neither a destructor nor a start-up, reading it is one load, also while the thread
+        // ends.
         static HOME: Cell<usize> = const { Cell::new(usize::MAX) };
     }
     match HOME.get() {
         usize::MAX => {
-            let home = NEXT.fetch_add(1, Ordering::Relaxed) % PARTS;
+            let home = NEXT.fetch_add(1, Ordering::Relaxed);
             HOME.set(home);
             home
         }
