@@ -6,7 +6,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// few others share.
 #[derive(Debug)]
 pub(crate) struct Striped {
-    parts: Box<[Part]>,
+    parts: Box<[Part; PARTS]>,
 }
 
 /// By itself in its cache line, and in the pair of lines that processors fetch together.
@@ -19,7 +19,7 @@ const PARTS: usize = 8;
 impl Striped {
     pub(crate) fn new() -> Self {
         Self {
-            parts: (0..PARTS).map(|_| Part(AtomicU64::new(0))).collect(),
+            parts: Box::new(std::array::from_fn(|_| Part(AtomicU64::new(0)))),
         }
     }
 
@@ -38,7 +38,7 @@ impl Striped {
 
     /// Back to zero. What is added meanwhile may be lost or not.
     pub(crate) fn clear(&self) {
-        for part in &self.parts {
+        for part in self.parts.iter() {
             part.0.store(0, Ordering::Relaxed);
         }
     }

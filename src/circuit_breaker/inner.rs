@@ -122,6 +122,7 @@ impl Inner {
         self.admit_slowly(word, now(), listener)
     }
 
+    /// As [`admit`](Self::admit), where `word` does not let all calls through.
     #[inline(never)]
     fn admit_slowly(
         &self,
@@ -129,36 +130,50 @@ impl Inner {
         now: Instant,
         listener: Listener<'_>,
     ) -> Result<Ticket, Rejected> {
-        match word::kind(word) {
-            word::OPEN => {
-                // Acquire: a break's end is written before the word that says open. One that is
-                // newer than the word is the end of a newer break, and as good an answer.
-                let until = self.until.load(Ordering::Acquire);
-                if until == u64::MAX {
-                    return self.refuse(Reason::CircuitOpen, None, now, listener);
-                }
-                // Longer than the break is: the clock was set back, and the machine decides.
-                let left = until.saturating_sub(now.as_nanos());
-                if left > 0 && left <= self.longest.load(Ordering::Relaxed) {
-                    let until = Some(Instant::from_nanos(until));
-                    return self.refuse(Reason::CircuitOpen, until, now, listener);
-                }
-            }
-            word::RAMPING => {
-                let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
-                let left = ends.saturating_duration_since(now);
-                if !left.is_zero() {
-                    let share =
-                        1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
-                    if self.rng.unit() < share {
-                        return Ok(Ticket { word, probe: 0 });
-                    }
-                    return self.refuse(Reason::CircuitOpen, Some(ends), now, listener);
-                }
-                self.with_machine(listener, now, |machine| machine.end_ramp(now));
-            }
-            _ => {}
+        if word::kind(word) != word::OPEN {
+            return self.admit_some(word, now, listener);
         }
+        // Acquire: a break's end is written before the word that says open. One that is newer than
+        // the word is the end of a newer break, and as good an answer.
+        let until = self.until.load(Ordering::Acquire);
+        let left = until.saturating_sub(now.as_nanos());
+        if until == u64::MAX {
+            self.refuse(Reason::CircuitOpen, None, now, listener)
+        } else if left > 0 && left <= self.longest.load(Ordering::Relaxed) {
+            let until = Some(Instant::from_nanos(until));
+            self.refuse(Reason::CircuitOpen, until, now, listener)
+        } else {
+            // It is over; or longer than it is: the clock was set back, and the machine decides.
+            self.ask(now, listener)
+        }
+    }
+
+    /// As [`admit`](Self::admit), where `word` lets some calls through.
+    #[cold]
+    fn admit_some(
+        &self,
+        word: u64,
+        now: Instant,
+        listener: Listener<'_>,
+    ) -> Result<Ticket, Rejected> {
+        if word::kind(word) == word::RAMPING {
+            let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
+            let left = ends.saturating_duration_since(now);
+            if !left.is_zero() {
+                let share = 1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
+                if self.rng.unit() < share {
+                    return Ok(Ticket { word, probe: 0 });
+                }
+                return self.refuse(Reason::CircuitOpen, Some(ends), now, listener);
+            }
+            self.with_machine(listener, now, |machine| machine.end_ramp(now));
+        }
+        self.ask(now, listener)
+    }
+
+    /// Lets the machine decide whether a call is let through.
+    #[cold]
+    fn ask(&self, now: Instant, listener: Listener<'_>) -> Result<Ticket, Rejected> {
         loop {
             let (admission, word) = self.with_machine(listener, now, |machine| {
                 (machine.acquire(now), machine.word())
@@ -188,6 +203,18 @@ impl Inner {
             let after = until.as_nanos().saturating_sub(now.as_nanos());
             rejected = rejected.with_retry_nanos(after);
         }
+        if self.settings.shadow || listener.is_some() || self.settings.observer.is_some() {
+            return self.tell_refused(rejected, listener);
+        }
+        Err(rejected)
+    }
+
+    #[cold]
+    fn tell_refused(
+        &self,
+        rejected: Rejected,
+        listener: Listener<'_>,
+    ) -> Result<Ticket, Rejected> {
         if self.settings.shadow {
             self.emit(listener, || Event::would_reject(&rejected));
             return Ok(UNRECORDED);
@@ -399,7 +426,6 @@ impl Inner {
         lock_checked(&self.machine).1.is_empty()
     }
 
-    #[inline]
     fn emit(&self, listener: Listener<'_>, event: impl Fn() -> Event) {
         if let Some(observer) = listener {
             observer.on_event(&event());
