@@ -210,11 +210,7 @@ impl Inner {
     }
 
     #[cold]
-    fn tell_refused(
-        &self,
-        rejected: Rejected,
-        listener: Listener<'_>,
-    ) -> Result<Ticket, Rejected> {
+    fn tell_refused(&self, rejected: Rejected, listener: Listener<'_>) -> Result<Ticket, Rejected> {
         if self.settings.shadow {
             self.emit(listener, || Event::would_reject(&rejected));
             return Ok(UNRECORDED);

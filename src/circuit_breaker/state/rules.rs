@@ -254,15 +254,28 @@ impl Tally {
                 },
                 Window::Time(window) => {
                     window.record(sample, now);
-                    if !watch.has_average && window.is_clean(now) {
-                        continue;
+                    if watch.has_average || !window.is_clean(now) {
+                        held |= self.held_in_time(plan, (watched, watch), window, sample, now);
                     }
-                    window.counts(now)
+                    continue;
                 }
             };
             held |= self.held(plan, (watched, watch), sample, counts, now);
         }
         held
+    }
+
+    /// As [`held`](Self::held), where the window has to be summed up first.
+    #[inline(never)]
+    fn held_in_time(
+        &self,
+        plan: &Plan,
+        watched: (&Watched, &Watch),
+        window: &TimeWindow,
+        sample: Sample,
+        now: Instant,
+    ) -> u64 {
+        self.held(plan, watched, sample, window.counts(now), now)
     }
 
     #[inline(never)]
