@@ -173,6 +173,8 @@ where
         for shard in &self.inner.shards {
             let mut left = Vec::new();
             let mut shard = lock(shard);
+            // From the start: beyond it, those that move up would be looked at twice, and others not.
+            shard.hand = 0;
             let all = shard.entries.len();
             shard.sweep(all, &mut left);
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use backstop::{
     Backoff, Bulkhead, CallOptions, Classify, ClassifyErrors, Context, Error, Event, Operation,
-    Outcome, Pipeline, Policy, Retry, RetryBudget, Timeout, Verdict,
+    Outcome, Pipeline, Policy, Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -52,6 +52,7 @@ assert_traits!(
     backstop::Report<(), ()>,
     backstop::Retry,
     backstop::RetryBudget,
+    backstop::Throttle,
     backstop::TimedOut,
     backstop::Timeout,
     backstop::TokioClock,
@@ -102,6 +103,10 @@ assert_traits!(
     backstop::policy::With<'static, Stack>,
     backstop::retry::RetryBuilder,
     backstop::retry::Retrying,
+    backstop::throttle::Load,
+    backstop::throttle::Permit<'static>,
+    backstop::throttle::ThrottleBuilder,
+    backstop::throttle::ThrottleSnapshot,
     backstop::timeout::TimeoutBuilder,
     Arc<Stack>,
     Option<Stack>,
@@ -136,6 +141,10 @@ fn retry() -> Retry {
     let budget = RetryBudget::in_flight().build().unwrap();
     let retry = Retry::builder().backoff(Backoff::NONE).budget(budget);
     retry.build().unwrap()
+}
+
+fn throttle() -> Throttle {
+    Throttle::builder().build().unwrap()
 }
 
 fn classify() -> ClassifyErrors<Op> {
@@ -184,6 +193,7 @@ async fn every_policy_can_be_spawned() {
         timeout(),
         Timeout::after_with(|cx| cx.attempt() * MINUTE),
         retry(),
+        throttle(),
         classify(),
         Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(
             &result.map_err(|e| *e)
@@ -201,7 +211,8 @@ async fn every_wrapper_can_be_spawned() {
         Some(timeout()),
         None::<Timeout>,
         Some(retry()),
-        Some((retry(), timeout())),
+        Some(throttle()),
+        Some((retry(), throttle(), timeout())),
         Arc::new(timeout()),
         Arc::new(Some((timeout(), retry()))),
         Some(Arc::new((timeout(), retry()))),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use backstop::bulkhead::limit::Aimd;
 use backstop::{
     Backoff, Bulkhead, CallOptions, Classify, Event, Jitter, ManualClock, Pipeline, Policy, Retry,
-    RetryBudget, Timeout, Verdict, deadline,
+    RetryBudget, Throttle, Timeout, Verdict, deadline,
 };
 use futures::future::join;
 
@@ -27,6 +27,7 @@ struct World {
     budget: RetryBudget,
     /// One permit, and room for one call that waits for it.
     bulkhead: Bulkhead,
+    throttle: Throttle,
     /// Operations in flight.
     running: Rc<Cell<u32>>,
     /// Polls of operations left before one panics.
@@ -38,10 +39,17 @@ impl World {
         let clock = ManualClock::new();
         let limit = Aimd::builder().initial(1).max(1).build().unwrap();
         let bulkhead = Bulkhead::builder().adaptive(limit).queue(1);
+        // Refuses about half of the calls after a failure.
+        let throttle = Throttle::builder().seed(1).clock(clock.clone());
+        let throttle = throttle
+            .min_requests(1)
+            .max_rejection(0.5)
+            .grace(Duration::ZERO);
         Self {
             clock: clock.clone(),
             budget: RetryBudget::in_flight().build().unwrap(),
             bulkhead: bulkhead.max_wait(STEP * 2).clock(clock).build().unwrap(),
+            throttle: throttle.build().unwrap(),
             running: Rc::default(),
             fuse: Cell::new(u32::MAX),
         }
@@ -98,6 +106,8 @@ impl World {
         let bulkhead = self.bulkhead.snapshot();
         assert_eq!(bulkhead.in_flight, 0, "permits, {when}");
         assert_eq!(bulkhead.queued, 0, "places in line, {when}");
+        let throttle = self.throttle.snapshot();
+        assert_eq!(throttle.pending, 0, "calls in the throttle, {when}");
         // Nor a deadline that the next call on this thread would inherit.
         let long = self.timeout(1000);
         let left = long.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining()) });
@@ -157,6 +167,10 @@ const FUTURES: &[(&str, Make)] = &[
     ("timeout that fires", |w| call(w, w.timeout(1))),
     ("retry", |w| call(w, w.retry())),
     ("retry that waits for nothing", |w| call(w, w.poor_retry())),
+    ("throttle", |w| call(w, w.throttle.clone())),
+    ("retry, throttle, timeout that fires", |w| {
+        call(w, (w.retry(), w.throttle.clone(), w.timeout(1)))
+    }),
     ("classify", |w| {
         call(w, Classify::errors(|()| Verdict::permanent()))
     }),

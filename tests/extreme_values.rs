@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use backstop::policy::ErrorClass;
 use backstop::retry::RetryBuilder;
+use backstop::throttle::ThrottleBuilder;
 use backstop::{
     Backoff, CallOptions, Classify, Clock, ConfigError, HintRule, Instant, Jitter, ManualClock,
-    Pipeline, Policy, Priority, Reason, Rejected, Retry, RetryBudget, Timeout, Verdict, deadline,
+    Pipeline, Policy, Priority, Reason, Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    deadline,
 };
 
 use values::{COUNTS, NUMBERS, TIMES, check};
@@ -436,4 +438,117 @@ fn in_flight_budgets() {
         spend,
     );
     spend(budget().ratio(1000.0).at_least(u32::MAX).build().unwrap());
+}
+
+// ===== Throttle =====
+
+/// A throttle at both ends of time: many calls that end in every way, and looks in between.
+fn drive(throttle: ThrottleBuilder) {
+    for clock in clocks() {
+        let throttle = throttle.clone().seed(1).clock(clock.clone());
+        let throttle = throttle.build().unwrap();
+        for time in TIMES {
+            for verdict in [Verdict::failure(), Verdict::success(), Verdict::ignore()] {
+                for _ in 0..15 {
+                    throttle.record(verdict);
+                    let open = throttle.try_acquire();
+                    let seen = throttle.snapshot();
+                    assert!(seen.rejection_probability >= 0.0, "{seen:?}");
+                    assert!(seen.rejection_probability <= seen.max_rejection, "{seen:?}");
+                    assert!(seen.requests_per_second.is_finite(), "{seen:?}");
+                    let parts = seen.accepts + seen.failures + seen.pending;
+                    assert_eq!(seen.requests, parts, "{seen:?}");
+                    if let Ok(permit) = open {
+                        permit.record(verdict);
+                    }
+                }
+            }
+            clock.advance(time);
+        }
+    }
+}
+
+#[test]
+fn throttles() {
+    let throttle = || Throttle::builder().clock(ManualClock::new());
+    /// Builds it to see whether it can be, and hands on the builder.
+    fn built(builder: ThrottleBuilder) -> Result<ThrottleBuilder, ConfigError> {
+        builder.clone().build().map(|_| builder)
+    }
+    let is_threshold = |share: f64| share > 0.0 && share <= 1.0;
+    check(
+        "success_threshold",
+        &NUMBERS,
+        is_threshold,
+        |n| built(throttle().success_threshold(n)),
+        drive,
+    );
+    check(
+        "max_rejection",
+        &NUMBERS,
+        |n| (0.0..=1.0).contains(&n),
+        |n| built(throttle().max_rejection(n)),
+        drive,
+    );
+    check(
+        "aggression",
+        &NUMBERS,
+        |n| n >= 1.0 && n.is_finite(),
+        |n| built(throttle().aggression(n)),
+        drive,
+    );
+    check(
+        "min_rps",
+        &NUMBERS,
+        |n| n >= 0.0 && n.is_finite(),
+        |n| built(throttle().min_rps(n)),
+        drive,
+    );
+    check(
+        "min_requests",
+        &COUNTS,
+        |_| true,
+        |n| built(throttle().min_requests(n)),
+        drive,
+    );
+    check(
+        "slices",
+        &COUNTS,
+        |n| (1..=1024).contains(&n),
+        |n| built(throttle().slices(n)),
+        drive,
+    );
+    for slices in [1, 20, 1024] {
+        check(
+            "window",
+            &TIMES,
+            |time| time >= Duration::from_micros(100) * slices,
+            |time| built(throttle().slices(slices).window(time)),
+            drive,
+        );
+    }
+    check(
+        "probe_every",
+        &TIMES,
+        |time| !time.is_zero(),
+        |time| built(throttle().probe_every(time)),
+        drive,
+    );
+    for time in TIMES {
+        drive(throttle().grace(time));
+        drive(throttle().grace(time).window(Duration::MAX));
+        drive(
+            throttle()
+                .grace(time)
+                .window(Duration::from_micros(100))
+                .slices(1),
+        );
+    }
+    let harshest = throttle()
+        .success_threshold(f64::MIN_POSITIVE)
+        .aggression(f64::MAX)
+        .max_rejection(1.0)
+        .min_requests(0);
+    drive(harshest.clone());
+    drive(harshest.success_threshold(1.0).count_refused(true));
 }

@@ -15,7 +15,7 @@ use allocation_counter::measure;
 use backstop::bulkhead::limit;
 use backstop::{
     Bulkhead, CallOptions, Classify, ClockHandle, Error, Event, Pipeline, Policy, Retry,
-    RetryBudget, Timeout, Verdict,
+    RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes.
@@ -94,6 +94,14 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         let retry = retry().budget(budget.unwrap()).build().unwrap();
         assert_no_allocation("retry with a budget", retry);
     }
+    let throttle = || Throttle::builder().clock(clock.clone());
+    let calm = throttle().build().unwrap();
+    assert_no_allocation("throttle", &calm);
+    let throttling = throttle().shadow(true).build().unwrap();
+    for _ in 0..100 {
+        throttling.record(Verdict::failure());
+    }
+    assert_no_allocation("throttle that would refuse", throttling);
     assert_no_allocation("classify errors", classify());
     let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(&result.map_err(|e| *e));
     assert_no_allocation("classify", Classify::by(by));
@@ -101,7 +109,14 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation("none", None::<Timeout>);
     assert_no_allocation("arc", Arc::new(timeout.clone()));
 
-    let stack = (&timeout, &plain, Some(&timeout), &timeout, classify());
+    let stack = (
+        &timeout,
+        &plain,
+        &calm,
+        Some(&timeout),
+        &timeout,
+        classify(),
+    );
     assert_no_allocation("stack", stack);
     let pipeline = Pipeline::new(stack).named("stack");
     assert_no_allocation("pipeline", &pipeline);

@@ -91,17 +91,17 @@ pub(super) struct State {
 const PENDING: Sample = Sample {
     failed: false,
     slow: true,
-    took: Duration::ZERO,
+    took: 0,
 };
 const FAILED: Sample = Sample {
     failed: true,
     slow: false,
-    took: Duration::ZERO,
+    took: 0,
 };
 const ACCEPTED: Sample = Sample {
     failed: false,
     slow: false,
-    took: Duration::ZERO,
+    took: 0,
 };
 
 impl State {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{Counts, Sample, Tracks};
-use crate::clock::nanos;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A window over the last `n` calls.
@@ -42,6 +41,15 @@ impl CountWindow {
         Self { size, form }
     }
 
+    /// Whether a good call would change nothing.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        match &self.form {
+            Form::Word(word) => word.bits.load(Ordering::Relaxed) == word.size << Word::CALLS,
+            Form::Ring(ring) => ring.durations.is_empty() && ring.is_full_and_clean(self.size),
+        }
+    }
+
     /// Adds a call, and gives the content after it.
     #[inline]
     pub(crate) fn record(&self, sample: Sample) -> Counts {
@@ -68,15 +76,6 @@ impl CountWindow {
                 let was_full = ring.push(self.size, sample);
                 (!(was_full && sample.is_clean())).then(|| ring.counts(self.size))
             }
-        }
-    }
-
-    /// Whether it is full of clean calls. Without durations another one changes nothing.
-    #[inline]
-    pub(crate) fn is_full_and_clean(&self) -> bool {
-        match &self.form {
-            Form::Word(word) => word.is_full_and_clean(),
-            Form::Ring(ring) => ring.is_full_and_clean(self.size),
         }
     }
 
@@ -143,12 +142,6 @@ impl Word {
                 Err(now) => old = now,
             }
         }
-    }
-
-    #[inline]
-    fn is_full_and_clean(&self) -> bool {
-        // No marks, and all calls.
-        self.bits.load(Ordering::Relaxed) == self.size << Self::CALLS
     }
 
     #[inline]
@@ -241,10 +234,9 @@ impl Ring {
     #[inline]
     fn fill(&self, place: u64, sample: Sample) {
         if !self.durations.is_empty() {
-            let took = nanos(sample.took);
-            let before = self.durations[place as usize].swap(took, Ordering::Relaxed);
+            let before = self.durations[place as usize].swap(sample.took, Ordering::Relaxed);
             self.took
-                .fetch_add(took.wrapping_sub(before), Ordering::Relaxed);
+                .fetch_add(sample.took.wrapping_sub(before), Ordering::Relaxed);
         }
         let word = &self.words[(place * self.bits / 64) as usize];
         let shift = place * self.bits % 64;

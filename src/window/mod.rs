@@ -27,12 +27,12 @@ pub(crate) use self::time::{Slice, TimeWindow};
 /// What one call was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sample {
+    /// How long it took, in nanoseconds. Zero where nobody measures.
+    pub(crate) took: u64,
     /// It failed.
     pub(crate) failed: bool,
     /// It took too long.
     pub(crate) slow: bool,
-    /// How long it took. Zero where nobody measures.
-    pub(crate) took: Duration,
 }
 
 impl Sample {

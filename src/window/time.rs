@@ -160,11 +160,11 @@ impl TimeWindow {
     }
 
     #[inline]
-    fn add_duration(&self, first: usize, epoch: u64, took: Duration) {
+    fn add_duration(&self, first: usize, epoch: u64, took: u64) {
         if self.tracks.durations {
-            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             let word = first + self.stride - 1;
-            self.add(word, epoch, TOOK_BITS, micros.min(TOOK_FULL), TOOK_FULL);
+            let micros = (took / 1_000).min(TOOK_FULL);
+            self.add(word, epoch, TOOK_BITS, micros, TOOK_FULL);
         }
     }
 

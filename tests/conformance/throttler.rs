@@ -41,7 +41,8 @@ fn failsafe_go(config: &Fields) -> Result<Dialect, Failure> {
     let failure_rate = config.number("failure_rate_threshold")?;
     let success_rate = config.number("success_rate_threshold")?;
     let threshold = success_rate.or(failure_rate.map(|rate| 1.0 - rate));
-    let window = config.duration("window")?.unwrap_or(60 * SECOND);
+    let window = config.duration("window")?.or(config.duration("period")?);
+    let window = window.unwrap_or(60 * SECOND);
     let builder = Throttle::builder()
         .success_threshold(threshold.unwrap_or(0.9))
         .max_rejection(config.number("max_rejection_rate")?.unwrap_or(0.9))

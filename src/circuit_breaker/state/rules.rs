@@ -141,11 +141,7 @@ impl Plan {
         Sample {
             failed,
             slow: self.tracks.slow && took >= self.slow,
-            took: if self.tracks.durations {
-                Duration::from_nanos(took)
-            } else {
-                Duration::ZERO
-            },
+            took,
         }
     }
 
@@ -224,7 +220,7 @@ impl Tally {
     pub(crate) fn is_settled(&self) -> bool {
         self.consecutive.load(Ordering::Relaxed) == 0
             && self.watched.iter().all(|watched| match &watched.window {
-                Window::Calls(window) => window.is_full_and_clean(),
+                Window::Calls(window) => window.is_settled(),
                 Window::Time(_) => false,
             })
     }
@@ -396,7 +392,7 @@ impl Tally {
                 let sample = Sample {
                     failed,
                     slow,
-                    took: counts.took / u32::try_from(counts.calls.max(1)).unwrap_or(u32::MAX),
+                    took: nanos(counts.took) / counts.calls.max(1),
                 };
                 for _ in 0..bad(&sample).min(most) {
                     for watched in &self.watched {

@@ -108,7 +108,10 @@ impl Trial {
         self.results.failures += u64::from(sample.failed);
         self.results.slow += u64::from(sample.slow);
         self.results.slow_failures += u64::from(sample.failed && sample.slow);
-        self.results.took = self.results.took.saturating_add(sample.took);
+        self.results.took = self
+            .results
+            .took
+            .saturating_add(Duration::from_nanos(sample.took));
     }
 
     /// Takes the places of the calls whose lease has ended.
