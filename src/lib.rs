@@ -85,6 +85,7 @@ pub mod rate_limiter;
 pub mod retry;
 mod rng;
 pub mod shed;
+mod striped;
 mod sync;
 pub mod throttle;
 pub mod timeout;
