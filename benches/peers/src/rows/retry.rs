@@ -58,7 +58,7 @@ fn peers_ready() -> Vec<Candidate> {
     vec![
         future("backon", || ready.retry(backon())),
         future("tokio-retry", || {
-            tokio_retry::Retry::spawn(tokio_retry(), ready)
+            tokio_retry::Retry::start(tokio_retry(), ready)
         }),
         service("tower", tower(tower::service_fn(|()| ready()))),
         service(
@@ -72,7 +72,7 @@ fn peers_pending() -> Vec<Candidate> {
     vec![
         future("backon", || pending_once.retry(backon())),
         future("tokio-retry", || {
-            tokio_retry::Retry::spawn(tokio_retry(), pending_once)
+            tokio_retry::Retry::start(tokio_retry(), pending_once)
         }),
         service("tower", tower(tower::service_fn(|()| pending_once()))),
         service(
@@ -144,7 +144,7 @@ fn future_size(retry: &'static Retry) -> Row {
             ("backon", size_of_val(&pending_once.retry(backon())) as f64),
             (
                 "tokio-retry",
-                size_of_val(&tokio_retry::Retry::spawn(tokio_retry(), pending_once)) as f64,
+                size_of_val(&tokio_retry::Retry::start(tokio_retry(), pending_once)) as f64,
             ),
         ],
     )

@@ -30,7 +30,8 @@ pub fn rows() -> Vec<Row> {
                 future("tokio clock", || tokio_clock.call(ready)),
                 peers_ready(),
             )
-            .beside(blocking("clock read", || backstop::Clock::now(&TokioClock))),
+            .beside(blocking("clock read", || backstop::Clock::now(&TokioClock)))
+            .against("tokio"),
         );
         rows.push(
             Row::race(
@@ -43,7 +44,8 @@ pub fn rows() -> Vec<Row> {
             .beside({
                 let clock = FastClock::new();
                 blocking("clock read", move || backstop::Clock::now(&clock))
-            }),
+            })
+            .against("tokio"),
         );
     }
     for (threads, of_tokio_clock, of_fast_clock) in [(1, 1.05, 0.5), (2, 1.05, 0.25)] {
