@@ -43,7 +43,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 /// How many got through, and how many should have.
 fn hammer(rate: u64, burst: u64, stripes: usize) -> Result<(u64, f64), Box<dyn Error>> {
-    let clock = BlockingClock::default();
+    let clock = BlockingClock;
     let limiter = RateLimiter::builder()
         .quota(Quota::per_second(rate).burst(burst))
         .stripes(stripes)
