@@ -1,109 +1,149 @@
-//! What a breaker adds to a call. `cargo bench --bench circuit_breaker`; a quiet machine only.
+//! What a call through a circuit breaker costs: closed with each rule, open, and half-open.
+//!
+//! ```text
+//! cargo bench --bench circuit_breaker --features fast-clock
+//! ```
+//!
+//! The operation is nothing, so the figures are the breaker's own. Comparisons with other crates are
+//! in `benches/peers`.
 
 use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use backstop::circuit_breaker::{HalfOpen, Trip};
-use backstop::{Backoff, CircuitBreaker};
-use criterion::{
-    BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
-};
+use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Trip};
+use backstop::{CircuitBreaker, ClockHandle, Rejected};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
-/// Long enough that nothing ends while it is measured.
-const LONG: Duration = Duration::from_secs(3600);
+const WINDOW: Duration = Duration::from_secs(30);
+const HOUR: Duration = Duration::from_secs(3600);
 
-fn call(breaker: &CircuitBreaker, fail: bool) {
-    match breaker.try_acquire() {
-        Ok(permit) if black_box(fail) => permit.failure(),
-        Ok(permit) => permit.success(),
-        Err(rejected) => drop(black_box(rejected)),
-    }
-}
-
-/// `iterations` calls on each of `threads` threads, of which one in `every` fails, none for zero.
-fn on_threads(breaker: &CircuitBreaker, threads: u64, every: u64, iterations: u64) -> Duration {
-    let start = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                for iteration in 1..=iterations {
-                    call(breaker, every != 0 && iteration % every == 0);
-                }
-            });
-        }
-    });
-    start.elapsed()
-}
-
-fn bench(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    name: &str,
-    every: u64,
-    breaker: &CircuitBreaker,
-) {
-    for threads in [1, 2] {
-        group.bench_function(format!("{name}, {threads} threads"), |bencher| {
-            bencher.iter_custom(|iterations| on_threads(breaker, threads, every, iterations));
-        });
-    }
-}
-
-fn build(trip: Trip, slow_calls: bool) -> CircuitBreaker {
-    let mut builder = CircuitBreaker::builder()
-        .trip_on(trip)
-        .half_open(HalfOpen::successes(u32::MAX))
-        .break_for(Backoff::fixed(LONG).max(LONG));
-    if slow_calls {
-        builder = builder.slow_call(LONG);
-    }
-    #[cfg(feature = "fast-clock")]
-    let builder = builder.clock(backstop::FastClock::new());
-    builder.build().expect("the settings are sound")
+fn benches(criterion: &mut Criterion) {
+    closed(criterion);
+    open(criterion);
+    half_open(criterion);
 }
 
 fn closed(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("closed");
-    let rules = [
-        ("consecutive", Trip::consecutive(5), false),
-        ("last 50 calls", Trip::failure_rate(0.5).of_last(50), false),
+    let rate = || Trip::failure_rate(0.5);
+    let rules: [(&str, CircuitBreakerBuilder); 6] = [
+        ("consecutive", builder().trip_on(Trip::consecutive(5))),
+        ("last 50", builder().trip_on(rate().of_last(50))),
+        ("last 100", builder().trip_on(rate().of_last(100))),
+        ("last 10000", builder().trip_on(rate().of_last(10_000))),
+        ("30 s", builder().trip_on(rate().within(WINDOW))),
         (
-            "last 100 calls",
-            Trip::failure_rate(0.5).of_last(100),
-            false,
-        ),
-        (
-            "30 s",
-            Trip::failure_rate(0.5).within(Duration::from_secs(30)),
-            false,
-        ),
-        (
-            "30 s and slow calls",
-            Trip::failure_rate(0.5).within(Duration::from_secs(30)),
-            true,
+            "30 s + slow calls",
+            builder()
+                .trip_on(rate().within(WINDOW))
+                .trip_on(Trip::slow_rate(0.5).within(WINDOW))
+                .slow_call(Duration::from_secs(1)),
         ),
     ];
-    for (name, trip, slow_calls) in rules {
-        for (share, every) in [("clean", 0), ("1 failure in 64", 64)] {
-            let breaker = build(trip, slow_calls);
-            bench(&mut group, &format!("{name}, {share}"), every, &breaker);
+    for (name, every) in [("clean", None), ("1 failure in 64", Some(64))] {
+        let mut group = criterion.benchmark_group(format!("breaker closed, {name}"));
+        for (rule, builder) in &rules {
+            for threads in [1, 2] {
+                let breaker = builder.clone().build().expect("the settings are sound");
+                group.bench_function(BenchmarkId::new(*rule, threads), |bencher| {
+                    bencher.iter_custom(|calls| {
+                        on(threads, || {
+                            for index in 0..calls {
+                                let fails = every.is_some_and(|every| index % every == 0);
+                                black_box(call(&breaker, fails)).expect("closed");
+                            }
+                        })
+                    });
+                });
+            }
         }
     }
 }
 
 fn open(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("open");
-    let breaker = build(Trip::consecutive(5), false);
-    breaker.trip();
-    bench(&mut group, "refused", 0, &breaker);
+    let breaker = builder().build().expect("the defaults are sound");
+    breaker.trip_for(HOUR);
+    let mut group = criterion.benchmark_group("breaker open");
+    for threads in [1, 2] {
+        group.bench_function(BenchmarkId::new("refused", threads), |bencher| {
+            bencher.iter_custom(|calls| {
+                on(threads, || {
+                    for _ in 0..calls {
+                        let _ = black_box(call(&breaker, false));
+                    }
+                })
+            });
+        });
+    }
 }
 
+/// Trial calls, of which so many are wanted that the circuit does not close meanwhile.
 fn half_open(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("half-open");
-    let breaker = build(Trip::consecutive(5), false);
+    let rule = HalfOpen::failure_rate(1.0).of(u32::MAX);
+    let breaker = builder()
+        .half_open(rule)
+        .decide_early(false)
+        .permitted_calls(16)
+        .build();
+    let breaker = breaker.expect("the settings are sound");
     breaker.half_open();
-    bench(&mut group, "trial call", 0, &breaker);
+    let mut group = criterion.benchmark_group("breaker half-open");
+    for threads in [1, 2] {
+        group.bench_function(BenchmarkId::new("trial call", threads), |bencher| {
+            bencher.iter_custom(|calls| {
+                on(threads, || {
+                    for _ in 0..calls {
+                        black_box(call(&breaker, false)).expect("a trial call is free");
+                    }
+                })
+            });
+        });
+    }
 }
 
-criterion_group!(benches, closed, open, half_open);
-criterion_main!(benches);
+fn builder() -> CircuitBreakerBuilder {
+    CircuitBreaker::builder().clock(clock())
+}
+
+#[cfg(feature = "fast-clock")]
+fn clock() -> ClockHandle {
+    backstop::FastClock::new().into()
+}
+
+#[cfg(not(feature = "fast-clock"))]
+fn clock() -> ClockHandle {
+    backstop::TokioClock.into()
+}
+
+#[inline]
+fn call(breaker: &CircuitBreaker, fails: bool) -> Result<(), Rejected> {
+    let permit = breaker.try_acquire()?;
+    if fails {
+        permit.failure();
+    } else {
+        permit.success();
+    }
+    Ok(())
+}
+
+/// How long `threads` threads take who all do `work` at once.
+fn on(threads: usize, work: impl Fn() + Sync) -> Duration {
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(&work);
+        }
+        work();
+    });
+    start.elapsed()
+}
+
+criterion_group! {
+    name = all;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(500))
+        .sample_size(20);
+    targets = benches
+}
+criterion_main!(all);

@@ -1,77 +1,133 @@
-//! A dependency that dies and comes back, and a breaker in front of it. Virtual time, so it runs at
-//! once:
+//! A dependency that dies and comes back, seen through a circuit breaker.
 //!
-//! ```sh
+//! ```text
 //! cargo run --example circuit_breaker
 //! ```
+//!
+//! A minute and a half passes, in virtual time: the program runs at once and prints the same every
+//! time.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::time::Duration;
 
-use backstop::circuit_breaker::{HalfOpen, Trip};
-use backstop::{Backoff, CircuitBreaker, Clock, ConfigError, Error, ManualClock, Policy};
-use futures::future::select;
+use backstop::circuit_breaker::{HalfOpen, State, Transition, Transitions, Trip};
+use backstop::{Backoff, CircuitBreaker, Clock, Error as CallError, Jitter, ManualClock, Policy};
+use futures::future::{Either, join, select};
 use futures::pin_mut;
 
-/// The dependency is down between these seconds.
-const DOWN: std::ops::Range<u64> = 10..40;
+const SECOND: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
-struct Refused;
+/// When the dependency is down, in seconds from the start.
+const OUTAGE: std::ops::Range<u64> = 10..40;
+const END: u64 = 60;
 
-fn seconds(clock: &ManualClock) -> f64 {
-    Duration::from_nanos(clock.now().as_nanos()).as_secs_f64()
-}
-
-fn main() -> Result<(), ConfigError> {
+fn main() -> Result<(), Box<dyn Error>> {
     let clock = ManualClock::new();
     let breaker = CircuitBreaker::builder()
-        .name("billing")
-        .trip_on(
-            Trip::failure_rate(0.5)
-                .within(Duration::from_secs(10))
-                .min_calls(5),
-        )
-        .break_for(Backoff::exponential(Duration::from_secs(5)).max(Duration::from_secs(10)))
+        .name("inventory")
+        .trip_on(Trip::failure_rate(0.5).within(10 * SECOND).min_calls(10))
+        .break_for(Backoff::exponential(5 * SECOND).jitter(Jitter::None))
         .half_open(HalfOpen::successes(2).of(3))
-        .ramp_up(Duration::from_secs(5))
-        .seed(7)
         .clock(clock.clone())
         .build()?;
 
-    let billing = || async {
-        clock.sleep(Duration::from_millis(20)).await;
-        match DOWN.contains(&(seconds(&clock) as u64)) {
-            true => Err(Refused),
-            false => Ok(()),
-        }
-    };
-    let (good, failed, refused) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let add = |counter: &Cell<u32>| counter.set(counter.get() + 1);
-
+    println!(
+        "The dependency is down from second {} to {}.\n",
+        OUTAGE.start, OUTAGE.end
+    );
+    let transitions = breaker.subscribe();
+    let tally = Tally::default();
     clock.block_on(async {
-        let mut transitions = breaker.subscribe();
-        let print = async {
-            while let Some(change) = transitions.next().await {
-                println!("{:>6.2} s  {change}", seconds(&clock));
-            }
-        };
-        // A call every quarter of a second, for a minute.
-        let work = async {
-            for _ in 0..240 {
-                match breaker.call(billing).await {
-                    Ok(()) => add(&good),
-                    Err(Error::Operation(Refused)) => add(&failed),
-                    Err(_) => add(&refused),
-                }
-                clock.sleep(Duration::from_millis(250)).await;
-            }
-        };
-        pin_mut!(print, work);
-        select(print, work).await;
+        let traffic = traffic(&clock, &breaker, &tally);
+        pin_mut!(traffic);
+        let watch = watch(&clock, transitions, &tally);
+        pin_mut!(watch);
+        // The stream ends with the breaker, which outlives this block: the traffic ends it.
+        if let Either::Right(_) = select(traffic, watch).await {
+            unreachable!("the breaker lives");
+        }
     });
+    tally.print(&clock);
 
-    let (good, failed, refused) = (good.get(), failed.get(), refused.get());
-    println!("{good} good, {failed} failed, {refused} refused at once");
+    assert_eq!(breaker.state(), State::Closed);
     Ok(())
+}
+
+/// Four calls a second, until the end.
+async fn traffic(clock: &ManualClock, breaker: &CircuitBreaker, tally: &Tally) {
+    while seconds(clock) < END {
+        let call = breaker.call(|| dependency(clock));
+        // Calls take time, so the next one is not the end of this one.
+        let (result, ()) = join(call, clock.sleep(SECOND / 4)).await;
+        tally.count(&result);
+    }
+}
+
+/// Answers in 20 ms while it is up, and fails after 200 ms while it is down.
+async fn dependency(clock: &ManualClock) -> Result<(), &'static str> {
+    if OUTAGE.contains(&seconds(clock)) {
+        clock.sleep(SECOND / 5).await;
+        Err("connection reset")
+    } else {
+        clock.sleep(SECOND / 50).await;
+        Ok(())
+    }
+}
+
+/// Prints the states as they change.
+async fn watch(clock: &ManualClock, mut transitions: Transitions, tally: &Tally) {
+    println!(
+        "{:>8}  {:<9} {:<16} {:>9} {:>7} {:>8}",
+        "", "state", "why", "succeeded", "failed", "refused"
+    );
+    while let Some(change) = transitions.next().await {
+        tally.print(clock);
+        let Transition {
+            to,
+            cause,
+            break_for,
+            ..
+        } = change;
+        let length = break_for.map_or(String::new(), |length| format!("for {length:?}"));
+        let line = format!("{:>8}  {to:<9} {cause:<16} {length}", time(clock));
+        println!("{}", line.trim_end());
+    }
+}
+
+/// What became of the calls since it was printed.
+#[derive(Default)]
+struct Tally {
+    succeeded: Cell<u32>,
+    failed: Cell<u32>,
+    refused: Cell<u32>,
+}
+
+impl Tally {
+    fn count(&self, result: &Result<(), CallError<&str>>) {
+        let count = match result {
+            Ok(()) => &self.succeeded,
+            Err(error) if error.is_rejected() => &self.refused,
+            Err(_) => &self.failed,
+        };
+        count.set(count.get() + 1);
+    }
+
+    fn print(&self, clock: &ManualClock) {
+        let [succeeded, failed, refused] =
+            [&self.succeeded, &self.failed, &self.refused].map(Cell::take);
+        println!(
+            "{:>8}  {:<26} {succeeded:>9} {failed:>7} {refused:>8}",
+            time(clock),
+            "calls until then:",
+        );
+    }
+}
+
+fn seconds(clock: &ManualClock) -> u64 {
+    clock.now().as_nanos() / 1_000_000_000
+}
+
+fn time(clock: &ManualClock) -> String {
+    format!("{:.2} s", clock.now().as_nanos() as f64 / 1e9)
 }

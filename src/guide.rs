@@ -18,6 +18,10 @@ pub mod bulkhead {}
 #[cfg(feature = "tokio")]
 pub mod circuit_breaker {}
 
+#[doc = include_str!("../docs/patterns/load-shedding.md")]
+#[cfg(feature = "tokio")]
+pub mod load_shedding {}
+
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 

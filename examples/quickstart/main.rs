@@ -72,7 +72,7 @@ fn stack() -> Result<Stack, ConfigError> {
         // The whole call, retries included.
         Timeout::after(Duration::from_secs(3)),
         Retry::builder()
-            .max_attempts(5)
+            .max_attempts(6)
             .backoff(Backoff::exponential(Duration::from_millis(150)))
             // At most one retry for five calls, and ten a second in any case.
             .budget(RetryBudget::percentage().build()?)
@@ -86,7 +86,7 @@ fn stack() -> Result<Stack, ConfigError> {
             .build()?,
         // What the server has agreed to.
         RateLimiter::builder()
-            .quota(Quota::per_second(500).burst(50))
+            .quota(Quota::per_second(1000).burst(100))
             .build()?,
         // A server that hangs takes no more than these.
         Bulkhead::builder().max_concurrent(100).build()?,

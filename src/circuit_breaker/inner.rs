@@ -1,6 +1,6 @@
 //! What the clones of a breaker share: the fast path in atomics, the rest behind a lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::state::{
@@ -10,11 +10,12 @@ use super::state::{HalfOpenRules, Transition};
 use super::watch::{Watcher, Watchers};
 use super::{Break, Settings, Snapshot};
 use crate::backoff::Progress;
-use crate::clock::Instant;
+use crate::clock::{Instant, nanos};
 use crate::error::{Reason, Rejected};
 use crate::observe::{Event, Observer};
-use crate::policy::Verdict;
+use crate::policy::{Health, Verdict};
 use crate::rng::SharedRng;
+use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
 use crate::window::{Counts, Sample};
 
@@ -50,8 +51,9 @@ pub(super) struct Inner {
     tallies: Box<[Tally; 2]>,
     machine: Mutex<(Machine, Watchers)>,
     rng: SharedRng,
-    /// Calls refused since the state changed. By itself, so that refusals do not slow others down.
-    rejected: Box<AtomicU64>,
+    /// Calls refused since the state changed. Made when the circuit first lets not all through: many
+    /// breakers never do.
+    rejected: OnceLock<Striped>,
 }
 
 impl Inner {
@@ -88,7 +90,7 @@ impl Inner {
             tallies,
             machine: Mutex::new((machine, Watchers::default())),
             rng,
-            rejected: Box::new(AtomicU64::new(0)),
+            rejected: OnceLock::new(),
         }
     }
 
@@ -106,7 +108,7 @@ impl Inner {
     }
 
     /// Lets a call through or not. `now` is asked only where the time matters.
-    #[inline(always)]
+    #[inline]
     pub(super) fn admit(
         &self,
         now: impl FnOnce() -> Instant,
@@ -120,6 +122,7 @@ impl Inner {
         self.admit_slowly(word, now(), listener)
     }
 
+    /// As [`admit`](Self::admit), where `word` does not let all calls through.
     #[inline(never)]
     fn admit_slowly(
         &self,
@@ -127,36 +130,50 @@ impl Inner {
         now: Instant,
         listener: Listener<'_>,
     ) -> Result<Ticket, Rejected> {
-        match word::kind(word) {
-            word::OPEN => {
-                // Acquire: a break's end is written before the word that says open. One that is
-                // newer than the word is the end of a newer break, and as good an answer.
-                let until = self.until.load(Ordering::Acquire);
-                if until == u64::MAX {
-                    return self.refuse(Reason::CircuitOpen, None, now, listener);
-                }
-                // Longer than the break is: the clock was set back, and the machine decides.
-                let left = until.saturating_sub(now.as_nanos());
-                if left > 0 && left <= self.longest.load(Ordering::Relaxed) {
-                    let until = Some(Instant::from_nanos(until));
-                    return self.refuse(Reason::CircuitOpen, until, now, listener);
-                }
-            }
-            word::RAMPING => {
-                let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
-                let left = ends.saturating_duration_since(now);
-                if !left.is_zero() {
-                    let share =
-                        1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
-                    if self.rng.unit() < share {
-                        return Ok(Ticket { word, probe: 0 });
-                    }
-                    return self.refuse(Reason::CircuitOpen, Some(ends), now, listener);
-                }
-                self.with_machine(listener, now, |machine| machine.end_ramp(now));
-            }
-            _ => {}
+        if word::kind(word) != word::OPEN {
+            return self.admit_some(word, now, listener);
         }
+        // Acquire: a break's end is written before the word that says open. One that is newer than
+        // the word is the end of a newer break, and as good an answer.
+        let until = self.until.load(Ordering::Acquire);
+        let left = until.saturating_sub(now.as_nanos());
+        if until == u64::MAX {
+            self.refuse(Reason::CircuitOpen, None, now, listener)
+        } else if left > 0 && left <= self.longest.load(Ordering::Relaxed) {
+            let until = Some(Instant::from_nanos(until));
+            self.refuse(Reason::CircuitOpen, until, now, listener)
+        } else {
+            // It is over; or longer than it is: the clock was set back, and the machine decides.
+            self.ask(now, listener)
+        }
+    }
+
+    /// As [`admit`](Self::admit), where `word` lets some calls through.
+    #[cold]
+    fn admit_some(
+        &self,
+        word: u64,
+        now: Instant,
+        listener: Listener<'_>,
+    ) -> Result<Ticket, Rejected> {
+        if word::kind(word) == word::RAMPING {
+            let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
+            let left = ends.saturating_duration_since(now);
+            if !left.is_zero() {
+                let share = 1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
+                if self.rng.unit() < share {
+                    return Ok(Ticket { word, probe: 0 });
+                }
+                return self.refuse(Reason::CircuitOpen, Some(ends), now, listener);
+            }
+            self.with_machine(listener, now, |machine| machine.end_ramp(now));
+        }
+        self.ask(now, listener)
+    }
+
+    /// Lets the machine decide whether a call is let through.
+    #[cold]
+    fn ask(&self, now: Instant, listener: Listener<'_>) -> Result<Ticket, Rejected> {
         loop {
             let (admission, word) = self.with_machine(listener, now, |machine| {
                 (machine.acquire(now), machine.word())
@@ -172,7 +189,7 @@ impl Inner {
         }
     }
 
-    #[cold]
+    #[inline]
     fn refuse(
         &self,
         reason: Reason,
@@ -180,12 +197,20 @@ impl Inner {
         now: Instant,
         listener: Listener<'_>,
     ) -> Result<Ticket, Rejected> {
-        // Relaxed: a number for people.
-        self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.rejected.get_or_init(Striped::new).increment();
         let mut rejected = Rejected::new(self.settings.name, reason);
         if let Some(until) = until {
-            rejected = rejected.with_retry_after(until.saturating_duration_since(now));
+            let after = until.as_nanos().saturating_sub(now.as_nanos());
+            rejected = rejected.with_retry_nanos(after);
         }
+        if self.settings.shadow || listener.is_some() || self.settings.observer.is_some() {
+            return self.tell_refused(rejected, listener);
+        }
+        Err(rejected)
+    }
+
+    #[cold]
+    fn tell_refused(&self, rejected: Rejected, listener: Listener<'_>) -> Result<Ticket, Rejected> {
         if self.settings.shadow {
             self.emit(listener, || Event::would_reject(&rejected));
             return Ok(UNRECORDED);
@@ -194,16 +219,48 @@ impl Inner {
         Err(rejected)
     }
 
-    /// Counts the end of a call, at `now` if the plan needs the clock.
-    #[inline(always)]
-    pub(super) fn record(
+    /// Whether a good call would change nothing. Costs a few loads; what most calls end with.
+    #[inline]
+    pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
+        // Acquire: as in `admit`.
+        let word = self.word.load(Ordering::Acquire);
+        word == ticket.word
+            && word::kind(word) == word::CLOSED
+            && self.plan.skips_good()
+            && self.tallies[word::tally(word)].is_settled()
+    }
+
+    /// Counts the end of a call, which began at `started` unless `took` says how long it was. `now`
+    /// is the present where it has been read already.
+    #[inline(never)]
+    pub(super) fn conclude(
         &self,
         ticket: Ticket,
-        sample: Sample,
-        now: Instant,
+        started: Instant,
+        took: Option<Duration>,
         verdict: Verdict,
+        mut now: Option<Instant>,
         listener: Listener<'_>,
     ) {
+        let failed = match verdict.health() {
+            Health::Healthy => false,
+            Health::Unhealthy => true,
+            Health::Neutral if ticket.probe == 0 => return,
+            Health::Neutral => return self.end_probe(ticket, None, now, verdict, listener),
+        };
+        let mut sample = Sample {
+            failed,
+            ..Sample::default()
+        };
+        if self.plan.needs_clock() {
+            let at = self.at(now);
+            let took = match took {
+                Some(took) => nanos(took),
+                None => at.as_nanos().saturating_sub(started.as_nanos()),
+            };
+            sample = self.plan.sample(failed, took);
+            now = Some(at);
+        }
         if ticket.probe != 0 {
             return self.end_probe(ticket, Some(sample), now, verdict, listener);
         }
@@ -213,19 +270,17 @@ impl Inner {
         if word::generation(word ^ ticket.word) != 0 || kind == word::DISABLED {
             return;
         }
-        let held = self.tallies[word::tally(word)].record(&self.plan, sample, now);
+        let at = now.unwrap_or(Instant::ORIGIN);
+        let held = self.tallies[word::tally(word)].record(&self.plan, sample, at);
         if held != 0 {
-            self.rules_hold(word, held, now, verdict, listener);
+            self.rules_hold(word, held, self.at(now), verdict, listener);
         }
     }
 
-    /// The present: `now`, unless nobody has read the clock.
-    fn known(&self, now: Instant) -> Instant {
-        if self.plan.needs_clock() {
-            now
-        } else {
-            self.settings.clock.now()
-        }
+    /// The present, which may have been read already.
+    #[inline]
+    fn at(&self, now: Option<Instant>) -> Instant {
+        now.unwrap_or_else(|| self.settings.clock.now())
     }
 
     #[cold]
@@ -237,7 +292,6 @@ impl Inner {
         verdict: Verdict,
         listener: Listener<'_>,
     ) {
-        let now = self.known(now);
         let tally = &self.tallies[word::tally(word)];
         if word::kind(word) == word::METRICS_ONLY {
             let mut fresh = tally.note(held);
@@ -260,15 +314,15 @@ impl Inner {
 
     /// A trial call has ended.
     #[cold]
-    pub(super) fn end_probe(
+    fn end_probe(
         &self,
         ticket: Ticket,
         sample: Option<Sample>,
-        now: Instant,
+        now: Option<Instant>,
         verdict: Verdict,
         listener: Listener<'_>,
     ) {
-        let now = self.known(now);
+        let now = self.at(now);
         let generation = word::generation(ticket.word);
         let due = self.with_machine(listener, now, |machine| {
             machine.end_probe(generation, ticket.probe, sample, now)
@@ -337,7 +391,13 @@ impl Inner {
             self.tallies[word::tally(word)].clear(now);
         }
         if machine.take_new_phase() {
-            self.rejected.store(0, Ordering::Relaxed);
+            if let Some(rejected) = self.rejected.get() {
+                rejected.clear();
+            }
+        }
+        if word::kind(word) > word::DISABLED {
+            // Here, so that refusals do not allocate.
+            self.rejected.get_or_init(Striped::new);
         }
         // Release, both: pairs with the loads of the fast path. First the break's end, so that who
         // sees the circuit open sees until when.
@@ -387,7 +447,7 @@ impl Inner {
     }
 
     pub(super) fn rejected(&self) -> u64 {
-        self.rejected.load(Ordering::Relaxed)
+        self.rejected.get().map_or(0, Striped::sum)
     }
 
     /// The cause of transitions made by hand.

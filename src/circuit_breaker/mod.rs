@@ -199,14 +199,9 @@ impl CircuitBreaker {
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
         let clock = &inner.settings.clock;
-        let is_timed = inner.plan.needs_clock();
-        let started = if is_timed {
-            clock.now()
-        } else {
-            Instant::ORIGIN
-        };
-        let now = || if is_timed { started } else { clock.now() };
-        let ticket = inner.admit(now, None)?;
+        let read = inner.plan.needs_clock().then(|| clock.now());
+        let ticket = inner.admit(|| read.unwrap_or_else(|| clock.now()), None)?;
+        let started = read.unwrap_or(Instant::ORIGIN);
         Ok(Permit::new(self, ticket, started, std::thread::panicking()))
     }
 

@@ -1,7 +1,7 @@
 //! The permission to make one call.
 
-use std::thread;
 use std::time::Duration;
+use std::{mem, thread};
 
 use super::CircuitBreaker;
 use super::inner::{Inner, Listener, Ticket};
@@ -23,17 +23,11 @@ pub struct Permit<'a> {
     breaker: &'a CircuitBreaker,
     ticket: Ticket,
     started: Instant,
-    /// [`RUNNING`] and its like. A whole word, as permits are moved about, and a word written in
-    /// parts is slow to read at once.
-    flags: u64,
+    /// The call is being polled: if it is dropped now, it panicked.
+    pub(super) is_running: bool,
+    /// A panic of the thread says nothing about the call.
+    ignores_panics: bool,
 }
-
-/// The operation's code runs: dropped meanwhile, it panicked.
-const RUNNING: u64 = 1;
-/// A panic of the thread says nothing about the call.
-const IGNORES_PANICS: u64 = 2;
-/// How the call ended is known.
-const SETTLED: u64 = 4;
 
 impl<'a> Permit<'a> {
     #[inline]
@@ -47,14 +41,9 @@ impl<'a> Permit<'a> {
             breaker,
             ticket,
             started,
-            flags: if ignores_panics { IGNORES_PANICS } else { 0 },
+            is_running: false,
+            ignores_panics,
         }
-    }
-
-    /// Whether the operation's code runs: dropped meanwhile, it panicked.
-    #[inline]
-    pub(super) const fn set_running(&mut self, running: bool) {
-        self.flags = (self.flags & !RUNNING) | if running { RUNNING } else { 0 };
     }
 
     /// Whether this is a trial call of a half-open circuit.
@@ -65,44 +54,36 @@ impl<'a> Permit<'a> {
     /// The call went well.
     #[inline]
     pub fn success(self) {
-        self.end(Verdict::success());
+        self.record(Verdict::success());
     }
 
     /// The call failed, and the dependency is to blame.
-    #[inline(never)]
+    #[inline]
     pub fn failure(self) {
-        self.end(Verdict::failure());
+        self.record(Verdict::failure());
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
     /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
     #[inline]
     pub fn record(self, verdict: Verdict) {
-        self.end(verdict);
-    }
-
-    #[inline(always)]
-    fn end(mut self, verdict: Verdict) {
-        let breaker = self.breaker;
-        self.finish(verdict, || breaker.inner.settings.clock.now(), None);
+        self.finish(verdict, None, None);
     }
 
     /// As [`record`](Self::record), for a call whose duration is known better than from the permit.
-    pub fn record_taken(mut self, verdict: Verdict, took: Duration) {
-        let inner = self.inner();
-        self.flags |= SETTLED;
-        self.conclude(verdict, Some(took), || inner.settings.clock.now(), None);
+    pub fn record_taken(self, verdict: Verdict, took: Duration) {
+        let (inner, ticket, started) = self.into_parts();
+        inner.conclude(ticket, started, Some(took), verdict, None, None);
     }
 
-    #[inline(always)]
-    pub(super) fn finish(
-        &mut self,
-        verdict: Verdict,
-        now: impl Fn() -> Instant,
-        listener: Listener<'_>,
-    ) {
-        self.flags |= SETTLED;
-        self.conclude(verdict, None, now, listener);
+    /// As [`record`](Self::record); `now` is the present where it has been read already.
+    #[inline]
+    pub(super) fn finish(self, verdict: Verdict, now: Option<Instant>, listener: Listener<'_>) {
+        let (inner, ticket, started) = self.into_parts();
+        let is_good = matches!(verdict.health(), Health::Healthy);
+        if !(is_good && inner.is_settled(ticket)) {
+            inner.conclude(ticket, started, None, verdict, now, listener);
+        }
     }
 
     /// Whether the end of the call must be timed.
@@ -111,6 +92,7 @@ impl<'a> Permit<'a> {
         self.inner().plan.needs_clock()
     }
 
+    #[inline]
     pub(super) fn clock(&self) -> &'a ClockHandle {
         &self.inner().settings.clock
     }
@@ -120,53 +102,28 @@ impl<'a> Permit<'a> {
         &self.breaker.inner
     }
 
-    #[inline(always)]
-    fn conclude(
-        &self,
-        verdict: Verdict,
-        took: Option<Duration>,
-        now: impl Fn() -> Instant,
-        listener: Listener<'_>,
-    ) {
-        let inner = self.inner();
-        let failed = match verdict.health() {
-            Health::Healthy => false,
-            Health::Unhealthy => true,
-            Health::Neutral if self.ticket.probe == 0 => return,
-            Health::Neutral => return inner.end_probe(self.ticket, None, now(), verdict, listener),
-        };
-        let (now, took) = if inner.plan.needs_clock() {
-            let now = now();
-            let took = took.unwrap_or_else(|| now.saturating_duration_since(self.started));
-            (now, took)
-        } else {
-            (Instant::ORIGIN, Duration::ZERO)
-        };
-        let sample = inner.plan.sample(failed, took);
-        inner.record(self.ticket, sample, now, verdict, listener);
+    /// What is needed to conclude the call, which the caller must do.
+    #[inline]
+    fn into_parts(self) -> (&'a Inner, Ticket, Instant) {
+        let parts = (self.inner(), self.ticket, self.started);
+        // Not dropped, so that it is not counted twice. There is nothing in it to be freed.
+        mem::forget(self);
+        parts
     }
 }
 
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.flags & SETTLED == 0 {
-            abandon(self.breaker, self.ticket, self.started, self.flags);
-        }
+        let inner = self.inner();
+        let settings = &inner.settings;
+        let panicked = self.is_running || (!self.ignores_panics && thread::panicking());
+        let health = if panicked {
+            settings.panicked_as
+        } else {
+            settings.cancelled_as
+        };
+        let verdict = Verdict::ignore().with_health(health);
+        inner.conclude(self.ticket, self.started, None, verdict, None, None);
     }
-}
-
-/// A call ended without a word. By value, so that permits can live in registers.
-#[inline(never)]
-fn abandon(breaker: &CircuitBreaker, ticket: Ticket, started: Instant, flags: u64) {
-    let settings = &breaker.inner.settings;
-    let panics = flags & IGNORES_PANICS == 0 && thread::panicking();
-    let health = if flags & RUNNING != 0 || panics {
-        settings.panicked_as
-    } else {
-        settings.cancelled_as
-    };
-    let mut permit = Permit::new(breaker, ticket, started, true);
-    let verdict = Verdict::ignore().with_health(health);
-    permit.finish(verdict, || settings.clock.now(), None);
 }

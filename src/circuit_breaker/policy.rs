@@ -29,12 +29,12 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
             Ok(ticket) => {
                 let mut permit = Permit::new(self, ticket, started, true);
                 // Making the future is the operation's code as well.
-                permit.set_running(true);
+                permit.is_running = true;
                 let attempt = op.attempt(cx);
-                permit.set_running(false);
+                permit.is_running = false;
                 Guarded::Running {
                     attempt,
-                    permit,
+                    permit: Some(permit),
                     op,
                 }
             }
@@ -56,7 +56,7 @@ pin_project! {
     enum Guarded<'a, Op, Fut> {
         Refused { rejected: Rejected },
         // The future is dropped before its permit.
-        Running { #[pin] attempt: Fut, permit: Permit<'a>, op: Op },
+        Running { #[pin] attempt: Fut, permit: Option<Permit<'a>>, op: Op },
     }
 }
 
@@ -79,17 +79,22 @@ where
                 op,
             } => (attempt, permit, op),
         };
-        permit.set_running(true);
+        set_running(permit, true);
         let polled = attempt.poll(task);
-        permit.set_running(false);
+        set_running(permit, false);
         let mut outcome = ready!(polled);
-        let clock = permit.clock();
-        if permit.is_timed() {
-            let now = outcome.finished(clock);
-            permit.finish(outcome.verdict, || now, op.observer());
-        } else {
-            permit.finish(outcome.verdict, || clock.now(), op.observer());
+        if let Some(permit) = permit.take() {
+            let now = permit.is_timed().then(|| outcome.finished(permit.clock()));
+            permit.finish(outcome.verdict, now, op.observer());
         }
         Poll::Ready(outcome)
+    }
+}
+
+/// Marks the permit while the operation's code runs: dropped meanwhile, the operation panicked.
+#[inline]
+const fn set_running(permit: &mut Option<Permit<'_>>, running: bool) {
+    if let Some(permit) = permit {
+        permit.is_running = running;
     }
 }

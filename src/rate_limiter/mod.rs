@@ -79,6 +79,7 @@ use std::time::Duration;
 use crate::clock::{ClockHandle, Instant};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::observe::{Event, Observer};
+use crate::striped::home;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock, lock_checked};
 
 mod acquire;
@@ -618,15 +619,4 @@ impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.snapshot().fmt(f)
     }
-}
-
-/// A number of the thread, which decides the part of a striped limiter it takes from first.
-fn home() -> usize {
-    use std::sync::atomic::AtomicUsize;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static HOME: usize = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    // A thread that is ending has no number any more: any part will do.
-    HOME.try_with(|home| *home).unwrap_or(0)
 }

@@ -54,8 +54,28 @@ impl CountWindow {
     #[inline]
     pub(crate) fn record(&self, sample: Sample) -> Counts {
         match &self.form {
-            Form::Word(word) => word.record(sample),
-            Form::Ring(ring) => ring.record(self.size, sample),
+            Form::Word(word) => word.counts(word.push(sample).1),
+            Form::Ring(ring) => {
+                ring.push(self.size, sample);
+                ring.counts(self.size)
+            }
+        }
+    }
+
+    /// As [`record`](Self::record), but gives the content only if the share of the failures or of
+    /// the slow calls can have grown: not when a clean call took the place of another.
+    #[inline]
+    pub(crate) fn push(&self, sample: Sample) -> Option<Counts> {
+        match &self.form {
+            Form::Word(word) => {
+                let (old, new) = word.push(sample);
+                let was_full = old >> Word::CALLS == self.size;
+                (!(was_full && sample.is_clean())).then(|| word.counts(new))
+            }
+            Form::Ring(ring) => {
+                let was_full = ring.push(self.size, sample);
+                (!(was_full && sample.is_clean())).then(|| ring.counts(self.size))
+            }
         }
     }
 
@@ -104,20 +124,21 @@ impl Word {
         }
     }
 
+    /// Adds a call; the word before and after it.
     #[inline]
-    fn record(&self, sample: Sample) -> Counts {
+    fn push(&self, sample: Sample) -> (u64, u64) {
         // Relaxed, here and below: the word is all there is, and it publishes nothing else.
         let mut old = self.bits.load(Ordering::Relaxed);
         loop {
             let new = self.shifted(old, sample);
             if new == old {
-                return self.counts(old);
+                return (old, new);
             }
             match self
                 .bits
                 .compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => return self.counts(new),
+                Ok(_) => return (old, new),
                 Err(now) => old = now,
             }
         }
@@ -190,19 +211,17 @@ impl Ring {
         }
     }
 
+    /// Adds a call; whether it took the place of another.
     #[inline]
-    fn record(&self, size: u64, sample: Sample) -> Counts {
+    fn push(&self, size: u64, sample: Sample) -> bool {
         if sample.is_clean() && self.durations.is_empty() && self.is_full_and_clean(size) {
-            return Counts {
-                calls: size,
-                ..Counts::default()
-            };
+            return true;
         }
         // Relaxed, here and below: places and counters are each right by themselves at rest, and
         // publish nothing else.
-        let place = self.taken.fetch_add(1, Ordering::Relaxed) % size;
-        self.fill(place, sample);
-        self.counts(size)
+        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
+        self.fill(taken % size, sample);
+        taken >= size
     }
 
     #[inline]

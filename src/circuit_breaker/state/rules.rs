@@ -20,6 +20,9 @@ pub(crate) struct Plan {
     /// Calls this long are slow, in nanoseconds.
     slow: u64,
     needs_clock: bool,
+    /// Good calls need not be counted where there is nothing to push out: nothing is timed or
+    /// averaged.
+    skips_good: bool,
 }
 
 /// A window and the rules over it.
@@ -63,10 +66,12 @@ impl Plan {
             failures_only,
             slow: slow.map_or(u64::MAX, nanos),
             needs_clock: slow.is_some() || durations,
+            skips_good: false,
         };
         for (index, trip) in trips.iter().enumerate() {
             plan.add(index, trip);
         }
+        plan.skips_good = !plan.needs_clock && !plan.watches.iter().any(|watch| watch.has_average);
         plan
     }
 
@@ -119,19 +124,24 @@ impl Plan {
         self.needs_clock
     }
 
+    /// Whether a good call into a [settled](Tally::is_settled) tally changes nothing.
+    #[inline]
+    pub(crate) const fn skips_good(&self) -> bool {
+        self.skips_good
+    }
+
     /// Why the first of these rules opens.
     pub(crate) fn cause(&self, held: u64) -> Cause {
         self.causes[held.trailing_zeros() as usize]
     }
 
-    /// What a call was that took this long.
+    /// What a call was that took this long, in nanoseconds.
     #[inline]
-    pub(crate) const fn sample(&self, failed: bool, took: Duration) -> Sample {
-        let took = nanos(took);
+    pub(crate) const fn sample(&self, failed: bool, took: u64) -> Sample {
         Sample {
-            took,
             failed,
             slow: self.tracks.slow && took >= self.slow,
+            took,
         }
     }
 
@@ -175,7 +185,6 @@ pub(crate) struct Tally {
 struct Watched {
     window: Window,
     average: Average,
-    has_average: bool,
 }
 
 #[derive(Debug)]
@@ -197,7 +206,6 @@ impl Tally {
                 )),
             },
             average: Average::new(watch.span),
-            has_average: watch.has_average,
         });
         Self {
             consecutive: AtomicU64::new(0),
@@ -207,10 +215,20 @@ impl Tally {
         }
     }
 
+    /// Whether its windows are full of good calls. Costs a few loads.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.consecutive.load(Ordering::Relaxed) == 0
+            && self.watched.iter().all(|watched| match &watched.window {
+                Window::Calls(window) => window.is_settled(),
+                Window::Time(_) => false,
+            })
+    }
+
     /// Counts a call, and gives the rules that hold after it, a bit for each.
     ///
     /// `now` is looked at only where the plan needs the clock.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn record(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
         if let Some((limit, index)) = plan.consecutive {
@@ -223,44 +241,37 @@ impl Tally {
                 self.consecutive.store(0, Ordering::Relaxed);
             }
         }
-        if !(sample.is_clean() && self.is_settled()) {
-            held |= self.record_windows(plan, sample, now);
-        }
-        held
-    }
-
-    /// Whether a good call would change nothing in any window.
-    #[inline]
-    fn is_settled(&self) -> bool {
-        self.watched.iter().all(|watched| match &watched.window {
-            Window::Calls(window) => !watched.has_average && window.is_settled(),
-            Window::Time(_) => false,
-        })
-    }
-
-    #[inline(never)]
-    fn record_windows(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
-        let mut held = 0;
         for (watched, watch) in self.watched.iter().zip(&plan.watches) {
             let counts = match &watched.window {
-                Window::Calls(window) => {
-                    let counts = window.record(sample);
-                    if counts.failures + counts.slow == 0 && !watch.has_average {
-                        continue;
-                    }
-                    counts
-                }
+                Window::Calls(window) if watch.has_average => window.record(sample),
+                Window::Calls(window) => match window.push(sample) {
+                    Some(counts) if counts.failures + counts.slow > 0 => counts,
+                    _ => continue,
+                },
                 Window::Time(window) => {
                     window.record(sample, now);
-                    if !watch.has_average && window.is_clean(now) {
-                        continue;
+                    if watch.has_average || !window.is_clean(now) {
+                        held |= self.held_in_time(plan, (watched, watch), window, sample, now);
                     }
-                    window.counts(now)
+                    continue;
                 }
             };
             held |= self.held(plan, (watched, watch), sample, counts, now);
         }
         held
+    }
+
+    /// As [`held`](Self::held), where the window has to be summed up first.
+    #[inline(never)]
+    fn held_in_time(
+        &self,
+        plan: &Plan,
+        watched: (&Watched, &Watch),
+        window: &TimeWindow,
+        sample: Sample,
+        now: Instant,
+    ) -> u64 {
+        self.held(plan, watched, sample, window.counts(now), now)
     }
 
     #[inline(never)]
@@ -379,9 +390,9 @@ impl Tally {
         for failed in [false, true] {
             for slow in [false, true] {
                 let sample = Sample {
-                    took: nanos(counts.took) / counts.calls.max(1),
                     failed,
                     slow,
+                    took: nanos(counts.took) / counts.calls.max(1),
                 };
                 for _ in 0..bad(&sample).min(most) {
                     for watched in &self.watched {

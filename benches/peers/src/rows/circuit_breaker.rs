@@ -1,215 +1,248 @@
-//! Circuit breakers: closed, open and with now and then a failure.
+//! Circuit breakers: closed, with every rule, and open.
+//!
+//! Most rows are blocking calls, the one form that all of the fast peers have. Theirs is
+//! `call(closure)`; ours is the permit API around the same closure ([`guarded`]), which does what
+//! theirs do inside: ask, call, record, map the error. Rows that say `async` are so on all sides.
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use backstop::circuit_breaker::Trip;
-use backstop::{Backoff, CircuitBreaker, FastClock, Policy};
-use failsafe::futures::CircuitBreaker as _;
-use failsafe::{backoff, failure_policy};
+use backstop::circuit_breaker::{CircuitBreakerBuilder, Trip};
+use backstop::{CircuitBreaker, Error, FastClock, Policy};
+use failsafe::backoff::Constant;
+use failsafe::failure_policy::{ConsecutiveFailures, consecutive_failures};
+use failsafe::{CircuitBreaker as _, Config, StateMachine, backoff, failure_policy};
 use recloser::{AsyncRecloser, Recloser};
+use tower::Layer;
+use tower_resilience_circuitbreaker::{CircuitBreakerConfigBuilder, CircuitBreakerLayer};
 
 use super::Row;
 use crate::measure::Candidate;
-use crate::work::{Failure, future, leak, ready};
+use crate::work::{Failure, blocking, future, leak, pending_once, ready, service};
 
-/// Long enough that no window of time ends while it is measured, and no break.
-const LONG: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_secs(3600);
+const WINDOW: Duration = Duration::from_secs(30);
 
 pub fn rows() -> Vec<Row> {
-    let consecutive = || ours(Trip::consecutive(5), false);
-    let counted = || ours(Trip::failure_rate(0.5).of_last(100), false);
-    let timed = || {
-        ours(
-            Trip::failure_rate(0.5).within(Duration::from_secs(30)),
-            true,
-        )
-    };
-    let mut rows = Vec::new();
-    for threads in [1, 2] {
-        let target = |one, two| if threads == 1 { one } else { two };
+    let consecutive = build(CircuitBreaker::builder().trip_on(Trip::consecutive(5)));
+    let count = build(last_100());
+    let dirty = build(last_100());
+    let time = build(
+        CircuitBreaker::builder()
+            .trip_on(Trip::failure_rate(0.5).within(WINDOW))
+            .trip_on(Trip::slow_rate(0.5).within(WINDOW))
+            .slow_call(Duration::from_secs(1))
+            .clock(FastClock::new()),
+    );
+    let open = build(last_100().clock(FastClock::new()));
+    open.trip_for(HOUR);
+
+    let mut rows = vec![];
+    for (threads, of_failsafe, of_recloser, of_recloser_dirty, of_rate) in
+        [(1, 0.10, 0.20, 0.5, 0.35), (2, 0.05, 0.05, 0.3, 0.2)]
+    {
         rows.extend([
             Row::race(
                 "breaker closed, consecutive failures",
                 threads,
-                target(0.1, 0.05),
-                sync("permit", consecutive(), 0),
-                vec![failsafe_sync(consecutive_failsafe(), 0)],
+                of_failsafe,
+                all_good("permit", |fails| guarded(consecutive, fails)),
+                vec![all_good("failsafe", failsafe_consecutive())],
             ),
             Row::race(
-                "breaker closed, 100 calls, all good",
+                "breaker closed, last 100 calls, all good",
                 threads,
-                target(0.2, 0.05),
-                sync("permit", counted(), 0),
-                vec![recloser_sync(0)],
-            ),
+                of_recloser,
+                all_good("permit", |fails| guarded(count, fails)),
+                vec![
+                    all_good("recloser", recloser()),
+                    all_good("failsafe rate", failsafe_rate()),
+                ],
+            )
+            .against("recloser"),
             Row::race(
-                "breaker closed, 100 calls, 1 failure in 64",
+                "breaker closed, last 100 calls, 1 failure in 64",
                 threads,
-                target(0.5, 0.3),
-                sync("permit", counted(), 64),
-                vec![recloser_sync(64)],
-            ),
+                of_recloser_dirty,
+                one_in_64("permit", |fails| guarded(dirty, fails)),
+                vec![
+                    one_in_64("recloser", recloser()),
+                    one_in_64("failsafe rate", failsafe_rate()),
+                ],
+            )
+            .against("recloser"),
             Row::race(
-                "breaker closed, 50 calls, 1 failure in 64",
+                "breaker closed, time window + slow calls, fast clock",
                 threads,
-                target(0.5, 0.3),
-                sync(
-                    "permit",
-                    ours(Trip::failure_rate(0.5).of_last(50), false),
-                    64,
-                ),
-                vec![recloser_sync(64)],
+                of_rate,
+                all_good("permit", |fails| guarded(time, fails)),
+                // Without slow calls: no fast peer has them.
+                vec![all_good("failsafe rate", failsafe_rate())],
             ),
             Row::race(
-                "breaker closed, 30 s and slow calls, fast clock",
-                threads,
-                target(0.35, 0.2),
-                sync("permit", timed(), 0),
-                vec![failsafe_sync(rate_failsafe(), 0)],
-            ),
-            Row::race(
-                "breaker open, fast clock",
+                "breaker open, reject, fast clock",
                 threads,
                 0.4,
-                sync("permit", open(), 0),
-                vec![recloser_open(), failsafe_open()],
-            ),
+                all_good("permit", |fails| guarded(open, fails)),
+                open_peers(),
+            )
+            .against("recloser"),
         ]);
     }
-    rows.extend(asynchronous());
+    rows.extend(async_rows(consecutive, count, open));
     rows
 }
 
-/// The same around a future.
-fn asynchronous() -> [Row; 3] {
-    let consecutive = ours(Trip::consecutive(5), false);
-    let counted = ours(Trip::failure_rate(0.5).of_last(100), false);
-    let failsafe = leak(consecutive_failsafe());
-    let recloser = leak(AsyncRecloser::from(
-        Recloser::custom().closed_len(100).build(),
-    ));
-    let peers = || {
-        vec![
-            future("failsafe", || failsafe.call(ready())),
-            future("recloser", || recloser.call(ready())),
-        ]
-    };
-    [
-        Row::race(
-            "breaker closed, async, consecutive failures",
-            1,
-            0.1,
-            future("policy", || consecutive.call(ready)),
-            peers(),
-        )
-        .against("failsafe"),
-        Row::race(
-            "breaker closed, async, 100 calls, all good",
-            1,
-            0.2,
-            future("policy", || counted.call(ready)),
-            peers(),
-        )
-        .against("recloser"),
+/// The same through futures, and what the calls allocate.
+fn async_rows(
+    consecutive: &'static CircuitBreaker,
+    count: &'static CircuitBreaker,
+    open: &'static CircuitBreaker,
+) -> Vec<Row> {
+    let mut rows = vec![];
+    for (threads, of_failsafe, of_recloser) in [(1, 0.10, 0.20), (2, 0.05, 0.05)] {
+        let failsafe = leak(failsafe_machine());
+        let recloser = leak(AsyncRecloser::from(recloser_of_100()));
+        rows.extend([
+            Row::race(
+                "breaker closed, consecutive failures, async",
+                threads,
+                of_failsafe,
+                future("call", || consecutive.call(ready)),
+                vec![
+                    future("failsafe", || {
+                        failsafe::futures::CircuitBreaker::call(failsafe, ready())
+                    }),
+                    tower_resilience(|builder| builder.consecutive_failures(5)),
+                ],
+            )
+            .against("failsafe"),
+            Row::race(
+                "breaker closed, last 100 calls, all good, async",
+                threads,
+                of_recloser,
+                future("call", || count.call(ready)),
+                vec![
+                    future("recloser", || recloser.call(ready())),
+                    tower_resilience(|builder| builder.sliding_window_size(100)),
+                ],
+            )
+            .against("recloser"),
+        ]);
+    }
+    rows.extend([
         Row::no_allocations(
-            "breaker, allocations, closed",
-            future("policy", || counted.call(ready)),
-            peers(),
+            "breaker closed, allocations",
+            future("call", || count.call(pending_once)),
+            vec![tower_resilience(|builder| builder.sliding_window_size(100))],
         ),
-    ]
+        Row::no_allocations(
+            "breaker open, allocations",
+            future("call", || open.call(pending_once)),
+            open_peers(),
+        ),
+    ]);
+    rows
 }
 
-fn ours(trip: Trip, slow_calls: bool) -> &'static CircuitBreaker {
-    let mut builder = CircuitBreaker::builder()
-        .trip_on(trip)
-        .clock(FastClock::new());
-    if slow_calls {
-        builder = builder.slow_call(LONG);
-    }
+fn build(builder: CircuitBreakerBuilder) -> &'static CircuitBreaker {
     leak(builder.build().expect("the settings are sound"))
 }
 
-fn open() -> &'static CircuitBreaker {
-    let builder = CircuitBreaker::builder()
-        .break_for(Backoff::fixed(LONG).max(LONG))
-        .clock(FastClock::new());
-    let breaker = leak(builder.build().expect("the settings are sound"));
-    breaker.trip();
-    breaker
+fn last_100() -> CircuitBreakerBuilder {
+    CircuitBreaker::builder().trip_on(Trip::failure_rate(0.5).of_last(100))
 }
 
-/// Does `call` over and over; it is told whether to fail, every so many calls, never for zero.
-fn repeat(name: &str, every: u64, call: impl Fn(bool) + Send + Sync + 'static) -> Candidate {
+/// The operation of the blocking rows. The optimiser sees through it, on all sides.
+#[inline(always)]
+fn operation(fails: bool) -> Result<u64, Failure> {
+    if fails { Err(Failure) } else { Ok(1) }
+}
+
+/// A blocking call through ours.
+#[inline]
+fn guarded(breaker: &CircuitBreaker, fails: bool) -> Result<u64, Error<Failure>> {
+    let permit = breaker.try_acquire().map_err(Error::Rejected)?;
+    let result = operation(fails);
+    match &result {
+        Ok(_) => permit.success(),
+        Err(_) => permit.failure(),
+    }
+    result.map_err(Error::Operation)
+}
+
+/// Calls that never fail. Of the result the value is looked at, so that the sizes of the errors,
+/// which never come, are not compared.
+fn all_good<E>(
+    name: &str,
+    call: impl Fn(bool) -> Result<u64, E> + Send + Sync + 'static,
+) -> Candidate {
+    blocking(name, move || call(false).ok())
+}
+
+/// Calls of which every 64th fails, so that no window of 100 is ever clean.
+fn one_in_64<E>(
+    name: &str,
+    call: impl Fn(bool) -> Result<u64, E> + Send + Sync + 'static,
+) -> Candidate {
     Candidate::new(name, move |operations| {
-        for operation in 1..=operations {
-            call(every != 0 && operation % every == 0);
+        for index in 0..operations {
+            black_box(call(index % 64 == 0).ok());
         }
     })
 }
 
-fn sync(name: &str, breaker: &'static CircuitBreaker, every: u64) -> Candidate {
-    repeat(name, every, move |fail| match breaker.try_acquire() {
-        Ok(permit) => match black_box(operation(fail)) {
-            Ok(_) => permit.success(),
-            Err(_) => permit.failure(),
-        },
-        Err(rejected) => drop(black_box(rejected)),
-    })
+fn failsafe_machine() -> StateMachine<ConsecutiveFailures<Constant>, ()> {
+    let policy = consecutive_failures(5, backoff::constant(HOUR));
+    Config::new().failure_policy(policy).build()
 }
 
-#[inline]
-fn operation(fail: bool) -> Result<u64, Failure> {
-    if fail { Err(Failure) } else { Ok(1) }
+fn failsafe_consecutive() -> impl Fn(bool) -> Result<u64, failsafe::Error<Failure>> {
+    let breaker = failsafe_machine();
+    move |fails| breaker.call(|| operation(fails))
 }
 
-type Failsafe<P> = failsafe::StateMachine<P, ()>;
-
-fn consecutive_failsafe() -> Failsafe<failure_policy::ConsecutiveFailures<backoff::Constant>> {
-    let policy = failure_policy::consecutive_failures(5, backoff::constant(LONG));
-    failsafe::Config::new().failure_policy(policy).build()
+/// Its moving average over the same time.
+fn failsafe_rate() -> impl Fn(bool) -> Result<u64, failsafe::Error<Failure>> {
+    let policy =
+        failure_policy::success_rate_over_time_window(0.5, 20, WINDOW, backoff::constant(HOUR));
+    let breaker = Config::new().failure_policy(policy).build();
+    move |fails| breaker.call(|| operation(fails))
 }
 
-fn rate_failsafe() -> Failsafe<failure_policy::SuccessRateOverTimeWindow<backoff::Constant>> {
-    let window = Duration::from_secs(30);
-    let backoff = backoff::constant(LONG);
-    let policy = failure_policy::success_rate_over_time_window(0.5, 20, window, backoff);
-    failsafe::Config::new().failure_policy(policy).build()
+fn recloser_of_100() -> Recloser {
+    Recloser::custom()
+        .error_rate(0.5)
+        .closed_len(100)
+        .open_wait(HOUR)
+        .build()
 }
 
-fn failsafe_sync<P>(breaker: Failsafe<P>, every: u64) -> Candidate
-where
-    P: failure_policy::FailurePolicy + Send + 'static,
-    Failsafe<P>: failsafe::CircuitBreaker + Send + Sync,
-{
-    repeat("failsafe", every, move |fail| {
-        let _ = black_box(failsafe::CircuitBreaker::call(&breaker, || operation(fail)));
-    })
+fn recloser() -> impl Fn(bool) -> Result<u64, recloser::Error<Failure>> {
+    let breaker = recloser_of_100();
+    move |fails| breaker.call(|| operation(fails))
 }
 
-fn failsafe_open() -> Candidate {
-    let breaker = consecutive_failsafe();
-    for _ in 0..5 {
-        let _ = failsafe::CircuitBreaker::call(&breaker, || operation(true));
+/// Peers that have seen enough failures to be open for an hour.
+fn open_peers() -> Vec<Candidate> {
+    let (recloser, failsafe) = (recloser(), failsafe_consecutive());
+    for _ in 0..200 {
+        let _ = (recloser(true), failsafe(true));
     }
-    failsafe_sync(breaker, 0)
+    assert!(matches!(recloser(false), Err(recloser::Error::Rejected)));
+    assert!(matches!(failsafe(false), Err(failsafe::Error::Rejected)));
+    vec![
+        all_good("recloser", recloser),
+        all_good("failsafe", failsafe),
+    ]
 }
 
-fn recloser_sync(every: u64) -> Candidate {
-    let breaker = Recloser::custom().closed_len(100).build();
-    recloser_candidate(breaker, every)
-}
-
-fn recloser_candidate(breaker: Recloser, every: u64) -> Candidate {
-    repeat("recloser", every, move |fail| {
-        let _ = black_box(breaker.call(|| operation(fail)));
-    })
-}
-
-fn recloser_open() -> Candidate {
-    let breaker = Recloser::custom().closed_len(1).open_wait(LONG).build();
-    for _ in 0..3 {
-        let _ = breaker.call(|| operation(true));
-    }
-    recloser_candidate(breaker, 0)
+fn tower_resilience(
+    configure: impl FnOnce(CircuitBreakerConfigBuilder) -> CircuitBreakerConfigBuilder,
+) -> Candidate {
+    let layer = configure(CircuitBreakerLayer::builder())
+        .build()
+        .expect("the settings are sound");
+    let ready = tower::service_fn(|()| ready());
+    service("tower-resilience", layer.layer(ready))
 }
