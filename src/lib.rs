@@ -1,9 +1,9 @@
-//! Resilience for async Rust: retries, timeouts and their relatives as plain values around plain
-//! closures.
+//! Resilience for async Rust: circuit breaker, retry, rate limiter, bulkhead, timeout, load shedding
+//! and their relatives, as plain values around plain closures.
 //!
 //! ```
 //! use std::time::Duration;
-//! use backstop::{Backoff, Error, Policy, Retry, Timeout};
+//! use backstop::{Backoff, CircuitBreaker, Error, Policy, Quota, RateLimiter, Retry, Timeout};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), backstop::ConfigError> {
@@ -14,6 +14,8 @@
 //!         .max_attempts(4)
 //!         .backoff(Backoff::exponential(Duration::from_millis(100)))
 //!         .build()?,
+//!     CircuitBreaker::builder().build()?, // sees every attempt
+//!     RateLimiter::builder().quota(Quota::per_second(100)).build()?,
 //!     Timeout::after(Duration::from_secs(2)), // one attempt
 //! );
 //!
@@ -27,8 +29,8 @@
 //! # }
 //! ```
 //!
-//! The type of that stack is `(Timeout, Retry, Timeout)`: it fits in a struct field, and its error is
-//! one flat [`Error`] at any depth.
+//! The type of that stack is `(Timeout, Retry, CircuitBreaker, RateLimiter, Timeout)`: it fits in a
+//! struct field, and its error is one flat [`Error`] at any depth.
 //!
 //! # The patterns
 //!
@@ -37,6 +39,12 @@
 //! | [`Timeout`] | cuts an operation off when its time is up |
 //! | [`Retry`] | repeats what is transient and safe to repeat |
 //! | [`RetryBudget`] | keeps retries from becoming the outage |
+//! | [`CircuitBreaker`] | fails fast while a dependency is down, and finds out when it is back |
+//! | [`Keyed`] | gives each host, partition or user a policy of its own |
+//! | [`RateLimiter`], [`KeyedRateLimiter`] | no more than so much in so much time |
+//! | [`Bulkhead`] | no more than so much at once, with limits that adapt |
+//! | [`LoadShedder`] | drops the least important under overload |
+//! | [`Throttle`] | stops sending what the dependency would refuse anyway |
 //! | [`Classify`] | says what results mean |
 //! | [`Pipeline`] | adds a name, an observer, and options for single calls |
 //!
@@ -46,8 +54,15 @@
 //!
 //! 1. A [`Timeout`] for the whole call.
 //! 2. The [`Retry`], so that everything inside it applies to each attempt.
-//! 3. A [`Timeout`] for one attempt, shorter than the one outside.
-//! 4. [`Classify`], next to the operation, so that all others see its verdict.
+//! 3. The [`Throttle`] and the [`CircuitBreaker`]: they see every attempt, and an open circuit ends the
+//!    retries.
+//! 4. The [`RateLimiter`] and the [`Bulkhead`]: what they hold is not taken by calls that a layer
+//!    outside refuses.
+//! 5. A [`Timeout`] for one attempt, shorter than the one outside. It does not count the waits in the
+//!    queues outside it, and the breaker sees it as a failure.
+//! 6. [`Classify`], next to the operation, so that all others see its verdict.
+//!
+//! A server puts a [`LoadShedder`] outside everything.
 //!
 //! [`Pipeline::check`] lists known mistakes in the order of a stack.
 //!
