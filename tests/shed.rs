@@ -286,7 +286,7 @@ fn settings_without_meaning_are_refused_and_extreme_ones_saturate() {
     }
     let clock = ManualClock::new();
     let long = on(&clock)
-        .queue_delay(Duration::MAX, Duration::MAX)
+        .queue_delay(Duration::MAX / 2, Duration::MAX)
         .cool_off(Duration::MAX)
         .update_interval(Duration::MAX)
         .build()

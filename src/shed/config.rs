@@ -143,7 +143,7 @@ impl LoadShedderBuilder {
     ///
     /// # Errors
     ///
-    /// A target of zero or above its interval, a threshold or a largest share that is not above 0 and at
+    /// A target of zero or not below its interval, a threshold or a largest share that is not above 0 and at
     /// most 1, an update interval of zero, no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<LoadShedder, ConfigError> {
         let error = |setting, problem| ConfigError::new("load_shedder", setting, problem);
