@@ -189,6 +189,12 @@ impl Codel {
         self.overloaded
     }
 
+    /// As [`is_overloaded`](Self::is_overloaded), but false when nobody has come for a whole interval
+    /// after the last one ended: then there is no queue.
+    pub(crate) fn is_overloaded_at(&self, now: Instant) -> bool {
+        self.overloaded && now <= self.interval_end + Duration::from_nanos(self.interval)
+    }
+
     /// The smallest delay of this interval as a share of what is tolerated: 0 to 1.
     pub fn load(&self) -> f64 {
         (self.min_delay.unwrap_or(0) as f64 / self.tolerated() as f64).min(1.0)

@@ -115,13 +115,6 @@ pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
     }
 }
 
-/// As [`inherited`], but `None` when there is no deadline.
-#[inline]
-pub(crate) fn inherited_if_any(clock: &ClockHandle, now: Instant) -> Option<Instant> {
-    let at = inherited(clock, now);
-    (at != Instant::FAR_FUTURE).then_some(at)
-}
-
 /// The time left until the deadline of the calls made here and now; `None` without one, or when it
 /// is on a clock of your own, which only a policy with that clock can read.
 pub fn current() -> Option<Duration> {

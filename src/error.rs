@@ -165,8 +165,9 @@ impl Rejected {
         self
     }
 
-    /// As [`with_retry_after`](Self::with_retry_after), in nanoseconds.
-    #[must_use]
+    /// As [`with_retry_after`](Self::with_retry_after), in nanoseconds: on the way of refusals that
+    /// take no longer than reading the clock, two conversions count.
+    #[inline]
     pub(crate) const fn with_retry_nanos(mut self, after: u64) -> Self {
         self.retry_after = after;
         self
@@ -206,6 +207,9 @@ impl StdError for Rejected {}
 /// Why a policy refused a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+// As wide as a word, so that a `Rejected` has no gap: the compiler moves gaps in pieces that overlap,
+// which stalls the next load.
+#[repr(u64)]
 pub enum Reason {
     /// The circuit breaker is open, or half-open with all its trial calls taken.
     CircuitOpen,

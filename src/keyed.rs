@@ -173,10 +173,7 @@ where
         for shard in &self.inner.shards {
             let mut left = Vec::new();
             let mut shard = lock(shard);
-            // From the start: beyond it, those that move up would be looked at twice, and others not.
-            shard.hand = 0;
-            let all = shard.entries.len();
-            shard.sweep(all, &mut left);
+            shard.sweep_all(&mut left);
         }
     }
 
@@ -211,7 +208,7 @@ impl<K: Hash + Eq + Clone, P: Evictable + Clone> Shard<K, P> {
         self.sweep(Keyed::<K, P>::LOOKED_AT, left);
         if self.entries.len() >= max {
             // Rare, and no dearer than what brought us here: as many new keys as there are entries.
-            self.sweep(self.entries.len(), left);
+            self.sweep_all(left);
         }
         if self.entries.len() >= max {
             return None;
@@ -219,6 +216,13 @@ impl<K: Hash + Eq + Clone, P: Evictable + Clone> Shard<K, P> {
         self.places.insert(key.clone(), self.entries.len());
         self.entries.push((key.clone(), policy.clone()));
         Some(policy.clone())
+    }
+
+    /// Looks at all entries. From the first one: those that move down to fill a gap then come from
+    /// where nobody has looked yet.
+    fn sweep_all(&mut self, left: &mut Vec<P>) {
+        self.hand = 0;
+        self.sweep(self.entries.len(), left);
     }
 
     /// Looks at `count` entries and lets those leave that can.

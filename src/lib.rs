@@ -84,6 +84,7 @@ pub mod policy;
 pub mod rate_limiter;
 pub mod retry;
 mod rng;
+pub mod shed;
 mod striped;
 mod sync;
 pub mod throttle;
@@ -108,6 +109,7 @@ pub use self::policy::{
 };
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
+pub use self::shed::LoadShedder;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use backstop::{
-    Backoff, Bulkhead, CallOptions, Classify, ClassifyErrors, Context, Error, Event, Operation,
-    Outcome, Pipeline, Policy, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    Backoff, Bulkhead, CallOptions, Classify, ClassifyErrors, Context, Error, Event, LoadShedder,
+    Operation, Outcome, Pipeline, Policy, Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -43,6 +43,7 @@ assert_traits!(
     backstop::HintRule,
     backstop::Instant,
     backstop::Jitter,
+    backstop::LoadShedder,
     backstop::ManualClock,
     backstop::Outcome<(), ()>,
     backstop::Pipeline<Stack>,
@@ -103,6 +104,10 @@ assert_traits!(
     backstop::policy::With<'static, Stack>,
     backstop::retry::RetryBuilder,
     backstop::retry::Retrying,
+    backstop::shed::LoadShedderBuilder,
+    backstop::shed::SharedCut,
+    backstop::shed::ShedSnapshot,
+    backstop::shed::UserFairness,
     backstop::throttle::Load,
     backstop::throttle::Permit<'static>,
     backstop::throttle::ThrottleBuilder,
@@ -200,6 +205,7 @@ async fn every_policy_can_be_spawned() {
         )),
         Bulkhead::new(25),
         Bulkhead::builder().queue(1).build().unwrap(),
+        LoadShedder::builder().build().unwrap(),
         Pipeline::new(timeout()),
         Pipeline::new(retry()).observer(|_: &Event| {}),
     ];

@@ -449,7 +449,7 @@ fn drive(throttle: ThrottleBuilder) {
         let throttle = throttle.build().unwrap();
         for time in TIMES {
             for verdict in [Verdict::failure(), Verdict::success(), Verdict::ignore()] {
-                for _ in 0..15 {
+                for _ in 0..4 {
                     throttle.record(verdict);
                     let open = throttle.try_acquire();
                     let seen = throttle.snapshot();

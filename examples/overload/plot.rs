@@ -23,9 +23,9 @@ impl Curve {
     }
 }
 
-const COLOURS: [&str; 9] = [
+const COLOURS: [&str; 10] = [
     "#222222", "#888888", "#1f77b4", "#2ca02c", "#9467bd", "#17becf", "#d62728", "#bcbd22",
-    "#ff7f0e",
+    "#ff7f0e", "#e377c2",
 ];
 const WIDTH: f64 = 380.0;
 const HEIGHT: f64 = 260.0;

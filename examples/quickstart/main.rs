@@ -15,9 +15,10 @@ use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use backstop::circuit_breaker::Trip;
 use backstop::{
-    Backoff, Classify, ClassifyErrors, ConfigError, Error, Policy, Retry, RetryBudget, Timeout,
-    Verdict,
+    Backoff, Bulkhead, CircuitBreaker, Classify, ClassifyErrors, ConfigError, Error, Policy, Quota,
+    RateLimiter, Retry, RetryBudget, Timeout, Verdict,
 };
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty};
@@ -59,6 +60,9 @@ fn verdict(error: &HttpError) -> Verdict {
 type Stack = (
     Timeout,
     Retry,
+    CircuitBreaker,
+    RateLimiter,
+    Bulkhead,
     Timeout,
     ClassifyErrors<fn(&HttpError) -> Verdict>,
 );
@@ -68,11 +72,24 @@ fn stack() -> Result<Stack, ConfigError> {
         // The whole call, retries included.
         Timeout::after(Duration::from_secs(3)),
         Retry::builder()
-            .max_attempts(5)
+            .max_attempts(6)
             .backoff(Backoff::exponential(Duration::from_millis(150)))
             // At most one retry for five calls, and ten a second in any case.
             .budget(RetryBudget::percentage().build()?)
+            // A circuit that is open for less than the call has left is waited out.
+            .retry_open_circuit(true)
             .build()?,
+        // After ten failures in a row the server gets a rest, and then a few trial calls.
+        CircuitBreaker::builder()
+            .trip_on(Trip::consecutive(10))
+            .break_for(Backoff::fixed(Duration::from_millis(100)))
+            .build()?,
+        // What the server has agreed to.
+        RateLimiter::builder()
+            .quota(Quota::per_second(1000).burst(100))
+            .build()?,
+        // A server that hangs takes no more than these.
+        Bulkhead::builder().max_concurrent(100).build()?,
         // One attempt.
         Timeout::after(Duration::from_millis(150)),
         Classify::errors(verdict as fn(&HttpError) -> Verdict),

@@ -17,7 +17,7 @@
 //!
 //! # When not to use it
 //!
-//! * When the limit is known: give it to a rate limiter.
+//! * When the limit is known: give it to a [rate limiter](crate::RateLimiter).
 //! * When the dependency slows down instead of throttling: use an adaptive
 //!   [bulkhead](crate::bulkhead::limit), which watches latency.
 //!
@@ -42,6 +42,43 @@
 //! # Ok::<(), backstop::ConfigError>(())
 //! ```
 //!
+//! # With a rate limiter
+//!
+//! ```
+//! use std::sync::Mutex;
+//! use std::time::Duration;
+//! use backstop::adaptive_rate::CubicRate;
+//! use backstop::rate_limiter::{Inherit, Quota};
+//! use backstop::{Clock, ConfigError, ManualClock, RateLimiter};
+//!
+//! let clock = ManualClock::new();
+//! let limiter = RateLimiter::builder()
+//!     .quota(Quota::per_second(1_000_000)) // as good as none
+//!     .clock(clock.clone())
+//!     .build()?;
+//! let rate = Mutex::new(CubicRate::builder().build(clock.now())?);
+//!
+//! // After each attempt:
+//! let answered = |throttled: bool| -> Result<(), ConfigError> {
+//!     let mut rate = rate.lock().unwrap();
+//!     rate.on_response(clock.now(), throttled);
+//!     if let Some(interval) = rate.interval() {
+//!         let burst = rate.bucket().capacity() as u64;
+//!         limiter.set_quota(Quota::new(1, interval).burst(burst), Inherit::AsIs)?;
+//!     }
+//!     Ok(())
+//! };
+//!
+//! for _ in 0..40 {
+//!     clock.advance(Duration::from_millis(50));
+//!     limiter.try_acquire().unwrap();
+//!     answered(false)?;
+//! }
+//! answered(true)?;
+//! assert_eq!(limiter.snapshot().remaining, 13);
+//! # Ok::<(), ConfigError>(())
+//! ```
+//!
 //! # Defaults
 //!
 //! | setting | default |
@@ -56,8 +93,8 @@
 //!
 //! * It is a plain machine: it reads no clock and holds no lock. Keep it in a mutex beside what it
 //!   steers, and tell it about each answer.
-//! * It **feeds a rate limiter**: whenever [`CubicRate::on_response`] has changed the rate, set a quota
-//!   of one token per [`CubicRate::interval`]. Or use its own bucket, [`CubicRate::try_take`].
+//! * It **feeds a [rate limiter](crate::RateLimiter)**, as above. Or use its own bucket,
+//!   [`CubicRate::try_take`].
 //! * **Inside a retry**, so that it hears of each attempt.
 //!
 //! # Source

@@ -34,8 +34,10 @@
 //! ```
 
 use std::future::{Future, ready};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context as TaskContext, Poll};
 
 use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::Error;
@@ -112,7 +114,10 @@ pub trait Policy<T, E> {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        async move { self.run(Call(&op), Context::new()).await.result }
+        async move {
+            let run = pin!(self.run(Call(&op), Context::new()));
+            ResultOf { run }.await
+        }
     }
 
     /// As [`call`](Self::call), but `op` learns which attempt it is, how long it has left, and
@@ -126,7 +131,10 @@ pub trait Policy<T, E> {
         F: Fn(Attempt) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        async move { self.run(CallWith(&op), Context::new()).await.result }
+        async move {
+            let run = pin!(self.run(CallWith(&op), Context::new()));
+            ResultOf { run }.await
+        }
     }
 
     /// As [`call`](Self::call), but the result comes with the number of attempts and the time
@@ -175,6 +183,23 @@ pub trait Policy<T, E> {
     /// [`Pipeline::check`](crate::Pipeline::check).
     fn describe(&self, layers: &mut Vec<Layer>) {
         layers.push(Layer::Other);
+    }
+}
+
+/// Awaits the run of a policy where it stands, and takes the result out of the outcome.
+///
+/// `.await` on the run itself would move it, twice: that of a stack is some 500 bytes, fresh out of
+/// narrow stores, and moving it takes longer than making it.
+struct ResultOf<'a, Fut> {
+    run: Pin<&'a mut Fut>,
+}
+
+impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for ResultOf<'_, Fut> {
+    type Output = Result<T, Error<E>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        self.run.as_mut().poll(cx).map(|outcome| outcome.result)
     }
 }
 

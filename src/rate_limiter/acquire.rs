@@ -80,7 +80,7 @@ impl<'a> Acquire<'a> {
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
         mut reading: Instant,
-        deadline: Option<Instant>,
+        deadline: Instant,
         observer: Option<&dyn Observer>,
     ) -> Poll<Result<(), Rejected>> {
         let inner = self.inner;
@@ -91,7 +91,7 @@ impl<'a> Acquire<'a> {
                 None => {
                     *this.latest = now + *this.longest;
                     *this.reason = Reason::RateLimited;
-                    if let Some(deadline) = deadline {
+                    if deadline != Instant::FAR_FUTURE {
                         let deadline = now + deadline.saturating_duration_since(reading);
                         if deadline <= *this.latest {
                             *this.latest = deadline;
@@ -170,8 +170,8 @@ impl Future for Acquire<'_> {
         let clock = &self.inner.clock;
         let now = clock.now();
         let deadline = match self.ticket {
-            None => deadline::inherited_if_any(clock, now),
-            Some(_) => None,
+            None => deadline::inherited(clock, now),
+            Some(_) => Instant::FAR_FUTURE,
         };
         self.poll_with(task, now, deadline, None)
     }

@@ -456,6 +456,7 @@ impl Inner {
     }
 
     /// Refuses, or in shadow mode lets through what would have been refused.
+    #[inline]
     fn refuse(
         &self,
         now: Instant,
@@ -465,17 +466,27 @@ impl Inner {
         self.reject(self.rejected(now, refusal, Reason::RateLimited), observer)
     }
 
+    #[inline]
     fn rejected(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
         match refusal {
             Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
             Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
             Refusal::Until(at) => {
-                Rejected::new(self.name, reason).with_retry_after(at.saturating_duration_since(now))
+                let wait = at.as_nanos().saturating_sub(now.as_nanos());
+                Rejected::new(self.name, reason).with_retry_nanos(wait)
             }
         }
     }
 
+    #[inline]
     fn reject(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
+        if observer.is_some() || self.observer.is_some() || self.shadow {
+            return self.report(rejected, observer);
+        }
+        Err(rejected)
+    }
+
+    fn report(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
         let event = match self.shadow {
             true => Event::would_reject(&rejected),
             false => Event::rejected(&rejected),
@@ -514,8 +525,14 @@ impl Core {
         match self {
             Self::Token(bucket) => bucket.take(now, tokens),
             Self::Striped(striped) => striped.take(home(), now, tokens),
-            Self::Locked(limits) => lock_checked(limits).take(now, tokens),
+            Self::Locked(limits) => Self::take_locked(limits, now, tokens),
         }
+    }
+
+    // Out of the way of the single token bucket.
+    #[inline(never)]
+    fn take_locked(limits: &Mutex<Limits>, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        lock_checked(limits).take(now, tokens)
     }
 
     /// Takes tokens that leave no more than `debt` owed. Returns whether, where that leads, and

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::{Acquire, RateLimiter};
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for RateLimiter {
@@ -91,7 +91,6 @@ where
                         false => this.cx.now(&inner.clock),
                     };
                     let deadline = this.cx.deadline(&inner.clock);
-                    let deadline = (deadline != Instant::FAR_FUTURE).then_some(deadline);
                     let observer = this.op.observer();
                     let acquired = ready!(acquire.poll_with(task, reading, deadline, observer));
                     if let Err(rejected) = acquired {

@@ -35,6 +35,8 @@ impl Timeline {
         })
     }
 
+    // Out of the way of the clocks that need none of this.
+    #[inline(never)]
     pub(super) fn steady(&self, reading: Instant) -> Instant {
         let mut last = lock(&self.0);
         let back = last.reading.saturating_duration_since(reading);

@@ -39,10 +39,14 @@ impl<T, E> Policy<T, E> for Retry {
         RetryFuture {
             state: State::Attempt {
                 future: op.attempt(cx),
-                memory: Memory::First { inner, cx, call },
+                memory: Memory::First {
+                    op,
+                    inner,
+                    cx,
+                    call,
+                },
             },
             attempt: |op: Op, cx: Context| op.attempt(cx),
-            op,
         }
     }
 
@@ -60,10 +64,9 @@ impl<T, E> Policy<T, E> for Retry {
 pin_project! {
     struct RetryFuture<'a, T, E, Op, Fut, Make> {
         #[pin]
-        state: State<'a, T, E, Fut>,
+        state: State<'a, T, E, Op, Fut>,
         // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
         attempt: Make,
-        op: Op,
     }
 }
 
@@ -71,17 +74,17 @@ pin_project! {
     // The attempt and the sleep after it share their place, which the sleep makes 120 bytes large;
     // so what the first attempt has to remember fits in beside it at no cost.
     #[project = StateProj]
-    enum State<'a, T, E, Fut> {
+    enum State<'a, T, E, Op, Fut> {
         Attempt {
             #[pin]
             future: Fut,
-            memory: Memory<'a, T, E>,
+            memory: Memory<'a, T, E, Op>,
         },
         Sleep {
             #[pin]
             sleep: Sleep,
             // Taken when the sleep is over.
-            retrying: Option<Box<Loop<'a, T, E>>>,
+            retrying: Option<Box<Loop<'a, T, E, Op>>>,
         },
     }
 }
@@ -94,7 +97,7 @@ where
 {
     type Output = Outcome<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let mut this = self.project();
         loop {
@@ -102,10 +105,10 @@ where
                 StateProj::Attempt { future, memory } => {
                     let outcome = ready!(future.poll(task));
                     if !memory.is_worth_a_retry(&outcome) {
-                        memory.settle(&outcome, this.op.observer());
+                        memory.settle(&outcome);
                         return Poll::Ready(outcome);
                     }
-                    match memory.after_failure(outcome, this.op.observer()) {
+                    match memory.after_failure(outcome) {
                         Next::Return(outcome) => return Poll::Ready(outcome),
                         Next::Sleep(sleep, retrying) => this.state.set(State::Sleep {
                             sleep,
@@ -120,7 +123,7 @@ where
                         return Poll::Ready(outcome);
                     }
                     let cx = retrying.next_attempt();
-                    let future = (this.attempt)(*this.op, cx);
+                    let future = (this.attempt)(retrying.op, cx);
                     let memory = Memory::Later { retrying };
                     this.state.set(State::Attempt { future, memory });
                 }
@@ -130,21 +133,22 @@ where
 }
 
 /// What a call remembers from attempt to attempt.
-enum Memory<'a, T, E> {
+enum Memory<'a, T, E, Op> {
     /// Nothing has failed yet: nothing is allocated.
     First {
+        op: Op,
         inner: &'a Inner,
         cx: Context,
         call: Option<BudgetedCall<'a>>,
     },
     Later {
-        retrying: Box<Loop<'a, T, E>>,
+        retrying: Box<Loop<'a, T, E, Op>>,
     },
     /// On its way to the next state.
     Taken,
 }
 
-impl<'a, T, E> Memory<'a, T, E> {
+impl<'a, T, E, Op: Operation<T, E>> Memory<'a, T, E, Op> {
     /// Whether the retry has an interest in another attempt.
     #[inline]
     fn is_worth_a_retry(&self, outcome: &Outcome<T, E>) -> bool {
@@ -159,17 +163,23 @@ impl<'a, T, E> Memory<'a, T, E> {
 
     /// Ends the call with an outcome that is not worth a retry.
     #[inline]
-    fn settle(&mut self, outcome: &Outcome<T, E>, observer: Option<&dyn Observer>) {
-        let (call, inner, attempt) = match self {
-            Self::First { call, inner, cx } => (call, *inner, cx.attempt()),
+    fn settle(&mut self, outcome: &Outcome<T, E>) {
+        let (op, call, inner, attempt) = match self {
+            Self::First {
+                op,
+                call,
+                inner,
+                cx,
+            } => (*op, call, *inner, cx.attempt()),
             Self::Later { retrying } => {
                 retrying.extra = None;
-                (&mut retrying.call, retrying.inner, retrying.cx.attempt())
+                let attempt = retrying.cx.attempt();
+                (retrying.op, &mut retrying.call, retrying.inner, attempt)
             }
             Self::Taken => return,
         };
         if outcome.result.is_err() {
-            inner.stop(attempt, StopReason::NotRetryable, observer);
+            inner.stop(attempt, StopReason::NotRetryable, op.observer());
         } else if let Some(call) = call {
             if outcome.verdict.health() == Health::Healthy {
                 call.success();
@@ -183,12 +193,8 @@ impl<'a, T, E> Memory<'a, T, E> {
     /// ones too, out of the registers.
     #[cold]
     #[inline(never)]
-    fn after_failure(
-        &mut self,
-        outcome: Outcome<T, E>,
-        observer: Option<&dyn Observer>,
-    ) -> Next<'a, T, E> {
-        self.take().after_failure(outcome, observer)
+    fn after_failure(&mut self, outcome: Outcome<T, E>) -> Next<'a, T, E, Op> {
+        self.take().after_failure(outcome)
     }
 
     fn inner(&self) -> Option<&'a Inner> {
@@ -200,9 +206,15 @@ impl<'a, T, E> Memory<'a, T, E> {
     }
 
     #[cold]
-    fn take(&mut self) -> Box<Loop<'a, T, E>> {
+    fn take(&mut self) -> Box<Loop<'a, T, E, Op>> {
         match std::mem::replace(self, Self::Taken) {
-            Self::First { inner, cx, call } => Box::new(Loop {
+            Self::First {
+                op,
+                inner,
+                cx,
+                call,
+            } => Box::new(Loop {
+                op,
                 inner,
                 cx,
                 progress: Progress::new(),
@@ -217,7 +229,8 @@ impl<'a, T, E> Memory<'a, T, E> {
 }
 
 /// What a call with a failed attempt remembers.
-struct Loop<'a, T, E> {
+struct Loop<'a, T, E, Op> {
+    op: Op,
     inner: &'a Inner,
     cx: Context,
     progress: Progress,
@@ -229,9 +242,9 @@ struct Loop<'a, T, E> {
 }
 
 /// What follows a failed attempt.
-enum Next<'a, T, E> {
+enum Next<'a, T, E, Op> {
     Return(Outcome<T, E>),
-    Sleep(Sleep, Box<Loop<'a, T, E>>),
+    Sleep(Sleep, Box<Loop<'a, T, E, Op>>),
 }
 
 impl Inner {
@@ -252,12 +265,10 @@ impl Inner {
     }
 }
 
-impl<'a, T, E> Loop<'a, T, E> {
-    fn after_failure(
-        mut self: Box<Self>,
-        mut outcome: Outcome<T, E>,
-        observer: Option<&dyn Observer>,
-    ) -> Next<'a, T, E> {
+impl<'a, T, E, Op: Operation<T, E>> Loop<'a, T, E, Op> {
+    fn after_failure(mut self: Box<Self>, mut outcome: Outcome<T, E>) -> Next<'a, T, E, Op> {
+        let op = self.op;
+        let observer = op.observer();
         let now = outcome.finished(&self.inner.clock);
         self.cx.arrive(&self.inner.clock, now);
         self.extra = None;

@@ -27,14 +27,14 @@ fn loom_one_of_two_callers_gets_the_probe() {
     loom::model(|| {
         let state = Arc::new(always_refusing());
         let now = Instant::ORIGIN + Duration::from_millis(200);
-        let decide = |state: &State| state.decide(now, || 0.0);
+        let decide = move |state: &State| state.decide(now, || 0.0);
         let other = {
             let state = state.clone();
             thread::spawn(move || decide(&state))
         };
         let here = decide(&state);
         let there = other.join().unwrap();
-        let probes = [here, there].iter().filter(|d| **d == Decision::Probe);
+        let probes = [here, there].into_iter().filter(|d| *d == Decision::Probe);
         assert_eq!(probes.count(), 1, "{here:?} {there:?}");
     });
 }

@@ -75,7 +75,7 @@ where
 {
     type Output = Outcome<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let mut this = self.project();
         let Some(attempt) = this.attempt.as_pin_mut() else {

@@ -245,7 +245,7 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
         .clock(clock.clone())
         .build()
         .unwrap();
-    let stack = (retry, bulkhead);
+    let stack = (retry, bulkhead.clone());
     let call = || async {
         let attempts = Cell::new(0);
         let operation = || async {
@@ -255,7 +255,6 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
         };
         stack.call(operation).await
     };
-    // The second of each pair waits in line for the first.
     let results = clock.block_on(join_all([call(), call()]));
     assert_eq!(results, [Ok(()), Ok(())]);
     let latencies: Vec<_> = recorder
@@ -270,6 +269,22 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
         [ms(10), ms(10)],
         "one success each, of one attempt"
     );
+
+    // The second of these waits in line for the first: its latency is that of its work alone.
+    recorder.0.lock().unwrap().clear();
+    let work = || async {
+        clock.sleep(ms(10)).await;
+        Ok::<_, ()>(())
+    };
+    clock.block_on(join_all([bulkhead.call(work), bulkhead.call(work)]));
+    let latencies: Vec<_> = recorder
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|s| s.latency)
+        .collect();
+    assert_eq!(latencies, [ms(10), ms(10)]);
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn pitfall_27_callers_that_gave_up_leave_no_hole() {
             .poll(&mut Context::from_waker(Waker::noop()));
         assert!(poll.is_pending());
     }
+    assert_eq!(limiter.snapshot().waiting, 0);
     let start = clock.now();
     clock.block_on(limiter.acquire()).unwrap();
     assert!(clock.now().saturating_duration_since(start) <= ms(100));

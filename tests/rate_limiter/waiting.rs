@@ -103,6 +103,33 @@ fn one_is_woken_at_a_time() {
 }
 
 #[test]
+fn who_leaves_first_place_wakes_the_next_and_nobody_else() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(1));
+    drain(&limiter);
+    let mut waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let woken = Arc::new(Counter(AtomicU32::new(0)));
+            let mut waiter = Box::pin(limiter.acquire());
+            let waker = Waker::from(woken.clone());
+            let poll = waiter.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(poll.is_pending());
+            (waiter, woken)
+        })
+        .collect();
+    let wakes = |waiting: &[(_, Arc<Counter>)]| -> Vec<u32> {
+        let counts = waiting
+            .iter()
+            .map(|(_, woken)| woken.0.load(Ordering::Relaxed));
+        counts.collect()
+    };
+    drop(waiting.remove(0));
+    assert_eq!(wakes(&waiting), [1, 0]);
+    drop(waiting.remove(1));
+    assert_eq!(wakes(&waiting), [1]);
+}
+
+#[test]
 fn a_full_line_refuses_at_once() {
     let clock = ManualClock::new();
     let limiter = builder(&clock, Quota::per_second(1)).max_waiting(2);

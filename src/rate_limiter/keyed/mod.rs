@@ -267,11 +267,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let taken = self.inner.with(key, now, |tat, gcra| {
-            if let Some(next) = gcra.take(*tat, now, cost) {
-                *tat = next;
-                return Ok(());
-            }
-            gcra.ready(*tat, now, cost, 0)
+            gcra.take(*tat, now, cost).map(|next| *tat = next)
         });
         match taken {
             Ok(Ok(())) => Ok(()),
@@ -374,7 +370,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let reading = self.inner.clock.now();
-        let deadline = crate::deadline::inherited_if_any(&self.inner.clock, reading);
+        let deadline = crate::deadline::inherited(&self.inner.clock, reading);
         self.wait(key, cost, longest, reading, deadline, None).await
     }
 
@@ -384,7 +380,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         cost: u64,
         longest: Duration,
         reading: Instant,
-        deadline: Option<Instant>,
+        deadline: Instant,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected>
     where
@@ -393,7 +389,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     {
         let inner = &*self.inner;
         let now = inner.steady(reading);
-        let left = deadline.map(|at| at.saturating_duration_since(reading));
+        let left =
+            (deadline != Instant::FAR_FUTURE).then(|| deadline.saturating_duration_since(reading));
         let latest = now + left.map_or(longest, |left| left.min(longest));
         let booked = inner.with(key, now, |tat, gcra| {
             // Beyond what the bucket holds there is nothing to wait for.
@@ -510,8 +507,8 @@ impl<K> Inner<K> {
         match refusal {
             Some(Refusal::Never) => Rejected::new(self.name, Reason::CostExceedsLimit),
             Some(Refusal::Until(at)) if at != Instant::FAR_FUTURE => {
-                Rejected::new(self.name, Reason::RateLimited)
-                    .with_retry_after(at.saturating_duration_since(now))
+                let wait = at.as_nanos().saturating_sub(now.as_nanos());
+                Rejected::new(self.name, Reason::RateLimited).with_retry_nanos(wait)
             }
             _ => Rejected::new(self.name, Reason::RateLimited),
         }

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::hash::Hash;
 
 use super::KeyedRateLimiter;
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 /// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].
@@ -35,7 +35,6 @@ where
                 .try_acquire_at(self.key, cost, now, op.observer())
         } else {
             let deadline = cx.deadline(&inner.clock);
-            let deadline = (deadline != Instant::FAR_FUTURE).then_some(deadline);
             let taken = self
                 .limiter
                 .wait(

@@ -61,8 +61,18 @@ impl Grid {
     }
 
     /// The first instant by which `units` have been earned.
+    #[inline]
     pub(crate) fn instant(&self, units: u64) -> Instant {
-        if units > END || self.forth.of(u64::MAX) < units {
+        match self.back.shift {
+            _ if units > END => Instant::FAR_FUTURE,
+            EVEN => Instant::from_nanos(units),
+            _ => self.uneven(units),
+        }
+    }
+
+    #[inline(never)]
+    fn uneven(&self, units: u64) -> Instant {
+        if self.forth.of(u64::MAX) < units {
             return Instant::FAR_FUTURE;
         }
         // The factor back is as exact as the one forth, so this is at most a step or two off.
@@ -117,17 +127,26 @@ impl Grid {
 }
 
 /// A fraction as `mantissa / 2^shift`, the mantissa with its highest bit set: right to one part in
-/// 2^63, and never too small.
+/// 2^63, and never too small. One itself has a shift of [`EVEN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Factor {
     mantissa: u64,
     shift: u32,
 }
 
+/// The shift of the factor one, so that the most frequent rates need no multiplication.
+const EVEN: u32 = u32::MAX;
+
 impl Factor {
     /// `dividend / divisor`, which lies between 2^-64 and 2^64.
     fn new(dividend: u128, divisor: u128) -> Self {
         const TOP: u128 = 1 << 63;
+        if dividend == divisor {
+            return Self {
+                mantissa: 1,
+                shift: EVEN,
+            };
+        }
         let (mut quotient, mut rest) = (dividend / divisor, dividend % divisor);
         let mut shift = 0;
         while quotient < TOP && shift < 127 {
@@ -154,6 +173,9 @@ impl Factor {
 
     #[inline]
     fn of(self, value: u64) -> u64 {
+        if self.shift == EVEN {
+            return value;
+        }
         let product = (u128::from(value) * u128::from(self.mantissa)) >> (self.shift & 127);
         if product > u128::from(u64::MAX) {
             u64::MAX

@@ -33,12 +33,18 @@ impl Gcra {
         self.grid.units(now).saturating_add(missing)
     }
 
-    /// The state after `tokens` have been taken, or `None` when there are too few.
+    /// The state after `tokens` have been taken.
     #[inline]
-    pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Option<u64> {
-        let now = self.grid.units(now);
-        let taken = tat.max(now).saturating_add(self.grid.price(tokens));
-        (taken - now <= self.capacity).then_some(taken)
+    pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Result<u64, Refusal> {
+        let (present, price) = (self.grid.units(now), self.grid.price(tokens));
+        let taken = tat.max(present).saturating_add(price);
+        if taken - present <= self.capacity {
+            Ok(taken)
+        } else if price > self.capacity {
+            Err(Refusal::Never)
+        } else {
+            Err(Refusal::Until(self.grid.instant(taken - self.capacity)))
+        }
     }
 
     #[inline]
@@ -154,28 +160,34 @@ impl TokenBucket {
     #[inline]
     fn read(&self) -> (Gcra, u64) {
         loop {
-            // Acquire: pairs with the release below, so that an even version comes with its rules.
-            let version = self.rules.version.load(Ordering::Acquire);
-            // Acquire: a state converted to new rules comes with the version that says so.
-            let tat = self.tat.0.load(Ordering::Acquire);
-            // Relaxed: the fence and the version tell whether these belong together.
-            let gcra = Gcra {
-                grid: Grid::from_words([
-                    self.rules.grid[0].load(Ordering::Relaxed),
-                    self.rules.grid[1].load(Ordering::Relaxed),
-                    self.rules.grid[2].load(Ordering::Relaxed),
-                    self.rules.grid[3].load(Ordering::Relaxed),
-                ]),
-                capacity: self.rules.capacity.load(Ordering::Relaxed),
-            };
-            // Acquire: the second look at the version must not come before the loads above.
-            fence(Ordering::Acquire);
-            let same = self.rules.version.load(Ordering::Relaxed) == version;
-            if same && version % 2 == 0 && tat != BUSY {
-                return (gcra, tat);
+            if let Some(read) = self.try_read() {
+                return read;
             }
             spin();
         }
+    }
+
+    /// As [`read`](Self::read), unless the rules are being changed.
+    #[inline]
+    fn try_read(&self) -> Option<(Gcra, u64)> {
+        // Acquire: pairs with the release below, so that an even version comes with its rules.
+        let version = self.rules.version.load(Ordering::Acquire);
+        // Acquire: a state converted to new rules comes with the version that says so.
+        let tat = self.tat.0.load(Ordering::Acquire);
+        // Relaxed: the fence and the version tell whether these belong together.
+        let gcra = Gcra {
+            grid: Grid::from_words([
+                self.rules.grid[0].load(Ordering::Relaxed),
+                self.rules.grid[1].load(Ordering::Relaxed),
+                self.rules.grid[2].load(Ordering::Relaxed),
+                self.rules.grid[3].load(Ordering::Relaxed),
+            ]),
+            capacity: self.rules.capacity.load(Ordering::Relaxed),
+        };
+        // Acquire: the second look at the version must not come before the loads above.
+        fence(Ordering::Acquire);
+        let same = self.rules.version.load(Ordering::Relaxed) == version;
+        (same && version % 2 == 0 && tat != BUSY).then_some((gcra, tat))
     }
 
     /// Moves the state from `tat` to `next`; `false` when somebody else has moved it before.
@@ -192,18 +204,26 @@ impl TokenBucket {
     /// Takes `tokens` if there are that many.
     #[inline]
     pub(crate) fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
-        let mut backoff = 1;
-        loop {
-            let (gcra, tat) = self.read();
-            let Some(next) = gcra.take(tat, now, tokens) else {
-                // Exact, and dearer: only for those who have to wait.
-                gcra.ready(tat, now, tokens, 0)?;
-                continue;
-            };
+        if let Some((gcra, tat)) = self.try_read() {
+            let next = gcra.take(tat, now, tokens)?;
             if self.step(tat, next) {
                 return Ok(());
             }
+        }
+        self.take_again(now, tokens)
+    }
+
+    /// Others are at it too.
+    #[cold]
+    fn take_again(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        let mut backoff = 1;
+        loop {
             pause(&mut backoff);
+            let (gcra, tat) = self.read();
+            let next = gcra.take(tat, now, tokens)?;
+            if self.step(tat, next) {
+                return Ok(());
+            }
         }
     }
 
@@ -328,9 +348,14 @@ impl Striped {
     }
 
     /// Takes `tokens` from one of the parts, beginning with the thread's own, `home`.
+    #[inline(never)]
     pub(crate) fn take(&self, home: usize, now: Instant, tokens: u64) -> Result<(), Refusal> {
-        let mut refused = Refusal::Never;
-        for part in self.from(home) {
+        let home = home % self.parts.len();
+        let mut refused = match self.parts[home].take(now, tokens) {
+            Ok(()) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        for part in self.from(home).skip(1) {
             match part.take(now, tokens) {
                 Ok(()) => return Ok(()),
                 Err(refusal) => refused = refused.min(refusal),

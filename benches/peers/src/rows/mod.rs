@@ -9,6 +9,7 @@ use crate::measure::Candidate;
 mod build;
 mod bulkhead;
 mod circuit_breaker;
+mod rate_limiter;
 mod retry;
 mod timeout;
 
@@ -17,6 +18,7 @@ pub fn all() -> Vec<Row> {
     let patterns = [
         bulkhead::rows,
         circuit_breaker::rows,
+        rate_limiter::rows,
         retry::rows,
         timeout::rows,
     ];

@@ -1,0 +1,273 @@
+//! Rate limiters: one token bucket, and one for each of many keys.
+//!
+//! Allowed rows have a rate that nobody reaches; refused ones have spent their only token of the
+//! day. The keyed rows' buckets hold a million tokens and earn one an hour, so none is ever full
+//! again: every lookup finds a key that is in use, and no key is evicted.
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use backstop::rate_limiter::RateLimiterBuilder;
+use backstop::{FastClock, KeyedRateLimiter, Policy, Quota, RateLimiter};
+use governor::clock::MonotonicClock;
+use governor::state::{InMemoryState, NotKeyed, keyed::DefaultKeyedStateStore};
+use tower_resilience_ratelimiter::RateLimiterLayer;
+
+use super::{Row, Target};
+use crate::alloc;
+use crate::measure::Candidate;
+use crate::work::{blocking, future, leak, ready, service};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3600);
+const MILLION: u64 = 1_000_000;
+const UNREACHED: u32 = 1_000_000_000;
+
+type Governor = governor::RateLimiter<NotKeyed, InMemoryState, governor::clock::DefaultClock>;
+type GovernorKeyed<K> =
+    governor::RateLimiter<K, DefaultKeyedStateStore<K>, governor::clock::DefaultClock>;
+
+pub fn rows() -> Vec<Row> {
+    let mut rows = vec![];
+    for (threads, of_governor) in [(1, 1.1), (2, 0.75)] {
+        rows.push(
+            Row::race(
+                "token bucket, fast clock, allowed",
+                threads,
+                of_governor,
+                acquire("backstop", fast(plenty())),
+                vec![check("governor", leak(Governor::direct(governor_plenty())))],
+            )
+            .against("governor"),
+        );
+    }
+    for threads in [1, 2] {
+        // A refusal writes nothing, so a second thread disturbs neither, and the clock is all that
+        // is left: the target is the same for both.
+        rows.push(
+            Row::race(
+                "token bucket, fast clock, refused",
+                threads,
+                1.1,
+                acquire("backstop", spent(fast(one_a_day()))),
+                vec![check("governor", governor_spent())],
+            )
+            .against("governor"),
+        );
+    }
+    rows.push(Row::race(
+        "token bucket, 8 stripes, fast clock, allowed",
+        2,
+        0.3,
+        acquire("backstop", fast(plenty().stripes(8))),
+        vec![check("governor", leak(Governor::direct(governor_plenty())))],
+    ));
+    rows.push(Row::race(
+        "token bucket, tokio clock, allowed",
+        1,
+        1.0,
+        acquire("backstop", leak(built(plenty()))),
+        vec![monotonic()],
+    ));
+    rows.push(around_an_operation());
+    for (threads, of_governor) in [(1, 0.8), (2, 0.6)] {
+        rows.push(keyed(
+            "keyed token bucket, 1k keys",
+            1000,
+            threads,
+            of_governor,
+        ));
+    }
+    for threads in [1, 2] {
+        rows.push(keyed("keyed token bucket, 1M keys", MILLION, threads, 0.7));
+    }
+    rows.push(Row::no_allocations(
+        "token bucket, allocations",
+        acquire("backstop", fast(plenty())),
+        vec![check("governor", leak(Governor::direct(governor_plenty())))],
+    ));
+    rows.push(keyed_allocations());
+    rows.push(Row::known(
+        "keyed token bucket, memory of 1M u64 keys",
+        "bytes a key",
+        Target::Ratio(1.1),
+        bytes_a_key(|| filled(MILLION)),
+        [("governor", bytes_a_key(|| governor_filled(MILLION)))],
+    ));
+    rows
+}
+
+/// A limiter that never refuses.
+fn plenty() -> RateLimiterBuilder {
+    RateLimiter::builder().quota(Quota::per_second(UNREACHED.into()))
+}
+
+fn one_a_day() -> RateLimiterBuilder {
+    RateLimiter::builder().quota(Quota::new(1, DAY))
+}
+
+fn built(builder: RateLimiterBuilder) -> RateLimiter {
+    builder.build().expect("a sound quota")
+}
+
+fn fast(builder: RateLimiterBuilder) -> &'static RateLimiter {
+    leak(built(builder.clock(FastClock::new())))
+}
+
+fn spent(limiter: &'static RateLimiter) -> &'static RateLimiter {
+    limiter.try_acquire().expect("there is one token");
+    limiter
+}
+
+fn acquire(name: &str, limiter: &'static RateLimiter) -> Candidate {
+    blocking(name, || limiter.try_acquire())
+}
+
+fn governor_plenty() -> governor::Quota {
+    governor::Quota::per_second(NonZeroU32::new(UNREACHED).expect("not zero"))
+}
+
+fn governor_spent() -> &'static Governor {
+    let quota = governor::Quota::with_period(DAY).expect("not zero");
+    let limiter = leak(Governor::direct(quota));
+    limiter.check().expect("there is one token");
+    limiter
+}
+
+fn check(name: &str, limiter: &'static Governor) -> Candidate {
+    blocking(name, || limiter.check())
+}
+
+/// governor on the system's clock, which is what tokio's is.
+fn monotonic() -> Candidate {
+    let clock = MonotonicClock;
+    let limiter = governor::RateLimiter::direct_with_clock(governor_plenty(), clock);
+    let limiter = leak(limiter);
+    blocking("governor", || limiter.check())
+}
+
+/// As a policy, in the form tower's users have it.
+fn around_an_operation() -> Row {
+    use tower::Layer;
+    let limiter = fast(plenty());
+    let operation = leak(Governor::direct(governor_plenty()));
+    let layer = RateLimiterLayer::builder()
+        .limit_for_period(UNREACHED as usize)
+        .refresh_period(Duration::from_secs(1))
+        .build()
+        .expect("a sound limit");
+    Row::race(
+        "token bucket around a ready operation, fast clock, allowed",
+        1,
+        1.1,
+        future("backstop", || limiter.call(ready)),
+        vec![
+            future("governor", || async {
+                operation.until_ready().await;
+                ready().await
+            }),
+            service(
+                "tower-resilience",
+                layer.layer(tower::service_fn(|()| ready())),
+            ),
+        ],
+    )
+    .against("governor")
+}
+
+/// Random keys among `keys`, all of which are there.
+fn keyed(name: &str, keys: u64, threads: usize, target: f64) -> Row {
+    let ours = over_keys("backstop", keys, filled, |limits, key| {
+        black_box(limits.try_acquire(&key)).is_ok()
+    });
+    let governor = over_keys("governor", keys, governor_filled, |limits, key| {
+        black_box(limits.check_key(&key)).is_ok()
+    });
+    Row::race(name, threads, target, ours, vec![governor])
+}
+
+/// A candidate on a map that is made when it is first used: the large ones take their time.
+fn over_keys<M: Send + Sync + 'static>(
+    name: &str,
+    keys: u64,
+    make: fn(u64) -> M,
+    operation: impl Fn(&M, u64) -> bool + Send + Sync + 'static,
+) -> Candidate {
+    let map = Arc::new(OnceLock::new());
+    Candidate::new(name, move |operations| {
+        let map = map.get_or_init(|| make(keys));
+        let mut random = SEED.get();
+        for _ in 0..operations {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            // The upper bits, scaled: no division.
+            let key = ((u128::from(random) * u128::from(keys)) >> 64) as u64;
+            black_box(operation(map, key));
+        }
+        SEED.set(random);
+    })
+}
+
+thread_local! {
+    static SEED: Cell<u64> = const { Cell::new(0x9e37_79b9_7f4a_7c15) };
+}
+
+fn filled(keys: u64) -> KeyedRateLimiter<u64> {
+    let limits = KeyedRateLimiter::builder()
+        .quota(Quota::new(1, HOUR).burst(MILLION))
+        .max_keys(2 * keys as usize)
+        .clock(FastClock::new())
+        .build()
+        .expect("a sound quota");
+    for key in 0..keys {
+        limits.try_acquire(&key).expect("there is room");
+    }
+    limits
+}
+
+fn governor_filled(keys: u64) -> GovernorKeyed<u64> {
+    let burst = NonZeroU32::new(MILLION as u32).expect("not zero");
+    let quota = governor::Quota::with_period(HOUR).expect("not zero");
+    let limits = governor::RateLimiter::dashmap(quota.allow_burst(burst));
+    for key in 0..keys {
+        limits.check_key(&key).expect("there is room");
+    }
+    limits
+}
+
+/// Keys that are looked up as borrowed strings. governor's must be owned: a clone is its price.
+fn keyed_allocations() -> Row {
+    let limits = leak(
+        KeyedRateLimiter::<String>::builder()
+            .quota(Quota::new(1, HOUR).burst(MILLION))
+            .clock(FastClock::new())
+            .build()
+            .expect("a sound quota"),
+    );
+    let burst = NonZeroU32::new(MILLION as u32).expect("not zero");
+    let quota = governor::Quota::with_period(HOUR).expect("not zero");
+    let governor: &GovernorKeyed<String> =
+        leak(governor::RateLimiter::dashmap(quota.allow_burst(burst)));
+    Row::no_allocations(
+        "keyed token bucket, allocations, borrowed string",
+        blocking("backstop", || limits.try_acquire("203.0.113.7")),
+        vec![blocking("governor", || {
+            governor
+                .check_key(&black_box("203.0.113.7").to_owned())
+                .is_ok()
+        })],
+    )
+}
+
+/// What a map of a million keys holds on the heap, for each of them.
+fn bytes_a_key<M>(make: impl FnOnce() -> M) -> f64 {
+    let before = alloc::held();
+    let map = make();
+    let bytes = alloc::held() - before;
+    drop(map);
+    bytes as f64 / MILLION as f64
+}

@@ -1,0 +1,197 @@
+//! The builder of load shedders.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::cut::SharedCut;
+use super::state::Pressure;
+use super::{Inner, LoadShedder};
+use crate::clock::ClockHandle;
+use crate::codel::Codel;
+use crate::error::ConfigError;
+use crate::observe::Observer;
+use crate::rng::SharedRng;
+use crate::sync::AtomicU64;
+
+/// Builds a [`LoadShedder`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`queue_delay`](Self::queue_delay) or [`signal`](Self::signal) | queue delay, 5 ms / 100 ms |
+/// | [`max_shed`](Self::max_shed) | 0.9 |
+/// | [`cool_off`](Self::cool_off) | 1 s |
+/// | [`update_interval`](Self::update_interval) | 100 ms |
+/// | [`cut`](Self::cut) | its own |
+/// | [`shadow`](Self::shadow) | off |
+/// | [`name`](Self::name) | `load_shedder` |
+/// | [`clock`](Self::clock) | tokio's |
+#[must_use = "a builder does nothing until `build`"]
+pub struct LoadShedderBuilder {
+    target: Duration,
+    interval: Duration,
+    signal: Option<(f64, Signal)>,
+    max_shed: f64,
+    cool_off: Duration,
+    update_interval: Duration,
+    cut: SharedCut,
+    shadow: bool,
+    seed: Option<u64>,
+    observer: Option<Arc<dyn Observer>>,
+    name: &'static str,
+    clock: Option<ClockHandle>,
+}
+
+type Signal = Box<dyn Fn() -> f64 + Send + Sync>;
+
+/// How a shedder knows that the server is overloaded.
+pub(super) enum Source {
+    QueueDelay(Mutex<Codel>),
+    Signal { threshold: f64, signal: Signal },
+}
+
+impl LoadShedderBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            target: Codel::TARGET,
+            interval: Codel::INTERVAL,
+            signal: None,
+            max_shed: 0.9,
+            cool_off: Duration::from_secs(1),
+            update_interval: Duration::from_millis(100),
+            cut: SharedCut::new(),
+            shadow: false,
+            seed: None,
+            observer: None,
+            name: "load_shedder",
+            clock: ClockHandle::preset(),
+        }
+    }
+
+    /// Overloaded is when for an `interval` no call has waited less than `target`.
+    pub fn queue_delay(mut self, target: Duration, interval: Duration) -> Self {
+        (self.target, self.interval) = (target, interval);
+        self.signal = None;
+        self
+    }
+
+    /// Overloaded is when `signal` is at `threshold` or above. It is asked once per update interval, so
+    /// it should be quick; from 0 (idle) to 1 (full), such as the share of the CPU in use.
+    pub fn signal(
+        mut self,
+        threshold: f64,
+        signal: impl Fn() -> f64 + Send + Sync + 'static,
+    ) -> Self {
+        self.signal = Some((threshold, Box::new(signal)));
+        self
+    }
+
+    /// The largest share of calls to shed: above 0, up to 1.
+    pub fn max_shed(mut self, share: f64) -> Self {
+        self.max_shed = share;
+        self
+    }
+
+    /// How long after the last sign of overload the share to shed does not fall.
+    pub fn cool_off(mut self, time: Duration) -> Self {
+        self.cool_off = time;
+        self
+    }
+
+    /// How often the share to shed moves.
+    pub fn update_interval(mut self, interval: Duration) -> Self {
+        self.update_interval = interval;
+        self
+    }
+
+    /// A cut to share with other shedders.
+    pub fn cut(mut self, cut: SharedCut) -> Self {
+        self.cut = cut;
+        self
+    }
+
+    /// Decides, counts and reports, but refuses nobody.
+    pub fn shadow(mut self, shadow: bool) -> Self {
+        self.shadow = shadow;
+        self
+    }
+
+    /// Makes the choice among calls on the level of the cut reproducible.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Hears of every call that is shed.
+    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// The name in errors and events.
+    pub fn name(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// The clock that measures delays and intervals.
+    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
+        self.clock = Some(clock.into());
+        self
+    }
+
+    /// The shedder.
+    ///
+    /// # Errors
+    ///
+    /// A target of zero or above its interval, a threshold or a largest share that is not above 0 and at
+    /// most 1, an update interval of zero, no clock where the feature `tokio` is off.
+    pub fn build(self) -> Result<LoadShedder, ConfigError> {
+        let error = |setting, problem| ConfigError::new("load_shedder", setting, problem);
+        let is_share = |value: f64| value > 0.0 && value <= 1.0;
+        Codel::check(self.target, self.interval)
+            .map_err(|problem| error("queue_delay", problem))?;
+        if !is_share(self.max_shed) {
+            return Err(error("max_shed", "must be above 0 and at most 1"));
+        }
+        if self.update_interval.is_zero() {
+            return Err(error("update_interval", "must be above zero"));
+        }
+        let source = match self.signal {
+            Some((threshold, _)) if !is_share(threshold) => {
+                return Err(error("signal", "needs a threshold above 0 and at most 1"));
+            }
+            Some((threshold, signal)) => Source::Signal { threshold, signal },
+            None => Source::QueueDelay(Mutex::new(Codel::new(self.target, self.interval))),
+        };
+        Ok(LoadShedder {
+            inner: Arc::new(Inner {
+                name: self.name,
+                clock: self.clock.ok_or(error("clock", "must be given"))?,
+                source,
+                update_interval: self.update_interval,
+                next_update: AtomicU64::new(0),
+                pressure: Mutex::new(Pressure::new(self.max_shed, self.cool_off)),
+                member: self.cut.join(),
+                shadow: self.shadow,
+                observer: self.observer,
+                rng: SharedRng::new(self.seed),
+                shed: AtomicU64::new(0),
+                would_shed: AtomicU64::new(0),
+            }),
+        })
+    }
+}
+
+impl std::fmt::Debug for LoadShedderBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadShedderBuilder")
+            .field("target", &self.target)
+            .field("interval", &self.interval)
+            .field("signalled", &self.signal.is_some())
+            .field("max_shed", &self.max_shed)
+            .field("cool_off", &self.cool_off)
+            .field("cut", &self.cut)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

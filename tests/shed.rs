@@ -1,0 +1,299 @@
+//! The load shedder as its users see it, against a simulated server in virtual time.
+
+#[path = "../examples/overload/server.rs"]
+mod server;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backstop::shed::{LoadShedderBuilder, SharedCut, UserFairness};
+use backstop::{
+    Bulkhead, CallOptions, Clock, Event, LoadShedder, ManualClock, Pipeline, Policy, Priority,
+    Reason, Timeout,
+};
+
+use server::{Server, open_loop};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn on(clock: &ManualClock) -> LoadShedderBuilder {
+    LoadShedder::builder().clock(clock.clone()).seed(1)
+}
+
+/// A signal that a test sets, in hundredths.
+fn signal() -> (Arc<AtomicU32>, impl Fn() -> f64 + Send + Sync + 'static) {
+    let value = Arc::new(AtomicU32::new(0));
+    let read = value.clone();
+    (value, move || {
+        f64::from(read.load(Ordering::SeqCst)) / 100.0
+    })
+}
+
+/// Offers one call a millisecond; who is admitted, as a share, by the priorities in turn.
+fn admitted<const N: usize>(
+    shedder: &LoadShedder,
+    clock: &ManualClock,
+    priorities: [Priority; N],
+    calls: usize,
+) -> [f64; N] {
+    let mut counts = [0_u32; N];
+    for call in 0..calls {
+        clock.advance(ms(1));
+        counts[call % N] += u32::from(shedder.admit(priorities[call % N]).is_ok());
+    }
+    counts.map(|count| f64::from(count) * N as f64 / calls as f64)
+}
+
+#[test]
+fn the_lowest_go_first_and_nobody_goes_without_overload() {
+    let clock = ManualClock::new();
+    let (load, read) = signal();
+    let shedder = on(&clock).signal(0.8, read).build().unwrap();
+    let priorities = [Priority::LOW, Priority::HIGH];
+    load.store(79, Ordering::SeqCst);
+    assert_eq!(admitted(&shedder, &clock, priorities, 1000), [1.0, 1.0]);
+    load.store(80, Ordering::SeqCst);
+    // Half a second of overload: up to 25 % of all, which is half of the low ones.
+    let [low, high] = admitted(&shedder, &clock, priorities, 500);
+    assert!(low < 0.9 && high == 1.0, "{low} {high}");
+    let [low, high] = admitted(&shedder, &clock, priorities, 500);
+    assert!(low < 0.3 && high > 0.95, "{low} {high}");
+    // For good: at most nine in ten.
+    let [low, high] = admitted(&shedder, &clock, priorities, 4000);
+    let [low, high] = [low, high].map(|share| (share * 100.0).round());
+    assert!(low == 0.0 && (15.0..35.0).contains(&high), "{low} {high}");
+    assert!((shedder.snapshot().shed_rate - 0.9).abs() < 1e-9);
+}
+
+#[test]
+fn shedding_cools_off_before_it_ends() {
+    let clock = ManualClock::new();
+    let (load, read) = signal();
+    let shedder = on(&clock)
+        .signal(0.8, read)
+        .cool_off(ms(2000))
+        .build()
+        .unwrap();
+    load.store(100, Ordering::SeqCst);
+    admitted(&shedder, &clock, [Priority::NORMAL], 1000);
+    let rate = shedder.snapshot().shed_rate;
+    assert!(rate > 0.4);
+    load.store(0, Ordering::SeqCst);
+    admitted(&shedder, &clock, [Priority::NORMAL], 1800);
+    assert!((shedder.snapshot().shed_rate - rate).abs() < 1e-9);
+    admitted(&shedder, &clock, [Priority::NORMAL], 10_000);
+    assert_eq!(admitted(&shedder, &clock, [Priority::NORMAL], 1000), [1.0]);
+}
+
+#[test]
+fn a_standing_queue_sheds_and_an_important_caller_does_not_notice() {
+    let clock = ManualClock::new();
+    let server = Server::new(&clock, 20, ms(10));
+    let shedder = on(&clock).cool_off(ms(200)).build().unwrap();
+    let bulkhead = Bulkhead::builder().max_concurrent(20).queue(10_000);
+    let stack = Pipeline::new((
+        Timeout::builder()
+            .after(ms(100))
+            .clock(clock.clone())
+            .build()
+            .unwrap(),
+        bulkhead.clock(clock.clone()).build().unwrap(),
+        shedder,
+    ));
+    let (high_good, high_all) = (Cell::new(0_u32), Cell::new(0_u32));
+    let length = Duration::from_secs(10);
+    let capacity = server.capacity();
+    let mut results = open_loop(&clock, 2.0 * capacity, length, |number| {
+        let high = number % 4 == 0;
+        let priority = if high { Priority::HIGH } else { Priority::LOW };
+        let call = stack.with(CallOptions::new().priority(priority));
+        let counts = number > (2.0 * capacity * 5.0) as usize && high;
+        let (server, high_good, high_all) = (&server, &high_good, &high_all);
+        async move {
+            let work = || async {
+                server.handle().await;
+                Ok::<_, ()>(())
+            };
+            let good = call.call(work).await.is_ok();
+            if counts {
+                high_all.set(high_all.get() + 1);
+                high_good.set(high_good.get() + u32::from(good));
+            }
+            good
+        }
+    });
+    let share = f64::from(high_good.get()) / f64::from(high_all.get());
+    assert!(share > 0.98, "{share} of the important calls");
+    let goodput = results.latencies.len() as f64 / 8.0 / capacity;
+    // The queue alone would do nothing in time: everybody would wait until they give up.
+    assert!(goodput > 0.6, "{goodput} of the capacity");
+    assert!(results.p99() <= ms(100));
+    assert_eq!(results.offered, 32_000);
+}
+
+#[test]
+fn those_who_share_a_cut_shed_the_same_callers() {
+    let clock = ManualClock::new();
+    let (load, read) = signal();
+    let cut = SharedCut::new();
+    let busy = on(&clock)
+        .signal(0.5, read)
+        .cut(cut.clone())
+        .build()
+        .unwrap();
+    let idle = on(&clock)
+        .signal(0.5, || 0.0)
+        .cut(cut.clone())
+        .build()
+        .unwrap();
+    load.store(100, Ordering::SeqCst);
+    let mut shed = [0, 0];
+    for call in 0..4000_u32 {
+        clock.advance(ms(1));
+        let priority = if call % 2 == 0 {
+            Priority::LOW
+        } else {
+            Priority::HIGH
+        };
+        shed[0] += u32::from(busy.admit(priority).is_err());
+        shed[1] += u32::from(idle.admit(priority).is_err());
+    }
+    assert!(
+        shed[0] > 0 && shed[0].abs_diff(shed[1]) < shed[0] / 5,
+        "{shed:?}"
+    );
+    assert_eq!(busy.snapshot().cut, idle.snapshot().cut);
+    // Half of the calls want nothing shed.
+    assert!((busy.snapshot().shed_rate - 0.9).abs() < 1e-9);
+    assert!(f64::from(shed[0]) < 4000.0 * 0.5);
+    // One that is gone has no say.
+    drop(busy);
+    admitted(&idle, &clock, [Priority::LOW], 2000);
+    assert_eq!(admitted(&idle, &clock, [Priority::LOW], 1000), [1.0]);
+}
+
+#[test]
+fn the_heavy_users_of_a_class_go_first() {
+    let clock = ManualClock::new();
+    let fairness = UserFairness::new(100, Duration::from_secs(10), clock.clone()).unwrap();
+    for call in 0..100 {
+        let user = if call % 10 == 0 { "modest" } else { "greedy" };
+        fairness.charge(user, 1.0);
+    }
+    let of = |user| fairness.priority(Priority::NORMAL, user);
+    assert!(of("greedy") < of("modest"));
+    assert_eq!(of("new"), Priority::NORMAL.level(99));
+    assert!(of("greedy") >= Priority::NORMAL && of("modest") < Priority::HIGH);
+    // What was used long ago is forgotten.
+    clock.advance(Duration::from_secs(200));
+    fairness.charge("modest", 1.0);
+    assert!(of("greedy") > of("modest"));
+    // In bounded memory.
+    for user in 0..10_000_u32 {
+        fairness.charge(user, 1.0);
+    }
+    assert_eq!(fairness.users(), 100);
+    clock.advance(Duration::from_secs(1000));
+    fairness.charge("late", 1.0);
+    assert_eq!(fairness.users(), 1, "the quiet ones make room");
+    for amount in [f64::NAN, f64::INFINITY, -1.0, 0.0, f64::MAX, f64::MAX] {
+        fairness.charge("odd", amount);
+        fairness.priority(Priority::HIGH, "odd");
+    }
+    assert!(UserFairness::new(0, ms(1), clock.clone()).is_err());
+    assert!(UserFairness::new(1, ms(0), clock).is_err());
+}
+
+#[test]
+fn shadow_counts_and_observers_hear() {
+    let clock = ManualClock::new();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let log = heard.clone();
+    let observer = move |event: &Event| log.lock().unwrap().push(event.kind());
+    let shadow = on(&clock)
+        .signal(0.5, || 1.0)
+        .shadow(true)
+        .observer(observer)
+        .build()
+        .unwrap();
+    assert_eq!(admitted(&shadow, &clock, [Priority::LOW], 2000), [1.0]);
+    let would_shed = shadow.snapshot().would_shed;
+    assert!(would_shed > 500);
+    let heard = heard.lock().unwrap();
+    assert!(heard.len() as u64 == would_shed && heard.iter().all(|kind| *kind == "would_reject"));
+
+    let shedder = on(&clock)
+        .signal(0.5, || 1.0)
+        .max_shed(1.0)
+        .name("door")
+        .build()
+        .unwrap();
+    admitted(&shedder, &clock, [Priority::LOW], 3000);
+    let error = clock
+        .block_on(shedder.call(|| async { Ok::<_, ()>(()) }))
+        .unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::Shed));
+    assert_eq!(error.to_string(), "rejected by door: load shed");
+}
+
+#[test]
+fn the_queue_delay_can_be_retuned() {
+    let clock = ManualClock::new();
+    let shedder = on(&clock).build().unwrap();
+    for (target, interval, fails) in [
+        (110, 100, true),
+        (20, 100, false),
+        (20, 5, true),
+        (0, 5, true),
+        (10, 200, false),
+    ] {
+        let result = shedder.set_queue_delay(ms(target), ms(interval));
+        assert_eq!(result.is_err(), fails, "{target} {interval}");
+    }
+    shedder.observe_delay(ms(10));
+    assert_eq!(shedder.snapshot().load, 0.5);
+    let signalled = on(&clock).signal(0.5, || 0.0).build().unwrap();
+    assert!(signalled.set_queue_delay(ms(5), ms(100)).is_err());
+}
+
+#[test]
+fn settings_without_meaning_are_refused_and_extreme_ones_saturate() {
+    let table: Vec<(&str, LoadShedderBuilder)> = vec![
+        (
+            "queue_delay",
+            LoadShedder::builder().queue_delay(ms(0), ms(1)),
+        ),
+        (
+            "queue_delay",
+            LoadShedder::builder().queue_delay(ms(2), ms(1)),
+        ),
+        ("signal", LoadShedder::builder().signal(f64::NAN, || 0.0)),
+        ("signal", LoadShedder::builder().signal(0.0, || 0.0)),
+        ("signal", LoadShedder::builder().signal(1.1, || 0.0)),
+        ("max_shed", LoadShedder::builder().max_shed(0.0)),
+        ("max_shed", LoadShedder::builder().max_shed(f64::INFINITY)),
+        (
+            "update_interval",
+            LoadShedder::builder().update_interval(ms(0)),
+        ),
+    ];
+    for (setting, builder) in table {
+        assert_eq!(builder.build().unwrap_err().setting(), setting);
+    }
+    let clock = ManualClock::new();
+    let long = on(&clock)
+        .queue_delay(Duration::MAX, Duration::MAX)
+        .cool_off(Duration::MAX)
+        .update_interval(Duration::MAX)
+        .build()
+        .unwrap();
+    long.observe_delay(Duration::MAX);
+    assert!(long.admit(Priority::LOWEST).is_ok());
+    let odd = on(&clock).signal(1.0, || f64::NAN).build().unwrap();
+    assert_eq!(admitted(&odd, &clock, [Priority::LOWEST], 1000), [1.0]);
+    assert!(clock.now().as_nanos() > 0);
+}
