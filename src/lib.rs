@@ -77,6 +77,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `tokio` | yes | [`TokioClock`]; without it you supply a clock of your own |
+//! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
 //! | `fast-clock` | no | [`FastClock`]: the CPU's counter, and timers that stay registered |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
