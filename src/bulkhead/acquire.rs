@@ -100,7 +100,7 @@ impl Future for Acquire<'_> {
             if let Poll::Ready(turn) = ticket.poll(task) {
                 // Its own latency starts here: the wait was ours, not the dependency's.
                 let started = this.cx.refresh(&inner.clock);
-                let lane = this.bulkhead.lane;
+                let lane = this.bulkhead.lane as usize;
                 return Poll::Ready(turn.map(|taken| Held::new(taken, lane, started)));
             }
         }

@@ -140,24 +140,46 @@ struct Inner {
     would_refuse: AtomicU64,
 }
 
-/// What an admitted call has taken.
+/// What an admitted call has taken, until it is given back.
+///
+/// In whole words: narrower fields are stored one by one and loaded together, which stalls for
+/// longer than the two atomics take.
 #[derive(Clone, Copy, Debug)]
 struct Held {
-    cost: u32,
-    lane: u32,
-    in_flight: u32,
+    /// [`HELD`](Self::HELD), the lane and the cost; zero once it has been given back.
+    word: u64,
+    in_flight: u64,
     /// When the work began; meaningful for adaptive limits only.
     started: Instant,
 }
 
 impl Held {
-    const fn new(taken: Taken, lane: u32, started: Instant) -> Self {
+    const HELD: u64 = 1 << 63;
+    const LANE_SHIFT: u32 = 32;
+
+    #[inline]
+    const fn new(taken: Taken, lane: usize, started: Instant) -> Self {
         Self {
-            cost: taken.cost,
-            lane,
-            in_flight: taken.in_flight,
+            word: Self::HELD | (lane as u64) << Self::LANE_SHIFT | taken.cost as u64,
+            in_flight: taken.in_flight as u64,
             started,
         }
+    }
+
+    /// What is held, which from now on is nothing.
+    #[inline]
+    const fn take(&mut self) -> Option<Self> {
+        let held = *self;
+        self.word = 0;
+        if held.word == 0 { None } else { Some(held) }
+    }
+
+    const fn cost(&self) -> u32 {
+        self.word as u32
+    }
+
+    const fn lane(&self) -> usize {
+        ((self.word & !Self::HELD) >> Self::LANE_SHIFT) as usize
     }
 }
 
@@ -218,7 +240,7 @@ impl Bulkhead {
         let held = self.try_held(&mut cx)?;
         Ok(Permit {
             bulkhead: self,
-            held: Some(held),
+            held,
         })
     }
 
@@ -231,7 +253,7 @@ impl Bulkhead {
         let held = self.try_held(&mut cx)?;
         Ok(OwnedPermit {
             bulkhead: self.clone(),
-            held: Some(held),
+            held,
         })
     }
 
@@ -271,7 +293,7 @@ impl Bulkhead {
         let held = self.wait(cx).await?;
         Ok(Permit {
             bulkhead: self,
-            held: Some(held),
+            held,
         })
     }
 
@@ -289,7 +311,7 @@ impl Bulkhead {
         let held = self.wait(cx).await?;
         Ok(OwnedPermit {
             bulkhead: self,
-            held: Some(held),
+            held,
         })
     }
 
@@ -370,7 +392,7 @@ impl Inner {
         } else {
             Instant::ORIGIN
         };
-        Ok(Held::new(taken, entrant.lane as u32, started))
+        Ok(Held::new(taken, entrant.lane, started))
     }
 
     #[cold]
@@ -395,7 +417,7 @@ impl Inner {
         finished: impl FnOnce() -> Instant,
         observer: Option<&dyn Observer>,
     ) {
-        let before = self.gate.give_back(held.cost, held.lane as usize);
+        let before = self.gate.give_back(held.cost(), held.lane());
         if ending == Ending::Neutral {
             return;
         }
@@ -404,7 +426,7 @@ impl Inner {
             let mut sample = Sample::new(
                 now,
                 now.saturating_duration_since(held.started),
-                held.in_flight,
+                held.in_flight as u32,
             );
             sample.started = held.started;
             sample.overloaded = ending == Ending::Overloaded;

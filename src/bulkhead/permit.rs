@@ -12,7 +12,7 @@ use crate::policy::Verdict;
 #[must_use = "a permit is given back when it is dropped"]
 pub struct Permit<'a> {
     pub(super) bulkhead: &'a Bulkhead,
-    pub(super) held: Option<Held>,
+    pub(super) held: Held,
 }
 
 /// The right to run, with its own handle of the bulkhead: it may be moved anywhere. Given back when
@@ -21,7 +21,7 @@ pub struct Permit<'a> {
 #[must_use = "a permit is given back when it is dropped"]
 pub struct OwnedPermit {
     pub(super) bulkhead: Bulkhead,
-    pub(super) held: Option<Held>,
+    pub(super) held: Held,
 }
 
 macro_rules! permit {
@@ -46,9 +46,10 @@ macro_rules! permit {
 
             /// How many permits this is.
             pub fn cost(&self) -> u32 {
-                self.held.map_or(0, |held| held.cost)
+                self.held.cost()
             }
 
+            #[inline]
             fn end(&mut self, ending: Ending) {
                 if let Some(held) = self.held.take() {
                     let inner = &self.bulkhead.inner;

@@ -66,16 +66,13 @@ impl<T, E> Policy<T, E> for Bulkhead {
 /// The permits of an operation that runs.
 struct Running<'a> {
     inner: &'a Inner,
-    held: Option<Held>,
+    held: Held,
 }
 
 impl<'a> Running<'a> {
     #[inline]
     const fn new(inner: &'a Inner, held: Held) -> Self {
-        Self {
-            inner,
-            held: Some(held),
-        }
+        Self { inner, held }
     }
 
     #[inline]
