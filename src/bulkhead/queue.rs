@@ -187,7 +187,7 @@ impl Gate {
     }
 
     /// Admits a call if there is room and nobody waits for it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn try_admit(&self, entrant: Entrant) -> Result<Taken, Full> {
         if !self.lanes.is_empty() {
             return self.try_admit_to_lane(entrant);
@@ -220,6 +220,7 @@ impl Gate {
         }
     }
 
+    #[inline(never)]
     fn try_admit_to_lane(&self, entrant: Entrant) -> Result<Taken, Full> {
         let queue = lock_checked(&self.queue);
         let Entrant { cost, lane, .. } = entrant;
