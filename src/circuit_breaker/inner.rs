@@ -198,19 +198,30 @@ impl Inner {
         listener: Listener<'_>,
     ) -> Result<Ticket, Rejected> {
         self.rejected.get_or_init(Striped::new).increment();
-        let mut rejected = Rejected::new(self.settings.name, reason);
-        if let Some(until) = until {
-            let after = until.as_nanos().saturating_sub(now.as_nanos());
-            rejected = rejected.with_retry_nanos(after);
-        }
+        let after = until.map_or(u64::MAX, |until| {
+            until.as_nanos().saturating_sub(now.as_nanos())
+        });
         if self.settings.shadow || listener.is_some() || self.settings.observer.is_some() {
-            return self.tell_refused(rejected, listener);
+            return self.tell_refused(reason, after, listener);
         }
-        Err(rejected)
+        Err(self.refusal(reason, after))
     }
 
+    #[inline]
+    fn refusal(&self, reason: Reason, after: u64) -> Rejected {
+        Rejected::new(self.settings.name, reason).with_retry_nanos(after)
+    }
+
+    // Makes a refusal of its own: one that was handed over would have to be in memory before anybody
+    // knows whether it is needed there.
     #[cold]
-    fn tell_refused(&self, rejected: Rejected, listener: Listener<'_>) -> Result<Ticket, Rejected> {
+    fn tell_refused(
+        &self,
+        reason: Reason,
+        after: u64,
+        listener: Listener<'_>,
+    ) -> Result<Ticket, Rejected> {
+        let rejected = self.refusal(reason, after);
         if self.settings.shadow {
             self.emit(listener, || Event::would_reject(&rejected));
             return Ok(UNRECORDED);

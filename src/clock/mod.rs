@@ -295,7 +295,7 @@ impl ClockHandle {
     }
 
     /// The time on this clock.
-    #[inline]
+    #[inline(always)]
     pub fn now(&self) -> Instant {
         match &self.kind {
             #[cfg(feature = "tokio")]
