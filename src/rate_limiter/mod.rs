@@ -463,10 +463,31 @@ impl Inner {
         refusal: Refusal,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
-        self.reject(self.rejected(now, refusal, Reason::RateLimited), observer)
+        if self.is_heard(observer) {
+            return self.refuse_aloud(now, refusal, observer);
+        }
+        Err(self.rejected(now, refusal, Reason::RateLimited))
     }
 
+    // Makes a refusal of its own: one that was handed over would have to be in memory before anybody
+    // knows whether it is needed there.
+    #[cold]
+    fn refuse_aloud(
+        &self,
+        now: Instant,
+        refusal: Refusal,
+        observer: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        self.report(self.rejected(now, refusal, Reason::RateLimited), observer)
+    }
+
+    /// Whether a refusal has to be told to somebody, or is none in shadow mode.
     #[inline]
+    fn is_heard(&self, observer: Option<&dyn Observer>) -> bool {
+        observer.is_some() || self.observer.is_some() || self.shadow
+    }
+
+    #[inline(always)]
     fn rejected(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
         match refusal {
             Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
@@ -480,7 +501,7 @@ impl Inner {
 
     #[inline]
     fn reject(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
-        if observer.is_some() || self.observer.is_some() || self.shadow {
+        if self.is_heard(observer) {
             return self.report(rejected, observer);
         }
         Err(rejected)
