@@ -23,11 +23,15 @@ pub struct Permit<'a> {
     breaker: &'a CircuitBreaker,
     ticket: Ticket,
     started: Instant,
-    /// The call is being polled: if it is dropped now, it panicked.
-    pub(super) is_running: bool,
-    /// A panic of the thread says nothing about the call.
-    ignores_panics: bool,
+    /// [`RUNNING`] and [`IGNORES_PANICS`]. A whole word: a byte that was just stored stalls the load of
+    /// what lies around it.
+    flags: u64,
 }
+
+/// The call is being polled: if it is dropped now, it panicked.
+const RUNNING: u64 = 1;
+/// A panic of the thread says nothing about the call.
+const IGNORES_PANICS: u64 = 2;
 
 impl<'a> Permit<'a> {
     #[inline]
@@ -41,9 +45,14 @@ impl<'a> Permit<'a> {
             breaker,
             ticket,
             started,
-            is_running: false,
-            ignores_panics,
+            flags: if ignores_panics { IGNORES_PANICS } else { 0 },
         }
+    }
+
+    /// Marks that the call's code runs: dropped meanwhile, it panicked.
+    #[inline]
+    pub(super) const fn set_running(&mut self, running: bool) {
+        self.flags = (self.flags & IGNORES_PANICS) | running as u64;
     }
 
     /// Whether this is a trial call of a half-open circuit.
@@ -117,7 +126,8 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let inner = self.inner();
         let settings = &inner.settings;
-        let panicked = self.is_running || (!self.ignores_panics && thread::panicking());
+        let ignores_panics = self.flags & IGNORES_PANICS != 0;
+        let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
         let health = if panicked {
             settings.panicked_as
         } else {

@@ -29,9 +29,9 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
             Ok(ticket) => {
                 let mut permit = Permit::new(self, ticket, started, true);
                 // Making the future is the operation's code as well.
-                permit.is_running = true;
+                permit.set_running(true);
                 let attempt = op.attempt(cx);
-                permit.is_running = false;
+                permit.set_running(false);
                 Guarded::Running {
                     attempt,
                     permit: Some(permit),
@@ -95,6 +95,6 @@ where
 #[inline]
 const fn set_running(permit: &mut Option<Permit<'_>>, running: bool) {
     if let Some(permit) = permit {
-        permit.is_running = running;
+        permit.set_running(running);
     }
 }
