@@ -11,6 +11,7 @@ mod bulkhead;
 mod circuit_breaker;
 mod rate_limiter;
 mod retry;
+mod stack;
 mod timeout;
 
 /// The rows of every pattern, in the order of the report.
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Row> {
         rate_limiter::rows,
         retry::rows,
         timeout::rows,
+        stack::rows,
     ];
     patterns.into_iter().flat_map(|rows| rows()).collect()
 }
