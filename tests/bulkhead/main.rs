@@ -1,4 +1,5 @@
 //! The bulkhead as its users see it.
+#![cfg(feature = "tokio")]
 
 mod adaptive;
 mod extreme_values;
@@ -555,6 +556,5 @@ fn extreme_settings_do_what_they_say() {
         assert!(clock.block_on(bulkhead.acquire()).is_ok());
         assert_eq!(bulkhead.snapshot().in_flight, 0);
     }
-    #[cfg(feature = "tokio")]
     assert_eq!(Bulkhead::new(0).limit(), 1);
 }

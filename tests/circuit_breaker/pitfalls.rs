@@ -283,6 +283,7 @@ fn pitfall_16_refusals_are_no_failures_and_an_open_circuit_runs_nothing() {
     assert_eq!((inner.snapshot().rejected, inner.snapshot().trips), (10, 2));
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
 async fn pitfall_18_the_breaker_obeys_tokios_paused_clock() {
     let breaker = CircuitBreaker::builder().build().unwrap();
