@@ -204,6 +204,7 @@ fn every_call_of_two_threads_is_counted() {
     assert_eq!(snapshot.failures, failures.into_inner());
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn calls_of_many_tasks_share_a_breaker() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
