@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use backstop::circuit_breaker::{HalfOpen, State, Trip};
-use backstop::{Backoff, CircuitBreaker, ManualClock, Policy};
+use backstop::{Backoff, BlockingClock, CircuitBreaker, ManualClock, Policy};
 
 use super::{builder, feed, secs};
 
@@ -204,7 +204,6 @@ fn every_call_of_two_threads_is_counted() {
     assert_eq!(snapshot.failures, failures.into_inner());
 }
 
-#[cfg(feature = "tokio")]
 #[test]
 fn calls_of_many_tasks_share_a_breaker() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -213,6 +212,7 @@ fn calls_of_many_tasks_share_a_breaker() {
         .unwrap();
     let breaker = CircuitBreaker::builder()
         .trip_on(Trip::consecutive(1_000_000))
+        .clock(BlockingClock)
         .build()
         .unwrap();
     runtime.block_on(async {
