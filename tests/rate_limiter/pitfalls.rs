@@ -158,13 +158,19 @@ fn pitfall_29_who_comes_first_is_served_first() {
         limiter.try_acquire().unwrap();
         let served = RefCell::new(Vec::new());
         clock.block_on(join_all((0..20).map(|number| {
-            let (limiter, served) = (&limiter, &served);
+            let (clock, limiter, served) = (&clock, &limiter, &served);
             async move {
+                // They come in another order than they are polled in.
+                clock.sleep(ms(20 - number)).await;
                 limiter.acquire().await.unwrap();
                 served.borrow_mut().push(number);
             }
         })));
-        assert_eq!(*served.borrow(), (0..20).collect::<Vec<_>>(), "{quota:?}");
+        assert_eq!(
+            *served.borrow(),
+            (0..20).rev().collect::<Vec<_>>(),
+            "{quota:?}"
+        );
     }
 }
 
