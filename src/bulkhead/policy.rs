@@ -16,7 +16,7 @@ use crate::observe::Observer;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Bulkhead {
-    #[inline]
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(
         &self,
         op: Op,
@@ -75,7 +75,7 @@ impl<'a> Running<'a> {
         Self { inner, held }
     }
 
-    #[inline]
+    #[inline(always)]
     fn end<T, E>(&mut self, outcome: &mut Outcome<T, E>, observer: Option<&dyn Observer>) {
         if let Some(held) = self.held.take() {
             let ending = Ending::of(&outcome.verdict);
@@ -133,7 +133,7 @@ where
 {
     type Output = Outcome<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let mut this = self.project();
         loop {

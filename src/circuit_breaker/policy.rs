@@ -12,7 +12,7 @@ use crate::error::Rejected;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for CircuitBreaker {
-    #[inline]
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(
         &self,
         op: Op,
@@ -67,7 +67,7 @@ where
 {
     type Output = Outcome<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let (attempt, permit, op) = match self.project() {
             GuardedProj::Refused { rejected } => {

@@ -17,7 +17,7 @@ use crate::observe::{Event, Observer, StopReason};
 use crate::policy::{Context, ErrorClass, Health, Layer, Operation, Outcome, Policy, Verdict};
 
 impl<T, E> Policy<T, E> for Retry {
-    #[inline]
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(
         &self,
         op: Op,

@@ -15,7 +15,7 @@ use crate::observe::{Event, Observer};
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Timeout {
-    #[inline]
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(
         &self,
         op: Op,
