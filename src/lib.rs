@@ -118,7 +118,7 @@ pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, Instant, ManualClock, Sleep};
 pub use self::error::{ConfigError, Error, Reason, Rejected, TimedOut};
 pub use self::keyed::Keyed;
-pub use self::observe::{Event, Observer};
+pub use self::observe::{Event, Listener, Observer};
 pub use self::policy::{
     Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,
     Priority, Report, Verdict,

@@ -162,7 +162,7 @@ impl RetryBudget {
         }
         BudgetedCall {
             budget: self,
-            last_price: None,
+            last_price: BudgetedCall::NOTHING,
         }
     }
 
@@ -233,11 +233,14 @@ impl RetryBudget {
 #[must_use = "dropping it ends the call"]
 pub struct BudgetedCall<'a> {
     budget: &'a RetryBudget,
-    /// What the last retry of this call has paid; `None` before the first.
-    last_price: Option<u64>,
+    /// What the last retry of this call has paid; [`NOTHING`](Self::NOTHING) before the first. A whole
+    /// word, for a gap beside a tag would be copied in pieces.
+    last_price: u64,
 }
 
 impl<'a> BudgetedCall<'a> {
+    const NOTHING: u64 = u64::MAX;
+
     /// Records that an attempt failed in a way that is worth a retry.
     pub fn failure(&mut self) {
         if let Kind::Grpc { bucket, .. } = &self.budget.inner.kind {
@@ -259,7 +262,7 @@ impl<'a> BudgetedCall<'a> {
 
     fn withdraw_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
         let price = self.budget.withdraw(class, now)?;
-        self.last_price = Some(price);
+        self.last_price = price;
         Some(Extra {
             budget: self.budget,
         })
@@ -269,7 +272,12 @@ impl<'a> BudgetedCall<'a> {
     pub fn success(&mut self) {
         match &self.budget.inner.kind {
             Kind::Tokens { bucket, prices } => {
-                bucket.add(self.last_price.take().unwrap_or(prices.reward));
+                let paid = std::mem::replace(&mut self.last_price, Self::NOTHING);
+                bucket.add(if paid == Self::NOTHING {
+                    prices.reward
+                } else {
+                    paid
+                });
             }
             Kind::Grpc { bucket, ratio } => bucket.add(*ratio),
             Kind::Percentage { .. } | Kind::InFlight(_) => {}

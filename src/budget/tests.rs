@@ -25,7 +25,7 @@ fn percentage(ratio: f64, floor: u32, window: Duration) -> (ManualClock, RetryBu
 fn withdraw(budget: &RetryBudget) -> bool {
     let mut call = BudgetedCall {
         budget,
-        last_price: None,
+        last_price: BudgetedCall::NOTHING,
     };
     let allowed = call.withdraw(ErrorClass::Transient).is_some();
     // Only the kind that counts calls in flight minds, and it is not asked this way.

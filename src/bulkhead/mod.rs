@@ -154,6 +154,12 @@ struct Held {
 }
 
 impl Held {
+    /// What a call holds that has not been admitted.
+    const NOTHING: Self = Self {
+        word: 0,
+        in_flight: 0,
+        started: Instant::ORIGIN,
+    };
     const HELD: u64 = 1 << 63;
     const LANE_SHIFT: u32 = 32;
 
@@ -169,9 +175,19 @@ impl Held {
     /// What is held, which from now on is nothing.
     #[inline]
     const fn take(&mut self) -> Option<Self> {
-        let held = *self;
+        // Word by word: as one value it would be copied in pieces wider than it was just written in.
+        let held = Self {
+            word: self.word,
+            in_flight: self.in_flight,
+            started: self.started,
+        };
         self.word = 0;
         if held.word == 0 { None } else { Some(held) }
+    }
+
+    #[inline]
+    const fn is_nothing(&self) -> bool {
+        self.word == 0
     }
 
     const fn cost(&self) -> u32 {

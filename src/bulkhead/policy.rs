@@ -12,8 +12,8 @@ use super::queue::Full;
 use super::{Bulkhead, Ending, Held, Inner};
 use crate::clock::ClockHandle;
 use crate::error::Reason;
-use crate::observe::Observer;
-use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::observe::{Listener, Observer};
+use crate::policy::{Context, Layer, OnUnwind, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Bulkhead {
     #[inline(always)]
@@ -22,32 +22,29 @@ impl<T, E> Policy<T, E> for Bulkhead {
         op: Op,
         mut cx: Context,
     ) -> impl Future<Output = Outcome<T, E>> {
-        let make = move |cx| op.attempt(cx);
-        let entered = self
-            .inner
-            .try_enter(self.entrant(&cx), &mut cx, op.observer());
-        let (stage, running) = match entered {
+        let inner = &*self.inner;
+        let entered = inner.try_enter(self.entrant(&cx), &mut cx, op.listener().observer());
+        let (stage, held) = match entered {
             Ok(held) => {
-                // Before the attempt is made: it may panic.
-                let running = Running::new(&self.inner, held);
-                let attempt = make(cx);
-                (Stage::Attempting { attempt }, Some(running))
+                let guard = OnUnwind::new(|| drop(Running { inner, held }));
+                let attempt = op.attempt(cx);
+                guard.disarm();
+                (Stage::Attempting { attempt }, held)
             }
-            Err(Full::Busy) if self.inner.may_wait => {
+            Err(Full::Busy) if inner.may_wait => {
                 let acquire = Acquire::new(self, cx);
-                (Stage::Waiting { acquire }, None)
+                (Stage::Waiting { acquire, op }, Held::NOTHING)
             }
             Err(full) => {
                 let reason = full.reason();
-                (Stage::Refused { reason }, None)
+                (Stage::Refused { reason }, Held::NOTHING)
             }
         };
         BulkheadFuture {
             stage,
-            running,
-            inner: &self.inner,
-            make,
-            op,
+            running: Running { inner, held },
+            make: |op: Op, cx: Context| op.attempt(cx),
+            listener: op.listener(),
             outcome: PhantomData,
         }
     }
@@ -63,72 +60,101 @@ impl<T, E> Policy<T, E> for Bulkhead {
     }
 }
 
-/// The permits of an operation that runs.
+/// The permits of an operation that runs; nothing, as long as it does not.
 struct Running<'a> {
     inner: &'a Inner,
     held: Held,
 }
 
-impl<'a> Running<'a> {
-    #[inline]
-    const fn new(inner: &'a Inner, held: Held) -> Self {
-        Self { inner, held }
+impl Running<'_> {
+    /// Gives back what the call held, whose outcome this is.
+    #[inline(always)]
+    fn end<T, E>(
+        &mut self,
+        outcome: Outcome<T, E>,
+        observer: Option<&dyn Observer>,
+    ) -> Outcome<T, E> {
+        if self.inner.adaptive.is_some() {
+            return self.end_of_sample(outcome, observer);
+        }
+        if let Some(held) = self.held.take() {
+            self.inner.gate.give_back(held.cost(), held.lane());
+        }
+        outcome
     }
 
-    #[inline(always)]
-    fn end<T, E>(&mut self, outcome: &mut Outcome<T, E>, observer: Option<&dyn Observer>) {
+    /// As [`end`](Self::end), where an algorithm wants to know how long the call took and how it went.
+    ///
+    /// Out of line, and the outcome by value: taking its address would force every outcome out of the
+    /// registers.
+    #[inline(never)]
+    fn end_of_sample<T, E>(
+        &mut self,
+        mut outcome: Outcome<T, E>,
+        observer: Option<&dyn Observer>,
+    ) -> Outcome<T, E> {
         if let Some(held) = self.held.take() {
             let ending = Ending::of(&outcome.verdict);
             let finished = || outcome.finished(&self.inner.clock);
             self.inner.leave(held, ending, finished, observer);
         }
+        outcome
+    }
+
+    /// The call was dropped, or the operation panicked.
+    #[inline(never)]
+    fn abandon(&mut self) {
+        let Some(held) = self.held.take() else {
+            return;
+        };
+        // A panic is a fault of the code, not a sign of load.
+        let overload = self.inner.cancel_is_overload && !std::thread::panicking();
+        let ending = if overload {
+            Ending::Overloaded
+        } else {
+            Ending::Neutral
+        };
+        let now = || self.inner.clock.now();
+        self.inner.leave(held, ending, now, None);
     }
 }
 
 impl Drop for Running<'_> {
-    /// The call was dropped, or the operation panicked.
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            // A panic is a fault of the code, not a sign of load.
-            let overload = self.inner.cancel_is_overload && !std::thread::panicking();
-            let ending = if overload {
-                Ending::Overloaded
-            } else {
-                Ending::Neutral
-            };
-            let now = || self.inner.clock.now();
-            self.inner.leave(held, ending, now, None);
+        if !self.held.is_nothing() {
+            self.abandon();
         }
     }
 }
 
 pin_project! {
-    struct BulkheadFuture<'a, Op, M, Fut, T, E> {
+    struct BulkheadFuture<'a, Op, L, Make, Fut, T, E> {
         // Dropped before the permits: what the operation holds goes first.
         #[pin]
-        stage: Stage<'a, Fut>,
-        running: Option<Running<'a>>,
-        inner: &'a Inner,
-        make: M,
-        op: Op,
+        stage: Stage<'a, Op, Fut>,
+        running: Running<'a>,
+        listener: L,
+        // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
+        make: Make,
         outcome: PhantomData<fn() -> (T, E)>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, Fut> {
+    enum Stage<'a, Op, Fut> {
         Refused { reason: Reason },
-        Waiting { #[pin] acquire: Acquire<'a> },
+        Waiting { #[pin] acquire: Acquire<'a>, op: Op },
         Attempting { #[pin] attempt: Fut },
     }
 }
 
-impl<T, E, Op, M, Fut> Future for BulkheadFuture<'_, Op, M, Fut, T, E>
+impl<T, E, Op, L, Make, Fut> Future for BulkheadFuture<'_, Op, L, Make, Fut, T, E>
 where
     Op: Operation<T, E>,
-    M: Fn(Context) -> Fut,
+    L: Listener,
+    Make: Fn(Op, Context) -> Fut,
     Fut: Future<Output = Outcome<T, E>>,
 {
     type Output = Outcome<T, E>;
@@ -137,30 +163,40 @@ where
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let mut this = self.project();
         loop {
-            let entered = match this.stage.as_mut().project() {
-                StageProj::Attempting { attempt } => {
-                    let mut outcome = ready!(attempt.poll(task));
-                    if let Some(running) = this.running {
-                        running.end(&mut outcome, this.op.observer());
-                    }
-                    return Poll::Ready(outcome);
-                }
-                StageProj::Waiting { mut acquire } => {
-                    ready!(acquire.as_mut().poll(task)).map(|held| (held, acquire.context()))
-                }
-                StageProj::Refused { reason } => Err(*reason),
-            };
-            match entered {
-                Ok((held, cx)) => {
-                    *this.running = Some(Running::new(this.inner, held));
-                    let attempt = (this.make)(cx);
+            if let StageProj::Attempting { attempt } = this.stage.as_mut().project() {
+                let outcome = ready!(attempt.poll(task));
+                let outcome = this.running.end(outcome, this.listener.observer());
+                return Poll::Ready(outcome.handed_on());
+            }
+            match ready!(this.stage.as_mut().poll_acquire(task)) {
+                Ok((held, op, cx)) => {
+                    this.running.held = held;
+                    let attempt = (this.make)(op, cx);
                     this.stage.set(Stage::Attempting { attempt });
                 }
                 Err(reason) => {
-                    let rejected = this.inner.reject(reason, this.op.observer());
+                    let rejected = this.running.inner.reject(reason, this.listener.observer());
                     return Poll::Ready(Outcome::rejected(rejected));
                 }
             }
+        }
+    }
+}
+
+impl<Op: Copy, Fut> Stage<'_, Op, Fut> {
+    /// Waits for the permits of a call that does not run yet.
+    #[cold]
+    fn poll_acquire(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<(Held, Op, Context), Reason>> {
+        match self.project() {
+            StageProj::Waiting { mut acquire, op } => {
+                let held = ready!(acquire.as_mut().poll(task));
+                Poll::Ready(held.map(|held| (held, *op, acquire.context())))
+            }
+            StageProj::Refused { reason } => Poll::Ready(Err(*reason)),
+            StageProj::Attempting { .. } => Poll::Pending,
         }
     }
 }

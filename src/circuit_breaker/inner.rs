@@ -108,7 +108,7 @@ impl Inner {
     }
 
     /// Lets a call through or not. `now` is asked only where the time matters.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admit(
         &self,
         now: impl FnOnce() -> Instant,

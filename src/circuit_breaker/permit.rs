@@ -32,6 +32,8 @@ pub struct Permit<'a> {
 const RUNNING: u64 = 1;
 /// A panic of the thread says nothing about the call.
 const IGNORES_PANICS: u64 = 2;
+/// What is to be said of the call has been said.
+const DONE: u64 = 4;
 
 impl<'a> Permit<'a> {
     #[inline]
@@ -95,6 +97,43 @@ impl<'a> Permit<'a> {
         }
     }
 
+    /// As [`finish`](Self::finish), where the permit stands: moving one that was just written costs more
+    /// than all the rest.
+    #[inline(always)]
+    pub(super) fn finish_here(
+        &mut self,
+        verdict: Verdict,
+        now: impl FnOnce(&ClockHandle) -> Instant,
+        listener: Listener<'_>,
+    ) {
+        if self.flags & DONE != 0 {
+            return;
+        }
+        self.flags = DONE;
+        let inner = self.inner();
+        if matches!(verdict.health(), Health::Healthy) && inner.is_settled(self.ticket) {
+            return;
+        }
+        let now = self.is_timed().then(|| now(self.clock()));
+        inner.conclude(self.ticket, self.started, None, verdict, now, listener);
+    }
+
+    /// The call ends without a word on how it went.
+    #[inline(never)]
+    fn abandon(&self) {
+        let inner = self.inner();
+        let settings = &inner.settings;
+        let ignores_panics = self.flags & IGNORES_PANICS != 0;
+        let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
+        let health = if panicked {
+            settings.panicked_as
+        } else {
+            settings.cancelled_as
+        };
+        let verdict = Verdict::ignore().with_health(health);
+        inner.conclude(self.ticket, self.started, None, verdict, None, None);
+    }
+
     /// Whether the end of the call must be timed.
     #[inline]
     pub(super) fn is_timed(&self) -> bool {
@@ -122,18 +161,10 @@ impl<'a> Permit<'a> {
 }
 
 impl Drop for Permit<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let inner = self.inner();
-        let settings = &inner.settings;
-        let ignores_panics = self.flags & IGNORES_PANICS != 0;
-        let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
-        let health = if panicked {
-            settings.panicked_as
-        } else {
-            settings.cancelled_as
-        };
-        let verdict = Verdict::ignore().with_health(health);
-        inner.conclude(self.ticket, self.started, None, verdict, None, None);
+        if self.flags & DONE == 0 {
+            self.abandon();
+        }
     }
 }

@@ -2,14 +2,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll};
 
 use pin_project_lite::pin_project;
 
 use super::{CircuitBreaker, Permit};
 use crate::clock::{ClockHandle, Instant};
 use crate::error::Rejected;
-use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::observe::Listener;
+use crate::policy::{Context, Layer, OnUnwind, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for CircuitBreaker {
     #[inline(always)]
@@ -25,17 +26,21 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
         } else {
             Instant::ORIGIN
         };
-        match inner.admit(|| cx.now(clock), op.observer()) {
+        // On a copy, for the address of `cx` must not get out: see `Context::move_to`.
+        let late = |mut cx: Context| cx.now(clock);
+        match inner.admit(|| late(cx), op.listener().observer()) {
             Ok(ticket) => {
-                let mut permit = Permit::new(self, ticket, started, true);
-                // Making the future is the operation's code as well.
-                permit.set_running(true);
+                // Making the future is the operation's code as well: if it unwinds, that panicked.
+                let guard = OnUnwind::new(|| {
+                    let mut permit = Permit::new(self, ticket, started, true);
+                    permit.set_running(true);
+                });
                 let attempt = op.attempt(cx);
-                permit.set_running(false);
+                guard.disarm();
                 Guarded::Running {
                     attempt,
-                    permit: Some(permit),
-                    op,
+                    permit: Permit::new(self, ticket, started, true),
+                    listener: op.listener(),
                 }
             }
             Err(rejected) => Guarded::Refused { rejected },
@@ -53,48 +58,38 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
 
 pin_project! {
     #[project = GuardedProj]
-    enum Guarded<'a, Op, Fut> {
+    enum Guarded<'a, L, Fut> {
         Refused { rejected: Rejected },
         // The future is dropped before its permit.
-        Running { #[pin] attempt: Fut, permit: Option<Permit<'a>>, op: Op },
+        Running { #[pin] attempt: Fut, permit: Permit<'a>, listener: L },
     }
 }
 
-impl<T, E, Op, Fut> Future for Guarded<'_, Op, Fut>
+impl<T, E, L, Fut> Future for Guarded<'_, L, Fut>
 where
-    Op: Operation<T, E>,
+    L: Listener,
     Fut: Future<Output = Outcome<T, E>>,
 {
     type Output = Outcome<T, E>;
 
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
-        let (attempt, permit, op) = match self.project() {
+        let (attempt, permit, listener) = match self.project() {
             GuardedProj::Refused { rejected } => {
                 return Poll::Ready(Outcome::rejected(*rejected));
             }
             GuardedProj::Running {
                 attempt,
                 permit,
-                op,
-            } => (attempt, permit, op),
+                listener,
+            } => (attempt, permit, listener),
         };
-        set_running(permit, true);
-        let polled = attempt.poll(task);
-        set_running(permit, false);
-        let mut outcome = ready!(polled);
-        if let Some(permit) = permit.take() {
-            let now = permit.is_timed().then(|| outcome.finished(permit.clock()));
-            permit.finish(outcome.verdict, now, op.observer());
-        }
-        Poll::Ready(outcome)
-    }
-}
-
-/// Marks the permit while the operation's code runs: dropped meanwhile, the operation panicked.
-#[inline]
-const fn set_running(permit: &mut Option<Permit<'_>>, running: bool) {
-    if let Some(permit) = permit {
-        permit.set_running(running);
+        permit.set_running(true);
+        let Poll::Ready(mut outcome) = attempt.poll(task) else {
+            permit.set_running(false);
+            return Poll::Pending;
+        };
+        permit.finish_here(outcome.verdict, |clock| outcome.finished(clock), listener.observer());
+        Poll::Ready(outcome.handed_on())
     }
 }

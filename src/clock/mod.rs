@@ -185,6 +185,14 @@ impl Instant {
     }
 }
 
+impl Instant {
+    /// As adding a duration of so many nanoseconds. Saturates too.
+    #[inline]
+    pub(crate) const fn after(self, nanos: u64) -> Self {
+        Self(self.0.saturating_add(nanos))
+    }
+}
+
 impl Add<Duration> for Instant {
     type Output = Self;
 

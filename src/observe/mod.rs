@@ -50,6 +50,35 @@ impl<F: Fn(&Event) + Send + Sync> Observer for F {
     }
 }
 
+/// Who listens to one call: nobody, which is `()`, or an [`Observer`].
+///
+/// A type of its own, so that a call nobody listens to carries nothing for it. See
+/// [`Operation::listener`](crate::Operation::listener).
+pub trait Listener: Copy {
+    /// The observer, if there is one.
+    fn observer<'a>(self) -> Option<&'a dyn Observer>
+    where
+        Self: 'a;
+}
+
+/// Nobody listens.
+impl Listener for () {
+    #[inline(always)]
+    fn observer<'a>(self) -> Option<&'a dyn Observer> {
+        None
+    }
+}
+
+impl Listener for &dyn Observer {
+    #[inline(always)]
+    fn observer<'a>(self) -> Option<&'a dyn Observer>
+    where
+        Self: 'a,
+    {
+        Some(self)
+    }
+}
+
 /// Something a policy did.
 ///
 /// `Display` is one line that begins with the policy's name.

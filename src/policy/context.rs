@@ -23,14 +23,19 @@ pub struct Context {
     start: Instant,
     now: Instant,
     deadline: Instant,
-    attempt: u32,
-    cost: u32,
-    priority: Priority,
-    hedge: bool,
-    idempotent: bool,
+    // Whole words, for what is narrower is stored in pieces and read at once, which stalls.
+    /// The attempt, and the cost in the upper half.
+    numbers: u64,
+    /// The priority, [`HEDGE`](Self::HEDGE) and [`ONCE`](Self::ONCE).
+    traits: u64,
 }
 
 impl Context {
+    /// A further copy of an attempt that still runs.
+    const HEDGE: u64 = 1 << 16;
+    /// Must not be repeated once it may have been executed.
+    const ONCE: u64 = 1 << 17;
+
     /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
     pub const fn new() -> Self {
         Self {
@@ -38,11 +43,8 @@ impl Context {
             start: Instant::ORIGIN,
             now: Instant::ORIGIN,
             deadline: Instant::FAR_FUTURE,
-            attempt: 1,
-            cost: 1,
-            priority: Priority::NORMAL,
-            hedge: false,
-            idempotent: true,
+            numbers: 1 << 32 | 1,
+            traits: Priority::NORMAL.0 as u64,
         }
     }
 
@@ -130,63 +132,70 @@ impl Context {
 
     /// Which attempt this is, from 1.
     pub const fn attempt(&self) -> u32 {
-        self.attempt
+        self.numbers as u32
     }
 
     /// The context of attempt number `attempt`.
     #[must_use]
     pub const fn with_attempt(mut self, attempt: u32) -> Self {
-        self.attempt = attempt;
+        self.numbers = self.numbers & !(u32::MAX as u64) | attempt as u64;
         self
     }
 
     /// Whether this is a further copy of an attempt that is still running.
     pub const fn is_hedge(&self) -> bool {
-        self.hedge
+        self.traits & Self::HEDGE != 0
     }
 
     /// The context of a further copy of an attempt.
     #[must_use]
-    pub const fn with_hedge(mut self, hedge: bool) -> Self {
-        self.hedge = hedge;
-        self
+    pub const fn with_hedge(self, hedge: bool) -> Self {
+        self.with_trait(Self::HEDGE, hedge)
     }
 
     /// Whether the operation may be repeated although it may have been executed. `true` unless the
     /// call says otherwise.
     pub const fn is_idempotent(&self) -> bool {
-        self.idempotent
+        self.traits & Self::ONCE == 0
     }
 
     /// The same context for an operation that may, or may not, be repeated.
     #[must_use]
-    pub const fn with_idempotent(mut self, idempotent: bool) -> Self {
-        self.idempotent = idempotent;
-        self
+    pub const fn with_idempotent(self, idempotent: bool) -> Self {
+        self.with_trait(Self::ONCE, !idempotent)
     }
 
     /// How important the call is to load shedders and priority queues.
     pub const fn priority(&self) -> Priority {
-        self.priority
+        Priority(self.traits as u16)
     }
 
     /// The same context with another priority.
     #[must_use]
     pub const fn with_priority(mut self, priority: Priority) -> Self {
-        self.priority = priority;
+        self.traits = self.traits & !(u16::MAX as u64) | priority.0 as u64;
         self
     }
 
     /// How many units of a rate limit or a weighted bulkhead the call takes. 1 unless the call says
     /// otherwise.
     pub const fn cost(&self) -> u32 {
-        self.cost
+        (self.numbers >> 32) as u32
     }
 
     /// The same context with another cost.
     #[must_use]
     pub const fn with_cost(mut self, cost: u32) -> Self {
-        self.cost = cost;
+        self.numbers = (cost as u64) << 32 | self.numbers & u32::MAX as u64;
+        self
+    }
+
+    const fn with_trait(mut self, which: u64, on: bool) -> Self {
+        self.traits = if on {
+            self.traits | which
+        } else {
+            self.traits & !which
+        };
         self
     }
 }

@@ -41,7 +41,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::Error;
-use crate::observe::Observer;
+use crate::observe::Listener;
 
 mod check;
 mod classify;
@@ -52,6 +52,7 @@ mod outcome;
 mod pipeline;
 mod report;
 mod tuple;
+mod unwind;
 
 pub use self::check::{Layer, Misorder};
 pub use self::classify::{Classify, ClassifyErrors};
@@ -59,6 +60,8 @@ pub use self::context::{Attempt, Context, Priority};
 pub use self::outcome::{ErrorClass, Health, Outcome, RetryAdvice, Verdict};
 pub use self::pipeline::{CallOptions, Pipeline, With};
 pub use self::report::Report;
+
+pub(crate) use self::unwind::OnUnwind;
 
 use self::either::Either;
 use self::operation::{Call, CallWith, Counted};
@@ -72,17 +75,15 @@ use self::operation::{Call, CallWith, Counted};
 /// `Send` where its operation is, with no `Send` bound anywhere: operations that are not `Send` work
 /// on a local executor.
 pub trait Operation<T, E>: Copy {
-    /// Makes one attempt.
+    /// Who listens to the calls of this operation.
+    type Listener: Listener;
+
+    /// Makes one attempt. It may begin at once; poll the future soon, or drop it.
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>>;
 
     /// Who listens to this call. A policy that wraps the operation into one of its own passes this
     /// on.
-    fn observer<'a>(self) -> Option<&'a dyn Observer>
-    where
-        Self: 'a,
-    {
-        None
-    }
+    fn listener(self) -> Self::Listener;
 }
 
 /// A rule about how an operation is run.
@@ -197,14 +198,20 @@ struct ResultOf<'a, Fut> {
 impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for ResultOf<'_, Fut> {
     type Output = Result<T, Error<E>>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        self.run.as_mut().poll(cx).map(|outcome| outcome.result)
+        match self.run.as_mut().poll(cx) {
+            Poll::Ready(outcome) => match outcome.result {
+                Ok(value) => Poll::Ready(Ok(value)),
+                Err(error) => Poll::Ready(Err(error)),
+            },
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 
 impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for &P {
-    #[inline]
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         (**self).run(op, cx)
     }
@@ -219,7 +226,7 @@ impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for &P {
 }
 
 impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for Arc<P> {
-    #[inline]
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         (**self).run(op, cx)
     }
@@ -235,7 +242,7 @@ impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for Arc<P> {
 
 /// `None` passes every call through: a switch for configuration.
 impl<T, E, P: Policy<T, E>> Policy<T, E> for Option<P> {
-    #[inline]
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         match self {
             Some(policy) => Either::Left {

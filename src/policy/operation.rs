@@ -8,7 +8,6 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::{Attempt, Context, Operation, Outcome};
-use crate::observe::Observer;
 
 /// A closure that takes nothing.
 pub(super) struct Call<'a, F>(pub(super) &'a F);
@@ -48,10 +47,14 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<T, E>>,
 {
-    #[inline]
+    type Listener = ();
+
+    #[inline(always)]
     fn attempt(self, _: Context) -> impl Future<Output = Outcome<T, E>> {
         Attempting { future: (self.0)() }
     }
+
+    fn listener(self) {}
 }
 
 impl<T, E, F, Fut> Operation<T, E> for CallWith<'_, F>
@@ -59,25 +62,29 @@ where
     F: Fn(Attempt) -> Fut,
     Fut: Future<Output = Result<T, E>>,
 {
-    #[inline]
+    type Listener = ();
+
+    #[inline(always)]
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         Attempting {
             future: (self.0)(Attempt::new(cx)),
         }
     }
+
+    fn listener(self) {}
 }
 
 impl<T, E, Op: Operation<T, E>> Operation<T, E> for Counted<'_, Op> {
+    type Listener = Op::Listener;
+
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         self.op.attempt(cx)
     }
 
-    fn observer<'a>(self) -> Option<&'a dyn Observer>
-    where
-        Self: 'a,
-    {
-        self.op.observer()
+    #[inline(always)]
+    fn listener(self) -> Op::Listener {
+        self.op.listener()
     }
 }
 
@@ -92,7 +99,7 @@ pin_project! {
 impl<T, E, Fut: Future<Output = Result<T, E>>> Future for Attempting<Fut> {
     type Output = Outcome<T, E>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         self.project().future.poll(cx).map(Outcome::of)
     }

@@ -26,7 +26,7 @@ struct Finished {
 
 impl<T, E> Outcome<T, E> {
     /// An outcome with a verdict of its own.
-    #[inline]
+    #[inline(always)]
     pub const fn new(result: Result<T, Error<E>>, verdict: Verdict) -> Self {
         Self {
             result,
@@ -39,11 +39,37 @@ impl<T, E> Outcome<T, E> {
     }
 
     /// The outcome of an operation without a classifier: `Ok` is a success, `Err` is transient.
-    #[inline]
+    #[inline(always)]
     pub fn of(result: Result<T, E>) -> Self {
         match result {
             Ok(value) => Self::new(Ok(value), Verdict::success()),
             Err(error) => Self::new(Err(Error::Operation(error)), Verdict::transient()),
+        }
+    }
+
+    /// The same outcome, for the way out of a layer.
+    ///
+    /// Good results go field by field: as one value they would be copied with the room for an error,
+    /// in wide pieces over fields that were just written, and that stalls for longer than a layer
+    /// takes.
+    #[inline(always)]
+    pub(crate) fn handed_on(self) -> Self {
+        let Self {
+            result,
+            verdict,
+            finished,
+        } = self;
+        match result {
+            Ok(value) => Self {
+                result: Ok(value),
+                verdict,
+                finished,
+            },
+            Err(error) => Self {
+                result: Err(error),
+                verdict,
+                finished,
+            },
         }
     }
 
@@ -62,7 +88,7 @@ impl<T, E> Outcome<T, E> {
     ///
     /// A layer that waits before it passes the outcome on must not pass on this reading: it makes a
     /// new outcome.
-    #[inline]
+    #[inline(always)]
     pub fn finished(&mut self, clock: &ClockHandle) -> Instant {
         let id = clock.id();
         if self.finished.clock != id {

@@ -189,16 +189,17 @@ struct Observed<'o, Op> {
     observer: &'o dyn Observer,
 }
 
-impl<T, E, Op: Operation<T, E>> Operation<T, E> for Observed<'_, Op> {
+impl<'o, T, E, Op: Operation<T, E>> Operation<T, E> for Observed<'o, Op> {
+    type Listener = &'o dyn Observer;
+
+    #[inline(always)]
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         self.op.attempt(cx)
     }
 
-    fn observer<'a>(self) -> Option<&'a dyn Observer>
-    where
-        Self: 'a,
-    {
-        Some(self.observer)
+    #[inline(always)]
+    fn listener(self) -> &'o dyn Observer {
+        self.observer
     }
 }
 

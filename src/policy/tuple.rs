@@ -4,7 +4,6 @@ use std::future::Future;
 
 use super::{Context, Layer, Operation, Outcome, Policy};
 use crate::clock::ClockHandle;
-use crate::observe::Observer;
 
 /// An operation under a policy, as an operation for the policy outside it.
 struct Under<'a, P, Op> {
@@ -21,16 +20,16 @@ impl<P, Op: Copy> Clone for Under<'_, P, Op> {
 impl<P, Op: Copy> Copy for Under<'_, P, Op> {}
 
 impl<T, E, P: Policy<T, E>, Op: Operation<T, E>> Operation<T, E> for Under<'_, P, Op> {
-    #[inline]
+    type Listener = Op::Listener;
+
+    #[inline(always)]
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         self.policy.run(self.op, cx)
     }
 
-    fn observer<'a>(self) -> Option<&'a dyn Observer>
-    where
-        Self: 'a,
-    {
-        self.op.observer()
+    #[inline(always)]
+    fn listener(self) -> Op::Listener {
+        self.op.listener()
     }
 }
 
@@ -50,7 +49,7 @@ macro_rules! tuples {
             $outer: Policy<T, E>,
             $($inner: Policy<T, E>,)*
         {
-            #[inline]
+            #[inline(always)]
             fn run<Op: Operation<T, E>>(
                 &self,
                 op: Op,

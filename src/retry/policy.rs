@@ -13,7 +13,7 @@ use crate::backoff::Progress;
 use crate::budget::{BudgetedCall, Extra};
 use crate::clock::{ClockHandle, Instant, Sleep};
 use crate::error::{Error, Reason};
-use crate::observe::{Event, Observer, StopReason};
+use crate::observe::{Event, Listener, Observer, StopReason};
 use crate::policy::{Context, ErrorClass, Health, Layer, Operation, Outcome, Policy, Verdict};
 
 impl<T, E> Policy<T, E> for Retry {
@@ -104,9 +104,9 @@ where
             match this.state.as_mut().project() {
                 StateProj::Attempt { future, memory } => {
                     let outcome = ready!(future.poll(task));
-                    if !memory.is_worth_a_retry(&outcome) {
-                        memory.settle(&outcome);
-                        return Poll::Ready(outcome);
+                    if outcome.result.is_ok() && !outcome.verdict.is_retryable() {
+                        memory.succeed(outcome.verdict.health());
+                        return Poll::Ready(outcome.handed_on());
                     }
                     match memory.after_failure(outcome) {
                         Next::Return(outcome) => return Poll::Ready(outcome),
@@ -149,52 +149,59 @@ enum Memory<'a, T, E, Op> {
 }
 
 impl<'a, T, E, Op: Operation<T, E>> Memory<'a, T, E, Op> {
-    /// Whether the retry has an interest in another attempt.
-    #[inline]
-    fn is_worth_a_retry(&self, outcome: &Outcome<T, E>) -> bool {
-        if outcome.verdict.is_retryable() {
-            return true;
-        }
-        match &outcome.result {
-            Ok(_) => false,
-            Err(error) => self.inner().is_some_and(|inner| inner.waits_out(error)),
-        }
-    }
-
-    /// Ends the call with an outcome that is not worth a retry.
-    #[inline]
-    fn settle(&mut self, outcome: &Outcome<T, E>) {
-        let (op, call, inner, attempt) = match self {
-            Self::First {
-                op,
-                call,
-                inner,
-                cx,
-            } => (*op, call, *inner, cx.attempt()),
+    /// Ends the call with a good result.
+    #[inline(always)]
+    fn succeed(&mut self, health: Health) {
+        let call = match self {
+            Self::First { call, .. } => call,
             Self::Later { retrying } => {
                 retrying.extra = None;
-                let attempt = retrying.cx.attempt();
-                (retrying.op, &mut retrying.call, retrying.inner, attempt)
+                &mut retrying.call
             }
             Self::Taken => return,
         };
-        if outcome.result.is_err() {
-            inner.stop(attempt, StopReason::NotRetryable, op.observer());
-        } else if let Some(call) = call {
-            if outcome.verdict.health() == Health::Healthy {
+        if let Some(call) = call {
+            if health == Health::Healthy {
                 call.success();
             }
         }
     }
 
-    /// Decides what follows a failure that is worth a retry.
+    /// Decides what follows a result that is not simply good.
     ///
     /// The outcome goes through by value: taking its address would force every outcome, the good
     /// ones too, out of the registers.
     #[cold]
     #[inline(never)]
     fn after_failure(&mut self, outcome: Outcome<T, E>) -> Next<'a, T, E, Op> {
-        self.take().after_failure(outcome)
+        if self.is_worth_a_retry(&outcome) {
+            self.take().after_failure(outcome)
+        } else {
+            self.give_up();
+            Next::Return(outcome)
+        }
+    }
+
+    /// Whether the retry has an interest in another attempt.
+    fn is_worth_a_retry(&self, outcome: &Outcome<T, E>) -> bool {
+        outcome.verdict.is_retryable()
+            || match (&outcome.result, self.inner()) {
+                (Err(error), Some(inner)) => inner.waits_out(error),
+                _ => false,
+            }
+    }
+
+    /// Ends the call with a failure that is not worth a retry.
+    fn give_up(&mut self) {
+        let (op, inner, attempt) = match self {
+            Self::First { op, inner, cx, .. } => (*op, *inner, cx.attempt()),
+            Self::Later { retrying } => {
+                retrying.extra = None;
+                (retrying.op, retrying.inner, retrying.cx.attempt())
+            }
+            Self::Taken => return,
+        };
+        inner.stop(attempt, StopReason::NotRetryable, op.listener().observer());
     }
 
     fn inner(&self) -> Option<&'a Inner> {
@@ -268,7 +275,7 @@ impl Inner {
 impl<'a, T, E, Op: Operation<T, E>> Loop<'a, T, E, Op> {
     fn after_failure(mut self: Box<Self>, mut outcome: Outcome<T, E>) -> Next<'a, T, E, Op> {
         let op = self.op;
-        let observer = op.observer();
+        let observer = op.listener().observer();
         let now = outcome.finished(&self.inner.clock);
         self.cx.arrive(&self.inner.clock, now);
         self.extra = None;

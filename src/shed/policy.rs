@@ -1,6 +1,7 @@
 //! The shedder around an operation.
 
 use crate::clock::ClockHandle;
+use crate::observe::Listener;
 use crate::policy::{Context, Operation, Outcome, Policy};
 
 use super::LoadShedder;
@@ -11,7 +12,7 @@ impl<T, E> Policy<T, E> for LoadShedder {
         let now = cx.now(&inner.clock);
         let waited = now.saturating_duration_since(cx.start(&inner.clock));
         inner.observe_delay(waited, now);
-        match inner.admit(cx.priority(), now, op.observer()) {
+        match inner.admit(cx.priority(), now, op.listener().observer()) {
             Ok(()) => op.attempt(cx).await,
             Err(rejected) => Outcome::rejected(rejected),
         }

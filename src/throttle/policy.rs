@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 use super::{Permit, Throttle};
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
+use crate::observe::Listener;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Throttle {
@@ -19,7 +20,7 @@ impl<T, E> Policy<T, E> for Throttle {
         mut cx: Context,
     ) -> impl Future<Output = Outcome<T, E>> {
         let now = cx.now(&self.inner.settings.clock);
-        match self.admit(now, true, op.observer()) {
+        match self.admit(now, true, op.listener().observer()) {
             Ok(mut permit) => {
                 // Making the future is the operation's code as well.
                 permit.is_running = true;

@@ -37,7 +37,7 @@ impl TimeoutBuilder {
     /// The time an operation has. Zero lets it through only if it is ready at once;
     /// [`Duration::MAX`] never fires.
     pub fn after(mut self, limit: Duration) -> Self {
-        self.limit = Some(Limit::Fixed(limit));
+        self.limit = Some(Limit::fixed(limit));
         self
     }
 

@@ -55,7 +55,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::ClockHandle;
+use crate::clock::{ClockHandle, nanos};
 use crate::policy::Context;
 
 mod config;
@@ -75,7 +75,11 @@ pub struct Timeout {
 
 #[derive(Clone)]
 enum Limit {
-    Fixed(Duration),
+    Fixed {
+        limit: Duration,
+        /// The same in nanoseconds, so that no call has to convert it.
+        nanos: u64,
+    },
     PerCall(Arc<dyn Fn(&Context) -> Duration + Send + Sync>),
 }
 
@@ -86,7 +90,7 @@ impl Timeout {
     #[cfg(feature = "tokio")]
     pub fn after(limit: Duration) -> Self {
         Self {
-            limit: Limit::Fixed(limit),
+            limit: Limit::fixed(limit),
             name: TimeoutBuilder::NAME,
             clock: crate::clock::TokioClock.into(),
         }
@@ -127,8 +131,17 @@ impl Timeout {
     /// The limit, when it is the same for every call.
     pub const fn limit(&self) -> Option<Duration> {
         match self.limit {
-            Limit::Fixed(limit) => Some(limit),
+            Limit::Fixed { limit, .. } => Some(limit),
             Limit::PerCall(_) => None,
+        }
+    }
+}
+
+impl Limit {
+    const fn fixed(limit: Duration) -> Self {
+        Self::Fixed {
+            limit,
+            nanos: nanos(limit),
         }
     }
 }
@@ -136,7 +149,7 @@ impl Timeout {
 impl fmt::Debug for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed(limit) => f.debug_tuple("Fixed").field(limit).finish(),
+            Self::Fixed { limit, .. } => f.debug_tuple("Fixed").field(limit).finish(),
             Self::PerCall(_) => f.write_str("PerCall"),
         }
     }

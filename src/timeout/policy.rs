@@ -11,7 +11,7 @@ use super::{Limit, Timeout};
 use crate::clock::{self, ClockHandle, Instant, Sleep};
 use crate::deadline::Deadline;
 use crate::error::{Reason, Rejected, TimedOut};
-use crate::observe::{Event, Observer};
+use crate::observe::{Event, Listener, Observer};
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Timeout {
@@ -23,20 +23,20 @@ impl<T, E> Policy<T, E> for Timeout {
     ) -> impl Future<Output = Outcome<T, E>> {
         let now = cx.now(&self.clock);
         let limit = match &self.limit {
-            Limit::Fixed(limit) => *limit,
+            Limit::Fixed { nanos, .. } => *nanos,
             Limit::PerCall(limit) => {
                 // A copy, for the address of `cx` must not get out: see `Context::move_to`.
                 let copy = cx;
-                limit(&copy)
+                clock::nanos(limit(&copy))
             }
         };
-        let (outer, deadline) = cx.tighten_here(now + limit);
+        let (outer, deadline) = cx.tighten_here(now.after(limit));
         TimeoutFuture {
             // An operation that can't start before the deadline is not started.
             attempt: (now < outer).then(|| op.attempt(cx)),
             timer: None,
             timeout: self,
-            op,
+            listener: op.listener(),
             started: now,
             deadline,
         }
@@ -54,7 +54,7 @@ impl<T, E> Policy<T, E> for Timeout {
 }
 
 pin_project! {
-    struct TimeoutFuture<'a, Op, Fut> {
+    struct TimeoutFuture<'a, L, Fut> {
         // `None`: the deadline had passed before the start.
         #[pin]
         attempt: Option<Fut>,
@@ -62,15 +62,15 @@ pin_project! {
         #[pin]
         timer: Option<Sleep>,
         timeout: &'a Timeout,
-        op: Op,
+        listener: L,
         started: Instant,
         deadline: Instant,
     }
 }
 
-impl<T, E, Op, Fut> Future for TimeoutFuture<'_, Op, Fut>
+impl<T, E, L, Fut> Future for TimeoutFuture<'_, L, Fut>
 where
-    Op: Operation<T, E>,
+    L: Listener,
     Fut: Future<Output = Outcome<T, E>>,
 {
     type Output = Outcome<T, E>;
@@ -79,12 +79,12 @@ where
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let mut this = self.project();
         let Some(attempt) = this.attempt.as_pin_mut() else {
-            return Poll::Ready(this.timeout.refuse(this.op.observer()));
+            return Poll::Ready(this.timeout.refuse(this.listener.observer()));
         };
         {
             let _entered = Deadline::new(&this.timeout.clock, *this.deadline).enter();
             if let Poll::Ready(outcome) = attempt.poll(task) {
-                return Poll::Ready(outcome);
+                return Poll::Ready(outcome.handed_on());
             }
         }
         if this.timer.is_none() {
@@ -94,7 +94,7 @@ where
             ready!(timer.poll(task));
         }
         let limit = this.deadline.saturating_duration_since(*this.started);
-        Poll::Ready(this.timeout.cut_off(limit, this.op.observer()))
+        Poll::Ready(this.timeout.cut_off(limit, this.listener.observer()))
     }
 }
 

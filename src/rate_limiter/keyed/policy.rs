@@ -5,6 +5,7 @@ use std::hash::Hash;
 
 use super::KeyedRateLimiter;
 use crate::clock::ClockHandle;
+use crate::observe::Listener;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 /// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].
@@ -32,7 +33,7 @@ where
         let taken = if inner.max_wait.is_zero() {
             let now = inner.steady(reading);
             self.limiter
-                .try_acquire_at(self.key, cost, now, op.observer())
+                .try_acquire_at(self.key, cost, now, op.listener().observer())
         } else {
             let deadline = cx.deadline(&inner.clock);
             let taken = self
@@ -43,7 +44,7 @@ where
                     inner.max_wait,
                     reading,
                     deadline,
-                    op.observer(),
+                    op.listener().observer(),
                 )
                 .await;
             cx.refresh(&inner.clock);
