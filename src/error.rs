@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::clock::nanos;
+
 /// What a call through any policy, or any stack of policies, can fail with.
 ///
 /// The operation's own error comes back untouched as [`Error::Operation`], also after the last
@@ -136,46 +138,54 @@ impl<E> From<TimedOut> for Error<E> {
 }
 
 /// A refusal: who refused, why, and when to come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Rejected {
     policy: &'static str,
-    reason: Reason,
-    /// Nanoseconds; `u64::MAX` when unknown. One word, so that results stay small.
-    retry_after: u64,
+    /// The reason in the lowest [`BITS`](Self::BITS) bits, and above it the nanoseconds until a call
+    /// has a chance, or [`UNKNOWN`](Self::UNKNOWN). One word, so that results stay small.
+    facts: u64,
 }
 
 impl Rejected {
+    /// How many bits the reason takes.
+    const BITS: u32 = 4;
+    const REASON: u64 = (1 << Self::BITS) - 1;
+    const UNKNOWN: u64 = u64::MAX >> Self::BITS;
+
     /// A refusal by the policy named `policy`, with no time known at which a call could pass.
     ///
     /// For authors of policies.
     pub const fn new(policy: &'static str, reason: Reason) -> Self {
         Self {
             policy,
-            reason,
-            retry_after: u64::MAX,
+            facts: Self::UNKNOWN << Self::BITS | reason as u64,
         }
     }
 
     /// The same refusal with the time after which a call has a chance.
     ///
-    /// A time of more than 584 years counts as unknown.
+    /// A time of more than 36 years counts as unknown.
     #[must_use]
-    pub fn with_retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
-        self
+    pub const fn with_retry_after(self, after: Duration) -> Self {
+        self.with_retry_nanos(nanos(after))
     }
 
     /// As [`with_retry_after`](Self::with_retry_after), in nanoseconds: on the way of refusals that
     /// take no longer than reading the clock, two conversions count.
     #[inline]
     pub(crate) const fn with_retry_nanos(mut self, after: u64) -> Self {
-        self.retry_after = after;
+        let after = if after < Self::UNKNOWN {
+            after
+        } else {
+            Self::UNKNOWN
+        };
+        self.facts = after << Self::BITS | self.facts & Self::REASON;
         self
     }
 
     /// Why the call was refused.
     pub const fn reason(&self) -> Reason {
-        self.reason
+        Reason::of_number(self.facts & Self::REASON)
     }
 
     /// The name of the policy that refused.
@@ -185,16 +195,26 @@ impl Rejected {
 
     /// How long to wait before a call has a chance, where the policy knows it.
     pub const fn retry_after(&self) -> Option<Duration> {
-        match self.retry_after {
-            u64::MAX => None,
+        match self.facts >> Self::BITS {
+            Self::UNKNOWN => None,
             nanos => Some(Duration::from_nanos(nanos)),
         }
     }
 }
 
+impl fmt::Debug for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejected")
+            .field("policy", &self.policy)
+            .field("reason", &self.reason())
+            .field("retry_after", &self.retry_after())
+            .finish()
+    }
+}
+
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rejected by {}: {}", self.policy, self.reason)?;
+        write!(f, "rejected by {}: {}", self.policy, self.reason())?;
         match self.retry_after() {
             Some(after) => write!(f, ", retry after {after:?}"),
             None => Ok(()),
@@ -207,8 +227,6 @@ impl StdError for Rejected {}
 /// Why a policy refused a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-// As wide as a word, so that a `Rejected` has no gap: the compiler moves gaps in pieces that overlap,
-// which stalls the next load.
 #[repr(u64)]
 pub enum Reason {
     /// The circuit breaker is open, or half-open with all its trial calls taken.
@@ -232,6 +250,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    const fn of_number(number: u64) -> Self {
+        match number {
+            0 => Self::CircuitOpen,
+            1 => Self::RateLimited,
+            2 => Self::BulkheadFull,
+            3 => Self::QueueTimeout,
+            4 => Self::Shed,
+            5 => Self::Throttled,
+            6 => Self::DeadlineTooClose,
+            7 => Self::Isolated,
+            _ => Self::CostExceedsLimit,
+        }
+    }
+
     /// The reason as an identifier for logs and metrics, such as `circuit_open`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -268,7 +300,8 @@ impl fmt::Display for Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut {
     policy: &'static str,
-    limit: Duration,
+    /// In nanoseconds. One word, so that results stay small.
+    limit: u64,
 }
 
 impl TimedOut {
@@ -276,7 +309,10 @@ impl TimedOut {
     ///
     /// For authors of policies.
     pub const fn new(policy: &'static str, limit: Duration) -> Self {
-        Self { policy, limit }
+        Self {
+            policy,
+            limit: nanos(limit),
+        }
     }
 
     /// The name of the policy whose time was up.
@@ -286,13 +322,13 @@ impl TimedOut {
 
     /// How long the operation was given: the policy's own limit, or what the deadline left of it.
     pub const fn limit(&self) -> Duration {
-        self.limit
+        Duration::from_nanos(self.limit)
     }
 }
 
 impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "timed out by {} after {:?}", self.policy, self.limit)
+        write!(f, "timed out by {} after {:?}", self.policy, self.limit())
     }
 }
 
@@ -402,6 +438,20 @@ mod tests {
             Error::<Error<u8>>::from(REJECTED).flatten(),
             REJECTED.into()
         );
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_reason_beside_its_time() {
+        let reasons = (0..=8).map(Reason::of_number);
+        for (number, reason) in reasons.enumerate() {
+            assert_eq!(reason as usize, number);
+            for nanos in [0, 1, u64::MAX >> 5] {
+                let after = Duration::from_nanos(nanos);
+                let rejected = Rejected::new("x", reason).with_retry_after(after);
+                assert_eq!(rejected.reason(), reason);
+                assert_eq!(rejected.retry_after(), Some(after));
+            }
+        }
     }
 
     #[test]

@@ -92,12 +92,13 @@ pub(super) fn timer(deadline: Instant) -> Option<Timer> {
 #[derive(Debug)]
 pub(super) struct Timer {
     deadline: Instant,
-    armed: Option<Armed>,
+    armed: Option<Box<Armed>>,
 }
 
 impl Future for Timer {
     type Output = ();
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self { deadline, armed } = &mut *self;
         let armed = armed.get_or_insert_with(|| Armed::take(*deadline));

@@ -28,10 +28,11 @@ mod tests;
 const POOL: usize = 32;
 
 thread_local! {
-    static PARKED: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
+    static PARKED: RefCell<Vec<Box<Armed>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A registered tokio timer.
+/// A registered tokio timer. Boxed on its way from call to call: that costs nothing once the pool is
+/// warm, and moving one word is quick.
 pub(super) struct Armed {
     sleep: Pin<Box<Sleep>>,
     /// Whom it wakes. The timer holds this and never the waker of a task, so a parked timer keeps
@@ -45,11 +46,12 @@ pub(super) struct Armed {
 
 impl Armed {
     /// A timer that fires at `deadline` or earlier.
-    pub(super) fn take(deadline: Instant) -> Self {
+    #[inline]
+    pub(super) fn take(deadline: Instant) -> Box<Self> {
         let runtime = Handle::current().id();
         let parked = PARKED.with_borrow_mut(|pool| {
             // A timer of another runtime may never fire: its runtime may be gone.
-            let fits = |armed: &Self| armed.runtime == runtime && armed.at <= deadline;
+            let fits = |armed: &Box<Self>| armed.runtime == runtime && armed.at <= deadline;
             // The last one in is the most likely to be far from firing, and in the cache.
             let found = pool.iter().rposition(fits)?;
             Some(pool.swap_remove(found))
@@ -58,18 +60,19 @@ impl Armed {
     }
 
     #[cold]
-    fn register(deadline: Instant, runtime: runtime::Id) -> Self {
-        let mut armed = Self {
+    fn register(deadline: Instant, runtime: runtime::Id) -> Box<Self> {
+        let mut armed = Box::new(Self {
             sleep: Box::pin(tokio::time::sleep_until(std_deadline(deadline).into())),
             waiter: Arc::default(),
             at: deadline,
             runtime,
-        };
+        });
         armed.listen();
         armed
     }
 
     /// Whether it has fired. If not, `waker` is woken when it does.
+    #[inline]
     pub(super) fn has_fired(&self, waker: &Waker) -> bool {
         let mut waiting = lock(&self.waiter.waiting);
         if !waiting.fired {
@@ -92,7 +95,7 @@ impl Armed {
 
     /// Leaves the timer registered for the next call of this thread.
     #[inline(never)]
-    pub(super) fn park(self) {
+    pub(super) fn park(self: Box<Self>) {
         // Nobody waits for it: dropped outside the lock, as dropping a waker may run anything.
         let waker = lock(&self.waiter.waiting).waker.take();
         drop(waker);
