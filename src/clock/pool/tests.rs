@@ -165,7 +165,7 @@ fn many_runtimes_on_one_thread_do_not_fill_the_pool() {
 #[test]
 fn many_sleeps_at_once_leave_a_full_pool_and_no_more() {
     runtime().block_on(async {
-        let many: Vec<Armed> = (0..2 * POOL).map(|_| Armed::take(in_an_hour())).collect();
+        let many: Vec<Box<Armed>> = (0..2 * POOL).map(|_| Armed::take(in_an_hour())).collect();
         assert_eq!(parked(), 0);
         many.into_iter().for_each(Armed::park);
         assert_eq!(parked(), POOL);
