@@ -10,7 +10,7 @@ use std::thread::{self, Thread};
 use std::time::Instant as StdInstant;
 
 use super::timers::Timers;
-use super::{Clock, ClockHandle, Instant, Sleep, SleepKind, real};
+use super::{Clock, ClockHandle, Instant, OtherSleep, Sleep, real};
 
 /// The system's monotonic clock, whose sleeps park the thread.
 ///
@@ -47,9 +47,9 @@ impl Clock for BlockingClock {
 }
 
 pub(super) fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep::of(match deadline {
-        Instant::FAR_FUTURE => SleepKind::Never,
-        deadline => SleepKind::Blocking {
+    Sleep::other(match deadline {
+        Instant::FAR_FUTURE => OtherSleep::Never,
+        deadline => OtherSleep::Blocking {
             timer: Timer {
                 deadline,
                 key: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::blocking::Unpark;
 use super::timers::Timers;
-use super::{Clock, ClockHandle, ClockId, Instant, Kind, Sleep, SleepKind};
+use super::{Clock, ClockHandle, ClockId, Instant, Kind, OtherSleep, Sleep};
 use crate::sync::lock;
 
 /// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until
@@ -149,9 +149,9 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Sleep::of(match deadline {
-            Instant::FAR_FUTURE => SleepKind::Never,
-            deadline => SleepKind::Manual {
+        Sleep::other(match deadline {
+            Instant::FAR_FUTURE => OtherSleep::Never,
+            deadline => OtherSleep::Manual {
                 timer: Timer {
                     clock: self.clone(),
                     deadline,

@@ -46,7 +46,7 @@ use std::future::Future;
 use std::ops::{Add, AddAssign};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
@@ -336,7 +336,7 @@ impl ClockHandle {
 /// The same as setting the slot to what [`ClockHandle::sleep_until`] returns, but each kind of
 /// sleep is built in its place: a sleep is 112 bytes, of which a fresh one uses a few, and moving
 /// one on costs more than making it.
-#[inline]
+#[inline(always)]
 #[cfg_attr(not(feature = "tokio"), expect(unused_mut))]
 pub(crate) fn arm(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {
     match &clock.kind {
@@ -382,14 +382,20 @@ pin_project! {
 pin_project! {
     #[project = SleepProj]
     enum SleepKind {
-        Never,
-        Yield { yielded: bool },
         Tokio { #[pin] timer: TokioTimer },
         Fast { timer: FastTimer },
-        Blocking { timer: blocking::Timer },
-        Manual { timer: manual::Timer },
-        Custom { future: Pin<Box<dyn Future<Output = ()> + Send>> },
+        Other { other: OtherSleep },
     }
+}
+
+/// What calls that are in a hurry do not wait for. Apart, so that the others need not tell seven
+/// kinds from each other.
+enum OtherSleep {
+    Never,
+    Yield { yielded: bool },
+    Blocking { timer: blocking::Timer },
+    Manual { timer: manual::Timer },
+    Custom { future: Pin<Box<dyn Future<Output = ()> + Send>> },
 }
 
 // The variants above stay when a feature is off, but nothing can make one.
@@ -405,13 +411,15 @@ type FastTimer = fast::Timer;
 impl std::fmt::Debug for SleepKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Never => "Never",
-            Self::Yield { .. } => "Yield",
             Self::Tokio { .. } => "Tokio",
             Self::Fast { .. } => "Fast",
-            Self::Blocking { .. } => "Blocking",
-            Self::Manual { .. } => "Manual",
-            Self::Custom { .. } => "Custom",
+            Self::Other { other } => match other {
+                OtherSleep::Never => "Never",
+                OtherSleep::Yield { .. } => "Yield",
+                OtherSleep::Blocking { .. } => "Blocking",
+                OtherSleep::Manual { .. } => "Manual",
+                OtherSleep::Custom { .. } => "Custom",
+            },
         })
     }
 }
@@ -419,47 +427,59 @@ impl std::fmt::Debug for SleepKind {
 impl Sleep {
     /// A sleep of a clock of your own. Allocates once, to hide the future's type.
     pub fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self::of(SleepKind::Custom {
+        Self::other(OtherSleep::Custom {
             future: Box::pin(future),
         })
     }
 
     /// A sleep that never ends, for deadlines that never come. Does not allocate.
     pub fn never() -> Self {
-        Self::of(SleepKind::Never)
+        Self::other(OtherSleep::Never)
     }
 
     /// A sleep of no time that lets other tasks run first.
     pub(crate) const fn yield_once() -> Self {
-        Self::of(SleepKind::Yield { yielded: false })
+        Self::other(OtherSleep::Yield { yielded: false })
     }
 
     #[inline]
     const fn of(kind: SleepKind) -> Self {
         Self { kind }
     }
+
+    const fn other(other: OtherSleep) -> Self {
+        Self::of(SleepKind::Other { other })
+    }
 }
 
 impl Future for Sleep {
     type Output = ();
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.project().kind.project() {
-            SleepProj::Never => return Poll::Pending,
-            SleepProj::Yield { yielded } => {
-                if !std::mem::replace(yielded, true) {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-            }
-            SleepProj::Tokio { timer } => ready!(timer.poll(cx)),
-            SleepProj::Fast { timer } => ready!(Pin::new(timer).poll(cx)),
-            SleepProj::Blocking { timer } => ready!(Pin::new(timer).poll(cx)),
-            SleepProj::Manual { timer } => ready!(Pin::new(timer).poll(cx)),
-            SleepProj::Custom { future } => ready!(future.as_mut().poll(cx)),
+            SleepProj::Tokio { timer } => timer.poll(cx),
+            SleepProj::Fast { timer } => Pin::new(timer).poll(cx),
+            SleepProj::Other { other } => other.poll(cx),
         }
-        Poll::Ready(())
+    }
+}
+
+impl OtherSleep {
+    #[inline(never)]
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Never => Poll::Pending,
+            Self::Yield { yielded: true } => Poll::Ready(()),
+            Self::Yield { yielded } => {
+                *yielded = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Self::Blocking { timer } => Pin::new(timer).poll(cx),
+            Self::Manual { timer } => Pin::new(timer).poll(cx),
+            Self::Custom { future } => future.as_mut().poll(cx),
+        }
     }
 }
 

@@ -17,9 +17,16 @@ fn origin() -> StdInstant {
     })
 }
 
+const YEARS_292: u64 = (i64::MAX / 1_000_000_000) as u64;
+
 #[inline]
 pub(super) fn from_std(at: StdInstant) -> Instant {
-    Instant::from_nanos(nanos(at.saturating_duration_since(origin())))
+    let since = at.saturating_duration_since(origin());
+    // Short of 292 years in 64 bits; the general way costs a fifth of the reading.
+    Instant::from_nanos(match since.as_secs() {
+        seconds @ 0..=YEARS_292 => seconds * 1_000_000_000 + u64::from(since.subsec_nanos()),
+        _ => nanos(since),
+    })
 }
 
 /// `None` for instants that the system's clock cannot express: they never come.
