@@ -89,7 +89,11 @@ where
             permit.set_running(false);
             return Poll::Pending;
         };
-        permit.finish_here(outcome.verdict, |clock| outcome.finished(clock), listener.observer());
+        permit.finish_here(
+            outcome.verdict,
+            |clock| outcome.finished(clock),
+            listener.observer(),
+        );
         Poll::Ready(outcome.handed_on())
     }
 }

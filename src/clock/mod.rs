@@ -392,10 +392,18 @@ pin_project! {
 /// kinds from each other.
 enum OtherSleep {
     Never,
-    Yield { yielded: bool },
-    Blocking { timer: blocking::Timer },
-    Manual { timer: manual::Timer },
-    Custom { future: Pin<Box<dyn Future<Output = ()> + Send>> },
+    Yield {
+        yielded: bool,
+    },
+    Blocking {
+        timer: blocking::Timer,
+    },
+    Manual {
+        timer: manual::Timer,
+    },
+    Custom {
+        future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    },
 }
 
 // The variants above stay when a feature is off, but nothing can make one.

@@ -94,6 +94,7 @@ impl<T, E, F> Policy<T, E> for Classify<F>
 where
     F: Fn(Result<&T, &Error<E>>) -> Verdict,
 {
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         Classifying {
             attempt: op.attempt(cx),
@@ -112,6 +113,7 @@ impl<T, E, F> Policy<T, E> for ClassifyErrors<F>
 where
     F: Fn(&E) -> Verdict,
 {
+    #[inline(always)]
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         Classifying {
             attempt: op.attempt(cx),
@@ -143,6 +145,7 @@ where
 {
     type Output = Outcome<T, E>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
         let this = self.project();
         let mut outcome = ready!(this.attempt.poll(cx));

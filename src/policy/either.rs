@@ -19,7 +19,7 @@ pin_project! {
 impl<L: Future, R: Future<Output = L::Output>> Future for Either<L, R> {
     type Output = L::Output;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<L::Output> {
         match self.project() {
             EitherProj::Left { future } => future.poll(cx),
