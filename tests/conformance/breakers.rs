@@ -75,6 +75,14 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// As [`record`](Self::record), in a source where a result does not ask to be let through: an
+    /// open circuit stays open, whatever the time.
+    pub(crate) fn record_unasked(&self, verdict: Verdict, took: Option<Duration>) {
+        if self.breaker.state() != State::Open {
+            self.record(verdict, took);
+        }
+    }
+
     /// Gives a permit back unused.
     pub(crate) fn release(&self) {
         drop(self.oldest());

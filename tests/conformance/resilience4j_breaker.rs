@@ -137,7 +137,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
             Some("try_acquire") => step.check("expect", subject.acquire())?,
             Some("release") => subject.release(),
             Some(op @ ("success" | "failure" | "ignored_error")) => {
-                subject.record(verdict(Some(op))?, Some(took));
+                subject.record_unasked(verdict(Some(op))?, Some(took));
             }
             Some("begin") => {
                 let call = step.need("call", step.text("call")?)?;
