@@ -75,10 +75,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// As [`record`](Self::record), in a source where a result does not ask to be let through: an
-    /// open circuit stays open, whatever the time.
+    /// As [`record`](Self::record), in a source where a result does not ask to be let through: a
+    /// circuit that lets nobody through stays as it is, whatever the time, and refuses nobody.
     pub(crate) fn record_unasked(&self, verdict: Verdict, took: Option<Duration>) {
-        if self.breaker.state() != State::Open {
+        // The end of a half-open time may not have been noticed yet.
+        let shut = [State::Open, State::Isolated];
+        if !shut.contains(&self.breaker.state()) && self.breaker.peek() != State::Open {
             self.record(verdict, took);
         }
     }

@@ -25,9 +25,9 @@ fn delay(step: &Step) -> Check {
     let base = step.need("base_ms", step.duration("base")?)?;
     let max = step.duration("max")?.unwrap_or(Duration::MAX);
     let jitter = step.flag("jitter")?.unwrap_or(false);
-    let backoff = backoff(step, base)?.max(max).jitter(Jitter::None);
+    let backoff = backoff(step, base, max)?;
 
-    if !jitter || base.is_zero() {
+    if !jitter || base.is_zero() || max.is_zero() {
         let delay = nth(&backoff, attempt, 0)?;
         return step.check("expect_ms", millis(delay));
     }
@@ -50,14 +50,18 @@ fn delay(step: &Step) -> Check {
     Ok(())
 }
 
-fn backoff(step: &Step, base: Duration) -> Result<Backoff, Failure> {
-    match step.text("kind")? {
-        Some("constant") => Ok(fixed(base)),
-        _ if base.is_zero() => Ok(Backoff::NONE),
+fn backoff(step: &Step, base: Duration, max: Duration) -> Result<Backoff, Failure> {
+    let backoff = match step.text("kind")? {
+        Some("constant") if !max.is_zero() => Ok(fixed(base)),
+        _ if base.is_zero() || max.is_zero() => Ok(Backoff::NONE),
         Some("linear") => Ok(Backoff::linear(base, base)),
         Some("exponential") => Ok(Backoff::exponential(base)),
         kind => inexpressible(format!("kind {kind:?}")),
-    }
+    }?;
+    Ok(match max.is_zero() {
+        true => backoff,
+        false => backoff.max(max).jitter(Jitter::None),
+    })
 }
 
 /// The delay before the retry after `attempt`, from 0.
