@@ -271,7 +271,7 @@ impl Buckets {
         let snapshot = breaker.snapshot();
         let calls: u64 = self.held.iter().map(|bucket| bucket.1).sum();
         let failures: u64 = self.held.iter().map(|bucket| bucket.2).sum();
-        let even = |bucket: &(u128, u64, u64)| (bucket.0 - first).is_multiple_of(self.length);
+        let even = |bucket: &(u128, u64, u64)| (bucket.0 - first) % self.length.max(1) == 0;
         let others = (calls, failures) != (snapshot.calls, snapshot.failures);
         Ok(others && !self.held.iter().all(even))
     }
