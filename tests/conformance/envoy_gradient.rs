@@ -150,8 +150,6 @@ impl Actor for Envoy<'_> {
                     return failed("the probe goes on");
                 }
             }
-            // What a sentence expects has been checked in `prose`.
-            Some("repeat") => {}
             op => unknown(op)?,
         }
         if let Some(expected) = step.get("expect_defaults") {

@@ -73,7 +73,7 @@ impl Actor for Finagle<'_> {
                 let refused = !matches!(budget(step, self.clock)?, Some(Ok(_)));
                 step.check("expect_error", refused)?;
             }
-            Some("repeat") => step.check("expect_withdrawn", self.withdrawn)?,
+            None => step.check("expect_withdrawn", self.withdrawn)?,
             op => unknown(op)?,
         }
         step.check("expect_balance", self.budget.snapshot().available)

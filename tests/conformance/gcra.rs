@@ -112,8 +112,6 @@ impl Actor for Gcra {
                 let decision = self.limiter.decide(step.count("quantity")?.unwrap_or(1));
                 step.check("expect", answer(decision))
             }
-            // Checked when it was carried out.
-            Some("loop" | "repeat") => Ok(()),
             op => unknown(op),
         }
     }
