@@ -291,6 +291,32 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_decides_after_its_end_about_what_is_above_the_target() {
+        for (delay, overload) in [(5, false), (6, true)] {
+            let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
+            for (now, delay) in [(10, 1), (20, delay), (30, delay)] {
+                codel.should_drop(ms(delay), at(now));
+            }
+            // It began at 20 and ends at 120, which is not yet after it.
+            codel.should_drop(ms(delay), at(120));
+            assert!(!codel.is_overloaded());
+            codel.should_drop(ms(delay), at(121));
+            assert_eq!(codel.is_overloaded(), overload);
+        }
+    }
+
+    #[test]
+    fn where_nobody_comes_there_is_no_overload() {
+        let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
+        for now in [10, 20, 121] {
+            codel.should_drop(ms(50), at(now));
+        }
+        // The interval ends at 221, and one more may pass without anybody.
+        assert!(codel.is_overloaded_at(at(321)));
+        assert!(!codel.is_overloaded_at(at(322)));
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_does_not_keep_the_overload() {
         const HOUR: u64 = 3_600_000;
         let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);

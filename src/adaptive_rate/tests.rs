@@ -284,3 +284,14 @@ fn readings_out_of_order_earn_nothing_twice() {
     }
     assert!((1000..=1006).contains(&taken), "{taken}");
 }
+
+#[test]
+fn a_new_rate_does_not_reprice_the_past() {
+    let mut bucket = RateBucket::new(at(0), 10.0, 1.0);
+    bucket.set_rate(at(500), 100.0);
+    assert!((bucket.available() - 5.0).abs() < 1e-9);
+    assert!(bucket.try_take(at(500), 6.0).is_err());
+    assert!(bucket.try_take(at(500), 5.0).is_ok());
+    assert!(bucket.try_take(at(600), 10.0).is_ok());
+    assert!(bucket.try_take(at(600), 1.0).is_err());
+}
