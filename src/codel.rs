@@ -77,6 +77,7 @@ pub struct Codel {
     target: u64,
     interval: u64,
     stale_after: u64,
+    interval_began: Instant,
     interval_end: Instant,
     /// The smallest delay since the interval began; `None` before its first entry.
     min_delay: Option<u64>,
@@ -130,6 +131,7 @@ impl Codel {
             target: nanos(target),
             interval: nanos(interval),
             stale_after: Self::STALE_AFTER as u64,
+            interval_began: Instant::ORIGIN,
             interval_end: Instant::ORIGIN,
             min_delay: None,
             overloaded: false,
@@ -153,7 +155,8 @@ impl Codel {
     pub fn should_drop(&mut self, delay: Duration, now: Instant) -> bool {
         let delay = nanos(delay);
         match self.min_delay {
-            Some(min) if now > self.interval_end => {
+            Some(min) if now > self.interval_end || self.is_set_back(now) => {
+                self.interval_began = now;
                 self.interval_end = now + Duration::from_nanos(self.interval);
                 self.overloaded = min > self.target;
                 // One entry an interval passes in any case: it is the new measure.
@@ -169,6 +172,12 @@ impl Codel {
                 self.is_stale(delay)
             }
         }
+    }
+
+    /// Whether the clock was set back: the interval must not last until it is right again. Threads that
+    /// read the time one after the other may come in another order, but not by a whole interval.
+    fn is_set_back(&self, now: Instant) -> bool {
+        now + Duration::from_nanos(self.interval) < self.interval_began
     }
 
     const fn tolerated(&self) -> u64 {
@@ -251,6 +260,7 @@ impl CodelBuilder {
         let mut codel = Codel::new(self.target, self.interval);
         codel.retune(self.target, self.interval)?;
         codel.stale_after = u64::from(self.stale_after);
+        codel.interval_began = now;
         codel.interval_end = now;
         Ok(codel)
     }
@@ -278,6 +288,48 @@ mod tests {
         assert!(!codel.should_drop(ms(50), at(310)));
         assert!(!codel.is_overloaded());
         assert!(!codel.should_drop(ms(50), at(320)));
+    }
+
+    #[test]
+    fn an_interval_decides_after_its_end_about_what_is_above_the_target() {
+        for (delay, overload) in [(5, false), (6, true)] {
+            let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
+            for (now, delay) in [(10, 1), (20, delay), (30, delay)] {
+                codel.should_drop(ms(delay), at(now));
+            }
+            // It began at 20 and ends at 120, which is not yet after it.
+            codel.should_drop(ms(delay), at(120));
+            assert!(!codel.is_overloaded());
+            codel.should_drop(ms(delay), at(121));
+            assert_eq!(codel.is_overloaded(), overload);
+        }
+    }
+
+    #[test]
+    fn where_nobody_comes_there_is_no_overload() {
+        let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
+        for now in [10, 20, 121] {
+            codel.should_drop(ms(50), at(now));
+        }
+        // The interval ends at 221, and one more may pass without anybody.
+        assert!(codel.is_overloaded_at(at(321)));
+        assert!(!codel.is_overloaded_at(at(322)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_keep_the_overload() {
+        const HOUR: u64 = 3_600_000;
+        let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
+        for now in [HOUR, HOUR + 1, HOUR + 200, HOUR + 400] {
+            codel.should_drop(ms(50), at(now));
+        }
+        assert!(codel.is_overloaded());
+        // From here on the queue is short.
+        for now in 0..30 {
+            codel.should_drop(ms(1), at(10 * now));
+        }
+        assert!(!codel.is_overloaded());
+        assert!(!codel.should_drop(ms(50), at(301)));
     }
 
     #[test]

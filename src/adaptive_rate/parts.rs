@@ -18,6 +18,14 @@ fn secs(later: Instant, earlier: Instant) -> f64 {
     later.saturating_duration_since(earlier).as_secs_f64()
 }
 
+/// Readings that come in another order than they were made differ by less than this. One that is
+/// further back is of a clock that was set back, and what waits for the time must begin anew.
+const SET_BACK: Duration = Duration::from_secs(1);
+
+fn is_set_back(now: Instant, last: Instant) -> bool {
+    now + SET_BACK < last
+}
+
 /// The curve along which a rate grows back: `scale · (t − k)³ + max_rate`, `t` seconds after the last
 /// throttled answer, with `k = ∛(max_rate · (1 − beta) / scale)`.
 ///
@@ -52,6 +60,14 @@ impl CubicCurve {
     pub fn on_success(&self, now: Instant) -> f64 {
         let since = secs(now, self.last_throttle) - self.plateau;
         rate(self.scale * since.powi(3) + self.max_rate)
+    }
+
+    /// Begins the way back up anew if the clock was set back: it must not stand until the clock is
+    /// right again.
+    pub(super) fn follow(&mut self, now: Instant) {
+        if is_set_back(now, self.last_throttle) {
+            self.last_throttle = now;
+        }
     }
 
     /// The rate after a throttled answer to calls at `current` per second: `beta` of that.
@@ -112,6 +128,11 @@ impl RateMeter {
     pub fn record(&mut self, now: Instant, times: u64) -> f64 {
         self.count = self.count.saturating_add(times);
         let window = now.as_nanos() / self.window;
+        let current = Instant::from_nanos(self.current.saturating_mul(self.window));
+        if is_set_back(now, current) {
+            self.current = window;
+            self.count = times;
+        }
         if window > self.current {
             let windows = Duration::from_nanos((window - self.current) * self.window);
             let recent = self.count as f64 / windows.as_secs_f64();
@@ -185,9 +206,12 @@ impl RateBucket {
     }
 
     fn fill(&mut self, now: Instant) {
+        if is_set_back(now, self.filled) {
+            self.filled = now;
+        }
         let filled = self.available + secs(now, self.filled) * self.rate;
         self.available = filled.min(self.capacity);
-        // A clock that goes back does not earn the same time twice.
+        // A reading from before earns nothing, nor does the next one the same time twice.
         self.filled = self.filled.max(now);
     }
 

@@ -252,3 +252,46 @@ fn nothing_is_limited_before_the_first_throttled_answer() {
     );
     assert!(rate.try_take(at(2000), 1e9).is_err());
 }
+
+#[test]
+fn a_clock_that_is_set_back_does_not_freeze_the_rate() {
+    const HOUR: u64 = 3_600_000;
+    let mut rate = CubicRate::builder().build(at(HOUR)).unwrap();
+    for call in 0..100 {
+        rate.on_response(at(HOUR + 100 * call), false);
+    }
+    let low = rate.on_response(at(HOUR + 10_000), true).unwrap();
+    rate.on_response(at(0), false);
+    // An empty bucket, a minute of good answers after it.
+    while rate.try_take(at(0), 1.0).is_ok() {}
+    assert!(rate.try_take(at(1000), 1.0).is_ok());
+    for call in 0..600 {
+        rate.on_response(at(1000 + 100 * call), false);
+    }
+    assert!((rate.meter().rate() - 10.0).abs() < 0.1);
+    assert!(rate.rate().unwrap() > 2.0 * low, "{low}: {rate:?}");
+}
+
+#[test]
+fn readings_out_of_order_earn_nothing_twice() {
+    let mut bucket = RateBucket::new(at(0), 10.0, 1.0);
+    let mut taken = 0;
+    for tenth in 0..1000_u64 {
+        // Two threads, one of them always half a second late.
+        for now in [100 * tenth + 500, 100 * tenth] {
+            taken += u32::from(bucket.try_take(at(now), 1.0).is_ok());
+        }
+    }
+    assert!((1000..=1006).contains(&taken), "{taken}");
+}
+
+#[test]
+fn a_new_rate_does_not_reprice_the_past() {
+    let mut bucket = RateBucket::new(at(0), 10.0, 1.0);
+    bucket.set_rate(at(500), 100.0);
+    assert!((bucket.available() - 5.0).abs() < 1e-9);
+    assert!(bucket.try_take(at(500), 6.0).is_err());
+    assert!(bucket.try_take(at(500), 5.0).is_ok());
+    assert!(bucket.try_take(at(600), 10.0).is_ok());
+    assert!(bucket.try_take(at(600), 1.0).is_err());
+}

@@ -204,3 +204,44 @@ proptest! {
         }
     }
 }
+
+/// Refuses all, but for a probe each second.
+fn refusing() -> State {
+    let rule = Rule {
+        max_rejection: 1.0,
+        min_requests: 1,
+        ..RULE
+    };
+    let second = Duration::from_secs(1);
+    let state = State::new(rule, 60 * second, 20, Duration::ZERO, second);
+    for _ in 0..100 {
+        state.record(false, at(100_000));
+    }
+    state
+}
+
+#[test]
+fn who_comes_second_gets_no_probe() {
+    let state = refusing();
+    let mut first = None;
+    // The first one decides while the second draws its number.
+    let second = state.decide(at(100_000), || {
+        first = Some(state.decide(at(100_000), || 0.0));
+        0.0
+    });
+    assert_eq!((first, second), (Some(Decision::Probe), Decision::Refuse));
+}
+
+#[test]
+fn a_reset_forgets_the_last_probe() {
+    let state = refusing();
+    let decide = || state.decide(at(100_000), || 0.0);
+    assert_eq!(decide(), Decision::Probe);
+    assert_eq!(decide(), Decision::Refuse);
+    state.reset();
+    assert_eq!(decide(), Decision::Pass);
+    for _ in 0..100 {
+        state.record(false, at(100_000));
+    }
+    assert_eq!(decide(), Decision::Probe);
+}

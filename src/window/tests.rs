@@ -188,6 +188,19 @@ fn a_clock_that_is_set_back_begins_anew() {
 }
 
 #[test]
+fn a_window_that_was_cleared_is_clean() {
+    for aligned in [true, false] {
+        let window = TimeWindow::new(ms(100), 10, aligned, SLOW);
+        window.record(failed(), at(1000));
+        assert!(!window.is_clean(at(1000)));
+        window.clear();
+        assert!(window.is_clean(at(1000)));
+        window.record(good(), at(1005));
+        assert!(window.is_clean(at(1005)));
+    }
+}
+
+#[test]
 fn tags_that_come_round_do_not_bring_old_calls_back() {
     // Slices of 100 µs: tags of 32 bits come round after five days, those of 24 after half an hour.
     let slice = 100_000_u64;

@@ -3,6 +3,7 @@
 
 mod adaptive;
 mod extreme_values;
+mod guards;
 mod model;
 mod pitfalls;
 #[path = "../../examples/overload/server.rs"]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use backstop::circuit_breaker::CircuitBreakerBuilder;
 use backstop::{Backoff, CircuitBreaker, Clock, Instant, Jitter, ManualClock, Sleep};
 
+mod guards;
 mod handle;
 mod keyed;
 mod model;

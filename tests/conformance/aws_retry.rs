@@ -323,8 +323,10 @@ fn run_bucket(scenario: &Scenario<'_>) -> Check {
     if prices.len() > classes.len() {
         return inexpressible("more prices than classes of errors");
     }
-    let released = amounts("release")?.first().copied().map(f64::from);
-    let reward = config.number("success_reward")?.or(released).unwrap_or(1.0);
+    // What no call has paid is paid back as successes at the first attempt.
+    let unit = amounts("release")?.into_iter().fold(0, gcd);
+    let rewarded = config.number("success_reward")?;
+    let reward = rewarded.unwrap_or(f64::from(unit.max(1)));
     let mut builder = RetryBudget::tokens().capacity(capacity).reward(reward);
     for (&class, &price) in classes.iter().zip(&prices) {
         builder = builder.cost(class, price);
@@ -349,7 +351,9 @@ fn run_bucket(scenario: &Scenario<'_>) -> Check {
                 let amount = step.need("amount", step.count_u32("amount")?.or(cost))?;
                 match calls.iter().rposition(|(price, _)| *price == amount) {
                     Some(place) => calls.remove(place).1.success(),
-                    None if reward == f64::from(amount) => budget.begin().success(),
+                    None if rewarded.is_none() => {
+                        (0..amount / unit.max(1)).for_each(|_| budget.begin().success());
+                    }
                     None => return inexpressible("releases what no call has paid"),
                 }
             }
@@ -359,6 +363,13 @@ fn run_bucket(scenario: &Scenario<'_>) -> Check {
         step.check("left", budget.snapshot().available)?;
         step.check("expect_left", budget.snapshot().available)
     })
+}
+
+const fn gcd(a: u32, b: u32) -> u32 {
+    match b {
+        0 => a,
+        b => gcd(b, a % b),
+    }
 }
 
 fn step_count(config: &Fields, key: &str) -> Result<u32, Failure> {

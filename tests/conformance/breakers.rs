@@ -75,6 +75,16 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// As [`record`](Self::record), in a source where a result does not ask to be let through: a
+    /// circuit that lets nobody through stays as it is, whatever the time, and refuses nobody.
+    pub(crate) fn record_unasked(&self, verdict: Verdict, took: Option<Duration>) {
+        // The end of a half-open time may not have been noticed yet.
+        let shut = [State::Open, State::Isolated];
+        if !shut.contains(&self.breaker.state()) && self.breaker.peek() != State::Open {
+            self.record(verdict, took);
+        }
+    }
+
     /// Gives a permit back unused.
     pub(crate) fn release(&self) {
         drop(self.oldest());

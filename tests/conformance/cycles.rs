@@ -8,7 +8,7 @@ use backstop::rate_limiter::{Inherit, Quota};
 use serde_json::json;
 
 use super::clock::TestClock;
-use super::harness::{Adapter, Check, Scenario, Step, failed, inexpressible, unknown};
+use super::harness::{Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown};
 use super::limits::{available, foresee, limiter, nanos, reserve};
 
 pub(crate) const RESILIENCE4J: Adapter = Adapter {
@@ -37,43 +37,96 @@ fn resilience4j(scenario: &Scenario<'_>) -> Check {
     let mut timeout = config
         .duration("timeout")?
         .unwrap_or(Duration::from_secs(5));
-    let limiter = limiter(&clock, [Quota::new(limit, period).fixed_window()])?;
+    let mut cycles = Cycles {
+        limiter: limiter(&clock, [Quota::new(limit, period).fixed_window()])?,
+        clock: clock.clone(),
+        period,
+        coming: None,
+    };
     scenario.play(&clock, |step: &Step| {
+        cycles.change(false)?;
         let permits = step.count("permits")?.unwrap_or(1);
         match step.op() {
             Some("acquire") => {
-                step.check("expect", reserve(&limiter, permits, timeout).is_some())?;
+                step.check("expect", cycles.reserve(permits, timeout)?.is_some())?;
             }
             Some("reserve") => {
-                let wait = reserve(&limiter, permits, timeout);
+                let wait = cycles.reserve(permits, timeout)?;
                 check_wait(step, wait.map_or(-1.0, |wait| wait.as_nanos() as f64))?;
             }
             Some("set_limit") => {
                 let limit = step.need("limit_for_period", step.count("limit_for_period")?)?;
-                let quota = Quota::new(limit, period).fixed_window();
-                let changed = limiter.set_quota(quota, Inherit::AsIs);
-                changed.or_else(|error| failed(error.to_string()))?;
+                cycles.coming = Some((limit, cycles.number()));
+                cycles.change(false)?;
             }
             Some("set_timeout") => {
                 timeout = step.need("timeout", step.duration("timeout")?)?;
             }
             Some("drain") => {
-                let there = available(&limiter).max(0) as u64;
-                reserve(&limiter, there, Duration::ZERO);
+                let there = available(&cycles.limiter).max(0) as u64;
+                cycles.reserve(there, Duration::ZERO)?;
                 step.check("expect", there)?;
             }
             None => {}
             op => return unknown(op),
         }
-        let wait = foresee(&limiter, 1).map_or(u64::MAX, nanos);
-        let metrics = json!({"available": available(&limiter), "nanos_to_wait": wait});
+        let wait = foresee(&cycles.limiter, 1).map_or(u64::MAX, nanos);
+        let metrics = json!({"available": available(&cycles.limiter), "nanos_to_wait": wait});
         step.check("expect_metrics", metrics)
     })
 }
 
+/// A limiter with cycles. There a lower limit leaves the permits of this cycle alone and holds from
+/// the next one on; here no window holds more than its limit.
+struct Cycles {
+    limiter: RateLimiter,
+    clock: TestClock,
+    period: Duration,
+    /// A new limit, and the cycle in which it was set.
+    coming: Option<(u64, u64)>,
+}
+
+impl Cycles {
+    /// The number of the present cycle.
+    fn number(&self) -> u64 {
+        nanos(self.clock.elapsed()) / nanos(self.period).max(1)
+    }
+
+    /// Takes over the new limit once it leaves no permit out, or at once.
+    fn change(&mut self, at_once: bool) -> Check {
+        let Some((limit, since)) = self.coming else {
+            return Ok(());
+        };
+        let fits = i128::from(available(&self.limiter)) <= i128::from(limit);
+        if at_once || fits || self.number() > since {
+            self.coming = None;
+            let quota = Quota::new(limit, self.period).fixed_window();
+            let changed = self.limiter.set_quota(quota, Inherit::AsIs);
+            return changed.or_else(|error| failed(error.to_string()));
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, permits: u64, longest: Duration) -> Result<Option<Duration>, Failure> {
+        let there = available(&self.limiter).max(0) as u64;
+        let Some((limit, _)) = self.coming.filter(|_| permits > there) else {
+            return Ok(reserve(&self.limiter, permits, longest));
+        };
+        // What is there beyond the new limit, and the rest as the coming cycles have it.
+        let beyond = there - limit;
+        reserve(&self.limiter, beyond, Duration::ZERO);
+        self.change(true)?;
+        match reserve(&self.limiter, permits - beyond, longest) {
+            Some(wait) => Ok(Some(wait)),
+            None => inexpressible("a refusal while there is more than a new limit"),
+        }
+    }
+}
+
+/// `wait` in nanoseconds; negative when refused, which every unit writes as -1.
 fn check_wait(step: &Step, wait: f64) -> Check {
     step.check("expect_wait_ns", wait)?;
-    step.check("expect_wait_ms", wait / 1e6)?;
+    step.check("expect_wait_ms", if wait < 0.0 { -1.0 } else { wait / 1e6 })?;
     let (least, most) = (
         step.nanos("expect_wait_min")?
             .map(|nanos| nanos as f64)

@@ -150,8 +150,6 @@ impl Actor for Envoy<'_> {
                     return failed("the probe goes on");
                 }
             }
-            // What a sentence expects has been checked in `prose`.
-            Some("repeat") => {}
             op => unknown(op)?,
         }
         if let Some(expected) = step.get("expect_defaults") {
@@ -173,12 +171,19 @@ impl Actor for Envoy<'_> {
 
     fn prose(&mut self, step: &Step, body: &str) -> Check {
         let times = step.need("times", step.count("times")?)?;
-        let grows = match step.text("expect")? {
-            Some("limit strictly grows" | "limit strictly grows every time") => Some(true),
-            Some("limit unchanged") => Some(false),
-            None => None,
-            other => return inexpressible(format!("the expectation {other:?}")),
-        };
+        let expected = step.text("expect")?;
+        let holds: fn(u32, u32) -> bool =
+            match expected.map(|text| text.trim_end_matches(" every time")) {
+                Some("limit strictly grows" | "limit strictly increases") => {
+                    |before, after| after > before
+                }
+                Some(
+                    "limit strictly shrinks" | "limit strictly decreases" | "limit strictly falls",
+                ) => |before, after| after < before,
+                Some("limit unchanged") => |before, after| after == before,
+                None => |_, _| true,
+                other => return inexpressible(format!("the expectation {other:?}")),
+            };
         for round in 1..=times {
             let before = self.limit();
             // A `;` inside of brackets does not end a clause.
@@ -190,7 +195,7 @@ impl Actor for Envoy<'_> {
                 self.clause(clause)?;
             }
             let after = self.limit();
-            if grows.is_some_and(|grows| grows != (after > before) || after < before) {
+            if !holds(before, after) {
                 return failed(format!(
                     "round {round}: the limit went from {before} to {after}"
                 ));

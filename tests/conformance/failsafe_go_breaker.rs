@@ -55,7 +55,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
         match step.op() {
             Some("force") => subject.force(step.need("state", step.text("state")?)?)?,
             Some("try_acquire") => step.check("expect", subject.acquire())?,
-            Some(op @ ("success" | "failure")) => subject.record(verdict(Some(op))?, None),
+            Some(op @ ("success" | "failure")) => subject.record_unasked(verdict(Some(op))?, None),
             op => unknown(op)?,
         }
         step.check("expect_state", name(breaker.state()))?;
@@ -71,9 +71,15 @@ fn run_stats(scenario: &Scenario<'_>) -> Check {
     let trip = match config.text("window")? {
         Some("count_based") => trip.of_last(config.count_u32("window_size")?.unwrap_or(100)),
         Some("time_based") => {
-            let window = config.duration("window_size")?;
+            let window = config
+                .duration("window_size")?
+                .or(config.duration("period")?);
             let window = window.unwrap_or(Duration::from_secs(60));
-            let slices = match (config.count_u32("buckets")?, config.duration("bucket")?) {
+            let buckets = config.count_u32("buckets")?;
+            let slices = match (
+                buckets.or(config.count_u32("bucket_count")?),
+                config.duration("bucket")?,
+            ) {
                 (Some(buckets), None) => buckets,
                 (None, Some(bucket)) => {
                     let slices = window.as_nanos() / bucket.as_nanos().max(1);

@@ -1,10 +1,13 @@
-//! [`RetryBudget::percentage`] as the retry budgets of Finagle and tower.
+//! [`RetryBudget::percentage`] as the retry budgets of Finagle and tower, and as the leaky bucket they
+//! are made of; [`RetryBudget::tokens`] as its bounded one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backstop::budget::BudgetedCall;
 use backstop::policy::ErrorClass;
-use backstop::{ConfigError, RetryBudget};
+use backstop::{Clock, ConfigError, Instant, RetryBudget, Sleep};
 
 use super::clock::TestClock;
 use super::fields::Fields;
@@ -22,10 +25,11 @@ pub(crate) const ADAPTER: Adapter = Adapter {
 };
 
 fn run(scenario: &Scenario<'_>) -> Check {
-    if scenario.config.has("kind") {
-        return inexpressible(
-            "twitter/util's own bucket, which takes any amount; a budget gives one retry at a time",
-        );
+    match scenario.config.text("kind")? {
+        Some("leaky") => return leaky(scenario),
+        Some("bounded") => return bounded(scenario),
+        Some(kind) => return inexpressible(format!("kind {kind:?}")),
+        None => {}
     }
     let clock = TestClock::new();
     let budget = match budget(&scenario.config, &clock)? {
@@ -69,7 +73,7 @@ impl Actor for Finagle<'_> {
                 let refused = !matches!(budget(step, self.clock)?, Some(Ok(_)));
                 step.check("expect_error", refused)?;
             }
-            Some("repeat") => step.check("expect_withdrawn", self.withdrawn)?,
+            None => step.check("expect_withdrawn", self.withdrawn)?,
             op => unknown(op)?,
         }
         step.check("expect_balance", self.budget.snapshot().available)
@@ -103,4 +107,100 @@ fn budget(
             .clock(clock.clone())
             .build(),
     ))
+}
+
+/// The bucket that forgets: every token comes from a call at a ratio of one. A budget's floor is one
+/// per second, the bucket's reserve is one for all of its time, so that is a second long here.
+fn leaky(scenario: &Scenario<'_>) -> Check {
+    let clock = TestClock::new();
+    let config = &scenario.config;
+    let ttl = config.duration("ttl")?.unwrap_or(Duration::from_secs(1));
+    if config.count("slices")?.unwrap_or(10) != 10 {
+        return inexpressible("a bucket of other than ten slices");
+    }
+    let scaled = Scaled {
+        clock: clock.clone(),
+        ttl: ttl.max(Duration::from_nanos(1)),
+        begun: Arc::default(),
+    };
+    let budget = RetryBudget::percentage()
+        .ratio(1.0)
+        .floor_per_second(config.count_u32("reserve")?.unwrap_or(0))
+        .window(SECOND)
+        .clock(scaled.clone())
+        .build()
+        .or_else(|error| failed(error.to_string()))?;
+    let asking = budget.begin();
+    scaled.begun.store(true, Ordering::SeqCst);
+    let put = || drop(budget.begin());
+    play_bucket(scenario, &clock, &budget, put, asking)
+}
+
+fn bounded(scenario: &Scenario<'_>) -> Check {
+    let limit = scenario.config.count_u32("limit")?;
+    let Some(limit) = limit else {
+        return inexpressible("no `limit`");
+    };
+    let budget = RetryBudget::tokens()
+        .capacity(limit)
+        .initial(0)
+        .cost(ErrorClass::Transient, 1)
+        .build()
+        .or_else(|error| failed(error.to_string()))?;
+    let put = || budget.begin().success();
+    play_bucket(scenario, &TestClock::new(), &budget, put, budget.begin())
+}
+
+/// A bucket gives any amount at once or nothing, a budget one retry at a time: the amount is taken
+/// one by one when there is enough, which is the same where nobody comes in between.
+fn play_bucket(
+    scenario: &Scenario<'_>,
+    clock: &TestClock,
+    budget: &RetryBudget,
+    put: impl Fn(),
+    mut asking: BudgetedCall<'_>,
+) -> Check {
+    scenario.play(clock, |step: &Step| {
+        let amount = step.count("amount")?;
+        if amount.is_some_and(|amount| amount > 1_000_000) {
+            return inexpressible(format!("the amount {amount:?}"));
+        }
+        match step.op() {
+            Some("put") => (0..step.need("amount", amount)?).for_each(|_| put()),
+            Some("get") => {
+                let amount = step.need("amount", amount)?;
+                let enough = budget.snapshot().available >= amount as f64;
+                let mut one_by_one = 0..if enough { amount } else { 0 };
+                let all = one_by_one.all(|_| asking.withdraw(ErrorClass::Transient).is_some());
+                step.check("expect", enough && all)?;
+            }
+            op => unknown(op)?,
+        }
+        step.check("expect_count", budget.snapshot().available)
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A clock to which `ttl` is a second. It stands until the scenario has begun.
+#[derive(Clone, Debug)]
+struct Scaled {
+    clock: TestClock,
+    ttl: Duration,
+    begun: Arc<AtomicBool>,
+}
+
+impl Clock for Scaled {
+    fn now(&self) -> Instant {
+        if !self.begun.load(Ordering::SeqCst) {
+            return Instant::ORIGIN;
+        }
+        let scaled = self.clock.elapsed().as_nanos() * SECOND.as_nanos() / self.ttl.as_nanos();
+        let scaled = u64::try_from(scaled).unwrap_or(u64::MAX);
+        Instant::ORIGIN + 100 * SECOND + Duration::from_nanos(scaled)
+    }
+
+    fn sleep_until(&self, _: Instant) -> Sleep {
+        unreachable!("a budget does not wait")
+    }
 }

@@ -112,21 +112,24 @@ impl Actor for Gcra {
                 let decision = self.limiter.decide(step.count("quantity")?.unwrap_or(1));
                 step.check("expect", answer(decision))
             }
-            // Checked when it was carried out.
-            Some("loop" | "repeat") => Ok(()),
             op => unknown(op),
         }
     }
 
     fn prose(&mut self, step: &Step, body: &str) -> Check {
-        let known =
-            "advance 1 ms; check; when refused advance by the reported wait and check again";
-        if body != known {
+        let pause = body
+            .strip_prefix("advance ")
+            .and_then(|rest| rest.split_once(" ms; "))
+            .filter(|(_, rest)| {
+                *rest == "check; when refused advance by the reported wait and check again"
+            })
+            .and_then(|(number, _)| number.parse().ok());
+        let Some(pause) = pause.map(Duration::from_millis) else {
             return inexpressible(format!("a body in prose: {body:?}"));
-        }
+        };
         let times = step.need("times", step.count("times")?)?;
         for round in 1..=times {
-            self.clock.advance(Duration::from_millis(1));
+            self.clock.advance(pause);
             if let Err(rejected) = self.limiter.try_acquire() {
                 let wait = rejected.retry_after().unwrap_or_default();
                 self.clock.advance(wait);

@@ -201,7 +201,7 @@ impl<'a> Scenario<'a> {
 /// Carries out the steps of a scenario. Every `FnMut(&Step) -> Check` is one.
 pub(crate) trait Actor {
     /// Carries out a step and checks what it expects. A `repeat` comes here after its body has run,
-    /// when it expects something.
+    /// when it expects something, as a step without an op.
     fn step(&mut self, step: &Step) -> Check;
 
     /// The body of a `repeat` is about to run for the first time.
@@ -243,6 +243,15 @@ impl Step {
     /// A value this op can't do without.
     pub(crate) fn need<T>(&self, key: &str, value: Option<T>) -> Result<T, Failure> {
         value.map_or_else(|| inexpressible(format!("`{key}` is missing")), Ok)
+    }
+
+    /// The same expectations with nothing to do.
+    fn without_op(&self) -> Self {
+        Self {
+            fields: self.fields.clone(),
+            op: None,
+            place: self.place.clone(),
+        }
     }
 
     fn parse_all(steps: &[Value], place: &str) -> Result<Vec<Self>, Failure> {
@@ -288,7 +297,11 @@ fn play_one(step: &Step, clock: &TestClock, last: &mut i128, actor: &mut impl Ac
     if repeats {
         let times = step.need("times", step.count("times")?)?;
         match step.get("body") {
-            Some(Value::Array(body)) => {
+            Some(body @ (Value::Array(_) | Value::Object(_))) => {
+                let body = match body {
+                    Value::Array(body) => body,
+                    one => std::slice::from_ref(one),
+                };
                 let body = Step::parse_all(body, "body ")?;
                 actor.before_repeat();
                 for round in 1..=times {
@@ -303,6 +316,11 @@ fn play_one(step: &Step, clock: &TestClock, last: &mut i128, actor: &mut impl Ac
     // A step may do no more than move the clock, or repeat.
     if step.unread().is_empty() && (repeats || step.op().is_none()) {
         return Ok(());
+    }
+    if repeats {
+        let look = step.without_op();
+        actor.step(&look)?;
+        return look.finish("step key");
     }
     actor.step(step)?;
     step.finish("step key")

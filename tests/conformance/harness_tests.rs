@@ -49,7 +49,7 @@ impl Actor for Counter {
                 let wait = step.need("for", step.duration("for")?)?;
                 self.clock.advance(wait);
             }
-            Some("repeat" | "loop") => step.check("expect_added", self.sum - self.at_repeat)?,
+            None => step.check("expect_added", self.sum - self.at_repeat)?,
             op => unknown(op)?,
         }
         step.check("expect_sum", self.sum)?;
@@ -101,6 +101,7 @@ fn good_scenarios_pass() {
         json!([{"op": "add", "amount": 3.0, "expect_half": 1.4, "tol": 0.1, "notes": "about"}]),
         json!([{"op": "add", "expect_state": {"sum": 1}, "info_sum_later": 7}]),
         json!([{"op": "repeat", "times": 5, "body": ["add", {"op": "add"}], "expect_added": 10}]),
+        json!([{"op": "repeat", "times": 3, "body": {"op": "add"}, "expect_sum": 3}]),
         json!([{"op": "add"}, {"op": "loop", "times": 2, "body": ["add"]}, {"expect_sum": 3}]),
     ] {
         assert_eq!(replay(steps.clone()).count(), PASSED, "{steps}");

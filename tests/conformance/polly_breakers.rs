@@ -1,11 +1,12 @@
 //! [`CircuitBreaker`] as Polly's, version 7 (advanced and consecutive) and version 8.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Isolation, Trip};
+use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Isolation, State, Trip};
 use backstop::policy::Health;
-use backstop::{CircuitBreaker, Reason};
+use backstop::{CircuitBreaker, Reason, Verdict};
 use serde_json::{Value, json};
 
 use super::breakers::{Subject, build, fixed, name, verdict};
@@ -63,7 +64,11 @@ fn run_v7(scenario: &Scenario<'_>) -> Check {
         .probe_lease(length.max(Duration::from_nanos(1)))
         .lost_probes_as(Health::Neutral);
     let breaker = build(builder, &clock)?;
-    play(scenario, &clock, &breaker, &Mutex::default())
+    let buckets = match config.has("consecutive_failures") {
+        true => None,
+        false => Some(Buckets::read(config)?),
+    };
+    play(scenario, &clock, &breaker, &Mutex::default(), buckets, true)
 }
 
 fn run_v8(scenario: &Scenario<'_>) -> Check {
@@ -86,7 +91,8 @@ fn run_v8(scenario: &Scenario<'_>) -> Check {
         .cancelled_as(Health::Healthy)
         .probe_lease(Duration::MAX);
     let breaker = build(builder, &clock)?;
-    play(scenario, &clock, &breaker, &attempts)
+    let buckets = Some(Buckets::read(config)?);
+    play(scenario, &clock, &breaker, &attempts, buckets, false)
 }
 
 fn play(
@@ -94,16 +100,31 @@ fn play(
     clock: &TestClock,
     breaker: &CircuitBreaker,
     attempts: &Mutex<Vec<u32>>,
+    mut buckets: Option<Buckets>,
+    keeps_trial: bool,
 ) -> Check {
     let subject = Subject::new(breaker);
+    // Whether the window has held other calls than there.
+    let buckets_differ = Cell::new(false);
+    // Trials with a result that says nothing, where the next one waits for its time all the same.
+    let mut kept = Vec::new();
     let mut isolation: Option<Isolation> = None;
-    scenario.play(clock, |step: &Step| {
+    let mut carry_out = |step: &Step| {
+        let before = breaker.peek();
         match step.op() {
             Some("call") => {
-                let verdict = verdict(step.text("outcome")?)?;
+                let mut verdict = verdict(step.text("outcome")?)?;
+                if !keeps_trial && verdict.health() == Health::Neutral {
+                    // What version 8 does not handle is a success to it.
+                    verdict = Verdict::success();
+                }
                 let answer = match breaker.try_acquire() {
                     Ok(permit) => {
-                        permit.record(verdict);
+                        let says_nothing = verdict.health() == Health::Neutral;
+                        match keeps_trial && says_nothing && breaker.state() == State::HalfOpen {
+                            true => kept.push(permit),
+                            false => permit.record(verdict),
+                        }
                         "ok"
                     }
                     Err(rejected) if rejected.reason() == Reason::Isolated => "rejected_isolated",
@@ -156,6 +177,10 @@ fn play(
             op => unknown(op)?,
         }
         let _ = &isolation;
+        if let Some(buckets) = &mut buckets {
+            let differ = buckets.differ(step, before, breaker, clock)?;
+            buckets_differ.set(buckets_differ.get() || differ);
+        }
         step.check("expect_state", name(breaker.peek()))?;
         let snapshot = breaker.snapshot();
         let calls = snapshot.calls.max(1);
@@ -169,7 +194,87 @@ fn play(
         )?;
         let attempts = attempts.lock().unwrap().clone();
         step.check("expect_break_generator_half_open_attempts", attempts)
+    };
+    scenario.play(clock, |step: &Step| match carry_out(step) {
+        Err(Failure::Failed(what)) if buckets_differ.get() => inexpressible(format!(
+            "buckets that begin with their first call; here {what}"
+        )),
+        result => result,
     })
+}
+
+/// How the calls of a closed circuit lie in its source's buckets. There a bucket begins with the first
+/// call after the last bucket's end; here they lie end to end from the first call on. What comes
+/// out differently because of that is not expressible.
+struct Buckets {
+    sampling: u128,
+    length: u128,
+    /// When the first of them began.
+    first: Option<u128>,
+    /// When each began, its calls and its failures.
+    held: Vec<(u128, u64, u64)>,
+}
+
+impl Buckets {
+    fn read(config: &Fields) -> Result<Self, Failure> {
+        let sampling = config.duration("sampling")?;
+        let sampling = sampling.unwrap_or(Duration::from_secs(30));
+        let count = config.count_u32("windows")?.unwrap_or(windows(sampling));
+        Ok(Self {
+            sampling: sampling.as_nanos(),
+            length: sampling.as_nanos() / u128::from(count.max(1)),
+            first: None,
+            held: Vec::new(),
+        })
+    }
+
+    /// Whether they hold other calls than the window of a breaker that was in the state `before`
+    /// and has carried out a step.
+    fn differ(
+        &mut self,
+        step: &Step,
+        before: State,
+        breaker: &CircuitBreaker,
+        clock: &TestClock,
+    ) -> Result<bool, Failure> {
+        let outcome = match step.op() {
+            Some("call" | "end") => step.text("outcome")?,
+            op => op,
+        };
+        let failed = match outcome {
+            Some("success") => false,
+            Some("failure" | "error") => true,
+            _ if before == State::Closed && !step.has("expect_health") => return Ok(false),
+            _ => true,
+        };
+        if before != State::Closed || matches!(step.op(), Some("reset" | "close" | "force")) {
+            self.first = None;
+            self.held.clear();
+            return Ok(false);
+        }
+        let now = clock.elapsed().as_nanos();
+        let first = *self.first.get_or_insert(now);
+        if self
+            .held
+            .last()
+            .is_none_or(|last| now - last.0 >= self.length)
+        {
+            self.held.push((now, 0, 0));
+        }
+        self.held.retain(|bucket| now - bucket.0 < self.sampling);
+        if let (Some(bucket), Some("success" | "failure" | "error")) =
+            (self.held.last_mut(), outcome)
+        {
+            bucket.1 += 1;
+            bucket.2 += u64::from(failed);
+        }
+        let snapshot = breaker.snapshot();
+        let calls: u64 = self.held.iter().map(|bucket| bucket.1).sum();
+        let failures: u64 = self.held.iter().map(|bucket| bucket.2).sum();
+        let even = |bucket: &(u128, u64, u64)| (bucket.0 - first) % self.length.max(1) == 0;
+        let others = (calls, failures) != (snapshot.calls, snapshot.failures);
+        Ok(others && !self.held.iter().all(even))
+    }
 }
 
 fn force(subject: &Subject<'_>, isolation: &mut Option<Isolation>, state: Option<&str>) -> Check {

@@ -25,20 +25,20 @@ fn delay(step: &Step) -> Check {
     let base = step.need("base_ms", step.duration("base")?)?;
     let max = step.duration("max")?.unwrap_or(Duration::MAX);
     let jitter = step.flag("jitter")?.unwrap_or(false);
-    let backoff = backoff(step, base)?.max(max).jitter(Jitter::None);
+    let backoff = backoff(step, base, max)?;
 
-    if !jitter || base.is_zero() {
+    if !jitter || base.is_zero() || max.is_zero() {
         let delay = nth(&backoff, attempt, 0)?;
         return step.check("expect_ms", millis(delay));
-    }
-    if step.has("expect_ms") {
-        return inexpressible("a delay for given random numbers");
     }
     let kind = match step.text("kind")? {
         Some("exponential") => Jitter::DecorrelatedV2,
         _ => Jitter::PlusMinus(0.25),
     };
     let backoff = backoff.jitter(kind);
+    if step.has("expect_ms") {
+        return given_random(step, &backoff, attempt, kind);
+    }
     let least = step.duration("expect_min")?.unwrap_or(Duration::ZERO);
     let most = step.duration("expect_max")?.unwrap_or(Duration::MAX);
     for seed in 0..100 {
@@ -50,14 +50,39 @@ fn delay(step: &Step) -> Check {
     Ok(())
 }
 
-fn backoff(step: &Step, base: Duration) -> Result<Backoff, Failure> {
-    match step.text("kind")? {
-        Some("constant") => Ok(fixed(base)),
-        _ if base.is_zero() => Ok(Backoff::NONE),
+/// A delay for a random number `u`, which cannot be given here. Where delays grow with it, it is the
+/// one that the share `u` of all delays stays below.
+fn given_random(step: &Step, backoff: &Backoff, attempt: u32, kind: Jitter) -> Check {
+    const DRAWS: usize = 2000;
+    let random = step.number("random")?.or(step.number("u")?);
+    let (Some(random), Jitter::PlusMinus(share)) = (random, kind) else {
+        return inexpressible("a delay for given random numbers");
+    };
+    let expected = step.need("expect_ms", step.number("expect_ms")?)? / 1e3;
+    let delays = (0..DRAWS as u64).map(|seed| nth(backoff, attempt, seed));
+    let mut delays = delays.collect::<Result<Vec<_>, _>>()?;
+    delays.sort_unstable();
+    let index = (random * (DRAWS - 1) as f64).clamp(0.0, (DRAWS - 1) as f64);
+    let delay = delays[index as usize].as_secs_f64();
+    // Five standard deviations of so many draws.
+    match (delay - expected).abs() <= 0.06 * 2.0 * share * expected {
+        true => Ok(()),
+        false => failed(format!("{delay} s for {random}, not {expected} s")),
+    }
+}
+
+fn backoff(step: &Step, base: Duration, max: Duration) -> Result<Backoff, Failure> {
+    let backoff = match step.text("kind")? {
+        Some("constant") if !max.is_zero() => Ok(fixed(base)),
+        _ if base.is_zero() || max.is_zero() => Ok(Backoff::NONE),
         Some("linear") => Ok(Backoff::linear(base, base)),
         Some("exponential") => Ok(Backoff::exponential(base)),
         kind => inexpressible(format!("kind {kind:?}")),
-    }
+    }?;
+    Ok(match max.is_zero() {
+        true => backoff,
+        false => backoff.max(max).jitter(Jitter::None),
+    })
 }
 
 /// The delay before the retry after `attempt`, from 0.

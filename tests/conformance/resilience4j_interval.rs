@@ -79,24 +79,26 @@ fn backoff(fields: &Fields) -> Result<Option<Backoff>, Failure> {
     if !exponential && !random && kind != "constant" {
         return inexpressible(format!("kind `{kind}`"));
     }
-    let Some(initial) = time("initial", 500_000_000)? else {
-        return Ok(None);
-    };
-    let mut backoff = match exponential {
-        true => Backoff::exponential(initial).factor(fields.number("multiplier")?.unwrap_or(1.5)),
-        false => Backoff::fixed(initial),
-    };
-    backoff = match fields.has("cap_ms") {
-        true => match time("cap", 0)? {
-            Some(cap) => backoff.max(cap),
-            None => return Ok(None),
-        },
-        false => backoff.max(Duration::MAX),
-    };
-    Ok(Some(backoff.jitter(match random {
+    let jitter = match random {
         true => Jitter::PlusMinus(fields.number("factor")?.unwrap_or(0.5)),
         false => Jitter::None,
-    })))
+    };
+    let multiplier = match exponential {
+        true => fields.number("multiplier")?.unwrap_or(1.5),
+        false => 1.0,
+    };
+    let cap = match fields.nanos("cap")? {
+        Some(cap) => u64::try_from(cap).ok().map(Duration::from_nanos),
+        None => Some(Duration::MAX),
+    };
+    let (Some(initial), Some(cap)) = (time("initial", 500_000_000)?, cap) else {
+        return Ok(None);
+    };
+    let backoff = match exponential {
+        true => Backoff::exponential(initial).factor(multiplier),
+        false => Backoff::fixed(initial),
+    };
+    Ok(Some(backoff.max(cap).jitter(jitter)))
 }
 
 fn build(backoff: Backoff) -> Result<Retry, ConfigError> {

@@ -17,12 +17,14 @@ fn run(scenario: &Scenario<'_>) -> Check {
     let size = scenario.config.duration("size")?.unwrap_or_default();
     let limit = scenario.config.count("limit")?.unwrap_or(0);
     let limiter = limiter(&clock, [Quota::new(limit, size).sliding_counter()])?;
-    scenario.play(&clock, |step: &Step| match step.op() {
-        Some("allow") => {
-            let tokens = step.count("n")?.unwrap_or(1);
-            step.check("expect", limiter.try_acquire_n(tokens).is_ok())?;
-            step.check("expect_available", available(&limiter))
+    scenario.play(&clock, |step: &Step| {
+        match step.op() {
+            Some("allow") => {
+                let tokens = step.count("n")?.unwrap_or(1);
+                step.check("expect", limiter.try_acquire_n(tokens).is_ok())?;
+            }
+            op => unknown(op)?,
         }
-        op => unknown(op),
+        step.check("expect_available", available(&limiter))
     })
 }

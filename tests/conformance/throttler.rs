@@ -240,8 +240,14 @@ impl Throttler<'_> {
         step.check("expect_executions", seen.requests)?;
         step.check("expect_successes", seen.accepts)?;
         step.check("expect_failures", seen.failures)?;
-        // A whole number there.
-        step.check("expect_average_rps", seen.requests_per_second.floor())?;
+        // A whole number there, and over the time since the oldest call rather than all the window.
+        let average = seen.requests_per_second.floor();
+        match step.check("expect_average_rps", average) {
+            Err(Failure::Failed(what)) => {
+                return inexpressible(format!("an average since the oldest call; here {what}"));
+            }
+            checked => checked?,
+        }
         for name in ["expect_rejection_rate", "expect_rejection_probability"] {
             step.check(name, seen.rejection_probability)?;
             compare(step, name, seen.rejection_probability)?;

@@ -1,6 +1,7 @@
 //! The rate limiter from outside: the pitfalls of its peers, waiting, reservations, quota changes,
 //! several limits, keys and the policy.
 
+mod guards;
 mod keyed;
 mod pitfalls;
 mod policy;
