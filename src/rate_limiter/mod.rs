@@ -438,7 +438,7 @@ impl Inner {
     }
 
     /// Takes tokens without waiting and without overtaking those who wait.
-    #[inline]
+    #[inline(always)]
     fn take(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
         if self.queue.is_busy() {
             return self.behind(now, cost);
@@ -541,19 +541,22 @@ impl Inner {
 }
 
 impl Core {
-    #[inline]
+    #[inline(always)]
     fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
         match self {
             Self::Token(bucket) => bucket.take(now, tokens),
-            Self::Striped(striped) => striped.take(home(), now, tokens),
-            Self::Locked(limits) => Self::take_locked(limits, now, tokens),
+            _ => self.take_other(now, tokens),
         }
     }
 
     // Out of the way of the single token bucket.
     #[inline(never)]
-    fn take_locked(limits: &Mutex<Limits>, now: Instant, tokens: u64) -> Result<(), Refusal> {
-        lock_checked(limits).take(now, tokens)
+    fn take_other(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        match self {
+            Self::Token(bucket) => bucket.take(now, tokens),
+            Self::Striped(striped) => striped.take(home(), now, tokens),
+            Self::Locked(limits) => lock_checked(limits).take(now, tokens),
+        }
     }
 
     /// Takes tokens that leave no more than `debt` owed. Returns whether, where that leads, and
