@@ -24,12 +24,13 @@ pub(super) struct Table<K> {
     calls: u32,
 }
 
-/// What most tables of a small limiter do without.
+/// What most tables of a small limiter do without. A call looks at one cache line of it.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Rest<K> {
     lines: Lines<K>,
     /// By place; `None` while all keys have the usual tier.
-    tiers: Option<Tiers>,
+    tiers: Option<Box<Tiers>>,
 }
 
 const FEW: usize = 2;
@@ -111,11 +112,11 @@ impl<K> Table<K> {
     }
 
     fn tiers(&self) -> Option<&Tiers> {
-        self.rest.as_ref()?.tiers.as_ref()
+        self.rest.as_ref()?.tiers.as_deref()
     }
 
     fn tiers_mut(&mut self) -> Option<&mut Tiers> {
-        self.rest.as_mut()?.tiers.as_mut()
+        self.rest.as_mut()?.tiers.as_deref_mut()
     }
 
     fn gcra<'a>(&'a self, place: usize, usual: &'a Tier) -> &'a Gcra {
@@ -195,7 +196,7 @@ impl<K> Table<K> {
         if self.tiers().is_none() {
             let (places, keys) = (self.places(), self.len());
             let rest = self.rest.get_or_insert_with(|| Box::new(Rest::new()));
-            rest.tiers = Some(Tiers::new(usual.clone(), places, keys));
+            rest.tiers = Some(Box::new(Tiers::new(usual.clone(), places, keys)));
         }
     }
 

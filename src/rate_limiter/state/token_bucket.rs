@@ -38,21 +38,15 @@ impl Gcra {
     pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Result<u64, Refusal> {
         let (present, price) = (self.grid.units(now), self.grid.price(tokens));
         let start = tat.max(present);
+        let Some(room) = self.capacity.checked_sub(price) else {
+            return Err(Refusal::Never);
+        };
         // What is taken ends within a burst of the present, and so before the end of a word.
-        if price <= self.capacity && start - present <= self.capacity - price {
-            return Ok(start + price);
+        if start - present <= room {
+            Ok(start + price)
+        } else {
+            Err(Refusal::Until(self.grid.instant(start - room)))
         }
-        Err(self.refusal(start, price))
-    }
-
-    /// Why `price` cannot be taken from a bucket that is full at `start`.
-    #[inline(always)]
-    fn refusal(&self, start: u64, price: u64) -> Refusal {
-        if price > self.capacity {
-            return Refusal::Never;
-        }
-        let taken = start.saturating_add(price);
-        Refusal::Until(self.grid.instant(taken - self.capacity))
     }
 
     #[inline]
@@ -216,30 +210,43 @@ impl TokenBucket {
     /// Takes `tokens` if there are that many.
     #[inline(always)]
     pub(crate) fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        match self.attempt(now, tokens) {
+            Some(taken) => taken,
+            None => self.take_again(now, tokens),
+        }
+    }
+
+    /// As [`take`](Self::take), but `None` when somebody else is at it too.
+    #[inline(always)]
+    pub(crate) fn attempt(&self, now: Instant, tokens: u64) -> Option<Result<(), Refusal>> {
         // Acquire: a state that was taken away, or converted to other rules, comes with the version
         // that says so.
         let tat = self.tat.0.load(Ordering::Acquire);
         // Relaxed: so zero means that the state belongs to the first rules.
-        if self.rules.version.load(Ordering::Relaxed) == 0 {
-            let next = self.rules.first.take(tat, now, tokens)?;
-            if self.step(tat, next) {
-                return Ok(());
-            }
+        if self.rules.version.load(Ordering::Relaxed) != 0 {
+            return None;
         }
-        self.take_again(now, tokens)
+        match self.rules.first.take(tat, now, tokens) {
+            Ok(next) => self.step(tat, next).then_some(Ok(())),
+            Err(refusal) => Some(Err(refusal)),
+        }
     }
 
-    /// Others are at it too.
+    /// As [`take`](Self::take), when others are at it too, or the rules have been changed.
     #[cold]
-    fn take_again(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(crate) fn take_again(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
         let mut backoff = Backoff::new();
-        loop {
+        // Relaxed: a hint. With the first rules in force, it was a race that has been lost.
+        if self.rules.version.load(Ordering::Relaxed) == 0 {
             backoff.pause();
+        }
+        loop {
             let (gcra, tat) = self.read();
             let next = gcra.take(tat, now, tokens)?;
             if self.step(tat, next) {
                 return Ok(());
             }
+            backoff.pause();
         }
     }
 
