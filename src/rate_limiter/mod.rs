@@ -453,8 +453,9 @@ impl Inner {
     #[inline(never)]
     fn try_acquire_otherwise(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
         let taken = match &self.core {
-            Core::Token(bucket) if !self.queue.is_busy() => bucket.take_again(now, cost),
-            _ => self.take(now, cost),
+            _ if self.queue.is_busy() => self.behind(now, cost),
+            Core::Token(bucket) => bucket.take_again(now, cost),
+            other => other.take_other(now, cost),
         };
         match taken {
             Ok(()) => Ok(()),

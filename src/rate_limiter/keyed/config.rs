@@ -110,7 +110,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// The limiter. Takes up to 64 KiB; the keys come on top, at about 32 bytes for an integer.
+    /// The limiter. Takes up to 64 KiB; the keys come on top, at about 35 bytes for an integer.
     ///
     /// # Errors
     ///

@@ -596,12 +596,13 @@ impl<K: Hash + Eq> Inner<K> {
         result
     }
 
-    /// Looks for keys that need not be remembered.
+    /// Looks for keys that need not be remembered. Returns how many it has looked at.
     #[cold]
-    fn sweep(&self, mut table: MutexGuard<'_, Table<K>>, now: Instant) {
+    fn sweep(&self, mut table: MutexGuard<'_, Table<K>>, now: Instant) -> usize {
         let removed = table.sweep(now, SWEEP, &self.usual);
         drop(table);
         self.forgotten(&removed);
+        removed.seen
     }
 
     #[cold]
@@ -649,21 +650,35 @@ impl<K: Hash + Eq> Inner<K> {
                 .is_ok()
         };
         // A new key pays for its place by looking for some that are no longer needed.
-        self.sweep(self.shard(hash), now);
+        let mut table = self.shard(hash);
+        let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.usual);
+        drop(table);
+        self.forgotten(&removed);
         if count() {
             return true;
         }
-        // Where there are few keys to a shard, several of them.
+        // One shard more, or several where there are few keys to a shard.
+        let mut seen = 0;
         for _ in 0..SWEEP {
-            let victim = self.victim.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-            self.sweep(lock(&self.shards[victim].0), now);
+            // Relaxed: any shard will do.
+            let victim = self.victim.load(Ordering::Relaxed) / STAY % self.shards.len();
+            let looked_at = self.sweep(lock(&self.shards[victim].0), now);
+            let step = if looked_at < SWEEP { STAY } else { 1 };
+            self.victim.fetch_add(step, Ordering::Relaxed);
+            seen += looked_at;
             if count() {
                 return true;
+            }
+            if seen >= SWEEP {
+                break;
             }
         }
         false
     }
 }
+
+/// How often a shard is searched before the next one is: what comes next in it is at hand.
+const STAY: usize = 16;
 
 /// How many keys are looked at when the hand moves.
 const SWEEP: usize = 8;

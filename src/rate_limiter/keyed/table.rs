@@ -65,11 +65,12 @@ impl<K> Slot<K> {
     }
 }
 
-/// Keys that have been removed: how many, and those of them whose end is anybody's code. That must
-/// not run under the lock.
+/// What a search for idle keys came to: how many were looked at and how many removed, and those of
+/// them whose end is anybody's code. That must not run under the lock.
 #[derive(Debug)]
 #[must_use = "how many there are has to be known, and keys are dropped after the lock"]
 pub(super) struct Removed<K> {
+    pub(super) seen: usize,
     pub(super) count: usize,
     keys: Vec<K>,
 }
@@ -252,16 +253,36 @@ impl<K> Table<K> {
         false
     }
 
+    /// As [`sweep`](Self::sweep), but looks where a key with this hash would be, which a call for it
+    /// has just done: what is there is at hand.
+    pub(super) fn sweep_near(
+        &mut self,
+        hash: u32,
+        now: Instant,
+        count: usize,
+        usual: &Tier,
+    ) -> Removed<K> {
+        let hand = self.hand;
+        self.hand = match &self.rest {
+            Some(rest) => (FEW + rest.lines.first_place(hash)) as u32,
+            None => 0,
+        };
+        let removed = self.sweep(now, count, usual);
+        self.hand = hand;
+        removed
+    }
+
     /// Looks at up to `count` keys and removes those whose buckets are like new ones, so that it
     /// makes no difference.
     pub(super) fn sweep(&mut self, now: Instant, count: usize, usual: &Tier) -> Removed<K> {
         let mut removed = Removed {
+            seen: 0,
             count: 0,
             keys: Vec::new(),
         };
-        let (places, mut seen) = (self.places(), 0);
+        let places = self.places();
         for _ in 0..places {
-            if seen == count {
+            if removed.seen == count {
                 break;
             }
             let place = self.hand as usize % places;
@@ -269,7 +290,7 @@ impl<K> Table<K> {
             let Some(tat) = self.slot(place).map(|slot| slot.tat()) else {
                 continue;
             };
-            seen += 1;
+            removed.seen += 1;
             if self.gcra(place, usual).is_full(tat, now) {
                 removed.extend(self.take(place));
             }

@@ -386,7 +386,7 @@ impl Striped {
     }
 
     /// Takes `tokens` from one of the parts, beginning with the thread's own, `home`.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn take(&self, home: usize, now: Instant, tokens: u64) -> Result<(), Refusal> {
         let home = home % self.parts.len();
         let mut refused = match self.parts[home].take(now, tokens) {
