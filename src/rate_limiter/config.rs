@@ -449,6 +449,7 @@ impl RateLimiterBuilder {
                     false => self.max_wait.unwrap_or(Duration::ZERO),
                 },
                 debt,
+                heard: self.shadow || self.observer.is_some(),
                 shadow: self.shadow,
                 shadowed: AtomicU64::new(0),
                 observer: self.observer,

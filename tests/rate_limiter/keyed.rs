@@ -8,7 +8,7 @@ use backstop::{Clock, ManualClock, Policy, Reason};
 use futures::future::{join, join_all};
 use proptest::prelude::*;
 
-use super::{SECOND, ms};
+use super::{SECOND, ms, run};
 
 fn builder<K>(clock: &ManualClock, quota: Quota) -> KeyedRateLimiterBuilder<K> {
     KeyedRateLimiter::builder()
@@ -137,12 +137,15 @@ fn waiting_for_a_key_gives_turns_in_order_and_takes_nothing_when_cancelled() {
     let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(10).burst(1))
         .build()
         .unwrap();
-    let served = clock.block_on(join_all((0..4).map(|_| async {
-        limits
-            .acquire(&7, 1, ms(250))
-            .await
-            .map(|()| clock.now().as_nanos() / 1_000_000)
-    })));
+    let served = run(
+        &clock,
+        join_all((0..4).map(|_| async {
+            limits
+                .acquire(&7, 1, ms(250))
+                .await
+                .map(|()| clock.now().as_nanos() / 1_000_000)
+        })),
+    );
     let times: Vec<_> = served.iter().filter_map(|time| time.ok()).collect();
     assert_eq!(times, [0, 100, 200]);
     assert_eq!(served[3].unwrap_err().retry_after(), Some(ms(300)));
@@ -154,14 +157,12 @@ fn waiting_for_a_key_gives_turns_in_order_and_takes_nothing_when_cancelled() {
         let timer = Box::pin(clock.sleep(ms(50)));
         futures::future::select(waiting, timer).await;
     };
-    clock.block_on(cancelled);
+    run(&clock, cancelled);
     assert_eq!(limits.peek(&7).unwrap().retry_after, Some(ms(50)));
-    let never = clock
-        .block_on(limits.acquire(&7, 2, Duration::MAX))
-        .unwrap_err();
+    let never = run(&clock, limits.acquire(&7, 2, Duration::MAX)).unwrap_err();
     assert_eq!(never.reason(), Reason::CostExceedsLimit);
     let late = backstop::deadline::scope_on(clock.clone(), ms(10), limits.acquire(&7, 1, SECOND));
-    let late = clock.block_on(late).unwrap_err();
+    let late = run(&clock, late).unwrap_err();
     assert_eq!(late.reason(), Reason::DeadlineTooClose);
     assert_eq!(late.retry_after(), Some(ms(50)));
 }
@@ -176,10 +177,10 @@ fn a_key_is_a_policy() {
             .unwrap();
         let call = || async { Ok::<_, ()>(()) };
         let alice = limits.of("alice");
-        let (first, second) = clock.block_on(join(alice.call(call), alice.call(call)));
+        let (first, second) = run(&clock, join(alice.call(call), alice.call(call)));
         assert!(first.is_ok());
         assert_eq!(second.is_ok(), passes);
-        assert!(clock.block_on(limits.of("bob").call(call)).is_ok());
+        assert!(run(&clock, limits.of("bob").call(call)).is_ok());
     }
 }
 

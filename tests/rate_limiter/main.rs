@@ -8,12 +8,15 @@ mod policy;
 mod quotas;
 mod waiting;
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backstop::rate_limiter::{Quota, RateLimiterBuilder};
 use backstop::{Clock, Instant, ManualClock, RateLimiter, Sleep};
+use futures::future::{Either, select};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,18 @@ fn drain(limiter: &RateLimiter) -> u64 {
         taken += 1;
     }
     taken
+}
+
+/// Runs a future on the clock, and fails where it would wait for ever: whoever waits for a wake-up
+/// that does not come still holds a waker, which a clock by itself has to take for hope.
+fn run<F: Future>(clock: &ManualClock, future: F) -> F::Output {
+    const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+    clock.block_on(async {
+        match select(pin!(future), pin!(clock.sleep(FOR_EVER))).await {
+            Either::Left((output, _)) => output,
+            Either::Right(_) => panic!("nobody wakes it"),
+        }
+    })
 }
 
 /// A clock that can be set back.

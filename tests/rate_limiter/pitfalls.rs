@@ -13,7 +13,7 @@ use backstop::rate_limiter::{Inherit, KeyedRateLimiter, Overflow, Quota};
 use backstop::{Clock, ManualClock, Policy, RateLimiter, Reason};
 use futures::future::{join, join_all};
 
-use super::{SECOND, Skewed, builder, drain, limiter, ms};
+use super::{SECOND, Skewed, builder, drain, limiter, ms, run};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -116,7 +116,7 @@ fn pitfall_27_callers_that_gave_up_leave_no_hole() {
     }
     assert_eq!(limiter.snapshot().waiting, 0);
     let start = clock.now();
-    clock.block_on(limiter.acquire()).unwrap();
+    run(&clock, limiter.acquire()).unwrap();
     assert!(clock.now().saturating_duration_since(start) <= ms(100));
     assert_eq!((limiter.snapshot().waiting, clock.sleepers()), (0, 0));
 }
@@ -128,14 +128,14 @@ fn pitfall_28_a_turn_past_the_deadline_is_refused_at_once() {
     drain(&limiter);
     let call =
         backstop::deadline::scope_on(clock.clone(), ms(500), async { limiter.acquire().await });
-    let rejected = clock.block_on(call).unwrap_err();
+    let rejected = run(&clock, call).unwrap_err();
     assert_eq!(rejected.reason(), Reason::DeadlineTooClose);
     assert_eq!(rejected.retry_after(), Some(SECOND));
     assert_eq!(clock.now().as_nanos(), 0);
 
     // Behind somebody who waits, with the whole line counted in.
     let both = join(limiter.acquire(), limiter.acquire_within(1, ms(1999)));
-    let (first, second) = clock.block_on(both);
+    let (first, second) = run(&clock, both);
     assert!(first.is_ok());
     let rejected = second.unwrap_err();
     assert_eq!(rejected.reason(), Reason::RateLimited);
@@ -157,15 +157,18 @@ fn pitfall_29_who_comes_first_is_served_first() {
         let limiter = limiter(&clock, quota);
         limiter.try_acquire().unwrap();
         let served = RefCell::new(Vec::new());
-        clock.block_on(join_all((0..20).map(|number| {
-            let (clock, limiter, served) = (&clock, &limiter, &served);
-            async move {
-                // They come in another order than they are polled in.
-                clock.sleep(ms(20 - number)).await;
-                limiter.acquire().await.unwrap();
-                served.borrow_mut().push(number);
-            }
-        })));
+        run(
+            &clock,
+            join_all((0..20).map(|number| {
+                let (clock, limiter, served) = (&clock, &limiter, &served);
+                async move {
+                    // They come in another order than they are polled in.
+                    clock.sleep(ms(20 - number)).await;
+                    limiter.acquire().await.unwrap();
+                    served.borrow_mut().push(number);
+                }
+            })),
+        );
         assert_eq!(
             *served.borrow(),
             (0..20).rev().collect::<Vec<_>>(),
@@ -190,7 +193,7 @@ fn pitfall_30_the_next_moves_up_when_the_first_gives_up() {
         clock.sleep(ms(300)).await;
         drop(first);
     };
-    let (served, ()) = clock.block_on(join(second, leaving));
+    let (served, ()) = run(&clock, join(second, leaving));
     assert_eq!(served.as_nanos(), 1_000_000_000);
     // No token was lost either: the next one comes a second later.
     assert_eq!(limiter.peek().retry_after, Some(SECOND));

@@ -10,7 +10,7 @@ use backstop::{
 };
 use futures::future::join_all;
 
-use super::{SECOND, builder, drain, limiter, ms};
+use super::{SECOND, builder, drain, limiter, ms, run};
 
 async fn fine() -> Result<&'static str, ()> {
     Ok("done")
@@ -20,8 +20,8 @@ async fn fine() -> Result<&'static str, ()> {
 fn it_refuses_at_once_unless_told_to_wait() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(2).burst(1));
-    assert_eq!(clock.block_on(limiter.call(fine)), Ok("done"));
-    let error = clock.block_on(limiter.call(fine)).unwrap_err();
+    assert_eq!(run(&clock, limiter.call(fine)), Ok("done"));
+    let error = run(&clock, limiter.call(fine)).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::RateLimited));
     assert_eq!(error.retry_after(), Some(ms(500)));
     assert_eq!(clock.now().as_nanos(), 0);
@@ -34,7 +34,7 @@ fn it_waits_as_long_as_it_may() {
         let limiter = builder(&clock, Quota::per_second(2).burst(1)).max_wait(longest);
         let limiter = limiter.build().unwrap();
         let start = clock.now();
-        let results = clock.block_on(join_all((0..5).map(|_| limiter.call(fine))));
+        let results = run(&clock, join_all((0..5).map(|_| limiter.call(fine))));
         assert_eq!(
             results.iter().filter(|result| result.is_ok()).count(),
             served
@@ -45,7 +45,7 @@ fn it_waits_as_long_as_it_may() {
     }
     // A leaky bucket is a queue.
     let leaky = limiter(&clock, Quota::per_second(2).leaky_bucket(3));
-    let results = clock.block_on(join_all((0..5).map(|_| leaky.call(fine))));
+    let results = run(&clock, join_all((0..5).map(|_| leaky.call(fine))));
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 4);
 }
 
@@ -60,7 +60,7 @@ fn a_deadline_from_outside_is_respected_before_it_waits() {
         .clock(clock.clone())
         .build();
     let stack = (timeout.unwrap(), limiter);
-    let error = clock.block_on(stack.call(fine)).unwrap_err();
+    let error = run(&clock, stack.call(fine)).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::DeadlineTooClose));
     assert_eq!(error.retry_after(), Some(SECOND));
     assert_eq!(clock.now().as_nanos(), 0);
@@ -71,12 +71,12 @@ fn a_call_costs_what_it_says() {
     let clock = ManualClock::new();
     let pipeline = Pipeline::new(limiter(&clock, Quota::per_second(10)));
     let costly = pipeline.with(CallOptions::new().cost(7));
-    assert!(clock.block_on(costly.call(fine)).is_ok());
-    let error = clock.block_on(costly.call(fine)).unwrap_err();
+    assert!(run(&clock, costly.call(fine)).is_ok());
+    let error = run(&clock, costly.call(fine)).unwrap_err();
     assert_eq!(error.retry_after(), Some(ms(400)));
     assert_eq!(pipeline.policies().peek().remaining, 3);
     let huge = pipeline.with(CallOptions::new().cost(11));
-    let error = clock.block_on(huge.call(fine)).unwrap_err();
+    let error = run(&clock, huge.call(fine)).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::CostExceedsLimit));
 }
 
@@ -94,7 +94,8 @@ fn the_operation_sees_the_time_after_the_wait() {
             .unwrap()
     };
     let stack = (timeout(5 * SECOND), limiter, timeout(10 * SECOND));
-    let left = clock.block_on(
+    let left = run(
+        &clock,
         stack.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining().unwrap()) }),
     );
     assert_eq!(left, Ok(4 * SECOND));
@@ -110,7 +111,7 @@ fn a_retry_outside_waits_as_long_as_it_is_told() {
         .clock(clock.clone())
         .build()
         .unwrap();
-    let result = clock.block_on((retry, limiter).call(fine));
+    let result = run(&clock, (retry, limiter).call(fine));
     assert_eq!(result, Ok("done"));
     assert!(clock.now().as_nanos() >= 1_000_000_000);
 }
@@ -127,10 +128,10 @@ fn shadow_mode_counts_and_lets_through() {
         .build()
         .unwrap();
     for _ in 0..3 {
-        assert_eq!(clock.block_on(limiter.call(fine)), Ok("done"));
+        assert_eq!(run(&clock, limiter.call(fine)), Ok("done"));
     }
     assert!(limiter.try_acquire().is_ok());
-    assert!(clock.block_on(limiter.acquire()).is_ok());
+    assert!(run(&clock, limiter.acquire()).is_ok());
     limiter.reserve(100).unwrap().commit(0);
     assert_eq!(limiter.snapshot().shadowed, 5);
     assert_eq!(clock.now().as_nanos(), 0);
@@ -154,7 +155,7 @@ fn refusals_are_reported_to_the_pipeline_and_to_the_limiters_own_observer() {
     let limiter = limiter.build().unwrap();
     drain(&limiter);
     let pipeline = Pipeline::new(limiter).observer(outer_observer);
-    let error = clock.block_on(pipeline.call(fine)).unwrap_err();
+    let error = run(&clock, pipeline.call(fine)).unwrap_err();
     assert!(matches!(error, Error::Rejected(_)));
     // The one that `drain` ended with was outside the pipeline.
     assert_eq!((*own.lock().unwrap(), *outer.lock().unwrap()), (2, 1));
@@ -183,6 +184,6 @@ fn it_can_be_spawned_with_what_it_borrows() {
     let limiter = limiter.build().unwrap();
     let text = String::from("borrowed");
     let call = send(limiter.call(|| async { Ok::<_, ()>(text.len()) }));
-    assert_eq!(clock.block_on(call), Ok(8));
+    assert_eq!(run(&clock, call), Ok(8));
     drop(send(limiter.acquire()));
 }

@@ -6,7 +6,7 @@ use backstop::rate_limiter::{Inherit, Quota};
 use backstop::{Clock, ManualClock, RateLimiter, Reason};
 use proptest::prelude::*;
 
-use super::{SECOND, Skewed, builder, drain, limiter, ms};
+use super::{SECOND, Skewed, builder, drain, limiter, ms, run};
 
 #[test]
 fn the_burst_is_one_seconds_worth_unless_given() {
@@ -68,7 +68,7 @@ fn of_several_quotas_the_tightest_speaks() {
     let decision = limiter.decide(4);
     assert_eq!(decision.retry_after, Some(Duration::from_secs(3599)));
     // Waits for the one and then for the other.
-    assert_eq!(clock.block_on(limiter.acquire_n(4)), Ok(()));
+    assert_eq!(run(&clock, limiter.acquire_n(4)), Ok(()));
     assert_eq!(clock.now().as_nanos(), 3_600_000_000_000);
 }
 
@@ -201,7 +201,7 @@ fn stripes_together_hold_and_earn_what_one_would() {
             .set_quota(Quota::per_second(10).burst(10), Inherit::Reset)
             .unwrap();
         assert_eq!(drain(&limiter), 10);
-        clock.block_on(limiter.acquire()).unwrap();
+        run(&clock, limiter.acquire()).unwrap();
         clock.advance(10 * SECOND);
     }
 }

@@ -12,7 +12,7 @@ use backstop::{BlockingClock, Clock, ManualClock, RateLimiter, Reason};
 use futures::future::{join, join_all, join3};
 use proptest::prelude::*;
 
-use super::{SECOND, builder, drain, limiter, ms};
+use super::{SECOND, builder, drain, limiter, ms, run};
 
 #[test]
 fn nobody_overtakes_those_who_wait() {
@@ -30,7 +30,7 @@ fn nobody_overtakes_those_who_wait() {
         assert_eq!(decision.retry_after, Some(ms(400)));
         assert_eq!(limiter.peek(), decision);
     };
-    let (waited, ()) = clock.block_on(join(waiting, other));
+    let (waited, ()) = run(&clock, join(waiting, other));
     waited.unwrap();
     assert_eq!(clock.now().as_nanos(), 500_000_000);
 }
@@ -49,7 +49,7 @@ fn a_waiter_that_leaves_the_middle_lets_all_behind_it_move_up() {
         limiter.acquire().await.unwrap();
         clock.now().as_nanos()
     };
-    let (first, (), last) = clock.block_on(join3(limiter.acquire(), give_up, last));
+    let (first, (), last) = run(&clock, join3(limiter.acquire(), give_up, last));
     first.unwrap();
     assert_eq!(last, 2_000_000_000);
 }
@@ -136,7 +136,7 @@ fn a_full_line_refuses_at_once() {
     let limiter = limiter.build().unwrap();
     drain(&limiter);
     let all = join_all((0..4).map(|_| limiter.acquire()));
-    let results = clock.block_on(all);
+    let results = run(&clock, all);
     assert!(results[0].is_ok() && results[1].is_ok());
     for refused in &results[2..] {
         let rejected = refused.unwrap_err();
@@ -154,12 +154,12 @@ fn a_leaky_bucket_holds_so_many_and_lets_one_out_per_interval() {
         let result = limiter.acquire().await;
         result.map(|()| clock.now().as_nanos() / 1_000_000)
     }));
-    let served = clock.block_on(served);
+    let served = run(&clock, served);
     // One leaves at once, three fit, the rest overflows.
     let left: Vec<_> = served.iter().filter_map(|left| left.ok()).collect();
     assert_eq!(left, [0, 100, 200, 300]);
     assert_eq!(served[5].unwrap_err().retry_after(), Some(ms(100)));
-    let too_large = clock.block_on(limiter.acquire_n(4)).unwrap_err();
+    let too_large = run(&clock, limiter.acquire_n(4)).unwrap_err();
     assert_eq!(too_large.reason(), Reason::CostExceedsLimit);
 }
 
@@ -175,7 +175,7 @@ fn what_can_never_be_had_is_not_waited_for() {
         let limiter = limiter(&clock, quota);
         drain(&limiter);
         // Also from behind somebody.
-        let (first, second) = clock.block_on(join(limiter.acquire(), limiter.acquire_n(11)));
+        let (first, second) = run(&clock, join(limiter.acquire(), limiter.acquire_n(11)));
         assert!(first.is_ok());
         let rejected = second.unwrap_err();
         assert_eq!(rejected.reason(), Reason::CostExceedsLimit);
@@ -194,7 +194,7 @@ fn a_new_quota_is_heard_by_those_who_wait() {
             .set_quota(Quota::per_second(1), Inherit::AsIs)
             .unwrap();
     };
-    let (waited, ()) = clock.block_on(join(limiter.acquire(), change));
+    let (waited, ()) = run(&clock, join(limiter.acquire(), change));
     waited.unwrap();
     assert!(clock.now().as_nanos() <= 2_000_000_000);
 
@@ -208,7 +208,7 @@ fn a_new_quota_is_heard_by_those_who_wait() {
             .unwrap();
     };
     let waiting = limiter.acquire_within(1, 2 * SECOND);
-    let (waited, ()) = clock.block_on(join(waiting, change));
+    let (waited, ()) = run(&clock, join(waiting, change));
     assert_eq!(waited.unwrap_err().reason(), Reason::QueueTimeout);
 }
 
@@ -221,7 +221,7 @@ fn tokens_that_come_back_wake_the_first() {
         clock.sleep(SECOND).await;
         reservation.refund();
     };
-    let (waited, ()) = clock.block_on(join(limiter.acquire(), back));
+    let (waited, ()) = run(&clock, join(limiter.acquire(), back));
     waited.unwrap();
     assert_eq!(clock.now().as_nanos(), 1_000_000_000);
 }
@@ -260,7 +260,7 @@ proptest! {
         let limiter = limiter(&clock, quota);
         let served = std::cell::RefCell::new(Vec::new());
         let arrived = Cell::new(0);
-        clock.block_on(join_all(callers.iter().map(|&(at, cost, patience, cancels)| {
+        run(&clock, join_all(callers.iter().map(|&(at, cost, patience, cancels)| {
             let (clock, limiter, served, arrived) = (&clock, &limiter, &served, &arrived);
             async move {
                 clock.sleep(ms(at)).await;

@@ -10,7 +10,8 @@ use super::super::config::Quota;
 use super::super::state::TokenBucket;
 use super::hash::Secret;
 use super::table::Table;
-use super::{Inner, KeyedRateLimiter, Overflow, QuotaFor, SHARDS, Shard};
+use super::tiers::Tier;
+use super::{Inner, KeyedRateLimiter, MOST_SHARDS, Overflow, QuotaFor, Shard};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::observe::Observer;
@@ -109,7 +110,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// The limiter. Takes 16 KiB; the keys come on top, at about 36 bytes for an integer.
+    /// The limiter. Takes up to 64 KiB; the keys come on top, at about 35 bytes for an integer.
     ///
     /// # Errors
     ///
@@ -123,11 +124,16 @@ impl<K> KeyedRateLimiterBuilder<K> {
             return Err(error("max_keys", "must be at least 1"));
         }
         let clock = self.clock.ok_or(error("clock", "must be given"))?;
-        let shards = (0..SHARDS).map(|_| Shard(Mutex::new(Table::new())));
+        let count = (self.max_keys / 2)
+            .clamp(16, MOST_SHARDS)
+            .next_power_of_two();
+        let shards = (0..count).map(|_| Shard(Mutex::new(Table::new())));
         Ok(KeyedRateLimiter {
             inner: Arc::new(Inner {
                 shards: shards.collect(),
+                shift: 64 - count.ilog2(),
                 secret: Secret::new(),
+                usual: Tier::new(quota),
                 keys: AtomicUsize::new(0),
                 max_keys: self.max_keys,
                 victim: AtomicUsize::new(0),

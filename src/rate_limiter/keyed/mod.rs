@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use self::hash::Secret;
-use self::table::Table;
+use self::table::{Removed, Slot, Table};
+use self::tiers::Tier;
 use super::Decision;
 use super::Timeline;
 use super::config::Quota;
@@ -21,8 +22,10 @@ use crate::sync::lock;
 
 mod config;
 mod hash;
+mod lines;
 mod policy;
 mod table;
+mod tiers;
 
 pub use self::config::KeyedRateLimiterBuilder;
 pub use self::policy::Limited;
@@ -70,7 +73,11 @@ impl<K> Clone for KeyedRateLimiter<K> {
 
 struct Inner<K> {
     shards: Box<[Shard<K>]>,
+    /// How far a hash is shifted to be the number of a shard.
+    shift: u32,
     secret: Secret,
+    /// The default tier as it was built with. Tables are told when it changes.
+    usual: Tier,
     /// How many keys there are, in all shards.
     keys: AtomicUsize,
     max_keys: usize,
@@ -91,12 +98,12 @@ struct Inner<K> {
 /// The quota of a key, when it has one of its own.
 type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
 
-/// On cache lines of its own.
-#[repr(align(128))]
+/// On a cache line of its own, together with its first two keys if they are integers.
+#[repr(align(64))]
 struct Shard<K>(Mutex<Table<K>>);
 
-/// So many that threads seldom meet, at 128 bytes each.
-const SHARDS: usize = 128;
+/// At most so many shards: threads seldom meet, and their lines stay in a core's own cache.
+const MOST_SHARDS: usize = 1024;
 
 /// What happens to new keys while `max_keys` keys are in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -172,8 +179,8 @@ impl<K> KeyedRateLimiter<K> {
         self.inner.shards.iter().flat_map(|shard| {
             let now = self.inner.now();
             let table = lock(&shard.0);
-            let entries = table.slots().map(|(slot, gcra)| {
-                let standing = gcra.standing(slot.tat, now);
+            let entries = table.slots(&self.inner.usual).map(|(slot, gcra)| {
+                let standing = gcra.standing(slot.tat(), now);
                 Entry {
                     key: slot.key.clone(),
                     limit: standing.limit,
@@ -189,8 +196,8 @@ impl<K> KeyedRateLimiter<K> {
     pub fn evict_idle(&self) {
         let now = self.inner.now();
         for shard in &self.inner.shards {
-            let removed = lock(&shard.0).sweep(now, usize::MAX);
-            self.inner.keys.fetch_sub(removed, Ordering::Relaxed);
+            let removed = lock(&shard.0).sweep(now, usize::MAX, &self.inner.usual);
+            self.inner.forgotten(&removed);
         }
     }
 
@@ -206,7 +213,7 @@ impl<K> KeyedRateLimiter<K> {
         let mut current = lock(&inner.quota);
         let now = inner.now();
         for shard in &inner.shards {
-            lock(&shard.0).replace(&current, &quota, |tat, old, new| {
+            lock(&shard.0).replace(&current, &quota, &inner.usual, |tat, old, new| {
                 old.inherit(tat, now, new, inherit)
             });
         }
@@ -321,9 +328,9 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         let now = self.inner.now();
         let hash = self.inner.secret.hash(key);
         let mut table = self.inner.shard(hash);
-        let (tat, gcra) = table.find(hash as u32, key)?;
-        let ready = gcra.ready(*tat, now, 1, 0);
-        Some(Decision::new(now, ready, gcra.standing(*tat, now)))
+        let (slot, gcra) = table.find(hash as u32, key, &self.inner.usual)?;
+        let ready = gcra.ready(slot.tat(), now, 1, 0);
+        Some(Decision::new(now, ready, gcra.standing(slot.tat(), now)))
     }
 
     /// Gives the key `tokens` back, up to its burst.
@@ -333,8 +340,9 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.inner.secret.hash(key);
-        if let Some((tat, gcra)) = self.inner.shard(hash).find(hash as u32, key) {
-            *tat = gcra.give(*tat, tokens);
+        let mut table = self.inner.shard(hash);
+        if let Some((slot, gcra)) = table.find(hash as u32, key, &self.inner.usual) {
+            slot.set_tat(gcra.give(slot.tat(), tokens));
         }
     }
 
@@ -500,7 +508,12 @@ impl<K> Inner<K> {
 
     #[inline]
     fn shard(&self, hash: u64) -> MutexGuard<'_, Table<K>> {
-        lock(&self.shards[(hash >> 57) as usize % SHARDS].0)
+        lock(&self.shards[(hash >> self.shift) as usize].0)
+    }
+
+    /// Counts keys that are no longer there.
+    fn forgotten(&self, removed: &Removed<K>) {
+        self.keys.fetch_sub(removed.count, Ordering::Relaxed);
     }
 
     fn rejected(&self, now: Instant, refusal: Option<Refusal>) -> Rejected {
@@ -564,16 +577,32 @@ impl<K: Hash + Eq> Inner<K> {
         let hash = self.secret.hash(key);
         {
             let mut table = self.shard(hash);
-            if let Some((tat, gcra)) = table.find(hash as u32, key) {
-                let result = act(tat, gcra);
+            if let Some((slot, gcra)) = table.find(hash as u32, key, &self.usual) {
+                let result = Self::update(slot, gcra, act);
                 if table.is_due() {
-                    let removed = table.sweep(now, SWEEP);
-                    self.keys.fetch_sub(removed, Ordering::Relaxed);
+                    self.sweep(table, now);
                 }
                 return Ok(result);
             }
         }
         self.with_new(hash, key, now, act)
+    }
+
+    #[inline]
+    fn update<R>(slot: &mut Slot<K>, gcra: &Gcra, act: impl Fn(&mut u64, &Gcra) -> R) -> R {
+        let mut tat = slot.tat();
+        let result = act(&mut tat, gcra);
+        slot.set_tat(tat);
+        result
+    }
+
+    /// Looks for keys that need not be remembered. Returns how many it has looked at.
+    #[cold]
+    fn sweep(&self, mut table: MutexGuard<'_, Table<K>>, now: Instant) -> usize {
+        let removed = table.sweep(now, SWEEP, &self.usual);
+        drop(table);
+        self.forgotten(&removed);
+        removed.seen
     }
 
     #[cold]
@@ -598,14 +627,14 @@ impl<K: Hash + Eq> Inner<K> {
         let special = special.filter(|quota| config::check(quota).is_ok());
         let quota = special.unwrap_or_else(|| *lock(&self.quota));
         let mut table = self.shard(hash);
-        if table.find(hash as u32, key).is_none() && !table.is_full() {
-            table.insert(hash as u32, owned, &quota);
+        if table.find(hash as u32, key, &self.usual).is_none() {
+            table.insert(hash as u32, owned, &quota, &self.usual);
         } else {
             // Another thread was faster.
             self.keys.fetch_sub(1, Ordering::Relaxed);
         }
-        match table.find(hash as u32, key) {
-            Some((tat, gcra)) => Ok(act(tat, gcra)),
+        match table.find(hash as u32, key, &self.usual) {
+            Some((slot, gcra)) => Ok(Self::update(slot, gcra, act)),
             None => Err(NoRoom),
         }
     }
@@ -620,20 +649,36 @@ impl<K: Hash + Eq> Inner<K> {
                 })
                 .is_ok()
         };
-        let sweep = |table: &mut Table<K>| {
-            let removed = table.sweep(now, SWEEP);
-            self.keys.fetch_sub(removed, Ordering::Relaxed);
-        };
         // A new key pays for its place by looking for some that are no longer needed.
-        sweep(&mut self.shard(hash));
+        let mut table = self.shard(hash);
+        let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.usual);
+        drop(table);
+        self.forgotten(&removed);
         if count() {
             return true;
         }
-        let victim = self.victim.fetch_add(1, Ordering::Relaxed);
-        sweep(&mut lock(&self.shards[victim % SHARDS].0));
-        count()
+        // One shard more, or several where there are few keys to a shard.
+        let mut seen = 0;
+        for _ in 0..SWEEP {
+            // Relaxed: any shard will do.
+            let victim = self.victim.load(Ordering::Relaxed) / STAY % self.shards.len();
+            let looked_at = self.sweep(lock(&self.shards[victim].0), now);
+            let step = if looked_at < SWEEP { STAY } else { 1 };
+            self.victim.fetch_add(step, Ordering::Relaxed);
+            seen += looked_at;
+            if count() {
+                return true;
+            }
+            if seen >= SWEEP {
+                break;
+            }
+        }
+        false
     }
 }
+
+/// How often a shard is searched before the next one is: what comes next in it is at hand.
+const STAY: usize = 16;
 
 /// How many keys are looked at when the hand moves.
 const SWEEP: usize = 8;

@@ -1,183 +1,204 @@
-//! One shard's keys and their buckets: entries side by side, and an index of four bytes a place.
+//! One shard's keys and their buckets.
 
 use std::borrow::Borrow;
+use std::num::NonZeroU64;
 
 use super::super::config::Quota;
 use super::super::state::Gcra;
+use super::lines::{Lines, WIDTH};
+use super::tiers::{Tier, Tiers};
 use crate::clock::Instant;
 
 /// Keys, each with the state of its token bucket.
 ///
-/// The entries are dense, so that a hand can go round and find those that are like new, and grow by
-/// an eighth, so that little is wasted. The index is open addressing with linear probing; a place
-/// holds the entry's number and eight bits of its hash, so that nearly every entry looked at is the
-/// right one.
+/// The first two are in the table itself, and so in the cache line of the lock around it: as long as
+/// there are few keys, that line is all a call touches. The others are in [`Lines`], where each has
+/// its state beside it: with many keys, a call touches one line more.
 #[derive(Debug)]
 pub(super) struct Table<K> {
-    entries: Vec<Slot<K>>,
-    index: Vec<u32>,
-    tiers: Vec<Tier>,
+    few: [Option<Slot<K>>; FEW],
+    rest: Option<Box<Rest<K>>>,
     /// Where the search for idle keys goes on.
-    hand: usize,
+    hand: u32,
     /// Calls since the hand last moved.
     calls: u32,
 }
 
+/// What most tables of a small limiter do without. A call looks at one cache line of it.
 #[derive(Debug)]
-pub(super) struct Slot<K> {
-    pub(super) key: K,
-    pub(super) tat: u64,
-    hash: u32,
-    pub(super) tier: u32,
+#[repr(align(64))]
+struct Rest<K> {
+    lines: Lines<K>,
+    /// By place; `None` while all keys have the usual tier.
+    tiers: Option<Box<Tiers>>,
 }
 
-/// A quota, and how many keys have it.
-#[derive(Debug)]
-struct Tier {
-    quota: Quota,
-    gcra: Gcra,
-    keys: usize,
-}
-
-const EMPTY: u32 = u32::MAX;
-const NUMBER: u32 = (1 << 24) - 1;
-/// How many entries a table can hold.
-const MOST: usize = NUMBER as usize;
+const FEW: usize = 2;
 /// Every so many calls for keys that exist, the hand moves.
 const PATIENCE: u32 = 64;
 
+/// A key and its state. An integer's takes 16 bytes, and an empty place takes no more.
+#[derive(Debug)]
+pub(super) struct Slot<K> {
+    pub(super) key: K,
+    /// The complement of the state: no state has all bits set, so this is never zero.
+    inverse: NonZeroU64,
+}
+
+impl<K> Slot<K> {
+    /// A key with a full bucket.
+    const fn new(key: K) -> Self {
+        Self {
+            key,
+            inverse: NonZeroU64::MAX,
+        }
+    }
+
+    #[inline]
+    pub(super) const fn tat(&self) -> u64 {
+        !self.inverse.get()
+    }
+
+    #[inline]
+    pub(super) fn set_tat(&mut self, tat: u64) {
+        self.inverse = NonZeroU64::new(!tat).unwrap_or(NonZeroU64::MIN);
+    }
+}
+
+/// What a search for idle keys came to: how many were looked at and how many removed, and those of
+/// them whose end is anybody's code. That must not run under the lock.
+#[derive(Debug)]
+#[must_use = "how many there are has to be known, and keys are dropped after the lock"]
+pub(super) struct Removed<K> {
+    pub(super) seen: usize,
+    pub(super) count: usize,
+    keys: Vec<K>,
+}
+
+impl<K> Removed<K> {
+    fn extend(&mut self, key: Option<K>) {
+        self.count += usize::from(key.is_some());
+        if std::mem::needs_drop::<K>() {
+            self.keys.extend(key);
+        }
+    }
+}
+
+/// `usual` is the tier of all keys while the table knows of no other. Always the same one.
 impl<K> Table<K> {
     pub(super) const fn new() -> Self {
         Self {
-            entries: Vec::new(),
-            index: Vec::new(),
-            tiers: Vec::new(),
+            few: [const { None }; FEW],
+            rest: None,
             hand: 0,
             calls: 0,
         }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.entries.len() >= MOST
+    /// How many places there are; a key keeps its place until the lines are made anew.
+    fn places(&self) -> usize {
+        FEW + self.rest.as_ref().map_or(0, |rest| rest.lines.places())
     }
 
-    pub(super) fn slots(&self) -> impl Iterator<Item = (&Slot<K>, &Gcra)> {
-        self.entries
-            .iter()
-            .map(|slot| (slot, &self.tiers[slot.tier as usize].gcra))
+    fn len(&self) -> usize {
+        let few = self.few.iter().flatten().count();
+        few + self.rest.as_ref().map_or(0, |rest| rest.lines.len())
     }
 
-    const fn tag(hash: u32) -> u32 {
-        hash & !NUMBER
+    fn slot(&mut self, place: usize) -> Option<&mut Slot<K>> {
+        match self.few.get_mut(place) {
+            Some(slot) => slot.as_mut(),
+            None => self.rest.as_mut()?.lines.slot(place - FEW),
+        }
     }
 
-    fn mask(&self) -> usize {
-        self.index.len().wrapping_sub(1)
+    fn tiers(&self) -> Option<&Tiers> {
+        self.rest.as_ref()?.tiers.as_deref()
+    }
+
+    fn tiers_mut(&mut self) -> Option<&mut Tiers> {
+        self.rest.as_mut()?.tiers.as_deref_mut()
+    }
+
+    fn gcra<'a>(&'a self, place: usize, usual: &'a Tier) -> &'a Gcra {
+        self.tiers()
+            .map_or(&usual.gcra, |tiers| &tiers.at(place).gcra)
+    }
+
+    /// The keys and their rules.
+    pub(super) fn slots<'a>(
+        &'a self,
+        usual: &'a Tier,
+    ) -> impl Iterator<Item = (&'a Slot<K>, &'a Gcra)> {
+        let rest = self.rest.iter().flat_map(|rest| rest.lines.slots());
+        let slots = self.few.iter().map(Option::as_ref).chain(rest);
+        slots
+            .enumerate()
+            .filter_map(move |(place, slot)| Some((slot?, self.gcra(place, usual))))
     }
 
     /// The state and the rules of `key`, whose hash is `hash`.
     #[inline]
-    pub(super) fn find<Q>(&mut self, hash: u32, key: &Q) -> Option<(&mut u64, &Gcra)>
+    pub(super) fn find<'a, Q>(
+        &'a mut self,
+        hash: u32,
+        key: &Q,
+        usual: &'a Tier,
+    ) -> Option<(&'a mut Slot<K>, &'a Gcra)>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let number = self.number(hash, key)?;
-        let slot = &mut self.entries[number];
-        Some((&mut slot.tat, &self.tiers[slot.tier as usize].gcra))
-    }
-
-    #[inline]
-    fn number<Q>(&self, hash: u32, key: &Q) -> Option<usize>
-    where
-        K: Borrow<Q>,
-        Q: Eq + ?Sized,
-    {
-        if self.index.is_empty() {
-            return None;
-        }
-        let mask = self.mask();
-        let mut place = hash as usize & mask;
-        loop {
-            match self.index[place & mask] {
-                EMPTY => return None,
-                entry if Self::tag(entry) == Self::tag(hash) => {
-                    let number = (entry & NUMBER) as usize;
-                    if self.entries[number].key.borrow() == key {
-                        return Some(number);
-                    }
+        for (place, slot) in self.few.iter_mut().enumerate() {
+            match slot {
+                Some(slot) if slot.key.borrow() == key => {
+                    let tiers = self.rest.as_ref().and_then(|rest| rest.tiers.as_ref());
+                    let gcra = tiers.map_or(&usual.gcra, |tiers| &tiers.at(place).gcra);
+                    return Some((slot, gcra));
                 }
                 _ => {}
             }
-            place += 1;
         }
+        let Rest { lines, tiers } = self.rest.as_deref_mut()?;
+        let (place, slot) = lines.find(hash, key)?;
+        let gcra = match tiers {
+            None => &usual.gcra,
+            Some(tiers) => &tiers.at(FEW + place).gcra,
+        };
+        Some((slot, gcra))
     }
 
-    /// Adds a key that is not there, with a full bucket. Not when it [`is_full`](Self::is_full).
-    pub(super) fn insert(&mut self, hash: u32, key: K, quota: &Quota) {
-        let tier = self.tier(quota);
-        if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve_exact((self.entries.len() / 8).max(4));
+    /// Adds a key that is not there, with a full bucket.
+    pub(super) fn insert(&mut self, hash: u32, key: K, quota: &Quota, usual: &Tier) {
+        if *quota != usual.quota {
+            self.distinguish(usual);
         }
-        self.entries.push(Slot {
-            key,
-            tat: 0,
-            hash,
-            tier,
-        });
-        if self.entries.len() * 4 > self.index.len() * 3 {
-            self.reindex();
-        } else {
-            self.link(self.entries.len() - 1);
-        }
-    }
-
-    fn tier(&mut self, quota: &Quota) -> u32 {
-        let same = self.tiers.iter().position(|tier| tier.quota == *quota);
-        let number = match same.or_else(|| self.tiers.iter().position(|tier| tier.keys == 0)) {
-            Some(number) => number,
+        let slot = Slot::new(key);
+        let place = match self.few.iter_mut().position(|slot| slot.is_none()) {
+            Some(place) => {
+                self.few[place] = Some(slot);
+                place
+            }
             None => {
-                self.tiers.push(Tier::new(*quota));
-                self.tiers.len() - 1
+                let rest = self.rest.get_or_insert_with(|| Box::new(Rest::new()));
+                if rest.lines.is_full() {
+                    rest.resize(rest.lines.larger());
+                }
+                FEW + rest.lines.insert(hash, slot)
             }
         };
-        if self.tiers[number].quota != *quota {
-            self.tiers[number] = Tier::new(*quota);
-        }
-        self.tiers[number].keys += 1;
-        number as u32
-    }
-
-    /// Makes the index anew, between three eighths and three quarters full.
-    fn reindex(&mut self) {
-        let places = (self.entries.len() * 4 / 3 + 1).next_power_of_two().max(8);
-        self.index.clear();
-        self.index.shrink_to(places);
-        self.index.resize(places, EMPTY);
-        for number in 0..self.entries.len() {
-            self.link(number);
+        if let Some(tiers) = self.tiers_mut() {
+            tiers.join(place, quota);
         }
     }
 
-    fn link(&mut self, number: usize) {
-        let hash = self.entries[number].hash;
-        let mask = self.mask();
-        let mut place = hash as usize & mask;
-        while self.index[place] != EMPTY {
-            place = (place + 1) & mask;
+    /// From here on keys may have tiers other than the usual one.
+    fn distinguish(&mut self, usual: &Tier) {
+        if self.tiers().is_none() {
+            let (places, keys) = (self.places(), self.len());
+            let rest = self.rest.get_or_insert_with(|| Box::new(Rest::new()));
+            rest.tiers = Some(Box::new(Tiers::new(usual.clone(), places, keys)));
         }
-        self.index[place] = Self::tag(hash) | number as u32;
-    }
-
-    /// The place in the index of an entry that is there.
-    fn place(&self, number: usize) -> usize {
-        let hash = self.entries[number].hash;
-        let mask = self.mask();
-        let mut place = hash as usize & mask;
-        while self.index[place] != Self::tag(hash) | number as u32 {
-            place = (place + 1) & mask;
-        }
-        place
     }
 
     /// Removes a key. Returns it, to be dropped outside the lock.
@@ -186,35 +207,39 @@ impl<K> Table<K> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let number = self.number(hash, key)?;
-        Some(self.remove_at(number))
+        let same =
+            |slot: &Option<Slot<K>>| slot.as_ref().is_some_and(|slot| slot.key.borrow() == key);
+        let place = match self.few.iter().position(same) {
+            Some(place) => place,
+            None => FEW + self.rest.as_mut()?.lines.find(hash, key)?.0,
+        };
+        let key = self.take(place);
+        self.tidy();
+        key
     }
 
-    fn remove_at(&mut self, number: usize) -> K {
-        let mask = self.mask();
-        let mut hole = self.place(number);
-        // What follows moves up, as far as its own place allows.
-        let mut next = (hole + 1) & mask;
-        while self.index[next] != EMPTY {
-            let entry = (self.index[next] & NUMBER) as usize;
-            let home = self.entries[entry].hash as usize & mask;
-            let distance = next.wrapping_sub(home) & mask;
-            if distance >= (next.wrapping_sub(hole) & mask) {
-                self.index[hole] = self.index[next];
-                hole = next;
-            }
-            next = (next + 1) & mask;
+    fn take(&mut self, place: usize) -> Option<K> {
+        let slot = match self.few.get_mut(place) {
+            Some(slot) => slot.take(),
+            None => self.rest.as_mut()?.lines.take(place - FEW),
+        };
+        if let Some(tiers) = self.tiers_mut() {
+            tiers.leave(place);
         }
-        self.index[hole] = EMPTY;
-        let last = self.entries.len() - 1;
-        if number != last {
-            // The last entry takes the number that has become free.
-            let place = self.place(last);
-            self.index[place] = Self::tag(self.entries[last].hash) | number as u32;
+        slot.map(|slot| slot.key)
+    }
+
+    /// Gives memory back after keys have left.
+    fn tidy(&mut self) {
+        let few = self.few.iter().flatten().count();
+        let Some(rest) = &mut self.rest else {
+            return;
+        };
+        if rest.lines.len() == 0 && (rest.tiers.is_none() || few == 0) {
+            self.rest = None;
+        } else if let Some(fewer) = rest.lines.fewer() {
+            rest.resize(fewer);
         }
-        let slot = self.entries.swap_remove(number);
-        self.tiers[slot.tier as usize].keys -= 1;
-        slot.key
     }
 
     /// Whether the hand should move, after one more call.
@@ -228,27 +253,50 @@ impl<K> Table<K> {
         false
     }
 
+    /// As [`sweep`](Self::sweep), but looks where a key with this hash would be, which a call for it
+    /// has just done: what is there is at hand.
+    pub(super) fn sweep_near(
+        &mut self,
+        hash: u32,
+        now: Instant,
+        count: usize,
+        usual: &Tier,
+    ) -> Removed<K> {
+        let hand = self.hand;
+        self.hand = match &self.rest {
+            Some(rest) => (FEW + rest.lines.first_place(hash)) as u32,
+            None => 0,
+        };
+        let removed = self.sweep(now, count, usual);
+        self.hand = hand;
+        removed
+    }
+
     /// Looks at up to `count` keys and removes those whose buckets are like new ones, so that it
-    /// makes no difference. Returns how many.
-    pub(super) fn sweep(&mut self, now: Instant, count: usize) -> usize {
-        let before = self.entries.len();
-        for _ in 0..count.min(before) {
-            if self.hand >= self.entries.len() {
-                self.hand = 0;
-            }
-            let Some(slot) = self.entries.get(self.hand) else {
+    /// makes no difference.
+    pub(super) fn sweep(&mut self, now: Instant, count: usize, usual: &Tier) -> Removed<K> {
+        let mut removed = Removed {
+            seen: 0,
+            count: 0,
+            keys: Vec::new(),
+        };
+        let places = self.places();
+        for _ in 0..places {
+            if removed.seen == count {
                 break;
+            }
+            let place = self.hand as usize % places;
+            self.hand = (place + 1) as u32;
+            let Some(tat) = self.slot(place).map(|slot| slot.tat()) else {
+                continue;
             };
-            if self.tiers[slot.tier as usize].gcra.is_full(slot.tat, now) {
-                self.remove_at(self.hand);
-            } else {
-                self.hand += 1;
+            removed.seen += 1;
+            if self.gcra(place, usual).is_full(tat, now) {
+                removed.extend(self.take(place));
             }
         }
-        let removed = before - self.entries.len();
-        if removed > 0 && self.entries.capacity() > 4 * self.entries.len() + 64 {
-            self.entries.shrink_to(2 * self.entries.len());
-            self.reindex();
+        if removed.count > 0 {
+            self.tidy();
         }
         removed
     }
@@ -258,31 +306,49 @@ impl<K> Table<K> {
         &mut self,
         old: &Quota,
         new: &Quota,
+        usual: &Tier,
         convert: impl Fn(u64, &Gcra, &Gcra) -> u64,
     ) {
-        for number in 0..self.tiers.len() {
-            if self.tiers[number].quota != *old || self.tiers[number].keys == 0 {
-                continue;
+        if self.len() == 0 {
+            return;
+        }
+        self.distinguish(usual);
+        let changed = Tier::new(*new);
+        for place in 0..self.places() {
+            let tier = match self.tiers() {
+                Some(tiers) if tiers.at(place).quota == *old => tiers.at(place).gcra,
+                _ => continue,
+            };
+            if let Some(slot) = self.slot(place) {
+                slot.set_tat(convert(slot.tat(), &tier, &changed.gcra));
             }
-            let gcra = new.gcra(0);
-            for slot in &mut self.entries {
-                if slot.tier as usize == number {
-                    slot.tat = convert(slot.tat, &self.tiers[number].gcra, &gcra);
-                }
-            }
-            self.tiers[number].quota = *new;
-            self.tiers[number].gcra = gcra;
+        }
+        if let Some(tiers) = self.tiers_mut() {
+            tiers.replace(old, &changed);
         }
     }
 }
 
-impl Tier {
-    fn new(quota: Quota) -> Self {
+impl<K> Rest<K> {
+    fn new() -> Self {
         Self {
-            quota,
-            gcra: quota.gcra(0),
-            keys: 0,
+            lines: Lines::new(),
+            tiers: None,
         }
+    }
+
+    /// Makes so many lines and moves the keys there.
+    #[cold]
+    fn resize(&mut self, lines: usize) {
+        let Some(tiers) = &mut self.tiers else {
+            return self.lines.resize(lines, |_, _| {});
+        };
+        let old = tiers.forget_places(FEW + lines * WIDTH);
+        for (place, tier) in old[..FEW].iter().enumerate() {
+            tiers.put(place, *tier);
+        }
+        self.lines
+            .resize(lines, |from, to| tiers.put(FEW + to, old[FEW + from]));
     }
 }
 
@@ -292,42 +358,74 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    const QUOTAS: [Quota; 2] = [Quota::per_second(1), Quota::per_second(2)];
+    const QUOTAS: [Quota; 3] = [
+        Quota::per_second(1),
+        Quota::per_second(2),
+        Quota::per_second(3),
+    ];
+
+    #[test]
+    fn with_integers_as_keys_a_slot_is_two_words_and_a_shard_one_cache_line() {
+        assert_eq!(size_of::<Option<Slot<u64>>>(), 16);
+        assert_eq!(size_of::<std::sync::Mutex<Table<u64>>>(), 56);
+    }
 
     proptest! {
-        // Few hashes, so that places collide; the model is a map.
+        // Few hashes, so that keys collide; the model is a map.
         #[test]
         fn a_table_is_a_map(
-            steps in prop::collection::vec((0_u8..4, 0_u16..60, 0_u32..6), 1..400),
+            steps in prop::collection::vec((0_u8..6, 0_u16..80, 0_u32..6), 1..600),
+            tiers in 1_usize..=3,
         ) {
+            let usual = Tier::new(QUOTAS[0]);
             let mut table = Table::new();
-            let mut model = HashMap::new();
+            // The hash, the state and the burst of each key.
+            let mut model: HashMap<u16, (u32, u64, u64)> = HashMap::new();
             for (step, key, spread) in steps {
-                let hash = ((u32::from(key) % 7) << 24) | (u32::from(key) % (spread + 1));
-                let hash = model.get(&key).map_or(hash, |(hash, _)| *hash);
+                let hash = ((u32::from(key) % (spread + 1)) << 29) | (u32::from(key) % 7);
+                let hash = model.get(&key).map_or(hash, |(hash, ..)| *hash);
                 match step {
-                    0 | 1 if !model.contains_key(&key) => {
-                        table.insert(hash, key, &QUOTAS[usize::from(key % 2)]);
-                        model.insert(key, (hash, 0));
+                    0..=2 if !model.contains_key(&key) => {
+                        let tier = usize::from(key) % tiers;
+                        table.insert(hash, key, &QUOTAS[tier], &usual);
+                        model.insert(key, (hash, 0, tier as u64 + 1));
                     }
-                    0 | 1 => {
-                        let (tat, _) = table.find(hash, &key).unwrap();
-                        *tat += 1;
+                    0..=2 => {
+                        let (slot, _) = table.find(hash, &key, &usual).unwrap();
+                        slot.set_tat(slot.tat() + 1);
                         model.get_mut(&key).unwrap().1 += 1;
                     }
-                    2 => {
-                        prop_assert_eq!(table.remove(hash, &key).is_some(), model.remove(&key).is_some());
+                    3 => {
+                        prop_assert_eq!(table.remove(hash, &key), model.remove(&key).map(|_| key));
+                    }
+                    4 => {
+                        // As a change of the quota, which then is no longer the usual one.
+                        let [old, new] = [QUOTAS[tiers - 1], Quota::per_second(9)];
+                        table.replace(&old, &new, &usual, |tat, _, _| tat + 1);
+                        for (_, tat, burst) in model.values_mut() {
+                            if *burst == tiers as u64 {
+                                *burst = 9;
+                                *tat += 1;
+                            }
+                        }
                     }
                     _ => {
-                        let full = model.values().filter(|(_, tat)| *tat == 0).count();
-                        let removed = table.sweep(Instant::ORIGIN, usize::MAX);
-                        prop_assert!(removed <= full);
-                        model.retain(|key, (hash, _)| table.find(*hash, key).is_some());
+                        let full = |(_, tat, _): &(u32, u64, u64)| *tat == 0;
+                        let count = [3, usize::MAX][usize::from(key % 2)];
+                        let removed = table.sweep(Instant::ORIGIN, count, &usual).count;
+                        let left = table.slots(&usual).map(|(slot, _)| slot.key);
+                        let left: Vec<_> = left.collect();
+                        let before = model.len();
+                        model.retain(|key, state| left.contains(key) || !full(state));
+                        prop_assert_eq!(before - model.len(), removed);
+                        prop_assert!(count == 3 || !model.values().any(full));
                     }
                 }
-                prop_assert_eq!(table.entries.len(), model.len());
-                for (key, (hash, tat)) in &model {
-                    prop_assert_eq!(*table.find(*hash, key).unwrap().0, *tat);
+                prop_assert_eq!(table.len(), model.len());
+                for (key, (hash, tat, burst)) in &model {
+                    let (slot, gcra) = table.find(*hash, key, &usual).unwrap();
+                    prop_assert_eq!((slot.key, slot.tat()), (*key, *tat));
+                    prop_assert_eq!(*gcra, Quota::per_second(*burst).gcra(0));
                 }
             }
         }

@@ -50,14 +50,18 @@ impl Grid {
     /// The grid for one of `parts` equal parts of a limit: each earns its share of the rate.
     pub(crate) fn shared(tokens: u64, period: Duration, reach: u64, parts: u64) -> Self {
         let mut grid = Self::new(tokens, period, reach.saturating_mul(parts));
-        grid.cost = grid.cost.saturating_mul(parts);
+        grid.cost = grid.cost.saturating_mul(parts).min(REACH);
         grid
     }
 
     /// Units earned from the clock's origin to `at`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn units(&self, at: Instant) -> u64 {
-        self.forth.of(at.as_nanos()).min(END)
+        let nanos = at.as_nanos();
+        match self.forth.shift {
+            EVEN => nanos.min(END),
+            _ => self.forth.of(nanos).min(END),
+        }
     }
 
     /// The first instant by which `units` have been earned.
@@ -93,9 +97,13 @@ impl Grid {
     }
 
     /// Units of `tokens`, no more than [`REACH`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn price(&self, tokens: u64) -> u64 {
-        self.cost.saturating_mul(tokens).min(REACH)
+        match tokens {
+            // A single token never costs more than that.
+            1 => self.cost,
+            _ => self.cost.saturating_mul(tokens).min(REACH),
+        }
     }
 
     /// The words a grid consists of, to be kept in atomics.

@@ -7,7 +7,6 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use backstop::rate_limiter::RateLimiterBuilder;
@@ -73,17 +72,20 @@ pub fn rows() -> Vec<Row> {
         vec![monotonic()],
     ));
     rows.push(around_an_operation());
-    for (threads, of_governor) in [(1, 0.8), (2, 0.6)] {
-        rows.push(keyed(
-            "keyed token bucket, 1k keys",
-            1000,
-            threads,
-            of_governor,
-        ));
-    }
-    for threads in [1, 2] {
-        rows.push(keyed("keyed token bucket, 1M keys", MILLION, threads, 0.7));
-    }
+    rows.extend(keyed(
+        "keyed token bucket, 1k keys",
+        1000,
+        [0.8, 0.6],
+        (filled(1000), governor_filled(1000)),
+    ));
+    let (ours, bytes) = weighed(|| filled(MILLION));
+    let (governor, governor_bytes) = weighed(|| governor_filled(MILLION));
+    rows.extend(keyed(
+        "keyed token bucket, 1M keys",
+        MILLION,
+        [0.7, 0.7],
+        (ours, governor),
+    ));
     rows.push(Row::no_allocations(
         "token bucket, allocations",
         acquire("backstop", fast(plenty())),
@@ -94,8 +96,8 @@ pub fn rows() -> Vec<Row> {
         "keyed token bucket, memory of 1M u64 keys",
         "bytes a key",
         Target::Ratio(1.1),
-        bytes_a_key(|| filled(MILLION)),
-        [("governor", bytes_a_key(|| governor_filled(MILLION)))],
+        bytes / MILLION as f64,
+        [("governor", governor_bytes / MILLION as f64)],
     ));
     rows
 }
@@ -178,27 +180,34 @@ fn around_an_operation() -> Row {
     .against("governor")
 }
 
-/// Random keys among `keys`, all of which are there.
-fn keyed(name: &str, keys: u64, threads: usize, target: f64) -> Row {
-    let ours = over_keys("backstop", keys, filled, |limits, key| {
-        black_box(limits.try_acquire(&key)).is_ok()
-    });
-    let governor = over_keys("governor", keys, governor_filled, |limits, key| {
-        black_box(limits.check_key(&key)).is_ok()
-    });
-    Row::race(name, threads, target, ours, vec![governor])
-}
-
-/// A candidate on a map that is made when it is first used: the large ones take their time.
-fn over_keys<M: Send + Sync + 'static>(
+/// Random keys among `keys`, all of which are there, on one thread and on two.
+///
+/// The maps are filled before: a sampler that had to wait for that would take a call for so slow
+/// that it makes only a few at a time, and measure how long caches take to warm up.
+fn keyed(
     name: &str,
     keys: u64,
-    make: fn(u64) -> M,
-    operation: impl Fn(&M, u64) -> bool + Send + Sync + 'static,
+    targets: [f64; 2],
+    (ours, governor): (KeyedRateLimiter<u64>, GovernorKeyed<u64>),
+) -> impl Iterator<Item = Row> {
+    let ours = over_keys("backstop", keys, move |key| {
+        black_box(ours.try_acquire(&key)).is_ok()
+    });
+    let governor = over_keys("governor", keys, move |key| {
+        black_box(governor.check_key(&key)).is_ok()
+    });
+    let row = move |(threads, target)| {
+        Row::race(name, threads, target, ours.clone(), vec![governor.clone()])
+    };
+    [1, 2].into_iter().zip(targets).map(row)
+}
+
+fn over_keys(
+    name: &str,
+    keys: u64,
+    operation: impl Fn(u64) -> bool + Send + Sync + 'static,
 ) -> Candidate {
-    let map = Arc::new(OnceLock::new());
     Candidate::new(name, move |operations| {
-        let map = map.get_or_init(|| make(keys));
         let mut random = SEED.get();
         for _ in 0..operations {
             random ^= random << 13;
@@ -206,7 +215,7 @@ fn over_keys<M: Send + Sync + 'static>(
             random ^= random << 17;
             // The upper bits, scaled: no division.
             let key = ((u128::from(random) * u128::from(keys)) >> 64) as u64;
-            black_box(operation(map, key));
+            black_box(operation(key));
         }
         SEED.set(random);
     })
@@ -263,11 +272,9 @@ fn keyed_allocations() -> Row {
     )
 }
 
-/// What a map of a million keys holds on the heap, for each of them.
-fn bytes_a_key<M>(make: impl FnOnce() -> M) -> f64 {
+/// A map and how many bytes of the heap it holds.
+fn weighed<M>(make: impl FnOnce() -> M) -> (M, f64) {
     let before = alloc::held();
     let map = make();
-    let bytes = alloc::held() - before;
-    drop(map);
-    bytes as f64 / MILLION as f64
+    (map, (alloc::held() - before) as f64)
 }
