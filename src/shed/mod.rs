@@ -54,7 +54,7 @@
 //! | `queue_delay` | CoDel: target 5 ms, interval 100 ms |
 //! | `signal` | none; given, it replaces the queue delay |
 //! | `max_shed` | 0.9 of the calls |
-//! | `cool_off` | 1 s |
+//! | `cool_off` | 1 s; with a queue delay at least 8 update intervals |
 //! | `update_interval` | 100 ms |
 //! | `cut` | its own |
 //! | `shadow` | off |
@@ -72,8 +72,8 @@
 //! Every update interval the share to shed moves. With a queue delay it begins when the queue stands, as
 //! CoDel finds it, and follows the shortest delay from then on: a delay that grows by a tenth of a second
 //! each second means that a tenth of the admitted calls are too many; one above the target has to be worked
-//! off. So the share settles where the rest just fits, with the queue neither long nor ever empty. A cool-off
-//! after the delay was last above half of the target the overload is over, and within two more ten times as
+//! off, and while the queue runs dry more are let in. So the share settles where the rest just fits, with the
+//! queue neither long nor often empty. A cool-off after the delay was last above half of the target the overload is over, and within two more ten times as
 //! many are let in. With a signal the share goes 5 points up while overloaded, and one down while not, after
 //! the cool-off.
 //!

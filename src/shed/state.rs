@@ -20,6 +20,8 @@ const CALLS: usize = 1000;
 #[derive(Clone, Debug)]
 pub(super) struct Pressure {
     rate: f64,
+    /// Whether the rate is in force. Before a queue is known to stand, it is only prepared.
+    in_force: bool,
     max: f64,
     cool_off: Duration,
     overloaded_until: Option<Instant>,
@@ -40,12 +42,15 @@ pub(super) struct QueueReport {
 const MORE: f64 = 0.05;
 const LESS: f64 = 0.01;
 
-/// How much of the excess that a growing delay shows is taken back in one update.
-///
-/// With 1 the correction is complete, and the noise of one update is too.
-const GROWTH_GAIN: f64 = 0.5;
-/// How much of a delay above the target is worked off in one update.
+/// How much of the excess that a growing delay shows is taken back in one update. With 1 it would be
+/// all of it, and all of the noise.
+const GROWTH_GAIN: f64 = 0.7;
+/// How much of a delay above the target is worked off in one update: of a short one little, so that
+/// noise stays small, of a long one more.
 const DELAY_GAIN: f64 = 0.15;
+const LONG_DELAY_GAIN: f64 = 0.3;
+/// How much more is let in per update while the queue runs dry.
+const DRY_GAIN: f64 = 0.02;
 /// A queue that has been short for fewer updates may only be short because so much is shed.
 const CALM_UPDATES: u32 = 8;
 /// How many times as many calls are let in after two cool-offs of calm.
@@ -55,6 +60,7 @@ impl Pressure {
     pub(super) const fn new(max: f64, cool_off: Duration) -> Self {
         Self {
             rate: 0.0,
+            in_force: false,
             max,
             cool_off,
             overloaded_until: None,
@@ -64,6 +70,7 @@ impl Pressure {
 
     /// A window has passed in which a signal told about the load.
     pub(super) fn update(&mut self, overloaded: bool, now: Instant) {
+        self.in_force = true;
         if overloaded {
             self.rate = (self.rate + MORE).min(self.max);
             self.overloaded_until = Some(now + self.cool_off);
@@ -81,12 +88,11 @@ impl Pressure {
     /// share of calls that is let in:
     ///
     /// * A delay that grows by a tenth of a second each second says that a tenth of those let in are too
-    ///   many. This is the proportional part: the load is known before the queue is long.
-    /// * A delay above the target has to be worked off, one below it may grow. This is the integral
-    ///   part.
+    ///   many. So the load is known before the queue is long.
+    /// * A delay above the target has to be worked off, one below it may grow.
     ///
-    /// It begins when the queue stands, so a burst sheds nobody. When the delay has been below half of
-    /// the target for a cool-off, the overload is over, and the share falls faster.
+    /// It is in force from when the queue stands, so a burst sheds nobody. When the delay has been
+    /// below half of the target for a cool-off, the overload is over, and the share falls faster.
     ///
     /// Source: the controllers of PIE (RFC 8033) and of Uber's Cinnamon, in the form that fits a share
     /// to admit.
@@ -104,24 +110,28 @@ impl Pressure {
         if queue.delay > queue.target / 2 {
             self.overloaded_until = Some(now + calm_after);
         }
-        if self.rate <= 0.0 && !queue.overloaded {
-            return;
-        }
         let elapsed = elapsed.max(window).as_secs_f64();
         let growth = (delay - before.as_secs_f64()) / elapsed;
-        let excess = (delay - queue.target.as_secs_f64()) / window.as_secs_f64();
+        let target = queue.target.as_secs_f64();
+        let excess = (delay - target) / window.as_secs_f64();
+        let too_long = if excess > 0.0 {
+            DELAY_GAIN * excess + LONG_DELAY_GAIN * excess * excess
+        } else {
+            (DELAY_GAIN * excess).min(DRY_GAIN * (delay / target - 1.0))
+        };
         let mut admitted = (1.0 - self.rate)
             * (1.0 - GROWTH_GAIN * growth.clamp(-1.0, 1.0))
-            * (1.0 - (DELAY_GAIN * excess).clamp(-0.5, 0.5));
+            * (1.0 - too_long.clamp(-0.5, 0.5));
         if self.overloaded_until.is_none_or(|until| now >= until) {
             let cool_offs = elapsed / (2.0 * calm_after.as_secs_f64());
             admitted = admitted.max((1.0 - self.rate) * RELEASE.powf(cool_offs));
         }
         self.rate = (1.0 - admitted).clamp(0.0, self.max);
+        self.in_force = self.rate > 0.0 && (self.in_force || queue.overloaded);
     }
 
     pub(super) const fn rate(&self) -> f64 {
-        self.rate
+        if self.in_force { self.rate } else { 0.0 }
     }
 }
 
