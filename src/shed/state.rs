@@ -190,7 +190,8 @@ pub(super) struct Levels {
 impl Levels {
     pub(super) fn new() -> Self {
         Self {
-            recent: VecDeque::new(),
+            // All of it now: no call is the one that has to wait for more memory.
+            recent: VecDeque::with_capacity(CALLS),
             counts: vec![0; LEVELS].into(),
         }
     }
