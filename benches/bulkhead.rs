@@ -61,6 +61,15 @@ fn permits(c: &mut Criterion) {
             clock.block_on(join(one.call(hold), one.call(hold)))
         });
     });
+    group.bench_function("hand-over of a permit", |b| {
+        b.iter(|| {
+            let hold = || async {
+                let _permit = one.acquire().await;
+                yield_once().await;
+            };
+            clock.block_on(join(hold(), hold()))
+        });
+    });
     group.finish();
 }
 

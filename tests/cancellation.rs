@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use backstop::bulkhead::limit::Aimd;
 use backstop::{
-    Backoff, Bulkhead, CallOptions, Classify, Event, Jitter, ManualClock, Pipeline, Policy, Retry,
-    RetryBudget, Throttle, Timeout, Verdict, deadline,
+    Backoff, Bulkhead, CallOptions, Classify, Event, Jitter, LoadShedder, ManualClock, Pipeline,
+    Policy, Priority, Retry, RetryBudget, Throttle, Timeout, Verdict, deadline,
 };
 use futures::future::join;
 
@@ -28,6 +28,8 @@ struct World {
     /// One permit, and room for one call that waits for it.
     bulkhead: Bulkhead,
     throttle: Throttle,
+    /// Sheds about half of the calls once it has been updated a few times.
+    shedder: LoadShedder,
     /// Operations in flight.
     running: Rc<Cell<u32>>,
     /// Polls of operations left before one panics.
@@ -45,11 +47,14 @@ impl World {
             .min_requests(1)
             .max_rejection(0.5)
             .grace(Duration::ZERO);
+        let shedder = LoadShedder::builder().seed(1).clock(clock.clone());
+        let shedder = shedder.signal(1.0, || 1.0).max_shed(0.5);
         Self {
             clock: clock.clone(),
             budget: RetryBudget::in_flight().build().unwrap(),
             bulkhead: bulkhead.max_wait(STEP * 2).clock(clock).build().unwrap(),
             throttle: throttle.build().unwrap(),
+            shedder: shedder.update_interval(STEP).build().unwrap(),
             running: Rc::default(),
             fuse: Cell::new(u32::MAX),
         }
@@ -108,6 +113,11 @@ impl World {
         assert_eq!(bulkhead.queued, 0, "places in line, {when}");
         let throttle = self.throttle.snapshot();
         assert_eq!(throttle.pending, 0, "calls in the throttle, {when}");
+        // It holds nothing for a call, and goes on as before.
+        let shed = self.shedder.snapshot().shed;
+        let refused = (0..100).filter(|_| self.shedder.admit(Priority::LOWEST).is_err());
+        let refused = refused.count() as u64;
+        assert_eq!(self.shedder.snapshot().shed, shed + refused, "shed, {when}");
         // Nor a deadline that the next call on this thread would inherit.
         let long = self.timeout(1000);
         let left = long.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining()) });
@@ -170,6 +180,11 @@ const FUTURES: &[(&str, Make)] = &[
     ("throttle", |w| call(w, w.throttle.clone())),
     ("retry, throttle, timeout that fires", |w| {
         call(w, (w.retry(), w.throttle.clone(), w.timeout(1)))
+    }),
+    ("load shedder", |w| call(w, w.shedder.clone())),
+    ("retry, bulkhead, load shedder, timeout that fires", |w| {
+        let stack = (w.bulkhead.clone(), w.shedder.clone(), w.timeout(1));
+        call(w, (w.retry(), stack))
     }),
     ("classify", |w| {
         call(w, Classify::errors(|()| Verdict::permanent()))

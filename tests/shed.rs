@@ -3,7 +3,7 @@
 #[path = "../examples/overload/server.rs"]
 mod server;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,6 +13,8 @@ use backstop::{
     Bulkhead, CallOptions, Clock, Event, LoadShedder, ManualClock, Pipeline, Policy, Priority,
     Reason, Timeout,
 };
+
+use futures::future::join_all;
 
 use server::{Server, open_loop};
 
@@ -89,50 +91,206 @@ fn shedding_cools_off_before_it_ends() {
     assert_eq!(admitted(&shedder, &clock, [Priority::NORMAL], 1000), [1.0]);
 }
 
-#[test]
-fn a_standing_queue_sheds_and_an_important_caller_does_not_notice() {
-    let clock = ManualClock::new();
-    let server = Server::new(&clock, 20, ms(10));
-    let shedder = on(&clock).cool_off(ms(200)).build().unwrap();
-    let bulkhead = Bulkhead::builder().max_concurrent(20).queue(10_000);
-    let stack = Pipeline::new((
-        Timeout::builder()
-            .after(ms(100))
-            .clock(clock.clone())
-            .build()
-            .unwrap(),
-        bulkhead.clock(clock.clone()).build().unwrap(),
-        shedder,
-    ));
-    let (high_good, high_all) = (Cell::new(0_u32), Cell::new(0_u32));
-    let length = Duration::from_secs(10);
-    let capacity = server.capacity();
-    let mut results = open_loop(&clock, 2.0 * capacity, length, |number| {
-        let high = number % 4 == 0;
-        let priority = if high { Priority::HIGH } else { Priority::LOW };
-        let call = stack.with(CallOptions::new().priority(priority));
-        let counts = number > (2.0 * capacity * 5.0) as usize && high;
-        let (server, high_good, high_all) = (&server, &high_good, &high_all);
-        async move {
-            let work = || async {
-                server.handle().await;
-                Ok::<_, ()>(())
-            };
-            let good = call.call(work).await.is_ok();
-            if counts {
-                high_all.set(high_all.get() + 1);
-                high_good.set(high_good.get() + u32::from(good));
-            }
-            good
+/// A server of 2000 calls a second with a line in front, behind a shedder. One call in four is
+/// important; callers give up after 100 ms.
+struct Overload {
+    clock: ManualClock,
+    server: Server,
+    shedder: LoadShedder,
+    stack: Pipeline<(Timeout, Bulkhead, LoadShedder)>,
+}
+
+/// What came of a load.
+struct Came {
+    /// As a share of the capacity.
+    goodput: f64,
+    /// The share of the important calls that were answered in time.
+    important: f64,
+    /// The share to shed, every 50 ms.
+    rates: Vec<f64>,
+    p99: Duration,
+}
+
+impl Overload {
+    fn new(builder: impl Fn(LoadShedderBuilder) -> LoadShedderBuilder) -> Self {
+        let clock = ManualClock::new();
+        let server = Server::new(&clock, 20, ms(10));
+        let shedder = builder(on(&clock)).build().unwrap();
+        let bulkhead = Bulkhead::builder().max_concurrent(20).queue(10_000);
+        let timeout = Timeout::builder().after(ms(100)).clock(clock.clone());
+        let stack = Pipeline::new((
+            timeout.build().unwrap(),
+            bulkhead.clock(clock.clone()).build().unwrap(),
+            shedder.clone(),
+        ));
+        Self {
+            clock,
+            server,
+            shedder,
+            stack,
         }
-    });
-    let share = f64::from(high_good.get()) / f64::from(high_all.get());
-    assert!(share > 0.98, "{share} of the important calls");
-    let goodput = results.latencies.len() as f64 / 8.0 / capacity;
-    // The queue alone would do nothing in time: everybody would wait until they give up.
-    assert!(goodput > 0.6, "{goodput} of the capacity");
-    assert!(results.p99() <= ms(100));
-    assert_eq!(results.offered, 32_000);
+    }
+
+    /// Offers a multiple of the capacity. The first fifth is warm-up.
+    fn offer(&self, load: f64, seconds: u64) -> Came {
+        let rate = load * self.server.capacity();
+        let length = Duration::from_secs(seconds);
+        let (good_ones, all) = (Cell::new(0_u32), Cell::new(0_u32));
+        let rates = RefCell::new(Vec::new());
+        let warm_up = (rate * length.as_secs_f64() / 5.0) as usize;
+        let every = (rate / 20.0) as usize;
+        let mut results = open_loop(&self.clock, rate, length, |number| {
+            if number % every == 0 {
+                rates.borrow_mut().push(self.shedder.snapshot().shed_rate);
+            }
+            let high = number % 4 == 0;
+            let priority = if high { Priority::HIGH } else { Priority::LOW };
+            let call = self.stack.with(CallOptions::new().priority(priority));
+            let counts = u32::from(high && number >= warm_up);
+            let (good_ones, all) = (&good_ones, &all);
+            async move {
+                let work = || async {
+                    self.server.handle().await;
+                    Ok::<_, ()>(())
+                };
+                let good = call.call(work).await.is_ok();
+                all.set(all.get() + counts);
+                good_ones.set(good_ones.get() + if good { counts } else { 0 });
+                good
+            }
+        });
+        Came {
+            goodput: results.latencies.len() as f64 / results.offered as f64 * load,
+            important: f64::from(good_ones.get()) / f64::from(all.get()),
+            rates: rates.into_inner(),
+            p99: results.p99(),
+        }
+    }
+}
+
+#[test]
+fn overload_costs_the_unimportant_and_nothing_of_the_capacity() {
+    type Settings = fn(LoadShedderBuilder) -> LoadShedderBuilder;
+    let settings: [(&str, &[f64], Settings); 3] = [
+        ("defaults", &[1.2, 2.0, 3.0], |builder| builder),
+        ("quick", &[2.0, 3.0], |builder| {
+            builder.cool_off(ms(200)).update_interval(ms(50))
+        }),
+        // At three times the capacity it takes seconds to work off what has piled up before the
+        // first update.
+        ("seldom", &[1.2, 2.0], |builder| {
+            builder.update_interval(ms(200))
+        }),
+    ];
+    for (name, loads, builder) in settings {
+        for &load in loads {
+            let came = Overload::new(builder).offer(load, 10);
+            let Came {
+                goodput, important, ..
+            } = came;
+            // Without a shedder everybody waits until they give up: nothing is left of the capacity.
+            assert!(goodput > 0.9, "{name}, {load}: {goodput} of the capacity");
+            assert!(
+                important > 0.98,
+                "{name}, {load}: {important} of the important"
+            );
+            assert!(came.p99 <= ms(100));
+        }
+    }
+}
+
+#[test]
+fn nobody_is_shed_without_overload() {
+    for load in [0.1, 0.5, 0.9, 1.0] {
+        let overload = Overload::new(|builder| builder);
+        let came = overload.offer(load, 5);
+        assert_eq!(overload.shedder.snapshot().shed, 0, "{load}");
+        assert!(came.rates.iter().all(|rate| *rate == 0.0));
+        assert!(
+            (came.goodput - load).abs() < 0.01,
+            "{load}: {}",
+            came.goodput
+        );
+    }
+}
+
+#[test]
+fn the_share_to_shed_settles_and_does_not_swing() {
+    for load in [1.2, 2.0, 3.0] {
+        let came = Overload::new(|builder| builder).offer(load, 15);
+        // After three seconds.
+        let rates = &came.rates[60..];
+        let fits = 1.0 - 1.0 / load;
+        let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+        assert!((mean - fits).abs() < 0.03, "{load}: {mean}, not {fits}");
+        for rate in rates {
+            assert!((rate - fits).abs() < 0.12, "{load}: {rate}, not {fits}");
+        }
+        let way: f64 = rates.windows(2).map(|pair| (pair[1] - pair[0]).abs()).sum();
+        let updates = rates.len() as f64 / 2.0;
+        assert!(way / updates < 0.03, "{load}: {} an update", way / updates);
+    }
+}
+
+#[test]
+fn shedding_ends_with_the_overload_and_begins_again_with_it() {
+    let overload = Overload::new(|builder| builder);
+    for load in [2.0, 3.0] {
+        assert!(overload.offer(load, 5).goodput > 0.9);
+        assert!(overload.shedder.snapshot().shed_rate > 0.4);
+        // Three cool-offs.
+        overload.offer(0.5, 3);
+        assert_eq!(overload.shedder.snapshot().shed_rate, 0.0);
+        let shed = overload.shedder.snapshot().shed;
+        let calm = overload.offer(0.9, 3);
+        assert!((calm.goodput - 0.9).abs() < 0.01);
+        assert_eq!(overload.shedder.snapshot().shed, shed);
+    }
+}
+
+#[test]
+fn a_burst_that_drains_sheds_nobody() {
+    let overload = Overload::new(|builder| builder);
+    for _ in 0..20 {
+        // 100 calls at once are 50 ms of work.
+        let work = || async {
+            overload.server.handle().await;
+            Ok::<_, ()>(())
+        };
+        let calls = (0..100).map(|_| overload.stack.call(work));
+        let results = overload.clock.block_on(join_all(calls));
+        assert!(results.iter().all(Result::is_ok));
+        overload.clock.advance(ms(150));
+    }
+    assert_eq!(overload.shedder.snapshot().shed, 0);
+}
+
+#[test]
+fn one_seed_makes_one_run() {
+    let run = |seed| {
+        let overload = Overload::new(|builder| builder.seed(seed));
+        let came = overload.offer(2.0, 3);
+        (overload.shedder.snapshot().shed, came.rates)
+    };
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7), run(8));
+}
+
+/// Where the shedder is the first to read the clock, the time in line is in what it sees all the same.
+#[test]
+fn the_wait_in_a_bulkhead_outside_counts() {
+    let clock = ManualClock::new();
+    let bulkhead = Bulkhead::builder().max_concurrent(1).queue(1);
+    let shedder = on(&clock).build().unwrap();
+    let stack = (bulkhead.clock(clock.clone()).build().unwrap(), &shedder);
+    let work = || async {
+        clock.sleep(ms(8)).await;
+        Ok::<_, ()>(())
+    };
+    let calls = join_all((0..2).map(|_| stack.call(work)));
+    assert!(clock.block_on(calls).iter().all(Result::is_ok));
+    // The second waited for 8 ms, and 10 ms are tolerated.
+    assert_eq!(shedder.snapshot().load, 0.8);
 }
 
 #[test]

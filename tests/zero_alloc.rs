@@ -14,8 +14,8 @@ use std::time::Duration;
 use allocation_counter::measure;
 use backstop::bulkhead::limit;
 use backstop::{
-    Bulkhead, CallOptions, Classify, ClockHandle, Error, Event, Pipeline, Policy, Retry,
-    RetryBudget, Throttle, Timeout, Verdict,
+    Bulkhead, CallOptions, Classify, ClockHandle, Error, Event, LoadShedder, Pipeline, Policy,
+    Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes.
@@ -79,6 +79,21 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         "adaptive bulkhead",
         bulkhead().adaptive(aimd).build().unwrap(),
     );
+    let shedder = || LoadShedder::builder().clock(clock.clone());
+    assert_no_allocation("load shedder", shedder().build().unwrap());
+    assert_no_allocation(
+        "bulkhead with a queue, load shedder",
+        (
+            bulkhead().queue(9).build().unwrap(),
+            shedder().build().unwrap(),
+        ),
+    );
+    // Everybody would be shed, from the first update on.
+    let shedding = shedder().signal(1.0, || 1.0).shadow(true).max_shed(1.0);
+    let shedding = shedding.update_interval(Duration::from_nanos(1));
+    let shedding = shedding.build().unwrap();
+    assert_no_allocation("load shedder that would shed", &shedding);
+    assert!(shedding.snapshot().shed_rate > 0.0);
     assert_no_allocation("timeout, computed", &computed);
     assert_no_allocation("retry", &plain);
     assert_no_allocation(

@@ -2,25 +2,49 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
 use super::queue::{Entrant, Full, Ticket};
-use super::{Bulkhead, Held};
-use crate::clock::{Instant, Sleep};
-use crate::error::Reason;
+use super::{Bulkhead, Held, Permit};
+use crate::clock::{Instant, Sleep, arm};
+use crate::deadline;
+use crate::error::{Reason, Rejected};
 use crate::policy::Context;
 
 pin_project! {
-    /// Takes a permit, at once or in turn.
+    /// Takes a permit in turn, for a call that was not let in at once.
     ///
     /// Dropping it gives up the place in the line, and the permit if it was its turn already.
     pub(super) struct Acquire<'a> {
         bulkhead: &'a Bulkhead,
         cx: Context,
+        #[pin]
+        turn: Turn<'a>,
+    }
+}
+
+pin_project! {
+    /// Takes a permit, at once or in turn, for somebody who never sees the context.
+    ///
+    /// Written by hand: async functions would move the context from one to the next, which takes
+    /// longer than all that is done with it.
+    pub(super) struct AcquirePermit<'a> {
+        bulkhead: &'a Bulkhead,
+        cx: Context,
+        tried: bool,
+        #[pin]
+        turn: Turn<'a>,
+    }
+}
+
+pin_project! {
+    /// A place in line, with an end.
+    struct Turn<'a> {
         ticket: Option<Ticket<'a>>,
-        // Armed when it has to wait, and cannot wait for ever.
+        // Armed when the wait cannot last for ever.
         #[pin]
         timer: Option<Sleep>,
         // What it means when the timer fires.
@@ -33,15 +57,82 @@ impl<'a> Acquire<'a> {
         Self {
             bulkhead,
             cx,
-            ticket: None,
-            timer: None,
-            timeout: Reason::QueueTimeout,
+            turn: Turn::new(),
         }
     }
 
     /// The context of the call, with the present on the bulkhead's clock if it has waited.
     pub(super) fn context(&self) -> Context {
         self.cx
+    }
+}
+
+impl<'a> AcquirePermit<'a> {
+    #[inline]
+    pub(super) const fn new(bulkhead: &'a Bulkhead, cx: Context) -> Self {
+        Self {
+            bulkhead,
+            cx,
+            tried: false,
+            turn: Turn::new(),
+        }
+    }
+}
+
+impl<'a> Turn<'a> {
+    const fn new() -> Self {
+        Self {
+            ticket: None,
+            timer: None,
+            timeout: Reason::QueueTimeout,
+        }
+    }
+
+    /// Waits for a permit. `timed`: somebody may ask the context how long the call has been under
+    /// way, or what time it is, so the wait must be in it.
+    #[inline]
+    fn poll(
+        self: Pin<&mut Self>,
+        bulkhead: &'a Bulkhead,
+        cx: &mut Context,
+        timed: bool,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<Held, Reason>> {
+        let mut this = self.project();
+        let inner = &*bulkhead.inner;
+        if this.ticket.is_none() {
+            let (now, until, reason) = bulkhead.patience(cx, timed);
+            if until <= now {
+                return Poll::Ready(Err(reason));
+            }
+            match inner.gate.line_up(bulkhead.entrant(cx), now, task.waker()) {
+                Some(ticket) => *this.ticket = Some(ticket),
+                None => return Poll::Ready(Err(Reason::BulkheadFull)),
+            }
+            if until != Instant::FAR_FUTURE {
+                *this.timeout = reason;
+                arm(&inner.clock, until, this.timer.as_mut());
+            }
+        }
+        if let Some(ticket) = this.ticket {
+            if let Poll::Ready(turn) = ticket.poll(task) {
+                let started = if timed {
+                    // Its own latency starts here: the wait was ours, not the dependency's.
+                    cx.refresh(&inner.clock)
+                } else {
+                    Instant::ORIGIN
+                };
+                let lane = bulkhead.lane as usize;
+                return Poll::Ready(turn.map(|taken| Held::new(taken, lane, started)));
+            }
+        }
+        if let Some(timer) = this.timer.as_pin_mut() {
+            if timer.poll(task).is_ready() {
+                *this.ticket = None;
+                return Poll::Ready(Err(*this.timeout));
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -54,14 +145,24 @@ impl Bulkhead {
         }
     }
 
-    /// When the wait of a call that begins to wait at `now` ends, and why.
-    fn patience(&self, cx: &mut Context, now: Instant) -> (Instant, Reason) {
-        let deadline = cx.deadline(&self.inner.clock);
-        let longest = now + self.inner.max_wait;
+    /// What time it is, if that matters to anybody; when the wait of a call that begins to wait now
+    /// ends, and why.
+    #[inline]
+    fn patience(&self, cx: &mut Context, timed: bool) -> (Instant, Instant, Reason) {
+        let inner = &*self.inner;
+        let endless = inner.max_wait == Duration::MAX
+            && cx.remaining().is_none()
+            && deadline::inherited(&inner.clock, Instant::ORIGIN) == Instant::FAR_FUTURE;
+        if endless && !timed && !inner.gate.has_codel() {
+            return (Instant::ORIGIN, Instant::FAR_FUTURE, Reason::QueueTimeout);
+        }
+        let now = cx.now(&inner.clock);
+        let deadline = cx.deadline(&inner.clock);
+        let longest = now + inner.max_wait;
         if deadline <= longest {
-            (deadline, Reason::DeadlineTooClose)
+            (now, deadline, Reason::DeadlineTooClose)
         } else {
-            (longest, Reason::QueueTimeout)
+            (now, longest, Reason::QueueTimeout)
         }
     }
 }
@@ -70,46 +171,32 @@ impl Future for Acquire<'_> {
     type Output = Result<Held, Reason>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Held, Reason>> {
-        let mut this = self.project();
-        let inner = &*this.bulkhead.inner;
-        if this.ticket.is_none() {
-            match inner.try_enter(this.bulkhead.entrant(this.cx), this.cx, None) {
-                Ok(held) => return Poll::Ready(Ok(held)),
-                Err(Full::TooLarge) => return Poll::Ready(Err(Reason::CostExceedsLimit)),
-                Err(Full::Busy) if !inner.may_wait => {
-                    return Poll::Ready(Err(Reason::BulkheadFull));
-                }
-                Err(Full::Busy) => {}
+        let this = self.project();
+        this.turn.poll(this.bulkhead, this.cx, true, task)
+    }
+}
+
+impl<'a> Future for AcquirePermit<'a> {
+    type Output = Result<Permit<'a>, Rejected>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (bulkhead, inner) = (*this.bulkhead, &*this.bulkhead.inner);
+        let entered = if std::mem::replace(this.tried, true) {
+            Err(Full::Busy)
+        } else {
+            inner.try_enter(bulkhead.entrant(this.cx), this.cx, None)
+        };
+        let entered = match entered {
+            Err(Full::Busy) if inner.may_wait => {
+                let timed = inner.adaptive.is_some();
+                ready!(this.turn.poll(bulkhead, this.cx, timed, task))
             }
-            let now = this.cx.now(&inner.clock);
-            let (until, reason) = this.bulkhead.patience(this.cx, now);
-            if until <= now {
-                return Poll::Ready(Err(reason));
-            }
-            let entrant = this.bulkhead.entrant(this.cx);
-            match inner.gate.line_up(entrant, now, task.waker().clone()) {
-                Some(ticket) => *this.ticket = Some(ticket),
-                None => return Poll::Ready(Err(Reason::BulkheadFull)),
-            }
-            *this.timeout = reason;
-            if until != Instant::FAR_FUTURE {
-                this.timer.set(Some(inner.clock.sleep_until(until)));
-            }
-        }
-        if let Some(ticket) = this.ticket {
-            if let Poll::Ready(turn) = ticket.poll(task) {
-                // Its own latency starts here: the wait was ours, not the dependency's.
-                let started = this.cx.refresh(&inner.clock);
-                let lane = this.bulkhead.lane as usize;
-                return Poll::Ready(turn.map(|taken| Held::new(taken, lane, started)));
-            }
-        }
-        if let Some(timer) = this.timer.as_pin_mut() {
-            if timer.poll(task).is_ready() {
-                *this.ticket = None;
-                return Poll::Ready(Err(*this.timeout));
-            }
-        }
-        Poll::Pending
+            entered => entered.map_err(Full::reason),
+        };
+        Poll::Ready(match entered {
+            Ok(held) => Ok(Permit { bulkhead, held }),
+            Err(reason) => Err(inner.reject(reason, None)),
+        })
     }
 }

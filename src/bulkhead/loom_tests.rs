@@ -41,7 +41,7 @@ fn acquire(gate: &Gate) {
     let waker = Waker::from(bell.clone());
     let mut ticket = match gate.try_admit(ONE) {
         Ok(_) => return,
-        Err(_) => line_up(gate, waker.clone()),
+        Err(_) => line_up(gate, &waker),
     };
     while ticket
         .poll(&mut TaskContext::from_waker(&waker))
@@ -51,7 +51,7 @@ fn acquire(gate: &Gate) {
     }
 }
 
-fn line_up(gate: &Gate, waker: Waker) -> Ticket<'_> {
+fn line_up<'a>(gate: &'a Gate, waker: &Waker) -> Ticket<'a> {
     gate.line_up(ONE, Instant::ORIGIN, waker)
         .expect("a place in line")
 }
@@ -83,7 +83,7 @@ fn loom_a_waiter_that_leaves_passes_the_permit_on() {
     loom::model(|| {
         let gate = gate(1);
         gate.try_admit(ONE).unwrap();
-        let mut leaves = line_up(&gate, Waker::noop().clone());
+        let mut leaves = line_up(&gate, Waker::noop());
         let release = {
             let gate = gate.clone();
             thread::spawn(move || {
@@ -138,5 +138,68 @@ fn loom_nobody_is_admitted_above_a_limit_that_has_shrunk() {
             assert!(!admitted);
         }
         assert_eq!(gate.read().in_flight(), 1 + u32::from(admitted));
+    });
+}
+
+#[test]
+fn loom_of_those_who_race_for_the_last_permits_as_many_get_one_as_there_are() {
+    loom::model(|| {
+        let gate = gate(2);
+        gate.try_admit(ONE).unwrap();
+        let racer = || {
+            let gate = gate.clone();
+            thread::spawn(move || u32::from(gate.try_admit(ONE).is_ok()))
+        };
+        let racers = [racer(), racer()];
+        let admitted: u32 = racers.map(|racer| racer.join().unwrap()).iter().sum();
+        assert_eq!((admitted, gate.read().in_flight()), (1, 2));
+    });
+}
+
+#[test]
+fn loom_a_refusal_while_a_permit_comes_back_leaves_nothing_behind() {
+    loom::model(|| {
+        let gate = gate(1);
+        gate.try_admit(ONE).unwrap();
+        let tries = {
+            let gate = gate.clone();
+            thread::spawn(move || u32::from(gate.try_admit(ONE).is_ok()))
+        };
+        gate.give_back(1, 0);
+        let again = u32::from(gate.try_admit(ONE).is_ok());
+        let admitted = again + tries.join().unwrap();
+        assert_eq!((admitted, gate.read().in_flight()), (1, 1));
+    });
+}
+
+#[test]
+fn loom_who_adds_one_for_a_moment_does_not_keep_out_who_waits() {
+    // Three threads are too many for all interleavings.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let gate = gate(1);
+        gate.try_admit(ONE).unwrap();
+        let passes_by = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                if gate.try_admit(ONE).is_ok() {
+                    gate.give_back(1, 0);
+                }
+            })
+        };
+        let release = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.give_back(1, 0);
+            })
+        };
+        // Loom fails when it waits for ever.
+        acquire(&gate);
+        gate.give_back(1, 0);
+        passes_by.join().unwrap();
+        release.join().unwrap();
+        assert_eq!((gate.read().in_flight(), gate.queued()), (0, 0));
+        assert!(!gate.read().waiting());
     });
 }

@@ -70,20 +70,22 @@
 //!
 //! # How it works
 //!
-//! Count, limit and "somebody waits" share one atomic word. Taking a permit is one compare-and-swap,
-//! giving it back one subtraction that also tells whether somebody waits. The queue's lock is
-//! touched only when there is no room. A resize changes the same word: it never blocks, admits
-//! nobody above the new limit, and takes nothing away from those who run.
+//! Count, limit and "somebody waits" share one atomic word. Taking a permit is one addition, giving it
+//! back one subtraction that also tells whether somebody waits. Who added one too many takes it back;
+//! of those who race for the last permit one gets it. The queue's lock is touched only when there is
+//! no room. A resize changes the same word: it never blocks, admits nobody above the new limit, and
+//! takes nothing away from those who run.
 //!
 //! # Adaptive limits
 //!
 //! See [`limit`]. The latency an algorithm sees is that of the work: the wait in line is not in it.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::acquire::Acquire;
+use self::acquire::AcquirePermit;
 use self::adaptive::Adaptive;
 use self::queue::{Entrant, Full, Gate};
 use self::state::{Sample, Taken, Word};
@@ -292,8 +294,9 @@ impl Bulkhead {
     ///
     /// Dropping the future gives up the place in line, and the permit if it had been handed over
     /// already: the next in line gets it.
-    pub async fn acquire(&self) -> Result<Permit<'_>, Rejected> {
-        self.acquire_with(Context::new()).await
+    #[inline]
+    pub fn acquire(&self) -> impl Future<Output = Result<Permit<'_>, Rejected>> {
+        self.acquire_with(Context::new())
     }
 
     /// As [`acquire`](Self::acquire) with the cost, the priority and the deadline of `cx`.
@@ -305,12 +308,9 @@ impl Bulkhead {
     /// # Cancel safety
     ///
     /// As for [`acquire`](Self::acquire).
-    pub async fn acquire_with(&self, cx: Context) -> Result<Permit<'_>, Rejected> {
-        let held = self.wait(cx).await?;
-        Ok(Permit {
-            bulkhead: self,
-            held,
-        })
+    #[inline]
+    pub fn acquire_with(&self, cx: Context) -> impl Future<Output = Result<Permit<'_>, Rejected>> {
+        AcquirePermit::new(self, cx)
     }
 
     /// As [`acquire_with`](Self::acquire_with), with a permit that may be moved anywhere. The future
@@ -324,17 +324,11 @@ impl Bulkhead {
     ///
     /// As for [`acquire`](Self::acquire).
     pub async fn acquire_owned(self, cx: Context) -> Result<OwnedPermit, Rejected> {
-        let held = self.wait(cx).await?;
+        let held = AcquirePermit::new(&self, cx).await?.keep();
         Ok(OwnedPermit {
             bulkhead: self,
             held,
         })
-    }
-
-    async fn wait(&self, cx: Context) -> Result<Held, Rejected> {
-        Acquire::new(self, cx)
-            .await
-            .map_err(|reason| self.inner.reject(reason, None))
     }
 
     /// The same bulkhead for the calls of one partition; `None` when the builder was given none of
@@ -436,12 +430,17 @@ impl Inner {
         finished: impl FnOnce() -> Instant,
         observer: Option<&dyn Observer>,
     ) {
-        let before = self.gate.give_back(held.cost(), held.lane());
-        if ending == Ending::Neutral {
-            return;
-        }
-        if let Some(adaptive) = &self.adaptive {
-            self.learn(adaptive, held, before, ending, finished(), observer);
+        // Asked first: a bulkhead of a fixed limit does not even work the ending out.
+        match &self.adaptive {
+            None => {
+                self.gate.give_back(held.cost(), held.lane());
+            }
+            Some(adaptive) => {
+                let before = self.gate.give_back(held.cost(), held.lane());
+                if ending != Ending::Neutral {
+                    self.learn(adaptive, held, before, ending, finished(), observer);
+                }
+            }
         }
     }
 

@@ -63,6 +63,15 @@ macro_rules! permit {
 permit!(Permit<'_>);
 permit!(OwnedPermit);
 
+impl Permit<'_> {
+    /// What it holds, for a permit of another kind: nothing is given back.
+    pub(super) fn keep(mut self) -> Held {
+        let held = self.held;
+        self.held.take();
+        held
+    }
+}
+
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {

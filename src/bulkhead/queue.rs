@@ -1,14 +1,13 @@
 //! The permits and the queue in front of them.
 //!
-//! Admission is one compare-and-swap while nobody waits. Whoever finds no room takes the lock, says in
+//! Admission is one atomic addition while nobody waits. Whoever finds no room takes the lock, says in
 //! the permits' own word that somebody waits, and lines up. From then on each release hands its
 //! permits to the next in line before anybody else can take them.
 
-use std::collections::BTreeMap;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
-use super::state::{Permits, Taken, Word};
+use super::state::{Lines, Permits, Settled, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::Reason;
@@ -88,29 +87,8 @@ pub(super) struct Gate {
 
 #[derive(Debug)]
 struct Queue {
-    /// Those who wait, per lane, in the order they came or by priority.
-    waiting: Box<[BTreeMap<Place, Waiter>]>,
-    len: usize,
-    next: u64,
-    /// Those whose waiting is over and who have not noticed yet.
-    settled: BTreeMap<u64, Settled>,
+    lines: Lines<Waker>,
     codel: Option<Codel>,
-}
-
-/// Ascending: whom FIFO and priority serve first. The rank is 0 but in a priority queue.
-type Place = (u16, u64);
-
-#[derive(Debug)]
-struct Waiter {
-    cost: u32,
-    since: Instant,
-    waker: Waker,
-}
-
-#[derive(Debug)]
-enum Settled {
-    Admitted(Taken),
-    Refused(Reason),
 }
 
 /// Why a call was not admitted at once.
@@ -138,20 +116,14 @@ impl Gate {
         codel: Option<Codel>,
         clock: ClockHandle,
     ) -> Self {
-        let waiting = (0..lanes.len().max(1)).map(|_| BTreeMap::new()).collect();
+        let lines = Lines::new(lanes.len().max(1), rules.order == QueueOrder::Priority);
         Self {
             permits: Permits::new(limit),
             rules,
             clock,
             has_codel: codel.is_some(),
             lanes,
-            queue: Mutex::new(Queue {
-                waiting,
-                len: 0,
-                next: 0,
-                settled: BTreeMap::new(),
-                codel,
-            }),
+            queue: Mutex::new(Queue { lines, codel }),
         }
     }
 
@@ -163,12 +135,16 @@ impl Gate {
         &self.lanes
     }
 
+    pub(super) const fn has_codel(&self) -> bool {
+        self.has_codel
+    }
+
     pub(super) fn queued(&self) -> usize {
-        lock_checked(&self.queue).len
+        lock_checked(&self.queue).lines.len()
     }
 
     pub(super) fn queued_in(&self, lane: usize) -> usize {
-        lock_checked(&self.queue).waiting[lane].len()
+        lock_checked(&self.queue).lines.len_of(lane)
     }
 
     /// CoDel's load, 0 to 1; 0 without CoDel.
@@ -192,24 +168,49 @@ impl Gate {
         if !self.lanes.is_empty() {
             return self.try_admit_to_lane(entrant);
         }
-        match self.permits.try_take(entrant.cost, self.rules.clamp) {
+        if entrant.cost != 1 {
+            return self.try_admit_larger(entrant.cost);
+        }
+        match self.permits.try_take_one() {
             Ok(taken) => Ok(taken),
-            Err(word) => self.look_again(entrant.cost, word),
+            Err((word, added)) => self.look_again(1, word, added),
         }
     }
 
-    /// The flag may say that somebody waits who has just been served.
+    #[inline(never)]
+    fn try_admit_larger(&self, cost: u32) -> Result<Taken, Full> {
+        match self.permits.try_take(cost, self.rules.clamp) {
+            Ok(taken) => Ok(taken),
+            Err(word) => self.look_again(cost, word, false),
+        }
+    }
+
+    /// The flag may say that somebody waits who has just been served. And who has added a permit for
+    /// a moment may have kept out the next in line.
     #[cold]
-    fn look_again(&self, cost: u32, word: Word) -> Result<Taken, Full> {
+    fn look_again(&self, cost: u32, word: Word, added: bool) -> Result<Taken, Full> {
         if word.waiting() && word.has_room(cost) {
             let queue = lock_checked(&self.queue);
-            if queue.len == 0 {
-                if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp) {
+            if queue.lines.len() == 0 {
+                if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp, true) {
                     return Ok(taken);
                 }
             }
+            drop(queue);
+            if added {
+                self.hand_out();
+            }
         }
         Err(self.why(cost, word))
+    }
+
+    /// What a call of this cost takes.
+    fn clamped(&self, cost: u32, word: Word) -> u32 {
+        if self.rules.clamp {
+            cost.min(word.limit())
+        } else {
+            cost
+        }
     }
 
     fn why(&self, cost: u32, word: Word) -> Full {
@@ -227,14 +228,15 @@ impl Gate {
         let word = self.read();
         let below = self.lanes[lane].is_below_share(cost, word.limit());
         // Those in line go first, but for a lane below its share only its own.
-        let its_turn = queue.len == 0 || (below && queue.waiting[lane].is_empty());
-        let taken = its_turn.then(|| self.take(cost, lane)).flatten();
+        let its_turn = queue.lines.len() == 0 || (below && queue.lines.len_of(lane) == 0);
+        let taken = its_turn.then(|| self.take(cost, lane, false)).flatten();
         taken.ok_or_else(|| self.why(cost, word))
     }
 
     /// Takes permits for whoever's turn it is. Under the queue's lock, if there are lanes.
-    fn take(&self, cost: u32, lane: usize) -> Option<Taken> {
-        let taken = match self.permits.take_in_turn(cost, self.rules.clamp) {
+    #[inline]
+    fn take(&self, cost: u32, lane: usize, last: bool) -> Option<Taken> {
+        let taken = match self.permits.take_in_turn(cost, self.rules.clamp, last) {
             Ok(taken) => taken,
             Err(word) => {
                 let below =
@@ -262,7 +264,7 @@ impl Gate {
 
     /// Gives a call's permits back, to the next in line if there is one. Returns what was out just
     /// before.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give_back(&self, cost: u32, lane: usize) -> Word {
         if let Some(lane) = self.lanes.get(lane) {
             // Relaxed: the release of the permits below publishes it, so whoever finds them free
@@ -290,42 +292,40 @@ impl Gate {
         &self,
         entrant: Entrant,
         now: Instant,
-        waker: Waker,
+        waker: &Waker,
     ) -> Option<Ticket<'_>> {
-        let ticket = {
+        // A waker may be the user's code: not under the lock.
+        let waker = waker.clone();
+        let Entrant { cost, lane, .. } = entrant;
+        let (slot, word) = {
             let mut queue = lock_checked(&self.queue);
-            if queue.len >= self.rules.capacity {
+            if queue.lines.len() >= self.rules.capacity {
                 return None;
             }
-            self.permits.somebody_waits();
-            queue.next += 1;
             let rank = match self.rules.order {
                 QueueOrder::Priority => u16::MAX - entrant.priority.as_u16(),
                 QueueOrder::Fifo | QueueOrder::Lifo => 0,
             };
-            let place = (rank, queue.next);
-            queue.len += 1;
-            queue.waiting[entrant.lane].insert(
-                place,
-                Waiter {
-                    cost: entrant.cost,
-                    since: now,
-                    waker,
-                },
-            );
-            Ticket {
-                gate: self,
-                lane: entrant.lane,
-                place,
-                live: true,
-            }
+            let slot = queue.lines.push(lane, rank, cost, now, waker);
+            (slot, self.permits.somebody_waits())
         };
-        // Room may have come since the caller looked, and it may be this one's turn.
-        self.hand_out();
-        Some(ticket)
+        // Those before it have no room; it may have, as some may have come since the caller looked.
+        let may_be_next = !self.lanes.is_empty()
+            || word.has_room(self.clamped(cost, word))
+            || self.why(cost, word) == Full::TooLarge;
+        if may_be_next {
+            self.hand_out();
+        }
+        Some(Ticket {
+            gate: self,
+            lane,
+            slot,
+            live: true,
+            fresh: !may_be_next,
+        })
     }
 
-    /// Serves those in line as far as there is room. One at a time, each woken outside the lock.
+    /// Serves those in line as far as there is room. They are woken outside the lock.
     #[cold]
     fn hand_out(&self) {
         // A clock may be the user's code: not under the lock.
@@ -334,16 +334,30 @@ impl Gate {
         } else {
             Instant::ORIGIN
         };
-        let mut queue = lock_checked(&self.queue);
-        while let Some(waker) = self.settle_next(&mut queue, now) {
+        loop {
+            let mut queue = lock_checked(&self.queue);
+            // Two at a time: when the second has no turn, which is usual, one lock was enough.
+            let first = self.settle_next(&mut queue, now);
+            let second = match first {
+                Some(_) => self.settle_next(&mut queue, now),
+                None => None,
+            };
             drop(queue);
-            waker.wake();
-            queue = lock_checked(&self.queue);
+            if let Some(waker) = first {
+                waker.wake();
+            }
+            match second {
+                Some(waker) => waker.wake(),
+                None => return,
+            }
         }
     }
 
     /// Ends the waiting of the next in line, if it can be ended.
     fn settle_next(&self, queue: &mut Queue, now: Instant) -> Option<Waker> {
+        if queue.lines.len() == 0 {
+            return None;
+        }
         let word = self.read();
         let lane = self.next_lane(queue, word.limit())?;
         if let Some(settled) = self.drop_stale(queue, lane, word, now) {
@@ -351,33 +365,33 @@ impl Gate {
         }
         let newest_first = self.rules.order == QueueOrder::Lifo
             || queue.codel.as_ref().is_some_and(Codel::is_overloaded);
-        let (&place, waiter) = if newest_first {
-            queue.waiting[lane].last_key_value()?
+        let (slot, waiter) = if newest_first {
+            queue.lines.last(lane)?
         } else {
-            queue.waiting[lane].first_key_value()?
+            queue.lines.first(lane)?
         };
         let settled = if self.why(waiter.cost, word) == Full::TooLarge {
             // The limit has shrunk below its cost: its turn would never come.
             Settled::Refused(Reason::CostExceedsLimit)
         } else {
-            Settled::Admitted(self.take(waiter.cost, lane)?)
+            Settled::Admitted(self.take(waiter.cost, lane, queue.lines.len() == 1)?)
         };
-        self.settle(queue, lane, place, settled)
+        self.settle(queue, lane, slot, settled)
     }
 
     /// The lane whose head is next: one below its share if there is one, else the one that came
     /// first.
     fn next_lane(&self, queue: &Queue, limit: u32) -> Option<usize> {
         if self.lanes.is_empty() {
-            return (queue.len > 0).then_some(0);
+            return Some(0);
         }
-        let heads = queue.waiting.iter().enumerate().filter_map(|(lane, line)| {
-            let (place, waiter) = match self.rules.order {
-                QueueOrder::Lifo => line.last_key_value()?,
-                QueueOrder::Fifo | QueueOrder::Priority => line.first_key_value()?,
+        let heads = (0..queue.lines.lanes()).filter_map(|lane| {
+            let (_, waiter) = match self.rules.order {
+                QueueOrder::Lifo => queue.lines.last(lane)?,
+                QueueOrder::Fifo | QueueOrder::Priority => queue.lines.first(lane)?,
             };
             let below = self.lanes[lane].is_below_share(waiter.cost, limit);
-            let (rank, seq) = *place;
+            let (rank, seq) = waiter.place;
             let seq = match self.rules.order {
                 QueueOrder::Lifo => u64::MAX - seq,
                 QueueOrder::Fifo | QueueOrder::Priority => seq,
@@ -396,18 +410,13 @@ impl Gate {
         now: Instant,
     ) -> Option<Waker> {
         let codel = queue.codel.as_mut()?;
-        let (&place, waiter) = queue.waiting[lane].first_key_value()?;
-        let cost = if self.rules.clamp {
-            waiter.cost.min(word.limit())
-        } else {
-            waiter.cost
-        };
-        if !word.has_room(cost) {
+        let (slot, waiter) = queue.lines.first(lane)?;
+        if !word.has_room(self.clamped(waiter.cost, word)) {
             return None;
         }
         let stale = codel.should_drop(now.saturating_duration_since(waiter.since), now);
         stale
-            .then(|| self.settle(queue, lane, place, Settled::Refused(Reason::QueueTimeout)))
+            .then(|| self.settle(queue, lane, slot, Settled::Refused(Reason::QueueTimeout)))
             .flatten()
     }
 
@@ -415,19 +424,21 @@ impl Gate {
         &self,
         queue: &mut Queue,
         lane: usize,
-        place: Place,
+        slot: usize,
         settled: Settled,
     ) -> Option<Waker> {
-        let waiter = queue.waiting[lane].remove(&place)?;
-        queue.settled.insert(place.1, settled);
+        let waker = queue.lines.settle(lane, slot, settled)?;
         self.one_less(queue);
-        Some(waiter.waker)
+        Some(waker)
     }
 
+    /// Somebody has left the line.
     fn one_less(&self, queue: &mut Queue) {
-        queue.len -= 1;
-        if queue.len == 0 {
-            self.permits.nobody_waits();
+        if queue.lines.len() == 0 {
+            // The last to be admitted has taken the flag along.
+            if self.read().waiting() {
+                self.permits.nobody_waits();
+            }
             if let Some(codel) = &mut queue.codel {
                 codel.drained();
             }
@@ -440,29 +451,44 @@ impl Gate {
 pub(super) struct Ticket<'a> {
     gate: &'a Gate,
     lane: usize,
-    place: Place,
+    slot: usize,
     live: bool,
+    /// The waker of the poll that lined up is in place, and it was nobody's turn.
+    fresh: bool,
 }
 
 impl Ticket<'_> {
     /// Whether the waiting is over, and how it ended.
     pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Taken, Reason>> {
-        let waker = task.waker().clone();
-        let mut queue = lock_checked(&self.gate.queue);
-        if let Some(settled) = queue.settled.remove(&self.place.1) {
-            self.live = false;
-            return Poll::Ready(match settled {
-                Settled::Admitted(taken) => Ok(taken),
-                Settled::Refused(reason) => Err(reason),
-            });
+        if std::mem::take(&mut self.fresh) {
+            return Poll::Pending;
         }
-        let old = queue.waiting[self.lane]
-            .get_mut(&self.place)
-            .map(|waiter| std::mem::replace(&mut waiter.waker, waker));
-        // A waker may be the user's code: not under the lock.
-        drop(queue);
-        drop(old);
-        Poll::Pending
+        let mut waker = None;
+        loop {
+            let mut queue = lock_checked(&self.gate.queue);
+            if let Some(settled) = queue.lines.collect(self.slot) {
+                self.live = false;
+                return Poll::Ready(match settled {
+                    Settled::Admitted(taken) => Ok(taken),
+                    Settled::Refused(reason) => Err(reason),
+                });
+            }
+            let Some(old) = queue.lines.waker_mut(self.slot) else {
+                return Poll::Pending;
+            };
+            if old.will_wake(task.waker()) {
+                return Poll::Pending;
+            }
+            // A waker may be the user's code: it is neither cloned nor dropped under the lock.
+            if let Some(new) = waker.take() {
+                let old = std::mem::replace(old, new);
+                drop(queue);
+                drop(old);
+                return Poll::Pending;
+            }
+            drop(queue);
+            waker = Some(task.waker().clone());
+        }
     }
 }
 
@@ -473,15 +499,15 @@ impl Drop for Ticket<'_> {
         }
         let gate = self.gate;
         let mut queue = lock_checked(&gate.queue);
-        let waiter = queue.waiting[self.lane].remove(&self.place);
-        if waiter.is_some() {
+        if let Some(waker) = queue.lines.remove(self.lane, self.slot) {
             gate.one_less(&mut queue);
             drop(queue);
+            drop(waker);
             // It may have blocked a smaller one behind it.
             gate.hand_out();
             return;
         }
-        let settled = queue.settled.remove(&self.place.1);
+        let settled = queue.lines.collect(self.slot);
         drop(queue);
         if let Some(Settled::Admitted(taken)) = settled {
             gate.give_back(taken.cost, self.lane);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cut::SharedCut;
 use super::state::Pressure;
 use super::{Inner, LoadShedder};
-use crate::clock::ClockHandle;
+use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::ConfigError;
 use crate::observe::Observer;
@@ -45,8 +45,17 @@ type Signal = Box<dyn Fn() -> f64 + Send + Sync>;
 
 /// How a shedder knows that the server is overloaded.
 pub(super) enum Source {
-    QueueDelay(Mutex<Codel>),
+    QueueDelay(Mutex<Watch>),
     Signal { threshold: f64, signal: Signal },
+}
+
+/// What is known about a queue.
+pub(super) struct Watch {
+    pub(super) codel: Codel,
+    /// The smallest delay since the last update; `None` before anybody has said how long they waited.
+    pub(super) min_delay: Option<Duration>,
+    /// When that was.
+    pub(super) updated: Instant,
 }
 
 impl LoadShedderBuilder {
@@ -67,7 +76,8 @@ impl LoadShedderBuilder {
         }
     }
 
-    /// Overloaded is when for an `interval` no call has waited less than `target`.
+    /// Overloaded is when for an `interval` no call has waited less than `target`. Then so many are
+    /// shed that the shortest waits stay near `target`.
     pub fn queue_delay(mut self, target: Duration, interval: Duration) -> Self {
         (self.target, self.interval) = (target, interval);
         self.signal = None;
@@ -91,7 +101,8 @@ impl LoadShedderBuilder {
         self
     }
 
-    /// How long after the last sign of overload the share to shed does not fall.
+    /// How long after the last sign of overload the share to shed is not given up. With a queue delay
+    /// it is at least eight update intervals, and the share is trimmed all the time to what is needed.
     pub fn cool_off(mut self, time: Duration) -> Self {
         self.cool_off = time;
         self
@@ -161,7 +172,11 @@ impl LoadShedderBuilder {
                 return Err(error("signal", "needs a threshold above 0 and at most 1"));
             }
             Some((threshold, signal)) => Source::Signal { threshold, signal },
-            None => Source::QueueDelay(Mutex::new(Codel::new(self.target, self.interval))),
+            None => Source::QueueDelay(Mutex::new(Watch {
+                codel: Codel::new(self.target, self.interval),
+                min_delay: None,
+                updated: Instant::ORIGIN,
+            })),
         };
         Ok(LoadShedder {
             inner: Arc::new(Inner {

@@ -7,8 +7,8 @@
 //! and just as many as it takes.
 //!
 //! ```text
-//!             priority            share to shed ◄── +5 % / −1 % ◄── overloaded? ◄─┬─ queue delay (CoDel)
-//!                │                      │                                        └─ your signal, 0 to 1
+//!             priority            share to shed ◄─┬─ as the queue delay grows or shrinks
+//!                │                      │          └─ +5 % / −1 %, as your signal says
 //!   call ──► below the cut? ◄── cut ◄───┴── priorities of the last 1000 calls
 //!             │         │
 //!             no        └─ yes ──► Shed
@@ -54,7 +54,7 @@
 //! | `queue_delay` | CoDel: target 5 ms, interval 100 ms |
 //! | `signal` | none; given, it replaces the queue delay |
 //! | `max_shed` | 0.9 of the calls |
-//! | `cool_off` | 1 s |
+//! | `cool_off` | 1 s; with a queue delay at least 8 update intervals |
 //! | `update_interval` | 100 ms |
 //! | `cut` | its own |
 //! | `shadow` | off |
@@ -69,19 +69,25 @@
 //!
 //! # How it works
 //!
-//! Every update interval the share to shed moves: 5 points up while overloaded, one down while not, and
-//! not down before the cool-off is over, so that it does not flap. The cut is the level below which
-//! that share of the last 1000 calls lay; of those on the level itself a share is shed. Shedders that
-//! share a [`SharedCut`] share this distribution and the cut: a call that one of them would shed for the
-//! sake of another is not let through by the first.
+//! Every update interval the share to shed moves. With a queue delay it begins when the queue stands, as
+//! CoDel finds it, and follows the shortest delay from then on: a delay that grows by a tenth of a second
+//! each second means that a tenth of the admitted calls are too many; one above the target has to be
+//! worked off, and while the queue runs dry more are let in. So the share settles where the rest just
+//! fits, with the queue neither long nor often empty. A cool-off after the delay was last above half of
+//! the target the overload is over, and within two more ten times as many are let in. With a signal the
+//! share goes 5 points up while overloaded, and one down while not, after the cool-off.
+//!
+//! The cut is the level below which that share of the last 1000 calls lay; of those on the level itself a
+//! share is shed. Shedders that share a [`SharedCut`] share this distribution and the cut: a call that one
+//! of them would shed for the sake of another is not let through by the first.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::config::Source;
+use self::config::{Source, Watch};
 use self::cut::Member;
-use self::state::Pressure;
+use self::state::{Pressure, QueueReport};
 use crate::clock::{ClockHandle, Instant};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::observe::{Event, Observer};
@@ -166,8 +172,10 @@ impl LoadShedder {
 
 impl Inner {
     fn observe_delay(&self, delay: Duration, now: Instant) {
-        if let Source::QueueDelay(codel) = &self.source {
-            lock(codel).should_drop(delay, now);
+        if let Source::QueueDelay(watch) = &self.source {
+            let mut watch = lock(watch);
+            watch.codel.should_drop(delay, now);
+            watch.min_delay = Some(watch.min_delay.map_or(delay, |min| min.min(delay)));
         }
     }
 
@@ -210,11 +218,20 @@ impl Inner {
         {
             return;
         }
-        let overloaded = self.source.is_overloaded(now);
-        let rate = {
-            let mut pressure = lock(&self.pressure);
-            pressure.update(overloaded, now);
-            pressure.rate()
+        let rate = match &self.source {
+            Source::QueueDelay(watch) => {
+                let (report, elapsed) = lock(watch).report(now);
+                let mut pressure = lock(&self.pressure);
+                pressure.follow(report, self.update_interval, elapsed, now);
+                pressure.rate()
+            }
+            Source::Signal { threshold, signal } => {
+                // The user's code, so not under the lock. What is no number is no sign of overload.
+                let overloaded = signal() >= *threshold;
+                let mut pressure = lock(&self.pressure);
+                pressure.update(overloaded, now);
+                pressure.rate()
+            }
         };
         self.member.report(rate);
     }
@@ -245,20 +262,25 @@ pub struct ShedSnapshot {
 }
 
 impl Source {
-    /// Whether the server is overloaded. Calls the user's signal.
-    fn is_overloaded(&self, now: Instant) -> bool {
-        match self {
-            Self::QueueDelay(codel) => lock(codel).is_overloaded_at(now),
-            // A signal that is not a number is no sign of overload.
-            Self::Signal { threshold, signal } => signal() >= *threshold,
-        }
-    }
-
     fn load(&self) -> f64 {
         match self {
-            Self::QueueDelay(codel) => lock(codel).load(),
+            Self::QueueDelay(watch) => lock(watch).codel.load(),
             Self::Signal { .. } => 0.0,
         }
+    }
+}
+
+impl Watch {
+    /// What has been seen since the last report, and how long that was.
+    fn report(&mut self, now: Instant) -> (QueueReport, Duration) {
+        let elapsed = now.saturating_duration_since(self.updated);
+        self.updated = now;
+        let report = QueueReport {
+            delay: self.min_delay.take().unwrap_or_default(),
+            target: self.codel.target(),
+            overloaded: self.codel.is_overloaded_at(now),
+        };
+        (report, elapsed)
     }
 }
 
@@ -270,7 +292,7 @@ impl LoadShedder {
     /// When the shedder has a signal instead, or the values make no sense. Then nothing changes.
     pub fn set_queue_delay(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
         match &self.inner.source {
-            Source::QueueDelay(codel) => lock(codel).retune(target, interval),
+            Source::QueueDelay(watch) => lock(watch).codel.retune(target, interval),
             Source::Signal { .. } => Err(ConfigError::new(
                 self.inner.name,
                 "queue_delay",

@@ -107,6 +107,59 @@ fn threefold_overload_keeps_nine_tenths_of_the_capacity() {
     }
 }
 
+/// The way to the server gets longer, and its capacity stays. As many calls as before in flight are then
+/// too few, and more are no sign of a queue.
+#[test]
+fn a_round_trip_that_doubles_for_good_costs_no_capacity_in_the_long_run() {
+    let window = Windowed::builder()
+        .window(ms(100), ms(1000))
+        .min_samples(20);
+    let mut limits = algorithms();
+    // A longest latency, and a long average, that fit what may happen.
+    limits[0].1 = Box::new(Aimd::builder().timeout(ms(50)).build().unwrap());
+    let gradient2 = Gradient2::builder().long_window(200).build().unwrap();
+    limits[2].1 = Box::new(window.around(gradient2).unwrap());
+    for (name, algorithm) in limits {
+        let clock = ManualClock::new();
+        let server = Server::new(&clock, WORKERS, ms(10));
+        let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
+        let goodput = |way: Duration, seconds| {
+            let length = Duration::from_secs(seconds);
+            let rate = 1.5 * server.capacity();
+            let results = open_loop(&clock, rate, length, |_| async {
+                let work = || async {
+                    clock.sleep(way).await;
+                    server.handle().await;
+                    Ok::<_, ()>(())
+                };
+                bulkhead.call(work).await.is_ok()
+            });
+            results.latencies.len() as f64 / results.offered as f64 * 1.5
+        };
+        let near = goodput(ms(0), 5);
+        let limit = bulkhead.limit();
+        goodput(ms(10), 15);
+        let far = goodput(ms(10), 5);
+        let far_limit = bulkhead.limit();
+        goodput(ms(0), 15);
+        let again = goodput(ms(0), 5);
+        println!(
+            "{name}: {near:.3} at {limit}, {far:.3} at {far_limit}, {again:.3} at {}",
+            bulkhead.limit()
+        );
+        // The correlated one swings about the right limit, see its documentation.
+        let least = if name == "correlated" { 0.65 } else { 0.9 };
+        assert!(near > 0.9, "{name}: {near:.3} of the capacity");
+        for goodput in [far, again] {
+            assert!(goodput > least, "{name}: {goodput:.3} of the capacity");
+        }
+        // 2000 calls a second of 20 ms each are 40 in flight.
+        if name != "correlated" {
+            assert!(far_limit > 36, "{name}: {limit} to {far_limit}");
+        }
+    }
+}
+
 #[test]
 fn without_a_bulkhead_the_same_overload_kills_the_server() {
     let clock = ManualClock::new();

@@ -18,6 +18,10 @@ use crate::error::ConfigError;
 ///   there is little to do.
 /// * Latencies are a percentile of a window, then a median, then an average: an outlier moves nothing.
 ///
+/// Under an overload that lasts, the limit swings about the right one: the first guard remembers 50
+/// windows, and goes on shrinking for a while when the queue is gone already. In a simulation that
+/// cost a quarter of the throughput.
+///
 /// Source: failsafe-go's adaptive limiter, with one change: there dropped calls are left out, here a
 /// window with an overload multiplies the limit with 0.9.
 ///

@@ -6,12 +6,14 @@ mod correlated;
 mod fixed;
 mod gradient;
 mod gradient2;
+mod line;
 mod permits;
 mod probe;
 mod vegas;
 mod windowed;
 
 pub(super) use self::limit::{ConcurrencyLimit, Sample};
+pub(super) use self::line::{Lines, Settled};
 pub(super) use self::permits::{MAX_PERMITS, Permits, Taken, Word};
 
 pub mod limit;
