@@ -1,6 +1,7 @@
 //! What the clones of a breaker share: the fast path in atomics, the rest behind a lock.
 
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use super::state::{
@@ -8,7 +9,7 @@ use super::state::{
 };
 use super::state::{HalfOpenRules, Transition};
 use super::watch::{Watcher, Watchers};
-use super::{Break, Settings, Snapshot};
+use super::{Break, Permit, Settings, Snapshot};
 use crate::backoff::Progress;
 use crate::clock::{Instant, nanos};
 use crate::error::{Reason, Rejected};
@@ -17,12 +18,12 @@ use crate::policy::{Health, Verdict};
 use crate::rng::SharedRng;
 use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
-use crate::window::{Counts, Sample};
+use crate::window::{After, Counts, Sample};
 
 /// A call that was let through: where it belongs when it ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
-    /// The word it was admitted under.
+    /// The word it was admitted under, with [`NOT_PLAIN`](word::NOT_PLAIN) if it is not plain.
     pub(super) word: u64,
     /// Its place among the trial calls; zero when it is none.
     pub(super) probe: u64,
@@ -30,9 +31,17 @@ pub(super) struct Ticket {
 
 /// The ticket of a call whose result changes nothing.
 const UNRECORDED: Ticket = Ticket {
-    word: word::DISABLED,
+    word: word::DISABLED | word::NOT_PLAIN,
     probe: 0,
 };
+
+/// Whether a call may start: its place among the trial calls and the word it is admitted under; or
+/// [`REFUSED`] or [`ISOLATED`] and the nanoseconds after which a call has a chance. Two words, for
+/// two registers.
+struct Decision(u64, u64);
+
+const REFUSED: u64 = u64::MAX - 1;
+const ISOLATED: u64 = u64::MAX;
 
 /// Who listens to the call that causes a change, beside the breaker's own observer.
 pub(super) type Listener<'a> = Option<&'a dyn Observer>;
@@ -48,7 +57,7 @@ pub(super) struct Inner {
     pub(super) plan: Plan,
     /// One counts, the other is that of the last time: a thread that is about to record a result of
     /// the last time does not meet the new one.
-    tallies: Box<[Tally; 2]>,
+    tallies: [Tally; 2],
     machine: Mutex<(Machine, Watchers)>,
     rng: SharedRng,
     /// Calls refused since the state changed. Made when the circuit first lets not all through: many
@@ -64,8 +73,12 @@ impl Inner {
         seed: Option<u64>,
         restore: Option<&Snapshot>,
     ) -> Self {
-        let mut machine = Machine::new(rules, settings.ramp_up);
-        let tallies = Box::new([Tally::new(&plan), Tally::new(&plan)]);
+        let mut flags = plan.flags();
+        if settings.shadow || settings.observer.is_some() {
+            flags |= word::TELLS;
+        }
+        let mut machine = Machine::new(rules, settings.ramp_up, flags);
+        let tallies = [Tally::new(&plan), Tally::new(&plan)];
         let rng = SharedRng::new(seed);
         let now = settings.clock.now();
         tallies[0].clear(now);
@@ -107,6 +120,63 @@ impl Inner {
         }
     }
 
+    /// As [`CircuitBreaker::try_acquire`](super::CircuitBreaker::try_acquire).
+    ///
+    /// It stands in the caller's code, so what is not usual is out of line; and comes back in
+    /// registers: a result that goes through memory costs as much as all the rest.
+    #[inline]
+    pub(super) fn acquire(&self) -> Result<Permit<'_>, Rejected> {
+        // Acquire: as in `admit`.
+        let word = self.word.load(Ordering::Acquire);
+        let mut ticket = Ticket { word, probe: 0 };
+        let mut started = Instant::ORIGIN;
+        if !word::is_plain(word) {
+            ticket.word |= word::NOT_PLAIN;
+            if word::kind(word) > word::DISABLED {
+                let Decision(probe, of) = self.decide(word);
+                if probe >= REFUSED {
+                    let reason = match probe {
+                        REFUSED => Reason::CircuitOpen,
+                        _ => Reason::Isolated,
+                    };
+                    return Err(self.refusal(reason, of));
+                }
+                ticket = Ticket { word: of, probe };
+            }
+            if word::is_timed(word) {
+                started = self.now();
+            }
+        }
+        Ok(Permit::of(self, ticket, started, thread::panicking()))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn decide(&self, word: u64) -> Decision {
+        let now = self.settings.clock.now();
+        if word::refuses_quietly(word) {
+            if let (Some(left), Some(rejected)) = (self.rest_of_break(now), self.rejected.get()) {
+                rejected.increment();
+                return Decision(REFUSED, left);
+            }
+        }
+        self.decide_slowly(word, now)
+    }
+
+    #[cold]
+    fn decide_slowly(&self, word: u64, now: Instant) -> Decision {
+        match self.admit_slowly(word, now, None) {
+            Ok(ticket) => Decision(ticket.probe, ticket.word),
+            Err(rejected) => Decision(
+                match rejected.reason() {
+                    Reason::Isolated => ISOLATED,
+                    _ => REFUSED,
+                },
+                rejected.retry_after().map_or(u64::MAX, nanos),
+            ),
+        }
+    }
+
     /// Lets a call through or not. `now` is asked only where the time matters.
     #[inline]
     pub(super) fn admit(
@@ -116,7 +186,11 @@ impl Inner {
     ) -> Result<Ticket, Rejected> {
         // Acquire: pairs with `publish`, so a tally is seen cleared by those who are told to use it.
         let word = self.word.load(Ordering::Acquire);
+        if word::is_plain(word) {
+            return Ok(Ticket { word, probe: 0 });
+        }
         if word::kind(word) <= word::DISABLED {
+            let word = word | word::NOT_PLAIN;
             return Ok(Ticket { word, probe: 0 });
         }
         self.admit_slowly(word, now(), listener)
@@ -133,19 +207,25 @@ impl Inner {
         if word::kind(word) != word::OPEN {
             return self.admit_some(word, now, listener);
         }
+        match self.rest_of_break(now) {
+            Some(left) => self.refuse(Reason::CircuitOpen, left, listener),
+            // It is over; or longer than it is: the clock was set back, and the machine decides.
+            None => self.ask(now, listener),
+        }
+    }
+
+    /// How much of the break is left, in nanoseconds; `u64::MAX` when it does not end by itself.
+    /// `None` when the machine has to decide.
+    #[inline]
+    fn rest_of_break(&self, now: Instant) -> Option<u64> {
         // Acquire: a break's end is written before the word that says open. One that is newer than
         // the word is the end of a newer break, and as good an answer.
         let until = self.until.load(Ordering::Acquire);
-        let left = until.saturating_sub(now.as_nanos());
         if until == u64::MAX {
-            self.refuse(Reason::CircuitOpen, None, now, listener)
-        } else if left > 0 && left <= self.longest.load(Ordering::Relaxed) {
-            let until = Some(Instant::from_nanos(until));
-            self.refuse(Reason::CircuitOpen, until, now, listener)
-        } else {
-            // It is over; or longer than it is: the clock was set back, and the machine decides.
-            self.ask(now, listener)
+            return Some(until);
         }
+        let left = until.saturating_sub(now.as_nanos());
+        (left > 0 && left <= self.longest.load(Ordering::Relaxed)).then_some(left)
     }
 
     /// As [`admit`](Self::admit), where `word` lets some calls through.
@@ -162,9 +242,10 @@ impl Inner {
             if !left.is_zero() {
                 let share = 1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
                 if self.rng.unit() < share {
+                    let word = word | word::NOT_PLAIN;
                     return Ok(Ticket { word, probe: 0 });
                 }
-                return self.refuse(Reason::CircuitOpen, Some(ends), now, listener);
+                return self.refuse(Reason::CircuitOpen, nanos(left), listener);
             }
             self.with_machine(listener, now, |machine| machine.end_ramp(now));
         }
@@ -179,10 +260,16 @@ impl Inner {
                 (machine.acquire(now), machine.word())
             });
             match admission {
-                Admission::Admitted { probe } => return Ok(Ticket { word, probe }),
-                Admission::Isolated => return self.refuse(Reason::Isolated, None, now, listener),
+                Admission::Admitted { probe } => {
+                    let word = word | word::NOT_PLAIN;
+                    return Ok(Ticket { word, probe });
+                }
+                Admission::Isolated => return self.refuse(Reason::Isolated, u64::MAX, listener),
                 Admission::Refused { until } => {
-                    return self.refuse(Reason::CircuitOpen, until, now, listener);
+                    let after = until.map_or(u64::MAX, |until| {
+                        until.as_nanos().saturating_sub(now.as_nanos())
+                    });
+                    return self.refuse(Reason::CircuitOpen, after, listener);
                 }
                 Admission::Due(due) => drop(self.open(due, None, listener, now)),
             }
@@ -193,14 +280,10 @@ impl Inner {
     fn refuse(
         &self,
         reason: Reason,
-        until: Option<Instant>,
-        now: Instant,
+        after: u64,
         listener: Listener<'_>,
     ) -> Result<Ticket, Rejected> {
         self.rejected.get_or_init(Striped::new).increment();
-        let after = until.map_or(u64::MAX, |until| {
-            until.as_nanos().saturating_sub(now.as_nanos())
-        });
         if self.settings.shadow || listener.is_some() || self.settings.observer.is_some() {
             return self.tell_refused(reason, after, listener);
         }
@@ -233,12 +316,52 @@ impl Inner {
     /// Whether a good call would change nothing. Costs a few loads; what most calls end with.
     #[inline]
     pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
+        // Acquire: as in `admit`. No word is equal to one that is not plain.
+        self.word.load(Ordering::Acquire) == ticket.word
+            && self.tallies[word::tally(ticket.word)].is_settled()
+    }
+
+    /// Counts the end of a call that went well, which began at `started`.
+    ///
+    /// Cold, so that nothing of it lies in the way of calls that need not be counted.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn succeeded(&self, ticket: Ticket, started: Instant) {
+        if ticket.probe != 0 || word::counts_good(ticket.word) {
+            return self.succeeded_timed(ticket, started);
+        }
         // Acquire: as in `admit`.
         let word = self.word.load(Ordering::Acquire);
-        word == ticket.word
-            && word::kind(word) == word::CLOSED
-            && self.plan.skips_good()
-            && self.tallies[word::tally(word)].is_settled()
+        if is_counted(ticket, word) {
+            if let Some(call) = self.tallies[word::tally(word)].record_good() {
+                self.look_after(word, call);
+            }
+        }
+    }
+
+    #[cold]
+    fn look_after(&self, word: u64, call: After) {
+        let held = self.tallies[word::tally(word)].held_after(&self.plan, call);
+        if held != 0 {
+            self.rules_hold(word, held, None, Verdict::success(), None);
+        }
+    }
+
+    #[inline(never)]
+    fn succeeded_timed(&self, ticket: Ticket, started: Instant) {
+        if ticket.probe != 0 || !self.plan.needs_clock() {
+            return self.conclude(ticket, started, None, Verdict::success(), None, None);
+        }
+        let at = self.settings.clock.now();
+        let took = at.as_nanos().saturating_sub(started.as_nanos());
+        let sample = self.plan.sample(false, took);
+        self.count(ticket, sample, at, true, Verdict::success(), None);
+    }
+
+    /// As [`succeeded`](Self::succeeded), for one that failed.
+    #[inline(never)]
+    pub(super) fn failed(&self, ticket: Ticket, started: Instant) {
+        self.conclude(ticket, started, None, Verdict::failure(), None, None);
     }
 
     /// Counts the end of a call, which began at `started` unless `took` says how long it was. `now`
@@ -275,17 +398,36 @@ impl Inner {
         if ticket.probe != 0 {
             return self.end_probe(ticket, Some(sample), now, verdict, listener);
         }
-        // Acquire: as in `admit`. A result of an older generation changes nothing.
-        let word = self.word.load(Ordering::Acquire);
-        let kind = word::kind(word);
-        if word::generation(word ^ ticket.word) != 0 || kind == word::DISABLED {
-            return;
-        }
         let at = now.unwrap_or(Instant::ORIGIN);
-        let held = self.tallies[word::tally(word)].record(&self.plan, sample, at);
-        if held != 0 {
-            self.rules_hold(word, held, self.at(now), verdict, listener);
+        self.count(ticket, sample, at, now.is_some(), verdict, listener);
+    }
+
+    /// Counts a call that was no trial and ended at `now`, if that is known.
+    #[inline(always)]
+    fn count(
+        &self,
+        ticket: Ticket,
+        sample: Sample,
+        now: Instant,
+        is_known: bool,
+        verdict: Verdict,
+        listener: Listener<'_>,
+    ) {
+        // Acquire: as in `admit`.
+        let word = self.word.load(Ordering::Acquire);
+        if is_counted(ticket, word) {
+            let held = self.tallies[word::tally(word)].record(&self.plan, sample, now);
+            if held != 0 {
+                self.rules_hold(word, held, is_known.then_some(now), verdict, listener);
+            }
         }
+    }
+
+    /// The present.
+    #[cold]
+    #[inline(never)]
+    fn now(&self) -> Instant {
+        self.settings.clock.now()
     }
 
     /// The present, which may have been read already.
@@ -299,10 +441,11 @@ impl Inner {
         &self,
         word: u64,
         held: u64,
-        now: Instant,
+        now: Option<Instant>,
         verdict: Verdict,
         listener: Listener<'_>,
     ) {
+        let now = self.at(now);
         let tally = &self.tallies[word::tally(word)];
         if word::kind(word) == word::METRICS_ONLY {
             let mut fresh = tally.note(held);
@@ -469,6 +612,13 @@ impl Drop for Inner {
     fn drop(&mut self) {
         lock_checked(&self.machine).1.close();
     }
+}
+
+/// Whether the result of a call changes anything when the word is this one. One of an older
+/// generation does not.
+#[inline]
+const fn is_counted(ticket: Ticket, word: u64) -> bool {
+    word::generation(word ^ ticket.word) == 0 && word::kind(word) != word::DISABLED
 }
 
 /// A transition as an event.

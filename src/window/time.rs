@@ -98,9 +98,44 @@ impl TimeWindow {
     }
 
     /// Adds a call that ended at `now`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(&self, sample: Sample, now: Instant) {
+        if self.kind_of(sample).is_some() || self.tracks.durations {
+            // Not inlined, and field by field: a sample in memory would have to be there for the
+            // others too.
+            return self.record_slowly(sample.failed, sample.slow, sample.took, now);
+        }
+        let newest = self.present(self.elapsed(now, true));
+        let epoch = newest >> PLACE_BITS;
+        let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
+        // Without a look at it before: one that has to come from another processor then comes once
+        // and not twice.
+        let word = &self.words[first + CALLS];
+        let content = word.fetch_add(1, Ordering::Relaxed);
+        let count = content & ((1 << COUNT_BITS) - 1);
+        if content >> COUNT_BITS != tag(epoch, COUNT_BITS) || count >= FULL {
+            Self::added_blindly(word, content, epoch);
+        }
+    }
+
+    #[inline(never)]
+    fn record_slowly(&self, failed: bool, slow: bool, took: u64, now: Instant) {
+        let sample = Sample { took, failed, slow };
         self.record_into(sample, now);
+    }
+
+    /// One was added to a word that had `content`, which was not that of slice `epoch` or is full.
+    #[cold]
+    fn added_blindly(word: &AtomicU64, content: u64, epoch: u64) {
+        let tag = tag(epoch, COUNT_BITS);
+        let behind = tag.wrapping_sub(content >> COUNT_BITS) & mask(COUNT_BITS);
+        if behind == 0 {
+            word.fetch_sub(1, Ordering::Relaxed);
+        } else if behind <= mask(COUNT_BITS) / 2 {
+            // What was added to belongs to a slice that has left the window, and goes with it.
+            Self::add_slowly(word, epoch, COUNT_BITS, 1, FULL);
+        }
+        // Else the slice has left the window, and the call counts late, in the newer one.
     }
 
     /// Adds a call, into the slice that it returns.
@@ -276,8 +311,8 @@ impl TimeWindow {
     /// The present slice and its place; moves on to it.
     #[inline]
     fn present(&self, now: Instant) -> u64 {
-        // Relaxed: the words carry their own tags, so nothing depends on who sees this first.
-        let newest = self.newest.load(Ordering::Relaxed);
+        // Acquire: whoever comes to a slice sees the words swept that were swept before it.
+        let newest = self.newest.load(Ordering::Acquire);
         let elapsed = now
             .as_nanos()
             .wrapping_sub((newest >> PLACE_BITS) * self.slice);
@@ -295,7 +330,11 @@ impl TimeWindow {
         let before = newest >> PLACE_BITS;
         if self.is_set_back(before, now) {
             self.clear();
-            self.newest.store(present, Ordering::Relaxed);
+            if epoch >> SWEEP_BITS > 0 {
+                self.sweep(epoch, true);
+            }
+            // Release, here and below: as in `present`.
+            self.newest.store(present, Ordering::Release);
             return present;
         }
         if epoch >> SWEEP_BITS > before >> SWEEP_BITS {
@@ -303,19 +342,25 @@ impl TimeWindow {
         }
         // Never backwards: a late thread gets the newest slice.
         self.newest
-            .fetch_max(present, Ordering::Relaxed)
+            .fetch_max(present, Ordering::AcqRel)
             .max(present)
     }
 
     /// Empties the words of slices that have left the window, long before their tags could be
-    /// mistaken for those of newer ones.
+    /// mistaken for those of newer ones: they become those of the slice that has just left it.
     fn sweep(&self, epoch: u64, all: bool) {
         for (index, word) in self.words.iter().enumerate() {
             let bits = self.bits_of(index % self.stride);
-            let content = word.load(Ordering::Relaxed);
-            if all || !self.is_live(content, epoch, bits) {
-                // Fails where somebody has just counted into it: then it is a new slice's.
-                let _ = word.compare_exchange(content, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let empty = tag(epoch.wrapping_sub(self.slices), bits) << bits;
+            let mut content = word.load(Ordering::Relaxed);
+            let mut is_old = all || !self.is_live(content, epoch, bits);
+            while is_old {
+                match word.compare_exchange(content, empty, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => break,
+                    // Somebody has just counted into it: if it is a new slice's by now, it stays.
+                    Err(now) => content = now,
+                }
+                is_old = !self.is_live(content, epoch, bits);
             }
         }
     }
@@ -376,7 +421,7 @@ impl TimeWindow {
             let behind = tag.wrapping_sub(content >> bits) & mask(bits);
             let count = if behind == 0 {
                 count.saturating_add(amount).min(full)
-            } else if behind <= mask(bits) / 2 || count == 0 {
+            } else if behind <= mask(bits) / 2 {
                 amount
             } else {
                 // A newer slice has taken the place: this one has left the window.

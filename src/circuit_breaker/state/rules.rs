@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::super::config::{Span, Trip, TripKind};
-use super::Cause;
+use super::{Cause, word};
 use crate::clock::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{CountWindow, Counts, Sample, TimeWindow, Tracks};
+use crate::window::{After, CountWindow, Counts, Sample, TimeWindow, Tracks};
 
 /// The rules, as they are looked at: by window.
 #[derive(Debug)]
@@ -14,15 +14,14 @@ pub(crate) struct Plan {
     causes: Vec<Cause>,
     /// The smallest number of consecutive failures that opens, and its rule.
     consecutive: Option<(u64, usize)>,
-    watches: Vec<Watch>,
+    /// What is watched; apart from the others what most breakers watch, and nothing beside it.
+    first: Option<Watch>,
+    others: Vec<Watch>,
     tracks: Tracks,
     failures_only: bool,
     /// Calls this long are slow, in nanoseconds.
     slow: u64,
     needs_clock: bool,
-    /// Good calls need not be counted where there is nothing to push out: nothing is timed or
-    /// averaged.
-    skips_good: bool,
 }
 
 /// A window and the rules over it.
@@ -58,7 +57,8 @@ impl Plan {
         let mut plan = Self {
             causes: trips.iter().map(|trip| cause(trip.kind)).collect(),
             consecutive: None,
-            watches: Vec::new(),
+            first: None,
+            others: Vec::new(),
             tracks: Tracks {
                 slow: slow.is_some(),
                 durations,
@@ -66,13 +66,15 @@ impl Plan {
             failures_only,
             slow: slow.map_or(u64::MAX, nanos),
             needs_clock: slow.is_some() || durations,
-            skips_good: false,
         };
         for (index, trip) in trips.iter().enumerate() {
             plan.add(index, trip);
         }
-        plan.skips_good = !plan.needs_clock && !plan.watches.iter().any(|watch| watch.has_average);
         plan
+    }
+
+    fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.first.iter().chain(&self.others)
     }
 
     fn add(&mut self, index: usize, trip: &Trip) {
@@ -99,22 +101,26 @@ impl Plan {
             min_calls: u64::from(trip.min_calls.unwrap_or(preset)),
         };
         let has_average = matches!(trip.kind, TripKind::SuccessAverage(_));
-        let same = self.watches.iter_mut().find(|watch| {
+        let mut watches = self.first.iter_mut().chain(&mut self.others);
+        let same = watches.find(|watch| {
             (watch.span, watch.slices, watch.from_first_call)
                 == (span, slices, trip.from_first_call)
         });
-        match same {
-            Some(watch) => {
-                watch.rules.push(rule);
-                watch.has_average |= has_average;
-            }
-            None => self.watches.push(Watch {
-                span,
-                slices,
-                from_first_call: trip.from_first_call,
-                rules: vec![rule],
-                has_average,
-            }),
+        if let Some(watch) = same {
+            watch.rules.push(rule);
+            watch.has_average |= has_average;
+            return;
+        }
+        let watch = Watch {
+            span,
+            slices,
+            from_first_call: trip.from_first_call,
+            rules: vec![rule],
+            has_average,
+        };
+        match self.first {
+            None => self.first = Some(watch),
+            Some(_) => self.others.push(watch),
         }
     }
 
@@ -124,10 +130,19 @@ impl Plan {
         self.needs_clock
     }
 
-    /// Whether a good call into a [settled](Tally::is_settled) tally changes nothing.
-    #[inline]
-    pub(crate) const fn skips_good(&self) -> bool {
-        self.skips_good
+    /// What the fast path has to know of the rules, as bits of the [`word`].
+    pub(crate) fn flags(&self) -> u64 {
+        let mut flags = 0;
+        if self.needs_clock {
+            flags |= word::TIMED;
+        }
+        // Good calls need not be counted where there is nothing to push out, nothing is timed or
+        // averaged, and a few loads tell.
+        let is_simple = self.first.as_ref().is_none_or(|watch| !watch.has_average);
+        if self.needs_clock || !is_simple || !self.others.is_empty() {
+            flags |= word::COUNTS_GOOD;
+        }
+        flags
     }
 
     /// Why the first of these rules opens.
@@ -151,7 +166,7 @@ impl Plan {
 
     /// The least number of calls that the first rule over a rate needs.
     pub(crate) fn min_calls(&self) -> u64 {
-        let rules = self.watches.iter().flat_map(|watch| &watch.rules);
+        let rules = self.watches().flat_map(|watch| &watch.rules);
         rules
             .filter(|rule| !matches!(rule.kind, TripKind::Failures(_)))
             .map(|rule| rule.min_calls)
@@ -171,69 +186,99 @@ const fn cause(kind: TripKind) -> Cause {
 }
 
 /// What was counted since the circuit closed.
+///
+/// In cache lines of its own: who counts into it must not take the state's away from others.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Tally {
     consecutive: AtomicU64,
-    watched: Vec<Watched>,
+    /// As in the [`Plan`]; if there is none, it watches nothing.
+    first: Watched,
+    others: Box<[Watched]>,
     /// Rules already reported while nothing opens.
     noted: AtomicU64,
     /// When it was cleared, in nanoseconds.
     began: AtomicU64,
 }
 
+/// A window, of one kind or the other, or of none. Where the fast path looks is at the same place in
+/// all of them.
 #[derive(Debug)]
 struct Watched {
-    window: Window,
+    calls: CountWindow,
+    time: Option<TimeWindow>,
     average: Average,
 }
 
-#[derive(Debug)]
-enum Window {
-    Calls(CountWindow),
-    Time(TimeWindow),
+impl Watched {
+    fn new(plan: &Plan, watch: &Watch) -> Self {
+        let mut watched = Self::nothing();
+        watched.average = Average::new(watch.span);
+        match watch.span {
+            Span::Calls(calls) => watched.calls = CountWindow::new(calls, plan.tracks),
+            Span::Time(window) => {
+                let aligned = !watch.from_first_call;
+                let window = TimeWindow::new(window, watch.slices, aligned, plan.tracks);
+                watched.time = Some(window);
+            }
+        }
+        watched
+    }
+
+    fn nothing() -> Self {
+        Self {
+            calls: CountWindow::nothing(),
+            time: None,
+            average: Average::new(Span::Calls(1)),
+        }
+    }
+
+    fn counts(&self, now: Instant) -> Counts {
+        match &self.time {
+            Some(window) => window.counts(now),
+            None => self.calls.counts(),
+        }
+    }
 }
 
 impl Tally {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let watched = plan.watches.iter().map(|watch| Watched {
-            window: match watch.span {
-                Span::Calls(calls) => Window::Calls(CountWindow::new(calls, plan.tracks)),
-                Span::Time(window) => Window::Time(TimeWindow::new(
-                    window,
-                    watch.slices,
-                    !watch.from_first_call,
-                    plan.tracks,
-                )),
-            },
-            average: Average::new(watch.span),
-        });
         Self {
             consecutive: AtomicU64::new(0),
-            watched: watched.collect(),
+            first: match &plan.first {
+                Some(watch) => Watched::new(plan, watch),
+                None => Watched::nothing(),
+            },
+            others: plan
+                .others
+                .iter()
+                .map(|watch| Watched::new(plan, watch))
+                .collect(),
             noted: AtomicU64::new(0),
             began: AtomicU64::new(0),
         }
     }
 
-    /// Whether its windows are full of good calls. Costs a few loads.
+    fn watched(&self) -> impl Iterator<Item = &Watched> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Whether a good call would change nothing, where a plan without
+    /// [`COUNTS_GOOD`](word::COUNTS_GOOD) is all there is to know. Costs two loads.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.consecutive.load(Ordering::Relaxed) == 0
-            && self.watched.iter().all(|watched| match &watched.window {
-                Window::Calls(window) => window.is_settled(),
-                Window::Time(_) => false,
-            })
+        // Relaxed, here and below: the numbers publish nothing else.
+        self.consecutive.load(Ordering::Relaxed) == 0 && self.first.calls.is_settled()
     }
 
     /// Counts a call, and gives the rules that hold after it, a bit for each.
     ///
     /// `now` is looked at only where the plan needs the clock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
         if let Some((limit, index)) = plan.consecutive {
             if sample.failed {
-                // Relaxed, here and below: the numbers publish nothing else.
                 let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
                 held |= u64::from(run >= limit) << index;
             } else if self.consecutive.load(Ordering::Relaxed) != 0 {
@@ -241,24 +286,81 @@ impl Tally {
                 self.consecutive.store(0, Ordering::Relaxed);
             }
         }
-        for (watched, watch) in self.watched.iter().zip(&plan.watches) {
-            let counts = match &watched.window {
-                Window::Calls(window) if watch.has_average => window.record(sample),
-                Window::Calls(window) => match window.push(sample) {
-                    Some(counts) if counts.failures + counts.slow > 0 => counts,
-                    _ => continue,
-                },
-                Window::Time(window) => {
-                    window.record(sample, now);
-                    if watch.has_average || !window.is_clean(now) {
-                        held |= self.held_in_time(plan, (watched, watch), window, sample, now);
-                    }
-                    continue;
-                }
-            };
-            held |= self.held(plan, (watched, watch), sample, counts, now);
+        if let Some(watch) = &plan.first {
+            held |= self.record_in(plan, (&self.first, watch), sample, now);
+        }
+        if !self.others.is_empty() {
+            // Field by field: a sample in memory would have to be there for all the others too.
+            held |= self.record_in_others(plan, sample.failed, sample.slow, sample.took, now);
         }
         held
+    }
+
+    /// As [`record`](Self::record), for a good call where the plan is without
+    /// [`COUNTS_GOOD`](word::COUNTS_GOOD): gives what [`held_after`](Self::held_after) has to look at,
+    /// if a rule can hold.
+    #[inline(always)]
+    pub(crate) fn record_good(&self) -> Option<After> {
+        if self.consecutive.load(Ordering::Relaxed) != 0 {
+            // As in `record`.
+            self.consecutive.store(0, Ordering::Relaxed);
+        }
+        self.first.calls.push_good()
+    }
+
+    /// The rules that hold after a good call.
+    pub(crate) fn held_after(&self, plan: &Plan, call: After) -> u64 {
+        let counts = self.first.calls.counts_after(call);
+        match &plan.first {
+            Some(watch) if counts.failures > 0 => {
+                let watched = (&self.first, watch);
+                self.held(plan, watched, false, false, &counts, Instant::ORIGIN)
+            }
+            _ => 0,
+        }
+    }
+
+    #[inline(never)]
+    fn record_in_others(
+        &self,
+        plan: &Plan,
+        failed: bool,
+        slow: bool,
+        took: u64,
+        now: Instant,
+    ) -> u64 {
+        let others = self.others.iter().zip(&plan.others);
+        let sample = Sample { took, failed, slow };
+        others.fold(0, |held, watched| {
+            held | self.record_in(plan, watched, sample, now)
+        })
+    }
+
+    #[inline(always)]
+    fn record_in(
+        &self,
+        plan: &Plan,
+        (watched, watch): (&Watched, &Watch),
+        sample: Sample,
+        now: Instant,
+    ) -> u64 {
+        let Sample { failed, slow, .. } = sample;
+        if let Some(window) = &watched.time {
+            window.record(sample, now);
+            if !watch.has_average && window.is_clean(now) {
+                return 0;
+            }
+            return self.held_in_time(plan, (watched, watch), failed, slow, now);
+        }
+        let counts = if watch.has_average {
+            watched.calls.record(sample)
+        } else {
+            match watched.calls.push(sample) {
+                Some(counts) if counts.failures + counts.slow > 0 => counts,
+                _ => return 0,
+            }
+        };
+        self.held(plan, (watched, watch), failed, slow, &counts, now)
     }
 
     /// As [`held`](Self::held), where the window has to be summed up first.
@@ -267,32 +369,35 @@ impl Tally {
         &self,
         plan: &Plan,
         watched: (&Watched, &Watch),
-        window: &TimeWindow,
-        sample: Sample,
+        failed: bool,
+        slow: bool,
         now: Instant,
     ) -> u64 {
-        self.held(plan, watched, sample, window.counts(now), now)
+        let counts = watched.0.counts(now);
+        self.held(plan, watched, failed, slow, &counts, now)
     }
 
+    /// The rules that hold over a window that has these counts after a call.
     #[inline(never)]
     fn held(
         &self,
         plan: &Plan,
         (watched, watch): (&Watched, &Watch),
-        sample: Sample,
-        counts: Counts,
+        failed: bool,
+        slow: bool,
+        counts: &Counts,
         now: Instant,
     ) -> u64 {
         let since = Instant::from_nanos(self.began.load(Ordering::Relaxed));
         let (mut average, mut is_ripe) = (1.0, false);
         if watch.has_average {
-            average = watched.average.update(!sample.failed, since, now);
+            average = watched.average.update(!failed, since, now);
             is_ripe = match watch.span {
                 Span::Calls(calls) => counts.calls >= u64::from(calls),
                 Span::Time(window) => now.saturating_duration_since(since) >= window,
             };
         }
-        if plan.failures_only && !sample.failed && !sample.slow {
+        if plan.failures_only && !failed && !slow {
             return 0;
         }
         let rate = |bad: u64| bad as f64 / counts.calls as f64;
@@ -311,24 +416,17 @@ impl Tally {
 
     /// The content of the first window.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
-        match self.watched.first().map(|watched| &watched.window) {
-            None => Counts::default(),
-            Some(Window::Calls(window)) => window.counts(),
-            Some(Window::Time(window)) => window.counts(now),
-        }
+        self.first.counts(now)
     }
 
     /// The share of calls that were bad in the way that this rule looks at.
     pub(crate) fn rate(&self, plan: &Plan, held: u64, now: Instant) -> f64 {
         let index = held.trailing_zeros() as usize;
-        for (watched, watch) in self.watched.iter().zip(&plan.watches) {
+        for (watched, watch) in self.watched().zip(plan.watches()) {
             let Some(rule) = watch.rules.iter().find(|rule| rule.index == index) else {
                 continue;
             };
-            let counts = match &watched.window {
-                Window::Calls(window) => window.counts(),
-                Window::Time(window) => window.counts(now),
-            };
+            let counts = watched.counts(now);
             let bad = match rule.kind {
                 TripKind::SlowRate(_) => counts.slow,
                 _ => counts.failures,
@@ -351,11 +449,8 @@ impl Tally {
     /// Whether nothing bad is in it.
     pub(crate) fn is_clean(&self, now: Instant) -> bool {
         self.consecutive() == 0
-            && self.watched.iter().all(|watched| {
-                let counts = match &watched.window {
-                    Window::Calls(window) => window.counts(),
-                    Window::Time(window) => window.counts(now),
-                };
+            && self.watched().all(|watched| {
+                let counts = watched.counts(now);
                 counts.failures + counts.slow == 0 && watched.average.is_clean()
             })
     }
@@ -365,11 +460,11 @@ impl Tally {
         self.consecutive.store(0, Ordering::Relaxed);
         self.noted.store(0, Ordering::Relaxed);
         self.began.store(now.as_nanos(), Ordering::Relaxed);
-        for watched in &self.watched {
+        for watched in self.watched() {
             watched.average.word.store(0, Ordering::Relaxed);
-            match &watched.window {
-                Window::Calls(window) => window.clear(),
-                Window::Time(window) => window.clear(),
+            watched.calls.clear();
+            if let Some(window) = &watched.time {
+                window.clear();
             }
         }
     }
@@ -395,10 +490,10 @@ impl Tally {
                     took: nanos(counts.took) / counts.calls.max(1),
                 };
                 for _ in 0..bad(&sample).min(most) {
-                    for watched in &self.watched {
-                        match &watched.window {
-                            Window::Calls(window) => drop(window.record(sample)),
-                            Window::Time(window) => window.record(sample, now),
+                    for watched in self.watched() {
+                        match &watched.time {
+                            Some(window) => window.record(sample, now),
+                            None => drop(watched.calls.push(sample)),
                         }
                     }
                 }
