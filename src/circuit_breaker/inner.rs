@@ -132,7 +132,7 @@ impl Inner {
         let mut started = Instant::ORIGIN;
         if !word::is_plain(word) {
             ticket.word |= word::NOT_PLAIN;
-            if word::kind(word) > word::DISABLED {
+            if word::kind(word) != word::CLOSED {
                 let Decision(probe, of) = self.decide(word);
                 if probe >= REFUSED {
                     let reason = match probe {
@@ -143,9 +143,7 @@ impl Inner {
                 }
                 ticket = Ticket { word: of, probe };
             }
-            if word::is_timed(word) {
-                started = self.now();
-            }
+            started = self.starts(word);
         }
         Ok(Permit::of(self, ticket, started, thread::panicking()))
     }
@@ -153,6 +151,9 @@ impl Inner {
     #[cold]
     #[inline(never)]
     fn decide(&self, word: u64) -> Decision {
+        if word::kind(word) <= word::DISABLED {
+            return Decision(0, word | word::NOT_PLAIN);
+        }
         let now = self.settings.clock.now();
         if word::refuses_quietly(word) {
             if let (Some(left), Some(rejected)) = (self.rest_of_break(now), self.rejected.get()) {
@@ -423,11 +424,14 @@ impl Inner {
         }
     }
 
-    /// The present.
+    /// When a call starts that `word` lets through, where that matters.
     #[cold]
     #[inline(never)]
-    fn now(&self) -> Instant {
-        self.settings.clock.now()
+    fn starts(&self, word: u64) -> Instant {
+        match word::is_timed(word) {
+            true => self.settings.clock.now(),
+            false => Instant::ORIGIN,
+        }
     }
 
     /// The present, which may have been read already.

@@ -21,7 +21,9 @@ use crate::sync::{AtomicU64, Ordering};
 ///
 /// A reading from the past counts as the newest one. A clock that is set back by more than the
 /// window and a minute begins an empty window.
+// In cache lines of its own: all look at it, and hardly anybody changes it.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct TimeWindow {
     /// Where the first slice begins, in the clock's nanoseconds; [`UNKNOWN`] until the first call.
     origin: AtomicU64,

@@ -11,8 +11,8 @@ use crate::window::{Counts, Sample};
 /// What the fast path needs to know, in one word.
 ///
 /// ```text
-///   63               9     8     7   6      5         4            3      2    0
-///   │ generation     │ tally │       │ tells │ counts good │ timed │ kind │
+///   63               8     7     6      5         4            3      2    0
+///   │ generation     │ tally │   │ tells │ counts good │ timed │ kind │
 /// ```
 ///
 /// The generation grows with every change, so a result that carries an older one is recognised by
@@ -41,8 +41,8 @@ pub(crate) mod word {
 
     const KIND: u64 = 7;
     // The size of a tally, so that the bit is its place.
-    const TALLY: u32 = 8;
-    const GENERATION: u32 = 9;
+    const TALLY: u32 = 7;
+    const GENERATION: u32 = 8;
 
     pub(crate) const fn new(generation: u64, tally: bool, flags: u64, kind: u64) -> u64 {
         (generation << GENERATION) | ((tally as u64) << TALLY) | flags | kind

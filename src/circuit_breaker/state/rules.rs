@@ -189,7 +189,7 @@ const fn cause(kind: TripKind) -> Cause {
 ///
 /// In cache lines of its own: who counts into it must not take the state's away from others.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(align(64))]
 pub(crate) struct Tally {
     consecutive: AtomicU64,
     /// As in the [`Plan`]; if there is none, it watches nothing.
@@ -206,7 +206,7 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 struct Watched {
     calls: CountWindow,
-    time: Option<TimeWindow>,
+    time: Option<Box<TimeWindow>>,
     average: Average,
 }
 
@@ -219,7 +219,7 @@ impl Watched {
             Span::Time(window) => {
                 let aligned = !watch.from_first_call;
                 let window = TimeWindow::new(window, watch.slices, aligned, plan.tracks);
-                watched.time = Some(window);
+                watched.time = Some(Box::new(window));
             }
         }
         watched
