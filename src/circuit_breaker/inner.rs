@@ -18,7 +18,7 @@ use crate::policy::{Health, Verdict};
 use crate::rng::SharedRng;
 use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
-use crate::window::{After, Counts, Sample};
+use crate::window::{Counts, Pushed, Sample};
 
 /// A call that was let through: where it belongs when it ends.
 #[derive(Clone, Copy, Debug)]
@@ -324,39 +324,63 @@ impl Inner {
 
     /// Counts the end of a call that went well, which began at `started`.
     ///
-    /// Cold, so that nothing of it lies in the way of calls that need not be counted.
+    /// Cold, so that nothing of it lies in the way of calls that need not be counted. All calls in it
+    /// are the last thing it does, so that it has nothing to save.
     #[cold]
     #[inline(never)]
     pub(super) fn succeeded(&self, ticket: Ticket, started: Instant) {
-        if ticket.probe != 0 || word::counts_good(ticket.word) {
-            return self.succeeded_timed(ticket, started);
+        if ticket.word & word::NOT_PLAIN != 0 {
+            return self.succeeded_otherwise(ticket, started);
         }
-        // Acquire: as in `admit`.
+        // Acquire: as in `admit`. What was let through by a plain word is counted by any of its
+        // generation.
         let word = self.word.load(Ordering::Acquire);
-        if is_counted(ticket, word) {
-            if let Some(call) = self.tallies[word::tally(word)].record_good() {
-                self.look_after(word, call);
+        if word::generation(word ^ ticket.word) == 0 {
+            match self.tallies[word::tally(word)].record_good() {
+                Pushed::All => {}
+                pushed => self.after_good(word, pushed),
             }
         }
     }
 
     #[cold]
-    fn look_after(&self, word: u64, call: After) {
-        let held = self.tallies[word::tally(word)].held_after(&self.plan, call);
+    fn after_good(&self, word: u64, pushed: Pushed) {
+        let held = self.tallies[word::tally(word)].after_good(&self.plan, pushed);
         if held != 0 {
             self.rules_hold(word, held, None, Verdict::success(), None);
         }
     }
 
+    /// As [`succeeded`](Self::succeeded), where the word that let the call through was not plain.
     #[inline(never)]
-    fn succeeded_timed(&self, ticket: Ticket, started: Instant) {
-        if ticket.probe != 0 || !self.plan.needs_clock() {
-            return self.conclude(ticket, started, None, Verdict::success(), None, None);
+    fn succeeded_otherwise(&self, ticket: Ticket, started: Instant) {
+        if ticket.probe != 0 || !self.plan.is_of_one_time() {
+            return self.succeeded_somehow(ticket, started);
         }
-        let at = self.settings.clock.now();
-        let took = at.as_nanos().saturating_sub(started.as_nanos());
-        let sample = self.plan.sample(false, took);
-        self.count(ticket, sample, at, true, Verdict::success(), None);
+        let now = self.settings.clock.now();
+        let took = now.as_nanos().saturating_sub(started.as_nanos());
+        if self.plan.sample(false, took).slow {
+            return self.was_slow(ticket, took, now);
+        }
+        // Acquire: as in `admit`.
+        let word = self.word.load(Ordering::Acquire);
+        if is_counted(ticket, word) {
+            let held = self.tallies[word::tally(word)].record_good_in_time(&self.plan, now);
+            if held != 0 {
+                self.rules_hold(word, held, Some(now), Verdict::success(), None);
+            }
+        }
+    }
+
+    #[cold]
+    fn succeeded_somehow(&self, ticket: Ticket, started: Instant) {
+        self.conclude(ticket, started, None, Verdict::success(), None, None);
+    }
+
+    #[cold]
+    fn was_slow(&self, ticket: Ticket, took: u64, now: Instant) {
+        let took = Some(Duration::from_nanos(took));
+        self.conclude(ticket, now, took, Verdict::success(), Some(now), None);
     }
 
     /// As [`succeeded`](Self::succeeded), for one that failed.

@@ -64,8 +64,14 @@ impl CountWindow {
     /// Whether a good call would change nothing. Costs a load.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled() == 0
+    }
+
+    /// Zero if it [is settled](Self::is_settled).
+    #[inline]
+    pub(crate) fn unsettled(&self) -> u64 {
         // Relaxed, here and below, where nothing else is said: the numbers publish nothing else.
-        self.marks.load(Ordering::Relaxed) == 0
+        self.marks.load(Ordering::Relaxed)
     }
 
     /// Adds a call, and gives the content after it.
@@ -96,24 +102,37 @@ impl CountWindow {
     }
 
     /// As [`push`](Self::push), for a good call, where only failures are tracked: what most calls
-    /// are, in as few steps as there can be.
+    /// are, in as few steps as there can be. What takes more is left to
+    /// [`after_good`](Self::after_good).
     #[inline(always)]
-    pub(crate) fn push_good(&self) -> Option<After> {
+    pub(crate) fn push_good(&self) -> Pushed {
         match &self.form {
             Form::Word(word) => {
                 let (old, new) = word.push(&self.marks, Sample::default());
-                (old >> Word::MISSING != 0).then_some(After(new))
+                match old >> Word::MISSING {
+                    0 => Pushed::All,
+                    _ => Pushed::Part(new),
+                }
             }
             Form::Ring(ring) => ring.push_good(&self.marks, self.size),
-            Form::Nothing => None,
+            Form::Nothing => Pushed::All,
         }
     }
 
-    /// The content after a call.
-    pub(crate) fn counts_after(&self, call: After) -> Counts {
+    /// Ends a [`push_good`](Self::push_good), and gives what [`push`](Self::push) does.
+    pub(crate) fn after_good(&self, pushed: Pushed) -> Option<Counts> {
+        let Pushed::Part(part) = pushed else {
+            return None;
+        };
         match &self.form {
-            Form::Word(word) => word.counts(call.0, self.size),
-            _ => self.counts(),
+            Form::Word(word) => Some(word.counts(part, self.size)),
+            Form::Ring(ring) => {
+                let place = ring.turn_over(&self.marks, part, self.size);
+                ring.fill(&self.marks, place, Sample::default());
+                let was_full = part as i64 >= 0;
+                (!was_full).then(|| ring.counts(&self.marks, self.size))
+            }
+            Form::Nothing => None,
         }
     }
 
@@ -143,9 +162,14 @@ impl CountWindow {
     }
 }
 
-/// After which call the content of a window is asked for: if it is a [`Word`], that word.
+/// How far a good call has got into a window.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct After(u64);
+pub(crate) enum Pushed {
+    /// It is in, and no rule can hold.
+    All,
+    /// It is in a [`Word`], which is this now; or has this [`Turn`] of a [`Ring`] and is not in yet.
+    Part(u64),
+}
 
 /// The whole window in one word. Zero when it is full and clean.
 ///
@@ -155,9 +179,10 @@ pub(crate) struct After(u64);
 /// ```
 #[derive(Debug)]
 struct Word {
-    /// The failures of a full window; with slow calls, those are as many bits above.
+    /// The failures of a full window.
     mask: u64,
-    slow: bool,
+    /// The same for slow calls, further down than they are; zero where those are not tracked.
+    slow: u64,
 }
 
 impl Word {
@@ -168,7 +193,7 @@ impl Word {
     const fn new(size: u64, slow: bool) -> Self {
         Self {
             mask: (1 << size) - 1,
-            slow,
+            slow: if slow { (1 << size) - 1 } else { 0 },
         }
     }
 
@@ -192,10 +217,10 @@ impl Word {
     fn shifted(&self, bits: u64, sample: Sample) -> u64 {
         let missing = (bits >> Self::MISSING).saturating_sub(1) << Self::MISSING;
         let failed = ((bits << 1) | u64::from(sample.failed)) & self.mask;
-        if !self.slow {
+        if self.slow == 0 {
             return missing | failed;
         }
-        let slow = ((bits >> Self::SLOW << 1) | u64::from(sample.slow)) & self.mask;
+        let slow = ((bits >> Self::SLOW << 1) | u64::from(sample.slow)) & self.slow;
         missing | (slow << Self::SLOW) | failed
     }
 
@@ -209,8 +234,8 @@ impl Word {
         if marks != 0 {
             let failed = marks & self.mask;
             counts.failures = u64::from(failed.count_ones());
-            if self.slow {
-                let slow = (marks >> Self::SLOW) & self.mask;
+            if self.slow != 0 {
+                let slow = (marks >> Self::SLOW) & self.slow;
                 counts.slow = u64::from(slow.count_ones());
                 counts.slow_failures = u64::from((slow & failed).count_ones());
             }
@@ -289,24 +314,17 @@ impl Ring {
 
     /// As [`CountWindow::push_good`].
     #[inline(always)]
-    fn push_good(&self, marks: &AtomicU64, size: u64) -> Option<After> {
+    fn push_good(&self, marks: &AtomicU64, size: u64) -> Pushed {
         let turn = self.turn.0.fetch_add(1, Ordering::Relaxed);
         // One look for the last place of a turn and for the first turn, which is below zero.
-        if turn < size - 1 {
-            let content = self.words[(turn / 64) as usize].load(Ordering::Relaxed);
-            if content >> (turn % 64) & 1 != 0 {
-                self.change(marks, turn, 0);
-            }
-            return None;
+        if turn >= size - 1 {
+            return Pushed::Part(turn);
         }
-        self.push_good_slowly(marks, size, turn)
-    }
-
-    #[cold]
-    fn push_good_slowly(&self, marks: &AtomicU64, size: u64, turn: u64) -> Option<After> {
-        let place = self.turn_over(marks, turn, size);
-        self.fill(marks, place, Sample::default());
-        ((turn as i64) < 0).then_some(After(0))
+        let content = self.words[(turn / 64) as usize].load(Ordering::Relaxed);
+        if content >> (turn % 64) & 1 != 0 {
+            self.change(marks, turn, 0);
+        }
+        Pushed::All
     }
 
     /// A place: the last one of a turn, or any.

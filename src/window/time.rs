@@ -107,6 +107,12 @@ impl TimeWindow {
             // others too.
             return self.record_slowly(sample.failed, sample.slow, sample.took, now);
         }
+        self.record_clean(now);
+    }
+
+    /// As [`record`](Self::record), for a good and fast call, where durations are not tracked.
+    #[inline(always)]
+    pub(crate) fn record_clean(&self, now: Instant) {
         let newest = self.present(self.elapsed(now, true));
         let epoch = newest >> PLACE_BITS;
         let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
@@ -206,10 +212,16 @@ impl TimeWindow {
     }
 
     /// Whether nothing but good and fast calls is in it. Cheap.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_clean(&self, now: Instant) -> bool {
         let marked = self.marked.load(Ordering::Relaxed);
-        marked == 0 || self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
+        marked == 0 || self.has_left(marked, now)
+    }
+
+    /// Whether all slices before `marked` have left the window.
+    #[inline(never)]
+    fn has_left(&self, marked: u64, now: Instant) -> bool {
+        self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
     }
 
     /// The content.

@@ -69,11 +69,6 @@ pub(crate) mod word {
         word & TIMED != 0
     }
 
-    #[inline]
-    pub(crate) const fn counts_good(word: u64) -> bool {
-        word & COUNTS_GOOD != 0
-    }
-
     /// Which of the two tallies counts.
     #[inline]
     pub(crate) const fn tally(word: u64) -> usize {

@@ -6,7 +6,7 @@ use super::super::config::{Span, Trip, TripKind};
 use super::{Cause, word};
 use crate::clock::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{After, CountWindow, Counts, Sample, TimeWindow, Tracks};
+use crate::window::{CountWindow, Counts, Pushed, Sample, TimeWindow, Tracks};
 
 /// The rules, as they are looked at: by window.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(crate) struct Plan {
     /// Calls this long are slow, in nanoseconds.
     slow: u64,
     needs_clock: bool,
+    is_of_one_time: bool,
 }
 
 /// A window and the rules over it.
@@ -66,10 +67,17 @@ impl Plan {
             failures_only,
             slow: slow.map_or(u64::MAX, nanos),
             needs_clock: slow.is_some() || durations,
+            is_of_one_time: false,
         };
         for (index, trip) in trips.iter().enumerate() {
             plan.add(index, trip);
         }
+        plan.is_of_one_time = !durations
+            && plan.others.is_empty()
+            && plan
+                .first
+                .as_ref()
+                .is_some_and(|watch| matches!(watch.span, Span::Time(_)) && !watch.has_average);
         plan
     }
 
@@ -128,6 +136,12 @@ impl Plan {
     #[inline]
     pub(crate) const fn needs_clock(&self) -> bool {
         self.needs_clock
+    }
+
+    /// Whether one window of time is all that calls are counted in, a run of failures apart.
+    #[inline]
+    pub(crate) const fn is_of_one_time(&self) -> bool {
+        self.is_of_one_time
     }
 
     /// What the fast path has to know of the rules, as bits of the [`word`].
@@ -268,7 +282,7 @@ impl Tally {
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
         // Relaxed, here and below: the numbers publish nothing else.
-        self.consecutive.load(Ordering::Relaxed) == 0 && self.first.calls.is_settled()
+        self.consecutive.load(Ordering::Relaxed) | self.first.calls.unsettled() == 0
     }
 
     /// Counts a call, and gives the rules that hold after it, a bit for each.
@@ -281,9 +295,8 @@ impl Tally {
             if sample.failed {
                 let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
                 held |= u64::from(run >= limit) << index;
-            } else if self.consecutive.load(Ordering::Relaxed) != 0 {
-                // A failure that races with this may be lost: it counts as before the success.
-                self.consecutive.store(0, Ordering::Relaxed);
+            } else {
+                self.end_run();
             }
         }
         if let Some(watch) = &plan.first {
@@ -297,26 +310,47 @@ impl Tally {
     }
 
     /// As [`record`](Self::record), for a good call where the plan is without
-    /// [`COUNTS_GOOD`](word::COUNTS_GOOD): gives what [`held_after`](Self::held_after) has to look at,
-    /// if a rule can hold.
+    /// [`COUNTS_GOOD`](word::COUNTS_GOOD). What takes more is left to
+    /// [`after_good`](Self::after_good).
     #[inline(always)]
-    pub(crate) fn record_good(&self) -> Option<After> {
-        if self.consecutive.load(Ordering::Relaxed) != 0 {
-            // As in `record`.
-            self.consecutive.store(0, Ordering::Relaxed);
-        }
+    pub(crate) fn record_good(&self) -> Pushed {
+        self.end_run();
         self.first.calls.push_good()
     }
 
     /// The rules that hold after a good call.
-    pub(crate) fn held_after(&self, plan: &Plan, call: After) -> u64 {
-        let counts = self.first.calls.counts_after(call);
-        match &plan.first {
-            Some(watch) if counts.failures > 0 => {
+    pub(crate) fn after_good(&self, plan: &Plan, pushed: Pushed) -> u64 {
+        let counts = self.first.calls.after_good(pushed);
+        match (&plan.first, counts) {
+            (Some(watch), Some(counts)) if counts.failures > 0 => {
                 let watched = (&self.first, watch);
                 self.held(plan, watched, false, false, &counts, Instant::ORIGIN)
             }
             _ => 0,
+        }
+    }
+
+    /// As [`record`](Self::record), for a good and fast call where the plan
+    /// [is of one window of time](Plan::is_of_one_time).
+    #[inline(always)]
+    pub(crate) fn record_good_in_time(&self, plan: &Plan, now: Instant) -> u64 {
+        self.end_run();
+        let (Some(window), Some(watch)) = (&self.first.time, &plan.first) else {
+            return 0;
+        };
+        window.record_clean(now);
+        if window.is_clean(now) {
+            return 0;
+        }
+        self.held_in_time(plan, (&self.first, watch), false, false, now)
+    }
+
+    /// A call did not fail.
+    #[inline(always)]
+    fn end_run(&self) {
+        if self.consecutive.load(Ordering::Relaxed) != 0 {
+            // A failure that races with this may be lost: it counts as before the success.
+            self.consecutive.store(0, Ordering::Relaxed);
         }
     }
 
