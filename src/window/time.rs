@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Counts, Sample, Tracks};
 use crate::clock::{Instant, nanos};
+use crate::striped::home;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A window over the last `n` slices of time, the present one included.
@@ -35,9 +36,13 @@ pub(crate) struct TimeWindow {
     newest: AtomicU64,
     /// The newest slice with a call that was not clean, plus one; zero when there is none.
     marked: AtomicU64,
-    /// `stride` words for each place.
+    /// `stride` words for each place; then, from `second` on, one more for each.
+    ///
+    /// Every other thread counts its good calls into those, so that two threads do not wait for each
+    /// other at each call. Those of one place are never in one cache line.
     words: Box<[AtomicU64]>,
     stride: usize,
+    second: usize,
     tracks: Tracks,
 }
 
@@ -59,6 +64,9 @@ const TOOK_BITS: u32 = 40;
 /// Counts stop here, out of reach of the tag for all who add at once.
 const FULL: u64 = u32::MAX as u64 - 0xffff;
 const TOOK_FULL: u64 = (1 << TOOK_BITS) - 1;
+
+/// The words of a cache line.
+const LINE: usize = 8;
 
 const UNKNOWN: u64 = u64::MAX;
 
@@ -84,6 +92,7 @@ impl TimeWindow {
         let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
         let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
         let stride = if tracks.slow { 4 } else { 2 } + usize::from(tracks.durations);
+        let second = slices as usize * stride + LINE;
         Self {
             origin: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
             aligned,
@@ -91,10 +100,11 @@ impl TimeWindow {
             slices,
             newest: AtomicU64::new(0),
             marked: AtomicU64::new(0),
-            words: (0..slices as usize * stride)
+            words: (0..second + slices as usize)
                 .map(|_| AtomicU64::new(0))
                 .collect(),
             stride,
+            second,
             tracks,
         }
     }
@@ -115,10 +125,14 @@ impl TimeWindow {
     pub(crate) fn record_clean(&self, now: Instant) {
         let newest = self.present(self.elapsed(now, true));
         let epoch = newest >> PLACE_BITS;
-        let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
+        let place = (newest & ((1 << PLACE_BITS) - 1)) as usize;
+        let word = match home() % 2 {
+            0 => place * self.stride + CALLS,
+            _ => self.second + place,
+        };
         // Without a look at it before: one that has to come from another processor then comes once
         // and not twice.
-        let word = &self.words[first + CALLS];
+        let word = &self.words[word];
         let content = word.fetch_add(1, Ordering::Relaxed);
         let count = content & ((1 << COUNT_BITS) - 1);
         if content >> COUNT_BITS != tag(epoch, COUNT_BITS) || count >= FULL {
@@ -228,7 +242,13 @@ impl TimeWindow {
     pub(crate) fn counts(&self, now: Instant) -> Counts {
         let epoch = self.epoch(self.elapsed(now, false));
         let mut sums = [0; 5];
-        for place in self.words.chunks_exact(self.stride) {
+        for word in &self.words[self.second..] {
+            let word = word.load(Ordering::Relaxed);
+            if self.is_live(word, epoch, COUNT_BITS) {
+                sums[CALLS] += word & ((1 << COUNT_BITS) - 1);
+            }
+        }
+        for place in self.places() {
             for (kind, (word, sum)) in place.iter().zip(&mut sums).enumerate() {
                 let bits = self.bits_of(kind);
                 // Relaxed: a count and the tag it belongs to are one word.
@@ -260,8 +280,7 @@ impl TimeWindow {
             return 0;
         }
         let epoch = self.epoch(self.elapsed(now, false));
-        let places = self.words.chunks_exact(self.stride);
-        places
+        self.places()
             .flat_map(|place| [&place[SLOW], &place[BOTH]])
             .map(|word| word.load(Ordering::Relaxed))
             .filter(|word| {
@@ -270,6 +289,10 @@ impl TimeWindow {
             })
             .map(|word| word & ((1 << COUNT_BITS) - 1))
             .sum()
+    }
+
+    fn places(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.words[..self.second - LINE].chunks_exact(self.stride)
     }
 
     /// Empties it. Calls recorded meanwhile may survive or not.
@@ -364,7 +387,10 @@ impl TimeWindow {
     /// mistaken for those of newer ones: they become those of the slice that has just left it.
     fn sweep(&self, epoch: u64, all: bool) {
         for (index, word) in self.words.iter().enumerate() {
-            let bits = self.bits_of(index % self.stride);
+            let bits = match index < self.second {
+                true => self.bits_of(index % self.stride),
+                false => COUNT_BITS,
+            };
             let empty = tag(epoch.wrapping_sub(self.slices), bits) << bits;
             let mut content = word.load(Ordering::Relaxed);
             let mut is_old = all || !self.is_live(content, epoch, bits);
