@@ -632,6 +632,11 @@ impl Inner {
         self.rejected.get().map_or(0, Striped::sum)
     }
 
+    #[cfg(all(test, not(backstop_loom)))]
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.machine.try_lock().is_ok()
+    }
+
     /// The cause of transitions made by hand.
     pub(super) const MANUAL: Cause = Cause::Manual;
 }

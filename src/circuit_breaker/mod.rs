@@ -113,6 +113,8 @@ mod policy;
 mod probe;
 mod snapshot;
 mod state;
+#[cfg(all(test, not(backstop_loom)))]
+mod tests;
 mod watch;
 
 pub use self::config::{CircuitBreakerBuilder, HalfOpen, Trip};

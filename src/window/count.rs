@@ -476,6 +476,18 @@ const fn number(value: u64) -> i64 {
 
 #[cfg(test)]
 impl CountWindow {
+    /// A window that is a ring also where it would fit into a word.
+    pub(super) fn ring(size: u32, tracks: Tracks) -> Self {
+        let size = u64::from(size);
+        let window = Self {
+            marks: AtomicU64::new(0),
+            size,
+            form: Form::Ring(Box::new(Ring::new(size, tracks))),
+        };
+        window.clear();
+        window
+    }
+
     /// The counts by looking at every place, for windows at rest.
     pub(super) fn recounted(&self) -> Counts {
         let Form::Ring(ring) = &self.form else {
