@@ -53,7 +53,7 @@ impl CountWindow {
     }
 
     /// A window over no calls, which nothing changes.
-    pub(crate) const fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         Self {
             marks: AtomicU64::new(0),
             size: 0,
@@ -155,7 +155,7 @@ impl CountWindow {
             Form::Ring(ring) => {
                 ring.clear(self.size);
                 // Release: whoever comes upon this finds the ring empty.
-                self.marks.store(UNSETTLED, Ordering::Release);
+                self.marks.swap(UNSETTLED, Ordering::Release);
             }
             Form::Nothing => {}
         }
@@ -458,9 +458,9 @@ impl Ring {
         for counter in [&self.failures, &self.slow, &self.slow_failures, &self.took] {
             counter.store(0, Ordering::Relaxed);
         }
-        self.turn
-            .0
-            .store(0_u64.wrapping_sub(size), Ordering::Relaxed);
+        // Swapped and not stored, and so are the marks: the model checker then has an order for them.
+        let empty = 0_u64.wrapping_sub(size);
+        self.turn.0.swap(empty, Ordering::Relaxed);
     }
 }
 
