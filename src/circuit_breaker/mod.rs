@@ -104,6 +104,7 @@ use crate::keyed::Evictable;
 use crate::observe::Observer;
 use crate::policy::Health;
 
+mod admit;
 mod config;
 mod inner;
 #[cfg(all(test, backstop_loom))]
