@@ -1,7 +1,7 @@
 //! The permission to make one call.
 
 use std::time::Duration;
-use std::{mem, thread};
+use std::{fmt, mem, thread};
 
 use super::CircuitBreaker;
 use super::inner::{Inner, Listener, Ticket};
@@ -17,13 +17,12 @@ use crate::policy::{Health, Verdict};
 /// place comes back in every case.
 ///
 /// What is said of a call that began before the state changed changes nothing.
-#[derive(Debug)]
 #[must_use = "dropping it says nothing about the call"]
 pub struct Permit<'a> {
-    breaker: &'a CircuitBreaker,
+    inner: &'a Inner,
     ticket: Ticket,
     started: Instant,
-    /// [`RUNNING`] and [`IGNORES_PANICS`]. A whole word: a byte that was just stored stalls the load of
+    /// [`RUNNING`], [`IGNORES_PANICS`] and [`DONE`]. A whole word: a byte that was just stored stalls the load of
     /// what lies around it.
     flags: u64,
 }
@@ -37,14 +36,24 @@ const DONE: u64 = 4;
 
 impl<'a> Permit<'a> {
     #[inline]
-    pub(super) const fn new(
+    pub(super) fn new(
         breaker: &'a CircuitBreaker,
         ticket: Ticket,
         started: Instant,
         ignores_panics: bool,
     ) -> Self {
+        Self::of(&breaker.inner, ticket, started, ignores_panics)
+    }
+
+    #[inline]
+    pub(super) const fn of(
+        inner: &'a Inner,
+        ticket: Ticket,
+        started: Instant,
+        ignores_panics: bool,
+    ) -> Self {
         Self {
-            breaker,
+            inner,
             ticket,
             started,
             flags: if ignores_panics { IGNORES_PANICS } else { 0 },
@@ -65,13 +74,17 @@ impl<'a> Permit<'a> {
     /// The call went well.
     #[inline]
     pub fn success(self) {
-        self.record(Verdict::success());
+        let (inner, ticket, started) = self.into_parts();
+        if !inner.is_settled(ticket) {
+            inner.succeeded(ticket, started);
+        }
     }
 
     /// The call failed, and the dependency is to blame.
     #[inline]
     pub fn failure(self) {
-        self.record(Verdict::failure());
+        let (inner, ticket, started) = self.into_parts();
+        inner.failed(ticket, started);
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
@@ -110,7 +123,7 @@ impl<'a> Permit<'a> {
             return;
         }
         self.flags = DONE;
-        let inner = self.inner();
+        let inner = self.inner;
         if matches!(verdict.health(), Health::Healthy) && inner.is_settled(self.ticket) {
             return;
         }
@@ -118,42 +131,21 @@ impl<'a> Permit<'a> {
         inner.conclude(self.ticket, self.started, None, verdict, now, listener);
     }
 
-    /// The call ends without a word on how it went.
-    #[inline(never)]
-    fn abandon(&self) {
-        let inner = self.inner();
-        let settings = &inner.settings;
-        let ignores_panics = self.flags & IGNORES_PANICS != 0;
-        let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
-        let health = if panicked {
-            settings.panicked_as
-        } else {
-            settings.cancelled_as
-        };
-        let verdict = Verdict::ignore().with_health(health);
-        inner.conclude(self.ticket, self.started, None, verdict, None, None);
-    }
-
     /// Whether the end of the call must be timed.
     #[inline]
     pub(super) fn is_timed(&self) -> bool {
-        self.inner().plan.needs_clock()
+        self.inner.plan.needs_clock()
     }
 
     #[inline]
     pub(super) fn clock(&self) -> &'a ClockHandle {
-        &self.inner().settings.clock
-    }
-
-    #[inline]
-    fn inner(&self) -> &'a Inner {
-        &self.breaker.inner
+        &self.inner.settings.clock
     }
 
     /// What is needed to conclude the call, which the caller must do.
     #[inline]
     fn into_parts(self) -> (&'a Inner, Ticket, Instant) {
-        let parts = (self.inner(), self.ticket, self.started);
+        let parts = (self.inner, self.ticket, self.started);
         // Not dropped, so that it is not counted twice. There is nothing in it to be freed.
         mem::forget(self);
         parts
@@ -164,7 +156,34 @@ impl Drop for Permit<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.flags & DONE == 0 {
-            self.abandon();
+            self.give_up();
         }
+    }
+}
+
+impl Permit<'_> {
+    // Out of line: it stands wherever a permit may be dropped, and nearly none is.
+    #[cold]
+    fn give_up(&self) {
+        let settings = &self.inner.settings;
+        let ignores_panics = self.flags & IGNORES_PANICS != 0;
+        let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
+        let health = if panicked {
+            settings.panicked_as
+        } else {
+            settings.cancelled_as
+        };
+        let verdict = Verdict::ignore().with_health(health);
+        self.inner
+            .conclude(self.ticket, self.started, None, verdict, None, None);
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("name", &self.inner.settings.name)
+            .field("is_probe", &self.is_probe())
+            .finish_non_exhaustive()
     }
 }
