@@ -141,16 +141,18 @@ impl<E> From<TimedOut> for Error<E> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Rejected {
     policy: &'static str,
-    /// The reason in the lowest [`BITS`](Self::BITS) bits, and above it the nanoseconds until a call
-    /// has a chance, or [`UNKNOWN`](Self::UNKNOWN). One word, so that results stay small.
+    /// The reason in the lowest bits; above it [`COARSE`](Self::COARSE); above that the time until a
+    /// call has a chance, or [`UNKNOWN`](Self::UNKNOWN). One word, so that results stay small.
     facts: u64,
 }
 
 impl Rejected {
-    /// How many bits the reason takes.
-    const BITS: u32 = 4;
-    const REASON: u64 = (1 << Self::BITS) - 1;
-    const UNKNOWN: u64 = u64::MAX >> Self::BITS;
+    const REASON: u64 = (1 << 4) - 1;
+    /// The time is in units of 1024 ns: it is 18 years or more.
+    const COARSE: u64 = 1 << 4;
+    /// Where the time begins.
+    const TIME: u32 = 5;
+    const UNKNOWN: u64 = u64::MAX >> Self::TIME;
 
     /// A refusal by the policy named `policy`, with no time known at which a call could pass.
     ///
@@ -158,13 +160,14 @@ impl Rejected {
     pub const fn new(policy: &'static str, reason: Reason) -> Self {
         Self {
             policy,
-            facts: Self::UNKNOWN << Self::BITS | reason as u64,
+            facts: Self::UNKNOWN << Self::TIME | reason as u64,
         }
     }
 
     /// The same refusal with the time after which a call has a chance.
     ///
-    /// A time of more than 36 years counts as unknown.
+    /// Times of 18 years or more are rounded up, to a microsecond or so; from 584 years on they count
+    /// as unknown.
     #[must_use]
     pub const fn with_retry_after(self, after: Duration) -> Self {
         self.with_retry_nanos(nanos(after))
@@ -174,12 +177,14 @@ impl Rejected {
     /// take no longer than reading the clock, two conversions count.
     #[inline]
     pub(crate) const fn with_retry_nanos(mut self, after: u64) -> Self {
-        let after = if after < Self::UNKNOWN {
-            after
+        let reason = self.facts & Self::REASON;
+        self.facts = if after < Self::UNKNOWN {
+            after << Self::TIME | reason
+        } else if after < u64::MAX {
+            after.div_ceil(1024) << Self::TIME | Self::COARSE | reason
         } else {
-            Self::UNKNOWN
+            Self::UNKNOWN << Self::TIME | reason
         };
-        self.facts = after << Self::BITS | self.facts & Self::REASON;
         self
     }
 
@@ -195,8 +200,12 @@ impl Rejected {
 
     /// How long to wait before a call has a chance, where the policy knows it.
     pub const fn retry_after(&self) -> Option<Duration> {
-        match self.facts >> Self::BITS {
+        match self.facts >> Self::TIME {
             Self::UNKNOWN => None,
+            units if self.facts & Self::COARSE != 0 => {
+                // Not more than 64 bits but for the last unit.
+                Some(Duration::from_nanos(units.saturating_mul(1024)))
+            }
             nanos => Some(Duration::from_nanos(nanos)),
         }
     }
@@ -445,11 +454,19 @@ mod tests {
         let reasons = (0..=8).map(Reason::of_number);
         for (number, reason) in reasons.enumerate() {
             assert_eq!(reason as usize, number);
-            for nanos in [0, 1, u64::MAX >> 5] {
+            const EXACT: u64 = u64::MAX >> 5;
+            for nanos in [0, 1, EXACT - 1, EXACT, EXACT + 1, u64::MAX - 1, u64::MAX] {
                 let after = Duration::from_nanos(nanos);
                 let rejected = Rejected::new("x", reason).with_retry_after(after);
                 assert_eq!(rejected.reason(), reason);
-                assert_eq!(rejected.retry_after(), Some(after));
+                match rejected.retry_after() {
+                    None => assert_eq!(nanos, u64::MAX),
+                    Some(told) if nanos < EXACT => assert_eq!(told, after),
+                    Some(told) => {
+                        let early = told.saturating_sub(after);
+                        assert!(told >= after && early < Duration::from_nanos(1024));
+                    }
+                }
             }
         }
     }
