@@ -43,12 +43,12 @@ const ALGORITHMS: [(&str, u64, Shape); 6] = [
     ("sliding_counter", PLENTY, Quota::sliding_counter),
 ];
 
-/// The CPU's counter where there is one to choose, or tokio's clock.
+/// The CPU's counter where there is one to choose, or the system's clock.
 fn clock() -> ClockHandle {
     #[cfg(feature = "fast-clock")]
     return backstop::FastClock::new().into();
     #[cfg(not(feature = "fast-clock"))]
-    return backstop::TokioClock.into();
+    return backstop::BlockingClock.into();
 }
 
 fn limiter(quota: Quota, stripes: usize) -> RateLimiter {
