@@ -136,13 +136,13 @@ fn a_round_trip_that_doubles_for_good_costs_no_capacity_in_the_long_run() {
             });
             results.latencies.len() as f64 / results.offered as f64 * 1.5
         };
-        let near = goodput(ms(0), 5);
+        let near = goodput(ms(0), 3);
         let limit = bulkhead.limit();
-        goodput(ms(10), 15);
-        let far = goodput(ms(10), 5);
+        goodput(ms(10), 10);
+        let far = goodput(ms(10), 3);
         let far_limit = bulkhead.limit();
-        goodput(ms(0), 15);
-        let again = goodput(ms(0), 5);
+        goodput(ms(0), 8);
+        let again = goodput(ms(0), 3);
         println!(
             "{name}: {near:.3} at {limit}, {far:.3} at {far_limit}, {again:.3} at {}",
             bulkhead.limit()
