@@ -92,7 +92,7 @@ pub(super) fn timer(deadline: Instant) -> Option<Timer> {
 #[derive(Debug)]
 pub(super) struct Timer {
     deadline: Instant,
-    armed: Option<Box<Armed>>,
+    armed: Option<Armed>,
 }
 
 impl Future for Timer {

@@ -28,12 +28,13 @@ mod tests;
 const POOL: usize = 32;
 
 thread_local! {
-    static PARKED: RefCell<Vec<Box<Armed>>> = const { RefCell::new(Vec::new()) };
+    static PARKED: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A registered tokio timer. Boxed on its way from call to call: that costs nothing once the pool is
-/// warm, and moving one word is quick.
-pub(super) struct Armed {
+/// A registered tokio timer. One word: it is moved from the pool to a call and back, each time.
+pub(super) struct Armed(Box<Registered>);
+
+struct Registered {
     sleep: Pin<Box<Sleep>>,
     /// Whom it wakes. The timer holds this and never the waker of a task, so a parked timer keeps
     /// no finished task alive, and parking touches neither the wheel nor the runtime.
@@ -47,11 +48,11 @@ pub(super) struct Armed {
 impl Armed {
     /// A timer that fires at `deadline` or earlier.
     #[inline]
-    pub(super) fn take(deadline: Instant) -> Box<Self> {
+    pub(super) fn take(deadline: Instant) -> Self {
         let runtime = Handle::current().id();
         let parked = PARKED.with_borrow_mut(|pool| {
             // A timer of another runtime may never fire: its runtime may be gone.
-            let fits = |armed: &Box<Self>| armed.runtime == runtime && armed.at <= deadline;
+            let fits = |armed: &Self| armed.0.runtime == runtime && armed.0.at <= deadline;
             // The last one in is the most likely to be far from firing, and in the cache.
             let found = pool.iter().rposition(fits)?;
             Some(pool.swap_remove(found))
@@ -60,13 +61,13 @@ impl Armed {
     }
 
     #[cold]
-    fn register(deadline: Instant, runtime: runtime::Id) -> Box<Self> {
-        let mut armed = Box::new(Self {
+    fn register(deadline: Instant, runtime: runtime::Id) -> Self {
+        let mut armed = Self(Box::new(Registered {
             sleep: Box::pin(tokio::time::sleep_until(std_deadline(deadline).into())),
             waiter: Arc::default(),
             at: deadline,
             runtime,
-        });
+        }));
         armed.listen();
         armed
     }
@@ -74,7 +75,7 @@ impl Armed {
     /// Whether it has fired. If not, `waker` is woken when it does.
     #[inline]
     pub(super) fn has_fired(&self, waker: &Waker) -> bool {
-        let mut waiting = lock(&self.waiter.waiting);
+        let mut waiting = lock(&self.0.waiter.waiting);
         if !waiting.fired {
             match &mut waiting.waker {
                 Some(known) => known.clone_from(waker),
@@ -87,17 +88,17 @@ impl Armed {
     /// Registers a timer that has fired anew.
     #[cold]
     pub(super) fn move_to(&mut self, deadline: Instant) {
-        self.sleep.as_mut().reset(std_deadline(deadline).into());
-        self.at = deadline;
-        lock(&self.waiter.waiting).fired = false;
+        self.0.sleep.as_mut().reset(std_deadline(deadline).into());
+        self.0.at = deadline;
+        lock(&self.0.waiter.waiting).fired = false;
         self.listen();
     }
 
     /// Leaves the timer registered for the next call of this thread.
     #[inline(never)]
-    pub(super) fn park(self: Box<Self>) {
+    pub(super) fn park(self) {
         // Nobody waits for it: dropped outside the lock, as dropping a waker may run anything.
-        let waker = lock(&self.waiter.waiting).waker.take();
+        let waker = lock(&self.0.waiter.waiting).waker.take();
         drop(waker);
         // The thread's storage may be gone already; then the timer is just dropped.
         let _ = PARKED.try_with(|pool| {
@@ -116,15 +117,15 @@ impl Armed {
 
     /// Makes the timer tell the waiter.
     fn listen(&mut self) {
-        let waker = Waker::from(self.waiter.clone());
+        let waker = Waker::from(self.0.waiter.clone());
         // Without a share in the task's cooperation budget: when that is used up, a timer does not
         // even register.
-        let mut sleep = coop::unconstrained(self.sleep.as_mut());
+        let mut sleep = coop::unconstrained(self.0.sleep.as_mut());
         if Pin::new(&mut sleep)
             .poll(&mut Context::from_waker(&waker))
             .is_ready()
         {
-            lock(&self.waiter.waiting).fired = true;
+            lock(&self.0.waiter.waiting).fired = true;
         }
     }
 }
@@ -132,8 +133,8 @@ impl Armed {
 impl std::fmt::Debug for Armed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Armed")
-            .field("at", &self.at)
-            .field("runtime", &self.runtime)
+            .field("at", &self.0.at)
+            .field("runtime", &self.0.runtime)
             .finish_non_exhaustive()
     }
 }

@@ -28,7 +28,7 @@ fn parked() -> usize {
 /// Takes a timer and parks it again; whose it was.
 fn take_and_park(deadline: Instant) -> Arc<Waiter> {
     let armed = Armed::take(deadline);
-    let waiter = armed.waiter.clone();
+    let waiter = armed.0.waiter.clone();
     armed.park();
     waiter
 }
@@ -118,8 +118,8 @@ fn a_shorter_timeout_gets_a_timer_of_its_own() {
         let long = take_and_park(in_an_hour());
         let soon = fast::now() + HOUR / 2;
         let short = Armed::take(soon);
-        assert!(!Arc::ptr_eq(&long, &short.waiter));
-        assert_eq!(short.at, soon);
+        assert!(!Arc::ptr_eq(&long, &short.0.waiter));
+        assert_eq!(short.0.at, soon);
     });
 }
 
@@ -133,9 +133,9 @@ fn a_timer_that_fires_too_early_is_moved_on() {
         assert_eq!(sleep.as_mut().poll(task), Poll::Pending);
         drop(sleep);
         let again = Armed::take(in_an_hour() + HOUR);
-        assert!(Arc::ptr_eq(&past, &again.waiter));
+        assert!(Arc::ptr_eq(&past, &again.0.waiter));
         assert!(!again.has_fired(Waker::noop()));
-        assert!(again.at > fast::now() + HOUR / 2);
+        assert!(again.0.at > fast::now() + HOUR / 2);
     });
 }
 
@@ -165,7 +165,7 @@ fn many_runtimes_on_one_thread_do_not_fill_the_pool() {
 #[test]
 fn many_sleeps_at_once_leave_a_full_pool_and_no_more() {
     runtime().block_on(async {
-        let many: Vec<Box<Armed>> = (0..2 * POOL).map(|_| Armed::take(in_an_hour())).collect();
+        let many: Vec<Armed> = (0..2 * POOL).map(|_| Armed::take(in_an_hour())).collect();
         assert_eq!(parked(), 0);
         many.into_iter().for_each(Armed::park);
         assert_eq!(parked(), POOL);
