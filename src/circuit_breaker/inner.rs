@@ -3,57 +3,48 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::state::{
-    Admission, Break as BreakLength, Cause, Due, Machine, Plan, State, Tally, word,
-};
+use super::state::{Break as BreakLength, Cause, Due, Machine, Plan, State, Tally, word};
 use super::state::{HalfOpenRules, Transition};
 use super::watch::{Watcher, Watchers};
 use super::{Break, Settings, Snapshot};
 use crate::backoff::Progress;
 use crate::clock::{Instant, nanos};
-use crate::error::{Reason, Rejected};
 use crate::observe::{Event, Observer};
 use crate::policy::{Health, Verdict};
 use crate::rng::SharedRng;
 use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
-use crate::window::{Counts, Sample};
+use crate::window::{Counts, Pushed, Sample};
 
 /// A call that was let through: where it belongs when it ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
-    /// The word it was admitted under.
+    /// The word it was admitted under, with [`NOT_PLAIN`](word::NOT_PLAIN) if it is not plain.
     pub(super) word: u64,
     /// Its place among the trial calls; zero when it is none.
     pub(super) probe: u64,
 }
-
-/// The ticket of a call whose result changes nothing.
-const UNRECORDED: Ticket = Ticket {
-    word: word::DISABLED,
-    probe: 0,
-};
 
 /// Who listens to the call that causes a change, beside the breaker's own observer.
 pub(super) type Listener<'a> = Option<&'a dyn Observer>;
 
 pub(super) struct Inner {
     /// The state and its generation. See [`word`].
-    word: AtomicU64,
+    pub(super) word: AtomicU64,
     /// When the break or the ramp-up ends, in nanoseconds.
-    until: AtomicU64,
+    pub(super) until: AtomicU64,
     /// How much of the break there can be left, in nanoseconds, unless the clock was set back.
-    longest: AtomicU64,
+    pub(super) longest: AtomicU64,
     pub(super) settings: Settings,
     pub(super) plan: Plan,
     /// One counts, the other is that of the last time: a thread that is about to record a result of
     /// the last time does not meet the new one.
-    tallies: Box<[Tally; 2]>,
+    tallies: [Tally; 2],
     machine: Mutex<(Machine, Watchers)>,
-    rng: SharedRng,
+    pub(super) rng: SharedRng,
     /// Calls refused since the state changed. Made when the circuit first lets not all through: many
     /// breakers never do.
-    rejected: OnceLock<Striped>,
+    pub(super) rejected: OnceLock<Striped>,
 }
 
 impl Inner {
@@ -64,8 +55,12 @@ impl Inner {
         seed: Option<u64>,
         restore: Option<&Snapshot>,
     ) -> Self {
-        let mut machine = Machine::new(rules, settings.ramp_up);
-        let tallies = Box::new([Tally::new(&plan), Tally::new(&plan)]);
+        let mut flags = plan.flags();
+        if settings.shadow || settings.observer.is_some() {
+            flags |= word::TELLS;
+        }
+        let mut machine = Machine::new(rules, settings.ramp_up, flags);
+        let tallies = [Tally::new(&plan), Tally::new(&plan)];
         let rng = SharedRng::new(seed);
         let now = settings.clock.now();
         tallies[0].clear(now);
@@ -107,138 +102,79 @@ impl Inner {
         }
     }
 
-    /// Lets a call through or not. `now` is asked only where the time matters.
-    #[inline]
-    pub(super) fn admit(
-        &self,
-        now: impl FnOnce() -> Instant,
-        listener: Listener<'_>,
-    ) -> Result<Ticket, Rejected> {
-        // Acquire: pairs with `publish`, so a tally is seen cleared by those who are told to use it.
-        let word = self.word.load(Ordering::Acquire);
-        if word::kind(word) <= word::DISABLED {
-            return Ok(Ticket { word, probe: 0 });
-        }
-        self.admit_slowly(word, now(), listener)
-    }
-
-    /// As [`admit`](Self::admit), where `word` does not let all calls through.
-    #[inline(never)]
-    fn admit_slowly(
-        &self,
-        word: u64,
-        now: Instant,
-        listener: Listener<'_>,
-    ) -> Result<Ticket, Rejected> {
-        if word::kind(word) != word::OPEN {
-            return self.admit_some(word, now, listener);
-        }
-        // Acquire: a break's end is written before the word that says open. One that is newer than
-        // the word is the end of a newer break, and as good an answer.
-        let until = self.until.load(Ordering::Acquire);
-        let left = until.saturating_sub(now.as_nanos());
-        if until == u64::MAX {
-            self.refuse(Reason::CircuitOpen, None, now, listener)
-        } else if left > 0 && left <= self.longest.load(Ordering::Relaxed) {
-            let until = Some(Instant::from_nanos(until));
-            self.refuse(Reason::CircuitOpen, until, now, listener)
-        } else {
-            // It is over; or longer than it is: the clock was set back, and the machine decides.
-            self.ask(now, listener)
-        }
-    }
-
-    /// As [`admit`](Self::admit), where `word` lets some calls through.
-    #[cold]
-    fn admit_some(
-        &self,
-        word: u64,
-        now: Instant,
-        listener: Listener<'_>,
-    ) -> Result<Ticket, Rejected> {
-        if word::kind(word) == word::RAMPING {
-            let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
-            let left = ends.saturating_duration_since(now);
-            if !left.is_zero() {
-                let share = 1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
-                if self.rng.unit() < share {
-                    return Ok(Ticket { word, probe: 0 });
-                }
-                return self.refuse(Reason::CircuitOpen, Some(ends), now, listener);
-            }
-            self.with_machine(listener, now, |machine| machine.end_ramp(now));
-        }
-        self.ask(now, listener)
-    }
-
-    /// Lets the machine decide whether a call is let through.
-    #[cold]
-    fn ask(&self, now: Instant, listener: Listener<'_>) -> Result<Ticket, Rejected> {
-        loop {
-            let (admission, word) = self.with_machine(listener, now, |machine| {
-                (machine.acquire(now), machine.word())
-            });
-            match admission {
-                Admission::Admitted { probe } => return Ok(Ticket { word, probe }),
-                Admission::Isolated => return self.refuse(Reason::Isolated, None, now, listener),
-                Admission::Refused { until } => {
-                    return self.refuse(Reason::CircuitOpen, until, now, listener);
-                }
-                Admission::Due(due) => drop(self.open(due, None, listener, now)),
-            }
-        }
-    }
-
-    #[inline]
-    fn refuse(
-        &self,
-        reason: Reason,
-        until: Option<Instant>,
-        now: Instant,
-        listener: Listener<'_>,
-    ) -> Result<Ticket, Rejected> {
-        self.rejected.get_or_init(Striped::new).increment();
-        let after = until.map_or(u64::MAX, |until| {
-            until.as_nanos().saturating_sub(now.as_nanos())
-        });
-        if self.settings.shadow || listener.is_some() || self.settings.observer.is_some() {
-            return self.tell_refused(reason, after, listener);
-        }
-        Err(self.refusal(reason, after))
-    }
-
-    #[inline]
-    fn refusal(&self, reason: Reason, after: u64) -> Rejected {
-        Rejected::new(self.settings.name, reason).with_retry_nanos(after)
-    }
-
-    // Makes a refusal of its own: one that was handed over would have to be in memory before anybody
-    // knows whether it is needed there.
-    #[cold]
-    fn tell_refused(
-        &self,
-        reason: Reason,
-        after: u64,
-        listener: Listener<'_>,
-    ) -> Result<Ticket, Rejected> {
-        let rejected = self.refusal(reason, after);
-        if self.settings.shadow {
-            self.emit(listener, || Event::would_reject(&rejected));
-            return Ok(UNRECORDED);
-        }
-        self.emit(listener, || Event::rejected(&rejected));
-        Err(rejected)
-    }
-
     /// Whether a good call would change nothing. Costs a few loads; what most calls end with.
     #[inline]
     pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
+        // Acquire: as in `admit`. No word is equal to one that is not plain.
+        self.word.load(Ordering::Acquire) == ticket.word
+            && self.tallies[word::tally(ticket.word)].is_settled()
+    }
+
+    /// Counts the end of a call that went well, which began at `started`.
+    ///
+    /// Cold, so that nothing of it lies in the way of calls that need not be counted. All calls in it
+    /// are the last thing it does, so that it has nothing to save.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn succeeded(&self, ticket: Ticket, started: Instant) {
+        if ticket.word & word::NOT_PLAIN != 0 {
+            return self.succeeded_otherwise(ticket, started);
+        }
+        // Acquire: as in `admit`. What was let through by a plain word is counted by any of its
+        // generation.
+        let word = self.word.load(Ordering::Acquire);
+        if word::generation(word ^ ticket.word) == 0 {
+            match self.tallies[word::tally(word)].record_good() {
+                Pushed::All => {}
+                pushed => self.after_good(word, pushed),
+            }
+        }
+    }
+
+    #[cold]
+    fn after_good(&self, word: u64, pushed: Pushed) {
+        let held = self.tallies[word::tally(word)].after_good(&self.plan, pushed);
+        if held != 0 {
+            self.rules_hold(word, held, None, Verdict::success(), None);
+        }
+    }
+
+    /// As [`succeeded`](Self::succeeded), where the word that let the call through was not plain.
+    #[inline(never)]
+    fn succeeded_otherwise(&self, ticket: Ticket, started: Instant) {
+        if ticket.probe != 0 || !self.plan.is_of_one_time() {
+            return self.succeeded_somehow(ticket, started);
+        }
+        let now = self.settings.clock.now();
+        let took = now.as_nanos().saturating_sub(started.as_nanos());
+        if self.plan.sample(false, took).slow {
+            return self.was_slow(ticket, took, now);
+        }
         // Acquire: as in `admit`.
         let word = self.word.load(Ordering::Acquire);
-        word == ticket.word
-            && word::kind(word) == word::CLOSED
-            && self.plan.skips_good()
-            && self.tallies[word::tally(word)].is_settled()
+        if is_counted(ticket, word) {
+            let held = self.tallies[word::tally(word)].record_good_in_time(&self.plan, now);
+            if held != 0 {
+                self.rules_hold(word, held, Some(now), Verdict::success(), None);
+            }
+        }
+    }
+
+    #[cold]
+    fn succeeded_somehow(&self, ticket: Ticket, started: Instant) {
+        self.conclude(ticket, started, None, Verdict::success(), None, None);
+    }
+
+    #[cold]
+    fn was_slow(&self, ticket: Ticket, took: u64, now: Instant) {
+        let took = Some(Duration::from_nanos(took));
+        self.conclude(ticket, now, took, Verdict::success(), Some(now), None);
+    }
+
+    /// As [`succeeded`](Self::succeeded), for one that failed.
+    #[inline(never)]
+    pub(super) fn failed(&self, ticket: Ticket, started: Instant) {
+        self.conclude(ticket, started, None, Verdict::failure(), None, None);
     }
 
     /// Counts the end of a call, which began at `started` unless `took` says how long it was. `now`
@@ -275,16 +211,28 @@ impl Inner {
         if ticket.probe != 0 {
             return self.end_probe(ticket, Some(sample), now, verdict, listener);
         }
-        // Acquire: as in `admit`. A result of an older generation changes nothing.
-        let word = self.word.load(Ordering::Acquire);
-        let kind = word::kind(word);
-        if word::generation(word ^ ticket.word) != 0 || kind == word::DISABLED {
-            return;
-        }
         let at = now.unwrap_or(Instant::ORIGIN);
-        let held = self.tallies[word::tally(word)].record(&self.plan, sample, at);
-        if held != 0 {
-            self.rules_hold(word, held, self.at(now), verdict, listener);
+        self.count(ticket, sample, at, now.is_some(), verdict, listener);
+    }
+
+    /// Counts a call that was no trial and ended at `now`, if that is known.
+    #[inline(always)]
+    fn count(
+        &self,
+        ticket: Ticket,
+        sample: Sample,
+        now: Instant,
+        is_known: bool,
+        verdict: Verdict,
+        listener: Listener<'_>,
+    ) {
+        // Acquire: as in `admit`.
+        let word = self.word.load(Ordering::Acquire);
+        if is_counted(ticket, word) {
+            let held = self.tallies[word::tally(word)].record(&self.plan, sample, now);
+            if held != 0 {
+                self.rules_hold(word, held, is_known.then_some(now), verdict, listener);
+            }
         }
     }
 
@@ -299,10 +247,11 @@ impl Inner {
         &self,
         word: u64,
         held: u64,
-        now: Instant,
+        now: Option<Instant>,
         verdict: Verdict,
         listener: Listener<'_>,
     ) {
+        let now = self.at(now);
         let tally = &self.tallies[word::tally(word)];
         if word::kind(word) == word::METRICS_ONLY {
             let mut fresh = tally.note(held);
@@ -433,7 +382,7 @@ impl Inner {
         lock_checked(&self.machine).1.is_empty()
     }
 
-    fn emit(&self, listener: Listener<'_>, event: impl Fn() -> Event) {
+    pub(super) fn emit(&self, listener: Listener<'_>, event: impl Fn() -> Event) {
         if let Some(observer) = listener {
             observer.on_event(&event());
         }
@@ -461,6 +410,11 @@ impl Inner {
         self.rejected.get().map_or(0, Striped::sum)
     }
 
+    #[cfg(all(test, not(backstop_loom)))]
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.machine.try_lock().is_ok()
+    }
+
     /// The cause of transitions made by hand.
     pub(super) const MANUAL: Cause = Cause::Manual;
 }
@@ -469,6 +423,13 @@ impl Drop for Inner {
     fn drop(&mut self) {
         lock_checked(&self.machine).1.close();
     }
+}
+
+/// Whether the result of a call changes anything when the word is this one. One of an older
+/// generation does not.
+#[inline]
+const fn is_counted(ticket: Ticket, word: u64) -> bool {
+    word::generation(word ^ ticket.word) == 0 && word::kind(word) != word::DISABLED
 }
 
 /// A transition as an event.

@@ -104,6 +104,7 @@ use crate::keyed::Evictable;
 use crate::observe::Observer;
 use crate::policy::Health;
 
+mod admit;
 mod config;
 mod inner;
 #[cfg(all(test, backstop_loom))]
@@ -113,6 +114,8 @@ mod policy;
 mod probe;
 mod snapshot;
 mod state;
+#[cfg(all(test, not(backstop_loom)))]
+mod tests;
 mod watch;
 
 pub use self::config::{CircuitBreakerBuilder, HalfOpen, Trip};
@@ -197,12 +200,7 @@ impl CircuitBreaker {
     /// ```
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
-        let inner = &*self.inner;
-        let clock = &inner.settings.clock;
-        let read = inner.plan.needs_clock().then(|| clock.now());
-        let ticket = inner.admit(|| read.unwrap_or_else(|| clock.now()), None)?;
-        let started = read.unwrap_or(Instant::ORIGIN);
-        Ok(Permit::new(self, ticket, started, std::thread::panicking()))
+        self.inner.acquire()
     }
 
     /// The state as last decided: a break that is over is still open until a call comes. Costs one

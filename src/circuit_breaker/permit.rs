@@ -1,7 +1,7 @@
 //! The permission to make one call.
 
 use std::time::Duration;
-use std::{mem, thread};
+use std::{fmt, mem, thread};
 
 use super::CircuitBreaker;
 use super::inner::{Inner, Listener, Ticket};
@@ -17,10 +17,9 @@ use crate::policy::{Health, Verdict};
 /// place comes back in every case.
 ///
 /// What is said of a call that began before the state changed changes nothing.
-#[derive(Debug)]
 #[must_use = "dropping it says nothing about the call"]
 pub struct Permit<'a> {
-    breaker: &'a CircuitBreaker,
+    inner: &'a Inner,
     ticket: Ticket,
     started: Instant,
     /// [`RUNNING`] and [`IGNORES_PANICS`]. A whole word: a byte that was just stored stalls the load of
@@ -35,14 +34,24 @@ const IGNORES_PANICS: u64 = 2;
 
 impl<'a> Permit<'a> {
     #[inline]
-    pub(super) const fn new(
+    pub(super) fn new(
         breaker: &'a CircuitBreaker,
         ticket: Ticket,
         started: Instant,
         ignores_panics: bool,
     ) -> Self {
+        Self::of(&breaker.inner, ticket, started, ignores_panics)
+    }
+
+    #[inline]
+    pub(super) const fn of(
+        inner: &'a Inner,
+        ticket: Ticket,
+        started: Instant,
+        ignores_panics: bool,
+    ) -> Self {
         Self {
-            breaker,
+            inner,
             ticket,
             started,
             flags: if ignores_panics { IGNORES_PANICS } else { 0 },
@@ -63,13 +72,17 @@ impl<'a> Permit<'a> {
     /// The call went well.
     #[inline]
     pub fn success(self) {
-        self.record(Verdict::success());
+        let (inner, ticket, started) = self.into_parts();
+        if !inner.is_settled(ticket) {
+            inner.succeeded(ticket, started);
+        }
     }
 
     /// The call failed, and the dependency is to blame.
     #[inline]
     pub fn failure(self) {
-        self.record(Verdict::failure());
+        let (inner, ticket, started) = self.into_parts();
+        inner.failed(ticket, started);
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
@@ -98,23 +111,18 @@ impl<'a> Permit<'a> {
     /// Whether the end of the call must be timed.
     #[inline]
     pub(super) fn is_timed(&self) -> bool {
-        self.inner().plan.needs_clock()
+        self.inner.plan.needs_clock()
     }
 
     #[inline]
     pub(super) fn clock(&self) -> &'a ClockHandle {
-        &self.inner().settings.clock
-    }
-
-    #[inline]
-    fn inner(&self) -> &'a Inner {
-        &self.breaker.inner
+        &self.inner.settings.clock
     }
 
     /// What is needed to conclude the call, which the caller must do.
     #[inline]
     fn into_parts(self) -> (&'a Inner, Ticket, Instant) {
-        let parts = (self.inner(), self.ticket, self.started);
+        let parts = (self.inner, self.ticket, self.started);
         // Not dropped, so that it is not counted twice. There is nothing in it to be freed.
         mem::forget(self);
         parts
@@ -124,8 +132,15 @@ impl<'a> Permit<'a> {
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        let inner = self.inner();
-        let settings = &inner.settings;
+        self.give_up();
+    }
+}
+
+impl Permit<'_> {
+    // Out of line: it stands wherever a permit may be dropped, and nearly none is.
+    #[cold]
+    fn give_up(&self) {
+        let settings = &self.inner.settings;
         let ignores_panics = self.flags & IGNORES_PANICS != 0;
         let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
         let health = if panicked {
@@ -134,6 +149,16 @@ impl Drop for Permit<'_> {
             settings.cancelled_as
         };
         let verdict = Verdict::ignore().with_health(health);
-        inner.conclude(self.ticket, self.started, None, verdict, None, None);
+        self.inner
+            .conclude(self.ticket, self.started, None, verdict, None, None);
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("name", &self.inner.settings.name)
+            .field("is_probe", &self.is_probe())
+            .finish_non_exhaustive()
     }
 }

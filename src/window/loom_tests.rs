@@ -73,24 +73,68 @@ fn loom_a_rings_counters_equal_its_content() {
 }
 
 #[test]
-fn loom_a_roll_over_loses_no_call() {
+fn loom_a_ring_that_is_full_of_good_calls_is_settled() {
     loom::model(|| {
-        let window = Arc::new(TimeWindow::new(
-            Duration::from_micros(100),
-            1,
-            true,
-            Tracks::default(),
-        ));
-        window.record(FAILED, Instant::from_nanos(0));
-        let now = Instant::from_nanos(100_000);
+        let window = Arc::new(CountWindow::ring(2, Tracks::default()));
         race(
             &window,
-            move |window| window.record(FAILED, now),
-            |window| window.record(FAILED, now),
+            |window| {
+                window.push(FAILED);
+                window.after_good(window.push_good());
+            },
+            |window| {
+                window.after_good(window.push_good());
+                window.after_good(window.push_good());
+            },
         );
-        let counts = window.counts(now);
-        assert_eq!((counts.calls, counts.failures), (2, 2));
+        // What it says of itself is compared with its content here.
+        assert_eq!(window.counts(), window.recounted());
+        assert_eq!(window.is_settled(), window.counts().failures == 0);
     });
+}
+
+#[test]
+fn loom_a_ring_that_was_emptied_is_not_settled() {
+    loom::model(|| {
+        let window = Arc::new(CountWindow::ring(2, Tracks::default()));
+        window.after_good(window.push_good());
+        race(
+            &window,
+            |window| {
+                window.after_good(window.push_good());
+            },
+            |window| window.clear(),
+        );
+        assert!(window.counts().calls < 2);
+        assert!(!window.is_settled());
+    });
+}
+
+#[test]
+fn loom_a_roll_over_loses_no_call() {
+    for first in [FAILED, GOOD] {
+        for second in [FAILED, GOOD] {
+            loom::model(move || {
+                let window = Arc::new(TimeWindow::new(
+                    Duration::from_micros(100),
+                    1,
+                    true,
+                    Tracks::default(),
+                ));
+                window.record(FAILED, Instant::from_nanos(0));
+                window.record(GOOD, Instant::from_nanos(0));
+                let now = Instant::from_nanos(100_000);
+                race(
+                    &window,
+                    move |window| window.record(first, now),
+                    move |window| window.record(second, now),
+                );
+                let counts = window.counts(now);
+                let failures = u64::from(first.failed) + u64::from(second.failed);
+                assert_eq!((counts.calls, counts.failures), (2, failures));
+            });
+        }
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ mod loom_tests;
 mod tests;
 mod time;
 
-pub(crate) use self::count::CountWindow;
+pub(crate) use self::count::{CountWindow, Pushed};
 pub(crate) use self::time::{Slice, TimeWindow};
 
 /// What one call was.

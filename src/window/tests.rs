@@ -85,6 +85,37 @@ proptest! {
         prop_assert_eq!(window.counts(), Counts::default());
     }
 
+    /// The short way of a good call, through which most go, is the long one.
+    #[test]
+    fn a_good_call_is_a_good_call(
+        size in prop_oneof![1..=4_u32, 55..=57_u32, 60..=70_u32, 120..=200_u32],
+        ring in any::<bool>(),
+        calls in proptest::collection::vec(any::<u8>(), 0..700),
+    ) {
+        let window = match ring {
+            true => CountWindow::ring(size, Tracks::default()),
+            false => CountWindow::new(size, Tracks::default()),
+        };
+        let mut model = VecDeque::new();
+        for call in calls {
+            let call = if call < 20 { failed() } else { good() };
+            let was_full = model.len() == size as usize;
+            model.push_back(call);
+            model.drain(..model.len().saturating_sub(size as usize));
+            let expected = naive(&model, Tracks::default());
+            if call == good() {
+                let counts = window.after_good(window.push_good());
+                prop_assert_eq!(counts, (!was_full).then_some(expected));
+            } else {
+                prop_assert_eq!(window.push(call), Some(expected));
+            }
+            prop_assert_eq!(window.counts(), expected);
+            prop_assert_eq!(window.recounted(), expected);
+            let is_settled = model.len() == size as usize && expected.failures == 0;
+            prop_assert_eq!(window.is_settled(), is_settled);
+        }
+    }
+
     #[test]
     fn a_time_window_is_the_last_slices(
         slices in 1..12_u32,
@@ -141,7 +172,8 @@ fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
         window.record(failed(), Instant::from_nanos(call * 20_000));
     }
     assert_eq!(window.words_in_use(), words);
-    assert_eq!(words, 50);
+    // Five for each slice, one more for every other thread's good calls, and a gap between them.
+    assert_eq!(words, 50 + 10 + 8);
     assert_eq!(window.counts(at(4_000)).calls, 200_000);
 }
 
@@ -237,6 +269,23 @@ fn extreme_settings_and_times_are_harmless() {
         window.record(good());
         assert_eq!(window.record(failed()).calls, 1);
     }
+}
+
+/// As their homes are: of each two threads one counts into each half.
+#[test]
+fn good_calls_of_all_threads_are_one_number() {
+    let window = TimeWindow::new(ms(10), 1, true, SLOW);
+    for now in [5, 5, 7, 15] {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| window.record(good(), at(now)));
+            }
+        });
+    }
+    assert_eq!(window.counts(at(15)).calls, 4);
+    assert_eq!(window.counts(at(20)).calls, 0);
+    window.clear();
+    assert_eq!(window.counts(at(15)).calls, 0);
 }
 
 /// Many threads, then rest: the counters equal the content.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Counts, Sample, Tracks};
 use crate::clock::{Instant, nanos};
+use crate::striped::home;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A window over the last `n` slices of time, the present one included.
@@ -21,7 +22,9 @@ use crate::sync::{AtomicU64, Ordering};
 ///
 /// A reading from the past counts as the newest one. A clock that is set back by more than the
 /// window and a minute begins an empty window.
+// In cache lines of its own: all look at it, and hardly anybody changes it.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct TimeWindow {
     /// Where the first slice begins, in the clock's nanoseconds; [`UNKNOWN`] until the first call.
     origin: AtomicU64,
@@ -33,9 +36,13 @@ pub(crate) struct TimeWindow {
     newest: AtomicU64,
     /// The newest slice with a call that was not clean, plus one; zero when there is none.
     marked: AtomicU64,
-    /// `stride` words for each place.
+    /// `stride` words for each place; then, from `second` on, one more for each.
+    ///
+    /// Every other thread counts its good calls into those, so that two threads do not wait for each
+    /// other at each call. Those of one place are never in one cache line.
     words: Box<[AtomicU64]>,
     stride: usize,
+    second: usize,
     tracks: Tracks,
 }
 
@@ -57,6 +64,9 @@ const TOOK_BITS: u32 = 40;
 /// Counts stop here, out of reach of the tag for all who add at once.
 const FULL: u64 = u32::MAX as u64 - 0xffff;
 const TOOK_FULL: u64 = (1 << TOOK_BITS) - 1;
+
+/// The words of a cache line.
+const LINE: usize = 8;
 
 const UNKNOWN: u64 = u64::MAX;
 
@@ -82,6 +92,7 @@ impl TimeWindow {
         let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
         let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
         let stride = if tracks.slow { 4 } else { 2 } + usize::from(tracks.durations);
+        let second = slices as usize * stride + LINE;
         Self {
             origin: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
             aligned,
@@ -89,18 +100,64 @@ impl TimeWindow {
             slices,
             newest: AtomicU64::new(0),
             marked: AtomicU64::new(0),
-            words: (0..slices as usize * stride)
+            words: (0..second + slices as usize)
                 .map(|_| AtomicU64::new(0))
                 .collect(),
             stride,
+            second,
             tracks,
         }
     }
 
     /// Adds a call that ended at `now`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(&self, sample: Sample, now: Instant) {
+        if self.kind_of(sample).is_some() || self.tracks.durations {
+            // Not inlined, and field by field: a sample in memory would have to be there for the
+            // others too.
+            return self.record_slowly(sample.failed, sample.slow, sample.took, now);
+        }
+        self.record_clean(now);
+    }
+
+    /// As [`record`](Self::record), for a good and fast call, where durations are not tracked.
+    #[inline(always)]
+    pub(crate) fn record_clean(&self, now: Instant) {
+        let newest = self.present(self.elapsed(now, true));
+        let epoch = newest >> PLACE_BITS;
+        let place = (newest & ((1 << PLACE_BITS) - 1)) as usize;
+        let word = match home() % 2 {
+            0 => place * self.stride + CALLS,
+            _ => self.second + place,
+        };
+        // Without a look at it before: one that has to come from another processor then comes once
+        // and not twice.
+        let word = &self.words[word];
+        let content = word.fetch_add(1, Ordering::Relaxed);
+        let count = content & ((1 << COUNT_BITS) - 1);
+        if content >> COUNT_BITS != tag(epoch, COUNT_BITS) || count >= FULL {
+            Self::added_blindly(word, content, epoch);
+        }
+    }
+
+    #[inline(never)]
+    fn record_slowly(&self, failed: bool, slow: bool, took: u64, now: Instant) {
+        let sample = Sample { took, failed, slow };
         self.record_into(sample, now);
+    }
+
+    /// One was added to a word that had `content`, which was not that of slice `epoch` or is full.
+    #[cold]
+    fn added_blindly(word: &AtomicU64, content: u64, epoch: u64) {
+        let tag = tag(epoch, COUNT_BITS);
+        let behind = tag.wrapping_sub(content >> COUNT_BITS) & mask(COUNT_BITS);
+        if behind == 0 {
+            word.fetch_sub(1, Ordering::Relaxed);
+        } else if behind <= mask(COUNT_BITS) / 2 {
+            // What was added to belongs to a slice that has left the window, and goes with it.
+            Self::add_slowly(word, epoch, COUNT_BITS, 1, FULL);
+        }
+        // Else the slice has left the window, and the call counts late, in the newer one.
     }
 
     /// Adds a call, into the slice that it returns.
@@ -169,17 +226,29 @@ impl TimeWindow {
     }
 
     /// Whether nothing but good and fast calls is in it. Cheap.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_clean(&self, now: Instant) -> bool {
         let marked = self.marked.load(Ordering::Relaxed);
-        marked == 0 || self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
+        marked == 0 || self.has_left(marked, now)
+    }
+
+    /// Whether all slices before `marked` have left the window.
+    #[inline(never)]
+    fn has_left(&self, marked: u64, now: Instant) -> bool {
+        self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
     }
 
     /// The content.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
         let epoch = self.epoch(self.elapsed(now, false));
         let mut sums = [0; 5];
-        for place in self.words.chunks_exact(self.stride) {
+        for word in &self.words[self.second..] {
+            let word = word.load(Ordering::Relaxed);
+            if self.is_live(word, epoch, COUNT_BITS) {
+                sums[CALLS] += word & ((1 << COUNT_BITS) - 1);
+            }
+        }
+        for place in self.places() {
             for (kind, (word, sum)) in place.iter().zip(&mut sums).enumerate() {
                 let bits = self.bits_of(kind);
                 // Relaxed: a count and the tag it belongs to are one word.
@@ -211,8 +280,7 @@ impl TimeWindow {
             return 0;
         }
         let epoch = self.epoch(self.elapsed(now, false));
-        let places = self.words.chunks_exact(self.stride);
-        places
+        self.places()
             .flat_map(|place| [&place[SLOW], &place[BOTH]])
             .map(|word| word.load(Ordering::Relaxed))
             .filter(|word| {
@@ -221,6 +289,10 @@ impl TimeWindow {
             })
             .map(|word| word & ((1 << COUNT_BITS) - 1))
             .sum()
+    }
+
+    fn places(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.words[..self.second - LINE].chunks_exact(self.stride)
     }
 
     /// Empties it. Calls recorded meanwhile may survive or not.
@@ -276,8 +348,8 @@ impl TimeWindow {
     /// The present slice and its place; moves on to it.
     #[inline]
     fn present(&self, now: Instant) -> u64 {
-        // Relaxed: the words carry their own tags, so nothing depends on who sees this first.
-        let newest = self.newest.load(Ordering::Relaxed);
+        // Acquire: whoever comes to a slice sees the words swept that were swept before it.
+        let newest = self.newest.load(Ordering::Acquire);
         let elapsed = now
             .as_nanos()
             .wrapping_sub((newest >> PLACE_BITS) * self.slice);
@@ -295,7 +367,11 @@ impl TimeWindow {
         let before = newest >> PLACE_BITS;
         if self.is_set_back(before, now) {
             self.clear();
-            self.newest.store(present, Ordering::Relaxed);
+            if epoch >> SWEEP_BITS > 0 {
+                self.sweep(epoch, true);
+            }
+            // Release, here and below: as in `present`.
+            self.newest.store(present, Ordering::Release);
             return present;
         }
         if epoch >> SWEEP_BITS > before >> SWEEP_BITS {
@@ -303,19 +379,28 @@ impl TimeWindow {
         }
         // Never backwards: a late thread gets the newest slice.
         self.newest
-            .fetch_max(present, Ordering::Relaxed)
+            .fetch_max(present, Ordering::AcqRel)
             .max(present)
     }
 
     /// Empties the words of slices that have left the window, long before their tags could be
-    /// mistaken for those of newer ones.
+    /// mistaken for those of newer ones: they become those of the slice that has just left it.
     fn sweep(&self, epoch: u64, all: bool) {
         for (index, word) in self.words.iter().enumerate() {
-            let bits = self.bits_of(index % self.stride);
-            let content = word.load(Ordering::Relaxed);
-            if all || !self.is_live(content, epoch, bits) {
-                // Fails where somebody has just counted into it: then it is a new slice's.
-                let _ = word.compare_exchange(content, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let bits = match index < self.second {
+                true => self.bits_of(index % self.stride),
+                false => COUNT_BITS,
+            };
+            let empty = tag(epoch.wrapping_sub(self.slices), bits) << bits;
+            let mut content = word.load(Ordering::Relaxed);
+            let mut is_old = all || !self.is_live(content, epoch, bits);
+            while is_old {
+                match word.compare_exchange(content, empty, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => break,
+                    // Somebody has just counted into it: if it is a new slice's by now, it stays.
+                    Err(now) => content = now,
+                }
+                is_old = !self.is_live(content, epoch, bits);
             }
         }
     }
@@ -376,7 +461,7 @@ impl TimeWindow {
             let behind = tag.wrapping_sub(content >> bits) & mask(bits);
             let count = if behind == 0 {
                 count.saturating_add(amount).min(full)
-            } else if behind <= mask(bits) / 2 || count == 0 {
+            } else if behind <= mask(bits) / 2 {
                 amount
             } else {
                 // A newer slice has taken the place: this one has left the window.

@@ -7,10 +7,12 @@ use crate::clock::Instant;
 
 mod machine;
 mod rules;
+mod tally;
 mod trial;
 
 pub(super) use self::machine::{Admission, Break, Due, Machine, word};
-pub(super) use self::rules::{Plan, Tally};
+pub(super) use self::rules::Plan;
+pub(super) use self::tally::Tally;
 pub(super) use self::trial::HalfOpenRules;
 
 /// The state of a circuit.

@@ -3,44 +3,43 @@
 use std::time::Duration;
 
 use super::super::config::{Span, Trip, TripKind};
-use super::Cause;
-use crate::clock::{Instant, nanos};
-use crate::sync::{AtomicU64, Ordering};
-use crate::window::{CountWindow, Counts, Sample, TimeWindow, Tracks};
+use super::{Cause, word};
+use crate::clock::nanos;
+use crate::window::{Sample, Tracks};
 
 /// The rules, as they are looked at: by window.
 #[derive(Debug)]
 pub(crate) struct Plan {
     causes: Vec<Cause>,
     /// The smallest number of consecutive failures that opens, and its rule.
-    consecutive: Option<(u64, usize)>,
-    watches: Vec<Watch>,
-    tracks: Tracks,
-    failures_only: bool,
+    pub(super) consecutive: Option<(u64, usize)>,
+    /// What is watched; apart from the others what most breakers watch, and nothing beside it.
+    pub(super) first: Option<Watch>,
+    pub(super) others: Vec<Watch>,
+    pub(super) tracks: Tracks,
+    pub(super) failures_only: bool,
     /// Calls this long are slow, in nanoseconds.
     slow: u64,
     needs_clock: bool,
-    /// Good calls need not be counted where there is nothing to push out: nothing is timed or
-    /// averaged.
-    skips_good: bool,
+    is_of_one_time: bool,
 }
 
 /// A window and the rules over it.
 #[derive(Debug)]
-struct Watch {
-    span: Span,
-    slices: u32,
-    from_first_call: bool,
-    rules: Vec<Rule>,
-    has_average: bool,
+pub(super) struct Watch {
+    pub(super) span: Span,
+    pub(super) slices: u32,
+    pub(super) from_first_call: bool,
+    pub(super) rules: Vec<Rule>,
+    pub(super) has_average: bool,
 }
 
 #[derive(Debug)]
-struct Rule {
+pub(super) struct Rule {
     /// Its place in the order the rules were given.
-    index: usize,
-    kind: TripKind,
-    min_calls: u64,
+    pub(super) index: usize,
+    pub(super) kind: TripKind,
+    pub(super) min_calls: u64,
 }
 
 impl Plan {
@@ -58,7 +57,8 @@ impl Plan {
         let mut plan = Self {
             causes: trips.iter().map(|trip| cause(trip.kind)).collect(),
             consecutive: None,
-            watches: Vec::new(),
+            first: None,
+            others: Vec::new(),
             tracks: Tracks {
                 slow: slow.is_some(),
                 durations,
@@ -66,13 +66,22 @@ impl Plan {
             failures_only,
             slow: slow.map_or(u64::MAX, nanos),
             needs_clock: slow.is_some() || durations,
-            skips_good: false,
+            is_of_one_time: false,
         };
         for (index, trip) in trips.iter().enumerate() {
             plan.add(index, trip);
         }
-        plan.skips_good = !plan.needs_clock && !plan.watches.iter().any(|watch| watch.has_average);
+        plan.is_of_one_time = !durations
+            && plan.others.is_empty()
+            && plan
+                .first
+                .as_ref()
+                .is_some_and(|watch| matches!(watch.span, Span::Time(_)) && !watch.has_average);
         plan
+    }
+
+    pub(super) fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.first.iter().chain(&self.others)
     }
 
     fn add(&mut self, index: usize, trip: &Trip) {
@@ -99,22 +108,26 @@ impl Plan {
             min_calls: u64::from(trip.min_calls.unwrap_or(preset)),
         };
         let has_average = matches!(trip.kind, TripKind::SuccessAverage(_));
-        let same = self.watches.iter_mut().find(|watch| {
+        let mut watches = self.first.iter_mut().chain(&mut self.others);
+        let same = watches.find(|watch| {
             (watch.span, watch.slices, watch.from_first_call)
                 == (span, slices, trip.from_first_call)
         });
-        match same {
-            Some(watch) => {
-                watch.rules.push(rule);
-                watch.has_average |= has_average;
-            }
-            None => self.watches.push(Watch {
-                span,
-                slices,
-                from_first_call: trip.from_first_call,
-                rules: vec![rule],
-                has_average,
-            }),
+        if let Some(watch) = same {
+            watch.rules.push(rule);
+            watch.has_average |= has_average;
+            return;
+        }
+        let watch = Watch {
+            span,
+            slices,
+            from_first_call: trip.from_first_call,
+            rules: vec![rule],
+            has_average,
+        };
+        match self.first {
+            None => self.first = Some(watch),
+            Some(_) => self.others.push(watch),
         }
     }
 
@@ -124,10 +137,25 @@ impl Plan {
         self.needs_clock
     }
 
-    /// Whether a good call into a [settled](Tally::is_settled) tally changes nothing.
+    /// Whether one window of time is all that calls are counted in, a run of failures apart.
     #[inline]
-    pub(crate) const fn skips_good(&self) -> bool {
-        self.skips_good
+    pub(crate) const fn is_of_one_time(&self) -> bool {
+        self.is_of_one_time
+    }
+
+    /// What the fast path has to know of the rules, as bits of the [`word`].
+    pub(crate) fn flags(&self) -> u64 {
+        let mut flags = 0;
+        if self.needs_clock {
+            flags |= word::TIMED;
+        }
+        // Good calls need not be counted where there is nothing to push out, nothing is timed or
+        // averaged, and a few loads tell.
+        let is_simple = self.first.as_ref().is_none_or(|watch| !watch.has_average);
+        if self.needs_clock || !is_simple || !self.others.is_empty() {
+            flags |= word::COUNTS_GOOD;
+        }
+        flags
     }
 
     /// Why the first of these rules opens.
@@ -151,7 +179,7 @@ impl Plan {
 
     /// The least number of calls that the first rule over a rate needs.
     pub(crate) fn min_calls(&self) -> u64 {
-        let rules = self.watches.iter().flat_map(|watch| &watch.rules);
+        let rules = self.watches().flat_map(|watch| &watch.rules);
         rules
             .filter(|rule| !matches!(rule.kind, TripKind::Failures(_)))
             .map(|rule| rule.min_calls)
@@ -168,325 +196,4 @@ const fn cause(kind: TripKind) -> Cause {
         TripKind::SlowRate(_) => Cause::SlowRate,
         TripKind::SuccessAverage(_) => Cause::SuccessAverage,
     }
-}
-
-/// What was counted since the circuit closed.
-#[derive(Debug)]
-pub(crate) struct Tally {
-    consecutive: AtomicU64,
-    watched: Vec<Watched>,
-    /// Rules already reported while nothing opens.
-    noted: AtomicU64,
-    /// When it was cleared, in nanoseconds.
-    began: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Watched {
-    window: Window,
-    average: Average,
-}
-
-#[derive(Debug)]
-enum Window {
-    Calls(CountWindow),
-    Time(TimeWindow),
-}
-
-impl Tally {
-    pub(crate) fn new(plan: &Plan) -> Self {
-        let watched = plan.watches.iter().map(|watch| Watched {
-            window: match watch.span {
-                Span::Calls(calls) => Window::Calls(CountWindow::new(calls, plan.tracks)),
-                Span::Time(window) => Window::Time(TimeWindow::new(
-                    window,
-                    watch.slices,
-                    !watch.from_first_call,
-                    plan.tracks,
-                )),
-            },
-            average: Average::new(watch.span),
-        });
-        Self {
-            consecutive: AtomicU64::new(0),
-            watched: watched.collect(),
-            noted: AtomicU64::new(0),
-            began: AtomicU64::new(0),
-        }
-    }
-
-    /// Whether its windows are full of good calls. Costs a few loads.
-    #[inline]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.consecutive.load(Ordering::Relaxed) == 0
-            && self.watched.iter().all(|watched| match &watched.window {
-                Window::Calls(window) => window.is_settled(),
-                Window::Time(_) => false,
-            })
-    }
-
-    /// Counts a call, and gives the rules that hold after it, a bit for each.
-    ///
-    /// `now` is looked at only where the plan needs the clock.
-    #[inline]
-    pub(crate) fn record(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
-        let mut held = 0;
-        if let Some((limit, index)) = plan.consecutive {
-            if sample.failed {
-                // Relaxed, here and below: the numbers publish nothing else.
-                let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
-                held |= u64::from(run >= limit) << index;
-            } else if self.consecutive.load(Ordering::Relaxed) != 0 {
-                // A failure that races with this may be lost: it counts as before the success.
-                self.consecutive.store(0, Ordering::Relaxed);
-            }
-        }
-        for (watched, watch) in self.watched.iter().zip(&plan.watches) {
-            let counts = match &watched.window {
-                Window::Calls(window) if watch.has_average => window.record(sample),
-                Window::Calls(window) => match window.push(sample) {
-                    Some(counts) if counts.failures + counts.slow > 0 => counts,
-                    _ => continue,
-                },
-                Window::Time(window) => {
-                    window.record(sample, now);
-                    if watch.has_average || !window.is_clean(now) {
-                        held |= self.held_in_time(plan, (watched, watch), window, sample, now);
-                    }
-                    continue;
-                }
-            };
-            held |= self.held(plan, (watched, watch), sample, counts, now);
-        }
-        held
-    }
-
-    /// As [`held`](Self::held), where the window has to be summed up first.
-    #[inline(never)]
-    fn held_in_time(
-        &self,
-        plan: &Plan,
-        watched: (&Watched, &Watch),
-        window: &TimeWindow,
-        sample: Sample,
-        now: Instant,
-    ) -> u64 {
-        self.held(plan, watched, sample, window.counts(now), now)
-    }
-
-    #[inline(never)]
-    fn held(
-        &self,
-        plan: &Plan,
-        (watched, watch): (&Watched, &Watch),
-        sample: Sample,
-        counts: Counts,
-        now: Instant,
-    ) -> u64 {
-        let since = Instant::from_nanos(self.began.load(Ordering::Relaxed));
-        let (mut average, mut is_ripe) = (1.0, false);
-        if watch.has_average {
-            average = watched.average.update(!sample.failed, since, now);
-            is_ripe = match watch.span {
-                Span::Calls(calls) => counts.calls >= u64::from(calls),
-                Span::Time(window) => now.saturating_duration_since(since) >= window,
-            };
-        }
-        if plan.failures_only && !sample.failed && !sample.slow {
-            return 0;
-        }
-        let rate = |bad: u64| bad as f64 / counts.calls as f64;
-        let enough = |rule: &Rule| counts.calls >= rule.min_calls.max(1);
-        watch.rules.iter().fold(0, |held, rule| {
-            let holds = match rule.kind {
-                TripKind::Consecutive(_) => false,
-                TripKind::Failures(k) => counts.failures >= u64::from(k),
-                TripKind::FailureRate(limit) => enough(rule) && rate(counts.failures) >= limit,
-                TripKind::SlowRate(limit) => enough(rule) && rate(counts.slow) >= limit,
-                TripKind::SuccessAverage(limit) => enough(rule) && is_ripe && average < limit,
-            };
-            held | u64::from(holds) << rule.index
-        })
-    }
-
-    /// The content of the first window.
-    pub(crate) fn counts(&self, now: Instant) -> Counts {
-        match self.watched.first().map(|watched| &watched.window) {
-            None => Counts::default(),
-            Some(Window::Calls(window)) => window.counts(),
-            Some(Window::Time(window)) => window.counts(now),
-        }
-    }
-
-    /// The share of calls that were bad in the way that this rule looks at.
-    pub(crate) fn rate(&self, plan: &Plan, held: u64, now: Instant) -> f64 {
-        let index = held.trailing_zeros() as usize;
-        for (watched, watch) in self.watched.iter().zip(&plan.watches) {
-            let Some(rule) = watch.rules.iter().find(|rule| rule.index == index) else {
-                continue;
-            };
-            let counts = match &watched.window {
-                Window::Calls(window) => window.counts(),
-                Window::Time(window) => window.counts(now),
-            };
-            let bad = match rule.kind {
-                TripKind::SlowRate(_) => counts.slow,
-                _ => counts.failures,
-            };
-            return bad as f64 / counts.calls.max(1) as f64;
-        }
-        1.0
-    }
-
-    /// How many calls failed in a row. Zero when no rule asks for it.
-    pub(crate) fn consecutive(&self) -> u64 {
-        self.consecutive.load(Ordering::Relaxed)
-    }
-
-    /// Those of the rules that are noted for the first time.
-    pub(crate) fn note(&self, held: u64) -> u64 {
-        held & !self.noted.fetch_or(held, Ordering::Relaxed)
-    }
-
-    /// Whether nothing bad is in it.
-    pub(crate) fn is_clean(&self, now: Instant) -> bool {
-        self.consecutive() == 0
-            && self.watched.iter().all(|watched| {
-                let counts = match &watched.window {
-                    Window::Calls(window) => window.counts(),
-                    Window::Time(window) => window.counts(now),
-                };
-                counts.failures + counts.slow == 0 && watched.average.is_clean()
-            })
-    }
-
-    /// Forgets everything.
-    pub(crate) fn clear(&self, now: Instant) {
-        self.consecutive.store(0, Ordering::Relaxed);
-        self.noted.store(0, Ordering::Relaxed);
-        self.began.store(now.as_nanos(), Ordering::Relaxed);
-        for watched in &self.watched {
-            watched.average.word.store(0, Ordering::Relaxed);
-            match &watched.window {
-                Window::Calls(window) => window.clear(),
-                Window::Time(window) => window.clear(),
-            }
-        }
-    }
-
-    /// Counts what a snapshot counted, the good calls first.
-    pub(crate) fn restore(&self, counts: Counts, consecutive: u64, now: Instant) {
-        self.consecutive.store(consecutive, Ordering::Relaxed);
-        let bad = |kind: &Sample| match (kind.failed, kind.slow) {
-            (false, false) => {
-                (counts.calls + counts.slow_failures).saturating_sub(counts.failures + counts.slow)
-            }
-            (false, true) => counts.slow.saturating_sub(counts.slow_failures),
-            (true, false) => counts.failures.saturating_sub(counts.slow_failures),
-            (true, true) => counts.slow_failures,
-        };
-        // Windows remember no more than this; numbers from a file could be anything.
-        let most = counts.calls.min(1 << 20);
-        for failed in [false, true] {
-            for slow in [false, true] {
-                let sample = Sample {
-                    failed,
-                    slow,
-                    took: nanos(counts.took) / counts.calls.max(1),
-                };
-                for _ in 0..bad(&sample).min(most) {
-                    for watched in &self.watched {
-                        match &watched.window {
-                            Window::Calls(window) => drop(window.record(sample)),
-                            Window::Time(window) => window.record(sample, now),
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
-/// in a word, so that both change in one step. Zero before the first call.
-///
-/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`.
-#[derive(Debug)]
-struct Average {
-    word: AtomicU64,
-    /// The window, in units of time or in calls.
-    window: f64,
-    /// Nanoseconds in a unit; zero when calls are the time.
-    unit: u64,
-}
-
-impl Average {
-    /// Stamps are 32 bits of such parts of the window: they come round after 262 144 windows.
-    const UNITS: u64 = 1 << 14;
-
-    fn new(span: Span) -> Self {
-        let (window, unit) = match span {
-            Span::Calls(calls) => (f64::from(calls), 0),
-            Span::Time(window) => {
-                let unit = (nanos(window) / Self::UNITS).max(1);
-                (nanos(window) as f64 / unit as f64, unit)
-            }
-        };
-        Self {
-            word: AtomicU64::new(0),
-            window,
-            unit,
-        }
-    }
-
-    fn is_clean(&self) -> bool {
-        let word = self.word.load(Ordering::Relaxed);
-        word == 0 || Self::value(word) == 1.0
-    }
-
-    fn value(word: u64) -> f64 {
-        f64::from(f32::from_bits((word >> 32) as u32))
-    }
-
-    fn update(&self, success: bool, since: Instant, now: Instant) -> f64 {
-        let sample = f64::from(u8::from(success));
-        let elapsed = now.as_nanos().saturating_sub(since.as_nanos());
-        // Never zero: the word of a first failure at the very start must not be zero.
-        let stamp = (elapsed.checked_div(self.unit).unwrap_or(0) as u32).max(1);
-        let mut old = self.word.load(Ordering::Relaxed);
-        loop {
-            let average = if old == 0 {
-                sample
-            } else {
-                let apart = match self.unit {
-                    0 => 1,
-                    _ => ahead(stamp, old as u32),
-                };
-                let weight = (-(apart as f64) / self.window).exp();
-                Self::value(old) * weight + sample * (1.0 - weight)
-            };
-            let bits = u64::from((average as f32).to_bits());
-            let newest = match old {
-                0 => stamp,
-                _ => (old as u32).wrapping_add(ahead(stamp, old as u32)).max(1),
-            };
-            let new = (bits << 32) | u64::from(newest);
-            if new == old {
-                return average;
-            }
-            match self
-                .word
-                .compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return average,
-                Err(now) => old = now,
-            }
-        }
-    }
-}
-
-/// How far `stamp` is ahead of `old`; zero for a late thread, whose stamp is from before.
-const fn ahead(stamp: u32, old: u32) -> u32 {
-    let ahead = stamp.wrapping_sub(old);
-    if ahead > u32::MAX / 2 { 0 } else { ahead }
 }
