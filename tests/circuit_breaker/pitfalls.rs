@@ -1,12 +1,14 @@
 use std::cell::Cell;
 use std::future::{Future, pending};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context as TaskContext, Waker};
+use std::thread;
 use std::time::Duration;
 
+use allocation_counter::measure;
 use backstop::circuit_breaker::{HalfOpen, State, Trip};
 use backstop::policy::Health;
 use backstop::{CircuitBreaker, Context, Event, ManualClock, Operation, Outcome, Policy, Reason};
@@ -293,33 +295,51 @@ async fn pitfall_18_the_breaker_obeys_tokios_paused_clock() {
     assert!(breaker.try_acquire().is_ok());
 }
 
+/// Runs what may wait for ever when something is wrong, on a thread of its own, so that the test fails
+/// then. No time is asserted: a minute is only longer than anything it does.
+fn must_end<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = catch_unwind(AssertUnwindSafe(what));
+        let _ = sender.send(result);
+    });
+    let result = receiver.recv_timeout(secs(60)).expect("a lock is held");
+    thread.join().expect("it has caught its panic");
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Without a listener's call being outside the lock it would wait for itself. That the lock is free is
+/// also asserted in `src/circuit_breaker/tests.rs`, for all events and without waiting.
 #[test]
 fn pitfall_19_a_listener_may_use_the_handle() {
-    let clock = ManualClock::new();
-    let handle: Arc<Mutex<Option<CircuitBreaker>>> = Arc::default();
-    let heard = Arc::new(AtomicU32::new(0));
-    let breaker = {
-        let (handle, heard) = (handle.clone(), heard.clone());
-        builder(&clock)
-            .trip_on(Trip::consecutive(1))
-            .observer(move |event: &Event| {
-                let breaker = handle.lock().unwrap().clone().unwrap();
-                heard.fetch_add(1, Ordering::SeqCst);
-                let _ = (breaker.state(), breaker.peek(), breaker.snapshot());
-                if heard.load(Ordering::SeqCst) == 1 {
-                    assert_eq!(event.kind(), "circuit_changed");
-                    let _ = breaker.try_acquire();
-                    breaker.close();
-                }
-            })
-            .build()
-            .unwrap()
-    };
-    *handle.lock().unwrap() = Some(breaker.clone());
-    feed(&breaker, &clock, "x");
-    assert_eq!(breaker.state(), State::Closed);
+    let (state, heard) = must_end(|| {
+        let clock = ManualClock::new();
+        let handle: Arc<Mutex<Option<CircuitBreaker>>> = Arc::default();
+        let heard = Arc::new(AtomicU32::new(0));
+        let breaker = {
+            let (handle, heard) = (handle.clone(), heard.clone());
+            builder(&clock)
+                .trip_on(Trip::consecutive(1))
+                .observer(move |event: &Event| {
+                    let breaker = handle.lock().unwrap().clone().unwrap();
+                    heard.fetch_add(1, Ordering::SeqCst);
+                    let _ = (breaker.state(), breaker.peek(), breaker.snapshot());
+                    if heard.load(Ordering::SeqCst) == 1 {
+                        assert_eq!(event.kind(), "circuit_changed");
+                        let _ = breaker.try_acquire();
+                        breaker.close();
+                    }
+                })
+                .build()
+                .unwrap()
+        };
+        *handle.lock().unwrap() = Some(breaker.clone());
+        feed(&breaker, &clock, "x");
+        (breaker.state(), heard.load(Ordering::SeqCst))
+    });
+    assert_eq!(state, State::Closed);
     // Opened, a refusal, closed.
-    assert_eq!(heard.load(Ordering::SeqCst), 3);
+    assert_eq!(heard, 3);
 }
 
 #[test]
@@ -394,23 +414,72 @@ fn a_call_dropped_by_somebody_elses_panic_was_cancelled() {
     assert_eq!(breaker.state(), State::Closed);
 }
 
+/// What guards this is that a window is a number of words that its settings decide, and no list of
+/// calls: nothing is allocated after `build`, so what a call looks at does not grow either.
+#[test]
+fn pitfall_21_sixty_seconds_of_calls_take_no_memory() {
+    let clock = ManualClock::new();
+    let one = builder(&clock).trip_on(Trip::failure_rate(0.9).within(secs(60)));
+    let many = one
+        .clone()
+        .trip_on(Trip::slow_rate(0.9).within(secs(60)))
+        .trip_on(Trip::failure_rate(0.9).of_last(100))
+        .slow_call(ms(1));
+    let timed = many.clone().measure_durations(true);
+    let call = |breaker: &CircuitBreaker, index: u32| {
+        let permit = breaker.try_acquire().unwrap();
+        // Within the window at first, then beyond it.
+        clock.advance(Duration::from_micros(if index % 7 == 0 {
+            2_000
+        } else {
+            500
+        }));
+        match index % 5 {
+            0 => permit.failure(),
+            1 => drop(permit),
+            _ => permit.success(),
+        }
+    };
+    // Most of them are in the window at the end.
+    const CALLS: u32 = 100_000;
+    for builder in [one, many, timed] {
+        let build = || builder.clone().build().unwrap();
+        let mut kept = None;
+        let empty = measure(|| kept = Some(build()));
+        drop(kept.take());
+        let full = measure(|| {
+            let breaker = build();
+            (0..CALLS).for_each(|index| call(&breaker, index));
+            kept = Some(breaker);
+        });
+        let snapshot = kept.as_ref().unwrap().snapshot();
+        assert!(snapshot.calls > 50_000, "{snapshot:?}");
+        assert!(empty.bytes_current > 0);
+        assert_eq!(full.bytes_current, empty.bytes_current);
+        assert_eq!(full.count_total, empty.count_total);
+    }
+}
+
+/// Without the lock being given back before the operation runs, the others would wait for it. That the
+/// lock is free is also asserted in `src/circuit_breaker/tests.rs`, without waiting.
 #[test]
 fn pitfall_22_nothing_is_held_while_the_operation_runs() {
-    let clock = ManualClock::new();
-    let breaker = one_probe(&clock);
-    let result = clock.block_on(breaker.call(|| {
-        // A slow operation without an await: everybody else goes on.
-        std::thread::scope(|scope| {
-            let other = scope.spawn(|| {
-                assert!(breaker.try_acquire().is_err());
-                drop(breaker.isolate());
-                breaker.reset();
-                breaker.snapshot().calls
+    let result = must_end(|| {
+        let clock = ManualClock::new();
+        let breaker = one_probe(&clock);
+        clock.block_on(breaker.call(|| {
+            // A slow operation without an await: everybody else goes on.
+            let other = breaker.clone();
+            let calls = must_end(move || {
+                assert!(other.try_acquire().is_err());
+                drop(other.isolate());
+                other.reset();
+                other.snapshot().calls
             });
-            assert_eq!(other.join().unwrap(), 0);
-        });
-        async { Ok::<_, ()>(()) }
-    }));
+            assert_eq!(calls, 0);
+            async { Ok::<_, ()>(()) }
+        }))
+    });
     assert_eq!(result, Ok(()));
 }
 
