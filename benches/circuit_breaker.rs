@@ -26,12 +26,37 @@ fn benches(criterion: &mut Criterion) {
 
 fn closed(criterion: &mut Criterion) {
     let rate = || Trip::failure_rate(0.5);
-    let rules: [(&str, CircuitBreakerBuilder); 6] = [
+    let rules: [(&str, CircuitBreakerBuilder); 11] = [
         ("consecutive", builder().trip_on(Trip::consecutive(5))),
         ("last 50", builder().trip_on(rate().of_last(50))),
         ("last 100", builder().trip_on(rate().of_last(100))),
         ("last 10000", builder().trip_on(rate().of_last(10_000))),
+        (
+            "failures of last 100",
+            builder().trip_on(Trip::failures(90).of_last(100)),
+        ),
+        (
+            "last 100 + slow calls",
+            builder()
+                .trip_on(rate().of_last(100))
+                .trip_on(Trip::slow_rate(0.5).of_last(100))
+                .slow_call(Duration::from_secs(1)),
+        ),
+        (
+            "consecutive + last 100",
+            builder()
+                .trip_on(Trip::consecutive(5))
+                .trip_on(rate().of_last(100)),
+        ),
         ("30 s", builder().trip_on(rate().within(WINDOW))),
+        (
+            "30 s from first call",
+            builder().trip_on(rate().within(WINDOW).from_first_call()),
+        ),
+        (
+            "average of 30 s",
+            builder().trip_on(Trip::success_average(0.5).within(WINDOW)),
+        ),
         (
             "30 s + slow calls",
             builder()
