@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant as StdInstant;
 
+use super::sleep::OtherSleep;
 use super::timers::Timers;
-use super::{Clock, ClockHandle, Instant, OtherSleep, Sleep, real};
+use super::{Clock, ClockHandle, Instant, Sleep, real};
 
 /// The system's monotonic clock, whose sleeps park the thread.
 ///

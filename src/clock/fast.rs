@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
 use super::pool::Armed;
-use super::{BlockingClock, Clock, ClockHandle, Instant, Sleep, SleepKind, blocking};
+use super::sleep::SleepKind;
+use super::{BlockingClock, Clock, ClockHandle, Instant, Sleep, blocking};
 
 /// The CPU's time stamp counter through [`quanta`], and tokio timers that stay registered.
 ///

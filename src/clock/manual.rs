@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::blocking::Unpark;
+use super::sleep::OtherSleep;
 use super::timers::Timers;
-use super::{Clock, ClockHandle, ClockId, Instant, Kind, OtherSleep, Sleep};
+use super::{Clock, ClockHandle, ClockId, Instant, Kind, Sleep};
 use crate::sync::lock;
 
 /// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until

@@ -42,22 +42,17 @@
 //! ```
 
 use std::fmt::Debug;
-use std::future::Future;
-use std::ops::{Add, AddAssign};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-
-use pin_project_lite::pin_project;
 
 pub(crate) mod blocking;
 #[cfg(feature = "fast-clock")]
 mod fast;
+mod instant;
 mod manual;
 #[cfg(feature = "fast-clock")]
 mod pool;
 mod real;
+mod sleep;
 mod timers;
 #[cfg(feature = "tokio")]
 mod tokio;
@@ -65,9 +60,14 @@ mod tokio;
 pub use self::blocking::BlockingClock;
 #[cfg(feature = "fast-clock")]
 pub use self::fast::FastClock;
+pub use self::instant::Instant;
 pub use self::manual::ManualClock;
+pub use self::sleep::Sleep;
 #[cfg(feature = "tokio")]
 pub use self::tokio::TokioClock;
+
+pub(crate) use self::instant::nanos;
+pub(crate) use self::sleep::arm;
 
 /// A source of time: reads it and waits for it.
 ///
@@ -149,75 +149,6 @@ impl Clock for Arc<dyn Clock> {
 
     fn into_handle(self) -> ClockHandle {
         ClockHandle::custom(self)
-    }
-}
-
-/// A point on a clock: nanoseconds since that clock's own origin, in one word.
-///
-/// Points of different clocks are not comparable. All arithmetic saturates: an instant later than
-/// [`Instant::FAR_FUTURE`], 584 years after the origin, is `FAR_FUTURE`, which means "never".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Instant(u64);
-
-impl Instant {
-    /// The clock's origin.
-    pub const ORIGIN: Self = Self(0);
-
-    /// Later than every other instant: a deadline that never comes.
-    pub const FAR_FUTURE: Self = Self(u64::MAX);
-
-    /// The instant `nanos` nanoseconds after the clock's origin.
-    #[inline]
-    pub const fn from_nanos(nanos: u64) -> Self {
-        Self(nanos)
-    }
-
-    /// Nanoseconds since the clock's origin.
-    #[inline]
-    pub const fn as_nanos(self) -> u64 {
-        self.0
-    }
-
-    /// The time since `earlier`; zero when `earlier` is later.
-    #[inline]
-    pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-}
-
-impl Instant {
-    /// As adding a duration of so many nanoseconds. Saturates too.
-    #[inline]
-    pub(crate) const fn after(self, nanos: u64) -> Self {
-        Self(self.0.saturating_add(nanos))
-    }
-}
-
-impl Add<Duration> for Instant {
-    type Output = Self;
-
-    /// Saturates at [`Instant::FAR_FUTURE`].
-    #[inline]
-    fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(nanos(duration)))
-    }
-}
-
-impl AddAssign<Duration> for Instant {
-    #[inline]
-    fn add_assign(&mut self, duration: Duration) {
-        *self = *self + duration;
-    }
-}
-
-/// The nanoseconds of `duration`; `u64::MAX`, about 584 years, for longer ones.
-#[inline]
-pub(crate) const fn nanos(duration: Duration) -> u64 {
-    let nanos = duration.as_nanos();
-    if nanos > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        nanos as u64
     }
 }
 
@@ -331,181 +262,15 @@ impl ClockHandle {
     }
 }
 
-/// Puts a sleep of `clock` until `deadline` into `slot`.
-///
-/// The same as setting the slot to what [`ClockHandle::sleep_until`] returns, but each kind of
-/// sleep is built in its place: a sleep is 112 bytes, of which a fresh one uses a few, and moving
-/// one on costs more than making it.
-#[inline(always)]
-#[cfg_attr(not(feature = "tokio"), expect(unused_mut))]
-pub(crate) fn arm(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {
-    match &clock.kind {
-        #[cfg(feature = "tokio")]
-        Kind::Tokio => match tokio::timer(deadline) {
-            Some(timer) => slot.set(Some(Sleep::of(SleepKind::Tokio { timer }))),
-            None => arm_other(clock, deadline, slot),
-        },
-        #[cfg(feature = "fast-clock")]
-        Kind::Fast => match fast::timer(deadline) {
-            Some(timer) => slot.set(Some(Sleep::of(SleepKind::Fast { timer }))),
-            None => arm_other(clock, deadline, slot),
-        },
-        _ => arm_other(clock, deadline, slot),
-    }
-}
-
-#[cold]
-fn arm_other(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {
-    slot.set(Some(clock.sleep_until(deadline)));
-}
-
 impl<C: Clock> From<C> for ClockHandle {
     fn from(clock: C) -> Self {
         clock.into_handle()
     }
 }
 
-pin_project! {
-    /// Waits for an instant on a clock. Made by [`Clock::sleep_until`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping it gives up its timer and nothing else.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless you `.await` or poll them"]
-    pub struct Sleep {
-        #[pin]
-        kind: SleepKind,
-    }
-}
-
-pin_project! {
-    #[project = SleepProj]
-    enum SleepKind {
-        Tokio { #[pin] timer: TokioTimer },
-        Fast { timer: FastTimer },
-        Other { other: OtherSleep },
-    }
-}
-
-/// What calls that are in a hurry do not wait for. Apart, so that the others need not tell seven
-/// kinds from each other.
-enum OtherSleep {
-    Never,
-    Yield {
-        yielded: bool,
-    },
-    Blocking {
-        timer: blocking::Timer,
-    },
-    Manual {
-        timer: manual::Timer,
-    },
-    Custom {
-        future: Pin<Box<dyn Future<Output = ()> + Send>>,
-    },
-}
-
-// The variants above stay when a feature is off, but nothing can make one.
-#[cfg(not(feature = "tokio"))]
-type TokioTimer = std::future::Pending<()>;
-#[cfg(feature = "tokio")]
-type TokioTimer = self::tokio::Timer;
-#[cfg(not(feature = "fast-clock"))]
-type FastTimer = std::future::Pending<()>;
-#[cfg(feature = "fast-clock")]
-type FastTimer = fast::Timer;
-
-impl std::fmt::Debug for SleepKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tokio { .. } => "Tokio",
-            Self::Fast { .. } => "Fast",
-            Self::Other { other } => match other {
-                OtherSleep::Never => "Never",
-                OtherSleep::Yield { .. } => "Yield",
-                OtherSleep::Blocking { .. } => "Blocking",
-                OtherSleep::Manual { .. } => "Manual",
-                OtherSleep::Custom { .. } => "Custom",
-            },
-        })
-    }
-}
-
-impl Sleep {
-    /// A sleep of a clock of your own. Allocates once, to hide the future's type.
-    pub fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self::other(OtherSleep::Custom {
-            future: Box::pin(future),
-        })
-    }
-
-    /// A sleep that never ends, for deadlines that never come. Does not allocate.
-    pub fn never() -> Self {
-        Self::other(OtherSleep::Never)
-    }
-
-    /// A sleep of no time that lets other tasks run first.
-    pub(crate) const fn yield_once() -> Self {
-        Self::other(OtherSleep::Yield { yielded: false })
-    }
-
-    #[inline]
-    const fn of(kind: SleepKind) -> Self {
-        Self { kind }
-    }
-
-    const fn other(other: OtherSleep) -> Self {
-        Self::of(SleepKind::Other { other })
-    }
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match self.project().kind.project() {
-            SleepProj::Tokio { timer } => timer.poll(cx),
-            SleepProj::Fast { timer } => Pin::new(timer).poll(cx),
-            SleepProj::Other { other } => other.poll(cx),
-        }
-    }
-}
-
-impl OtherSleep {
-    #[inline(never)]
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Never => Poll::Pending,
-            Self::Yield { yielded: true } => Poll::Ready(()),
-            Self::Yield { yielded } => {
-                *yielded = true;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Self::Blocking { timer } => Pin::new(timer).poll(cx),
-            Self::Manual { timer } => Pin::new(timer).poll(cx),
-            Self::Custom { future } => future.as_mut().poll(cx),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instants_saturate() {
-        assert_eq!(Instant::ORIGIN + Duration::MAX, Instant::FAR_FUTURE);
-        assert_eq!(
-            Instant::FAR_FUTURE + Duration::from_nanos(1),
-            Instant::FAR_FUTURE
-        );
-        let (a, b) = (Instant::from_nanos(1), Instant::from_nanos(3));
-        assert_eq!(b.saturating_duration_since(a), Duration::from_nanos(2));
-        assert_eq!(a.saturating_duration_since(b), Duration::ZERO);
-    }
 
     #[test]
     fn clocks_have_identities() {

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tokio::task::coop;
 
-use super::{Clock, ClockHandle, Instant, Sleep, SleepKind, blocking, real};
+use super::sleep::SleepKind;
+use super::{Clock, ClockHandle, Instant, Sleep, blocking, real};
 
 /// Tokio's clock and timers. The default.
 ///
