@@ -84,6 +84,10 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+// First, for what comes after it to see its macro.
+#[macro_use]
+mod setters;
+
 pub mod adaptive_rate;
 pub mod backoff;
 pub mod budget;

@@ -135,22 +135,13 @@ impl RetryBuilder {
         self
     }
 
-    /// Makes the jitter reproducible: retries with one seed draw one sequence of numbers.
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// The name in events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock that waits.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
+    setters! {
+        /// Makes the jitter reproducible: retries with one seed draw one sequence of numbers.
+        seed;
+        /// The name in events.
+        name;
+        /// The clock that waits.
+        clock;
     }
 
     /// The retry.

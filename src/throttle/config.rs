@@ -166,35 +166,18 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Decides, counts and reports, but never refuses. Calls that would have been refused count as
-    /// any other.
-    pub const fn shadow(mut self, shadow: bool) -> Self {
-        self.shadow = shadow;
-        self
-    }
-
-    /// Makes the decisions reproducible.
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Hears refusals and probes, also those of calls nobody else listens to.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// The name in errors and events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock of the window and the probes.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
+    setters! {
+        /// Decides, counts and reports, but never refuses. Calls that would have been refused count as
+        /// any other.
+        shadow;
+        /// Makes the decisions reproducible.
+        seed;
+        /// Hears refusals and probes, also those of calls nobody else listens to.
+        observer;
+        /// The name in errors and events.
+        name;
+        /// The clock of the window and the probes.
+        clock;
     }
 
     /// The throttle.

@@ -50,16 +50,11 @@ impl TimeoutBuilder {
         self
     }
 
-    /// The name in errors and events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock that measures the limit.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
+    setters! {
+        /// The name in errors and events.
+        name;
+        /// The clock that measures the limit.
+        clock;
     }
 
     /// The timeout.
