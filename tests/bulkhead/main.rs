@@ -8,6 +8,7 @@ mod model;
 mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
+mod set_back;
 mod stress;
 #[path = "../values/mod.rs"]
 mod values;
