@@ -201,7 +201,9 @@ impl Codel {
     /// As [`is_overloaded`](Self::is_overloaded), but false when nobody has come for a whole interval
     /// after the last one ended: then there is no queue.
     pub(crate) fn is_overloaded_at(&self, now: Instant) -> bool {
-        self.overloaded && now <= self.interval_end + Duration::from_nanos(self.interval)
+        self.overloaded
+            && now <= self.interval_end + Duration::from_nanos(self.interval)
+            && !self.is_set_back(now)
     }
 
     /// The smallest delay of this interval as a share of what is tolerated: 0 to 1.
@@ -314,6 +316,9 @@ mod tests {
         // The interval ends at 221, and one more may pass without anybody.
         assert!(codel.is_overloaded_at(at(321)));
         assert!(!codel.is_overloaded_at(at(322)));
+        // Nor when the clock was set back by more than an interval: this one began at 121.
+        assert!(codel.is_overloaded_at(at(21)));
+        assert!(!codel.is_overloaded_at(at(20)));
     }
 
     #[test]

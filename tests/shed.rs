@@ -4,14 +4,14 @@
 mod server;
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::shed::{LoadShedderBuilder, SharedCut, UserFairness};
 use backstop::{
-    Bulkhead, CallOptions, Clock, Event, LoadShedder, ManualClock, Pipeline, Policy, Priority,
-    Reason, Timeout,
+    Bulkhead, CallOptions, Clock, Event, Instant, LoadShedder, ManualClock, Pipeline, Policy,
+    Priority, Reason, Sleep, Timeout,
 };
 
 use futures::future::join_all;
@@ -454,4 +454,104 @@ fn settings_without_meaning_are_refused_and_extreme_ones_saturate() {
     let odd = on(&clock).signal(1.0, || f64::NAN).build().unwrap();
     assert_eq!(admitted(&odd, &clock, [Priority::LOWEST], 1000), [1.0]);
     assert!(clock.now().as_nanos() > 0);
+}
+
+#[test]
+fn usage_beyond_all_numbers_is_still_the_most() {
+    let minute = Duration::from_secs(60);
+    let fairness = UserFairness::new(10, minute, ManualClock::new()).unwrap();
+    for _ in 0..10 {
+        fairness.charge("greedy", f64::MAX);
+    }
+    fairness.charge("modest", 1.0);
+    let greedy = fairness.priority(Priority::NORMAL, "greedy");
+    assert!(greedy < fairness.priority(Priority::NORMAL, "modest"));
+}
+
+/// A clock that can be set.
+#[derive(Clone, Debug, Default)]
+struct Settable(Arc<AtomicU64>);
+
+impl Settable {
+    fn set(&self, at: Duration) {
+        self.0.store(at.as_nanos() as u64, Ordering::SeqCst);
+    }
+
+    fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Settable {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+
+    fn sleep_until(&self, _: Instant) -> Sleep {
+        Sleep::never()
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn a_clock_that_is_set_back_neither_ends_the_shedding_nor_keeps_it() {
+    for by_signal in [true, false] {
+        let clock = Settable::default();
+        let (load, read) = signal();
+        let builder = LoadShedder::builder().clock(clock.clone());
+        let builder = if by_signal {
+            builder.signal(0.5, read)
+        } else {
+            builder
+        };
+        let shedder = builder.build().unwrap();
+        // The smallest share that was shed.
+        let run = |from: Duration, seconds: u64, overloaded: bool| {
+            load.store(100 * u32::from(overloaded), Ordering::SeqCst);
+            clock.set(from);
+            let mut smallest = 1.0_f64;
+            for _ in 0..seconds * 100 {
+                clock.advance(ms(10));
+                shedder.observe_delay(ms(if overloaded { 50 } else { 0 }));
+                let _ = shedder.admit(Priority::NORMAL);
+                smallest = smallest.min(shedder.snapshot().shed_rate);
+            }
+            smallest
+        };
+        run(HOUR, 60, true);
+        // The overload goes on.
+        assert!(run(Duration::ZERO, 60, true) > 0.5);
+        // Nothing is forgotten at once, but it is over after its time.
+        run(HOUR, 60, true);
+        assert!(run(Duration::ZERO, 1, false) > 0.5);
+        run(Duration::from_secs(1), 120, false);
+        assert_eq!(shedder.snapshot().shed_rate, 0.0);
+    }
+}
+
+#[test]
+fn usage_is_forgotten_on_a_clock_that_is_set_back() {
+    let clock = Settable::default();
+    let minute = Duration::from_secs(60);
+    let fairness = UserFairness::new(2, minute, clock.clone()).unwrap();
+    let level = |user| fairness.priority(Priority::NORMAL, user).as_u16() % 100;
+    clock.set(HOUR);
+    for _ in 0..100 {
+        fairness.charge("greedy", 1.0);
+    }
+    fairness.charge("modest", 1.0);
+    fairness.charge("new", 1.0);
+    assert_eq!(fairness.users(), 2, "nobody is quiet");
+    clock.set(Duration::ZERO);
+    fairness.charge("modest", 1.0);
+    assert!(level("greedy") < 30, "at first he is still the one");
+    for _ in 0..30 {
+        clock.advance(minute);
+        fairness.charge("modest", 1.0);
+    }
+    assert_eq!(level("greedy"), 99);
+    // And he makes room for another.
+    fairness.charge("new", 100.0);
+    assert!(level("new") < level("modest"));
 }

@@ -454,6 +454,10 @@ impl Inner {
         now: Instant,
         observer: Option<&dyn Observer>,
     ) {
+        if now < held.started {
+            // The clock was set back meanwhile. Nobody knows how long it took.
+            return;
+        }
         let took = now.saturating_duration_since(held.started);
         let mut sample = Sample::new(now, took, held.in_flight as u32);
         sample.started = held.started;

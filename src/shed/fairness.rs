@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::state::is_set_back;
 use crate::clock::{ClockHandle, Instant};
 use crate::error::ConfigError;
 use crate::policy::Priority;
@@ -78,6 +79,24 @@ impl Account {
     }
 }
 
+impl Usage {
+    /// When the clock was set back, all that has been used is as old as it was, on the clock as it is.
+    /// Otherwise it would not become less until the clock is right again.
+    fn follow(&mut self, now: Instant, half_life: Duration) {
+        let last = self.total.at;
+        if !is_set_back(now, last) {
+            return;
+        }
+        for account in self.users.values_mut().chain([&mut self.total]) {
+            *account = Account {
+                amount: account.at(last, half_life),
+                at: now,
+            };
+        }
+        self.pruned = None;
+    }
+}
+
 impl UserFairness {
     /// Follows up to `max_users` users, whose usage halves every `half_life`.
     ///
@@ -113,6 +132,7 @@ impl UserFairness {
         }
         let (now, user) = (self.clock.now(), self.hasher.hash_one(user));
         let mut usage = lock(&self.usage);
+        usage.follow(now, self.half_life);
         if !usage.users.contains_key(&user) && usage.users.len() >= self.max_users {
             self.prune(&mut usage, now);
             if usage.users.len() >= self.max_users {
@@ -127,7 +147,8 @@ impl UserFairness {
     /// The level of a user inside the class of `class`.
     pub fn priority(&self, class: Priority, user: impl Hash) -> Priority {
         let (now, user) = (self.clock.now(), self.hasher.hash_one(user));
-        let usage = lock(&self.usage);
+        let mut usage = lock(&self.usage);
+        usage.follow(now, self.half_life);
         let mean = usage.total.at(now, self.half_life) / usage.users.len().max(1) as f64;
         let level = match usage.users.get(&user) {
             Some(account) => 50.0 * mean / account.at(now, self.half_life),

@@ -87,7 +87,7 @@ use std::time::Duration;
 
 use self::config::{Source, Watch};
 use self::cut::Member;
-use self::state::{Pressure, QueueReport};
+use self::state::{Pressure, QueueReport, SET_BACK};
 use crate::clock::{ClockHandle, Instant};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::observe::{Event, Observer};
@@ -207,7 +207,8 @@ impl Inner {
     fn update(&self, now: Instant) {
         // Relaxed: only one of those who see that it is due wins, and needs no more than that.
         let due = self.next_update.load(Ordering::Relaxed);
-        if now.as_nanos() < due {
+        let set_back = now + self.update_interval + SET_BACK < Instant::from_nanos(due);
+        if now.as_nanos() < due && !set_back {
             return;
         }
         let next = (now + self.update_interval).as_nanos();

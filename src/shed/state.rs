@@ -24,9 +24,18 @@ pub(super) struct Pressure {
     in_force: bool,
     max: f64,
     cool_off: Duration,
-    overloaded_until: Option<Instant>,
+    overloaded_at: Option<Instant>,
     /// The delay at the last update.
     delay: Option<Duration>,
+}
+
+/// Readings of the clock that come in another order than they were made differ by less than this. One
+/// that is further back is of a clock that was set back, and what waits for the time must begin anew.
+pub(super) const SET_BACK: Duration = Duration::from_secs(1);
+
+/// Whether the clock was set back between `last` and `now`.
+pub(super) fn is_set_back(now: Instant, last: Instant) -> bool {
+    now + SET_BACK < last
 }
 
 /// What a shedder knows about its queue when an update is due.
@@ -63,7 +72,7 @@ impl Pressure {
             in_force: false,
             max,
             cool_off,
-            overloaded_until: None,
+            overloaded_at: None,
             delay: None,
         }
     }
@@ -73,8 +82,8 @@ impl Pressure {
         self.in_force = true;
         if overloaded {
             self.rate = (self.rate + MORE).min(self.max);
-            self.overloaded_until = Some(now + self.cool_off);
-        } else if self.overloaded_until.is_none_or(|until| now >= until) {
+            self.overloaded_at = Some(now);
+        } else if self.is_calm(self.cool_off, now) {
             // Rounded, so that steps up and down meet at zero again.
             self.rate = ((self.rate - LESS) * 1e6).round().max(0.0) / 1e6;
         }
@@ -108,7 +117,7 @@ impl Pressure {
         let calm_after = self.cool_off.max(window.saturating_mul(CALM_UPDATES));
         // At the target the delay is where it should be because of what is shed.
         if queue.delay > queue.target / 2 {
-            self.overloaded_until = Some(now + calm_after);
+            self.overloaded_at = Some(now);
         }
         let elapsed = elapsed.max(window).as_secs_f64();
         let growth = (delay - before.as_secs_f64()) / elapsed;
@@ -122,12 +131,24 @@ impl Pressure {
         let mut admitted = (1.0 - self.rate)
             * (1.0 - GROWTH_GAIN * growth.clamp(-1.0, 1.0))
             * (1.0 - too_long.clamp(-0.5, 0.5));
-        if self.overloaded_until.is_none_or(|until| now >= until) {
+        if self.is_calm(calm_after, now) {
             let cool_offs = elapsed / (2.0 * calm_after.as_secs_f64());
             admitted = admitted.max((1.0 - self.rate) * RELEASE.powf(cool_offs));
         }
         self.rate = (1.0 - admitted).clamp(0.0, self.max);
         self.in_force = self.rate > 0.0 && (self.in_force || queue.overloaded);
+    }
+
+    /// Whether the last overload was `calm_after` ago.
+    fn is_calm(&mut self, calm_after: Duration, now: Instant) -> bool {
+        let Some(overloaded_at) = &mut self.overloaded_at else {
+            return true;
+        };
+        if is_set_back(now, *overloaded_at) {
+            // As long as usual from now on, and not until the clock is right again.
+            *overloaded_at = now;
+        }
+        now >= *overloaded_at + calm_after
     }
 
     pub(super) const fn rate(&self) -> f64 {

@@ -1,9 +1,12 @@
 //! What keeps a bulkhead right where a slip would go unnoticed.
 
-use backstop::ManualClock;
+use std::sync::{Arc, Mutex};
+
+use backstop::bulkhead::OwnedPermit;
+use backstop::{Bulkhead, Clock, Context, Instant, ManualClock, Sleep};
 use futures::future::join;
 
-use super::{ms, on};
+use super::{ms, on, run};
 
 #[test]
 fn a_line_that_empties_each_time_is_no_overload() {
@@ -14,7 +17,7 @@ fn a_line_that_empties_each_time_is_no_overload() {
         .codel(ms(5), ms(100))
         .build()
         .unwrap();
-    clock.block_on(async {
+    run(&clock, async {
         for _ in 0..20 {
             let permit = bulkhead.try_acquire().unwrap();
             let release = async {
@@ -27,4 +30,41 @@ fn a_line_that_empties_each_time_is_no_overload() {
             clock.sleep(ms(7)).await;
         }
     });
+}
+
+/// A clock that gives a permit back when it is read: that is after the caller has found no room, and
+/// before it gets in line.
+#[derive(Clone, Debug, Default)]
+struct Releasing {
+    inner: ManualClock,
+    permit: Arc<Mutex<Option<OwnedPermit>>>,
+}
+
+impl Clock for Releasing {
+    fn now(&self) -> Instant {
+        let permit = self.permit.lock().unwrap().take();
+        drop(permit);
+        self.inner.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.inner.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn a_permit_that_comes_back_while_a_caller_gets_in_line_is_its_own() {
+    let clock = Releasing::default();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .queue(1)
+        .max_wait(ms(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let permit = bulkhead.try_acquire_owned(Context::new()).unwrap();
+    *clock.permit.lock().unwrap() = Some(permit);
+    let began = clock.inner.now();
+    assert!(run(&clock.inner, bulkhead.acquire()).is_ok());
+    assert_eq!(clock.inner.now(), began);
 }

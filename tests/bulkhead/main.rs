@@ -8,11 +8,14 @@ mod model;
 mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
+mod set_back;
 mod stress;
 #[path = "../values/mod.rs"]
 mod values;
 
 use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ use backstop::{
     Bulkhead, Clock, Context, Error, Event, ManualClock, Pipeline, Policy, Priority, Reason,
     Timeout,
 };
-use futures::future::{join, join_all};
+use futures::future::{Either, join, join_all, select};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -32,11 +35,24 @@ fn on(clock: &ManualClock) -> BulkheadBuilder {
     Bulkhead::builder().clock(clock.clone())
 }
 
+/// Runs a future on the clock, and fails where it would wait for ever: who is in line has given its
+/// waker away, which a clock by itself has to take for hope.
+fn run<F: Future>(clock: &ManualClock, future: F) -> F::Output {
+    const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+    clock.block_on(async {
+        match select(pin!(future), pin!(clock.sleep(FOR_EVER))).await {
+            Either::Left((output, _)) => output,
+            Either::Right(_) => panic!("nobody wakes it"),
+        }
+    })
+}
+
 /// Runs calls that begin 1 ms apart, each holding its permit for `work`; who ran, in what order.
 fn order_of(bulkhead: &Bulkhead, clock: &ManualClock, work: &[(u64, Priority)]) -> Vec<usize> {
     let order = RefCell::new(Vec::new());
-    clock.block_on(join_all(work.iter().enumerate().map(
-        |(index, (millis, priority))| {
+    run(
+        clock,
+        join_all(work.iter().enumerate().map(|(index, (millis, priority))| {
             let (order, clock) = (&order, clock.clone());
             async move {
                 clock.sleep(ms(index as u64)).await;
@@ -47,8 +63,8 @@ fn order_of(bulkhead: &Bulkhead, clock: &ManualClock, work: &[(u64, Priority)]) 
                 order.borrow_mut().push(index);
                 clock.sleep(ms(*millis)).await;
             }
-        },
-    )));
+        })),
+    );
     assert_eq!(bulkhead.snapshot().in_flight, 0);
     assert_eq!(bulkhead.snapshot().queued, 0);
     order.into_inner()
@@ -122,7 +138,7 @@ fn the_line_is_bounded_and_so_is_the_wait() {
         let result = reason(bulkhead.call(work).await);
         (result, clock.now().saturating_duration_since(started))
     };
-    let results = clock.block_on(join_all([call(), call(), call()]));
+    let results = run(&clock, join_all([call(), call(), call()]));
     assert_eq!(
         results,
         [
@@ -197,7 +213,7 @@ fn nobody_overtakes_those_in_line() {
         assert!(bulkhead.try_acquire().is_err());
         assert_eq!(bulkhead.snapshot().in_flight, 1);
     };
-    clock.block_on(join(wait, overtake));
+    run(&clock, join(wait, overtake));
 }
 
 #[test]
@@ -231,7 +247,7 @@ fn costs_count_and_too_much_is_said_at_once() {
         clock.sleep(ms(5)).await;
         drop((seven, free));
     };
-    clock.block_on(join(join(large, small), release));
+    run(&clock, join(join(large, small), release));
     assert_eq!(*order.borrow(), ["large", "small"]);
 }
 
@@ -244,13 +260,13 @@ fn a_dropped_waiter_lets_smaller_ones_pass() {
         .unwrap();
     let large = async {
         let large = bulkhead.acquire_with(Context::new().with_cost(5));
-        futures::future::select(Box::pin(large), Box::pin(clock.sleep(ms(5)))).await;
+        select(Box::pin(large), Box::pin(clock.sleep(ms(5)))).await;
     };
     let small = async {
         let _permit = bulkhead.acquire().await.unwrap();
         clock.now()
     };
-    let (_, at) = clock.block_on(join(large, small));
+    let (_, at) = run(&clock, join(large, small));
     assert_eq!(at.as_nanos(), 5_000_000);
 }
 
@@ -292,7 +308,7 @@ fn partitions_borrow_what_is_free_and_get_theirs_back_first() {
         clock.sleep(ms(1)).await;
         borrowed.clear();
     };
-    clock.block_on(join(waits, release));
+    run(&clock, join(waits, release));
     assert_eq!(*order.borrow(), ["live", "batch"]);
     let snapshot = bulkhead.snapshot();
     assert_eq!(snapshot.in_flight, 0);
@@ -335,25 +351,28 @@ fn codel_drops_the_stale_and_serves_the_newest() {
     // One call a millisecond for a second; each takes 2 ms: twice what there is room for.
     let waits = RefCell::new(Vec::new());
     let dropped = RefCell::new(0);
-    clock.block_on(join_all((0..1000).map(|index| {
-        let (bulkhead, clock, waits, dropped) = (&bulkhead, &clock, &waits, &dropped);
-        async move {
-            clock.sleep(ms(index)).await;
-            let since = clock.now();
-            match bulkhead.acquire().await {
-                Ok(_permit) => {
-                    waits
-                        .borrow_mut()
-                        .push(clock.now().saturating_duration_since(since));
-                    clock.sleep(ms(2)).await;
-                }
-                Err(rejected) => {
-                    assert_eq!(rejected.reason(), Reason::QueueTimeout);
-                    *dropped.borrow_mut() += 1;
+    run(
+        &clock,
+        join_all((0..1000).map(|index| {
+            let (bulkhead, clock, waits, dropped) = (&bulkhead, &clock, &waits, &dropped);
+            async move {
+                clock.sleep(ms(index)).await;
+                let since = clock.now();
+                match bulkhead.acquire().await {
+                    Ok(_permit) => {
+                        waits
+                            .borrow_mut()
+                            .push(clock.now().saturating_duration_since(since));
+                        clock.sleep(ms(2)).await;
+                    }
+                    Err(rejected) => {
+                        assert_eq!(rejected.reason(), Reason::QueueTimeout);
+                        *dropped.borrow_mut() += 1;
+                    }
                 }
             }
-        }
-    })));
+        })),
+    );
     let waits = waits.into_inner();
     // After the first intervals nobody who is served has waited long, and no capacity was lost.
     let late = &waits[200..];
@@ -406,7 +425,7 @@ fn a_resize_takes_effect_at_once() {
         clock.sleep(ms(5)).await;
         bulkhead.set_limit(2);
     };
-    let (at, ()) = clock.block_on(join(wait, grow));
+    let (at, ()) = run(&clock, join(wait, grow));
     assert_eq!(at.as_nanos(), 5_000_000);
     for (to, limit) in [(0, 1), (u32::MAX, (1 << 31) - 1), (7, 7)] {
         bulkhead.set_limit(to);
@@ -484,6 +503,8 @@ fn it_serves_programs_without_a_runtime() {
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
         .queue(10)
+        // Who is forgotten in line fails, instead of waiting for ever.
+        .max_wait(Duration::from_secs(60))
         .clock(backstop::BlockingClock)
         .build()
         .unwrap();

@@ -14,7 +14,7 @@ use backstop::{
 };
 use futures::future::join_all;
 
-use super::{ms, on};
+use super::{ms, on, run};
 
 type Limit = Box<dyn ConcurrencyLimit>;
 
@@ -63,17 +63,20 @@ fn closed_loop<P: Policy<(), ()>>(
     work: impl Fn() -> Duration,
 ) {
     let (work, end) = (&work, clock.now() + length);
-    clock.block_on(join_all((0..clients).map(|_| async move {
-        while clock.now() < end {
-            let operation = || async move {
-                clock.sleep(work()).await;
-                Ok(())
-            };
-            if policy.call(operation).await.is_err() {
-                clock.sleep(ms(10)).await;
+    run(
+        clock,
+        join_all((0..clients).map(|_| async move {
+            while clock.now() < end {
+                let operation = || async move {
+                    clock.sleep(work()).await;
+                    Ok(())
+                };
+                if policy.call(operation).await.is_err() {
+                    clock.sleep(ms(10)).await;
+                }
             }
-        }
-    })));
+        })),
+    );
 }
 
 const fn secs(secs: u64) -> Duration {
@@ -255,7 +258,7 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
         };
         stack.call(operation).await
     };
-    let results = clock.block_on(join_all([call(), call()]));
+    let results = run(&clock, join_all([call(), call()]));
     assert_eq!(results, [Ok(()), Ok(())]);
     let latencies: Vec<_> = recorder
         .0
@@ -276,7 +279,7 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
         clock.sleep(ms(10)).await;
         Ok::<_, ()>(())
     };
-    clock.block_on(join_all([bulkhead.call(work), bulkhead.call(work)]));
+    run(&clock, join_all([bulkhead.call(work), bulkhead.call(work)]));
     let latencies: Vec<_> = recorder
         .0
         .lock()

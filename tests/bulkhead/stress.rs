@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
-use backstop::{Bulkhead, ManualClock, Policy};
+use backstop::{Bulkhead, Policy};
 
 /// Operations in total: 10 million in a release build.
 const OPERATIONS: u64 = if cfg!(debug_assertions) {
@@ -51,13 +53,12 @@ fn acquire_cancel_panic_and_resize_from_two_threads() {
         for thread in 0..2_u64 {
             let (bulkhead, inside, served) = (&bulkhead, &inside, &served);
             scope.spawn(move || {
-                let clock = ManualClock::new();
                 let mut random = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(thread + 1);
                 for _ in 0..OPERATIONS / 2 {
                     random ^= random << 13;
                     random ^= random >> 7;
                     random ^= random << 17;
-                    operate(bulkhead, &clock, inside, served, random);
+                    operate(bulkhead, inside, served, random);
                 }
             });
         }
@@ -69,13 +70,7 @@ fn acquire_cancel_panic_and_resize_from_two_threads() {
     assert!(served.load(Ordering::SeqCst) > OPERATIONS / 4);
 }
 
-fn operate(
-    bulkhead: &Bulkhead,
-    clock: &ManualClock,
-    inside: &Inside,
-    served: &AtomicU64,
-    random: u64,
-) {
+fn operate(bulkhead: &Bulkhead, inside: &Inside, served: &AtomicU64, random: u64) {
     let work = || async {
         let _visit = inside.visit();
         Ok::<_, ()>(())
@@ -92,7 +87,7 @@ fn operate(
                 }
                 Ok::<(), ()>(())
             };
-            let _ = catch_unwind(AssertUnwindSafe(|| clock.block_on(bulkhead.call(panics))));
+            let _ = catch_unwind(AssertUnwindSafe(|| until_done(bulkhead.call(panics))));
         }
         // Cancelled in line, or while it runs.
         2..=15 => {
@@ -118,9 +113,39 @@ fn operate(
             }
         }
         _ => {
-            if clock.block_on(bulkhead.call(work)).is_ok() {
+            if until_done(bulkhead.call(work)).is_ok() {
                 served.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// Says whether somebody has woken the task.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// How often a task looks whether it is woken: seconds, and what it waits for takes microseconds.
+const LOOKS: u32 = 20_000_000;
+
+/// Runs a future whenever it is woken, and fails when nobody wakes it.
+fn until_done<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
+            return output;
+        }
+        let wakes = (0..LOOKS).any(|_| {
+            std::thread::yield_now();
+            woken.0.swap(false, Ordering::SeqCst)
+        });
+        assert!(wakes, "nobody wakes it");
     }
 }

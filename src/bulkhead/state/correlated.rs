@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::average::{Correlation, ExpAverage, MovingMedian};
-use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
+use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, is_set_back, log10_root};
 use super::windowed::{Windowed, WindowedBuilder};
 use crate::clock::Instant;
 use crate::error::ConfigError;
@@ -120,7 +120,7 @@ impl Correlated {
         while self
             .peaks
             .front()
-            .is_some_and(|(at, _)| *at + window < sample.now)
+            .is_some_and(|(at, _)| *at + window < sample.now || is_set_back(sample.now, *at))
         {
             self.peaks.pop_front();
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{ConcurrencyLimit, Sample, share};
+use super::limit::{ConcurrencyLimit, Sample, is_set_back, share};
 use super::probe::{Probe, Probed, Prober};
 use crate::clock::Instant;
 use crate::error::ConfigError;
@@ -24,7 +24,7 @@ pub struct Gradient {
     smallest: Option<f64>,
     prober: Prober,
     window: Latencies,
-    end: Option<Instant>,
+    began: Option<Instant>,
     overloaded: bool,
     in_flight: u32,
     at_min: u32,
@@ -95,11 +95,11 @@ impl Gradient {
     /// Moves the limit by what the window has seen, if it is over.
     fn update(&mut self, now: Instant) {
         let config = &self.config;
-        let end = *self.end.get_or_insert(now + config.update_interval);
-        if now < end {
+        let began = *self.began.get_or_insert(now);
+        if now < began + config.update_interval && !is_set_back(now, began) {
             return;
         }
-        self.end = Some(now + config.update_interval);
+        self.began = Some(now);
         let (Some(latency), Some(smallest)) =
             (self.window.quantile(config.quantile), self.smallest)
         else {
@@ -206,7 +206,7 @@ impl GradientBuilder {
             smallest: None,
             prober,
             window: Latencies::default(),
-            end: None,
+            began: None,
             overloaded: false,
             in_flight: 0,
             at_min: 0,
@@ -235,7 +235,7 @@ impl ConcurrencyLimit for Gradient {
                 }
                 Probed::Done(latency) => {
                     self.smallest = Some(latency);
-                    self.end = Some(sample.now + self.config.update_interval);
+                    self.began = Some(sample.now);
                     self.clear();
                     return;
                 }

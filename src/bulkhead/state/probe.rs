@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{Sample, share};
+use super::limit::{Sample, is_set_back, share};
 use crate::clock::{Instant, nanos};
 use crate::error::ConfigError;
 
@@ -89,9 +89,16 @@ impl Default for Probe {
 pub(super) struct Prober {
     probe: Probe,
     /// When the next one begins; `None` before the first sample.
-    next: Option<Instant>,
+    next: Option<Appointment>,
     /// The one under way, and when it began.
     running: Option<(Instant, Latencies)>,
+}
+
+/// A time, and when it was set.
+#[derive(Clone, Copy, Debug)]
+struct Appointment {
+    made: Instant,
+    at: Instant,
 }
 
 /// What a sample is to the prober.
@@ -125,15 +132,30 @@ impl Prober {
 
     /// Begins a probe if it is time.
     pub(super) fn tick(&mut self, now: Instant) {
-        if self.running.is_none() && self.next.is_some_and(|next| now >= next) {
+        self.follow(now);
+        if self.running.is_none() && self.next.is_some_and(|next| now >= next.at) {
             self.start(now);
         }
     }
 
+    /// Begins anew to wait, and to probe, when the clock was set back: neither may last until it is
+    /// right again.
+    fn follow(&mut self, now: Instant) {
+        if self.next.is_some_and(|next| is_set_back(now, next.made)) {
+            self.next = None;
+        }
+        if let Some((since, _)) = &mut self.running {
+            if is_set_back(now, *since) {
+                *since = now;
+            }
+        }
+    }
+
     pub(super) fn on_sample(&mut self, sample: &Sample) -> Probed {
+        self.follow(sample.now);
         let Some((since, latencies)) = &mut self.running else {
-            let next = *self.next.get_or_insert(self.probe.after(sample));
-            if sample.now >= next {
+            let next = self.next.get_or_insert(self.probe.after(sample));
+            if sample.now >= next.at {
                 self.start(sample.now);
                 return Probed::Probing;
             }
@@ -154,8 +176,11 @@ impl Prober {
 }
 
 impl Probe {
-    fn after(&self, sample: &Sample) -> Instant {
+    fn after(&self, sample: &Sample) -> Appointment {
         let stretched = nanos(self.interval) as f64 * (1.0 + self.jitter * sample.random);
-        sample.now + Duration::from_nanos(stretched as u64)
+        Appointment {
+            made: sample.now,
+            at: sample.now + Duration::from_nanos(stretched as u64),
+        }
     }
 }

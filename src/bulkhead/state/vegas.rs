@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::limit::{
-    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, log10_root,
+    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, is_set_back, log10_root,
 };
 use super::probe::{Probe, Probed, Prober};
 use crate::clock::Instant;
@@ -269,6 +269,10 @@ impl Smallest {
                 return None;
             }
         };
+        if is_set_back(now, self.since) {
+            // Its time begins anew, or it would last until the clock is right again.
+            *self = Self::new(value, now);
+        }
         let heir = self.heir.map_or(latency, |heir| heir.min(latency));
         self.heir = Some(heir);
         if decay.is_some_and(|decay| now >= self.since + decay) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{ConcurrencyLimit, Sample, share};
+use super::limit::{ConcurrencyLimit, Sample, is_set_back, share};
 use crate::clock::Instant;
 use crate::error::ConfigError;
 
@@ -29,6 +29,7 @@ pub struct Windowed<L> {
     inner: L,
     latencies: Latencies,
     gathered: Option<Gathered>,
+    began: Instant,
     end: Instant,
 }
 
@@ -117,6 +118,7 @@ impl WindowedBuilder {
             inner,
             latencies: Latencies::default(),
             gathered: None,
+            began: Instant::ORIGIN,
             end: Instant::ORIGIN,
         })
     }
@@ -143,7 +145,8 @@ impl<L> Windowed<L> {
         }
         // A call that was cut off took at least this long.
         self.latencies.add(sample.nanos(), sample.random);
-        if sample.now < self.end || self.latencies.len() < u64::from(config.min_samples) {
+        let is_over = sample.now >= self.end || is_set_back(sample.now, self.began);
+        if !is_over || self.latencies.len() < u64::from(config.min_samples) {
             return None;
         }
         let gathered = self.gathered.take()?;
@@ -156,6 +159,7 @@ impl<L> Windowed<L> {
                 .max(config.shortest)
                 .min(config.longest),
         };
+        self.began = sample.now;
         self.end = sample.now + window;
         Some(Sample {
             latency: Duration::from_nanos(latency as u64),
