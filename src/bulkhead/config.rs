@@ -144,34 +144,17 @@ impl BulkheadBuilder {
         self
     }
 
-    /// Decides, counts and reports, but never refuses and never makes a call wait.
-    pub const fn shadow(mut self, shadow: bool) -> Self {
-        self.shadow = shadow;
-        self
-    }
-
-    /// Makes the random numbers that adaptive limits use reproducible.
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Hears of refusals and of changes of the limit, whoever makes the calls.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// The name in errors and events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock that measures waits and latencies.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
+    setters! {
+        /// Decides, counts and reports, but never refuses and never makes a call wait.
+        shadow;
+        /// Makes the random numbers that adaptive limits use reproducible.
+        seed;
+        /// Hears of refusals and of changes of the limit, whoever makes the calls.
+        observer;
+        /// The name in errors and events.
+        name;
+        /// The clock that measures waits and latencies.
+        clock;
     }
 
     /// The bulkhead.

@@ -120,34 +120,17 @@ impl LoadShedderBuilder {
         self
     }
 
-    /// Decides, counts and reports, but refuses nobody.
-    pub fn shadow(mut self, shadow: bool) -> Self {
-        self.shadow = shadow;
-        self
-    }
-
-    /// Makes the choice among calls on the level of the cut reproducible.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Hears of every call that is shed.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// The name in errors and events.
-    pub fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock that measures delays and intervals.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
+    setters! {
+        /// Decides, counts and reports, but refuses nobody.
+        shadow;
+        /// Makes the choice among calls on the level of the cut reproducible.
+        seed;
+        /// Hears of every call that is shed.
+        observer;
+        /// The name in errors and events.
+        name;
+        /// The clock that measures delays and intervals.
+        clock;
     }
 
     /// The shedder.
