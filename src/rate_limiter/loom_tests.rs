@@ -70,14 +70,22 @@ fn loom_a_bucket_gives_out_what_it_holds() {
 
 #[test]
 fn loom_a_quota_changed_meanwhile_loses_and_gains_nothing() {
+    // Full as of now, which is the same number under both rules: a second in nanoseconds.
+    changed_meanwhile(Instant::ORIGIN + SECOND);
+}
+
+#[test]
+fn loom_a_quota_changed_at_the_origin_of_the_clock_loses_and_gains_nothing() {
+    changed_meanwhile(Instant::ORIGIN);
+}
+
+fn changed_meanwhile(now: Instant) {
     // All interleavings take six minutes, and hold; these are those with up to two preemptions.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
-    model.check(|| {
-        let now = Instant::ORIGIN + SECOND;
-        // Full as of now, which is the same number under both rules: a second in nanoseconds.
+    model.check(move || {
         let old = Gcra::new(Grid::new(1, SECOND, 8), 2);
-        let bucket = Arc::new(TokenBucket::new(&old, 1_000_000_000));
+        let bucket = Arc::new(TokenBucket::new(&old, now.as_nanos()));
         let taker = {
             let bucket = bucket.clone();
             thread::spawn(move || u32::from(bucket.take(now, 1).is_ok()))
@@ -132,5 +140,23 @@ fn loom_a_waiter_that_leaves_wakes_the_next() {
         }
         waiting.join().unwrap();
         assert_eq!(limiter.snapshot().waiting, 0);
+    });
+}
+
+#[test]
+fn loom_nobody_is_refused_because_a_quota_changes() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let now = Instant::ORIGIN + SECOND;
+        let old = Gcra::new(Grid::new(1, SECOND, 8), 2);
+        let bucket = Arc::new(TokenBucket::new(&old, 1_000_000_000));
+        let taker = {
+            let bucket = bucket.clone();
+            thread::spawn(move || bucket.take(now, 1).is_ok())
+        };
+        let new = Gcra::new(Grid::new(2, SECOND, 8), 2);
+        bucket.replace(now, &new, Inherit::AsIs);
+        assert!(taker.join().unwrap(), "there is a token under both rules");
     });
 }

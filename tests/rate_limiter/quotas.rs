@@ -139,6 +139,46 @@ fn quotas_change_with_what_they_inherit() {
 }
 
 #[test]
+fn a_change_at_the_origin_of_the_clock_costs_nothing() {
+    let quota = Quota::per_second(10).burst(5);
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, quota);
+    limiter.set_quota(quota, Inherit::AsIs).unwrap();
+    assert_eq!(limiter.snapshot().available, [5]);
+    assert!(limiter.try_acquire_n(5).is_ok());
+
+    // Nor do several, with whatever happens between them, in whatever limit.
+    let quotas: [fn(u64) -> Quota; 6] = [
+        |rate| Quota::per_second(rate).burst(5),
+        // A unit that is no nanosecond.
+        |rate| Quota::new(7 * rate, 9 * SECOND).burst(5),
+        |rate| Quota::new(5, SECOND / rate as u32).fixed_window(),
+        |rate| Quota::new(5, SECOND / rate as u32).sliding_log(),
+        |rate| Quota::new(5, SECOND / rate as u32).sliding_counter(),
+        |rate| Quota::per_second(rate).leaky_bucket(5),
+    ];
+    for (kind, stripes) in quotas.iter().flat_map(|kind| [(kind, 1), (kind, 2)]) {
+        let clock = ManualClock::new();
+        let Ok(limiter) = builder(&clock, kind(10)).stripes(stripes).build() else {
+            continue;
+        };
+        let full = limiter.snapshot().available;
+        for rate in [10, 20, 10, 10, 3, 3] {
+            limiter.set_quota(kind(rate), Inherit::AsIs).unwrap();
+            assert_eq!(limiter.snapshot().available, full, "{:?}", kind(rate));
+            limiter.add(1);
+            limiter.reserve(1).unwrap().refund();
+            assert_eq!(limiter.snapshot().available, full, "{:?}", kind(rate));
+            let reset_after = limiter.snapshot().reset_after;
+            assert_eq!(reset_after, Duration::ZERO, "{:?}", kind(rate));
+        }
+        let before = drain(&limiter);
+        let fresh = builder(&clock, kind(3)).stripes(stripes);
+        assert_eq!(before, drain(&fresh.build().unwrap()), "{:?}", kind(3));
+    }
+}
+
+#[test]
 fn a_quota_is_replaced_by_one_of_its_kind_only() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(5));

@@ -140,6 +140,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
                 shared: (self.overflow == Overflow::Shared)
                     .then(|| TokenBucket::new(&quota.gcra(0), 0)),
                 quota: Mutex::new(quota),
+                changing: Mutex::new(()),
                 quota_for: self.quota_for,
                 overflowed: AtomicU64::new(0),
                 timeline: Timeline::of(&clock),

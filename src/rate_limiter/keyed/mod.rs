@@ -83,7 +83,10 @@ struct Inner<K> {
     max_keys: usize,
     /// The shard that is searched next for idle keys, when there is no room.
     victim: AtomicUsize,
+    /// Locked with a shard locked, never the other way round.
     quota: Mutex<Quota>,
+    /// Whose turn it is to change the quota.
+    changing: Mutex<()>,
     quota_for: Option<QuotaFor<K>>,
     /// The bucket of the keys there is no room for.
     shared: Option<TokenBucket>,
@@ -210,7 +213,10 @@ impl<K> KeyedRateLimiter<K> {
     pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
         config::check(&quota)?;
         let inner = &*self.inner;
-        let mut current = lock(&inner.quota);
+        let _changing = lock(&inner.changing);
+        // First of all: a key that comes from here on has the new quota, and one that came before is
+        // found in its shard.
+        let current = std::mem::replace(&mut *lock(&inner.quota), quota);
         let now = inner.now();
         for shard in &inner.shards {
             lock(&shard.0).replace(&current, &quota, &inner.usual, |tat, old, new| {
@@ -220,7 +226,6 @@ impl<K> KeyedRateLimiter<K> {
         if let Some(shared) = &inner.shared {
             shared.replace(now, &quota.gcra(0), inherit);
         }
-        *current = quota;
         Ok(())
     }
 
@@ -625,9 +630,10 @@ impl<K: Hash + Eq> Inner<K> {
         let special = self.quota_for.as_ref().and_then(|quota| quota(&owned));
         // A quota without meaning counts as none.
         let special = special.filter(|quota| config::check(quota).is_ok());
-        let quota = special.unwrap_or_else(|| *lock(&self.quota));
         let mut table = self.shard(hash);
         if table.find(hash as u32, key, &self.usual).is_none() {
+            // Under the shard's lock: a change that is not seen here has yet to come to the shard.
+            let quota = special.unwrap_or_else(|| *lock(&self.quota));
             table.insert(hash as u32, owned, &quota, &self.usual);
         } else {
             // Another thread was faster.

@@ -130,8 +130,13 @@ impl Limit for SlidingLog {
             let given = tokens.min(*taken);
             *taken -= given;
             self.total -= given;
+            // An entry of nothing would stay until it is old, and count as something to wait for.
+            if *taken == 0 {
+                self.taken.remove(found);
+            }
         }
     }
+
     fn standing(&self, now: Instant) -> Standing {
         let full_at = self.taken.back().map_or(now, |(at, _)| self.leaves(*at));
         Standing::new(self.limit, self.used(now), full_at.max(now))

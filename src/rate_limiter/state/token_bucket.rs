@@ -146,8 +146,22 @@ struct Rules {
 #[repr(align(64))]
 struct Padded(AtomicU64);
 
-/// The state while the rules are being changed. No bucket gets there: units end at half of it.
+/// The state while the rules are being changed. No bucket gets there: units end at half of it, and a
+/// limit reaches a quarter of it beyond that.
 const BUSY: u64 = u64::MAX;
+
+/// What a state of zero is written as when it was zero under the rules before too: there is no number
+/// below it, and the one above is a token less. Only after a change of the rules, so never seen by
+/// who goes by the first ones.
+const ZERO: u64 = BUSY - 1;
+
+/// The state that a word stands for.
+const fn state(word: u64) -> u64 {
+    match word {
+        ZERO => 0,
+        tat => tat,
+    }
+}
 
 impl TokenBucket {
     pub(crate) fn new(gcra: &Gcra, tat: u64) -> Self {
@@ -162,7 +176,7 @@ impl TokenBucket {
         }
     }
 
-    /// The rules and a state that belong together.
+    /// The rules and the word of a [`state`] that belong together.
     #[inline]
     fn read(&self) -> (Gcra, u64) {
         loop {
@@ -179,7 +193,7 @@ impl TokenBucket {
         // Acquire: pairs with the release below, so that an even version comes with its rules.
         let version = self.rules.version.load(Ordering::Acquire);
         // Acquire: a state converted to new rules comes with the version that says so.
-        let tat = self.tat.0.load(Ordering::Acquire);
+        let word = self.tat.0.load(Ordering::Acquire);
         // Relaxed: the fence and the version tell whether these belong together.
         let gcra = Gcra {
             grid: Grid::from_words([
@@ -193,17 +207,17 @@ impl TokenBucket {
         // Acquire: the second look at the version must not come before the loads above.
         fence(Ordering::Acquire);
         let same = self.rules.version.load(Ordering::Relaxed) == version;
-        (same && version % 2 == 0 && tat != BUSY).then_some((gcra, tat))
+        (same && version % 2 == 0 && word != BUSY).then_some((gcra, word))
     }
 
-    /// Moves the state from `tat` to `next`; `false` when somebody else has moved it before.
+    /// Moves the state from `word` to `next`; `false` when somebody else has moved it before.
     #[inline]
-    fn step(&self, tat: u64, next: u64) -> bool {
+    fn step(&self, word: u64, next: u64) -> bool {
         // Acquire and release: who takes a token sees what those who returned it did before, as
         // with a lock. A failure tells nothing but to read again.
         self.tat
             .0
-            .compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
@@ -241,9 +255,9 @@ impl TokenBucket {
             backoff.pause();
         }
         loop {
-            let (gcra, tat) = self.read();
-            let next = gcra.take(tat, now, tokens)?;
-            if self.step(tat, next) {
+            let (gcra, word) = self.read();
+            let next = gcra.take(state(word), now, tokens)?;
+            if self.step(word, next) {
                 return Ok(());
             }
             backoff.pause();
@@ -260,13 +274,14 @@ impl TokenBucket {
     ) -> (Result<(), Refusal>, Standing, Result<(), Refusal>) {
         let mut backoff = Backoff::new();
         loop {
-            let (gcra, tat) = self.read();
+            let (gcra, word) = self.read();
+            let tat = state(word);
             let ready = gcra.ready(tat, now, tokens, debt);
             let next = match ready {
                 Ok(()) => gcra.put(tat, now, tokens),
                 Err(_) => tat,
             };
-            if next == tat || self.step(tat, next) {
+            if next == tat || self.step(word, next) {
                 let paid = gcra.ready(next, now, 0, 0);
                 return (ready, gcra.standing(next, now), paid);
             }
@@ -277,8 +292,8 @@ impl TokenBucket {
     /// Gives `tokens` back.
     pub(crate) fn give(&self, tokens: u64) {
         loop {
-            let (gcra, tat) = self.read();
-            if self.step(tat, gcra.give(tat, tokens)) {
+            let (gcra, word) = self.read();
+            if self.step(word, gcra.give(state(word), tokens)) {
                 return;
             }
         }
@@ -286,7 +301,8 @@ impl TokenBucket {
 
     /// A copy that can be asked what would be.
     pub(crate) fn copy(&self) -> (Gcra, u64) {
-        self.read()
+        let (gcra, word) = self.read();
+        (gcra, state(word))
     }
 
     /// Changes the rules. One caller at a time: the handle sees to that.
@@ -297,7 +313,7 @@ impl TokenBucket {
         self.rules.version.store(version + 1, Ordering::Relaxed);
         // Acquire: everything that was taken so far counts. From here on nobody can step.
         // Release: who finds the state taken away sees the odd version.
-        let tat = self.tat.0.swap(BUSY, Ordering::AcqRel);
+        let word = self.tat.0.swap(BUSY, Ordering::AcqRel);
         // Release: who reads any of the new rules sees the odd version when it looks again.
         fence(Ordering::Release);
         for (word, new) in self.rules.grid.iter().zip(new.grid.to_words()) {
@@ -306,11 +322,11 @@ impl TokenBucket {
         self.rules.capacity.store(new.capacity, Ordering::Relaxed);
         // Release: the even version comes with the rules it stands for.
         self.rules.version.store(version + 2, Ordering::Release);
-        let next = old.inherit(tat, now, new, inherit);
-        // Never the same number as before, by a unit if need be: a caller that priced its tokens by
+        let next = old.inherit(state(word), now, new, inherit);
+        // Never the same word as before, by a unit if need be: a caller that priced its tokens by
         // the old rules must find that the state has moved.
-        let next = match next == tat {
-            true => next.checked_sub(1).unwrap_or(1),
+        let next = match next == word {
+            true => next.checked_sub(1).unwrap_or(ZERO),
             false => next,
         };
         // Release: who reads the converted state sees the version that goes with it.
