@@ -452,24 +452,31 @@ impl Inner {
     /// has another limit.
     #[inline(never)]
     fn try_acquire_otherwise(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
-        let taken = match &self.core {
+        match self.take_otherwise(now, cost) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.refuse(now, refusal, None),
+        }
+    }
+
+    /// As [`take`](Self::take), where something else is to be looked at than one token bucket.
+    #[inline(never)]
+    fn take_otherwise(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
+        match &self.core {
             _ if self.queue.is_busy() => self.behind(now, cost),
             Core::Token(bucket) => bucket.take_again(now, cost),
             other => other.take_other(now, cost),
-        };
-        match taken {
-            Ok(()) => Ok(()),
-            Err(refusal) => self.refuse(now, refusal, None),
         }
     }
 
     /// Takes tokens without waiting and without overtaking those who wait.
     #[inline(always)]
     fn take(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
-        if self.queue.is_busy() {
-            return self.behind(now, cost);
+        if let (Core::Token(bucket), false) = (&self.core, self.queue.is_busy()) {
+            if let Some(taken) = bucket.attempt(now, cost) {
+                return taken;
+            }
         }
-        self.core.take(now, cost)
+        self.take_otherwise(now, cost)
     }
 
     #[cold]

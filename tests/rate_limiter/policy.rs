@@ -28,6 +28,26 @@ fn it_refuses_at_once_unless_told_to_wait() {
 }
 
 #[test]
+fn its_refusals_are_those_of_the_handle() {
+    let clock = ManualClock::new();
+    clock.advance(SECOND);
+    let never = Quota::new(1, Duration::MAX);
+    for quota in [Quota::per_second(3).burst(2), never, never.fixed_window()] {
+        let limiter = limiter(&clock, quota);
+        while limiter.try_acquire().is_ok() {}
+        for cost in [1, 2, 3] {
+            let expected = limiter.try_acquire_n(u64::from(cost)).unwrap_err();
+            let policy = backstop::Pipeline::new(limiter.clone());
+            let policy = policy.with(CallOptions::new().cost(cost));
+            match run(&clock, policy.call(fine)) {
+                Err(Error::Rejected(rejected)) => assert_eq!(rejected, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn it_waits_as_long_as_it_may() {
     let clock = ManualClock::new();
     for (longest, served) in [(ms(1000), 3), (ms(999), 2), (Duration::MAX, 5)] {
