@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::RateLimiter;
+use super::inner::{Core, Inner};
 use super::queue::Queue;
 use super::state::{
     FixedWindow, Gcra, Grid, LeakyBucket, Limits, Machine, SlidingCounter, SlidingLog, Striped,
     TokenBucket, WarmUp,
 };
-use super::{Core, Inner, RateLimiter, Timeline};
+use super::timeline::Timeline;
 use crate::clock::{ClockHandle, Instant, nanos};
 use crate::error::ConfigError;
 use crate::observe::Observer;
@@ -369,28 +371,15 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Only counts and reports what it would have refused, and lets everything through.
-    pub const fn shadow(mut self, shadow: bool) -> Self {
-        self.shadow = shadow;
-        self
-    }
-
-    /// Hears refusals, also those of calls made outside any pipeline.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// The name in errors and events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock that tokens are earned by.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
+    setters! {
+        /// Only counts and reports what it would have refused, and lets everything through.
+        shadow;
+        /// Hears refusals, also those of calls made outside any pipeline.
+        observer;
+        /// The name in errors and events.
+        name;
+        /// The clock that tokens are earned by.
+        clock;
     }
 
     /// The limiter.

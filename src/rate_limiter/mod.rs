@@ -76,14 +76,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{ClockHandle, Instant};
-use crate::error::{ConfigError, Reason, Rejected};
-use crate::observe::{Event, Observer};
-use crate::striped::home;
-use crate::sync::{AtomicU64, Mutex, Ordering, lock, lock_checked};
+use crate::clock::Instant;
+use crate::error::{ConfigError, Rejected};
+use crate::sync::{Ordering, lock, lock_checked};
 
 mod acquire;
 mod config;
+mod inner;
 mod keyed;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
@@ -101,9 +100,8 @@ pub use self::keyed::{
 pub use self::reservation::Reservation;
 pub use self::state::Inherit;
 
-use self::queue::Queue;
-use self::state::{Limit, Limits, Machine, Refusal, Standing, Striped, TokenBucket};
-use self::timeline::Timeline;
+use self::inner::{Core, Inner};
+use self::state::{Limit, Refusal, Standing};
 
 /// Admits no more than its quotas allow. See the [module page](self).
 ///
@@ -111,31 +109,6 @@ use self::timeline::Timeline;
 #[derive(Clone)]
 pub struct RateLimiter {
     inner: Arc<Inner>,
-}
-
-struct Inner {
-    core: Core,
-    queue: Queue,
-    clock: ClockHandle,
-    timeline: Option<Timeline>,
-    /// Locked while they are changed, so that one caller changes them at a time.
-    quotas: std::sync::Mutex<Vec<Quota>>,
-    max_wait: Duration,
-    debt: u64,
-    shadow: bool,
-    shadowed: AtomicU64,
-    observer: Option<Arc<dyn Observer>>,
-    /// Whether there is an observer, or shadow mode.
-    heard: bool,
-    name: &'static str,
-}
-
-/// The limits, as the number and kind of them allows.
-#[derive(Debug)]
-enum Core {
-    Token(TokenBucket),
-    Striped(Striped),
-    Locked(Mutex<Limits>),
 }
 
 /// What a limiter decided, or would decide, from one look at its state.
@@ -429,231 +402,6 @@ impl RateLimiter {
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
         self.inner.name
-    }
-}
-
-impl Inner {
-    /// The present. On a clock that may go backwards, a time that never does.
-    #[inline]
-    fn now(&self) -> Instant {
-        self.steady(self.clock.now())
-    }
-
-    /// What a reading of the clock means to the limits.
-    #[inline]
-    fn steady(&self, reading: Instant) -> Instant {
-        match &self.timeline {
-            None => reading,
-            Some(timeline) => timeline.steady(reading),
-        }
-    }
-
-    /// Takes tokens for a caller that has lost a race for the token bucket, has others before it, or
-    /// has another limit.
-    #[inline(never)]
-    fn try_acquire_otherwise(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
-        match self.take_otherwise(now, cost) {
-            Ok(()) => Ok(()),
-            Err(refusal) => self.refuse(now, refusal, None),
-        }
-    }
-
-    /// As [`take`](Self::take), where something else is to be looked at than one token bucket.
-    #[inline(never)]
-    fn take_otherwise(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
-        match &self.core {
-            _ if self.queue.is_busy() => self.behind(now, cost),
-            Core::Token(bucket) => bucket.take_again(now, cost),
-            other => other.take_other(now, cost),
-        }
-    }
-
-    /// Takes tokens without waiting and without overtaking those who wait.
-    #[inline(always)]
-    fn take(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
-        if let (Core::Token(bucket), false) = (&self.core, self.queue.is_busy()) {
-            if let Some(taken) = bucket.attempt(now, cost) {
-                return taken;
-            }
-        }
-        self.take_otherwise(now, cost)
-    }
-
-    #[cold]
-    fn behind(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
-        match self.queue.forecast(&self.core, now, cost) {
-            // All who waited are gone by now, or are just going.
-            Ok(()) => self.core.take(now, cost),
-            refused => refused,
-        }
-    }
-
-    /// Refuses, or in shadow mode lets through what would have been refused.
-    #[inline]
-    fn refuse(
-        &self,
-        now: Instant,
-        refusal: Refusal,
-        observer: Option<&dyn Observer>,
-    ) -> Result<(), Rejected> {
-        if self.is_heard(observer) {
-            return self.refuse_aloud(now, refusal, observer);
-        }
-        Err(self.rejected(now, refusal, Reason::RateLimited))
-    }
-
-    // Makes a refusal of its own: one that was handed over would have to be in memory before anybody
-    // knows whether it is needed there.
-    #[cold]
-    fn refuse_aloud(
-        &self,
-        now: Instant,
-        refusal: Refusal,
-        observer: Option<&dyn Observer>,
-    ) -> Result<(), Rejected> {
-        self.report(self.rejected(now, refusal, Reason::RateLimited), observer)
-    }
-
-    /// Whether a refusal has to be told to somebody, or is none in shadow mode.
-    #[inline]
-    fn is_heard(&self, observer: Option<&dyn Observer>) -> bool {
-        observer.is_some() || self.heard
-    }
-
-    #[inline(always)]
-    fn rejected(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
-        match refusal {
-            Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
-            Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
-            Refusal::Until(at) => {
-                let wait = at.as_nanos().saturating_sub(now.as_nanos());
-                Rejected::new(self.name, reason).with_retry_nanos(wait)
-            }
-        }
-    }
-
-    #[inline]
-    fn reject(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
-        if self.is_heard(observer) {
-            return self.report(rejected, observer);
-        }
-        Err(rejected)
-    }
-
-    fn report(&self, rejected: Rejected, observer: Option<&dyn Observer>) -> Result<(), Rejected> {
-        let event = match self.shadow {
-            true => Event::would_reject(&rejected),
-            false => Event::rejected(&rejected),
-        };
-        for observer in [observer, self.observer.as_deref()].into_iter().flatten() {
-            observer.on_event(&event);
-        }
-        if self.shadow {
-            // Relaxed: a statistic.
-            self.shadowed.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        } else {
-            Err(rejected)
-        }
-    }
-
-    /// Gives tokens back, those taken at `taken` if that is known.
-    fn give(&self, taken: Option<Instant>, tokens: u64) {
-        if tokens == 0 {
-            return;
-        }
-        self.core.give(self.now(), taken, tokens);
-        self.wake_first();
-    }
-
-    fn wake_first(&self) {
-        if let Some(waker) = self.queue.first() {
-            waker.wake();
-        }
-    }
-}
-
-impl Core {
-    #[inline(always)]
-    fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
-        match self {
-            Self::Token(bucket) => bucket.take(now, tokens),
-            _ => self.take_other(now, tokens),
-        }
-    }
-
-    // Out of the way of the single token bucket.
-    #[inline(never)]
-    fn take_other(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
-        match self {
-            Self::Token(bucket) => bucket.take(now, tokens),
-            Self::Striped(striped) => striped.take(home(), now, tokens),
-            Self::Locked(limits) => lock_checked(limits).take(now, tokens),
-        }
-    }
-
-    /// Takes tokens that leave no more than `debt` owed. Returns whether, where that leads, and
-    /// whether anything is owed now.
-    fn borrow(
-        &self,
-        now: Instant,
-        tokens: u64,
-        debt: u64,
-    ) -> (Result<(), Refusal>, Standing, Result<(), Refusal>) {
-        match self {
-            Self::Token(bucket) => bucket.borrow(now, tokens, debt),
-            Self::Striped(striped) => {
-                let (taken, paid) = striped.borrow(home(), now, tokens, debt);
-                (taken, striped.copy().standing(now), paid)
-            }
-            Self::Locked(limits) => {
-                let mut limits = lock_checked(limits);
-                let taken = limits.borrow(now, tokens, debt);
-                (taken, limits.standing(now), limits.ready(now, 0, 0))
-            }
-        }
-    }
-
-    fn ready(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
-        match self {
-            Self::Token(bucket) => {
-                let (gcra, tat) = bucket.copy();
-                gcra.ready(tat, now, tokens, 0)
-            }
-            Self::Striped(striped) => striped.copy().ready(now, tokens, 0),
-            Self::Locked(limits) => lock_checked(limits).ready(now, tokens, 0),
-        }
-    }
-
-    fn give(&self, now: Instant, taken: Option<Instant>, tokens: u64) {
-        match self {
-            Self::Token(bucket) => bucket.give(tokens),
-            Self::Striped(striped) => striped.give(home(), tokens),
-            Self::Locked(limits) => lock_checked(limits).give(now, taken, tokens),
-        }
-    }
-
-    fn standing(&self, now: Instant) -> Standing {
-        match self {
-            Self::Token(bucket) => {
-                let (gcra, tat) = bucket.copy();
-                gcra.standing(tat, now)
-            }
-            Self::Striped(striped) => striped.copy().standing(now),
-            Self::Locked(limits) => lock_checked(limits).standing(now),
-        }
-    }
-
-    /// A copy that can be asked what would be.
-    fn copy(&self) -> Limits {
-        match self {
-            Self::Token(bucket) => {
-                let (gcra, tat) = bucket.copy();
-                Limits::new(vec![Machine::Token { gcra, tat }])
-            }
-            Self::Striped(striped) => Limits::new(vec![Machine::Parts(striped.copy())]),
-            Self::Locked(limits) => lock_checked(limits).clone(),
-        }
     }
 }
 

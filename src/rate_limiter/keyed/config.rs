@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::Timeline;
 use super::super::config::Quota;
 use super::super::state::TokenBucket;
+use super::super::timeline::Timeline;
 use super::hash::Secret;
 use super::table::Table;
 use super::tiers::Tier;
@@ -92,22 +92,13 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Hears refusals.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// The name in errors and events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock that tokens are earned by.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
+    setters! {
+        /// Hears refusals.
+        observer;
+        /// The name in errors and events.
+        name;
+        /// The clock that tokens are earned by.
+        clock;
     }
 
     /// The limiter. Takes up to 64 KiB; the keys come on top, at about 35 bytes for an integer.
