@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Counts, Sample, Tracks};
 use crate::clock::{Instant, nanos};
+use crate::set_back::SET_BACK;
 use crate::striped::home;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -72,9 +73,6 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// Tags are swept each time this many bits of the slices' numbers are used up.
 const SWEEP_BITS: u32 = 22;
-
-/// Readings older than the window by more than this are no late threads.
-const SET_BACK: u64 = 60_000_000_000;
 
 impl TimeWindow {
     /// The shortest slice.
@@ -424,7 +422,7 @@ impl TimeWindow {
         late > self
             .slice
             .saturating_mul(self.slices)
-            .saturating_add(SET_BACK)
+            .saturating_add(nanos(SET_BACK))
     }
 
     /// Adds to a word, which becomes that of slice `epoch` if it is still that of an older one.
