@@ -117,7 +117,7 @@ impl Trip {
     }
 
     /// The first slice of a window of time begins with the first call, also after the circuit has
-    /// closed again. By default slices are aligned to the clock.
+    /// closed again and after all calls have left the window. By default slices are aligned to the clock.
     pub const fn from_first_call(mut self) -> Self {
         self.from_first_call = true;
         self

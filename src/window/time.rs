@@ -10,7 +10,8 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A window over the last `n` slices of time, the present one included.
 ///
-/// Slices are aligned to the clock's origin, or begin with the first call.
+/// Slices are aligned to the clock's origin, or begin with the first call, and again with the first
+/// one after the window has run empty.
 ///
 /// # Exactness
 ///
@@ -28,7 +29,10 @@ use crate::sync::{AtomicU64, Ordering};
 #[repr(align(64))]
 pub(crate) struct TimeWindow {
     /// Where the first slice begins, in the clock's nanoseconds; [`UNKNOWN`] until the first call.
+    /// Moves on by a part of a slice when the window begins anew.
     origin: AtomicU64,
+    /// The origin that `newest` is known to go by. Another one: a call moves it just now.
+    published: AtomicU64,
     aligned: bool,
     /// Nanoseconds.
     slice: u64,
@@ -93,6 +97,7 @@ impl TimeWindow {
         let second = slices as usize * stride + LINE;
         Self {
             origin: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
+            published: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
             aligned,
             slice,
             slices,
@@ -121,7 +126,7 @@ impl TimeWindow {
     /// As [`record`](Self::record), for a good and fast call, where durations are not tracked.
     #[inline(always)]
     pub(crate) fn record_clean(&self, now: Instant) {
-        let newest = self.present(self.elapsed(now, true));
+        let newest = self.present(now);
         let epoch = newest >> PLACE_BITS;
         let place = (newest & ((1 << PLACE_BITS) - 1)) as usize;
         let word = match home() % 2 {
@@ -161,7 +166,7 @@ impl TimeWindow {
     /// Adds a call, into the slice that it returns.
     #[inline]
     pub(crate) fn record_into(&self, sample: Sample, now: Instant) -> Slice {
-        let newest = self.present(self.elapsed(now, true));
+        let newest = self.present(now);
         let epoch = newest >> PLACE_BITS;
         let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
         self.add(first + CALLS, epoch, COUNT_BITS, 1, FULL);
@@ -233,12 +238,12 @@ impl TimeWindow {
     /// Whether all slices before `marked` have left the window.
     #[inline(never)]
     fn has_left(&self, marked: u64, now: Instant) -> bool {
-        self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
+        self.epoch(now) >= marked - 1 + self.slices
     }
 
     /// The content.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
-        let epoch = self.epoch(self.elapsed(now, false));
+        let epoch = self.epoch(now);
         let mut sums = [0; 5];
         for word in &self.words[self.second..] {
             let word = word.load(Ordering::Relaxed);
@@ -277,7 +282,7 @@ impl TimeWindow {
         if !self.tracks.slow {
             return 0;
         }
-        let epoch = self.epoch(self.elapsed(now, false));
+        let epoch = self.epoch(now);
         self.places()
             .flat_map(|place| [&place[SLOW], &place[BOTH]])
             .map(|word| word.load(Ordering::Relaxed))
@@ -298,6 +303,7 @@ impl TimeWindow {
         self.marked.store(0, Ordering::Relaxed);
         self.newest.store(0, Ordering::Relaxed);
         if !self.aligned {
+            self.published.store(UNKNOWN, Ordering::Relaxed);
             self.origin.store(UNKNOWN, Ordering::Relaxed);
         }
         for word in &self.words {
@@ -305,38 +311,58 @@ impl TimeWindow {
         }
     }
 
-    /// The time since the first slice began, which it does now if this is the first call.
+    /// When the first slice began, in nanoseconds, which is `now` when there was no call yet. A call
+    /// begins it.
+    ///
+    /// Asked after `newest`: whoever sees a slice then sees where it begins.
     #[inline]
-    fn elapsed(&self, now: Instant, is_call: bool) -> Instant {
-        let now = now.as_nanos();
-        // Relaxed: nothing else depends on who comes first.
-        let mut origin = self.origin.load(Ordering::Relaxed);
+    fn origin(&self, now: u64, is_call: bool) -> u64 {
+        // Relaxed: what it belongs with is ordered by `newest`.
+        let origin = self.origin.load(Ordering::Relaxed);
         if origin == UNKNOWN {
-            origin = now;
-            if is_call {
-                let first = self.origin.compare_exchange(
-                    UNKNOWN,
-                    now,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
-                origin = first.err().unwrap_or(now);
-            }
+            self.first_origin(now, is_call)
+        } else {
+            origin
         }
-        Instant::from_nanos(now.saturating_sub(origin))
+    }
+
+    #[cold]
+    fn first_origin(&self, now: u64, is_call: bool) -> u64 {
+        if !is_call {
+            return now;
+        }
+        // Relaxed: nothing else depends on who comes first.
+        let order = Ordering::Relaxed;
+        match self.origin.compare_exchange(UNKNOWN, now, order, order) {
+            Ok(_) => {
+                self.publish(UNKNOWN, now);
+                now
+            }
+            Err(first) => first,
+        }
+    }
+
+    /// The origin was `before`, and is another one since a slice was published that goes by it.
+    fn publish(&self, before: u64, origin: u64) {
+        // Release: pairs with the load in `begin_anew`. Fails when the window was cleared meanwhile.
+        let _ =
+            self.published
+                .compare_exchange(before, origin, Ordering::Release, Ordering::Relaxed);
     }
 
     /// The number of the present slice, by `now` or by what was recorded, whichever is later. Only
     /// reads.
     #[inline]
     fn epoch(&self, now: Instant) -> u64 {
-        let newest = self.newest.load(Ordering::Relaxed) >> PLACE_BITS;
-        let elapsed = now.as_nanos().wrapping_sub(newest * self.slice);
-        if elapsed < self.slice {
+        let now = now.as_nanos();
+        // Acquire: as in `origin`.
+        let newest = self.newest.load(Ordering::Acquire) >> PLACE_BITS;
+        let elapsed = now.saturating_sub(self.origin(now, false));
+        if elapsed.wrapping_sub(newest * self.slice) < self.slice {
             return newest;
         }
-        let epoch = now.as_nanos() / self.slice;
-        if self.is_set_back(newest, now) {
+        let epoch = elapsed / self.slice;
+        if self.is_set_back(newest, elapsed) {
             epoch
         } else {
             epoch.max(newest)
@@ -346,39 +372,87 @@ impl TimeWindow {
     /// The present slice and its place; moves on to it.
     #[inline]
     fn present(&self, now: Instant) -> u64 {
-        // Acquire: whoever comes to a slice sees the words swept that were swept before it.
+        let now = now.as_nanos();
+        // Acquire: whoever comes to a slice sees the words swept that were swept before it, and
+        // where it begins.
         let newest = self.newest.load(Ordering::Acquire);
-        let elapsed = now
-            .as_nanos()
-            .wrapping_sub((newest >> PLACE_BITS) * self.slice);
-        if elapsed < self.slice {
+        let origin = self.origin(now, true);
+        let elapsed = now.saturating_sub(origin);
+        if elapsed.wrapping_sub((newest >> PLACE_BITS) * self.slice) < self.slice {
             newest
         } else {
-            self.advance(newest, now)
+            self.advance(newest, origin, now)
         }
     }
 
     #[cold]
-    fn advance(&self, newest: u64, now: Instant) -> u64 {
-        let epoch = now.as_nanos() / self.slice;
-        let present = (epoch << PLACE_BITS) | (epoch % self.slices);
+    fn advance(&self, newest: u64, origin: u64, now: u64) -> u64 {
+        let elapsed = now.saturating_sub(origin);
+        let epoch = elapsed / self.slice;
         let before = newest >> PLACE_BITS;
-        if self.is_set_back(before, now) {
+        if self.is_set_back(before, elapsed) {
             self.clear();
+            let epoch = now.saturating_sub(self.origin(now, true)) / self.slice;
             if epoch >> SWEEP_BITS > 0 {
                 self.sweep(epoch, true);
             }
+            let present = self.numbered(epoch);
             // Release, here and below: as in `present`.
             self.newest.store(present, Ordering::Release);
             return present;
         }
+        let is_empty = epoch.saturating_sub(before) >= self.slices;
+        if is_empty && !self.aligned {
+            return self.begin_anew(now);
+        }
+        self.advance_to(epoch, before)
+    }
+
+    /// The window has run empty: the present slice begins with this call, and has the number it
+    /// would have had.
+    ///
+    /// One call moves the origin at a time. Others that come before its slice is published go by
+    /// where it has moved it to, so that no slice is longer than the others; one from before the
+    /// window's beginning is then not in it.
+    fn begin_anew(&self, now: u64) -> u64 {
+        // Acquire: the slice that was published with it is seen next, or a newer one.
+        let published = self.published.load(Ordering::Acquire);
+        let before = self.newest.load(Ordering::Acquire) >> PLACE_BITS;
+        let origin = self.origin(now, true);
+        let elapsed = now.saturating_sub(origin);
+        let epoch = elapsed / self.slice;
+        if origin != published || epoch.saturating_sub(before) < self.slices {
+            return self.advance_to(epoch, before);
+        }
+        // Relaxed: as in `origin`.
+        let order = Ordering::Relaxed;
+        let begins = origin + elapsed % self.slice;
+        match self.origin.compare_exchange(origin, begins, order, order) {
+            Ok(_) => {
+                let present = self.advance_to(epoch, before);
+                self.publish(origin, begins);
+                present
+            }
+            Err(origin) => self.advance_to(now.saturating_sub(origin) / self.slice, before),
+        }
+    }
+
+    /// Moves on to a slice from the slice `before`.
+    fn advance_to(&self, epoch: u64, before: u64) -> u64 {
+        let is_empty = epoch.saturating_sub(before) >= self.slices;
         if epoch >> SWEEP_BITS > before >> SWEEP_BITS {
-            self.sweep(epoch, epoch - before >= self.slices);
+            self.sweep(epoch, is_empty);
         }
         // Never backwards: a late thread gets the newest slice.
+        let present = self.numbered(epoch);
         self.newest
             .fetch_max(present, Ordering::AcqRel)
             .max(present)
+    }
+
+    /// A slice as `newest` has it.
+    const fn numbered(&self, epoch: u64) -> u64 {
+        (epoch << PLACE_BITS) | (epoch % self.slices)
     }
 
     /// Empties the words of slices that have left the window, long before their tags could be
@@ -417,8 +491,8 @@ impl TimeWindow {
         tag(epoch, bits).wrapping_sub(content >> bits) & mask(bits) < self.slices
     }
 
-    fn is_set_back(&self, newest: u64, now: Instant) -> bool {
-        let late = (newest * self.slice).saturating_sub(now.as_nanos());
+    fn is_set_back(&self, newest: u64, elapsed: u64) -> bool {
+        let late = (newest * self.slice).saturating_sub(elapsed);
         late > self
             .slice
             .saturating_mul(self.slices)
