@@ -8,7 +8,6 @@ use super::state::{Admission, word};
 use crate::clock::{Instant, nanos};
 use crate::error::{Reason, Rejected};
 use crate::observe::Event;
-use crate::set_back::SET_BACK;
 use crate::striped::Striped;
 use crate::sync::Ordering;
 
@@ -158,11 +157,11 @@ impl Inner {
             let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
             let ramp_up = self.settings.ramp_up;
             let mut left = ends.saturating_duration_since(now);
-            if left.is_zero() || left > ramp_up.saturating_add(SET_BACK) {
+            if left.is_zero() || left > ramp_up {
                 left = self.with_machine(listener, now, |machine| machine.rest_of_ramp(now));
             }
             if !left.is_zero() {
-                // A late reading is from before the ramp-up.
+                // A late reading may be from before the ramp-up.
                 let rest = left.min(ramp_up).as_secs_f64() / ramp_up.as_secs_f64();
                 let share = 1.0 - 0.9 * rest;
                 if self.rng.unit() < share {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, State, Trip};
 use backstop::policy::Health;
-use backstop::{Backoff, CircuitBreaker, Jitter};
+use backstop::{Backoff, CircuitBreaker, Clock, Jitter};
 
-use super::{Skewed, ms, secs};
+use super::{Skewed, secs};
 
 const HOUR: Duration = secs(3600);
 
@@ -59,9 +59,11 @@ fn readings_that_come_late_do_not_begin_a_ramp_up_anew() {
     let breaker = builder(&clock).ramp_up(secs(10)).build().unwrap();
     breaker.half_open();
     breaker.try_acquire().unwrap().success();
-    clock.set(HOUR - ms(1));
+    clock.set(HOUR - secs(50));
     let rejected = (0..100).find_map(|_| breaker.try_acquire().err()).unwrap();
-    assert_eq!(rejected.retry_after(), Some(secs(10) + ms(1)));
+    assert_eq!(rejected.retry_after(), Some(secs(60)));
+    let admitted = (0..1000).filter(|_| breaker.try_acquire().is_ok()).count();
+    assert!((60..140).contains(&admitted), "a tenth, not {admitted}");
     clock.set(HOUR + secs(10));
     assert!((0..100).all(|_| breaker.try_acquire().is_ok()));
 }
@@ -124,11 +126,13 @@ fn the_half_open_time_ends() {
         .unwrap();
     breaker.half_open();
     let _hung = breaker.try_acquire().unwrap();
+    let mut transitions = breaker.subscribe();
     clock.set(secs(1));
     // It has no end that could be told, so the break begins now.
     let rejected = breaker.try_acquire().unwrap_err();
     assert_eq!(breaker.state(), State::Open);
     assert_eq!(rejected.retry_after(), Some(secs(5)));
+    assert_eq!(transitions.try_next().unwrap().at, clock.now());
 }
 
 #[test]
