@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(doc)]
+use super::CircuitBreakerBuilder;
 use super::state::{HalfOpenRules, Plan};
 use crate::window::TimeWindow;
 
