@@ -104,6 +104,7 @@ pub mod policy;
 pub mod rate_limiter;
 pub mod retry;
 mod rng;
+mod set_back;
 pub mod shed;
 mod striped;
 mod sync;

@@ -155,16 +155,21 @@ impl Inner {
     ) -> Result<Ticket, Rejected> {
         if word::kind(word) == word::RAMPING {
             let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
-            let left = ends.saturating_duration_since(now);
+            let ramp_up = self.settings.ramp_up;
+            let mut left = ends.saturating_duration_since(now);
+            if left.is_zero() || left > ramp_up {
+                left = self.with_machine(listener, now, |machine| machine.rest_of_ramp(now));
+            }
             if !left.is_zero() {
-                let share = 1.0 - 0.9 * left.as_secs_f64() / self.settings.ramp_up.as_secs_f64();
+                // A late reading may be from before the ramp-up.
+                let rest = left.min(ramp_up).as_secs_f64() / ramp_up.as_secs_f64();
+                let share = 1.0 - 0.9 * rest;
                 if self.rng.unit() < share {
                     let word = word | word::NOT_PLAIN;
                     return Ok(Ticket { word, probe: 0 });
                 }
                 return self.refuse(Reason::CircuitOpen, nanos(left), listener);
             }
-            self.with_machine(listener, now, |machine| machine.end_ramp(now));
         }
         self.ask(now, listener)
     }

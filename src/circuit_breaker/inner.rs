@@ -105,9 +105,8 @@ impl Inner {
     /// Whether a good call would change nothing. Costs a few loads; what most calls end with.
     #[inline]
     pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
-        // Acquire: as in `admit`. No word is equal to one that is not plain.
-        self.word.load(Ordering::Acquire) == ticket.word
-            && self.tallies[word::tally(ticket.word)].is_settled()
+        // Not whether the state is still the same: a result of an older one changes nothing either.
+        ticket.word & word::NOT_PLAIN == 0 && self.tallies[word::tally(ticket.word)].is_settled()
     }
 
     /// Counts the end of a call that went well, which began at `started`.
@@ -292,8 +291,9 @@ impl Inner {
         }
     }
 
-    /// Opens the circuit, unless it has changed since then. The length of the break comes from the user's code, so it is computed
-    /// outside the lock; should that panic, the next call finds the opening still due.
+    /// Opens the circuit, unless it has changed since then. The length of the break comes from the
+    /// user's code, so it is computed outside the lock; should that panic, the next call finds the
+    /// opening still due.
     pub(super) fn open(
         &self,
         due: Due,

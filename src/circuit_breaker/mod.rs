@@ -116,12 +116,14 @@ mod snapshot;
 mod state;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;
+mod trip;
 mod watch;
 
-pub use self::config::{CircuitBreakerBuilder, HalfOpen, Trip};
+pub use self::config::CircuitBreakerBuilder;
 pub use self::permit::Permit;
 pub use self::snapshot::Snapshot;
 pub use self::state::{Cause, State, Transition};
+pub use self::trip::{HalfOpen, Trip};
 pub use self::watch::Transitions;
 
 use self::inner::Inner;

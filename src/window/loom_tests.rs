@@ -157,3 +157,40 @@ fn loom_a_late_call_cannot_reopen_a_slice() {
         assert!(calls == 1 || calls == 2, "{calls}");
     });
 }
+
+/// A window of one slice of 100 µs that began with its first call, and has run empty.
+fn empty() -> Arc<TimeWindow> {
+    let window = TimeWindow::new(Duration::from_micros(100), 1, false, Tracks::default());
+    window.record(FAILED, micros(0));
+    Arc::new(window)
+}
+
+const fn micros(at: u64) -> Instant {
+    Instant::from_nanos(at * 1_000)
+}
+
+#[test]
+fn loom_a_window_that_has_run_empty_begins_anew_once() {
+    // At one time; at two in one slice, as slices lay; in two slices.
+    for (first, second) in [(250, 250), (250, 260), (290, 310)] {
+        loom::model(move || {
+            let window = empty();
+            race(
+                &window,
+                move |window| window.record(GOOD, micros(first)),
+                move |window| window.record(FAILED, micros(second)),
+            );
+            let at = |now| window.counts(micros(now));
+            // It began with the one or the other; of the second, the first call is from before it.
+            let calls = at(second).calls;
+            assert!(calls == 2 || (calls == 1 && first < second), "{calls}");
+            assert_eq!(at(second).failures, 1);
+            assert_eq!(at(first + 99).failures, 1);
+            assert_eq!(at(second + 100).calls, 0);
+            // And goes on as one that nobody has raced for.
+            window.record(GOOD, micros(1_000));
+            assert_eq!(at(1_099).calls, 1);
+            assert_eq!(at(1_100).calls, 0);
+        });
+    }
+}

@@ -149,6 +149,52 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn slices_that_begin_with_a_call_are_a_row_of_them(
+        slices in 1..12_u32,
+        slice in 1..50_u64,
+        start in 0..1_000_000_u64,
+        tracks in tracks(),
+        steps in proptest::collection::vec((0..90_u64, samples()), 0..300),
+    ) {
+        let window = TimeWindow::new(ms(slice) * slices, slices, false, tracks);
+        // The calls and the place in the row of their slice; when the newest began, and its place.
+        let mut model: Vec<(u64, Sample)> = Vec::new();
+        let (mut began, mut newest) = (start, 0);
+        let mut now = start;
+        let live = |model: &[(u64, Sample)], newest: u64| {
+            let is_live = |(place, _): &&(u64, Sample)| place + u64::from(slices) > newest;
+            naive(model.iter().filter(is_live).map(|(_, call)| call), tracks)
+        };
+        for (pause, call) in steps {
+            now += match pause {
+                0..=30 => 0,
+                80.. => slice * u64::from(slices) + pause - 80,
+                pause => pause,
+            };
+            if model.is_empty() {
+                began = now;
+            }
+            // Who looks moves nothing.
+            let passed = (now - began) / slice;
+            prop_assert_eq!(window.counts(at(now)), live(&model, newest + passed));
+
+            window.record(call, at(now));
+            newest += passed;
+            began = match passed >= u64::from(slices) {
+                true => now,
+                false => began + passed * slice,
+            };
+            model.push((newest, call));
+            let expected = live(&model, newest);
+            prop_assert_eq!(window.counts(at(now)), expected);
+            let marked = expected.failures + expected.slow > 0;
+            prop_assert_eq!(window.is_clean(at(now)), !marked);
+        }
+    }
+}
+
 #[test]
 fn a_good_call_into_a_full_clean_window_writes_nothing() {
     for size in [5, 56, 100] {
@@ -202,6 +248,18 @@ fn slices_may_begin_with_the_first_call() {
     window.clear();
     window.record(failed(), at(400));
     assert_eq!(window.counts(at(599)).calls, 1);
+    // It has run empty, and begins anew with the next call, not with a look at it.
+    assert_eq!(window.counts(at(650)).calls, 0);
+    window.record(failed(), at(701));
+    window.record(failed(), at(900));
+    assert_eq!(window.counts(at(900)).calls, 2);
+    assert_eq!(window.counts(at(901)).calls, 0);
+    // Also when the clock was set back.
+    window.record(failed(), at(3_600_000));
+    window.record(failed(), at(150));
+    window.record(failed(), at(349));
+    assert_eq!(window.counts(at(349)).calls, 2);
+    assert_eq!(window.counts(at(350)).calls, 0);
 }
 
 #[test]

@@ -7,9 +7,12 @@ use crate::clock::{Instant, nanos};
 use crate::striped::home;
 use crate::sync::{AtomicU64, Ordering};
 
+mod advance;
+
 /// A window over the last `n` slices of time, the present one included.
 ///
-/// Slices are aligned to the clock's origin, or begin with the first call.
+/// Slices are aligned to the clock's origin, or begin with the first call, and again with the first
+/// one after the window has run empty.
 ///
 /// # Exactness
 ///
@@ -27,7 +30,10 @@ use crate::sync::{AtomicU64, Ordering};
 #[repr(align(64))]
 pub(crate) struct TimeWindow {
     /// Where the first slice begins, in the clock's nanoseconds; [`UNKNOWN`] until the first call.
+    /// Moves on by a part of a slice when the window begins anew.
     origin: AtomicU64,
+    /// The origin that `newest` is known to go by. Another one: a call moves it just now.
+    published: AtomicU64,
     aligned: bool,
     /// Nanoseconds.
     slice: u64,
@@ -73,9 +79,6 @@ const UNKNOWN: u64 = u64::MAX;
 /// Tags are swept each time this many bits of the slices' numbers are used up.
 const SWEEP_BITS: u32 = 22;
 
-/// Readings older than the window by more than this are no late threads.
-const SET_BACK: u64 = 60_000_000_000;
-
 impl TimeWindow {
     /// The shortest slice.
     pub(crate) const MIN_SLICE: Duration = Duration::from_micros(100);
@@ -95,6 +98,7 @@ impl TimeWindow {
         let second = slices as usize * stride + LINE;
         Self {
             origin: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
+            published: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
             aligned,
             slice,
             slices,
@@ -123,7 +127,7 @@ impl TimeWindow {
     /// As [`record`](Self::record), for a good and fast call, where durations are not tracked.
     #[inline(always)]
     pub(crate) fn record_clean(&self, now: Instant) {
-        let newest = self.present(self.elapsed(now, true));
+        let newest = self.present(now);
         let epoch = newest >> PLACE_BITS;
         let place = (newest & ((1 << PLACE_BITS) - 1)) as usize;
         let word = match home() % 2 {
@@ -163,7 +167,7 @@ impl TimeWindow {
     /// Adds a call, into the slice that it returns.
     #[inline]
     pub(crate) fn record_into(&self, sample: Sample, now: Instant) -> Slice {
-        let newest = self.present(self.elapsed(now, true));
+        let newest = self.present(now);
         let epoch = newest >> PLACE_BITS;
         let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
         self.add(first + CALLS, epoch, COUNT_BITS, 1, FULL);
@@ -235,12 +239,12 @@ impl TimeWindow {
     /// Whether all slices before `marked` have left the window.
     #[inline(never)]
     fn has_left(&self, marked: u64, now: Instant) -> bool {
-        self.epoch(self.elapsed(now, false)) >= marked - 1 + self.slices
+        self.epoch(now) >= marked - 1 + self.slices
     }
 
     /// The content.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
-        let epoch = self.epoch(self.elapsed(now, false));
+        let epoch = self.epoch(now);
         let mut sums = [0; 5];
         for word in &self.words[self.second..] {
             let word = word.load(Ordering::Relaxed);
@@ -279,7 +283,7 @@ impl TimeWindow {
         if !self.tracks.slow {
             return 0;
         }
-        let epoch = self.epoch(self.elapsed(now, false));
+        let epoch = self.epoch(now);
         self.places()
             .flat_map(|place| [&place[SLOW], &place[BOTH]])
             .map(|word| word.load(Ordering::Relaxed))
@@ -300,108 +304,11 @@ impl TimeWindow {
         self.marked.store(0, Ordering::Relaxed);
         self.newest.store(0, Ordering::Relaxed);
         if !self.aligned {
+            self.published.store(UNKNOWN, Ordering::Relaxed);
             self.origin.store(UNKNOWN, Ordering::Relaxed);
         }
         for word in &self.words {
             word.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// The time since the first slice began, which it does now if this is the first call.
-    #[inline]
-    fn elapsed(&self, now: Instant, is_call: bool) -> Instant {
-        let now = now.as_nanos();
-        // Relaxed: nothing else depends on who comes first.
-        let mut origin = self.origin.load(Ordering::Relaxed);
-        if origin == UNKNOWN {
-            origin = now;
-            if is_call {
-                let first = self.origin.compare_exchange(
-                    UNKNOWN,
-                    now,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
-                origin = first.err().unwrap_or(now);
-            }
-        }
-        Instant::from_nanos(now.saturating_sub(origin))
-    }
-
-    /// The number of the present slice, by `now` or by what was recorded, whichever is later. Only
-    /// reads.
-    #[inline]
-    fn epoch(&self, now: Instant) -> u64 {
-        let newest = self.newest.load(Ordering::Relaxed) >> PLACE_BITS;
-        let elapsed = now.as_nanos().wrapping_sub(newest * self.slice);
-        if elapsed < self.slice {
-            return newest;
-        }
-        let epoch = now.as_nanos() / self.slice;
-        if self.is_set_back(newest, now) {
-            epoch
-        } else {
-            epoch.max(newest)
-        }
-    }
-
-    /// The present slice and its place; moves on to it.
-    #[inline]
-    fn present(&self, now: Instant) -> u64 {
-        // Acquire: whoever comes to a slice sees the words swept that were swept before it.
-        let newest = self.newest.load(Ordering::Acquire);
-        let elapsed = now
-            .as_nanos()
-            .wrapping_sub((newest >> PLACE_BITS) * self.slice);
-        if elapsed < self.slice {
-            newest
-        } else {
-            self.advance(newest, now)
-        }
-    }
-
-    #[cold]
-    fn advance(&self, newest: u64, now: Instant) -> u64 {
-        let epoch = now.as_nanos() / self.slice;
-        let present = (epoch << PLACE_BITS) | (epoch % self.slices);
-        let before = newest >> PLACE_BITS;
-        if self.is_set_back(before, now) {
-            self.clear();
-            if epoch >> SWEEP_BITS > 0 {
-                self.sweep(epoch, true);
-            }
-            // Release, here and below: as in `present`.
-            self.newest.store(present, Ordering::Release);
-            return present;
-        }
-        if epoch >> SWEEP_BITS > before >> SWEEP_BITS {
-            self.sweep(epoch, epoch - before >= self.slices);
-        }
-        // Never backwards: a late thread gets the newest slice.
-        self.newest
-            .fetch_max(present, Ordering::AcqRel)
-            .max(present)
-    }
-
-    /// Empties the words of slices that have left the window, long before their tags could be
-    /// mistaken for those of newer ones: they become those of the slice that has just left it.
-    fn sweep(&self, epoch: u64, all: bool) {
-        for (index, word) in self.words.iter().enumerate() {
-            let bits = match index < self.second {
-                true => self.bits_of(index % self.stride),
-                false => COUNT_BITS,
-            };
-            let empty = tag(epoch.wrapping_sub(self.slices), bits) << bits;
-            let mut content = word.load(Ordering::Relaxed);
-            let mut is_old = all || !self.is_live(content, epoch, bits);
-            while is_old {
-                match word.compare_exchange(content, empty, Ordering::Relaxed, Ordering::Relaxed) {
-                    Ok(_) => break,
-                    // Somebody has just counted into it: if it is a new slice's by now, it stays.
-                    Err(now) => content = now,
-                }
-                is_old = !self.is_live(content, epoch, bits);
-            }
         }
     }
 
@@ -417,14 +324,6 @@ impl TimeWindow {
     /// Whether the slice a word belongs to is in the window that ends with slice `epoch`.
     const fn is_live(&self, content: u64, epoch: u64, bits: u32) -> bool {
         tag(epoch, bits).wrapping_sub(content >> bits) & mask(bits) < self.slices
-    }
-
-    fn is_set_back(&self, newest: u64, now: Instant) -> bool {
-        let late = (newest * self.slice).saturating_sub(now.as_nanos());
-        late > self
-            .slice
-            .saturating_mul(self.slices)
-            .saturating_add(SET_BACK)
     }
 
     /// Adds to a word, which becomes that of slice `epoch` if it is still that of an older one.

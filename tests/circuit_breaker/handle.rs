@@ -55,6 +55,24 @@ fn manual_states_do_what_they_say() {
 }
 
 #[test]
+fn tripping_an_open_circuit_keeps_what_opened_it() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .trip_on(Trip::failure_rate(0.5).of_last(10).min_calls(2))
+        .half_open(HalfOpen::successes(1))
+        .build()
+        .unwrap();
+    feed(&breaker, &clock, ".x");
+    clock.advance(secs(5));
+    feed(&breaker, &clock, "x");
+    assert_eq!(breaker.snapshot().calls, 1, "the trial's");
+    breaker.trip();
+    assert_eq!(breaker.snapshot().calls, 1);
+    breaker.trip_for(secs(1));
+    assert_eq!(breaker.snapshot().calls, 1);
+}
+
+#[test]
 fn isolations_nest_and_leave_the_state_as_it_was() {
     let clock = ManualClock::new();
     let breaker = builder(&clock)

@@ -12,6 +12,7 @@ mod model;
 mod pitfalls;
 mod races;
 mod rules;
+mod set_back;
 mod settings;
 
 const fn ms(millis: u64) -> Duration {
@@ -56,6 +57,10 @@ impl Skewed {
     fn set(&self, at: Duration) {
         let nanos = u64::try_from(at.as_nanos()).unwrap();
         self.nanos.store(nanos, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn advance(&self, by: Duration) {
+        self.set(Duration::from_nanos(self.now().as_nanos()) + by);
     }
 }
 

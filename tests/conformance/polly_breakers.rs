@@ -66,7 +66,7 @@ fn run_v7(scenario: &Scenario<'_>) -> Check {
     let breaker = build(builder, &clock)?;
     let buckets = match config.has("consecutive_failures") {
         true => None,
-        false => Some(Buckets::read(config)?),
+        false => Buckets::read(config)?,
     };
     play(scenario, &clock, &breaker, &Mutex::default(), buckets, true)
 }
@@ -91,7 +91,7 @@ fn run_v8(scenario: &Scenario<'_>) -> Check {
         .cancelled_as(Health::Healthy)
         .probe_lease(Duration::MAX);
     let breaker = build(builder, &clock)?;
-    let buckets = Some(Buckets::read(config)?);
+    let buckets = Buckets::read(config)?;
     play(scenario, &clock, &breaker, &attempts, buckets, false)
 }
 
@@ -203,9 +203,9 @@ fn play(
     })
 }
 
-/// How the calls of a closed circuit lie in its source's buckets. There a bucket begins with the first
-/// call after the last bucket's end; here they lie end to end from the first call on. What comes
-/// out differently because of that is not expressible.
+/// How the calls of a closed circuit lie in its source's buckets, where there are several. There a
+/// bucket begins with the first call after the last bucket's end; here they lie end to end from the
+/// first call into an empty window on. What comes out differently because of that is not expressible.
 struct Buckets {
     sampling: u128,
     length: u128,
@@ -216,16 +216,16 @@ struct Buckets {
 }
 
 impl Buckets {
-    fn read(config: &Fields) -> Result<Self, Failure> {
+    fn read(config: &Fields) -> Result<Option<Self>, Failure> {
         let sampling = config.duration("sampling")?;
         let sampling = sampling.unwrap_or(Duration::from_secs(30));
         let count = config.count_u32("windows")?.unwrap_or(windows(sampling));
-        Ok(Self {
+        Ok((count > 1).then(|| Self {
             sampling: sampling.as_nanos(),
-            length: sampling.as_nanos() / u128::from(count.max(1)),
+            length: sampling.as_nanos() / u128::from(count),
             first: None,
             held: Vec::new(),
-        })
+        }))
     }
 
     /// Whether they hold other calls than the window of a breaker that was in the state `before`
@@ -253,6 +253,10 @@ impl Buckets {
             return Ok(false);
         }
         let now = clock.elapsed().as_nanos();
+        self.held.retain(|bucket| now - bucket.0 < self.sampling);
+        if self.held.is_empty() {
+            self.first = None;
+        }
         let first = *self.first.get_or_insert(now);
         if self
             .held
@@ -261,7 +265,6 @@ impl Buckets {
         {
             self.held.push((now, 0, 0));
         }
-        self.held.retain(|bucket| now - bucket.0 < self.sampling);
         if let (Some(bucket), Some("success" | "failure" | "error")) =
             (self.held.last_mut(), outcome)
         {

@@ -3,85 +3,11 @@
 use std::time::Duration;
 
 use super::trial::{HalfOpenRules, Trial};
-use super::{Cause, State, Transition};
+use super::{Cause, State, Transition, word};
 use crate::backoff::Progress;
 use crate::clock::{Instant, nanos};
+use crate::set_back::{SET_BACK, is_set_back};
 use crate::window::{Counts, Sample};
-
-/// What the fast path needs to know, in one word.
-///
-/// ```text
-///   63               8     7     6      5         4            3      2    0
-///   │ generation     │ tally │   │ tells │ counts good │ timed │ kind │
-/// ```
-///
-/// The generation grows with every change, so a result that carries an older one is recognised by
-/// one comparison. The other bits are so that one look at the word, too, tells whether a call needs
-/// more than to be let through.
-pub(crate) mod word {
-    pub(crate) const CLOSED: u64 = 0;
-    pub(crate) const METRICS_ONLY: u64 = 1;
-    pub(crate) const DISABLED: u64 = 2;
-    /// Closed, and letting a growing share through.
-    pub(crate) const RAMPING: u64 = 3;
-    pub(crate) const OPEN: u64 = 4;
-    pub(crate) const HALF_OPEN: u64 = 5;
-    pub(crate) const ISOLATED: u64 = 6;
-
-    /// Calls must be timed.
-    pub(crate) const TIMED: u64 = 1 << 3;
-    /// Good calls are counted even when the tally holds nothing but good ones.
-    pub(crate) const COUNTS_GOOD: u64 = 1 << 4;
-
-    /// Somebody hears of each refusal.
-    pub(crate) const TELLS: u64 = 1 << 5;
-
-    /// Set in tickets only: the call was not let through by a word that [is plain](is_plain).
-    pub(crate) const NOT_PLAIN: u64 = 1 << 6;
-
-    const KIND: u64 = 7;
-    // The size of a tally, so that the bit is its place.
-    const TALLY: u32 = 7;
-    const GENERATION: u32 = 8;
-
-    pub(crate) const fn new(generation: u64, tally: bool, flags: u64, kind: u64) -> u64 {
-        (generation << GENERATION) | ((tally as u64) << TALLY) | flags | kind
-    }
-
-    pub(crate) const fn kind(word: u64) -> u64 {
-        word & KIND
-    }
-
-    /// Closed, and a good call changes nothing while there were only good ones.
-    #[inline]
-    pub(crate) const fn is_plain(word: u64) -> bool {
-        word & (KIND | TIMED | COUNTS_GOOD) == CLOSED
-    }
-
-    /// Open, and nobody hears of refusals.
-    #[inline]
-    pub(crate) const fn refuses_quietly(word: u64) -> bool {
-        word & (KIND | TELLS) == OPEN
-    }
-
-    #[inline]
-    pub(crate) const fn is_timed(word: u64) -> bool {
-        word & TIMED != 0
-    }
-
-    /// Which of the two tallies counts.
-    #[inline]
-    pub(crate) const fn tally(word: u64) -> usize {
-        (word >> TALLY & 1) as usize
-    }
-
-    pub(crate) const fn generation(word: u64) -> u64 {
-        word >> GENERATION
-    }
-}
-
-/// A clock that is this far behind the beginning of a break has been set back.
-const SET_BACK: Duration = Duration::from_secs(60);
 
 /// The breaker without its windows. Time is an argument, and so are the lengths of breaks, which
 /// may come from the user's code.
@@ -263,7 +189,7 @@ impl Machine {
     /// When the break ends, if it has not; begins it anew when the clock was set back.
     fn rest_of_break(&mut self, until: Instant, now: Instant) -> Option<Instant> {
         let mut until = until;
-        if now + SET_BACK < self.since && until != Instant::FAR_FUTURE {
+        if is_set_back(now, self.since) && until != Instant::FAR_FUTURE {
             until = now + self.last_break;
             self.since = now;
             self.phase = Phase::Open { until };
@@ -286,20 +212,17 @@ impl Machine {
             return None;
         }
         if let Phase::HalfOpen(trial) = &mut self.phase {
-            trial.reclaim(&self.rules, now);
-            trial.end(probe, sample);
+            trial.end(&self.rules, probe, sample, now);
         }
         self.due(now)
     }
 
-    /// Closes the circuit if the trial says so; gives the opening that is due if it says that.
-    pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
+    /// Closes the circuit if the trial says so; gives the opening that is due if it says that. Nobody
+    /// asks while the dependency is isolated: no trial runs then.
+    fn due(&mut self, now: Instant) -> Option<Due> {
         let Phase::HalfOpen(trial) = &mut self.phase else {
             return None;
         };
-        if self.isolations > 0 {
-            return None;
-        }
         trial.reclaim(&self.rules, now);
         let rate = trial.rate();
         match trial.decision(&self.rules) {
@@ -310,7 +233,9 @@ impl Machine {
             Some(false) => Some(self.opening(Cause::ProbesFailed, rate, now)),
             None => {
                 let ends = self.since + self.rules.max?;
-                (now >= ends).then(|| self.opening(Cause::HalfOpenTooLong, rate, ends))
+                // After the clock was set back nobody knows for how long it has been: long enough.
+                (now >= ends || is_set_back(now, self.since))
+                    .then(|| self.opening(Cause::HalfOpenTooLong, rate, ends.min(now)))
             }
         }
     }
@@ -351,6 +276,7 @@ impl Machine {
         }
         self.last_trial = match &self.phase {
             Phase::HalfOpen(trial) => Some(trial.results),
+            Phase::Open { .. } => self.last_trial,
             _ => None,
         };
         self.trips = due.trips;
@@ -401,13 +327,18 @@ impl Machine {
         }
     }
 
-    /// The ramp-up is over, if it is. Results of calls let through meanwhile still count.
-    pub(crate) fn end_ramp(&mut self, now: Instant) {
-        if let Phase::Closed { ramp_ends } = &mut self.phase {
-            if ramp_ends.is_some_and(|ends| now >= ends) {
-                *ramp_ends = None;
-            }
+    /// How much of the ramp-up is left. Ends it if it is over; begins it anew when the clock was set
+    /// back. Results of calls let through meanwhile still count.
+    pub(crate) fn rest_of_ramp(&mut self, now: Instant) -> Duration {
+        let Phase::Closed { ramp_ends } = &mut self.phase else {
+            return Duration::ZERO;
+        };
+        if is_set_back(now, self.since) && ramp_ends.is_some() {
+            self.since = now;
+            *ramp_ends = Some(now + self.ramp_up);
         }
+        *ramp_ends = ramp_ends.filter(|ends| now < *ends);
+        ramp_ends.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now))
     }
 
     pub(crate) fn isolate(&mut self, now: Instant) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::config::{Span, Trip, TripKind};
+use super::super::trip::{Span, Trip, TripKind};
 use super::{Cause, word};
 use crate::clock::nanos;
 use crate::window::{Sample, Tracks};

@@ -1,6 +1,7 @@
 //! The windows that the rules look at.
 
-use super::super::config::{Span, TripKind};
+use super::super::trip::{Span, TripKind};
+use super::average::Average;
 use super::rules::{Plan, Rule, Watch};
 #[cfg(doc)]
 use super::word;
@@ -20,8 +21,6 @@ pub(crate) struct Tally {
     others: Box<[Watched]>,
     /// Rules already reported while nothing opens.
     noted: AtomicU64,
-    /// When it was cleared, in nanoseconds.
-    began: AtomicU64,
 }
 
 /// A window, of one kind or the other, or of none. Where the fast path looks is at the same place in
@@ -78,7 +77,6 @@ impl Tally {
                 .map(|watch| Watched::new(plan, watch))
                 .collect(),
             noted: AtomicU64::new(0),
-            began: AtomicU64::new(0),
         }
     }
 
@@ -231,13 +229,15 @@ impl Tally {
         counts: &Counts,
         now: Instant,
     ) -> u64 {
-        let since = Instant::from_nanos(self.began.load(Ordering::Relaxed));
         let (mut average, mut is_ripe) = (1.0, false);
         if watch.has_average {
-            average = watched.average.update(!failed, since, now);
+            average = watched.average.update(!failed, now);
             is_ripe = match watch.span {
                 Span::Calls(calls) => counts.calls >= u64::from(calls),
-                Span::Time(window) => now.saturating_duration_since(since) >= window,
+                Span::Time(window) => {
+                    let began = watched.average.began();
+                    now.saturating_duration_since(began) >= window
+                }
             };
         }
         if plan.failures_only && !failed && !slow {
@@ -302,9 +302,8 @@ impl Tally {
     pub(crate) fn clear(&self, now: Instant) {
         self.consecutive.store(0, Ordering::Relaxed);
         self.noted.store(0, Ordering::Relaxed);
-        self.began.store(now.as_nanos(), Ordering::Relaxed);
         for watched in self.watched() {
-            watched.average.word.store(0, Ordering::Relaxed);
+            watched.average.clear(now);
             watched.calls.clear();
             if let Some(window) = &watched.time {
                 window.clear();
@@ -343,88 +342,4 @@ impl Tally {
             }
         }
     }
-}
-
-/// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
-/// in a word, so that both change in one step. Zero before the first call.
-///
-/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`.
-#[derive(Debug)]
-struct Average {
-    word: AtomicU64,
-    /// The window, in units of time or in calls.
-    window: f64,
-    /// Nanoseconds in a unit; zero when calls are the time.
-    unit: u64,
-}
-
-impl Average {
-    /// Stamps are 32 bits of such parts of the window: they come round after 262 144 windows.
-    const UNITS: u64 = 1 << 14;
-
-    fn new(span: Span) -> Self {
-        let (window, unit) = match span {
-            Span::Calls(calls) => (f64::from(calls), 0),
-            Span::Time(window) => {
-                let unit = (nanos(window) / Self::UNITS).max(1);
-                (nanos(window) as f64 / unit as f64, unit)
-            }
-        };
-        Self {
-            word: AtomicU64::new(0),
-            window,
-            unit,
-        }
-    }
-
-    fn is_clean(&self) -> bool {
-        let word = self.word.load(Ordering::Relaxed);
-        word == 0 || Self::value(word) == 1.0
-    }
-
-    fn value(word: u64) -> f64 {
-        f64::from(f32::from_bits((word >> 32) as u32))
-    }
-
-    fn update(&self, success: bool, since: Instant, now: Instant) -> f64 {
-        let sample = f64::from(u8::from(success));
-        let elapsed = now.as_nanos().saturating_sub(since.as_nanos());
-        // Never zero: the word of a first failure at the very start must not be zero.
-        let stamp = (elapsed.checked_div(self.unit).unwrap_or(0) as u32).max(1);
-        let mut old = self.word.load(Ordering::Relaxed);
-        loop {
-            let average = if old == 0 {
-                sample
-            } else {
-                let apart = match self.unit {
-                    0 => 1,
-                    _ => ahead(stamp, old as u32),
-                };
-                let weight = (-(apart as f64) / self.window).exp();
-                Self::value(old) * weight + sample * (1.0 - weight)
-            };
-            let bits = u64::from((average as f32).to_bits());
-            let newest = match old {
-                0 => stamp,
-                _ => (old as u32).wrapping_add(ahead(stamp, old as u32)).max(1),
-            };
-            let new = (bits << 32) | u64::from(newest);
-            if new == old {
-                return average;
-            }
-            match self
-                .word
-                .compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return average,
-                Err(now) => old = now,
-            }
-        }
-    }
-}
-
-/// How far `stamp` is ahead of `old`; zero for a late thread, whose stamp is from before.
-const fn ahead(stamp: u32, old: u32) -> u32 {
-    let ahead = stamp.wrapping_sub(old);
-    if ahead > u32::MAX / 2 { 0 } else { ahead }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::policy::Health;
+use crate::set_back::is_set_back;
 use crate::window::{Counts, Sample};
 
 /// How many trial calls there are and what they decide.
@@ -50,7 +51,7 @@ pub(super) struct Trial {
 #[derive(Clone, Copy, Debug)]
 struct Probe {
     id: u64,
-    lost_at: Instant,
+    started: Instant,
 }
 
 impl Trial {
@@ -83,22 +84,27 @@ impl Trial {
     pub(super) fn start(&mut self, rules: &HalfOpenRules, id: u64, now: Instant) -> bool {
         let free = self.free(rules) > 0;
         if free {
-            self.in_flight.push(Probe {
-                id,
-                lost_at: now + self.lease,
-            });
+            self.in_flight.push(Probe { id, started: now });
         }
         free
     }
 
     /// Ends a call, with its result unless it has none. Of a call that has lost its place nothing
     /// is left to end.
-    pub(super) fn end(&mut self, id: u64, sample: Option<Sample>) {
+    pub(super) fn end(
+        &mut self,
+        rules: &HalfOpenRules,
+        id: u64,
+        sample: Option<Sample>,
+        now: Instant,
+    ) {
         let Some(index) = self.in_flight.iter().position(|probe| probe.id == id) else {
             return;
         };
-        self.in_flight.swap_remove(index);
-        if let Some(sample) = sample {
+        let probe = self.in_flight.swap_remove(index);
+        if self.is_lost(&probe, now) {
+            self.lose(rules);
+        } else if let Some(sample) = sample {
             self.count(sample);
         }
     }
@@ -116,12 +122,27 @@ impl Trial {
 
     /// Takes the places of the calls whose lease has ended.
     pub(super) fn reclaim(&mut self, rules: &HalfOpenRules, now: Instant) {
-        let before = self.in_flight.len();
-        self.in_flight.retain(|probe| now < probe.lost_at);
-        if rules.lost_as == Health::Neutral {
-            return;
+        let mut index = 0;
+        while let Some(&probe) = self.in_flight.get(index) {
+            if self.is_lost(&probe, now) {
+                self.in_flight.swap_remove(index);
+                self.lose(rules);
+            } else if self.lease != Duration::MAX && is_set_back(now, probe.started) {
+                // Nobody knows for how long it has had its place, so that says nothing.
+                self.in_flight.swap_remove(index);
+            } else {
+                index += 1;
+            }
         }
-        for _ in self.in_flight.len()..before {
+    }
+
+    fn is_lost(&self, probe: &Probe, now: Instant) -> bool {
+        now >= probe.started + self.lease
+    }
+
+    /// A call has lost its place.
+    fn lose(&mut self, rules: &HalfOpenRules) {
+        if rules.lost_as != Health::Neutral {
             self.count(Sample {
                 failed: rules.lost_as == Health::Unhealthy,
                 ..Sample::default()

@@ -1,0 +1,131 @@
+//! The average that Finagle's failure accrual looks at.
+
+use std::time::Duration;
+
+use super::super::trip::Span;
+use crate::clock::{Instant, nanos};
+use crate::set_back::is_set_back;
+use crate::sync::{AtomicU64, Ordering};
+
+/// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
+/// in a word, so that both change in one step. Zero before the first call.
+///
+/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`. Begins anew when the clock
+/// was set back: calls of the past weigh nothing.
+#[derive(Debug)]
+pub(super) struct Average {
+    word: AtomicU64,
+    /// When it began, in nanoseconds.
+    began: AtomicU64,
+    /// The window, in units of time or in calls.
+    window: f64,
+    /// Nanoseconds in a unit; zero when calls are the time.
+    unit: u64,
+}
+
+impl Average {
+    /// Stamps are 32 bits of such parts of the window: they come round after 262 144 windows.
+    const UNITS: u64 = 1 << 14;
+
+    pub(super) fn new(span: Span) -> Self {
+        let (window, unit) = match span {
+            Span::Calls(calls) => (f64::from(calls), 0),
+            Span::Time(window) => {
+                let unit = (nanos(window) / Self::UNITS).max(1);
+                (nanos(window) as f64 / unit as f64, unit)
+            }
+        };
+        Self {
+            word: AtomicU64::new(0),
+            began: AtomicU64::new(0),
+            window,
+            unit,
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self, now: Instant) {
+        self.began.store(now.as_nanos(), Ordering::Relaxed);
+        self.word.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        word == 0 || Self::value(word) == 1.0
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        // Relaxed, here as everywhere: the numbers publish nothing else, and a call that meets those
+        // of two times weighs too much or too little once.
+        Instant::from_nanos(self.began.load(Ordering::Relaxed))
+    }
+
+    fn value(word: u64) -> f64 {
+        f64::from(f32::from_bits((word >> 32) as u32))
+    }
+
+    pub(super) fn update(&self, success: bool, now: Instant) -> f64 {
+        let sample = f64::from(u8::from(success));
+        let mut old = self.word.load(Ordering::Relaxed);
+        let mut began = self.began();
+        if self.is_set_back(old, began, now) {
+            self.clear(now);
+            (old, began) = (0, now);
+        }
+        let stamp = self.stamp(began, now);
+        loop {
+            let average = if old == 0 {
+                sample
+            } else {
+                let apart = match self.unit {
+                    0 => 1,
+                    _ => ahead(stamp, old as u32),
+                };
+                let weight = (-(apart as f64) / self.window).exp();
+                Self::value(old) * weight + sample * (1.0 - weight)
+            };
+            let bits = u64::from((average as f32).to_bits());
+            let newest = match old {
+                0 => stamp,
+                _ => (old as u32).wrapping_add(ahead(stamp, old as u32)).max(1),
+            };
+            let new = (bits << 32) | u64::from(newest);
+            if new == old {
+                return average;
+            }
+            match self
+                .word
+                .compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return average,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// The time since it began, in units.
+    fn stamp(&self, began: Instant, now: Instant) -> u32 {
+        let elapsed = now.as_nanos().saturating_sub(began.as_nanos());
+        // Never zero: the word of a first failure at the very start must not be zero.
+        (elapsed.checked_div(self.unit).unwrap_or(0) as u32).max(1)
+    }
+
+    /// Whether the clock was set back since the average began, or since its last call.
+    fn is_set_back(&self, word: u64, began: Instant, now: Instant) -> bool {
+        if self.unit == 0 {
+            return false;
+        }
+        let behind = match word as u32 {
+            0 => 0,
+            last => ahead(last, self.stamp(began, now)),
+        };
+        let behind = Duration::from_nanos(self.unit.saturating_mul(behind.into()));
+        is_set_back(now, now.max(began) + behind)
+    }
+}
+
+/// How far `stamp` is ahead of `old`; zero for a late thread, whose stamp is from before.
+const fn ahead(stamp: u32, old: u32) -> u32 {
+    let ahead = stamp.wrapping_sub(old);
+    if ahead > u32::MAX / 2 { 0 } else { ahead }
+}
