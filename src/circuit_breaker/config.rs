@@ -216,41 +216,24 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// Decides, counts and reports, but never refuses. Calls that would have been refused are let
-    /// through and not recorded.
-    pub const fn shadow(mut self, shadow: bool) -> Self {
-        self.shadow = shadow;
-        self
-    }
-
-    /// Makes the jitter of the breaks and the ramp-up reproducible.
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
+    setters! {
+        /// Decides, counts and reports, but never refuses. Calls that would have been refused are let
+        /// through and not recorded.
+        shadow;
+        /// Makes the jitter of the breaks and the ramp-up reproducible.
+        seed;
+        /// Hears transitions and refusals, also those of calls nobody else listens to.
+        observer;
+        /// The name in errors and events.
+        name;
+        /// The clock of windows and breaks.
+        clock;
     }
 
     /// Starts in the state of a snapshot, taken before a restart for example. The break goes on
     /// where it was; windows begin with the snapshot's counts, the failures last.
     pub fn restore(mut self, snapshot: Snapshot) -> Self {
         self.restore = Some(snapshot);
-        self
-    }
-
-    /// Hears transitions and refusals, also those of calls nobody else listens to.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
-        self
-    }
-
-    /// The name in errors and events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// The clock of windows and breaks.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
         self
     }
 
