@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::seconds;
 use crate::clock::{Instant, nanos};
+use crate::set_back::is_set_back_short;
 
 /// `value` if it is a number from 0, the largest number if it is infinite, else 0.
 fn rate(value: f64) -> f64 {
@@ -16,14 +17,6 @@ fn rate(value: f64) -> f64 {
 
 fn secs(later: Instant, earlier: Instant) -> f64 {
     later.saturating_duration_since(earlier).as_secs_f64()
-}
-
-/// Readings that come in another order than they were made differ by less than this. One that is
-/// further back is of a clock that was set back, and what waits for the time must begin anew.
-const SET_BACK: Duration = Duration::from_secs(1);
-
-fn is_set_back(now: Instant, last: Instant) -> bool {
-    now + SET_BACK < last
 }
 
 /// The curve along which a rate grows back: `scale · (t − k)³ + max_rate`, `t` seconds after the last
@@ -65,7 +58,7 @@ impl CubicCurve {
     /// Begins the way back up anew if the clock was set back: it must not stand until the clock is
     /// right again.
     pub(super) fn follow(&mut self, now: Instant) {
-        if is_set_back(now, self.last_throttle) {
+        if is_set_back_short(now, self.last_throttle) {
             self.last_throttle = now;
         }
     }
@@ -129,7 +122,7 @@ impl RateMeter {
         self.count = self.count.saturating_add(times);
         let window = now.as_nanos() / self.window;
         let current = Instant::from_nanos(self.current.saturating_mul(self.window));
-        if is_set_back(now, current) {
+        if is_set_back_short(now, current) {
             self.current = window;
             self.count = times;
         }
@@ -206,7 +199,7 @@ impl RateBucket {
     }
 
     fn fill(&mut self, now: Instant) {
-        if is_set_back(now, self.filled) {
+        if is_set_back_short(now, self.filled) {
             self.filled = now;
         }
         let filled = self.available + secs(now, self.filled) * self.rate;

@@ -6,10 +6,10 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::state::is_set_back;
 use crate::clock::{ClockHandle, Instant};
 use crate::error::ConfigError;
 use crate::policy::Priority;
+use crate::set_back::is_set_back_short;
 use crate::sync::lock;
 
 /// Lowers the level of users who use more than others, inside their class: under overload the heavy
@@ -84,7 +84,7 @@ impl Usage {
     /// Otherwise it would not become less until the clock is right again.
     fn follow(&mut self, now: Instant, half_life: Duration) {
         let last = self.total.at;
-        if !is_set_back(now, last) {
+        if !is_set_back_short(now, last) {
             return;
         }
         for account in self.users.values_mut().chain([&mut self.total]) {

@@ -87,12 +87,13 @@ use std::time::Duration;
 
 use self::config::{Source, Watch};
 use self::cut::Member;
-use self::state::{Pressure, QueueReport, SET_BACK};
+use self::state::{Pressure, QueueReport};
 use crate::clock::{ClockHandle, Instant};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::observe::{Event, Observer};
 use crate::policy::Priority;
 use crate::rng::SharedRng;
+use crate::set_back::SET_BACK_SHORT;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 mod config;
@@ -207,7 +208,7 @@ impl Inner {
     fn update(&self, now: Instant) {
         // Relaxed: only one of those who see that it is due wins, and needs no more than that.
         let due = self.next_update.load(Ordering::Relaxed);
-        let set_back = now + self.update_interval + SET_BACK < Instant::from_nanos(due);
+        let set_back = now + self.update_interval + SET_BACK_SHORT < Instant::from_nanos(due);
         if now.as_nanos() < due && !set_back {
             return;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::policy::Priority;
+use crate::set_back::is_set_back_short;
 
 /// How many levels there are: five classes of a hundred.
 pub(super) const LEVELS: usize = 500;
@@ -27,15 +28,6 @@ pub(super) struct Pressure {
     overloaded_at: Option<Instant>,
     /// The delay at the last update.
     delay: Option<Duration>,
-}
-
-/// Readings of the clock that come in another order than they were made differ by less than this. One
-/// that is further back is of a clock that was set back, and what waits for the time must begin anew.
-pub(super) const SET_BACK: Duration = Duration::from_secs(1);
-
-/// Whether the clock was set back between `last` and `now`.
-pub(super) fn is_set_back(now: Instant, last: Instant) -> bool {
-    now + SET_BACK < last
 }
 
 /// What a shedder knows about its queue when an update is due.
@@ -144,7 +136,7 @@ impl Pressure {
         let Some(overloaded_at) = &mut self.overloaded_at else {
             return true;
         };
-        if is_set_back(now, *overloaded_at) {
+        if is_set_back_short(now, *overloaded_at) {
             // As long as usual from now on, and not until the clock is right again.
             *overloaded_at = now;
         }

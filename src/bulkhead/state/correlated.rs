@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::average::{Correlation, ExpAverage, MovingMedian};
-use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, is_set_back, log10_root};
+use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
 use super::windowed::{Windowed, WindowedBuilder};
 use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::set_back::is_set_back_short;
 
 /// Estimates the queue from recent latency over a slow average, as [`Vegas`](super::limit::Vegas)
 /// does, and has three guards more.
@@ -120,7 +121,7 @@ impl Correlated {
         while self
             .peaks
             .front()
-            .is_some_and(|(at, _)| *at + window < sample.now || is_set_back(sample.now, *at))
+            .is_some_and(|(at, _)| *at + window < sample.now || is_set_back_short(sample.now, *at))
         {
             self.peaks.pop_front();
         }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{ConcurrencyLimit, Sample, is_set_back, share};
+use super::limit::{ConcurrencyLimit, Sample, share};
 use super::probe::{Probe, Probed, Prober};
 use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::set_back::is_set_back_short;
 
 /// Compares the latency of each window with the latency without load, which it probes first of all and
 /// then again and again.
@@ -96,7 +97,7 @@ impl Gradient {
     fn update(&mut self, now: Instant) {
         let config = &self.config;
         let began = *self.began.get_or_insert(now);
-        if now < began + config.update_interval && !is_set_back(now, began) {
+        if now < began + config.update_interval && !is_set_back_short(now, began) {
             return;
         }
         self.began = Some(now);

@@ -55,6 +55,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::set_back::is_set_back_short;
 
 pub use super::aimd::{Aimd, AimdBuilder};
 pub use super::average::ExpAverage;
@@ -203,15 +204,6 @@ pub(super) fn share(
     }
 }
 
-/// Samples come in another order than their calls ended, but differ by less than this. One that is
-/// further back is of a clock that was set back, and what waits for the time must begin anew.
-const SET_BACK: Duration = Duration::from_secs(1);
-
-/// Whether the clock was set back between `last` and `now`.
-pub(super) fn is_set_back(now: Instant, last: Instant) -> bool {
-    now + SET_BACK < last
-}
-
 /// Lets a limit move once per round trip: a call that began before the last move says nothing about
 /// it. Moving with every sample would overshoot by as much as calls are in flight.
 #[derive(Clone, Copy, Debug, Default)]
@@ -222,7 +214,7 @@ pub(super) struct OncePerRoundTrip {
 impl OncePerRoundTrip {
     pub(super) fn allows(&self, sample: &Sample) -> bool {
         self.last
-            .is_none_or(|last| sample.started >= last || is_set_back(sample.now, last))
+            .is_none_or(|last| sample.started >= last || is_set_back_short(sample.now, last))
     }
 
     pub(super) const fn moved(&mut self, sample: &Sample) {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{Sample, is_set_back, share};
+use super::limit::{Sample, share};
 use crate::clock::{Instant, nanos};
 use crate::error::ConfigError;
+use crate::set_back::is_set_back_short;
 
 /// How an algorithm measures what latency is like without load: now and then it lets only a few calls
 /// through at once, and takes the percentile of some of them.
@@ -141,11 +142,14 @@ impl Prober {
     /// Begins anew to wait, and to probe, when the clock was set back: neither may last until it is
     /// right again.
     fn follow(&mut self, now: Instant) {
-        if self.next.is_some_and(|next| is_set_back(now, next.made)) {
+        if self
+            .next
+            .is_some_and(|next| is_set_back_short(now, next.made))
+        {
             self.next = None;
         }
         if let Some((since, _)) = &mut self.running {
-            if is_set_back(now, *since) {
+            if is_set_back_short(now, *since) {
                 *since = now;
             }
         }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::limit::{
-    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, is_set_back, log10_root,
+    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, log10_root,
 };
 use super::probe::{Probe, Probed, Prober};
 use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::set_back::is_set_back_short;
 
 /// Estimates from the latency how many calls queue up in the dependency, and keeps that between two
 /// bounds.
@@ -269,7 +270,7 @@ impl Smallest {
                 return None;
             }
         };
-        if is_set_back(now, self.since) {
+        if is_set_back_short(now, self.since) {
             // Its time begins anew, or it would last until the clock is right again.
             *self = Self::new(value, now);
         }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{ConcurrencyLimit, Sample, is_set_back, share};
+use super::limit::{ConcurrencyLimit, Sample, share};
 use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::set_back::is_set_back_short;
 
 /// Gathers samples over a window and feeds one that stands for all of them to another algorithm.
 ///
@@ -145,7 +146,7 @@ impl<L> Windowed<L> {
         }
         // A call that was cut off took at least this long.
         self.latencies.add(sample.nanos(), sample.random);
-        let is_over = sample.now >= self.end || is_set_back(sample.now, self.began);
+        let is_over = sample.now >= self.end || is_set_back_short(sample.now, self.began);
         if !is_over || self.latencies.len() < u64::from(config.min_samples) {
             return None;
         }
