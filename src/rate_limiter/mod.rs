@@ -174,7 +174,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`], with the exact time after which there would be one. Also while
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which there would be one. Also while
     /// others wait for their turn: nobody overtakes them.
     // Always inlined, as is what it calls: a call, and a result that goes through memory, are a tenth
     // of what it costs.
@@ -188,7 +188,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`] when the limit never
+    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when the limit never
     /// holds that many.
     #[inline(always)]
     pub fn try_acquire_n(&self, cost: u64) -> Result<(), Rejected> {
@@ -253,9 +253,9 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// At once: [`Reason::DeadlineTooClose`] when the turn would come after the deadline,
-    /// [`Reason::CostExceedsLimit`] when there will never be that many tokens, and
-    /// [`Reason::RateLimited`] when too many wait already. All but the second with the time after
+    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the turn would come after the deadline,
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens, and
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited) when too many wait already. All but the second with the time after
     /// which it would have been possible.
     ///
     /// # Cancel safety
@@ -269,7 +269,7 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// Also [`Reason::RateLimited`], at once, when the turn would come later than that.
+    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, when the turn would come later than that.
     ///
     /// # Cancel safety
     ///
