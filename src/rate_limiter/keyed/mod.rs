@@ -4,24 +4,21 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use self::hash::Secret;
-use self::table::{Removed, Slot, Table};
-use self::tiers::Tier;
+use self::inner::{Inner, NoRoom};
 use super::Decision;
 use super::config::Quota;
-use super::state::{Gcra, Inherit, Refusal, TokenBucket};
-use super::timeline::Timeline;
-use crate::clock::{ClockHandle, Instant};
+use super::state::{Inherit, Refusal};
+use crate::clock::Instant;
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::observe::{Event, Observer};
+use crate::observe::Observer;
 use crate::sync::lock;
 
 mod config;
 mod hash;
+mod inner;
 mod lines;
 mod policy;
 mod table;
@@ -70,43 +67,6 @@ impl<K> Clone for KeyedRateLimiter<K> {
         }
     }
 }
-
-struct Inner<K> {
-    shards: Box<[Shard<K>]>,
-    /// How far a hash is shifted to be the number of a shard.
-    shift: u32,
-    secret: Secret,
-    /// The default tier as it was built with. Tables are told when it changes.
-    usual: Tier,
-    /// How many keys there are, in all shards.
-    keys: AtomicUsize,
-    max_keys: usize,
-    /// The shard that is searched next for idle keys, when there is no room.
-    victim: AtomicUsize,
-    /// Locked with a shard locked, never the other way round.
-    quota: Mutex<Quota>,
-    /// Whose turn it is to change the quota.
-    changing: Mutex<()>,
-    quota_for: Option<QuotaFor<K>>,
-    /// The bucket of the keys there is no room for.
-    shared: Option<TokenBucket>,
-    overflowed: AtomicU64,
-    clock: ClockHandle,
-    timeline: Option<Timeline>,
-    max_wait: Duration,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-}
-
-/// The quota of a key, when it has one of its own.
-type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
-
-/// On a cache line of its own, together with its first two keys if they are integers.
-#[repr(align(64))]
-struct Shard<K>(Mutex<Table<K>>);
-
-/// At most so many shards: threads seldom meet, and their lines stay in a core's own cache.
-const MOST_SHARDS: usize = 1024;
 
 /// What happens to new keys while `max_keys` keys are in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -493,201 +453,6 @@ where
         }
     }
 }
-
-/// There is no room for another key.
-struct NoRoom;
-
-impl<K> Inner<K> {
-    #[inline]
-    fn now(&self) -> Instant {
-        self.steady(self.clock.now())
-    }
-
-    #[inline]
-    fn steady(&self, reading: Instant) -> Instant {
-        match &self.timeline {
-            None => reading,
-            Some(timeline) => timeline.steady(reading),
-        }
-    }
-
-    #[inline]
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Table<K>> {
-        lock(&self.shards[(hash >> self.shift) as usize].0)
-    }
-
-    /// Counts keys that are no longer there.
-    fn forgotten(&self, removed: &Removed<K>) {
-        self.keys.fetch_sub(removed.count, Ordering::Relaxed);
-    }
-
-    fn rejected(&self, now: Instant, refusal: Option<Refusal>) -> Rejected {
-        match refusal {
-            Some(Refusal::Never) => Rejected::new(self.name, Reason::CostExceedsLimit),
-            Some(Refusal::Until(at)) if at != Instant::FAR_FUTURE => {
-                let wait = at.as_nanos().saturating_sub(now.as_nanos());
-                Rejected::new(self.name, Reason::RateLimited).with_retry_nanos(wait)
-            }
-            _ => Rejected::new(self.name, Reason::RateLimited),
-        }
-    }
-
-    fn report(&self, rejected: &Rejected, observer: Option<&dyn Observer>) {
-        for observer in [observer, self.observer.as_deref()].into_iter().flatten() {
-            observer.on_event(&Event::rejected(rejected));
-        }
-    }
-
-    fn reject(
-        &self,
-        now: Instant,
-        refusal: Option<Refusal>,
-        observer: Option<&dyn Observer>,
-    ) -> Rejected {
-        let rejected = self.rejected(now, refusal);
-        self.report(&rejected, observer);
-        rejected
-    }
-
-    /// What happens to a call whose key there is no room for.
-    #[cold]
-    fn overflow(
-        &self,
-        now: Instant,
-        cost: u64,
-        observer: Option<&dyn Observer>,
-    ) -> Result<(), Rejected> {
-        self.overflowed.fetch_add(1, Ordering::Relaxed);
-        let refused = match &self.shared {
-            None => Err(None),
-            Some(shared) => shared.take(now, cost).map_err(Some),
-        };
-        refused.map_err(|refusal| self.reject(now, refusal, observer))
-    }
-}
-
-impl<K: Hash + Eq> Inner<K> {
-    /// Runs `act` on the state of `key`, which is added if it is new.
-    #[inline]
-    fn with<Q, R>(
-        &self,
-        key: &Q,
-        now: Instant,
-        act: impl Fn(&mut u64, &Gcra) -> R,
-    ) -> Result<R, NoRoom>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let hash = self.secret.hash(key);
-        {
-            let mut table = self.shard(hash);
-            if let Some((slot, gcra)) = table.find(hash as u32, key, &self.usual) {
-                let result = Self::update(slot, gcra, act);
-                if table.is_due() {
-                    self.sweep(table, now);
-                }
-                return Ok(result);
-            }
-        }
-        self.with_new(hash, key, now, act)
-    }
-
-    #[inline]
-    fn update<R>(slot: &mut Slot<K>, gcra: &Gcra, act: impl Fn(&mut u64, &Gcra) -> R) -> R {
-        let mut tat = slot.tat();
-        let result = act(&mut tat, gcra);
-        slot.set_tat(tat);
-        result
-    }
-
-    /// Looks for keys that need not be remembered. Returns how many it has looked at.
-    #[cold]
-    fn sweep(&self, mut table: MutexGuard<'_, Table<K>>, now: Instant) -> usize {
-        let removed = table.sweep(now, SWEEP, &self.usual);
-        drop(table);
-        self.forgotten(&removed);
-        removed.seen
-    }
-
-    #[cold]
-    fn with_new<Q, R>(
-        &self,
-        hash: u64,
-        key: &Q,
-        now: Instant,
-        act: impl Fn(&mut u64, &Gcra) -> R,
-    ) -> Result<R, NoRoom>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        if !self.make_room(hash, now) {
-            return Err(NoRoom);
-        }
-        // The user's code runs outside the lock.
-        let owned = key.to_owned();
-        let special = self.quota_for.as_ref().and_then(|quota| quota(&owned));
-        // A quota without meaning counts as none.
-        let special = special.filter(|quota| config::check(quota).is_ok());
-        let mut table = self.shard(hash);
-        if table.find(hash as u32, key, &self.usual).is_none() {
-            // Under the shard's lock: a change that is not seen here has yet to come to the shard.
-            let quota = special.unwrap_or_else(|| *lock(&self.quota));
-            table.insert(hash as u32, owned, &quota, &self.usual);
-        } else {
-            // Another thread was faster.
-            self.keys.fetch_sub(1, Ordering::Relaxed);
-        }
-        match table.find(hash as u32, key, &self.usual) {
-            Some((slot, gcra)) => Ok(Self::update(slot, gcra, act)),
-            None => Err(NoRoom),
-        }
-    }
-
-    /// Counts one key more, if there is room or some can be made.
-    fn make_room(&self, hash: u64, now: Instant) -> bool {
-        let count = || {
-            // Relaxed: only the number counts, and it never exceeds the bound.
-            self.keys
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |keys| {
-                    (keys < self.max_keys).then_some(keys + 1)
-                })
-                .is_ok()
-        };
-        // A new key pays for its place by looking for some that are no longer needed.
-        let mut table = self.shard(hash);
-        let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.usual);
-        drop(table);
-        self.forgotten(&removed);
-        if count() {
-            return true;
-        }
-        // One shard more, or several where there are few keys to a shard.
-        let mut seen = 0;
-        for _ in 0..SWEEP {
-            // Relaxed: any shard will do.
-            let victim = self.victim.load(Ordering::Relaxed) / STAY % self.shards.len();
-            let looked_at = self.sweep(lock(&self.shards[victim].0), now);
-            let step = if looked_at < SWEEP { STAY } else { 1 };
-            self.victim.fetch_add(step, Ordering::Relaxed);
-            seen += looked_at;
-            if count() {
-                return true;
-            }
-            if seen >= SWEEP {
-                break;
-            }
-        }
-        false
-    }
-}
-
-/// How often a shard is searched before the next one is: what comes next in it is at hand.
-const STAY: usize = 16;
-
-/// How many keys are looked at when the hand moves.
-const SWEEP: usize = 8;
 
 impl<K> fmt::Debug for KeyedRateLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
