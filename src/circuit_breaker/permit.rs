@@ -91,7 +91,11 @@ impl<'a> Permit<'a> {
     /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
     #[inline]
     pub fn record(self, verdict: Verdict) {
-        self.finish(verdict, None, None);
+        let (inner, ticket, started) = self.into_parts();
+        let is_good = matches!(verdict.health(), Health::Healthy);
+        if !(is_good && inner.is_settled(ticket)) {
+            inner.conclude(ticket, started, None, verdict, None, None);
+        }
     }
 
     /// As [`record`](Self::record), for a call whose duration is known better than from the permit.
@@ -100,17 +104,7 @@ impl<'a> Permit<'a> {
         inner.conclude(ticket, started, Some(took), verdict, None, None);
     }
 
-    /// As [`record`](Self::record); `now` is the present where it has been read already.
-    #[inline]
-    pub(super) fn finish(self, verdict: Verdict, now: Option<Instant>, listener: Listener<'_>) {
-        let (inner, ticket, started) = self.into_parts();
-        let is_good = matches!(verdict.health(), Health::Healthy);
-        if !(is_good && inner.is_settled(ticket)) {
-            inner.conclude(ticket, started, None, verdict, now, listener);
-        }
-    }
-
-    /// As [`finish`](Self::finish), where the permit stands: moving one that was just written costs more
+    /// As [`record`](Self::record), where the permit stands: moving one that was just written costs more
     /// than all the rest.
     #[inline(always)]
     pub(super) fn finish_here(
