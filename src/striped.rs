@@ -45,17 +45,9 @@ impl Striped {
 }
 
 /// A number of the thread, which decides the part it uses. Threads have different ones.
+#[cfg(not(backstop_loom))]
 #[inline]
 pub(crate) fn home() -> usize {
-    use std::cell::Cell;
-    use std::sync::atomic::AtomicUsize;
-
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        // With neither a destructor nor a start-up, reading it is one load, also while the thread
-        // ends.
-        static HOME: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
     match HOME.get() {
         usize::MAX => {
             let home = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -64,6 +56,32 @@ pub(crate) fn home() -> usize {
         }
         home => home,
     }
+}
+
+#[cfg(not(backstop_loom))]
+static NEXT: crate::sync::AtomicUsize = crate::sync::AtomicUsize::new(0);
+
+#[cfg(not(backstop_loom))]
+thread_local! {
+    // With neither a destructor nor a start-up, reading it is one load, also while the thread ends.
+    static HOME: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
+}
+
+// Loom's threads are one of the system's: here each says which it is.
+#[cfg(backstop_loom)]
+loom::thread_local! {
+    static HOME: std::cell::Cell<usize> = std::cell::Cell::new(0);
+}
+
+#[cfg(backstop_loom)]
+pub(crate) fn home() -> usize {
+    HOME.with(std::cell::Cell::get)
+}
+
+/// From here on the calling thread's number is `home`.
+#[cfg(test)]
+pub(crate) fn move_to(home: usize) {
+    HOME.with(|cell| cell.set(home));
 }
 
 #[cfg(all(test, not(backstop_loom)))]

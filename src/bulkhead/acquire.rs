@@ -195,7 +195,10 @@ impl<'a> Future for AcquirePermit<'a> {
             entered => entered.map_err(Full::reason),
         };
         Poll::Ready(match entered {
-            Ok(held) => Ok(Permit { bulkhead, held }),
+            Ok(held) => Ok(Permit {
+                bulkhead: inner,
+                held,
+            }),
             Err(reason) => Err(inner.reject(reason, None)),
         })
     }

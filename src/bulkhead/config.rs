@@ -262,10 +262,12 @@ impl BulkheadBuilder {
         let codel = self
             .codel
             .map(|(target, interval)| Codel::new(target, interval));
+        // An algorithm asks how many are in flight, and the shadow how many too many.
+        let exact = self.adaptive.is_some() || self.shadow;
         Bulkhead {
             inner: Arc::new(Inner {
                 name: self.name,
-                gate: Gate::new(limit, rules, lanes.into(), codel, clock.clone()),
+                gate: Gate::new(limit, rules, lanes.into(), codel, clock.clone(), exact),
                 clock,
                 may_wait: self.queue > 0,
                 queue: self.queue,

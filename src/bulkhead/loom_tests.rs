@@ -11,6 +11,8 @@ use super::queue::{Entrant, Gate, Rules, Ticket};
 use crate::clock::{Instant, ManualClock};
 use crate::policy::Priority;
 
+mod spares;
+
 const ONE: Entrant = Entrant {
     cost: 1,
     lane: 0,
@@ -18,12 +20,16 @@ const ONE: Entrant = Entrant {
 };
 
 fn gate(limit: u32) -> Arc<Gate> {
+    Arc::new(exact(limit))
+}
+
+fn exact(limit: u32) -> Gate {
     let rules = Rules {
         capacity: 8,
         ..Rules::default()
     };
     let clock = ManualClock::new().into();
-    Arc::new(Gate::new(limit, rules, Box::default(), None, clock))
+    Gate::new(limit, rules, Box::default(), None, clock, true)
 }
 
 /// Wakes a thread of the model.
@@ -37,11 +43,15 @@ impl Wake for Bell {
 
 /// Takes a permit, in turn if need be. Loom fails when it waits for ever.
 fn acquire(gate: &Gate) {
+    acquire_as(gate, ONE);
+}
+
+fn acquire_as(gate: &Gate, entrant: Entrant) {
     let bell = std::sync::Arc::new(Bell(Notify::new()));
     let waker = Waker::from(bell.clone());
-    let mut ticket = match gate.try_admit(ONE) {
+    let mut ticket = match gate.try_admit(entrant) {
         Ok(_) => return,
-        Err(_) => line_up(gate, &waker),
+        Err(_) => line_up(gate, entrant, &waker),
     };
     while ticket
         .poll(&mut TaskContext::from_waker(&waker))
@@ -51,8 +61,8 @@ fn acquire(gate: &Gate) {
     }
 }
 
-fn line_up<'a>(gate: &'a Gate, waker: &Waker) -> Ticket<'a> {
-    gate.line_up(ONE, Instant::ORIGIN, waker)
+fn line_up<'a>(gate: &'a Gate, entrant: Entrant, waker: &Waker) -> Ticket<'a> {
+    gate.line_up(entrant, Instant::ORIGIN, waker)
         .expect("a place in line")
 }
 
@@ -83,7 +93,7 @@ fn loom_a_waiter_that_leaves_passes_the_permit_on() {
     loom::model(|| {
         let gate = gate(1);
         gate.try_admit(ONE).unwrap();
-        let mut leaves = line_up(&gate, Waker::noop());
+        let mut leaves = line_up(&gate, ONE, Waker::noop());
         let release = {
             let gate = gate.clone();
             thread::spawn(move || {

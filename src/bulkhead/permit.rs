@@ -1,6 +1,6 @@
 //! Permits: what an admitted call holds until it is over.
 
-use super::{Bulkhead, Ending, Held};
+use super::{Bulkhead, Ending, Held, Inner};
 use crate::policy::Verdict;
 
 /// The right to run, borrowed from its bulkhead. Given back when dropped.
@@ -11,7 +11,7 @@ use crate::policy::Verdict;
 #[derive(Debug)]
 #[must_use = "a permit is given back when it is dropped"]
 pub struct Permit<'a> {
-    pub(super) bulkhead: &'a Bulkhead,
+    pub(super) bulkhead: &'a Inner,
     pub(super) held: Held,
 }
 
@@ -25,7 +25,7 @@ pub struct OwnedPermit {
 }
 
 macro_rules! permit {
-    ($permit:ty) => {
+    ($permit:ty, |$this:ident| $inner:expr) => {
         impl $permit {
             /// The work went well: its latency tells an adaptive limit how loaded the dependency is.
             pub fn success(mut self) {
@@ -52,7 +52,8 @@ macro_rules! permit {
             #[inline]
             fn end(&mut self, ending: Ending) {
                 if let Some(held) = self.held.take() {
-                    let inner = &self.bulkhead.inner;
+                    let $this = &*self;
+                    let inner: &Inner = $inner;
                     inner.leave(held, ending, || inner.clock.now(), None);
                 }
             }
@@ -60,8 +61,8 @@ macro_rules! permit {
     };
 }
 
-permit!(Permit<'_>);
-permit!(OwnedPermit);
+permit!(Permit<'_>, |permit| permit.bulkhead);
+permit!(OwnedPermit, |permit| &permit.bulkhead.inner);
 
 impl Permit<'_> {
     /// What it holds, for a permit of another kind: nothing is given back.

@@ -7,7 +7,7 @@
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
-use super::state::{Lines, Permits, Settled, Taken, Word};
+use super::state::{Added, Lines, Permits, Settled, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::Reason;
@@ -115,10 +115,11 @@ impl Gate {
         lanes: Box<[Lane]>,
         codel: Option<Codel>,
         clock: ClockHandle,
+        exact: bool,
     ) -> Self {
         let lines = Lines::new(lanes.len().max(1), rules.order == QueueOrder::Priority);
         Self {
-            permits: Permits::new(limit),
+            permits: Permits::new(limit, exact || !lanes.is_empty()),
             rules,
             clock,
             has_codel: codel.is_some(),
@@ -127,8 +128,19 @@ impl Gate {
         }
     }
 
+    /// With other permits than a builder would give it.
+    #[cfg(all(test, backstop_loom))]
+    pub(super) fn with(self, permits: Permits) -> Self {
+        Self { permits, ..self }
+    }
+
+    /// What is out is in it exactly if the gate was made so.
     pub(super) fn read(&self) -> Word {
         self.permits.read()
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.permits.in_flight()
     }
 
     pub(super) const fn lanes(&self) -> &[Lane] {
@@ -171,7 +183,15 @@ impl Gate {
         if entrant.cost != 1 {
             return self.try_admit_larger(entrant.cost);
         }
-        match self.permits.try_take_one() {
+        match self.permits.take_one_quickly() {
+            Ok(taken) => Ok(taken),
+            Err(added) => self.admit_slowly(added),
+        }
+    }
+
+    #[inline(never)]
+    fn admit_slowly(&self, added: Added) -> Result<Taken, Full> {
+        match self.permits.take_one_slowly(added) {
             Ok(taken) => Ok(taken),
             Err((word, added)) => self.look_again(1, word, added),
         }
@@ -244,14 +264,14 @@ impl Gate {
                 below.then(|| self.permits.force(cost))?
             }
         };
-        self.enter(lane, taken.cost);
+        self.enter(lane, taken.cost());
         Some(taken)
     }
 
     /// Admits a call whatever the limit says.
     pub(super) fn force(&self, entrant: Entrant) -> Taken {
         let taken = self.permits.force(entrant.cost);
-        self.enter(entrant.lane, taken.cost);
+        self.enter(entrant.lane, taken.cost());
         taken
     }
 
@@ -262,10 +282,20 @@ impl Gate {
         }
     }
 
-    /// Gives a call's permits back, to the next in line if there is one. Returns what was out just
-    /// before.
+    /// Gives a call's permits back, to the next in line if there is one.
     #[inline(always)]
-    pub(super) fn give_back(&self, cost: u32, lane: usize) -> Word {
+    pub(super) fn give_back(&self, cost: u32, lane: usize) {
+        if cost != 1 || !self.lanes.is_empty() {
+            self.give_all_back(cost, lane);
+        } else if self.permits.give_one_back().is_some_and(Word::waiting) {
+            self.hand_out();
+        }
+    }
+
+    /// As [`give_back`](Self::give_back). Returns what was out just before, exactly if the gate was
+    /// made so.
+    #[inline(always)]
+    pub(super) fn give_all_back(&self, cost: u32, lane: usize) -> Word {
         if let Some(lane) = self.lanes.get(lane) {
             // Relaxed: the release of the permits below publishes it, so whoever finds them free
             // finds the lane free too.
@@ -510,7 +540,7 @@ impl Drop for Ticket<'_> {
         let settled = queue.lines.collect(self.slot);
         drop(queue);
         if let Some(Settled::Admitted(taken)) = settled {
-            gate.give_back(taken.cost, self.lane);
+            gate.give_back(taken.cost(), self.lane);
         }
     }
 }

@@ -45,13 +45,13 @@ impl Bulkhead {
     /// Counts and gauges. Reading changes nothing.
     pub fn snapshot(&self) -> BulkheadSnapshot {
         let inner = &*self.inner;
-        let word = inner.gate.read();
+        let limit = inner.gate.read().limit();
         let partitions = inner.gate.lanes().iter().enumerate().skip(1);
         // Relaxed: counters for people.
         BulkheadSnapshot {
             name: inner.name,
-            limit: word.limit(),
-            in_flight: word.in_flight(),
+            limit,
+            in_flight: inner.gate.in_flight(),
             queued: inner.gate.queued(),
             queue_load: inner.gate.load(),
             refused: inner.refused.load(Ordering::Relaxed),
@@ -60,7 +60,7 @@ impl Bulkhead {
             partitions: partitions
                 .map(|(lane, partition)| PartitionSnapshot {
                     name: partition.name,
-                    guaranteed: partition.guaranteed(word.limit()),
+                    guaranteed: partition.guaranteed(limit),
                     in_flight: partition.in_flight(),
                     queued: inner.gate.queued_in(lane),
                 })

@@ -1,5 +1,8 @@
 //! How many permits are out, how many there may be, and whether somebody waits: in one word.
 
+use std::num::NonZeroU64;
+
+use super::spares::Spares;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The most permits a bulkhead can have.
@@ -33,6 +36,11 @@ impl Word {
         self.in_flight() as u64 + cost as u64 <= self.limit() as u64
     }
 
+    /// Whether spares may be kept again.
+    const fn has_much_room(self) -> bool {
+        !self.waiting() && self.in_flight() < self.limit() / 4
+    }
+
     /// Whether one permit is free and nobody waits for it.
     #[inline(always)]
     const fn is_open(self) -> bool {
@@ -42,13 +50,46 @@ impl Word {
 }
 
 /// What an admitted call took.
+///
+/// In whole words: narrower fields are stored one by one and loaded together, which stalls for
+/// longer than taking a permit lasts. And in two, one of them never zero, so that functions return
+/// it, or why not, in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Permits to give back.
-    pub(crate) cost: u32,
-    /// In flight, this call included.
-    pub(crate) in_flight: u32,
+    /// `TAKEN`, above it room for others, and the cost.
+    word: NonZeroU64,
+    in_flight: u64,
 }
+
+impl Taken {
+    const TAKEN: NonZeroU64 = NonZeroU64::new(1 << 63).unwrap();
+    pub(crate) const FREE_SHIFT: u32 = 32;
+
+    #[inline(always)]
+    fn new(cost: u32, in_flight: u32) -> Self {
+        Self {
+            word: Self::TAKEN | u64::from(cost),
+            in_flight: u64::from(in_flight),
+        }
+    }
+
+    /// Permits to give back.
+    pub(crate) const fn cost(self) -> u32 {
+        self.word.get() as u32
+    }
+
+    /// Cost and number in flight, in two words. In the first the bits from `FREE_SHIFT` up to the
+    /// highest but one are free, and the highest is set.
+    #[inline(always)]
+    pub(crate) const fn into_words(self) -> (u64, u64) {
+        (self.word.get(), self.in_flight)
+    }
+}
+
+/// Whether one permit was added that may have to be taken back.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "it has to be taken back"]
+pub(crate) struct Added(bool);
 
 /// The permits of a bulkhead.
 ///
@@ -60,11 +101,17 @@ pub(crate) struct Taken {
 /// Taking one permit is an addition without a look before: a look would fetch the cache line twice
 /// when threads race, first to read it and then to write it. Where there is little room a look comes
 /// first all the same, so that refusals write nothing.
+///
+/// While there is much room threads leave permits for themselves beside the word, which counts them
+/// as out: [`Spares`]. They are recalled before anybody is refused, waits, or finds a new limit, so
+/// they can be noticed by their speed only. They are kept again once three quarters of the permits
+/// are free.
 #[derive(Debug)]
 pub(crate) struct Permits {
     word: Alone,
-    /// Whether somebody found no room, and since then half of the permits have not been free. A hint.
+    /// Whether somebody found no room, and three quarters of the permits have not been free since.
     tight: AtomicU32,
+    spares: Spares,
 }
 
 /// By itself in its cache line, and in the pair of lines that processors fetch together: what
@@ -74,17 +121,41 @@ pub(crate) struct Permits {
 struct Alone(AtomicU64);
 
 impl Permits {
-    pub(crate) fn new(limit: u32) -> Self {
-        let word = u64::from(limit.min(MAX_PERMITS)) << LIMIT_SHIFT;
+    /// `exact`: the word is to count what is out and nothing else, so no spares are kept.
+    pub(crate) fn new(limit: u32, exact: bool) -> Self {
+        let limit = limit.min(MAX_PERMITS);
+        let spares = if exact {
+            Spares::none()
+        } else {
+            Spares::for_limit(limit)
+        };
+        Self::with_spares(limit, spares)
+    }
+
+    fn with_spares(limit: u32, spares: Spares) -> Self {
         Self {
-            word: Alone(AtomicU64::new(word)),
+            word: Alone(AtomicU64::new(u64::from(limit) << LIMIT_SHIFT)),
             tight: AtomicU32::new(0),
+            spares,
         }
     }
 
+    /// With two parts, whatever the machine, that keep what they would under `limit_of_spares`.
+    #[cfg(test)]
+    pub(crate) fn of_two(limit: u32, limit_of_spares: u32) -> Self {
+        Self::with_spares(limit, Spares::of(2, limit_of_spares))
+    }
+
     pub(crate) fn read(&self) -> Word {
-        // Relaxed: a snapshot for people, and a first guess for the loops below.
-        Word(self.word.0.load(Ordering::Relaxed))
+        // Acquire, for those who look at the spares too. Else a snapshot for people, or a first
+        // guess.
+        Word(self.word.0.load(Ordering::Acquire))
+    }
+
+    /// How many permits are out. Exact when nobody takes or gives.
+    pub(crate) fn in_flight(&self) -> u32 {
+        let out = self.read().in_flight();
+        out.saturating_sub(self.spares.kept())
     }
 
     /// Takes one permit if it is free and nobody waits.
@@ -92,38 +163,68 @@ impl Permits {
     /// # Errors
     ///
     /// What it found, and whether it had added one for a moment.
+    #[cfg(all(test, not(backstop_loom)))]
+    fn try_take_one(&self) -> Result<Taken, (Word, bool)> {
+        self.take_one_quickly()
+            .or_else(|added| self.take_one_slowly(added))
+    }
+
+    /// Takes one permit if that is quickly done.
+    ///
+    /// # Errors
+    ///
+    /// What [`take_one_slowly`](Self::take_one_slowly) has to know, which must follow: whether one
+    /// was added that was too many.
     #[inline(always)]
-    pub(crate) fn try_take_one(&self) -> Result<Taken, (Word, bool)> {
+    pub(crate) fn take_one_quickly(&self) -> Result<Taken, Added> {
+        if self.spares.take() {
+            // Nobody knows how many are in flight without a look at the word, and nobody asks where
+            // spares are kept.
+            return Ok(Taken::new(1, 1));
+        }
         // Relaxed, also where it is set: right or wrong, it changes nothing but the time it takes.
         if self.tight.load(Ordering::Relaxed) != 0 {
-            return self.look_and_take_one();
+            return Err(Added(false));
         }
         self.add_one()
     }
 
-    #[inline(never)]
-    fn look_and_take_one(&self) -> Result<Taken, (Word, bool)> {
-        let word = self.read();
-        if !word.is_open() {
-            return Err((word, false));
+    /// Takes one permit if it is free and nobody waits, although it was not quickly done.
+    ///
+    /// # Errors
+    ///
+    /// What it found, and whether it had added one for a moment.
+    pub(crate) fn take_one_slowly(&self, added: Added) -> Result<Taken, (Word, bool)> {
+        let Added(mut added) = added;
+        if !added {
+            let word = self.read();
+            if word.is_open() {
+                if word.has_much_room() {
+                    self.relax();
+                }
+                match self.add_one() {
+                    Ok(taken) => return Ok(taken),
+                    Err(_) => added = true,
+                }
+            }
         }
-        if word.in_flight() < word.limit() / 2 {
-            self.tight.store(0, Ordering::Relaxed);
+        if added {
+            if let Ok(taken) = self.take_or_undo() {
+                return Ok(taken);
+            }
         }
-        self.add_one()
+        self.try_take(1, false).map_err(|word| (word, added))
     }
 
     #[inline(always)]
-    fn add_one(&self) -> Result<Taken, (Word, bool)> {
+    fn add_one(&self) -> Result<Taken, Added> {
         // Acquire: what the last holder of this permit did happens before what we do.
         let before = Word(self.word.0.fetch_add(1, Ordering::Acquire));
         if before.is_open() {
-            return Ok(Taken {
-                cost: 1,
-                in_flight: before.in_flight() + 1,
-            });
+            Ok(Taken::new(1, before.in_flight() + 1))
+        } else {
+            Err(Added(true))
         }
-        self.take_or_undo().map_err(|word| (word, true))
     }
 
     /// Keeps the permit that was added where there was no room, if there is room by now, and takes
@@ -136,13 +237,10 @@ impl Permits {
     fn take_or_undo(&self) -> Result<Taken, Word> {
         self.tight.store(1, Ordering::Relaxed);
         // Acquire, here and below, as in `add_one`. Subtracting our own one publishes nothing.
-        let mut word = Word(self.word.0.load(Ordering::Acquire));
+        let mut word = self.read();
         loop {
             if !word.waiting() && word.in_flight() <= word.limit() {
-                return Ok(Taken {
-                    cost: 1,
-                    in_flight: word.in_flight(),
-                });
+                return Ok(Taken::new(1, word.in_flight()));
             }
             match self.word.0.compare_exchange_weak(
                 word.0,
@@ -159,7 +257,17 @@ impl Permits {
     /// Takes `cost` permits if they are free and nobody waits. `clamp`: a cost above the limit counts
     /// as the limit.
     pub(crate) fn try_take(&self, cost: u32, clamp: bool) -> Result<Taken, Word> {
-        self.take(cost, clamp, |word| !word.waiting(), !0)
+        let take = || self.take(cost, clamp, |word| !word.waiting(), !0);
+        let turn = self.spares.turn();
+        take().or_else(|word| {
+            if self.spares.closed_since(turn) {
+                return Err(word);
+            }
+            // Nobody leaves spares beside the word while we look again.
+            let _lock = self.spares.lock();
+            self.recall();
+            take()
+        })
     }
 
     /// As `try_take`, for whoever's turn it is. `last`: nobody waits after this one.
@@ -187,13 +295,10 @@ impl Permits {
                 word.0,
                 (word.0 + u64::from(cost)) & keep,
                 Ordering::Acquire,
-                Ordering::Relaxed,
+                Ordering::Acquire,
             ) {
                 Ok(_) => {
-                    return Ok(Taken {
-                        cost,
-                        in_flight: word.in_flight() + cost,
-                    });
+                    return Ok(Taken::new(cost, word.in_flight() + cost));
                 }
                 Err(now) => word = Word(now),
             }
@@ -213,14 +318,25 @@ impl Permits {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
-                    return Taken {
-                        cost,
-                        in_flight: word.in_flight() + cost,
-                    };
+                    return Taken::new(cost, word.in_flight() + cost);
                 }
                 Err(now) => word = Word(now),
             }
         }
+    }
+
+    /// Gives one permit back: to whoever is next on this thread, if there is much room. Returns the
+    /// word before if it was given to everybody.
+    #[inline(always)]
+    pub(crate) fn give_one_back(&self) -> Option<Word> {
+        // Relaxed, as in `take_one_quickly`.
+        if !self.spares.exist() || self.tight.load(Ordering::Relaxed) != 0 {
+            return Some(self.give_back(1));
+        }
+        if self.spares.keep() {
+            return None;
+        }
+        self.spares.take_back().then(|| self.give_back(1))
     }
 
     /// Gives `cost` permits back. Returns the word before: it says whether somebody waits for them.
@@ -232,10 +348,21 @@ impl Permits {
 
     /// Changes the limit, never below 1. Returns the word before.
     pub(crate) fn set_limit(&self, limit: u32) -> Word {
-        let limit = u64::from(limit.clamp(1, MAX_PERMITS)) << LIMIT_SHIFT;
+        let limit = limit.clamp(1, MAX_PERMITS);
+        if !self.spares.exist() {
+            return self.write_limit(limit);
+        }
+        // No spare is taken under the new limit that was left under the old one.
+        let _lock = self.spares.lock();
+        self.recall();
+        self.spares.follow(limit);
+        self.write_limit(limit)
+    }
+
+    fn write_limit(&self, limit: u32) -> Word {
         let mut word = self.read();
         loop {
-            let new = (word.0 & !LIMIT) | limit;
+            let new = (word.0 & !LIMIT) | u64::from(limit) << LIMIT_SHIFT;
             // Relaxed: the limit publishes nothing but itself.
             match self.word.0.compare_exchange_weak(
                 word.0,
@@ -250,94 +377,50 @@ impl Permits {
     }
 
     /// From here on every release and every larger limit looks into the queue. Under its lock.
-    /// Returns the word before.
+    /// Returns the word with the flag, and with what the spares were.
     pub(crate) fn somebody_waits(&self) -> Word {
-        // Relaxed: the queue is published by its lock; the order against releases is that of this
-        // one word.
-        Word(self.word.0.fetch_or(WAITING, Ordering::Relaxed))
+        // Acquire: either whoever opens the spares finds the flag, or we find that they are open.
+        // The queue is published by its lock; the order against releases is that of this one word.
+        let before = Word(self.word.0.fetch_or(WAITING, Ordering::Acquire));
+        if !self.spares.exist() {
+            return before;
+        }
+        if self.spares.turn() % 2 == 1 {
+            let _lock = self.spares.lock();
+            self.recall();
+        }
+        self.read()
     }
 
     /// The queue is empty. Under its lock.
     pub(crate) fn nobody_waits(&self) {
-        // Relaxed, as above.
+        // Relaxed: the queue is published by its lock.
         self.word.0.fetch_and(!WAITING, Ordering::Relaxed);
+    }
+
+    /// There is much room again.
+    #[cold]
+    fn relax(&self) {
+        if self.spares.exist() {
+            let _lock = self.spares.lock();
+            // AcqRel, and an addition, as a mere look might miss the flag: see `somebody_waits`.
+            let may = || Word(self.word.0.fetch_add(0, Ordering::AcqRel)).has_much_room();
+            if !self.spares.open(may) {
+                return;
+            }
+        }
+        self.tight.store(0, Ordering::Relaxed);
+    }
+
+    /// Spares become permits like any other, and none are left until there is much room. Under the
+    /// spares' lock.
+    #[cold]
+    fn recall(&self) {
+        self.give_back(self.spares.close());
+        self.spares.closed();
+        self.tight.store(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(all(test, not(backstop_loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_do_not_touch_each_other() {
-        let permits = Permits::new(u32::MAX);
-        assert_eq!(permits.read().limit(), MAX_PERMITS);
-        assert_eq!(permits.force(u32::MAX).cost, MAX_PERMITS);
-        assert_eq!(permits.force(1).cost, 0, "the count is full");
-        permits.somebody_waits();
-        let old = permits.set_limit(0);
-        assert!(old.limit() == MAX_PERMITS && old.waiting());
-        let word = permits.read();
-        assert_eq!((word.limit(), word.in_flight()), (1, MAX_PERMITS));
-        permits.nobody_waits();
-        assert!(!permits.give_back(MAX_PERMITS).waiting());
-        assert_eq!(permits.read().in_flight(), 0);
-    }
-
-    #[test]
-    fn nobody_passes_those_who_wait() {
-        let permits = Permits::new(2);
-        permits.somebody_waits();
-        assert!(permits.try_take(1, false).is_err());
-        assert!(permits.try_take_one().is_err());
-        assert!(permits.take_in_turn(1, false, false).is_ok());
-        assert!(permits.take_in_turn(2, false, true).is_err());
-        assert!(permits.read().waiting());
-        assert!(permits.take_in_turn(1, false, true).is_ok());
-        assert!(!permits.read().waiting(), "it was the last");
-    }
-
-    #[test]
-    fn one_permit_is_taken_while_there_is_room() {
-        for limit in [1, 2, MAX_PERMITS] {
-            let permits = Permits::new(limit);
-            let out = permits.force(limit - 1).cost;
-            assert_eq!(
-                (out, permits.try_take_one().unwrap().in_flight),
-                (limit - 1, limit)
-            );
-            for look in [false, true, true] {
-                let (word, added) = permits.try_take_one().unwrap_err();
-                assert_eq!((word.in_flight(), word.limit()), (limit, limit));
-                assert_eq!(added, !look, "only the first adds before it looks");
-            }
-        }
-    }
-
-    #[test]
-    fn who_added_one_too_many_keeps_it_only_if_there_is_room_by_now() {
-        for (limit, out, waiting, keeps) in [
-            (1, 1, false, false),
-            (2, 1, false, true),
-            (2, 1, true, false),
-            (MAX_PERMITS, MAX_PERMITS, false, false),
-        ] {
-            let permits = Permits::new(limit);
-            permits.force(out);
-            permits.word.0.fetch_add(1, Ordering::Relaxed);
-            if waiting {
-                permits.somebody_waits();
-            }
-            assert_eq!(permits.take_or_undo().is_ok(), keeps);
-            assert_eq!(permits.read().in_flight(), out + u32::from(keeps));
-            assert_eq!(permits.read().limit(), limit);
-        }
-    }
-
-    #[test]
-    fn a_clamped_cost_takes_what_there_is() {
-        let permits = Permits::new(3);
-        assert!(permits.try_take(5, false).is_err());
-        assert_eq!(permits.try_take(5, true).map(|taken| taken.cost), Ok(3));
-    }
-}
+mod tests;
