@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
-use backstop::{Bulkhead, Policy};
+use backstop::{Bulkhead, CallOptions, Context, Pipeline, Policy};
 
 /// Operations in total: 10 million in a release build.
 const OPERATIONS: u64 = if cfg!(debug_assertions) {
@@ -15,7 +15,24 @@ const OPERATIONS: u64 = if cfg!(debug_assertions) {
 } else {
     10_000_000
 };
-const LARGEST: u32 = 4;
+
+/// How many permits there are at first, and at most.
+#[derive(Clone, Copy)]
+struct Size {
+    first: u32,
+    largest: u32,
+}
+
+/// Every other call has to wait.
+const SMALL: Size = Size {
+    first: 2,
+    largest: 4,
+};
+/// Permits are left beside the word, and calls that cost many recall them.
+const LARGE: Size = Size {
+    first: 8,
+    largest: 16,
+};
 
 /// Counts who is inside, as the operation itself sees it.
 #[derive(Default)]
@@ -24,26 +41,38 @@ struct Inside {
     most: AtomicU32,
 }
 
-struct Visit<'a>(&'a Inside);
+struct Visit<'a> {
+    inside: &'a Inside,
+    cost: u32,
+}
 
 impl Inside {
-    fn visit(&self) -> Visit<'_> {
-        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+    fn visit(&self, cost: u32) -> Visit<'_> {
+        let now = self.now.fetch_add(cost, Ordering::SeqCst) + cost;
         self.most.fetch_max(now, Ordering::SeqCst);
-        Visit(self)
+        Visit { inside: self, cost }
     }
 }
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
+        self.inside.now.fetch_sub(self.cost, Ordering::SeqCst);
     }
 }
 
 #[test]
 fn acquire_cancel_panic_and_resize_from_two_threads() {
+    run(SMALL);
+}
+
+#[test]
+fn acquire_cancel_panic_and_resize_from_two_threads_where_there_is_room() {
+    run(LARGE);
+}
+
+fn run(size: Size) {
     let bulkhead = Bulkhead::builder()
-        .max_concurrent(2)
+        .max_concurrent(size.first)
         .queue(8)
         .build()
         .unwrap();
@@ -58,7 +87,7 @@ fn acquire_cancel_panic_and_resize_from_two_threads() {
                     random ^= random << 13;
                     random ^= random >> 7;
                     random ^= random << 17;
-                    operate(bulkhead, inside, served, random);
+                    operate(bulkhead, size, inside, served, random);
                 }
             });
         }
@@ -66,54 +95,63 @@ fn acquire_cancel_panic_and_resize_from_two_threads() {
     let snapshot = bulkhead.snapshot();
     assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
     assert_eq!(inside.now.load(Ordering::SeqCst), 0);
-    assert!(inside.most.load(Ordering::SeqCst) <= LARGEST);
+    assert!(inside.most.load(Ordering::SeqCst) <= size.largest);
     assert!(served.load(Ordering::SeqCst) > OPERATIONS / 4);
 }
 
-fn operate(bulkhead: &Bulkhead, inside: &Inside, served: &AtomicU64, random: u64) {
+fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64, random: u64) {
+    let resized = (random >> 32) as u32 % size.largest + 1;
+    // One call in four costs more than one, in a large bulkhead.
+    let cost = match random >> 24 & 3 {
+        0 => resized.min(size.largest / SMALL.largest),
+        _ => 1,
+    };
+    let cx = Context::new().with_cost(cost);
+    let pipeline = Pipeline::new(bulkhead);
+    let policy = pipeline.with(CallOptions::new().cost(cost));
     let work = || async {
-        let _visit = inside.visit();
+        let _visit = inside.visit(cost);
         Ok::<_, ()>(())
     };
     let mut noop = TaskContext::from_waker(Waker::noop());
     match random % 64 {
-        0 => bulkhead.set_limit((random >> 32) as u32 % LARGEST + 1),
+        0 => bulkhead.set_limit(resized),
         1 => {
             let panics = || async {
-                let _visit = inside.visit();
+                let _visit = inside.visit(cost);
                 if random != 0 {
                     // As a panic, but nothing is printed.
                     std::panic::resume_unwind(Box::new("part of the test"));
                 }
                 Ok::<(), ()>(())
             };
-            let _ = catch_unwind(AssertUnwindSafe(|| until_done(bulkhead.call(panics))));
+            let _ = catch_unwind(AssertUnwindSafe(|| until_done(policy.call(panics))));
         }
         // Cancelled in line, or while it runs.
         2..=15 => {
             let pending = || async {
-                let _visit = inside.visit();
+                let _visit = inside.visit(cost);
                 std::future::pending::<Result<(), ()>>().await
             };
-            let mut call = Box::pin(bulkhead.call(pending));
+            let mut call = Box::pin(policy.call(pending));
             let _ = call.as_mut().poll(&mut noop);
         }
         16..=31 => {
-            if let Ok(_permit) = bulkhead.try_acquire() {
-                let _visit = inside.visit();
+            if let Ok(_permit) = bulkhead.try_acquire_with(cx) {
+                let _visit = inside.visit(cost);
             }
         }
         // Holds one permit and waits for another: the other thread gives it.
         32..=39 => {
-            let mut first = Box::pin(bulkhead.acquire());
+            let mut first = Box::pin(bulkhead.acquire_with(cx));
             if let Poll::Ready(Ok(_permit)) = first.as_mut().poll(&mut noop) {
-                let _visit = inside.visit();
-                let mut second = Box::pin(bulkhead.acquire());
+                let _visit = inside.visit(cost);
+                let mut second = Box::pin(bulkhead.acquire_with(cx));
                 let _ = second.as_mut().poll(&mut noop);
             }
         }
         _ => {
-            if until_done(bulkhead.call(work)).is_ok() {
+            if until_done(policy.call(work)).is_ok() {
                 served.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -148,4 +186,37 @@ fn until_done<F: Future>(future: F) -> F::Output {
         });
         assert!(wakes, "nobody wakes it");
     }
+}
+
+/// Permits that stay with their threads are there for everybody.
+#[test]
+fn nobody_is_refused_while_there_is_room() {
+    const THREADS: u32 = 15;
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(2 * THREADS + 16)
+        .build()
+        .unwrap();
+    let rounds = if cfg!(debug_assertions) {
+        2_000
+    } else {
+        100_000
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..=THREADS {
+            let bulkhead = &bulkhead;
+            scope.spawn(move || {
+                for _ in 0..rounds {
+                    // One of them wants so many that spares are in its way.
+                    let cost = if thread == 0 { 16 } else { 1 };
+                    let cx = Context::new().with_cost(cost);
+                    let _first = bulkhead.try_acquire_with(cx).unwrap();
+                    if cost == 1 {
+                        let _second = bulkhead.try_acquire().unwrap();
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
 }
