@@ -21,6 +21,7 @@ pin_project! {
     pub(super) struct Acquire<'a> {
         bulkhead: &'a Bulkhead,
         cx: Context,
+        timed: bool,
         #[pin]
         turn: Turn<'a>,
     }
@@ -53,10 +54,12 @@ pin_project! {
 }
 
 impl<'a> Acquire<'a> {
-    pub(super) const fn new(bulkhead: &'a Bulkhead, cx: Context) -> Self {
+    /// `timed`: the operation may look at the times in its context.
+    pub(super) fn new(bulkhead: &'a Bulkhead, cx: Context, timed: bool) -> Self {
         Self {
             bulkhead,
             cx,
+            timed: timed || bulkhead.inner.adaptive.is_some(),
             turn: Turn::new(),
         }
     }
@@ -172,7 +175,7 @@ impl Future for Acquire<'_> {
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Held, Reason>> {
         let this = self.project();
-        this.turn.poll(this.bulkhead, this.cx, true, task)
+        this.turn.poll(this.bulkhead, this.cx, *this.timed, task)
     }
 }
 

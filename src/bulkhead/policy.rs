@@ -32,8 +32,8 @@ impl<T, E> Policy<T, E> for Bulkhead {
                 (Stage::Attempting { attempt }, held)
             }
             Err(Full::Busy) if inner.may_wait => {
-                let acquire = Acquire::new(self, cx);
-                (Stage::Waiting { acquire, op }, Held::NOTHING)
+                let bulkhead = self;
+                (Stage::Full { bulkhead, cx, op }, Held::NOTHING)
             }
             Err(full) => {
                 let reason = full.reason();
@@ -145,6 +145,9 @@ pin_project! {
     #[project = StageProj]
     enum Stage<'a, Op, Fut> {
         Refused { reason: Reason },
+        // On its way into the line. Apart, because a place in line with its timer is large: made in `run`,
+        // it costs time also where a call is let in at once.
+        Full { bulkhead: &'a Bulkhead, cx: Context, op: Op },
         Waiting { #[pin] acquire: Acquire<'a>, op: Op },
         Attempting { #[pin] attempt: Fut },
     }
@@ -168,7 +171,7 @@ where
                 let outcome = this.running.end(outcome, this.listener.observer());
                 return Poll::Ready(outcome.handed_on());
             }
-            match ready!(this.stage.as_mut().poll_acquire(task)) {
+            match ready!(this.stage.as_mut().poll_acquire(Op::LOOKS_AT_TIME, task)) {
                 Ok((held, op, cx)) => {
                     this.running.held = held;
                     let attempt = (this.make)(op, cx);
@@ -184,19 +187,26 @@ where
 }
 
 impl<Op: Copy, Fut> Stage<'_, Op, Fut> {
-    /// Waits for the permits of a call that does not run yet.
+    /// Waits for the permits of a call that does not run yet. `timed`: the operation may look at the times
+    /// in its context.
     #[cold]
     fn poll_acquire(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
+        timed: bool,
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<(Held, Op, Context), Reason>> {
+        if let StageProj::Full { bulkhead, cx, op } = self.as_mut().project() {
+            let (bulkhead, cx, op) = (*bulkhead, *cx, *op);
+            let acquire = Acquire::new(bulkhead, cx, timed);
+            self.set(Stage::Waiting { acquire, op });
+        }
         match self.project() {
             StageProj::Waiting { mut acquire, op } => {
                 let held = ready!(acquire.as_mut().poll(task));
                 Poll::Ready(held.map(|held| (held, *op, acquire.context())))
             }
             StageProj::Refused { reason } => Poll::Ready(Err(*reason)),
-            StageProj::Attempting { .. } => Poll::Pending,
+            StageProj::Full { .. } | StageProj::Attempting { .. } => Poll::Pending,
         }
     }
 }

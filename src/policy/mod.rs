@@ -78,6 +78,10 @@ pub trait Operation<T, E>: Copy {
     /// Who listens to the calls of this operation.
     type Listener: Listener;
 
+    /// Whether an attempt may look at the times in its context. Where it does not, a layer that has
+    /// waited need not read the clock for it.
+    const LOOKS_AT_TIME: bool = true;
+
     /// Makes one attempt. It may begin at once; poll the future soon, or drop it.
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>>;
 

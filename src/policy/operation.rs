@@ -49,6 +49,8 @@ where
 {
     type Listener = ();
 
+    const LOOKS_AT_TIME: bool = false;
+
     #[inline(always)]
     fn attempt(self, _: Context) -> impl Future<Output = Outcome<T, E>> {
         Attempting { future: (self.0)() }
@@ -76,6 +78,8 @@ where
 
 impl<T, E, Op: Operation<T, E>> Operation<T, E> for Counted<'_, Op> {
     type Listener = Op::Listener;
+
+    const LOOKS_AT_TIME: bool = Op::LOOKS_AT_TIME;
 
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         self.attempts.fetch_add(1, Ordering::Relaxed);

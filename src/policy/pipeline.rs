@@ -192,6 +192,8 @@ struct Observed<'o, Op> {
 impl<'o, T, E, Op: Operation<T, E>> Operation<T, E> for Observed<'o, Op> {
     type Listener = &'o dyn Observer;
 
+    const LOOKS_AT_TIME: bool = Op::LOOKS_AT_TIME;
+
     #[inline(always)]
     fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         self.op.attempt(cx)

@@ -1,9 +1,10 @@
 //! What keeps a bulkhead right where a slip would go unnoticed.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use backstop::bulkhead::OwnedPermit;
-use backstop::{Bulkhead, Clock, Context, Instant, ManualClock, Sleep};
+use backstop::{Bulkhead, Clock, Context, Instant, LoadShedder, ManualClock, Policy, Sleep};
 use futures::future::join;
 
 use super::{ms, on, run};
@@ -67,4 +68,52 @@ fn a_permit_that_comes_back_while_a_caller_gets_in_line_is_its_own() {
     let began = clock.inner.now();
     assert!(run(&clock.inner, bulkhead.acquire()).is_ok());
     assert_eq!(clock.inner.now(), began);
+}
+
+/// A clock that counts how often it is read.
+#[derive(Clone, Debug, Default)]
+struct Counting {
+    inner: ManualClock,
+    reads: Arc<AtomicU32>,
+}
+
+impl Clock for Counting {
+    fn now(&self) -> Instant {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.inner.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn a_wait_reads_the_clock_for_those_who_ask_what_time_it_is() {
+    let clock = Counting::default();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .queue(1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let work = || async {
+        clock.inner.sleep(ms(50)).await;
+        Ok::<_, ()>(())
+    };
+    let results = run(&clock.inner, join(bulkhead.call(work), bulkhead.call(work)));
+    assert_eq!(results, (Ok(()), Ok(())));
+    assert_eq!(clock.reads.load(Ordering::Relaxed), 0);
+
+    // A shedder inside hears how long the call has waited.
+    let shedder = LoadShedder::builder().clock(clock.clone()).build().unwrap();
+    let stack = (bulkhead.clone(), shedder.clone());
+    let permit = bulkhead.try_acquire().unwrap();
+    let release = async {
+        clock.inner.sleep(ms(50)).await;
+        drop(permit);
+    };
+    let (result, ()) = run(&clock.inner, join(stack.call(work), release));
+    assert_eq!(result, Ok(()));
+    assert_eq!(shedder.snapshot().load, 1.0);
 }
