@@ -5,7 +5,11 @@
 //! comes from elsewhere, such as a request header.
 //!
 //! The deadline travels with the task, not with the thread: it is set while the future is polled
-//! and restored afterwards. Tasks spawned inside do not inherit it.
+//! and restored afterwards. So the closure given to a policy, which only makes the future, does not
+//! see the deadline of that policy; the future does.
+//!
+//! Tasks spawned inside do not inherit it. A scope without a limit of its own takes it along, as it
+//! begins where it is made: `tokio::spawn(deadline::scope(Duration::MAX, task))`.
 //!
 //! # Clocks
 //!
@@ -82,6 +86,23 @@ impl Deadline {
         }
     }
 
+    /// This, or the deadline in force if that is earlier as far as `clock`, which this one is on, can
+    /// tell.
+    fn or_earlier(self, clock: &ClockHandle) -> Self {
+        let outer = CURRENT.get();
+        if outer.at == Instant::FAR_FUTURE {
+            return self;
+        }
+        let outer = match outer.clock == self.clock {
+            true => outer.at,
+            false => outer.on(clock, clock.now()),
+        };
+        Self {
+            at: self.at.min(outer),
+            ..self
+        }
+    }
+
     /// Makes this the deadline of the calls made on this thread, until the guard is dropped.
     #[inline]
     pub(crate) fn enter(self) -> Entered {
@@ -116,13 +137,39 @@ pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
 }
 
 /// The time left until the deadline of the calls made here and now; `None` without one, or when it
-/// is on a clock of your own, which only a policy with that clock can read.
+/// is on a [`ManualClock`](crate::ManualClock) or a clock of your own: [`current_on`] reads those.
 pub fn current() -> Option<Duration> {
     let Deadline { clock, at } = CURRENT.get();
     if at == Instant::FAR_FUTURE {
         return None;
     }
     Some(at.saturating_duration_since(clock.handle()?.now()))
+}
+
+/// As [`current`], on `clock`: the time that a policy with that clock has.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop::{ManualClock, Policy, Timeout, deadline};
+///
+/// let clock = ManualClock::new();
+/// let two_seconds = Duration::from_secs(2);
+/// let timeout = Timeout::builder().after(two_seconds).clock(clock.clone()).build()?;
+/// let left = clock.block_on(timeout.call(|| async {
+///     Ok::<_, ()>(deadline::current_on(clock.clone()))
+/// }));
+/// assert_eq!(left, Ok(Some(two_seconds)));
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+pub fn current_on(clock: impl Into<ClockHandle>) -> Option<Duration> {
+    let clock = clock.into();
+    let now = clock.now();
+    match inherited(&clock, now) {
+        Instant::FAR_FUTURE => None,
+        at => Some(at.saturating_duration_since(now)),
+    }
 }
 
 /// Runs `future`, whose calls through policies have at most `within` from now on. On tokio's clock.
@@ -136,7 +183,8 @@ pub fn scope<F: Future>(within: Duration, future: F) -> Scope<F> {
 /// Runs `future`, whose calls through policies have at most `within` from now on, on `clock`.
 ///
 /// It does not end the future: put a [`Timeout`](crate::Timeout) inside or around it for that. An
-/// earlier deadline on the same clock stays in force.
+/// earlier deadline stays in force, that of where this is called and that of where it is polled, as
+/// far as `clock` can tell. [`Duration::MAX`] adds no limit of its own.
 ///
 /// # Cancel safety
 ///
@@ -147,6 +195,7 @@ pub fn scope_on<F: Future>(clock: impl Into<ClockHandle>, within: Duration, futu
     let at = (now + within).min(inherited(&clock, now));
     Scope {
         deadline: Deadline::new(&clock, at),
+        clock,
         future,
     }
 }
@@ -157,6 +206,8 @@ pin_project! {
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Scope<F> {
         deadline: Deadline,
+        // Kept also because a deadline knows its clock by address, which must not be used again.
+        clock: ClockHandle,
         #[pin]
         future: F,
     }
@@ -167,7 +218,7 @@ impl<F: Future> Future for Scope<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let _entered = this.deadline.enter();
+        let _entered = this.deadline.or_earlier(this.clock).enter();
         this.future.poll(cx)
     }
 }

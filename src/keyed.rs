@@ -43,6 +43,26 @@
 //! the policy, and it has no history that matters. Each new key looks at a few others, so idle keys
 //! leave by themselves; no task runs in the background. A key in use, or with an open circuit, never
 //! starts over by being evicted.
+//!
+//! # In a stack
+//!
+//! What has no state need not be kept for each key. A stack for one call may be put together of both:
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop::{CircuitBreaker, Keyed, ManualClock, Policy, Retry, Timeout};
+//!
+//! let clock = ManualClock::new();
+//! let retry = Retry::builder().clock(clock.clone()).build()?;
+//! let attempt = Timeout::builder().after(Duration::from_secs(2)).clock(clock.clone()).build()?;
+//! let template = CircuitBreaker::builder().clock(clock.clone());
+//! template.clone().build()?;
+//! let hosts = Keyed::new(move |_: &String| template.clone().build().expect("checked"));
+//!
+//! let stack = (&retry, hosts.get("a.example"), &attempt);
+//! assert_eq!(clock.block_on(stack.call(|| async { Ok::<_, ()>(7) })), Ok(7));
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -53,7 +73,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::sync::lock;
 
-/// A policy that can tell whether a fresh one would do as well.
+/// A policy that can tell whether a fresh one would do as well. A tuple can where all in it can.
 pub trait Evictable {
     /// Whether nobody else holds or uses this policy, and it has no history that matters.
     ///
@@ -85,6 +105,8 @@ struct Shard<K, P> {
     entries: Vec<(K, P)>,
     /// The next entry to look at for leaving.
     hand: usize,
+    /// How many were looked at since the last time that all were.
+    looked_at: usize,
 }
 
 impl<K, P> Keyed<K, P>
@@ -94,6 +116,8 @@ where
 {
     /// Entries that each new key looks at for leaving.
     const LOOKED_AT: usize = 4;
+    /// So few entries that all may be looked at for each key without room.
+    const FEW: usize = 64;
     const SHARDS: usize = 16;
 
     /// Policies made by `template`, for at most 100 000 keys.
@@ -122,6 +146,7 @@ where
                 places: HashMap::new(),
                 entries: Vec::new(),
                 hand: 0,
+                looked_at: 0,
             })
         };
         Self {
@@ -138,7 +163,8 @@ where
     /// The policy of `key`, a new one if it has none.
     ///
     /// When the bound is reached and no entry can leave, keys without a policy share one, made by
-    /// the template for the first of them.
+    /// the template for the first of them. Where there are more than 64 entries, one that could leave
+    /// since a moment may be found some keys later: no key looks at all of them in vain.
     pub fn get<Q>(&self, key: &Q) -> P
     where
         K: Borrow<Q>,
@@ -147,13 +173,24 @@ where
         let inner = &*self.inner;
         let hash = inner.hasher.hash_one(key);
         let shard = &inner.shards[hash as usize % inner.shards.len()];
-        if let Some(policy) = lock(shard).get(key) {
-            return policy;
+        let max = inner.max_per_shard;
+        // Dropped outside the lock.
+        let mut left = Vec::new();
+        let has_room = {
+            let mut shard = lock(shard);
+            if let Some(policy) = shard.get(key) {
+                return policy;
+            }
+            shard.make_room(max, &mut left)
+        };
+        if !has_room {
+            if let Some(shared) = &*lock(&inner.overflow) {
+                return shared.clone();
+            }
         }
         let key = key.to_owned();
         let policy = (inner.template)(&key);
-        let mut left = Vec::new();
-        let found = lock(shard).insert(&key, &policy, inner.max_per_shard, &mut left);
+        let found = lock(shard).insert(&key, &policy, max);
         found.unwrap_or_else(|| lock(&inner.overflow).get_or_insert(policy).clone())
     }
 
@@ -199,16 +236,25 @@ impl<K: Hash + Eq + Clone, P: Evictable + Clone> Shard<K, P> {
         Some(self.entries[place].1.clone())
     }
 
-    /// The policy of `key`, which becomes `policy` if it has none; `None` when there is no room.
-    /// What leaves is added to `left`, to be dropped outside the lock.
-    fn insert(&mut self, key: &K, policy: &P, max: usize, left: &mut Vec<P>) -> Option<P> {
-        if let Some(found) = self.get(key) {
-            return Some(found);
-        }
+    /// Lets a few entries leave, or all that can where there is no room; whether there is then. What
+    /// leaves is added to `left`.
+    fn make_room(&mut self, max: usize, left: &mut Vec<P>) -> bool {
         self.sweep(Keyed::<K, P>::LOOKED_AT, left);
         if self.entries.len() >= max {
-            // Rare, and no dearer than what brought us here: as many new keys as there are entries.
-            self.sweep_all(left);
+            // Not for each key, when it was in vain for the one before: by then as many entries were
+            // looked at one by one as there are.
+            let len = self.entries.len();
+            if len <= Keyed::<K, P>::FEW || self.looked_at >= len {
+                self.sweep_all(left);
+            }
+        }
+        self.entries.len() < max
+    }
+
+    /// The policy of `key`, which becomes `policy` if it has none; `None` when there is no room.
+    fn insert(&mut self, key: &K, policy: &P, max: usize) -> Option<P> {
+        if let Some(found) = self.get(key) {
+            return Some(found);
         }
         if self.entries.len() >= max {
             return None;
@@ -223,10 +269,12 @@ impl<K: Hash + Eq + Clone, P: Evictable + Clone> Shard<K, P> {
     fn sweep_all(&mut self, left: &mut Vec<P>) {
         self.hand = 0;
         self.sweep(self.entries.len(), left);
+        self.looked_at = 0;
     }
 
     /// Looks at `count` entries and lets those leave that can.
     fn sweep(&mut self, count: usize, left: &mut Vec<P>) {
+        self.looked_at = self.looked_at.saturating_add(count);
         for _ in 0..count.min(self.entries.len()) {
             if self.hand >= self.entries.len() {
                 self.hand = 0;
@@ -266,5 +314,69 @@ impl<K, P> fmt::Debug for Keyed<K, P> {
         f.debug_struct("Keyed")
             .field("len", &len)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    /// Leaves when it is told to, and counts how often it is asked.
+    #[derive(Clone)]
+    struct Asked(Arc<(AtomicBool, AtomicU64)>);
+
+    impl Evictable for Asked {
+        fn is_idle_and_clean(&self) -> bool {
+            self.0.1.fetch_add(1, Ordering::Relaxed);
+            self.0.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn no_key_looks_at_all_entries_in_vain() {
+        const KEYS: u64 = 1000;
+        let asked = Asked(Arc::default());
+        let made = Arc::new(AtomicU64::new(0));
+        let template = {
+            let (asked, made) = (asked.clone(), made.clone());
+            move |_: &u64| {
+                made.fetch_add(1, Ordering::Relaxed);
+                asked.clone()
+            }
+        };
+        let keyed = Keyed::new(template).max_keys(KEYS as usize);
+        for key in 0..2 * KEYS {
+            keyed.get(&key);
+        }
+        assert_eq!(keyed.len() as u64, KEYS);
+        let asked_so_far = asked.0.1.swap(0, Ordering::Relaxed);
+        assert!(asked_so_far > 2 * KEYS, "each new key looks at some");
+        // One for each key, and the one that the others share.
+        assert_eq!(made.load(Ordering::Relaxed), KEYS + 1);
+
+        for key in 2 * KEYS..12 * KEYS {
+            keyed.get(&key);
+        }
+        let each = asked.0.1.load(Ordering::Relaxed) / (10 * KEYS);
+        assert!(each < 10, "{each} entries looked at for each key");
+
+        // And who can leave does, soon.
+        asked.0.0.store(true, Ordering::Relaxed);
+        keyed.get(&u64::MAX);
+        keyed.get(&(u64::MAX - 1));
+        assert!((keyed.len() as u64) < KEYS);
+    }
+
+    #[test]
+    fn a_tuple_leaves_when_all_in_it_can() {
+        let policy = |leaves: bool| {
+            let asked = Asked(Arc::default());
+            asked.0.0.store(leaves, Ordering::Relaxed);
+            asked
+        };
+        assert!((policy(true), policy(true)).is_idle_and_clean());
+        assert!(!(policy(true), policy(false)).is_idle_and_clean());
+        assert!(!(policy(false), policy(true), policy(true)).is_idle_and_clean());
     }
 }

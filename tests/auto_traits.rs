@@ -200,9 +200,7 @@ async fn every_policy_can_be_spawned() {
         retry(),
         throttle(),
         classify(),
-        Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(
-            &result.map_err(|e| *e)
-        )),
+        Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(result)),
         Bulkhead::new(25),
         Bulkhead::builder().queue(1).build().unwrap(),
         LoadShedder::builder().build().unwrap(),

@@ -118,7 +118,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     }
     assert_no_allocation("throttle that would refuse", throttling);
     assert_no_allocation("classify errors", classify());
-    let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(&result.map_err(|e| *e));
+    let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(result);
     assert_no_allocation("classify", Classify::by(by));
     assert_no_allocation("some", Some(&timeout));
     assert_no_allocation("none", None::<Timeout>);

@@ -54,7 +54,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Calls that did not fail.
     pub const fn successes(&self) -> u64 {
-        self.calls - self.failures
+        self.calls.saturating_sub(self.failures)
     }
 
     /// The share of calls that failed; `None` while there are fewer than

@@ -47,6 +47,14 @@ impl Clock for BlockingClock {
     }
 }
 
+/// A sleep until `deadline` on a clock that reads `now`, whether that one goes on or stands still.
+pub(super) fn sleep_from(now: Instant, deadline: Instant) -> Sleep {
+    match deadline {
+        Instant::FAR_FUTURE => Sleep::never(),
+        deadline => sleep_until(BlockingClock.now() + deadline.saturating_duration_since(now)),
+    }
+}
+
 pub(super) fn sleep_until(deadline: Instant) -> Sleep {
     Sleep::other(match deadline {
         Instant::FAR_FUTURE => OtherSleep::Never,
@@ -165,17 +173,32 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-struct Depth;
+/// Runs code that is the user's and may start a runtime: inside it this thread's sleeps are those of
+/// whatever polls them there.
+pub(crate) fn outside<R>(code: impl FnOnce() -> R) -> R {
+    let _depth = Depth::at(0);
+    code()
+}
+
+/// Restores the outer depth, also when the code inside panics.
+struct Depth {
+    outer: u32,
+}
 
 impl Depth {
     fn enter() -> Self {
-        DEPTH.set(DEPTH.get() + 1);
-        Self
+        Self::at(DEPTH.get() + 1)
+    }
+
+    fn at(depth: u32) -> Self {
+        Self {
+            outer: DEPTH.replace(depth),
+        }
     }
 }
 
 impl Drop for Depth {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get() - 1);
+        DEPTH.set(self.outer);
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::pool::Armed;
 use super::sleep::SleepKind;
-use super::{BlockingClock, Clock, ClockHandle, Instant, Sleep, blocking};
+use super::{Clock, ClockHandle, Instant, Sleep, blocking};
 
 /// The CPU's time stamp counter through [`quanta`], and tokio timers that stay registered.
 ///
@@ -72,11 +72,7 @@ pub(super) fn now() -> Instant {
 pub(super) fn sleep_until(deadline: Instant) -> Sleep {
     match timer(deadline) {
         Some(timer) => Sleep::of(SleepKind::Fast { timer }),
-        None if deadline == Instant::FAR_FUTURE => Sleep::never(),
-        None => {
-            let wait = deadline.saturating_duration_since(now());
-            blocking::sleep_until(BlockingClock.now() + wait)
-        }
+        None => blocking::sleep_from(now(), deadline),
     }
 }
 

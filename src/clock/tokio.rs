@@ -68,7 +68,7 @@ impl Clock for TokioClock {
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         match timer(deadline) {
             Some(timer) => Sleep::of(SleepKind::Tokio { timer }),
-            None if blocking::is_active() => blocking::sleep_until(deadline),
+            None if blocking::is_active() => blocking::sleep_from(self.now(), deadline),
             None => Sleep::never(),
         }
     }

@@ -89,7 +89,7 @@ impl Context {
         } else {
             let elapsed = self.now.as_nanos().saturating_sub(self.start.as_nanos());
             self.start = Instant::from_nanos(now.as_nanos().saturating_sub(elapsed));
-            self.deadline = carry_over(self.clock, self.now, self.deadline, clock, now);
+            self.deadline = carry_over(self.now, self.deadline, clock, now);
         }
         self.now = now;
         self.clock = clock.id();
@@ -114,7 +114,7 @@ impl Context {
             .then(|| self.deadline.saturating_duration_since(self.now))
     }
 
-    /// Moves the deadline to `at` on `clock` if that is earlier. A deadline never moves back.
+    /// Moves the deadline to `at` on `clock` if that is earlier. A deadline never becomes later.
     #[inline]
     pub fn tighten(&mut self, clock: &ClockHandle, at: Instant) {
         self.now(clock);
@@ -203,22 +203,13 @@ impl Context {
 /// The deadline on `clock`, which reads `now`, as far away as it was `then`.
 #[cold]
 #[inline(never)]
-fn carry_over(
-    from: ClockId,
-    then: Instant,
-    deadline: Instant,
-    clock: &ClockHandle,
-    now: Instant,
-) -> Instant {
+fn carry_over(then: Instant, deadline: Instant, clock: &ClockHandle, now: Instant) -> Instant {
     let moved = match deadline {
         Instant::FAR_FUTURE => deadline,
         deadline => now + deadline.saturating_duration_since(then),
     };
-    if from == ClockId::NONE {
-        moved.min(deadline::inherited(clock, now))
-    } else {
-        moved
-    }
+    // Also when a clock was read before: that one may not have seen a deadline that is on this one.
+    moved.min(deadline::inherited(clock, now))
 }
 
 impl Default for Context {

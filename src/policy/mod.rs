@@ -33,7 +33,7 @@
 //! # assert!(result.is_err() && policy.0.into_inner() == 1);
 //! ```
 
-use std::future::{Future, ready};
+use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -102,13 +102,14 @@ pub trait Operation<T, E>: Copy {
 ///
 /// # Panics
 ///
-/// Policies do not panic. A panic of the operation passes through, and what the call holds is given
-/// back as on a drop.
+/// Policies do not panic, but that tokio's timers need its runtime
+/// ([`TokioClock`](crate::TokioClock)). A panic of the operation passes through, and what the call
+/// holds is given back as on a drop.
 pub trait Policy<T, E> {
     /// Runs an operation under this rule. For authors of policies: ten lines of `async fn` make one.
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>>;
 
-    /// Calls `op` under this rule, once for each attempt.
+    /// Calls `op` under this rule, once for each attempt. Nothing happens before the first poll.
     ///
     /// # Errors
     ///
@@ -167,7 +168,11 @@ pub trait Policy<T, E> {
     ///
     /// The same policies serve both: inside, tokio's clocks park the thread as well. A closure
     /// cannot be cut off, so a timeout only keeps late attempts from starting. Real time passes,
-    /// also where tokio's clock is paused. Inside an async program use `spawn_blocking` around it.
+    /// also where tokio's clock is paused. Calls nest, and `op` may run a runtime of its own.
+    ///
+    /// Inside an async program use `spawn_blocking` around it. On a
+    /// [`ManualClock`](crate::ManualClock) a wait ends when another thread moves it; for a test in one
+    /// thread use [`block_on`](crate::ManualClock::block_on) and [`call`](Self::call).
     ///
     /// # Errors
     ///
@@ -176,7 +181,8 @@ pub trait Policy<T, E> {
     where
         F: Fn() -> Result<T, E>,
     {
-        blocking::block_on(self.call(|| ready(op())))
+        // Lazily: what is in force while an operation is polled, such as a deadline, is so for this one.
+        blocking::block_on(self.call(|| async { blocking::outside(&op) }))
     }
 
     /// The clock this policy reads, if it reads one; of a stack, the outermost one.

@@ -236,8 +236,23 @@ impl Verdict {
         }
     }
 
-    /// The verdict of a result when no classifier has spoken.
-    pub const fn default_for<T, E>(result: &Result<T, Error<E>>) -> Self {
+    /// The verdict of a result when no classifier has spoken. Takes it as
+    /// [`Classify::by`](crate::Classify::by) gives it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{Error, Verdict};
+    ///
+    /// fn verdict(result: Result<&u16, &Error<String>>) -> Verdict {
+    ///     match result {
+    ///         Ok(500..) => Verdict::transient(),
+    ///         other => Verdict::default_for(other),
+    ///     }
+    /// }
+    /// assert_eq!(verdict(Ok(&200)), Verdict::success());
+    /// ```
+    pub const fn default_for<T, E>(result: Result<&T, &Error<E>>) -> Self {
         match result {
             Ok(_) => Self::success(),
             Err(Error::Operation(_)) => Self::transient(),

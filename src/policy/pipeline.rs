@@ -88,6 +88,9 @@ impl<P> Pipeline<P> {
     /// Lists the known mistakes in the order of the layers, each with its reason. Empty when there
     /// is none.
     ///
+    /// For stacks that take any operation. One with a classifier for a certain type of results says
+    /// which: [`check_for`](Self::check_for).
+    ///
     /// # Example
     ///
     /// ```
@@ -108,6 +111,32 @@ impl<P> Pipeline<P> {
     pub fn check(&self) -> Vec<Misorder>
     where
         P: Policy<(), ()>,
+    {
+        self.check_for::<(), ()>()
+    }
+
+    /// As [`check`](Self::check), for a stack whose operations return `Result<T, E>`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{Classify, Error, ManualClock, Pipeline, Retry, Verdict};
+    ///
+    /// fn verdict(result: Result<&u16, &Error<String>>) -> Verdict {
+    ///     match result {
+    ///         Ok(500..) => Verdict::transient(),
+    ///         other => Verdict::default_for(other),
+    ///     }
+    /// }
+    ///
+    /// let retry = Retry::builder().clock(ManualClock::new()).build()?;
+    /// let twice = Pipeline::new((retry.clone(), retry, Classify::by(verdict)));
+    /// assert_eq!(twice.check_for::<u16, String>().len(), 1);
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn check_for<T, E>(&self) -> Vec<Misorder>
+    where
+        P: Policy<T, E>,
     {
         let mut layers = Vec::new();
         self.policies.describe(&mut layers);

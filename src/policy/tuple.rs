@@ -4,6 +4,7 @@ use std::future::Future;
 
 use super::{Context, Layer, Operation, Outcome, Policy};
 use crate::clock::ClockHandle;
+use crate::keyed::Evictable;
 
 /// An operation under a policy, as an operation for the policy outside it.
 struct Under<'a, P, Op> {
@@ -68,6 +69,14 @@ macro_rules! tuples {
                 let ($outer, $($inner,)*) = self;
                 $outer.describe(layers);
                 $($inner.describe(layers);)*
+            }
+        }
+
+        #[allow(non_snake_case)]
+        impl<$outer: Evictable, $($inner: Evictable,)*> Evictable for ($outer, $($inner,)*) {
+            fn is_idle_and_clean(&self) -> bool {
+                let ($outer, $($inner,)*) = self;
+                $outer.is_idle_and_clean() $(&& $inner.is_idle_and_clean())*
             }
         }
     )*};

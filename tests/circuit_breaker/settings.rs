@@ -210,3 +210,38 @@ fn the_defaults_are_those_documented() {
     assert_eq!(breaker.state(), State::Closed);
     assert_eq!(breaker.snapshot().trips, 0);
 }
+
+#[test]
+fn a_snapshot_with_any_numbers_restores_something_that_works() {
+    let clock = ManualClock::new();
+    let template = || builder(&clock).trip_on(Trip::failure_rate(0.5).within(secs(10)));
+    let mut snapshot = template().build().unwrap().snapshot();
+    for numbers in [0, 1, 7, u64::MAX / 2, u64::MAX] {
+        // All that contradicts itself: more failures than calls, more slow failures than either.
+        snapshot.calls = numbers;
+        snapshot.failures = u64::MAX;
+        snapshot.slow = numbers / 2;
+        snapshot.slow_failures = u64::MAX;
+        snapshot.consecutive_failures = u32::MAX;
+        snapshot.trips = u32::MAX;
+        snapshot.retry_after = Some(Duration::MAX);
+        assert_eq!(snapshot.successes(), 0);
+        for underlying in [
+            State::Closed,
+            State::Open,
+            State::HalfOpen,
+            State::Isolated,
+            State::Disabled,
+            State::MetricsOnly,
+        ] {
+            snapshot.underlying = underlying;
+            let breaker = template().restore(snapshot).build().unwrap();
+            let _ = (breaker.snapshot(), breaker.peek());
+            let _ = breaker.try_acquire().map(|permit| permit.failure());
+            breaker.trip();
+            assert!(breaker.snapshot().trips > 0);
+            breaker.reset();
+            assert!(breaker.try_acquire().is_ok(), "{underlying}");
+        }
+    }
+}

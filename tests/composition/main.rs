@@ -3,7 +3,9 @@
 //! Most tests read *given* a stack, *when* the operation does this, *then* the call ends like that,
 //! after so many attempts and so much virtual time.
 
+mod blocking;
 mod clock_readings;
+mod deadlines;
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;

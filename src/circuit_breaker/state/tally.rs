@@ -316,7 +316,9 @@ impl Tally {
         self.consecutive.store(consecutive, Ordering::Relaxed);
         let bad = |kind: &Sample| match (kind.failed, kind.slow) {
             (false, false) => {
-                (counts.calls + counts.slow_failures).saturating_sub(counts.failures + counts.slow)
+                let bad = counts.failures.saturating_add(counts.slow);
+                let calls = counts.calls.saturating_add(counts.slow_failures);
+                calls.saturating_sub(bad)
             }
             (false, true) => counts.slow.saturating_sub(counts.slow_failures),
             (true, false) => counts.failures.saturating_sub(counts.slow_failures),
