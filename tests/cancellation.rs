@@ -11,11 +11,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use backstop::bulkhead::limit::Aimd;
+use backstop::circuit_breaker::HalfOpen;
 use backstop::{
-    Backoff, Bulkhead, CallOptions, Classify, Event, Jitter, LoadShedder, ManualClock, Pipeline,
-    Policy, Priority, Retry, RetryBudget, Throttle, Timeout, Verdict, deadline,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, Event, Jitter, KeyedRateLimiter,
+    LoadShedder, ManualClock, Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget,
+    Throttle, Timeout, Verdict, deadline,
 };
-use futures::future::join;
+use futures::future::{join, select};
 
 const STEP: Duration = Duration::from_millis(10);
 
@@ -27,6 +29,11 @@ struct World {
     budget: RetryBudget,
     /// One permit, and room for one call that waits for it.
     bulkhead: Bulkhead,
+    /// Takes one trial call at a time, and needs two that end well.
+    breaker: CircuitBreaker,
+    /// A token for each step, and room for those who wait.
+    limiter: RateLimiter,
+    limiters: KeyedRateLimiter<u32>,
     throttle: Throttle,
     /// Sheds about half of the calls once it has been updated a few times.
     shedder: LoadShedder,
@@ -47,11 +54,22 @@ impl World {
             .min_requests(1)
             .max_rejection(0.5)
             .grace(Duration::ZERO);
+        let breaker = CircuitBreaker::builder()
+            .break_for(Backoff::fixed(STEP).jitter(Jitter::None))
+            .half_open(HalfOpen::successes(2))
+            .permitted_calls(1)
+            .clock(clock.clone());
+        let quota = Quota::new(1, STEP).burst(1);
+        let limiter = RateLimiter::builder().quota(quota).max_wait(STEP * 4);
+        let limiters = KeyedRateLimiter::builder().quota(quota);
         let shedder = LoadShedder::builder().seed(1).clock(clock.clone());
         let shedder = shedder.signal(1.0, || 1.0).max_shed(0.5);
         Self {
             clock: clock.clone(),
             budget: RetryBudget::in_flight().build().unwrap(),
+            breaker: breaker.build().unwrap(),
+            limiter: limiter.clock(clock.clone()).build().unwrap(),
+            limiters: limiters.clock(clock.clone()).build().unwrap(),
             bulkhead: bulkhead.max_wait(STEP * 2).clock(clock).build().unwrap(),
             throttle: throttle.build().unwrap(),
             shedder: shedder.update_interval(STEP).build().unwrap(),
@@ -111,6 +129,14 @@ impl World {
         let bulkhead = self.bulkhead.snapshot();
         assert_eq!(bulkhead.in_flight, 0, "permits, {when}");
         assert_eq!(bulkhead.queued, 0, "places in line, {when}");
+        let limiter = self.limiter.snapshot();
+        assert_eq!(limiter.waiting, 0, "callers that wait for a token, {when}");
+        assert!(limiter.available[0] >= 0, "tokens, {when}");
+        let breaker = self.breaker.snapshot();
+        assert_eq!(breaker.probes_in_flight, 0, "trial calls, {when}");
+        // Nor a health check, which would keep trial calls out.
+        self.breaker.trip_for(Duration::ZERO);
+        assert!(self.breaker.try_acquire().is_ok(), "health checks, {when}");
         let throttle = self.throttle.snapshot();
         assert_eq!(throttle.pending, 0, "calls in the throttle, {when}");
         // It holds nothing for a call, and goes on as before.
@@ -224,6 +250,53 @@ const FUTURES: &[(&str, Make)] = &[
             assert!(acquire().await.is_err());
             drop(held);
             let _ = acquire().await;
+        })
+    }),
+    ("circuit breaker", |w| call(w, w.breaker.clone())),
+    ("a trial call", |w| {
+        w.breaker.half_open();
+        call(w, w.breaker.clone())
+    }),
+    ("retry, a trial call that waits in line", |w| {
+        w.breaker.half_open();
+        let stack = (w.breaker.clone(), w.limiter.clone(), w.bulkhead.clone());
+        call(w, (w.retry(), stack))
+    }),
+    ("transitions", |w| {
+        let mut transitions = w.breaker.subscribe();
+        Box::pin(async move {
+            let trip = async {
+                yield_once().await;
+                w.breaker.trip();
+            };
+            let (change, ()) = join(transitions.next(), trip).await;
+            assert!(change.is_some());
+        })
+    }),
+    ("a health check", |w| {
+        w.breaker.trip();
+        Box::pin(async {
+            let checks = Box::pin(w.breaker.probe_with(STEP, || w.operation()));
+            select(checks, Box::pin(w.clock.sleep(STEP * 8))).await;
+        })
+    }),
+    ("rate limiter", |w| call(w, w.limiter.clone())),
+    ("retry, rate limiter, timeout that fires", |w| {
+        call(w, (w.retry(), w.limiter.clone(), w.timeout(1)))
+    }),
+    ("tokens", |w| {
+        Box::pin(async {
+            let _ = w.limiter.acquire().await;
+            let both = join(w.limiter.acquire(), w.limiter.acquire_n(1));
+            let _ = both.await;
+            let _ = w.limiter.acquire_within(1, STEP * 2).await;
+        })
+    }),
+    ("tokens of a key", |w| {
+        Box::pin(async {
+            for _ in 0..3 {
+                let _ = w.limiters.acquire(&7, 1, STEP * 2).await;
+            }
         })
     }),
     ("option", |w| call(w, (Some(w.retry()), None::<Timeout>))),
