@@ -43,7 +43,10 @@ pub enum Error<E> {
 }
 
 impl<E> Error<E> {
-    /// Whether a policy refused the call, so that the dependency was never reached.
+    /// Whether a policy refused the call, so that the operation did not run.
+    ///
+    /// Under a retry this is said of the last attempt. Those before it have run, if there were any,
+    /// but where the call is not idempotent none of them has had an effect.
     pub const fn is_rejected(&self) -> bool {
         matches!(self, Self::Rejected(_))
     }
@@ -365,9 +368,19 @@ impl ConfigError {
         }
     }
 
+    /// What was to be built, such as `circuit_breaker`.
+    pub const fn policy(&self) -> &'static str {
+        self.policy
+    }
+
     /// The setting at fault, by the name of its setter.
     pub const fn setting(&self) -> &'static str {
         self.setting
+    }
+
+    /// What is wrong with it, as the rest of a sentence: `must be at least 1`.
+    pub const fn problem(&self) -> &'static str {
+        self.problem
     }
 }
 
@@ -408,9 +421,11 @@ mod tests {
         for (error, text) in table {
             assert_eq!(error.to_string(), text);
         }
+        let error = ConfigError::new("retry", "max_attempts", "must be at least 1");
+        assert_eq!(error.to_string(), "retry: max_attempts must be at least 1");
         assert_eq!(
-            ConfigError::new("retry", "max_attempts", "must be at least 1").to_string(),
-            "retry: max_attempts must be at least 1"
+            (error.policy(), error.setting(), error.problem()),
+            ("retry", "max_attempts", "must be at least 1")
         );
     }
 

@@ -128,8 +128,8 @@ where
         Self::of(Arc::new(template), 100_000)
     }
 
-    /// The same template with another bound and no entries yet. At least 1; small bounds are exact,
-    /// larger ones are kept in 16 parts, of which one may be full before the others.
+    /// The same template with another bound and no entries yet. Zero counts as 1. Bounds below 1024 are
+    /// exact; larger ones are kept in 16 parts, of which one may be full before the others.
     #[must_use]
     pub fn max_keys(self, keys: usize) -> Self {
         Self::of(self.inner.template.clone(), keys)

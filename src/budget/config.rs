@@ -10,7 +10,7 @@ use crate::error::ConfigError;
 use crate::policy::ErrorClass;
 
 const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
-    ConfigError::new("retry budget", setting, problem)
+    ConfigError::new("retry_budget", setting, problem)
 }
 
 fn budget(kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {

@@ -170,7 +170,9 @@ impl Trip {
                     return Err("needs a window of at most 1048576 calls");
                 }
                 if self.slices.is_some() || self.from_first_call {
-                    return Err("slices a window of calls");
+                    return Err(
+                        "sets slices or from_first_call on a window of calls, which has neither",
+                    );
                 }
                 if self.min_calls.is_some_and(|min| min > calls) {
                     return Err("has min_calls above the size of its window");

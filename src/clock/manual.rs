@@ -33,6 +33,29 @@ use crate::sync::lock;
 /// clock.block_on(clock.sleep(Duration::from_secs(3600)));
 /// assert_eq!(clock.now().as_nanos(), 3_605_000_000_000);
 /// ```
+///
+/// A test of an outage of an hour:
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop::{Backoff, Clock, Jitter, ManualClock, Policy, Retry};
+///
+/// let clock = ManualClock::new();
+/// let retry = Retry::builder()
+///     .max_attempts(13)
+///     .backoff(Backoff::fixed(Duration::from_secs(300)).jitter(Jitter::None))
+///     .clock(clock.clone())
+///     .build()?;
+///
+/// let result = clock.block_on(retry.call(|| async {
+///     match clock.now().as_nanos() >= 3_600_000_000_000 {
+///         true => Ok("back"),
+///         false => Err("down"),
+///     }
+/// }));
+/// assert_eq!(result, Ok("back"));
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
     shared: Arc<Shared>,

@@ -1,45 +1,7 @@
 //! One clock for everything: what reads the time and what sleeps are the same object.
 //!
-//! A handle is built with a clock and keeps it; the default is [`TokioClock`], which obeys tokio's
-//! paused time. The pure state machines never see a clock: they take an [`Instant`] as an argument.
-//!
-//! | clock | time | sleeps | for |
-//! |---|---|---|---|
-//! | [`TokioClock`] (default) | tokio's, so it obeys `start_paused` | a tokio timer | async programs and their tests |
-//! | [`FastClock`] (feature `fast-clock`) | the CPU's counter, about 10 ns a read | tokio timers that stay registered | the hottest paths |
-//! | [`BlockingClock`] | the system's | parks the thread | programs without a runtime |
-//! | [`ManualClock`] | moved by hand | wakes in deadline order | deterministic tests |
-//! | your own [`Clock`] | yours | yours | other runtimes, simulators |
-//!
-//! # Clocks that jump
-//!
-//! A clock of your own may go backwards. No pattern panics, freezes or bursts then: all arithmetic
-//! on [`Instant`] saturates.
-//!
-//! # Example
-//!
-//! A test of a one-hour outage, without waiting:
-//!
-//! ```
-//! use std::time::Duration;
-//! use backstop::{Backoff, Clock, Jitter, ManualClock, Policy, Retry};
-//!
-//! let clock = ManualClock::new();
-//! let retry = Retry::builder()
-//!     .max_attempts(13)
-//!     .backoff(Backoff::fixed(Duration::from_secs(300)).jitter(Jitter::None))
-//!     .clock(clock.clone())
-//!     .build()?;
-//!
-//! let result = clock.block_on(retry.call(|| async {
-//!     match clock.now().as_nanos() >= 3_600_000_000_000 {
-//!         true => Ok("back"),
-//!         false => Err("down"),
-//!     }
-//! }));
-//! assert_eq!(result, Ok("back"));
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
+//! A handle is built with a clock and keeps it. The pure state machines never see one: they take an
+//! [`Instant`] as an argument. What users are told of clocks is on [`Clock`].
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -71,7 +33,19 @@ pub(crate) use self::sleep::arm;
 
 /// A source of time: reads it and waits for it.
 ///
-/// Both come from one object, so that a test which moves the one moves the other.
+/// Both come from one object, so that a test which moves the one moves the other. A handle is built
+/// with a clock and keeps it.
+///
+/// | clock | time | sleeps | for |
+/// |---|---|---|---|
+/// | `TokioClock` (default) | tokio's, so it obeys `start_paused` | a tokio timer | async programs and their tests |
+/// | `FastClock` (feature `fast-clock`) | the CPU's counter, about 10 ns a read | tokio timers that stay registered | the hottest paths |
+/// | [`BlockingClock`] | the system's | parks the thread | programs without a runtime |
+/// | [`ManualClock`] | moved by hand | wakes in deadline order | deterministic tests |
+/// | your own | yours | yours | other runtimes, simulators |
+///
+/// A clock of your own may go backwards. No pattern panics, freezes or bursts then: all arithmetic on
+/// [`Instant`] saturates, and what waits for a time that lies too far ahead begins anew.
 ///
 /// Layers on one clock share its readings. Give all of them the same [`ClockHandle`], or clones of
 /// one `Arc`, rather than one clock each.

@@ -92,7 +92,7 @@ pub enum Event {
         policy: &'static str,
         /// How it ended.
         ending: Ending,
-        /// How many times the operation was started. Zero when the call was refused.
+        /// How many times the operation was started. Zero when the call was refused at once.
         attempts: u32,
         /// From the start of the call to its end, waits included.
         elapsed: Duration,

@@ -11,7 +11,7 @@ use crate::error::{Error, Rejected};
 pub struct Report<T, E> {
     /// What [`call`](super::Policy::call) would have returned.
     pub result: Result<T, Error<E>>,
-    /// How many times the operation was started. Zero when the call was refused.
+    /// How many times the operation was started. Zero when the call was refused at once.
     pub attempts: u32,
     /// From the start of the call to its end, waits included.
     pub elapsed: Duration,

@@ -257,6 +257,26 @@ fn half_open_may_have_an_end() {
 }
 
 #[test]
+fn a_service_with_few_calls_closes_unless_the_trial_has_an_end() {
+    // A call every ten seconds, all of them good, and breaks of five.
+    let state_after_an_hour = |breaker: backstop::CircuitBreaker, clock: &ManualClock| {
+        breaker.trip();
+        for _ in 0..360 {
+            clock.advance(secs(10));
+            if let Ok(permit) = breaker.try_acquire() {
+                permit.success();
+            }
+        }
+        breaker.state()
+    };
+    let clock = ManualClock::new();
+    let by_default = builder(&clock).build().unwrap();
+    assert_eq!(state_after_an_hour(by_default, &clock), State::Closed);
+    let limited = builder(&clock).max_half_open(secs(5)).build().unwrap();
+    assert_ne!(state_after_an_hour(limited, &clock), State::Closed);
+}
+
+#[test]
 fn the_share_of_calls_grows_after_closing() {
     let clock = ManualClock::new();
     let breaker = builder(&clock)

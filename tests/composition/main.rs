@@ -6,6 +6,8 @@
 mod blocking;
 mod clock_readings;
 mod deadlines;
+#[cfg(feature = "tokio")]
+mod reconfigured;
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
