@@ -31,6 +31,7 @@ pub mod design {}
 pub mod rate_limiter {}
 
 #[doc = include_str!("../docs/patterns/retry.md")]
+#[cfg(feature = "tokio")]
 pub mod retry {}
 
 #[doc = include_str!("../docs/patterns/throttle.md")]

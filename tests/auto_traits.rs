@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use backstop::{
-    Backoff, Bulkhead, CallOptions, Classify, ClassifyErrors, Context, Error, Event, LoadShedder,
-    Operation, Outcome, Pipeline, Policy, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, ClassifyErrors, Context, Error,
+    Event, Keyed, KeyedRateLimiter, LoadShedder, Operation, Outcome, Pipeline, Policy, Quota,
+    RateLimiter, Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -24,7 +25,7 @@ macro_rules! assert_traits {
 }
 
 type Op = fn(&()) -> Verdict;
-type Stack = (Timeout, Retry, Timeout);
+type Stack = (Timeout, Retry, CircuitBreaker, RateLimiter, Timeout);
 
 // Values and handles.
 assert_traits!(
@@ -33,6 +34,7 @@ assert_traits!(
     backstop::BlockingClock,
     backstop::Bulkhead,
     backstop::CallOptions,
+    backstop::CircuitBreaker,
     backstop::Classify<Op>,
     backstop::ClassifyErrors<Op>,
     backstop::ClockHandle,
@@ -43,11 +45,15 @@ assert_traits!(
     backstop::HintRule,
     backstop::Instant,
     backstop::Jitter,
+    backstop::Keyed<String, CircuitBreaker>,
+    backstop::KeyedRateLimiter<String>,
     backstop::LoadShedder,
     backstop::ManualClock,
     backstop::Outcome<(), ()>,
     backstop::Pipeline<Stack>,
     backstop::Priority,
+    backstop::Quota,
+    backstop::RateLimiter,
     backstop::Reason,
     backstop::Rejected,
     backstop::Report<(), ()>,
@@ -91,6 +97,16 @@ assert_traits!(
     backstop::bulkhead::limit::VegasBuilder,
     backstop::bulkhead::limit::Windowed<backstop::bulkhead::limit::Aimd>,
     backstop::bulkhead::limit::WindowedBuilder,
+    backstop::circuit_breaker::Cause,
+    backstop::circuit_breaker::CircuitBreakerBuilder,
+    backstop::circuit_breaker::HalfOpen,
+    backstop::circuit_breaker::Isolation,
+    backstop::circuit_breaker::Permit<'static>,
+    backstop::circuit_breaker::Snapshot,
+    backstop::circuit_breaker::State,
+    backstop::circuit_breaker::Transition,
+    backstop::circuit_breaker::Transitions,
+    backstop::circuit_breaker::Trip,
     backstop::codel::Codel,
     backstop::codel::CodelBuilder,
     backstop::deadline::Scope<()>,
@@ -102,6 +118,16 @@ assert_traits!(
     backstop::policy::Misorder,
     backstop::policy::RetryAdvice,
     backstop::policy::With<'static, Stack>,
+    backstop::rate_limiter::Algorithm,
+    backstop::rate_limiter::Decision,
+    backstop::rate_limiter::Inherit,
+    backstop::rate_limiter::KeyedRateLimiterBuilder<String>,
+    backstop::rate_limiter::KeyedSnapshot,
+    backstop::rate_limiter::Limited<'static, String, str>,
+    backstop::rate_limiter::Overflow,
+    backstop::rate_limiter::RateLimiterBuilder,
+    backstop::rate_limiter::Reservation,
+    backstop::rate_limiter::Snapshot,
     backstop::retry::RetryBuilder,
     backstop::retry::Retrying,
     backstop::shed::LoadShedderBuilder,
@@ -120,8 +146,10 @@ assert_traits!(
 );
 #[cfg(feature = "fast-clock")]
 assert_traits!(backstop::FastClock: Send + Sync + Unpin);
+// It holds an algorithm of the user's own, which is behind a lock once it is built.
+assert_traits!(backstop::bulkhead::BulkheadBuilder: Send + Unpin);
 // Futures go from thread to thread, but are used by one at a time and stay where they are pinned.
-assert_traits!(backstop::Sleep: Send);
+assert_traits!(backstop::Sleep, backstop::rate_limiter::Acquire<'static>: Send);
 // Objects.
 assert_traits!(dyn backstop::Clock, dyn backstop::Observer: Send + Sync);
 // Errors go through `Box<dyn Error + Send + Sync>`, whatever the operation's own error can do.
@@ -156,7 +184,22 @@ fn classify() -> ClassifyErrors<Op> {
     Classify::errors((|()| Verdict::transient()) as Op)
 }
 
-static STACK: LazyLock<Stack> = LazyLock::new(|| (timeout(), retry(), timeout()));
+fn breaker() -> CircuitBreaker {
+    CircuitBreaker::builder().build().unwrap()
+}
+
+fn limiter() -> RateLimiter {
+    let quota = Quota::per_second(1000);
+    RateLimiter::builder().quota(quota).build().unwrap()
+}
+
+static KEYS: LazyLock<KeyedRateLimiter<String>> = LazyLock::new(|| {
+    let quota = Quota::per_second(1000);
+    KeyedRateLimiter::builder().quota(quota).build().unwrap()
+});
+
+static STACK: LazyLock<Stack> =
+    LazyLock::new(|| (timeout(), retry(), breaker(), limiter(), timeout()));
 
 /// Spawns calls through a policy whose operations borrow from the task, wait and fail once.
 ///
@@ -199,6 +242,10 @@ async fn every_policy_can_be_spawned() {
         Timeout::after_with(|cx| cx.attempt() * MINUTE),
         retry(),
         throttle(),
+        breaker(),
+        limiter(),
+        KEYS.of("key"),
+        Keyed::new(|_: &String| breaker()).get("key"),
         classify(),
         Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(result)),
         Bulkhead::new(25),
@@ -216,6 +263,12 @@ async fn every_wrapper_can_be_spawned() {
         None::<Timeout>,
         Some(retry()),
         Some(throttle()),
+        Some(breaker()),
+        Some(limiter()),
+        Some(Bulkhead::new(25)),
+        Some(LoadShedder::builder().build().unwrap()),
+        Some(classify()),
+        Arc::new(breaker()),
         Some((retry(), throttle(), timeout())),
         Arc::new(timeout()),
         Arc::new(Some((timeout(), retry()))),
@@ -229,6 +282,9 @@ async fn every_wrapper_can_be_spawned() {
 #[tokio::test(start_paused = true)]
 async fn every_tuple_can_be_spawned() {
     let (t, r, c) = (timeout(), retry(), classify());
+    let (b, l, p) = (breaker(), limiter(), Bulkhead::new(25));
+    // A third of the calls fails, and all tuples share it.
+    b.metrics_only();
     // The shapes that a stack may have at any length.
     macro_rules! tuples {
         ($($policy:ident)*) => { tuples!(@ [] $($policy)*) };
@@ -242,7 +298,7 @@ async fn every_tuple_can_be_spawned() {
             tuples!(@ [$($outer)* $next] $($rest)*);
         };
     }
-    tuples!(t r t c t t c t t c t t);
+    tuples!(t r b l p t c b t c t t);
 }
 
 #[tokio::test(start_paused = true)]

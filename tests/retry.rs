@@ -418,6 +418,46 @@ fn a_budget_counts_the_attempts_in_flight_until_they_end() {
 }
 
 #[test]
+fn an_attempt_that_has_ended_does_not_stand_in_the_way_of_the_next() {
+    let clock = ManualClock::new();
+    let one = RetryBudget::in_flight().ratio(0.0).at_least(1);
+    let budget = one.build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    // Each retry is the only one in flight while it lasts.
+    assert_eq!(attempts_of(&clock, &retry).len(), 3);
+    assert_eq!(budget.snapshot().extras_in_flight, 0);
+}
+
+#[test]
+fn a_delay_of_ones_own_overrules_the_servers_hint() {
+    let clock = ManualClock::new();
+    let retry = |retry: backstop::retry::RetryBuilder| {
+        let busy = Classify::errors(|_: &&str| Verdict::throttled(s(60)));
+        (total(&clock, s(10)), retry.build().unwrap(), busy)
+    };
+    // By itself it gives up, as the server's minute lies beyond the deadline.
+    assert_eq!(attempts_of(&clock, &retry(doubling(&clock))), [s(0)]);
+    let own = doubling(&clock).delay_with(|_| s(2));
+    assert_eq!(attempts_of(&clock, &retry(own)), [s(0), s(2), s(4)]);
+}
+
+#[test]
+fn only_healthy_answers_refill_a_budget() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::tokens().initial(5).build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    for (verdict, available) in [
+        (Verdict::failure(), 5.0),
+        (Verdict::ignore(), 5.0),
+        (Verdict::success(), 6.0),
+    ] {
+        let is = Classify::by(move |_: Result<&(), &Error<()>>| verdict);
+        let result = clock.block_on((&retry, is).call(|| async { Ok(()) }));
+        assert_eq!((result, budget.snapshot().available), (Ok(()), available));
+    }
+}
+
+#[test]
 fn hooks_see_the_attempt_its_verdict_and_its_delay() {
     let clock = ManualClock::new();
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -13,17 +13,26 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use backstop::bulkhead::limit;
+use backstop::circuit_breaker::Trip;
 use backstop::{
-    Bulkhead, CallOptions, Classify, ClockHandle, Error, Event, LoadShedder, Pipeline, Policy,
-    Retry, RetryBudget, Throttle, Timeout, Verdict,
+    Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Error, Event, Keyed,
+    KeyedRateLimiter, LoadShedder, Pipeline, Policy, Quota, RateLimiter, Report, Retry,
+    RetryBudget, Throttle, Timeout, Verdict,
 };
 
-/// How many allocations polling a future to its end makes.
-fn allocations(future: impl Future) -> u64 {
+/// How many allocations polling a future to its end makes, and what it ends with.
+fn allocations<T>(future: impl Future<Output = T>) -> (u64, T) {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
-    let poll = || while future.as_mut().poll(&mut cx).is_pending() {};
-    measure(poll).count_total
+    let mut output = None;
+    let count = measure(|| {
+        while output.is_none() {
+            if let Poll::Ready(ready) = future.as_mut().poll(&mut cx) {
+                output = Some(ready);
+            }
+        }
+    });
+    (count.count_total, output.expect("it is ready"))
 }
 
 /// An operation that is pending once.
@@ -43,18 +52,19 @@ async fn pending_once() -> Result<u64, ()> {
 /// Every way to call a policy, around both operations.
 fn assert_no_allocation(name: &str, policy: impl Policy<u64, ()>) {
     // The first call may fill a pool, or register something for the thread.
-    allocations(policy.call(pending_once));
+    let _ = allocations(policy.call(pending_once));
 
     let good = || ready(Ok(7));
-    let counts = [
+    let reported = |(count, report): (u64, Report<u64, ()>)| (count, report.result);
+    let ends = [
         allocations(policy.call(good)),
         allocations(policy.call_with(|_| good())),
-        allocations(policy.call_reported(good)),
+        reported(allocations(policy.call_reported(good))),
         allocations(policy.call(pending_once)),
         allocations(policy.call_with(|_| pending_once())),
-        allocations(policy.call_reported(pending_once)),
+        reported(allocations(policy.call_reported(pending_once))),
     ];
-    assert_eq!(counts, [0; 6], "{name}");
+    assert_eq!(ends, [(0, Ok(7)); 6], "{name}");
 }
 
 fn assert_no_allocation_on(clock: &ClockHandle) {
@@ -109,6 +119,55 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         let retry = retry().budget(budget.unwrap()).build().unwrap();
         assert_no_allocation("retry with a budget", retry);
     }
+    let breaker = || CircuitBreaker::builder().clock(clock.clone());
+    let circuit = breaker().build().unwrap();
+    assert_no_allocation("circuit breaker", &circuit);
+    for trip in [
+        Trip::consecutive(5),
+        Trip::failures(5).of_last(100),
+        Trip::slow_rate(0.5).within(minute),
+        Trip::success_average(0.5).of_last(100),
+    ] {
+        let breaker = breaker().trip_on(trip).slow_call(minute).ramp_up(minute);
+        let breaker = breaker.build().unwrap();
+        assert_no_allocation("circuit breaker with a rule", &breaker);
+        breaker.try_acquire().unwrap().failure();
+        assert_no_allocation("circuit breaker with a failure", &breaker);
+        breaker.half_open();
+        breaker.try_acquire().unwrap().success();
+        breaker.disable();
+        assert_no_allocation("circuit breaker that is disabled", &breaker);
+    }
+    let hosts = Keyed::new({
+        let circuit = circuit.clone();
+        move |_: &u64| circuit.clone()
+    });
+    drop(hosts.get(&7));
+    assert_no_allocation("one key's circuit breaker", hosts.get(&7));
+
+    let second = Quota::new(1000, Duration::from_secs(1));
+    for quota in [
+        second,
+        // One by one, and none has to wait.
+        Quota::new(1, Duration::from_nanos(1)).leaky_bucket(1000),
+        second.fixed_window(),
+        second.sliding_log(),
+        second.sliding_counter(),
+    ] {
+        let limiter = RateLimiter::builder().quota(quota).clock(clock.clone());
+        let limiter = limiter.build().unwrap();
+        for _ in 0..70 {
+            // A sliding log grows with what it remembers; until it doubles again it does not.
+            limiter.try_acquire().unwrap();
+        }
+        assert_no_allocation(&format!("{quota:?}"), limiter);
+    }
+    let keys = KeyedRateLimiter::builder().quota(second);
+    let keys = keys.clock(clock.clone()).build().unwrap();
+    assert_no_allocation("one key's rate limiter", keys.of(&7_u64));
+    let limiter = RateLimiter::builder().quota(second).clock(clock.clone());
+    let limiter = limiter.build().unwrap();
+
     let throttle = || Throttle::builder().clock(clock.clone());
     let calm = throttle().build().unwrap();
     assert_no_allocation("throttle", &calm);
@@ -128,11 +187,13 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         &timeout,
         &plain,
         &calm,
+        &circuit,
+        &limiter,
+        Bulkhead::builder().clock(clock.clone()).build().unwrap(),
         Some(&timeout),
-        &timeout,
         classify(),
     );
-    assert_no_allocation("stack", stack);
+    assert_no_allocation("stack", &stack);
     let pipeline = Pipeline::new(stack).named("stack");
     assert_no_allocation("pipeline", &pipeline);
     let options = CallOptions::new().idempotent(false).deadline(minute);
@@ -141,7 +202,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
 }
 
 #[test]
-fn the_good_path_allocates_nothing() {
+fn pitfall_70_the_good_path_allocates_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -156,5 +217,5 @@ fn the_good_path_allocates_nothing() {
 fn the_counter_counts() {
     let stack = (None::<Timeout>, None::<Retry>);
     let boxing = || ready(Ok::<_, ()>(*std::hint::black_box(Box::new(7))));
-    assert_eq!(allocations(stack.call(boxing)), 1);
+    assert_eq!(allocations(stack.call(boxing)), (1, Ok(7)));
 }

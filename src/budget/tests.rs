@@ -397,6 +397,18 @@ proptest! {
     }
 }
 
+#[test]
+fn what_a_retry_paid_comes_back_once() {
+    let budget = RetryBudget::tokens().initial(50).build().unwrap();
+    let mut call = budget.begin();
+    drop(call.withdraw(ErrorClass::Transient));
+    assert_eq!(budget.snapshot().available, 36.0);
+    call.success();
+    assert_eq!(budget.snapshot().available, 50.0);
+    call.success();
+    assert_eq!(budget.snapshot().available, 51.0);
+}
+
 #[cfg(backstop_loom)]
 mod loom_tests {
     use super::*;

@@ -48,6 +48,7 @@ impl Clock for BlockingClock {
 }
 
 /// A sleep until `deadline` on a clock that reads `now`, whether that one goes on or stands still.
+#[cfg(feature = "tokio")]
 pub(super) fn sleep_from(now: Instant, deadline: Instant) -> Sleep {
     match deadline {
         Instant::FAR_FUTURE => Sleep::never(),
