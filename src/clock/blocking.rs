@@ -203,3 +203,22 @@ impl Drop for Depth {
         DEPTH.set(self.outer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_dropped_sleep_leaves_nothing_behind() {
+        block_on(async {
+            let hour = BlockingClock.now() + Duration::from_secs(3600);
+            let mut sleep = Box::pin(sleep_until(hour));
+            let poll = sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(poll.is_pending());
+            assert_eq!(TIMERS.with_borrow(Timers::len), 1);
+            drop(sleep);
+            assert_eq!(TIMERS.with_borrow(Timers::len), 0);
+        });
+    }
+}

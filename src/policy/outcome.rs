@@ -367,7 +367,13 @@ mod tests {
 
     #[test]
     fn a_refusal_says_nothing_about_the_dependency() {
-        for reason in [Reason::RateLimited, Reason::BulkheadFull, Reason::Shed] {
+        for reason in [
+            Reason::RateLimited,
+            Reason::BulkheadFull,
+            Reason::QueueTimeout,
+            Reason::Shed,
+            Reason::Throttled,
+        ] {
             let verdict = Verdict::of_rejected(&Rejected::new("x", reason));
             assert_eq!(verdict.health(), Health::Neutral);
             assert!(verdict.is_retryable() && !verdict.may_have_been_executed());
@@ -376,11 +382,21 @@ mod tests {
             Reason::CircuitOpen,
             Reason::Isolated,
             Reason::DeadlineTooClose,
+            Reason::CostExceedsLimit,
         ] {
             let verdict = Verdict::of_rejected(&Rejected::new("x", reason));
             assert_eq!(verdict.health(), Health::Neutral);
             assert!(!verdict.is_retryable());
         }
+    }
+
+    #[test]
+    fn a_hint_of_for_ever_is_not_no_hint() {
+        for after in [Duration::from_nanos(u64::MAX), Duration::MAX] {
+            let hint = Verdict::throttled(after).hint();
+            assert_eq!(hint, Some(Duration::from_nanos(u64::MAX - 1)));
+        }
+        assert_eq!(Verdict::throttled(None).hint(), None);
     }
 
     #[test]
