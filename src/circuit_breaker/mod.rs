@@ -240,7 +240,7 @@ impl CircuitBreaker {
         transitions
     }
 
-    /// Opens the circuit, for as long as the next break is.
+    /// Opens the circuit, for as long as the next break is. Also one that was disabled.
     pub fn trip(&self) {
         let now = self.inner.settings.clock.now();
         loop {
@@ -277,14 +277,14 @@ impl CircuitBreaker {
         self.change(|machine, now| machine.close(Inner::MANUAL, false, now));
     }
 
-    /// Lets all calls through and counts nothing, until [`close`](Self::close) or
-    /// [`reset`](Self::reset).
+    /// Lets all calls through and counts nothing, until [`close`](Self::close),
+    /// [`reset`](Self::reset) or another change by hand.
     pub fn disable(&self) {
         self.change(|machine, now| machine.let_through(false, now));
     }
 
-    /// Lets all calls through and counts them, but never opens, until [`close`](Self::close) or
-    /// [`reset`](Self::reset). A rule that holds is reported once as
+    /// Lets all calls through and counts them, but never opens, until [`close`](Self::close),
+    /// [`reset`](Self::reset) or another change by hand. A rule that holds is reported once as
     /// [`Event::CircuitWouldOpen`](crate::Event::CircuitWouldOpen).
     pub fn metrics_only(&self) {
         self.change(|machine, now| machine.let_through(true, now));

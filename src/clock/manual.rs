@@ -98,7 +98,8 @@ impl ManualClock {
     ///
     /// The future may have any number of concurrent parts (`join!`, `FuturesUnordered`). They run
     /// in a fixed order: parts that wait for one instant are woken in the order they began to wait.
-    /// When nothing is ready and no sleep is left, it waits for another thread to wake the future.
+    /// When nothing is ready and no sleep is left, it waits for another thread to wake the future. Calls
+    /// may be nested; on several threads at once they move the time for each other.
     ///
     /// # Panics
     ///

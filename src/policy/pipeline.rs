@@ -236,13 +236,15 @@ impl<'o, T, E, Op: Operation<T, E>> Operation<T, E> for Observed<'o, Op> {
 
 /// What is different about one call. Passed to [`Pipeline::with`].
 ///
-/// Defaults: no deadline, idempotent, priority normal, cost 1.
+/// Defaults: no deadline, idempotent, priority normal, cost 1. Inside a call that has options already,
+/// those not set here stay as they are; the earlier deadline wins, and a call that is not idempotent
+/// stays so.
 #[derive(Clone, Copy, Debug)]
 pub struct CallOptions {
     deadline: Option<Duration>,
     idempotent: bool,
-    priority: Priority,
-    cost: u32,
+    priority: Option<Priority>,
+    cost: Option<u32>,
 }
 
 impl CallOptions {
@@ -251,8 +253,8 @@ impl CallOptions {
         Self {
             deadline: None,
             idempotent: true,
-            priority: Priority::NORMAL,
-            cost: 1,
+            priority: None,
+            cost: None,
         }
     }
 
@@ -274,14 +276,14 @@ impl CallOptions {
     /// How important the call is to load shedders and priority queues. Default normal.
     #[must_use]
     pub const fn priority(mut self, priority: Priority) -> Self {
-        self.priority = priority;
+        self.priority = Some(priority);
         self
     }
 
     /// How many units of a rate limit or a weighted bulkhead the call takes. Default 1.
     #[must_use]
     pub const fn cost(mut self, cost: u32) -> Self {
-        self.cost = cost;
+        self.cost = Some(cost);
         self
     }
 }
@@ -303,8 +305,8 @@ impl<T, E, P: Policy<T, E>> Policy<T, E> for With<'_, P> {
     fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
         let mut cx = cx
             .with_idempotent(self.options.idempotent && cx.is_idempotent())
-            .with_priority(self.options.priority)
-            .with_cost(self.options.cost);
+            .with_priority(self.options.priority.unwrap_or(cx.priority()))
+            .with_cost(self.options.cost.unwrap_or(cx.cost()));
         if let Some(within) = self.options.deadline {
             let clock = clock_of(&self.pipeline.policies);
             let deadline = cx.now(&clock) + within;

@@ -14,7 +14,7 @@ use crate::rng::SharedRng;
 /// What a retry makes of the time a server asked to wait ([`Verdict::hint`](crate::Verdict::hint)).
 ///
 /// Whatever the rule, nothing waits into the deadline: when the server's time lies beyond it, the
-/// retry stops at once. Only [`HintRule::Ignore`] does not look.
+/// retry stops at once. Only [`HintRule::Ignore`] and [`RetryBuilder::delay_with`] do not look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintRule {
@@ -120,7 +120,8 @@ impl RetryBuilder {
     }
 
     /// Replaces the delays: `delay` sees the failed attempt, its verdict and the delay that the
-    /// backoff and the hint give, and returns the one to use. No cap and no jitter is put on it.
+    /// backoff and the hint give, and returns the one to use. No cap and no jitter is put on it, and a
+    /// hint beyond the deadline no longer ends the call.
     pub fn delay_with(
         mut self,
         delay: impl Fn(&Retrying) -> Duration + Send + Sync + 'static,

@@ -19,7 +19,7 @@ use backstop::observe::Ending;
 use backstop::observe::Ending::{Failed, Succeeded, TimedOut};
 use backstop::{
     Backoff, CallOptions, Classify, ClassifyErrors, Clock, Error, Event, Jitter, ManualClock,
-    Pipeline, Policy, Reason, Retry, RetryBudget, Timeout, Verdict,
+    Pipeline, Policy, Priority, Reason, Retry, RetryBudget, Timeout, Verdict,
 };
 
 const fn ms(millis: u64) -> Duration {
@@ -390,6 +390,51 @@ fn a_call_that_must_not_be_repeated_is_not_by_any_layer() {
         }));
         assert_eq!(report.attempts, 1);
     }
+}
+
+#[test]
+fn options_reach_the_operation_and_those_not_set_stay_as_they_are() {
+    let clock = ManualClock::new();
+    let (outer, inner) = (
+        Pipeline::new(timeout(&clock, 1000)),
+        Pipeline::new(retry(&clock)),
+    );
+    let call = |of_outer: CallOptions, of_inner: CallOptions| {
+        let attempts = Cell::new(0);
+        let last = Cell::new(None);
+        let stack = (outer.with(of_outer), inner.with(of_inner));
+        let call = stack.call_with(|attempt| {
+            attempts.set(attempts.get() + 1);
+            last.set(Some((
+                attempt.priority(),
+                attempt.cost(),
+                attempt.remaining(),
+            )));
+            async { Err::<(), _>(Down) }
+        });
+        assert!(clock.block_on(call).is_err());
+        let (priority, cost, left) = last.get().expect("it was called");
+        (priority, cost, left, attempts.get())
+    };
+    let (none, all) = (
+        CallOptions::new(),
+        CallOptions::new()
+            .priority(Priority::HIGH.level(7))
+            .cost(9)
+            .idempotent(false)
+            .deadline(ms(100)),
+    );
+    let high = Priority::HIGH.level(7);
+    assert_eq!(call(none, none), (Priority::NORMAL, 1, Some(ms(700)), 3));
+    let set = (high, 9, Some(ms(100)), 1);
+    assert_eq!(call(all, none), set);
+    assert_eq!(call(none, all), set);
+    // What the inner ones set holds.
+    let low = CallOptions::new().priority(Priority::LOW).cost(2);
+    assert_eq!(
+        call(all, low.idempotent(true).deadline(ms(500))),
+        (Priority::LOW, 2, Some(ms(100)), 1)
+    );
 }
 
 #[test]
