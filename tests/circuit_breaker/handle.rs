@@ -480,3 +480,23 @@ fn handles_and_futures_go_anywhere() {
         breaker.probe_with(secs(1), || async { Ok::<(), ()>(()) }),
     ));
 }
+
+#[test]
+fn a_snapshot_has_no_rate_before_there_are_enough_calls() {
+    let clock = ManualClock::new();
+    let rule = Trip::failure_rate(1.0).of_last(10).min_calls(4);
+    let breaker = builder(&clock)
+        .trip_on(rule)
+        .slow_call(secs(1))
+        .build()
+        .unwrap();
+    assert_eq!(breaker.snapshot().failure_rate(), None);
+    feed(&breaker, &clock, ".xs");
+    let early = breaker.snapshot();
+    assert_eq!((early.failure_rate(), early.slow_rate()), (None, None));
+    assert_eq!((early.calls, early.successes()), (3, 2));
+    feed(&breaker, &clock, ".");
+    let enough = breaker.snapshot();
+    assert_eq!(enough.failure_rate(), Some(0.25));
+    assert_eq!(enough.slow_rate(), Some(0.25));
+}
