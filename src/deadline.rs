@@ -15,7 +15,8 @@
 //!
 //! Calls on the same clock inherit the deadline exactly. Between the tokio, fast and blocking
 //! clocks the time left is carried over. A deadline set on a [`ManualClock`](crate::ManualClock) or
-//! a clock of your own is seen on that clock only.
+//! a clock of your own is seen on that clock only, and hides one on another clock from the calls
+//! inside: a program should have one clock.
 //!
 //! # Example
 //!

@@ -369,6 +369,27 @@ mod tests {
     }
 
     #[test]
+    fn of_a_few_entries_the_one_that_can_leave_is_found_at_once() {
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let keep = made.clone();
+        let keyed = Keyed::new(move |_: &u64| {
+            let policy = Asked(Arc::default());
+            lock(&keep).push(policy.clone());
+            policy
+        });
+        let keyed = keyed.max_keys(Keyed::<u64, Asked>::FEW);
+        for key in 0..70 {
+            keyed.get(&key);
+        }
+        let entries = lock(&made).len() - 1;
+        assert_eq!((entries, keyed.len()), (64, 64));
+        // Far from where the next look would be.
+        lock(&made)[30].0.0.store(true, Ordering::Relaxed);
+        keyed.get(&100);
+        assert_eq!(lock(&made).len(), 66, "it has one of its own");
+    }
+
+    #[test]
     fn a_tuple_leaves_when_all_in_it_can() {
         let policy = |leaves: bool| {
             let asked = Asked(Arc::default());
