@@ -89,7 +89,7 @@ impl Context {
         } else {
             let elapsed = self.now.as_nanos().saturating_sub(self.start.as_nanos());
             self.start = Instant::from_nanos(now.as_nanos().saturating_sub(elapsed));
-            self.deadline = carry_over(self.now, self.deadline, clock, now);
+            self.deadline = carry_over(self.clock, self.now, self.deadline, clock, now);
         }
         self.now = now;
         self.clock = clock.id();
@@ -203,13 +203,24 @@ impl Context {
 /// The deadline on `clock`, which reads `now`, as far away as it was `then`.
 #[cold]
 #[inline(never)]
-fn carry_over(then: Instant, deadline: Instant, clock: &ClockHandle, now: Instant) -> Instant {
+fn carry_over(
+    from: ClockId,
+    then: Instant,
+    deadline: Instant,
+    clock: &ClockHandle,
+    now: Instant,
+) -> Instant {
     let moved = match deadline {
         Instant::FAR_FUTURE => deadline,
         deadline => now + deadline.saturating_duration_since(then),
     };
-    // Also when a clock was read before: that one may not have seen a deadline that is on this one.
-    moved.min(deadline::inherited(clock, now))
+    // A clock that was read before has seen the deadline that the call inherits, unless one of the two
+    // is a clock of its own.
+    if from.handle().is_some() && clock.id().handle().is_some() {
+        moved
+    } else {
+        moved.min(deadline::inherited(clock, now))
+    }
 }
 
 impl Default for Context {
