@@ -2,8 +2,8 @@
 //!
 //! A [`Pipeline`](crate::Pipeline) with an [`Observer`] passes it inwards, so every layer of its
 //! stack reports to it. Without one an event costs one branch and no allocation. Observers are
-//! called outside all locks: they may use the handles they hear about. A pipeline inside another one
-//! that has an observer of its own reports to that one alone.
+//! called outside all locks: they may use the handles they hear about. The layers of a
+//! pipeline inside another one report to its own observer alone, if it has one.
 //!
 //! # Example
 //!

@@ -12,7 +12,7 @@ mod reconfigured;
 use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::observe::Ending;
@@ -472,4 +472,28 @@ fn one_budget_serves_several_stacks() {
     };
     let (a, b) = (stack(10), stack(20));
     assert_eq!([attempts(&a), attempts(&b), attempts(&a)], [3, 1, 1]);
+}
+
+#[test]
+fn a_pipeline_inside_with_an_observer_reports_to_that_one_alone() {
+    let clock = ManualClock::new();
+    let heard = |of: &'static str, log: &Arc<Mutex<Vec<String>>>| {
+        let log = log.clone();
+        move |event: &Event| log.lock().unwrap().push(format!("{of}: {}", event.kind()))
+    };
+    let log = Arc::default();
+    let inner = Pipeline::new(retry(&clock)).observer(heard("inner", &log));
+    let silent = Pipeline::new(timeout(&clock, 10));
+    let outer = Pipeline::new((inner, silent)).observer(heard("outer", &log));
+    let hangs = outer.with(CallOptions::new().idempotent(false));
+    let result = clock.block_on(hangs.call(pending::<Result<(), Fault>>));
+    assert!(result.unwrap_err().is_timeout());
+    let expected = [
+        // Of a layer that stands inside the inner one, but not in it.
+        "outer: timed_out",
+        "inner: retry_stopped",
+        "inner: call_finished",
+        "outer: call_finished",
+    ];
+    assert_eq!(*log.lock().unwrap(), expected);
 }
