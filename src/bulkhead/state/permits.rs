@@ -401,24 +401,32 @@ impl Permits {
     /// There is much room again.
     #[cold]
     fn relax(&self) {
-        if self.spares.exist() {
-            let _lock = self.spares.lock();
-            // AcqRel, and an addition, as a mere look might miss the flag: see `somebody_waits`.
-            let may = || Word(self.word.0.fetch_add(0, Ordering::AcqRel)).has_much_room();
-            if !self.spares.open(may) {
-                return;
-            }
+        if !self.spares.exist() {
+            self.tight.store(0, Ordering::Relaxed);
+            return;
         }
-        self.tight.store(0, Ordering::Relaxed);
+        if self.spares.are_none() {
+            // Nothing to open: every call would come here, and take the lock.
+            return;
+        }
+        let _lock = self.spares.lock();
+        // AcqRel, and an addition, as a mere look might miss the flag: see `somebody_waits`.
+        let may = || Word(self.word.0.fetch_add(0, Ordering::AcqRel)).has_much_room();
+        if self.spares.open(may) {
+            // Under the lock, or it might last longer than the parts are open.
+            self.tight.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Spares become permits like any other, and none are left until there is much room. Under the
     /// spares' lock.
     #[cold]
     fn recall(&self) {
-        self.give_back(self.spares.close());
-        self.spares.closed();
-        self.tight.store(1, Ordering::Relaxed);
+        if let Some(kept) = self.spares.close() {
+            self.give_back(kept);
+            self.spares.closed();
+            self.tight.store(1, Ordering::Relaxed);
+        }
     }
 }
 
