@@ -94,7 +94,7 @@ use std::time::Duration;
 use self::acquire::AcquirePermit;
 use self::adaptive::Adaptive;
 use self::queue::{Entrant, Full, Gate};
-use self::state::{Sample, Taken, Word};
+use self::state::{MAX_PERMITS, Sample, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::{ConfigError, Reason, Rejected};
@@ -470,6 +470,7 @@ impl Inner {
     }
 
     fn apply(&self, limit: u32, observer: Option<&dyn Observer>) {
+        let limit = limit.clamp(1, MAX_PERMITS);
         if limit == self.gate.read().limit() {
             return;
         }

@@ -4,6 +4,7 @@
 //! the permits' own word that somebody waits, and lines up. From then on each release hands its
 //! permits to the next in line before anybody else can take them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
@@ -64,7 +65,9 @@ impl Lane {
 
     /// What this lane has for itself under `limit`: at least 1, if it has a share at all.
     pub(super) fn guaranteed(&self, limit: u32) -> u32 {
-        (self.share * f64::from(limit)).ceil() as u32
+        // Shares are written in decimals: 0.07 of 100 is a little more than 7.
+        const A_LITTLE: f64 = 1e-12;
+        (self.share * f64::from(limit) * (1.0 - A_LITTLE)).ceil() as u32
     }
 
     fn is_below_share(&self, cost: u32, limit: u32) -> bool {
@@ -343,16 +346,18 @@ impl Gate {
         let may_be_next = !self.lanes.is_empty()
             || word.has_room(self.clamped(cost, word))
             || self.why(cost, word) == Full::TooLarge;
-        if may_be_next {
-            self.hand_out();
-        }
-        Some(Ticket {
+        // First of all: should a waker panic, the place is given up.
+        let ticket = Ticket {
             gate: self,
             lane,
             slot,
             live: true,
             fresh: !may_be_next,
-        })
+        };
+        if may_be_next {
+            self.hand_out();
+        }
+        Some(ticket)
     }
 
     /// Serves those in line as far as there is room. They are woken outside the lock.
@@ -364,6 +369,14 @@ impl Gate {
         } else {
             Instant::ORIGIN
         };
+        let mut panic = Ok(());
+        // A waker that panics does not cost the others their turn.
+        let mut wake = |waker: Waker| {
+            let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            if woken.is_err() {
+                panic = woken;
+            }
+        };
         loop {
             let mut queue = lock_checked(&self.queue);
             // Two at a time: when the second has no turn, which is usual, one lock was enough.
@@ -374,12 +387,15 @@ impl Gate {
             };
             drop(queue);
             if let Some(waker) = first {
-                waker.wake();
+                wake(waker);
             }
             match second {
-                Some(waker) => waker.wake(),
-                None => return,
+                Some(waker) => wake(waker),
+                None => break,
             }
+        }
+        if let Err(panic) = panic {
+            resume_unwind(panic);
         }
     }
 
@@ -529,10 +545,10 @@ impl Drop for Ticket<'_> {
         }
         let gate = self.gate;
         let mut queue = lock_checked(&gate.queue);
-        if let Some(waker) = queue.lines.remove(self.lane, self.slot) {
+        // A waker may be the user's code: it is dropped last.
+        if let Some(_waker) = queue.lines.remove(self.lane, self.slot) {
             gate.one_less(&mut queue);
             drop(queue);
-            drop(waker);
             // It may have blocked a smaller one behind it.
             gate.hand_out();
             return;
