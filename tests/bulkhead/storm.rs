@@ -196,10 +196,11 @@ impl Storm {
             }
             _ => match self.wait_for(bulkhead.acquire_with(cx)) {
                 Ok(permit) => {
-                    let _visit = self.inside.visit(counted.min(1 << 20));
+                    let visit = self.inside.visit(counted.min(1 << 20));
                     if dice.hits(4) {
                         std::thread::yield_now();
                     }
+                    drop(visit);
                     if dice.hits(2) {
                         permit.success();
                     }
