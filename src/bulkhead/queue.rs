@@ -196,7 +196,7 @@ impl Gate {
     fn admit_slowly(&self, added: Added) -> Result<Taken, Full> {
         match self.permits.take_one_slowly(added) {
             Ok(taken) => Ok(taken),
-            Err((word, added)) => self.look_again(1, word, added),
+            Err((word, added)) => self.unless_served(1, word, added),
         }
     }
 
@@ -204,27 +204,36 @@ impl Gate {
     fn try_admit_larger(&self, cost: u32) -> Result<Taken, Full> {
         match self.permits.try_take(cost, self.rules.clamp) {
             Ok(taken) => Ok(taken),
-            Err(word) => self.look_again(cost, word, false),
+            Err(word) => self.unless_served(cost, word, false),
         }
+    }
+
+    /// Refuses a call, if it is true that somebody waits.
+    #[inline]
+    fn unless_served(&self, cost: u32, word: Word, added: bool) -> Result<Taken, Full> {
+        if word.waiting() && word.has_room(cost) {
+            if let Some(taken) = self.look_again(cost, added) {
+                return Ok(taken);
+            }
+        }
+        Err(self.why(cost, word))
     }
 
     /// The flag may say that somebody waits who has just been served. And who has added a permit for
     /// a moment may have kept out the next in line.
     #[cold]
-    fn look_again(&self, cost: u32, word: Word, added: bool) -> Result<Taken, Full> {
-        if word.waiting() && word.has_room(cost) {
-            let queue = lock_checked(&self.queue);
-            if queue.lines.len() == 0 {
-                if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp, true) {
-                    return Ok(taken);
-                }
-            }
-            drop(queue);
-            if added {
-                self.hand_out();
+    fn look_again(&self, cost: u32, added: bool) -> Option<Taken> {
+        let queue = lock_checked(&self.queue);
+        if queue.lines.len() == 0 {
+            if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp, true) {
+                return Some(taken);
             }
         }
-        Err(self.why(cost, word))
+        drop(queue);
+        if added {
+            self.hand_out();
+        }
+        None
     }
 
     /// What a call of this cost takes.
@@ -320,13 +329,15 @@ impl Gate {
         old.limit()
     }
 
-    /// Gets in line, or says that the line is full.
+    /// Gets in line, or says that the line is full. With the ticket comes whether its turn may have
+    /// come already; otherwise the waker is in place and there is nothing to poll for.
+    #[inline]
     pub(super) fn line_up(
         &self,
         entrant: Entrant,
         now: Instant,
         waker: &Waker,
-    ) -> Option<Ticket<'_>> {
+    ) -> Option<(Ticket<'_>, bool)> {
         // A waker may be the user's code: not under the lock.
         let waker = waker.clone();
         let Entrant { cost, lane, .. } = entrant;
@@ -340,7 +351,12 @@ impl Gate {
                 QueueOrder::Fifo | QueueOrder::Lifo => 0,
             };
             let slot = queue.lines.push(lane, rank, cost, now, waker);
-            (slot, self.permits.somebody_waits())
+            // Where others wait everybody knows: who gives a permit back will look here.
+            let word = match queue.lines.len() {
+                1 => self.permits.somebody_waits(),
+                _ => self.permits.read(),
+            };
+            (slot, word)
         };
         // Those before it have no room; it may have, as some may have come since the caller looked.
         let may_be_next = !self.lanes.is_empty()
@@ -351,13 +367,11 @@ impl Gate {
             gate: self,
             lane,
             slot,
-            live: true,
-            fresh: !may_be_next,
         };
         if may_be_next {
             self.hand_out();
         }
-        Some(ticket)
+        Some((ticket, may_be_next))
     }
 
     /// Serves those in line as far as there is room. They are woken outside the lock.
@@ -382,8 +396,8 @@ impl Gate {
             // Two at a time: when the second has no turn, which is usual, one lock was enough.
             let first = self.settle_next(&mut queue, now);
             let second = match first {
-                Some(_) => self.settle_next(&mut queue, now),
-                None => None,
+                Some(_) if queue.lines.len() > 0 => self.settle_next(&mut queue, now),
+                _ => None,
             };
             drop(queue);
             if let Some(waker) = first {
@@ -493,27 +507,26 @@ impl Gate {
 }
 
 /// A place in the line. Dropping it gives the place up, and what it may have been given too.
+///
+/// In whole words, as [`Taken`] is.
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
     gate: &'a Gate,
     lane: usize,
+    /// `OVER`, once it has been told how the waiting ended.
     slot: usize,
-    live: bool,
-    /// The waker of the poll that lined up is in place, and it was nobody's turn.
-    fresh: bool,
 }
+
+const OVER: usize = usize::MAX;
 
 impl Ticket<'_> {
     /// Whether the waiting is over, and how it ended.
     pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Taken, Reason>> {
-        if std::mem::take(&mut self.fresh) {
-            return Poll::Pending;
-        }
         let mut waker = None;
         loop {
             let mut queue = lock_checked(&self.gate.queue);
             if let Some(settled) = queue.lines.collect(self.slot) {
-                self.live = false;
+                self.slot = OVER;
                 return Poll::Ready(match settled {
                     Settled::Admitted(taken) => Ok(taken),
                     Settled::Refused(reason) => Err(reason),
@@ -539,10 +552,17 @@ impl Ticket<'_> {
 }
 
 impl Drop for Ticket<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if !self.live {
-            return;
+        if self.slot != OVER {
+            self.give_up();
         }
+    }
+}
+
+impl Ticket<'_> {
+    #[inline(never)]
+    fn give_up(&mut self) {
         let gate = self.gate;
         let mut queue = lock_checked(&gate.queue);
         // A waker may be the user's code: it is dropped last.

@@ -197,6 +197,7 @@ impl Permits {
     pub(crate) fn take_one_slowly(&self, added: Added) -> Result<Taken, (Word, bool)> {
         let Added(mut added) = added;
         if !added {
+            let turn = self.spares.turn();
             let word = self.read();
             if word.is_open() {
                 if word.has_much_room() {
@@ -206,6 +207,8 @@ impl Permits {
                     Ok(taken) => return Ok(taken),
                     Err(_) => added = true,
                 }
+            } else if self.spares.closed_since(turn) {
+                return Err((word, false));
             }
         }
         if added {
