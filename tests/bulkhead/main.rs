@@ -9,6 +9,7 @@ mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
 mod set_back;
+mod shares;
 mod storm;
 mod stress;
 #[path = "../values/mod.rs"]

@@ -201,3 +201,19 @@ fn a_waker_may_use_the_bulkhead() {
         assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
     }
 }
+
+#[test]
+fn a_future_that_is_over_has_no_place_in_line_to_give_up() {
+    let bulkhead = of(1);
+    let permit = bulkhead.try_acquire().unwrap();
+    let mut over = in_line(&bulkhead, 1, Waker::noop());
+    drop(permit);
+    let Poll::Ready(Ok(permit)) = poll(over.as_mut(), Waker::noop()) else {
+        panic!("it was its turn");
+    };
+    let mut next = in_line(&bulkhead, 1, Waker::noop());
+    drop(over);
+    assert_eq!(bulkhead.snapshot().queued, 1);
+    drop(permit);
+    assert!(poll(next.as_mut(), Waker::noop()).is_ready());
+}

@@ -100,7 +100,8 @@ pub(crate) struct Added(bool);
 ///
 /// Taking one permit is an addition without a look before: a look would fetch the cache line twice
 /// when threads race, first to read it and then to write it. Where there is little room a look comes
-/// first all the same, so that refusals write nothing.
+/// first all the same, so that refusals write nothing. Who has added one too many counts as in until
+/// they have taken it back.
 ///
 /// While there is much room threads leave permits for themselves beside the word, which counts them
 /// as out: [`Spares`]. They are recalled before anybody is refused, waits, or finds a new limit, so

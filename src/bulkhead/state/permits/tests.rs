@@ -157,8 +157,9 @@ fn spares_are_kept_again_once_there_is_much_room() {
 
 #[test]
 fn where_no_spare_would_be_kept_nobody_opens_the_parts() {
-    let permits = Permits::of_two(8, 8);
-    permits.set_limit(3);
+    // Half of seven is less than one for each part.
+    let permits = Permits::with_spares(8, Spares::of(4, 8));
+    permits.set_limit(7);
     let turn = permits.spares.turn();
     for _ in 0..3 {
         permits.try_take_one().unwrap();
