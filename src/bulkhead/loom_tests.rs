@@ -110,6 +110,7 @@ fn loom_a_waiter_that_leaves_passes_the_permit_on() {
         }
         release.join().unwrap();
         assert_eq!((gate.read().in_flight(), gate.queued()), (0, 0));
+        assert!(!gate.read().waiting());
         assert!(gate.try_admit(ONE).is_ok());
     });
 }
