@@ -64,6 +64,17 @@ impl<'a> Acquire<'a> {
         }
     }
 
+    /// Waits for the permits, and puts them into `held`.
+    pub(super) fn poll(
+        self: Pin<&mut Self>,
+        held: &mut Held,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<(), Reason>> {
+        let this = self.project();
+        this.turn
+            .poll(this.bulkhead, this.cx, *this.timed, held, task)
+    }
+
     /// The context of the call, with the present on the bulkhead's clock if it has waited.
     pub(super) fn context(&self) -> Context {
         self.cx
@@ -91,25 +102,31 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Waits for a permit. `timed`: somebody may ask the context how long the call has been under
-    /// way, or what time it is, so the wait must be in it.
+    /// Waits for a permit, and puts it where it stays: the way there would take longer than to take
+    /// it. `timed`: somebody may ask the context how long the call has been under way, or what time
+    /// it is, so the wait must be in it.
     #[inline]
     fn poll(
         self: Pin<&mut Self>,
         bulkhead: &'a Bulkhead,
         cx: &mut Context,
         timed: bool,
+        held: &mut Held,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<Held, Reason>> {
+    ) -> Poll<Result<(), Reason>> {
         let mut this = self.project();
         let inner = &*bulkhead.inner;
+        let mut may_be_over = true;
         if this.ticket.is_none() {
             let (now, until, reason) = bulkhead.patience(cx, timed);
             if until <= now {
                 return Poll::Ready(Err(reason));
             }
             match inner.gate.line_up(bulkhead.entrant(cx), now, task.waker()) {
-                Some(ticket) => *this.ticket = Some(ticket),
+                Some((ticket, may_be_next)) => {
+                    *this.ticket = Some(ticket);
+                    may_be_over = may_be_next;
+                }
                 None => return Poll::Ready(Err(Reason::BulkheadFull)),
             }
             if until != Instant::FAR_FUTURE {
@@ -117,16 +134,15 @@ impl<'a> Turn<'a> {
                 arm(&inner.clock, until, this.timer.as_mut());
             }
         }
-        if let Some(ticket) = this.ticket {
+        if let Some(ticket) = this.ticket.as_mut().filter(|_| may_be_over) {
             if let Poll::Ready(turn) = ticket.poll(task) {
-                let started = if timed {
-                    // Its own latency starts here: the wait was ours, not the dependency's.
-                    cx.refresh(&inner.clock)
-                } else {
-                    Instant::ORIGIN
-                };
-                let lane = bulkhead.lane as usize;
-                return Poll::Ready(turn.map(|taken| Held::new(taken, lane, started)));
+                return Poll::Ready(turn.map(|taken| {
+                    *held = Held::new(taken, bulkhead.lane as usize, Instant::ORIGIN);
+                    if timed {
+                        // Its own latency starts here: the wait was ours, not the dependency's.
+                        held.started = cx.refresh(&inner.clock);
+                    }
+                }));
             }
         }
         if let Some(timer) = this.timer.as_pin_mut() {
@@ -170,15 +186,6 @@ impl Bulkhead {
     }
 }
 
-impl Future for Acquire<'_> {
-    type Output = Result<Held, Reason>;
-
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Held, Reason>> {
-        let this = self.project();
-        this.turn.poll(this.bulkhead, this.cx, *this.timed, task)
-    }
-}
-
 impl<'a> Future for AcquirePermit<'a> {
     type Output = Result<Permit<'a>, Rejected>;
 
@@ -193,7 +200,9 @@ impl<'a> Future for AcquirePermit<'a> {
         let entered = match entered {
             Err(Full::Busy) if inner.may_wait => {
                 let timed = inner.adaptive.is_some();
-                ready!(this.turn.poll(bulkhead, this.cx, timed, task))
+                let mut held = Held::NOTHING;
+                let turn = this.turn.poll(bulkhead, this.cx, timed, &mut held, task);
+                ready!(turn).map(|()| held)
             }
             entered => entered.map_err(Full::reason),
         };

@@ -86,7 +86,7 @@ impl BulkheadBuilder {
         self
     }
 
-    /// How many calls may wait for a permit. Memory is taken only by those who wait.
+    /// How many calls may wait for a permit, those of all partitions together. Memory is taken only by those who wait.
     pub const fn queue(mut self, calls: usize) -> Self {
         self.queue = calls;
         self
@@ -106,8 +106,8 @@ impl BulkheadBuilder {
 
     /// Watches the line with CoDel: when it has stood for an `interval` with nobody waiting less than
     /// `target`, those who waited longer than twice the target are dropped
-    /// ([`Reason::QueueTimeout`](crate::Reason::QueueTimeout)) and the newest go first, until the
-    /// line has drained.
+    /// ([`Reason::QueueTimeout`](crate::Reason::QueueTimeout)) and the newest go first, until an
+    /// interval ends in which the line has drained or somebody has waited less.
     pub const fn codel(mut self, target: Duration, interval: Duration) -> Self {
         self.codel = Some((target, interval));
         self

@@ -62,8 +62,10 @@ fn acquire_as(gate: &Gate, entrant: Entrant) {
 }
 
 fn line_up<'a>(gate: &'a Gate, entrant: Entrant, waker: &Waker) -> Ticket<'a> {
-    gate.line_up(entrant, Instant::ORIGIN, waker)
-        .expect("a place in line")
+    let (ticket, _) = gate
+        .line_up(entrant, Instant::ORIGIN, waker)
+        .expect("a place in line");
+    ticket
 }
 
 #[test]
@@ -108,6 +110,7 @@ fn loom_a_waiter_that_leaves_passes_the_permit_on() {
         }
         release.join().unwrap();
         assert_eq!((gate.read().in_flight(), gate.queued()), (0, 0));
+        assert!(!gate.read().waiting());
         assert!(gate.try_admit(ONE).is_ok());
     });
 }

@@ -73,14 +73,17 @@
 //! Count, limit and "somebody waits" share one atomic word. Taking a permit is one addition, giving it
 //! back one subtraction that also tells whether somebody waits. Who added one too many takes it back;
 //! of those who race for the last permit one gets it. The queue's lock is touched only when there is
-//! no room. A resize changes the same word: it never waits for a call, admits nobody above the new
+//! no room, and where there are partitions. A resize changes the same word: it never waits for a call, admits nobody above the new
 //! limit, and takes nothing away from those who run.
 //!
-//! Threads that fight for one word are slow. So while three quarters of the permits are free, one that
-//! comes back is left beside the word for the next call on the same thread. Before anybody is refused,
-//! waits, or finds another limit, all of them are recalled: the bound is exact, and so is every
-//! refusal. They are 128 bytes for each processor, 2 KiB at most. Where numbers in flight are asked
-//! for with every call (adaptive limits, partitions, shadow mode) there are none.
+//! Threads that fight for one word are slow. So as long as there has been room for everybody, a permit
+//! that comes back is left beside the word for the next call on the same thread, up to half of all
+//! permits. Before anybody is refused, waits, or finds another limit, all of them are recalled: the
+//! bound is exact, and nobody is turned away for a permit that lies there. They are left again once
+//! three quarters of all permits are free. There is room for them from the start, at most 128 bytes
+//! for each processor and 2 KiB in all; a bulkhead built with fewer than four permits has none. Nor
+//! has one where numbers in flight are asked for with every call: adaptive limits, partitions, shadow
+//! mode.
 //!
 //! # Adaptive limits
 //!
@@ -94,7 +97,7 @@ use std::time::Duration;
 use self::acquire::AcquirePermit;
 use self::adaptive::Adaptive;
 use self::queue::{Entrant, Full, Gate};
-use self::state::{Sample, Taken, Word};
+use self::state::{MAX_PERMITS, Sample, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::{ConfigError, Reason, Rejected};
@@ -289,8 +292,9 @@ impl Bulkhead {
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`] when the line is full, [`Reason::QueueTimeout`] after the longest
-    /// wait, [`Reason::DeadlineTooClose`] when the deadline comes first.
+    /// [`Reason::BulkheadFull`] when there is no room and the line is full, or there is none;
+    /// [`Reason::QueueTimeout`] after the longest wait, or when CoDel drops the call;
+    /// [`Reason::DeadlineTooClose`] when the deadline comes first.
     ///
     /// # Cancel safety
     ///
@@ -351,7 +355,7 @@ impl Bulkhead {
 
     /// Changes the number of permits; 0 counts as 1, more than 2^31 − 1 as that.
     ///
-    /// It takes effect at once and never blocks. Permits that are out stay out: after a shrink nobody
+    /// It takes effect at once and waits for no call. Permits that are out stay out: after a shrink nobody
     /// is admitted until fewer are out than the new limit. Those in line for more permits than there
     /// now are, are refused. An adaptive algorithm replaces the limit at its next sample.
     pub fn set_limit(&self, limit: u32) {
@@ -470,6 +474,7 @@ impl Inner {
     }
 
     fn apply(&self, limit: u32, observer: Option<&dyn Observer>) {
+        let limit = limit.clamp(1, MAX_PERMITS);
         if limit == self.gate.read().limit() {
             return;
         }

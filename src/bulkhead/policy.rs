@@ -171,9 +171,10 @@ where
                 let outcome = this.running.end(outcome, this.listener.observer());
                 return Poll::Ready(outcome.handed_on());
             }
-            match ready!(this.stage.as_mut().poll_acquire(Op::LOOKS_AT_TIME, task)) {
-                Ok((held, op, cx)) => {
-                    this.running.held = held;
+            let held = &mut this.running.held;
+            let stage = this.stage.as_mut();
+            match ready!(stage.poll_acquire(Op::LOOKS_AT_TIME, held, task)) {
+                Ok((op, cx)) => {
                     let attempt = (this.make)(op, cx);
                     this.stage.set(Stage::Attempting { attempt });
                 }
@@ -187,14 +188,15 @@ where
 }
 
 impl<Op: Copy, Fut> Stage<'_, Op, Fut> {
-    /// Waits for the permits of a call that does not run yet. `timed`: the operation may look at the times
-    /// in its context.
+    /// Waits for the permits of a call that does not run yet, and puts them into `held`. `timed`: the
+    /// operation may look at the times in its context.
     #[cold]
     fn poll_acquire(
         mut self: Pin<&mut Self>,
         timed: bool,
+        held: &mut Held,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(Held, Op, Context), Reason>> {
+    ) -> Poll<Result<(Op, Context), Reason>> {
         if let StageProj::Full { bulkhead, cx, op } = self.as_mut().project() {
             let (bulkhead, cx, op) = (*bulkhead, *cx, *op);
             let acquire = Acquire::new(bulkhead, cx, timed);
@@ -202,8 +204,8 @@ impl<Op: Copy, Fut> Stage<'_, Op, Fut> {
         }
         match self.project() {
             StageProj::Waiting { mut acquire, op } => {
-                let held = ready!(acquire.as_mut().poll(task));
-                Poll::Ready(held.map(|held| (held, *op, acquire.context())))
+                let admitted = ready!(acquire.as_mut().poll(held, task));
+                Poll::Ready(admitted.map(|()| (*op, acquire.context())))
             }
             StageProj::Refused { reason } => Poll::Ready(Err(*reason)),
             StageProj::Full { .. } | StageProj::Attempting { .. } => Poll::Pending,

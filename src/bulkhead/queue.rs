@@ -4,6 +4,7 @@
 //! the permits' own word that somebody waits, and lines up. From then on each release hands its
 //! permits to the next in line before anybody else can take them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
@@ -64,7 +65,9 @@ impl Lane {
 
     /// What this lane has for itself under `limit`: at least 1, if it has a share at all.
     pub(super) fn guaranteed(&self, limit: u32) -> u32 {
-        (self.share * f64::from(limit)).ceil() as u32
+        // Shares are written in decimals: 0.07 of 100 is a little more than 7.
+        const A_LITTLE: f64 = 1e-12;
+        (self.share * f64::from(limit) * (1.0 - A_LITTLE)).ceil() as u32
     }
 
     fn is_below_share(&self, cost: u32, limit: u32) -> bool {
@@ -193,7 +196,7 @@ impl Gate {
     fn admit_slowly(&self, added: Added) -> Result<Taken, Full> {
         match self.permits.take_one_slowly(added) {
             Ok(taken) => Ok(taken),
-            Err((word, added)) => self.look_again(1, word, added),
+            Err((word, added)) => self.unless_served(1, word, added),
         }
     }
 
@@ -201,27 +204,36 @@ impl Gate {
     fn try_admit_larger(&self, cost: u32) -> Result<Taken, Full> {
         match self.permits.try_take(cost, self.rules.clamp) {
             Ok(taken) => Ok(taken),
-            Err(word) => self.look_again(cost, word, false),
+            Err(word) => self.unless_served(cost, word, false),
         }
+    }
+
+    /// Refuses a call, if it is true that somebody waits.
+    #[inline]
+    fn unless_served(&self, cost: u32, word: Word, added: bool) -> Result<Taken, Full> {
+        if word.waiting() && word.has_room(cost) {
+            if let Some(taken) = self.look_again(cost, added) {
+                return Ok(taken);
+            }
+        }
+        Err(self.why(cost, word))
     }
 
     /// The flag may say that somebody waits who has just been served. And who has added a permit for
     /// a moment may have kept out the next in line.
     #[cold]
-    fn look_again(&self, cost: u32, word: Word, added: bool) -> Result<Taken, Full> {
-        if word.waiting() && word.has_room(cost) {
-            let queue = lock_checked(&self.queue);
-            if queue.lines.len() == 0 {
-                if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp, true) {
-                    return Ok(taken);
-                }
-            }
-            drop(queue);
-            if added {
-                self.hand_out();
+    fn look_again(&self, cost: u32, added: bool) -> Option<Taken> {
+        let queue = lock_checked(&self.queue);
+        if queue.lines.len() == 0 {
+            if let Ok(taken) = self.permits.take_in_turn(cost, self.rules.clamp, true) {
+                return Some(taken);
             }
         }
-        Err(self.why(cost, word))
+        drop(queue);
+        if added {
+            self.hand_out();
+        }
+        None
     }
 
     /// What a call of this cost takes.
@@ -317,13 +329,15 @@ impl Gate {
         old.limit()
     }
 
-    /// Gets in line, or says that the line is full.
+    /// Gets in line, or says that the line is full. With the ticket comes whether its turn may have
+    /// come already; otherwise the waker is in place and there is nothing to poll for.
+    #[inline]
     pub(super) fn line_up(
         &self,
         entrant: Entrant,
         now: Instant,
         waker: &Waker,
-    ) -> Option<Ticket<'_>> {
+    ) -> Option<(Ticket<'_>, bool)> {
         // A waker may be the user's code: not under the lock.
         let waker = waker.clone();
         let Entrant { cost, lane, .. } = entrant;
@@ -337,22 +351,27 @@ impl Gate {
                 QueueOrder::Fifo | QueueOrder::Lifo => 0,
             };
             let slot = queue.lines.push(lane, rank, cost, now, waker);
-            (slot, self.permits.somebody_waits())
+            // Where others wait everybody knows: who gives a permit back will look here.
+            let word = match queue.lines.len() {
+                1 => self.permits.somebody_waits(),
+                _ => self.permits.read(),
+            };
+            (slot, word)
         };
         // Those before it have no room; it may have, as some may have come since the caller looked.
         let may_be_next = !self.lanes.is_empty()
             || word.has_room(self.clamped(cost, word))
             || self.why(cost, word) == Full::TooLarge;
-        if may_be_next {
-            self.hand_out();
-        }
-        Some(Ticket {
+        // First of all: should a waker panic, the place is given up.
+        let ticket = Ticket {
             gate: self,
             lane,
             slot,
-            live: true,
-            fresh: !may_be_next,
-        })
+        };
+        if may_be_next {
+            self.hand_out();
+        }
+        Some((ticket, may_be_next))
     }
 
     /// Serves those in line as far as there is room. They are woken outside the lock.
@@ -364,22 +383,33 @@ impl Gate {
         } else {
             Instant::ORIGIN
         };
+        let mut panic = Ok(());
+        // A waker that panics does not cost the others their turn.
+        let mut wake = |waker: Waker| {
+            let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            if woken.is_err() {
+                panic = woken;
+            }
+        };
         loop {
             let mut queue = lock_checked(&self.queue);
             // Two at a time: when the second has no turn, which is usual, one lock was enough.
             let first = self.settle_next(&mut queue, now);
             let second = match first {
-                Some(_) => self.settle_next(&mut queue, now),
-                None => None,
+                Some(_) if queue.lines.len() > 0 => self.settle_next(&mut queue, now),
+                _ => None,
             };
             drop(queue);
             if let Some(waker) = first {
-                waker.wake();
+                wake(waker);
             }
             match second {
-                Some(waker) => waker.wake(),
-                None => return,
+                Some(waker) => wake(waker),
+                None => break,
             }
+        }
+        if let Err(panic) = panic {
+            resume_unwind(panic);
         }
     }
 
@@ -477,27 +507,26 @@ impl Gate {
 }
 
 /// A place in the line. Dropping it gives the place up, and what it may have been given too.
+///
+/// In whole words, as [`Taken`] is.
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
     gate: &'a Gate,
     lane: usize,
+    /// `OVER`, once it has been told how the waiting ended.
     slot: usize,
-    live: bool,
-    /// The waker of the poll that lined up is in place, and it was nobody's turn.
-    fresh: bool,
 }
+
+const OVER: usize = usize::MAX;
 
 impl Ticket<'_> {
     /// Whether the waiting is over, and how it ended.
     pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Taken, Reason>> {
-        if std::mem::take(&mut self.fresh) {
-            return Poll::Pending;
-        }
         let mut waker = None;
         loop {
             let mut queue = lock_checked(&self.gate.queue);
             if let Some(settled) = queue.lines.collect(self.slot) {
-                self.live = false;
+                self.slot = OVER;
                 return Poll::Ready(match settled {
                     Settled::Admitted(taken) => Ok(taken),
                     Settled::Refused(reason) => Err(reason),
@@ -523,16 +552,23 @@ impl Ticket<'_> {
 }
 
 impl Drop for Ticket<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if !self.live {
-            return;
+        if self.slot != OVER {
+            self.give_up();
         }
+    }
+}
+
+impl Ticket<'_> {
+    #[inline(never)]
+    fn give_up(&mut self) {
         let gate = self.gate;
         let mut queue = lock_checked(&gate.queue);
-        if let Some(waker) = queue.lines.remove(self.lane, self.slot) {
+        // A waker may be the user's code: it is dropped last.
+        if let Some(_waker) = queue.lines.remove(self.lane, self.slot) {
             gate.one_less(&mut queue);
             drop(queue);
-            drop(waker);
             // It may have blocked a smaller one behind it.
             gate.hand_out();
             return;

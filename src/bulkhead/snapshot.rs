@@ -11,7 +11,7 @@ pub struct BulkheadSnapshot {
     pub name: &'static str,
     /// How many permits there are.
     pub limit: u32,
-    /// How many of them are out.
+    /// How many of them are out. While calls begin and end it may be off by a few.
     pub in_flight: u32,
     /// How many calls wait in line.
     pub queued: usize,
@@ -19,7 +19,7 @@ pub struct BulkheadSnapshot {
     pub queue_load: f64,
     /// How many calls found no room, in line or at all.
     pub refused: u64,
-    /// How many calls left the line because they had waited too long.
+    /// How many calls had waited too long: for themselves, for their deadline, or for CoDel.
     pub timed_out: u64,
     /// How many calls the shadow mode let pass that would have been refused.
     pub would_refuse: u64,

@@ -36,9 +36,15 @@ fn a_line_that_empties_each_time_is_no_overload() {
 /// A clock that gives a permit back when it is read: that is after the caller has found no room, and
 /// before it gets in line.
 #[derive(Clone, Debug, Default)]
-struct Releasing {
+pub(crate) struct Releasing {
     inner: ManualClock,
     permit: Arc<Mutex<Option<OwnedPermit>>>,
+}
+
+impl Releasing {
+    pub(crate) fn gives(&self, permit: OwnedPermit) {
+        *self.permit.lock().unwrap() = Some(permit);
+    }
 }
 
 impl Clock for Releasing {
@@ -64,7 +70,7 @@ fn a_permit_that_comes_back_while_a_caller_gets_in_line_is_its_own() {
         .build()
         .unwrap();
     let permit = bulkhead.try_acquire_owned(Context::new()).unwrap();
-    *clock.permit.lock().unwrap() = Some(permit);
+    clock.gives(permit);
     let began = clock.inner.now();
     assert!(run(&clock.inner, bulkhead.acquire()).is_ok());
     assert_eq!(clock.inner.now(), began);

@@ -9,9 +9,12 @@ mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
 mod set_back;
+mod shares;
+mod storm;
 mod stress;
 #[path = "../values/mod.rs"]
 mod values;
+mod wakers;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -467,14 +470,39 @@ fn observers_hear_refusals_and_changes() {
         .unwrap();
     let _permit = bulkhead.try_acquire().unwrap();
     let _ = bulkhead.try_acquire();
-    bulkhead.set_limit(3);
+    // What changes nothing is no change.
+    for limit in [0, 1, 3, 3, u32::MAX, 1 << 31, 0] {
+        bulkhead.set_limit(limit);
+    }
     assert_eq!(
         *heard.lock().unwrap(),
         [
             "db: rejected a call: bulkhead full",
-            "db: limit changed from 1 to 3"
+            "db: limit changed from 1 to 3",
+            "db: limit changed from 3 to 2147483647",
+            "db: limit changed from 2147483647 to 1"
         ]
     );
+}
+
+#[test]
+fn a_share_is_rounded_up_from_what_was_written() {
+    for percent in 1..=100_u32 {
+        let bulkhead = Bulkhead::builder()
+            .max_concurrent(100)
+            .partition("some", f64::from(percent) / 100.0)
+            .build()
+            .unwrap();
+        for (limit, guaranteed) in [(100, percent), (1000, 10 * percent), (1, 1)] {
+            bulkhead.set_limit(limit);
+            assert_eq!(bulkhead.snapshot().partitions[0].guaranteed, guaranteed);
+        }
+        bulkhead.set_limit(10);
+        assert_eq!(
+            bulkhead.snapshot().partitions[0].guaranteed,
+            percent.div_ceil(10)
+        );
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::thread::yield_now;
 
 use backstop::{Bulkhead, CallOptions, Context, Pipeline, Policy};
 
@@ -36,21 +37,25 @@ const LARGE: Size = Size {
 
 /// Counts who is inside, as the operation itself sees it.
 #[derive(Default)]
-struct Inside {
+pub(super) struct Inside {
     now: AtomicU32,
     most: AtomicU32,
 }
 
-struct Visit<'a> {
+pub(super) struct Visit<'a> {
     inside: &'a Inside,
     cost: u32,
 }
 
 impl Inside {
-    fn visit(&self, cost: u32) -> Visit<'_> {
+    pub(super) fn visit(&self, cost: u32) -> Visit<'_> {
         let now = self.now.fetch_add(cost, Ordering::SeqCst) + cost;
         self.most.fetch_max(now, Ordering::SeqCst);
         Visit { inside: self, cost }
+    }
+
+    pub(super) fn most(&self) -> u32 {
+        self.most.load(Ordering::SeqCst)
     }
 }
 
@@ -95,7 +100,7 @@ fn run(size: Size) {
     let snapshot = bulkhead.snapshot();
     assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
     assert_eq!(inside.now.load(Ordering::SeqCst), 0);
-    assert!(inside.most.load(Ordering::SeqCst) <= size.largest);
+    assert!(inside.most() <= size.largest);
     assert!(served.load(Ordering::SeqCst) > OPERATIONS / 4);
 }
 
@@ -125,7 +130,9 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
                 }
                 Ok::<(), ()>(())
             };
-            let _ = catch_unwind(AssertUnwindSafe(|| until_done(policy.call(panics))));
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                until_done(policy.call(panics), yield_now)
+            }));
         }
         // Cancelled in line, or while it runs.
         2..=15 => {
@@ -151,7 +158,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
             }
         }
         _ => {
-            if until_done(policy.call(work)).is_ok() {
+            if until_done(policy.call(work), yield_now).is_ok() {
                 served.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -171,8 +178,8 @@ impl Wake for Woken {
 /// How often a task looks whether it is woken: seconds, and what it waits for takes microseconds.
 const LOOKS: u32 = 20_000_000;
 
-/// Runs a future whenever it is woken, and fails when nobody wakes it.
-fn until_done<F: Future>(future: F) -> F::Output {
+/// Runs a future whenever it is woken, and fails when nobody wakes it. `idle` runs meanwhile.
+pub(super) fn until_done<F: Future>(future: F, idle: impl Fn()) -> F::Output {
     let mut future = pin!(future);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
@@ -181,7 +188,7 @@ fn until_done<F: Future>(future: F) -> F::Output {
             return output;
         }
         let wakes = (0..LOOKS).any(|_| {
-            std::thread::yield_now();
+            idle();
             woken.0.swap(false, Ordering::SeqCst)
         });
         assert!(wakes, "nobody wakes it");
@@ -212,7 +219,7 @@ fn nobody_is_refused_while_there_is_room() {
                     let _first = bulkhead.try_acquire_with(cx).unwrap();
                     if cost == 1 {
                         let _second = bulkhead.try_acquire().unwrap();
-                        std::thread::yield_now();
+                        yield_now();
                     }
                 }
             });

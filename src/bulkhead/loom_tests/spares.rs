@@ -20,8 +20,13 @@ const fn many(cost: u32) -> Entrant {
 
 /// As [`loom::model`], for models of which all interleavings would take hours.
 fn most_of(check: impl Fn() + Sync + Send + 'static) {
+    with_switches(4, check);
+}
+
+/// The interleavings in which threads are interrupted so many times at most.
+fn with_switches(most: usize, check: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(4);
+    model.preemption_bound = Some(most);
     model.check(check);
 }
 
@@ -136,9 +141,11 @@ fn loom_who_waits_is_not_forgotten_while_spares_are_kept_again() {
         let gate = gate_with_few_spares(4);
         recall_spares(&gate);
         let other = other(&gate, 1, |gate| {
-            // There is much room, so from here on spares are kept.
-            if gate.try_admit(ONE).is_ok() {
-                gate.give_back(1, 0);
+            // There is much room the first time or the second, and from then on spares are kept.
+            for _ in 0..2 {
+                if gate.try_admit(ONE).is_ok() {
+                    gate.give_back(1, 0);
+                }
             }
         });
         acquire_as(&gate, many(4));
@@ -194,6 +201,8 @@ fn loom_parts_are_opened_and_closed_together() {
         });
         recall_spares(&gate);
         opens.join().unwrap();
+        // There is much room, so they are open or opened.
+        leave_a_spare(&gate);
         // Where a part is still open, its spares are known of.
         for home in [0, 1] {
             move_to(home);
@@ -257,5 +266,26 @@ fn loom_a_permit_left_in_a_part_that_opens_is_not_lost() {
         gives_back.join().unwrap();
         assert_eq!(gate.in_flight(), 1);
         gate.try_admit(many(7)).unwrap();
+    });
+}
+
+#[test]
+fn loom_who_waits_is_not_forgotten_while_others_recall_spares() {
+    // Three threads, of which each is interrupted once.
+    with_switches(3, || {
+        let gate = gate_with_few_spares(4);
+        gate.try_admit(ONE).unwrap();
+        let gives_back = other(&gate, 0, |gate| gate.give_back(1, 0));
+        let passes_by = other(&gate, 1, |gate| {
+            if gate.try_admit(many(4)).is_ok() {
+                gate.give_back(4, 0);
+            }
+        });
+        // Loom fails when it waits for ever.
+        acquire_as(&gate, many(4));
+        gate.give_back(4, 0);
+        gives_back.join().unwrap();
+        passes_by.join().unwrap();
+        assert_eq!((gate.in_flight(), gate.queued()), (0, 0));
     });
 }

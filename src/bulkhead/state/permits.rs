@@ -100,7 +100,8 @@ pub(crate) struct Added(bool);
 ///
 /// Taking one permit is an addition without a look before: a look would fetch the cache line twice
 /// when threads race, first to read it and then to write it. Where there is little room a look comes
-/// first all the same, so that refusals write nothing.
+/// first all the same, so that refusals write nothing. Who has added one too many counts as in until
+/// they have taken it back.
 ///
 /// While there is much room threads leave permits for themselves beside the word, which counts them
 /// as out: [`Spares`]. They are recalled before anybody is refused, waits, or finds a new limit, so
@@ -197,6 +198,7 @@ impl Permits {
     pub(crate) fn take_one_slowly(&self, added: Added) -> Result<Taken, (Word, bool)> {
         let Added(mut added) = added;
         if !added {
+            let turn = self.spares.turn();
             let word = self.read();
             if word.is_open() {
                 if word.has_much_room() {
@@ -206,6 +208,8 @@ impl Permits {
                     Ok(taken) => return Ok(taken),
                     Err(_) => added = true,
                 }
+            } else if self.spares.closed_since(turn) {
+                return Err((word, false));
             }
         }
         if added {
@@ -401,24 +405,32 @@ impl Permits {
     /// There is much room again.
     #[cold]
     fn relax(&self) {
-        if self.spares.exist() {
-            let _lock = self.spares.lock();
-            // AcqRel, and an addition, as a mere look might miss the flag: see `somebody_waits`.
-            let may = || Word(self.word.0.fetch_add(0, Ordering::AcqRel)).has_much_room();
-            if !self.spares.open(may) {
-                return;
-            }
+        if !self.spares.exist() {
+            self.tight.store(0, Ordering::Relaxed);
+            return;
         }
-        self.tight.store(0, Ordering::Relaxed);
+        if self.spares.are_none() {
+            // Nothing to open: every call would come here, and take the lock.
+            return;
+        }
+        let _lock = self.spares.lock();
+        // AcqRel, and an addition, as a mere look might miss the flag: see `somebody_waits`.
+        let may = || Word(self.word.0.fetch_add(0, Ordering::AcqRel)).has_much_room();
+        if self.spares.open(may) {
+            // Under the lock, or it might last longer than the parts are open.
+            self.tight.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Spares become permits like any other, and none are left until there is much room. Under the
     /// spares' lock.
     #[cold]
     fn recall(&self) {
-        self.give_back(self.spares.close());
-        self.spares.closed();
-        self.tight.store(1, Ordering::Relaxed);
+        if let Some(kept) = self.spares.close() {
+            self.give_back(kept);
+            self.spares.closed();
+            self.tight.store(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -159,20 +159,35 @@ impl Spares {
     }
 
     /// Closes the parts, under the lock, and takes out what they keep. [`closed`](Self::closed)
-    /// follows once the word knows of it.
-    pub(super) fn close(&self) -> u32 {
+    /// follows once the word knows of it. `None`: they are closed.
+    ///
+    /// Then nothing is taken out: a permit in a closed part is on its way to the word, by way of
+    /// somebody who will see there whether it is waited for.
+    pub(super) fn close(&self) -> Option<u32> {
+        // Relaxed: only changed under the lock.
+        if self.turn.load(Ordering::Relaxed) % 2 == 0 {
+            return None;
+        }
         let parts = self.parts.iter();
         // Acquire, as in `take`. Release, for whoever finds the part closed.
-        parts
-            .map(|part| part.0.swap(CLOSED, Ordering::AcqRel) & !CLOSED)
-            .sum()
+        Some(
+            parts
+                .map(|part| part.0.swap(CLOSED, Ordering::AcqRel) & !CLOSED)
+                .sum(),
+        )
     }
 
     /// The parts are closed, and the word knows of what they kept. Under the lock.
     pub(super) fn closed(&self) {
         // Relaxed: only changed under the lock. Release, see `turn`.
         let turn = self.turn.load(Ordering::Relaxed);
-        self.turn.store(turn + turn % 2, Ordering::Release);
+        self.turn.store(turn + 1, Ordering::Release);
+    }
+
+    /// Whether so few would be kept that it is none.
+    pub(super) fn are_none(&self) -> bool {
+        // Relaxed, as in `follow`.
+        self.most.load(Ordering::Relaxed) == 0
     }
 
     /// Opens the parts, under the lock, if `may` still says so after it is known that they may be
@@ -184,7 +199,7 @@ impl Spares {
             return true;
         }
         self.turn.store(turn + 1, Ordering::Relaxed);
-        if self.most.load(Ordering::Relaxed) == 0 || !may() {
+        if self.are_none() || !may() {
             self.turn.store(turn + 2, Ordering::Release);
             return false;
         }

@@ -155,6 +155,19 @@ fn spares_are_kept_again_once_there_is_much_room() {
     }
 }
 
+#[test]
+fn where_no_spare_would_be_kept_nobody_opens_the_parts() {
+    // Half of seven is less than one for each part.
+    let permits = Permits::with_spares(8, Spares::of(4, 8));
+    permits.set_limit(7);
+    let turn = permits.spares.turn();
+    for _ in 0..3 {
+        permits.try_take_one().unwrap();
+        assert!(permits.give_one_back().is_some());
+    }
+    assert!(permits.spares.closed_since(turn));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Take { home: usize, cost: u32 },

@@ -1,0 +1,219 @@
+//! Wakers are the user's code: they panic, and they come back to the bulkhead.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+
+use backstop::bulkhead::{OwnedPermit, Permit, QueueOrder};
+use backstop::{Bulkhead, Context, Rejected};
+
+use super::guards::Releasing;
+use super::ms;
+
+type Acquiring<'a> = Pin<Box<dyn Future<Output = Result<Permit<'a>, Rejected>> + 'a>>;
+
+fn of(limit: u32) -> Bulkhead {
+    Bulkhead::builder()
+        .max_concurrent(limit)
+        .queue(9)
+        .build()
+        .unwrap()
+}
+
+fn poll<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
+    future.poll(&mut TaskContext::from_waker(waker))
+}
+
+/// Whether `act` panics. Nothing is printed.
+fn panics(act: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(act)).is_err()
+}
+
+/// Panics when it wakes somebody.
+struct Bomb;
+
+impl Wake for Bomb {
+    fn wake(self: Arc<Self>) {
+        resume_unwind(Box::new("part of the test"));
+    }
+}
+
+/// Panics when it is dropped.
+struct Mine;
+
+impl Wake for Mine {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("part of the test"));
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Somebody in line for a permit of this cost.
+fn in_line<'a>(bulkhead: &'a Bulkhead, cost: u32, waker: &Waker) -> Acquiring<'a> {
+    let cx = Context::new().with_cost(cost);
+    let mut future: Acquiring<'a> = Box::pin(bulkhead.acquire_with(cx));
+    assert!(poll(future.as_mut(), waker).is_pending());
+    future
+}
+
+#[test]
+fn a_waker_that_panics_costs_nobody_else_their_turn() {
+    for bombs in [&[0][..], &[1], &[0, 1], &[0, 2, 3]] {
+        let bulkhead = of(4);
+        let all = bulkhead
+            .try_acquire_with(Context::new().with_cost(4))
+            .unwrap();
+        let others: Vec<_> = (0..4).map(|_| Arc::new(Woken::default())).collect();
+        let mut line: Vec<_> = others
+            .iter()
+            .enumerate()
+            .map(|(place, other)| {
+                let waker = if bombs.contains(&place) {
+                    Waker::from(Arc::new(Bomb))
+                } else {
+                    Waker::from(other.clone())
+                };
+                in_line(&bulkhead, 1, &waker)
+            })
+            .collect();
+        assert!(panics(|| drop(all)));
+        let snapshot = bulkhead.snapshot();
+        assert_eq!((snapshot.in_flight, snapshot.queued), (4, 0));
+        for (place, (waits, other)) in line.iter_mut().zip(&others).enumerate() {
+            assert_ne!(other.0.load(Ordering::Relaxed), bombs.contains(&place));
+            assert!(poll(waits.as_mut(), Waker::noop()).is_ready());
+        }
+        assert_eq!(bulkhead.snapshot().in_flight, 0);
+    }
+}
+
+#[test]
+fn who_panics_while_getting_in_line_leaves_nothing_there() {
+    // The permit comes back before it is in line, so it is woken at once.
+    let clock = Releasing::default();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .queue(1)
+        .max_wait(ms(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    clock.gives(bulkhead.try_acquire_owned(Context::new()).unwrap());
+    let bomb = Waker::from(Arc::new(Bomb));
+    assert!(panics(|| drop(poll(pin!(bulkhead.acquire()), &bomb))));
+    let snapshot = bulkhead.snapshot();
+    assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+    assert!(bulkhead.try_acquire().is_ok());
+}
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_blocks_nobody() {
+    let bulkhead = of(2);
+    let one = bulkhead.try_acquire().unwrap();
+    let large = in_line(&bulkhead, 2, &Waker::from(Arc::new(Mine)));
+    let woken = Arc::new(Woken::default());
+    let mut small = in_line(&bulkhead, 1, &Waker::from(woken.clone()));
+    assert!(panics(|| drop(large)));
+    assert!(woken.0.load(Ordering::Relaxed));
+    assert!(poll(small.as_mut(), Waker::noop()).is_ready());
+    drop((small, one));
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+}
+
+/// Uses the bulkhead of which it wakes somebody, in every way.
+struct Meddler {
+    bulkhead: Bulkhead,
+    calls: AtomicU32,
+    kept: Mutex<Option<OwnedPermit>>,
+}
+
+impl Meddler {
+    fn meddle(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let kept = self.kept.lock().unwrap().take();
+        drop(kept);
+        self.bulkhead.set_limit(2);
+        self.bulkhead.set_limit(1);
+        let _ = self.bulkhead.snapshot();
+        let _ = format!("{:?}", self.bulkhead);
+        let mut another = pin!(self.bulkhead.acquire());
+        let _ = poll(another.as_mut(), Waker::noop());
+    }
+}
+
+impl Wake for Meddler {
+    fn wake(self: Arc<Self>) {
+        self.meddle();
+    }
+}
+
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        self.meddle();
+    }
+}
+
+#[test]
+fn a_waker_may_use_the_bulkhead() {
+    for order in [QueueOrder::Fifo, QueueOrder::Lifo, QueueOrder::Priority] {
+        let bulkhead = Bulkhead::builder()
+            .max_concurrent(1)
+            .queue(9)
+            .order(order)
+            .build()
+            .unwrap();
+        let meddler = |kept| {
+            Waker::from(Arc::new(Meddler {
+                bulkhead: bulkhead.clone(),
+                calls: AtomicU32::new(0),
+                kept: Mutex::new(kept),
+            }))
+        };
+        let permit = bulkhead.try_acquire_owned(Context::new()).unwrap();
+        let mut line: Vec<_> = (0..3)
+            .map(|_| in_line(&bulkhead, 1, &meddler(None)))
+            .collect();
+        // Another waker takes its place, and the old one is dropped.
+        assert!(poll(line[0].as_mut(), &meddler(None)).is_pending());
+        drop(line.remove(1));
+        let last = in_line(&bulkhead, 1, &meddler(Some(permit)));
+        drop(last);
+        // Each that is woken takes its turn, or gives it up.
+        while let Some(mut next) = line.pop() {
+            let _ = poll(next.as_mut(), Waker::noop());
+        }
+        let snapshot = bulkhead.snapshot();
+        assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+    }
+}
+
+#[test]
+fn a_future_that_is_over_has_no_place_in_line_to_give_up() {
+    let bulkhead = of(1);
+    let permit = bulkhead.try_acquire().unwrap();
+    let mut over = in_line(&bulkhead, 1, Waker::noop());
+    drop(permit);
+    let Poll::Ready(Ok(permit)) = poll(over.as_mut(), Waker::noop()) else {
+        panic!("it was its turn");
+    };
+    let mut next = in_line(&bulkhead, 1, Waker::noop());
+    drop(over);
+    assert_eq!(bulkhead.snapshot().queued, 1);
+    drop(permit);
+    assert!(poll(next.as_mut(), Waker::noop()).is_ready());
+}
