@@ -86,7 +86,8 @@ impl BulkheadBuilder {
         self
     }
 
-    /// How many calls may wait for a permit, those of all partitions together. Memory is taken only by those who wait.
+    /// How many calls may wait for a permit, those of all partitions together. Memory is taken only by
+    /// those who wait.
     pub const fn queue(mut self, calls: usize) -> Self {
         self.queue = calls;
         self

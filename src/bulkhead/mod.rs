@@ -73,8 +73,8 @@
 //! Count, limit and "somebody waits" share one atomic word. Taking a permit is one addition, giving it
 //! back one subtraction that also tells whether somebody waits. Who added one too many takes it back;
 //! of those who race for the last permit one gets it. The queue's lock is touched only when there is
-//! no room, and where there are partitions. A resize changes the same word: it never waits for a call, admits nobody above the new
-//! limit, and takes nothing away from those who run.
+//! no room, and where there are partitions. A resize changes the same word: it never waits for a call,
+//! admits nobody above the new limit, and takes nothing away from those who run.
 //!
 //! Threads that fight for one word are slow. So as long as there has been room for everybody, a permit
 //! that comes back is left beside the word for the next call on the same thread, up to half of all
@@ -355,9 +355,9 @@ impl Bulkhead {
 
     /// Changes the number of permits; 0 counts as 1, more than 2^31 − 1 as that.
     ///
-    /// It takes effect at once and waits for no call. Permits that are out stay out: after a shrink nobody
-    /// is admitted until fewer are out than the new limit. Those in line for more permits than there
-    /// now are, are refused. An adaptive algorithm replaces the limit at its next sample.
+    /// It takes effect at once and waits for no call. Permits that are out stay out: after a shrink
+    /// nobody is admitted until fewer are out than the new limit. Those in line for more permits than
+    /// there now are, are refused. An adaptive algorithm replaces the limit at its next sample.
     pub fn set_limit(&self, limit: u32) {
         self.inner.apply(limit, None);
     }

@@ -5,15 +5,20 @@
 //! permits to the next in line before anybody else can take them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
+pub(super) use self::lane::Lane;
+pub(super) use self::ticket::Ticket;
 use super::state::{Added, Lines, Permits, Settled, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::Reason;
 use crate::policy::Priority;
-use crate::sync::{AtomicU32, Mutex, Ordering, lock_checked};
+use crate::sync::{Mutex, lock_checked};
+
+mod lane;
+mod ticket;
 
 /// Who is next when several wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -38,41 +43,6 @@ pub(super) struct Rules {
     pub(super) clamp: bool,
     /// A partition below its share is admitted although all permits are out.
     pub(super) exceed: bool,
-}
-
-/// A part of the bulkhead with a share of its own.
-#[derive(Debug)]
-pub(super) struct Lane {
-    pub(super) name: &'static str,
-    pub(super) share: f64,
-    in_flight: AtomicU32,
-}
-
-impl Lane {
-    pub(super) fn new(name: &'static str, share: f64) -> Self {
-        Self {
-            name,
-            share,
-            in_flight: AtomicU32::new(0),
-        }
-    }
-
-    pub(super) fn in_flight(&self) -> u32 {
-        // Relaxed: it only grows under the queue's lock; a stale reading is too large, never too
-        // small.
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// What this lane has for itself under `limit`: at least 1, if it has a share at all.
-    pub(super) fn guaranteed(&self, limit: u32) -> u32 {
-        // Shares are written in decimals: 0.07 of 100 is a little more than 7.
-        const A_LITTLE: f64 = 1e-12;
-        (self.share * f64::from(limit) * (1.0 - A_LITTLE)).ceil() as u32
-    }
-
-    fn is_below_share(&self, cost: u32, limit: u32) -> bool {
-        u64::from(self.in_flight()) + u64::from(cost) <= u64::from(self.guaranteed(limit))
-    }
 }
 
 /// Permits with a bounded queue.
@@ -289,8 +259,7 @@ impl Gate {
 
     fn enter(&self, lane: usize, cost: u32) {
         if let Some(lane) = self.lanes.get(lane) {
-            // Relaxed, see `Lane::in_flight`.
-            lane.in_flight.fetch_add(cost, Ordering::Relaxed);
+            lane.enter(cost);
         }
     }
 
@@ -309,9 +278,9 @@ impl Gate {
     #[inline(always)]
     pub(super) fn give_all_back(&self, cost: u32, lane: usize) -> Word {
         if let Some(lane) = self.lanes.get(lane) {
-            // Relaxed: the release of the permits below publishes it, so whoever finds them free
-            // finds the lane free too.
-            lane.in_flight.fetch_sub(cost, Ordering::Relaxed);
+            // Before the permits, whose release publishes it: whoever finds them free finds the lane
+            // free too.
+            lane.leave(cost);
         }
         let before = self.permits.give_back(cost);
         if before.waiting() {
@@ -363,11 +332,7 @@ impl Gate {
             || word.has_room(self.clamped(cost, word))
             || self.why(cost, word) == Full::TooLarge;
         // First of all: should a waker panic, the place is given up.
-        let ticket = Ticket {
-            gate: self,
-            lane,
-            slot,
-        };
+        let ticket = Ticket::new(self, lane, slot);
         if may_be_next {
             self.hand_out();
         }
@@ -502,81 +467,6 @@ impl Gate {
             if let Some(codel) = &mut queue.codel {
                 codel.drained();
             }
-        }
-    }
-}
-
-/// A place in the line. Dropping it gives the place up, and what it may have been given too.
-///
-/// In whole words, as [`Taken`] is.
-#[derive(Debug)]
-pub(super) struct Ticket<'a> {
-    gate: &'a Gate,
-    lane: usize,
-    /// `OVER`, once it has been told how the waiting ended.
-    slot: usize,
-}
-
-const OVER: usize = usize::MAX;
-
-impl Ticket<'_> {
-    /// Whether the waiting is over, and how it ended.
-    pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Taken, Reason>> {
-        let mut waker = None;
-        loop {
-            let mut queue = lock_checked(&self.gate.queue);
-            if let Some(settled) = queue.lines.collect(self.slot) {
-                self.slot = OVER;
-                return Poll::Ready(match settled {
-                    Settled::Admitted(taken) => Ok(taken),
-                    Settled::Refused(reason) => Err(reason),
-                });
-            }
-            let Some(old) = queue.lines.waker_mut(self.slot) else {
-                return Poll::Pending;
-            };
-            if old.will_wake(task.waker()) {
-                return Poll::Pending;
-            }
-            // A waker may be the user's code: it is neither cloned nor dropped under the lock.
-            if let Some(new) = waker.take() {
-                let old = std::mem::replace(old, new);
-                drop(queue);
-                drop(old);
-                return Poll::Pending;
-            }
-            drop(queue);
-            waker = Some(task.waker().clone());
-        }
-    }
-}
-
-impl Drop for Ticket<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.slot != OVER {
-            self.give_up();
-        }
-    }
-}
-
-impl Ticket<'_> {
-    #[inline(never)]
-    fn give_up(&mut self) {
-        let gate = self.gate;
-        let mut queue = lock_checked(&gate.queue);
-        // A waker may be the user's code: it is dropped last.
-        if let Some(_waker) = queue.lines.remove(self.lane, self.slot) {
-            gate.one_less(&mut queue);
-            drop(queue);
-            // It may have blocked a smaller one behind it.
-            gate.hand_out();
-            return;
-        }
-        let settled = queue.lines.collect(self.slot);
-        drop(queue);
-        if let Some(Settled::Admitted(taken)) = settled {
-            gate.give_back(taken.cost(), self.lane);
         }
     }
 }
