@@ -85,11 +85,37 @@ impl MovingMedian {
     }
 }
 
-/// The last pairs of two measures, and how they move together.
+/// The last pairs of two measures.
 #[derive(Clone, Debug)]
-pub(super) struct Correlation {
+pub(super) struct LastPairs {
     size: usize,
     pairs: VecDeque<(f64, f64)>,
+}
+
+impl LastPairs {
+    pub(super) const fn new(size: usize) -> Self {
+        Self {
+            size,
+            pairs: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, pair: (f64, f64)) {
+        if self.pairs.len() >= self.size {
+            self.pairs.pop_front();
+        }
+        self.pairs.push_back(pair);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.pairs.iter().copied()
+    }
+}
+
+/// How the last pairs of two measures move together.
+#[derive(Clone, Debug)]
+pub(super) struct Correlation {
+    pairs: LastPairs,
 }
 
 /// How two measures move together.
@@ -110,26 +136,23 @@ const STILL: f64 = 0.01;
 impl Correlation {
     pub(super) const fn new(size: usize) -> Self {
         Self {
-            size,
-            pairs: VecDeque::new(),
+            pairs: LastPairs::new(size),
         }
     }
 
     pub(super) fn add(&mut self, x: f64, y: f64) -> Correlated {
-        if self.pairs.len() >= self.size {
-            self.pairs.pop_front();
-        }
-        self.pairs.push_back((x, y));
-        if self.pairs.len() < PAIRS {
+        self.pairs.add((x, y));
+        let count = self.pairs.iter().count();
+        if count < PAIRS {
             return Correlated::default();
         }
-        let n = self.pairs.len() as f64;
+        let n = count as f64;
         let (mean_x, mean_y) = self
             .pairs
             .iter()
             .fold((0.0, 0.0), |(sx, sy), (x, y)| (sx + x / n, sy + y / n));
         let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
-        for (x, y) in &self.pairs {
+        for (x, y) in self.pairs.iter() {
             let (dx, dy) = (x - mean_x, y - mean_y);
             xx += dx * dx;
             yy += dy * dy;

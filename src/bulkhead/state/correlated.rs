@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::average::{Correlation, ExpAverage, MovingMedian};
+use super::average::{Correlation, ExpAverage, LastPairs, MovingMedian};
 use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
 use super::windowed::{Windowed, WindowedBuilder};
 use crate::clock::Instant;
@@ -19,12 +19,14 @@ use crate::set_back::is_set_back_short;
 ///   there is little to do.
 /// * Latencies are a percentile of a window, then a median, then an average: an outlier moves nothing.
 ///
-/// Under an overload that lasts, the limit swings about the right one: the first guard remembers 50
-/// windows, and goes on shrinking for a while when the queue is gone already. In a simulation that
-/// cost a quarter of the throughput.
+/// Source: failsafe-go's adaptive limiter, with two changes:
 ///
-/// Source: failsafe-go's adaptive limiter, with one change: there dropped calls are left out, here a
-/// window with an overload multiplies the limit with 0.9.
+/// * There dropped calls are left out; here a window of which more than a tenth were overloads
+///   multiplies the limit with 0.9 ([`WindowedBuilder::overload_share`]).
+/// * There the first guard goes on shrinking for as long as the correlation remembers the queue, which
+///   can be long after it is gone: under an overload that lasts, the limit swings, and a quarter of the
+///   throughput is lost. Here it stops as soon as throughput is more than 5 % below the best of those
+///   windows while latency is within 20 % of the lowest.
 ///
 /// ```
 /// use backstop::Bulkhead;
@@ -45,6 +47,8 @@ pub struct Correlated {
     latency: Correlation,
     /// What was in flight lately: ever smaller counts, each the largest since its time.
     peaks: VecDeque<(Instant, u32)>,
+    /// Throughput and latency of the windows that the correlations go over.
+    knee: LastPairs,
 }
 
 /// Builds a [`Correlated`].
@@ -76,6 +80,12 @@ const SMOOTHED: u32 = 5;
 const WARM_UP: u32 = 10;
 /// What a window with an overload multiplies the limit with.
 const BACKOFF: f64 = 0.9;
+/// Below this share of the best throughput it has begun to fall.
+const KNEE_THROUGHPUT: f64 = 0.95;
+/// Up to this multiple of the lowest latency there is as good as no queue.
+const KNEE_LATENCY: f64 = 1.2;
+/// The most windows that may be compared: each update looks at all of them.
+const MOST_WINDOWS: usize = 1000;
 
 impl Correlated {
     /// Sets everything.
@@ -96,15 +106,32 @@ impl Correlated {
     }
 
     /// How much more than now may be in flight shows in how the two measures move with that number.
-    fn is_congested(&mut self, sample: &Sample, latency: f64) -> bool {
+    /// `median` is the latency before it was averaged: it says earlier that a queue is gone.
+    fn is_congested(&mut self, sample: &Sample, latency: f64, median: f64) -> bool {
         let in_flight = f64::from(sample.in_flight);
         let throughput = self.throughput.add(in_flight, in_flight / latency);
         let latency = self.latency.add(in_flight, latency);
         let slower = latency.coefficient > 0.5;
+        let is_below = self.is_below_the_knee(in_flight, median);
         sample.full
+            && !is_below
             && (throughput.coefficient < 0.0
                 || (throughput.coefficient < 0.3 && slower)
                 || (throughput.variation < 0.2 && slower))
+    }
+
+    /// Whether throughput has begun to fall and latency is about as low as it gets: fewer in flight
+    /// would only cost more throughput, whatever the correlation remembers.
+    fn is_below_the_knee(&mut self, in_flight: f64, latency: f64) -> bool {
+        let now = (in_flight / latency, latency);
+        self.knee.add(now);
+        let (best, lowest) = self
+            .knee
+            .iter()
+            .fold(now, |(best, lowest), (throughput, latency)| {
+                (best.max(throughput), lowest.min(latency))
+            });
+        now.0 < best * KNEE_THROUGHPUT && now.1 <= lowest * KNEE_LATENCY
     }
 
     /// The largest number in flight within the stabilization window.
@@ -152,7 +179,8 @@ impl CorrelatedBuilder {
         self
     }
 
-    /// Over how many windows throughput and latency are compared with the number in flight.
+    /// Over how many windows throughput and latency are compared with the number in flight: at most
+    /// 1000. Fewer than ten are too few to tell, which switches this guard off.
     pub const fn correlation_window(mut self, windows: usize) -> Self {
         self.correlation_window = windows;
         self
@@ -185,13 +213,16 @@ impl CorrelatedBuilder {
     ///
     /// # Errors
     ///
-    /// Bounds or a window that make no sense, a baseline of no windows, a factor that is not a number
-    /// or below 1.
+    /// Bounds or a window that make no sense, a baseline of no windows, a correlation over more than
+    /// 1000, a factor that is not a number or below 1.
     pub fn build(self) -> Result<Windowed<Correlated>, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("correlated", setting, problem));
         self.bounds.check("correlated")?;
         if self.baseline_age == 0 {
             return error("baseline_age", "must be at least 1");
+        }
+        if self.correlation_window > MOST_WINDOWS {
+            return error("correlation_window", "must be at most 1000");
         }
         let factors = [self.factor, self.min_factor];
         if !factors
@@ -217,6 +248,7 @@ impl CorrelatedBuilder {
             throughput: Correlation::new(self.correlation_window),
             latency: Correlation::new(self.correlation_window),
             peaks: VecDeque::new(),
+            knee: LastPairs::new(self.correlation_window),
             config: self,
         })
     }
@@ -233,10 +265,11 @@ impl ConcurrencyLimit for Correlated {
             self.limit = bounds.clamp(self.limit * BACKOFF);
             return;
         }
-        let latency = self.recent.add(self.median.add(sample.nanos()));
+        let median = self.median.add(sample.nanos());
+        let latency = self.recent.add(median);
         let baseline = self.baseline.add(latency);
         let queue = (self.limit * (1.0 - baseline / latency)).ceil();
-        let congested = self.is_congested(sample, latency);
+        let congested = self.is_congested(sample, latency, median);
         let step = log10_root(self.limit as u32);
         let moved = if queue > 6.0 * step || congested {
             self.limit - step

@@ -19,6 +19,10 @@ use crate::set_back::is_set_back_short;
 /// below `alpha` it grows, above `beta` it shrinks, between them it stays. An overload shrinks it.
 /// `alpha`, `beta`, `threshold` and the steps depend on the limit.
 ///
+/// For calls that take about as long as each other: it takes the quickest for one that met no queue, and
+/// whatever others take longer for queueing. Where latencies are spread exponentially, a third of the
+/// capacity is all that it uses.
+///
 /// The smallest latency would be out of date when the dependency becomes slower for good, so it is
 /// [probed](Probe) again and again. (Netflix takes any latency every few hundred samples, under load
 /// or not, which lets the limit drift upwards.)
