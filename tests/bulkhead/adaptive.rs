@@ -1,12 +1,13 @@
 //! Where the limits settle, against a simulated server in virtual time.
 
 use std::cell::Cell;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::bulkhead::limit::{
     Aimd, ConcurrencyLimit, Correlated, Fixed, Gradient, Gradient2, Probe, Sample, Vegas, Windowed,
 };
-use backstop::{Bulkhead, Instant, ManualClock, Policy, Timeout, Verdict};
+use backstop::{Bulkhead, Event, Instant, ManualClock, Policy, Timeout, Verdict};
 
 use super::server::{Server, open_loop};
 use super::{ms, on};
@@ -271,9 +272,73 @@ fn a_panicking_algorithm_costs_a_sample_and_nothing_else() {
     assert_eq!(bulkhead.limit(), 4);
 }
 
+/// Nor does anybody hear of limits that there never are, again with each call.
+#[test]
+fn an_algorithm_that_asks_for_none_or_too_many_gets_what_there_can_be() {
+    #[derive(Debug)]
+    struct Wants(u32);
+    impl ConcurrencyLimit for Wants {
+        fn limit(&self) -> u32 {
+            self.0
+        }
+        fn on_sample(&mut self, _: &Sample) {}
+    }
+    for (wanted, expected) in [(0, 1), (u32::MAX, (1 << 31) - 1), (1 << 31, (1 << 31) - 1)] {
+        let changes = Arc::new(Mutex::new(Vec::new()));
+        let log = changes.clone();
+        let bulkhead = Bulkhead::builder()
+            .adaptive(Wants(wanted))
+            .clock(ManualClock::new())
+            .observer(move |event: &Event| log.lock().unwrap().push(event.to_string()))
+            .build()
+            .unwrap();
+        assert_eq!(bulkhead.limit(), expected);
+        for _ in 0..3 {
+            bulkhead.try_acquire().unwrap().success();
+            assert_eq!(bulkhead.limit(), expected);
+        }
+        assert_eq!(*changes.lock().unwrap(), [""; 0], "{wanted}");
+        bulkhead.set_limit(7);
+        bulkhead.try_acquire().unwrap().success();
+        assert_eq!(bulkhead.limit(), expected);
+        let last = changes.lock().unwrap().last().cloned().unwrap();
+        assert!(last.ends_with(&format!("to {expected}")), "{last}");
+    }
+}
+
+#[test]
+fn vegas_shrinks_once_for_calls_that_time_out_together() {
+    let ten_time_out = |every| {
+        let vegas = Vegas::builder().every_sample(every);
+        let mut limit = vegas.initial(50).build().unwrap();
+        for _ in 0..10 {
+            limit.on_sample(&after(100, ms(50), 50).overloaded());
+        }
+        let together = limit.limit();
+        // One that began after that is news.
+        limit.on_sample(&after(150, ms(50), 50).overloaded());
+        (together, limit.limit())
+    };
+    assert_eq!(ten_time_out(false), (49, 48));
+    assert_eq!(ten_time_out(true), (40, 39));
+}
+
+#[test]
+fn a_curve_that_is_no_number_moves_nothing() {
+    let nan = |_: f64| f64::NAN;
+    let vegas = Vegas::builder().increase(nan).decrease(nan).beta(nan);
+    let mut limit = vegas.threshold(|_| 10.0).build().unwrap();
+    for millis in 1..100 {
+        let sample = after(millis * 100, ms(10 + millis), 20);
+        limit.on_sample(&sample);
+        limit.on_sample(&sample.overloaded());
+        assert_eq!(limit.limit(), 20);
+    }
+}
+
 #[test]
 fn an_algorithm_may_use_its_own_bulkhead() {
-    use std::sync::{Arc, OnceLock};
+    use std::sync::OnceLock;
 
     #[derive(Debug)]
     struct Meddler(Arc<OnceLock<Bulkhead>>);

@@ -36,7 +36,10 @@ pub struct Vegas {
     limit: f64,
     smallest: Smallest,
     prober: Option<Prober>,
+    /// Paces what latencies do.
     moves: OncePerRoundTrip,
+    /// Paces what overloads do.
+    shrinks: OncePerRoundTrip,
 }
 
 type Curve = Arc<dyn Fn(f64) -> f64 + Send + Sync>;
@@ -175,6 +178,7 @@ impl VegasBuilder {
             smallest: Smallest::default(),
             prober: self.probe.map(Prober::new),
             moves: OncePerRoundTrip::default(),
+            shrinks: OncePerRoundTrip::default(),
             config: self,
         })
     }
@@ -191,7 +195,10 @@ impl ConcurrencyLimit for Vegas {
 
     fn on_sample(&mut self, sample: &Sample) {
         if sample.overloaded {
-            self.move_to((self.config.decrease)(self.limit));
+            if self.shrinks.allows(sample) || self.config.every_sample {
+                self.shrinks.moved(sample);
+                self.move_to((self.config.decrease)(self.limit));
+            }
             return;
         }
         if let Some(prober) = &mut self.prober {
@@ -235,6 +242,10 @@ impl ConcurrencyLimit for Vegas {
 
 impl Vegas {
     fn move_to(&mut self, target: f64) {
+        if target.is_nan() {
+            // From a curve of the user's: it says nothing.
+            return;
+        }
         let target = self.config.bounds.clamp(target);
         let smoothing = self.config.smoothing;
         // The first limit may be outside of the bounds.
