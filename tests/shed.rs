@@ -484,9 +484,10 @@ fn one_user_with_many_calls_starves_nobody() {
         }
         let share = |kind: usize| f64::from(served[kind]) / f64::from(of[kind]);
         assert!(share(1) > 0.99, "{users}: {} of the modest", share(1));
-        // Four of nine are left; less while its level moves away from under the cut.
+        // Four of nine would be left. Its level moves with what it uses, and the cut follows the last
+        // thousand calls: for a while all of its calls are shed, or none.
         assert!(
-            (0.35..0.5).contains(&share(0)),
+            (0.25..0.55).contains(&share(0)),
             "{users}: {} of the greedy",
             share(0)
         );
