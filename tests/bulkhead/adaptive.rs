@@ -443,8 +443,16 @@ fn algorithms_refuse_settings_without_meaning() {
         let gradient = Gradient::builder().overload_share(bad).build();
         assert_eq!(gradient.unwrap_err().setting(), "overload_share");
     }
-    let correlated = Correlated::builder().correlation_window(1001).build();
-    assert_eq!(correlated.unwrap_err().setting(), "correlation_window");
+    for probe in [
+        Probe::default().samples(0),
+        Probe::default().concurrency(0),
+        Probe::default().quantile(1.1),
+    ] {
+        let vegas = Vegas::builder().probe(probe).build();
+        assert_eq!(vegas.unwrap_err().setting(), "probe");
+        let gradient = Gradient::builder().probe(probe).build();
+        assert_eq!(gradient.unwrap_err().setting(), "probe");
+    }
     assert_eq!(
         Aimd::builder().min(9).max(8).build().unwrap_err().setting(),
         "max"

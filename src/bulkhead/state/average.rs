@@ -56,32 +56,33 @@ impl ExpAverage {
     }
 }
 
-/// The median of the last few values. As long as there are fewer, a value passes as it is.
+/// The median of the last `N` values. As long as there are fewer, a value passes as it is.
 #[derive(Clone, Debug)]
-pub(super) struct MovingMedian {
-    size: usize,
-    values: VecDeque<f64>,
+pub(super) struct MovingMedian<const N: usize> {
+    values: [f64; N],
+    known: usize,
+    next: usize,
 }
 
-impl MovingMedian {
-    pub(super) const fn new(size: usize) -> Self {
+impl<const N: usize> MovingMedian<N> {
+    pub(super) const fn new() -> Self {
         Self {
-            size,
-            values: VecDeque::new(),
+            values: [0.0; N],
+            known: 0,
+            next: 0,
         }
     }
 
     pub(super) fn add(&mut self, value: f64) -> f64 {
-        if self.values.len() >= self.size {
-            self.values.pop_front();
-        }
-        self.values.push_back(value);
-        if self.values.len() < self.size {
+        self.values[self.next] = value;
+        self.next = (self.next + 1) % N;
+        self.known = (self.known + 1).min(N);
+        if self.known < N {
             return value;
         }
-        let mut sorted: Vec<f64> = self.values.iter().copied().collect();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        let mut sorted = self.values;
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted[N / 2]
     }
 }
 
@@ -267,11 +268,18 @@ mod tests {
 
     #[test]
     fn a_median_ignores_an_outlier() {
-        let mut median = MovingMedian::new(5);
+        let mut median = MovingMedian::<5>::new();
         for value in [10.0, 11.0, 13.0, 12.0] {
             assert_eq!(median.add(value), value, "too few for a median");
         }
-        assert_eq!(median.add(1000.0), 12.0);
-        assert_eq!(median.add(10.0), 12.0);
+        for (value, expected) in [
+            (1000.0, 12.0),
+            (10.0, 12.0),
+            (9.0, 12.0),
+            (9.0, 10.0),
+            (9.0, 9.0),
+        ] {
+            assert_eq!(median.add(value), expected);
+        }
     }
 }

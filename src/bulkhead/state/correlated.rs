@@ -40,7 +40,7 @@ use crate::set_back::is_set_back_short;
 pub struct Correlated {
     config: CorrelatedBuilder,
     limit: f64,
-    median: MovingMedian,
+    median: MovingMedian<SMOOTHED>,
     recent: ExpAverage,
     baseline: ExpAverage,
     throughput: Correlation,
@@ -76,7 +76,7 @@ pub struct CorrelatedBuilder {
 }
 
 /// How many windows the median and the average of recent latency go over.
-const SMOOTHED: u32 = 5;
+const SMOOTHED: usize = 5;
 const WARM_UP: u32 = 10;
 /// What a window with an overload multiplies the limit with.
 const BACKOFF: f64 = 0.9;
@@ -179,10 +179,14 @@ impl CorrelatedBuilder {
         self
     }
 
-    /// Over how many windows throughput and latency are compared with the number in flight: at most
-    /// 1000. Fewer than ten are too few to tell, which switches this guard off.
+    /// Over how many windows throughput and latency are compared with the number in flight; more than
+    /// 1000 count as 1000. Fewer than ten are too few to tell, which switches this guard off.
     pub const fn correlation_window(mut self, windows: usize) -> Self {
-        self.correlation_window = windows;
+        self.correlation_window = if windows < MOST_WINDOWS {
+            windows
+        } else {
+            MOST_WINDOWS
+        };
         self
     }
 
@@ -213,16 +217,13 @@ impl CorrelatedBuilder {
     ///
     /// # Errors
     ///
-    /// Bounds or a window that make no sense, a baseline of no windows, a correlation over more than
-    /// 1000, a factor that is not a number or below 1.
+    /// Bounds or a window that make no sense, a baseline of no windows, a factor that is not a number
+    /// or below 1.
     pub fn build(self) -> Result<Windowed<Correlated>, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("correlated", setting, problem));
         self.bounds.check("correlated")?;
         if self.baseline_age == 0 {
             return error("baseline_age", "must be at least 1");
-        }
-        if self.correlation_window > MOST_WINDOWS {
-            return error("correlation_window", "must be at most 1000");
         }
         let factors = [self.factor, self.min_factor];
         if !factors
@@ -242,8 +243,8 @@ impl CorrelatedBuilder {
         }
         self.window.around(Correlated {
             limit: f64::from(self.bounds.initial),
-            median: MovingMedian::new(SMOOTHED as usize),
-            recent: ExpAverage::new(SMOOTHED, WARM_UP),
+            median: MovingMedian::new(),
+            recent: ExpAverage::new(SMOOTHED as u32, WARM_UP),
             baseline,
             throughput: Correlation::new(self.correlation_window),
             latency: Correlation::new(self.correlation_window),

@@ -30,7 +30,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A probe at this interval, from the end of one to the beginning of the next.
+    /// A probe at this interval, from the end of one to the beginning of the next. With zero there is
+    /// nothing but probes; [`Duration::MAX`] makes none after the first.
     pub const fn every(interval: Duration) -> Self {
         Self {
             interval,

@@ -27,10 +27,13 @@ impl Random {
     }
 }
 
+/// How long a call is.
+type Work<'a> = dyn Fn(&mut Random) -> f64 + 'a;
+
 /// What calls are like. Times are in nanoseconds.
 struct Calls<'a> {
     per_second: f64,
-    work: &'a dyn Fn(&mut Random) -> f64,
+    work: &'a Work<'a>,
     /// To the server and back.
     way: f64,
     /// Callers give up after this, and the server does not notice.
@@ -212,7 +215,7 @@ fn servers_of_any_size_and_round_trips_of_any_length_are_used() {
             let mut world = World::new(workers, limit);
             let seconds = 12_f64.max(length / 1e3 * 200.0);
             world.offer(&calls, seconds);
-            let came = world.offer(&calls, seconds);
+            let came = world.offer(&calls, seconds / 2.0);
             let goodput = came.good / capacity;
             println!("{workers} workers, {length} ms, {name}: {goodput:.3} {came:?}");
             assert!(
@@ -318,7 +321,7 @@ fn latencies_that_vary_are_borne() {
         }
     };
     let any = |random: &mut Random| -10.0 * MS * (1.0 - random.unit()).ln();
-    let works: [(&str, &dyn Fn(&mut Random) -> f64, f64); 2] = [
+    let works: [(&str, &Work<'_>, f64); 2] = [
         ("bimodal", &bimodal, 20.0 / 0.0068),
         ("exponential", &any, 2000.0),
     ];
