@@ -119,7 +119,9 @@ impl LoadShedderBuilder {
     }
 
     setters! {
-        /// Decides, counts and reports, but refuses nobody.
+        /// Decides, counts and reports, but refuses nobody. It has no say in what others on its
+        /// [`cut`](Self::cut) shed. With a queue delay it reports more than it would shed: the queue it
+        /// watches does not become shorter.
         shadow;
         /// Makes the choice among calls on the level of the cut reproducible.
         seed;

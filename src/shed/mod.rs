@@ -75,7 +75,8 @@
 //! worked off, and while the queue runs dry more are let in. So the share settles where the rest just
 //! fits, with the queue neither long nor often empty. A cool-off after the delay was last above half of
 //! the target the overload is over, and within two more ten times as many are let in. With a signal the
-//! share goes 5 points up while overloaded, and one down while not, after the cool-off.
+//! share goes 5 points up while overloaded, and one down while not, after the cool-off; intervals in which
+//! nobody came count as calm ones.
 //!
 //! The cut is the level below which that share of the last 1000 calls lay; of those on the level itself a
 //! share is shed. Shedders that share a [`SharedCut`] share this distribution and the cut: a call that one

@@ -561,15 +561,21 @@ fn gradient_waits_for_two_round_trips() {
 /// While a probe is under way the limit may be at its smallest for more than five windows.
 #[test]
 fn gradient_goes_on_with_a_probe_that_sees_overloads() {
-    let probe = Probe::default().samples(10);
+    let probe = Probe::every(Duration::from_secs(1)).samples(10).jitter(0.0);
     let mut limit = Gradient::builder().probe(probe).build().unwrap();
-    for millis in (1..20).map(|round| round * 1000) {
+    for millis in (1..11).map(|call| call * 10) {
         limit.on_sample(&after(millis, ms(10), 3));
-        for later in [10, 250, 500] {
-            limit.on_sample(&after(millis + later, ms(10), 3).overloaded());
-        }
     }
     assert_eq!(limit.baseline(), Some(ms(10)));
+    limit.on_sample(&after(1100, ms(10), 3));
+    for millis in (2..13).map(|round| round * 1000) {
+        assert!(limit.is_probing());
+        limit.on_sample(&after(millis, ms(20), 3));
+        for later in [10, 250, 500] {
+            limit.on_sample(&after(millis + later, ms(20), 3).overloaded());
+        }
+    }
+    assert_eq!(limit.baseline(), Some(ms(20)));
 }
 
 #[test]

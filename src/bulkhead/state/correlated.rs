@@ -235,23 +235,28 @@ impl CorrelatedBuilder {
         if !(self.factor_decay >= 0.0 && self.factor_decay.is_finite()) {
             return error("max_limit_factor", "needs a decay of 0 or more");
         }
+        self.window.around(self.machine())
+    }
+
+    /// Without its window.
+    fn machine(self) -> Correlated {
         let mut baseline = ExpAverage::new(self.baseline_age, WARM_UP);
         if let Some(latency) = self.baseline {
             for _ in 0..WARM_UP {
                 baseline.add(crate::clock::nanos(latency) as f64);
             }
         }
-        self.window.around(Correlated {
+        Correlated {
             limit: f64::from(self.bounds.initial),
             median: MovingMedian::new(),
             recent: ExpAverage::new(SMOOTHED as u32, WARM_UP),
             baseline,
             throughput: Correlation::new(self.correlation_window),
             latency: Correlation::new(self.correlation_window),
-            peaks: VecDeque::new(),
             knee: LastPairs::new(self.correlation_window),
+            peaks: VecDeque::new(),
             config: self,
-        })
+        }
     }
 }
 
@@ -289,5 +294,87 @@ impl ConcurrencyLimit for Correlated {
         } else {
             cap
         });
+    }
+}
+
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use super::*;
+
+    /// Whether more than now may be in flight after fifty windows of so many, of such a latency.
+    fn is_congested(
+        full: bool,
+        in_flight: impl Fn(u32) -> u32,
+        latency: impl Fn(u32, f64) -> f64,
+    ) -> bool {
+        let mut correlated = Correlated::builder().machine();
+        let mut congested = false;
+        for window in 0..50 {
+            let in_flight = in_flight(window);
+            let latency = latency(window, f64::from(in_flight));
+            let mut sample = Sample::new(Instant::ORIGIN, Duration::ZERO, in_flight);
+            sample.full = full;
+            congested = correlated.is_congested(&sample, latency, latency);
+        }
+        congested
+    }
+
+    /// Spread evenly over `[0, 1)`.
+    fn spread(window: u32) -> f64 {
+        (f64::from(window) * 0.618_034).fract()
+    }
+
+    const fn wave(window: u32) -> u32 {
+        10 + 7 * (window % 10)
+    }
+
+    #[test]
+    fn each_sign_of_congestion_is_enough_where_all_permits_are_out() {
+        // Throughput falls, although latency has little to do with it: −0.21, and 0.47.
+        let falls = |full| {
+            let latency =
+                |window: u32, _| 100.0 + f64::from(window % 10 * 6) + 120.0 * spread(window);
+            is_congested(full, |window| 40 + window % 10, latency)
+        };
+        // Throughput varies by 0.26 and hardly follows (0.19), latency does: 0.87.
+        let hardly = |full| {
+            let latency =
+                |window, in_flight: f64| in_flight.powf(0.9) * (0.6 + 0.8 * spread(window));
+            is_congested(full, wave, latency)
+        };
+        // Throughput follows, but varies by 0.06 only, and latency follows more.
+        let flat = |full| is_congested(full, wave, |_, in_flight: f64| in_flight.powf(0.9));
+        for (name, sign) in [
+            ("falls", &falls as &dyn Fn(bool) -> bool),
+            ("hardly", &hardly),
+            ("flat", &flat),
+        ] {
+            assert!(sign(true), "{name}");
+            assert!(!sign(false), "{name}: permits are left");
+        }
+        // Throughput follows, and varies by 0.27.
+        assert!(!is_congested(true, wave, |_, in_flight: f64| in_flight.sqrt()));
+    }
+
+    #[test]
+    fn below_the_knee_there_is_no_congestion_whatever_is_remembered() {
+        // A queue until the fortieth window, then ever fewer in flight.
+        let in_flight = |window: u32| 49 - window.saturating_sub(40) * 2;
+        let queue = |in_flight: f64| 100.0 + 8.0 * (in_flight - 40.0).max(0.0);
+        assert!(!is_congested(true, in_flight, |_, in_flight| queue(
+            in_flight
+        )));
+        // The same, but latency has not come down.
+        let stays = |window, in_flight| match window {
+            49 => 130.0,
+            _ => queue(in_flight),
+        };
+        assert!(is_congested(true, in_flight, stays));
+        // Or throughput has not: the best is 0.39.
+        assert!(is_congested(
+            true,
+            |window| in_flight(window).max(38),
+            |_, in_flight| queue(in_flight)
+        ));
     }
 }
