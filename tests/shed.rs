@@ -330,7 +330,7 @@ fn those_who_share_a_cut_shed_the_same_callers() {
     assert!(f64::from(shed[0]) < 4000.0 * 0.5);
     // One that is gone has no say.
     drop(busy);
-    admitted(&idle, &clock, [Priority::LOW], 2000);
+    admitted(&idle, &clock, [Priority::LOW], 100);
     assert_eq!(admitted(&idle, &clock, [Priority::LOW], 1000), [1.0]);
 }
 

@@ -306,6 +306,23 @@ fn an_algorithm_that_asks_for_none_or_too_many_gets_what_there_can_be() {
     }
 }
 
+/// A long average that is more than twice the latency comes down by 5 % a sample, and not only by its
+/// six-hundredth.
+#[test]
+fn gradient2_forgets_an_overload_quickly() {
+    let mut limit = Gradient2::builder().build().unwrap();
+    let mut feed = |range: std::ops::Range<u64>, latency| {
+        for tenth in range {
+            limit.on_sample(&after(tenth * 100, ms(latency), limit.limit()));
+        }
+        limit.limit()
+    };
+    feed(0..20, 100);
+    let before = feed(20..60, 10);
+    // Four times what it is by now, and less than half of what it was.
+    assert!(feed(60..62, 40) < before);
+}
+
 #[test]
 fn vegas_shrinks_once_for_calls_that_time_out_together() {
     let ten_time_out = |every| {
