@@ -148,10 +148,11 @@ impl Correlation {
             return Correlated::default();
         }
         let n = count as f64;
-        let (mean_x, mean_y) = self
+        let (sum_x, sum_y) = self
             .pairs
             .iter()
-            .fold((0.0, 0.0), |(sx, sy), (x, y)| (sx + x / n, sy + y / n));
+            .fold((0.0, 0.0), |(sx, sy), (x, y)| (sx + x, sy + y));
+        let (mean_x, mean_y) = (sum_x / n, sum_y / n);
         let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
         for (x, y) in self.pairs.iter() {
             let (dx, dy) = (x - mean_x, y - mean_y);
