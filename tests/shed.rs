@@ -330,8 +330,189 @@ fn those_who_share_a_cut_shed_the_same_callers() {
     assert!(f64::from(shed[0]) < 4000.0 * 0.5);
     // One that is gone has no say.
     drop(busy);
-    admitted(&idle, &clock, [Priority::LOW], 2000);
+    admitted(&idle, &clock, [Priority::LOW], 100);
     assert_eq!(admitted(&idle, &clock, [Priority::LOW], 1000), [1.0]);
+}
+
+/// The windows of a pause were calm ones.
+#[test]
+fn who_comes_after_a_pause_is_not_shed_for_what_was_before() {
+    let clock = ManualClock::new();
+    let (load, read) = signal();
+    let shedder = on(&clock).signal(0.8, read).build().unwrap();
+    load.store(100, Ordering::SeqCst);
+    admitted(&shedder, &clock, [Priority::LOWEST], 4000);
+    assert!((shedder.snapshot().shed_rate - 0.9).abs() < 1e-9);
+    load.store(0, Ordering::SeqCst);
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(admitted(&shedder, &clock, [Priority::LOWEST], 100), [1.0]);
+    // A pause shorter than the cool-off changes nothing.
+    load.store(100, Ordering::SeqCst);
+    admitted(&shedder, &clock, [Priority::LOWEST], 4000);
+    load.store(0, Ordering::SeqCst);
+    clock.advance(ms(800));
+    admitted(&shedder, &clock, [Priority::LOWEST], 50);
+    assert!((shedder.snapshot().shed_rate - 0.9).abs() < 1e-9);
+}
+
+/// A signal that comes and goes faster than the cool-off is an overload.
+#[test]
+fn a_signal_that_flaps_does_not_make_the_cut_flap() {
+    let clock = ManualClock::new();
+    let (load, read) = signal();
+    let shedder = on(&clock).signal(0.8, read).build().unwrap();
+    let mut before = 0.0;
+    for half in 0..40 {
+        load.store(100 * (half % 2), Ordering::SeqCst);
+        admitted(&shedder, &clock, [Priority::NORMAL], 500);
+        let rate = shedder.snapshot().shed_rate;
+        assert!(rate >= before, "{before} to {rate}");
+        before = rate;
+    }
+    assert!((before - 0.9).abs() < 1e-9);
+}
+
+/// It wanted nine in ten shed when its last call came, and would say so for ever.
+#[test]
+fn nobody_is_shed_for_the_sake_of_one_that_has_no_more_calls() {
+    let clock = ManualClock::new();
+    let cut = SharedCut::new();
+    let member = |load: f64| {
+        let shedder = on(&clock).signal(0.5, move || load).cut(cut.clone());
+        shedder.build().unwrap()
+    };
+    let (busy, idle) = (member(1.0), member(0.0));
+    for _ in 0..4000 {
+        clock.advance(ms(1));
+        let _ = busy.admit(Priority::LOW);
+        let _ = idle.admit(Priority::LOW);
+    }
+    let [some] = admitted(&idle, &clock, [Priority::LOW], 500);
+    assert!(some < 0.7, "{some}");
+    // The cool-off is a second.
+    admitted(&idle, &clock, [Priority::LOW], 1000);
+    assert_eq!(admitted(&idle, &clock, [Priority::LOW], 1000), [1.0]);
+}
+
+/// However often it updates.
+#[test]
+fn one_that_updates_seldom_has_no_more_say() {
+    let clock = ManualClock::new();
+    let cut = SharedCut::new();
+    let seldom = on(&clock)
+        .signal(0.5, || 1.0)
+        .update_interval(ms(1000))
+        .cut(cut.clone());
+    let (seldom, often) = (
+        seldom.build().unwrap(),
+        on(&clock).signal(0.5, || 0.0).cut(cut).build().unwrap(),
+    );
+    let mut shed = 0;
+    for call in 0..40_000 {
+        clock.advance(ms(1));
+        let _ = seldom.admit(Priority::LOW);
+        let refused = often.admit(Priority::LOW).is_err();
+        shed += u32::from(refused && call >= 30_000);
+    }
+    // Half of the calls want nine in ten shed, the other half none.
+    assert!((4000..5000).contains(&shed), "{shed}");
+}
+
+/// Who only looks on does nothing to the others: neither its overload nor its calls.
+#[test]
+fn a_shadow_has_no_say_in_what_others_shed() {
+    let clock = ManualClock::new();
+    let cut = SharedCut::new();
+    let member = |load: f64, shadow| {
+        let shedder = on(&clock).signal(0.5, move || load).shadow(shadow);
+        shedder.cut(cut.clone()).build().unwrap()
+    };
+    // It joins before the shadow does.
+    let (live, shadow) = (member(0.0, false), member(1.0, true));
+    for _ in 0..5000 {
+        clock.advance(ms(1));
+        assert!(live.admit(Priority::LOW).is_ok());
+        assert!(shadow.admit(Priority::LOW).is_ok());
+    }
+    // But it says what would be if it were none.
+    assert!(shadow.snapshot().would_shed > 1000);
+    assert!(shadow.snapshot().cut > 0 && live.snapshot().cut == 0);
+    drop((live, shadow));
+
+    // The shadow's unimportant calls do not take the place of those that have to go.
+    let (live, shadow) = (member(1.0, false), member(0.0, true));
+    let mut shed = 0;
+    for call in 0..10_000 {
+        clock.advance(ms(1));
+        let _ = shadow.admit(Priority::LOWEST);
+        let refused = live.admit(Priority::HIGH).is_err();
+        shed += u32::from(refused && call >= 5000);
+    }
+    assert!((4300..4700).contains(&shed), "{shed}");
+}
+
+/// Twice the capacity, nine in ten calls of one user: what the others get, and what is left for it.
+#[test]
+fn one_user_with_many_calls_starves_nobody() {
+    for users in [2, 10] {
+        let overload = Overload::new(|builder| builder);
+        let clock = overload.clock.clone();
+        let fairness = UserFairness::new(1000, Duration::from_secs(10), clock.clone()).unwrap();
+        let rate = 2.0 * overload.server.capacity();
+        let (served, of) = (RefCell::new([0_u32; 2]), RefCell::new([0_u32; 2]));
+        let results = open_loop(&clock, rate, Duration::from_secs(8), |number| {
+            let user = match number % 10 {
+                0 => 1 + number / 10 % (users - 1),
+                _ => 0,
+            };
+            let is_modest = usize::from(user > 0);
+            let priority = fairness.priority(Priority::NORMAL, user);
+            let call = overload.stack.with(CallOptions::new().priority(priority));
+            let counts = u32::from(number > 2 * rate as usize);
+            let (served, of, fairness, server) = (&served, &of, &fairness, &overload.server);
+            async move {
+                let work = || async {
+                    fairness.charge(user, 1.0);
+                    server.handle().await;
+                    Ok::<_, ()>(())
+                };
+                let good = call.call(work).await.is_ok();
+                of.borrow_mut()[is_modest] += counts;
+                served.borrow_mut()[is_modest] += if good { counts } else { 0 };
+                good
+            }
+        });
+        let goodput = results.latencies.len() as f64 / results.offered as f64 * 2.0;
+        let (served, of) = (served.into_inner(), of.into_inner());
+        let [greedy, modest] = [0, 1].map(|kind| f64::from(served[kind]) / f64::from(of[kind]));
+        assert!(goodput > 0.9, "{users} users: {goodput} of the capacity");
+        assert!(modest > 0.98, "{users} users: {modest} of the modest");
+        // Half of all calls fit: a tenth is the others', so four of nine of his.
+        assert!(
+            (0.4..0.5).contains(&greedy),
+            "{users} users: {greedy} of the greedy"
+        );
+    }
+}
+
+/// A thousandth of what a heavy user used is more than what others use.
+#[test]
+fn who_is_forgotten_leaves_no_usage_behind() {
+    let clock = ManualClock::new();
+    let second = Duration::from_secs(1);
+    let fairness = UserFairness::new(3, second, clock.clone()).unwrap();
+    fairness.charge("gone", 1e6);
+    clock.advance(10 * second);
+    fairness.charge("greedy", 9.0);
+    fairness.charge("modest", 1.0);
+    // There is no room, so the quiet one makes some.
+    fairness.charge("new", 2.0);
+    assert_eq!(fairness.users(), 3);
+    let level = |user| fairness.priority(Priority::NORMAL, user).as_u16() % 100;
+    assert_eq!(
+        (level("greedy"), level("new"), level("modest")),
+        (22, 99, 99)
+    );
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::future::{Future, pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Waker};
+use std::thread;
 use std::time::Duration;
 
 use backstop::policy::Health;
@@ -246,6 +247,88 @@ fn a_call_is_let_through_when_none_was_for_a_while() {
     assert_eq!(events.iter().filter(|event| *event == forced).count(), 11);
     assert_eq!(events[1], "users: rejected a call: throttled");
     assert_eq!(events.len(), 201);
+}
+
+#[test]
+fn of_a_hundred_threads_one_gets_the_probe() {
+    let clock = ManualClock::new();
+    let throttle = strict(&clock).probe_every(SECOND).build().unwrap();
+    fail(&throttle, 100_000);
+    for _ in 0..20 {
+        clock.advance(SECOND);
+        let start = Barrier::new(100);
+        let probes = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..100 {
+                scope.spawn(|| {
+                    start.wait();
+                    if let Ok(permit) = throttle.try_acquire() {
+                        assert!(permit.is_probe());
+                        probes.fetch_add(1, Ordering::Relaxed);
+                        permit.failure();
+                    }
+                });
+            }
+        });
+        assert_eq!(probes.into_inner(), 1);
+    }
+}
+
+/// A probe that hangs is one call; the next one comes in its time, and it counts when it ends.
+#[test]
+fn a_probe_that_hangs_holds_nothing_up() {
+    let clock = ManualClock::new();
+    let throttle = strict(&clock).probe_every(SECOND).build().unwrap();
+    clock.advance(10 * SECOND);
+    fail(&throttle, 100_000);
+    let hanging = throttle.try_acquire().unwrap();
+    let mut probes = 0;
+    for _ in 0..300 {
+        clock.advance(SECOND / 10);
+        probes += u32::from(throttle.try_acquire().is_ok_and(|permit| permit.is_probe()));
+    }
+    assert_eq!(probes, 30);
+    drop(hanging);
+    assert_eq!(counts(&throttle).3, 0);
+}
+
+#[test]
+fn a_k_below_one_is_refused_and_extreme_settings_are_not() {
+    for bad in [0.0, -1.0, 1.000_001, f64::NAN, f64::INFINITY] {
+        let error = Throttle::builder().success_threshold(bad).build();
+        assert_eq!(error.unwrap_err().setting(), "success_threshold");
+    }
+    let clock = ManualClock::new();
+    let throttle = builder(&clock)
+        .success_threshold(f64::MIN_POSITIVE)
+        .window(Duration::MAX)
+        .grace(Duration::MAX)
+        .probe_every(Duration::MAX)
+        .aggression(f64::MAX)
+        .min_rps(f64::MAX)
+        .min_requests(u32::MAX)
+        .build()
+        .unwrap();
+    fail(&throttle, 100);
+    assert_eq!(probability(&throttle), 0.0);
+    assert_eq!(refused(&throttle, 10), 0);
+}
+
+/// What is counted covers the window but for at most one slice, whenever a call comes.
+#[test]
+fn a_call_leaves_with_its_slice() {
+    let slice = MINUTE / 20;
+    let nano = Duration::from_nanos(1);
+    for into_slice in [Duration::ZERO, nano, slice / 2, slice - nano] {
+        let clock = ManualClock::new();
+        clock.advance(7 * slice + into_slice);
+        let throttle = builder(&clock).build().unwrap();
+        fail(&throttle, 1);
+        clock.advance(MINUTE - into_slice - nano);
+        assert_eq!(counts(&throttle).0, 1, "{into_slice:?}");
+        clock.advance(nano);
+        assert_eq!(counts(&throttle).0, 0, "{into_slice:?}");
+    }
 }
 
 #[test]

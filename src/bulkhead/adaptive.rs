@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use super::state::{ConcurrencyLimit, Sample};
+use super::state::{ConcurrencyLimit, MAX_PERMITS, Sample};
 use crate::sync::{Mutex, lock_checked};
 
 /// An algorithm with an inbox.
@@ -33,7 +33,8 @@ impl Adaptive {
         }
     }
 
-    /// Runs a sample, and calls `apply` with the limit that follows, once for each sample.
+    /// Runs a sample, and calls `apply` with the limit that follows, once for each sample. It is one that a
+    /// bulkhead can have: another would never be the present one, and be applied again and again.
     pub(super) fn sample(&self, sample: Sample, mut apply: impl FnMut(u32)) {
         let algorithm = {
             let mut seat = lock_checked(&self.seat);
@@ -55,7 +56,7 @@ impl Adaptive {
         while let Some(sample) = next {
             if let Some(algorithm) = &mut turn.algorithm {
                 algorithm.on_sample(&sample);
-                apply(algorithm.limit());
+                apply(algorithm.limit().clamp(1, MAX_PERMITS));
             }
             next = turn.next();
         }

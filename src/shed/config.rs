@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cut::SharedCut;
 use super::state::Pressure;
 use super::{Inner, LoadShedder};
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::ConfigError;
 use crate::observe::Observer;
@@ -54,8 +54,6 @@ pub(super) struct Watch {
     pub(super) codel: Codel,
     /// The smallest delay since the last update; `None` before anybody has said how long they waited.
     pub(super) min_delay: Option<Duration>,
-    /// When that was.
-    pub(super) updated: Instant,
 }
 
 impl LoadShedderBuilder {
@@ -121,7 +119,9 @@ impl LoadShedderBuilder {
     }
 
     setters! {
-        /// Decides, counts and reports, but refuses nobody.
+        /// Decides, counts and reports, but refuses nobody. It has no say in what others on its
+        /// [`cut`](Self::cut) shed. With a queue delay it reports more than it would shed: the queue it
+        /// watches does not become shorter.
         shadow;
         /// Makes the choice among calls on the level of the cut reproducible.
         seed;
@@ -158,7 +158,6 @@ impl LoadShedderBuilder {
             None => Source::QueueDelay(Mutex::new(Watch {
                 codel: Codel::new(self.target, self.interval),
                 min_delay: None,
-                updated: Instant::ORIGIN,
             })),
         };
         Ok(LoadShedder {
@@ -169,7 +168,7 @@ impl LoadShedderBuilder {
                 update_interval: self.update_interval,
                 next_update: AtomicU64::new(0),
                 pressure: Mutex::new(Pressure::new(self.max_shed, self.cool_off)),
-                member: self.cut.join(),
+                member: self.cut.join(self.shadow),
                 shadow: self.shadow,
                 observer: self.observer,
                 rng: SharedRng::new(self.seed),

@@ -174,5 +174,12 @@ impl UserFairness {
         usage
             .users
             .retain(|_, account| now.saturating_duration_since(account.at) < silence);
+        // What is left of theirs would raise the mean, and there are fewer to share it: all others
+        // would count as modest, however they differ.
+        let used = |account: &Account| account.at(now, self.half_life);
+        usage.total = Account {
+            amount: usage.users.values().map(used).sum::<f64>().min(1e300),
+            at: now,
+        };
     }
 }

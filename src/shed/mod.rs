@@ -75,7 +75,8 @@
 //! worked off, and while the queue runs dry more are let in. So the share settles where the rest just
 //! fits, with the queue neither long nor often empty. A cool-off after the delay was last above half of
 //! the target the overload is over, and within two more ten times as many are let in. With a signal the
-//! share goes 5 points up while overloaded, and one down while not, after the cool-off.
+//! share goes 5 points up while overloaded, and one down while not, after the cool-off; intervals in which
+//! nobody came count as calm ones.
 //!
 //! The cut is the level below which that share of the last 1000 calls lay; of those on the level itself a
 //! share is shed. Shedders that share a [`SharedCut`] share this distribution and the cut: a call that one
@@ -88,7 +89,7 @@ use std::time::Duration;
 use self::config::{Source, Watch};
 use self::cut::Member;
 use self::state::{Pressure, QueueReport};
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::{ClockHandle, Instant, nanos};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::observe::{Event, Observer};
 use crate::policy::Priority;
@@ -220,22 +221,25 @@ impl Inner {
         {
             return;
         }
-        let rate = match &self.source {
+        let window = self.update_interval;
+        let last = Instant::from_nanos(due.saturating_sub(nanos(window)));
+        let elapsed = now.saturating_duration_since(last).max(window);
+        let (rate, good_for) = match &self.source {
             Source::QueueDelay(watch) => {
-                let (report, elapsed) = lock(watch).report(now);
+                let report = lock(watch).report(now);
                 let mut pressure = lock(&self.pressure);
-                pressure.follow(report, self.update_interval, elapsed, now);
-                pressure.rate()
+                pressure.follow(report, window, elapsed, now);
+                (pressure.rate(), pressure.calm_after(window))
             }
             Source::Signal { threshold, signal } => {
                 // The user's code, so not under the lock. What is no number is no sign of overload.
                 let overloaded = signal() >= *threshold;
                 let mut pressure = lock(&self.pressure);
-                pressure.update(overloaded, now);
-                pressure.rate()
+                pressure.update(overloaded, window, elapsed, now);
+                (pressure.rate(), pressure.calm_after(window))
             }
         };
-        self.member.report(rate);
+        self.member.report(rate, elapsed, good_for, now);
     }
 
     fn emit(&self, observer: Option<&dyn Observer>, event: &Event) {
@@ -273,16 +277,13 @@ impl Source {
 }
 
 impl Watch {
-    /// What has been seen since the last report, and how long that was.
-    fn report(&mut self, now: Instant) -> (QueueReport, Duration) {
-        let elapsed = now.saturating_duration_since(self.updated);
-        self.updated = now;
-        let report = QueueReport {
+    /// What has been seen since the last report.
+    fn report(&mut self, now: Instant) -> QueueReport {
+        QueueReport {
             delay: self.min_delay.take().unwrap_or_default(),
             target: self.codel.target(),
             overloaded: self.codel.is_overloaded_at(now),
-        };
-        (report, elapsed)
+        }
     }
 }
 

@@ -1,24 +1,57 @@
 //! The shedder around an operation.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use pin_project_lite::pin_project;
+
+use super::LoadShedder;
 use crate::clock::ClockHandle;
+use crate::error::Rejected;
 use crate::observe::Listener;
 use crate::policy::{Context, Operation, Outcome, Policy};
 
-use super::LoadShedder;
-
 impl<T, E> Policy<T, E> for LoadShedder {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, mut cx: Context) -> Outcome<T, E> {
+    #[inline]
+    fn run<Op: Operation<T, E>>(
+        &self,
+        op: Op,
+        mut cx: Context,
+    ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
         let now = cx.now(&inner.clock);
         let waited = now.saturating_duration_since(cx.start(&inner.clock));
         inner.observe_delay(waited, now);
         match inner.admit(cx.priority(), now, op.listener().observer()) {
-            Ok(()) => op.attempt(cx).await,
-            Err(rejected) => Outcome::rejected(rejected),
+            Ok(()) => Shedding::Running {
+                attempt: op.attempt(cx),
+            },
+            Err(rejected) => Shedding::Refused { rejected },
         }
     }
 
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.clock.clone())
+    }
+}
+
+pin_project! {
+    #[project = SheddingProj]
+    enum Shedding<Fut> {
+        Refused { rejected: Rejected },
+        Running { #[pin] attempt: Fut },
+    }
+}
+
+impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for Shedding<Fut> {
+    type Output = Outcome<T, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+        match self.project() {
+            SheddingProj::Refused { rejected } => Poll::Ready(Outcome::rejected(*rejected)),
+            SheddingProj::Running { attempt } => attempt.poll(task),
+        }
     }
 }

@@ -69,15 +69,26 @@ impl Pressure {
         }
     }
 
-    /// A window has passed in which a signal told about the load.
-    pub(super) fn update(&mut self, overloaded: bool, now: Instant) {
+    /// A window of `window` has passed, after which a signal told about the load; the last update was
+    /// `elapsed` ago.
+    pub(super) fn update(
+        &mut self,
+        overloaded: bool,
+        window: Duration,
+        elapsed: Duration,
+        now: Instant,
+    ) {
         self.in_force = true;
         if overloaded {
             self.rate = (self.rate + MORE).min(self.max);
             self.overloaded_at = Some(now);
-        } else if self.is_calm(self.cool_off, now) {
+        } else if let Some(calm) = self.calm(self.cool_off, now) {
+            // Windows in which nobody came were calm too: who comes first after a pause is not shed for
+            // what was before it.
+            let windows = elapsed.min(calm).as_nanos() / window.as_nanos().max(1);
+            let less = LESS * (windows as f64).max(1.0);
             // Rounded, so that steps up and down meet at zero again.
-            self.rate = ((self.rate - LESS) * 1e6).round().max(0.0) / 1e6;
+            self.rate = ((self.rate - less) * 1e6).round().max(0.0) / 1e6;
         }
     }
 
@@ -106,7 +117,7 @@ impl Pressure {
     ) {
         let delay = queue.delay.as_secs_f64();
         let before = self.delay.replace(queue.delay).unwrap_or(queue.delay);
-        let calm_after = self.cool_off.max(window.saturating_mul(CALM_UPDATES));
+        let calm_after = self.calm_after(window);
         // At the target the delay is where it should be because of what is shed.
         if queue.delay > queue.target / 2 {
             self.overloaded_at = Some(now);
@@ -123,7 +134,7 @@ impl Pressure {
         let mut admitted = (1.0 - self.rate)
             * (1.0 - GROWTH_GAIN * growth.clamp(-1.0, 1.0))
             * (1.0 - too_long.clamp(-0.5, 0.5));
-        if self.is_calm(calm_after, now) {
+        if self.calm(calm_after, now).is_some() {
             let cool_offs = elapsed / (2.0 * calm_after.as_secs_f64());
             admitted = admitted.max((1.0 - self.rate) * RELEASE.powf(cool_offs));
         }
@@ -131,16 +142,22 @@ impl Pressure {
         self.in_force = self.rate > 0.0 && (self.in_force || queue.overloaded);
     }
 
-    /// Whether the last overload was `calm_after` ago.
-    fn is_calm(&mut self, calm_after: Duration, now: Instant) -> bool {
+    /// How long after a delay above half of the target the overload is over.
+    pub(super) fn calm_after(&self, window: Duration) -> Duration {
+        self.cool_off.max(window.saturating_mul(CALM_UPDATES))
+    }
+
+    /// For how long the last overload has been more than `calm_after` ago; `None` if it has not.
+    fn calm(&mut self, calm_after: Duration, now: Instant) -> Option<Duration> {
         let Some(overloaded_at) = &mut self.overloaded_at else {
-            return true;
+            return Some(Duration::MAX);
         };
         if is_set_back_short(now, *overloaded_at) {
             // As long as usual from now on, and not until the clock is right again.
             *overloaded_at = now;
         }
-        now >= *overloaded_at + calm_after
+        let since = *overloaded_at + calm_after;
+        (now >= since).then(|| now.saturating_duration_since(since))
     }
 
     pub(super) const fn rate(&self) -> f64 {
@@ -149,18 +166,35 @@ impl Pressure {
 }
 
 /// What one shedder tells those that share a cut with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Share {
-    /// Its calls since the last time.
+    /// Its calls since the last time, and how long that was.
     pub(super) calls: u64,
+    pub(super) over: Duration,
     /// The share of them it wants shed.
     pub(super) rate: f64,
+    /// When it said so, and for how long it holds.
+    pub(super) at: Instant,
+    pub(super) good_for: Duration,
 }
 
-/// The share that all of them together want shed: the mean, weighted by their calls.
-pub(super) fn combine(shares: impl IntoIterator<Item = Share>) -> f64 {
-    let (calls, shed) = shares.into_iter().fold((0.0, 0.0), |(calls, shed), share| {
-        let weight = share.calls as f64;
+impl Share {
+    /// Whether it is too old to count. Who has no calls says nothing, and nothing is shed for its sake.
+    fn is_stale(&self, now: Instant) -> bool {
+        now > self.at + self.good_for || is_set_back_short(now, self.at)
+    }
+
+    /// Its calls per second.
+    fn weight(&self) -> f64 {
+        self.calls as f64 / self.over.as_secs_f64().max(1e-9)
+    }
+}
+
+/// The share that all of them together want shed: the mean, weighted by their calls per second.
+pub(super) fn combine(shares: impl IntoIterator<Item = Share>, now: Instant) -> f64 {
+    let fresh = shares.into_iter().filter(|share| !share.is_stale(now));
+    let (calls, shed) = fresh.fold((0.0, 0.0), |(calls, shed), share| {
+        let weight = share.weight();
         (calls + weight, shed + weight * share.rate)
     });
     if calls > 0.0 { shed / calls } else { 0.0 }
@@ -298,7 +332,7 @@ mod tests {
             (1200, false, 0.11),
             (1300, false, 0.10),
         ] {
-            pressure.update(overloaded, at(now));
+            pressure.update(overloaded, WINDOW, WINDOW, at(now));
             assert!(
                 (pressure.rate() - rate).abs() < 1e-9,
                 "{now}: {}",
@@ -306,9 +340,27 @@ mod tests {
             );
         }
         for now in 0..100 {
-            pressure.update(false, at(2000 + now));
+            pressure.update(false, WINDOW, WINDOW, at(2000 + now));
         }
         assert_eq!(pressure.rate(), 0.0);
+    }
+
+    #[test]
+    fn windows_without_calls_are_calm_too() {
+        let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
+        for (pause, rate) in [(900, 0.5), (1_000, 0.49), (1_550, 0.45), (6_000, 0.0)] {
+            let mut pressure = Pressure::new(0.5, Duration::from_millis(1000));
+            for window in 0..20 {
+                pressure.update(true, WINDOW, WINDOW, at(100 * window));
+            }
+            let now = 1900 + pause;
+            pressure.update(false, WINDOW, Duration::from_millis(pause), at(now));
+            assert!(
+                (pressure.rate() - rate).abs() < 1e-9,
+                "{pause}: {}",
+                pressure.rate()
+            );
+        }
     }
 
     const WINDOW: Duration = Duration::from_millis(100);
@@ -421,10 +473,41 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_weighted_by_their_calls() {
-        let share = |calls, rate| Share { calls, rate };
-        assert_eq!(combine([]), 0.0);
-        assert!((combine([share(100, 0.2), share(100, 0.4)]) - 0.3).abs() < 1e-9);
-        assert!((combine([share(100, 0.3), share(0, 0.8)]) - 0.3).abs() < 1e-9);
+    fn shares_are_weighted_by_their_calls_per_second_as_long_as_they_are_fresh() {
+        let second = Duration::from_secs(1);
+        let share = |calls, rate| Share {
+            calls,
+            over: second,
+            rate,
+            at: Instant::ORIGIN + 10 * second,
+            good_for: 2 * second,
+        };
+        let now = Instant::ORIGIN + 12 * second;
+        let is = |shares: &[Share], now, expected: f64| {
+            let combined = combine(shares.iter().copied(), now);
+            assert!((combined - expected).abs() < 1e-9, "{combined}");
+        };
+        is(&[], now, 0.0);
+        is(&[share(100, 0.2), share(100, 0.4)], now, 0.3);
+        is(&[share(100, 0.3), share(0, 0.8)], now, 0.3);
+        // Ten times as many, but in ten times as long.
+        let over = 10 * second;
+        let seldom = Share {
+            over,
+            ..share(1000, 0.8)
+        };
+        is(&[share(100, 0.2), seldom], now, 0.5);
+        let at = now;
+        let newer = Share {
+            at,
+            ..share(100, 0.6)
+        };
+        is(&[share(100, 0.2), newer], now, 0.4);
+        is(
+            &[share(100, 0.2), newer],
+            now + Duration::from_nanos(1),
+            0.6,
+        );
+        is(&[share(100, 0.2), newer], Instant::ORIGIN, 0.0);
     }
 }

@@ -123,8 +123,9 @@ impl ThrottleBuilder {
         self
     }
 
-    /// A call that should be refused is let through when none was for this long. Above zero;
-    /// [`Duration::MAX`] forces none.
+    /// A call that should be refused is let through when none was for this long, while calls are
+    /// refused: so the first one to be refused, or the first after a while without, passes as a probe.
+    /// Above zero; [`Duration::MAX`] forces none.
     pub const fn probe_every(mut self, interval: Duration) -> Self {
         self.probe_every = interval;
         self

@@ -56,40 +56,67 @@ impl ExpAverage {
     }
 }
 
-/// The median of the last few values. As long as there are fewer, a value passes as it is.
+/// The median of the last `N` values. As long as there are fewer, a value passes as it is.
 #[derive(Clone, Debug)]
-pub(super) struct MovingMedian {
-    size: usize,
-    values: VecDeque<f64>,
+pub(super) struct MovingMedian<const N: usize> {
+    values: [f64; N],
+    known: usize,
+    next: usize,
 }
 
-impl MovingMedian {
-    pub(super) const fn new(size: usize) -> Self {
+impl<const N: usize> MovingMedian<N> {
+    pub(super) const fn new() -> Self {
         Self {
-            size,
-            values: VecDeque::new(),
+            values: [0.0; N],
+            known: 0,
+            next: 0,
         }
     }
 
     pub(super) fn add(&mut self, value: f64) -> f64 {
-        if self.values.len() >= self.size {
-            self.values.pop_front();
-        }
-        self.values.push_back(value);
-        if self.values.len() < self.size {
+        self.values[self.next] = value;
+        self.next = (self.next + 1) % N;
+        self.known = (self.known + 1).min(N);
+        if self.known < N {
             return value;
         }
-        let mut sorted: Vec<f64> = self.values.iter().copied().collect();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        let mut sorted = self.values;
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted[N / 2]
     }
 }
 
-/// The last pairs of two measures, and how they move together.
+/// The last pairs of two measures.
 #[derive(Clone, Debug)]
-pub(super) struct Correlation {
+pub(super) struct LastPairs {
     size: usize,
     pairs: VecDeque<(f64, f64)>,
+}
+
+impl LastPairs {
+    pub(super) const fn new(size: usize) -> Self {
+        Self {
+            size,
+            pairs: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, pair: (f64, f64)) {
+        if self.pairs.len() >= self.size {
+            self.pairs.pop_front();
+        }
+        self.pairs.push_back(pair);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.pairs.iter().copied()
+    }
+}
+
+/// How the last pairs of two measures move together.
+#[derive(Clone, Debug)]
+pub(super) struct Correlation {
+    pairs: LastPairs,
 }
 
 /// How two measures move together.
@@ -110,26 +137,24 @@ const STILL: f64 = 0.01;
 impl Correlation {
     pub(super) const fn new(size: usize) -> Self {
         Self {
-            size,
-            pairs: VecDeque::new(),
+            pairs: LastPairs::new(size),
         }
     }
 
     pub(super) fn add(&mut self, x: f64, y: f64) -> Correlated {
-        if self.pairs.len() >= self.size {
-            self.pairs.pop_front();
-        }
-        self.pairs.push_back((x, y));
-        if self.pairs.len() < PAIRS {
+        self.pairs.add((x, y));
+        let count = self.pairs.iter().count();
+        if count < PAIRS {
             return Correlated::default();
         }
-        let n = self.pairs.len() as f64;
-        let (mean_x, mean_y) = self
+        let n = count as f64;
+        let (sum_x, sum_y) = self
             .pairs
             .iter()
-            .fold((0.0, 0.0), |(sx, sy), (x, y)| (sx + x / n, sy + y / n));
+            .fold((0.0, 0.0), |(sx, sy), (x, y)| (sx + x, sy + y));
+        let (mean_x, mean_y) = (sum_x / n, sum_y / n);
         let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
-        for (x, y) in &self.pairs {
+        for (x, y) in self.pairs.iter() {
             let (dx, dy) = (x - mean_x, y - mean_y);
             xx += dx * dx;
             yy += dy * dy;
@@ -244,11 +269,18 @@ mod tests {
 
     #[test]
     fn a_median_ignores_an_outlier() {
-        let mut median = MovingMedian::new(5);
+        let mut median = MovingMedian::<5>::new();
         for value in [10.0, 11.0, 13.0, 12.0] {
             assert_eq!(median.add(value), value, "too few for a median");
         }
-        assert_eq!(median.add(1000.0), 12.0);
-        assert_eq!(median.add(10.0), 12.0);
+        for (value, expected) in [
+            (1000.0, 12.0),
+            (10.0, 12.0),
+            (9.0, 12.0),
+            (9.0, 10.0),
+            (9.0, 9.0),
+        ] {
+            assert_eq!(median.add(value), expected);
+        }
     }
 }

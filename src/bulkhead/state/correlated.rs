@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::average::{Correlation, ExpAverage, MovingMedian};
+use super::average::{Correlation, ExpAverage, LastPairs, MovingMedian};
 use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
 use super::windowed::{Windowed, WindowedBuilder};
 use crate::clock::Instant;
@@ -19,12 +19,14 @@ use crate::set_back::is_set_back_short;
 ///   there is little to do.
 /// * Latencies are a percentile of a window, then a median, then an average: an outlier moves nothing.
 ///
-/// Under an overload that lasts, the limit swings about the right one: the first guard remembers 50
-/// windows, and goes on shrinking for a while when the queue is gone already. In a simulation that
-/// cost a quarter of the throughput.
+/// Source: failsafe-go's adaptive limiter, with two changes:
 ///
-/// Source: failsafe-go's adaptive limiter, with one change: there dropped calls are left out, here a
-/// window with an overload multiplies the limit with 0.9.
+/// * There dropped calls are left out; here a window of which more than a tenth were overloads
+///   multiplies the limit with 0.9 ([`WindowedBuilder::overload_share`]).
+/// * There the first guard goes on shrinking for as long as the correlation remembers the queue, which
+///   can be long after it is gone: under an overload that lasts, the limit swings, and a quarter of the
+///   throughput is lost. Here it stops as soon as throughput is more than 5 % below the best of those
+///   windows while latency is within 20 % of the lowest.
 ///
 /// ```
 /// use backstop::Bulkhead;
@@ -38,13 +40,15 @@ use crate::set_back::is_set_back_short;
 pub struct Correlated {
     config: CorrelatedBuilder,
     limit: f64,
-    median: MovingMedian,
+    median: MovingMedian<SMOOTHED>,
     recent: ExpAverage,
     baseline: ExpAverage,
     throughput: Correlation,
     latency: Correlation,
     /// What was in flight lately: ever smaller counts, each the largest since its time.
     peaks: VecDeque<(Instant, u32)>,
+    /// Throughput and latency of the windows that the correlations go over.
+    knee: LastPairs,
 }
 
 /// Builds a [`Correlated`].
@@ -72,10 +76,16 @@ pub struct CorrelatedBuilder {
 }
 
 /// How many windows the median and the average of recent latency go over.
-const SMOOTHED: u32 = 5;
+const SMOOTHED: usize = 5;
 const WARM_UP: u32 = 10;
 /// What a window with an overload multiplies the limit with.
 const BACKOFF: f64 = 0.9;
+/// Below this share of the best throughput it has begun to fall.
+const KNEE_THROUGHPUT: f64 = 0.95;
+/// Up to this multiple of the lowest latency there is as good as no queue.
+const KNEE_LATENCY: f64 = 1.2;
+/// The most windows that may be compared: each update looks at all of them.
+const MOST_WINDOWS: usize = 1000;
 
 impl Correlated {
     /// Sets everything.
@@ -96,15 +106,32 @@ impl Correlated {
     }
 
     /// How much more than now may be in flight shows in how the two measures move with that number.
-    fn is_congested(&mut self, sample: &Sample, latency: f64) -> bool {
+    /// `median` is the latency before it was averaged: it says earlier that a queue is gone.
+    fn is_congested(&mut self, sample: &Sample, latency: f64, median: f64) -> bool {
         let in_flight = f64::from(sample.in_flight);
         let throughput = self.throughput.add(in_flight, in_flight / latency);
         let latency = self.latency.add(in_flight, latency);
         let slower = latency.coefficient > 0.5;
+        let is_below = self.is_below_the_knee(in_flight, median);
         sample.full
+            && !is_below
             && (throughput.coefficient < 0.0
                 || (throughput.coefficient < 0.3 && slower)
                 || (throughput.variation < 0.2 && slower))
+    }
+
+    /// Whether throughput has begun to fall and latency is about as low as it gets: fewer in flight
+    /// would only cost more throughput, whatever the correlation remembers.
+    fn is_below_the_knee(&mut self, in_flight: f64, latency: f64) -> bool {
+        let now = (in_flight / latency, latency);
+        self.knee.add(now);
+        let (best, lowest) = self
+            .knee
+            .iter()
+            .fold(now, |(best, lowest), (throughput, latency)| {
+                (best.max(throughput), lowest.min(latency))
+            });
+        now.0 < best * KNEE_THROUGHPUT && now.1 <= lowest * KNEE_LATENCY
     }
 
     /// The largest number in flight within the stabilization window.
@@ -152,9 +179,14 @@ impl CorrelatedBuilder {
         self
     }
 
-    /// Over how many windows throughput and latency are compared with the number in flight.
+    /// Over how many windows throughput and latency are compared with the number in flight; more than
+    /// 1000 count as 1000. Fewer than ten are too few to tell, which switches this guard off.
     pub const fn correlation_window(mut self, windows: usize) -> Self {
-        self.correlation_window = windows;
+        self.correlation_window = if windows < MOST_WINDOWS {
+            windows
+        } else {
+            MOST_WINDOWS
+        };
         self
     }
 
@@ -203,22 +235,28 @@ impl CorrelatedBuilder {
         if !(self.factor_decay >= 0.0 && self.factor_decay.is_finite()) {
             return error("max_limit_factor", "needs a decay of 0 or more");
         }
+        self.window.around(self.machine())
+    }
+
+    /// Without its window.
+    fn machine(self) -> Correlated {
         let mut baseline = ExpAverage::new(self.baseline_age, WARM_UP);
         if let Some(latency) = self.baseline {
             for _ in 0..WARM_UP {
                 baseline.add(crate::clock::nanos(latency) as f64);
             }
         }
-        self.window.around(Correlated {
+        Correlated {
             limit: f64::from(self.bounds.initial),
-            median: MovingMedian::new(SMOOTHED as usize),
-            recent: ExpAverage::new(SMOOTHED, WARM_UP),
+            median: MovingMedian::new(),
+            recent: ExpAverage::new(SMOOTHED as u32, WARM_UP),
             baseline,
             throughput: Correlation::new(self.correlation_window),
             latency: Correlation::new(self.correlation_window),
+            knee: LastPairs::new(self.correlation_window),
             peaks: VecDeque::new(),
             config: self,
-        })
+        }
     }
 }
 
@@ -233,10 +271,11 @@ impl ConcurrencyLimit for Correlated {
             self.limit = bounds.clamp(self.limit * BACKOFF);
             return;
         }
-        let latency = self.recent.add(self.median.add(sample.nanos()));
+        let median = self.median.add(sample.nanos());
+        let latency = self.recent.add(median);
         let baseline = self.baseline.add(latency);
         let queue = (self.limit * (1.0 - baseline / latency)).ceil();
-        let congested = self.is_congested(sample, latency);
+        let congested = self.is_congested(sample, latency, median);
         let step = log10_root(self.limit as u32);
         let moved = if queue > 6.0 * step || congested {
             self.limit - step
@@ -255,5 +294,87 @@ impl ConcurrencyLimit for Correlated {
         } else {
             cap
         });
+    }
+}
+
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use super::*;
+
+    /// Whether more than now may be in flight after fifty windows of so many, of such a latency.
+    fn is_congested(
+        full: bool,
+        in_flight: impl Fn(u32) -> u32,
+        latency: impl Fn(u32, f64) -> f64,
+    ) -> bool {
+        let mut correlated = Correlated::builder().machine();
+        let mut congested = false;
+        for window in 0..50 {
+            let in_flight = in_flight(window);
+            let latency = latency(window, f64::from(in_flight));
+            let mut sample = Sample::new(Instant::ORIGIN, Duration::ZERO, in_flight);
+            sample.full = full;
+            congested = correlated.is_congested(&sample, latency, latency);
+        }
+        congested
+    }
+
+    /// Spread evenly over `[0, 1)`.
+    fn spread(window: u32) -> f64 {
+        (f64::from(window) * 0.618_034).fract()
+    }
+
+    const fn wave(window: u32) -> u32 {
+        10 + 7 * (window % 10)
+    }
+
+    #[test]
+    fn each_sign_of_congestion_is_enough_where_all_permits_are_out() {
+        // Throughput falls, although latency has little to do with it: −0.21, and 0.47.
+        let falls = |full| {
+            let latency =
+                |window: u32, _| 100.0 + f64::from(window % 10 * 6) + 120.0 * spread(window);
+            is_congested(full, |window| 40 + window % 10, latency)
+        };
+        // Throughput varies by 0.26 and hardly follows (0.19), latency does: 0.87.
+        let hardly = |full| {
+            let latency =
+                |window, in_flight: f64| in_flight.powf(0.9) * (0.6 + 0.8 * spread(window));
+            is_congested(full, wave, latency)
+        };
+        // Throughput follows, but varies by 0.06 only, and latency follows more.
+        let flat = |full| is_congested(full, wave, |_, in_flight: f64| in_flight.powf(0.9));
+        for (name, sign) in [
+            ("falls", &falls as &dyn Fn(bool) -> bool),
+            ("hardly", &hardly),
+            ("flat", &flat),
+        ] {
+            assert!(sign(true), "{name}");
+            assert!(!sign(false), "{name}: permits are left");
+        }
+        // Throughput follows, and varies by 0.27.
+        assert!(!is_congested(true, wave, |_, in_flight: f64| in_flight.sqrt()));
+    }
+
+    #[test]
+    fn below_the_knee_there_is_no_congestion_whatever_is_remembered() {
+        // A queue until the fortieth window, then ever fewer in flight.
+        let in_flight = |window: u32| 49 - window.saturating_sub(40) * 2;
+        let queue = |in_flight: f64| 100.0 + 8.0 * (in_flight - 40.0).max(0.0);
+        assert!(!is_congested(true, in_flight, |_, in_flight| queue(
+            in_flight
+        )));
+        // The same, but latency has not come down.
+        let stays = |window, in_flight| match window {
+            49 => 130.0,
+            _ => queue(in_flight),
+        };
+        assert!(is_congested(true, in_flight, stays));
+        // Or throughput has not: the best is 0.39.
+        assert!(is_congested(
+            true,
+            |window| in_flight(window).max(38),
+            |_, in_flight| queue(in_flight)
+        ));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{ConcurrencyLimit, Sample, share};
+use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
 use super::probe::{Probe, Probed, Prober};
 use crate::clock::Instant;
 use crate::error::ConfigError;
@@ -16,8 +16,10 @@ use crate::set_back::is_set_back_short;
 /// `limit · g + √(limit · g)`. Five windows in a row at the smallest limit cause a new probe: what was
 /// taken for overload may be how the dependency is now.
 ///
-/// Source: Envoy's adaptive concurrency filter, with two changes: an overload multiplies the limit
-/// with 0.9 without the growth by the root, and the limit grows only while it is used.
+/// Source: Envoy's adaptive concurrency filter, with three changes: a window of which more than a tenth
+/// were overloads multiplies the limit with 0.9 without the growth by the root (there they are left
+/// out); the limit grows only while it is used; and a window lasts for two round trips without load at
+/// least, or a limit that moves several times before a move shows would swing.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     config: GradientBuilder,
@@ -26,7 +28,7 @@ pub struct Gradient {
     prober: Prober,
     window: Latencies,
     began: Option<Instant>,
-    overloaded: bool,
+    overloads: u64,
     in_flight: u32,
     at_min: u32,
 }
@@ -40,6 +42,7 @@ pub struct Gradient {
 /// | [`quantile`](Self::quantile) | 0.5 |
 /// | [`buffer`](Self::buffer) | 0.25 |
 /// | [`probe`](Self::probe) | every 60 s |
+/// | [`overload_share`](Self::overload_share) | 0.1 |
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct GradientBuilder {
@@ -49,6 +52,7 @@ pub struct GradientBuilder {
     quantile: f64,
     buffer: f64,
     probe: Probe,
+    overload_share: f64,
 }
 
 /// So many windows in a row at the smallest limit cause a probe.
@@ -66,6 +70,7 @@ impl Gradient {
             quantile: 0.5,
             buffer: 0.25,
             probe: Probe::default(),
+            overload_share: OVERLOAD_SHARE,
         }
     }
 
@@ -97,7 +102,10 @@ impl Gradient {
     fn update(&mut self, now: Instant) {
         let config = &self.config;
         let began = *self.began.get_or_insert(now);
-        if now < began + config.update_interval && !is_set_back_short(now, began) {
+        // What a move has changed shows after a round trip, and shows in all calls after two.
+        let round_trips = Duration::from_nanos((2.0 * self.smallest.unwrap_or(0.0)) as u64);
+        let window = config.update_interval.max(round_trips);
+        if now < began + window && !is_set_back_short(now, began) {
             return;
         }
         self.began = Some(now);
@@ -107,7 +115,7 @@ impl Gradient {
             return;
         };
         let limit = f64::from(self.limit);
-        let target = if self.overloaded {
+        let target = if exceeds(self.overloads, self.window.len(), config.overload_share) {
             limit * BACKOFF
         } else {
             let gradient = (smallest * (1.0 + config.buffer) / latency).clamp(0.5, 2.0);
@@ -127,13 +135,16 @@ impl Gradient {
         self.clear();
         if self.at_min >= WINDOWS_AT_MIN {
             self.at_min = 0;
-            self.prober.start(now);
+            // Not one that is under way: it would lose what it has seen.
+            if !self.is_probing() {
+                self.prober.start(now);
+            }
         }
     }
 
     fn clear(&mut self) {
         self.window.clear();
-        self.overloaded = false;
+        self.overloads = 0;
         self.in_flight = 0;
     }
 }
@@ -151,7 +162,7 @@ impl GradientBuilder {
         self
     }
 
-    /// How long a window is.
+    /// How long a window is; at least twice the latency without load.
     pub const fn update_interval(mut self, interval: Duration) -> Self {
         self.update_interval = interval;
         self
@@ -175,12 +186,19 @@ impl GradientBuilder {
         self
     }
 
+    /// A window is an overload when more than this share of its calls were: 0 to 1. With 0 a single
+    /// one is enough.
+    pub const fn overload_share(mut self, share: f64) -> Self {
+        self.overload_share = share;
+        self
+    }
+
     /// The algorithm. It begins with a probe.
     ///
     /// # Errors
     ///
-    /// A smallest limit of 0, a largest below it, a window of zero, a quantile outside 0 to 1, a buffer
-    /// that is negative or not a number, a probe that makes no sense.
+    /// A smallest limit of 0, a largest below it, a window of zero, a quantile or a share outside 0 to 1,
+    /// a buffer that is negative or not a number, a probe that makes no sense.
     pub fn build(self) -> Result<Gradient, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("gradient", setting, problem));
         if self.min == 0 {
@@ -199,6 +217,7 @@ impl GradientBuilder {
             return error("buffer", "must be a number of 0 or more");
         }
         share("gradient", "quantile", self.quantile)?;
+        share("gradient", "overload_share", self.overload_share)?;
         self.probe.check("gradient")?;
         let mut prober = Prober::new(self.probe);
         prober.start(Instant::ORIGIN);
@@ -208,7 +227,7 @@ impl GradientBuilder {
             prober,
             window: Latencies::default(),
             began: None,
-            overloaded: false,
+            overloads: 0,
             in_flight: 0,
             at_min: 0,
             config: self,
@@ -244,7 +263,7 @@ impl ConcurrencyLimit for Gradient {
         }
         // The window that is over does not contain this call.
         self.update(sample.now);
-        self.overloaded |= sample.overloaded;
+        self.overloads += u64::from(sample.overloaded);
         self.in_flight = self.in_flight.max(sample.in_flight);
         self.window.add(sample.nanos(), sample.random);
     }

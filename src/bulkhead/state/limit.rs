@@ -204,6 +204,14 @@ pub(super) fn share(
     }
 }
 
+/// What share of the calls of a window may be overloads before the window is one.
+pub(super) const OVERLOAD_SHARE: f64 = 0.1;
+
+/// Whether `some` of `all` are more than a `share` of them.
+pub(super) fn exceeds(some: u64, all: u64, share: f64) -> bool {
+    some as f64 > all as f64 * share
+}
+
 /// Lets a limit move once per round trip: a call that began before the last move says nothing about
 /// it. Moving with every sample would overshoot by as much as calls are in flight.
 #[derive(Clone, Copy, Debug, Default)]

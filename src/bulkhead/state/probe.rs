@@ -14,6 +14,10 @@ use crate::set_back::is_set_back_short;
 /// While it does so, more calls wait or are refused; calls that began before do not count. Without
 /// it, a dependency that has become slower for good would look overloaded for ever.
 ///
+/// A probe takes as long as its samples do, `concurrency` at a time: with the defaults 17 round trips.
+/// That is under 3 % of the time for calls of 100 ms, and a fifth for calls of a second: then probe less
+/// often, or with fewer samples.
+///
 /// Defaults: every 60 s, spread by 15 %, 3 calls at once, 50 samples, the median. Source: Envoy's
 /// adaptive concurrency filter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,7 +30,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A probe at this interval, from the end of one to the beginning of the next.
+    /// A probe at this interval, from the end of one to the beginning of the next. With zero there is
+    /// nothing but probes; [`Duration::MAX`] makes none after the first.
     pub const fn every(interval: Duration) -> Self {
         Self {
             interval,

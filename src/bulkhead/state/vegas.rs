@@ -19,6 +19,10 @@ use crate::set_back::is_set_back_short;
 /// below `alpha` it grows, above `beta` it shrinks, between them it stays. An overload shrinks it.
 /// `alpha`, `beta`, `threshold` and the steps depend on the limit.
 ///
+/// For calls that take about as long as each other: it takes the quickest for one that met no queue, and
+/// whatever others take longer for queueing. Where latencies are spread exponentially, a third of the
+/// capacity is all that it uses.
+///
 /// The smallest latency would be out of date when the dependency becomes slower for good, so it is
 /// [probed](Probe) again and again. (Netflix takes any latency every few hundred samples, under load
 /// or not, which lets the limit drift upwards.)
@@ -32,7 +36,10 @@ pub struct Vegas {
     limit: f64,
     smallest: Smallest,
     prober: Option<Prober>,
+    /// Paces what latencies do.
     moves: OncePerRoundTrip,
+    /// Paces what overloads do.
+    shrinks: OncePerRoundTrip,
 }
 
 type Curve = Arc<dyn Fn(f64) -> f64 + Send + Sync>;
@@ -171,6 +178,7 @@ impl VegasBuilder {
             smallest: Smallest::default(),
             prober: self.probe.map(Prober::new),
             moves: OncePerRoundTrip::default(),
+            shrinks: OncePerRoundTrip::default(),
             config: self,
         })
     }
@@ -187,7 +195,10 @@ impl ConcurrencyLimit for Vegas {
 
     fn on_sample(&mut self, sample: &Sample) {
         if sample.overloaded {
-            self.move_to((self.config.decrease)(self.limit));
+            if self.shrinks.allows(sample) || self.config.every_sample {
+                self.shrinks.moved(sample);
+                self.move_to((self.config.decrease)(self.limit));
+            }
             return;
         }
         if let Some(prober) = &mut self.prober {
@@ -231,6 +242,10 @@ impl ConcurrencyLimit for Vegas {
 
 impl Vegas {
     fn move_to(&mut self, target: f64) {
+        if target.is_nan() {
+            // From a curve of the user's: it says nothing.
+            return;
+        }
         let target = self.config.bounds.clamp(target);
         let smoothing = self.config.smoothing;
         // The first limit may be outside of the bounds.

@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{ConcurrencyLimit, Sample, share};
+use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
 use crate::clock::Instant;
 use crate::error::ConfigError;
 use crate::set_back::is_set_back_short;
 
 /// Gathers samples over a window and feeds one that stands for all of them to another algorithm.
 ///
-/// Its latency is a percentile, its in-flight count the largest, and it is an overload if any of them
-/// was. A window lasts twice the smallest latency seen in the one before, within the bounds, and
-/// until it has samples enough.
+/// Its latency is a percentile, its in-flight count the largest, and it is an overload if more than a
+/// tenth of them were. A window lasts twice the smallest latency seen in the one before, within the
+/// bounds, and until it has samples enough.
 ///
-/// Source: Netflix concurrency-limits, `WindowedLimit`.
+/// Source: Netflix concurrency-limits, `WindowedLimit`, with one change: there a single overload makes the
+/// window one. The more calls a window has, the likelier one of them is lost for a reason of its own;
+/// with one in a hundred lost that way the limit would fall to a third of what the dependency can do.
+/// [`overload_share(0.0)`](WindowedBuilder::overload_share) is Netflix's way.
 ///
 /// ```
 /// use backstop::Bulkhead;
@@ -39,7 +42,7 @@ pub struct Windowed<L> {
 struct Gathered {
     smallest: Duration,
     in_flight: u32,
-    overloaded: bool,
+    overloads: u64,
     full: bool,
 }
 
@@ -51,6 +54,7 @@ struct Gathered {
 /// | [`min_samples`](Self::min_samples) | 10 |
 /// | [`quantile`](Self::quantile) | 0.9 |
 /// | [`min_latency`](Self::min_latency) | 100 µs |
+/// | [`overload_share`](Self::overload_share) | 0.1 |
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until `around`"]
 pub struct WindowedBuilder {
@@ -59,6 +63,7 @@ pub struct WindowedBuilder {
     min_samples: u32,
     quantile: f64,
     min_latency: Duration,
+    overload_share: f64,
 }
 
 impl Windowed<()> {
@@ -70,6 +75,7 @@ impl Windowed<()> {
             min_samples: 10,
             quantile: 0.9,
             min_latency: Duration::from_micros(100),
+            overload_share: OVERLOAD_SHARE,
         }
     }
 }
@@ -100,11 +106,18 @@ impl WindowedBuilder {
         self
     }
 
+    /// A window is an overload when more than this share of its calls were: 0 to 1. With 0 a single
+    /// one is enough.
+    pub const fn overload_share(mut self, share: f64) -> Self {
+        self.overload_share = share;
+        self
+    }
+
     /// The window in front of `inner`.
     ///
     /// # Errors
     ///
-    /// A shortest window above the longest, no samples, a quantile outside 0 to 1.
+    /// A shortest window above the longest, no samples, a quantile or a share outside 0 to 1.
     pub fn around<L: ConcurrencyLimit>(self, inner: L) -> Result<Windowed<L>, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("windowed", setting, problem));
         if self.shortest > self.longest {
@@ -114,6 +127,7 @@ impl WindowedBuilder {
             return error("min_samples", "must be at least 1");
         }
         share("windowed", "quantile", self.quantile)?;
+        share("windowed", "overload_share", self.overload_share)?;
         Ok(Windowed {
             config: self,
             inner,
@@ -135,11 +149,11 @@ impl<L> Windowed<L> {
         let gathered = self.gathered.get_or_insert(Gathered {
             smallest: Duration::MAX,
             in_flight: 0,
-            overloaded: false,
+            overloads: 0,
             full: false,
         });
         gathered.in_flight = gathered.in_flight.max(sample.in_flight);
-        gathered.overloaded |= sample.overloaded;
+        gathered.overloads += u64::from(sample.overloaded);
         gathered.full |= sample.full;
         if !sample.overloaded {
             gathered.smallest = gathered.smallest.min(sample.latency);
@@ -152,6 +166,11 @@ impl<L> Windowed<L> {
         }
         let gathered = self.gathered.take()?;
         let latency = self.latencies.quantile(config.quantile)?;
+        let overloaded = exceeds(
+            gathered.overloads,
+            self.latencies.len(),
+            config.overload_share,
+        );
         self.latencies.clear();
         let window = match gathered.smallest {
             Duration::MAX => config.shortest,
@@ -165,7 +184,7 @@ impl<L> Windowed<L> {
         Some(Sample {
             latency: Duration::from_nanos(latency as u64),
             in_flight: gathered.in_flight,
-            overloaded: gathered.overloaded,
+            overloaded,
             full: gathered.full,
             ..*sample
         })
