@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::queue::{Entry, Turn};
 use super::state::Refusal;
 use super::{Inner, RateLimiter};
-use crate::clock::{Instant, Sleep};
+use crate::clock::{ClockHandle, Instant, Sleep};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::observe::Observer;
@@ -72,6 +72,11 @@ impl<'a> Acquire<'a> {
     /// Whether it has a place in the line.
     pub(super) const fn is_queued(&self) -> bool {
         self.ticket.is_some()
+    }
+
+    /// The limiter's clock.
+    pub(super) fn clock(&self) -> &'a ClockHandle {
+        &self.inner.clock
     }
 
     /// Polls it for a call that has this deadline, on the limiter's clock, where `reading` is the
