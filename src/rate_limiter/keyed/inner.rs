@@ -111,6 +111,21 @@ impl<K> Inner<K> {
         rejected
     }
 
+    /// Refuses a call that [`take`](Self::take) has refused; one whose key there is no room for may yet
+    /// have what all of those share.
+    pub(super) fn refuse(
+        &self,
+        now: Instant,
+        cost: u64,
+        refusal: Option<Refusal>,
+        observer: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        match refusal {
+            None => self.overflow(now, cost, observer),
+            refusal => Err(self.reject(now, refusal, observer)),
+        }
+    }
+
     /// What happens to a call whose key there is no room for.
     #[cold]
     pub(super) fn overflow(
@@ -129,6 +144,22 @@ impl<K> Inner<K> {
 }
 
 impl<K: Hash + Eq> Inner<K> {
+    /// Takes `cost` of the tokens of `key`. Refused without a reason when there is no room for it.
+    #[inline]
+    pub(super) fn take<Q>(&self, key: &Q, now: Instant, cost: u64) -> Result<(), Option<Refusal>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let taken = self.with(key, now, |tat, gcra| {
+            gcra.take(*tat, now, cost).map(|next| *tat = next)
+        });
+        match taken {
+            Ok(taken) => taken.map_err(Some),
+            Err(NoRoom) => Err(None),
+        }
+    }
+
     /// Runs `act` on the state of `key`, which is added if it is new.
     #[inline]
     pub(super) fn with<Q, R>(
