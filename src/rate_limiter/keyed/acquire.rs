@@ -18,13 +18,14 @@ use crate::observe::Observer;
 
 pin_project! {
     /// Waits for a turn that has been given out, and gives it back when it is dropped before.
-    pub(super) struct Turn<'a, K, Q: ?Sized>
+    pub(super) struct Turn<'a, K, Q>
     where
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ?Sized,
     {
         limiter: &'a KeyedRateLimiter<K>,
         key: &'a Q,
@@ -34,13 +35,14 @@ pin_project! {
         sleep: Sleep,
     }
 
-    impl<K, Q: ?Sized> PinnedDrop for Turn<'_, K, Q>
+    impl<K, Q> PinnedDrop for Turn<'_, K, Q>
     where
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ?Sized,
     {
         fn drop(this: Pin<&mut Self>) {
             if this.cost > 0 {

@@ -79,13 +79,14 @@ where
 }
 
 pin_project! {
-    struct LimitedFuture<'a, K, Q: ?Sized, Op, Make, Fut, T, E>
+    struct LimitedFuture<'a, K, Q, Op, Make, Fut, T, E>
     where
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ?Sized,
     {
         #[pin]
         stage: Stage<'a, K, Q, Op, Fut>,
@@ -97,13 +98,14 @@ pin_project! {
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, K, Q: ?Sized, Op, Fut>
+    enum Stage<'a, K, Q, Op, Fut>
     where
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ?Sized,
     {
         // Not let through at once. Apart from who waits, because a turn with its timer is large: made in
         // `run`, it costs time also where a call is let through.
