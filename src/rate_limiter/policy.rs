@@ -23,7 +23,7 @@ impl<T, E> Policy<T, E> for RateLimiter {
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.steady(cx.now(&inner.clock));
+        let now = inner.outside.steady(cx.now(&inner.outside.clock));
         let make = |op: Op, cx: Context| op.attempt(cx);
         // Each end makes a future of its own: in one that both share, the fields of the other are written
         // too.
@@ -49,7 +49,7 @@ impl<T, E> Policy<T, E> for RateLimiter {
     }
 
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.outside.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -137,12 +137,12 @@ impl<'a, Op, Fut> Stage<'a, Op, Fut> {
             let (limiter, op, mut cx): (&'a RateLimiter, Op, Context) = (limiter, *op, *cx);
             let inner = &*limiter.inner;
             // Who waits, and shadow mode for those who would have, is up to `Acquire`.
-            if inner.max_wait.is_zero() {
-                let now = inner.steady(cx.now(&inner.clock));
+            if inner.outside.max_wait.is_zero() {
+                let now = inner.outside.steady(cx.now(&inner.outside.clock));
                 inner.refuse(now, *refusal, op.listener().observer())?;
                 return Poll::Ready(Ok((op, cx)));
             }
-            let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
+            let acquire = limiter.acquire_within(cx.cost().into(), inner.outside.max_wait);
             self.set(Stage::Waiting { acquire, op, cx });
         }
         match self.project() {

@@ -14,7 +14,7 @@ use super::KeyedRateLimiter;
 use super::inner::NoRoom;
 use crate::clock::{Instant, Sleep};
 use crate::error::{Reason, Rejected};
-use crate::observe::Observer;
+use crate::observe::{Event, Observer};
 
 pin_project! {
     /// Waits for a turn that has been given out, and gives it back when it is dropped before.
@@ -83,7 +83,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let inner = &*self.inner;
-        let now = inner.steady(reading);
+        let now = inner.outside.steady(reading);
         let left =
             (deadline != Instant::FAR_FUTURE).then(|| deadline.saturating_duration_since(reading));
         let latest = now + left.map_or(longest, |left| left.min(longest));
@@ -107,21 +107,18 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
                     limiter: self,
                     key,
                     cost,
-                    sleep: inner.clock.sleep_until(reading + wait),
+                    sleep: inner.outside.clock.sleep_until(reading + wait),
                 }));
             }
             Ok(Err(refusal)) => refusal,
             Err(NoRoom) => return inner.overflow(now, cost, observer).map(|()| None),
         };
-        let mut rejected = inner.rejected(now, Some(refusal));
-        if left.is_some_and(|left| left <= longest) && refusal != Refusal::Never {
-            let late = Rejected::new(inner.name, Reason::DeadlineTooClose);
-            rejected = match rejected.retry_after() {
-                Some(after) => late.with_retry_after(after),
-                None => late,
-            };
-        }
-        inner.report(&rejected, observer);
+        let reason = match left {
+            Some(left) if left <= longest => Reason::DeadlineTooClose,
+            _ => Reason::RateLimited,
+        };
+        let rejected = inner.outside.rejected(now, refusal, reason);
+        inner.outside.tell(&Event::rejected(&rejected), observer);
         Err(rejected)
     }
 }

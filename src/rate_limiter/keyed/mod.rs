@@ -125,7 +125,7 @@ impl<K> KeyedRateLimiter<K> {
     /// Where it stands.
     pub fn snapshot(&self) -> KeyedSnapshot {
         KeyedSnapshot {
-            name: self.inner.name,
+            name: self.inner.outside.name,
             keys: self.len(),
             max_keys: self.inner.max_keys,
             overflowed: self.inner.overflowed.load(Ordering::Relaxed),
@@ -139,7 +139,7 @@ impl<K> KeyedRateLimiter<K> {
         K: Clone,
     {
         self.inner.shards.iter().flat_map(|shard| {
-            let now = self.inner.now();
+            let now = self.inner.outside.now();
             let table = lock(&shard.0);
             let entries = table.slots(&self.inner.usual).map(|(slot, gcra)| {
                 let standing = gcra.standing(slot.tat(), now);
@@ -156,7 +156,7 @@ impl<K> KeyedRateLimiter<K> {
 
     /// Forgets all keys whose buckets are full. Calls do that by and by; this does it at once.
     pub fn evict_idle(&self) {
-        let now = self.inner.now();
+        let now = self.inner.outside.now();
         for shard in &self.inner.shards {
             let removed = lock(&shard.0).sweep(now, usize::MAX, &self.inner.usual);
             self.inner.forgotten(&removed);
@@ -176,7 +176,7 @@ impl<K> KeyedRateLimiter<K> {
         // First of all: a key that comes from here on has the new quota, and one that came before is
         // found in its shard.
         let current = std::mem::replace(&mut *lock(&inner.quota), quota);
-        let now = inner.now();
+        let now = inner.outside.now();
         for shard in &inner.shards {
             lock(&shard.0).replace(&current, &quota, &inner.usual, |tat, old, new| {
                 old.inherit(tat, now, new, inherit)
@@ -190,7 +190,7 @@ impl<K> KeyedRateLimiter<K> {
 
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.outside.name
     }
 }
 
@@ -223,7 +223,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let inner = &*self.inner;
-        let now = inner.now();
+        let now = inner.outside.now();
         match inner.take(key, now, cost) {
             Ok(()) => Ok(()),
             Err(refusal) => inner.refuse(now, cost, refusal, None),
@@ -236,7 +236,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let now = self.inner.now();
+        let now = self.inner.outside.now();
         let decided = self.inner.with(key, now, |tat, gcra| {
             let ready = gcra.ready(*tat, now, cost, 0);
             if ready.is_ok() {
@@ -272,7 +272,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let now = self.inner.now();
+        let now = self.inner.outside.now();
         let hash = self.inner.secret.hash(key);
         let mut table = self.inner.shard(hash);
         let (slot, gcra) = table.find(hash as u32, key, &self.inner.usual)?;
@@ -324,8 +324,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let reading = self.inner.clock.now();
-        let deadline = crate::deadline::inherited(&self.inner.clock, reading);
+        let reading = self.inner.outside.clock.now();
+        let deadline = crate::deadline::inherited(&self.inner.outside.clock, reading);
         if let Some(turn) = self.book(key, cost, longest, (reading, deadline), None)? {
             turn.await;
         }

@@ -43,7 +43,7 @@ where
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.limiter.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.steady(cx.now(&inner.clock));
+        let now = inner.outside.steady(cx.now(&inner.outside.clock));
         let make = |op: Op, cx: Context| op.attempt(cx);
         // Each end makes a future of its own: in one that both share, the fields of the other are written
         // too.
@@ -70,7 +70,7 @@ where
     }
 
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.limiter.inner.clock.clone())
+        Some(self.limiter.inner.outside.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -183,11 +183,14 @@ where
         {
             let (limiter, key, op, mut cx) = (*limiter, *key, *op, *cx);
             let inner = &*limiter.inner;
-            let (longest, cost) = (inner.max_wait, u64::from(cx.cost()));
-            let (reading, deadline) = (cx.now(&inner.clock), cx.deadline(&inner.clock));
+            let (longest, cost) = (inner.outside.max_wait, u64::from(cx.cost()));
+            let (reading, deadline) = (
+                cx.now(&inner.outside.clock),
+                cx.deadline(&inner.outside.clock),
+            );
             let observer = op.listener().observer();
             if longest.is_zero() {
-                inner.refuse(inner.steady(reading), cost, *refusal, observer)?;
+                inner.refuse(inner.outside.steady(reading), cost, *refusal, observer)?;
                 return Poll::Ready(Ok((op, cx)));
             }
             match limiter.book(key, cost, longest, (reading, deadline), observer)? {
@@ -208,7 +211,7 @@ where
                 cx,
             } => {
                 ready!(turn.poll(task));
-                cx.refresh(&limiter.inner.clock);
+                cx.refresh(&limiter.inner.outside.clock);
                 Poll::Ready(Ok((*op, *cx)))
             }
             StageProj::Refused { .. } | StageProj::Running { .. } => Poll::Pending,
