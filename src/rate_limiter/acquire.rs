@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::queue::{Entry, Turn};
 use super::state::Refusal;
 use super::{Inner, RateLimiter};
-use crate::clock::{Instant, Sleep};
+use crate::clock::{ClockHandle, Instant, Sleep};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::observe::Observer;
@@ -74,6 +74,11 @@ impl<'a> Acquire<'a> {
         self.ticket.is_some()
     }
 
+    /// The limiter's clock.
+    pub(super) fn clock(&self) -> &'a ClockHandle {
+        &self.inner.outside.clock
+    }
+
     /// Polls it for a call that has this deadline, on the limiter's clock, where `reading` is the
     /// present.
     pub(super) fn poll_with(
@@ -85,7 +90,7 @@ impl<'a> Acquire<'a> {
     ) -> Poll<Result<(), Rejected>> {
         let inner = self.inner;
         loop {
-            let now = inner.steady(reading);
+            let now = inner.outside.steady(reading);
             let this = self.as_mut().project();
             let wake_at = match *this.ticket {
                 None => {
@@ -115,7 +120,7 @@ impl<'a> Acquire<'a> {
                             Entry::TooLate(refusal) => (refusal, *this.reason),
                             Entry::Full(refusal) => (refusal, Reason::RateLimited),
                         };
-                    let rejected = inner.rejected(now, refusal, reason);
+                    let rejected = inner.outside.rejected(now, refusal, reason);
                     return Poll::Ready(inner.reject(rejected, observer));
                 }
                 Some(ticket) => {
@@ -138,7 +143,8 @@ impl<'a> Acquire<'a> {
                         Ok(wake_at) => wake_at,
                         Err(refusal) => {
                             leave(inner, this.ticket);
-                            let rejected = inner.rejected(now, refusal, Reason::QueueTimeout);
+                            let rejected =
+                                inner.outside.rejected(now, refusal, Reason::QueueTimeout);
                             return Poll::Ready(inner.reject(rejected, observer));
                         }
                     }
@@ -149,7 +155,7 @@ impl<'a> Acquire<'a> {
                 let wait = wake_at.saturating_duration_since(now);
                 let sleep = match wake_at {
                     Instant::FAR_FUTURE => Sleep::never(),
-                    _ => inner.clock.sleep_until(reading + wait),
+                    _ => inner.outside.clock.sleep_until(reading + wait),
                 };
                 this.timer.set(Some(sleep));
                 *this.timer_at = wake_at;
@@ -158,7 +164,7 @@ impl<'a> Acquire<'a> {
                 ready!(timer.poll(task));
             }
             this.timer.set(None);
-            reading = inner.clock.now();
+            reading = inner.outside.clock.now();
         }
     }
 }
@@ -167,7 +173,7 @@ impl Future for Acquire<'_> {
     type Output = Result<(), Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let clock = &self.inner.clock;
+        let clock = &self.inner.outside.clock;
         let now = clock.now();
         let deadline = match self.ticket {
             None => deadline::inherited(clock, now),
@@ -180,7 +186,7 @@ impl Future for Acquire<'_> {
 impl std::fmt::Debug for Acquire<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Acquire")
-            .field("limiter", &self.inner.name)
+            .field("limiter", &self.inner.outside.name)
             .field("cost", &self.cost)
             .field("ticket", &self.ticket)
             .finish_non_exhaustive()

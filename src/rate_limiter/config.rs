@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::RateLimiter;
 use super::inner::{Core, Inner};
+use super::outside::Outside;
 use super::queue::Queue;
 use super::state::{
     FixedWindow, Gcra, Grid, LeakyBucket, Limits, Machine, SlidingCounter, SlidingLog, Striped,
     TokenBucket, WarmUp,
 };
-use super::timeline::Timeline;
 use crate::clock::{ClockHandle, Instant, nanos};
 use crate::error::ConfigError;
 use crate::observe::Observer;
@@ -407,8 +407,14 @@ impl RateLimiterBuilder {
         if self.quotas.iter().any(logs) && debt > LARGEST_LOG {
             return Err(error("max_debt", "is too large for a log of every call"));
         }
-        let timeline = Timeline::of(&clock);
-        let now = clock.now();
+        let leaky = queue_bound(&self.quotas);
+        let max_wait = match (self.max_wait, &leaky) {
+            (None, Some(_)) => Duration::MAX,
+            (longest, _) => longest.unwrap_or(Duration::ZERO),
+        };
+        let heard = self.shadow || self.observer.is_some();
+        let outside = Outside::new(clock, max_wait, self.observer, self.name);
+        let now = outside.now();
         let core = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
             (1, []) if first.is_plain() => {
@@ -424,25 +430,16 @@ impl RateLimiterBuilder {
             }
             _ => return Err(error("stripes", "can only split a single token bucket")),
         };
-        let leaky = queue_bound(&self.quotas);
-        let unlimited = self.max_wait.is_none() && leaky.is_some();
         Ok(RateLimiter {
             inner: Arc::new(Inner {
                 core,
                 queue: Queue::new(self.max_waiting, leaky),
-                clock,
-                timeline,
+                outside,
                 quotas: std::sync::Mutex::new(self.quotas),
-                max_wait: match unlimited {
-                    true => Duration::MAX,
-                    false => self.max_wait.unwrap_or(Duration::ZERO),
-                },
                 debt,
-                heard: self.shadow || self.observer.is_some(),
+                heard,
                 shadow: self.shadow,
                 shadowed: AtomicU64::new(0),
-                observer: self.observer,
-                name: self.name,
             }),
         })
     }

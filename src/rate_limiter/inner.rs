@@ -1,13 +1,10 @@
 //! What the clones of a limiter share.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use super::config::Quota;
+use super::outside::Outside;
 use super::queue::Queue;
 use super::state::{Limit, Limits, Machine, Refusal, Standing, Striped, TokenBucket};
-use super::timeline::Timeline;
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::Instant;
 use crate::error::{Reason, Rejected};
 use crate::observe::{Event, Observer};
 use crate::striped::home;
@@ -16,18 +13,14 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
 pub(super) struct Inner {
     pub(super) core: Core,
     pub(super) queue: Queue,
-    pub(super) clock: ClockHandle,
-    pub(super) timeline: Option<Timeline>,
+    pub(super) outside: Outside,
     /// Locked while they are changed, so that one caller changes them at a time.
     pub(super) quotas: std::sync::Mutex<Vec<Quota>>,
-    pub(super) max_wait: Duration,
     pub(super) debt: u64,
     pub(super) shadow: bool,
     pub(super) shadowed: AtomicU64,
-    pub(super) observer: Option<Arc<dyn Observer>>,
     /// Whether there is an observer, or shadow mode.
     pub(super) heard: bool,
-    pub(super) name: &'static str,
 }
 
 /// The limits, as the number and kind of them allows.
@@ -39,21 +32,6 @@ pub(super) enum Core {
 }
 
 impl Inner {
-    /// The present. On a clock that may go backwards, a time that never does.
-    #[inline]
-    pub(super) fn now(&self) -> Instant {
-        self.steady(self.clock.now())
-    }
-
-    /// What a reading of the clock means to the limits.
-    #[inline]
-    pub(super) fn steady(&self, reading: Instant) -> Instant {
-        match &self.timeline {
-            None => reading,
-            Some(timeline) => timeline.steady(reading),
-        }
-    }
-
     /// Takes tokens for a caller that has lost a race for the token bucket, has others before it, or
     /// has another limit.
     #[inline(never)]
@@ -105,7 +83,7 @@ impl Inner {
         if self.is_heard(observer) {
             return self.refuse_aloud(now, refusal, observer);
         }
-        Err(self.rejected(now, refusal, Reason::RateLimited))
+        Err(self.outside.rejected(now, refusal, Reason::RateLimited))
     }
 
     // Makes a refusal of its own: one that was handed over would have to be in memory before anybody
@@ -117,25 +95,16 @@ impl Inner {
         refusal: Refusal,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
-        self.report(self.rejected(now, refusal, Reason::RateLimited), observer)
+        self.report(
+            self.outside.rejected(now, refusal, Reason::RateLimited),
+            observer,
+        )
     }
 
     /// Whether a refusal has to be told to somebody, or is none in shadow mode.
     #[inline]
     pub(super) fn is_heard(&self, observer: Option<&dyn Observer>) -> bool {
         observer.is_some() || self.heard
-    }
-
-    #[inline(always)]
-    pub(super) fn rejected(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
-        match refusal {
-            Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
-            Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
-            Refusal::Until(at) => {
-                let wait = at.as_nanos().saturating_sub(now.as_nanos());
-                Rejected::new(self.name, reason).with_retry_nanos(wait)
-            }
-        }
     }
 
     #[inline]
@@ -159,9 +128,7 @@ impl Inner {
             true => Event::would_reject(&rejected),
             false => Event::rejected(&rejected),
         };
-        for observer in [observer, self.observer.as_deref()].into_iter().flatten() {
-            observer.on_event(&event);
-        }
+        self.outside.tell(&event, observer);
         if self.shadow {
             // Relaxed: a statistic.
             self.shadowed.fetch_add(1, Ordering::Relaxed);
@@ -176,7 +143,7 @@ impl Inner {
         if tokens == 0 {
             return;
         }
-        self.core.give(self.now(), taken, tokens);
+        self.core.give(self.outside.now(), taken, tokens);
         self.wake_first();
     }
 

@@ -101,6 +101,41 @@ fn changed_meanwhile(now: Instant) {
     });
 }
 
+/// A caller is stopped between looking at the state and moving it. Meanwhile the quota changes, and
+/// others take and give until the state is again the number it was: in the new unit.
+#[test]
+fn loom_a_caller_from_before_a_change_of_the_quota_takes_nothing_at_the_old_price() {
+    for changes in [1, 2] {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(move || {
+            let now = Instant::ORIGIN + SECOND;
+            let nanos = Gcra::new(Grid::new(1_000_000_000, SECOND, 8), 2);
+            let slow = Gcra::new(Grid::new(1, SECOND, 8), 2);
+            // Full as of now.
+            let bucket = Arc::new(TokenBucket::new(&slow, now.as_nanos()));
+            if changes == 2 {
+                bucket.replace(now, &nanos, Inherit::AsIs);
+                bucket.replace(now, &slow, Inherit::AsIs);
+            }
+            let taker = {
+                let bucket = bucket.clone();
+                thread::spawn(move || bucket.take(now, 1).is_ok())
+            };
+            bucket.replace(now, &nanos, Inherit::AsIs);
+            assert!(bucket.take(now, 1).is_ok());
+            bucket.give(1);
+            assert!(taker.join().unwrap());
+            let (gcra, tat) = bucket.copy();
+            assert_eq!(
+                gcra.standing(tat, now).available,
+                1,
+                "two, and one was taken"
+            );
+        });
+    }
+}
+
 #[test]
 fn loom_a_reservation_given_back_is_there_for_others() {
     loom::model(|| {

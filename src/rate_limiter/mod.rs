@@ -86,6 +86,7 @@ mod inner;
 mod keyed;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
+mod outside;
 mod policy;
 mod queue;
 mod reservation;
@@ -193,7 +194,7 @@ impl RateLimiter {
     #[inline(always)]
     pub fn try_acquire_n(&self, cost: u64) -> Result<(), Rejected> {
         let inner = &*self.inner;
-        let now = inner.now();
+        let now = inner.outside.now();
         // The most frequent case has an end of its own, so that it does not wait for what the others
         // would return.
         if let (Core::Token(bucket), false) = (&inner.core, inner.queue.is_busy()) {
@@ -211,7 +212,7 @@ impl RateLimiter {
     /// In shadow mode the decision is the real one: the caller looks at it as it likes.
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
-        let now = inner.now();
+        let now = inner.outside.now();
         if inner.queue.is_busy() {
             return self.behind(now, inner.queue.forecast(&inner.core, now, cost));
         }
@@ -228,7 +229,7 @@ impl RateLimiter {
     /// `remaining` is what there is now. Takes nothing.
     pub fn peek_n(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
-        let now = inner.now();
+        let now = inner.outside.now();
         if inner.queue.is_busy() {
             return self.behind(now, inner.queue.forecast(&inner.core, now, cost));
         }
@@ -349,7 +350,7 @@ impl RateLimiter {
                 "must be of the number and algorithms it was built with",
             ));
         }
-        let now = inner.now();
+        let now = inner.outside.now();
         match &inner.core {
             Core::Token(bucket) => bucket.replace(now, &quotas[0].gcra(inner.debt), inherit),
             Core::Striped(striped) => {
@@ -373,7 +374,7 @@ impl RateLimiter {
     /// Where it stands. Reading changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
-        let now = inner.now();
+        let now = inner.outside.now();
         let quotas = lock(&inner.quotas).clone();
         let (standing, each) = match &inner.core {
             Core::Locked(limits) => {
@@ -387,7 +388,7 @@ impl RateLimiter {
         };
         let decision = Decision::new(now, Ok(()), standing);
         Snapshot {
-            name: inner.name,
+            name: inner.outside.name,
             quotas,
             available: each.iter().map(|standing| standing.available).collect(),
             remaining: decision.remaining,
@@ -401,7 +402,7 @@ impl RateLimiter {
 
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.outside.name
     }
 }
 

@@ -4,10 +4,10 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
+use super::state::Refusal;
 use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
@@ -23,33 +23,33 @@ impl<T, E> Policy<T, E> for RateLimiter {
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.steady(cx.now(&inner.clock));
-        let stage = match inner.take(now, cost) {
-            Ok(()) => Stage::Running {
-                attempt: op.attempt(cx),
-            },
-            Err(_) if inner.max_wait > Duration::ZERO && !inner.shadow => Stage::Waiting {
-                acquire: self.acquire_within(cost, inner.max_wait),
-                limiter: self,
-                op,
-                cx,
-            },
-            Err(refusal) => match inner.refuse(now, refusal, op.listener().observer()) {
-                Ok(()) => Stage::Running {
+        let now = inner.outside.steady(cx.now(&inner.outside.clock));
+        let make = |op: Op, cx: Context| op.attempt(cx);
+        // Each end makes a future of its own: in one that both share, the fields of the other are written
+        // too.
+        match inner.take(now, cost) {
+            Ok(()) => Limited {
+                stage: Stage::Running {
                     attempt: op.attempt(cx),
                 },
-                Err(rejected) => Stage::Refused { rejected },
+                make,
+                outcome: PhantomData,
             },
-        };
-        Limited {
-            stage,
-            make: |op: Op, cx: Context| op.attempt(cx),
-            outcome: PhantomData,
+            Err(refusal) => Limited {
+                stage: Stage::Refused {
+                    limiter: self,
+                    refusal,
+                    op,
+                    cx,
+                },
+                make,
+                outcome: PhantomData,
+            },
         }
     }
 
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.outside.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -70,13 +70,17 @@ pin_project! {
 pin_project! {
     #[project = StageProj]
     enum Stage<'a, Op, Fut> {
+        // Not let through at once. Apart from who waits, because a place in line with its timer is large:
+        // made in `run`, it costs time also where a call is let through.
         Refused {
-            rejected: Rejected,
+            limiter: &'a RateLimiter,
+            refusal: Refusal,
+            op: Op,
+            cx: Context,
         },
         Waiting {
             #[pin]
             acquire: Acquire<'a>,
-            limiter: &'a RateLimiter,
             op: Op,
             cx: Context,
         },
@@ -113,35 +117,53 @@ where
     }
 }
 
-impl<Op, Fut> Stage<'_, Op, Fut> {
-    /// Waits for the tokens of a call that does not run yet.
+impl<'a, Op, Fut> Stage<'a, Op, Fut> {
+    /// Refuses a call that was not let through at once, or waits for its tokens.
     #[cold]
     fn poll_acquire<T, E>(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<(Op, Context), Rejected>>
     where
         Op: Operation<T, E>,
     {
+        if let StageProj::Refused {
+            limiter,
+            refusal,
+            op,
+            cx,
+        } = self.as_mut().project()
+        {
+            let (limiter, op, mut cx): (&'a RateLimiter, Op, Context) = (limiter, *op, *cx);
+            let inner = &*limiter.inner;
+            // Who waits, and shadow mode for those who would have, is up to `Acquire`.
+            if inner.outside.max_wait.is_zero() {
+                let now = inner.outside.steady(cx.now(&inner.outside.clock));
+                inner.refuse(now, *refusal, op.listener().observer())?;
+                return Poll::Ready(Ok((op, cx)));
+            }
+            let acquire = limiter.acquire_within(cx.cost().into(), inner.outside.max_wait);
+            self.set(Stage::Waiting { acquire, op, cx });
+        }
         match self.project() {
             StageProj::Waiting {
-                acquire,
-                limiter,
+                mut acquire,
                 op,
                 cx,
             } => {
-                let clock = &limiter.inner.clock;
+                let clock = acquire.clock();
                 let reading = match acquire.is_queued() {
                     true => clock.now(),
                     false => cx.now(clock),
                 };
                 let deadline = cx.deadline(clock);
-                ready!(acquire.poll_with(task, reading, deadline, op.listener().observer()))?;
+                let observer = op.listener().observer();
+                let acquire = acquire.as_mut();
+                ready!(acquire.poll_with(task, reading, deadline, observer))?;
                 cx.refresh(clock);
                 Poll::Ready(Ok((*op, *cx)))
             }
-            StageProj::Refused { rejected } => Poll::Ready(Err(*rejected)),
-            StageProj::Running { .. } => Poll::Pending,
+            StageProj::Refused { .. } | StageProj::Running { .. } => Poll::Pending,
         }
     }
 }

@@ -49,7 +49,7 @@ impl Reservation {
         longest: Duration,
     ) -> Result<Self, Rejected> {
         let inner = &*limiter.inner;
-        let now = inner.now();
+        let now = inner.outside.now();
         let latest = now + longest;
         let (taken, _, paid) = inner.core.borrow(now, cost, inner.debt);
         let refused = match (taken, paid) {
@@ -64,7 +64,7 @@ impl Reservation {
         let (cost, paid) = match refused {
             Ok(paid) => (cost, paid),
             Err(refusal) => {
-                let rejected = inner.rejected(now, refusal, Reason::RateLimited);
+                let rejected = inner.outside.rejected(now, refusal, Reason::RateLimited);
                 inner.reject(rejected, None)?;
                 // In shadow mode it goes ahead, and takes nothing.
                 (0, now)
@@ -86,7 +86,7 @@ impl Reservation {
     /// How long until the debt it made is paid. Who waits that long stays within the rate.
     pub fn wait(&self) -> Duration {
         self.paid
-            .saturating_duration_since(self.limiter.inner.now())
+            .saturating_duration_since(self.limiter.inner.outside.now())
     }
 
     /// Settles it at `actual` tokens. What was reserved beyond that is given back; what is missing
@@ -100,7 +100,7 @@ impl Reservation {
         }
         let mut missing = actual - reserved;
         loop {
-            let now = inner.now();
+            let now = inner.outside.now();
             let (taken, standing, _) = inner.core.borrow(now, missing, inner.debt);
             let room = i128::from(standing.available) + i128::from(inner.debt);
             let room = u64::try_from(room.max(0)).unwrap_or(u64::MAX);

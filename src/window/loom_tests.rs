@@ -138,6 +138,49 @@ fn loom_a_roll_over_loses_no_call() {
 }
 
 #[test]
+fn loom_a_sweep_of_an_empty_window_loses_no_call() {
+    // Two calls come to the first slice for which the tags are swept; the second one may sweep when
+    // the first one counts already.
+    loom::model(|| {
+        let window = Arc::new(TimeWindow::new(
+            Duration::from_micros(100),
+            1,
+            true,
+            Tracks::default(),
+        ));
+        window.record(FAILED, micros(0));
+        let now = micros(100 << 22);
+        race(
+            &window,
+            move |window| window.record(GOOD, now),
+            move |window| window.record(FAILED, now),
+        );
+        let counts = window.counts(now);
+        assert_eq!((counts.calls, counts.failures), (2, 1));
+    });
+}
+
+#[test]
+fn loom_a_clock_set_back_empties_the_window_once() {
+    loom::model(|| {
+        let window = Arc::new(TimeWindow::new(
+            Duration::from_micros(100),
+            1,
+            true,
+            Tracks::default(),
+        ));
+        window.record(FAILED, micros(3_600_000_000));
+        race(
+            &window,
+            |window| window.record(GOOD, micros(0)),
+            |window| window.record(FAILED, micros(0)),
+        );
+        let counts = window.counts(micros(0));
+        assert_eq!((counts.calls, counts.failures), (2, 1));
+    });
+}
+
+#[test]
 fn loom_a_late_call_cannot_reopen_a_slice() {
     loom::model(|| {
         let window = Arc::new(TimeWindow::new(

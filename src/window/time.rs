@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Counts, Sample, Tracks};
 use crate::clock::{Instant, nanos};
 use crate::striped::home;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 mod advance;
 
@@ -50,6 +50,9 @@ pub(crate) struct TimeWindow {
     stride: usize,
     second: usize,
     tracks: Tracks,
+    /// Locked while all words may be emptied, until the slice is published that this was for: what
+    /// is counted into that slice is never taken for an old count.
+    sweeping: Mutex<()>,
 }
 
 /// The slice that a call was counted into: as `newest` has it.
@@ -110,6 +113,7 @@ impl TimeWindow {
             stride,
             second,
             tracks,
+            sweeping: Mutex::new(()),
         }
     }
 
@@ -301,8 +305,12 @@ impl TimeWindow {
 
     /// Empties it. Calls recorded meanwhile may survive or not.
     pub(crate) fn clear(&self) {
-        self.marked.store(0, Ordering::Relaxed);
         self.newest.store(0, Ordering::Relaxed);
+        self.empty();
+    }
+
+    fn empty(&self) {
+        self.marked.store(0, Ordering::Relaxed);
         if !self.aligned {
             self.published.store(UNKNOWN, Ordering::Relaxed);
             self.origin.store(UNKNOWN, Ordering::Relaxed);

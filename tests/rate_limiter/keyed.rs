@@ -1,10 +1,13 @@
 //! Limits per key.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backstop::rate_limiter::{Inherit, KeyedRateLimiter, KeyedRateLimiterBuilder, Overflow, Quota};
-use backstop::{Clock, ManualClock, Policy, Reason};
+use backstop::{Clock, Event, ManualClock, Pipeline, Policy, Reason, Timeout};
+use futures::FutureExt;
 use futures::future::{join, join_all};
 use proptest::prelude::*;
 
@@ -181,6 +184,80 @@ fn a_key_is_a_policy() {
         assert!(first.is_ok());
         assert_eq!(second.is_ok(), passes);
         assert!(run(&clock, limits.of("bob").call(call)).is_ok());
+    }
+}
+
+#[test]
+fn a_policy_that_waits_shows_the_operation_the_time_after_it_and_is_cancelled_without_a_trace() {
+    let clock = ManualClock::new();
+    let limits: KeyedRateLimiter<String> = builder(&clock, Quota::per_second(1))
+        .max_wait(2 * SECOND)
+        .build()
+        .unwrap();
+    limits.try_acquire("alice").unwrap();
+    let timeout = |after| Timeout::builder().after(after).clock(clock.clone());
+    let timeout = |after| timeout(after).build().unwrap();
+    let stack = (timeout(5 * SECOND), limits.of("alice"), timeout(9 * SECOND));
+    let left = stack.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining().unwrap()) });
+    assert_eq!(run(&clock, left), Ok(4 * SECOND));
+
+    let call = || async { Ok::<_, ()>(()) };
+    let alice = limits.of("alice");
+    let mut waiting = Box::pin(alice.call(call));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert_eq!(clock.sleepers(), 1);
+    let turn = |limits: &KeyedRateLimiter<String>| limits.peek("alice").unwrap().retry_after;
+    assert_eq!(turn(&limits), Some(2 * SECOND));
+    drop(waiting);
+    assert_eq!(clock.sleepers(), 0);
+    assert_eq!(turn(&limits), Some(SECOND));
+
+    // Whose deadline comes first does not begin to wait.
+    let stack = (timeout(ms(999)), limits.of("alice"));
+    let error = run(&clock, stack.call(call)).unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::DeadlineTooClose));
+    assert_eq!(turn(&limits), Some(SECOND));
+}
+
+#[test]
+fn what_a_policy_refuses_the_observers_hear_once() {
+    let clock = ManualClock::new();
+    for longest in [Duration::ZERO, ms(500)] {
+        for overflow in [Overflow::Reject, Overflow::Shared] {
+            let heard = Arc::new(AtomicU32::new(0));
+            let hear = |heard: &Arc<AtomicU32>| {
+                let heard = heard.clone();
+                move |event: &Event| {
+                    heard.fetch_add(u32::from(event.kind() == "rejected"), Ordering::Relaxed);
+                }
+            };
+            let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(1))
+                .max_keys(1)
+                .overflow(overflow)
+                .max_wait(longest)
+                .observer(hear(&heard))
+                .build()
+                .unwrap();
+            let call = |key: u64| {
+                let pipeline = Pipeline::new(limits.of(&key)).observer(hear(&heard));
+                let result = run(&clock, pipeline.call(|| async { Ok::<_, ()>(()) }));
+                result.map_err(|error| error.reason())
+            };
+            let refused = Err(Some(Reason::RateLimited));
+            assert_eq!(call(1), Ok(()));
+            assert_eq!(call(1), refused);
+            assert_eq!(heard.swap(0, Ordering::Relaxed), 2);
+            // There is no room for this one.
+            let first = match overflow {
+                Overflow::Shared => Ok(()),
+                _ => refused,
+            };
+            assert_eq!(call(2), first);
+            assert_eq!(call(2), refused);
+            assert_eq!(limits.snapshot().overflowed, 2);
+            let refusals = 1 + u32::from(first.is_err());
+            assert_eq!(heard.swap(0, Ordering::Relaxed), 2 * refusals);
+        }
     }
 }
 

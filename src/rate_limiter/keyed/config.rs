@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::super::config::Quota;
+use super::super::outside::Outside;
 use super::super::state::TokenBucket;
-use super::super::timeline::Timeline;
 use super::hash::Secret;
 use super::inner::{Inner, MOST_SHARDS, QuotaFor, Shard};
 use super::table::Table;
@@ -135,11 +135,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
                 changing: Mutex::new(()),
                 quota_for: self.quota_for,
                 overflowed: AtomicU64::new(0),
-                timeline: Timeline::of(&clock),
-                clock,
-                max_wait: self.max_wait,
-                observer: self.observer,
-                name: self.name,
+                outside: Outside::new(clock, self.max_wait, self.observer, self.name),
             }),
         })
     }

@@ -5,16 +5,15 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use super::super::config::Quota;
+use super::super::outside::Outside;
 use super::super::state::{Gcra, Refusal, TokenBucket};
-use super::super::timeline::Timeline;
 use super::config;
 use super::hash::Secret;
 use super::table::{Removed, Slot, Table};
 use super::tiers::Tier;
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::Instant;
 use crate::error::{Reason, Rejected};
 use crate::observe::{Event, Observer};
 use crate::sync::lock;
@@ -39,11 +38,7 @@ pub(super) struct Inner<K> {
     /// The bucket of the keys there is no room for.
     pub(super) shared: Option<TokenBucket>,
     pub(super) overflowed: AtomicU64,
-    pub(super) clock: ClockHandle,
-    pub(super) timeline: Option<Timeline>,
-    pub(super) max_wait: Duration,
-    pub(super) observer: Option<Arc<dyn Observer>>,
-    pub(super) name: &'static str,
+    pub(super) outside: Outside,
 }
 
 /// The quota of a key, when it has one of its own.
@@ -61,19 +56,6 @@ pub(super) struct NoRoom;
 
 impl<K> Inner<K> {
     #[inline]
-    pub(super) fn now(&self) -> Instant {
-        self.steady(self.clock.now())
-    }
-
-    #[inline]
-    pub(super) fn steady(&self, reading: Instant) -> Instant {
-        match &self.timeline {
-            None => reading,
-            Some(timeline) => timeline.steady(reading),
-        }
-    }
-
-    #[inline]
     pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Table<K>> {
         lock(&self.shards[(hash >> self.shift) as usize].0)
     }
@@ -83,31 +65,25 @@ impl<K> Inner<K> {
         self.keys.fetch_sub(removed.count, Ordering::Relaxed);
     }
 
-    pub(super) fn rejected(&self, now: Instant, refusal: Option<Refusal>) -> Rejected {
-        match refusal {
-            Some(Refusal::Never) => Rejected::new(self.name, Reason::CostExceedsLimit),
-            Some(Refusal::Until(at)) if at != Instant::FAR_FUTURE => {
-                let wait = at.as_nanos().saturating_sub(now.as_nanos());
-                Rejected::new(self.name, Reason::RateLimited).with_retry_nanos(wait)
-            }
-            _ => Rejected::new(self.name, Reason::RateLimited),
-        }
-    }
-
-    pub(super) fn report(&self, rejected: &Rejected, observer: Option<&dyn Observer>) {
-        for observer in [observer, self.observer.as_deref()].into_iter().flatten() {
-            observer.on_event(&Event::rejected(rejected));
-        }
-    }
-
-    pub(super) fn reject(
+    /// Refuses a call that [`take`](Self::take) has refused; one whose key there is no room for may yet
+    /// have what all of those share.
+    pub(super) fn refuse(
         &self,
         now: Instant,
+        cost: u64,
         refusal: Option<Refusal>,
         observer: Option<&dyn Observer>,
-    ) -> Rejected {
-        let rejected = self.rejected(now, refusal);
-        self.report(&rejected, observer);
+    ) -> Result<(), Rejected> {
+        match refusal {
+            None => self.overflow(now, cost, observer),
+            Some(refusal) => Err(self.reject(now, refusal, observer)),
+        }
+    }
+
+    fn reject(&self, now: Instant, refusal: Refusal, observer: Option<&dyn Observer>) -> Rejected {
+        let outside = &self.outside;
+        let rejected = outside.rejected(now, refusal, Reason::RateLimited);
+        outside.tell(&Event::rejected(&rejected), observer);
         rejected
     }
 
@@ -121,14 +97,30 @@ impl<K> Inner<K> {
     ) -> Result<(), Rejected> {
         self.overflowed.fetch_add(1, Ordering::Relaxed);
         let refused = match &self.shared {
-            None => Err(None),
-            Some(shared) => shared.take(now, cost).map_err(Some),
+            None => Err(Refusal::Until(Instant::FAR_FUTURE)),
+            Some(shared) => shared.take(now, cost),
         };
         refused.map_err(|refusal| self.reject(now, refusal, observer))
     }
 }
 
 impl<K: Hash + Eq> Inner<K> {
+    /// Takes `cost` of the tokens of `key`. Refused without a reason when there is no room for it.
+    #[inline]
+    pub(super) fn take<Q>(&self, key: &Q, now: Instant, cost: u64) -> Result<(), Option<Refusal>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let taken = self.with(key, now, |tat, gcra| {
+            gcra.take(*tat, now, cost).map(|next| *tat = next)
+        });
+        match taken {
+            Ok(taken) => taken.map_err(Some),
+            Err(NoRoom) => Err(None),
+        }
+    }
+
     /// Runs `act` on the state of `key`, which is added if it is new.
     #[inline]
     pub(super) fn with<Q, R>(

@@ -10,12 +10,11 @@ use std::time::Duration;
 use self::inner::{Inner, NoRoom};
 use super::Decision;
 use super::config::Quota;
-use super::state::{Inherit, Refusal};
-use crate::clock::Instant;
-use crate::error::{ConfigError, Reason, Rejected};
-use crate::observe::Observer;
+use super::state::Inherit;
+use crate::error::{ConfigError, Rejected};
 use crate::sync::lock;
 
+mod acquire;
 mod config;
 mod hash;
 mod inner;
@@ -126,7 +125,7 @@ impl<K> KeyedRateLimiter<K> {
     /// Where it stands.
     pub fn snapshot(&self) -> KeyedSnapshot {
         KeyedSnapshot {
-            name: self.inner.name,
+            name: self.inner.outside.name,
             keys: self.len(),
             max_keys: self.inner.max_keys,
             overflowed: self.inner.overflowed.load(Ordering::Relaxed),
@@ -140,7 +139,7 @@ impl<K> KeyedRateLimiter<K> {
         K: Clone,
     {
         self.inner.shards.iter().flat_map(|shard| {
-            let now = self.inner.now();
+            let now = self.inner.outside.now();
             let table = lock(&shard.0);
             let entries = table.slots(&self.inner.usual).map(|(slot, gcra)| {
                 let standing = gcra.standing(slot.tat(), now);
@@ -157,7 +156,7 @@ impl<K> KeyedRateLimiter<K> {
 
     /// Forgets all keys whose buckets are full. Calls do that by and by; this does it at once.
     pub fn evict_idle(&self) {
-        let now = self.inner.now();
+        let now = self.inner.outside.now();
         for shard in &self.inner.shards {
             let removed = lock(&shard.0).sweep(now, usize::MAX, &self.inner.usual);
             self.inner.forgotten(&removed);
@@ -177,7 +176,7 @@ impl<K> KeyedRateLimiter<K> {
         // First of all: a key that comes from here on has the new quota, and one that came before is
         // found in its shard.
         let current = std::mem::replace(&mut *lock(&inner.quota), quota);
-        let now = inner.now();
+        let now = inner.outside.now();
         for shard in &inner.shards {
             lock(&shard.0).replace(&current, &quota, &inner.usual, |tat, old, new| {
                 old.inherit(tat, now, new, inherit)
@@ -191,7 +190,7 @@ impl<K> KeyedRateLimiter<K> {
 
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.outside.name
     }
 }
 
@@ -200,7 +199,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`], with the exact time after which there would be one; without a time
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which there would be one; without a time
     /// when there is no room for another key.
     #[inline]
     pub fn try_acquire<Q>(&self, key: &Q) -> Result<(), Rejected>
@@ -215,7 +214,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`] when its quota never
+    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when its quota never
     /// holds that many.
     #[inline]
     pub fn try_acquire_n<Q>(&self, key: &Q, cost: u64) -> Result<(), Rejected>
@@ -223,28 +222,11 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        self.try_acquire_at(key, cost, self.inner.now(), None)
-    }
-
-    #[inline]
-    fn try_acquire_at<Q>(
-        &self,
-        key: &Q,
-        cost: u64,
-        now: Instant,
-        observer: Option<&dyn Observer>,
-    ) -> Result<(), Rejected>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let taken = self.inner.with(key, now, |tat, gcra| {
-            gcra.take(*tat, now, cost).map(|next| *tat = next)
-        });
-        match taken {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(refusal)) => Err(self.inner.reject(now, Some(refusal), observer)),
-            Err(NoRoom) => self.inner.overflow(now, cost, observer),
+        let inner = &*self.inner;
+        let now = inner.outside.now();
+        match inner.take(key, now, cost) {
+            Ok(()) => Ok(()),
+            Err(refusal) => inner.refuse(now, cost, refusal, None),
         }
     }
 
@@ -254,7 +236,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let now = self.inner.now();
+        let now = self.inner.outside.now();
         let decided = self.inner.with(key, now, |tat, gcra| {
             let ready = gcra.ready(*tat, now, cost, 0);
             if ready.is_ok() {
@@ -290,7 +272,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let now = self.inner.now();
+        let now = self.inner.outside.now();
         let hash = self.inner.secret.hash(key);
         let mut table = self.inner.shard(hash);
         let (slot, gcra) = table.find(hash as u32, key, &self.inner.usual)?;
@@ -330,9 +312,9 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Errors
     ///
-    /// At once: [`Reason::RateLimited`] when the turn would come later than `longest`,
-    /// [`Reason::DeadlineTooClose`] when it would come after the deadline of the calls made here
-    /// and now, [`Reason::CostExceedsLimit`] when there will never be that many tokens.
+    /// At once: [`Reason::RateLimited`](crate::Reason::RateLimited) when the turn would come later than `longest`,
+    /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when it would come after the deadline of the calls made here
+    /// and now, [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens.
     ///
     /// # Cancel safety
     ///
@@ -342,68 +324,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let reading = self.inner.clock.now();
-        let deadline = crate::deadline::inherited(&self.inner.clock, reading);
-        self.wait(key, cost, longest, reading, deadline, None).await
-    }
-
-    async fn wait<Q>(
-        &self,
-        key: &Q,
-        cost: u64,
-        longest: Duration,
-        reading: Instant,
-        deadline: Instant,
-        observer: Option<&dyn Observer>,
-    ) -> Result<(), Rejected>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let inner = &*self.inner;
-        let now = inner.steady(reading);
-        let left =
-            (deadline != Instant::FAR_FUTURE).then(|| deadline.saturating_duration_since(reading));
-        let latest = now + left.map_or(longest, |left| left.min(longest));
-        let booked = inner.with(key, now, |tat, gcra| {
-            // Beyond what the bucket holds there is nothing to wait for.
-            let price = gcra.ready(0, Instant::FAR_FUTURE, cost, 0);
-            let turn = match gcra.ready(*tat, now, cost, 0) {
-                _ if price == Err(Refusal::Never) => return Err(Refusal::Never),
-                Ok(()) => now,
-                Err(Refusal::Until(at)) if at <= latest => at,
-                Err(refusal) => return Err(refusal),
-            };
-            *tat = gcra.put(*tat, now, cost);
-            Ok(turn)
-        });
-        match booked {
-            Ok(Ok(turn)) if turn <= now => Ok(()),
-            Ok(Ok(turn)) => {
-                let mut booking = Booking {
-                    limiter: self,
-                    key,
-                    cost,
-                };
-                let wait = turn.saturating_duration_since(now);
-                inner.clock.sleep_until(reading + wait).await;
-                booking.cost = 0;
-                Ok(())
-            }
-            Ok(Err(refusal)) => {
-                let mut rejected = inner.rejected(now, Some(refusal));
-                if left.is_some_and(|left| left <= longest) && refusal != Refusal::Never {
-                    let late = Rejected::new(inner.name, Reason::DeadlineTooClose);
-                    rejected = match rejected.retry_after() {
-                        Some(after) => late.with_retry_after(after),
-                        None => late,
-                    };
-                }
-                inner.report(&rejected, observer);
-                Err(rejected)
-            }
-            Err(NoRoom) => inner.overflow(now, cost, observer),
+        let reading = self.inner.outside.clock.now();
+        let deadline = crate::deadline::inherited(&self.inner.outside.clock, reading);
+        if let Some(turn) = self.book(key, cost, longest, (reading, deadline), None)? {
+            turn.await;
         }
+        Ok(())
     }
 
     /// A policy that takes from this key's tokens: one for each call.
@@ -428,29 +354,6 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// ```
     pub const fn of<'a, Q: ?Sized>(&'a self, key: &'a Q) -> Limited<'a, K, Q> {
         Limited::new(self, key)
-    }
-}
-
-/// A turn that has been given out, and is given back unless it is used.
-struct Booking<'a, K, Q: ?Sized>
-where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq,
-{
-    limiter: &'a KeyedRateLimiter<K>,
-    key: &'a Q,
-    cost: u64,
-}
-
-impl<K, Q: ?Sized> Drop for Booking<'_, K, Q>
-where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq,
-{
-    fn drop(&mut self) {
-        if self.cost > 0 {
-            self.limiter.add(self.key, self.cost);
-        }
     }
 }
 

@@ -1,10 +1,19 @@
 //! One key's limit before an operation.
 
 use std::borrow::Borrow;
+use std::future::Future;
 use std::hash::Hash;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
 
+use pin_project_lite::pin_project;
+
+use super::super::state::Refusal;
 use super::KeyedRateLimiter;
+use super::acquire::Turn;
 use crate::clock::ClockHandle;
+use crate::error::Rejected;
 use crate::observe::Listener;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
@@ -26,41 +35,186 @@ where
     K: Hash + Eq + Borrow<Q>,
     Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
 {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, mut cx: Context) -> Outcome<T, E> {
+    #[inline(always)]
+    fn run<Op: Operation<T, E>>(
+        &self,
+        op: Op,
+        mut cx: Context,
+    ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.limiter.inner;
         let cost = u64::from(cx.cost());
-        let reading = cx.now(&inner.clock);
-        let taken = if inner.max_wait.is_zero() {
-            let now = inner.steady(reading);
-            self.limiter
-                .try_acquire_at(self.key, cost, now, op.listener().observer())
-        } else {
-            let deadline = cx.deadline(&inner.clock);
-            let taken = self
-                .limiter
-                .wait(
-                    self.key,
-                    cost,
-                    inner.max_wait,
-                    reading,
-                    deadline,
-                    op.listener().observer(),
-                )
-                .await;
-            cx.refresh(&inner.clock);
-            taken
-        };
-        match taken {
-            Ok(()) => op.attempt(cx).await,
-            Err(rejected) => Outcome::rejected(rejected),
+        let now = inner.outside.steady(cx.now(&inner.outside.clock));
+        let make = |op: Op, cx: Context| op.attempt(cx);
+        // Each end makes a future of its own: in one that both share, the fields of the other are written
+        // too.
+        match inner.take(self.key, now, cost) {
+            Ok(()) => LimitedFuture {
+                stage: Stage::Running {
+                    attempt: op.attempt(cx),
+                },
+                make,
+                outcome: PhantomData,
+            },
+            Err(refusal) => LimitedFuture {
+                stage: Stage::Refused {
+                    limiter: self.limiter,
+                    key: self.key,
+                    refusal,
+                    op,
+                    cx,
+                },
+                make,
+                outcome: PhantomData,
+            },
         }
     }
 
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.limiter.inner.clock.clone())
+        Some(self.limiter.inner.outside.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
         layers.push(Layer::RateLimiter);
+    }
+}
+
+pin_project! {
+    struct LimitedFuture<'a, K, Q, Op, Make, Fut, T, E>
+    where
+        K: Hash,
+        K: Eq,
+        K: Borrow<Q>,
+        Q: Hash,
+        Q: Eq,
+        Q: ?Sized,
+    {
+        #[pin]
+        stage: Stage<'a, K, Q, Op, Fut>,
+        // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
+        make: Make,
+        outcome: PhantomData<fn() -> (T, E)>,
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    enum Stage<'a, K, Q, Op, Fut>
+    where
+        K: Hash,
+        K: Eq,
+        K: Borrow<Q>,
+        Q: Hash,
+        Q: Eq,
+        Q: ?Sized,
+    {
+        // Not let through at once. Apart from who waits, because a turn with its timer is large: made in
+        // `run`, it costs time also where a call is let through.
+        Refused {
+            limiter: &'a KeyedRateLimiter<K>,
+            key: &'a Q,
+            // `None`: there is no room for the key.
+            refusal: Option<Refusal>,
+            op: Op,
+            cx: Context,
+        },
+        Waiting {
+            #[pin]
+            turn: Turn<'a, K, Q>,
+            limiter: &'a KeyedRateLimiter<K>,
+            op: Op,
+            cx: Context,
+        },
+        Running {
+            #[pin]
+            attempt: Fut,
+        },
+    }
+}
+
+impl<T, E, K, Q, Op, Make, Fut> Future for LimitedFuture<'_, K, Q, Op, Make, Fut, T, E>
+where
+    K: Hash + Eq + Borrow<Q>,
+    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Op: Operation<T, E>,
+    Make: Fn(Op, Context) -> Fut,
+    Fut: Future<Output = Outcome<T, E>>,
+{
+    type Output = Outcome<T, E>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+        let mut this = self.project();
+        loop {
+            if let StageProj::Running { attempt } = this.stage.as_mut().project() {
+                return attempt.poll(task);
+            }
+            match ready!(this.stage.as_mut().poll_acquire::<T, E>(task)) {
+                Ok((op, cx)) => {
+                    let attempt = (this.make)(op, cx);
+                    this.stage.set(Stage::Running { attempt });
+                }
+                Err(rejected) => return Poll::Ready(Outcome::rejected(rejected)),
+            }
+        }
+    }
+}
+
+impl<K, Q, Op, Fut> Stage<'_, K, Q, Op, Fut>
+where
+    K: Hash + Eq + Borrow<Q>,
+    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+{
+    /// Refuses a call that was not let through at once, or waits for its turn.
+    #[cold]
+    fn poll_acquire<T, E>(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<(Op, Context), Rejected>>
+    where
+        Op: Operation<T, E>,
+    {
+        if let StageProj::Refused {
+            limiter,
+            key,
+            refusal,
+            op,
+            cx,
+        } = self.as_mut().project()
+        {
+            let (limiter, key, op, mut cx) = (*limiter, *key, *op, *cx);
+            let inner = &*limiter.inner;
+            let (longest, cost) = (inner.outside.max_wait, u64::from(cx.cost()));
+            let (reading, deadline) = (
+                cx.now(&inner.outside.clock),
+                cx.deadline(&inner.outside.clock),
+            );
+            let observer = op.listener().observer();
+            if longest.is_zero() {
+                inner.refuse(inner.outside.steady(reading), cost, *refusal, observer)?;
+                return Poll::Ready(Ok((op, cx)));
+            }
+            match limiter.book(key, cost, longest, (reading, deadline), observer)? {
+                None => return Poll::Ready(Ok((op, cx))),
+                Some(turn) => self.set(Stage::Waiting {
+                    turn,
+                    limiter,
+                    op,
+                    cx,
+                }),
+            }
+        }
+        match self.project() {
+            StageProj::Waiting {
+                turn,
+                limiter,
+                op,
+                cx,
+            } => {
+                ready!(turn.poll(task));
+                cx.refresh(&limiter.inner.outside.clock);
+                Poll::Ready(Ok((*op, *cx)))
+            }
+            StageProj::Refused { .. } | StageProj::Running { .. } => Poll::Pending,
+        }
     }
 }

@@ -14,6 +14,7 @@ mod grid;
 mod leaky_bucket;
 mod sliding_counter;
 mod sliding_log;
+mod striped;
 mod token_bucket;
 mod warm_up;
 
@@ -22,7 +23,8 @@ pub(crate) use self::grid::{Grid, REACH};
 pub(crate) use self::leaky_bucket::LeakyBucket;
 pub(crate) use self::sliding_counter::SlidingCounter;
 pub(crate) use self::sliding_log::SlidingLog;
-pub(crate) use self::token_bucket::{Gcra, Parts, Striped, TokenBucket};
+pub(crate) use self::striped::{Parts, Striped};
+pub(crate) use self::token_bucket::{Gcra, TokenBucket};
 pub(crate) use self::warm_up::WarmUp;
 
 #[cfg(test)]

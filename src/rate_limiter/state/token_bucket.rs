@@ -4,9 +4,7 @@
 //! rate takes to earn one, and a call is let through when `tat` stays within a burst of the present.
 //! Times are counted in the units of a [`Grid`], so that no rate is rounded.
 
-use std::time::Duration;
-
-use super::{Grid, Inherit, Limit, REACH, Refusal, Standing};
+use super::{Grid, Inherit, REACH, Refusal, Standing};
 use crate::clock::Instant;
 use crate::sync::{AtomicU64, Ordering, fence, spin};
 
@@ -25,6 +23,11 @@ impl Gcra {
             grid,
             capacity: grid.price(burst),
         }
+    }
+
+    /// How many whole tokens a full bucket holds.
+    pub(super) const fn burst(&self) -> u64 {
+        self.capacity / self.grid.cost()
     }
 
     /// The state of a bucket that holds `tokens` of its burst.
@@ -95,7 +98,7 @@ impl Gcra {
         let full_at = self.grid.instant(tat).max(now);
         let cost = self.grid.cost();
         let used = self.used(tat, now).div_ceil(cost);
-        Standing::new(self.capacity / cost, used, full_at)
+        Standing::new(self.burst(), used, full_at)
     }
 
     /// The state under the rules `new` that follows from `tat` under these.
@@ -122,8 +125,9 @@ impl Gcra {
 /// The state is one word. The rules change rarely, if ever: a version counts their changes, odd while
 /// one is under way. At version zero they are those it was made with, which are no atomics and need
 /// no care; after that, whoever reads rules between two equal even versions has read them whole. A
-/// change takes the state away by setting it to [`BUSY`], so a caller that read the old rules cannot
-/// put its result over the state that was converted to the new ones.
+/// change takes the state away by setting it to [`BUSY`], and the words that follow carry its number
+/// ([`Marks`]), so a caller that read the old rules cannot put its result over a state that was
+/// converted to the new ones, however long it was stopped in between.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     rules: Rules,
@@ -139,6 +143,7 @@ struct Rules {
     // The rules at later versions.
     grid: [AtomicU64; 4],
     capacity: AtomicU64,
+    base: AtomicU64,
 }
 
 /// The word everyone writes, on a cache line of its own.
@@ -150,16 +155,54 @@ struct Padded(AtomicU64);
 /// limit reaches a quarter of it beyond that.
 const BUSY: u64 = u64::MAX;
 
-/// What a state of zero is written as when it was zero under the rules before too: there is no number
-/// below it, and the one above is a token less. Only after a change of the rules, so never seen by
-/// who goes by the first ones.
-const ZERO: u64 = BUSY - 1;
+/// How states are written as words.
+///
+/// Under the first rules a word is the state. After a change it is how far the state is beyond the
+/// instant of the change, below the number of the change and two bits that no state has both. Where
+/// there is no room for that, a debt of a year at least, it is the state even then.
+#[derive(Clone, Copy)]
+struct Marks {
+    /// The bits above, zero under the first rules.
+    mark: u64,
+    /// The units of the instant of the change.
+    base: u64,
+}
 
-/// The state that a word stands for.
-const fn state(word: u64) -> u64 {
-    match word {
-        ZERO => 0,
-        tat => tat,
+impl Marks {
+    /// Bits of a word that say how far it is.
+    const BITS: u32 = 56;
+    const FAR: u64 = (1 << Self::BITS) - 1;
+    /// The two bits. No state is larger; it can be the same.
+    const MARKED: u64 = 3 << 62;
+    /// Numbers begin anew after so many changes. Zero is left out, and so is what [`BUSY`] would be.
+    const NUMBERS: u64 = 62;
+
+    const fn new(version: u64, base: u64) -> Self {
+        let number = version / 2;
+        let mark = match number {
+            0 => 0,
+            _ => Self::MARKED | (number % Self::NUMBERS + 1) << Self::BITS,
+        };
+        Self { mark, base }
+    }
+
+    /// The state that a word stands for.
+    const fn state(self, word: u64) -> u64 {
+        if word > Self::MARKED {
+            self.base + (word & Self::FAR)
+        } else {
+            word
+        }
+    }
+
+    /// The word for a state. One from before the change is a full bucket's, then as now.
+    const fn word(self, state: u64) -> u64 {
+        let beyond = state.saturating_sub(self.base);
+        if self.mark == 0 || beyond > Self::FAR {
+            state
+        } else {
+            self.mark | beyond
+        }
     }
 }
 
@@ -171,14 +214,15 @@ impl TokenBucket {
                 version: AtomicU64::new(0),
                 grid: gcra.grid.to_words().map(AtomicU64::new),
                 capacity: AtomicU64::new(gcra.capacity),
+                base: AtomicU64::new(0),
             },
             tat: Padded(AtomicU64::new(tat)),
         }
     }
 
-    /// The rules and the word of a [`state`] that belong together.
+    /// The rules and a word that belong together.
     #[inline]
-    fn read(&self) -> (Gcra, u64) {
+    fn read(&self) -> (Gcra, Marks, u64) {
         loop {
             if let Some(read) = self.try_read() {
                 return read;
@@ -189,7 +233,7 @@ impl TokenBucket {
 
     /// As [`read`](Self::read), unless the rules are being changed.
     #[inline]
-    fn try_read(&self) -> Option<(Gcra, u64)> {
+    fn try_read(&self) -> Option<(Gcra, Marks, u64)> {
         // Acquire: pairs with the release below, so that an even version comes with its rules.
         let version = self.rules.version.load(Ordering::Acquire);
         // Acquire: a state converted to new rules comes with the version that says so.
@@ -204,10 +248,11 @@ impl TokenBucket {
             ]),
             capacity: self.rules.capacity.load(Ordering::Relaxed),
         };
+        let marks = Marks::new(version, self.rules.base.load(Ordering::Relaxed));
         // Acquire: the second look at the version must not come before the loads above.
         fence(Ordering::Acquire);
         let same = self.rules.version.load(Ordering::Relaxed) == version;
-        (same && version % 2 == 0 && word != BUSY).then_some((gcra, word))
+        (same && version % 2 == 0 && word != BUSY).then_some((gcra, marks, word))
     }
 
     /// Moves the state from `word` to `next`; `false` when somebody else has moved it before.
@@ -255,9 +300,9 @@ impl TokenBucket {
             backoff.pause();
         }
         loop {
-            let (gcra, word) = self.read();
-            let next = gcra.take(state(word), now, tokens)?;
-            if self.step(word, next) {
+            let (gcra, marks, word) = self.read();
+            let next = gcra.take(marks.state(word), now, tokens)?;
+            if self.step(word, marks.word(next)) {
                 return Ok(());
             }
             backoff.pause();
@@ -274,14 +319,14 @@ impl TokenBucket {
     ) -> (Result<(), Refusal>, Standing, Result<(), Refusal>) {
         let mut backoff = Backoff::new();
         loop {
-            let (gcra, word) = self.read();
-            let tat = state(word);
+            let (gcra, marks, word) = self.read();
+            let tat = marks.state(word);
             let ready = gcra.ready(tat, now, tokens, debt);
             let next = match ready {
                 Ok(()) => gcra.put(tat, now, tokens),
                 Err(_) => tat,
             };
-            if next == tat || self.step(word, next) {
+            if next == tat || self.step(word, marks.word(next)) {
                 let paid = gcra.ready(next, now, 0, 0);
                 return (ready, gcra.standing(next, now), paid);
             }
@@ -292,8 +337,9 @@ impl TokenBucket {
     /// Gives `tokens` back.
     pub(crate) fn give(&self, tokens: u64) {
         loop {
-            let (gcra, word) = self.read();
-            if self.step(word, gcra.give(state(word), tokens)) {
+            let (gcra, marks, word) = self.read();
+            let next = gcra.give(marks.state(word), tokens);
+            if self.step(word, marks.word(next)) {
                 return;
             }
         }
@@ -301,13 +347,13 @@ impl TokenBucket {
 
     /// A copy that can be asked what would be.
     pub(crate) fn copy(&self) -> (Gcra, u64) {
-        let (gcra, word) = self.read();
-        (gcra, state(word))
+        let (gcra, marks, word) = self.read();
+        (gcra, marks.state(word))
     }
 
     /// Changes the rules. One caller at a time: the handle sees to that.
     pub(crate) fn replace(&self, now: Instant, new: &Gcra, inherit: Inherit) {
-        let (old, _) = self.read();
+        let (old, before, _) = self.read();
         // Relaxed: only one caller changes the version.
         let version = self.rules.version.load(Ordering::Relaxed);
         self.rules.version.store(version + 1, Ordering::Relaxed);
@@ -320,15 +366,12 @@ impl TokenBucket {
             word.store(new, Ordering::Relaxed);
         }
         self.rules.capacity.store(new.capacity, Ordering::Relaxed);
+        let base = new.grid.units(now);
+        self.rules.base.store(base, Ordering::Relaxed);
         // Release: the even version comes with the rules it stands for.
         self.rules.version.store(version + 2, Ordering::Release);
-        let next = old.inherit(state(word), now, new, inherit);
-        // Never the same word as before, by a unit if need be: a caller that priced its tokens by
-        // the old rules must find that the state has moved.
-        let next = match next == word {
-            true => next.checked_sub(1).unwrap_or(ZERO),
-            false => next,
-        };
+        let next = old.inherit(before.state(word), now, new, inherit);
+        let next = Marks::new(version + 2, base).word(next);
         // Release: who reads the converted state sees the version that goes with it.
         self.tat.0.store(next, Ordering::Release);
     }
@@ -358,150 +401,36 @@ impl Backoff {
     }
 }
 
-/// A token bucket in several parts, so that threads do not fight for one cache line.
-///
-/// Each part earns its share of the rate and holds its share of the burst. A thread takes from a
-/// part of its own, and from the others when that is empty, so no token is out of reach; the total
-/// never exceeds the rate and the burst.
-#[derive(Debug)]
-pub(crate) struct Striped {
-    parts: Box<[TokenBucket]>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
 
-impl Striped {
-    /// `parts` buckets for a limit of `tokens` per `period`; `burst` is at least one token each.
-    pub(crate) fn new(rules: &[Gcra], now: Instant, initial: u64) -> Self {
-        let mut left = initial;
-        let parts = rules
-            .iter()
-            .map(|gcra| {
-                let share = left.min(gcra.capacity / gcra.grid.cost());
-                left -= share;
-                TokenBucket::new(gcra, gcra.holding(now, share))
-            })
-            .collect();
-        Self { parts }
-    }
+    /// No state is larger: the last instant, and as far beyond it as a limit reaches.
+    const LAST: u64 = Marks::MARKED;
 
-    /// The rules of each part, for a whole limit on `grid` with `burst`.
-    ///
-    /// A token of a part costs as many times more units as there are parts.
-    pub(crate) fn rules(tokens: u64, period: Duration, burst: u64, parts: u64) -> Vec<Gcra> {
-        (0..parts)
-            .map(|part| {
-                let share = burst / parts + u64::from(part < burst % parts);
-                let grid = Grid::shared(tokens, period, share, parts);
-                Gcra::new(grid, share)
-            })
-            .collect()
-    }
-
-    fn from(&self, first: usize) -> impl Iterator<Item = &TokenBucket> {
-        let count = self.parts.len();
-        (0..count).map(move |offset| &self.parts[(first + offset) % count])
-    }
-
-    /// Takes `tokens` from one of the parts, beginning with the thread's own, `home`.
-    #[inline]
-    pub(crate) fn take(&self, home: usize, now: Instant, tokens: u64) -> Result<(), Refusal> {
-        let home = home % self.parts.len();
-        let mut refused = match self.parts[home].take(now, tokens) {
-            Ok(()) => return Ok(()),
-            Err(refusal) => refusal,
-        };
-        for part in self.from(home).skip(1) {
-            match part.take(now, tokens) {
-                Ok(()) => return Ok(()),
-                Err(refusal) => refused = refused.min(refusal),
+    proptest! {
+        #[test]
+        fn a_word_stands_for_its_state(
+            version in 0_u64..1000,
+            base in 0..=1_u64 << 63,
+            beyond in prop_oneof![0..=2_u64, 0..=LAST, Marks::FAR - 1..=Marks::FAR + 1],
+            earlier in any::<bool>(),
+        ) {
+            let marks = Marks::new(2 * version, base);
+            let state = match earlier {
+                true => base.saturating_sub(beyond),
+                false => base.saturating_add(beyond).min(LAST),
+            };
+            let word = marks.word(state);
+            prop_assert_ne!(word, BUSY);
+            let expected = if version == 0 { state } else { state.max(base) };
+            prop_assert_eq!(marks.state(word), expected);
+            // The next changes write it as another word.
+            for later in 1..=61 {
+                let other = Marks::new(2 * (version + later), base).word(state);
+                prop_assert!(other != word || state - base > Marks::FAR, "{}", later);
             }
         }
-        Err(refused)
-    }
-
-    pub(crate) fn borrow(
-        &self,
-        home: usize,
-        now: Instant,
-        tokens: u64,
-        debt: u64,
-    ) -> (Result<(), Refusal>, Result<(), Refusal>) {
-        if self.take(home, now, tokens).is_ok() {
-            return (Ok(()), Ok(()));
-        }
-        let part = &self.parts[home % self.parts.len()];
-        let (ready, _, paid) = part.borrow(now, tokens, debt / self.parts.len() as u64);
-        (ready, paid)
-    }
-
-    pub(crate) fn give(&self, home: usize, tokens: u64) {
-        self.parts[home % self.parts.len()].give(tokens);
-    }
-
-    /// A copy that can be asked what would be: the parts one after the other.
-    pub(crate) fn copy(&self) -> Parts {
-        Parts(self.parts.iter().map(TokenBucket::copy).collect())
-    }
-
-    pub(crate) fn replace(&self, now: Instant, new: &[Gcra], inherit: Inherit) {
-        for (part, gcra) in self.parts.iter().zip(new) {
-            part.replace(now, gcra, inherit);
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.parts.len()
-    }
-}
-
-/// A copy of a striped bucket: each part's rules and state.
-#[derive(Clone, Debug)]
-pub(crate) struct Parts(Vec<(Gcra, u64)>);
-
-impl Parts {
-    /// The part that has `tokens` first.
-    fn best(&mut self, now: Instant, tokens: u64) -> Option<&mut (Gcra, u64)> {
-        self.0
-            .iter_mut()
-            .min_by_key(|(gcra, tat)| match gcra.ready(*tat, now, tokens, 0) {
-                Ok(()) => Instant::ORIGIN,
-                Err(Refusal::Until(at)) => at,
-                Err(Refusal::Never) => Instant::FAR_FUTURE,
-            })
-    }
-}
-
-impl Limit for Parts {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
-        let mut refused = Refusal::Never;
-        for (gcra, tat) in &self.0 {
-            match gcra.ready(*tat, now, tokens, debt) {
-                Ok(()) => return Ok(()),
-                Err(refusal) => refused = refused.min(refusal),
-            }
-        }
-        Err(refused)
-    }
-
-    fn put(&mut self, now: Instant, tokens: u64) {
-        if let Some((gcra, tat)) = self.best(now, tokens) {
-            *tat = gcra.put(*tat, now, tokens);
-        }
-    }
-
-    fn give(&mut self, _: Instant, _: Option<Instant>, tokens: u64) {
-        if let Some((gcra, tat)) = self.0.first_mut() {
-            *tat = gcra.give(*tat, tokens);
-        }
-    }
-
-    fn standing(&self, now: Instant) -> Standing {
-        let mut sum = Standing::new(0, 0, now);
-        for (gcra, tat) in &self.0 {
-            let standing = gcra.standing(*tat, now);
-            sum.limit = sum.limit.saturating_add(standing.limit);
-            sum.available = sum.available.saturating_add(standing.available);
-            sum.full_at = sum.full_at.max(standing.full_at);
-        }
-        sum
     }
 }

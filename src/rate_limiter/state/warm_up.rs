@@ -20,6 +20,11 @@ use super::{Inherit, Limit, Refusal, Standing};
 use crate::clock::{Instant, nanos};
 
 /// Callers leave one after the other, in intervals that shrink while the limit warms up.
+///
+/// A run begins with a caller that leaves at once, and lasts until somebody else can. What a run has
+/// taken so far is all there is to know of it: the price of tokens depends on nothing but how many
+/// were taken before them. So tokens that come back during the run make the limit what it would be
+/// without them, whoever took others meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct WarmUp {
     /// Nanoseconds of a permit when warm.
@@ -31,10 +36,17 @@ pub(crate) struct WarmUp {
     slope: f64,
     /// Nanoseconds in which a permit is stored.
     store: f64,
+    /// When the run began.
+    began: u64,
+    /// When what is counted in `taken` began to be taken: with the run, or with the last change of
+    /// the quota.
+    base: u64,
+    /// The permits that were stored then.
     stored: f64,
-    /// When the next caller may leave: nanoseconds, and what is left below one.
-    next: u64,
-    carry: f64,
+    /// Permits taken since then, less those given back. Below zero, down to what the run had taken
+    /// before, when more came back.
+    taken: f64,
+    before: f64,
 }
 
 impl WarmUp {
@@ -58,21 +70,34 @@ impl WarmUp {
             all,
             slope: interval * (cold - 1.0) / (all - threshold),
             store: warm_up / all,
+            began: 0,
+            base: 0,
             stored: all,
-            next: 0,
-            carry: 0.0,
+            taken: 0.0,
+            before: 0.0,
         }
+    }
+
+    /// When the next caller may leave, in nanoseconds.
+    fn next(&self) -> u64 {
+        // `as` saturates.
+        if self.taken < 0.0 {
+            let earned = self.time(self.stored - self.taken, -self.taken);
+            return self.base.saturating_sub(earned as u64);
+        }
+        let time = self.time(self.stored, self.taken);
+        self.base.saturating_add(time as u64)
     }
 
     /// The permits stored at `now`.
     fn stored(&self, now: Instant) -> f64 {
-        let idle = now.as_nanos().saturating_sub(self.next) as f64;
-        (self.stored + idle / self.store).min(self.all)
+        let idle = now.as_nanos().saturating_sub(self.next()) as f64;
+        let left = (self.stored - self.taken).max(0.0);
+        (left + idle / self.store).min(self.all)
     }
 
     /// The time that taking `tokens` takes, when `stored` are stored.
-    fn time(&self, stored: f64, tokens: u64) -> f64 {
-        let tokens = tokens as f64;
+    fn time(&self, stored: f64, tokens: f64) -> f64 {
         let above = (stored - self.threshold).max(0.0);
         let costly = above.min(tokens);
         // A trapezium: from the height at `above` to the height at `above - costly`.
@@ -81,13 +106,13 @@ impl WarmUp {
     }
 
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
-        let share = self.stored(now) / self.all;
-        let next = self.next.max(now.as_nanos());
-        *self = new;
+        let old = std::mem::replace(self, new);
         if inherit != Inherit::Reset {
             // As warm as it was, and not before what has been taken is paid for.
-            self.stored = share * self.all;
-            self.next = next;
+            self.stored = old.stored(now) / old.all * self.all;
+            self.base = old.next().max(now.as_nanos());
+            self.began = old.began;
+            self.before = old.before + old.taken;
         }
     }
 }
@@ -98,7 +123,7 @@ impl Limit for WarmUp {
             return Err(Refusal::Never);
         }
         let early = debt.saturating_add(u64::from(tokens == 0)) as f64 * self.interval;
-        let free = self.next.saturating_sub(early as u64);
+        let free = self.next().saturating_sub(early as u64);
         if free <= now.as_nanos() {
             Ok(())
         } else {
@@ -107,26 +132,117 @@ impl Limit for WarmUp {
     }
 
     fn put(&mut self, now: Instant, tokens: u64) {
-        self.stored = self.stored(now);
-        if self.next < now.as_nanos() {
-            self.next = now.as_nanos();
-            self.carry = 0.0;
+        if self.next() < now.as_nanos() {
+            self.stored = self.stored(now);
+            self.began = now.as_nanos();
+            self.base = self.began;
+            self.taken = 0.0;
+            self.before = 0.0;
         }
-        let time = self.time(self.stored, tokens) + self.carry;
-        // `as` saturates.
-        self.next = self.next.saturating_add(time as u64);
-        self.carry = time.fract();
-        self.stored = (self.stored - tokens as f64).max(0.0);
+        self.taken += tokens as f64;
     }
 
-    fn give(&mut self, _: Instant, _: Option<Instant>, tokens: u64) {
-        let time = tokens as f64 * self.interval;
-        self.next = self.next.saturating_sub(time as u64);
+    fn give(&mut self, _: Instant, taken: Option<Instant>, tokens: u64) {
+        // The turns of an earlier run have passed unused.
+        if taken.is_none_or(|taken| taken.as_nanos() >= self.began) {
+            self.taken = (self.taken - tokens as f64).max(-self.before);
+        }
     }
 
     fn standing(&self, now: Instant) -> Standing {
-        let backlog = self.next.saturating_sub(now.as_nanos()) as f64;
+        let next = self.next();
+        let backlog = next.saturating_sub(now.as_nanos()) as f64;
         let used = (backlog / self.interval).ceil() as u64;
-        Standing::new(1, used, Instant::from_nanos(self.next).max(now))
+        Standing::new(1, used, Instant::from_nanos(next).max(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Ten a second when warm, three times slower when cold, four seconds to warm up: twenty permits
+    /// between cold and warm, and twenty more below.
+    fn cold(rate: u64) -> WarmUp {
+        let (period, warm_up) = (Duration::from_nanos(SECOND), Duration::from_secs(4));
+        WarmUp::new(rate, period, 100, warm_up, 3)
+    }
+
+    fn at(nanos: u64) -> Instant {
+        Instant::from_nanos(nanos)
+    }
+
+    #[test]
+    fn what_comes_back_is_what_it_took() {
+        let mut limit = cold(10);
+        limit.put(at(SECOND), 1);
+        let alone = limit.next();
+        assert!(alone > SECOND * 5 / 4, "the first one is dear");
+        // Cold, over the threshold, and beyond what is stored.
+        for tokens in [1, 5, 30, 70] {
+            limit.put(at(SECOND), tokens);
+            limit.give(at(SECOND), Some(at(SECOND)), tokens);
+            assert_eq!(limit.next(), alone, "{tokens}");
+        }
+        limit.give(at(SECOND), Some(at(SECOND)), 1);
+        assert_eq!(limit.next(), SECOND);
+        // And not more, whoever says so.
+        limit.give(at(SECOND), None, 50);
+        assert_eq!(limit.next(), SECOND);
+    }
+
+    #[test]
+    fn a_turn_that_has_passed_unused_does_not_come_back() {
+        let mut limit = cold(10);
+        limit.put(at(SECOND), 5);
+        limit.put(at(9 * SECOND), 1);
+        let next = limit.next();
+        limit.give(at(9 * SECOND), Some(at(SECOND)), 5);
+        assert_eq!(limit.next(), next);
+        limit.give(at(9 * SECOND), Some(at(9 * SECOND)), 1);
+        assert_eq!(limit.next(), 9 * SECOND);
+    }
+
+    #[test]
+    fn what_was_taken_before_the_quota_changed_comes_back_at_the_new_price() {
+        for inherit in [Inherit::AsIs, Inherit::Reset] {
+            let mut limit = cold(10);
+            // Warm, and in debt.
+            limit.put(at(SECOND), 80);
+            let owed = limit.next();
+            limit.replace(at(SECOND), cold(20), inherit);
+            limit.give(at(SECOND), Some(at(SECOND)), 3);
+            // Of a run that is over.
+            limit.give(at(SECOND), Some(at(SECOND - 1)), 3);
+            match inherit {
+                Inherit::Reset => assert_eq!(limit.next(), 0),
+                _ => assert_eq!(limit.next(), owed - 3 * SECOND / 20),
+            }
+        }
+    }
+
+    proptest! {
+        /// Calls at one instant, some of which are taken back later, leave what the others alone would
+        /// have left.
+        #[test]
+        fn who_takes_back_leaves_no_trace(calls in prop::collection::vec((1_u64..30, any::<bool>()), 1..20)) {
+            let (mut limit, mut others) = (cold(10), cold(10));
+            for (tokens, stays) in &calls {
+                limit.put(at(SECOND), *tokens);
+                if *stays {
+                    others.put(at(SECOND), *tokens);
+                }
+            }
+            for (tokens, stays) in &calls {
+                if !stays {
+                    limit.give(at(SECOND), Some(at(SECOND)), *tokens);
+                }
+            }
+            prop_assert_eq!(limit.next().max(SECOND), others.next().max(SECOND));
+            prop_assert_eq!(limit.stored(at(9 * SECOND)), others.stored(at(9 * SECOND)));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{COUNT_BITS, PLACE_BITS, SWEEP_BITS, TimeWindow, UNKNOWN, tag};
 use crate::clock::{Instant, nanos};
 use crate::set_back::SET_BACK;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, lock_checked};
 
 impl TimeWindow {
     /// When the first slice began, in nanoseconds, which is `now` when there was no call yet. A call
@@ -86,7 +86,15 @@ impl TimeWindow {
         let epoch = elapsed / self.slice;
         let before = newest >> PLACE_BITS;
         if self.is_set_back(before, elapsed) {
-            self.clear();
+            let _sweeping = lock_checked(&self.sweeping);
+            // Acquire: as in `present`.
+            let newest = self.newest.load(Ordering::Acquire);
+            if !self.is_set_back(newest >> PLACE_BITS, elapsed) {
+                // Another call has begun the empty window, and counts in it.
+                return newest;
+            }
+            // Before the slice is published: who comes meanwhile waits here too.
+            self.empty();
             let epoch = now.saturating_sub(self.origin(now, true)) / self.slice;
             if epoch >> SWEEP_BITS > 0 {
                 self.sweep(epoch, true);
@@ -134,10 +142,26 @@ impl TimeWindow {
 
     /// Moves on to a slice from the slice `before`.
     fn advance_to(&self, epoch: u64, before: u64) -> u64 {
-        let is_empty = epoch.saturating_sub(before) >= self.slices;
         if epoch >> SWEEP_BITS > before >> SWEEP_BITS {
+            self.sweep_and_advance_to(epoch)
+        } else {
+            self.publish_slice(epoch)
+        }
+    }
+
+    /// As [`advance_to`](Self::advance_to), unless somebody else has swept meanwhile.
+    fn sweep_and_advance_to(&self, epoch: u64) -> u64 {
+        let _sweeping = lock_checked(&self.sweeping);
+        // Relaxed: who has swept has published its slice before it unlocked.
+        let before = self.newest.load(Ordering::Relaxed) >> PLACE_BITS;
+        if epoch >> SWEEP_BITS > before >> SWEEP_BITS {
+            let is_empty = epoch.saturating_sub(before) >= self.slices;
             self.sweep(epoch, is_empty);
         }
+        self.publish_slice(epoch)
+    }
+
+    fn publish_slice(&self, epoch: u64) -> u64 {
         // Never backwards: a late thread gets the newest slice.
         let present = self.numbered(epoch);
         self.newest

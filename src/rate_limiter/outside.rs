@@ -1,0 +1,71 @@
+//! What a limiter has to do with the world around it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::Refusal;
+use super::timeline::Timeline;
+use crate::clock::{ClockHandle, Instant};
+use crate::error::{Reason, Rejected};
+use crate::observe::{Event, Observer};
+
+/// A limiter's clock and its name, how long it lets calls wait, and who hears of refusals.
+pub(super) struct Outside {
+    pub(super) clock: ClockHandle,
+    timeline: Option<Timeline>,
+    pub(super) max_wait: Duration,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) name: &'static str,
+}
+
+impl Outside {
+    pub(super) fn new(
+        clock: ClockHandle,
+        max_wait: Duration,
+        observer: Option<Arc<dyn Observer>>,
+        name: &'static str,
+    ) -> Self {
+        Self {
+            timeline: Timeline::of(&clock),
+            clock,
+            max_wait,
+            observer,
+            name,
+        }
+    }
+
+    /// The present. On a clock that may go backwards, a time that never does.
+    #[inline]
+    pub(super) fn now(&self) -> Instant {
+        self.steady(self.clock.now())
+    }
+
+    /// What a reading of the clock means to the limits.
+    #[inline]
+    pub(super) fn steady(&self, reading: Instant) -> Instant {
+        match &self.timeline {
+            None => reading,
+            Some(timeline) => timeline.steady(reading),
+        }
+    }
+
+    /// A refusal, for `reason` unless there will never be that many tokens.
+    #[inline(always)]
+    pub(super) fn rejected(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
+        match refusal {
+            Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
+            Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
+            Refusal::Until(at) => {
+                let wait = at.as_nanos().saturating_sub(now.as_nanos());
+                Rejected::new(self.name, reason).with_retry_nanos(wait)
+            }
+        }
+    }
+
+    /// Tells the call's observer, if it has one, and the limiter's own.
+    pub(super) fn tell(&self, event: &Event, observer: Option<&dyn Observer>) {
+        for observer in [observer, self.observer.as_deref()].into_iter().flatten() {
+            observer.on_event(event);
+        }
+    }
+}
