@@ -23,29 +23,44 @@ impl<T, E> Policy<T, E> for Bulkhead {
         mut cx: Context,
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
-        let entered = inner.try_enter(self.entrant(&cx), &mut cx, op.listener().observer());
-        let (stage, held) = match entered {
+        let listener = op.listener();
+        let entered = inner.try_enter(self.entrant(&cx), &mut cx, listener.observer());
+        let make = |op: Op, cx: Context| op.attempt(cx);
+        // Each end makes a future of its own: in one that all share, the fields of the others are
+        // written too.
+        match entered {
             Ok(held) => {
                 let guard = OnUnwind::new(|| drop(Running { inner, held }));
                 let attempt = op.attempt(cx);
                 guard.disarm();
-                (Stage::Attempting { attempt }, held)
+                BulkheadFuture {
+                    stage: Stage::Attempting { attempt },
+                    running: Running { inner, held },
+                    make,
+                    listener,
+                    outcome: PhantomData,
+                }
             }
-            Err(Full::Busy) if inner.may_wait => {
-                let bulkhead = self;
-                (Stage::Full { bulkhead, cx, op }, Held::NOTHING)
-            }
-            Err(full) => {
-                let reason = full.reason();
-                (Stage::Refused { reason }, Held::NOTHING)
-            }
-        };
-        BulkheadFuture {
-            stage,
-            running: Running { inner, held },
-            make: |op: Op, cx: Context| op.attempt(cx),
-            listener: op.listener(),
-            outcome: PhantomData,
+            Err(Full::Busy) if inner.may_wait => BulkheadFuture {
+                stage: Stage::Full {
+                    bulkhead: self,
+                    cx,
+                    op,
+                },
+                running: Running::nothing(inner),
+                make,
+                listener,
+                outcome: PhantomData,
+            },
+            Err(full) => BulkheadFuture {
+                stage: Stage::Refused {
+                    reason: full.reason(),
+                },
+                running: Running::nothing(inner),
+                make,
+                listener,
+                outcome: PhantomData,
+            },
         }
     }
 
@@ -66,7 +81,12 @@ struct Running<'a> {
     held: Held,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    const fn nothing(inner: &'a Inner) -> Self {
+        let held = Held::NOTHING;
+        Self { inner, held }
+    }
+
     /// Gives back what the call held, whose outcome this is.
     #[inline(always)]
     fn end<T, E>(
