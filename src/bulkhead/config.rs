@@ -270,6 +270,7 @@ impl BulkheadBuilder {
                 name: self.name,
                 gate: Gate::new(limit, rules, lanes.into(), codel, clock.clone(), exact),
                 clock,
+                first_limit: limit.clamp(1, MAX_PERMITS),
                 may_wait: self.queue > 0,
                 queue: self.queue,
                 max_wait: self.max_wait.unwrap_or(Duration::MAX),

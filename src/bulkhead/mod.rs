@@ -101,6 +101,7 @@ use self::state::{MAX_PERMITS, Sample, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::{ConfigError, Reason, Rejected};
+use crate::keyed::Evictable;
 use crate::observe::{Event, Observer};
 use crate::policy::{Context, ErrorClass, Health, Verdict};
 use crate::rng::SharedRng;
@@ -137,6 +138,8 @@ struct Inner {
     name: &'static str,
     clock: ClockHandle,
     gate: Gate,
+    /// What it was built with.
+    first_limit: u32,
     /// Whether there is a line at all.
     may_wait: bool,
     queue: usize,
@@ -504,6 +507,17 @@ impl Inner {
         for observer in [observer, self.observer.as_deref()].into_iter().flatten() {
             observer.on_event(&event());
         }
+    }
+}
+
+/// Nobody is in, the limit is the one it was built with, and nobody has a handle. What an adaptive
+/// limit has learnt is learnt again.
+impl Evictable for Bulkhead {
+    fn is_idle_and_clean(&self) -> bool {
+        let inner = &*self.inner;
+        Arc::strong_count(&self.inner) == 1
+            && inner.gate.in_flight() == 0
+            && (inner.adaptive.is_some() || self.limit() == inner.first_limit)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::RateLimiter;
-use super::inner::{Core, Inner};
+use super::inner::{Core, Inner, Quotas};
 use super::outside::Outside;
 use super::queue::Queue;
 use super::state::{
@@ -435,7 +435,10 @@ impl RateLimiterBuilder {
                 core,
                 queue: Queue::new(self.max_waiting, leaky),
                 outside,
-                quotas: std::sync::Mutex::new(self.quotas),
+                quotas: std::sync::Mutex::new(Quotas {
+                    each: self.quotas,
+                    changed: false,
+                }),
                 debt,
                 heard,
                 shadow: self.shadow,

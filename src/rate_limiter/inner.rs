@@ -15,12 +15,18 @@ pub(super) struct Inner {
     pub(super) queue: Queue,
     pub(super) outside: Outside,
     /// Locked while they are changed, so that one caller changes them at a time.
-    pub(super) quotas: std::sync::Mutex<Vec<Quota>>,
+    pub(super) quotas: std::sync::Mutex<Quotas>,
     pub(super) debt: u64,
     pub(super) shadow: bool,
     pub(super) shadowed: AtomicU64,
     /// Whether there is an observer, or shadow mode.
     pub(super) heard: bool,
+}
+
+/// What it was built with, or told since.
+pub(super) struct Quotas {
+    pub(super) each: Vec<Quota>,
+    pub(super) changed: bool,
 }
 
 /// The limits, as the number and kind of them allows.
@@ -211,6 +217,17 @@ impl Core {
             Self::Token(bucket) => bucket.give(tokens),
             Self::Striped(striped) => striped.give(home(), tokens),
             Self::Locked(limits) => lock_checked(limits).give(now, taken, tokens),
+        }
+    }
+
+    /// Whether every limit holds all that it can.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        match self {
+            Self::Locked(limits) => {
+                let each = lock_checked(limits).standings(now);
+                each.iter().all(|standing| standing.full_at <= now)
+            }
+            core => core.standing(now).full_at <= now,
         }
     }
 

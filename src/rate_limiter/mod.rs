@@ -78,6 +78,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::error::{ConfigError, Rejected};
+use crate::keyed::Evictable;
 use crate::sync::{Ordering, lock, lock_checked};
 
 mod acquire;
@@ -345,7 +346,7 @@ impl RateLimiter {
         let same = |(old, new): (&Quota, &Quota)| {
             old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
         };
-        if current.len() != quotas.len() || !current.iter().zip(quotas).all(same) {
+        if current.each.len() != quotas.len() || !current.each.iter().zip(quotas).all(same) {
             return Err(error(
                 "must be of the number and algorithms it was built with",
             ));
@@ -363,8 +364,9 @@ impl RateLimiter {
                 lock_checked(limits).replace(now, new, inherit);
             }
         }
-        current.clear();
-        current.extend_from_slice(quotas);
+        current.each.clear();
+        current.each.extend_from_slice(quotas);
+        current.changed = true;
         drop(current);
         inner.queue.rebound(config::queue_bound(quotas));
         inner.wake_first();
@@ -375,7 +377,7 @@ impl RateLimiter {
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.outside.now();
-        let quotas = lock(&inner.quotas).clone();
+        let quotas = lock(&inner.quotas).each.clone();
         let (standing, each) = match &inner.core {
             Core::Locked(limits) => {
                 let limits = lock_checked(limits);
@@ -418,6 +420,17 @@ impl Decision {
                 _ => None,
             },
         }
+    }
+}
+
+/// All tokens are there, nobody waits, the quotas are those it was built with, and nobody has a handle.
+impl Evictable for RateLimiter {
+    fn is_idle_and_clean(&self) -> bool {
+        let inner = &*self.inner;
+        Arc::strong_count(&self.inner) == 1
+            && inner.queue.waiting() == 0
+            && !lock(&inner.quotas).changed
+            && inner.core.is_full(inner.outside.now())
     }
 }
 

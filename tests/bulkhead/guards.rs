@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use backstop::bulkhead::OwnedPermit;
-use backstop::{Bulkhead, Clock, Context, Instant, LoadShedder, ManualClock, Policy, Sleep};
+use backstop::{Bulkhead, Clock, Context, Instant, Keyed, LoadShedder, ManualClock, Policy, Sleep};
 use futures::future::join;
 
 use super::{ms, on, run};
@@ -122,4 +122,31 @@ fn a_wait_reads_the_clock_for_those_who_ask_what_time_it_is() {
     let (result, ()) = run(&clock.inner, join(stack.call(work), release));
     assert_eq!(result, Ok(()));
     assert_eq!(shedder.snapshot().load, 1.0);
+}
+
+#[test]
+fn of_a_bulkhead_for_each_key_those_leave_that_are_as_new() {
+    let clock = ManualClock::new();
+    let hosts = Keyed::new(move |_: &u32| {
+        let builder = Bulkhead::builder().max_concurrent(2);
+        builder.clock(clock.clone()).build().unwrap()
+    });
+    let leave = |key| {
+        hosts.evict_idle();
+        let mut keys = Vec::new();
+        hosts.for_each(|key, _| keys.push(*key));
+        !keys.contains(&key)
+    };
+    let permit = hosts.get(&1).try_acquire_owned(Context::new()).unwrap();
+    assert!(!leave(1), "a call is in");
+    drop(permit);
+    assert!(leave(1));
+
+    std::mem::forget(hosts.get(&2).try_acquire());
+    assert!(!leave(2), "a call is in for ever");
+
+    hosts.get(&3).set_limit(5);
+    assert!(!leave(3), "its limit is its own");
+    hosts.get(&3).set_limit(2);
+    assert!(leave(3));
 }

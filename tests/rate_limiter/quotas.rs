@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop::rate_limiter::{Inherit, Quota};
-use backstop::{Clock, ManualClock, RateLimiter, Reason};
+use backstop::{Clock, Keyed, ManualClock, RateLimiter, Reason};
 use proptest::prelude::*;
 
 use super::{SECOND, Skewed, builder, drain, limiter, ms, run};
@@ -324,5 +324,38 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn of_a_limiter_for_each_key_those_leave_that_are_as_new() {
+    let two = Quota::per_second(2);
+    for quota in [
+        two,
+        two.leaky_bucket(1),
+        two.fixed_window(),
+        two.fixed_window_from_first(),
+        two.sliding_log(),
+        two.sliding_counter(),
+        two.warm_up(SECOND, 3),
+    ] {
+        let clock = ManualClock::new();
+        let template = RateLimiter::builder().quota(quota).clock(clock.clone());
+        template.clone().build().unwrap();
+        let tenants = Keyed::new(move |_: &u32| template.clone().build().unwrap());
+        let left = || {
+            tenants.evict_idle();
+            tenants.len()
+        };
+        let held = tenants.get(&1);
+        assert_eq!(left(), 1, "{quota:?}: somebody has a handle");
+        held.try_acquire().unwrap();
+        drop(held);
+        assert_eq!(left(), 1, "{quota:?}: a token is missing");
+        clock.advance(10 * SECOND);
+        assert_eq!(left(), 0, "{quota:?}");
+
+        tenants.get(&2).set_quota(quota, Inherit::AsIs).unwrap();
+        assert_eq!(left(), 1, "{quota:?}: its quota is its own");
     }
 }
