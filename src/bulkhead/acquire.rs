@@ -192,25 +192,26 @@ impl<'a> Future for AcquirePermit<'a> {
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let (bulkhead, inner) = (*this.bulkhead, &*this.bulkhead.inner);
+        // From the start, for a clock may panic when the permit is there.
+        let mut permit = Permit {
+            bulkhead: inner,
+            held: Held::NOTHING,
+        };
         let entered = if std::mem::replace(this.tried, true) {
             Err(Full::Busy)
         } else {
-            inner.try_enter(bulkhead.entrant(this.cx), this.cx, None)
+            let held = inner.try_enter(bulkhead.entrant(this.cx), this.cx, None);
+            held.map(|held| permit.held = held)
         };
         let entered = match entered {
             Err(Full::Busy) if inner.may_wait => {
-                let timed = inner.adaptive.is_some();
-                let mut held = Held::NOTHING;
-                let turn = this.turn.poll(bulkhead, this.cx, timed, &mut held, task);
-                ready!(turn).map(|()| held)
+                let (timed, held) = (inner.adaptive.is_some(), &mut permit.held);
+                ready!(this.turn.poll(bulkhead, this.cx, timed, held, task))
             }
             entered => entered.map_err(Full::reason),
         };
         Poll::Ready(match entered {
-            Ok(held) => Ok(Permit {
-                bulkhead: inner,
-                held,
-            }),
+            Ok(()) => Ok(permit),
             Err(reason) => Err(inner.reject(reason, None)),
         })
     }

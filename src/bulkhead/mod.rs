@@ -103,7 +103,7 @@ use crate::codel::Codel;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::keyed::Evictable;
 use crate::observe::{Event, Observer};
-use crate::policy::{Context, ErrorClass, Health, Verdict};
+use crate::policy::{Context, ErrorClass, Health, OnUnwind, Verdict};
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -410,7 +410,10 @@ impl Inner {
         };
         // Only an algorithm wants to know how long the call takes.
         let started = if self.adaptive.is_some() {
-            cx.now(&self.clock)
+            let guard = OnUnwind::new(|| self.gate.give_back(taken.cost(), entrant.lane));
+            let now = cx.now(&self.clock);
+            guard.disarm();
+            now
         } else {
             Instant::ORIGIN
         };

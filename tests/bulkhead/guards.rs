@@ -1,9 +1,14 @@
 //! What keeps a bulkhead right where a slip would go unnoticed.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Waker};
 
 use backstop::bulkhead::OwnedPermit;
+use backstop::bulkhead::limit::Fixed;
 use backstop::{Bulkhead, Clock, Context, Instant, Keyed, LoadShedder, ManualClock, Policy, Sleep};
 use futures::future::join;
 
@@ -149,4 +154,61 @@ fn of_a_bulkhead_for_each_key_those_leave_that_are_as_new() {
     assert!(!leave(3), "its limit is its own");
     hosts.get(&3).set_limit(2);
     assert!(leave(3));
+}
+
+/// A clock that panics when it is read, as long as it is told to.
+#[derive(Clone, Debug, Default)]
+struct Broken {
+    inner: ManualClock,
+    is_broken: Arc<AtomicBool>,
+}
+
+impl Clock for Broken {
+    fn now(&self) -> Instant {
+        if self.is_broken.load(Ordering::Relaxed) {
+            std::panic::resume_unwind(Box::new("part of the test"));
+        }
+        self.inner.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.inner.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn a_clock_that_panics_costs_no_permit() {
+    let clock = Broken::default();
+    let builder = Bulkhead::builder().adaptive(Fixed::new(1)).queue(1);
+    let bulkhead = builder.clock(clock.clone()).build().unwrap();
+    let panics = |act: &mut dyn FnMut()| catch_unwind(AssertUnwindSafe(act)).is_err();
+    let mut task = TaskContext::from_waker(Waker::noop());
+    let call = || bulkhead.call(|| async { Ok::<_, ()>(()) });
+
+    clock.is_broken.store(true, Ordering::Relaxed);
+    assert!(panics(&mut || drop(bulkhead.try_acquire())));
+    assert!(panics(&mut || drop(
+        pin!(bulkhead.acquire()).poll(&mut task)
+    )));
+    assert!(panics(&mut || _ = pin!(call()).poll(&mut task)));
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+
+    // And when its turn comes in line.
+    for by_hand in [true, false] {
+        clock.is_broken.store(false, Ordering::Relaxed);
+        let holds = bulkhead.try_acquire().unwrap();
+        let mut acquires = Box::pin(bulkhead.acquire());
+        let mut calls = Box::pin(call());
+        let mut poll = |task: &mut TaskContext<'_>| match by_hand {
+            true => acquires.as_mut().poll(task).map(drop),
+            false => calls.as_mut().poll(task).map(drop),
+        };
+        assert!(poll(&mut task).is_pending());
+        drop(holds);
+        clock.is_broken.store(true, Ordering::Relaxed);
+        assert!(panics(&mut || _ = poll(&mut task)));
+        clock.is_broken.store(false, Ordering::Relaxed);
+        drop((acquires, calls));
+        assert_eq!(bulkhead.snapshot().in_flight, 0);
+    }
 }
