@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
+use super::held::Held;
 use super::queue::{Entrant, Full, Ticket};
-use super::{Bulkhead, Held, Permit};
+use super::{Bulkhead, Permit};
 use crate::clock::{Instant, Sleep, arm};
 use crate::deadline;
 use crate::error::{Reason, Rejected};

@@ -96,6 +96,7 @@ use std::time::Duration;
 
 use self::acquire::AcquirePermit;
 use self::adaptive::Adaptive;
+use self::held::{Ending, Held};
 use self::queue::{Entrant, Full, Gate};
 use self::state::{MAX_PERMITS, Sample, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
@@ -103,13 +104,14 @@ use crate::codel::Codel;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::keyed::Evictable;
 use crate::observe::{Event, Observer};
-use crate::policy::{Context, ErrorClass, Health, OnUnwind, Verdict};
+use crate::policy::{Context, OnUnwind};
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering};
 
 mod acquire;
 mod adaptive;
 mod config;
+mod held;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod permit;
@@ -152,80 +154,6 @@ struct Inner {
     refused: AtomicU64,
     timed_out: AtomicU64,
     would_refuse: AtomicU64,
-}
-
-/// What an admitted call has taken, until it is given back. In whole words, as [`Taken`] is.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    /// The first word of [`Taken`], with the lane; zero once it has been given back.
-    word: u64,
-    in_flight: u64,
-    /// When the work began; meaningful for adaptive limits only.
-    started: Instant,
-}
-
-impl Held {
-    /// What a call holds that has not been admitted.
-    const NOTHING: Self = Self {
-        word: 0,
-        in_flight: 0,
-        started: Instant::ORIGIN,
-    };
-
-    #[inline]
-    const fn new(taken: Taken, lane: usize, started: Instant) -> Self {
-        let (word, in_flight) = taken.into_words();
-        Self {
-            word: word | (lane as u64) << Taken::FREE_SHIFT,
-            in_flight,
-            started,
-        }
-    }
-
-    /// What is held, which from now on is nothing.
-    #[inline]
-    const fn take(&mut self) -> Option<Self> {
-        // Word by word: as one value it would be copied in pieces wider than it was just written in.
-        let held = Self {
-            word: self.word,
-            in_flight: self.in_flight,
-            started: self.started,
-        };
-        self.word = 0;
-        if held.word == 0 { None } else { Some(held) }
-    }
-
-    #[inline]
-    const fn is_nothing(&self) -> bool {
-        self.word == 0
-    }
-
-    const fn cost(&self) -> u32 {
-        self.word as u32
-    }
-
-    const fn lane(&self) -> usize {
-        (self.word << 1 >> 1 >> Taken::FREE_SHIFT) as usize
-    }
-}
-
-/// What the end of a call says about the load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Neutral,
-    Success,
-    Overloaded,
-}
-
-impl Ending {
-    const fn of(verdict: &Verdict) -> Self {
-        match (verdict.health(), verdict.class()) {
-            (Health::Healthy, _) => Self::Success,
-            (Health::Unhealthy, ErrorClass::Throttled | ErrorClass::Timeout) => Self::Overloaded,
-            // Errors are often quick: their latency would look like a dependency with room.
-            _ => Self::Neutral,
-        }
-    }
 }
 
 impl Bulkhead {

@@ -1,6 +1,7 @@
 //! Permits: what an admitted call holds until it is over.
 
-use super::{Bulkhead, Ending, Held, Inner};
+use super::held::{Ending, Held};
+use super::{Bulkhead, Inner};
 use crate::policy::Verdict;
 
 /// The right to run, borrowed from its bulkhead. Given back when dropped.

@@ -8,8 +8,9 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::acquire::Acquire;
+use super::held::{Ending, Held};
 use super::queue::Full;
-use super::{Bulkhead, Ending, Held, Inner};
+use super::{Bulkhead, Inner};
 use crate::clock::ClockHandle;
 use crate::error::Reason;
 use crate::observe::{Listener, Observer};
