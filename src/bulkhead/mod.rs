@@ -115,6 +115,7 @@ mod held;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod permit;
+mod permits;
 mod policy;
 mod queue;
 mod snapshot;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 pub(super) use self::lane::Lane;
 pub(super) use self::ticket::Ticket;
-use super::state::{Added, Lines, Permits, Settled, Taken, Word};
+use super::permits::{Added, Permits};
+use super::state::{Lines, Settled, Taken, Word};
 use crate::clock::{ClockHandle, Instant};
 use crate::codel::Codel;
 use crate::error::Reason;

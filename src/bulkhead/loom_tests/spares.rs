@@ -1,7 +1,7 @@
 //! Every interleaving of spare permits with those who look for them.
 
 use super::*;
-use crate::bulkhead::state::Permits;
+use crate::bulkhead::permits::Permits;
 use crate::striped::move_to;
 
 /// A gate with two parts for spares, which keep what they would under `limit_of_spares`.

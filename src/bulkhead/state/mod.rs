@@ -7,14 +7,13 @@ mod fixed;
 mod gradient;
 mod gradient2;
 mod line;
-mod permits;
 mod probe;
-mod spares;
 mod vegas;
 mod windowed;
+pub(super) mod word;
 
 pub(super) use self::limit::{ConcurrencyLimit, Sample};
 pub(super) use self::line::{Lines, Settled};
-pub(super) use self::permits::{Added, MAX_PERMITS, Permits, Taken, Word};
+pub(super) use self::word::{MAX_PERMITS, Taken, Word};
 
 pub mod limit;

@@ -1,0 +1,231 @@
+//! What is to be shed, and of whom.
+
+use super::*;
+
+#[test]
+fn a_cut_sheds_the_share_it_should_and_the_lowest_first() {
+    let mut levels = Levels::new();
+    for call in 0..5000 {
+        levels.add(if call % 4 == 0 {
+            Priority::HIGH
+        } else {
+            Priority::LOW
+        });
+    }
+    for rate in [0.0, 0.1, 0.5, 0.74, 0.76, 0.9, 1.0] {
+        let cut = levels.cut(rate);
+        let shed = |priority| {
+            (0..1000)
+                .filter(|i| cut.sheds(priority, f64::from(*i) / 1e3))
+                .count()
+        };
+        let (low, high) = (
+            shed(Priority::LOW) as f64 / 1e3,
+            shed(Priority::HIGH) as f64 / 1e3,
+        );
+        assert!(
+            (0.75 * low + 0.25 * high - rate).abs() < 0.01,
+            "{rate}: {low} {high}"
+        );
+        assert!(high == 0.0 || low == 1.0, "{rate}: {low} {high}");
+        assert_eq!(Cut::from_bits(cut.to_bits()), cut);
+    }
+    assert_eq!(Levels::new().cut(0.5), Cut::default(), "nobody is known");
+    let nobody = levels.cut(0.0);
+    assert!(
+        !nobody.sheds(Priority::LOWEST, 0.0),
+        "also a level not seen before"
+    );
+}
+
+#[test]
+fn pressure_rises_fast_cools_off_and_falls_slowly() {
+    let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
+    let mut pressure = Pressure::new(0.12, Duration::from_millis(1000));
+    for (now, overloaded, rate) in [
+        (0, true, 0.05),
+        (100, true, 0.10),
+        (200, true, 0.12),
+        (300, false, 0.12),
+        (1199, false, 0.12),
+        (1200, false, 0.11),
+        (1300, false, 0.10),
+    ] {
+        pressure.update(overloaded, WINDOW, WINDOW, at(now));
+        assert!(
+            (pressure.rate() - rate).abs() < 1e-9,
+            "{now}: {}",
+            pressure.rate()
+        );
+    }
+    for now in 0..100 {
+        pressure.update(false, WINDOW, WINDOW, at(2000 + now));
+    }
+    assert_eq!(pressure.rate(), 0.0);
+}
+
+#[test]
+fn windows_without_calls_are_calm_too() {
+    let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
+    for (pause, rate) in [(900, 0.5), (1_000, 0.49), (1_550, 0.45), (6_000, 0.0)] {
+        let mut pressure = Pressure::new(0.5, Duration::from_millis(1000));
+        for window in 0..20 {
+            pressure.update(true, WINDOW, WINDOW, at(100 * window));
+        }
+        let now = 1900 + pause;
+        pressure.update(false, WINDOW, Duration::from_millis(pause), at(now));
+        assert!(
+            (pressure.rate() - rate).abs() < 1e-9,
+            "{pause}: {}",
+            pressure.rate()
+        );
+    }
+}
+
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// A queue in front of a server that does as much work as comes at a load of 1.
+struct Queue {
+    delay: f64,
+    now: Instant,
+    pressure: Pressure,
+}
+
+impl Queue {
+    fn new(cool_off: Duration) -> Self {
+        Self {
+            delay: 0.0,
+            now: Instant::ORIGIN,
+            pressure: Pressure::new(0.9, cool_off),
+        }
+    }
+
+    /// A window passes, whose smallest delay is that of one of its ends.
+    fn pass(&mut self, load: f64) -> f64 {
+        let before = self.delay;
+        let admitted = load * (1.0 - self.pressure.rate());
+        self.delay = (before + (admitted - 1.0) * 0.1).clamp(0.0, 0.3);
+        self.now += WINDOW;
+        let report = QueueReport {
+            delay: Duration::from_secs_f64(before.min(self.delay)),
+            target: Duration::from_millis(5),
+            overloaded: before.min(self.delay) > 0.005,
+        };
+        self.pressure.follow(report, WINDOW, WINDOW, self.now);
+        self.pressure.rate()
+    }
+}
+
+#[test]
+fn the_share_settles_where_the_rest_fits_at_any_overload() {
+    for load in [1.2_f64, 2.0, 3.0, 6.0] {
+        let mut queue = Queue::new(Duration::from_secs(1));
+        let rates: Vec<f64> = (0..200).map(|_| queue.pass(load)).collect();
+        let fits = 1.0 - 1.0 / load;
+        for rate in &rates[50..] {
+            assert!((rate - fits).abs() < 0.05, "{load}: {rate}");
+        }
+        assert!(queue.delay < 0.05, "{load}: waits {}", queue.delay);
+        // And it is there soon.
+        assert!(rates[15] > 0.8 * fits, "{load}: {}", rates[15]);
+    }
+}
+
+#[test]
+fn the_share_is_given_up_two_cool_offs_after_the_load_is_gone() {
+    for cool_off in [0, 1, 2] {
+        let mut queue = Queue::new(Duration::from_secs(cool_off));
+        for _ in 0..100 {
+            queue.pass(3.0);
+        }
+        assert!(queue.pressure.rate() > 0.6);
+        // Three cool-offs, of ten windows a second.
+        for _ in 0..30 * cool_off.max(1) {
+            queue.pass(0.5);
+        }
+        assert_eq!(queue.pressure.rate(), 0.0, "cool-off {cool_off}");
+    }
+}
+
+#[test]
+fn without_a_standing_queue_nobody_is_shed() {
+    let mut pressure = Pressure::new(0.9, Duration::ZERO);
+    let mut now = Instant::ORIGIN;
+    for delay in [0, 500, 100, 0, 900, 0, 30] {
+        now += WINDOW;
+        let report = QueueReport {
+            delay: Duration::from_millis(delay),
+            target: Duration::from_millis(5),
+            overloaded: false,
+        };
+        pressure.follow(report, WINDOW, WINDOW, now);
+        assert_eq!(pressure.rate(), 0.0);
+    }
+}
+
+#[test]
+fn odd_reports_saturate() {
+    let odd = [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        WINDOW,
+        Duration::MAX,
+    ];
+    for cool_off in odd {
+        let mut pressure = Pressure::new(1.0, cool_off);
+        for delay in odd {
+            for target in odd {
+                for elapsed in odd {
+                    for window in &odd[1..] {
+                        let report = QueueReport {
+                            delay,
+                            target,
+                            overloaded: true,
+                        };
+                        pressure.follow(report, *window, elapsed, Instant::FAR_FUTURE);
+                        assert!((0.0..=1.0).contains(&pressure.rate()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn shares_are_weighted_by_their_calls_per_second_as_long_as_they_are_fresh() {
+    let second = Duration::from_secs(1);
+    let share = |calls, rate| Share {
+        calls,
+        over: second,
+        rate,
+        at: Instant::ORIGIN + 10 * second,
+        good_for: 2 * second,
+    };
+    let now = Instant::ORIGIN + 12 * second;
+    let is = |shares: &[Share], now, expected: f64| {
+        let combined = combine(shares.iter().copied(), now);
+        assert!((combined - expected).abs() < 1e-9, "{combined}");
+    };
+    is(&[], now, 0.0);
+    is(&[share(100, 0.2), share(100, 0.4)], now, 0.3);
+    is(&[share(100, 0.3), share(0, 0.8)], now, 0.3);
+    // Ten times as many, but in ten times as long.
+    let over = 10 * second;
+    let seldom = Share {
+        over,
+        ..share(1000, 0.8)
+    };
+    is(&[share(100, 0.2), seldom], now, 0.5);
+    let at = now;
+    let newer = Share {
+        at,
+        ..share(100, 0.6)
+    };
+    is(&[share(100, 0.2), newer], now, 0.4);
+    is(
+        &[share(100, 0.2), newer],
+        now + Duration::from_nanos(1),
+        0.6,
+    );
+    is(&[share(100, 0.2), newer], Instant::ORIGIN, 0.0);
+}
