@@ -64,8 +64,8 @@
 
 use std::time::Duration;
 
-use crate::clock::{Instant, nanos};
 use crate::error::ConfigError;
+use crate::instant::{Instant, nanos};
 
 /// Decides from queue delays whether a queue stands, and which of its entries are too old.
 ///

@@ -48,7 +48,8 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use crate::clock::{ClockHandle, ClockId, Instant};
+use crate::clock::{ClockHandle, ClockId};
+use crate::instant::Instant;
 
 thread_local! {
     static CURRENT: Cell<Deadline> = const { Cell::new(Deadline::NEVER) };

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use crate::clock::nanos;
+use crate::instant::nanos;
 
 /// What a call through any policy, or any stack of policies, can fail with.
 ///

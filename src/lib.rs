@@ -90,49 +90,55 @@ mod setters;
 
 pub mod adaptive_rate;
 pub mod backoff;
-pub mod budget;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
 pub mod codel;
 pub mod deadline;
 mod error;
+pub mod event;
 pub mod guide;
+mod instant;
 pub mod keyed;
-pub mod observe;
+pub mod load_shedder;
 pub mod policy;
+mod priority;
 pub mod rate_limiter;
 pub mod retry;
+pub mod retry_budget;
 mod rng;
 mod set_back;
-pub mod shed;
 mod striped;
 mod sync;
 pub mod throttle;
 pub mod timeout;
+mod verdict;
 mod window;
 
 pub use self::backoff::{Backoff, Jitter};
-pub use self::budget::RetryBudget;
 pub use self::bulkhead::Bulkhead;
 pub use self::circuit_breaker::CircuitBreaker;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
 pub use self::clock::TokioClock;
-pub use self::clock::{BlockingClock, Clock, ClockHandle, Instant, ManualClock, Sleep};
+pub use self::clock::{BlockingClock, Clock, ClockHandle, ManualClock, Sleep};
 pub use self::error::{ConfigError, Error, Reason, Rejected, TimedOut};
+pub use self::event::{Event, Listener, Observer};
+pub use self::instant::Instant;
 pub use self::keyed::Keyed;
-pub use self::observe::{Event, Listener, Observer};
+pub use self::load_shedder::LoadShedder;
 pub use self::policy::{
     Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,
-    Priority, Report, Verdict,
+    Report,
 };
+pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
-pub use self::shed::LoadShedder;
+pub use self::retry_budget::RetryBudget;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
+pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};
 
 /// The README's examples are tests.
 #[cfg(doctest)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 /// How late a reading of the clock may come: its thread was stopped before it could use it. What is
 /// older was read from a clock that was set back in between, and what waits for the time begins anew.

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop::observe::StopReason;
+use backstop::event::StopReason;
 use backstop::policy::ErrorClass;
 use backstop::{
     Backoff, CallOptions, Classify, Clock, Context, Error, Event, HintRule, Jitter, ManualClock,

@@ -111,8 +111,8 @@ use std::time::Duration;
 
 pub use self::parts::{CubicCurve, RateBucket, RateMeter};
 
-use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 
 /// The rate never exceeds what is used by more than this factor.
 const HEADROOM: f64 = 2.0;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::seconds;
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 use crate::set_back::is_set_back_short;
 
 /// `value` if it is a number from 0, the largest number if it is infinite, else 0.

@@ -29,8 +29,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::nanos;
 use crate::error::ConfigError;
+use crate::instant::nanos;
 use crate::rng::SharedRng;
 
 mod jitter;

@@ -10,9 +10,10 @@ use pin_project_lite::pin_project;
 use super::held::Held;
 use super::queue::{Entrant, Full, Ticket};
 use super::{Bulkhead, Permit};
-use crate::clock::{Instant, Sleep, arm};
+use crate::clock::{Sleep, arm};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
+use crate::instant::Instant;
 use crate::policy::Context;
 
 pin_project! {

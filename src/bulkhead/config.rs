@@ -10,7 +10,7 @@ use super::{Bulkhead, Inner};
 use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::ConfigError;
-use crate::observe::Observer;
+use crate::event::Observer;
 use crate::rng::SharedRng;
 use crate::sync::AtomicU64;
 

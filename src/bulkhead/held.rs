@@ -1,8 +1,8 @@
 //! What a call holds, and what its end says.
 
 use super::state::Taken;
-use crate::clock::Instant;
-use crate::policy::{ErrorClass, Health, Verdict};
+use crate::instant::Instant;
+use crate::verdict::{ErrorClass, Health, Verdict};
 
 /// What an admitted call has taken, until it is given back. In whole words, as [`Taken`] is.
 #[derive(Clone, Copy, Debug)]

@@ -8,8 +8,9 @@ use loom::sync::Notify;
 use loom::thread;
 
 use super::queue::{Entrant, Gate, Rules, Ticket};
-use crate::clock::{Instant, ManualClock};
-use crate::policy::Priority;
+use crate::clock::ManualClock;
+use crate::instant::Instant;
+use crate::priority::Priority;
 
 mod spares;
 

@@ -2,7 +2,7 @@
 
 use super::held::{Ending, Held};
 use super::{Bulkhead, Inner};
-use crate::policy::Verdict;
+use crate::verdict::Verdict;
 
 /// The right to run, borrowed from its bulkhead. Given back when dropped.
 ///

@@ -13,7 +13,7 @@ use super::queue::Full;
 use super::{Bulkhead, Inner};
 use crate::clock::ClockHandle;
 use crate::error::Reason;
-use crate::observe::{Listener, Observer};
+use crate::event::{Listener, Observer};
 use crate::policy::{Context, Layer, OnUnwind, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Bulkhead {

@@ -12,10 +12,11 @@ pub(super) use self::lane::Lane;
 pub(super) use self::ticket::Ticket;
 use super::permits::{Added, Permits};
 use super::state::{Lines, Settled, Taken, Word};
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::Reason;
-use crate::policy::Priority;
+use crate::instant::Instant;
+use crate::priority::Priority;
 use crate::sync::{Mutex, lock_checked};
 
 mod lane;

@@ -5,9 +5,9 @@ use std::thread;
 use super::Permit;
 use super::inner::{Inner, Listener, Ticket};
 use super::state::{Admission, word};
-use crate::clock::{Instant, nanos};
 use crate::error::{Reason, Rejected};
-use crate::observe::Event;
+use crate::event::Event;
+use crate::instant::{Instant, nanos};
 use crate::striped::Striped;
 use crate::sync::Ordering;
 

@@ -10,8 +10,8 @@ use super::{Break, CircuitBreaker, Settings, Snapshot};
 use crate::backoff::{Backoff, Jitter};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::observe::Observer;
-use crate::policy::Health;
+use crate::event::Observer;
+use crate::verdict::Health;
 
 /// Builds a [`CircuitBreaker`].
 ///

@@ -3,17 +3,19 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::state::{Break as BreakLength, Cause, Due, Machine, Plan, State, Tally, word};
-use super::state::{HalfOpenRules, Transition};
+use super::state::HalfOpenRules;
+use super::state::{Break as BreakLength, Due, Machine, Plan, Tally, word};
 use super::watch::{Watcher, Watchers};
 use super::{Break, Settings, Snapshot};
 use crate::backoff::Progress;
-use crate::clock::{Instant, nanos};
-use crate::observe::{Event, Observer};
-use crate::policy::{Health, Verdict};
+use crate::event::Transition;
+use crate::event::{Cause, State};
+use crate::event::{Event, Observer};
+use crate::instant::{Instant, nanos};
 use crate::rng::SharedRng;
 use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
+use crate::verdict::{Health, Verdict};
 use crate::window::{Counts, Pushed, Sample};
 
 /// A call that was let through: where it belongs when it ends.

@@ -98,11 +98,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::error::Rejected;
+use crate::event::Observer;
+use crate::instant::Instant;
 use crate::keyed::Evictable;
-use crate::observe::Observer;
-use crate::policy::Health;
+use crate::verdict::Health;
 
 mod admit;
 mod config;
@@ -122,9 +123,9 @@ mod watch;
 pub use self::config::CircuitBreakerBuilder;
 pub use self::permit::Permit;
 pub use self::snapshot::Snapshot;
-pub use self::state::{Cause, State, Transition};
 pub use self::trip::{HalfOpen, Trip};
 pub use self::watch::Transitions;
+pub use crate::event::{Cause, State, Transition};
 
 use self::inner::Inner;
 use self::state::{HalfOpenRules, Plan};

@@ -5,8 +5,9 @@ use std::{fmt, mem, thread};
 
 use super::CircuitBreaker;
 use super::inner::{Inner, Listener, Ticket};
-use crate::clock::{ClockHandle, Instant};
-use crate::policy::{Health, Verdict};
+use crate::clock::ClockHandle;
+use crate::instant::Instant;
+use crate::verdict::{Health, Verdict};
 
 /// The permission to make one call, given by [`CircuitBreaker::try_acquire`].
 ///

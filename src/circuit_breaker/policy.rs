@@ -7,9 +7,10 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::{CircuitBreaker, Permit};
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::observe::Listener;
+use crate::event::Listener;
+use crate::instant::Instant;
 use crate::policy::{Context, Layer, OnUnwind, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for CircuitBreaker {

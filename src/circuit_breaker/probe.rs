@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::CircuitBreaker;
-use super::state::State;
 use crate::clock::ClockHandle;
+use crate::event::State;
 
 impl CircuitBreaker {
     /// Checks the health of the dependency while the circuit is open, in place of trial calls.

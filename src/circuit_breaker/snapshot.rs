@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::CircuitBreaker;
-use super::state::{Machine, State};
-use crate::clock::Instant;
+use super::state::Machine;
+use crate::event::State;
+use crate::instant::Instant;
 use crate::window::Counts;
 
 /// What a breaker was like at one moment. Made by [`CircuitBreaker::snapshot`].

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::state::Transition;
+use crate::event::Transition;
 use crate::sync::lock;
 
 /// A stream of a breaker's transitions, in order. Made by

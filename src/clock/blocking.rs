@@ -11,7 +11,8 @@ use std::time::Instant as StdInstant;
 
 use super::sleep::OtherSleep;
 use super::timers::Timers;
-use super::{Clock, ClockHandle, Instant, Sleep, real};
+use super::{Clock, ClockHandle, Sleep, real};
+use crate::instant::Instant;
 
 /// The system's monotonic clock, whose sleeps park the thread.
 ///

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use super::pool::Armed;
 use super::sleep::SleepKind;
-use super::{Clock, ClockHandle, Instant, Sleep, blocking};
+use super::{Clock, ClockHandle, Sleep, blocking};
+use crate::instant::Instant;
 
 /// The CPU's time stamp counter through [`quanta`], and tokio timers that stay registered.
 ///

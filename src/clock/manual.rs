@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::blocking::Unpark;
 use super::sleep::OtherSleep;
 use super::timers::Timers;
-use super::{Clock, ClockHandle, ClockId, Instant, Kind, Sleep};
+use super::{Clock, ClockHandle, ClockId, Kind, Sleep};
+use crate::instant::Instant;
 use crate::sync::lock;
 
 /// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until

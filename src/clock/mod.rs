@@ -6,10 +6,11 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use crate::instant::Instant;
+
 pub(crate) mod blocking;
 #[cfg(feature = "fast-clock")]
 mod fast;
-mod instant;
 mod manual;
 #[cfg(feature = "fast-clock")]
 mod pool;
@@ -22,13 +23,11 @@ mod tokio;
 pub use self::blocking::BlockingClock;
 #[cfg(feature = "fast-clock")]
 pub use self::fast::FastClock;
-pub use self::instant::Instant;
 pub use self::manual::ManualClock;
 pub use self::sleep::Sleep;
 #[cfg(feature = "tokio")]
 pub use self::tokio::TokioClock;
 
-pub(crate) use self::instant::nanos;
 pub(crate) use self::sleep::arm;
 
 /// A source of time: reads it and waits for it.

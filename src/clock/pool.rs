@@ -17,7 +17,8 @@ use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 use tokio::time::Sleep;
 
-use super::{BlockingClock, Clock, Instant, fast, real};
+use super::{BlockingClock, Clock, fast, real};
+use crate::instant::Instant;
 use crate::sync::lock;
 
 #[cfg(test)]

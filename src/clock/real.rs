@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant as StdInstant};
 
-use super::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 
 /// The origin: up to 34 years before the first reading, because a paused tokio clock may stand before
 /// that. Not all systems can express times so long before they were started.

@@ -10,7 +10,8 @@ use pin_project_lite::pin_project;
 use super::fast;
 #[cfg(feature = "tokio")]
 use super::tokio;
-use super::{ClockHandle, Instant, blocking, manual};
+use super::{ClockHandle, blocking, manual};
+use crate::instant::Instant;
 
 pin_project! {
     /// Waits for an instant on a clock. Made by [`Clock::sleep_until`].

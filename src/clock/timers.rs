@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use super::Instant;
+use crate::instant::Instant;
 
 /// Who waits until when; those who wait for one instant are woken in the order they came.
 #[derive(Debug, Default)]

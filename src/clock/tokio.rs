@@ -8,7 +8,8 @@ use pin_project_lite::pin_project;
 use tokio::task::coop;
 
 use super::sleep::SleepKind;
-use super::{Clock, ClockHandle, Instant, Sleep, blocking, real};
+use super::{Clock, ClockHandle, Sleep, blocking, real};
+use crate::instant::Instant;
 
 /// Tokio's clock and timers. The default.
 ///

@@ -41,7 +41,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::Error;
-use crate::observe::Listener;
+use crate::event::Listener;
 
 mod check;
 mod classify;
@@ -56,10 +56,14 @@ mod unwind;
 
 pub use self::check::{Layer, Misorder};
 pub use self::classify::{Classify, ClassifyErrors};
-pub use self::context::{Attempt, Context, Priority};
-pub use self::outcome::{ErrorClass, Health, Outcome, RetryAdvice, Verdict};
+pub use self::context::{Attempt, Context};
+pub use self::outcome::Outcome;
 pub use self::pipeline::{CallOptions, Pipeline, With};
 pub use self::report::Report;
+#[doc(no_inline)]
+pub use crate::priority::Priority;
+#[doc(no_inline)]
+pub use crate::verdict::{ErrorClass, Health, RetryAdvice, Verdict};
 
 pub(crate) use self::unwind::OnUnwind;
 

@@ -9,7 +9,7 @@ use super::either::Either;
 use super::operation::Counted;
 use super::{Context, Layer, Misorder, Operation, Outcome, Policy, Priority, check};
 use crate::clock::{BlockingClock, ClockHandle};
-use crate::observe::{Ending, Event, Observer};
+use crate::event::{Ending, Event, Observer};
 
 /// A policy, usually a tuple of them, with a name for logs and metrics, an observer, options for
 /// single calls, and a check of the order.

@@ -10,10 +10,11 @@ use pin_project_lite::pin_project;
 use super::queue::{Entry, Turn};
 use super::state::Refusal;
 use super::{Inner, RateLimiter};
-use crate::clock::{ClockHandle, Instant, Sleep};
+use crate::clock::{ClockHandle, Sleep};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
-use crate::observe::Observer;
+use crate::event::Observer;
+use crate::instant::Instant;
 
 pin_project! {
     /// Waits for tokens. Made by [`RateLimiter::acquire`].

@@ -12,9 +12,10 @@ use super::state::{
     FixedWindow, Gcra, Grid, LeakyBucket, Limits, Machine, SlidingCounter, SlidingLog, Striped,
     TokenBucket, WarmUp,
 };
-use crate::clock::{ClockHandle, Instant, nanos};
+use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::observe::Observer;
+use crate::event::Observer;
+use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Mutex};
 
 /// How much is allowed in how much time, and how that is counted.

@@ -4,9 +4,9 @@ use super::config::Quota;
 use super::outside::Outside;
 use super::queue::Queue;
 use super::state::{Limit, Limits, Machine, Refusal, Standing, Striped, TokenBucket};
-use crate::clock::Instant;
 use crate::error::{Reason, Rejected};
-use crate::observe::{Event, Observer};
+use crate::event::{Event, Observer};
+use crate::instant::Instant;
 use crate::striped::home;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
 

@@ -11,7 +11,8 @@ use loom::thread;
 
 use super::state::{Gcra, Grid, TokenBucket};
 use super::{Inherit, Quota, RateLimiter};
-use crate::clock::{Instant, ManualClock};
+use crate::clock::ManualClock;
+use crate::instant::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -76,8 +76,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Instant;
 use crate::error::{ConfigError, Rejected};
+use crate::instant::Instant;
 use crate::keyed::Evictable;
 use crate::sync::{Ordering, lock, lock_checked};
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::state::Refusal;
 use super::timeline::Timeline;
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
-use crate::observe::{Event, Observer};
+use crate::event::{Event, Observer};
+use crate::instant::Instant;
 
 /// A limiter's clock and its name, how long it lets calls wait, and who hears of refusals.
 pub(super) struct Outside {

@@ -11,7 +11,7 @@ use super::state::Refusal;
 use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::observe::Listener;
+use crate::event::Listener;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for RateLimiter {

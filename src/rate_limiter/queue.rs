@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use super::Core;
 use super::state::{Limit, Limits, Refusal};
-use crate::clock::Instant;
+use crate::instant::Instant;
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
 
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::RateLimiter;
 use super::state::Refusal;
-use crate::clock::Instant;
 use crate::error::{Reason, Rejected};
+use crate::instant::Instant;
 
 /// Tokens taken in advance, to be settled when the real cost is known. Made by
 /// [`RateLimiter::reserve`].

@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
+use crate::instant::Instant;
 use crate::sync::lock;
 
 /// Makes up for the steps back of a clock.

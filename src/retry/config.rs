@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::{DelayFn, Inner, Retry, RetryFn, Retrying};
 use crate::backoff::Backoff;
-use crate::budget::RetryBudget;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
+use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
 /// What a retry makes of the time a server asked to wait ([`Verdict::hint`](crate::Verdict::hint)).

@@ -80,10 +80,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::budget::RetryBudget;
 use crate::clock::ClockHandle;
-use crate::policy::Verdict;
+use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
+use crate::verdict::Verdict;
 
 mod config;
 mod policy;

@@ -10,11 +10,13 @@ use pin_project_lite::pin_project;
 use super::state::{self, Limits};
 use super::{HintRule, Inner, Retry, Retrying};
 use crate::backoff::Progress;
-use crate::budget::{BudgetedCall, Extra};
-use crate::clock::{ClockHandle, Instant, Sleep};
+use crate::clock::{ClockHandle, Sleep};
 use crate::error::{Error, Reason};
-use crate::observe::{Event, Listener, Observer, StopReason};
-use crate::policy::{Context, ErrorClass, Health, Layer, Operation, Outcome, Policy, Verdict};
+use crate::event::{Event, Listener, Observer, StopReason};
+use crate::instant::Instant;
+use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::retry_budget::{BudgetedCall, Extra};
+use crate::verdict::{ErrorClass, Health, Verdict};
 
 impl<T, E> Policy<T, E> for Retry {
     #[inline(always)]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::config::HintRule;
-use crate::clock::Instant;
-use crate::observe::StopReason;
-use crate::policy::Verdict;
+use crate::event::StopReason;
+use crate::instant::Instant;
+use crate::verdict::Verdict;
 
 /// The limits of a call that do not depend on the failure.
 #[derive(Clone, Copy, Debug)]

@@ -7,8 +7,8 @@ use super::state::{Rule, State};
 use super::{Settings, Throttle};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::observe::Observer;
-use crate::policy::Health;
+use crate::event::Observer;
+use crate::verdict::Health;
 use crate::window::TimeWindow;
 
 /// Builds a [`Throttle`].

@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::state::{Decision, Rule, State};
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 fn always_refusing() -> State {
     let rule = Rule {

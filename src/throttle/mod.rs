@@ -78,13 +78,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
+use crate::event::{Event, Observer};
+use crate::instant::Instant;
 use crate::keyed::Evictable;
-use crate::observe::{Event, Observer};
-use crate::policy::{Health, Verdict};
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering};
+use crate::verdict::{Health, Verdict};
 
 mod config;
 #[cfg(all(test, backstop_loom))]

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::Throttle;
-use crate::policy::{Health, Verdict};
+use crate::verdict::{Health, Verdict};
 use crate::window::Slice;
 
 /// The permission to make one call, given by [`Throttle::try_acquire`]. The call is a request

@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use super::{Permit, Throttle};
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::observe::Listener;
+use crate::event::Listener;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Throttle {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
 use crate::window::{Sample, Slice, TimeWindow, Tracks};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::state::{Decision, Rule, Seen, State};
-use crate::clock::Instant;
+use crate::instant::Instant;
 use crate::window::Slice;
 
 const RULE: Rule = Rule {

@@ -55,7 +55,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{ClockHandle, nanos};
+use crate::clock::ClockHandle;
+use crate::instant::nanos;
 use crate::policy::Context;
 
 mod config;

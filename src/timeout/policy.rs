@@ -8,10 +8,11 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::{Limit, Timeout};
-use crate::clock::{self, ClockHandle, Instant, Sleep};
+use crate::clock::{self, ClockHandle, Sleep};
 use crate::deadline::Deadline;
 use crate::error::{Reason, Rejected, TimedOut};
-use crate::observe::{Event, Listener, Observer};
+use crate::event::{Event, Listener, Observer};
+use crate::instant::Instant;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for Timeout {
@@ -27,7 +28,7 @@ impl<T, E> Policy<T, E> for Timeout {
             Limit::PerCall(limit) => {
                 // A copy, for the address of `cx` must not get out: see `Context::move_to`.
                 let copy = cx;
-                clock::nanos(limit(&copy))
+                crate::instant::nanos(limit(&copy))
             }
         };
         let (outer, deadline) = cx.tighten_here(now.after(limit));

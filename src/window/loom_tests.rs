@@ -2,7 +2,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 const FAILED: Sample = Sample {
     failed: true,

@@ -5,7 +5,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 const SLOW: Tracks = Tracks {
     slow: true,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Counts, Sample, Tracks};
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 use crate::striped::home;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 

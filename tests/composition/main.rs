@@ -15,8 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop::observe::Ending;
-use backstop::observe::Ending::{Failed, Succeeded, TimedOut};
+use backstop::event::Ending;
+use backstop::event::Ending::{Failed, Succeeded, TimedOut};
 use backstop::{
     Backoff, CallOptions, Classify, ClassifyErrors, Clock, Error, Event, Jitter, ManualClock,
     Pipeline, Policy, Priority, Reason, Retry, RetryBudget, Timeout, Verdict,

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use backstop::budget::BudgetedCall;
-use backstop::observe::StopReason;
+use backstop::event::StopReason;
 use backstop::policy::ErrorClass;
+use backstop::retry_budget::BudgetedCall;
 use backstop::{
     Backoff, Classify, ClassifyErrors, Clock, Error, Event, HintRule, Jitter, Pipeline, Policy,
     Retry, RetryBudget, Verdict,

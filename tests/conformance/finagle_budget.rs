@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backstop::budget::BudgetedCall;
 use backstop::policy::ErrorClass;
+use backstop::retry_budget::BudgetedCall;
 use backstop::{Clock, ConfigError, Instant, RetryBudget, Sleep};
 
 use super::clock::TestClock;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::average::{Correlation, ExpAverage, LastPairs, MovingMedian};
 use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
 use super::windowed::{Windowed, WindowedBuilder};
-use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 use crate::set_back::is_set_back_short;
 
 /// Estimates the queue from recent latency over a slow average, as [`Vegas`](super::limit::Vegas)
@@ -243,7 +243,7 @@ impl CorrelatedBuilder {
         let mut baseline = ExpAverage::new(self.baseline_age, WARM_UP);
         if let Some(latency) = self.baseline {
             for _ in 0..WARM_UP {
-                baseline.add(crate::clock::nanos(latency) as f64);
+                baseline.add(crate::instant::nanos(latency) as f64);
             }
         }
         Correlated {

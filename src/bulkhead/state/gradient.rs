@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::average::Latencies;
 use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
 use super::probe::{Probe, Probed, Prober};
-use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 use crate::set_back::is_set_back_short;
 
 /// Compares the latency of each window with the latency without load, which it probes first of all and

@@ -53,8 +53,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 use crate::set_back::is_set_back_short;
 
 pub use super::aimd::{Aimd, AimdBuilder};
@@ -112,7 +112,7 @@ pub struct Sample {
 impl Sample {
     /// A call that went well: it ended at `now` after `latency`, with `in_flight` permits out.
     pub fn new(now: Instant, latency: Duration, in_flight: u32) -> Self {
-        let latency_nanos = crate::clock::nanos(latency);
+        let latency_nanos = crate::instant::nanos(latency);
         Self {
             now,
             started: Instant::from_nanos(now.as_nanos().saturating_sub(latency_nanos)),
@@ -139,7 +139,7 @@ impl Sample {
 
     /// The latency as a number; never zero, so that it can be divided by.
     pub(super) fn nanos(&self) -> f64 {
-        (crate::clock::nanos(self.latency) as f64).max(1.0)
+        (crate::instant::nanos(self.latency) as f64).max(1.0)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::Taken;
-use crate::clock::Instant;
 use crate::error::Reason;
+use crate::instant::Instant;
 
 /// The lines of a bulkhead, one for each partition. `W` wakes somebody.
 ///

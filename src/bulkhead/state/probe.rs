@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::average::Latencies;
 use super::limit::{Sample, share};
-use crate::clock::{Instant, nanos};
 use crate::error::ConfigError;
+use crate::instant::{Instant, nanos};
 use crate::set_back::is_set_back_short;
 
 /// How an algorithm measures what latency is like without load: now and then it lets only a few calls

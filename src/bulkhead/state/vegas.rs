@@ -8,8 +8,8 @@ use super::limit::{
     Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, log10_root,
 };
 use super::probe::{Probe, Probed, Prober};
-use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 use crate::set_back::is_set_back_short;
 
 /// Estimates from the latency how many calls queue up in the dependency, and keeps that between two

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::average::Latencies;
 use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
-use crate::clock::Instant;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 use crate::set_back::is_set_back_short;
 
 /// Gathers samples over a window and feeds one that stands for all of them to another algorithm.

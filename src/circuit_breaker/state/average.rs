@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::trip::Span;
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 use crate::set_back::is_set_back;
 use crate::sync::{AtomicU64, Ordering};
 

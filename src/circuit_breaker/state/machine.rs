@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::trial::{HalfOpenRules, Trial};
-use super::{Cause, State, Transition, word};
+use super::word;
 use crate::backoff::Progress;
-use crate::clock::{Instant, nanos};
+use crate::event::{Cause, State, Transition};
+use crate::instant::{Instant, nanos};
 use crate::set_back::{SET_BACK, is_set_back};
 use crate::window::{Counts, Sample};
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::super::trip::{Span, Trip, TripKind};
-use super::{Cause, word};
-use crate::clock::nanos;
+use super::word;
+use crate::event::Cause;
+use crate::instant::nanos;
 use crate::window::{Sample, Tracks};
 
 /// The rules, as they are looked at: by window.

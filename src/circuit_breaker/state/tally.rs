@@ -5,7 +5,7 @@ use super::average::Average;
 use super::rules::{Plan, Rule, Watch};
 #[cfg(doc)]
 use super::word;
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
 use crate::window::{CountWindow, Counts, Pushed, Sample, TimeWindow};
 

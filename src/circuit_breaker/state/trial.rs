@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::clock::Instant;
-use crate::policy::Health;
+use crate::instant::Instant;
 use crate::set_back::is_set_back;
+use crate::verdict::Health;
 use crate::window::{Counts, Sample};
 
 /// How many trial calls there are and what they decide.

@@ -12,9 +12,10 @@ use pin_project_lite::pin_project;
 use super::super::state::Refusal;
 use super::KeyedRateLimiter;
 use super::inner::NoRoom;
-use crate::clock::{Instant, Sleep};
+use crate::clock::Sleep;
 use crate::error::{Reason, Rejected};
-use crate::observe::{Event, Observer};
+use crate::event::{Event, Observer};
+use crate::instant::Instant;
 
 pin_project! {
     /// Waits for a turn that has been given out, and gives it back when it is dropped before.

@@ -15,7 +15,7 @@ use super::tiers::Tier;
 use super::{KeyedRateLimiter, Overflow};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::observe::Observer;
+use crate::event::Observer;
 
 const NAME: &str = "keyed_rate_limiter";
 

@@ -13,9 +13,9 @@ use super::config;
 use super::hash::Secret;
 use super::table::{Removed, Slot, Table};
 use super::tiers::Tier;
-use crate::clock::Instant;
 use crate::error::{Reason, Rejected};
-use crate::observe::{Event, Observer};
+use crate::event::{Event, Observer};
+use crate::instant::Instant;
 use crate::sync::lock;
 
 pub(super) struct Inner<K> {

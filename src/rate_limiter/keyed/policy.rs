@@ -14,7 +14,7 @@ use super::KeyedRateLimiter;
 use super::acquire::Turn;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::observe::Listener;
+use crate::event::Listener;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 /// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].

@@ -7,7 +7,7 @@ use super::super::config::Quota;
 use super::super::state::Gcra;
 use super::lines::{Lines, WIDTH};
 use super::tiers::{Tier, Tiers};
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 /// Keys, each with the state of its token bucket.
 ///

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Inherit, Limit, Refusal, Standing, window_nanos};
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 /// A counter that each new window lowers by what the window earns.
 ///

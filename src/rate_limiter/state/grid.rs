@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 
 /// Turns time into units of which a whole number makes a token.
 ///

@@ -1,7 +1,7 @@
 //! The leaky bucket as a queue: callers leave one per interval.
 
 use super::{Grid, Inherit, Limit, REACH, Refusal, Standing};
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 /// When the next caller may leave. The callers themselves stand in the handle's queue.
 ///

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 mod fixed_window;
 mod grid;
@@ -322,5 +322,5 @@ fn next_multiple(origin: Instant, at: Instant, window: u64, further: u64) -> Ins
 
 /// A window as a word, at least a nanosecond.
 fn window_nanos(window: Duration) -> u64 {
-    crate::clock::nanos(window).max(1)
+    crate::instant::nanos(window).max(1)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Inherit, Limit, Refusal, Standing, next_multiple, window_nanos};
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 /// What was taken in this aligned window and in the one before. The last `window` is taken to hold
 /// all of the former and the overlapping share of the latter, as if that had been spread evenly

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{Inherit, Limit, Refusal, Standing, window_nanos};
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 /// Remembers when each token was taken: never more than the limit in any window `(t - window, t]`.
 #[derive(Clone, Debug)]

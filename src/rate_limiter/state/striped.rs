@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::token_bucket::{Gcra, TokenBucket};
 use super::{Grid, Inherit, Limit, Refusal, Standing};
-use crate::clock::Instant;
+use crate::instant::Instant;
 
 /// A token bucket in several parts, so that threads do not fight for one cache line.
 ///

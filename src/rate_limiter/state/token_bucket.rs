@@ -5,7 +5,7 @@
 //! Times are counted in the units of a [`Grid`], so that no rate is rounded.
 
 use super::{Grid, Inherit, REACH, Refusal, Standing};
-use crate::clock::Instant;
+use crate::instant::Instant;
 use crate::sync::{AtomicU64, Ordering, fence, spin};
 
 /// The rules of a token bucket, without its state.

@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use super::{Inherit, Limit, Refusal, Standing};
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 
 /// Callers leave one after the other, in intervals that shrink while the limit warms up.
 ///

@@ -1,7 +1,7 @@
 //! Which slice is the present one, and how a window moves on to it.
 
 use super::{COUNT_BITS, PLACE_BITS, SWEEP_BITS, TimeWindow, UNKNOWN, tag};
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 use crate::set_back::SET_BACK;
 use crate::sync::{Ordering, lock_checked};
 

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::clock::Instant;
-use crate::policy::Priority;
+use crate::instant::Instant;
+use crate::priority::Priority;
 use crate::set_back::is_set_back_short;
 
 /// How many levels there are: five classes of a hundred.

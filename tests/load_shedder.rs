@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop::shed::{LoadShedderBuilder, SharedCut, UserFairness};
+use backstop::load_shedder::{LoadShedderBuilder, SharedCut, UserFairness};
 use backstop::{
     Bulkhead, CallOptions, Clock, Event, Instant, LoadShedder, ManualClock, Pipeline, Policy,
     Priority, Reason, Sleep, Timeout,

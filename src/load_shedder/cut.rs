@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::state::{Cut, Levels, Share, combine};
-use crate::clock::Instant;
-use crate::policy::Priority;
+use crate::instant::Instant;
+use crate::priority::Priority;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 /// One cut for several shedders: give each a clone.

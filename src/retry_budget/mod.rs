@@ -48,9 +48,11 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use crate::clock::{ClockHandle, Instant};
-use crate::policy::{Context, ErrorClass};
+use crate::clock::ClockHandle;
+use crate::instant::Instant;
+use crate::policy::Context;
 use crate::sync::lock;
+use crate::verdict::ErrorClass;
 
 mod config;
 mod state;

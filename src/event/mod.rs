@@ -32,9 +32,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::circuit_breaker::{Cause, Transition};
 use crate::error::{Error, Reason, Rejected, TimedOut};
-use crate::policy::Verdict;
+use crate::verdict::Verdict;
+
+mod circuit;
+
+pub use self::circuit::{Cause, State, Transition};
 
 /// Hears what policies do.
 ///

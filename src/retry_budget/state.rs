@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::{Instant, nanos};
+use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Slices of the sliding window.

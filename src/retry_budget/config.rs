@@ -7,7 +7,7 @@ use super::state::{Deposits, InFlight, Share, Tokens, Withdrawals};
 use super::{Inner, Kind, RetryBudget};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::policy::ErrorClass;
+use crate::verdict::ErrorClass;
 
 const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
     ConfigError::new("retry_budget", setting, problem)

@@ -6,9 +6,10 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::clock::{ClockHandle, Instant};
+use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::policy::Priority;
+use crate::instant::Instant;
+use crate::priority::Priority;
 use crate::set_back::is_set_back_short;
 use crate::sync::lock;
 
