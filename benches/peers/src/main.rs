@@ -6,6 +6,7 @@
 //!   --row <text>      only rows with this text in their names
 //!   --verbose         every candidate of every row, with its allocations
 //!   --build           the cost of depending on the crate too: builds it and governor from nothing
+//!   --large           the rows that need a gigabyte too: ten million keys
 //!   --quick           rough figures in a few seconds
 //! ```
 //!
@@ -32,6 +33,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut rows = rows::all();
     if args.build {
         rows.extend(rows::build()?);
+    }
+    if args.large {
+        rows.extend(rows::large());
     }
     let wanted = |row: &Row| row.name.contains(args.row.as_str());
     let effort = match args.quick {
@@ -67,6 +71,7 @@ struct Args {
     json: bool,
     verbose: bool,
     build: bool,
+    large: bool,
     quick: bool,
     row: String,
 }
@@ -79,6 +84,7 @@ impl Args {
                 "--json" => parsed.json = true,
                 "--verbose" => parsed.verbose = true,
                 "--build" => parsed.build = true,
+                "--large" => parsed.large = true,
                 "--quick" => parsed.quick = true,
                 "--row" => parsed.row = args.next().ok_or("--row needs a text")?,
                 other => return Err(format!("unknown argument {other}; see src/main.rs")),

@@ -24,6 +24,11 @@ impl Candidate {
             repeat: Arc::new(repeat),
         }
     }
+
+    /// Does the operation so many times on this thread.
+    pub fn run(&self, operations: u64) {
+        (self.repeat)(operations);
+    }
 }
 
 /// How long to measure.

@@ -39,7 +39,7 @@ pub fn rows() -> Vec<Row> {
 
     let mut rows = vec![];
     for (threads, of_failsafe, of_recloser, of_recloser_dirty, of_rate) in
-        [(1, 0.10, 0.20, 0.5, 0.35), (2, 0.05, 0.05, 0.3, 0.2)]
+        [(1, 0.05, 0.05, 0.5, 0.25), (2, 0.02, 0.02, 0.2, 0.12)]
     {
         rows.extend([
             Row::race(
@@ -82,7 +82,7 @@ pub fn rows() -> Vec<Row> {
             Row::race(
                 "breaker open, reject, fast clock",
                 threads,
-                0.4,
+                0.33,
                 all_good("permit", |fails| guarded(open, fails)),
                 open_peers(),
             )

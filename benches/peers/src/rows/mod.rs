@@ -9,6 +9,7 @@ use crate::measure::Candidate;
 mod build;
 mod bulkhead;
 mod circuit_breaker;
+mod growth;
 mod rate_limiter;
 mod retry;
 mod stack;
@@ -23,11 +24,13 @@ pub fn all() -> Vec<Row> {
         retry::rows,
         timeout::rows,
         stack::rows,
+        growth::rows,
     ];
     patterns.into_iter().flat_map(|rows| rows()).collect()
 }
 
 pub use self::build::rows as build;
+pub use self::growth::large;
 
 /// One line of the report: ours against the peers on the same work.
 pub struct Row {

@@ -21,7 +21,7 @@ pub fn rows() -> Vec<Row> {
         Row::race(
             "retry, first attempt good, ready, excess over the operation",
             1,
-            0.5,
+            1.0,
             future("tokio clock", || retry.call(ready)),
             peers_ready(),
         )
@@ -30,7 +30,7 @@ pub fn rows() -> Vec<Row> {
         Row::race(
             "retry, first attempt good, pending once, excess over the operation",
             1,
-            0.5,
+            1.0,
             future("tokio clock", || retry.call(pending_once)),
             peers_pending(),
         )
@@ -39,7 +39,7 @@ pub fn rows() -> Vec<Row> {
         Row::race(
             "retry, fast clock, pending once, excess over the operation",
             1,
-            0.5,
+            1.0,
             future("fast clock", || fast_clock.call(pending_once)),
             peers_pending(),
         )

@@ -100,12 +100,12 @@ pub fn rows() -> Vec<Row> {
         })
     };
     let mut rows = vec![];
-    for (threads, of_timeout) in [(1, 1.0), (2, 0.6)] {
+    for (threads, of_timeout) in [(1, 0.75), (2, 0.4)] {
         rows.extend([
             Row::race(
                 "stack of five, ready, fast clock",
                 threads,
-                0.4,
+                0.3,
                 future("tuple", || fast.call(ready)),
                 vec![future("by hand", || by_hand.call(ready))],
             ),
@@ -119,7 +119,7 @@ pub fn rows() -> Vec<Row> {
             Row::race(
                 "stack of five, pending once, tokio clock",
                 threads,
-                0.9,
+                0.85,
                 future("tuple", || tokio_clock.call(pending_once)),
                 by_hand_pending(by_hand),
             ),
@@ -128,7 +128,7 @@ pub fn rows() -> Vec<Row> {
     rows.push(Row::known(
         "stack of five, size of the future of a 16-byte operation",
         "bytes",
-        Target::Ratio(1.25),
+        Target::Ratio(0.9),
         size_of_val(&tokio_clock.call(pending_once)) as f64,
         [("by hand", size_of_val(&by_hand.call(pending_once)) as f64)],
     ));

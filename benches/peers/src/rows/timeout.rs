@@ -48,7 +48,7 @@ pub fn rows() -> Vec<Row> {
             .against("tokio"),
         );
     }
-    for (threads, of_tokio_clock, of_fast_clock) in [(1, 1.05, 0.5), (2, 1.05, 0.25)] {
+    for (threads, of_tokio_clock, of_fast_clock) in [(1, 1.05, 0.5), (2, 1.05, 0.2)] {
         rows.push(
             Row::race(
                 "timeout, pending once, tokio clock",
