@@ -111,6 +111,8 @@ use std::time::Duration;
 
 pub use self::parts::{CubicCurve, RateBucket, RateMeter};
 
+use self::parts::seconds;
+
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
@@ -279,14 +281,5 @@ impl CubicRateBuilder {
             bucket: RateBucket::new(now, 0.0, self.min_rate),
             limiting: false,
         })
-    }
-}
-
-/// As a duration: the longest if it is too long, zero if it is not a time.
-fn seconds(seconds: f64) -> Duration {
-    if seconds > 0.0 {
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-    } else {
-        Duration::ZERO
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::seconds;
 use crate::instant::{Instant, nanos};
 use crate::set_back::is_set_back_short;
 
@@ -12,6 +11,15 @@ fn rate(value: f64) -> f64 {
         value.min(f64::MAX)
     } else {
         0.0
+    }
+}
+
+/// As a duration: the longest if it is too long, zero if it is not a time.
+pub(super) fn seconds(seconds: f64) -> Duration {
+    if seconds > 0.0 {
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    } else {
+        Duration::ZERO
     }
 }
 

@@ -3,11 +3,42 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::state::{Deposits, InFlight, Share, Tokens, Withdrawals};
+use super::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
 use super::{Inner, Kind, RetryBudget};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 use crate::verdict::ErrorClass;
+
+impl RetryBudget {
+    /// A share of the calls of a sliding window, plus a floor per second.
+    ///
+    /// Each call deposits the share and each retry withdraws one; both are forgotten when they leave
+    /// the window. Exact at any percentage. From Finagle's `RetryBudget`.
+    pub const fn percentage() -> PercentageBudget {
+        PercentageBudget::new()
+    }
+
+    /// A bucket of tokens: retries pay by class of error, successes refill it.
+    ///
+    /// A success after a retry pays back what its last retry cost, a success at the first attempt
+    /// adds a little. From the AWS SDKs' standard retry mode, version 2.1.
+    pub const fn tokens() -> TokenBudget {
+        TokenBudget::new()
+    }
+
+    /// gRPC's retry throttling: a failed attempt takes one token, a successful call adds `ratio`, and
+    /// retries are allowed while more than half of `max_tokens` are left. From gRPC proposal A6.
+    pub const fn grpc(max_tokens: u32, ratio: f64) -> GrpcBudget {
+        GrpcBudget::new(max_tokens, ratio)
+    }
+
+    /// A share of the calls in flight, and never fewer than a small number. From Envoy's
+    /// `retry_budget`.
+    pub const fn in_flight() -> InFlightBudget {
+        InFlightBudget::new()
+    }
+}
 
 const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
     ConfigError::new("retry_budget", setting, problem)
@@ -35,7 +66,7 @@ pub struct PercentageBudget {
 }
 
 impl PercentageBudget {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             ratio: 0.2,
             floor_per_second: 10,
@@ -100,6 +131,8 @@ impl PercentageBudget {
 /// | [`initial`](Self::initial) | the capacity |
 /// | [`cost`](Self::cost) | 14; for throttled answers 5 |
 /// | [`reward`](Self::reward) | 1 |
+/// | [`refill_per_second`](Self::refill_per_second) | 0 |
+/// | [`clock`](Self::clock) | tokio's; read only if there is a refill |
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct TokenBudget {
@@ -109,29 +142,12 @@ pub struct TokenBudget {
     transient: u32,
     throttled: u32,
     timeout: u32,
-}
-
-/// What retries pay, and what a success at the first attempt adds. In the bucket's unit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Prices {
-    transient: u64,
-    throttled: u64,
-    timeout: u64,
-    pub(super) reward: u64,
-}
-
-impl Prices {
-    pub(super) const fn of(&self, class: ErrorClass) -> u64 {
-        match class {
-            ErrorClass::Transient => self.transient,
-            ErrorClass::Throttled => self.throttled,
-            ErrorClass::Timeout => self.timeout,
-        }
-    }
+    refill_per_second: f64,
+    clock: Option<ClockHandle>,
 }
 
 impl TokenBudget {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             capacity: 500,
             initial: None,
@@ -139,6 +155,8 @@ impl TokenBudget {
             transient: 14,
             throttled: 5,
             timeout: 14,
+            refill_per_second: 0.0,
+            clock: ClockHandle::preset(),
         }
     }
 
@@ -170,21 +188,49 @@ impl TokenBudget {
         self
     }
 
+    /// How many tokens come back per second whatever the results, in thousandths at the finest. With
+    /// 0, the default, only successes refill the bucket, so one that is empty stays empty for as long
+    /// as nothing succeeds at the first attempt. From the token bucket of smithy-rs.
+    pub const fn refill_per_second(mut self, tokens: f64) -> Self {
+        self.refill_per_second = tokens;
+        self
+    }
+
+    /// The clock that times the refill.
+    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
+        self.clock = Some(clock.into());
+        self
+    }
+
     /// The budget.
     ///
     /// # Errors
     ///
-    /// When the reward is negative or not a finite number.
+    /// When the reward or the refill is negative or not a finite number, or there is a refill and no
+    /// clock.
     pub fn build(self) -> Result<RetryBudget, ConfigError> {
         if !self.reward.is_finite() || self.reward < 0.0 {
             return Err(error("reward", "must be finite and not negative"));
         }
+        if !self.refill_per_second.is_finite() || self.refill_per_second < 0.0 {
+            return Err(error(
+                "refill_per_second",
+                "must be finite and not negative",
+            ));
+        }
+        let refill = Tokens::from_f64(self.refill_per_second);
+        let clock = match refill {
+            0 => None,
+            _ => Some(self.clock.ok_or(error("clock", "must be given"))?),
+        };
+        let now = clock.as_ref().map_or(Instant::ORIGIN, ClockHandle::now);
         let unit = |tokens: u32| u64::from(tokens) * Tokens::ONE;
         let kind = Kind::Tokens {
             bucket: Tokens::new(
                 unit(self.capacity),
                 unit(self.initial.unwrap_or(self.capacity)),
-            ),
+            )
+            .refilled(refill, now),
             prices: Prices {
                 transient: unit(self.transient),
                 throttled: unit(self.throttled),
@@ -192,7 +238,7 @@ impl TokenBudget {
                 reward: Tokens::from_f64(self.reward),
             },
         };
-        Ok(budget(kind, None))
+        Ok(budget(kind, clock))
     }
 }
 
@@ -210,7 +256,7 @@ pub struct GrpcBudget {
 }
 
 impl GrpcBudget {
-    pub(super) const fn new(max_tokens: u32, ratio: f64) -> Self {
+    const fn new(max_tokens: u32, ratio: f64) -> Self {
         Self { max_tokens, ratio }
     }
 
@@ -250,7 +296,7 @@ pub struct InFlightBudget {
 }
 
 impl InFlightBudget {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             ratio: 0.2,
             at_least: 3,

@@ -17,7 +17,7 @@
 //! | kind | a retry is allowed | from |
 //! |---|---|---|
 //! | [`percentage`](RetryBudget::percentage) | for a share of recent calls, plus a floor per second | Finagle |
-//! | [`tokens`](RetryBudget::tokens) | while the bucket can pay its price; successes refill it | AWS SDKs |
+//! | [`tokens`](RetryBudget::tokens) | while the bucket can pay its price; successes, and time if asked to, refill it | AWS SDKs |
 //! | [`grpc`](RetryBudget::grpc) | while the bucket is more than half full | gRPC A6 |
 //! | [`in_flight`](RetryBudget::in_flight) | for a share of the calls in flight | Envoy |
 //!
@@ -59,7 +59,7 @@ mod state;
 
 pub use self::config::{GrpcBudget, InFlightBudget, PercentageBudget, TokenBudget};
 
-use self::state::{Deposits, InFlight, Share, Tokens, Withdrawals};
+use self::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
 
 /// A budget for further attempts, shared by retries and hedges. See the [module page](self).
 ///
@@ -87,7 +87,7 @@ enum Kind {
     },
     Tokens {
         bucket: Tokens,
-        prices: config::Prices,
+        prices: Prices,
     },
     Grpc {
         bucket: Tokens,
@@ -109,34 +109,6 @@ pub struct BudgetSnapshot {
 }
 
 impl RetryBudget {
-    /// A share of the calls of a sliding window, plus a floor per second.
-    ///
-    /// Each call deposits the share and each retry withdraws one; both are forgotten when they leave
-    /// the window. Exact at any percentage. From Finagle's `RetryBudget`.
-    pub const fn percentage() -> PercentageBudget {
-        PercentageBudget::new()
-    }
-
-    /// A bucket of tokens: retries pay by class of error, successes refill it.
-    ///
-    /// A success after a retry pays back what its last retry cost, a success at the first attempt
-    /// adds a little. From the AWS SDKs' standard retry mode, version 2.1.
-    pub const fn tokens() -> TokenBudget {
-        TokenBudget::new()
-    }
-
-    /// gRPC's retry throttling: a failed attempt takes one token, a successful call adds `ratio`, and
-    /// retries are allowed while more than half of `max_tokens` are left. From gRPC proposal A6.
-    pub const fn grpc(max_tokens: u32, ratio: f64) -> GrpcBudget {
-        GrpcBudget::new(max_tokens, ratio)
-    }
-
-    /// A share of the calls in flight, and never fewer than a small number. From Envoy's
-    /// `retry_budget`.
-    pub const fn in_flight() -> InFlightBudget {
-        InFlightBudget::new()
-    }
-
     const fn of(inner: Arc<Inner>) -> Self {
         Self { inner }
     }
@@ -194,7 +166,8 @@ impl RetryBudget {
                     let slice = share.slice(self.now());
                     share.available(deposits, &lock(withdrawals), slice) as f64
                 }
-                Kind::Tokens { bucket, .. } | Kind::Grpc { bucket, .. } => bucket.tokens(),
+                Kind::Tokens { bucket, .. } => bucket.tokens(self.now()),
+                Kind::Grpc { bucket, .. } => bucket.tokens(Instant::ORIGIN),
                 Kind::InFlight(in_flight) => f64::from(in_flight.available()),
             },
             calls_in_flight,
@@ -219,6 +192,7 @@ impl RetryBudget {
             }
             Kind::Tokens { bucket, prices } => {
                 let price = prices.of(class);
+                bucket.refill(now);
                 bucket.take(price).then_some(price)
             }
             Kind::Grpc { bucket, .. } => bucket.is_more_than_half_full().then_some(0),

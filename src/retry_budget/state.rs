@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
+use crate::verdict::ErrorClass;
 
 /// Slices of the sliding window.
 const SLICES: usize = 10;
@@ -141,11 +142,34 @@ impl Withdrawals {
     }
 }
 
+/// What retries pay, and what a success at the first attempt adds. In the bucket's unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prices {
+    pub(super) transient: u64,
+    pub(super) throttled: u64,
+    pub(super) timeout: u64,
+    pub(super) reward: u64,
+}
+
+impl Prices {
+    pub(super) const fn of(&self, class: ErrorClass) -> u64 {
+        match class {
+            ErrorClass::Transient => self.transient,
+            ErrorClass::Throttled => self.throttled,
+            ErrorClass::Timeout => self.timeout,
+        }
+    }
+}
+
 /// A bucket of thousandths of tokens. Lock-free.
 #[derive(Debug)]
 pub(super) struct Tokens {
     capacity: u64,
     left: AtomicU64,
+    /// Thousandths that come back per second.
+    refill: u64,
+    /// Nanoseconds: the refill up to here is in `left`.
+    refilled_at: AtomicU64,
 }
 
 impl Tokens {
@@ -161,7 +185,50 @@ impl Tokens {
         Self {
             capacity,
             left: AtomicU64::new(initial.min(capacity)),
+            refill: 0,
+            refilled_at: AtomicU64::new(0),
         }
+    }
+
+    /// The same bucket with a refill of so many thousandths per second from `now` on.
+    pub(super) fn refilled(mut self, per_second: u64, now: Instant) -> Self {
+        self.refill = per_second;
+        self.refilled_at = AtomicU64::new(now.as_nanos());
+        self
+    }
+
+    /// Adds what has come back since the last refill.
+    pub(super) fn refill(&self, now: Instant) {
+        let at = self.refilled_at.load(Ordering::Relaxed);
+        let (earned, until) = self.earned(at, now);
+        // Relaxed: whichever thread moves the time forward adds what that time earned, once. A thread
+        // between the two steps delays the tokens and loses none.
+        let moved = earned > 0
+            && self
+                .refilled_at
+                .compare_exchange(at, until, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if moved {
+            self.add(earned);
+        }
+    }
+
+    /// What comes back from `at` to `now`, and when the last whole thousandth of it did: the rest of
+    /// the time counts towards the next.
+    fn earned(&self, at: u64, now: Instant) -> (u64, u64) {
+        const SECOND: u128 = 1_000_000_000;
+        let Some(refill) = std::num::NonZeroU64::new(self.refill) else {
+            return (0, at);
+        };
+        let refill = u128::from(refill.get());
+        let elapsed = u128::from(now.as_nanos().saturating_sub(at));
+        let earned = elapsed * refill / SECOND;
+        let took = (earned * SECOND).div_ceil(refill);
+        let earned = u64::try_from(earned).unwrap_or(u64::MAX);
+        (
+            earned,
+            at.saturating_add(u64::try_from(took).unwrap_or(u64::MAX)),
+        )
     }
 
     /// Takes `price`, if there is as much.
@@ -206,8 +273,11 @@ impl Tokens {
         self.left.load(Ordering::Relaxed) > self.capacity / 2
     }
 
-    pub(super) fn tokens(&self) -> f64 {
-        self.left.load(Ordering::Relaxed) as f64 / Self::ONE as f64
+    /// The tokens as of `now`. Changes nothing.
+    pub(super) fn tokens(&self, now: Instant) -> f64 {
+        let (earned, _) = self.earned(self.refilled_at.load(Ordering::Relaxed), now);
+        let left = self.left.load(Ordering::Relaxed).saturating_add(earned);
+        left.min(self.capacity) as f64 / Self::ONE as f64
     }
 }
 

@@ -449,3 +449,52 @@ mod loom_tests {
         });
     }
 }
+
+#[test]
+fn tokens_come_back_with_time_and_no_fraction_is_lost() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::tokens()
+        .capacity(100)
+        .cost(ErrorClass::Transient, 1)
+        .refill_per_second(0.3)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    while withdraw(&budget) {}
+    let mut allowed = 0;
+    for _ in 0..10_001 {
+        clock.advance(Duration::from_millis(7));
+        let before = budget.snapshot();
+        assert_eq!(before, budget.snapshot(), "reading changes nothing");
+        allowed += u32::from(withdraw(&budget));
+    }
+    // 70.007 s at 0.3 tokens a second. A refill rounds down by less than a nanosecond.
+    assert_eq!(allowed, 21);
+    clock.advance(Duration::from_secs(86_400));
+    assert_eq!(budget.snapshot().available, 100.0);
+    assert!(withdraw(&budget));
+    assert_eq!(budget.snapshot().available, 99.0);
+}
+
+#[test]
+fn without_a_refill_only_successes_bring_tokens_back() {
+    let budget = RetryBudget::tokens().capacity(14).build().unwrap();
+    assert!(withdraw(&budget) && !withdraw(&budget));
+    assert_eq!(budget.snapshot().available, 0.0);
+    budget.begin().success();
+    assert_eq!(budget.snapshot().available, 1.0);
+}
+
+#[test]
+fn a_refill_must_be_a_number() {
+    for refill in [-1.0, f64::NAN, f64::INFINITY] {
+        let built = RetryBudget::tokens().refill_per_second(refill).build();
+        assert_eq!(built.unwrap_err().setting(), "refill_per_second");
+    }
+    let budget = RetryBudget::tokens()
+        .refill_per_second(f64::MAX)
+        .clock(ManualClock::new())
+        .build()
+        .unwrap();
+    assert_eq!(budget.snapshot().available, 500.0);
+}

@@ -182,6 +182,7 @@ fn in_limiter(waiters: usize) -> Candidate {
     let limiter = RateLimiter::builder()
         .quota(Quota::new(1, Duration::from_secs(60)))
         .max_wait(Duration::MAX)
+        .max_waiting(20_000)
         .clock(FastClock::new())
         .build();
     let limiter = leak(limiter.expect("the settings are sound"));
