@@ -29,15 +29,20 @@ pub(crate) struct Fields {
 
 impl Fields {
     pub(crate) fn new(map: Map<String, Value>) -> Self {
-        let read = map
-            .keys()
-            .filter(|key| REMARKS.contains(&key.as_str()) || key.starts_with("info_"))
-            .cloned()
-            .collect();
-        Self {
+        let fields = Self {
             map,
-            read: RefCell::new(read),
-        }
+            read: RefCell::default(),
+        };
+        fields.forget_reads();
+        fields
+    }
+
+    /// Counts every key as unread but for remarks.
+    pub(crate) fn forget_reads(&self) {
+        let remarks = self.map.keys();
+        let remarks =
+            remarks.filter(|key| REMARKS.contains(&key.as_str()) || key.starts_with("info_"));
+        *self.read.borrow_mut() = remarks.cloned().collect();
     }
 
     /// The value of `key`.

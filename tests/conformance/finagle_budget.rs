@@ -28,11 +28,22 @@ fn run(scenario: &Scenario<'_>) -> Check {
     match scenario.config.text("kind")? {
         Some("leaky") => return leaky(scenario),
         Some("bounded") => return bounded(scenario),
+        // A budget that never allows a retry, whatever is put in.
+        Some("empty") => return play(scenario, &scenario.config, true),
         Some(kind) => return inexpressible(format!("kind {kind:?}")),
         None => {}
     }
+    play(scenario, &scenario.config, false)
+}
+
+fn play(scenario: &Scenario<'_>, config: &Fields, is_empty: bool) -> Check {
     let clock = TestClock::new();
-    let budget = match budget(&scenario.config, &clock)? {
+    let nothing = RetryBudget::percentage().ratio(0.0).floor_per_second(0);
+    let budget = match is_empty {
+        true => Some(nothing.clock(clock.clone()).build()),
+        false => budget(config, &clock)?,
+    };
+    let budget = match budget {
         Some(budget) => budget.or_else(|error| failed(error.to_string()))?,
         None => return inexpressible("a negative setting"),
     };

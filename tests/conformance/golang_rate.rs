@@ -8,7 +8,9 @@ use backstop::rate_limiter::{Inherit, Quota, Reservation};
 
 use super::clock::TestClock;
 use super::fields::Fields;
-use super::harness::{Actor, Adapter, Check, Failure, Scenario, Step, failed, unknown};
+use super::harness::{
+    Actor, Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown,
+};
 use super::limits::{available, limiter, nanos};
 
 pub(crate) const ADAPTER: Adapter = Adapter {
@@ -28,6 +30,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
         burst,
         made: HashMap::new(),
         last_act: 0.0,
+        admitted: 0,
     };
     scenario.play(&clock, actor)
 }
@@ -73,11 +76,22 @@ struct Golang {
     made: HashMap<String, (Reservation, u64, f64)>,
     /// When the last reservation may act, in seconds.
     last_act: f64,
+    /// How many calls were allowed, since the last loop began if there was one.
+    admitted: u64,
 }
 
 impl Golang {
     fn now(&self) -> f64 {
         self.clock.elapsed().as_secs_f64()
+    }
+
+    fn allow(&mut self, tokens: u64) -> bool {
+        let allowed = self.limiter.try_acquire_n(tokens).is_ok();
+        if allowed {
+            self.last_act = self.now();
+            self.admitted += 1;
+        }
+        allowed
     }
 
     fn reserve(&mut self, step: &Step, tokens: u64) -> Check {
@@ -136,13 +150,27 @@ impl Golang {
 impl Actor for Golang {
     fn step(&mut self, step: &Step) -> Check {
         let tokens = step.count("n")?.unwrap_or(1);
+        if let Some(least) = step.count("expect_admitted_min")? {
+            if self.admitted < least {
+                return failed(format!(
+                    "{} admitted, at least {least} expected",
+                    self.admitted
+                ));
+            }
+        }
+        if let Some(most) = step.count("expect_admitted_max")? {
+            if self.admitted > most {
+                return failed(format!(
+                    "{} admitted, at most {most} expected",
+                    self.admitted
+                ));
+            }
+        }
+        step.check("expect_admitted", self.admitted)?;
         check_tokens(step, "expect_tokens_before", &self.limiter)?;
         match step.op() {
             Some("allow") => {
-                let allowed = self.limiter.try_acquire_n(tokens).is_ok();
-                if allowed {
-                    self.last_act = self.now();
-                }
+                let allowed = self.allow(tokens);
                 step.check("expect", allowed)?;
                 step.check("expect_ok", allowed)?;
             }
@@ -155,7 +183,7 @@ impl Actor for Golang {
                 self.burst = step.need("burst", step.count("burst")?)?;
                 self.change()?;
             }
-            Some("set_limit") => {
+            Some("set_limit" | "set_rate") => {
                 let limit = rate(step)?.or(step.number("limit")?);
                 self.rate = step.need("rate_per_s", limit)?;
                 self.change()?;
@@ -164,5 +192,20 @@ impl Actor for Golang {
             op => return unknown(op),
         }
         check_tokens(step, "expect_tokens", &self.limiter)
+    }
+
+    fn before_repeat(&mut self) {
+        self.admitted = 0;
+    }
+
+    fn prose(&mut self, _: &Step, body: &str) -> Check {
+        let tokens = body.strip_prefix("allow ").map(|n| n.trim().parse());
+        match tokens {
+            Some(Ok(tokens)) => {
+                self.allow(tokens);
+                Ok(())
+            }
+            _ => inexpressible(format!("a body in prose: {body:?}")),
+        }
     }
 }

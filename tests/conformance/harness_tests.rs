@@ -9,10 +9,9 @@ use backstop::Clock;
 use serde_json::{Value, json};
 
 use super::clock::TestClock;
-use super::harness::{
-    Actor, Adapter, Check, Count, File, FileReport, Scenario, Step, run_directory, run_file,
-    unknown,
-};
+use super::file::File;
+use super::harness::{Actor, Adapter, Check, Scenario, Step, unknown};
+use super::report::{Count, FileReport, run_directory, run_file};
 
 /// A subject of three ops: `add` (returns the sum), `boom` and `wait`.
 const COUNTER: Adapter = Adapter {

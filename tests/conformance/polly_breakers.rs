@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Isolation, State, Trip};
 use backstop::policy::Health;
-use backstop::{CircuitBreaker, Reason, Verdict};
+use backstop::{CircuitBreaker, Reason, Rejected, Verdict};
 use serde_json::{Value, json};
 
 use super::breakers::{Subject, build, fixed, name, verdict};
@@ -133,7 +133,16 @@ fn play(
                 step.check("expect", answer)?;
             }
             Some(op @ ("success" | "failure")) => subject.record(verdict(Some(op))?, None),
-            Some("try_acquire") => step.check("expect", subject.acquire())?,
+            Some("try_acquire") => {
+                let admitted = breaker.try_acquire();
+                let rest = admitted.as_ref().err().and_then(Rejected::retry_after);
+                step.check(
+                    "expect_retry_after_ms",
+                    rest.map(|rest| rest.as_secs_f64() * 1e3),
+                )?;
+                step.check("expect", admitted.is_ok())?;
+                subject.keep(admitted);
+            }
             Some("begin") => {
                 let call = step.need("call", step.text("call")?)?;
                 step.check(
@@ -170,6 +179,8 @@ fn play(
                     }
                 }
             }
+            Some("record") => subject.record(verdict(step.text("outcome")?)?, None),
+            Some("should_break") => step.check("expect", should_break(step)?)?,
             Some("window_kind") => {
                 let sampling = step.need("sampling_ms", step.duration("sampling")?)?;
                 step.check("expect", window_kind(sampling)?)?;
@@ -288,6 +299,37 @@ fn force(subject: &Subject<'_>, isolation: &mut Option<Isolation>, state: Option
         None => return inexpressible("`state` is missing"),
     }
     Ok(())
+}
+
+/// Whether the last of so many calls opens the circuit. The failures come last, the only order in
+/// which no call before the last decides otherwise.
+fn should_break(step: &Step) -> Result<bool, Failure> {
+    let calls = step.need("throughput", step.count_u32("throughput")?)?;
+    let minimum = step.need("minimum", step.count_u32("minimum")?)?;
+    let rate = step.need("failure_rate", step.number("failure_rate")?)?;
+    let threshold = step.need("threshold", step.number("threshold")?)?;
+    let opens = |failures: u32| -> Result<bool, Failure> {
+        let trip = Trip::failure_rate(threshold).within(Duration::from_secs(30));
+        let trip = trip.from_first_call().min_calls(minimum);
+        let builder = CircuitBreaker::builder().trip_on(trip);
+        let breaker = build(builder.trip_on_failures_only(true), &TestClock::new())?;
+        let subject = Subject::new(&breaker);
+        for call in 0..calls {
+            let failed = call + failures >= calls;
+            subject.record(
+                verdict(Some(if failed { "failure" } else { "success" }))?,
+                None,
+            );
+        }
+        Ok(breaker.state() == State::Open)
+    };
+    // The rate need not be that of a whole number of calls; the numbers on both sides must agree.
+    let failures = rate * f64::from(calls);
+    let (fewer, more) = ((failures + 1e-9).floor(), (failures - 1e-9).ceil());
+    match (opens(fewer as u32)?, opens(more as u32)?) {
+        (a, b) if a == b => Ok(a),
+        _ => inexpressible(format!("a rate of {rate} among {calls} calls")),
+    }
 }
 
 /// Whether two calls half a window apart leave it one after the other or together.

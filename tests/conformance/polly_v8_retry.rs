@@ -26,6 +26,9 @@ fn delay(step: &Step) -> Check {
     let max = step.duration("max")?.unwrap_or(Duration::MAX);
     let jitter = step.flag("jitter")?.unwrap_or(false);
     let backoff = backoff(step, base, max)?;
+    // What the source draws, for steps whose delay has no jitter too.
+    let random = step.number("random")?;
+    let random = step.number("u")?.or(random);
 
     if !jitter || base.is_zero() || max.is_zero() {
         let delay = nth(&backoff, attempt, 0)?;
@@ -37,7 +40,7 @@ fn delay(step: &Step) -> Check {
     };
     let backoff = backoff.jitter(kind);
     if step.has("expect_ms") {
-        return given_random(step, &backoff, attempt, kind);
+        return given_random(step, &backoff, attempt, kind, random);
     }
     let least = step.duration("expect_min")?.unwrap_or(Duration::ZERO);
     let most = step.duration("expect_max")?.unwrap_or(Duration::MAX);
@@ -52,16 +55,25 @@ fn delay(step: &Step) -> Check {
 
 /// A delay for a random number `u`, which cannot be given here. Where delays grow with it, it is the
 /// one that the share `u` of all delays stays below.
-fn given_random(step: &Step, backoff: &Backoff, attempt: u32, kind: Jitter) -> Check {
+fn given_random(
+    step: &Step,
+    backoff: &Backoff,
+    attempt: u32,
+    kind: Jitter,
+    random: Option<f64>,
+) -> Check {
     const DRAWS: usize = 2000;
-    let random = step.number("random")?.or(step.number("u")?);
+    let delays = (0..DRAWS as u64).map(|seed| nth(backoff, attempt, seed));
+    let mut delays = delays.collect::<Result<Vec<_>, _>>()?;
+    delays.sort_unstable();
+    if delays[0] == delays[DRAWS - 1] {
+        // All are the longest there may be: no draw matters.
+        return step.check("expect_ms", millis(delays[0]));
+    }
     let (Some(random), Jitter::PlusMinus(share)) = (random, kind) else {
         return inexpressible("a delay for given random numbers");
     };
     let expected = step.need("expect_ms", step.number("expect_ms")?)? / 1e3;
-    let delays = (0..DRAWS as u64).map(|seed| nth(backoff, attempt, seed));
-    let mut delays = delays.collect::<Result<Vec<_>, _>>()?;
-    delays.sort_unstable();
     let index = (random * (DRAWS - 1) as f64).clamp(0.0, (DRAWS - 1) as f64);
     let delay = delays[index as usize].as_secs_f64();
     // Five standard deviations of so many draws.

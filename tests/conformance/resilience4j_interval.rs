@@ -62,8 +62,61 @@ fn run(scenario: &Scenario<'_>) -> Check {
             }
             Ok(())
         }
+        Some("delay_in_range_of_expected") => range_of_expected(step, &given(step)?),
         op => unknown(op),
     })
+}
+
+/// Bounds that follow from an expected value, which grows from attempt to attempt.
+fn range_of_expected(step: &Step, backoff: &Backoff) -> Check {
+    let (first, last) = range(step)?;
+    let formula = |key: &str| {
+        let text = step.need(key, step.text(key)?)?;
+        Formula::parse(text).map_or_else(|| inexpressible(format!("`{key}` is {text:?}")), Ok)
+    };
+    let text = step.need("expected_next", step.text("expected_next")?)?;
+    let (next, starting) = text.split_once(", starting ").unwrap_or((text, ""));
+    let (Some(next), Ok(starting)) = (Formula::parse(next), starting.trim().parse::<f64>()) else {
+        return inexpressible(format!("`expected_next` is {text:?}"));
+    };
+    let (min, max) = (formula("min")?, formula("max")?);
+    for seed in 0..CALLS {
+        let mut expected = starting;
+        for delay in &compute(backoff.clone(), last, seed)?[first as usize - 1..] {
+            let (min, max) = (min.of(expected), max.of(expected));
+            // Whole milliseconds there.
+            let delay = delay.as_millis() as f64;
+            if !(min..=max).contains(&delay) {
+                return failed(format!("{delay} ms is not in {min}..={max}"));
+            }
+            expected = next.of(expected);
+        }
+    }
+    Ok(())
+}
+
+/// `floor(expected*1.5)+1`: a multiple of the expected value, rounded down, and a number.
+struct Formula {
+    factor: f64,
+    summand: f64,
+}
+
+impl Formula {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.replace(' ', "");
+        let (factor, summand) = text.strip_prefix("floor(expected*")?.split_once(')')?;
+        Some(Self {
+            factor: factor.parse().ok()?,
+            summand: match summand {
+                "" => 0.0,
+                summand => summand.parse().ok()?,
+            },
+        })
+    }
+
+    fn of(&self, expected: f64) -> f64 {
+        (expected * self.factor).floor() + self.summand
+    }
 }
 
 /// The backoff of a configuration, or of a `build` step. `None` when one of its times is negative,

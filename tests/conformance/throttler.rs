@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::clock::TestClock;
 use super::fields::Fields;
+use super::file::File;
 use super::harness::{
-    Actor, Adapter, Check, Failure, File, Scenario, Step, failed, inexpressible, unknown,
+    Actor, Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown,
 };
 
 pub(crate) const FAILSAFE_GO: Adapter = Adapter {
@@ -145,7 +146,7 @@ impl Actor for Throttler<'_> {
                     other => return inexpressible(format!("outcome `{other}`")),
                 }
             }
-            Some("acquire") => {
+            Some("acquire" | "try_acquire") => {
                 // Dropped, so that it counts as nothing: results are recorded by ops of their own.
                 let allowed = self.throttle.try_acquire().is_ok();
                 step.check("expect", allowed)?;
