@@ -88,6 +88,17 @@ pub(crate) fn unknown(op: Option<&str>) -> Check {
     }
 }
 
+/// A step that comes out differently after the source has done something that backstop does not is
+/// not expressible. `difference` says what that was, if it has happened by now.
+pub(crate) fn unless_parted(result: Check, difference: Option<&str>) -> Check {
+    match (result, difference) {
+        (Err(Failure::Failed(what)), Some(difference)) => {
+            inexpressible(format!("{difference}; here {what}"))
+        }
+        (result, _) => result,
+    }
+}
+
 impl Failure {
     fn at(self, place: &str) -> Self {
         match self {

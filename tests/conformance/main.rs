@@ -11,6 +11,7 @@ mod aws_adaptive_rate;
 mod aws_retry;
 mod breakers;
 mod bucket4j;
+mod buckets;
 mod clock;
 mod cycles;
 mod delays;
@@ -22,6 +23,8 @@ mod file;
 mod finagle_budget;
 mod folly_codel;
 mod gcra;
+mod go_limits;
+mod gobreaker;
 mod golang_rate;
 mod grpc_throttling;
 mod harness;
@@ -29,6 +32,7 @@ mod harness_tests;
 mod limits;
 mod netflix_limits;
 mod polly_breakers;
+mod polly_rate_limit;
 mod polly_v8_retry;
 mod report;
 mod resilience4j_breaker;
@@ -57,11 +61,14 @@ const ADAPTERS: &[Adapter] = &[
     failsafe_limiter::ADAPTER,
     finagle_budget::ADAPTER,
     gcra::ADAPTER,
+    go_limits::ADAPTER,
+    gobreaker::ADAPTER,
     golang_rate::ADAPTER,
     folly_codel::ADAPTER,
     grpc_throttling::ADAPTER,
     netflix_limits::ADAPTER,
     polly_breakers::V7,
+    polly_rate_limit::ADAPTER,
     polly_v8_retry::ADAPTER,
     polly_breakers::V8,
     resilience4j_breaker::ADAPTER,

@@ -33,6 +33,12 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
 }
 
+/// Vegas, in the Go port too.
+pub(crate) fn run_vegas(scenario: &Scenario<'_>) -> Check {
+    let algorithm = algorithm(&scenario.config)?;
+    samples(scenario, algorithm, true)
+}
+
 /// An algorithm, fed with samples.
 fn samples(
     scenario: &Scenario<'_>,

@@ -39,6 +39,9 @@ fn delay(step: &Step) -> Check {
         _ => Jitter::PlusMinus(0.25),
     };
     let backoff = backoff.jitter(kind);
+    if let (true, Jitter::DecorrelatedV2, Some(random)) = (step.has("expect_ms"), kind, random) {
+        return given_draws(step, &backoff, attempt, random);
+    }
     if step.has("expect_ms") {
         return given_random(step, &backoff, attempt, kind, random);
     }
@@ -78,6 +81,29 @@ fn given_random(
     let delay = delays[index as usize].as_secs_f64();
     // Five standard deviations of so many draws.
     match (delay - expected).abs() <= 0.06 * 2.0 * share * expected {
+        true => Ok(()),
+        false => failed(format!("{delay} s for {random}, not {expected} s")),
+    }
+}
+
+/// A delay that depends on the last two draws, both of them `random` in the source: a call whose own
+/// draws come close to that.
+fn given_draws(step: &Step, backoff: &Backoff, attempt: u32, random: f64) -> Check {
+    const SEEDS: u64 = 20_000;
+    const NEAR: f64 = 0.02;
+    // As long as the draw is large.
+    let draws = Backoff::fixed(Duration::from_secs(1)).jitter(Jitter::Full);
+    let is_near = |seed: &u64| {
+        let draws = draws.delays(*seed).take(attempt as usize + 1);
+        let mut last = draws.skip((attempt as usize).saturating_sub(1));
+        last.all(|draw| (draw.as_secs_f64() - random).abs() < NEAR)
+    };
+    let Some(seed) = (0..SEEDS).find(is_near) else {
+        return inexpressible(format!("no draws near {random}"));
+    };
+    let expected = step.need("expect_ms", step.number("expect_ms")?)? / 1e3;
+    let delay = nth(backoff, attempt, seed)?.as_secs_f64();
+    match (delay - expected).abs() <= 3.0 * NEAR * expected {
         true => Ok(()),
         false => failed(format!("{delay} s for {random}, not {expected} s")),
     }
