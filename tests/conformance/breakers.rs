@@ -104,11 +104,17 @@ impl<'a> Subject<'a> {
     }
 
     pub(crate) fn begin(&self, call: &str) -> bool {
-        let Ok(permit) = self.breaker.try_acquire() else {
-            return false;
-        };
+        let permit = self.breaker.try_acquire();
+        let admitted = permit.is_ok();
+        permit
+            .into_iter()
+            .for_each(|permit| self.name(call, permit));
+        admitted
+    }
+
+    /// Keeps the permit of a call in flight.
+    pub(crate) fn name(&self, call: &str, permit: Permit<'a>) {
         self.named.borrow_mut().push((call.to_owned(), permit));
-        true
     }
 
     pub(crate) fn end(&self, call: &str, verdict: Verdict) {

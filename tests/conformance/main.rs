@@ -13,6 +13,7 @@ mod breakers;
 mod bucket4j;
 mod buckets;
 mod clock;
+mod cockatiel;
 mod cycles;
 mod delays;
 mod envoy_gradient;
@@ -56,6 +57,7 @@ const ADAPTERS: &[Adapter] = &[
     failsafe_go_breaker::ADAPTER,
     failsafe_go_breaker::STATS,
     bucket4j::ADAPTER,
+    cockatiel::ADAPTER,
     cycles::FAILSAFE,
     cycles::RESILIENCE4J,
     failsafe_limiter::ADAPTER,
