@@ -28,7 +28,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     {
         Some("aimd") => aimd(config)?,
         Some("gradient2") => gradient2(config)?,
-        Some("vegas") => return netflix_limits::run_vegas(scenario),
+        Some("vegas") => return netflix_limits::run_go_vegas(scenario),
         Some("gradient") => {
             return inexpressible(
                 "`gradient`: the smallest latency as the baseline, a queue of sqrt(limit), smoothing of decreases only",

@@ -33,9 +33,9 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
 }
 
-/// Vegas, in the Go port too.
-pub(crate) fn run_vegas(scenario: &Scenario<'_>) -> Check {
-    let algorithm = algorithm(&scenario.config)?;
+/// Vegas in the Go port, where a queue must be below the threshold rather than at most at it.
+pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
+    let algorithm = vegas(&scenario.config, 1.0)?;
     samples(scenario, algorithm, true)
 }
 
@@ -71,32 +71,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
-        Some("vegas") => {
-            let curve = |key: &str, default: &str| match config.get(key) {
-                Some(Value::String(text)) => Curve::parse(text),
-                Some(Value::Number(number)) => Curve::parse(&number.to_string()),
-                Some(other) => inexpressible(format!("`{key}` is {other}")),
-                None => Curve::parse(default),
-            };
-            let alpha = curve("alpha", "3*log10root")?;
-            let beta = curve("beta", "6*log10root")?;
-            let threshold = curve("threshold", "log10root")?;
-            let increase = curve("increase", "limit+log10root")?;
-            let decrease = curve("decrease", "limit-log10root")?;
-            let vegas = Vegas::builder()
-                .initial(number("initial", 20)?)
-                .max(number("max", 1000)?)
-                .alpha(move |limit| alpha.at(limit))
-                .beta(move |limit| beta.at(limit))
-                .threshold(move |limit| threshold.at(limit))
-                .increase(move |limit| increase.at(limit))
-                .decrease(move |limit| decrease.at(limit))
-                .smoothing(config.number("smoothing")?.unwrap_or(1.0))
-                // There the smallest latency is taken anew after hundreds of samples.
-                .probe(None)
-                .every_sample(true);
-            Box::new(vegas.build().map_err(error)?)
-        }
+        Some("vegas") => vegas(config, 0.0)?,
         Some("aimd") => {
             let aimd = Aimd::builder()
                 .initial(number("initial", 20)?)
@@ -122,6 +97,38 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
         Some("fixed") => Box::new(Fixed::new(number("limit", 10)?)),
         other => return inexpressible(format!("algorithm {other:?}")),
     })
+}
+
+/// Vegas with a threshold that is lower by this.
+fn vegas(config: &Fields, below: f64) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
+    let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
+    let curve = |key: &str, default: &str| match config.get(key) {
+        Some(Value::String(text)) => Curve::parse(text),
+        Some(Value::Number(number)) => Curve::parse(&number.to_string()),
+        Some(other) => inexpressible(format!("`{key}` is {other}")),
+        None => Curve::parse(default),
+    };
+    let alpha = curve("alpha", "3*log10root")?;
+    let beta = curve("beta", "6*log10root")?;
+    let threshold = curve("threshold", "log10root")?;
+    let increase = curve("increase", "limit+log10root")?;
+    let decrease = curve("decrease", "limit-log10root")?;
+    let vegas = Vegas::builder()
+        .initial(number("initial", 20)?)
+        .max(number("max", 1000)?)
+        .alpha(move |limit| alpha.at(limit))
+        .beta(move |limit| beta.at(limit))
+        .threshold(move |limit| threshold.at(limit) - below)
+        .increase(move |limit| increase.at(limit))
+        .decrease(move |limit| decrease.at(limit))
+        .smoothing(config.number("smoothing")?.unwrap_or(1.0))
+        // There the smallest latency is taken anew after hundreds of samples.
+        .probe(None)
+        .every_sample(true);
+    match vegas.build() {
+        Ok(vegas) => Ok(Box::new(vegas)),
+        Err(error) => failed(error.to_string()),
+    }
 }
 
 /// A sum of products of numbers, `limit`, `log10root` and `sqrtroot`.
