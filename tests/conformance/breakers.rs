@@ -30,7 +30,7 @@ pub(crate) fn fixed(delay: Duration) -> Backoff {
 }
 
 /// A breaker whose scenario does not say which call is which: results belong to the oldest call that
-/// was let through, or to a new one.
+/// was admitted, or to a new one.
 pub(crate) struct Subject<'a> {
     pub(crate) breaker: &'a CircuitBreaker,
     held: RefCell<VecDeque<(u64, Permit<'a>)>>,

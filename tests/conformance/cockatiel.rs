@@ -322,7 +322,7 @@ impl Policy<'_> {
         };
         if self.breaker.snapshot().generation != generation && admitted_in == State::Closed {
             self.difference
-                .set(Some("a late result that its breaker counts all the same"));
+                .set(Some("a late result that its breaker still counts"));
             verdict = Verdict::ignore();
         }
         self.subject.end(call, verdict);

@@ -166,6 +166,10 @@ impl Envoy<'_> {
                     Err(_) => inexpressible(format!("{clause:?}")),
                 }
             }
+            ["cancel"] => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                Ok(())
+            }
             ["admit"] => match self.admit() {
                 true => Ok(()),
                 false => failed("a request was not admitted"),

@@ -139,7 +139,7 @@ impl Fields {
         }
     }
 
-    /// The keys nobody has read.
+    /// The unread keys.
     pub(crate) fn unread(&self) -> Vec<&str> {
         let read = self.read.borrow();
         self.map
@@ -149,7 +149,7 @@ impl Fields {
             .collect()
     }
 
-    /// Not expressible if there is a key nobody has read; `what` says what the keys belong to.
+    /// Not expressible if a key is unread; `what` says what the keys belong to.
     pub(crate) fn finish(&self, what: &str) -> Check {
         match self.unread()[..] {
             [] => Ok(()),

@@ -81,8 +81,8 @@ impl Actor for Finagle<'_> {
                 step.check("expect", allowed)?;
             }
             Some("build") => {
-                let refused = !matches!(budget(step, self.clock)?, Some(Ok(_)));
-                step.check("expect_error", refused)?;
+                let is_error = !matches!(budget(step, self.clock)?, Some(Ok(_)));
+                step.check("expect_error", is_error)?;
             }
             None => step.check("expect_withdrawn", self.withdrawn)?,
             op => unknown(op)?,
@@ -163,7 +163,7 @@ fn bounded(scenario: &Scenario<'_>) -> Check {
 }
 
 /// A bucket gives any amount at once or nothing, a budget one retry at a time: the amount is taken
-/// one by one when there is enough, which is the same where nobody comes in between.
+/// one by one when there is enough, which is the same where no other call comes in between.
 fn play_bucket(
     scenario: &Scenario<'_>,
     clock: &TestClock,

@@ -162,7 +162,7 @@ struct Gobreaker<'a> {
 }
 
 impl<'a> Gobreaker<'a> {
-    /// Begins anew when the breaker has changed.
+    /// Restarts the counts when the breaker has changed.
     fn follow(&mut self) {
         let generation = self.breaker.snapshot().generation;
         if generation != self.generation {
@@ -173,8 +173,8 @@ impl<'a> Gobreaker<'a> {
         }
     }
 
-    /// Ends an interval: whoever looks at the state strictly after its end begins a new generation,
-    /// which is what a reset does.
+    /// Ends an interval: the first look at the state strictly after its end begins a new generation, as
+    /// a reset does here.
     fn roll_over(&mut self) {
         if let (Span::Interval(interval), State::Closed) = (&self.span, self.breaker.state()) {
             if self.clock.elapsed() > self.began + *interval {

@@ -180,7 +180,7 @@ impl Golang {
         step.check("expect_wait_ms", to_tenth(wait))
     }
 
-    /// Gives back what nobody who came later counts on.
+    /// Gives back the tokens that are not promised to later reservations.
     fn cancel(&mut self, id: &str) -> Check {
         let Some(made) = self.made.remove(id) else {
             return Ok(());

@@ -112,6 +112,8 @@ impl Failure {
 pub(crate) struct Scenario<'a> {
     pub(crate) file: &'a File,
     pub(crate) config: Fields,
+    /// What the file says about it in words. Some say when a count begins.
+    pub(crate) notes: String,
     steps: Vec<Step>,
 }
 
@@ -127,10 +129,13 @@ impl<'a> Scenario<'a> {
             Some(Value::Array(steps)) => Step::parse_all(steps, "step ")?,
             other => return inexpressible(format!("`steps` is {other:?}")),
         };
+        let notes = scenario.get("notes").and_then(Value::as_str);
+        let notes = notes.unwrap_or_default().to_owned();
         scenario.finish("scenario key")?;
         Ok(Self {
             file,
             config: Fields::new(config),
+            notes,
             steps,
         })
     }

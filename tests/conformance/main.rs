@@ -46,8 +46,7 @@ use std::path::PathBuf;
 use harness::Adapter;
 use report::run_directory;
 
-/// Who speaks which dialect. Several may accept a file: the first that can express a scenario
-/// decides about it.
+/// All adapters. Several may accept a file: the first that can express a scenario decides about it.
 const ADAPTERS: &[Adapter] = &[
     accrual::FINAGLE,
     accrual::LINKERD,

@@ -122,7 +122,7 @@ fn vegas(config: &Fields, below: f64) -> Result<Box<dyn ConcurrencyLimit>, Failu
         .increase(move |limit| increase.at(limit))
         .decrease(move |limit| decrease.at(limit))
         .smoothing(config.number("smoothing")?.unwrap_or(1.0))
-        // There the smallest latency is taken anew after hundreds of samples.
+        // There the smallest latency is measured again after hundreds of samples.
         .probe(None)
         .every_sample(true);
     match vegas.build() {

@@ -109,7 +109,7 @@ fn play(
     let subject = Subject::new(breaker);
     // Whether the window has held other calls than there.
     let buckets_differ = Cell::new(false);
-    // Trials with a result that says nothing, where the next one waits for its time all the same.
+    // Probes whose result says nothing. The next probe waits for its time nevertheless.
     let mut kept = Vec::new();
     let mut isolation: Option<Isolation> = None;
     let mut carry_out = |step: &Step| {
@@ -170,6 +170,13 @@ fn play(
             Some("success_in_state") => {
                 force(&subject, &mut isolation, step.text("state")?)?;
                 subject.record(verdict(Some("success"))?, None);
+            }
+            Some("failure_in_state") => {
+                let state = step.need("state", step.text("state")?)?;
+                let should_break = step.flag("should_break")?.unwrap_or(true);
+                let after = after_failure(state, should_break)?;
+                step.check("expect", after)?;
+                return step.check("expect_state", after);
             }
             Some("cycle") => {
                 let times = step.need("times", step.count("times")?)?;
@@ -261,6 +268,18 @@ fn force(subject: &Subject<'_>, isolation: &mut Option<Isolation>, state: Option
         None => return inexpressible("`state` is missing"),
     }
     Ok(())
+}
+
+/// The state after a failure in `state`, when the rule of a closed circuit says that it opens or not.
+fn after_failure(state: &str, should_break: bool) -> Result<&'static str, Failure> {
+    let trip = Trip::consecutive(if should_break { 1 } else { 2 });
+    let builder = CircuitBreaker::builder().half_open(HalfOpen::successes(1));
+    let breaker = build(builder.trip_on(trip), &TestClock::new())?;
+    let subject = Subject::new(&breaker);
+    let mut isolation = None;
+    force(&subject, &mut isolation, Some(state))?;
+    subject.record(verdict(Some("failure"))?, None);
+    Ok(name(breaker.peek()))
 }
 
 /// Whether the last of so many calls opens the circuit. The failures come last, the only order in

@@ -81,7 +81,7 @@ pub(crate) fn run_file(file: &File, adapters: &[Adapter]) -> FileReport {
 fn run_scenario(file: &File, scenario: &Value, adapters: &[&Adapter]) -> Check {
     let mut reasons = Vec::new();
     for adapter in adapters {
-        // Parsed anew: each adapter must read all keys itself.
+        // Parsed again: each adapter must read all keys itself.
         let replay = || Scenario::parse(file, scenario).and_then(|parsed| (adapter.run)(&parsed));
         match catch_unwind(AssertUnwindSafe(replay)) {
             Ok(Err(Failure::NotExpressible(reason))) => reasons.push(reason),

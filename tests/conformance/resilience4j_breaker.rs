@@ -126,8 +126,26 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
     let subject = Subject::new(&breaker);
     let mut isolation: Option<Isolation> = None;
-    // Refusals of a time before that led to the circuit being open: there they go on counting.
-    let mut refused = 0;
+    match scenario.config.text("initial_state")? {
+        None | Some("closed") => {}
+        Some("forced_open") => isolation = Some(breaker.isolate()),
+        Some(state) => subject.force(state)?,
+    }
+    let mut automatic = false;
+    for key in [
+        "automatic_transition",
+        "automatic_transition_open_to_half_open",
+        "automatic_transition_from_open_to_half_open",
+    ] {
+        automatic |= scenario.config.flag(key)?.unwrap_or(false);
+    }
+    let state = |breaker: &CircuitBreaker| match state(breaker) {
+        // There a timer makes it half-open, here the next call.
+        "open" if automatic => name(breaker.peek()),
+        state => state,
+    };
+    // Rejections before the circuit opened. There the count goes on.
+    let mut rejected = 0;
     scenario.play(&clock, |step: &Step| {
         let before = breaker.snapshot();
         let took = step.duration("duration")?.unwrap_or(Duration::ZERO);
@@ -135,7 +153,9 @@ fn run(scenario: &Scenario<'_>) -> Check {
             Some("try_acquire") => step.check("expect", subject.acquire())?,
             Some("release") => subject.release(),
             Some(op @ ("success" | "failure" | "ignored_error")) => {
-                if subject.record_unasked(verdict(Some(op))?, Some(took)) {
+                let recorded = subject.record_unasked(verdict(Some(op))?, Some(took));
+                // A disabled circuit says nothing of its calls.
+                if recorded && breaker.state() != State::Disabled {
                     counts.lock().unwrap().result(op);
                 }
             }
@@ -168,20 +188,27 @@ fn run(scenario: &Scenario<'_>) -> Check {
                     (Some(state), None) => subject.force(state)?,
                     state => return inexpressible(format!("force {state:?}")),
                 }
-                // There events are counted by a listener that comes after the change by hand.
-                *counts.lock().unwrap() = EventCounts::default();
+                if step.flag("expect_error")? == Some(true) {
+                    return inexpressible(
+                        "a change by hand that is an error; here all are possible",
+                    );
+                }
+                let since = format!("subscribed after the transition to {}", state(&breaker));
+                if scenario.notes.contains(&since) {
+                    *counts.lock().unwrap() = EventCounts::default();
+                }
             }
             op => unknown(op)?,
         }
         let _ = &isolation;
         if breaker.snapshot().generation != before.generation {
-            refused = match breaker.state() {
-                State::Open => refused + before.rejected,
+            rejected = match breaker.state() {
+                State::Open => rejected + before.rejected,
                 _ => 0,
             };
         }
         step.check("expect_state", state(&breaker))?;
-        step.check("expect_metrics", metrics(&breaker, refused))?;
+        step.check("expect_metrics", metrics(&breaker, rejected))?;
         step.check("expect_event_count", counts.lock().unwrap().seen())?;
         step.check("expect_check", checked(&breaker, failures, slow))
     })
@@ -248,7 +275,7 @@ fn state(breaker: &CircuitBreaker) -> &'static str {
     }
 }
 
-fn metrics(breaker: &CircuitBreaker, refused: u64) -> Value {
+fn metrics(breaker: &CircuitBreaker, rejected: u64) -> Value {
     let snapshot = breaker.snapshot();
     let percent = |rate: Option<f64>| rate.map_or(-1.0, |rate| float(100.0 * rate));
     json!({
@@ -258,7 +285,7 @@ fn metrics(breaker: &CircuitBreaker, refused: u64) -> Value {
         "buffered": snapshot.calls,
         "failures": snapshot.failures,
         "slow_calls": snapshot.slow,
-        "not_permitted": snapshot.rejected + refused,
+        "not_permitted": snapshot.rejected + rejected,
     })
 }
 

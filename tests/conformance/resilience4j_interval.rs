@@ -27,11 +27,11 @@ fn run(scenario: &Scenario<'_>) -> Check {
     let given = |step: &Step| step.need("kind", configured.clone().flatten());
     scenario.play(&TestClock::new(), |step: &Step| match step.op() {
         Some("build") => {
-            let refused = match backoff(step)? {
+            let is_error = match backoff(step)? {
                 Some(backoff) => build(backoff).is_err(),
                 None => true,
             };
-            step.check("expect_error", refused)
+            step.check("expect_error", is_error)
         }
         Some("delay") => {
             let attempt = step.need("attempt", step.count_u32("attempt")?)?;

@@ -1,6 +1,6 @@
 //! A [`Throttle`] as failsafe-go's adaptive throttler and as Envoy's admission control.
 //!
-//! Both count a call at its end and do not count refused ones. Where a scenario gives counts rather
+//! Both count a call at its end and do not count rejected ones. Where a scenario gives counts rather
 //! than calls, that many calls are made at one instant.
 
 use std::time::Duration;
@@ -217,8 +217,8 @@ impl Throttler<'_> {
             None => self.dialect.window,
         };
         let throttle = self.dialect.after(self.clock, window, calls)?;
-        let refused = (0..DRAWS).filter(|_| throttle.try_acquire().is_err());
-        let share = refused.count() as f64 / f64::from(DRAWS);
+        let rejected = (0..DRAWS).filter(|_| throttle.try_acquire().is_err());
+        let share = rejected.count() as f64 / f64::from(DRAWS);
         // Its mock draws zero where a test does not say.
         let random = match step.number("random")?.unwrap_or(0.0) {
             share if share < 1.0 => share,
