@@ -11,11 +11,21 @@ use super::harness::{Failure, failed};
 /// Debts that go further than any scenario.
 pub(crate) const DEBT: u64 = 1 << 24;
 
-/// The scenario's clock, counted from the creation of a limiter: its windows begin there.
+/// The scenario's clock, counted from the creation of a limiter or breaker: its windows begin there.
 #[derive(Clone, Debug)]
-struct Since {
+pub(crate) struct Since {
     clock: TestClock,
     origin: Instant,
+}
+
+impl Since {
+    /// A clock that begins now.
+    pub(crate) fn now(clock: &TestClock) -> Self {
+        Self {
+            clock: clock.clone(),
+            origin: clock.now(),
+        }
+    }
 }
 
 impl Clock for Since {
@@ -35,15 +45,11 @@ pub(crate) fn limiter(
     clock: &TestClock,
     quotas: impl IntoIterator<Item = Quota>,
 ) -> Result<RateLimiter, Failure> {
-    let since = Since {
-        clock: clock.clone(),
-        origin: clock.now(),
-    };
     quotas
         .into_iter()
         .fold(RateLimiter::builder(), RateLimiterBuilder::quota)
         .max_debt(DEBT)
-        .clock(since)
+        .clock(Since::now(clock))
         .build()
         .or_else(|error| failed(error.to_string()))
 }
