@@ -85,10 +85,6 @@ impl ClockHandle {
         self.id
     }
 
-    pub(crate) const fn is_custom(&self) -> bool {
-        matches!(self.kind, Kind::Custom(_))
-    }
-
     /// The time on this clock.
     #[inline(always)]
     pub fn now(&self) -> Instant {

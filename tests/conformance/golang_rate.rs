@@ -9,7 +9,7 @@ use backstop::rate_limiter::{Inherit, Quota, Reservation};
 use super::clock::TestClock;
 use super::fields::Fields;
 use super::harness::{Actor, Adapter, Check, Failure, Scenario, Step, failed, unknown};
-use super::limits::{available, limiter, nanos};
+use super::limits::{available, nanos, slower_limiter};
 
 pub(crate) const ADAPTER: Adapter = Adapter {
     name: "RateLimiter, token bucket with reservations",
@@ -17,12 +17,16 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
+/// There every step back of the clock counts. Here the time stands still for up to a second, until the
+/// clock has made up for it: so a millisecond of a scenario is a second of the limiter's.
+const SLOWER: u32 = 1000;
+
 fn run(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let rate = rate(&scenario.config)?.unwrap_or(1.0);
     let burst = scenario.config.count("burst")?.unwrap_or(1);
     let actor = Golang {
-        limiter: limiter(&clock, [quota(rate, burst)])?,
+        limiter: slower_limiter(&clock, SLOWER, [quota(rate, burst)])?,
         clock: clock.clone(),
         rate,
         burst,
@@ -43,9 +47,10 @@ fn quota(rate: f64, burst: u64) -> Quota {
         // Never again, within a lifetime.
         Quota::new(1, Duration::MAX)
     } else if rate.fract() == 0.0 {
-        Quota::per_second(rate as u64)
+        Quota::new(rate as u64, Duration::from_secs(1) * SLOWER)
     } else {
-        Quota::new((rate * 1e6).round() as u64, Duration::from_secs(1_000_000))
+        let million = Duration::from_secs(1_000_000);
+        Quota::new((rate * 1e6).round() as u64, million * SLOWER)
     };
     quota.burst(burst)
 }
@@ -82,6 +87,7 @@ impl Golang {
 
     fn reserve(&mut self, step: &Step, tokens: u64) -> Check {
         let longest = step.duration("max_wait")?.unwrap_or(Duration::MAX);
+        let longest = longest.saturating_mul(SLOWER);
         let made = match tokens <= self.burst {
             true => self.limiter.reserve_within(tokens, longest).ok(),
             false => None,
@@ -93,7 +99,7 @@ impl Golang {
             step.get("expect_act_at_ms");
             return Ok(());
         };
-        let wait = reservation.wait();
+        let wait = reservation.wait() / SLOWER;
         let acts = self.clock.elapsed() + wait;
         let act = acts.as_secs_f64();
         self.last_act = act;

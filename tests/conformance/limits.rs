@@ -16,17 +16,20 @@ pub(crate) const DEBT: u64 = 1 << 24;
 struct Since {
     clock: TestClock,
     origin: Instant,
+    /// How many seconds a second of the scenario is.
+    slower: u32,
 }
 
 impl Clock for Since {
     fn now(&self) -> Instant {
         let passed = self.clock.now().saturating_duration_since(self.origin);
-        Instant::ORIGIN + passed
+        Instant::ORIGIN + passed * self.slower
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         let wait = deadline.saturating_duration_since(self.now());
-        self.clock.sleep_until(self.clock.now() + wait)
+        self.clock
+            .sleep_until(self.clock.now() + wait / self.slower)
     }
 }
 
@@ -35,9 +38,19 @@ pub(crate) fn limiter(
     clock: &TestClock,
     quotas: impl IntoIterator<Item = Quota>,
 ) -> Result<RateLimiter, Failure> {
+    slower_limiter(clock, 1, quotas)
+}
+
+/// A limiter that is created now and on whose clock a second of the scenario is `slower` seconds.
+pub(crate) fn slower_limiter(
+    clock: &TestClock,
+    slower: u32,
+    quotas: impl IntoIterator<Item = Quota>,
+) -> Result<RateLimiter, Failure> {
     let since = Since {
         clock: clock.clone(),
         origin: clock.now(),
+        slower,
     };
     quotas
         .into_iter()
