@@ -107,7 +107,6 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
-mod set_back;
 mod striped;
 mod sync;
 pub mod throttle;

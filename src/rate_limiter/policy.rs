@@ -23,7 +23,7 @@ impl<T, E> Policy<T, E> for RateLimiter {
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.outside.steady(cx.now(&inner.outside.clock));
+        let now = cx.now(&inner.outside.clock);
         let make = |op: Op, cx: Context| op.attempt(cx);
         // Each end makes a future of its own: in one that both share, the fields of the other are written
         // too.
@@ -138,7 +138,7 @@ impl<'a, Op, Fut> Stage<'a, Op, Fut> {
             let inner = &*limiter.inner;
             // Who waits, and shadow mode for those who would have, is up to `Acquire`.
             if inner.outside.max_wait.is_zero() {
-                let now = inner.outside.steady(cx.now(&inner.outside.clock));
+                let now = cx.now(&inner.outside.clock);
                 inner.refuse(now, *refusal, op.listener().observer())?;
                 return Poll::Ready(Ok((op, cx)));
             }

@@ -12,7 +12,7 @@ use super::fields::Fields;
 use super::harness::{
     Actor, Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown, unless_parted,
 };
-use super::limits::{DEBT, available, limiter, nanos};
+use super::limits::{DEBT, available, nanos, slower_limiter};
 
 pub(crate) const ADAPTER: Adapter = Adapter {
     name: "RateLimiter, token bucket with reservations",
@@ -20,12 +20,16 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
+/// There every step back of the clock counts. Here the time stands still for up to a second, until the
+/// clock has made up for it: so a millisecond of a scenario is a second of the limiter's.
+const SLOWER: u32 = 1000;
+
 fn run(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let rate = rate(&scenario.config)?.unwrap_or(1.0);
     let burst = scenario.config.count("burst")?.unwrap_or(1);
     let actor = Golang {
-        limiter: limiter(&clock, [quota(rate, burst)])?,
+        limiter: slower_limiter(&clock, SLOWER, [quota(rate, burst)])?,
         clock: clock.clone(),
         rate,
         burst,
@@ -55,9 +59,10 @@ fn quota(rate: f64, burst: u64) -> Quota {
         // Never again, within a lifetime.
         Quota::new(1, Duration::MAX)
     } else if rate.fract() == 0.0 {
-        Quota::per_second(rate as u64)
+        Quota::new(rate as u64, Duration::from_secs(1) * SLOWER)
     } else {
-        Quota::new((rate * 1e6).round() as u64, Duration::from_secs(1_000_000))
+        let million = Duration::from_secs(1_000_000);
+        Quota::new((rate * 1e6).round() as u64, million * SLOWER)
     };
     quota.burst(burst)
 }
@@ -116,6 +121,7 @@ impl Golang {
 
     fn reserve(&mut self, step: &Step, tokens: u64) -> Check {
         let longest = step.duration("max_wait")?.unwrap_or(Duration::MAX);
+        let longest = longest.saturating_mul(SLOWER);
         let fits = tokens <= self.burst || self.rate.is_infinite();
         let made = match fits {
             true => self.limiter.reserve_within(tokens, longest).ok(),
@@ -134,7 +140,7 @@ impl Golang {
             step.get("expect_act_at_ms");
             return Ok(());
         };
-        let wait = reservation.wait();
+        let wait = reservation.wait() / SLOWER;
         let acts = self.clock.elapsed() + wait;
         let act = acts.as_secs_f64();
         self.last_act = act;
@@ -160,6 +166,7 @@ impl Golang {
         for name in ["timeout", "max_wait", "deadline"] {
             patience = step.duration(name)?.unwrap_or(patience);
         }
+        let patience = patience.saturating_mul(SLOWER);
         let cancelled = step.flag("cancelled")?.unwrap_or(false);
         let fits = tokens <= self.burst || self.rate.is_infinite();
         let made = match fits && !cancelled {
@@ -169,7 +176,7 @@ impl Golang {
         let ok = made.is_some();
         let mut wait = Duration::ZERO;
         if let Some(reservation) = made {
-            wait = reservation.wait();
+            wait = reservation.wait() / SLOWER;
             reservation.commit(tokens);
             self.clock.advance(wait);
             self.last_act = self.now();

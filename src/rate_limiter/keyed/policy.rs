@@ -43,7 +43,7 @@ where
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.limiter.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.outside.steady(cx.now(&inner.outside.clock));
+        let now = cx.now(&inner.outside.clock);
         let make = |op: Op, cx: Context| op.attempt(cx);
         // Each end makes a future of its own: in one that both share, the fields of the other are written
         // too.
@@ -190,7 +190,7 @@ where
             );
             let observer = op.listener().observer();
             if longest.is_zero() {
-                inner.refuse(inner.outside.steady(reading), cost, *refusal, observer)?;
+                inner.refuse(reading, cost, *refusal, observer)?;
                 return Poll::Ready(Ok((op, cx)));
             }
             match limiter.book(key, cost, longest, (reading, deadline), observer)? {
