@@ -12,6 +12,7 @@ use std::time::Instant as StdInstant;
 use super::sleep::OtherSleep;
 use super::timers::Timers;
 use super::{Clock, ClockHandle, Sleep, real};
+use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 /// The system's monotonic clock, whose sleeps park the thread.
@@ -175,11 +176,25 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Runs code that is the user's and may start a runtime: inside it this thread's sleeps are those of
-/// whatever polls them there.
+/// Runs code of the user that may start a runtime, such as an operation, a hook or an observer: inside
+/// it this thread's sleeps are those of the runtime that polls them.
+#[inline(always)]
 pub(crate) fn outside<R>(code: impl FnOnce() -> R) -> R {
-    let _depth = Depth::at(0);
+    let _depth = is_active().then(|| Depth::at(0));
     code()
+}
+
+/// Makes an observer that may start a runtime. See [`outside`].
+pub(crate) fn shielded(observer: impl Observer + 'static) -> Arc<dyn Observer> {
+    Arc::new(Shielded(observer))
+}
+
+struct Shielded<O>(O);
+
+impl<O: Observer> Observer for Shielded<O> {
+    fn on_event(&self, event: &Event) {
+        outside(|| self.0.on_event(event));
+    }
 }
 
 /// Restores the outer depth, also when the code inside panics.
