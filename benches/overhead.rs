@@ -15,6 +15,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use backstop::policy::{Call, Run};
 use backstop::{
     Classify, ClockHandle, Error, Event, Pipeline, Policy, Retry, RetryBudget, Timeout, TokioClock,
     Verdict,
@@ -119,7 +120,8 @@ fn bench<F, Fut, P>(group: &mut Group<'_>, name: &str, operation: F, policy: &P)
 where
     F: Fn() -> Fut + Copy,
     Fut: Future<Output = Result<u64, ()>>,
-    P: Policy<u64, ()>,
+    P: Policy,
+    for<'a, 'b> &'a P: Run<Call<'b, F>>,
 {
     group.bench_function(name, |b| {
         b.iter(|| finish(black_box(policy).call(operation)));

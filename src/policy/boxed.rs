@@ -40,15 +40,14 @@ use crate::error::Error;
 /// # }
 /// ```
 pub struct BoxPolicy<T, E> {
-    policy: Arc<dyn Erased<T, E>>,
+    policy: Arc<dyn Boxable<T, E>>,
 }
 
 impl<T: 'static, E: 'static> BoxPolicy<T, E> {
     /// Hides the type of `policy`.
     pub fn new<P>(policy: P) -> Self
     where
-        P: Send + Sync + 'static,
-        for<'a, 'b> &'a P: Run<BoxOperation<'b, T, E>, Future: Send>,
+        P: Boxable<T, E> + 'static,
     {
         Self {
             policy: Arc::new(policy),
@@ -122,12 +121,16 @@ type BoxFuture<'a, O> = Pin<Box<dyn Future<Output = O> + Send + 'a>>;
 type BoxAttempt<'a, T, E> = BoxFuture<'a, Outcome<T, E>>;
 type Attempts<'a, T, E> = dyn Fn(Context) -> BoxAttempt<'a, T, E> + Send + Sync + 'a;
 
-/// A policy for one type of operation.
-trait Erased<T, E>: Send + Sync {
+/// A policy for one type of operation whose futures are `Send`.
+///
+/// A trait of its own for [`BoxPolicy::new`]: a bound on references to a type that is yet to be inferred
+/// sends the compiler through all policies of policies.
+pub trait Boxable<T, E>: Send + Sync {
+    /// Calls the operation.
     fn run<'a>(&'a self, op: BoxOperation<'a, T, E>) -> BoxFuture<'a, Result<T, Error<E>>>;
 }
 
-impl<P, T: 'static, E: 'static> Erased<T, E> for P
+impl<P, T: 'static, E: 'static> Boxable<T, E> for P
 where
     P: Send + Sync,
     for<'a, 'b> &'a P: Run<BoxOperation<'b, T, E>, Future: Send>,

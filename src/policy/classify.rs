@@ -66,7 +66,7 @@ use crate::verdict::Verdict;
 /// use backstop::{Classify, Policy, Timeout, Verdict};
 ///
 /// fn verdict(error: &Box<dyn StdError + Send + Sync + '_>) -> Verdict {
-///     match error.is::<std::io::Error>() {
+///     match error.to_string().contains("reset") {
 ///         true => Verdict::transient(),
 ///         false => Verdict::permanent(),
 ///     }

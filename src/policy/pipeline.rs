@@ -112,8 +112,10 @@ impl<P> Pipeline<P> {
     /// let breakers = Keyed::new(move |_: &String| template.clone().build().expect("checked"));
     /// let pipeline = Pipeline::new(Retry::builder().clock(clock.clone()).build()?).named("hosts");
     ///
-    /// let call = pipeline.around((&breakers.get("a.example"),));
-    /// assert_eq!(clock.block_on(call.call(|| async { Ok::<_, ()>(7) })), Ok(7));
+    /// let answer = clock.block_on(async {
+    ///     pipeline.around((&breakers.get("a.example"),)).call(|| async { Ok::<_, ()>(7) }).await
+    /// });
+    /// assert_eq!(answer, Ok(7));
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
     pub const fn around<S>(&self, stack: S) -> Around<'_, P, S> {
