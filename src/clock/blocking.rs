@@ -1,6 +1,9 @@
 //! The system's clock, for programs without a runtime.
 
+use std::sync::Arc;
+
 use super::{Clock, Sleep, system};
+use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 pub(crate) use super::sleep::blocking::{block_on, outside};
@@ -32,5 +35,18 @@ impl Clock for BlockingClock {
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         Sleep::blocking(deadline)
+    }
+}
+
+/// Makes an observer that may start a runtime. See [`outside`].
+pub(crate) fn shielded(observer: impl Observer + 'static) -> Arc<dyn Observer> {
+    Arc::new(Shielded(observer))
+}
+
+struct Shielded<O>(O);
+
+impl<O: Observer> Observer for Shielded<O> {
+    fn on_event(&self, event: &Event) {
+        outside(|| self.0.on_event(event));
     }
 }

@@ -23,7 +23,7 @@ use crate::sync::lock;
 /// # Example
 ///
 /// ```
-/// use backstop::shed::UserFairness;
+/// use backstop::load_shedder::UserFairness;
 /// use backstop::{ManualClock, Priority};
 ///
 /// let fairness = UserFairness::new(10_000, std::time::Duration::from_secs(60), ManualClock::new())?;

@@ -98,10 +98,11 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Runs code that is the user's and may start a runtime: inside it this thread's sleeps are those of
-/// whatever polls them there.
+/// Runs code of the user that may start a runtime, such as an operation, a hook or an observer: inside
+/// it this thread's sleeps are those of the runtime that polls them.
+#[inline(always)]
 pub(crate) fn outside<R>(code: impl FnOnce() -> R) -> R {
-    let _depth = Depth::at(0);
+    let _depth = is_active().then(|| Depth::at(0));
     code()
 }
 
