@@ -9,6 +9,7 @@ use super::FastClock;
 #[cfg(feature = "tokio")]
 use super::TokioClock;
 use super::monotonic::Monotonic;
+#[cfg(feature = "tokio")]
 use super::sleep;
 use super::{BlockingClock, Clock, ManualClock, Sleep};
 use crate::instant::Instant;
