@@ -68,7 +68,7 @@ fn aimd(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure
         .every_sample(true);
     let differs = move |sample: &Sample, limit: u32| {
         if sample.overloaded {
-            (f64::from(limit) * ratio > f64::from(limit - 1))
+            (limit > 1 && (f64::from(limit) * ratio).floor() > f64::from(limit - 1))
                 .then_some("a decrease by at least one")
         } else if sample.in_flight >= limit {
             (increase != 1).then_some("an increase by more than one")

@@ -53,7 +53,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     let actor = Gobreaker {
         breaker: &breaker,
         clock: &clock,
-        has_ratio: matches!(config.get("trip"), Some(trip) if trip["kind"] == "ratio"),
+        ratio: ratio(config),
         generation: breaker.snapshot().generation,
         began: Duration::ZERO,
         excluded: Vec::new(),
@@ -145,11 +145,18 @@ fn trip(config: &Fields, span: &Span) -> Result<Option<Trip>, Failure> {
     Ok(trip)
 }
 
+fn ratio(config: &Fields) -> Option<(u64, f64)> {
+    let trip = config.get("trip")?;
+    let least = trip["min_requests"].as_u64().unwrap_or(0);
+    (trip["kind"] == "ratio").then(|| (least, trip["ratio"].as_f64().unwrap_or(0.5)))
+}
+
 struct Gobreaker<'a> {
     breaker: &'a CircuitBreaker,
     clock: &'a TestClock,
     span: Span,
-    has_ratio: bool,
+    /// The least number of calls and the ratio of a rule over a ratio.
+    ratio: Option<(u64, f64)>,
     /// The generation that the numbers below belong to, and when it began.
     generation: u64,
     began: Duration,
@@ -198,7 +205,8 @@ impl<'a> Gobreaker<'a> {
         let now = self.clock.elapsed();
         let counts = generation == self.generation && self.breaker.state() != State::Open;
         if counts {
-            self.note_differences(admitted, now);
+            let failed = matches!(outcome, Some("failure" | "panic"));
+            self.note_differences(admitted, now, failed);
         }
         match outcome {
             Some("success") => {
@@ -227,12 +235,17 @@ impl<'a> Gobreaker<'a> {
     }
 
     /// What the source does differently with a call that ends now.
-    fn note_differences(&mut self, admitted: Duration, now: Duration) {
+    fn note_differences(&mut self, admitted: Duration, now: Duration, failed: bool) {
         if self.breaker.state() != State::Closed {
             return;
         }
-        if self.has_ratio && self.in_flight() > 0 {
-            self.difference = Some("a ratio over calls in flight too");
+        if let (Some((least, ratio)), true) = (self.ratio, failed) {
+            let snapshot = self.breaker.snapshot();
+            let (calls, failures) = (snapshot.calls + 1, snapshot.failures + 1);
+            let trips = |calls: u64| calls >= least && failures as f64 / calls as f64 >= ratio;
+            if trips(calls) != trips(calls + self.in_flight() as u64) {
+                self.difference = Some("a ratio over calls in flight too");
+            }
         }
         if let Span::Buckets(_, length) = &self.span {
             let length = length.as_nanos();
