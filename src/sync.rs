@@ -3,13 +3,13 @@
 #[cfg(not(backstop_loom))]
 pub(crate) use std::{
     hint::spin_loop as spin,
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     sync::{Mutex, MutexGuard},
 };
 
 #[cfg(backstop_loom)]
 pub(crate) use loom::{
-    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     sync::{Mutex, MutexGuard},
     thread::yield_now as spin,
 };
