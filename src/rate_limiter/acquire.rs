@@ -53,7 +53,9 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             leave(this.inner, this.ticket, *this.cost);
-            this.inner.give(this.served.take(), *this.cost);
+            if let Some(taken) = this.served.take() {
+                this.inner.give(Some(taken), *this.cost);
+            }
         }
     }
 }
@@ -140,7 +142,8 @@ impl<'a> Acquire<'a> {
                     let waker = task.waker().clone();
                     // Dropped before it returns: a waker may panic, and the tokens go back then.
                     let mut wakes = Wakes::default();
-                    let turn = inner.queue.turn(&inner.core, now, ticket, waker, &mut wakes);
+                    let place = (ticket, *this.latest);
+                    let turn = inner.queue.turn(&inner.core, now, place, waker, &mut wakes);
                     if let Turn::Taken(at) = turn {
                         *this.ticket = None;
                         *this.served = Some(at);

@@ -199,11 +199,14 @@ impl Queue {
 
     /// Whether the waiter with this ticket has been served. Otherwise keeps `waker` for when it has to
     /// look again other than because of the time.
+    ///
+    /// The line is served by its first waiter, so that all notice in their order, or by one that waits no
+    /// longer than until `latest`.
     pub(super) fn turn(
         &self,
         core: &Core,
         now: Instant,
-        ticket: u64,
+        (ticket, latest): (u64, Instant),
         waker: Waker,
         wakes: &mut Wakes,
     ) -> Turn {
@@ -213,7 +216,9 @@ impl Queue {
         if let Some(waiter) = line.waiters.get_mut(&ticket) {
             wakes.replaced = waiter.waker.take();
         }
-        line.serve(core, now, wakes);
+        if first == Some(ticket) || now >= latest {
+            line.serve(core, now, wakes);
+        }
         let mut turn = Turn::Behind;
         if line.first() == Some(ticket) {
             turn = Turn::First(line.first_turn(core, now));
