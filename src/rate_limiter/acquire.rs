@@ -63,7 +63,9 @@ pin_project! {
 /// Gives up the place in the line.
 fn leave(inner: &Inner, ticket: &mut Option<u64>, cost: u64) {
     if let Some(ticket) = ticket.take() {
-        inner.queue.leave(&inner.core, inner.outside.now(), ticket, cost);
+        inner
+            .queue
+            .leave(&inner.core, inner.outside.now(), ticket, cost);
     }
 }
 
@@ -153,7 +155,9 @@ impl<'a> Acquire<'a> {
                         Turn::Taken(_) => {
                             let waited = now.saturating_duration_since(*this.since);
                             let policy = inner.outside.name;
-                            inner.outside.tell(&Event::Waited { policy, waited }, observer);
+                            inner
+                                .outside
+                                .tell(&Event::Waited { policy, waited }, observer);
                             *this.served = None;
                             return Poll::Ready(Ok(()));
                         }

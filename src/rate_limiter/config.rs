@@ -142,7 +142,7 @@ impl RateLimiterBuilder {
         if self.quotas.iter().any(logs) && debt > LARGEST_LOG {
             return Err(error("max_debt", "is too large for a log of every call"));
         }
-                if self.max_waiting == 0 && self.max_wait.is_some_and(|longest| !longest.is_zero()) {
+        if self.max_waiting == 0 && self.max_wait.is_some_and(|longest| !longest.is_zero()) {
             return Err(error(
                 "max_wait",
                 "lets calls wait, but `max_waiting` is zero",

@@ -124,7 +124,8 @@ impl Inner {
     pub(super) fn give(&self, taken: Option<Instant>, tokens: u64) {
         if tokens > 0 {
             let now = self.outside.now();
-            self.queue.change(&self.core, now, |core, _| core.give(now, taken, tokens));
+            self.queue
+                .change(&self.core, now, |core, _| core.give(now, taken, tokens));
         }
     }
 }

@@ -46,7 +46,7 @@ struct Line {
 /// The quotas in force.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
-    quotas: Vec<Quota>,
+    quotas: Box<[Quota]>,
     /// How many tokens' worth of callers may wait, when one of the quotas says so.
     bound: Option<u64>,
     changed: bool,
@@ -56,7 +56,7 @@ impl Terms {
     pub(super) fn new(quotas: Vec<Quota>) -> Self {
         Self {
             bound: queue_bound(&quotas),
-            quotas,
+            quotas: quotas.into(),
             changed: false,
         }
     }
@@ -67,8 +67,7 @@ impl Terms {
 
     pub(super) fn replace(&mut self, quotas: &[Quota]) {
         self.bound = queue_bound(quotas);
-        self.quotas.clear();
-        self.quotas.extend_from_slice(quotas);
+        self.quotas = quotas.into();
         self.changed = true;
     }
 }
@@ -305,7 +304,7 @@ impl Queue {
 
     /// The quotas in force.
     pub(super) fn quotas(&self) -> Vec<Quota> {
-        lock_checked(&self.line).terms.quotas.clone()
+        lock_checked(&self.line).terms.quotas.to_vec()
     }
 
     /// Whether there are no waiters, no pause, and the quotas it was built with.

@@ -44,11 +44,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    pub(super) fn new(
-        inner: &Arc<Inner>,
-        cost: u64,
-        longest: Duration,
-    ) -> Result<Self, Rejected> {
+    pub(super) fn new(inner: &Arc<Inner>, cost: u64, longest: Duration) -> Result<Self, Rejected> {
         let now = inner.outside.now();
         let latest = now + longest;
         let (taken, borrowed) = inner.borrow(now, cost, inner.debt);

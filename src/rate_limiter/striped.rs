@@ -38,7 +38,8 @@ fn debts(debt: u64, parts: usize) -> impl Iterator<Item = u64> {
 impl Striped {
     /// Buckets with these rules, which together hold `initial` tokens.
     pub(super) fn new(rules: &[Gcra], now: Instant, initial: u64) -> Self {
-        let parts = shares(rules, now, initial).map(|(gcra, tat)| Part(TokenBucket::new(gcra, tat)));
+        let parts =
+            shares(rules, now, initial).map(|(gcra, tat)| Part(TokenBucket::new(gcra, tat)));
         Self {
             parts: parts.collect(),
         }

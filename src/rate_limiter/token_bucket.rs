@@ -18,7 +18,7 @@ pub(super) struct TokenBucket {
     tat: AtomicU64,
     rules: Gcra,
     /// The rules and the state once they have been moved.
-    moved: Mutex<(Gcra, u64)>,
+    moved: Mutex<Option<Box<(Gcra, u64)>>>,
 }
 
 /// No state is as large: units end at half of it, and a limit reaches a quarter of it beyond that.
@@ -40,7 +40,7 @@ impl TokenBucket {
         Self {
             tat: AtomicU64::new(tat),
             rules: *gcra,
-            moved: Mutex::new((*gcra, tat)),
+            moved: Mutex::new(None),
         }
     }
 
@@ -89,11 +89,12 @@ impl TokenBucket {
         loop {
             let tat = self.tat.load(Ordering::Acquire);
             if tat == MOVED {
-                // The thread that moved it held the lock meanwhile.
-                let mut moved = lock_checked(&self.moved);
-                let (next, result) = step(&moved.0, moved.1);
-                moved.1 = next;
-                return result;
+                // The thread that moves it holds the lock until it has.
+                if let Some(moved) = &mut *lock_checked(&self.moved) {
+                    let (next, result) = step(&moved.0, moved.1);
+                    moved.1 = next;
+                    return result;
+                }
             }
             let (next, result) = step(&self.rules, tat);
             if next == tat || self.step(tat, next) {
@@ -168,11 +169,12 @@ impl TokenBucket {
         // Acquire: what was taken so far counts. Release: a thread that finds the mark, and then takes
         // the lock, is behind this one.
         let tat = self.tat.swap(MOVED, Ordering::AcqRel);
-        if tat != MOVED {
-            *moved = (self.rules, tat);
-        }
-        let (old, tat) = *moved;
-        *moved = (*new, old.inherit(tat, now, (new, fresh), inherit));
+        let (old, tat) = match &*moved {
+            Some(moved) => **moved,
+            None => (self.rules, tat),
+        };
+        let next = old.inherit(tat, now, (new, fresh), inherit);
+        *moved = Some(Box::new((*new, next)));
     }
 }
 

@@ -17,12 +17,33 @@ fn a_commit_above_the_reservation_is_charged_whatever_the_algorithm() {
         (Quota::per_second(100), 4, None, 10, 80, 20),
         (Quota::per_second(100), 7, Some(50), 10, 130, -30),
         (Quota::per_second(100), 4, Some(50), 10, 1000, -50),
-        (Quota::per_second(10).leaky_bucket(10), 1, Some(100), 5, 50, -49),
-        (Quota::per_second(10).leaky_bucket(10), 1, Some(20), 5, 50, -20),
+        (
+            Quota::per_second(10).leaky_bucket(10),
+            1,
+            Some(100),
+            5,
+            50,
+            -49,
+        ),
+        (
+            Quota::per_second(10).leaky_bucket(10),
+            1,
+            Some(20),
+            5,
+            50,
+            -20,
+        ),
         (Quota::per_second(100).fixed_window(), 1, None, 10, 80, 20),
         (Quota::per_second(100).fixed_window(), 1, None, 10, 150, -50),
         (Quota::per_second(100).sliding_log(), 1, None, 10, 150, -50),
-        (Quota::per_second(100).sliding_counter(), 1, None, 10, 150, -50),
+        (
+            Quota::per_second(100).sliding_counter(),
+            1,
+            None,
+            10,
+            150,
+            -50,
+        ),
     ];
     for (quota, stripes, debt, reserved, consumed, left) in table {
         let clock = ManualClock::new();
@@ -37,7 +58,9 @@ fn a_commit_above_the_reservation_is_charged_whatever_the_algorithm() {
     }
     // While it is warm, tokens of a limiter that warms up take 100 ms each.
     let clock = ManualClock::new();
-    let quota = Quota::per_second(10).warm_up(Duration::from_nanos(1), 2).burst(10);
+    let quota = Quota::per_second(10)
+        .warm_up(Duration::from_nanos(1), 2)
+        .burst(10);
     let limiter = builder(&clock, quota).max_debt(100).build().unwrap();
     limiter.reserve(5).unwrap().commit(50);
     let wait = limiter.peek().retry_after.unwrap();
@@ -79,7 +102,9 @@ fn tokens_given_back_to_a_striped_limiter_fill_whichever_part_misses_some() {
     let limiter = limiter.build().unwrap();
     let other = limiter.clone();
     // Ten tokens out of the part of another thread come back in this one.
-    let reservation = thread::spawn(move || other.reserve(10).unwrap()).join().unwrap();
+    let reservation = thread::spawn(move || other.reserve(10).unwrap())
+        .join()
+        .unwrap();
     limiter.reserve(5).unwrap().commit(5);
     drop(reservation);
     assert_eq!(limiter.snapshot().available, [95]);
@@ -90,8 +115,11 @@ fn tokens_given_back_to_a_striped_limiter_fill_whichever_part_misses_some() {
 #[test]
 fn refunds_are_found_whatever_the_order_in_which_threads_come() {
     let clock = ManualClock::new();
-    let quotas: [fn(Quota) -> Quota; 3] =
-        [Quota::sliding_log, Quota::fixed_window, Quota::sliding_counter];
+    let quotas: [fn(Quota) -> Quota; 3] = [
+        Quota::sliding_log,
+        Quota::fixed_window,
+        Quota::sliding_counter,
+    ];
     for kind in quotas {
         let limiter = limiter(&clock, kind(Quota::new(100_000, Duration::MAX)));
         let kept = AtomicI64::new(0);
@@ -157,7 +185,11 @@ fn a_limiter_that_is_polled_with_refusals_warms_up() {
 fn an_additive_change_adds_what_the_limit_grows_by_and_takes_nothing_away() {
     // Left of 100, the new limit, and what is left of that: as in Bucket4j.
     let table = [(40, 20, 20), (10, 20, 10), (40, 150, 90), (0, 20, 0)];
-    for kind in [|quota: Quota| quota, Quota::fixed_window, Quota::sliding_log] {
+    for kind in [
+        |quota: Quota| quota,
+        Quota::fixed_window,
+        Quota::sliding_log,
+    ] {
         for (left, limit, expected) in table {
             let clock = ManualClock::new();
             let limiter = limiter(&clock, kind(Quota::per_second(100)));
@@ -171,10 +203,17 @@ fn an_additive_change_adds_what_the_limit_grows_by_and_takes_nothing_away() {
 
 #[test]
 fn a_reset_begins_with_the_initial_tokens_of_the_new_quota() {
-    for kind in [|quota: Quota| quota, Quota::fixed_window, Quota::sliding_log, Quota::sliding_counter] {
+    for kind in [
+        |quota: Quota| quota,
+        Quota::fixed_window,
+        Quota::sliding_log,
+        Quota::sliding_counter,
+    ] {
         for stripes in [1, 2] {
             let clock = ManualClock::new();
-            let Ok(limiter) = builder(&clock, kind(Quota::per_second(10))).stripes(stripes).build()
+            let Ok(limiter) = builder(&clock, kind(Quota::per_second(10)))
+                .stripes(stripes)
+                .build()
             else {
                 continue;
             };
@@ -202,7 +241,10 @@ fn a_quota_can_change_any_number_of_times() {
 fn rejections_are_counted() {
     let clock = ManualClock::new();
     for shadow in [false, true] {
-        let limiter: RateLimiter = builder(&clock, Quota::per_second(1)).shadow(shadow).build().unwrap();
+        let limiter: RateLimiter = builder(&clock, Quota::per_second(1))
+            .shadow(shadow)
+            .build()
+            .unwrap();
         for _ in 0..4 {
             let _ = limiter.try_acquire();
         }

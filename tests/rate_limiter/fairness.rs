@@ -14,7 +14,10 @@ use super::{SECOND, builder, drain, limiter, ms, run};
 
 /// Polls with a waker that does nothing.
 fn poll(waiter: &mut Pin<Box<Acquire<'_>>>) -> bool {
-    match waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    match waiter
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         Poll::Ready(result) => {
             result.unwrap();
             true
@@ -152,7 +155,10 @@ fn late_timers_cost_a_full_line_none_of_its_rate() {
             // Each turn is late by a tick at most, and never early.
             for (turn, at) in (1..).zip(&served) {
                 let turn = turn * 1_000_000_000 / rate;
-                assert!((turn..=turn + 1_000_100).contains(at), "{quota}: {at} {turn}");
+                assert!(
+                    (turn..=turn + 1_000_100).contains(at),
+                    "{quota}: {at} {turn}"
+                );
             }
         }
     }

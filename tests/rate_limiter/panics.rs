@@ -16,7 +16,12 @@ type Waiter<'a> = Pin<Box<Acquire<'a>>>;
 
 fn start<'a>(limiter: &'a RateLimiter, waker: &Waker) -> Waiter<'a> {
     let mut waiter = Box::pin(limiter.acquire());
-    assert!(waiter.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+    assert!(
+        waiter
+            .as_mut()
+            .poll(&mut Context::from_waker(waker))
+            .is_pending()
+    );
     waiter
 }
 
@@ -100,7 +105,9 @@ fn a_waiter_that_panics_while_it_wakes_the_next_gives_its_tokens_back() {
     assert!(polled.is_err());
     armed.store(false, Ordering::Relaxed);
     drop(first);
-    let poll = second.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let poll = second
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
     assert_eq!(poll, Poll::Ready(Ok(())));
 }
 

@@ -15,18 +15,39 @@ fn quotas_are_read_from_text() {
         ("10/min, burst 5", Quota::per_minute(10).burst(5)),
         ("1000/h,sliding log", Quota::per_hour(1000).sliding_log()),
         (" 5 / 250ms ", Quota::new(5, ms(250))),
-        ("7/2 days, fixed window", Quota::new(7, 2 * 86_400 * SECOND).fixed_window()),
-        ("8/second, leaky bucket 20", Quota::per_second(8).leaky_bucket(20)),
+        (
+            "7/2 days, fixed window",
+            Quota::new(7, 2 * 86_400 * SECOND).fixed_window(),
+        ),
+        (
+            "8/second, leaky bucket 20",
+            Quota::per_second(8).leaky_bucket(20),
+        ),
         ("8/s, initial 0", Quota::per_second(8).initial(0)),
-        ("8/s, warm up 1min x3", Quota::per_second(8).warm_up(60 * SECOND, 3)),
+        (
+            "8/s, warm up 1min x3",
+            Quota::per_second(8).warm_up(60 * SECOND, 3),
+        ),
     ];
     for (text, quota) in table {
         assert_eq!(text.parse(), Ok(quota), "{text}");
     }
     for text in [
-        "", "10", "10/", "/s", "10/fortnight", "-1/s", "10/s burst 5", "10/s, burst", "0/s", "1/0s",
-        "10/s, sliding log, burst 5", "10/s, sliding log, fixed window", "99999999999999999999/s",
-        "1/340282366920938463463374607431768211456s", "1/99999999999999999999999days",
+        "",
+        "10",
+        "10/",
+        "/s",
+        "10/fortnight",
+        "-1/s",
+        "10/s burst 5",
+        "10/s, burst",
+        "0/s",
+        "1/0s",
+        "10/s, sliding log, burst 5",
+        "10/s, sliding log, fixed window",
+        "99999999999999999999/s",
+        "1/340282366920938463463374607431768211456s",
+        "1/99999999999999999999999days",
     ] {
         let error = text.parse::<Quota>().unwrap_err();
         assert_eq!(error.setting(), "quota", "{text}");
@@ -46,7 +67,14 @@ fn fractional_rates_are_exact() {
         assert_eq!(quota, expected);
     }
     let clock = ManualClock::new();
-    for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE * 0.0, 1e300] {
+    for rate in [
+        0.0,
+        -1.0,
+        f64::NAN,
+        f64::INFINITY,
+        f64::MIN_POSITIVE * 0.0,
+        1e300,
+    ] {
         assert!(builder(&clock, second(rate)).build().is_err(), "{rate}");
     }
     assert!(builder(&clock, second(1e-300)).build().is_ok());
@@ -68,7 +96,11 @@ fn settings_that_contradict_each_other_are_errors() {
     }
     let error = builder(&clock, one).max_waiting(0).max_wait(SECOND);
     assert_eq!(error.build().unwrap_err().setting(), "max_wait");
-    assert!(builder(&clock, one.sliding_log().sliding_log()).build().is_ok());
+    assert!(
+        builder(&clock, one.sliding_log().sliding_log())
+            .build()
+            .is_ok()
+    );
 }
 
 proptest! {

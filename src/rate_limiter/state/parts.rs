@@ -26,12 +26,8 @@ impl Limit for Parts {
         let each = self.0.iter();
         if tokens == 0 {
             // Whether all debts are paid.
-            return each
-                .map(|(gcra, tat)| gcra.ready(*tat, now, 0, debt))
-                .fold(Ok(()), |all, part| match (all, part) {
-                    (Err(a), Err(b)) => Err(a.max(b)),
-                    (all, part) => all.and(part),
-                });
+            let refused = each.filter_map(|(gcra, tat)| gcra.ready(*tat, now, 0, debt).err());
+            return refused.reduce(Refusal::max).map_or(Ok(()), Err);
         }
         let mut refused = Refusal::Never;
         for (gcra, tat) in each {

@@ -46,9 +46,16 @@ fn take(machine: &mut Machine, now: u64, tokens: u64) -> Result<(), Refusal> {
 fn check_refusal(machine: &Machine, now: u64, tokens: u64, refusal: Refusal) {
     if let Refusal::Until(until) = refusal {
         assert!(until > at(now), "{machine:?}: {until:?} is not after {now}");
-        assert_eq!(machine.limit().ready(until, tokens, 0), Ok(()), "{machine:?}");
+        assert_eq!(
+            machine.limit().ready(until, tokens, 0),
+            Ok(()),
+            "{machine:?}"
+        );
         let before = at(until.as_nanos() - 1);
-        assert!(machine.limit().ready(before, tokens, 0).is_err(), "{machine:?}");
+        assert!(
+            machine.limit().ready(before, tokens, 0).is_err(),
+            "{machine:?}"
+        );
     }
 }
 
@@ -371,7 +378,11 @@ fn a_window_that_is_over_gets_nothing_back() {
         machine.limit_mut().put(at(250), 10);
         let before = machine.limit().standing(at(250)).available;
         machine.limit_mut().give(at(250), Some(at(0)), 10);
-        assert_eq!(machine.limit().standing(at(250)).available, before, "{kind}");
+        assert_eq!(
+            machine.limit().standing(at(250)).available,
+            before,
+            "{kind}"
+        );
     }
 }
 
