@@ -151,6 +151,14 @@ pub enum Event {
         /// When to come back, if known.
         retry_after: Option<Duration>,
     },
+    /// A call was admitted after it had waited for its turn.
+    #[non_exhaustive]
+    Waited {
+        /// The name of the policy.
+        policy: &'static str,
+        /// From when it joined the line to its admission.
+        waited: Duration,
+    },
     /// The concurrency limit of a bulkhead changed.
     #[non_exhaustive]
     LimitChanged {
@@ -195,6 +203,7 @@ impl Event {
             | Self::TimedOut { policy, .. }
             | Self::Rejected { policy, .. }
             | Self::WouldReject { policy, .. }
+            | Self::Waited { policy, .. }
             | Self::LimitChanged { policy, .. }
             | Self::ProbeForced { policy }
             | Self::CircuitChanged { policy, .. }
@@ -211,6 +220,7 @@ impl Event {
             Self::TimedOut { .. } => "timed_out",
             Self::Rejected { .. } => "rejected",
             Self::WouldReject { .. } => "would_reject",
+            Self::Waited { .. } => "waited",
             Self::LimitChanged { .. } => "limit_changed",
             Self::ProbeForced { .. } => "probe_forced",
             Self::CircuitChanged { .. } => "circuit_changed",
@@ -281,6 +291,9 @@ impl fmt::Display for Event {
             ),
             Self::WouldReject { policy, reason, .. } => {
                 write!(f, "{policy}: would have rejected a call: {reason}")
+            }
+            Self::Waited { policy, waited } => {
+                write!(f, "{policy}: admitted a call after it waited {waited:?}")
             }
             Self::LimitChanged { policy, from, to } => {
                 write!(f, "{policy}: limit changed from {from} to {to}")

@@ -1,11 +1,15 @@
 //! The rate limiter from outside: the pitfalls of its peers, waiting, reservations, quota changes,
 //! several limits, keys and the policy.
 
+mod consumed;
+mod fairness;
 mod guards;
 mod keyed;
+mod panics;
 mod pitfalls;
 mod policy;
 mod quotas;
+mod text;
 mod waiting;
 
 use std::future::Future;

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::config::Quota;
 use super::super::outside::Outside;
-use super::super::state::TokenBucket;
+use super::super::state::Quota;
+use super::super::token_bucket::TokenBucket;
 use super::hash::Secret;
 use super::inner::{Inner, MOST_SHARDS, QuotaFor, Shard};
 use super::table::Table;

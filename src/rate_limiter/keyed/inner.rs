@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use super::super::config::Quota;
 use super::super::outside::Outside;
-use super::super::state::{Gcra, Refusal, TokenBucket};
+use super::super::state::{Gcra, Quota, Refusal};
+use super::super::token_bucket::TokenBucket;
 use super::config;
 use super::hash::Secret;
 use super::table::{Removed, Slot, Table};

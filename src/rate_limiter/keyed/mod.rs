@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use self::inner::{Inner, NoRoom};
 use super::Decision;
-use super::config::Quota;
-use super::state::Inherit;
+use super::state::{Inherit, Quota};
 use crate::error::{ConfigError, Rejected};
 use crate::sync::lock;
 
@@ -179,11 +178,11 @@ impl<K> KeyedRateLimiter<K> {
         let now = inner.outside.now();
         for shard in &inner.shards {
             lock(&shard.0).replace(&current, &quota, &inner.usual, |tat, old, new| {
-                old.inherit(tat, now, new, inherit)
+                old.inherit(tat, now, (new, 0), inherit)
             });
         }
         if let Some(shared) = &inner.shared {
-            shared.replace(now, &quota.gcra(0), inherit);
+            shared.replace(now, &quota.gcra(0), 0, inherit);
         }
         Ok(())
     }
@@ -248,8 +247,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             (Ok(decision), _) => decision,
             (Err(NoRoom), Some(shared)) => {
                 self.inner.overflowed.fetch_add(1, Ordering::Relaxed);
-                let (taken, standing, _) = shared.borrow(now, cost, 0);
-                Decision::new(now, taken, standing)
+                let (taken, borrowed) = shared.borrow(now, cost, 0);
+                Decision::new(now, taken, borrowed.standing)
             }
             (Err(NoRoom), None) => {
                 self.inner.overflowed.fetch_add(1, Ordering::Relaxed);

@@ -3,8 +3,7 @@
 use std::borrow::Borrow;
 use std::num::NonZeroU64;
 
-use super::super::config::Quota;
-use super::super::state::Gcra;
+use super::super::state::{Gcra, Quota};
 use super::lines::{Lines, WIDTH};
 use super::tiers::{Tier, Tiers};
 use crate::instant::Instant;

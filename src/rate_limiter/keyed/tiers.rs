@@ -1,7 +1,6 @@
 //! The quotas of a table whose keys have not all the same.
 
-use super::super::config::Quota;
-use super::super::state::Gcra;
+use super::super::state::{Gcra, Quota};
 
 /// A quota and its rules.
 #[derive(Clone, Debug)]
