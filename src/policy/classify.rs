@@ -10,7 +10,7 @@ use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use super::{AtMostOnce, Policy};
+use super::calls::{AtMostOnce, Policy};
 use crate::clock::blocking;
 use crate::error::Error;
 use crate::verdict::Verdict;

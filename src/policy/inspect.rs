@@ -11,7 +11,7 @@ use super::context::{Attempt, Context};
 use super::describe::Describe;
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use super::{AtMostOnce, Policy};
+use super::calls::{AtMostOnce, Policy};
 use crate::clock::blocking;
 use crate::error::Error;
 

@@ -15,7 +15,7 @@ use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
 use super::tuple::Under;
-use super::{AtMostOnce, Policy};
+use super::calls::{AtMostOnce, Policy};
 use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::Error;
 use crate::event::{Ending, Event, Observer};

@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
-use super::{AtMostOnce, Policy};
+use super::calls::{AtMostOnce, Policy};
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::keyed::Evictable;
