@@ -370,33 +370,65 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A timeout cut the operation off: who set it and how long it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A timeout cut the operation off: the policy whose limit it was, and how long it was.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TimedOut {
     policy: &'static str,
-    /// In nanoseconds. One word, so that results stay small.
+    /// In nanoseconds, and [`OUTER`](Self::OUTER). One word, so that results stay small.
     limit: u64,
 }
 
 impl TimedOut {
+    /// The limit is not that of the layer that noticed.
+    const OUTER: u64 = 1 << 63;
+
     /// A timeout of the policy named `policy`, after `limit`.
     ///
     /// For authors of policies.
     pub const fn new(policy: &'static str, limit: Duration) -> Self {
+        let limit = nanos(limit);
         Self {
             policy,
-            limit: nanos(limit),
+            limit: if limit < Self::OUTER {
+                limit
+            } else {
+                Self::OUTER - 1
+            },
         }
     }
 
-    /// The name of the policy whose time was up.
+    /// A cut by a deadline that came from outside of the layer that noticed it, after `limit`. The policy
+    /// that set the deadline, if one of the stack did, replaces it by a timeout of its own.
+    pub const fn by_deadline(limit: Duration) -> Self {
+        let mut timed_out = Self::new("deadline", limit);
+        timed_out.limit |= Self::OUTER;
+        timed_out
+    }
+
+    /// Whether the deadline came from outside of the layers that the error has passed so far. Then it says
+    /// nothing about the dependency, and another attempt has no time left.
+    pub const fn is_by_deadline(&self) -> bool {
+        self.limit & Self::OUTER != 0
+    }
+
+    /// The name of the policy whose limit it was; `deadline` if no policy of the stack set it.
     pub const fn policy(&self) -> &'static str {
         self.policy
     }
 
     /// How long the operation was given: the policy's own limit, or what the deadline left of it.
     pub const fn limit(&self) -> Duration {
-        Duration::from_nanos(self.limit)
+        Duration::from_nanos(self.limit & !Self::OUTER)
+    }
+}
+
+impl fmt::Debug for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimedOut")
+            .field("policy", &self.policy)
+            .field("limit", &self.limit())
+            .field("is_by_deadline", &self.is_by_deadline())
+            .finish()
     }
 }
 

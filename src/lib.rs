@@ -100,6 +100,7 @@ pub mod event;
 pub mod guide;
 mod instant;
 pub mod keyed;
+mod life;
 pub mod load_shedder;
 pub mod policy;
 mod priority;

@@ -9,7 +9,7 @@ use super::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith, Source
 use super::classified::Classified;
 use super::context::{Attempt, Context};
 use super::describe::Describe;
-use super::operation::Run;
+use super::operation::{Operation, Run};
 use super::outcome::Outcome;
 use super::report::{Notes, Report, Reported};
 use crate::clock::{BlockingClock, blocking};

@@ -143,11 +143,7 @@ impl<G: Guard> Permit for Held<'_, G> {
     }
 
     #[inline]
-    fn exit<T, E>(
-        mut self,
-        mut outcome: Outcome<T, E>,
-        _: Option<&dyn Observer>,
-    ) -> Outcome<T, E> {
+    fn exit<T, E>(mut self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
         if let Some(permit) = self.permit.take() {
             blocking::outside(|| self.guard.exit(permit, &mut outcome));
         }

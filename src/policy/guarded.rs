@@ -58,11 +58,7 @@ pub trait Permit: Sized {
     fn take(&mut self) -> Self;
 
     /// Ends a call with its outcome. The attempt has been dropped by then.
-    fn exit<T, E>(
-        self,
-        outcome: Outcome<T, E>,
-        observer: Option<&dyn Observer>,
-    ) -> Outcome<T, E>;
+    fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E>;
 }
 
 /// Holds nothing.
