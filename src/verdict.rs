@@ -112,7 +112,7 @@ impl Verdict {
     /// afterwards. The pushback of gRPC (`grpc-retry-pushback-ms`), if it is not negative; a negative or
     /// malformed one is a [`failure`](Self::failure).
     pub const fn pushback(after: Duration) -> Self {
-        let mut verdict = Self::new(Health::Unhealthy, true, ErrorClass::Throttled).after(after);
+        let mut verdict = Self::transient().after(after);
         verdict.advice |= RESETS;
         verdict
     }
