@@ -100,6 +100,7 @@ pub mod event;
 pub mod guide;
 mod instant;
 pub mod keyed;
+mod life;
 pub mod load_shedder;
 pub mod policy;
 mod priority;
@@ -122,7 +123,7 @@ pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
 pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, ManualClock, Sleep};
-pub use self::error::{ConfigError, Error, Reason, Rejected, TimedOut};
+pub use self::error::{ConfigError, Error, PolicyError, Reason, Rejected, TimedOut};
 pub use self::event::{Event, Listener, Observer};
 pub use self::instant::Instant;
 pub use self::keyed::Keyed;

@@ -277,6 +277,24 @@ impl Progress {
         progress
     }
 
+    /// The random part of the next delay alone: what a wait that a server asked for gets in addition, so
+    /// that its clients do not come back all at once. Zero without jitter.
+    pub(crate) fn next_spread(
+        &mut self,
+        backoff: &Backoff,
+        unit: impl FnOnce() -> f64,
+    ) -> Duration {
+        self.given = self.given.saturating_add(1);
+        let share = match backoff.jitter {
+            Jitter::None => return Duration::ZERO,
+            Jitter::Equal => 0.5,
+            Jitter::PlusMinus(fraction) => fraction,
+            Jitter::Full | Jitter::Decorrelated | Jitter::DecorrelatedV2 => 1.0,
+        };
+        let delay = backoff.delay(self.given).as_nanos() as f64;
+        backoff.cap(delay * share * unit())
+    }
+
     /// The next delay. `unit` is asked for a number in `[0, 1)`, only if the jitter needs one.
     pub(crate) fn next(&mut self, backoff: &Backoff, unit: impl FnOnce() -> f64) -> Duration {
         self.given = self.given.saturating_add(1);

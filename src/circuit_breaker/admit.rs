@@ -1,13 +1,12 @@
 //! Who is let through: a look at the word where that says it, the machine where not.
 
-use std::thread;
-
 use super::Permit;
 use super::inner::{Inner, Listener, Ticket};
 use super::state::{Admission, word};
 use crate::error::{Reason, Rejected};
 use crate::event::Event;
 use crate::instant::{Instant, nanos};
+use crate::life::Life;
 use crate::striped::Striped;
 use crate::sync::Ordering;
 
@@ -51,7 +50,7 @@ impl Inner {
             }
             started = self.starts(word);
         }
-        Ok(Permit::of(self, ticket, started, thread::panicking()))
+        Ok(Permit::of(self, ticket, started, Life::of_a_handle()))
     }
 
     #[cold]

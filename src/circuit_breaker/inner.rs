@@ -20,7 +20,7 @@ use crate::window::{Counts, Pushed, Sample};
 
 /// A call that was let through: where it belongs when it ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ticket {
+pub struct Ticket {
     /// The word it was admitted under, with [`NOT_PLAIN`](word::NOT_PLAIN) if it is not plain.
     pub(super) word: u64,
     /// Its place among the trial calls; zero when it is none.

@@ -1,12 +1,13 @@
 //! The permission to make one call.
 
 use std::time::Duration;
-use std::{fmt, mem, thread};
+use std::{fmt, mem};
 
 use super::CircuitBreaker;
 use super::inner::{Inner, Listener, Ticket};
 use crate::clock::ClockHandle;
 use crate::instant::Instant;
+use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 
 /// The permission to make one call, given by [`CircuitBreaker::try_acquire`].
@@ -23,17 +24,8 @@ pub struct Permit<'a> {
     inner: &'a Inner,
     ticket: Ticket,
     started: Instant,
-    /// [`RUNNING`], [`IGNORES_PANICS`] and [`DONE`]. A whole word: a byte that was just stored stalls the load of
-    /// what lies around it.
-    flags: u64,
+    pub(super) life: Life,
 }
-
-/// The call is being polled: if it is dropped now, it panicked.
-const RUNNING: u64 = 1;
-/// A panic of the thread says nothing about the call.
-const IGNORES_PANICS: u64 = 2;
-/// What is to be said of the call has been said.
-const DONE: u64 = 4;
 
 impl<'a> Permit<'a> {
     #[inline]
@@ -41,30 +33,25 @@ impl<'a> Permit<'a> {
         breaker: &'a CircuitBreaker,
         ticket: Ticket,
         started: Instant,
-        ignores_panics: bool,
+        life: Life,
     ) -> Self {
-        Self::of(&breaker.inner, ticket, started, ignores_panics)
+        Self::of(&breaker.inner, ticket, started, life)
     }
 
     #[inline]
-    pub(super) const fn of(
-        inner: &'a Inner,
-        ticket: Ticket,
-        started: Instant,
-        ignores_panics: bool,
-    ) -> Self {
+    pub(super) const fn of(inner: &'a Inner, ticket: Ticket, started: Instant, life: Life) -> Self {
         Self {
             inner,
             ticket,
             started,
-            flags: if ignores_panics { IGNORES_PANICS } else { 0 },
+            life,
         }
     }
 
-    /// Marks that the call's code runs: dropped meanwhile, it panicked.
-    #[inline]
-    pub(super) const fn set_running(&mut self, running: bool) {
-        self.flags = (self.flags & IGNORES_PANICS) | running as u64;
+    /// Moves the permit; the one here has ended.
+    #[inline(always)]
+    pub(super) const fn move_out(&mut self) -> Self {
+        Self::of(self.inner, self.ticket, self.started, self.life.take())
     }
 
     /// Whether this is a trial call of a half-open circuit.
@@ -114,10 +101,9 @@ impl<'a> Permit<'a> {
         now: impl FnOnce(&ClockHandle) -> Instant,
         listener: Listener<'_>,
     ) {
-        if self.flags & DONE != 0 {
+        if !self.life.end() {
             return;
         }
-        self.flags = DONE;
         let inner = self.inner;
         if matches!(verdict.health(), Health::Healthy) && inner.is_settled(self.ticket) {
             return;
@@ -150,7 +136,7 @@ impl<'a> Permit<'a> {
 impl Drop for Permit<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.flags & DONE == 0 {
+        if !self.life.is_over() {
             self.give_up();
         }
     }
@@ -161,13 +147,9 @@ impl Permit<'_> {
     #[cold]
     fn give_up(&self) {
         let settings = &self.inner.settings;
-        let ignores_panics = self.flags & IGNORES_PANICS != 0;
-        let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
-        let health = if panicked {
-            settings.panicked_as
-        } else {
-            settings.cancelled_as
-        };
+        let health = self
+            .life
+            .dropped_as(settings.cancelled_as, settings.panicked_as);
         let verdict = Verdict::ignore().with_health(health);
         self.inner
             .conclude(self.ticket, self.started, None, verdict, None, None);

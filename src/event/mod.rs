@@ -350,12 +350,16 @@ pub enum StopReason {
     NotRetryable,
     /// The operation is not idempotent and may have been executed.
     NotIdempotent,
+    /// The operation cannot be run again.
+    NotRepeatable,
     /// All attempts are used up.
     MaxAttempts,
     /// The next attempt would start after the longest time the retry may take.
     MaxElapsed,
     /// The next attempt would start after the call's deadline.
     Deadline,
+    /// The server asked for a longer wait than the retry obeys.
+    HintTooLong,
     /// The retry budget is empty.
     BudgetEmpty,
 }
@@ -366,9 +370,11 @@ impl StopReason {
         match self {
             Self::NotRetryable => "not_retryable",
             Self::NotIdempotent => "not_idempotent",
+            Self::NotRepeatable => "not_repeatable",
             Self::MaxAttempts => "max_attempts",
             Self::MaxElapsed => "max_elapsed",
             Self::Deadline => "deadline",
+            Self::HintTooLong => "hint_too_long",
             Self::BudgetEmpty => "budget_empty",
         }
     }

@@ -6,11 +6,11 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use super::{AtMostOnce, Policy};
 use crate::clock::blocking;
 use crate::error::Error;
 use crate::verdict::Verdict;

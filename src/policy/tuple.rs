@@ -1,9 +1,9 @@
 //! Tuples of policies: the first is the outermost.
 
+use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
-use super::{AtMostOnce, Policy};
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::keyed::Evictable;

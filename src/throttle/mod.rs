@@ -83,6 +83,7 @@ use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
 use crate::keyed::Evictable;
+use crate::life::Life;
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering};
 use crate::verdict::{Health, Verdict};
@@ -175,7 +176,7 @@ impl Throttle {
     /// ```
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let now = self.inner.settings.clock.now();
-        self.admit(now, std::thread::panicking(), None)
+        self.admit(now, Life::of_a_handle(), None)
     }
 
     /// Counts a call that was made without asking: one healthy as an accept, one unhealthy as a
@@ -216,7 +217,7 @@ impl Throttle {
     fn admit(
         &self,
         now: Instant,
-        ignores_panics: bool,
+        life: Life,
         listener: Option<&dyn Observer>,
     ) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
@@ -232,7 +233,7 @@ impl Throttle {
             self,
             inner.state.begin(now),
             decision == Decision::Probe,
-            ignores_panics,
+            life,
         ))
     }
 }

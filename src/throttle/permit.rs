@@ -1,8 +1,7 @@
 //! The permission to make one call.
 
-use std::thread;
-
 use super::Throttle;
+use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 use crate::window::Slice;
 
@@ -19,11 +18,7 @@ pub struct Permit<'a> {
     throttle: &'a Throttle,
     slice: Slice,
     is_probe: bool,
-    /// The call is being polled: if it is dropped now, it panicked.
-    pub(super) is_running: bool,
-    /// A panic of the thread says nothing about the call.
-    ignores_panics: bool,
-    health: Option<Health>,
+    pub(super) life: Life,
 }
 
 impl<'a> Permit<'a> {
@@ -32,15 +27,24 @@ impl<'a> Permit<'a> {
         throttle: &'a Throttle,
         slice: Slice,
         is_probe: bool,
-        ignores_panics: bool,
+        life: Life,
     ) -> Self {
         Self {
             throttle,
             slice,
             is_probe,
-            is_running: false,
-            ignores_panics,
-            health: None,
+            life,
+        }
+    }
+
+    /// Moves the permit; the one here has ended.
+    #[inline]
+    pub(super) const fn move_out(&mut self) -> Self {
+        Self {
+            throttle: self.throttle,
+            slice: self.slice,
+            is_probe: self.is_probe,
+            life: self.life.take(),
         }
     }
 
@@ -63,26 +67,33 @@ impl<'a> Permit<'a> {
     /// neutral takes the request back.
     #[inline]
     pub fn record(mut self, verdict: Verdict) {
-        self.health = Some(verdict.health());
+        self.end(verdict.health());
+    }
+
+    #[inline]
+    fn end(&mut self, health: Health) {
+        if !self.life.end() {
+            return;
+        }
+        let accepted = match health {
+            Health::Healthy => Some(true),
+            Health::Unhealthy => Some(false),
+            Health::Neutral => None,
+        };
+        self.throttle.inner.state.end(self.slice, accepted);
     }
 }
 
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        let inner = &*self.throttle.inner;
-        let health = self.health.unwrap_or_else(|| {
-            if self.is_running || (!self.ignores_panics && thread::panicking()) {
-                inner.settings.panicked_as
-            } else {
-                inner.settings.cancelled_as
-            }
-        });
-        let accepted = match health {
-            Health::Healthy => Some(true),
-            Health::Unhealthy => Some(false),
-            Health::Neutral => None,
-        };
-        inner.state.end(self.slice, accepted);
+        if self.life.is_over() {
+            return;
+        }
+        let settings = &self.throttle.inner.settings;
+        let health = self
+            .life
+            .dropped_as(settings.cancelled_as, settings.panicked_as);
+        self.end(health);
     }
 }

@@ -13,8 +13,9 @@ use super::KeyedRateLimiter;
 use super::acquire::Turn;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::event::Listener;
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::event::Observer;
+use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
 
 /// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].
 #[derive(Debug)]
@@ -29,6 +30,15 @@ impl<'a, K, Q: ?Sized> Limited<'a, K, Q> {
     }
 }
 
+// Derived, these would ask for `K: Copy`.
+impl<K, Q: ?Sized> Clone for Limited<'_, K, Q> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, Q: ?Sized> Copy for Limited<'_, K, Q> {}
+
 impl<K, Q: ?Sized> Policy for Limited<'_, K, Q> {}
 
 impl<K, Q: ?Sized> AtMostOnce for Limited<'_, K, Q> {}
@@ -39,31 +49,42 @@ where
     Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     Op: Operation,
 {
-    type Future = LimitedFuture<'k, K, Q, Op>;
+    type Future = GuardedFuture<Limited<'k, K, Q>, Op>;
 
     #[inline(always)]
-    fn run(self, op: Op, mut cx: Context) -> Self::Future {
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        guarded::run(*self, op, cx)
+    }
+}
+
+impl<'k, K, Q> Gate for Limited<'k, K, Q>
+where
+    K: Hash + Eq + Borrow<Q>,
+    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+{
+    type Ticket = ();
+    type Permit = ();
+    type Entrance = Tokens<'k, K, Q>;
+
+    #[inline(always)]
+    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Self::Entrance> {
         let inner = &*self.limiter.inner;
         let cost = u64::from(cx.cost());
         let now = cx.now(&inner.outside.clock);
-        // Each end makes a future of its own: in one that both share, the fields of the other are written
-        // too.
         match inner.take(self.key, now, cost) {
-            Ok(()) => LimitedFuture {
-                stage: Stage::Running {
-                    attempt: op.attempt(cx),
-                },
-            },
-            Err(refusal) => LimitedFuture {
-                stage: Stage::Refused {
-                    limiter: self.limiter,
-                    key: self.key,
+            Ok(()) => Entered::Admitted(()),
+            Err(refusal) => Entered::Waits(Tokens {
+                stage: Stage::Missing {
+                    limited: self,
                     refusal,
-                    op,
-                    cx,
                 },
-            },
+            }),
         }
+    }
+
+    #[inline(always)]
+    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
+        (attempt(), ())
     }
 }
 
@@ -78,9 +99,9 @@ impl<K, Q: ?Sized> Describe for Limited<'_, K, Q> {
 }
 
 pin_project! {
-    pub struct LimitedFuture<'a, K, Q, Op>
+    /// The wait for a key's tokens of a call that found too few.
+    pub struct Tokens<'a, K, Q>
     where
-        Op: Operation,
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
@@ -89,15 +110,14 @@ pin_project! {
         Q: ?Sized,
     {
         #[pin]
-        stage: Stage<'a, K, Q, Op>,
+        stage: Stage<'a, K, Q>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, K, Q, Op>
+    enum Stage<'a, K, Q>
     where
-        Op: Operation,
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
@@ -105,110 +125,67 @@ pin_project! {
         Q: Eq,
         Q: ?Sized,
     {
-        // Not let through at once. Apart from who waits, because a turn with its timer is large: made in
-        // `run`, it costs time also where a call is let through.
-        Refused {
-            limiter: &'a KeyedRateLimiter<K>,
-            key: &'a Q,
+        // Apart from the wait, because a turn with its timer is large: made in `enter`, it costs time also if
+        // the call is admitted.
+        Missing {
+            limited: Limited<'a, K, Q>,
             // `None`: there is no room for the key.
             refusal: Option<Refusal>,
-            op: Op,
-            cx: Context,
         },
         Waiting {
             #[pin]
             turn: Turn<'a, K, Q>,
-            limiter: &'a KeyedRateLimiter<K>,
-            op: Op,
-            cx: Context,
-        },
-        Running {
-            #[pin]
-            attempt: Op::Attempt,
+            limited: Limited<'a, K, Q>,
         },
     }
 }
 
-impl<K, Q, Op> Future for LimitedFuture<'_, K, Q, Op>
+impl<K, Q> Entrance for Tokens<'_, K, Q>
 where
     K: Hash + Eq + Borrow<Q>,
     Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    Op: Operation,
 {
-    type Output = Outcome<Op::Value, Op::Error>;
+    type Permit = ();
 
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            if let StageProj::Running { attempt } = this.stage.as_mut().project() {
-                return attempt.poll(task);
-            }
-            match ready!(this.stage.as_mut().poll_acquire(task)) {
-                Ok((op, cx)) => {
-                    let attempt = op.attempt(cx);
-                    this.stage.set(Stage::Running { attempt });
-                }
-                Err(rejected) => return Poll::Ready(Outcome::rejected(rejected)),
-            }
-        }
-    }
-}
-
-impl<K, Q, Op> Stage<'_, K, Q, Op>
-where
-    Op: Operation,
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-{
-    /// Refuses a call that was not let through at once, or waits for its turn.
-    #[cold]
-    fn poll_acquire(
-        mut self: Pin<&mut Self>,
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context,
+        _: bool,
+        observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(Op, Context), Rejected>> {
-        if let StageProj::Refused {
-            limiter,
-            key,
-            refusal,
-            op,
-            cx,
-        } = self.as_mut().project()
-        {
-            let (limiter, key, op, mut cx) = (*limiter, *key, *op, *cx);
+    ) -> Poll<Result<(), Rejected>> {
+        let mut stage = self.project().stage;
+        if let StageProj::Missing { limited, refusal } = stage.as_mut().project() {
+            let limited = *limited;
+            let Limited { limiter, key } = limited;
             let inner = &*limiter.inner;
             let (longest, cost) = (inner.outside.max_wait, u64::from(cx.cost()));
-            let (reading, deadline) = (
-                cx.now(&inner.outside.clock),
-                cx.deadline(&inner.outside.clock),
-            );
-            let observer = op.listener().observer();
+            let clock = &inner.outside.clock;
+            let (reading, deadline) = (cx.now(clock), cx.deadline(clock));
             if longest.is_zero() {
-                inner.refuse(reading, cost, *refusal, observer)?;
-                return Poll::Ready(Ok((op, cx)));
+                let now = reading;
+                return Poll::Ready(inner.refuse(now, cost, *refusal, observer));
             }
             match limiter.book(key, cost, longest, (reading, deadline), observer)? {
-                None => return Poll::Ready(Ok((op, cx))),
-                Some(turn) => self.set(Stage::Waiting {
-                    turn,
-                    limiter,
-                    op,
-                    cx,
-                }),
+                None => return Poll::Ready(Ok(())),
+                Some(turn) => stage.set(Stage::Waiting { turn, limited }),
             }
         }
-        match self.project() {
-            StageProj::Waiting {
-                turn,
-                limiter,
-                op,
-                cx,
-            } => {
-                ready!(turn.poll(task));
-                cx.refresh(&limiter.inner.outside.clock);
-                Poll::Ready(Ok((*op, *cx)))
-            }
-            StageProj::Refused { .. } | StageProj::Running { .. } => Poll::Pending,
-        }
+        let StageProj::Waiting { turn, limited } = stage.project() else {
+            return Poll::Pending;
+        };
+        ready!(turn.poll(task));
+        cx.refresh(&limited.limiter.inner.outside.clock);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<K, Q> std::fmt::Debug for Tokens<'_, K, Q>
+where
+    K: Hash + Eq + Borrow<Q>,
+    Q: Hash + Eq + ?Sized,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
     }
 }
