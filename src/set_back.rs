@@ -7,18 +7,9 @@ use crate::instant::Instant;
 
 /// How late a reading of the clock may come: its thread was stopped before it could use it. What is
 /// older was read from a clock that was set back in between, and what waits for the time begins anew.
-pub(crate) const SET_BACK: Duration = Duration::from_secs(60);
-
-/// The same for machines that decide many times a second, and for which a minute is long.
 pub(crate) const SET_BACK_SHORT: Duration = Duration::from_secs(1);
 
 /// Whether the clock was set back after it said `before`.
-#[inline]
-pub(crate) fn is_set_back(now: Instant, before: Instant) -> bool {
-    now + SET_BACK < before
-}
-
-/// As [`is_set_back`], by [`SET_BACK_SHORT`].
 #[inline]
 pub(crate) fn is_set_back_short(now: Instant, before: Instant) -> bool {
     now + SET_BACK_SHORT < before

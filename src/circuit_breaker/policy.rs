@@ -22,7 +22,7 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
         let clock = &inner.settings.clock;
-        let started = if inner.plan.needs_clock() {
+        let started = if inner.rules.needs_clock() {
             cx.now(clock)
         } else {
             Instant::ORIGIN
@@ -33,18 +33,20 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
             Ok(ticket) => {
                 // Making the future is the operation's code as well: if it unwinds, that panicked.
                 let guard = OnUnwind::new(|| {
-                    let mut permit = Permit::new(self, ticket, started, true);
+                    let mut permit = Permit::new(inner, ticket, started, true);
                     permit.set_running(true);
                 });
                 let attempt = op.attempt(cx);
                 guard.disarm();
                 Guarded::Running {
                     attempt,
-                    permit: Permit::new(self, ticket, started, true),
+                    permit: Permit::new(inner, ticket, started, true),
                     listener: op.listener(),
                 }
             }
-            Err(rejected) => Guarded::Refused { rejected },
+            Err(refused) => Guarded::Refused {
+                rejected: inner.rejection(refused),
+            },
         }
     }
 

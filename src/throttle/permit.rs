@@ -1,22 +1,21 @@
 //! The permission to make one call.
 
-use std::thread;
+use std::{fmt, thread};
 
-use super::Throttle;
+use super::inner::Inner;
 use crate::verdict::{Health, Verdict};
 use crate::window::Slice;
 
-/// The permission to make one call, given by [`Throttle::try_acquire`]. The call is a request
-/// already.
+/// The permission to make one call, given by
+/// [`Throttle::try_acquire`](super::Throttle::try_acquire). The call is a request already.
 ///
 /// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
 /// [`record`](Self::record). Dropped without, it counts as
 /// [`cancelled_as`](super::ThrottleBuilder::cancelled_as) says, by default not at all; dropped by a
 /// panic, as [`panicked_as`](super::ThrottleBuilder::panicked_as) says.
-#[derive(Debug)]
 #[must_use = "dropping it takes the request back"]
 pub struct Permit<'a> {
-    throttle: &'a Throttle,
+    inner: &'a Inner,
     slice: Slice,
     is_probe: bool,
     /// The call is being polled: if it is dropped now, it panicked.
@@ -29,13 +28,13 @@ pub struct Permit<'a> {
 impl<'a> Permit<'a> {
     #[inline]
     pub(super) const fn new(
-        throttle: &'a Throttle,
+        inner: &'a Inner,
         slice: Slice,
         is_probe: bool,
         ignores_panics: bool,
     ) -> Self {
         Self {
-            throttle,
+            inner,
             slice,
             is_probe,
             is_running: false,
@@ -70,7 +69,7 @@ impl<'a> Permit<'a> {
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        let inner = &*self.throttle.inner;
+        let inner = self.inner;
         let health = self.health.unwrap_or_else(|| {
             if self.is_running || (!self.ignores_panics && thread::panicking()) {
                 inner.settings.panicked_as
@@ -84,5 +83,14 @@ impl Drop for Permit<'_> {
             Health::Neutral => None,
         };
         inner.state.end(self.slice, accepted);
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("name", &self.inner.settings.name)
+            .field("is_probe", &self.is_probe)
+            .finish_non_exhaustive()
     }
 }

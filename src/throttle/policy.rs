@@ -20,7 +20,7 @@ impl<T, E> Policy<T, E> for Throttle {
         mut cx: Context,
     ) -> impl Future<Output = Outcome<T, E>> {
         let now = cx.now(&self.inner.settings.clock);
-        match self.admit(now, true, op.listener().observer()) {
+        match self.inner.admit(now, true, op.listener().observer()) {
             Ok(mut permit) => {
                 // Making the future is the operation's code as well.
                 permit.is_running = true;

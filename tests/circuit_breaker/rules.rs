@@ -54,7 +54,7 @@ fn each_rule_opens_when_it_says() {
         (Trip::failure_rate(0.5).of_last(4), "...sS.SS", Some(7)),
     ];
     for (trip, calls, opens) in table {
-        assert_eq!(opens_at(trip, calls), opens, "{trip:?} {calls}");
+        assert_eq!(opens_at(trip.clone(), calls), opens, "{trip:?} {calls}");
     }
 }
 

@@ -1,17 +1,14 @@
 //! The average that Finagle's failure accrual looks at.
 
-use std::time::Duration;
-
-use super::super::trip::Span;
+use super::trip::Span;
 use crate::instant::{Instant, nanos};
-use crate::set_back::is_set_back;
 use crate::sync::{AtomicU64, Ordering};
+use crate::window::Counts;
 
 /// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
 /// in a word, so that both change in one step. Zero before the first call.
 ///
-/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`. Begins anew when the clock
-/// was set back: calls of the past weigh nothing.
+/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`.
 #[derive(Debug)]
 pub(super) struct Average {
     word: AtomicU64,
@@ -21,6 +18,7 @@ pub(super) struct Average {
     window: f64,
     /// Nanoseconds in a unit; zero when calls are the time.
     unit: u64,
+    span: Span,
 }
 
 impl Average {
@@ -40,6 +38,7 @@ impl Average {
             began: AtomicU64::new(0),
             window,
             unit,
+            span,
         }
     }
 
@@ -54,7 +53,7 @@ impl Average {
         word == 0 || Self::value(word) == 1.0
     }
 
-    pub(super) fn began(&self) -> Instant {
+    fn began(&self) -> Instant {
         // Relaxed, here as everywhere: the numbers publish nothing else, and a call that meets those
         // of two times weighs too much or too little once.
         Instant::from_nanos(self.began.load(Ordering::Relaxed))
@@ -64,15 +63,21 @@ impl Average {
         f64::from(f32::from_bits((word >> 32) as u32))
     }
 
-    pub(super) fn update(&self, success: bool, now: Instant) -> f64 {
+    /// Adds a call to the average, and returns it once the window has been full, or has passed, for
+    /// the first time.
+    pub(super) fn update(&self, success: bool, counts: &Counts, now: Instant) -> Option<f64> {
+        let average = self.add(success, now);
+        let is_ripe = match self.span {
+            Span::Calls(calls) => counts.calls >= u64::from(calls),
+            Span::Time(window) => now.saturating_duration_since(self.began()) >= window,
+        };
+        is_ripe.then_some(average)
+    }
+
+    fn add(&self, success: bool, now: Instant) -> f64 {
         let sample = f64::from(u8::from(success));
         let mut old = self.word.load(Ordering::Relaxed);
-        let mut began = self.began();
-        if self.is_set_back(old, began, now) {
-            self.clear(now);
-            (old, began) = (0, now);
-        }
-        let stamp = self.stamp(began, now);
+        let stamp = self.stamp(self.began(), now);
         loop {
             let average = if old == 0 {
                 sample
@@ -108,19 +113,6 @@ impl Average {
         let elapsed = now.as_nanos().saturating_sub(began.as_nanos());
         // Never zero: the word of a first failure at the very start must not be zero.
         (elapsed.checked_div(self.unit).unwrap_or(0) as u32).max(1)
-    }
-
-    /// Whether the clock was set back since the average began, or since its last call.
-    fn is_set_back(&self, word: u64, began: Instant, now: Instant) -> bool {
-        if self.unit == 0 {
-            return false;
-        }
-        let behind = match word as u32 {
-            0 => 0,
-            last => ahead(last, self.stamp(began, now)),
-        };
-        let behind = Duration::from_nanos(self.unit.saturating_mul(behind.into()));
-        is_set_back(now, now.max(began) + behind)
     }
 }
 

@@ -1,9 +1,8 @@
-//! The trial calls of a half-open circuit.
+//! The probes of a half-open circuit.
 
 use std::time::Duration;
 
 use crate::instant::Instant;
-use crate::set_back::is_set_back;
 use crate::verdict::Health;
 use crate::window::{Counts, Sample};
 
@@ -22,6 +21,15 @@ pub(crate) struct HalfOpenRules {
     pub(crate) lease: Option<Duration>,
     pub(crate) lost_as: Health,
     pub(crate) max: Option<Duration>,
+    /// What happens after `max`.
+    pub(crate) after: AfterHalfOpen,
+}
+
+/// Where a circuit goes that was half-open for as long as it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterHalfOpen {
+    Opens,
+    Closes,
 }
 
 impl Default for HalfOpenRules {
@@ -36,6 +44,7 @@ impl Default for HalfOpenRules {
             lease: None,
             lost_as: Health::Unhealthy,
             max: None,
+            after: AfterHalfOpen::Opens,
         }
     }
 }
@@ -127,9 +136,6 @@ impl Trial {
             if self.is_lost(&probe, now) {
                 self.in_flight.swap_remove(index);
                 self.lose(rules);
-            } else if self.lease != Duration::MAX && is_set_back(now, probe.started) {
-                // Nobody knows for how long it has had its place, so that says nothing.
-                self.in_flight.swap_remove(index);
             } else {
                 index += 1;
             }
