@@ -13,13 +13,14 @@ use crate::sync::{AtomicU64, Ordering};
 /// [`clear`](Self::clear). A thread that is preempted between taking its place and filling it for a
 /// whole turn of the ring fills the place of a newer call.
 ///
-/// A good call recorded into a window full of good calls changes nothing: see
-/// [`is_settled`](Self::is_settled).
+/// A good call recorded into a window full of good calls changes nothing. Its owner keeps the word
+/// that says so, `marks`, where the fast path looks: the number of bits set in the ring, and
+/// [`UNSETTLED`]. Zero when a good call changes nothing.
 #[derive(Debug)]
 pub(crate) struct CountWindow {
-    /// Number of bits set in the ring, and [`UNFILLED`].
-    marks: AtomicU64,
     size: u64,
+    /// Good calls may leave the window as it is.
+    settles: bool,
     /// Number of the first call since the window was cleared.
     first: AtomicU64,
     /// [`FAILED`] and [`SLOW`] of 32 places a word. The number of places is a power of two, so that
@@ -41,22 +42,23 @@ pub(crate) struct CountWindow {
 #[repr(align(64))]
 struct Line(AtomicU64);
 
-/// Good calls change the window although nothing in it is marked: it is not full, or adds up
-/// durations.
-const UNFILLED: u64 = 1 << 63;
+/// Good calls change the window although nothing in it is marked, as it is not full or never
+/// settles. Set in the marks of new windows.
+pub(crate) const UNSETTLED: u64 = 1 << 63;
 
 const FAILED: u64 = 1;
 const SLOW: u64 = 2;
 
 impl CountWindow {
-    /// Returns an empty window over the last `size` calls, at least one.
-    pub(crate) fn new(size: u32, durations: bool) -> Self {
+    /// Returns an empty window over the last `size` calls, at least one. One that adds up durations,
+    /// or where `settles` is false, counts every good call.
+    pub(crate) fn new(size: u32, durations: bool, settles: bool) -> Self {
         let size = u64::from(size.max(1));
         let places = size.next_power_of_two().max(32);
         let zeros = |count: u64| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
-            marks: AtomicU64::new(UNFILLED),
             size,
+            settles: settles && !durations,
             first: AtomicU64::new(0),
             words: zeros(places / 32),
             failures: AtomicU64::new(0),
@@ -68,36 +70,30 @@ impl CountWindow {
         }
     }
 
-    /// Returns whether a good call would change nothing. Costs one load.
-    #[inline]
-    pub(crate) fn is_settled(&self) -> bool {
-        // Relaxed, here and where nothing else is said: the counters publish nothing else.
-        self.marks.load(Ordering::Relaxed) == 0
-    }
-
     /// Records a call. Returns whether a rate may have grown: not if a good call took the place of
     /// another call.
-    #[inline]
-    pub(crate) fn record(&self, sample: Sample) -> bool {
+    #[inline(always)]
+    pub(crate) fn record(&self, marks: &AtomicU64, sample: Sample) -> bool {
+        // Relaxed, here and where nothing else is said: the counters publish nothing else.
         let bad = sample.failed || sample.slow;
-        if !bad && self.is_settled() {
+        if !bad && marks.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let call = self.next.0.fetch_add(1, Ordering::Relaxed);
         let age = call.wrapping_sub(self.first.load(Ordering::Relaxed));
         let leaving = call.wrapping_sub(self.size);
         if self.bits(leaving) != 0 {
-            self.flip(leaving, 0);
+            self.flip(marks, leaving, 0);
         }
         if bad {
             let bits = u64::from(sample.failed) * FAILED + u64::from(sample.slow) * SLOW;
-            self.flip(call, bits);
+            self.flip(marks, call, bits);
         }
         if !self.durations.is_empty() {
             self.add_duration(call, leaving, sample.took);
         }
         if age + 1 == self.size {
-            self.settle();
+            self.settle(marks);
         }
         bad || age < self.size
     }
@@ -122,14 +118,14 @@ impl CountWindow {
     }
 
     /// Empties the window. Calls recorded meanwhile may survive or not.
-    pub(crate) fn clear(&self) {
+    pub(crate) fn clear(&self, marks: &AtomicU64) {
         let next = self.next.0.load(Ordering::Relaxed);
         self.first.store(next, Ordering::Relaxed);
         // Release: pairs with `settle`.
-        self.marks.fetch_or(UNFILLED, Ordering::Release);
+        marks.fetch_or(UNSETTLED, Ordering::Release);
         for place in 0..self.words.len() as u64 * 32 {
             if self.bits(place) != 0 {
-                self.flip(place, 0);
+                self.flip(marks, place, 0);
             }
         }
         for place in 0..self.durations.len() as u64 {
@@ -152,7 +148,7 @@ impl CountWindow {
 
     /// Sets the bits of a place, and counts those that changed.
     #[cold]
-    fn flip(&self, call: u64, bits: u64) {
+    fn flip(&self, marks: &AtomicU64, call: u64, bits: u64) {
         let (word, shift) = self.place(call);
         let held = word
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
@@ -169,14 +165,12 @@ impl CountWindow {
         count(&self.failures, FAILED);
         count(&self.slow, SLOW);
         count(&self.slow_failures, FAILED | SLOW);
-        let marks = |bits: u64| u64::from(bits.count_ones());
-        // Modulo 2^63, so that a counter below zero leaves `UNFILLED` alone.
-        let _ = self
-            .marks
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
-                let counted = all.wrapping_add(marks(bits)).wrapping_sub(marks(held));
-                Some(all & UNFILLED | counted & !UNFILLED)
-            });
+        let number = |bits: u64| u64::from(bits.count_ones());
+        // Modulo 2^63, so that a counter below zero leaves `UNSETTLED` alone.
+        let _ = marks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+            let counted = all.wrapping_add(number(bits)).wrapping_sub(number(held));
+            Some(all & UNSETTLED | counted & !UNSETTLED)
+        });
     }
 
     fn add_duration(&self, call: u64, leaving: u64, took: u64) {
@@ -193,15 +187,14 @@ impl CountWindow {
 
     /// The window has become full.
     #[cold]
-    fn settle(&self) {
-        if !self.durations.is_empty() {
-            // Each call changes the sum.
+    fn settle(&self, marks: &AtomicU64) {
+        if !self.settles {
             return;
         }
         // Acquire: if the window was cleared before, the load of `first` sees where it begins.
-        self.marks.fetch_and(!UNFILLED, Ordering::Acquire);
+        marks.fetch_and(!UNSETTLED, Ordering::Acquire);
         if self.counts().calls < self.size {
-            self.marks.fetch_or(UNFILLED, Ordering::Relaxed);
+            marks.fetch_or(UNSETTLED, Ordering::Relaxed);
         }
     }
 }
@@ -209,7 +202,7 @@ impl CountWindow {
 #[cfg(test)]
 impl CountWindow {
     /// Counts the content place by place. For windows at rest.
-    pub(super) fn recounted(&self) -> Counts {
+    pub(super) fn recounted(&self, marks: &AtomicU64) -> Counts {
         let mut counts = Counts {
             calls: self.counts().calls,
             ..Counts::default()
@@ -223,10 +216,10 @@ impl CountWindow {
         for took in &self.durations {
             counts.took += Duration::from_nanos(took.load(Ordering::Relaxed));
         }
-        let marks = self.marks.load(Ordering::Relaxed);
-        assert_eq!(marks & !UNFILLED, counts.failures + counts.slow);
-        let is_settled = counts.calls == self.size && self.durations.is_empty();
-        assert_eq!(marks & UNFILLED == 0, is_settled);
+        let marks = marks.load(Ordering::Relaxed);
+        assert_eq!(marks & !UNSETTLED, counts.failures + counts.slow);
+        let is_settled = counts.calls == self.size && self.settles;
+        assert_eq!(marks & UNSETTLED == 0, is_settled);
         counts
     }
 }

@@ -3,6 +3,43 @@ use loom::thread;
 
 use super::*;
 use crate::instant::Instant;
+use crate::sync::{AtomicU64, Ordering};
+
+/// A window of calls with its marks.
+#[derive(Debug)]
+struct Calls {
+    marks: AtomicU64,
+    window: CountWindow,
+}
+
+impl Calls {
+    fn new(size: u32, durations: bool) -> Self {
+        Self {
+            marks: AtomicU64::new(UNSETTLED),
+            window: CountWindow::new(size, durations, true),
+        }
+    }
+
+    fn record(&self, sample: Sample) -> bool {
+        self.window.record(&self.marks, sample)
+    }
+
+    fn counts(&self) -> Counts {
+        self.window.counts()
+    }
+
+    fn recounted(&self) -> Counts {
+        self.window.recounted(&self.marks)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) == 0
+    }
+
+    fn clear(&self) {
+        self.window.clear(&self.marks);
+    }
+}
 
 const FAILED: Sample = Sample {
     failed: true,
@@ -33,7 +70,7 @@ fn race<T: Send + Sync + 'static>(
 fn loom_a_count_windows_counters_equal_its_content() {
     loom::model(|| {
         // Two places, so that the threads meet in one.
-        let window = Arc::new(CountWindow::new(2, true));
+        let window = Arc::new(Calls::new(2, true));
         race(
             &window,
             |window| {
@@ -52,7 +89,7 @@ fn loom_a_count_windows_counters_equal_its_content() {
 #[test]
 fn loom_a_count_window_loses_no_failure() {
     loom::model(|| {
-        let window = Arc::new(CountWindow::new(3, false));
+        let window = Arc::new(Calls::new(3, false));
         race(
             &window,
             |window| {
@@ -72,7 +109,7 @@ fn loom_a_count_window_loses_no_failure() {
 #[test]
 fn loom_a_window_full_of_good_calls_is_settled() {
     loom::model(|| {
-        let window = Arc::new(CountWindow::new(2, false));
+        let window = Arc::new(Calls::new(2, false));
         race(
             &window,
             |window| {
@@ -91,7 +128,7 @@ fn loom_a_window_full_of_good_calls_is_settled() {
 #[test]
 fn loom_a_window_that_was_cleared_is_not_settled() {
     loom::model(|| {
-        let window = Arc::new(CountWindow::new(2, false));
+        let window = Arc::new(Calls::new(2, false));
         window.record(FAILED);
         race(
             &window,

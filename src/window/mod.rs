@@ -21,7 +21,7 @@ mod loom_tests;
 mod tests;
 mod time;
 
-pub(crate) use self::count::CountWindow;
+pub(crate) use self::count::{CountWindow, UNSETTLED};
 pub(crate) use self::time::{Slice, Sums, TimeWindow};
 
 /// The result of one call.

@@ -5,6 +5,43 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::instant::Instant;
+use crate::sync::{AtomicU64, Ordering};
+
+/// A window of calls with its marks.
+#[derive(Debug)]
+struct Calls {
+    marks: AtomicU64,
+    window: CountWindow,
+}
+
+impl Calls {
+    fn new(size: u32, durations: bool) -> Self {
+        Self {
+            marks: AtomicU64::new(UNSETTLED),
+            window: CountWindow::new(size, durations, true),
+        }
+    }
+
+    fn record(&self, sample: Sample) -> bool {
+        self.window.record(&self.marks, sample)
+    }
+
+    fn counts(&self) -> Counts {
+        self.window.counts()
+    }
+
+    fn recounted(&self) -> Counts {
+        self.window.recounted(&self.marks)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) == 0
+    }
+
+    fn clear(&self) {
+        self.window.clear(&self.marks);
+    }
+}
 
 /// Kinds of a [`TimeWindow`] in these tests.
 const CALLS: usize = 0;
@@ -80,7 +117,7 @@ proptest! {
         calls in proptest::collection::vec(samples(), 0..700),
         cleared in proptest::option::of(0..700_usize),
     ) {
-        let window = CountWindow::new(size, durations);
+        let window = Calls::new(size, durations);
         let mut model = VecDeque::new();
         for (index, call) in calls.into_iter().enumerate() {
             if cleared == Some(index) {
@@ -164,7 +201,7 @@ proptest! {
 #[test]
 fn a_good_call_into_a_full_clean_window_writes_nothing() {
     for size in [5, 56, 100] {
-        let window = CountWindow::new(size, false);
+        let window = Calls::new(size, false);
         for _ in 0..size {
             window.record(good());
         }
@@ -242,7 +279,7 @@ fn extreme_settings_and_times_are_harmless() {
         }
     }
     for size in [0, 1] {
-        let window = CountWindow::new(size, true);
+        let window = Calls::new(size, true);
         window.record(good());
         window.record(failed());
         assert_eq!(window.counts().calls, 1);
@@ -273,7 +310,7 @@ fn windows_are_exact_at_rest() {
     const CALLS: u64 = 20_000;
     for size in [20, 50, 128, 1000] {
         for durations in [true, false] {
-            let counted = CountWindow::new(size, durations);
+            let counted = Calls::new(size, durations);
             let timed = TimeWindow::new(ms(1_000_000), 4, true, 2);
             thread::scope(|scope| {
                 for thread in 0..THREADS {

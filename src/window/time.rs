@@ -138,7 +138,8 @@ impl TimeWindow {
             let _ = self
                 .newest
                 .compare_exchange(newest, newest + 1, order, Ordering::Relaxed);
-            self.ends.fetch_max(begins.saturating_add(self.slice), order);
+            self.ends
+                .fetch_max(begins.saturating_add(self.slice), order);
         }
     }
 
@@ -200,7 +201,9 @@ impl TimeWindow {
         let span = span.min(self.window);
         let newest = self.newest.load(Ordering::Acquire);
         let slices = (self.oldest.load(Ordering::Acquire)..=newest).rev();
-        let first = slices.take_while(|slice| self.is_within(*slice, span, now)).last();
+        let first = slices
+            .take_while(|slice| self.is_within(*slice, span, now))
+            .last();
         first.map_or([0; MAX_KINDS], |slice| self.since(slice))
     }
 

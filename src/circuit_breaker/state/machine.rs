@@ -196,17 +196,21 @@ impl Machine {
         }
     }
 
-    /// Ends a probe, without a sample when its result says nothing. Numbers of probes are never used
-    /// again, so one of an older trial changes nothing.
+    /// Ends a probe, without a sample when its result says nothing. One of an older trial changes
+    /// nothing.
     pub(crate) fn end_probe(
         &mut self,
         probe: u64,
         sample: Option<Sample>,
         now: Instant,
     ) -> Option<Due> {
-        if let Phase::HalfOpen(trial) = &mut self.phase {
-            trial.end(&self.rules, probe, sample, now);
+        let Phase::HalfOpen(trial) = &mut self.phase else {
+            return None;
+        };
+        if !trial.has_started(probe) {
+            return None;
         }
+        trial.end(&self.rules, probe, sample, now);
         self.due(now)
     }
 
@@ -230,9 +234,7 @@ impl Machine {
                     return None;
                 }
                 match self.rules.after {
-                    AfterHalfOpen::Opens => {
-                        Some(self.opening(Cause::HalfOpenTooLong, rate, ends))
-                    }
+                    AfterHalfOpen::Opens => Some(self.opening(Cause::HalfOpenTooLong, rate, ends)),
                     AfterHalfOpen::Closes => {
                         self.close(Cause::HalfOpenTooLong, true, ends);
                         None
@@ -311,7 +313,7 @@ impl Machine {
 
     /// Admits trial calls, whatever the state before.
     pub(crate) fn half_open(&mut self, cause: Cause, now: Instant) {
-        let trial = Trial::new(&self.rules, self.last_break);
+        let trial = Trial::new(&self.rules, self.last_break, self.next_probe);
         self.enter(Phase::HalfOpen(trial), cause, now);
     }
 
@@ -480,9 +482,7 @@ impl Machine {
             && self.checkers == 0
             && match self.phase {
                 Phase::Closed { ramp_ends } => ramp_ends.is_none_or(|ends| now >= ends),
-                Phase::Open { until } => {
-                    until != Instant::FAR_FUTURE && now >= until && is_past
-                }
+                Phase::Open { until } => until != Instant::FAR_FUTURE && now >= until && is_past,
                 Phase::HalfOpen(_) => self.probes(now).0 == 0 && is_past,
                 Phase::Disabled | Phase::MetricsOnly => false,
             }

@@ -7,7 +7,7 @@ use super::rules::{Rules, Watch};
 use super::trip::{Span, TripKind};
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{CountWindow, Counts, Sample, Sums, TimeWindow};
+use crate::window::{CountWindow, Counts, Sample, Sums, TimeWindow, UNSETTLED};
 
 /// What was counted since the circuit closed.
 ///
@@ -17,11 +17,10 @@ use crate::window::{CountWindow, Counts, Sample, Sums, TimeWindow};
 pub(crate) struct Tally {
     /// Failures in a row; zero unless a rule counts them.
     consecutive: AtomicU64,
-    /// The window of the first rule that has one. Apart from the others: most breakers have one.
-    first: Option<Watched>,
+    /// The window of the first rule that has one. Apart from the others: most breakers have one, and
+    /// the fast path looks at its marks.
+    first: Watched,
     others: Box<[Watched]>,
-    /// Good calls always change something: a window of time, an average, or a second window.
-    counts_all: bool,
     /// Rules that have been reported while the circuit never opens.
     noted: AtomicU64,
     /// When a call failed or was slow last, plus one, in nanoseconds. Zero before.
@@ -30,12 +29,15 @@ pub(crate) struct Tally {
 
 #[derive(Debug)]
 struct Watched {
+    /// Zero when a good call changes nothing here. See [`CountWindow`].
+    marks: AtomicU64,
     window: Window,
     average: Option<Average>,
 }
 
 #[derive(Debug)]
 enum Window {
+    None,
     Calls(CountWindow),
     Time {
         window: TimeWindow,
@@ -56,7 +58,13 @@ const TOOK: usize = 4;
 impl Window {
     fn new(rules: &Rules, watch: &Watch) -> Self {
         match watch.span {
-            Span::Calls(calls) => Self::Calls(CountWindow::new(calls, rules.durations)),
+            Span::Calls(calls) => {
+                // Where a good call may be slow, or changes something else, the marks do not say
+                // enough.
+                let settles =
+                    rules.watches.len() == 1 && !rules.needs_clock() && !watch.has_average;
+                Self::Calls(CountWindow::new(calls, rules.durations, settles))
+            }
             Span::Time(window) => {
                 let kinds = match (rules.durations, rules.tracks_slow()) {
                     (true, _) => TOOK + 1,
@@ -75,9 +83,10 @@ impl Window {
 
     /// Records a call. Returns whether a rule may hold that did not hold before.
     #[inline(always)]
-    fn record(&self, rules: &Rules, sample: Sample, now: Instant) -> bool {
+    fn record(&self, marks: &AtomicU64, rules: &Rules, sample: Sample, now: Instant) -> bool {
         match self {
-            Self::Calls(window) => window.record(sample),
+            Self::None => false,
+            Self::Calls(window) => window.record(marks, sample),
             Self::Time {
                 window,
                 clean_from,
@@ -98,7 +107,7 @@ impl Window {
                 }
                 if rules.durations {
                     // Far below an overflow of the sum, whatever a clock says.
-                    window.add(TOOK, sample.took.min(1 << 48));
+                    window.add(TOOK, sample.took.min(1 << 54));
                 }
                 now.as_nanos() < clean_from.load(Ordering::Relaxed)
             }
@@ -108,6 +117,7 @@ impl Window {
     /// Returns the content after a call that has just been recorded.
     fn latest(&self) -> Counts {
         match self {
+            Self::None => Counts::default(),
             Self::Calls(window) => window.counts(),
             Self::Time { window, .. } => counts(window.sums()),
         }
@@ -116,14 +126,16 @@ impl Window {
     /// Returns the content at `now`.
     fn counts(&self, now: Instant) -> Counts {
         match self {
+            Self::None => Counts::default(),
             Self::Calls(window) => window.counts(),
             Self::Time { window, .. } => counts(window.sums_at(now)),
         }
     }
 
-    fn clear(&self) {
+    fn clear(&self, marks: &AtomicU64) {
         match self {
-            Self::Calls(window) => window.clear(),
+            Self::None => {}
+            Self::Calls(window) => window.clear(marks),
             Self::Time {
                 window, clean_from, ..
             } => {
@@ -149,15 +161,25 @@ fn counts(sums: Sums) -> Counts {
 impl Watched {
     fn new(rules: &Rules, watch: &Watch) -> Self {
         Self {
+            marks: AtomicU64::new(UNSETTLED),
             window: Window::new(rules, watch),
             average: watch.has_average.then(|| Average::new(watch.span)),
+        }
+    }
+
+    /// No window, for rules that have none.
+    fn none() -> Self {
+        Self {
+            marks: AtomicU64::new(0),
+            window: Window::None,
+            average: None,
         }
     }
 
     /// Records a call, and returns the rules that hold after it, a bit for each.
     #[inline(always)]
     fn record(&self, rules: &Rules, watch: &Watch, sample: Sample, now: Instant) -> u64 {
-        if self.window.record(rules, sample, now) || self.average.is_some() {
+        if self.window.record(&self.marks, rules, sample, now) || self.average.is_some() {
             self.held(rules, watch, sample, now)
         } else {
             0
@@ -196,16 +218,10 @@ impl Watched {
 impl Tally {
     pub(crate) fn new(rules: &Rules, now: Instant) -> Self {
         let mut watched = rules.watches.iter().map(|watch| Watched::new(rules, watch));
-        let first = watched.next();
-        let others: Box<[_]> = watched.collect();
-        let is_settling = |watched: &Watched| {
-            matches!(watched.window, Window::Calls(_)) && watched.average.is_none()
-        };
         let tally = Self {
             consecutive: AtomicU64::new(0),
-            counts_all: !(first.as_ref().is_none_or(is_settling) && others.is_empty()),
-            first,
-            others,
+            first: watched.next().unwrap_or_else(Watched::none),
+            others: watched.collect(),
             noted: AtomicU64::new(0),
             last_bad: AtomicU64::new(0),
         };
@@ -214,27 +230,18 @@ impl Tally {
     }
 
     fn watched(&self) -> impl Iterator<Item = &Watched> {
-        self.first.iter().chain(&self.others)
+        std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Returns whether a good call would change nothing. Costs a few loads.
+    /// Returns whether a good call would change nothing. Costs two loads.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
         // Relaxed, here and below: the counters publish nothing else.
-        if self.counts_all || self.consecutive.load(Ordering::Relaxed) != 0 {
-            return false;
-        }
-        match &self.first {
-            Some(Watched {
-                window: Window::Calls(window),
-                ..
-            }) => window.is_settled(),
-            _ => true,
-        }
+        self.consecutive.load(Ordering::Relaxed) | self.first.marks.load(Ordering::Relaxed) == 0
     }
 
     /// Records a call that ended at `now`, and returns the rules that hold after it, a bit for each.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
         if sample.failed || sample.slow {
@@ -250,10 +257,9 @@ impl Tally {
             let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
             held |= u64::from(run >= limit) << index;
         }
-        let Some((watched, watch)) = self.first.as_ref().zip(rules.watches.first()) else {
-            return held;
-        };
-        held |= watched.record(rules, watch, sample, now);
+        if let Some(watch) = rules.watches.first() {
+            held |= self.first.record(rules, watch, sample, now);
+        }
         if !self.others.is_empty() {
             held |= self.record_in_others(rules, sample, now);
         }
@@ -270,8 +276,7 @@ impl Tally {
 
     /// Returns the content of the first window.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
-        let first = self.first.as_ref();
-        first.map_or_else(Counts::default, |watched| watched.window.counts(now))
+        self.first.window.counts(now)
     }
 
     /// Returns the share of calls that were bad in the way that the first of these rules looks at.
@@ -323,14 +328,14 @@ impl Tally {
             if let Some(average) = &watched.average {
                 average.clear(now);
             }
-            watched.window.clear();
+            watched.window.clear(&watched.marks);
         }
     }
 
     /// Records what a snapshot counted, the good calls first.
     pub(crate) fn restore(&self, rules: &Rules, counts: Counts, consecutive: u64, now: Instant) {
         self.consecutive.store(consecutive, Ordering::Relaxed);
-        if consecutive + counts.failures + counts.slow > 0 {
+        if consecutive | counts.failures | counts.slow != 0 {
             self.last_bad
                 .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
@@ -351,7 +356,7 @@ impl Tally {
             // Windows remember no more than this; numbers from a file could be anything.
             for _ in 0..number.min(counts.calls).min(1 << 20) {
                 for watched in self.watched() {
-                    watched.window.record(rules, sample, now);
+                    watched.window.record(&watched.marks, rules, sample, now);
                 }
             }
         }
