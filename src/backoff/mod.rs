@@ -52,6 +52,8 @@ pub use self::jitter::Jitter;
 pub struct Backoff {
     shape: Shape,
     max: Duration,
+    /// `max` is the preset of a growing shape.
+    is_max_preset: bool,
     jitter: Jitter,
 }
 
@@ -73,6 +75,7 @@ impl Backoff {
         Self {
             shape,
             max,
+            is_max_preset: false,
             jitter: Jitter::Full,
         }
     }
@@ -81,8 +84,24 @@ impl Backoff {
     const fn growing(shape: Shape, initial: Duration) -> Self {
         const MAX: Duration = Duration::from_secs(20);
 
-        let is_longer = initial.as_nanos() > MAX.as_nanos();
-        Self::of(shape, if is_longer { initial } else { MAX })
+        let mut backoff = Self::of(shape, initial);
+        backoff.is_max_preset = true;
+        backoff.or_max(MAX)
+    }
+
+    /// Replaces the preset cap: with this one, or with the first delay if that is longer.
+    pub(crate) const fn or_max(mut self, max: Duration) -> Self {
+        if self.is_max_preset {
+            let initial = match self.shape {
+                Shape::Linear { initial, .. }
+                | Shape::Exponential { initial, .. }
+                | Shape::Fibonacci { initial } => initial,
+                _ => Duration::ZERO,
+            };
+            let is_longer = initial.as_nanos() > max.as_nanos();
+            self.max = if is_longer { initial } else { max };
+        }
+        self
     }
 
     /// The same delay each time. Zero is an error when built: [`Backoff::NONE`] says it better.
@@ -133,6 +152,7 @@ impl Backoff {
     #[must_use]
     pub const fn max(mut self, max: Duration) -> Self {
         self.max = max;
+        self.is_max_preset = false;
         self
     }
 

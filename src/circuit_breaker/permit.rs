@@ -3,14 +3,14 @@
 use std::time::Duration;
 use std::{fmt, mem};
 
-use super::CircuitBreaker;
-use super::inner::{Inner, Listener, Ticket};
+use super::inner::{End, Inner, Listener, Ticket};
 use crate::clock::ClockHandle;
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 
-/// The permission to make one call, given by [`CircuitBreaker::try_acquire`].
+/// The permission to make one call, given by
+/// [`CircuitBreaker::try_acquire`](super::CircuitBreaker::try_acquire).
 ///
 /// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
 /// [`record`](Self::record). Dropped without, it counts as
@@ -29,17 +29,12 @@ pub struct Permit<'a> {
 
 impl<'a> Permit<'a> {
     #[inline]
-    pub(super) fn new(
-        breaker: &'a CircuitBreaker,
+    pub(super) const fn new(
+        inner: &'a Inner,
         ticket: Ticket,
         started: Instant,
         life: Life,
     ) -> Self {
-        Self::of(&breaker.inner, ticket, started, life)
-    }
-
-    #[inline]
-    pub(super) const fn of(inner: &'a Inner, ticket: Ticket, started: Instant, life: Life) -> Self {
         Self {
             inner,
             ticket,
@@ -51,45 +46,53 @@ impl<'a> Permit<'a> {
     /// Moves the permit; the one here has ended.
     #[inline(always)]
     pub(super) const fn move_out(&mut self) -> Self {
-        Self::of(self.inner, self.ticket, self.started, self.life.take())
+        Self::new(self.inner, self.ticket, self.started, self.life.take())
     }
 
     /// Whether this is a trial call of a half-open circuit.
     pub const fn is_probe(&self) -> bool {
-        self.ticket.probe != 0
+        self.ticket.is_probe()
     }
 
     /// The call went well.
     #[inline]
     pub fn success(self) {
-        let (inner, ticket, started) = self.into_parts();
-        if !inner.is_settled(ticket) {
-            inner.succeeded(ticket, started);
-        }
+        self.end(Health::Healthy, &End::UNKNOWN);
     }
 
     /// The call failed, and the dependency is to blame.
     #[inline]
     pub fn failure(self) {
-        let (inner, ticket, started) = self.into_parts();
-        inner.failed(ticket, started);
+        self.end(Health::Unhealthy, &End::UNKNOWN);
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
     /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
     #[inline]
     pub fn record(self, verdict: Verdict) {
-        let (inner, ticket, started) = self.into_parts();
-        let is_good = matches!(verdict.health(), Health::Healthy);
-        if !(is_good && inner.is_settled(ticket)) {
-            inner.conclude(ticket, started, None, verdict, None, None);
-        }
+        let end = End {
+            hint: verdict.hint(),
+            ..End::UNKNOWN
+        };
+        self.end(verdict.health(), &end);
     }
 
     /// As [`record`](Self::record), for a call whose duration is known better than from the permit.
     pub fn record_taken(self, verdict: Verdict, took: Duration) {
+        let end = End {
+            took: Some(took),
+            hint: verdict.hint(),
+            ..End::UNKNOWN
+        };
+        self.end(verdict.health(), &end);
+    }
+
+    #[inline]
+    fn end(self, health: Health, end: &End<'_>) {
         let (inner, ticket, started) = self.into_parts();
-        inner.conclude(ticket, started, Some(took), verdict, None, None);
+        if !(health == Health::Healthy && inner.is_settled(ticket)) {
+            inner.record(ticket, started, health, end);
+        }
     }
 
     /// As [`record`](Self::record), where the permit stands: moving one that was just written costs more
@@ -108,14 +111,19 @@ impl<'a> Permit<'a> {
         if matches!(verdict.health(), Health::Healthy) && inner.is_settled(self.ticket) {
             return;
         }
-        let now = self.is_timed().then(|| now(self.clock()));
-        inner.conclude(self.ticket, self.started, None, verdict, now, listener);
+        let end = End {
+            took: None,
+            now: self.is_timed().then(|| now(self.clock())),
+            hint: verdict.hint(),
+            listener,
+        };
+        inner.record(self.ticket, self.started, verdict.health(), &end);
     }
 
     /// Whether the end of the call must be timed.
     #[inline]
     pub(super) fn is_timed(&self) -> bool {
-        self.inner.plan.needs_clock()
+        self.inner.rules.needs_clock()
     }
 
     #[inline]
@@ -123,7 +131,7 @@ impl<'a> Permit<'a> {
         &self.inner.settings.clock
     }
 
-    /// What is needed to conclude the call, which the caller must do.
+    /// What is needed to record the call, which the caller must do.
     #[inline]
     fn into_parts(self) -> (&'a Inner, Ticket, Instant) {
         let parts = (self.inner, self.ticket, self.started);
@@ -150,9 +158,8 @@ impl Permit<'_> {
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
-        let verdict = Verdict::ignore().with_health(health);
         self.inner
-            .conclude(self.ticket, self.started, None, verdict, None, None);
+            .record(self.ticket, self.started, health, &End::UNKNOWN);
     }
 }
 

@@ -37,7 +37,7 @@ impl<'a> Gate for &'a CircuitBreaker {
     ) -> Entered<Self::Ticket, Self::Entrance> {
         let inner = &*self.inner;
         let clock = &inner.settings.clock;
-        let started = if inner.plan.needs_clock() {
+        let started = if inner.rules.needs_clock() {
             cx.now(clock)
         } else {
             Instant::ORIGIN
@@ -46,7 +46,7 @@ impl<'a> Gate for &'a CircuitBreaker {
         let mut copy = *cx;
         match inner.admit(|| copy.now(clock), observer) {
             Ok(ticket) => Entered::Admitted((ticket, started)),
-            Err(rejected) => Entered::Rejected(rejected),
+            Err(refused) => Entered::Rejected(inner.rejection(refused)),
         }
     }
 
@@ -56,7 +56,7 @@ impl<'a> Gate for &'a CircuitBreaker {
         (ticket, started): Self::Ticket,
         attempt: impl FnOnce() -> A,
     ) -> (A, Permit<'a>) {
-        let permit = || Permit::new(self, ticket, started, Life::of_a_policy());
+        let permit = || Permit::new(&self.inner, ticket, started, Life::of_a_policy());
         let guard = OnUnwind::new(|| guarded::Permit::panicked(&mut permit()));
         let attempt = attempt();
         guard.disarm();

@@ -36,8 +36,10 @@ use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::verdict::Verdict;
 
 mod circuit;
+mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
+pub(crate) use self::tell::Panics;
 
 /// Hears what policies do.
 ///

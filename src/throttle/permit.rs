@@ -1,21 +1,22 @@
 //! The permission to make one call.
 
-use super::Throttle;
+use std::fmt;
+
+use super::inner::Inner;
 use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 use crate::window::Slice;
 
-/// The permission to make one call, given by [`Throttle::try_acquire`]. The call is a request
-/// already.
+/// The permission to make one call, given by
+/// [`Throttle::try_acquire`](super::Throttle::try_acquire). The call is a request already.
 ///
 /// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
 /// [`record`](Self::record). Dropped without, it counts as
 /// [`cancelled_as`](super::ThrottleBuilder::cancelled_as) says, by default not at all; dropped by a
 /// panic, as [`panicked_as`](super::ThrottleBuilder::panicked_as) says.
-#[derive(Debug)]
 #[must_use = "dropping it takes the request back"]
 pub struct Permit<'a> {
-    throttle: &'a Throttle,
+    inner: &'a Inner,
     slice: Slice,
     is_probe: bool,
     pub(super) life: Life,
@@ -23,14 +24,9 @@ pub struct Permit<'a> {
 
 impl<'a> Permit<'a> {
     #[inline]
-    pub(super) const fn new(
-        throttle: &'a Throttle,
-        slice: Slice,
-        is_probe: bool,
-        life: Life,
-    ) -> Self {
+    pub(super) const fn new(inner: &'a Inner, slice: Slice, is_probe: bool, life: Life) -> Self {
         Self {
-            throttle,
+            inner,
             slice,
             is_probe,
             life,
@@ -40,12 +36,7 @@ impl<'a> Permit<'a> {
     /// Moves the permit; the one here has ended.
     #[inline]
     pub(super) const fn move_out(&mut self) -> Self {
-        Self {
-            throttle: self.throttle,
-            slice: self.slice,
-            is_probe: self.is_probe,
-            life: self.life.take(),
-        }
+        Self::new(self.inner, self.slice, self.is_probe, self.life.take())
     }
 
     /// Whether the call should have been refused, but none was let through for too long.
@@ -80,7 +71,7 @@ impl<'a> Permit<'a> {
             Health::Unhealthy => Some(false),
             Health::Neutral => None,
         };
-        self.throttle.inner.state.end(self.slice, accepted);
+        self.inner.state.end(self.slice, accepted);
     }
 }
 
@@ -90,10 +81,19 @@ impl Drop for Permit<'_> {
         if self.life.is_over() {
             return;
         }
-        let settings = &self.throttle.inner.settings;
+        let settings = &self.inner.settings;
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
         self.end(health);
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("name", &self.inner.settings.name)
+            .field("is_probe", &self.is_probe)
+            .finish_non_exhaustive()
     }
 }

@@ -34,7 +34,7 @@ impl<'a> Gate for &'a Throttle {
         observer: Option<&dyn Observer>,
     ) -> Entered<Permit<'a>, Self::Entrance> {
         let now = cx.now(&self.inner.settings.clock);
-        match self.admit(now, Life::of_a_policy(), observer) {
+        match self.inner.admit(now, Life::of_a_policy(), observer) {
             Ok(permit) => Entered::Admitted(permit),
             Err(rejected) => Entered::Rejected(rejected),
         }

@@ -139,3 +139,49 @@ fn racing_threads_get_one_policy() {
     }
     assert!(made.load(Ordering::SeqCst) >= 50);
 }
+
+#[test]
+fn a_host_that_failed_long_ago_frees_its_place() {
+    let day = secs(24 * 3600);
+    for (trip, sees) in [
+        (Trip::failures(3).within(secs(60)), secs(60)),
+        (Trip::consecutive(3), secs(3600)),
+        (Trip::failures(3).of_last(10), secs(3600)),
+    ] {
+        // Opened, and never asked again; failed once, and never asked again; left half-open.
+        for calls in ["xxx", "x", "half-open"] {
+            let clock = ManualClock::new();
+            clock.advance(day);
+            let template = builder(&clock).trip_on(trip.clone());
+            let hosts = Keyed::new(move |_: &u32| template.clone().build().unwrap());
+            match calls {
+                "half-open" => {
+                    hosts.get(&1).half_open();
+                    drop(hosts.get(&1).try_acquire());
+                }
+                calls => feed(&hosts.get(&1), &clock, calls),
+            }
+            hosts.evict_idle();
+            clock.advance(sees - secs(1));
+            hosts.evict_idle();
+            assert_eq!(hosts.len(), 1, "{trip:?} {calls}: a rule may see it");
+            clock.advance(secs(7));
+            hosts.evict_idle();
+            assert_eq!(hosts.len(), 0, "{trip:?} {calls}: no rule sees it");
+        }
+    }
+}
+
+#[test]
+fn a_break_that_is_not_over_keeps_its_place() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock);
+    hosts.get(&1).trip_for(secs(100_000));
+    hosts.get(&2).metrics_only();
+    clock.advance(secs(99_999));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 2);
+    clock.advance(secs(1));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+}

@@ -1,11 +1,14 @@
-//! The rules of a circuit: when it opens, and when it closes again.
+//! The rules of a circuit as users write them: when it opens, and when it closes again.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::trial::HalfOpenRules;
 #[cfg(doc)]
-use super::CircuitBreakerBuilder;
-use super::state::{HalfOpenRules, Plan};
-use crate::window::TimeWindow;
+use crate::circuit_breaker::CircuitBreakerBuilder;
+use crate::event::Cause;
+use crate::window::{Counts, TimeWindow};
 
 /// A rule that opens the circuit. Passed to [`CircuitBreakerBuilder::trip_on`].
 ///
@@ -24,28 +27,32 @@ use crate::window::TimeWindow;
 ///     Trip::failures(5).within(Duration::from_secs(10)),
 ///     Trip::failure_rate(0.5).of_last(100).min_calls(10),
 ///     Trip::slow_rate(0.8).within(Duration::from_secs(30)),
+///     Trip::custom("half and five", |seen| seen.failures >= 5 && seen.failure_rate() >= 0.5)
+///         .of_last(100),
 /// ];
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[must_use = "a rule does nothing until it is given to a builder"]
 pub struct Trip {
-    pub(super) kind: TripKind,
-    pub(super) span: Option<Span>,
-    pub(super) slices: Option<u32>,
-    pub(super) min_calls: Option<u32>,
+    pub(crate) kind: TripKind,
+    calls: Option<u32>,
+    time: Option<Duration>,
+    slices: Option<u32>,
+    min_calls: Option<u32>,
     pub(super) from_first_call: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum TripKind {
+#[derive(Clone)]
+pub(crate) enum TripKind {
     Consecutive(u32),
     Failures(u32),
     FailureRate(f64),
     SlowRate(f64),
     SuccessAverage(f64),
+    Custom(&'static str, Arc<dyn Fn(&Counts) -> bool + Send + Sync>),
 }
 
-/// What a rule looks at.
+/// The window that a rule looks at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Span {
     Calls(u32),
@@ -55,11 +62,15 @@ pub(super) enum Span {
 impl Trip {
     /// The largest window of calls.
     const MAX_CALLS: u32 = 1 << 20;
+    /// How many slices a window of time has by default.
+    const SLICES: u32 = 10;
+    const MIN_CALLS: u32 = 20;
 
     const fn of(kind: TripKind) -> Self {
         Self {
             kind,
-            span: None,
+            calls: None,
+            time: None,
             slices: None,
             min_calls: None,
             from_first_call: false,
@@ -98,16 +109,45 @@ impl Trip {
         Self::of(TripKind::SuccessAverage(rate))
     }
 
+    /// A rule of your own over the [`Counts`] of a window, with a name for [`Cause::Custom`]. Opens
+    /// when it returns `true`.
+    ///
+    /// Called after each call while the window contains failures or slow calls and at least
+    /// [`min_calls`](Self::min_calls) calls. Called outside locks. A panic passes through to the
+    /// caller; the call has been recorded by then.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use backstop::circuit_breaker::Trip;
+    /// use backstop::CircuitBreaker;
+    ///
+    /// // Failures weigh twice as much as slow calls.
+    /// let weighted = Trip::custom("weighted", |seen| 2 * seen.failures + seen.slow >= seen.calls);
+    /// let breaker = CircuitBreaker::builder()
+    ///     .trip_on(weighted.within(Duration::from_secs(30)))
+    ///     .slow_call(Duration::from_secs(1))
+    ///     .build()?;
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn custom(
+        name: &'static str,
+        rule: impl Fn(&Counts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(TripKind::Custom(name, Arc::new(rule)))
+    }
+
     /// Looks at the last `n` calls, from 1 to 1 048 576.
     pub const fn of_last(mut self, n: u32) -> Self {
-        self.span = Some(Span::Calls(n));
+        self.calls = Some(n);
         self
     }
 
     /// Looks at the calls that ended within `window`, of at most 1024 [`slices`](Self::slices) of at
     /// least 100 µs.
     pub const fn within(mut self, window: Duration) -> Self {
-        self.span = Some(Span::Time(window));
+        self.time = Some(window);
         self
     }
 
@@ -132,16 +172,47 @@ impl Trip {
         self
     }
 
-    /// What is wrong with it, in a breaker that regards slow calls or does not.
-    pub(super) fn check(&self, slow_calls: bool) -> Result<(), &'static str> {
-        let is_rate = |rate: f64| rate > 0.0 && rate <= 1.0;
+    pub(super) fn span(&self) -> Option<Span> {
+        let time = self.time.map(Span::Time);
+        time.or(self.calls.map(Span::Calls))
+    }
+
+    pub(super) fn slice_count(&self) -> u32 {
+        self.slices.unwrap_or(Self::SLICES)
+    }
+
+    /// The number of calls that a window needs before the rule says anything.
+    pub(super) fn least_calls(&self) -> u64 {
+        let preset = match (&self.kind, self.calls) {
+            (TripKind::Failures(_), _) => 1,
+            (_, Some(calls)) => Self::MIN_CALLS.min(calls),
+            _ => Self::MIN_CALLS,
+        };
+        u64::from(self.min_calls.unwrap_or(preset))
+    }
+
+    pub(super) const fn cause(&self) -> Cause {
         match self.kind {
+            TripKind::Consecutive(_) => Cause::ConsecutiveFailures,
+            TripKind::Failures(_) => Cause::Failures,
+            TripKind::FailureRate(_) => Cause::FailureRate,
+            TripKind::SlowRate(_) => Cause::SlowRate,
+            TripKind::SuccessAverage(_) => Cause::SuccessAverage,
+            TripKind::Custom(name, _) => Cause::Custom(name),
+        }
+    }
+
+    /// Explains what is wrong with the rule, in a breaker with or without `slow_call`.
+    pub(crate) fn check(&self, slow_calls: bool) -> Result<(), &'static str> {
+        let is_rate = |rate: &f64| *rate > 0.0 && *rate <= 1.0;
+        match &self.kind {
             TripKind::Consecutive(0) | TripKind::Failures(0) => {
                 return Err("needs a number of failures of at least 1");
             }
             TripKind::Consecutive(_)
-                if (self.span, self.slices, self.min_calls, self.from_first_call)
-                    != (None, None, None, false) =>
+                if self.span().is_some()
+                    || (self.slices, self.min_calls, self.from_first_call)
+                        != (None, None, false) =>
             {
                 return Err("gives a window to consecutive failures, which have none");
             }
@@ -162,7 +233,10 @@ impl Trip {
         if self.min_calls == Some(0) {
             return Err("needs min_calls of at least 1");
         }
-        match self.span {
+        if self.calls.is_some() && self.time.is_some() {
+            return Err("has both of_last and within");
+        }
+        match self.span() {
             None => return Err("needs of_last or within"),
             Some(Span::Calls(0)) => return Err("needs a window of at least 1 call"),
             Some(Span::Calls(calls)) => {
@@ -182,7 +256,7 @@ impl Trip {
                 }
             }
             Some(Span::Time(window)) => {
-                let slices = self.slices.unwrap_or(Plan::SLICES);
+                let slices = self.slice_count();
                 if slices == 0 || slices > TimeWindow::MAX_SLICES {
                     return Err("needs from 1 to 1024 slices");
                 }
@@ -195,17 +269,30 @@ impl Trip {
     }
 }
 
+impl fmt::Debug for TripKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Consecutive(n) => write!(f, "Consecutive({n})"),
+            Self::Failures(k) => write!(f, "Failures({k})"),
+            Self::FailureRate(rate) => write!(f, "FailureRate({rate})"),
+            Self::SlowRate(rate) => write!(f, "SlowRate({rate})"),
+            Self::SuccessAverage(rate) => write!(f, "SuccessAverage({rate})"),
+            Self::Custom(name, _) => write!(f, "Custom({name:?})"),
+        }
+    }
+}
+
 /// When the trial calls of a half-open circuit close it, and when they open it again. Passed to
 /// [`CircuitBreakerBuilder::half_open`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a rule does nothing until it is given to a builder"]
 pub struct HalfOpen {
-    pub(super) kind: HalfOpenKind,
-    pub(super) of: Option<u32>,
+    kind: HalfOpenKind,
+    of: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum HalfOpenKind {
+enum HalfOpenKind {
     Successes(u32),
     FailureRate(f64),
 }
@@ -235,8 +322,8 @@ impl HalfOpen {
         self
     }
 
-    /// It for the trial, or what is wrong with it.
-    pub(super) fn rules(self) -> Result<HalfOpenRules, &'static str> {
+    /// Converts the rule into half-open rules, or explains why it is invalid.
+    pub(crate) fn rules(self) -> Result<HalfOpenRules, &'static str> {
         let (needed, failure_rate, of) = match (self.kind, self.of) {
             (HalfOpenKind::Successes(k), of) => (k, None, of.unwrap_or(k)),
             (HalfOpenKind::FailureRate(rate), Some(of)) => {
