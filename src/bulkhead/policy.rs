@@ -7,10 +7,11 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::Bulkhead;
 use super::acquire::Acquire;
-use super::held::{Ending, Held};
-use super::queue::Full;
-use super::{Bulkhead, Inner};
+use super::inner::Inner;
+use super::permit_queue::Full;
+use super::raw_permit::{Ending, RawPermit};
 use crate::clock::ClockHandle;
 use crate::error::Reason;
 use crate::event::{Listener, Observer};
@@ -25,7 +26,7 @@ impl<T, E> Policy<T, E> for Bulkhead {
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
         let listener = op.listener();
-        let entered = inner.try_enter(self.entrant(&cx), &mut cx, listener.observer());
+        let entered = inner.try_enter(inner.entrant(&cx, self.partition), &mut cx, listener.observer());
         let make = |op: Op, cx: Context| op.attempt(cx);
         // Each end makes a future of its own: in one that all share, the fields of the others are
         // written too.
@@ -42,7 +43,7 @@ impl<T, E> Policy<T, E> for Bulkhead {
                     outcome: PhantomData,
                 }
             }
-            Err(Full::Busy) if inner.may_wait => BulkheadFuture {
+            Err(Full::Busy) if inner.may_wait() => BulkheadFuture {
                 stage: Stage::Full {
                     bulkhead: self,
                     cx,
@@ -79,12 +80,12 @@ impl<T, E> Policy<T, E> for Bulkhead {
 /// The permits of an operation that runs; nothing, as long as it does not.
 struct Running<'a> {
     inner: &'a Inner,
-    held: Held,
+    held: RawPermit,
 }
 
 impl<'a> Running<'a> {
     const fn nothing(inner: &'a Inner) -> Self {
-        let held = Held::NOTHING;
+        let held = RawPermit::NOTHING;
         Self { inner, held }
     }
 
@@ -99,7 +100,7 @@ impl<'a> Running<'a> {
             return self.end_of_sample(outcome, observer);
         }
         if let Some(held) = self.held.take() {
-            self.inner.gate.give_back(held.cost(), held.lane());
+            self.inner.release(held);
         }
         outcome
     }
@@ -193,8 +194,8 @@ where
                 return Poll::Ready(outcome.handed_on());
             }
             let held = &mut this.running.held;
-            let stage = this.stage.as_mut();
-            match ready!(stage.poll_acquire(Op::LOOKS_AT_TIME, held, task)) {
+            let (stage, observer) = (this.stage.as_mut(), this.listener.observer());
+            match ready!(stage.poll_acquire(Op::LOOKS_AT_TIME, held, observer, task)) {
                 Ok((op, cx)) => {
                     let attempt = (this.make)(op, cx);
                     this.stage.set(Stage::Attempting { attempt });
@@ -215,17 +216,18 @@ impl<Op: Copy, Fut> Stage<'_, Op, Fut> {
     fn poll_acquire(
         mut self: Pin<&mut Self>,
         timed: bool,
-        held: &mut Held,
+        held: &mut RawPermit,
+        observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<(Op, Context), Reason>> {
         if let StageProj::Full { bulkhead, cx, op } = self.as_mut().project() {
             let (bulkhead, cx, op) = (*bulkhead, *cx, *op);
-            let acquire = Acquire::new(bulkhead, cx, timed);
+            let acquire = Acquire::new(&bulkhead.inner, bulkhead.partition, cx, timed);
             self.set(Stage::Waiting { acquire, op });
         }
         match self.project() {
             StageProj::Waiting { mut acquire, op } => {
-                let admitted = ready!(acquire.as_mut().poll(held, task));
+                let admitted = ready!(acquire.as_mut().poll(held, observer, task));
                 Poll::Ready(admitted.map(|()| (*op, acquire.context())))
             }
             StageProj::Refused { reason } => Poll::Ready(Err(*reason)),

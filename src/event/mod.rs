@@ -30,6 +30,7 @@
 //! ```
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Rejected, TimedOut};
@@ -80,6 +81,18 @@ impl Listener for &dyn Observer {
         Self: 'a,
     {
         Some(self)
+    }
+}
+
+/// Tells both observers, the second one even if the first panics.
+pub(crate) fn tell(observers: [Option<&dyn Observer>; 2], event: &Event) {
+    let [first, second] = observers;
+    let told = first.map(|first| catch_unwind(AssertUnwindSafe(|| first.on_event(event))));
+    if let Some(second) = second {
+        second.on_event(event);
+    }
+    if let Some(Err(panic)) = told {
+        resume_unwind(panic);
     }
 }
 
@@ -151,6 +164,14 @@ pub enum Event {
         /// When to come back, if known.
         retry_after: Option<Duration>,
     },
+    /// A call was admitted after it had waited for a permit.
+    #[non_exhaustive]
+    Admitted {
+        /// The name of the policy.
+        policy: &'static str,
+        /// From its arrival in the wait queue until its admission.
+        waited: Duration,
+    },
     /// The concurrency limit of a bulkhead changed.
     #[non_exhaustive]
     LimitChanged {
@@ -195,6 +216,7 @@ impl Event {
             | Self::TimedOut { policy, .. }
             | Self::Rejected { policy, .. }
             | Self::WouldReject { policy, .. }
+            | Self::Admitted { policy, .. }
             | Self::LimitChanged { policy, .. }
             | Self::ProbeForced { policy }
             | Self::CircuitChanged { policy, .. }
@@ -211,6 +233,7 @@ impl Event {
             Self::TimedOut { .. } => "timed_out",
             Self::Rejected { .. } => "rejected",
             Self::WouldReject { .. } => "would_reject",
+            Self::Admitted { .. } => "admitted",
             Self::LimitChanged { .. } => "limit_changed",
             Self::ProbeForced { .. } => "probe_forced",
             Self::CircuitChanged { .. } => "circuit_changed",
@@ -232,6 +255,10 @@ impl Event {
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
         }
+    }
+
+    pub(crate) const fn admitted(policy: &'static str, waited: Duration) -> Self {
+        Self::Admitted { policy, waited }
     }
 
     pub(crate) const fn timed_out(timed_out: &TimedOut) -> Self {
@@ -282,6 +309,7 @@ impl fmt::Display for Event {
             Self::WouldReject { policy, reason, .. } => {
                 write!(f, "{policy}: would have rejected a call: {reason}")
             }
+            Self::Admitted { policy, waited } => write!(f, "{policy}: admitted after {waited:?}"),
             Self::LimitChanged { policy, from, to } => {
                 write!(f, "{policy}: limit changed from {from} to {to}")
             }

@@ -7,10 +7,11 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::LoadShedder;
+use super::inner::Source;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Listener;
-use crate::policy::{Context, Operation, Outcome, Policy};
+use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
 impl<T, E> Policy<T, E> for LoadShedder {
     #[inline]
@@ -33,6 +34,12 @@ impl<T, E> Policy<T, E> for LoadShedder {
 
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::LoadShedder {
+            queue_delay: matches!(self.inner.source, Source::QueueDelay(_)),
+        });
     }
 }
 

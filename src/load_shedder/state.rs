@@ -1,16 +1,18 @@
-//! Whom to shed: the rate, and the cut that makes it so.
+//! The share of calls to shed, and the priority threshold that yields it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::instant::Instant;
 use crate::priority::Priority;
-use crate::set_back::is_set_back_short;
 
 /// How many levels there are: five classes of a hundred.
 pub(super) const LEVELS: usize = 500;
-/// Over how many calls the distribution of priorities is known.
+/// Number of calls in the distribution of priorities.
 const CALLS: usize = 1000;
+/// Fewer calls say too little about the next ones: a threshold from a single call of normal priority would
+/// shed every call of a lower one, whatever the rate.
+const MIN_CALLS: usize = 100;
 
 /// What share of the calls to shed.
 ///
@@ -148,15 +150,11 @@ impl Pressure {
     }
 
     /// For how long the last overload has been more than `calm_after` ago; `None` if it has not.
-    fn calm(&mut self, calm_after: Duration, now: Instant) -> Option<Duration> {
-        let Some(overloaded_at) = &mut self.overloaded_at else {
+    fn calm(&self, calm_after: Duration, now: Instant) -> Option<Duration> {
+        let Some(overloaded_at) = self.overloaded_at else {
             return Some(Duration::MAX);
         };
-        if is_set_back_short(now, *overloaded_at) {
-            // As long as usual from now on, and not until the clock is right again.
-            *overloaded_at = now;
-        }
-        let since = *overloaded_at + calm_after;
+        let since = overloaded_at + calm_after;
         (now >= since).then(|| now.saturating_duration_since(since))
     }
 
@@ -181,7 +179,7 @@ pub(super) struct Share {
 impl Share {
     /// Whether it is too old to count. Who has no calls says nothing, and nothing is shed for its sake.
     fn is_stale(&self, now: Instant) -> bool {
-        now > self.at + self.good_for || is_set_back_short(now, self.at)
+        now > self.at + self.good_for
     }
 
     /// Its calls per second.
@@ -200,14 +198,14 @@ pub(super) fn combine(shares: impl IntoIterator<Item = Share>, now: Instant) -> 
     if calls > 0.0 { shed / calls } else { 0.0 }
 }
 
-/// Everybody below the level is shed, of those on it a share.
+/// Calls below the level are shed, and a share of those on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Cut {
+pub(super) struct Threshold {
     pub(super) level: u16,
     pub(super) share: f32,
 }
 
-impl Cut {
+impl Threshold {
     /// Whether a call is shed. `random` is in `[0, 1)`.
     pub(super) fn sheds(self, priority: Priority, random: f64) -> bool {
         let level = priority.as_u16();
@@ -224,6 +222,33 @@ impl Cut {
             level: (bits >> 32) as u16,
             share: f32::from_bits(bits as u32),
         }
+    }
+}
+
+/// Keeps the share of shed calls within `max`, however priorities change between two updates: any run of
+/// `n` calls has `⌊n · (1 − max)⌋` admitted ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShedCap {
+    max: f64,
+    /// Admissions that the calls so far are owed.
+    owed: f64,
+}
+
+impl ShedCap {
+    pub(super) const fn new(max: f64) -> Self {
+        Self { max, owed: 0.0 }
+    }
+
+    /// Whether a call is shed, of which `below` says whether it is below the threshold.
+    pub(super) fn sheds(&mut self, below: bool) -> bool {
+        // Ten tenths add up to a little less than 1.
+        const ROUNDING: f64 = 1e-9;
+        self.owed += 1.0 - self.max;
+        if below && self.owed < 1.0 - ROUNDING {
+            return true;
+        }
+        self.owed = (self.owed - 1.0).max(0.0);
+        false
     }
 }
 
@@ -253,26 +278,27 @@ impl Levels {
         self.counts[usize::from(priority.as_u16())] += 1;
     }
 
-    /// The cut that sheds the share `rate` of such calls, the lowest priorities first.
+    /// Returns the threshold that sheds the share `rate` of such calls, the lowest priorities first;
+    /// none from too few calls.
     ///
     /// Source: failsafe-go's prioritizer, with one change: there whole levels are shed, here the last
     /// one in part, so that few levels do not mean large steps.
-    pub(super) fn cut(&self, rate: f64) -> Cut {
-        if rate <= 0.0 || self.recent.is_empty() {
-            return Cut::default();
+    pub(super) fn threshold(&self, rate: f64) -> Threshold {
+        if rate <= 0.0 || self.recent.len() < MIN_CALLS {
+            return Threshold::default();
         }
         let mut left = rate * self.recent.len() as f64;
         for (level, &count) in self.counts.iter().enumerate() {
             let count = f64::from(count);
             if left < count {
-                return Cut {
+                return Threshold {
                     level: level as u16,
                     share: (left / count) as f32,
                 };
             }
             left -= count;
         }
-        Cut {
+        Threshold {
             level: LEVELS as u16,
             share: 0.0,
         }

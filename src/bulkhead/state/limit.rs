@@ -1,61 +1,11 @@
-//! Algorithms that find the limit of an adaptive bulkhead.
-//!
-//! Each is a plain machine: samples go in, a limit comes out. It reads no clock, holds no lock and
-//! draws no random number, so it can be tested, simulated and replayed.
-//!
-//! | algorithm | watches | good for | source |
-//! |---|---|---|---|
-//! | [`Aimd`] | timeouts, refusals | dependencies that say when they are overloaded | TCP, Netflix |
-//! | [`Vegas`] | latency over its minimum | steady latencies | Netflix concurrency-limits |
-//! | [`Gradient2`] | latency over its long average | latencies that drift | Netflix concurrency-limits |
-//! | [`Gradient`] | latency over a probed minimum | proxies, mixed traffic | Envoy |
-//! | [`Correlated`] | latency, and whether more in flight brings more throughput | the first to try | failsafe-go |
-//! | [`Fixed`] | nothing | switching adaptation off | |
-//!
-//! [`Windowed`] gathers samples and feeds a percentile of them to any of these.
-//!
-//! # What all of them share
-//!
-//! * The limit grows only while it is used: an idle client cannot raise it.
-//! * Calls that timed out, were refused as too much or were dropped half-way are signs of overload.
-//! * The limit never falls below one, so there is always a call that can bring good news.
-//!
-//! # One of your own
-//!
-//! ```
-//! use backstop::Bulkhead;
-//! use backstop::bulkhead::limit::{ConcurrencyLimit, Sample};
-//!
-//! /// Half as many after an overload, one more after a success.
-//! #[derive(Debug)]
-//! struct Halving(u32);
-//!
-//! impl ConcurrencyLimit for Halving {
-//!     fn limit(&self) -> u32 {
-//!         self.0
-//!     }
-//!
-//!     fn on_sample(&mut self, sample: &Sample) {
-//!         if sample.overloaded {
-//!             self.0 /= 2;
-//!         } else if sample.uses(self.0) {
-//!             self.0 += 1;
-//!         }
-//!     }
-//! }
-//!
-//! let bulkhead = Bulkhead::builder().adaptive(Halving(16)).build()?;
-//! bulkhead.try_acquire().unwrap().overloaded();
-//! assert_eq!(bulkhead.limit(), 8);
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
+#![cfg_attr(feature = "tokio", doc = include_str!("../../../docs/patterns/adaptive-concurrency.md"))]
+#![cfg_attr(not(feature = "tokio"), doc = "Algorithms that find the limit of an adaptive bulkhead.")]
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::instant::Instant;
-use crate::set_back::is_set_back_short;
 
 pub use super::aimd::{Aimd, AimdBuilder};
 pub use super::average::ExpAverage;
@@ -221,8 +171,7 @@ pub(super) struct OncePerRoundTrip {
 
 impl OncePerRoundTrip {
     pub(super) fn allows(&self, sample: &Sample) -> bool {
-        self.last
-            .is_none_or(|last| sample.started >= last || is_set_back_short(sample.now, last))
+        self.last.is_none_or(|last| sample.started >= last)
     }
 
     pub(super) const fn moved(&mut self, sample: &Sample) {
