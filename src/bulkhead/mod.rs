@@ -1,5 +1,8 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/bulkhead.md"))]
-#![cfg_attr(not(feature = "tokio"), doc = "Bulkheads bound how many calls run at once.")]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "Bulkheads bound how many calls run at once."
+)]
 
 use std::fmt;
 use std::future::Future;

@@ -19,8 +19,9 @@ use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock_checked};
 #[derive(Debug)]
 pub(super) struct PermitCache {
     semaphore: Semaphore,
-    /// Whether permits may be cached. Not where an exact number in flight is needed with each call.
-    enabled: bool,
+    /// The most slots worth having: 0 where each call needs an exact number in flight. Known from the
+    /// start, since a thread that is pinned to a processor sees that one only.
+    max_slots: u32,
     /// Allocated at the first contention.
     slots: OnceLock<Slots>,
     /// Held while slots are opened or closed.
@@ -50,7 +51,12 @@ impl PermitCache {
     pub(super) fn new(limit: u32, exact: bool) -> Self {
         Self {
             semaphore: Semaphore::new(limit),
-            enabled: !exact,
+            // Contention proves that there are two processors.
+            max_slots: if exact {
+                0
+            } else {
+                processors().clamp(2, MAX_SLOTS)
+            },
             slots: OnceLock::new(),
             switch: Mutex::new(()),
         }
@@ -93,7 +99,7 @@ impl PermitCache {
     /// [`try_acquire_once`](Self::try_acquire_once) has failed.
     pub(super) fn try_acquire_one(&self) -> Result<Taken, Word> {
         let word = self.read();
-        if self.enabled && !word.is_cached() && word.has_much_room() {
+        if self.max_slots > 0 && !word.is_cached() && word.has_much_room() {
             // There is room, so another thread must have interfered.
             self.open(word);
         }
@@ -102,7 +108,12 @@ impl PermitCache {
 
     /// As [`Semaphore::acquire_in_turn`].
     #[inline]
-    pub(super) fn acquire_in_turn(&self, cost: u32, clamp: bool, last: bool) -> Result<Taken, Word> {
+    pub(super) fn acquire_in_turn(
+        &self,
+        cost: u32,
+        clamp: bool,
+        last: bool,
+    ) -> Result<Taken, Word> {
         self.semaphore.acquire_in_turn(cost, clamp, last)
     }
 
@@ -152,7 +163,7 @@ impl PermitCache {
     /// Lets threads cache permits, unless there is little room.
     #[cold]
     fn open(&self, word: Word) {
-        let wanted = processors().min(MAX_SLOTS).min(word.limit() / 2);
+        let wanted = self.max_slots.min(word.limit() / 2);
         // A single slot is no better than the word.
         if wanted >= 2 || self.slots.get().is_some() {
             self.open_slots(self.slots.get_or_init(|| Slots::new(1 << wanted.ilog2())));
@@ -253,7 +264,9 @@ impl Slots {
     /// Closes the slots and returns the number of permits in them.
     fn close(&self) -> u32 {
         let slots = self.slots.iter();
-        slots.map(|slot| slot.0.swap(CLOSED, Ordering::AcqRel)).sum()
+        slots
+            .map(|slot| slot.0.swap(CLOSED, Ordering::AcqRel))
+            .sum()
     }
 }
 

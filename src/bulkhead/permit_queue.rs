@@ -131,6 +131,14 @@ impl PermitQueue {
         lock_checked(&self.waiting)
     }
 
+    pub(super) fn queued(&self) -> usize {
+        self.lock().list.len()
+    }
+
+    pub(super) fn queued_in(&self, partition: usize) -> usize {
+        self.lock().list.len_of(partition)
+    }
+
     /// CoDel's load, 0 to 1; 0 without CoDel.
     pub(super) fn load(&self) -> f64 {
         self.lock().codel.as_ref().map_or(0.0, |codel| codel.load())
@@ -182,7 +190,9 @@ impl PermitQueue {
         let below = self.partitions[partition].is_below_share(cost, word.limit());
         // Waiters go first, but before a partition below its share only its own.
         let its_turn = waiting.list.len() == 0 || (below && waiting.list.len_of(partition) == 0);
-        let taken = its_turn.then(|| self.take(cost, partition, false)).flatten();
+        let taken = its_turn
+            .then(|| self.take(cost, partition, false))
+            .flatten();
         taken.ok_or_else(|| self.why(cost, word))
     }
 
@@ -210,7 +220,10 @@ impl PermitQueue {
             Ok(taken) => taken,
             Err(word) => {
                 let below = self.rules.exceed
-                    && self.partitions.get(partition)?.is_below_share(cost, word.limit());
+                    && self
+                        .partitions
+                        .get(partition)?
+                        .is_below_share(cost, word.limit());
                 below.then(|| self.permits.force(cost))?
             }
         };
@@ -304,7 +317,9 @@ impl PermitQueue {
         // A clock may be user code: it is not read under the lock, and a waker or a clock that panics
         // costs no other waiter its turn.
         let mut panic = None;
-        let now = self.has_codel.then(|| unless_panics(&mut panic, || self.clock.now()));
+        let now = self
+            .has_codel
+            .then(|| unless_panics(&mut panic, || self.clock.now()));
         let now = now.flatten();
         loop {
             let mut waiting = self.lock();
@@ -378,7 +393,11 @@ impl PermitQueue {
             };
             let below = self.partitions[partition].is_below_share(waiter.cost, limit);
             let (rank, arrival) = waiter.place;
-            let arrival = if newest_first { u64::MAX - arrival } else { arrival };
+            let arrival = if newest_first {
+                u64::MAX - arrival
+            } else {
+                arrival
+            };
             Some(((!below, rank, arrival), partition))
         });
         heads.min().map(|(_, partition)| partition)

@@ -26,7 +26,11 @@ impl<T, E> Policy<T, E> for Bulkhead {
     ) -> impl Future<Output = Outcome<T, E>> {
         let inner = &*self.inner;
         let listener = op.listener();
-        let entered = inner.try_enter(inner.entrant(&cx, self.partition), &mut cx, listener.observer());
+        let entered = inner.try_enter(
+            inner.entrant(&cx, self.partition),
+            &mut cx,
+            listener.observer(),
+        );
         let make = |op: Op, cx: Context| op.attempt(cx);
         // Each end makes a future of its own: in one that all share, the fields of the others are
         // written too.

@@ -47,7 +47,12 @@ impl Semaphore {
 
     /// As [`try_acquire`](Self::try_acquire) for the next waiter. `last`: no other call waits.
     #[inline]
-    pub(super) fn acquire_in_turn(&self, cost: u32, clamp: bool, last: bool) -> Result<Taken, Word> {
+    pub(super) fn acquire_in_turn(
+        &self,
+        cost: u32,
+        clamp: bool,
+        last: bool,
+    ) -> Result<Taken, Word> {
         let keep = if last { !WAITING } else { !0 };
         self.acquire(cost, clamp, |_| true, keep)
     }
@@ -111,7 +116,8 @@ impl Semaphore {
 
     /// Clears the mark and releases the permits found in the cache, in one step. The mark must be set.
     pub(super) fn clear_cached(&self, found: u32) {
-        self.0.fetch_sub(CACHED + u64::from(found), Ordering::Release);
+        self.0
+            .fetch_sub(CACHED + u64::from(found), Ordering::Release);
     }
 
     /// Replaces the word with what `change` makes of it. Returns the word before, or the one that

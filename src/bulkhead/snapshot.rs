@@ -52,7 +52,7 @@ impl Bulkhead {
             name: inner.name,
             limit,
             in_flight: inner.queue.in_flight(),
-            queued: inner.queue.lock().list.len(),
+            queued: inner.queue.queued(),
             queue_load: inner.queue.load(),
             refused: inner.refused.load(Ordering::Relaxed),
             timed_out: inner.timed_out.load(Ordering::Relaxed),
@@ -62,7 +62,7 @@ impl Bulkhead {
                     name: partition.name,
                     guaranteed: partition.guaranteed(limit),
                     in_flight: partition.in_flight(),
-                    queued: inner.queue.lock().list.len_of(index),
+                    queued: inner.queue.queued_in(index),
                 })
                 .collect(),
         }

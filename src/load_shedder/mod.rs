@@ -1,5 +1,8 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/load-shedding.md"))]
-#![cfg_attr(not(feature = "tokio"), doc = "Load shedders reject the least important calls under overload.")]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "Load shedders reject the least important calls under overload."
+)]
 
 use std::fmt;
 use std::sync::Arc;

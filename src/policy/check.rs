@@ -170,8 +170,14 @@ mod tests {
         for order in [
             [Layer::Bulkhead { adaptive: fixed }, RETRY],
             [RETRY, Layer::Bulkhead { adaptive }],
-            [Layer::Bulkhead { adaptive }, Layer::LoadShedder { queue_delay: true }],
-            [Layer::LoadShedder { queue_delay: false }, Layer::Bulkhead { adaptive }],
+            [
+                Layer::Bulkhead { adaptive },
+                Layer::LoadShedder { queue_delay: true },
+            ],
+            [
+                Layer::LoadShedder { queue_delay: false },
+                Layer::Bulkhead { adaptive },
+            ],
         ] {
             assert_eq!(misorders(&order), []);
         }

@@ -8,7 +8,6 @@ mod model;
 mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
-mod set_back;
 mod shares;
 mod storm;
 mod stress;

@@ -1,5 +1,8 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../../docs/patterns/adaptive-concurrency.md"))]
-#![cfg_attr(not(feature = "tokio"), doc = "Algorithms that find the limit of an adaptive bulkhead.")]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "Algorithms that find the limit of an adaptive bulkhead."
+)]
 
 use std::fmt::Debug;
 use std::time::Duration;

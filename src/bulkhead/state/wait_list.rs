@@ -258,7 +258,7 @@ mod tests {
 
     impl Model {
         fn ends(&self, partition: usize) -> (Option<usize>, Option<usize>) {
-            let mut line: Vec<_> = self.waiting.iter().filter(|w| w.0 == partition).collect();
+            let mut list: Vec<_> = self.waiting.iter().filter(|w| w.0 == partition).collect();
             list.sort_by_key(|w| w.1);
             (list.first().map(|w| w.2), list.last().map(|w| w.2))
         }
@@ -273,10 +273,13 @@ mod tests {
                 0..=3 => {
                     let index = list.push(partition, rank, 1, AT, ());
                     model.arrivals += 1;
-                    model.waiting.push((partition, (rank, model.arrivals), index));
+                    model
+                        .waiting
+                        .push((partition, (rank, model.arrivals), index));
                 }
                 4..=5 if !model.waiting.is_empty() => {
-                    let (partition, _, index) = model.waiting.swap_remove(pick % model.waiting.len());
+                    let (partition, _, index) =
+                        model.waiting.swap_remove(pick % model.waiting.len());
                     assert!(list.collect(index).is_none());
                     assert!(list.waker_mut(index).is_some());
                     assert!(list.settle(partition, index, OVER).is_some());
@@ -285,7 +288,8 @@ mod tests {
                     model.settled.push(index);
                 }
                 6 if !model.waiting.is_empty() => {
-                    let (partition, _, index) = model.waiting.swap_remove(pick % model.waiting.len());
+                    let (partition, _, index) =
+                        model.waiting.swap_remove(pick % model.waiting.len());
                     assert!(list.remove(partition, index).is_some());
                 }
                 _ if !model.settled.is_empty() => {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_cut_sheds_the_share_it_should_and_the_lowest_first() {
+fn a_threshold_sheds_the_share_it_should_and_the_lowest_first() {
     let mut levels = Levels::new();
     for call in 0..5000 {
         levels.add(if call % 4 == 0 {
@@ -13,10 +13,10 @@ fn a_cut_sheds_the_share_it_should_and_the_lowest_first() {
         });
     }
     for rate in [0.0, 0.1, 0.5, 0.74, 0.76, 0.9, 1.0] {
-        let cut = levels.cut(rate);
+        let threshold = levels.threshold(rate);
         let shed = |priority| {
             (0..1000)
-                .filter(|i| cut.sheds(priority, f64::from(*i) / 1e3))
+                .filter(|i| threshold.sheds(priority, f64::from(*i) / 1e3))
                 .count()
         };
         let (low, high) = (
@@ -28,14 +28,44 @@ fn a_cut_sheds_the_share_it_should_and_the_lowest_first() {
             "{rate}: {low} {high}"
         );
         assert!(high == 0.0 || low == 1.0, "{rate}: {low} {high}");
-        assert_eq!(Cut::from_bits(cut.to_bits()), cut);
+        assert_eq!(Threshold::from_bits(threshold.to_bits()), threshold);
     }
-    assert_eq!(Levels::new().cut(0.5), Cut::default(), "nobody is known");
-    let nobody = levels.cut(0.0);
+    assert_eq!(
+        Levels::new().threshold(0.5),
+        Threshold::default(),
+        "nobody is known"
+    );
+    let nobody = levels.threshold(0.0);
     assert!(
         !nobody.sheds(Priority::LOWEST, 0.0),
         "also a level not seen before"
     );
+}
+
+#[test]
+fn too_few_calls_make_no_threshold() {
+    let mut levels = Levels::new();
+    for calls in 1..=200 {
+        levels.add(Priority::NORMAL);
+        let threshold = levels.threshold(0.05);
+        assert_eq!(threshold == Threshold::default(), calls < 100, "{calls}");
+    }
+}
+
+#[test]
+fn no_run_of_calls_is_shed_beyond_the_cap() {
+    for (max, run) in [(0.9, 10), (0.5, 2), (0.75, 4), (1.0, usize::MAX)] {
+        let mut cap = ShedCap::new(max);
+        // Calm before: it earns nothing.
+        (0..500).for_each(|_| assert!(!cap.sheds(false)));
+        let shed: Vec<bool> = (0..1000).map(|_| cap.sheds(true)).collect();
+        let expected: Vec<bool> = (1..=1000).map(|call| call % run != 0).collect();
+        assert_eq!(shed, expected, "{max}");
+    }
+    // Calls that are admitted for their priority count.
+    let mut cap = ShedCap::new(0.9);
+    let shed = (0..1000).filter(|call| cap.sheds(call % 5 > 0)).count();
+    assert_eq!(shed, 800);
 }
 
 #[test]
