@@ -89,8 +89,8 @@ impl LoadShedderBuilder {
         self
     }
 
-    /// The largest share of calls to shed: above 0, up to 1. It holds for any run of calls: with 0.9 no
-    /// ten in a row are shed, however priorities change.
+    /// The largest share of calls to shed: above 0, up to 1. It holds for any hundred calls in a row,
+    /// however priorities change, to a whole call.
     pub fn max_shed(mut self, share: f64) -> Self {
         self.max_shed = share;
         self

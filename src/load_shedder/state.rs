@@ -225,30 +225,33 @@ impl Threshold {
     }
 }
 
-/// Keeps the share of shed calls within `max`, however priorities change between two updates: any run of
-/// `n` calls has `⌊n · (1 − max)⌋` admitted ones.
+/// Keeps the share of shed calls within a maximum, however priorities change between two updates: it
+/// holds for any hundred calls in a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShedCap {
-    max: f64,
-    /// Admissions that the calls so far are owed.
-    owed: f64,
+    most: u32,
+    /// One bit for each of the last calls, the newest first: whether it was shed.
+    recent: u128,
 }
 
 impl ShedCap {
-    pub(super) const fn new(max: f64) -> Self {
-        Self { max, owed: 0.0 }
+    const CALLS: u32 = 100;
+
+    pub(super) fn new(max: f64) -> Self {
+        // Rounding: 0.29 of 100 is a little less than 29.
+        let most = f64::from(Self::CALLS) * max + 1e-9;
+        Self {
+            most: (most as u32).max(1),
+            recent: 0,
+        }
     }
 
     /// Whether a call is shed, of which `below` says whether it is below the threshold.
     pub(super) fn sheds(&mut self, below: bool) -> bool {
-        // Ten tenths add up to a little less than 1.
-        const ROUNDING: f64 = 1e-9;
-        self.owed += 1.0 - self.max;
-        if below && self.owed < 1.0 - ROUNDING {
-            return true;
-        }
-        self.owed = (self.owed - 1.0).max(0.0);
-        false
+        self.recent = self.recent << 1 & ((1 << Self::CALLS) - 1);
+        let sheds = below && self.recent.count_ones() < self.most;
+        self.recent |= u128::from(sheds);
+        sheds
     }
 }
 

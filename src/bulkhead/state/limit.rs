@@ -90,6 +90,11 @@ impl Sample {
         self.in_flight as u64 * 2 >= limit as u64
     }
 
+    /// Whether at least `share` of `limit` was in use.
+    pub(super) fn uses_share(&self, limit: f64, share: f64) -> bool {
+        f64::from(self.in_flight) >= limit * share
+    }
+
     /// The latency as a number; never zero, so that it can be divided by.
     pub(super) fn nanos(&self) -> f64 {
         (crate::instant::nanos(self.latency) as f64).max(1.0)
@@ -112,6 +117,8 @@ pub(super) struct Bounds {
     pub(super) initial: u32,
     pub(super) min: u32,
     pub(super) max: u32,
+    /// The share of the limit that must be in use for it to grow.
+    pub(super) utilization: f64,
 }
 
 impl Bounds {
@@ -119,6 +126,7 @@ impl Bounds {
         initial: 20,
         min: 1,
         max: 200,
+        utilization: UTILIZATION,
     };
 
     pub(super) fn check(&self, policy: &'static str) -> Result<(), ConfigError> {
@@ -135,7 +143,7 @@ impl Bounds {
         if self.initial == 0 {
             return error("initial", "must be at least 1");
         }
-        Ok(())
+        share(policy, "utilization", self.utilization)
     }
 
     pub(super) fn clamp(&self, limit: f64) -> f64 {
@@ -157,7 +165,10 @@ pub(super) fn share(
     }
 }
 
-/// What share of the calls of a window may be overloads before the window is one.
+/// The share of a limit that must be in use for it to grow.
+pub(super) const UTILIZATION: f64 = 0.5;
+
+/// The share of the calls of a window that may be overloads before the window is one.
 pub(super) const OVERLOAD_SHARE: f64 = 0.1;
 
 /// Whether `some` of `all` are more than a `share` of them.
@@ -206,3 +217,16 @@ macro_rules! bounds_setters {
     };
 }
 pub(super) use bounds_setters;
+
+/// The setter of `utilization`.
+macro_rules! utilization_setter {
+    () => {
+        /// The share of the limit that must be in use for it to grow: 0 to 1. Default 0.5; with 0.8 the
+        /// limit stays closer to what is used.
+        pub const fn utilization(mut self, share: f64) -> Self {
+            self.bounds.utilization = share;
+            self
+        }
+    };
+}
+pub(super) use utilization_setter;
