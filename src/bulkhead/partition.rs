@@ -11,7 +11,7 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    pub(super) const fn new(name: &'static str, share: f64) -> Self {
+    pub(super) fn new(name: &'static str, share: f64) -> Self {
         Self {
             name,
             share,

@@ -110,6 +110,11 @@ impl PermitQueue {
         }
     }
 
+    #[cfg(all(test, backstop_loom))]
+    pub(super) const fn permits(&self) -> &PermitCache {
+        &self.permits
+    }
+
     /// Reads the semaphore; permits in flight are exact only where none are cached.
     pub(super) fn read(&self) -> Word {
         self.permits.read()
