@@ -209,7 +209,11 @@ impl<'a> Future for AcquirePermit<'a> {
         };
         budget.made_progress();
         Poll::Ready(match entered {
-            Ok(()) => Ok(permit),
+            // Word by word: see `RawPermit::take`.
+            Ok(()) => Ok(Permit {
+                inner,
+                held: permit.held.take().unwrap_or(RawPermit::NOTHING),
+            }),
             Err(reason) => Err(inner.reject(reason, None)),
         })
     }

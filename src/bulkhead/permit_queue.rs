@@ -71,7 +71,8 @@ pub(super) enum Full {
     TooLarge,
 }
 
-/// What a call asks for.
+/// What a call asks for. Passed to functions out of line by field: in one value the fields are stored
+/// one by one and loaded together, which stalls.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entrant {
     pub(super) cost: u32,
@@ -164,14 +165,13 @@ impl PermitQueue {
                 return Ok(taken);
             }
         }
-        self.try_admit_slowly(entrant)
+        self.try_admit_slowly(entrant.cost, entrant.partition)
     }
 
     #[inline(never)]
-    fn try_admit_slowly(&self, entrant: Entrant) -> Result<Taken, Full> {
-        let cost = entrant.cost;
+    fn try_admit_slowly(&self, cost: u32, partition: u32) -> Result<Taken, Full> {
         if !self.partitions.is_empty() {
-            return self.try_admit_to_partition(entrant);
+            return self.try_admit_to_partition(cost, partition as usize);
         }
         let acquire = || match cost {
             1 => self.permits.try_acquire_one(),
@@ -188,9 +188,8 @@ impl PermitQueue {
         }
     }
 
-    fn try_admit_to_partition(&self, entrant: Entrant) -> Result<Taken, Full> {
+    fn try_admit_to_partition(&self, cost: u32, partition: usize) -> Result<Taken, Full> {
         let waiting = self.lock();
-        let (cost, partition) = (entrant.cost, entrant.partition as usize);
         let word = self.read();
         let below = self.partitions[partition].is_below_share(cost, word.limit());
         // Waiters go first, but before a partition below its share only its own.
@@ -287,11 +286,12 @@ impl PermitQueue {
     /// may have come already: then [`serve`](Self::serve) must follow.
     pub(super) fn push(
         &self,
-        entrant: Entrant,
+        cost: u32,
+        partition: usize,
+        priority: Priority,
         now: Instant,
         waker: Waker,
     ) -> Option<(usize, bool)> {
-        let cost = entrant.cost;
         let mut waiting = self.lock();
         if waiting.list.len() >= self.rules.capacity {
             // A waker may be user code: it is dropped after the lock.
@@ -299,10 +299,9 @@ impl PermitQueue {
             return None;
         }
         let rank = match self.rules.order {
-            QueueOrder::Priority => u16::MAX - entrant.priority.as_u16(),
+            QueueOrder::Priority => u16::MAX - priority.as_u16(),
             QueueOrder::Fifo | QueueOrder::Lifo => 0,
         };
-        let partition = entrant.partition as usize;
         let slot = waiting.list.push(partition, rank, cost, now, waker);
         let word = match waiting.list.len() {
             1 => self.permits.set_waiting(),
@@ -335,13 +334,13 @@ impl PermitQueue {
                 _ => None,
             };
             drop(waiting);
-            let is_over = second.is_none();
-            for waker in [first, second].into_iter().flatten() {
+            if let Some(waker) = first {
                 unless_panics(&mut panic, || waker.wake());
             }
-            if is_over {
-                break;
-            }
+            match second {
+                Some(waker) => unless_panics(&mut panic, || waker.wake()),
+                None => break,
+            };
         }
         if let Some(panic) = panic {
             // A second panic while a first one unwinds would abort the program.

@@ -7,11 +7,12 @@ use super::state::{Settled, Taken};
 use crate::error::Reason;
 use crate::instant::Instant;
 
-/// A place in the wait queue. Dropping it gives up the place, and permits it was handed already.
+/// A place in the wait queue. Dropping it gives up the place, and permits it was handed already. In
+/// whole words, as [`Taken`] is.
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
     queue: &'a PermitQueue,
-    partition: u32,
+    partition: usize,
     /// `COLLECTED`, once the end of the wait is known.
     slot: usize,
 }
@@ -29,11 +30,14 @@ impl<'a> Ticket<'a> {
         waker: &Waker,
     ) -> Option<(Self, bool)> {
         // A waker may be user code: it is not cloned under the lock.
-        let (slot, may_be_next) = queue.push(entrant, now, waker.clone())?;
+        let partition = entrant.partition as usize;
+        let waker = waker.clone();
+        let (slot, may_be_next) =
+            queue.push(entrant.cost, partition, entrant.priority, now, waker)?;
         // Before serving: should a waker panic, the place is given up.
         let ticket = Self {
             queue,
-            partition: entrant.partition,
+            partition,
             slot,
         };
         if may_be_next {
@@ -76,7 +80,7 @@ impl<'a> Ticket<'a> {
     fn give_up(&self) {
         let queue = self.queue;
         let mut waiting = queue.lock();
-        if let Some(waker) = waiting.list.remove(self.partition as usize, self.slot) {
+        if let Some(waker) = waiting.list.remove(self.partition, self.slot) {
             queue.after_removal(&mut waiting);
             drop(waiting);
             // It may have blocked a smaller one behind it.
@@ -88,7 +92,7 @@ impl<'a> Ticket<'a> {
         let settled = waiting.list.collect(self.slot);
         drop(waiting);
         if let Some(Settled::Admitted(taken)) = settled {
-            queue.release(taken.cost(), self.partition);
+            queue.release(taken.cost(), self.partition as u32);
         }
     }
 }
