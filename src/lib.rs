@@ -94,6 +94,7 @@ pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
 pub mod codel;
+mod coop;
 pub mod deadline;
 mod error;
 pub mod event;

@@ -713,29 +713,3 @@ fn a_clock_that_is_set_back_neither_ends_the_shedding_nor_keeps_it() {
         assert_eq!(shedder.snapshot().shed_rate, 0.0);
     }
 }
-
-#[test]
-fn usage_is_forgotten_on_a_clock_that_is_set_back() {
-    let clock = Settable::default();
-    let minute = Duration::from_secs(60);
-    let fairness = UserFairness::new(2, minute, clock.clone()).unwrap();
-    let level = |user| fairness.priority(Priority::NORMAL, user).as_u16() % 100;
-    clock.set(HOUR);
-    for _ in 0..100 {
-        fairness.charge("greedy", 1.0);
-    }
-    fairness.charge("modest", 1.0);
-    fairness.charge("new", 1.0);
-    assert_eq!(fairness.users(), 2, "nobody is quiet");
-    clock.set(Duration::ZERO);
-    fairness.charge("modest", 1.0);
-    assert!(level("greedy") < 30, "at first he is still the one");
-    for _ in 0..30 {
-        clock.advance(minute);
-        fairness.charge("modest", 1.0);
-    }
-    assert_eq!(level("greedy"), 99);
-    // And he makes room for another.
-    fairness.charge("new", 100.0);
-    assert!(level("new") < level("modest"));
-}

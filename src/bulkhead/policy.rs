@@ -5,10 +5,11 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::Bulkhead;
 use super::acquire::Acquire;
-use super::held::{Ending, Held};
-use super::queue::Full;
-use super::{Bulkhead, Inner};
+use super::inner::Inner;
+use super::permit_queue::Full;
+use super::raw_permit::{Ending, RawPermit};
 use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
@@ -42,9 +43,9 @@ impl<'a> Gate for &'a Bulkhead {
         observer: Option<&dyn Observer>,
     ) -> Entered<Ticket, Waiting<'a>> {
         let inner = &*self.inner;
-        let stage = match inner.try_enter(self.entrant(cx), cx, observer) {
+        let stage = match inner.try_enter(inner.entrant(cx, self.partition), cx, observer) {
             Ok(held) => return Entered::Admitted(Ticket(held)),
-            Err(Full::Busy) if inner.may_wait => Stage::Full { bulkhead: self },
+            Err(Full::Busy) if inner.may_wait() => Stage::Full { bulkhead: self },
             Err(full) => Stage::Rejected {
                 inner,
                 reason: full.reason(),
@@ -77,12 +78,12 @@ impl Describe for Bulkhead {
 
 /// What an admitted call has taken.
 #[derive(Clone, Copy, Debug)]
-pub struct Ticket(Held);
+pub struct Ticket(RawPermit);
 
 /// The permits of a call that runs; nothing once they have been taken out.
 pub struct Running<'a> {
     inner: &'a Inner,
-    held: Held,
+    held: RawPermit,
 }
 
 impl Permit for Running<'_> {
@@ -90,7 +91,7 @@ impl Permit for Running<'_> {
     fn take(&mut self) -> Self {
         Self {
             inner: self.inner,
-            held: self.held.take().unwrap_or(Held::NOTHING),
+            held: self.held.take().unwrap_or(RawPermit::NOTHING),
         }
     }
 
@@ -104,7 +105,7 @@ impl Permit for Running<'_> {
             return self.end_of_sample(outcome, observer);
         }
         if let Some(held) = self.held.take() {
-            self.inner.gate.give_back(held.cost(), held.lane());
+            self.inner.release(held);
         }
         outcome
     }
@@ -196,7 +197,7 @@ impl<'a> Entrance for Waiting<'a> {
         let mut stage = self.project().stage;
         if let StageProj::Full { bulkhead } = stage.as_mut().project() {
             let bulkhead: &'a Bulkhead = bulkhead;
-            let acquire = Acquire::new(bulkhead, *cx, reads_time);
+            let acquire = Acquire::new(&bulkhead.inner, bulkhead.partition, *cx, reads_time);
             stage.set(Stage::Waiting { bulkhead, acquire });
         }
         let (inner, reason): (&'a Inner, _) = match stage.project() {
@@ -208,9 +209,9 @@ impl<'a> Entrance for Waiting<'a> {
                 // From the start, because a clock may panic when the permits are there.
                 let mut running = Running {
                     inner,
-                    held: Held::NOTHING,
+                    held: RawPermit::NOTHING,
                 };
-                match ready!(acquire.as_mut().poll(&mut running.held, task)) {
+                match ready!(acquire.as_mut().poll(&mut running.held, observer, task)) {
                     Ok(()) => {
                         *cx = acquire.context();
                         return Poll::Ready(Ok(running));

@@ -30,6 +30,7 @@
 //! ```
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Rejected, TimedOut};
@@ -82,6 +83,18 @@ impl Listener for &dyn Observer {
         Self: 'a,
     {
         Some(self)
+    }
+}
+
+/// Tells both observers, the second one even if the first panics.
+pub(crate) fn tell(observers: [Option<&dyn Observer>; 2], event: &Event) {
+    let [first, second] = observers;
+    let told = first.map(|first| catch_unwind(AssertUnwindSafe(|| first.on_event(event))));
+    if let Some(second) = second {
+        second.on_event(event);
+    }
+    if let Some(Err(panic)) = told {
+        resume_unwind(panic);
     }
 }
 
@@ -158,7 +171,7 @@ pub enum Event {
     Waited {
         /// The name of the policy.
         policy: &'static str,
-        /// From when it joined the line to its admission.
+        /// From its arrival in the wait queue until its admission.
         waited: Duration,
     },
     /// The concurrency limit of a bulkhead changed.
@@ -244,6 +257,10 @@ impl Event {
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
         }
+    }
+
+    pub(crate) const fn waited(policy: &'static str, waited: Duration) -> Self {
+        Self::Waited { policy, waited }
     }
 
     pub(crate) const fn timed_out(timed_out: &TimedOut) -> Self {

@@ -1,10 +1,11 @@
 //! The shedder around an operation.
 
 use super::LoadShedder;
+use super::inner::Source;
 use crate::clock::ClockHandle;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{AtMostOnce, Context, Describe, Operation, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
 
 impl Policy for LoadShedder {}
 
@@ -49,5 +50,11 @@ impl Gate for &LoadShedder {
 impl Describe for LoadShedder {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::LoadShedder {
+            queue_delay: matches!(self.inner.source, Source::QueueDelay(_)),
+        });
     }
 }

@@ -1,4 +1,4 @@
-//! Those who wait: who is next in constant time, and nothing is allocated once warm.
+//! The wait queue. Operations are O(1), by priority O(log n); no allocation once its slab has grown.
 
 use std::collections::BTreeMap;
 
@@ -6,39 +6,38 @@ use super::Taken;
 use crate::error::Reason;
 use crate::instant::Instant;
 
-/// The lines of a bulkhead, one for each partition. `W` wakes somebody.
+/// The waiters of a bulkhead, in one list per partition. `W` is a waker.
 ///
-/// Everybody has a slot, from lining up until they have noticed how their waiting ended. Slots are
-/// used again. Those who wait are linked in the order they came; where priorities decide, a map sorts
-/// them.
+/// A waiter has a slot from its arrival until it has collected how its wait ended. Slots are reused.
+/// Waiters are linked in the order of arrival; where priorities decide, a map sorts them.
 #[derive(Debug)]
-pub(crate) struct Lines<W> {
+pub(crate) struct WaitList<W> {
     slots: Vec<Slot<W>>,
     /// The first slot that is free.
     free: usize,
-    /// How many slots are not free.
+    /// Number of slots that are not free.
     used: usize,
-    lanes: Box<[Line]>,
+    lists: Box<[List]>,
     len: usize,
     arrivals: u64,
 }
 
-/// One in line.
+/// A waiting call.
 #[derive(Debug)]
 pub(crate) struct Waiter<W> {
     pub(crate) cost: u32,
     pub(crate) since: Instant,
     pub(crate) waker: W,
-    /// Ascending: whom FIFO and priority serve first.
+    /// Ascending in the order in which FIFO and priority serve.
     pub(crate) place: Place,
     before: usize,
     after: usize,
 }
 
-/// The rank, which is 0 but in a line by priority, and the number of the arrival.
+/// The rank, 0 unless priorities decide, and the number of the arrival.
 pub(crate) type Place = (u16, u64);
 
-/// How a waiting ended.
+/// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Settled {
     Admitted(Taken),
@@ -53,7 +52,7 @@ enum Slot<W> {
 }
 
 #[derive(Debug)]
-struct Line {
+struct List {
     first: usize,
     last: usize,
     len: usize,
@@ -61,46 +60,42 @@ struct Line {
     sorted: Option<BTreeMap<Place, usize>>,
 }
 
-const NOBODY: usize = usize::MAX;
+const NONE: usize = usize::MAX;
 
-/// How many slots are kept when nobody waits any more.
+/// Number of slots kept when no call waits any more.
 const KEPT: usize = 64;
 
-impl<W> Lines<W> {
-    pub(crate) fn new(lanes: usize, by_rank: bool) -> Self {
-        let line = || Line {
-            first: NOBODY,
-            last: NOBODY,
+impl<W> WaitList<W> {
+    pub(crate) fn new(lists: usize, by_rank: bool) -> Self {
+        let list = || List {
+            first: NONE,
+            last: NONE,
             len: 0,
             sorted: by_rank.then(BTreeMap::new),
         };
         Self {
             slots: Vec::new(),
-            free: NOBODY,
+            free: NONE,
             used: 0,
-            lanes: (0..lanes).map(|_| line()).collect(),
+            lists: (0..lists).map(|_| list()).collect(),
             len: 0,
             arrivals: 0,
         }
     }
 
-    /// How many wait.
+    /// Number of waiters.
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) const fn len_of(&self, lane: usize) -> usize {
-        self.lanes[lane].len
+    pub(crate) const fn len_of(&self, partition: usize) -> usize {
+        self.lists[partition].len
     }
 
-    pub(crate) const fn lanes(&self) -> usize {
-        self.lanes.len()
-    }
-
-    /// Lines somebody up, and says in which slot.
+    /// Adds a waiter and returns its slot.
     pub(crate) fn push(
         &mut self,
-        lane: usize,
+        partition: usize,
         rank: u16,
         cost: u32,
         since: Instant,
@@ -108,14 +103,14 @@ impl<W> Lines<W> {
     ) -> usize {
         self.arrivals += 1;
         let place = (rank, self.arrivals);
-        let line = &mut self.lanes[lane];
+        let list = &mut self.lists[partition];
         let slot = Slot::Waiting(Waiter {
             cost,
             since,
             waker,
             place,
-            before: line.last,
-            after: NOBODY,
+            before: list.last,
+            after: NONE,
         });
         let index = match self.slots.get_mut(self.free) {
             Some(vacant) => {
@@ -131,37 +126,37 @@ impl<W> Lines<W> {
                 self.slots.len() - 1
             }
         };
-        line.len += 1;
+        list.len += 1;
         self.len += 1;
         self.used += 1;
-        if let Some(sorted) = &mut line.sorted {
+        if let Some(sorted) = &mut list.sorted {
             sorted.insert(place, index);
             return index;
         }
-        let last = std::mem::replace(&mut line.last, index);
+        let last = std::mem::replace(&mut list.last, index);
         match self.slots.get_mut(last) {
             Some(Slot::Waiting(last)) => last.after = index,
-            _ => line.first = index,
+            _ => list.first = index,
         }
         index
     }
 
-    /// The one whom FIFO and priority serve first.
-    pub(crate) fn first(&self, lane: usize) -> Option<(usize, &Waiter<W>)> {
-        let line = &self.lanes[lane];
-        let index = match &line.sorted {
+    /// Returns the waiter that FIFO and priority serve first.
+    pub(crate) fn first(&self, partition: usize) -> Option<(usize, &Waiter<W>)> {
+        let list = &self.lists[partition];
+        let index = match &list.sorted {
             Some(sorted) => *sorted.first_key_value()?.1,
-            None => line.first,
+            None => list.first,
         };
         self.waiter(index)
     }
 
-    /// The one who came last; where priorities decide, the last to be served.
-    pub(crate) fn last(&self, lane: usize) -> Option<(usize, &Waiter<W>)> {
-        let line = &self.lanes[lane];
-        let index = match &line.sorted {
+    /// Returns the newest waiter; where priorities decide, the last to be served.
+    pub(crate) fn last(&self, partition: usize) -> Option<(usize, &Waiter<W>)> {
+        let list = &self.lists[partition];
+        let index = match &list.sorted {
             Some(sorted) => *sorted.last_key_value()?.1,
-            None => line.last,
+            None => list.last,
         };
         self.waiter(index)
     }
@@ -173,12 +168,12 @@ impl<W> Lines<W> {
         }
     }
 
-    /// Ends somebody's waiting. Their slot is theirs until they [`collect`](Self::collect).
-    pub(crate) fn settle(&mut self, lane: usize, index: usize, how: Settled) -> Option<W> {
-        self.leave(lane, index, Slot::Settled(how))
+    /// Ends a wait. The waiter keeps its slot until it [`collect`](Self::collect)s.
+    pub(crate) fn settle(&mut self, partition: usize, index: usize, how: Settled) -> Option<W> {
+        self.leave(partition, index, Slot::Settled(how))
     }
 
-    /// How the waiting in this slot ended, if it has ended. Then the slot is given up.
+    /// Returns how the wait in this slot ended, if it has, and frees the slot.
     pub(crate) fn collect(&mut self, index: usize) -> Option<Settled> {
         let Slot::Settled(settled) = *self.slots.get(index)? else {
             return None;
@@ -188,14 +183,14 @@ impl<W> Lines<W> {
         Some(settled)
     }
 
-    /// Gives up a slot in which somebody waits.
-    pub(crate) fn remove(&mut self, lane: usize, index: usize) -> Option<W> {
-        let waker = self.leave(lane, index, Slot::Free { next: self.free })?;
+    /// Removes a waiter and frees its slot.
+    pub(crate) fn remove(&mut self, partition: usize, index: usize) -> Option<W> {
+        let waker = self.leave(partition, index, Slot::Free { next: self.free })?;
         self.vacate(index);
         Some(waker)
     }
 
-    /// Who is to be woken for this slot, while somebody waits in it.
+    /// Returns the waker of the waiter in this slot.
     pub(crate) fn waker_mut(&mut self, index: usize) -> Option<&mut W> {
         match self.slots.get_mut(index)? {
             Slot::Waiting(waiter) => Some(&mut waiter.waker),
@@ -203,11 +198,11 @@ impl<W> Lines<W> {
         }
     }
 
-    /// Takes somebody out of the line, and leaves `instead` in their slot.
+    /// Unlinks a waiter and leaves `instead` in its slot.
     ///
-    /// Inlined, so that it is written where it stays: to move it costs more than all the rest.
+    /// Inlined, so that `instead` is written in place: moving it costs more than all the rest.
     #[inline(always)]
-    fn leave(&mut self, lane: usize, index: usize, instead: Slot<W>) -> Option<W> {
+    fn leave(&mut self, partition: usize, index: usize, instead: Slot<W>) -> Option<W> {
         let slot = self.slots.get_mut(index)?;
         if !matches!(slot, Slot::Waiting(_)) {
             return None;
@@ -215,20 +210,20 @@ impl<W> Lines<W> {
         let Slot::Waiting(waiter) = std::mem::replace(slot, instead) else {
             return None;
         };
-        let line = &mut self.lanes[lane];
-        line.len -= 1;
+        let list = &mut self.lists[partition];
+        list.len -= 1;
         self.len -= 1;
-        if let Some(sorted) = &mut line.sorted {
+        if let Some(sorted) = &mut list.sorted {
             sorted.remove(&waiter.place);
             return Some(waiter.waker);
         }
         match self.slots.get_mut(waiter.before) {
             Some(Slot::Waiting(before)) => before.after = waiter.after,
-            _ => line.first = waiter.after,
+            _ => list.first = waiter.after,
         }
         match self.slots.get_mut(waiter.after) {
             Some(Slot::Waiting(after)) => after.before = waiter.before,
-            _ => line.last = waiter.before,
+            _ => list.last = waiter.before,
         }
         Some(waiter.waker)
     }
@@ -237,9 +232,9 @@ impl<W> Lines<W> {
         self.free = index;
         self.used -= 1;
         if self.used == 0 && self.slots.len() > KEPT {
-            // After a rush: the memory goes back.
+            // Returns the memory of a burst.
             self.slots = Vec::new();
-            self.free = NOBODY;
+            self.free = NONE;
         }
     }
 }
@@ -262,53 +257,57 @@ mod tests {
     }
 
     impl Model {
-        fn ends(&self, lane: usize) -> (Option<usize>, Option<usize>) {
-            let mut line: Vec<_> = self.waiting.iter().filter(|w| w.0 == lane).collect();
-            line.sort_by_key(|w| w.1);
-            (line.first().map(|w| w.2), line.last().map(|w| w.2))
+        fn ends(&self, partition: usize) -> (Option<usize>, Option<usize>) {
+            let mut list: Vec<_> = self.waiting.iter().filter(|w| w.0 == partition).collect();
+            list.sort_by_key(|w| w.1);
+            (list.first().map(|w| w.2), list.last().map(|w| w.2))
         }
     }
 
     fn check(by_rank: bool, steps: &[(u8, usize, u16)]) {
-        let (mut lines, mut model) = (Lines::new(2, by_rank), Model::default());
+        let (mut list, mut model) = (WaitList::new(2, by_rank), Model::default());
         for &(what, pick, rank) in steps {
-            let lane = pick % 2;
+            let partition = pick % 2;
             let rank = if by_rank { rank } else { 0 };
             match what {
                 0..=3 => {
-                    let index = lines.push(lane, rank, 1, AT, ());
+                    let index = list.push(partition, rank, 1, AT, ());
                     model.arrivals += 1;
-                    model.waiting.push((lane, (rank, model.arrivals), index));
+                    model
+                        .waiting
+                        .push((partition, (rank, model.arrivals), index));
                 }
                 4..=5 if !model.waiting.is_empty() => {
-                    let (lane, _, index) = model.waiting.swap_remove(pick % model.waiting.len());
-                    assert!(lines.collect(index).is_none());
-                    assert!(lines.waker_mut(index).is_some());
-                    assert!(lines.settle(lane, index, OVER).is_some());
-                    assert!(lines.settle(lane, index, OVER).is_none());
-                    assert!(lines.remove(lane, index).is_none());
+                    let (partition, _, index) =
+                        model.waiting.swap_remove(pick % model.waiting.len());
+                    assert!(list.collect(index).is_none());
+                    assert!(list.waker_mut(index).is_some());
+                    assert!(list.settle(partition, index, OVER).is_some());
+                    assert!(list.settle(partition, index, OVER).is_none());
+                    assert!(list.remove(partition, index).is_none());
                     model.settled.push(index);
                 }
                 6 if !model.waiting.is_empty() => {
-                    let (lane, _, index) = model.waiting.swap_remove(pick % model.waiting.len());
-                    assert!(lines.remove(lane, index).is_some());
+                    let (partition, _, index) =
+                        model.waiting.swap_remove(pick % model.waiting.len());
+                    assert!(list.remove(partition, index).is_some());
                 }
                 _ if !model.settled.is_empty() => {
                     let index = model.settled.swap_remove(pick % model.settled.len());
-                    assert!(lines.waker_mut(index).is_none());
-                    assert_eq!(lines.collect(index), Some(OVER));
+                    assert!(list.waker_mut(index).is_none());
+                    assert_eq!(list.collect(index), Some(OVER));
                 }
                 _ => {}
             }
-            assert_eq!(lines.len(), model.waiting.len());
-            for lane in 0..2 {
+            assert_eq!(list.len(), model.waiting.len());
+            for partition in 0..2 {
                 let ends = (
-                    lines.first(lane).map(|(index, _)| index),
-                    lines.last(lane).map(|(index, _)| index),
+                    list.first(partition).map(|(index, _)| index),
+                    list.last(partition).map(|(index, _)| index),
                 );
-                assert_eq!(ends, model.ends(lane));
-                let len = model.waiting.iter().filter(|w| w.0 == lane).count();
-                assert_eq!(lines.len_of(lane), len);
+                assert_eq!(ends, model.ends(partition));
+                let len = model.waiting.iter().filter(|w| w.0 == partition).count();
+                assert_eq!(list.len_of(partition), len);
             }
         }
     }
@@ -325,22 +324,22 @@ mod tests {
 
     #[test]
     fn slots_are_used_again_and_the_memory_of_a_rush_is_given_back() {
-        let mut lines = Lines::new(1, false);
+        let mut list = WaitList::new(1, false);
         for _ in 0..1000 {
-            let index = lines.push(0, 0, 1, AT, ());
-            lines.remove(0, index);
+            let index = list.push(0, 0, 1, AT, ());
+            list.remove(0, index);
         }
-        assert_eq!(lines.slots.len(), 1);
-        let rush: Vec<_> = (0..1000).map(|_| lines.push(0, 0, 1, AT, ())).collect();
+        assert_eq!(list.slots.len(), 1);
+        let rush: Vec<_> = (0..1000).map(|_| list.push(0, 0, 1, AT, ())).collect();
         for index in rush {
-            lines.settle(0, index, OVER);
-            assert!(lines.slots.len() == 1000);
-            lines.collect(index);
-            lines.push(0, 0, 1, AT, ());
+            list.settle(0, index, OVER);
+            assert!(list.slots.len() == 1000);
+            list.collect(index);
+            list.push(0, 0, 1, AT, ());
         }
-        while let Some((index, _)) = lines.first(0) {
-            lines.remove(0, index);
+        while let Some((index, _)) = list.first(0) {
+            list.remove(0, index);
         }
-        assert_eq!((lines.slots.capacity(), lines.used), (0, 0));
+        assert_eq!((list.slots.capacity(), list.used), (0, 0));
     }
 }

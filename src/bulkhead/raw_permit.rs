@@ -1,22 +1,22 @@
-//! What a call holds, and what its end says.
+//! Permits of a call without their guard, and how a call ended.
 
 use super::state::Taken;
 use crate::instant::Instant;
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-/// What an admitted call has taken, until it is given back. In whole words, as [`Taken`] is.
+/// Permits that an admitted call holds until they are released. In whole words, as [`Taken`] is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
-    /// The first word of [`Taken`], with the lane; zero once it has been given back.
+pub(super) struct RawPermit {
+    /// The first word of [`Taken`] with the partition; zero if nothing is held.
     word: u64,
-    /// This call included; meaningful where the gate counts exactly.
+    /// This call included; only exact where no permits are cached.
     pub(super) in_flight: u64,
-    /// When the work began; meaningful for adaptive limits only.
+    /// When the work began; only set for adaptive limits.
     pub(super) started: Instant,
 }
 
-impl Held {
-    /// What a call holds that has not been admitted.
+impl RawPermit {
+    /// What a call holds before it is admitted, and while it bypasses the bulkhead.
     pub(super) const NOTHING: Self = Self {
         word: 0,
         in_flight: 0,
@@ -24,16 +24,16 @@ impl Held {
     };
 
     #[inline]
-    pub(super) const fn new(taken: Taken, lane: usize, started: Instant) -> Self {
+    pub(super) const fn new(taken: Taken, partition: u32, started: Instant) -> Self {
         let (word, in_flight) = taken.into_words();
         Self {
-            word: word | (lane as u64) << Taken::FREE_SHIFT,
+            word: word | (partition as u64) << Taken::PARTITION_SHIFT,
             in_flight,
             started,
         }
     }
 
-    /// What is held, which from now on is nothing.
+    /// Takes what is held out of `self`, which then holds nothing.
     #[inline]
     pub(super) const fn take(&mut self) -> Option<Self> {
         // Word by word: as one value it would be copied in pieces wider than it was just written in.
@@ -57,8 +57,8 @@ impl Held {
     }
 
     #[inline]
-    pub(super) const fn lane(&self) -> usize {
-        (self.word << 1 >> 1 >> Taken::FREE_SHIFT) as usize
+    pub(super) const fn partition(&self) -> u32 {
+        (self.word << 1 >> 1 >> Taken::PARTITION_SHIFT) as u32
     }
 }
 

@@ -1,10 +1,10 @@
-//! One cut for several shedders.
+//! The level below which calls are shed, shared by several shedders.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use super::state::{Cut, Levels, Share, combine};
+use super::state::{Levels, Share, Threshold, combine};
 use crate::instant::Instant;
 use crate::priority::Priority;
 use crate::sync::{AtomicU64, Ordering, lock};
@@ -25,23 +25,23 @@ pub struct SharedCut {
 
 #[derive(Default)]
 struct Shared {
-    /// Of those who shed.
-    live: Line,
-    /// Of them and of those in shadow mode, from when there are any.
-    all: OnceLock<Line>,
-    members: AtomicU64,
+    /// Of the shedders that reject.
+    live: SharedThreshold,
+    /// Of these and those in shadow mode, once there are any.
+    all: OnceLock<SharedThreshold>,
+    participants: AtomicU64,
 }
 
-/// Where a cut is made.
-struct Line {
-    /// A [`Cut`] in one word.
-    cut: AtomicU64,
+/// A threshold, and what it follows from.
+struct SharedThreshold {
+    /// A [`Threshold`] in one word.
+    threshold: AtomicU64,
     table: Mutex<Table>,
 }
 
 struct Table {
     levels: Levels,
-    /// What each member said last, by its number.
+    /// The last report of each participant, by its number.
     shares: Vec<(u64, Share)>,
 }
 
@@ -51,13 +51,13 @@ impl SharedCut {
         Self::default()
     }
 
-    pub(super) fn join(self, is_shadow: bool) -> Member {
+    pub(super) fn join(self, is_shadow: bool) -> Participant {
         if is_shadow {
-            self.inner.all.get_or_init(Line::default);
+            self.inner.all.get_or_init(SharedThreshold::default);
         }
-        Member {
+        Participant {
             // Relaxed: a number of its own.
-            number: self.inner.members.fetch_add(1, Ordering::Relaxed),
+            number: self.inner.participants.fetch_add(1, Ordering::Relaxed),
             is_shadow,
             cut: self,
             calls: AtomicU64::new(0),
@@ -65,8 +65,8 @@ impl SharedCut {
     }
 }
 
-/// One of those who share a cut.
-pub(super) struct Member {
+/// A shedder that shares a threshold.
+pub(super) struct Participant {
     cut: SharedCut,
     number: u64,
     is_shadow: bool,
@@ -74,9 +74,9 @@ pub(super) struct Member {
     calls: AtomicU64,
 }
 
-impl Member {
-    /// The lines it has a say in.
-    fn lines(&self) -> impl Iterator<Item = &Line> {
+impl Participant {
+    /// Returns the thresholds it has a say in.
+    fn thresholds(&self) -> impl Iterator<Item = &SharedThreshold> {
         let shared = &*self.cut.inner;
         let live = (!self.is_shadow).then_some(&shared.live);
         live.into_iter().chain(shared.all.get())
@@ -85,13 +85,13 @@ impl Member {
     pub(super) fn count(&self, priority: Priority) {
         // Relaxed: a weight.
         self.calls.fetch_add(1, Ordering::Relaxed);
-        for line in self.lines() {
-            lock(&line.table).levels.add(priority);
+        for shared in self.thresholds() {
+            lock(&shared.table).levels.add(priority);
         }
     }
 
-    /// Says what share of its calls in the last `over` it wants shed, which holds for `good_for`, and
-    /// moves the cut.
+    /// Reports the share of its calls in the last `over` that it wants to shed, valid for `good_for`,
+    /// and updates the threshold.
     pub(super) fn report(&self, rate: f64, over: Duration, good_for: Duration, now: Instant) {
         let share = Share {
             calls: self.calls.swap(0, Ordering::Relaxed),
@@ -100,29 +100,29 @@ impl Member {
             at: now,
             good_for,
         };
-        for line in self.lines() {
-            line.report(self.number, share, now);
+        for shared in self.thresholds() {
+            shared.report(self.number, share, now);
         }
     }
 
-    pub(super) fn cut(&self) -> Cut {
+    pub(super) fn threshold(&self) -> Threshold {
         let shared = &*self.cut.inner;
         let all = shared.all.get().filter(|_| self.is_shadow);
-        all.unwrap_or(&shared.live).cut()
+        all.unwrap_or(&shared.live).threshold()
     }
 }
 
-impl Drop for Member {
+impl Drop for Participant {
     /// Its share no longer counts.
     fn drop(&mut self) {
-        for line in self.lines() {
-            let mut table = lock(&line.table);
+        for shared in self.thresholds() {
+            let mut table = lock(&shared.table);
             table.shares.retain(|(number, _)| *number != self.number);
         }
     }
 }
 
-impl Line {
+impl SharedThreshold {
     fn report(&self, number: u64, share: Share, now: Instant) {
         let mut table = lock(&self.table);
         match table.shares.iter_mut().find(|(of, _)| *of == number) {
@@ -131,19 +131,19 @@ impl Line {
         }
         let rate = combine(table.shares.iter().map(|(_, share)| *share), now);
         // Relaxed: the word is all there is to know.
-        self.cut
-            .store(table.levels.cut(rate).to_bits(), Ordering::Relaxed);
+        self.threshold
+            .store(table.levels.threshold(rate).to_bits(), Ordering::Relaxed);
     }
 
-    fn cut(&self) -> Cut {
-        Cut::from_bits(self.cut.load(Ordering::Relaxed))
+    fn threshold(&self) -> Threshold {
+        Threshold::from_bits(self.threshold.load(Ordering::Relaxed))
     }
 }
 
-impl Default for Line {
+impl Default for SharedThreshold {
     fn default() -> Self {
         Self {
-            cut: AtomicU64::new(Cut::default().to_bits()),
+            threshold: AtomicU64::new(Threshold::default().to_bits()),
             table: Mutex::new(Table {
                 levels: Levels::new(),
                 shares: Vec::new(),
@@ -155,7 +155,7 @@ impl Default for Line {
 impl fmt::Debug for SharedCut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SharedCut")
-            .field(&self.inner.live.cut())
+            .field(&self.inner.live.threshold())
             .finish()
     }
 }
