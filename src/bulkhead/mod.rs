@@ -61,7 +61,7 @@ impl Bulkhead {
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`] when all permits are in flight or other calls wait for them.
+    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when all permits are in flight or other calls wait for them.
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         self.try_acquire_with(Context::new())
@@ -71,7 +71,7 @@ impl Bulkhead {
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`], or [`Reason::CostExceedsLimit`] when no fixed limit this small can
+    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull), or [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when no fixed limit this small can
     /// hold the call.
     #[inline]
     pub fn try_acquire_with(&self, mut cx: Context) -> Result<Permit<'_>, Rejected> {
@@ -108,9 +108,9 @@ impl Bulkhead {
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`] when there is no room and the queue is full, or there is none;
-    /// [`Reason::QueueTimeout`] after the longest wait, or when CoDel drops the call;
-    /// [`Reason::DeadlineTooClose`] when the deadline comes first.
+    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when there is no room and the queue is full, or there is none;
+    /// [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) after the longest wait, or when CoDel drops the call;
+    /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the deadline comes first.
     ///
     /// # Cancel safety
     ///
@@ -125,7 +125,7 @@ impl Bulkhead {
     ///
     /// # Errors
     ///
-    /// As for [`acquire`](Self::acquire), and [`Reason::CostExceedsLimit`].
+    /// As for [`acquire`](Self::acquire), and [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit).
     ///
     /// # Cancel safety
     ///

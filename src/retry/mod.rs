@@ -66,7 +66,7 @@
 //!
 //! # What is retried
 //!
-//! The verdict decides ([`Verdict`]), which a [`Classify`](crate::Classify) inside may set. Without
+//! The verdict decides ([`Verdict`](crate::Verdict)), which a [`Classify`](crate::Classify) inside may set. Without
 //! one every error of the operation is retried, and so is a timeout, unless the deadline came from
 //! outside. Rejections by inner layers count as not executed. They are waited out for as long as the layer
 //! says, or else for the delay of the backoff; an open circuit is not waited out unless

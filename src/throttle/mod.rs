@@ -120,7 +120,7 @@ impl Throttle {
     ///
     /// # Errors
     ///
-    /// [`Reason::Throttled`], by chance. It does not say when to come back: every call has a chance.
+    /// [`Reason::Throttled`](crate::Reason::Throttled), by chance. It does not say when to come back: every call has a chance.
     ///
     /// # Example
     ///

@@ -258,6 +258,7 @@ fn a_pause_does_not_make_a_burst_of_those_who_waited_for_it() {
     assert_eq!(served.into_inner(), [5000, 5100, 5200, 5300]);
 }
 
+#[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
 async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
     let limiter = RateLimiter::new(Quota::per_second(1_000_000)).unwrap();
