@@ -36,8 +36,10 @@ use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::verdict::Verdict;
 
 mod circuit;
+mod dead_letter;
 
 pub use self::circuit::{Cause, State, Transition};
+pub use self::dead_letter::{Eviction, LetterEvent};
 
 /// Hears what policies do.
 ///
@@ -183,6 +185,14 @@ pub enum Event {
         /// The rule.
         cause: Cause,
     },
+    /// A dead letter queue stored, evicted, parked or replayed letters.
+    #[non_exhaustive]
+    DeadLetter {
+        /// The name of the queue.
+        policy: &'static str,
+        /// What it did.
+        event: LetterEvent,
+    },
 }
 
 impl Event {
@@ -198,7 +208,8 @@ impl Event {
             | Self::LimitChanged { policy, .. }
             | Self::ProbeForced { policy }
             | Self::CircuitChanged { policy, .. }
-            | Self::CircuitWouldOpen { policy, .. } => policy,
+            | Self::CircuitWouldOpen { policy, .. }
+            | Self::DeadLetter { policy, .. } => policy,
         }
     }
 
@@ -215,6 +226,7 @@ impl Event {
             Self::ProbeForced { .. } => "probe_forced",
             Self::CircuitChanged { .. } => "circuit_changed",
             Self::CircuitWouldOpen { .. } => "circuit_would_open",
+            Self::DeadLetter { event, .. } => event.kind(),
         }
     }
 
@@ -288,6 +300,7 @@ impl fmt::Display for Event {
             Self::ProbeForced { policy } => write!(f, "{policy}: let a call through as a probe"),
             Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
             Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),
+            Self::DeadLetter { policy, event } => write!(f, "{policy}: {event}"),
         }
     }
 }
