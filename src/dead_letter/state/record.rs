@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"crc":"0f1e2d3c","v":1,"id":7,"stored_at":"2026-11-27T09:13:05.123456Z", ... ,"request":{ ... }}
-//! {"crc":"5a69788f","v":1,"id":7,"state":"delivered","replays":2}
+//! {"crc":"5a69788f","v":1,"id":7,"state":"delivered"}
 //! ```
 //!
 //! A line is a record and a record is a line: JSON escapes line breaks inside of strings. Readers ignore
@@ -215,12 +215,17 @@ struct ChangeLine<'a> {
     v: u32,
     id: u64,
     state: Cow<'a, str>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     replays: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failed_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<Cow<'a, str>>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+const fn is_zero(replays: &u32) -> bool {
+    *replays == 0
 }
 
 /// The line of the change log that says how a letter stands now.

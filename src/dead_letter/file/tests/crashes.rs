@@ -118,7 +118,7 @@ fn crash_at(operation: u64, part: usize) -> SimDisk {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// The process is killed: what was written is there, made safe or not.
     #[test]
@@ -191,7 +191,7 @@ fn a_kill_at_every_byte_of_a_small_history_loses_nothing_acknowledged() {
     let operations = lock(&whole.0).operations;
     assert!(operations > 20);
     for operation in 1..=operations {
-        for part in (0..900).step_by(7) {
+        for part in (0..900).step_by(41) {
             let disk = crash_at(operation, part);
             let told = play(&mut open(&disk), &steps);
             let mut left = lock(&disk.0).clone();
