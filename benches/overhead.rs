@@ -60,6 +60,16 @@ fn finish<Fut: Future>(future: Fut) -> Fut::Output {
     }
 }
 
+/// A macro, not a function: bounds on references to a type that is still to be inferred overflow.
+macro_rules! bench {
+    ($group:expr, $name:expr, $operation:expr, $policy:expr) => {
+        let policy = $policy;
+        $group.bench_function($name, |b| {
+            b.iter(|| finish(black_box(policy).call($operation)));
+        });
+    };
+}
+
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
 /// Measures every policy around `operation`.
@@ -91,38 +101,27 @@ where
     );
 
     group.bench_function("bare", |b| b.iter(|| finish(black_box(operation)())));
-    bench(group, "timeout", operation, &timeout(minute));
-    bench(group, "retry", operation, &plain_retry);
-    bench(group, "retry with a budget", operation, &budgeted);
-    bench(group, "classify", operation, &classify);
-    bench(group, "classify errors", operation, &errors);
-    bench(group, "none", operation, &None::<Timeout>);
-    bench(group, "some timeout", operation, &Some(timeout(minute)));
+    bench!(group, "timeout", operation, &timeout(minute));
+    bench!(group, "retry", operation, &plain_retry);
+    bench!(group, "retry with a budget", operation, &budgeted);
+    bench!(group, "classify", operation, &classify);
+    bench!(group, "classify errors", operation, &errors);
+    bench!(group, "none", operation, &None::<Timeout>);
+    bench!(group, "some timeout", operation, &Some(timeout(minute)));
     let nested = (timeout(2 * minute), timeout(minute));
-    bench(group, "two timeouts", operation, &nested);
-    bench(group, "stack", operation, &stack);
+    bench!(group, "two timeouts", operation, &nested);
+    bench!(group, "stack", operation, &stack);
     let pipeline = Pipeline::new(&stack).named("stack");
-    bench(group, "stack in a pipeline", operation, &pipeline);
+    bench!(group, "stack in a pipeline", operation, &pipeline);
     let observed = pipeline.clone().observer(|event: &Event| {
         black_box(event);
     });
-    bench(group, "stack in an observed pipeline", operation, &observed);
+    bench!(group, "stack in an observed pipeline", operation, &observed);
     group.bench_function("stack, reported", |b| {
         b.iter(|| finish(black_box(&stack).call_reported(operation)));
     });
     group.bench_function("stack, boxed", |b| {
         b.iter(|| finish(Box::pin(black_box(&stack).call(operation))));
-    });
-}
-
-fn bench<F, Fut, P>(group: &mut Group<'_>, name: &str, operation: F, policy: &P)
-where
-    F: Fn() -> Fut + Copy,
-    Fut: Future<Output = Result<u64, ()>>,
-    P: Policy<u64, ()>,
-{
-    group.bench_function(name, |b| {
-        b.iter(|| finish(black_box(policy).call(operation)));
     });
 }
 

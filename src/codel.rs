@@ -77,7 +77,6 @@ pub struct Codel {
     target: u64,
     interval: u64,
     stale_after: u64,
-    interval_began: Instant,
     interval_end: Instant,
     /// The smallest delay since the interval began; `None` before its first entry.
     min_delay: Option<u64>,
@@ -131,7 +130,6 @@ impl Codel {
             target: nanos(target),
             interval: nanos(interval),
             stale_after: Self::STALE_AFTER as u64,
-            interval_began: Instant::ORIGIN,
             interval_end: Instant::ORIGIN,
             min_delay: None,
             overloaded: false,
@@ -155,8 +153,7 @@ impl Codel {
     pub fn should_drop(&mut self, delay: Duration, now: Instant) -> bool {
         let delay = nanos(delay);
         match self.min_delay {
-            Some(min) if now > self.interval_end || self.is_set_back(now) => {
-                self.interval_began = now;
+            Some(min) if now > self.interval_end => {
                 self.interval_end = now + Duration::from_nanos(self.interval);
                 self.overloaded = min > self.target;
                 // One entry an interval passes in any case: it is the new measure.
@@ -172,12 +169,6 @@ impl Codel {
                 self.is_stale(delay)
             }
         }
-    }
-
-    /// Whether the clock was set back: the interval must not last until it is right again. Threads that
-    /// read the time one after the other may come in another order, but not by a whole interval.
-    fn is_set_back(&self, now: Instant) -> bool {
-        now + Duration::from_nanos(self.interval) < self.interval_began
     }
 
     const fn tolerated(&self) -> u64 {
@@ -201,9 +192,7 @@ impl Codel {
     /// As [`is_overloaded`](Self::is_overloaded), but false when nobody has come for a whole interval
     /// after the last one ended: then there is no queue.
     pub(crate) fn is_overloaded_at(&self, now: Instant) -> bool {
-        self.overloaded
-            && now <= self.interval_end + Duration::from_nanos(self.interval)
-            && !self.is_set_back(now)
+        self.overloaded && now <= self.interval_end + Duration::from_nanos(self.interval)
     }
 
     /// The smallest delay of this interval as a share of what is tolerated: 0 to 1.
@@ -262,7 +251,6 @@ impl CodelBuilder {
         let mut codel = Codel::new(self.target, self.interval);
         codel.retune(self.target, self.interval)?;
         codel.stale_after = u64::from(self.stale_after);
-        codel.interval_began = now;
         codel.interval_end = now;
         Ok(codel)
     }
@@ -316,25 +304,6 @@ mod tests {
         // The interval ends at 221, and one more may pass without anybody.
         assert!(codel.is_overloaded_at(at(321)));
         assert!(!codel.is_overloaded_at(at(322)));
-        // Nor when the clock was set back by more than an interval: this one began at 121.
-        assert!(codel.is_overloaded_at(at(21)));
-        assert!(!codel.is_overloaded_at(at(20)));
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_does_not_keep_the_overload() {
-        const HOUR: u64 = 3_600_000;
-        let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
-        for now in [HOUR, HOUR + 1, HOUR + 200, HOUR + 400] {
-            codel.should_drop(ms(50), at(now));
-        }
-        assert!(codel.is_overloaded());
-        // From here on the queue is short.
-        for now in 0..30 {
-            codel.should_drop(ms(1), at(10 * now));
-        }
-        assert!(!codel.is_overloaded());
-        assert!(!codel.should_drop(ms(50), at(301)));
     }
 
     #[test]

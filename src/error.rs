@@ -259,6 +259,8 @@ pub enum Reason {
     Isolated,
     /// The call costs more than the limit can ever hold, so waiting would not help.
     CostExceedsLimit,
+    /// The operation runs only once, and a policy tried to run it again.
+    NotRepeatable,
 }
 
 impl Reason {
@@ -272,7 +274,8 @@ impl Reason {
             5 => Self::Throttled,
             6 => Self::DeadlineTooClose,
             7 => Self::Isolated,
-            _ => Self::CostExceedsLimit,
+            8 => Self::CostExceedsLimit,
+            _ => Self::NotRepeatable,
         }
     }
 
@@ -288,6 +291,7 @@ impl Reason {
             Self::DeadlineTooClose => "deadline_too_close",
             Self::Isolated => "isolated",
             Self::CostExceedsLimit => "cost_exceeds_limit",
+            Self::NotRepeatable => "not_repeatable",
         }
     }
 }
@@ -304,6 +308,7 @@ impl fmt::Display for Reason {
             Self::DeadlineTooClose => "deadline too close",
             Self::Isolated => "isolated",
             Self::CostExceedsLimit => "cost exceeds limit",
+            Self::NotRepeatable => "not repeatable",
         })
     }
 }
@@ -466,7 +471,7 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_its_reason_beside_its_time() {
-        let reasons = (0..=8).map(Reason::of_number);
+        let reasons = (0..=9).map(Reason::of_number);
         for (number, reason) in reasons.enumerate() {
             assert_eq!(reason as usize, number);
             const EXACT: u64 = u64::MAX >> 5;

@@ -110,7 +110,6 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
-mod set_back;
 mod striped;
 mod sync;
 pub mod throttle;
@@ -133,8 +132,8 @@ pub use self::instant::Instant;
 pub use self::keyed::Keyed;
 pub use self::load_shedder::LoadShedder;
 pub use self::policy::{
-    Attempt, CallOptions, Classify, ClassifyErrors, Context, Operation, Outcome, Pipeline, Policy,
-    Report,
+    Attempt, BoxPolicy, CallOptions, Classified, Classify, ClassifyErrors, Context, Inspect,
+    Operation, Outcome, Pipeline, Policy, Report,
 };
 pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};

@@ -23,7 +23,7 @@ macro_rules! setters {
     (@observer $(#[$text:meta])*) => {
         $(#[$text])*
         pub fn observer(mut self, observer: impl $crate::event::Observer + 'static) -> Self {
-            self.observer = Some(std::sync::Arc::new(observer));
+            self.observer = Some($crate::clock::blocking::shielded(observer));
             self
         }
     };

@@ -183,6 +183,14 @@ impl Verdict {
         self
     }
 
+    /// The same verdict with another answer to whether another attempt may help.
+    #[must_use]
+    #[inline]
+    pub const fn with_retry(mut self, retry: bool) -> Self {
+        self.retry = retry;
+        self
+    }
+
     /// The same verdict with another class of error.
     #[must_use]
     pub const fn with_class(mut self, class: ErrorClass) -> Self {
@@ -287,6 +295,7 @@ mod tests {
             Reason::Isolated,
             Reason::DeadlineTooClose,
             Reason::CostExceedsLimit,
+            Reason::NotRepeatable,
         ] {
             let verdict = Verdict::of_rejected(&Rejected::new("x", reason));
             assert_eq!(verdict.health(), Health::Neutral);

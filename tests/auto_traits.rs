@@ -8,10 +8,11 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
+use backstop::policy::{Guard, Guarded};
 use backstop::{
     Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, ClassifyErrors, Context, Error,
-    Event, Keyed, KeyedRateLimiter, LoadShedder, Operation, Outcome, Pipeline, Policy, Quota,
-    RateLimiter, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    Event, Keyed, KeyedRateLimiter, LoadShedder, Outcome, Pipeline, Policy, Quota, RateLimiter,
+    Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -155,13 +156,17 @@ assert_traits!(dyn backstop::Clock, dyn backstop::Observer: Send + Sync);
 // Errors go through `Box<dyn Error + Send + Sync>`, whatever the operation's own error can do.
 assert_traits!(Error<Rc<()>>, Outcome<Rc<()>, ()>: Unpin);
 
-/// A policy of somebody else's, with an `async fn`.
+/// A policy of one's own.
 struct Plain;
 
-impl<T, E> Policy<T, E> for Plain {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
-        op.attempt(cx).await
+impl Guard for Plain {
+    type Permit = ();
+
+    fn enter(&self, _: &mut Context) -> Result<(), Rejected> {
+        Ok(())
     }
+
+    fn exit<T, E>(&self, (): (), _: &mut Outcome<T, E>) {}
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -237,7 +242,7 @@ macro_rules! spawn {
 #[tokio::test(start_paused = true)]
 async fn every_policy_can_be_spawned() {
     spawn![
-        Plain,
+        Guarded(Plain),
         timeout(),
         Timeout::after_with(|cx| cx.attempt() * MINUTE),
         retry(),

@@ -13,15 +13,29 @@ use std::time::Duration;
 use backstop::bulkhead::limit::Aimd;
 use backstop::circuit_breaker::HalfOpen;
 use backstop::{
-    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, Event, Jitter, KeyedRateLimiter,
-    LoadShedder, ManualClock, Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget,
-    Throttle, Timeout, Verdict, deadline,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Event, Jitter,
+    KeyedRateLimiter, LoadShedder, ManualClock, Pipeline, Policy, Priority, Quota, RateLimiter,
+    Retry, RetryBudget, Throttle, Timeout, Verdict, deadline,
 };
 use futures::future::{join, select};
 
 const STEP: Duration = Duration::from_millis(10);
 
 type Boxed<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// All ways to call.
+macro_rules! call {
+    ($world:expr, $policy:expr) => {{
+        let (world, policy): (&World, _) = ($world, $policy);
+        Box::pin(async move {
+            let _ = policy.call(|| world.operation()).await;
+            let _ = policy.call_with(|_| world.operation()).await;
+            let _ = policy.call_reported(|| world.operation()).await;
+            let classified = || async { world.operation().await.map_err(Classified::transient) };
+            let _ = policy.call_classified(classified).await;
+        }) as Boxed<'_>
+    }};
+}
 
 /// Everything a call could leave something behind in.
 struct World {
@@ -199,46 +213,46 @@ const FUTURES: &[(&str, Make)] = &[
             let _ = deadline::scope_on(w.clock.clone(), STEP * 3, call).await;
         })
     }),
-    ("timeout", |w| call(w, w.timeout(3))),
-    ("timeout that fires", |w| call(w, w.timeout(1))),
-    ("retry", |w| call(w, w.retry())),
-    ("retry that waits for nothing", |w| call(w, w.poor_retry())),
-    ("throttle", |w| call(w, w.throttle.clone())),
+    ("timeout", |w| call!(w, w.timeout(3))),
+    ("timeout that fires", |w| call!(w, w.timeout(1))),
+    ("retry", |w| call!(w, w.retry())),
+    ("retry that waits for nothing", |w| call!(w, w.poor_retry())),
+    ("throttle", |w| call!(w, w.throttle.clone())),
     ("retry, throttle, timeout that fires", |w| {
-        call(w, (w.retry(), w.throttle.clone(), w.timeout(1)))
+        call!(w, (w.retry(), w.throttle.clone(), w.timeout(1)))
     }),
-    ("load shedder", |w| call(w, w.shedder.clone())),
+    ("load shedder", |w| call!(w, w.shedder.clone())),
     ("retry, bulkhead, load shedder, timeout that fires", |w| {
         let stack = (w.bulkhead.clone(), w.shedder.clone(), w.timeout(1));
-        call(w, (w.retry(), stack))
+        call!(w, (w.retry(), stack))
     }),
     ("classify", |w| {
-        call(w, Classify::errors(|()| Verdict::permanent()))
+        call!(w, Classify::errors(|()| Verdict::permanent()))
     }),
     ("classify by", |w| {
         let ignore = |_: Result<&(), &backstop::Error<()>>| Verdict::ignore();
-        call(w, (w.retry(), Classify::by(ignore)))
+        call!(w, (w.retry(), Classify::by(ignore)))
     }),
-    ("timeout, retry", |w| call(w, (w.timeout(4), w.retry()))),
-    ("retry, timeout", |w| call(w, (w.retry(), w.timeout(3)))),
+    ("timeout, retry", |w| call!(w, (w.timeout(4), w.retry()))),
+    ("retry, timeout", |w| call!(w, (w.retry(), w.timeout(3)))),
     ("retry, timeout that fires", |w| {
-        call(w, (w.retry(), w.timeout(1)))
+        call!(w, (w.retry(), w.timeout(1)))
     }),
-    ("retry, retry", |w| call(w, (w.retry(), w.retry()))),
+    ("retry, retry", |w| call!(w, (w.retry(), w.retry()))),
     ("the usual stack", |w| {
         let classify = Classify::errors(|()| Verdict::throttled(STEP * 2));
-        call(w, (w.timeout(9), w.retry(), w.timeout(3), classify))
+        call!(w, (w.timeout(9), w.retry(), w.timeout(3), classify))
     }),
-    ("bulkhead", |w| call(w, w.bulkhead.clone())),
+    ("bulkhead", |w| call!(w, w.bulkhead.clone())),
     ("retry, bulkhead, timeout", |w| {
-        call(w, (w.retry(), w.bulkhead.clone(), w.timeout(1)))
+        call!(w, (w.retry(), w.bulkhead.clone(), w.timeout(1)))
     }),
     ("bulkhead that is full", |w| {
         Box::pin(async {
             let held = w.bulkhead.acquire().await;
             // Too short, too long, and in turn.
-            call(w, (w.timeout(1), w.bulkhead.clone())).await;
-            call(w, w.bulkhead.clone()).await;
+            call!(w, (w.timeout(1), w.bulkhead.clone())).await;
+            call!(w, w.bulkhead.clone()).await;
             let (acquire, free) = (w.bulkhead.acquire(), async { drop(held) });
             let _ = join(acquire, free).await;
         })
@@ -252,15 +266,15 @@ const FUTURES: &[(&str, Make)] = &[
             let _ = acquire().await;
         })
     }),
-    ("circuit breaker", |w| call(w, w.breaker.clone())),
+    ("circuit breaker", |w| call!(w, w.breaker.clone())),
     ("a trial call", |w| {
         w.breaker.half_open();
-        call(w, w.breaker.clone())
+        call!(w, w.breaker.clone())
     }),
     ("retry, a trial call that waits in line", |w| {
         w.breaker.half_open();
         let stack = (w.breaker.clone(), w.limiter.clone(), w.bulkhead.clone());
-        call(w, (w.retry(), stack))
+        call!(w, (w.retry(), stack))
     }),
     ("transitions", |w| {
         let mut transitions = w.breaker.subscribe();
@@ -280,9 +294,9 @@ const FUTURES: &[(&str, Make)] = &[
             select(checks, Box::pin(w.clock.sleep(STEP * 8))).await;
         })
     }),
-    ("rate limiter", |w| call(w, w.limiter.clone())),
+    ("rate limiter", |w| call!(w, w.limiter.clone())),
     ("retry, rate limiter, timeout that fires", |w| {
-        call(w, (w.retry(), w.limiter.clone(), w.timeout(1)))
+        call!(w, (w.retry(), w.limiter.clone(), w.timeout(1)))
     }),
     ("tokens", |w| {
         Box::pin(async {
@@ -299,14 +313,14 @@ const FUTURES: &[(&str, Make)] = &[
             }
         })
     }),
-    ("option", |w| call(w, (Some(w.retry()), None::<Timeout>))),
-    ("arc", |w| call(w, Arc::new((w.retry(), w.timeout(3))))),
+    ("option", |w| call!(w, (Some(w.retry()), None::<Timeout>))),
+    ("arc", |w| call!(w, Arc::new((w.retry(), w.timeout(3))))),
     ("a pipeline", |w| {
-        call(w, Pipeline::new((w.timeout(9), w.retry())))
+        call!(w, Pipeline::new((w.timeout(9), w.retry())))
     }),
     ("an observed pipeline", |w| {
         let pipeline = Pipeline::new((w.timeout(9), w.retry()));
-        call(w, pipeline.observer(|_: &Event| {}))
+        call!(w, pipeline.observer(|_: &Event| {}))
     }),
     ("a call with options", |w| {
         Box::pin(async {
@@ -326,15 +340,6 @@ const FUTURES: &[(&str, Make)] = &[
         })
     }),
 ];
-
-/// All three ways to call.
-fn call<'a>(world: &'a World, policy: impl Policy<(), ()> + 'a) -> Boxed<'a> {
-    Box::pin(async move {
-        let _ = policy.call(|| world.operation()).await;
-        let _ = policy.call_with(|_| world.operation()).await;
-        let _ = policy.call_reported(|| world.operation()).await;
-    })
-}
 
 /// Polls up to `times` times, and lets a step of time pass after each.
 fn poll(world: &World, mut future: Pin<&mut dyn Future<Output = ()>>, times: u32) -> Poll<()> {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::event::StopReason;
-use backstop::policy::ErrorClass;
+use backstop::policy::{ErrorClass, Guard, Guarded};
 use backstop::{
     Backoff, CallOptions, Classify, Clock, Context, Error, Event, HintRule, Jitter, ManualClock,
-    Operation, Outcome, Pipeline, Policy, Reason, Rejected, Retry, RetryBudget, Timeout, Verdict,
+    Outcome, Pipeline, Policy, Reason, Rejected, Retry, RetryBudget, Timeout, Verdict,
 };
 
 const fn ms(millis: u64) -> Duration {
@@ -49,15 +49,18 @@ fn stops() -> (Arc<Mutex<Vec<StopReason>>>, impl Fn(&Event) + Send + Sync) {
 }
 
 /// The instants at which a call that always fails makes its attempts.
-fn attempts_of(clock: &ManualClock, policy: &impl Policy<(), &'static str>) -> Vec<Duration> {
-    let at = RefCell::new(Vec::new());
-    let start = elapsed(clock);
-    let result = clock.block_on(policy.call(|| {
-        at.borrow_mut().push(elapsed(clock) - start);
-        async { Err("down") }
-    }));
-    assert!(matches!(result, Err(Error::Operation("down"))));
-    at.into_inner()
+macro_rules! attempts_of {
+    ($clock:expr, $policy:expr) => {{
+        let (clock, policy): (&ManualClock, _) = ($clock, $policy);
+        let at = RefCell::new(Vec::new());
+        let start = elapsed(clock);
+        let result = clock.block_on(policy.call(|| {
+            at.borrow_mut().push(elapsed(clock) - start);
+            async { Err::<(), _>("down") }
+        }));
+        assert!(matches!(result, Err(Error::Operation("down"))));
+        at.into_inner()
+    }};
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn pitfall_39_calls_of_one_policy_draw_their_own_jitter() {
         .build()
         .unwrap();
     let mut delays: Vec<_> = (0..1000)
-        .map(|_| attempts_of(&clock, &retry.clone())[1])
+        .map(|_| attempts_of!(&clock, &retry.clone())[1])
         .collect();
     delays.sort();
     delays.dedup();
@@ -114,7 +117,7 @@ fn a_seed_makes_the_delays_reproducible() {
             .max_attempts(9)
             .seed(seed)
             .clock(clock.clone());
-        attempts_of(&clock, &retry.build().unwrap())
+        attempts_of!(&clock, &retry.build().unwrap())
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7), run(8));
@@ -163,7 +166,7 @@ fn pitfall_46_extreme_settings_neither_panic_nor_hang() {
             .build()
             .unwrap();
         let stack = (total(&clock, s(5)), retry);
-        assert!(attempts_of(&clock, &stack).len() <= 2);
+        assert!(attempts_of!(&clock, &stack).len() <= 2);
     }
     let never = Retry::builder().max_attempts(0).clock(clock).build();
     assert_eq!(never.unwrap_err().setting(), "max_attempts");
@@ -179,7 +182,7 @@ fn pitfall_48_a_hint_beyond_the_deadline_fails_at_once() {
         Classify::errors(|_: &&str| Verdict::throttled(s(60))),
     ))
     .observer(observer);
-    assert_eq!(attempts_of(&clock, &stack), [s(0)]);
+    assert_eq!(attempts_of!(&clock, &stack), [s(0)]);
     assert_eq!(elapsed(&clock), s(0));
     assert_eq!(*kept.lock().unwrap(), [StopReason::Deadline]);
 }
@@ -241,7 +244,7 @@ fn never_sleeps_into_the_deadline() {
     let clock = ManualClock::new();
     let stack = (total(&clock, ms(300)), doubling(&clock).build().unwrap());
     // The third attempt would start at 300 ms exactly, when the time is up.
-    assert_eq!(attempts_of(&clock, &stack), [ms(0), ms(100)]);
+    assert_eq!(attempts_of!(&clock, &stack), [ms(0), ms(100)]);
     assert_eq!(elapsed(&clock), ms(100));
 }
 
@@ -250,13 +253,13 @@ fn a_call_that_must_not_run_twice_is_repeated_only_if_it_has_not_run() {
     let clock = ManualClock::new();
     let once = CallOptions::new().idempotent(false);
     let pipeline = Pipeline::new(doubling(&clock).build().unwrap());
-    assert_eq!(attempts_of(&clock, &pipeline.with(once)).len(), 1);
+    assert_eq!(attempts_of!(&clock, &pipeline.with(once)).len(), 1);
 
     let safe = Pipeline::new((
         doubling(&clock).build().unwrap(),
         Classify::errors(|_: &&str| Verdict::transient().not_executed()),
     ));
-    assert_eq!(attempts_of(&clock, &safe.with(once)).len(), 3);
+    assert_eq!(attempts_of!(&clock, &safe.with(once)).len(), 3);
 }
 
 #[test]
@@ -289,7 +292,7 @@ fn server_hints_follow_the_rule() {
             doubling(&clock).max_attempts(2).hint(rule).build().unwrap(),
             Classify::errors(move |_: &&str| Verdict::transient().after(hint)),
         );
-        assert_eq!(attempts_of(&clock, &stack)[1], expected, "{rule:?}");
+        assert_eq!(attempts_of!(&clock, &stack)[1], expected, "{rule:?}");
     }
 }
 
@@ -304,21 +307,25 @@ fn throttled_answers_start_from_a_longer_delay() {
             .unwrap(),
         Classify::errors(|_: &&str| Verdict::throttled(None)),
     );
-    assert_eq!(attempts_of(&clock, &stack), [s(0), s(1), s(3)]);
+    assert_eq!(attempts_of!(&clock, &stack), [s(0), s(1), s(3)]);
 }
 
 /// Refuses every call.
 struct Refuse(Rejected);
 
-impl<T, E> Policy<T, E> for Refuse {
-    async fn run<Op: Operation<T, E>>(&self, _: Op, _: Context) -> Outcome<T, E> {
-        Outcome::rejected(self.0)
+impl Guard for Refuse {
+    type Permit = ();
+
+    fn enter(&self, _: &mut Context) -> Result<(), Rejected> {
+        Err(self.0)
     }
+
+    fn exit<T, E>(&self, (): (), _: &mut Outcome<T, E>) {}
 }
 
 fn refused_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duration {
     let start = elapsed(clock);
-    let stack = Pipeline::new((retry, Refuse(rejected)));
+    let stack = Pipeline::new((retry, Guarded(Refuse(rejected))));
     // Never executed, so it may be repeated even so.
     let once = CallOptions::new().idempotent(false);
     let result = clock.block_on(stack.with(once).call(|| async { Ok::<_, ()>(()) }));
@@ -365,7 +372,7 @@ fn an_open_circuit_is_not_waited_out_past_the_deadline() {
     let stack = (
         total(&clock, s(10)),
         doubling(&clock).retry_open_circuit(true).build().unwrap(),
-        Refuse(open),
+        Guarded(Refuse(open)),
     );
     let result = clock.block_on(stack.call(|| async { Ok::<_, ()>(()) }));
     assert_eq!(result, Err(open.into()));
@@ -380,7 +387,7 @@ fn an_empty_budget_returns_the_error_at_once_or_after_the_delay() {
         let budget = RetryBudget::tokens().capacity(0).build().unwrap();
         let retry = doubling(&clock).budget(budget).wait_when_budget_empty(wait);
         let stack = Pipeline::new(retry.build().unwrap()).observer(observer);
-        assert_eq!(attempts_of(&clock, &stack), [s(0)]);
+        assert_eq!(attempts_of!(&clock, &stack), [s(0)]);
         assert_eq!(elapsed(&clock), expected);
         assert_eq!(*kept.lock().unwrap(), [StopReason::BudgetEmpty]);
     }
@@ -424,7 +431,7 @@ fn an_attempt_that_has_ended_does_not_stand_in_the_way_of_the_next() {
     let budget = one.build().unwrap();
     let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
     // Each retry is the only one in flight while it lasts.
-    assert_eq!(attempts_of(&clock, &retry).len(), 3);
+    assert_eq!(attempts_of!(&clock, &retry).len(), 3);
     assert_eq!(budget.snapshot().extras_in_flight, 0);
 }
 
@@ -436,9 +443,9 @@ fn a_delay_of_ones_own_overrules_the_servers_hint() {
         (total(&clock, s(10)), retry.build().unwrap(), busy)
     };
     // By itself it gives up, as the server's minute lies beyond the deadline.
-    assert_eq!(attempts_of(&clock, &retry(doubling(&clock))), [s(0)]);
+    assert_eq!(attempts_of!(&clock, &retry(doubling(&clock))), [s(0)]);
     let own = doubling(&clock).delay_with(|_| s(2));
-    assert_eq!(attempts_of(&clock, &retry(own)), [s(0), s(2), s(4)]);
+    assert_eq!(attempts_of!(&clock, &retry(own)), [s(0), s(2), s(4)]);
 }
 
 #[test]
@@ -475,7 +482,7 @@ fn hooks_see_the_attempt_its_verdict_and_its_delay() {
         })
         .build()
         .unwrap();
-    assert_eq!(attempts_of(&clock, &retry), [ms(0), ms(300), ms(307)]);
+    assert_eq!(attempts_of!(&clock, &retry), [ms(0), ms(300), ms(307)]);
     assert_eq!(
         *seen.lock().unwrap(),
         [

@@ -22,9 +22,14 @@ fn timeout(clock: &ManualClock, limit: Duration) -> Timeout {
 }
 
 /// What a call through a policy has left when its operation asks.
-async fn left(policy: &impl Policy<Option<Duration>, ()>) -> Option<Duration> {
-    let left = policy.call_with(|attempt| ready(Ok(attempt.remaining())));
-    left.await.unwrap()
+macro_rules! left {
+    ($policy:expr) => {
+        async {
+            let policy = $policy;
+            let call = policy.call_with(|attempt| ready(Ok::<_, ()>(attempt.remaining())));
+            call.await.unwrap()
+        }
+    };
 }
 
 #[test]
@@ -85,9 +90,9 @@ fn nested_timeouts_take_the_minimum() {
     let clock = ManualClock::new();
     let (short, long) = (timeout(&clock, ms(10)), timeout(&clock, ms(1000)));
     clock.block_on(async {
-        assert_eq!(left(&(&short, &long)).await, Some(ms(10)));
-        assert_eq!(left(&(&long, &short)).await, Some(ms(10)));
-        assert_eq!(left(&(&long, &long)).await, Some(ms(1000)));
+        assert_eq!(left!(&(&short, &long)).await, Some(ms(10)));
+        assert_eq!(left!(&(&long, &short)).await, Some(ms(10)));
+        assert_eq!(left!(&(&long, &long)).await, Some(ms(1000)));
     });
 }
 
@@ -101,9 +106,9 @@ fn a_limit_can_be_computed_for_each_call() {
         .unwrap();
     let pipeline = Pipeline::new(growing);
     clock.block_on(async {
-        assert_eq!(left(&pipeline).await, Some(ms(100)));
+        assert_eq!(left!(&pipeline).await, Some(ms(100)));
         let large = pipeline.with(CallOptions::new().cost(7));
-        assert_eq!(left(&large).await, Some(ms(700)));
+        assert_eq!(left!(&large).await, Some(ms(700)));
     });
 }
 
@@ -129,16 +134,16 @@ fn nested_calls_inherit_the_deadline() {
     let inner = timeout(&clock, ms(5000));
     let seen = RefCell::new(Vec::new());
     let result = clock.block_on(outer.call(|| async {
-        let at_first = left(&inner).await;
+        let at_first = left!(&inner).await;
         clock.sleep(ms(30)).await;
-        let later = left(&inner).await;
+        let later = left!(&inner).await;
         seen.borrow_mut().extend([at_first, later]);
         Ok::<_, ()>(())
     }));
     assert_eq!(result, Ok(()));
     assert_eq!(*seen.borrow(), [Some(ms(100)), Some(ms(70))]);
     // Nothing is left behind for the next call.
-    assert_eq!(clock.block_on(left(&inner)), Some(ms(5000)));
+    assert_eq!(clock.block_on(left!(&inner)), Some(ms(5000)));
 }
 
 #[test]
@@ -150,7 +155,7 @@ fn concurrent_parts_do_not_see_each_others_deadlines() {
         async move {
             let call = outer.call(|| async {
                 clock.sleep(ms(5)).await;
-                Ok::<_, ()>(left(long).await)
+                Ok::<_, ()>(left!(long).await)
             });
             call.await.unwrap()
         }
@@ -173,7 +178,7 @@ fn a_panic_leaves_no_deadline_behind() {
     }
     assert_eq!(deadline::current(), None);
     let long = timeout(&clock, ms(1000));
-    assert_eq!(clock.block_on(left(&long)), Some(ms(1000)));
+    assert_eq!(clock.block_on(left!(&long)), Some(ms(1000)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,9 +188,9 @@ async fn a_scope_carries_a_deadline_that_came_from_elsewhere() {
     let handler = deadline::scope(ms(300), async {
         assert_eq!(deadline::current(), Some(ms(300)));
         tokio::time::sleep(ms(100)).await;
-        let left_now = left(&stack).await;
+        let left_now = left!(&stack).await;
         // A longer scope inside changes nothing.
-        let inner = deadline::scope(ms(9000), left(&stack)).await;
+        let inner = deadline::scope(ms(9000), left!(&stack)).await;
         let result = stack.call(pending::<Result<(), ()>>).await;
         (left_now, inner, result)
     });

@@ -50,21 +50,24 @@ async fn pending_once() -> Result<u64, ()> {
 }
 
 /// Every way to call a policy, around both operations.
-fn assert_no_allocation(name: &str, policy: impl Policy<u64, ()>) {
-    // The first call may fill a pool, or register something for the thread.
-    let _ = allocations(policy.call(pending_once));
+macro_rules! assert_no_allocation {
+    ($name:expr, $policy:expr $(,)?) => {{
+        let (name, policy): (&str, _) = ($name, $policy);
+        // The first call may fill a pool, or register something for the thread.
+        let _ = allocations(policy.call(pending_once));
 
-    let good = || ready(Ok(7));
-    let reported = |(count, report): (u64, Report<u64, ()>)| (count, report.result);
-    let ends = [
-        allocations(policy.call(good)),
-        allocations(policy.call_with(|_| good())),
-        reported(allocations(policy.call_reported(good))),
-        allocations(policy.call(pending_once)),
-        allocations(policy.call_with(|_| pending_once())),
-        reported(allocations(policy.call_reported(pending_once))),
-    ];
-    assert_eq!(ends, [(0, Ok(7)); 6], "{name}");
+        let good = || ready(Ok(7));
+        let reported = |(count, report): (u64, Report<u64, ()>)| (count, report.result);
+        let ends = [
+            allocations(policy.call(good)),
+            allocations(policy.call_with(|_| good())),
+            reported(allocations(policy.call_reported(good))),
+            allocations(policy.call(pending_once)),
+            allocations(policy.call_with(|_| pending_once())),
+            reported(allocations(policy.call_reported(pending_once))),
+        ];
+        assert_eq!(ends, [(0, Ok(7)); 6], "{name}");
+    }};
 }
 
 fn assert_no_allocation_on(clock: &ClockHandle) {
@@ -77,21 +80,21 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     let plain = retry().build().unwrap();
     let classify = || Classify::errors(|()| Verdict::transient());
 
-    assert_no_allocation("timeout", &timeout);
+    assert_no_allocation!("timeout", &timeout);
     let bulkhead = || Bulkhead::builder().clock(clock.clone());
-    assert_no_allocation("bulkhead", bulkhead().build().unwrap());
-    assert_no_allocation(
+    assert_no_allocation!("bulkhead", bulkhead().build().unwrap());
+    assert_no_allocation!(
         "bulkhead with a queue",
         bulkhead().queue(9).build().unwrap(),
     );
     let aimd = limit::Aimd::builder().build().unwrap();
-    assert_no_allocation(
+    assert_no_allocation!(
         "adaptive bulkhead",
         bulkhead().adaptive(aimd).build().unwrap(),
     );
     let shedder = || LoadShedder::builder().clock(clock.clone());
-    assert_no_allocation("load shedder", shedder().build().unwrap());
-    assert_no_allocation(
+    assert_no_allocation!("load shedder", shedder().build().unwrap());
+    assert_no_allocation!(
         "bulkhead with a queue, load shedder",
         (
             bulkhead().queue(9).build().unwrap(),
@@ -102,11 +105,11 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     let shedding = shedder().signal(1.0, || 1.0).shadow(true).max_shed(1.0);
     let shedding = shedding.update_interval(Duration::from_nanos(1));
     let shedding = shedding.build().unwrap();
-    assert_no_allocation("load shedder that would shed", &shedding);
+    assert_no_allocation!("load shedder that would shed", &shedding);
     assert!(shedding.snapshot().shed_rate > 0.0);
-    assert_no_allocation("timeout, computed", &computed);
-    assert_no_allocation("retry", &plain);
-    assert_no_allocation(
+    assert_no_allocation!("timeout, computed", &computed);
+    assert_no_allocation!("retry", &plain);
+    assert_no_allocation!(
         "retry with a longest time",
         retry().max_elapsed(minute).build().unwrap(),
     );
@@ -117,11 +120,11 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         RetryBudget::in_flight().build(),
     ] {
         let retry = retry().budget(budget.unwrap()).build().unwrap();
-        assert_no_allocation("retry with a budget", retry);
+        assert_no_allocation!("retry with a budget", retry);
     }
     let breaker = || CircuitBreaker::builder().clock(clock.clone());
     let circuit = breaker().build().unwrap();
-    assert_no_allocation("circuit breaker", &circuit);
+    assert_no_allocation!("circuit breaker", &circuit);
     for trip in [
         Trip::consecutive(5),
         Trip::failures(5).of_last(100),
@@ -130,20 +133,20 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     ] {
         let breaker = breaker().trip_on(trip).slow_call(minute).ramp_up(minute);
         let breaker = breaker.build().unwrap();
-        assert_no_allocation("circuit breaker with a rule", &breaker);
+        assert_no_allocation!("circuit breaker with a rule", &breaker);
         breaker.try_acquire().unwrap().failure();
-        assert_no_allocation("circuit breaker with a failure", &breaker);
+        assert_no_allocation!("circuit breaker with a failure", &breaker);
         breaker.half_open();
         breaker.try_acquire().unwrap().success();
         breaker.disable();
-        assert_no_allocation("circuit breaker that is disabled", &breaker);
+        assert_no_allocation!("circuit breaker that is disabled", &breaker);
     }
     let hosts = Keyed::new({
         let circuit = circuit.clone();
         move |_: &u64| circuit.clone()
     });
     drop(hosts.get(&7));
-    assert_no_allocation("one key's circuit breaker", hosts.get(&7));
+    assert_no_allocation!("one key's circuit breaker", hosts.get(&7));
 
     let second = Quota::new(1000, Duration::from_secs(1));
     for quota in [
@@ -160,28 +163,28 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
             // A sliding log grows with what it remembers; until it doubles again it does not.
             limiter.try_acquire().unwrap();
         }
-        assert_no_allocation(&format!("{quota:?}"), limiter);
+        assert_no_allocation!(&format!("{quota:?}"), limiter);
     }
     let keys = KeyedRateLimiter::builder().quota(second);
     let keys = keys.clock(clock.clone()).build().unwrap();
-    assert_no_allocation("one key's rate limiter", keys.of(&7_u64));
+    assert_no_allocation!("one key's rate limiter", keys.of(&7_u64));
     let limiter = RateLimiter::builder().quota(second).clock(clock.clone());
     let limiter = limiter.build().unwrap();
 
     let throttle = || Throttle::builder().clock(clock.clone());
     let calm = throttle().build().unwrap();
-    assert_no_allocation("throttle", &calm);
+    assert_no_allocation!("throttle", &calm);
     let throttling = throttle().shadow(true).build().unwrap();
     for _ in 0..100 {
         throttling.record(Verdict::failure());
     }
-    assert_no_allocation("throttle that would refuse", throttling);
-    assert_no_allocation("classify errors", classify());
+    assert_no_allocation!("throttle that would refuse", throttling);
+    assert_no_allocation!("classify errors", classify());
     let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(result);
-    assert_no_allocation("classify", Classify::by(by));
-    assert_no_allocation("some", Some(&timeout));
-    assert_no_allocation("none", None::<Timeout>);
-    assert_no_allocation("arc", Arc::new(timeout.clone()));
+    assert_no_allocation!("classify", Classify::by(by));
+    assert_no_allocation!("some", Some(&timeout));
+    assert_no_allocation!("none", None::<Timeout>);
+    assert_no_allocation!("arc", Arc::new(timeout.clone()));
 
     let stack = (
         &timeout,
@@ -193,12 +196,12 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         Some(&timeout),
         classify(),
     );
-    assert_no_allocation("stack", &stack);
+    assert_no_allocation!("stack", &stack);
     let pipeline = Pipeline::new(stack).named("stack");
-    assert_no_allocation("pipeline", &pipeline);
+    assert_no_allocation!("pipeline", &pipeline);
     let options = CallOptions::new().idempotent(false).deadline(minute);
-    assert_no_allocation("pipeline with options", pipeline.with(options));
-    assert_no_allocation("observed", pipeline.clone().observer(|_: &Event| {}));
+    assert_no_allocation!("pipeline with options", pipeline.with(options));
+    assert_no_allocation!("observed", pipeline.clone().observer(|_: &Event| {}));
 }
 
 #[test]

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use backstop::circuit_breaker::Trip;
 use backstop::{
-    Backoff, Bulkhead, CircuitBreaker, Classify, ClassifyErrors, ConfigError, Error, Policy, Quota,
-    RateLimiter, Retry, RetryBudget, Timeout, Verdict,
+    Backoff, BoxPolicy, Bulkhead, CircuitBreaker, Classify, ClassifyErrors, ConfigError, Error,
+    Quota, RateLimiter, Retry, RetryBudget, Timeout, Verdict,
 };
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty};
@@ -129,10 +129,10 @@ impl Api {
 }
 
 /// Calls a server of its own at a fixed rate, through `policy`.
-async fn run<P>(policy: P, bar: &ProgressBar) -> Result<Run, Box<dyn StdError + Send + Sync>>
-where
-    P: Policy<Bytes, HttpError>,
-{
+async fn run(
+    policy: BoxPolicy<Bytes, HttpError>,
+    bar: &ProgressBar,
+) -> Result<Run, Box<dyn StdError + Send + Sync>> {
     let (server, address) = Server::start(SEED).await?;
     let api = Api::new(address);
     let start = tokio::time::Instant::now();
@@ -171,9 +171,9 @@ async fn main() -> Result<(), Box<dyn StdError + Send + Sync>> {
         bar.with_message(name)
     };
 
-    // `None` is a policy that passes calls through.
-    let bare = run(None::<Timeout>, &bar("bare")).await?;
-    let backstop = run(stack()?, &bar("backstop")).await?;
+    // The empty tuple passes calls through.
+    let bare = run(BoxPolicy::new(()), &bar("bare")).await?;
+    let backstop = run(BoxPolicy::new(stack()?), &bar("backstop")).await?;
 
     if json {
         println!("{}", report::json(&bare, &backstop));

@@ -144,7 +144,6 @@ impl CubicRate {
     /// as long as nothing has ever been throttled.
     pub fn on_response(&mut self, now: Instant, throttled: bool) -> Option<f64> {
         let measured = self.meter.record(now, 1);
-        self.curve.follow(now);
         let rate = if throttled {
             let used = match self.rate() {
                 Some(rate) => measured.min(rate),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
-use crate::set_back::is_set_back_short;
 
 /// `value` if it is a number from 0, the largest number if it is infinite, else 0.
 fn rate(value: f64) -> f64 {
@@ -61,14 +60,6 @@ impl CubicCurve {
     pub fn on_success(&self, now: Instant) -> f64 {
         let since = secs(now, self.last_throttle) - self.plateau;
         rate(self.scale * since.powi(3) + self.max_rate)
-    }
-
-    /// Begins the way back up anew if the clock was set back: it must not stand until the clock is
-    /// right again.
-    pub(super) fn follow(&mut self, now: Instant) {
-        if is_set_back_short(now, self.last_throttle) {
-            self.last_throttle = now;
-        }
     }
 
     /// The rate after a throttled answer to calls at `current` per second: `beta` of that.
@@ -129,11 +120,6 @@ impl RateMeter {
     pub fn record(&mut self, now: Instant, times: u64) -> f64 {
         self.count = self.count.saturating_add(times);
         let window = now.as_nanos() / self.window;
-        let current = Instant::from_nanos(self.current.saturating_mul(self.window));
-        if is_set_back_short(now, current) {
-            self.current = window;
-            self.count = times;
-        }
         if window > self.current {
             let windows = Duration::from_nanos((window - self.current) * self.window);
             let recent = self.count as f64 / windows.as_secs_f64();
@@ -207,9 +193,6 @@ impl RateBucket {
     }
 
     fn fill(&mut self, now: Instant) {
-        if is_set_back_short(now, self.filled) {
-            self.filled = now;
-        }
         let filled = self.available + secs(now, self.filled) * self.rate;
         self.available = filled.min(self.capacity);
         // A reading from before earns nothing, nor does the next one the same time twice.

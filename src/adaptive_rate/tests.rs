@@ -254,25 +254,6 @@ fn nothing_is_limited_before_the_first_throttled_answer() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_does_not_freeze_the_rate() {
-    const HOUR: u64 = 3_600_000;
-    let mut rate = CubicRate::builder().build(at(HOUR)).unwrap();
-    for call in 0..100 {
-        rate.on_response(at(HOUR + 100 * call), false);
-    }
-    let low = rate.on_response(at(HOUR + 10_000), true).unwrap();
-    rate.on_response(at(0), false);
-    // An empty bucket, a minute of good answers after it.
-    while rate.try_take(at(0), 1.0).is_ok() {}
-    assert!(rate.try_take(at(1000), 1.0).is_ok());
-    for call in 0..600 {
-        rate.on_response(at(1000 + 100 * call), false);
-    }
-    assert!((rate.meter().rate() - 10.0).abs() < 0.1);
-    assert!(rate.rate().unwrap() > 2.0 * low, "{low}: {rate:?}");
-}
-
-#[test]
 fn readings_out_of_order_earn_nothing_twice() {
     let mut bucket = RateBucket::new(at(0), 10.0, 1.0);
     let mut taken = 0;

@@ -1,7 +1,6 @@
 //! The bulkhead around an operation.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
@@ -14,19 +13,22 @@ use super::{Bulkhead, Inner};
 use crate::clock::ClockHandle;
 use crate::error::Reason;
 use crate::event::{Listener, Observer};
-use crate::policy::{Context, Layer, OnUnwind, Operation, Outcome, Policy};
+use crate::policy::{
+    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
+};
 
-impl<T, E> Policy<T, E> for Bulkhead {
+impl Policy for Bulkhead {}
+
+impl AtMostOnce for Bulkhead {}
+
+impl<'a, Op: Operation> Run<Op> for &'a Bulkhead {
+    type Future = BulkheadFuture<'a, Op>;
+
     #[inline(always)]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> BulkheadFuture<'a, Op> {
         let inner = &*self.inner;
         let listener = op.listener();
         let entered = inner.try_enter(self.entrant(&cx), &mut cx, listener.observer());
-        let make = |op: Op, cx: Context| op.attempt(cx);
         // Each end makes a future of its own: in one that all share, the fields of the others are
         // written too.
         match entered {
@@ -37,9 +39,7 @@ impl<T, E> Policy<T, E> for Bulkhead {
                 BulkheadFuture {
                     stage: Stage::Attempting { attempt },
                     running: Running { inner, held },
-                    make,
                     listener,
-                    outcome: PhantomData,
                 }
             }
             Err(Full::Busy) if inner.may_wait => BulkheadFuture {
@@ -49,22 +49,20 @@ impl<T, E> Policy<T, E> for Bulkhead {
                     op,
                 },
                 running: Running::nothing(inner),
-                make,
                 listener,
-                outcome: PhantomData,
             },
             Err(full) => BulkheadFuture {
                 stage: Stage::Refused {
                     reason: full.reason(),
                 },
                 running: Running::nothing(inner),
-                make,
                 listener,
-                outcome: PhantomData,
             },
         }
     }
+}
 
+impl Describe for Bulkhead {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.clock.clone())
     }
@@ -150,41 +148,32 @@ impl Drop for Running<'_> {
 }
 
 pin_project! {
-    struct BulkheadFuture<'a, Op, L, Make, Fut, T, E> {
+    pub struct BulkheadFuture<'a, Op: Operation> {
         // Dropped before the permits: what the operation holds goes first.
         #[pin]
-        stage: Stage<'a, Op, Fut>,
+        stage: Stage<'a, Op>,
         running: Running<'a>,
-        listener: L,
-        // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
-        make: Make,
-        outcome: PhantomData<fn() -> (T, E)>,
+        listener: Op::Listener,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, Op, Fut> {
+    enum Stage<'a, Op: Operation> {
         Refused { reason: Reason },
         // On its way into the line. Apart, because a place in line with its timer is large: made in `run`,
         // it costs time also where a call is let in at once.
         Full { bulkhead: &'a Bulkhead, cx: Context, op: Op },
         Waiting { #[pin] acquire: Acquire<'a>, op: Op },
-        Attempting { #[pin] attempt: Fut },
+        Attempting { #[pin] attempt: Op::Attempt },
     }
 }
 
-impl<T, E, Op, L, Make, Fut> Future for BulkheadFuture<'_, Op, L, Make, Fut, T, E>
-where
-    Op: Operation<T, E>,
-    L: Listener,
-    Make: Fn(Op, Context) -> Fut,
-    Fut: Future<Output = Outcome<T, E>>,
-{
-    type Output = Outcome<T, E>;
+impl<Op: Operation> Future for BulkheadFuture<'_, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             if let StageProj::Attempting { attempt } = this.stage.as_mut().project() {
@@ -194,9 +183,9 @@ where
             }
             let held = &mut this.running.held;
             let stage = this.stage.as_mut();
-            match ready!(stage.poll_acquire(Op::LOOKS_AT_TIME, held, task)) {
+            match ready!(stage.poll_acquire(Op::READS_TIME, held, task)) {
                 Ok((op, cx)) => {
-                    let attempt = (this.make)(op, cx);
+                    let attempt = op.attempt(cx);
                     this.stage.set(Stage::Attempting { attempt });
                 }
                 Err(reason) => {
@@ -208,7 +197,7 @@ where
     }
 }
 
-impl<Op: Copy, Fut> Stage<'_, Op, Fut> {
+impl<Op: Operation> Stage<'_, Op> {
     /// Waits for the permits of a call that does not run yet, and puts them into `held`. `timed`: the
     /// operation may look at the times in its context.
     #[cold]

@@ -126,7 +126,7 @@ impl Inner {
         }
         match self.rest_of_break(now) {
             Some(left) => self.refuse(Reason::CircuitOpen, left, listener),
-            // It is over; or longer than it is: the clock was set back, and the machine decides.
+            // It is over: the machine decides.
             None => self.ask(now, listener),
         }
     }
@@ -142,7 +142,7 @@ impl Inner {
             return Some(until);
         }
         let left = until.saturating_sub(now.as_nanos());
-        (left > 0 && left <= self.longest.load(Ordering::Relaxed)).then_some(left)
+        (left > 0).then_some(left)
     }
 
     /// As [`admit`](Self::admit), where `word` lets some calls through.
@@ -157,7 +157,7 @@ impl Inner {
             let ends = Instant::from_nanos(self.until.load(Ordering::Acquire));
             let ramp_up = self.settings.ramp_up;
             let mut left = ends.saturating_duration_since(now);
-            if left.is_zero() || left > ramp_up {
+            if left.is_zero() {
                 left = self.with_machine(listener, now, |machine| machine.rest_of_ramp(now));
             }
             if !left.is_zero() {

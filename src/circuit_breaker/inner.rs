@@ -35,8 +35,6 @@ pub(super) struct Inner {
     pub(super) word: AtomicU64,
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
-    /// How much of the break there can be left, in nanoseconds, unless the clock was set back.
-    pub(super) longest: AtomicU64,
     pub(super) settings: Settings,
     pub(super) plan: Plan,
     /// One counts, the other is that of the last time: a thread that is about to record a result of
@@ -81,7 +79,6 @@ impl Inner {
         Self {
             word: AtomicU64::new(machine.word()),
             until: AtomicU64::new(machine.until().as_nanos()),
-            longest: AtomicU64::new(machine.longest_rest()),
             settings,
             plan,
             tallies,
@@ -363,8 +360,6 @@ impl Inner {
         }
         // Release, both: pairs with the loads of the fast path. First the break's end, so that who
         // sees the circuit open sees until when.
-        self.longest
-            .store(machine.longest_rest(), Ordering::Relaxed);
         self.until
             .store(machine.until().as_nanos(), Ordering::Release);
         self.word.store(word, Ordering::Release);

@@ -11,15 +11,19 @@ use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Listener;
 use crate::instant::Instant;
-use crate::policy::{Context, Layer, OnUnwind, Operation, Outcome, Policy};
+use crate::policy::{
+    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
+};
 
-impl<T, E> Policy<T, E> for CircuitBreaker {
+impl Policy for CircuitBreaker {}
+
+impl AtMostOnce for CircuitBreaker {}
+
+impl<'a, Op: Operation> Run<Op> for &'a CircuitBreaker {
+    type Future = Guarded<'a, Op>;
+
     #[inline(always)]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> Guarded<'a, Op> {
         let inner = &*self.inner;
         let clock = &inner.settings.clock;
         let started = if inner.plan.needs_clock() {
@@ -47,7 +51,9 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
             Err(rejected) => Guarded::Refused { rejected },
         }
     }
+}
 
+impl Describe for CircuitBreaker {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.settings.clock.clone())
     }
@@ -59,22 +65,18 @@ impl<T, E> Policy<T, E> for CircuitBreaker {
 
 pin_project! {
     #[project = GuardedProj]
-    enum Guarded<'a, L, Fut> {
+    pub enum Guarded<'a, Op: Operation> {
         Refused { rejected: Rejected },
         // The future is dropped before its permit.
-        Running { #[pin] attempt: Fut, permit: Permit<'a>, listener: L },
+        Running { #[pin] attempt: Op::Attempt, permit: Permit<'a>, listener: Op::Listener },
     }
 }
 
-impl<T, E, L, Fut> Future for Guarded<'_, L, Fut>
-where
-    L: Listener,
-    Fut: Future<Output = Outcome<T, E>>,
-{
-    type Output = Outcome<T, E>;
+impl<Op: Operation> Future for Guarded<'_, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let (attempt, permit, listener) = match self.project() {
             GuardedProj::Refused { rejected } => {
                 return Poll::Ready(Outcome::rejected(*rejected));

@@ -1,13 +1,7 @@
 //! The CPU's counter, with tokio timers that outlive the calls they serve.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::OnceLock;
-use std::task::{Context, Poll};
-
-use super::pool::Armed;
-use super::sleep::SleepKind;
-use super::{Clock, ClockHandle, Sleep, blocking};
+use super::sleep::fast::Timer;
+use super::{Clock, Sleep, counter};
 use crate::instant::Instant;
 
 /// The CPU's time stamp counter through [`quanta`], and tokio timers that stay registered.
@@ -19,6 +13,14 @@ use crate::instant::Instant;
 /// It is real time by definition: it does not obey tokio's paused time, and a parked timer would
 /// let a paused clock jump. Timers fire with tokio's precision of 1 ms.
 ///
+/// The counter is used where the counters of all cores are known to agree: on 64-bit ARM, and on x86
+/// under Linux while the kernel itself uses it (`current_clocksource` is `tsc`). Elsewhere the time
+/// comes from the system's clock, and only the timers are faster.
+///
+/// While the machine sleeps the counter goes on, stops, or starts over, which depends on the hardware.
+/// If it starts over, time stands still until the counter is back where it was. Programs for machines
+/// that sleep should use [`TokioClock`](super::TokioClock).
+///
 /// # Panics
 ///
 /// As with [`TokioClock`](super::TokioClock), a sleep needs a tokio runtime with time enabled.
@@ -29,7 +31,7 @@ pub struct FastClock;
 impl FastClock {
     /// The clock. The first one in a process calibrates the counter, for up to 200 ms.
     pub fn new() -> Self {
-        counter();
+        counter::init();
         Self
     }
 }
@@ -37,85 +39,13 @@ impl FastClock {
 impl Clock for FastClock {
     #[inline]
     fn now(&self) -> Instant {
-        now()
+        counter::now()
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        sleep_until(deadline)
-    }
-
-    fn into_handle(self) -> ClockHandle {
-        ClockHandle::FAST
-    }
-}
-
-struct Counter {
-    clock: quanta::Clock,
-    first: u64,
-}
-
-#[inline]
-fn counter() -> &'static Counter {
-    static COUNTER: OnceLock<Counter> = OnceLock::new();
-    COUNTER.get_or_init(|| {
-        let clock = quanta::Clock::new();
-        let first = clock.raw();
-        Counter { clock, first }
-    })
-}
-
-#[inline]
-pub(super) fn now() -> Instant {
-    let Counter { clock, first } = counter();
-    Instant::from_nanos(clock.delta_as_nanos(*first, clock.raw()))
-}
-
-pub(super) fn sleep_until(deadline: Instant) -> Sleep {
-    match timer(deadline) {
-        Some(timer) => Sleep::of(SleepKind::Fast { timer }),
-        None => blocking::sleep_from(now(), deadline),
-    }
-}
-
-/// `None` when it would never fire, and where threads sleep instead.
-#[inline]
-pub(super) fn timer(deadline: Instant) -> Option<Timer> {
-    (deadline != Instant::FAR_FUTURE && !blocking::is_active()).then_some(Timer {
-        deadline,
-        armed: None,
-    })
-}
-
-/// A sleep on this clock. It borrows a tokio timer from the pool of its thread.
-#[derive(Debug)]
-pub(super) struct Timer {
-    deadline: Instant,
-    armed: Option<Armed>,
-}
-
-impl Future for Timer {
-    type Output = ();
-
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { deadline, armed } = &mut *self;
-        let armed = armed.get_or_insert_with(|| Armed::take(*deadline));
-        while armed.has_fired(cx.waker()) {
-            // It may have been armed for an earlier deadline, that of a call which is long over.
-            if now() >= *deadline {
-                return Poll::Ready(());
-            }
-            armed.move_to(*deadline);
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Timer {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(armed) = self.armed.take() {
-            armed.park();
+        match Timer::new(deadline) {
+            Some(timer) => Sleep::fast(timer),
+            None => Sleep::blocking_from(self.now(), deadline),
         }
     }
 }

@@ -1,19 +1,17 @@
 //! A clock that stands still until it is moved.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use super::blocking::Unpark;
-use super::sleep::OtherSleep;
-use super::timers::Timers;
-use super::{Clock, ClockHandle, ClockId, Kind, Sleep};
+use super::sleep::manual::{ManualTime, Timer};
+use super::unpark::Unpark;
+use super::{Clock, Sleep};
 use crate::instant::Instant;
-use crate::sync::lock;
 
 /// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until
 /// [`block_on`](Self::block_on) finds that everything waits for it.
@@ -59,13 +57,7 @@ use crate::sync::lock;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    now: AtomicU64,
-    timers: Mutex<Timers>,
+    time: Arc<ManualTime>,
 }
 
 impl ManualClock {
@@ -79,9 +71,7 @@ impl ManualClock {
     ///
     /// Time saturates at [`Instant::FAR_FUTURE`].
     pub fn advance(&self, duration: Duration) {
-        let target = self.now() + duration;
-        while self.wake_one(target) {}
-        self.move_to(target);
+        self.time.advance(self.now() + duration);
     }
 
     /// A sleep of `duration` on this clock.
@@ -91,7 +81,7 @@ impl ManualClock {
 
     /// How many sleeps wait on this clock: zero when everything has cleaned up after itself.
     pub fn sleepers(&self) -> usize {
-        lock(&self.shared.timers).len()
+        self.time.sleepers()
     }
 
     /// Runs a future to its end on this thread, and jumps to the next deadline whenever nothing is
@@ -114,7 +104,7 @@ impl ManualClock {
                 return output;
             }
             while !signal.take() {
-                if self.jump() {
+                if self.time.jump() {
                     continue;
                 }
                 if Arc::strong_count(&signal) > 2 {
@@ -133,95 +123,22 @@ impl ManualClock {
         }
     }
 
-    /// Goes to the next deadline and wakes all who wait for it; `false` when nobody waits.
-    fn jump(&self) -> bool {
-        let next = lock(&self.shared.timers).next_deadline();
-        if let Some(deadline) = next {
-            self.move_to(deadline);
-            while self.wake_one(deadline) {}
-        }
-        next.is_some()
-    }
-
-    /// Wakes the first sleeper whose deadline is `limit` or earlier, outside the lock.
-    fn wake_one(&self, limit: Instant) -> bool {
-        let due = lock(&self.shared.timers).pop_due(limit);
-        match due {
-            Some((deadline, waker)) => {
-                self.move_to(deadline);
-                waker.wake();
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn move_to(&self, instant: Instant) {
-        self.shared
-            .now
-            .fetch_max(instant.as_nanos(), Ordering::AcqRel);
-    }
-
-    /// Tells clocks apart.
+    /// The address of the time, which identifies the clock.
     pub(super) fn address(&self) -> usize {
-        Arc::as_ptr(&self.shared) as usize
+        Arc::as_ptr(&self.time) as usize
     }
 }
 
 impl Clock for ManualClock {
     #[inline]
     fn now(&self) -> Instant {
-        Instant::from_nanos(self.shared.now.load(Ordering::Acquire))
+        self.time.now()
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        Sleep::other(match deadline {
-            Instant::FAR_FUTURE => OtherSleep::Never,
-            deadline => OtherSleep::Manual {
-                timer: Timer {
-                    clock: self.clone(),
-                    deadline,
-                    key: None,
-                },
-            },
-        })
-    }
-
-    fn into_handle(self) -> ClockHandle {
-        ClockHandle::new(ClockId(self.address()), Kind::Manual(self))
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Timer {
-    clock: ManualClock,
-    deadline: Instant,
-    key: Option<u64>,
-}
-
-impl Future for Timer {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self {
-            clock,
-            deadline,
-            key,
-        } = &mut *self;
-        // Under the lock: an `advance` on another thread must see either the reading or the waker.
-        let mut timers = lock(&clock.shared.timers);
-        if clock.now() >= *deadline {
-            return Poll::Ready(());
-        }
-        timers.register(*deadline, key, cx.waker());
-        Poll::Pending
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            lock(&self.clock.shared.timers).cancel(self.deadline, key);
+        match deadline {
+            Instant::FAR_FUTURE => Sleep::never(),
+            deadline => Sleep::manual(Timer::new(self.time.clone(), deadline)),
         }
     }
 }

@@ -10,44 +10,67 @@ use crate::instant::Instant;
 
 pub(crate) mod blocking;
 #[cfg(feature = "fast-clock")]
-mod fast;
-mod manual;
+mod counter;
 #[cfg(feature = "fast-clock")]
-mod pool;
-mod real;
+mod fast;
+mod handle;
+#[cfg(all(test, backstop_loom))]
+mod loom_tests;
+mod manual;
+mod monotonic;
+#[cfg(test)]
+mod reentrant;
+#[cfg(feature = "tokio")]
+mod runtimes;
 mod sleep;
+mod system;
+mod timeline;
 mod timers;
 #[cfg(feature = "tokio")]
 mod tokio;
+mod unpark;
 
 pub use self::blocking::BlockingClock;
 #[cfg(feature = "fast-clock")]
 pub use self::fast::FastClock;
+pub use self::handle::ClockHandle;
 pub use self::manual::ManualClock;
 pub use self::sleep::Sleep;
 #[cfg(feature = "tokio")]
 pub use self::tokio::TokioClock;
 
-pub(crate) use self::sleep::arm;
+pub(crate) use self::handle::{ClockId, arm};
 
 /// A source of time: reads it and waits for it.
 ///
 /// Both come from one object, so that a test which moves the one moves the other. A handle is built
 /// with a clock and keeps it.
 ///
-/// | clock | time | sleeps | for |
-/// |---|---|---|---|
-/// | `TokioClock` (default) | tokio's, so it obeys `start_paused` | a tokio timer | async programs and their tests |
-/// | `FastClock` (feature `fast-clock`) | the CPU's counter, about 10 ns a read | tokio timers that stay registered | the hottest paths |
-/// | [`BlockingClock`] | the system's | parks the thread | programs without a runtime |
-/// | [`ManualClock`] | moved by hand | wakes in deadline order | deterministic tests |
-/// | your own | yours | yours | other runtimes, simulators |
+/// | clock | time | while the machine sleeps | sleeps | for |
+/// |---|---|---|---|---|
+/// | `TokioClock` (default) | tokio's, so it obeys `start_paused` | the system's: stands still on Linux and macOS, goes on on Windows | a tokio timer | async programs and their tests |
+/// | `FastClock` (feature `fast-clock`) | the CPU's counter, about 10 ns a read | depends on the hardware | tokio timers that stay registered | the hottest paths |
+/// | [`BlockingClock`] | the system's | as `TokioClock` | parks the thread | programs without a runtime |
+/// | [`ManualClock`] | moved by hand | stands still | wakes in deadline order | deterministic tests |
+/// | your own | yours | yours | yours | other runtimes, simulators |
 ///
-/// A clock of your own may go backwards. No pattern panics, freezes or bursts then: all arithmetic on
-/// [`Instant`] saturates, and what waits for a time that lies too far ahead begins anew.
+/// # Clocks that go backwards
 ///
-/// Layers on one clock share its readings. Give all of them the same [`ClockHandle`], or clones of
-/// one `Arc`, rather than one clock each.
+/// A clock of your own may go backwards: the time that policies see never does. A [`ClockHandle`] follows
+/// its clock with these rules:
+///
+/// * A reading that is up to a second behind the newest one counts as the newest. Threads that race, and
+///   clocks that differ a little from core to core, gain nothing by it.
+/// * A reading that is further behind is a backward jump. Time goes on from where it was, at the rate of
+///   the clock: nothing bursts, and nothing waits for the clock to catch up. Sleeps that were started
+///   before are started again for the time that is left, once the clock is read.
+/// * Forward jumps count as time that has passed. A clock that goes back and forth by more than a second
+///   runs ahead.
+///
+/// This state belongs to the clock, not to the handle, as long as it has a handle. Clones of a handle, and
+/// handles made from clones of one `Arc`, are one clock: layers that have it share its readings and
+/// deadlines. Two handles made from two values are two clocks, even if the values are clones of each
+/// other. So give all layers the same [`ClockHandle`], or clones of one `Arc`.
 ///
 /// # Example
 ///
@@ -85,13 +108,14 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// [`Instant::FAR_FUTURE`] never comes.
     fn sleep_until(&self, deadline: Instant) -> Sleep;
 
-    /// The clock as handles keep it. Built-in clocks override this to avoid the indirection.
+    /// The clock in an `Arc`. One that is in an `Arc` already stays in it: its address says that clones of
+    /// the `Arc` are one clock.
     #[doc(hidden)]
-    fn into_handle(self) -> ClockHandle
+    fn into_arc(self) -> Arc<dyn Clock>
     where
         Self: Sized,
     {
-        ClockHandle::custom(Arc::new(self))
+        Arc::new(self)
     }
 }
 
@@ -105,8 +129,8 @@ impl<C: Clock> Clock for Arc<C> {
         (**self).sleep_until(deadline)
     }
 
-    fn into_handle(self) -> ClockHandle {
-        ClockHandle::custom(self)
+    fn into_arc(self) -> Arc<dyn Clock> {
+        self
     }
 }
 
@@ -120,143 +144,7 @@ impl Clock for Arc<dyn Clock> {
         (**self).sleep_until(deadline)
     }
 
-    fn into_handle(self) -> ClockHandle {
-        ClockHandle::custom(self)
-    }
-}
-
-/// A clock as the handles keep it: cheap to clone, and without a type parameter.
-///
-/// Every clock converts into it, so builders take `clock(my_clock)`.
-#[derive(Clone, Debug)]
-pub struct ClockHandle {
-    // Every layer asks for it several times in a call: a load is cheaper than a match.
-    id: ClockId,
-    kind: Kind,
-}
-
-#[derive(Clone, Debug)]
-enum Kind {
-    #[cfg(feature = "tokio")]
-    Tokio,
-    #[cfg(feature = "fast-clock")]
-    Fast,
-    Blocking,
-    Manual(ManualClock),
-    Custom(Arc<dyn Clock>),
-}
-
-/// Which clock a reading came from, so that readings of two clocks are never compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ClockId(usize);
-
-impl ClockId {
-    /// No clock at all.
-    pub(crate) const NONE: Self = Self(0);
-    #[cfg(feature = "tokio")]
-    const TOKIO: Self = Self(1);
-    #[cfg(feature = "fast-clock")]
-    const FAST: Self = Self(2);
-    const BLOCKING: Self = Self(3);
-
-    /// The clock of this identity, where it needs no more than that to be read.
-    pub(crate) const fn handle(self) -> Option<ClockHandle> {
-        match self {
-            #[cfg(feature = "tokio")]
-            Self::TOKIO => Some(ClockHandle::TOKIO),
-            #[cfg(feature = "fast-clock")]
-            Self::FAST => Some(ClockHandle::FAST),
-            Self::BLOCKING => Some(ClockHandle::BLOCKING),
-            _ => None,
-        }
-    }
-}
-
-impl ClockHandle {
-    #[cfg(feature = "tokio")]
-    const TOKIO: Self = Self::new(ClockId::TOKIO, Kind::Tokio);
-    #[cfg(feature = "fast-clock")]
-    const FAST: Self = Self::new(ClockId::FAST, Kind::Fast);
-    const BLOCKING: Self = Self::new(ClockId::BLOCKING, Kind::Blocking);
-
-    const fn new(id: ClockId, kind: Kind) -> Self {
-        Self { id, kind }
-    }
-
-    fn custom(clock: Arc<dyn Clock>) -> Self {
-        let address = Arc::as_ptr(&clock).cast::<()>() as usize;
-        Self::new(ClockId(address), Kind::Custom(clock))
-    }
-
-    /// The clock a builder uses when none is given: tokio's, with the feature `tokio`.
-    pub(crate) const fn preset() -> Option<Self> {
-        #[cfg(feature = "tokio")]
-        return Some(Self::TOKIO);
-        #[cfg(not(feature = "tokio"))]
-        None
-    }
-
-    #[inline]
-    pub(crate) const fn id(&self) -> ClockId {
-        self.id
-    }
-
-    /// Whether it is a clock of the user's own, which may go back. The built-in ones never do.
-    pub(crate) const fn is_custom(&self) -> bool {
-        matches!(self.kind, Kind::Custom(_))
-    }
-
-    /// The time on this clock.
-    #[inline(always)]
-    pub fn now(&self) -> Instant {
-        match &self.kind {
-            #[cfg(feature = "tokio")]
-            Kind::Tokio => TokioClock.now(),
-            #[cfg(feature = "fast-clock")]
-            Kind::Fast => fast::now(),
-            Kind::Blocking => BlockingClock.now(),
-            Kind::Manual(clock) => clock.now(),
-            Kind::Custom(clock) => clock.now(),
-        }
-    }
-
-    /// Waits until this clock reads `deadline`. Allocates for custom clocks only.
-    #[inline]
-    pub fn sleep_until(&self, deadline: Instant) -> Sleep {
-        match &self.kind {
-            #[cfg(feature = "tokio")]
-            Kind::Tokio => TokioClock.sleep_until(deadline),
-            #[cfg(feature = "fast-clock")]
-            Kind::Fast => fast::sleep_until(deadline),
-            Kind::Blocking => BlockingClock.sleep_until(deadline),
-            Kind::Manual(clock) => clock.sleep_until(deadline),
-            Kind::Custom(clock) => clock.sleep_until(deadline),
-        }
-    }
-}
-
-impl<C: Clock> From<C> for ClockHandle {
-    fn from(clock: C) -> Self {
-        clock.into_handle()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clocks_have_identities() {
-        let (a, b) = (ManualClock::new(), ManualClock::new());
-        assert_eq!(
-            ClockHandle::from(a.clone()).id(),
-            ClockHandle::from(a.clone()).id()
-        );
-        assert_ne!(ClockHandle::from(a.clone()).id(), ClockHandle::from(b).id());
-        assert_ne!(
-            ClockHandle::from(BlockingClock).id(),
-            ClockHandle::from(a).id()
-        );
-        assert_ne!(ClockHandle::from(BlockingClock).id(), ClockId::NONE);
+    fn into_arc(self) -> Arc<dyn Clock> {
+        self
     }
 }

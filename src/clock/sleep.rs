@@ -6,15 +6,19 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-#[cfg(feature = "fast-clock")]
-use super::fast;
-#[cfg(feature = "tokio")]
-use super::tokio;
-use super::{ClockHandle, blocking, manual};
 use crate::instant::Instant;
 
+pub(super) mod blocking;
+#[cfg(feature = "fast-clock")]
+pub(super) mod fast;
+pub(super) mod manual;
+#[cfg(feature = "fast-clock")]
+mod pool;
+#[cfg(feature = "tokio")]
+pub(super) mod tokio;
+
 pin_project! {
-    /// Waits for an instant on a clock. Made by [`Clock::sleep_until`].
+    /// Waits for an instant on a clock. Made by [`Clock::sleep_until`](crate::Clock::sleep_until).
     ///
     /// # Cancel safety
     ///
@@ -23,22 +27,22 @@ pin_project! {
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Sleep {
         #[pin]
-        kind: SleepKind,
+        kind: Kind,
     }
 }
 
 pin_project! {
-    #[project = SleepProj]
-    pub(super) enum SleepKind {
+    #[project = KindProj]
+    enum Kind {
         Tokio { #[pin] timer: TokioTimer },
         Fast { timer: FastTimer },
-        Other { other: OtherSleep },
+        Other { other: Other },
     }
 }
 
-/// What calls that are in a hurry do not wait for. Apart, so that the others need not tell seven
-/// kinds from each other.
-pub(super) enum OtherSleep {
+/// The kinds that no hot path waits for. They have an enum of their own, so that the hot paths match
+/// three kinds and not seven.
+enum Other {
     Never,
     Yield {
         yielded: bool,
@@ -64,17 +68,17 @@ type FastTimer = std::future::Pending<()>;
 #[cfg(feature = "fast-clock")]
 type FastTimer = fast::Timer;
 
-impl std::fmt::Debug for SleepKind {
+impl std::fmt::Debug for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Tokio { .. } => "Tokio",
             Self::Fast { .. } => "Fast",
             Self::Other { other } => match other {
-                OtherSleep::Never => "Never",
-                OtherSleep::Yield { .. } => "Yield",
-                OtherSleep::Blocking { .. } => "Blocking",
-                OtherSleep::Manual { .. } => "Manual",
-                OtherSleep::Custom { .. } => "Custom",
+                Other::Never => "Never",
+                Other::Yield { .. } => "Yield",
+                Other::Blocking { .. } => "Blocking",
+                Other::Manual { .. } => "Manual",
+                Other::Custom { .. } => "Custom",
             },
         })
     }
@@ -83,28 +87,68 @@ impl std::fmt::Debug for SleepKind {
 impl Sleep {
     /// A sleep of a clock of your own. Allocates once, to hide the future's type.
     pub fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self::other(OtherSleep::Custom {
+        Self::other(Other::Custom {
             future: Box::pin(future),
         })
     }
 
     /// A sleep that never ends, for deadlines that never come. Does not allocate.
     pub fn never() -> Self {
-        Self::other(OtherSleep::Never)
+        Self::other(Other::Never)
     }
 
     /// A sleep of no time that lets other tasks run first.
     pub(crate) const fn yield_once() -> Self {
-        Self::other(OtherSleep::Yield { yielded: false })
+        Self::other(Other::Yield { yielded: false })
     }
 
+    /// A sleep that parks the thread.
+    pub(super) const fn blocking(deadline: Instant) -> Self {
+        Self::other(match deadline {
+            Instant::FAR_FUTURE => Other::Never,
+            deadline => Other::Blocking {
+                timer: blocking::Timer::new(deadline),
+            },
+        })
+    }
+
+    /// A sleep that parks the thread until `deadline` on a clock that reads `now`, whether that clock
+    /// goes on or stands still.
+    #[cfg(feature = "tokio")]
+    pub(super) fn blocking_from(now: Instant, deadline: Instant) -> Self {
+        match deadline {
+            Instant::FAR_FUTURE => Self::never(),
+            deadline => {
+                let wait = deadline.saturating_duration_since(now);
+                Self::blocking(super::system::now() + wait)
+            }
+        }
+    }
+
+    pub(super) const fn manual(timer: manual::Timer) -> Self {
+        Self::other(Other::Manual { timer })
+    }
+
+    #[cfg(feature = "tokio")]
     #[inline]
-    pub(super) const fn of(kind: SleepKind) -> Self {
-        Self { kind }
+    pub(super) const fn tokio(timer: tokio::Timer) -> Self {
+        Self {
+            kind: Kind::Tokio { timer },
+        }
     }
 
-    pub(super) const fn other(other: OtherSleep) -> Self {
-        Self::of(SleepKind::Other { other })
+    #[cfg(feature = "fast-clock")]
+    #[inline]
+    pub(super) const fn fast(timer: fast::Timer) -> Self {
+        Self {
+            kind: Kind::Fast { timer },
+        }
+    }
+
+    const fn other(other: Other) -> Self {
+        Self {
+            kind: Kind::Other { other },
+        }
     }
 }
 
@@ -114,14 +158,14 @@ impl Future for Sleep {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.project().kind.project() {
-            SleepProj::Tokio { timer } => timer.poll(cx),
-            SleepProj::Fast { timer } => Pin::new(timer).poll(cx),
-            SleepProj::Other { other } => other.poll(cx),
+            KindProj::Tokio { timer } => timer.poll(cx),
+            KindProj::Fast { timer } => Pin::new(timer).poll(cx),
+            KindProj::Other { other } => other.poll(cx),
         }
     }
 }
 
-impl OtherSleep {
+impl Other {
     #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
@@ -137,32 +181,4 @@ impl OtherSleep {
             Self::Custom { future } => future.as_mut().poll(cx),
         }
     }
-}
-
-/// Puts a sleep of `clock` until `deadline` into `slot`.
-///
-/// The same as setting the slot to what [`ClockHandle::sleep_until`] returns, but each kind of
-/// sleep is built in its place: a sleep is 112 bytes, of which a fresh one uses a few, and moving
-/// one on costs more than making it.
-#[inline(always)]
-#[cfg_attr(not(feature = "tokio"), expect(unused_mut))]
-pub(crate) fn arm(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {
-    match &clock.kind {
-        #[cfg(feature = "tokio")]
-        super::Kind::Tokio => match tokio::timer(deadline) {
-            Some(timer) => slot.set(Some(Sleep::of(SleepKind::Tokio { timer }))),
-            None => arm_other(clock, deadline, slot),
-        },
-        #[cfg(feature = "fast-clock")]
-        super::Kind::Fast => match fast::timer(deadline) {
-            Some(timer) => slot.set(Some(Sleep::of(SleepKind::Fast { timer }))),
-            None => arm_other(clock, deadline, slot),
-        },
-        _ => arm_other(clock, deadline, slot),
-    }
-}
-
-#[cold]
-fn arm_other(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {
-    slot.set(Some(clock.sleep_until(deadline)));
 }

@@ -5,49 +5,63 @@ use std::task::Waker;
 
 use crate::instant::Instant;
 
-/// Who waits until when; those who wait for one instant are woken in the order they came.
+/// Wakers of the sleeps of one clock. Those with equal deadlines are woken in the order in which they
+/// were registered.
+///
+/// Cloning or dropping a waker may run the user's code, so under the caller's lock neither happens
+/// here: wakers come in by value and go out by value.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     next_key: u64,
-    waiting: BTreeMap<(Instant, u64), Waker>,
+    wakers: BTreeMap<(Instant, u64), Waker>,
 }
 
 impl Timers {
     pub(super) const fn new() -> Self {
         Self {
             next_key: 0,
-            waiting: BTreeMap::new(),
+            wakers: BTreeMap::new(),
         }
     }
 
-    /// Registers the waker of one sleep, or replaces it when `key` says it is registered already.
-    pub(super) fn register(&mut self, deadline: Instant, key: &mut Option<u64>, waker: &Waker) {
+    /// Registers the waker of one sleep and returns the waker that it replaces. `key` identifies the
+    /// sleep; it is assigned by the first registration.
+    #[must_use = "dropping a waker may run the user's code: drop it outside the lock"]
+    pub(super) fn register(
+        &mut self,
+        deadline: Instant,
+        key: &mut Option<u64>,
+        waker: Waker,
+    ) -> Option<Waker> {
         let key = *key.get_or_insert_with(|| {
             self.next_key += 1;
             self.next_key
         });
-        self.waiting
-            .entry((deadline, key))
-            .and_modify(|waiting| waiting.clone_from(waker))
-            .or_insert_with(|| waker.clone());
+        self.wakers.insert((deadline, key), waker)
     }
 
-    pub(super) fn cancel(&mut self, deadline: Instant, key: u64) {
-        self.waiting.remove(&(deadline, key));
+    #[must_use = "dropping a waker may run the user's code: drop it outside the lock"]
+    pub(super) fn cancel(&mut self, deadline: Instant, key: u64) -> Option<Waker> {
+        self.wakers.remove(&(deadline, key))
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.waiting.keys().next().map(|(deadline, _)| *deadline)
+        self.wakers.keys().next().map(|(deadline, _)| *deadline)
     }
 
-    /// Takes the first of those whose deadline is `now` or earlier.
+    /// Removes the waker with the earliest deadline, if that is `now` or earlier.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, Waker)> {
-        let first = self.waiting.first_entry()?;
+        let first = self.wakers.first_entry()?;
         let (deadline, _) = *first.key();
         (deadline <= now).then(|| (deadline, first.remove()))
     }
 
+    /// Removes all wakers, in the order of their deadlines.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        std::mem::take(&mut self.wakers).into_values()
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.wakers.len()
     }
 }

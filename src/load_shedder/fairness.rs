@@ -10,7 +10,6 @@ use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::priority::Priority;
-use crate::set_back::is_set_back_short;
 use crate::sync::lock;
 
 /// Lowers the level of users who use more than others, inside their class: under overload the heavy
@@ -24,7 +23,7 @@ use crate::sync::lock;
 /// # Example
 ///
 /// ```
-/// use backstop::shed::UserFairness;
+/// use backstop::load_shedder::UserFairness;
 /// use backstop::{ManualClock, Priority};
 ///
 /// let fairness = UserFairness::new(10_000, std::time::Duration::from_secs(60), ManualClock::new())?;
@@ -80,24 +79,6 @@ impl Account {
     }
 }
 
-impl Usage {
-    /// When the clock was set back, all that has been used is as old as it was, on the clock as it is.
-    /// Otherwise it would not become less until the clock is right again.
-    fn follow(&mut self, now: Instant, half_life: Duration) {
-        let last = self.total.at;
-        if !is_set_back_short(now, last) {
-            return;
-        }
-        for account in self.users.values_mut().chain([&mut self.total]) {
-            *account = Account {
-                amount: account.at(last, half_life),
-                at: now,
-            };
-        }
-        self.pruned = None;
-    }
-}
-
 impl UserFairness {
     /// Follows up to `max_users` users, whose usage halves every `half_life`.
     ///
@@ -133,7 +114,6 @@ impl UserFairness {
         }
         let (now, user) = (self.clock.now(), self.hasher.hash_one(user));
         let mut usage = lock(&self.usage);
-        usage.follow(now, self.half_life);
         if !usage.users.contains_key(&user) && usage.users.len() >= self.max_users {
             self.prune(&mut usage, now);
             if usage.users.len() >= self.max_users {
@@ -148,8 +128,7 @@ impl UserFairness {
     /// The level of a user inside the class of `class`.
     pub fn priority(&self, class: Priority, user: impl Hash) -> Priority {
         let (now, user) = (self.clock.now(), self.hasher.hash_one(user));
-        let mut usage = lock(&self.usage);
-        usage.follow(now, self.half_life);
+        let usage = lock(&self.usage);
         let mean = usage.total.at(now, self.half_life) / usage.users.len().max(1) as f64;
         let level = match usage.users.get(&user) {
             Some(account) => 50.0 * mean / account.at(now, self.half_life),

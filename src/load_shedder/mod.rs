@@ -95,7 +95,6 @@ use crate::event::{Event, Observer};
 use crate::instant::{Instant, nanos};
 use crate::priority::Priority;
 use crate::rng::SharedRng;
-use crate::set_back::SET_BACK_SHORT;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 mod config;
@@ -210,8 +209,7 @@ impl Inner {
     fn update(&self, now: Instant) {
         // Relaxed: only one of those who see that it is due wins, and needs no more than that.
         let due = self.next_update.load(Ordering::Relaxed);
-        let set_back = now + self.update_interval + SET_BACK_SHORT < Instant::from_nanos(due);
-        if now.as_nanos() < due && !set_back {
+        if now.as_nanos() < due {
             return;
         }
         let next = (now + self.update_interval).as_nanos();

@@ -10,15 +10,17 @@ use super::LoadShedder;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Listener;
-use crate::policy::{Context, Operation, Outcome, Policy};
+use crate::policy::{AtMostOnce, Context, Describe, Operation, Outcome, Policy, Run};
 
-impl<T, E> Policy<T, E> for LoadShedder {
+impl Policy for LoadShedder {}
+
+impl AtMostOnce for LoadShedder {}
+
+impl<Op: Operation> Run<Op> for &LoadShedder {
+    type Future = Shedding<Op>;
+
     #[inline]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> Shedding<Op> {
         let inner = &*self.inner;
         let now = cx.now(&inner.clock);
         let waited = now.saturating_duration_since(cx.start(&inner.clock));
@@ -30,7 +32,9 @@ impl<T, E> Policy<T, E> for LoadShedder {
             Err(rejected) => Shedding::Refused { rejected },
         }
     }
+}
 
+impl Describe for LoadShedder {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.clock.clone())
     }
@@ -38,17 +42,17 @@ impl<T, E> Policy<T, E> for LoadShedder {
 
 pin_project! {
     #[project = SheddingProj]
-    enum Shedding<Fut> {
+    pub enum Shedding<Op: Operation> {
         Refused { rejected: Rejected },
-        Running { #[pin] attempt: Fut },
+        Running { #[pin] attempt: Op::Attempt },
     }
 }
 
-impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for Shedding<Fut> {
-    type Output = Outcome<T, E>;
+impl<Op: Operation> Future for Shedding<Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         match self.project() {
             SheddingProj::Refused { rejected } => Poll::Ready(Outcome::rejected(*rejected)),
             SheddingProj::Running { attempt } => attempt.poll(task),

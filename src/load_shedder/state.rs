@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::instant::Instant;
 use crate::priority::Priority;
-use crate::set_back::is_set_back_short;
 
 /// How many levels there are: five classes of a hundred.
 pub(super) const LEVELS: usize = 500;
@@ -148,15 +147,11 @@ impl Pressure {
     }
 
     /// For how long the last overload has been more than `calm_after` ago; `None` if it has not.
-    fn calm(&mut self, calm_after: Duration, now: Instant) -> Option<Duration> {
-        let Some(overloaded_at) = &mut self.overloaded_at else {
+    fn calm(&self, calm_after: Duration, now: Instant) -> Option<Duration> {
+        let Some(overloaded_at) = self.overloaded_at else {
             return Some(Duration::MAX);
         };
-        if is_set_back_short(now, *overloaded_at) {
-            // As long as usual from now on, and not until the clock is right again.
-            *overloaded_at = now;
-        }
-        let since = *overloaded_at + calm_after;
+        let since = overloaded_at + calm_after;
         (now >= since).then(|| now.saturating_duration_since(since))
     }
 
@@ -181,7 +176,7 @@ pub(super) struct Share {
 impl Share {
     /// Whether it is too old to count. Who has no calls says nothing, and nothing is shed for its sake.
     fn is_stale(&self, now: Instant) -> bool {
-        now > self.at + self.good_for || is_set_back_short(now, self.at)
+        now > self.at + self.good_for
     }
 
     /// Its calls per second.

@@ -1,53 +1,8 @@
 //! Known mistakes in the order of layers.
 
 use std::fmt;
-use std::time::Duration;
 
-/// What a layer says about itself to [`Pipeline::check`](crate::Pipeline::check).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Layer {
-    /// A timeout; its limit, when it is the same for every call.
-    Timeout {
-        /// The limit, if fixed.
-        limit: Option<Duration>,
-    },
-    /// A retry.
-    Retry {
-        /// Attempts in total.
-        max_attempts: u32,
-    },
-    /// A circuit breaker.
-    CircuitBreaker,
-    /// A bulkhead.
-    Bulkhead {
-        /// Whether an algorithm finds the limit from latencies.
-        adaptive: bool,
-    },
-    /// A client-side throttle.
-    Throttle,
-    /// A classifier.
-    Classify,
-    /// A rate limiter.
-    RateLimiter,
-    /// Any other policy.
-    Other,
-}
-
-impl Layer {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Timeout { .. } => "timeout",
-            Self::Retry { .. } => "retry",
-            Self::CircuitBreaker => "circuit breaker",
-            Self::Bulkhead { .. } => "bulkhead",
-            Self::Throttle => "throttle",
-            Self::Classify => "classify",
-            Self::RateLimiter => "rate limiter",
-            Self::Other => "other",
-        }
-    }
-}
+use super::describe::Layer;
 
 /// Two layers in an order, or of a kind, that does not do what it seems to.
 ///
@@ -135,6 +90,8 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const fn timeout(seconds: u64) -> Layer {

@@ -6,8 +6,14 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::{Context, Layer, Operation, Outcome, Policy, Verdict};
+use super::context::Context;
+use super::describe::{Describe, Layer};
+use super::operation::{Operation, Run};
+use super::outcome::Outcome;
+use super::{AtMostOnce, Policy};
+use crate::clock::blocking;
 use crate::error::Error;
+use crate::verdict::Verdict;
 
 /// Says what results mean, for everything outside it in the stack.
 ///
@@ -46,6 +52,34 @@ use crate::error::Error;
 /// Its type has the closure's type in it. A function pointer gives it a name:
 /// `Classify<fn(Result<&Response, &Error<HttpError>>) -> Verdict>`, or
 /// `ClassifyErrors<fn(&HttpError) -> Verdict>`.
+///
+/// # In spawned tasks
+///
+/// The closure's type names the value or the error type. If that one has a lifetime in it, such as
+/// `Box<dyn Error + Send + Sync>` or `&'static str`, a call through an inline closure does not compile
+/// inside `tokio::spawn` or an axum handler ("one type is more general than the other"). There are three
+/// cures: an error type of your own; [`call_classified`](super::Policy::call_classified), where the
+/// operation's error brings its verdict; or a classifier for any lifetime, bound by `let` or an `fn`:
+///
+/// ```
+/// use std::error::Error as StdError;
+/// use backstop::{Classify, Policy, Timeout, Verdict};
+///
+/// fn verdict(error: &Box<dyn StdError + Send + Sync + '_>) -> Verdict {
+///     match error.to_string().contains("reset") {
+///         true => Verdict::transient(),
+///         false => Verdict::permanent(),
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let task = tokio::spawn(async {
+///     let stack = (Timeout::after(std::time::Duration::from_secs(1)), Classify::errors(verdict));
+///     stack.call(|| async { Ok::<_, Box<dyn StdError + Send + Sync>>(7) }).await.is_ok()
+/// });
+/// assert!(task.await.unwrap());
+/// # }
+/// ```
 #[derive(Clone, Copy)]
 pub struct Classify<F> {
     verdict_of: F,
@@ -55,6 +89,12 @@ pub struct Classify<F> {
 #[derive(Clone, Copy)]
 pub struct ClassifyErrors<F> {
     verdict_of: F,
+}
+
+/// Says which of the operation's own errors are retried. Made by [`Classify::retry_if`].
+#[derive(Clone, Copy)]
+pub struct RetryIf<F> {
+    retry: F,
 }
 
 impl<F> Classify<F> {
@@ -76,80 +116,141 @@ impl<F> Classify<F> {
     {
         ClassifyErrors { verdict_of }
     }
-}
 
-impl<F> std::fmt::Debug for Classify<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Classify").finish_non_exhaustive()
+    /// Asks `retry` whether an error of the operation is worth another attempt. What the error says
+    /// about the health of the dependency stays as it is: without another classifier, unhealthy.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{Classify, ManualClock, Policy, Retry};
+    /// use std::io::{Error, ErrorKind};
+    ///
+    /// let clock = ManualClock::new();
+    /// let stack = (
+    ///     Retry::builder().clock(clock.clone()).build()?,
+    ///     Classify::retry_if(|error: &Error| error.kind() != ErrorKind::NotFound),
+    /// );
+    /// let report = clock.block_on(stack.call_reported(|| async {
+    ///     Err::<(), _>(Error::from(ErrorKind::NotFound))
+    /// }));
+    /// assert_eq!(report.attempts, 1);
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub const fn retry_if<E>(retry: F) -> RetryIf<F>
+    where
+        F: Fn(&E) -> bool,
+    {
+        RetryIf { retry }
     }
 }
 
-impl<F> std::fmt::Debug for ClassifyErrors<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClassifyErrors").finish_non_exhaustive()
-    }
+/// Changes the verdict of an outcome.
+pub trait Relabel<Op: Operation> {
+    /// Changes it where it stands.
+    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>);
 }
 
-impl<T, E, F> Policy<T, E> for Classify<F>
+impl<F, Op> Relabel<Op> for Classify<F>
 where
-    F: Fn(Result<&T, &Error<E>>) -> Verdict,
+    F: Fn(Result<&Op::Value, &Error<Op::Error>>) -> Verdict,
+    Op: Operation,
 {
     #[inline(always)]
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        Classifying {
-            attempt: op.attempt(cx),
-            relabel: |outcome: &mut Outcome<T, E>| {
-                outcome.verdict = (self.verdict_of)(outcome.result.as_ref());
-            },
+    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>) {
+        let verdict = blocking::outside(|| (self.verdict_of)(outcome.result.as_ref()));
+        outcome.verdict = verdict;
+    }
+}
+
+impl<F, Op> Relabel<Op> for ClassifyErrors<F>
+where
+    F: Fn(&Op::Error) -> Verdict,
+    Op: Operation,
+{
+    #[inline(always)]
+    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>) {
+        if let Err(Error::Operation(error)) = &outcome.result {
+            outcome.verdict = blocking::outside(|| (self.verdict_of)(error));
         }
     }
+}
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Classify);
+impl<F, Op> Relabel<Op> for RetryIf<F>
+where
+    F: Fn(&Op::Error) -> bool,
+    Op: Operation,
+{
+    #[inline(always)]
+    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>) {
+        if let Err(Error::Operation(error)) = &outcome.result {
+            let retry = blocking::outside(|| (self.retry)(error));
+            outcome.verdict = outcome.verdict.with_retry(retry);
+        }
     }
 }
 
-impl<T, E, F> Policy<T, E> for ClassifyErrors<F>
-where
-    F: Fn(&E) -> Verdict,
-{
-    #[inline(always)]
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        Classifying {
-            attempt: op.attempt(cx),
-            relabel: |outcome: &mut Outcome<T, E>| {
-                if let Err(Error::Operation(error)) = &outcome.result {
-                    outcome.verdict = (self.verdict_of)(error);
+macro_rules! classifiers {
+    ($($name:ident)*) => {$(
+        impl<F> std::fmt::Debug for $name<F> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+
+        impl<F> Policy for $name<F> {}
+
+        impl<F> AtMostOnce for $name<F> {}
+
+        impl<'a, F, Op: Operation> Run<Op> for &'a $name<F>
+        where
+            $name<F>: Relabel<Op>,
+        {
+            type Future = Classifying<'a, $name<F>, Op>;
+
+            #[inline(always)]
+            fn run(self, op: Op, cx: Context) -> Self::Future {
+                Classifying {
+                    attempt: op.attempt(cx),
+                    classifier: self,
                 }
-            },
+            }
         }
-    }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Classify);
-    }
+        impl<F> Describe for $name<F> {
+            fn describe(&self, layers: &mut Vec<Layer>) {
+                layers.push(Layer::Classify);
+            }
+        }
+    )*};
 }
+
+classifiers! { Classify ClassifyErrors RetryIf }
 
 pin_project! {
-    struct Classifying<Fut, R> {
+    /// A run of a classifier.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct Classifying<'a, C, Op: Operation> {
         #[pin]
-        attempt: Fut,
-        relabel: R,
+        attempt: Op::Attempt,
+        classifier: &'a C,
     }
 }
 
-impl<T, E, Fut, R> Future for Classifying<Fut, R>
-where
-    Fut: Future<Output = Outcome<T, E>>,
-    R: Fn(&mut Outcome<T, E>),
-{
-    type Output = Outcome<T, E>;
+impl<C: Relabel<Op>, Op: Operation> Future for Classifying<'_, C, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut outcome = ready!(this.attempt.poll(cx));
-        (this.relabel)(&mut outcome);
+        this.classifier.relabel(&mut outcome);
         Poll::Ready(outcome)
+    }
+}
+
+impl<C, Op: Operation> std::fmt::Debug for Classifying<'_, C, Op> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Classifying").finish_non_exhaustive()
     }
 }

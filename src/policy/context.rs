@@ -28,7 +28,7 @@ pub struct Context {
     // Whole words, for what is narrower is stored in pieces and read at once, which stalls.
     /// The attempt, and the cost in the upper half.
     numbers: u64,
-    /// The priority, [`HEDGE`](Self::HEDGE) and [`ONCE`](Self::ONCE).
+    /// The priority, [`HEDGE`](Self::HEDGE), [`ONCE`](Self::ONCE) and [`SPENT`](Self::SPENT).
     traits: u64,
 }
 
@@ -37,6 +37,8 @@ impl Context {
     const HEDGE: u64 = 1 << 16;
     /// Must not be repeated once it may have been executed.
     const ONCE: u64 = 1 << 17;
+    /// Cannot be repeated, whether it was executed or not.
+    const SPENT: u64 = 1 << 18;
 
     /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
     pub const fn new() -> Self {
@@ -165,6 +167,18 @@ impl Context {
     #[must_use]
     pub const fn with_idempotent(self, idempotent: bool) -> Self {
         self.with_trait(Self::ONCE, !idempotent)
+    }
+
+    /// Whether the operation can be run again at all. `false` for one that consumes what it sends, such
+    /// as a streamed request body: then no policy makes a second attempt.
+    pub const fn is_repeatable(&self) -> bool {
+        self.traits & Self::SPENT == 0
+    }
+
+    /// The same context for an operation that can, or cannot, be run again.
+    #[must_use]
+    pub const fn with_repeatable(self, repeatable: bool) -> Self {
+        self.with_trait(Self::SPENT, !repeatable)
     }
 
     /// How important the call is to load shedders and priority queues.

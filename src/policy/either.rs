@@ -7,12 +7,19 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// What a policy that takes one of two ways returns. An `async` block that awaits the one or
-    /// the other would carry the operation and the context along, and copy them when it is polled.
+    /// The future of a policy that takes one of two ways.
     #[project = EitherProj]
-    pub(super) enum Either<L, R> {
-        Left { #[pin] future: L },
-        Right { #[pin] future: R },
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub enum Either<L, R> {
+        Left {
+            #[pin]
+            future: L,
+        },
+        Right {
+            #[pin]
+            future: R,
+        },
     }
 }
 

@@ -1,6 +1,6 @@
 //! The spine: what a policy is, and how policies stack.
 //!
-//! A [`Policy`] is a rule about how an [`Operation`] is run. A tuple of policies is a policy: the
+//! A [`Policy`] is a rule about how an [`Operation`] is run: [`Run`] says how. A tuple of policies is a policy: the
 //! first is the outermost. `&P`, `Arc<P>` and `Option<P>` are policies too; `None` passes calls
 //! through, which makes a switch for configuration.
 //!
@@ -11,55 +11,124 @@
 //!   (deadline, attempt, ...)    ▲________________________│   (result, verdict)
 //! ```
 //!
+//! # Why the traits look like this
+//!
+//! No trait has the value or the error type as a parameter: the compiler erases lifetimes inside
+//! futures, and a type named twice, as a parameter and inside the operation, can then no longer be
+//! proven to be the same. And every future has a name, so that generic code can ask for `Send`.
+//! Calls compile wherever an `async fn` would: in `tokio::spawn`, in handlers, with any error type.
+//!
 //! # A policy of your own
 //!
+//! A [`Guard`] decides before a call and looks at its result, in ten lines; [`Guarded`] makes a policy of
+//! it. Anything else is a future with a name. This one makes a second attempt at once if the first
+//! fails:
+//!
 //! ```
-//! use backstop::{Context, Operation, Outcome, Policy};
+//! use std::future::Future;
+//! use std::pin::Pin;
+//! use std::task::{Context as Task, Poll, ready};
+//! use backstop::policy::{Describe, Run};
+//! use backstop::{Context, ManualClock, Operation, Outcome, Policy};
 //!
-//! /// Counts the attempts that failed.
-//! struct CountFailures(std::sync::atomic::AtomicU32);
+//! struct Twice;
 //!
-//! impl<T, E> Policy<T, E> for CountFailures {
-//!     async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
-//!         let outcome = op.attempt(cx).await;
-//!         if outcome.result.is_err() {
-//!             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-//!         }
-//!         outcome
+//! impl Policy for Twice {}
+//! impl Describe for Twice {}
+//!
+//! impl<Op: Operation> Run<Op> for &Twice {
+//!     type Future = TwiceFuture<Op>;
+//!
+//!     fn run(self, op: Op, cx: Context) -> TwiceFuture<Op> {
+//!         TwiceFuture { op, cx, attempt: Box::pin(op.attempt(cx)) }
 //!     }
 //! }
-//! # let policy = CountFailures(0.into());
-//! # let result = policy.call_blocking(|| Err::<(), _>("no"));
-//! # assert!(result.is_err() && policy.0.into_inner() == 1);
+//!
+//! struct TwiceFuture<Op: Operation> { op: Op, cx: Context, attempt: Pin<Box<Op::Attempt>> }
+//!
+//! // Nothing in it is pinned where it stands.
+//! impl<Op: Operation> Unpin for TwiceFuture<Op> {}
+//!
+//! impl<Op: Operation> Future for TwiceFuture<Op> {
+//!     type Output = Outcome<Op::Value, Op::Error>;
+//!
+//!     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+//!         let outcome = ready!(self.attempt.as_mut().poll(task));
+//!         if self.cx.attempt() > 1 || !self.cx.is_repeatable() {
+//!             return Poll::Ready(outcome);
+//!         }
+//!         match outcome.result {
+//!             Ok(_) => Poll::Ready(outcome),
+//!             Err(error) => {
+//!                 self.op.discard(error);
+//!                 self.cx = self.cx.with_attempt(2);
+//!                 self.attempt = Box::pin(self.op.attempt(self.cx));
+//!                 self.poll(task)
+//!             }
+//!         }
+//!     }
+//! }
+//!
+//! let report = ManualClock::new().block_on(Twice.call_reported(|| async { Err::<(), _>("no") }));
+//! assert_eq!((report.attempts, report.operation_error()), (2, Some(&"no")));
+//! ```
+//!
+//! # Policies without a type
+//!
+//! [`BoxPolicy`] hides which policies a stack is made of, for fields and registries.
+//!
+//! # What is not a policy
+//!
+//! An element of a tuple that is not a policy is named:
+//!
+//! ```compile_fail
+//! use backstop::{Policy, Timeout};
+//! struct NotAPolicy;
+//! let stack = (Timeout::after(std::time::Duration::from_secs(1)), NotAPolicy);
+//! // error[E0277]: `&NotAPolicy` is not a policy for this operation
+//! let call = stack.call(|| async { Ok::<_, ()>(1) });
 //! ```
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
 use std::task::{Context as TaskContext, Poll};
 
-use crate::clock::{BlockingClock, ClockHandle, blocking};
+use crate::clock::{BlockingClock, blocking};
 use crate::error::Error;
-use crate::event::Listener;
 
+mod boxed;
+mod call;
 mod check;
+mod classified;
 mod classify;
 mod context;
+mod describe;
 mod either;
+mod guard;
+mod inspect;
 mod operation;
 mod outcome;
 mod pipeline;
 mod report;
 mod tuple;
 mod unwind;
+mod wrappers;
 
-pub use self::check::{Layer, Misorder};
-pub use self::classify::{Classify, ClassifyErrors};
+pub use self::boxed::BoxPolicy;
+pub use self::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith};
+pub use self::check::Misorder;
+pub use self::classified::Classified;
+pub use self::classify::{Classify, ClassifyErrors, RetryIf};
 pub use self::context::{Attempt, Context};
+pub use self::describe::{Describe, Layer};
+pub use self::guard::{Guard, Guarded};
+pub use self::inspect::Inspect;
+pub use self::operation::{Operation, Run};
 pub use self::outcome::Outcome;
-pub use self::pipeline::{CallOptions, Pipeline, With};
-pub use self::report::Report;
+pub use self::pipeline::{Around, CallOptions, Pipeline, With};
+pub use self::report::{Report, Reported};
+pub use self::tuple::Under;
 #[doc(no_inline)]
 pub use crate::priority::Priority;
 #[doc(no_inline)]
@@ -67,65 +136,40 @@ pub use crate::verdict::{ErrorClass, Health, RetryAdvice, Verdict};
 
 pub(crate) use self::unwind::OnUnwind;
 
-use self::either::Either;
-use self::operation::{Call, CallWith, Counted};
+use self::call::Source;
+use self::report::Notes;
 
-/// Something that can be attempted any number of times: a small handle of a few references.
+/// A rule about how an operation is run, as its users see it. [`Run`] is the rule itself.
 ///
-/// Policies receive one and attempt it; those who use policies pass closures to
-/// [`Policy::call`] and never see it.
-///
-/// `attempt` takes the handle by value. Together with the opaque future this keeps a whole stack
-/// `Send` where its operation is, with no `Send` bound anywhere: operations that are not `Send` work
-/// on a local executor.
-pub trait Operation<T, E>: Copy {
-    /// Who listens to the calls of this operation.
-    type Listener: Listener;
-
-    /// Whether an attempt may look at the times in its context. Where it does not, a layer that has
-    /// waited need not read the clock for it.
-    const LOOKS_AT_TIME: bool = true;
-
-    /// Makes one attempt. It may begin at once; poll the future soon, or drop it.
-    fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>>;
-
-    /// Who listens to this call. A policy that wraps the operation into one of its own passes this
-    /// on.
-    fn listener(self) -> Self::Listener;
-}
-
-/// A rule about how an operation is run.
-///
-/// Policies that do not look into results implement it for all `T` and `E`, and so stay free of
-/// type parameters: `(Timeout, Retry)` is a type to put into a struct field.
+/// The trait has no type parameters: `(Timeout, Retry)` is a type to put into a struct field, and is a
+/// policy for operations of every value and error.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future of a call, at any await, gives back every permit, token and place that the
-/// call holds. The operation's own future is dropped with it.
+/// call holds. The operation's own future is dropped first.
 ///
 /// # Panics
 ///
-/// Policies do not panic, but that tokio's timers need its runtime
+/// Policies do not panic, except that tokio's timers need its runtime
 /// ([`TokioClock`](crate::TokioClock)). A panic of the operation passes through, and what the call
 /// holds is given back as on a drop.
-pub trait Policy<T, E> {
-    /// Runs an operation under this rule. For authors of policies: ten lines of `async fn` make one.
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>>;
-
+pub trait Policy {
     /// Calls `op` under this rule, once for each attempt. Nothing happens before the first poll.
     ///
     /// # Errors
     ///
     /// [`Error::Operation`] with the operation's own error, that of the last attempt. Any other
     /// variant when a policy stepped in.
-    fn call<F, Fut>(&self, op: F) -> impl Future<Output = Result<T, Error<E>>>
+    fn call<'s, F, Fut, T, E>(&'s self, op: F) -> impl Future<Output = Result<T, Error<E>>>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Result<T, E>>,
+        for<'b> &'s Self: Run<Call<'b, F>>,
     {
         async move {
-            let run = pin!(self.run(Call(&op), Context::new()));
+            let source = Source::new(op);
+            let run = pin!(self.run(Call(&source), Context::new()));
             ResultOf { run }.await
         }
     }
@@ -136,34 +180,125 @@ pub trait Policy<T, E> {
     /// # Errors
     ///
     /// As for [`call`](Self::call).
-    fn call_with<F, Fut>(&self, op: F) -> impl Future<Output = Result<T, Error<E>>>
+    fn call_with<'s, F, Fut, T, E>(&'s self, op: F) -> impl Future<Output = Result<T, Error<E>>>
     where
         F: Fn(Attempt) -> Fut,
         Fut: Future<Output = Result<T, E>>,
+        for<'b> &'s Self: Run<CallWith<'b, F>>,
     {
         async move {
-            let run = pin!(self.run(CallWith(&op), Context::new()));
+            let source = Source::new(op);
+            let run = pin!(self.run(CallWith(&source), Context::new()));
             ResultOf { run }.await
         }
     }
 
-    /// As [`call`](Self::call), but the result comes with the number of attempts and the time
-    /// taken.
+    /// As [`call`](Self::call), for an operation that can run only once, such as one that sends a body it
+    /// owns. For stacks whose policies attempt [at most once](AtMostOnce).
     ///
-    /// Reads the policy's [`clock`](Self::clock) at the start and at the end.
-    fn call_reported<F, Fut>(&self, op: F) -> impl Future<Output = Report<T, E>>
+    /// A stack with a retry does not compile here:
+    ///
+    /// ```compile_fail
+    /// use backstop::{Policy, Retry, Timeout};
+    ///
+    /// let stack = (Timeout::after(std::time::Duration::from_secs(1)), Retry::builder().build().unwrap());
+    /// let body = vec![1, 2, 3];
+    /// // error[E0277]: `Retry` may attempt an operation more than once
+    /// let call = stack.call_once(|| async move { Ok::<_, ()>(body) });
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call). A policy that makes a second attempt although it claims to make one
+    /// gets a rejection with [`Reason::NotRepeatable`](crate::Reason::NotRepeatable).
+    fn call_once<'s, F, Fut, T, E>(&'s self, op: F) -> impl Future<Output = Result<T, Error<E>>>
     where
-        F: Fn() -> Fut,
+        Self: AtMostOnce,
+        F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
+        for<'b> &'s Self: Run<CallOnce<'b, F>>,
     {
         async move {
-            let attempts = AtomicU32::new(0);
+            let source = Source::new(Mutex::new(Some(op)));
+            let cx = Context::new().with_repeatable(false);
+            let run = pin!(self.run(CallOnce(&source), cx));
+            ResultOf { run }.await
+        }
+    }
+
+    /// As [`call`](Self::call), for an operation that says itself what its errors mean, whatever their
+    /// type.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::policy::Classified;
+    /// use backstop::{ManualClock, Policy, Retry};
+    ///
+    /// let clock = ManualClock::new();
+    /// let retry = Retry::builder().clock(clock.clone()).build()?;
+    /// let attempts = std::cell::Cell::new(0);
+    /// let result = clock.block_on(retry.call_classified(|| async {
+    ///     attempts.set(attempts.get() + 1);
+    ///     match attempts.get() {
+    ///         1 => Err(Classified::transient("connection reset")),
+    ///         _ => Err::<(), _>(Classified::permanent("no such user")),
+    ///     }
+    /// }));
+    /// assert_eq!(result.unwrap_err().into_operation(), Some("no such user"));
+    /// assert_eq!(attempts.get(), 2);
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call): the error comes without its verdict.
+    fn call_classified<'s, F, Fut, T, E>(
+        &'s self,
+        op: F,
+    ) -> impl Future<Output = Result<T, Error<E>>>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, Classified<E>>>,
+        for<'b> &'s Self: Run<CallClassified<'b, F>>,
+    {
+        async move {
+            let source = Source::new(op);
+            let run = pin!(self.run(CallClassified(&source), Context::new()));
+            ResultOf { run }.await
+        }
+    }
+
+    /// As [`call`](Self::call), but the result comes with the number of attempts, the time taken, and the
+    /// errors on the way to it.
+    ///
+    /// Reads the policy's [`clock`](Describe::clock) at the start and at the end.
+    fn call_reported<'s, F, Fut, T, E>(&'s self, op: F) -> impl Future<Output = Report<T, E>>
+    where
+        Self: Describe,
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        for<'b> &'s Self: Run<Reported<'b, Call<'b, F>>>,
+    {
+        async move {
+            let (source, notes) = (Source::new(op), Notes::new());
             let clock = self.clock().unwrap_or_else(|| BlockingClock.into());
             let mut cx = Context::new();
             let start = cx.now(&clock);
-            let mut outcome = self.run(Counted::new(Call(&op), &attempts), cx).await;
-            let elapsed = outcome.finished(&clock).saturating_duration_since(start);
-            Report::new(outcome.result, attempts.load(Ordering::Relaxed), elapsed)
+            let op = Call(&source);
+            let (result, attempts, elapsed) = {
+                let mut outcome = self.run(Reported::new(op, &notes), cx).await;
+                let elapsed = outcome.finished(&clock).saturating_duration_since(start);
+                (outcome.result, op.started(), elapsed)
+            };
+            let (last_error, last_rejection) = notes.into_last();
+            Report {
+                result,
+                attempts,
+                elapsed,
+                last_error,
+                last_rejection,
+            }
         }
     }
 
@@ -172,7 +307,8 @@ pub trait Policy<T, E> {
     ///
     /// The same policies serve both: inside, tokio's clocks park the thread as well. A closure
     /// cannot be cut off, so a timeout only keeps late attempts from starting. Real time passes,
-    /// also where tokio's clock is paused. Calls nest, and `op` may run a runtime of its own.
+    /// also where tokio's clock is paused. Calls nest, and `op`, hooks, classifiers and observers may run
+    /// a runtime of their own.
     ///
     /// Inside an async program use `spawn_blocking` around it. On a
     /// [`ManualClock`](crate::ManualClock) a wait ends when another thread moves it; for a test in one
@@ -181,25 +317,25 @@ pub trait Policy<T, E> {
     /// # Errors
     ///
     /// As for [`call`](Self::call).
-    fn call_blocking<F>(&self, op: F) -> Result<T, Error<E>>
+    fn call_blocking<'s, F, T, E>(&'s self, op: F) -> Result<T, Error<E>>
     where
         F: Fn() -> Result<T, E>,
+        for<'b> &'s Self: Run<CallBlocking<'b, F>>,
     {
-        // Lazily: what is in force while an operation is polled, such as a deadline, is so for this one.
-        blocking::block_on(self.call(|| async { blocking::outside(&op) }))
-    }
-
-    /// The clock this policy reads, if it reads one; of a stack, the outermost one.
-    fn clock(&self) -> Option<ClockHandle> {
-        None
-    }
-
-    /// Describes the layers of this policy, outermost first, for
-    /// [`Pipeline::check`](crate::Pipeline::check).
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Other);
+        let source = Source::new(op);
+        // Lazily: deadlines that are in force while a future is polled hold for its start as well.
+        let call = async { self.run(CallBlocking(&source), Context::new()).await.result };
+        blocking::block_on(call)
     }
 }
+
+/// A policy that starts the operation at most once for each call. Such stacks take operations that can
+/// run only once ([`Policy::call_once`]).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` may attempt an operation more than once",
+    note = "`call_once` needs policies that attempt at most once; use `call` with a closure that can run again"
+)]
+pub trait AtMostOnce {}
 
 /// Awaits the run of a policy where it stands, and takes the result out of the outcome.
 ///
@@ -220,61 +356,6 @@ impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for ResultOf<'_, Fut> {
                 Err(error) => Poll::Ready(Err(error)),
             },
             Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for &P {
-    #[inline(always)]
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        (**self).run(op, cx)
-    }
-
-    fn clock(&self) -> Option<ClockHandle> {
-        (**self).clock()
-    }
-
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        (**self).describe(layers);
-    }
-}
-
-impl<T, E, P: Policy<T, E> + ?Sized> Policy<T, E> for Arc<P> {
-    #[inline(always)]
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        (**self).run(op, cx)
-    }
-
-    fn clock(&self) -> Option<ClockHandle> {
-        (**self).clock()
-    }
-
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        (**self).describe(layers);
-    }
-}
-
-/// `None` passes every call through: a switch for configuration.
-impl<T, E, P: Policy<T, E>> Policy<T, E> for Option<P> {
-    #[inline(always)]
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        match self {
-            Some(policy) => Either::Left {
-                future: policy.run(op, cx),
-            },
-            None => Either::Right {
-                future: op.attempt(cx),
-            },
-        }
-    }
-
-    fn clock(&self) -> Option<ClockHandle> {
-        self.as_ref().and_then(Policy::clock)
-    }
-
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        if let Some(policy) = self {
-            policy.describe(layers);
         }
     }
 }

@@ -1,110 +1,73 @@
-//! Closures as operations.
+//! What policies attempt.
 
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context as TaskContext, Poll};
 
-use pin_project_lite::pin_project;
+use super::context::Context;
+use super::outcome::Outcome;
+use crate::error::Error;
+use crate::event::Listener;
 
-use super::{Attempt, Context, Operation, Outcome};
+/// Something that can be attempted any number of times: a small handle of a few references.
+///
+/// Policies receive one and attempt it. Code that uses policies passes closures to
+/// [`Policy::call`](super::Policy::call) and never sees it.
+///
+/// The value and the error are associated types, and the attempt is a type with a name. Both are what
+/// lets a stack be spawned whatever its value and error are, and be bounded by `Send` in generic code.
+pub trait Operation: Copy {
+    /// What a good attempt returns.
+    type Value;
 
-/// A closure that takes nothing.
-pub(super) struct Call<'a, F>(pub(super) &'a F);
+    /// What a failed attempt returns.
+    type Error;
 
-/// A closure that wants to know which attempt it is.
-pub(super) struct CallWith<'a, F>(pub(super) &'a F);
+    /// The future of one attempt.
+    type Attempt: Future<Output = Outcome<Self::Value, Self::Error>>;
 
-/// Counts how often an operation is started.
-#[derive(Clone, Copy)]
-pub(super) struct Counted<'a, Op> {
-    op: Op,
-    attempts: &'a AtomicU32,
-}
+    /// The observer of the calls of this operation; `()` for none, which costs nothing.
+    type Listener: Listener;
 
-// Derived, these would ask for `F: Copy`.
-impl<F> Clone for Call<'_, F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<F> Copy for Call<'_, F> {}
-impl<F> Clone for CallWith<'_, F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<F> Copy for CallWith<'_, F> {}
+    /// Whether an attempt may read the times in its context. If not, a layer that has waited need not
+    /// read the clock for it.
+    const READS_TIME: bool = true;
 
-impl<'a, Op> Counted<'a, Op> {
-    pub(super) const fn new(op: Op, attempts: &'a AtomicU32) -> Self {
-        Self { op, attempts }
-    }
-}
+    /// Starts one attempt. It may begin at once, so poll the future soon, or drop it.
+    fn attempt(self, cx: Context) -> Self::Attempt;
 
-impl<T, E, F, Fut> Operation<T, E> for Call<'_, F>
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<T, E>>,
-{
-    type Listener = ();
+    /// Returns the observer of this call. A policy that wraps the operation passes it on.
+    fn listener(self) -> Self::Listener;
 
-    const LOOKS_AT_TIME: bool = false;
-
-    #[inline(always)]
-    fn attempt(self, _: Context) -> impl Future<Output = Outcome<T, E>> {
-        Attempting { future: (self.0)() }
+    /// Returns how many attempts of the innermost operation were started in this call. Zero if it does
+    /// not count them; the closures of [`Policy`](super::Policy) do.
+    fn started(self) -> u32 {
+        0
     }
 
-    fn listener(self) {}
-}
-
-impl<T, E, F, Fut> Operation<T, E> for CallWith<'_, F>
-where
-    F: Fn(Attempt) -> Fut,
-    Fut: Future<Output = Result<T, E>>,
-{
-    type Listener = ();
-
-    #[inline(always)]
-    fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        Attempting {
-            future: (self.0)(Attempt::new(cx)),
-        }
-    }
-
-    fn listener(self) {}
-}
-
-impl<T, E, Op: Operation<T, E>> Operation<T, E> for Counted<'_, Op> {
-    type Listener = Op::Listener;
-
-    const LOOKS_AT_TIME: bool = Op::LOOKS_AT_TIME;
-
-    fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        self.attempts.fetch_add(1, Ordering::Relaxed);
-        self.op.attempt(cx)
-    }
-
-    #[inline(always)]
-    fn listener(self) -> Op::Listener {
-        self.op.listener()
+    /// Takes an error that the caller of the policy will not see, because another attempt follows or
+    /// another error is returned. [`call_reported`](super::Policy::call_reported) keeps the last ones.
+    ///
+    /// A policy that replaces an error passes it to this. The default drops it.
+    fn discard(self, error: Error<Self::Error>) {
+        drop(error);
     }
 }
 
-pin_project! {
-    /// The operation's future; gives its result the verdict it has without a classifier.
-    struct Attempting<Fut> {
-        #[pin]
-        future: Fut,
-    }
-}
+/// How a policy runs an operation. Implemented for references to policies, `&'a P`.
+///
+/// A policy of one's own that decides before a call and looks at its result is a
+/// [`Guard`](super::Guard). Anything else implements this trait, with a future that has a name: see the
+/// [module page](super).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a policy for this operation",
+    label = "not a policy for operations with this value and error",
+    note = "policies are `Timeout`, `Retry`, `CircuitBreaker` and so on, `&P`, `Arc<P>`, `Option<P>`, `Pipeline<P>` and tuples of them",
+    note = "a policy of your own implements `Guard`, or `Run` for `&YourPolicy`",
+    note = "a classifier is a policy for the error type of its closure only"
+)]
+pub trait Run<Op: Operation>: Copy {
+    /// The future of a run.
+    type Future: Future<Output = Outcome<Op::Value, Op::Error>>;
 
-impl<T, E, Fut: Future<Output = Result<T, E>>> Future for Attempting<Fut> {
-    type Output = Outcome<T, E>;
-
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
-        self.project().future.poll(cx).map(Outcome::of)
-    }
+    /// Runs the operation under this policy. It may begin at once, so poll the future soon, or drop it.
+    fn run(self, op: Op, cx: Context) -> Self::Future;
 }

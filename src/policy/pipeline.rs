@@ -1,15 +1,26 @@
 //! A stack with a name, an observer and options for single calls.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use super::either::Either;
-use super::operation::Counted;
-use super::{Context, Layer, Misorder, Operation, Outcome, Policy, Priority, check};
-use crate::clock::{BlockingClock, ClockHandle};
+use pin_project_lite::pin_project;
+
+use super::check::{self, Misorder};
+use super::context::Context;
+use super::describe::{Describe, Layer};
+use super::operation::{Operation, Run};
+use super::outcome::Outcome;
+use super::tuple::Under;
+use super::{AtMostOnce, Policy};
+use crate::clock::{BlockingClock, ClockHandle, blocking};
+use crate::error::Error;
 use crate::event::{Ending, Event, Observer};
+use crate::instant::Instant;
+use crate::priority::Priority;
 
 /// A policy, usually a tuple of them, with a name for logs and metrics, an observer, options for
 /// single calls, and a check of the order.
@@ -63,7 +74,7 @@ impl<P> Pipeline<P> {
     /// which the clock is read at the start and at the end.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
+        self.observer = Some(blocking::shielded(observer));
         self
     }
 
@@ -85,11 +96,34 @@ impl<P> Pipeline<P> {
         }
     }
 
+    /// Puts a stack that is made for one call inside this pipeline: it gets the pipeline's name, observer
+    /// and policies, the latter outside of it. Does not allocate.
+    ///
+    /// # Example
+    ///
+    /// Layers with a key need no type names:
+    ///
+    /// ```
+    /// use backstop::{CircuitBreaker, Keyed, ManualClock, Pipeline, Policy, Retry};
+    ///
+    /// let clock = ManualClock::new();
+    /// let template = CircuitBreaker::builder().clock(clock.clone());
+    /// template.clone().build()?;
+    /// let breakers = Keyed::new(move |_: &String| template.clone().build().expect("checked"));
+    /// let pipeline = Pipeline::new(Retry::builder().clock(clock.clone()).build()?).named("hosts");
+    ///
+    /// let answer = clock.block_on(async {
+    ///     pipeline.around((&breakers.get("a.example"),)).call(|| async { Ok::<_, ()>(7) }).await
+    /// });
+    /// assert_eq!(answer, Ok(7));
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub const fn around<S>(&self, stack: S) -> Around<'_, P, S> {
+        self.with(CallOptions::new()).around(stack)
+    }
+
     /// Lists the known mistakes in the order of the layers, each with its reason. Empty when there
     /// is none.
-    ///
-    /// For stacks that take any operation. One with a classifier for a certain type of results says
-    /// which: [`check_for`](Self::check_for).
     ///
     /// # Example
     ///
@@ -110,71 +144,17 @@ impl<P> Pipeline<P> {
     /// ```
     pub fn check(&self) -> Vec<Misorder>
     where
-        P: Policy<(), ()>,
-    {
-        self.check_for::<(), ()>()
-    }
-
-    /// As [`check`](Self::check), for a stack whose operations return `Result<T, E>`.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use backstop::{Classify, Error, ManualClock, Pipeline, Retry, Verdict};
-    ///
-    /// fn verdict(result: Result<&u16, &Error<String>>) -> Verdict {
-    ///     match result {
-    ///         Ok(500..) => Verdict::transient(),
-    ///         other => Verdict::default_for(other),
-    ///     }
-    /// }
-    ///
-    /// let retry = Retry::builder().clock(ManualClock::new()).build()?;
-    /// let twice = Pipeline::new((retry.clone(), retry, Classify::by(verdict)));
-    /// assert_eq!(twice.check_for::<u16, String>().len(), 1);
-    /// # Ok::<(), backstop::ConfigError>(())
-    /// ```
-    pub fn check_for<T, E>(&self) -> Vec<Misorder>
-    where
-        P: Policy<T, E>,
+        P: Describe,
     {
         let mut layers = Vec::new();
         self.policies.describe(&mut layers);
         check::misorders(&layers)
     }
-
-    /// Runs the operation and tells the observer how it ended.
-    async fn run_observed<T, E, Op>(
-        &self,
-        op: Op,
-        mut cx: Context,
-        observer: &dyn Observer,
-    ) -> Outcome<T, E>
-    where
-        P: Policy<T, E>,
-        Op: Operation<T, E>,
-    {
-        let attempts = AtomicU32::new(0);
-        let clock = clock_of(&self.policies);
-        let start = cx.now(&clock);
-        let observed = Observed { op, observer };
-        let mut outcome = self
-            .policies
-            .run(Counted::new(observed, &attempts), cx)
-            .await;
-        observer.on_event(&Event::CallFinished {
-            policy: self.name,
-            ending: Ending::of(&outcome.result),
-            attempts: attempts.load(Ordering::Relaxed),
-            elapsed: outcome.finished(&clock).saturating_duration_since(start),
-        });
-        outcome
-    }
 }
 
-fn clock_of<T, E, P: Policy<T, E>>(policies: &P) -> ClockHandle {
-    policies
-        .clock()
+/// The clock of these policies, or the default one if they read none.
+fn clock_of(clock: Option<ClockHandle>) -> ClockHandle {
+    clock
         .or_else(ClockHandle::preset)
         .unwrap_or_else(|| BlockingClock.into())
 }
@@ -189,19 +169,62 @@ impl<P: fmt::Debug> fmt::Debug for Pipeline<P> {
     }
 }
 
-impl<T, E, P: Policy<T, E>> Policy<T, E> for Pipeline<P> {
+impl<P> Policy for Pipeline<P> {}
+
+impl<P: AtMostOnce> AtMostOnce for Pipeline<P> {}
+
+impl<'a, P, Op> Run<Op> for &'a Pipeline<P>
+where
+    P: Describe,
+    Op: Operation,
+    &'a P: Run<Op> + Run<Observed<'a, Op>>,
+{
+    type Future = PipelineFuture<'a, &'a P, Op>;
+
     #[inline]
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        match &self.observer {
-            None => Either::Left {
-                future: self.policies.run(op, cx),
-            },
-            Some(observer) => Either::Right {
-                future: self.run_observed(op, cx, &**observer),
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        self.run_stack(&self.policies, || self.policies.clock(), op, cx)
+    }
+}
+
+impl<P> Pipeline<P> {
+    /// Runs the operation under `stack`, and tells the observer how it ended.
+    #[inline]
+    fn run_stack<'a, R, Op>(
+        &'a self,
+        stack: R,
+        clock: impl FnOnce() -> Option<ClockHandle>,
+        op: Op,
+        mut cx: Context,
+    ) -> PipelineFuture<'a, R, Op>
+    where
+        Op: Operation,
+        R: Run<Op> + Run<Observed<'a, Op>>,
+    {
+        let Some(observer) = &self.observer else {
+            return PipelineFuture::Plain {
+                run: stack.run(op, cx),
+            };
+        };
+        let observer = &**observer;
+        let clock = clock_of(clock());
+        let start = cx.now(&clock);
+        let before = op.started();
+        PipelineFuture::Observed {
+            run: stack.run(Observed { op, observer }, cx),
+            call: ObservedCall {
+                name: self.name,
+                clock,
+                start,
+                before,
+                op,
+                observer,
             },
         }
     }
+}
 
+impl<P: Describe> Describe for Pipeline<P> {
     fn clock(&self) -> Option<ClockHandle> {
         self.policies.clock()
     }
@@ -211,20 +234,112 @@ impl<T, E, P: Policy<T, E>> Policy<T, E> for Pipeline<P> {
     }
 }
 
-/// An operation somebody listens to.
+pin_project! {
+    /// A run of a [`Pipeline`].
+    #[project = PipelineProj]
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub enum PipelineFuture<'a, R, Op>
+    where
+        Op: Operation,
+        R: Run<Op>,
+        R: Run<Observed<'a, Op>>,
+    {
+        Plain {
+            #[pin]
+            run: <R as Run<Op>>::Future,
+        },
+        Observed {
+            #[pin]
+            run: <R as Run<Observed<'a, Op>>>::Future,
+            call: ObservedCall<'a, Op>,
+        },
+        Finished,
+    }
+}
+
+/// A call whose end is told to an observer.
+pub struct ObservedCall<'a, Op> {
+    name: &'static str,
+    clock: ClockHandle,
+    start: Instant,
+    /// How many attempts this call had made when it came to the pipeline.
+    before: u32,
+    op: Op,
+    observer: &'a dyn Observer,
+}
+
+impl<'a, R, Op> Future for PipelineFuture<'a, R, Op>
+where
+    Op: Operation,
+    R: Run<Op> + Run<Observed<'a, Op>>,
+{
+    type Output = Outcome<Op::Value, Op::Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        match self.as_mut().project() {
+            PipelineProj::Plain { run } => run.poll(task),
+            PipelineProj::Observed { run, call } => {
+                let mut outcome = ready!(run.poll(task));
+                let event = Event::CallFinished {
+                    policy: call.name,
+                    ending: Ending::of(&outcome.result),
+                    attempts: call.op.started().wrapping_sub(call.before),
+                    elapsed: outcome
+                        .finished(&call.clock)
+                        .saturating_duration_since(call.start),
+                };
+                let observer = call.observer;
+                self.set(Self::Finished);
+                observer.on_event(&event);
+                Poll::Ready(outcome)
+            }
+            PipelineProj::Finished => Poll::Pending,
+        }
+    }
+}
+
+impl<'a, R, Op> fmt::Debug for PipelineFuture<'a, R, Op>
+where
+    Op: Operation,
+    R: Run<Op> + Run<Observed<'a, Op>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineFuture").finish_non_exhaustive()
+    }
+}
+
+impl<Op> fmt::Debug for ObservedCall<'_, Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObservedCall")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An operation with an observer.
 #[derive(Clone, Copy)]
-struct Observed<'o, Op> {
+pub struct Observed<'o, Op> {
     op: Op,
     observer: &'o dyn Observer,
 }
 
-impl<'o, T, E, Op: Operation<T, E>> Operation<T, E> for Observed<'o, Op> {
+impl<Op> fmt::Debug for Observed<'_, Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observed").finish_non_exhaustive()
+    }
+}
+
+impl<'o, Op: Operation> Operation for Observed<'o, Op> {
+    type Value = Op::Value;
+    type Error = Op::Error;
+    type Attempt = Op::Attempt;
     type Listener = &'o dyn Observer;
 
-    const LOOKS_AT_TIME: bool = Op::LOOKS_AT_TIME;
+    const READS_TIME: bool = Op::READS_TIME;
 
     #[inline(always)]
-    fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
+    fn attempt(self, cx: Context) -> Op::Attempt {
         self.op.attempt(cx)
     }
 
@@ -232,17 +347,27 @@ impl<'o, T, E, Op: Operation<T, E>> Operation<T, E> for Observed<'o, Op> {
     fn listener(self) -> &'o dyn Observer {
         self.observer
     }
+
+    #[inline(always)]
+    fn started(self) -> u32 {
+        self.op.started()
+    }
+
+    fn discard(self, error: Error<Op::Error>) {
+        self.op.discard(error);
+    }
 }
 
 /// What is different about one call. Passed to [`Pipeline::with`].
 ///
-/// Defaults: no deadline, idempotent, priority normal, cost 1. Inside a call that has options already,
-/// those not set here stay as they are; the earlier deadline wins, and a call that is not idempotent
-/// stays so.
+/// Defaults: no deadline, idempotent, repeatable, priority normal, cost 1. Inside a call that has options
+/// already, those not set here stay as they are; the earlier deadline wins, and a call that is not
+/// idempotent or not repeatable stays so.
 #[derive(Clone, Copy, Debug)]
 pub struct CallOptions {
     deadline: Option<Duration>,
     idempotent: bool,
+    repeatable: bool,
     priority: Option<Priority>,
     cost: Option<u32>,
 }
@@ -253,6 +378,7 @@ impl CallOptions {
         Self {
             deadline: None,
             idempotent: true,
+            repeatable: true,
             priority: None,
             cost: None,
         }
@@ -270,6 +396,14 @@ impl CallOptions {
     #[must_use]
     pub const fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = idempotent;
+        self
+    }
+
+    /// Whether the operation can be run again at all. `false` for one that consumes what it sends: no
+    /// policy makes a second attempt. Default `true`.
+    #[must_use]
+    pub const fn repeatable(mut self, repeatable: bool) -> Self {
+        self.repeatable = repeatable;
         self
     }
 
@@ -294,6 +428,23 @@ impl Default for CallOptions {
     }
 }
 
+impl CallOptions {
+    /// The context of a call with these options. `clock` is asked only if there is a deadline.
+    fn apply(&self, cx: Context, clock: impl FnOnce() -> Option<ClockHandle>) -> Context {
+        let mut cx = cx
+            .with_idempotent(self.idempotent && cx.is_idempotent())
+            .with_repeatable(self.repeatable && cx.is_repeatable())
+            .with_priority(self.priority.unwrap_or(cx.priority()))
+            .with_cost(self.cost.unwrap_or(cx.cost()));
+        if let Some(within) = self.deadline {
+            let clock = clock_of(clock());
+            let deadline = cx.now(&clock) + within;
+            cx.tighten(&clock, deadline);
+        }
+        cx
+    }
+}
+
 /// A pipeline with options for single calls. Made by [`Pipeline::with`].
 #[derive(Debug)]
 pub struct With<'a, P> {
@@ -301,25 +452,114 @@ pub struct With<'a, P> {
     options: CallOptions,
 }
 
-impl<T, E, P: Policy<T, E>> Policy<T, E> for With<'_, P> {
-    fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> impl Future<Output = Outcome<T, E>> {
-        let mut cx = cx
-            .with_idempotent(self.options.idempotent && cx.is_idempotent())
-            .with_priority(self.options.priority.unwrap_or(cx.priority()))
-            .with_cost(self.options.cost.unwrap_or(cx.cost()));
-        if let Some(within) = self.options.deadline {
-            let clock = clock_of(&self.pipeline.policies);
-            let deadline = cx.now(&clock) + within;
-            cx.tighten(&clock, deadline);
+impl<'a, P> With<'a, P> {
+    /// As [`Pipeline::around`], with these options.
+    pub const fn around<S>(&self, stack: S) -> Around<'a, P, S> {
+        Around {
+            pipeline: self.pipeline,
+            options: self.options,
+            stack,
         }
+    }
+}
+
+impl<P> Policy for With<'_, P> {}
+
+impl<P: AtMostOnce> AtMostOnce for With<'_, P> {}
+
+impl<'p, P, Op> Run<Op> for &With<'p, P>
+where
+    P: Describe,
+    Op: Operation,
+    &'p Pipeline<P>: Run<Op>,
+{
+    type Future = <&'p Pipeline<P> as Run<Op>>::Future;
+
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        let cx = self.options.apply(cx, || self.clock());
         self.pipeline.run(op, cx)
     }
+}
 
+impl<P: Describe> Describe for With<'_, P> {
     fn clock(&self) -> Option<ClockHandle> {
-        self.pipeline.policies.clock()
+        self.pipeline.clock()
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
-        self.pipeline.policies.describe(layers);
+        self.pipeline.describe(layers);
+    }
+}
+
+/// A stack for one call inside a pipeline. Made by [`Pipeline::around`].
+#[derive(Debug)]
+pub struct Around<'p, P, S> {
+    pipeline: &'p Pipeline<P>,
+    options: CallOptions,
+    stack: S,
+}
+
+impl<P, S> Policy for Around<'_, P, S> {}
+
+impl<P: AtMostOnce, S: AtMostOnce> AtMostOnce for Around<'_, P, S> {}
+
+impl<'a, P, S, Op> Run<Op> for &'a Around<'_, P, S>
+where
+    P: Describe,
+    S: Describe,
+    Op: Operation,
+    Inside<'a, P, S>: Run<Op> + Run<Observed<'a, Op>>,
+{
+    type Future = PipelineFuture<'a, Inside<'a, P, S>, Op>;
+
+    #[inline]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        let inside = Inside {
+            outer: &self.pipeline.policies,
+            inner: &self.stack,
+        };
+        let cx = self.options.apply(cx, || self.clock());
+        self.pipeline.run_stack(inside, || self.clock(), op, cx)
+    }
+}
+
+impl<P: Describe, S: Describe> Describe for Around<'_, P, S> {
+    fn clock(&self) -> Option<ClockHandle> {
+        self.pipeline.clock().or_else(|| self.stack.clock())
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        self.pipeline.describe(layers);
+        self.stack.describe(layers);
+    }
+}
+
+/// A stack inside the policies of a pipeline.
+#[derive(Debug)]
+pub struct Inside<'a, P, S> {
+    outer: &'a P,
+    inner: &'a S,
+}
+
+// Derived, these would ask for `P: Copy`.
+impl<P, S> Clone for Inside<'_, P, S> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<P, S> Copy for Inside<'_, P, S> {}
+
+impl<'a, P, S, Op> Run<Op> for Inside<'a, P, S>
+where
+    Op: Operation,
+    &'a S: Run<Op>,
+    &'a P: Run<Under<&'a S, Op>>,
+{
+    type Future = <&'a P as Run<Under<&'a S, Op>>>::Future;
+
+    #[inline(always)]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        self.outer.run(Under::new(self.inner, op), cx)
     }
 }

@@ -1,36 +1,135 @@
-//! A result with the story behind it.
+//! A result with what happened on the way to it.
 
+use std::fmt;
+use std::sync::Mutex;
 use std::time::Duration;
 
+use super::context::Context;
+use super::operation::Operation;
 use crate::error::{Error, Rejected};
+use crate::sync::lock;
 
 /// The result of a call with how many attempts and how much time it took. Returned by
 /// [`Policy::call_reported`](super::Policy::call_reported).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report<T, E> {
-    /// What [`call`](super::Policy::call) would have returned.
+    /// The result that [`call`](super::Policy::call) would have returned.
     pub result: Result<T, Error<E>>,
-    /// How many times the operation was started. Zero when the call was refused at once.
+    /// How many times the operation was started. Zero if the call was rejected before.
     pub attempts: u32,
     /// From the start of the call to its end, waits included.
     pub elapsed: Duration,
+    /// The operation's error of the last failed attempt, unless it is the result. Kept also if the
+    /// result is a value, a timeout or a rejection.
+    pub last_error: Option<E>,
+    /// The last rejection that the result does not show: it was waited out, or it ended the retries.
+    pub last_rejection: Option<Rejected>,
 }
 
 impl<T, E> Report<T, E> {
-    pub(super) const fn new(result: Result<T, Error<E>>, attempts: u32, elapsed: Duration) -> Self {
-        Self {
-            result,
-            attempts,
-            elapsed,
+    /// Returns the operation's error of the last failed attempt, whether it is the result or not.
+    pub const fn operation_error(&self) -> Option<&E> {
+        match &self.result {
+            Err(Error::Operation(error)) => Some(error),
+            _ => self.last_error.as_ref(),
         }
     }
 
-    /// Who refused the call, why and until when; `None` when nobody did.
+    /// Returns the rejection that is the result, or else the last one on the way to it.
     pub const fn rejected(&self) -> Option<&Rejected> {
         match &self.result {
             Err(Error::Rejected(rejected)) => Some(rejected),
-            _ => None,
+            _ => self.last_rejection.as_ref(),
         }
+    }
+}
+
+/// The errors of a call that its result does not show. Lives in the caller's future.
+pub(super) struct Notes<E> {
+    /// The last error of the operation, and the last rejection.
+    last: Mutex<(Option<E>, Option<Rejected>)>,
+}
+
+impl<E> Notes<E> {
+    pub(super) const fn new() -> Self {
+        Self {
+            last: Mutex::new((None, None)),
+        }
+    }
+
+    fn keep(&self, error: Error<E>) {
+        // Dropped outside the lock.
+        let _replaced = match error {
+            Error::Operation(error) => lock(&self.last).0.replace(error),
+            Error::Rejected(rejected) => {
+                lock(&self.last).1 = Some(rejected);
+                None
+            }
+            Error::TimedOut(_) => None,
+        };
+    }
+
+    pub(super) fn into_last(self) -> (Option<E>, Option<Rejected>) {
+        self.last
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// An operation whose discarded errors are kept. The operation of
+/// [`Policy::call_reported`](super::Policy::call_reported).
+pub struct Reported<'a, Op: Operation> {
+    op: Op,
+    // `Op::Error` and not a parameter: see the module page of `policy` on why no type is named twice.
+    notes: &'a Notes<Op::Error>,
+}
+
+impl<'a, Op: Operation> Reported<'a, Op> {
+    pub(super) const fn new(op: Op, notes: &'a Notes<Op::Error>) -> Self {
+        Self { op, notes }
+    }
+}
+
+// Derived, these would ask for `Op::Error: Copy`.
+impl<Op: Operation> Clone for Reported<'_, Op> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<Op: Operation> Copy for Reported<'_, Op> {}
+
+impl<Op: Operation> fmt::Debug for Reported<'_, Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reported").finish_non_exhaustive()
+    }
+}
+
+impl<Op: Operation> Operation for Reported<'_, Op> {
+    type Value = Op::Value;
+    type Error = Op::Error;
+    type Attempt = Op::Attempt;
+    type Listener = Op::Listener;
+
+    const READS_TIME: bool = Op::READS_TIME;
+
+    #[inline(always)]
+    fn attempt(self, cx: Context) -> Op::Attempt {
+        self.op.attempt(cx)
+    }
+
+    #[inline(always)]
+    fn listener(self) -> Op::Listener {
+        self.op.listener()
+    }
+
+    #[inline(always)]
+    fn started(self) -> u32 {
+        self.op.started()
+    }
+
+    fn discard(self, error: Error<Op::Error>) {
+        self.notes.keep(error);
     }
 }

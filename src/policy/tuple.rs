@@ -1,30 +1,35 @@
 //! Tuples of policies: the first is the outermost.
 
-use std::future::Future;
-
-use super::{Context, Layer, Operation, Outcome, Policy};
+use super::context::Context;
+use super::describe::{Describe, Layer};
+use super::operation::{Operation, Run};
+use super::{AtMostOnce, Policy};
 use crate::clock::ClockHandle;
+use crate::error::Error;
 use crate::keyed::Evictable;
 
 /// An operation under a policy, as an operation for the policy outside it.
-struct Under<'a, P, Op> {
-    policy: &'a P,
+#[derive(Clone, Copy, Debug)]
+pub struct Under<P, Op> {
+    policy: P,
     op: Op,
 }
 
-// Derived, these would ask for `P: Copy`.
-impl<P, Op: Copy> Clone for Under<'_, P, Op> {
-    fn clone(&self) -> Self {
-        *self
+impl<P, Op> Under<P, Op> {
+    #[inline(always)]
+    pub(super) const fn new(policy: P, op: Op) -> Self {
+        Self { policy, op }
     }
 }
-impl<P, Op: Copy> Copy for Under<'_, P, Op> {}
 
-impl<T, E, P: Policy<T, E>, Op: Operation<T, E>> Operation<T, E> for Under<'_, P, Op> {
+impl<P: Run<Op>, Op: Operation> Operation for Under<P, Op> {
+    type Value = Op::Value;
+    type Error = Op::Error;
+    type Attempt = P::Future;
     type Listener = Op::Listener;
 
     #[inline(always)]
-    fn attempt(self, cx: Context) -> impl Future<Output = Outcome<T, E>> {
+    fn attempt(self, cx: Context) -> P::Future {
         self.policy.run(self.op, cx)
     }
 
@@ -32,34 +37,66 @@ impl<T, E, P: Policy<T, E>, Op: Operation<T, E>> Operation<T, E> for Under<'_, P
     fn listener(self) -> Op::Listener {
         self.op.listener()
     }
+
+    #[inline(always)]
+    fn started(self) -> u32 {
+        self.op.started()
+    }
+
+    fn discard(self, error: Error<Op::Error>) {
+        self.op.discard(error);
+    }
 }
 
-/// `under!(op; a b c)`: the operation that `a` around `b` around `c` around `op` is.
+/// `Inner!('a; B C)`: the type of the operation that `B` around `C` around `Op` is.
+macro_rules! Inner {
+    ($a:lifetime;) => { Op };
+    ($a:lifetime; $policy:ident $($inner:ident)*) => {
+        Under<&$a $policy, Inner!($a; $($inner)*)>
+    };
+}
+
+/// `under!(op; b c)`: the operation that `b` around `c` around `op` is.
 macro_rules! under {
     ($op:expr;) => { $op };
     ($op:expr; $policy:ident $($inner:ident)*) => {
-        Under { policy: $policy, op: under!($op; $($inner)*) }
+        Under::new($policy, under!($op; $($inner)*))
+    };
+}
+
+/// One `impl` of `Run` for `(A, B, C)`, with its bounds collected from the outside in.
+macro_rules! run {
+    (@ [$($all:ident)*] [$($bounds:tt)*] $outer:ident $($inner:ident)*) => {
+        run!(@ [$($all)*] [$($bounds)* &'a $outer: Run<Inner!('a; $($inner)*)>,] $($inner)*);
+    };
+    (@ [$outer:ident $($inner:ident)*] [$($bounds:tt)*]) => {
+        #[allow(non_snake_case)]
+        impl<'a, Op: Operation, $outer, $($inner,)*> Run<Op> for &'a ($outer, $($inner,)*)
+        where
+            $($bounds)*
+        {
+            type Future = <&'a $outer as Run<Inner!('a; $($inner)*)>>::Future;
+
+            #[inline(always)]
+            fn run(self, op: Op, cx: Context) -> Self::Future {
+                let ($outer, $($inner,)*) = self;
+                $outer.run(under!(op; $($inner)*), cx)
+            }
+        }
     };
 }
 
 macro_rules! tuples {
     ($($outer:ident $($inner:ident)*;)*) => {$(
-        #[allow(non_snake_case)]
-        impl<T, E, $outer, $($inner,)*> Policy<T, E> for ($outer, $($inner,)*)
-        where
-            $outer: Policy<T, E>,
-            $($inner: Policy<T, E>,)*
-        {
-            #[inline(always)]
-            fn run<Op: Operation<T, E>>(
-                &self,
-                op: Op,
-                cx: Context,
-            ) -> impl Future<Output = Outcome<T, E>> {
-                let ($outer, $($inner,)*) = self;
-                $outer.run(under!(op; $($inner)*), cx)
-            }
+        // Without conditions: an element that is no policy is then named by `Run`, where `call` is used.
+        impl<$outer, $($inner,)*> Policy for ($outer, $($inner,)*) {}
 
+        impl<$outer: AtMostOnce, $($inner: AtMostOnce,)*> AtMostOnce for ($outer, $($inner,)*) {}
+
+        run!(@ [$outer $($inner)*] [] $outer $($inner)*);
+
+        #[allow(non_snake_case)]
+        impl<$outer: Describe, $($inner: Describe,)*> Describe for ($outer, $($inner,)*) {
             fn clock(&self) -> Option<ClockHandle> {
                 let ($outer, $($inner,)*) = self;
                 None.or_else(|| $outer.clock())$(.or_else(|| $inner.clock()))*
@@ -95,4 +132,23 @@ tuples! {
     P1 P2 P3 P4 P5 P6 P7 P8 P9 P10;
     P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11;
     P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11 P12;
+}
+
+/// The empty tuple runs the operation as it is: a [`Pipeline`](super::Pipeline) of it carries a name, an
+/// observer and options for stacks that are made for each call.
+impl Policy for () {}
+
+impl AtMostOnce for () {}
+
+impl<Op: Operation> Run<Op> for &() {
+    type Future = Op::Attempt;
+
+    #[inline(always)]
+    fn run(self, op: Op, cx: Context) -> Op::Attempt {
+        op.attempt(cx)
+    }
+}
+
+impl Describe for () {
+    fn describe(&self, _: &mut Vec<Layer>) {}
 }

@@ -80,29 +80,24 @@ impl<'a> Acquire<'a> {
         &self.inner.outside.clock
     }
 
-    /// Polls it for a call that has this deadline, on the limiter's clock, where `reading` is the
-    /// present.
+    /// Polls it for a call that has this deadline, on the limiter's clock, which reads `now`.
     pub(super) fn poll_with(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
-        mut reading: Instant,
+        mut now: Instant,
         deadline: Instant,
         observer: Option<&dyn Observer>,
     ) -> Poll<Result<(), Rejected>> {
         let inner = self.inner;
         loop {
-            let now = inner.outside.steady(reading);
             let this = self.as_mut().project();
             let wake_at = match *this.ticket {
                 None => {
                     *this.latest = now + *this.longest;
                     *this.reason = Reason::RateLimited;
-                    if deadline != Instant::FAR_FUTURE {
-                        let deadline = now + deadline.saturating_duration_since(reading);
-                        if deadline <= *this.latest {
-                            *this.latest = deadline;
-                            *this.reason = Reason::DeadlineTooClose;
-                        }
+                    if deadline != Instant::FAR_FUTURE && deadline <= *this.latest {
+                        *this.latest = deadline;
+                        *this.reason = Reason::DeadlineTooClose;
                     }
                     if inner.shadow {
                         return Poll::Ready(match inner.take(now, *this.cost) {
@@ -153,10 +148,9 @@ impl<'a> Acquire<'a> {
             };
             let mut this = self.as_mut().project();
             if this.timer.is_none() || *this.timer_at != wake_at {
-                let wait = wake_at.saturating_duration_since(now);
                 let sleep = match wake_at {
                     Instant::FAR_FUTURE => Sleep::never(),
-                    _ => inner.outside.clock.sleep_until(reading + wait),
+                    _ => inner.outside.clock.sleep_until(wake_at),
                 };
                 this.timer.set(Some(sleep));
                 *this.timer_at = wake_at;
@@ -165,7 +159,7 @@ impl<'a> Acquire<'a> {
                 ready!(timer.poll(task));
             }
             this.timer.set(None);
-            reading = inner.outside.clock.now();
+            now = inner.outside.clock.now();
         }
     }
 }

@@ -92,7 +92,6 @@ mod policy;
 mod queue;
 mod reservation;
 mod state;
-mod timeline;
 
 pub use self::acquire::Acquire;
 pub use self::config::{Algorithm, Quota, RateLimiterBuilder};

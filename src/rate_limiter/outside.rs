@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::Refusal;
-use super::timeline::Timeline;
 use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
@@ -13,7 +12,6 @@ use crate::instant::Instant;
 /// A limiter's clock and its name, how long it lets calls wait, and who hears of refusals.
 pub(super) struct Outside {
     pub(super) clock: ClockHandle,
-    timeline: Option<Timeline>,
     pub(super) max_wait: Duration,
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) name: &'static str,
@@ -27,7 +25,6 @@ impl Outside {
         name: &'static str,
     ) -> Self {
         Self {
-            timeline: Timeline::of(&clock),
             clock,
             max_wait,
             observer,
@@ -35,19 +32,9 @@ impl Outside {
         }
     }
 
-    /// The present. On a clock that may go backwards, a time that never does.
     #[inline]
     pub(super) fn now(&self) -> Instant {
-        self.steady(self.clock.now())
-    }
-
-    /// What a reading of the clock means to the limits.
-    #[inline]
-    pub(super) fn steady(&self, reading: Instant) -> Instant {
-        match &self.timeline {
-            None => reading,
-            Some(timeline) => timeline.steady(reading),
-        }
+        self.clock.now()
     }
 
     /// A refusal, for `reason` unless there will never be that many tokens.

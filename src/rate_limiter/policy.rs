@@ -1,7 +1,6 @@
 //! The limiter before an operation.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
@@ -12,19 +11,20 @@ use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Listener;
-use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
-impl<T, E> Policy<T, E> for RateLimiter {
+impl Policy for RateLimiter {}
+
+impl AtMostOnce for RateLimiter {}
+
+impl<'a, Op: Operation> Run<Op> for &'a RateLimiter {
+    type Future = Limited<'a, Op>;
+
     #[inline(always)]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> Limited<'a, Op> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.outside.steady(cx.now(&inner.outside.clock));
-        let make = |op: Op, cx: Context| op.attempt(cx);
+        let now = cx.now(&inner.outside.clock);
         // Each end makes a future of its own: in one that both share, the fields of the other are written
         // too.
         match inner.take(now, cost) {
@@ -32,8 +32,6 @@ impl<T, E> Policy<T, E> for RateLimiter {
                 stage: Stage::Running {
                     attempt: op.attempt(cx),
                 },
-                make,
-                outcome: PhantomData,
             },
             Err(refusal) => Limited {
                 stage: Stage::Refused {
@@ -42,12 +40,12 @@ impl<T, E> Policy<T, E> for RateLimiter {
                     op,
                     cx,
                 },
-                make,
-                outcome: PhantomData,
             },
         }
     }
+}
 
+impl Describe for RateLimiter {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.outside.clock.clone())
     }
@@ -58,18 +56,15 @@ impl<T, E> Policy<T, E> for RateLimiter {
 }
 
 pin_project! {
-    struct Limited<'a, Op, Make, Fut, T, E> {
+    pub struct Limited<'a, Op: Operation> {
         #[pin]
-        stage: Stage<'a, Op, Fut>,
-        // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
-        make: Make,
-        outcome: PhantomData<fn() -> (T, E)>,
+        stage: Stage<'a, Op>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, Op, Fut> {
+    enum Stage<'a, Op: Operation> {
         // Not let through at once. Apart from who waits, because a place in line with its timer is large:
         // made in `run`, it costs time also where a call is let through.
         Refused {
@@ -86,29 +81,24 @@ pin_project! {
         },
         Running {
             #[pin]
-            attempt: Fut,
+            attempt: Op::Attempt,
         },
     }
 }
 
-impl<T, E, Op, Make, Fut> Future for Limited<'_, Op, Make, Fut, T, E>
-where
-    Op: Operation<T, E>,
-    Make: Fn(Op, Context) -> Fut,
-    Fut: Future<Output = Outcome<T, E>>,
-{
-    type Output = Outcome<T, E>;
+impl<Op: Operation> Future for Limited<'_, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             if let StageProj::Running { attempt } = this.stage.as_mut().project() {
                 return attempt.poll(task);
             }
-            match ready!(this.stage.as_mut().poll_acquire::<T, E>(task)) {
+            match ready!(this.stage.as_mut().poll_acquire(task)) {
                 Ok((op, cx)) => {
-                    let attempt = (this.make)(op, cx);
+                    let attempt = op.attempt(cx);
                     this.stage.set(Stage::Running { attempt });
                 }
                 Err(rejected) => return Poll::Ready(Outcome::rejected(rejected)),
@@ -117,16 +107,13 @@ where
     }
 }
 
-impl<'a, Op, Fut> Stage<'a, Op, Fut> {
+impl<'a, Op: Operation> Stage<'a, Op> {
     /// Refuses a call that was not let through at once, or waits for its tokens.
     #[cold]
-    fn poll_acquire<T, E>(
+    fn poll_acquire(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(Op, Context), Rejected>>
-    where
-        Op: Operation<T, E>,
-    {
+    ) -> Poll<Result<(Op, Context), Rejected>> {
         if let StageProj::Refused {
             limiter,
             refusal,
@@ -138,7 +125,7 @@ impl<'a, Op, Fut> Stage<'a, Op, Fut> {
             let inner = &*limiter.inner;
             // Who waits, and shadow mode for those who would have, is up to `Acquire`.
             if inner.outside.max_wait.is_zero() {
-                let now = inner.outside.steady(cx.now(&inner.outside.clock));
+                let now = cx.now(&inner.outside.clock);
                 inner.refuse(now, *refusal, op.listener().observer())?;
                 return Poll::Ready(Ok((op, cx)));
             }

@@ -14,17 +14,17 @@ use crate::clock::{ClockHandle, Sleep};
 use crate::error::{Error, Reason};
 use crate::event::{Event, Listener, Observer, StopReason};
 use crate::instant::Instant;
-use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::policy::{Context, Describe, Layer, Operation, Outcome, Policy, Run};
 use crate::retry_budget::{BudgetedCall, Extra};
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-impl<T, E> Policy<T, E> for Retry {
+impl Policy for Retry {}
+
+impl<'a, Op: Operation> Run<Op> for &'a Retry {
+    type Future = RetryFuture<'a, Op>;
+
     #[inline(always)]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> RetryFuture<'a, Op> {
         let inner = &*self.inner;
         if inner.max_elapsed.is_some() {
             // Otherwise the first attempt needs no reading of its own.
@@ -48,10 +48,11 @@ impl<T, E> Policy<T, E> for Retry {
                     call,
                 },
             },
-            attempt: |op: Op, cx: Context| op.attempt(cx),
         }
     }
+}
 
+impl Describe for Retry {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.clock.clone())
     }
@@ -64,11 +65,9 @@ impl<T, E> Policy<T, E> for Retry {
 }
 
 pin_project! {
-    struct RetryFuture<'a, T, E, Op, Fut, Make> {
+    pub struct RetryFuture<'a, Op: Operation> {
         #[pin]
-        state: State<'a, T, E, Op, Fut>,
-        // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
-        attempt: Make,
+        state: State<'a, Op>,
     }
 }
 
@@ -76,31 +75,26 @@ pin_project! {
     // The attempt and the sleep after it share their place, which the sleep makes 120 bytes large;
     // so what the first attempt has to remember fits in beside it at no cost.
     #[project = StateProj]
-    enum State<'a, T, E, Op, Fut> {
+    enum State<'a, Op: Operation> {
         Attempt {
             #[pin]
-            future: Fut,
-            memory: Memory<'a, T, E, Op>,
+            future: Op::Attempt,
+            memory: Memory<'a, Op>,
         },
         Sleep {
             #[pin]
             sleep: Sleep,
             // Taken when the sleep is over.
-            retrying: Option<Box<Loop<'a, T, E, Op>>>,
+            retrying: Option<Box<Loop<'a, Op>>>,
         },
     }
 }
 
-impl<T, E, Op, Fut, Make> Future for RetryFuture<'_, T, E, Op, Fut, Make>
-where
-    Op: Operation<T, E>,
-    Fut: Future<Output = Outcome<T, E>>,
-    Make: Fn(Op, Context) -> Fut,
-{
-    type Output = Outcome<T, E>;
+impl<Op: Operation> Future for RetryFuture<'_, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
@@ -125,7 +119,7 @@ where
                         return Poll::Ready(outcome);
                     }
                     let cx = retrying.next_attempt();
-                    let future = (this.attempt)(retrying.op, cx);
+                    let future = retrying.op.attempt(cx);
                     let memory = Memory::Later { retrying };
                     this.state.set(State::Attempt { future, memory });
                 }
@@ -134,8 +128,10 @@ where
     }
 }
 
+type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
+
 /// What a call remembers from attempt to attempt.
-enum Memory<'a, T, E, Op> {
+enum Memory<'a, Op: Operation> {
     /// Nothing has failed yet: nothing is allocated.
     First {
         op: Op,
@@ -144,13 +140,13 @@ enum Memory<'a, T, E, Op> {
         call: Option<BudgetedCall<'a>>,
     },
     Later {
-        retrying: Box<Loop<'a, T, E, Op>>,
+        retrying: Box<Loop<'a, Op>>,
     },
     /// On its way to the next state.
     Taken,
 }
 
-impl<'a, T, E, Op: Operation<T, E>> Memory<'a, T, E, Op> {
+impl<'a, Op: Operation> Memory<'a, Op> {
     /// Ends the call with a good result.
     #[inline(always)]
     fn succeed(&mut self, health: Health) {
@@ -175,7 +171,7 @@ impl<'a, T, E, Op: Operation<T, E>> Memory<'a, T, E, Op> {
     /// ones too, out of the registers.
     #[cold]
     #[inline(never)]
-    fn after_failure(&mut self, outcome: Outcome<T, E>) -> Next<'a, T, E, Op> {
+    fn after_failure(&mut self, outcome: OutcomeOf<Op>) -> Next<'a, Op> {
         if self.is_worth_a_retry(&outcome) {
             self.take().after_failure(outcome)
         } else {
@@ -185,7 +181,7 @@ impl<'a, T, E, Op: Operation<T, E>> Memory<'a, T, E, Op> {
     }
 
     /// Whether the retry has an interest in another attempt.
-    fn is_worth_a_retry(&self, outcome: &Outcome<T, E>) -> bool {
+    fn is_worth_a_retry(&self, outcome: &OutcomeOf<Op>) -> bool {
         outcome.verdict.is_retryable()
             || match (&outcome.result, self.inner()) {
                 (Err(error), Some(inner)) => inner.waits_out(error),
@@ -215,7 +211,7 @@ impl<'a, T, E, Op: Operation<T, E>> Memory<'a, T, E, Op> {
     }
 
     #[cold]
-    fn take(&mut self) -> Box<Loop<'a, T, E, Op>> {
+    fn take(&mut self) -> Box<Loop<'a, Op>> {
         match std::mem::replace(self, Self::Taken) {
             Self::First {
                 op,
@@ -238,7 +234,7 @@ impl<'a, T, E, Op: Operation<T, E>> Memory<'a, T, E, Op> {
 }
 
 /// What a call with a failed attempt remembers.
-struct Loop<'a, T, E, Op> {
+struct Loop<'a, Op: Operation> {
     op: Op,
     inner: &'a Inner,
     cx: Context,
@@ -247,13 +243,13 @@ struct Loop<'a, T, E, Op> {
     extra: Option<Extra<'a>>,
     call: Option<BudgetedCall<'a>>,
     // The outcome to return after the sleep, where no attempt follows.
-    last: Option<Outcome<T, E>>,
+    last: Option<OutcomeOf<Op>>,
 }
 
 /// What follows a failed attempt.
-enum Next<'a, T, E, Op> {
-    Return(Outcome<T, E>),
-    Sleep(Sleep, Box<Loop<'a, T, E, Op>>),
+enum Next<'a, Op: Operation> {
+    Return(OutcomeOf<Op>),
+    Sleep(Sleep, Box<Loop<'a, Op>>),
 }
 
 impl Inner {
@@ -274,8 +270,8 @@ impl Inner {
     }
 }
 
-impl<'a, T, E, Op: Operation<T, E>> Loop<'a, T, E, Op> {
-    fn after_failure(mut self: Box<Self>, mut outcome: Outcome<T, E>) -> Next<'a, T, E, Op> {
+impl<'a, Op: Operation> Loop<'a, Op> {
+    fn after_failure(mut self: Box<Self>, mut outcome: OutcomeOf<Op>) -> Next<'a, Op> {
         let op = self.op;
         let observer = op.listener().observer();
         let now = outcome.finished(&self.inner.clock);
@@ -322,7 +318,7 @@ impl<'a, T, E, Op: Operation<T, E>> Loop<'a, T, E, Op> {
     fn plan(
         &mut self,
         verdict: &Verdict,
-        refusal: Option<&Error<E>>,
+        refusal: Option<&Error<Op::Error>>,
         now: Instant,
     ) -> (Duration, Result<(), StopReason>) {
         let limits = self.limits();

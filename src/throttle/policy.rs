@@ -10,15 +10,17 @@ use super::{Permit, Throttle};
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Listener;
-use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
-impl<T, E> Policy<T, E> for Throttle {
+impl Policy for Throttle {}
+
+impl AtMostOnce for Throttle {}
+
+impl<'a, Op: Operation> Run<Op> for &'a Throttle {
+    type Future = Throttled<'a, Op>;
+
     #[inline]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> Throttled<'a, Op> {
         let now = cx.now(&self.inner.settings.clock);
         match self.admit(now, true, op.listener().observer()) {
             Ok(mut permit) => {
@@ -34,7 +36,9 @@ impl<T, E> Policy<T, E> for Throttle {
             Err(rejected) => Throttled::Refused { rejected },
         }
     }
+}
 
+impl Describe for Throttle {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.settings.clock.clone())
     }
@@ -46,18 +50,18 @@ impl<T, E> Policy<T, E> for Throttle {
 
 pin_project! {
     #[project = ThrottledProj]
-    enum Throttled<'a, Fut> {
+    pub enum Throttled<'a, Op: Operation> {
         Refused { rejected: Rejected },
         // The future is dropped before its permit.
-        Running { #[pin] attempt: Fut, permit: Option<Permit<'a>> },
+        Running { #[pin] attempt: Op::Attempt, permit: Option<Permit<'a>> },
     }
 }
 
-impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for Throttled<'_, Fut> {
-    type Output = Outcome<T, E>;
+impl<Op: Operation> Future for Throttled<'_, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let (attempt, permit) = match self.project() {
             ThrottledProj::Refused { rejected } => {
                 return Poll::Ready(Outcome::rejected(*rejected));

@@ -13,15 +13,17 @@ use crate::deadline::Deadline;
 use crate::error::{Reason, Rejected, TimedOut};
 use crate::event::{Event, Listener, Observer};
 use crate::instant::Instant;
-use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
-impl<T, E> Policy<T, E> for Timeout {
+impl Policy for Timeout {}
+
+impl AtMostOnce for Timeout {}
+
+impl<'a, Op: Operation> Run<Op> for &'a Timeout {
+    type Future = TimeoutFuture<'a, Op>;
+
     #[inline(always)]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> TimeoutFuture<'a, Op> {
         let now = cx.now(&self.clock);
         let limit = match &self.limit {
             Limit::Fixed { nanos, .. } => *nanos,
@@ -42,7 +44,9 @@ impl<T, E> Policy<T, E> for Timeout {
             deadline,
         }
     }
+}
 
+impl Describe for Timeout {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.clock.clone())
     }
@@ -55,29 +59,25 @@ impl<T, E> Policy<T, E> for Timeout {
 }
 
 pin_project! {
-    struct TimeoutFuture<'a, L, Fut> {
+    pub struct TimeoutFuture<'a, Op: Operation> {
         // `None`: the deadline had passed before the start.
         #[pin]
-        attempt: Option<Fut>,
+        attempt: Option<Op::Attempt>,
         // Armed when the operation is pending for the first time.
         #[pin]
         timer: Option<Sleep>,
         timeout: &'a Timeout,
-        listener: L,
+        listener: Op::Listener,
         started: Instant,
         deadline: Instant,
     }
 }
 
-impl<T, E, L, Fut> Future for TimeoutFuture<'_, L, Fut>
-where
-    L: Listener,
-    Fut: Future<Output = Outcome<T, E>>,
-{
-    type Output = Outcome<T, E>;
+impl<Op: Operation> Future for TimeoutFuture<'_, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(attempt) = this.attempt.as_pin_mut() else {
             return Poll::Ready(this.timeout.refuse(this.listener.observer()));

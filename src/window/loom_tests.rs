@@ -161,26 +161,6 @@ fn loom_a_sweep_of_an_empty_window_loses_no_call() {
 }
 
 #[test]
-fn loom_a_clock_set_back_empties_the_window_once() {
-    loom::model(|| {
-        let window = Arc::new(TimeWindow::new(
-            Duration::from_micros(100),
-            1,
-            true,
-            Tracks::default(),
-        ));
-        window.record(FAILED, micros(3_600_000_000));
-        race(
-            &window,
-            |window| window.record(GOOD, micros(0)),
-            |window| window.record(FAILED, micros(0)),
-        );
-        let counts = window.counts(micros(0));
-        assert_eq!((counts.calls, counts.failures), (2, 1));
-    });
-}
-
-#[test]
 fn loom_a_late_call_cannot_reopen_a_slice() {
     loom::model(|| {
         let window = Arc::new(TimeWindow::new(

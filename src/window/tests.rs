@@ -254,27 +254,6 @@ fn slices_may_begin_with_the_first_call() {
     window.record(failed(), at(900));
     assert_eq!(window.counts(at(900)).calls, 2);
     assert_eq!(window.counts(at(901)).calls, 0);
-    // Also when the clock was set back.
-    window.record(failed(), at(3_600_000));
-    window.record(failed(), at(150));
-    window.record(failed(), at(349));
-    assert_eq!(window.counts(at(349)).calls, 2);
-    assert_eq!(window.counts(at(350)).calls, 0);
-}
-
-#[test]
-fn a_clock_that_is_set_back_begins_anew() {
-    let window = TimeWindow::new(ms(100), 10, true, Tracks::default());
-    window.record(failed(), at(3_600_000));
-    assert_eq!(window.counts(at(0)).calls, 0);
-    window.record(good(), at(0));
-    window.record(failed(), at(50));
-    let counts = window.counts(at(50));
-    assert_eq!((counts.calls, counts.failures), (2, 1));
-    // And goes on from there.
-    assert_eq!(window.counts(at(150)).calls, 0);
-    window.record(failed(), at(170));
-    assert_eq!(window.counts(at(170)).calls, 1);
 }
 
 #[test]
@@ -436,22 +415,4 @@ fn a_call_can_be_amended_while_its_slice_is_in_the_window() {
     window.clear();
     window.amend(gone, pending, None);
     assert_eq!(seen(206), (0, 0, 0));
-}
-
-#[test]
-fn a_slice_from_before_the_clock_was_set_back_is_not_amended() {
-    let window = TimeWindow::new(ms(100), 10, true, SLOW);
-    let pending = Sample {
-        slow: true,
-        ..good()
-    };
-    let slice = window.record_into(pending, at(3_600_000));
-    window.record(good(), at(0));
-    window.amend(slice, pending, Some(failed()));
-    assert_eq!(window.counts(at(0)), naive(&[good()], SLOW));
-    // All places of the new time still count.
-    for now in 0..10 {
-        window.record(failed(), at(now * 10));
-    }
-    assert_eq!(window.counts(at(90)).failures, 10);
 }

@@ -519,7 +519,7 @@ fn a_panic_gives_the_permit_back() {
                 assert!(!early, "before the first await");
                 async { panic!("after it") }
             };
-            clock.block_on(bulkhead.call::<_, _>(work)) as Result<(), Error<()>>
+            clock.block_on(bulkhead.call(work)) as Result<(), Error<()>>
         });
         assert!(std::panic::catch_unwind(call).is_err());
         assert_eq!(bulkhead.snapshot().in_flight, 0);

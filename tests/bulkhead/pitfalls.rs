@@ -55,28 +55,25 @@ fn algorithms() -> Vec<(&'static str, u32, Limit)> {
 }
 
 /// `clients` clients that call one after another for `length`. Who is refused comes back later.
-fn closed_loop<P: Policy<(), ()>>(
-    clock: &ManualClock,
-    policy: &P,
-    clients: usize,
-    length: Duration,
-    work: impl Fn() -> Duration,
-) {
-    let (work, end) = (&work, clock.now() + length);
-    run(
-        clock,
-        join_all((0..clients).map(|_| async move {
-            while clock.now() < end {
-                let operation = || async move {
-                    clock.sleep(work()).await;
-                    Ok(())
-                };
-                if policy.call(operation).await.is_err() {
-                    clock.sleep(ms(10)).await;
+macro_rules! closed_loop {
+    ($clock:expr, $policy:expr, $clients:expr, $length:expr, $work:expr) => {{
+        let (clock, policy): (&ManualClock, _) = ($clock, $policy);
+        let (work, end) = (&$work, clock.now() + $length);
+        run(
+            clock,
+            join_all((0..$clients).map(|_| async move {
+                while clock.now() < end {
+                    let operation = || async move {
+                        clock.sleep(work()).await;
+                        Ok::<_, ()>(())
+                    };
+                    if policy.call(operation).await.is_err() {
+                        clock.sleep(ms(10)).await;
+                    }
                 }
-            }
-        })),
-    );
+            })),
+        );
+    }};
 }
 
 const fn secs(secs: u64) -> Duration {
@@ -90,7 +87,7 @@ fn pitfall_56_a_sequential_client_cannot_raise_the_limit() {
         let initial = algorithm.limit();
         let bulkhead = on(&clock).adaptive(algorithm).build().unwrap();
         let highest = Cell::new(0);
-        closed_loop(&clock, &bulkhead, 1, secs(20), || {
+        closed_loop!(&clock, &bulkhead, 1, secs(20), || {
             highest.set(highest.get().max(bulkhead.limit()));
             ms(10)
         });
@@ -109,9 +106,9 @@ fn pitfall_57_calls_cut_by_an_outer_timeout_shrink_the_limit() {
             .build()
             .unwrap();
         let stack = (timeout, bulkhead.clone());
-        closed_loop(&clock, &stack, 50, secs(3), || ms(10));
+        closed_loop!(&clock, &stack, 50, secs(3), || ms(10));
         assert!(bulkhead.limit() > min, "{name}: {}", bulkhead.limit());
-        closed_loop(&clock, &stack, 50, secs(30), || secs(3600));
+        closed_loop!(&clock, &stack, 50, secs(30), || secs(3600));
         assert_eq!(bulkhead.limit(), min, "{name}");
         assert_eq!(bulkhead.snapshot().in_flight, 0, "{name}");
     }
@@ -199,11 +196,11 @@ fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
         let clock = ManualClock::new();
         let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
         let latency = Cell::new(ms(10));
-        closed_loop(&clock, &bulkhead, 60, secs(5), || latency.get());
+        closed_loop!(&clock, &bulkhead, 60, secs(5), || latency.get());
         let before = bulkhead.limit();
         latency.set(ms(20));
         let lowest = Cell::new(u32::MAX);
-        closed_loop(&clock, &bulkhead, 60, secs(25), || {
+        closed_loop!(&clock, &bulkhead, 60, secs(25), || {
             lowest.set(lowest.get().min(bulkhead.limit()));
             latency.get()
         });

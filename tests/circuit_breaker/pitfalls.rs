@@ -1,5 +1,5 @@
 use std::cell::Cell;
-use std::future::{Future, pending};
+use std::future::{Future, Pending, pending};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use backstop::circuit_breaker::{HalfOpen, State, Trip};
-use backstop::policy::Health;
+use backstop::policy::{Health, Run};
 use backstop::{CircuitBreaker, Context, Event, ManualClock, Operation, Outcome, Policy, Reason};
 
 use super::{builder, feed, ms, secs};
@@ -118,10 +118,13 @@ fn pitfall_06_a_cancelled_probe_gives_its_place_back() {
 /// Waits for ever, as a full limiter or bulkhead may.
 struct Stuck;
 
-impl<T, E> Policy<T, E> for Stuck {
-    async fn run<Op: Operation<T, E>>(&self, op: Op, cx: Context) -> Outcome<T, E> {
-        pending::<()>().await;
-        op.attempt(cx).await
+impl Policy for Stuck {}
+
+impl<Op: Operation> Run<Op> for &Stuck {
+    type Future = Pending<Outcome<Op::Value, Op::Error>>;
+
+    fn run(self, _: Op, _: Context) -> Self::Future {
+        pending()
     }
 }
 

@@ -7,10 +7,16 @@ use backstop::{Clock, ManualClock, Policy, Retry, deadline};
 
 use super::{Fault, ms, timeout};
 
-/// The time that a call through `policy` has, made now.
-async fn left(policy: &impl Policy<Option<Duration>, Fault>) -> Option<Duration> {
-    let call = policy.call_with(|attempt| async move { Ok(attempt.remaining()) });
-    call.await.unwrap()
+/// The time that a call through a policy has, made when this is polled.
+macro_rules! left {
+    ($policy:expr) => {
+        async {
+            let policy = $policy;
+            let call =
+                policy.call_with(|attempt| async move { Ok::<_, Fault>(attempt.remaining()) });
+            call.await.unwrap()
+        }
+    };
 }
 
 #[test]
@@ -19,18 +25,18 @@ fn a_scope_is_no_longer_than_the_timeout_it_is_polled_in() {
     let (short, long) = (timeout(&clock, 20), timeout(&clock, 1000));
     // Made by the closure itself, which does not run under the timeout, and before it.
     let made_inside = short.call(|| async {
-        let scope = deadline::scope_on(clock.clone(), ms(500), left(&long));
+        let scope = deadline::scope_on(clock.clone(), ms(500), left!(&long));
         Ok::<_, Fault>(scope.await)
     });
     assert_eq!(clock.block_on(made_inside), Ok(Some(ms(20))));
     let made_by_the_closure = short.call(|| {
-        let call = async { Ok::<_, Fault>(left(&long).await) };
+        let call = async { Ok::<_, Fault>(left!(&long).await) };
         deadline::scope_on(clock.clone(), ms(500), call)
     });
     assert_eq!(clock.block_on(made_by_the_closure), Ok(Some(ms(20))));
     // And a shorter one is kept.
     let shorter = short.call(|| {
-        let call = async { Ok::<_, Fault>(left(&long).await) };
+        let call = async { Ok::<_, Fault>(left!(&long).await) };
         deadline::scope_on(clock.clone(), ms(5), call)
     });
     assert_eq!(clock.block_on(shorter), Ok(Some(ms(5))));
@@ -43,9 +49,9 @@ fn a_layer_on_the_deadlines_clock_sees_it_behind_one_on_another_clock() {
     // Reads its own clock first, which knows nothing of the deadline.
     let retry = Retry::builder().clock(theirs.clone()).max_elapsed(ms(1));
     let stack = (retry.build().unwrap(), timeout(&ours, 1000));
-    let call = deadline::scope_on(ours.clone(), ms(30), left(&stack));
+    let call = deadline::scope_on(ours.clone(), ms(30), left!(&stack));
     assert_eq!(ours.block_on(call), Some(ms(30)));
-    assert_eq!(ours.block_on(left(&stack)), Some(ms(1000)));
+    assert_eq!(ours.block_on(left!(&stack)), Some(ms(1000)));
 }
 
 #[test]
@@ -93,7 +99,7 @@ async fn a_task_inherits_nothing_unless_a_scope_takes_it_along() {
         let stack = stack.clone();
         let task = async move {
             tokio::time::sleep(ms(10)).await;
-            left(&stack).await
+            left!(&stack).await
         };
         match scoped {
             true => tokio::spawn(deadline::scope(Duration::MAX, task)),
@@ -119,7 +125,7 @@ async fn a_deadline_on_a_real_clock_is_carried_over_to_any_other() {
     let seen = deadline::scope(ms(100), async {
         // The stack's clock stands still, so nothing passes between the two readings.
         (
-            left(&timeout(&manual, 1000)).await,
+            left!(&timeout(&manual, 1000)).await,
             deadline::current_on(manual.clone()),
         )
     });

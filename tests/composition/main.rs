@@ -81,28 +81,34 @@ fn all_are(verdict: Verdict) -> Classify<impl Fn(Result<&(), &Error<Fault>>) -> 
 struct Seen(Ending, u32, Duration);
 
 /// Makes one call; each attempt does the next thing of `script`, and then the last one again.
-fn when<P: Policy<(), Fault>>(stack: impl FnOnce(&ManualClock) -> P, script: &[Does]) -> Seen {
-    let clock = ManualClock::new();
-    let stack = stack(&clock);
-    let attempt = Cell::new(0);
-    let report = clock.block_on(stack.call_reported(|| {
-        let does = script[attempt.get().min(script.len() - 1)];
-        attempt.set(attempt.get() + 1);
-        let clock = &clock;
-        async move {
-            let (after, answer) = match does {
-                Good(after) => (after, Ok(())),
-                Bad(after, fault) => (after, Err(fault)),
-                Hang => pending().await,
-            };
-            if after > 0 {
-                clock.sleep(ms(after)).await;
+macro_rules! when {
+    (|$clock:ident| $stack:expr, $script:expr) => {{
+        let clock = ManualClock::new();
+        let script: &[Does] = $script;
+        let stack = {
+            let $clock = &clock;
+            $stack
+        };
+        let attempt = Cell::new(0);
+        let report = clock.block_on(stack.call_reported(|| {
+            let does = script[attempt.get().min(script.len() - 1)];
+            attempt.set(attempt.get() + 1);
+            let clock = &clock;
+            async move {
+                let (after, answer) = match does {
+                    Good(after) => (after, Ok(())),
+                    Bad(after, fault) => (after, Err(fault)),
+                    Hang => pending().await,
+                };
+                if after > 0 {
+                    clock.sleep(ms(after)).await;
+                }
+                answer
             }
-            answer
-        }
-    }));
-    assert_eq!(clock.sleepers(), 0);
-    Seen(Ending::of(&report.result), report.attempts, report.elapsed)
+        }));
+        assert_eq!(clock.sleepers(), 0);
+        Seen(Ending::of(&report.result), report.attempts, report.elapsed)
+    }};
 }
 
 /// `given! { |clock| stack => { [script] => ending, attempts, milliseconds; ... } ... }`
@@ -110,7 +116,7 @@ macro_rules! given {
     ($(|$clock:ident| $stack:expr => {
         $([$($does:expr),*] => $ending:expr, $attempts:expr, $millis:expr;)*
     })*) => {$($(
-        let seen = when(|$clock| $stack, &[$($does),*]);
+        let seen = when!(|$clock| $stack, &[$($does),*]);
         let expected = Seen($ending, $attempts, ms($millis));
         let given = concat!(stringify!($stack), ", when ", stringify!([$($does),*]));
         assert_eq!(seen, expected, "given {given}");
@@ -298,10 +304,10 @@ fn wrappers_change_nothing() {
         &[Good(0)],
     ];
     for script in scripts {
-        let bare = when(|c| (timeout(c, 250), retry(c), timeout(c, 40)), script);
+        let bare = when!(|c| (timeout(c, 250), retry(c), timeout(c, 40)), script);
         macro_rules! same {
             ($(|$clock:ident| $stack:expr;)*) => {$(
-                assert_eq!(when(|$clock| $stack, script), bare, "{}", stringify!($stack));
+                assert_eq!(when!(|$clock| $stack, script), bare, "{}", stringify!($stack));
             )*};
         }
         same! {

@@ -18,10 +18,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
 
 /// Which part a scenario is about shows in what it sets and does.
 fn run(scenario: &Scenario<'_>) -> Check {
-    let does = |ops: &[&str]| {
-        let mut steps = scenario.steps().iter();
-        steps.any(|step| step.op().is_some_and(|op| ops.contains(&op)))
-    };
+    let does = |ops: &[&str]| scenario.does(ops);
     let sets = |keys: &[&str]| keys.iter().any(|key| scenario.config.has(key));
     if does(&["response"]) {
         limiter(scenario)
@@ -109,6 +106,10 @@ fn curve(scenario: &Scenario<'_>) -> Check {
             }
             Some("error" | "throttle") => curve.on_throttle(now, current),
             Some("cubic" | "success") => curve.on_success(now),
+            Some("k") => {
+                step.check("expect", curve.plateau())?;
+                rate
+            }
             op => {
                 unknown(op)?;
                 rate

@@ -41,8 +41,10 @@ struct Settings {
     capacity: u32,
     initial: u32,
     max_attempts: u32,
-    backoff: Backoff,
-    throttled_backoff: Backoff,
+    base: Duration,
+    throttle_base: Duration,
+    max: Duration,
+    jitter: f64,
     hint: HintRule,
     costs: [(ErrorClass, u32); 3],
     long_polling: bool,
@@ -82,8 +84,10 @@ impl Settings {
             capacity: tokens,
             initial: tokens,
             max_attempts: config.count_u32("max_attempts")?.unwrap_or(3),
-            backoff: backoff(base, max, jitter),
-            throttled_backoff: backoff(throttle_base, max, jitter),
+            base,
+            throttle_base,
+            max,
+            jitter,
             hint: match v2_0 {
                 true => HintRule::UpTo(max),
                 false => HintRule::Within(Duration::from_secs(5)),
@@ -148,7 +152,14 @@ fn run_calls(scenario: &Scenario<'_>) -> Check {
             if attempt == 0 {
                 return inexpressible("attempts count from 1");
             }
-            let delays = delays(settings.backoff.clone(), attempt, 0);
+            let base = match step.text("error")? {
+                Some("throttling") => settings.throttle_base,
+                _ => settings.base,
+            };
+            let base = step.duration("base")?.unwrap_or(base);
+            let max = step.duration("max_backoff")?.unwrap_or(settings.max);
+            let jitter = step.number("jitter")?.unwrap_or(settings.jitter);
+            let delays = delays(backoff(base, max, jitter), attempt, 0);
             let delays = delays.or_else(|error| failed(error.to_string()))?;
             step.check("expect_ms", millis(delays[attempt as usize - 1]))
         }
@@ -177,8 +188,12 @@ impl Client {
         let budget = settings.budget()?;
         let retry = Retry::builder()
             .max_attempts(settings.max_attempts)
-            .backoff(settings.backoff.clone())
-            .throttled_backoff(settings.throttled_backoff.clone())
+            .backoff(backoff(settings.base, settings.max, settings.jitter))
+            .throttled_backoff(backoff(
+                settings.throttle_base,
+                settings.max,
+                settings.jitter,
+            ))
             .hint(settings.hint)
             .budget(budget.clone())
             .wait_when_budget_empty(settings.long_polling)
@@ -305,8 +320,9 @@ fn run_bucket(scenario: &Scenario<'_>) -> Check {
     let capacity = step_count(config, "capacity")?;
     let cost = config.count_u32("cost")?;
     let amounts = |op: &str| -> Result<Vec<u32>, Failure> {
-        let steps = scenario.steps().iter().filter(|step| step.op() == Some(op));
+        let steps = scenario.steps().into_iter();
         let mut amounts = steps
+            .filter(|step| step.op() == Some(op))
             .map(|step| step.need("amount", step.count_u32("amount")?.or(cost)))
             .collect::<Result<Vec<_>, _>>()?;
         amounts.sort_unstable();

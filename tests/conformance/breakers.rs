@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use backstop::circuit_breaker::{CircuitBreakerBuilder, Permit, State};
-use backstop::{Backoff, CircuitBreaker, Jitter, Verdict};
+use backstop::{Backoff, CircuitBreaker, Jitter, Rejected, Verdict};
 
 use super::clock::TestClock;
 use super::harness::{Failure, failed, inexpressible};
@@ -30,7 +30,7 @@ pub(crate) fn fixed(delay: Duration) -> Backoff {
 }
 
 /// A breaker whose scenario does not say which call is which: results belong to the oldest call that
-/// was let through, or to a new one.
+/// was admitted, or to a new one.
 pub(crate) struct Subject<'a> {
     pub(crate) breaker: &'a CircuitBreaker,
     held: RefCell<VecDeque<(u64, Permit<'a>)>>,
@@ -48,7 +48,12 @@ impl<'a> Subject<'a> {
 
     /// Asks for a permit and keeps it.
     pub(crate) fn acquire(&self) -> bool {
-        let Ok(permit) = self.breaker.try_acquire() else {
+        self.keep(self.breaker.try_acquire())
+    }
+
+    /// Keeps a permit, if there is one.
+    pub(crate) fn keep(&self, permit: Result<Permit<'a>, Rejected>) -> bool {
+        let Ok(permit) = permit else {
             return false;
         };
         let generation = self.breaker.snapshot().generation;
@@ -64,25 +69,33 @@ impl<'a> Subject<'a> {
         held.pop_front().map(|(_, permit)| permit)
     }
 
-    /// Records a result. Where no call is let through it says nothing to anybody.
+    /// Records a result, which a circuit that admits no call ignores.
     pub(crate) fn record(&self, verdict: Verdict, took: Option<Duration>) {
-        let permit = self.oldest().or_else(|| self.breaker.try_acquire().ok());
-        if let Some(permit) = permit {
-            match took {
-                Some(took) => permit.record_taken(verdict, took),
-                None => permit.record(verdict),
-            }
-        }
+        self.try_record(verdict, took);
     }
 
-    /// As [`record`](Self::record), in a source where a result does not ask to be let through: a
-    /// circuit that lets nobody through stays as it is, whatever the time, and refuses nobody.
-    pub(crate) fn record_unasked(&self, verdict: Verdict, took: Option<Duration>) {
+    /// As [`record`](Self::record). Returns whether the result was recorded.
+    fn try_record(&self, verdict: Verdict, took: Option<Duration>) -> bool {
+        let permit = self.oldest().or_else(|| self.breaker.try_acquire().ok());
+        let Some(permit) = permit else {
+            return false;
+        };
+        match took {
+            Some(took) => permit.record_taken(verdict, took),
+            None => permit.record(verdict),
+        }
+        true
+    }
+
+    /// As [`record`](Self::record), in a source where a result does not ask for admission: a circuit
+    /// that admits no call stays as it is, whatever the time, and counts no rejection. Returns whether
+    /// the result was recorded.
+    pub(crate) fn record_unasked(&self, verdict: Verdict, took: Option<Duration>) -> bool {
         // The end of a half-open time may not have been noticed yet.
         let shut = [State::Open, State::Isolated];
-        if !shut.contains(&self.breaker.state()) && self.breaker.peek() != State::Open {
-            self.record(verdict, took);
-        }
+        !shut.contains(&self.breaker.state())
+            && self.breaker.peek() != State::Open
+            && self.try_record(verdict, took)
     }
 
     /// Gives a permit back unused.
@@ -91,11 +104,17 @@ impl<'a> Subject<'a> {
     }
 
     pub(crate) fn begin(&self, call: &str) -> bool {
-        let Ok(permit) = self.breaker.try_acquire() else {
-            return false;
-        };
+        let permit = self.breaker.try_acquire();
+        let admitted = permit.is_ok();
+        permit
+            .into_iter()
+            .for_each(|permit| self.name(call, permit));
+        admitted
+    }
+
+    /// Keeps the permit of a call in flight.
+    pub(crate) fn name(&self, call: &str, permit: Permit<'a>) {
         self.named.borrow_mut().push((call.to_owned(), permit));
-        true
     }
 
     pub(crate) fn end(&self, call: &str, verdict: Verdict) {

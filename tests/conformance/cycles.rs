@@ -123,7 +123,7 @@ impl Cycles {
     }
 }
 
-/// `wait` in nanoseconds; negative when refused, which every unit writes as -1.
+/// `wait` in nanoseconds; negative when rejected, which every unit writes as -1.
 fn check_wait(step: &Step, wait: f64) -> Check {
     step.check("expect_wait_ns", wait)?;
     step.check("expect_wait_ms", if wait < 0.0 { -1.0 } else { wait / 1e6 })?;

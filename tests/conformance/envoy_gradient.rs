@@ -5,6 +5,8 @@ use std::time::Duration;
 use backstop::Clock;
 use backstop::bulkhead::limit::{ConcurrencyLimit, Gradient, GradientBuilder, Probe, Sample};
 
+use serde_json::Value;
+
 use super::clock::TestClock;
 use super::fields::Fields;
 use super::harness::{
@@ -21,29 +23,37 @@ fn run(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
     let request_count = config.count_u32("request_count")?.unwrap_or(50);
-    let algorithm = match builder(config)?.build() {
+    let builder = builder(config)?;
+    let algorithm = match builder.build() {
         Ok(algorithm) => algorithm,
         Err(error) => return failed(error.to_string()),
     };
     let actor = Envoy {
         algorithm,
         clock: &clock,
+        builder,
+        interval: config.duration("min_rtt_interval")?.unwrap_or(MINUTE),
+        jitter: jitter(config)?,
         request_count,
         in_flight: 0,
+        remembered: None,
     };
     scenario.play(&clock, actor)
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Goes by one of two names; where a file has both, the one with the unit counts.
+fn jitter(fields: &Fields) -> Result<f64, Failure> {
+    let plain = fields.number("jitter")?;
+    Ok(fields.number("jitter_pct")?.or(plain).unwrap_or(15.0) / 100.0)
+}
+
 fn builder(fields: &Fields) -> Result<GradientBuilder, Failure> {
     let percent = |key: &str, default: f64| Ok(fields.number(key)?.unwrap_or(default) / 100.0);
-    let minute = Duration::from_secs(60);
     let min = fields.count_u32("min_concurrency")?.unwrap_or(3);
-    let jitter = match fields.number("jitter")? {
-        Some(percent) => percent / 100.0,
-        None => percent("jitter_pct", 15.0)?,
-    };
-    let probe = Probe::every(fields.duration("min_rtt_interval")?.unwrap_or(minute))
-        .jitter(jitter)
+    let probe = Probe::every(fields.duration("min_rtt_interval")?.unwrap_or(MINUTE))
+        .jitter(jitter(fields)?)
         .samples(fields.count_u32("request_count")?.unwrap_or(50))
         .concurrency(min)
         .quantile(percent("percentile", 50.0)?);
@@ -60,8 +70,13 @@ fn builder(fields: &Fields) -> Result<GradientBuilder, Failure> {
 struct Envoy<'a> {
     algorithm: Gradient,
     clock: &'a TestClock,
+    builder: GradientBuilder,
+    /// The time between probes, and the share of it that is added at most.
+    interval: Duration,
+    jitter: f64,
     request_count: u32,
     in_flight: u32,
+    remembered: Option<u32>,
 }
 
 impl Envoy<'_> {
@@ -91,6 +106,38 @@ impl Envoy<'_> {
         self.algorithm.on_sample(&sample);
     }
 
+    /// The time from a probe to the next one, when the source draws the number `random`: it adds the
+    /// rest of the division by the longest addition, which is a share of it here.
+    fn timer(&self, step: &Step) -> Check {
+        let random = step.need("random", step.count("random")?)?;
+        let expected = step.need("expect_ms", step.duration("expect")?)?;
+        let millis = self.interval.as_secs_f64() * 1e3 * self.jitter;
+        let longest = (millis - 1e-9).ceil().max(1.0) as u64;
+        let mut algorithm = match self.builder.build() {
+            Ok(algorithm) => algorithm,
+            Err(error) => return failed(error.to_string()),
+        };
+        for _ in 0..self.request_count {
+            let mut sample = self.sample(Duration::from_millis(5));
+            sample.started = sample.now;
+            sample.random = (random % longest) as f64 / longest as f64;
+            algorithm.on_sample(&sample);
+        }
+        let now = self.clock.now();
+        let probes_at = |after: Duration| {
+            let mut algorithm = algorithm.clone();
+            algorithm.tick(now + after);
+            algorithm.is_probing()
+        };
+        let early = expected.saturating_sub(Duration::from_micros(1));
+        match (probes_at(early), probes_at(expected)) {
+            (false, true) => Ok(()),
+            early_and_then => failed(format!(
+                "probes before and at {expected:?}: {early_and_then:?}"
+            )),
+        }
+    }
+
     /// One clause of a sentence: `5x(admit; sample 6 ms)`, `advance 101 ms`.
     fn clause(&mut self, clause: &str) -> Check {
         if let Some((times, body)) = clause.split_once("x(") {
@@ -111,6 +158,18 @@ impl Envoy<'_> {
             Err(_) => inexpressible(format!("{clause:?}")),
         };
         match words[..] {
+            ["expect", "limit", number] => {
+                let limit = self.limit();
+                match number.parse::<u32>() {
+                    Ok(expected) if limit == expected => Ok(()),
+                    Ok(expected) => failed(format!("expected limit {expected}, got {limit}")),
+                    Err(_) => inexpressible(format!("{clause:?}")),
+                }
+            }
+            ["cancel"] => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                Ok(())
+            }
             ["admit"] => match self.admit() {
                 true => Ok(()),
                 false => failed("a request was not admitted"),
@@ -140,6 +199,13 @@ impl Actor for Envoy<'_> {
                 let latency = step.need("rtt", step.duration("rtt")?)?;
                 self.record(latency);
             }
+            Some("advance_ms") => {
+                let pause = step.need("ms", step.count("ms")?)?;
+                self.clock.advance(Duration::from_millis(pause));
+                self.limit();
+            }
+            Some("remember_limit") => self.remembered = Some(self.limit()),
+            Some("min_rtt_timer") => self.timer(step)?,
             Some("cancel") => self.in_flight = self.in_flight.saturating_sub(1),
             Some("finish_min_rtt") => {
                 let latency = step.need("rtt", step.duration("rtt")?)?;
@@ -166,11 +232,16 @@ impl Actor for Envoy<'_> {
         let limit = self.limit();
         let baseline = self.algorithm.baseline().unwrap_or_default();
         step.check("expect_min_rtt_ms", baseline.as_secs_f64() * 1000.0)?;
+        if step.get("expect_limit").and_then(Value::as_str) == Some("remembered") {
+            return match self.remembered {
+                Some(remembered) if remembered == limit => Ok(()),
+                remembered => failed(format!("expect_limit: {remembered:?}, got {limit}")),
+            };
+        }
         step.check("expect_limit", limit)
     }
 
     fn prose(&mut self, step: &Step, body: &str) -> Check {
-        let times = step.need("times", step.count("times")?)?;
         let expected = step.text("expect")?;
         let holds: fn(u32, u32) -> bool =
             match expected.map(|text| text.trim_end_matches(" every time")) {
@@ -184,23 +255,19 @@ impl Actor for Envoy<'_> {
                 None => |_, _| true,
                 other => return inexpressible(format!("the expectation {other:?}")),
             };
-        for round in 1..=times {
-            let before = self.limit();
-            // A `;` inside of brackets does not end a clause.
-            let mut depth = 0;
-            for clause in body.split(|letter| {
-                depth += i32::from(letter == '(') - i32::from(letter == ')');
-                letter == ';' && depth == 0
-            }) {
-                self.clause(clause)?;
-            }
-            let after = self.limit();
-            if !holds(before, after) {
-                return failed(format!(
-                    "round {round}: the limit went from {before} to {after}"
-                ));
-            }
+        let before = self.limit();
+        // A `;` inside of brackets does not end a clause.
+        let mut depth = 0;
+        for clause in body.split(|letter| {
+            depth += i32::from(letter == '(') - i32::from(letter == ')');
+            letter == ';' && depth == 0
+        }) {
+            self.clause(clause)?;
         }
-        Ok(())
+        let after = self.limit();
+        match holds(before, after) {
+            true => Ok(()),
+            false => failed(format!("the limit went from {before} to {after}")),
+        }
     }
 }

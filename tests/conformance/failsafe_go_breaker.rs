@@ -55,13 +55,36 @@ fn run(scenario: &Scenario<'_>) -> Check {
         match step.op() {
             Some("force") => subject.force(step.need("state", step.text("state")?)?)?,
             Some("try_acquire") => step.check("expect", subject.acquire())?,
-            Some(op @ ("success" | "failure")) => subject.record_unasked(verdict(Some(op))?, None),
+            Some(op @ ("success" | "failure")) => {
+                subject.record_unasked(verdict(Some(op))?, None);
+            }
+            Some("begin") => {
+                let call = step.need("call", step.text("call")?)?;
+                step.check("expect", subject.begin(call))?;
+            }
+            Some("end") => {
+                let call = step.need("call", step.text("call")?)?;
+                subject.end(call, verdict(step.text("outcome")?)?);
+            }
             op => unknown(op)?,
         }
         step.check("expect_state", name(breaker.state()))?;
         let rest = breaker.snapshot().retry_after.unwrap_or(Duration::MAX);
         step.check("expect_remaining_delay_ms", rest.as_secs_f64() * 1e3)
     })
+}
+
+/// Buckets aligned to the clock, as ours are: `bucket index = floor(now/1000ms); ...`.
+fn check_alignment(config: &Fields, bucket: Duration) -> Check {
+    let Some(text) = config.text("bucket_align")? else {
+        return Ok(());
+    };
+    let length = text.strip_prefix("bucket index = floor(now/");
+    let length = length.and_then(|rest| rest.split_once("ms)"));
+    match length.map(|(millis, _)| millis.trim().parse().map(Duration::from_millis)) {
+        Some(Ok(length)) if length == bucket => Ok(()),
+        _ => inexpressible(format!("`bucket_align` is {text:?}")),
+    }
 }
 
 fn run_stats(scenario: &Scenario<'_>) -> Check {
@@ -71,10 +94,10 @@ fn run_stats(scenario: &Scenario<'_>) -> Check {
     let trip = match config.text("window")? {
         Some("count_based") => trip.of_last(config.count_u32("window_size")?.unwrap_or(100)),
         Some("time_based") => {
-            let window = config
-                .duration("window_size")?
-                .or(config.duration("period")?);
-            let window = window.unwrap_or(Duration::from_secs(60));
+            let mut window = Duration::from_secs(60);
+            for name in ["window_size", "window", "period"] {
+                window = config.duration(name)?.unwrap_or(window);
+            }
             let buckets = config.count_u32("buckets")?;
             let slices = match (
                 buckets.or(config.count_u32("bucket_count")?),
@@ -87,6 +110,7 @@ fn run_stats(scenario: &Scenario<'_>) -> Check {
                 }
                 _ => 10,
             };
+            check_alignment(config, window / slices.max(1))?;
             trip.within(window).slices(slices)
         }
         kind => return inexpressible(format!("window {kind:?}")),

@@ -46,6 +46,13 @@ fn run(scenario: &Scenario<'_>) -> Check {
             }
             op => unknown(op)?,
         }
+        for key in ["expect_median_ms", "expect_smoothed_recent_rtt_ms"] {
+            if step.has(key) {
+                return inexpressible(format!(
+                    "`{key}`: `Correlated` does not show its median and average of recent latency"
+                ));
+            }
+        }
         step.check("expect_limit", algorithm.limit())
     })
 }

@@ -29,15 +29,20 @@ pub(crate) struct Fields {
 
 impl Fields {
     pub(crate) fn new(map: Map<String, Value>) -> Self {
-        let read = map
-            .keys()
-            .filter(|key| REMARKS.contains(&key.as_str()) || key.starts_with("info_"))
-            .cloned()
-            .collect();
-        Self {
+        let fields = Self {
             map,
-            read: RefCell::new(read),
-        }
+            read: RefCell::default(),
+        };
+        fields.forget_reads();
+        fields
+    }
+
+    /// Counts every key as unread but for remarks.
+    pub(crate) fn forget_reads(&self) {
+        let remarks = self.map.keys();
+        let remarks =
+            remarks.filter(|key| REMARKS.contains(&key.as_str()) || key.starts_with("info_"));
+        *self.read.borrow_mut() = remarks.cloned().collect();
     }
 
     /// The value of `key`.
@@ -134,7 +139,7 @@ impl Fields {
         }
     }
 
-    /// The keys nobody has read.
+    /// The unread keys.
     pub(crate) fn unread(&self) -> Vec<&str> {
         let read = self.read.borrow();
         self.map
@@ -144,7 +149,7 @@ impl Fields {
             .collect()
     }
 
-    /// Not expressible if there is a key nobody has read; `what` says what the keys belong to.
+    /// Not expressible if a key is unread; `what` says what the keys belong to.
     pub(crate) fn finish(&self, what: &str) -> Check {
         match self.unread()[..] {
             [] => Ok(()),

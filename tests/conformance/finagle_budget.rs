@@ -28,11 +28,22 @@ fn run(scenario: &Scenario<'_>) -> Check {
     match scenario.config.text("kind")? {
         Some("leaky") => return leaky(scenario),
         Some("bounded") => return bounded(scenario),
+        // A budget that never allows a retry, whatever is put in.
+        Some("empty") => return play(scenario, &scenario.config, true),
         Some(kind) => return inexpressible(format!("kind {kind:?}")),
         None => {}
     }
+    play(scenario, &scenario.config, false)
+}
+
+fn play(scenario: &Scenario<'_>, config: &Fields, is_empty: bool) -> Check {
     let clock = TestClock::new();
-    let budget = match budget(&scenario.config, &clock)? {
+    let nothing = RetryBudget::percentage().ratio(0.0).floor_per_second(0);
+    let budget = match is_empty {
+        true => Some(nothing.clock(clock.clone()).build()),
+        false => budget(config, &clock)?,
+    };
+    let budget = match budget {
         Some(budget) => budget.or_else(|error| failed(error.to_string()))?,
         None => return inexpressible("a negative setting"),
     };
@@ -70,8 +81,8 @@ impl Actor for Finagle<'_> {
                 step.check("expect", allowed)?;
             }
             Some("build") => {
-                let refused = !matches!(budget(step, self.clock)?, Some(Ok(_)));
-                step.check("expect_error", refused)?;
+                let is_error = !matches!(budget(step, self.clock)?, Some(Ok(_)));
+                step.check("expect_error", is_error)?;
             }
             None => step.check("expect_withdrawn", self.withdrawn)?,
             op => unknown(op)?,
@@ -152,7 +163,7 @@ fn bounded(scenario: &Scenario<'_>) -> Check {
 }
 
 /// A bucket gives any amount at once or nothing, a budget one retry at a time: the amount is taken
-/// one by one when there is enough, which is the same where nobody comes in between.
+/// one by one when there is enough, which is the same where no other call comes in between.
 fn play_bucket(
     scenario: &Scenario<'_>,
     clock: &TestClock,

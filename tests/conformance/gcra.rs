@@ -20,6 +20,12 @@ pub(crate) const ADAPTER: Adapter = Adapter {
 };
 
 fn run(scenario: &Scenario<'_>) -> Check {
+    if scenario.does(&["emission_interval"]) {
+        return scenario.play(&TestClock::new(), |step: &Step| match step.op() {
+            Some("emission_interval") => emission_interval(step),
+            op => unknown(op),
+        });
+    }
     let clock = TestClock::new();
     let quota = quota(&scenario.config)?;
     let limit = scenario.config.count("limit")?;
@@ -31,6 +37,22 @@ fn run(scenario: &Scenario<'_>) -> Check {
         clock: clock.clone(),
     };
     scenario.play(&clock, actor)
+}
+
+/// The time for which one call takes the place of another.
+fn emission_interval(step: &Step) -> Check {
+    let count = step.need("count", step.count("count")?)?;
+    let period = step.need("period", step.duration("period")?)?;
+    let quota = Quota::new(count, period).burst(1);
+    let limiter = RateLimiter::builder().quota(quota).clock(TestClock::new());
+    let limiter = limiter.build();
+    step.check("expect_error", limiter.is_err())?;
+    let interval = match limiter {
+        Ok(limiter) => limiter.decide(1).reset_after,
+        Err(_) => Duration::ZERO,
+    };
+    step.check("expect_ms", interval.as_secs_f64() * 1e3)?;
+    step.check("expect_ns", nanos(interval))
 }
 
 fn quota(config: &Fields) -> Result<Quota, Failure> {
@@ -127,17 +149,15 @@ impl Actor for Gcra {
         let Some(pause) = pause.map(Duration::from_millis) else {
             return inexpressible(format!("a body in prose: {body:?}"));
         };
-        let times = step.need("times", step.count("times")?)?;
-        for round in 1..=times {
-            self.clock.advance(pause);
-            if let Err(rejected) = self.limiter.try_acquire() {
-                let wait = rejected.retry_after().unwrap_or_default();
-                self.clock.advance(wait);
-                if self.limiter.try_acquire().is_err() {
-                    return failed(format!("round {round}: refused after waiting {wait:?}"));
-                }
+        self.clock.advance(pause);
+        if let Err(rejected) = self.limiter.try_acquire() {
+            let wait = rejected.retry_after().unwrap_or_default();
+            self.clock.advance(wait);
+            if self.limiter.try_acquire().is_err() {
+                return failed(format!("rejected after waiting {wait:?}"));
             }
         }
+        let times = step.count("times")?.unwrap_or(0);
         // One call conforms in each round.
         let expected = step.text("expect")?.unwrap_or_default();
         match expected.contains(&format!("{times} conforming")) {

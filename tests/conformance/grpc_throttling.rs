@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 
+use backstop::policy::ErrorClass;
 use backstop::{Backoff, Policy, Retry, RetryBudget};
 use serde_json::Value;
 
@@ -26,21 +27,23 @@ pub(crate) const ADAPTER: Adapter = Adapter {
 fn run(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
-    let retry = match (
+    let (retry, budget) = match (
         config.count_u32("max_tokens")?,
         config.number("token_ratio")?,
     ) {
         (Some(max), Some(ratio)) => {
             let budget = RetryBudget::grpc(max, ratio).build();
+            let budget = budget.or_else(|error| failed(error.to_string()))?;
             let retry = Retry::builder()
                 .max_attempts(config.count_u32("max_attempts")?.unwrap_or(5))
                 .backoff(Backoff::NONE)
-                .budget(budget.or_else(|error| failed(error.to_string()))?)
+                .budget(budget.clone())
                 .clock(clock.clone())
                 .build();
-            Some(retry.or_else(|error| failed(error.to_string()))?)
+            let retry = retry.or_else(|error| failed(error.to_string()))?;
+            (Some(retry), Some(budget))
         }
-        _ => None,
+        _ => (None, None),
     };
     let server = Server {
         good: indexes(config.get("server_ok_call_indexes"))?,
@@ -55,6 +58,20 @@ fn run(scenario: &Scenario<'_>) -> Check {
             step.check("expect_last_server_call", server.calls.get() - 1)
         }
         Some("build") => build(step),
+        Some(op @ ("check" | "fail" | "success")) => {
+            let budget = step.need("max_tokens", budget.as_ref())?;
+            let mut call = budget.begin();
+            match op {
+                "success" => call.success(),
+                "fail" => call.failure(),
+                _ => {}
+            }
+            // Asking takes nothing from this budget.
+            let may_retry = call.withdraw(ErrorClass::Transient).is_some();
+            step.check("expect", may_retry)?;
+            step.check("tokens", budget.snapshot().available)?;
+            step.check("expect_tokens", budget.snapshot().available)
+        }
         op => unknown(op),
     })
 }

@@ -1,4 +1,4 @@
-//! Reads scenario files, finds the adapter of each, replays the scenarios and reports.
+//! Plays scenarios: what adapters and steps are.
 //!
 //! # A file
 //!
@@ -11,8 +11,9 @@
 //!
 //! * a time since the start of the scenario: `at_ms`, `at_ns`, `at_s`, `at_us` or `at_ticks` (100
 //!   ns). Without one it happens when the step before it does;
-//! * an `op` and what belongs to it. `repeat` and `loop` run their `body` (ops, or names of ops)
-//!   `times` times; `begin` and `end` with the same `call` are a call in flight;
+//! * an `op` and what belongs to it. `repeat` and `loop` run their `body` (ops, names of ops, or a
+//!   sentence) `times` times, or from `from_...` to `to_...` every `every_...`; `begin` and `end`
+//!   with the same `call` are a call in flight;
 //! * expectations, which hold after the op: `expect` is what the op returned, `expect_...` what can
 //!   be seen, `tol` how far a number may be off. A step may have nothing but these.
 //!
@@ -40,17 +41,13 @@
 //! need not look for what it does not know: when a key of the configuration or of a step was never
 //! read, the scenario is not expressible, and the report names the key.
 
-use std::any::Any;
-use std::fmt;
-use std::fs;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::clock::TestClock;
 use super::fields::Fields;
+use super::file::File;
 
 /// Maps one source's scenarios to backstop.
 pub(crate) struct Adapter {
@@ -91,6 +88,17 @@ pub(crate) fn unknown(op: Option<&str>) -> Check {
     }
 }
 
+/// A step that comes out differently after the source has done something that backstop does not is
+/// not expressible. `difference` says what that was, if it has happened by now.
+pub(crate) fn unless_parted(result: Check, difference: Option<&str>) -> Check {
+    match (result, difference) {
+        (Err(Failure::Failed(what)), Some(difference)) => {
+            inexpressible(format!("{difference}; here {what}"))
+        }
+        (result, _) => result,
+    }
+}
+
 impl Failure {
     fn at(self, place: &str) -> Self {
         match self {
@@ -100,70 +108,17 @@ impl Failure {
     }
 }
 
-/// A scenario file.
-pub(crate) struct File {
-    name: String,
-    source: String,
-    pattern: String,
-    rules: Vec<String>,
-    scenarios: Vec<Value>,
-}
-
-impl File {
-    /// Whether these are tests of `project`, such as `grpc/grpc-go`, among others.
-    pub(crate) fn is_from(&self, project: &str) -> bool {
-        self.source
-            .split([' ', ';', ',', '(', ')'])
-            .any(|word| word.split('@').next() == Some(project))
-    }
-
-    /// What the scenarios test.
-    pub(crate) fn pattern(&self) -> &str {
-        &self.pattern
-    }
-
-    /// Whether the source or one of its rules says `text`.
-    pub(crate) fn mentions(&self, text: &str) -> bool {
-        self.source.contains(text) || self.rules.iter().any(|rule| rule.contains(text))
-    }
-
-    /// Reads a file's text; the error says what is wrong with it.
-    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let text = |key: &str| match value[key].as_str() {
-            Some(text) => Ok(text.to_owned()),
-            None => Err(format!("no `{key}`")),
-        };
-        if text("schema")? != "scenario/1" {
-            return Err(format!("unknown schema {}", value["schema"]));
-        }
-        let rules = value["semantics"]["rules"].as_array();
-        Ok(Self {
-            name: name.to_owned(),
-            source: text("source")?,
-            pattern: text("pattern")?,
-            rules: rules
-                .into_iter()
-                .flatten()
-                .filter_map(|rule| Some(rule.as_str()?.to_owned()))
-                .collect(),
-            scenarios: match value["scenarios"].as_array() {
-                Some(scenarios) if !scenarios.is_empty() => scenarios.clone(),
-                _ => return Err("no `scenarios`".to_owned()),
-            },
-        })
-    }
-}
-
 /// One scenario of a file.
 pub(crate) struct Scenario<'a> {
     pub(crate) file: &'a File,
     pub(crate) config: Fields,
+    /// What the file says about it in words. Some say when a count begins.
+    pub(crate) notes: String,
     steps: Vec<Step>,
 }
 
 impl<'a> Scenario<'a> {
-    fn parse(file: &'a File, value: &Value) -> Result<Self, Failure> {
+    pub(crate) fn parse(file: &'a File, value: &Value) -> Result<Self, Failure> {
         let scenario = Fields::new(object(value)?);
         scenario.get("id");
         let config = match scenario.get("config") {
@@ -174,17 +129,38 @@ impl<'a> Scenario<'a> {
             Some(Value::Array(steps)) => Step::parse_all(steps, "step ")?,
             other => return inexpressible(format!("`steps` is {other:?}")),
         };
+        let notes = scenario.get("notes").and_then(Value::as_str);
+        let notes = notes.unwrap_or_default().to_owned();
         scenario.finish("scenario key")?;
         Ok(Self {
             file,
             config: Fields::new(config),
+            notes,
             steps,
         })
     }
 
-    /// The steps, for adapters that must know beforehand what will be asked of them.
-    pub(crate) fn steps(&self) -> &[Step] {
-        &self.steps
+    /// All steps, those of loops included, for adapters that must know beforehand what will be asked
+    /// of them. Reading a key here does not count as reading it.
+    pub(crate) fn steps(&self) -> Vec<&Step> {
+        fn collect<'a>(steps: &'a [Step], all: &mut Vec<&'a Step>) {
+            for step in steps {
+                all.push(step);
+                if let Body::Steps(body) = &step.body {
+                    collect(body, all);
+                }
+            }
+        }
+        let mut all = Vec::new();
+        collect(&self.steps, &mut all);
+        all
+    }
+
+    /// Whether some step does one of these.
+    pub(crate) fn does(&self, ops: &[&str]) -> bool {
+        let steps = self.steps();
+        let mut ops_of_steps = steps.iter().filter_map(|step| step.op());
+        ops_of_steps.any(|op| ops.contains(&op))
     }
 
     /// Plays the steps one after the other and moves `clock` to the time of each.
@@ -207,7 +183,7 @@ pub(crate) trait Actor {
     /// The body of a `repeat` is about to run for the first time.
     fn before_repeat(&mut self) {}
 
-    /// A `repeat` whose body is a sentence.
+    /// One round of a `repeat` whose body is a sentence.
     fn prose(&mut self, _step: &Step, body: &str) -> Check {
         inexpressible(format!("a body in prose: {body:?}"))
     }
@@ -224,6 +200,15 @@ pub(crate) struct Step {
     fields: Fields,
     op: Option<String>,
     place: String,
+    body: Body,
+}
+
+/// What a step repeats.
+enum Body {
+    /// It is no loop.
+    None,
+    Steps(Vec<Step>),
+    Prose(String),
 }
 
 impl Deref for Step {
@@ -251,25 +236,76 @@ impl Step {
             fields: self.fields.clone(),
             op: None,
             place: self.place.clone(),
+            body: Body::None,
         }
+    }
+
+    /// Begins a replay: what was read before, to look ahead or in an earlier round, is unread again.
+    fn begin(&self) {
+        self.fields.forget_reads();
+        self.fields.get("op");
+        self.fields.get("body");
     }
 
     fn parse_all(steps: &[Value], place: &str) -> Result<Vec<Self>, Failure> {
         let parse = |(index, step): (usize, &Value)| {
-            let map = match step {
-                Value::String(op) => Map::from_iter([("op".to_owned(), op.clone().into())]),
-                step => object(step)?,
-            };
-            let fields = Fields::new(map);
-            Ok(Self {
-                op: fields.text("op")?.map(str::to_owned),
-                fields,
-                place: format!("{place}{index}"),
-            })
+            let place = format!("{place}{index}");
+            Self::parse(step, &place).map_err(|failure| failure.at(&place))
         };
         steps.iter().enumerate().map(parse).collect()
     }
+
+    fn parse(step: &Value, place: &str) -> Result<Self, Failure> {
+        let map = match step {
+            Value::String(op) => Map::from_iter([("op".to_owned(), op.clone().into())]),
+            step => object(step)?,
+        };
+        let fields = Fields::new(map);
+        let op = fields.text("op")?.map(str::to_owned);
+        let body = match (op.as_deref(), fields.get("body")) {
+            (Some("repeat" | "loop"), Some(Value::Array(body))) => {
+                Body::Steps(Self::parse_all(body, "body ")?)
+            }
+            (Some("repeat" | "loop"), Some(one @ Value::Object(_))) => {
+                Body::Steps(Self::parse_all(std::slice::from_ref(one), "body ")?)
+            }
+            (Some("repeat" | "loop"), Some(Value::String(text))) => Body::Prose(text.clone()),
+            (Some("repeat" | "loop"), body) => return inexpressible(format!("`body` is {body:?}")),
+            (_, None) => Body::None,
+            (op, Some(_)) => return inexpressible(format!("op {op:?} with a `body`")),
+        };
+        Ok(Self {
+            fields,
+            op,
+            place: place.to_owned(),
+            body,
+        })
+    }
+
+    /// The times of a loop's rounds; `None` where they happen when the round before them did.
+    fn rounds(&self) -> Result<Vec<Option<i128>>, Failure> {
+        let bounds = (self.nanos("from")?, self.nanos("to")?, self.nanos("every")?);
+        let (from, to, every) = match bounds {
+            (None, None, None) => {
+                let times = self.need("times", self.count("times")?)?;
+                if times > MAX_ROUNDS {
+                    return inexpressible(format!("{times} rounds"));
+                }
+                return Ok(vec![None; times as usize]);
+            }
+            (from, Some(to), Some(every)) if every > 0 => (from.unwrap_or(0), to, every),
+            bounds => return inexpressible(format!("a loop from, to, every {bounds:?}")),
+        };
+        if (to - from) / every > i128::from(MAX_ROUNDS) {
+            return inexpressible("a loop of too many rounds");
+        }
+        let times = std::iter::successors(Some(from), |at| Some(at + every));
+        Ok(times.take_while(|at| *at < to).map(Some).collect())
+    }
 }
+
+/// More rounds than this are a mistake.
+const MAX_ROUNDS: u64 = 10_000_000;
 
 fn object(value: &Value) -> Result<Map<String, Value>, Failure> {
     match value {
@@ -286,230 +322,41 @@ fn play_all(steps: &[Step], clock: &TestClock, last: &mut i128, actor: &mut impl
 }
 
 fn play_one(step: &Step, clock: &TestClock, last: &mut i128, actor: &mut impl Actor) -> Check {
+    step.begin();
     if let Some(at) = step.nanos("at")? {
-        // An op may have taken the clock further than this; only a file sets it back.
-        if at < *last || at > i128::try_from(clock.elapsed().as_nanos()).unwrap_or(i128::MAX) {
-            clock.move_to(at);
+        move_to(at, clock, last);
+    }
+    if matches!(step.body, Body::None) {
+        // A step may do no more than move the clock.
+        if step.op().is_none() && step.unread().is_empty() {
+            return Ok(());
         }
-        *last = at;
+        actor.step(step)?;
+        return step.finish("step key");
     }
-    let repeats = matches!(step.op(), Some("repeat" | "loop"));
-    if repeats {
-        let times = step.need("times", step.count("times")?)?;
-        match step.get("body") {
-            Some(body @ (Value::Array(_) | Value::Object(_))) => {
-                let body = match body {
-                    Value::Array(body) => body,
-                    one => std::slice::from_ref(one),
-                };
-                let body = Step::parse_all(body, "body ")?;
-                actor.before_repeat();
-                for round in 1..=times {
-                    play_all(&body, clock, last, actor)
-                        .map_err(|failure| failure.at(&format!("round {round}")))?;
-                }
-            }
-            Some(Value::String(body)) => actor.prose(step, body)?,
-            body => return inexpressible(format!("`body` is {body:?}")),
+    actor.before_repeat();
+    for (round, at) in step.rounds()?.into_iter().enumerate() {
+        if let Some(at) = at {
+            move_to(at, clock, last);
         }
+        let result = match &step.body {
+            Body::Steps(body) => play_all(body, clock, last, actor),
+            Body::Prose(body) => actor.prose(step, body),
+            Body::None => Ok(()),
+        };
+        result.map_err(|failure| failure.at(&format!("round {}", round + 1)))?;
     }
-    // A step may do no more than move the clock, or repeat.
-    if step.unread().is_empty() && (repeats || step.op().is_none()) {
-        return Ok(());
-    }
-    if repeats {
-        let look = step.without_op();
+    let look = step.without_op();
+    if !look.unread().is_empty() {
         actor.step(&look)?;
-        return look.finish("step key");
     }
-    actor.step(step)?;
-    step.finish("step key")
+    look.finish("step key")
 }
 
-/// Replays every `*.json` of a directory.
-pub(crate) fn run_directory(directory: &Path, adapters: &[Adapter]) -> Report {
-    let mut report = Report::default();
-    let mut paths = match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| is_scenario_file(path))
-            .collect::<Vec<_>>(),
-        Err(error) => {
-            report
-                .trouble
-                .push(format!("{}: {error}", directory.display()));
-            return report;
-        }
-    };
-    paths.sort();
-    if paths.is_empty() {
-        let problem = format!("{}: no scenario files", directory.display());
-        report.trouble.push(problem);
+fn move_to(at: i128, clock: &TestClock, last: &mut i128) {
+    // An op may have taken the clock further than this; only a file sets it back.
+    if at < *last || at > i128::try_from(clock.elapsed().as_nanos()).unwrap_or(i128::MAX) {
+        clock.move_to(at);
     }
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let file = fs::read_to_string(&path)
-            .map_err(|error| error.to_string())
-            .and_then(|text| File::parse(&name, &text));
-        match file {
-            Ok(file) => report.files.push(run_file(&file, adapters)),
-            Err(problem) => report
-                .trouble
-                .push(format!("{name}: unreadable: {problem}")),
-        }
-    }
-    report
-}
-
-/// `*.json`, as a shell understands it: without the hidden ones.
-fn is_scenario_file(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".json") && !name.starts_with('.')
-}
-
-/// Replays every scenario of a file.
-pub(crate) fn run_file(file: &File, adapters: &[Adapter]) -> FileReport {
-    let adapters: Vec<_> = adapters
-        .iter()
-        .filter(|adapter| (adapter.accepts)(file))
-        .collect();
-    let results = file
-        .scenarios
-        .iter()
-        .enumerate()
-        .map(|(index, scenario)| {
-            let id = match scenario["id"].as_str() {
-                Some(id) => id.to_owned(),
-                None => format!("scenario {index}"),
-            };
-            (id, run_scenario(file, scenario, &adapters))
-        })
-        .collect();
-    FileReport {
-        name: file.name.clone(),
-        adapters: adapters.iter().map(|adapter| adapter.name).collect(),
-        results,
-    }
-}
-
-/// The answer of the first adapter that can express the scenario.
-fn run_scenario(file: &File, scenario: &Value, adapters: &[&Adapter]) -> Check {
-    let mut reasons = Vec::new();
-    for adapter in adapters {
-        // Parsed anew: each adapter must read all keys itself.
-        let replay = || Scenario::parse(file, scenario).and_then(|parsed| (adapter.run)(&parsed));
-        match catch_unwind(AssertUnwindSafe(replay)) {
-            Ok(Err(Failure::NotExpressible(reason))) => reasons.push(reason),
-            Ok(decided) => return decided,
-            Err(panic) => return failed(format!("panicked: {}", panic_text(&*panic))),
-        }
-    }
-    match reasons[..] {
-        [] => inexpressible("no adapter for this file"),
-        _ => inexpressible(reasons.join(" | ")),
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("(no text)")
-}
-
-/// What came of all files.
-#[derive(Default)]
-pub(crate) struct Report {
-    files: Vec<FileReport>,
-    /// What kept files from being read.
-    trouble: Vec<String>,
-}
-
-impl Report {
-    /// Whether there was something to replay and nothing failed.
-    pub(crate) fn is_good(&self) -> bool {
-        self.trouble.is_empty() && self.files.iter().all(|file| file.count().failed == 0)
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut sum = Count::default();
-        for file in &self.files {
-            write!(f, "{file}")?;
-            let count = file.count();
-            sum.passed += count.passed;
-            sum.not_expressible += count.not_expressible;
-            sum.failed += count.failed;
-        }
-        for problem in &self.trouble {
-            writeln!(f, "{problem}")?;
-        }
-        sum.failed += self.trouble.len();
-        writeln!(f, "conformance: {sum}")
-    }
-}
-
-/// What came of one file.
-pub(crate) struct FileReport {
-    name: String,
-    adapters: Vec<&'static str>,
-    results: Vec<(String, Check)>,
-}
-
-impl FileReport {
-    pub(crate) fn count(&self) -> Count {
-        let mut count = Count::default();
-        for (_, result) in &self.results {
-            *match result {
-                Ok(()) => &mut count.passed,
-                Err(Failure::NotExpressible(_)) => &mut count.not_expressible,
-                Err(Failure::Failed(_)) => &mut count.failed,
-            } += 1;
-        }
-        count
-    }
-}
-
-impl fmt::Display for FileReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.count())?;
-        if self.adapters.is_empty() {
-            return writeln!(f, " (no adapter)");
-        }
-        writeln!(f, " ({})", self.adapters.join(" + "))?;
-        for (id, result) in &self.results {
-            match result {
-                Ok(()) => {}
-                Err(Failure::NotExpressible(reason)) => {
-                    writeln!(f, "    not expressible: {id}: {reason}")?;
-                }
-                Err(Failure::Failed(what)) => writeln!(f, "    FAILED: {id}: {what}")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// How many scenarios came out how.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Count {
-    pub(crate) passed: usize,
-    pub(crate) not_expressible: usize,
-    pub(crate) failed: usize,
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            passed,
-            not_expressible,
-            failed,
-        } = self;
-        write!(
-            f,
-            "{passed} passed, {not_expressible} not expressible, {failed} failed"
-        )
-    }
+    *last = at;
 }

@@ -9,10 +9,11 @@ use backstop::Clock;
 use serde_json::{Value, json};
 
 use super::clock::TestClock;
+use super::file::File;
 use super::harness::{
-    Actor, Adapter, Check, Count, File, FileReport, Scenario, Step, run_directory, run_file,
-    unknown,
+    Actor, Adapter, Check, Scenario, Step, failed, inexpressible, unknown, unless_parted,
 };
+use super::report::{Count, FileReport, run_directory, run_file};
 
 /// A subject of three ops: `add` (returns the sum), `boom` and `wait`.
 const COUNTER: Adapter = Adapter {
@@ -268,4 +269,86 @@ fn empty_missing_and_unreadable_directories_are_failures() {
         let last = "conformance: 1 passed, 0 not expressible, 1 failed\n";
         assert!(report.to_string().ends_with(last), "{report}");
     }
+}
+
+/// Looks ahead for the largest amount that is expected.
+const FORESEEING: Adapter = Adapter {
+    name: "foreseeing",
+    accepts: |_| true,
+    run: |scenario: &Scenario<'_>| {
+        for step in scenario.steps() {
+            step.number("expect_sum")?;
+            step.number("expect_color")?;
+        }
+        (COUNTER.run)(scenario)
+    },
+};
+
+#[test]
+fn a_key_read_ahead_is_still_checked() {
+    let replay = |steps: Value| {
+        let scenario = json!({"id": "it", "config": {"start": 0}, "steps": steps});
+        run_file(&file(&json!([scenario])), &[FORESEEING])
+    };
+    let report = replay(json!([{"op": "add"}, {"expect_sum": 7}]));
+    assert_eq!(report.count(), FAILED, "{report}");
+    let report = replay(json!([{"op": "add"}, {"expect_sum": 1}]));
+    assert_eq!(report.count(), PASSED, "{report}");
+    // In a loop too, in its second round as in its first.
+    let body = json!([{"op": "add"}, {"expect_sum": 1}]);
+    let report = replay(json!([{"op": "loop", "times": 2, "body": body}]));
+    assert_eq!(report.count(), FAILED, "{report}");
+    assert!(report.to_string().contains("round 2"), "{report}");
+    let report = replay(json!([{"expect_color": 7}]));
+    assert_eq!(report.count(), NOT_EXPRESSIBLE, "{report}");
+    assert!(
+        report.to_string().contains("step key `expect_color`"),
+        "{report}"
+    );
+}
+
+#[test]
+fn steps_inside_of_loops_are_seen_ahead() {
+    let steps =
+        json!([{"op": "loop", "times": 2, "body": [{"op": "loop", "times": 1, "body": ["add"]}]}]);
+    let file = file(&json!([{"id": "it", "steps": steps}]));
+    let scenario = Scenario::parse(&file, &json!({"id": "it", "steps": steps})).unwrap();
+    assert!(scenario.does(&["add"]) && !scenario.does(&["wait"]));
+    assert_eq!(scenario.steps().len(), 3);
+}
+
+#[test]
+fn loops_may_be_timed() {
+    for steps in [
+        // At 0, 2 and 4 ms.
+        json!([{"op": "loop", "from_ms": 0, "to_ms": 5, "every_ms": 2, "body": ["add"], "expect_sum": 3, "expect_ms": 4}]),
+        json!([{"op": "loop", "from_ms": 10, "to_ms": 12, "every_ms": 2, "body": ["add"], "expect_sum": 1, "expect_ms": 10}]),
+        json!([{"op": "loop", "to_s": 1, "every_ms": 500, "body": ["add"]}, {"expect_sum": 2, "expect_ms": 500}]),
+    ] {
+        assert_eq!(replay(steps.clone()).count(), PASSED, "{steps}");
+    }
+    for (step, says) in [
+        (json!({"op": "loop", "body": ["add"]}), "`times` is missing"),
+        (
+            json!({"op": "loop", "from_ms": 0, "to_ms": 1, "every_ms": 0, "body": ["add"]}),
+            "a loop from, to, every",
+        ),
+        (json!({"op": "loop", "times": 2}), "`body` is None"),
+        (json!({"op": "add", "body": ["add"]}), "with a `body`"),
+    ] {
+        let report = replay(json!([step]));
+        assert_eq!(report.count(), NOT_EXPRESSIBLE, "{report}");
+        assert!(report.to_string().contains(says), "{report}");
+    }
+}
+
+#[test]
+fn a_failure_after_a_known_difference_is_not_expressible() {
+    assert_eq!(unless_parted(Ok(()), Some("grows by two")), Ok(()));
+    let wrong = || failed("limit: expected 3, got 2");
+    assert_eq!(unless_parted(wrong(), None), wrong());
+    assert_eq!(
+        unless_parted(wrong(), Some("grows by two")),
+        inexpressible("grows by two; here limit: expected 3, got 2")
+    );
 }

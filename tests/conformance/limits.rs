@@ -11,21 +11,39 @@ use super::harness::{Failure, failed};
 /// Debts that go further than any scenario.
 pub(crate) const DEBT: u64 = 1 << 24;
 
-/// The scenario's clock, counted from the creation of a limiter: its windows begin there.
+/// The scenario's clock, counted from the creation of a limiter or breaker: its windows begin there.
 #[derive(Clone, Debug)]
-struct Since {
+pub(crate) struct Since {
     clock: TestClock,
     origin: Instant,
+    /// How many seconds a second of the scenario is.
+    slower: u32,
+}
+
+impl Since {
+    /// A clock that begins now.
+    pub(crate) fn now(clock: &TestClock) -> Self {
+        Self {
+            clock: clock.clone(),
+            origin: clock.now(),
+            slower: 1,
+        }
+    }
+
+    fn slower(self, slower: u32) -> Self {
+        Self { slower, ..self }
+    }
 }
 
 impl Clock for Since {
     fn now(&self) -> Instant {
         let passed = self.clock.now().saturating_duration_since(self.origin);
-        Instant::ORIGIN + passed
+        Instant::ORIGIN + passed * self.slower
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         let wait = deadline.saturating_duration_since(self.now());
+        let wait = wait / self.slower;
         self.clock.sleep_until(self.clock.now() + wait)
     }
 }
@@ -35,15 +53,20 @@ pub(crate) fn limiter(
     clock: &TestClock,
     quotas: impl IntoIterator<Item = Quota>,
 ) -> Result<RateLimiter, Failure> {
-    let since = Since {
-        clock: clock.clone(),
-        origin: clock.now(),
-    };
+    slower_limiter(clock, 1, quotas)
+}
+
+/// A limiter that is created now and on whose clock a second of the scenario is `slower` seconds.
+pub(crate) fn slower_limiter(
+    clock: &TestClock,
+    slower: u32,
+    quotas: impl IntoIterator<Item = Quota>,
+) -> Result<RateLimiter, Failure> {
     quotas
         .into_iter()
         .fold(RateLimiter::builder(), RateLimiterBuilder::quota)
         .max_debt(DEBT)
-        .clock(since)
+        .clock(Since::now(clock).slower(slower))
         .build()
         .or_else(|error| failed(error.to_string()))
 }

@@ -33,6 +33,12 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
 }
 
+/// Vegas in the Go port, where a queue must be below the threshold rather than at most at it.
+pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
+    let algorithm = vegas(&scenario.config, 1.0)?;
+    samples(scenario, algorithm, true)
+}
+
 /// An algorithm, fed with samples.
 fn samples(
     scenario: &Scenario<'_>,
@@ -65,32 +71,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
-        Some("vegas") => {
-            let curve = |key: &str, default: &str| match config.get(key) {
-                Some(Value::String(text)) => Curve::parse(text),
-                Some(Value::Number(number)) => Curve::parse(&number.to_string()),
-                Some(other) => inexpressible(format!("`{key}` is {other}")),
-                None => Curve::parse(default),
-            };
-            let alpha = curve("alpha", "3*log10root")?;
-            let beta = curve("beta", "6*log10root")?;
-            let threshold = curve("threshold", "log10root")?;
-            let increase = curve("increase", "limit+log10root")?;
-            let decrease = curve("decrease", "limit-log10root")?;
-            let vegas = Vegas::builder()
-                .initial(number("initial", 20)?)
-                .max(number("max", 1000)?)
-                .alpha(move |limit| alpha.at(limit))
-                .beta(move |limit| beta.at(limit))
-                .threshold(move |limit| threshold.at(limit))
-                .increase(move |limit| increase.at(limit))
-                .decrease(move |limit| decrease.at(limit))
-                .smoothing(config.number("smoothing")?.unwrap_or(1.0))
-                // There the smallest latency is taken anew after hundreds of samples.
-                .probe(None)
-                .every_sample(true);
-            Box::new(vegas.build().map_err(error)?)
-        }
+        Some("vegas") => vegas(config, 0.0)?,
         Some("aimd") => {
             let aimd = Aimd::builder()
                 .initial(number("initial", 20)?)
@@ -116,6 +97,38 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
         Some("fixed") => Box::new(Fixed::new(number("limit", 10)?)),
         other => return inexpressible(format!("algorithm {other:?}")),
     })
+}
+
+/// Vegas with a threshold that is lower by this.
+fn vegas(config: &Fields, below: f64) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
+    let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
+    let curve = |key: &str, default: &str| match config.get(key) {
+        Some(Value::String(text)) => Curve::parse(text),
+        Some(Value::Number(number)) => Curve::parse(&number.to_string()),
+        Some(other) => inexpressible(format!("`{key}` is {other}")),
+        None => Curve::parse(default),
+    };
+    let alpha = curve("alpha", "3*log10root")?;
+    let beta = curve("beta", "6*log10root")?;
+    let threshold = curve("threshold", "log10root")?;
+    let increase = curve("increase", "limit+log10root")?;
+    let decrease = curve("decrease", "limit-log10root")?;
+    let vegas = Vegas::builder()
+        .initial(number("initial", 20)?)
+        .max(number("max", 1000)?)
+        .alpha(move |limit| alpha.at(limit))
+        .beta(move |limit| beta.at(limit))
+        .threshold(move |limit| threshold.at(limit) - below)
+        .increase(move |limit| increase.at(limit))
+        .decrease(move |limit| decrease.at(limit))
+        .smoothing(config.number("smoothing")?.unwrap_or(1.0))
+        // There the smallest latency is measured again after hundreds of samples.
+        .probe(None)
+        .every_sample(true);
+    match vegas.build() {
+        Ok(vegas) => Ok(Box::new(vegas)),
+        Err(error) => failed(error.to_string()),
+    }
 }
 
 /// A sum of products of numbers, `limit`, `log10root` and `sqrtroot`.
@@ -230,6 +243,8 @@ fn partitions(scenario: &Scenario<'_>) -> Check {
         // Names live as long as the program there and here.
         builder = builder.partition(name.clone().leak(), share);
     }
+    // Calls of this kind do not go through the limiter.
+    let bypass = config.text("bypass")?;
     match config.text("algo")? {
         None | Some("fixed") => {}
         Some(other) => return inexpressible(format!("partitions of {other}")),
@@ -246,6 +261,9 @@ fn partitions(scenario: &Scenario<'_>) -> Check {
         let name = step.text("partition")?;
         let key = name.unwrap_or_default().to_owned();
         match step.op() {
+            Some("acquire") if name.is_some() && name == bypass => step.check("expect", true)?,
+            Some("release" | "success" | "ignore" | "dropped")
+                if name.is_some() && name == bypass => {}
             Some("acquire") => {
                 let part = name.and_then(|name| bulkhead.partition(name));
                 let part = part.unwrap_or_else(|| bulkhead.clone());

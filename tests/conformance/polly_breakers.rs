@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Isolation, State, Trip};
 use backstop::policy::Health;
-use backstop::{CircuitBreaker, Reason, Verdict};
+use backstop::{CircuitBreaker, Reason, Rejected, Verdict};
 use serde_json::{Value, json};
 
 use super::breakers::{Subject, build, fixed, name, verdict};
+use super::buckets::Buckets;
 use super::clock::TestClock;
 use super::fields::Fields;
-use super::harness::{Adapter, Check, Failure, Scenario, Step, inexpressible, unknown};
+use super::harness::{
+    Adapter, Check, Failure, Scenario, Step, inexpressible, unknown, unless_parted,
+};
 
 pub(crate) const V7: Adapter = Adapter {
     name: "CircuitBreaker",
@@ -66,7 +69,7 @@ fn run_v7(scenario: &Scenario<'_>) -> Check {
     let breaker = build(builder, &clock)?;
     let buckets = match config.has("consecutive_failures") {
         true => None,
-        false => Buckets::read(config)?,
+        false => buckets(config)?,
     };
     play(scenario, &clock, &breaker, &Mutex::default(), buckets, true)
 }
@@ -91,7 +94,7 @@ fn run_v8(scenario: &Scenario<'_>) -> Check {
         .cancelled_as(Health::Healthy)
         .probe_lease(Duration::MAX);
     let breaker = build(builder, &clock)?;
-    let buckets = Buckets::read(config)?;
+    let buckets = buckets(config)?;
     play(scenario, &clock, &breaker, &attempts, buckets, false)
 }
 
@@ -106,7 +109,7 @@ fn play(
     let subject = Subject::new(breaker);
     // Whether the window has held other calls than there.
     let buckets_differ = Cell::new(false);
-    // Trials with a result that says nothing, where the next one waits for its time all the same.
+    // Probes whose result says nothing. The next probe waits for its time nevertheless.
     let mut kept = Vec::new();
     let mut isolation: Option<Isolation> = None;
     let mut carry_out = |step: &Step| {
@@ -133,7 +136,16 @@ fn play(
                 step.check("expect", answer)?;
             }
             Some(op @ ("success" | "failure")) => subject.record(verdict(Some(op))?, None),
-            Some("try_acquire") => step.check("expect", subject.acquire())?,
+            Some("try_acquire") => {
+                let admitted = breaker.try_acquire();
+                let rest = admitted.as_ref().err().and_then(Rejected::retry_after);
+                step.check(
+                    "expect_retry_after_ms",
+                    rest.map(|rest| rest.as_secs_f64() * 1e3),
+                )?;
+                step.check("expect", admitted.is_ok())?;
+                subject.keep(admitted);
+            }
             Some("begin") => {
                 let call = step.need("call", step.text("call")?)?;
                 step.check(
@@ -159,6 +171,13 @@ fn play(
                 force(&subject, &mut isolation, step.text("state")?)?;
                 subject.record(verdict(Some("success"))?, None);
             }
+            Some("failure_in_state") => {
+                let state = step.need("state", step.text("state")?)?;
+                let should_break = step.flag("should_break")?.unwrap_or(true);
+                let after = after_failure(state, should_break)?;
+                step.check("expect", after)?;
+                return step.check("expect_state", after);
+            }
             Some("cycle") => {
                 let times = step.need("times", step.count("times")?)?;
                 let Some(Value::Array(states)) = step.get("states") else {
@@ -170,6 +189,8 @@ fn play(
                     }
                 }
             }
+            Some("record") => subject.record(verdict(step.text("outcome")?)?, None),
+            Some("should_break") => step.check("expect", should_break(step)?)?,
             Some("window_kind") => {
                 let sampling = step.need("sampling_ms", step.duration("sampling")?)?;
                 step.check("expect", window_kind(sampling)?)?;
@@ -178,7 +199,7 @@ fn play(
         }
         let _ = &isolation;
         if let Some(buckets) = &mut buckets {
-            let differ = buckets.differ(step, before, breaker, clock)?;
+            let differ = they_differ(buckets, step, before, breaker, clock)?;
             buckets_differ.set(buckets_differ.get() || differ);
         }
         step.check("expect_state", name(breaker.peek()))?;
@@ -195,89 +216,48 @@ fn play(
         let attempts = attempts.lock().unwrap().clone();
         step.check("expect_break_generator_half_open_attempts", attempts)
     };
-    scenario.play(clock, |step: &Step| match carry_out(step) {
-        Err(Failure::Failed(what)) if buckets_differ.get() => inexpressible(format!(
-            "buckets that begin with their first call; here {what}"
-        )),
-        result => result,
+    scenario.play(clock, |step: &Step| {
+        let result = carry_out(step);
+        let difference = buckets_differ.get().then_some(Buckets::REASON);
+        unless_parted(result, difference)
     })
 }
 
-/// How the calls of a closed circuit lie in its source's buckets, where there are several. There a
-/// bucket begins with the first call after the last bucket's end; here they lie end to end from the
-/// first call into an empty window on. What comes out differently because of that is not expressible.
-struct Buckets {
-    sampling: u128,
-    length: u128,
-    /// When the first of them began.
-    first: Option<u128>,
-    /// When each began, its calls and its failures.
-    held: Vec<(u128, u64, u64)>,
+/// The buckets of the source, where there are several.
+fn buckets(config: &Fields) -> Result<Option<Buckets>, Failure> {
+    let sampling = config.duration("sampling")?;
+    let sampling = sampling.unwrap_or(Duration::from_secs(30));
+    let count = config.count_u32("windows")?.unwrap_or(windows(sampling));
+    let length = sampling.as_nanos() / u128::from(count.max(1));
+    Ok((count > 1).then(|| Buckets::expiring(length, sampling.as_nanos())))
 }
 
-impl Buckets {
-    fn read(config: &Fields) -> Result<Option<Self>, Failure> {
-        let sampling = config.duration("sampling")?;
-        let sampling = sampling.unwrap_or(Duration::from_secs(30));
-        let count = config.count_u32("windows")?.unwrap_or(windows(sampling));
-        Ok((count > 1).then(|| Self {
-            sampling: sampling.as_nanos(),
-            length: sampling.as_nanos() / u128::from(count),
-            first: None,
-            held: Vec::new(),
-        }))
+/// Whether the source's buckets hold other calls than the window of a breaker that was in the state
+/// `before` and has carried out a step.
+fn they_differ(
+    buckets: &mut Buckets,
+    step: &Step,
+    before: State,
+    breaker: &CircuitBreaker,
+    clock: &TestClock,
+) -> Result<bool, Failure> {
+    if before != State::Closed || matches!(step.op(), Some("reset" | "close" | "force")) {
+        buckets.clear();
+        return Ok(false);
     }
-
-    /// Whether they hold other calls than the window of a breaker that was in the state `before`
-    /// and has carried out a step.
-    fn differ(
-        &mut self,
-        step: &Step,
-        before: State,
-        breaker: &CircuitBreaker,
-        clock: &TestClock,
-    ) -> Result<bool, Failure> {
-        let outcome = match step.op() {
-            Some("call" | "end") => step.text("outcome")?,
-            op => op,
-        };
-        let failed = match outcome {
-            Some("success") => false,
-            Some("failure" | "error") => true,
-            _ if before == State::Closed && !step.has("expect_health") => return Ok(false),
-            _ => true,
-        };
-        if before != State::Closed || matches!(step.op(), Some("reset" | "close" | "force")) {
-            self.first = None;
-            self.held.clear();
-            return Ok(false);
-        }
-        let now = clock.elapsed().as_nanos();
-        self.held.retain(|bucket| now - bucket.0 < self.sampling);
-        if self.held.is_empty() {
-            self.first = None;
-        }
-        let first = *self.first.get_or_insert(now);
-        if self
-            .held
-            .last()
-            .is_none_or(|last| now - last.0 >= self.length)
-        {
-            self.held.push((now, 0, 0));
-        }
-        if let (Some(bucket), Some("success" | "failure" | "error")) =
-            (self.held.last_mut(), outcome)
-        {
-            bucket.1 += 1;
-            bucket.2 += u64::from(failed);
-        }
-        let snapshot = breaker.snapshot();
-        let calls: u64 = self.held.iter().map(|bucket| bucket.1).sum();
-        let failures: u64 = self.held.iter().map(|bucket| bucket.2).sum();
-        let even = |bucket: &(u128, u64, u64)| (bucket.0 - first) % self.length.max(1) == 0;
-        let others = (calls, failures) != (snapshot.calls, snapshot.failures);
-        Ok(others && !self.held.iter().all(even))
+    let now = clock.elapsed().as_nanos();
+    let outcome = match step.op() {
+        Some("call" | "end" | "record") => step.text("outcome")?,
+        op => op,
+    };
+    match outcome {
+        Some("success") => buckets.record(now, false),
+        Some("failure" | "error") => buckets.record(now, true),
+        _ if step.has("expect_health") => buckets.advance(now),
+        _ => return Ok(false),
     }
+    let snapshot = breaker.snapshot();
+    Ok(buckets.differ(snapshot.calls, snapshot.failures))
 }
 
 fn force(subject: &Subject<'_>, isolation: &mut Option<Isolation>, state: Option<&str>) -> Check {
@@ -288,6 +268,49 @@ fn force(subject: &Subject<'_>, isolation: &mut Option<Isolation>, state: Option
         None => return inexpressible("`state` is missing"),
     }
     Ok(())
+}
+
+/// The state after a failure in `state`, when the rule of a closed circuit says that it opens or not.
+fn after_failure(state: &str, should_break: bool) -> Result<&'static str, Failure> {
+    let trip = Trip::consecutive(if should_break { 1 } else { 2 });
+    let builder = CircuitBreaker::builder().half_open(HalfOpen::successes(1));
+    let breaker = build(builder.trip_on(trip), &TestClock::new())?;
+    let subject = Subject::new(&breaker);
+    let mut isolation = None;
+    force(&subject, &mut isolation, Some(state))?;
+    subject.record(verdict(Some("failure"))?, None);
+    Ok(name(breaker.peek()))
+}
+
+/// Whether the last of so many calls opens the circuit. The failures come last, the only order in
+/// which no call before the last decides otherwise.
+fn should_break(step: &Step) -> Result<bool, Failure> {
+    let calls = step.need("throughput", step.count_u32("throughput")?)?;
+    let minimum = step.need("minimum", step.count_u32("minimum")?)?;
+    let rate = step.need("failure_rate", step.number("failure_rate")?)?;
+    let threshold = step.need("threshold", step.number("threshold")?)?;
+    let opens = |failures: u32| -> Result<bool, Failure> {
+        let trip = Trip::failure_rate(threshold).within(Duration::from_secs(30));
+        let trip = trip.from_first_call().min_calls(minimum);
+        let builder = CircuitBreaker::builder().trip_on(trip);
+        let breaker = build(builder.trip_on_failures_only(true), &TestClock::new())?;
+        let subject = Subject::new(&breaker);
+        for call in 0..calls {
+            let failed = call + failures >= calls;
+            subject.record(
+                verdict(Some(if failed { "failure" } else { "success" }))?,
+                None,
+            );
+        }
+        Ok(breaker.state() == State::Open)
+    };
+    // The rate need not be that of a whole number of calls; the numbers on both sides must agree.
+    let failures = rate * f64::from(calls);
+    let (fewer, more) = ((failures + 1e-9).floor(), (failures - 1e-9).ceil());
+    match (opens(fewer as u32)?, opens(more as u32)?) {
+        (a, b) if a == b => Ok(a),
+        _ => inexpressible(format!("a rate of {rate} among {calls} calls")),
+    }
 }
 
 /// Whether two calls half a window apart leave it one after the other or together.

@@ -26,6 +26,9 @@ fn delay(step: &Step) -> Check {
     let max = step.duration("max")?.unwrap_or(Duration::MAX);
     let jitter = step.flag("jitter")?.unwrap_or(false);
     let backoff = backoff(step, base, max)?;
+    // What the source draws, for steps whose delay has no jitter too.
+    let random = step.number("random")?;
+    let random = step.number("u")?.or(random);
 
     if !jitter || base.is_zero() || max.is_zero() {
         let delay = nth(&backoff, attempt, 0)?;
@@ -36,8 +39,11 @@ fn delay(step: &Step) -> Check {
         _ => Jitter::PlusMinus(0.25),
     };
     let backoff = backoff.jitter(kind);
+    if let (true, Jitter::DecorrelatedV2, Some(random)) = (step.has("expect_ms"), kind, random) {
+        return given_draws(step, &backoff, attempt, random);
+    }
     if step.has("expect_ms") {
-        return given_random(step, &backoff, attempt, kind);
+        return given_random(step, &backoff, attempt, kind, random);
     }
     let least = step.duration("expect_min")?.unwrap_or(Duration::ZERO);
     let most = step.duration("expect_max")?.unwrap_or(Duration::MAX);
@@ -52,20 +58,52 @@ fn delay(step: &Step) -> Check {
 
 /// A delay for a random number `u`, which cannot be given here. Where delays grow with it, it is the
 /// one that the share `u` of all delays stays below.
-fn given_random(step: &Step, backoff: &Backoff, attempt: u32, kind: Jitter) -> Check {
+fn given_random(
+    step: &Step,
+    backoff: &Backoff,
+    attempt: u32,
+    kind: Jitter,
+    random: Option<f64>,
+) -> Check {
     const DRAWS: usize = 2000;
-    let random = step.number("random")?.or(step.number("u")?);
+    let delays = (0..DRAWS as u64).map(|seed| nth(backoff, attempt, seed));
+    let mut delays = delays.collect::<Result<Vec<_>, _>>()?;
+    delays.sort_unstable();
+    if delays[0] == delays[DRAWS - 1] {
+        // All are the longest there may be: no draw matters.
+        return step.check("expect_ms", millis(delays[0]));
+    }
     let (Some(random), Jitter::PlusMinus(share)) = (random, kind) else {
         return inexpressible("a delay for given random numbers");
     };
     let expected = step.need("expect_ms", step.number("expect_ms")?)? / 1e3;
-    let delays = (0..DRAWS as u64).map(|seed| nth(backoff, attempt, seed));
-    let mut delays = delays.collect::<Result<Vec<_>, _>>()?;
-    delays.sort_unstable();
     let index = (random * (DRAWS - 1) as f64).clamp(0.0, (DRAWS - 1) as f64);
     let delay = delays[index as usize].as_secs_f64();
     // Five standard deviations of so many draws.
     match (delay - expected).abs() <= 0.06 * 2.0 * share * expected {
+        true => Ok(()),
+        false => failed(format!("{delay} s for {random}, not {expected} s")),
+    }
+}
+
+/// A delay that depends on the last two draws, both of them `random` in the source: a call whose own
+/// draws come close to that.
+fn given_draws(step: &Step, backoff: &Backoff, attempt: u32, random: f64) -> Check {
+    const SEEDS: u64 = 20_000;
+    const NEAR: f64 = 0.02;
+    // As long as the draw is large.
+    let draws = Backoff::fixed(Duration::from_secs(1)).jitter(Jitter::Full);
+    let is_near = |seed: &u64| {
+        let draws = draws.delays(*seed).take(attempt as usize + 1);
+        let mut last = draws.skip((attempt as usize).saturating_sub(1));
+        last.all(|draw| (draw.as_secs_f64() - random).abs() < NEAR)
+    };
+    let Some(seed) = (0..SEEDS).find(is_near) else {
+        return inexpressible(format!("no draws near {random}"));
+    };
+    let expected = step.need("expect_ms", step.number("expect_ms")?)? / 1e3;
+    let delay = nth(backoff, attempt, seed)?.as_secs_f64();
+    match (delay - expected).abs() <= 3.0 * NEAR * expected {
         true => Ok(()),
         false => failed(format!("{delay} s for {random}, not {expected} s")),
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Isolation, State, Trip};
+use backstop::circuit_breaker::{Cause, CircuitBreakerBuilder, HalfOpen, Isolation, State, Trip};
 use backstop::{Backoff, CircuitBreaker, Event, Jitter};
 use serde_json::{Value, json};
 
@@ -84,6 +84,14 @@ fn builder(config: &Fields) -> Result<(CircuitBreakerBuilder, f64, f64), Failure
         None | Some(Duration::ZERO) => {}
         Some(max) => builder = builder.max_half_open(max),
     }
+    match config.text("after_max_wait_half_open")? {
+        None | Some("open") => {}
+        Some(state) => {
+            return inexpressible(format!(
+                "`max_half_open` ends in the state open, not {state}"
+            ));
+        }
+    }
     match config.text("ignored_outcome")? {
         None | Some("ignored_error") => Ok((builder, failures, slow)),
         Some(outcome) => inexpressible(format!("ignored_outcome {outcome:?}")),
@@ -108,31 +116,36 @@ fn waits(interval: &Fields) -> Result<Backoff, Failure> {
 
 fn run(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
-    let events = Arc::new(Mutex::new((0_u64, 0_u64)));
-    let log = events.clone();
+    let counts = Arc::new(Mutex::new(EventCounts::default()));
     let (builder, failures, slow) = builder(&scenario.config)?;
-    let builder = builder.observer(move |event: &Event| {
-        use backstop::circuit_breaker::Cause;
-        let cause = match event {
-            Event::CircuitWouldOpen { cause, .. } => *cause,
-            Event::CircuitChanged { change, .. } => change.cause,
-            _ => return,
-        };
-        let mut counts = log.lock().unwrap();
-        match cause {
-            Cause::FailureRate => counts.0 += 1,
-            Cause::SlowRate => counts.1 += 1,
-            _ => {}
-        }
-    });
+    let log = counts.clone();
+    let builder = builder.observer(move |event: &Event| log.lock().unwrap().count(event));
     let breaker = build(builder, &clock)?;
     if scenario.config.flag("metrics_only_no_state_machine")? == Some(true) {
         breaker.metrics_only();
     }
     let subject = Subject::new(&breaker);
     let mut isolation: Option<Isolation> = None;
-    // Refusals of a time before that led to the circuit being open: there they go on counting.
-    let mut refused = 0;
+    match scenario.config.text("initial_state")? {
+        None | Some("closed") => {}
+        Some("forced_open") => isolation = Some(breaker.isolate()),
+        Some(state) => subject.force(state)?,
+    }
+    let mut automatic = false;
+    for key in [
+        "automatic_transition",
+        "automatic_transition_open_to_half_open",
+        "automatic_transition_from_open_to_half_open",
+    ] {
+        automatic |= scenario.config.flag(key)?.unwrap_or(false);
+    }
+    let state = |breaker: &CircuitBreaker| match state(breaker) {
+        // There a timer makes it half-open, here the next call.
+        "open" if automatic => name(breaker.peek()),
+        state => state,
+    };
+    // Rejections before the circuit opened. There the count goes on.
+    let mut rejected = 0;
     scenario.play(&clock, |step: &Step| {
         let before = breaker.snapshot();
         let took = step.duration("duration")?.unwrap_or(Duration::ZERO);
@@ -140,7 +153,11 @@ fn run(scenario: &Scenario<'_>) -> Check {
             Some("try_acquire") => step.check("expect", subject.acquire())?,
             Some("release") => subject.release(),
             Some(op @ ("success" | "failure" | "ignored_error")) => {
-                subject.record_unasked(verdict(Some(op))?, Some(took));
+                let recorded = subject.record_unasked(verdict(Some(op))?, Some(took));
+                // A disabled circuit says nothing of its calls.
+                if recorded && breaker.state() != State::Disabled {
+                    counts.lock().unwrap().result(op);
+                }
             }
             Some("begin") => {
                 let call = step.need("call", step.text("call")?)?;
@@ -160,7 +177,9 @@ fn run(scenario: &Scenario<'_>) -> Check {
             }
             Some("force") => {
                 isolation = None;
-                match (step.text("state")?, step.duration("for")?) {
+                let until = step.duration("until")?;
+                let until = until.map(|until| until.saturating_sub(clock.elapsed()));
+                match (step.text("state")?, step.duration("for")?.or(until)) {
                     (Some("forced_open"), None) => {
                         breaker.reset();
                         isolation = Some(breaker.isolate());
@@ -169,25 +188,82 @@ fn run(scenario: &Scenario<'_>) -> Check {
                     (Some(state), None) => subject.force(state)?,
                     state => return inexpressible(format!("force {state:?}")),
                 }
+                if step.flag("expect_error")? == Some(true) {
+                    return inexpressible(
+                        "a change by hand that is an error; here all are possible",
+                    );
+                }
+                let since = format!("subscribed after the transition to {}", state(&breaker));
+                if scenario.notes.contains(&since) {
+                    *counts.lock().unwrap() = EventCounts::default();
+                }
             }
             op => unknown(op)?,
         }
         let _ = &isolation;
         if breaker.snapshot().generation != before.generation {
-            refused = match breaker.state() {
-                State::Open => refused + before.rejected,
+            rejected = match breaker.state() {
+                State::Open => rejected + before.rejected,
                 _ => 0,
             };
         }
         step.check("expect_state", state(&breaker))?;
-        step.check("expect_metrics", metrics(&breaker, refused))?;
-        let counts = *events.lock().unwrap();
-        step.check(
-            "expect_event_count",
-            json!({"failure_rate_exceeded": counts.0, "slow_rate_exceeded": counts.1}),
-        )?;
+        step.check("expect_metrics", metrics(&breaker, rejected))?;
+        step.check("expect_event_count", counts.lock().unwrap().seen())?;
         step.check("expect_check", checked(&breaker, failures, slow))
     })
+}
+
+/// What listeners of the source are told: events here, and the results that the breaker took.
+#[derive(Default)]
+struct EventCounts {
+    failure_rate: u64,
+    slow_rate: u64,
+    transitions: u64,
+    rejections: u64,
+    successes: u64,
+    errors: u64,
+    ignored: u64,
+}
+
+impl EventCounts {
+    fn count(&mut self, event: &Event) {
+        let cause = match event {
+            Event::CircuitWouldOpen { cause, .. } => *cause,
+            Event::CircuitChanged { change, .. } => {
+                self.transitions += 1;
+                change.cause
+            }
+            Event::Rejected { .. } => {
+                self.rejections += 1;
+                return;
+            }
+            _ => return,
+        };
+        self.failure_rate += u64::from(cause == Cause::FailureRate);
+        self.slow_rate += u64::from(cause == Cause::SlowRate);
+    }
+
+    fn result(&mut self, op: &str) {
+        match op {
+            "success" => self.successes += 1,
+            "failure" => self.errors += 1,
+            _ => self.ignored += 1,
+        }
+    }
+
+    fn seen(&self) -> Value {
+        json!({
+            "failure_rate_exceeded": self.failure_rate,
+            "slow_rate_exceeded": self.slow_rate,
+            "slow_call_rate_exceeded": self.slow_rate,
+            "state_transition": self.transitions,
+            "not_permitted": self.rejections,
+            "success": self.successes,
+            "error": self.errors,
+            "ignored_error": self.ignored,
+        })
+    }
 }
 
 /// A break that is over is seen when a call comes, the end of a half-open time by itself.
@@ -199,7 +275,7 @@ fn state(breaker: &CircuitBreaker) -> &'static str {
     }
 }
 
-fn metrics(breaker: &CircuitBreaker, refused: u64) -> Value {
+fn metrics(breaker: &CircuitBreaker, rejected: u64) -> Value {
     let snapshot = breaker.snapshot();
     let percent = |rate: Option<f64>| rate.map_or(-1.0, |rate| float(100.0 * rate));
     json!({
@@ -209,7 +285,7 @@ fn metrics(breaker: &CircuitBreaker, refused: u64) -> Value {
         "buffered": snapshot.calls,
         "failures": snapshot.failures,
         "slow_calls": snapshot.slow,
-        "not_permitted": snapshot.rejected + refused,
+        "not_permitted": snapshot.rejected + rejected,
     })
 }
 

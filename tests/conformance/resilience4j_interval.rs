@@ -23,14 +23,15 @@ fn run(scenario: &Scenario<'_>) -> Check {
         true => Some(backoff(&scenario.config)?),
         false => None,
     };
+    let jitter = jitter(&scenario.config)?;
     let given = |step: &Step| step.need("kind", configured.clone().flatten());
     scenario.play(&TestClock::new(), |step: &Step| match step.op() {
         Some("build") => {
-            let refused = match backoff(step)? {
+            let is_error = match backoff(step)? {
                 Some(backoff) => build(backoff).is_err(),
                 None => true,
             };
-            step.check("expect_error", refused)
+            step.check("expect_error", is_error)
         }
         Some("delay") => {
             let attempt = step.need("attempt", step.count_u32("attempt")?)?;
@@ -62,8 +63,68 @@ fn run(scenario: &Scenario<'_>) -> Check {
             }
             Ok(())
         }
+        Some("delay_in_range_of_expected") => range_of_expected(step, jitter),
         op => unknown(op),
     })
+}
+
+/// Bounds that follow from an expected value, which grows from attempt to attempt.
+///
+/// There the delay is rounded down after each multiplication, so it falls behind an exact one: a custom
+/// delay that does the same, with the jitter of the configuration.
+fn range_of_expected(step: &Step, jitter: Jitter) -> Check {
+    let (first, last) = range(step)?;
+    let formula = |key: &str| {
+        let text = step.need(key, step.text(key)?)?;
+        Formula::parse(text).map_or_else(|| inexpressible(format!("`{key}` is {text:?}")), Ok)
+    };
+    let text = step.need("expected_next", step.text("expected_next")?)?;
+    let (next, starting) = text.split_once(", starting ").unwrap_or((text, ""));
+    let (Some(next), Ok(starting)) = (Formula::parse(next), starting.trim().parse::<f64>()) else {
+        return inexpressible(format!("`expected_next` is {text:?}"));
+    };
+    let (min, max) = (formula("min")?, formula("max")?);
+    let steps = move |n: u32| (1..n).fold(starting, |delay, _| next.of(delay));
+    let backoff = Backoff::custom(move |n| Duration::from_secs_f64(steps(n) / 1e3));
+    let backoff = backoff.max(Duration::MAX).jitter(jitter);
+    for seed in 0..CALLS {
+        let mut expected = starting;
+        for delay in &compute(backoff.clone(), last, seed)?[first as usize - 1..] {
+            let (min, max) = (min.of(expected), max.of(expected));
+            // Whole milliseconds there.
+            let delay = delay.as_millis() as f64;
+            if !(min..=max).contains(&delay) {
+                return failed(format!("{delay} ms is not in {min}..={max}"));
+            }
+            expected = next.of(expected);
+        }
+    }
+    Ok(())
+}
+
+/// `floor(expected*1.5)+1`: a multiple of the expected value, rounded down, and a number.
+#[derive(Clone, Copy)]
+struct Formula {
+    factor: f64,
+    summand: f64,
+}
+
+impl Formula {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.replace(' ', "");
+        let (factor, summand) = text.strip_prefix("floor(expected*")?.split_once(')')?;
+        Some(Self {
+            factor: factor.parse().ok()?,
+            summand: match summand {
+                "" => 0.0,
+                summand => summand.parse().ok()?,
+            },
+        })
+    }
+
+    fn of(&self, expected: f64) -> f64 {
+        (expected * self.factor).floor() + self.summand
+    }
 }
 
 /// The backoff of a configuration, or of a `build` step. `None` when one of its times is negative,
@@ -75,14 +136,11 @@ fn backoff(fields: &Fields) -> Result<Option<Backoff>, Failure> {
     };
     let kind = fields.text("kind")?.unwrap_or_default();
     let exponential = matches!(kind, "exponential" | "exponential_random");
-    let random = matches!(kind, "randomized" | "exponential_random");
+    let jitter = jitter(fields)?;
+    let random = jitter != Jitter::None;
     if !exponential && !random && kind != "constant" {
         return inexpressible(format!("kind `{kind}`"));
     }
-    let jitter = match random {
-        true => Jitter::PlusMinus(fields.number("factor")?.unwrap_or(0.5)),
-        false => Jitter::None,
-    };
     let multiplier = match exponential {
         true => fields.number("multiplier")?.unwrap_or(1.5),
         false => 1.0,
@@ -99,6 +157,15 @@ fn backoff(fields: &Fields) -> Result<Option<Backoff>, Failure> {
         false => Backoff::fixed(initial),
     };
     Ok(Some(backoff.max(cap).jitter(jitter)))
+}
+
+fn jitter(fields: &Fields) -> Result<Jitter, Failure> {
+    Ok(match fields.text("kind")? {
+        Some("randomized" | "exponential_random") => {
+            Jitter::PlusMinus(fields.number("factor")?.unwrap_or(0.5))
+        }
+        _ => Jitter::None,
+    })
 }
 
 fn build(backoff: Backoff) -> Result<Retry, ConfigError> {

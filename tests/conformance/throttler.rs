@@ -1,6 +1,6 @@
 //! A [`Throttle`] as failsafe-go's adaptive throttler and as Envoy's admission control.
 //!
-//! Both count a call at its end and do not count refused ones. Where a scenario gives counts rather
+//! Both count a call at its end and do not count rejected ones. Where a scenario gives counts rather
 //! than calls, that many calls are made at one instant.
 
 use std::time::Duration;
@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::clock::TestClock;
 use super::fields::Fields;
+use super::file::File;
 use super::harness::{
-    Actor, Adapter, Check, Failure, File, Scenario, Step, failed, inexpressible, unknown,
+    Actor, Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown,
 };
 
 pub(crate) const FAILSAFE_GO: Adapter = Adapter {
@@ -145,7 +146,7 @@ impl Actor for Throttler<'_> {
                     other => return inexpressible(format!("outcome `{other}`")),
                 }
             }
-            Some("acquire") => {
+            Some("acquire" | "try_acquire") => {
                 // Dropped, so that it counts as nothing: results are recorded by ops of their own.
                 let allowed = self.throttle.try_acquire().is_ok();
                 step.check("expect", allowed)?;
@@ -216,8 +217,8 @@ impl Throttler<'_> {
             None => self.dialect.window,
         };
         let throttle = self.dialect.after(self.clock, window, calls)?;
-        let refused = (0..DRAWS).filter(|_| throttle.try_acquire().is_err());
-        let share = refused.count() as f64 / f64::from(DRAWS);
+        let rejected = (0..DRAWS).filter(|_| throttle.try_acquire().is_err());
+        let share = rejected.count() as f64 / f64::from(DRAWS);
         // Its mock draws zero where a test does not say.
         let random = match step.number("random")?.unwrap_or(0.0) {
             share if share < 1.0 => share,

@@ -8,7 +8,6 @@ use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root}
 use super::windowed::{Windowed, WindowedBuilder};
 use crate::error::ConfigError;
 use crate::instant::Instant;
-use crate::set_back::is_set_back_short;
 
 /// Estimates the queue from recent latency over a slow average, as [`Vegas`](super::limit::Vegas)
 /// does, and has three guards more.
@@ -148,7 +147,7 @@ impl Correlated {
         while self
             .peaks
             .front()
-            .is_some_and(|(at, _)| *at + window < sample.now || is_set_back_short(sample.now, *at))
+            .is_some_and(|(at, _)| *at + window < sample.now)
         {
             self.peaks.pop_front();
         }

@@ -7,7 +7,6 @@ use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
 use super::probe::{Probe, Probed, Prober};
 use crate::error::ConfigError;
 use crate::instant::Instant;
-use crate::set_back::is_set_back_short;
 
 /// Compares the latency of each window with the latency without load, which it probes first of all and
 /// then again and again.
@@ -105,7 +104,7 @@ impl Gradient {
         // What a move has changed shows after a round trip, and shows in all calls after two.
         let round_trips = Duration::from_nanos((2.0 * self.smallest.unwrap_or(0.0)) as u64);
         let window = config.update_interval.max(round_trips);
-        if now < began + window && !is_set_back_short(now, began) {
+        if now < began + window {
             return;
         }
         self.began = Some(now);

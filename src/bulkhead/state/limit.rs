@@ -55,7 +55,6 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::instant::Instant;
-use crate::set_back::is_set_back_short;
 
 pub use super::aimd::{Aimd, AimdBuilder};
 pub use super::average::ExpAverage;
@@ -221,8 +220,7 @@ pub(super) struct OncePerRoundTrip {
 
 impl OncePerRoundTrip {
     pub(super) fn allows(&self, sample: &Sample) -> bool {
-        self.last
-            .is_none_or(|last| sample.started >= last || is_set_back_short(sample.now, last))
+        self.last.is_none_or(|last| sample.started >= last)
     }
 
     pub(super) const fn moved(&mut self, sample: &Sample) {

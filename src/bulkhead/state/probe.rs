@@ -6,7 +6,6 @@ use super::average::Latencies;
 use super::limit::{Sample, share};
 use crate::error::ConfigError;
 use crate::instant::{Instant, nanos};
-use crate::set_back::is_set_back_short;
 
 /// How an algorithm measures what latency is like without load: now and then it lets only a few calls
 /// through at once, and takes the percentile of some of them.
@@ -95,16 +94,9 @@ impl Default for Probe {
 pub(super) struct Prober {
     probe: Probe,
     /// When the next one begins; `None` before the first sample.
-    next: Option<Appointment>,
+    next: Option<Instant>,
     /// The one under way, and when it began.
     running: Option<(Instant, Latencies)>,
-}
-
-/// A time, and when it was set.
-#[derive(Clone, Copy, Debug)]
-struct Appointment {
-    made: Instant,
-    at: Instant,
 }
 
 /// What a sample is to the prober.
@@ -138,33 +130,15 @@ impl Prober {
 
     /// Begins a probe if it is time.
     pub(super) fn tick(&mut self, now: Instant) {
-        self.follow(now);
-        if self.running.is_none() && self.next.is_some_and(|next| now >= next.at) {
+        if self.running.is_none() && self.next.is_some_and(|next| now >= next) {
             self.start(now);
         }
     }
 
-    /// Begins anew to wait, and to probe, when the clock was set back: neither may last until it is
-    /// right again.
-    fn follow(&mut self, now: Instant) {
-        if self
-            .next
-            .is_some_and(|next| is_set_back_short(now, next.made))
-        {
-            self.next = None;
-        }
-        if let Some((since, _)) = &mut self.running {
-            if is_set_back_short(now, *since) {
-                *since = now;
-            }
-        }
-    }
-
     pub(super) fn on_sample(&mut self, sample: &Sample) -> Probed {
-        self.follow(sample.now);
         let Some((since, latencies)) = &mut self.running else {
             let next = self.next.get_or_insert(self.probe.after(sample));
-            if sample.now >= next.at {
+            if sample.now >= *next {
                 self.start(sample.now);
                 return Probed::Probing;
             }
@@ -185,11 +159,8 @@ impl Prober {
 }
 
 impl Probe {
-    fn after(&self, sample: &Sample) -> Appointment {
+    fn after(&self, sample: &Sample) -> Instant {
         let stretched = nanos(self.interval) as f64 * (1.0 + self.jitter * sample.random);
-        Appointment {
-            made: sample.now,
-            at: sample.now + Duration::from_nanos(stretched as u64),
-        }
+        sample.now + Duration::from_nanos(stretched as u64)
     }
 }

@@ -10,7 +10,6 @@ use super::limit::{
 use super::probe::{Probe, Probed, Prober};
 use crate::error::ConfigError;
 use crate::instant::Instant;
-use crate::set_back::is_set_back_short;
 
 /// Estimates from the latency how many calls queue up in the dependency, and keeps that between two
 /// bounds.
@@ -212,6 +211,11 @@ impl ConcurrencyLimit for Vegas {
             }
         }
         let latency = sample.nanos();
+        if sample.latency.is_zero() {
+            // The clock stood still, as it does when it went backwards during the call. No other call
+            // will ever be as quick.
+            return;
+        }
         let Some(smallest) = self.smallest.add(latency, sample.now, self.config.decay) else {
             return;
         };
@@ -285,10 +289,6 @@ impl Smallest {
                 return None;
             }
         };
-        if is_set_back_short(now, self.since) {
-            // Its time begins anew, or it would last until the clock is right again.
-            *self = Self::new(value, now);
-        }
         let heir = self.heir.map_or(latency, |heir| heir.min(latency));
         self.heir = Some(heir);
         if decay.is_some_and(|decay| now >= self.since + decay) {

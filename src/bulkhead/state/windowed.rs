@@ -6,7 +6,6 @@ use super::average::Latencies;
 use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
 use crate::error::ConfigError;
 use crate::instant::Instant;
-use crate::set_back::is_set_back_short;
 
 /// Gathers samples over a window and feeds one that stands for all of them to another algorithm.
 ///
@@ -33,7 +32,6 @@ pub struct Windowed<L> {
     inner: L,
     latencies: Latencies,
     gathered: Option<Gathered>,
-    began: Instant,
     end: Instant,
 }
 
@@ -133,7 +131,6 @@ impl WindowedBuilder {
             inner,
             latencies: Latencies::default(),
             gathered: None,
-            began: Instant::ORIGIN,
             end: Instant::ORIGIN,
         })
     }
@@ -160,7 +157,7 @@ impl<L> Windowed<L> {
         }
         // A call that was cut off took at least this long.
         self.latencies.add(sample.nanos(), sample.random);
-        let is_over = sample.now >= self.end || is_set_back_short(sample.now, self.began);
+        let is_over = sample.now >= self.end;
         if !is_over || self.latencies.len() < u64::from(config.min_samples) {
             return None;
         }
@@ -179,7 +176,6 @@ impl<L> Windowed<L> {
                 .max(config.shortest)
                 .min(config.longest),
         };
-        self.began = sample.now;
         self.end = sample.now + window;
         Some(Sample {
             latency: Duration::from_nanos(latency as u64),

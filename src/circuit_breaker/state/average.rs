@@ -1,17 +1,13 @@
 //! The average that Finagle's failure accrual looks at.
 
-use std::time::Duration;
-
 use super::super::trip::Span;
 use crate::instant::{Instant, nanos};
-use crate::set_back::is_set_back;
 use crate::sync::{AtomicU64, Ordering};
 
 /// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
 /// in a word, so that both change in one step. Zero before the first call.
 ///
-/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`. Begins anew when the clock
-/// was set back: calls of the past weigh nothing.
+/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`.
 #[derive(Debug)]
 pub(super) struct Average {
     word: AtomicU64,
@@ -67,12 +63,7 @@ impl Average {
     pub(super) fn update(&self, success: bool, now: Instant) -> f64 {
         let sample = f64::from(u8::from(success));
         let mut old = self.word.load(Ordering::Relaxed);
-        let mut began = self.began();
-        if self.is_set_back(old, began, now) {
-            self.clear(now);
-            (old, began) = (0, now);
-        }
-        let stamp = self.stamp(began, now);
+        let stamp = self.stamp(self.began(), now);
         loop {
             let average = if old == 0 {
                 sample
@@ -108,19 +99,6 @@ impl Average {
         let elapsed = now.as_nanos().saturating_sub(began.as_nanos());
         // Never zero: the word of a first failure at the very start must not be zero.
         (elapsed.checked_div(self.unit).unwrap_or(0) as u32).max(1)
-    }
-
-    /// Whether the clock was set back since the average began, or since its last call.
-    fn is_set_back(&self, word: u64, began: Instant, now: Instant) -> bool {
-        if self.unit == 0 {
-            return false;
-        }
-        let behind = match word as u32 {
-            0 => 0,
-            last => ahead(last, self.stamp(began, now)),
-        };
-        let behind = Duration::from_nanos(self.unit.saturating_mul(behind.into()));
-        is_set_back(now, now.max(began) + behind)
     }
 }
 

@@ -6,8 +6,7 @@ use super::trial::{HalfOpenRules, Trial};
 use super::word;
 use crate::backoff::Progress;
 use crate::event::{Cause, State, Transition};
-use crate::instant::{Instant, nanos};
-use crate::set_back::{SET_BACK, is_set_back};
+use crate::instant::Instant;
 use crate::window::{Counts, Sample};
 
 /// The breaker without its windows. Time is an argument, and so are the lengths of breaks, which
@@ -150,11 +149,6 @@ impl Machine {
         }
     }
 
-    /// How much of the break there can be left, in nanoseconds, unless the clock was set back.
-    pub(crate) fn longest_rest(&self) -> u64 {
-        nanos(self.last_break.saturating_add(SET_BACK))
-    }
-
     /// When the first phase begins.
     pub(crate) const fn begin(&mut self, now: Instant) {
         self.since = now;
@@ -187,14 +181,8 @@ impl Machine {
         Admission::Admitted { probe: 0 }
     }
 
-    /// When the break ends, if it has not; begins it anew when the clock was set back.
-    fn rest_of_break(&mut self, until: Instant, now: Instant) -> Option<Instant> {
-        let mut until = until;
-        if is_set_back(now, self.since) && until != Instant::FAR_FUTURE {
-            until = now + self.last_break;
-            self.since = now;
-            self.phase = Phase::Open { until };
-        }
+    /// When the break ends, if it has not.
+    fn rest_of_break(&self, until: Instant, now: Instant) -> Option<Instant> {
         match self.checkers {
             0 => (now < until || until == Instant::FAR_FUTURE).then_some(until),
             _ => Some(Instant::FAR_FUTURE),
@@ -234,9 +222,7 @@ impl Machine {
             Some(false) => Some(self.opening(Cause::ProbesFailed, rate, now)),
             None => {
                 let ends = self.since + self.rules.max?;
-                // After the clock was set back nobody knows for how long it has been: long enough.
-                (now >= ends || is_set_back(now, self.since))
-                    .then(|| self.opening(Cause::HalfOpenTooLong, rate, ends.min(now)))
+                (now >= ends).then(|| self.opening(Cause::HalfOpenTooLong, rate, ends))
             }
         }
     }
@@ -328,16 +314,12 @@ impl Machine {
         }
     }
 
-    /// How much of the ramp-up is left. Ends it if it is over; begins it anew when the clock was set
-    /// back. Results of calls let through meanwhile still count.
+    /// How much of the ramp-up is left. Ends it if it is over. Results of calls let through meanwhile
+    /// still count.
     pub(crate) fn rest_of_ramp(&mut self, now: Instant) -> Duration {
         let Phase::Closed { ramp_ends } = &mut self.phase else {
             return Duration::ZERO;
         };
-        if is_set_back(now, self.since) && ramp_ends.is_some() {
-            self.since = now;
-            *ramp_ends = Some(now + self.ramp_up);
-        }
         *ramp_ends = ramp_ends.filter(|ends| now < *ends);
         ramp_ends.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now))
     }

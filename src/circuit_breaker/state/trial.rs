@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::instant::Instant;
-use crate::set_back::is_set_back;
 use crate::verdict::Health;
 use crate::window::{Counts, Sample};
 
@@ -127,9 +126,6 @@ impl Trial {
             if self.is_lost(&probe, now) {
                 self.in_flight.swap_remove(index);
                 self.lose(rules);
-            } else if self.lease != Duration::MAX && is_set_back(now, probe.started) {
-                // Nobody knows for how long it has had its place, so that says nothing.
-                self.in_flight.swap_remove(index);
             } else {
                 index += 1;
             }

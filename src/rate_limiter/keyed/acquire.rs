@@ -70,13 +70,13 @@ where
 
 impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// Takes `cost` of the key's tokens, now or for a turn that comes within `longest` and before
-    /// `deadline`; `None` when it is now. `reading` is the present on the clock.
+    /// `deadline`; `None` when it is now. `now` is the present on the clock.
     pub(super) fn book<'a, Q>(
         &'a self,
         key: &'a Q,
         cost: u64,
         longest: Duration,
-        (reading, deadline): (Instant, Instant),
+        (now, deadline): (Instant, Instant),
         observer: Option<&dyn Observer>,
     ) -> Result<Option<Turn<'a, K, Q>>, Rejected>
     where
@@ -84,9 +84,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let inner = &*self.inner;
-        let now = inner.outside.steady(reading);
         let left =
-            (deadline != Instant::FAR_FUTURE).then(|| deadline.saturating_duration_since(reading));
+            (deadline != Instant::FAR_FUTURE).then(|| deadline.saturating_duration_since(now));
         let latest = now + left.map_or(longest, |left| left.min(longest));
         let booked = inner.with(key, now, |tat, gcra| {
             // Beyond what the bucket holds there is nothing to wait for.
@@ -103,12 +102,11 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         let refusal = match booked {
             Ok(Ok(turn)) if turn <= now => return Ok(None),
             Ok(Ok(turn)) => {
-                let wait = turn.saturating_duration_since(now);
                 return Ok(Some(Turn {
                     limiter: self,
                     key,
                     cost,
-                    sleep: inner.outside.clock.sleep_until(reading + wait),
+                    sleep: inner.outside.clock.sleep_until(turn),
                 }));
             }
             Ok(Err(refusal)) => refusal,

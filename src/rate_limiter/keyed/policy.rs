@@ -3,7 +3,6 @@
 use std::borrow::Borrow;
 use std::future::Future;
 use std::hash::Hash;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
@@ -15,7 +14,7 @@ use super::acquire::Turn;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Listener;
-use crate::policy::{Context, Layer, Operation, Outcome, Policy};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 /// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].
 #[derive(Debug)]
@@ -30,21 +29,23 @@ impl<'a, K, Q: ?Sized> Limited<'a, K, Q> {
     }
 }
 
-impl<T, E, K, Q> Policy<T, E> for Limited<'_, K, Q>
+impl<K, Q: ?Sized> Policy for Limited<'_, K, Q> {}
+
+impl<K, Q: ?Sized> AtMostOnce for Limited<'_, K, Q> {}
+
+impl<'k, K, Q, Op> Run<Op> for &Limited<'k, K, Q>
 where
     K: Hash + Eq + Borrow<Q>,
     Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Op: Operation,
 {
+    type Future = LimitedFuture<'k, K, Q, Op>;
+
     #[inline(always)]
-    fn run<Op: Operation<T, E>>(
-        &self,
-        op: Op,
-        mut cx: Context,
-    ) -> impl Future<Output = Outcome<T, E>> {
+    fn run(self, op: Op, mut cx: Context) -> Self::Future {
         let inner = &*self.limiter.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.outside.steady(cx.now(&inner.outside.clock));
-        let make = |op: Op, cx: Context| op.attempt(cx);
+        let now = cx.now(&inner.outside.clock);
         // Each end makes a future of its own: in one that both share, the fields of the other are written
         // too.
         match inner.take(self.key, now, cost) {
@@ -52,8 +53,6 @@ where
                 stage: Stage::Running {
                     attempt: op.attempt(cx),
                 },
-                make,
-                outcome: PhantomData,
             },
             Err(refusal) => LimitedFuture {
                 stage: Stage::Refused {
@@ -63,12 +62,12 @@ where
                     op,
                     cx,
                 },
-                make,
-                outcome: PhantomData,
             },
         }
     }
+}
 
+impl<K, Q: ?Sized> Describe for Limited<'_, K, Q> {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.limiter.inner.outside.clock.clone())
     }
@@ -79,8 +78,9 @@ where
 }
 
 pin_project! {
-    struct LimitedFuture<'a, K, Q, Op, Make, Fut, T, E>
+    pub struct LimitedFuture<'a, K, Q, Op>
     where
+        Op: Operation,
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
@@ -89,17 +89,15 @@ pin_project! {
         Q: ?Sized,
     {
         #[pin]
-        stage: Stage<'a, K, Q, Op, Fut>,
-        // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
-        make: Make,
-        outcome: PhantomData<fn() -> (T, E)>,
+        stage: Stage<'a, K, Q, Op>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, K, Q, Op, Fut>
+    enum Stage<'a, K, Q, Op>
     where
+        Op: Operation,
         K: Hash,
         K: Eq,
         K: Borrow<Q>,
@@ -126,31 +124,29 @@ pin_project! {
         },
         Running {
             #[pin]
-            attempt: Fut,
+            attempt: Op::Attempt,
         },
     }
 }
 
-impl<T, E, K, Q, Op, Make, Fut> Future for LimitedFuture<'_, K, Q, Op, Make, Fut, T, E>
+impl<K, Q, Op> Future for LimitedFuture<'_, K, Q, Op>
 where
     K: Hash + Eq + Borrow<Q>,
     Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    Op: Operation<T, E>,
-    Make: Fn(Op, Context) -> Fut,
-    Fut: Future<Output = Outcome<T, E>>,
+    Op: Operation,
 {
-    type Output = Outcome<T, E>;
+    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             if let StageProj::Running { attempt } = this.stage.as_mut().project() {
                 return attempt.poll(task);
             }
-            match ready!(this.stage.as_mut().poll_acquire::<T, E>(task)) {
+            match ready!(this.stage.as_mut().poll_acquire(task)) {
                 Ok((op, cx)) => {
-                    let attempt = (this.make)(op, cx);
+                    let attempt = op.attempt(cx);
                     this.stage.set(Stage::Running { attempt });
                 }
                 Err(rejected) => return Poll::Ready(Outcome::rejected(rejected)),
@@ -159,20 +155,18 @@ where
     }
 }
 
-impl<K, Q, Op, Fut> Stage<'_, K, Q, Op, Fut>
+impl<K, Q, Op> Stage<'_, K, Q, Op>
 where
+    Op: Operation,
     K: Hash + Eq + Borrow<Q>,
     Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
 {
     /// Refuses a call that was not let through at once, or waits for its turn.
     #[cold]
-    fn poll_acquire<T, E>(
+    fn poll_acquire(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(Op, Context), Rejected>>
-    where
-        Op: Operation<T, E>,
-    {
+    ) -> Poll<Result<(Op, Context), Rejected>> {
         if let StageProj::Refused {
             limiter,
             key,
@@ -190,7 +184,7 @@ where
             );
             let observer = op.listener().observer();
             if longest.is_zero() {
-                inner.refuse(inner.outside.steady(reading), cost, *refusal, observer)?;
+                inner.refuse(reading, cost, *refusal, observer)?;
                 return Poll::Ready(Ok((op, cx)));
             }
             match limiter.book(key, cost, longest, (reading, deadline), observer)? {

@@ -1,8 +1,7 @@
 //! Which slice is the present one, and how a window moves on to it.
 
 use super::{COUNT_BITS, PLACE_BITS, SWEEP_BITS, TimeWindow, UNKNOWN, tag};
-use crate::instant::{Instant, nanos};
-use crate::set_back::SET_BACK;
+use crate::instant::Instant;
 use crate::sync::{Ordering, lock_checked};
 
 impl TimeWindow {
@@ -57,11 +56,7 @@ impl TimeWindow {
             return newest;
         }
         let epoch = elapsed / self.slice;
-        if self.is_set_back(newest, elapsed) {
-            epoch
-        } else {
-            epoch.max(newest)
-        }
+        epoch.max(newest)
     }
 
     /// The present slice and its place; moves on to it.
@@ -85,25 +80,6 @@ impl TimeWindow {
         let elapsed = now.saturating_sub(origin);
         let epoch = elapsed / self.slice;
         let before = newest >> PLACE_BITS;
-        if self.is_set_back(before, elapsed) {
-            let _sweeping = lock_checked(&self.sweeping);
-            // Acquire: as in `present`.
-            let newest = self.newest.load(Ordering::Acquire);
-            if !self.is_set_back(newest >> PLACE_BITS, elapsed) {
-                // Another call has begun the empty window, and counts in it.
-                return newest;
-            }
-            // Before the slice is published: who comes meanwhile waits here too.
-            self.empty();
-            let epoch = now.saturating_sub(self.origin(now, true)) / self.slice;
-            if epoch >> SWEEP_BITS > 0 {
-                self.sweep(epoch, true);
-            }
-            let present = self.numbered(epoch);
-            // Release, here and below: as in `present`.
-            self.newest.store(present, Ordering::Release);
-            return present;
-        }
         let is_empty = epoch.saturating_sub(before) >= self.slices;
         if is_empty && !self.aligned {
             return self.begin_anew(now);
@@ -194,13 +170,5 @@ impl TimeWindow {
                 is_old = !self.is_live(content, epoch, bits);
             }
         }
-    }
-
-    fn is_set_back(&self, newest: u64, elapsed: u64) -> bool {
-        let late = (newest * self.slice).saturating_sub(elapsed);
-        late > self
-            .slice
-            .saturating_mul(self.slices)
-            .saturating_add(nanos(SET_BACK))
     }
 }

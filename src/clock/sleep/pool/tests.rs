@@ -9,6 +9,7 @@ use std::thread;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
+use crate::clock::sleep::fast::Timer;
 use crate::{FastClock, Policy, Timeout};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -18,7 +19,7 @@ fn runtime() -> Runtime {
 }
 
 fn in_an_hour() -> Instant {
-    fast::now() + HOUR
+    counter::now() + HOUR
 }
 
 fn parked() -> usize {
@@ -116,7 +117,7 @@ fn a_timer_wakes_the_task_that_asked_last() {
 fn a_shorter_timeout_gets_a_timer_of_its_own() {
     runtime().block_on(async {
         let long = take_and_park(in_an_hour());
-        let soon = fast::now() + HOUR / 2;
+        let soon = counter::now() + HOUR / 2;
         let short = Armed::take(soon);
         assert!(!Arc::ptr_eq(&long, &short.0.waiter));
         assert_eq!(short.0.at, soon);
@@ -126,25 +127,25 @@ fn a_shorter_timeout_gets_a_timer_of_its_own() {
 #[test]
 fn a_timer_that_fires_too_early_is_moved_on() {
     runtime().block_on(async {
-        let past = take_and_park(fast::now());
+        let past = take_and_park(counter::now());
         Waker::from(past.clone()).wake();
-        let mut sleep = Box::pin(fast::sleep_until(in_an_hour()));
+        let mut sleep = Box::pin(Timer::new(in_an_hour()).unwrap());
         let task = &mut Context::from_waker(Waker::noop());
         assert_eq!(sleep.as_mut().poll(task), Poll::Pending);
         drop(sleep);
         let again = Armed::take(in_an_hour() + HOUR);
         assert!(Arc::ptr_eq(&past, &again.0.waiter));
         assert!(!again.has_fired(Waker::noop()));
-        assert!(again.0.at > fast::now() + HOUR / 2);
+        assert!(again.0.at > counter::now() + HOUR / 2);
     });
 }
 
 #[test]
 fn a_sleep_whose_time_has_come_is_ready() {
     runtime().block_on(async {
-        let past = take_and_park(fast::now());
+        let past = take_and_park(counter::now());
         Waker::from(past.clone()).wake();
-        let mut sleep = pin!(fast::sleep_until(fast::now()));
+        let mut sleep = pin!(Timer::new(counter::now()).unwrap());
         let task = &mut Context::from_waker(Waker::noop());
         assert_eq!(sleep.as_mut().poll(task), Poll::Ready(()));
     });

@@ -17,7 +17,7 @@ use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 use tokio::time::Sleep;
 
-use super::{BlockingClock, Clock, fast, real};
+use crate::clock::{counter, system};
 use crate::instant::Instant;
 use crate::sync::lock;
 
@@ -76,14 +76,32 @@ impl Armed {
     /// Whether it has fired. If not, `waker` is woken when it does.
     #[inline]
     pub(super) fn has_fired(&self, waker: &Waker) -> bool {
-        let mut waiting = lock(&self.0.waiter.waiting);
-        if !waiting.fired {
-            match &mut waiting.waker {
-                Some(known) => known.clone_from(waker),
-                unknown => *unknown = Some(waker.clone()),
-            }
+        let waiting = lock(&self.0.waiter.waiting);
+        if waiting.fired {
+            return true;
         }
-        waiting.fired
+        let is_known = waiting
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker));
+        drop(waiting);
+        !is_known && self.wake_when_fired(waker.clone())
+    }
+
+    /// Sets the waker. Returns `true` if the timer has fired already.
+    #[inline]
+    pub(super) fn wake_when_fired(&self, waker: Waker) -> bool {
+        let mut waiting = lock(&self.0.waiter.waiting);
+        let fired = waiting.fired;
+        // Cloned before the lock and dropped after it: a waker may be the user's code.
+        let replaced = if fired {
+            Some(waker)
+        } else {
+            waiting.waker.replace(waker)
+        };
+        drop(waiting);
+        drop(replaced);
+        fired
     }
 
     /// Registers a timer that has fired anew.
@@ -168,8 +186,8 @@ impl Wake for Waiter {
 fn std_deadline(deadline: Instant) -> std::time::Instant {
     const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
-    let wait = deadline.saturating_duration_since(fast::now());
+    let wait = deadline.saturating_duration_since(counter::now());
     // A timer that fires early is moved on, so a deadline that the system's clock cannot express
     // may be approached in steps.
-    real::to_std(BlockingClock.now() + wait).unwrap_or_else(|| std::time::Instant::now() + YEAR)
+    system::to_std(system::now() + wait).unwrap_or_else(|| std::time::Instant::now() + YEAR)
 }

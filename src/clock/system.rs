@@ -1,12 +1,12 @@
-//! The system's monotonic clock as [`Instant`]s. Tokio's clock is on the same line.
+//! The system's monotonic clock as [`Instant`]s. Tokio's clock has the same origin.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant as StdInstant};
 
 use crate::instant::{Instant, nanos};
 
-/// The origin: up to 34 years before the first reading, because a paused tokio clock may stand before
-/// that. Not all systems can express times so long before they were started.
+/// The origin: up to 34 years before the first reading, because a paused tokio clock may read less
+/// than that. Not all systems can express times so long before they were started.
 #[inline]
 fn origin() -> StdInstant {
     static ORIGIN: OnceLock<StdInstant> = OnceLock::new();
@@ -15,6 +15,12 @@ fn origin() -> StdInstant {
         let before = |power| first.checked_sub(Duration::from_secs(1_u64 << power));
         (0..=30).rev().find_map(before).unwrap_or(first)
     })
+}
+
+/// The time on the system's monotonic clock.
+#[inline]
+pub(super) fn now() -> Instant {
+    from_std(StdInstant::now())
 }
 
 const YEARS_292: u64 = (i64::MAX / 1_000_000_000) as u64;

@@ -6,67 +6,47 @@
 //!
 //! How the files look and how to write an adapter: `tests/conformance/harness.rs`.
 
-#[path = "conformance/accrual.rs"]
 mod accrual;
-#[path = "conformance/aws_adaptive_rate.rs"]
 mod aws_adaptive_rate;
-#[path = "conformance/aws_retry.rs"]
 mod aws_retry;
-#[path = "conformance/breakers.rs"]
 mod breakers;
-#[path = "conformance/bucket4j.rs"]
 mod bucket4j;
-#[path = "conformance/clock.rs"]
+mod buckets;
 mod clock;
-#[path = "conformance/cycles.rs"]
+mod cockatiel;
 mod cycles;
-#[path = "conformance/delays.rs"]
 mod delays;
-#[path = "conformance/envoy_gradient.rs"]
 mod envoy_gradient;
-#[path = "conformance/failsafe_go_breaker.rs"]
 mod failsafe_go_breaker;
-#[path = "conformance/failsafe_limiter.rs"]
 mod failsafe_limiter;
-#[path = "conformance/fields.rs"]
 mod fields;
-#[path = "conformance/finagle_budget.rs"]
+mod file;
 mod finagle_budget;
-#[path = "conformance/folly_codel.rs"]
 mod folly_codel;
-#[path = "conformance/gcra.rs"]
 mod gcra;
-#[path = "conformance/golang_rate.rs"]
+mod go_limits;
+mod gobreaker;
 mod golang_rate;
-#[path = "conformance/grpc_throttling.rs"]
 mod grpc_throttling;
-#[path = "conformance/harness.rs"]
 mod harness;
-#[path = "conformance/harness_tests.rs"]
 mod harness_tests;
-#[path = "conformance/limits.rs"]
 mod limits;
-#[path = "conformance/netflix_limits.rs"]
 mod netflix_limits;
-#[path = "conformance/polly_breakers.rs"]
 mod polly_breakers;
-#[path = "conformance/polly_v8_retry.rs"]
+mod polly_rate_limit;
 mod polly_v8_retry;
-#[path = "conformance/resilience4j_breaker.rs"]
+mod report;
 mod resilience4j_breaker;
-#[path = "conformance/resilience4j_interval.rs"]
 mod resilience4j_interval;
-#[path = "conformance/sliding_windows.rs"]
 mod sliding_windows;
-#[path = "conformance/throttler.rs"]
 mod throttler;
 
 use std::path::PathBuf;
 
-use harness::{Adapter, run_directory};
+use harness::Adapter;
+use report::run_directory;
 
-/// Who speaks which dialect. Several may accept a file: the first that can express a scenario
-/// decides about it.
+/// All adapters. Several may accept a file: the first that can express a scenario decides about it.
 const ADAPTERS: &[Adapter] = &[
     accrual::FINAGLE,
     accrual::LINKERD,
@@ -76,16 +56,20 @@ const ADAPTERS: &[Adapter] = &[
     failsafe_go_breaker::ADAPTER,
     failsafe_go_breaker::STATS,
     bucket4j::ADAPTER,
+    cockatiel::ADAPTER,
     cycles::FAILSAFE,
     cycles::RESILIENCE4J,
     failsafe_limiter::ADAPTER,
     finagle_budget::ADAPTER,
     gcra::ADAPTER,
+    go_limits::ADAPTER,
+    gobreaker::ADAPTER,
     golang_rate::ADAPTER,
     folly_codel::ADAPTER,
     grpc_throttling::ADAPTER,
     netflix_limits::ADAPTER,
     polly_breakers::V7,
+    polly_rate_limit::ADAPTER,
     polly_v8_retry::ADAPTER,
     polly_breakers::V8,
     resilience4j_breaker::ADAPTER,

@@ -1,0 +1,241 @@
+//! Tokio's time, which does not go back from one runtime to the next.
+//!
+//! Time goes back between two readings only if they come from two runtimes, of which the first was
+//! paused and ran ahead of the system's clock. So each runtime is shifted once, when it first reads the
+//! time, to begin no earlier than the newest reading of all others. Later it is left alone: what a
+//! paused test does must not move the time of the tests that run beside it.
+//!
+//! Only tokio's feature `test-util` can pause a runtime. Without it, all of this compiles to nothing.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant as StdInstant};
+
+use tokio::runtime::{Builder, Handle, Id};
+
+use super::system;
+use crate::instant::{Instant, nanos};
+use crate::sync::lock;
+
+/// The time of the current runtime.
+#[inline]
+pub(super) fn now() -> Instant {
+    let reading = raw();
+    if !can_pause() {
+        return reading;
+    }
+    let window = WINDOW.get();
+    let since = reading.as_nanos().wrapping_sub(window.from);
+    if since < WINDOW_WIDTH && window.runtime == current() {
+        return reading.after(window.shift);
+    }
+    let (reading, shift) = register();
+    reading.after(shift)
+}
+
+/// What the current runtime calls `at`. `None` for instants that it cannot express: they never come.
+#[inline]
+pub(super) fn to_std(at: Instant) -> Option<StdInstant> {
+    if can_pause() && IS_SHIFTED.load(Ordering::Acquire) {
+        let (_, shift) = register();
+        return system::to_std(Instant::from_nanos(at.as_nanos().saturating_sub(shift)));
+    }
+    system::to_std(at)
+}
+
+#[inline]
+fn raw() -> Instant {
+    system::from_std(tokio::time::Instant::now().into_std())
+}
+
+/// `None` outside all runtimes, where time is the system's.
+fn current() -> Option<Id> {
+    Handle::try_current().ok().map(|handle| handle.id())
+}
+
+/// Whether tokio is built with `test-util`.
+///
+/// Tokio does not say so, but only then has its builder a method `start_paused`, which takes precedence
+/// over the method of a trait.
+#[inline(always)]
+fn can_pause() -> bool {
+    trait Answer {
+        const CAN_PAUSE: bool;
+    }
+    struct NoSuchMethod;
+    impl Answer for NoSuchMethod {
+        const CAN_PAUSE: bool = false;
+    }
+    impl Answer for &mut Builder {
+        const CAN_PAUSE: bool = true;
+    }
+
+    #[allow(dead_code, reason = "not used with `test-util`")]
+    trait WithoutTestUtil: Sized {
+        fn start_paused(self, _: bool) -> NoSuchMethod {
+            NoSuchMethod
+        }
+    }
+    impl WithoutTestUtil for &mut Builder {}
+
+    const fn answer<'a, A: Answer>(_: &impl FnOnce(&'a mut Builder) -> A) -> bool {
+        A::CAN_PAUSE
+    }
+    answer(&|builder| builder.start_paused(true))
+}
+
+/// Readings within a window need no lock.
+#[derive(Clone, Copy)]
+struct Window {
+    runtime: Option<Id>,
+    from: u64,
+    shift: u64,
+}
+
+const WINDOW_WIDTH: u64 = nanos(Duration::from_millis(1));
+
+thread_local! {
+    /// The latest registered reading of this thread, and the shift of its runtime.
+    static WINDOW: Cell<Window> = const {
+        Cell::new(Window { runtime: None, from: u64::MAX, shift: 0 })
+    };
+}
+
+static RUNTIMES: Mutex<Runtimes> = Mutex::new(Runtimes {
+    newest: Instant::ORIGIN,
+    shifts: VecDeque::new(),
+});
+
+/// Whether any runtime has a shift.
+static IS_SHIFTED: AtomicBool = AtomicBool::new(false);
+
+/// Reads the time and records it. Returns the reading, not shifted, and the shift of the runtime.
+#[cold]
+fn register() -> (Instant, u64) {
+    let runtime = current();
+    let mut runtimes = lock(&RUNTIMES);
+    // Read under the lock: what is newest was read before, so it is no reading that came late.
+    let reading = raw();
+    let shift = runtimes.shift(runtime, reading);
+    runtimes.newest = runtimes.newest.max(reading.after(shift));
+    if shift > 0 {
+        IS_SHIFTED.store(true, Ordering::Release);
+    }
+    drop(runtimes);
+    WINDOW.set(Window {
+        runtime,
+        from: reading.as_nanos(),
+        shift,
+    });
+    (reading, shift)
+}
+
+struct Runtimes {
+    /// The newest registered time. Times up to a window's width later may have been read.
+    newest: Instant,
+    /// The shifts of the runtimes that read the time, the latest one last.
+    shifts: VecDeque<(Option<Id>, u64)>,
+}
+
+impl Runtimes {
+    /// How many runtimes are known at most. One that is forgotten counts as new when it comes back.
+    const CAPACITY: usize = 1024;
+
+    fn shift(&mut self, runtime: Option<Id>, reading: Instant) -> u64 {
+        let shift = match self.shifts.iter().rposition(|known| known.0 == runtime) {
+            Some(last) if last + 1 == self.shifts.len() => return self.shifts[last].1,
+            Some(known) => self.shifts.remove(known).map_or(0, |(_, shift)| shift),
+            None if reading >= self.newest => 0,
+            None => self.newest.after(WINDOW_WIDTH).as_nanos() - reading.as_nanos(),
+        };
+        if self.shifts.len() == Self::CAPACITY {
+            self.shifts.pop_front();
+        }
+        self.shifts.push_back((runtime, shift));
+        shift
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::runtime::Runtime;
+
+    fn paused() -> Runtime {
+        let mut builder = Builder::new_current_thread();
+        builder.enable_time().start_paused(true).build().unwrap()
+    }
+
+    fn advance(runtime: &Runtime, by: Duration) {
+        runtime.block_on(tokio::time::advance(by));
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn the_tests_of_this_crate_can_pause_time() {
+        assert!(can_pause());
+    }
+
+    #[test]
+    fn a_runtime_begins_where_the_others_are() {
+        let (first, second) = (paused(), paused());
+        first.block_on(async { now() });
+        advance(&first, HOUR);
+        let reached = first.block_on(async { now() });
+        let begin = second.block_on(async { now() });
+        assert!(begin >= reached);
+        advance(&second, HOUR);
+        assert_eq!(second.block_on(async { now() }), begin + HOUR);
+    }
+
+    #[test]
+    fn a_runtime_is_not_moved_by_what_others_do_later() {
+        let (first, second) = (paused(), paused());
+        let begin = second.block_on(async { now() });
+        first.block_on(async { now() });
+        advance(&first, 2 * HOUR);
+        first.block_on(async { now() });
+        advance(&second, HOUR);
+        assert_eq!(second.block_on(async { now() }), begin + HOUR);
+    }
+
+    #[test]
+    fn timers_have_the_shift_of_their_runtime() {
+        let (first, second) = (paused(), paused());
+        advance(&first, HOUR);
+        first.block_on(async { now() });
+        second.block_on(async {
+            let deadline = now() + HOUR;
+            assert_eq!(
+                to_std(deadline),
+                Some((tokio::time::Instant::now() + HOUR).into_std())
+            );
+        });
+    }
+
+    #[test]
+    fn the_runtime_that_read_the_time_longest_ago_is_forgotten() {
+        let ids: Vec<_> = (0..Runtimes::CAPACITY + 1)
+            .map(|_| paused().handle().id())
+            .collect();
+        let mut runtimes = Runtimes {
+            newest: Instant::from_nanos(5),
+            shifts: VecDeque::new(),
+        };
+        let at = Instant::from_nanos(2);
+        for &id in &ids[..Runtimes::CAPACITY] {
+            assert_eq!(runtimes.shift(Some(id), at), WINDOW_WIDTH + 3);
+        }
+        runtimes.newest = Instant::from_nanos(9);
+        assert_eq!(runtimes.shift(Some(ids[0]), at), WINDOW_WIDTH + 3);
+        assert_eq!(
+            runtimes.shift(Some(ids[Runtimes::CAPACITY]), at),
+            WINDOW_WIDTH + 7
+        );
+        assert_eq!(runtimes.shift(Some(ids[0]), at), WINDOW_WIDTH + 3);
+        assert_eq!(runtimes.shift(Some(ids[1]), at), WINDOW_WIDTH + 7);
+    }
+}

@@ -1,0 +1,72 @@
+//! What a policy says about itself.
+
+use std::time::Duration;
+
+use crate::clock::ClockHandle;
+
+/// The clock and the layers of a policy, for [`call_reported`](super::Policy::call_reported) and
+/// [`Pipeline`](super::Pipeline).
+///
+/// A policy of your own without a clock needs an empty `impl`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a policy that describes itself",
+    note = "`call_reported` and `Pipeline` ask a policy for its clock and its layers",
+    note = "add `impl Describe for YourPolicy {{}}` to a policy of your own"
+)]
+pub trait Describe {
+    /// Returns the clock that this policy reads, if it reads one; the outermost one of a stack.
+    fn clock(&self) -> Option<ClockHandle> {
+        None
+    }
+
+    /// Adds the layers of this policy, outermost first, for [`Pipeline::check`](super::Pipeline::check).
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Other);
+    }
+}
+
+/// What a layer says about itself to [`Pipeline::check`](crate::Pipeline::check).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Layer {
+    /// A timeout; its limit, when it is the same for every call.
+    Timeout {
+        /// The limit, if fixed.
+        limit: Option<Duration>,
+    },
+    /// A retry.
+    Retry {
+        /// Attempts in total.
+        max_attempts: u32,
+    },
+    /// A circuit breaker.
+    CircuitBreaker,
+    /// A bulkhead.
+    Bulkhead {
+        /// Whether an algorithm finds the limit from latencies.
+        adaptive: bool,
+    },
+    /// A client-side throttle.
+    Throttle,
+    /// A classifier.
+    Classify,
+    /// A rate limiter.
+    RateLimiter,
+    /// Any other policy.
+    Other,
+}
+
+impl Layer {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "timeout",
+            Self::Retry { .. } => "retry",
+            Self::CircuitBreaker => "circuit breaker",
+            Self::Bulkhead { .. } => "bulkhead",
+            Self::Throttle => "throttle",
+            Self::Classify => "classify",
+            Self::RateLimiter => "rate limiter",
+            Self::Other => "other",
+        }
+    }
+}

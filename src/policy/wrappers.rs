@@ -1,0 +1,98 @@
+//! References, `Arc` and `Option` of policies.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::describe::{Describe, Layer};
+use super::either::Either;
+use super::operation::{Operation, Run};
+use super::{AtMostOnce, Policy};
+use crate::clock::ClockHandle;
+
+impl<P: ?Sized> Policy for &P {}
+
+impl<P: AtMostOnce + ?Sized> AtMostOnce for &P {}
+
+impl<'p, P: ?Sized, Op: Operation> Run<Op> for &&'p P
+where
+    &'p P: Run<Op>,
+{
+    type Future = <&'p P as Run<Op>>::Future;
+
+    #[inline(always)]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        (*self).run(op, cx)
+    }
+}
+
+impl<P: Describe + ?Sized> Describe for &P {
+    fn clock(&self) -> Option<ClockHandle> {
+        (**self).clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        (**self).describe(layers);
+    }
+}
+
+impl<P: ?Sized> Policy for Arc<P> {}
+
+impl<P: AtMostOnce + ?Sized> AtMostOnce for Arc<P> {}
+
+impl<'a, P: ?Sized, Op: Operation> Run<Op> for &'a Arc<P>
+where
+    &'a P: Run<Op>,
+{
+    type Future = <&'a P as Run<Op>>::Future;
+
+    #[inline(always)]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        (**self).run(op, cx)
+    }
+}
+
+impl<P: Describe + ?Sized> Describe for Arc<P> {
+    fn clock(&self) -> Option<ClockHandle> {
+        (**self).clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        (**self).describe(layers);
+    }
+}
+
+/// `None` passes every call through: a switch for configuration.
+impl<P> Policy for Option<P> {}
+
+impl<P: AtMostOnce> AtMostOnce for Option<P> {}
+
+impl<'a, P, Op: Operation> Run<Op> for &'a Option<P>
+where
+    &'a P: Run<Op>,
+{
+    type Future = Either<<&'a P as Run<Op>>::Future, Op::Attempt>;
+
+    #[inline(always)]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        match self {
+            Some(policy) => Either::Left {
+                future: policy.run(op, cx),
+            },
+            None => Either::Right {
+                future: op.attempt(cx),
+            },
+        }
+    }
+}
+
+impl<P: Describe> Describe for Option<P> {
+    fn clock(&self) -> Option<ClockHandle> {
+        self.as_ref().and_then(Describe::clock)
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        if let Some(policy) = self {
+            policy.describe(layers);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Replays the scenarios of files and directories and reports how they came out.
+
+use std::any::Any;
+use std::fmt;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::file::File;
+use super::harness::{Adapter, Check, Failure, Scenario, failed, inexpressible};
+
+/// Replays every `*.json` of a directory.
+pub(crate) fn run_directory(directory: &Path, adapters: &[Adapter]) -> Report {
+    let mut report = Report::default();
+    let mut paths = match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| is_scenario_file(path))
+            .collect::<Vec<_>>(),
+        Err(error) => {
+            report
+                .trouble
+                .push(format!("{}: {error}", directory.display()));
+            return report;
+        }
+    };
+    paths.sort();
+    if paths.is_empty() {
+        let problem = format!("{}: no scenario files", directory.display());
+        report.trouble.push(problem);
+    }
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let file = fs::read_to_string(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| File::parse(&name, &text));
+        match file {
+            Ok(file) => report.files.push(run_file(&file, adapters)),
+            Err(problem) => report
+                .trouble
+                .push(format!("{name}: unreadable: {problem}")),
+        }
+    }
+    report
+}
+
+/// `*.json`, as a shell understands it: without the hidden ones.
+fn is_scenario_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".json") && !name.starts_with('.')
+}
+
+/// Replays every scenario of a file.
+pub(crate) fn run_file(file: &File, adapters: &[Adapter]) -> FileReport {
+    let adapters: Vec<_> = adapters
+        .iter()
+        .filter(|adapter| (adapter.accepts)(file))
+        .collect();
+    let results = file
+        .scenarios
+        .iter()
+        .enumerate()
+        .map(|(index, scenario)| {
+            let id = match scenario["id"].as_str() {
+                Some(id) => id.to_owned(),
+                None => format!("scenario {index}"),
+            };
+            (id, run_scenario(file, scenario, &adapters))
+        })
+        .collect();
+    FileReport {
+        name: file.name.clone(),
+        adapters: adapters.iter().map(|adapter| adapter.name).collect(),
+        results,
+    }
+}
+
+/// The answer of the first adapter that can express the scenario.
+fn run_scenario(file: &File, scenario: &Value, adapters: &[&Adapter]) -> Check {
+    let mut reasons = Vec::new();
+    for adapter in adapters {
+        // Parsed again: each adapter must read all keys itself.
+        let replay = || Scenario::parse(file, scenario).and_then(|parsed| (adapter.run)(&parsed));
+        match catch_unwind(AssertUnwindSafe(replay)) {
+            Ok(Err(Failure::NotExpressible(reason))) => reasons.push(reason),
+            Ok(decided) => return decided,
+            Err(panic) => return failed(format!("panicked: {}", panic_text(&*panic))),
+        }
+    }
+    match reasons[..] {
+        [] => inexpressible("no adapter for this file"),
+        _ => inexpressible(reasons.join(" | ")),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("(no text)")
+}
+
+/// What came of all files.
+#[derive(Default)]
+pub(crate) struct Report {
+    files: Vec<FileReport>,
+    /// What kept files from being read.
+    trouble: Vec<String>,
+}
+
+impl Report {
+    /// Whether there was something to replay and nothing failed.
+    pub(crate) fn is_good(&self) -> bool {
+        self.trouble.is_empty() && self.files.iter().all(|file| file.count().failed == 0)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sum = Count::default();
+        for file in &self.files {
+            write!(f, "{file}")?;
+            let count = file.count();
+            sum.passed += count.passed;
+            sum.not_expressible += count.not_expressible;
+            sum.failed += count.failed;
+        }
+        for problem in &self.trouble {
+            writeln!(f, "{problem}")?;
+        }
+        sum.failed += self.trouble.len();
+        writeln!(f, "conformance: {sum}")
+    }
+}
+
+/// What came of one file.
+pub(crate) struct FileReport {
+    name: String,
+    adapters: Vec<&'static str>,
+    results: Vec<(String, Check)>,
+}
+
+impl FileReport {
+    pub(crate) fn count(&self) -> Count {
+        let mut count = Count::default();
+        for (_, result) in &self.results {
+            *match result {
+                Ok(()) => &mut count.passed,
+                Err(Failure::NotExpressible(_)) => &mut count.not_expressible,
+                Err(Failure::Failed(_)) => &mut count.failed,
+            } += 1;
+        }
+        count
+    }
+}
+
+impl fmt::Display for FileReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.count())?;
+        if self.adapters.is_empty() {
+            return writeln!(f, " (no adapter)");
+        }
+        writeln!(f, " ({})", self.adapters.join(" + "))?;
+        for (id, result) in &self.results {
+            match result {
+                Ok(()) => {}
+                Err(Failure::NotExpressible(reason)) => {
+                    writeln!(f, "    not expressible: {id}: {reason}")?;
+                }
+                Err(Failure::Failed(what)) => writeln!(f, "    FAILED: {id}: {what}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many scenarios came out how.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Count {
+    pub(crate) passed: usize,
+    pub(crate) not_expressible: usize,
+    pub(crate) failed: usize,
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            passed,
+            not_expressible,
+            failed,
+        } = self;
+        write!(
+            f,
+            "{passed} passed, {not_expressible} not expressible, {failed} failed"
+        )
+    }
+}
