@@ -24,6 +24,7 @@ mod error;
 mod file;
 mod inner;
 mod memory;
+mod policy;
 mod replay;
 mod sink;
 mod snapshot;
@@ -37,6 +38,7 @@ pub use self::error::{DeadLetterError, DeadLetterErrorKind};
 #[cfg(feature = "dead-letter-file")]
 pub use self::file::{FileSink, FileSinkBuilder, FileSnapshot};
 pub use self::memory::MemorySink;
+pub use self::policy::{ReplayThrough, Resend, Sending};
 pub use self::replay::{Replay, ReplayPlan, ReplayReport};
 pub use self::sink::{Changed, Page, Sink, SinkFuture, Store};
 pub use self::snapshot::Snapshot;

@@ -6,8 +6,11 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use backstop::circuit_breaker::Trip;
 use backstop::dead_letter::{DeadLetterErrorKind, Filter, Letter, NewLetter, Progress, ReplayEnd};
-use backstop::{Clock, Error, ManualClock, Reason, Rejected};
+use backstop::{
+    Backoff, CircuitBreaker, Clock, Error, ManualClock, Reason, Rejected, Retry, Timeout,
+};
 use futures::future::join;
 
 use crate::{Heard, Queue, all, builder, id, ids, push};
@@ -51,7 +54,10 @@ fn ten_thousand_letters_at_200_a_second_keep_the_rate() {
         starts.borrow_mut().push(clock.now().as_nanos());
         // 3 to 30 ms.
         let sleep = clock.sleep(Duration::from_millis(3 + letter.id().get() % 28));
-        async { Ok::<_, &str>(sleep.await) }
+        async {
+            sleep.await;
+            Ok::<_, &str>(())
+        }
     }));
     assert_eq!(report.unwrap().progress.delivered, 10_000);
     let starts = starts.into_inner();
@@ -288,7 +294,10 @@ fn one_run_at_a_time() {
     clock.block_on(async {
         let send = |_| {
             let sleep = clock.sleep(SECOND);
-            async { Ok::<_, &str>(sleep.await) }
+            async {
+                sleep.await;
+                Ok::<_, &str>(())
+            }
         };
         let (first, second) = join(queue.replay().run(send), queue.replay().run(send)).await;
         assert_eq!(first.unwrap().progress.delivered, 3);
@@ -362,6 +371,73 @@ fn a_letter_that_is_discarded_before_its_turn_is_not_sent() {
     }));
     assert_eq!(report.unwrap().progress.delivered, 2);
     assert_eq!(sent, [1, 3]);
+}
+
+#[test]
+fn a_replay_goes_through_a_policy() {
+    let clock = ManualClock::new();
+    let queue = full(&clock, 10);
+    let breaker = CircuitBreaker::builder()
+        .trip_on(Trip::consecutive(3))
+        .clock(clock.clone());
+    let stack = (
+        Retry::builder()
+            .max_attempts(2)
+            .backoff(Backoff::NONE)
+            .clock(clock.clone())
+            .build()
+            .unwrap(),
+        breaker.build().unwrap(),
+    );
+    let attempts = RefCell::new(Vec::new());
+    let send = |letter: Letter<String>| {
+        attempts
+            .borrow_mut()
+            .push((letter.id().get(), letter.idempotency_key().to_owned()));
+        let is_down = letter.id() > id(4);
+        async move { if is_down { Err("down") } else { Ok(()) } }
+    };
+    // 5 fails twice; 6 fails, which opens the circuit; 7 is rejected.
+    let report = clock
+        .block_on(queue.replay().through(&stack).run(send))
+        .unwrap();
+    assert_eq!(
+        (report.end, report.progress.delivered),
+        (ReplayEnd::CircuitOpen, 4)
+    );
+    assert_eq!((report.progress.failed, report.progress.rejected), (2, 1));
+    assert!(report.retry_after.is_some());
+    let attempts = attempts.into_inner();
+    let sent: Vec<_> = attempts.iter().map(|(id, _)| *id).collect();
+    assert_eq!(sent, [1, 2, 3, 4, 5, 5, 6]);
+    // Both attempts of a letter have its key.
+    assert_eq!(attempts[4].1, attempts[5].1);
+    let replays: Vec<_> = clock
+        .block_on(all(&queue))
+        .iter()
+        .map(Letter::replays)
+        .collect();
+    assert_eq!(replays, [1, 1, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_replay_through_a_policy_goes_into_a_spawned_task() {
+    let queue = Queue::builder().build().unwrap();
+    push(&queue, 3).await.unwrap();
+    let task = tokio::spawn(async move {
+        let stack = (Timeout::after(SECOND), Retry::builder().build().unwrap());
+        let replay = queue.replay().rate(f64::INFINITY);
+        replay
+            .through(&stack)
+            .run(|letter| async move {
+                letter
+                    .request()
+                    .parse::<u32>()
+                    .map_or(Ok(()), |_| Err("a number"))
+            })
+            .await
+    });
+    assert_eq!(task.await.unwrap().unwrap().progress.delivered, 3);
 }
 
 #[tokio::test]

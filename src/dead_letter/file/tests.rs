@@ -39,9 +39,8 @@ struct Sim {
     operations: u64,
     /// The operation that fails, and how much of an `append` is there nonetheless.
     fails_at: Option<(u64, usize)>,
-    /// From the failure on everything fails, as if the process had ended there.
-    crashed: bool,
-    stays_down: bool,
+    /// How many operations after it fail too: `u64::MAX` as if the process had ended there.
+    fails_for: u64,
     error: Option<io::ErrorKind>,
 }
 
@@ -62,14 +61,11 @@ impl Sim {
     /// Counts an operation. Returns how much of it is done when it fails.
     fn step(&mut self) -> Result<(), (usize, io::Error)> {
         let error = || io::Error::from(self.error.unwrap_or(io::ErrorKind::Other));
-        if self.crashed {
-            return Err((0, error()));
-        }
         self.operations += 1;
         match self.fails_at {
-            Some((at, part)) if at == self.operations => {
-                self.crashed = self.stays_down;
-                Err((part, error()))
+            Some((at, part)) if self.operations == at => Err((part, error())),
+            Some((at, _)) if self.operations > at && self.operations - at <= self.fails_for => {
+                Err((0, error()))
             }
             _ => Ok(()),
         }

@@ -146,19 +146,16 @@ impl<R: Send + Sync + 'static> Replay<R> {
     /// # Cancel safety
     ///
     /// Dropping the future ends the run. Letters in flight are kept, and have one replay more.
-    pub async fn run<F, Fut, T, E>(self, mut attempt: F) -> Result<ReplayReport, DeadLetterError>
+    pub async fn run<F, Fut, T, E>(self, attempt: F) -> Result<ReplayReport, DeadLetterError>
     where
         F: FnMut(Letter<R>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
         E: Display,
     {
-        self.drive(
-            |letter| attempt(letter),
-            |result| match result {
-                Ok(_) => Attempted::Delivered,
-                Err(error) => Attempted::Failed(error.to_string()),
-            },
-        )
+        self.drive(attempt, |result| match result {
+            Ok(_) => Attempted::Delivered,
+            Err(error) => Attempted::Failed(error.to_string()),
+        })
         .await
     }
 
@@ -169,27 +166,13 @@ impl<R: Send + Sync + 'static> Replay<R> {
     /// # Errors
     ///
     /// As for [`run`](Self::run).
-    pub async fn run_calls<F, Fut, T, E>(
-        self,
-        mut attempt: F,
-    ) -> Result<ReplayReport, DeadLetterError>
+    pub async fn run_calls<F, Fut, T, E>(self, attempt: F) -> Result<ReplayReport, DeadLetterError>
     where
         F: FnMut(Letter<R>) -> Fut,
         Fut: Future<Output = Result<T, Error<E>>>,
         E: Display,
     {
-        self.drive(
-            |letter| attempt(letter),
-            |result| match result {
-                Ok(_) => Attempted::Delivered,
-                Err(Error::Operation(error)) => Attempted::Failed(error.to_string()),
-                Err(Error::TimedOut(error)) => Attempted::Failed(error.to_string()),
-                Err(Error::Rejected(error)) => {
-                    Attempted::NotExecuted(error.reason(), error.retry_after())
-                }
-            },
-        )
-        .await
+        self.drive(attempt, |result| judge(&result)).await
     }
 
     /// Finds out what a run would do, without doing it.
@@ -267,6 +250,16 @@ impl<R: Send + Sync + 'static> Replay<R> {
             );
         }
         Ok(())
+    }
+}
+
+/// What the result of a call through policies means for its letter.
+pub(super) fn judge<T, E: Display>(result: &Result<T, Error<E>>) -> Attempted {
+    match result {
+        Ok(_) => Attempted::Delivered,
+        Err(Error::Operation(error)) => Attempted::Failed(error.to_string()),
+        Err(Error::TimedOut(error)) => Attempted::Failed(error.to_string()),
+        Err(Error::Rejected(error)) => Attempted::NotExecuted(error.reason(), error.retry_after()),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::instant::Instant;
 
 impl<R: Send + Sync + 'static> Replay<R> {
     /// Runs the replay. `judge` says what the result of an attempt means.
-    pub(super) async fn drive<F, Fut, J>(
+    pub(in super::super) async fn drive<F, Fut, J>(
         mut self,
         mut attempt: F,
         judge: J,

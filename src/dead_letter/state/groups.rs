@@ -1,5 +1,6 @@
 //! How many letters have what in common.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::letter::Letter;
@@ -80,7 +81,7 @@ impl Groups {
     /// The groups, the largest first, equal ones by name.
     pub(crate) fn into_sorted(self) -> Vec<Group> {
         let mut groups: Vec<_> = self.groups.into_values().collect();
-        groups.sort_by(|a, b| b.letters.cmp(&a.letters));
+        groups.sort_by_key(|group| Reverse(group.letters));
         groups
     }
 }
