@@ -53,7 +53,7 @@ struct File {
 #[derive(Clone)]
 enum NameChange {
     Create(String, u64),
-    Rename(String, String),
+    Rename(String, String, u64),
     Remove(String),
 }
 
@@ -71,19 +71,21 @@ impl Sim {
         }
     }
 
-    /// The disk after a loss of power: `names` of the pending changes of names happened, and of every
-    /// file that much of what was not safe is there.
-    fn lose_power(&self, names: usize, mut unsafe_part: impl FnMut(usize) -> usize) -> Self {
+    /// The disk after a loss of power: the pending changes of names whose bit is set in `names` happened,
+    /// and of every file that much of what was not safe is there.
+    fn lose_power(&self, names: u64, mut unsafe_part: impl FnMut(usize) -> usize) -> Self {
         let mut kept = self.safe_names.clone();
-        for change in self.pending_names.iter().take(names) {
+        for (at, change) in self.pending_names.iter().enumerate() {
+            if names >> (at % 64) & 1 == 0 {
+                continue;
+            }
             match change {
                 NameChange::Create(name, number) => {
                     kept.insert(name.clone(), *number);
                 }
-                NameChange::Rename(from, to) => {
-                    if let Some(number) = kept.remove(from) {
-                        kept.insert(to.clone(), number);
-                    }
+                NameChange::Rename(from, to, number) => {
+                    kept.remove(from);
+                    kept.insert(to.clone(), *number);
                 }
                 NameChange::Remove(name) => {
                     kept.remove(name);
@@ -187,9 +189,10 @@ impl Disk for SimDisk {
         let mut sim = lock(&self.0);
         sim.step().map_err(|(_, error)| error)?;
         let file = sim.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        let number = file.number;
         sim.files.insert(to.into(), file);
         sim.pending_names
-            .push(NameChange::Rename(from.into(), to.into()));
+            .push(NameChange::Rename(from.into(), to.into(), number));
         Ok(())
     }
 

@@ -141,7 +141,7 @@ proptest! {
         steps in steps(),
         operation in 1_u64..80,
         part in 0_usize..600,
-        names in 0_usize..8,
+        names in any::<u64>(),
         unsafe_part in any::<prop::sample::Index>(),
     ) {
         let disk = crash_at(operation, part);
