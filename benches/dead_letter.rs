@@ -16,20 +16,14 @@ fn main() {
     for round in 1..=3 {
         let raw = fdatasync(&folder.join("raw"));
         println!("round {round}: append + fdatasync       {raw:>8.0} /s");
-        let one = letters(&folder.join(format!("one-{round}")), 1, true);
-        println!("round {round}: 1 writer                 {one:>8.0} letters/s");
-        let eight = letters(&folder.join(format!("eight-{round}")), 8, true);
-        println!(
-            "round {round}: 8 writers                {eight:>8.0} letters/s, {:.1} x",
-            eight / one
-        );
-        let many = letters(&folder.join(format!("many-{round}")), 256, true);
-        println!(
-            "round {round}: 256 writers              {many:>8.0} letters/s, {:.1} x",
-            many / one
-        );
-        let unsafe_ = letters(&folder.join(format!("unsafe-{round}")), 8, false);
-        println!("round {round}: 8 writers, no fdatasync  {unsafe_:>8.0} letters/s");
+        for (writers, sync) in [(1, true), (8, true), (256, true), (8, false)] {
+            let folder = folder.join(format!("{writers}-{sync}-{round}"));
+            let (rate, shared) = letters(&folder, writers, sync);
+            let sync = if sync { "fdatasync" } else { "no sync" };
+            println!(
+                "round {round}: {writers:>3} writers, {sync:<9}    {rate:>8.0} letters/s, {shared:.1} a commit"
+            );
+        }
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
@@ -50,16 +44,18 @@ fn fdatasync(path: &std::path::Path) -> f64 {
     f64::from(count) / start.elapsed().as_secs_f64()
 }
 
-/// Letters a second by so many tasks, each of which waits for one letter after the other.
-fn letters(folder: &std::path::Path, writers: usize, sync: bool) -> f64 {
+/// Letters a second, and for each commit, by so many tasks, each of which waits for one letter after the
+/// other.
+fn letters(folder: &std::path::Path, writers: usize, sync: bool) -> (f64, f64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let sink = FileSink::builder(folder)
             .max_bytes(u64::MAX)
             .max_letters(u64::MAX)
             .sync(sync);
+        let sink = sink.open().unwrap();
         let queue = DeadLetterQueue::builder()
-            .sink(sink.open().unwrap())
+            .sink(sink.clone())
             .build()
             .unwrap();
         let start = Instant::now();
@@ -83,6 +79,7 @@ fn letters(folder: &std::path::Path, writers: usize, sync: bool) -> f64 {
         for task in tasks {
             sum += task.await.unwrap();
         }
-        f64::from(sum) / start.elapsed().as_secs_f64()
+        let rate = f64::from(sum) / start.elapsed().as_secs_f64();
+        (rate, f64::from(sum) / sink.snapshot().commits as f64)
     })
 }

@@ -1,8 +1,9 @@
 //! The thread that writes: it takes everything that waits and makes it safe with one `fsync`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 use super::super::state::book::Totals;
@@ -12,6 +13,7 @@ use super::disk::Disk;
 use super::log::{Log, Pending, RawPage};
 use super::open::io_error;
 use super::reply::Answerer;
+use crate::clock::{BlockingClock, Clock};
 use crate::event::LetterEvent;
 use crate::sync::lock;
 
@@ -61,6 +63,8 @@ impl Board {
 /// The most commands of one batch, and about the most bytes of letters in it.
 const MAX_COMMANDS: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
+/// How long a batch waits for writers that are expected.
+const LINGER: Duration = Duration::from_micros(500);
 
 /// Works until it is told to close or all handles are gone. `folder_lock` goes with it.
 pub(super) fn run<D: Disk, L>(
@@ -70,18 +74,13 @@ pub(super) fn run<D: Disk, L>(
     folder_lock: L,
 ) {
     let mut closing = Vec::new();
+    let mut expected = 0;
     while closing.is_empty() {
-        let Ok(first) = commands.recv() else {
+        let Some(mut batch) = Batch::collect(commands, expected) else {
             break;
         };
-        let mut batch = Batch::default();
-        batch.add(first);
-        while batch.commands < MAX_COMMANDS && batch.bytes < MAX_BYTES {
-            match commands.try_recv() {
-                Ok(command) => batch.add(command),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
-        }
+        // Without a sync there is nothing to share.
+        expected = if log.settings.sync { batch.commands } else { 0 };
         closing.append(&mut batch.closes);
         batch.process(&mut log, board);
     }
@@ -106,6 +105,29 @@ struct Batch {
 }
 
 impl Batch {
+    /// Takes everything that waits, at least one command; `None` when all handles are gone.
+    ///
+    /// Writers that were answered together come back within microseconds of each other. Without a short
+    /// wait for them, the first one would get a sync of its own and the others the next: each letter
+    /// would wait for two syncs. So as many as last time are `expected`.
+    fn collect(commands: &Receiver<Command>, expected: usize) -> Option<Self> {
+        let mut batch = Self::default();
+        batch.add(commands.recv().ok()?);
+        let latest = BlockingClock.now() + LINGER;
+        while batch.commands < MAX_COMMANDS && batch.bytes < MAX_BYTES {
+            let mut next = commands.try_recv().ok();
+            if next.is_none() && batch.commands < expected && batch.closes.is_empty() {
+                let left = latest.saturating_duration_since(BlockingClock.now());
+                next = commands.recv_timeout(left).ok();
+            }
+            let Some(command) = next else {
+                break;
+            };
+            batch.add(command);
+        }
+        Some(batch)
+    }
+
     fn add(&mut self, command: Command) {
         self.commands += 1;
         match command {
