@@ -45,6 +45,7 @@
 //! | [`Bulkhead`] | no more than so much at once, with limits that adapt |
 //! | [`LoadShedder`] | drops the least important under overload |
 //! | [`Throttle`] | stops sending what the dependency would refuse anyway |
+//! | [`DeadLetterQueue`] | keeps the requests of calls that finally failed, and replays them |
 //! | [`Classify`] | says what results mean |
 //! | [`Pipeline`] | adds a name, an observer, and options for single calls |
 //!
@@ -79,6 +80,7 @@
 //! | `tokio` | yes | [`TokioClock`]; without it you supply a clock of your own |
 //! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
 //! | `fast-clock` | no | [`FastClock`]: the CPU's counter, and timers that stay registered |
+//! | `dead-letter-file` | no | [`dead_letter::FileSink`]: dead letters survive the process |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -95,6 +97,7 @@ pub mod circuit_breaker;
 mod clock;
 pub mod codel;
 mod coop;
+pub mod dead_letter;
 pub mod deadline;
 mod error;
 pub mod event;
@@ -124,6 +127,7 @@ pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
 pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, ManualClock, Sleep};
+pub use self::dead_letter::DeadLetterQueue;
 pub use self::error::{ConfigError, Error, PolicyError, Reason, Rejected, TimedOut};
 pub use self::event::{Event, Listener, Observer};
 pub use self::instant::Instant;

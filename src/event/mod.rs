@@ -37,9 +37,11 @@ use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::verdict::Verdict;
 
 mod circuit;
+mod dead_letter;
 mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
+pub use self::dead_letter::{Eviction, LetterEvent};
 pub(crate) use self::tell::Panics;
 
 /// Hears what policies do.
@@ -206,6 +208,14 @@ pub enum Event {
         /// The rule.
         cause: Cause,
     },
+    /// A dead letter queue stored, evicted, parked or replayed letters.
+    #[non_exhaustive]
+    DeadLetter {
+        /// The name of the queue.
+        policy: &'static str,
+        /// What it did.
+        event: LetterEvent,
+    },
 }
 
 impl Event {
@@ -222,7 +232,8 @@ impl Event {
             | Self::LimitChanged { policy, .. }
             | Self::ProbeForced { policy }
             | Self::CircuitChanged { policy, .. }
-            | Self::CircuitWouldOpen { policy, .. } => policy,
+            | Self::CircuitWouldOpen { policy, .. }
+            | Self::DeadLetter { policy, .. } => policy,
         }
     }
 
@@ -240,6 +251,7 @@ impl Event {
             Self::ProbeForced { .. } => "probe_forced",
             Self::CircuitChanged { .. } => "circuit_changed",
             Self::CircuitWouldOpen { .. } => "circuit_would_open",
+            Self::DeadLetter { event, .. } => event.kind(),
         }
     }
 
@@ -320,6 +332,7 @@ impl fmt::Display for Event {
             Self::ProbeForced { policy } => write!(f, "{policy}: let a call through as a probe"),
             Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
             Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),
+            Self::DeadLetter { policy, event } => write!(f, "{policy}: {event}"),
         }
     }
 }

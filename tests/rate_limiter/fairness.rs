@@ -1,6 +1,6 @@
 //! Waiters are never overtaken, and lose nothing to timers that are late.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -262,7 +262,7 @@ fn a_pause_does_not_make_a_burst_of_those_who_waited_for_it() {
 #[tokio::test(start_paused = true)]
 async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
     let limiter = RateLimiter::new(Quota::per_second(1_000_000)).unwrap();
-    let ran = std::rc::Rc::new(Cell::new(false));
+    let ran = std::rc::Rc::new(std::cell::Cell::new(false));
     let local = tokio::task::LocalSet::new();
     let other = ran.clone();
     local.spawn_local(async move { other.set(true) });

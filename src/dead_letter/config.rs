@@ -1,0 +1,189 @@
+//! The builder of dead letter queues.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::DeadLetterQueue;
+use super::inner::{Counts, Inner, Redact, RedactError};
+use super::memory::MemorySink;
+use super::sink::Sink;
+use super::state::letter::NewLetter;
+use super::state::timestamp::Timestamp;
+use super::wall::{WallClock, system_time};
+use crate::clock::ClockHandle;
+use crate::error::ConfigError;
+use crate::event::Observer;
+use crate::rng::SharedRng;
+
+/// Builds a [`DeadLetterQueue`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`sink`](Self::sink) or [`memory`](Self::memory) | memory, up to 10 000 letters |
+/// | [`max_replays`](Self::max_replays) | 5 |
+/// | [`max_error_bytes`](Self::max_error_bytes) | 4096 |
+/// | [`redact`](Self::redact) | nothing |
+/// | [`redact_error`](Self::redact_error) | nothing |
+/// | [`timestamps`](Self::timestamps) | the system's time of day |
+/// | [`seed`](Self::seed) | random |
+/// | [`observer`](Self::observer) | none |
+/// | [`name`](Self::name) | `dead_letters` |
+/// | [`clock`](Self::clock) | tokio's |
+#[must_use = "a builder does nothing until `build`"]
+pub struct DeadLetterQueueBuilder<R> {
+    sink: Chosen<R>,
+    max_replays: u32,
+    max_error_bytes: usize,
+    redact: Option<Box<Redact<R>>>,
+    redact_error: Option<Box<RedactError>>,
+    timestamps: Box<WallClock>,
+    seed: Option<u64>,
+    observer: Option<Arc<dyn Observer>>,
+    name: &'static str,
+    clock: Option<ClockHandle>,
+    requests: PhantomData<fn(R) -> R>,
+}
+
+enum Chosen<R> {
+    Memory(MemorySink<R>),
+    Own(Box<dyn Sink<R>>),
+}
+
+impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
+    /// A builder with the default settings.
+    pub fn builder() -> DeadLetterQueueBuilder<R> {
+        DeadLetterQueueBuilder {
+            sink: Chosen::Memory(MemorySink::new()),
+            max_replays: 5,
+            max_error_bytes: 4096,
+            redact: None,
+            redact_error: None,
+            timestamps: Box::new(system_time),
+            seed: None,
+            observer: None,
+            name: "dead_letters",
+            clock: ClockHandle::preset(),
+            requests: PhantomData,
+        }
+    }
+}
+
+impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
+    /// Keeps letters in memory, with settings other than the default ones.
+    pub fn memory(mut self, sink: MemorySink<R>) -> Self {
+        self.sink = Chosen::Memory(sink);
+        self
+    }
+
+    /// Leaves letters in this sink: a [`FileSink`](super::FileSink), a
+    /// [`ChannelSink`](super::ChannelSink), or one of your own.
+    pub fn sink(mut self, sink: impl Sink<R> + 'static) -> Self {
+        self.sink = Chosen::Own(Box::new(sink));
+        self
+    }
+
+    /// How many times a letter is replayed, over all runs. When the last replay fails, the letter is
+    /// parked.
+    pub const fn max_replays(mut self, replays: u32) -> Self {
+        self.max_replays = replays;
+        self
+    }
+
+    /// The length above which error texts are cut off.
+    pub const fn max_error_bytes(mut self, bytes: usize) -> Self {
+        self.max_error_bytes = bytes;
+        self
+    }
+
+    /// Sees each letter before it is stored, and removes what must not be: card numbers, tokens. It can
+    /// also encrypt, where the type of request allows it.
+    ///
+    /// When it panics, the letter is not stored and the panic goes to the caller of `push`.
+    pub fn redact(mut self, redact: impl Fn(&mut NewLetter<R>) + Send + Sync + 'static) -> Self {
+        self.redact = Some(Box::new(redact));
+        self
+    }
+
+    /// Sees each error text before it is stored, those of replays included, and returns what is stored
+    /// in its place. It is called before [`redact`](Self::redact).
+    pub fn redact_error(mut self, redact: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        self.redact_error = Some(Box::new(redact));
+        self
+    }
+
+    /// Tells the time of day, for the times in letters and for retention by age. Tests set it.
+    pub fn timestamps<T: Into<Timestamp>>(
+        mut self,
+        now: impl Fn() -> T + Send + Sync + 'static,
+    ) -> Self {
+        self.timestamps = Box::new(move || now().into());
+        self
+    }
+
+    setters! {
+        /// Makes the idempotency keys of this queue reproducible. For tests: two queues of one seed
+        /// give the same keys.
+        seed;
+        /// Hears what the queue does.
+        observer;
+        /// The name in events and snapshots.
+        name;
+        /// The clock that paces replays.
+        clock;
+    }
+
+    /// The queue.
+    ///
+    /// # Errors
+    ///
+    /// When a setting has no meaning, or there is no clock.
+    pub fn build(self) -> Result<DeadLetterQueue<R>, ConfigError> {
+        let error = |setting, problem| ConfigError::new(self.name, setting, problem);
+        let Some(clock) = self.clock else {
+            return Err(error("clock", "must be given without the feature `tokio`"));
+        };
+        if self.max_replays == 0 {
+            return Err(error("max_replays", "must be at least 1"));
+        }
+        let sink = match self.sink {
+            Chosen::Memory(memory) => {
+                memory.check()?;
+                Box::new(memory)
+            }
+            Chosen::Own(sink) => sink,
+        };
+        let inner = Inner {
+            name: self.name,
+            clock,
+            wall: self.timestamps,
+            sink,
+            redact: self.redact,
+            redact_error: self.redact_error,
+            observer: self.observer,
+            rng: SharedRng::new(self.seed),
+            max_error_bytes: self.max_error_bytes,
+            max_replays: self.max_replays,
+            next_id: AtomicU64::new(1),
+            replaying: AtomicBool::new(false),
+            counts: Counts::default(),
+        };
+        // What the sink found when it was opened.
+        inner.report_sink();
+        Ok(DeadLetterQueue::of(Arc::new(inner)))
+    }
+}
+
+impl<R> fmt::Debug for DeadLetterQueueBuilder<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetterQueueBuilder")
+            .field("max_replays", &self.max_replays)
+            .field("max_error_bytes", &self.max_error_bytes)
+            .field("redacts", &self.redact.is_some())
+            .field("redacts_errors", &self.redact_error.is_some())
+            .field("name", &self.name)
+            .field("clock", &self.clock)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! The builder of file sinks.
+
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::super::error::{DeadLetterError, DeadLetterErrorKind};
+use super::super::memory::check_limits;
+use super::super::state::retention::{Limits, WhenFull};
+use super::FileSink;
+use super::disk::OsDisk;
+use super::log::{Log, Settings};
+use super::open::io_error;
+use crate::error::ConfigError;
+
+/// Builds a [`FileSink`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`max_letters`](Self::max_letters) | 1 000 000 |
+/// | [`max_bytes`](Self::max_bytes) | 1 GiB |
+/// | [`max_age`](Self::max_age) | none |
+/// | [`when_full`](Self::when_full) | new letters are rejected |
+/// | [`segment_bytes`](Self::segment_bytes) | 8 MiB |
+/// | [`sync`](Self::sync) | yes: letters survive a loss of power |
+/// | [`max_waiting`](Self::max_waiting) | 65 536 |
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct FileSinkBuilder {
+    folder: PathBuf,
+    settings: Settings,
+    max_waiting: usize,
+}
+
+impl FileSink {
+    /// A builder of a sink in this folder, which is created if need be. Use it for nothing else.
+    pub fn builder(folder: impl Into<PathBuf>) -> FileSinkBuilder {
+        FileSinkBuilder {
+            folder: folder.into(),
+            settings: Settings {
+                limits: Limits {
+                    max_letters: 1_000_000,
+                    max_bytes: 1 << 30,
+                    max_age: Duration::MAX,
+                    when_full: WhenFull::Reject,
+                },
+                segment_bytes: 8 << 20,
+                sync: true,
+            },
+            max_waiting: 1 << 16,
+        }
+    }
+}
+
+impl FileSinkBuilder {
+    /// How many letters are kept. Each takes about 100 bytes of memory.
+    pub const fn max_letters(mut self, letters: u64) -> Self {
+        self.settings.limits.max_letters = letters;
+        self
+    }
+
+    /// How many bytes of letters are kept. The files may take twice that and a segment, as those that
+    /// are half empty are made smaller.
+    pub const fn max_bytes(mut self, bytes: u64) -> Self {
+        self.settings.limits.max_bytes = bytes;
+        self
+    }
+
+    /// How long letters are kept. Too old ones are not shown, and evicted when the next one is stored.
+    pub const fn max_age(mut self, age: Duration) -> Self {
+        self.settings.limits.max_age = age;
+        self
+    }
+
+    /// What happens to a letter when the queue is full.
+    pub const fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.settings.limits.when_full = when_full;
+        self
+    }
+
+    /// Above this length a new file is begun. Smaller files give back space earlier.
+    pub const fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.settings.segment_bytes = bytes;
+        self
+    }
+
+    /// Whether a letter counts as stored only once it survives a loss of power. Without, it survives
+    /// the end of the process, and costs no `fsync`.
+    pub const fn sync(mut self, sync: bool) -> Self {
+        self.settings.sync = sync;
+        self
+    }
+
+    /// How many letters may wait to be written. More are rejected: the storage does not keep up.
+    pub const fn max_waiting(mut self, waiting: usize) -> Self {
+        self.max_waiting = waiting;
+        self
+    }
+
+    /// Opens the folder: reads what is there and starts the thread that writes.
+    ///
+    /// It blocks for as long as that takes, about a second for a gigabyte: call it while the program
+    /// starts, or in `spawn_blocking`.
+    ///
+    /// # Errors
+    ///
+    /// [`DeadLetterErrorKind::Config`] when a setting has no meaning,
+    /// [`Locked`](DeadLetterErrorKind::Locked) when another sink has the folder open,
+    /// [`Version`](DeadLetterErrorKind::Version) when a later version of this crate has written to it,
+    /// and [`Io`](DeadLetterErrorKind::Io) or [`StorageFull`](DeadLetterErrorKind::StorageFull) when the
+    /// system fails.
+    pub fn open(self) -> Result<FileSink, DeadLetterError> {
+        self.check()?;
+        let lock = self.lock_folder()?;
+        let log = Log::open(OsDisk::new(self.folder), self.settings)?;
+        FileSink::start(log, self.max_waiting, lock)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        check_limits(&self.settings.limits)?;
+        let error = |setting| ConfigError::new("dead_letter", setting, "must be at least 1");
+        if self.settings.segment_bytes == 0 {
+            return Err(error("segment_bytes"));
+        }
+        if self.max_waiting == 0 {
+            return Err(error("max_waiting"));
+        }
+        Ok(())
+    }
+
+    /// Takes the folder for this sink. The system gives it back when the process ends, however it does.
+    fn lock_folder(&self) -> Result<fs::File, DeadLetterError> {
+        let path = self.folder.join("lock");
+        let shown = self.folder.display();
+        let failed = |error| io_error(&format!("open the folder {shown}"), error);
+        let mut folder = fs::DirBuilder::new();
+        let mut file = OpenOptions::new();
+        file.write(true).create(true).truncate(false);
+        // Letters are requests: they are for this user only.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+            folder.mode(0o700);
+            file.mode(0o600);
+        }
+        folder
+            .recursive(true)
+            .create(&self.folder)
+            .map_err(failed)?;
+        let file = file.open(path).map_err(failed)?;
+        match fs4::FileExt::try_lock(&file) {
+            Ok(()) => Ok(file),
+            Err(fs4::TryLockError::WouldBlock) => {
+                Err(DeadLetterError::new(DeadLetterErrorKind::Locked).during(shown.to_string()))
+            }
+            Err(fs4::TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+}

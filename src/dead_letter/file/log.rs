@@ -1,0 +1,403 @@
+//! The log: segments of letters, and beside each one the log of what became of its letters.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `letters-00000001.jsonl` | a header, then letters. The segment with the greatest number is written to |
+//! | `changes-00000001.jsonl` | what became of the letters of that segment. The last line of a letter counts |
+//! | `damaged.log` | damaged lines of segments that are gone |
+//! | `*.tmp` | a rewrite that was not finished. Deleted when the log is opened |
+//!
+//! A segment without letters is deleted together with its changes; one of which more than half are
+//! letters that are gone is rewritten and renamed over. Both leave a log that opens at every point at
+//! which they can be cut off.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::super::state::book::{Book, Changed, Entry, Evicted, Totals};
+use super::super::state::letter::{Change, LetterId, Standing};
+use super::super::state::record::{self, Gone, State, is_intact};
+use super::super::state::retention::Limits;
+use super::super::state::scan::scan;
+use super::super::state::segments::{Segment, Segments};
+use super::super::state::timestamp::Timestamp;
+use super::disk::Disk;
+use crate::event::LetterEvent;
+
+/// Where the line of a letter is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) limits: Limits,
+    /// Above this length a new segment is begun.
+    pub(super) segment_bytes: u64,
+    /// Whether writes are made safe against a loss of power, not only of the process.
+    pub(super) sync: bool,
+}
+
+/// A letter to be written.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    pub(super) id: LetterId,
+    pub(super) stored_at: Timestamp,
+    pub(super) line: Vec<u8>,
+}
+
+pub(super) struct Log<D> {
+    pub(super) disk: D,
+    pub(super) settings: Settings,
+    pub(super) book: Book<Place>,
+    pub(super) segments: Segments,
+    /// Larger than the number of every letter that was ever written.
+    pub(super) next_id: LetterId,
+    pub(super) events: Vec<LetterEvent>,
+    /// After a write failed, what the file holds is not known: the next letter begins a new segment.
+    pub(super) torn: bool,
+}
+
+/// The lines of letters, as they are in the files.
+#[derive(Debug, Default)]
+pub(super) struct RawPage {
+    pub(super) letters: Vec<(LetterId, Standing, Vec<u8>)>,
+    pub(super) unreadable: Vec<LetterId>,
+    pub(super) next: Option<LetterId>,
+}
+
+pub(super) fn letters_name(segment: u64) -> String {
+    format!("letters-{segment:08}.jsonl")
+}
+
+pub(super) fn changes_name(segment: u64) -> String {
+    format!("changes-{segment:08}.jsonl")
+}
+
+pub(super) const DAMAGED: &str = "damaged.log";
+
+impl<D: Disk> Log<D> {
+    pub(super) fn totals(&self) -> Totals {
+        self.book.totals()
+    }
+
+    /// Whether a letter of so many bytes, with those `pending`, is within the limits.
+    pub(super) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
+        self.book.has_room(pending, bytes)
+    }
+
+    /// Evicts the letters that are too old.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        let evicted = self.book.expire(now);
+        self.evict(evicted);
+    }
+
+    /// Writes letters and makes them safe: all, or none of them.
+    pub(super) fn commit(&mut self, letters: &[Pending]) -> io::Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let segment = self.segment_to_write()?;
+        let name = letters_name(segment);
+        let begin = self.segments.get(segment).unwrap_or_default().length;
+        let bytes: Vec<u8> = letters
+            .iter()
+            .flat_map(|letter| &letter.line)
+            .copied()
+            .collect();
+        let mut written = self.disk.append(&name, &bytes);
+        if written.is_ok() && self.settings.sync {
+            written = self.disk.sync(&name);
+        }
+        if let Err(error) = written {
+            // A system that could not make a write safe may have forgotten it: nothing after it in this
+            // file can be trusted.
+            self.torn = true;
+            let _ = self.disk.truncate(&name, begin);
+            return Err(error);
+        }
+        let mut offset = begin;
+        for letter in letters {
+            let bytes = letter.line.len() as u64;
+            let entry = Entry {
+                place: Place { segment, offset },
+                bytes,
+                stored_at: letter.stored_at,
+                standing: Standing::default(),
+            };
+            self.book.insert(letter.id, entry);
+            self.segments.keep(segment, bytes);
+            self.next_id = self
+                .next_id
+                .max(LetterId::new(letter.id.get().saturating_add(1)));
+            offset += bytes;
+        }
+        self.segments
+            .update(segment, |segment| segment.length = offset);
+        let evicted = self.book.overflow();
+        self.evict(evicted);
+        Ok(())
+    }
+
+    /// The number of the segment that letters are written to, a new one if need be.
+    fn segment_to_write(&mut self) -> io::Result<u64> {
+        let last = self.segments.active();
+        if let Some((number, segment)) = last {
+            if !self.torn && segment.length < self.settings.segment_bytes {
+                return Ok(number);
+            }
+        }
+        let number = last.map_or(1, |(number, _)| number + 1);
+        let name = letters_name(number);
+        // What a failed attempt to begin this segment has left there.
+        self.remove(&name)?;
+        let header = record::header(self.next_id);
+        self.disk.append(&name, &header)?;
+        if self.settings.sync {
+            self.disk.sync(&name)?;
+            self.disk.sync_names()?;
+        }
+        let length = header.len() as u64;
+        self.segments.add(
+            number,
+            Segment {
+                length,
+                ..Segment::default()
+            },
+        );
+        self.torn = false;
+        Ok(number)
+    }
+
+    /// Changes letters and makes that safe, apart from replays that begin: if the power is lost then,
+    /// so is the replay. Returns how the letters stand.
+    pub(super) fn change(
+        &mut self,
+        changes: &[(LetterId, Change)],
+    ) -> io::Result<Vec<Option<Standing>>> {
+        let mut lines = BTreeMap::<u64, Lines>::new();
+        // How letters stand after the changes of this batch before.
+        let mut standings = BTreeMap::<LetterId, Option<Standing>>::new();
+        let mut answers = Vec::with_capacity(changes.len());
+        for (id, change) in changes {
+            let Some(entry) = self.book.get(*id) else {
+                answers.push(None);
+                continue;
+            };
+            let before = standings.get(id).cloned();
+            let Some(before) = before.unwrap_or_else(|| Some(entry.standing.clone())) else {
+                answers.push(None);
+                continue;
+            };
+            let after = before.after(change);
+            let state = match change {
+                Change::Delivered => State::Gone(Gone::Delivered),
+                Change::Discard => State::Gone(Gone::Discarded),
+                _ => State::Kept(after.clone()),
+            };
+            let lines = lines.entry(entry.place.segment).or_default();
+            lines.bytes.extend(record::change(*id, &state));
+            lines.must_sync |= !matches!(change, Change::Begin | Change::NotExecuted);
+            standings.insert(*id, (!change.removes()).then(|| after.clone()));
+            answers.push(Some(after));
+        }
+        for (segment, lines) in lines {
+            self.append_changes(segment, &lines)?;
+        }
+        for (id, change) in changes {
+            if let Changed::Gone(entry) = self.book.change(*id, change) {
+                self.segments.forget(entry.place.segment, entry.bytes);
+            }
+        }
+        Ok(answers)
+    }
+
+    fn append_changes(&mut self, number: u64, lines: &Lines) -> io::Result<()> {
+        let name = changes_name(number);
+        let segment = self.segments.get(number).unwrap_or_default();
+        let written = self.write_changes(&name, segment, lines);
+        let is_safe = written.is_ok() && self.settings.sync && lines.must_sync;
+        self.segments.update(number, |segment| {
+            segment.ragged = written.is_err();
+            segment.named |= is_safe;
+        });
+        written
+    }
+
+    fn write_changes(&mut self, name: &str, segment: Segment, lines: &Lines) -> io::Result<()> {
+        if segment.ragged {
+            // Half a line would join the next one.
+            self.disk.append(name, b"\n")?;
+        }
+        self.disk.append(name, &lines.bytes)?;
+        if self.settings.sync && lines.must_sync {
+            self.disk.sync(name)?;
+            if !segment.named {
+                self.disk.sync_names()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Letters that were evicted: the files say so, but nobody waits for it to be safe. When the log is
+    /// opened without it, they are evicted once more.
+    pub(super) fn evict(&mut self, evicted: Evicted<Place>) {
+        let mut lines = BTreeMap::<u64, Lines>::new();
+        for (id, entry, cause) in evicted {
+            self.segments.forget(entry.place.segment, entry.bytes);
+            self.events.push(LetterEvent::evicted(id.get(), cause));
+            let lines = lines.entry(entry.place.segment).or_default();
+            lines
+                .bytes
+                .extend(record::change(id, &State::Gone(Gone::Evicted)));
+        }
+        for (segment, lines) in lines {
+            if let Err(error) = self.append_changes(segment, &lines) {
+                self.events.push(LetterEvent::MaintenanceFailed {
+                    error: error.kind(),
+                });
+            }
+        }
+    }
+
+    /// Reads letters after `after`: at most `max`, and no more than a megabyte or so at once.
+    pub(super) fn page(&mut self, after: Option<LetterId>, max: usize, now: Timestamp) -> RawPage {
+        const BYTES: u64 = 1 << 20;
+        let mut page = RawPage::default();
+        let mut bytes = 0;
+        let mut chosen = Vec::new();
+        let mut rest = self.book.after(after, now);
+        for (id, entry) in rest.by_ref().take(max) {
+            chosen.push((id, entry.clone()));
+            bytes += entry.bytes;
+            if bytes >= BYTES {
+                break;
+            }
+        }
+        if rest.next().is_some() {
+            page.next = chosen.last().map(|(id, _)| *id);
+        }
+        drop(rest);
+        for (id, entry) in chosen {
+            let name = letters_name(entry.place.segment);
+            let length = usize::try_from(entry.bytes - 1).unwrap_or(usize::MAX);
+            match self.disk.read_at(&name, entry.place.offset, length) {
+                Ok(line) if is_intact(&line) => page.letters.push((id, entry.standing, line)),
+                _ => page.unreadable.push(id),
+            }
+        }
+        page
+    }
+
+    /// Deletes the segments without letters and rewrites one that is mostly letters that are gone.
+    pub(super) fn tidy(&mut self) {
+        let tidied = self
+            .delete_finished()
+            .and_then(|()| self.rewrite_wasteful());
+        if let Err(error) = tidied {
+            self.events.push(LetterEvent::MaintenanceFailed {
+                error: error.kind(),
+            });
+        }
+    }
+
+    fn delete_finished(&mut self) -> io::Result<()> {
+        while let Some(number) = self.segments.finished() {
+            self.rescue_damaged(number)?;
+            // The changes last: without them the letters would be back.
+            self.remove(&letters_name(number))?;
+            if self.settings.sync {
+                self.disk.sync_names()?;
+            }
+            self.remove(&changes_name(number))?;
+            self.segments.remove(number);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        match self.disk.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn rewrite_wasteful(&mut self) -> io::Result<()> {
+        let Some(number) = self.segments.wasteful() else {
+            return Ok(());
+        };
+        self.rescue_damaged(number)?;
+        let old = self.disk.read(&letters_name(number))?;
+        let mut letters = record::header(self.next_id);
+        let mut changes = Vec::new();
+        let mut moved = Vec::new();
+        for (id, entry) in self.book.all() {
+            if entry.place.segment != number {
+                continue;
+            }
+            let begin = entry.place.offset as usize;
+            let line = old.get(begin..begin + entry.bytes as usize);
+            let line = line.ok_or(io::ErrorKind::UnexpectedEof)?;
+            moved.push((id, letters.len() as u64));
+            letters.extend_from_slice(line);
+            if entry.standing != Standing::default() {
+                changes.extend(record::change(id, &State::Kept(entry.standing.clone())));
+            }
+        }
+        self.replace(&letters_name(number), &letters)?;
+        // From here on the letters are where the new file has them.
+        for (id, offset) in moved {
+            if let Some(place) = self.book.place_mut(id) {
+                place.offset = offset;
+            }
+        }
+        let length = letters.len() as u64;
+        self.segments
+            .update(number, |segment| segment.length = length);
+        // Before the old changes go: with the old letters they would be missing.
+        self.disk.sync_names()?;
+        self.replace(&changes_name(number), &changes)?;
+        self.segments.update(number, |segment| {
+            (segment.named, segment.ragged) = (false, false);
+        });
+        Ok(())
+    }
+
+    /// Puts a file with new content in the place of an old one, at once.
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        const TEMPORARY: &str = "rewrite.tmp";
+        self.remove(TEMPORARY)?;
+        self.disk.append(TEMPORARY, bytes)?;
+        // Whatever the settings: a file system may rename before it writes.
+        self.disk.sync(TEMPORARY)?;
+        self.disk.rename(TEMPORARY, name)
+    }
+
+    /// Copies the damaged lines of a segment that is about to be deleted or rewritten.
+    fn rescue_damaged(&mut self, number: u64) -> io::Result<()> {
+        let segment = self.segments.get(number).unwrap_or_default();
+        if !segment.damaged {
+            return Ok(());
+        }
+        let bytes = self.disk.read(&letters_name(number))?;
+        let mut lines = Vec::new();
+        for range in scan(&bytes).damaged {
+            lines.extend_from_slice(&bytes[range]);
+            lines.push(b'\n');
+        }
+        self.disk.append(DAMAGED, &lines)?;
+        self.disk.sync(DAMAGED)?;
+        self.segments
+            .update(number, |segment| segment.damaged = false);
+        Ok(())
+    }
+}
+
+/// Lines for one change log.
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    must_sync: bool,
+}

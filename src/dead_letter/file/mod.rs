@@ -1,0 +1,250 @@
+//! Letters in files.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{DeadLetterError, DeadLetterErrorKind};
+use super::sink::{Changed, Page, Sink, SinkFuture, Store};
+use super::state::book::Totals;
+use super::state::letter::{Change, Letter, LetterId};
+use super::state::record;
+use super::state::timestamp::Timestamp;
+use crate::event::LetterEvent;
+use crate::sync::lock;
+
+mod config;
+mod disk;
+mod log;
+mod open;
+mod reply;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use self::config::FileSinkBuilder;
+
+use self::disk::Disk;
+use self::log::{Log, Pending};
+use self::reply::{Answerer, Reply, reply};
+use self::writer::{Board, Command};
+
+/// Keeps letters in files of JSON lines, safe against a sudden end of the process or of the power.
+///
+/// A thread of its own reads and writes, so no method blocks. It takes all letters that wait and makes
+/// them safe with one `fsync`: many writers cost little more than one. A letter counts as stored
+/// after that. Once [`push`](super::DeadLetterQueue::push) was polled its letter is written even if the
+/// future is dropped; only the confirmation is lost.
+///
+/// Requests are written with serde. Only the user may read the files.
+///
+/// Handles share everything. Dropping the last one waits until what was given to it is written;
+/// [`DeadLetterQueue::close`](super::DeadLetterQueue::close) does so without blocking.
+///
+/// Under tokio's paused clock a wait for the thread looks like idleness, so timers fire early.
+#[derive(Clone)]
+pub struct FileSink {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// `None` once the sink is closed.
+    commands: Mutex<Option<Sender<Command>>>,
+    board: Arc<Board>,
+    next_id: AtomicU64,
+    max_waiting: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The files of a [`FileSink`] at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileSnapshot {
+    /// How many letters are kept, and their bytes.
+    pub totals: Totals,
+    /// How many files of letters there are.
+    pub segments: u64,
+    /// Their length, with letters that are gone.
+    pub file_bytes: u64,
+    /// How many times letters were written and made safe, each time all that waited.
+    pub commits: u64,
+    /// How many letters, changes and reads wait for the thread.
+    pub waiting: usize,
+}
+
+impl FileSink {
+    fn start<D: Disk, L: Send + 'static>(
+        mut log: Log<D>,
+        max_waiting: usize,
+        folder_lock: L,
+    ) -> Result<Self, DeadLetterError> {
+        let board = Arc::new(Board::default());
+        board.publish(&mut log, 0);
+        let next_id = AtomicU64::new(log.next_id.get());
+        let (sender, receiver) = mpsc::channel();
+        let thread = thread::Builder::new().name("dead-letters".into()).spawn({
+            let board = board.clone();
+            move || writer::run(log, &receiver, &board, folder_lock)
+        });
+        let thread = thread.map_err(|error| open::io_error("start the thread", error))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                commands: Mutex::new(Some(sender)),
+                board,
+                next_id,
+                max_waiting,
+                thread: Mutex::new(Some(thread)),
+            }),
+        })
+    }
+
+    /// The files at this moment.
+    pub fn snapshot(&self) -> FileSnapshot {
+        let board = &*self.shared.board;
+        let gauges = lock(&board.gauges);
+        FileSnapshot {
+            totals: gauges.totals,
+            segments: gauges.segments,
+            file_bytes: gauges.file_bytes,
+            commits: gauges.commits,
+            waiting: board.waiting.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Gives the thread something to do. Dropping the reply does not take it back.
+    fn send<T>(&self, command: impl FnOnce(Answerer<T>) -> Command) -> Reply<T> {
+        let (answer, reply) = reply();
+        let command = command(answer);
+        let commands = lock(&self.shared.commands);
+        let Some(sender) = &*commands else {
+            // Outside the lock: an answer wakes.
+            drop(commands);
+            return reply;
+        };
+        self.shared.board.waiting.fetch_add(1, Ordering::Relaxed);
+        let unsent = sender.send(command);
+        drop(commands);
+        drop(unsent);
+        reply
+    }
+
+    fn store_line(&self, letter: Pending) -> Result<Reply<()>, DeadLetterError> {
+        if self.shared.board.waiting.load(Ordering::Relaxed) >= self.shared.max_waiting {
+            return Err(DeadLetterErrorKind::Overloaded.into());
+        }
+        Ok(self.send(|answer| Command::Store(letter, answer)))
+    }
+}
+
+impl<R> Sink<R> for FileSink
+where
+    R: Serialize + DeserializeOwned + Send + Sync,
+{
+    fn store(&self, letter: Letter<R>) -> SinkFuture<'_, ()> {
+        let encoded = record::encode(letter.content());
+        let encoded = encoded.map_err(|error| {
+            DeadLetterError::new(DeadLetterErrorKind::Encode)
+                .during(error.to_string())
+                .because(error)
+        });
+        let reply = encoded.and_then(|line| {
+            self.store_line(Pending {
+                id: letter.id(),
+                stored_at: letter.stored_at(),
+                line,
+            })
+        });
+        Box::pin(async { reply?.await })
+    }
+
+    fn kept(&self) -> Option<&dyn Store<R>> {
+        Some(self)
+    }
+
+    fn take_events(&self) -> Vec<LetterEvent> {
+        std::mem::take(&mut lock(&self.shared.board.gauges).events)
+    }
+
+    fn close(&self) -> SinkFuture<'_, ()> {
+        let sender = lock(&self.shared.commands).take();
+        Box::pin(async move {
+            let Some(sender) = sender else {
+                return Ok(());
+            };
+            let (answer, reply) = reply();
+            self.shared.board.waiting.fetch_add(1, Ordering::Relaxed);
+            drop(sender.send(Command::Close(answer)));
+            drop(sender);
+            reply.await
+        })
+    }
+}
+
+impl<R> Store<R> for FileSink
+where
+    R: Serialize + DeserializeOwned + Send + Sync,
+{
+    fn next_id(&self) -> LetterId {
+        // Relaxed: a number publishes nothing.
+        LetterId::new(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn page(&self, after: Option<LetterId>, max: usize, now: Timestamp) -> SinkFuture<'_, Page<R>> {
+        let reply = self.send(|answer| Command::Page {
+            after,
+            max,
+            now,
+            answer,
+        });
+        Box::pin(async {
+            let raw = reply.await?;
+            let mut page = Page::new(Vec::with_capacity(raw.letters.len()));
+            page.unreadable = raw.unreadable;
+            page.next = raw.next;
+            for (id, standing, line) in raw.letters {
+                match record::decode(&line) {
+                    Ok(letter) => page.letters.push(letter.with(standing)),
+                    Err(_) => page.unreadable.push(id),
+                }
+            }
+            Ok(page)
+        })
+    }
+
+    fn change(&self, id: LetterId, change: Change) -> SinkFuture<'_, Option<Changed>> {
+        let reply = self.send(|answer| Command::Change(id, change, answer));
+        Box::pin(async {
+            let standing = reply.await?;
+            Ok(standing.map(|standing| Changed::new(standing.replays, standing.parked)))
+        })
+    }
+
+    fn totals(&self) -> Totals {
+        lock(&self.shared.board.gauges).totals
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The thread ends when it has done what was sent.
+        drop(lock(&self.commands).take());
+        let Some(thread) = lock(&self.thread).take() else {
+            return;
+        };
+        // The last handle may go with a waker that the thread itself wakes.
+        if thread.thread().id() != thread::current().id() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for FileSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FileSink").field(&self.snapshot()).finish()
+    }
+}

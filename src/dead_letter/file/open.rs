@@ -1,0 +1,182 @@
+//! Opens a log: reads what is there, and repairs what a sudden end has left.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::super::error::{DeadLetterError, DeadLetterErrorKind};
+use super::super::state::book::{Book, Entry};
+use super::super::state::letter::{LetterId, Standing};
+use super::super::state::record::{self, Head, State, Unusable};
+use super::super::state::scan::{Scan, scan};
+use super::super::state::segments::{Segment, Segments};
+use super::disk::Disk;
+use super::log::{Log, Place, Settings, changes_name, letters_name};
+use crate::event::LetterEvent;
+
+/// An error of the system while `action` was done.
+pub(super) fn io_error(action: &str, error: io::Error) -> DeadLetterError {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            DeadLetterErrorKind::StorageFull
+        }
+        _ => DeadLetterErrorKind::Io,
+    };
+    DeadLetterError::new(kind)
+        .during(format!("{action}: {error}"))
+        .because(error)
+}
+
+impl<D: Disk> Log<D> {
+    pub(super) fn open(disk: D, settings: Settings) -> Result<Self, DeadLetterError> {
+        let mut log = Self {
+            disk,
+            settings,
+            book: Book::new(settings.limits),
+            segments: Segments::default(),
+            next_id: LetterId::new(1),
+            events: Vec::new(),
+            torn: false,
+        };
+        let files = log
+            .disk
+            .list()
+            .map_err(|e| io_error("list the folder", e))?;
+        let files: BTreeMap<_, _> = files.into_iter().collect();
+        for name in files.keys().filter(|name| name.ends_with(".tmp")) {
+            let removed = log.disk.remove(name);
+            removed.map_err(|e| io_error(&format!("remove {name}"), e))?;
+        }
+        let mut numbers: Vec<_> = files
+            .keys()
+            .filter_map(|name| number("letters-", name))
+            .collect();
+        numbers.sort_unstable();
+        for &segment in &numbers {
+            log.read_letters(segment)?;
+        }
+        for name in files.keys() {
+            match number("changes-", name) {
+                Some(segment) if log.segments.get(segment).is_some() => {
+                    log.read_changes(segment)?
+                }
+                // The letters were deleted, and then came the end.
+                Some(_) => {
+                    let removed = log.disk.remove(name);
+                    removed.map_err(|e| io_error(&format!("remove {name}"), e))?;
+                }
+                None => {}
+            }
+        }
+        let evicted = log.book.overflow();
+        log.evict(evicted);
+        log.tidy();
+        Ok(log)
+    }
+
+    fn read_letters(&mut self, segment: u64) -> Result<(), DeadLetterError> {
+        let name = letters_name(segment);
+        let (bytes, mut found) = self.read_lines(&name)?;
+        let length = found.whole as u64;
+        self.segments.add(
+            segment,
+            Segment {
+                length,
+                ..Segment::default()
+            },
+        );
+        for range in std::mem::take(&mut found.intact) {
+            match record::head(&bytes[range.clone()]) {
+                Ok(Head::Header { next_id }) => self.next_id = self.next_id.max(next_id),
+                Ok(Head::Letter { id, stored_at }) => {
+                    let entry = Entry {
+                        place: Place {
+                            segment,
+                            offset: range.start as u64,
+                        },
+                        bytes: range.len() as u64 + 1,
+                        stored_at,
+                        standing: Standing::default(),
+                    };
+                    self.segments.keep(segment, entry.bytes);
+                    if let Some(old) = self.book.insert(id, entry) {
+                        self.segments.forget(old.place.segment, old.bytes);
+                    }
+                    let next = LetterId::new(id.get().saturating_add(1));
+                    self.next_id = self.next_id.max(next);
+                }
+                Err(Unusable::Version(version)) => return Err(later_version(&name, version)),
+                Err(Unusable::Unknown) => found.damaged.push(range),
+            }
+        }
+        let damaged = !found.damaged.is_empty();
+        self.segments
+            .update(segment, |segment| segment.damaged = damaged);
+        self.report_damage(&found);
+        Ok(())
+    }
+
+    fn read_changes(&mut self, segment: u64) -> Result<(), DeadLetterError> {
+        let name = changes_name(segment);
+        let (bytes, mut found) = self.read_lines(&name)?;
+        for range in std::mem::take(&mut found.intact) {
+            match record::read_change(&bytes[range.clone()]) {
+                Ok((id, state)) => {
+                    let here = |entry: &Entry<Place>| entry.place.segment == segment;
+                    if !self.book.get(id).is_some_and(here) {
+                        continue;
+                    }
+                    match state {
+                        State::Kept(standing) => self.book.set_standing(id, standing),
+                        State::Gone(_) => {
+                            if let Some(entry) = self.book.remove(id) {
+                                self.segments.forget(segment, entry.bytes);
+                            }
+                        }
+                    }
+                }
+                Err(Unusable::Version(version)) => return Err(later_version(&name, version)),
+                Err(Unusable::Unknown) => found.damaged.push(range),
+            }
+        }
+        self.report_damage(&found);
+        Ok(())
+    }
+
+    /// Reads a file and cuts off the write that was not finished: nothing has acknowledged it.
+    fn read_lines(&mut self, name: &str) -> Result<(Vec<u8>, Scan), DeadLetterError> {
+        let bytes = self.disk.read(name);
+        let bytes = bytes.map_err(|e| io_error(&format!("read {name}"), e))?;
+        let found = scan(&bytes);
+        if found.whole < bytes.len() {
+            self.events.push(LetterEvent::TornTail {
+                bytes: (bytes.len() - found.whole) as u64,
+            });
+            let cut = self.disk.truncate(name, found.whole as u64);
+            cut.map_err(|e| io_error(&format!("cut off the torn end of {name}"), e))?;
+        }
+        Ok((bytes, found))
+    }
+
+    fn report_damage(&mut self, found: &Scan) {
+        if !found.damaged.is_empty() {
+            self.events.push(LetterEvent::Damaged {
+                lines: found.damaged.len() as u64,
+            });
+        }
+    }
+}
+
+fn later_version(name: &str, version: u32) -> DeadLetterError {
+    DeadLetterError::new(DeadLetterErrorKind::Version).during(format!(
+        "{name} is of version {version}, known is {}",
+        record::VERSION
+    ))
+}
+
+/// The number in the name of a file.
+fn number(prefix: &str, name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(prefix)?.strip_suffix(".jsonl")?;
+    let number = digits.parse().ok()?;
+    // Only names as they are written: `letters-1.jsonl` is not ours.
+    (format!("{number:08}") == digits).then_some(number)
+}

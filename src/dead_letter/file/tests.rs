@@ -1,0 +1,293 @@
+//! The log on a disk that fails, and that forgets what was not made safe.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::error::DeadLetterErrorKind;
+use super::super::state::letter::{Change, Letter, LetterId, NewLetter};
+use super::super::state::record;
+use super::super::state::retention::{Limits, WhenFull};
+use super::super::state::timestamp::Timestamp;
+use super::disk::Disk;
+use super::log::{DAMAGED, Log, Pending, Settings, changes_name, letters_name};
+use crate::event::LetterEvent;
+use crate::sync::lock;
+
+mod crashes;
+mod damage;
+
+/// A disk in memory. Clones are one disk: the log owns one, the test looks at the other.
+#[derive(Clone, Default)]
+struct SimDisk(Arc<Mutex<Sim>>);
+
+#[derive(Clone, Default)]
+struct Sim {
+    /// What a reader sees.
+    files: BTreeMap<String, File>,
+    /// What a loss of power leaves: names, and for each the file's number.
+    safe_names: BTreeMap<String, u64>,
+    /// Names that were changed since then, in order.
+    pending_names: Vec<NameChange>,
+    /// The safe content of each file.
+    safe_content: BTreeMap<u64, Vec<u8>>,
+    next_file: u64,
+    /// Operations that change something, so far.
+    operations: u64,
+    /// The operation that fails, and how much of an `append` is there nonetheless.
+    fails_at: Option<(u64, usize)>,
+    /// How many operations after it fail too: `u64::MAX` as if the process had ended there.
+    fails_for: u64,
+    error: Option<io::ErrorKind>,
+}
+
+#[derive(Clone)]
+struct File {
+    number: u64,
+    content: Vec<u8>,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Create(String, u64),
+    Rename(String, String, u64),
+    Remove(String),
+}
+
+impl Sim {
+    /// Counts an operation. Returns how much of it is done when it fails.
+    fn step(&mut self) -> Result<(), (usize, io::Error)> {
+        let error = || io::Error::from(self.error.unwrap_or(io::ErrorKind::Other));
+        self.operations += 1;
+        match self.fails_at {
+            Some((at, part)) if self.operations == at => Err((part, error())),
+            Some((at, _)) if self.operations > at && self.operations - at <= self.fails_for => {
+                Err((0, error()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The disk after a loss of power: the pending changes of names whose bit is set in `names` happened,
+    /// and of every file that much of what was not safe is there.
+    fn lose_power(&self, names: u64, mut unsafe_part: impl FnMut(usize) -> usize) -> Self {
+        let mut kept = self.safe_names.clone();
+        for (at, change) in self.pending_names.iter().enumerate() {
+            if names >> (at % 64) & 1 == 0 {
+                continue;
+            }
+            match change {
+                NameChange::Create(name, number) => {
+                    kept.insert(name.clone(), *number);
+                }
+                NameChange::Rename(from, to, number) => {
+                    kept.remove(from);
+                    kept.insert(to.clone(), *number);
+                }
+                NameChange::Remove(name) => {
+                    kept.remove(name);
+                }
+            }
+        }
+        let mut after = Self {
+            next_file: self.next_file,
+            ..Self::default()
+        };
+        for (name, number) in kept {
+            let mut content = self.safe_content.get(&number).cloned().unwrap_or_default();
+            let now = self.files.values().find(|file| file.number == number);
+            if let Some(more) = now.and_then(|file| file.content.get(content.len()..)) {
+                content.extend_from_slice(&more[..unsafe_part(more.len())]);
+            }
+            after.safe_names.insert(name.clone(), number);
+            after.safe_content.insert(number, content.clone());
+            after.files.insert(name, File { number, content });
+        }
+        after
+    }
+}
+
+impl Disk for SimDisk {
+    fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
+        let sim = lock(&self.0);
+        let list = sim.files.iter();
+        Ok(list
+            .map(|(name, file)| (name.clone(), file.content.len() as u64))
+            .collect())
+    }
+
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        let sim = lock(&self.0);
+        let file = sim.files.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(file.content.clone())
+    }
+
+    fn read_at(&mut self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let content = self.read(name)?;
+        let part = content.get(offset as usize..offset as usize + length);
+        Ok(part.ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut sim = lock(&self.0);
+        let (part, result) = match sim.step() {
+            Ok(()) => (bytes.len(), Ok(())),
+            Err((part, error)) => (part.min(bytes.len()), Err(error)),
+        };
+        if result.is_err() && part == 0 {
+            return result;
+        }
+        if !sim.files.contains_key(name) {
+            sim.next_file += 1;
+            let number = sim.next_file;
+            let content = Vec::new();
+            sim.files.insert(name.into(), File { number, content });
+            sim.pending_names
+                .push(NameChange::Create(name.into(), number));
+        }
+        let file = sim.files.get_mut(name).unwrap();
+        file.content.extend_from_slice(&bytes[..part]);
+        result
+    }
+
+    fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
+        let mut sim = lock(&self.0);
+        sim.step().map_err(|(_, error)| error)?;
+        let file = sim.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
+        file.content.truncate(length as usize);
+        let number = file.number;
+        if let Some(safe) = sim.safe_content.get_mut(&number) {
+            safe.truncate(length as usize);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        let mut sim = lock(&self.0);
+        sim.step().map_err(|(_, error)| error)?;
+        let file = sim.files.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let (number, content) = (file.number, file.content.clone());
+        sim.safe_content.insert(number, content);
+        Ok(())
+    }
+
+    fn sync_names(&mut self) -> io::Result<()> {
+        let mut sim = lock(&self.0);
+        sim.step().map_err(|(_, error)| error)?;
+        let names = sim.files.iter();
+        sim.safe_names = names
+            .map(|(name, file)| (name.clone(), file.number))
+            .collect();
+        sim.pending_names.clear();
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let mut sim = lock(&self.0);
+        sim.step().map_err(|(_, error)| error)?;
+        let file = sim.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        let number = file.number;
+        sim.files.insert(to.into(), file);
+        sim.pending_names
+            .push(NameChange::Rename(from.into(), to.into(), number));
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        let mut sim = lock(&self.0);
+        if !sim.files.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        sim.step().map_err(|(_, error)| error)?;
+        sim.files.remove(name);
+        sim.pending_names.push(NameChange::Remove(name.into()));
+        Ok(())
+    }
+}
+
+impl SimDisk {
+    fn of(sim: Sim) -> Self {
+        Self(Arc::new(Mutex::new(sim)))
+    }
+
+    fn set(&self, name: &str, content: &[u8]) {
+        let mut sim = lock(&self.0);
+        sim.next_file += 1;
+        let number = sim.next_file;
+        let content = content.to_vec();
+        sim.files.insert(name.into(), File { number, content });
+    }
+
+    fn content(&self, name: &str) -> Vec<u8> {
+        let sim = lock(&self.0);
+        sim.files
+            .get(name)
+            .map(|file| file.content.clone())
+            .unwrap_or_default()
+    }
+
+    fn names(&self) -> Vec<String> {
+        lock(&self.0).files.keys().cloned().collect()
+    }
+
+    /// Another disk with the same files.
+    fn copy(&self) -> Self {
+        Self::of(lock(&self.0).clone())
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        limits: Limits {
+            max_letters: 1000,
+            max_bytes: 1 << 20,
+            max_age: Duration::MAX,
+            when_full: WhenFull::Reject,
+        },
+        // A handful of letters.
+        segment_bytes: 1200,
+        sync: true,
+    }
+}
+
+fn open(disk: &SimDisk) -> Log<SimDisk> {
+    Log::open(disk.clone(), settings()).unwrap()
+}
+
+fn pending(id: u64) -> Pending {
+    let letter = NewLetter::new(format!("request {id}")).error("down");
+    let letter = letter.seal(LetterId::new(id), Timestamp::from_micros(id), || {
+        format!("key {id}")
+    });
+    Pending {
+        id: letter.id(),
+        stored_at: letter.stored_at(),
+        line: record::encode(letter.content()).unwrap(),
+    }
+}
+
+/// What can be read, by number: the request, the replays, and whether it is parked.
+fn readable(log: &mut Log<SimDisk>) -> BTreeMap<u64, (String, u32, bool)> {
+    let page = log.page(None, usize::MAX, Timestamp::UNIX_EPOCH);
+    assert_eq!((page.unreadable, page.next), (Vec::new(), None));
+    let letters = page.letters.into_iter().map(|(id, standing, line)| {
+        let letter: Letter<String> = record::decode(&line).unwrap();
+        assert_eq!(letter.id(), id);
+        (
+            id.get(),
+            (letter.request().clone(), standing.replays, standing.parked),
+        )
+    });
+    letters.collect()
+}
+
+fn ids(log: &mut Log<SimDisk>) -> Vec<u64> {
+    readable(log).into_keys().collect()
+}
+
+fn change(log: &mut Log<SimDisk>, id: u64, change: Change) -> io::Result<()> {
+    log.change(&[(LetterId::new(id), change)]).map(drop)
+}

@@ -1,0 +1,204 @@
+//! The end of the process or of the power at every operation, and with every part of it done.
+
+use super::*;
+
+/// What a test does to a log.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Stores so many letters at once.
+    Store(u64),
+    /// Changes the letter with this number, counted from the oldest.
+    Change(usize, Change),
+    Tidy,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let change = prop_oneof![
+        4 => Just(Change::Delivered),
+        1 => Just(Change::Discard),
+        1 => Just(Change::Begin),
+        1 => Just(Change::failed(Timestamp::from_micros(9), "down".into(), false)),
+        1 => Just(Change::Park),
+    ];
+    let step = prop_oneof![
+        2 => (1_u64..6).prop_map(Step::Store),
+        5 => (0_usize..20, change).prop_map(|(at, change)| Step::Change(at, change)),
+        2 => Just(Step::Tidy),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// What the caller of a log was told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// Letters that were acknowledged and not removed.
+    kept: BTreeMap<u64, bool>,
+    /// Letters whose removal was acknowledged.
+    gone: Vec<u64>,
+    /// Letters of a write or a change that failed: they may be there or not.
+    open: Vec<u64>,
+}
+
+fn play(log: &mut Log<SimDisk>, steps: &[Step]) -> Told {
+    let (mut told, mut next) = (Told::default(), 1);
+    for step in steps {
+        match step {
+            Step::Store(count) => {
+                let letters: Vec<_> = (next..next + count).map(pending).collect();
+                next += count;
+                let numbers = letters.iter().map(|letter| letter.id.get());
+                match log.commit(&letters) {
+                    Ok(()) => told.kept.extend(numbers.map(|id| (id, false))),
+                    Err(_) => told.open.extend(numbers),
+                }
+            }
+            Step::Change(at, wanted) => {
+                let Some(&id) = told.kept.keys().nth(*at) else {
+                    continue;
+                };
+                match change(log, id, wanted.clone()) {
+                    Ok(()) if wanted.removes() => {
+                        told.kept.remove(&id);
+                        told.gone.push(id);
+                    }
+                    Ok(()) if *wanted == Change::Park => {
+                        told.kept.insert(id, true);
+                    }
+                    Ok(()) => {}
+                    Err(_) => {
+                        told.kept.remove(&id);
+                        told.open.push(id);
+                    }
+                }
+            }
+            Step::Tidy => log.tidy(),
+        }
+    }
+    told
+}
+
+/// Every acknowledged letter is there once, as it was; nothing that is gone is back.
+fn check(disk: &SimDisk, told: &Told) {
+    let mut log = open(disk);
+    let found = readable(&mut log);
+    for (id, parked) in &told.kept {
+        let (request, _, is_parked) = found
+            .get(id)
+            .unwrap_or_else(|| panic!("letter {id} is lost"));
+        assert_eq!(*request, format!("request {id}"));
+        assert!(!parked || *is_parked, "letter {id} is not parked any more");
+    }
+    for id in found.keys() {
+        assert!(!told.gone.contains(id), "letter {id} is back");
+        assert!(
+            told.kept.contains_key(id) || told.open.contains(id),
+            "letter {id}"
+        );
+    }
+    // No number is used again, and the log can be written to.
+    let largest = told
+        .kept
+        .keys()
+        .chain(&told.gone)
+        .max()
+        .copied()
+        .unwrap_or(0);
+    assert!(log.next_id.get() > largest);
+    let next = log.next_id.get();
+    log.commit(&[pending(next)]).unwrap();
+    assert!(ids(&mut open(disk)).contains(&next));
+}
+
+fn crash_at(operation: u64, part: usize) -> SimDisk {
+    SimDisk::of(Sim {
+        fails_at: Some((operation, part)),
+        fails_for: u64::MAX,
+        ..Sim::default()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// The process is killed: what was written is there, made safe or not.
+    #[test]
+    fn a_kill_at_any_operation_loses_nothing_acknowledged(
+        steps in steps(),
+        operation in 1_u64..80,
+        part in 0_usize..600,
+    ) {
+        let disk = crash_at(operation, part);
+        let mut log = open(&disk);
+        let told = play(&mut log, &steps);
+        let mut left = lock(&disk.0).clone();
+        left.fails_at = None;
+        check(&SimDisk::of(left), &told);
+    }
+
+    /// The power is lost: what was not made safe is there in part.
+    #[test]
+    fn a_loss_of_power_at_any_operation_loses_nothing_acknowledged(
+        steps in steps(),
+        operation in 1_u64..80,
+        part in 0_usize..600,
+        names in any::<u64>(),
+        unsafe_part in any::<prop::sample::Index>(),
+    ) {
+        let disk = crash_at(operation, part);
+        let mut log = open(&disk);
+        let told = play(&mut log, &steps);
+        let left = lock(&disk.0).lose_power(names, |length| unsafe_part.index(length + 1));
+        check(&SimDisk::of(left), &told);
+    }
+
+    /// A few operations fail and the process goes on.
+    #[test]
+    fn failed_operations_cost_nothing_but_what_they_were_for(
+        steps in steps(),
+        operation in 1_u64..80,
+        part in 0_usize..600,
+        fails_for in 0_u64..3,
+    ) {
+        let disk = SimDisk::of(Sim {
+            fails_at: Some((operation, part)),
+            fails_for,
+            ..Sim::default()
+        });
+        let mut log = open(&disk);
+        let told = play(&mut log, &steps);
+        let found = readable(&mut log);
+        for id in told.kept.keys() {
+            prop_assert!(found.contains_key(id), "letter {} is lost", id);
+        }
+        drop(log);
+        lock(&disk.0).fails_at = None;
+        check(&disk, &told);
+    }
+}
+
+/// The smallest history that fills, empties and rewrites segments, cut at every operation and at every
+/// byte of it.
+#[test]
+fn a_kill_at_every_byte_of_a_small_history_loses_nothing_acknowledged() {
+    let mut steps = vec![Step::Store(3), Step::Store(3), Step::Store(3)];
+    steps.extend([0, 0, 1, 2].map(|at| Step::Change(at, Change::Delivered)));
+    steps.extend([
+        Step::Tidy,
+        Step::Tidy,
+        Step::Change(0, Change::Park),
+        Step::Store(1),
+    ]);
+    let whole = SimDisk::default();
+    play(&mut open(&whole), &steps);
+    let operations = lock(&whole.0).operations;
+    assert!(operations > 20);
+    for operation in 1..=operations {
+        for part in (0..900).step_by(41) {
+            let disk = crash_at(operation, part);
+            let told = play(&mut open(&disk), &steps);
+            let mut left = lock(&disk.0).clone();
+            left.fails_at = None;
+            check(&SimDisk::of(left), &told);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Files that something else has changed, and disks that are full.
+
+use super::*;
+
+/// A log with nine letters in three segments.
+fn nine() -> SimDisk {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    for batch in [[1, 2, 3], [4, 5, 6], [7, 8, 9]] {
+        log.commit(&batch.map(pending)).unwrap();
+        // Each batch is more than half a segment.
+        log.commit(&[]).unwrap();
+    }
+    assert!(disk.names().len() >= 2, "{:?}", disk.names());
+    disk
+}
+
+#[test]
+fn every_prefix_of_a_file_opens_and_loses_only_its_tail() {
+    let disk = nine();
+    let names = disk.names();
+    let last = names.last().unwrap();
+    let content = disk.content(last);
+    let before = ids(&mut open(&disk.copy()));
+    for cut in 0..=content.len() {
+        let copy = disk.copy();
+        copy.set(last, &content[..cut]);
+        let mut log = open(&copy);
+        let found = ids(&mut log);
+        assert_eq!(found, before[..found.len()], "cut at {cut}");
+        let torn = content[..cut]
+            .iter()
+            .rev()
+            .take_while(|byte| **byte != b'\n')
+            .count();
+        let warned = log
+            .events
+            .contains(&LetterEvent::TornTail { bytes: torn as u64 });
+        assert_eq!(warned, torn > 0, "cut at {cut}");
+        // The torn end is gone from the file, so the next letter begins a line.
+        log.commit(&[pending(100)]).unwrap();
+        assert_eq!(ids(&mut open(&copy)).last(), Some(&100));
+    }
+}
+
+#[test]
+fn a_flipped_bit_costs_at_most_one_letter() {
+    let disk = nine();
+    for name in disk.names() {
+        let content = disk.content(&name);
+        for at in 0..content.len() {
+            let copy = disk.copy();
+            let mut flipped = content.clone();
+            flipped[at] ^= 4;
+            copy.set(&name, &flipped);
+            let found = ids(&mut open(&copy));
+            assert!(found.len() >= 8, "{name}, byte {at}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_line_is_reported_and_rescued_before_its_file_goes() {
+    let disk = nine();
+    let name = letters_name(1);
+    let mut content = disk.content(&name);
+    let at = content
+        .windows(9)
+        .position(|part| part == b"request 2")
+        .unwrap();
+    content[at] = b'X';
+    disk.set(&name, &content);
+    let mut log = open(&disk);
+    assert!(log.events.contains(&LetterEvent::Damaged { lines: 1 }));
+    for id in ids(&mut log) {
+        change(&mut log, id, Change::Delivered).unwrap();
+    }
+    log.tidy();
+    assert!(!disk.names().contains(&name));
+    let rescued = String::from_utf8(disk.content(DAMAGED)).unwrap();
+    assert!(rescued.contains("Xequest 2") && !rescued.contains("request 1"));
+    // Not a file of letters: opening ignores it.
+    assert!(open(&disk).events.is_empty());
+}
+
+#[test]
+fn a_letter_that_is_damaged_after_opening_is_listed_as_unreadable() {
+    let disk = nine();
+    let mut log = open(&disk);
+    let name = letters_name(1);
+    let mut content = disk.content(&name);
+    let at = content
+        .windows(9)
+        .position(|part| part == b"request 2")
+        .unwrap();
+    content[at] = b'X';
+    disk.set(&name, &content);
+    let page = log.page(None, 100, Timestamp::UNIX_EPOCH);
+    assert_eq!(page.unreadable, [LetterId::new(2)]);
+    assert_eq!(page.letters.len(), 8);
+}
+
+#[test]
+fn a_later_version_is_refused_and_left_alone() {
+    let disk = nine();
+    let content = disk.content(&letters_name(1));
+    let line = content.split(|byte| *byte == b'\n').nth(1).unwrap();
+    let line = String::from_utf8(line.to_vec()).unwrap();
+    let rest = line[18..].replace("\"v\":1", "\"v\":2");
+    let crc = super::super::super::state::crc::crc32(rest.as_bytes());
+    disk.set(
+        &letters_name(9),
+        format!("{{\"crc\":\"{crc:08x}\",{rest}\n").as_bytes(),
+    );
+    let before = disk.names();
+    let error = Log::open(disk.clone(), settings()).err().unwrap();
+    assert_eq!(error.kind(), DeadLetterErrorKind::Version);
+    assert_eq!(
+        error.context(),
+        "letters-00000009.jsonl is of version 2, known is 1"
+    );
+    assert_eq!(disk.names(), before);
+}
+
+#[test]
+fn a_full_disk_refuses_letters_and_takes_them_again_when_there_is_room() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    {
+        let mut sim = lock(&disk.0);
+        sim.fails_at = Some((sim.operations + 1, 100));
+        sim.error = Some(io::ErrorKind::StorageFull);
+    }
+    let error = log.commit(&[pending(2)]).unwrap_err();
+    let error = super::super::open::io_error("write letters", error);
+    assert_eq!(error.kind(), DeadLetterErrorKind::StorageFull);
+    assert_eq!(ids(&mut log), [1]);
+    log.commit(&[pending(3)]).unwrap();
+    assert_eq!(ids(&mut log), [1, 3]);
+    assert_eq!(ids(&mut open(&disk)), [1, 3]);
+}
+
+#[test]
+fn a_full_disk_leaves_no_heap_of_empty_files() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    for id in 2..50 {
+        let operations = lock(&disk.0).operations;
+        lock(&disk.0).fails_at = Some((operations + 1, 30));
+        log.commit(&[pending(id)]).unwrap_err();
+    }
+    assert!(disk.names().len() <= 2, "{:?}", disk.names());
+}
+
+#[test]
+fn half_a_change_does_not_swallow_the_next_one() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[1, 2, 3].map(pending)).unwrap();
+    let operations = lock(&disk.0).operations;
+    lock(&disk.0).fails_at = Some((operations + 1, 20));
+    change(&mut log, 1, Change::Delivered).unwrap_err();
+    change(&mut log, 2, Change::Delivered).unwrap();
+    assert_eq!(ids(&mut log), [1, 3]);
+    assert_eq!(ids(&mut open(&disk)), [1, 3]);
+}
+
+#[test]
+fn segments_are_rewritten_and_deleted_as_their_letters_go() {
+    let disk = nine();
+    let mut log = open(&disk);
+    let first = disk.content(&letters_name(1)).len();
+    let kept = ids(&mut log)[0];
+    change(&mut log, kept, Change::Begin).unwrap();
+    change(&mut log, kept, Change::Park).unwrap();
+    for id in ids(&mut log).into_iter().filter(|id| *id != kept) {
+        change(&mut log, id, Change::Delivered).unwrap();
+    }
+    log.tidy();
+    assert!(disk.content(&letters_name(1)).len() < first / 2);
+    // How the letter stands has survived, in fewer lines.
+    let changes = disk.content(&changes_name(1));
+    assert_eq!(changes.iter().filter(|byte| **byte == b'\n').count(), 1);
+    let expected = BTreeMap::from([(kept, (format!("request {kept}"), 1, true))]);
+    assert_eq!(readable(&mut log), expected);
+    assert_eq!(readable(&mut open(&disk)), expected);
+    change(&mut log, kept, Change::Delivered).unwrap();
+    log.tidy();
+    // The segment that is written to stays, and so does the next number.
+    assert_eq!(log.segments.len(), 1);
+    assert!(open(&disk).next_id > LetterId::new(9));
+}
+
+#[test]
+fn the_oldest_are_evicted_and_stay_away() {
+    let evicting = |max_letters, max_bytes| Settings {
+        limits: Limits {
+            max_letters,
+            max_bytes,
+            max_age: Duration::from_micros(100),
+            when_full: WhenFull::EvictOldest,
+        },
+        ..settings()
+    };
+    let disk = SimDisk::default();
+    let mut log = Log::open(disk.clone(), evicting(3, u64::MAX)).unwrap();
+    for id in 1..=5 {
+        log.commit(&[pending(id)]).unwrap();
+    }
+    assert_eq!(ids(&mut log), [3, 4, 5]);
+    assert_eq!(ids(&mut open(&disk)), [3, 4, 5]);
+    // Letter 3 was stored at 3 µs.
+    log.expire(Timestamp::from_micros(102));
+    assert_eq!(ids(&mut log), [3, 4, 5]);
+    log.expire(Timestamp::from_micros(103));
+    assert_eq!(ids(&mut log), [4, 5]);
+    // Opened with less room, the rest goes too.
+    let bytes = pending(5).line.len() as u64;
+    let mut log = Log::open(disk.clone(), evicting(3, bytes)).unwrap();
+    assert_eq!(ids(&mut log), [5]);
+}
+
+#[test]
+fn files_of_others_are_left_alone() {
+    let disk = nine();
+    for name in ["notes.txt", "letters-1.jsonl", "letters-x.jsonl", "lock"] {
+        disk.set(name, b"mine");
+    }
+    let mut log = open(&disk);
+    assert_eq!(ids(&mut log).len(), 9);
+    assert!(log.events.is_empty());
+    assert_eq!(disk.content("letters-1.jsonl"), b"mine");
+}

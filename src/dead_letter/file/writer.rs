@@ -1,0 +1,226 @@
+//! The thread that writes: it takes everything that waits and makes it safe with one `fsync`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::super::error::{DeadLetterError, DeadLetterErrorKind};
+use super::super::state::book::Totals;
+use super::super::state::letter::{Change, LetterId, Standing};
+use super::super::state::timestamp::Timestamp;
+use super::disk::Disk;
+use super::log::{Log, Pending, RawPage};
+use super::open::io_error;
+use super::reply::Answerer;
+use crate::clock::{BlockingClock, Clock};
+use crate::event::LetterEvent;
+use crate::sync::lock;
+
+/// Something for the thread to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Store(Pending, Answerer<()>),
+    Change(LetterId, Change, Answerer<Option<Standing>>),
+    Page {
+        after: Option<LetterId>,
+        max: usize,
+        now: Timestamp,
+        answer: Answerer<RawPage>,
+    },
+    Close(Answerer<()>),
+}
+
+/// What the thread and the handles share.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    /// Commands that were sent and not yet answered.
+    pub(super) waiting: AtomicUsize,
+    pub(super) gauges: Mutex<Gauges>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Gauges {
+    pub(super) totals: Totals,
+    pub(super) segments: u64,
+    pub(super) file_bytes: u64,
+    /// How many times letters were made safe together.
+    pub(super) commits: u64,
+    pub(super) events: Vec<LetterEvent>,
+}
+
+impl Board {
+    pub(super) fn publish<D: Disk>(&self, log: &mut Log<D>, commits: u64) {
+        let mut gauges = lock(&self.gauges);
+        gauges.totals = log.totals();
+        gauges.segments = log.segments.len();
+        gauges.file_bytes = log.segments.length();
+        gauges.commits += commits;
+        gauges.events.append(&mut log.events);
+    }
+}
+
+/// The most commands of one batch, and about the most bytes of letters in it.
+const MAX_COMMANDS: usize = 4096;
+const MAX_BYTES: usize = 4 << 20;
+/// How long a batch waits for writers that are expected.
+const LINGER: Duration = Duration::from_micros(500);
+
+/// Works until it is told to close or all handles are gone. `folder_lock` goes with it.
+pub(super) fn run<D: Disk, L>(
+    mut log: Log<D>,
+    commands: &Receiver<Command>,
+    board: &Arc<Board>,
+    folder_lock: L,
+) {
+    let mut closing = Vec::new();
+    let mut expected = 0;
+    while closing.is_empty() {
+        let Some(mut batch) = Batch::collect(commands, expected) else {
+            break;
+        };
+        // Without a sync there is nothing to share.
+        expected = if log.settings.sync { batch.commands } else { 0 };
+        closing.append(&mut batch.closes);
+        batch.process(&mut log, board);
+    }
+    // The folder is free before anyone is told so.
+    drop(log);
+    drop(folder_lock);
+    for answer in closing {
+        answer.answer(Ok(()));
+    }
+}
+
+/// What is done together.
+#[derive(Default)]
+struct Batch {
+    commands: usize,
+    bytes: usize,
+    letters: Vec<(Pending, Answerer<()>)>,
+    changes: Vec<(LetterId, Change)>,
+    changers: Vec<Answerer<Option<Standing>>>,
+    reads: Vec<(Option<LetterId>, usize, Timestamp, Answerer<RawPage>)>,
+    closes: Vec<Answerer<()>>,
+}
+
+impl Batch {
+    /// Takes everything that waits, at least one command; `None` when all handles are gone.
+    ///
+    /// Writers that were answered together come back within microseconds of each other. Without a short
+    /// wait for them, the first one would get a sync of its own and the others the next: each letter
+    /// would wait for two syncs. So as many as last time are `expected`.
+    fn collect(commands: &Receiver<Command>, expected: usize) -> Option<Self> {
+        let mut batch = Self::default();
+        batch.add(commands.recv().ok()?);
+        let latest = BlockingClock.now() + LINGER;
+        while batch.commands < MAX_COMMANDS && batch.bytes < MAX_BYTES {
+            let mut next = commands.try_recv().ok();
+            if next.is_none() && batch.commands < expected && batch.closes.is_empty() {
+                let left = latest.saturating_duration_since(BlockingClock.now());
+                next = commands.recv_timeout(left).ok();
+            }
+            let Some(command) = next else {
+                break;
+            };
+            batch.add(command);
+        }
+        Some(batch)
+    }
+
+    fn add(&mut self, command: Command) {
+        self.commands += 1;
+        match command {
+            Command::Store(letter, answer) => {
+                self.bytes += letter.line.len();
+                self.letters.push((letter, answer));
+            }
+            Command::Change(id, change, answer) => {
+                self.changes.push((id, change));
+                self.changers.push(answer);
+            }
+            Command::Page {
+                after,
+                max,
+                now,
+                answer,
+            } => self.reads.push((after, max, now, answer)),
+            Command::Close(answer) => self.closes.push(answer),
+        }
+    }
+
+    /// Letters first, then changes, then reads: callers wait for one before they ask for the next.
+    fn process<D: Disk>(self, log: &mut Log<D>, board: &Board) {
+        let commits = u64::from(!self.letters.is_empty());
+        let (answers, stored) = store(log, self.letters);
+        let changed = if self.changes.is_empty() {
+            Ok(Vec::new())
+        } else {
+            let changed = log.change(&self.changes);
+            changed.map_err(|error| io_error("write a change", error))
+        };
+        log.tidy();
+        let reads: Vec<_> = self
+            .reads
+            .into_iter()
+            .map(|(after, max, now, answer)| (log.page(after, max, now), answer))
+            .collect();
+        board.publish(log, commits);
+        // Relaxed: a bound on a queue, not a handshake.
+        board.waiting.fetch_sub(self.commands, Ordering::Relaxed);
+        // Answers wake other threads: last.
+        for (answer, result) in answers.into_iter().zip(stored) {
+            answer.answer(result);
+        }
+        match changed {
+            Ok(standings) => {
+                for (answer, standing) in self.changers.into_iter().zip(standings) {
+                    answer.answer(Ok(standing));
+                }
+            }
+            Err(error) => {
+                for answer in self.changers {
+                    answer.answer(Err(error.clone()));
+                }
+            }
+        }
+        for (page, answer) in reads {
+            answer.answer(Ok(page));
+        }
+    }
+}
+
+type Answers = (Vec<Answerer<()>>, Vec<Result<(), DeadLetterError>>);
+
+/// Stores the letters for which there is room, all with one write.
+fn store<D: Disk>(log: &mut Log<D>, letters: Vec<(Pending, Answerer<()>)>) -> Answers {
+    if let Some(now) = letters.iter().map(|(letter, _)| letter.stored_at).max() {
+        log.expire(now);
+    }
+    let (mut answers, mut results, mut accepted) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pending = (0, 0);
+    for (letter, answer) in letters {
+        let bytes = letter.line.len() as u64;
+        answers.push(answer);
+        if log.has_room(pending, bytes) {
+            pending = (pending.0 + 1, pending.1 + bytes);
+            accepted.push(letter);
+            results.push(Ok(()));
+        } else {
+            let limits = log.settings.limits;
+            results.push(Err(DeadLetterError::new(DeadLetterErrorKind::Full).during(
+                format!(
+                    "{} letters or {} bytes",
+                    limits.max_letters, limits.max_bytes
+                ),
+            )));
+        }
+    }
+    if let Err(error) = log.commit(&accepted) {
+        let error = io_error("write letters", error);
+        for result in results.iter_mut().filter(|result| result.is_ok()) {
+            *result = Err(error.clone());
+        }
+    }
+    (answers, results)
+}

@@ -1,0 +1,278 @@
+//! Replays: letters go out again, at a limited rate.
+
+use std::fmt::{self, Display};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::DeadLetterError;
+use super::inner::Inner;
+use super::sink::PAGE;
+use super::state::filter::Filter;
+use super::state::letter::{Letter, LetterId};
+use super::state::progress::{Attempted, Campaign, Progress, ReplayEnd, Rules};
+use crate::error::{ConfigError, Error};
+
+mod run;
+
+/// A replay of the letters of a queue, oldest first. Made by
+/// [`DeadLetterQueue::replay`](super::DeadLetterQueue::replay).
+///
+/// | setting | default |
+/// |---|---|
+/// | [`rate`](Self::rate) | 10 letters a second |
+/// | [`max_concurrent`](Self::max_concurrent) | 1 |
+/// | [`filter`](Self::filter) | all letters that are not parked |
+/// | [`limit`](Self::limit) | none |
+/// | [`stop_after`](Self::stop_after) | 10 failures in a row |
+/// | [`wait_for_circuit`](Self::wait_for_circuit) | no: an open circuit ends the replay |
+#[must_use = "a replay does nothing until `run`"]
+pub struct Replay<R> {
+    inner: Arc<Inner<R>>,
+    filter: Filter<R>,
+    rate: f64,
+    max_concurrent: usize,
+    limit: u64,
+    stop_after: u32,
+    wait_for_circuit: bool,
+    on_progress: Option<Box<OnProgress>>,
+}
+
+type OnProgress = dyn FnMut(&Progress) + Send;
+
+/// What a replay has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplayReport {
+    /// How many letters were delivered, failed, and so on.
+    pub progress: Progress,
+    /// Why it ended.
+    pub end: ReplayEnd,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// When the policy that rejected the last replay said to come back.
+    pub retry_after: Option<Duration>,
+}
+
+/// What a replay would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplayPlan {
+    /// How many letters it would replay.
+    pub letters: u64,
+    /// How many letters have no replay left: it would park them.
+    pub spent: u64,
+    /// How many letters cannot be read.
+    pub unreadable: u64,
+    /// The first letter it would replay.
+    pub first: Option<LetterId>,
+    /// The last letter it would replay.
+    pub last: Option<LetterId>,
+    /// How long it takes at least, at its rate.
+    pub takes: Duration,
+}
+
+impl<R: Send + Sync + 'static> Replay<R> {
+    pub(super) fn new(inner: Arc<Inner<R>>) -> Self {
+        Self {
+            inner,
+            filter: Filter::new(),
+            rate: 10.0,
+            max_concurrent: 1,
+            limit: u64::MAX,
+            stop_after: 10,
+            wait_for_circuit: false,
+            on_progress: None,
+        }
+    }
+
+    /// Letters a second, also fractions. [`f64::INFINITY`] means as fast as they go.
+    pub const fn rate(mut self, letters_per_second: f64) -> Self {
+        self.rate = letters_per_second;
+        self
+    }
+
+    /// How many letters may be in flight at once, 1 to 1024. With 1 they go out in their order. When
+    /// the process is killed, these are the ones that go out once more.
+    pub const fn max_concurrent(mut self, letters: usize) -> Self {
+        self.max_concurrent = letters;
+        self
+    }
+
+    /// Which letters. Parked ones are never replayed:
+    /// [`unpark`](super::DeadLetterQueue::unpark) them first.
+    pub fn filter(mut self, filter: Filter<R>) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// How many letters at most.
+    pub const fn limit(mut self, letters: u64) -> Self {
+        self.limit = letters;
+        self
+    }
+
+    /// How many failures in a row end the replay, rejections included. `u32::MAX`: none do.
+    pub const fn stop_after(mut self, failures: u32) -> Self {
+        self.stop_after = failures;
+        self
+    }
+
+    /// Whether a replay that was rejected by an open circuit is tried again when the circuit may let it
+    /// pass. Otherwise it ends the run.
+    pub const fn wait_for_circuit(mut self, wait: bool) -> Self {
+        self.wait_for_circuit = wait;
+        self
+    }
+
+    /// Hears how far it is, after each letter.
+    pub fn on_progress(mut self, hear: impl FnMut(&Progress) + Send + 'static) -> Self {
+        self.on_progress = Some(Box::new(hear));
+        self
+    }
+
+    /// Replays the letters: `attempt` sends one again, and its result says what becomes of the letter.
+    ///
+    /// A letter whose attempt succeeds is gone. One that fails is kept for another run, or parked when it
+    /// has no replay left. A replay is counted before it begins, so a letter that takes the process with
+    /// it is parked too. Letters that are stored meanwhile are for the next run.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplayRunning`](super::DeadLetterErrorKind::ReplayRunning) when this queue is being replayed
+    /// already, [`Config`](super::DeadLetterErrorKind::Config) when a setting has no meaning, and
+    /// what the sink says. Failed attempts are no error of the run.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the run. Letters in flight are kept, and have one replay more.
+    pub async fn run<F, Fut, T, E>(self, attempt: F) -> Result<ReplayReport, DeadLetterError>
+    where
+        F: FnMut(Letter<R>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: Display,
+    {
+        self.drive(attempt, |result| match result {
+            Ok(_) => Attempted::Delivered,
+            Err(error) => Attempted::Failed(error.to_string()),
+        })
+        .await
+    }
+
+    /// As [`run`](Self::run), for attempts that are calls through policies. What a policy rejected was
+    /// not executed: it does not count as a replay of the letter, which is tried again after the time that
+    /// the policy says.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub async fn run_calls<F, Fut, T, E>(self, attempt: F) -> Result<ReplayReport, DeadLetterError>
+    where
+        F: FnMut(Letter<R>) -> Fut,
+        Fut: Future<Output = Result<T, Error<E>>>,
+        E: Display,
+    {
+        self.drive(attempt, |result| judge(&result)).await
+    }
+
+    /// Finds out what a run would do, without doing it.
+    ///
+    /// # Errors
+    ///
+    /// When the sink cannot be read or a setting has no meaning.
+    pub async fn dry_run(self) -> Result<ReplayPlan, DeadLetterError> {
+        self.check()?;
+        let store = self.inner.store()?;
+        let now = self.inner.now();
+        let campaign = Campaign::new(self.rules());
+        let mut plan = ReplayPlan {
+            letters: 0,
+            spent: 0,
+            unreadable: 0,
+            first: None,
+            last: None,
+            takes: Duration::ZERO,
+        };
+        let mut after = self.filter.begins_after();
+        'pages: loop {
+            let page = store.page(after, PAGE, now).await?;
+            plan.unreadable += page.unreadable.len() as u64;
+            for letter in page.letters {
+                if letter.id() > self.filter.ends_with() || plan.letters + plan.spent >= self.limit
+                {
+                    break 'pages;
+                }
+                if letter.is_parked() || !self.filter.matches(&letter, now) {
+                    continue;
+                }
+                if campaign.is_spent(letter.replays()) {
+                    plan.spent += 1;
+                    continue;
+                }
+                plan.letters += 1;
+                plan.first = plan.first.or(Some(letter.id()));
+                plan.last = Some(letter.id());
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let gaps = plan.letters.saturating_sub(1) as f64;
+        plan.takes = Duration::try_from_secs_f64(gaps / self.rate).unwrap_or(Duration::MAX);
+        Ok(plan)
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            stop_after: self.stop_after,
+            limit: self.limit,
+            wait_for_circuit: self.wait_for_circuit,
+            max_replays: self.inner.max_replays,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let error = |setting, problem| Err(ConfigError::new("replay", setting, problem));
+        if self.rate.is_nan() || self.rate <= 0.0 {
+            return error("rate", "must be more than 0");
+        }
+        if !(1..=1024).contains(&self.max_concurrent) {
+            return error("max_concurrent", "must be from 1 to 1024");
+        }
+        if self.stop_after == 0 {
+            return error("stop_after", "must be at least 1");
+        }
+        if self.filter.wants_parked() {
+            return error(
+                "filter",
+                "must not ask for parked letters: unpark them first",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What the result of a call through policies means for its letter.
+pub(super) fn judge<T, E: Display>(result: &Result<T, Error<E>>) -> Attempted {
+    match result {
+        Ok(_) => Attempted::Delivered,
+        Err(Error::Operation(error)) => Attempted::Failed(error.to_string()),
+        Err(Error::TimedOut(error)) => Attempted::Failed(error.to_string()),
+        Err(Error::Rejected(error)) => Attempted::NotExecuted(error.reason(), error.retry_after()),
+    }
+}
+
+impl<R> fmt::Debug for Replay<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay")
+            .field("queue", &self.inner.name)
+            .field("filter", &self.filter)
+            .field("rate", &self.rate)
+            .field("max_concurrent", &self.max_concurrent)
+            .field("limit", &self.limit)
+            .field("stop_after", &self.stop_after)
+            .field("wait_for_circuit", &self.wait_for_circuit)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! Where letters go.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::error::DeadLetterError;
+use super::state::book::Totals;
+use super::state::letter::{Change, Letter, LetterId};
+use super::state::timestamp::Timestamp;
+use crate::event::LetterEvent;
+
+/// What the methods of a sink return.
+pub type SinkFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, DeadLetterError>> + Send + 'a>>;
+
+/// How many letters are read at once.
+pub(super) const PAGE: usize = 256;
+
+/// Where a queue leaves its letters.
+///
+/// A sink that only passes letters on implements [`store`](Self::store). One that keeps them also
+/// implements [`Store`] and returns itself from [`kept`](Self::kept): then letters can be read, counted,
+/// discarded and replayed.
+///
+/// # Example
+///
+/// ```
+/// use backstop::dead_letter::{DeadLetterQueue, Letter, NewLetter, Sink, SinkFuture};
+/// use backstop::ManualClock;
+///
+/// /// Writes letters to the standard error.
+/// struct Print;
+///
+/// impl Sink<String> for Print {
+///     fn store(&self, letter: Letter<String>) -> SinkFuture<'_, ()> {
+///         Box::pin(async move {
+///             eprintln!("{letter:?}");
+///             Ok(())
+///         })
+///     }
+/// }
+///
+/// let clock = ManualClock::new();
+/// let queue = DeadLetterQueue::builder().sink(Print).clock(clock.clone()).build()?;
+/// clock.block_on(queue.push(NewLetter::new("POST /pay".to_string()))).unwrap();
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+pub trait Sink<R>: Send + Sync {
+    /// Stores a letter. Ready once it is as safe as this sink can make it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not stored. [`DeadLetterError::sink`] wraps an error of your own.
+    fn store(&self, letter: Letter<R>) -> SinkFuture<'_, ()>;
+
+    /// The letters that it keeps; `None` when it only passes them on.
+    fn kept(&self) -> Option<&dyn Store<R>> {
+        None
+    }
+
+    /// Takes what happened since the last call, for the observer of the queue. Called after each
+    /// operation.
+    fn take_events(&self) -> Vec<LetterEvent> {
+        Vec::new()
+    }
+
+    /// Ready once everything that was given to it is as safe as it can be. Letters that are stored
+    /// after it may be refused.
+    ///
+    /// # Errors
+    ///
+    /// When something could not be made safe.
+    fn close(&self) -> SinkFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A sink that keeps its letters.
+pub trait Store<R>: Sink<R> {
+    /// A number for a new letter, larger than all before it, also those of earlier processes.
+    fn next_id(&self) -> LetterId;
+
+    /// Up to `max` letters after `after`, oldest first, without those that are too old at `now`.
+    ///
+    /// # Errors
+    ///
+    /// When nothing can be read. A letter that alone cannot be read is listed in the page.
+    fn page(&self, after: Option<LetterId>, max: usize, now: Timestamp) -> SinkFuture<'_, Page<R>>;
+
+    /// Changes a letter. Ready once the change is safe, with the letter's count of replays and whether
+    /// it is parked; with `None` when there is no such letter.
+    ///
+    /// # Errors
+    ///
+    /// When the change is not safe.
+    fn change(&self, id: LetterId, change: Change) -> SinkFuture<'_, Option<Changed>>;
+
+    /// How much it keeps.
+    fn totals(&self) -> Totals;
+}
+
+/// How a letter stands after a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Changed {
+    /// Its count of replays.
+    pub replays: u32,
+    /// Whether it is parked.
+    pub parked: bool,
+}
+
+impl Changed {
+    /// For sinks of your own.
+    pub const fn new(replays: u32, parked: bool) -> Self {
+        Self { replays, parked }
+    }
+}
+
+/// Some of the letters of a store, oldest first.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Page<R> {
+    /// The letters.
+    pub letters: Vec<Letter<R>>,
+    /// Letters that are there and cannot be read: damaged, or with requests of another type.
+    pub unreadable: Vec<LetterId>,
+    /// Where the next page begins: after this letter. `None` when there is none after these.
+    pub next: Option<LetterId>,
+}
+
+impl<R> Page<R> {
+    /// A page of these letters, the last one.
+    pub const fn new(letters: Vec<Letter<R>>) -> Self {
+        Self {
+            letters,
+            unreadable: Vec::new(),
+            next: None,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The book of the letters that are kept: where each one is, how it stands, and which to evict.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::letter::{Change, LetterId, Standing};
+use super::retention::{Limits, WhenFull};
+use super::timestamp::Timestamp;
+use crate::event::Eviction;
+
+/// The letters that are kept, oldest first.
+#[derive(Debug)]
+pub(crate) struct Book<P> {
+    limits: Limits,
+    entries: BTreeMap<LetterId, Entry<P>>,
+    bytes: u64,
+    parked: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry<P> {
+    /// Where the letter is.
+    pub(crate) place: P,
+    pub(crate) bytes: u64,
+    pub(crate) stored_at: Timestamp,
+    pub(crate) standing: Standing,
+}
+
+/// How much is kept at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// The number of letters, parked ones included.
+    pub letters: u64,
+    /// How many of them are parked.
+    pub parked: u64,
+    /// The bytes that they take; 0 where that is not known.
+    pub bytes: u64,
+    /// When the oldest one was stored.
+    pub oldest: Option<Timestamp>,
+}
+
+impl Totals {
+    /// Totals of so many letters, with nothing else known. For sinks of your own.
+    pub fn of(letters: u64) -> Self {
+        Self {
+            letters,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a change did.
+pub(crate) enum Changed<P> {
+    /// There is no such letter.
+    Unknown,
+    /// It stands so now.
+    Stands(Standing),
+    /// It is gone.
+    Gone(Entry<P>),
+}
+
+pub(crate) type Evicted<P> = Vec<(LetterId, Entry<P>, Eviction)>;
+
+impl<P> Book<P> {
+    pub(crate) const fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            bytes: 0,
+            parked: 0,
+        }
+    }
+
+    /// Whether a letter of so many bytes may be added to what is kept and `pending`, a number of letters
+    /// and their bytes. When the oldest are evicted for it, it may, unless it alone is too large.
+    pub(crate) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
+        match self.limits.when_full {
+            WhenFull::EvictOldest => self.limits.fits(1, bytes),
+            WhenFull::Reject => self.limits.fits(
+                self.entries.len() as u64 + pending.0 + 1,
+                self.bytes.saturating_add(pending.1).saturating_add(bytes),
+            ),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, id: LetterId, entry: Entry<P>) -> Option<Entry<P>> {
+        let replaced = self.remove(id);
+        self.bytes = self.bytes.saturating_add(entry.bytes);
+        self.parked += u64::from(entry.standing.parked);
+        self.entries.insert(id, entry);
+        replaced
+    }
+
+    pub(crate) fn remove(&mut self, id: LetterId) -> Option<Entry<P>> {
+        let entry = self.entries.remove(&id)?;
+        self.bytes = self.bytes.saturating_sub(entry.bytes);
+        self.parked -= u64::from(entry.standing.parked);
+        Some(entry)
+    }
+
+    pub(crate) fn get(&self, id: LetterId) -> Option<&Entry<P>> {
+        self.entries.get(&id)
+    }
+
+    #[cfg(feature = "dead-letter-file")]
+    pub(crate) fn place_mut(&mut self, id: LetterId) -> Option<&mut P> {
+        self.entries.get_mut(&id).map(|entry| &mut entry.place)
+    }
+
+    /// Sets how a letter stands. Unknown letters are ignored.
+    pub(crate) fn set_standing(&mut self, id: LetterId, standing: Standing) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.parked -= u64::from(entry.standing.parked);
+            self.parked += u64::from(standing.parked);
+            entry.standing = standing;
+        }
+    }
+
+    pub(crate) fn change(&mut self, id: LetterId, change: &Change) -> Changed<P> {
+        let Some(entry) = self.entries.get(&id) else {
+            return Changed::Unknown;
+        };
+        if change.removes() {
+            return self.remove(id).map_or(Changed::Unknown, Changed::Gone);
+        }
+        let standing = entry.standing.clone().after(change);
+        self.set_standing(id, standing.clone());
+        Changed::Stands(standing)
+    }
+
+    /// Takes out the letters that are too old, from the oldest on.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> Evicted<P> {
+        let mut evicted = Vec::new();
+        while let Some((&id, entry)) = self.entries.first_key_value() {
+            if !self.limits.is_expired(entry.stored_at, now) {
+                break;
+            }
+            if let Some(entry) = self.remove(id) {
+                evicted.push((id, entry, Eviction::Age));
+            }
+        }
+        evicted
+    }
+
+    /// Takes out the oldest letters until the rest is within the limits, if the queue evicts.
+    pub(crate) fn overflow(&mut self) -> Evicted<P> {
+        let mut evicted = Vec::new();
+        while self.limits.when_full == WhenFull::EvictOldest {
+            let cause = match () {
+                () if self.entries.len() as u64 > self.limits.max_letters => Eviction::Count,
+                () if self.bytes > self.limits.max_bytes => Eviction::Bytes,
+                () => break,
+            };
+            let Some(&id) = self.entries.keys().next() else {
+                break;
+            };
+            if let Some(entry) = self.remove(id) {
+                evicted.push((id, entry, cause));
+            }
+        }
+        evicted
+    }
+
+    /// The letters after `after` that are not too old at `now`, oldest first.
+    pub(crate) fn after(
+        &self,
+        after: Option<LetterId>,
+        now: Timestamp,
+    ) -> impl Iterator<Item = (LetterId, &Entry<P>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries
+            .range((from, Bound::Unbounded))
+            .filter(move |(_, entry)| !self.limits.is_expired(entry.stored_at, now))
+            .map(|(&id, entry)| (id, entry))
+    }
+
+    /// All letters, oldest first.
+    #[cfg(feature = "dead-letter-file")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = (LetterId, &Entry<P>)> {
+        self.entries.iter().map(|(&id, entry)| (id, entry))
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            letters: self.entries.len() as u64,
+            parked: self.parked,
+            bytes: self.bytes,
+            oldest: self.entries.values().next().map(|entry| entry.stored_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn entry(bytes: u64, at: u64) -> Entry<()> {
+        Entry {
+            place: (),
+            bytes,
+            stored_at: Timestamp::from_micros(at),
+            standing: Standing::default(),
+        }
+    }
+
+    fn limits(max_letters: u64, max_bytes: u64, when_full: WhenFull) -> Limits {
+        Limits {
+            max_letters,
+            max_bytes,
+            max_age: Duration::from_micros(100),
+            when_full,
+        }
+    }
+
+    #[test]
+    fn a_letter_expires_exactly_at_its_age() {
+        let mut book = Book::new(limits(10, 1000, WhenFull::Reject));
+        book.insert(LetterId::new(1), entry(1, 50));
+        assert!(book.expire(Timestamp::from_micros(149)).is_empty());
+        assert_eq!(book.after(None, Timestamp::from_micros(149)).count(), 1);
+        // Reading does not show it, and does not take it out.
+        assert_eq!(book.after(None, Timestamp::from_micros(150)).count(), 0);
+        assert_eq!(book.totals().letters, 1);
+        assert_eq!(book.expire(Timestamp::from_micros(150)).len(), 1);
+    }
+
+    #[test]
+    fn a_letter_larger_than_everything_finds_no_room() {
+        for when_full in [WhenFull::Reject, WhenFull::EvictOldest] {
+            let book = Book::<()>::new(limits(10, 100, when_full));
+            assert!(book.has_room((0, 0), 100));
+            assert!(!book.has_room((0, 0), 101));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn counts_agree_with_the_entries(
+            steps in prop::collection::vec((0_u8..6, 0_u64..20, 0_u64..50), 0..100),
+            evicts in any::<bool>(),
+        ) {
+            let when_full = if evicts { WhenFull::EvictOldest } else { WhenFull::Reject };
+            let mut book = Book::new(limits(8, 120, when_full));
+            for (step, id, bytes) in steps {
+                let id = LetterId::new(id);
+                match step {
+                    0 | 1 if book.has_room((0, 0), bytes) => { book.insert(id, entry(bytes, id.get())); }
+                    2 => { book.change(id, &Change::Park); }
+                    3 => { book.change(id, &Change::Unpark); }
+                    4 => { book.change(id, &Change::Delivered); }
+                    5 => { book.change(id, &Change::Begin); }
+                    _ => {}
+                }
+                book.overflow();
+                let totals = book.totals();
+                prop_assert_eq!(totals.letters, book.entries.len() as u64);
+                prop_assert_eq!(totals.bytes, book.entries.values().map(|e| e.bytes).sum::<u64>());
+                prop_assert_eq!(
+                    totals.parked,
+                    book.entries.values().filter(|e| e.standing.parked).count() as u64
+                );
+                prop_assert!(totals.letters <= 8 && totals.bytes <= 120);
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! How many letters have what in common.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::letter::Letter;
+use super::timestamp::Timestamp;
+
+/// What letters are grouped by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GroupBy {
+    /// The reason.
+    Reason,
+    /// The text of the error that the letter was stored with.
+    Error,
+    /// The key.
+    Key,
+    /// The value of the tag of this name.
+    Tag(String),
+}
+
+/// Letters that have something in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Group {
+    /// What they have in common; empty for those without a key or tag.
+    pub name: String,
+    /// How many there are, parked ones included.
+    pub letters: u64,
+    /// How many of them are parked.
+    pub parked: u64,
+    /// When the oldest was stored.
+    pub oldest: Timestamp,
+    /// When the newest was stored.
+    pub newest: Timestamp,
+}
+
+/// The groups counted so far.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    by: GroupBy,
+    groups: BTreeMap<String, Group>,
+}
+
+impl Groups {
+    pub(crate) const fn new(by: GroupBy) -> Self {
+        Self {
+            by,
+            groups: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn add<R>(&mut self, letter: &Letter<R>) {
+        let name = match &self.by {
+            GroupBy::Reason => letter.reason(),
+            GroupBy::Error => letter.error(),
+            GroupBy::Key => letter.key().unwrap_or_default(),
+            GroupBy::Tag(tag) => letter.tag(tag).unwrap_or_default(),
+        };
+        let at = letter.stored_at();
+        // Most letters fall into a group that exists: no allocation for those.
+        if !self.groups.contains_key(name) {
+            let group = Group {
+                name: name.to_owned(),
+                letters: 0,
+                parked: 0,
+                oldest: at,
+                newest: at,
+            };
+            self.groups.insert(name.to_owned(), group);
+        }
+        if let Some(group) = self.groups.get_mut(name) {
+            group.letters += 1;
+            group.parked += u64::from(letter.is_parked());
+            group.oldest = group.oldest.min(at);
+            group.newest = group.newest.max(at);
+        }
+    }
+
+    /// The groups, the largest first, equal ones by name.
+    pub(crate) fn into_sorted(self) -> Vec<Group> {
+        let mut groups: Vec<_> = self.groups.into_values().collect();
+        groups.sort_by_key(|group| Reverse(group.letters));
+        groups
+    }
+}

@@ -1,0 +1,419 @@
+//! Letters: a request that could not be delivered, with its story.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::sync::Arc;
+
+use super::timestamp::Timestamp;
+use crate::error::Error;
+
+/// The number of a letter in its queue. Later letters have larger numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LetterId(u64);
+
+impl LetterId {
+    /// The letter with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl Display for LetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A letter to be stored: the request and what is known about its failure.
+///
+/// What is left out is filled in when the letter is stored: the times with the current one, the
+/// idempotency key with a random one.
+///
+/// # Example
+///
+/// ```
+/// use backstop::Error;
+/// use backstop::dead_letter::NewLetter;
+///
+/// let error: Error<&str> = Error::Operation("connection reset");
+/// let letter = NewLetter::of_error("POST /pay", &error)
+///     .attempts(3)
+///     .key("customer-7")
+///     .tag("route", "/pay");
+/// assert_eq!((&*letter.reason, &*letter.error), ("failed", "connection reset"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NewLetter<R> {
+    /// The request.
+    pub request: R,
+    /// Why it could not be delivered, as an identifier such as `timed_out` or `circuit_open`.
+    pub reason: Cow<'static, str>,
+    /// The text of the error.
+    pub error: String,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When the first attempt failed.
+    pub first_failed_at: Option<Timestamp>,
+    /// When the last attempt failed.
+    pub last_failed_at: Option<Timestamp>,
+    /// What the request was about: a customer, an order, a host.
+    pub key: Option<String>,
+    /// Anything else to find it by.
+    pub tags: BTreeMap<String, String>,
+    /// Sent with every replay, so that the receiver can tell repetitions. Give the one that the failed
+    /// attempts were sent with, if they had one.
+    pub idempotency_key: Option<String>,
+}
+
+impl<R> NewLetter<R> {
+    /// A letter with the reason `failed` and no error text.
+    pub fn new(request: R) -> Self {
+        Self {
+            request,
+            reason: Cow::Borrowed("failed"),
+            error: String::new(),
+            attempts: 0,
+            first_failed_at: None,
+            last_failed_at: None,
+            key: None,
+            tags: BTreeMap::new(),
+            idempotency_key: None,
+        }
+    }
+
+    /// A letter for a call that ended with `error`. The reason is `failed`, `timed_out`, or the
+    /// identifier of the rejection, such as `circuit_open`; the text is that of the operation's own
+    /// error, or of the policy's.
+    pub fn of_error<E: Display>(request: R, error: &Error<E>) -> Self {
+        let letter = Self::new(request);
+        match error {
+            Error::Operation(own) => letter.error(own),
+            Error::TimedOut(timed_out) => letter.reason("timed_out").error(timed_out),
+            Error::Rejected(rejected) => letter.reason(rejected.reason().as_str()).error(rejected),
+        }
+    }
+
+    /// Sets why it could not be delivered, as an identifier.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// Sets the text of the error.
+    #[must_use]
+    pub fn error(mut self, error: impl Display) -> Self {
+        self.error = error.to_string();
+        self
+    }
+
+    /// Sets how many attempts were made.
+    #[must_use]
+    pub const fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Sets when the first attempt failed. Without it: when the letter is stored.
+    #[must_use]
+    pub fn first_failed_at(mut self, time: impl Into<Timestamp>) -> Self {
+        self.first_failed_at = Some(time.into());
+        self
+    }
+
+    /// Sets when the last attempt failed. Without it: when the letter is stored.
+    #[must_use]
+    pub fn last_failed_at(mut self, time: impl Into<Timestamp>) -> Self {
+        self.last_failed_at = Some(time.into());
+        self
+    }
+
+    /// Sets what the request was about.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Adds a tag, or replaces the one of that name.
+    #[must_use]
+    pub fn tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.tags.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets the key that goes with every replay.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// The letter as it is stored.
+    pub(crate) fn seal(
+        self,
+        id: LetterId,
+        now: Timestamp,
+        key: impl FnOnce() -> String,
+    ) -> Letter<R> {
+        let last_failed_at = self.last_failed_at.unwrap_or(now);
+        Letter {
+            content: Arc::new(Content {
+                id,
+                reason: self.reason,
+                error: self.error,
+                attempts: self.attempts,
+                first_failed_at: self.first_failed_at.unwrap_or(last_failed_at),
+                last_failed_at,
+                stored_at: now,
+                key: self.key,
+                tags: self.tags,
+                idempotency_key: self.idempotency_key.unwrap_or_else(key),
+                request: self.request,
+            }),
+            standing: Standing::default(),
+        }
+    }
+}
+
+/// A stored letter: the request, why it could not be delivered, and what became of its replays.
+///
+/// Cheap to clone: clones share the request. It shows the letter at the moment it was read.
+pub struct Letter<R> {
+    content: Arc<Content<R>>,
+    standing: Standing,
+}
+
+/// What never changes about a letter.
+pub(crate) struct Content<R> {
+    pub(crate) id: LetterId,
+    pub(crate) reason: Cow<'static, str>,
+    pub(crate) error: String,
+    pub(crate) attempts: u32,
+    pub(crate) first_failed_at: Timestamp,
+    pub(crate) last_failed_at: Timestamp,
+    pub(crate) stored_at: Timestamp,
+    pub(crate) key: Option<String>,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) idempotency_key: String,
+    pub(crate) request: R,
+}
+
+/// What replays change about a letter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// How many replays were begun, without those that were not executed.
+    pub(crate) replays: u32,
+    pub(crate) parked: bool,
+    pub(crate) last_replay: Option<Box<FailedReplay>>,
+}
+
+/// The last replay of a letter that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailedReplay {
+    /// When it failed.
+    pub at: Timestamp,
+    /// The text of the error.
+    pub error: String,
+}
+
+impl<R> Letter<R> {
+    #[cfg(feature = "dead-letter-file")]
+    pub(crate) fn of_content(content: Content<R>) -> Self {
+        Self {
+            content: Arc::new(content),
+            standing: Standing::default(),
+        }
+    }
+
+    #[cfg(feature = "dead-letter-file")]
+    pub(crate) fn content(&self) -> &Content<R> {
+        &self.content
+    }
+
+    /// The letter as it stands now.
+    pub(crate) fn with(mut self, standing: Standing) -> Self {
+        self.standing = standing;
+        self
+    }
+
+    /// Sets the count of replays.
+    pub(crate) fn count(&mut self, replays: u32) {
+        self.standing.replays = replays;
+    }
+
+    /// The number of the letter in its queue.
+    pub fn id(&self) -> LetterId {
+        self.content.id
+    }
+
+    /// The request.
+    pub fn request(&self) -> &R {
+        &self.content.request
+    }
+
+    /// Why the request could not be delivered, as an identifier such as `timed_out`.
+    pub fn reason(&self) -> &str {
+        &self.content.reason
+    }
+
+    /// The text of the error that the letter was stored with.
+    pub fn error(&self) -> &str {
+        &self.content.error
+    }
+
+    /// How many attempts were made before the letter was stored.
+    pub fn attempts(&self) -> u32 {
+        self.content.attempts
+    }
+
+    /// When the first attempt failed.
+    pub fn first_failed_at(&self) -> Timestamp {
+        self.content.first_failed_at
+    }
+
+    /// When the last attempt before the letter was stored failed.
+    pub fn last_failed_at(&self) -> Timestamp {
+        self.content.last_failed_at
+    }
+
+    /// When the letter was stored. Its age counts from here.
+    pub fn stored_at(&self) -> Timestamp {
+        self.content.stored_at
+    }
+
+    /// What the request was about.
+    pub fn key(&self) -> Option<&str> {
+        self.content.key.as_deref()
+    }
+
+    /// The value of a tag.
+    pub fn tag(&self, name: &str) -> Option<&str> {
+        self.content.tags.get(name).map(String::as_str)
+    }
+
+    /// All tags.
+    pub fn tags(&self) -> &BTreeMap<String, String> {
+        &self.content.tags
+    }
+
+    /// The key to send with every replay, always the same, so that the receiver can tell repetitions.
+    pub fn idempotency_key(&self) -> &str {
+        &self.content.idempotency_key
+    }
+
+    /// How many replays were begun so far, the current one included, without those that were rejected
+    /// before they were executed.
+    pub fn replays(&self) -> u32 {
+        self.standing.replays
+    }
+
+    /// Whether the letter has used up its replays, or was parked by hand. Parked letters are kept and
+    /// not replayed.
+    pub fn is_parked(&self) -> bool {
+        self.standing.parked
+    }
+
+    /// The last replay that failed; `None` when none has.
+    pub fn last_replay(&self) -> Option<&FailedReplay> {
+        self.standing.last_replay.as_deref()
+    }
+}
+
+impl<R> Clone for Letter<R> {
+    fn clone(&self) -> Self {
+        Self {
+            content: self.content.clone(),
+            standing: self.standing.clone(),
+        }
+    }
+}
+
+/// Without the request, which may hold what does not belong in a log.
+impl<R> fmt::Debug for Letter<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Letter")
+            .field("id", &self.id())
+            .field("reason", &self.reason())
+            .field("error", &self.error())
+            .field("attempts", &self.attempts())
+            .field("first_failed_at", &self.first_failed_at())
+            .field("last_failed_at", &self.last_failed_at())
+            .field("stored_at", &self.stored_at())
+            .field("key", &self.key())
+            .field("tags", self.tags())
+            .field("idempotency_key", &self.idempotency_key())
+            .field("replays", &self.replays())
+            .field("parked", &self.is_parked())
+            .field("last_replay", &self.last_replay())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What happens to a stored letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// A replay begins: one more is counted. It need not survive a loss of power.
+    Begin,
+    /// The replay that began was not executed: it is not counted.
+    NotExecuted,
+    /// The replay failed.
+    #[non_exhaustive]
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// The text of the error.
+        error: String,
+        /// Whether it was the last replay: the letter is parked.
+        park: bool,
+    },
+    /// The replay succeeded: the letter is gone.
+    Delivered,
+    /// The letter is discarded by hand.
+    Discard,
+    /// The letter is kept, and not replayed.
+    Park,
+    /// The letter is replayed again, with its count back at zero.
+    Unpark,
+}
+
+impl Change {
+    pub(crate) const fn failed(at: Timestamp, error: String, park: bool) -> Self {
+        Self::Failed { at, error, park }
+    }
+
+    /// Whether the letter is gone after it.
+    pub const fn removes(&self) -> bool {
+        matches!(self, Self::Delivered | Self::Discard)
+    }
+}
+
+impl Standing {
+    /// The standing after `change`, which does not remove the letter.
+    pub(crate) fn after(mut self, change: &Change) -> Self {
+        match change {
+            Change::Begin => self.replays = self.replays.saturating_add(1),
+            Change::NotExecuted => self.replays = self.replays.saturating_sub(1),
+            Change::Failed { at, error, park } => {
+                self.last_replay = Some(Box::new(FailedReplay {
+                    at: *at,
+                    error: error.clone(),
+                }));
+                self.parked |= park;
+            }
+            Change::Park => self.parked = true,
+            Change::Unpark => (self.parked, self.replays) = (false, 0),
+            Change::Delivered | Change::Discard => {}
+        }
+        self
+    }
+}

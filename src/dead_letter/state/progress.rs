@@ -1,0 +1,173 @@
+//! What a replay has done, and when it stops.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::letter::LetterId;
+use crate::error::Reason;
+
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Letters that were replayed successfully, and are gone.
+    pub delivered: u64,
+    /// Replays that failed. Their letters are kept.
+    pub failed: u64,
+    /// Letters parked by this replay: those of `failed` that had no replay left, and those that had
+    /// none left when it came to them.
+    pub parked: u64,
+    /// Replays that were rejected before they were executed.
+    pub rejected: u64,
+    /// Letters that could not be read as this type of request. They are kept.
+    pub unreadable: u64,
+    /// Letters that are being replayed right now.
+    pub in_flight: u32,
+    /// The newest letter that was begun.
+    pub last: Option<LetterId>,
+}
+
+/// Why a replay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReplayEnd {
+    /// No letter is left.
+    Finished,
+    /// As many letters were replayed as were asked for.
+    Limit,
+    /// Too many replays failed in a row.
+    ConsecutiveFailures,
+    /// A policy rejected a replay because its circuit is open or isolated.
+    CircuitOpen,
+}
+
+impl ReplayEnd {
+    /// The reason as an identifier for logs and metrics, such as `circuit_open`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Limit => "limit",
+            Self::ConsecutiveFailures => "consecutive_failures",
+            Self::CircuitOpen => "circuit_open",
+        }
+    }
+}
+
+impl fmt::Display for ReplayEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How one replay ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Attempted {
+    Delivered,
+    Failed(String),
+    /// Rejected before it was executed.
+    NotExecuted(Reason, Option<Duration>),
+}
+
+/// Counts replays and decides when to stop.
+#[derive(Clone, Debug)]
+pub(crate) struct Campaign {
+    pub(crate) progress: Progress,
+    pub(crate) end: Option<ReplayEnd>,
+    rules: Rules,
+    begun: u64,
+    failures_in_a_row: u32,
+}
+
+/// When a replay stops, and when a letter is parked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) stop_after: u32,
+    pub(crate) limit: u64,
+    pub(crate) wait_for_circuit: bool,
+    /// Replays of one letter, over all runs.
+    pub(crate) max_replays: u32,
+}
+
+impl Campaign {
+    /// How long to wait after a rejection that says nothing about it.
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self {
+            progress: Progress::default(),
+            end: (rules.limit == 0).then_some(ReplayEnd::Limit),
+            rules,
+            begun: 0,
+            failures_in_a_row: 0,
+        }
+    }
+
+    /// Whether a letter with so many replays has none left.
+    pub(crate) const fn is_spent(&self, replays: u32) -> bool {
+        replays >= self.rules.max_replays
+    }
+
+    /// Counts a letter that is begun.
+    pub(crate) fn begin(&mut self, id: LetterId) {
+        self.progress.in_flight += 1;
+        self.progress.last = self.progress.last.max(Some(id));
+        self.begun += 1;
+        if self.begun >= self.rules.limit {
+            self.stop(ReplayEnd::Limit);
+        }
+    }
+
+    /// Counts a letter that had no replay left.
+    pub(crate) fn park(&mut self) {
+        self.progress.in_flight -= 1;
+        self.progress.parked += 1;
+    }
+
+    /// Counts a letter that was gone when it was its turn.
+    pub(crate) fn vanish(&mut self) {
+        self.progress.in_flight -= 1;
+    }
+
+    /// Counts how a replay ended. Returns how long no letter should be begun.
+    pub(crate) fn finish(&mut self, attempted: &Attempted, parked: bool) -> Option<Duration> {
+        self.progress.in_flight -= 1;
+        match attempted {
+            Attempted::Delivered => {
+                self.progress.delivered += 1;
+                self.failures_in_a_row = 0;
+                return None;
+            }
+            Attempted::Failed(_) => {
+                self.progress.failed += 1;
+                self.progress.parked += u64::from(parked);
+            }
+            Attempted::NotExecuted(reason, _) => {
+                self.progress.rejected += 1;
+                // The letter has its turn again.
+                self.begun -= 1;
+                if self.end == Some(ReplayEnd::Limit) {
+                    self.end = None;
+                }
+                let open = matches!(reason, Reason::CircuitOpen | Reason::Isolated);
+                if open && !self.rules.wait_for_circuit {
+                    self.stop(ReplayEnd::CircuitOpen);
+                }
+            }
+        }
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        if self.failures_in_a_row >= self.rules.stop_after {
+            self.stop(ReplayEnd::ConsecutiveFailures);
+        }
+        match attempted {
+            Attempted::NotExecuted(_, after) => Some(after.unwrap_or(Self::PAUSE)),
+            _ => None,
+        }
+    }
+
+    /// The first reason to stop stays, unless it was only the limit.
+    fn stop(&mut self, end: ReplayEnd) {
+        if self.end.is_none_or(|old| old == ReplayEnd::Limit) {
+            self.end = Some(end);
+        }
+    }
+}

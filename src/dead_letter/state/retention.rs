@@ -1,0 +1,36 @@
+//! How much is kept, and what happens at the limit.
+
+use std::time::Duration;
+
+use super::timestamp::Timestamp;
+
+/// What a full queue does with a new letter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// Rejects it. What was stored stays.
+    #[default]
+    Reject,
+    /// Evicts the oldest letters, and says so to the observer.
+    EvictOldest,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) max_letters: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) max_age: Duration,
+    pub(crate) when_full: WhenFull,
+}
+
+impl Limits {
+    /// Whether a letter that was stored at `stored_at` is too old at `now`.
+    pub(crate) fn is_expired(&self, stored_at: Timestamp, now: Timestamp) -> bool {
+        now.saturating_duration_since(stored_at) >= self.max_age
+    }
+
+    pub(crate) const fn fits(&self, letters: u64, bytes: u64) -> bool {
+        letters <= self.max_letters && bytes <= self.max_bytes
+    }
+}

@@ -1,0 +1,138 @@
+//! Which segments there are, how full, and which of them to delete or rewrite.
+
+use std::collections::BTreeMap;
+
+/// The segments of a queue, by number. The last one is written to.
+#[derive(Debug, Default)]
+pub(crate) struct Segments {
+    segments: BTreeMap<u64, Segment>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// The length of its file.
+    pub(crate) length: u64,
+    /// The letters in it that are kept.
+    pub(crate) letters: u64,
+    /// The bytes of those.
+    pub(crate) bytes: u64,
+    /// Whether its change log surely has a safe name.
+    pub(crate) named: bool,
+    /// Whether its change log may end in half a line.
+    pub(crate) ragged: bool,
+    /// Whether it has damaged lines, which are copied before they are deleted.
+    pub(crate) damaged: bool,
+}
+
+impl Segments {
+    pub(crate) fn add(&mut self, number: u64, segment: Segment) {
+        self.segments.insert(number, segment);
+    }
+
+    pub(crate) fn remove(&mut self, number: u64) {
+        self.segments.remove(&number);
+    }
+
+    /// The segment that is written to.
+    pub(crate) fn active(&self) -> Option<(u64, Segment)> {
+        self.segments
+            .last_key_value()
+            .map(|(&number, &segment)| (number, segment))
+    }
+
+    pub(crate) fn get(&self, number: u64) -> Option<Segment> {
+        self.segments.get(&number).copied()
+    }
+
+    /// Counts a letter of so many bytes that the file already has.
+    pub(crate) fn keep(&mut self, number: u64, bytes: u64) {
+        self.update(number, |segment| {
+            segment.letters += 1;
+            segment.bytes += bytes;
+        });
+    }
+
+    /// Counts a letter of so many bytes that is gone.
+    pub(crate) fn forget(&mut self, number: u64, bytes: u64) {
+        self.update(number, |segment| {
+            segment.letters = segment.letters.saturating_sub(1);
+            segment.bytes = segment.bytes.saturating_sub(bytes);
+        });
+    }
+
+    /// Changes what is known of a segment.
+    pub(crate) fn update(&mut self, number: u64, change: impl FnOnce(&mut Segment)) {
+        if let Some(segment) = self.segments.get_mut(&number) {
+            change(segment);
+        }
+    }
+
+    /// A segment that is not written to and holds no letter any more.
+    pub(crate) fn finished(&self) -> Option<u64> {
+        self.inactive()
+            .find(|(_, segment)| segment.letters == 0)
+            .map(|(number, _)| number)
+    }
+
+    /// A segment that is not written to and more than half of which are letters that are gone.
+    pub(crate) fn wasteful(&self) -> Option<u64> {
+        self.inactive()
+            .find(|(_, segment)| segment.bytes < segment.length / 2)
+            .map(|(number, _)| number)
+    }
+
+    fn inactive(&self) -> impl Iterator<Item = (u64, Segment)> {
+        let active = self.active().map(|(number, _)| number);
+        self.segments
+            .iter()
+            .filter(move |&(&number, _)| Some(number) != active)
+            .map(|(&number, &segment)| (number, segment))
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.segments.len() as u64
+    }
+
+    /// The bytes of all files of letters.
+    pub(crate) fn length(&self) -> u64 {
+        self.segments.values().map(|segment| segment.length).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_active_segment_is_neither_deleted_nor_rewritten() {
+        let mut segments = Segments::default();
+        segments.add(
+            1,
+            Segment {
+                length: 100,
+                ..Segment::default()
+            },
+        );
+        assert_eq!((segments.finished(), segments.wasteful()), (None, None));
+        segments.add(2, Segment::default());
+        assert_eq!(segments.finished(), Some(1));
+    }
+
+    #[test]
+    fn a_segment_is_wasteful_below_half() {
+        let mut segments = Segments::default();
+        segments.add(
+            1,
+            Segment {
+                length: 100,
+                ..Segment::default()
+            },
+        );
+        segments.add(2, Segment::default());
+        segments.keep(1, 30);
+        segments.keep(1, 20);
+        assert_eq!(segments.wasteful(), None);
+        segments.forget(1, 20);
+        assert_eq!((segments.wasteful(), segments.finished()), (Some(1), None));
+    }
+}

@@ -1,0 +1,27 @@
+//! The time of day.
+
+use std::time::{Duration, SystemTime};
+
+use super::state::timestamp::Timestamp;
+
+/// What tells the time of day.
+pub(super) type WallClock = dyn Fn() -> Timestamp + Send + Sync;
+
+/// The system's time of day.
+pub(super) fn system_time() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// In microseconds, rounded down.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        Self::UNIX_EPOCH.saturating_add(since.unwrap_or_default())
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        Self::UNIX_EPOCH + Duration::from_micros(time.as_micros())
+    }
+}
