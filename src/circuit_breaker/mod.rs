@@ -102,7 +102,7 @@ use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Observer;
 use crate::instant::Instant;
-use crate::keyed::Evictable;
+use crate::keyed::{Evictable, is_unshared};
 use crate::verdict::Health;
 
 mod admit;
@@ -331,16 +331,22 @@ impl fmt::Debug for Break {
     }
 }
 
-/// Closed, without failures, and nobody has a handle or waits for transitions.
+/// Closed without failures, or its history is older than its rules can see.
 impl Evictable for CircuitBreaker {
-    fn is_idle_and_clean(&self) -> bool {
+    fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;
-        Arc::strong_count(&self.inner) == 1
-            && inner.is_unwatched()
-            && inner.look(|machine| {
-                let now = inner.settings.clock.now();
-                machine.is_settled() && inner.tally(machine).is_clean(now)
-            })
+        if !is_unshared(&self.inner) || !inner.is_unwatched() {
+            return None;
+        }
+        let (now, horizon) = (inner.settings.clock.now(), inner.plan.horizon());
+        inner.look(|machine| {
+            let forgettable_at = machine.forgettable_at(horizon)?;
+            let is_closed = machine.underlying() == State::Closed;
+            if is_closed && !inner.tally(machine).is_clean(now) {
+                return Some(horizon);
+            }
+            Some(forgettable_at.saturating_duration_since(now))
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use pin_project_lite::pin_project;
 
 use super::{Context, Layer, Operation, Outcome, Policy, Verdict};
 use crate::error::Error;
+use crate::keyed::stateless;
 
 /// Says what results mean, for everything outside it in the stack.
 ///
@@ -56,6 +57,9 @@ pub struct Classify<F> {
 pub struct ClassifyErrors<F> {
     verdict_of: F,
 }
+
+stateless!(Classify<F>);
+stateless!(ClassifyErrors<F>);
 
 impl<F> Classify<F> {
     /// Asks `verdict_of` about every result that comes from inside, values, timeouts and refusals

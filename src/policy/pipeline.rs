@@ -10,6 +10,7 @@ use super::operation::Counted;
 use super::{Context, Layer, Misorder, Operation, Outcome, Policy, Priority, check};
 use crate::clock::{BlockingClock, ClockHandle};
 use crate::event::{Ending, Event, Observer};
+use crate::keyed::Evictable;
 
 /// A policy, usually a tuple of them, with a name for logs and metrics, an observer, options for
 /// single calls, and a check of the order.
@@ -40,6 +41,12 @@ pub struct Pipeline<P> {
     policies: P,
     name: &'static str,
     observer: Option<Arc<dyn Observer>>,
+}
+
+impl<P: Evictable> Evictable for Pipeline<P> {
+    fn evictable_in(&self) -> Option<Duration> {
+        self.policies.evictable_in()
+    }
 }
 
 impl<P> Pipeline<P> {

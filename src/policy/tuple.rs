@@ -1,6 +1,7 @@
 //! Tuples of policies: the first is the outermost.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::{Context, Layer, Operation, Outcome, Policy};
 use crate::clock::ClockHandle;
@@ -74,9 +75,11 @@ macro_rules! tuples {
 
         #[allow(non_snake_case)]
         impl<$outer: Evictable, $($inner: Evictable,)*> Evictable for ($outer, $($inner,)*) {
-            fn is_idle_and_clean(&self) -> bool {
+            fn evictable_in(&self) -> Option<Duration> {
                 let ($outer, $($inner,)*) = self;
-                $outer.is_idle_and_clean() $(&& $inner.is_idle_and_clean())*
+                let all = $outer.evictable_in()?;
+                $(let all = all.max($inner.evictable_in()?);)*
+                Some(all)
             }
         }
     )*};

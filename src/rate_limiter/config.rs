@@ -72,7 +72,7 @@ pub enum Algorithm {
 }
 
 /// The largest burst, and the largest debt. Enough for a petabyte in kilobytes.
-const LARGEST: u64 = 1 << 40;
+pub(super) const LARGEST: u64 = 1 << 40;
 /// The largest limit of a sliding log, which remembers that many calls.
 const LARGEST_LOG: u64 = 1 << 20;
 

@@ -220,17 +220,6 @@ impl Core {
         }
     }
 
-    /// Whether every limit holds all that it can.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
-        match self {
-            Self::Locked(limits) => {
-                let each = lock_checked(limits).standings(now);
-                each.iter().all(|standing| standing.full_at <= now)
-            }
-            core => core.standing(now).full_at <= now,
-        }
-    }
-
     pub(super) fn standing(&self, now: Instant) -> Standing {
         match self {
             Self::Token(bucket) => {

@@ -78,7 +78,7 @@ use std::time::Duration;
 
 use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
-use crate::keyed::Evictable;
+use crate::keyed::{Evictable, is_unshared};
 use crate::sync::{Ordering, lock, lock_checked};
 
 mod acquire;
@@ -97,10 +97,13 @@ mod timeline;
 pub use self::acquire::Acquire;
 pub use self::config::{Algorithm, Quota, RateLimiterBuilder};
 pub use self::keyed::{
-    Entry, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedSnapshot, Limited, Overflow,
+    Entry, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedReservation,
+    KeyedSnapshot, Limited,
 };
 pub use self::reservation::Reservation;
 pub use self::state::Inherit;
+#[doc(no_inline)]
+pub use crate::keyed::Overflow;
 
 use self::inner::{Core, Inner};
 use self::state::{Limit, Refusal, Standing};
@@ -423,14 +426,22 @@ impl Decision {
     }
 }
 
-/// All tokens are there, nobody waits, the quotas are those it was built with, and nobody has a handle.
+impl RateLimiter {
+    /// Whether no other handle exists and no caller waits.
+    fn is_unused(&self) -> bool {
+        is_unshared(&self.inner) && self.inner.queue.waiting() == 0
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        self.inner.core.standing(now)
+    }
+}
+
 impl Evictable for RateLimiter {
-    fn is_idle_and_clean(&self) -> bool {
-        let inner = &*self.inner;
-        Arc::strong_count(&self.inner) == 1
-            && inner.queue.waiting() == 0
-            && !lock(&inner.quotas).changed
-            && inner.core.is_full(inner.outside.now())
+    fn evictable_in(&self) -> Option<Duration> {
+        let now = self.inner.outside.now();
+        let is_as_built = self.is_unused() && !lock(&self.inner.quotas).changed;
+        is_as_built.then(|| self.standing(now).full_at.saturating_duration_since(now))
     }
 }
 

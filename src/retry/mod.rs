@@ -81,6 +81,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::ClockHandle;
+use crate::keyed::stateless;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 use crate::verdict::Verdict;
@@ -98,6 +99,9 @@ pub use self::config::{HintRule, RetryBuilder};
 pub struct Retry {
     inner: Arc<Inner>,
 }
+
+// Its budget, if it has one, is shared with others as a rule.
+stateless!(Retry);
 
 struct Inner {
     name: &'static str,

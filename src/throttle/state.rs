@@ -87,6 +87,13 @@ pub(super) struct State {
     last_pass: AtomicU64,
 }
 
+impl State {
+    /// The length of the window.
+    pub(super) fn window(&self) -> Duration {
+        Duration::from_secs_f64(self.length)
+    }
+}
+
 /// A call in flight: the window's slow calls are those.
 const PENDING: Sample = Sample {
     failed: false,

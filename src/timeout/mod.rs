@@ -57,6 +57,7 @@ use std::time::Duration;
 
 use crate::clock::ClockHandle;
 use crate::instant::nanos;
+use crate::keyed::stateless;
 use crate::policy::Context;
 
 mod config;
@@ -73,6 +74,8 @@ pub struct Timeout {
     name: &'static str,
     clock: ClockHandle,
 }
+
+stateless!(Timeout);
 
 #[derive(Clone)]
 enum Limit {

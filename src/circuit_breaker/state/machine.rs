@@ -460,11 +460,22 @@ impl Machine {
         }
     }
 
-    /// Closed, and nothing is out of the ordinary.
-    pub(crate) const fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Closed { ramp_ends: None })
-            && self.isolations == 0
-            && self.checkers == 0
+    /// Returns when the circuit's past can be forgotten if no call comes: the break or the ramp-up is
+    /// over, and the windows have passed since. `None` if it was changed by hand, or has a health check.
+    pub(crate) fn forgettable_at(&self, horizon: Duration) -> Option<Instant> {
+        if self.isolations > 0 || self.checkers > 0 {
+            return None;
+        }
+        let passed = horizon.max(self.last_break);
+        match self.phase {
+            Phase::Closed { ramp_ends: None } => Some(self.since),
+            Phase::Closed {
+                ramp_ends: Some(ends),
+            } => Some(ends),
+            Phase::Open { until } => Some(until + passed),
+            Phase::HalfOpen(_) => Some(self.since + passed),
+            Phase::Disabled | Phase::MetricsOnly => None,
+        }
     }
 
     /// How long a trial call may take, if somebody said so.

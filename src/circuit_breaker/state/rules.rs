@@ -174,6 +174,15 @@ impl Plan {
         }
     }
 
+    /// Returns how far back the longest window of time reaches.
+    pub(crate) fn horizon(&self) -> Duration {
+        let spans = self.watches().map(|watch| match watch.span {
+            Span::Time(span) => span,
+            Span::Calls(_) => Duration::ZERO,
+        });
+        spans.max().unwrap_or_default()
+    }
+
     pub(crate) const fn tracks_durations(&self) -> bool {
         self.tracks.durations
     }

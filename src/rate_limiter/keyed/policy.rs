@@ -1,6 +1,5 @@
 //! One key's limit before an operation.
 
-use std::borrow::Borrow;
 use std::future::Future;
 use std::hash::Hash;
 use std::marker::PhantomData;
@@ -10,30 +9,17 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::super::state::Refusal;
-use super::KeyedRateLimiter;
-use super::acquire::Turn;
+use super::acquire::KeyedAcquire;
+use super::limited::Limited;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Listener;
 use crate::policy::{Context, Layer, Operation, Outcome, Policy};
 
-/// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].
-#[derive(Debug)]
-pub struct Limited<'a, K, Q: ?Sized> {
-    limiter: &'a KeyedRateLimiter<K>,
-    key: &'a Q,
-}
-
-impl<'a, K, Q: ?Sized> Limited<'a, K, Q> {
-    pub(super) const fn new(limiter: &'a KeyedRateLimiter<K>, key: &'a Q) -> Self {
-        Self { limiter, key }
-    }
-}
-
-impl<T, E, K, Q> Policy<T, E> for Limited<'_, K, Q>
+impl<T, E, Q> Policy<T, E> for Limited<'_, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
 {
     #[inline(always)]
     fn run<Op: Operation<T, E>>(
@@ -41,13 +27,13 @@ where
         op: Op,
         mut cx: Context,
     ) -> impl Future<Output = Outcome<T, E>> {
-        let inner = &*self.limiter.inner;
         let cost = u64::from(cx.cost());
-        let now = inner.outside.steady(cx.now(&inner.outside.clock));
+        let outside = &self.inner.outside;
+        let now = outside.steady(cx.now(&outside.clock));
         let make = |op: Op, cx: Context| op.attempt(cx);
-        // Each end makes a future of its own: in one that both share, the fields of the other are written
-        // too.
-        match inner.take(self.key, now, cost) {
+        // Each branch makes a future of its own: in one that both share, the fields of the other are
+        // written too.
+        match self.inner.take(self.hash, self.key, now, cost) {
             Ok(()) => LimitedFuture {
                 stage: Stage::Running {
                     attempt: op.attempt(cx),
@@ -57,8 +43,7 @@ where
             },
             Err(refusal) => LimitedFuture {
                 stage: Stage::Refused {
-                    limiter: self.limiter,
-                    key: self.key,
+                    limited: *self,
                     refusal,
                     op,
                     cx,
@@ -70,7 +55,7 @@ where
     }
 
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.limiter.inner.outside.clock.clone())
+        Some(self.inner.outside.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -79,17 +64,17 @@ where
 }
 
 pin_project! {
-    struct LimitedFuture<'a, K, Q, Op, Make, Fut, T, E>
+    struct LimitedFuture<'a, Q, Op, Make, Fut, T, E>
     where
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
         #[pin]
-        stage: Stage<'a, K, Q, Op, Fut>,
+        stage: Stage<'a, Q, Op, Fut>,
         // Makes an attempt. A closure of no size, so that the attempt's type needs no name.
         make: Make,
         outcome: PhantomData<fn() -> (T, E)>,
@@ -98,29 +83,27 @@ pin_project! {
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, K, Q, Op, Fut>
+    enum Stage<'a, Q, Op, Fut>
     where
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
-        // Not let through at once. Apart from who waits, because a turn with its timer is large: made in
-        // `run`, it costs time also where a call is let through.
+        // Not admitted at once. Apart from `Waiting`, because that is large: made in `run`, it would cost
+        // time also where a call is admitted.
         Refused {
-            limiter: &'a KeyedRateLimiter<K>,
-            key: &'a Q,
-            // `None`: there is no room for the key.
-            refusal: Option<Refusal>,
+            limited: Limited<'a, Q>,
+            refusal: Refusal,
             op: Op,
             cx: Context,
         },
         Waiting {
             #[pin]
-            turn: Turn<'a, K, Q>,
-            limiter: &'a KeyedRateLimiter<K>,
+            acquire: KeyedAcquire<'a, Q>,
+            limited: Limited<'a, Q>,
             op: Op,
             cx: Context,
         },
@@ -131,10 +114,10 @@ pin_project! {
     }
 }
 
-impl<T, E, K, Q, Op, Make, Fut> Future for LimitedFuture<'_, K, Q, Op, Make, Fut, T, E>
+impl<T, E, Q, Op, Make, Fut> Future for LimitedFuture<'_, Q, Op, Make, Fut, T, E>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
     Op: Operation<T, E>,
     Make: Fn(Op, Context) -> Fut,
     Fut: Future<Output = Outcome<T, E>>,
@@ -159,12 +142,12 @@ where
     }
 }
 
-impl<K, Q, Op, Fut> Stage<'_, K, Q, Op, Fut>
+impl<Q, Op, Fut> Stage<'_, Q, Op, Fut>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
 {
-    /// Refuses a call that was not let through at once, or waits for its turn.
+    /// Rejects a call that was not admitted at once, or waits for its turn.
     #[cold]
     fn poll_acquire<T, E>(
         mut self: Pin<&mut Self>,
@@ -173,45 +156,48 @@ where
     where
         Op: Operation<T, E>,
     {
+        let mut is_first = false;
         if let StageProj::Refused {
-            limiter,
-            key,
+            limited,
             refusal,
             op,
             cx,
         } = self.as_mut().project()
         {
-            let (limiter, key, op, mut cx) = (*limiter, *key, *op, *cx);
-            let inner = &*limiter.inner;
-            let (longest, cost) = (inner.outside.max_wait, u64::from(cx.cost()));
-            let (reading, deadline) = (
-                cx.now(&inner.outside.clock),
-                cx.deadline(&inner.outside.clock),
-            );
-            let observer = op.listener().observer();
-            if longest.is_zero() {
-                inner.refuse(inner.outside.steady(reading), cost, *refusal, observer)?;
+            let (mut limited, op, mut cx) = (*limited, *op, *cx);
+            limited.is_new_call = false;
+            let outside = &limited.inner.outside;
+            if outside.max_wait.is_zero() {
+                let now = outside.steady(cx.now(&outside.clock));
+                let observer = op.listener().observer();
+                limited.inner.refuse(now, *refusal, observer)?;
                 return Poll::Ready(Ok((op, cx)));
             }
-            match limiter.book(key, cost, longest, (reading, deadline), observer)? {
-                None => return Poll::Ready(Ok((op, cx))),
-                Some(turn) => self.set(Stage::Waiting {
-                    turn,
-                    limiter,
-                    op,
-                    cx,
-                }),
-            }
+            let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), outside.max_wait);
+            is_first = true;
+            self.set(Stage::Waiting {
+                acquire,
+                limited,
+                op,
+                cx,
+            });
         }
         match self.project() {
             StageProj::Waiting {
-                turn,
-                limiter,
+                acquire,
+                limited,
                 op,
                 cx,
             } => {
-                ready!(turn.poll(task));
-                cx.refresh(&limiter.inner.outside.clock);
+                let clock = &limited.inner.outside.clock;
+                let reading = match is_first {
+                    true => cx.now(clock),
+                    false => clock.now(),
+                };
+                let deadline = cx.deadline(clock);
+                let observer = op.listener().observer();
+                ready!(acquire.poll_with(task, reading, deadline, observer))?;
+                cx.refresh(clock);
                 Poll::Ready(Ok((*op, *cx)))
             }
             StageProj::Refused { .. } | StageProj::Running { .. } => Poll::Pending,
