@@ -2,7 +2,9 @@
 //! several limits, keys and the policy.
 
 mod guards;
+mod hostile_keys;
 mod keyed;
+mod keyed_options;
 mod pitfalls;
 mod policy;
 mod quotas;

@@ -12,7 +12,7 @@ use super::super::state::{Gcra, Refusal};
 use super::custom::{Custom, Limit};
 use super::hash::Secret;
 use super::shard::{Guard, Shard};
-use super::table::{Found, Removed};
+use super::table::{CUSTOM, Removed};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
@@ -84,6 +84,12 @@ impl Time {
             Ok(()) if self.is_paused() => Err(Refusal::Until(self.open)),
             ready => ready,
         }
+    }
+
+    /// Rejects a call because of the pause.
+    #[cold]
+    fn paused(self, tat: u64, gcra: &Gcra, cost: u64) -> Result<(), Refusal> {
+        self.admit(gcra.ready(tat, self.open, cost, 0))
     }
 
     fn paused_until(self, until: Instant) -> Self {
@@ -183,6 +189,8 @@ impl<K> Inner<K> {
         let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.default);
         drop(table);
         self.forgotten(&removed);
+        // Before anything is counted: a panic in the drop of a local leaks what is returned.
+        drop(removed);
         if count() {
             return Some(Place(&self.keys));
         }
@@ -202,8 +210,8 @@ impl<K> Inner<K> {
                 break;
             }
         }
-        (self.overflow == Overflow::Evict && self.evict(now) && count())
-            .then_some(Place(&self.keys))
+        let has_evicted = self.overflow == Overflow::Evict && self.evict(now);
+        (has_evicted && count()).then(|| Place(&self.keys))
     }
 
     /// Removes the key that will be like a new one first: of all keys if there are few, otherwise of a
@@ -256,7 +264,7 @@ impl<K: Hash + Eq> Inner<K> {
             true,
             |tat, gcra, time| {
                 if time.is_paused() {
-                    return time.admit(gcra.ready(*tat, time.open, cost, 0));
+                    return time.paused(*tat, gcra, cost);
                 }
                 gcra.take(*tat, time.now, cost).map(|next| *tat = next)
             },
@@ -286,7 +294,7 @@ impl<K: Hash + Eq> Inner<K> {
         let time = self.time(now);
         if let Some(mut table) = self.shard(hash) {
             match table.find(hash as u32, key, &self.default) {
-                Some(Found::Plain(state, gcra)) => {
+                Some((state, gcra)) if state.get() <= CUSTOM => {
                     let mut tat = state.get();
                     let result = bucket(&mut tat, gcra, time);
                     state.set(tat);
@@ -295,14 +303,9 @@ impl<K: Hash + Eq> Inner<K> {
                     }
                     return Some(result);
                 }
-                Some(Found::Custom(custom)) => {
-                    let found = of_custom(custom, time, &bucket);
-                    let is_due = table.is_due();
-                    drop(table);
-                    if is_due {
-                        self.shard(hash).map(|table| self.sweep(table, now));
-                    }
-                    return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
+                Some((state, _)) => {
+                    let word = state.get();
+                    return self.with_custom(table, word, time, bucket, limiter);
                 }
                 None => {}
             }
@@ -324,10 +327,8 @@ impl<K: Hash + Eq> Inner<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         if let Some(place) = self.make_room(hash, time.now) {
-            match self.add(hash, key, time, place, &bucket) {
-                Some(Ok(result)) => return Some(result),
-                Some(Err((of_key, time))) => return Some(limiter(&of_key, time)),
-                None => {}
+            if let Some(result) = self.add((hash, key), time, place, &bucket, &limiter) {
+                return Some(result);
             }
         }
         // Relaxed: a statistic.
@@ -336,15 +337,45 @@ impl<K: Hash + Eq> Inner<K> {
         self.shared.as_ref().map(|shared| limiter(shared, time))
     }
 
+    /// As [`with`](Self::with), for a key whose limit is no plain one.
+    #[cold]
+    fn with_custom<R>(
+        &self,
+        mut table: Guard<'_, K>,
+        word: u64,
+        time: Time,
+        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
+        limiter: impl Fn(&RateLimiter, Time) -> R,
+    ) -> Option<R> {
+        let is_due = table.is_due();
+        let custom = table.custom_mut(word)?;
+        let time = time.paused_until(custom.paused_until);
+        let of_key = match &mut custom.limit {
+            Limit::Limiter(of_key) => of_key.clone(),
+            Limit::Bucket { gcra, tat } => {
+                let result = bucket(tat, gcra, time);
+                if is_due {
+                    self.sweep(table, time.now);
+                }
+                return Some(result);
+            }
+        };
+        match is_due {
+            true => drop(self.sweep(table, time.now)),
+            false => drop(table),
+        }
+        Some(limiter(&of_key, time))
+    }
+
     /// Adds a key, unless another thread has added it meanwhile.
     fn add<Q, R>(
         &self,
-        hash: u64,
-        key: &Q,
+        (hash, key): (u64, &Q),
         time: Time,
         place: Place<'_>,
         bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-    ) -> Option<Result<R, (RateLimiter, Time)>>
+        limiter: impl Fn(&RateLimiter, Time) -> R,
+    ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Eq + ToOwned<Owned = K> + ?Sized,
@@ -364,22 +395,21 @@ impl<K: Hash + Eq> Inner<K> {
             if is_stale && !known && custom.as_ref().is_some_and(|custom| custom.is_default) {
                 continue;
             }
-            let found = match known {
-                true => table.find(hash as u32, key, &self.default),
+            let (state, gcra) = match known {
+                true => table.find(hash as u32, key, &self.default)?,
                 false => {
                     std::mem::forget(place);
-                    table.insert(hash as u32, owned, custom, &self.default)
+                    table.insert(hash as u32, owned, custom, &self.default)?
                 }
             };
-            return match found? {
-                Found::Plain(state, gcra) => {
-                    let mut tat = state.get();
-                    let result = bucket(&mut tat, gcra, time);
-                    state.set(tat);
-                    Some(Ok(result))
-                }
-                Found::Custom(custom) => Some(of_custom(custom, time, &bucket)),
-            };
+            if state.get() > CUSTOM {
+                let word = state.get();
+                return self.with_custom(table, word, time, bucket, limiter);
+            }
+            let mut tat = state.get();
+            let result = bucket(&mut tat, gcra, time);
+            state.set(tat);
+            return Some(result);
         }
     }
 
@@ -387,7 +417,10 @@ impl<K: Hash + Eq> Inner<K> {
     fn custom(&self, own: Option<&Quota>) -> Option<Custom> {
         let limit = match own {
             None if self.is_plain => return None,
-            None => Limit::Limiter(self.limiter(&lock(&self.quotas).clone()).ok()?),
+            None => {
+                let quotas = lock(&self.quotas).clone();
+                Limit::Limiter(self.limiter(&quotas).ok()?)
+            }
             Some(own) if own.is_plain() => Limit::Bucket {
                 gcra: own.gcra(self.debt),
                 tat: 0,
@@ -412,17 +445,15 @@ impl<K: Hash + Eq> Inner<K> {
     {
         let time = self.time(now);
         let mut table = self.shard(hash)?;
-        let found = match table.find(hash as u32, key, &self.default)? {
-            Found::Plain(state, gcra) => {
-                let mut tat = state.get();
-                let result = bucket(&mut tat, gcra, time);
-                state.set(tat);
-                Ok(result)
-            }
-            Found::Custom(custom) => of_custom(custom, time, &bucket),
-        };
-        drop(table);
-        Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
+        let (state, gcra) = table.find(hash as u32, key, &self.default)?;
+        if state.get() > CUSTOM {
+            let word = state.get();
+            return self.with_custom(table, word, time, bucket, limiter);
+        }
+        let mut tat = state.get();
+        let result = bucket(&mut tat, gcra, time);
+        state.set(tat);
+        Some(result)
     }
 
     /// Gives tokens back to a key, if it is still known.
@@ -438,19 +469,6 @@ impl<K: Hash + Eq> Inner<K> {
             |tat, gcra, _| *tat = gcra.give(*tat, tokens),
             |limiter, _| limiter.add(tokens),
         );
-    }
-}
-
-/// Runs `bucket` on a token bucket. Returns the limiter of a key that has another limit.
-fn of_custom<R>(
-    custom: &mut Custom,
-    time: Time,
-    bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-) -> Result<R, (RateLimiter, Time)> {
-    let time = time.paused_until(custom.paused_until);
-    match &mut custom.limit {
-        Limit::Bucket { gcra, tat } => Ok(bucket(tat, gcra, time)),
-        Limit::Limiter(limiter) => Err((limiter.clone(), time)),
     }
 }
 

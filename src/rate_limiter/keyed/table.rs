@@ -41,14 +41,7 @@ const FEW: usize = 2;
 /// The hand moves once in so many calls for known keys.
 const PATIENCE: u32 = 64;
 /// No state of a token bucket is larger: the clock's last instant and the longest debt.
-const CUSTOM: u64 = 3 * REACH;
-
-/// The limit of a key.
-pub(super) enum Found<'a> {
-    /// A token bucket with the default quota.
-    Plain(&'a mut State, &'a Gcra),
-    Custom(&'a mut Custom),
-}
+pub(super) const CUSTOM: u64 = 3 * REACH;
 
 /// What a sweep has done. Dropping keys runs their `Drop`, so this is dropped after the lock.
 #[derive(Debug)]
@@ -135,48 +128,43 @@ impl<K> Table<K> {
         })
     }
 
-    /// Returns the limit of `key`, whose hash is `hash`.
+    /// Returns the state of `key`, whose hash is `hash`, and the rules of plain states.
     #[inline]
     pub(super) fn find<'a, Q>(
         &'a mut self,
         hash: u32,
         key: &Q,
         default: &'a Gcra,
-    ) -> Option<Found<'a>>
+    ) -> Option<(&'a mut State, &'a Gcra)>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let Self {
-            few, rest, changed, ..
-        } = self;
-        let same = |slot: &&mut Slot<K>| slot.key.borrow() == key;
-        let (state, customs) = match few.iter_mut().flatten().find(same) {
-            Some(slot) => (
-                &mut slot.state,
-                rest.as_deref_mut().map(|rest| &mut rest.customs),
-            ),
-            None => {
-                let Rest { lines, customs } = rest.as_deref_mut()?;
-                (&mut lines.find(hash, key)?.1.state, Some(customs))
+        let gcra = self.changed.as_deref().unwrap_or(default);
+        for slot in &mut self.few {
+            match slot {
+                Some(slot) if slot.key.borrow() == key => return Some((&mut slot.state, gcra)),
+                _ => {}
             }
-        };
-        if state.get() <= CUSTOM {
-            let gcra = changed.as_deref().unwrap_or(default);
-            return Some(Found::Plain(state, gcra));
         }
-        customs?.get_mut(number(state.get())).map(Found::Custom)
+        let (_, slot) = self.rest.as_deref_mut()?.lines.find(hash, key)?;
+        Some((&mut slot.state, gcra))
+    }
+
+    /// Returns the limit that a state stands for if it is not plain.
+    pub(super) fn custom_mut(&mut self, word: u64) -> Option<&mut Custom> {
+        self.rest.as_mut()?.customs.get_mut(number(word))
     }
 
     /// Inserts a key that is not in the table, with a full bucket of the default quota or a limit of its
-    /// own.
+    /// own. Returns its state as [`find`](Self::find) does.
     pub(super) fn insert<'a>(
         &'a mut self,
         hash: u32,
         key: K,
         custom: Option<Custom>,
         default: &'a Gcra,
-    ) -> Option<Found<'a>> {
+    ) -> Option<(&'a mut State, &'a Gcra)> {
         let word = match custom {
             Some(custom) => CUSTOM + 1 + u64::from(self.rest().customs.insert(custom)),
             None => 0,
@@ -196,16 +184,12 @@ impl<K> Table<K> {
                 FEW + lines.insert(hash, slot)
             }
         };
-        if word > CUSTOM {
-            let customs = &mut self.rest.as_mut()?.customs;
-            return customs.get_mut(number(word)).map(Found::Custom);
-        }
         let gcra = self.changed.as_deref().unwrap_or(default);
         let slot = match self.few.get_mut(place) {
             Some(slot) => slot.as_mut(),
             None => self.rest.as_mut()?.lines.slot_mut(place - FEW),
         };
-        Some(Found::Plain(&mut slot?.state, gcra))
+        Some((&mut slot?.state, gcra))
     }
 
     fn place_of<Q>(&mut self, hash: u32, key: &Q) -> Option<usize>

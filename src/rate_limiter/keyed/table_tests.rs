@@ -7,31 +7,30 @@ use super::super::config::Quota;
 use super::super::state::Gcra;
 use super::custom::{Custom, Limit};
 use super::lines::Slot;
-use super::table::{Found, Table};
+use super::table::{CUSTOM, Table};
 use crate::instant::Instant;
 
 fn gcra(burst: u64) -> Gcra {
     Quota::per_second(burst).gcra(0)
 }
 
-/// The state of a key and the burst of its quota.
-fn read(found: Found<'_>) -> (u64, Gcra) {
-    match found {
-        Found::Plain(state, gcra) => (state.get(), *gcra),
-        Found::Custom(custom) => match &custom.limit {
-            Limit::Bucket { gcra, tat } => (*tat, *gcra),
-            Limit::Limiter(_) => unreachable!("there are only buckets"),
-        },
+/// Runs `act` on the state and the rules of a key.
+fn with<R>(
+    table: &mut Table<u16>,
+    (hash, key): (u32, u16),
+    default: &Gcra,
+    act: impl FnOnce(&mut u64, Gcra) -> R,
+) -> R {
+    let (state, gcra) = table.find(hash, &key, default).unwrap();
+    let mut word = state.get();
+    if word <= CUSTOM {
+        let result = act(&mut word, *gcra);
+        state.set(word);
+        return result;
     }
-}
-
-fn add_one(found: Found<'_>) {
-    match found {
-        Found::Plain(state, _) => state.set(state.get() + 1),
-        Found::Custom(custom) => match &mut custom.limit {
-            Limit::Bucket { tat, .. } => *tat += 1,
-            Limit::Limiter(_) => unreachable!("there are only buckets"),
-        },
+    match &mut table.custom_mut(word).unwrap().limit {
+        Limit::Bucket { gcra, tat } => act(tat, *gcra),
+        Limit::Limiter(..) => unreachable!("there are only buckets"),
     }
 }
 
@@ -76,7 +75,7 @@ proptest! {
                     model.insert(key, new);
                 }
                 0..=2 => {
-                    add_one(table.find(hash, &key, &default).unwrap());
+                    with(&mut table, (hash, key), &default, |tat, _| *tat += 1);
                     model.get_mut(&key).unwrap().tat += 1;
                 }
                 3 => {
@@ -127,8 +126,8 @@ proptest! {
             }
             prop_assert_eq!(keys(&table, &default).len(), model.len());
             for (name, key) in &model {
-                let (tat, rules) = read(table.find(key.hash, name, &default).unwrap());
-                prop_assert_eq!((tat, rules), (key.tat, gcra(key.burst)));
+                let read = with(&mut table, (key.hash, *name), &default, |tat, gcra| (*tat, gcra));
+                prop_assert_eq!(read, (key.tat, gcra(key.burst)));
             }
         }
     }

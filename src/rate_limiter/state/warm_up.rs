@@ -92,8 +92,12 @@ impl WarmUp {
     /// The permits stored at `now`.
     fn stored(&self, now: Instant) -> f64 {
         let idle = now.as_nanos().saturating_sub(self.next()) as f64;
-        let left = (self.stored - self.taken).max(0.0);
-        (left + idle / self.store).min(self.all)
+        (self.left() + idle / self.store).min(self.all)
+    }
+
+    /// The stored permits that have not been taken.
+    fn left(&self) -> f64 {
+        (self.stored - self.taken).clamp(0.0, self.all)
     }
 
     /// The time that taking `tokens` takes, when `stored` are stored.
@@ -153,7 +157,9 @@ impl Limit for WarmUp {
         let next = self.next();
         let backlog = next.saturating_sub(now.as_nanos()) as f64;
         let used = (backlog / self.interval).ceil() as u64;
-        Standing::new(1, used, Instant::from_nanos(next).max(now))
+        // As good as new is as cold as new.
+        let cold = next.saturating_add(((self.all - self.left()) * self.store).ceil() as u64);
+        Standing::new(1, used, Instant::from_nanos(cold).max(now))
     }
 }
 
