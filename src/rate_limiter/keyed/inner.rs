@@ -12,7 +12,7 @@ use super::super::state::{Gcra, Refusal};
 use super::custom::{Custom, Limit};
 use super::hash::Secret;
 use super::shard::{Guard, Shard};
-use super::table::{CUSTOM, Removed};
+use super::table::{CUSTOM, Removed, Table};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
@@ -174,6 +174,13 @@ impl<K> Inner<K> {
         removed.seen
     }
 
+    #[cold]
+    fn sweep_shard(&self, hash: u64, now: Instant) {
+        if let Some(table) = self.shard(hash) {
+            self.sweep(table, now);
+        }
+    }
+
     /// Counts one more key if there is room or some can be made.
     fn make_room(&self, hash: u64, now: Instant) -> Option<Place<'_>> {
         let count = || {
@@ -293,21 +300,26 @@ impl<K: Hash + Eq> Inner<K> {
     {
         let time = self.time(now);
         if let Some(mut table) = self.shard(hash) {
-            match table.find(hash as u32, key, &self.default) {
-                Some((state, gcra)) if state.get() <= CUSTOM => {
-                    let mut tat = state.get();
+            if let Some((state, gcra)) = table.find(hash as u32, key, &self.default) {
+                let word = state.get();
+                if word <= CUSTOM {
+                    let mut tat = word;
                     let result = bucket(&mut tat, gcra, time);
                     state.set(tat);
-                    if table.is_due() {
-                        self.sweep(table, now);
+                    let is_due = table.is_due();
+                    drop(table);
+                    if is_due {
+                        self.sweep_shard(hash, now);
                     }
                     return Some(result);
                 }
-                Some((state, _)) => {
-                    let word = state.get();
-                    return self.with_custom(table, word, time, bucket, limiter);
+                let is_due = table.is_due();
+                let found = of_custom(&mut table, word, time, bucket)?;
+                drop(table);
+                if is_due {
+                    self.sweep_shard(hash, now);
                 }
-                None => {}
+                return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
             }
         }
         self.with_new((hash, key), time, is_new_call, bucket, limiter)
@@ -335,36 +347,6 @@ impl<K: Hash + Eq> Inner<K> {
         self.overflowed
             .fetch_add(u64::from(is_new_call), Ordering::Relaxed);
         self.shared.as_ref().map(|shared| limiter(shared, time))
-    }
-
-    /// As [`with`](Self::with), for a key whose limit is no plain one.
-    #[cold]
-    fn with_custom<R>(
-        &self,
-        mut table: Guard<'_, K>,
-        word: u64,
-        time: Time,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
-    ) -> Option<R> {
-        let is_due = table.is_due();
-        let custom = table.custom_mut(word)?;
-        let time = time.paused_until(custom.paused_until);
-        let of_key = match &mut custom.limit {
-            Limit::Limiter(of_key) => of_key.clone(),
-            Limit::Bucket { gcra, tat } => {
-                let result = bucket(tat, gcra, time);
-                if is_due {
-                    self.sweep(table, time.now);
-                }
-                return Some(result);
-            }
-        };
-        match is_due {
-            true => drop(self.sweep(table, time.now)),
-            false => drop(table),
-        }
-        Some(limiter(&of_key, time))
     }
 
     /// Adds a key, unless another thread has added it meanwhile.
@@ -402,14 +384,15 @@ impl<K: Hash + Eq> Inner<K> {
                     table.insert(hash as u32, owned, custom, &self.default)?
                 }
             };
-            if state.get() > CUSTOM {
-                let word = state.get();
-                return self.with_custom(table, word, time, bucket, limiter);
+            let mut word = state.get();
+            if word <= CUSTOM {
+                let result = bucket(&mut word, gcra, time);
+                state.set(word);
+                return Some(result);
             }
-            let mut tat = state.get();
-            let result = bucket(&mut tat, gcra, time);
-            state.set(tat);
-            return Some(result);
+            let found = of_custom(&mut table, word, time, bucket)?;
+            drop(table);
+            return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
         }
     }
 
@@ -446,14 +429,15 @@ impl<K: Hash + Eq> Inner<K> {
         let time = self.time(now);
         let mut table = self.shard(hash)?;
         let (state, gcra) = table.find(hash as u32, key, &self.default)?;
-        if state.get() > CUSTOM {
-            let word = state.get();
-            return self.with_custom(table, word, time, bucket, limiter);
+        let mut word = state.get();
+        if word <= CUSTOM {
+            let result = bucket(&mut word, gcra, time);
+            state.set(word);
+            return Some(result);
         }
-        let mut tat = state.get();
-        let result = bucket(&mut tat, gcra, time);
-        state.set(tat);
-        Some(result)
+        let found = of_custom(&mut table, word, time, bucket)?;
+        drop(table);
+        Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
     }
 
     /// Gives tokens back to a key, if it is still known.
@@ -469,6 +453,23 @@ impl<K: Hash + Eq> Inner<K> {
             |tat, gcra, _| *tat = gcra.give(*tat, tokens),
             |limiter, _| limiter.add(tokens),
         );
+    }
+}
+
+/// Runs `bucket` on the state of a key that is not plain. Returns the limiter of one that has another
+/// limit than a token bucket, to be used without the lock.
+#[cold]
+fn of_custom<K, R>(
+    table: &mut Table<K>,
+    word: u64,
+    time: Time,
+    bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
+) -> Option<Result<R, (RateLimiter, Time)>> {
+    let custom = table.custom_mut(word)?;
+    let time = time.paused_until(custom.paused_until);
+    match &mut custom.limit {
+        Limit::Bucket { gcra, tat } => Some(Ok(bucket(tat, gcra, time))),
+        Limit::Limiter(limiter) => Some(Err((limiter.clone(), time))),
     }
 }
 

@@ -16,14 +16,11 @@ pub(super) struct Shard<K>(Mutex<Table<K>>);
 /// `Eq` of the keys runs while it exists (and `Clone`, in `entries`). User code that uses the limiter
 /// from there must not block: the thread may hold this very lock. So while a thread holds a guard, it
 /// only tries to lock other shards.
-pub(super) struct Guard<'a, K> {
-    table: MutexGuard<'a, Table<K>>,
-    was_locked: bool,
-}
+pub(super) struct Guard<'a, K>(MutexGuard<'a, Table<K>>);
 
 thread_local! {
-    /// Whether the thread holds a guard of any limiter.
-    static IS_LOCKED: Cell<bool> = const { Cell::new(false) };
+    /// Number of guards that the thread holds, of all limiters.
+    static GUARDS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Attempts to get a lock from within user code under another one. Locks are held for nanoseconds.
@@ -43,10 +40,8 @@ impl<K> Shard<K> {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => self.lock_contended()?,
         };
-        Some(Guard {
-            table,
-            was_locked: IS_LOCKED.replace(true),
-        })
+        GUARDS.set(GUARDS.get() + 1);
+        Some(Guard(table))
     }
 
     #[cold]
@@ -67,7 +62,7 @@ impl<K> Shard<K> {
 
 /// Whether the caller is user code that runs under the lock of a shard.
 pub(super) fn is_nested() -> bool {
-    IS_LOCKED.get()
+    GUARDS.get() > 0
 }
 
 impl<K> Deref for Guard<'_, K> {
@@ -75,20 +70,20 @@ impl<K> Deref for Guard<'_, K> {
 
     #[inline]
     fn deref(&self) -> &Table<K> {
-        &self.table
+        &self.0
     }
 }
 
 impl<K> DerefMut for Guard<'_, K> {
     #[inline]
     fn deref_mut(&mut self) -> &mut Table<K> {
-        &mut self.table
+        &mut self.0
     }
 }
 
 impl<K> Drop for Guard<'_, K> {
     #[inline]
     fn drop(&mut self) {
-        IS_LOCKED.set(self.was_locked);
+        GUARDS.set(GUARDS.get() - 1);
     }
 }
