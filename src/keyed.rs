@@ -153,7 +153,6 @@ pub enum Overflow {
 
 /// There is no room for another key. See [`Keyed::try_get`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct NoRoom;
 
 impl fmt::Display for NoRoom {

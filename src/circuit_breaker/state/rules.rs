@@ -174,13 +174,16 @@ impl Plan {
         }
     }
 
-    /// Returns how far back the longest window of time reaches.
+    /// Returns how far back the rules look: an hour for those that count calls, which have no window of
+    /// time.
     pub(crate) fn horizon(&self) -> Duration {
+        const OF_CALLS: Duration = Duration::from_secs(3600);
         let spans = self.watches().map(|watch| match watch.span {
             Span::Time(span) => span,
-            Span::Calls(_) => Duration::ZERO,
+            Span::Calls(_) => OF_CALLS,
         });
-        spans.max().unwrap_or_default()
+        let of_run = self.consecutive.map(|_| OF_CALLS);
+        spans.chain(of_run).max().unwrap_or(OF_CALLS)
     }
 
     pub(crate) const fn tracks_durations(&self) -> bool {
