@@ -104,7 +104,7 @@ use crate::codel::Codel;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
-use crate::keyed::Evictable;
+use crate::keyed::{Evictable, is_unshared};
 use crate::policy::{Context, OnUnwind};
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering};
@@ -446,11 +446,12 @@ impl Inner {
 /// Nobody is in, the limit is the one it was built with, and nobody has a handle. What an adaptive
 /// limit has learnt is learnt again.
 impl Evictable for Bulkhead {
-    fn is_idle_and_clean(&self) -> bool {
+    fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;
-        Arc::strong_count(&self.inner) == 1
+        let is_as_new = is_unshared(&self.inner)
             && inner.gate.in_flight() == 0
-            && (inner.adaptive.is_some() || self.limit() == inner.first_limit)
+            && (inner.adaptive.is_some() || self.limit() == inner.first_limit);
+        is_as_new.then_some(Duration::ZERO)
     }
 }
 
