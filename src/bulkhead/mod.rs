@@ -15,7 +15,7 @@ use self::permit_queue::Full;
 use self::raw_permit::RawPermit;
 use crate::codel::Codel;
 use crate::error::{ConfigError, Rejected};
-use crate::keyed::Evictable;
+use crate::keyed::{Evictable, is_unshared};
 use crate::policy::Context;
 
 mod acquire;
@@ -223,11 +223,12 @@ impl Bulkhead {
 /// No call is in flight, the limit is the one it was built with, and there is no other handle. What an
 /// adaptive limit has learned is learned again.
 impl Evictable for Bulkhead {
-    fn is_idle_and_clean(&self) -> bool {
+    fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;
-        Arc::strong_count(&self.inner) == 1
+        let is_as_new = is_unshared(&self.inner)
             && inner.queue.in_flight() == 0
-            && (inner.adaptive.is_some() || self.limit() == inner.first_limit)
+            && (inner.adaptive.is_some() || self.limit() == inner.first_limit);
+        is_as_new.then_some(Duration::ZERO)
     }
 }
 

@@ -400,15 +400,18 @@ impl Inner {
         lock_checked(&self.machine).1.add(watcher);
     }
 
-    /// Returns whether the breaker cannot be told from a new one, or its history is older than its
-    /// rules can see: the windows have passed, and so has the break. Changes nothing.
-    pub(super) fn is_forgettable(&self, now: Instant) -> bool {
+    /// Returns when the breaker cannot be told from a new one, or its history is older than its rules can
+    /// see: the windows have passed, and so has the break. `None` if that cannot be foreseen. Changes nothing.
+    pub(super) fn forgettable_at(&self, now: Instant) -> Option<Instant> {
         let horizon = self.rules.horizon();
         let guard = lock_checked(&self.machine);
         let (machine, watchers) = &*guard;
-        watchers.is_empty()
-            && machine.is_forgettable(horizon, now)
-            && self.tally(machine.word()).is_forgettable(horizon, now)
+        if !watchers.is_empty() {
+            return None;
+        }
+        let of_machine = machine.forgettable_at(horizon, now)?;
+        let of_tally = self.tally(machine.word()).forgettable_at(horizon, now);
+        Some(of_machine.max(of_tally))
     }
 
     pub(super) fn observers<'a>(&'a self, listener: Listener<'a>) -> [Option<&'a dyn Observer>; 2] {

@@ -99,7 +99,7 @@ use std::time::Duration;
 
 use crate::error::Rejected;
 use crate::instant::Instant;
-use crate::keyed::Evictable;
+use crate::keyed::{Evictable, is_unshared};
 
 mod admit;
 mod config;
@@ -337,12 +337,6 @@ impl CircuitBreaker {
         })
     }
 
-    /// Returns whether the breaker cannot be told from a new one, or its history is older than its
-    /// rules can see. Changes nothing and reads no clock, so it may be asked under a lock.
-    pub(crate) fn is_forgettable(&self, now: Instant) -> bool {
-        self.inner.is_forgettable(now)
-    }
-
     fn change(&self, change: impl FnOnce(&mut state::Machine, Instant)) {
         let now = self.inner.settings.clock.now();
         self.inner
@@ -353,8 +347,13 @@ impl CircuitBreaker {
 /// Cannot be told from a new one, or its history is older than its rules can see, and no other handle
 /// or subscription exists.
 impl Evictable for CircuitBreaker {
-    fn is_idle_and_clean(&self) -> bool {
-        Arc::strong_count(&self.inner) == 1 && self.is_forgettable(self.inner.settings.clock.now())
+    fn evictable_in(&self) -> Option<Duration> {
+        if !is_unshared(&self.inner) {
+            return None;
+        }
+        let now = self.inner.settings.clock.now();
+        let forgettable_at = self.inner.forgettable_at(now)?;
+        Some(forgettable_at.saturating_duration_since(now))
     }
 }
 

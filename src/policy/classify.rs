@@ -13,6 +13,7 @@ use super::operation::{Operation, Run};
 use super::outcome::Outcome;
 use crate::clock::blocking;
 use crate::error::Error;
+use crate::keyed::stateless;
 use crate::verdict::Verdict;
 
 /// Says what results mean, for everything outside it in the stack.
@@ -96,6 +97,10 @@ pub struct ClassifyErrors<F> {
 pub struct RetryIf<F> {
     retry: F,
 }
+
+stateless!(Classify<F>);
+stateless!(ClassifyErrors<F>);
+stateless!(RetryIf<F>);
 
 impl<F> Classify<F> {
     /// Asks `verdict_of` about every result that comes from inside, values, timeouts and refusals

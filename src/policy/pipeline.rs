@@ -20,6 +20,7 @@ use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::{Error, TimedOut};
 use crate::event::{Ending, Event, Observer};
 use crate::instant::Instant;
+use crate::keyed::Evictable;
 use crate::priority::Priority;
 
 /// A policy, usually a tuple of them, with a name for logs and metrics, an observer, options for
@@ -51,6 +52,12 @@ pub struct Pipeline<P> {
     policies: P,
     name: &'static str,
     observer: Option<Arc<dyn Observer>>,
+}
+
+impl<P: Evictable> Evictable for Pipeline<P> {
+    fn evictable_in(&self) -> Option<Duration> {
+        self.policies.evictable_in()
+    }
 }
 
 impl<P> Pipeline<P> {

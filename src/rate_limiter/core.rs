@@ -162,14 +162,6 @@ impl Core {
         }
     }
 
-    /// Whether every limit holds all that it can.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
-        match self {
-            Self::Locked(locked) => lock_checked(locked).limits.is_full(now),
-            core => core.standing(now).full_at <= now,
-        }
-    }
-
     pub(super) fn standing(&self, now: Instant) -> Standing {
         match self {
             Self::Token(bucket) => {

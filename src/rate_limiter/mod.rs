@@ -78,7 +78,7 @@ use std::time::Duration;
 
 use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
-use crate::keyed::Evictable;
+use crate::keyed::{Evictable, is_unshared};
 
 mod acquire;
 mod config;
@@ -100,10 +100,13 @@ mod wakes;
 pub use self::acquire::Acquire;
 pub use self::config::RateLimiterBuilder;
 pub use self::keyed::{
-    Entry, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedSnapshot, Limited, Overflow,
+    Entry, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedReservation,
+    KeyedSnapshot, Limited,
 };
 pub use self::reservation::Reservation;
 pub use self::state::{Algorithm, Inherit, Quota};
+#[doc(no_inline)]
+pub use crate::keyed::Overflow;
 
 use self::core::{Core, Settings};
 use self::inner::Inner;
@@ -440,13 +443,29 @@ impl Decision {
     }
 }
 
-/// All tokens are there, nobody waits, the quotas are those it was built with, and nobody has a handle.
+impl RateLimiter {
+    /// Whether no other handle exists and no caller waits.
+    fn is_unused(&self) -> bool {
+        is_unshared(&self.inner) && self.inner.queue.waiting() == 0
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        self.inner.core.standing(now)
+    }
+}
+
+/// All tokens are there, nobody waits, no pause lasts, the quotas are those it was built with, and nobody
+/// has a handle.
 impl Evictable for RateLimiter {
-    fn is_idle_and_clean(&self) -> bool {
-        let inner = &*self.inner;
-        Arc::strong_count(&self.inner) == 1
-            && inner.queue.is_as_new()
-            && inner.core.is_full(inner.outside.now())
+    fn evictable_in(&self) -> Option<Duration> {
+        let queue = &self.inner.queue;
+        if !self.is_unused() || !queue.has_first_quotas() {
+            return None;
+        }
+        let now = self.inner.outside.now();
+        let full_at = self.standing(now).full_at;
+        let open_at = queue.paused_until(now).unwrap_or(now);
+        Some(full_at.max(open_at).saturating_duration_since(now))
     }
 }
 

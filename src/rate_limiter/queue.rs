@@ -307,9 +307,9 @@ impl Queue {
         lock_checked(&self.line).terms.quotas.to_vec()
     }
 
-    /// Whether there are no waiters, no pause, and the quotas it was built with.
-    pub(super) fn is_as_new(&self) -> bool {
-        !self.is_closed() && !lock_checked(&self.line).terms.changed
+    /// Whether the quotas are those it was built with.
+    pub(super) fn has_first_quotas(&self) -> bool {
+        !lock_checked(&self.line).terms.changed
     }
 
     /// Admits nothing before `until`, unless a pause lasts longer already.

@@ -94,6 +94,7 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::clock::ClockHandle;
 use crate::error::Error;
+use crate::keyed::stateless;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
@@ -111,6 +112,9 @@ pub use self::state::{HintRule, Retrying};
 pub struct Retry {
     inner: Arc<Inner>,
 }
+
+// Its budget, if it has one, is shared with others as a rule.
+stateless!(Retry);
 
 /// The settings of a retry, and its source of jitter.
 pub struct Inner {

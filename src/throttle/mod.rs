@@ -77,9 +77,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Rejected;
-use crate::keyed::Evictable;
+use crate::keyed::{Evictable, is_unshared};
 use crate::sync::Ordering;
 use crate::verdict::{Health, Verdict};
 
@@ -179,10 +180,18 @@ impl Throttle {
 
 /// Nothing has failed or is in flight, and nobody has a handle.
 impl Evictable for Throttle {
-    fn is_idle_and_clean(&self) -> bool {
+    fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;
+        if !is_unshared(&self.inner) {
+            return None;
+        }
         let seen = inner.state.seen(inner.settings.clock.now());
-        Arc::strong_count(&self.inner) == 1 && seen.failures == 0 && seen.pending == 0
+        match (seen.pending, seen.failures) {
+            (0, 0) => Some(Duration::ZERO),
+            // At the latest.
+            (0, _) => Some(inner.state.window()),
+            _ => None,
+        }
     }
 }
 

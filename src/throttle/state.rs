@@ -114,6 +114,11 @@ impl State {
         }
     }
 
+    /// The length of the window.
+    pub(super) fn window(&self) -> Duration {
+        Duration::from_secs_f64(self.length)
+    }
+
     /// Returns what is in the window. Changes nothing.
     pub(super) fn seen(&self, now: Instant) -> Seen {
         let sums = self.window.sums_at(now);

@@ -60,6 +60,7 @@ use std::time::Duration;
 
 use crate::clock::{ClockHandle, blocking};
 use crate::instant::nanos;
+use crate::keyed::stateless;
 use crate::policy::Context;
 
 mod config;
@@ -76,6 +77,8 @@ pub struct Timeout {
     name: &'static str,
     clock: ClockHandle,
 }
+
+stateless!(Timeout);
 
 #[derive(Clone)]
 enum Limit {

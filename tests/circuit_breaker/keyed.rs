@@ -185,3 +185,50 @@ fn a_break_that_is_not_over_keeps_its_place() {
     hosts.evict_idle();
     assert_eq!(hosts.len(), 1);
 }
+
+#[test]
+fn hosts_that_were_down_long_ago_free_their_places() {
+    let clock = ManualClock::new();
+    let template = builder(&clock)
+        .trip_on(Trip::failure_rate(0.5).within(secs(30)).min_calls(1))
+        .ramp_up(secs(7));
+    let hosts = Keyed::new(move |_: &u32| template.clone().build().unwrap()).max_keys(100);
+    for key in 0..100 {
+        feed(&hosts.get(&key), &clock, "x");
+        assert_eq!(hosts.get(&key).state(), State::Open);
+    }
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 100);
+    // The break is over: what comes next is a probe.
+    clock.advance(secs(6));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 100);
+    clock.advance(secs(30));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 0);
+
+    // Thirty days later two new ones have breakers of their own.
+    for key in 0..100 {
+        feed(&hosts.get(&key), &clock, "x");
+    }
+    clock.advance(secs(30 * 86_400));
+    feed(&hosts.get(&1000), &clock, "x");
+    assert_eq!(hosts.get(&1001).state(), State::Closed);
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+}
+
+#[test]
+fn what_was_changed_by_hand_stays() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock);
+    hosts.get(&1).disable();
+    let watched = hosts.get(&2);
+    clock.advance(secs(30 * 86_400));
+    hosts.evict_idle();
+    drop(watched);
+    assert_eq!(hosts.len(), 2);
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+    assert_eq!(hosts.get(&1).state(), State::Disabled);
+}

@@ -4,7 +4,9 @@
 mod consumed;
 mod fairness;
 mod guards;
+mod hostile_keys;
 mod keyed;
+mod keyed_options;
 mod panics;
 mod pitfalls;
 mod policy;

@@ -474,18 +474,20 @@ impl Machine {
         }
     }
 
-    /// Whether the state is that of a new machine, or will never matter again: the break is over for
-    /// `horizon`, counted from its beginning, and no probe is in flight. Changes nothing.
-    pub(crate) fn is_forgettable(&self, horizon: Duration, now: Instant) -> bool {
-        let is_past = now >= self.since + horizon;
-        self.isolations == 0
-            && self.checkers == 0
-            && match self.phase {
-                Phase::Closed { ramp_ends } => ramp_ends.is_none_or(|ends| now >= ends),
-                Phase::Open { until } => until != Instant::FAR_FUTURE && now >= until && is_past,
-                Phase::HalfOpen(_) => self.probes(now).0 == 0 && is_past,
-                Phase::Disabled | Phase::MetricsOnly => false,
-            }
+    /// Returns when the state will never matter again if no call comes: the break is over for `horizon`,
+    /// counted from its beginning. `None` while a probe is in flight, or what was done by hand lasts.
+    /// Changes nothing.
+    pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Option<Instant> {
+        if self.isolations > 0 || self.checkers > 0 {
+            return None;
+        }
+        let past = self.since + horizon;
+        match self.phase {
+            Phase::Closed { ramp_ends } => Some(ramp_ends.unwrap_or(Instant::ORIGIN)),
+            Phase::Open { until } => (until != Instant::FAR_FUTURE).then(|| until.max(past)),
+            Phase::HalfOpen(_) => (self.probes(now).0 == 0).then_some(past),
+            Phase::Disabled | Phase::MetricsOnly => None,
+        }
     }
 
     /// How long a trial call may take, if somebody said so.

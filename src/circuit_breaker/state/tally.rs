@@ -304,11 +304,12 @@ impl Tally {
         held & !self.noted.fetch_or(held, Ordering::Relaxed)
     }
 
-    /// Returns whether no call failed or was slow within the windows, or none did for `horizon`.
-    pub(crate) fn is_forgettable(&self, horizon: Duration, now: Instant) -> bool {
+    /// Returns when no call has failed or been slow within the windows, or none has for `horizon`: not after
+    /// `now` if that is so already.
+    pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Instant {
         let last_bad = self.last_bad.load(Ordering::Relaxed);
         if last_bad == 0 {
-            return true;
+            return Instant::ORIGIN;
         }
         let is_clean = self.consecutive() == 0
             && self.watched().all(|watched| {
@@ -316,7 +317,10 @@ impl Tally {
                 counts.failures + counts.slow == 0
                     && watched.average.as_ref().is_none_or(Average::is_clean)
             });
-        is_clean || now >= Instant::from_nanos(last_bad) + horizon
+        match is_clean {
+            true => Instant::ORIGIN,
+            false => Instant::from_nanos(last_bad) + horizon,
+        }
     }
 
     /// Forgets everything.

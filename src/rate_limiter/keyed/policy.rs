@@ -1,7 +1,6 @@
 //! One key's limit before an operation.
 
-use std::borrow::Borrow;
-use std::future::Future;
+use std::fmt;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -9,47 +8,25 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::super::state::Refusal;
-use super::KeyedRateLimiter;
-use super::acquire::Turn;
+use super::acquire::KeyedAcquire;
+use super::limited::Limited;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
 use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
 
-/// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].
-#[derive(Debug)]
-pub struct Limited<'a, K, Q: ?Sized> {
-    limiter: &'a KeyedRateLimiter<K>,
-    key: &'a Q,
-}
+impl<Q: ToOwned + ?Sized> Policy for Limited<'_, Q> {}
 
-impl<'a, K, Q: ?Sized> Limited<'a, K, Q> {
-    pub(super) const fn new(limiter: &'a KeyedRateLimiter<K>, key: &'a Q) -> Self {
-        Self { limiter, key }
-    }
-}
+impl<Q: ToOwned + ?Sized> AtMostOnce for Limited<'_, Q> {}
 
-// Derived, these would ask for `K: Copy`.
-impl<K, Q: ?Sized> Clone for Limited<'_, K, Q> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<K, Q: ?Sized> Copy for Limited<'_, K, Q> {}
-
-impl<K, Q: ?Sized> Policy for Limited<'_, K, Q> {}
-
-impl<K, Q: ?Sized> AtMostOnce for Limited<'_, K, Q> {}
-
-impl<'k, K, Q, Op> Run<Op> for &Limited<'k, K, Q>
+impl<'k, Q, Op> Run<Op> for &Limited<'k, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
     Op: Operation,
 {
-    type Future = GuardedFuture<Limited<'k, K, Q>, Op>;
+    type Future = GuardedFuture<Limited<'k, Q>, Op>;
 
     #[inline(always)]
     fn run(self, op: Op, cx: Context) -> Self::Future {
@@ -57,21 +34,20 @@ where
     }
 }
 
-impl<'k, K, Q> Gate for Limited<'k, K, Q>
+impl<'k, Q> Gate for Limited<'k, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
 {
     type Ticket = ();
     type Permit = ();
-    type Entrance = Tokens<'k, K, Q>;
+    type Entrance = Tokens<'k, Q>;
 
     #[inline(always)]
     fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Self::Entrance> {
-        let inner = &*self.limiter.inner;
         let cost = u64::from(cx.cost());
-        let now = cx.now(&inner.outside.clock);
-        match inner.take(self.key, now, cost) {
+        let now = cx.now(&self.inner.outside.clock);
+        match self.inner.take(self.hash, self.key, now, cost) {
             Ok(()) => Entered::Admitted(()),
             Err(refusal) => Entered::Waits(Tokens {
                 stage: Stage::Missing {
@@ -88,9 +64,9 @@ where
     }
 }
 
-impl<K, Q: ?Sized> Describe for Limited<'_, K, Q> {
+impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.limiter.inner.outside.clock.clone())
+        Some(self.inner.outside.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -100,50 +76,49 @@ impl<K, Q: ?Sized> Describe for Limited<'_, K, Q> {
 
 pin_project! {
     /// The wait for a key's tokens of a call that found too few.
-    pub struct Tokens<'a, K, Q>
+    pub struct Tokens<'a, Q>
     where
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
         #[pin]
-        stage: Stage<'a, K, Q>,
+        stage: Stage<'a, Q>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, K, Q>
+    enum Stage<'a, Q>
     where
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
-        // Apart from the wait, because a turn with its timer is large: made in `enter`, it costs time also if
-        // the call is admitted.
+        // Apart from the wait, because that is large: made in `enter`, it costs time also if the call is
+        // admitted.
         Missing {
-            limited: Limited<'a, K, Q>,
-            // `None`: there is no room for the key.
-            refusal: Option<Refusal>,
+            limited: Limited<'a, Q>,
+            refusal: Refusal,
         },
         Waiting {
             #[pin]
-            turn: Turn<'a, K, Q>,
-            limited: Limited<'a, K, Q>,
+            acquire: KeyedAcquire<'a, Q>,
+            limited: Limited<'a, Q>,
         },
     }
 }
 
-impl<K, Q> Entrance for Tokens<'_, K, Q>
+impl<Q> Entrance for Tokens<'_, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
 {
     type Permit = ();
 
@@ -155,37 +130,40 @@ where
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<(), Rejected>> {
         let mut stage = self.project().stage;
+        let mut is_first = false;
         if let StageProj::Missing { limited, refusal } = stage.as_mut().project() {
-            let limited = *limited;
-            let Limited { limiter, key } = limited;
-            let inner = &*limiter.inner;
-            let (longest, cost) = (inner.outside.max_wait, u64::from(cx.cost()));
-            let clock = &inner.outside.clock;
-            let (reading, deadline) = (cx.now(clock), cx.deadline(clock));
-            if longest.is_zero() {
-                let now = reading;
-                return Poll::Ready(inner.refuse(now, cost, *refusal, observer));
+            let mut limited = *limited;
+            limited.is_new_call = false;
+            let outside = &limited.inner.outside;
+            if outside.max_wait.is_zero() {
+                let now = cx.now(&outside.clock);
+                return Poll::Ready(limited.inner.refuse(now, *refusal, observer));
             }
-            match limiter.book(key, cost, longest, (reading, deadline), observer)? {
-                None => return Poll::Ready(Ok(())),
-                Some(turn) => stage.set(Stage::Waiting { turn, limited }),
-            }
+            let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), outside.max_wait);
+            is_first = true;
+            stage.set(Stage::Waiting { acquire, limited });
         }
-        let StageProj::Waiting { turn, limited } = stage.project() else {
+        let StageProj::Waiting { acquire, limited } = stage.project() else {
             return Poll::Pending;
         };
-        ready!(turn.poll(task));
-        cx.refresh(&limited.limiter.inner.outside.clock);
+        let clock = &limited.inner.outside.clock;
+        let reading = match is_first {
+            true => cx.now(clock),
+            false => clock.now(),
+        };
+        let deadline = cx.deadline(clock);
+        ready!(acquire.poll_with(task, reading, deadline, observer))?;
+        cx.refresh(clock);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<K, Q> std::fmt::Debug for Tokens<'_, K, Q>
+impl<Q> fmt::Debug for Tokens<'_, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").finish_non_exhaustive()
     }
 }

@@ -159,12 +159,6 @@ impl Limits {
         each.map(|machine| machine.limit().standing(now)).collect()
     }
 
-    /// Whether every limit holds all that it can.
-    pub(crate) fn is_full(&self, now: Instant) -> bool {
-        let mut each = self.0.iter();
-        each.all(|machine| machine.limit().standing(now).full_at <= now)
-    }
-
     /// Replaces the settings of each; `false`, and nothing changed, when they do not match.
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
         let mut replaced = self.0.clone();

@@ -19,6 +19,7 @@ mod warm_up;
 
 #[cfg(test)]
 pub(crate) use self::exact_rate::ExactRate;
+pub(crate) use self::exact_rate::REACH;
 pub(crate) use self::gcra::Gcra;
 pub use self::limit::Inherit;
 pub(crate) use self::limit::{Limit, Refusal, Standing};

@@ -97,10 +97,14 @@ impl WarmUp {
         (self.stored - self.taken).max(0.0)
     }
 
+    /// Since when, or from when on, permits are stored.
+    fn idle_since(&self) -> u64 {
+        self.next().max(self.demanded)
+    }
+
     /// The permits stored at `now`.
     fn stored(&self, now: Instant) -> f64 {
-        let idle_since = self.next().max(self.demanded);
-        let idle = now.as_nanos().saturating_sub(idle_since) as f64;
+        let idle = now.as_nanos().saturating_sub(self.idle_since()) as f64;
         (self.left() + idle / self.store).min(self.all)
     }
 
@@ -175,7 +179,11 @@ impl Limit for WarmUp {
         let next = self.next();
         let backlog = next.saturating_sub(now.as_nanos()) as f64;
         let used = (backlog / self.interval).ceil() as u64;
-        Standing::new(1, used, Instant::from_nanos(next).max(now))
+        // As good as new is as cold as new.
+        let missing = (self.all - self.left()).max(0.0);
+        let to_cool = (missing * self.store).ceil() as u64;
+        let cold = self.idle_since().saturating_add(to_cool);
+        Standing::new(1, used, Instant::from_nanos(cold).max(now))
     }
 }
 
