@@ -68,68 +68,23 @@
 //! ```
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::sync::lock;
 
+mod entries;
+mod evictable;
 #[cfg(test)]
 mod tests;
 
-/// A policy that knows when a new one would do as well.
-///
-/// All policies of the crate do; so do tuples and `Option`s of them. Policies without state always
-/// are as good as new.
-pub trait Evictable {
-    /// Returns how long until a new policy would do as well as this one, if it is not used until then.
-    /// `None` while that cannot be foreseen: there is another handle, a call is in flight, or a setting
-    /// was changed.
-    ///
-    /// History counts for as long as the rules of the policy can see it. Called outside all locks.
-    fn evictable_in(&self) -> Option<Duration>;
+pub use self::evictable::Evictable;
+pub(crate) use self::evictable::{is_unshared, stateless};
 
-    /// Whether a new policy would do as well now.
-    fn is_evictable(&self) -> bool {
-        self.evictable_in() == Some(Duration::ZERO)
-    }
-}
-
-impl<P: Evictable> Evictable for Option<P> {
-    fn evictable_in(&self) -> Option<Duration> {
-        match self {
-            Some(policy) => policy.evictable_in(),
-            None => Some(Duration::ZERO),
-        }
-    }
-}
-
-/// Implements [`Evictable`] for policies without state.
-macro_rules! stateless {
-    ($policy:ident $(<$f:ident>)?) => {
-        impl $(<$f>)? $crate::keyed::Evictable for $policy $(<$f>)? {
-            fn evictable_in(&self) -> Option<std::time::Duration> {
-                Some(std::time::Duration::ZERO)
-            }
-        }
-    };
-}
-pub(crate) use stateless;
-
-/// Whether this is the only handle. If it is, the caller sees all that was done through the others.
-pub(crate) fn is_unshared<T>(handle: &Arc<T>) -> bool {
-    if Arc::strong_count(handle) != 1 {
-        return false;
-    }
-    // Acquire pairs with the release decrement by the last of the other handles.
-    fence(Ordering::Acquire);
-    true
-}
+use self::entries::{Entry, FEW, Shard, evict_nearest, find, sweep, sweep_all};
 
 /// What happens to new keys while the maximum number of keys is in use.
 ///
@@ -184,44 +139,8 @@ struct Inner<K, P> {
     shared: OnceLock<P>,
 }
 
-/// Locked for moments only: entries are compared, cloned, judged and dropped outside.
-struct Shard<K, P> {
-    /// By hash, so that no key is compared here.
-    entries: BTreeMap<Place, Slot<K, P>>,
-    next_number: u64,
-    /// The next entry to judge.
-    hand: Place,
-    /// Number of entries judged since all were.
-    judged: usize,
-}
-
-/// A hash and a number that tells keys with the same hash apart.
-type Place = (u64, u64);
-
-struct Slot<K, P> {
-    entry: Arc<Entry<K, P>>,
-    /// How often the entry was handed out. Its policy may have been used since the number changed.
-    uses: u64,
-}
-
-struct Entry<K, P> {
-    key: K,
-    policy: P,
-}
-
-/// An entry that was idle when it was looked at.
-struct Idle<K, P> {
-    place: Place,
-    entry: Arc<Entry<K, P>>,
-    uses: u64,
-}
-
 /// Number of entries that each new key judges.
 const JUDGED: usize = 4;
-/// With so few entries, all of them are judged for each key without room.
-const FEW: usize = 64;
-/// Number of entries that a new key chooses from with [`Overflow::Evict`], if there are more.
-const CANDIDATES: usize = 16;
 const SHARDS: usize = 16;
 
 impl<K, P> Keyed<K, P>
@@ -281,18 +200,10 @@ where
         overflow: Overflow,
     ) -> Self {
         let shards = if max_keys < 64 * SHARDS { 1 } else { SHARDS };
-        let shard = || {
-            Mutex::new(Shard {
-                entries: BTreeMap::new(),
-                next_number: 0,
-                hand: (0, 0),
-                judged: 0,
-            })
-        };
         Self {
             inner: Arc::new(Inner {
                 template,
-                shards: (0..shards).map(|_| shard()).collect(),
+                shards: (0..shards).map(|_| Mutex::new(Shard::new())).collect(),
                 hasher: RandomState::new(),
                 max_keys,
                 max_per_shard: (max_keys / shards).max(1),
@@ -361,7 +272,7 @@ where
             {
                 let mut shard = lock(shard);
                 if shard.is_new(hash, after) {
-                    if shard.entries.len() >= inner.max_per_shard {
+                    if shard.len() >= inner.max_per_shard {
                         return None;
                     }
                     shard.insert(hash, entry.clone());
@@ -414,8 +325,7 @@ where
     /// meanwhile may be seen or not.
     pub fn for_each(&self, mut look: impl FnMut(&K, &P)) {
         for shard in &self.inner.shards {
-            let hand_out = |slot: &mut Slot<K, P>| slot.hand_out();
-            let entries: Vec<_> = lock(shard).entries.values_mut().map(hand_out).collect();
+            let entries = lock(shard).hand_out_all();
             for entry in entries {
                 look(&entry.key, &entry.policy);
             }
@@ -429,18 +339,18 @@ impl<K, P: Evictable> Inner<K, P> {
         sweep(shard, JUDGED);
         let is_due = {
             let shard = lock(shard);
-            let len = shard.entries.len();
+            let len = shard.len();
             if len < self.max_per_shard {
                 return true;
             }
             // Not for each key: if it was in vain for the last one, only after as many entries were
             // judged one by one as there are.
-            len <= FEW || shard.judged >= len
+            len <= FEW || shard.judged() >= len
         };
         if is_due {
             sweep_all(shard);
         }
-        let has_room = || lock(shard).entries.len() < self.max_per_shard;
+        let has_room = || lock(shard).len() < self.max_per_shard;
         has_room() || (self.overflow == Overflow::Evict && evict_nearest(shard) && has_room())
     }
 }
@@ -448,142 +358,7 @@ impl<K, P: Evictable> Inner<K, P> {
 impl<K, P> Inner<K, P> {
     fn len(&self) -> usize {
         let shards = self.shards.iter();
-        shards.map(|shard| lock(shard).entries.len()).sum()
-    }
-}
-
-/// Finds a key among the entries with its hash and a number of `after` or more. Increases `after`
-/// beyond all entries that have another key.
-fn find<K, P, Q>(
-    shard: &Mutex<Shard<K, P>>,
-    hash: u64,
-    key: &Q,
-    after: &mut u64,
-) -> Option<Arc<Entry<K, P>>>
-where
-    K: Borrow<Q>,
-    Q: Eq + ?Sized,
-{
-    loop {
-        let entry = lock(shard).hand_out(hash, after)?;
-        if entry.key.borrow() == key {
-            return Some(entry);
-        }
-    }
-}
-
-/// Judges the next `count` entries and evicts those that can be.
-fn sweep<K, P: Evictable>(shard: &Mutex<Shard<K, P>>, count: usize) {
-    for _ in 0..count {
-        let idle = lock(shard).next();
-        match idle {
-            Next::End => return,
-            Next::InUse => {}
-            Next::Idle(idle) => {
-                if idle.entry.policy.is_evictable() {
-                    // Dropped after the lock.
-                    let evicted = lock(shard).evict(&idle);
-                    drop(evicted);
-                }
-            }
-        }
-    }
-}
-
-/// Judges all entries once.
-fn sweep_all<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) {
-    let len = {
-        let mut shard = lock(shard);
-        shard.hand = (0, 0);
-        shard.entries.len()
-    };
-    sweep(shard, len);
-    lock(shard).judged = 0;
-}
-
-/// Evicts the entry that will be evictable first, of all if there are few, otherwise of the next ones.
-fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool {
-    let count = match lock(shard).entries.len() {
-        len if len <= FEW => len,
-        _ => CANDIDATES,
-    };
-    let mut nearest: Option<(Duration, Idle<K, P>)> = None;
-    for _ in 0..count {
-        // A statement of its own, so that the lock is released before the entry is judged.
-        let next = lock(shard).next();
-        if let Next::Idle(idle) = next {
-            if let Some(wait) = idle.entry.policy.evictable_in() {
-                if nearest.as_ref().is_none_or(|(least, _)| wait < *least) {
-                    nearest = Some((wait, idle));
-                }
-            }
-        }
-    }
-    let evicted = nearest.and_then(|(_, idle)| lock(shard).evict(&idle));
-    evicted.is_some()
-}
-
-enum Next<K, P> {
-    /// There are no entries.
-    End,
-    InUse,
-    Idle(Idle<K, P>),
-}
-
-impl<K, P> Slot<K, P> {
-    fn hand_out(&mut self) -> Arc<Entry<K, P>> {
-        self.uses += 1;
-        self.entry.clone()
-    }
-}
-
-impl<K, P> Shard<K, P> {
-    /// Whether there is no entry with this hash and a number of `after` or more.
-    fn is_new(&self, hash: u64, after: u64) -> bool {
-        let range = (hash, after)..=(hash, u64::MAX);
-        self.entries.range(range).next().is_none()
-    }
-
-    /// Hands out the first entry with this hash and a number of `after` or more.
-    fn hand_out(&mut self, hash: u64, after: &mut u64) -> Option<Arc<Entry<K, P>>> {
-        let range = (hash, *after)..=(hash, u64::MAX);
-        let (place, slot) = self.entries.range_mut(range).next()?;
-        *after = place.1 + 1;
-        Some(slot.hand_out())
-    }
-
-    fn insert(&mut self, hash: u64, entry: Arc<Entry<K, P>>) {
-        let place = (hash, self.next_number);
-        self.next_number += 1;
-        self.entries.insert(place, Slot { entry, uses: 0 });
-    }
-
-    /// Moves the hand. Returns the entry it was at, to be judged.
-    fn next(&mut self) -> Next<K, P> {
-        self.judged = self.judged.saturating_add(1);
-        let mut from_hand = self.entries.range(self.hand..);
-        let Some((&place, slot)) = from_hand.next().or_else(|| self.entries.iter().next()) else {
-            return Next::End;
-        };
-        self.hand = (place.0, place.1 + 1);
-        if Arc::strong_count(&slot.entry) > 1 {
-            return Next::InUse;
-        }
-        Next::Idle(Idle {
-            place,
-            entry: slot.entry.clone(),
-            uses: slot.uses,
-        })
-    }
-
-    /// Removes an entry unless it was handed out since it was idle.
-    fn evict(&mut self, idle: &Idle<K, P>) -> Option<Slot<K, P>> {
-        let slot = self.entries.get(&idle.place)?;
-        let is_same = Arc::ptr_eq(&slot.entry, &idle.entry) && slot.uses == idle.uses;
-        if is_same {
-            return self.entries.remove(&idle.place);
-        }
-        None
+        shards.map(|shard| lock(shard).len()).sum()
     }
 }
 

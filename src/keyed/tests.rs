@@ -1,5 +1,6 @@
 use super::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Leaves when it is told to, and counts how often it is asked.
 #[derive(Clone)]

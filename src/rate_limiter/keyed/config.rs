@@ -1,7 +1,7 @@
 //! The builder of keyed rate limiters.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,15 +10,12 @@ use super::super::state::{Algorithm, LARGEST, Quota};
 use super::KeyedRateLimiter;
 use super::hash::Secret;
 use super::inner::{Inner, NAME, QuotaFor, check, limiter};
-use super::shard::Shard;
+use super::keys::Keys;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::Observer;
 use crate::instant::Instant;
 use crate::keyed::Overflow;
-
-/// At most so many shards: threads seldom meet, and their lines stay in a core's own cache.
-const MOST_SHARDS: usize = 1024;
 
 impl<K> KeyedRateLimiter<K> {
     /// Returns a builder. A quota must be given.
@@ -155,22 +152,13 @@ impl<K> KeyedRateLimiterBuilder<K> {
         let outside = Outside::new(clock, max_wait, self.observer, self.name);
         // Also where none is shared: what is wrong with the quotas, their number or the debt is found.
         let shared = limiter(&self.quotas, debt, &outside)?;
-        let count = (self.max_keys / 2)
-            .clamp(16, MOST_SHARDS)
-            .next_power_of_two();
         Ok(KeyedRateLimiter {
             inner: Arc::new(Inner {
-                shards: (0..count).map(|_| Shard::new()).collect(),
-                shift: 64 - count.ilog2(),
+                keys: Keys::new(first.gcra(debt), self.max_keys, self.overflow),
                 secret: Secret::new(),
-                default: first.gcra(debt),
                 is_plain: first.is_plain() && more.is_empty(),
                 paused_until: AtomicU64::new(Instant::ORIGIN.as_nanos()),
-                keys: AtomicUsize::new(0),
-                max_keys: self.max_keys,
-                victim: AtomicUsize::new(0),
                 shared: (self.overflow == Overflow::Shared).then_some(shared),
-                overflow: self.overflow,
                 quotas: Mutex::new(self.quotas),
                 changing: Mutex::new(()),
                 version: AtomicU64::new(0),

@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::super::RateLimiter;
@@ -10,39 +10,28 @@ use super::super::outside::Outside;
 use super::super::state::{Gcra, Quota, Refusal};
 use super::custom::{Custom, Limit};
 use super::hash::Secret;
-use super::shard::{Guard, Shard};
-use super::table::{CUSTOM, Removed, Table};
+use super::keys::{Keys, Place};
+use super::table::{CUSTOM, Table};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
-use crate::keyed::Overflow;
 use crate::sync::lock;
 
 pub(super) const NAME: &str = "keyed_rate_limiter";
 
 pub(super) struct Inner<K> {
-    pub(super) shards: Box<[Shard<K>]>,
-    /// A hash shifted by this is the number of its shard.
-    pub(super) shift: u32,
+    pub(super) keys: Keys<K>,
     pub(super) secret: Secret,
-    /// The rules of the default quota it was built with. Tables have those of later ones.
-    pub(super) default: Gcra,
     /// Whether the default quota is a plain token bucket, so that a word is enough for a key.
     pub(super) is_plain: bool,
     /// The end of the pause of all keys, in nanoseconds.
     pub(super) paused_until: AtomicU64,
-    /// Number of keys in all shards.
-    pub(super) keys: AtomicUsize,
-    pub(super) max_keys: usize,
-    /// The shard that is searched next when there is no room.
-    pub(super) victim: AtomicUsize,
     pub(super) quotas: Mutex<Vec<Quota>>,
     /// Held during a change of the quotas. Taken before the lock of a shard.
     pub(super) changing: Mutex<()>,
     /// Number of changes of the quotas.
     pub(super) version: AtomicU64,
     pub(super) quota_for: Option<QuotaFor<K>>,
-    pub(super) overflow: Overflow,
     /// The limit of the keys without room, if they share one.
     pub(super) shared: Option<RateLimiter>,
     pub(super) debt: u64,
@@ -55,15 +44,6 @@ pub(super) struct Inner<K> {
 
 /// The quota of a key, when it has one of its own.
 pub(super) type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
-
-/// A shard is searched so often before the next one is: its next keys are in the cache.
-const STAY: usize = 16;
-/// Number of keys looked at when the hand moves.
-const SWEEP: usize = 8;
-/// With [`Overflow::Evict`], all keys of a limiter this small are candidates.
-const FEW: usize = 64;
-/// Otherwise that many are.
-const CANDIDATES: usize = 16;
 
 /// Now, and the first instant at which a call may run: later while the key is paused.
 #[derive(Clone, Copy)]
@@ -99,33 +79,13 @@ impl Time {
     }
 }
 
-/// A counted place for a key that is not in the table yet. Given back if anything panics.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl<K> Inner<K> {
-    /// Locks the table of a hash. See [`Shard::lock`] for `None`.
-    #[inline]
-    pub(super) fn shard(&self, hash: u64) -> Option<Guard<'_, K>> {
-        self.shards[(hash >> self.shift) as usize].lock()
-    }
-
     #[inline]
     pub(super) fn time(&self, now: Instant) -> Time {
         // Relaxed: the pause publishes nothing else.
         let paused = self.paused_until.load(Ordering::Relaxed);
         let open = now.max(Instant::from_nanos(paused));
         Time { now, open }
-    }
-
-    /// Adjusts the number of keys.
-    pub(super) fn forgotten(&self, removed: &Removed<K>) {
-        self.keys.fetch_sub(removed.count, Ordering::Relaxed);
     }
 
     /// Rejects a call. In shadow mode, reports that and admits it.
@@ -162,97 +122,6 @@ impl<K> Inner<K> {
     /// A limiter that is no token bucket of one word.
     pub(super) fn limiter(&self, quotas: &[Quota]) -> Result<RateLimiter, ConfigError> {
         limiter(quotas, self.debt, &self.outside)
-    }
-
-    /// Removes up to a few idle keys of a table. Returns how many it has looked at.
-    #[cold]
-    fn sweep(&self, mut table: Guard<'_, K>, now: Instant) -> usize {
-        let removed = table.sweep(now, SWEEP, &self.default);
-        drop(table);
-        self.forgotten(&removed);
-        removed.seen
-    }
-
-    #[cold]
-    fn sweep_shard(&self, hash: u64, now: Instant) {
-        if let Some(table) = self.shard(hash) {
-            self.sweep(table, now);
-        }
-    }
-
-    /// Counts one more key if there is room or some can be made.
-    fn make_room(&self, hash: u64, now: Instant) -> Option<Place<'_>> {
-        let count = || {
-            // Relaxed: only the number counts, and it never exceeds the bound.
-            self.keys
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |keys| {
-                    (keys < self.max_keys).then_some(keys + 1)
-                })
-                .is_ok()
-        };
-        // A new key pays for its place by looking for some that are no longer needed.
-        let mut table = self.shard(hash)?;
-        let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.default);
-        drop(table);
-        self.forgotten(&removed);
-        // Before anything is counted: a panic in the drop of a local leaks what is returned.
-        drop(removed);
-        if count() {
-            return Some(Place(&self.keys));
-        }
-        // One shard more, or several if there are few keys in a shard.
-        let mut seen = 0;
-        for _ in 0..SWEEP {
-            // Relaxed: any shard will do.
-            let victim = self.victim.load(Ordering::Relaxed) / STAY % self.shards.len();
-            let looked_at = self.sweep(self.shards[victim].lock()?, now);
-            let step = if looked_at < SWEEP { STAY } else { 1 };
-            self.victim.fetch_add(step, Ordering::Relaxed);
-            seen += looked_at;
-            if count() {
-                return Some(Place(&self.keys));
-            }
-            if seen >= SWEEP {
-                break;
-            }
-        }
-        let has_evicted = self.overflow == Overflow::Evict && self.evict(now);
-        (has_evicted && count()).then(|| Place(&self.keys))
-    }
-
-    /// Removes the key that will be like a new one first: of all keys if there are few, otherwise of a
-    /// sample.
-    #[cold]
-    fn evict(&self, now: Instant) -> bool {
-        let most = match self.max_keys <= FEW {
-            true => usize::MAX,
-            false => CANDIDATES,
-        };
-        let first = self.victim.fetch_add(STAY, Ordering::Relaxed) / STAY;
-        let (mut nearest, mut seen) = (None, 0);
-        for step in 0..self.shards.len() {
-            let shard = &self.shards[(first + step) % self.shards.len()];
-            let Some(table) = shard.lock() else {
-                continue;
-            };
-            let (found, looked_at) = table.nearest(now, most, &self.default);
-            if let Some((at, _)) = found {
-                if nearest.is_none_or(|(nearest, _)| at < nearest) {
-                    nearest = Some((at, shard));
-                }
-            }
-            seen += looked_at;
-            if seen >= most {
-                break;
-            }
-        }
-        let Some(mut table) = nearest.and_then(|(_, shard)| shard.lock()) else {
-            return false;
-        };
-        let removed = table.evict(now, most, &self.default);
-        drop(table);
-        self.forgotten(&removed);
-        removed.count > 0
     }
 }
 
@@ -298,8 +167,8 @@ impl<K: Hash + Eq> Inner<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let time = self.time(now);
-        if let Some(mut table) = self.shard(hash) {
-            if let Some((state, gcra)) = table.find(hash as u32, key, &self.default) {
+        if let Some(mut table) = self.keys.shard(hash) {
+            if let Some((state, gcra)) = table.find(hash as u32, key, &self.keys.default) {
                 let word = state.get();
                 if word <= CUSTOM {
                     let mut tat = word;
@@ -308,7 +177,7 @@ impl<K: Hash + Eq> Inner<K> {
                     let is_due = table.is_due();
                     drop(table);
                     if is_due {
-                        self.sweep_shard(hash, now);
+                        self.keys.sweep_shard(hash, now);
                     }
                     return Some(result);
                 }
@@ -316,7 +185,7 @@ impl<K: Hash + Eq> Inner<K> {
                 let found = of_custom(&mut table, word, time, bucket)?;
                 drop(table);
                 if is_due {
-                    self.sweep_shard(hash, now);
+                    self.keys.sweep_shard(hash, now);
                 }
                 return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
             }
@@ -337,7 +206,7 @@ impl<K: Hash + Eq> Inner<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        if let Some(place) = self.make_room(hash, time.now) {
+        if let Some(place) = self.keys.make_room(hash, time.now) {
             if let Some(result) = self.add((hash, key), time, place, &bucket, &limiter) {
                 return Some(result);
             }
@@ -369,18 +238,18 @@ impl<K: Hash + Eq> Inner<K> {
             // Acquire: pairs with the release in `set_quotas`.
             let version = self.version.load(Ordering::Acquire);
             let custom = self.custom(own.as_ref());
-            let mut table = self.shard(hash)?;
-            let known = table.find(hash as u32, key, &self.default).is_some();
+            let mut table = self.keys.shard(hash)?;
+            let known = table.find(hash as u32, key, &self.keys.default).is_some();
             // Under the shard's lock: a change that is not seen here has yet to come to the shard.
             let is_stale = version != self.version.load(Ordering::Acquire);
             if is_stale && !known && custom.as_ref().is_some_and(|custom| custom.is_default) {
                 continue;
             }
             let (state, gcra) = match known {
-                true => table.find(hash as u32, key, &self.default)?,
+                true => table.find(hash as u32, key, &self.keys.default)?,
                 false => {
                     std::mem::forget(place);
-                    table.insert(hash as u32, owned, custom, &self.default)?
+                    table.insert(hash as u32, owned, custom, &self.keys.default)?
                 }
             };
             let mut word = state.get();
@@ -426,8 +295,8 @@ impl<K: Hash + Eq> Inner<K> {
         Q: Eq + ?Sized,
     {
         let time = self.time(now);
-        let mut table = self.shard(hash)?;
-        let (state, gcra) = table.find(hash as u32, key, &self.default)?;
+        let mut table = self.keys.shard(hash)?;
+        let (state, gcra) = table.find(hash as u32, key, &self.keys.default)?;
         let mut word = state.get();
         if word <= CUSTOM {
             let result = bucket(&mut word, gcra, time);
