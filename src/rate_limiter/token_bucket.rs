@@ -10,8 +10,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked, spin};
 /// The state is one word. A change of the quota moves the state behind a lock, together with the new
 /// rules, and leaves [`MOVED`] in the word for good. So a thread that has read the word before cannot
 /// step from it afterwards, whatever happens in between, and the rules that belong to the word are plain
-/// values. An uncontended lock makes a call about half as expensive again; `docs/design.md` has the
-/// figures.
+/// values. A limiter whose quota never changes takes no lock.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     /// The state under `rules`, or [`MOVED`].
