@@ -66,7 +66,7 @@ impl<K> KeyedRateLimiter<K> {
     }
 
     /// Replaces the default quota for all keys that have it. See
-    /// [`RateLimiter::set_quota`](super::RateLimiter::set_quota).
+    /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota).
     ///
     /// Keys with a quota of their own keep it, even one of the same value.
     ///
