@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 
 use super::core::Core;
-use super::state::{Limit, Limits, Quota, Refusal, queue_bound};
+use super::state::{Limit, Limits, Quota, Refusal};
+use super::terms::Terms;
 use super::token_bucket::Borrowed;
 use super::wakes::Wakes;
 use crate::instant::Instant;
@@ -41,35 +42,6 @@ struct Line {
     /// Nothing is admitted before this instant.
     paused_until: Instant,
     plan: Option<Box<Plan>>,
-}
-
-/// The quotas in force.
-#[derive(Debug, Default)]
-pub(super) struct Terms {
-    quotas: Box<[Quota]>,
-    /// How many tokens' worth of callers may wait, when one of the quotas says so.
-    bound: Option<u64>,
-    changed: bool,
-}
-
-impl Terms {
-    pub(super) fn new(quotas: Vec<Quota>) -> Self {
-        Self {
-            bound: queue_bound(&quotas),
-            quotas: quotas.into(),
-            changed: false,
-        }
-    }
-
-    pub(super) fn quotas(&self) -> &[Quota] {
-        &self.quotas
-    }
-
-    pub(super) fn replace(&mut self, quotas: &[Quota]) {
-        self.bound = queue_bound(quotas);
-        self.quotas = quotas.into();
-        self.changed = true;
-    }
 }
 
 #[derive(Debug)]
@@ -167,7 +139,7 @@ impl Queue {
                     Err(Refusal::Until(_)) => {}
                 }
             }
-            let bound = line.terms.bound;
+            let bound = line.terms.bound();
             let room = bound.is_none_or(|bound| cost <= bound - line.cost.min(bound));
             if line.waiters.len() >= self.max_waiting || !room {
                 return Entry::Full(line.room(core, now, cost, self.max_waiting));
@@ -304,12 +276,12 @@ impl Queue {
 
     /// The quotas in force.
     pub(super) fn quotas(&self) -> Vec<Quota> {
-        lock_checked(&self.line).terms.quotas.to_vec()
+        lock_checked(&self.line).terms.quotas().to_vec()
     }
 
     /// Whether there are no waiters, no pause, and the quotas it was built with.
     pub(super) fn is_as_new(&self) -> bool {
-        !self.is_closed() && !lock_checked(&self.line).terms.changed
+        !self.is_closed() && !lock_checked(&self.line).terms.is_changed()
     }
 
     /// Admits nothing before `until`, unless a pause lasts longer already.
@@ -472,7 +444,7 @@ impl Line {
             waiting = waiting.saturating_sub(waiter.cost);
             let fits = self
                 .terms
-                .bound
+                .bound()
                 .is_none_or(|bound| waiting.saturating_add(cost) <= bound);
             if callers < max_waiting && fits {
                 return Refusal::Until(plan.at);

@@ -10,7 +10,7 @@ use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
 /// Tokens taken in advance, to be settled when the real cost is known. Made by
-/// [`RateLimiter::reserve`].
+/// [`RateLimiter::reserve`](super::RateLimiter::reserve).
 ///
 /// Dropped without being settled it gives all of it back.
 ///
