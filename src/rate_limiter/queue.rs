@@ -118,8 +118,8 @@ impl Queue {
         // Declared before the lock is taken: the waiters are woken after it has been released.
         let mut wakes = Wakes::default();
         let mut line = lock_checked(&self.line);
-        line.serve(core, now, &mut wakes);
         let first = line.first();
+        line.serve(core, now, &mut wakes);
         let result = act(&mut line, &mut wakes);
         line.serve(core, now, &mut wakes);
         if line.first() != first {
