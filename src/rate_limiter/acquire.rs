@@ -18,7 +18,7 @@ use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 pin_project! {
-    /// Waits for tokens. Made by [`RateLimiter::acquire`].
+    /// Waits for tokens. Made by [`RateLimiter::acquire`](super::RateLimiter::acquire).
     ///
     /// Does nothing before it is first polled. The first in the line watches the clock for the others: one
     /// that is not polled delays them until some other call uses the limiter.

@@ -94,6 +94,7 @@ mod rejections;
 mod reservation;
 mod state;
 mod striped;
+mod terms;
 mod token_bucket;
 mod wakes;
 

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 
 use super::core::Core;
-use super::state::{Limit, Limits, Quota, Refusal, queue_bound};
+use super::state::{Limit, Limits, Quota, Refusal};
+use super::terms::Terms;
 use super::token_bucket::Borrowed;
 use super::wakes::Wakes;
 use crate::instant::Instant;
@@ -41,35 +42,6 @@ struct Line {
     /// Nothing is admitted before this instant.
     paused_until: Instant,
     plan: Option<Box<Plan>>,
-}
-
-/// The quotas in force.
-#[derive(Debug, Default)]
-pub(super) struct Terms {
-    quotas: Box<[Quota]>,
-    /// How many tokens' worth of callers may wait, when one of the quotas says so.
-    bound: Option<u64>,
-    changed: bool,
-}
-
-impl Terms {
-    pub(super) fn new(quotas: Vec<Quota>) -> Self {
-        Self {
-            bound: queue_bound(&quotas),
-            quotas: quotas.into(),
-            changed: false,
-        }
-    }
-
-    pub(super) fn quotas(&self) -> &[Quota] {
-        &self.quotas
-    }
-
-    pub(super) fn replace(&mut self, quotas: &[Quota]) {
-        self.bound = queue_bound(quotas);
-        self.quotas = quotas.into();
-        self.changed = true;
-    }
 }
 
 #[derive(Debug)]
@@ -146,8 +118,8 @@ impl Queue {
         // Declared before the lock is taken: the waiters are woken after it has been released.
         let mut wakes = Wakes::default();
         let mut line = lock_checked(&self.line);
-        line.serve(core, now, &mut wakes);
         let first = line.first();
+        line.serve(core, now, &mut wakes);
         let result = act(&mut line, &mut wakes);
         line.serve(core, now, &mut wakes);
         if line.first() != first {
@@ -167,7 +139,7 @@ impl Queue {
                     Err(Refusal::Until(_)) => {}
                 }
             }
-            let bound = line.terms.bound;
+            let bound = line.terms.bound();
             let room = bound.is_none_or(|bound| cost <= bound - line.cost.min(bound));
             if line.waiters.len() >= self.max_waiting || !room {
                 return Entry::Full(line.room(core, now, cost, self.max_waiting));
@@ -304,12 +276,12 @@ impl Queue {
 
     /// The quotas in force.
     pub(super) fn quotas(&self) -> Vec<Quota> {
-        lock_checked(&self.line).terms.quotas.to_vec()
+        lock_checked(&self.line).terms.quotas().to_vec()
     }
 
     /// Whether the quotas are those it was built with.
     pub(super) fn has_first_quotas(&self) -> bool {
-        !lock_checked(&self.line).terms.changed
+        !lock_checked(&self.line).terms.is_changed()
     }
 
     /// Admits nothing before `until`, unless a pause lasts longer already.
@@ -472,7 +444,7 @@ impl Line {
             waiting = waiting.saturating_sub(waiter.cost);
             let fits = self
                 .terms
-                .bound
+                .bound()
                 .is_none_or(|bound| waiting.saturating_add(cost) <= bound);
             if callers < max_waiting && fits {
                 return Refusal::Until(plan.at);

@@ -104,6 +104,27 @@ fn tokens_of_a_waiter_that_is_dropped_after_its_turn_come_back() {
     }
 }
 
+#[test]
+fn a_line_whose_first_is_served_by_another_call_goes_on() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(1));
+    drain(&limiter);
+    let mut first = Box::pin(limiter.acquire());
+    assert!(!poll(&mut first));
+    // The second one's timer is set only when it has become the first.
+    let second = async {
+        limiter.acquire().await.unwrap();
+        clock.now().as_nanos()
+    };
+    let look = async {
+        clock.sleep(ms(1500)).await;
+        assert!(!limiter.peek().allowed);
+    };
+    let (at, ()) = run(&clock, join(second, look));
+    assert_eq!(at, 2_000_000_000);
+    assert!(poll(&mut first));
+}
+
 /// A clock whose sleeps end at the next whole tick after their time, as those of tokio do.
 #[derive(Clone, Debug)]
 struct Ticking(ManualClock);

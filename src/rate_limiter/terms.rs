@@ -1,0 +1,40 @@
+//! The quotas that a limiter has now.
+
+use super::state::{Quota, queue_bound};
+
+/// The quotas in force.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    quotas: Box<[Quota]>,
+    /// How many tokens' worth of callers may wait, when one of the quotas says so.
+    bound: Option<u64>,
+    changed: bool,
+}
+
+impl Terms {
+    pub(super) fn new(quotas: Vec<Quota>) -> Self {
+        Self {
+            bound: queue_bound(&quotas),
+            quotas: quotas.into(),
+            changed: false,
+        }
+    }
+
+    pub(super) fn quotas(&self) -> &[Quota] {
+        &self.quotas
+    }
+
+    pub(super) fn replace(&mut self, quotas: &[Quota]) {
+        self.bound = queue_bound(quotas);
+        self.quotas = quotas.into();
+        self.changed = true;
+    }
+
+    pub(super) const fn bound(&self) -> Option<u64> {
+        self.bound
+    }
+
+    pub(super) const fn is_changed(&self) -> bool {
+        self.changed
+    }
+}
