@@ -99,6 +99,7 @@ impl<P> Book<P> {
         Some(entry)
     }
 
+    #[cfg(feature = "dead-letter-file")]
     pub(crate) fn get(&self, id: LetterId) -> Option<&Entry<P>> {
         self.entries.get(&id)
     }
