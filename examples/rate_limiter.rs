@@ -130,7 +130,7 @@ fn main() -> Result<(), ConfigError> {
         async move {
             clock.sleep(came.saturating_duration_since(start)).await;
             let Customer { name, tier, .. } = CUSTOMERS[customer];
-            let turn = match per_customer.acquire(name, 1, tier.patience()).await {
+            let turn = match per_customer.acquire_within(name, 1, tier.patience()).await {
                 Ok(()) => {
                     let admitted = clock.now();
                     backend.acquire().await.map(|()| admitted)

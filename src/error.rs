@@ -14,8 +14,8 @@ use crate::instant::nanos;
 ///
 /// # Display and source
 ///
-/// `Display` is one lower-case line. The operation's error is not repeated in it: it is the
-/// [`source`](StdError::source).
+/// `Display` is one lower-case line. The operation's error is not repeated in it, because it is the
+/// [`source`](StdError::source); `{error:#}` displays it too.
 ///
 /// # Example
 ///
@@ -43,10 +43,7 @@ pub enum Error<E> {
 }
 
 impl<E> Error<E> {
-    /// Whether a policy refused the call, so that the operation did not run.
-    ///
-    /// Under a retry this is said of the last attempt. Those before it have run, if there were any,
-    /// but where the call is not idempotent none of them has had an effect.
+    /// Whether a policy rejected the call and no attempt of it was executed.
     pub const fn is_rejected(&self) -> bool {
         matches!(self, Self::Rejected(_))
     }
@@ -88,6 +85,62 @@ impl<E> Error<E> {
         }
     }
 
+    /// Returns the operation's own error, or the one that `convert` makes of what a policy said. For
+    /// functions that have one error type.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::io;
+    /// use backstop::{ManualClock, Policy, Timeout};
+    ///
+    /// async fn read(timeout: &Timeout) -> io::Result<String> {
+    ///     let result = timeout.call(|| async { Ok::<_, io::Error>("text".to_owned()) }).await;
+    ///     result.map_err(|error| error.unwrap_or_else(io::Error::other))
+    /// }
+    /// # let clock = ManualClock::new();
+    /// # let timeout = Timeout::builder().after(std::time::Duration::from_secs(1)).clock(clock.clone());
+    /// # assert!(clock.block_on(read(&timeout.build().unwrap())).is_ok());
+    /// ```
+    pub fn unwrap_or_else(self, convert: impl FnOnce(PolicyError) -> E) -> E {
+        match self {
+            Self::Operation(error) => error,
+            Self::TimedOut(timed_out) => convert(Error::TimedOut(timed_out)),
+            Self::Rejected(rejected) => convert(Error::Rejected(rejected)),
+        }
+    }
+
+    /// Returns the operation's own error, or what a policy said, as one boxed error, so that `?` works in
+    /// applications. Also for errors that do not implement `Error` but convert into a box, such as
+    /// `Box<dyn Error + Send + Sync>` itself and `anyhow::Error`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{ManualClock, Policy, Retry};
+    ///
+    /// type BoxError = Box<dyn std::error::Error + Send + Sync>;
+    ///
+    /// async fn read(retry: &Retry) -> Result<String, BoxError> {
+    ///     let result = retry.call(|| async { Ok::<_, BoxError>("text".to_owned()) }).await;
+    ///     let text = result.map_err(backstop::Error::into_boxed)?;
+    ///     Ok(text)
+    /// }
+    /// # let clock = ManualClock::new();
+    /// # let retry = Retry::builder().clock(clock.clone()).build().unwrap();
+    /// # assert!(clock.block_on(read(&retry)).is_ok());
+    /// ```
+    pub fn into_boxed(self) -> Box<dyn StdError + Send + Sync>
+    where
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        match self {
+            Self::Operation(error) => error.into(),
+            Self::TimedOut(timed_out) => timed_out.into(),
+            Self::Rejected(rejected) => rejected.into(),
+        }
+    }
+
     /// Converts the operation's error and leaves what the policies said alone.
     pub fn map<U>(self, f: impl FnOnce(E) -> U) -> Error<U> {
         match self {
@@ -97,6 +150,9 @@ impl<E> Error<E> {
         }
     }
 }
+
+/// The error of a call whose operation cannot fail, or has not: what a policy said.
+pub type PolicyError = Error<std::convert::Infallible>;
 
 impl<E> Error<Error<E>> {
     /// Joins the errors of a call made inside another call into one level.
@@ -109,9 +165,10 @@ impl<E> Error<Error<E>> {
     }
 }
 
-impl<E> fmt::Display for Error<E> {
+impl<E: fmt::Display> fmt::Display for Error<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Operation(error) if f.alternate() => write!(f, "the operation failed: {error:#}"),
             Self::Operation(_) => f.pad("the operation failed"),
             Self::TimedOut(timed_out) => timed_out.fmt(f),
             Self::Rejected(rejected) => rejected.fmt(f),
@@ -313,33 +370,65 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A timeout cut the operation off: who set it and how long it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A timeout cut the operation off: the policy whose limit it was, and how long it was.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TimedOut {
     policy: &'static str,
-    /// In nanoseconds. One word, so that results stay small.
+    /// In nanoseconds, and [`OUTER`](Self::OUTER). One word, so that results stay small.
     limit: u64,
 }
 
 impl TimedOut {
+    /// The limit is not that of the layer that noticed.
+    const OUTER: u64 = 1 << 63;
+
     /// A timeout of the policy named `policy`, after `limit`.
     ///
     /// For authors of policies.
     pub const fn new(policy: &'static str, limit: Duration) -> Self {
+        let limit = nanos(limit);
         Self {
             policy,
-            limit: nanos(limit),
+            limit: if limit < Self::OUTER {
+                limit
+            } else {
+                Self::OUTER - 1
+            },
         }
     }
 
-    /// The name of the policy whose time was up.
+    /// A cut by a deadline that came from outside of the layer that noticed it, after `limit`. The policy
+    /// that set the deadline, if one of the stack did, replaces it by a timeout of its own.
+    pub const fn by_deadline(limit: Duration) -> Self {
+        let mut timed_out = Self::new("deadline", limit);
+        timed_out.limit |= Self::OUTER;
+        timed_out
+    }
+
+    /// Whether the deadline came from outside of the layers that the error has passed so far. Then it says
+    /// nothing about the dependency, and another attempt has no time left.
+    pub const fn is_by_deadline(&self) -> bool {
+        self.limit & Self::OUTER != 0
+    }
+
+    /// The name of the policy whose limit it was; `deadline` if no policy of the stack set it.
     pub const fn policy(&self) -> &'static str {
         self.policy
     }
 
     /// How long the operation was given: the policy's own limit, or what the deadline left of it.
     pub const fn limit(&self) -> Duration {
-        Duration::from_nanos(self.limit)
+        Duration::from_nanos(self.limit & !Self::OUTER)
+    }
+}
+
+impl fmt::Debug for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimedOut")
+            .field("policy", &self.policy)
+            .field("limit", &self.limit())
+            .field("is_by_deadline", &self.is_by_deadline())
+            .finish()
     }
 }
 
@@ -423,9 +512,12 @@ mod tests {
                 "timed out by attempt after 2s",
             ),
         ];
-        for (error, text) in table {
-            assert_eq!(error.to_string(), text);
+        for (error, text) in &table {
+            assert_eq!(error.to_string(), *text);
         }
+        let [operation, rejected, ..] = table.map(|(error, _)| format!("{error:#}"));
+        assert_eq!(operation, "the operation failed: Boom");
+        assert_eq!(rejected, "rejected by github: circuit open");
         let error = ConfigError::new("retry", "max_attempts", "must be at least 1");
         assert_eq!(error.to_string(), "retry: max_attempts must be at least 1");
         assert_eq!(

@@ -6,21 +6,9 @@
 #[cfg(feature = "tokio")]
 pub mod recipes {}
 
-#[doc = include_str!("../docs/patterns/adaptive-concurrency.md")]
-#[cfg(feature = "tokio")]
-pub mod adaptive_concurrency {}
-
-#[doc = include_str!("../docs/patterns/bulkhead.md")]
-#[cfg(feature = "tokio")]
-pub mod bulkhead {}
-
 #[doc = include_str!("../docs/patterns/circuit-breaker.md")]
 #[cfg(feature = "tokio")]
 pub mod circuit_breaker {}
-
-#[doc = include_str!("../docs/patterns/load-shedding.md")]
-#[cfg(feature = "tokio")]
-pub mod load_shedding {}
 
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}

@@ -63,7 +63,9 @@
 //!    queues outside it, and the breaker sees it as a failure.
 //! 6. [`Classify`], next to the operation, so that all others see its verdict.
 //!
-//! A server puts a [`LoadShedder`] outside everything.
+//! A server puts a [`LoadShedder`] directly inside the layer in which calls wait, usually a [`Bulkhead`]
+//! with a queue: it sheds by the time that calls have waited before it, so outermost it sees none. With a
+//! signal of its own it can stand outermost.
 //!
 //! [`Pipeline::check`] lists known mistakes in the order of a stack.
 //!
@@ -96,6 +98,7 @@ pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
 pub mod codel;
+mod coop;
 pub mod dead_letter;
 pub mod deadline;
 mod error;
@@ -103,6 +106,7 @@ pub mod event;
 pub mod guide;
 mod instant;
 pub mod keyed;
+mod life;
 pub mod load_shedder;
 pub mod policy;
 mod priority;
@@ -126,7 +130,7 @@ pub use self::clock::FastClock;
 pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, ManualClock, Sleep};
 pub use self::dead_letter::DeadLetterQueue;
-pub use self::error::{ConfigError, Error, Reason, Rejected, TimedOut};
+pub use self::error::{ConfigError, Error, PolicyError, Reason, Rejected, TimedOut};
 pub use self::event::{Event, Listener, Observer};
 pub use self::instant::Instant;
 pub use self::keyed::Keyed;

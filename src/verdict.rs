@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Reason, Rejected};
+use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::instant::nanos;
 
 /// What a result says about the health of the dependency, and about trying again.
@@ -15,6 +15,7 @@ use crate::instant::nanos;
 /// | [`success`](Self::success) | healthy | no | 200 |
 /// | [`transient`](Self::transient) | unhealthy | yes | connection reset, 503 |
 /// | [`throttled`](Self::throttled) | unhealthy | yes, later | 429 with `Retry-After` |
+/// | [`pushback`](Self::pushback) | unhealthy | yes, later | gRPC's pushback |
 /// | [`permanent`](Self::permanent) | healthy | no | 403, 404: the caller's fault |
 /// | [`failure`](Self::failure) | unhealthy | no | the server said not to retry |
 /// | [`ignore`](Self::ignore) | neutral | no | cancelled by the user |
@@ -25,7 +26,8 @@ pub struct Verdict {
     /// Nanoseconds the server asked to wait; `u64::MAX` when it did not say.
     after: u64,
     health: Health,
-    retry: bool,
+    /// [`RETRY`] and [`RESETS`].
+    advice: u8,
     class: ErrorClass,
     executed: bool,
 }
@@ -68,12 +70,17 @@ pub enum RetryAdvice {
 
 const UNKNOWN: u64 = u64::MAX;
 
+/// Another attempt may help.
+const RETRY: u8 = 1;
+/// The backoff starts over.
+const RESETS: u8 = 2;
+
 impl Verdict {
     const fn new(health: Health, retry: bool, class: ErrorClass) -> Self {
         Self {
             after: UNKNOWN,
             health,
-            retry,
+            advice: if retry { RETRY } else { 0 },
             class,
             executed: true,
         }
@@ -101,6 +108,15 @@ impl Verdict {
         }
     }
 
+    /// The server said when to try again, and that it expects to be well by then: the backoff starts over
+    /// afterwards. The pushback of gRPC (`grpc-retry-pushback-ms`), if it is not negative; a negative or
+    /// malformed one is a [`failure`](Self::failure).
+    pub const fn pushback(after: Duration) -> Self {
+        let mut verdict = Self::transient().after(after);
+        verdict.advice |= RESETS;
+        verdict
+    }
+
     /// The caller's fault: the dependency is healthy and another attempt would end the same way.
     pub const fn permanent() -> Self {
         Self::new(Health::Healthy, false, ErrorClass::Transient)
@@ -119,6 +135,16 @@ impl Verdict {
     /// No answer in time: unhealthy, retried where that is safe.
     pub const fn timed_out() -> Self {
         Self::new(Health::Unhealthy, true, ErrorClass::Timeout)
+    }
+
+    /// The verdict of a timeout. A cut by a deadline from outside says nothing about the dependency, which
+    /// may have had hardly any time, and leaves none for another attempt.
+    pub const fn of_timed_out(timed_out: &TimedOut) -> Self {
+        if timed_out.is_by_deadline() {
+            Self::new(Health::Neutral, false, ErrorClass::Timeout)
+        } else {
+            Self::timed_out()
+        }
     }
 
     /// The verdict of a refusal: it says nothing about the dependency, which was never reached. A
@@ -160,7 +186,7 @@ impl Verdict {
         match result {
             Ok(_) => Self::success(),
             Err(Error::Operation(_)) => Self::transient(),
-            Err(Error::TimedOut(_)) => Self::timed_out(),
+            Err(Error::TimedOut(timed_out)) => Self::of_timed_out(timed_out),
             Err(Error::Rejected(rejected)) => Self::of_rejected(rejected),
         }
     }
@@ -187,7 +213,11 @@ impl Verdict {
     #[must_use]
     #[inline]
     pub const fn with_retry(mut self, retry: bool) -> Self {
-        self.retry = retry;
+        self.advice = if retry {
+            self.advice | RETRY
+        } else {
+            self.advice & !RETRY
+        };
         self
     }
 
@@ -214,7 +244,7 @@ impl Verdict {
 
     /// What it says about trying again.
     pub const fn retry(&self) -> RetryAdvice {
-        match (self.retry, self.hint()) {
+        match (self.is_retryable(), self.hint()) {
             (false, _) => RetryAdvice::No,
             (true, None) => RetryAdvice::Yes,
             (true, Some(after)) => RetryAdvice::After(after),
@@ -224,7 +254,12 @@ impl Verdict {
     /// Whether another attempt may help.
     #[inline]
     pub const fn is_retryable(&self) -> bool {
-        self.retry
+        self.advice & RETRY != 0
+    }
+
+    /// Whether the backoff starts over after it.
+    pub const fn resets_backoff(&self) -> bool {
+        self.advice & RESETS != 0
     }
 
     /// How long the server asked to wait, if it did. 584 years or more count as "for ever".

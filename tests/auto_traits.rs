@@ -124,7 +124,7 @@ assert_traits!(
     backstop::rate_limiter::Inherit,
     backstop::rate_limiter::KeyedRateLimiterBuilder<String>,
     backstop::rate_limiter::KeyedSnapshot,
-    backstop::rate_limiter::Limited<'static, String, str>,
+    backstop::rate_limiter::Limited<'static, str>,
     backstop::rate_limiter::Overflow,
     backstop::rate_limiter::RateLimiterBuilder,
     backstop::rate_limiter::Reservation,

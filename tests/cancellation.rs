@@ -309,7 +309,7 @@ const FUTURES: &[(&str, Make)] = &[
     ("tokens of a key", |w| {
         Box::pin(async {
             for _ in 0..3 {
-                let _ = w.limiters.acquire(&7, 1, STEP * 2).await;
+                let _ = w.limiters.acquire_within(&7, 1, STEP * 2).await;
             }
         })
     }),

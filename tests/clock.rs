@@ -7,8 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use backstop::{
-    Clock, ClockHandle, Instant, KeyedRateLimiter, ManualClock, Policy, Quota, RateLimiter, Sleep,
-    Timeout, deadline,
+    Clock, ClockHandle, Instant, ManualClock, Policy, Quota, RateLimiter, Sleep, Timeout, deadline,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -343,7 +342,7 @@ mod tokio_clock {
 
     #[test]
     fn a_keyed_limiter_forgets_how_far_a_paused_runtime_was() {
-        let limiter = KeyedRateLimiter::<u32>::builder().quota(Quota::per_second(1));
+        let limiter = backstop::KeyedRateLimiter::<u32>::builder().quota(Quota::per_second(1));
         let limiter = limiter.build().unwrap();
         let take = || {
             let _ = limiter.try_acquire(&7);

@@ -72,6 +72,48 @@ fn the_lowest_go_first_and_nobody_goes_without_overload() {
 }
 
 #[test]
+fn the_priority_of_a_single_call_sheds_no_other_ones() {
+    let clock = ManualClock::new();
+    let shedder = on(&clock).signal(0.5, || 1.0).build().unwrap();
+    assert!(shedder.admit(Priority::HIGHEST).is_ok());
+    clock.advance(ms(100));
+    // The share is 5 % by now, and only the level of one call is known.
+    let shed = (0..99).filter(|_| shedder.admit(Priority::LOW).is_err());
+    assert_eq!(shed.count(), 0);
+    clock.advance(ms(100));
+    let shed = (0..1000).filter(|_| shedder.admit(Priority::LOW).is_err());
+    assert!((100..200).contains(&shed.count()), "15 %");
+}
+
+#[test]
+fn priorities_that_change_between_two_updates_shed_no_more_than_the_largest_share() {
+    let clock = ManualClock::new();
+    let shedder = on(&clock).signal(0.5, || 1.0).build().unwrap();
+    for _ in 0..500 {
+        clock.advance(ms(1));
+        let _ = shedder.admit(Priority::HIGH);
+    }
+    let shed = (0..100).filter(|_| shedder.admit(Priority::LOW).is_err());
+    assert!(shed.count() <= 90);
+}
+
+#[test]
+fn check_reports_a_shedder_outside_the_bulkhead_in_which_calls_wait() {
+    let clock = ManualClock::new();
+    let queue = || {
+        let bulkhead = backstop::Bulkhead::builder().max_concurrent(1).queue(9);
+        bulkhead.clock(clock.clone()).build().unwrap()
+    };
+    let by_delay = || on(&clock).build().unwrap();
+    let by_signal = on(&clock).signal(0.5, || 0.0).build().unwrap();
+    let found = Pipeline::new((by_delay(), queue())).check();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].to_string().contains("put it inside the bulkhead"));
+    assert!(Pipeline::new((queue(), by_delay())).check().is_empty());
+    assert!(Pipeline::new((by_signal, queue())).check().is_empty());
+}
+
+#[test]
 fn shedding_cools_off_before_it_ends() {
     let clock = ManualClock::new();
     let (load, read) = signal();
@@ -576,7 +618,10 @@ fn shadow_counts_and_observers_hear() {
         .block_on(shedder.call(|| async { Ok::<_, ()>(()) }))
         .unwrap_err();
     assert_eq!(error.reason(), Some(Reason::Shed));
-    assert_eq!(error.to_string(), "rejected by door: load shed");
+    assert_eq!(
+        error.map(|()| "").to_string(),
+        "rejected by door: load shed"
+    );
 }
 
 #[test]
@@ -613,6 +658,12 @@ fn settings_without_meaning_are_refused_and_extreme_ones_saturate() {
         ("signal", LoadShedder::builder().signal(f64::NAN, || 0.0)),
         ("signal", LoadShedder::builder().signal(0.0, || 0.0)),
         ("signal", LoadShedder::builder().signal(1.1, || 0.0)),
+        (
+            "signal",
+            LoadShedder::builder()
+                .signal(0.5, || 0.0)
+                .queue_delay(ms(5), ms(100)),
+        ),
         ("max_shed", LoadShedder::builder().max_shed(0.0)),
         ("max_shed", LoadShedder::builder().max_shed(f64::INFINITY)),
         (
@@ -709,30 +760,4 @@ fn a_clock_that_is_set_back_neither_ends_the_shedding_nor_keeps_it() {
         run(Duration::from_secs(1), 120, false);
         assert_eq!(shedder.snapshot().shed_rate, 0.0);
     }
-}
-
-#[test]
-fn usage_is_forgotten_on_a_clock_that_is_set_back() {
-    let clock = Settable::default();
-    let minute = Duration::from_secs(60);
-    let fairness = UserFairness::new(2, minute, clock.clone()).unwrap();
-    let level = |user| fairness.priority(Priority::NORMAL, user).as_u16() % 100;
-    clock.set(HOUR);
-    for _ in 0..100 {
-        fairness.charge("greedy", 1.0);
-    }
-    fairness.charge("modest", 1.0);
-    fairness.charge("new", 1.0);
-    assert_eq!(fairness.users(), 2, "nobody is quiet");
-    clock.set(Duration::ZERO);
-    fairness.charge("modest", 1.0);
-    assert!(level("greedy") < 30, "at first he is still the one");
-    for _ in 0..30 {
-        clock.advance(minute);
-        fairness.charge("modest", 1.0);
-    }
-    assert_eq!(level("greedy"), 99);
-    // And he makes room for another.
-    fairness.charge("new", 100.0);
-    assert!(level("new") < level("modest"));
 }

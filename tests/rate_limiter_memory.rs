@@ -48,6 +48,8 @@ fn a_call_that_need_not_wait_allocates_nothing() {
     ];
     for quota in quotas {
         let limiter = limiter(quota);
+        // The counter of rejections is allocated with the first one.
+        let _ = limiter.try_acquire_n(1000);
         let allocated = measure(|| {
             for _ in 0..50 {
                 let _ = black_box(limiter.try_acquire());
@@ -61,6 +63,18 @@ fn a_call_that_need_not_wait_allocates_nothing() {
         let allocated = measure(|| ready(free.acquire()));
         assert_eq!(allocated.count_total, 0, "{quota:?}");
     }
+}
+
+#[test]
+fn a_limiter_takes_half_a_kilobyte() {
+    let clock = ManualClock::new();
+    let mut built = None;
+    let allocated = measure(|| {
+        let builder = RateLimiter::builder().quota(Quota::per_second(10));
+        built = Some(builder.clock(clock.clone()).build().unwrap());
+    });
+    println!("{} bytes", allocated.bytes_current);
+    assert!(allocated.bytes_current <= 500, "{allocated:?}");
 }
 
 #[test]

@@ -481,7 +481,10 @@ fn a_refusal_says_throttled_and_no_time_to_come_back() {
     };
     assert_eq!(error.reason(), Some(Reason::Throttled));
     assert_eq!(error.retry_after(), None);
-    assert_eq!(error.to_string(), "rejected by users: throttled");
+    assert_eq!(
+        error.map(|()| "").to_string(),
+        "rejected by users: throttled"
+    );
     assert_eq!(started.get(), 0);
 }
 

@@ -52,6 +52,8 @@ pub use self::jitter::Jitter;
 pub struct Backoff {
     shape: Shape,
     max: Duration,
+    /// `max` is the preset of a growing shape.
+    is_max_preset: bool,
     jitter: Jitter,
 }
 
@@ -73,6 +75,7 @@ impl Backoff {
         Self {
             shape,
             max,
+            is_max_preset: false,
             jitter: Jitter::Full,
         }
     }
@@ -81,8 +84,24 @@ impl Backoff {
     const fn growing(shape: Shape, initial: Duration) -> Self {
         const MAX: Duration = Duration::from_secs(20);
 
-        let is_longer = initial.as_nanos() > MAX.as_nanos();
-        Self::of(shape, if is_longer { initial } else { MAX })
+        let mut backoff = Self::of(shape, initial);
+        backoff.is_max_preset = true;
+        backoff.or_max(MAX)
+    }
+
+    /// Replaces the preset cap: with this one, or with the first delay if that is longer.
+    pub(crate) const fn or_max(mut self, max: Duration) -> Self {
+        if self.is_max_preset {
+            let initial = match self.shape {
+                Shape::Linear { initial, .. }
+                | Shape::Exponential { initial, .. }
+                | Shape::Fibonacci { initial } => initial,
+                _ => Duration::ZERO,
+            };
+            let is_longer = initial.as_nanos() > max.as_nanos();
+            self.max = if is_longer { initial } else { max };
+        }
+        self
     }
 
     /// The same delay each time. Zero is an error when built: [`Backoff::NONE`] says it better.
@@ -133,6 +152,7 @@ impl Backoff {
     #[must_use]
     pub const fn max(mut self, max: Duration) -> Self {
         self.max = max;
+        self.is_max_preset = false;
         self
     }
 
@@ -275,6 +295,24 @@ impl Progress {
         }
         progress.given = given;
         progress
+    }
+
+    /// The random part of the next delay alone: what a wait that a server asked for gets in addition, so
+    /// that its clients do not come back all at once. Zero without jitter.
+    pub(crate) fn next_spread(
+        &mut self,
+        backoff: &Backoff,
+        unit: impl FnOnce() -> f64,
+    ) -> Duration {
+        self.given = self.given.saturating_add(1);
+        let share = match backoff.jitter {
+            Jitter::None => return Duration::ZERO,
+            Jitter::Equal => 0.5,
+            Jitter::PlusMinus(fraction) => fraction,
+            Jitter::Full | Jitter::Decorrelated | Jitter::DecorrelatedV2 => 1.0,
+        };
+        let delay = backoff.delay(self.given).as_nanos() as f64;
+        backoff.cap(delay * share * unit())
     }
 
     /// The next delay. `unit` is asked for a number in `[0, 1)`, only if the jitter needs one.

@@ -1,98 +1,89 @@
-//! Feeds samples to a limit algorithm: one at a time, never under a lock.
+//! Feeds samples to a limit algorithm, one at a time and never under a lock.
 
 use std::collections::VecDeque;
 use std::fmt;
 
 use super::state::{ConcurrencyLimit, MAX_PERMITS, Sample};
+use crate::rng::SharedRng;
 use crate::sync::{Mutex, lock_checked};
 
-/// An algorithm with an inbox.
+/// A limit algorithm with an inbox.
 ///
-/// Whoever has a sample takes the algorithm out, runs it, and puts it back. Samples that come
-/// meanwhile go into the inbox and are run by the one who has it. So nobody waits for an update, and
-/// an algorithm that uses its own bulkhead does not lock itself out.
+/// A call that brings a sample takes the algorithm out, runs a few samples, and puts it back. Samples
+/// that arrive in between stay in the inbox. So no call waits for an update, an algorithm that uses
+/// its own bulkhead does not lock itself out, and a slow algorithm costs each call a bounded time.
 pub(super) struct Adaptive {
-    seat: Mutex<Seat>,
+    /// For samples.
+    pub(super) rng: SharedRng,
+    state: Mutex<State>,
 }
 
-struct Seat {
+struct State {
+    /// `None` while a call runs it.
     algorithm: Option<Box<dyn ConcurrencyLimit>>,
     inbox: VecDeque<Sample>,
 }
 
-/// How many samples wait for an update that is under way; more are dropped.
+/// Samples beyond this number are dropped.
 const INBOX: usize = 64;
+/// Samples that one call runs at most. More than one, so that the inbox drains.
+const PER_CALL: usize = 2;
 
 impl Adaptive {
-    pub(super) fn new(algorithm: Box<dyn ConcurrencyLimit>) -> Self {
+    pub(super) fn new(algorithm: Box<dyn ConcurrencyLimit>, seed: Option<u64>) -> Self {
         Self {
-            seat: Mutex::new(Seat {
+            rng: SharedRng::new(seed),
+            state: Mutex::new(State {
                 algorithm: Some(algorithm),
                 inbox: VecDeque::new(),
             }),
         }
     }
 
-    /// Runs a sample, and calls `apply` with the limit that follows, once for each sample. It is one that a
-    /// bulkhead can have: another would never be the present one, and be applied again and again.
+    /// Adds a sample, runs the oldest ones unless another call does, and calls `apply` with the limit
+    /// after each. It is a limit that a bulkhead can have: another one would never be the current
+    /// limit, and be applied again and again.
     pub(super) fn sample(&self, sample: Sample, mut apply: impl FnMut(u32)) {
         let algorithm = {
-            let mut seat = lock_checked(&self.seat);
-            match seat.algorithm.take() {
-                Some(algorithm) => algorithm,
-                None => {
-                    if seat.inbox.len() < INBOX {
-                        seat.inbox.push_back(sample);
-                    }
-                    return;
-                }
+            let mut state = lock_checked(&self.state);
+            if state.inbox.len() < INBOX {
+                state.inbox.push_back(sample);
             }
+            state.algorithm.take()
         };
-        let mut turn = Turn {
+        let Some(algorithm) = algorithm else {
+            return;
+        };
+        let mut lent = Lent {
             adaptive: self,
             algorithm: Some(algorithm),
         };
-        let mut next = Some(sample);
-        while let Some(sample) = next {
-            if let Some(algorithm) = &mut turn.algorithm {
-                algorithm.on_sample(&sample);
-                apply(algorithm.limit().clamp(1, MAX_PERMITS));
-            }
-            next = turn.next();
+        for _ in 0..PER_CALL {
+            let next = lock_checked(&self.state).inbox.pop_front();
+            let (Some(sample), Some(algorithm)) = (next, &mut lent.algorithm) else {
+                break;
+            };
+            algorithm.on_sample(&sample);
+            apply(algorithm.limit().clamp(1, MAX_PERMITS));
         }
     }
 }
 
-/// Has the algorithm, and puts it back whatever happens.
-struct Turn<'a> {
+/// Puts the algorithm back, also after a panic.
+struct Lent<'a> {
     adaptive: &'a Adaptive,
     algorithm: Option<Box<dyn ConcurrencyLimit>>,
 }
 
-impl Turn<'_> {
-    /// The next sample of the inbox; when there is none, the algorithm has been put back.
-    fn next(&mut self) -> Option<Sample> {
-        let mut seat = lock_checked(&self.adaptive.seat);
-        let next = seat.inbox.pop_front();
-        if next.is_none() {
-            seat.algorithm = self.algorithm.take();
-        }
-        next
-    }
-}
-
-impl Drop for Turn<'_> {
-    /// After a panic of the algorithm.
+impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        if let Some(algorithm) = self.algorithm.take() {
-            lock_checked(&self.adaptive.seat).algorithm = Some(algorithm);
-        }
+        lock_checked(&self.adaptive.state).algorithm = self.algorithm.take();
     }
 }
 
 impl fmt::Debug for Adaptive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The lock is not held while the user's `Debug` runs, so the algorithm is not shown.
+        // The algorithm's `Debug` is user code and not run under the lock.
         f.debug_struct("Adaptive").finish_non_exhaustive()
     }
 }

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Bulkhead;
 use super::adaptive::Adaptive;
-use super::queue::{Gate, Lane, QueueOrder, Rules};
+use super::inner::Inner;
+use super::partition::Partition;
+use super::permit_cache::PermitCache;
+use super::permit_queue::{PermitQueue, QueueOrder, Rules};
 use super::state::{ConcurrencyLimit, MAX_PERMITS};
-use super::{Bulkhead, Inner};
 use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::ConfigError;
 use crate::event::Observer;
-use crate::rng::SharedRng;
 use crate::sync::AtomicU64;
 
 /// Builds a [`Bulkhead`].
@@ -31,7 +33,7 @@ use crate::sync::AtomicU64;
 /// | [`clock`](Self::clock) | tokio's |
 #[must_use = "a builder does nothing until `build`"]
 pub struct BulkheadBuilder {
-    max_concurrent: u32,
+    max_concurrent: Option<u32>,
     adaptive: Option<Box<dyn ConcurrencyLimit>>,
     queue: usize,
     max_wait: Option<Duration>,
@@ -39,7 +41,7 @@ pub struct BulkheadBuilder {
     codel: Option<(Duration, Duration)>,
     partitions: Vec<(&'static str, f64)>,
     shares_may_exceed: bool,
-    cancel_is_overload: bool,
+    cancel_is_overload: Option<bool>,
     shadow: bool,
     seed: Option<u64>,
     observer: Option<Arc<dyn Observer>>,
@@ -47,12 +49,27 @@ pub struct BulkheadBuilder {
     clock: Option<ClockHandle>,
 }
 
+impl Bulkhead {
+    /// Returns a bulkhead for at most `limit` calls at once, without a queue, on tokio's clock. 0 counts
+    /// as 1.
+    #[cfg(feature = "tokio")]
+    pub fn new(limit: u32) -> Self {
+        let clock = crate::clock::TokioClock.into();
+        Self::builder().max_concurrent(limit.max(1)).assemble(clock)
+    }
+
+    /// Returns a builder with the default settings.
+    pub fn builder() -> BulkheadBuilder {
+        BulkheadBuilder::new()
+    }
+}
+
 impl BulkheadBuilder {
     const NAME: &'static str = "bulkhead";
 
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
-            max_concurrent: 25,
+            max_concurrent: None,
             adaptive: None,
             queue: 0,
             max_wait: None,
@@ -60,7 +77,7 @@ impl BulkheadBuilder {
             codel: None,
             partitions: Vec::new(),
             shares_may_exceed: false,
-            cancel_is_overload: true,
+            cancel_is_overload: None,
             shadow: false,
             seed: None,
             observer: None,
@@ -73,7 +90,7 @@ impl BulkheadBuilder {
     ///
     /// Calls may have a [cost](crate::Context::cost); then it is the sum of the costs.
     pub const fn max_concurrent(mut self, limit: u32) -> Self {
-        self.max_concurrent = limit;
+        self.max_concurrent = Some(limit);
         self
     }
 
@@ -141,7 +158,7 @@ impl BulkheadBuilder {
     /// the dependency is overloaded. It is how a timeout outside the bulkhead cuts calls off; say no
     /// when most drops have another cause, such as hedges that lost.
     pub const fn cancel_is_overload(mut self, overload: bool) -> Self {
-        self.cancel_is_overload = overload;
+        self.cancel_is_overload = Some(overload);
         self
     }
 
@@ -175,19 +192,22 @@ impl BulkheadBuilder {
         Ok(self.assemble(clock))
     }
 
-    /// For a limit that needs no check.
-    #[cfg(feature = "tokio")]
-    pub(super) fn of_limit(self, limit: u32, clock: ClockHandle) -> Bulkhead {
-        self.max_concurrent(limit.max(1)).assemble(clock)
-    }
-
     const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
         ConfigError::new(Self::NAME, setting, problem)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.max_concurrent == 0 {
+        if self.max_concurrent == Some(0) {
             return Err(Self::error("max_concurrent", "must be at least 1"));
+        }
+        if self.max_concurrent.is_some() && self.adaptive.is_some() {
+            return Err(Self::error(
+                "max_concurrent",
+                "contradicts adaptive, which finds the limit; give the algorithm an initial one",
+            ));
+        }
+        if self.cancel_is_overload.is_some() && self.adaptive.is_none() {
+            return Err(Self::error("cancel_is_overload", "needs an adaptive limit"));
         }
         if self.max_wait == Some(Duration::ZERO) {
             return Err(Self::error(
@@ -243,7 +263,7 @@ impl BulkheadBuilder {
     fn assemble(self, clock: ClockHandle) -> Bulkhead {
         let limit = match &self.adaptive {
             Some(algorithm) => algorithm.limit().clamp(1, MAX_PERMITS),
-            None => self.max_concurrent,
+            None => self.max_concurrent.unwrap_or(25).min(MAX_PERMITS),
         };
         let rules = Rules {
             capacity: self.queue,
@@ -251,39 +271,37 @@ impl BulkheadBuilder {
             clamp: self.adaptive.is_some(),
             exceed: self.shares_may_exceed,
         };
-        let mut lanes = Vec::new();
+        let mut partitions = Vec::new();
         if !self.partitions.is_empty() {
-            lanes.push(Lane::new("", 0.0));
-            lanes.extend(
-                self.partitions
-                    .iter()
-                    .map(|(name, share)| Lane::new(name, *share)),
-            );
+            partitions.push(Partition::new("", 0.0));
+            let shares = self.partitions.iter();
+            partitions.extend(shares.map(|(name, share)| Partition::new(name, *share)));
         }
         let codel = self
             .codel
             .map(|(target, interval)| Codel::new(target, interval));
-        // An algorithm asks how many are in flight, and the shadow how many too many.
-        let exact = self.adaptive.is_some() || self.shadow;
+        // Algorithms, shadow mode and partitions need the number in flight with each call.
+        let exact = self.adaptive.is_some() || self.shadow || !partitions.is_empty();
+        let permits = PermitCache::new(limit, exact);
+        let seed = self.seed;
         Bulkhead {
             inner: Arc::new(Inner {
                 name: self.name,
-                gate: Gate::new(limit, rules, lanes.into(), codel, clock.clone(), exact),
+                queue: PermitQueue::new(permits, rules, partitions.into(), codel, clock.clone()),
                 clock,
-                first_limit: limit.clamp(1, MAX_PERMITS),
-                may_wait: self.queue > 0,
-                queue: self.queue,
+                first_limit: limit,
                 max_wait: self.max_wait.unwrap_or(Duration::MAX),
-                adaptive: self.adaptive.map(Adaptive::new),
-                cancel_is_overload: self.cancel_is_overload,
+                adaptive: self
+                    .adaptive
+                    .map(|algorithm| Box::new(Adaptive::new(algorithm, seed))),
+                cancel_is_overload: self.cancel_is_overload.unwrap_or(true),
                 shadow: self.shadow,
                 observer: self.observer,
-                rng: SharedRng::new(self.seed),
                 refused: AtomicU64::new(0),
                 timed_out: AtomicU64::new(0),
                 would_refuse: AtomicU64::new(0),
             }),
-            lane: 0,
+            partition: 0,
         }
     }
 }

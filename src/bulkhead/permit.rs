@@ -1,51 +1,55 @@
-//! Permits: what an admitted call holds until it is over.
+//! Permits: RAII guards of admitted calls.
 
-use super::held::{Ending, Held};
-use super::{Bulkhead, Inner};
+use std::sync::Arc;
+
+use super::inner::Inner;
+use super::raw_permit::{Ending, RawPermit};
 use crate::verdict::Verdict;
 
-/// The right to run, borrowed from its bulkhead. Given back when dropped.
+/// The right to run, borrowed from its bulkhead. Released when dropped.
 ///
 /// Dropping it says nothing about the dependency. An adaptive bulkhead wants to know more:
 /// [`success`](Self::success), [`overloaded`](Self::overloaded) or [`record`](Self::record). As a
 /// policy the bulkhead does that by itself.
 #[derive(Debug)]
-#[must_use = "a permit is given back when it is dropped"]
+#[must_use = "a permit is released when it is dropped"]
 pub struct Permit<'a> {
-    pub(super) bulkhead: &'a Inner,
-    pub(super) held: Held,
+    pub(super) inner: &'a Inner,
+    pub(super) held: RawPermit,
 }
 
-/// The right to run, with its own handle of the bulkhead: it may be moved anywhere. Given back when
+/// The right to run, with its own handle of the bulkhead: it may be moved anywhere. Released when
 /// dropped, like [`Permit`].
 #[derive(Debug)]
-#[must_use = "a permit is given back when it is dropped"]
+#[must_use = "a permit is released when it is dropped"]
 pub struct OwnedPermit {
-    pub(super) bulkhead: Bulkhead,
-    pub(super) held: Held,
+    pub(super) inner: Arc<Inner>,
+    pub(super) held: RawPermit,
 }
 
 macro_rules! permit {
-    ($permit:ty, |$this:ident| $inner:expr) => {
+    ($permit:ty) => {
         impl $permit {
-            /// The work went well: its latency tells an adaptive limit how loaded the dependency is.
+            /// Ends the work as a success: its latency tells an adaptive limit how loaded the dependency
+            /// is.
             pub fn success(mut self) {
                 self.end(Ending::Success);
             }
 
-            /// The work timed out, was refused as too much, or was given up: an adaptive limit
-            /// shrinks.
+            /// Ends the work as one that timed out, was rejected as too much, or was given up: an
+            /// adaptive limit shrinks.
             pub fn overloaded(mut self) {
                 self.end(Ending::Overloaded);
             }
 
-            /// Ends the work with what a classifier says: healthy is a success, throttled and timed
-            /// out mean overload, anything else says nothing about the load.
+            /// Ends the work with the verdict of a classifier: healthy is a success, throttled and timed
+            /// out are overload, anything else says nothing about the load.
             pub fn record(mut self, verdict: &Verdict) {
                 self.end(Ending::of(verdict));
             }
 
-            /// How many permits this is.
+            /// Returns the number of permits held: the cost of the call, or 0 for one that
+            /// [bypasses](super::Bulkhead::bypass) the bulkhead.
             pub fn cost(&self) -> u32 {
                 self.held.cost()
             }
@@ -53,8 +57,7 @@ macro_rules! permit {
             #[inline]
             fn end(&mut self, ending: Ending) {
                 if let Some(held) = self.held.take() {
-                    let $this = &*self;
-                    let inner: &Inner = $inner;
+                    let inner: &Inner = &self.inner;
                     inner.leave(held, ending, || inner.clock.now(), None);
                 }
             }
@@ -62,12 +65,12 @@ macro_rules! permit {
     };
 }
 
-permit!(Permit<'_>, |permit| permit.bulkhead);
-permit!(OwnedPermit, |permit| &permit.bulkhead.inner);
+permit!(Permit<'_>);
+permit!(OwnedPermit);
 
 impl Permit<'_> {
-    /// What it holds, for a permit of another kind: nothing is given back.
-    pub(super) fn keep(mut self) -> Held {
+    /// Returns what it holds for a permit of another kind, without releasing it.
+    pub(super) fn into_raw(mut self) -> RawPermit {
         let held = self.held;
         self.held.take();
         held

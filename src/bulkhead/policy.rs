@@ -1,18 +1,19 @@
 //! The bulkhead around an operation.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::Bulkhead;
 use super::acquire::Acquire;
-use super::held::{Ending, Held};
-use super::queue::Full;
-use super::{Bulkhead, Inner};
+use super::inner::Inner;
+use super::permit_queue::Full;
+use super::raw_permit::{Ending, RawPermit};
 use crate::clock::ClockHandle;
-use crate::error::Reason;
-use crate::event::{Listener, Observer};
+use crate::error::{Reason, Rejected};
+use crate::event::Observer;
+use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
 use crate::policy::{
     AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
 };
@@ -22,43 +23,44 @@ impl Policy for Bulkhead {}
 impl AtMostOnce for Bulkhead {}
 
 impl<'a, Op: Operation> Run<Op> for &'a Bulkhead {
-    type Future = BulkheadFuture<'a, Op>;
+    type Future = GuardedFuture<&'a Bulkhead, Op>;
 
     #[inline(always)]
-    fn run(self, op: Op, mut cx: Context) -> BulkheadFuture<'a, Op> {
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        guarded::run(self, op, cx)
+    }
+}
+
+impl<'a> Gate for &'a Bulkhead {
+    type Ticket = Ticket;
+    type Permit = Running<'a>;
+    type Entrance = Waiting<'a>;
+
+    #[inline(always)]
+    fn enter(
+        self,
+        cx: &mut Context,
+        observer: Option<&dyn Observer>,
+    ) -> Entered<Ticket, Waiting<'a>> {
         let inner = &*self.inner;
-        let listener = op.listener();
-        let entered = inner.try_enter(self.entrant(&cx), &mut cx, listener.observer());
-        // Each end makes a future of its own: in one that all share, the fields of the others are
-        // written too.
-        match entered {
-            Ok(held) => {
-                let guard = OnUnwind::new(|| drop(Running { inner, held }));
-                let attempt = op.attempt(cx);
-                guard.disarm();
-                BulkheadFuture {
-                    stage: Stage::Attempting { attempt },
-                    running: Running { inner, held },
-                    listener,
-                }
-            }
-            Err(Full::Busy) if inner.may_wait => BulkheadFuture {
-                stage: Stage::Full {
-                    bulkhead: self,
-                    cx,
-                    op,
-                },
-                running: Running::nothing(inner),
-                listener,
+        let stage = match inner.try_enter(inner.entrant(cx, self.partition), cx, observer) {
+            Ok(held) => return Entered::Admitted(Ticket(held)),
+            Err(Full::Busy) if inner.may_wait() => Stage::Full { bulkhead: self },
+            Err(full) => Stage::Rejected {
+                inner,
+                reason: full.reason(),
             },
-            Err(full) => BulkheadFuture {
-                stage: Stage::Refused {
-                    reason: full.reason(),
-                },
-                running: Running::nothing(inner),
-                listener,
-            },
-        }
+        };
+        Entered::Waits(Waiting { stage })
+    }
+
+    #[inline(always)]
+    fn begin<A>(self, Ticket(held): Ticket, attempt: impl FnOnce() -> A) -> (A, Running<'a>) {
+        let inner = &*self.inner;
+        let guard = OnUnwind::new(|| drop(Running { inner, held }));
+        let attempt = attempt();
+        guard.disarm();
+        (attempt, Running { inner, held })
     }
 }
 
@@ -74,22 +76,28 @@ impl Describe for Bulkhead {
     }
 }
 
-/// The permits of an operation that runs; nothing, as long as it does not.
-struct Running<'a> {
+/// What an admitted call has taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket(RawPermit);
+
+/// The permits of a call that runs; nothing once they have been taken out.
+pub struct Running<'a> {
     inner: &'a Inner,
-    held: Held,
+    held: RawPermit,
 }
 
-impl<'a> Running<'a> {
-    const fn nothing(inner: &'a Inner) -> Self {
-        let held = Held::NOTHING;
-        Self { inner, held }
+impl Permit for Running<'_> {
+    #[inline(always)]
+    fn take(&mut self) -> Self {
+        Self {
+            inner: self.inner,
+            held: self.held.take().unwrap_or(RawPermit::NOTHING),
+        }
     }
 
-    /// Gives back what the call held, whose outcome this is.
     #[inline(always)]
-    fn end<T, E>(
-        &mut self,
+    fn exit<T, E>(
+        mut self,
         outcome: Outcome<T, E>,
         observer: Option<&dyn Observer>,
     ) -> Outcome<T, E> {
@@ -97,12 +105,14 @@ impl<'a> Running<'a> {
             return self.end_of_sample(outcome, observer);
         }
         if let Some(held) = self.held.take() {
-            self.inner.gate.give_back(held.cost(), held.lane());
+            self.inner.release(held);
         }
         outcome
     }
+}
 
-    /// As [`end`](Self::end), where an algorithm wants to know how long the call took and how it went.
+impl Running<'_> {
+    /// Ends a call whose duration and result an algorithm wants to know.
     ///
     /// Out of line, and the outcome by value: taking its address would force every outcome out of the
     /// registers.
@@ -147,78 +157,77 @@ impl Drop for Running<'_> {
     }
 }
 
+impl std::fmt::Debug for Running<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
+}
+
 pin_project! {
-    pub struct BulkheadFuture<'a, Op: Operation> {
-        // Dropped before the permits: what the operation holds goes first.
+    /// The wait of a call that was not admitted at once.
+    pub struct Waiting<'a> {
         #[pin]
-        stage: Stage<'a, Op>,
-        running: Running<'a>,
-        listener: Op::Listener,
+        stage: Stage<'a>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, Op: Operation> {
-        Refused { reason: Reason },
-        // On its way into the line. Apart, because a place in line with its timer is large: made in `run`,
-        // it costs time also where a call is let in at once.
-        Full { bulkhead: &'a Bulkhead, cx: Context, op: Op },
-        Waiting { #[pin] acquire: Acquire<'a>, op: Op },
-        Attempting { #[pin] attempt: Op::Attempt },
+    enum Stage<'a> {
+        Rejected { inner: &'a Inner, reason: Reason },
+        // On its way into the wait queue. Apart, because a place in the queue with its timer is large: made in
+        // `enter`, it costs time also if the call is admitted at once.
+        Full { bulkhead: &'a Bulkhead },
+        Waiting { bulkhead: &'a Bulkhead, #[pin] acquire: Acquire<'a> },
     }
 }
 
-impl<Op: Operation> Future for BulkheadFuture<'_, Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
+impl<'a> Entrance for Waiting<'a> {
+    type Permit = Running<'a>;
 
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            if let StageProj::Attempting { attempt } = this.stage.as_mut().project() {
-                let outcome = ready!(attempt.poll(task));
-                let outcome = this.running.end(outcome, this.listener.observer());
-                return Poll::Ready(outcome.handed_on());
-            }
-            let held = &mut this.running.held;
-            let stage = this.stage.as_mut();
-            match ready!(stage.poll_acquire(Op::READS_TIME, held, task)) {
-                Ok((op, cx)) => {
-                    let attempt = op.attempt(cx);
-                    this.stage.set(Stage::Attempting { attempt });
-                }
-                Err(reason) => {
-                    let rejected = this.running.inner.reject(reason, this.listener.observer());
-                    return Poll::Ready(Outcome::rejected(rejected));
-                }
-            }
-        }
-    }
-}
-
-impl<Op: Operation> Stage<'_, Op> {
-    /// Waits for the permits of a call that does not run yet, and puts them into `held`. `timed`: the
-    /// operation may look at the times in its context.
-    #[cold]
-    fn poll_acquire(
-        mut self: Pin<&mut Self>,
-        timed: bool,
-        held: &mut Held,
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context,
+        reads_time: bool,
+        observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(Op, Context), Reason>> {
-        if let StageProj::Full { bulkhead, cx, op } = self.as_mut().project() {
-            let (bulkhead, cx, op) = (*bulkhead, *cx, *op);
-            let acquire = Acquire::new(bulkhead, cx, timed);
-            self.set(Stage::Waiting { acquire, op });
+    ) -> Poll<Result<Running<'a>, Rejected>> {
+        let mut stage = self.project().stage;
+        if let StageProj::Full { bulkhead } = stage.as_mut().project() {
+            let bulkhead: &'a Bulkhead = bulkhead;
+            let acquire = Acquire::new(&bulkhead.inner, bulkhead.partition, *cx, reads_time);
+            stage.set(Stage::Waiting { bulkhead, acquire });
         }
-        match self.project() {
-            StageProj::Waiting { mut acquire, op } => {
-                let admitted = ready!(acquire.as_mut().poll(held, task));
-                Poll::Ready(admitted.map(|()| (*op, acquire.context())))
+        let (inner, reason): (&'a Inner, _) = match stage.project() {
+            StageProj::Waiting {
+                bulkhead,
+                mut acquire,
+            } => {
+                let inner = &*bulkhead.inner;
+                // From the start, because a clock may panic when the permits are there.
+                let mut running = Running {
+                    inner,
+                    held: RawPermit::NOTHING,
+                };
+                match ready!(acquire.as_mut().poll(&mut running.held, observer, task)) {
+                    Ok(()) => {
+                        *cx = acquire.context();
+                        return Poll::Ready(Ok(running));
+                    }
+                    Err(reason) => (inner, reason),
+                }
             }
-            StageProj::Refused { reason } => Poll::Ready(Err(*reason)),
-            StageProj::Full { .. } | StageProj::Attempting { .. } => Poll::Pending,
-        }
+            StageProj::Rejected { inner, reason } => (inner, *reason),
+            StageProj::Full { .. } => return Poll::Pending,
+        };
+        Poll::Ready(Err(inner.reject(reason, observer)))
+    }
+}
+
+impl std::fmt::Debug for Waiting<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What a bulkhead looks like at one moment.
+//! Snapshots of a bulkhead.
 
 use super::Bulkhead;
 use crate::sync::Ordering;
@@ -9,19 +9,19 @@ use crate::sync::Ordering;
 pub struct BulkheadSnapshot {
     /// The name.
     pub name: &'static str,
-    /// How many permits there are.
+    /// Number of permits.
     pub limit: u32,
-    /// How many of them are out. While calls begin and end it may be off by a few.
+    /// Number of permits in flight. While calls begin and end it may be off by a few.
     pub in_flight: u32,
-    /// How many calls wait in line.
+    /// Number of calls that wait.
     pub queued: usize,
-    /// How long the line takes against what CoDel tolerates, 0 to 1; 0 without CoDel.
+    /// The queue delay as a share of what CoDel tolerates, 0 to 1; 0 without CoDel.
     pub queue_load: f64,
-    /// How many calls found no room, in line or at all.
+    /// Number of calls that found no room, neither a permit nor a place in the queue.
     pub refused: u64,
-    /// How many calls had waited too long: for themselves, for their deadline, or for CoDel.
+    /// Number of calls that had waited too long: for `max_wait`, for their deadline, or for CoDel.
     pub timed_out: u64,
-    /// How many calls the shadow mode let pass that would have been refused.
+    /// Number of calls that shadow mode admitted and that would have been rejected.
     pub would_refuse: u64,
     /// The partitions, in the order they were given to the builder.
     pub partitions: Vec<PartitionSnapshot>,
@@ -33,36 +33,36 @@ pub struct BulkheadSnapshot {
 pub struct PartitionSnapshot {
     /// The name.
     pub name: &'static str,
-    /// How many permits are its own.
+    /// Number of permits guaranteed to it.
     pub guaranteed: u32,
-    /// How many it has out.
+    /// Number of permits it has in flight.
     pub in_flight: u32,
-    /// How many of its calls wait in line.
+    /// Number of its calls that wait.
     pub queued: usize,
 }
 
 impl Bulkhead {
-    /// Counts and gauges. Reading changes nothing.
+    /// Returns counts and gauges. Reading changes nothing.
     pub fn snapshot(&self) -> BulkheadSnapshot {
         let inner = &*self.inner;
-        let limit = inner.gate.read().limit();
-        let partitions = inner.gate.lanes().iter().enumerate().skip(1);
+        let limit = inner.queue.read().limit();
+        let partitions = inner.queue.partitions().iter().enumerate().skip(1);
         // Relaxed: counters for people.
         BulkheadSnapshot {
             name: inner.name,
             limit,
-            in_flight: inner.gate.in_flight(),
-            queued: inner.gate.queued(),
-            queue_load: inner.gate.load(),
+            in_flight: inner.queue.in_flight(),
+            queued: inner.queue.queued(),
+            queue_load: inner.queue.load(),
             refused: inner.refused.load(Ordering::Relaxed),
             timed_out: inner.timed_out.load(Ordering::Relaxed),
             would_refuse: inner.would_refuse.load(Ordering::Relaxed),
             partitions: partitions
-                .map(|(lane, partition)| PartitionSnapshot {
+                .map(|(index, partition)| PartitionSnapshot {
                     name: partition.name,
                     guaranteed: partition.guaranteed(limit),
                     in_flight: partition.in_flight(),
-                    queued: inner.gate.queued_in(lane),
+                    queued: inner.queue.queued_in(index),
                 })
                 .collect(),
         }

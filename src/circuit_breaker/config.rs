@@ -4,13 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::{HalfOpenRules, Plan};
-use super::trip::{HalfOpen, Trip, TripKind};
-use super::{Break, CircuitBreaker, Settings, Snapshot};
+use super::CircuitBreaker;
+use super::inner::{Break, Inner, Settings};
+use super::snapshot::Snapshot;
+use super::state::{AfterHalfOpen, HalfOpen, HalfOpenRules, Rules, Trip, TripKind};
 use crate::backoff::{Backoff, Jitter};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::event::Observer;
+use crate::event::{Observer, State};
 use crate::verdict::Health;
 
 /// Builds a [`CircuitBreaker`].
@@ -28,6 +29,7 @@ use crate::verdict::Health;
 /// | [`probe_lease`](Self::probe_lease) | the break before it, from 1 s to 300 s; 60 s if there was none |
 /// | [`lost_probes_as`](Self::lost_probes_as) | unhealthy |
 /// | [`max_half_open`](Self::max_half_open) | none |
+/// | [`max_half_open_ends_in`](Self::max_half_open_ends_in) | open |
 /// | [`ramp_up`](Self::ramp_up) | none |
 /// | [`cancelled_as`](Self::cancelled_as) | neutral |
 /// | [`panicked_as`](Self::panicked_as) | unhealthy |
@@ -41,7 +43,8 @@ pub struct CircuitBreakerBuilder {
     trips: Vec<Trip>,
     slow_call: Option<Duration>,
     failures_only: bool,
-    break_for: Break,
+    break_for: Option<Backoff>,
+    break_with: Option<BreakFn>,
     max_hint: Duration,
     half_open: HalfOpen,
     permitted_calls: Option<u32>,
@@ -49,6 +52,7 @@ pub struct CircuitBreakerBuilder {
     probe_lease: Option<Duration>,
     lost_probes_as: Health,
     max_half_open: Option<Duration>,
+    max_half_open_ends_in: Option<State>,
     ramp_up: Duration,
     cancelled_as: Health,
     panicked_as: Health,
@@ -61,22 +65,31 @@ pub struct CircuitBreakerBuilder {
     clock: Option<ClockHandle>,
 }
 
+type BreakFn = Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>;
+
+impl CircuitBreaker {
+    /// Returns a builder with the default settings.
+    pub const fn builder() -> CircuitBreakerBuilder {
+        CircuitBreakerBuilder::new()
+    }
+}
+
 const NAME: &str = "circuit_breaker";
 
 impl CircuitBreakerBuilder {
     /// The largest number of rules.
     const MAX_TRIPS: usize = 32;
 
-    pub(super) const fn new() -> Self {
+    /// The longest break of a backoff that grows and does not say how far.
+    const MAX_BREAK: Duration = Duration::from_secs(300);
+
+    const fn new() -> Self {
         Self {
             trips: Vec::new(),
             slow_call: None,
             failures_only: false,
-            break_for: Break::Backoff(
-                Backoff::exponential(Duration::from_secs(5))
-                    .max(Duration::from_secs(300))
-                    .jitter(Jitter::Equal),
-            ),
+            break_for: None,
+            break_with: None,
             max_hint: Duration::from_secs(300),
             half_open: HalfOpen::successes(2).of(3),
             permitted_calls: None,
@@ -84,6 +97,7 @@ impl CircuitBreakerBuilder {
             probe_lease: None,
             lost_probes_as: Health::Unhealthy,
             max_half_open: None,
+            max_half_open_ends_in: None,
             ramp_up: Duration::ZERO,
             cancelled_as: Health::Neutral,
             panicked_as: Health::Unhealthy,
@@ -119,12 +133,13 @@ impl CircuitBreakerBuilder {
     }
 
     /// How long the circuit stays open: the first delay of the backoff, and the next one each time
-    /// that the trial calls fail. Starts over when the circuit closes.
+    /// that the trial calls fail. Starts over when the circuit closes. A growing backoff without
+    /// [`max`](Backoff::max) grows up to 300 s, or to its first delay if that is longer.
     ///
     /// [`Duration::MAX`] stays open until [`close`](CircuitBreaker::close) or
     /// [`reset`](CircuitBreaker::reset). [`Backoff::NONE`] asks for trial calls at once.
     pub fn break_for(mut self, backoff: Backoff) -> Self {
-        self.break_for = Break::Backoff(backoff);
+        self.break_for = Some(backoff);
         self
     }
 
@@ -132,12 +147,14 @@ impl CircuitBreakerBuilder {
     /// in between, from 1, and from the share of calls that failed or were slow where that opened it
     /// (otherwise 1).
     ///
+    /// Excludes [`break_for`](Self::break_for).
+    ///
     /// Called outside locks. When it panics the panic passes through and the circuit is as before.
     pub fn break_with(
         mut self,
         length: impl Fn(u32, f64) -> Duration + Send + Sync + 'static,
     ) -> Self {
-        self.break_for = Break::Custom(Arc::new(length));
+        self.break_with = Some(Arc::new(length));
         self
     }
 
@@ -182,10 +199,18 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// A circuit that is half-open for this long opens again, whatever its trial calls do. Above
-    /// zero. Mind services with few calls: they may never make enough of them in time.
+    /// A circuit that is half-open for this long opens again, or closes if
+    /// [`max_half_open_ends_in`](Self::max_half_open_ends_in) says so, whatever its probes do. Above
+    /// zero. Services with few calls may never make enough of them in time.
     pub const fn max_half_open(mut self, max: Duration) -> Self {
         self.max_half_open = Some(max);
+        self
+    }
+
+    /// The state after [`max_half_open`](Self::max_half_open), which it needs: [`State::Open`], the
+    /// default, or [`State::Closed`].
+    pub const fn max_half_open_ends_in(mut self, state: State) -> Self {
+        self.max_half_open_ends_in = Some(state);
         self
     }
 
@@ -257,9 +282,27 @@ impl CircuitBreakerBuilder {
             trip.check(self.slow_call.is_some())
                 .map_err(|problem| error("trip_on", problem))?;
         }
-        if let Break::Backoff(backoff) = &self.break_for {
+        let break_for = match (self.break_for, self.break_with) {
+            (Some(_), Some(_)) => return fail("break_with", "excludes break_for"),
+            (None, Some(length)) => Break::Custom(length),
+            (Some(backoff), None) => Break::Backoff(backoff.or_max(Self::MAX_BREAK)),
+            (None, None) => Break::Backoff(
+                Backoff::exponential(Duration::from_secs(5))
+                    .max(Self::MAX_BREAK)
+                    .jitter(Jitter::Equal),
+            ),
+        };
+        if let Break::Backoff(backoff) = &break_for {
             backoff.check(NAME, "break_for")?;
         }
+        if self.max_half_open_ends_in.is_some() && self.max_half_open.is_none() {
+            return fail("max_half_open_ends_in", "needs max_half_open");
+        }
+        let after = match self.max_half_open_ends_in {
+            None | Some(State::Open) => AfterHalfOpen::Opens,
+            Some(State::Closed) => AfterHalfOpen::Closes,
+            Some(_) => return fail("max_half_open_ends_in", "must be open or closed"),
+        };
         for (setting, duration) in [
             ("slow_call", self.slow_call),
             ("probe_lease", self.probe_lease),
@@ -275,6 +318,7 @@ impl CircuitBreakerBuilder {
             lease: self.probe_lease,
             lost_as: self.lost_probes_as,
             max: self.max_half_open,
+            after,
             slow_rate: trips.iter().find_map(|trip| match trip.kind {
                 TripKind::SlowRate(rate) => Some(rate),
                 _ => None,
@@ -290,15 +334,15 @@ impl CircuitBreakerBuilder {
         let Some(clock) = self.clock else {
             return fail("clock", "must be given");
         };
-        let plan = Plan::new(
-            &trips,
+        let rules = Rules::new(
+            trips,
             self.slow_call,
             self.measure_durations,
             self.failures_only,
         );
         let settings = Settings {
             name: self.name,
-            break_for: self.break_for,
+            break_for,
             max_hint: self.max_hint,
             ramp_up: self.ramp_up,
             cancelled_as: self.cancelled_as,
@@ -307,13 +351,10 @@ impl CircuitBreakerBuilder {
             observer: self.observer,
             clock,
         };
-        Ok(CircuitBreaker::new(
-            settings,
-            plan,
-            half_open,
-            self.seed,
-            self.restore.as_ref(),
-        ))
+        let restore = self.restore.as_ref();
+        Ok(CircuitBreaker {
+            inner: Arc::new(Inner::new(settings, rules, half_open, self.seed, restore)),
+        })
     }
 }
 

@@ -1,34 +1,82 @@
-//! What the clones of a breaker share: the fast path in atomics, the rest behind a lock.
+//! State shared by the clones of a breaker: the fast path in atomics, the rest behind a lock.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::Duration;
 
-use super::state::HalfOpenRules;
-use super::state::{Break as BreakLength, Due, Machine, Plan, Tally, word};
+use super::snapshot::Snapshot;
+use super::state::{BreakLength, Due, HalfOpenRules, Machine, Rules, Tally, word};
 use super::watch::{Watcher, Watchers};
-use super::{Break, Settings, Snapshot};
-use crate::backoff::Progress;
-use crate::event::Transition;
-use crate::event::{Cause, State};
-use crate::event::{Event, Observer};
+use crate::backoff::{Backoff, Progress};
+use crate::clock::ClockHandle;
+use crate::event::{Event, Observer, Panics, State, Transition};
 use crate::instant::{Instant, nanos};
 use crate::rng::SharedRng;
 use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
-use crate::verdict::{Health, Verdict};
-use crate::window::{Counts, Pushed, Sample};
+use crate::verdict::Health;
+use crate::window::{Counts, Sample};
 
-/// A call that was let through: where it belongs when it ends.
+/// The observer of a call, beside the breaker's own.
+pub(super) type Listener<'a> = Option<&'a dyn Observer>;
+
+/// An admitted call: the word it was admitted under, or of a probe its number above the kind
+/// [`HALF_OPEN`](word::HALF_OPEN). One word, so that admissions are returned in registers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ticket {
-    /// The word it was admitted under, with [`NOT_PLAIN`](word::NOT_PLAIN) if it is not plain.
-    pub(super) word: u64,
-    /// Its place among the trial calls; zero when it is none.
-    pub(super) probe: u64,
+pub struct Ticket(pub(super) u64);
+
+impl Ticket {
+    pub(super) const fn of_probe(probe: u64, flags: u64) -> Self {
+        Self(word::new(probe, false, flags, word::HALF_OPEN))
+    }
+
+    #[inline]
+    pub(super) const fn is_probe(self) -> bool {
+        word::kind(self.0) == word::HALF_OPEN
+    }
 }
 
-/// Who listens to the call that causes a change, beside the breaker's own observer.
-pub(super) type Listener<'a> = Option<&'a dyn Observer>;
+/// What is known of the end of a call beside its health.
+#[derive(Clone, Copy, Default)]
+pub(super) struct End<'a> {
+    /// The duration, if it is known better than from the permit.
+    pub(super) took: Option<Duration>,
+    /// The current time, if the clock has been read.
+    pub(super) now: Option<Instant>,
+    /// A hint of the server, for the length of the break.
+    pub(super) hint: Option<Duration>,
+    pub(super) listener: Listener<'a>,
+}
+
+impl End<'_> {
+    pub(super) const UNKNOWN: Self = Self {
+        took: None,
+        now: None,
+        hint: None,
+        listener: None,
+    };
+}
+
+/// Settings that never change.
+pub(super) struct Settings {
+    pub(super) name: &'static str,
+    pub(super) break_for: Break,
+    pub(super) max_hint: Duration,
+    pub(super) ramp_up: Duration,
+    pub(super) cancelled_as: Health,
+    pub(super) panicked_as: Health,
+    pub(super) shadow: bool,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) clock: ClockHandle,
+}
+
+/// How long the circuit stays open.
+#[derive(Clone)]
+pub(super) enum Break {
+    Backoff(Backoff),
+    Custom(Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>),
+}
 
 pub(super) struct Inner {
     /// The state and its generation. See [`word`].
@@ -36,35 +84,38 @@ pub(super) struct Inner {
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
     pub(super) settings: Settings,
-    pub(super) plan: Plan,
-    /// One counts, the other is that of the last time: a thread that is about to record a result of
-    /// the last time does not meet the new one.
-    tallies: [Tally; 2],
+    pub(super) rules: Rules,
+    /// Two tallies take turns, so that a thread that is about to record the result of an older
+    /// generation does not record it into the new windows. The second one is allocated when the
+    /// circuit closes for the first time.
+    first: Tally,
+    second: OnceLock<Box<Tally>>,
     machine: Mutex<(Machine, Watchers)>,
     pub(super) rng: SharedRng,
-    /// Calls refused since the state changed. Made when the circuit first lets not all through: many
-    /// breakers never do.
+    /// Calls rejected since the state changed. Allocated when the circuit first opens.
     pub(super) rejected: OnceLock<Striped>,
+}
+
+/// Reports that are due after a change, once the lock is free.
+#[derive(Default)]
+pub(super) struct News {
+    wakers: Vec<Waker>,
+    changes: Vec<Transition>,
 }
 
 impl Inner {
     pub(super) fn new(
         settings: Settings,
-        plan: Plan,
-        rules: HalfOpenRules,
+        rules: Rules,
+        half_open: HalfOpenRules,
         seed: Option<u64>,
         restore: Option<&Snapshot>,
     ) -> Self {
-        let mut flags = plan.flags();
-        if settings.shadow || settings.observer.is_some() {
-            flags |= word::TELLS;
-        }
-        let mut machine = Machine::new(rules, settings.ramp_up, flags);
-        let tallies = [Tally::new(&plan), Tally::new(&plan)];
-        let rng = SharedRng::new(seed);
         let now = settings.clock.now();
-        tallies[0].clear(now);
+        let mut machine = Machine::new(half_open, settings.ramp_up, rules.flags());
         machine.begin(now);
+        let tally = Tally::new(&rules, now);
+        let rng = SharedRng::new(seed);
         if let Some(snapshot) = restore {
             let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
             machine.restore(snapshot.underlying, snapshot.trips, rest, now);
@@ -73,24 +124,30 @@ impl Inner {
             }
             if matches!(snapshot.underlying, State::Closed | State::MetricsOnly) {
                 let consecutive = u64::from(snapshot.consecutive_failures);
-                tallies[0].restore(snapshot.counts(), consecutive, now);
+                tally.restore(&rules, snapshot.counts(), consecutive, now);
             }
         }
+        let is_open = word::kind(machine.word()) > word::DISABLED;
         Self {
             word: AtomicU64::new(machine.word()),
             until: AtomicU64::new(machine.until().as_nanos()),
             settings,
-            plan,
-            tallies,
+            rules,
+            first: tally,
+            second: OnceLock::new(),
             machine: Mutex::new((machine, Watchers::default())),
             rng,
-            rejected: OnceLock::new(),
+            rejected: if is_open {
+                OnceLock::from(Striped::new())
+            } else {
+                OnceLock::new()
+            },
         }
     }
 
-    /// The state as last decided.
+    /// Returns the state as last decided.
     pub(super) fn state(&self) -> State {
-        // Acquire: whoever sees a state sees what led to it.
+        // Acquire: a thread that sees a state also sees what led to it.
         match word::kind(self.word.load(Ordering::Acquire)) {
             word::CLOSED | word::RAMPING => State::Closed,
             word::OPEN => State::Open,
@@ -101,198 +158,149 @@ impl Inner {
         }
     }
 
-    /// Whether a good call would change nothing. Costs a few loads; what most calls end with.
+    #[inline]
+    fn tally(&self, word: u64) -> &Tally {
+        if word::has_first_tally(word) {
+            &self.first
+        } else {
+            self.second()
+        }
+    }
+
+    #[cold]
+    fn second(&self) -> &Tally {
+        self.second.get().map_or(&self.first, |second| second)
+    }
+
+    /// Reads the clock. Cold, so that nothing of it lies in the way of calls that are not timed.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn now(&self) -> Instant {
+        self.settings.clock.now()
+    }
+
+    /// Returns whether a good call would change nothing: the end of most calls. Costs a few loads.
     #[inline]
     pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
-        // Not whether the state is still the same: a result of an older one changes nothing either.
-        ticket.word & word::NOT_PLAIN == 0 && self.tallies[word::tally(ticket.word)].is_settled()
+        // Whether the state is still the same does not matter: an older result changes nothing.
+        !ticket.is_probe() && self.tally(ticket.0).is_settled()
     }
 
-    /// Counts the end of a call that went well, which began at `started`.
+    /// Records the end of a call that began at `started`.
     ///
-    /// Cold, so that nothing of it lies in the way of calls that need not be counted. All calls in it
-    /// are the last thing it does, so that it has nothing to save.
+    /// Cold, so that nothing of it lies in the way of calls that change nothing.
     #[cold]
     #[inline(never)]
-    pub(super) fn succeeded(&self, ticket: Ticket, started: Instant) {
-        if ticket.word & word::NOT_PLAIN != 0 {
-            return self.succeeded_otherwise(ticket, started);
+    pub(super) fn record(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
+        let is_plain = health == Health::Healthy && !ticket.is_probe();
+        if is_plain && !self.rules.needs_clock() {
+            // First, and compiled for a good sample: in a window of calls that contains a failure
+            // every call comes here, and takes half as long.
+            self.count(ticket, Sample::default(), Instant::ORIGIN, end);
+        } else {
+            self.record_other(ticket, started, health, end);
         }
-        // Acquire: as in `admit`. What was let through by a plain word is counted by any of its
-        // generation.
-        let word = self.word.load(Ordering::Acquire);
-        if word::generation(word ^ ticket.word) == 0 {
-            match self.tallies[word::tally(word)].record_good() {
-                Pushed::All => {}
-                pushed => self.after_good(word, pushed),
+    }
+
+    #[inline(never)]
+    fn record_other(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
+        if health == Health::Neutral {
+            // Only a probe holds anything.
+            if ticket.is_probe() {
+                self.end_probe(ticket, None, end);
             }
+            return;
         }
-    }
-
-    #[cold]
-    fn after_good(&self, word: u64, pushed: Pushed) {
-        let held = self.tallies[word::tally(word)].after_good(&self.plan, pushed);
-        if held != 0 {
-            self.rules_hold(word, held, None, Verdict::success(), None);
-        }
-    }
-
-    /// As [`succeeded`](Self::succeeded), where the word that let the call through was not plain.
-    #[inline(never)]
-    fn succeeded_otherwise(&self, ticket: Ticket, started: Instant) {
-        if ticket.probe != 0 || !self.plan.is_of_one_time() {
-            return self.succeeded_somehow(ticket, started);
-        }
-        let now = self.settings.clock.now();
-        let took = now.as_nanos().saturating_sub(started.as_nanos());
-        if self.plan.sample(false, took).slow {
-            return self.was_slow(ticket, took, now);
-        }
-        // Acquire: as in `admit`.
-        let word = self.word.load(Ordering::Acquire);
-        if is_counted(ticket, word) {
-            let held = self.tallies[word::tally(word)].record_good_in_time(&self.plan, now);
-            if held != 0 {
-                self.rules_hold(word, held, Some(now), Verdict::success(), None);
-            }
-        }
-    }
-
-    #[cold]
-    fn succeeded_somehow(&self, ticket: Ticket, started: Instant) {
-        self.conclude(ticket, started, None, Verdict::success(), None, None);
-    }
-
-    #[cold]
-    fn was_slow(&self, ticket: Ticket, took: u64, now: Instant) {
-        let took = Some(Duration::from_nanos(took));
-        self.conclude(ticket, now, took, Verdict::success(), Some(now), None);
-    }
-
-    /// As [`succeeded`](Self::succeeded), for one that failed.
-    #[inline(never)]
-    pub(super) fn failed(&self, ticket: Ticket, started: Instant) {
-        self.conclude(ticket, started, None, Verdict::failure(), None, None);
-    }
-
-    /// Counts the end of a call, which began at `started` unless `took` says how long it was. `now`
-    /// is the present where it has been read already.
-    #[inline(never)]
-    pub(super) fn conclude(
-        &self,
-        ticket: Ticket,
-        started: Instant,
-        took: Option<Duration>,
-        verdict: Verdict,
-        mut now: Option<Instant>,
-        listener: Listener<'_>,
-    ) {
-        let failed = match verdict.health() {
-            Health::Healthy => false,
-            Health::Unhealthy => true,
-            Health::Neutral if ticket.probe == 0 => return,
-            Health::Neutral => return self.end_probe(ticket, None, now, verdict, listener),
-        };
+        let failed = health == Health::Unhealthy;
         let mut sample = Sample {
             failed,
             ..Sample::default()
         };
-        if self.plan.needs_clock() {
-            let at = self.at(now);
-            let took = match took {
+        let mut now = Instant::ORIGIN;
+        if self.rules.needs_clock() {
+            now = self.at(end);
+            let took = match end.took {
                 Some(took) => nanos(took),
-                None => at.as_nanos().saturating_sub(started.as_nanos()),
+                None => now.as_nanos().saturating_sub(started.as_nanos()),
             };
-            sample = self.plan.sample(failed, took);
-            now = Some(at);
+            sample = self.rules.sample(failed, took);
+        } else if failed {
+            now = self.at(end);
         }
-        if ticket.probe != 0 {
-            return self.end_probe(ticket, Some(sample), now, verdict, listener);
+        if ticket.is_probe() {
+            self.end_probe(ticket, Some(sample), end);
+        } else {
+            self.count(ticket, sample, now, end);
         }
-        let at = now.unwrap_or(Instant::ORIGIN);
-        self.count(ticket, sample, at, now.is_some(), verdict, listener);
     }
 
-    /// Counts a call that was no trial and ended at `now`, if that is known.
+    /// Counts a call that was no probe.
     #[inline(always)]
-    fn count(
-        &self,
-        ticket: Ticket,
-        sample: Sample,
-        now: Instant,
-        is_known: bool,
-        verdict: Verdict,
-        listener: Listener<'_>,
-    ) {
+    fn count(&self, ticket: Ticket, sample: Sample, now: Instant, end: &End<'_>) {
         // Acquire: as in `admit`.
         let word = self.word.load(Ordering::Acquire);
-        if is_counted(ticket, word) {
-            let held = self.tallies[word::tally(word)].record(&self.plan, sample, now);
+        // The result of an older generation changes nothing.
+        if word::generation(word ^ ticket.0) == 0 && word::kind(word) != word::DISABLED {
+            let held = self.tally(word).record(&self.rules, sample, now);
             if held != 0 {
-                self.rules_hold(word, held, is_known.then_some(now), verdict, listener);
+                self.rules_hold(word, held, end);
             }
         }
     }
 
-    /// The present, which may have been read already.
+    /// The current time, which may have been read already.
     #[inline]
-    fn at(&self, now: Option<Instant>) -> Instant {
-        now.unwrap_or_else(|| self.settings.clock.now())
+    fn at(&self, end: &End<'_>) -> Instant {
+        match end.now {
+            Some(now) => now,
+            None => self.now(),
+        }
     }
 
     #[cold]
-    fn rules_hold(
-        &self,
-        word: u64,
-        held: u64,
-        now: Option<Instant>,
-        verdict: Verdict,
-        listener: Listener<'_>,
-    ) {
-        let now = self.at(now);
-        let tally = &self.tallies[word::tally(word)];
+    fn rules_hold(&self, word: u64, held: u64, end: &End<'_>) {
+        let now = self.at(end);
+        let tally = self.tally(word);
         if word::kind(word) == word::METRICS_ONLY {
             let mut fresh = tally.note(held);
+            let mut panics = Panics::default();
             while fresh != 0 {
-                let cause = self.plan.cause(fresh);
-                let policy = self.settings.name;
-                self.emit(listener, || Event::CircuitWouldOpen { policy, cause });
+                let event = Event::CircuitWouldOpen {
+                    policy: self.settings.name,
+                    cause: self.rules.cause(fresh),
+                };
+                panics.tell(self.observers(end.listener), &event);
                 fresh &= fresh - 1;
             }
-            return;
+            return panics.resume();
         }
-        let (cause, rate) = (self.plan.cause(held), tally.rate(&self.plan, held, now));
-        let due = self.with_machine(listener, now, |machine| {
+        let cause = self.rules.cause(held);
+        let rate = tally.rate(&self.rules, held, now);
+        let due = self.with_machine(end.listener, now, |machine| {
             machine.trip(word::generation(word), cause, rate, now)
         });
         if let Some(due) = due {
-            self.open(due, verdict.hint(), listener, now);
+            self.open(due, end.hint, end.listener, now);
         }
     }
 
-    /// A trial call has ended.
+    /// Ends a probe, without a sample when its result says nothing.
     #[cold]
-    fn end_probe(
-        &self,
-        ticket: Ticket,
-        sample: Option<Sample>,
-        now: Option<Instant>,
-        verdict: Verdict,
-        listener: Listener<'_>,
-    ) {
-        let now = self.at(now);
-        let generation = word::generation(ticket.word);
-        let due = self.with_machine(listener, now, |machine| {
-            machine.end_probe(generation, ticket.probe, sample, now)
+    pub(super) fn end_probe(&self, ticket: Ticket, sample: Option<Sample>, end: &End<'_>) {
+        let now = self.at(end);
+        let probe = word::generation(ticket.0);
+        let due = self.with_machine(end.listener, now, |machine| {
+            machine.end_probe(probe, sample, now)
         });
         if let Some(due) = due {
-            self.open(due, verdict.hint(), listener, now);
+            self.open(due, end.hint, end.listener, now);
         }
     }
 
-    /// Opens the circuit, unless it has changed since then. The length of the break comes from the
-    /// user's code, so it is computed outside the lock; should that panic, the next call finds the
-    /// opening still due.
+    /// Opens the circuit, unless it has changed since the opening was due: then returns `false`.
+    ///
+    /// The length of the break may come from user code, so it is computed outside the lock. If that
+    /// panics, the opening is still due at the next call.
     pub(super) fn open(
         &self,
         due: Due,
@@ -313,41 +321,59 @@ impl Inner {
         self.with_machine(listener, now, |machine| machine.open(due, length))
     }
 
-    /// Changes the machine, and shows and tells what came of it.
+    /// Changes the machine, and reports what changed.
     pub(super) fn with_machine<R>(
         &self,
         listener: Listener<'_>,
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
     ) -> R {
-        let mut wakers = Vec::new();
-        let (result, changes) = {
-            let mut guard = lock_checked(&self.machine);
-            let (machine, watchers) = &mut *guard;
-            let result = change(machine);
-            self.publish(machine, now);
-            let changes = machine.take_changes();
-            for change in &changes {
-                watchers.push(*change, &mut wakers);
-            }
-            (result, changes)
-        };
-        for waker in wakers {
-            waker.wake();
-        }
-        for change in changes {
-            self.emit(listener, || {
-                Event::circuit_changed(self.settings.name, &change)
-            });
-        }
+        let (result, news) = self.change(now, change);
+        self.report(news, listener).resume();
         result
+    }
+
+    /// Changes the machine, and returns what has to be reported.
+    pub(super) fn change<R>(
+        &self,
+        now: Instant,
+        change: impl FnOnce(&mut Machine) -> R,
+    ) -> (R, News) {
+        let mut news = News::default();
+        let mut guard = lock_checked(&self.machine);
+        let (machine, watchers) = &mut *guard;
+        let result = change(machine);
+        self.publish(machine, now);
+        news.changes = machine.take_changes();
+        for change in &news.changes {
+            watchers.push(*change, &mut news.wakers);
+        }
+        (result, news)
+    }
+
+    /// Wakes subscribers and tells observers, all of them also if some panic.
+    pub(super) fn report(&self, news: News, listener: Listener<'_>) -> Panics {
+        let mut panics = Panics::default();
+        for waker in news.wakers {
+            panics.run(|| waker.wake());
+        }
+        for change in news.changes {
+            let event = Event::CircuitChanged {
+                policy: self.settings.name,
+                change,
+            };
+            panics.tell(self.observers(listener), &event);
+        }
+        panics
     }
 
     /// Brings the atomics up to the machine, whose lock is held.
     fn publish(&self, machine: &mut Machine, now: Instant) {
         let word = machine.word();
         if machine.take_new_tally() {
-            self.tallies[word::tally(word)].clear(now);
+            let second = || Box::new(Tally::new(&self.rules, now));
+            self.second.get_or_init(second);
+            self.tally(word).clear(now);
         }
         if machine.take_new_phase() {
             if let Some(rejected) = self.rejected.get() {
@@ -355,17 +381,17 @@ impl Inner {
             }
         }
         if word::kind(word) > word::DISABLED {
-            // Here, so that refusals do not allocate.
+            // Here, so that rejections do not allocate.
             self.rejected.get_or_init(Striped::new);
         }
-        // Release, both: pairs with the loads of the fast path. First the break's end, so that who
-        // sees the circuit open sees until when.
+        // Release, both: pairs with the loads of the fast path. The break's end first, so that a
+        // thread that sees the circuit open sees until when.
         self.until
             .store(machine.until().as_nanos(), Ordering::Release);
         self.word.store(word, Ordering::Release);
     }
 
-    /// Looks at the machine.
+    /// Reads the machine. No user code may run in `look`.
     pub(super) fn look<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
         look(&lock_checked(&self.machine).0)
     }
@@ -374,33 +400,37 @@ impl Inner {
         lock_checked(&self.machine).1.add(watcher);
     }
 
-    /// Nobody waits for transitions.
-    pub(super) fn is_unwatched(&self) -> bool {
-        lock_checked(&self.machine).1.is_empty()
+    /// Returns when the breaker cannot be told from a new one, or its history is older than its rules can
+    /// see: the windows have passed, and so has the break. `None` if that cannot be foreseen. Changes nothing.
+    pub(super) fn forgettable_at(&self, now: Instant) -> Option<Instant> {
+        let horizon = self.rules.horizon();
+        let guard = lock_checked(&self.machine);
+        let (machine, watchers) = &*guard;
+        if !watchers.is_empty() {
+            return None;
+        }
+        let of_machine = machine.forgettable_at(horizon, now)?;
+        let of_tally = self.tally(machine.word()).forgettable_at(horizon, now);
+        Some(of_machine.max(of_tally))
     }
 
-    pub(super) fn emit(&self, listener: Listener<'_>, event: impl Fn() -> Event) {
-        if let Some(observer) = listener {
-            observer.on_event(&event());
-        }
-        if let Some(observer) = &self.settings.observer {
-            observer.on_event(&event());
-        }
+    pub(super) fn observers<'a>(&'a self, listener: Listener<'a>) -> [Option<&'a dyn Observer>; 2] {
+        [listener, self.settings.observer.as_deref()]
     }
 
-    /// What is counted now, or what led to the present state.
+    /// Returns what is counted now, or what led to the current state.
     pub(super) fn counts(&self, machine: &Machine, now: Instant) -> (Counts, u64) {
         match machine.trial_results() {
             Some(results) => (results, u64::from(machine.trial_size())),
             None => {
-                let tally = &self.tallies[word::tally(machine.word())];
-                (tally.counts(now), self.plan.min_calls())
+                let tally = self.tally(machine.word());
+                (tally.counts(now), self.rules.min_calls())
             }
         }
     }
 
-    pub(super) fn tally(&self, machine: &Machine) -> &Tally {
-        &self.tallies[word::tally(machine.word())]
+    pub(super) fn consecutive(&self, machine: &Machine) -> u64 {
+        self.tally(machine.word()).consecutive()
     }
 
     pub(super) fn rejected(&self) -> u64 {
@@ -411,30 +441,24 @@ impl Inner {
     pub(super) fn is_unlocked(&self) -> bool {
         self.machine.try_lock().is_ok()
     }
-
-    /// The cause of transitions made by hand.
-    pub(super) const MANUAL: Cause = Cause::Manual;
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        lock_checked(&self.machine).1.close();
+        let wakers = lock_checked(&self.machine).1.close();
+        let mut panics = Panics::default();
+        for waker in wakers {
+            panics.run(|| waker.wake());
+        }
+        panics.resume();
     }
 }
 
-/// Whether the result of a call changes anything when the word is this one. One of an older
-/// generation does not.
-#[inline]
-const fn is_counted(ticket: Ticket, word: u64) -> bool {
-    word::generation(word ^ ticket.word) == 0 && word::kind(word) != word::DISABLED
-}
-
-/// A transition as an event.
-impl Event {
-    pub(super) const fn circuit_changed(policy: &'static str, change: &Transition) -> Self {
-        Self::CircuitChanged {
-            policy,
-            change: *change,
+impl fmt::Debug for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backoff(backoff) => backoff.fmt(f),
+            Self::Custom(_) => f.write_str("Custom"),
         }
     }
 }

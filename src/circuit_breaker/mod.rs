@@ -97,13 +97,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backoff::Backoff;
-use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::event::Observer;
 use crate::instant::Instant;
-use crate::keyed::Evictable;
-use crate::verdict::Health;
+use crate::keyed::{Evictable, is_unshared};
 
 mod admit;
 mod config;
@@ -117,18 +113,17 @@ mod snapshot;
 mod state;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;
-mod trip;
 mod watch;
 
 pub use self::config::CircuitBreakerBuilder;
 pub use self::permit::Permit;
 pub use self::snapshot::Snapshot;
-pub use self::trip::{HalfOpen, Trip};
+pub use self::state::{HalfOpen, Trip};
 pub use self::watch::Transitions;
 pub use crate::event::{Cause, State, Transition};
+pub use crate::window::Counts;
 
 use self::inner::Inner;
-use self::state::{HalfOpenRules, Plan};
 
 /// Refuses calls to a dependency that is down. See the [module page](self).
 ///
@@ -138,44 +133,7 @@ pub struct CircuitBreaker {
     inner: Arc<Inner>,
 }
 
-/// What does not change.
-struct Settings {
-    name: &'static str,
-    break_for: Break,
-    max_hint: Duration,
-    ramp_up: Duration,
-    cancelled_as: Health,
-    panicked_as: Health,
-    shadow: bool,
-    observer: Option<Arc<dyn Observer>>,
-    clock: ClockHandle,
-}
-
-/// How long the circuit stays open.
-#[derive(Clone)]
-enum Break {
-    Backoff(Backoff),
-    Custom(Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>),
-}
-
 impl CircuitBreaker {
-    /// Sets everything that is not to be as by default.
-    pub const fn builder() -> CircuitBreakerBuilder {
-        CircuitBreakerBuilder::new()
-    }
-
-    fn new(
-        settings: Settings,
-        plan: Plan,
-        rules: HalfOpenRules,
-        seed: Option<u64>,
-        restore: Option<&Snapshot>,
-    ) -> Self {
-        Self {
-            inner: Arc::new(Inner::new(settings, plan, rules, seed, restore)),
-        }
-    }
-
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
         self.inner.settings.name
@@ -257,25 +215,55 @@ impl CircuitBreaker {
         self.change(|machine, now| {
             let due = machine.trip_manually(now);
             let progress = due.progress;
-            machine.open(due, state::Break { length, progress });
+            machine.open(due, state::BreakLength { length, progress });
         });
     }
 
     /// Makes the circuit half-open: the next calls are trial calls.
     pub fn half_open(&self) {
-        self.change(|machine, now| machine.half_open(Inner::MANUAL, now));
+        self.change(|machine, now| machine.half_open(Cause::Manual, now));
+    }
+
+    /// Rejects all calls for a time, as [`pause_until`](Self::pause_until).
+    pub fn pause_for(&self, length: Duration) {
+        self.change(|machine, now| machine.pause(now + length, now));
+    }
+
+    /// Rejects all calls until then, for example because a server said when to come back. Of several
+    /// pauses, and the break of an open circuit, the one that ends last counts.
+    ///
+    /// The circuit is open meanwhile, and half-open afterwards. Breaks do not grow by it. A circuit
+    /// that admits all calls by hand ([`disable`](Self::disable),
+    /// [`metrics_only`](Self::metrics_only)) is not paused.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use backstop::{CircuitBreaker, ManualClock};
+    ///
+    /// let clock = ManualClock::new();
+    /// let breaker = CircuitBreaker::builder().clock(clock.clone()).build()?;
+    /// breaker.pause_for(Duration::from_secs(30));
+    /// breaker.pause_for(Duration::from_secs(10));
+    /// let rejected = breaker.try_acquire().unwrap_err();
+    /// assert_eq!(rejected.retry_after(), Some(Duration::from_secs(30)));
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn pause_until(&self, until: Instant) {
+        self.change(|machine, now| machine.pause(until, now));
     }
 
     /// Closes the circuit, with empty windows, as trial calls that succeed do: with a ramp-up, if
     /// there is one. Ends [`disable`](Self::disable) and [`metrics_only`](Self::metrics_only) too.
     pub fn close(&self) {
-        self.change(|machine, now| machine.close(Inner::MANUAL, true, now));
+        self.change(|machine, now| machine.close(Cause::Manual, true, now));
     }
 
     /// Closes the circuit and forgets everything, as if it had just been built. An isolation goes on
     /// until its handle is dropped.
     pub fn reset(&self) {
-        self.change(|machine, now| machine.close(Inner::MANUAL, false, now));
+        self.change(|machine, now| machine.close(Cause::Manual, false, now));
     }
 
     /// Lets all calls through and counts nothing, until [`close`](Self::close),
@@ -315,6 +303,40 @@ impl CircuitBreaker {
         }
     }
 
+    /// Returns a consistent reading of the breaker. Changes nothing.
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = &*self.inner;
+        let now = inner.settings.clock.now();
+        inner.look(|machine| {
+            let (counts, min_calls) = inner.counts(machine, now);
+            let until = match machine.underlying() {
+                State::Open => machine.until(),
+                _ => Instant::ORIGIN,
+            };
+            let retry_after = until.saturating_duration_since(now);
+            let (probes_in_flight, probes_free) = machine.probes(now);
+            let consecutive = inner.consecutive(machine);
+            Snapshot {
+                state: machine.state(),
+                underlying: machine.underlying(),
+                generation: machine.number_of_changes(),
+                in_state: now.saturating_duration_since(machine.since()),
+                retry_after: (until != Instant::FAR_FUTURE).then_some(retry_after),
+                trips: machine.trips(),
+                calls: counts.calls,
+                failures: counts.failures,
+                slow: counts.slow,
+                slow_failures: counts.slow_failures,
+                total_duration: inner.rules.tracks_durations().then_some(counts.took),
+                min_calls,
+                consecutive_failures: u32::try_from(consecutive).unwrap_or(u32::MAX),
+                rejected: inner.rejected(),
+                probes_in_flight,
+                probes_free,
+            }
+        })
+    }
+
     fn change(&self, change: impl FnOnce(&mut state::Machine, Instant)) {
         let now = self.inner.settings.clock.now();
         self.inner
@@ -322,25 +344,16 @@ impl CircuitBreaker {
     }
 }
 
-impl fmt::Debug for Break {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Backoff(backoff) => backoff.fmt(f),
-            Self::Custom(_) => f.write_str("Custom"),
-        }
-    }
-}
-
-/// Closed, without failures, and nobody has a handle or waits for transitions.
+/// Cannot be told from a new one, or its history is older than its rules can see, and no other handle
+/// or subscription exists.
 impl Evictable for CircuitBreaker {
-    fn is_idle_and_clean(&self) -> bool {
-        let inner = &*self.inner;
-        Arc::strong_count(&self.inner) == 1
-            && inner.is_unwatched()
-            && inner.look(|machine| {
-                let now = inner.settings.clock.now();
-                machine.is_settled() && inner.tally(machine).is_clean(now)
-            })
+    fn evictable_in(&self) -> Option<Duration> {
+        if !is_unshared(&self.inner) {
+            return None;
+        }
+        let now = self.inner.settings.clock.now();
+        let forgettable_at = self.inner.forgettable_at(now)?;
+        Some(forgettable_at.saturating_duration_since(now))
     }
 }
 

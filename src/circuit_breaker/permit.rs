@@ -1,15 +1,16 @@
 //! The permission to make one call.
 
 use std::time::Duration;
-use std::{fmt, mem, thread};
+use std::{fmt, mem};
 
-use super::CircuitBreaker;
-use super::inner::{Inner, Listener, Ticket};
+use super::inner::{End, Inner, Listener, Ticket};
 use crate::clock::ClockHandle;
 use crate::instant::Instant;
+use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 
-/// The permission to make one call, given by [`CircuitBreaker::try_acquire`].
+/// The permission to make one call, given by
+/// [`CircuitBreaker::try_acquire`](super::CircuitBreaker::try_acquire).
 ///
 /// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
 /// [`record`](Self::record). Dropped without, it counts as
@@ -23,86 +24,75 @@ pub struct Permit<'a> {
     inner: &'a Inner,
     ticket: Ticket,
     started: Instant,
-    /// [`RUNNING`], [`IGNORES_PANICS`] and [`DONE`]. A whole word: a byte that was just stored stalls the load of
-    /// what lies around it.
-    flags: u64,
+    pub(super) life: Life,
 }
-
-/// The call is being polled: if it is dropped now, it panicked.
-const RUNNING: u64 = 1;
-/// A panic of the thread says nothing about the call.
-const IGNORES_PANICS: u64 = 2;
-/// What is to be said of the call has been said.
-const DONE: u64 = 4;
 
 impl<'a> Permit<'a> {
     #[inline]
-    pub(super) fn new(
-        breaker: &'a CircuitBreaker,
-        ticket: Ticket,
-        started: Instant,
-        ignores_panics: bool,
-    ) -> Self {
-        Self::of(&breaker.inner, ticket, started, ignores_panics)
-    }
-
-    #[inline]
-    pub(super) const fn of(
+    pub(super) const fn new(
         inner: &'a Inner,
         ticket: Ticket,
         started: Instant,
-        ignores_panics: bool,
+        life: Life,
     ) -> Self {
         Self {
             inner,
             ticket,
             started,
-            flags: if ignores_panics { IGNORES_PANICS } else { 0 },
+            life,
         }
     }
 
-    /// Marks that the call's code runs: dropped meanwhile, it panicked.
-    #[inline]
-    pub(super) const fn set_running(&mut self, running: bool) {
-        self.flags = (self.flags & IGNORES_PANICS) | running as u64;
+    /// Moves the permit; the one here has ended.
+    #[inline(always)]
+    pub(super) const fn move_out(&mut self) -> Self {
+        Self::new(self.inner, self.ticket, self.started, self.life.take())
     }
 
     /// Whether this is a trial call of a half-open circuit.
     pub const fn is_probe(&self) -> bool {
-        self.ticket.probe != 0
+        self.ticket.is_probe()
     }
 
     /// The call went well.
     #[inline]
     pub fn success(self) {
-        let (inner, ticket, started) = self.into_parts();
-        if !inner.is_settled(ticket) {
-            inner.succeeded(ticket, started);
-        }
+        self.end(Health::Healthy, &End::UNKNOWN);
     }
 
     /// The call failed, and the dependency is to blame.
     #[inline]
     pub fn failure(self) {
-        let (inner, ticket, started) = self.into_parts();
-        inner.failed(ticket, started);
+        self.end(Health::Unhealthy, &End::UNKNOWN);
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
     /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
     #[inline]
     pub fn record(self, verdict: Verdict) {
-        let (inner, ticket, started) = self.into_parts();
-        let is_good = matches!(verdict.health(), Health::Healthy);
-        if !(is_good && inner.is_settled(ticket)) {
-            inner.conclude(ticket, started, None, verdict, None, None);
-        }
+        let end = End {
+            hint: verdict.hint(),
+            ..End::UNKNOWN
+        };
+        self.end(verdict.health(), &end);
     }
 
     /// As [`record`](Self::record), for a call whose duration is known better than from the permit.
     pub fn record_taken(self, verdict: Verdict, took: Duration) {
+        let end = End {
+            took: Some(took),
+            hint: verdict.hint(),
+            ..End::UNKNOWN
+        };
+        self.end(verdict.health(), &end);
+    }
+
+    #[inline]
+    fn end(self, health: Health, end: &End<'_>) {
         let (inner, ticket, started) = self.into_parts();
-        inner.conclude(ticket, started, Some(took), verdict, None, None);
+        if !(health == Health::Healthy && inner.is_settled(ticket)) {
+            inner.record(ticket, started, health, end);
+        }
     }
 
     /// As [`record`](Self::record), where the permit stands: moving one that was just written costs more
@@ -114,22 +104,26 @@ impl<'a> Permit<'a> {
         now: impl FnOnce(&ClockHandle) -> Instant,
         listener: Listener<'_>,
     ) {
-        if self.flags & DONE != 0 {
+        if !self.life.end() {
             return;
         }
-        self.flags = DONE;
         let inner = self.inner;
         if matches!(verdict.health(), Health::Healthy) && inner.is_settled(self.ticket) {
             return;
         }
-        let now = self.is_timed().then(|| now(self.clock()));
-        inner.conclude(self.ticket, self.started, None, verdict, now, listener);
+        let end = End {
+            took: None,
+            now: self.is_timed().then(|| now(self.clock())),
+            hint: verdict.hint(),
+            listener,
+        };
+        inner.record(self.ticket, self.started, verdict.health(), &end);
     }
 
     /// Whether the end of the call must be timed.
     #[inline]
     pub(super) fn is_timed(&self) -> bool {
-        self.inner.plan.needs_clock()
+        self.inner.rules.needs_clock()
     }
 
     #[inline]
@@ -137,7 +131,7 @@ impl<'a> Permit<'a> {
         &self.inner.settings.clock
     }
 
-    /// What is needed to conclude the call, which the caller must do.
+    /// What is needed to record the call, which the caller must do.
     #[inline]
     fn into_parts(self) -> (&'a Inner, Ticket, Instant) {
         let parts = (self.inner, self.ticket, self.started);
@@ -150,7 +144,7 @@ impl<'a> Permit<'a> {
 impl Drop for Permit<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.flags & DONE == 0 {
+        if !self.life.is_over() {
             self.give_up();
         }
     }
@@ -161,16 +155,11 @@ impl Permit<'_> {
     #[cold]
     fn give_up(&self) {
         let settings = &self.inner.settings;
-        let ignores_panics = self.flags & IGNORES_PANICS != 0;
-        let panicked = self.flags & RUNNING != 0 || (!ignores_panics && thread::panicking());
-        let health = if panicked {
-            settings.panicked_as
-        } else {
-            settings.cancelled_as
-        };
-        let verdict = Verdict::ignore().with_health(health);
+        let health = self
+            .life
+            .dropped_as(settings.cancelled_as, settings.panicked_as);
         self.inner
-            .conclude(self.ticket, self.started, None, verdict, None, None);
+            .record(self.ticket, self.started, health, &End::UNKNOWN);
     }
 }
 

@@ -1,16 +1,12 @@
 //! The breaker around an operation.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll};
-
-use pin_project_lite::pin_project;
-
+use super::inner::Ticket;
 use super::{CircuitBreaker, Permit};
 use crate::clock::ClockHandle;
-use crate::error::Rejected;
-use crate::event::Listener;
+use crate::event::Observer;
 use crate::instant::Instant;
+use crate::life::Life;
+use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
 use crate::policy::{
     AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
 };
@@ -20,36 +16,73 @@ impl Policy for CircuitBreaker {}
 impl AtMostOnce for CircuitBreaker {}
 
 impl<'a, Op: Operation> Run<Op> for &'a CircuitBreaker {
-    type Future = Guarded<'a, Op>;
+    type Future = GuardedFuture<&'a CircuitBreaker, Op>;
 
     #[inline(always)]
-    fn run(self, op: Op, mut cx: Context) -> Guarded<'a, Op> {
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        guarded::run(self, op, cx)
+    }
+}
+
+impl<'a> Gate for &'a CircuitBreaker {
+    type Ticket = (Ticket, Instant);
+    type Permit = Permit<'a>;
+    type Entrance = NoWait<Permit<'a>>;
+
+    #[inline(always)]
+    fn enter(
+        self,
+        cx: &mut Context,
+        observer: Option<&dyn Observer>,
+    ) -> Entered<Self::Ticket, Self::Entrance> {
         let inner = &*self.inner;
         let clock = &inner.settings.clock;
-        let started = if inner.plan.needs_clock() {
+        let started = if inner.rules.needs_clock() {
             cx.now(clock)
         } else {
             Instant::ORIGIN
         };
-        // On a copy, for the address of `cx` must not get out: see `Context::move_to`.
-        let late = |mut cx: Context| cx.now(clock);
-        match inner.admit(|| late(cx), op.listener().observer()) {
-            Ok(ticket) => {
-                // Making the future is the operation's code as well: if it unwinds, that panicked.
-                let guard = OnUnwind::new(|| {
-                    let mut permit = Permit::new(self, ticket, started, true);
-                    permit.set_running(true);
-                });
-                let attempt = op.attempt(cx);
-                guard.disarm();
-                Guarded::Running {
-                    attempt,
-                    permit: Permit::new(self, ticket, started, true),
-                    listener: op.listener(),
-                }
-            }
-            Err(rejected) => Guarded::Refused { rejected },
+        // A copy: see `Gate::enter`.
+        let mut copy = *cx;
+        match inner.admit(|| copy.now(clock), observer) {
+            Ok(ticket) => Entered::Admitted((ticket, started)),
+            Err(refused) => Entered::Rejected(inner.rejection(refused)),
         }
+    }
+
+    #[inline(always)]
+    fn begin<A>(
+        self,
+        (ticket, started): Self::Ticket,
+        attempt: impl FnOnce() -> A,
+    ) -> (A, Permit<'a>) {
+        let permit = || Permit::new(&self.inner, ticket, started, Life::of_a_policy());
+        let guard = OnUnwind::new(|| guarded::Permit::panicked(&mut permit()));
+        let attempt = attempt();
+        guard.disarm();
+        (attempt, permit())
+    }
+}
+
+impl guarded::Permit for Permit<'_> {
+    #[inline]
+    fn panicked(&mut self) {
+        self.life.panicked();
+    }
+
+    #[inline(always)]
+    fn take(&mut self) -> Self {
+        self.move_out()
+    }
+
+    #[inline(always)]
+    fn exit<T, E>(
+        mut self,
+        mut outcome: Outcome<T, E>,
+        observer: Option<&dyn Observer>,
+    ) -> Outcome<T, E> {
+        self.finish_here(outcome.verdict, |clock| outcome.finished(clock), observer);
+        outcome
     }
 }
 
@@ -60,43 +93,5 @@ impl Describe for CircuitBreaker {
 
     fn describe(&self, layers: &mut Vec<Layer>) {
         layers.push(Layer::CircuitBreaker);
-    }
-}
-
-pin_project! {
-    #[project = GuardedProj]
-    pub enum Guarded<'a, Op: Operation> {
-        Refused { rejected: Rejected },
-        // The future is dropped before its permit.
-        Running { #[pin] attempt: Op::Attempt, permit: Permit<'a>, listener: Op::Listener },
-    }
-}
-
-impl<Op: Operation> Future for Guarded<'_, Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
-
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let (attempt, permit, listener) = match self.project() {
-            GuardedProj::Refused { rejected } => {
-                return Poll::Ready(Outcome::rejected(*rejected));
-            }
-            GuardedProj::Running {
-                attempt,
-                permit,
-                listener,
-            } => (attempt, permit, listener),
-        };
-        permit.set_running(true);
-        let Poll::Ready(mut outcome) = attempt.poll(task) else {
-            permit.set_running(false);
-            return Poll::Pending;
-        };
-        permit.finish_here(
-            outcome.verdict,
-            |clock| outcome.finished(clock),
-            listener.observer(),
-        );
-        Poll::Ready(outcome.handed_on())
     }
 }

@@ -1,14 +1,12 @@
-//! A look at a breaker.
+//! A reading of a breaker.
 
 use std::time::Duration;
 
-use super::CircuitBreaker;
-use super::state::Machine;
 use crate::event::State;
-use crate::instant::Instant;
 use crate::window::Counts;
 
-/// What a breaker was like at one moment. Made by [`CircuitBreaker::snapshot`].
+/// What a breaker was like at one moment. Made by
+/// [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
 ///
 /// [`CircuitBreakerBuilder::restore`](super::CircuitBreakerBuilder::restore) builds a breaker that
 /// goes on from it.
@@ -93,41 +91,5 @@ impl Snapshot {
             slow_failures: self.slow_failures,
             took: self.total_duration.unwrap_or_default(),
         }
-    }
-}
-
-impl CircuitBreaker {
-    /// What the breaker is like now. Changes nothing.
-    pub fn snapshot(&self) -> Snapshot {
-        let inner = &*self.inner;
-        let now = inner.settings.clock.now();
-        inner.look(|machine: &Machine| {
-            let (counts, min_calls) = inner.counts(machine, now);
-            let until = match machine.underlying() {
-                State::Open => machine.until(),
-                _ => Instant::ORIGIN,
-            };
-            let retry_after = until.saturating_duration_since(now);
-            let (probes_in_flight, probes_free) = machine.probes(now);
-            let consecutive = inner.tally(machine).consecutive();
-            Snapshot {
-                state: machine.state(),
-                underlying: machine.underlying(),
-                generation: machine.generation(),
-                in_state: now.saturating_duration_since(machine.since()),
-                retry_after: (until != Instant::FAR_FUTURE).then_some(retry_after),
-                trips: machine.trips(),
-                calls: counts.calls,
-                failures: counts.failures,
-                slow: counts.slow,
-                slow_failures: counts.slow_failures,
-                total_duration: inner.plan.tracks_durations().then_some(counts.took),
-                min_calls,
-                consecutive_failures: u32::try_from(consecutive).unwrap_or(u32::MAX),
-                rejected: inner.rejected(),
-                probes_in_flight,
-                probes_free,
-            }
-        })
     }
 }

@@ -52,18 +52,12 @@ impl Transitions {
 
     /// Polls for the next transition. Ready with `None` once the breaker is gone.
     pub fn poll_next_transition(&mut self, cx: &mut Context<'_>) -> Poll<Option<Transition>> {
-        let mut state = lock(&self.watcher.state);
-        if let Some(transition) = state.queue.pop_front() {
-            return Poll::Ready(Some(transition));
+        if let Poll::Ready(ready) = self.watcher.poll(None) {
+            return Poll::Ready(ready);
         }
-        if state.is_closed {
-            return Poll::Ready(None);
-        }
-        match &mut state.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        Poll::Pending
+        // Wakers are user code: they are cloned and dropped outside the lock.
+        let mut waker = Some(cx.waker().clone());
+        self.watcher.poll(Some(&mut waker))
     }
 }
 
@@ -89,6 +83,23 @@ impl futures_core::Stream for Transitions {
 #[derive(Debug, Default)]
 pub(super) struct Watcher {
     state: Mutex<Waiting>,
+}
+
+impl Watcher {
+    /// Takes the next transition. If there is none, exchanges the waker for this one.
+    fn poll(&self, waker: Option<&mut Option<Waker>>) -> Poll<Option<Transition>> {
+        let mut state = lock(&self.state);
+        if let Some(transition) = state.queue.pop_front() {
+            return Poll::Ready(Some(transition));
+        }
+        if state.is_closed {
+            return Poll::Ready(None);
+        }
+        if let Some(waker) = waker {
+            std::mem::swap(&mut state.waker, waker);
+        }
+        Poll::Pending
+    }
 }
 
 #[derive(Debug, Default)]
@@ -135,17 +146,15 @@ impl Watchers {
         });
     }
 
-    /// The breaker is gone.
-    pub(super) fn close(&mut self) {
-        for watcher in self.all.drain(..).filter_map(|watcher| watcher.upgrade()) {
-            let waker = {
+    /// The breaker is gone. Returns the wakers to wake.
+    pub(super) fn close(&mut self) -> Vec<Waker> {
+        let watchers = self.all.drain(..).filter_map(|watcher| watcher.upgrade());
+        watchers
+            .filter_map(|watcher| {
                 let mut state = lock(&watcher.state);
                 state.is_closed = true;
                 state.waker.take()
-            };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
+            })
+            .collect()
     }
 }

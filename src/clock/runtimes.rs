@@ -3,7 +3,9 @@
 //! Time goes back between two readings only if they come from two runtimes, of which the first was
 //! paused and ran ahead of the system's clock. So each runtime is shifted once, when it first reads the
 //! time, to begin no earlier than the newest reading of all others. Later it is left alone: what a
-//! paused test does must not move the time of the tests that run beside it.
+//! paused test does must not move the time of the tests that run beside it. Runtimes that read the
+//! system's time when they are first seen, and threads outside all runtimes, have one shift together:
+//! a thread may use the handles of a runtime's tasks.
 //!
 //! Only tokio's feature `test-util` can pause a runtime. Without it, all of this compiles to nothing.
 
@@ -105,6 +107,7 @@ thread_local! {
 
 static RUNTIMES: Mutex<Runtimes> = Mutex::new(Runtimes {
     newest: Instant::ORIGIN,
+    system: None,
     shifts: VecDeque::new(),
 });
 
@@ -117,8 +120,10 @@ fn register() -> (Instant, u64) {
     let runtime = current();
     let mut runtimes = lock(&RUNTIMES);
     // Read under the lock: what is newest was read before, so it is no reading that came late.
+    let before = system::now();
     let reading = raw();
-    let shift = runtimes.shift(runtime, reading);
+    let is_system = (before..=system::now()).contains(&reading);
+    let shift = runtimes.shift(runtime, is_system, reading);
     runtimes.newest = runtimes.newest.max(reading.after(shift));
     if shift > 0 {
         IS_SHIFTED.store(true, Ordering::Release);
@@ -135,6 +140,8 @@ fn register() -> (Instant, u64) {
 struct Runtimes {
     /// The newest registered time. Times up to a window's width later may have been read.
     newest: Instant,
+    /// The shift of the system's time, once it was read.
+    system: Option<u64>,
     /// The shifts of the runtimes that read the time, the latest one last.
     shifts: VecDeque<(Option<Id>, u64)>,
 }
@@ -143,12 +150,17 @@ impl Runtimes {
     /// How many runtimes are known at most. One that is forgotten counts as new when it comes back.
     const CAPACITY: usize = 1024;
 
-    fn shift(&mut self, runtime: Option<Id>, reading: Instant) -> u64 {
+    /// The shift of `runtime`, which reads this, or the system's time if that is what it reads.
+    fn shift(&mut self, runtime: Option<Id>, is_system: bool, reading: Instant) -> u64 {
+        let begin = match reading >= self.newest {
+            true => 0,
+            false => self.newest.after(WINDOW_WIDTH).as_nanos() - reading.as_nanos(),
+        };
         let shift = match self.shifts.iter().rposition(|known| known.0 == runtime) {
             Some(last) if last + 1 == self.shifts.len() => return self.shifts[last].1,
             Some(known) => self.shifts.remove(known).map_or(0, |(_, shift)| shift),
-            None if reading >= self.newest => 0,
-            None => self.newest.after(WINDOW_WIDTH).as_nanos() - reading.as_nanos(),
+            None if is_system => *self.system.get_or_insert(begin),
+            None => begin,
         };
         if self.shifts.len() == Self::CAPACITY {
             self.shifts.pop_front();
@@ -203,6 +215,39 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_outside_shares_the_time_of_a_runtime_that_was_never_paused() {
+        let mut builder = Builder::new_current_thread();
+        let (real, ahead) = (builder.enable_time().build().unwrap(), paused());
+        let begin = real.block_on(async { now() });
+        ahead.block_on(async { now() });
+        advance(&ahead, HOUR);
+        ahead.block_on(async { now() });
+        let outside = std::thread::spawn(now).join().unwrap();
+        let end = real.block_on(async { now() });
+        assert!(
+            (begin..=end).contains(&outside),
+            "{begin:?} {outside:?} {end:?}"
+        );
+    }
+
+    #[test]
+    fn a_runtime_that_is_paused_later_keeps_its_shift() {
+        let mut builder = Builder::new_current_thread();
+        let (real, ahead) = (builder.enable_time().build().unwrap(), paused());
+        real.block_on(async { now() });
+        ahead.block_on(async { now() });
+        advance(&ahead, HOUR);
+        ahead.block_on(async { now() });
+        real.block_on(async {
+            let before = now();
+            tokio::time::pause();
+            assert!(now().saturating_duration_since(before) < HOUR);
+            tokio::time::advance(HOUR).await;
+            assert!(now().saturating_duration_since(before) < 2 * HOUR);
+        });
+    }
+
+    #[test]
     fn timers_have_the_shift_of_their_runtime() {
         let (first, second) = (paused(), paused());
         advance(&first, HOUR);
@@ -223,19 +268,20 @@ mod tests {
             .collect();
         let mut runtimes = Runtimes {
             newest: Instant::from_nanos(5),
+            system: None,
             shifts: VecDeque::new(),
         };
         let at = Instant::from_nanos(2);
         for &id in &ids[..Runtimes::CAPACITY] {
-            assert_eq!(runtimes.shift(Some(id), at), WINDOW_WIDTH + 3);
+            assert_eq!(runtimes.shift(Some(id), false, at), WINDOW_WIDTH + 3);
         }
         runtimes.newest = Instant::from_nanos(9);
-        assert_eq!(runtimes.shift(Some(ids[0]), at), WINDOW_WIDTH + 3);
+        assert_eq!(runtimes.shift(Some(ids[0]), false, at), WINDOW_WIDTH + 3);
         assert_eq!(
-            runtimes.shift(Some(ids[Runtimes::CAPACITY]), at),
+            runtimes.shift(Some(ids[Runtimes::CAPACITY]), false, at),
             WINDOW_WIDTH + 7
         );
-        assert_eq!(runtimes.shift(Some(ids[0]), at), WINDOW_WIDTH + 3);
-        assert_eq!(runtimes.shift(Some(ids[1]), at), WINDOW_WIDTH + 7);
+        assert_eq!(runtimes.shift(Some(ids[0]), false, at), WINDOW_WIDTH + 3);
+        assert_eq!(runtimes.shift(Some(ids[1]), false, at), WINDOW_WIDTH + 7);
     }
 }

@@ -66,12 +66,17 @@ pub enum Cause {
     ProbesFailed,
     /// The circuit was half-open for as long as it may.
     HalfOpenTooLong,
-    /// Somebody said so.
+    /// A custom rule, with its name ([`Trip::custom`](crate::circuit_breaker::Trip::custom)).
+    Custom(&'static str),
+    /// A pause ([`pause_until`](crate::CircuitBreaker::pause_until)).
+    Paused,
+    /// Changed by hand.
     Manual,
 }
 
 impl Cause {
-    /// The cause as an identifier for logs and metrics, such as `failure_rate`.
+    /// The cause as an identifier for logs and metrics, such as `failure_rate`. That of a custom rule
+    /// is its name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ConsecutiveFailures => "consecutive_failures",
@@ -83,6 +88,8 @@ impl Cause {
             Self::ProbesSucceeded => "probes_succeeded",
             Self::ProbesFailed => "probes_failed",
             Self::HalfOpenTooLong => "half_open_too_long",
+            Self::Custom(name) => name,
+            Self::Paused => "paused",
             Self::Manual => "manual",
         }
     }

@@ -30,6 +30,7 @@
 //! ```
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Rejected, TimedOut};
@@ -37,9 +38,11 @@ use crate::verdict::Verdict;
 
 mod circuit;
 mod dead_letter;
+mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
+pub(crate) use self::tell::Panics;
 
 /// Hears what policies do.
 ///
@@ -82,6 +85,18 @@ impl Listener for &dyn Observer {
         Self: 'a,
     {
         Some(self)
+    }
+}
+
+/// Tells both observers, the second one even if the first panics.
+pub(crate) fn tell(observers: [Option<&dyn Observer>; 2], event: &Event) {
+    let [first, second] = observers;
+    let told = first.map(|first| catch_unwind(AssertUnwindSafe(|| first.on_event(event))));
+    if let Some(second) = second {
+        second.on_event(event);
+    }
+    if let Some(Err(panic)) = told {
+        resume_unwind(panic);
     }
 }
 
@@ -153,6 +168,14 @@ pub enum Event {
         /// When to come back, if known.
         retry_after: Option<Duration>,
     },
+    /// A call was admitted after it had waited for its turn.
+    #[non_exhaustive]
+    Waited {
+        /// The name of the policy.
+        policy: &'static str,
+        /// From its arrival in the wait queue until its admission.
+        waited: Duration,
+    },
     /// The concurrency limit of a bulkhead changed.
     #[non_exhaustive]
     LimitChanged {
@@ -205,6 +228,7 @@ impl Event {
             | Self::TimedOut { policy, .. }
             | Self::Rejected { policy, .. }
             | Self::WouldReject { policy, .. }
+            | Self::Waited { policy, .. }
             | Self::LimitChanged { policy, .. }
             | Self::ProbeForced { policy }
             | Self::CircuitChanged { policy, .. }
@@ -222,6 +246,7 @@ impl Event {
             Self::TimedOut { .. } => "timed_out",
             Self::Rejected { .. } => "rejected",
             Self::WouldReject { .. } => "would_reject",
+            Self::Waited { .. } => "waited",
             Self::LimitChanged { .. } => "limit_changed",
             Self::ProbeForced { .. } => "probe_forced",
             Self::CircuitChanged { .. } => "circuit_changed",
@@ -244,6 +269,10 @@ impl Event {
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
         }
+    }
+
+    pub(crate) const fn waited(policy: &'static str, waited: Duration) -> Self {
+        Self::Waited { policy, waited }
     }
 
     pub(crate) const fn timed_out(timed_out: &TimedOut) -> Self {
@@ -293,6 +322,9 @@ impl fmt::Display for Event {
             ),
             Self::WouldReject { policy, reason, .. } => {
                 write!(f, "{policy}: would have rejected a call: {reason}")
+            }
+            Self::Waited { policy, waited } => {
+                write!(f, "{policy}: admitted a call after it waited {waited:?}")
             }
             Self::LimitChanged { policy, from, to } => {
                 write!(f, "{policy}: limit changed from {from} to {to}")
@@ -350,12 +382,16 @@ pub enum StopReason {
     NotRetryable,
     /// The operation is not idempotent and may have been executed.
     NotIdempotent,
+    /// The operation cannot be run again.
+    NotRepeatable,
     /// All attempts are used up.
     MaxAttempts,
     /// The next attempt would start after the longest time the retry may take.
     MaxElapsed,
     /// The next attempt would start after the call's deadline.
     Deadline,
+    /// The server asked for a longer wait than the retry obeys.
+    HintTooLong,
     /// The retry budget is empty.
     BudgetEmpty,
 }
@@ -366,9 +402,11 @@ impl StopReason {
         match self {
             Self::NotRetryable => "not_retryable",
             Self::NotIdempotent => "not_idempotent",
+            Self::NotRepeatable => "not_repeatable",
             Self::MaxAttempts => "max_attempts",
             Self::MaxElapsed => "max_elapsed",
             Self::Deadline => "deadline",
+            Self::HintTooLong => "hint_too_long",
             Self::BudgetEmpty => "budget_empty",
         }
     }

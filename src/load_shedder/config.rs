@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::cut::SharedCut;
-use super::state::Pressure;
-use super::{Inner, LoadShedder};
+use super::LoadShedder;
+use super::inner::{Delays, Inner, Signal, Source};
+use super::state::{Pressure, ShedCap};
+use super::threshold::SharedCut;
 use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::ConfigError;
@@ -27,8 +28,7 @@ use crate::sync::AtomicU64;
 /// | [`clock`](Self::clock) | tokio's |
 #[must_use = "a builder does nothing until `build`"]
 pub struct LoadShedderBuilder {
-    target: Duration,
-    interval: Duration,
+    queue_delay: Option<(Duration, Duration)>,
     signal: Option<(f64, Signal)>,
     max_shed: f64,
     cool_off: Duration,
@@ -41,26 +41,19 @@ pub struct LoadShedderBuilder {
     clock: Option<ClockHandle>,
 }
 
-type Signal = Box<dyn Fn() -> f64 + Send + Sync>;
-
-/// How a shedder knows that the server is overloaded.
-pub(super) enum Source {
-    QueueDelay(Mutex<Watch>),
-    Signal { threshold: f64, signal: Signal },
-}
-
-/// What is known about a queue.
-pub(super) struct Watch {
-    pub(super) codel: Codel,
-    /// The smallest delay since the last update; `None` before anybody has said how long they waited.
-    pub(super) min_delay: Option<Duration>,
+impl LoadShedder {
+    /// Returns a builder with the default settings.
+    pub fn builder() -> LoadShedderBuilder {
+        LoadShedderBuilder::new()
+    }
 }
 
 impl LoadShedderBuilder {
-    pub(super) fn new() -> Self {
+    const NAME: &'static str = "load_shedder";
+
+    fn new() -> Self {
         Self {
-            target: Codel::TARGET,
-            interval: Codel::INTERVAL,
+            queue_delay: None,
             signal: None,
             max_shed: 0.9,
             cool_off: Duration::from_secs(1),
@@ -69,21 +62,24 @@ impl LoadShedderBuilder {
             shadow: false,
             seed: None,
             observer: None,
-            name: "load_shedder",
+            name: Self::NAME,
             clock: ClockHandle::preset(),
         }
     }
 
-    /// Overloaded is when for an `interval` no call has waited less than `target`. Then so many are
-    /// shed that the shortest waits stay near `target`.
+    /// Sets the sign of overload to the queue delay: for an `interval` no call has waited less than
+    /// `target`. Then so many calls are shed that the shortest waits stay near `target`.
+    ///
+    /// The delay is the time from the start of a call until it reaches the shedder, so the queue must be
+    /// outside: a bulkhead with a queue around it, or [`LoadShedder::observe_delay`].
     pub fn queue_delay(mut self, target: Duration, interval: Duration) -> Self {
-        (self.target, self.interval) = (target, interval);
-        self.signal = None;
+        self.queue_delay = Some((target, interval));
         self
     }
 
-    /// Overloaded is when `signal` is at `threshold` or above. It is asked once per update interval, so
-    /// it should be quick; from 0 (idle) to 1 (full), such as the share of the CPU in use.
+    /// Sets the sign of overload to a signal from 0 (idle) to 1 (full), such as the share of the CPU in
+    /// use: overloaded at `threshold` or above. It is called once per update interval and should be
+    /// quick. Contradicts [`queue_delay`](Self::queue_delay).
     pub fn signal(
         mut self,
         threshold: f64,
@@ -93,13 +89,14 @@ impl LoadShedderBuilder {
         self
     }
 
-    /// The largest share of calls to shed: above 0, up to 1.
+    /// The largest share of calls to shed: above 0, up to 1. It holds for any hundred calls in a row,
+    /// however priorities change, to a whole call.
     pub fn max_shed(mut self, share: f64) -> Self {
         self.max_shed = share;
         self
     }
 
-    /// How long after the last sign of overload the share to shed is not given up. With a queue delay
+    /// How long the share to shed is kept after the last sign of overload. With a queue delay
     /// it is at least eight update intervals, and the share is trimmed all the time to what is needed.
     pub fn cool_off(mut self, time: Duration) -> Self {
         self.cool_off = time;
@@ -119,13 +116,13 @@ impl LoadShedderBuilder {
     }
 
     setters! {
-        /// Decides, counts and reports, but refuses nobody. It has no say in what others on its
-        /// [`cut`](Self::cut) shed. With a queue delay it reports more than it would shed: the queue it
-        /// watches does not become shorter.
+        /// Decides, counts and reports, but rejects no call. It has no say in what others on its
+        /// [`cut`](Self::cut) shed. With a queue delay it reports more than it would shed: the queue does
+        /// not become shorter.
         shadow;
         /// Makes the choice among calls on the level of the cut reproducible.
         seed;
-        /// Hears of every call that is shed.
+        /// Observes every call that is shed.
         observer;
         /// The name in errors and events.
         name;
@@ -137,13 +134,16 @@ impl LoadShedderBuilder {
     ///
     /// # Errors
     ///
-    /// A target of zero or not below its interval, a threshold or a largest share that is not above 0 and at
-    /// most 1, an update interval of zero, no clock where the feature `tokio` is off.
+    /// A signal and a queue delay; a target of zero or not below its interval, a threshold or a largest
+    /// share that is not above 0 and at most 1, an update interval of zero, no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<LoadShedder, ConfigError> {
-        let error = |setting, problem| ConfigError::new("load_shedder", setting, problem);
+        let error = |setting, problem| ConfigError::new(Self::NAME, setting, problem);
         let is_share = |value: f64| value > 0.0 && value <= 1.0;
-        Codel::check(self.target, self.interval)
-            .map_err(|problem| error("queue_delay", problem))?;
+        if self.queue_delay.is_some() && self.signal.is_some() {
+            return Err(error("signal", "contradicts queue_delay: choose one"));
+        }
+        let (target, interval) = self.queue_delay.unwrap_or((Codel::TARGET, Codel::INTERVAL));
+        Codel::check(target, interval).map_err(|problem| error("queue_delay", problem))?;
         if !is_share(self.max_shed) {
             return Err(error("max_shed", "must be above 0 and at most 1"));
         }
@@ -155,9 +155,9 @@ impl LoadShedderBuilder {
                 return Err(error("signal", "needs a threshold above 0 and at most 1"));
             }
             Some((threshold, signal)) => Source::Signal { threshold, signal },
-            None => Source::QueueDelay(Mutex::new(Watch {
-                codel: Codel::new(self.target, self.interval),
-                min_delay: None,
+            None => Source::QueueDelay(Mutex::new(Delays {
+                codel: Codel::new(target, interval),
+                min: None,
             })),
         };
         Ok(LoadShedder {
@@ -168,7 +168,8 @@ impl LoadShedderBuilder {
                 update_interval: self.update_interval,
                 next_update: AtomicU64::new(0),
                 pressure: Mutex::new(Pressure::new(self.max_shed, self.cool_off)),
-                member: self.cut.join(self.shadow),
+                cap: Mutex::new(ShedCap::new(self.max_shed)),
+                participant: self.cut.join(self.shadow),
                 shadow: self.shadow,
                 observer: self.observer,
                 rng: SharedRng::new(self.seed),
@@ -182,8 +183,7 @@ impl LoadShedderBuilder {
 impl std::fmt::Debug for LoadShedderBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadShedderBuilder")
-            .field("target", &self.target)
-            .field("interval", &self.interval)
+            .field("queue_delay", &self.queue_delay)
             .field("signalled", &self.signal.is_some())
             .field("max_shed", &self.max_shed)
             .field("cool_off", &self.cool_off)

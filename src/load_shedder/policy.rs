@@ -1,36 +1,49 @@
 //! The shedder around an operation.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll};
-
-use pin_project_lite::pin_project;
-
 use super::LoadShedder;
+use super::inner::Source;
 use crate::clock::ClockHandle;
-use crate::error::Rejected;
-use crate::event::Listener;
-use crate::policy::{AtMostOnce, Context, Describe, Operation, Outcome, Policy, Run};
+use crate::event::Observer;
+use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
 
 impl Policy for LoadShedder {}
 
 impl AtMostOnce for LoadShedder {}
 
-impl<Op: Operation> Run<Op> for &LoadShedder {
-    type Future = Shedding<Op>;
+impl<'a, Op: Operation> Run<Op> for &'a LoadShedder {
+    type Future = GuardedFuture<&'a LoadShedder, Op>;
 
     #[inline]
-    fn run(self, op: Op, mut cx: Context) -> Shedding<Op> {
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        guarded::run(self, op, cx)
+    }
+}
+
+impl Gate for &LoadShedder {
+    type Ticket = ();
+    type Permit = ();
+    type Entrance = NoWait<()>;
+
+    #[inline]
+    fn enter(
+        self,
+        cx: &mut Context,
+        observer: Option<&dyn Observer>,
+    ) -> Entered<(), Self::Entrance> {
         let inner = &*self.inner;
         let now = cx.now(&inner.clock);
         let waited = now.saturating_duration_since(cx.start(&inner.clock));
         inner.observe_delay(waited, now);
-        match inner.admit(cx.priority(), now, op.listener().observer()) {
-            Ok(()) => Shedding::Running {
-                attempt: op.attempt(cx),
-            },
-            Err(rejected) => Shedding::Refused { rejected },
+        match inner.admit(cx.priority(), now, observer) {
+            Ok(()) => Entered::Admitted(()),
+            Err(rejected) => Entered::Rejected(rejected),
         }
+    }
+
+    #[inline]
+    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
+        (attempt(), ())
     }
 }
 
@@ -38,24 +51,10 @@ impl Describe for LoadShedder {
     fn clock(&self) -> Option<ClockHandle> {
         Some(self.inner.clock.clone())
     }
-}
 
-pin_project! {
-    #[project = SheddingProj]
-    pub enum Shedding<Op: Operation> {
-        Refused { rejected: Rejected },
-        Running { #[pin] attempt: Op::Attempt },
-    }
-}
-
-impl<Op: Operation> Future for Shedding<Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            SheddingProj::Refused { rejected } => Poll::Ready(Outcome::rejected(*rejected)),
-            SheddingProj::Running { attempt } => attempt.poll(task),
-        }
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::LoadShedder {
+            queue_delay: matches!(self.inner.source, Source::QueueDelay(_)),
+        });
     }
 }

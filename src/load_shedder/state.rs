@@ -1,4 +1,4 @@
-//! Whom to shed: the rate, and the cut that makes it so.
+//! The share of calls to shed, and the priority threshold that yields it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,8 +8,11 @@ use crate::priority::Priority;
 
 /// How many levels there are: five classes of a hundred.
 pub(super) const LEVELS: usize = 500;
-/// Over how many calls the distribution of priorities is known.
+/// Number of calls in the distribution of priorities.
 const CALLS: usize = 1000;
+/// Fewer calls say too little about the next ones: a threshold from a single call of normal priority would
+/// shed every call of a lower one, whatever the rate.
+const MIN_CALLS: usize = 100;
 
 /// What share of the calls to shed.
 ///
@@ -195,14 +198,14 @@ pub(super) fn combine(shares: impl IntoIterator<Item = Share>, now: Instant) -> 
     if calls > 0.0 { shed / calls } else { 0.0 }
 }
 
-/// Everybody below the level is shed, of those on it a share.
+/// Calls below the level are shed, and a share of those on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Cut {
+pub(super) struct Threshold {
     pub(super) level: u16,
     pub(super) share: f32,
 }
 
-impl Cut {
+impl Threshold {
     /// Whether a call is shed. `random` is in `[0, 1)`.
     pub(super) fn sheds(self, priority: Priority, random: f64) -> bool {
         let level = priority.as_u16();
@@ -219,6 +222,36 @@ impl Cut {
             level: (bits >> 32) as u16,
             share: f32::from_bits(bits as u32),
         }
+    }
+}
+
+/// Keeps the share of shed calls within a maximum, however priorities change between two updates: it
+/// holds for any hundred calls in a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShedCap {
+    most: u32,
+    /// One bit for each of the last calls, the newest first: whether it was shed.
+    recent: u128,
+}
+
+impl ShedCap {
+    const CALLS: u32 = 100;
+
+    pub(super) fn new(max: f64) -> Self {
+        // Rounding: 0.29 of 100 is a little less than 29.
+        let most = f64::from(Self::CALLS) * max + 1e-9;
+        Self {
+            most: (most as u32).max(1),
+            recent: 0,
+        }
+    }
+
+    /// Whether a call is shed, of which `below` says whether it is below the threshold.
+    pub(super) fn sheds(&mut self, below: bool) -> bool {
+        self.recent = self.recent << 1 & ((1 << Self::CALLS) - 1);
+        let sheds = below && self.recent.count_ones() < self.most;
+        self.recent |= u128::from(sheds);
+        sheds
     }
 }
 
@@ -248,26 +281,27 @@ impl Levels {
         self.counts[usize::from(priority.as_u16())] += 1;
     }
 
-    /// The cut that sheds the share `rate` of such calls, the lowest priorities first.
+    /// Returns the threshold that sheds the share `rate` of such calls, the lowest priorities first;
+    /// none from too few calls.
     ///
     /// Source: failsafe-go's prioritizer, with one change: there whole levels are shed, here the last
     /// one in part, so that few levels do not mean large steps.
-    pub(super) fn cut(&self, rate: f64) -> Cut {
-        if rate <= 0.0 || self.recent.is_empty() {
-            return Cut::default();
+    pub(super) fn threshold(&self, rate: f64) -> Threshold {
+        if rate <= 0.0 || self.recent.len() < MIN_CALLS {
+            return Threshold::default();
         }
         let mut left = rate * self.recent.len() as f64;
         for (level, &count) in self.counts.iter().enumerate() {
             let count = f64::from(count);
             if left < count {
-                return Cut {
+                return Threshold {
                     level: level as u16,
                     share: (left / count) as f32,
                 };
             }
             left -= count;
         }
-        Cut {
+        Threshold {
             level: LEVELS as u16,
             share: 0.0,
         }

@@ -81,6 +81,9 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
         (Layer::Bulkhead { adaptive: true }, Layer::Retry { .. }) => {
             Some("it would take the waits between attempts for latency; put it inside the retry")
         }
+        (Layer::LoadShedder { queue_delay: true }, Layer::Bulkhead { .. }) => Some(
+            "it sheds by how long calls have waited before it, and they wait inside; put it inside the bulkhead",
+        ),
         (Layer::Throttle, Layer::Retry { .. }) => Some(
             "it counts one request where there are several, and lets retries through; put it inside",
         ),
@@ -118,6 +121,14 @@ mod tests {
         for order in [
             [Layer::Bulkhead { adaptive: fixed }, RETRY],
             [RETRY, Layer::Bulkhead { adaptive }],
+            [
+                Layer::Bulkhead { adaptive },
+                Layer::LoadShedder { queue_delay: true },
+            ],
+            [
+                Layer::LoadShedder { queue_delay: false },
+                Layer::Bulkhead { adaptive },
+            ],
         ] {
             assert_eq!(misorders(&order), []);
         }
@@ -125,7 +136,10 @@ mod tests {
 
     #[test]
     fn each_rule_names_the_two_layers() {
-        let table: [(&[Layer], usize, usize); 6] = [
+        let by_delay = Layer::LoadShedder { queue_delay: true };
+        let bulkhead = Layer::Bulkhead { adaptive: false };
+        let table: [(&[Layer], usize, usize); 7] = [
+            (&[by_delay, RETRY, bulkhead], 0, 2),
             (&[Layer::Throttle, RETRY], 0, 1),
             (&[Layer::Bulkhead { adaptive: true }, RETRY], 0, 1),
             (&[Layer::CircuitBreaker, timeout(9), RETRY], 0, 2),

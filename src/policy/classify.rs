@@ -6,13 +6,14 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use super::{AtMostOnce, Policy};
 use crate::clock::blocking;
 use crate::error::Error;
+use crate::keyed::stateless;
 use crate::verdict::Verdict;
 
 /// Says what results mean, for everything outside it in the stack.
@@ -96,6 +97,10 @@ pub struct ClassifyErrors<F> {
 pub struct RetryIf<F> {
     retry: F,
 }
+
+stateless!(Classify<F>);
+stateless!(ClassifyErrors<F>);
+stateless!(RetryIf<F>);
 
 impl<F> Classify<F> {
     /// Asks `verdict_of` about every result that comes from inside, values, timeouts and refusals

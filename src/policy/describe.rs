@@ -48,6 +48,11 @@ pub enum Layer {
     },
     /// A client-side throttle.
     Throttle,
+    /// A load shedder.
+    LoadShedder {
+        /// Whether it sheds by queue delay, and not by a signal.
+        queue_delay: bool,
+    },
     /// A classifier.
     Classify,
     /// A rate limiter.
@@ -64,6 +69,7 @@ impl Layer {
             Self::CircuitBreaker => "circuit breaker",
             Self::Bulkhead { .. } => "bulkhead",
             Self::Throttle => "throttle",
+            Self::LoadShedder { .. } => "load shedder",
             Self::Classify => "classify",
             Self::RateLimiter => "rate limiter",
             Self::Other => "other",

@@ -1,20 +1,16 @@
 //! Policies of one's own that decide before a call and look at its result.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll, ready};
 
-use pin_project_lite::pin_project;
-
+use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::Describe;
+use super::guarded::{self, Entered, Gate, GuardedFuture, NoWait, Permit};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use super::{AtMostOnce, Policy};
 use crate::clock::{ClockHandle, blocking};
 use crate::error::Rejected;
-use crate::event::{Event, Listener};
+use crate::event::{Event, Observer};
 
 /// Decides before a call and looks at its result. [`Guarded`] makes a policy of it, without allocations.
 ///
@@ -91,72 +87,72 @@ impl<G: Guard> Describe for Guarded<G> {
 }
 
 impl<'a, G: Guard, Op: Operation> Run<Op> for &'a Guarded<G> {
-    type Future = GuardFuture<'a, G, Op>;
+    type Future = GuardedFuture<&'a Guarded<G>, Op>;
 
     #[inline]
-    fn run(self, op: Op, mut cx: Context) -> GuardFuture<'a, G, Op> {
-        match blocking::outside(|| self.0.enter(&mut cx)) {
-            Ok(permit) => GuardFuture::Running {
-                attempt: op.attempt(cx),
-                guard: &self.0,
-                permit: Some(permit),
-            },
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        guarded::run(self, op, cx)
+    }
+}
+
+impl<'a, G: Guard> Gate for &'a Guarded<G> {
+    type Ticket = G::Permit;
+    type Permit = Held<'a, G>;
+    type Entrance = NoWait<Held<'a, G>>;
+
+    #[inline]
+    fn enter(
+        self,
+        cx: &mut Context,
+        observer: Option<&dyn Observer>,
+    ) -> Entered<G::Permit, Self::Entrance> {
+        match blocking::outside(|| self.0.enter(cx)) {
+            Ok(permit) => Entered::Admitted(permit),
             Err(rejected) => {
-                if let Some(observer) = op.listener().observer() {
+                if let Some(observer) = observer {
                     observer.on_event(&Event::rejected(&rejected));
                 }
-                GuardFuture::Rejected { rejected }
+                Entered::Rejected(rejected)
             }
         }
     }
-}
-
-pin_project! {
-    /// A run of a [`Guarded`] policy.
-    #[project = GuardProj]
-    #[must_use = "futures do nothing unless you `.await` or poll them"]
-    pub enum GuardFuture<'a, G: Guard, Op: Operation> {
-        Rejected {
-            rejected: Rejected,
-        },
-        Running {
-            // Dropped before the permit.
-            #[pin]
-            attempt: Op::Attempt,
-            guard: &'a G,
-            permit: Option<G::Permit>,
-        },
-        Finished,
-    }
-}
-
-impl<G: Guard, Op: Operation> Future for GuardFuture<'_, G, Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
 
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match self.as_mut().project() {
-            GuardProj::Rejected { rejected } => Poll::Ready(Outcome::rejected(*rejected)),
-            GuardProj::Running {
-                attempt,
-                guard,
-                permit,
-            } => {
-                let mut outcome = ready!(attempt.poll(task));
-                let (guard, permit) = (*guard, permit.take());
-                self.set(Self::Finished);
-                if let Some(permit) = permit {
-                    blocking::outside(|| guard.exit(permit, &mut outcome));
-                }
-                Poll::Ready(outcome)
-            }
-            GuardProj::Finished => Poll::Pending,
-        }
+    fn begin<A>(self, permit: G::Permit, attempt: impl FnOnce() -> A) -> (A, Held<'a, G>) {
+        let held = Held {
+            guard: &self.0,
+            permit: Some(permit),
+        };
+        (attempt(), held)
     }
 }
 
-impl<G: Guard, Op: Operation> fmt::Debug for GuardFuture<'_, G, Op> {
+/// The permit of a user's guard.
+pub struct Held<'a, G: Guard> {
+    guard: &'a G,
+    permit: Option<G::Permit>,
+}
+
+impl<G: Guard> Permit for Held<'_, G> {
+    #[inline]
+    fn take(&mut self) -> Self {
+        Self {
+            guard: self.guard,
+            permit: self.permit.take(),
+        }
+    }
+
+    #[inline]
+    fn exit<T, E>(mut self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
+        if let Some(permit) = self.permit.take() {
+            blocking::outside(|| self.guard.exit(permit, &mut outcome));
+        }
+        outcome
+    }
+}
+
+impl<G: Guard> fmt::Debug for Held<'_, G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GuardFuture").finish_non_exhaustive()
+        f.debug_struct("Held").finish_non_exhaustive()
     }
 }

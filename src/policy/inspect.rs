@@ -7,11 +7,11 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::calls::{AtMostOnce, Policy};
 use super::context::{Attempt, Context};
 use super::describe::Describe;
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use super::{AtMostOnce, Policy};
 use crate::clock::blocking;
 use crate::error::Error;
 

@@ -79,9 +79,11 @@ impl<T, E> Outcome<T, E> {
         Self::new(Err(Error::Rejected(rejected)), verdict)
     }
 
-    /// A timeout: unhealthy, and worth another attempt where that is safe.
+    /// A timeout: unhealthy, and worth another attempt where that is safe, unless it was a deadline from
+    /// outside.
     pub const fn timed_out(timed_out: TimedOut) -> Self {
-        Self::new(Err(Error::TimedOut(timed_out)), Verdict::timed_out())
+        let verdict = Verdict::of_timed_out(&timed_out);
+        Self::new(Err(Error::TimedOut(timed_out)), verdict)
     }
 
     /// When the attempt ended, on `clock`: read at most once for all layers on that clock.

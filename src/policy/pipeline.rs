@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
+use super::calls::{AtMostOnce, Policy};
 use super::check::{self, Misorder};
 use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
 use super::tuple::Under;
-use super::{AtMostOnce, Policy};
 use crate::clock::{BlockingClock, ClockHandle, blocking};
-use crate::error::Error;
+use crate::error::{Error, TimedOut};
 use crate::event::{Ending, Event, Observer};
 use crate::instant::Instant;
+use crate::keyed::Evictable;
 use crate::priority::Priority;
 
 /// A policy, usually a tuple of them, with a name for logs and metrics, an observer, options for
@@ -51,6 +52,12 @@ pub struct Pipeline<P> {
     policies: P,
     name: &'static str,
     observer: Option<Arc<dyn Observer>>,
+}
+
+impl<P: Evictable> Evictable for Pipeline<P> {
+    fn evictable_in(&self) -> Option<Duration> {
+        self.policies.evictable_in()
+    }
 }
 
 impl<P> Pipeline<P> {
@@ -429,8 +436,14 @@ impl Default for CallOptions {
 }
 
 impl CallOptions {
-    /// The context of a call with these options. `clock` is asked only if there is a deadline.
-    fn apply(&self, cx: Context, clock: impl FnOnce() -> Option<ClockHandle>) -> Context {
+    /// The context of a call with these options, and its deadline if these options set it. `clock` is asked
+    /// only if there is one.
+    fn apply(
+        &self,
+        cx: Context,
+        clock: impl FnOnce() -> Option<ClockHandle>,
+    ) -> (Context, Option<Duration>) {
+        let mut own = None;
         let mut cx = cx
             .with_idempotent(self.idempotent && cx.is_idempotent())
             .with_repeatable(self.repeatable && cx.is_repeatable())
@@ -439,9 +452,10 @@ impl CallOptions {
         if let Some(within) = self.deadline {
             let clock = clock_of(clock());
             let deadline = cx.now(&clock) + within;
+            own = (deadline <= cx.deadline(&clock)).then_some(within);
             cx.tighten(&clock, deadline);
         }
-        cx
+        (cx, own)
     }
 }
 
@@ -473,11 +487,15 @@ where
     Op: Operation,
     &'p Pipeline<P>: Run<Op>,
 {
-    type Future = <&'p Pipeline<P> as Run<Op>>::Future;
+    type Future = WithFuture<<&'p Pipeline<P> as Run<Op>>::Future>;
 
     fn run(self, op: Op, cx: Context) -> Self::Future {
-        let cx = self.options.apply(cx, || self.clock());
-        self.pipeline.run(op, cx)
+        let (cx, deadline) = self.options.apply(cx, || self.clock());
+        WithFuture {
+            run: self.pipeline.run(op, cx),
+            name: self.pipeline.name,
+            deadline,
+        }
     }
 }
 
@@ -510,7 +528,7 @@ where
     Op: Operation,
     Inside<'a, P, S>: Run<Op> + Run<Observed<'a, Op>>,
 {
-    type Future = PipelineFuture<'a, Inside<'a, P, S>, Op>;
+    type Future = WithFuture<PipelineFuture<'a, Inside<'a, P, S>, Op>>;
 
     #[inline]
     fn run(self, op: Op, cx: Context) -> Self::Future {
@@ -518,8 +536,12 @@ where
             outer: &self.pipeline.policies,
             inner: &self.stack,
         };
-        let cx = self.options.apply(cx, || self.clock());
-        self.pipeline.run_stack(inside, || self.clock(), op, cx)
+        let (cx, deadline) = self.options.apply(cx, || self.clock());
+        WithFuture {
+            run: self.pipeline.run_stack(inside, || self.clock(), op, cx),
+            name: self.pipeline.name,
+            deadline,
+        }
     }
 }
 
@@ -561,5 +583,34 @@ where
     #[inline(always)]
     fn run(self, op: Op, cx: Context) -> Self::Future {
         self.outer.run(Under::new(self.inner, op), cx)
+    }
+}
+
+pin_project! {
+    /// A run with options.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct WithFuture<Fut> {
+        #[pin]
+        run: Fut,
+        name: &'static str,
+        // The time that the options give the call, if no earlier deadline is in force.
+        deadline: Option<Duration>,
+    }
+}
+
+impl<T, E, Fut: Future<Output = Outcome<T, E>>> Future for WithFuture<Fut> {
+    type Output = Outcome<T, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Outcome<T, E>> {
+        let this = self.project();
+        let outcome = ready!(this.run.poll(task));
+        Poll::Ready(match (&outcome.result, *this.deadline) {
+            (Err(Error::TimedOut(timed_out)), Some(limit)) if timed_out.is_by_deadline() => {
+                Outcome::timed_out(TimedOut::new(this.name, limit))
+            }
+            _ => outcome,
+        })
     }
 }

@@ -1,9 +1,11 @@
 //! Tuples of policies: the first is the outermost.
 
+use std::time::Duration;
+
+use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
-use super::{AtMostOnce, Policy};
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::keyed::Evictable;
@@ -111,9 +113,11 @@ macro_rules! tuples {
 
         #[allow(non_snake_case)]
         impl<$outer: Evictable, $($inner: Evictable,)*> Evictable for ($outer, $($inner,)*) {
-            fn is_idle_and_clean(&self) -> bool {
+            fn evictable_in(&self) -> Option<Duration> {
                 let ($outer, $($inner,)*) = self;
-                $outer.is_idle_and_clean() $(&& $inner.is_idle_and_clean())*
+                let all = $outer.evictable_in()?;
+                $(let all = all.max($inner.evictable_in()?);)*
+                Some(all)
             }
         }
     )*};

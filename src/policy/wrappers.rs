@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::{Describe, Layer};
 use super::either::Either;
 use super::operation::{Operation, Run};
-use super::{AtMostOnce, Policy};
 use crate::clock::ClockHandle;
 
 impl<P: ?Sized> Policy for &P {}

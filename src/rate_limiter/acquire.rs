@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
+use super::inner::Inner;
 use super::queue::{Entry, Turn};
 use super::state::Refusal;
-use super::{Inner, RateLimiter};
+use super::wakes::Wakes;
 use crate::clock::{ClockHandle, Sleep};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
-use crate::event::Observer;
+use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 pin_project! {
     /// Waits for tokens. Made by [`RateLimiter::acquire`].
     ///
-    /// Does nothing before it is first polled. Who is first in the line and is not polled keeps the
-    /// others waiting.
+    /// Does nothing before it is first polled. The first in the line watches the clock for the others: one
+    /// that is not polled delays them until some other call uses the limiter.
+    ///
+    /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquires that are always
+    /// ready yields to other tasks now and then.
     ///
     /// # Cancel safety
     ///
@@ -36,6 +40,10 @@ pin_project! {
         reason: Reason,
         // The place in the line, once it has one.
         ticket: Option<u64>,
+        // When it got that.
+        since: Instant,
+        // When the tokens it was served with count as taken, as long as they may have to go back.
+        served: Option<Instant>,
         timer_at: Instant,
         #[pin]
         timer: Option<Sleep>,
@@ -44,27 +52,34 @@ pin_project! {
     impl PinnedDrop for Acquire<'_> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            leave(this.inner, this.ticket);
+            leave(this.inner, this.ticket, *this.cost);
+            if let Some(taken) = this.served.take() {
+                this.inner.give(Some(taken), *this.cost);
+            }
         }
     }
 }
 
-/// Gives up the place in the line, and wakes who is the first now.
-fn leave(inner: &Inner, ticket: &mut Option<u64>) {
-    if let Some(waker) = ticket.take().and_then(|ticket| inner.queue.leave(ticket)) {
-        waker.wake();
+/// Gives up the place in the line.
+fn leave(inner: &Inner, ticket: &mut Option<u64>, cost: u64) {
+    if let Some(ticket) = ticket.take() {
+        inner
+            .queue
+            .leave(&inner.core, inner.outside.now(), ticket, cost);
     }
 }
 
 impl<'a> Acquire<'a> {
-    pub(super) fn new(limiter: &'a RateLimiter, cost: u64, longest: Duration) -> Self {
+    pub(super) const fn new(inner: &'a Inner, cost: u64, longest: Duration) -> Self {
         Self {
-            inner: &limiter.inner,
+            inner,
             cost,
             longest,
             latest: Instant::FAR_FUTURE,
             reason: Reason::DeadlineTooClose,
             ticket: None,
+            since: Instant::ORIGIN,
+            served: None,
             timer_at: Instant::FAR_FUTURE,
             timer: None,
         }
@@ -100,10 +115,10 @@ impl<'a> Acquire<'a> {
                         *this.reason = Reason::DeadlineTooClose;
                     }
                     if inner.shadow {
-                        return Poll::Ready(match inner.take(now, *this.cost) {
-                            Ok(()) => Ok(()),
-                            Err(refusal) => inner.refuse(now, refusal, observer),
-                        });
+                        let taken = inner.take(now, *this.cost);
+                        return Poll::Ready(
+                            taken.or_else(|refusal| inner.refuse(now, refusal, observer)),
+                        );
                     }
                     let latest = *this.latest;
                     let (refusal, reason) =
@@ -111,6 +126,7 @@ impl<'a> Acquire<'a> {
                             Entry::Taken => return Poll::Ready(Ok(())),
                             Entry::Queued(ticket) => {
                                 *this.ticket = Some(ticket);
+                                *this.since = now;
                                 continue;
                             }
                             Entry::TooLate(refusal) => (refusal, *this.reason),
@@ -121,12 +137,23 @@ impl<'a> Acquire<'a> {
                 }
                 Some(ticket) => {
                     let waker = task.waker().clone();
-                    let too_late = match inner.queue.turn(&inner.core, now, ticket, waker) {
-                        Turn::Taken(next) => {
-                            *this.ticket = None;
-                            if let Some(next) = next {
-                                next.wake();
-                            }
+                    // Dropped before it returns: a waker may panic, and the tokens go back then.
+                    let mut wakes = Wakes::default();
+                    let place = (ticket, *this.latest);
+                    let turn = inner.queue.turn(&inner.core, now, place, waker, &mut wakes);
+                    if let Turn::Taken(at) = turn {
+                        *this.ticket = None;
+                        *this.served = Some(at);
+                    }
+                    drop(wakes);
+                    let too_late = match turn {
+                        Turn::Taken(_) => {
+                            let waited = now.saturating_duration_since(*this.since);
+                            let policy = inner.outside.name;
+                            inner
+                                .outside
+                                .tell(&Event::Waited { policy, waited }, observer);
+                            *this.served = None;
                             return Poll::Ready(Ok(()));
                         }
                         // The quota may have changed meanwhile, and with it what was foreseen.
@@ -138,7 +165,7 @@ impl<'a> Acquire<'a> {
                     match too_late {
                         Ok(wake_at) => wake_at,
                         Err(refusal) => {
-                            leave(inner, this.ticket);
+                            leave(inner, this.ticket, *this.cost);
                             let rejected =
                                 inner.outside.rejected(now, refusal, Reason::QueueTimeout);
                             return Poll::Ready(inner.reject(rejected, observer));
@@ -168,13 +195,20 @@ impl Future for Acquire<'_> {
     type Output = Result<(), Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        #[cfg(feature = "tokio")]
+        let budget = ready!(tokio::task::coop::poll_proceed(task));
         let clock = &self.inner.outside.clock;
         let now = clock.now();
         let deadline = match self.ticket {
             None => deadline::inherited(clock, now),
             Some(_) => Instant::FAR_FUTURE,
         };
-        self.poll_with(task, now, deadline, None)
+        let poll = self.poll_with(task, now, deadline, None);
+        #[cfg(feature = "tokio")]
+        if poll.is_ready() {
+            budget.made_progress();
+        }
+        poll
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::state::{Gcra, Grid, TokenBucket};
+use super::state::{ExactRate, Gcra};
+use super::token_bucket::TokenBucket;
 use super::{Inherit, Quota, RateLimiter};
 use crate::clock::ManualClock;
 use crate::instant::Instant;
@@ -47,7 +48,7 @@ fn limiter(quota: Quota) -> RateLimiter {
 }
 
 fn bucket(burst: u64) -> TokenBucket {
-    let gcra = Gcra::new(Grid::new(1, SECOND, 8), burst);
+    let gcra = Gcra::new(ExactRate::new(1, SECOND, 8), burst);
     TokenBucket::new(&gcra, 0)
 }
 
@@ -85,15 +86,15 @@ fn changed_meanwhile(now: Instant) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(move || {
-        let old = Gcra::new(Grid::new(1, SECOND, 8), 2);
+        let old = Gcra::new(ExactRate::new(1, SECOND, 8), 2);
         let bucket = Arc::new(TokenBucket::new(&old, now.as_nanos()));
         let taker = {
             let bucket = bucket.clone();
             thread::spawn(move || u32::from(bucket.take(now, 1).is_ok()))
         };
         // Half the price, the same number of tokens.
-        let new = Gcra::new(Grid::new(2, SECOND, 8), 2);
-        bucket.replace(now, &new, Inherit::AsIs);
+        let new = Gcra::new(ExactRate::new(2, SECOND, 8), 2);
+        bucket.replace(now, &new, 0, Inherit::AsIs);
         let mut taken = taker.join().unwrap();
         while bucket.take(now, 1).is_ok() {
             taken += 1;
@@ -111,21 +112,21 @@ fn loom_a_caller_from_before_a_change_of_the_quota_takes_nothing_at_the_old_pric
         model.preemption_bound = Some(2);
         model.check(move || {
             let now = Instant::ORIGIN + SECOND;
-            let nanos = Gcra::new(Grid::new(1_000_000_000, SECOND, 8), 2);
-            let slow = Gcra::new(Grid::new(1, SECOND, 8), 2);
+            let nanos = Gcra::new(ExactRate::new(1_000_000_000, SECOND, 8), 2);
+            let slow = Gcra::new(ExactRate::new(1, SECOND, 8), 2);
             // Full as of now.
             let bucket = Arc::new(TokenBucket::new(&slow, now.as_nanos()));
             if changes == 2 {
-                bucket.replace(now, &nanos, Inherit::AsIs);
-                bucket.replace(now, &slow, Inherit::AsIs);
+                bucket.replace(now, &nanos, 0, Inherit::AsIs);
+                bucket.replace(now, &slow, 0, Inherit::AsIs);
             }
             let taker = {
                 let bucket = bucket.clone();
                 thread::spawn(move || bucket.take(now, 1).is_ok())
             };
-            bucket.replace(now, &nanos, Inherit::AsIs);
+            bucket.replace(now, &nanos, 0, Inherit::AsIs);
             assert!(bucket.take(now, 1).is_ok());
-            bucket.give(1);
+            bucket.give(now, 1);
             assert!(taker.join().unwrap());
             let (gcra, tat) = bucket.copy();
             assert_eq!(
@@ -185,14 +186,51 @@ fn loom_nobody_is_refused_because_a_quota_changes() {
     model.preemption_bound = Some(2);
     model.check(|| {
         let now = Instant::ORIGIN + SECOND;
-        let old = Gcra::new(Grid::new(1, SECOND, 8), 2);
+        let old = Gcra::new(ExactRate::new(1, SECOND, 8), 2);
         let bucket = Arc::new(TokenBucket::new(&old, 1_000_000_000));
         let taker = {
             let bucket = bucket.clone();
             thread::spawn(move || bucket.take(now, 1).is_ok())
         };
-        let new = Gcra::new(Grid::new(2, SECOND, 8), 2);
-        bucket.replace(now, &new, Inherit::AsIs);
+        let new = Gcra::new(ExactRate::new(2, SECOND, 8), 2);
+        bucket.replace(now, &new, 0, Inherit::AsIs);
         assert!(taker.join().unwrap(), "there is a token under both rules");
+    });
+}
+
+/// The model of `Waiter`s that are woken by what changes the limits: if a wake-up were lost, loom would
+/// report a deadlock.
+fn wakes_a_waiter(give: impl Fn(&RateLimiter) + Copy + Send + Sync + 'static) {
+    loom::model(move || {
+        let limiter = limiter(Quota::per_second(1).burst(1));
+        limiter.try_acquire().unwrap();
+        let other = limiter.clone();
+        let giving = thread::spawn(move || give(&other));
+        block_on(limiter.acquire()).unwrap();
+        giving.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_tokens_that_are_added_wake_a_waiter() {
+    wakes_a_waiter(|limiter| limiter.add(1));
+}
+
+#[test]
+fn loom_tokens_that_come_back_wake_a_waiter() {
+    loom::model(|| {
+        let limiter = limiter(Quota::per_second(1).burst(1));
+        let reservation = limiter.reserve(1).unwrap();
+        let giving = thread::spawn(move || reservation.refund());
+        block_on(limiter.acquire()).unwrap();
+        giving.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_a_new_quota_wakes_a_waiter() {
+    wakes_a_waiter(|limiter| {
+        let quota = Quota::per_second(1).burst(1);
+        limiter.set_quota(quota, Inherit::Reset).unwrap();
     });
 }

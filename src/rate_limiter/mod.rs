@@ -78,11 +78,11 @@ use std::time::Duration;
 
 use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
-use crate::keyed::Evictable;
-use crate::sync::{Ordering, lock, lock_checked};
+use crate::keyed::{Evictable, is_unshared};
 
 mod acquire;
 mod config;
+mod core;
 mod inner;
 mod keyed;
 #[cfg(all(test, backstop_loom))]
@@ -90,19 +90,27 @@ mod loom_tests;
 mod outside;
 mod policy;
 mod queue;
+mod rejections;
 mod reservation;
 mod state;
+mod striped;
+mod token_bucket;
+mod wakes;
 
 pub use self::acquire::Acquire;
-pub use self::config::{Algorithm, Quota, RateLimiterBuilder};
+pub use self::config::RateLimiterBuilder;
 pub use self::keyed::{
-    Entry, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedSnapshot, Limited, Overflow,
+    Entry, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedReservation,
+    KeyedSnapshot, Limited,
 };
 pub use self::reservation::Reservation;
-pub use self::state::Inherit;
+pub use self::state::{Algorithm, Inherit, Quota};
+#[doc(no_inline)]
+pub use crate::keyed::Overflow;
 
-use self::inner::{Core, Inner};
-use self::state::{Limit, Refusal, Standing};
+use self::core::{Core, Settings};
+use self::inner::Inner;
+use self::state::{Limit, Refusal, Standing, limits, stripe};
 
 /// Admits no more than its quotas allow. See the [module page](self).
 ///
@@ -149,18 +157,17 @@ pub struct Snapshot {
     pub reset_after: Duration,
     /// How many callers wait.
     pub waiting: usize,
+    /// How long nothing is admitted, because it was [paused](RateLimiter::pause_for).
+    pub paused_for: Duration,
+    /// How many calls were rejected. A call that asks again is counted again.
+    pub rejected: u64,
     /// Whether it is in shadow mode.
     pub shadow: bool,
-    /// How many calls shadow mode let through that would have been refused.
-    pub shadowed: u64,
+    /// How many calls shadow mode admitted that would have been rejected.
+    pub would_reject: u64,
 }
 
 impl RateLimiter {
-    /// Starts building one. A quota must be given.
-    pub const fn builder() -> RateLimiterBuilder {
-        RateLimiterBuilder::new()
-    }
-
     /// A limiter with this quota and the defaults for the rest, on tokio's clock.
     ///
     /// # Errors
@@ -197,7 +204,7 @@ impl RateLimiter {
         let now = inner.outside.now();
         // The most frequent case has an end of its own, so that it does not wait for what the others
         // would return.
-        if let (Core::Token(bucket), false) = (&inner.core, inner.queue.is_busy()) {
+        if let (Core::Token(bucket), false) = (&inner.core, inner.queue.is_closed()) {
             match bucket.attempt(now, cost) {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(refusal)) => return inner.refuse(now, refusal, None),
@@ -213,11 +220,14 @@ impl RateLimiter {
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.outside.now();
-        if inner.queue.is_busy() {
-            return self.behind(now, inner.queue.forecast(&inner.core, now, cost));
+        let (taken, borrowed) = inner.borrow(now, cost, 0);
+        if taken.is_err() {
+            inner.rejections.count();
         }
-        let (taken, standing, _) = inner.core.borrow(now, cost, 0);
-        Decision::new(now, taken, standing)
+        match borrowed {
+            Some(borrowed) => Decision::new(now, taken, borrowed.standing),
+            None => self.behind(now, taken),
+        }
     }
 
     /// What [`decide`](Self::decide) would say about a call that costs one token. Takes nothing.
@@ -230,14 +240,17 @@ impl RateLimiter {
     pub fn peek_n(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.outside.now();
-        if inner.queue.is_busy() {
-            return self.behind(now, inner.queue.forecast(&inner.core, now, cost));
+        if inner.queue.is_closed() {
+            let (ready, behind) = inner.queue.forecast(&inner.core, now, cost);
+            if behind {
+                return self.behind(now, ready);
+            }
         }
         let limits = inner.core.copy();
         Decision::new(now, limits.ready(now, cost, 0), limits.standing(now))
     }
 
-    /// The decision while others wait, to whom belongs whatever there is.
+    /// The decision behind waiters, to which belongs whatever there is, or during a pause.
     fn behind(&self, now: Instant, ready: Result<(), Refusal>) -> Decision {
         let mut standing = self.inner.core.standing(now);
         standing.available = 0;
@@ -276,7 +289,7 @@ impl RateLimiter {
     ///
     /// As for [`acquire_n`](Self::acquire_n).
     pub fn acquire_within(&self, cost: u64, longest: Duration) -> Acquire<'_> {
-        Acquire::new(self, cost, longest)
+        Acquire::new(&self.inner, cost, longest)
     }
 
     /// As [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
@@ -308,11 +321,25 @@ impl RateLimiter {
     ///
     /// As for [`reserve`](Self::reserve).
     pub fn reserve_within(&self, cost: u64, longest: Duration) -> Result<Reservation, Rejected> {
-        Reservation::new(self, cost, longest)
+        Reservation::new(&self.inner, cost, longest)
     }
 
-    /// Makes `tokens` more available, up to what the quotas hold. Of those who wait, the first looks
-    /// again.
+    /// Admits nothing for `duration`: every call is rejected, with the time after which it has a chance, or
+    /// waits. Tokens are earned meanwhile. If it is paused already, the later end counts.
+    ///
+    /// For a server that says when to come back: it means all callers.
+    pub fn pause_for(&self, duration: Duration) {
+        self.pause_until(self.inner.outside.now() + duration);
+    }
+
+    /// As [`pause_for`](Self::pause_for), until this instant on the limiter's clock.
+    pub fn pause_until(&self, until: Instant) {
+        let inner = &*self.inner;
+        inner.queue.pause(&inner.core, inner.outside.now(), until);
+    }
+
+    /// Makes `tokens` more available, up to what the quotas hold. Waiters whose turn comes by that are
+    /// served.
     pub fn add(&self, tokens: u64) {
         self.inner.give(None, tokens);
     }
@@ -341,53 +368,46 @@ impl RateLimiter {
         for quota in quotas {
             quota.check("rate_limiter")?;
         }
-        let mut current = lock(&inner.quotas);
-        let same = |(old, new): (&Quota, &Quota)| {
-            old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
-        };
-        if current.each.len() != quotas.len() || !current.each.iter().zip(quotas).all(same) {
-            return Err(error(
-                "must be of the number and algorithms it was built with",
-            ));
-        }
+        // A clock may be the user's code: not under the lock.
         let now = inner.outside.now();
-        match &inner.core {
-            Core::Token(bucket) => bucket.replace(now, &quotas[0].gcra(inner.debt), inherit),
-            Core::Striped(striped) => {
-                let rules = config::stripe(&quotas[0], striped.len())
-                    .ok_or(error("must hold a token for each stripe"))?;
-                striped.replace(now, &rules, inherit);
+        inner.queue.change(&inner.core, now, |core, terms| {
+            let same = |(old, new): (&Quota, &Quota)| {
+                old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
+            };
+            let old = terms.quotas();
+            if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
+                return Err(error(
+                    "must be of the number and algorithms it was built with",
+                ));
             }
-            Core::Locked(limits) => {
-                let new = config::limits(quotas, now, inner.debt);
-                lock_checked(limits).replace(now, new, inherit);
-            }
-        }
-        current.each.clear();
-        current.each.extend_from_slice(quotas);
-        current.changed = true;
-        drop(current);
-        inner.queue.rebound(config::queue_bound(quotas));
-        inner.wake_first();
-        Ok(())
+            let first = &quotas[0];
+            let settings = match core {
+                Core::Token(_) => {
+                    let gcra = first.gcra(inner.debt);
+                    Settings::Token(gcra, gcra.holding(now, first.first()))
+                }
+                Core::Striped(striped) => {
+                    let rules = stripe(first, striped.len());
+                    let rules = rules.ok_or(error("must hold a token for each stripe"))?;
+                    Settings::Striped(rules, first.first())
+                }
+                Core::Locked(_) => Settings::Locked(limits(quotas, now, inner.debt)),
+            };
+            core.replace(now, settings, inherit);
+            terms.replace(quotas);
+            Ok(())
+        })
     }
 
     /// Where it stands. Reading changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.outside.now();
-        let quotas = lock(&inner.quotas).each.clone();
-        let (standing, each) = match &inner.core {
-            Core::Locked(limits) => {
-                let limits = lock_checked(limits);
-                (limits.standing(now), limits.standings(now))
-            }
-            core => {
-                let standing = core.standing(now);
-                (standing, vec![standing])
-            }
-        };
+        let quotas = inner.queue.quotas();
+        let (standing, each) = inner.core.standings(now);
         let decision = Decision::new(now, Ok(()), standing);
+        let paused_until = inner.queue.paused_until(now).unwrap_or(now);
+        let (rejections, shadow) = (inner.rejections.total(), inner.shadow);
         Snapshot {
             name: inner.outside.name,
             quotas,
@@ -395,9 +415,10 @@ impl RateLimiter {
             remaining: decision.remaining,
             reset_after: decision.reset_after,
             waiting: inner.queue.waiting(),
-            shadow: inner.shadow,
-            // Relaxed: a statistic.
-            shadowed: inner.shadowed.load(Ordering::Relaxed),
+            paused_for: paused_until.saturating_duration_since(now),
+            rejected: if shadow { 0 } else { rejections },
+            shadow,
+            would_reject: if shadow { rejections } else { 0 },
         }
     }
 
@@ -422,14 +443,29 @@ impl Decision {
     }
 }
 
-/// All tokens are there, nobody waits, the quotas are those it was built with, and nobody has a handle.
+impl RateLimiter {
+    /// Whether no other handle exists and no caller waits.
+    fn is_unused(&self) -> bool {
+        is_unshared(&self.inner) && self.inner.queue.waiting() == 0
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        self.inner.core.standing(now)
+    }
+}
+
+/// All tokens are there, nobody waits, no pause lasts, the quotas are those it was built with, and nobody
+/// has a handle.
 impl Evictable for RateLimiter {
-    fn is_idle_and_clean(&self) -> bool {
-        let inner = &*self.inner;
-        Arc::strong_count(&self.inner) == 1
-            && inner.queue.waiting() == 0
-            && !lock(&inner.quotas).changed
-            && inner.core.is_full(inner.outside.now())
+    fn evictable_in(&self) -> Option<Duration> {
+        let queue = &self.inner.queue;
+        if !self.is_unused() || !queue.has_first_quotas() {
+            return None;
+        }
+        let now = self.inner.outside.now();
+        let full_at = self.standing(now).full_at;
+        let open_at = queue.paused_until(now).unwrap_or(now);
+        Some(full_at.max(open_at).saturating_duration_since(now))
     }
 }
 

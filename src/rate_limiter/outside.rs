@@ -7,7 +7,7 @@ use super::state::Refusal;
 use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
-use crate::instant::Instant;
+use crate::instant::{Instant, nanos};
 
 /// A limiter's clock and its name, how long it lets calls wait, and who hears of refusals.
 pub(super) struct Outside {
@@ -47,6 +47,15 @@ impl Outside {
                 let wait = at.as_nanos().saturating_sub(now.as_nanos());
                 Rejected::new(self.name, reason).with_retry_nanos(wait)
             }
+        }
+    }
+
+    /// The same rejection for another reason.
+    pub(super) fn with_reason(&self, rejected: Rejected, reason: Reason) -> Rejected {
+        let changed = Rejected::new(self.name, reason);
+        match rejected.retry_after() {
+            Some(wait) => changed.with_retry_nanos(nanos(wait)),
+            None => changed,
         }
     }
 

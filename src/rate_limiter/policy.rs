@@ -1,6 +1,5 @@
 //! The limiter before an operation.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
@@ -10,38 +9,47 @@ use super::state::Refusal;
 use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::event::Listener;
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::event::Observer;
+use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
 
 impl Policy for RateLimiter {}
 
 impl AtMostOnce for RateLimiter {}
 
 impl<'a, Op: Operation> Run<Op> for &'a RateLimiter {
-    type Future = Limited<'a, Op>;
+    type Future = GuardedFuture<&'a RateLimiter, Op>;
 
     #[inline(always)]
-    fn run(self, op: Op, mut cx: Context) -> Limited<'a, Op> {
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        guarded::run(self, op, cx)
+    }
+}
+
+impl<'a> Gate for &'a RateLimiter {
+    type Ticket = ();
+    type Permit = ();
+    type Entrance = Tokens<'a>;
+
+    #[inline(always)]
+    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Tokens<'a>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
         let now = cx.now(&inner.outside.clock);
-        // Each end makes a future of its own: in one that both share, the fields of the other are written
-        // too.
         match inner.take(now, cost) {
-            Ok(()) => Limited {
-                stage: Stage::Running {
-                    attempt: op.attempt(cx),
-                },
-            },
-            Err(refusal) => Limited {
-                stage: Stage::Refused {
+            Ok(()) => Entered::Admitted(()),
+            Err(refusal) => Entered::Waits(Tokens {
+                stage: Stage::Missing {
                     limiter: self,
                     refusal,
-                    op,
-                    cx,
                 },
-            },
+            }),
         }
+    }
+
+    #[inline(always)]
+    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
+        (attempt(), ())
     }
 }
 
@@ -56,101 +64,68 @@ impl Describe for RateLimiter {
 }
 
 pin_project! {
-    pub struct Limited<'a, Op: Operation> {
+    /// The wait for tokens of a call that found too few.
+    #[derive(Debug)]
+    pub struct Tokens<'a> {
         #[pin]
-        stage: Stage<'a, Op>,
+        stage: Stage<'a>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, Op: Operation> {
-        // Not let through at once. Apart from who waits, because a place in line with its timer is large:
-        // made in `run`, it costs time also where a call is let through.
-        Refused {
+    #[derive(Debug)]
+    enum Stage<'a> {
+        // Apart from the wait, because a place in the wait queue with its timer is large: made in `enter`,
+        // it costs time also if the call is admitted.
+        Missing {
             limiter: &'a RateLimiter,
             refusal: Refusal,
-            op: Op,
-            cx: Context,
         },
         Waiting {
             #[pin]
             acquire: Acquire<'a>,
-            op: Op,
-            cx: Context,
-        },
-        Running {
-            #[pin]
-            attempt: Op::Attempt,
         },
     }
 }
 
-impl<Op: Operation> Future for Limited<'_, Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
+impl<'a> Entrance for Tokens<'a> {
+    type Permit = ();
 
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            if let StageProj::Running { attempt } = this.stage.as_mut().project() {
-                return attempt.poll(task);
-            }
-            match ready!(this.stage.as_mut().poll_acquire(task)) {
-                Ok((op, cx)) => {
-                    let attempt = op.attempt(cx);
-                    this.stage.set(Stage::Running { attempt });
-                }
-                Err(rejected) => return Poll::Ready(Outcome::rejected(rejected)),
-            }
-        }
-    }
-}
-
-impl<'a, Op: Operation> Stage<'a, Op> {
-    /// Refuses a call that was not let through at once, or waits for its tokens.
-    #[cold]
-    fn poll_acquire(
-        mut self: Pin<&mut Self>,
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context,
+        _: bool,
+        observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(Op, Context), Rejected>> {
-        if let StageProj::Refused {
-            limiter,
-            refusal,
-            op,
-            cx,
-        } = self.as_mut().project()
-        {
-            let (limiter, op, mut cx): (&'a RateLimiter, Op, Context) = (limiter, *op, *cx);
+    ) -> Poll<Result<(), Rejected>> {
+        let mut stage = self.project().stage;
+        if let StageProj::Missing { limiter, refusal } = stage.as_mut().project() {
+            let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
-            // Who waits, and shadow mode for those who would have, is up to `Acquire`.
+            // A call that waits, and shadow mode for one that would, is up to `Acquire`.
             if inner.outside.max_wait.is_zero() {
                 let now = cx.now(&inner.outside.clock);
-                inner.refuse(now, *refusal, op.listener().observer())?;
-                return Poll::Ready(Ok((op, cx)));
+                return Poll::Ready(inner.refuse(now, *refusal, observer));
             }
             let acquire = limiter.acquire_within(cx.cost().into(), inner.outside.max_wait);
-            self.set(Stage::Waiting { acquire, op, cx });
+            stage.set(Stage::Waiting { acquire });
         }
-        match self.project() {
-            StageProj::Waiting {
-                mut acquire,
-                op,
-                cx,
-            } => {
-                let clock = acquire.clock();
-                let reading = match acquire.is_queued() {
-                    true => clock.now(),
-                    false => cx.now(clock),
-                };
-                let deadline = cx.deadline(clock);
-                let observer = op.listener().observer();
-                let acquire = acquire.as_mut();
-                ready!(acquire.poll_with(task, reading, deadline, observer))?;
-                cx.refresh(clock);
-                Poll::Ready(Ok((*op, *cx)))
-            }
-            StageProj::Refused { .. } | StageProj::Running { .. } => Poll::Pending,
-        }
+        let StageProj::Waiting { mut acquire } = stage.project() else {
+            return Poll::Pending;
+        };
+        let clock = acquire.clock();
+        let reading = match acquire.is_queued() {
+            true => clock.now(),
+            false => cx.now(clock),
+        };
+        let deadline = cx.deadline(clock);
+        ready!(
+            acquire
+                .as_mut()
+                .poll_with(task, reading, deadline, observer)
+        )?;
+        cx.refresh(clock);
+        Poll::Ready(Ok(()))
     }
 }

@@ -1,54 +1,97 @@
-//! Those who wait for tokens, in the order they came.
+//! The wait queue of a limiter: waiters in the order in which they came.
 //!
-//! Only the first of them watches the clock; the others sleep until they have become the first, or
-//! until their own time is up. So one is woken at a time, and nothing runs in the background. Turns
-//! are not booked in advance: a caller that gives up simply leaves the line.
+//! A waiter is served as soon as its turn has come, by whichever thread holds the queue's lock then: its
+//! tokens are taken for it and it is woken. So nothing that comes later can have them, a late wake-up
+//! serves all waiters whose turn has come meanwhile, and their tokens count as taken at their turns,
+//! which follow each other at the rate. Only the first waiter watches the clock. Turns are not booked in
+//! advance: a waiter that gives up simply leaves the queue.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use super::Core;
-use super::state::{Limit, Limits, Refusal};
+use super::core::Core;
+use super::state::{Limit, Limits, Quota, Refusal, queue_bound};
+use super::token_bucket::Borrowed;
+use super::wakes::Wakes;
 use crate::instant::Instant;
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// How many wait, to be read without the lock.
-    waiting: AtomicUsize,
+    /// The number of waiters, and [`PAUSED`]: zero when tokens may be taken without a look at the line.
+    gate: AtomicUsize,
     line: Mutex<Line>,
     max_waiting: usize,
 }
 
-#[derive(Debug)]
+/// The bit of the gate that says that the limiter is paused.
+const PAUSED: usize = !(usize::MAX >> 1);
+
+#[derive(Debug, Default)]
 struct Line {
     /// By their tickets, which only grow.
     waiters: BTreeMap<u64, Waiter>,
+    /// Tickets of waiters that have been served and have not noticed yet, with the instants at which their
+    /// tokens count as taken.
+    served: BTreeMap<u64, Instant>,
     next_ticket: u64,
-    /// The sum of what they cost.
+    /// The sum of what the waiters cost.
     cost: u64,
-    /// The largest such sum, if there is one.
+    terms: Terms,
+    /// Nothing is admitted before this instant.
+    paused_until: Instant,
+    plan: Option<Box<Plan>>,
+}
+
+/// The quotas in force.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    quotas: Box<[Quota]>,
+    /// How many tokens' worth of callers may wait, when one of the quotas says so.
     bound: Option<u64>,
-    plan: Option<Plan>,
+    changed: bool,
+}
+
+impl Terms {
+    pub(super) fn new(quotas: Vec<Quota>) -> Self {
+        Self {
+            bound: queue_bound(&quotas),
+            quotas: quotas.into(),
+            changed: false,
+        }
+    }
+
+    pub(super) fn quotas(&self) -> &[Quota] {
+        &self.quotas
+    }
+
+    pub(super) fn replace(&mut self, quotas: &[Quota]) {
+        self.bound = queue_bound(quotas);
+        self.quotas = quotas.into();
+        self.changed = true;
+    }
 }
 
 #[derive(Debug)]
 struct Waiter {
     cost: u64,
+    since: Instant,
     waker: Option<Waker>,
 }
 
-/// Where the limits will be when all who wait have been served, and when that is.
+/// Where the limits will be when all waiters have been served, and when that is.
 #[derive(Debug)]
 struct Plan {
     limits: Limits,
     at: Instant,
+    /// How many waiters have left since it was made. It is too late a time then, never too early.
+    outdated: usize,
 }
 
 /// What became of a caller that wanted tokens.
 #[derive(Debug)]
 pub(super) enum Entry {
-    /// There was nobody before it, and there were enough tokens.
+    /// The line was empty, and there were enough tokens.
     Taken,
     /// It waits. Its place in the line.
     Queued(u64),
@@ -58,11 +101,11 @@ pub(super) enum Entry {
     Full(Refusal),
 }
 
-/// What a caller that waits has to do.
+/// What a waiter has to do.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// Its turn has come, and it has the tokens. The next may be woken.
-    Taken(Option<Waker>),
+    /// It has been served, with tokens that count as taken at this instant.
+    Taken(Instant),
     /// It is the first, and has to wait for the limits.
     First(Refusal),
     /// Others are before it.
@@ -70,175 +113,330 @@ pub(super) enum Turn {
 }
 
 impl Queue {
-    pub(super) fn new(max_waiting: usize, bound: Option<u64>) -> Self {
+    pub(super) fn new(max_waiting: usize, terms: Terms) -> Self {
         Self {
-            waiting: AtomicUsize::new(0),
+            gate: AtomicUsize::new(0),
             line: Mutex::new(Line {
-                waiters: BTreeMap::new(),
-                next_ticket: 0,
-                cost: 0,
-                bound,
-                plan: None,
+                terms,
+                ..Line::default()
             }),
             max_waiting,
         }
     }
 
-    /// Whether somebody waits, so that who comes now must not overtake.
+    /// Whether there are waiters or a pause, so that no tokens may be taken past the line.
     #[inline]
-    pub(super) fn is_busy(&self) -> bool {
-        // Relaxed: a hint. Who reads zero while somebody is entering came before.
-        self.waiting.load(Ordering::Relaxed) > 0
+    pub(super) fn is_closed(&self) -> bool {
+        // Relaxed: a thread that reads zero while a waiter is entering came before it.
+        self.gate.load(Ordering::Relaxed) != 0
     }
 
-    /// How many wait.
+    /// The number of waiters.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.gate.load(Ordering::Relaxed) & !PAUSED
+    }
+
+    /// Serves the waiters whose turn has come, runs `act`, and serves those whose turn has come by that.
+    fn with<R>(
+        &self,
+        core: &Core,
+        now: Instant,
+        act: impl FnOnce(&mut Line, &mut Wakes) -> R,
+    ) -> R {
+        // Declared before the lock is taken: the waiters are woken after it has been released.
+        let mut wakes = Wakes::default();
+        let mut line = lock_checked(&self.line);
+        line.serve(core, now, &mut wakes);
+        let first = line.first();
+        let result = act(&mut line, &mut wakes);
+        line.serve(core, now, &mut wakes);
+        if line.first() != first {
+            line.wake_first(&mut wakes);
+        }
+        self.publish(&mut line, now);
+        result
     }
 
     /// Takes `cost` tokens, or a place in the line if the turn comes at `latest` at the latest.
     pub(super) fn enter(&self, core: &Core, now: Instant, cost: u64, latest: Instant) -> Entry {
-        let mut line = lock_checked(&self.line);
-        if line.waiters.is_empty() {
-            match core.take(now, cost) {
-                Ok(()) => return Entry::Taken,
-                Err(Refusal::Never) => return Entry::TooLate(Refusal::Never),
-                Err(Refusal::Until(_)) => {}
+        self.with(core, now, |line, _| {
+            if line.is_open(now) {
+                match core.take(now, cost) {
+                    Ok(()) => return Entry::Taken,
+                    Err(Refusal::Never) => return Entry::TooLate(Refusal::Never),
+                    Err(Refusal::Until(_)) => {}
+                }
             }
-        }
-        let room = line
-            .bound
-            .is_none_or(|bound| cost <= bound - line.cost.min(bound));
-        if line.waiters.len() >= self.max_waiting || !room {
-            return Entry::Full(line.room(core, now, cost, self.max_waiting));
-        }
-        // Who waits as long as it takes need not know for how long, but must not wait for ever.
-        if latest < Instant::FAR_FUTURE {
-            if let Err(refusal) = line.join(core, now, cost, latest) {
-                return Entry::TooLate(refusal);
+            let bound = line.terms.bound;
+            let room = bound.is_none_or(|bound| cost <= bound - line.cost.min(bound));
+            if line.waiters.len() >= self.max_waiting || !room {
+                return Entry::Full(line.room(core, now, cost, self.max_waiting));
             }
-        } else if let Err(Refusal::Never) = core.ready(now, cost) {
-            return Entry::TooLate(Refusal::Never);
-        } else if let Some(plan) = &mut line.plan {
-            plan.at = plan.at.max(now);
-            let _ = plan.serve(cost);
-        }
-        let ticket = line.next_ticket;
-        line.next_ticket += 1;
-        line.cost = line.cost.saturating_add(cost);
-        line.waiters.insert(ticket, Waiter { cost, waker: None });
-        self.publish(&line);
-        Entry::Queued(ticket)
+            // A waiter without a deadline need not know its turn, but must not wait for ever.
+            if latest < Instant::FAR_FUTURE {
+                if let Err(refusal) = line.join(core, now, cost, latest) {
+                    return Entry::TooLate(refusal);
+                }
+            } else if let Err(Refusal::Never) = core.ready(now, cost) {
+                return Entry::TooLate(Refusal::Never);
+            } else if let Some(plan) = &mut line.plan {
+                plan.at = plan.at.max(now);
+                let _ = plan.serve(cost);
+            }
+            let ticket = line.next_ticket;
+            line.next_ticket += 1;
+            line.cost = line.cost.saturating_add(cost);
+            let waiter = Waiter {
+                cost,
+                since: now,
+                waker: None,
+            };
+            line.waiters.insert(ticket, waiter);
+            Entry::Queued(ticket)
+        })
     }
 
-    /// Takes the tokens if it is the turn of `ticket`. Keeps `waker` for when it has to look again
-    /// other than because of the time.
-    pub(super) fn turn(&self, core: &Core, now: Instant, ticket: u64, waker: Waker) -> Turn {
+    /// Whether the waiter with this ticket has been served. Otherwise keeps `waker` for when it has to
+    /// look again other than because of the time.
+    ///
+    /// The line is served by its first waiter, so that all notice in their order, or by one that waits no
+    /// longer than until `latest`.
+    pub(super) fn turn(
+        &self,
+        core: &Core,
+        now: Instant,
+        (ticket, latest): (u64, Instant),
+        waker: Waker,
+        wakes: &mut Wakes,
+    ) -> Turn {
         let mut line = lock_checked(&self.line);
-        let first = line.waiters.first_key_value().map(|(ticket, _)| *ticket);
-        let Some(waiter) = line.waiters.get_mut(&ticket) else {
-            return Turn::Behind;
-        };
-        let cost = waiter.cost;
-        // Replaced wakers are dropped after the lock: that may be anybody's code.
-        let old = waiter.waker.replace(waker);
-        let turn = if first == Some(ticket) {
-            match core.take(now, cost) {
-                Ok(()) => Turn::Taken(None),
-                Err(refusal) => Turn::First(refusal),
-            }
-        } else {
-            Turn::Behind
-        };
-        let turn = match turn {
-            Turn::Taken(_) => {
-                let (own, next) = line.remove(ticket);
-                self.publish(&line);
-                drop(line);
-                drop(own);
-                Turn::Taken(next)
-            }
-            turn => {
-                drop(line);
-                turn
-            }
-        };
-        drop(old);
+        let first = line.first();
+        // It is being polled, and need not be woken.
+        if let Some(waiter) = line.waiters.get_mut(&ticket) {
+            wakes.replaced = waiter.waker.take();
+        }
+        if first == Some(ticket) || now >= latest {
+            line.serve(core, now, wakes);
+        }
+        let mut turn = Turn::Behind;
+        if line.first() == Some(ticket) {
+            turn = Turn::First(line.first_turn(core, now));
+        } else if line.first() != first {
+            line.wake_first(wakes);
+        }
+        if let Some(waiter) = line.waiters.get_mut(&ticket) {
+            waiter.waker = Some(waker);
+        } else if let Some(taken) = line.served.remove(&ticket) {
+            turn = Turn::Taken(taken);
+        }
+        self.publish(&mut line, now);
         turn
     }
 
-    /// Gives up the place of `ticket`, if it still has one. Returns whom to wake.
-    pub(super) fn leave(&self, ticket: u64) -> Option<Waker> {
-        let mut line = lock_checked(&self.line);
-        let was_first = line.waiters.first_key_value().map(|(ticket, _)| *ticket) == Some(ticket);
-        if !line.waiters.contains_key(&ticket) {
-            return None;
-        }
-        let (own, next) = line.remove(ticket);
-        // Those behind move up: what was planned for them is no longer true.
-        line.plan = None;
-        self.publish(&line);
-        drop(line);
-        drop(own);
-        next.filter(|_| was_first)
+    /// Gives up the place of `ticket`, or the `cost` tokens it was served with.
+    pub(super) fn leave(&self, core: &Core, now: Instant, ticket: u64, cost: u64) {
+        self.with(core, now, |line, wakes| {
+            if line.waiters.contains_key(&ticket) {
+                wakes.replaced = line.remove(ticket);
+                if let Some(plan) = &mut line.plan {
+                    plan.outdated += 1;
+                }
+            } else if let Some(taken) = line.served.remove(&ticket) {
+                core.give(now, Some(taken), cost);
+                line.changed(wakes);
+            }
+        });
     }
 
-    /// Whom to wake after the limits have changed in favour of those who wait.
-    pub(super) fn first(&self) -> Option<Waker> {
-        if !self.is_busy() {
-            return None;
-        }
-        let mut line = lock_checked(&self.line);
-        line.plan = None;
-        line.first_waker()
+    /// Takes tokens without waiting, if there is no line.
+    pub(super) fn take(&self, core: &Core, now: Instant, cost: u64) -> Result<(), Refusal> {
+        self.with(core, now, |line, _| match line.is_open(now) {
+            true => core.take(now, cost),
+            false => Err(line.refusal(core, now, cost, 0)),
+        })
     }
 
-    /// Changes how much may wait.
-    pub(super) fn rebound(&self, bound: Option<u64>) {
-        let mut line = lock_checked(&self.line);
-        line.bound = bound;
-        line.plan = None;
+    /// As [`take`](Self::take), leaving no more than `debt` tokens in debt. `None` behind a line.
+    pub(super) fn borrow(
+        &self,
+        core: &Core,
+        now: Instant,
+        cost: u64,
+        debt: u64,
+    ) -> (Result<(), Refusal>, Option<Borrowed>) {
+        self.with(core, now, |line, _| match line.is_open(now) {
+            true => {
+                let (ready, borrowed) = core.borrow(now, cost, debt);
+                (ready, Some(borrowed))
+            }
+            false => (Err(line.refusal(core, now, cost, debt)), None),
+        })
     }
 
-    /// When somebody who came now would get `cost` tokens.
-    pub(super) fn forecast(&self, core: &Core, now: Instant, cost: u64) -> Result<(), Refusal> {
-        let mut line = lock_checked(&self.line);
-        if line.waiters.is_empty() {
-            return core.ready(now, cost);
-        }
-        let plan = line.plan(core, now);
-        match plan.limits.ready(plan.at, cost, 0) {
-            Ok(()) if plan.at <= now => Ok(()),
-            Ok(()) => Err(Refusal::Until(plan.at)),
-            Err(refusal) => Err(refusal),
-        }
+    /// What [`take`](Self::take) would return, and whether there is a line.
+    pub(super) fn forecast(
+        &self,
+        core: &Core,
+        now: Instant,
+        cost: u64,
+    ) -> (Result<(), Refusal>, bool) {
+        self.with(core, now, |line, _| match line.is_open(now) {
+            true => (core.ready(now, cost), false),
+            false => (Err(line.refusal(core, now, cost, 0)), true),
+        })
     }
 
-    fn publish(&self, line: &Line) {
-        // Relaxed: see `is_busy`.
-        self.waiting.store(line.waiters.len(), Ordering::Relaxed);
+    /// Runs `change`, which changes what the limits hold or how, and has the waiters look again.
+    ///
+    /// Under the lock, so a waiter that is entering either sees the change or is seen here.
+    pub(super) fn change<R>(
+        &self,
+        core: &Core,
+        now: Instant,
+        change: impl FnOnce(&Core, &mut Terms) -> R,
+    ) -> R {
+        self.with(core, now, |line, wakes| {
+            let result = change(core, &mut line.terms);
+            line.changed(wakes);
+            result
+        })
+    }
+
+    /// The quotas in force.
+    pub(super) fn quotas(&self) -> Vec<Quota> {
+        lock_checked(&self.line).terms.quotas.to_vec()
+    }
+
+    /// Whether the quotas are those it was built with.
+    pub(super) fn has_first_quotas(&self) -> bool {
+        !lock_checked(&self.line).terms.changed
+    }
+
+    /// Admits nothing before `until`, unless a pause lasts longer already.
+    pub(super) fn pause(&self, core: &Core, now: Instant, until: Instant) {
+        self.with(core, now, |line, wakes| {
+            line.paused_until = line.paused_until.max(until);
+            line.changed(wakes);
+        });
+    }
+
+    /// When the pause ends, if there is one.
+    pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
+        // Relaxed: as in `is_closed`.
+        let paused = self.gate.load(Ordering::Relaxed) & PAUSED != 0;
+        let until = paused.then(|| lock_checked(&self.line).paused_until);
+        until.filter(|until| *until > now)
+    }
+
+    fn publish(&self, line: &mut Line, now: Instant) {
+        if line.paused_until <= now {
+            line.paused_until = Instant::ORIGIN;
+        }
+        let paused = line.paused_until > Instant::ORIGIN;
+        let gate = line.waiters.len() | if paused { PAUSED } else { 0 };
+        // Relaxed: see `is_closed`.
+        self.gate.store(gate, Ordering::Relaxed);
     }
 }
 
 impl Line {
-    /// The plan for all who wait, made anew if it is not known.
-    fn plan(&mut self, core: &Core, now: Instant) -> &mut Plan {
-        let waiters = &self.waiters;
-        let plan = self.plan.get_or_insert_with(|| {
-            let mut plan = Plan {
-                limits: core.copy(),
-                at: now,
+    /// Whether tokens may be taken past the line.
+    fn is_open(&self, now: Instant) -> bool {
+        self.waiters.is_empty() && self.paused_until <= now
+    }
+
+    fn first(&self) -> Option<u64> {
+        let (ticket, _) = self.waiters.first_key_value()?;
+        Some(*ticket)
+    }
+
+    /// Has the first waiter look again.
+    fn wake_first(&mut self, wakes: &mut Wakes) {
+        if let Some(mut first) = self.waiters.first_entry() {
+            wakes.push(first.get_mut().waker.take());
+        }
+    }
+
+    /// The limits are no longer what they were.
+    fn changed(&mut self, wakes: &mut Wakes) {
+        self.plan = None;
+        self.wake_first(wakes);
+    }
+
+    /// Serves the waiters whose turn has come.
+    fn serve(&mut self, core: &Core, now: Instant, wakes: &mut Wakes) {
+        while let Some((&ticket, first)) = self.waiters.first_key_value() {
+            let from = first.since.max(self.paused_until);
+            if from > now {
+                return;
+            }
+            let Ok(taken) = core.serve(from, now, first.cost) else {
+                return;
             };
+            wakes.push(self.remove(ticket));
+            self.served.insert(ticket, taken);
+        }
+    }
+
+    /// When the first waiter, which could not be served, has its turn.
+    fn first_turn(&self, core: &Core, now: Instant) -> Refusal {
+        let Some((_, first)) = self.waiters.first_key_value() else {
+            return Refusal::Until(now);
+        };
+        let from = first.since.max(self.paused_until).max(now);
+        core.ready(from, first.cost)
+            .err()
+            .unwrap_or(Refusal::Until(from))
+    }
+
+    /// The plan for all waiters.
+    ///
+    /// Most limits can be asked where a whole line leaves them. For the others the waiters are gone
+    /// through one by one, and the plan is kept. A long line is gone through again only after many
+    /// waiters have left: a cancellation costs a few steps then, not one for each of those behind it.
+    fn plan(&mut self, core: &Core, now: Instant) -> &mut Plan {
+        const STEPS: usize = 64;
+        let start = self.paused_until.max(now);
+        let last = self.waiters.last_key_value();
+        let last = last.map_or(0, |(_, waiter)| waiter.cost);
+        let new = |limits| Plan {
+            limits,
+            at: start,
+            outdated: 0,
+        };
+        let mut limits = core.copy();
+        if limits.put_all(start, self.cost.saturating_sub(last)) {
+            let mut plan = new(limits);
+            if !self.waiters.is_empty() {
+                let _ = plan.serve(last);
+            }
+            self.plan = Some(Box::new(plan));
+        }
+        let waiters = &self.waiters;
+        self.plan.take_if(|plan| {
+            plan.outdated > 0 && plan.outdated.saturating_mul(STEPS) >= waiters.len()
+        });
+        let plan = self.plan.get_or_insert_with(|| {
+            let mut plan = new(core.copy());
             for waiter in waiters.values() {
                 let _ = plan.serve(waiter.cost);
             }
-            plan
+            Box::new(plan)
         });
-        plan.at = plan.at.max(now);
+        plan.at = plan.at.max(start);
         plan
     }
 
-    /// Adds one to the plan, if its turn is no later than `latest`.
+    /// When `cost` tokens could be taken behind all waiters.
+    fn refusal(&mut self, core: &Core, now: Instant, cost: u64, debt: u64) -> Refusal {
+        let plan = self.plan(core, now);
+        match plan.limits.ready(plan.at, cost, debt) {
+            Ok(()) => Refusal::Until(plan.at),
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// Adds a waiter to the plan, if its turn is no later than `latest`.
     fn join(
         &mut self,
         core: &Core,
@@ -246,23 +444,24 @@ impl Line {
         cost: u64,
         latest: Instant,
     ) -> Result<(), Refusal> {
-        let plan = self.plan(core, now);
-        let turn = match plan.limits.ready(plan.at, cost, 0) {
-            Ok(()) => plan.at,
-            Err(Refusal::Until(at)) => at,
-            Err(Refusal::Never) => return Err(Refusal::Never),
-        };
-        if turn > latest {
-            return Err(Refusal::Until(turn));
+        match self.refusal(core, now, cost, 0) {
+            Refusal::Until(turn) if turn <= latest => {
+                // `refusal` has just made it.
+                if let Some(plan) = &mut self.plan {
+                    let _ = plan.serve(cost);
+                }
+                Ok(())
+            }
+            refusal => Err(refusal),
         }
-        plan.serve(cost).map(|_| ())
     }
 
     /// When there will be room for `cost` in the line.
     fn room(&self, core: &Core, now: Instant, cost: u64, max_waiting: usize) -> Refusal {
         let mut plan = Plan {
             limits: core.copy(),
-            at: now,
+            at: self.paused_until.max(now),
+            outdated: 0,
         };
         let (mut callers, mut waiting) = (self.waiters.len(), self.cost);
         for waiter in self.waiters.values() {
@@ -272,34 +471,28 @@ impl Line {
             callers -= 1;
             waiting = waiting.saturating_sub(waiter.cost);
             let fits = self
+                .terms
                 .bound
                 .is_none_or(|bound| waiting.saturating_add(cost) <= bound);
             if callers < max_waiting && fits {
                 return Refusal::Until(plan.at);
             }
         }
-        // Nobody may wait at all: then it is the limits themselves.
+        // No caller may wait at all: then it depends on the limits alone.
         match plan.serve(cost) {
             Ok(at) => Refusal::Until(at),
             Err(refusal) => refusal,
         }
     }
 
-    /// Removes one, and tells who is the first now.
-    fn remove(&mut self, ticket: u64) -> (Option<Waiter>, Option<Waker>) {
-        let own = self.waiters.remove(&ticket);
-        if let Some(waiter) = &own {
-            self.cost = self.cost.saturating_sub(waiter.cost);
-        }
+    /// Takes a waiter out of the line. Returns its waker.
+    fn remove(&mut self, ticket: u64) -> Option<Waker> {
+        let waiter = self.waiters.remove(&ticket)?;
+        self.cost = self.cost.saturating_sub(waiter.cost);
         if self.waiters.is_empty() {
             self.plan = None;
         }
-        (own, self.first_waker())
-    }
-
-    fn first_waker(&self) -> Option<Waker> {
-        let (_, first) = self.waiters.first_key_value()?;
-        first.waker.clone()
+        waiter.waker
     }
 }
 

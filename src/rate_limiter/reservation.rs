@@ -1,14 +1,16 @@
 //! Tokens taken for a cost that is known only afterwards.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::RateLimiter;
+use super::inner::Inner;
 use super::state::Refusal;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
 /// Tokens taken in advance, to be settled when the real cost is known. Made by
-/// [`RateLimiter::reserve`].
+/// [`RateLimiter::reserve`](super::RateLimiter::reserve).
 ///
 /// Dropped without being settled it gives all of it back.
 ///
@@ -33,30 +35,25 @@ use crate::instant::Instant;
 /// assert_eq!(tokens.peek().remaining, 750);
 /// # Ok::<(), backstop::ConfigError>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "a reservation that is dropped is given back"]
 pub struct Reservation {
-    limiter: RateLimiter,
+    inner: Arc<Inner>,
     cost: u64,
     taken: Instant,
     paid: Instant,
 }
 
 impl Reservation {
-    pub(super) fn new(
-        limiter: &RateLimiter,
-        cost: u64,
-        longest: Duration,
-    ) -> Result<Self, Rejected> {
-        let inner = &*limiter.inner;
+    pub(super) fn new(inner: &Arc<Inner>, cost: u64, longest: Duration) -> Result<Self, Rejected> {
         let now = inner.outside.now();
         let latest = now + longest;
-        let (taken, _, paid) = inner.core.borrow(now, cost, inner.debt);
-        let refused = match (taken, paid) {
+        let (taken, borrowed) = inner.borrow(now, cost, inner.debt);
+        let at = borrowed.as_ref().map_or(now, |borrowed| borrowed.taken);
+        let refused = match (taken, borrowed.map_or(Ok(()), |borrowed| borrowed.paid)) {
             (Ok(()), Ok(())) => Ok(now),
-            (Ok(()), Err(Refusal::Until(at))) if at <= latest => Ok(at),
+            (Ok(()), Err(Refusal::Until(paid))) if paid <= latest => Ok(paid),
             (Ok(()), Err(refusal)) => {
-                inner.core.give(now, Some(now), cost);
+                inner.give(Some(at), cost);
                 Err(refusal)
             }
             (Err(refusal), _) => Err(refusal),
@@ -71,9 +68,9 @@ impl Reservation {
             }
         };
         Ok(Self {
-            limiter: limiter.clone(),
+            inner: inner.clone(),
             cost,
-            taken: now,
+            taken: at,
             paid,
         })
     }
@@ -83,31 +80,23 @@ impl Reservation {
         self.cost
     }
 
-    /// How long until the debt it made is paid. Who waits that long stays within the rate.
+    /// How long until the debt it made is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
         self.paid
-            .saturating_duration_since(self.limiter.inner.outside.now())
+            .saturating_duration_since(self.inner.outside.now())
     }
 
-    /// Settles it at `actual` tokens. What was reserved beyond that is given back; what is missing
-    /// is taken now, in debt if need be, as far as the limiter's `max_debt` goes.
+    /// Settles it at `actual` tokens. What was reserved beyond that is given back; what was consumed
+    /// beyond it is charged, also while others wait, in debt if need be, as far as the limiter's
+    /// `max_debt` goes.
     pub fn commit(mut self, actual: u64) {
         let reserved = std::mem::take(&mut self.cost);
-        let inner = &*self.limiter.inner;
+        let inner = &*self.inner;
         if actual <= reserved {
             inner.give(Some(self.taken), reserved - actual);
-            return;
-        }
-        let mut missing = actual - reserved;
-        loop {
-            let now = inner.outside.now();
-            let (taken, standing, _) = inner.core.borrow(now, missing, inner.debt);
-            let room = i128::from(standing.available) + i128::from(inner.debt);
-            let room = u64::try_from(room.max(0)).unwrap_or(u64::MAX);
-            if taken.is_ok() || room == 0 || room >= missing {
-                return;
-            }
-            missing = room;
+        } else {
+            let (now, missing) = (inner.outside.now(), actual - reserved);
+            inner.core.charge(now, missing, inner.debt);
         }
     }
 
@@ -119,6 +108,15 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.limiter.inner.give(Some(self.taken), self.cost);
+        self.inner.give(Some(self.taken), self.cost);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("limiter", &self.inner.outside.name)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }

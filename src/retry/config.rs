@@ -4,28 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DelayFn, Inner, Retry, RetryFn, Retrying};
+use super::state::{HintRule, Retrying};
+use super::{DelayFn, Inner, Retry, RetryFn};
 use crate::backoff::Backoff;
-use crate::clock::ClockHandle;
+use crate::clock::{ClockHandle, blocking};
 use crate::error::ConfigError;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
-/// What a retry makes of the time a server asked to wait ([`Verdict::hint`](crate::Verdict::hint)).
-///
-/// Whatever the rule, nothing waits into the deadline: when the server's time lies beyond it, the
-/// retry stops at once. Only [`HintRule::Ignore`] and [`RetryBuilder::delay_with`] do not look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HintRule {
-    /// As the server asked, but not shorter than the computed delay and at most this much longer. A
-    /// server cannot make callers hammer it, nor stop them for a day. The default, with 5 s, as in
-    /// the AWS SDKs.
-    Within(Duration),
-    /// As the server asked, but at most this long.
-    UpTo(Duration),
-    /// The computed delay, whatever the server asked.
-    Ignore,
+impl Retry {
+    /// Returns a builder with the default settings.
+    pub const fn builder() -> RetryBuilder {
+        RetryBuilder::new()
+    }
 }
 
 /// Builds a [`Retry`]. The defaults are on the [module page](super).
@@ -37,9 +28,11 @@ pub struct RetryBuilder {
     backoff: Backoff,
     throttled_backoff: Backoff,
     hint: HintRule,
+    max_hint: Duration,
     max_elapsed: Option<Duration>,
     budget: Option<RetryBudget>,
     retry_open_circuit: bool,
+    return_rejection: bool,
     wait_when_budget_empty: bool,
     delay: Option<Arc<DelayFn>>,
     on_retry: Option<Arc<RetryFn>>,
@@ -48,16 +41,18 @@ pub struct RetryBuilder {
 }
 
 impl RetryBuilder {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             name: "retry",
             max_attempts: 3,
             backoff: Backoff::exponential(Duration::from_millis(50)),
             throttled_backoff: Backoff::exponential(Duration::from_secs(1)),
-            hint: HintRule::Within(Duration::from_secs(5)),
+            hint: HintRule::Obey,
+            max_hint: Duration::from_secs(60),
             max_elapsed: None,
             budget: None,
             retry_open_circuit: false,
+            return_rejection: false,
             wait_when_budget_empty: false,
             delay: None,
             on_retry: None,
@@ -92,6 +87,13 @@ impl RetryBuilder {
         self
     }
 
+    /// The longest wait that a server may ask for under [`HintRule::Obey`]. A longer hint ends the call at
+    /// once.
+    pub const fn max_hint(mut self, longest: Duration) -> Self {
+        self.max_hint = longest;
+        self
+    }
+
     /// The longest time from the start of a call to the start of its last attempt, operations
     /// included. Zero allows retries only where no time has passed.
     pub const fn max_elapsed(mut self, limit: Duration) -> Self {
@@ -99,7 +101,7 @@ impl RetryBuilder {
         self
     }
 
-    /// A budget that all calls of this retry, and whoever else has a clone of it, share.
+    /// A budget that all calls of this retry share, and all other users of a clone of it.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
@@ -109,6 +111,14 @@ impl RetryBuilder {
     /// that fits the deadline.
     pub const fn retry_open_circuit(mut self, retry: bool) -> Self {
         self.retry_open_circuit = retry;
+        self
+    }
+
+    /// Whether to return the rejection if a layer inside rejects an attempt after one that was executed.
+    /// By default the error of the last executed attempt is returned, so that a rejection always means
+    /// that nothing was executed.
+    pub const fn return_rejection(mut self, rejection: bool) -> Self {
+        self.return_rejection = rejection;
         self
     }
 
@@ -126,13 +136,18 @@ impl RetryBuilder {
         mut self,
         delay: impl Fn(&Retrying) -> Duration + Send + Sync + 'static,
     ) -> Self {
-        self.delay = Some(Arc::new(delay));
+        self.delay = Some(Arc::new(move |retrying: &Retrying| {
+            blocking::outside(|| delay(retrying))
+        }));
         self
     }
 
-    /// A hook that is called before each wait.
+    /// A hook that is called before each wait, once the failed attempt has been dropped. One that sees the
+    /// error is [`Retry::notify`].
     pub fn on_retry(mut self, hook: impl Fn(&Retrying) + Send + Sync + 'static) -> Self {
-        self.on_retry = Some(Arc::new(hook));
+        self.on_retry = Some(Arc::new(move |retrying: &Retrying| {
+            blocking::outside(|| hook(retrying));
+        }));
         self
     }
 
@@ -165,9 +180,11 @@ impl RetryBuilder {
                 backoff: self.backoff,
                 throttled_backoff: self.throttled_backoff,
                 hint: self.hint,
+                max_hint: self.max_hint,
                 max_elapsed: self.max_elapsed,
                 budget: self.budget,
                 retry_open_circuit: self.retry_open_circuit,
+                return_rejection: self.return_rejection,
                 wait_when_budget_empty: self.wait_when_budget_empty,
                 delay: self.delay,
                 on_retry: self.on_retry,
@@ -186,6 +203,7 @@ impl fmt::Debug for RetryBuilder {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
+            .field("max_hint", &self.max_hint)
             .field("max_elapsed", &self.max_elapsed)
             .field("budget", &self.budget)
             .finish_non_exhaustive()

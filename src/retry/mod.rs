@@ -52,10 +52,12 @@
 //! | `max_attempts` | 3, the first one included |
 //! | `backoff` | exponential from 50 ms, ×2, cap 20 s, full jitter |
 //! | `throttled_backoff` | exponential from 1 s, ×2, cap 20 s, full jitter |
-//! | `hint` | within 5 s above the computed delay |
+//! | `hint` | obeyed: as the server asked, plus jitter |
+//! | `max_hint` | 60 s; a longer hint ends the call at once |
 //! | `max_elapsed` | none |
 //! | `budget` | none |
 //! | `retry_open_circuit` | `false` |
+//! | `return_rejection` | `false` |
 //! | `wait_when_budget_empty` | `false` |
 //! | `name` | `retry` |
 //! | `clock` | tokio's |
@@ -64,10 +66,20 @@
 //!
 //! # What is retried
 //!
-//! The verdict decides ([`Verdict`]), which a [`Classify`](crate::Classify) inside may set. Without
-//! one every error of the operation is retried, and so is a timeout. Refusals of inner layers count
-//! as not executed and are waited out for as long as they say; an open circuit is not waited out
-//! unless [`retry_open_circuit`](RetryBuilder::retry_open_circuit) says so.
+//! The verdict decides ([`Verdict`](crate::Verdict)), which a [`Classify`](crate::Classify) inside may set. Without
+//! one every error of the operation is retried, and so is a timeout, unless the deadline came from
+//! outside. Rejections by inner layers count as not executed. They are waited out for as long as the layer
+//! says, or else for the delay of the backoff; an open circuit is not waited out unless
+//! [`retry_open_circuit`](RetryBuilder::retry_open_circuit) says so. A call that cannot be run again
+//! ([`CallOptions::repeatable`](crate::CallOptions::repeatable)) is repeated only if it was rejected
+//! before it started.
+//!
+//! # What is returned
+//!
+//! The outcome of the last executed attempt. If an inner layer rejects a later one, the rejection goes to
+//! the observer and into [`call_reported`](crate::Policy::call_reported), so a rejection that is
+//! returned always means that nothing was executed.
+//! [`return_rejection`](RetryBuilder::return_rejection) returns the rejection instead.
 //!
 //! # With its neighbours
 //!
@@ -81,15 +93,17 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::ClockHandle;
+use crate::error::Error;
+use crate::keyed::stateless;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
-use crate::verdict::Verdict;
 
 mod config;
 mod policy;
 mod state;
 
-pub use self::config::{HintRule, RetryBuilder};
+pub use self::config::RetryBuilder;
+pub use self::state::{HintRule, Retrying};
 
 /// Repeats an operation that failed, where that may help. See the [module page](self).
 ///
@@ -99,15 +113,21 @@ pub struct Retry {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+// Its budget, if it has one, is shared with others as a rule.
+stateless!(Retry);
+
+/// The settings of a retry, and its source of jitter.
+pub struct Inner {
     name: &'static str,
     max_attempts: u32,
     backoff: Backoff,
     throttled_backoff: Backoff,
     hint: HintRule,
+    max_hint: Duration,
     max_elapsed: Option<Duration>,
     budget: Option<RetryBudget>,
     retry_open_circuit: bool,
+    return_rejection: bool,
     wait_when_budget_empty: bool,
     delay: Option<Arc<DelayFn>>,
     on_retry: Option<Arc<RetryFn>>,
@@ -119,11 +139,6 @@ type DelayFn = dyn Fn(&Retrying) -> Duration + Send + Sync;
 type RetryFn = dyn Fn(&Retrying) + Send + Sync;
 
 impl Retry {
-    /// Sets everything that is not to be as by default.
-    pub const fn builder() -> RetryBuilder {
-        RetryBuilder::new()
-    }
-
     /// The name in events.
     pub fn name(&self) -> &'static str {
         self.inner.name
@@ -134,9 +149,51 @@ impl Retry {
         self.inner.max_attempts
     }
 
+    /// Calls `hook` before each wait with the error of the failed attempt, which has been dropped by then.
+    /// An attempt whose value is retried has no error: [`RetryBuilder::on_retry`] sees those too.
+    ///
+    /// The hook names the error type, so what [`Classify`](crate::Classify) says about error types with
+    /// lifetimes in spawned tasks holds here too.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{Error, ManualClock, Policy, Retry};
+    ///
+    /// let clock = ManualClock::new();
+    /// let retry = Retry::builder().clock(clock.clone()).build()?;
+    /// let retry = retry.notify(|error: &Error<std::io::Error>, retrying| {
+    ///     eprintln!("attempt {}: {error:#}, next in {:?}", retrying.attempt(), retrying.delay());
+    /// });
+    /// let result = clock.block_on(retry.call(|| async { Err::<(), _>(std::io::Error::other("reset")) }));
+    /// assert!(result.is_err());
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub const fn notify<E, F>(self, hook: F) -> Notify<F>
+    where
+        F: Fn(&Error<E>, &Retrying),
+    {
+        Notify { retry: self, hook }
+    }
+
     /// The budget, if there is one.
     pub fn budget(&self) -> Option<&RetryBudget> {
         self.inner.budget.as_ref()
+    }
+}
+
+/// A retry with a hook that sees errors. Made by [`Retry::notify`].
+#[derive(Clone)]
+pub struct Notify<F> {
+    retry: Retry,
+    hook: F,
+}
+
+impl<F> fmt::Debug for Notify<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notify")
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -148,35 +205,9 @@ impl fmt::Debug for Inner {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
+            .field("max_hint", &self.max_hint)
             .field("max_elapsed", &self.max_elapsed)
             .field("budget", &self.budget)
             .finish_non_exhaustive()
-    }
-}
-
-/// A failed attempt that will be followed by another one. Passed to the hooks of a [`Retry`].
-#[derive(Clone, Copy, Debug)]
-pub struct Retrying {
-    attempt: u32,
-    verdict: Verdict,
-    delay: Duration,
-}
-
-impl Retrying {
-    /// The attempt that failed, from 1.
-    pub const fn attempt(&self) -> u32 {
-        self.attempt
-    }
-
-    /// What was said about it.
-    pub const fn verdict(&self) -> &Verdict {
-        &self.verdict
-    }
-
-    /// The wait before the next attempt: as computed, in a
-    /// [`delay_with`](RetryBuilder::delay_with) hook, or as it will be, in an
-    /// [`on_retry`](RetryBuilder::on_retry) hook.
-    pub const fn delay(&self) -> Duration {
-        self.delay
     }
 }

@@ -1,5 +1,6 @@
 //! The loop around an operation.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -7,10 +8,10 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::state::{self, Limits};
-use super::{HintRule, Inner, Retry, Retrying};
+use super::state::{self, Call, Limits, Retrying, Wait};
+use super::{Inner, Notify, Retry};
 use crate::backoff::Progress;
-use crate::clock::{ClockHandle, Sleep};
+use crate::clock::{ClockHandle, Sleep, blocking};
 use crate::error::{Error, Reason};
 use crate::event::{Event, Listener, Observer, StopReason};
 use crate::instant::Instant;
@@ -21,34 +22,11 @@ use crate::verdict::{ErrorClass, Health, Verdict};
 impl Policy for Retry {}
 
 impl<'a, Op: Operation> Run<Op> for &'a Retry {
-    type Future = RetryFuture<'a, Op>;
+    type Future = RetryFuture<'a, Op, ()>;
 
     #[inline(always)]
-    fn run(self, op: Op, mut cx: Context) -> RetryFuture<'a, Op> {
-        let inner = &*self.inner;
-        if inner.max_elapsed.is_some() {
-            // Otherwise the first attempt needs no reading of its own.
-            cx.now(&inner.clock);
-        }
-        let call = inner.budget.as_ref().map(|budget| {
-            // On a copy, for the address of `cx` must not get out: see `Context::move_to`.
-            let mut copy = cx;
-            let call = budget.begin_in(&mut copy);
-            cx = copy;
-            call
-        });
-        let cx = cx.with_attempt(1);
-        RetryFuture {
-            state: State::Attempt {
-                future: op.attempt(cx),
-                memory: Memory::First {
-                    op,
-                    inner,
-                    cx,
-                    call,
-                },
-            },
-        }
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        self.inner.run(op, cx, ())
     }
 }
 
@@ -64,201 +42,348 @@ impl Describe for Retry {
     }
 }
 
-pin_project! {
-    pub struct RetryFuture<'a, Op: Operation> {
-        #[pin]
-        state: State<'a, Op>,
+impl<F> Policy for Notify<F> {}
+
+impl<'a, F, Op> Run<Op> for &'a Notify<F>
+where
+    F: Fn(&Error<Op::Error>, &Retrying),
+    Op: Operation,
+{
+    type Future = RetryFuture<'a, Op, Hooked<'a, F>>;
+
+    #[inline(always)]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        self.retry.inner.run(op, cx, Hooked { hook: &self.hook })
+    }
+}
+
+impl<F> Describe for Notify<F> {
+    fn clock(&self) -> Option<ClockHandle> {
+        self.retry.clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        self.retry.describe(layers);
+    }
+}
+
+/// What is called with the error of an attempt that will be followed by another one.
+pub trait Hook<Op: Operation>: Copy {
+    /// Calls it.
+    fn call(self, error: &Error<Op::Error>, retrying: &Retrying);
+}
+
+/// No hook.
+impl<Op: Operation> Hook<Op> for () {
+    fn call(self, _: &Error<Op::Error>, _: &Retrying) {}
+}
+
+/// A closure as a hook.
+#[derive(Debug)]
+pub struct Hooked<'a, F> {
+    hook: &'a F,
+}
+
+// Derived, these would ask for `F: Copy`.
+impl<F> Clone for Hooked<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<F> Copy for Hooked<'_, F> {}
+
+impl<F, Op> Hook<Op> for Hooked<'_, F>
+where
+    F: Fn(&Error<Op::Error>, &Retrying),
+    Op: Operation,
+{
+    fn call(self, error: &Error<Op::Error>, retrying: &Retrying) {
+        blocking::outside(|| (self.hook)(error, retrying));
+    }
+}
+
+impl Inner {
+    #[inline(always)]
+    fn run<Op: Operation, H: Hook<Op>>(
+        &self,
+        op: Op,
+        mut cx: Context,
+        hook: H,
+    ) -> RetryFuture<'_, Op, H> {
+        if self.max_elapsed.is_some() {
+            // Otherwise the first attempt needs no reading of its own.
+            cx.now(&self.clock);
+        }
+        let call = self.budget.as_ref().map(|budget| {
+            // On a copy, because the address of `cx` must not get out: see `Context::move_to`.
+            let mut copy = cx;
+            let call = budget.begin_in(&mut copy);
+            cx = copy;
+            call
+        });
+        let cx = cx.with_attempt(1);
+        RetryFuture::Attempt {
+            attempt: op.attempt(cx),
+            memory: Memory::First {
+                op,
+                hook,
+                inner: self,
+                cx,
+                call,
+            },
+        }
     }
 }
 
 pin_project! {
-    // The attempt and the sleep after it share their place, which the sleep makes 120 bytes large;
-    // so what the first attempt has to remember fits in beside it at no cost.
-    #[project = StateProj]
-    enum State<'a, Op: Operation> {
+    /// A run of a [`Retry`].
+    ///
+    /// The attempt and the sleep after it share their place, which the sleep makes 120 bytes large;
+    /// so what the first attempt has to remember fits in beside it at no cost.
+    #[project = RetryProj]
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub enum RetryFuture<'a, Op, H>
+    where
+        Op: Operation,
+        H: Hook<Op>,
+    {
+        /// An attempt runs.
         Attempt {
             #[pin]
-            future: Op::Attempt,
-            memory: Memory<'a, Op>,
+            attempt: Op::Attempt,
+            memory: Memory<'a, Op, H>,
         },
+        /// The wait after an attempt that failed.
         Sleep {
             #[pin]
             sleep: Sleep,
             // Taken when the sleep is over.
-            retrying: Option<Box<Loop<'a, Op>>>,
+            retrying: Option<Box<Loop<'a, Op, H>>>,
         },
+        /// Over, or on its way to the next state.
+        Finished,
     }
 }
 
-impl<Op: Operation> Future for RetryFuture<'_, Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
+impl<Op: Operation, H: Hook<Op>> Future for RetryFuture<'_, Op, H> {
+    type Output = OutcomeOf<Op>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         loop {
-            match this.state.as_mut().project() {
-                StateProj::Attempt { future, memory } => {
-                    let outcome = ready!(future.poll(task));
-                    if outcome.result.is_ok() && !outcome.verdict.is_retryable() {
-                        memory.succeed(outcome.verdict.health());
+            match self.as_mut().project() {
+                RetryProj::Attempt { attempt, memory } => {
+                    let outcome = ready!(attempt.poll(task));
+                    if outcome.result.is_ok()
+                        && !outcome.verdict.is_retryable()
+                        && memory.is_fresh()
+                    {
                         return Poll::Ready(outcome.handed_on());
                     }
-                    match memory.after_failure(outcome) {
-                        Next::Return(outcome) => return Poll::Ready(outcome),
-                        Next::Sleep(sleep, retrying) => this.state.set(State::Sleep {
-                            sleep,
-                            retrying: Some(retrying),
-                        }),
-                    }
-                }
-                StateProj::Sleep { sleep, retrying } => {
-                    ready!(sleep.poll(task));
-                    let mut retrying = retrying.take().expect("the next state has it");
-                    if let Some(outcome) = retrying.last.take() {
+                    if let Some(outcome) = self.as_mut().after_attempt(outcome) {
                         return Poll::Ready(outcome);
                     }
-                    let cx = retrying.next_attempt();
-                    let future = retrying.op.attempt(cx);
-                    let memory = Memory::Later { retrying };
-                    this.state.set(State::Attempt { future, memory });
                 }
+                RetryProj::Sleep { sleep, retrying } => {
+                    ready!(sleep.poll(task));
+                    let Some(mut retrying) = retrying.take() else {
+                        return Poll::Pending;
+                    };
+                    if let Some(outcome) = retrying.end.take() {
+                        return Poll::Ready(outcome);
+                    }
+                    self.as_mut().attempt_again(retrying);
+                }
+                RetryProj::Finished => return Poll::Pending,
             }
         }
+    }
+}
+
+impl<Op: Operation, H: Hook<Op>> RetryFuture<'_, Op, H> {
+    /// Decides what follows an attempt that was not simply good. Returns the outcome of the call if no
+    /// other attempt follows.
+    ///
+    /// The outcome goes through by value: taking its address would force every outcome, the good
+    /// ones too, out of the registers.
+    #[cold]
+    #[inline(never)]
+    fn after_attempt(mut self: Pin<&mut Self>, outcome: OutcomeOf<Op>) -> Option<OutcomeOf<Op>> {
+        let RetryProj::Attempt { memory, .. } = self.as_mut().project() else {
+            return Some(outcome);
+        };
+        let memory = memory.take();
+        // Drops the attempt: budgets, observers, hooks and the wait do not meet it any more.
+        self.set(Self::Finished);
+        match memory.after_attempt(outcome) {
+            Next::Return(outcome) => Some(outcome),
+            Next::Sleep(sleep, retrying) => {
+                let retrying = Some(retrying);
+                self.set(Self::Sleep { sleep, retrying });
+                None
+            }
+        }
+    }
+}
+
+impl<'a, Op: Operation, H: Hook<Op>> RetryFuture<'a, Op, H> {
+    /// Starts the next attempt. Out of line: the code of an attempt would be part of each layer outside
+    /// twice, for the first attempt and for this one.
+    #[cold]
+    #[inline(never)]
+    fn attempt_again(mut self: Pin<&mut Self>, mut retrying: Box<Loop<'a, Op, H>>) {
+        let (op, cx) = (retrying.op, retrying.next_attempt());
+        let attempt = op.attempt(cx);
+        let memory = Memory::Later { retrying };
+        self.set(Self::Attempt { attempt, memory });
+    }
+}
+
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for RetryFuture<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Attempt { .. } => "Attempt",
+            Self::Sleep { .. } => "Sleep",
+            Self::Finished => "Finished",
+        })
     }
 }
 
 type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
 /// What a call remembers from attempt to attempt.
-enum Memory<'a, Op: Operation> {
+pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
     /// Nothing has failed yet: nothing is allocated.
     First {
+        /// The operation.
         op: Op,
+        /// The hook.
+        hook: H,
+        /// The retry.
         inner: &'a Inner,
+        /// The context of the first attempt.
         cx: Context,
+        /// The call as its budget knows it.
         call: Option<BudgetedCall<'a>>,
     },
+    /// An attempt has failed.
     Later {
-        retrying: Box<Loop<'a, Op>>,
+        /// The rest.
+        retrying: Box<Loop<'a, Op, H>>,
     },
     /// On its way to the next state.
     Taken,
 }
 
-impl<'a, Op: Operation> Memory<'a, Op> {
-    /// Ends the call with a good result.
+impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
+    /// Whether nothing has to be done at the end of a good call.
     #[inline(always)]
-    fn succeed(&mut self, health: Health) {
-        let call = match self {
-            Self::First { call, .. } => call,
-            Self::Later { retrying } => {
-                retrying.extra = None;
-                &mut retrying.call
-            }
-            Self::Taken => return,
-        };
-        if let Some(call) = call {
-            if health == Health::Healthy {
-                call.success();
-            }
-        }
+    const fn is_fresh(&self) -> bool {
+        matches!(self, Self::First { call: None, .. })
     }
 
-    /// Decides what follows a result that is not simply good.
-    ///
-    /// The outcome goes through by value: taking its address would force every outcome, the good
-    /// ones too, out of the registers.
-    #[cold]
-    #[inline(never)]
-    fn after_failure(&mut self, outcome: OutcomeOf<Op>) -> Next<'a, Op> {
-        if self.is_worth_a_retry(&outcome) {
-            self.take().after_failure(outcome)
-        } else {
-            self.give_up();
-            Next::Return(outcome)
-        }
+    const fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Taken)
     }
 
-    /// Whether the retry has an interest in another attempt.
-    fn is_worth_a_retry(&self, outcome: &OutcomeOf<Op>) -> bool {
-        outcome.verdict.is_retryable()
-            || match (&outcome.result, self.inner()) {
-                (Err(error), Some(inner)) => inner.waits_out(error),
-                _ => false,
-            }
-    }
-
-    /// Ends the call with a failure that is not worth a retry.
-    fn give_up(&mut self) {
-        let (op, inner, attempt) = match self {
-            Self::First { op, inner, cx, .. } => (*op, *inner, cx.attempt()),
-            Self::Later { retrying } => {
-                retrying.extra = None;
-                (retrying.op, retrying.inner, retrying.cx.attempt())
-            }
-            Self::Taken => return,
-        };
-        inner.stop(attempt, StopReason::NotRetryable, op.listener().observer());
-    }
-
-    fn inner(&self) -> Option<&'a Inner> {
+    fn after_attempt(self, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
         match self {
-            Self::First { inner, .. } => Some(inner),
-            Self::Later { retrying } => Some(retrying.inner),
-            Self::Taken => None,
-        }
-    }
-
-    #[cold]
-    fn take(&mut self) -> Box<Loop<'a, Op>> {
-        match std::mem::replace(self, Self::Taken) {
+            Self::Taken => Next::Return(outcome),
+            Self::Later { retrying } => retrying.after_attempt(outcome),
             Self::First {
                 op,
+                hook,
                 inner,
                 cx,
-                call,
-            } => Box::new(Loop {
-                op,
-                inner,
-                cx,
-                progress: Progress::new(),
-                extra: None,
-                call,
-                last: None,
-            }),
-            Self::Later { retrying } => retrying,
-            Self::Taken => unreachable!("it is put back before the next poll"),
+                mut call,
+            } => {
+                if inner.is_worth_a_retry(&outcome) {
+                    let retrying = Box::new(Loop {
+                        op,
+                        hook,
+                        inner,
+                        cx,
+                        progress: Progress::new(),
+                        extra: None,
+                        call,
+                        last: None,
+                        end: None,
+                    });
+                    return retrying.after_failure(outcome);
+                }
+                // Without an allocation.
+                if outcome.result.is_err() {
+                    let observer = op.listener().observer();
+                    inner.stop(cx.attempt(), StopReason::NotRetryable, observer);
+                } else if let Some(call) = &mut call {
+                    succeed(call, outcome.verdict.health());
+                }
+                Next::Return(outcome)
+            }
         }
     }
 }
 
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for Memory<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+/// Tells the budget of a good result.
+fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
+    if health == Health::Healthy {
+        call.success();
+    }
+}
+
 /// What a call with a failed attempt remembers.
-struct Loop<'a, Op: Operation> {
+pub struct Loop<'a, Op: Operation, H: Hook<Op>> {
     op: Op,
+    hook: H,
     inner: &'a Inner,
     cx: Context,
     progress: Progress,
     // Ends before the call it belongs to.
     extra: Option<Extra<'a>>,
     call: Option<BudgetedCall<'a>>,
-    // The outcome to return after the sleep, where no attempt follows.
+    // The last outcome of an attempt that was executed.
     last: Option<OutcomeOf<Op>>,
+    // The outcome to return after the sleep, if no attempt follows.
+    end: Option<OutcomeOf<Op>>,
 }
 
-/// What follows a failed attempt.
-enum Next<'a, Op: Operation> {
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for Loop<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loop").finish_non_exhaustive()
+    }
+}
+
+/// The error that the caller does not see goes where it asked for it.
+impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
+    fn drop(&mut self) {
+        self.forget_last();
+    }
+}
+
+/// What follows an attempt.
+enum Next<'a, Op: Operation, H: Hook<Op>> {
     Return(OutcomeOf<Op>),
-    Sleep(Sleep, Box<Loop<'a, Op>>),
+    Sleep(Sleep, Box<Loop<'a, Op, H>>),
 }
 
 impl Inner {
+    /// Whether the retry has an interest in another attempt.
+    fn is_worth_a_retry<T, E>(&self, outcome: &Outcome<T, E>) -> bool {
+        let is_waited_out = |error| self.waits_out(error);
+        outcome.verdict.is_retryable() || outcome.result.as_ref().is_err_and(is_waited_out)
+    }
+
     /// Whether this is an open circuit that the retry waits out.
     fn waits_out<E>(&self, error: &Error<E>) -> bool {
         self.retry_open_circuit && error.reason() == Some(Reason::CircuitOpen)
     }
 
-    #[inline]
     fn stop(&self, attempt: u32, stop: StopReason, observer: Option<&dyn Observer>) {
         if let Some(observer) = observer {
             observer.on_event(&Event::RetryStopped {
@@ -270,16 +395,29 @@ impl Inner {
     }
 }
 
-impl<'a, Op: Operation> Loop<'a, Op> {
-    fn after_failure(mut self: Box<Self>, mut outcome: OutcomeOf<Op>) -> Next<'a, Op> {
-        let op = self.op;
-        let observer = op.listener().observer();
+impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
+    fn after_attempt(mut self: Box<Self>, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+        if self.inner.is_worth_a_retry(&outcome) {
+            return self.after_failure(outcome);
+        }
+        self.extra = None;
+        if outcome.result.is_ok() {
+            if let Some(call) = &mut self.call {
+                succeed(call, outcome.verdict.health());
+            }
+            return Next::Return(outcome);
+        }
+        self.stop(StopReason::NotRetryable);
+        Next::Return(self.outcome_of_call(outcome))
+    }
+
+    fn after_failure(mut self: Box<Self>, mut outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
         let now = outcome.finished(&self.inner.clock);
         self.cx.arrive(&self.inner.clock, now);
         self.extra = None;
         let error = outcome.result.as_ref().err();
-        let refusal = error.filter(|error| error.is_rejected());
-        if refusal.is_none() {
+        let rejection = error.filter(|error| error.is_rejected());
+        if rejection.is_none() {
             if let Some(call) = &mut self.call {
                 call.failure();
             }
@@ -288,54 +426,107 @@ impl<'a, Op: Operation> Loop<'a, Op> {
             Some(error) if self.inner.waits_out(error) => Verdict::transient().not_executed(),
             _ => outcome.verdict,
         };
-        let (delay, allowed) = self.plan(&verdict, refusal, now);
+        let (delay, allowed) = self.plan(&verdict, rejection, now);
         if let Err(stop) = allowed {
-            self.inner.stop(self.cx.attempt(), stop, observer);
-            if stop == StopReason::BudgetEmpty && self.inner.wait_when_budget_empty {
-                // A new outcome: the old one says that the call has ended by now.
-                self.last = Some(Outcome::new(outcome.result, outcome.verdict));
-            } else {
+            self.stop(stop);
+            let outcome = self.outcome_of_call(outcome);
+            if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
                 return Next::Return(outcome);
             }
+            // A new outcome: the old one says that the call has ended by now.
+            self.end = Some(Outcome::new(outcome.result, outcome.verdict));
         } else {
-            let retrying = self.retrying(verdict, delay);
-            if let Some(observer) = observer {
-                observer.on_event(&Event::RetryScheduled {
-                    policy: self.inner.name,
-                    attempt: retrying.attempt,
-                    delay,
-                    verdict,
-                });
-            }
-            if let Some(hook) = &self.inner.on_retry {
-                hook(&retrying);
-            }
+            self.tell(outcome.result.as_ref().err(), verdict, delay);
+            self.keep(outcome);
         }
         Next::Sleep(sleep(&self.inner.clock, now, delay), self)
+    }
+
+    fn stop(&self, stop: StopReason) {
+        let observer = self.op.listener().observer();
+        self.inner.stop(self.cx.attempt(), stop, observer);
+    }
+
+    /// Tells observer and hooks that another attempt follows.
+    fn tell(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
+        let retrying = Retrying::new(self.cx.attempt(), verdict, delay);
+        if let Some(observer) = self.op.listener().observer() {
+            observer.on_event(&Event::RetryScheduled {
+                policy: self.inner.name,
+                attempt: retrying.attempt(),
+                delay,
+                verdict,
+            });
+        }
+        if let Some(error) = error {
+            self.hook.call(error, &retrying);
+        }
+        if let Some(hook) = &self.inner.on_retry {
+            hook(&retrying);
+        }
+    }
+
+    /// The outcome of a call whose last attempt had this one: that of the last attempt that was executed.
+    fn outcome_of_call(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
+        if !is_rejected || self.inner.return_rejection {
+            return outcome;
+        }
+        let Some(last) = self.last.take() else {
+            return outcome;
+        };
+        self.discard(outcome);
+        // A new outcome: the time of the old one is over.
+        Outcome::new(last.result, last.verdict)
+    }
+
+    /// Keeps the outcome of an attempt that was executed.
+    fn keep(&mut self, outcome: OutcomeOf<Op>) {
+        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+            self.discard(outcome);
+        } else {
+            self.forget_last();
+            self.last = Some(outcome);
+        }
+    }
+
+    fn forget_last(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.discard(last);
+        }
+    }
+
+    fn discard(&self, outcome: OutcomeOf<Op>) {
+        if let Err(error) = outcome.result {
+            self.op.discard(error);
+        }
     }
 
     /// The delay before the next attempt, and whether there may be one. Takes it from the budget.
     fn plan(
         &mut self,
         verdict: &Verdict,
-        refusal: Option<&Error<Op::Error>>,
+        rejection: Option<&Error<Op::Error>>,
         now: Instant,
     ) -> (Duration, Result<(), StopReason>) {
-        let limits = self.limits();
-        let repeat =
-            state::may_repeat(&limits, self.cx.attempt(), self.cx.is_idempotent(), verdict);
+        let (limits, started) = (self.limits(), rejection.is_none());
+        let call = Call {
+            idempotent: self.cx.is_idempotent(),
+            repeatable: self.cx.is_repeatable(),
+        };
+        let repeat = state::may_repeat(&limits, self.cx.attempt(), call, started, verdict);
         if repeat.is_err() {
             return (Duration::ZERO, repeat);
         }
-        let (delay, earliest) = self.delay(verdict, refusal.and_then(Error::retry_after));
-        let start = state::may_start(&limits, now + delay, now + earliest);
-        if start.is_err() {
-            return (delay, start);
-        }
+        let wait = self.wait(verdict, rejection);
+        let delay = match state::may_start(&limits, now, wait) {
+            Ok(delay) => delay,
+            Err(stop) => return (wait.delay, Err(stop)),
+        };
         match &mut self.call {
-            // What a layer of our own refused never reached the dependency, which is whom the budget
-            // protects.
-            Some(call) if refusal.is_none() => {
+            // An attempt that a layer of our own rejected never reached the dependency, which is what the
+            // budget protects.
+            Some(call) if started => {
                 self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
                 match self.extra {
                     Some(_) => (delay, Ok(())),
@@ -350,44 +541,54 @@ impl<'a, Op: Operation> Loop<'a, Op> {
         let Inner {
             clock,
             max_attempts,
+            max_hint,
             max_elapsed,
             ..
         } = self.inner;
         let start = self.cx.start(clock);
         Limits {
             max_attempts: *max_attempts,
+            max_hint: *max_hint,
             latest_start: max_elapsed.map_or(Instant::FAR_FUTURE, |limit| start + limit),
             deadline: self.cx.deadline(clock),
         }
     }
 
-    /// How long to wait, and how long the server or the refusing layer said it would take.
-    fn delay(&mut self, verdict: &Verdict, refused_for: Option<Duration>) -> (Duration, Duration) {
+    /// How long to wait, and how long the server or the rejecting layer said it would take.
+    fn wait(&mut self, verdict: &Verdict, rejection: Option<&Error<Op::Error>>) -> Wait {
         let inner = self.inner;
         let backoff = match verdict.class() {
-            ErrorClass::Throttled => &inner.throttled_backoff,
-            ErrorClass::Transient | ErrorClass::Timeout => &inner.backoff,
+            ErrorClass::Throttled if rejection.is_none() => &inner.throttled_backoff,
+            _ => &inner.backoff,
         };
-        let computed = self.progress.next(backoff, || inner.rng.unit());
-        let (delay, earliest) = match (refused_for, verdict.hint(), inner.hint) {
-            // A layer of our own: it knows to the nanosecond when it lets a call through.
-            (Some(wait), ..) => (wait, wait),
-            (None, Some(hint), HintRule::Within(_) | HintRule::UpTo(_)) => {
-                (state::apply_hint(inner.hint, computed, Some(hint)), hint)
-            }
-            (None, ..) => (computed, Duration::ZERO),
+        let (progress, unit) = (std::cell::RefCell::new(&mut self.progress), || {
+            inner.rng.unit()
+        });
+        // A backoff may be code of the user.
+        let computed = || blocking::outside(|| progress.borrow_mut().next(backoff, unit));
+        let spread = || blocking::outside(|| progress.borrow_mut().next_spread(backoff, unit));
+        let wait = match (rejection, verdict.hint()) {
+            (Some(rejection), _) => match rejection.retry_after() {
+                // A layer of our own: it knows to the nanosecond when it admits a call.
+                Some(wait) => Wait {
+                    delay: wait,
+                    earliest: wait,
+                    is_obeyed: false,
+                },
+                None => Wait::of(computed()),
+            },
+            (None, Some(hint)) => Wait::hinted(inner.hint, hint, computed, spread),
+            (None, None) => Wait::of(computed()),
         };
-        match &inner.delay {
-            Some(replace) => (replace(&self.retrying(*verdict, delay)), Duration::ZERO),
-            None => (delay, earliest),
+        if verdict.resets_backoff() {
+            self.progress = Progress::new();
         }
-    }
-
-    const fn retrying(&self, verdict: Verdict, delay: Duration) -> Retrying {
-        Retrying {
-            attempt: self.cx.attempt(),
-            verdict,
-            delay,
+        match &inner.delay {
+            Some(replace) => {
+                let retrying = Retrying::new(self.cx.attempt(), *verdict, wait.delay);
+                Wait::of(replace(&retrying))
+            }
+            None => wait,
         }
     }
 

@@ -2,31 +2,100 @@
 
 use std::time::Duration;
 
-use super::config::HintRule;
 use crate::event::StopReason;
 use crate::instant::Instant;
 use crate::verdict::Verdict;
+
+/// What a retry makes of the time a server asked to wait ([`Verdict::hint`]).
+///
+/// Whatever the rule, nothing waits into the deadline: when the server's time lies beyond it, the
+/// retry stops at once. Only [`HintRule::Ignore`] and
+/// [`RetryBuilder::delay_with`](super::RetryBuilder::delay_with) do not look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HintRule {
+    /// As the server asked, and the jitter of the backoff on top, so that clients do not come back all at
+    /// once. A hint above [`max_hint`](super::RetryBuilder::max_hint), or beyond the deadline or the longest
+    /// time of the call, ends the call at once. The default.
+    #[default]
+    Obey,
+    /// As the server asked, but not shorter than the computed delay and at most this much longer. A
+    /// server cannot make callers hammer it, nor stop them for a day. As in the AWS SDKs, with 5 s.
+    Within(Duration),
+    /// As the server asked, but at most this long.
+    UpTo(Duration),
+    /// The computed delay, whatever the server asked.
+    Ignore,
+}
+
+/// A failed attempt that will be followed by another one. Passed to the hooks of a
+/// [`Retry`](super::Retry).
+#[derive(Clone, Copy, Debug)]
+pub struct Retrying {
+    attempt: u32,
+    verdict: Verdict,
+    delay: Duration,
+}
+
+impl Retrying {
+    pub(super) const fn new(attempt: u32, verdict: Verdict, delay: Duration) -> Self {
+        Self {
+            attempt,
+            verdict,
+            delay,
+        }
+    }
+
+    /// The attempt that failed, from 1.
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// What was said about it.
+    pub const fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// The wait before the next attempt: as computed, in a
+    /// [`delay_with`](super::RetryBuilder::delay_with) hook, or as it will be, in other hooks.
+    pub const fn delay(&self) -> Duration {
+        self.delay
+    }
+}
 
 /// The limits of a call that do not depend on the failure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) max_attempts: u32,
+    /// The longest wait that a server may ask for.
+    pub(super) max_hint: Duration,
     /// No attempt starts after this.
     pub(super) latest_start: Instant,
     /// No attempt starts at this or after.
     pub(super) deadline: Instant,
 }
 
-/// Whether attempt number `attempt`, which ended with `verdict`, may be followed by another.
+/// Whether a call may be repeated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) idempotent: bool,
+    pub(super) repeatable: bool,
+}
+
+/// Whether attempt number `attempt`, which ended with `verdict`, may be followed by another. `started`: the
+/// operation was started, and not rejected by a layer inside.
 pub(super) fn may_repeat(
     limits: &Limits,
     attempt: u32,
-    idempotent: bool,
+    call: Call,
+    started: bool,
     verdict: &Verdict,
 ) -> Result<(), StopReason> {
     if !verdict.is_retryable() {
         Err(StopReason::NotRetryable)
-    } else if !idempotent && verdict.may_have_been_executed() {
+    } else if started && !call.repeatable {
+        Err(StopReason::NotRepeatable)
+    } else if !call.idempotent && verdict.may_have_been_executed() {
         Err(StopReason::NotIdempotent)
     } else if attempt >= limits.max_attempts {
         Err(StopReason::MaxAttempts)
@@ -35,29 +104,70 @@ pub(super) fn may_repeat(
     }
 }
 
-/// Whether an attempt may start at `next`. `earliest` is when the server said to come back.
-pub(super) fn may_start(
-    limits: &Limits,
-    next: Instant,
-    earliest: Instant,
-) -> Result<(), StopReason> {
-    if next.max(earliest) >= limits.deadline {
-        Err(StopReason::Deadline)
-    } else if next > limits.latest_start {
-        Err(StopReason::MaxElapsed)
-    } else {
-        Ok(())
+/// A wait before the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) delay: Duration,
+    /// When the server, or the layer that rejected, said to come back. Of the delay, whatever is longer is
+    /// jitter and may be left out.
+    pub(super) earliest: Duration,
+    /// Whether a server said so whose hint is obeyed to the letter.
+    pub(super) is_obeyed: bool,
+}
+
+impl Wait {
+    /// A wait that nobody asked for.
+    pub(super) const fn of(delay: Duration) -> Self {
+        Self {
+            delay,
+            earliest: Duration::ZERO,
+            is_obeyed: false,
+        }
+    }
+
+    /// The wait that a hint leads to. `computed` is the delay of the backoff, `spread` its random part.
+    pub(super) fn hinted(
+        rule: HintRule,
+        hint: Duration,
+        computed: impl FnOnce() -> Duration,
+        spread: impl FnOnce() -> Duration,
+    ) -> Self {
+        let delay = match rule {
+            HintRule::Obey => hint.saturating_add(spread()),
+            HintRule::Within(extra) => {
+                let computed = computed();
+                hint.clamp(computed, computed.saturating_add(extra))
+            }
+            HintRule::UpTo(max) => hint.min(max),
+            HintRule::Ignore => return Self::of(computed()),
+        };
+        Self {
+            delay,
+            earliest: hint,
+            is_obeyed: matches!(rule, HintRule::Obey),
+        }
     }
 }
 
-/// The delay that the server's hint makes of the computed one.
-pub(super) fn apply_hint(rule: HintRule, computed: Duration, hint: Option<Duration>) -> Duration {
-    match (rule, hint) {
-        (HintRule::Within(extra), Some(hint)) => {
-            hint.clamp(computed, computed.saturating_add(extra))
+/// The delay before the next attempt, or why there is none.
+pub(super) fn may_start(limits: &Limits, now: Instant, wait: Wait) -> Result<Duration, StopReason> {
+    if wait.is_obeyed && wait.earliest > limits.max_hint {
+        return Err(StopReason::HintTooLong);
+    }
+    let check = |delay: Duration| {
+        let next = now + delay;
+        if next.max(now + wait.earliest) >= limits.deadline {
+            Err(StopReason::Deadline)
+        } else if next > limits.latest_start {
+            Err(StopReason::MaxElapsed)
+        } else {
+            Ok(delay)
         }
-        (HintRule::UpTo(max), Some(hint)) => hint.min(max),
-        (HintRule::Ignore, _) | (_, None) => computed,
+    };
+    // Jitter must not make a hint too long that fits.
+    match check(wait.delay) {
+        Err(_) if wait.is_obeyed => check(wait.earliest),
+        checked => checked,
     }
 }
 
@@ -71,6 +181,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         max_attempts: 3,
+        max_hint: s(60),
         latest_start: Instant::from_nanos(50),
         deadline: Instant::from_nanos(100),
     };
@@ -92,48 +203,85 @@ mod tests {
             (1, true, Verdict::failure(), Err(StopReason::NotRetryable)),
         ];
         for (attempt, idempotent, verdict, expected) in table {
-            assert_eq!(may_repeat(&LIMITS, attempt, idempotent, &verdict), expected);
+            let call = Call {
+                idempotent,
+                repeatable: true,
+            };
+            assert_eq!(may_repeat(&LIMITS, attempt, call, true, &verdict), expected);
         }
     }
 
     #[test]
+    fn what_cannot_be_run_again_is_repeated_only_if_it_was_not_started() {
+        let call = Call {
+            idempotent: true,
+            repeatable: false,
+        };
+        let refused = Verdict::transient().not_executed();
+        let stop = Err(StopReason::NotRepeatable);
+        assert_eq!(may_repeat(&LIMITS, 1, call, true, &refused), stop);
+        assert_eq!(may_repeat(&LIMITS, 1, call, false, &refused), Ok(()));
+    }
+
+    const fn n(nanos: u64) -> Duration {
+        Duration::from_nanos(nanos)
+    }
+
+    const START: Instant = Instant::ORIGIN;
+
+    #[test]
     fn nothing_starts_at_the_deadline_or_after_the_longest_time() {
-        let at = Instant::from_nanos;
         let unlimited = Limits {
             latest_start: Instant::FAR_FUTURE,
             ..LIMITS
         };
-        assert_eq!(may_start(&LIMITS, at(50), at(0)), Ok(()));
-        assert_eq!(
-            may_start(&LIMITS, at(51), at(0)),
-            Err(StopReason::MaxElapsed)
-        );
-        assert_eq!(may_start(&unlimited, at(99), at(0)), Ok(()));
-        assert_eq!(
-            may_start(&unlimited, at(100), at(0)),
-            Err(StopReason::Deadline)
-        );
-        assert_eq!(
-            may_start(&LIMITS, at(1), at(100)),
-            Err(StopReason::Deadline)
-        );
+        let start = |limits, delay| may_start(limits, START, Wait::of(n(delay)));
+        assert_eq!(start(&LIMITS, 50), Ok(n(50)));
+        assert_eq!(start(&LIMITS, 51), Err(StopReason::MaxElapsed));
+        assert_eq!(start(&unlimited, 99), Ok(n(99)));
+        assert_eq!(start(&unlimited, 100), Err(StopReason::Deadline));
+        // A rule may shorten a hint, but not to come back before a deadline that the hint is beyond.
+        let short = Wait::hinted(HintRule::UpTo(n(1)), n(100), || n(7), || n(7));
+        assert_eq!(may_start(&LIMITS, START, short), Err(StopReason::Deadline));
+    }
+
+    #[test]
+    fn a_hint_that_does_not_fit_ends_the_call_and_jitter_does_not() {
+        let obey = |hint, spread| Wait::hinted(HintRule::Obey, hint, || n(7), || spread);
+        let start = |wait| may_start(&LIMITS, START, wait);
+        assert_eq!(start(obey(n(20), n(5))), Ok(n(25)));
+        assert_eq!(start(obey(n(50), n(5))), Ok(n(50)));
+        assert_eq!(start(obey(n(51), n(0))), Err(StopReason::MaxElapsed));
+        assert_eq!(start(obey(n(100), n(0))), Err(StopReason::Deadline));
+        let unlimited = Limits {
+            latest_start: Instant::FAR_FUTURE,
+            deadline: Instant::FAR_FUTURE,
+            ..LIMITS
+        };
+        let start = |wait| may_start(&unlimited, START, wait);
+        assert_eq!(start(obey(s(60), s(7))), Ok(s(67)));
+        let longer = s(60) + n(1);
+        assert_eq!(start(obey(longer, s(0))), Err(StopReason::HintTooLong));
     }
 
     #[test]
     fn hints() {
         let within = HintRule::Within(s(5));
         let table = [
-            (within, s(1), None, s(1)),
-            (within, s(1), Some(s(0)), s(1)),
-            (within, s(1), Some(s(3)), s(3)),
-            (within, s(1), Some(s(60)), s(6)),
-            (within, Duration::MAX, Some(s(1)), Duration::MAX),
-            (HintRule::UpTo(s(20)), s(1), Some(s(30)), s(20)),
-            (HintRule::UpTo(s(20)), s(1), Some(s(0)), s(0)),
-            (HintRule::Ignore, s(1), Some(s(30)), s(1)),
+            (HintRule::Obey, s(1), s(0), s(2)),
+            (HintRule::Obey, s(1), s(30), s(32)),
+            (HintRule::Obey, s(1), Duration::MAX, Duration::MAX),
+            (within, s(1), s(0), s(1)),
+            (within, s(1), s(3), s(3)),
+            (within, s(1), s(60), s(6)),
+            (within, Duration::MAX, s(1), Duration::MAX),
+            (HintRule::UpTo(s(20)), s(1), s(30), s(20)),
+            (HintRule::UpTo(s(20)), s(1), s(0), s(0)),
+            (HintRule::Ignore, s(1), s(30), s(1)),
         ];
         for (rule, computed, hint, expected) in table {
-            assert_eq!(apply_hint(rule, computed, hint), expected);
+            let wait = Wait::hinted(rule, hint, || computed, || s(2));
+            assert_eq!(wait.delay, expected);
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Throttle;
+use super::inner::{Inner, Settings};
 use super::state::{Rule, State};
-use super::{Settings, Throttle};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::Observer;
@@ -48,10 +49,17 @@ pub struct ThrottleBuilder {
     clock: Option<ClockHandle>,
 }
 
+impl Throttle {
+    /// Returns a builder with the default settings.
+    pub const fn builder() -> ThrottleBuilder {
+        ThrottleBuilder::new()
+    }
+}
+
 const NAME: &str = "throttle";
 
 impl ThrottleBuilder {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             rule: Rule {
                 success_threshold: 0.9,
@@ -224,7 +232,9 @@ impl ThrottleBuilder {
             clock,
         };
         let state = State::new(rule, self.window, self.slices, self.grace, self.probe_every);
-        Ok(Throttle::new(settings, state, self.seed))
+        Ok(Throttle {
+            inner: Arc::new(Inner::new(settings, state, self.seed)),
+        })
     }
 }
 

@@ -77,17 +77,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::clock::ClockHandle;
-use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer};
-use crate::instant::Instant;
-use crate::keyed::Evictable;
-use crate::rng::SharedRng;
-use crate::sync::{AtomicU64, Ordering};
+use crate::error::Rejected;
+use crate::keyed::{Evictable, is_unshared};
+use crate::sync::Ordering;
 use crate::verdict::{Health, Verdict};
 
+mod admit;
 mod config;
+mod inner;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod permit;
@@ -101,7 +100,7 @@ pub use self::config::ThrottleBuilder;
 pub use self::permit::Permit;
 pub use self::snapshot::{Load, ThrottleSnapshot};
 
-use self::state::{Decision, State};
+use self::inner::Inner;
 
 /// Drops a share of the calls to a dependency that refuses most of them. See the
 /// [module page](self).
@@ -112,42 +111,7 @@ pub struct Throttle {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    settings: Settings,
-    state: State,
-    rng: SharedRng,
-    /// Calls refused, or that would have been in shadow mode.
-    rejected: AtomicU64,
-}
-
-/// What does not change.
-struct Settings {
-    name: &'static str,
-    count_refused: bool,
-    cancelled_as: Health,
-    panicked_as: Health,
-    shadow: bool,
-    observer: Option<Arc<dyn Observer>>,
-    clock: ClockHandle,
-}
-
 impl Throttle {
-    /// Sets everything that is not to be as by default.
-    pub const fn builder() -> ThrottleBuilder {
-        ThrottleBuilder::new()
-    }
-
-    fn new(settings: Settings, state: State, seed: Option<u64>) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                settings,
-                state,
-                rng: SharedRng::new(seed),
-                rejected: AtomicU64::new(0),
-            }),
-        }
-    }
-
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
         self.inner.settings.name
@@ -157,7 +121,7 @@ impl Throttle {
     ///
     /// # Errors
     ///
-    /// [`Reason::Throttled`], by chance. It does not say when to come back: every call has a chance.
+    /// [`Reason::Throttled`](crate::Reason::Throttled), by chance. It does not say when to come back: every call has a chance.
     ///
     /// # Example
     ///
@@ -175,7 +139,8 @@ impl Throttle {
     /// ```
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let now = self.inner.settings.clock.now();
-        self.admit(now, std::thread::panicking(), None)
+        self.inner
+            .admit(now, crate::life::Life::of_a_handle(), None)
     }
 
     /// Counts a call that was made without asking: one healthy as an accept, one unhealthy as a
@@ -211,66 +176,22 @@ impl Throttle {
             rejected: inner.rejected.load(Ordering::Relaxed),
         }
     }
-
-    #[inline]
-    fn admit(
-        &self,
-        now: Instant,
-        ignores_panics: bool,
-        listener: Option<&dyn Observer>,
-    ) -> Result<Permit<'_>, Rejected> {
-        let inner = &*self.inner;
-        let decision = inner.state.decide(now, || inner.rng.unit());
-        match decision {
-            Decision::Pass => {}
-            Decision::Probe => inner.emit(listener, || Event::ProbeForced {
-                policy: inner.settings.name,
-            }),
-            Decision::Refuse => inner.refuse(now, listener)?,
-        }
-        Ok(Permit::new(
-            self,
-            inner.state.begin(now),
-            decision == Decision::Probe,
-            ignores_panics,
-        ))
-    }
-}
-
-impl Inner {
-    /// In shadow mode the call goes on.
-    #[cold]
-    fn refuse(&self, now: Instant, listener: Option<&dyn Observer>) -> Result<(), Rejected> {
-        // Relaxed: a number for people.
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-        let rejected = Rejected::new(self.settings.name, Reason::Throttled);
-        if self.settings.shadow {
-            self.emit(listener, || Event::would_reject(&rejected));
-            return Ok(());
-        }
-        if self.settings.count_refused {
-            self.state.record(false, now);
-        }
-        self.emit(listener, || Event::rejected(&rejected));
-        Err(rejected)
-    }
-
-    fn emit(&self, listener: Option<&dyn Observer>, event: impl Fn() -> Event) {
-        for observer in [self.settings.observer.as_deref(), listener]
-            .into_iter()
-            .flatten()
-        {
-            observer.on_event(&event());
-        }
-    }
 }
 
 /// Nothing has failed or is in flight, and nobody has a handle.
 impl Evictable for Throttle {
-    fn is_idle_and_clean(&self) -> bool {
+    fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;
+        if !is_unshared(&self.inner) {
+            return None;
+        }
         let seen = inner.state.seen(inner.settings.clock.now());
-        Arc::strong_count(&self.inner) == 1 && seen.failures == 0 && seen.pending == 0
+        match (seen.pending, seen.failures) {
+            (0, 0) => Some(Duration::ZERO),
+            // At the latest.
+            (0, _) => Some(inner.state.window()),
+            _ => None,
+        }
     }
 }
 

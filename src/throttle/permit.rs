@@ -1,47 +1,42 @@
 //! The permission to make one call.
 
-use std::thread;
+use std::fmt;
 
-use super::Throttle;
+use super::inner::Inner;
+use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 use crate::window::Slice;
 
-/// The permission to make one call, given by [`Throttle::try_acquire`]. The call is a request
-/// already.
+/// The permission to make one call, given by
+/// [`Throttle::try_acquire`](super::Throttle::try_acquire). The call is a request already.
 ///
 /// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
 /// [`record`](Self::record). Dropped without, it counts as
 /// [`cancelled_as`](super::ThrottleBuilder::cancelled_as) says, by default not at all; dropped by a
 /// panic, as [`panicked_as`](super::ThrottleBuilder::panicked_as) says.
-#[derive(Debug)]
 #[must_use = "dropping it takes the request back"]
 pub struct Permit<'a> {
-    throttle: &'a Throttle,
+    inner: &'a Inner,
     slice: Slice,
     is_probe: bool,
-    /// The call is being polled: if it is dropped now, it panicked.
-    pub(super) is_running: bool,
-    /// A panic of the thread says nothing about the call.
-    ignores_panics: bool,
-    health: Option<Health>,
+    pub(super) life: Life,
 }
 
 impl<'a> Permit<'a> {
     #[inline]
-    pub(super) const fn new(
-        throttle: &'a Throttle,
-        slice: Slice,
-        is_probe: bool,
-        ignores_panics: bool,
-    ) -> Self {
+    pub(super) const fn new(inner: &'a Inner, slice: Slice, is_probe: bool, life: Life) -> Self {
         Self {
-            throttle,
+            inner,
             slice,
             is_probe,
-            is_running: false,
-            ignores_panics,
-            health: None,
+            life,
         }
+    }
+
+    /// Moves the permit; the one here has ended.
+    #[inline]
+    pub(super) const fn move_out(&mut self) -> Self {
+        Self::new(self.inner, self.slice, self.is_probe, self.life.take())
     }
 
     /// Whether the call should have been refused, but none was let through for too long.
@@ -63,26 +58,42 @@ impl<'a> Permit<'a> {
     /// neutral takes the request back.
     #[inline]
     pub fn record(mut self, verdict: Verdict) {
-        self.health = Some(verdict.health());
+        self.end(verdict.health());
+    }
+
+    #[inline]
+    fn end(&mut self, health: Health) {
+        if !self.life.end() {
+            return;
+        }
+        let accepted = match health {
+            Health::Healthy => Some(true),
+            Health::Unhealthy => Some(false),
+            Health::Neutral => None,
+        };
+        self.inner.state.end(self.slice, accepted);
     }
 }
 
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        let inner = &*self.throttle.inner;
-        let health = self.health.unwrap_or_else(|| {
-            if self.is_running || (!self.ignores_panics && thread::panicking()) {
-                inner.settings.panicked_as
-            } else {
-                inner.settings.cancelled_as
-            }
-        });
-        let accepted = match health {
-            Health::Healthy => Some(true),
-            Health::Unhealthy => Some(false),
-            Health::Neutral => None,
-        };
-        inner.state.end(self.slice, accepted);
+        if self.life.is_over() {
+            return;
+        }
+        let settings = &self.inner.settings;
+        let health = self
+            .life
+            .dropped_as(settings.cancelled_as, settings.panicked_as);
+        self.end(health);
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("name", &self.inner.settings.name)
+            .field("is_probe", &self.is_probe)
+            .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{Sample, Slice, TimeWindow, Tracks};
+use crate::window::{Slice, Sums, TimeWindow};
 
 /// How the probability follows from the counts.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ pub(super) struct State {
     window: TimeWindow,
     /// Seconds.
     length: f64,
-    /// In the present slice and as many before it, calls in flight have the benefit of the doubt.
+    /// In the current slice and this many before it, calls in flight have the benefit of the doubt.
     /// `None`: in none.
     young_slices: Option<u64>,
     /// Nanoseconds.
@@ -87,22 +87,12 @@ pub(super) struct State {
     last_pass: AtomicU64,
 }
 
-/// A call in flight: the window's slow calls are those.
-const PENDING: Sample = Sample {
-    failed: false,
-    slow: true,
-    took: 0,
-};
-const FAILED: Sample = Sample {
-    failed: true,
-    slow: false,
-    took: 0,
-};
-const ACCEPTED: Sample = Sample {
-    failed: false,
-    slow: false,
-    took: 0,
-};
+/// Kinds in the window. A call that ends counts as its result in the slice it began in; one that
+/// says nothing is withdrawn from it.
+const REQUESTS: usize = 0;
+const ACCEPTED: usize = 1;
+const FAILED: usize = 2;
+const WITHDRAWN: usize = 3;
 
 impl State {
     /// Slices are what [`TimeWindow::new`] takes.
@@ -114,13 +104,9 @@ impl State {
         probe_every: Duration,
     ) -> Self {
         let slice = (nanos(window) / u64::from(slices)).max(1);
-        let tracks = Tracks {
-            slow: true,
-            durations: false,
-        };
         Self {
             rule,
-            window: TimeWindow::new(window, slices, true, tracks),
+            window: TimeWindow::new(window, slices, true, WITHDRAWN + 1),
             length: window.as_secs_f64(),
             young_slices: (!grace.is_zero()).then(|| nanos(grace).div_ceil(slice)),
             probe_every: nanos(probe_every),
@@ -128,20 +114,26 @@ impl State {
         }
     }
 
-    /// What is in the window. Changes nothing.
+    /// The length of the window.
+    pub(super) fn window(&self) -> Duration {
+        Duration::from_secs_f64(self.length)
+    }
+
+    /// Returns what is in the window. Changes nothing.
     pub(super) fn seen(&self, now: Instant) -> Seen {
-        let counts = self.window.counts(now);
-        let young = match self.young_slices {
-            Some(before) => self.window.slow_in_latest(before, now).min(counts.slow),
-            None => 0,
-        };
+        let sums = self.window.sums_at(now);
+        let pending = pending(sums);
+        let young = self.young_slices.map_or(0, |before| {
+            pending.min(self::pending(self.window.sums_of_latest(before, now)))
+        });
+        let requests = sums[ACCEPTED] + sums[FAILED] + pending;
         Seen {
-            requests: counts.calls,
-            accepts: counts.calls - counts.failures - counts.slow,
-            failures: counts.failures,
-            pending: counts.slow,
+            requests,
+            accepts: sums[ACCEPTED],
+            failures: sums[FAILED],
+            pending,
             young,
-            per_second: counts.calls as f64 / self.length,
+            per_second: requests as f64 / self.length,
         }
     }
 
@@ -153,7 +145,7 @@ impl State {
         self.rule.max_rejection
     }
 
-    /// Decides about a call. `draw` gives a number from 0 to 1, without 1; it is asked only when
+    /// Decides about a call. `draw` returns a number from 0 to 1, without 1; it is called only when
     /// there is something to decide.
     #[inline]
     pub(super) fn decide(&self, now: Instant, draw: impl FnOnce() -> f64) -> Decision {
@@ -170,8 +162,7 @@ impl State {
             }
             return Decision::Pass;
         }
-        // On a clock that was set back the last one may be in the future.
-        if now.abs_diff(last) < self.probe_every {
+        if now.saturating_sub(last) < self.probe_every {
             return Decision::Refuse;
         }
         let won = self
@@ -183,23 +174,30 @@ impl State {
         }
     }
 
-    /// A call starts.
+    /// Counts a call that starts.
     #[inline]
     pub(super) fn begin(&self, now: Instant) -> Slice {
-        self.window.record_into(PENDING, now)
+        self.window.advance(now);
+        let slice = self.window.newest();
+        self.window.add(REQUESTS, 1);
+        slice
     }
 
-    /// A call has ended: well, badly, or so that it says nothing.
+    /// Counts the end of a call: well, badly, or so that it says nothing.
     #[inline]
     pub(super) fn end(&self, slice: Slice, accepted: Option<bool>) {
-        let to = accepted.map(|accepted| if accepted { ACCEPTED } else { FAILED });
-        self.window.amend(slice, PENDING, to);
+        let kind = match accepted {
+            Some(true) => ACCEPTED,
+            Some(false) => FAILED,
+            None => WITHDRAWN,
+        };
+        self.window.add_to(slice, kind);
     }
 
-    /// A call that starts and ends at once.
+    /// Counts a call that starts and ends at once.
     pub(super) fn record(&self, accepted: bool, now: Instant) {
-        let sample = if accepted { ACCEPTED } else { FAILED };
-        self.window.record(sample, now);
+        let slice = self.begin(now);
+        self.end(slice, Some(accepted));
     }
 
     /// Forgets everything.
@@ -207,4 +205,8 @@ impl State {
         self.window.clear();
         self.last_pass.store(0, Ordering::Relaxed);
     }
+}
+
+fn pending(sums: Sums) -> u64 {
+    sums[REQUESTS].saturating_sub(sums[ACCEPTED] + sums[FAILED] + sums[WITHDRAWN])
 }

@@ -1,6 +1,5 @@
 //! The builder of timeouts.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Limit, Timeout};
@@ -23,13 +22,18 @@ pub struct TimeoutBuilder {
     clock: Option<ClockHandle>,
 }
 
-impl TimeoutBuilder {
-    pub(super) const NAME: &'static str = "timeout";
+impl Timeout {
+    /// Returns a builder, which sets the name and the clock too.
+    pub fn builder() -> TimeoutBuilder {
+        TimeoutBuilder::new()
+    }
+}
 
-    pub(super) const fn new() -> Self {
+impl TimeoutBuilder {
+    const fn new() -> Self {
         Self {
             limit: None,
-            name: Self::NAME,
+            name: Timeout::NAME,
             clock: ClockHandle::preset(),
         }
     }
@@ -46,7 +50,7 @@ impl TimeoutBuilder {
         mut self,
         limit: impl Fn(&Context) -> Duration + Send + Sync + 'static,
     ) -> Self {
-        self.limit = Some(Limit::PerCall(Arc::new(limit)));
+        self.limit = Some(Limit::per_call(limit));
         self
     }
 

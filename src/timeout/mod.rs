@@ -1,4 +1,4 @@
-//! Timeouts: nobody waits for ever.
+//! Timeouts: no call waits forever.
 //!
 //! # What it protects
 //!
@@ -44,7 +44,10 @@
 //! * Timeouts nest: the earliest deadline wins. The deadline travels inwards, so an inner layer knows
 //!   what is left and refuses what can no longer be done. Calls made by the operation through other
 //!   policies inherit it too ([`deadline`](crate::deadline)).
-//! * A breaker outside counts a timeout as a failure, a retry repeats it when the call is idempotent.
+//! * A breaker outside counts a timeout as a failure, a retry repeats it when the call is idempotent. A cut
+//!   by a deadline from further out is neither: it says nothing about the dependency, and no time is left.
+//!   The error names the policy whose limit it was.
+//! * The operation is dropped before anything is reported, recorded or released.
 //!
 //! # How it works
 //!
@@ -55,8 +58,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::ClockHandle;
+use crate::clock::{ClockHandle, blocking};
 use crate::instant::nanos;
+use crate::keyed::stateless;
 use crate::policy::Context;
 
 mod config;
@@ -74,6 +78,8 @@ pub struct Timeout {
     clock: ClockHandle,
 }
 
+stateless!(Timeout);
+
 #[derive(Clone)]
 enum Limit {
     Fixed {
@@ -85,6 +91,8 @@ enum Limit {
 }
 
 impl Timeout {
+    pub(super) const NAME: &'static str = "timeout";
+
     /// A timeout of `limit`, on tokio's clock.
     ///
     /// Zero lets an operation through only if it is ready at once. [`Duration::MAX`] never fires.
@@ -92,7 +100,7 @@ impl Timeout {
     pub fn after(limit: Duration) -> Self {
         Self {
             limit: Limit::fixed(limit),
-            name: TimeoutBuilder::NAME,
+            name: Self::NAME,
             clock: crate::clock::TokioClock.into(),
         }
     }
@@ -113,15 +121,10 @@ impl Timeout {
     #[cfg(feature = "tokio")]
     pub fn after_with(limit: impl Fn(&Context) -> Duration + Send + Sync + 'static) -> Self {
         Self {
-            limit: Limit::PerCall(Arc::new(limit)),
-            name: TimeoutBuilder::NAME,
+            limit: Limit::per_call(limit),
+            name: Self::NAME,
             clock: crate::clock::TokioClock.into(),
         }
-    }
-
-    /// Sets the name and the clock too.
-    pub fn builder() -> TimeoutBuilder {
-        TimeoutBuilder::new()
     }
 
     /// The name in errors and events.
@@ -144,6 +147,14 @@ impl Limit {
             limit,
             nanos: nanos(limit),
         }
+    }
+}
+
+impl Limit {
+    fn per_call(limit: impl Fn(&Context) -> Duration + Send + Sync + 'static) -> Self {
+        Self::PerCall(Arc::new(move |cx: &Context| {
+            blocking::outside(|| limit(cx))
+        }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The timeout around an operation.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -10,7 +11,7 @@ use pin_project_lite::pin_project;
 use super::{Limit, Timeout};
 use crate::clock::{self, ClockHandle, Sleep};
 use crate::deadline::Deadline;
-use crate::error::{Reason, Rejected, TimedOut};
+use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::event::{Event, Listener, Observer};
 use crate::instant::Instant;
 use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
@@ -28,20 +29,22 @@ impl<'a, Op: Operation> Run<Op> for &'a Timeout {
         let limit = match &self.limit {
             Limit::Fixed { nanos, .. } => *nanos,
             Limit::PerCall(limit) => {
-                // A copy, for the address of `cx` must not get out: see `Context::move_to`.
+                // A copy, because the address of `cx` must not get out: see `Context::move_to`.
                 let copy = cx;
                 crate::instant::nanos(limit(&copy))
             }
         };
-        let (outer, deadline) = cx.tighten_here(now.after(limit));
+        let own = now.after(limit);
+        let (outer, deadline) = cx.tighten_here(own);
         TimeoutFuture {
-            // An operation that can't start before the deadline is not started.
+            // An operation that cannot start before the deadline is not started.
             attempt: (now < outer).then(|| op.attempt(cx)),
             timer: None,
             timeout: self,
             listener: op.listener(),
             started: now,
             deadline,
+            own,
         }
     }
 }
@@ -59,8 +62,10 @@ impl Describe for Timeout {
 }
 
 pin_project! {
+    /// A run of a [`Timeout`].
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct TimeoutFuture<'a, Op: Operation> {
-        // `None`: the deadline had passed before the start.
+        // `None`: the deadline had passed before the start, or the attempt was cut off.
         #[pin]
         attempt: Option<Op::Attempt>,
         // Armed when the operation is pending for the first time.
@@ -69,7 +74,9 @@ pin_project! {
         timeout: &'a Timeout,
         listener: Op::Listener,
         started: Instant,
+        // The earlier one of the timeout's own and the one from outside.
         deadline: Instant,
+        own: Instant,
     }
 }
 
@@ -79,29 +86,47 @@ impl<Op: Operation> Future for TimeoutFuture<'_, Op> {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let Some(attempt) = this.attempt.as_pin_mut() else {
-            return Poll::Ready(this.timeout.refuse(this.listener.observer()));
+        let Some(attempt) = this.attempt.as_mut().as_pin_mut() else {
+            return Poll::Ready(this.timeout.reject(this.listener.observer()));
         };
-        {
+        let polled = {
             let _entered = Deadline::new(&this.timeout.clock, *this.deadline).enter();
-            if let Poll::Ready(outcome) = attempt.poll(task) {
-                return Poll::Ready(outcome.handed_on());
+            attempt.poll(task)
+        };
+        if let Poll::Ready(outcome) = polled {
+            match &outcome.result {
+                Err(Error::TimedOut(timed_out))
+                    if timed_out.is_by_deadline() && *this.own == *this.deadline => {}
+                _ => return Poll::Ready(outcome.handed_on()),
+            }
+        } else {
+            if this.timer.is_none() {
+                clock::arm(&this.timeout.clock, *this.deadline, this.timer.as_mut());
+            }
+            if let Some(timer) = this.timer.as_pin_mut() {
+                ready!(timer.poll(task));
             }
         }
-        if this.timer.is_none() {
-            clock::arm(&this.timeout.clock, *this.deadline, this.timer.as_mut());
-        }
-        if let Some(timer) = this.timer.as_pin_mut() {
-            ready!(timer.poll(task));
-        }
+        // First of all, so that whatever is told or released next does not meet the operation any more.
+        this.attempt.set(None);
         let limit = this.deadline.saturating_duration_since(*this.started);
-        Poll::Ready(this.timeout.cut_off(limit, this.listener.observer()))
+        let is_own = *this.own == *this.deadline;
+        let observer = this.listener.observer();
+        Poll::Ready(this.timeout.cut_off(limit, is_own, observer))
+    }
+}
+
+impl<Op: Operation> fmt::Debug for TimeoutFuture<'_, Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutFuture")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
 impl Timeout {
     #[cold]
-    fn refuse<T, E>(&self, observer: Option<&dyn Observer>) -> Outcome<T, E> {
+    fn reject<T, E>(&self, observer: Option<&dyn Observer>) -> Outcome<T, E> {
         let rejected = Rejected::new(self.name, Reason::DeadlineTooClose);
         if let Some(observer) = observer {
             observer.on_event(&Event::rejected(&rejected));
@@ -109,8 +134,18 @@ impl Timeout {
         Outcome::rejected(rejected)
     }
 
+    /// The outcome when the time is up. Tells it if the limit is this timeout's own; otherwise the policy
+    /// that set the deadline does.
     #[cold]
-    fn cut_off<T, E>(&self, limit: Duration, observer: Option<&dyn Observer>) -> Outcome<T, E> {
+    fn cut_off<T, E>(
+        &self,
+        limit: Duration,
+        is_own: bool,
+        observer: Option<&dyn Observer>,
+    ) -> Outcome<T, E> {
+        if !is_own {
+            return Outcome::timed_out(TimedOut::by_deadline(limit));
+        }
         let timed_out = TimedOut::new(self.name, limit);
         if let Some(observer) = observer {
             observer.on_event(&Event::timed_out(&timed_out));

@@ -1,445 +1,224 @@
-//! The last `n` calls.
+//! A window over the last `n` calls.
 
 use std::time::Duration;
 
-use self::word::Word;
-use super::{Counts, Sample, Tracks};
+use super::{Counts, Sample};
 use crate::sync::{AtomicU64, Ordering};
-
-mod word;
 
 /// A window over the last `n` calls.
 ///
-/// A good call recorded into a window that is full of good calls changes nothing and writes nothing,
-/// so a healthy dependency costs no shared write.
+/// A ring of places, two bits each. A call takes the next place, clears the place of the call that
+/// leaves the window, and sets its own bits. Each flipped bit is counted by the thread that flipped
+/// it, so the counters equal the content while no call is being recorded, also after races with
+/// [`clear`](Self::clear). A thread that is preempted between taking its place and filling it for a
+/// whole turn of the ring fills the place of a newer call.
 ///
-/// # Exactness
-///
-/// Small windows, up to 56 calls or 28 with slow calls, are one atomic word: every record is one
-/// step. Larger ones are a ring of bits: a call takes the next place, then fills it. The counters
-/// always come to equal the content; a thread that is stopped between the two for a whole turn of
-/// the ring fills a place that is a newer call's by then.
+/// A good call recorded into a window full of good calls changes nothing. Its owner keeps the word
+/// that says so, `marks`, where the fast path looks: the number of bits set in the ring, and
+/// [`UNSETTLED`]. Zero when a good call changes nothing.
 #[derive(Debug)]
 pub(crate) struct CountWindow {
-    /// What a good call would change: a [`Word`], or the [`UNSETTLED`] bit and the number of marks
-    /// in the places of a [`Ring`]. Zero, for one look to be enough, when it would change nothing.
-    marks: AtomicU64,
     size: u64,
-    form: Form,
-}
-
-#[derive(Debug)]
-enum Form {
-    Word(Word),
-    Ring(Box<Ring>),
-    /// Of no calls.
-    Nothing,
-}
-
-impl CountWindow {
-    /// An empty window over the last `size` calls, at least one.
-    pub(crate) fn new(size: u32, tracks: Tracks) -> Self {
-        let size = u64::from(size.max(1));
-        let in_a_word = if tracks.slow { 28 } else { 56 };
-        let form = if size <= in_a_word && !tracks.durations {
-            Form::Word(Word::new(size, tracks.slow))
-        } else {
-            Form::Ring(Box::new(Ring::new(size, tracks)))
-        };
-        let window = Self {
-            marks: AtomicU64::new(0),
-            size,
-            form,
-        };
-        window.clear();
-        window
-    }
-
-    /// A window over no calls, which nothing changes.
-    pub(crate) fn nothing() -> Self {
-        Self {
-            marks: AtomicU64::new(0),
-            size: 0,
-            form: Form::Nothing,
-        }
-    }
-
-    /// Whether a good call would change nothing. Costs a load.
-    #[inline]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.unsettled() == 0
-    }
-
-    /// Zero if it [is settled](Self::is_settled).
-    #[inline]
-    pub(crate) fn unsettled(&self) -> u64 {
-        // Relaxed, here and below, where nothing else is said: the numbers publish nothing else.
-        self.marks.load(Ordering::Relaxed)
-    }
-
-    /// Adds a call, and gives the content after it.
-    #[inline]
-    pub(crate) fn record(&self, sample: Sample) -> Counts {
-        self.push(sample).unwrap_or_else(|| self.counts())
-    }
-
-    /// As [`record`](Self::record), but gives the content only if the share of the failures or of
-    /// the slow calls can have grown: not when a clean call took the place of another.
-    #[inline(always)]
-    pub(crate) fn push(&self, sample: Sample) -> Option<Counts> {
-        if sample.is_clean() && self.is_settled() {
-            return None;
-        }
-        match &self.form {
-            Form::Word(word) => {
-                let (old, new) = word.push(&self.marks, sample);
-                let was_full = old >> Word::MISSING == 0;
-                (!(was_full && sample.is_clean())).then(|| word.counts(new, self.size))
-            }
-            Form::Ring(ring) => {
-                let was_full = ring.push(&self.marks, self.size, sample);
-                (!(was_full && sample.is_clean())).then(|| ring.counts(&self.marks, self.size))
-            }
-            Form::Nothing => None,
-        }
-    }
-
-    /// As [`push`](Self::push), for a good call, where only failures are tracked: what most calls
-    /// are, in as few steps as there can be. What takes more is left to
-    /// [`after_good`](Self::after_good).
-    #[inline(always)]
-    pub(crate) fn push_good(&self) -> Pushed {
-        match &self.form {
-            Form::Word(word) => {
-                let (old, new) = word.push(&self.marks, Sample::default());
-                match old >> Word::MISSING {
-                    0 => Pushed::All,
-                    _ => Pushed::Part(new),
-                }
-            }
-            Form::Ring(ring) => ring.push_good(&self.marks, self.size),
-            Form::Nothing => Pushed::All,
-        }
-    }
-
-    /// Ends a [`push_good`](Self::push_good), and gives what [`push`](Self::push) does.
-    pub(crate) fn after_good(&self, pushed: Pushed) -> Option<Counts> {
-        let Pushed::Part(part) = pushed else {
-            return None;
-        };
-        match &self.form {
-            Form::Word(word) => Some(word.counts(part, self.size)),
-            Form::Ring(ring) => {
-                let place = ring.turn_over(&self.marks, part, self.size);
-                ring.fill(&self.marks, place, Sample::default());
-                let was_full = part as i64 >= 0;
-                (!was_full).then(|| ring.counts(&self.marks, self.size))
-            }
-            Form::Nothing => None,
-        }
-    }
-
-    /// The content.
-    pub(crate) fn counts(&self) -> Counts {
-        match &self.form {
-            Form::Word(word) => word.counts(self.marks.load(Ordering::Relaxed), self.size),
-            Form::Ring(ring) => ring.counts(&self.marks, self.size),
-            Form::Nothing => Counts::default(),
-        }
-    }
-
-    /// Empties it. Calls recorded meanwhile may survive or not.
-    pub(crate) fn clear(&self) {
-        match &self.form {
-            Form::Word(_) => {
-                let empty = self.size << Word::MISSING;
-                self.marks.store(empty, Ordering::Relaxed);
-            }
-            Form::Ring(ring) => {
-                ring.clear(self.size);
-                // Release: whoever comes upon this finds the ring empty.
-                self.marks.swap(UNSETTLED, Ordering::Release);
-            }
-            Form::Nothing => {}
-        }
-    }
-}
-
-/// How far a good call has got into a window.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Pushed {
-    /// It is in, and no rule can hold.
-    All,
-    /// It is in a [`Word`], which is this now; or has this [`Turn`] of a [`Ring`] and is not in yet.
-    Part(u64),
-}
-
-/// A ring of places, one or two bits each.
-#[derive(Debug)]
-struct Ring {
-    turn: Turn,
-    /// What the places hold: [`FAILED`] and, where slow calls are tracked, [`SLOW`].
+    /// Good calls may leave the window as it is.
+    settles: bool,
+    /// Number of the first call since the window was cleared.
+    first: AtomicU64,
+    /// [`FAILED`] and [`SLOW`] of 32 places a word. The number of places is a power of two, so that
+    /// no division is needed to find one.
     words: Box<[AtomicU64]>,
-    bits: u64,
-    /// Marks of one kind; of failures only where there are slow calls too.
     failures: AtomicU64,
     slow: AtomicU64,
     slow_failures: AtomicU64,
-    /// Nanoseconds by place, where durations are tracked, and their sum.
+    /// Nanoseconds by place; empty unless durations are measured.
     durations: Box<[AtomicU64]>,
     took: AtomicU64,
+    /// Number of the next call.
+    next: Line,
 }
 
-/// Which place is next, as a signed number: below zero while the window fills for the first time,
-/// with minus one for the last place; from zero to its size, exclusive, from then on.
-///
-/// By itself in its cache line: in a window that is not clean every call moves it on, and hardly any
-/// changes what else is looked at.
+/// A counter in a cache line of its own: every call into a window that is not clean moves it on, and
+/// few change the rest.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Turn(AtomicU64);
+struct Line(AtomicU64);
 
-/// The [`Turn`] of the last place that is filled for the first time.
-const FIRST_TURNS_LAST: u64 = u64::MAX;
-
-/// A good call changes a [`Ring`] although nothing in it is marked: it is not full, or adds up
-/// durations.
-const UNSETTLED: u64 = 1 << 63;
+/// Good calls change the window although nothing in it is marked, as it is not full or never
+/// settles. Set in the marks of new windows.
+pub(crate) const UNSETTLED: u64 = 1 << 63;
 
 const FAILED: u64 = 1;
 const SLOW: u64 = 2;
 
-impl Ring {
-    fn new(size: u64, tracks: Tracks) -> Self {
+impl CountWindow {
+    /// Returns an empty window over the last `size` calls, at least one. One that adds up durations,
+    /// or where `settles` is false, counts every good call.
+    pub(crate) fn new(size: u32, durations: bool, settles: bool) -> Self {
+        let size = u64::from(size.max(1));
+        let places = size.next_power_of_two().max(32);
         let zeros = |count: u64| (0..count).map(|_| AtomicU64::new(0)).collect();
-        let bits = if tracks.slow { 2 } else { 1 };
         Self {
-            turn: Turn(AtomicU64::new(0)),
-            words: zeros((size * bits).div_ceil(64)),
-            bits,
+            size,
+            settles: settles && !durations,
+            first: AtomicU64::new(0),
+            words: zeros(places / 32),
             failures: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             slow_failures: AtomicU64::new(0),
-            durations: zeros(if tracks.durations { size } else { 0 }),
+            durations: zeros(if durations { places } else { 0 }),
             took: AtomicU64::new(0),
+            next: Line(AtomicU64::new(0)),
         }
     }
 
-    /// Adds a call; whether it took the place of another.
+    /// Records a call. Returns whether a rate may have grown: not if a good call took the place of
+    /// another call.
     #[inline(always)]
-    fn push(&self, marks: &AtomicU64, size: u64, sample: Sample) -> bool {
-        let turn = self.turn.0.fetch_add(1, Ordering::Relaxed);
-        let was_full = turn as i64 >= 0;
-        let mut place = if was_full {
-            turn
-        } else {
-            turn.wrapping_add(size)
-        };
-        if place + 1 >= size {
-            place = self.turn_over(marks, turn, size);
+    pub(crate) fn record(&self, marks: &AtomicU64, sample: Sample) -> bool {
+        // Relaxed, here and where nothing else is said: the counters publish nothing else.
+        let bad = sample.failed || sample.slow;
+        if !bad && marks.load(Ordering::Relaxed) == 0 {
+            return false;
         }
-        self.fill(marks, place, sample);
-        was_full
-    }
-
-    /// As [`CountWindow::push_good`].
-    #[inline(always)]
-    fn push_good(&self, marks: &AtomicU64, size: u64) -> Pushed {
-        let turn = self.turn.0.fetch_add(1, Ordering::Relaxed);
-        // One look for the last place of a turn and for the first turn, which is below zero.
-        if turn >= size - 1 {
-            return Pushed::Part(turn);
+        let call = self.next.0.fetch_add(1, Ordering::Relaxed);
+        let age = call.wrapping_sub(self.first.load(Ordering::Relaxed));
+        let leaving = call.wrapping_sub(self.size);
+        if self.bits(leaving) != 0 {
+            self.flip(marks, leaving, 0);
         }
-        let content = self.words[(turn / 64) as usize].load(Ordering::Relaxed);
-        if content >> (turn % 64) & 1 != 0 {
-            self.change(marks, turn, 0);
+        if bad {
+            let bits = u64::from(sample.failed) * FAILED + u64::from(sample.slow) * SLOW;
+            self.flip(marks, call, bits);
         }
-        Pushed::All
-    }
-
-    /// A place: the last one of a turn, or any.
-    #[cold]
-    fn turn_over(&self, marks: &AtomicU64, turn: u64, size: u64) -> u64 {
-        let place = turn.wrapping_add(size) % size;
-        if turn == FIRST_TURNS_LAST {
-            self.settle(marks);
-        } else if place + 1 == size {
-            // Once in each turn, by a whole one: what others have taken meanwhile keeps its place.
-            self.turn.0.fetch_sub(size, Ordering::Relaxed);
-        }
-        place
-    }
-
-    /// All places are taken for the first time.
-    fn settle(&self, marks: &AtomicU64) {
         if !self.durations.is_empty() {
-            // Each call changes the sum.
+            self.add_duration(call, leaving, sample.took);
+        }
+        if age + 1 == self.size {
+            self.settle(marks);
+        }
+        bad || age < self.size
+    }
+
+    /// Returns the content.
+    pub(crate) fn counts(&self) -> Counts {
+        let next = self.next.0.load(Ordering::Relaxed);
+        let calls = next.wrapping_sub(self.first.load(Ordering::Relaxed));
+        let calls = calls.min(self.size);
+        // A counter may pass below zero while two threads flip the bits of one place.
+        let counted = |counter: &AtomicU64| {
+            let value = counter.load(Ordering::Relaxed) as i64;
+            (value.max(0) as u64).min(calls)
+        };
+        Counts {
+            calls,
+            failures: counted(&self.failures),
+            slow: counted(&self.slow),
+            slow_failures: counted(&self.slow_failures),
+            took: Duration::from_nanos(self.took.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Empties the window. Calls recorded meanwhile may survive or not.
+    pub(crate) fn clear(&self, marks: &AtomicU64) {
+        let next = self.next.0.load(Ordering::Relaxed);
+        self.first.store(next, Ordering::Relaxed);
+        // Release: pairs with `settle`.
+        marks.fetch_or(UNSETTLED, Ordering::Release);
+        for place in 0..self.words.len() as u64 * 32 {
+            if self.bits(place) != 0 {
+                self.flip(marks, place, 0);
+            }
+        }
+        for place in 0..self.durations.len() as u64 {
+            self.set_duration(place, 0);
+        }
+    }
+
+    #[inline]
+    fn bits(&self, call: u64) -> u64 {
+        let (word, shift) = self.place(call);
+        word.load(Ordering::Relaxed) >> shift & (FAILED | SLOW)
+    }
+
+    #[inline]
+    fn place(&self, call: u64) -> (&AtomicU64, u64) {
+        let words = self.words.len() as u64;
+        let word = (call / 32) & (words - 1);
+        (&self.words[word as usize], call % 32 * 2)
+    }
+
+    /// Sets the bits of a place, and counts those that changed.
+    #[cold]
+    fn flip(&self, marks: &AtomicU64, call: u64, bits: u64) {
+        let (word, shift) = self.place(call);
+        let held = word
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                Some(held & !((FAILED | SLOW) << shift) | bits << shift)
+            })
+            .unwrap_or_default();
+        let held = held >> shift & (FAILED | SLOW);
+        let count = |counter: &AtomicU64, kind: u64| {
+            let has = |bits: u64| u64::from(bits & kind == kind);
+            if has(bits) != has(held) {
+                counter.fetch_add(has(bits).wrapping_sub(has(held)), Ordering::Relaxed);
+            }
+        };
+        count(&self.failures, FAILED);
+        count(&self.slow, SLOW);
+        count(&self.slow_failures, FAILED | SLOW);
+        let number = |bits: u64| u64::from(bits.count_ones());
+        // Modulo 2^63, so that a counter below zero leaves `UNSETTLED` alone.
+        let _ = marks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+            let counted = all.wrapping_add(number(bits)).wrapping_sub(number(held));
+            Some(all & UNSETTLED | counted & !UNSETTLED)
+        });
+    }
+
+    fn add_duration(&self, call: u64, leaving: u64, took: u64) {
+        self.set_duration(leaving, 0);
+        self.set_duration(call, took);
+    }
+
+    fn set_duration(&self, call: u64, took: u64) {
+        let place = call & (self.durations.len() as u64 - 1);
+        let held = self.durations[place as usize].swap(took, Ordering::Relaxed);
+        self.took
+            .fetch_add(took.wrapping_sub(held), Ordering::Relaxed);
+    }
+
+    /// The window has become full.
+    #[cold]
+    fn settle(&self, marks: &AtomicU64) {
+        if !self.settles {
             return;
         }
-        // Acquire: if the window was emptied before this, that is seen below, and it is not full.
-        let _ = marks.fetch_update(Ordering::Acquire, Ordering::Relaxed, |marks| {
-            Some(number(marks) as u64)
-        });
-        if !self.is_full() {
-            let _ = marks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |marks| {
-                Some((number(marks) as u64).wrapping_add(UNSETTLED))
-            });
+        // Acquire: if the window was cleared before, the load of `first` sees where it begins.
+        marks.fetch_and(!UNSETTLED, Ordering::Acquire);
+        if self.counts().calls < self.size {
+            marks.fetch_or(UNSETTLED, Ordering::Relaxed);
         }
     }
-
-    #[inline]
-    fn is_full(&self) -> bool {
-        self.turn.0.load(Ordering::Relaxed) as i64 >= 0
-    }
-
-    #[inline]
-    fn fill(&self, marks: &AtomicU64, place: u64, sample: Sample) {
-        if !self.durations.is_empty() {
-            let before = self.durations[place as usize].swap(sample.took, Ordering::Relaxed);
-            self.took
-                .fetch_add(sample.took.wrapping_sub(before), Ordering::Relaxed);
-        }
-        let slow = sample.slow && self.bits == 2;
-        let new = u64::from(sample.failed) * FAILED + u64::from(slow) * SLOW;
-        let place = place << (self.bits - 1);
-        let content = self.words[(place / 64) as usize].load(Ordering::Relaxed);
-        if (content >> (place % 64)) & self.all() != new {
-            self.change(marks, place, new);
-        }
-    }
-
-    /// All bits of a place.
-    #[inline]
-    const fn all(&self) -> u64 {
-        (1 << self.bits) - 1
-    }
-
-    /// Fills the place that begins at bit `at`.
-    #[cold]
-    fn change(&self, marks: &AtomicU64, at: u64, new: u64) {
-        let word = &self.words[(at / 64) as usize];
-        let shift = at % 64;
-        let mut content = word.load(Ordering::Relaxed);
-        loop {
-            let old = (content >> shift) & self.all();
-            if old == new {
-                return;
-            }
-            let changed = content ^ ((old ^ new) << shift);
-            match word.compare_exchange_weak(content, changed, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return self.recount(marks, old, new),
-                Err(now) => content = now,
-            }
-        }
-    }
-
-    /// Follows a place that held `old` and holds `new`.
-    fn recount(&self, marks: &AtomicU64, old: u64, new: u64) {
-        // Minus one is a wrapping plus: a counter may pass below zero while two threads follow one
-        // place, and `counted` reads that as zero.
-        let follow = |counter: &AtomicU64, before: u32, after: u32| {
-            if before != after {
-                let change = u64::from(after).wrapping_sub(u64::from(before));
-                counter.fetch_add(change, Ordering::Relaxed);
-            }
-        };
-        if self.bits == 2 {
-            for (counter, kind) in [
-                (&self.failures, FAILED),
-                (&self.slow, SLOW),
-                (&self.slow_failures, FAILED | SLOW),
-            ] {
-                let has = |held: u64| u32::from(held & kind == kind);
-                follow(counter, has(old), has(new));
-            }
-        }
-        follow(marks, old.count_ones(), new.count_ones());
-    }
-
-    fn counts(&self, marks: &AtomicU64, size: u64) -> Counts {
-        let turn = self.turn.0.load(Ordering::Relaxed);
-        let calls = if turn as i64 >= 0 {
-            size
-        } else {
-            turn.wrapping_add(size)
-        };
-        let mut counts = Counts {
-            calls,
-            failures: counted(marks.load(Ordering::Relaxed), calls),
-            ..Counts::default()
-        };
-        if self.bits == 2 {
-            let of = |counter: &AtomicU64| counted(counter.load(Ordering::Relaxed), calls);
-            counts.failures = of(&self.failures);
-            counts.slow = of(&self.slow);
-            counts.slow_failures = of(&self.slow_failures);
-        }
-        if !self.durations.is_empty() {
-            counts.took = Duration::from_nanos(self.took.load(Ordering::Relaxed));
-        }
-        counts
-    }
-
-    fn clear(&self, size: u64) {
-        for place in [&self.words, &self.durations].into_iter().flatten() {
-            place.store(0, Ordering::Relaxed);
-        }
-        for counter in [&self.failures, &self.slow, &self.slow_failures, &self.took] {
-            counter.store(0, Ordering::Relaxed);
-        }
-        // Swapped and not stored, and so are the marks: the model checker then has an order for them.
-        let empty = 0_u64.wrapping_sub(size);
-        self.turn.0.swap(empty, Ordering::Relaxed);
-    }
-}
-
-/// A counter's value, between zero and `calls` also while it is being changed.
-fn counted(value: u64, calls: u64) -> u64 {
-    (number(value).max(0) as u64).min(calls)
-}
-
-/// A counter's value but for [`UNSETTLED`], which is above the sign.
-const fn number(value: u64) -> i64 {
-    (value << 1) as i64 >> 1
 }
 
 #[cfg(test)]
 impl CountWindow {
-    /// A window that is a ring also where it would fit into a word.
-    pub(super) fn ring(size: u32, tracks: Tracks) -> Self {
-        let size = u64::from(size);
-        let window = Self {
-            marks: AtomicU64::new(0),
-            size,
-            form: Form::Ring(Box::new(Ring::new(size, tracks))),
-        };
-        window.clear();
-        window
-    }
-
-    /// The counts by looking at every place, for windows at rest.
-    pub(super) fn recounted(&self) -> Counts {
-        let Form::Ring(ring) = &self.form else {
-            return self.counts();
-        };
+    /// Counts the content place by place. For windows at rest.
+    pub(super) fn recounted(&self, marks: &AtomicU64) -> Counts {
         let mut counts = Counts {
             calls: self.counts().calls,
             ..Counts::default()
         };
-        for place in 0..self.size {
-            let word = ring.words[(place * ring.bits / 64) as usize].load(Ordering::Relaxed);
-            let held = (word >> (place * ring.bits % 64)) & ((1 << ring.bits) - 1);
-            counts.failures += u64::from(held & FAILED != 0);
-            counts.slow += u64::from(held & SLOW != 0);
-            counts.slow_failures += u64::from(held == FAILED | SLOW);
+        for place in 0..self.words.len() as u64 * 32 {
+            let bits = self.bits(place);
+            counts.failures += u64::from(bits & FAILED != 0);
+            counts.slow += u64::from(bits & SLOW != 0);
+            counts.slow_failures += u64::from(bits == FAILED | SLOW);
         }
-        for took in &ring.durations {
+        for took in &self.durations {
             counts.took += Duration::from_nanos(took.load(Ordering::Relaxed));
         }
-        let marks = self.marks.load(Ordering::Relaxed);
-        assert_eq!(number(marks) as u64, counts.failures + counts.slow);
-        let is_settled = counts.calls == self.size && ring.durations.is_empty();
+        let marks = marks.load(Ordering::Relaxed);
+        assert_eq!(marks & !UNSETTLED, counts.failures + counts.slow);
+        let is_settled = counts.calls == self.size && self.settles;
         assert_eq!(marks & UNSETTLED == 0, is_settled);
         counts
     }

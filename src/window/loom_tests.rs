@@ -3,6 +3,43 @@ use loom::thread;
 
 use super::*;
 use crate::instant::Instant;
+use crate::sync::{AtomicU64, Ordering};
+
+/// A window of calls with its marks.
+#[derive(Debug)]
+struct Calls {
+    marks: AtomicU64,
+    window: CountWindow,
+}
+
+impl Calls {
+    fn new(size: u32, durations: bool) -> Self {
+        Self {
+            marks: AtomicU64::new(UNSETTLED),
+            window: CountWindow::new(size, durations, true),
+        }
+    }
+
+    fn record(&self, sample: Sample) -> bool {
+        self.window.record(&self.marks, sample)
+    }
+
+    fn counts(&self) -> Counts {
+        self.window.counts()
+    }
+
+    fn recounted(&self) -> Counts {
+        self.window.recounted(&self.marks)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) == 0
+    }
+
+    fn clear(&self) {
+        self.window.clear(&self.marks);
+    }
+}
 
 const FAILED: Sample = Sample {
     failed: true,
@@ -30,33 +67,10 @@ fn race<T: Send + Sync + 'static>(
 }
 
 #[test]
-fn loom_a_word_loses_no_call() {
-    loom::model(|| {
-        let window = Arc::new(CountWindow::new(3, Tracks::default()));
-        race(
-            &window,
-            |window| {
-                window.record(FAILED);
-                window.record(GOOD);
-            },
-            |window| {
-                window.record(FAILED);
-            },
-        );
-        let counts = window.counts();
-        assert_eq!((counts.calls, counts.failures), (3, 2));
-    });
-}
-
-#[test]
-fn loom_a_rings_counters_equal_its_content() {
+fn loom_a_count_windows_counters_equal_its_content() {
     loom::model(|| {
         // Two places, so that the threads meet in one.
-        let tracks = Tracks {
-            slow: false,
-            durations: true,
-        };
-        let window = Arc::new(CountWindow::new(2, tracks));
+        let window = Arc::new(Calls::new(2, true));
         race(
             &window,
             |window| {
@@ -73,147 +87,145 @@ fn loom_a_rings_counters_equal_its_content() {
 }
 
 #[test]
-fn loom_a_ring_that_is_full_of_good_calls_is_settled() {
+fn loom_a_count_window_loses_no_failure() {
     loom::model(|| {
-        let window = Arc::new(CountWindow::ring(2, Tracks::default()));
+        let window = Arc::new(Calls::new(3, false));
         race(
             &window,
             |window| {
-                window.push(FAILED);
-                window.after_good(window.push_good());
+                window.record(FAILED);
+                window.record(GOOD);
             },
             |window| {
-                window.after_good(window.push_good());
-                window.after_good(window.push_good());
+                window.record(FAILED);
             },
         );
-        // What it says of itself is compared with its content here.
-        assert_eq!(window.counts(), window.recounted());
-        assert_eq!(window.is_settled(), window.counts().failures == 0);
-    });
-}
-
-#[test]
-fn loom_a_ring_that_was_emptied_is_not_settled() {
-    loom::model(|| {
-        let window = Arc::new(CountWindow::ring(2, Tracks::default()));
-        window.after_good(window.push_good());
-        race(
-            &window,
-            |window| {
-                window.after_good(window.push_good());
-            },
-            |window| window.clear(),
-        );
-        assert!(window.counts().calls < 2);
+        let counts = window.counts();
+        assert_eq!((counts.calls, counts.failures), (3, 2));
         assert!(!window.is_settled());
     });
 }
 
 #[test]
+fn loom_a_window_full_of_good_calls_is_settled() {
+    loom::model(|| {
+        let window = Arc::new(Calls::new(2, false));
+        race(
+            &window,
+            |window| {
+                window.record(GOOD);
+            },
+            |window| {
+                window.record(GOOD);
+            },
+        );
+        // Its flags are compared with its content here.
+        assert_eq!(window.counts(), window.recounted());
+        assert!(window.is_settled());
+    });
+}
+
+#[test]
+fn loom_a_window_that_was_cleared_is_not_settled() {
+    loom::model(|| {
+        let window = Arc::new(Calls::new(2, false));
+        window.record(FAILED);
+        race(
+            &window,
+            |window| {
+                window.record(GOOD);
+            },
+            |window| window.clear(),
+        );
+        let counts = window.counts();
+        assert!(counts.calls < 2 && counts.failures == 0, "{counts:?}");
+        assert!(!window.is_settled());
+    });
+}
+
+/// A window of slices of 100 µs, with kinds 0 and 1.
+fn slices(slices: u32, aligned: bool) -> Arc<TimeWindow> {
+    let window = Duration::from_micros(100) * slices;
+    Arc::new(TimeWindow::new(window, slices, aligned, 2))
+}
+
+fn record(window: &TimeWindow, kind: usize, now: u64) {
+    window.advance(Instant::from_nanos(now * 1_000));
+    window.add(kind, 1);
+}
+
+fn seen(window: &TimeWindow, now: u64) -> (u64, u64) {
+    let sums = window.sums_at(Instant::from_nanos(now * 1_000));
+    (sums[0], sums[1])
+}
+
+#[test]
 fn loom_a_roll_over_loses_no_call() {
-    for first in [FAILED, GOOD] {
-        for second in [FAILED, GOOD] {
-            loom::model(move || {
-                let window = Arc::new(TimeWindow::new(
-                    Duration::from_micros(100),
-                    1,
-                    true,
-                    Tracks::default(),
-                ));
-                window.record(FAILED, Instant::from_nanos(0));
-                window.record(GOOD, Instant::from_nanos(0));
-                let now = Instant::from_nanos(100_000);
-                race(
-                    &window,
-                    move |window| window.record(first, now),
-                    move |window| window.record(second, now),
-                );
-                let counts = window.counts(now);
-                let failures = u64::from(first.failed) + u64::from(second.failed);
-                assert_eq!((counts.calls, counts.failures), (2, failures));
-            });
-        }
+    // From one slice to the next, and far ahead.
+    for now in [100, 100_000] {
+        loom::model(move || {
+            let window = slices(1, true);
+            record(&window, 0, 0);
+            race(
+                &window,
+                move |window| record(window, 0, now),
+                move |window| record(window, 1, now),
+            );
+            assert_eq!(seen(&window, now), (1, 1));
+            assert_eq!(window.sums()[..2], [1, 1]);
+            assert_eq!(seen(&window, now + 100), (0, 0));
+        });
     }
 }
 
 #[test]
-fn loom_a_sweep_of_an_empty_window_loses_no_call() {
-    // Two calls come to the first slice for which the tags are swept; the second one may sweep when
-    // the first one counts already.
+fn loom_calls_that_begin_two_slices_are_both_in_the_window() {
     loom::model(|| {
-        let window = Arc::new(TimeWindow::new(
-            Duration::from_micros(100),
-            1,
-            true,
-            Tracks::default(),
-        ));
-        window.record(FAILED, micros(0));
-        let now = micros(100 << 22);
+        let window = slices(2, true);
+        record(&window, 0, 0);
         race(
             &window,
-            move |window| window.record(GOOD, now),
-            move |window| window.record(FAILED, now),
+            |window| record(window, 0, 110),
+            |window| record(window, 1, 210),
         );
-        let counts = window.counts(now);
-        assert_eq!((counts.calls, counts.failures), (2, 1));
+        // The first slice has left. The late one of the two may count into the newer slice.
+        assert_eq!(seen(&window, 210), (1, 1));
+        assert_eq!(window.sums()[..2], [1, 1]);
+        assert_eq!(seen(&window, 410), (0, 0));
     });
 }
 
 #[test]
-fn loom_a_late_call_cannot_reopen_a_slice() {
+fn loom_a_call_is_counted_while_the_window_is_cleared_or_not_at_all() {
     loom::model(|| {
-        let window = Arc::new(TimeWindow::new(
-            Duration::from_micros(100),
-            1,
-            true,
-            Tracks::default(),
-        ));
-        let now = Instant::from_nanos(100_000);
-        race(
-            &window,
-            |window| window.record(GOOD, Instant::from_nanos(0)),
-            move |window| window.record(GOOD, now),
-        );
-        // The late call counts into the new slice or is gone with the old one.
-        let calls = window.counts(now).calls;
-        assert!(calls == 1 || calls == 2, "{calls}");
+        let window = slices(2, false);
+        record(&window, 0, 0);
+        race(&window, |window| record(window, 1, 150), TimeWindow::clear);
+        let (before, meanwhile) = seen(&window, 150);
+        assert!(before == 0 && meanwhile <= 1);
+        record(&window, 0, 160);
+        assert_eq!(seen(&window, 160), (1, meanwhile));
     });
 }
 
-/// A window of one slice of 100 µs that began with its first call, and has run empty.
-fn empty() -> Arc<TimeWindow> {
-    let window = TimeWindow::new(Duration::from_micros(100), 1, false, Tracks::default());
-    window.record(FAILED, micros(0));
-    Arc::new(window)
-}
-
-const fn micros(at: u64) -> Instant {
-    Instant::from_nanos(at * 1_000)
-}
-
 #[test]
-fn loom_a_window_that_has_run_empty_begins_anew_once() {
+fn loom_a_window_that_has_run_empty_restarts_once() {
     // At one time; at two in one slice, as slices lay; in two slices.
     for (first, second) in [(250, 250), (250, 260), (290, 310)] {
         loom::model(move || {
-            let window = empty();
+            let window = slices(1, false);
+            record(&window, 0, 0);
             race(
                 &window,
-                move |window| window.record(GOOD, micros(first)),
-                move |window| window.record(FAILED, micros(second)),
+                move |window| record(window, 0, first),
+                move |window| record(window, 1, second),
             );
-            let at = |now| window.counts(micros(now));
-            // It began with the one or the other; of the second, the first call is from before it.
-            let calls = at(second).calls;
-            assert!(calls == 2 || (calls == 1 && first < second), "{calls}");
-            assert_eq!(at(second).failures, 1);
-            assert_eq!(at(first + 99).failures, 1);
-            assert_eq!(at(second + 100).calls, 0);
-            // And goes on as one that nobody has raced for.
-            window.record(GOOD, micros(1_000));
-            assert_eq!(at(1_099).calls, 1);
-            assert_eq!(at(1_100).calls, 0);
+            // It restarted with the one or the other.
+            assert_eq!(seen(&window, second), (1, 1));
+            assert_eq!(seen(&window, second + 100), (0, 0));
+            record(&window, 0, 1_000);
+            assert_eq!(seen(&window, 1_099), (1, 0));
+            assert_eq!(seen(&window, 1_100), (0, 0));
         });
     }
 }

@@ -1,16 +1,16 @@
-//! Sliding windows over the results of calls, shared by the patterns that judge a dependency.
+//! Sliding windows over the results of calls, shared by the circuit breaker and the throttle.
 //!
 //! ```text
 //!   CountWindow, the last n calls            TimeWindow, the last n slices of time
 //!
 //!    ┌──── newest                             ┌──────┬──────┬──────┬──────┐
 //!    ▼                                        │ 12/3 │ 40/0 │ 38/1 │  7/0 │ calls/failures
-//!   0 0 1 0 0 0 1 0 │ oldest falls out        └──────┴──────┴──────┴──────┘
+//!   0 0 1 0 0 0 1 0 │ oldest leaves           └──────┴──────┴──────┴──────┘
 //! ```
 //!
-//! Both are lock-free, cost the same whatever their size, never allocate after they are built, and
-//! are exact when no call is being recorded: their counts are those of their content. Slow calls are
-//! counted beside failures, in the same step; a slow failure counts as both.
+//! Both are lock-free and never allocate after construction. Recording and evaluating are O(1) at
+//! any size: each window keeps running totals. Both are exact while no call is being recorded. A
+//! slow failure counts as slow and as a failure.
 
 use std::time::Duration;
 
@@ -21,48 +21,46 @@ mod loom_tests;
 mod tests;
 mod time;
 
-pub(crate) use self::count::{CountWindow, Pushed};
-pub(crate) use self::time::{Slice, TimeWindow};
+pub(crate) use self::count::{CountWindow, UNSETTLED};
+pub(crate) use self::time::{Slice, Sums, TimeWindow};
 
-/// What one call was.
+/// The result of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sample {
-    /// How long it took, in nanoseconds. Zero where nobody measures.
+    /// Duration in nanoseconds. Zero where durations are not measured.
     pub(crate) took: u64,
-    /// It failed.
     pub(crate) failed: bool,
-    /// It took too long.
     pub(crate) slow: bool,
 }
 
-impl Sample {
-    /// Fast and good: what a healthy dependency gives nearly always.
-    #[inline]
-    pub(crate) const fn is_clean(self) -> bool {
-        !self.failed && !self.slow
-    }
-}
-
-/// What a window keeps beside calls and failures.
+/// Counts of the calls in a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tracks {
-    /// Slow calls.
-    pub(crate) slow: bool,
-    /// The sum of the durations.
-    pub(crate) durations: bool,
-}
-
-/// The content of a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+#[non_exhaustive]
+pub struct Counts {
     /// All calls.
-    pub(crate) calls: u64,
-    /// Those that failed, slow or not.
-    pub(crate) failures: u64,
-    /// Those that were slow, failed or not.
-    pub(crate) slow: u64,
-    /// Those that were both.
-    pub(crate) slow_failures: u64,
-    /// The sum of the durations, where they are tracked.
-    pub(crate) took: Duration,
+    pub calls: u64,
+    /// Calls that failed, slow or not.
+    pub failures: u64,
+    /// Calls that were slow, failed or not.
+    pub slow: u64,
+    /// Calls that were slow and failed.
+    pub slow_failures: u64,
+    /// Sum of the durations. Zero unless durations are measured.
+    pub took: Duration,
+}
+
+impl Counts {
+    /// Returns the share of calls that failed: zero without calls.
+    pub fn failure_rate(&self) -> f64 {
+        self.rate(self.failures)
+    }
+
+    /// Returns the share of calls that were slow: zero without calls.
+    pub fn slow_rate(&self) -> f64 {
+        self.rate(self.slow)
+    }
+
+    fn rate(&self, bad: u64) -> f64 {
+        bad as f64 / self.calls.max(1) as f64
+    }
 }

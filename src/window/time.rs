@@ -1,86 +1,69 @@
-//! The last slices of time.
+//! A window over the last slices of time.
 
 use std::time::Duration;
 
-use super::{Counts, Sample, Tracks};
 use crate::instant::{Instant, nanos};
 use crate::striped::home;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
-mod advance;
-
-/// A window over the last `n` slices of time, the present one included.
+/// A window over the last `n` slices of time, the current one included.
 ///
-/// Slices are aligned to the clock's origin, or begin with the first call, and again with the first
-/// one after the window has run empty.
+/// Counters only grow. When a slice begins, their values are saved as its *marks*, so the content of
+/// the window is the difference between the counters and the marks of the oldest slice in it:
+///
+/// ```text
+///   time ──────────────────────────────────────────────────►
+///            │ oldest      │             │ newest
+///            │ marks: 40   │ marks: 52   │ marks: 58     counter: 61
+///            └──────────────── content: 61 − 40 ────────────────┘
+/// ```
+///
+/// Recording is one atomic addition and evaluating is a subtraction, at any number of slices. A
+/// slice without calls has no marks and takes no room, so beginning a slice is amortized O(1) too.
 ///
 /// # Exactness
 ///
-/// Each slice's numbers carry the slice they belong to in the same word, so a slice is emptied and
-/// counted into in one step. A call counts into the present slice. A thread that is stopped between
-/// reading the clock and recording counts late, by as long as it was stopped; it never brings an old
-/// slice back.
-///
-/// # Clocks that go back
-///
-/// A reading from the past counts as the newest one. A clock that is set back by more than the
-/// window and a minute begins an empty window.
-// In cache lines of its own: all look at it, and hardly anybody changes it.
+/// A call counts into the newest slice when it is added. A thread that is preempted between reading
+/// the clock and recording counts late, by the time it was preempted; it never brings an old slice
+/// back.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct TimeWindow {
-    /// Where the first slice begins, in the clock's nanoseconds; [`UNKNOWN`] until the first call.
-    /// Moves on by a part of a slice when the window begins anew.
-    origin: AtomicU64,
-    /// The origin that `newest` is known to go by. Another one: a call moves it just now.
-    published: AtomicU64,
-    aligned: bool,
-    /// Nanoseconds.
-    slice: u64,
-    slices: u64,
-    /// The newest slice there is: its number, and its place in the low [`PLACE_BITS`] bits.
+    /// When the newest slice ends, in nanoseconds. Zero before the first slice.
+    ends: AtomicU64,
+    /// Numbers of the newest and the oldest slice in the window, in the order they began.
     newest: AtomicU64,
-    /// The newest slice with a call that was not clean, plus one; zero when there is none.
-    marked: AtomicU64,
-    /// `stride` words for each place; then, from `second` on, one more for each.
-    ///
-    /// Every other thread counts its good calls into those, so that two threads do not wait for each
-    /// other at each call. Those of one place are never in one cache line.
-    words: Box<[AtomicU64]>,
-    stride: usize,
-    second: usize,
-    tracks: Tracks,
-    /// Locked while all words may be emptied, until the slice is published that this was for: what
-    /// is counted into that slice is never taken for an old count.
-    sweeping: Mutex<()>,
+    oldest: AtomicU64,
+    /// Length of a slice and of the window, in nanoseconds.
+    slice: u64,
+    window: u64,
+    /// Slices are aligned to the clock's origin. Otherwise the first one begins with the first call,
+    /// and again with the first call after the window has run empty.
+    aligned: bool,
+    kinds: usize,
+    places: u64,
+    /// When each slice began, then its marks: `1 + kinds` words for each. At least two slices more
+    /// than fit in the window, so a slice is overwritten only after a later one has begun without
+    /// it. Their number is a power of two, so that no division is needed to find one.
+    slices: Box<[AtomicU64]>,
+    counters: [Counters; 2],
 }
 
-/// The slice that a call was counted into: as `newest` has it.
+/// Half of the counters: every other thread counts into those of its own, so that two threads do not
+/// contend for a cache line on each call.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Counters([AtomicU64; MAX_KINDS]);
+
+/// The largest number of kinds.
+pub(crate) const MAX_KINDS: usize = 5;
+
+/// The slice that a call was counted into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slice(u64);
 
-const PLACE_BITS: u32 = 16;
-/// What the words of a place count.
-const CALLS: usize = 0;
-const FAILED: usize = 1;
-const SLOW: usize = 2;
-const BOTH: usize = 3;
-
-/// A word is a tag, the low bits of the slice's number, above a count.
-const COUNT_BITS: u32 = 32;
-/// Durations need more room: microseconds below a shorter tag.
-const TOOK_BITS: u32 = 40;
-/// Counts stop here, out of reach of the tag for all who add at once.
-const FULL: u64 = u32::MAX as u64 - 0xffff;
-const TOOK_FULL: u64 = (1 << TOOK_BITS) - 1;
-
-/// The words of a cache line.
-const LINE: usize = 8;
-
-const UNKNOWN: u64 = u64::MAX;
-
-/// Tags are swept each time this many bits of the slices' numbers are used up.
-const SWEEP_BITS: u32 = 22;
+/// How much of each kind is in the window.
+pub(crate) type Sums = [u64; MAX_KINDS];
 
 impl TimeWindow {
     /// The shortest slice.
@@ -88,316 +71,228 @@ impl TimeWindow {
     /// The largest number of slices.
     pub(crate) const MAX_SLICES: u32 = 1024;
 
-    /// An empty window of `window` in `slices` slices.
+    /// Returns an empty window of `window` in `slices` slices, which counts `kinds` kinds of calls.
     ///
-    /// Slices are at least [`MIN_SLICE`](Self::MIN_SLICE) long, and from one to
-    /// [`MAX_SLICES`](Self::MAX_SLICES) in number; builders check that they are.
-    ///
-    /// Slices are `aligned` to the clock's origin, or begin with the first call.
-    pub(crate) fn new(window: Duration, slices: u32, aligned: bool, tracks: Tracks) -> Self {
+    /// Builders check that the slices are in range; here they are clamped.
+    pub(crate) fn new(window: Duration, slices: u32, aligned: bool, kinds: usize) -> Self {
         let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
         let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
-        let stride = if tracks.slow { 4 } else { 2 } + usize::from(tracks.durations);
-        let second = slices as usize * stride + LINE;
+        let words = (slices as usize + 2).next_power_of_two() * (1 + kinds);
         Self {
-            origin: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
-            published: AtomicU64::new(if aligned { 0 } else { UNKNOWN }),
-            aligned,
-            slice,
-            slices,
+            ends: AtomicU64::new(0),
             newest: AtomicU64::new(0),
-            marked: AtomicU64::new(0),
-            words: (0..second + slices as usize)
-                .map(|_| AtomicU64::new(0))
-                .collect(),
-            stride,
-            second,
-            tracks,
-            sweeping: Mutex::new(()),
+            oldest: AtomicU64::new(0),
+            slice,
+            window: slice * slices,
+            aligned,
+            kinds,
+            places: (words / (1 + kinds)) as u64,
+            slices: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            counters: [Counters::default(), Counters::default()],
         }
     }
 
-    /// Adds a call that ended at `now`.
-    #[inline(always)]
-    pub(crate) fn record(&self, sample: Sample, now: Instant) {
-        if self.kind_of(sample).is_some() || self.tracks.durations {
-            // Not inlined, and field by field: a sample in memory would have to be there for the
-            // others too.
-            return self.record_slowly(sample.failed, sample.slow, sample.took, now);
-        }
-        self.record_clean(now);
-    }
-
-    /// As [`record`](Self::record), for a good and fast call, where durations are not tracked.
-    #[inline(always)]
-    pub(crate) fn record_clean(&self, now: Instant) {
-        let newest = self.present(now);
-        let epoch = newest >> PLACE_BITS;
-        let place = (newest & ((1 << PLACE_BITS) - 1)) as usize;
-        let word = match home() % 2 {
-            0 => place * self.stride + CALLS,
-            _ => self.second + place,
-        };
-        // Without a look at it before: one that has to come from another processor then comes once
-        // and not twice.
-        let word = &self.words[word];
-        let content = word.fetch_add(1, Ordering::Relaxed);
-        let count = content & ((1 << COUNT_BITS) - 1);
-        if content >> COUNT_BITS != tag(epoch, COUNT_BITS) || count >= FULL {
-            Self::added_blindly(word, content, epoch);
+    /// Moves on to the slice of `now`. Call before [`add`](Self::add).
+    #[inline]
+    pub(crate) fn advance(&self, now: Instant) {
+        // Acquire: pairs with the end of `begin_slice`, so that what is added next is newer than the
+        // marks of the slice.
+        if now.as_nanos() >= self.ends.load(Ordering::Acquire) {
+            self.begin_slice(now.as_nanos());
         }
     }
 
-    #[inline(never)]
-    fn record_slowly(&self, failed: bool, slow: bool, took: u64, now: Instant) {
-        let sample = Sample { took, failed, slow };
-        self.record_into(sample, now);
+    /// Adds to the newest slice.
+    #[inline]
+    pub(crate) fn add(&self, kind: usize, amount: u64) {
+        // Release: pairs with the loads in `begin_slice`.
+        self.counters[home() % 2].0[kind].fetch_add(amount, Ordering::Release);
     }
 
-    /// One was added to a word that had `content`, which was not that of slice `epoch` or is full.
+    /// Begins the slice of `now` if it has not begun.
+    ///
+    /// Any number of threads may do so at once. Each writes the same slice in full before it
+    /// publishes it, and only maxima, so the last one changes nothing.
     #[cold]
-    fn added_blindly(word: &AtomicU64, content: u64, epoch: u64) {
-        let tag = tag(epoch, COUNT_BITS);
-        let behind = tag.wrapping_sub(content >> COUNT_BITS) & mask(COUNT_BITS);
-        if behind == 0 {
-            word.fetch_sub(1, Ordering::Relaxed);
-        } else if behind <= mask(COUNT_BITS) / 2 {
-            // What was added to belongs to a slice that has left the window, and goes with it.
-            Self::add_slowly(word, epoch, COUNT_BITS, 1, FULL);
+    fn begin_slice(&self, now: u64) {
+        loop {
+            // Acquire, also in the second load: a thread that adds to the next slice has seen it
+            // published, so marks that contain what it added are never written.
+            let newest = self.newest.load(Ordering::Acquire);
+            let began = self.began(newest);
+            let begins = self.begin_of(now, began);
+            // Late readings, and the first slice of aligned ones, which begins at zero.
+            if begins <= began && (self.aligned || self.ends.load(Ordering::Relaxed) != 0) {
+                self.ends
+                    .fetch_max(began.saturating_add(self.slice), Ordering::AcqRel);
+                return;
+            }
+            let marks = self.totals();
+            if self.newest.load(Ordering::Acquire) != newest {
+                continue;
+            }
+            self.write_slice(newest + 1, begins, marks);
+            self.drop_slices(newest + 1, begins);
+            // Release, here and below: pairs with the loads above and in `advance`.
+            let order = Ordering::AcqRel;
+            let _ = self
+                .newest
+                .compare_exchange(newest, newest + 1, order, Ordering::Relaxed);
+            self.ends
+                .fetch_max(begins.saturating_add(self.slice), order);
         }
-        // Else the slice has left the window, and the call counts late, in the newer one.
     }
 
-    /// Adds a call, into the slice that it returns.
-    #[inline]
-    pub(crate) fn record_into(&self, sample: Sample, now: Instant) -> Slice {
-        let newest = self.present(now);
-        let epoch = newest >> PLACE_BITS;
-        let first = (newest & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
-        self.add(first + CALLS, epoch, COUNT_BITS, 1, FULL);
-        self.mark(first, epoch, sample);
-        self.add_duration(first, epoch, sample.took);
-        Slice(newest)
+    fn write_slice(&self, number: u64, begins: u64, marks: Sums) {
+        let words = self.slice(number);
+        words[0].fetch_max(begins, Ordering::Relaxed);
+        for (word, mark) in words[1..].iter().zip(marks) {
+            word.fetch_max(mark, Ordering::Relaxed);
+        }
     }
 
-    /// Changes a call that was recorded as `from` into one that is `to`, or takes it back. Too late
-    /// when its slice has left the window. Durations stay what they were.
+    /// When the slice of `now` begins, after one that began at `began`.
+    fn begin_of(&self, now: u64, began: u64) -> u64 {
+        if self.aligned {
+            return now - now % self.slice;
+        }
+        let passed = now.saturating_sub(began);
+        let is_first = self.ends.load(Ordering::Relaxed) == 0;
+        if is_first || passed >= self.window {
+            now
+        } else {
+            began + (passed - passed % self.slice)
+        }
+    }
+
+    /// Drops slices that are out of the window when the newest one begins at `begins`.
+    fn drop_slices(&self, newest: u64, begins: u64) {
+        let mut oldest = self.oldest.load(Ordering::Acquire);
+        while oldest < newest && begins.saturating_sub(self.began(oldest)) >= self.window {
+            oldest += 1;
+        }
+        self.oldest.fetch_max(oldest, Ordering::AcqRel);
+    }
+
+    /// Returns the content while the newest slice lasts: for calls that have just been added.
     #[inline]
-    pub(crate) fn amend(&self, slice: Slice, from: Sample, to: Option<Sample>) {
-        let epoch = slice.0 >> PLACE_BITS;
-        let newest = self.newest.load(Ordering::Relaxed) >> PLACE_BITS;
-        // A slice from before the clock was set back is in the future, and gone too.
-        if newest.wrapping_sub(epoch) >= self.slices {
+    pub(crate) fn sums(&self) -> Sums {
+        loop {
+            let oldest = self.oldest.load(Ordering::Acquire);
+            let sums = self.since(oldest);
+            // A slice that has left the window may be overwritten meanwhile.
+            if self.oldest.load(Ordering::Acquire) == oldest {
+                return sums;
+            }
+        }
+    }
+
+    /// Returns the content at `now`. Changes nothing.
+    pub(crate) fn sums_at(&self, now: Instant) -> Sums {
+        let newest = self.newest.load(Ordering::Acquire);
+        let mut slices = self.oldest.load(Ordering::Acquire)..=newest;
+        let first = slices.find(|slice| self.is_within(*slice, self.window, now));
+        first.map_or([0; MAX_KINDS], |slice| self.since(slice))
+    }
+
+    /// Returns the content of the current slice and the `before` slices before it.
+    pub(crate) fn sums_of_latest(&self, before: u64, now: Instant) -> Sums {
+        let span = before.saturating_add(1).saturating_mul(self.slice);
+        let span = span.min(self.window);
+        let newest = self.newest.load(Ordering::Acquire);
+        let slices = (self.oldest.load(Ordering::Acquire)..=newest).rev();
+        let first = slices
+            .take_while(|slice| self.is_within(*slice, span, now))
+            .last();
+        first.map_or([0; MAX_KINDS], |slice| self.since(slice))
+    }
+
+    /// Whether a slice began in the last `span` nanoseconds.
+    fn is_within(&self, slice: u64, span: u64, now: Instant) -> bool {
+        now.as_nanos().saturating_sub(self.began(slice)) < span
+    }
+
+    /// What was added since a slice began.
+    fn since(&self, slice: u64) -> Sums {
+        let marks = &self.slice(slice)[1..];
+        let mut sums = self.totals();
+        for (sum, mark) in sums.iter_mut().zip(marks) {
+            *sum = sum.saturating_sub(mark.load(Ordering::Acquire));
+        }
+        sums
+    }
+
+    /// The counters.
+    fn totals(&self) -> Sums {
+        let mut sums = Sums::default();
+        for half in &self.counters {
+            for (sum, counter) in sums.iter_mut().zip(&half.0[..self.kinds]) {
+                *sum = sum.wrapping_add(counter.load(Ordering::Acquire));
+            }
+        }
+        sums
+    }
+
+    /// The slice that calls are being added to.
+    #[inline]
+    pub(crate) fn newest(&self) -> Slice {
+        Slice(self.newest.load(Ordering::Relaxed))
+    }
+
+    /// Adds to a slice that may have ended, unless it has left the window.
+    #[inline]
+    pub(crate) fn add_to(&self, slice: Slice, kind: usize) {
+        let newest = self.newest.load(Ordering::Relaxed);
+        if slice.0 < self.oldest.load(Ordering::Relaxed) {
             return;
         }
-        let first = (slice.0 & ((1 << PLACE_BITS) - 1)) as usize * self.stride;
-        // The new one first: a look in between sees a call too bad rather than too good.
-        if let Some(to) = to {
-            self.mark(first, epoch, to);
-        }
-        if let Some(kind) = self.kind_of(from) {
-            self.take(first + kind, epoch);
-        }
-        if to.is_none() {
-            self.take(first + CALLS, epoch);
+        self.add(kind, 1);
+        // As if it had been counted before the later slices began. A slice that begins at this moment
+        // may contain it too, and shows it once more while that slice is the oldest.
+        for later in slice.0 + 1..=newest {
+            self.slice(later)[1 + kind].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Counts a call that is not clean once more, as what it is.
-    #[inline]
-    fn mark(&self, first: usize, epoch: u64, sample: Sample) {
-        if let Some(kind) = self.kind_of(sample) {
-            // Relaxed: whoever records evaluates afterwards, and sees what it wrote itself.
-            self.marked.fetch_max(epoch + 1, Ordering::Relaxed);
-            self.add(first + kind, epoch, COUNT_BITS, 1, FULL);
-        }
-    }
-
-    /// Which word counts such calls; `None` for clean ones.
-    #[inline]
-    const fn kind_of(&self, sample: Sample) -> Option<usize> {
-        match (sample.failed, sample.slow && self.tracks.slow) {
-            (true, true) => Some(BOTH),
-            (true, false) => Some(FAILED),
-            (false, true) => Some(SLOW),
-            (false, false) => None,
-        }
-    }
-
-    #[inline]
-    fn add_duration(&self, first: usize, epoch: u64, took: u64) {
-        if self.tracks.durations {
-            let word = first + self.stride - 1;
-            let micros = (took / 1_000).min(TOOK_FULL);
-            self.add(word, epoch, TOOK_BITS, micros, TOOK_FULL);
-        }
-    }
-
-    /// Whether nothing but good and fast calls is in it. Cheap.
-    #[inline(always)]
-    pub(crate) fn is_clean(&self, now: Instant) -> bool {
-        let marked = self.marked.load(Ordering::Relaxed);
-        marked == 0 || self.has_left(marked, now)
-    }
-
-    /// Whether all slices before `marked` have left the window.
-    #[inline(never)]
-    fn has_left(&self, marked: u64, now: Instant) -> bool {
-        self.epoch(now) >= marked - 1 + self.slices
-    }
-
-    /// The content.
-    pub(crate) fn counts(&self, now: Instant) -> Counts {
-        let epoch = self.epoch(now);
-        let mut sums = [0; 5];
-        for word in &self.words[self.second..] {
-            let word = word.load(Ordering::Relaxed);
-            if self.is_live(word, epoch, COUNT_BITS) {
-                sums[CALLS] += word & ((1 << COUNT_BITS) - 1);
-            }
-        }
-        for place in self.places() {
-            for (kind, (word, sum)) in place.iter().zip(&mut sums).enumerate() {
-                let bits = self.bits_of(kind);
-                // Relaxed: a count and the tag it belongs to are one word.
-                let word = word.load(Ordering::Relaxed);
-                if self.is_live(word, epoch, bits) {
-                    *sum += word & ((1 << bits) - 1);
-                }
-            }
-        }
-        let took = if self.tracks.durations {
-            std::mem::take(&mut sums[self.stride - 1])
-        } else {
-            0
-        };
-        let [calls, failed, slow, both, _] = sums;
-        Counts {
-            calls: calls.max(failed + slow + both),
-            failures: failed + both,
-            slow: slow + both,
-            slow_failures: both,
-            took: Duration::from_micros(took),
-        }
-    }
-
-    /// How many calls of the present slice and the `before` slices before it are slow, failed or
-    /// not. Zero when slow calls are not tracked.
-    pub(crate) fn slow_in_latest(&self, before: u64, now: Instant) -> u64 {
-        if !self.tracks.slow {
-            return 0;
-        }
-        let epoch = self.epoch(now);
-        self.places()
-            .flat_map(|place| [&place[SLOW], &place[BOTH]])
-            .map(|word| word.load(Ordering::Relaxed))
-            .filter(|word| {
-                let age = tag(epoch, COUNT_BITS).wrapping_sub(word >> COUNT_BITS);
-                (age & mask(COUNT_BITS)) <= before.min(self.slices - 1)
-            })
-            .map(|word| word & ((1 << COUNT_BITS) - 1))
-            .sum()
-    }
-
-    fn places(&self) -> impl Iterator<Item = &[AtomicU64]> {
-        self.words[..self.second - LINE].chunks_exact(self.stride)
-    }
-
-    /// Empties it. Calls recorded meanwhile may survive or not.
+    /// Empties the window: a slice begins that is the only one in it. Calls recorded meanwhile may
+    /// survive or not.
     pub(crate) fn clear(&self) {
-        self.newest.store(0, Ordering::Relaxed);
-        self.empty();
-    }
-
-    fn empty(&self) {
-        self.marked.store(0, Ordering::Relaxed);
-        if !self.aligned {
-            self.published.store(UNKNOWN, Ordering::Relaxed);
-            self.origin.store(UNKNOWN, Ordering::Relaxed);
-        }
-        for word in &self.words {
-            word.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// How many bits count in the words of this kind.
-    const fn bits_of(&self, kind: usize) -> u32 {
-        if self.tracks.durations && kind == self.stride - 1 {
-            TOOK_BITS
-        } else {
-            COUNT_BITS
-        }
-    }
-
-    /// Whether the slice a word belongs to is in the window that ends with slice `epoch`.
-    const fn is_live(&self, content: u64, epoch: u64, bits: u32) -> bool {
-        tag(epoch, bits).wrapping_sub(content >> bits) & mask(bits) < self.slices
-    }
-
-    /// Adds to a word, which becomes that of slice `epoch` if it is still that of an older one.
-    #[inline]
-    fn add(&self, word: usize, epoch: u64, bits: u32, amount: u64, full: u64) {
-        let word = &self.words[word];
-        let content = word.load(Ordering::Relaxed);
-        let count = content & ((1 << bits) - 1);
-        if bits == COUNT_BITS && content >> bits == tag(epoch, bits) && count < full {
-            word.fetch_add(amount, Ordering::Relaxed);
-        } else {
-            Self::add_slowly(word, epoch, bits, amount, full);
-        }
-    }
-
-    /// Takes one from a word, if it is still that of slice `epoch`.
-    #[inline]
-    fn take(&self, word: usize, epoch: u64) {
-        let one_less = |content: u64| {
-            let is_same = content >> COUNT_BITS == tag(epoch, COUNT_BITS);
-            let count = content & ((1 << COUNT_BITS) - 1);
-            (is_same && count > 0).then(|| content - 1)
-        };
-        // Relaxed, and no matter if there was nothing to take: as in `add`.
-        let _ = self.words[word].fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
-    }
-
-    #[cold]
-    fn add_slowly(word: &AtomicU64, epoch: u64, bits: u32, amount: u64, full: u64) {
-        let tag = tag(epoch, bits);
-        let mut content = word.load(Ordering::Relaxed);
         loop {
-            let count = content & ((1 << bits) - 1);
-            let behind = tag.wrapping_sub(content >> bits) & mask(bits);
-            let count = if behind == 0 {
-                count.saturating_add(amount).min(full)
-            } else if behind <= mask(bits) / 2 {
-                amount
-            } else {
-                // A newer slice has taken the place: this one has left the window.
-                return;
-            };
-            let new = (tag << bits) | count;
-            match word.compare_exchange_weak(content, new, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => content = now,
+            let newest = self.newest.load(Ordering::Acquire);
+            let (began, marks) = (self.began(newest), self.totals());
+            if self.newest.load(Ordering::Acquire) != newest {
+                continue;
+            }
+            self.write_slice(newest + 1, began, marks);
+            self.oldest.fetch_max(newest + 1, Ordering::AcqRel);
+            let order = Ordering::AcqRel;
+            let published =
+                self.newest
+                    .compare_exchange(newest, newest + 1, order, Ordering::Relaxed);
+            if published.is_ok() {
+                break;
             }
         }
+        if !self.aligned {
+            self.ends.store(0, Ordering::Release);
+        }
     }
-}
 
-/// The tag of a slice above a count of `bits` bits.
-#[inline]
-const fn tag(epoch: u64, bits: u32) -> u64 {
-    epoch & mask(bits)
-}
+    fn began(&self, slice: u64) -> u64 {
+        self.slice(slice)[0].load(Ordering::Relaxed)
+    }
 
-/// All bits of the tag above a count of `bits` bits.
-#[inline]
-const fn mask(bits: u32) -> u64 {
-    u64::MAX >> bits
+    /// The words of a slice.
+    fn slice(&self, number: u64) -> &[AtomicU64] {
+        let stride = 1 + self.kinds;
+        let place = (number & (self.places - 1)) as usize;
+        &self.slices[place * stride..][..stride]
+    }
 }
 
 #[cfg(all(test, not(backstop_loom)))]
 impl TimeWindow {
     pub(super) const fn words_in_use(&self) -> usize {
-        self.words.len()
+        self.slices.len()
     }
 }

@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Waker};
+use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
 use backstop::bulkhead::limit::Fixed;
@@ -210,5 +211,33 @@ fn a_clock_that_panics_costs_no_permit() {
         clock.is_broken.store(false, Ordering::Relaxed);
         drop((acquires, calls));
         assert_eq!(bulkhead.snapshot().in_flight, 0);
+    }
+}
+
+/// A clock that can jump back.
+#[derive(Clone, Debug)]
+pub(crate) struct Jumping(Arc<AtomicU64>);
+
+impl Jumping {
+    pub(crate) fn at(start: Duration) -> Self {
+        Self(Arc::new(AtomicU64::new(start.as_nanos() as u64)))
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
+    }
+
+    pub(crate) fn jump_back(&self, by: Duration) {
+        self.0.fetch_sub(by.as_nanos() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Jumping {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+
+    fn sleep_until(&self, _: Instant) -> Sleep {
+        Sleep::never()
     }
 }

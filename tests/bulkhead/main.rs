@@ -5,13 +5,14 @@ mod adaptive;
 mod extreme_values;
 mod guards;
 mod model;
+mod options;
 mod pitfalls;
 #[path = "../../examples/overload/server.rs"]
 mod server;
-mod set_back;
 mod shares;
 mod storm;
 mod stress;
+mod user_code;
 #[path = "../values/mod.rs"]
 mod values;
 mod wakers;
@@ -508,11 +509,7 @@ fn a_share_is_rounded_up_from_what_was_written() {
 #[test]
 fn a_panic_gives_the_permit_back() {
     let clock = ManualClock::new();
-    let bulkhead = on(&clock)
-        .max_concurrent(1)
-        .adaptive(Fixed::new(1))
-        .build()
-        .unwrap();
+    let bulkhead = on(&clock).adaptive(Fixed::new(1)).build().unwrap();
     for early in [true, false] {
         let call = std::panic::AssertUnwindSafe(|| {
             let work = || {

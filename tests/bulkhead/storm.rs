@@ -59,10 +59,7 @@ impl Storm {
     fn new(dice: &mut Dice) -> Self {
         let clock = ManualClock::new();
         let largest = [1, 2, 4, 7, 16, 64][dice.roll(6) as usize];
-        let mut builder = Bulkhead::builder()
-            .max_concurrent(largest)
-            .clock(clock.clone())
-            .name("storm");
+        let mut builder = Bulkhead::builder().clock(clock.clone()).name("storm");
         let (shadow, adaptive) = (dice.hits(8), dice.hits(5));
         let mut exceeds = shadow;
         if adaptive {
@@ -71,6 +68,8 @@ impl Storm {
                 1 => builder.adaptive(Vegas::builder().max(largest).build().unwrap()),
                 _ => builder.adaptive(Gradient2::builder().max(largest).build().unwrap()),
             };
+        } else {
+            builder = builder.max_concurrent(largest);
         }
         if dice.roll(4) > 0 {
             builder = builder.queue(1 + dice.roll(6) as usize);

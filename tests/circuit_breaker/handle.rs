@@ -408,10 +408,8 @@ fn a_retry_inside_out_of_luck_and_the_order_that_works() {
     let report = clock.block_on(call);
     // Every attempt counts, and the open circuit ends the retries.
     assert_eq!((calls.get(), breaker.state()), (3, State::Open));
-    assert_eq!(
-        report.result.unwrap_err().reason(),
-        Some(Reason::CircuitOpen)
-    );
+    assert_eq!(report.rejected().unwrap().reason(), Reason::CircuitOpen);
+    assert_eq!(report.result.unwrap_err().into_operation(), Some("down"));
 
     assert_eq!(Pipeline::new((retry(), breaker.clone())).check(), []);
     let found = Pipeline::new((breaker, retry())).check();

@@ -139,3 +139,96 @@ fn racing_threads_get_one_policy() {
     }
     assert!(made.load(Ordering::SeqCst) >= 50);
 }
+
+#[test]
+fn a_host_that_failed_long_ago_frees_its_place() {
+    let day = secs(24 * 3600);
+    for (trip, sees) in [
+        (Trip::failures(3).within(secs(60)), secs(60)),
+        (Trip::consecutive(3), secs(3600)),
+        (Trip::failures(3).of_last(10), secs(3600)),
+    ] {
+        // Opened, and never asked again; failed once, and never asked again; left half-open.
+        for calls in ["xxx", "x", "half-open"] {
+            let clock = ManualClock::new();
+            clock.advance(day);
+            let template = builder(&clock).trip_on(trip.clone());
+            let hosts = Keyed::new(move |_: &u32| template.clone().build().unwrap());
+            match calls {
+                "half-open" => {
+                    hosts.get(&1).half_open();
+                    drop(hosts.get(&1).try_acquire());
+                }
+                calls => feed(&hosts.get(&1), &clock, calls),
+            }
+            hosts.evict_idle();
+            clock.advance(sees - secs(1));
+            hosts.evict_idle();
+            assert_eq!(hosts.len(), 1, "{trip:?} {calls}: a rule may see it");
+            clock.advance(secs(7));
+            hosts.evict_idle();
+            assert_eq!(hosts.len(), 0, "{trip:?} {calls}: no rule sees it");
+        }
+    }
+}
+
+#[test]
+fn a_break_that_is_not_over_keeps_its_place() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock);
+    hosts.get(&1).trip_for(secs(100_000));
+    hosts.get(&2).metrics_only();
+    clock.advance(secs(99_999));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 2);
+    clock.advance(secs(1));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+}
+
+#[test]
+fn hosts_that_were_down_long_ago_free_their_places() {
+    let clock = ManualClock::new();
+    let template = builder(&clock)
+        .trip_on(Trip::failure_rate(0.5).within(secs(30)).min_calls(1))
+        .ramp_up(secs(7));
+    let hosts = Keyed::new(move |_: &u32| template.clone().build().unwrap()).max_keys(100);
+    for key in 0..100 {
+        feed(&hosts.get(&key), &clock, "x");
+        assert_eq!(hosts.get(&key).state(), State::Open);
+    }
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 100);
+    // The break is over: what comes next is a probe.
+    clock.advance(secs(6));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 100);
+    clock.advance(secs(30));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 0);
+
+    // Thirty days later two new ones have breakers of their own.
+    for key in 0..100 {
+        feed(&hosts.get(&key), &clock, "x");
+    }
+    clock.advance(secs(30 * 86_400));
+    feed(&hosts.get(&1000), &clock, "x");
+    assert_eq!(hosts.get(&1001).state(), State::Closed);
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+}
+
+#[test]
+fn what_was_changed_by_hand_stays() {
+    let clock = ManualClock::new();
+    let hosts = hosts(&clock);
+    hosts.get(&1).disable();
+    let watched = hosts.get(&2);
+    clock.advance(secs(30 * 86_400));
+    hosts.evict_idle();
+    drop(watched);
+    assert_eq!(hosts.len(), 2);
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+    assert_eq!(hosts.get(&1).state(), State::Disabled);
+}

@@ -9,6 +9,8 @@ mod guards;
 mod handle;
 mod keyed;
 mod model;
+mod panics;
+mod pause;
 mod pitfalls;
 mod races;
 mod rules;

@@ -492,7 +492,8 @@ fn pitfall_23_open_without_an_end_is_impossible() {
     let panics = Arc::new(AtomicU32::new(0));
     let breaker = {
         let panics = panics.clone();
-        builder(&clock)
+        CircuitBreaker::builder()
+            .clock(clock.clone())
             .trip_on(Trip::consecutive(1))
             .half_open(HalfOpen::successes(1))
             .break_with(move |_, _| {

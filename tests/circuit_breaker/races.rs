@@ -1,11 +1,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use backstop::circuit_breaker::{HalfOpen, State, Trip};
-use backstop::{Backoff, BlockingClock, CircuitBreaker, ManualClock, Policy};
+use backstop::{Backoff, BlockingClock, CircuitBreaker, Event, ManualClock, Policy};
 
 use super::{builder, feed, secs};
 
@@ -232,4 +232,43 @@ fn calls_of_many_tasks_share_a_breaker() {
         }
     });
     assert_eq!(breaker.snapshot().consecutive_failures, 2000);
+}
+
+/// Events of two threads may be heard in any order, and say what that order was.
+#[test]
+fn the_transition_with_the_largest_generation_is_the_current_state() {
+    for round in 0..200 {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let log = heard.clone();
+        let breaker = CircuitBreaker::builder()
+            .observer(move |event: &Event| {
+                if let Event::CircuitChanged { change, .. } = event {
+                    log.lock().unwrap().push(*change);
+                }
+            })
+            .clock(ManualClock::new())
+            .build()
+            .unwrap();
+        let mut transitions = breaker.subscribe();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        breaker.trip();
+                        breaker.close();
+                    }
+                });
+            }
+        });
+        let mut heard = std::mem::take(&mut *heard.lock().unwrap());
+        heard.sort_by_key(|change| change.generation);
+        assert_eq!(heard.last().unwrap().to, breaker.state(), "round {round}");
+        for pair in heard.windows(2) {
+            assert!(pair[0].generation < pair[1].generation);
+            assert_eq!(pair[0].to, pair[1].from);
+        }
+        // Subscriptions get them in that order.
+        let streamed: Vec<_> = std::iter::from_fn(|| transitions.try_next()).collect();
+        assert_eq!(streamed, heard);
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backstop::circuit_breaker::{Cause, HalfOpen, State, Trip};
 use backstop::policy::Health;
-use backstop::{Backoff, Jitter, ManualClock, Verdict};
+use backstop::{Backoff, CircuitBreaker, Jitter, ManualClock, Verdict};
 
 use super::{builder, feed, ms, secs};
 
@@ -54,7 +54,7 @@ fn each_rule_opens_when_it_says() {
         (Trip::failure_rate(0.5).of_last(4), "...sS.SS", Some(7)),
     ];
     for (trip, calls, opens) in table {
-        assert_eq!(opens_at(trip, calls), opens, "{trip:?} {calls}");
+        assert_eq!(opens_at(trip.clone(), calls), opens, "{trip:?} {calls}");
     }
 }
 
@@ -124,7 +124,8 @@ fn a_closure_may_give_the_length_of_the_break() {
     let clock = ManualClock::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
-    let breaker = builder(&clock)
+    let breaker = CircuitBreaker::builder()
+        .clock(clock.clone())
         .trip_on(Trip::failure_rate(0.5).of_last(4))
         .half_open(HalfOpen::successes(3).of(4))
         .break_with(move |trips, rate| {
@@ -309,7 +310,8 @@ fn the_share_of_calls_grows_after_closing() {
         match breaker.try_acquire() {
             Ok(permit) => permit.failure(),
             Err(rejected) => {
-                assert_eq!(rejected.retry_after(), Some(secs(10)));
+                // Every call has a chance, as with a throttle: there is no time to wait for.
+                assert_eq!(rejected.retry_after(), None);
                 refusals += 1;
             }
         }
@@ -365,4 +367,88 @@ fn averages_follow_finagle() {
     clock.advance(secs(1));
     feed(&breaker, &clock, "x");
     assert_eq!(breaker.state(), State::Open, "exp(-0.7)");
+}
+
+#[test]
+fn a_custom_rule_opens_over_the_counts_of_its_window() {
+    let clock = ManualClock::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let weighted = Trip::custom("weighted", move |counts| {
+        let weight = 2 * counts.failures + counts.slow;
+        log.lock().unwrap().push((counts.calls, weight));
+        weight >= 5
+    });
+    let breaker = builder(&clock)
+        .trip_on(weighted.within(secs(30)).min_calls(3))
+        .slow_call(secs(1))
+        .build()
+        .unwrap();
+    let mut transitions = breaker.subscribe();
+    // Good calls alone do not call it, and too few calls do not either.
+    feed(&breaker, &clock, "..x.s");
+    assert_eq!(*seen.lock().unwrap(), [(3, 2), (4, 2), (5, 3)]);
+    assert_eq!(breaker.state(), State::Closed);
+    feed(&breaker, &clock, "x");
+    let change = transitions.try_next().unwrap();
+    assert_eq!(change.cause, Cause::Custom("weighted"));
+    assert_eq!(change.to_string(), "closed -> open: weighted, for 5s");
+}
+
+#[test]
+fn a_half_open_time_may_end_in_closed() {
+    for (ends_in, expected) in [(None, State::Open), (Some(State::Closed), State::Closed)] {
+        let clock = ManualClock::new();
+        let mut settings = builder(&clock).max_half_open(secs(10));
+        if let Some(state) = ends_in {
+            settings = settings.max_half_open_ends_in(state);
+        }
+        let breaker = settings.build().unwrap();
+        breaker.half_open();
+        let _hangs = breaker.try_acquire().unwrap();
+        clock.advance(secs(10));
+        assert_eq!(breaker.peek(), expected);
+        let mut transitions = breaker.subscribe();
+        assert_eq!(breaker.try_acquire().is_ok(), expected == State::Closed);
+        let change = transitions.try_next().unwrap();
+        assert_eq!(
+            (change.to, change.cause),
+            (expected, Cause::HalfOpenTooLong)
+        );
+    }
+}
+
+#[test]
+fn a_growing_break_without_a_cap_of_its_own_grows_to_five_minutes() {
+    let clock = ManualClock::new();
+    for (backoff, cap) in [
+        (Backoff::exponential(secs(10)), secs(300)),
+        (Backoff::exponential(secs(10)).max(secs(20)), secs(20)),
+        (Backoff::linear(secs(400), secs(1)), secs(400)),
+    ] {
+        let breaker = builder(&clock)
+            .break_for(backoff.jitter(Jitter::None))
+            .build()
+            .unwrap();
+        for _ in 0..10 {
+            breaker.trip();
+        }
+        assert_eq!(breaker.snapshot().retry_after, Some(cap));
+    }
+}
+
+#[test]
+fn a_generation_is_the_number_of_changes_before() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock).build().unwrap();
+    assert_eq!(breaker.snapshot().generation, 0);
+    let mut transitions = breaker.subscribe();
+    breaker.trip();
+    assert_eq!(breaker.snapshot().generation, 1);
+    breaker.close();
+    breaker.reset();
+    breaker.trip();
+    let generations = std::iter::from_fn(|| transitions.try_next()).map(|change| change.generation);
+    // A reset of a closed circuit is a change, and no transition.
+    assert_eq!(generations.collect::<Vec<_>>(), [0, 1, 3]);
 }

@@ -8,7 +8,7 @@ use super::{builder, feed, ms, secs};
 #[test]
 fn pitfall_17_settings_without_meaning_are_refused() {
     type Set = fn(CircuitBreakerBuilder) -> CircuitBreakerBuilder;
-    let table: [(&str, Set); 34] = [
+    let table: [(&str, Set); 40] = [
         ("trip_on", |b| b.trip_on(Trip::consecutive(0))),
         ("trip_on", |b| b.trip_on(Trip::consecutive(1).of_last(1))),
         ("trip_on", |b| b.trip_on(Trip::consecutive(1).min_calls(1))),
@@ -81,6 +81,19 @@ fn pitfall_17_settings_without_meaning_are_refused() {
             b.half_open(HalfOpen::failure_rate(f64::NAN).of(2))
         }),
         ("permitted_calls", |b| b.permitted_calls(0)),
+        ("trip_on", |b| {
+            b.trip_on(Trip::failures(1).of_last(5).within(secs(5)))
+        }),
+        ("trip_on", |b| b.trip_on(Trip::consecutive(5).of_last(5))),
+        ("trip_on", |b| b.trip_on(Trip::custom("mine", |_| true))),
+        ("break_with", |b| b.break_with(|_, _| secs(1))),
+        ("max_half_open_ends_in", |b| {
+            b.max_half_open_ends_in(State::Closed)
+        }),
+        ("max_half_open_ends_in", |b| {
+            b.max_half_open(secs(1))
+                .max_half_open_ends_in(State::HalfOpen)
+        }),
     ];
     let clock = ManualClock::new();
     for (index, (setting, set)) in table.into_iter().enumerate() {
@@ -140,7 +153,9 @@ fn pitfall_17_extreme_settings_are_defined() {
     ];
     for (index, set) in table.into_iter().enumerate() {
         let clock = ManualClock::new();
-        let breaker = set(builder(&clock)).build().unwrap();
+        let breaker = set(CircuitBreaker::builder().clock(clock.clone()))
+            .build()
+            .unwrap();
         feed(&breaker, &clock, "x");
         assert_eq!(breaker.state(), State::Open, "row {index}");
         let _ = breaker.try_acquire().unwrap_err().retry_after();
@@ -161,7 +176,8 @@ fn pitfall_17_extreme_settings_are_defined() {
 #[test]
 fn a_break_without_an_end_says_so() {
     let clock = ManualClock::new();
-    let breaker = builder(&clock)
+    let breaker = CircuitBreaker::builder()
+        .clock(clock.clone())
         .break_with(|_, _| Duration::MAX)
         .build()
         .unwrap();

@@ -1,7 +1,6 @@
 //! Deadlines that are inherited: by scopes, through clocks, into tasks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use backstop::{Clock, ManualClock, Policy, Retry, deadline};
 
@@ -102,7 +101,7 @@ async fn a_task_inherits_nothing_unless_a_scope_takes_it_along() {
             left!(&stack).await
         };
         match scoped {
-            true => tokio::spawn(deadline::scope(Duration::MAX, task)),
+            true => tokio::spawn(deadline::scope(std::time::Duration::MAX, task)),
             false => tokio::spawn(task),
         }
     };

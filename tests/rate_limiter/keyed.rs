@@ -144,7 +144,7 @@ fn waiting_for_a_key_gives_turns_in_order_and_takes_nothing_when_cancelled() {
         &clock,
         join_all((0..4).map(|_| async {
             limits
-                .acquire(&7, 1, ms(250))
+                .acquire_within(&7, 1, ms(250))
                 .await
                 .map(|()| clock.now().as_nanos() / 1_000_000)
         })),
@@ -156,15 +156,16 @@ fn waiting_for_a_key_gives_turns_in_order_and_takes_nothing_when_cancelled() {
 
     limits.try_acquire(&7).unwrap();
     let cancelled = async {
-        let waiting = Box::pin(limits.acquire(&7, 1, SECOND));
+        let waiting = Box::pin(limits.acquire_within(&7, 1, SECOND));
         let timer = Box::pin(clock.sleep(ms(50)));
         futures::future::select(waiting, timer).await;
     };
     run(&clock, cancelled);
     assert_eq!(limits.peek(&7).unwrap().retry_after, Some(ms(50)));
-    let never = run(&clock, limits.acquire(&7, 2, Duration::MAX)).unwrap_err();
+    let never = run(&clock, limits.acquire_n(&7, 2)).unwrap_err();
     assert_eq!(never.reason(), Reason::CostExceedsLimit);
-    let late = backstop::deadline::scope_on(clock.clone(), ms(10), limits.acquire(&7, 1, SECOND));
+    let late =
+        backstop::deadline::scope_on(clock.clone(), ms(10), limits.acquire_within(&7, 1, SECOND));
     let late = run(&clock, late).unwrap_err();
     assert_eq!(late.reason(), Reason::DeadlineTooClose);
     assert_eq!(late.retry_after(), Some(ms(50)));

@@ -1,11 +1,17 @@
 //! The rate limiter from outside: the pitfalls of its peers, waiting, reservations, quota changes,
 //! several limits, keys and the policy.
 
+mod consumed;
+mod fairness;
 mod guards;
+mod hostile_keys;
 mod keyed;
+mod keyed_options;
+mod panics;
 mod pitfalls;
 mod policy;
 mod quotas;
+mod text;
 mod waiting;
 
 use std::future::Future;

@@ -281,7 +281,7 @@ fn pitfall_31_extreme_numbers_saturate() {
     );
     assert!(
         keyed()
-            .quota(Quota::per_second(5).fixed_window())
+            .quota(Quota::per_second(5).initial(1))
             .build()
             .is_err()
     );

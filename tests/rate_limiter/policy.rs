@@ -153,7 +153,7 @@ fn shadow_mode_counts_and_lets_through() {
     assert!(limiter.try_acquire().is_ok());
     assert!(run(&clock, limiter.acquire()).is_ok());
     limiter.reserve(100).unwrap().commit(0);
-    assert_eq!(limiter.snapshot().shadowed, 5);
+    assert_eq!(limiter.snapshot().would_reject, 5);
     assert_eq!(clock.now().as_nanos(), 0);
     let line = "rate_limiter: would have rejected a call: rate limited";
     assert_eq!(heard.lock().unwrap()[0], line);

@@ -9,13 +9,15 @@ use proptest::prelude::*;
 use super::{SECOND, Skewed, builder, drain, limiter, ms, run};
 
 #[test]
-fn the_burst_is_one_seconds_worth_unless_given() {
+fn the_burst_is_the_number_given_unless_told_otherwise() {
     let table = [
         (Quota::per_second(100), 100),
-        (Quota::per_minute(90), 2),
-        (Quota::per_hour(1000), 1),
+        (Quota::per_minute(10), 10),
+        (Quota::per_hour(1000), 1000),
         (Quota::per_day(1), 1),
-        (Quota::new(10, ms(100)), 100),
+        (Quota::new(10, ms(100)), 10),
+        (Quota::per_second_f64(2.5), 3),
+        (Quota::per_second_f64(0.2), 1),
         (Quota::per_second(100).burst(7), 7),
         (Quota::per_minute(90).fixed_window(), 90),
         (Quota::per_minute(90).sliding_log(), 90),
@@ -303,7 +305,8 @@ proptest! {
                     let full = i128::from(burst) * 1_000_000_000;
                     let (inherit, new) = match inherit {
                         0 => (Inherit::AsIs, level.min(full)),
-                        1 => (Inherit::Additive, level + full - old),
+                        1 if full > old => (Inherit::Additive, level + full - old),
+                        1 => (Inherit::Additive, level.min(full)),
                         _ => (Inherit::Reset, full),
                     };
                     limiter.set_quota(Quota::per_second(rate).burst(burst), inherit).unwrap();

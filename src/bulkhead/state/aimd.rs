@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::limit::{Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, share};
+use super::limit::{
+    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, share, utilization_setter,
+};
 use crate::error::ConfigError;
 
-/// One more after a success that used the limit, a tenth less after an overload.
+/// One more after a success while the limit was used above a share, a tenth less after an overload.
 ///
 /// Source: Netflix concurrency-limits, `AIMDLimit`, with one change: the limit grows once per round trip
 /// and shrinks once per round trip, as in TCP. Otherwise a hundred calls that time out together would
@@ -36,6 +38,7 @@ pub struct Aimd {
 /// | setting | default |
 /// |---|---|
 /// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
+/// | [`utilization`](Self::utilization) | 0.5 |
 /// | [`backoff`](Self::backoff) | 0.9 |
 /// | [`timeout`](Self::timeout) | 5 s |
 /// | [`every_sample`](Self::every_sample) | no: once per round trip |
@@ -62,6 +65,7 @@ impl Aimd {
 
 impl AimdBuilder {
     bounds_setters!();
+    utilization_setter!();
 
     /// What an overload multiplies the limit with: 0 to 1. 0 falls to the smallest limit at once.
     pub const fn backoff(mut self, factor: f64) -> Self {
@@ -113,7 +117,7 @@ impl ConcurrencyLimit for Aimd {
             f64::from(self.limit) * config.backoff
         } else {
             let ripe = self.moves.allows(sample) || config.every_sample;
-            if !(ripe && sample.uses(self.limit)) {
+            if !(ripe && sample.uses_share(f64::from(self.limit), config.bounds.utilization)) {
                 return;
             }
             f64::from(self.limit) + 1.0

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::average::Latencies;
-use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
+use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, UTILIZATION, exceeds, share};
 use super::probe::{Probe, Probed, Prober};
 use crate::error::ConfigError;
 use crate::instant::Instant;
@@ -42,6 +42,7 @@ pub struct Gradient {
 /// | [`buffer`](Self::buffer) | 0.25 |
 /// | [`probe`](Self::probe) | every 60 s |
 /// | [`overload_share`](Self::overload_share) | 0.1 |
+/// | [`utilization`](Self::utilization) | 0.5 |
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct GradientBuilder {
@@ -52,6 +53,7 @@ pub struct GradientBuilder {
     buffer: f64,
     probe: Probe,
     overload_share: f64,
+    utilization: f64,
 }
 
 /// So many windows in a row at the smallest limit cause a probe.
@@ -70,6 +72,7 @@ impl Gradient {
             buffer: 0.25,
             probe: Probe::default(),
             overload_share: OVERLOAD_SHARE,
+            utilization: UTILIZATION,
         }
     }
 
@@ -122,7 +125,7 @@ impl Gradient {
             scaled + scaled.sqrt()
         };
         let was_at_min = self.limit == config.min;
-        let used = u64::from(self.in_flight) * 2 >= u64::from(self.limit);
+        let used = f64::from(self.in_flight) >= limit * config.utilization;
         if target < limit || used {
             self.limit = target.min(f64::from(config.max)).max(f64::from(config.min)) as u32;
         }
@@ -192,6 +195,12 @@ impl GradientBuilder {
         self
     }
 
+    /// The share of the limit that must be in use for it to grow: 0 to 1.
+    pub const fn utilization(mut self, share: f64) -> Self {
+        self.utilization = share;
+        self
+    }
+
     /// The algorithm. It begins with a probe.
     ///
     /// # Errors
@@ -217,6 +226,7 @@ impl GradientBuilder {
         }
         share("gradient", "quantile", self.quantile)?;
         share("gradient", "overload_share", self.overload_share)?;
+        share("gradient", "utilization", self.utilization)?;
         self.probe.check("gradient")?;
         let mut prober = Prober::new(self.probe);
         prober.start(Instant::ORIGIN);

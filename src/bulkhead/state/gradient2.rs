@@ -1,7 +1,9 @@
 //! Gradient2: the latency of now against that of a longer while.
 
 use super::average::ExpAverage;
-use super::limit::{Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, share};
+use super::limit::{
+    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, share, utilization_setter,
+};
 use crate::error::ConfigError;
 
 /// Shrinks the limit when latency rises above its long average, grows it by a small queue otherwise.
@@ -29,6 +31,7 @@ pub struct Gradient2 {
 /// | setting | default |
 /// |---|---|
 /// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
+/// | [`utilization`](Self::utilization) | 0.5 |
 /// | [`smoothing`](Self::smoothing) | 0.2 |
 /// | [`queue_size`](Self::queue_size) | 4 |
 /// | [`tolerance`](Self::tolerance) | 1.5 |
@@ -63,6 +66,7 @@ impl Gradient2 {
 
 impl Gradient2Builder {
     bounds_setters!();
+    utilization_setter!();
 
     /// How far one sample moves the limit: above 0, up to 1 (all the way).
     pub const fn smoothing(mut self, share: f64) -> Self {
@@ -143,7 +147,7 @@ impl ConcurrencyLimit for Gradient2 {
             self.long.scale(0.95);
         }
         // Latency says nothing about a limit that is not reached.
-        if f64::from(sample.in_flight) < self.limit / 2.0 {
+        if !sample.uses_share(self.limit, config.bounds.utilization) {
             return;
         }
         let gradient = (config.tolerance * long / short).clamp(0.5, 1.0);

@@ -1,54 +1,8 @@
-//! Algorithms that find the limit of an adaptive bulkhead.
-//!
-//! Each is a plain machine: samples go in, a limit comes out. It reads no clock, holds no lock and
-//! draws no random number, so it can be tested, simulated and replayed.
-//!
-//! | algorithm | watches | good for | source |
-//! |---|---|---|---|
-//! | [`Aimd`] | timeouts, refusals | dependencies that say when they are overloaded | TCP, Netflix |
-//! | [`Vegas`] | latency over its minimum | steady latencies | Netflix concurrency-limits |
-//! | [`Gradient2`] | latency over its long average | latencies that drift | Netflix concurrency-limits |
-//! | [`Gradient`] | latency over a probed minimum | proxies, mixed traffic | Envoy |
-//! | [`Correlated`] | latency, and whether more in flight brings more throughput | the first to try | failsafe-go |
-//! | [`Fixed`] | nothing | switching adaptation off | |
-//!
-//! [`Windowed`] gathers samples and feeds a percentile of them to any of these.
-//!
-//! # What all of them share
-//!
-//! * The limit grows only while it is used: an idle client cannot raise it.
-//! * Calls that timed out, were refused as too much or were dropped half-way are signs of overload.
-//! * The limit never falls below one, so there is always a call that can bring good news.
-//!
-//! # One of your own
-//!
-//! ```
-//! use backstop::Bulkhead;
-//! use backstop::bulkhead::limit::{ConcurrencyLimit, Sample};
-//!
-//! /// Half as many after an overload, one more after a success.
-//! #[derive(Debug)]
-//! struct Halving(u32);
-//!
-//! impl ConcurrencyLimit for Halving {
-//!     fn limit(&self) -> u32 {
-//!         self.0
-//!     }
-//!
-//!     fn on_sample(&mut self, sample: &Sample) {
-//!         if sample.overloaded {
-//!             self.0 /= 2;
-//!         } else if sample.uses(self.0) {
-//!             self.0 += 1;
-//!         }
-//!     }
-//! }
-//!
-//! let bulkhead = Bulkhead::builder().adaptive(Halving(16)).build()?;
-//! bulkhead.try_acquire().unwrap().overloaded();
-//! assert_eq!(bulkhead.limit(), 8);
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
+#![cfg_attr(feature = "tokio", doc = include_str!("../../../docs/patterns/adaptive-concurrency.md"))]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "Algorithms that find the limit of an adaptive bulkhead."
+)]
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -136,6 +90,11 @@ impl Sample {
         self.in_flight as u64 * 2 >= limit as u64
     }
 
+    /// Whether at least `share` of `limit` was in use.
+    pub(super) fn uses_share(&self, limit: f64, share: f64) -> bool {
+        f64::from(self.in_flight) >= limit * share
+    }
+
     /// The latency as a number; never zero, so that it can be divided by.
     pub(super) fn nanos(&self) -> f64 {
         (crate::instant::nanos(self.latency) as f64).max(1.0)
@@ -158,6 +117,8 @@ pub(super) struct Bounds {
     pub(super) initial: u32,
     pub(super) min: u32,
     pub(super) max: u32,
+    /// The share of the limit that must be in use for it to grow.
+    pub(super) utilization: f64,
 }
 
 impl Bounds {
@@ -165,6 +126,7 @@ impl Bounds {
         initial: 20,
         min: 1,
         max: 200,
+        utilization: UTILIZATION,
     };
 
     pub(super) fn check(&self, policy: &'static str) -> Result<(), ConfigError> {
@@ -181,7 +143,7 @@ impl Bounds {
         if self.initial == 0 {
             return error("initial", "must be at least 1");
         }
-        Ok(())
+        share(policy, "utilization", self.utilization)
     }
 
     pub(super) fn clamp(&self, limit: f64) -> f64 {
@@ -203,7 +165,10 @@ pub(super) fn share(
     }
 }
 
-/// What share of the calls of a window may be overloads before the window is one.
+/// The share of a limit that must be in use for it to grow.
+pub(super) const UTILIZATION: f64 = 0.5;
+
+/// The share of the calls of a window that may be overloads before the window is one.
 pub(super) const OVERLOAD_SHARE: f64 = 0.1;
 
 /// Whether `some` of `all` are more than a `share` of them.
@@ -252,3 +217,16 @@ macro_rules! bounds_setters {
     };
 }
 pub(super) use bounds_setters;
+
+/// The setter of `utilization`.
+macro_rules! utilization_setter {
+    () => {
+        /// The share of the limit that must be in use for it to grow: 0 to 1. Default 0.5; with 0.8 the
+        /// limit stays closer to what is used.
+        pub const fn utilization(mut self, share: f64) -> Self {
+            self.bounds.utilization = share;
+            self
+        }
+    };
+}
+pub(super) use utilization_setter;

@@ -1,4 +1,4 @@
-//! The pure machines: the word of permits, and the algorithms that set the limit.
+//! The pure machines: the semaphore's word, the wait queue, and the algorithms that set the limit.
 
 mod aimd;
 mod average;
@@ -6,14 +6,14 @@ mod correlated;
 mod fixed;
 mod gradient;
 mod gradient2;
-mod line;
 mod probe;
 mod vegas;
+mod wait_list;
 mod windowed;
-pub(super) mod word;
+mod word;
 
 pub(super) use self::limit::{ConcurrencyLimit, Sample};
-pub(super) use self::line::{Lines, Settled};
-pub(super) use self::word::{MAX_PERMITS, Taken, Word};
+pub(super) use self::wait_list::{Settled, WaitList};
+pub(super) use self::word::{CACHED, MAX_PERMITS, Taken, WAITING, Word};
 
 pub mod limit;

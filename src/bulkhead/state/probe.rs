@@ -137,8 +137,8 @@ impl Prober {
 
     pub(super) fn on_sample(&mut self, sample: &Sample) -> Probed {
         let Some((since, latencies)) = &mut self.running else {
-            let next = self.next.get_or_insert(self.probe.after(sample));
-            if sample.now >= *next {
+            let next = *self.next.get_or_insert(self.probe.after(sample));
+            if sample.now >= next {
                 self.start(sample.now);
                 return Probed::Probing;
             }
@@ -159,6 +159,7 @@ impl Prober {
 }
 
 impl Probe {
+    /// Returns when the next probe after this sample begins.
     fn after(&self, sample: &Sample) -> Instant {
         let stretched = nanos(self.interval) as f64 * (1.0 + self.jitter * sample.random);
         sample.now + Duration::from_nanos(stretched as u64)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::limit::{
     Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, log10_root,
+    utilization_setter,
 };
 use super::probe::{Probe, Probed, Prober};
 use crate::error::ConfigError;
@@ -48,6 +49,7 @@ type Curve = Arc<dyn Fn(f64) -> f64 + Send + Sync>;
 /// | setting | default |
 /// |---|---|
 /// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
+/// | [`utilization`](Self::utilization) | 0.5 |
 /// | [`alpha`](Self::alpha) / [`beta`](Self::beta) | 3 / 6 · log10(limit) |
 /// | [`threshold`](Self::threshold) | log10(limit) |
 /// | [`increase`](Self::increase) / [`decrease`](Self::decrease) | by log10(limit) |
@@ -112,6 +114,7 @@ macro_rules! curves {
 
 impl VegasBuilder {
     bounds_setters!();
+    utilization_setter!();
 
     curves! {
         /// Below this queue the limit grows.
@@ -220,7 +223,7 @@ impl ConcurrencyLimit for Vegas {
             return;
         };
         // Latency says nothing about a limit that is not reached.
-        if f64::from(sample.in_flight) * 2.0 < self.limit {
+        if !sample.uses_share(self.limit, self.config.bounds.utilization) {
             return;
         }
         let config = &self.config;

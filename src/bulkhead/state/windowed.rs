@@ -157,8 +157,7 @@ impl<L> Windowed<L> {
         }
         // A call that was cut off took at least this long.
         self.latencies.add(sample.nanos(), sample.random);
-        let is_over = sample.now >= self.end;
-        if !is_over || self.latencies.len() < u64::from(config.min_samples) {
+        if sample.now < self.end || self.latencies.len() < u64::from(config.min_samples) {
             return None;
         }
         let gathered = self.gathered.take()?;

@@ -1,8 +1,9 @@
 //! The average that Finagle's failure accrual looks at.
 
-use super::super::trip::Span;
+use super::trip::Span;
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
+use crate::window::Counts;
 
 /// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
 /// in a word, so that both change in one step. Zero before the first call.
@@ -17,6 +18,7 @@ pub(super) struct Average {
     window: f64,
     /// Nanoseconds in a unit; zero when calls are the time.
     unit: u64,
+    span: Span,
 }
 
 impl Average {
@@ -36,6 +38,7 @@ impl Average {
             began: AtomicU64::new(0),
             window,
             unit,
+            span,
         }
     }
 
@@ -50,7 +53,7 @@ impl Average {
         word == 0 || Self::value(word) == 1.0
     }
 
-    pub(super) fn began(&self) -> Instant {
+    fn began(&self) -> Instant {
         // Relaxed, here as everywhere: the numbers publish nothing else, and a call that meets those
         // of two times weighs too much or too little once.
         Instant::from_nanos(self.began.load(Ordering::Relaxed))
@@ -60,7 +63,18 @@ impl Average {
         f64::from(f32::from_bits((word >> 32) as u32))
     }
 
-    pub(super) fn update(&self, success: bool, now: Instant) -> f64 {
+    /// Adds a call to the average, and returns it once the window has been full, or has passed, for
+    /// the first time.
+    pub(super) fn update(&self, success: bool, counts: &Counts, now: Instant) -> Option<f64> {
+        let average = self.add(success, now);
+        let is_ripe = match self.span {
+            Span::Calls(calls) => counts.calls >= u64::from(calls),
+            Span::Time(window) => now.saturating_duration_since(self.began()) >= window,
+        };
+        is_ripe.then_some(average)
+    }
+
+    fn add(&self, success: bool, now: Instant) -> f64 {
         let sample = f64::from(u8::from(success));
         let mut old = self.word.load(Ordering::Relaxed);
         let stamp = self.stamp(self.began(), now);

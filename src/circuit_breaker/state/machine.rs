@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::trial::{HalfOpenRules, Trial};
+use super::trial::{AfterHalfOpen, HalfOpenRules, Trial};
 use super::word;
 use crate::backoff::Progress;
 use crate::event::{Cause, State, Transition};
@@ -76,10 +76,13 @@ pub(crate) struct Due {
 
 /// The length of a break, and the backoff after it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Break {
+pub(crate) struct BreakLength {
     pub(crate) length: Duration,
     pub(crate) progress: Progress,
 }
+
+/// Not zero, which marks calls that are not recorded.
+const FIRST_GENERATION: u64 = 1;
 
 impl Machine {
     pub(crate) fn new(rules: HalfOpenRules, ramp_up: Duration, flags: u64) -> Self {
@@ -88,7 +91,7 @@ impl Machine {
             ramp_up,
             flags,
             phase: Phase::Closed { ramp_ends: None },
-            generation: 1,
+            generation: FIRST_GENERATION,
             since: Instant::ORIGIN,
             tally: false,
             is_tally_new: false,
@@ -162,6 +165,10 @@ impl Machine {
         if let Some(due) = self.due(now) {
             return Admission::Due(due);
         }
+        if let Phase::Closed { ramp_ends } = &mut self.phase {
+            // Results of calls admitted during the ramp-up still count.
+            *ramp_ends = ramp_ends.filter(|ends| now < *ends);
+        }
         if let Phase::Open { until } = self.phase {
             if let Some(until) = self.rest_of_break(until, now) {
                 return Admission::Refused {
@@ -181,7 +188,7 @@ impl Machine {
         Admission::Admitted { probe: 0 }
     }
 
-    /// When the break ends, if it has not.
+    /// When a break until then ends, if it has not ended.
     fn rest_of_break(&self, until: Instant, now: Instant) -> Option<Instant> {
         match self.checkers {
             0 => (now < until || until == Instant::FAR_FUTURE).then_some(until),
@@ -189,20 +196,21 @@ impl Machine {
         }
     }
 
-    /// A trial call has ended; without a sample when its result says nothing.
+    /// Ends a probe, without a sample when its result says nothing. One of an older trial changes
+    /// nothing.
     pub(crate) fn end_probe(
         &mut self,
-        generation: u64,
         probe: u64,
         sample: Option<Sample>,
         now: Instant,
     ) -> Option<Due> {
-        if generation != self.generation {
+        let Phase::HalfOpen(trial) = &mut self.phase else {
+            return None;
+        };
+        if !trial.has_started(probe) {
             return None;
         }
-        if let Phase::HalfOpen(trial) = &mut self.phase {
-            trial.end(&self.rules, probe, sample, now);
-        }
+        trial.end(&self.rules, probe, sample, now);
         self.due(now)
     }
 
@@ -222,7 +230,16 @@ impl Machine {
             Some(false) => Some(self.opening(Cause::ProbesFailed, rate, now)),
             None => {
                 let ends = self.since + self.rules.max?;
-                (now >= ends).then(|| self.opening(Cause::HalfOpenTooLong, rate, ends))
+                if now < ends {
+                    return None;
+                }
+                match self.rules.after {
+                    AfterHalfOpen::Opens => Some(self.opening(Cause::HalfOpenTooLong, rate, ends)),
+                    AfterHalfOpen::Closes => {
+                        self.close(Cause::HalfOpenTooLong, true, ends);
+                        None
+                    }
+                }
             }
         }
     }
@@ -257,7 +274,7 @@ impl Machine {
     }
 
     /// Opens the circuit, unless it has changed since the opening was due: then `false`.
-    pub(crate) fn open(&mut self, due: Due, length: Break) -> bool {
+    pub(crate) fn open(&mut self, due: Due, length: BreakLength) -> bool {
         if due.generation != self.generation {
             return false;
         }
@@ -274,9 +291,29 @@ impl Machine {
         true
     }
 
+    /// Keeps calls out until then, or as long as they are kept out anyway if that is longer. A
+    /// circuit that admits all calls by hand goes on doing so.
+    pub(crate) fn pause(&mut self, until: Instant, now: Instant) {
+        match &mut self.phase {
+            Phase::Disabled | Phase::MetricsOnly => {}
+            Phase::Open { until: ends } => {
+                if until > *ends {
+                    *ends = until;
+                    self.last_break = until.saturating_duration_since(self.since);
+                }
+            }
+            Phase::Closed { .. } | Phase::HalfOpen(_) if until <= now => {}
+            Phase::Closed { .. } | Phase::HalfOpen(_) => {
+                self.last_trial = None;
+                self.last_break = until.saturating_duration_since(now);
+                self.enter(Phase::Open { until }, Cause::Paused, now);
+            }
+        }
+    }
+
     /// Admits trial calls, whatever the state before.
     pub(crate) fn half_open(&mut self, cause: Cause, now: Instant) {
-        let trial = Trial::new(&self.rules, self.last_break);
+        let trial = Trial::new(&self.rules, self.last_break, self.next_probe);
         self.enter(Phase::HalfOpen(trial), cause, now);
     }
 
@@ -312,16 +349,6 @@ impl Machine {
         if generation == self.generation && matches!(self.phase, Phase::Open { .. }) {
             self.close(Cause::ProbesSucceeded, true, now);
         }
-    }
-
-    /// How much of the ramp-up is left. Ends it if it is over. Results of calls let through meanwhile
-    /// still count.
-    pub(crate) fn rest_of_ramp(&mut self, now: Instant) -> Duration {
-        let Phase::Closed { ramp_ends } = &mut self.phase else {
-            return Duration::ZERO;
-        };
-        *ramp_ends = ramp_ends.filter(|ends| now < *ends);
-        ramp_ends.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now))
     }
 
     pub(crate) fn isolate(&mut self, now: Instant) {
@@ -373,7 +400,7 @@ impl Machine {
                 cause,
                 at: now,
                 break_for: (to == State::Open).then_some(self.last_break),
-                generation: self.generation,
+                generation: self.generation - FIRST_GENERATION - 1,
             });
         }
     }
@@ -425,6 +452,11 @@ impl Machine {
         self.generation
     }
 
+    /// How many changes there were.
+    pub(crate) const fn number_of_changes(&self) -> u64 {
+        self.generation - FIRST_GENERATION
+    }
+
     pub(crate) const fn since(&self) -> Instant {
         self.since
     }
@@ -442,11 +474,20 @@ impl Machine {
         }
     }
 
-    /// Closed, and nothing is out of the ordinary.
-    pub(crate) const fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Closed { ramp_ends: None })
-            && self.isolations == 0
-            && self.checkers == 0
+    /// Returns when the state will never matter again if no call comes: the break is over for `horizon`,
+    /// counted from its beginning. `None` while a probe is in flight, or what was done by hand lasts.
+    /// Changes nothing.
+    pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Option<Instant> {
+        if self.isolations > 0 || self.checkers > 0 {
+            return None;
+        }
+        let past = self.since + horizon;
+        match self.phase {
+            Phase::Closed { ramp_ends } => Some(ramp_ends.unwrap_or(Instant::ORIGIN)),
+            Phase::Open { until } => (until != Instant::FAR_FUTURE).then(|| until.max(past)),
+            Phase::HalfOpen(_) => (self.probes(now).0 == 0).then_some(past),
+            Phase::Disabled | Phase::MetricsOnly => None,
+        }
     }
 
     /// How long a trial call may take, if somebody said so.

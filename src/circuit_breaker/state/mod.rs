@@ -5,9 +5,12 @@ mod machine;
 mod rules;
 mod tally;
 mod trial;
+mod trip;
 pub(super) mod word;
 
-pub(super) use self::machine::{Admission, Break, Due, Machine};
-pub(super) use self::rules::Plan;
+pub(super) use self::machine::{Admission, BreakLength, Due, Machine};
+pub(super) use self::rules::Rules;
 pub(super) use self::tally::Tally;
-pub(super) use self::trial::HalfOpenRules;
+pub(super) use self::trial::{AfterHalfOpen, HalfOpenRules};
+pub(super) use self::trip::TripKind;
+pub use self::trip::{HalfOpen, Trip};

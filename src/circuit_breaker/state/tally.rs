@@ -1,345 +1,366 @@
 //! The windows that the rules look at.
 
-use super::super::trip::{Span, TripKind};
+use std::time::Duration;
+
 use super::average::Average;
-use super::rules::{Plan, Rule, Watch};
-#[cfg(doc)]
-use super::word;
+use super::rules::{Rules, Watch};
+use super::trip::{Span, TripKind};
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{CountWindow, Counts, Pushed, Sample, TimeWindow};
+use crate::window::{CountWindow, Counts, Sample, Sums, TimeWindow, UNSETTLED};
 
 /// What was counted since the circuit closed.
 ///
-/// In cache lines of its own: who counts into it must not take the state's away from others.
+/// In cache lines of its own: threads that record must not invalidate the state that others read.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Tally {
+    /// Failures in a row; zero unless a rule counts them.
     consecutive: AtomicU64,
-    /// As in the [`Plan`]; if there is none, it watches nothing.
+    /// The window of the first rule that has one. Apart from the others: most breakers have one, and
+    /// the fast path looks at its marks.
     first: Watched,
     others: Box<[Watched]>,
-    /// Rules already reported while nothing opens.
+    /// Rules that have been reported while the circuit never opens.
     noted: AtomicU64,
+    /// When a call failed or was slow last, plus one, in nanoseconds. Zero before.
+    last_bad: AtomicU64,
 }
 
-/// A window, of one kind or the other, or of none. Where the fast path looks is at the same place in
-/// all of them.
 #[derive(Debug)]
 struct Watched {
-    calls: CountWindow,
-    time: Option<Box<TimeWindow>>,
-    average: Average,
+    /// Zero when a good call changes nothing here. See [`CountWindow`].
+    marks: AtomicU64,
+    window: Window,
+    average: Option<Average>,
+}
+
+#[derive(Debug)]
+enum Window {
+    None,
+    Calls(CountWindow),
+    Time {
+        window: TimeWindow,
+        /// When the last bad call has left the window, in nanoseconds.
+        clean_from: AtomicU64,
+        /// How long a bad call stays, with a slice to spare for late readings.
+        stays: u64,
+    },
+}
+
+/// Kinds of calls in a [`TimeWindow`]: all calls; the bad ones, each in one kind; nanoseconds.
+const CALLS: usize = 0;
+const FAILED: usize = 1;
+const SLOW: usize = 2;
+const BOTH: usize = 3;
+const TOOK: usize = 4;
+
+impl Window {
+    fn new(rules: &Rules, watch: &Watch) -> Self {
+        match watch.span {
+            Span::Calls(calls) => {
+                // Where a good call may be slow, or changes something else, the marks do not say
+                // enough.
+                let settles =
+                    rules.watches.len() == 1 && !rules.needs_clock() && !watch.has_average;
+                Self::Calls(CountWindow::new(calls, rules.durations, settles))
+            }
+            Span::Time(window) => {
+                let kinds = match (rules.durations, rules.tracks_slow()) {
+                    (true, _) => TOOK + 1,
+                    (false, true) => BOTH + 1,
+                    (false, false) => FAILED + 1,
+                };
+                let aligned = !watch.from_first_call;
+                Self::Time {
+                    stays: nanos(window).saturating_add(nanos(window) / u64::from(watch.slices)),
+                    window: TimeWindow::new(window, watch.slices, aligned, kinds),
+                    clean_from: AtomicU64::new(0),
+                }
+            }
+        }
+    }
+
+    /// Records a call. Returns whether a rule may hold that did not hold before.
+    #[inline(always)]
+    fn record(&self, marks: &AtomicU64, rules: &Rules, sample: Sample, now: Instant) -> bool {
+        match self {
+            Self::None => false,
+            Self::Calls(window) => window.record(marks, sample),
+            Self::Time {
+                window,
+                clean_from,
+                stays,
+            } => {
+                window.advance(now);
+                window.add(CALLS, 1);
+                let kind = match (sample.failed, sample.slow) {
+                    (true, true) => Some(BOTH),
+                    (true, false) => Some(FAILED),
+                    (false, true) => Some(SLOW),
+                    (false, false) => None,
+                };
+                if let Some(kind) = kind {
+                    window.add(kind, 1);
+                    let leaves = now.as_nanos().saturating_add(*stays);
+                    clean_from.fetch_max(leaves, Ordering::Relaxed);
+                }
+                if rules.durations {
+                    // Far below an overflow of the sum, whatever a clock says.
+                    window.add(TOOK, sample.took.min(1 << 54));
+                }
+                now.as_nanos() < clean_from.load(Ordering::Relaxed)
+            }
+        }
+    }
+
+    /// Returns the content after a call that has just been recorded.
+    fn latest(&self) -> Counts {
+        match self {
+            Self::None => Counts::default(),
+            Self::Calls(window) => window.counts(),
+            Self::Time { window, .. } => counts(window.sums()),
+        }
+    }
+
+    /// Returns the content at `now`.
+    fn counts(&self, now: Instant) -> Counts {
+        match self {
+            Self::None => Counts::default(),
+            Self::Calls(window) => window.counts(),
+            Self::Time { window, .. } => counts(window.sums_at(now)),
+        }
+    }
+
+    fn clear(&self, marks: &AtomicU64) {
+        match self {
+            Self::None => {}
+            Self::Calls(window) => window.clear(marks),
+            Self::Time {
+                window, clean_from, ..
+            } => {
+                window.clear();
+                clean_from.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn counts(sums: Sums) -> Counts {
+    let [calls, failed, slow, both, took] = sums;
+    Counts {
+        // A call that is being recorded may be in one of the sums only.
+        calls: calls.max(failed + slow + both),
+        failures: failed + both,
+        slow: slow + both,
+        slow_failures: both,
+        took: Duration::from_nanos(took),
+    }
 }
 
 impl Watched {
-    fn new(plan: &Plan, watch: &Watch) -> Self {
-        let mut watched = Self::nothing();
-        watched.average = Average::new(watch.span);
-        match watch.span {
-            Span::Calls(calls) => watched.calls = CountWindow::new(calls, plan.tracks),
-            Span::Time(window) => {
-                let aligned = !watch.from_first_call;
-                let window = TimeWindow::new(window, watch.slices, aligned, plan.tracks);
-                watched.time = Some(Box::new(window));
-            }
-        }
-        watched
-    }
-
-    fn nothing() -> Self {
+    fn new(rules: &Rules, watch: &Watch) -> Self {
         Self {
-            calls: CountWindow::nothing(),
-            time: None,
-            average: Average::new(Span::Calls(1)),
+            marks: AtomicU64::new(UNSETTLED),
+            window: Window::new(rules, watch),
+            average: watch.has_average.then(|| Average::new(watch.span)),
         }
     }
 
-    fn counts(&self, now: Instant) -> Counts {
-        match &self.time {
-            Some(window) => window.counts(now),
-            None => self.calls.counts(),
+    /// No window, for rules that have none.
+    fn none() -> Self {
+        Self {
+            marks: AtomicU64::new(0),
+            window: Window::None,
+            average: None,
         }
+    }
+
+    /// Records a call, and returns the rules that hold after it, a bit for each.
+    #[inline(always)]
+    fn record(&self, rules: &Rules, watch: &Watch, sample: Sample, now: Instant) -> u64 {
+        if self.window.record(&self.marks, rules, sample, now) || self.average.is_some() {
+            self.held(rules, watch, sample, now)
+        } else {
+            0
+        }
+    }
+
+    #[inline(never)]
+    fn held(&self, rules: &Rules, watch: &Watch, sample: Sample, now: Instant) -> u64 {
+        let counts = self.window.latest();
+        let average = self
+            .average
+            .as_ref()
+            .and_then(|average| average.update(!sample.failed, &counts, now));
+        if rules.failures_only && !sample.failed && !sample.slow {
+            return 0;
+        }
+        let mut held = 0;
+        for (index, trip) in rules.of(watch) {
+            if counts.calls < trip.least_calls() {
+                continue;
+            }
+            let holds = match &trip.kind {
+                TripKind::Consecutive(_) => false,
+                TripKind::Failures(k) => counts.failures >= u64::from(*k),
+                TripKind::FailureRate(limit) => counts.failure_rate() >= *limit,
+                TripKind::SlowRate(limit) => counts.slow_rate() >= *limit,
+                TripKind::SuccessAverage(limit) => average.is_some_and(|now| now < *limit),
+                TripKind::Custom(_, holds) => counts.failures + counts.slow > 0 && holds(&counts),
+            };
+            held |= u64::from(holds) << index;
+        }
+        held
     }
 }
 
 impl Tally {
-    pub(crate) fn new(plan: &Plan) -> Self {
-        Self {
+    pub(crate) fn new(rules: &Rules, now: Instant) -> Self {
+        let mut watched = rules.watches.iter().map(|watch| Watched::new(rules, watch));
+        let tally = Self {
             consecutive: AtomicU64::new(0),
-            first: match &plan.first {
-                Some(watch) => Watched::new(plan, watch),
-                None => Watched::nothing(),
-            },
-            others: plan
-                .others
-                .iter()
-                .map(|watch| Watched::new(plan, watch))
-                .collect(),
+            first: watched.next().unwrap_or_else(Watched::none),
+            others: watched.collect(),
             noted: AtomicU64::new(0),
-        }
+            last_bad: AtomicU64::new(0),
+        };
+        tally.clear(now);
+        tally
     }
 
     fn watched(&self) -> impl Iterator<Item = &Watched> {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Whether a good call would change nothing, where a plan without
-    /// [`COUNTS_GOOD`](word::COUNTS_GOOD) is all there is to know. Costs two loads.
+    /// Returns whether a good call would change nothing. Costs two loads.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        // Relaxed, here and below: the numbers publish nothing else.
-        self.consecutive.load(Ordering::Relaxed) | self.first.calls.unsettled() == 0
+        // Relaxed, here and below: the counters publish nothing else.
+        self.consecutive.load(Ordering::Relaxed) | self.first.marks.load(Ordering::Relaxed) == 0
     }
 
-    /// Counts a call, and gives the rules that hold after it, a bit for each.
-    ///
-    /// `now` is looked at only where the plan needs the clock.
+    /// Records a call that ended at `now`, and returns the rules that hold after it, a bit for each.
     #[inline(always)]
-    pub(crate) fn record(&self, plan: &Plan, sample: Sample, now: Instant) -> u64 {
+    pub(crate) fn record(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
-        if let Some((limit, index)) = plan.consecutive {
-            if sample.failed {
-                let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
-                held |= u64::from(run >= limit) << index;
-            } else {
-                self.end_run();
-            }
+        if sample.failed || sample.slow {
+            self.last_bad
+                .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
-        if let Some(watch) = &plan.first {
-            held |= self.record_in(plan, (&self.first, watch), sample, now);
+        if !sample.failed {
+            // A failure that races with this may be lost: it counts as before the success.
+            if self.consecutive.load(Ordering::Relaxed) != 0 {
+                self.consecutive.store(0, Ordering::Relaxed);
+            }
+        } else if let Some((limit, index)) = rules.consecutive {
+            let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
+            held |= u64::from(run >= limit) << index;
+        }
+        if let Some(watch) = rules.watches.first() {
+            held |= self.first.record(rules, watch, sample, now);
         }
         if !self.others.is_empty() {
-            // Field by field: a sample in memory would have to be there for all the others too.
-            held |= self.record_in_others(plan, sample.failed, sample.slow, sample.took, now);
+            held |= self.record_in_others(rules, sample, now);
         }
         held
     }
 
-    /// As [`record`](Self::record), for a good call where the plan is without
-    /// [`COUNTS_GOOD`](word::COUNTS_GOOD). What takes more is left to
-    /// [`after_good`](Self::after_good).
-    #[inline(always)]
-    pub(crate) fn record_good(&self) -> Pushed {
-        self.end_run();
-        self.first.calls.push_good()
-    }
-
-    /// The rules that hold after a good call.
-    pub(crate) fn after_good(&self, plan: &Plan, pushed: Pushed) -> u64 {
-        let counts = self.first.calls.after_good(pushed);
-        match (&plan.first, counts) {
-            (Some(watch), Some(counts)) if counts.failures > 0 => {
-                let watched = (&self.first, watch);
-                self.held(plan, watched, false, false, &counts, Instant::ORIGIN)
-            }
-            _ => 0,
-        }
-    }
-
-    /// As [`record`](Self::record), for a good and fast call where the plan
-    /// [is of one window of time](Plan::is_of_one_time).
-    #[inline(always)]
-    pub(crate) fn record_good_in_time(&self, plan: &Plan, now: Instant) -> u64 {
-        self.end_run();
-        let (Some(window), Some(watch)) = (&self.first.time, &plan.first) else {
-            return 0;
-        };
-        window.record_clean(now);
-        if window.is_clean(now) {
-            return 0;
-        }
-        self.held_in_time(plan, (&self.first, watch), false, false, now)
-    }
-
-    /// A call did not fail.
-    #[inline(always)]
-    fn end_run(&self) {
-        if self.consecutive.load(Ordering::Relaxed) != 0 {
-            // A failure that races with this may be lost: it counts as before the success.
-            self.consecutive.store(0, Ordering::Relaxed);
-        }
-    }
-
     #[inline(never)]
-    fn record_in_others(
-        &self,
-        plan: &Plan,
-        failed: bool,
-        slow: bool,
-        took: u64,
-        now: Instant,
-    ) -> u64 {
-        let others = self.others.iter().zip(&plan.others);
-        let sample = Sample { took, failed, slow };
-        others.fold(0, |held, watched| {
-            held | self.record_in(plan, watched, sample, now)
+    fn record_in_others(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
+        let others = self.others.iter().zip(rules.watches.iter().skip(1));
+        others.fold(0, |held, (watched, watch)| {
+            held | watched.record(rules, watch, sample, now)
         })
     }
 
-    #[inline(always)]
-    fn record_in(
-        &self,
-        plan: &Plan,
-        (watched, watch): (&Watched, &Watch),
-        sample: Sample,
-        now: Instant,
-    ) -> u64 {
-        let Sample { failed, slow, .. } = sample;
-        if let Some(window) = &watched.time {
-            window.record(sample, now);
-            if !watch.has_average && window.is_clean(now) {
-                return 0;
-            }
-            return self.held_in_time(plan, (watched, watch), failed, slow, now);
-        }
-        let counts = if watch.has_average {
-            watched.calls.record(sample)
-        } else {
-            match watched.calls.push(sample) {
-                Some(counts) if counts.failures + counts.slow > 0 => counts,
-                _ => return 0,
-            }
-        };
-        self.held(plan, (watched, watch), failed, slow, &counts, now)
-    }
-
-    /// As [`held`](Self::held), where the window has to be summed up first.
-    #[inline(never)]
-    fn held_in_time(
-        &self,
-        plan: &Plan,
-        watched: (&Watched, &Watch),
-        failed: bool,
-        slow: bool,
-        now: Instant,
-    ) -> u64 {
-        let counts = watched.0.counts(now);
-        self.held(plan, watched, failed, slow, &counts, now)
-    }
-
-    /// The rules that hold over a window that has these counts after a call.
-    #[inline(never)]
-    fn held(
-        &self,
-        plan: &Plan,
-        (watched, watch): (&Watched, &Watch),
-        failed: bool,
-        slow: bool,
-        counts: &Counts,
-        now: Instant,
-    ) -> u64 {
-        let (mut average, mut is_ripe) = (1.0, false);
-        if watch.has_average {
-            average = watched.average.update(!failed, now);
-            is_ripe = match watch.span {
-                Span::Calls(calls) => counts.calls >= u64::from(calls),
-                Span::Time(window) => {
-                    let began = watched.average.began();
-                    now.saturating_duration_since(began) >= window
-                }
-            };
-        }
-        if plan.failures_only && !failed && !slow {
-            return 0;
-        }
-        let rate = |bad: u64| bad as f64 / counts.calls as f64;
-        let enough = |rule: &Rule| counts.calls >= rule.min_calls.max(1);
-        watch.rules.iter().fold(0, |held, rule| {
-            let holds = match rule.kind {
-                TripKind::Consecutive(_) => false,
-                TripKind::Failures(k) => counts.failures >= u64::from(k),
-                TripKind::FailureRate(limit) => enough(rule) && rate(counts.failures) >= limit,
-                TripKind::SlowRate(limit) => enough(rule) && rate(counts.slow) >= limit,
-                TripKind::SuccessAverage(limit) => enough(rule) && is_ripe && average < limit,
-            };
-            held | u64::from(holds) << rule.index
-        })
-    }
-
-    /// The content of the first window.
+    /// Returns the content of the first window.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
-        self.first.counts(now)
+        self.first.window.counts(now)
     }
 
-    /// The share of calls that were bad in the way that this rule looks at.
-    pub(crate) fn rate(&self, plan: &Plan, held: u64, now: Instant) -> f64 {
+    /// Returns the share of calls that were bad in the way that the first of these rules looks at.
+    pub(crate) fn rate(&self, rules: &Rules, held: u64, now: Instant) -> f64 {
         let index = held.trailing_zeros() as usize;
-        for (watched, watch) in self.watched().zip(plan.watches()) {
-            let Some(rule) = watch.rules.iter().find(|rule| rule.index == index) else {
-                continue;
-            };
-            let counts = watched.counts(now);
-            let bad = match rule.kind {
-                TripKind::SlowRate(_) => counts.slow,
-                _ => counts.failures,
-            };
-            return bad as f64 / counts.calls.max(1) as f64;
+        for (watched, watch) in self.watched().zip(&rules.watches) {
+            if let Some((_, trip)) = rules.of(watch).find(|(of, _)| *of == index) {
+                let counts = watched.window.counts(now);
+                return match trip.kind {
+                    TripKind::SlowRate(_) => counts.slow_rate(),
+                    _ => counts.failure_rate(),
+                };
+            }
         }
         1.0
     }
 
-    /// How many calls failed in a row. Zero when no rule asks for it.
+    /// Returns the number of failures in a row. Zero unless a rule counts them.
     pub(crate) fn consecutive(&self) -> u64 {
         self.consecutive.load(Ordering::Relaxed)
     }
 
-    /// Those of the rules that are noted for the first time.
+    /// Returns those of the rules that are noted for the first time.
     pub(crate) fn note(&self, held: u64) -> u64 {
         held & !self.noted.fetch_or(held, Ordering::Relaxed)
     }
 
-    /// Whether nothing bad is in it.
-    pub(crate) fn is_clean(&self, now: Instant) -> bool {
-        self.consecutive() == 0
+    /// Returns when no call has failed or been slow within the windows, or none has for `horizon`: not after
+    /// `now` if that is so already.
+    pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Instant {
+        let last_bad = self.last_bad.load(Ordering::Relaxed);
+        if last_bad == 0 {
+            return Instant::ORIGIN;
+        }
+        let is_clean = self.consecutive() == 0
             && self.watched().all(|watched| {
-                let counts = watched.counts(now);
-                counts.failures + counts.slow == 0 && watched.average.is_clean()
-            })
+                let counts = watched.window.counts(now);
+                counts.failures + counts.slow == 0
+                    && watched.average.as_ref().is_none_or(Average::is_clean)
+            });
+        match is_clean {
+            true => Instant::ORIGIN,
+            false => Instant::from_nanos(last_bad) + horizon,
+        }
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&self, now: Instant) {
         self.consecutive.store(0, Ordering::Relaxed);
         self.noted.store(0, Ordering::Relaxed);
+        self.last_bad.store(0, Ordering::Relaxed);
         for watched in self.watched() {
-            watched.average.clear(now);
-            watched.calls.clear();
-            if let Some(window) = &watched.time {
-                window.clear();
+            if let Some(average) = &watched.average {
+                average.clear(now);
             }
+            watched.window.clear(&watched.marks);
         }
     }
 
-    /// Counts what a snapshot counted, the good calls first.
-    pub(crate) fn restore(&self, counts: Counts, consecutive: u64, now: Instant) {
+    /// Records what a snapshot counted, the good calls first.
+    pub(crate) fn restore(&self, rules: &Rules, counts: Counts, consecutive: u64, now: Instant) {
         self.consecutive.store(consecutive, Ordering::Relaxed);
-        let bad = |kind: &Sample| match (kind.failed, kind.slow) {
-            (false, false) => {
-                let bad = counts.failures.saturating_add(counts.slow);
-                let calls = counts.calls.saturating_add(counts.slow_failures);
-                calls.saturating_sub(bad)
-            }
-            (false, true) => counts.slow.saturating_sub(counts.slow_failures),
-            (true, false) => counts.failures.saturating_sub(counts.slow_failures),
-            (true, true) => counts.slow_failures,
-        };
-        // Windows remember no more than this; numbers from a file could be anything.
-        let most = counts.calls.min(1 << 20);
-        for failed in [false, true] {
-            for slow in [false, true] {
-                let sample = Sample {
-                    failed,
-                    slow,
-                    took: nanos(counts.took) / counts.calls.max(1),
-                };
-                for _ in 0..bad(&sample).min(most) {
-                    for watched in self.watched() {
-                        match &watched.time {
-                            Some(window) => window.record(sample, now),
-                            None => drop(watched.calls.push(sample)),
-                        }
-                    }
+        if consecutive | counts.failures | counts.slow != 0 {
+            self.last_bad
+                .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
+        }
+        let both = counts.slow_failures;
+        let bad = counts.failures.saturating_add(counts.slow);
+        let calls = counts.calls.saturating_add(both);
+        for (failed, slow, number) in [
+            (false, false, calls.saturating_sub(bad)),
+            (false, true, counts.slow.saturating_sub(both)),
+            (true, false, counts.failures.saturating_sub(both)),
+            (true, true, both),
+        ] {
+            let sample = Sample {
+                failed,
+                slow,
+                took: nanos(counts.took) / counts.calls.max(1),
+            };
+            // Windows remember no more than this; numbers from a file could be anything.
+            for _ in 0..number.min(counts.calls).min(1 << 20) {
+                for watched in self.watched() {
+                    watched.window.record(&watched.marks, rules, sample, now);
                 }
             }
         }

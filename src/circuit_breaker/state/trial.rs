@@ -1,4 +1,4 @@
-//! The trial calls of a half-open circuit.
+//! The probes of a half-open circuit.
 
 use std::time::Duration;
 
@@ -21,6 +21,15 @@ pub(crate) struct HalfOpenRules {
     pub(crate) lease: Option<Duration>,
     pub(crate) lost_as: Health,
     pub(crate) max: Option<Duration>,
+    /// What happens after `max`.
+    pub(crate) after: AfterHalfOpen,
+}
+
+/// Where a circuit goes that was half-open for as long as it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterHalfOpen {
+    Opens,
+    Closes,
 }
 
 impl Default for HalfOpenRules {
@@ -35,6 +44,7 @@ impl Default for HalfOpenRules {
             lease: None,
             lost_as: Health::Unhealthy,
             max: None,
+            after: AfterHalfOpen::Opens,
         }
     }
 }
@@ -45,6 +55,8 @@ pub(super) struct Trial {
     in_flight: Vec<Probe>,
     pub(super) results: Counts,
     lease: Duration,
+    /// The number of the last probe before this trial.
+    before: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +66,7 @@ struct Probe {
 }
 
 impl Trial {
-    pub(super) fn new(rules: &HalfOpenRules, last_break: Duration) -> Self {
+    pub(super) fn new(rules: &HalfOpenRules, last_break: Duration, before: u64) -> Self {
         let preset = match last_break {
             Duration::ZERO => Duration::from_secs(60),
             length => length.clamp(Duration::from_secs(1), Duration::from_secs(300)),
@@ -63,7 +75,13 @@ impl Trial {
             in_flight: Vec::new(),
             results: Counts::default(),
             lease: rules.lease.unwrap_or(preset),
+            before,
         }
+    }
+
+    /// Whether a probe was started by this trial, and not by an older one.
+    pub(super) const fn has_started(&self, probe: u64) -> bool {
+        probe > self.before
     }
 
     pub(super) fn in_flight(&self) -> u32 {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_cut_sheds_the_share_it_should_and_the_lowest_first() {
+fn a_threshold_sheds_the_share_it_should_and_the_lowest_first() {
     let mut levels = Levels::new();
     for call in 0..5000 {
         levels.add(if call % 4 == 0 {
@@ -13,10 +13,10 @@ fn a_cut_sheds_the_share_it_should_and_the_lowest_first() {
         });
     }
     for rate in [0.0, 0.1, 0.5, 0.74, 0.76, 0.9, 1.0] {
-        let cut = levels.cut(rate);
+        let threshold = levels.threshold(rate);
         let shed = |priority| {
             (0..1000)
-                .filter(|i| cut.sheds(priority, f64::from(*i) / 1e3))
+                .filter(|i| threshold.sheds(priority, f64::from(*i) / 1e3))
                 .count()
         };
         let (low, high) = (
@@ -28,14 +28,45 @@ fn a_cut_sheds_the_share_it_should_and_the_lowest_first() {
             "{rate}: {low} {high}"
         );
         assert!(high == 0.0 || low == 1.0, "{rate}: {low} {high}");
-        assert_eq!(Cut::from_bits(cut.to_bits()), cut);
+        assert_eq!(Threshold::from_bits(threshold.to_bits()), threshold);
     }
-    assert_eq!(Levels::new().cut(0.5), Cut::default(), "nobody is known");
-    let nobody = levels.cut(0.0);
+    assert_eq!(
+        Levels::new().threshold(0.5),
+        Threshold::default(),
+        "nobody is known"
+    );
+    let nobody = levels.threshold(0.0);
     assert!(
         !nobody.sheds(Priority::LOWEST, 0.0),
         "also a level not seen before"
     );
+}
+
+#[test]
+fn too_few_calls_make_no_threshold() {
+    let mut levels = Levels::new();
+    for calls in 1..=200 {
+        levels.add(Priority::NORMAL);
+        let threshold = levels.threshold(0.05);
+        assert_eq!(threshold == Threshold::default(), calls < 100, "{calls}");
+    }
+}
+
+#[test]
+fn of_any_hundred_calls_no_more_than_the_maximum_are_shed() {
+    for (max, most) in [(0.9, 90), (0.29, 29), (0.5, 50), (1.0, 100), (1e-9, 1)] {
+        let mut cap = ShedCap::new(max);
+        // All of them below the threshold after a calm time, half of them, and all again.
+        let calls = (0..1500).map(|call| {
+            let below = (500..700).contains(&call) || call % 2 == 0 || call > 1000;
+            cap.sheds(below && call >= 500)
+        });
+        let shed: Vec<bool> = calls.collect();
+        let worst = shed
+            .windows(100)
+            .map(|calls| calls.iter().filter(|shed| **shed).count());
+        assert_eq!(worst.max(), Some(most), "{max}");
+    }
 }
 
 #[test]
@@ -227,6 +258,4 @@ fn shares_are_weighted_by_their_calls_per_second_as_long_as_they_are_fresh() {
         now + Duration::from_nanos(1),
         0.6,
     );
-    // A late reading.
-    is(&[share(100, 0.2), newer], Instant::ORIGIN, 0.4);
 }

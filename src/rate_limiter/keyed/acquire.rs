@@ -1,6 +1,5 @@
 //! Waiting for a key's tokens.
 
-use std::borrow::Borrow;
 use std::future::Future;
 use std::hash::Hash;
 use std::pin::Pin;
@@ -9,115 +8,269 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::super::state::Refusal;
-use super::KeyedRateLimiter;
-use super::inner::NoRoom;
+use super::super::RateLimiter;
+use super::super::state::{Gcra, Refusal};
+use super::inner::Time;
+use super::limited::Limited;
 use crate::clock::Sleep;
+use crate::deadline;
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer};
+use crate::event::Observer;
 use crate::instant::Instant;
 
 pin_project! {
-    /// Waits for a turn that has been given out, and gives it back when it is dropped before.
-    pub(super) struct Turn<'a, K, Q>
+    /// Waits for a key's tokens. Made by [`KeyedRateLimiter::acquire`](super::KeyedRateLimiter::acquire).
+    ///
+    /// Does nothing before it is first polled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives the tokens back. Waiters behind it keep their turns, or move up if the quota
+    /// is no token bucket.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct KeyedAcquire<'a, Q>
     where
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
-        limiter: &'a KeyedRateLimiter<K>,
-        key: &'a Q,
-        // What it has taken and not yet used.
+        limited: Limited<'a, Q>,
         cost: u64,
+        longest: Duration,
+        // The end of `longest` or of the deadline, and what is to blame when it is too early.
+        latest: Option<(Instant, Reason)>,
+        // Tokens taken for a turn that has not come.
+        held: u64,
         #[pin]
-        sleep: Sleep,
+        stage: Stage,
     }
 
-    impl<K, Q> PinnedDrop for Turn<'_, K, Q>
+    impl<Q> PinnedDrop for KeyedAcquire<'_, Q>
     where
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
         fn drop(this: Pin<&mut Self>) {
-            if this.cost > 0 {
-                this.limiter.add(this.key, this.cost);
+            let this = this.project();
+            this.limited.give(std::mem::take(this.held));
+        }
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    enum Stage {
+        Start,
+        // For a turn of a token bucket, or for the end of a pause.
+        Sleeping { #[pin] sleep: Sleep },
+        // In the wait queue of a key with a limiter of its own. Such keys allocate a good deal anyway.
+        Queued { waiting: Pin<Box<dyn Future<Output = Result<RateLimiter, Rejected>> + Send>> },
+    }
+}
+
+/// What a call that may wait has to do.
+enum Booked {
+    /// It has the tokens.
+    Taken,
+    /// It has the tokens, and its turn comes then.
+    Turn(Instant),
+    /// It is to try again then.
+    Paused(Instant),
+    Queue(RateLimiter),
+    Rejected(Refusal),
+}
+
+impl<'a, Q> KeyedAcquire<'a, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    pub(super) const fn new(limited: Limited<'a, Q>, cost: u64, longest: Duration) -> Self {
+        Self {
+            limited,
+            cost,
+            longest,
+            latest: None,
+            held: 0,
+            stage: Stage::Start,
+        }
+    }
+
+    /// Polls it for a call with this deadline. `now` is the current time on the limiter's clock.
+    pub(super) fn poll_with(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        mut now: Instant,
+        deadline: Instant,
+        observer: Option<&dyn Observer>,
+    ) -> Poll<Result<(), Rejected>> {
+        let mut this = self.project();
+        let cost = *this.cost;
+        let (limited, inner) = (*this.limited, this.limited.inner);
+        let outside = &inner.outside;
+        let mut reason = Reason::QueueTimeout;
+        if this.latest.is_none() {
+            if inner.shadow {
+                let taken = inner.take(limited.hash, limited.key, now, cost);
+                return Poll::Ready(taken.or_else(|refusal| inner.refuse(now, refusal, observer)));
+            }
+            let (latest, deadline) = (now + *this.longest, deadline);
+            reason = match deadline <= latest && deadline != Instant::FAR_FUTURE {
+                true => Reason::DeadlineTooClose,
+                false => Reason::RateLimited,
+            };
+            *this.latest = Some((latest.min(deadline), reason));
+        }
+        let (latest, late) = this.latest.unwrap_or((Instant::FAR_FUTURE, reason));
+        loop {
+            match this.stage.as_mut().project() {
+                StageProj::Start => match limited.book(now, cost, latest) {
+                    Booked::Taken => return Poll::Ready(Ok(())),
+                    Booked::Turn(at) => {
+                        *this.held = cost;
+                        let sleep = outside.clock.sleep_until(at);
+                        this.stage.set(Stage::Sleeping { sleep });
+                    }
+                    Booked::Paused(until) => {
+                        let sleep = outside.clock.sleep_until(until);
+                        this.stage.set(Stage::Sleeping { sleep });
+                    }
+                    Booked::Queue(limiter) => {
+                        let longest = match latest {
+                            Instant::FAR_FUTURE => Duration::MAX,
+                            latest => latest.saturating_duration_since(now),
+                        };
+                        let waiting = Box::pin(async move {
+                            limiter.acquire_within(cost, longest).await?;
+                            Ok(limiter)
+                        });
+                        this.stage.set(Stage::Queued { waiting });
+                    }
+                    Booked::Rejected(refusal) => {
+                        let rejected = outside.rejected(now, refusal, reason);
+                        return Poll::Ready(inner.report(rejected, observer));
+                    }
+                },
+                StageProj::Sleeping { sleep } => {
+                    ready!(sleep.poll(task));
+                    now = outside.now();
+                    reason = Reason::QueueTimeout;
+                    let had_turn = std::mem::take(this.held) > 0 || cost == 0;
+                    if had_turn && !limited.is_paused(now) {
+                        return Poll::Ready(Ok(()));
+                    }
+                    // A turn that fell into a pause has passed.
+                    this.limited.is_new_call = false;
+                    this.stage.set(Stage::Start);
+                }
+                StageProj::Queued { waiting } => {
+                    let result = ready!(waiting.as_mut().poll(task));
+                    now = outside.now();
+                    match result {
+                        Ok(limiter) if limited.is_paused(now) => {
+                            limiter.add(cost);
+                            this.stage.set(Stage::Start);
+                        }
+                        Ok(_) => return Poll::Ready(Ok(())),
+                        Err(rejected) => {
+                            let rejected = match rejected.reason() {
+                                Reason::RateLimited => outside.with_reason(rejected, late),
+                                _ => rejected,
+                            };
+                            return Poll::Ready(inner.report(rejected, observer));
+                        }
+                    }
+                }
             }
         }
     }
 }
 
-impl<K, Q> Future for Turn<'_, K, Q>
+impl<Q> Limited<'_, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
 {
-    type Output = ();
+    /// Takes `cost` tokens, now or for a turn at `latest` at the latest.
+    fn book(&self, now: Instant, cost: u64, latest: Instant) -> Booked {
+        let booked = self.inner.with(
+            (self.hash, self.key),
+            now,
+            self.is_new_call,
+            |tat, gcra, time| book(tat, gcra, time, cost, latest),
+            |limiter, time| match time.open {
+                _ if !time.is_paused() => Booked::Queue(limiter.clone()),
+                open if open <= latest && open != Instant::FAR_FUTURE => Booked::Paused(open),
+                open => Booked::Rejected(Refusal::Until(open)),
+            },
+        );
+        booked.unwrap_or(Booked::Rejected(Refusal::Until(Instant::FAR_FUTURE)))
+    }
 
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        let this = self.project();
-        ready!(this.sleep.poll(task));
-        *this.cost = 0;
-        Poll::Ready(())
+    /// Whether the key is paused.
+    fn is_paused(&self, now: Instant) -> bool {
+        let (inner, is_paused) = (self.inner, |time: Time| time.is_paused());
+        let of_key = inner.with_known(
+            self.hash,
+            self.key,
+            now,
+            |_, _, time| is_paused(time),
+            |_, time| is_paused(time),
+        );
+        of_key.unwrap_or_else(|| is_paused(inner.time(now)))
     }
 }
 
-impl<K: Hash + Eq> KeyedRateLimiter<K> {
-    /// Takes `cost` of the key's tokens, now or for a turn that comes within `longest` and before
-    /// `deadline`; `None` when it is now. `now` is the present on the clock.
-    pub(super) fn book<'a, Q>(
-        &'a self,
-        key: &'a Q,
-        cost: u64,
-        longest: Duration,
-        (now, deadline): (Instant, Instant),
-        observer: Option<&dyn Observer>,
-    ) -> Result<Option<Turn<'a, K, Q>>, Rejected>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let inner = &*self.inner;
-        let left =
-            (deadline != Instant::FAR_FUTURE).then(|| deadline.saturating_duration_since(now));
-        let latest = now + left.map_or(longest, |left| left.min(longest));
-        let booked = inner.with(key, now, |tat, gcra| {
-            // Beyond what the bucket holds there is nothing to wait for.
-            let price = gcra.ready(0, Instant::FAR_FUTURE, cost, 0);
-            let turn = match gcra.ready(*tat, now, cost, 0) {
-                _ if price == Err(Refusal::Never) => return Err(Refusal::Never),
-                Ok(()) => now,
-                Err(Refusal::Until(at)) if at <= latest => at,
-                Err(refusal) => return Err(refusal),
-            };
-            *tat = gcra.put(*tat, now, cost);
-            Ok(turn)
-        });
-        let refusal = match booked {
-            Ok(Ok(turn)) if turn <= now => return Ok(None),
-            Ok(Ok(turn)) => {
-                return Ok(Some(Turn {
-                    limiter: self,
-                    key,
-                    cost,
-                    sleep: inner.outside.clock.sleep_until(turn),
-                }));
-            }
-            Ok(Err(refusal)) => refusal,
-            Err(NoRoom) => return inner.overflow(now, cost, observer).map(|()| None),
+fn book(tat: &mut u64, gcra: &Gcra, time: Time, cost: u64, latest: Instant) -> Booked {
+    let turn = match gcra.ready(*tat, time.open, cost, 0) {
+        Ok(()) => time.open,
+        Err(Refusal::Until(at)) => at,
+        Err(Refusal::Never) => return Booked::Rejected(Refusal::Never),
+    };
+    if turn > latest || turn == Instant::FAR_FUTURE {
+        return Booked::Rejected(Refusal::Until(turn));
+    }
+    *tat = gcra.put(*tat, time.open, cost);
+    match turn > time.now {
+        true => Booked::Turn(turn),
+        false => Booked::Taken,
+    }
+}
+
+impl<Q> Future for KeyedAcquire<'_, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    type Output = Result<(), Rejected>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let clock = &self.limited.inner.outside.clock;
+        let now = clock.now();
+        let deadline = match self.latest {
+            None => deadline::inherited(clock, now),
+            Some(_) => Instant::FAR_FUTURE,
         };
-        let reason = match left {
-            Some(left) if left <= longest => Reason::DeadlineTooClose,
-            _ => Reason::RateLimited,
-        };
-        let rejected = inner.outside.rejected(now, refusal, reason);
-        inner.outside.tell(&Event::rejected(&rejected), observer);
-        Err(rejected)
+        self.poll_with(task, now, deadline, None)
+    }
+}
+
+impl<Q> std::fmt::Debug for KeyedAcquire<'_, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyedAcquire")
+            .field("limiter", &self.limited.inner.outside.name)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }

@@ -1,71 +1,83 @@
 //! The builder of keyed rate limiters.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::config::Quota;
 use super::super::outside::Outside;
-use super::super::state::TokenBucket;
+use super::super::state::{Algorithm, LARGEST, Quota};
+use super::KeyedRateLimiter;
 use super::hash::Secret;
-use super::inner::{Inner, MOST_SHARDS, QuotaFor, Shard};
-use super::table::Table;
-use super::tiers::Tier;
-use super::{KeyedRateLimiter, Overflow};
+use super::inner::{Inner, NAME, QuotaFor, check, limiter};
+use super::keys::Keys;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::Observer;
+use crate::instant::Instant;
+use crate::keyed::Overflow;
 
-const NAME: &str = "keyed_rate_limiter";
+impl<K> KeyedRateLimiter<K> {
+    /// Returns a builder. A quota must be given.
+    pub const fn builder() -> KeyedRateLimiterBuilder<K> {
+        KeyedRateLimiterBuilder::new()
+    }
+}
 
 /// Builds a [`KeyedRateLimiter`].
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`quota`](Self::quota) | must be given |
+/// | [`quota`](Self::quota) | must be given, once or several times |
 /// | [`quota_for`](Self::quota_for) | all keys have the same |
 /// | [`max_keys`](Self::max_keys) | 100 000 |
 /// | [`overflow`](Self::overflow) | [`Overflow::Shared`] |
-/// | [`max_wait`](Self::max_wait) of calls through the policy | zero: refuses at once |
+/// | [`max_wait`](Self::max_wait) of calls through the policy | zero: rejects at once; unlimited for a leaky bucket |
+/// | [`max_debt`](Self::max_debt) of reservations | as much as the quota holds |
+/// | [`shadow`](Self::shadow) | off |
 /// | [`observer`](Self::observer) | none |
 /// | [`name`](Self::name) | `keyed_rate_limiter` |
 /// | [`clock`](Self::clock) | tokio's |
 #[must_use = "a builder does nothing until `build`"]
 pub struct KeyedRateLimiterBuilder<K> {
-    quota: Option<Quota>,
+    quotas: Vec<Quota>,
     quota_for: Option<QuotaFor<K>>,
     max_keys: usize,
     overflow: Overflow,
-    max_wait: Duration,
+    max_wait: Option<Duration>,
+    max_debt: Option<u64>,
+    shadow: bool,
     observer: Option<Arc<dyn Observer>>,
     name: &'static str,
     clock: Option<ClockHandle>,
 }
 
 impl<K> KeyedRateLimiterBuilder<K> {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self {
-            quota: None,
+            quotas: Vec::new(),
             quota_for: None,
             max_keys: 100_000,
             overflow: Overflow::Shared,
-            max_wait: Duration::ZERO,
+            max_wait: None,
+            max_debt: None,
+            shadow: false,
             observer: None,
             name: NAME,
             clock: ClockHandle::preset(),
         }
     }
 
-    /// The quota of every key that has none of its own. A token bucket that begins full.
-    pub const fn quota(mut self, quota: Quota) -> Self {
-        self.quota = Some(quota);
+    /// The quota of every key that has none of its own. Given several times, a call must fit all of
+    /// them. Any algorithm; it must begin full, since an evicted key comes back as a new one.
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.quotas.push(quota);
         self
     }
 
-    /// The quota of a key, when it is another than the default one: tiers. Asked when a key is
-    /// first seen, and again after it was forgotten. Quotas without meaning, or of another
-    /// algorithm than the token bucket, count as the default one.
+    /// The quota of a key that has another than the default: tiers. Called when a key is first seen, and
+    /// again after it was evicted; of any algorithm. Invalid quotas, and those that do not begin full,
+    /// count as the default.
     pub fn quota_for(
         mut self,
         quota: impl Fn(&K) -> Option<Quota> + Send + Sync + 'static,
@@ -80,21 +92,29 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// What happens to new keys when that many are in use.
+    /// What happens to new keys when that many are in use. See [`Overflow`] for which to choose.
     pub const fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
     }
 
-    /// How long a call through the policy waits for its turn. Zero refuses at once,
+    /// How long a call through the policy waits for its turn. Zero rejects at once,
     /// [`Duration::MAX`] waits as long as the call's deadline allows.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
-        self.max_wait = longest;
+        self.max_wait = Some(longest);
+        self
+    }
+
+    /// How many tokens a reservation may take beyond those there are.
+    pub const fn max_debt(mut self, tokens: u64) -> Self {
+        self.max_debt = Some(tokens);
         self
     }
 
     setters! {
-        /// Hears refusals.
+        /// Only counts and reports what it would have rejected, and admits everything.
+        shadow;
+        /// Hears rejections.
         observer;
         /// The name in errors and events.
         name;
@@ -102,63 +122,68 @@ impl<K> KeyedRateLimiterBuilder<K> {
         clock;
     }
 
-    /// The limiter. Takes up to 64 KiB; the keys come on top, at about 35 bytes for an integer.
+    /// Builds the limiter. Takes up to 64 KiB; the keys come on top.
     ///
     /// # Errors
     ///
-    /// When no quota was given or it has no meaning or is no token bucket that begins full, when no
-    /// key may be remembered, or without a clock where the feature `tokio` is off.
+    /// When no quota was given, when one is invalid or does not begin full, when no key may be
+    /// remembered, or without a clock where the feature `tokio` is off.
     pub fn build(self) -> Result<KeyedRateLimiter<K>, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
-        let quota = self.quota.ok_or(error("quota", "must be given"))?;
-        check(&quota)?;
+        let [first, more @ ..] = &self.quotas[..] else {
+            return Err(error("quota", "must be given"));
+        };
+        self.quotas.iter().try_for_each(check)?;
         if self.max_keys == 0 {
             return Err(error("max_keys", "must be at least 1"));
         }
+        let most = self.quotas.iter().map(Quota::limit).max().unwrap_or(1);
+        let debt = self.max_debt.unwrap_or(most);
+        if debt > LARGEST {
+            return Err(error("max_debt", "must not exceed 2^40 tokens"));
+        }
+        let is_leaky = |quota: &Quota| quota.algorithm() == Algorithm::LeakyBucket;
+        let max_wait = match self.quotas.iter().any(is_leaky) {
+            true => Duration::MAX,
+            false => Duration::ZERO,
+        };
         let clock = self.clock.ok_or(error("clock", "must be given"))?;
-        let count = (self.max_keys / 2)
-            .clamp(16, MOST_SHARDS)
-            .next_power_of_two();
-        let shards = (0..count).map(|_| Shard(Mutex::new(Table::new())));
+        let max_wait = self.max_wait.unwrap_or(max_wait);
+        let outside = Outside::new(clock, max_wait, self.observer, self.name);
+        // Also where none is shared: what is wrong with the quotas, their number or the debt is found.
+        let shared = limiter(&self.quotas, debt, &outside)?;
         Ok(KeyedRateLimiter {
             inner: Arc::new(Inner {
-                shards: shards.collect(),
-                shift: 64 - count.ilog2(),
+                keys: Keys::new(first.gcra(debt), self.max_keys, self.overflow),
                 secret: Secret::new(),
-                usual: Tier::new(quota),
-                keys: AtomicUsize::new(0),
-                max_keys: self.max_keys,
-                victim: AtomicUsize::new(0),
-                shared: (self.overflow == Overflow::Shared)
-                    .then(|| TokenBucket::new(&quota.gcra(0), 0)),
-                quota: Mutex::new(quota),
+                is_plain: first.is_plain() && more.is_empty(),
+                paused_until: AtomicU64::new(Instant::ORIGIN.as_nanos()),
+                shared: (self.overflow == Overflow::Shared).then_some(shared),
+                quotas: Mutex::new(self.quotas),
                 changing: Mutex::new(()),
+                version: AtomicU64::new(0),
                 quota_for: self.quota_for,
+                debt,
+                shadow: self.shadow,
                 overflowed: AtomicU64::new(0),
-                outside: Outside::new(clock, self.max_wait, self.observer, self.name),
+                rejected: AtomicU64::new(0),
+                would_reject: AtomicU64::new(0),
+                outside,
             }),
         })
     }
 }
 
-/// Whether a key can have this quota.
-pub(super) fn check(quota: &Quota) -> Result<(), ConfigError> {
-    quota.check(NAME)?;
-    if !quota.is_plain() || quota.first() != quota.limit() {
-        let problem = "must be a token bucket that begins full, without a warm-up";
-        return Err(ConfigError::new(NAME, "quota", problem));
-    }
-    Ok(())
-}
-
 impl<K> fmt::Debug for KeyedRateLimiterBuilder<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedRateLimiterBuilder")
-            .field("quota", &self.quota)
+            .field("quotas", &self.quotas)
             .field("tiered", &self.quota_for.is_some())
             .field("max_keys", &self.max_keys)
             .field("overflow", &self.overflow)
             .field("max_wait", &self.max_wait)
+            .field("max_debt", &self.max_debt)
+            .field("shadow", &self.shadow)
             .field("observed", &self.observer.is_some())
             .field("name", &self.name)
             .field("clock", &self.clock)

@@ -2,247 +2,367 @@
 
 use std::borrow::Borrow;
 use std::hash::Hash;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::super::config::Quota;
+use super::super::RateLimiter;
 use super::super::outside::Outside;
-use super::super::state::{Gcra, Refusal, TokenBucket};
-use super::config;
+use super::super::state::{Gcra, Quota, Refusal};
+use super::custom::{Custom, Limit};
 use super::hash::Secret;
-use super::table::{Removed, Slot, Table};
-use super::tiers::Tier;
-use crate::error::{Reason, Rejected};
+use super::keys::{Keys, Place};
+use super::table::{CUSTOM, Table};
+use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
 use crate::sync::lock;
 
+pub(super) const NAME: &str = "keyed_rate_limiter";
+
 pub(super) struct Inner<K> {
-    pub(super) shards: Box<[Shard<K>]>,
-    /// How far a hash is shifted to be the number of a shard.
-    pub(super) shift: u32,
+    pub(super) keys: Keys<K>,
     pub(super) secret: Secret,
-    /// The default tier as it was built with. Tables are told when it changes.
-    pub(super) usual: Tier,
-    /// How many keys there are, in all shards.
-    pub(super) keys: AtomicUsize,
-    pub(super) max_keys: usize,
-    /// The shard that is searched next for idle keys, when there is no room.
-    pub(super) victim: AtomicUsize,
-    /// Locked with a shard locked, never the other way round.
-    pub(super) quota: Mutex<Quota>,
-    /// Whose turn it is to change the quota.
+    /// Whether the default quota is a plain token bucket, so that a word is enough for a key.
+    pub(super) is_plain: bool,
+    /// The end of the pause of all keys, in nanoseconds.
+    pub(super) paused_until: AtomicU64,
+    pub(super) quotas: Mutex<Vec<Quota>>,
+    /// Held during a change of the quotas. Taken before the lock of a shard.
     pub(super) changing: Mutex<()>,
+    /// Number of changes of the quotas.
+    pub(super) version: AtomicU64,
     pub(super) quota_for: Option<QuotaFor<K>>,
-    /// The bucket of the keys there is no room for.
-    pub(super) shared: Option<TokenBucket>,
+    /// The limit of the keys without room, if they share one.
+    pub(super) shared: Option<RateLimiter>,
+    pub(super) debt: u64,
+    pub(super) shadow: bool,
     pub(super) overflowed: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    pub(super) would_reject: AtomicU64,
     pub(super) outside: Outside,
 }
 
 /// The quota of a key, when it has one of its own.
 pub(super) type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
 
-/// On a cache line of its own, together with its first two keys if they are integers.
-#[repr(align(64))]
-pub(super) struct Shard<K>(pub(super) Mutex<Table<K>>);
+/// Now, and the first instant at which a call may run: later while the key is paused.
+#[derive(Clone, Copy)]
+pub(super) struct Time {
+    pub(super) now: Instant,
+    pub(super) open: Instant,
+}
 
-/// At most so many shards: threads seldom meet, and their lines stay in a core's own cache.
-pub(super) const MOST_SHARDS: usize = 1024;
-
-/// There is no room for another key.
-pub(super) struct NoRoom;
-
-impl<K> Inner<K> {
-    #[inline]
-    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Table<K>> {
-        lock(&self.shards[(hash >> self.shift) as usize].0)
+impl Time {
+    pub(super) fn is_paused(self) -> bool {
+        self.open > self.now
     }
 
-    /// Counts keys that are no longer there.
-    pub(super) fn forgotten(&self, removed: &Removed<K>) {
-        self.keys.fetch_sub(removed.count, Ordering::Relaxed);
-    }
-
-    /// Refuses a call that [`take`](Self::take) has refused; one whose key there is no room for may yet
-    /// have what all of those share.
-    pub(super) fn refuse(
-        &self,
-        now: Instant,
-        cost: u64,
-        refusal: Option<Refusal>,
-        observer: Option<&dyn Observer>,
-    ) -> Result<(), Rejected> {
-        match refusal {
-            None => self.overflow(now, cost, observer),
-            Some(refusal) => Err(self.reject(now, refusal, observer)),
+    /// Postpones what could happen at `open` while the key is paused.
+    pub(super) fn admit(self, ready: Result<(), Refusal>) -> Result<(), Refusal> {
+        match ready {
+            Ok(()) if self.is_paused() => Err(Refusal::Until(self.open)),
+            ready => ready,
         }
     }
 
-    fn reject(&self, now: Instant, refusal: Refusal, observer: Option<&dyn Observer>) -> Rejected {
-        let outside = &self.outside;
-        let rejected = outside.rejected(now, refusal, Reason::RateLimited);
-        outside.tell(&Event::rejected(&rejected), observer);
-        rejected
+    /// Rejects a call because of the pause.
+    #[cold]
+    fn paused(self, tat: u64, gcra: &Gcra, cost: u64) -> Result<(), Refusal> {
+        self.admit(gcra.ready(tat, self.open, cost, 0))
     }
 
-    /// What happens to a call whose key there is no room for.
-    #[cold]
-    pub(super) fn overflow(
+    fn paused_until(self, until: Instant) -> Self {
+        Self {
+            open: self.open.max(until),
+            ..self
+        }
+    }
+}
+
+impl<K> Inner<K> {
+    #[inline]
+    pub(super) fn time(&self, now: Instant) -> Time {
+        // Relaxed: the pause publishes nothing else.
+        let paused = self.paused_until.load(Ordering::Relaxed);
+        let open = now.max(Instant::from_nanos(paused));
+        Time { now, open }
+    }
+
+    /// Rejects a call. In shadow mode, reports that and admits it.
+    #[inline]
+    pub(super) fn refuse(
         &self,
         now: Instant,
-        cost: u64,
+        refusal: Refusal,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
-        self.overflowed.fetch_add(1, Ordering::Relaxed);
-        let refused = match &self.shared {
-            None => Err(Refusal::Until(Instant::FAR_FUTURE)),
-            Some(shared) => shared.take(now, cost),
-        };
-        refused.map_err(|refusal| self.reject(now, refusal, observer))
+        self.report(
+            self.outside.rejected(now, refusal, Reason::RateLimited),
+            observer,
+        )
+    }
+
+    #[inline]
+    pub(super) fn report(
+        &self,
+        rejected: Rejected,
+        observer: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        // Relaxed, both: statistics.
+        if self.shadow {
+            self.would_reject.fetch_add(1, Ordering::Relaxed);
+            self.outside.tell(&Event::would_reject(&rejected), observer);
+            return Ok(());
+        }
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        self.outside.tell(&Event::rejected(&rejected), observer);
+        Err(rejected)
+    }
+
+    /// A limiter that is no token bucket of one word.
+    pub(super) fn limiter(&self, quotas: &[Quota]) -> Result<RateLimiter, ConfigError> {
+        limiter(quotas, self.debt, &self.outside)
     }
 }
 
 impl<K: Hash + Eq> Inner<K> {
-    /// Takes `cost` of the tokens of `key`. Refused without a reason when there is no room for it.
+    /// Takes `cost` of the tokens of `key`.
     #[inline]
-    pub(super) fn take<Q>(&self, key: &Q, now: Instant, cost: u64) -> Result<(), Option<Refusal>>
+    pub(super) fn take<Q>(&self, hash: u64, key: &Q, now: Instant, cost: u64) -> Result<(), Refusal>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let taken = self.with(key, now, |tat, gcra| {
-            gcra.take(*tat, now, cost).map(|next| *tat = next)
-        });
-        match taken {
-            Ok(taken) => taken.map_err(Some),
-            Err(NoRoom) => Err(None),
-        }
+        self.with(
+            (hash, key),
+            now,
+            true,
+            |tat, gcra, time| {
+                if time.is_paused() {
+                    return time.paused(*tat, gcra, cost);
+                }
+                gcra.take(*tat, time.now, cost).map(|next| *tat = next)
+            },
+            |limiter, time| match time.is_paused() {
+                true => Err(Refusal::Until(time.open)),
+                false => limiter.inner.take(time.now, cost),
+            },
+        )
+        .unwrap_or(Err(Refusal::Until(Instant::FAR_FUTURE)))
     }
 
-    /// Runs `act` on the state of `key`, which is added if it is new.
+    /// Runs `bucket` under the lock on the state of `key`, or `limiter` without a lock. A new key is
+    /// added. `None` when there is no room for it, which is counted if `is_new_call`.
     #[inline]
     pub(super) fn with<Q, R>(
         &self,
-        key: &Q,
+        (hash, key): (u64, &Q),
         now: Instant,
-        act: impl Fn(&mut u64, &Gcra) -> R,
-    ) -> Result<R, NoRoom>
+        is_new_call: bool,
+        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
+        limiter: impl Fn(&RateLimiter, Time) -> R,
+    ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let hash = self.secret.hash(key);
-        {
-            let mut table = self.shard(hash);
-            if let Some((slot, gcra)) = table.find(hash as u32, key, &self.usual) {
-                let result = Self::update(slot, gcra, act);
-                if table.is_due() {
-                    self.sweep(table, now);
+        let time = self.time(now);
+        if let Some(mut table) = self.keys.shard(hash) {
+            if let Some((state, gcra)) = table.find(hash as u32, key, &self.keys.default) {
+                let word = state.get();
+                if word <= CUSTOM {
+                    let mut tat = word;
+                    let result = bucket(&mut tat, gcra, time);
+                    state.set(tat);
+                    let is_due = table.is_due();
+                    drop(table);
+                    if is_due {
+                        self.keys.sweep_shard(hash, now);
+                    }
+                    return Some(result);
                 }
-                return Ok(result);
+                let is_due = table.is_due();
+                let found = of_custom(&mut table, word, time, bucket)?;
+                drop(table);
+                if is_due {
+                    self.keys.sweep_shard(hash, now);
+                }
+                return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
             }
         }
-        self.with_new(hash, key, now, act)
-    }
-
-    #[inline]
-    pub(super) fn update<R>(
-        slot: &mut Slot<K>,
-        gcra: &Gcra,
-        act: impl Fn(&mut u64, &Gcra) -> R,
-    ) -> R {
-        let mut tat = slot.tat();
-        let result = act(&mut tat, gcra);
-        slot.set_tat(tat);
-        result
-    }
-
-    /// Looks for keys that need not be remembered. Returns how many it has looked at.
-    #[cold]
-    pub(super) fn sweep(&self, mut table: MutexGuard<'_, Table<K>>, now: Instant) -> usize {
-        let removed = table.sweep(now, SWEEP, &self.usual);
-        drop(table);
-        self.forgotten(&removed);
-        removed.seen
+        self.with_new((hash, key), time, is_new_call, bucket, limiter)
     }
 
     #[cold]
-    pub(super) fn with_new<Q, R>(
+    fn with_new<Q, R>(
+        &self,
+        (hash, key): (u64, &Q),
+        time: Time,
+        is_new_call: bool,
+        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
+        limiter: impl Fn(&RateLimiter, Time) -> R,
+    ) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        if let Some(place) = self.keys.make_room(hash, time.now) {
+            if let Some(result) = self.add((hash, key), time, place, &bucket, &limiter) {
+                return Some(result);
+            }
+        }
+        // Relaxed: a statistic.
+        self.overflowed
+            .fetch_add(u64::from(is_new_call), Ordering::Relaxed);
+        self.shared.as_ref().map(|shared| limiter(shared, time))
+    }
+
+    /// Adds a key, unless another thread has added it meanwhile.
+    fn add<Q, R>(
+        &self,
+        (hash, key): (u64, &Q),
+        time: Time,
+        place: Place<'_>,
+        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
+        limiter: impl Fn(&RateLimiter, Time) -> R,
+    ) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        // User code, so outside the lock.
+        let owned = key.to_owned();
+        let own = self.quota_for.as_ref().and_then(|quota| quota(&owned));
+        let own = own.filter(|quota| check(quota).is_ok());
+        loop {
+            // Acquire: pairs with the release in `set_quotas`.
+            let version = self.version.load(Ordering::Acquire);
+            let custom = self.custom(own.as_ref());
+            let mut table = self.keys.shard(hash)?;
+            let known = table.find(hash as u32, key, &self.keys.default).is_some();
+            // Under the shard's lock: a change that is not seen here has yet to come to the shard.
+            let is_stale = version != self.version.load(Ordering::Acquire);
+            if is_stale && !known && custom.as_ref().is_some_and(|custom| custom.is_default) {
+                continue;
+            }
+            let (state, gcra) = match known {
+                true => table.find(hash as u32, key, &self.keys.default)?,
+                false => {
+                    std::mem::forget(place);
+                    table.insert(hash as u32, owned, custom, &self.keys.default)?
+                }
+            };
+            let mut word = state.get();
+            if word <= CUSTOM {
+                let result = bucket(&mut word, gcra, time);
+                state.set(word);
+                return Some(result);
+            }
+            let found = of_custom(&mut table, word, time, bucket)?;
+            drop(table);
+            return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
+        }
+    }
+
+    /// Makes the limit of a new key, if a word is not enough.
+    fn custom(&self, own: Option<&Quota>) -> Option<Custom> {
+        let limit = match own {
+            None if self.is_plain => return None,
+            None => {
+                let quotas = lock(&self.quotas).clone();
+                Limit::Limiter(self.limiter(&quotas).ok()?)
+            }
+            Some(own) if own.is_plain() => Limit::Bucket {
+                gcra: own.gcra(self.debt),
+                tat: 0,
+            },
+            Some(own) => Limit::Limiter(self.limiter(&[*own]).ok()?),
+        };
+        Some(Custom::new(own.is_none(), limit))
+    }
+
+    /// As [`with`](Self::with), for keys that are known. Others are not added.
+    pub(super) fn with_known<Q, R>(
         &self,
         hash: u64,
         key: &Q,
         now: Instant,
-        act: impl Fn(&mut u64, &Gcra) -> R,
-    ) -> Result<R, NoRoom>
+        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
+        limiter: impl Fn(&RateLimiter, Time) -> R,
+    ) -> Option<R>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Eq + ?Sized,
     {
-        if !self.make_room(hash, now) {
-            return Err(NoRoom);
+        let time = self.time(now);
+        let mut table = self.keys.shard(hash)?;
+        let (state, gcra) = table.find(hash as u32, key, &self.keys.default)?;
+        let mut word = state.get();
+        if word <= CUSTOM {
+            let result = bucket(&mut word, gcra, time);
+            state.set(word);
+            return Some(result);
         }
-        // The user's code runs outside the lock.
-        let owned = key.to_owned();
-        let special = self.quota_for.as_ref().and_then(|quota| quota(&owned));
-        // A quota without meaning counts as none.
-        let special = special.filter(|quota| config::check(quota).is_ok());
-        let mut table = self.shard(hash);
-        if table.find(hash as u32, key, &self.usual).is_none() {
-            // Under the shard's lock: a change that is not seen here has yet to come to the shard.
-            let quota = special.unwrap_or_else(|| *lock(&self.quota));
-            table.insert(hash as u32, owned, &quota, &self.usual);
-        } else {
-            // Another thread was faster.
-            self.keys.fetch_sub(1, Ordering::Relaxed);
-        }
-        match table.find(hash as u32, key, &self.usual) {
-            Some((slot, gcra)) => Ok(Self::update(slot, gcra, act)),
-            None => Err(NoRoom),
-        }
+        let found = of_custom(&mut table, word, time, bucket)?;
+        drop(table);
+        Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
     }
 
-    /// Counts one key more, if there is room or some can be made.
-    pub(super) fn make_room(&self, hash: u64, now: Instant) -> bool {
-        let count = || {
-            // Relaxed: only the number counts, and it never exceeds the bound.
-            self.keys
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |keys| {
-                    (keys < self.max_keys).then_some(keys + 1)
-                })
-                .is_ok()
-        };
-        // A new key pays for its place by looking for some that are no longer needed.
-        let mut table = self.shard(hash);
-        let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.usual);
-        drop(table);
-        self.forgotten(&removed);
-        if count() {
-            return true;
-        }
-        // One shard more, or several where there are few keys to a shard.
-        let mut seen = 0;
-        for _ in 0..SWEEP {
-            // Relaxed: any shard will do.
-            let victim = self.victim.load(Ordering::Relaxed) / STAY % self.shards.len();
-            let looked_at = self.sweep(lock(&self.shards[victim].0), now);
-            let step = if looked_at < SWEEP { STAY } else { 1 };
-            self.victim.fetch_add(step, Ordering::Relaxed);
-            seen += looked_at;
-            if count() {
-                return true;
-            }
-            if seen >= SWEEP {
-                break;
-            }
-        }
-        false
+    /// Gives tokens back to a key, if it is still known.
+    pub(super) fn give<Q>(&self, hash: u64, key: &Q, tokens: u64)
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        self.with_known(
+            hash,
+            key,
+            Instant::ORIGIN,
+            |tat, gcra, _| *tat = gcra.give(*tat, tokens),
+            |limiter, _| limiter.add(tokens),
+        );
     }
 }
 
-/// How often a shard is searched before the next one is: what comes next in it is at hand.
-const STAY: usize = 16;
+/// Runs `bucket` on the state of a key that is not plain. Returns the limiter of one that has another
+/// limit than a token bucket, to be used without the lock.
+#[cold]
+fn of_custom<K, R>(
+    table: &mut Table<K>,
+    word: u64,
+    time: Time,
+    bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
+) -> Option<Result<R, (RateLimiter, Time)>> {
+    let custom = table.custom_mut(word)?;
+    let time = time.paused_until(custom.paused_until);
+    match &mut custom.limit {
+        Limit::Bucket { gcra, tat } => Some(Ok(bucket(tat, gcra, time))),
+        Limit::Limiter(limiter) => Some(Err((limiter.clone(), time))),
+    }
+}
 
-/// How many keys are looked at when the hand moves.
-const SWEEP: usize = 8;
+/// Whether a key can have this quota.
+pub(super) fn check(quota: &Quota) -> Result<(), ConfigError> {
+    quota.check(NAME)?;
+    if quota.first() != quota.limit() {
+        let problem = "must begin full: an evicted key comes back as a new one";
+        return Err(ConfigError::new(NAME, "quota", problem));
+    }
+    Ok(())
+}
+
+/// The limit of one key. Rejections are counted and reported by the keyed limiter.
+pub(super) fn limiter(
+    quotas: &[Quota],
+    debt: u64,
+    outside: &Outside,
+) -> Result<RateLimiter, ConfigError> {
+    let builder = RateLimiter::builder()
+        .max_debt(debt)
+        .name(outside.name)
+        .clock(outside.clock.clone());
+    let builder = quotas
+        .iter()
+        .fold(builder, |builder, quota| builder.quota(*quota));
+    builder.build()
+}

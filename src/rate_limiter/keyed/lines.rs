@@ -1,14 +1,45 @@
-//! A map in open addressing, in which a lookup touches one cache line.
+//! A hash map with open addressing in which a lookup touches one cache line.
 
 use std::borrow::Borrow;
+use std::num::NonZeroU64;
 
-use super::table::Slot;
+/// A key and its state. With an integer key it takes 16 bytes, occupied or not.
+#[derive(Debug)]
+pub(super) struct Slot<K> {
+    pub(super) key: K,
+    pub(super) state: State,
+}
+
+/// One word that is never `u64::MAX`. Stored as its complement, so that an empty slot needs no room
+/// for a discriminant.
+#[derive(Debug)]
+pub(super) struct State(NonZeroU64);
+
+impl State {
+    pub(super) const fn new(word: u64) -> Self {
+        match NonZeroU64::new(!word) {
+            Some(inverse) => Self(inverse),
+            None => Self(NonZeroU64::MIN),
+        }
+    }
+
+    #[inline]
+    pub(super) const fn get(&self) -> u64 {
+        !self.0.get()
+    }
+
+    #[inline]
+    pub(super) const fn set(&mut self, word: u64) {
+        *self = Self::new(word);
+    }
+}
 
 /// Keys in lines of three, each with its state beside it.
 ///
-/// A key lives in the line its hash says, or in the first one after it that had room. Each line knows
-/// how many went past it, so a search ends where nobody did, and a key that leaves moves no other.
-/// The lines become more by a seventh at a time, so they are never much emptier than they may be full.
+/// A key lives in the line that its hash selects, or in the first line after it that had a free slot.
+/// Each line counts the keys that were pushed past it, so a search ends at a line with a count of
+/// zero, and removing a key moves no other. The table grows by a seventh at a time, which keeps it
+/// between 58 % and 67 % full.
 #[derive(Debug)]
 pub(super) struct Lines<K> {
     lines: Box<[Line<K>]>,
@@ -20,7 +51,7 @@ pub(super) struct Lines<K> {
 #[repr(align(64))]
 struct Line<K> {
     hashes: [u32; WIDTH],
-    /// How many keys belong to this line or one before it, and had to go on.
+    /// Number of keys that belong to this line or an earlier one and live in a later one.
     passed: u32,
     slots: [Option<Slot<K>>; WIDTH],
 }
@@ -50,29 +81,27 @@ impl<K> Lines<K> {
         self.keys
     }
 
-    /// How many places for keys there are.
+    /// Number of slots.
     pub(super) const fn places(&self) -> usize {
         self.lines.len() * WIDTH
     }
 
-    /// What is at each place.
-    pub(super) fn slots(&self) -> impl Iterator<Item = Option<&Slot<K>>> {
-        let lines = self.lines.iter();
-        lines.flat_map(|line| line.slots.iter().map(Option::as_ref))
+    pub(super) fn slot(&self, place: usize) -> Option<&Slot<K>> {
+        self.lines[place / WIDTH].slots[place % WIDTH].as_ref()
     }
 
-    pub(super) fn slot(&mut self, place: usize) -> Option<&mut Slot<K>> {
+    pub(super) fn slot_mut(&mut self, place: usize) -> Option<&mut Slot<K>> {
         self.lines[place / WIDTH].slots[place % WIDTH].as_mut()
     }
 
-    /// The line that a key with this hash belongs to. The lines are any number, so the hash is
-    /// scaled: its upper bits decide.
+    /// Returns the line that a hash selects. The number of lines is no power of two, so the hash is
+    /// scaled by it.
     #[inline]
     fn home(&self, hash: u32) -> usize {
         ((u64::from(hash) * self.lines.len() as u64) >> 32) as usize
     }
 
-    /// The first place of that line.
+    /// Returns the first slot of that line.
     pub(super) fn first_place(&self, hash: u32) -> usize {
         self.home(hash) * WIDTH
     }
@@ -83,7 +112,7 @@ impl<K> Lines<K> {
         if next == self.lines.len() { 0 } else { next }
     }
 
-    /// The place of a key, and what is there.
+    /// Finds a key. Returns its place and its slot.
     #[inline]
     pub(super) fn find<Q>(&mut self, hash: u32, key: &Q) -> Option<(usize, &mut Slot<K>)>
     where
@@ -91,12 +120,12 @@ impl<K> Lines<K> {
         Q: Eq + ?Sized,
     {
         let mut at = self.home(hash);
-        // Not more often than there are lines: of all of them somebody may have gone past.
+        // Bounded, because every line may have a count above zero.
         for _ in 0..self.lines.len() {
             let line = &self.lines[at];
             let found = (0..WIDTH).find(|&number| {
                 let slot = &line.slots[number];
-                // Keys are compared only when their hashes are the same: that may be costly.
+                // Comparing keys may be expensive, so hashes first.
                 line.hashes[number] == hash
                     && slot.as_ref().is_some_and(|slot| slot.key.borrow() == key)
             });
@@ -112,18 +141,18 @@ impl<K> Lines<K> {
         None
     }
 
-    /// Whether there should be more lines before the next key comes.
+    /// Whether the table must grow before the next insertion.
     pub(super) const fn is_full(&self) -> bool {
-        // Two thirds full, a search looks at 1.24 lines; four fifths full, it would be 1.5.
+        // Two thirds full, a search visits 1.24 lines; four fifths full, it would be 1.5.
         (self.keys + 1) * 3 > self.places() * 2
     }
 
-    /// How many lines there should be when they are full.
+    /// Returns the number of lines to grow to.
     pub(super) const fn larger(&self) -> usize {
         self.lines.len() + self.lines.len() / 7 + 1
     }
 
-    /// How many there should be when too few keys are left in them.
+    /// Returns the number of lines to shrink to, if the table is less than a quarter full.
     pub(super) const fn fewer(&self) -> Option<usize> {
         if self.places() > 4 * self.keys + 4 * WIDTH {
             Some(2 * self.keys / WIDTH + 1)
@@ -132,7 +161,7 @@ impl<K> Lines<K> {
         }
     }
 
-    /// Adds a key that is not there, when they are not full. Returns its place.
+    /// Inserts a key that is not in the table, which is not full. Returns its place.
     pub(super) fn insert(&mut self, hash: u32, slot: Slot<K>) -> usize {
         let mut at = self.home(hash);
         loop {
@@ -148,7 +177,7 @@ impl<K> Lines<K> {
         }
     }
 
-    /// Removes what is at a place.
+    /// Removes the key at a place.
     pub(super) fn take(&mut self, place: usize) -> Option<Slot<K>> {
         let (at, number) = (place / WIDTH, place % WIDTH);
         let slot = self.lines[at].slots[number].take()?;
@@ -161,16 +190,16 @@ impl<K> Lines<K> {
         Some(slot)
     }
 
-    /// Makes so many lines, and tells from where to where each key moves.
-    pub(super) fn resize(&mut self, lines: usize, mut moved: impl FnMut(usize, usize)) {
+    /// Moves all keys into `lines` lines.
+    #[cold]
+    pub(super) fn resize(&mut self, lines: usize) {
         let new = (0..lines).map(|_| Line::new()).collect();
         let old = std::mem::replace(&mut self.lines, new);
         self.keys = 0;
-        for (at, line) in old.into_iter().enumerate() {
-            let keys = line.hashes.into_iter().zip(line.slots);
-            for (number, (hash, slot)) in keys.enumerate() {
+        for line in old {
+            for (hash, slot) in line.hashes.into_iter().zip(line.slots) {
                 if let Some(slot) = slot {
-                    moved(at * WIDTH + number, self.insert(hash, slot));
+                    self.insert(hash, slot);
                 }
             }
         }

@@ -7,33 +7,54 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use self::inner::{Inner, NoRoom};
+use self::inner::{Inner, Time};
 use super::Decision;
-use super::config::Quota;
-use super::state::Inherit;
-use crate::error::{ConfigError, Rejected};
-use crate::sync::lock;
+use super::state::Gcra;
+use crate::error::Rejected;
+use crate::instant::Instant;
 
 mod acquire;
+mod admin;
 mod config;
+mod custom;
 mod hash;
 mod inner;
+mod keys;
+mod limited;
 mod lines;
 mod policy;
+mod reservation;
+mod shard;
 mod table;
-mod tiers;
+#[cfg(test)]
+mod table_tests;
 
+pub use self::acquire::KeyedAcquire;
 pub use self::config::KeyedRateLimiterBuilder;
-pub use self::policy::Limited;
+pub use self::limited::Limited;
+pub use self::reservation::KeyedReservation;
 
-/// A token bucket for each user, region or server, in bounded memory.
+/// A limit for each user, region or server, in bounded memory.
 ///
-/// Keys are added when they are first seen. A key whose bucket is full again is forgotten, as a new
-/// one would be just the same; a few keys are looked at during each call, so nothing runs in the
-/// background. A key that is in use is never forgotten, so nobody gets a fresh burst by causing
-/// others to be evicted. When `max_keys` are in use, new keys are refused or share one bucket.
+/// It has the verbs and the algorithms of a [`RateLimiter`](super::RateLimiter). Keys are added when
+/// they are first seen. A key whose limit is full again is evicted, since a new one would be just the
+/// same; each call looks at a few keys, so nothing runs in the background. A key in use is never
+/// evicted to make room for others, unless [`Overflow::Evict`](super::Overflow::Evict) is chosen.
 ///
 /// Cheap to clone; clones share all limits. Strings are looked up borrowed, without allocating.
+///
+/// # Memory
+///
+/// With a token bucket, the default, a key takes about 35 bytes if it is an integer. A key with a token
+/// bucket of its own, or paused, takes about 100 bytes more. With any other algorithm, several
+/// quotas or a warm-up, each key has a whole [`RateLimiter`](super::RateLimiter).
+///
+/// # Keys that misbehave
+///
+/// `Hash`, `Clone` and `Drop` of keys and the quota function run outside all locks; only `Eq`, and
+/// `Clone` in [`entries`](Self::entries), run under the lock of a part of the table. A panic in any of
+/// them goes on to the caller and leaves the limiter intact. If `Eq` calls back into the limiter, and
+/// needs the same part of the table, that inner call is treated as if there were no room for its key.
 ///
 /// # Example
 ///
@@ -67,17 +88,6 @@ impl<K> Clone for KeyedRateLimiter<K> {
     }
 }
 
-/// What happens to new keys while `max_keys` keys are in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Overflow {
-    /// They are refused.
-    Reject,
-    /// They share one bucket with the default quota.
-    #[default]
-    Shared,
-}
-
 /// Where one key stands. See [`KeyedRateLimiter::entries`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -98,94 +108,31 @@ pub struct Entry<K> {
 pub struct KeyedSnapshot {
     /// The name.
     pub name: &'static str,
-    /// How many keys it remembers.
+    /// Number of keys it remembers.
     pub keys: usize,
     /// How many it remembers at most.
     pub max_keys: usize,
-    /// How many calls came with keys there was no room for.
+    /// Number of calls with keys that there was no room for.
     pub overflowed: u64,
+    /// Number of calls it has rejected.
+    pub rejected: u64,
+    /// Whether it is in shadow mode.
+    pub shadow: bool,
+    /// Number of calls that shadow mode admitted and that would have been rejected.
+    pub would_reject: u64,
+    /// How much is left of a pause of all keys.
+    pub paused_for: Duration,
 }
 
 impl<K> KeyedRateLimiter<K> {
-    /// Starts building one. A quota must be given.
-    pub const fn builder() -> KeyedRateLimiterBuilder<K> {
-        KeyedRateLimiterBuilder::new()
-    }
-
     /// How many keys it remembers.
     pub fn len(&self) -> usize {
-        self.inner.keys.load(Ordering::Relaxed)
+        self.inner.keys.len()
     }
 
     /// Whether it remembers none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Where it stands.
-    pub fn snapshot(&self) -> KeyedSnapshot {
-        KeyedSnapshot {
-            name: self.inner.outside.name,
-            keys: self.len(),
-            max_keys: self.inner.max_keys,
-            overflowed: self.inner.overflowed.load(Ordering::Relaxed),
-        }
-    }
-
-    /// The keys it remembers, in no order. Each part of the table is copied when the iteration gets
-    /// there, so calls go on meanwhile.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<K>> + '_
-    where
-        K: Clone,
-    {
-        self.inner.shards.iter().flat_map(|shard| {
-            let now = self.inner.outside.now();
-            let table = lock(&shard.0);
-            let entries = table.slots(&self.inner.usual).map(|(slot, gcra)| {
-                let standing = gcra.standing(slot.tat(), now);
-                Entry {
-                    key: slot.key.clone(),
-                    limit: standing.limit,
-                    remaining: u64::try_from(standing.available).unwrap_or(0),
-                    reset_after: standing.full_at.saturating_duration_since(now),
-                }
-            });
-            entries.collect::<Vec<_>>()
-        })
-    }
-
-    /// Forgets all keys whose buckets are full. Calls do that by and by; this does it at once.
-    pub fn evict_idle(&self) {
-        let now = self.inner.outside.now();
-        for shard in &self.inner.shards {
-            let removed = lock(&shard.0).sweep(now, usize::MAX, &self.inner.usual);
-            self.inner.forgotten(&removed);
-        }
-    }
-
-    /// Replaces the default quota for all keys that have it. See
-    /// [`RateLimiter::set_quota`](super::RateLimiter::set_quota).
-    ///
-    /// # Errors
-    ///
-    /// When the quota has no meaning, or is no token bucket that begins full.
-    pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
-        config::check(&quota)?;
-        let inner = &*self.inner;
-        let _changing = lock(&inner.changing);
-        // First of all: a key that comes from here on has the new quota, and one that came before is
-        // found in its shard.
-        let current = std::mem::replace(&mut *lock(&inner.quota), quota);
-        let now = inner.outside.now();
-        for shard in &inner.shards {
-            lock(&shard.0).replace(&current, &quota, &inner.usual, |tat, old, new| {
-                old.inherit(tat, now, new, inherit)
-            });
-        }
-        if let Some(shared) = &inner.shared {
-            shared.replace(now, &quota.gcra(0), inherit);
-        }
-        Ok(())
     }
 
     /// The name in errors and events.
@@ -224,60 +171,75 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     {
         let inner = &*self.inner;
         let now = inner.outside.now();
-        match inner.take(key, now, cost) {
+        match inner.take(inner.secret.hash(key), key, now, cost) {
             Ok(()) => Ok(()),
-            Err(refusal) => inner.refuse(now, cost, refusal, None),
+            Err(refusal) => inner.refuse(now, refusal, None),
         }
     }
 
-    /// Takes `cost` of the key's tokens, if there are that many, and tells where that leaves it.
+    /// Takes `cost` of the key's tokens, if there are that many, and returns where that leaves it.
+    ///
+    /// In shadow mode too the decision is the real one.
     pub fn decide<Q>(&self, key: &Q, cost: u64) -> Decision
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let now = self.inner.outside.now();
-        let decided = self.inner.with(key, now, |tat, gcra| {
-            let ready = gcra.ready(*tat, now, cost, 0);
-            if ready.is_ok() {
-                *tat = gcra.put(*tat, now, cost);
-            }
-            Decision::new(now, ready, gcra.standing(*tat, now))
-        });
-        match (decided, &self.inner.shared) {
-            (Ok(decision), _) => decision,
-            (Err(NoRoom), Some(shared)) => {
-                self.inner.overflowed.fetch_add(1, Ordering::Relaxed);
-                let (taken, standing, _) = shared.borrow(now, cost, 0);
-                Decision::new(now, taken, standing)
-            }
-            (Err(NoRoom), None) => {
-                self.inner.overflowed.fetch_add(1, Ordering::Relaxed);
-                Decision {
-                    allowed: false,
-                    limit: 0,
-                    remaining: 0,
-                    reset_after: Duration::ZERO,
-                    retry_after: None,
+        let (inner, now) = (&*self.inner, self.inner.outside.now());
+        let decided = inner.with(
+            (inner.secret.hash(key), key),
+            now,
+            true,
+            |tat, gcra, time| {
+                let ready = time.admit(gcra.ready(*tat, time.open, cost, 0));
+                if ready.is_ok() {
+                    *tat = gcra.put(*tat, now, cost);
                 }
-            }
+                Decision::new(now, ready, gcra.standing(*tat, now))
+            },
+            |limiter, time| match time.is_paused() {
+                true => Decision::new(now, time.admit(Ok(())), limiter.standing(now)),
+                false => limiter.decide(cost),
+            },
+        );
+        let decision = decided.unwrap_or(Decision::NO_ROOM);
+        if !decision.allowed {
+            // Relaxed: a statistic.
+            inner.rejected.fetch_add(1, Ordering::Relaxed);
         }
+        decision
     }
 
-    /// What [`decide`](Self::decide) would say about a call that costs one token, except that
-    /// `remaining` is what there is now; `None` for a key it does not remember, whose bucket is
-    /// full. Takes nothing.
+    /// As [`peek_n`](Self::peek_n), for a call that costs one token.
     pub fn peek<Q>(&self, key: &Q) -> Option<Decision>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let now = self.inner.outside.now();
-        let hash = self.inner.secret.hash(key);
-        let mut table = self.inner.shard(hash);
-        let (slot, gcra) = table.find(hash as u32, key, &self.inner.usual)?;
-        let ready = gcra.ready(slot.tat(), now, 1, 0);
-        Some(Decision::new(now, ready, gcra.standing(slot.tat(), now)))
+        self.peek_n(key, 1)
+    }
+
+    /// Returns what [`decide`](Self::decide) would say about a call that costs `cost`, except that
+    /// `remaining` is what there is now; `None` for an unknown key, whose limit is full. Takes nothing.
+    pub fn peek_n<Q>(&self, key: &Q, cost: u64) -> Option<Decision>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (inner, now) = (&*self.inner, self.inner.outside.now());
+        inner.with_known(
+            inner.secret.hash(key),
+            key,
+            now,
+            |tat, gcra, time| {
+                let ready = time.admit(gcra.ready(*tat, time.open, cost, 0));
+                Decision::new(now, ready, gcra.standing(*tat, now))
+            },
+            |limiter, time| match time.is_paused() {
+                true => Decision::new(now, time.admit(Ok(())), limiter.standing(now)),
+                false => limiter.peek_n(cost),
+            },
+        )
     }
 
     /// Gives the key `tokens` back, up to its burst.
@@ -286,55 +248,159 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let hash = self.inner.secret.hash(key);
-        let mut table = self.inner.shard(hash);
-        if let Some((slot, gcra)) = table.find(hash as u32, key, &self.inner.usual) {
-            slot.set_tat(gcra.give(slot.tat(), tokens));
-        }
+        self.inner.give(self.inner.secret.hash(key), key, tokens);
     }
 
-    /// Forgets a key: its next call finds a full bucket. Returns whether it was there.
+    /// Forgets a key: its next call finds a full limit. Returns whether it was known.
     pub fn forget<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.inner.secret.hash(key);
-        let removed = self.inner.shard(hash).remove(hash as u32, key);
+        let removed = self
+            .inner
+            .keys
+            .shard(hash)
+            .and_then(|mut table| table.remove(hash as u32, key));
         if removed.is_some() {
-            self.inner.keys.fetch_sub(1, Ordering::Relaxed);
+            self.inner.keys.forgotten(1);
         }
         removed.is_some()
     }
 
-    /// Waits for `cost` of the key's tokens, but no longer than `longest`. Turns are given out in
-    /// the order of the calls.
-    ///
-    /// # Errors
-    ///
-    /// At once: [`Reason::RateLimited`](crate::Reason::RateLimited) when the turn would come later than `longest`,
-    /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when it would come after the deadline of the calls made here
-    /// and now, [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping it gives the tokens back. Those who got their turns after it keep them.
-    pub async fn acquire<Q>(&self, key: &Q, cost: u64, longest: Duration) -> Result<(), Rejected>
+    /// Rejects all calls of one key for `duration`. See [`pause_for`](Self::pause_for). A key that is
+    /// paused is not evicted. Returns `false` if it is new and there is no room for it.
+    pub fn pause_key_for<Q>(&self, key: &Q, duration: Duration) -> bool
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let reading = self.inner.outside.clock.now();
-        let deadline = crate::deadline::inherited(&self.inner.outside.clock, reading);
-        if let Some(turn) = self.book(key, cost, longest, (reading, deadline), None)? {
-            turn.await;
-        }
-        Ok(())
+        self.pause_key_until(key, self.inner.outside.now() + duration)
+    }
+
+    /// As [`pause_key_for`](Self::pause_key_for), until an instant of the limiter's clock.
+    pub fn pause_key_until<Q>(&self, key: &Q, until: Instant) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let (inner, now) = (&*self.inner, self.inner.outside.now());
+        let hash = inner.secret.hash(key);
+        let is_known = |_: &mut u64, _: &Gcra, _: Time| ();
+        // Without room the shared limit answers, which must not be paused.
+        let _ = inner.with((hash, key), now, false, is_known, |_, _| ());
+        inner
+            .keys
+            .shard(hash)
+            .is_some_and(|mut table| table.pause(hash as u32, key, until, &inner.keys.default))
+    }
+
+    /// Waits for one of the key's tokens. See [`acquire_n`](Self::acquire_n).
+    pub fn acquire<'a, Q>(&'a self, key: &'a Q) -> KeyedAcquire<'a, Q>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        self.acquire_n(key, 1)
+    }
+
+    /// Waits for `cost` of the key's tokens, as long as it takes or the deadline inherited from the
+    /// task allows. Turns are given out in the order of the calls.
+    ///
+    /// # Errors
+    ///
+    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the turn would come after the deadline,
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens, and
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited) when there is no room for the key. Later: [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) when a pause
+    /// or a change of the quota moved the turn too far.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives the tokens back. Waiters behind it keep their turns.
+    pub fn acquire_n<'a, Q>(&'a self, key: &'a Q, cost: u64) -> KeyedAcquire<'a, Q>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        self.acquire_within(key, cost, Duration::MAX)
+    }
+
+    /// As [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, when the turn would come later than that.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`acquire_n`](Self::acquire_n).
+    pub fn acquire_within<'a, Q>(
+        &'a self,
+        key: &'a Q,
+        cost: u64,
+        longest: Duration,
+    ) -> KeyedAcquire<'a, Q>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        KeyedAcquire::new(self.of(key), cost, longest)
+    }
+
+    /// As [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`acquire_n`](Self::acquire_n).
+    pub fn acquire_blocking<Q>(&self, key: &Q, cost: u64) -> Result<(), Rejected>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        crate::clock::blocking::block_on(self.acquire_n(key, cost))
+    }
+
+    /// Takes `cost` of the key's tokens now, for a call whose real cost is known only afterwards. See
+    /// [`RateLimiter::reserve`](super::RateLimiter::reserve).
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_acquire_n`](Self::try_acquire_n), when the debt would exceed the builder's
+    /// `max_debt`.
+    pub fn reserve<'a, Q>(
+        &'a self,
+        key: &'a Q,
+        cost: u64,
+    ) -> Result<KeyedReservation<'a, Q>, Rejected>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        self.reserve_within(key, cost, Duration::MAX)
+    }
+
+    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Changes nothing otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As for [`reserve`](Self::reserve).
+    pub fn reserve_within<'a, Q>(
+        &'a self,
+        key: &'a Q,
+        cost: u64,
+        longest: Duration,
+    ) -> Result<KeyedReservation<'a, Q>, Rejected>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        KeyedReservation::new(self.of(key), cost, longest)
     }
 
     /// A policy that takes from this key's tokens: one for each call.
     ///
-    /// Refuses at once, or waits as the builder's `max_wait` says.
+    /// Rejects at once, or waits as the builder's `max_wait` says.
     ///
     /// # Example
     ///
@@ -352,9 +418,24 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// assert!(clock.block_on(per_user.of("alice").call(call)).is_err());
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
-    pub const fn of<'a, Q: ?Sized>(&'a self, key: &'a Q) -> Limited<'a, K, Q> {
-        Limited::new(self, key)
+    pub fn of<'a, Q>(&'a self, key: &'a Q) -> Limited<'a, Q>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        Limited::new(&self.inner, key)
     }
+}
+
+impl Decision {
+    /// The decision about a key without room.
+    const NO_ROOM: Self = Self {
+        allowed: false,
+        limit: 0,
+        remaining: 0,
+        reset_after: Duration::ZERO,
+        retry_after: None,
+    };
 }
 
 impl<K> fmt::Debug for KeyedRateLimiter<K> {

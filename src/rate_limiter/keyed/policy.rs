@@ -1,7 +1,6 @@
 //! One key's limit before an operation.
 
-use std::borrow::Borrow;
-use std::future::Future;
+use std::fmt;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -9,67 +8,65 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::super::state::Refusal;
-use super::KeyedRateLimiter;
-use super::acquire::Turn;
+use super::acquire::KeyedAcquire;
+use super::limited::Limited;
 use crate::clock::ClockHandle;
 use crate::error::Rejected;
-use crate::event::Listener;
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::event::Observer;
+use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
 
-/// One key's limit as a policy. Made by [`KeyedRateLimiter::of`].
-#[derive(Debug)]
-pub struct Limited<'a, K, Q: ?Sized> {
-    limiter: &'a KeyedRateLimiter<K>,
-    key: &'a Q,
-}
+impl<Q: ToOwned + ?Sized> Policy for Limited<'_, Q> {}
 
-impl<'a, K, Q: ?Sized> Limited<'a, K, Q> {
-    pub(super) const fn new(limiter: &'a KeyedRateLimiter<K>, key: &'a Q) -> Self {
-        Self { limiter, key }
-    }
-}
+impl<Q: ToOwned + ?Sized> AtMostOnce for Limited<'_, Q> {}
 
-impl<K, Q: ?Sized> Policy for Limited<'_, K, Q> {}
-
-impl<K, Q: ?Sized> AtMostOnce for Limited<'_, K, Q> {}
-
-impl<'k, K, Q, Op> Run<Op> for &Limited<'k, K, Q>
+impl<'k, Q, Op> Run<Op> for &Limited<'k, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
     Op: Operation,
 {
-    type Future = LimitedFuture<'k, K, Q, Op>;
+    type Future = GuardedFuture<Limited<'k, Q>, Op>;
 
     #[inline(always)]
-    fn run(self, op: Op, mut cx: Context) -> Self::Future {
-        let inner = &*self.limiter.inner;
-        let cost = u64::from(cx.cost());
-        let now = cx.now(&inner.outside.clock);
-        // Each end makes a future of its own: in one that both share, the fields of the other are written
-        // too.
-        match inner.take(self.key, now, cost) {
-            Ok(()) => LimitedFuture {
-                stage: Stage::Running {
-                    attempt: op.attempt(cx),
-                },
-            },
-            Err(refusal) => LimitedFuture {
-                stage: Stage::Refused {
-                    limiter: self.limiter,
-                    key: self.key,
-                    refusal,
-                    op,
-                    cx,
-                },
-            },
-        }
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        guarded::run(*self, op, cx)
     }
 }
 
-impl<K, Q: ?Sized> Describe for Limited<'_, K, Q> {
+impl<'k, Q> Gate for Limited<'k, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    type Ticket = ();
+    type Permit = ();
+    type Entrance = Tokens<'k, Q>;
+
+    #[inline(always)]
+    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Self::Entrance> {
+        let cost = u64::from(cx.cost());
+        let now = cx.now(&self.inner.outside.clock);
+        match self.inner.take(self.hash, self.key, now, cost) {
+            Ok(()) => Entered::Admitted(()),
+            Err(refusal) => Entered::Waits(Tokens {
+                stage: Stage::Missing {
+                    limited: self,
+                    refusal,
+                },
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
+        (attempt(), ())
+    }
+}
+
+impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.limiter.inner.outside.clock.clone())
+        Some(self.inner.outside.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -78,137 +75,95 @@ impl<K, Q: ?Sized> Describe for Limited<'_, K, Q> {
 }
 
 pin_project! {
-    pub struct LimitedFuture<'a, K, Q, Op>
+    /// The wait for a key's tokens of a call that found too few.
+    pub struct Tokens<'a, Q>
     where
-        Op: Operation,
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
         #[pin]
-        stage: Stage<'a, K, Q, Op>,
+        stage: Stage<'a, Q>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<'a, K, Q, Op>
+    enum Stage<'a, Q>
     where
-        Op: Operation,
-        K: Hash,
-        K: Eq,
-        K: Borrow<Q>,
         Q: Hash,
         Q: Eq,
+        Q: ToOwned,
         Q: ?Sized,
+        Q::Owned: Hash,
+        Q::Owned: Eq,
     {
-        // Not let through at once. Apart from who waits, because a turn with its timer is large: made in
-        // `run`, it costs time also where a call is let through.
-        Refused {
-            limiter: &'a KeyedRateLimiter<K>,
-            key: &'a Q,
-            // `None`: there is no room for the key.
-            refusal: Option<Refusal>,
-            op: Op,
-            cx: Context,
+        // Apart from the wait, because that is large: made in `enter`, it costs time also if the call is
+        // admitted.
+        Missing {
+            limited: Limited<'a, Q>,
+            refusal: Refusal,
         },
         Waiting {
             #[pin]
-            turn: Turn<'a, K, Q>,
-            limiter: &'a KeyedRateLimiter<K>,
-            op: Op,
-            cx: Context,
-        },
-        Running {
-            #[pin]
-            attempt: Op::Attempt,
+            acquire: KeyedAcquire<'a, Q>,
+            limited: Limited<'a, Q>,
         },
     }
 }
 
-impl<K, Q, Op> Future for LimitedFuture<'_, K, Q, Op>
+impl<Q> Entrance for Tokens<'_, Q>
 where
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    Op: Operation,
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
 {
-    type Output = Outcome<Op::Value, Op::Error>;
+    type Permit = ();
 
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            if let StageProj::Running { attempt } = this.stage.as_mut().project() {
-                return attempt.poll(task);
-            }
-            match ready!(this.stage.as_mut().poll_acquire(task)) {
-                Ok((op, cx)) => {
-                    let attempt = op.attempt(cx);
-                    this.stage.set(Stage::Running { attempt });
-                }
-                Err(rejected) => return Poll::Ready(Outcome::rejected(rejected)),
-            }
-        }
-    }
-}
-
-impl<K, Q, Op> Stage<'_, K, Q, Op>
-where
-    Op: Operation,
-    K: Hash + Eq + Borrow<Q>,
-    Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-{
-    /// Refuses a call that was not let through at once, or waits for its turn.
-    #[cold]
-    fn poll_acquire(
-        mut self: Pin<&mut Self>,
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context,
+        _: bool,
+        observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(Op, Context), Rejected>> {
-        if let StageProj::Refused {
-            limiter,
-            key,
-            refusal,
-            op,
-            cx,
-        } = self.as_mut().project()
-        {
-            let (limiter, key, op, mut cx) = (*limiter, *key, *op, *cx);
-            let inner = &*limiter.inner;
-            let (longest, cost) = (inner.outside.max_wait, u64::from(cx.cost()));
-            let (reading, deadline) = (
-                cx.now(&inner.outside.clock),
-                cx.deadline(&inner.outside.clock),
-            );
-            let observer = op.listener().observer();
-            if longest.is_zero() {
-                inner.refuse(reading, cost, *refusal, observer)?;
-                return Poll::Ready(Ok((op, cx)));
+    ) -> Poll<Result<(), Rejected>> {
+        let mut stage = self.project().stage;
+        let mut is_first = false;
+        if let StageProj::Missing { limited, refusal } = stage.as_mut().project() {
+            let mut limited = *limited;
+            limited.is_new_call = false;
+            let outside = &limited.inner.outside;
+            if outside.max_wait.is_zero() {
+                let now = cx.now(&outside.clock);
+                return Poll::Ready(limited.inner.refuse(now, *refusal, observer));
             }
-            match limiter.book(key, cost, longest, (reading, deadline), observer)? {
-                None => return Poll::Ready(Ok((op, cx))),
-                Some(turn) => self.set(Stage::Waiting {
-                    turn,
-                    limiter,
-                    op,
-                    cx,
-                }),
-            }
+            let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), outside.max_wait);
+            is_first = true;
+            stage.set(Stage::Waiting { acquire, limited });
         }
-        match self.project() {
-            StageProj::Waiting {
-                turn,
-                limiter,
-                op,
-                cx,
-            } => {
-                ready!(turn.poll(task));
-                cx.refresh(&limiter.inner.outside.clock);
-                Poll::Ready(Ok((*op, *cx)))
-            }
-            StageProj::Refused { .. } | StageProj::Running { .. } => Poll::Pending,
-        }
+        let StageProj::Waiting { acquire, limited } = stage.project() else {
+            return Poll::Pending;
+        };
+        let clock = &limited.inner.outside.clock;
+        let reading = match is_first {
+            true => cx.now(clock),
+            false => clock.now(),
+        };
+        let deadline = cx.deadline(clock);
+        ready!(acquire.poll_with(task, reading, deadline, observer))?;
+        cx.refresh(clock);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Q> fmt::Debug for Tokens<'_, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Inherit, Limit, Refusal, Standing, window_nanos};
+use super::limit::{Inherit, Limit, Refusal, Standing, window_nanos};
 use crate::instant::Instant;
 
 /// A counter that each new window lowers by what the window earns.
@@ -87,7 +87,10 @@ impl FixedWindow {
 
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
         self.roll(now);
-        let used = inherit.used(self.used, self.limit, new.limit);
+        let Some(used) = inherit.used(self.used, self.limit, new.limit) else {
+            *self = new;
+            return;
+        };
         let origin = match (new.aligned, self.aligned) {
             (true, _) => Some(Instant::ORIGIN),
             (false, true) => Some(self.start(now, self.index, 0)),

@@ -1,6 +1,7 @@
 //! The leaky bucket as a queue: callers leave one per interval.
 
-use super::{Grid, Inherit, Limit, REACH, Refusal, Standing};
+use super::exact_rate::{ExactRate, REACH};
+use super::limit::{Inherit, Limit, Refusal, Standing};
 use crate::instant::Instant;
 
 /// When the next caller may leave. The callers themselves stand in the handle's queue.
@@ -9,17 +10,17 @@ use crate::instant::Instant;
 /// intervals later. Nothing is saved up while nobody comes, so there are no bursts.
 #[derive(Clone, Debug)]
 pub(crate) struct LeakyBucket {
-    grid: Grid,
+    rate: ExactRate,
     /// The largest cost: no more than the queue may hold.
     largest: u64,
-    /// In units of the grid.
+    /// In units of the rate.
     next: u64,
 }
 
 impl LeakyBucket {
-    pub(crate) const fn new(grid: Grid, largest: u64) -> Self {
+    pub(crate) const fn new(rate: ExactRate, largest: u64) -> Self {
         Self {
-            grid,
+            rate,
             largest,
             next: 0,
         }
@@ -28,12 +29,12 @@ impl LeakyBucket {
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
         // One caller leaves at a time under any setting, so only a reset makes a difference. What
         // is left of the interval stays as long as it is: it was earned at the old rate.
-        let left = self.grid.instant(self.next);
+        let left = self.rate.instant(self.next);
         self.next = match inherit {
             Inherit::Reset => 0,
-            _ => new.grid.units(left.max(now)),
+            _ => new.rate.units(left.max(now)),
         };
-        self.grid = new.grid;
+        self.rate = new.rate;
         self.largest = new.largest;
     }
 }
@@ -43,29 +44,35 @@ impl Limit for LeakyBucket {
         if tokens > self.largest {
             return Err(Refusal::Never);
         }
-        // Who only asks whether a debt is paid may do so an interval earlier than who comes next.
-        let room = self.grid.price(debt) + self.grid.price(u64::from(tokens == 0));
+        // Whether a debt is paid is decided an interval before the next caller may leave.
+        let early = debt.saturating_add(u64::from(tokens == 0));
+        let room = self.rate.price(early);
         let free = self.next.saturating_sub(room);
-        if free <= self.grid.units(now) {
+        if free <= self.rate.units(now) {
             Ok(())
         } else {
-            Err(Refusal::Until(self.grid.instant(free)))
+            Err(Refusal::Until(self.rate.instant(free)))
         }
     }
 
     fn put(&mut self, now: Instant, tokens: u64) {
-        let now = self.grid.units(now);
-        let next = self.next.max(now).saturating_add(self.grid.price(tokens));
+        let now = self.rate.units(now);
+        let next = self.next.max(now).saturating_add(self.rate.price(tokens));
         self.next = next.min(now.saturating_add(REACH));
     }
 
+    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.put(now, tokens);
+        true
+    }
+
     fn give(&mut self, _: Instant, _: Option<Instant>, tokens: u64) {
-        self.next = self.next.saturating_sub(self.grid.price(tokens));
+        self.next = self.next.saturating_sub(self.rate.price(tokens));
     }
 
     fn standing(&self, now: Instant) -> Standing {
-        let backlog = self.next.saturating_sub(self.grid.units(now));
-        let used = backlog.div_ceil(self.grid.cost());
-        Standing::new(1, used, self.grid.instant(self.next).max(now))
+        let backlog = self.next.saturating_sub(self.rate.units(now));
+        let used = backlog.div_ceil(self.rate.cost());
+        Standing::new(1, used, self.rate.instant(self.next).max(now))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Inherit, Limit, Refusal, Standing, next_multiple, window_nanos};
+use super::limit::{Inherit, Limit, Refusal, Standing, next_multiple, window_nanos};
 use crate::instant::Instant;
 
 /// What was taken in this aligned window and in the one before. The last `window` is taken to hold
@@ -86,7 +86,10 @@ impl SlidingCounter {
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
         let old = self.rolled(now);
         let used = old.used(now);
-        let target = inherit.used(used, old.limit, new.limit);
+        let Some(target) = inherit.used(used, old.limit, new.limit) else {
+            *self = new;
+            return;
+        };
         *self = if old.window == new.window {
             Self {
                 limit: new.limit,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Inherit, Limit, Refusal, Standing, window_nanos};
+use super::limit::{Inherit, Limit, Refusal, Standing, window_nanos};
 use crate::instant::Instant;
 
 /// Remembers when each token was taken: never more than the limit in any window `(t - window, t]`.
@@ -74,7 +74,10 @@ impl SlidingLog {
 
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
         self.roll(now);
-        let used = inherit.used(self.total, self.limit, new.limit);
+        let Some(used) = inherit.used(self.total, self.limit, new.limit) else {
+            *self = new;
+            return;
+        };
         self.limit = new.limit;
         self.window = new.window;
         if used < self.total {

@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use super::{Inherit, Limit, Refusal, Standing};
+use super::limit::{Inherit, Limit, Refusal, Standing};
 use crate::instant::{Instant, nanos};
 
 /// Callers leave one after the other, in intervals that shrink while the limit warms up.
@@ -47,6 +47,8 @@ pub(crate) struct WarmUp {
     /// before, when more came back.
     taken: f64,
     before: f64,
+    /// Until when the limit counts as in demand, because a caller was rejected.
+    demanded: u64,
 }
 
 impl WarmUp {
@@ -75,6 +77,7 @@ impl WarmUp {
             stored: all,
             taken: 0.0,
             before: 0.0,
+            demanded: 0,
         }
     }
 
@@ -89,11 +92,20 @@ impl WarmUp {
         self.base.saturating_add(time as u64)
     }
 
+    /// The stored permits that have not been taken.
+    fn left(&self) -> f64 {
+        (self.stored - self.taken).max(0.0)
+    }
+
+    /// Since when, or from when on, permits are stored.
+    fn idle_since(&self) -> u64 {
+        self.next().max(self.demanded)
+    }
+
     /// The permits stored at `now`.
     fn stored(&self, now: Instant) -> f64 {
-        let idle = now.as_nanos().saturating_sub(self.next()) as f64;
-        let left = (self.stored - self.taken).max(0.0);
-        (left + idle / self.store).min(self.all)
+        let idle = now.as_nanos().saturating_sub(self.idle_since()) as f64;
+        (self.left() + idle / self.store).min(self.all)
     }
 
     /// The time that taking `tokens` takes, when `stored` are stored.
@@ -113,6 +125,7 @@ impl WarmUp {
             self.base = old.next().max(now.as_nanos());
             self.began = old.began;
             self.before = old.before + old.taken;
+            self.demanded = old.demanded;
         }
     }
 }
@@ -142,6 +155,19 @@ impl Limit for WarmUp {
         self.taken += tokens as f64;
     }
 
+    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.put(now, tokens);
+        true
+    }
+
+    /// A caller that is rejected wants what it would have got: the limit is idle only an interval
+    /// later, as after a caller that was admitted. Otherwise one that polls would never warm it up.
+    fn attempted(&mut self, now: Instant) {
+        let interval = self.time(self.left(), 1.0) as u64;
+        let until = now.as_nanos().saturating_add(interval);
+        self.demanded = self.demanded.max(until);
+    }
+
     fn give(&mut self, _: Instant, taken: Option<Instant>, tokens: u64) {
         // The turns of an earlier run have passed unused.
         if taken.is_none_or(|taken| taken.as_nanos() >= self.began) {
@@ -153,7 +179,11 @@ impl Limit for WarmUp {
         let next = self.next();
         let backlog = next.saturating_sub(now.as_nanos()) as f64;
         let used = (backlog / self.interval).ceil() as u64;
-        Standing::new(1, used, Instant::from_nanos(next).max(now))
+        // As good as new is as cold as new.
+        let missing = (self.all - self.left()).max(0.0);
+        let to_cool = (missing * self.store).ceil() as u64;
+        let cold = self.idle_since().saturating_add(to_cool);
+        Standing::new(1, used, Instant::from_nanos(cold).max(now))
     }
 }
 

@@ -1,0 +1,184 @@
+//! State shared by the clones of a bulkhead: admission, release, and reports.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::adaptive::Adaptive;
+use super::permit_queue::{Entrant, Full, PermitQueue};
+use super::raw_permit::{Ending, RawPermit};
+use super::state::{MAX_PERMITS, Sample, Taken, Word};
+use crate::clock::ClockHandle;
+use crate::error::{Reason, Rejected};
+use crate::event::{Event, Observer, tell};
+use crate::instant::Instant;
+use crate::policy::{Context, OnUnwind};
+use crate::sync::{AtomicU64, Ordering};
+
+/// In place of a partition: calls that bypass the bulkhead.
+pub(super) const BYPASS: u32 = u32::MAX;
+
+pub(super) struct Inner {
+    pub(super) name: &'static str,
+    pub(super) clock: ClockHandle,
+    pub(super) queue: PermitQueue,
+    /// The limit it was built with.
+    pub(super) first_limit: u32,
+    pub(super) max_wait: Duration,
+    pub(super) adaptive: Option<Box<Adaptive>>,
+    pub(super) cancel_is_overload: bool,
+    pub(super) shadow: bool,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) refused: AtomicU64,
+    pub(super) timed_out: AtomicU64,
+    pub(super) would_refuse: AtomicU64,
+}
+
+impl Inner {
+    /// Whether calls may wait for a permit.
+    #[inline]
+    pub(super) const fn may_wait(&self) -> bool {
+        self.queue.rules.capacity > 0
+    }
+
+    pub(super) const fn entrant(&self, cx: &Context, partition: u32) -> Entrant {
+        Entrant {
+            cost: cx.cost(),
+            partition,
+            priority: cx.priority(),
+        }
+    }
+
+    /// Admits a call if there is room, if it bypasses the bulkhead, or in shadow mode.
+    ///
+    /// Always inlined: out of line, arguments and result go through memory, which costs three times
+    /// what the two atomics of a permit do.
+    #[inline(always)]
+    pub(super) fn try_enter(
+        &self,
+        entrant: Entrant,
+        cx: &mut Context,
+        observer: Option<&dyn Observer>,
+    ) -> Result<RawPermit, Full> {
+        if entrant.partition == BYPASS {
+            return Ok(RawPermit::NOTHING);
+        }
+        let taken = match self.queue.try_admit(entrant) {
+            Ok(taken) => taken,
+            Err(full) if self.shadow => self.enter_anyway(entrant, full, observer),
+            Err(full) => return Err(full),
+        };
+        // Only an algorithm needs to know how long the call takes.
+        let started = if self.adaptive.is_some() {
+            let guard = OnUnwind::new(|| self.queue.release(taken.cost(), entrant.partition));
+            let now = cx.now(&self.clock);
+            guard.disarm();
+            now
+        } else {
+            Instant::ORIGIN
+        };
+        Ok(RawPermit::new(taken, entrant.partition, started))
+    }
+
+    #[cold]
+    fn enter_anyway(&self, entrant: Entrant, full: Full, observer: Option<&dyn Observer>) -> Taken {
+        let word = self.queue.read();
+        // Calls that would wait in the queue are not rejected, as far as the count can tell.
+        let queued = word.in_flight().saturating_sub(word.limit()) as usize;
+        if full == Full::TooLarge || queued >= self.queue.rules.capacity {
+            self.would_refuse.fetch_add(1, Ordering::Relaxed);
+            let rejected = Rejected::new(self.name, full.reason());
+            self.emit(observer, &Event::would_reject(&rejected));
+        }
+        self.queue.force(entrant)
+    }
+
+    /// Releases permits without a sample.
+    #[inline(always)]
+    pub(super) fn release(&self, permit: RawPermit) {
+        self.queue.release(permit.cost(), permit.partition());
+    }
+
+    /// Ends a call: its permits go to the next waiter, and the algorithm gets a sample.
+    #[inline(always)]
+    pub(super) fn leave(
+        &self,
+        permit: RawPermit,
+        ending: Ending,
+        finished: impl FnOnce() -> Instant,
+        observer: Option<&dyn Observer>,
+    ) {
+        // Asked first: a bulkhead of a fixed limit does not even work the ending out.
+        match &self.adaptive {
+            None => self.release(permit),
+            Some(adaptive) => {
+                let before = self.queue.release_all(permit.cost(), permit.partition());
+                if ending != Ending::Neutral {
+                    self.learn(adaptive, permit, before, ending, finished(), observer);
+                }
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn learn(
+        &self,
+        adaptive: &Adaptive,
+        permit: RawPermit,
+        before: Word,
+        ending: Ending,
+        now: Instant,
+        observer: Option<&dyn Observer>,
+    ) {
+        let latency = now.saturating_duration_since(permit.started);
+        let mut sample = Sample::new(now, latency, permit.in_flight as u32);
+        sample.started = permit.started;
+        sample.overloaded = ending == Ending::Overloaded;
+        sample.full = before.in_flight() >= before.limit();
+        sample.random = adaptive.rng.unit();
+        adaptive.sample(sample, |limit| self.set_limit(limit, observer));
+    }
+
+    pub(super) fn set_limit(&self, limit: u32, observer: Option<&dyn Observer>) {
+        let limit = limit.clamp(1, MAX_PERMITS);
+        if limit == self.queue.read().limit() {
+            return;
+        }
+        let from = self.queue.set_limit(limit);
+        self.emit(
+            observer,
+            &Event::LimitChanged {
+                policy: self.name,
+                from,
+                to: limit,
+            },
+        );
+    }
+
+    #[cold]
+    pub(super) fn reject(&self, reason: Reason, observer: Option<&dyn Observer>) -> Rejected {
+        let counter = match reason {
+            Reason::QueueTimeout | Reason::DeadlineTooClose => &self.timed_out,
+            _ => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let rejected = Rejected::new(self.name, reason);
+        self.emit(observer, &Event::rejected(&rejected));
+        rejected
+    }
+
+    /// Tells the call's observer and the bulkhead's own.
+    pub(super) fn emit(&self, observer: Option<&dyn Observer>, event: &Event) {
+        tell([observer, self.observer.as_deref()], event);
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bulkhead")
+            .field("name", &self.name)
+            .field("limit", &self.queue.read().limit())
+            .field("in_flight", &self.queue.in_flight())
+            .finish_non_exhaustive()
+    }
+}

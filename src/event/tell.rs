@@ -1,0 +1,41 @@
+//! Calling user code that must not keep other code from running.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use super::{Event, Observer};
+
+/// Runs pieces of user code, such as observers and wakers, each of them also if one before it
+/// panicked. The first panic goes on when all have run.
+#[derive(Default)]
+#[must_use = "a panic must go on"]
+pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
+
+impl Panics {
+    pub(crate) fn run(&mut self, code: impl FnOnce()) {
+        // What the code has left behind is its own: nothing of this crate is borrowed by it.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
+            self.0.get_or_insert(panic);
+        }
+    }
+
+    /// Tells both observers of an event.
+    pub(crate) fn tell(&mut self, observers: [Option<&dyn Observer>; 2], event: &Event) {
+        for observer in observers.into_iter().flatten() {
+            self.run(|| observer.on_event(event));
+        }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Goes on with the first panic, unless the thread is panicking already.
+    pub(crate) fn resume(self) {
+        if let Some(panic) = self.0 {
+            if !std::thread::panicking() {
+                resume_unwind(panic);
+            }
+        }
+    }
+}

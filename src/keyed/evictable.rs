@@ -1,0 +1,54 @@
+//! When an entry can be evicted.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+/// A policy that knows when a new one would do as well.
+///
+/// All policies of the crate do; so do tuples and `Option`s of them. Policies without state always
+/// are as good as new.
+pub trait Evictable {
+    /// Returns how long until a new policy would do as well as this one, if it is not used until then.
+    /// `None` while that cannot be foreseen: there is another handle, a call is in flight, or a setting
+    /// was changed.
+    ///
+    /// History counts for as long as the rules of the policy can see it. Called outside all locks.
+    fn evictable_in(&self) -> Option<Duration>;
+
+    /// Whether a new policy would do as well now.
+    fn is_evictable(&self) -> bool {
+        self.evictable_in() == Some(Duration::ZERO)
+    }
+}
+
+impl<P: Evictable> Evictable for Option<P> {
+    fn evictable_in(&self) -> Option<Duration> {
+        match self {
+            Some(policy) => policy.evictable_in(),
+            None => Some(Duration::ZERO),
+        }
+    }
+}
+
+/// Implements [`Evictable`] for policies without state.
+macro_rules! stateless {
+    ($policy:ident $(<$f:ident>)?) => {
+        impl $(<$f>)? $crate::keyed::Evictable for $policy $(<$f>)? {
+            fn evictable_in(&self) -> Option<std::time::Duration> {
+                Some(std::time::Duration::ZERO)
+            }
+        }
+    };
+}
+pub(crate) use stateless;
+
+/// Whether this is the only handle. If it is, the caller sees all that was done through the others.
+pub(crate) fn is_unshared<T>(handle: &Arc<T>) -> bool {
+    if Arc::strong_count(handle) != 1 {
+        return false;
+    }
+    // Acquire pairs with the release decrement by the last of the other handles.
+    fence(Ordering::Acquire);
+    true
+}

@@ -1,0 +1,83 @@
+use super::*;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Leaves when it is told to, and counts how often it is asked.
+#[derive(Clone)]
+struct Asked(Arc<(AtomicBool, AtomicU64)>);
+
+impl Evictable for Asked {
+    fn evictable_in(&self) -> Option<Duration> {
+        self.0.1.fetch_add(1, Ordering::Relaxed);
+        let leaves = self.0.0.load(Ordering::Relaxed);
+        leaves.then_some(Duration::ZERO)
+    }
+}
+
+#[test]
+fn no_key_looks_at_all_entries_in_vain() {
+    const KEYS: u64 = 1000;
+    let asked = Asked(Arc::default());
+    let made = Arc::new(AtomicU64::new(0));
+    let template = {
+        let (asked, made) = (asked.clone(), made.clone());
+        move |_: &u64| {
+            made.fetch_add(1, Ordering::Relaxed);
+            asked.clone()
+        }
+    };
+    let keyed = Keyed::new(template).max_keys(KEYS as usize);
+    for key in 0..2 * KEYS {
+        keyed.get(&key);
+    }
+    assert_eq!(keyed.len() as u64, KEYS);
+    let asked_so_far = asked.0.1.swap(0, Ordering::Relaxed);
+    assert!(asked_so_far > 2 * KEYS, "each new key looks at some");
+    // One for each key, and the one that the others share.
+    assert_eq!(made.load(Ordering::Relaxed), KEYS + 1);
+
+    for key in 2 * KEYS..12 * KEYS {
+        keyed.get(&key);
+    }
+    let each = asked.0.1.load(Ordering::Relaxed) / (10 * KEYS);
+    assert!(each < 10, "{each} entries looked at for each key");
+
+    // And who can leave does, soon.
+    asked.0.0.store(true, Ordering::Relaxed);
+    keyed.get(&u64::MAX);
+    keyed.get(&(u64::MAX - 1));
+    assert!((keyed.len() as u64) < KEYS);
+}
+
+#[test]
+fn of_a_few_entries_the_one_that_can_leave_is_found_at_once() {
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let keep = made.clone();
+    let keyed = Keyed::new(move |_: &u64| {
+        let policy = Asked(Arc::default());
+        lock(&keep).push(policy.clone());
+        policy
+    });
+    let keyed = keyed.max_keys(FEW);
+    for key in 0..70 {
+        keyed.get(&key);
+    }
+    let entries = lock(&made).len() - 1;
+    assert_eq!((entries, keyed.len()), (64, 64));
+    // Far from where the next look would be.
+    lock(&made)[30].0.0.store(true, Ordering::Relaxed);
+    keyed.get(&100);
+    assert_eq!(lock(&made).len(), 66, "it has one of its own");
+}
+
+#[test]
+fn a_tuple_leaves_when_all_in_it_can() {
+    let policy = |leaves: bool| {
+        let asked = Asked(Arc::default());
+        asked.0.0.store(leaves, Ordering::Relaxed);
+        asked
+    };
+    assert!((policy(true), policy(true)).is_evictable());
+    assert!(!(policy(true), policy(false)).is_evictable());
+    assert!(!(policy(false), policy(true), policy(true)).is_evictable());
+}

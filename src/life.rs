@@ -1,0 +1,80 @@
+//! The end of a permit that says how a call went.
+
+use std::thread;
+
+use crate::verdict::Health;
+
+/// Whether a call still runs, and what it means if its permit is dropped. Shared by the permits of breakers
+/// and throttles.
+///
+/// A whole word: a byte that was just stored stalls the load of what lies around it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life(u64);
+
+impl Life {
+    /// The call panicked.
+    const PANICKED: u64 = 1;
+    /// A panic of the thread says nothing about the call.
+    const IGNORES_PANICS: u64 = 2;
+    /// The result has been recorded.
+    const OVER: u64 = 4;
+
+    /// Of a permit in user code: a panic of the thread counts as one of the call, unless the thread
+    /// panicked already when the permit was given.
+    #[inline(always)]
+    pub(crate) fn of_a_handle() -> Self {
+        Self::new(thread::panicking())
+    }
+
+    /// Of a permit in a policy, which sees itself whether the call panics.
+    #[inline(always)]
+    pub(crate) const fn of_a_policy() -> Self {
+        Self::new(true)
+    }
+
+    #[inline(always)]
+    const fn new(ignores_panics: bool) -> Self {
+        Self(if ignores_panics {
+            Self::IGNORES_PANICS
+        } else {
+            0
+        })
+    }
+
+    /// Marks that the call panicked.
+    pub(crate) const fn panicked(&mut self) {
+        self.0 |= Self::PANICKED;
+    }
+
+    /// Ends it. Returns whether it had not ended yet.
+    #[inline(always)]
+    pub(crate) const fn end(&mut self) -> bool {
+        let first = self.0 & Self::OVER == 0;
+        self.0 |= Self::OVER;
+        first
+    }
+
+    /// Moves it to another permit: the one here has ended.
+    #[inline(always)]
+    pub(crate) const fn take(&mut self) -> Self {
+        let life = Self(self.0);
+        self.0 = Self::OVER;
+        life
+    }
+
+    /// Whether it has ended.
+    #[inline(always)]
+    pub(crate) const fn is_over(&self) -> bool {
+        self.0 & Self::OVER != 0
+    }
+
+    /// What a call means whose permit is dropped without a result.
+    pub(crate) fn dropped_as(&self, cancelled: Health, panicked: Health) -> Health {
+        let by_thread = self.0 & Self::IGNORES_PANICS == 0 && thread::panicking();
+        if self.0 & Self::PANICKED != 0 || by_thread {
+            panicked
+        } else {
+            cancelled
+        }
+    }
+}

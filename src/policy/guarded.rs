@@ -1,0 +1,245 @@
+//! Layers that admit calls: enter, perhaps wait, run, exit.
+//!
+//! The mechanism of limiters, bulkheads, breakers, throttles and shedders, and of [`Guard`](super::Guard).
+//! A layer says how a call enters ([`Gate`]), how it waits if it cannot enter at once ([`Entrance`]), and
+//! what it holds while it runs ([`Permit`]).
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use super::context::Context;
+use super::operation::Operation;
+use super::outcome::Outcome;
+use super::unwind::OnUnwind;
+use crate::error::Rejected;
+use crate::event::{Listener, Observer};
+
+/// A layer that admits calls, as a reference.
+pub trait Gate: Copy {
+    /// What [`enter`](Self::enter) gives to an admitted call, to make a permit of.
+    type Ticket;
+
+    /// What a running call holds.
+    type Permit: Permit;
+
+    /// The wait of a call that was not admitted at once; [`NoWait`] if there is none.
+    type Entrance: Entrance<Permit = Self::Permit>;
+
+    /// Admits the call, rejects it, or lets it wait.
+    ///
+    /// Implementations are inlined, and pass on copies of the context: its address must not get out (see
+    /// `Context::move_to`).
+    fn enter(
+        self,
+        cx: &mut Context,
+        observer: Option<&dyn Observer>,
+    ) -> Entered<Self::Ticket, Self::Entrance>;
+
+    /// Starts the attempt of an admitted call. If that panics, the permit counts as of a call that
+    /// panicked.
+    ///
+    /// A permit that is made after the attempt need not be moved while its stores have not settled:
+    /// implementations with plain tickets use `OnUnwind` and make it then.
+    fn begin<A>(self, ticket: Self::Ticket, attempt: impl FnOnce() -> A) -> (A, Self::Permit);
+}
+
+/// What a running call holds. Dropped without [`exit`](Self::exit), the call was cancelled or panicked.
+pub trait Permit: Sized {
+    /// Marks that the call panicked.
+    #[inline(always)]
+    fn panicked(&mut self) {}
+
+    /// Takes the permit out of the future, which holds none afterwards.
+    fn take(&mut self) -> Self;
+
+    /// Ends a call with its outcome. The attempt has been dropped by then.
+    fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E>;
+}
+
+/// Holds nothing.
+impl Permit for () {
+    #[inline(always)]
+    fn take(&mut self) {}
+
+    #[inline(always)]
+    fn exit<T, E>(self, outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
+        outcome
+    }
+}
+
+/// The wait of a call that was not admitted at once.
+pub trait Entrance {
+    /// What it waits for.
+    type Permit;
+
+    /// Waits. Once admitted, the context has the present on the layer's clock if anything inside may
+    /// read it, which `reads_time` says.
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context,
+        reads_time: bool,
+        observer: Option<&dyn Observer>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<Self::Permit, Rejected>>;
+}
+
+/// The entrance of layers where no call waits.
+#[derive(Debug)]
+pub struct NoWait<P> {
+    never: std::convert::Infallible,
+    permit: PhantomData<fn() -> P>,
+}
+
+impl<P> Entrance for NoWait<P> {
+    type Permit = P;
+
+    fn poll(
+        self: Pin<&mut Self>,
+        _: &mut Context,
+        _: bool,
+        _: Option<&dyn Observer>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Result<P, Rejected>> {
+        match self.never {}
+    }
+}
+
+/// What became of a call that came to a gate.
+#[derive(Debug)]
+pub enum Entered<T, W> {
+    /// It runs.
+    Admitted(T),
+    /// It may have to wait.
+    Waits(W),
+    /// It does not run.
+    Rejected(Rejected),
+}
+
+/// Runs an operation behind a gate.
+#[inline(always)]
+pub(crate) fn run<G: Gate, Op: Operation>(
+    gate: G,
+    op: Op,
+    mut cx: Context,
+) -> GuardedFuture<G, Op> {
+    // Each end makes a future of its own: in one that all share, the fields of the others are written
+    // too.
+    match gate.enter(&mut cx, op.listener().observer()) {
+        Entered::Admitted(ticket) => {
+            let (attempt, permit) = gate.begin(ticket, || op.attempt(cx));
+            GuardedFuture::Running {
+                attempt,
+                permit,
+                listener: op.listener(),
+            }
+        }
+        Entered::Waits(entrance) => GuardedFuture::Waiting { entrance, cx, op },
+        Entered::Rejected(rejected) => GuardedFuture::Rejected { rejected },
+    }
+}
+
+pin_project! {
+    /// A call behind a gate.
+    ///
+    /// The enum itself, and not a struct around it, is the future of a run: a struct cost a breaker 3 ns.
+    #[project = GuardedProj]
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub enum GuardedFuture<G: Gate, Op: Operation> {
+        /// Not admitted.
+        Rejected { rejected: Rejected },
+        /// Not admitted yet.
+        Waiting {
+            #[pin]
+            entrance: G::Entrance,
+            cx: Context,
+            op: Op,
+        },
+        /// Admitted.
+        Running {
+            // Dropped before the permit.
+            #[pin]
+            attempt: Op::Attempt,
+            permit: G::Permit,
+            listener: Op::Listener,
+        },
+        /// Over.
+        Finished,
+    }
+}
+
+impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        loop {
+            if let GuardedProj::Running {
+                attempt,
+                permit,
+                listener,
+            } = self.as_mut().project()
+            {
+                let mark = OnUnwind::new(|| permit.panicked());
+                let polled = attempt.poll(task);
+                mark.disarm();
+                let outcome = ready!(polled);
+                let (permit, listener) = (permit.take(), *listener);
+                // Drops the attempt: a call that enters next does not meet it any more.
+                self.set(Self::Finished);
+                return Poll::Ready(permit.exit(outcome, listener.observer()).handed_on());
+            }
+            if let Err(rejected) = ready!(self.as_mut().poll_entrance(task)) {
+                return Poll::Ready(Outcome::rejected(rejected));
+            }
+        }
+    }
+}
+
+impl<G: Gate, Op: Operation> GuardedFuture<G, Op> {
+    /// Waits until the call may run, and starts it.
+    ///
+    /// Out of line: the attempt inside would be part of the code twice, and of that of the layer outside
+    /// four times.
+    #[cold]
+    #[inline(never)]
+    fn poll_entrance(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<(), Rejected>> {
+        match self.as_mut().project() {
+            GuardedProj::Waiting { entrance, cx, op } => {
+                let observer = op.listener().observer();
+                let admitted = ready!(entrance.poll(cx, Op::READS_TIME, observer, task));
+                let (mut permit, op, cx) = (admitted?, *op, *cx);
+                let mark = OnUnwind::new(|| permit.panicked());
+                let attempt = op.attempt(cx);
+                mark.disarm();
+                let listener = op.listener();
+                self.set(Self::Running {
+                    attempt,
+                    permit,
+                    listener,
+                });
+                Poll::Ready(Ok(()))
+            }
+            GuardedProj::Rejected { rejected } => Poll::Ready(Err(*rejected)),
+            GuardedProj::Running { .. } | GuardedProj::Finished => Poll::Pending,
+        }
+    }
+}
+
+impl<G: Gate, Op: Operation> fmt::Debug for GuardedFuture<G, Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rejected { .. } => "Rejected",
+            Self::Waiting { .. } => "Waiting",
+            Self::Running { .. } => "Running",
+            Self::Finished => "Finished",
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! What concerns all keys of a limiter: its state, its quotas and its pauses.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::super::state::{Gcra, Inherit, Quota};
+use super::inner::{NAME, check};
+use super::shard::is_nested;
+use super::{Entry, KeyedRateLimiter, KeyedSnapshot};
+use crate::error::ConfigError;
+use crate::instant::Instant;
+use crate::sync::lock;
+
+impl<K> KeyedRateLimiter<K> {
+    /// Returns where it stands.
+    pub fn snapshot(&self) -> KeyedSnapshot {
+        let inner = &*self.inner;
+        let time = inner.time(inner.outside.now());
+        // Relaxed: statistics.
+        KeyedSnapshot {
+            name: inner.outside.name,
+            keys: self.len(),
+            max_keys: inner.keys.max_keys,
+            overflowed: inner.overflowed.load(Ordering::Relaxed),
+            rejected: inner.rejected.load(Ordering::Relaxed),
+            shadow: inner.shadow,
+            would_reject: inner.would_reject.load(Ordering::Relaxed),
+            paused_for: time.open.saturating_duration_since(time.now),
+        }
+    }
+
+    /// Returns the keys it remembers, in no order. Each part of the table is copied when the iteration
+    /// gets there, so calls go on meanwhile.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<K>> + '_
+    where
+        K: Clone,
+    {
+        self.inner.keys.shards.iter().flat_map(|shard| {
+            let now = self.inner.outside.now();
+            let table = shard.lock();
+            let keys = table
+                .iter()
+                .flat_map(|table| table.keys(now, &self.inner.keys.default));
+            let entries = keys.map(|(key, standing)| Entry {
+                key: key.clone(),
+                limit: standing.limit,
+                remaining: u64::try_from(standing.available).unwrap_or(0),
+                reset_after: standing.full_at.saturating_duration_since(now),
+            });
+            entries.collect::<Vec<_>>()
+        })
+    }
+
+    /// Evicts all keys whose limits are full. Calls do that bit by bit; this does it at once.
+    pub fn evict_idle(&self) {
+        let now = self.inner.outside.now();
+        for shard in &self.inner.keys.shards {
+            let removed = shard
+                .lock()
+                .map(|mut table| table.sweep(now, usize::MAX, &self.inner.keys.default));
+            if let Some(removed) = removed {
+                self.inner.keys.forgotten(removed.count);
+            }
+        }
+    }
+
+    /// Replaces the default quota for all keys that have it. See
+    /// [`RateLimiter::set_quota`](super::RateLimiter::set_quota).
+    ///
+    /// Keys with a quota of their own keep it, even one of the same value.
+    ///
+    /// # Errors
+    ///
+    /// If the quota is invalid, does not begin full, or has another algorithm than the one in force.
+    pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
+        self.set_quotas(&[quota], inherit)
+    }
+
+    /// As [`set_quota`](Self::set_quota), for a limiter with several default quotas.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_quota`](Self::set_quota), and if the number of quotas differs.
+    pub fn set_quotas(&self, quotas: &[Quota], inherit: Inherit) -> Result<(), ConfigError> {
+        let inner = &*self.inner;
+        let error = |problem| ConfigError::new(NAME, "quota", problem);
+        if is_nested() {
+            return Err(error("cannot be changed while two keys are compared"));
+        }
+        quotas.iter().try_for_each(check)?;
+        let now = inner.outside.now();
+        let _changing = lock(&inner.changing);
+        let is_same = |(old, new): (&Quota, &Quota)| {
+            old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
+        };
+        {
+            let mut current = lock(&inner.quotas);
+            if current.len() != quotas.len() || !current.iter().zip(quotas).all(is_same) {
+                let problem = "must be of the number and algorithms it was built with";
+                return Err(error(problem));
+            }
+            current.clear();
+            current.extend_from_slice(quotas);
+        }
+        // Before the shards: a key that is added from here on has the new quota, and one that was added
+        // before is found in its shard. Release pairs with the load in `Inner::add`.
+        inner.version.fetch_add(1, Ordering::Release);
+        let new = Arc::new(quotas[0].gcra(inner.debt));
+        // The wait queues of other limits run the user's wakers.
+        let mut limiters = Vec::new();
+        for shard in &inner.keys.shards {
+            if let Some(mut table) = shard.lock() {
+                let convert = |tat, old: &Gcra| old.inherit(tat, now, (&new, 0), inherit);
+                table.replace(&new, &inner.keys.default, convert, &mut limiters);
+            }
+        }
+        limiters.extend(inner.shared.clone());
+        limiters
+            .iter()
+            .try_for_each(|limiter| limiter.set_quotas(quotas, inherit))
+    }
+
+    /// Rejects all calls for `duration`, whatever their keys, as after a `Retry-After` of the
+    /// dependency. Calls that may wait, wait. Of several pauses the one that ends last counts.
+    pub fn pause_for(&self, duration: Duration) {
+        self.pause_until(self.inner.outside.now() + duration);
+    }
+
+    /// As [`pause_for`](Self::pause_for), until an instant of the limiter's clock.
+    pub fn pause_until(&self, until: Instant) {
+        // Relaxed: it publishes nothing else.
+        self.inner
+            .paused_until
+            .fetch_max(until.as_nanos(), Ordering::Relaxed);
+    }
+}

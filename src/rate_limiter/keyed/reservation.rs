@@ -1,0 +1,159 @@
+//! A key's tokens, taken for a cost that is known only afterwards.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use super::super::Reservation;
+use super::super::state::Refusal;
+use super::limited::Limited;
+use crate::error::{Reason, Rejected};
+use crate::instant::Instant;
+
+/// A key's tokens, taken in advance and settled when the real cost is known. Made by
+/// [`KeyedRateLimiter::reserve`](super::KeyedRateLimiter::reserve). See [`Reservation`].
+///
+/// Dropped without being settled it gives all of it back.
+#[must_use = "a reservation that is dropped is given back"]
+pub struct KeyedReservation<'a, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    limited: Limited<'a, Q>,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Tokens { cost: u64, paid_at: Instant },
+    Reservation(Reservation),
+}
+
+impl<'a, Q> KeyedReservation<'a, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    pub(super) fn new(
+        limited: Limited<'a, Q>,
+        cost: u64,
+        longest: Duration,
+    ) -> Result<Self, Rejected> {
+        let inner = limited.inner;
+        let now = inner.outside.now();
+        let latest = now + longest;
+        let reject = |refusal| inner.outside.rejected(now, refusal, Reason::RateLimited);
+        let held = inner.with(
+            (limited.hash, limited.key),
+            now,
+            true,
+            |tat, gcra, time| {
+                let ready = gcra.ready(*tat, time.open, cost, inner.debt);
+                time.admit(ready).map_err(reject)?;
+                let next = gcra.put(*tat, now, cost);
+                let paid_at = match gcra.ready(next, now, 0, 0) {
+                    Ok(()) => now,
+                    Err(Refusal::Until(at)) if at <= latest => at,
+                    Err(refusal) => return Err(reject(refusal)),
+                };
+                *tat = next;
+                Ok(Held::Tokens { cost, paid_at })
+            },
+            |limiter, time| {
+                time.admit(Ok(())).map_err(reject)?;
+                limiter.reserve_within(cost, longest).map(Held::Reservation)
+            },
+        );
+        let held = held.unwrap_or_else(|| Err(reject(Refusal::Until(Instant::FAR_FUTURE))));
+        let held = held.or_else(|rejected| {
+            inner.report(rejected, None)?;
+            // In shadow mode it goes ahead, and takes nothing.
+            Ok(Held::Tokens {
+                cost: 0,
+                paid_at: now,
+            })
+        })?;
+        Ok(Self { limited, held })
+    }
+
+    /// Returns how many tokens it holds.
+    pub const fn cost(&self) -> u64 {
+        match &self.held {
+            Held::Tokens { cost, .. } => *cost,
+            Held::Reservation(held) => held.cost(),
+        }
+    }
+
+    /// Returns how long until the debt it made is paid. A caller that waits so long stays within the
+    /// rate.
+    pub fn wait(&self) -> Duration {
+        match &self.held {
+            Held::Tokens { paid_at, .. } => {
+                paid_at.saturating_duration_since(self.limited.inner.outside.now())
+            }
+            Held::Reservation(held) => held.wait(),
+        }
+    }
+
+    /// Settles it at `actual` tokens. What was reserved beyond that is given back; what is missing is
+    /// charged, in debt if need be, as far as the limiter's `max_debt` goes.
+    pub fn commit(mut self, actual: u64) {
+        match self.take() {
+            Held::Reservation(held) => held.commit(actual),
+            Held::Tokens { cost, .. } if actual <= cost => self.limited.give(cost - actual),
+            Held::Tokens { cost, .. } => {
+                let inner = self.limited.inner;
+                let (missing, now, debt) = (actual - cost, inner.outside.now(), inner.debt);
+                // Added if it was evicted meanwhile: consumption is charged.
+                let _: Option<()> = inner.with(
+                    (self.limited.hash, self.limited.key),
+                    now,
+                    false,
+                    |tat, gcra, _| {
+                        let room = gcra.standing(*tat, now).room(debt);
+                        *tat = gcra.put(*tat, now, missing.min(room));
+                    },
+                    |limiter, _| limiter.inner.core.charge(now, missing, debt),
+                );
+            }
+        }
+    }
+
+    /// Gives all of it back, as if it had not been made.
+    pub fn refund(self) {
+        // Dropping it does.
+    }
+
+    fn take(&mut self) -> Held {
+        let nothing = Held::Tokens {
+            cost: 0,
+            paid_at: Instant::ORIGIN,
+        };
+        std::mem::replace(&mut self.held, nothing)
+    }
+}
+
+impl<Q> Drop for KeyedReservation<'_, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    fn drop(&mut self) {
+        if let Held::Tokens { cost, .. } = self.take() {
+            self.limited.give(cost);
+        }
+    }
+}
+
+impl<Q> std::fmt::Debug for KeyedReservation<'_, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyedReservation")
+            .field("limiter", &self.limited.inner.outside.name)
+            .field("cost", &self.cost())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! A limit of any algorithm, and several limits at once.
+
+use super::fixed_window::FixedWindow;
+use super::gcra::Gcra;
+use super::leaky_bucket::LeakyBucket;
+use super::limit::{Inherit, Limit, Refusal, Standing};
+use super::parts::Parts;
+use super::sliding_counter::SlidingCounter;
+use super::sliding_log::SlidingLog;
+use super::warm_up::WarmUp;
+use crate::instant::Instant;
+
+/// A token bucket that is not shared.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    pub(crate) gcra: Gcra,
+    pub(crate) tat: u64,
+}
+
+impl Limit for Bucket {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+        self.gcra.ready(self.tat, now, tokens, debt)
+    }
+
+    fn put(&mut self, now: Instant, tokens: u64) {
+        self.tat = self.gcra.put(self.tat, now, tokens);
+    }
+
+    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.put(now, tokens);
+        true
+    }
+
+    fn give(&mut self, _: Instant, _: Option<Instant>, tokens: u64) {
+        self.tat = self.gcra.give(self.tat, tokens);
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        self.gcra.standing(self.tat, now)
+    }
+}
+
+/// One limit, whatever its algorithm.
+#[derive(Clone, Debug)]
+pub(crate) enum Machine {
+    Token(Bucket),
+    Parts(Parts),
+    Leaky(LeakyBucket),
+    Fixed(FixedWindow),
+    Log(SlidingLog),
+    Counter(SlidingCounter),
+    WarmUp(WarmUp),
+}
+
+impl Machine {
+    pub(crate) fn limit(&self) -> &dyn Limit {
+        match self {
+            Self::Token(limit) => limit,
+            Self::Parts(limit) => limit,
+            Self::Leaky(limit) => limit,
+            Self::Fixed(limit) => limit,
+            Self::Log(limit) => limit,
+            Self::Counter(limit) => limit,
+            Self::WarmUp(limit) => limit,
+        }
+    }
+
+    pub(crate) fn limit_mut(&mut self) -> &mut dyn Limit {
+        match self {
+            Self::Token(limit) => limit,
+            Self::Parts(limit) => limit,
+            Self::Leaky(limit) => limit,
+            Self::Fixed(limit) => limit,
+            Self::Log(limit) => limit,
+            Self::Counter(limit) => limit,
+            Self::WarmUp(limit) => limit,
+        }
+    }
+
+    /// Whether turns follow from the turns before them, rather than from when calls were made.
+    const fn keeps_schedule(&self) -> bool {
+        matches!(
+            self,
+            Self::Token(_) | Self::Parts(_) | Self::Leaky(_) | Self::WarmUp(_)
+        )
+    }
+
+    /// Replaces its settings by those of `new`, a machine of the same algorithm; `false`, and
+    /// nothing changed, when it is not.
+    pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
+        match (self, new) {
+            (Self::Token(old), Self::Token(new)) => {
+                let fresh = (&new.gcra, new.tat);
+                old.tat = old.gcra.inherit(old.tat, now, fresh, inherit);
+                old.gcra = new.gcra;
+            }
+            (Self::Leaky(old), Self::Leaky(new)) => old.replace(now, new, inherit),
+            (Self::Fixed(old), Self::Fixed(new)) => old.replace(now, new, inherit),
+            (Self::Log(old), Self::Log(new)) => old.replace(now, new, inherit),
+            (Self::Counter(old), Self::Counter(new)) => old.replace(now, new, inherit),
+            (Self::WarmUp(old), Self::WarmUp(new)) => old.replace(now, new, inherit),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Several limits that a call must fit all at once, or one.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits(Vec<Machine>);
+
+impl Limits {
+    pub(crate) const fn new(machines: Vec<Machine>) -> Self {
+        Self(machines)
+    }
+
+    /// Takes `tokens` from all limits, or from none, leaving each no more than `debt` tokens in debt.
+    pub(crate) fn take(&mut self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+        let ready = self.ready(now, tokens, debt);
+        match ready {
+            Ok(()) => self.put(now, tokens),
+            Err(_) => self.attempted(now),
+        }
+        ready
+    }
+
+    /// Takes `tokens` for a waiter at its turn, if that comes at `from` or later, and by `now`.
+    /// A limit that schedules turns counts them as taken then, however late `now` is, so the waiters
+    /// behind lose nothing; the others count them when they are really taken.
+    pub(crate) fn serve(
+        &mut self,
+        from: Instant,
+        now: Instant,
+        tokens: u64,
+    ) -> Result<Instant, Refusal> {
+        let turn = match self.ready(from, tokens, 0) {
+            Ok(()) => from,
+            Err(Refusal::Until(turn)) if turn <= now => turn,
+            Err(refusal) => return Err(refusal),
+        };
+        for machine in &mut self.0 {
+            let at = if machine.keeps_schedule() { turn } else { now };
+            machine.limit_mut().put(at, tokens);
+        }
+        Ok(now)
+    }
+
+    /// Takes `tokens` that have been used up already, from each limit as many as leave it no more than
+    /// `debt` tokens in debt.
+    pub(crate) fn charge(&mut self, now: Instant, tokens: u64, debt: u64) {
+        for machine in &mut self.0 {
+            let room = machine.limit().standing(now).room(debt);
+            machine.limit_mut().put(now, tokens.min(room));
+        }
+    }
+
+    pub(crate) fn standings(&self, now: Instant) -> Vec<Standing> {
+        let each = self.0.iter();
+        each.map(|machine| machine.limit().standing(now)).collect()
+    }
+
+    /// Replaces the settings of each; `false`, and nothing changed, when they do not match.
+    pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
+        let mut replaced = self.0.clone();
+        let matching = replaced.len() == new.0.len()
+            && replaced
+                .iter_mut()
+                .zip(new.0)
+                .all(|(old, new)| old.replace(now, new, inherit));
+        if matching {
+            self.0 = replaced;
+        }
+        matching
+    }
+}
+
+impl Limit for Limits {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+        let mut at = now;
+        // Waiting for one limit never makes another one worse, but what a window earns comes in
+        // steps, so the latest of all may have to be asked again.
+        loop {
+            let mut refused: Option<Refusal> = None;
+            for machine in &self.0 {
+                if let Err(refusal) = machine.limit().ready(at, tokens, debt) {
+                    refused = Some(refused.map_or(refusal, |other| other.max(refusal)));
+                }
+            }
+            match refused {
+                None if at == now => return Ok(()),
+                None => return Err(Refusal::Until(at)),
+                Some(Refusal::Until(later)) if later > at && later != Instant::FAR_FUTURE => {
+                    at = later;
+                }
+                Some(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    fn put(&mut self, now: Instant, tokens: u64) {
+        for machine in &mut self.0 {
+            machine.limit_mut().put(now, tokens);
+        }
+    }
+
+    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
+        match &mut self.0[..] {
+            [machine] => machine.limit_mut().put_all(now, tokens),
+            _ => false,
+        }
+    }
+
+    fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64) {
+        for machine in &mut self.0 {
+            machine.limit_mut().give(now, taken, tokens);
+        }
+    }
+
+    fn attempted(&mut self, now: Instant) {
+        for machine in &mut self.0 {
+            machine.limit_mut().attempted(now);
+        }
+    }
+
+    /// That of the limit that has the least to give; full when all of them are.
+    fn standing(&self, now: Instant) -> Standing {
+        let standings = self.0.iter().map(|machine| machine.limit().standing(now));
+        let tightest = standings.reduce(|a, b| {
+            let full_at = a.full_at.max(b.full_at);
+            let tighter = if b.available < a.available { b } else { a };
+            Standing { full_at, ..tighter }
+        });
+        tightest.unwrap_or(Standing::new(0, 0, now))
+    }
+}

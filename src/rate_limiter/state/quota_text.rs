@@ -1,0 +1,114 @@
+//! Quotas as text.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::quota::{Algorithm, Quota};
+use crate::error::ConfigError;
+
+/// Units of time: nanoseconds, and names, of which the first is the one that is written.
+const UNITS: [(u128, &[&str]); 7] = [
+    (86_400_000_000_000, &["day", "d", "days"]),
+    (3_600_000_000_000, &["h", "hour", "hours"]),
+    (60_000_000_000, &["min", "m", "minute", "minutes"]),
+    (1_000_000_000, &["s", "sec", "second", "seconds"]),
+    (1_000_000, &["ms"]),
+    (1_000, &["us", "µs"]),
+    (1, &["ns"]),
+];
+
+struct Period(Duration);
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.as_nanos();
+        for (unit, names) in UNITS {
+            if nanos > 0 && nanos % unit == 0 {
+                return match nanos / unit {
+                    1 => f.write_str(names[0]),
+                    count => write!(f, "{count}{}", names[0]),
+                };
+            }
+        }
+        f.write_str("0s")
+    }
+}
+
+fn period(text: &str) -> Option<Duration> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
+    let (count, name) = text.split_at(digits);
+    let count: u128 = match count {
+        "" => 1,
+        count => count.parse().ok()?,
+    };
+    let (unit, _) = UNITS
+        .iter()
+        .find(|(_, names)| names.contains(&name.trim_start()))?;
+    let nanos = count.checked_mul(*unit)?;
+    let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
+    Some(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
+}
+
+fn parse(text: &str) -> Option<Quota> {
+    let mut parts = text.split(',').map(str::trim);
+    let (tokens, every) = parts.next()?.split_once('/')?;
+    let mut quota = Quota::new(tokens.trim_end().parse().ok()?, period(every.trim_start())?);
+    for part in parts {
+        let words: Vec<&str> = part.split_whitespace().collect();
+        quota = match words[..] {
+            ["burst", tokens] => quota.burst(tokens.parse().ok()?),
+            ["initial", tokens] => quota.initial(tokens.parse().ok()?),
+            ["leaky", "bucket", queue] => quota.leaky_bucket(queue.parse().ok()?),
+            ["fixed", "window"] => quota.fixed_window(),
+            ["fixed", "window", "from", "first"] => quota.fixed_window_from_first(),
+            ["sliding", "log"] => quota.sliding_log(),
+            ["sliding", "counter"] => quota.sliding_counter(),
+            ["warm", "up", within, cold] => {
+                quota.warm_up(period(within)?, cold.strip_prefix('x')?.parse().ok()?)
+            }
+            _ => return None,
+        };
+    }
+    Some(quota)
+}
+
+/// Reads what is described on [`Quota`], and rejects what no limiter could be built with.
+impl FromStr for Quota {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let quota = parse(text).ok_or(ConfigError::new(
+            "rate_limiter",
+            "quota",
+            "must be like `300/1s` or `10/min, burst 5`",
+        ))?;
+        quota.check("rate_limiter")?;
+        Ok(quota)
+    }
+}
+
+/// Writes what [`FromStr`] reads.
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tokens(), Period(self.period()))?;
+        match self.algorithm() {
+            Algorithm::TokenBucket => {}
+            Algorithm::LeakyBucket => write!(f, ", leaky bucket {}", self.queue)?,
+            Algorithm::FixedWindow => f.write_str(", fixed window")?,
+            Algorithm::FixedWindowFromFirst => f.write_str(", fixed window from first")?,
+            Algorithm::SlidingLog => f.write_str(", sliding log")?,
+            Algorithm::SlidingCounter => f.write_str(", sliding counter")?,
+        }
+        if let Some(burst) = self.burst {
+            write!(f, ", burst {burst}")?;
+        }
+        if let Some(initial) = self.initial {
+            write!(f, ", initial {initial}")?;
+        }
+        if let Some((within, cold)) = self.warm_up {
+            write!(f, ", warm up {} x{cold}", Period(within))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! A token bucket in parts, for threads that would contend for one.
+
+use super::state::{Gcra, Inherit, Limit, Parts, Refusal};
+use super::token_bucket::{Borrowed, TokenBucket};
+use crate::instant::Instant;
+
+/// A token bucket in several parts, so that threads do not contend for one cache line.
+///
+/// Each part earns its share of the rate and holds its share of the burst. A thread takes from a
+/// part of its own, and from the others when that is empty, so no token is out of reach; the total
+/// never exceeds the rate and the burst.
+#[derive(Debug)]
+pub(super) struct Striped {
+    parts: Box<[Part]>,
+}
+
+/// A part on cache lines of its own, and in a pair of lines that processors fetch together.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Part(TokenBucket);
+
+/// Divides `tokens` among buckets with these rules.
+fn shares(rules: &[Gcra], now: Instant, tokens: u64) -> impl Iterator<Item = (&Gcra, u64)> {
+    let mut left = tokens;
+    rules.iter().map(move |gcra| {
+        let share = left.min(gcra.burst());
+        left -= share;
+        (gcra, gcra.holding(now, share))
+    })
+}
+
+/// Divides a debt among so many parts.
+fn debts(debt: u64, parts: usize) -> impl Iterator<Item = u64> {
+    let parts = parts as u64;
+    (0..parts).map(move |part| debt / parts + u64::from(part < debt % parts))
+}
+
+impl Striped {
+    /// Buckets with these rules, which together hold `initial` tokens.
+    pub(super) fn new(rules: &[Gcra], now: Instant, initial: u64) -> Self {
+        let parts =
+            shares(rules, now, initial).map(|(gcra, tat)| Part(TokenBucket::new(gcra, tat)));
+        Self {
+            parts: parts.collect(),
+        }
+    }
+
+    /// The parts, beginning with the thread's own.
+    fn from(&self, home: usize) -> impl Iterator<Item = &TokenBucket> {
+        let count = self.parts.len();
+        (0..count).map(move |offset| &self.parts[(home + offset) % count].0)
+    }
+
+    /// Tries `act` with one part after the other. When all refuse, the earliest refusal counts.
+    #[inline]
+    fn any(
+        &self,
+        home: usize,
+        act: impl Fn(&TokenBucket) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut refused = Refusal::Never;
+        for part in self.from(home) {
+            match act(part) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refused = refused.min(refusal),
+            }
+        }
+        Err(refused)
+    }
+
+    /// Takes `tokens` from one of the parts.
+    #[inline]
+    pub(super) fn take(&self, home: usize, now: Instant, tokens: u64) -> Result<(), Refusal> {
+        let home = home % self.parts.len();
+        match self.parts[home].0.take(now, tokens) {
+            Ok(()) => Ok(()),
+            Err(_) => self.any(home, |part| part.take(now, tokens)),
+        }
+    }
+
+    pub(super) fn serve(
+        &self,
+        home: usize,
+        from: Instant,
+        now: Instant,
+        tokens: u64,
+    ) -> Result<(), Refusal> {
+        self.any(home, |part| part.serve(from, now, tokens))
+    }
+
+    /// Takes as many of `tokens` as leave the parts no more than `debt` tokens in debt, from several parts
+    /// if need be. Returns how many.
+    pub(super) fn charge(&self, home: usize, now: Instant, tokens: u64, debt: u64) -> u64 {
+        // What is there first; then debts, in equal shares, so that the whole rate pays for them; then
+        // whatever is left of the shares.
+        let mut left = tokens;
+        for round in 0..3 {
+            let most = match round {
+                0 => 0,
+                1 => left.div_ceil(self.parts.len() as u64),
+                _ => u64::MAX,
+            };
+            for (part, share) in self.from(home).zip(debts(debt, self.parts.len())) {
+                left -= part.charge(now, left, share.min(most));
+            }
+        }
+        tokens - left
+    }
+
+    /// Takes `tokens`, leaving no more than `debt` tokens in debt.
+    pub(super) fn borrow(
+        &self,
+        home: usize,
+        now: Instant,
+        tokens: u64,
+        debt: u64,
+    ) -> (Result<(), Refusal>, Borrowed) {
+        let whole = self.take(home, now, tokens);
+        let ready = match whole {
+            Err(_) if debt > 0 => {
+                let charged = self.charge(home, now, tokens, debt);
+                if charged == tokens {
+                    Ok(())
+                } else {
+                    self.give(home, now, charged);
+                    Err(self.until(now, tokens, debt))
+                }
+            }
+            whole => whole,
+        };
+        let parts = self.copy();
+        let borrowed = Borrowed {
+            standing: parts.standing(now),
+            paid: parts.ready(now, 0, 0),
+            taken: now,
+        };
+        (ready, borrowed)
+    }
+
+    /// When the parts together can give `tokens`, leaving no more than `debt` tokens in debt.
+    #[cold]
+    fn until(&self, now: Instant, tokens: u64, debt: u64) -> Refusal {
+        let parts = self.copy();
+        let has_room = |nanos| {
+            let at = Instant::from_nanos(nanos);
+            let each = parts.0.iter().zip(debts(debt, parts.0.len()));
+            let rooms = each.map(|((gcra, tat), share)| gcra.standing(*tat, at).room(share));
+            rooms.fold(0, u64::saturating_add) >= tokens
+        };
+        let (mut early, mut late) = (now.as_nanos(), parts.standing(now).full_at.as_nanos());
+        if !has_room(late) {
+            return Refusal::Never;
+        }
+        while early < late {
+            let middle = early + (late - early) / 2;
+            match has_room(middle) {
+                true => late = middle,
+                false => early = middle + 1,
+            }
+        }
+        Refusal::Until(Instant::from_nanos(late))
+    }
+
+    /// Gives `tokens` back, to whichever parts miss some.
+    pub(super) fn give(&self, home: usize, now: Instant, tokens: u64) {
+        self.from(home)
+            .fold(tokens, |left, part| part.give(now, left));
+    }
+
+    /// A copy that can be asked what would be: the parts one after the other.
+    pub(super) fn copy(&self) -> Parts {
+        Parts(self.parts.iter().map(|part| part.0.copy()).collect())
+    }
+
+    pub(super) fn replace(&self, now: Instant, new: &[Gcra], initial: u64, inherit: Inherit) {
+        for (part, (gcra, fresh)) in self.parts.iter().zip(shares(new, now, initial)) {
+            part.0.replace(now, gcra, fresh, inherit);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
+    }
+}

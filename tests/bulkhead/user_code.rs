@@ -1,0 +1,215 @@
+//! Algorithms, observers, and clocks are user code: they are slow, and they panic.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::thread;
+
+use backstop::bulkhead::limit::{ConcurrencyLimit, Sample};
+use backstop::{Bulkhead, Clock, Event, Instant, ManualClock, Observer, Pipeline, Policy, Sleep};
+
+use super::{ms, on};
+
+/// Brings more samples while it runs one, as other threads do while it is slow.
+#[derive(Debug)]
+struct Busy {
+    bulkhead: Arc<Mutex<Option<Bulkhead>>>,
+    samples: Arc<AtomicU32>,
+}
+
+impl ConcurrencyLimit for Busy {
+    fn limit(&self) -> u32 {
+        100
+    }
+
+    fn on_sample(&mut self, _: &Sample) {
+        if self.samples.fetch_add(1, Ordering::Relaxed) > 1000 {
+            return;
+        }
+        let bulkhead = self.bulkhead.lock().unwrap().clone().unwrap();
+        for _ in 0..2 {
+            bulkhead.try_acquire().unwrap().success();
+        }
+    }
+}
+
+#[test]
+fn a_call_runs_a_bounded_number_of_samples() {
+    let samples = Arc::<AtomicU32>::default();
+    let itself = Arc::default();
+    let busy = Busy {
+        bulkhead: Arc::clone(&itself),
+        samples: samples.clone(),
+    };
+    let bulkhead = Bulkhead::builder().adaptive(busy).build().unwrap();
+    *itself.lock().unwrap() = Some(bulkhead.clone());
+    for call in 1..20 {
+        bulkhead.try_acquire().unwrap().success();
+        let run = samples.load(Ordering::Relaxed);
+        assert!((call..=2 * call).contains(&run), "{run} after {call} calls");
+    }
+    itself.lock().unwrap().take();
+}
+
+/// Holds its caller up until it is let go.
+#[derive(Debug)]
+struct Stuck(Arc<Barrier>);
+
+impl ConcurrencyLimit for Stuck {
+    fn limit(&self) -> u32 {
+        2
+    }
+
+    fn on_sample(&mut self, _: &Sample) {
+        self.0.wait();
+        self.0.wait();
+    }
+}
+
+#[test]
+fn no_call_waits_for_an_algorithm_that_another_call_runs() {
+    let barrier = Arc::new(Barrier::new(2));
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Stuck(barrier.clone()))
+        .build()
+        .unwrap();
+    let other = bulkhead.clone();
+    let stuck = thread::spawn(move || other.try_acquire().unwrap().success());
+    barrier.wait();
+    // More than the inbox holds: what is left is dropped.
+    for _ in 0..200 {
+        bulkhead.try_acquire().unwrap().success();
+    }
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+    barrier.wait();
+    // The next sample of the inbox, in the same call.
+    barrier.wait();
+    barrier.wait();
+    stuck.join().unwrap();
+}
+
+/// Panics at each event.
+struct Fuse;
+
+impl Observer for Fuse {
+    fn on_event(&self, _: &Event) {
+        resume_unwind(Box::new("part of the test"));
+    }
+}
+
+#[test]
+fn an_observer_that_panics_keeps_no_event_from_the_other_and_no_permit() {
+    let clock = ManualClock::new();
+    let heard = Arc::<AtomicU32>::default();
+    let count = heard.clone();
+    let bulkhead = on(&clock)
+        .max_concurrent(1)
+        .queue(1)
+        .observer(move |_: &Event| {
+            count.fetch_add(1, Ordering::Relaxed);
+        })
+        .build()
+        .unwrap();
+    let pipeline = Pipeline::new(bulkhead.clone()).observer(Fuse);
+    let call = || pipeline.call(async || Ok::<_, ()>(()));
+    let mut task = TaskContext::from_waker(Waker::noop());
+    {
+        // Rejected: the queue is full.
+        let permit = bulkhead.try_acquire().unwrap();
+        let mut first = pin!(bulkhead.acquire());
+        assert!(first.as_mut().poll(&mut task).is_pending());
+        let mut second = pin!(call());
+        assert!(catch_unwind(AssertUnwindSafe(|| second.as_mut().poll(&mut task))).is_err());
+        assert_eq!(heard.load(Ordering::Relaxed), 1);
+        drop(permit);
+    }
+    // Admitted after a wait.
+    let permit = bulkhead.try_acquire().unwrap();
+    let mut waits = Box::pin(call());
+    assert!(waits.as_mut().poll(&mut task).is_pending());
+    drop(permit);
+    assert!(catch_unwind(AssertUnwindSafe(|| waits.as_mut().poll(&mut task))).is_err());
+    assert_eq!(heard.load(Ordering::Relaxed), 2);
+    drop(waits);
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+    assert!(bulkhead.try_acquire().is_ok());
+}
+
+/// Panics while it is armed.
+#[derive(Clone, Debug, Default)]
+struct Faulty {
+    inner: ManualClock,
+    armed: Arc<AtomicBool>,
+}
+
+impl Clock for Faulty {
+    fn now(&self) -> Instant {
+        if self.armed.load(Ordering::Relaxed) {
+            resume_unwind(Box::new("part of the test"));
+        }
+        self.inner.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.inner.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn a_clock_that_panics_at_a_release_keeps_no_waiter_waiting() {
+    let clock = Faulty::default();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .queue(2)
+        .codel(ms(5), ms(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let permit = bulkhead.try_acquire().unwrap();
+    let mut waits = pin!(bulkhead.acquire());
+    let mut task = TaskContext::from_waker(Waker::noop());
+    assert!(waits.as_mut().poll(&mut task).is_pending());
+    clock.armed.store(true, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(permit))).is_err());
+    clock.armed.store(false, Ordering::Relaxed);
+    assert!(matches!(waits.as_mut().poll(&mut task), Poll::Ready(Ok(_))));
+}
+
+/// Panics when it wakes a task.
+struct Bomb;
+
+impl Wake for Bomb {
+    fn wake(self: Arc<Self>) {
+        resume_unwind(Box::new("part of the test"));
+    }
+}
+
+/// A second panic would abort the program.
+#[test]
+fn a_waker_that_panics_while_another_panic_releases_the_permit_is_survived() {
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .queue(2)
+        .build()
+        .unwrap();
+    let permit = bulkhead.try_acquire().unwrap();
+    let mut waits = Box::pin(bulkhead.acquire());
+    let waker = Waker::from(Arc::new(Bomb));
+    assert!(
+        waits
+            .as_mut()
+            .poll(&mut TaskContext::from_waker(&waker))
+            .is_pending()
+    );
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let _permit = permit;
+        resume_unwind(Box::new("the operation"));
+    }));
+    let panic = result.unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"the operation"));
+    drop(waits);
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+}

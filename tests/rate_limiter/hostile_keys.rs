@@ -1,0 +1,264 @@
+//! Keys whose code panics or calls back into the limiter.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use backstop::ManualClock;
+use backstop::rate_limiter::{KeyedRateLimiter, Overflow, Quota};
+use proptest::prelude::*;
+
+use super::{SECOND, ms};
+
+thread_local! {
+    /// The operations on keys until one panics; zero for never.
+    static FUSE: Cell<u32> = const { Cell::new(0) };
+    /// Runs in each operation on keys, but not inside itself.
+    static HOOK: RefCell<Option<Rc<dyn Fn()>>> = const { RefCell::new(None) };
+}
+
+#[derive(Debug)]
+struct Key(u64);
+
+fn operate() {
+    let hook = HOOK.take();
+    if let Some(hook) = hook {
+        hook();
+        HOOK.set(Some(hook));
+    }
+    let fuse = FUSE.get();
+    FUSE.set(fuse.saturating_sub(1));
+    if fuse == 1 && !thread::panicking() {
+        panic!("a key panics");
+    }
+}
+
+impl Clone for Key {
+    fn clone(&self) -> Self {
+        operate();
+        Self(self.0)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        operate();
+        self.0 == other.0
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        operate();
+        // Few values, so that keys are compared.
+        (self.0 % 5).hash(state);
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        operate();
+    }
+}
+
+/// Runs `call`, in which the operation with number `fuse` panics. `None` if it did.
+fn with_fuse<R>(fuse: u32, call: impl FnOnce() -> R) -> Option<R> {
+    FUSE.set(fuse);
+    let result = catch_unwind(AssertUnwindSafe(call)).ok();
+    FUSE.set(0);
+    result
+}
+
+fn silence_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload().downcast_ref::<&str>() != Some(&"a key panics") {
+                default(info);
+            }
+        }));
+    });
+}
+
+/// Each key has a quota that tells whose it is.
+fn quota(key: u64) -> Quota {
+    Quota::per_second(1).burst(100 + key)
+}
+
+fn limits(clock: &ManualClock, overflow: Overflow) -> KeyedRateLimiter<Key> {
+    KeyedRateLimiter::builder()
+        .quota(quota(0))
+        .quota_for(|key: &Key| {
+            operate();
+            (key.0 % 3 > 0).then(|| quota(key.0))
+        })
+        .max_keys(10)
+        .overflow(overflow)
+        .clock(clock.clone())
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_panic_in_the_code_of_a_key_costs_no_place() {
+    silence_panics();
+    for fuse in 1..12 {
+        let clock = ManualClock::new();
+        let limits = limits(&clock, Overflow::Reject);
+        for key in 0..20 {
+            with_fuse(fuse, || limits.try_acquire(&Key(key)));
+        }
+        assert_eq!(limits.len(), limits.entries().count(), "fuse {fuse}");
+        clock.advance(200 * SECOND);
+        limits.evict_idle();
+        assert_eq!(limits.len(), 0, "fuse {fuse}");
+        let admitted = (0..10).filter(|key| limits.try_acquire(&Key(*key)).is_ok());
+        assert_eq!(admitted.count(), 10, "fuse {fuse}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Against a model that knows between how many tokens each key can have taken: a call that panics
+    /// may have taken its own or not.
+    #[test]
+    fn keys_that_panic_leave_every_key_its_own_limit(
+        steps in prop::collection::vec((0_u8..10, 0_u64..16, 0_u32..12), 1..200),
+    ) {
+        silence_panics();
+        let clock = ManualClock::new();
+        let limits = limits(&clock, Overflow::Reject);
+        let mut taken: HashMap<u64, (u64, u64)> = HashMap::new();
+        for (step, key, fuse) in steps {
+            match step {
+                0..=5 => {
+                    let decision = with_fuse(fuse, || limits.decide(&Key(key), 1));
+                    let (least, most) = taken.entry(key).or_default();
+                    match decision {
+                        Some(decision) if decision.allowed => {
+                            *least += 1;
+                            *most += 1;
+                            let burst = if key % 3 > 0 { 100 + key } else { 100 };
+                            prop_assert_eq!(decision.limit, burst, "another's limit");
+                            let used = burst - decision.remaining;
+                            prop_assert!((*least..=*most).contains(&used), "{least} {most} {used}");
+                            (*least, *most) = (used, used);
+                        }
+                        Some(decision) => {
+                            prop_assert_eq!(decision.limit, 0, "there is no room");
+                            prop_assert_eq!((*least, limits.len()), (0, 10));
+                        }
+                        None => *most += 1,
+                    }
+                }
+                6 => {
+                    with_fuse(fuse, || limits.evict_idle());
+                }
+                7 => {
+                    let forgotten = with_fuse(fuse, || limits.forget(&Key(key)));
+                    let (least, most) = taken.entry(key).or_default();
+                    *least = 0;
+                    if forgotten.is_some() {
+                        *most = 0;
+                    }
+                }
+                8 => {
+                    with_fuse(fuse, || limits.entries().count());
+                }
+                _ => {
+                    with_fuse(fuse, || limits.pause_key_for(&Key(key), Duration::ZERO));
+                }
+            }
+            let mut entries: Vec<_> = limits.entries().map(|entry| entry.key.0).collect();
+            prop_assert_eq!(entries.len(), limits.len());
+            entries.sort_unstable();
+            entries.dedup();
+            prop_assert_eq!(entries.len(), limits.len(), "a key is there twice");
+            prop_assert!(limits.len() <= 10);
+        }
+        clock.advance(500 * SECOND);
+        limits.evict_idle();
+        prop_assert_eq!(limits.len(), 0);
+    }
+}
+
+/// Fails instead of hanging.
+fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        test();
+        done.send(()).unwrap();
+    });
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => thread.join().unwrap(),
+    }
+}
+
+#[test]
+fn keys_may_call_back_into_the_limiter_from_all_of_their_code() {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        for overflow in [Overflow::Reject, Overflow::Shared, Overflow::Evict] {
+            let limits = limits(&clock, overflow);
+            let inner = limits.clone();
+            let calls = Rc::new(Cell::new(0_u64));
+            let count = calls.clone();
+            HOOK.set(Some(Rc::new(move || {
+                count.set(count.get() + 1);
+                for key in 0..20 {
+                    let _ = inner.try_acquire(&Key(key));
+                    let _ = inner.peek(&Key(key));
+                }
+                inner.evict_idle();
+                let _ = inner.forget(&Key(count.get() % 20));
+                let _ = inner.entries().count();
+                let _ = inner.pause_key_for(&Key(3), Duration::ZERO);
+                let _ = inner.set_quota(quota(0), Default::default());
+                let _ = inner.snapshot();
+            })));
+            for key in 0..20 {
+                let _ = limits.try_acquire(&Key(key));
+                clock.advance(ms(10));
+            }
+            limits.evict_idle();
+            drop(limits.entries().collect::<Vec<_>>());
+            HOOK.set(None);
+            assert!(calls.get() > 100);
+            assert_eq!(limits.entries().count(), limits.len());
+        }
+    });
+}
+
+#[test]
+fn threads_whose_keys_call_back_from_their_comparison_do_not_wait_for_each_other() {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let limits = limits(&clock, Overflow::Shared);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let inner = limits.clone();
+                    HOOK.set(Some(Rc::new(move || {
+                        let _ = inner.try_acquire(&Key(7));
+                        let _ = inner.try_acquire(&Key(8));
+                    })));
+                    for call in 0..2_000 {
+                        let _ = limits.try_acquire(&Key(call % 12));
+                    }
+                    HOOK.set(None);
+                });
+            }
+        });
+        assert_eq!(limits.entries().count(), limits.len());
+    });
+}
