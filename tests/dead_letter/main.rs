@@ -22,6 +22,21 @@ use backstop::{Event, ManualClock};
 
 type Queue = DeadLetterQueue<String>;
 
+/// What can be sent and shared, checked by compiling it.
+const _: () = {
+    const fn shared<T: Send + Sync + std::fmt::Debug>() {}
+    const fn cloned<T: Clone + Send + Sync + Unpin + std::fmt::Debug>() {}
+    cloned::<Queue>();
+    cloned::<Letter<String>>();
+    cloned::<NewLetter<String>>();
+    cloned::<Filter<String>>();
+    cloned::<DeadLetterError>();
+    shared::<backstop::dead_letter::MemorySink<String>>();
+    shared::<backstop::dead_letter::ChannelSink<String>>();
+    #[cfg(feature = "dead-letter-file")]
+    cloned::<backstop::dead_letter::FileSink>();
+};
+
 /// A time of day that tests set, in microseconds.
 #[derive(Clone, Default)]
 struct Wall(Arc<AtomicU64>);
