@@ -21,19 +21,24 @@ use crate::window::{Counts, Sample};
 /// The observer of a call, beside the breaker's own.
 pub(super) type Listener<'a> = Option<&'a dyn Observer>;
 
-/// An admitted call: the word it was admitted under, or of a probe its number above the kind
-/// [`HALF_OPEN`](word::HALF_OPEN). One word, so that admissions are returned in registers.
+/// An admitted call: the word it was admitted under, or of a probe its number above the bit
+/// [`PROBE`](word::PROBE). One word, so that admissions are returned in registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket(pub(super) u64);
 
 impl Ticket {
     pub(super) const fn of_probe(probe: u64, flags: u64) -> Self {
-        Self(word::new(probe, false, flags, word::HALF_OPEN))
+        Self(word::new(
+            probe,
+            false,
+            flags | word::PROBE,
+            word::HALF_OPEN,
+        ))
     }
 
     #[inline]
     pub(super) const fn is_probe(self) -> bool {
-        word::kind(self.0) == word::HALF_OPEN
+        word::is_probe(self.0)
     }
 }
 
@@ -183,6 +188,16 @@ impl Inner {
     #[inline]
     pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
         // Whether the state is still the same does not matter: an older result changes nothing.
+        if word::is_in_first_tally(ticket.0) {
+            self.first.is_settled()
+        } else {
+            self.is_settled_elsewhere(ticket)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_settled_elsewhere(&self, ticket: Ticket) -> bool {
         !ticket.is_probe() && self.tally(ticket.0).is_settled()
     }
 

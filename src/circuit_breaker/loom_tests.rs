@@ -4,6 +4,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use super::*;
+use crate::Backoff;
 use crate::clock::ManualClock;
 
 fn breaker(trip: Trip) -> (ManualClock, CircuitBreaker) {

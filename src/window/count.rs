@@ -79,7 +79,9 @@ impl CountWindow {
         if !bad && marks.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let call = self.next.0.fetch_add(1, Ordering::Relaxed);
+        // SeqCst, as the counters and their loads: of two calls that complete a condition together, one
+        // sees both.
+        let call = self.next.0.fetch_add(1, Ordering::SeqCst);
         let age = call.wrapping_sub(self.first.load(Ordering::Relaxed));
         let leaving = call.wrapping_sub(self.size);
         if self.bits(leaving) != 0 {
@@ -100,12 +102,12 @@ impl CountWindow {
 
     /// Returns the content.
     pub(crate) fn counts(&self) -> Counts {
-        let next = self.next.0.load(Ordering::Relaxed);
+        let next = self.next.0.load(Ordering::SeqCst);
         let calls = next.wrapping_sub(self.first.load(Ordering::Relaxed));
         let calls = calls.min(self.size);
         // A counter may pass below zero while two threads flip the bits of one place.
         let counted = |counter: &AtomicU64| {
-            let value = counter.load(Ordering::Relaxed) as i64;
+            let value = counter.load(Ordering::SeqCst) as i64;
             (value.max(0) as u64).min(calls)
         };
         Counts {
@@ -159,7 +161,7 @@ impl CountWindow {
         let count = |counter: &AtomicU64, kind: u64| {
             let has = |bits: u64| u64::from(bits & kind == kind);
             if has(bits) != has(held) {
-                counter.fetch_add(has(bits).wrapping_sub(has(held)), Ordering::Relaxed);
+                counter.fetch_add(has(bits).wrapping_sub(has(held)), Ordering::SeqCst);
             }
         };
         count(&self.failures, FAILED);

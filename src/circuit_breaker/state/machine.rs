@@ -34,7 +34,7 @@ pub(crate) struct Machine {
     progress: Progress,
     last_break: Duration,
     /// The results of the last trial, while it is what opened the circuit.
-    last_trial: Option<Counts>,
+    last_trial: Option<Box<Counts>>,
     next_probe: u64,
     changes: Vec<Transition>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Machine {
 enum Phase {
     Closed { ramp_ends: Option<Instant> },
     Open { until: Instant },
-    HalfOpen(Trial),
+    HalfOpen(Box<Trial>),
     Disabled,
     MetricsOnly,
 }
@@ -279,8 +279,8 @@ impl Machine {
             return false;
         }
         self.last_trial = match &self.phase {
-            Phase::HalfOpen(trial) => Some(trial.results),
-            Phase::Open { .. } => self.last_trial,
+            Phase::HalfOpen(trial) => Some(Box::new(trial.results)),
+            Phase::Open { .. } => self.last_trial.take(),
             _ => None,
         };
         self.trips = due.trips;
@@ -314,7 +314,7 @@ impl Machine {
     /// Admits trial calls, whatever the state before.
     pub(crate) fn half_open(&mut self, cause: Cause, now: Instant) {
         let trial = Trial::new(&self.rules, self.last_break, self.next_probe);
-        self.enter(Phase::HalfOpen(trial), cause, now);
+        self.enter(Phase::HalfOpen(Box::new(trial)), cause, now);
     }
 
     /// Closes the circuit, whatever the state before, with empty windows.
@@ -466,10 +466,10 @@ impl Machine {
     }
 
     /// The results of the trial that runs, or of the one that opened the circuit.
-    pub(crate) const fn trial_results(&self) -> Option<Counts> {
+    pub(crate) fn trial_results(&self) -> Option<Counts> {
         match &self.phase {
             Phase::HalfOpen(trial) => Some(trial.results),
-            Phase::Open { .. } => self.last_trial,
+            Phase::Open { .. } => self.last_trial.as_deref().copied(),
             _ => None,
         }
     }
