@@ -184,34 +184,37 @@ impl Inner {
         self.settings.clock.now()
     }
 
-    /// Returns whether a good call would change nothing: the end of most calls. Costs a few loads.
+    /// Returns whether a good call changes nothing, in two tests: the end of most calls. May say no
+    /// too often, as [`record`](Self::record) finds out too.
     #[inline]
     pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
         // Whether the state is still the same does not matter: an older result changes nothing.
-        if word::is_in_first_tally(ticket.0) {
-            self.first.is_settled()
-        } else {
-            self.is_settled_elsewhere(ticket)
-        }
+        word::is_in_first_tally(ticket.0) && self.first.is_settled()
     }
 
-    #[cold]
-    #[inline(never)]
-    fn is_settled_elsewhere(&self, ticket: Ticket) -> bool {
-        !ticket.is_probe() && self.tally(ticket.0).is_settled()
-    }
-
-    /// Records the end of a call that began at `started`.
+    /// Records the end of a call of which nothing but its health is known.
     ///
     /// Cold, so that nothing of it lies in the way of calls that change nothing.
     #[cold]
     #[inline(never)]
+    pub(super) fn record_health(&self, ticket: Ticket, started: Instant, health: Health) {
+        self.record_here(ticket, started, health, &End::UNKNOWN);
+    }
+
+    /// Records the end of a call that began at `started`. Cold as [`record_health`](Self::record_health).
+    #[cold]
+    #[inline(never)]
     pub(super) fn record(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
+        self.record_here(ticket, started, health, end);
+    }
+
+    #[inline(always)]
+    fn record_here(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
         let is_plain = health == Health::Healthy && !ticket.is_probe();
         if is_plain && !self.rules.needs_clock() {
             // First, and compiled for a good sample: in a window of calls that contains a failure
             // every call comes here, and takes half as long.
-            self.count(ticket, Sample::default(), Instant::ORIGIN, end);
+            self.count(ticket, Sample::GOOD, Instant::ORIGIN, end);
         } else {
             self.record_other(ticket, started, health, end);
         }
@@ -227,10 +230,7 @@ impl Inner {
             return;
         }
         let failed = health == Health::Unhealthy;
-        let mut sample = Sample {
-            failed,
-            ..Sample::default()
-        };
+        let mut sample = Sample::new(failed, false, 0);
         let mut now = Instant::ORIGIN;
         if self.rules.needs_clock() {
             now = self.at(end);

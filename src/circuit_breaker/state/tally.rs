@@ -7,7 +7,7 @@ use super::rules::{Rules, Watch};
 use super::trip::{Span, TripKind};
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{CountWindow, Counts, Sample, Sums, TimeWindow, UNSETTLED};
+use crate::window::{CountWindow, Counts, Kind, Sample, Sums, TimeWindow, UNSETTLED};
 
 /// What was counted since the circuit closed.
 ///
@@ -46,9 +46,8 @@ enum Window {
 
 /// Kinds of calls in a [`TimeWindow`]: all calls; the bad ones, each in one kind; nanoseconds.
 const CALLS: usize = 0;
-const FAILED: usize = 1;
-const SLOW: usize = 2;
-const BOTH: usize = 3;
+const FAILED: usize = Kind::Failed as usize;
+const BOTH: usize = Kind::SlowFailure as usize;
 const TOOK: usize = 4;
 
 impl Window {
@@ -146,14 +145,8 @@ impl Watched {
         };
         window.advance(now);
         window.add(CALLS, 1);
-        let kind = match (sample.failed, sample.slow) {
-            (true, true) => Some(BOTH),
-            (true, false) => Some(FAILED),
-            (false, true) => Some(SLOW),
-            (false, false) => None,
-        };
-        if let Some(kind) = kind {
-            window.add(kind, 1);
+        if !sample.is_good() {
+            window.add(sample.kind as usize, 1);
             self.clean_from
                 .fetch_max(window.leaves(now), Ordering::Relaxed);
         }
@@ -184,8 +177,8 @@ impl Watched {
         let average = self
             .average
             .as_ref()
-            .and_then(|average| average.update(!sample.failed, &counts, now));
-        if rules.failures_only && !sample.failed && !sample.slow {
+            .and_then(|average| average.update(!sample.has_failed(), &counts, now));
+        if rules.failures_only && sample.is_good() {
             return 0;
         }
         let mut held = 0;
@@ -236,11 +229,11 @@ impl Tally {
     #[inline(always)]
     pub(crate) fn record(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
-        if sample.failed || sample.slow {
+        if !sample.is_good() {
             self.last_bad
                 .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
-        if !sample.failed {
+        if !sample.has_failed() {
             // A failure that races with this may be lost: it counts as before the success.
             if self.consecutive.load(Ordering::Relaxed) != 0 {
                 self.consecutive.store(0, Ordering::Relaxed);
@@ -340,11 +333,8 @@ impl Tally {
             (true, false, counts.failures.saturating_sub(both)),
             (true, true, both),
         ] {
-            let sample = Sample {
-                failed,
-                slow,
-                took: nanos(counts.took) / counts.calls.max(1),
-            };
+            let took = nanos(counts.took) / counts.calls.max(1);
+            let sample = Sample::new(failed, slow, took);
             // Windows remember no more than this; numbers from a file could be anything.
             for _ in 0..number.min(counts.calls).min(1 << 20) {
                 for watched in self.watched() {
