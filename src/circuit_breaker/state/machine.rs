@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admission::{Admission, BreakLength, Due};
 use super::trial::{AfterHalfOpen, HalfOpenRules, Trial};
 use super::word;
 use crate::backoff::Progress;
@@ -46,39 +47,6 @@ enum Phase {
     HalfOpen(Box<Trial>),
     Disabled,
     MetricsOnly,
-}
-
-/// What became of a call that wants to start.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Admission {
-    /// It may. Trial calls have an id, others have zero.
-    Admitted { probe: u64 },
-    /// Somebody isolated the dependency.
-    Isolated,
-    /// It may not; until when, if that is known.
-    Refused { until: Option<Instant> },
-    /// The circuit has to open first.
-    Due(Due),
-}
-
-/// An opening that waits for the length of its break.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Due {
-    generation: u64,
-    cause: Cause,
-    at: Instant,
-    /// What share of the calls was bad.
-    pub(crate) rate: f64,
-    /// The how-manieth opening it is without a close in between.
-    pub(crate) trips: u32,
-    pub(crate) progress: Progress,
-}
-
-/// The length of a break, and the backoff after it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BreakLength {
-    pub(crate) length: Duration,
-    pub(crate) progress: Progress,
 }
 
 /// Not zero, which marks calls that are not recorded.
