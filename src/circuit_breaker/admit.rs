@@ -37,20 +37,19 @@ impl Inner {
     pub(super) fn acquire(&self) -> Result<Permit<'_>, Rejected> {
         // Acquire: as in `admit`.
         let word = self.word.load(Ordering::Acquire);
-        let admitted = match word::admits_all(word) {
-            true => Ok(Ticket(word)),
-            false => self.admit_now(word),
-        };
-        match admitted {
-            Ok(ticket) => {
-                let started = match word::is_timed(ticket.0) {
-                    true => self.now(),
-                    false => Instant::ORIGIN,
+        let (mut ticket, mut started) = (Ticket(word), Instant::ORIGIN);
+        if !word::is_plain(word) {
+            if !word::admits_all(word) {
+                ticket = match self.admit_now(word) {
+                    Ok(ticket) => ticket,
+                    Err(refused) => return Err(self.rejection(refused)),
                 };
-                Ok(Permit::new(self, ticket, started, Life::of_a_handle()))
             }
-            Err(refused) => Err(self.rejection(refused)),
+            if word::is_timed(ticket.0) {
+                started = self.now();
+            }
         }
+        Ok(Permit::new(self, ticket, started, Life::of_a_handle()))
     }
 
     /// Admits a call or rejects it. Calls `now` only where the time matters.

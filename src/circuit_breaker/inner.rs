@@ -21,19 +21,24 @@ use crate::window::{Counts, Sample};
 /// The observer of a call, beside the breaker's own.
 pub(super) type Listener<'a> = Option<&'a dyn Observer>;
 
-/// An admitted call: the word it was admitted under, or of a probe its number above the kind
-/// [`HALF_OPEN`](word::HALF_OPEN). One word, so that admissions are returned in registers.
+/// An admitted call: the word it was admitted under, or of a probe its number above the bit
+/// [`PROBE`](word::PROBE). One word, so that admissions are returned in registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket(pub(super) u64);
 
 impl Ticket {
     pub(super) const fn of_probe(probe: u64, flags: u64) -> Self {
-        Self(word::new(probe, false, flags, word::HALF_OPEN))
+        Self(word::new(
+            probe,
+            false,
+            flags | word::PROBE,
+            word::HALF_OPEN,
+        ))
     }
 
     #[inline]
     pub(super) const fn is_probe(self) -> bool {
-        word::kind(self.0) == word::HALF_OPEN
+        word::is_probe(self.0)
     }
 }
 
@@ -179,24 +184,37 @@ impl Inner {
         self.settings.clock.now()
     }
 
-    /// Returns whether a good call would change nothing: the end of most calls. Costs a few loads.
+    /// Returns whether a good call changes nothing, in two tests: the end of most calls. May say no
+    /// too often, as [`record`](Self::record) finds out too.
     #[inline]
     pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
         // Whether the state is still the same does not matter: an older result changes nothing.
-        !ticket.is_probe() && self.tally(ticket.0).is_settled()
+        word::is_in_first_tally(ticket.0) && self.first.is_settled()
     }
 
-    /// Records the end of a call that began at `started`.
+    /// Records the end of a call of which nothing but its health is known.
     ///
     /// Cold, so that nothing of it lies in the way of calls that change nothing.
     #[cold]
     #[inline(never)]
+    pub(super) fn record_health(&self, ticket: Ticket, started: Instant, health: Health) {
+        self.record_here(ticket, started, health, &End::UNKNOWN);
+    }
+
+    /// Records the end of a call that began at `started`. Cold as [`record_health`](Self::record_health).
+    #[cold]
+    #[inline(never)]
     pub(super) fn record(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
+        self.record_here(ticket, started, health, end);
+    }
+
+    #[inline(always)]
+    fn record_here(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
         let is_plain = health == Health::Healthy && !ticket.is_probe();
         if is_plain && !self.rules.needs_clock() {
             // First, and compiled for a good sample: in a window of calls that contains a failure
             // every call comes here, and takes half as long.
-            self.count(ticket, Sample::default(), Instant::ORIGIN, end);
+            self.count(ticket, Sample::GOOD, Instant::ORIGIN, end);
         } else {
             self.record_other(ticket, started, health, end);
         }
@@ -212,10 +230,7 @@ impl Inner {
             return;
         }
         let failed = health == Health::Unhealthy;
-        let mut sample = Sample {
-            failed,
-            ..Sample::default()
-        };
+        let mut sample = Sample::new(failed, false, 0);
         let mut now = Instant::ORIGIN;
         if self.rules.needs_clock() {
             now = self.at(end);

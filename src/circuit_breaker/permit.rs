@@ -57,13 +57,17 @@ impl<'a> Permit<'a> {
     /// The call went well.
     #[inline]
     pub fn success(self) {
-        self.end(Health::Healthy, &End::UNKNOWN);
+        let (inner, ticket, started) = self.into_parts();
+        if !inner.is_settled(ticket) {
+            inner.record_health(ticket, started, Health::Healthy);
+        }
     }
 
     /// The call failed, and the dependency is to blame.
     #[inline]
     pub fn failure(self) {
-        self.end(Health::Unhealthy, &End::UNKNOWN);
+        let (inner, ticket, started) = self.into_parts();
+        inner.record_health(ticket, started, Health::Unhealthy);
     }
 
     /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
@@ -158,8 +162,7 @@ impl Permit<'_> {
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
-        self.inner
-            .record(self.ticket, self.started, health, &End::UNKNOWN);
+        self.inner.record_health(self.ticket, self.started, health);
     }
 }
 

@@ -115,8 +115,12 @@ pub struct Transition {
     pub at: Instant,
     /// How long the break is, when `to` is open. [`Duration::MAX`] never ends by itself.
     pub break_for: Option<Duration>,
-    /// How many transitions there were before this one. Numbers skipped are changes that left the
-    /// state the same, such as a reset of a closed circuit.
+    /// How many changes there were before this one. Skipped numbers are changes that left the state
+    /// the same, such as a reset of a closed circuit.
+    ///
+    /// Numbers the transitions of a breaker: observers may hear those of two threads in the other
+    /// order, and the one with the largest generation is the newest. Subscriptions have them in
+    /// order.
     pub generation: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Counts, Sample};
+use super::{Counts, Kind, Sample};
 use crate::sync::{AtomicU64, Ordering};
 
 /// A window over the last `n` calls.
@@ -46,8 +46,8 @@ struct Line(AtomicU64);
 /// settles. Set in the marks of new windows.
 pub(crate) const UNSETTLED: u64 = 1 << 63;
 
-const FAILED: u64 = 1;
-const SLOW: u64 = 2;
+const FAILED: u64 = Kind::Failed as u64;
+const SLOW: u64 = Kind::Slow as u64;
 
 impl CountWindow {
     /// Returns an empty window over the last `size` calls, at least one. One that adds up durations,
@@ -75,37 +75,46 @@ impl CountWindow {
     #[inline(always)]
     pub(crate) fn record(&self, marks: &AtomicU64, sample: Sample) -> bool {
         // Relaxed, here and where nothing else is said: the counters publish nothing else.
-        let bad = sample.failed || sample.slow;
-        if !bad && marks.load(Ordering::Relaxed) == 0 {
+        if sample.is_good() && marks.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let call = self.next.0.fetch_add(1, Ordering::Relaxed);
+        // SeqCst, as the counters and their loads: of two calls that complete a condition together, one
+        // sees both.
+        let call = self.next.0.fetch_add(1, Ordering::SeqCst);
         let age = call.wrapping_sub(self.first.load(Ordering::Relaxed));
+        let leaving = self.bits(call.wrapping_sub(self.size));
+        // Most calls: a good one takes the place of a good one.
+        if sample.is_good() && leaving == 0 && age >= self.size && self.durations.is_empty() {
+            return false;
+        }
+        self.fill(marks, call, age, sample)
+    }
+
+    /// Fills the place of a call.
+    #[cold]
+    #[inline(never)]
+    fn fill(&self, marks: &AtomicU64, call: u64, age: u64, sample: Sample) -> bool {
         let leaving = call.wrapping_sub(self.size);
-        if self.bits(leaving) != 0 {
-            self.flip(marks, leaving, 0);
-        }
-        if bad {
-            let bits = u64::from(sample.failed) * FAILED + u64::from(sample.slow) * SLOW;
-            self.flip(marks, call, bits);
-        }
+        self.flip(marks, leaving, 0);
+        self.flip(marks, call, sample.kind as u64);
         if !self.durations.is_empty() {
-            self.add_duration(call, leaving, sample.took);
+            self.set_duration(leaving, 0);
+            self.set_duration(call, sample.took);
         }
         if age + 1 == self.size {
             self.settle(marks);
         }
-        bad || age < self.size
+        !sample.is_good() || age < self.size
     }
 
     /// Returns the content.
     pub(crate) fn counts(&self) -> Counts {
-        let next = self.next.0.load(Ordering::Relaxed);
+        let next = self.next.0.load(Ordering::SeqCst);
         let calls = next.wrapping_sub(self.first.load(Ordering::Relaxed));
         let calls = calls.min(self.size);
         // A counter may pass below zero while two threads flip the bits of one place.
         let counted = |counter: &AtomicU64| {
-            let value = counter.load(Ordering::Relaxed) as i64;
+            let value = counter.load(Ordering::SeqCst) as i64;
             (value.max(0) as u64).min(calls)
         };
         Counts {
@@ -124,22 +133,20 @@ impl CountWindow {
         // Release: pairs with `settle`.
         marks.fetch_or(UNSETTLED, Ordering::Release);
         for place in 0..self.words.len() as u64 * 32 {
-            if self.bits(place) != 0 {
-                self.flip(marks, place, 0);
-            }
+            self.flip(marks, place, 0);
         }
         for place in 0..self.durations.len() as u64 {
             self.set_duration(place, 0);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn bits(&self, call: u64) -> u64 {
         let (word, shift) = self.place(call);
         word.load(Ordering::Relaxed) >> shift & (FAILED | SLOW)
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&self, call: u64) -> (&AtomicU64, u64) {
         let words = self.words.len() as u64;
         let word = (call / 32) & (words - 1);
@@ -147,8 +154,10 @@ impl CountWindow {
     }
 
     /// Sets the bits of a place, and counts those that changed.
-    #[cold]
     fn flip(&self, marks: &AtomicU64, call: u64, bits: u64) {
+        if self.bits(call) == bits {
+            return;
+        }
         let (word, shift) = self.place(call);
         let held = word
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
@@ -159,7 +168,7 @@ impl CountWindow {
         let count = |counter: &AtomicU64, kind: u64| {
             let has = |bits: u64| u64::from(bits & kind == kind);
             if has(bits) != has(held) {
-                counter.fetch_add(has(bits).wrapping_sub(has(held)), Ordering::Relaxed);
+                counter.fetch_add(has(bits).wrapping_sub(has(held)), Ordering::SeqCst);
             }
         };
         count(&self.failures, FAILED);
@@ -171,11 +180,6 @@ impl CountWindow {
             let counted = all.wrapping_add(number(bits)).wrapping_sub(number(held));
             Some(all & UNSETTLED | counted & !UNSETTLED)
         });
-    }
-
-    fn add_duration(&self, call: u64, leaving: u64, took: u64) {
-        self.set_duration(leaving, 0);
-        self.set_duration(call, took);
     }
 
     fn set_duration(&self, call: u64, took: u64) {

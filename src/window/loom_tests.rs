@@ -41,16 +41,8 @@ impl Calls {
     }
 }
 
-const FAILED: Sample = Sample {
-    failed: true,
-    slow: false,
-    took: 0,
-};
-const GOOD: Sample = Sample {
-    failed: false,
-    slow: false,
-    took: 0,
-};
+const FAILED: Sample = Sample::new(true, false, 0);
+const GOOD: Sample = Sample::GOOD;
 
 /// Runs `first` and `second` on `shared` at the same time, in every order there is.
 fn race<T: Send + Sync + 'static>(

@@ -24,13 +24,51 @@ mod time;
 pub(crate) use self::count::{CountWindow, UNSETTLED};
 pub(crate) use self::time::{Slice, Sums, TimeWindow};
 
-/// The result of one call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The result of one call. Two scalars, so that it travels in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
+    pub(crate) kind: Kind,
     /// Duration in nanoseconds. Zero where durations are not measured.
     pub(crate) took: u64,
-    pub(crate) failed: bool,
-    pub(crate) slow: bool,
+}
+
+/// What a call was: the sum of the bits for failed and slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Good = 0,
+    Failed = 1,
+    Slow = 2,
+    SlowFailure = 3,
+}
+
+impl Sample {
+    pub(crate) const GOOD: Self = Self::new(false, false, 0);
+
+    #[inline]
+    pub(crate) const fn new(failed: bool, slow: bool, took: u64) -> Self {
+        let kind = match (failed, slow) {
+            (false, false) => Kind::Good,
+            (true, false) => Kind::Failed,
+            (false, true) => Kind::Slow,
+            (true, true) => Kind::SlowFailure,
+        };
+        Self { kind, took }
+    }
+
+    #[inline]
+    pub(crate) const fn is_good(self) -> bool {
+        matches!(self.kind, Kind::Good)
+    }
+
+    #[inline]
+    pub(crate) const fn has_failed(self) -> bool {
+        self.kind as u8 & Kind::Failed as u8 != 0
+    }
+
+    #[inline]
+    pub(crate) const fn was_slow(self) -> bool {
+        self.kind as u8 & Kind::Slow as u8 != 0
+    }
 }
 
 /// Counts of the calls in a window.

@@ -56,14 +56,11 @@ const fn at(millis: u64) -> Instant {
 }
 
 fn good() -> Sample {
-    Sample::default()
+    Sample::GOOD
 }
 
 fn failed() -> Sample {
-    Sample {
-        failed: true,
-        ..good()
-    }
+    Sample::new(true, false, 0)
 }
 
 /// Counts of a list of calls, the obvious way.
@@ -71,9 +68,9 @@ fn naive<'a>(calls: impl IntoIterator<Item = &'a Sample>, durations: bool) -> Co
     let mut counts = Counts::default();
     for call in calls {
         counts.calls += 1;
-        counts.failures += u64::from(call.failed);
-        counts.slow += u64::from(call.slow);
-        counts.slow_failures += u64::from(call.slow && call.failed);
+        counts.failures += u64::from(call.has_failed());
+        counts.slow += u64::from(call.was_slow());
+        counts.slow_failures += u64::from(call.was_slow() && call.has_failed());
         if durations {
             counts.took += Duration::from_nanos(call.took);
         }
@@ -83,11 +80,8 @@ fn naive<'a>(calls: impl IntoIterator<Item = &'a Sample>, durations: bool) -> Co
 
 fn samples() -> impl Strategy<Value = Sample> {
     // Mostly good ones, so that windows become clean again.
-    (0..10_u8, 0..10_u8, 0..5_000_u64).prop_map(|(failed, slow, millis)| Sample {
-        failed: failed == 0,
-        slow: slow == 0,
-        took: millis * 1_000_000,
-    })
+    (0..10_u8, 0..10_u8, 0..5_000_u64)
+        .prop_map(|(failed, slow, millis)| Sample::new(failed == 0, slow == 0, millis * 1_000_000))
 }
 
 /// Records into a window of time, as the breaker does.
@@ -127,7 +121,7 @@ proptest! {
                 model.clear();
             }
             let was_full = model.len() == size as usize;
-            let is_bad = call.failed || call.slow;
+            let is_bad = !call.is_good();
             model.push_back(call);
             model.drain(..model.len().saturating_sub(size as usize));
             let expected = naive(&model, durations);
@@ -317,13 +311,10 @@ fn windows_are_exact_at_rest() {
                     let (counted, timed) = (&counted, &timed);
                     scope.spawn(move || {
                         for call in 0..CALLS {
-                            let sample = Sample {
-                                failed: (call + thread) % 3 == 0,
-                                slow: call % 5 == 0,
-                                took: call * 1_000,
-                            };
+                            let failed = (call + thread) % 3 == 0;
+                            let sample = Sample::new(failed, call % 5 == 0, call * 1_000);
                             counted.record(sample);
-                            record(timed, sample.failed, call);
+                            record(timed, failed, call);
                             if call % 5_000 == thread {
                                 counted.clear();
                             }

@@ -40,8 +40,8 @@ pub(crate) struct TimeWindow {
     /// Slices are aligned to the clock's origin. Otherwise the first one begins with the first call,
     /// and again with the first call after the window has run empty.
     aligned: bool,
-    kinds: usize,
-    places: u64,
+    kinds: u8,
+    places: u32,
     /// When each slice began, then its marks: `1 + kinds` words for each. At least two slices more
     /// than fit in the window, so a slice is overwritten only after a later one has begun without
     /// it. Their number is a power of two, so that no division is needed to find one.
@@ -85,8 +85,8 @@ impl TimeWindow {
             slice,
             window: slice * slices,
             aligned,
-            kinds,
-            places: (words / (1 + kinds)) as u64,
+            kinds: kinds as u8,
+            places: (words / (1 + kinds)) as u32,
             slices: (0..words).map(|_| AtomicU64::new(0)).collect(),
             counters: [Counters::default(), Counters::default()],
         }
@@ -105,8 +105,9 @@ impl TimeWindow {
     /// Adds to the newest slice.
     #[inline]
     pub(crate) fn add(&self, kind: usize, amount: u64) {
-        // Release: pairs with the loads in `begin_slice`.
-        self.counters[home() % 2].0[kind].fetch_add(amount, Ordering::Release);
+        // SeqCst, as the loads in `totals`: of two calls that complete a condition together, one sees
+        // both. And at least Release: see `begin_slice`.
+        self.counters[home() % 2].0[kind].fetch_add(amount, Ordering::SeqCst);
     }
 
     /// Begins the slice of `now` if it has not begun.
@@ -174,6 +175,14 @@ impl TimeWindow {
         self.oldest.fetch_max(oldest, Ordering::AcqRel);
     }
 
+    /// Returns when a call that is added at `now` has left the window, in nanoseconds: a slice later
+    /// than it must, to spare late readings.
+    #[inline]
+    pub(crate) fn leaves(&self, now: Instant) -> u64 {
+        let stays = self.window.saturating_add(self.slice);
+        now.as_nanos().saturating_add(stays)
+    }
+
     /// Returns the content while the newest slice lasts: for calls that have just been added.
     #[inline]
     pub(crate) fn sums(&self) -> Sums {
@@ -226,8 +235,8 @@ impl TimeWindow {
     fn totals(&self) -> Sums {
         let mut sums = Sums::default();
         for half in &self.counters {
-            for (sum, counter) in sums.iter_mut().zip(&half.0[..self.kinds]) {
-                *sum = sum.wrapping_add(counter.load(Ordering::Acquire));
+            for (sum, counter) in sums.iter_mut().zip(&half.0[..usize::from(self.kinds)]) {
+                *sum = sum.wrapping_add(counter.load(Ordering::SeqCst));
             }
         }
         sums
@@ -284,8 +293,8 @@ impl TimeWindow {
 
     /// The words of a slice.
     fn slice(&self, number: u64) -> &[AtomicU64] {
-        let stride = 1 + self.kinds;
-        let place = (number & (self.places - 1)) as usize;
+        let stride = 1 + usize::from(self.kinds);
+        let place = (number & u64::from(self.places - 1)) as usize;
         &self.slices[place * stride..][..stride]
     }
 }

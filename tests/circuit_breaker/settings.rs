@@ -261,3 +261,16 @@ fn a_snapshot_with_any_numbers_restores_something_that_works() {
         }
     }
 }
+
+#[test]
+fn a_default_breaker_takes_no_more_than_1640_bytes() {
+    let build = || CircuitBreaker::builder().clock(ManualClock::new()).build();
+    drop(build());
+    let mut breaker = None;
+    let clock = ManualClock::new();
+    let builder = CircuitBreaker::builder().clock(clock);
+    let used = allocation_counter::measure(|| breaker = Some(builder.build().unwrap()));
+    // What stays allocated.
+    assert!(used.bytes_current <= 1640, "{used:?}");
+    assert!(breaker.is_some());
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admission::{Admission, BreakLength, Due};
 use super::trial::{AfterHalfOpen, HalfOpenRules, Trial};
 use super::word;
 use crate::backoff::Progress;
@@ -34,7 +35,7 @@ pub(crate) struct Machine {
     progress: Progress,
     last_break: Duration,
     /// The results of the last trial, while it is what opened the circuit.
-    last_trial: Option<Counts>,
+    last_trial: Option<Box<Counts>>,
     next_probe: u64,
     changes: Vec<Transition>,
 }
@@ -43,42 +44,9 @@ pub(crate) struct Machine {
 enum Phase {
     Closed { ramp_ends: Option<Instant> },
     Open { until: Instant },
-    HalfOpen(Trial),
+    HalfOpen(Box<Trial>),
     Disabled,
     MetricsOnly,
-}
-
-/// What became of a call that wants to start.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Admission {
-    /// It may. Trial calls have an id, others have zero.
-    Admitted { probe: u64 },
-    /// Somebody isolated the dependency.
-    Isolated,
-    /// It may not; until when, if that is known.
-    Refused { until: Option<Instant> },
-    /// The circuit has to open first.
-    Due(Due),
-}
-
-/// An opening that waits for the length of its break.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Due {
-    generation: u64,
-    cause: Cause,
-    at: Instant,
-    /// What share of the calls was bad.
-    pub(crate) rate: f64,
-    /// The how-manieth opening it is without a close in between.
-    pub(crate) trips: u32,
-    pub(crate) progress: Progress,
-}
-
-/// The length of a break, and the backoff after it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BreakLength {
-    pub(crate) length: Duration,
-    pub(crate) progress: Progress,
 }
 
 /// Not zero, which marks calls that are not recorded.
@@ -279,8 +247,8 @@ impl Machine {
             return false;
         }
         self.last_trial = match &self.phase {
-            Phase::HalfOpen(trial) => Some(trial.results),
-            Phase::Open { .. } => self.last_trial,
+            Phase::HalfOpen(trial) => Some(Box::new(trial.results)),
+            Phase::Open { .. } => self.last_trial.take(),
             _ => None,
         };
         self.trips = due.trips;
@@ -314,7 +282,7 @@ impl Machine {
     /// Admits trial calls, whatever the state before.
     pub(crate) fn half_open(&mut self, cause: Cause, now: Instant) {
         let trial = Trial::new(&self.rules, self.last_break, self.next_probe);
-        self.enter(Phase::HalfOpen(trial), cause, now);
+        self.enter(Phase::HalfOpen(Box::new(trial)), cause, now);
     }
 
     /// Closes the circuit, whatever the state before, with empty windows.
@@ -466,10 +434,10 @@ impl Machine {
     }
 
     /// The results of the trial that runs, or of the one that opened the circuit.
-    pub(crate) const fn trial_results(&self) -> Option<Counts> {
+    pub(crate) fn trial_results(&self) -> Option<Counts> {
         match &self.phase {
             Phase::HalfOpen(trial) => Some(trial.results),
-            Phase::Open { .. } => self.last_trial,
+            Phase::Open { .. } => self.last_trial.as_deref().copied(),
             _ => None,
         }
     }

@@ -126,11 +126,8 @@ impl Rules {
     /// The sample of a call that took this long, in nanoseconds.
     #[inline]
     pub(crate) fn sample(&self, failed: bool, took: u64) -> Sample {
-        Sample {
-            failed,
-            slow: self.slow.is_some_and(|slow| took >= slow),
-            took,
-        }
+        let slow = self.slow.is_some_and(|slow| took >= slow);
+        Sample::new(failed, slow, took)
     }
 
     /// The least number of calls that the first rule over a window needs.

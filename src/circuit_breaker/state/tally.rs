@@ -7,7 +7,7 @@ use super::rules::{Rules, Watch};
 use super::trip::{Span, TripKind};
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{CountWindow, Counts, Sample, Sums, TimeWindow, UNSETTLED};
+use crate::window::{CountWindow, Counts, Kind, Sample, Sums, TimeWindow, UNSETTLED};
 
 /// What was counted since the circuit closed.
 ///
@@ -32,27 +32,22 @@ struct Watched {
     /// Zero when a good call changes nothing here. See [`CountWindow`].
     marks: AtomicU64,
     window: Window,
-    average: Option<Average>,
+    /// When the last bad call has left a window of time, in nanoseconds.
+    clean_from: AtomicU64,
+    average: Option<Box<Average>>,
 }
 
 #[derive(Debug)]
 enum Window {
     None,
     Calls(CountWindow),
-    Time {
-        window: TimeWindow,
-        /// When the last bad call has left the window, in nanoseconds.
-        clean_from: AtomicU64,
-        /// How long a bad call stays, with a slice to spare for late readings.
-        stays: u64,
-    },
+    Time(TimeWindow),
 }
 
 /// Kinds of calls in a [`TimeWindow`]: all calls; the bad ones, each in one kind; nanoseconds.
 const CALLS: usize = 0;
-const FAILED: usize = 1;
-const SLOW: usize = 2;
-const BOTH: usize = 3;
+const FAILED: usize = Kind::Failed as usize;
+const BOTH: usize = Kind::SlowFailure as usize;
 const TOOK: usize = 4;
 
 impl Window {
@@ -72,44 +67,7 @@ impl Window {
                     (false, false) => FAILED + 1,
                 };
                 let aligned = !watch.from_first_call;
-                Self::Time {
-                    stays: nanos(window).saturating_add(nanos(window) / u64::from(watch.slices)),
-                    window: TimeWindow::new(window, watch.slices, aligned, kinds),
-                    clean_from: AtomicU64::new(0),
-                }
-            }
-        }
-    }
-
-    /// Records a call. Returns whether a rule may hold that did not hold before.
-    #[inline(always)]
-    fn record(&self, marks: &AtomicU64, rules: &Rules, sample: Sample, now: Instant) -> bool {
-        match self {
-            Self::None => false,
-            Self::Calls(window) => window.record(marks, sample),
-            Self::Time {
-                window,
-                clean_from,
-                stays,
-            } => {
-                window.advance(now);
-                window.add(CALLS, 1);
-                let kind = match (sample.failed, sample.slow) {
-                    (true, true) => Some(BOTH),
-                    (true, false) => Some(FAILED),
-                    (false, true) => Some(SLOW),
-                    (false, false) => None,
-                };
-                if let Some(kind) = kind {
-                    window.add(kind, 1);
-                    let leaves = now.as_nanos().saturating_add(*stays);
-                    clean_from.fetch_max(leaves, Ordering::Relaxed);
-                }
-                if rules.durations {
-                    // Far below an overflow of the sum, whatever a clock says.
-                    window.add(TOOK, sample.took.min(1 << 54));
-                }
-                now.as_nanos() < clean_from.load(Ordering::Relaxed)
+                Self::Time(TimeWindow::new(window, watch.slices, aligned, kinds))
             }
         }
     }
@@ -119,7 +77,7 @@ impl Window {
         match self {
             Self::None => Counts::default(),
             Self::Calls(window) => window.counts(),
-            Self::Time { window, .. } => counts(window.sums()),
+            Self::Time(window) => counts(window.sums()),
         }
     }
 
@@ -128,20 +86,7 @@ impl Window {
         match self {
             Self::None => Counts::default(),
             Self::Calls(window) => window.counts(),
-            Self::Time { window, .. } => counts(window.sums_at(now)),
-        }
-    }
-
-    fn clear(&self, marks: &AtomicU64) {
-        match self {
-            Self::None => {}
-            Self::Calls(window) => window.clear(marks),
-            Self::Time {
-                window, clean_from, ..
-            } => {
-                window.clear();
-                clean_from.store(0, Ordering::Relaxed);
-            }
+            Self::Time(window) => counts(window.sums_at(now)),
         }
     }
 }
@@ -163,7 +108,10 @@ impl Watched {
         Self {
             marks: AtomicU64::new(UNSETTLED),
             window: Window::new(rules, watch),
-            average: watch.has_average.then(|| Average::new(watch.span)),
+            clean_from: AtomicU64::new(0),
+            average: watch
+                .has_average
+                .then(|| Box::new(Average::new(watch.span))),
         }
     }
 
@@ -172,6 +120,7 @@ impl Watched {
         Self {
             marks: AtomicU64::new(0),
             window: Window::None,
+            clean_from: AtomicU64::new(0),
             average: None,
         }
     }
@@ -179,10 +128,46 @@ impl Watched {
     /// Records a call, and returns the rules that hold after it, a bit for each.
     #[inline(always)]
     fn record(&self, rules: &Rules, watch: &Watch, sample: Sample, now: Instant) -> u64 {
-        if self.window.record(&self.marks, rules, sample, now) || self.average.is_some() {
+        if self.add(rules, sample, now) || self.average.is_some() {
             self.held(rules, watch, sample, now)
         } else {
             0
+        }
+    }
+
+    /// Records a call. Returns whether a rule may hold that did not hold before.
+    #[inline(always)]
+    fn add(&self, rules: &Rules, sample: Sample, now: Instant) -> bool {
+        let window = match &self.window {
+            Window::None => return false,
+            Window::Calls(window) => return window.record(&self.marks, sample),
+            Window::Time(window) => window,
+        };
+        window.advance(now);
+        window.add(CALLS, 1);
+        if !sample.is_good() {
+            window.add(sample.kind as usize, 1);
+            self.clean_from
+                .fetch_max(window.leaves(now), Ordering::Relaxed);
+        }
+        if rules.durations {
+            // Far below an overflow of the sum, whatever a clock says.
+            window.add(TOOK, sample.took.min(1 << 54));
+        }
+        now.as_nanos() < self.clean_from.load(Ordering::Relaxed)
+    }
+
+    fn clear(&self, now: Instant) {
+        match &self.window {
+            Window::None => {}
+            Window::Calls(window) => window.clear(&self.marks),
+            Window::Time(window) => {
+                window.clear();
+                self.clean_from.store(0, Ordering::Relaxed);
+            }
+        }
+        if let Some(average) = &self.average {
+            average.clear(now);
         }
     }
 
@@ -192,8 +177,8 @@ impl Watched {
         let average = self
             .average
             .as_ref()
-            .and_then(|average| average.update(!sample.failed, &counts, now));
-        if rules.failures_only && !sample.failed && !sample.slow {
+            .and_then(|average| average.update(!sample.has_failed(), &counts, now));
+        if rules.failures_only && sample.is_good() {
             return 0;
         }
         let mut held = 0;
@@ -244,11 +229,11 @@ impl Tally {
     #[inline(always)]
     pub(crate) fn record(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
-        if sample.failed || sample.slow {
+        if !sample.is_good() {
             self.last_bad
                 .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
-        if !sample.failed {
+        if !sample.has_failed() {
             // A failure that races with this may be lost: it counts as before the success.
             if self.consecutive.load(Ordering::Relaxed) != 0 {
                 self.consecutive.store(0, Ordering::Relaxed);
@@ -315,7 +300,10 @@ impl Tally {
             && self.watched().all(|watched| {
                 let counts = watched.window.counts(now);
                 counts.failures + counts.slow == 0
-                    && watched.average.as_ref().is_none_or(Average::is_clean)
+                    && watched
+                        .average
+                        .as_ref()
+                        .is_none_or(|average| average.is_clean())
             });
         match is_clean {
             true => Instant::ORIGIN,
@@ -329,10 +317,7 @@ impl Tally {
         self.noted.store(0, Ordering::Relaxed);
         self.last_bad.store(0, Ordering::Relaxed);
         for watched in self.watched() {
-            if let Some(average) = &watched.average {
-                average.clear(now);
-            }
-            watched.window.clear(&watched.marks);
+            watched.clear(now);
         }
     }
 
@@ -352,15 +337,12 @@ impl Tally {
             (true, false, counts.failures.saturating_sub(both)),
             (true, true, both),
         ] {
-            let sample = Sample {
-                failed,
-                slow,
-                took: nanos(counts.took) / counts.calls.max(1),
-            };
+            let took = nanos(counts.took) / counts.calls.max(1);
+            let sample = Sample::new(failed, slow, took);
             // Windows remember no more than this; numbers from a file could be anything.
             for _ in 0..number.min(counts.calls).min(1 << 20) {
                 for watched in self.watched() {
-                    watched.window.record(&watched.marks, rules, sample, now);
+                    watched.add(rules, sample, now);
                 }
             }
         }

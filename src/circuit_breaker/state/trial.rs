@@ -128,9 +128,9 @@ impl Trial {
 
     fn count(&mut self, sample: Sample) {
         self.results.calls += 1;
-        self.results.failures += u64::from(sample.failed);
-        self.results.slow += u64::from(sample.slow);
-        self.results.slow_failures += u64::from(sample.failed && sample.slow);
+        self.results.failures += u64::from(sample.has_failed());
+        self.results.slow += u64::from(sample.was_slow());
+        self.results.slow_failures += u64::from(sample.has_failed() && sample.was_slow());
         self.results.took = self
             .results
             .took
@@ -157,10 +157,7 @@ impl Trial {
     /// A call has lost its place.
     fn lose(&mut self, rules: &HalfOpenRules) {
         if rules.lost_as != Health::Neutral {
-            self.count(Sample {
-                failed: rules.lost_as == Health::Unhealthy,
-                ..Sample::default()
-            });
+            self.count(Sample::new(rules.lost_as == Health::Unhealthy, false, 0));
         }
     }
 

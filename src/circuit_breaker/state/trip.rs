@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::trial::HalfOpenRules;
-#[cfg(doc)]
-use crate::circuit_breaker::CircuitBreakerBuilder;
 use crate::event::Cause;
 use crate::window::{Counts, TimeWindow};
 
-/// A rule that opens the circuit. Passed to [`CircuitBreakerBuilder::trip_on`].
+/// A rule that opens the circuit. Passed to [`CircuitBreakerBuilder::trip_on`](crate::circuit_breaker::CircuitBreakerBuilder::trip_on).
 ///
 /// All limits are reached with "at least": five consecutive failures open at the fifth, a rate of
 /// 0.5 opens at 0.5.
@@ -93,7 +91,7 @@ impl Trip {
     }
 
     /// A share of slow calls, above 0 and at most 1, among the last calls or within a time. Needs
-    /// [`CircuitBreakerBuilder::slow_call`]. A slow failure counts here and as a failure.
+    /// [`CircuitBreakerBuilder::slow_call`](crate::circuit_breaker::CircuitBreakerBuilder::slow_call). A slow failure counts here and as a failure.
     pub const fn slow_rate(rate: f64) -> Self {
         Self::of(TripKind::SlowRate(rate))
     }
@@ -283,7 +281,7 @@ impl fmt::Debug for TripKind {
 }
 
 /// When the trial calls of a half-open circuit close it, and when they open it again. Passed to
-/// [`CircuitBreakerBuilder::half_open`].
+/// [`CircuitBreakerBuilder::half_open`](crate::circuit_breaker::CircuitBreakerBuilder::half_open).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a rule does nothing until it is given to a builder"]
 pub struct HalfOpen {
