@@ -318,6 +318,8 @@ pub enum Reason {
     CostExceedsLimit,
     /// The operation runs only once, and a policy tried to run it again.
     NotRepeatable,
+    /// No endpoint takes calls.
+    NoEndpoint,
 }
 
 impl Reason {
@@ -332,7 +334,8 @@ impl Reason {
             6 => Self::DeadlineTooClose,
             7 => Self::Isolated,
             8 => Self::CostExceedsLimit,
-            _ => Self::NotRepeatable,
+            9 => Self::NotRepeatable,
+            _ => Self::NoEndpoint,
         }
     }
 
@@ -349,6 +352,7 @@ impl Reason {
             Self::Isolated => "isolated",
             Self::CostExceedsLimit => "cost_exceeds_limit",
             Self::NotRepeatable => "not_repeatable",
+            Self::NoEndpoint => "no_endpoint",
         }
     }
 }
@@ -366,6 +370,7 @@ impl fmt::Display for Reason {
             Self::Isolated => "isolated",
             Self::CostExceedsLimit => "cost exceeds limit",
             Self::NotRepeatable => "not repeatable",
+            Self::NoEndpoint => "no endpoint available",
         })
     }
 }

@@ -44,6 +44,7 @@
 //! | [`RateLimiter`], [`KeyedRateLimiter`] | no more than so much in so much time |
 //! | [`Bulkhead`] | no more than so much at once, with limits that adapt |
 //! | [`LoadShedder`] | drops the least important under overload |
+//! | [`Endpoints`] | spreads calls over nodes, without those that fail, and tries another one next |
 //! | [`Throttle`] | stops sending what the dependency would refuse anyway |
 //! | [`DeadLetterQueue`] | keeps the requests of calls that finally failed, and replays them |
 //! | [`Classify`] | says what results mean |
@@ -82,6 +83,7 @@
 //! | `tokio` | yes | [`TokioClock`]; without it you supply a clock of your own |
 //! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
 //! | `fast-clock` | no | [`FastClock`]: the CPU's counter, and timers that stay registered |
+//! | `chaos` | no | [`chaos::Chaos`]: faults on purpose |
 //! | `dead-letter-file` | no | [`dead_letter::FileSink`]: dead letters survive the process |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -95,12 +97,15 @@ mod setters;
 pub mod adaptive_rate;
 pub mod backoff;
 pub mod bulkhead;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod circuit_breaker;
 mod clock;
 pub mod codel;
 mod coop;
 pub mod dead_letter;
 pub mod deadline;
+pub mod endpoints;
 mod error;
 pub mod event;
 pub mod guide;
@@ -123,6 +128,8 @@ mod window;
 
 pub use self::backoff::{Backoff, Jitter};
 pub use self::bulkhead::Bulkhead;
+#[cfg(feature = "chaos")]
+pub use self::chaos::Chaos;
 pub use self::circuit_breaker::CircuitBreaker;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
@@ -130,6 +137,7 @@ pub use self::clock::FastClock;
 pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, ManualClock, Sleep};
 pub use self::dead_letter::DeadLetterQueue;
+pub use self::endpoints::Endpoints;
 pub use self::error::{ConfigError, Error, PolicyError, Reason, Rejected, TimedOut};
 pub use self::event::{Event, Listener, Observer};
 pub use self::instant::Instant;

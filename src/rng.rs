@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
+use crate::striped::home;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A shared source of random numbers: draw `i` is a pure function of the seed and `i`.
@@ -37,9 +38,116 @@ impl SharedRng {
     }
 }
 
+/// A source of short streams of random numbers, for callers that need several numbers at once.
+///
+/// Threads do not contend for it, unless it is seeded: then the streams come in the same order on every
+/// machine.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    base: u64,
+    parts: Box<[Part]>,
+}
+
+/// Number of streams begun, on cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Part(AtomicU64);
+
+impl Streams {
+    const PARTS: usize = 8;
+
+    /// A source that is reproducible when `seed` is given, and unpredictable otherwise.
+    pub(crate) fn new(seed: Option<u64>) -> Self {
+        let parts = if seed.is_some() { 1 } else { Self::PARTS };
+        let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0_u64));
+        Self {
+            base: mix(seed),
+            parts: (0..parts).map(|_| Part(AtomicU64::new(0))).collect(),
+        }
+    }
+
+    /// Begins the next stream.
+    #[inline]
+    pub(crate) fn begin(&self) -> Stream {
+        let part = match self.parts.len() {
+            1 => 0,
+            parts => home() % parts,
+        };
+        // Relaxed: the number publishes nothing.
+        let number = self.parts[part].0.fetch_add(1, Ordering::Relaxed);
+        let number = number.wrapping_mul(Self::PARTS as u64) + part as u64;
+        Stream(mix(self.base.wrapping_add(number)))
+    }
+}
+
+/// A stream of random numbers, a pure function of where it begins (SplitMix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Stream(u64);
+
+impl Stream {
+    /// A stream that begins here.
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Returns the next 64 bits.
+    #[inline]
+    pub(crate) const fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    /// Returns a number below `bound`, which is at most 2³².
+    #[inline]
+    pub(crate) const fn below(&mut self, bound: usize) -> usize {
+        // The upper half of the product: without a division, and biased by less than 2⁻³².
+        (((self.bits() >> 32) * bound as u64) >> 32) as usize
+    }
+
+    /// Returns a number in `[0, 1)`.
+    #[inline]
+    pub(crate) const fn unit(&mut self) -> f64 {
+        const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
+        (self.bits() >> 11) as f64 * SCALE
+    }
+}
+
+/// Scrambles 64 bits (the finalizer of SplitMix64, Steele, Lea, and Flood 2014).
+#[inline]
+pub(crate) const fn mix(bits: u64) -> u64 {
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_of_a_seed_are_reproducible_and_differ_from_each_other() {
+        let (a, b) = (Streams::new(Some(7)), Streams::new(Some(7)));
+        let first = a.begin().bits();
+        assert_eq!(first, b.begin().bits());
+        assert_ne!(first, a.begin().bits());
+        assert_ne!(first, Streams::new(Some(8)).begin().bits());
+    }
+
+    #[test]
+    fn numbers_of_streams_are_uniform_enough() {
+        let streams = Streams::new(Some(1));
+        let (mut tenths, mut units) = ([0_u32; 10], [0_u32; 10]);
+        for _ in 0..50_000 {
+            let mut stream = streams.begin();
+            for _ in 0..2 {
+                tenths[stream.below(10)] += 1;
+                units[(stream.unit() * 10.0) as usize] += 1;
+            }
+        }
+        for count in tenths.into_iter().chain(units) {
+            assert!((9_500..10_500).contains(&count), "{tenths:?} {units:?}");
+        }
+    }
 
     #[test]
     fn a_seed_reproduces_the_sequence() {

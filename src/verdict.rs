@@ -158,6 +158,7 @@ impl Verdict {
                 | Reason::QueueTimeout
                 | Reason::Shed
                 | Reason::Throttled
+                | Reason::NoEndpoint
         );
         let verdict = Self::new(Health::Neutral, again, ErrorClass::Throttled).not_executed();
         match rejected.retry_after() {
@@ -320,6 +321,7 @@ mod tests {
             Reason::QueueTimeout,
             Reason::Shed,
             Reason::Throttled,
+            Reason::NoEndpoint,
         ] {
             let verdict = Verdict::of_rejected(&Rejected::new("x", reason));
             assert_eq!(verdict.health(), Health::Neutral);

@@ -38,10 +38,12 @@ use crate::verdict::Verdict;
 
 mod circuit;
 mod dead_letter;
+mod endpoint;
 mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
+pub use self::endpoint::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 pub(crate) use self::tell::Panics;
 
 /// Hears what policies do.
@@ -208,6 +210,22 @@ pub enum Event {
         /// The rule.
         cause: Cause,
     },
+    /// Something happened to an endpoint, or to all endpoints of a priority.
+    #[non_exhaustive]
+    Endpoint {
+        /// The name of the set of endpoints.
+        policy: &'static str,
+        /// What happened.
+        event: EndpointEvent,
+    },
+    /// A fault was injected into a call.
+    #[non_exhaustive]
+    ChaosInjected {
+        /// The name of the injector.
+        policy: &'static str,
+        /// The kind of fault, as an identifier such as `latency`.
+        fault: &'static str,
+    },
     /// A dead letter queue stored, evicted, parked or replayed letters.
     #[non_exhaustive]
     DeadLetter {
@@ -233,6 +251,8 @@ impl Event {
             | Self::ProbeForced { policy }
             | Self::CircuitChanged { policy, .. }
             | Self::CircuitWouldOpen { policy, .. }
+            | Self::Endpoint { policy, .. }
+            | Self::ChaosInjected { policy, .. }
             | Self::DeadLetter { policy, .. } => policy,
         }
     }
@@ -251,6 +271,8 @@ impl Event {
             Self::ProbeForced { .. } => "probe_forced",
             Self::CircuitChanged { .. } => "circuit_changed",
             Self::CircuitWouldOpen { .. } => "circuit_would_open",
+            Self::Endpoint { event, .. } => event.kind(),
+            Self::ChaosInjected { .. } => "chaos_injected",
             Self::DeadLetter { event, .. } => event.kind(),
         }
     }
@@ -332,6 +354,8 @@ impl fmt::Display for Event {
             Self::ProbeForced { policy } => write!(f, "{policy}: let a call through as a probe"),
             Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
             Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),
+            Self::Endpoint { policy, event } => write!(f, "{policy}: {event}"),
+            Self::ChaosInjected { policy, fault } => write!(f, "{policy}: injected {fault}"),
             Self::DeadLetter { policy, event } => write!(f, "{policy}: {event}"),
         }
     }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::call::{Attempting, AttemptingClassified};
 use super::classified::Classified;
 use super::context::{Attempt, Context};
-use super::operation::{Operation, Run};
+use super::operation::{Operation, Run, Tried};
 use super::outcome::Outcome;
 use crate::error::Error;
 
@@ -65,8 +65,8 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let attempt = |_| Box::pin(Attempting::new(op())) as BoxAttempt<'_, T, E>;
-        let started = AtomicU32::new(0);
-        self.policy.run(BoxOperation::new(&attempt, &started)).await
+        let numbers = Numbers::default();
+        self.policy.run(BoxOperation::new(&attempt, &numbers)).await
     }
 
     /// As [`Policy::call_with`](super::Policy::call_with).
@@ -83,8 +83,8 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
             let future = op(Attempt::new(cx));
             Box::pin(Attempting::new(future)) as BoxAttempt<'_, T, E>
         };
-        let started = AtomicU32::new(0);
-        self.policy.run(BoxOperation::new(&attempt, &started)).await
+        let numbers = Numbers::default();
+        self.policy.run(BoxOperation::new(&attempt, &numbers)).await
     }
 
     /// As [`Policy::call_classified`](super::Policy::call_classified).
@@ -98,8 +98,8 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         Fut: Future<Output = Result<T, Classified<E>>> + Send,
     {
         let attempt = |_| Box::pin(AttemptingClassified::new(op())) as BoxAttempt<'_, T, E>;
-        let started = AtomicU32::new(0);
-        self.policy.run(BoxOperation::new(&attempt, &started)).await
+        let numbers = Numbers::default();
+        self.policy.run(BoxOperation::new(&attempt, &numbers)).await
     }
 }
 
@@ -143,12 +143,19 @@ where
 /// An operation whose attempts are boxed.
 pub struct BoxOperation<'a, T, E> {
     attempt: &'a Attempts<'a, T, E>,
-    started: &'a AtomicU32,
+    numbers: &'a Numbers,
+}
+
+/// Number of attempts started, and the endpoints tried.
+#[derive(Default)]
+struct Numbers {
+    started: AtomicU32,
+    tried: AtomicU64,
 }
 
 impl<'a, T, E> BoxOperation<'a, T, E> {
-    const fn new(attempt: &'a Attempts<'a, T, E>, started: &'a AtomicU32) -> Self {
-        Self { attempt, started }
+    const fn new(attempt: &'a Attempts<'a, T, E>, numbers: &'a Numbers) -> Self {
+        Self { attempt, numbers }
     }
 }
 
@@ -173,13 +180,21 @@ impl<'a, T, E> Operation for BoxOperation<'a, T, E> {
     type Listener = ();
 
     fn attempt(self, cx: Context) -> BoxAttempt<'a, T, E> {
-        self.started.fetch_add(1, Ordering::Relaxed);
+        self.numbers.started.fetch_add(1, Ordering::Relaxed);
         (self.attempt)(cx)
     }
 
     fn listener(self) {}
 
     fn started(self) -> u32 {
-        self.started.load(Ordering::Relaxed)
+        self.numbers.started.load(Ordering::Relaxed)
+    }
+
+    fn tried(self) -> Tried {
+        Tried::from_bits(self.numbers.tried.load(Ordering::Relaxed))
+    }
+
+    fn keep_tried(self, tried: Tried) {
+        self.numbers.tried.store(tried.bits(), Ordering::Relaxed);
     }
 }

@@ -4,14 +4,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
 use super::classified::Classified;
 use super::context::{Attempt, Context};
-use super::operation::Operation;
+use super::operation::{Operation, Tried};
 use super::outcome::Outcome;
 use crate::clock::blocking;
 use crate::error::{Error, Reason, Rejected};
@@ -22,6 +22,8 @@ use crate::sync::lock;
 pub(super) struct Source<F> {
     closure: F,
     started: AtomicU32,
+    /// Endpoints tried.
+    tried: AtomicU64,
 }
 
 impl<F> Source<F> {
@@ -30,6 +32,7 @@ impl<F> Source<F> {
         Self {
             closure,
             started: AtomicU32::new(0),
+            tried: AtomicU64::new(0),
         }
     }
 
@@ -93,6 +96,16 @@ macro_rules! of_a_closure {
         #[inline(always)]
         fn started(self) -> u32 {
             self.0.started.load(Ordering::Relaxed)
+        }
+
+        #[inline(always)]
+        fn tried(self) -> Tried {
+            Tried::from_bits(self.0.tried.load(Ordering::Relaxed))
+        }
+
+        #[inline(always)]
+        fn keep_tried(self, tried: Tried) {
+            self.0.tried.store(tried.bits(), Ordering::Relaxed);
         }
     };
 }

@@ -84,6 +84,12 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
         (Layer::LoadShedder { queue_delay: true }, Layer::Bulkhead { .. }) => Some(
             "it sheds by how long calls have waited before it, and they wait inside; put it inside the bulkhead",
         ),
+        (Layer::Endpoints, Layer::Retry { .. }) => {
+            Some("all attempts of a call would go to one endpoint; put the endpoints inside")
+        }
+        (Layer::Chaos, Layer::Endpoints) => {
+            Some("injected faults would say nothing about any endpoint; put the chaos inside")
+        }
         (Layer::Throttle, Layer::Retry { .. }) => Some(
             "it counts one request where there are several, and lets retries through; put it inside",
         ),
@@ -138,7 +144,9 @@ mod tests {
     fn each_rule_names_the_two_layers() {
         let by_delay = Layer::LoadShedder { queue_delay: true };
         let bulkhead = Layer::Bulkhead { adaptive: false };
-        let table: [(&[Layer], usize, usize); 7] = [
+        let table: [(&[Layer], usize, usize); 9] = [
+            (&[Layer::Endpoints, timeout(2), RETRY], 0, 2),
+            (&[RETRY, Layer::Chaos, Layer::Endpoints], 1, 2),
             (&[by_delay, RETRY, bulkhead], 0, 2),
             (&[Layer::Throttle, RETRY], 0, 1),
             (&[Layer::Bulkhead { adaptive: true }, RETRY], 0, 1),

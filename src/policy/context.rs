@@ -30,6 +30,8 @@ pub struct Context {
     numbers: u64,
     /// The priority, [`HEDGE`](Self::HEDGE), [`ONCE`](Self::ONCE) and [`SPENT`](Self::SPENT).
     traits: u64,
+    /// The endpoint that the attempt goes to; zero if none was picked.
+    endpoint: u64,
 }
 
 impl Context {
@@ -49,6 +51,7 @@ impl Context {
             deadline: Instant::FAR_FUTURE,
             numbers: 1 << 32 | 1,
             traits: Priority::NORMAL.0 as u64,
+            endpoint: 0,
         }
     }
 
@@ -206,6 +209,18 @@ impl Context {
         self
     }
 
+    /// The endpoint that the attempt goes to, as the layer that picked it numbers it; zero for none.
+    #[inline]
+    pub(crate) const fn endpoint(&self) -> u64 {
+        self.endpoint
+    }
+
+    /// Sets the endpoint that the attempt goes to.
+    #[inline]
+    pub(crate) const fn set_endpoint(&mut self, endpoint: u64) {
+        self.endpoint = endpoint;
+    }
+
     const fn with_trait(mut self, which: u64, on: bool) -> Self {
         self.traits = if on {
             self.traits | which
@@ -299,6 +314,10 @@ impl Attempt {
     /// The cost of the call.
     pub const fn cost(&self) -> u32 {
         self.cx.cost()
+    }
+
+    pub(crate) const fn endpoint(&self) -> u64 {
+        self.cx.endpoint()
     }
 }
 

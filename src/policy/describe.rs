@@ -57,6 +57,10 @@ pub enum Layer {
     Classify,
     /// A rate limiter.
     RateLimiter,
+    /// A set of endpoints.
+    Endpoints,
+    /// An injector of faults.
+    Chaos,
     /// Any other policy.
     Other,
 }
@@ -72,6 +76,8 @@ impl Layer {
             Self::LoadShedder { .. } => "load shedder",
             Self::Classify => "classify",
             Self::RateLimiter => "rate limiter",
+            Self::Endpoints => "endpoints",
+            Self::Chaos => "chaos",
             Self::Other => "other",
         }
     }

@@ -119,7 +119,7 @@ pub use self::context::{Attempt, Context};
 pub use self::describe::{Describe, Layer};
 pub use self::guard::{Guard, Guarded};
 pub use self::inspect::Inspect;
-pub use self::operation::{Operation, Run};
+pub use self::operation::{Operation, Run, Tried};
 pub use self::outcome::Outcome;
 pub use self::pipeline::{Around, CallOptions, Pipeline, With};
 pub use self::report::{Report, Reported};

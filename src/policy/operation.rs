@@ -43,12 +43,45 @@ pub trait Operation: Copy {
         0
     }
 
+    /// Returns the endpoints that this call has tried. None if the operation does not keep them; the
+    /// closures of [`Policy`](super::Policy) do.
+    fn tried(self) -> Tried {
+        Tried::NONE
+    }
+
+    /// Keeps the endpoints that this call has tried, for its further attempts. The default forgets them.
+    fn keep_tried(self, tried: Tried) {
+        let _ = tried;
+    }
+
     /// Takes an error that the caller of the policy will not see, because another attempt follows or
     /// another error is returned. [`call_reported`](super::Policy::call_reported) keeps the last ones.
     ///
     /// A policy that replaces an error passes it to this. The default drops it.
     fn discard(self, error: Error<Self::Error>) {
         drop(error);
+    }
+}
+
+/// The endpoints that one call has tried, kept by its [`Operation`] for
+/// [`Endpoints`](crate::Endpoints).
+///
+/// One bit for each of the first 64 endpoints of a set; further ones share the bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried(u64);
+
+impl Tried {
+    /// No endpoint.
+    pub(crate) const NONE: Self = Self(0);
+
+    #[inline]
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    #[inline]
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
     }
 }
 

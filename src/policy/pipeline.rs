@@ -13,7 +13,7 @@ use super::calls::{AtMostOnce, Policy};
 use super::check::{self, Misorder};
 use super::context::Context;
 use super::describe::{Describe, Layer};
-use super::operation::{Operation, Run};
+use super::operation::{Operation, Run, Tried};
 use super::outcome::Outcome;
 use super::tuple::Under;
 use crate::clock::{BlockingClock, ClockHandle, blocking};
@@ -358,6 +358,16 @@ impl<'o, Op: Operation> Operation for Observed<'o, Op> {
     #[inline(always)]
     fn started(self) -> u32 {
         self.op.started()
+    }
+
+    #[inline(always)]
+    fn tried(self) -> Tried {
+        self.op.tried()
+    }
+
+    #[inline(always)]
+    fn keep_tried(self, tried: Tried) {
+        self.op.keep_tried(tried);
     }
 
     fn discard(self, error: Error<Op::Error>) {

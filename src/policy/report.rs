@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::context::Context;
-use super::operation::Operation;
+use super::operation::{Operation, Tried};
 use crate::error::{Error, Rejected};
 use crate::sync::lock;
 
@@ -127,6 +127,16 @@ impl<Op: Operation> Operation for Reported<'_, Op> {
     #[inline(always)]
     fn started(self) -> u32 {
         self.op.started()
+    }
+
+    #[inline(always)]
+    fn tried(self) -> Tried {
+        self.op.tried()
+    }
+
+    #[inline(always)]
+    fn keep_tried(self, tried: Tried) {
+        self.op.keep_tried(tried);
     }
 
     fn discard(self, error: Error<Op::Error>) {

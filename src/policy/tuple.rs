@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::{Describe, Layer};
-use super::operation::{Operation, Run};
+use super::operation::{Operation, Run, Tried};
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::keyed::Evictable;
@@ -43,6 +43,16 @@ impl<P: Run<Op>, Op: Operation> Operation for Under<P, Op> {
     #[inline(always)]
     fn started(self) -> u32 {
         self.op.started()
+    }
+
+    #[inline(always)]
+    fn tried(self) -> Tried {
+        self.op.tried()
+    }
+
+    #[inline(always)]
+    fn keep_tried(self, tried: Tried) {
+        self.op.keep_tried(tried);
     }
 
     fn discard(self, error: Error<Op::Error>) {

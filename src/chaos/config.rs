@@ -1,0 +1,230 @@
+//! The builder of injectors.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::Chaos;
+use super::inner::{Behavior, Inner, Only};
+use super::make::{Makes, NoFault};
+use super::state::{Fault, Latency, State};
+use crate::clock::ClockHandle;
+use crate::error::ConfigError;
+use crate::event::Observer;
+use crate::policy::Context;
+use crate::rng::SharedRng;
+
+/// Builds a [`Chaos`].
+///
+/// The defaults are in the table of the [module page](super).
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct ChaosBuilder<E = NoFault, R = NoFault> {
+    parts: Parts,
+    error: E,
+    result: R,
+}
+
+/// What does not depend on the faults' types.
+#[derive(Clone)]
+struct Parts {
+    rates: [f64; 4],
+    latency: Latency,
+    behavior: Option<Arc<Behavior>>,
+    only: Option<Arc<Only>>,
+    max_share: f64,
+    enabled: bool,
+    seed: Option<u64>,
+    observer: Option<Arc<dyn Observer>>,
+    name: &'static str,
+    clock: Option<ClockHandle>,
+}
+
+impl Chaos {
+    /// Returns a builder with the default settings, which injects nothing.
+    pub const fn builder() -> ChaosBuilder {
+        ChaosBuilder {
+            parts: Parts {
+                rates: [0.0; 4],
+                latency: Latency {
+                    min: Duration::ZERO,
+                    max: Duration::ZERO,
+                },
+                behavior: None,
+                only: None,
+                max_share: 0.1,
+                enabled: true,
+                seed: None,
+                observer: None,
+                name: NAME,
+                clock: ClockHandle::preset(),
+            },
+            error: NoFault,
+            result: NoFault,
+        }
+    }
+}
+
+pub(super) const NAME: &str = "chaos";
+
+/// Checks rates, which are shares of the calls.
+pub(super) fn check_rates(rates: [f64; 4]) -> Result<(), ConfigError> {
+    for (fault, rate) in Fault::ALL.into_iter().zip(rates) {
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(ConfigError::new(NAME, fault.as_str(), "must have a rate from 0 to 1"));
+        }
+    }
+    // A call gets one fault at most. The small addition is for sums of tenths.
+    if rates.iter().sum::<f64>() > 1.0 + 1e-9 {
+        return Err(ConfigError::new(NAME, "rates", "must be at most 1 in sum"));
+    }
+    Ok(())
+}
+
+/// Checks the cap.
+pub(super) fn check_share(share: f64) -> Result<(), ConfigError> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok(());
+    }
+    Err(ConfigError::new(NAME, "max_share", "must be from 0 to 1"))
+}
+
+impl<E, R> ChaosBuilder<E, R> {
+    /// Delays this share of the calls, by a time or a random time in a range.
+    pub fn latency(mut self, rate: f64, latency: impl Into<Latency>) -> Self {
+        self.parts.rates[Fault::Latency as usize] = rate;
+        self.parts.latency = latency.into();
+        self
+    }
+
+    /// Runs a function before this share of the calls: restarts a server, fills a disk, drops a
+    /// connection. The call is made when its future is ready.
+    pub fn behavior<F, Fut>(mut self, rate: f64, behavior: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.parts.rates[Fault::Behavior as usize] = rate;
+        self.parts.behavior = Some(Arc::new(move || Box::pin(behavior())));
+        self
+    }
+
+    /// Lets this share of the calls fail with an error that `make` returns. They are not made.
+    pub fn error<F, T>(mut self, rate: f64, make: F) -> ChaosBuilder<Makes<F>, R>
+    where
+        F: Fn() -> T,
+    {
+        self.parts.rates[Fault::Error as usize] = rate;
+        ChaosBuilder {
+            parts: self.parts,
+            error: Makes(make),
+            result: self.result,
+        }
+    }
+
+    /// Gives this share of the calls a result that `make` returns. They are not made.
+    pub fn result<F, T, X>(mut self, rate: f64, make: F) -> ChaosBuilder<E, Makes<F>>
+    where
+        F: Fn() -> Result<T, X>,
+    {
+        self.parts.rates[Fault::Result as usize] = rate;
+        ChaosBuilder {
+            parts: self.parts,
+            error: self.error,
+            result: Makes(make),
+        }
+    }
+
+    /// Lets only calls of which this is true get faults, for example those of a low priority.
+    pub fn only(mut self, only: impl Fn(&Context) -> bool + Send + Sync + 'static) -> Self {
+        self.parts.only = Some(Arc::new(only));
+        self
+    }
+
+    /// The largest share of calls that get a fault, from 0 to 1, whatever the rates are. It holds from the
+    /// first call on. Calls without a fault save up for at most 10 faults, so of any `n` calls in a row at
+    /// most `n × share + 10` get one.
+    pub const fn max_share(mut self, share: f64) -> Self {
+        self.parts.max_share = share;
+        self
+    }
+
+    /// Whether faults are injected from the start. [`Switch`](super::Switch) changes it.
+    pub const fn enabled(mut self, enabled: bool) -> Self {
+        self.parts.enabled = enabled;
+        self
+    }
+
+    /// Makes the faults reproducible: with one task, the same calls get the same faults.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.parts.seed = Some(seed);
+        self
+    }
+
+    /// Hears of each fault, also those of calls without an observer.
+    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
+        self.parts.observer = Some(crate::clock::blocking::shielded(observer));
+        self
+    }
+
+    /// The name in events.
+    pub const fn name(mut self, name: &'static str) -> Self {
+        self.parts.name = name;
+        self
+    }
+
+    /// The clock of the delays.
+    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
+        self.parts.clock = Some(clock.into());
+        self
+    }
+
+    /// Builds the injector.
+    ///
+    /// # Errors
+    ///
+    /// If the rates are not from 0 to 1 in sum, the cap is not from 0 to 1, the range of delays is empty, or
+    /// there is no clock where the feature `tokio` is off.
+    pub fn build(self) -> Result<Chaos<E, R>, ConfigError>
+    where
+        E: super::make::Possible,
+        R: super::make::Possible,
+    {
+        let parts = self.parts;
+        check_rates(parts.rates)?;
+        check_share(parts.max_share)?;
+        if parts.latency.min > parts.latency.max {
+            return Err(ConfigError::new(NAME, "latency", "must be a range that is not empty"));
+        }
+        let Some(clock) = parts.clock else {
+            return Err(ConfigError::new(NAME, "clock", "must be given"));
+        };
+        let possible = [true, parts.behavior.is_some(), E::POSSIBLE, R::POSSIBLE];
+        let inner = Inner {
+            name: parts.name,
+            state: State::new(parts.rates, parts.max_share, parts.latency, parts.enabled),
+            behavior: parts.behavior,
+            only: parts.only,
+            possible,
+            setting: Mutex::new(()),
+            rng: SharedRng::new(parts.seed),
+            observer: parts.observer,
+            clock,
+        };
+        Ok(Chaos {
+            inner: Arc::new(inner),
+            error: self.error,
+            result: self.result,
+        })
+    }
+}
+
+impl<E, R> std::fmt::Debug for ChaosBuilder<E, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChaosBuilder")
+            .field("name", &self.parts.name)
+            .field("rates", &self.parts.rates)
+            .field("max_share", &self.parts.max_share)
+            .finish_non_exhaustive()
+    }
+}

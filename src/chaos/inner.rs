@@ -1,0 +1,52 @@
+//! State shared by the clones of an injector and its switches.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use super::snapshot::Snapshot;
+use super::state::{Fault, State};
+use crate::clock::ClockHandle;
+use crate::event::Observer;
+use crate::policy::Context;
+use crate::rng::SharedRng;
+
+/// A function of the user that runs before a call.
+pub(super) type Behavior = dyn Fn() -> BoxedBehavior + Send + Sync;
+pub(super) type BoxedBehavior = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Says which calls may get faults.
+pub(super) type Only = dyn Fn(&Context) -> bool + Send + Sync;
+
+pub(super) struct Inner {
+    pub(super) name: &'static str,
+    pub(super) state: State,
+    pub(super) behavior: Option<Arc<Behavior>>,
+    pub(super) only: Option<Arc<Only>>,
+    /// Faults that can be injected: errors and results need a function that makes them.
+    pub(super) possible: [bool; 4],
+    /// Held while rates are checked and set.
+    pub(super) setting: Mutex<()>,
+    pub(super) rng: SharedRng,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) clock: ClockHandle,
+}
+
+impl Inner {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let counts = self.state.counts();
+        let [latency, behavior, error, result] = counts.injected;
+        Snapshot {
+            name: self.name,
+            is_enabled: self.state.is_on(),
+            rates: Fault::ALL.map(|fault| (fault, self.state.rate(fault))),
+            max_share: self.state.max_share(),
+            calls: counts.calls,
+            latency,
+            behavior,
+            error,
+            result,
+            capped: counts.capped,
+        }
+    }
+}

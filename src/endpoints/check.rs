@@ -1,0 +1,187 @@
+//! Active health checks.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::Endpoints;
+use super::inner::{Core, Then};
+use super::node::{Member, Node};
+use crate::clock::{ClockHandle, Sleep};
+
+/// Checks that run at the same time.
+const AT_ONCE: usize = 32;
+
+impl<N> Endpoints<N> {
+    /// Checks the health of all nodes while the returned future runs: each once in every `interval`, up to
+    /// 32 at a time.
+    ///
+    /// A node whose check fails [`unhealthy_after`](super::EndpointsBuilder::unhealthy_after) times in a row
+    /// takes no calls, until it succeeds [`healthy_after`](super::EndpointsBuilder::healthy_after) times in
+    /// a row. So does one that was ejected: it returns without a probe. A check that takes longer than the
+    /// interval failed. Drained nodes are not checked. An interval of zero is one of a millisecond.
+    ///
+    /// Spawn the future, or keep it beside the work. When the last one is dropped, what the checks have said
+    /// is forgotten.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the checks that run and changes nothing else. A panic of a check goes on to
+    /// whatever polls the future.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use backstop::endpoints::{Endpoint, Endpoints};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), backstop::ConfigError> {
+    /// let nodes = [Endpoint::new("a", true), Endpoint::new("b", false)];
+    /// let endpoints = Endpoints::builder().nodes(nodes).build()?;
+    /// let checker = endpoints.clone();
+    /// tokio::spawn(async move {
+    ///     let ping = |node| async move { if *node { Ok(()) } else { Err("refused") } };
+    ///     checker.check_with(Duration::from_secs(1), ping).await;
+    /// });
+    ///
+    /// tokio::time::sleep(Duration::from_secs(5)).await;
+    /// assert_eq!(endpoints.try_acquire().unwrap().node().name(), "a");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn check_with<F, Fut, T, E>(&self, interval: Duration, check: F)
+    where
+        F: Fn(Node<N>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let interval = interval.max(Duration::from_millis(1));
+        let clock = &self.inner.settings.clock;
+        let _running = Running::new(self);
+        loop {
+            let begun = clock.now();
+            let mut waiting = self.checkable().into_iter();
+            let mut checks = Checks::new();
+            poll_fn(|task| {
+                loop {
+                    while checks.running.len() < AT_ONCE {
+                        let Some(member) = waiting.next() else { break };
+                        let future = Box::pin(check(Node {
+                            member: member.clone(),
+                        }));
+                        let sleep = Box::pin(clock.sleep_until(clock.now() + interval));
+                        checks.running.push(Check {
+                            member,
+                            future,
+                            sleep,
+                        });
+                    }
+                    let ended = checks.poll_ended(task);
+                    for (member, is_good) in &ended {
+                        self.checked(member, *is_good);
+                    }
+                    match (ended.is_empty(), checks.running.is_empty()) {
+                        (true, true) => return Poll::Ready(()),
+                        (true, false) => return Poll::Pending,
+                        (false, _) => {}
+                    }
+                }
+            })
+            .await;
+            clock.sleep_until(begun + interval).await;
+        }
+    }
+
+    fn checkable(&self) -> Vec<Arc<Member<N>>> {
+        let core = self.inner.core();
+        let records = core.machine.iter().filter(|(_, record)| record.is_member());
+        records
+            .filter_map(|(slot, _)| core.member(slot).cloned())
+            .collect()
+    }
+
+    fn checked(&self, member: &Member<N>, is_good: bool) {
+        let now = self.inner.settings.clock.now();
+        self.inner.change(now, None, |core: &mut Core<N>| {
+            let slot = member.address.slot;
+            let is_same = core.member(slot).map(|member| member.address) == Some(member.address);
+            let changes = match is_same {
+                true => core.machine.checked(slot, is_good, now),
+                false => Vec::new(),
+            };
+            match changes.is_empty() {
+                true => Then::Nothing,
+                false => Then::Reroute(changes),
+            }
+        });
+    }
+}
+
+/// The checks that run.
+struct Checks<N, Fut> {
+    running: Vec<Check<N, Fut>>,
+}
+
+struct Check<N, Fut> {
+    member: Arc<Member<N>>,
+    future: Pin<Box<Fut>>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl<N, Fut, T, E> Checks<N, Fut>
+where
+    Fut: Future<Output = Result<T, E>>,
+{
+    const fn new() -> Self {
+        Self {
+            running: Vec::new(),
+        }
+    }
+
+    /// Polls the checks, and takes out those that have ended, with whether they were good.
+    fn poll_ended(&mut self, task: &mut Context<'_>) -> Vec<(Arc<Member<N>>, bool)> {
+        let mut ended = Vec::new();
+        let mut at = 0;
+        while let Some(check) = self.running.get_mut(at) {
+            let is_good = match check.future.as_mut().poll(task) {
+                Poll::Ready(result) => result.is_ok(),
+                Poll::Pending if check.sleep.as_mut().poll(task).is_ready() => false,
+                Poll::Pending => {
+                    at += 1;
+                    continue;
+                }
+            };
+            ended.push((self.running.swap_remove(at).member, is_good));
+        }
+        ended
+    }
+}
+
+/// Counts a health checker as running.
+struct Running<'a, N> {
+    endpoints: &'a Endpoints<N>,
+}
+
+impl<'a, N> Running<'a, N> {
+    fn new(endpoints: &'a Endpoints<N>) -> Self {
+        endpoints.inner.core().checkers += 1;
+        Self { endpoints }
+    }
+}
+
+impl<N> Drop for Running<'_, N> {
+    fn drop(&mut self) {
+        let inner = &self.endpoints.inner;
+        let clock: &ClockHandle = &inner.settings.clock;
+        inner.change(clock.now(), None, |core| {
+            core.checkers -= 1;
+            if core.checkers > 0 {
+                return Then::Nothing;
+            }
+            core.machine.forget_checks();
+            Then::Reroute(Vec::new())
+        });
+    }
+}

@@ -1,0 +1,374 @@
+//! The builder of sets of endpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Endpoints;
+use super::inner::{Inner, Settings};
+use super::node::Endpoint;
+use super::state::latency::Decay;
+use super::state::rules::{FailureShare, MAX_CHOICES, Rules, Strategy, SuccessRate};
+use super::state::slow_start::SlowStart;
+use crate::clock::ClockHandle;
+use crate::error::ConfigError;
+use crate::event::Observer;
+use crate::instant::nanos;
+
+/// Builds a set of [`Endpoints`].
+///
+/// The defaults are in the table of the [module page](super).
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct EndpointsBuilder<N> {
+    nodes: Vec<Endpoint<N>>,
+    strategy: Strategy,
+    decay: Duration,
+    failure_penalty: Duration,
+    max_hint: Duration,
+    eject_after: u32,
+    success_rate: Option<SuccessRate>,
+    failure_share: Option<FailureShare>,
+    interval: Duration,
+    base_ejection: Duration,
+    max_ejection: Duration,
+    ejection_jitter: f64,
+    max_ejected: f64,
+    panic_threshold: f64,
+    overprovisioning: f64,
+    slow_start: Duration,
+    slow_start_min: f64,
+    slow_start_aggression: f64,
+    unhealthy_after: u32,
+    healthy_after: u32,
+    shadow: bool,
+    seed: Option<u64>,
+    observer: Option<Arc<dyn Observer>>,
+    name: &'static str,
+    clock: Option<ClockHandle>,
+}
+
+impl<N> Endpoints<N> {
+    /// Returns a builder with the default settings and no nodes.
+    pub const fn builder() -> EndpointsBuilder<N> {
+        EndpointsBuilder::new()
+    }
+}
+
+pub(super) const NAME: &str = "endpoints";
+
+impl<N> EndpointsBuilder<N> {
+    const fn new() -> Self {
+        Self {
+            nodes: Vec::new(),
+            strategy: Strategy::LeastLoaded(2),
+            decay: Duration::from_secs(10),
+            failure_penalty: Duration::from_secs(5),
+            max_hint: Duration::from_secs(300),
+            eject_after: 5,
+            success_rate: Some(SuccessRate {
+                deviations: 1.9,
+                min_calls: 100,
+                min_nodes: 5,
+            }),
+            failure_share: Some(FailureShare {
+                share: 0.85,
+                min_calls: 50,
+            }),
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_secs(300),
+            ejection_jitter: 0.1,
+            max_ejected: 0.1,
+            panic_threshold: 0.5,
+            overprovisioning: 1.4,
+            slow_start: Duration::from_secs(30),
+            slow_start_min: 0.1,
+            slow_start_aggression: 1.0,
+            unhealthy_after: 3,
+            healthy_after: 1,
+            shadow: false,
+            seed: None,
+            observer: None,
+            name: NAME,
+            clock: ClockHandle::preset(),
+        }
+    }
+
+    /// Adds a node of weight 1 and priority 0.
+    pub fn node(mut self, name: impl Into<Arc<str>>, value: N) -> Self {
+        self.nodes.push(Endpoint::new(name, value));
+        self
+    }
+
+    /// Adds nodes. Names must differ.
+    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Endpoint<N>>) -> Self {
+        self.nodes.extend(nodes);
+        self
+    }
+
+    /// Sends a call to the best of so many random nodes, by latency × (calls in flight + 1) / weight. From 1
+    /// to 16. With 2, a call that finds two slow nodes goes to one of them: use more if many nodes may be
+    /// slow at once.
+    pub const fn choices(mut self, choices: usize) -> Self {
+        self.strategy = Strategy::LeastLoaded(choices);
+        self
+    }
+
+    /// Sends calls to one node after the other, as often as their weights say, whatever their latency.
+    pub const fn round_robin(mut self) -> Self {
+        self.strategy = Strategy::RoundRobin;
+        self
+    }
+
+    /// How fast the average of latencies forgets: after this long without samples, it is down to 37 %.
+    /// Above zero.
+    pub const fn decay(mut self, decay: Duration) -> Self {
+        self.decay = decay;
+        self
+    }
+
+    /// The latency that a failure counts as, if it took less and the server did not ask to wait longer.
+    /// Without it, a node that fails fast would look like the fastest one and attract all calls.
+    pub const fn failure_penalty(mut self, penalty: Duration) -> Self {
+        self.failure_penalty = penalty;
+        self
+    }
+
+    /// The longest time for which a node is parked because it asked to wait
+    /// ([`Verdict::hint`](crate::Verdict::hint)). Zero ignores such hints.
+    pub const fn max_hint(mut self, max: Duration) -> Self {
+        self.max_hint = max;
+        self
+    }
+
+    /// Ejects a node after so many failures in a row. Zero turns the rule off.
+    pub const fn eject_after(mut self, failures: u32) -> Self {
+        self.eject_after = failures;
+        self
+    }
+
+    /// Ejects a node whose success rate in an [`interval`](Self::interval) is more than so many standard
+    /// deviations below the mean of all nodes. Only nodes with at least `min_calls` in the interval are
+    /// compared, and only if there are at least `min_nodes` of them. Zero deviations turn the rule off.
+    pub const fn eject_below_mean(
+        mut self,
+        deviations: f64,
+        min_calls: u64,
+        min_nodes: usize,
+    ) -> Self {
+        self.success_rate = if deviations == 0.0 {
+            None
+        } else {
+            Some(SuccessRate {
+                deviations,
+                min_calls,
+                min_nodes,
+            })
+        };
+        self
+    }
+
+    /// Ejects a node of whose calls in an [`interval`](Self::interval), at least `min_calls`, this share or
+    /// more failed. From 0 to 1; zero turns the rule off.
+    pub const fn eject_failure_share(mut self, share: f64, min_calls: u64) -> Self {
+        self.failure_share = if share == 0.0 {
+            None
+        } else {
+            Some(FailureShare { share, min_calls })
+        };
+        self
+    }
+
+    /// How often nodes are compared. From 1 ms to an hour. There is no background task: the first call after
+    /// an interval does it.
+    pub const fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// The length of a first ejection. The one number `n` in a row is `n` times as long; each interval
+    /// without an ejection takes one off `n`. Above zero.
+    pub const fn base_ejection(mut self, length: Duration) -> Self {
+        self.base_ejection = length;
+        self
+    }
+
+    /// The longest ejection, before jitter. A shorter one than the first is as long as the first.
+    pub const fn max_ejection(mut self, length: Duration) -> Self {
+        self.max_ejection = length;
+        self
+    }
+
+    /// Lengthens ejections by a random share of up to this much, so that nodes that were ejected together do
+    /// not return together. From 0 to 1.
+    pub const fn ejection_jitter(mut self, share: f64) -> Self {
+        self.ejection_jitter = share;
+        self
+    }
+
+    /// The largest share of nodes that may be ejected at once, from 0 to 1. One always may be, but never the
+    /// last one of its priority that is available.
+    pub const fn max_ejected(mut self, share: f64) -> Self {
+        self.max_ejected = share;
+        self
+    }
+
+    /// If less than this share of the nodes of a priority is available, and other priorities cannot take
+    /// over, calls go to all of its nodes: a few that are left would be overrun. From 0 to 1; with zero, calls
+    /// are rejected once no node is available.
+    pub const fn panic_threshold(mut self, share: f64) -> Self {
+        self.panic_threshold = share;
+        self
+    }
+
+    /// How much more than its usual load a priority can take. With 1.4, it gets all calls until less than
+    /// 72 % of its nodes are available. From 1 to 100.
+    pub const fn overprovisioning(mut self, factor: f64) -> Self {
+        self.overprovisioning = factor;
+        self
+    }
+
+    /// How long a node that is new or returns gets fewer calls than the others. Zero: it gets all at once.
+    /// Nodes given to the builder are not new.
+    pub const fn slow_start(mut self, window: Duration) -> Self {
+        self.slow_start = window;
+        self
+    }
+
+    /// The share of its calls that a new node gets at the start, from 0 to 1, and how fast it grows:
+    /// `max(min, (t / window) ^ (1 / aggression))`. The aggression is from 0.1 to 10.
+    pub const fn slow_start_shape(mut self, min: f64, aggression: f64) -> Self {
+        self.slow_start_min = min;
+        self.slow_start_aggression = aggression;
+        self
+    }
+
+    /// After how many failed checks in a row a node takes no calls ([`Endpoints::check_with`]). At least 1.
+    pub const fn unhealthy_after(mut self, checks: u32) -> Self {
+        self.unhealthy_after = checks;
+        self
+    }
+
+    /// After how many good checks in a row it takes calls again. At least 1.
+    pub const fn healthy_after(mut self, checks: u32) -> Self {
+        self.healthy_after = checks;
+        self
+    }
+
+    setters! {
+        /// Reports ejections, and ejects no node.
+        shadow;
+        /// Makes picks, slow starts, and jitter reproducible. Threads contend for the source of randomness
+        /// then.
+        seed;
+        /// Hears of ejections, returns, panics, and rejections, also those of calls without an observer.
+        observer;
+        /// The name in errors and events.
+        name;
+        /// The clock of latencies and ejections.
+        clock;
+    }
+
+    /// Builds the set.
+    ///
+    /// # Errors
+    ///
+    /// If two nodes have the same name, a setting is outside the range its setter documents, or there is no
+    /// clock where the feature `tokio` is off.
+    pub fn build(self) -> Result<Endpoints<N>, ConfigError> {
+        let fail = |setting, problem| Err(ConfigError::new(NAME, setting, problem));
+        let is_share = |share: f64| (0.0..=1.0).contains(&share);
+        if let Strategy::LeastLoaded(choices) = self.strategy {
+            if choices == 0 || choices > MAX_CHOICES {
+                return fail("choices", "must be from 1 to 16");
+            }
+        }
+        if self.decay.is_zero() {
+            return fail("decay", "must be above zero");
+        }
+        if self.success_rate.is_some_and(|rule| !(rule.deviations > 0.0 && rule.deviations.is_finite())) {
+            return fail("eject_below_mean", "must be a number of deviations of at least 0");
+        }
+        if self.failure_share.is_some_and(|rule| !is_share(rule.share)) {
+            return fail("eject_failure_share", "must be from 0 to 1");
+        }
+        if self.interval < Duration::from_millis(1) || self.interval > Duration::from_secs(3600) {
+            return fail("interval", "must be from 1 ms to an hour");
+        }
+        if self.base_ejection.is_zero() {
+            return fail("base_ejection", "must be above zero");
+        }
+        if !is_share(self.ejection_jitter) {
+            return fail("ejection_jitter", "must be from 0 to 1");
+        }
+        if !is_share(self.max_ejected) {
+            return fail("max_ejected", "must be from 0 to 1");
+        }
+        if !is_share(self.panic_threshold) {
+            return fail("panic_threshold", "must be from 0 to 1");
+        }
+        if !(1.0..=100.0).contains(&self.overprovisioning) {
+            return fail("overprovisioning", "must be from 1 to 100");
+        }
+        if !is_share(self.slow_start_min) || !(0.1..=10.0).contains(&self.slow_start_aggression) {
+            let problem = "must be a share from 0 to 1, and an aggression from 0.1 to 10";
+            return fail("slow_start_shape", problem);
+        }
+        if self.unhealthy_after == 0 {
+            return fail("unhealthy_after", "must be at least 1");
+        }
+        if self.healthy_after == 0 {
+            return fail("healthy_after", "must be at least 1");
+        }
+        let Some(clock) = self.clock else {
+            return fail("clock", "must be given");
+        };
+        let consecutive = (self.eject_after > 0).then_some(self.eject_after);
+        let settings = Settings {
+            name: self.name,
+            strategy: self.strategy,
+            decay: Decay::new(self.decay),
+            penalty: nanos(self.failure_penalty),
+            max_hint: self.max_hint,
+            consecutive,
+            observer: self.observer,
+            clock,
+        };
+        let rules = Rules {
+            consecutive,
+            success_rate: self.success_rate,
+            failure_share: self.failure_share,
+            interval: self.interval,
+            base_ejection: self.base_ejection,
+            max_ejection: self.max_ejection,
+            jitter: self.ejection_jitter,
+            max_ejected: self.max_ejected,
+            shadow: self.shadow,
+            overprovisioning: self.overprovisioning,
+            panic_threshold: self.panic_threshold,
+            slow_start: SlowStart::new(
+                self.slow_start,
+                self.slow_start_min,
+                self.slow_start_aggression,
+            ),
+            unhealthy_after: self.unhealthy_after,
+            healthy_after: self.healthy_after,
+        };
+        let inner = Inner::new(settings, rules, self.seed);
+        inner.set(self.nodes, None)?;
+        Ok(Endpoints {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+impl<N> std::fmt::Debug for EndpointsBuilder<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.nodes.iter().map(|node| &*node.name).collect();
+        f.debug_struct("EndpointsBuilder")
+            .field("name", &self.name)
+            .field("nodes", &names)
+            .field("strategy", &self.strategy)
+            .finish_non_exhaustive()
+    }
+}

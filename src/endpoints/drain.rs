@@ -1,0 +1,156 @@
+//! Draining a node.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use super::Endpoints;
+use super::inner::{Then, WaitingDrain};
+use super::state::vitals::Vitals;
+use crate::event::{EndpointEvent, NodeName};
+
+impl<N> Endpoints<N> {
+    /// Sends no further calls to a node. The returned future is ready when those in flight have ended;
+    /// `None` if there is no node of this name.
+    ///
+    /// The node stays in the set, and takes no calls until [`resume`](Self::resume). It does not count for
+    /// the panic threshold and the shares of the priorities.
+    ///
+    /// # Cancel safety
+    ///
+    /// The node is drained whether the future is polled or dropped.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::endpoints::{Endpoint, Endpoints};
+    /// use backstop::ManualClock;
+    ///
+    /// let clock = ManualClock::new();
+    /// let nodes = [Endpoint::new("a", 1), Endpoint::new("b", 2)];
+    /// let endpoints = Endpoints::builder().nodes(nodes).clock(clock.clone()).build()?;
+    ///
+    /// let drained = endpoints.drain("a").expect("it is in the set");
+    /// clock.block_on(drained); // no call is in flight
+    /// assert_eq!(endpoints.try_acquire().unwrap().node().name(), "b");
+    /// endpoints.resume("a");
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn drain(&self, name: &str) -> Option<Drain<N>> {
+        let now = self.inner.settings.clock.now();
+        let mut drained = None;
+        self.inner.change(now, None, |core| {
+            let Some(slot) = core.slot_of(name) else {
+                return Then::Nothing;
+            };
+            let Some(record) = core.machine.get_mut(slot) else {
+                return Then::Nothing;
+            };
+            let was_drained = std::mem::replace(&mut record.is_drained, true);
+            record.vitals.close();
+            drained = Some((record.vitals.clone(), was_drained));
+            match was_drained {
+                true => Then::Nothing,
+                false => Then::Reroute(Vec::new()),
+            }
+        });
+        let (vitals, was_drained) = drained?;
+        if !was_drained {
+            let event = EndpointEvent::Draining {
+                node: NodeName::new(name),
+                in_flight: vitals.in_flight(),
+            };
+            self.inner.report(&[event], None);
+        }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Some(Drain {
+            endpoints: self.clone(),
+            vitals,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// Sends calls to a node that was drained; it starts slowly. Returns whether there is one of this name
+    /// that was drained.
+    pub fn resume(&self, name: &str) -> bool {
+        let now = self.inner.settings.clock.now();
+        let mut resumed = None;
+        self.inner.change(now, None, |core| {
+            let Some(slot) = core.slot_of(name) else {
+                return Then::Nothing;
+            };
+            match core.machine.get_mut(slot) {
+                Some(record) if record.is_drained => {
+                    record.is_drained = false;
+                    record.new_since = Some(now);
+                    record.vitals.open();
+                    resumed = Some(record.vitals.clone());
+                    Then::Reroute(Vec::new())
+                }
+                _ => Then::Nothing,
+            }
+        });
+        match &resumed {
+            Some(vitals) => self.inner.wake_drains(vitals),
+            None => return false,
+        }
+        true
+    }
+}
+
+/// Ready when a node that is drained has no calls in flight, or takes calls again. Made by
+/// [`Endpoints::drain`].
+#[must_use = "futures do nothing unless you `.await` or poll them"]
+#[derive(Debug)]
+pub struct Drain<N> {
+    endpoints: Endpoints<N>,
+    vitals: Arc<Vitals>,
+    number: u64,
+}
+
+impl<N> Drain<N> {
+    /// Whether there is nothing to wait for.
+    fn is_over(&self) -> bool {
+        self.vitals.in_flight() == 0 || !self.vitals.is_closed()
+    }
+
+    /// Exchanges the waker that waits. Returns the one before, to be dropped outside the lock.
+    fn exchange(&self, new: Option<WaitingDrain>) -> Option<WaitingDrain> {
+        let mut core = self.endpoints.inner.core();
+        let at = core.drains.iter().position(|drain| drain.number == self.number);
+        let old = at.map(|at| core.drains.swap_remove(at));
+        core.drains.extend(new);
+        old
+    }
+}
+
+impl<N> Future for Drain<N> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        if self.is_over() {
+            return Poll::Ready(());
+        }
+        let old = self.exchange(Some(WaitingDrain {
+            vitals: self.vitals.clone(),
+            number: self.number,
+            waker: task.waker().clone(),
+        }));
+        drop(old);
+        // Once more: the last call may have ended before the waker was there. One that ends from here on
+        // finds it.
+        if self.is_over() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl<N> Drop for Drain<N> {
+    fn drop(&mut self) {
+        let old = self.exchange(None);
+        drop(old);
+    }
+}

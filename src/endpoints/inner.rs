@@ -1,0 +1,410 @@
+//! State shared by the clones of a set of endpoints.
+
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::flight::Flight;
+use super::node::Member;
+use super::plan::{Members, Plan, Published, Replaced};
+use super::state::health::{Change, Machine, Standing};
+use super::state::latency::Decay;
+use super::state::routes::{Ask, Entry, Routes};
+use super::state::rules::{Rules, Strategy};
+use super::state::vitals::Vitals;
+use crate::clock::ClockHandle;
+use crate::error::{Reason, Rejected};
+use crate::event::{EndpointEvent, Event, NodeName, Observer, Panics};
+use crate::instant::Instant;
+use crate::life::Life;
+use crate::rng::Streams;
+use crate::sync::{AtomicU64, Ordering, lock};
+
+pub(super) struct Inner<N> {
+    pub(super) settings: Settings,
+    pub(super) published: Published<N>,
+    core: Mutex<Core<N>>,
+    /// When [`Core`] has something to do, in nanoseconds.
+    due: AtomicU64,
+    /// Number of the next call, for round robin.
+    turn: AtomicU64,
+    streams: Streams,
+    rejected: AtomicU64,
+}
+
+/// Settings that never change.
+pub(super) struct Settings {
+    pub(super) name: &'static str,
+    pub(super) strategy: Strategy,
+    pub(super) decay: Decay,
+    /// The least latency of a failure, in nanoseconds.
+    pub(super) penalty: u64,
+    pub(super) max_hint: Duration,
+    pub(super) consecutive: Option<u32>,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) clock: ClockHandle,
+}
+
+/// What changes, behind a lock. No user code runs under it.
+pub(super) struct Core<N> {
+    pub(super) machine: Machine,
+    pub(super) members: Arc<Members<N>>,
+    /// Priorities that panic.
+    panicking: Vec<u32>,
+    /// Health checkers that run.
+    pub(super) checkers: u32,
+    /// Drains that wait.
+    pub(super) drains: Vec<WaitingDrain>,
+}
+
+/// A drain that waits for the last call of a node.
+pub(super) struct WaitingDrain {
+    pub(super) vitals: Arc<Vitals>,
+    /// Tells the drains of a node apart.
+    pub(super) number: u64,
+    pub(super) waker: Waker,
+}
+
+impl<N> Core<N> {
+    pub(super) fn member(&self, slot: u32) -> Option<&Arc<Member<N>>> {
+        self.members.get(slot as usize)?.as_ref()
+    }
+
+    /// The slot of the node of this name, if it is part of the set.
+    pub(super) fn slot_of(&self, name: &str) -> Option<u32> {
+        let members = self.members.iter().flatten();
+        let mut slots = members.filter(|member| &*member.name == name);
+        let slot = slots.next()?.address.slot;
+        self.machine
+            .get(slot)
+            .filter(|record| !record.is_leaving)
+            .map(|_| slot)
+    }
+
+    /// Removes nodes that have left the set and have no calls in flight. Returns what to drop outside the
+    /// lock.
+    fn remove_idle(&mut self) -> Option<Arc<Members<N>>> {
+        let is_gone = |slot: usize| {
+            let record = self.machine.get(slot as u32);
+            record.is_some_and(|record| record.is_leaving && record.vitals.in_flight() == 0)
+        };
+        let gone: Vec<usize> = (0..self.members.len()).filter(|slot| is_gone(*slot)).collect();
+        if gone.is_empty() {
+            return None;
+        }
+        let mut members = Members::clone(&self.members);
+        for slot in gone {
+            members[slot] = None;
+            self.machine.records[slot] = None;
+        }
+        Some(std::mem::replace(&mut self.members, Arc::new(members)))
+    }
+
+    /// Tells which priorities have begun and ended to panic.
+    fn compare_panics(&mut self, routes: &Routes, events: &mut Vec<EndpointEvent>) {
+        let panicking = routes.tiers.iter().filter(|tier| tier.share.panics);
+        let panicking: Vec<u32> = panicking.map(|tier| tier.priority).collect();
+        for &priority in panicking.iter().filter(|now| !self.panicking.contains(now)) {
+            events.push(EndpointEvent::PanicStarted { priority });
+        }
+        for &priority in self.panicking.iter().filter(|then| !panicking.contains(then)) {
+            events.push(EndpointEvent::PanicEnded { priority });
+        }
+        self.panicking = panicking;
+    }
+
+    fn event(&self, change: Change) -> Option<EndpointEvent> {
+        let name = |slot| Some(NodeName::new(&self.member(slot)?.name));
+        Some(match change {
+            Change::Ejected {
+                slot,
+                cause,
+                length,
+                times,
+            } => EndpointEvent::Ejected {
+                node: name(slot)?,
+                cause,
+                length,
+                times,
+            },
+            Change::NotEjected {
+                slot,
+                cause,
+                reason,
+            } => EndpointEvent::NotEjected {
+                node: name(slot)?,
+                cause,
+                reason,
+            },
+            Change::Returned { slot } => EndpointEvent::Returned { node: name(slot)? },
+            Change::Parked { slot, length } => EndpointEvent::Parked {
+                node: name(slot)?,
+                length,
+            },
+            Change::Unhealthy { slot } => EndpointEvent::Unhealthy { node: name(slot)? },
+            Change::Healthy { slot } => EndpointEvent::Healthy { node: name(slot)? },
+        })
+    }
+}
+
+/// What follows a change of the core.
+pub(super) enum Then {
+    /// Nothing changed.
+    Nothing,
+    /// Events only.
+    Report(Vec<Change>),
+    /// Calls take other routes.
+    Reroute(Vec<Change>),
+}
+
+impl From<Option<Change>> for Then {
+    fn from(change: Option<Change>) -> Self {
+        match change {
+            None => Self::Nothing,
+            Some(Change::NotEjected { .. }) => Self::Report(change.into_iter().collect()),
+            Some(_) => Self::Reroute(change.into_iter().collect()),
+        }
+    }
+}
+
+impl<N> Inner<N> {
+    pub(super) fn new(settings: Settings, rules: Rules, seed: Option<u64>) -> Self {
+        let now = settings.clock.now();
+        let machine = Machine::new(rules, now);
+        let members = Arc::new(Members::new());
+        let routes = Routes::new(&machine, now);
+        Self {
+            settings,
+            published: Published::new(Plan {
+                routes,
+                members: members.clone(),
+            }),
+            due: AtomicU64::new(machine.due(now).as_nanos()),
+            core: Mutex::new(Core {
+                machine,
+                members,
+                panicking: Vec::new(),
+                checkers: 0,
+                drains: Vec::new(),
+            }),
+            turn: AtomicU64::new(0),
+            streams: Streams::new(seed),
+            rejected: AtomicU64::new(0),
+        }
+    }
+
+    /// Picks a node for a call that has tried these ones, and counts the call as in flight.
+    #[inline]
+    pub(super) fn pick(
+        &self,
+        now: Instant,
+        tried: u64,
+        key: Option<u64>,
+        life: Life,
+        listener: Option<&dyn Observer>,
+    ) -> Result<Flight<'_, N>, Rejected> {
+        // Relaxed: what is due is found out under the lock.
+        if now.as_nanos() >= self.due.load(Ordering::Relaxed) {
+            self.maintain(now, listener);
+        }
+        let turn = match self.settings.strategy {
+            Strategy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+            Strategy::LeastLoaded(_) => 0,
+        };
+        let mut ask = Ask {
+            now,
+            decay: self.settings.decay,
+            strategy: self.settings.strategy,
+            key,
+            tried,
+            turn,
+            chance: self.streams.begin(),
+        };
+        for _ in 0..MAX_CLOSED {
+            match self.published.read(|plan| self.enter(plan, &mut ask, life)) {
+                Entered::InFlight(flight) => return Ok(flight),
+                Entered::NoRoute => break,
+                // The node was closed after these routes were made: another one.
+                Entered::Closed(bit) => ask.tried |= bit,
+            }
+        }
+        Err(self.reject(now, listener))
+    }
+
+    #[inline]
+    fn enter(&self, plan: &Plan<N>, ask: &mut Ask, life: Life) -> Entered<'_, N> {
+        let Some(picked) = plan.routes.pick(ask) else {
+            return Entered::NoRoute;
+        };
+        let Entry { vitals, slot, .. } = picked.entry;
+        if !vitals.enter() {
+            return Entered::Closed(Entry::bit(*slot));
+        }
+        let member = plan.members[*slot as usize].as_ref();
+        let word = member.map_or(0, |member| member.address.word());
+        Entered::InFlight(Flight::new(
+            self,
+            vitals.clone(),
+            word,
+            ask.now,
+            picked.is_probe,
+            life,
+        ))
+    }
+
+    #[cold]
+    fn reject(&self, now: Instant, listener: Option<&dyn Observer>) -> Rejected {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        let until = {
+            let core = lock(&self.core);
+            let members = core.machine.iter().map(|(_, record)| record);
+            let waits = members.filter(|record| record.is_member() && !record.is_unhealthy);
+            let until = waits.map(|record| match record.standing {
+                Standing::Ejected { until } => until.max(record.parked_until),
+                _ => record.parked_until,
+            });
+            until.filter(|until| *until > now).min()
+        };
+        let rejected = Rejected::new(self.settings.name, Reason::NoEndpoint);
+        let rejected = match until {
+            Some(until) => rejected.with_retry_after(until.saturating_duration_since(now)),
+            None => rejected,
+        };
+        let mut panics = Panics::default();
+        let observers = [self.settings.observer.as_deref(), listener];
+        panics.tell(observers, &Event::rejected(&rejected));
+        panics.resume();
+        rejected
+    }
+
+    /// Ends ejections and slow starts, and compares the nodes, where it is time for that. Other calls go
+    /// on with the routes as they are meanwhile.
+    #[cold]
+    fn maintain(&self, now: Instant, listener: Option<&dyn Observer>) {
+        let mut chance = self.streams.begin();
+        self.change(now, listener, |core| {
+            if now.as_nanos() < self.due.load(Ordering::Relaxed) {
+                return Then::Nothing;
+            }
+            Then::Reroute(core.machine.advance(now, &mut chance))
+        });
+    }
+
+    /// A random number in `[0, 1)`.
+    pub(super) fn unit(&self) -> f64 {
+        self.streams.begin().unit()
+    }
+
+    /// Changes the core, makes new routes if that needs them, and reports what happened.
+    pub(super) fn change(
+        &self,
+        now: Instant,
+        listener: Option<&dyn Observer>,
+        change: impl FnOnce(&mut Core<N>) -> Then,
+    ) {
+        let (events, replaced) = {
+            let mut core = lock(&self.core);
+            match change(&mut core) {
+                Then::Nothing => return,
+                Then::Report(changes) => (events(&core, changes), None),
+                Then::Reroute(changes) => {
+                    let mut events = events(&core, changes);
+                    let replaced = self.reroute(&mut core, now, &mut events);
+                    (events, Some(replaced))
+                }
+            }
+        };
+        drop(replaced);
+        self.report(&events, listener);
+    }
+
+    /// Publishes routes of the core as it is. Returns what to drop outside the lock.
+    pub(super) fn reroute(
+        &self,
+        core: &mut Core<N>,
+        now: Instant,
+        events: &mut Vec<EndpointEvent>,
+    ) -> (Replaced<N>, Option<Arc<Members<N>>>) {
+        let removed = core.remove_idle();
+        let routes = Routes::new(&core.machine, now);
+        core.compare_panics(&routes, events);
+        let members = core.members.clone();
+        let replaced = self.published.publish(Plan { routes, members });
+        let due = core.machine.due(now).as_nanos();
+        self.due.store(due, Ordering::Relaxed);
+        (replaced, removed)
+    }
+
+    pub(super) fn core(&self) -> std::sync::MutexGuard<'_, Core<N>> {
+        lock(&self.core)
+    }
+
+    pub(super) fn report(&self, events: &[EndpointEvent], listener: Option<&dyn Observer>) {
+        let mut panics = Panics::default();
+        let observers = [self.settings.observer.as_deref(), listener];
+        for event in events {
+            let event = Event::Endpoint {
+                policy: self.settings.name,
+                event: *event,
+            };
+            panics.tell(observers, &event);
+        }
+        panics.resume();
+    }
+
+    /// Wakes the drains of a node whose last call has ended.
+    #[cold]
+    pub(super) fn wake_drains(&self, vitals: &Arc<Vitals>) {
+        let drains: Vec<WaitingDrain> = {
+            let mut core = lock(&self.core);
+            let drains = std::mem::take(&mut core.drains).into_iter();
+            let (of_node, others) =
+                drains.partition(|drain: &WaitingDrain| Arc::ptr_eq(&drain.vitals, vitals));
+            core.drains = others;
+            of_node
+        };
+        let mut panics = Panics::default();
+        for drain in drains {
+            panics.run(|| drain.waker.wake());
+        }
+        panics.resume();
+    }
+
+    pub(super) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Puts a node into a slot of the core.
+    pub(super) fn place(members: &mut Members<N>, member: Member<N>) {
+        let slot = member.address.slot as usize;
+        if members.len() <= slot {
+            members.resize_with(slot + 1, || None);
+        }
+        members[slot] = Some(Arc::new(member));
+    }
+
+    /// Finds the node of an attempt.
+    pub(super) fn find(&self, word: u64) -> Option<Arc<Member<N>>> {
+        if word == 0 {
+            return None;
+        }
+        self.published.read(|plan| plan.find(word).cloned())
+    }
+}
+
+/// How many closed nodes one pick meets before it gives up. Routes without a closed node are published
+/// within microseconds.
+const MAX_CLOSED: usize = 64;
+
+/// What became of a pick.
+enum Entered<'a, N> {
+    InFlight(Flight<'a, N>),
+    /// The node takes no calls any more; its bit.
+    Closed(u64),
+    NoRoute,
+}
+
+fn events<N>(core: &Core<N>, changes: Vec<Change>) -> Vec<EndpointEvent> {
+    let events = changes.into_iter().map(|change| core.event(change));
+    events.flatten().collect()
+}

@@ -1,0 +1,182 @@
+#![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/endpoints.md"))]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "A set of nodes that calls are spread over, without those that fail."
+)]
+
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use crate::error::{Error, Rejected};
+use crate::life::Life;
+use crate::policy::{Attempt, Policy};
+
+mod check;
+mod config;
+mod drain;
+mod flight;
+mod inner;
+mod node;
+mod permit;
+mod plan;
+mod policy;
+mod snapshot;
+mod state;
+mod update;
+
+pub use self::config::EndpointsBuilder;
+pub use self::drain::Drain;
+pub use self::node::{Endpoint, Node};
+pub use self::permit::Permit;
+pub use self::policy::Sticky;
+pub use self::snapshot::{NodeSnapshot, NodeState, PrioritySnapshot, Snapshot};
+pub use self::update::Changes;
+#[doc(no_inline)]
+pub use crate::event::{EjectionCause, EndpointEvent, NodeName, Unenforced};
+
+use self::inner::Inner;
+use self::state::rendezvous::hash_of;
+
+/// A set of nodes that calls are spread over. See the [module page](self).
+///
+/// Cheap to clone; clones are one set.
+pub struct Endpoints<N> {
+    inner: Arc<Inner<N>>,
+}
+
+impl<N> Endpoints<N> {
+    /// Returns the name in errors and events.
+    pub fn name(&self) -> &'static str {
+        self.inner.settings.name
+    }
+
+    /// Calls `op` with a node, once.
+    ///
+    /// To try further nodes, put the set into a stack and the operation into [`each`](Self::each).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Policy::call`]; rejected with [`Reason::NoEndpoint`](crate::Reason::NoEndpoint) if no node
+    /// takes calls.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped is no longer in flight, and says no more about its node than that it takes at
+    /// least this long.
+    pub fn call<'s, F, Fut, T, E>(
+        &'s self,
+        op: F,
+    ) -> impl Future<Output = Result<T, Error<E>>> + use<'s, N, F, Fut, T, E>
+    where
+        F: Fn(Node<N>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.call_with(self.each(op))
+    }
+
+    /// Makes an operation for [`Policy::call_with`] of one that needs a node, for stacks with this set in
+    /// them.
+    ///
+    /// # Panics
+    ///
+    /// The operation panics if the stack does not contain this set.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{Endpoints, ManualClock, Policy, Retry};
+    ///
+    /// let clock = ManualClock::new();
+    /// let endpoints = Endpoints::builder().node("a", 1).node("b", 2).clock(clock.clone()).build()?;
+    /// let stack = (Retry::builder().clock(clock.clone()).build()?, endpoints.clone());
+    ///
+    /// let result = clock.block_on(stack.call_with(endpoints.each(|node| async move {
+    ///     if *node == 1 { Err("down") } else { Ok(*node) }
+    /// })));
+    /// assert_eq!(result, Ok(2));
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn each<'s, F, Fut>(&'s self, op: F) -> impl Fn(Attempt) -> Fut + use<'s, N, F, Fut>
+    where
+        F: Fn(Node<N>) -> Fut,
+    {
+        move |attempt| match self.node(&attempt) {
+            Some(node) => op(node),
+            None => panic!("the stack of this call does not contain `{}`", self.name()),
+        }
+    }
+
+    /// Returns the node that an attempt goes to, for operations that need the [`Attempt`] too.
+    ///
+    /// `None` if the stack of the call does not contain this set, or contains another set inside it, or if
+    /// the attempt has ended.
+    pub fn node(&self, attempt: &Attempt) -> Option<Node<N>> {
+        let member = self.inner.find(attempt.endpoint())?;
+        Some(Node { member })
+    }
+
+    /// Returns this set as a policy that sends all calls of a key to one node, as long as that node takes
+    /// calls: rendezvous hashing. A node that comes or goes moves only the keys of that node.
+    ///
+    /// Each pick looks at all nodes.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{Endpoints, ManualClock, Policy};
+    ///
+    /// let clock = ManualClock::new();
+    /// let endpoints = Endpoints::builder().node("a", 1).node("b", 2).clock(clock.clone()).build()?;
+    /// let of_user = endpoints.sticky("user-7");
+    /// let call = || clock.block_on(of_user.call_with(endpoints.each(|node| async move { Ok::<_, ()>(*node) })));
+    /// assert_eq!(call(), call());
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn sticky<K: Hash + ?Sized>(&self, key: &K) -> Sticky<'_, N> {
+        Sticky::new(self, hash_of(key))
+    }
+
+    /// Asks for a node to make one call to, for code that is no closure.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoEndpoint`](crate::Reason::NoEndpoint) if no node takes calls, with the time until the
+    /// first one does again, if it is known.
+    pub fn try_acquire(&self) -> Result<Permit<'_, N>, Rejected> {
+        let now = self.inner.settings.clock.now();
+        let life = Life::of_a_handle();
+        loop {
+            let flight = self.inner.pick(now, 0, None, life, None)?;
+            // Always found: a node with a call in flight is not forgotten.
+            if let Some(member) = self.inner.find(flight.word) {
+                let node = Node { member };
+                return Ok(Permit { flight, node });
+            }
+        }
+    }
+
+    /// Returns the node of this name.
+    pub fn get(&self, name: &str) -> Option<Node<N>> {
+        let core = self.inner.core();
+        let member = core.member(core.slot_of(name)?)?.clone();
+        Some(Node { member })
+    }
+}
+
+impl<N> Clone for Endpoints<N> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<N> fmt::Debug for Endpoints<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoints")
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! Nodes as users describe and get them.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::state::vitals::Vitals;
+
+/// A node to put into a set of endpoints: a name that is unique in the set, and a value such as an address
+/// or a client.
+///
+/// The weight is 1 and the priority 0 unless set.
+///
+/// # Example
+///
+/// ```
+/// use backstop::endpoints::Endpoint;
+///
+/// let nodes = [
+///     Endpoint::new("a", "10.0.0.1:80").weight(2.0),
+///     Endpoint::new("b", "10.0.0.2:80"),
+///     Endpoint::new("other-region", "10.9.0.1:80").priority(1),
+/// ];
+/// # assert_eq!(nodes.len(), 3);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an endpoint does nothing until it is in a set"]
+pub struct Endpoint<N> {
+    pub(super) name: Arc<str>,
+    pub(super) value: N,
+    pub(super) weight: f64,
+    pub(super) priority: u32,
+}
+
+impl<N> Endpoint<N> {
+    /// An endpoint of weight 1 and priority 0.
+    pub fn new(name: impl Into<Arc<str>>, value: N) -> Self {
+        Self {
+            name: name.into(),
+            value,
+            weight: 1.0,
+            priority: 0,
+        }
+    }
+
+    /// Sets its capacity compared with the others. Above 0 and at most 1 000 000.
+    pub const fn weight(mut self, weight: f64) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Sets its priority. Calls go to the lowest number as long as enough of its endpoints are available.
+    pub const fn priority(mut self, priority: u32) -> Self {
+        self.priority = priority;
+        self
+    }
+}
+
+/// A node that a call goes to. Dereferences to the value it was made with.
+///
+/// Cheap to clone. A node that was removed from its set stays usable.
+pub struct Node<N> {
+    pub(super) member: Arc<Member<N>>,
+}
+
+/// A node as the set keeps it.
+pub(super) struct Member<N> {
+    pub(super) name: Arc<str>,
+    pub(super) value: N,
+    pub(super) weight: f64,
+    pub(super) priority: u32,
+    pub(super) address: NodeAddress,
+    pub(super) vitals: Arc<Vitals>,
+}
+
+/// The place of a node in its set, and a number that no other node of the process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeAddress {
+    pub(super) slot: u32,
+    number: u32,
+}
+
+/// The number of the next node.
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+impl NodeAddress {
+    pub(super) fn new(slot: u32) -> Self {
+        // Relaxed: the numbers differ, and order nothing.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
+        Self { slot, number }
+    }
+
+    /// One word for a context. Never zero.
+    pub(super) const fn word(self) -> u64 {
+        (self.number as u64) << 32 | self.slot as u64
+    }
+
+    /// The slot of a word.
+    pub(super) const fn slot_of(word: u64) -> u32 {
+        word as u32
+    }
+}
+
+impl<N> Node<N> {
+    /// Returns the name.
+    pub fn name(&self) -> &str {
+        &self.member.name
+    }
+
+    /// Returns the value, as dereferencing does.
+    pub fn value(&self) -> &N {
+        &self.member.value
+    }
+
+    /// Returns the weight.
+    pub fn weight(&self) -> f64 {
+        self.member.weight
+    }
+
+    /// Returns the priority.
+    pub fn priority(&self) -> u32 {
+        self.member.priority
+    }
+
+    /// Returns the number of calls in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.member.vitals.in_flight()
+    }
+}
+
+impl<N> Deref for Node<N> {
+    type Target = N;
+
+    fn deref(&self) -> &N {
+        &self.member.value
+    }
+}
+
+impl<N> Clone for Node<N> {
+    fn clone(&self) -> Self {
+        Self {
+            member: self.member.clone(),
+        }
+    }
+}
+
+impl<N> fmt::Debug for Node<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("name", &self.member.name)
+            .field("weight", &self.member.weight)
+            .field("priority", &self.member.priority)
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! The permission to make one call to one node.
+
+use std::fmt;
+
+use super::flight::Flight;
+use super::node::Node;
+use crate::verdict::Verdict;
+
+/// The permission to make one call to one node, given by
+/// [`Endpoints::try_acquire`](super::Endpoints::try_acquire).
+///
+/// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
+/// [`record`](Self::record). Dropped without, the call was cancelled: it only says that the node takes at
+/// least this long. Dropped by a panic, it was a failure.
+#[must_use = "dropping it ends the call"]
+pub struct Permit<'a, N> {
+    pub(super) flight: Flight<'a, N>,
+    pub(super) node: Node<N>,
+}
+
+impl<N> Permit<'_, N> {
+    /// Returns the node to call.
+    pub const fn node(&self) -> &Node<N> {
+        &self.node
+    }
+
+    /// Ends a call that went well.
+    pub fn success(self) {
+        self.record(Verdict::success());
+    }
+
+    /// Ends a call that failed because of the node.
+    pub fn failure(self) {
+        self.record(Verdict::failure());
+    }
+
+    /// Ends a call with a result of this verdict.
+    pub fn record(mut self, verdict: Verdict) {
+        let now = self.flight.inner().settings.clock.now();
+        self.flight.end(verdict, now, None);
+    }
+}
+
+impl<N> fmt::Debug for Permit<'_, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,229 @@
+//! Endpoints around an operation.
+
+use std::fmt;
+
+use super::Endpoints;
+use super::flight::Flight;
+use super::inner::Inner;
+use super::node::NodeAddress;
+use super::state::routes::Entry;
+use crate::clock::ClockHandle;
+use crate::error::Error;
+use crate::event::Observer;
+use crate::life::Life;
+use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
+use crate::policy::{
+    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run, Tried,
+};
+
+impl<N> Policy for Endpoints<N> {}
+
+impl<N> AtMostOnce for Endpoints<N> {}
+
+impl<'a, N, Op: Operation> Run<Op> for &'a Endpoints<N> {
+    type Future = GuardedFuture<Pick<'a, N>, Routed<Op>>;
+
+    #[inline]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        run(&self.inner, None, op, cx)
+    }
+}
+
+impl<N> Describe for Endpoints<N> {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.settings.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Endpoints);
+    }
+}
+
+/// Endpoints for the calls of one key. Made by [`Endpoints::sticky`].
+pub struct Sticky<'e, N> {
+    endpoints: &'e Endpoints<N>,
+    key: u64,
+}
+
+impl<'e, N> Sticky<'e, N> {
+    pub(super) const fn new(endpoints: &'e Endpoints<N>, key: u64) -> Self {
+        Self { endpoints, key }
+    }
+}
+
+// Derived, these would ask for `N: Copy`.
+impl<N> Clone for Sticky<'_, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<N> Copy for Sticky<'_, N> {}
+
+impl<N> fmt::Debug for Sticky<'_, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sticky")
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<N> Policy for Sticky<'_, N> {}
+
+impl<N> AtMostOnce for Sticky<'_, N> {}
+
+impl<'a, N, Op: Operation> Run<Op> for &'a Sticky<'_, N> {
+    type Future = GuardedFuture<Pick<'a, N>, Routed<Op>>;
+
+    #[inline]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        run(&self.endpoints.inner, Some(self.key), op, cx)
+    }
+}
+
+impl<N> Describe for Sticky<'_, N> {
+    fn clock(&self) -> Option<ClockHandle> {
+        self.endpoints.clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        self.endpoints.describe(layers);
+    }
+}
+
+#[inline]
+fn run<N, Op: Operation>(
+    inner: &Inner<N>,
+    key: Option<u64>,
+    op: Op,
+    cx: Context,
+) -> GuardedFuture<Pick<'_, N>, Routed<Op>> {
+    let tried = op.tried().bits();
+    guarded::run(Pick { inner, key, tried }, Routed { op }, cx)
+}
+
+/// The pick of a node for one attempt.
+pub struct Pick<'a, N> {
+    inner: &'a Inner<N>,
+    key: Option<u64>,
+    /// Nodes that the call has tried.
+    tried: u64,
+}
+
+impl<N> Clone for Pick<'_, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<N> Copy for Pick<'_, N> {}
+
+impl<N> fmt::Debug for Pick<'_, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pick").finish_non_exhaustive()
+    }
+}
+
+impl<'a, N> Gate for Pick<'a, N> {
+    type Ticket = Flight<'a, N>;
+    type Permit = Flight<'a, N>;
+    type Entrance = NoWait<Flight<'a, N>>;
+
+    #[inline]
+    fn enter(
+        self,
+        cx: &mut Context,
+        observer: Option<&dyn Observer>,
+    ) -> Entered<Flight<'a, N>, Self::Entrance> {
+        let now = cx.now(&self.inner.settings.clock);
+        let life = Life::of_a_policy();
+        match self.inner.pick(now, self.tried, self.key, life, observer) {
+            Ok(flight) => {
+                cx.set_endpoint(flight.word);
+                Entered::Admitted(flight)
+            }
+            Err(rejected) => Entered::Rejected(rejected),
+        }
+    }
+
+    #[inline]
+    fn begin<A>(
+        self,
+        mut flight: Flight<'a, N>,
+        attempt: impl FnOnce() -> A,
+    ) -> (A, Flight<'a, N>) {
+        let mark = OnUnwind::new(|| guarded::Permit::panicked(&mut flight));
+        let attempt = attempt();
+        mark.disarm();
+        (attempt, flight)
+    }
+}
+
+impl<N> guarded::Permit for Flight<'_, N> {
+    fn panicked(&mut self) {
+        self.life.panicked();
+    }
+
+    #[inline]
+    fn take(&mut self) -> Self {
+        self.move_out()
+    }
+
+    #[inline]
+    fn exit<T, E>(
+        mut self,
+        mut outcome: Outcome<T, E>,
+        observer: Option<&dyn Observer>,
+    ) -> Outcome<T, E> {
+        let now = outcome.finished(&self.inner().settings.clock);
+        self.end(outcome.verdict, now, observer);
+        outcome
+    }
+}
+
+/// An operation that remembers the nodes its attempts went to.
+#[derive(Clone, Copy, Debug)]
+pub struct Routed<Op> {
+    op: Op,
+}
+
+impl<Op: Operation> Operation for Routed<Op> {
+    type Value = Op::Value;
+    type Error = Op::Error;
+    type Attempt = Op::Attempt;
+    type Listener = Op::Listener;
+
+    const READS_TIME: bool = Op::READS_TIME;
+
+    #[inline]
+    fn attempt(self, cx: Context) -> Op::Attempt {
+        let bit = Entry::bit(NodeAddress::slot_of(cx.endpoint()));
+        let tried = self.op.tried().bits();
+        // A node comes a second time only once all have been tried: the next round begins.
+        let tried = if tried & bit == 0 { tried | bit } else { bit };
+        self.op.keep_tried(Tried::from_bits(tried));
+        self.op.attempt(cx)
+    }
+
+    #[inline]
+    fn listener(self) -> Op::Listener {
+        self.op.listener()
+    }
+
+    #[inline]
+    fn started(self) -> u32 {
+        self.op.started()
+    }
+
+    #[inline]
+    fn tried(self) -> Tried {
+        self.op.tried()
+    }
+
+    #[inline]
+    fn keep_tried(self, tried: Tried) {
+        self.op.keep_tried(tried);
+    }
+
+    fn discard(self, error: Error<Op::Error>) {
+        self.op.discard(error);
+    }
+}

@@ -1,0 +1,164 @@
+//! A consistent reading of a set of endpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Endpoints;
+use super::state::health::{Record, Standing};
+use super::state::routes::Routes;
+use crate::instant::Instant;
+
+/// A reading of a set of endpoints. Returned by [`Endpoints::snapshot`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The name of the set.
+    pub name: &'static str,
+    /// The nodes, in the order of their names. Those that were removed are part of it as long as they have
+    /// calls in flight.
+    pub nodes: Vec<NodeSnapshot>,
+    /// The priorities, the most preferred one first.
+    pub priorities: Vec<PrioritySnapshot>,
+    /// Calls rejected because no node was available.
+    pub rejected: u64,
+}
+
+/// A reading of a node.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct NodeSnapshot {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its weight.
+    pub weight: f64,
+    /// Its priority.
+    pub priority: u32,
+    /// Whether it takes calls, and if not, why.
+    pub state: NodeState,
+    /// Calls in flight.
+    pub in_flight: u32,
+    /// The moving average of its latency; `None` before the first call has ended.
+    pub latency: Option<Duration>,
+    /// Calls that ended, healthy or not. Those that were cancelled are not counted.
+    pub calls: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// How many times it was ejected, less one for each healthy interval.
+    pub ejections: u32,
+    /// How long it takes no calls; `None` if it takes calls, or if that is not known.
+    pub retry_after: Option<Duration>,
+}
+
+/// A reading of the nodes of a priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrioritySnapshot {
+    /// The priority.
+    pub priority: u32,
+    /// The share of calls that it gets, in percent.
+    pub percent: u32,
+    /// Whether calls go to all of its nodes because too few are available.
+    pub panics: bool,
+}
+
+/// Whether a node takes calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NodeState {
+    /// It takes calls.
+    Available,
+    /// It is new or has returned, and takes fewer calls than its share.
+    Starting,
+    /// It is ejected.
+    Ejected,
+    /// Its ejection is over: the next call is the probe that decides.
+    Returning,
+    /// It asked to come back later.
+    Parked,
+    /// Its health checks fail.
+    Unhealthy,
+    /// It is drained, or was removed and has calls in flight.
+    Draining,
+}
+
+impl NodeState {
+    /// The state as an identifier for logs and metrics, such as `ejected`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Starting => "starting",
+            Self::Ejected => "ejected",
+            Self::Returning => "returning",
+            Self::Parked => "parked",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+        }
+    }
+
+    fn of(record: &Record, now: Instant) -> Self {
+        match record.standing {
+            _ if !record.is_member() => Self::Draining,
+            _ if record.is_unhealthy => Self::Unhealthy,
+            Standing::Ejected { .. } => Self::Ejected,
+            _ if record.parked_until > now => Self::Parked,
+            Standing::Returning => Self::Returning,
+            Standing::Admitted if record.new_since.is_some() => Self::Starting,
+            Standing::Admitted => Self::Available,
+        }
+    }
+}
+
+impl std::fmt::Display for NodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl<N> Endpoints<N> {
+    /// Returns a consistent reading of the set. Changes nothing: an ejection that is over ends with the next
+    /// call.
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = &*self.inner;
+        let now = inner.settings.clock.now();
+        let (mut nodes, routes) = {
+            let core = inner.core();
+            let nodes = core.machine.iter().filter_map(|(slot, record)| {
+                let member = core.member(slot)?;
+                let until = match record.standing {
+                    Standing::Ejected { until } => until.max(record.parked_until),
+                    _ => record.parked_until,
+                };
+                let totals = record.totals();
+                let latency = record.vitals.latency.at(now, inner.settings.decay);
+                Some(NodeSnapshot {
+                    name: member.name.clone(),
+                    weight: record.weight,
+                    priority: record.priority,
+                    state: NodeState::of(record, now),
+                    in_flight: record.vitals.in_flight(),
+                    latency: latency.map(|nanos| Duration::from_nanos(nanos as u64)),
+                    calls: totals.calls(),
+                    failures: totals.failed,
+                    ejections: record.times,
+                    retry_after: (until > now).then(|| until.saturating_duration_since(now)),
+                })
+            });
+            (
+                nodes.collect::<Vec<_>>(),
+                Routes::new(&core.machine, now),
+            )
+        };
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        let priorities = routes.tiers.iter().map(|tier| PrioritySnapshot {
+            priority: tier.priority,
+            percent: tier.share.percent,
+            panics: tier.share.panics,
+        });
+        Snapshot {
+            name: inner.settings.name,
+            nodes,
+            priorities: priorities.collect(),
+            rejected: inner.rejected(),
+        }
+    }
+}

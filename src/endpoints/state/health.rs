@@ -1,0 +1,473 @@
+//! Which nodes take calls: ejections, checks, parks, and drains.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::rules::{Rules, SuccessRate};
+use super::vitals::{Ended, Vitals};
+use crate::event::{EjectionCause, Unenforced};
+use crate::instant::Instant;
+use crate::rng::Stream;
+
+/// A node as the machine knows it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) weight: f64,
+    pub(crate) priority: u32,
+    /// Of its name.
+    pub(crate) hash: u64,
+    pub(crate) standing: Standing,
+    /// How many times it was ejected, less one for each healthy interval since.
+    pub(crate) times: u32,
+    /// It was ejected since the last sweep.
+    struck: bool,
+    /// It takes no calls before this.
+    pub(crate) parked_until: Instant,
+    pub(crate) is_drained: bool,
+    /// It has been removed from the set.
+    pub(crate) is_leaving: bool,
+    /// Health checks say so.
+    pub(crate) is_unhealthy: bool,
+    /// Checks in a row that contradict `is_unhealthy`.
+    streak: u32,
+    /// Since when it is new.
+    pub(crate) new_since: Option<Instant>,
+    swept: Ended,
+}
+
+/// Whether a node is ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is not.
+    Admitted,
+    /// It takes no calls before this.
+    Ejected { until: Instant },
+    /// Its ejection is over: the next call is the probe that decides.
+    Returning,
+}
+
+impl Record {
+    pub(crate) fn new(weight: f64, priority: u32, hash: u64, new_since: Option<Instant>) -> Self {
+        Self {
+            vitals: Arc::new(Vitals::new()),
+            weight,
+            priority,
+            hash,
+            standing: Standing::Admitted,
+            times: 0,
+            struck: false,
+            parked_until: Instant::ORIGIN,
+            is_drained: false,
+            is_leaving: false,
+            is_unhealthy: false,
+            streak: 0,
+            new_since,
+            swept: Ended::default(),
+        }
+    }
+
+    /// Whether it is part of the set, and not drained.
+    pub(crate) const fn is_member(&self) -> bool {
+        !self.is_drained && !self.is_leaving
+    }
+
+    /// Whether nothing but an ejection keeps calls away.
+    pub(crate) fn is_fit(&self, now: Instant) -> bool {
+        self.is_member() && !self.is_unhealthy && self.parked_until <= now
+    }
+
+    /// Whether it takes calls.
+    pub(crate) fn is_available(&self, now: Instant) -> bool {
+        self.is_fit(now) && self.standing == Standing::Admitted
+    }
+
+    /// All calls that ended: good ones and failures.
+    pub(crate) fn totals(&self) -> Ended {
+        let current = self.vitals.ended();
+        Ended {
+            good: self.swept.good + current.good,
+            failed: self.swept.failed + current.failed,
+        }
+    }
+
+    fn sweep(&mut self) -> Ended {
+        let ended = self.vitals.take_ended();
+        self.swept.good += ended.good;
+        self.swept.failed += ended.failed;
+        ended
+    }
+
+    /// Begins an epoch without losing the counts of the last one.
+    fn begin_epoch(&mut self) {
+        self.sweep();
+        self.vitals.begin_epoch();
+    }
+}
+
+/// Something that changed for the node of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Ejected {
+        slot: u32,
+        cause: EjectionCause,
+        length: Duration,
+        times: u32,
+    },
+    NotEjected {
+        slot: u32,
+        cause: EjectionCause,
+        reason: Unenforced,
+    },
+    Returned {
+        slot: u32,
+    },
+    Parked {
+        slot: u32,
+        length: Duration,
+    },
+    Unhealthy {
+        slot: u32,
+    },
+    Healthy {
+        slot: u32,
+    },
+}
+
+/// The nodes of a set by slot, and what is known about them.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) rules: Rules,
+    pub(crate) records: Vec<Option<Record>>,
+    last_sweep: Instant,
+    /// Calls of a node per second between the last two sweeps.
+    rate: Option<f64>,
+}
+
+impl Machine {
+    pub(crate) const fn new(rules: Rules, now: Instant) -> Self {
+        Self {
+            rules,
+            records: Vec::new(),
+            last_sweep: now,
+            rate: None,
+        }
+    }
+
+    /// Puts a record into the lowest free slot, and returns the slot.
+    pub(crate) fn insert(&mut self, record: Record) -> u32 {
+        let free = self.records.iter().position(Option::is_none);
+        let slot = free.unwrap_or_else(|| {
+            self.records.push(None);
+            self.records.len() - 1
+        });
+        self.records[slot] = Some(record);
+        slot as u32
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&Record> {
+        self.records.get(slot as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Record> {
+        self.records.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// The record of a slot, if it is still that of the node with these counters.
+    fn of_call(&mut self, slot: u32, vitals: &Arc<Vitals>) -> Option<&mut Record> {
+        self.get_mut(slot)
+            .filter(|record| Arc::ptr_eq(&record.vitals, vitals))
+    }
+
+    /// The records with their slots.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record)> {
+        let records = self.records.iter().enumerate();
+        records.filter_map(|(slot, record)| Some((slot as u32, record.as_ref()?)))
+    }
+
+    fn next_sweep(&self) -> Instant {
+        self.last_sweep + self.rules.interval
+    }
+
+    /// When something changes with time.
+    pub(crate) fn due(&self, now: Instant) -> Instant {
+        let mut due = self.next_sweep();
+        for (_, record) in self.iter() {
+            if let Standing::Ejected { until } = record.standing {
+                due = due.min(until);
+            }
+            if record.parked_until > now {
+                due = due.min(record.parked_until);
+            }
+            if let Some(since) = record.new_since {
+                due = due.min(self.rules.slow_start.ends_at(since));
+            }
+        }
+        due
+    }
+
+    /// Does what is due.
+    pub(crate) fn advance(&mut self, now: Instant, chance: &mut Stream) -> Vec<Change> {
+        for record in self.records.iter_mut().flatten() {
+            if matches!(record.standing, Standing::Ejected { until } if until <= now) {
+                record.standing = Standing::Returning;
+            }
+            let ends = |since| self.rules.slow_start.ends_at(since) <= now;
+            if record.new_since.is_some_and(ends) {
+                record.new_since = None;
+            }
+        }
+        if self.next_sweep() > now {
+            return Vec::new();
+        }
+        self.sweep(now, chance)
+    }
+
+    /// Compares the nodes by what happened since the last sweep.
+    fn sweep(&mut self, now: Instant, chance: &mut Stream) -> Vec<Change> {
+        let elapsed = now.saturating_duration_since(self.last_sweep);
+        self.last_sweep = now;
+        let (mut members, mut calls) = (0_u32, 0);
+        let mut ended: Vec<(u32, Ended)> = Vec::new();
+        for (slot, record) in self.records.iter_mut().enumerate() {
+            let Some(record) = record else { continue };
+            let counts = record.sweep();
+            if !record.is_member() {
+                continue;
+            }
+            members += 1;
+            calls += counts.calls();
+            let was_struck = std::mem::take(&mut record.struck);
+            if record.standing == Standing::Admitted {
+                if !was_struck {
+                    record.times = record.times.saturating_sub(1);
+                }
+                ended.push((slot as u32, counts));
+            }
+        }
+        self.rate = (members > 0 && !elapsed.is_zero())
+            .then(|| calls as f64 / f64::from(members) / elapsed.as_secs_f64());
+
+        // The worst ones first, in case not all of them may be ejected.
+        ended.sort_by(|a, b| success_rate(a.1).total_cmp(&success_rate(b.1)));
+        let too_low = self.rules.success_rate.and_then(|rule| lowest(rule, &ended));
+        let mut changes = Vec::new();
+        for (slot, counts) in ended {
+            let rate = self.rules.success_rate.zip(too_low);
+            let is_outlier = rate.is_some_and(|(rule, lowest)| {
+                counts.calls() >= rule.min_calls && success_rate(counts) < lowest
+            });
+            let fails = self.rules.failure_share.is_some_and(|rule| {
+                let share = counts.failed as f64 / counts.calls().max(1) as f64;
+                counts.calls() >= rule.min_calls && share >= rule.share
+            });
+            let cause = match (is_outlier, fails) {
+                (true, _) => EjectionCause::SuccessRate,
+                (_, true) => EjectionCause::FailureShare,
+                _ => continue,
+            };
+            changes.extend(self.eject(slot, cause, now, chance.unit()));
+        }
+        changes
+    }
+
+    /// Ejects a node after failures in a row, if a call of this epoch says so.
+    pub(crate) fn strike(
+        &mut self,
+        slot: u32,
+        vitals: &Arc<Vitals>,
+        epoch: u32,
+        now: Instant,
+        chance: f64,
+    ) -> Option<Change> {
+        let limit = self.rules.consecutive?;
+        self.of_call(slot, vitals)
+            .filter(|record| record.vitals.epoch() == epoch)?;
+        self.eject(slot, EjectionCause::ConsecutiveFailures(limit), now, chance)
+    }
+
+    /// Ends the probe of a node that returns.
+    pub(crate) fn end_probe(
+        &mut self,
+        slot: u32,
+        vitals: &Arc<Vitals>,
+        epoch: u32,
+        is_good: bool,
+        now: Instant,
+        chance: f64,
+    ) -> Option<Change> {
+        let record = self.of_call(slot, vitals)?;
+        if record.standing != Standing::Returning || record.vitals.epoch() != epoch {
+            return None;
+        }
+        if is_good {
+            return self.admit(slot, now);
+        }
+        self.eject_for(slot, EjectionCause::ProbeFailed, now, chance)
+    }
+
+    /// Admits a node that was ejected.
+    fn admit(&mut self, slot: u32, now: Instant) -> Option<Change> {
+        let record = self.get_mut(slot)?;
+        record.standing = Standing::Admitted;
+        record.new_since = Some(now);
+        record.begin_epoch();
+        record.vitals.latency.clear();
+        Some(Change::Returned { slot })
+    }
+
+    /// Ejects a node, unless that would leave too few.
+    fn eject(
+        &mut self,
+        slot: u32,
+        cause: EjectionCause,
+        now: Instant,
+        chance: f64,
+    ) -> Option<Change> {
+        let record = self.get(slot)?;
+        if !record.is_member() || record.standing != Standing::Admitted {
+            return None;
+        }
+        if let Some(reason) = self.unenforced(slot, record.priority, now) {
+            return Some(Change::NotEjected {
+                slot,
+                cause,
+                reason,
+            });
+        }
+        self.eject_for(slot, cause, now, chance)
+    }
+
+    /// Why the node of a slot may not be ejected, if it may not.
+    fn unenforced(&self, slot: u32, priority: u32, now: Instant) -> Option<Unenforced> {
+        let (mut members, mut ejected, mut others) = (0_usize, 0, 0);
+        for (other, record) in self.iter().filter(|(_, record)| record.is_member()) {
+            members += 1;
+            ejected += usize::from(record.standing != Standing::Admitted);
+            let same = record.priority == priority && other != slot;
+            others += usize::from(same && record.is_available(now));
+        }
+        let max = ((self.rules.max_ejected * members as f64) as usize).max(1);
+        if others == 0 {
+            Some(Unenforced::LastAvailable)
+        } else if ejected >= max {
+            Some(Unenforced::MaxEjected)
+        } else if self.rules.shadow {
+            Some(Unenforced::Shadow)
+        } else {
+            None
+        }
+    }
+
+    fn eject_for(
+        &mut self,
+        slot: u32,
+        cause: EjectionCause,
+        now: Instant,
+        chance: f64,
+    ) -> Option<Change> {
+        let times = self.get(slot)?.times.saturating_add(1);
+        let length = self.rules.ejection(times);
+        let jitter = (length as f64 * self.rules.jitter * chance) as u64;
+        let length = length.saturating_add(jitter);
+        let record = self.get_mut(slot)?;
+        record.times = times;
+        record.struck = true;
+        record.standing = Standing::Ejected {
+            until: now.after(length),
+        };
+        record.begin_epoch();
+        Some(Change::Ejected {
+            slot,
+            cause,
+            length: Duration::from_nanos(length),
+            times,
+        })
+    }
+
+    /// Keeps calls away from a node for a time.
+    pub(crate) fn park(
+        &mut self,
+        slot: u32,
+        vitals: &Arc<Vitals>,
+        length: Duration,
+        now: Instant,
+    ) -> Option<Change> {
+        let record = self.of_call(slot, vitals)?;
+        let was_parked = record.parked_until > now;
+        record.parked_until = record.parked_until.max(now + length);
+        (!was_parked && record.parked_until > now).then_some(Change::Parked { slot, length })
+    }
+
+    /// Records the result of a health check.
+    pub(crate) fn checked(&mut self, slot: u32, is_good: bool, now: Instant) -> Vec<Change> {
+        let needed = match is_good {
+            true => self.rules.healthy_after,
+            false => self.rules.unhealthy_after,
+        };
+        let Some(record) = self.get_mut(slot).filter(|record| record.is_member()) else {
+            return Vec::new();
+        };
+        let is_ejected = record.standing != Standing::Admitted;
+        // A good check also speaks against an ejection.
+        if is_good != record.is_unhealthy && !(is_good && is_ejected) {
+            record.streak = 0;
+            return Vec::new();
+        }
+        record.streak += 1;
+        if record.streak < needed {
+            return Vec::new();
+        }
+        record.streak = 0;
+        let mut changes = Vec::new();
+        if record.is_unhealthy == is_good {
+            record.is_unhealthy = !is_good;
+            changes.push(match is_good {
+                true => Change::Healthy { slot },
+                false => Change::Unhealthy { slot },
+            });
+            if is_good {
+                record.new_since = Some(now);
+            }
+        }
+        if is_good && is_ejected {
+            changes.extend(self.admit(slot, now));
+        }
+        changes
+    }
+
+    /// Forgets what health checks have said.
+    pub(crate) fn forget_checks(&mut self) {
+        for record in self.records.iter_mut().flatten() {
+            record.is_unhealthy = false;
+            record.streak = 0;
+        }
+    }
+
+    /// Whether new nodes of a level get fewer calls than the others: not if most are new, or if there are
+    /// so few calls that a small share of them would be none.
+    pub(crate) fn warms_up(&self, new: usize, available: usize) -> bool {
+        let has_traffic = self.rate.is_none_or(|rate| rate >= 1.0);
+        new > 0 && new * 2 <= available && has_traffic
+    }
+}
+
+fn success_rate(ended: Ended) -> f64 {
+    match ended.calls() {
+        0 => 1.0,
+        calls => ended.good as f64 / calls as f64,
+    }
+}
+
+/// The lowest success rate that is no outlier. `None` if too few nodes can be compared.
+fn lowest(rule: SuccessRate, ended: &[(u32, Ended)]) -> Option<f64> {
+    let compared = ended.iter().filter(|(_, ended)| ended.calls() >= rule.min_calls);
+    let rates: Vec<f64> = compared.map(|(_, ended)| success_rate(*ended)).collect();
+    if rates.len() < rule.min_nodes.max(1) {
+        return None;
+    }
+    let count = rates.len() as f64;
+    let mean = rates.iter().sum::<f64>() / count;
+    let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / count;
+    Some(mean - rule.deviations * variance.sqrt())
+}

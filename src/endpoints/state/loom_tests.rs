@@ -1,0 +1,85 @@
+//! Under loom: calls that enter and leave beside a drain, and probes.
+
+use std::time::Duration;
+
+use loom::sync::Arc;
+use loom::thread;
+
+use super::latency::{Decay, Latency};
+use super::vitals::Vitals;
+use crate::instant::Instant;
+
+#[test]
+fn loom_a_drain_sees_each_call_or_keeps_it_out() {
+    loom::model(|| {
+        let vitals = Arc::new(Vitals::new());
+        let caller = {
+            let vitals = vitals.clone();
+            thread::spawn(move || {
+                let entered = vitals.enter();
+                (entered, entered && vitals.leave())
+            })
+        };
+        vitals.close();
+        let seen = vitals.in_flight();
+        let (entered, wakes) = caller.join().unwrap();
+        assert_eq!(vitals.in_flight(), 0);
+        if seen == 1 {
+            // The drain waits, so the call wakes it.
+            assert!(entered && wakes);
+        }
+        assert!(!vitals.enter(), "it is closed");
+    });
+}
+
+#[test]
+fn loom_the_last_of_two_calls_wakes_the_drain() {
+    loom::model(|| {
+        let vitals = Arc::new(Vitals::new());
+        assert!(vitals.enter() && vitals.enter());
+        vitals.close();
+        let other = {
+            let vitals = vitals.clone();
+            thread::spawn(move || vitals.leave())
+        };
+        let here = vitals.leave();
+        assert!(here ^ other.join().unwrap());
+    });
+}
+
+#[test]
+fn loom_one_of_two_calls_is_the_probe() {
+    loom::model(|| {
+        let vitals = Arc::new(Vitals::new());
+        let claim = |vitals: &Vitals| vitals.claim_probe(Instant::ORIGIN, 10);
+        let other = {
+            let vitals = vitals.clone();
+            thread::spawn(move || claim(&vitals))
+        };
+        let here = claim(&vitals);
+        assert!(here ^ other.join().unwrap());
+        assert!(!claim(&vitals));
+        assert!(vitals.claim_probe(Instant::from_nanos(10), 10), "the lease is over");
+    });
+}
+
+#[test]
+fn loom_no_sample_is_lost() {
+    loom::model(|| {
+        let latency = Arc::new(Latency::new());
+        let decay = Decay::new(Duration::from_secs(1));
+        let record = move |latency: &Latency, sample| {
+            latency.record(sample, Instant::from_nanos(1), decay);
+        };
+        let other = {
+            let latency = latency.clone();
+            thread::spawn(move || record(&latency, 1_000_000))
+        };
+        record(&latency, 3_000_000);
+        other.join().unwrap();
+        let average = latency.at(Instant::from_nanos(1), decay).unwrap();
+        // Whichever came first is the average, and the other one has moved it.
+        let moved = [1_000_000.0, 3_000_000.0].map(|first| (average - first).abs());
+        assert!(moved.iter().all(|moved| *moved > 1.0), "{average}");
+    });
+}

@@ -1,0 +1,15 @@
+//! The pure machines: time and chance are arguments.
+
+pub(crate) mod health;
+pub(crate) mod latency;
+pub(crate) mod priority;
+pub(crate) mod rendezvous;
+pub(crate) mod routes;
+pub(crate) mod rules;
+pub(crate) mod slow_start;
+pub(crate) mod vitals;
+
+#[cfg(all(test, backstop_loom))]
+mod loom_tests;
+#[cfg(all(test, not(backstop_loom)))]
+mod tests;

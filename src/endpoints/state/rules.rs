@@ -1,0 +1,72 @@
+//! When nodes are ejected, and for how long.
+
+use std::time::Duration;
+
+use super::slow_start::SlowStart;
+use crate::instant::nanos;
+
+/// The most candidates that one pick compares.
+pub(crate) const MAX_CHOICES: usize = 16;
+
+/// How a node is picked for calls without a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strategy {
+    /// The best of so many random nodes.
+    LeastLoaded(usize),
+    /// One after the other.
+    RoundRobin,
+}
+
+/// The rules of a set of endpoints.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// Failures in a row.
+    pub(crate) consecutive: Option<u32>,
+    pub(crate) success_rate: Option<SuccessRate>,
+    pub(crate) failure_share: Option<FailureShare>,
+    pub(crate) interval: Duration,
+    pub(crate) base_ejection: Duration,
+    pub(crate) max_ejection: Duration,
+    /// The largest addition to an ejection, as a share of it.
+    pub(crate) jitter: f64,
+    /// The largest share of nodes that may be ejected at once; one may always be.
+    pub(crate) max_ejected: f64,
+    /// Ejections are reported, and not enforced.
+    pub(crate) shadow: bool,
+    pub(crate) overprovisioning: f64,
+    /// Zero: never.
+    pub(crate) panic_threshold: f64,
+    pub(crate) slow_start: SlowStart,
+    /// Failed checks in a row.
+    pub(crate) unhealthy_after: u32,
+    /// Good checks in a row.
+    pub(crate) healthy_after: u32,
+}
+
+/// Ejects nodes whose success rate is far below that of the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SuccessRate {
+    /// How many standard deviations below the mean.
+    pub(crate) deviations: f64,
+    /// Nodes that are compared have made at least so many calls in the interval,
+    pub(crate) min_calls: u64,
+    /// and there are at least so many of them.
+    pub(crate) min_nodes: usize,
+}
+
+/// Ejects nodes that fail this share of their calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailureShare {
+    pub(crate) share: f64,
+    pub(crate) min_calls: u64,
+}
+
+impl Rules {
+    /// The length of the ejection number `times` in a row, in nanoseconds, without jitter:
+    /// `min(base × times, max(base, max))`.
+    pub(crate) fn ejection(&self, times: u32) -> u64 {
+        let base = nanos(self.base_ejection);
+        let max = nanos(self.max_ejection).max(base);
+        base.saturating_mul(u64::from(times)).min(max)
+    }
+}

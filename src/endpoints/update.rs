@@ -1,0 +1,181 @@
+//! Changes of the nodes of a set.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Endpoints;
+use super::config::NAME;
+use super::inner::{Core, Inner};
+use super::node::{Endpoint, Member, NodeAddress};
+use super::plan::Members;
+use super::state::health::Record;
+use super::state::rendezvous::hash_of;
+use crate::error::ConfigError;
+use crate::instant::Instant;
+
+/// How an update has changed a set. Returned by [`Endpoints::update`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Changes {
+    /// Nodes that are new.
+    pub added: usize,
+    /// Nodes that are in the list no more. Calls in flight on them go on.
+    pub removed: usize,
+    /// Nodes that stay, with what is known about them.
+    pub kept: usize,
+}
+
+impl<N> Endpoints<N> {
+    /// Makes the set consist of these nodes.
+    ///
+    /// A node is known by its name. One that stays keeps its latency, its ejection, its health, and its
+    /// calls in flight, and gets the value, weight and priority given here. New ones start slowly. Calls in
+    /// flight on nodes that are gone are not cut off. A drained node that is in the list stays drained.
+    ///
+    /// # Errors
+    ///
+    /// If two nodes have the same name, or a weight is outside its range. Nothing has changed then.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::endpoints::{Endpoint, Endpoints};
+    /// use backstop::ManualClock;
+    ///
+    /// let endpoints = Endpoints::builder()
+    ///     .nodes([Endpoint::new("a", 1), Endpoint::new("b", 2)])
+    ///     .clock(ManualClock::new())
+    ///     .build()?;
+    /// let changes = endpoints.update([Endpoint::new("b", 2), Endpoint::new("c", 3)])?;
+    /// assert_eq!((changes.added, changes.removed, changes.kept), (1, 1, 1));
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn update(
+        &self,
+        nodes: impl IntoIterator<Item = Endpoint<N>>,
+    ) -> Result<Changes, ConfigError> {
+        // Outside the lock: the iterator is code of users.
+        let nodes: Vec<Endpoint<N>> = nodes.into_iter().collect();
+        self.inner.set(nodes, Some(self.inner.settings.clock.now()))
+    }
+}
+
+impl<N> Inner<N> {
+    /// Makes the set consist of these nodes, of which those that are new since `new_since` start slowly.
+    pub(super) fn set(
+        &self,
+        nodes: Vec<Endpoint<N>>,
+        new_since: Option<Instant>,
+    ) -> Result<Changes, ConfigError> {
+        check(&nodes)?;
+        let now = self.settings.clock.now();
+        let (changes, events, replaced) = {
+            let mut core = self.core();
+            // Held until the lock is released: it may be the last that holds values of users.
+            let before = core.members.clone();
+            let changes = core.set(nodes, new_since);
+            let mut events = Vec::new();
+            let replaced = self.reroute(&mut core, now, &mut events);
+            (changes, events, (before, replaced))
+        };
+        drop(replaced);
+        self.report(&events, None);
+        Ok(changes)
+    }
+}
+
+impl<N> Core<N> {
+    fn set(&mut self, nodes: Vec<Endpoint<N>>, new_since: Option<Instant>) -> Changes {
+        let mut changes = Changes::default();
+        let mut members = Members::clone(&self.members);
+        let known = members.iter().flatten();
+        let mut gone: HashMap<Arc<str>, u32> = known
+            .map(|member| (member.name.clone(), member.address.slot))
+            .collect();
+        for node in nodes {
+            let known = gone.remove(&node.name);
+            let slot = match known {
+                Some(slot) => self.keep(slot, &node, new_since, &mut changes),
+                None => {
+                    changes.added += 1;
+                    let hash = hash_of(&*node.name);
+                    let record = Record::new(node.weight, node.priority, hash, new_since);
+                    self.machine.insert(record)
+                }
+            };
+            let Some(record) = self.machine.get(slot) else {
+                continue;
+            };
+            let address = match known.and_then(|slot| members.get(slot as usize)?.as_ref()) {
+                Some(member) => member.address,
+                None => NodeAddress::new(slot),
+            };
+            let vitals = record.vitals.clone();
+            let member = Member {
+                name: node.name,
+                value: node.value,
+                weight: node.weight,
+                priority: node.priority,
+                address,
+                vitals,
+            };
+            Inner::place(&mut members, member);
+        }
+        for slot in gone.into_values() {
+            if let Some(record) = self.machine.get_mut(slot) {
+                if !record.is_leaving {
+                    changes.removed += 1;
+                    record.is_leaving = true;
+                    record.vitals.close();
+                }
+            }
+        }
+        self.members = Arc::new(members);
+        changes
+    }
+
+    /// Keeps the node of a slot. Returns the slot.
+    fn keep(
+        &mut self,
+        slot: u32,
+        node: &Endpoint<N>,
+        new_since: Option<Instant>,
+        changes: &mut Changes,
+    ) -> u32 {
+        if let Some(record) = self.machine.get_mut(slot) {
+            record.weight = node.weight;
+            record.priority = node.priority;
+            if record.is_leaving {
+                // It was removed while it had calls in flight, and comes back.
+                record.is_leaving = false;
+                record.is_drained = false;
+                record.new_since = new_since;
+                record.vitals.open();
+                changes.added += 1;
+            } else {
+                changes.kept += 1;
+            }
+        }
+        slot
+    }
+}
+
+/// Checks a list of nodes.
+fn check<N>(nodes: &[Endpoint<N>]) -> Result<(), ConfigError> {
+    let fail = |problem| Err(ConfigError::new(NAME, "nodes", problem));
+    if nodes.len() > MAX_NODES {
+        return fail("must be at most 1 000 000");
+    }
+    if !nodes.iter().all(|node| node.weight > 0.0 && node.weight <= MAX_WEIGHT) {
+        return fail("must have weights above 0 and at most 1 000 000");
+    }
+    let mut names: Vec<&str> = nodes.iter().map(|node| &*node.name).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        return fail("must have different names");
+    }
+    Ok(())
+}
+
+const MAX_NODES: usize = 1_000_000;
+const MAX_WEIGHT: f64 = 1e6;

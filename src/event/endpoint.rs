@@ -1,0 +1,261 @@
+//! Events of sets of endpoints.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Something that happened to an endpoint, or to all endpoints of a priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndpointEvent {
+    /// An endpoint was ejected: it takes no calls for a time.
+    #[non_exhaustive]
+    Ejected {
+        /// Its name.
+        node: NodeName,
+        /// Why.
+        cause: EjectionCause,
+        /// For how long.
+        length: Duration,
+        /// How many times it was ejected, less one for each healthy interval.
+        times: u32,
+    },
+    /// An endpoint should have been ejected and was not.
+    #[non_exhaustive]
+    NotEjected {
+        /// Its name.
+        node: NodeName,
+        /// Why it should have been.
+        cause: EjectionCause,
+        /// Why it was not.
+        reason: Unenforced,
+    },
+    /// An endpoint that was ejected takes calls again.
+    #[non_exhaustive]
+    Returned {
+        /// Its name.
+        node: NodeName,
+    },
+    /// An endpoint asked to come back later: it takes no calls until then.
+    #[non_exhaustive]
+    Parked {
+        /// Its name.
+        node: NodeName,
+        /// For how long.
+        length: Duration,
+    },
+    /// Health checks of an endpoint failed: it takes no calls.
+    #[non_exhaustive]
+    Unhealthy {
+        /// Its name.
+        node: NodeName,
+    },
+    /// Health checks of an endpoint succeed again.
+    #[non_exhaustive]
+    Healthy {
+        /// Its name.
+        node: NodeName,
+    },
+    /// An endpoint takes no further calls.
+    #[non_exhaustive]
+    Draining {
+        /// Its name.
+        node: NodeName,
+        /// Calls that are still in flight.
+        in_flight: u32,
+    },
+    /// So few endpoints of a priority are available that calls go to all of them.
+    #[non_exhaustive]
+    PanicStarted {
+        /// The priority.
+        priority: u32,
+    },
+    /// Enough endpoints of a priority are available again.
+    #[non_exhaustive]
+    PanicEnded {
+        /// The priority.
+        priority: u32,
+    },
+}
+
+impl EndpointEvent {
+    /// The event as an identifier, for the label `kind` of metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Ejected { .. } => "endpoint_ejected",
+            Self::NotEjected { .. } => "endpoint_not_ejected",
+            Self::Returned { .. } => "endpoint_returned",
+            Self::Parked { .. } => "endpoint_parked",
+            Self::Unhealthy { .. } => "endpoint_unhealthy",
+            Self::Healthy { .. } => "endpoint_healthy",
+            Self::Draining { .. } => "endpoint_draining",
+            Self::PanicStarted { .. } => "endpoint_panic_started",
+            Self::PanicEnded { .. } => "endpoint_panic_ended",
+        }
+    }
+}
+
+impl fmt::Display for EndpointEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ejected {
+                node,
+                cause,
+                length,
+                times,
+            } => write!(f, "ejected {node} for {length:?} (ejection {times}): {cause}"),
+            Self::NotEjected {
+                node,
+                cause,
+                reason,
+            } => write!(f, "did not eject {node} ({reason}): {cause}"),
+            Self::Returned { node } => write!(f, "{node} takes calls again"),
+            Self::Parked { node, length } => write!(f, "parked {node} for {length:?}"),
+            Self::Unhealthy { node } => write!(f, "health checks of {node} failed"),
+            Self::Healthy { node } => write!(f, "health checks of {node} succeed again"),
+            Self::Draining { node, in_flight } => {
+                write!(f, "drains {node}, {in_flight} calls in flight")
+            }
+            Self::PanicStarted { priority } => {
+                write!(f, "too few endpoints of priority {priority}, calls go to all")
+            }
+            Self::PanicEnded { priority } => {
+                write!(f, "enough endpoints of priority {priority} again")
+            }
+        }
+    }
+}
+
+/// Why an endpoint is ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EjectionCause {
+    /// So many failures in a row.
+    ConsecutiveFailures(u32),
+    /// Its success rate is far below that of the others.
+    SuccessRate,
+    /// The share of its calls that fail.
+    FailureShare,
+    /// The first call after an ejection failed.
+    ProbeFailed,
+}
+
+impl EjectionCause {
+    /// The cause as an identifier for logs and metrics, such as `success_rate`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures(_) => "consecutive_failures",
+            Self::SuccessRate => "success_rate",
+            Self::FailureShare => "failure_share",
+            Self::ProbeFailed => "probe_failed",
+        }
+    }
+}
+
+impl fmt::Display for EjectionCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConsecutiveFailures(failures) => write!(f, "{failures} failures in a row"),
+            Self::SuccessRate => f.write_str("success rate far below the others"),
+            Self::FailureShare => f.write_str("failure share"),
+            Self::ProbeFailed => f.write_str("probe failed"),
+        }
+    }
+}
+
+/// Why an endpoint is not ejected although a rule holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unenforced {
+    /// As many endpoints are ejected as may be.
+    MaxEjected,
+    /// No other endpoint of its priority is available.
+    LastAvailable,
+    /// The set is in shadow mode.
+    Shadow,
+}
+
+impl Unenforced {
+    /// The reason as an identifier for logs and metrics, such as `max_ejected`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxEjected => "max_ejected",
+            Self::LastAvailable => "last_available",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+impl fmt::Display for Unenforced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The name of an endpoint, cut off after 47 bytes. Events are `Copy`, so they cannot own longer ones.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodeName {
+    bytes: [u8; Self::MAX],
+    length: u8,
+}
+
+impl NodeName {
+    /// The longest name that is kept, in bytes.
+    const MAX: usize = 47;
+
+    /// Keeps what fits, up to the end of a character. A name that is cut off ends in `…`.
+    pub(crate) fn new(name: &str) -> Self {
+        const CUT: &str = "…";
+        let (mut bytes, mut length) = ([0; Self::MAX], 0);
+        let mut push = |text: &str| {
+            bytes[length..length + text.len()].copy_from_slice(text.as_bytes());
+            length += text.len();
+        };
+        if name.len() <= Self::MAX {
+            push(name);
+        } else {
+            let mut end = Self::MAX - CUT.len();
+            while !name.is_char_boundary(end) {
+                end -= 1;
+            }
+            push(&name[..end]);
+            push(CUT);
+        }
+        Self {
+            bytes,
+            length: length as u8,
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        let bytes = &self.bytes[..usize::from(self.length)];
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_at_a_character() {
+        assert_eq!(NodeName::new("a:80").as_str(), "a:80");
+        assert_eq!(NodeName::new(&"x".repeat(47)).as_str(), "x".repeat(47));
+        let cut = format!("{}…", "x".repeat(44));
+        assert_eq!(NodeName::new(&"x".repeat(48)).as_str(), cut);
+        let umlauts = NodeName::new(&"ü".repeat(40));
+        assert_eq!(umlauts.as_str(), format!("{}…", "ü".repeat(22)));
+    }
+}

@@ -1,0 +1,114 @@
+//! Active health checks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use backstop::endpoints::NodeState;
+use backstop::{Endpoints, ManualClock};
+use futures::future::{Either, select};
+
+use crate::{Heard, SECOND, builder, fail, ms, name, picks, state};
+
+/// Runs checks for a while, then `then`, while they still run.
+fn during_checks<F, Fut>(clock: &ManualClock, endpoints: &Endpoints<usize>, check: F, then: impl Future)
+where
+    F: Fn(usize) -> Fut,
+    Fut: Future<Output = Result<(), ()>>,
+{
+    let checks = pin!(endpoints.check_with(SECOND, |node| check(*node)));
+    let then = pin!(then);
+    clock.block_on(async {
+        match select(checks, then).await {
+            Either::Left(_) => panic!("checks end only when they are dropped"),
+            Either::Right(_) => {}
+        }
+    });
+}
+
+#[test]
+fn a_node_whose_checks_fail_gets_no_calls_until_they_succeed() {
+    let clock = ManualClock::new();
+    let heard = Heard::default();
+    let endpoints = builder(&clock, 3).healthy_after(2).observer(heard.observer()).build().unwrap();
+    let is_down = Cell::new(true);
+    let down = &is_down;
+    let check = |node| async move { if node == 1 && down.get() { Err(()) } else { Ok(()) } };
+    during_checks(&clock, &endpoints, check, async {
+        clock.sleep(ms(1500)).await;
+        assert_eq!(state(&endpoints, 1), NodeState::Available, "two checks have failed");
+        clock.sleep(SECOND).await;
+        assert_eq!(state(&endpoints, 1), NodeState::Unhealthy);
+        assert_eq!(heard.take(), ["endpoints: health checks of node-1 failed"]);
+        assert!(!picks(&endpoints, 100).contains_key(&1));
+        is_down.set(false);
+        clock.sleep(SECOND).await;
+        assert_eq!(state(&endpoints, 1), NodeState::Unhealthy, "one has succeeded");
+        clock.sleep(SECOND).await;
+        assert_eq!(state(&endpoints, 1), NodeState::Starting);
+        assert_eq!(heard.take(), ["endpoints: health checks of node-1 succeed again"]);
+    });
+}
+
+#[test]
+fn a_good_check_ends_an_ejection() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 3).build().unwrap();
+    fail(&endpoints, 1, 5);
+    assert_eq!(state(&endpoints, 1), NodeState::Ejected);
+    during_checks(&clock, &endpoints, |_| async { Ok(()) }, async {
+        clock.sleep(ms(1)).await;
+        assert_eq!(state(&endpoints, 1), NodeState::Starting);
+    });
+}
+
+#[test]
+fn a_check_that_hangs_failed_and_delays_no_other() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 40).unhealthy_after(1).build().unwrap();
+    let checked = RefCell::new(HashMap::<usize, u32>::new());
+    let (seen, handle) = (&checked, &clock);
+    let check = |node| async move {
+        *seen.borrow_mut().entry(node).or_default() += 1;
+        if node == 7 {
+            std::future::pending::<()>().await;
+        }
+        handle.sleep(ms(100)).await;
+        Ok(())
+    };
+    during_checks(&clock, &endpoints, check, async {
+        clock.sleep(ms(250)).await;
+        assert_eq!(seen.borrow().len(), 40, "in two rounds, 32 at a time");
+        assert_eq!(state(&endpoints, 7), NodeState::Available);
+        clock.sleep(SECOND).await;
+        assert_eq!(state(&endpoints, 7), NodeState::Unhealthy);
+        assert_eq!(state(&endpoints, 8), NodeState::Available);
+        assert!(seen.borrow().values().all(|checks| *checks == 2), "once in each interval");
+    });
+    assert_eq!(clock.sleepers(), 0);
+}
+
+#[test]
+fn when_the_last_checker_ends_what_checks_have_said_is_forgotten() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 3).unhealthy_after(1).build().unwrap();
+    let check = |node| async move { if node == 1 { Err(()) } else { Ok(()) } };
+    during_checks(&clock, &endpoints, check, async {
+        clock.sleep(ms(1)).await;
+        // A second one, which ends first.
+        let mut second = Box::pin(endpoints.check_with(SECOND, |_| async { Ok::<_, ()>(()) }));
+        drop(drain_of(&endpoints));
+        endpoints.resume(&name(0));
+        let _ = second.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        drop(second);
+        clock.sleep(SECOND).await;
+        assert_eq!(state(&endpoints, 1), NodeState::Unhealthy);
+    });
+    assert_eq!(state(&endpoints, 1), NodeState::Available);
+}
+
+fn drain_of(endpoints: &Endpoints<usize>) -> impl Sized + use<> {
+    endpoints.drain(&name(0))
+}

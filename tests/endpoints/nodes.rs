@@ -1,0 +1,211 @@
+//! Updates and drains.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use backstop::endpoints::{Endpoint, NodeState};
+use backstop::{Endpoints, ManualClock, Policy};
+
+use crate::{Heard, SECOND, builder, fail, ms, name, of, picks, state};
+
+fn nodes(range: std::ops::Range<usize>) -> impl Iterator<Item = Endpoint<usize>> {
+    range.map(|node| Endpoint::new(name(node), node))
+}
+
+#[test]
+fn an_update_keeps_what_is_known_about_the_nodes_that_stay() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 10).build().unwrap();
+    fail(&endpoints, 3, 5);
+    let held: Vec<_> = (0..20).map(|_| endpoints.try_acquire().unwrap()).collect();
+    let before = endpoints.snapshot();
+    let list = nodes(2..12).map(|node| node.weight(2.0));
+    let changes = endpoints.update(list).unwrap();
+    assert_eq!((changes.added, changes.removed, changes.kept), (2, 2, 8));
+    let after = endpoints.snapshot();
+    for node in 2..10 {
+        let (before, after) = (of(&before, node), of(&after, node));
+        assert_eq!((after.weight, before.weight), (2.0, 1.0));
+        let facts = |node: &backstop::endpoints::NodeSnapshot| {
+            (node.state, node.in_flight, node.latency, node.calls, node.ejections, node.retry_after)
+        };
+        assert_eq!(facts(&before), facts(&after));
+    }
+    assert_eq!(state(&endpoints, 3), NodeState::Ejected);
+    assert_eq!(state(&endpoints, 10), NodeState::Starting);
+    drop(held);
+}
+
+#[test]
+fn nodes_that_are_removed_finish_their_calls_and_are_forgotten() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 2).build().unwrap();
+    let permits = [0, 1].map(|_| endpoints.try_acquire().unwrap());
+    let endpoints_of_call = endpoints.clone();
+    endpoints.update(nodes(5..6)).unwrap();
+    for permit in permits {
+        let node = permit.node().clone();
+        assert_eq!(state(&endpoints_of_call, **permit.node()), NodeState::Draining);
+        permit.success();
+        assert_eq!((*node.value(), node.in_flight()), (*node, 0), "it stays usable");
+    }
+    assert_eq!(picks(&endpoints, 10).into_keys().collect::<Vec<_>>(), [5]);
+    endpoints.update(nodes(5..6)).unwrap();
+    assert_eq!(endpoints.snapshot().nodes.len(), 1);
+    assert!(endpoints.get(&name(0)).is_none() && endpoints.get(&name(5)).is_some());
+}
+
+#[test]
+fn an_attempt_finds_its_node_after_the_node_was_removed() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 1).build().unwrap();
+    let (set, handle) = (&endpoints, &clock);
+    let call = endpoints.call_with(|attempt| async move {
+        set.update([]).unwrap();
+        handle.sleep(SECOND).await;
+        Ok::<_, ()>(set.node(&attempt).map(|node| *node))
+    });
+    assert_eq!(clock.block_on(call), Ok(Some(0)));
+}
+
+#[test]
+fn a_node_that_comes_back_while_its_calls_are_in_flight_is_the_same() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 1).build().unwrap();
+    let permit = endpoints.try_acquire().unwrap();
+    endpoints.update([]).unwrap();
+    assert!(endpoints.try_acquire().is_err());
+    let changes = endpoints.update(nodes(0..1)).unwrap();
+    assert_eq!((changes.added, changes.kept), (1, 0));
+    assert_eq!(of(&endpoints.snapshot(), 0).in_flight, 1);
+    permit.success();
+    assert_eq!(of(&endpoints.snapshot(), 0).in_flight, 0);
+    assert!(endpoints.try_acquire().is_ok());
+}
+
+#[test]
+fn an_update_that_is_wrong_changes_nothing() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 2).build().unwrap();
+    let before = endpoints.snapshot();
+    let twice = [Endpoint::new("a", 1), Endpoint::new("a", 2)];
+    let error = endpoints.update(twice).unwrap_err();
+    assert_eq!(error.to_string(), "endpoints: nodes must have different names");
+    for weight in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e7] {
+        assert!(endpoints.update([Endpoint::new("a", 1).weight(weight)]).is_err());
+    }
+    assert_eq!(endpoints.snapshot(), before);
+}
+
+#[test]
+fn a_drained_node_finishes_its_calls_and_gets_no_others() {
+    let clock = ManualClock::new();
+    let heard = Heard::default();
+    let endpoints = builder(&clock, 2).observer(heard.observer()).build().unwrap();
+    let permits: Vec<_> = (0..4).map(|_| endpoints.try_acquire().unwrap()).collect();
+    let on_first = permits.iter().filter(|permit| **permit.node() == 0).count();
+    let mut drain = pin!(endpoints.drain(&name(0)).unwrap());
+    assert_eq!(heard.take(), [format!("endpoints: drains node-0, {on_first} calls in flight")]);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert_eq!(drain.as_mut().poll(&mut cx), Poll::Pending);
+    assert!(!picks(&endpoints, 100).contains_key(&0));
+    let (mut first, others): (Vec<_>, Vec<_>) =
+        permits.into_iter().partition(|permit| **permit.node() == 0);
+    drop(others);
+    let last = first.pop().unwrap();
+    drop(first);
+    assert_eq!(drain.as_mut().poll(&mut cx), Poll::Pending);
+    last.success();
+    assert_eq!(drain.as_mut().poll(&mut cx), Poll::Ready(()));
+
+    assert_eq!(state(&endpoints, 0), NodeState::Draining);
+    endpoints.update(nodes(0..2)).unwrap();
+    assert_eq!(state(&endpoints, 0), NodeState::Draining, "the list does not end a drain");
+    assert!(endpoints.resume(&name(0)) && !endpoints.resume(&name(0)));
+    assert_eq!(state(&endpoints, 0), NodeState::Starting);
+    assert!(endpoints.drain("unknown").is_none() && !endpoints.resume("unknown"));
+}
+
+#[test]
+fn every_drain_of_a_node_is_woken_by_its_last_call() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 1).build().unwrap();
+    let permit = endpoints.try_acquire().unwrap();
+    let drains = [1, 2].map(|_| endpoints.drain(&name(0)).unwrap());
+    let [first, second] = drains;
+    let handle = clock.clone();
+    clock.block_on(async {
+        let work = async {
+            handle.sleep(ms(10)).await;
+            permit.success();
+        };
+        futures::join!(first, second, work);
+    });
+}
+
+#[test]
+fn a_drain_ends_when_its_node_is_resumed_and_leaves_nothing_behind_when_it_is_dropped() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 1).build().unwrap();
+    let _permit = endpoints.try_acquire().unwrap();
+    let waker = Arc::new(Count::default());
+    {
+        let mut dropped = pin!(endpoints.drain(&name(0)).unwrap());
+        let waker = waker.clone().into();
+        let _ = dropped.as_mut().poll(&mut Context::from_waker(&waker));
+    }
+    assert_eq!(Arc::strong_count(&waker), 1, "the waker of a drain that was dropped");
+    let (set, handle) = (endpoints.clone(), clock.clone());
+    let drain = endpoints.drain(&name(0)).unwrap();
+    clock.block_on(async {
+        let resume = async {
+            handle.sleep(ms(10)).await;
+            set.resume(&name(0));
+        };
+        futures::join!(drain, resume);
+    });
+}
+
+#[derive(Default)]
+struct Count(std::sync::atomic::AtomicU32);
+
+impl std::task::Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn threads_that_pick_while_nodes_come_and_go_lose_no_call() {
+    let clock = ManualClock::new();
+    let endpoints: Endpoints<usize> = builder(&clock, 4).build().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let callers = [(); 3].map(|()| {
+            scope.spawn(|| {
+                let mut calls = 0_u64;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let permit = endpoints.try_acquire().expect("one of the nodes stays");
+                    assert!(**permit.node() < 8);
+                    permit.success();
+                    calls += 1;
+                }
+                calls
+            })
+        });
+        for round in 0..500 {
+            let first = round % 4;
+            endpoints.update(nodes(first..first + 4)).unwrap();
+            drop(endpoints.drain(&name(first + 1)));
+            endpoints.resume(&name(first + 1));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let calls = callers.map(|caller| caller.join().unwrap());
+        assert!(calls.iter().all(|calls| *calls > 0));
+    });
+    endpoints.update(nodes(0..1)).unwrap();
+    let snapshot = endpoints.snapshot();
+    assert_eq!((snapshot.nodes.len(), snapshot.rejected), (1, 0));
+    assert!(snapshot.nodes.iter().all(|node| node.in_flight == 0));
+}

@@ -1,0 +1,64 @@
+//! Observers, values, and wakers that call back or panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+
+use backstop::endpoints::{Endpoint, NodeState};
+use backstop::{Endpoints, Event, ManualClock};
+
+use crate::{SECOND, builder, fail, name, state};
+
+#[test]
+fn an_observer_may_use_the_set_it_hears_about() {
+    static SET: OnceLock<Endpoints<usize>> = OnceLock::new();
+    let clock = ManualClock::new();
+    let observer = |event: &Event| {
+        let set = SET.get().expect("it is built");
+        assert!(!set.snapshot().nodes.is_empty(), "{event}");
+        drop(set.try_acquire());
+        drop(set.drain(&name(9)));
+    };
+    let set = SET.get_or_init(|| builder(&clock, 10).observer(observer).build().unwrap());
+    fail(set, 3, 5);
+    assert_eq!(state(set, 3), NodeState::Ejected);
+    assert_eq!(state(set, 9), NodeState::Draining);
+}
+
+#[test]
+fn an_observer_that_panics_costs_no_call_and_no_change() {
+    let clock = ManualClock::new();
+    let observer = |_: &Event| panic!("on purpose");
+    let endpoints = builder(&clock, 10).observer(observer).build().unwrap();
+    fail(&endpoints, 3, 4);
+    assert!(catch_unwind(AssertUnwindSafe(|| fail(&endpoints, 3, 1))).is_err());
+    assert_eq!(state(&endpoints, 3), NodeState::Ejected);
+    assert!(endpoints.snapshot().nodes.iter().all(|node| node.in_flight == 0));
+    clock.advance(30 * SECOND);
+    let probe = endpoints.try_acquire().unwrap();
+    assert_eq!(**probe.node(), 3);
+    assert!(catch_unwind(AssertUnwindSafe(|| probe.success())).is_err());
+    assert_eq!(state(&endpoints, 3), NodeState::Starting);
+}
+
+#[test]
+fn values_that_use_the_set_when_they_are_dropped_do_not_deadlock() {
+    struct Value(Arc<OnceLock<Endpoints<Self>>>);
+    impl Drop for Value {
+        fn drop(&mut self) {
+            if let Some(set) = self.0.get() {
+                assert!(set.snapshot().nodes.len() < 10);
+                drop(set.try_acquire());
+                drop(set.update([]));
+            }
+        }
+    }
+    let set = Arc::new(OnceLock::new());
+    let nodes = || ["a", "b"].map(|name| Endpoint::new(name, Value(set.clone())));
+    let endpoints = Endpoints::builder().nodes(nodes()).clock(ManualClock::new()).build().unwrap();
+    assert!(set.set(endpoints.clone()).is_ok());
+    endpoints.update(nodes()).unwrap();
+    let permit = endpoints.try_acquire();
+    drop(permit);
+    endpoints.update([]).unwrap();
+    assert_eq!(endpoints.snapshot().nodes.len(), 0);
+}
