@@ -30,7 +30,10 @@ fn endpoints(nodes: usize, choices: usize) -> Endpoints<usize> {
     let endpoints = endpoints.clock(clock()).build().expect("valid");
     // All nodes have a latency.
     for _ in 0..20_000 {
-        endpoints.try_acquire().expect("all are available").success();
+        endpoints
+            .try_acquire()
+            .expect("all are available")
+            .success();
     }
     endpoints
 }
@@ -74,7 +77,12 @@ fn calls(c: &mut Criterion) {
     let mut group = c.benchmark_group("1000 nodes");
     let endpoints = endpoints(1000, 2);
     group.bench_function("acquire and release", |b| {
-        b.iter(|| endpoints.try_acquire().expect("all are available").success());
+        b.iter(|| {
+            endpoints
+                .try_acquire()
+                .expect("all are available")
+                .success()
+        });
     });
     group.bench_function("call of a ready operation", |b| {
         b.iter(|| {
@@ -108,13 +116,20 @@ fn by_hand(c: &mut Criterion) {
         .collect();
     let random = AtomicU64::new(1);
     let pick = || {
-        let mut bits = random.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut bits = random
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         bits ^= bits >> 32;
         let pair = [bits as usize % 1000, (bits >> 20) as usize % 1000].map(|at| &nodes[at]);
         let cost = |node: &Node| {
-            node.nanos.load(Ordering::Relaxed) * u64::from(node.in_flight.load(Ordering::Relaxed) + 1)
+            node.nanos.load(Ordering::Relaxed)
+                * u64::from(node.in_flight.load(Ordering::Relaxed) + 1)
         };
-        let best = if cost(pair[0]) <= cost(pair[1]) { pair[0] } else { pair[1] };
+        let best = if cost(pair[0]) <= cost(pair[1]) {
+            pair[0]
+        } else {
+            pair[1]
+        };
         best.in_flight.fetch_add(1, Ordering::Relaxed);
         best.clone()
     };

@@ -71,7 +71,11 @@ pub(super) const NAME: &str = "chaos";
 pub(super) fn check_rates(rates: [f64; 4]) -> Result<(), ConfigError> {
     for (fault, rate) in Fault::ALL.into_iter().zip(rates) {
         if !(0.0..=1.0).contains(&rate) {
-            return Err(ConfigError::new(NAME, fault.as_str(), "must have a rate from 0 to 1"));
+            return Err(ConfigError::new(
+                NAME,
+                fault.as_str(),
+                "must have a rate from 0 to 1",
+            ));
         }
     }
     // A call gets one fault at most. The small addition is for sums of tenths.
@@ -194,7 +198,11 @@ impl<E, R> ChaosBuilder<E, R> {
         check_rates(parts.rates)?;
         check_share(parts.max_share)?;
         if parts.latency.min > parts.latency.max {
-            return Err(ConfigError::new(NAME, "latency", "must be a range that is not empty"));
+            return Err(ConfigError::new(
+                NAME,
+                "latency",
+                "must be a range that is not empty",
+            ));
         }
         let Some(clock) = parts.clock else {
             return Err(ConfigError::new(NAME, "clock", "must be given"));

@@ -286,8 +286,14 @@ impl<N> EndpointsBuilder<N> {
         if self.decay.is_zero() {
             return fail("decay", "must be above zero");
         }
-        if self.success_rate.is_some_and(|rule| !(rule.deviations > 0.0 && rule.deviations.is_finite())) {
-            return fail("eject_below_mean", "must be a number of deviations of at least 0");
+        if self
+            .success_rate
+            .is_some_and(|rule| !(rule.deviations > 0.0 && rule.deviations.is_finite()))
+        {
+            return fail(
+                "eject_below_mean",
+                "must be a number of deviations of at least 0",
+            );
         }
         if self.failure_share.is_some_and(|rule| !is_share(rule.share)) {
             return fail("eject_failure_share", "must be from 0 to 1");

@@ -119,7 +119,10 @@ impl<N> Drain<N> {
     /// Exchanges the waker that waits. Returns the one before, to be dropped outside the lock.
     fn exchange(&self, new: Option<WaitingDrain>) -> Option<WaitingDrain> {
         let mut core = self.endpoints.inner.core();
-        let at = core.drains.iter().position(|drain| drain.number == self.number);
+        let at = core
+            .drains
+            .iter()
+            .position(|drain| drain.number == self.number);
         let old = at.map(|at| core.drains.swap_remove(at));
         core.drains.extend(new);
         old

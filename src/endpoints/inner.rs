@@ -88,7 +88,9 @@ impl<N> Core<N> {
             let record = self.machine.get(slot as u32);
             record.is_some_and(|record| record.is_leaving && record.vitals.in_flight() == 0)
         };
-        let gone: Vec<usize> = (0..self.members.len()).filter(|slot| is_gone(*slot)).collect();
+        let gone: Vec<usize> = (0..self.members.len())
+            .filter(|slot| is_gone(*slot))
+            .collect();
         if gone.is_empty() {
             return None;
         }
@@ -107,7 +109,11 @@ impl<N> Core<N> {
         for &priority in panicking.iter().filter(|now| !self.panicking.contains(now)) {
             events.push(EndpointEvent::PanicStarted { priority });
         }
-        for &priority in self.panicking.iter().filter(|then| !panicking.contains(then)) {
+        for &priority in self
+            .panicking
+            .iter()
+            .filter(|then| !panicking.contains(then))
+        {
             events.push(EndpointEvent::PanicEnded { priority });
         }
         self.panicking = panicking;

@@ -143,10 +143,7 @@ impl<N> Endpoints<N> {
                     retry_after: (until > now).then(|| until.saturating_duration_since(now)),
                 })
             });
-            (
-                nodes.collect::<Vec<_>>(),
-                Routes::new(&core.machine, now),
-            )
+            (nodes.collect::<Vec<_>>(), Routes::new(&core.machine, now))
         };
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         let priorities = routes.tiers.iter().map(|tier| PrioritySnapshot {

@@ -166,7 +166,10 @@ fn check<N>(nodes: &[Endpoint<N>]) -> Result<(), ConfigError> {
     if nodes.len() > MAX_NODES {
         return fail("must be at most 1 000 000");
     }
-    if !nodes.iter().all(|node| node.weight > 0.0 && node.weight <= MAX_WEIGHT) {
+    if !nodes
+        .iter()
+        .all(|node| node.weight > 0.0 && node.weight <= MAX_WEIGHT)
+    {
         return fail("must have weights above 0 and at most 1 000 000");
     }
     let mut names: Vec<&str> = nodes.iter().map(|node| &*node.name).collect();

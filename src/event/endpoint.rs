@@ -102,7 +102,10 @@ impl fmt::Display for EndpointEvent {
                 cause,
                 length,
                 times,
-            } => write!(f, "ejected {node} for {length:?} (ejection {times}): {cause}"),
+            } => write!(
+                f,
+                "ejected {node} for {length:?} (ejection {times}): {cause}"
+            ),
             Self::NotEjected {
                 node,
                 cause,
@@ -116,7 +119,10 @@ impl fmt::Display for EndpointEvent {
                 write!(f, "drains {node}, {in_flight} calls in flight")
             }
             Self::PanicStarted { priority } => {
-                write!(f, "too few endpoints of priority {priority}, calls go to all")
+                write!(
+                    f,
+                    "too few endpoints of priority {priority}, calls go to all"
+                )
             }
             Self::PanicEnded { priority } => {
                 write!(f, "enough endpoints of priority {priority} again")

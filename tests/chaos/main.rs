@@ -25,7 +25,10 @@ fn without_rates_nothing_is_injected() {
     for _ in 0..1000 {
         assert_eq!(clock.block_on(chaos.call(good)), Ok(1));
     }
-    assert_eq!((chaos.snapshot().calls, chaos.snapshot().injected()), (1000, 0));
+    assert_eq!(
+        (chaos.snapshot().calls, chaos.snapshot().injected()),
+        (1000, 0)
+    );
     assert_eq!(clock.now().as_nanos(), 0);
 }
 
@@ -61,15 +64,30 @@ fn each_fault_is_injected_at_its_rate() {
     let delays = clock.now().as_nanos() / 10_000_000;
     let behaviors = u64::from(ran.load(Ordering::Relaxed));
     let seen = [delays, behaviors, errors, results];
-    assert_eq!(seen, [snapshot.latency, snapshot.behavior, snapshot.error, snapshot.result]);
-    assert!(seen.iter().all(|count| (850..1_150).contains(count)), "{seen:?}");
+    assert_eq!(
+        seen,
+        [
+            snapshot.latency,
+            snapshot.behavior,
+            snapshot.error,
+            snapshot.result
+        ]
+    );
+    assert!(
+        seen.iter().all(|count| (850..1_150).contains(count)),
+        "{seen:?}"
+    );
     assert_eq!(snapshot.capped, 0);
 }
 
 #[test]
 fn the_cap_is_hard() {
     let clock = ManualClock::new();
-    let chaos = Chaos::builder().error(1.0, || "injected").clock(clock.clone()).build().unwrap();
+    let chaos = Chaos::builder()
+        .error(1.0, || "injected")
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let mut injected = 0;
     for calls in 1..=2000 {
         injected += u64::from(clock.block_on(chaos.call(good)).is_err());
@@ -84,7 +102,9 @@ fn the_cap_is_hard() {
         let _ = clock.block_on(chaos.call(good));
     }
     chaos.switch().set_rate(Fault::Error, 1.0).unwrap();
-    let burst = (0..100).filter(|_| clock.block_on(chaos.call(good)).is_err()).count();
+    let burst = (0..100)
+        .filter(|_| clock.block_on(chaos.call(good)).is_err())
+        .count();
     assert!((10..=20).contains(&burst), "{burst}");
 }
 
@@ -117,7 +137,10 @@ fn a_switch_acts_while_calls_run() {
     (0..20).for_each(|_| assert!(took().is_zero()));
     switch.set_rate(Fault::Latency, 1.0).unwrap();
     switch.set_max_share(0.0).unwrap();
-    assert!((0..50).all(|_| took().is_zero()), "not even what was saved up");
+    assert!(
+        (0..50).all(|_| took().is_zero()),
+        "not even what was saved up"
+    );
     switch.set_max_share(1.0).unwrap();
     switch.set_rate(Fault::Latency, 0.0).unwrap();
     assert_eq!(took(), Duration::ZERO);
@@ -128,15 +151,28 @@ fn a_switch_acts_while_calls_run() {
 #[test]
 fn a_switch_refuses_what_the_builder_would() {
     let clock = ManualClock::new();
-    let chaos = Chaos::builder().error(0.6, || "injected").clock(clock).build().unwrap();
+    let chaos = Chaos::builder()
+        .error(0.6, || "injected")
+        .clock(clock)
+        .build()
+        .unwrap();
     let switch = chaos.switch();
     for rate in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
         assert!(switch.set_rate(Fault::Error, rate).is_err(), "{rate}");
         assert!(switch.set_max_share(rate).is_err(), "{rate}");
     }
-    assert!(switch.set_rate(Fault::Latency, 0.5).is_err(), "more than 1 in sum");
-    assert!(switch.set_rate(Fault::Result, 0.1).is_err(), "nothing makes results");
-    assert!(switch.set_rate(Fault::Behavior, 0.1).is_err(), "there is no function");
+    assert!(
+        switch.set_rate(Fault::Latency, 0.5).is_err(),
+        "more than 1 in sum"
+    );
+    assert!(
+        switch.set_rate(Fault::Result, 0.1).is_err(),
+        "nothing makes results"
+    );
+    assert!(
+        switch.set_rate(Fault::Behavior, 0.1).is_err(),
+        "there is no function"
+    );
     assert!(switch.set_rate(Fault::Latency, 0.4).is_ok());
 }
 
@@ -147,8 +183,14 @@ fn builders_refuse_what_has_no_meaning() {
     };
     let chaos = || Chaos::builder().clock(ManualClock::new());
     for rate in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-        assert_eq!(setting(chaos().latency(rate, ms(1)).build()).as_deref(), Some("latency"));
-        assert_eq!(setting(chaos().max_share(rate).build()).as_deref(), Some("max_share"));
+        assert_eq!(
+            setting(chaos().latency(rate, ms(1)).build()).as_deref(),
+            Some("latency")
+        );
+        assert_eq!(
+            setting(chaos().max_share(rate).build()).as_deref(),
+            Some("max_share")
+        );
     }
     let sum = chaos().latency(0.6, ms(1)).behavior(0.5, || async {});
     assert_eq!(setting(sum.build()).as_deref(), Some("rates"));
@@ -162,9 +204,14 @@ fn builders_refuse_what_has_no_meaning() {
 fn a_seed_reproduces_the_faults() {
     let run = |seed| {
         let clock = ManualClock::new();
-        let chaos = Chaos::builder().error(0.3, || "injected").max_share(1.0).seed(seed);
+        let chaos = Chaos::builder()
+            .error(0.3, || "injected")
+            .max_share(1.0)
+            .seed(seed);
         let chaos = chaos.clock(clock.clone()).build().unwrap();
-        (0..200).map(|_| clock.block_on(chaos.call(good)).is_err()).collect::<Vec<_>>()
+        (0..200)
+            .map(|_| clock.block_on(chaos.call(good)).is_err())
+            .collect::<Vec<_>>()
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
@@ -191,8 +238,15 @@ fn only_the_calls_that_are_meant_get_faults() {
 #[test]
 fn injected_latency_is_cut_off_by_a_timeout_and_leaves_no_timer() {
     let clock = ManualClock::new();
-    let chaos = Chaos::builder().latency(1.0, ms(500)).max_share(1.0).clock(clock.clone());
-    let timeout = Timeout::builder().after(ms(100)).clock(clock.clone()).build().unwrap();
+    let chaos = Chaos::builder()
+        .latency(1.0, ms(500))
+        .max_share(1.0)
+        .clock(clock.clone());
+    let timeout = Timeout::builder()
+        .after(ms(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let stack = (timeout, chaos.build().unwrap());
     assert!(clock.block_on(stack.call(good)).unwrap_err().is_timeout());
     assert_eq!((clock.now().as_nanos(), clock.sleepers()), (100_000_000, 0));
@@ -201,8 +255,15 @@ fn injected_latency_is_cut_off_by_a_timeout_and_leaves_no_timer() {
 #[test]
 fn a_delay_counts_against_the_time_that_is_left() {
     let clock = ManualClock::new();
-    let chaos = Chaos::builder().latency(1.0, ms(30)).max_share(1.0).clock(clock.clone());
-    let timeout = Timeout::builder().after(ms(100)).clock(clock.clone()).build().unwrap();
+    let chaos = Chaos::builder()
+        .latency(1.0, ms(30))
+        .max_share(1.0)
+        .clock(clock.clone());
+    let timeout = Timeout::builder()
+        .after(ms(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let stack = (timeout, chaos.build().unwrap());
     let left = stack.call_with(|attempt| async move { Ok::<_, &str>(attempt.remaining()) });
     assert_eq!(clock.block_on(left), Ok(Some(ms(70))));
@@ -211,10 +272,16 @@ fn a_delay_counts_against_the_time_that_is_left() {
 #[test]
 fn a_call_that_gets_an_error_is_not_made() {
     let clock = ManualClock::new();
-    let chaos = Chaos::builder().error(1.0, || "injected").max_share(1.0).clock(clock.clone());
+    let chaos = Chaos::builder()
+        .error(1.0, || "injected")
+        .max_share(1.0)
+        .clock(clock.clone());
     let chaos = chaos.build().unwrap();
     let report = clock.block_on(chaos.call_reported(good));
-    assert_eq!((report.attempts, report.result), (0, Err(Error::Operation("injected"))));
+    assert_eq!(
+        (report.attempts, report.result),
+        (0, Err(Error::Operation("injected")))
+    );
 }
 
 #[test]
@@ -225,7 +292,10 @@ fn both_observers_hear_of_a_fault() {
         let lines = lines.clone();
         move |event: &Event| {
             if let Event::ChaosInjected { .. } = event {
-                lines.lock().unwrap().push(format!("{who}: {event} ({})", event.kind()));
+                lines
+                    .lock()
+                    .unwrap()
+                    .push(format!("{who}: {event} ({})", event.kind()));
             }
         }
     };
@@ -238,5 +308,8 @@ fn both_observers_hear_of_a_fault() {
     let pipeline = Pipeline::new(chaos.build().unwrap()).observer(log(&lines, "pipeline"));
     let _ = clock.block_on(pipeline.call(good));
     let line = "faults: injected error (chaos_injected)";
-    assert_eq!(*lines.lock().unwrap(), [format!("own: {line}"), format!("pipeline: {line}")]);
+    assert_eq!(
+        *lines.lock().unwrap(),
+        [format!("own: {line}"), format!("pipeline: {line}")]
+    );
 }

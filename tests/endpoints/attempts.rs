@@ -14,7 +14,9 @@ use backstop::{
 use crate::{builder, name};
 
 fn retry(clock: &ManualClock, attempts: u32) -> Retry {
-    let retry = Retry::builder().max_attempts(attempts).backoff(Backoff::NONE);
+    let retry = Retry::builder()
+        .max_attempts(attempts)
+        .backoff(Backoff::NONE);
     retry.clock(clock.clone()).build().unwrap()
 }
 
@@ -46,10 +48,13 @@ fn a_retry_goes_to_each_node_once_before_it_repeats_one() {
 fn an_attempt_goes_to_another_priority_before_it_repeats_a_node() {
     let clock = ManualClock::new();
     let nodes = [("near", 0), ("far", 1), ("farther", 2)];
-    let nodes = nodes.map(|(name, priority)| {
-        backstop::endpoints::Endpoint::new(name, name).priority(priority)
-    });
-    let endpoints = Endpoints::builder().nodes(nodes).clock(clock.clone()).build().unwrap();
+    let nodes = nodes
+        .map(|(name, priority)| backstop::endpoints::Endpoint::new(name, name).priority(priority));
+    let endpoints = Endpoints::builder()
+        .nodes(nodes)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let stack = (retry(&clock, 4), endpoints.clone());
     let seen = RefCell::new(Vec::new());
     let seen = &seen;
@@ -208,9 +213,15 @@ fn calls_of_a_key_go_to_one_node_while_it_is_available() {
 #[test]
 fn a_node_is_found_only_through_its_own_set() {
     let clock = ManualClock::new();
-    let (ours, other) = (builder(&clock, 2).build().unwrap(), builder(&clock, 2).build().unwrap());
+    let (ours, other) = (
+        builder(&clock, 2).build().unwrap(),
+        builder(&clock, 2).build().unwrap(),
+    );
     let call = ours.call_with(|attempt| {
-        let found = (ours.node(&attempt).is_some(), other.node(&attempt).is_some());
+        let found = (
+            ours.node(&attempt).is_some(),
+            other.node(&attempt).is_some(),
+        );
         async move { Ok::<_, ()>(found) }
     });
     assert_eq!(clock.block_on(call), Ok((true, false)));
@@ -236,8 +247,16 @@ fn an_operation_that_runs_once_gets_a_node() {
     let clock = ManualClock::new();
     let endpoints = builder(&clock, 2).build().unwrap();
     let body = vec![1, 2, 3];
-    assert_eq!(clock.block_on(endpoints.call_once(|| async move { Ok::<_, ()>(body) })), Ok(vec![1, 2, 3]));
-    let empty = Endpoints::<()>::builder().clock(clock.clone()).build().unwrap();
-    let error = clock.block_on(empty.call(|_| async { Ok::<_, ()>(()) })).unwrap_err();
+    assert_eq!(
+        clock.block_on(endpoints.call_once(|| async move { Ok::<_, ()>(body) })),
+        Ok(vec![1, 2, 3])
+    );
+    let empty = Endpoints::<()>::builder()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let error = clock
+        .block_on(empty.call(|_| async { Ok::<_, ()>(()) }))
+        .unwrap_err();
     assert_eq!(error.reason(), Some(Reason::NoEndpoint));
 }

@@ -5,19 +5,27 @@ use std::time::Duration;
 use backstop::endpoints::{Endpoint, NodeState};
 use backstop::{Endpoints, ManualClock, Reason, Verdict};
 
-use crate::{Heard, SECOND, builder, call, fail, ms, name, of, picks, state};
+use crate::{Heard, SECOND, call, fail, ms, name, of, picks, rotating, state};
 
 #[test]
 fn a_node_is_ejected_probed_and_starts_slowly() {
     let clock = ManualClock::new();
     let heard = Heard::default();
-    let endpoints = builder(&clock, 10).observer(heard.observer()).build().unwrap();
+    let endpoints = rotating(&clock, 10)
+        .observer(heard.observer())
+        .build()
+        .unwrap();
     fail(&endpoints, 3, 4);
     assert_eq!(state(&endpoints, 3), NodeState::Available);
     fail(&endpoints, 3, 1);
     assert_eq!(state(&endpoints, 3), NodeState::Ejected);
     let cause = "5 failures in a row";
-    assert_eq!(heard.take(), [format!("endpoints: ejected node-3 for 30s (ejection 1): {cause}")]);
+    assert_eq!(
+        heard.take(),
+        [format!(
+            "endpoints: ejected node-3 for 30s (ejection 1): {cause}"
+        )]
+    );
     assert!(!picks(&endpoints, 1000).contains_key(&3));
     assert_eq!(of(&endpoints.snapshot(), 3).retry_after, Some(30 * SECOND));
 
@@ -46,7 +54,7 @@ fn a_node_is_ejected_probed_and_starts_slowly() {
 #[test]
 fn a_probe_that_fails_lengthens_the_ejection_and_one_that_is_cancelled_does_not() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 10).build().unwrap();
+    let endpoints = rotating(&clock, 10).build().unwrap();
     fail(&endpoints, 3, 5);
     clock.advance(30 * SECOND);
     for _ in 0..3 {
@@ -57,13 +65,16 @@ fn a_probe_that_fails_lengthens_the_ejection_and_one_that_is_cancelled_does_not(
     endpoints.try_acquire().unwrap().failure();
     let snapshot = of(&endpoints.snapshot(), 3);
     assert_eq!(snapshot.state, NodeState::Ejected);
-    assert_eq!((snapshot.retry_after, snapshot.ejections), (Some(60 * SECOND), 2));
+    assert_eq!(
+        (snapshot.retry_after, snapshot.ejections),
+        (Some(60 * SECOND), 2)
+    );
 }
 
 #[test]
 fn a_probe_that_hangs_is_replaced_after_a_while() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 10).build().unwrap();
+    let endpoints = rotating(&clock, 10).build().unwrap();
     fail(&endpoints, 3, 5);
     clock.advance(30 * SECOND);
     let hanging = endpoints.try_acquire().unwrap();
@@ -82,32 +93,53 @@ fn a_probe_that_hangs_is_replaced_after_a_while() {
 fn a_sole_node_is_never_ejected() {
     let clock = ManualClock::new();
     let heard = Heard::default();
-    let endpoints = builder(&clock, 1).observer(heard.observer()).build().unwrap();
+    let endpoints = rotating(&clock, 1)
+        .observer(heard.observer())
+        .build()
+        .unwrap();
     for _ in 0..1000 {
         let result = clock.block_on(endpoints.call(|_| async { Err::<(), _>("down") }));
-        assert_eq!(result.unwrap_err().into_operation(), Some("down"), "the error passes");
+        assert_eq!(
+            result.unwrap_err().into_operation(),
+            Some("down"),
+            "the error passes"
+        );
         clock.advance(ms(50));
     }
     assert_eq!(state(&endpoints, 0), NodeState::Available);
     let events = heard.take();
     let line = "endpoints: did not eject node-0 (last_available): 5 failures in a row";
-    assert!(events.iter().filter(|event| *event == line).count() >= 200 - 4, "{}", events.len());
-    assert!(!events.iter().any(|event| event.contains("ejected node-0 for")));
+    assert!(
+        events.iter().filter(|event| *event == line).count() >= 200 - 4,
+        "{}",
+        events.len()
+    );
+    assert!(
+        !events
+            .iter()
+            .any(|event| event.contains("ejected node-0 for"))
+    );
 }
 
 #[test]
 fn of_two_nodes_that_fail_one_is_ejected() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 2).build().unwrap();
+    let endpoints = rotating(&clock, 2).build().unwrap();
     (0..1000).for_each(|_| call(&clock, &endpoints, false));
     let states = [0, 1].map(|node| state(&endpoints, node));
-    assert_eq!(states.iter().filter(|state| **state == NodeState::Ejected).count(), 1);
+    assert_eq!(
+        states
+            .iter()
+            .filter(|state| **state == NodeState::Ejected)
+            .count(),
+        1
+    );
 }
 
 #[test]
 fn a_late_failure_does_not_eject_a_node_that_has_returned() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 2).build().unwrap();
+    let endpoints = rotating(&clock, 2).build().unwrap();
     // Ten calls in flight on each.
     let mut held: Vec<_> = (0..20).map(|_| endpoints.try_acquire().unwrap()).collect();
     let late: Vec<_> = held.extract(|permit| **permit.node() == 0);
@@ -116,7 +148,8 @@ fn a_late_failure_does_not_eject_a_node_that_has_returned() {
     clock.advance(30 * SECOND);
     endpoints.try_acquire().unwrap().success();
     assert_eq!(state(&endpoints, 0), NodeState::Starting);
-    late.into_iter().for_each(backstop::endpoints::Permit::failure);
+    late.into_iter()
+        .for_each(backstop::endpoints::Permit::failure);
     assert_eq!(state(&endpoints, 0), NodeState::Starting);
 }
 
@@ -137,37 +170,52 @@ impl<T> Extract<T> for Vec<T> {
 fn a_hint_parks_only_its_node() {
     let clock = ManualClock::new();
     let heard = Heard::default();
-    let endpoints = builder(&clock, 3).observer(heard.observer()).build().unwrap();
+    let endpoints = rotating(&clock, 3)
+        .observer(heard.observer())
+        .build()
+        .unwrap();
     let permit = endpoints.try_acquire().unwrap();
     let node = **permit.node();
     permit.record(Verdict::throttled(20 * SECOND));
     assert_eq!(state(&endpoints, node), NodeState::Parked);
-    assert_eq!(heard.take(), [format!("endpoints: parked {} for 20s", name(node))]);
+    assert_eq!(
+        heard.take(),
+        [format!("endpoints: parked {} for 20s", name(node))]
+    );
     assert!(!picks(&endpoints, 100).contains_key(&node));
     clock.advance(20 * SECOND);
     assert_eq!(state(&endpoints, node), NodeState::Available);
-    // What it was parked for is still the latency it is compared by; it fades.
-    clock.advance(120 * SECOND);
     assert!(picks(&endpoints, 100).contains_key(&node));
 }
 
 #[test]
 fn hints_are_cut_to_the_longest_and_neutral_ones_are_ignored() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 1).max_hint(7 * SECOND).build().unwrap();
+    let endpoints = rotating(&clock, 1).max_hint(7 * SECOND).build().unwrap();
     let neutral = Verdict::throttled(SECOND).with_health(backstop::Health::Neutral);
     endpoints.try_acquire().unwrap().record(neutral);
     assert_eq!(state(&endpoints, 0), NodeState::Available);
-    endpoints.try_acquire().unwrap().record(Verdict::throttled(Duration::MAX));
+    endpoints
+        .try_acquire()
+        .unwrap()
+        .record(Verdict::throttled(Duration::MAX));
     assert_eq!(of(&endpoints.snapshot(), 0).retry_after, Some(7 * SECOND));
-    let without = builder(&clock, 1).max_hint(Duration::ZERO).build().unwrap();
-    without.try_acquire().unwrap().record(Verdict::throttled(SECOND));
+    let without = rotating(&clock, 1)
+        .max_hint(Duration::ZERO)
+        .build()
+        .unwrap();
+    without
+        .try_acquire()
+        .unwrap()
+        .record(Verdict::throttled(SECOND));
     assert_eq!(state(&without, 0), NodeState::Available);
 }
 
 /// Parks so many nodes.
 fn park(endpoints: &Endpoints<usize>, nodes: usize) {
-    let permits: Vec<_> = (0..10_000).map(|_| endpoints.try_acquire().unwrap()).collect();
+    let permits: Vec<_> = (0..10_000)
+        .map(|_| endpoints.try_acquire().unwrap())
+        .collect();
     for permit in permits {
         let hint = match **permit.node() < nodes {
             true => Verdict::throttled(20 * SECOND),
@@ -181,26 +229,44 @@ fn park(endpoints: &Endpoints<usize>, nodes: usize) {
 fn calls_go_to_all_nodes_when_too_few_are_available() {
     let clock = ManualClock::new();
     let heard = Heard::default();
-    let endpoints = builder(&clock, 10).eject_after(0).observer(heard.observer()).build().unwrap();
+    let endpoints = rotating(&clock, 10)
+        .eject_after(0)
+        .eject_failure_share(0.0, 0)
+        .eject_below_mean(0.0, 0, 0)
+        .observer(heard.observer());
+    let endpoints = endpoints.build().unwrap();
     park(&endpoints, 5);
-    assert_eq!(picks(&endpoints, 1000).len(), 5, "half of them: no panic yet");
+    assert_eq!(
+        picks(&endpoints, 1000).len(),
+        5,
+        "half of them: no panic yet"
+    );
     heard.take();
     park(&endpoints, 6);
     let started = "endpoints: too few endpoints of priority 0, calls go to all";
     assert_eq!(heard.take(), ["endpoints: parked node-5 for 20s", started]);
     assert!(endpoints.snapshot().priorities[0].panics);
-    let permits: Vec<_> = (0..1000).map(|_| endpoints.try_acquire().unwrap()).collect();
+    let permits: Vec<_> = (0..1000)
+        .map(|_| endpoints.try_acquire().unwrap())
+        .collect();
     assert!(permits.iter().any(|permit| **permit.node() < 6));
     drop(permits);
     clock.advance(20 * SECOND);
     drop(endpoints.try_acquire());
-    assert_eq!(heard.take(), ["endpoints: enough endpoints of priority 0 again"]);
+    assert_eq!(
+        heard.take(),
+        ["endpoints: enough endpoints of priority 0 again"]
+    );
 }
 
 #[test]
 fn without_a_panic_threshold_calls_are_rejected_with_the_time_to_come_back() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 2).panic_threshold(0.0).eject_after(0).build().unwrap();
+    let endpoints = rotating(&clock, 2)
+        .panic_threshold(0.0)
+        .eject_after(0)
+        .build()
+        .unwrap();
     let permits = [1, 2].map(|_| endpoints.try_acquire().unwrap());
     let hints = [20, 10].map(|seconds| Verdict::throttled(seconds * SECOND));
     for (permit, hint) in permits.into_iter().zip(hints) {
@@ -208,7 +274,13 @@ fn without_a_panic_threshold_calls_are_rejected_with_the_time_to_come_back() {
     }
     let rejected = endpoints.try_acquire().unwrap_err();
     assert_eq!(rejected.reason(), Reason::NoEndpoint);
-    let expected = match endpoints.snapshot().nodes.iter().filter(|n| n.state == NodeState::Parked).count() {
+    let expected = match endpoints
+        .snapshot()
+        .nodes
+        .iter()
+        .filter(|n| n.state == NodeState::Parked)
+        .count()
+    {
         2 => 10 * SECOND,
         _ => 20 * SECOND,
     };
@@ -222,10 +294,21 @@ fn without_a_panic_threshold_calls_are_rejected_with_the_time_to_come_back() {
 fn an_empty_set_rejects_and_says_so() {
     let clock = ManualClock::new();
     let heard = Heard::default();
-    let endpoints = builder(&clock, 0).observer(heard.observer()).build().unwrap();
-    let error = clock.block_on(endpoints.call(|_| async { Ok::<_, &str>(()) })).unwrap_err();
-    assert_eq!(error.to_string(), "rejected by endpoints: no endpoint available");
-    assert_eq!(heard.take(), ["endpoints: rejected a call: no endpoint available"]);
+    let endpoints = rotating(&clock, 0)
+        .observer(heard.observer())
+        .build()
+        .unwrap();
+    let error = clock
+        .block_on(endpoints.call(|_| async { Ok::<_, &str>(()) }))
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rejected by endpoints: no endpoint available"
+    );
+    assert_eq!(
+        heard.take(),
+        ["endpoints: rejected a call: no endpoint available"]
+    );
     endpoints.update([Endpoint::new(name(0), 0)]).unwrap();
     assert!(endpoints.try_acquire().is_ok());
 }
@@ -234,21 +317,31 @@ fn an_empty_set_rejects_and_says_so() {
 fn shadow_mode_reports_and_ejects_no_node() {
     let clock = ManualClock::new();
     let heard = Heard::default();
-    let endpoints = builder(&clock, 10).shadow(true).observer(heard.observer()).build().unwrap();
+    let endpoints = rotating(&clock, 10)
+        .shadow(true)
+        .observer(heard.observer())
+        .build()
+        .unwrap();
     fail(&endpoints, 3, 5);
     assert_eq!(state(&endpoints, 3), NodeState::Available);
-    assert_eq!(heard.take(), ["endpoints: did not eject node-3 (shadow): 5 failures in a row"]);
+    assert_eq!(
+        heard.take(),
+        ["endpoints: did not eject node-3 (shadow): 5 failures in a row"]
+    );
 }
 
 #[test]
 fn slow_start_is_skipped_when_most_nodes_are_new() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 2).build().unwrap();
+    let endpoints = rotating(&clock, 2).build().unwrap();
     let nodes = |range: std::ops::Range<usize>| range.map(|node| Endpoint::new(name(node), node));
     endpoints.update(nodes(0..3)).unwrap();
     let third = picks(&endpoints, 3000)[&2];
     assert!(third < 300, "{third} of 3000 while it is one of three");
     endpoints.update(nodes(1..6)).unwrap();
     let third = picks(&endpoints, 5000)[&2];
-    assert!((700..1_300).contains(&third), "{third} of 5000 while four of five are new");
+    assert!(
+        (700..1_300).contains(&third),
+        "{third} of 5000 while four of five are new"
+    );
 }

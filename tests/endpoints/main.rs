@@ -36,6 +36,11 @@ fn builder(clock: &ManualClock, nodes: usize) -> EndpointsBuilder<usize> {
     builder.seed(1).clock(clock.clone())
 }
 
+/// As [`builder`], with nodes that take turns: failures do not keep calls away from a node.
+fn rotating(clock: &ManualClock, nodes: usize) -> EndpointsBuilder<usize> {
+    builder(clock, nodes).round_robin()
+}
+
 /// Events as text.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<Vec<String>>>);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use backstop::endpoints::{Endpoint, NodeState};
 use backstop::{Endpoints, ManualClock, Policy};
 
-use crate::{Heard, SECOND, builder, fail, ms, name, of, picks, state};
+use crate::{Heard, SECOND, builder, fail, ms, name, of, picks, rotating, state};
 
 fn nodes(range: std::ops::Range<usize>) -> impl Iterator<Item = Endpoint<usize>> {
     range.map(|node| Endpoint::new(name(node), node))
@@ -16,7 +16,7 @@ fn nodes(range: std::ops::Range<usize>) -> impl Iterator<Item = Endpoint<usize>>
 #[test]
 fn an_update_keeps_what_is_known_about_the_nodes_that_stay() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 10).build().unwrap();
+    let endpoints = rotating(&clock, 10).build().unwrap();
     fail(&endpoints, 3, 5);
     let held: Vec<_> = (0..20).map(|_| endpoints.try_acquire().unwrap()).collect();
     let before = endpoints.snapshot();
@@ -28,7 +28,14 @@ fn an_update_keeps_what_is_known_about_the_nodes_that_stay() {
         let (before, after) = (of(&before, node), of(&after, node));
         assert_eq!((after.weight, before.weight), (2.0, 1.0));
         let facts = |node: &backstop::endpoints::NodeSnapshot| {
-            (node.state, node.in_flight, node.latency, node.calls, node.ejections, node.retry_after)
+            (
+                node.state,
+                node.in_flight,
+                node.latency,
+                node.calls,
+                node.ejections,
+                node.retry_after,
+            )
         };
         assert_eq!(facts(&before), facts(&after));
     }
@@ -46,9 +53,16 @@ fn nodes_that_are_removed_finish_their_calls_and_are_forgotten() {
     endpoints.update(nodes(5..6)).unwrap();
     for permit in permits {
         let node = permit.node().clone();
-        assert_eq!(state(&endpoints_of_call, **permit.node()), NodeState::Draining);
+        assert_eq!(
+            state(&endpoints_of_call, **permit.node()),
+            NodeState::Draining
+        );
         permit.success();
-        assert_eq!((*node.value(), node.in_flight()), (*node, 0), "it stays usable");
+        assert_eq!(
+            (*node.value(), node.in_flight()),
+            (*node, 0),
+            "it stays usable"
+        );
     }
     assert_eq!(picks(&endpoints, 10).into_keys().collect::<Vec<_>>(), [5]);
     endpoints.update(nodes(5..6)).unwrap();
@@ -91,9 +105,16 @@ fn an_update_that_is_wrong_changes_nothing() {
     let before = endpoints.snapshot();
     let twice = [Endpoint::new("a", 1), Endpoint::new("a", 2)];
     let error = endpoints.update(twice).unwrap_err();
-    assert_eq!(error.to_string(), "endpoints: nodes must have different names");
+    assert_eq!(
+        error.to_string(),
+        "endpoints: nodes must have different names"
+    );
     for weight in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e7] {
-        assert!(endpoints.update([Endpoint::new("a", 1).weight(weight)]).is_err());
+        assert!(
+            endpoints
+                .update([Endpoint::new("a", 1).weight(weight)])
+                .is_err()
+        );
     }
     assert_eq!(endpoints.snapshot(), before);
 }
@@ -102,11 +123,19 @@ fn an_update_that_is_wrong_changes_nothing() {
 fn a_drained_node_finishes_its_calls_and_gets_no_others() {
     let clock = ManualClock::new();
     let heard = Heard::default();
-    let endpoints = builder(&clock, 2).observer(heard.observer()).build().unwrap();
+    let endpoints = builder(&clock, 2)
+        .observer(heard.observer())
+        .build()
+        .unwrap();
     let permits: Vec<_> = (0..4).map(|_| endpoints.try_acquire().unwrap()).collect();
     let on_first = permits.iter().filter(|permit| **permit.node() == 0).count();
     let mut drain = pin!(endpoints.drain(&name(0)).unwrap());
-    assert_eq!(heard.take(), [format!("endpoints: drains node-0, {on_first} calls in flight")]);
+    assert_eq!(
+        heard.take(),
+        [format!(
+            "endpoints: drains node-0, {on_first} calls in flight"
+        )]
+    );
     let mut cx = Context::from_waker(Waker::noop());
     assert_eq!(drain.as_mut().poll(&mut cx), Poll::Pending);
     assert!(!picks(&endpoints, 100).contains_key(&0));
@@ -121,7 +150,11 @@ fn a_drained_node_finishes_its_calls_and_gets_no_others() {
 
     assert_eq!(state(&endpoints, 0), NodeState::Draining);
     endpoints.update(nodes(0..2)).unwrap();
-    assert_eq!(state(&endpoints, 0), NodeState::Draining, "the list does not end a drain");
+    assert_eq!(
+        state(&endpoints, 0),
+        NodeState::Draining,
+        "the list does not end a drain"
+    );
     assert!(endpoints.resume(&name(0)) && !endpoints.resume(&name(0)));
     assert_eq!(state(&endpoints, 0), NodeState::Starting);
     assert!(endpoints.drain("unknown").is_none() && !endpoints.resume("unknown"));
@@ -155,7 +188,11 @@ fn a_drain_ends_when_its_node_is_resumed_and_leaves_nothing_behind_when_it_is_dr
         let waker = waker.clone().into();
         let _ = dropped.as_mut().poll(&mut Context::from_waker(&waker));
     }
-    assert_eq!(Arc::strong_count(&waker), 1, "the waker of a drain that was dropped");
+    assert_eq!(
+        Arc::strong_count(&waker),
+        1,
+        "the waker of a drain that was dropped"
+    );
     let (set, handle) = (endpoints.clone(), clock.clone());
     let drain = endpoints.drain(&name(0)).unwrap();
     clock.block_on(async {

@@ -12,7 +12,9 @@ use self::values::{COUNTS, NUMBERS, TIMES, check};
 
 fn try_out(endpoints: Endpoints<usize>) {
     for round in 0..40 {
-        let Ok(permit) = endpoints.try_acquire() else { continue };
+        let Ok(permit) = endpoints.try_acquire() else {
+            continue;
+        };
         match round % 4 {
             0 => permit.success(),
             1 => permit.record(Verdict::throttled(Duration::MAX)),
@@ -40,9 +42,21 @@ fn settings_take_what_they_document() {
         ("ejection_jitter", EndpointsBuilder::ejection_jitter, &share),
         ("max_ejected", EndpointsBuilder::max_ejected, &share),
         ("panic_threshold", EndpointsBuilder::panic_threshold, &share),
-        ("overprovisioning", EndpointsBuilder::overprovisioning, &|value| (1.0..=100.0).contains(&value)),
-        ("slow_start_shape", |builder, min| builder.slow_start_shape(min, 1.0), &share),
-        ("eject_failure_share", |builder, share| builder.eject_failure_share(share, 1), &share),
+        (
+            "overprovisioning",
+            EndpointsBuilder::overprovisioning,
+            &|value| (1.0..=100.0).contains(&value),
+        ),
+        (
+            "slow_start_shape",
+            |builder, min| builder.slow_start_shape(min, 1.0),
+            &share,
+        ),
+        (
+            "eject_failure_share",
+            |builder, share| builder.eject_failure_share(share, 1),
+            &share,
+        ),
         (
             "eject_below_mean",
             |builder, deviations| builder.eject_below_mean(deviations, 1, 0),
@@ -56,10 +70,20 @@ fn settings_take_what_they_document() {
     let good = |value: f64| (0.1..=10.0).contains(&value);
     check("slow_start_shape", &NUMBERS, good, build(shape), try_out);
     let counts: [(&str, Set<u32>, &dyn Fn(u32) -> bool); 4] = [
-        ("choices", |builder, count| builder.choices(count as usize), &|count| (1..=16).contains(&count)),
+        (
+            "choices",
+            |builder, count| builder.choices(count as usize),
+            &|count| (1..=16).contains(&count),
+        ),
         ("eject_after", EndpointsBuilder::eject_after, &|_| true),
-        ("unhealthy_after", EndpointsBuilder::unhealthy_after, &|count| count > 0),
-        ("healthy_after", EndpointsBuilder::healthy_after, &|count| count > 0),
+        (
+            "unhealthy_after",
+            EndpointsBuilder::unhealthy_after,
+            &|count| count > 0,
+        ),
+        ("healthy_after", EndpointsBuilder::healthy_after, &|count| {
+            count > 0
+        }),
     ];
     for (setting, set, good) in counts {
         check(setting, &COUNTS, good, build(set), try_out);
@@ -67,10 +91,18 @@ fn settings_take_what_they_document() {
     let hour = Duration::from_secs(3600);
     let times: [(&str, Set<Duration>, &dyn Fn(Duration) -> bool); 7] = [
         ("decay", EndpointsBuilder::decay, &|time| !time.is_zero()),
-        ("failure_penalty", EndpointsBuilder::failure_penalty, &|_| true),
+        (
+            "failure_penalty",
+            EndpointsBuilder::failure_penalty,
+            &|_| true,
+        ),
         ("max_hint", EndpointsBuilder::max_hint, &|_| true),
-        ("interval", EndpointsBuilder::interval, &|time| time >= Duration::from_millis(1) && time <= hour),
-        ("base_ejection", EndpointsBuilder::base_ejection, &|time| !time.is_zero()),
+        ("interval", EndpointsBuilder::interval, &|time| {
+            time >= Duration::from_millis(1) && time <= hour
+        }),
+        ("base_ejection", EndpointsBuilder::base_ejection, &|time| {
+            !time.is_zero()
+        }),
         ("max_ejection", EndpointsBuilder::max_ejection, &|_| true),
         ("slow_start", EndpointsBuilder::slow_start, &|_| true),
     ];
@@ -79,11 +111,17 @@ fn settings_take_what_they_document() {
     }
     let weights: Set<f64> = |builder, weight| builder.nodes([Endpoint::new("d", 0).weight(weight)]);
     let good = |weight: f64| weight > 0.0 && weight <= 1e6;
-    check("nodes", &NUMBERS, good, build(weights), |endpoints| drop(endpoints.try_acquire()));
+    check("nodes", &NUMBERS, good, build(weights), |endpoints| {
+        drop(endpoints.try_acquire())
+    });
 }
 
 #[test]
 fn names_must_differ() {
-    let error = Endpoints::builder().node("a", 1).node("a", 2).clock(ManualClock::new()).build();
+    let error = Endpoints::builder()
+        .node("a", 1)
+        .node("a", 2)
+        .clock(ManualClock::new())
+        .build();
     assert_eq!(error.unwrap_err().setting(), "nodes");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use backstop::endpoints::{Endpoint, NodeState};
 use backstop::{Endpoints, Event, ManualClock};
 
-use crate::{SECOND, builder, fail, name, state};
+use crate::{SECOND, fail, name, rotating, state};
 
 #[test]
 fn an_observer_may_use_the_set_it_hears_about() {
@@ -18,7 +18,7 @@ fn an_observer_may_use_the_set_it_hears_about() {
         drop(set.try_acquire());
         drop(set.drain(&name(9)));
     };
-    let set = SET.get_or_init(|| builder(&clock, 10).observer(observer).build().unwrap());
+    let set = SET.get_or_init(|| rotating(&clock, 10).observer(observer).build().unwrap());
     fail(set, 3, 5);
     assert_eq!(state(set, 3), NodeState::Ejected);
     assert_eq!(state(set, 9), NodeState::Draining);
@@ -28,11 +28,17 @@ fn an_observer_may_use_the_set_it_hears_about() {
 fn an_observer_that_panics_costs_no_call_and_no_change() {
     let clock = ManualClock::new();
     let observer = |_: &Event| panic!("on purpose");
-    let endpoints = builder(&clock, 10).observer(observer).build().unwrap();
+    let endpoints = rotating(&clock, 10).observer(observer).build().unwrap();
     fail(&endpoints, 3, 4);
     assert!(catch_unwind(AssertUnwindSafe(|| fail(&endpoints, 3, 1))).is_err());
     assert_eq!(state(&endpoints, 3), NodeState::Ejected);
-    assert!(endpoints.snapshot().nodes.iter().all(|node| node.in_flight == 0));
+    assert!(
+        endpoints
+            .snapshot()
+            .nodes
+            .iter()
+            .all(|node| node.in_flight == 0)
+    );
     clock.advance(30 * SECOND);
     let probe = endpoints.try_acquire().unwrap();
     assert_eq!(**probe.node(), 3);
@@ -54,7 +60,11 @@ fn values_that_use_the_set_when_they_are_dropped_do_not_deadlock() {
     }
     let set = Arc::new(OnceLock::new());
     let nodes = || ["a", "b"].map(|name| Endpoint::new(name, Value(set.clone())));
-    let endpoints = Endpoints::builder().nodes(nodes()).clock(ManualClock::new()).build().unwrap();
+    let endpoints = Endpoints::builder()
+        .nodes(nodes())
+        .clock(ManualClock::new())
+        .build()
+        .unwrap();
     assert!(set.set(endpoints.clone()).is_ok());
     endpoints.update(nodes()).unwrap();
     let permit = endpoints.try_acquire();

@@ -250,7 +250,10 @@ impl Machine {
 
         // The worst ones first, in case not all of them may be ejected.
         ended.sort_by(|a, b| success_rate(a.1).total_cmp(&success_rate(b.1)));
-        let too_low = self.rules.success_rate.and_then(|rule| lowest(rule, &ended));
+        let too_low = self
+            .rules
+            .success_rate
+            .and_then(|rule| lowest(rule, &ended));
         let mut changes = Vec::new();
         for (slot, counts) in ended {
             let rate = self.rules.success_rate.zip(too_low);
@@ -461,7 +464,9 @@ fn success_rate(ended: Ended) -> f64 {
 
 /// The lowest success rate that is no outlier. `None` if too few nodes can be compared.
 fn lowest(rule: SuccessRate, ended: &[(u32, Ended)]) -> Option<f64> {
-    let compared = ended.iter().filter(|(_, ended)| ended.calls() >= rule.min_calls);
+    let compared = ended
+        .iter()
+        .filter(|(_, ended)| ended.calls() >= rule.min_calls);
     let rates: Vec<f64> = compared.map(|(_, ended)| success_rate(*ended)).collect();
     if rates.len() < rule.min_nodes.max(1) {
         return None;

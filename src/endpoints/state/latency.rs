@@ -72,12 +72,9 @@ impl Latency {
                 bits => f64::from_bits(bits) + weight * (sample - f64::from_bits(bits)),
             };
             let new = average.max(1.0).to_bits();
-            let stored = self.average.compare_exchange_weak(
-                bits,
-                new,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let stored =
+                self.average
+                    .compare_exchange_weak(bits, new, Ordering::Relaxed, Ordering::Relaxed);
             match stored {
                 Ok(_) => return,
                 Err(current) => bits = current,
@@ -87,7 +84,10 @@ impl Latency {
 
     /// Records that a call was cancelled after so many nanoseconds: its latency is at least that.
     pub(crate) fn record_at_least(&self, elapsed: u64, now: Instant, decay: Decay) {
-        if self.at(now, decay).is_none_or(|average| elapsed as f64 > average) {
+        if self
+            .at(now, decay)
+            .is_none_or(|average| elapsed as f64 > average)
+        {
             self.record(elapsed, now, decay);
         }
     }

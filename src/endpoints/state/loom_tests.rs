@@ -59,7 +59,10 @@ fn loom_one_of_two_calls_is_the_probe() {
         let here = claim(&vitals);
         assert!(here ^ other.join().unwrap());
         assert!(!claim(&vitals));
-        assert!(vitals.claim_probe(Instant::from_nanos(10), 10), "the lease is over");
+        assert!(
+            vitals.claim_probe(Instant::from_nanos(10), 10),
+            "the lease is over"
+        );
     });
 }
 

@@ -212,7 +212,9 @@ impl Tier {
         let entries: Vec<Entry> = members()
             .map(|(slot, record)| Entry::of(*slot, record, has_new))
             .collect();
-        let is_even = entries.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        let is_even = entries
+            .windows(2)
+            .all(|pair| pair[0].weight == pair[1].weight);
         let mut sum = 0.0;
         let sums = entries.iter().map(|entry| {
             sum += entry.weight;
@@ -250,12 +252,7 @@ impl Tier {
 
     /// The best of a few random nodes, by latency × (calls in flight + 1) / weight.
     #[inline]
-    fn least_loaded(
-        &self,
-        choices: usize,
-        ask: &mut Ask,
-        slow_start: SlowStart,
-    ) -> Option<&Entry> {
+    fn least_loaded(&self, choices: usize, ask: &mut Ask, slow_start: SlowStart) -> Option<&Entry> {
         let mut drawn = [0_usize; MAX_CHOICES];
         let drawn = self.draw(choices, &mut drawn, ask, slow_start);
         if let [only] = drawn {
@@ -300,7 +297,11 @@ impl Tier {
         // Floyd's algorithm: as many draws as nodes, each set equally likely.
         for last in total - choices..total {
             let at = ask.chance.below(last + 1);
-            let at = if drawn[..count].contains(&at) { last } else { at };
+            let at = if drawn[..count].contains(&at) {
+                last
+            } else {
+                at
+            };
             drawn[count] = at;
             count += 1;
         }
@@ -344,7 +345,11 @@ impl Tier {
                 if entry.is_tried(ask.tried) || is_new && !may_be_new {
                     continue;
                 }
-                let place = if seen < count { seen } else { ask.chance.below(seen + 1) };
+                let place = if seen < count {
+                    seen
+                } else {
+                    ask.chance.below(seen + 1)
+                };
                 if place < count {
                     drawn[place] = at;
                 }
@@ -369,14 +374,18 @@ impl Tier {
                 // Multiples of the golden ratio fall evenly on the sum of the weights.
                 let turn = ask.turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let point = (turn >> 11) as f64 / (1_u64 << 53) as f64 * sum;
-                self.sums.partition_point(|sum| *sum <= point).min(total - 1)
+                self.sums
+                    .partition_point(|sum| *sum <= point)
+                    .min(total - 1)
             }
         };
         let in_turn = || (0..total).map(|step| &self.entries[(start + step) % total]);
         let tried = ask.tried;
         let untried = || in_turn().filter(move |entry| !entry.is_tried(tried));
         let taken = untried().find(|entry| self.takes(entry, ask, slow_start));
-        taken.or_else(|| untried().next()).or_else(|| in_turn().next())
+        taken
+            .or_else(|| untried().next())
+            .or_else(|| in_turn().next())
     }
 
     /// The node of a key.

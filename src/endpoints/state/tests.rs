@@ -310,7 +310,11 @@ fn a_cancelled_call_says_how_long_a_node_takes_at_least() {
     latency.record_at_least(1_000, at(1), decay);
     assert_eq!(latency.at(at(1), decay), Some(1_000.0));
     latency.record_at_least(500, at(1), decay);
-    assert_eq!(latency.at(at(1), decay), Some(1_000.0), "shorter: nothing is known");
+    assert_eq!(
+        latency.at(at(1), decay),
+        Some(1_000.0),
+        "shorter: nothing is known"
+    );
     latency.record_at_least(2_000, at(9), decay);
     assert!(latency.at(at(9), decay).unwrap() > 1_000.0);
 }
@@ -330,7 +334,10 @@ fn slow_starts_follow_the_formula_of_envoy() {
     assert_eq!(shares, [0.1, 0.1, 0.1, 0.5, 1.0, 1.0]);
     let steep = SlowStart::new(100 * SECOND, 0.1, 2.0);
     assert_eq!(steep.share(at(0), at(25)), 0.5);
-    assert_eq!(SlowStart::new(Duration::ZERO, 0.1, 1.0).share(at(0), at(0)), 1.0);
+    assert_eq!(
+        SlowStart::new(Duration::ZERO, 0.1, 1.0).share(at(0), at(0)),
+        1.0
+    );
 }
 
 #[test]
@@ -346,10 +353,20 @@ fn ejections_grow_and_shrink_by_one_interval_at_a_time() {
         lengths.push(length.as_secs());
         now += length;
         advance(&mut machine, now);
-        assert_eq!(standing(&machine, 0), Standing::Returning, "at the nanosecond");
-        assert_eq!(end_probe(&mut machine, 0, true, now), Some(Change::Returned { slot: 0 }));
+        assert_eq!(
+            standing(&machine, 0),
+            Standing::Returning,
+            "at the nanosecond"
+        );
+        assert_eq!(
+            end_probe(&mut machine, 0, true, now),
+            Some(Change::Returned { slot: 0 })
+        );
     }
-    assert_eq!(lengths, [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]);
+    assert_eq!(
+        lengths,
+        [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]
+    );
 
     // The interval of the last ejection takes nothing off, each one after it takes one.
     let times = |machine: &Machine| machine.get(0).unwrap().times;
@@ -384,7 +401,13 @@ fn an_ejection_ends_with_its_time_and_a_failed_probe_renews_it() {
 
 #[test]
 fn jitter_lengthens_ejections() {
-    let mut machine = machine(10, Rules { jitter: 0.5, ..rules() });
+    let mut machine = machine(
+        10,
+        Rules {
+            jitter: 0.5,
+            ..rules()
+        },
+    );
     let vitals = vitals(&machine, 0);
     let change = machine.strike(0, &vitals, vitals.epoch(), at(0), 0.5);
     assert!(matches!(change, Some(Change::Ejected { length, .. }) if length == SECOND * 75 / 2));
@@ -397,9 +420,16 @@ fn results_of_an_earlier_epoch_or_another_node_change_nothing() {
     let epoch = vitals.epoch();
     strike(&mut machine, 0, at(0));
     advance(&mut machine, at(30));
-    assert_eq!(machine.end_probe(0, &vitals, epoch, true, at(30), 0.0), None);
+    assert_eq!(
+        machine.end_probe(0, &vitals, epoch, true, at(30), 0.0),
+        None
+    );
     end_probe(&mut machine, 0, true, at(30));
-    assert_eq!(machine.strike(0, &vitals, epoch, at(31), 0.0), None, "a late failure");
+    assert_eq!(
+        machine.strike(0, &vitals, epoch, at(31), 0.0),
+        None,
+        "a late failure"
+    );
     // The slot has got another node meanwhile.
     machine.records[0] = Some(Record::new(1.0, 0, 0, None));
     assert_eq!(machine.strike(0, &vitals, 0, at(31), 0.0), None);
@@ -426,7 +456,11 @@ fn a_success_rate_far_below_the_mean_ejects() {
     assert_eq!(causes(eject(99, 1, 10)), [], "all are equal");
     assert_eq!(causes(eject(89, 10, 10)), [], "99 calls are too few");
     assert_eq!(causes(eject(90, 10, 4)), [], "four nodes are too few");
-    assert_eq!(causes(eject(7, 43, 10)), [(0, EjectionCause::FailureShare)], "86 %");
+    assert_eq!(
+        causes(eject(7, 43, 10)),
+        [(0, EjectionCause::FailureShare)],
+        "86 %"
+    );
     assert_eq!(causes(eject(8, 42, 10)), [], "84 %");
     assert_eq!(causes(eject(6, 43, 10)), [], "49 calls are too few");
 }
@@ -437,14 +471,35 @@ fn what_is_not_ejected_says_why() {
         Some(Change::NotEjected { reason, .. }) => reason,
         other => panic!("{other:?}"),
     };
-    assert_eq!(reason(strike(&mut machine(1, rules()), 0, at(0))), Unenforced::LastAvailable);
-    let mut two = machine(2, Rules { max_ejected: 1.0, ..rules() });
-    assert!(matches!(strike(&mut two, 0, at(0)), Some(Change::Ejected { .. })));
-    assert_eq!(reason(strike(&mut two, 1, at(0))), Unenforced::LastAvailable);
+    assert_eq!(
+        reason(strike(&mut machine(1, rules()), 0, at(0))),
+        Unenforced::LastAvailable
+    );
+    let mut two = machine(
+        2,
+        Rules {
+            max_ejected: 1.0,
+            ..rules()
+        },
+    );
+    assert!(matches!(
+        strike(&mut two, 0, at(0)),
+        Some(Change::Ejected { .. })
+    ));
+    assert_eq!(
+        reason(strike(&mut two, 1, at(0))),
+        Unenforced::LastAvailable
+    );
     let mut ten = machine(10, rules());
     strike(&mut ten, 0, at(0));
     assert_eq!(reason(strike(&mut ten, 1, at(0))), Unenforced::MaxEjected);
-    let mut shadow = machine(10, Rules { shadow: true, ..rules() });
+    let mut shadow = machine(
+        10,
+        Rules {
+            shadow: true,
+            ..rules()
+        },
+    );
     assert_eq!(reason(strike(&mut shadow, 0, at(0))), Unenforced::Shadow);
     assert_eq!(standing(&shadow, 0), Standing::Admitted);
 }
@@ -453,9 +508,13 @@ fn what_is_not_ejected_says_why() {
 fn checks_need_their_number_in_a_row() {
     let mut machine = machine(3, rules());
     let mut check = |is_good| !machine.checked(0, is_good, at(1)).is_empty();
-    let results = [false, false, true, false, false, false, true, false, true, true];
+    let results = [
+        false, false, true, false, false, false, true, false, true, true,
+    ];
     let changed = results.map(&mut check);
-    let expected = [false, false, false, false, false, true, false, false, false, true];
+    let expected = [
+        false, false, false, false, false, true, false, false, false, true,
+    ];
     assert_eq!(changed, expected);
 }
 
@@ -464,7 +523,10 @@ fn good_checks_end_an_ejection() {
     let mut machine = machine(3, rules());
     strike(&mut machine, 0, at(0));
     assert_eq!(machine.checked(0, true, at(1)), []);
-    assert_eq!(machine.checked(0, true, at(2)), [Change::Returned { slot: 0 }]);
+    assert_eq!(
+        machine.checked(0, true, at(2)),
+        [Change::Returned { slot: 0 }]
+    );
     assert_eq!(standing(&machine, 0), Standing::Admitted);
 }
 
@@ -473,12 +535,20 @@ fn least_loaded_follows_latency_load_and_weight() {
     let mut machine = machine(3, rules());
     let decay = Decay::new(10 * SECOND);
     for (slot, millis) in [(0, 10), (1, 20), (2, 40)] {
-        vitals(&machine, slot).latency.record(millis * 1_000_000, at(1), decay);
+        vitals(&machine, slot)
+            .latency
+            .record(millis * 1_000_000, at(1), decay);
     }
     let pick = |machine: &Machine| {
         let routes = Routes::new(machine, at(1));
         let slots: HashSet<u32> = (0..50)
-            .map(|seed| routes.pick(&mut ask(Strategy::LeastLoaded(3), seed)).unwrap().entry.slot)
+            .map(|seed| {
+                routes
+                    .pick(&mut ask(Strategy::LeastLoaded(3), seed))
+                    .unwrap()
+                    .entry
+                    .slot
+            })
             .collect();
         Vec::from_iter(slots)
     };
@@ -500,7 +570,10 @@ fn equal_nodes_are_picked_equally_often() {
             let mut ask = ask(Strategy::LeastLoaded(choices), seed * 7);
             counts[routes.pick(&mut ask).unwrap().entry.slot as usize] += 1;
         }
-        assert!(counts.iter().all(|count| (1_800..2_200).contains(count)), "{choices}: {counts:?}");
+        assert!(
+            counts.iter().all(|count| (1_800..2_200).contains(count)),
+            "{choices}: {counts:?}"
+        );
     }
 }
 
@@ -520,7 +593,10 @@ fn turns_follow_the_weights_evenly() {
     machine.get_mut(1).unwrap().weight = 2.0;
     for window in turns(&machine, 4_000).windows(40) {
         let counts = [0, 1, 2].map(|slot| window.iter().filter(|other| **other == slot).count());
-        let is_even = counts.iter().zip([10, 20, 10]).all(|(count, fair)| count.abs_diff(fair) <= 2);
+        let is_even = counts
+            .iter()
+            .zip([10, 20, 10])
+            .all(|(count, fair)| count.abs_diff(fair) <= 2);
         assert!(is_even, "{counts:?}");
     }
 }
@@ -528,10 +604,17 @@ fn turns_follow_the_weights_evenly() {
 #[test]
 fn keys_follow_the_weights_and_stay_when_another_node_goes() {
     let nodes: Vec<(u64, f64)> = (0..5_u32)
-        .map(|node| (hash_of(&format!("node {node}")), if node == 0 { 4.0 } else { 1.0 }))
+        .map(|node| {
+            (
+                hash_of(&format!("node {node}")),
+                if node == 0 { 4.0 } else { 1.0 },
+            )
+        })
         .collect();
     let best = |key: u64, nodes: &[(u64, f64)]| {
-        let scores = nodes.iter().map(|(node, weight)| score(key, *node, *weight));
+        let scores = nodes
+            .iter()
+            .map(|(node, weight)| score(key, *node, *weight));
         let best = scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
         nodes[best.unwrap().0].0
     };
@@ -541,7 +624,10 @@ fn keys_follow_the_weights_and_stay_when_another_node_goes() {
         let before = best(key, &nodes);
         of_heavy += u32::from(before == nodes[0].0);
         let after = best(key, &nodes[..4]);
-        assert!(before == after || before == nodes[4].0, "a key of a node that stays has moved");
+        assert!(
+            before == after || before == nodes[4].0,
+            "a key of a node that stays has moved"
+        );
     }
     assert!((3_850..4_150).contains(&of_heavy), "{of_heavy}");
 }
