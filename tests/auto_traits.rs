@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use backstop::policy::{Guard, Guarded};
 use backstop::{
-    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, ClassifyErrors, Context, Error,
-    Event, Keyed, KeyedRateLimiter, LoadShedder, Outcome, Pipeline, Policy, Quota, RateLimiter,
-    Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, ClassifyErrors, Context, Endpoints,
+    Error, Event, Keyed, KeyedRateLimiter, LoadShedder, Outcome, Pipeline, Policy, Quota,
+    RateLimiter, Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -111,6 +111,17 @@ assert_traits!(
     backstop::codel::Codel,
     backstop::codel::CodelBuilder,
     backstop::deadline::Scope<()>,
+    backstop::Endpoints<String>,
+    backstop::endpoints::Changes,
+    backstop::endpoints::Drain<String>,
+    backstop::endpoints::Endpoint<String>,
+    backstop::endpoints::EndpointsBuilder<String>,
+    backstop::endpoints::Node<String>,
+    backstop::endpoints::NodeName,
+    backstop::endpoints::NodeSnapshot,
+    backstop::endpoints::Permit<'static, String>,
+    backstop::endpoints::Snapshot,
+    backstop::endpoints::Sticky<'static, String>,
     backstop::event::Ending,
     backstop::event::StopReason,
     backstop::policy::ErrorClass,
@@ -144,6 +155,16 @@ assert_traits!(
     Option<Stack>,
     Stack,
     &'static Stack: Send + Sync + Unpin
+);
+#[cfg(feature = "chaos")]
+assert_traits!(
+    backstop::Chaos,
+    backstop::chaos::Chaos<backstop::chaos::Makes<fn() -> ()>>,
+    backstop::chaos::ChaosBuilder,
+    backstop::chaos::Fault,
+    backstop::chaos::Latency,
+    backstop::chaos::Snapshot,
+    backstop::chaos::Switch: Send + Sync + Unpin
 );
 #[cfg(feature = "fast-clock")]
 assert_traits!(backstop::FastClock: Send + Sync + Unpin);
@@ -191,6 +212,23 @@ fn classify() -> ClassifyErrors<Op> {
 
 fn breaker() -> CircuitBreaker {
     CircuitBreaker::builder().build().unwrap()
+}
+
+// In a tuple: it has a `call` of its own.
+fn endpoints() -> (Endpoints<String>,) {
+    let nodes = Endpoints::builder()
+        .node("a", String::new())
+        .node("b", String::new());
+    (nodes.build().unwrap(),)
+}
+
+#[cfg(feature = "chaos")]
+fn chaos() -> backstop::Chaos {
+    backstop::Chaos::builder()
+        .latency(1.0, MINUTE)
+        .behavior(0.0, || async {})
+        .build()
+        .unwrap()
 }
 
 fn limiter() -> RateLimiter {
@@ -256,9 +294,12 @@ async fn every_policy_can_be_spawned() {
         Bulkhead::new(25),
         Bulkhead::builder().queue(1).build().unwrap(),
         LoadShedder::builder().build().unwrap(),
+        endpoints(),
         Pipeline::new(timeout()),
         Pipeline::new(retry()).observer(|_: &Event| {}),
     ];
+    #[cfg(feature = "chaos")]
+    spawn![chaos(), Some(chaos()), (retry(), chaos())];
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,6 +316,8 @@ async fn every_wrapper_can_be_spawned() {
         Some(classify()),
         Arc::new(breaker()),
         Some((retry(), throttle(), timeout())),
+        Some(endpoints()),
+        Arc::new((retry(), endpoints(), timeout())),
         Arc::new(timeout()),
         Arc::new(Some((timeout(), retry()))),
         Some(Arc::new((timeout(), retry()))),

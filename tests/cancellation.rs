@@ -13,9 +13,9 @@ use std::time::Duration;
 use backstop::bulkhead::limit::Aimd;
 use backstop::circuit_breaker::HalfOpen;
 use backstop::{
-    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Event, Jitter,
-    KeyedRateLimiter, LoadShedder, ManualClock, Pipeline, Policy, Priority, Quota, RateLimiter,
-    Retry, RetryBudget, Throttle, Timeout, Verdict, deadline,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Clock, Endpoints, Event,
+    Jitter, KeyedRateLimiter, LoadShedder, ManualClock, Pipeline, Policy, Priority, Quota,
+    RateLimiter, Retry, RetryBudget, Throttle, Timeout, Verdict, deadline,
 };
 use futures::future::{join, select};
 
@@ -51,6 +51,8 @@ struct World {
     throttle: Throttle,
     /// Sheds about half of the calls once it has been updated a few times.
     shedder: LoadShedder,
+    /// Two nodes, of which the first is ejected after one failure.
+    endpoints: Endpoints<u32>,
     /// Operations in flight.
     running: Rc<Cell<u32>>,
     /// Polls of operations left before one panics.
@@ -76,6 +78,14 @@ impl World {
         let quota = Quota::new(1, STEP).burst(1);
         let limiter = RateLimiter::builder().quota(quota).max_wait(STEP * 4);
         let limiters = KeyedRateLimiter::builder().quota(quota);
+        let endpoints = Endpoints::builder()
+            .node("a", 1)
+            .node("b", 2)
+            .eject_after(1);
+        let endpoints = endpoints
+            .base_ejection(STEP * 2)
+            .seed(1)
+            .clock(clock.clone());
         let shedder = LoadShedder::builder().seed(1).clock(clock.clone());
         let shedder = shedder.signal(1.0, || 1.0).max_shed(0.5);
         Self {
@@ -86,6 +96,7 @@ impl World {
             limiters: limiters.clock(clock.clone()).build().unwrap(),
             bulkhead: bulkhead.max_wait(STEP * 2).clock(clock).build().unwrap(),
             throttle: throttle.build().unwrap(),
+            endpoints: endpoints.build().unwrap(),
             shedder: shedder.update_interval(STEP).build().unwrap(),
             running: Rc::default(),
             fuse: Cell::new(u32::MAX),
@@ -153,6 +164,9 @@ impl World {
         assert!(self.breaker.try_acquire().is_ok(), "health checks, {when}");
         let throttle = self.throttle.snapshot();
         assert_eq!(throttle.pending, 0, "calls in the throttle, {when}");
+        let nodes = self.endpoints.snapshot().nodes;
+        let in_flight: u32 = nodes.iter().map(|node| node.in_flight).sum();
+        assert_eq!(in_flight, 0, "calls of endpoints, {when}");
         // It holds nothing for a call, and goes on as before.
         let shed = self.shedder.snapshot().shed;
         let refused = (0..100).filter(|_| self.shedder.admit(Priority::LOWEST).is_err());
@@ -220,6 +234,48 @@ const FUTURES: &[(&str, Make)] = &[
     ("throttle", |w| call!(w, w.throttle.clone())),
     ("retry, throttle, timeout that fires", |w| {
         call!(w, (w.retry(), w.throttle.clone(), w.timeout(1)))
+    }),
+    ("endpoints", |w| call!(w, (w.endpoints.clone(),))),
+    ("retry, endpoints, timeout that fires", |w| {
+        call!(w, (w.retry(), w.endpoints.clone(), w.timeout(1)))
+    }),
+    ("timeout, the endpoint of a key", |w| {
+        call!(w, (w.timeout(3), w.endpoints.sticky(&7)))
+    }),
+    ("a drain", |w| {
+        Box::pin(async {
+            let call = w.endpoints.call(|_| w.operation());
+            let drain = async {
+                yield_once().await;
+                for node in ["a", "b"] {
+                    w.endpoints.drain(node).unwrap().await;
+                    w.endpoints.resume(node);
+                }
+            };
+            let _ = join(call, drain).await;
+        })
+    }),
+    ("checks of endpoints", |w| {
+        Box::pin(async {
+            let checks = Box::pin(w.endpoints.check_with(STEP, |_| w.operation()));
+            select(checks, Box::pin(w.clock.sleep(STEP * 8))).await;
+        })
+    }),
+    #[cfg(feature = "chaos")]
+    ("retry, injected faults, timeout that fires", |w| {
+        let chaos = backstop::Chaos::builder()
+            .latency(0.4, STEP)
+            .behavior(0.3, || {
+                backstop::BlockingClock.sleep_until(backstop::Instant::ORIGIN)
+            })
+            .error(0.3, || ());
+        let chaos = chaos
+            .max_share(1.0)
+            .seed(2)
+            .clock(w.clock.clone())
+            .build()
+            .unwrap();
+        call!(w, (w.retry(), chaos, w.timeout(1)))
     }),
     ("load shedder", |w| call!(w, w.shedder.clone())),
     ("retry, bulkhead, load shedder, timeout that fires", |w| {

@@ -24,8 +24,9 @@ use axum::routing::get;
 use backstop::policy::{AtMostOnce, Describe, Guard, Guarded, Run};
 use backstop::{
     Attempt, Backoff, BoxPolicy, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify,
-    Context, Error, Event, Inspect, Keyed, KeyedRateLimiter, LoadShedder, Operation, Outcome,
-    Pipeline, Policy, Quota, RateLimiter, Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    Context, Endpoints, Error, Event, Inspect, Keyed, KeyedRateLimiter, LoadShedder, Operation,
+    Outcome, Pipeline, Policy, Quota, RateLimiter, Rejected, Retry, RetryBudget, Throttle, Timeout,
+    Verdict,
 };
 use tower_service::Service;
 
@@ -41,6 +42,13 @@ fn retry() -> Retry {
     let budget = RetryBudget::in_flight().build().unwrap();
     let retry = Retry::builder().backoff(Backoff::NONE).budget(budget);
     retry.build().unwrap()
+}
+
+fn endpoints() -> Endpoints<String> {
+    let nodes = Endpoints::builder()
+        .node("a", "a".to_owned())
+        .node("b", "b".to_owned());
+    nodes.build().unwrap()
 }
 
 fn throttle() -> Throttle {
@@ -217,6 +225,8 @@ async fn every_policy_alone() {
     spawned_once![
         timeout(),
         Timeout::after_with(|cx| cx.attempt() * MINUTE),
+        (endpoints(),),
+        Some(endpoints()),
         throttle(),
         breaker(),
         limiter(),
@@ -646,4 +656,66 @@ async fn a_registry_of_boxed_policies() {
     let fixed: BoxPolicy<Cow<'static, str>, &'static str> = BoxPolicy::new((timeout(), retry()));
     let task = spawn(async move { fixed.clone().call(|| async { Ok("static".into()) }).await });
     assert_eq!(task.await, Ok(Cow::Borrowed("static")));
+}
+
+/// Operations that need a node, in tasks and with every kind of value and error.
+#[tokio::test(start_paused = true)]
+async fn operations_for_nodes_can_be_spawned() {
+    let endpoints = endpoints();
+    let stack = (timeout(), retry(), endpoints.clone(), timeout());
+    spawn(async move {
+        let text = String::from("borrowed");
+        let text = text.as_str();
+        let one = endpoints.call(|node| async move {
+            tokio::task::yield_now().await;
+            match node.is_empty() {
+                true => Err::<&str, BoxError>("empty".into()),
+                false => Ok(text),
+            }
+        });
+        assert_eq!(one.await.unwrap(), "borrowed");
+        let each = endpoints.each(|node| async move { fetch(text, node.is_empty()).await });
+        assert!(stack.call_with(each).await.is_err());
+        let sticky = (&stack.1, endpoints.sticky("user-7"));
+        let each = endpoints.each(|node| async move {
+            tokio::task::yield_now().await;
+            Err::<(), &'static str>(if node.is_empty() { "empty" } else { "static" })
+        });
+        assert!(sticky.call_with(each).await.is_err());
+        let _permit = endpoints.try_acquire().unwrap();
+        tokio::task::yield_now().await;
+    })
+    .await;
+}
+
+#[cfg(feature = "chaos")]
+#[tokio::test(start_paused = true)]
+async fn injected_faults_can_be_spawned() {
+    let chaos = backstop::Chaos::builder()
+        .latency(0.5, MINUTE)
+        .behavior(0.5, tokio::task::yield_now)
+        .max_share(1.0);
+    let chaos = chaos.build().unwrap();
+    spawn(async move {
+        let text = String::from("borrowed");
+        for _ in 0..20 {
+            assert_eq!(
+                (retry(), &chaos).call(|| fetch(&text, true)).await.unwrap(),
+                "borrowed"
+            );
+        }
+    })
+    .await;
+    let errors = backstop::Chaos::builder()
+        .error(1.0, || 7_u32)
+        .max_share(1.0)
+        .build()
+        .unwrap();
+    spawn(async move {
+        let text = String::from("borrowed");
+        let text = text.as_str();
+        let call = errors.call(|| async move { Ok::<_, u32>(text) });
+        assert_eq!(call.await.unwrap_err().into_operation(), Some(7));
+    })
+    .await;
 }

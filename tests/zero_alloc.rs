@@ -15,7 +15,7 @@ use allocation_counter::measure;
 use backstop::bulkhead::limit;
 use backstop::circuit_breaker::Trip;
 use backstop::{
-    Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Error, Event, Keyed,
+    Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Endpoints, Error, Event, Keyed,
     KeyedRateLimiter, LoadShedder, Pipeline, Policy, Quota, RateLimiter, Report, Retry,
     RetryBudget, Throttle, Timeout, Verdict,
 };
@@ -171,6 +171,27 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     let limiter = RateLimiter::builder().quota(second).clock(clock.clone());
     let limiter = limiter.build().unwrap();
 
+    let endpoints = || {
+        Endpoints::builder()
+            .node("a", 1)
+            .node("b", 2)
+            .clock(clock.clone())
+    };
+    let nodes = endpoints().build().unwrap();
+    assert_no_allocation!("endpoints", (&nodes,));
+    assert_no_allocation!(
+        "endpoints in turn",
+        (endpoints().round_robin().build().unwrap(),)
+    );
+    assert_no_allocation!("the endpoint of a key", nodes.sticky(&7));
+    let of_node = |node: backstop::endpoints::Node<i32>| ready(Ok::<_, ()>(*node));
+    assert_eq!(allocations(nodes.call(of_node)).0, 0);
+    #[cfg(feature = "chaos")]
+    {
+        let chaos = backstop::Chaos::builder().error(0.5, || ()).max_share(0.0);
+        assert_no_allocation!("chaos", chaos.clock(clock.clone()).build().unwrap());
+    }
+
     let throttle = || Throttle::builder().clock(clock.clone());
     let calm = throttle().build().unwrap();
     assert_no_allocation!("throttle", &calm);
@@ -191,6 +212,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         &plain,
         &calm,
         &circuit,
+        &nodes,
         &limiter,
         Bulkhead::builder().clock(clock.clone()).build().unwrap(),
         Some(&timeout),

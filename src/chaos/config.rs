@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Chaos;
 use super::inner::{Behavior, Inner, Only};
 use super::make::{Makes, NoFault};
-use super::state::{Fault, Latency, State};
+use super::state::{Fault, Latency, NAME, State, check_rates, check_share};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::Observer;
@@ -63,34 +63,6 @@ impl Chaos {
             result: NoFault,
         }
     }
-}
-
-pub(super) const NAME: &str = "chaos";
-
-/// Checks rates, which are shares of the calls.
-pub(super) fn check_rates(rates: [f64; 4]) -> Result<(), ConfigError> {
-    for (fault, rate) in Fault::ALL.into_iter().zip(rates) {
-        if !(0.0..=1.0).contains(&rate) {
-            return Err(ConfigError::new(
-                NAME,
-                fault.as_str(),
-                "must have a rate from 0 to 1",
-            ));
-        }
-    }
-    // A call gets one fault at most. The small addition is for sums of tenths.
-    if rates.iter().sum::<f64>() > 1.0 + 1e-9 {
-        return Err(ConfigError::new(NAME, "rates", "must be at most 1 in sum"));
-    }
-    Ok(())
-}
-
-/// Checks the cap.
-pub(super) fn check_share(share: f64) -> Result<(), ConfigError> {
-    if (0.0..=1.0).contains(&share) {
-        return Ok(());
-    }
-    Err(ConfigError::new(NAME, "max_share", "must be from 0 to 1"))
 }
 
 impl<E, R> ChaosBuilder<E, R> {

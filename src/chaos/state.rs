@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -37,6 +38,35 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+/// The name of injectors that were given none.
+pub(super) const NAME: &str = "chaos";
+
+/// Checks rates, which are shares of the calls.
+pub(super) fn check_rates(rates: [f64; 4]) -> Result<(), ConfigError> {
+    for (fault, rate) in Fault::ALL.into_iter().zip(rates) {
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(ConfigError::new(
+                NAME,
+                fault.as_str(),
+                "must have a rate from 0 to 1",
+            ));
+        }
+    }
+    // A call gets one fault at most. The small addition is for sums of tenths.
+    if rates.iter().sum::<f64>() > 1.0 + 1e-9 {
+        return Err(ConfigError::new(NAME, "rates", "must be at most 1 in sum"));
+    }
+    Ok(())
+}
+
+/// Checks the cap.
+pub(super) fn check_share(share: f64) -> Result<(), ConfigError> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok(());
+    }
+    Err(ConfigError::new(NAME, "max_share", "must be from 0 to 1"))
 }
 
 /// How long calls are delayed: the same time for all, or a random one in a range.

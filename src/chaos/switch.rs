@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::config::{NAME, check_rates, check_share};
 use super::inner::Inner;
 use super::snapshot::Snapshot;
-use super::state::{Fault, Latency};
+use super::state::{Fault, Latency, NAME, check_rates, check_share};
 use crate::error::ConfigError;
 use crate::sync::lock;
 

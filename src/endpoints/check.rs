@@ -43,7 +43,7 @@ impl<N> Endpoints<N> {
     /// let endpoints = Endpoints::builder().nodes(nodes).build()?;
     /// let checker = endpoints.clone();
     /// tokio::spawn(async move {
-    ///     let ping = |node| async move { if *node { Ok(()) } else { Err("refused") } };
+    ///     let ping = |node| async move { if *node { Ok(()) } else { Err("down") } };
     ///     checker.check_with(Duration::from_secs(1), ping).await;
     /// });
     ///

@@ -5,13 +5,11 @@
 )]
 
 use std::fmt;
-use std::future::Future;
-use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::error::{Error, Rejected};
+use crate::error::Rejected;
 use crate::life::Life;
-use crate::policy::{Attempt, Policy};
+use crate::policy::Attempt;
 
 mod check;
 mod config;
@@ -20,6 +18,7 @@ mod flight;
 mod inner;
 mod node;
 mod permit;
+mod pick;
 mod plan;
 mod policy;
 mod snapshot;
@@ -37,7 +36,6 @@ pub use self::update::Changes;
 pub use crate::event::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 
 use self::inner::Inner;
-use self::state::rendezvous::hash_of;
 
 /// A set of nodes that calls are spread over. See the [module page](self).
 ///
@@ -52,31 +50,7 @@ impl<N> Endpoints<N> {
         self.inner.settings.name
     }
 
-    /// Calls `op` with a node, once.
-    ///
-    /// To try further nodes, put the set into a stack and the operation into [`each`](Self::each).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Policy::call`]; rejected with [`Reason::NoEndpoint`](crate::Reason::NoEndpoint) if no node
-    /// takes calls.
-    ///
-    /// # Cancel safety
-    ///
-    /// A call that is dropped is no longer in flight, and says no more about its node than that it takes at
-    /// least this long.
-    pub fn call<'s, F, Fut, T, E>(
-        &'s self,
-        op: F,
-    ) -> impl Future<Output = Result<T, Error<E>>> + use<'s, N, F, Fut, T, E>
-    where
-        F: Fn(Node<N>) -> Fut,
-        Fut: Future<Output = Result<T, E>>,
-    {
-        self.call_with(self.each(op))
-    }
-
-    /// Makes an operation for [`Policy::call_with`] of one that needs a node, for stacks with this set in
+    /// Makes an operation for [`Policy::call_with`](crate::Policy::call_with) of one that needs a node, for stacks with this set in
     /// them.
     ///
     /// # Panics
@@ -115,27 +89,6 @@ impl<N> Endpoints<N> {
     pub fn node(&self, attempt: &Attempt) -> Option<Node<N>> {
         let member = self.inner.find(attempt.endpoint())?;
         Some(Node { member })
-    }
-
-    /// Returns this set as a policy that sends all calls of a key to one node, as long as that node takes
-    /// calls: rendezvous hashing. A node that comes or goes moves only the keys of that node.
-    ///
-    /// Each pick looks at all nodes.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use backstop::{Endpoints, ManualClock, Policy};
-    ///
-    /// let clock = ManualClock::new();
-    /// let endpoints = Endpoints::builder().node("a", 1).node("b", 2).clock(clock.clone()).build()?;
-    /// let of_user = endpoints.sticky("user-7");
-    /// let call = || clock.block_on(of_user.call_with(endpoints.each(|node| async move { Ok::<_, ()>(*node) })));
-    /// assert_eq!(call(), call());
-    /// # Ok::<(), backstop::ConfigError>(())
-    /// ```
-    pub fn sticky<K: Hash + ?Sized>(&self, key: &K) -> Sticky<'_, N> {
-        Sticky::new(self, hash_of(key))
     }
 
     /// Asks for a node to make one call to, for code that is no closure.

@@ -1,11 +1,14 @@
 //! Endpoints around an operation.
 
 use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
 
 use super::Endpoints;
 use super::flight::Flight;
 use super::inner::Inner;
-use super::node::NodeAddress;
+use super::node::{Node, NodeAddress};
+use super::state::rendezvous::hash_of;
 use super::state::routes::Entry;
 use crate::clock::ClockHandle;
 use crate::error::Error;
@@ -36,6 +39,53 @@ impl<N> Describe for Endpoints<N> {
 
     fn describe(&self, layers: &mut Vec<Layer>) {
         layers.push(Layer::Endpoints);
+    }
+}
+
+impl<N> Endpoints<N> {
+    /// Calls `op` with a node, once.
+    ///
+    /// To try further nodes, put the set into a stack and the operation into [`each`](Self::each).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Policy::call`]; rejected with [`Reason::NoEndpoint`](crate::Reason::NoEndpoint) if no node
+    /// takes calls.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped is no longer in flight, and says no more about its node than that it takes at
+    /// least this long.
+    pub fn call<'s, F, Fut, T, E>(
+        &'s self,
+        op: F,
+    ) -> impl Future<Output = Result<T, Error<E>>> + use<'s, N, F, Fut, T, E>
+    where
+        F: Fn(Node<N>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.call_with(self.each(op))
+    }
+
+    /// Returns this set as a policy that sends all calls of a key to one node, as long as that node takes
+    /// calls: rendezvous hashing. A node that comes or goes moves only the keys of that node.
+    ///
+    /// Each pick looks at all nodes.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::{Endpoints, ManualClock, Policy};
+    ///
+    /// let clock = ManualClock::new();
+    /// let endpoints = Endpoints::builder().node("a", 1).node("b", 2).clock(clock.clone()).build()?;
+    /// let of_user = endpoints.sticky("user-7");
+    /// let call = || clock.block_on(of_user.call_with(endpoints.each(|node| async move { Ok::<_, ()>(*node) })));
+    /// assert_eq!(call(), call());
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn sticky<K: Hash + ?Sized>(&self, key: &K) -> Sticky<'_, N> {
+        Sticky::new(self, hash_of(key))
     }
 }
 

@@ -149,7 +149,7 @@ fn a_switch_acts_while_calls_run() {
 }
 
 #[test]
-fn a_switch_refuses_what_the_builder_would() {
+fn a_switch_rejects_what_the_builder_would() {
     let clock = ManualClock::new();
     let chaos = Chaos::builder()
         .error(0.6, || "injected")
@@ -177,7 +177,7 @@ fn a_switch_refuses_what_the_builder_would() {
 }
 
 #[test]
-fn builders_refuse_what_has_no_meaning() {
+fn builders_reject_what_has_no_meaning() {
     let setting = |built: Result<Chaos, backstop::ConfigError>| {
         built.err().map(|error| error.setting().to_owned())
     };

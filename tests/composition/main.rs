@@ -7,6 +7,7 @@ mod blocking;
 mod clock_readings;
 mod deadlines;
 mod endings;
+mod endpoints;
 #[cfg(feature = "tokio")]
 mod reconfigured;
 mod rejections;

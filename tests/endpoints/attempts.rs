@@ -156,7 +156,7 @@ fn every_way_to_call_spreads_its_attempts() {
         let _ = clock.block_on(sticky.call_with(each()));
         check("sticky");
     }
-    // Operations without a node are spread all the same: the failures go to both.
+    // Operations without a node are spread too: the failures go to both.
     let before = endpoints.snapshot();
     for _ in 0..10 {
         let report = clock.block_on(stack.call_reported(|| async { Err::<(), _>("down") }));

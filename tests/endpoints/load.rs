@@ -48,9 +48,9 @@ fn calls_in_flight_return_to_zero_however_they_end() {
         0
     );
 
-    let polled = || async { panic!("on purpose") };
+    let polled = async || -> Result<(), ()> { panic!("on purpose") };
     for _ in 0..10 {
-        let call = endpoints.call(|_| async { Ok::<(), ()>(polled().await) });
+        let call = endpoints.call(|_| polled());
         assert!(catch_unwind(AssertUnwindSafe(|| clock.block_on(call))).is_err());
         let starts =
             endpoints.call(|_| -> std::future::Ready<Result<(), ()>> { panic!("on purpose") });

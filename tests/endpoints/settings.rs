@@ -27,9 +27,13 @@ fn try_out(endpoints: Endpoints<usize>) {
     assert_eq!(endpoints.snapshot().nodes.len(), 3);
 }
 
+type Set<V> = fn(EndpointsBuilder<usize>, V) -> EndpointsBuilder<usize>;
+
+/// The name of a setting, its setter, and which values it takes.
+type Setting<'a, V> = (&'a str, Set<V>, &'a dyn Fn(V) -> bool);
+
 #[test]
 fn settings_take_what_they_document() {
-    type Set<V> = fn(EndpointsBuilder<usize>, V) -> EndpointsBuilder<usize>;
     fn build<V>(set: Set<V>) -> impl Fn(V) -> Result<Endpoints<usize>, ConfigError> {
         move |value| {
             let clock = ManualClock::new();
@@ -38,7 +42,7 @@ fn settings_take_what_they_document() {
         }
     }
     let share = |value: f64| (0.0..=1.0).contains(&value);
-    let numbers: [(&str, Set<f64>, &dyn Fn(f64) -> bool); 7] = [
+    let numbers: [Setting<f64>; 7] = [
         ("ejection_jitter", EndpointsBuilder::ejection_jitter, &share),
         ("max_ejected", EndpointsBuilder::max_ejected, &share),
         ("panic_threshold", EndpointsBuilder::panic_threshold, &share),
@@ -69,7 +73,7 @@ fn settings_take_what_they_document() {
     let shape: Set<f64> = |builder, aggression| builder.slow_start_shape(0.1, aggression);
     let good = |value: f64| (0.1..=10.0).contains(&value);
     check("slow_start_shape", &NUMBERS, good, build(shape), try_out);
-    let counts: [(&str, Set<u32>, &dyn Fn(u32) -> bool); 4] = [
+    let counts: [Setting<u32>; 4] = [
         (
             "choices",
             |builder, count| builder.choices(count as usize),
@@ -89,7 +93,7 @@ fn settings_take_what_they_document() {
         check(setting, &COUNTS, good, build(set), try_out);
     }
     let hour = Duration::from_secs(3600);
-    let times: [(&str, Set<Duration>, &dyn Fn(Duration) -> bool); 7] = [
+    let times: [Setting<Duration>; 7] = [
         ("decay", EndpointsBuilder::decay, &|time| !time.is_zero()),
         (
             "failure_penalty",

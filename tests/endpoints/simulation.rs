@@ -152,7 +152,7 @@ fn a_rolling_restart_fails_no_idempotent_call() {
                     if !is_down(*node, clock) {
                         clock.sleep(ms(20)).await;
                     }
-                    // Refused at once, or cut off while it ran.
+                    // No connection, or one that was cut off.
                     match is_down(*node, clock) {
                         true => Err("connection reset"),
                         false => Ok(()),

@@ -1,0 +1,229 @@
+//! Ejections, probes, and checks.
+
+use proptest::prelude::*;
+
+use super::*;
+
+proptest! {
+    /// Whatever happens, a priority keeps a node, and no more nodes are ejected than may be.
+    #[test]
+    fn ejections_leave_enough_nodes(
+        priorities in prop::collection::vec(0_u32..3, 1..25),
+        max_ejected in 0.0..=1.0_f64,
+        steps in prop::collection::vec((0_usize..25, 0_u64..60, any::<bool>()), 1..80),
+    ) {
+        let mut machine = Machine::new(Rules { max_ejected, ..rules() }, Instant::ORIGIN);
+        for priority in &priorities {
+            machine.insert(Record::new(1.0, *priority, 0, None));
+        }
+        let allowed = ((max_ejected * priorities.len() as f64) as usize).max(1);
+        let mut now = Instant::ORIGIN;
+        for (node, pause, is_good) in steps {
+            now += pause as u32 * SECOND;
+            let slot = (node % priorities.len()) as u32;
+            match standing(&machine, slot) {
+                Standing::Returning => drop(end_probe(&mut machine, slot, is_good, now)),
+                _ => drop(strike(&mut machine, slot, now)),
+            }
+            advance(&mut machine, now);
+            let ejected = machine.iter().filter(|(_, record)| record.standing != Standing::Admitted);
+            prop_assert!(ejected.count() <= allowed);
+            for priority in &priorities {
+                let mut left = machine.iter().filter(|(_, record)| {
+                    record.priority == *priority && record.is_available(now)
+                });
+                prop_assert!(left.next().is_some());
+            }
+        }
+    }
+}
+
+#[test]
+fn ejections_grow_and_shrink_by_one_interval_at_a_time() {
+    // gRFC A50: the multiplier grows with each ejection, and loses one for each interval without.
+    let mut machine = machine(10, rules());
+    let mut lengths = Vec::new();
+    let mut now = at(0);
+    for _ in 0..12 {
+        let Some(Change::Ejected { length, .. }) = strike(&mut machine, 0, now) else {
+            panic!("not ejected");
+        };
+        lengths.push(length.as_secs());
+        now += length;
+        advance(&mut machine, now);
+        assert_eq!(
+            standing(&machine, 0),
+            Standing::Returning,
+            "at the nanosecond"
+        );
+        assert_eq!(
+            end_probe(&mut machine, 0, true, now),
+            Some(Change::Returned { slot: 0 })
+        );
+    }
+    assert_eq!(
+        lengths,
+        [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]
+    );
+
+    // The interval of the last ejection takes nothing off, each one after it takes one.
+    let times = |machine: &Machine| machine.get(0).unwrap().times;
+    assert_eq!(times(&machine), 12);
+    let mut seen = Vec::new();
+    for _ in 0..14 {
+        now += 10 * SECOND;
+        advance(&mut machine, now);
+        seen.push(times(&machine));
+    }
+    assert_eq!(seen, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]);
+}
+
+#[test]
+fn an_ejection_ends_with_its_time_and_a_failed_probe_renews_it() {
+    let mut machine = machine(10, rules());
+    strike(&mut machine, 3, at(1));
+    assert_eq!(standing(&machine, 3), Standing::Ejected { until: at(31) });
+    advance(&mut machine, Instant::from_nanos(at(31).as_nanos() - 1));
+    assert_eq!(standing(&machine, 3), Standing::Ejected { until: at(31) });
+    advance(&mut machine, at(31));
+    assert_eq!(standing(&machine, 3), Standing::Returning);
+    let change = end_probe(&mut machine, 3, false, at(32));
+    let expected = Change::Ejected {
+        slot: 3,
+        cause: EjectionCause::ProbeFailed,
+        length: 60 * SECOND,
+        times: 2,
+    };
+    assert_eq!(change, Some(expected));
+}
+
+#[test]
+fn jitter_lengthens_ejections() {
+    let mut machine = machine(
+        10,
+        Rules {
+            jitter: 0.5,
+            ..rules()
+        },
+    );
+    let vitals = vitals(&machine, 0);
+    let change = machine.strike(0, &vitals, vitals.epoch(), at(0), 0.5);
+    assert!(matches!(change, Some(Change::Ejected { length, .. }) if length == SECOND * 75 / 2));
+}
+
+#[test]
+fn results_of_an_earlier_epoch_or_another_node_change_nothing() {
+    let mut machine = machine(10, rules());
+    let vitals = vitals(&machine, 0);
+    let epoch = vitals.epoch();
+    strike(&mut machine, 0, at(0));
+    advance(&mut machine, at(30));
+    assert_eq!(
+        machine.end_probe(0, &vitals, epoch, true, at(30), 0.0),
+        None
+    );
+    end_probe(&mut machine, 0, true, at(30));
+    assert_eq!(
+        machine.strike(0, &vitals, epoch, at(31), 0.0),
+        None,
+        "a late failure"
+    );
+    // The slot has got another node meanwhile.
+    machine.records[0] = Some(Record::new(1.0, 0, 0, None));
+    assert_eq!(machine.strike(0, &vitals, 0, at(31), 0.0), None);
+    assert_eq!(machine.park(0, &vitals, SECOND, at(31)), None);
+}
+
+#[test]
+fn a_success_rate_far_below_the_mean_ejects() {
+    // Nine at 99 %, one at 90 %: mean 98.1, deviation 2.7, so the line is at 92.97 %.
+    let eject = |good, failed, nodes| {
+        let mut machine = machine(nodes, rules());
+        (1..nodes as u32).for_each(|slot| count(&machine, slot, 99, 1));
+        count(&machine, 0, good, failed);
+        advance(&mut machine, at(10))
+    };
+    let causes = |changes: Vec<Change>| -> Vec<(u32, EjectionCause)> {
+        let cause = |change| match change {
+            Change::Ejected { slot, cause, .. } => (slot, cause),
+            other => panic!("{other:?}"),
+        };
+        changes.into_iter().map(cause).collect()
+    };
+    assert_eq!(causes(eject(90, 10, 10)), [(0, EjectionCause::SuccessRate)]);
+    assert_eq!(causes(eject(99, 1, 10)), [], "all are equal");
+    assert_eq!(causes(eject(89, 10, 10)), [], "99 calls are too few");
+    assert_eq!(causes(eject(90, 10, 4)), [], "four nodes are too few");
+    assert_eq!(
+        causes(eject(7, 43, 10)),
+        [(0, EjectionCause::FailureShare)],
+        "86 %"
+    );
+    assert_eq!(causes(eject(8, 42, 10)), [], "84 %");
+    assert_eq!(causes(eject(6, 43, 10)), [], "49 calls are too few");
+}
+
+#[test]
+fn what_is_not_ejected_says_why() {
+    let reason = |change| match change {
+        Some(Change::NotEjected { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        reason(strike(&mut machine(1, rules()), 0, at(0))),
+        Unenforced::LastAvailable
+    );
+    let mut two = machine(
+        2,
+        Rules {
+            max_ejected: 1.0,
+            ..rules()
+        },
+    );
+    assert!(matches!(
+        strike(&mut two, 0, at(0)),
+        Some(Change::Ejected { .. })
+    ));
+    assert_eq!(
+        reason(strike(&mut two, 1, at(0))),
+        Unenforced::LastAvailable
+    );
+    let mut ten = machine(10, rules());
+    strike(&mut ten, 0, at(0));
+    assert_eq!(reason(strike(&mut ten, 1, at(0))), Unenforced::MaxEjected);
+    let mut shadow = machine(
+        10,
+        Rules {
+            shadow: true,
+            ..rules()
+        },
+    );
+    assert_eq!(reason(strike(&mut shadow, 0, at(0))), Unenforced::Shadow);
+    assert_eq!(standing(&shadow, 0), Standing::Admitted);
+}
+
+#[test]
+fn checks_need_their_number_in_a_row() {
+    let mut machine = machine(3, rules());
+    let mut check = |is_good| !machine.checked(0, is_good, at(1)).is_empty();
+    let results = [
+        false, false, true, false, false, false, true, false, true, true,
+    ];
+    let changed = results.map(&mut check);
+    let expected = [
+        false, false, false, false, false, true, false, false, false, true,
+    ];
+    assert_eq!(changed, expected);
+}
+
+#[test]
+fn good_checks_end_an_ejection() {
+    let mut machine = machine(3, rules());
+    strike(&mut machine, 0, at(0));
+    assert_eq!(machine.checked(0, true, at(1)), []);
+    assert_eq!(
+        machine.checked(0, true, at(2)),
+        [Change::Returned { slot: 0 }]
+    );
+    assert_eq!(standing(&machine, 0), Standing::Admitted);
+}
