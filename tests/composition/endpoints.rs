@@ -135,7 +135,8 @@ fn options_reach_the_operation_and_events_the_observer_of_the_call() {
     let pipeline = Pipeline::new(endpoints.clone())
         .observer(move |event: &Event| log.lock().unwrap().push(event.kind()));
     let options = backstop::CallOptions::new().priority(Priority::LOW);
-    let call = pipeline.with(options).call_with(|attempt| {
+    let with = pipeline.with(options);
+    let call = with.call_with(|attempt| {
         let node = endpoints.node(&attempt).map(|node| *node);
         async move { Err::<(), _>((node.is_some(), attempt.priority())) }
     });
