@@ -1,12 +1,12 @@
 //! Random numbers that many callers draw from one handle without a lock.
 
+use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use crate::striped::home;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A shared source of random numbers: draw `i` is a pure function of the seed and `i`.
@@ -39,45 +39,47 @@ impl SharedRng {
 }
 
 /// A source of short streams of random numbers, for callers that need several numbers at once.
-///
-/// Threads do not contend for it, unless it is seeded: then the streams come in the same order on every
-/// machine.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    base: u64,
-    parts: Box<[Part]>,
+    /// Where the streams begin, and how many have begun, if they are reproducible. Otherwise each thread
+    /// has numbers of its own: threads do not contend.
+    seeded: Option<(u64, AtomicU64)>,
 }
 
-/// Number of streams begun, on cache lines of its own.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Part(AtomicU64);
-
 impl Streams {
-    const PARTS: usize = 8;
-
     /// A source that is reproducible when `seed` is given, and unpredictable otherwise.
     pub(crate) fn new(seed: Option<u64>) -> Self {
-        let parts = if seed.is_some() { 1 } else { Self::PARTS };
-        let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0_u64));
         Self {
-            base: mix(seed),
-            parts: (0..parts).map(|_| Part(AtomicU64::new(0))).collect(),
+            seeded: seed.map(|seed| (mix(seed), AtomicU64::new(0))),
         }
     }
 
     /// Begins the next stream.
     #[inline]
     pub(crate) fn begin(&self) -> Stream {
-        let part = match self.parts.len() {
-            1 => 0,
-            parts => home() % parts,
-        };
-        // Relaxed: the number publishes nothing.
-        let number = self.parts[part].0.fetch_add(1, Ordering::Relaxed);
-        let number = number.wrapping_mul(Self::PARTS as u64) + part as u64;
-        Stream(mix(self.base.wrapping_add(number)))
+        match &self.seeded {
+            None => THREAD.with(|thread| {
+                let mut stream = Stream(thread.get());
+                if stream.0 == 0 {
+                    stream = Stream(RandomState::new().hash_one(0_u64));
+                }
+                let begun = stream.bits();
+                thread.set(stream.0);
+                Stream(begun)
+            }),
+            Some((base, begun)) => {
+                // Relaxed: the number publishes nothing.
+                let number = begun.fetch_add(1, Ordering::Relaxed);
+                Stream(mix(base.wrapping_add(number)))
+            }
+        }
     }
+}
+
+thread_local! {
+    /// The numbers of a thread; zero before the first. Without a destructor, it can be used while the
+    /// thread ends.
+    static THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A stream of random numbers, a pure function of where it begins (SplitMix64).
@@ -102,6 +104,15 @@ impl Stream {
     pub(crate) const fn below(&mut self, bound: usize) -> usize {
         // The upper half of the product: without a division, and biased by less than 2⁻³².
         (((self.bits() >> 32) * bound as u64) >> 32) as usize
+    }
+
+    /// Returns two different numbers below `bound`, which is from 2 to 2³², in random order.
+    #[inline]
+    pub(crate) const fn two_below(&mut self, bound: usize) -> (usize, usize) {
+        let bits = self.bits();
+        let first = (((bits >> 32) * bound as u64) >> 32) as usize;
+        let second = (((bits & u32::MAX as u64) * (bound as u64 - 1)) >> 32) as usize;
+        (first, if second < first { second } else { second + 1 })
     }
 
     /// Returns a number in `[0, 1)`.
@@ -131,6 +142,34 @@ mod tests {
         assert_eq!(first, b.begin().bits());
         assert_ne!(first, a.begin().bits());
         assert_ne!(first, Streams::new(Some(8)).begin().bits());
+        let free = Streams::new(None);
+        assert_ne!(free.begin().bits(), free.begin().bits());
+        let other = std::thread::spawn(|| Streams::new(None).begin().bits());
+        assert_ne!(free.begin().bits(), other.join().unwrap());
+    }
+
+    #[test]
+    fn pairs_differ_and_are_uniform_enough() {
+        let mut stream = Streams::new(Some(1)).begin();
+        let mut pairs = [[0_u32; 5]; 5];
+        for _ in 0..100_000 {
+            let (first, second) = stream.two_below(5);
+            pairs[first][second] += 1;
+        }
+        for (first, seconds) in pairs.iter().enumerate() {
+            for (second, count) in seconds.iter().enumerate() {
+                let is_fair = (4_750..5_250).contains(count);
+                assert!(
+                    if first == second {
+                        *count == 0
+                    } else {
+                        is_fair
+                    },
+                    "{pairs:?}"
+                );
+            }
+        }
+        assert!([(0, 1), (1, 0)].contains(&stream.two_below(2)));
     }
 
     #[test]

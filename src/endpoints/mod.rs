@@ -36,6 +36,7 @@ pub use self::update::Changes;
 pub use crate::event::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 
 use self::inner::Inner;
+use self::plan::Plan;
 
 /// A set of nodes that calls are spread over. See the [module page](self).
 ///
@@ -100,11 +101,14 @@ impl<N> Endpoints<N> {
     pub fn try_acquire(&self) -> Result<Permit<'_, N>, Rejected> {
         let now = self.inner.settings.clock.now();
         let life = Life::of_a_handle();
+        let node_of = |plan: &Plan<N>, slot: u32| {
+            let member = plan.members.get(slot as usize)?.clone()?;
+            Some(Node { member })
+        };
         loop {
-            let flight = self.inner.pick(now, 0, None, life, None)?;
-            // Always found: a node with a call in flight is not forgotten.
-            if let Some(member) = self.inner.find(flight.word) {
-                let node = Node { member };
+            let (flight, node) = self.inner.pick_with(now, 0, None, life, None, node_of)?;
+            // Always: a plan has the nodes that its routes lead to.
+            if let Some(node) = node {
                 return Ok(Permit { flight, node });
             }
         }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::state::vitals::Vitals;
 
@@ -78,19 +77,10 @@ pub(super) struct Member<N> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NodeAddress {
     pub(super) slot: u32,
-    number: u32,
+    pub(super) number: u32,
 }
 
-/// The number of the next node.
-static NEXT: AtomicU32 = AtomicU32::new(1);
-
 impl NodeAddress {
-    pub(super) fn new(slot: u32) -> Self {
-        // Relaxed: the numbers differ, and order nothing.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
-        Self { slot, number }
-    }
-
     /// One word for a context. Never zero.
     pub(super) const fn word(self) -> u64 {
         (self.number as u64) << 32 | self.slot as u64

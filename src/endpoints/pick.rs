@@ -2,6 +2,7 @@
 
 use super::flight::Flight;
 use super::inner::{Inner, Then};
+use super::node::NodeAddress;
 use super::plan::Plan;
 use super::state::health::Standing;
 use super::state::routes::{Ask, Entry};
@@ -23,9 +24,24 @@ impl<N> Inner<N> {
         life: Life,
         listener: Option<&dyn Observer>,
     ) -> Result<Flight<'_, N>, Rejected> {
-        // Relaxed: what is due is found out under the lock.
-        if now.as_nanos() >= self.due.load(Ordering::Relaxed) {
-            self.maintain(now, listener);
+        let picked = self.pick_with(now, tried, key, life, listener, |_, _| ());
+        picked.map(|(flight, ())| flight)
+    }
+
+    /// As [`pick`](Self::pick), and takes something out of the plan that the node, of this slot, is part of.
+    #[inline]
+    pub(super) fn pick_with<T>(
+        &self,
+        now: Instant,
+        tried: u64,
+        key: Option<u64>,
+        life: Life,
+        listener: Option<&dyn Observer>,
+        take: impl Fn(&Plan<N>, u32) -> T,
+    ) -> Result<(Flight<'_, N>, T), Rejected> {
+        let due = self.due.load(Ordering::Relaxed);
+        if now.as_nanos() >= due {
+            self.maintain(due, now, listener);
         }
         let turn = match self.settings.strategy {
             Strategy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
@@ -41,8 +57,11 @@ impl<N> Inner<N> {
             chance: self.streams.begin(),
         };
         for _ in 0..MAX_CLOSED {
-            match self.published.read(|plan| self.enter(plan, &mut ask, life)) {
-                Entered::InFlight(flight) => return Ok(flight),
+            match self
+                .published
+                .read(|plan| self.enter(plan, &mut ask, life, &take))
+            {
+                Entered::InFlight(flight, taken) => return Ok((flight, taken)),
                 Entered::NoRoute => break,
                 // The node was closed after these routes were made: another one.
                 Entered::Closed(bit) => ask.tried |= bit,
@@ -52,24 +71,25 @@ impl<N> Inner<N> {
     }
 
     #[inline]
-    fn enter(&self, plan: &Plan<N>, ask: &mut Ask, life: Life) -> Entered<'_, N> {
+    fn enter<T>(
+        &self,
+        plan: &Plan<N>,
+        ask: &mut Ask,
+        life: Life,
+        take: &impl Fn(&Plan<N>, u32) -> T,
+    ) -> Entered<'_, N, T> {
         let Some(picked) = plan.routes.pick(ask) else {
             return Entered::NoRoute;
         };
-        let Entry { vitals, slot, .. } = picked.entry;
-        if !vitals.enter() {
-            return Entered::Closed(Entry::bit(*slot));
+        let entry = picked.entry;
+        let (slot, number) = (entry.slot, entry.number);
+        if !entry.vitals.enter() {
+            return Entered::Closed(Entry::bit(slot));
         }
-        let member = plan.members[*slot as usize].as_ref();
-        let word = member.map_or(0, |member| member.address.word());
-        Entered::InFlight(Flight::new(
-            self,
-            vitals.clone(),
-            word,
-            ask.now,
-            picked.is_probe,
-            life,
-        ))
+        let (vitals, is_probe) = (entry.vitals.clone(), picked.is_probe);
+        let address = NodeAddress { slot, number };
+        let flight = Flight::new(self, vitals, address.word(), ask.now, is_probe, life);
+        Entered::InFlight(flight, take(plan, slot))
     }
 
     #[cold]
@@ -97,17 +117,20 @@ impl<N> Inner<N> {
         rejected
     }
 
-    /// Ends ejections and slow starts, and compares the nodes, where it is time for that. Other calls go
-    /// on with the routes as they are meanwhile.
+    /// Ends ejections and slow starts, and compares the nodes. One call does it; others go on with the routes
+    /// as they are.
     #[cold]
-    fn maintain(&self, now: Instant, listener: Option<&dyn Observer>) {
-        let mut chance = self.streams.begin();
-        self.change(now, listener, |core| {
-            if now.as_nanos() < self.due.load(Ordering::Relaxed) {
-                return Then::Nothing;
-            }
-            Then::Reroute(core.machine.advance(now, &mut chance))
-        });
+    fn maintain(&self, due: u64, now: Instant, listener: Option<&dyn Observer>) {
+        // Relaxed: the word only decides which call it is. New routes set the next time.
+        let claimed =
+            self.due
+                .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
+        if claimed.is_ok() {
+            let mut chance = self.streams.begin();
+            self.change(now, listener, |core| {
+                Then::Reroute(core.machine.advance(now, &mut chance))
+            });
+        }
     }
 }
 
@@ -116,8 +139,8 @@ impl<N> Inner<N> {
 const MAX_CLOSED: usize = 64;
 
 /// What became of a pick.
-enum Entered<'a, N> {
-    InFlight(Flight<'a, N>),
+enum Entered<'a, N, T> {
+    InFlight(Flight<'a, N>, T),
     /// The node takes no calls any more; its bit.
     Closed(u64),
     NoRoute,

@@ -1,6 +1,6 @@
 //! What a call reads to find its node, published in stripes.
 
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::node::{Member, NodeAddress};
 use super::state::routes::Routes;
@@ -55,15 +55,25 @@ impl<N> Published<N> {
     /// Calls `read` with the current plan.
     #[inline]
     pub(super) fn read<T>(&self, read: impl FnOnce(&Plan<N>) -> T) -> T {
-        let home = home();
+        let home = home() % STRIPES;
+        let held = match self.stripes[home].0.try_lock() {
+            Ok(plan) => plan,
+            Err(_) => self.lock_any(home),
+        };
+        read(&held)
+    }
+
+    /// Locks a stripe that no other thread holds, or waits for that of the thread.
+    #[cold]
+    fn lock_any(&self, home: usize) -> MutexGuard<'_, Arc<Plan<N>>> {
         for step in 0..STRIPES {
             match self.stripes[(home + step) % STRIPES].0.try_lock() {
-                Ok(plan) => return read(&plan),
-                Err(TryLockError::Poisoned(plan)) => return read(plan.get_ref()),
+                Ok(plan) => return plan,
+                Err(TryLockError::Poisoned(plan)) => return plan.into_inner(),
                 Err(TryLockError::WouldBlock) => {}
             }
         }
-        read(&lock(&self.stripes[home % STRIPES].0))
+        lock(&self.stripes[home].0)
     }
 
     /// Makes a plan the current one.

@@ -93,8 +93,7 @@ impl<N> Core<N> {
             .map(|member| (member.name.clone(), member.address.slot))
             .collect();
         for node in nodes {
-            let known = gone.remove(&node.name);
-            let slot = match known {
+            let slot = match gone.remove(&node.name) {
                 Some(slot) => self.keep(slot, &node, new_since, &mut changes),
                 None => {
                     changes.added += 1;
@@ -106,9 +105,9 @@ impl<N> Core<N> {
             let Some(record) = self.machine.get(slot) else {
                 continue;
             };
-            let address = match known.and_then(|slot| members.get(slot as usize)?.as_ref()) {
-                Some(member) => member.address,
-                None => NodeAddress::new(slot),
+            let address = NodeAddress {
+                slot,
+                number: record.number,
             };
             let vitals = record.vitals.clone();
             let member = Member {

@@ -1,6 +1,7 @@
 //! Which nodes take calls: ejections, checks, parks, and drains.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::rules::{Rules, SuccessRate};
@@ -17,6 +18,8 @@ pub(crate) struct Record {
     pub(crate) priority: u32,
     /// Of its name.
     pub(crate) hash: u64,
+    /// A number that no other node has.
+    pub(crate) number: u32,
     pub(crate) standing: Standing,
     /// How many times it was ejected, less one for each healthy interval since.
     pub(crate) times: u32,
@@ -49,11 +52,15 @@ pub(crate) enum Standing {
 
 impl Record {
     pub(crate) fn new(weight: f64, priority: u32, hash: u64, new_since: Option<Instant>) -> Self {
+        // Relaxed: the numbers differ, and order nothing.
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
         Self {
             vitals: Arc::new(Vitals::new()),
             weight,
             priority,
             hash,
+            number,
             standing: Standing::Admitted,
             times: 0,
             struck: false,

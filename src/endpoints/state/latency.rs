@@ -7,7 +7,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A moving average of latencies that forgets with time, not with the number of samples.
 ///
-/// A sample weighs `1 − exp(−t / decay)`, where `t` is the time since the sample before it. Without new
+/// A sample weighs about `1 − exp(−t / decay)`, where `t` is the time since the sample before it. Without new
 /// samples the average decays towards zero, so a node that was slow is tried again.
 #[derive(Debug)]
 pub(crate) struct Latency {
@@ -26,7 +26,8 @@ const MIN_WEIGHT: f64 = 1.0 / 1024.0;
 /// The decay of an average, with what reading one needs precomputed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decay {
-    nanos: f64,
+    /// One over 64 times the decay in nanoseconds.
+    per_part: f64,
     /// Idle times up to this one are ignored: the average would change by at most 6 %, and most reads
     /// save an exponential.
     ignored: u64,
@@ -36,13 +37,26 @@ impl Decay {
     /// Above zero.
     pub(crate) fn new(decay: Duration) -> Self {
         Self {
-            nanos: nanos(decay) as f64,
+            per_part: (nanos(decay) as f64 * 64.0).recip(),
             ignored: nanos(decay) / 16,
         }
     }
 
     fn weight(self, elapsed: u64) -> f64 {
-        (1.0 - (-(elapsed as f64) / self.nanos).exp()).max(MIN_WEIGHT)
+        (1.0 - self.left_after(elapsed)).max(MIN_WEIGHT)
+    }
+
+    /// Returns the share that is left of an average after so many nanoseconds, `exp(−elapsed / decay)`.
+    ///
+    /// As `(1 − x / 64)⁶⁴`, which is at most 0.005 too low and takes six multiplications: picks call it for
+    /// each candidate.
+    #[inline]
+    fn left_after(self, elapsed: u64) -> f64 {
+        let mut left = (1.0 - elapsed as f64 * self.per_part).max(0.0);
+        for _ in 0..6 {
+            left *= left;
+        }
+        left
     }
 }
 
@@ -106,7 +120,7 @@ impl Latency {
         if idle <= decay.ignored {
             return Some(average);
         }
-        Some((average * (-(idle as f64) / decay.nanos).exp()).max(1.0))
+        Some((average * decay.left_after(idle)).max(1.0))
     }
 
     /// Forgets all samples.

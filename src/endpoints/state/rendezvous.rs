@@ -32,6 +32,11 @@ impl Hasher for Fnv {
 pub(crate) fn score(key: u64, node: u64, weight: f64) -> f64 {
     const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
     // In (0, 1).
-    let unit = ((mix(key ^ node) >> 11) as f64 + 0.5) * SCALE;
+    let unit = (draw(key, node) as f64 + 0.5) * SCALE;
     weight / -unit.ln()
+}
+
+/// A number of 53 bits that orders nodes of equal weight as [`score`] does.
+pub(crate) const fn draw(key: u64, node: u64) -> u64 {
+    mix(key ^ node) >> 11
 }

@@ -248,7 +248,7 @@ fn a_latency_is_forgotten_while_a_node_is_idle() {
     let (latency, decay) = (Latency::new(), Decay::new(10 * SECOND));
     latency.record(1_000_000, at(0), decay);
     let left = latency.at(at(10), decay).unwrap() / 1e6;
-    assert!((left - (-1.0_f64).exp()).abs() < 1e-9, "{left}");
+    assert!((left - (-1.0_f64).exp()).abs() < 0.005, "{left}");
 }
 
 #[test]
