@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use backstop::endpoints::Endpoint;
-use backstop::policy::Run;
-use backstop::{ClockHandle, Context, Endpoints, Operation, Outcome, Policy};
+use backstop::policy::{Guard, Guarded, Run};
+use backstop::{ClockHandle, Context, Endpoints, Operation, Outcome, Policy, Rejected};
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures::FutureExt;
 
@@ -73,6 +73,19 @@ impl Operation for Nothing {
     fn listener(self) {}
 }
 
+/// A layer that does nothing, with a permit as large as that of a set of endpoints.
+struct AsLarge;
+
+impl Guard for AsLarge {
+    type Permit = [u64; 8];
+
+    fn enter(&self, _: &mut Context) -> Result<[u64; 8], Rejected> {
+        Ok(black_box([0; 8]))
+    }
+
+    fn exit<T, E>(&self, _: [u64; 8], _: &mut Outcome<T, E>) {}
+}
+
 fn picks(c: &mut Criterion) {
     let mut group = c.benchmark_group("pick");
     let clock = clock();
@@ -88,6 +101,10 @@ fn picks(c: &mut Criterion) {
             b.iter_custom(|times| on_two_threads(times, pick));
         });
     }
+    let guarded = Guarded(AsLarge);
+    group.bench_function("a layer of this size without a pick", |b| {
+        b.iter(|| std::mem::forget(black_box(Run::run(&guarded, Nothing, black_box(cx)))));
+    });
     group.bench_function("a reading of the clock", |b| b.iter(|| clock.now()));
     group.finish();
 }

@@ -1,12 +1,15 @@
 //! The pick of a node for a call.
 
+use std::sync::Arc;
+
 use super::flight::Flight;
 use super::inner::{Inner, Then};
 use super::node::NodeAddress;
 use super::plan::Plan;
 use super::state::health::Standing;
-use super::state::routes::{Ask, Entry};
+use super::state::routes::{Ask, Entry, Picked};
 use super::state::rules::Strategy;
+use super::state::vitals::Vitals;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer, Panics};
 use crate::instant::Instant;
@@ -57,39 +60,22 @@ impl<N> Inner<N> {
             chance: self.streams.begin(),
         };
         for _ in 0..MAX_CLOSED {
-            match self
-                .published
-                .read(|plan| self.enter(plan, &mut ask, life, &take))
-            {
-                Entered::InFlight(flight, taken) => return Ok((flight, taken)),
+            match self.published.read(|plan| enter(plan, &mut ask, &take)) {
+                Entered::InFlight {
+                    vitals,
+                    address,
+                    is_probe,
+                    taken,
+                } => {
+                    let flight = Flight::new(self, vitals, address.word(), now, is_probe, life);
+                    return Ok((flight, taken));
+                }
                 Entered::NoRoute => break,
                 // The node was closed after these routes were made: another one.
                 Entered::Closed(bit) => ask.tried |= bit,
             }
         }
         Err(self.reject(now, listener))
-    }
-
-    #[inline]
-    fn enter<T>(
-        &self,
-        plan: &Plan<N>,
-        ask: &mut Ask,
-        life: Life,
-        take: &impl Fn(&Plan<N>, u32) -> T,
-    ) -> Entered<'_, N, T> {
-        let Some(picked) = plan.routes.pick(ask) else {
-            return Entered::NoRoute;
-        };
-        let entry = picked.entry;
-        let (slot, number) = (entry.slot, entry.number);
-        if !entry.vitals.enter() {
-            return Entered::Closed(Entry::bit(slot));
-        }
-        let (vitals, is_probe) = (entry.vitals.clone(), picked.is_probe);
-        let address = NodeAddress { slot, number };
-        let flight = Flight::new(self, vitals, address.word(), ask.now, is_probe, life);
-        Entered::InFlight(flight, take(plan, slot))
     }
 
     #[cold]
@@ -139,9 +125,32 @@ impl<N> Inner<N> {
 const MAX_CLOSED: usize = 64;
 
 /// What became of a pick.
-enum Entered<'a, N, T> {
-    InFlight(Flight<'a, N>, T),
+enum Entered<T> {
+    InFlight {
+        vitals: Arc<Vitals>,
+        address: NodeAddress,
+        is_probe: bool,
+        taken: T,
+    },
     /// The node takes no calls any more; its bit.
     Closed(u64),
     NoRoute,
+}
+
+/// Picks a node, and counts the call as in flight on it.
+#[inline]
+fn enter<N, T>(plan: &Plan<N>, ask: &mut Ask, take: &impl Fn(&Plan<N>, u32) -> T) -> Entered<T> {
+    let Some(Picked { entry, is_probe }) = plan.routes.pick(ask) else {
+        return Entered::NoRoute;
+    };
+    let (slot, number) = (entry.slot, entry.number);
+    if !entry.vitals.enter() {
+        return Entered::Closed(Entry::bit(slot));
+    }
+    Entered::InFlight {
+        vitals: entry.vitals.clone(),
+        address: NodeAddress { slot, number },
+        is_probe,
+        taken: take(plan, slot),
+    }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Routes {
     pub(crate) tiers: Vec<Tier>,
     /// Nodes that wait for a probe.
     probes: Vec<Entry>,
+    /// There is one priority with at least two nodes, none of them new, and none waits for a probe.
+    is_plain: bool,
     /// How long a probe may take before another call may be the probe, in nanoseconds.
     lease: u64,
     slow_start: SlowStart,
@@ -127,15 +129,20 @@ impl Routes {
         let rules = &machine.rules;
         let shares = spread(&levels, rules.overprovisioning, rules.panic_threshold);
         let tiers = groups.iter().zip(&levels).zip(shares);
-        let tiers = tiers
+        let tiers: Vec<Tier> = tiers
             .map(|((group, level), share)| Tier::new(machine, group, *level, share, now))
             .collect();
-        let probes = members
+        let probes: Vec<Entry> = members
             .iter()
             .filter(|(_, record)| record.standing == Standing::Returning && record.is_fit(now))
             .map(|(slot, record)| Entry::of(*slot, record, false))
             .collect();
+        let is_plain = match &*tiers {
+            [tier] => tier.share.percent > 0 && tier.entries.len() >= 2 && !tier.has_new,
+            _ => false,
+        };
         Self {
+            is_plain: is_plain && probes.is_empty(),
             tiers,
             probes,
             lease: nanos(rules.base_ejection),
@@ -146,6 +153,20 @@ impl Routes {
     /// Picks a node. `None` if no node takes calls.
     #[inline]
     pub(crate) fn pick(&self, ask: &mut Ask) -> Option<Picked<'_>> {
+        let is_plain = ask.tried == 0 && ask.key.is_none();
+        match &*self.tiers {
+            [tier] if self.is_plain && is_plain && ask.strategy == Strategy::LeastLoaded(2) => {
+                let entry = tier.better_of_two(ask);
+                let is_probe = false;
+                Some(Picked { entry, is_probe })
+            }
+            _ => self.pick_any(ask),
+        }
+    }
+
+    /// As [`pick`](Self::pick), for all nodes and calls. Out of line: its arrays would cost most picks.
+    #[inline(never)]
+    fn pick_any(&self, ask: &mut Ask) -> Option<Picked<'_>> {
         if !self.probes.is_empty() {
             if let Some(entry) = self.claim_probe(ask) {
                 return Some(Picked {
@@ -264,9 +285,6 @@ impl Tier {
     /// The best of a few random nodes, by latency × (calls in flight + 1) / weight.
     #[inline]
     fn least_loaded(&self, choices: usize, ask: &mut Ask, slow_start: SlowStart) -> Option<&Entry> {
-        if choices == 2 && self.entries.len() >= 2 && ask.tried == 0 && !self.has_new {
-            return Some(self.better_of_two(ask));
-        }
         let mut drawn = [0_usize; MAX_CHOICES];
         let drawn = self.draw(choices, &mut drawn, ask, slow_start);
         if let [only] = drawn {
