@@ -66,7 +66,7 @@ impl<'a> Gate for &'a Bulkhead {
 
 impl Describe for Bulkhead {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -124,7 +124,7 @@ impl Running<'_> {
     ) -> Outcome<T, E> {
         if let Some(held) = self.held.take() {
             let ending = Ending::of(&outcome.verdict);
-            let finished = || outcome.finished(&self.inner.clock);
+            let finished = || outcome.finished(&self.inner.base.clock);
             self.inner.leave(held, ending, finished, observer);
         }
         outcome
@@ -143,7 +143,7 @@ impl Running<'_> {
         } else {
             Ending::Neutral
         };
-        let now = || self.inner.clock.now();
+        let now = || self.inner.base.clock.now();
         self.inner.leave(held, ending, now, None);
     }
 }

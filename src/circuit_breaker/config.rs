@@ -9,9 +9,9 @@ use super::inner::{Break, Inner, Settings};
 use super::snapshot::Snapshot;
 use super::state::{AfterHalfOpen, HalfOpen, HalfOpenRules, Rules, Trip, TripKind};
 use crate::backoff::{Backoff, Jitter};
-use crate::clock::ClockHandle;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::{Observer, State};
+use crate::event::State;
 use crate::verdict::Health;
 
 /// Builds a [`CircuitBreaker`].
@@ -57,12 +57,9 @@ pub struct CircuitBreakerBuilder {
     cancelled_as: Health,
     panicked_as: Health,
     measure_durations: bool,
-    shadow: bool,
     seed: Option<u64>,
     restore: Option<Snapshot>,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 type BreakFn = Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>;
@@ -102,12 +99,9 @@ impl CircuitBreakerBuilder {
             cancelled_as: Health::Neutral,
             panicked_as: Health::Unhealthy,
             measure_durations: false,
-            shadow: false,
             seed: None,
             restore: None,
-            observer: None,
-            name: NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(NAME),
         }
     }
 
@@ -242,6 +236,7 @@ impl CircuitBreakerBuilder {
     }
 
     setters! {
+        in setup;
         /// Decides, counts and reports, but never refuses. Calls that would have been refused are let
         /// through and not recorded.
         shadow;
@@ -331,9 +326,7 @@ impl CircuitBreakerBuilder {
         if self.permitted_calls == Some(0) {
             return fail("permitted_calls", "must be at least 1");
         }
-        let Some(clock) = self.clock else {
-            return fail("clock", "must be given");
-        };
+        let base = self.setup.build(NAME)?;
         let rules = Rules::new(
             trips,
             self.slow_call,
@@ -341,19 +334,17 @@ impl CircuitBreakerBuilder {
             self.failures_only,
         );
         let settings = Settings {
-            name: self.name,
             break_for,
             max_hint: self.max_hint,
             ramp_up: self.ramp_up,
             cancelled_as: self.cancelled_as,
             panicked_as: self.panicked_as,
-            shadow: self.shadow,
-            observer: self.observer,
-            clock,
         };
         let restore = self.restore.as_ref();
         Ok(CircuitBreaker {
-            inner: Arc::new(Inner::new(settings, rules, half_open, self.seed, restore)),
+            inner: Arc::new(Inner::new(
+                base, settings, rules, half_open, self.seed, restore,
+            )),
         })
     }
 }
@@ -361,7 +352,7 @@ impl CircuitBreakerBuilder {
 impl fmt::Debug for CircuitBreakerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerBuilder")
-            .field("name", &self.name)
+            .field("setup", &self.setup)
             .field("trips", &self.trips)
             .field("slow_call", &self.slow_call)
             .field("break_for", &self.break_for)

@@ -9,7 +9,7 @@ use super::snapshot::Snapshot;
 use super::state::{BreakLength, Due, HalfOpenRules, Machine, Rules, Tally, word};
 use super::watch::{Watcher, Watchers};
 use crate::backoff::{Backoff, Progress};
-use crate::clock::ClockHandle;
+use crate::base::Base;
 use crate::event::{Event, Observer, Panics, State, Transition};
 use crate::instant::{Instant, nanos};
 use crate::rng::SharedRng;
@@ -65,15 +65,11 @@ impl End<'_> {
 
 /// Settings that never change.
 pub(super) struct Settings {
-    pub(super) name: &'static str,
     pub(super) break_for: Break,
     pub(super) max_hint: Duration,
     pub(super) ramp_up: Duration,
     pub(super) cancelled_as: Health,
     pub(super) panicked_as: Health,
-    pub(super) shadow: bool,
-    pub(super) observer: Option<Arc<dyn Observer>>,
-    pub(super) clock: ClockHandle,
 }
 
 /// How long the circuit stays open.
@@ -88,6 +84,7 @@ pub(super) struct Inner {
     pub(super) word: AtomicU64,
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
+    pub(super) base: Base,
     pub(super) settings: Settings,
     pub(super) rules: Rules,
     /// Two tallies take turns, so that a thread that is about to record the result of an older
@@ -105,18 +102,20 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct News {
     wakers: Vec<Waker>,
-    changes: Vec<Transition>,
+    /// With the numbers of their events.
+    changes: Vec<(Transition, u64)>,
 }
 
 impl Inner {
     pub(super) fn new(
+        base: Base,
         settings: Settings,
         rules: Rules,
         half_open: HalfOpenRules,
         seed: Option<u64>,
         restore: Option<&Snapshot>,
     ) -> Self {
-        let now = settings.clock.now();
+        let now = base.now();
         let mut machine = Machine::new(half_open, settings.ramp_up, rules.flags());
         machine.begin(now);
         let tally = Tally::new(&rules, now);
@@ -136,6 +135,7 @@ impl Inner {
         Self {
             word: AtomicU64::new(machine.word()),
             until: AtomicU64::new(machine.until().as_nanos()),
+            base,
             settings,
             rules,
             first: tally,
@@ -181,7 +181,7 @@ impl Inner {
     #[cold]
     #[inline(never)]
     pub(super) fn now(&self) -> Instant {
-        self.settings.clock.now()
+        self.base.clock.now()
     }
 
     /// Returns whether a good call changes nothing, in two tests: the end of most calls. May say no
@@ -281,10 +281,11 @@ impl Inner {
             let mut panics = Panics::default();
             while fresh != 0 {
                 let event = Event::CircuitWouldOpen {
-                    policy: self.settings.name,
+                    policy: self.base.name,
                     cause: self.rules.cause(fresh),
+                    sequence: 0,
                 };
-                panics.tell(self.observers(end.listener), &event);
+                self.base.tell_in(&mut panics, event, end.listener);
                 fresh &= fresh - 1;
             }
             return panics.resume();
@@ -343,7 +344,7 @@ impl Inner {
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
     ) -> R {
-        let (result, news) = self.change(now, change);
+        let (result, news) = self.change(listener, now, change);
         self.report(news, listener).resume();
         result
     }
@@ -351,6 +352,7 @@ impl Inner {
     /// Changes the machine, and returns what has to be reported.
     pub(super) fn change<R>(
         &self,
+        listener: Listener<'_>,
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
     ) -> (R, News) {
@@ -359,9 +361,12 @@ impl Inner {
         let (machine, watchers) = &mut *guard;
         let result = change(machine);
         self.publish(machine, now);
-        news.changes = machine.take_changes();
-        for change in &news.changes {
-            watchers.push(*change, &mut news.wakers);
+        let is_heard = self.base.is_heard(listener);
+        for change in machine.take_changes() {
+            watchers.push(change, &mut news.wakers);
+            if is_heard {
+                news.changes.push((change, self.base.number()));
+            }
         }
         (result, news)
     }
@@ -372,12 +377,13 @@ impl Inner {
         for waker in news.wakers {
             panics.run(|| waker.wake());
         }
-        for change in news.changes {
+        for (change, sequence) in news.changes {
             let event = Event::CircuitChanged {
-                policy: self.settings.name,
+                policy: self.base.name,
                 change,
+                sequence,
             };
-            panics.tell(self.observers(listener), &event);
+            self.base.tell_in(&mut panics, event, listener);
         }
         panics
     }
@@ -427,10 +433,6 @@ impl Inner {
         let of_machine = machine.forgettable_at(horizon, now)?;
         let of_tally = self.tally(machine.word()).forgettable_at(horizon, now);
         Some(of_machine.max(of_tally))
-    }
-
-    pub(super) fn observers<'a>(&'a self, listener: Listener<'a>) -> [Option<&'a dyn Observer>; 2] {
-        [listener, self.settings.observer.as_deref()]
     }
 
     /// Returns what is counted now, or what led to the current state.

@@ -132,7 +132,7 @@ impl<'a> Permit<'a> {
 
     #[inline]
     pub(super) fn clock(&self) -> &'a ClockHandle {
-        &self.inner.settings.clock
+        &self.inner.base.clock
     }
 
     /// What is needed to record the call, which the caller must do.
@@ -169,7 +169,7 @@ impl Permit<'_> {
 impl fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("name", &self.inner.settings.name)
+            .field("name", &self.inner.base.name)
             .field("is_probe", &self.is_probe())
             .finish_non_exhaustive()
     }

@@ -36,7 +36,7 @@ impl<'a> Gate for &'a CircuitBreaker {
         observer: Option<&dyn Observer>,
     ) -> Entered<Self::Ticket, Self::Entrance> {
         let inner = &*self.inner;
-        let clock = &inner.settings.clock;
+        let clock = &inner.base.clock;
         let started = if inner.rules.needs_clock() {
             cx.now(clock)
         } else {
@@ -88,7 +88,7 @@ impl guarded::Permit for Permit<'_> {
 
 impl Describe for CircuitBreaker {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.settings.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {

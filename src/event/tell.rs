@@ -3,8 +3,6 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::{Event, Observer};
-
 /// Runs pieces of user code, such as observers and wakers, each of them also if one before it
 /// panicked. The first panic goes on when all have run.
 #[derive(Default)]
@@ -16,13 +14,6 @@ impl Panics {
         // What the code has left behind is its own: nothing of this crate is borrowed by it.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
             self.0.get_or_insert(panic);
-        }
-    }
-
-    /// Tells both observers of an event.
-    pub(crate) fn tell(&mut self, observers: [Option<&dyn Observer>; 2], event: &Event) {
-        for observer in observers.into_iter().flatten() {
-            self.run(|| observer.on_event(event));
         }
     }
 

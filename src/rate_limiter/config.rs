@@ -7,16 +7,14 @@ use std::time::Duration;
 use super::RateLimiter;
 use super::core::{Core, Locked};
 use super::inner::Inner;
-use super::outside::Outside;
 use super::queue::Queue;
 use super::rejections::Rejections;
 use super::state::{self, Algorithm, LARGEST, LARGEST_LOG, Quota};
 use super::striped::Striped;
 use super::terms::Terms;
 use super::token_bucket::TokenBucket;
-use crate::clock::ClockHandle;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::sync::Mutex;
 
 impl RateLimiter {
@@ -47,10 +45,7 @@ pub struct RateLimiterBuilder {
     max_waiting: usize,
     max_debt: Option<u64>,
     stripes: usize,
-    shadow: bool,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl RateLimiterBuilder {
@@ -63,10 +58,7 @@ impl RateLimiterBuilder {
             max_waiting: 10_000,
             max_debt: None,
             stripes: 1,
-            shadow: false,
-            observer: None,
-            name: Self::NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(Self::NAME),
         }
     }
 
@@ -108,6 +100,7 @@ impl RateLimiterBuilder {
     }
 
     setters! {
+        in setup;
         /// Only counts and reports what it would have refused, and lets everything through.
         shadow;
         /// Hears of rejections and waits, also those of calls made outside any pipeline.
@@ -130,7 +123,7 @@ impl RateLimiterBuilder {
         let [first, rest @ ..] = &self.quotas[..] else {
             return Err(error("quota", "must be given"));
         };
-        let clock = self.clock.ok_or(error("clock", "must be given"))?;
+        let base = self.setup.build(Self::NAME)?;
         for quota in &self.quotas {
             quota.check(Self::NAME)?;
         }
@@ -153,9 +146,7 @@ impl RateLimiterBuilder {
             (None, Some(_)) => Duration::MAX,
             (longest, _) => longest.unwrap_or(Duration::ZERO),
         };
-        let heard = self.shadow || self.observer.is_some();
-        let outside = Outside::new(clock, max_wait, self.observer, self.name);
-        let now = outside.now();
+        let now = base.now();
         let core = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
             (1, []) if first.is_plain() => {
@@ -178,10 +169,9 @@ impl RateLimiterBuilder {
             inner: Arc::new(Inner {
                 core,
                 queue: Queue::new(self.max_waiting, Terms::new(self.quotas)),
-                outside,
+                base,
+                max_wait,
                 debt,
-                heard,
-                shadow: self.shadow,
                 rejections: Rejections::default(),
             }),
         })
@@ -196,10 +186,7 @@ impl fmt::Debug for RateLimiterBuilder {
             .field("max_waiting", &self.max_waiting)
             .field("max_debt", &self.max_debt)
             .field("stripes", &self.stripes)
-            .field("shadow", &self.shadow)
-            .field("observed", &self.observer.is_some())
-            .field("name", &self.name)
-            .field("clock", &self.clock)
+            .field("setup", &self.setup)
             .finish()
     }
 }

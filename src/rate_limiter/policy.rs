@@ -35,7 +35,7 @@ impl<'a> Gate for &'a RateLimiter {
     fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Tokens<'a>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
-        let now = cx.now(&inner.outside.clock);
+        let now = cx.now(&inner.base.clock);
         match inner.take(now, cost) {
             Ok(()) => Entered::Admitted(()),
             Err(refusal) => Entered::Waits(Tokens {
@@ -55,7 +55,7 @@ impl<'a> Gate for &'a RateLimiter {
 
 impl Describe for RateLimiter {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.outside.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -104,11 +104,11 @@ impl<'a> Entrance for Tokens<'a> {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
             // A call that waits, and shadow mode for one that would, is up to `Acquire`.
-            if inner.outside.max_wait.is_zero() {
-                let now = cx.now(&inner.outside.clock);
+            if inner.max_wait.is_zero() {
+                let now = cx.now(&inner.base.clock);
                 return Poll::Ready(inner.refuse(now, *refusal, observer));
             }
-            let acquire = limiter.acquire_within(cx.cost().into(), inner.outside.max_wait);
+            let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
             stage.set(Stage::Waiting { acquire });
         }
         let StageProj::Waiting { mut acquire } = stage.project() else {

@@ -8,13 +8,14 @@
 
 use std::collections::BTreeMap;
 use std::task::Waker;
+use std::time::Duration;
 
 use super::core::Core;
 use super::state::{Limit, Limits, Quota, Refusal};
 use super::terms::Terms;
 use super::token_bucket::Borrowed;
 use super::wakes::Wakes;
-use crate::instant::Instant;
+use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
 
 #[derive(Debug)]
@@ -27,6 +28,11 @@ pub(super) struct Queue {
 
 /// The bit of the gate that says that the limiter is paused.
 const PAUSED: usize = !(usize::MAX >> 1);
+
+/// The longest lateness of a timer that costs the waiters nothing. After a longer one, such as a process that
+/// was stopped for an hour, no more are served at once than the burst and what the rate earns in this time.
+/// Ten times the resolution of tokio's timer.
+const LATENESS: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 struct Line {
@@ -115,15 +121,42 @@ impl Queue {
         now: Instant,
         act: impl FnOnce(&mut Line, &mut Wakes) -> R,
     ) -> R {
-        // Declared before the lock is taken: the waiters are woken after it has been released.
+        self.with_undo(core, now, act, |_| ())
+    }
+
+    /// As [`with`](Self::with). If the waker of a waiter panics, its panic goes on to the caller, which will
+    /// never see the result: `undo` gives back what that holds.
+    fn with_undo<R>(
+        &self,
+        core: &Core,
+        now: Instant,
+        act: impl FnOnce(&mut Line, &mut Wakes) -> R,
+        undo: impl FnOnce(&R),
+    ) -> R {
         let mut wakes = Wakes::default();
+        let result = self.locked(core, now, &mut wakes, act);
+        let mut panics = wakes.wake();
+        if !panics.is_empty() {
+            panics.run(|| undo(&result));
+        }
+        panics.resume();
+        result
+    }
+
+    fn locked<R>(
+        &self,
+        core: &Core,
+        now: Instant,
+        wakes: &mut Wakes,
+        act: impl FnOnce(&mut Line, &mut Wakes) -> R,
+    ) -> R {
         let mut line = lock_checked(&self.line);
         let first = line.first();
-        line.serve(core, now, &mut wakes);
-        let result = act(&mut line, &mut wakes);
-        line.serve(core, now, &mut wakes);
+        line.serve(core, now, wakes);
+        let result = act(&mut line, wakes);
+        line.serve(core, now, wakes);
         if line.first() != first {
-            line.wake_first(&mut wakes);
+            line.wake_first(wakes);
         }
         self.publish(&mut line, now);
         result
@@ -131,7 +164,12 @@ impl Queue {
 
     /// Takes `cost` tokens, or a place in the line if the turn comes at `latest` at the latest.
     pub(super) fn enter(&self, core: &Core, now: Instant, cost: u64, latest: Instant) -> Entry {
-        self.with(core, now, |line, _| {
+        let undo = |entry: &Entry| match entry {
+            Entry::Taken => self.give_back(core, now, None, cost),
+            Entry::Queued(ticket) => self.leave(core, now, *ticket, cost),
+            Entry::TooLate(_) | Entry::Full(_) => {}
+        };
+        let enter = |line: &mut Line, _: &mut Wakes| {
             if line.is_open(now) {
                 match core.take(now, cost) {
                     Ok(()) => return Entry::Taken,
@@ -165,7 +203,12 @@ impl Queue {
             };
             line.waiters.insert(ticket, waiter);
             Entry::Queued(ticket)
-        })
+        };
+        self.with_undo(core, now, enter, undo)
+    }
+
+    fn give_back(&self, core: &Core, now: Instant, taken: Option<Instant>, cost: u64) {
+        self.change(core, now, |core, _| core.give(now, taken, cost));
     }
 
     /// Whether the waiter with this ticket has been served. Otherwise keeps `waker` for when it has to
@@ -222,9 +265,14 @@ impl Queue {
 
     /// Takes tokens without waiting, if there is no line.
     pub(super) fn take(&self, core: &Core, now: Instant, cost: u64) -> Result<(), Refusal> {
-        self.with(core, now, |line, _| match line.is_open(now) {
+        let take = |line: &mut Line, _: &mut Wakes| match line.is_open(now) {
             true => core.take(now, cost),
             false => Err(line.refusal(core, now, cost, 0)),
+        };
+        self.with_undo(core, now, take, |taken| {
+            if taken.is_ok() {
+                self.give_back(core, now, None, cost);
+            }
         })
     }
 
@@ -236,12 +284,17 @@ impl Queue {
         cost: u64,
         debt: u64,
     ) -> (Result<(), Refusal>, Option<Borrowed>) {
-        self.with(core, now, |line, _| match line.is_open(now) {
+        let borrow = |line: &mut Line, _: &mut Wakes| match line.is_open(now) {
             true => {
                 let (ready, borrowed) = core.borrow(now, cost, debt);
                 (ready, Some(borrowed))
             }
             false => (Err(line.refusal(core, now, cost, debt)), None),
+        };
+        self.with_undo(core, now, borrow, |borrowed| {
+            if let (Ok(()), Some(borrowed)) = borrowed {
+                self.give_back(core, now, Some(borrowed.taken), cost);
+            }
         })
     }
 
@@ -335,10 +388,13 @@ impl Line {
         self.wake_first(wakes);
     }
 
-    /// Serves the waiters whose turn has come.
+    /// Serves the waiters whose turn has come. Turns that were missed by more than [`LATENESS`] are not
+    /// made up for: the limits count as full then, and no fuller.
     fn serve(&mut self, core: &Core, now: Instant, wakes: &mut Wakes) {
+        let oldest = now.as_nanos().saturating_sub(nanos(LATENESS));
+        let earliest = self.paused_until.max(Instant::from_nanos(oldest));
         while let Some((&ticket, first)) = self.waiters.first_key_value() {
-            let from = first.since.max(self.paused_until);
+            let from = first.since.max(earliest);
             if from > now {
                 return;
             }
