@@ -29,9 +29,9 @@ pub(super) struct Queue {
 /// The bit of the gate that says that the limiter is paused.
 const PAUSED: usize = !(usize::MAX >> 1);
 
-/// The longest lateness of a timer that costs the waiters nothing. After a longer one, such as a process that
-/// was stopped for an hour, no more are served at once than the burst and what the rate earns in this time.
-/// Ten times the resolution of tokio's timer.
+/// The longest lateness of a timer that costs the waiters nothing: ten times the resolution of tokio's. After a
+/// longer one, such as a process that was stopped for an hour, no more are served at once than one, the burst,
+/// and what the rate earns in this time.
 const LATENESS: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
@@ -388,11 +388,11 @@ impl Line {
         self.wake_first(wakes);
     }
 
-    /// Serves the waiters whose turn has come. Turns that were missed by more than [`LATENESS`] are not
-    /// made up for: the limits count as full then, and no fuller.
+    /// Serves the waiters whose turn has come. The first has it however late it is, but those behind it
+    /// only make up for [`LATENESS`]: the limits were full then, and no fuller.
     fn serve(&mut self, core: &Core, now: Instant, wakes: &mut Wakes) {
         let oldest = now.as_nanos().saturating_sub(nanos(LATENESS));
-        let earliest = self.paused_until.max(Instant::from_nanos(oldest));
+        let mut earliest = self.paused_until;
         while let Some((&ticket, first)) = self.waiters.first_key_value() {
             let from = first.since.max(earliest);
             if from > now {
@@ -401,6 +401,7 @@ impl Line {
             let Ok(taken) = core.serve(from, now, first.cost) else {
                 return;
             };
+            earliest = earliest.max(Instant::from_nanos(oldest));
             wakes.push(self.remove(ticket));
             self.served.insert(ticket, taken);
         }

@@ -130,14 +130,17 @@ fn with_a_bomb(act: impl FnOnce(&RateLimiter)) {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(10));
     drain(&limiter);
+    let armed = Arc::new(AtomicBool::new(false));
     let bomb = Bomb {
-        armed: Arc::new(AtomicBool::new(true)),
+        armed: armed.clone(),
         on_drop: false,
     };
     let mut waiter = start(&limiter, &Waker::from(Arc::new(bomb)));
     clock.advance(SECOND);
+    armed.store(true, Ordering::Relaxed);
     let acted = catch_unwind(AssertUnwindSafe(|| act(&limiter)));
     assert!(acted.is_err(), "the panic goes on");
+    armed.store(false, Ordering::Relaxed);
     let poll = waiter
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()));
