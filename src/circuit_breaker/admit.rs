@@ -109,7 +109,7 @@ impl Inner {
 
     /// The share of calls that are admitted while this much of the ramp-up is left.
     fn ramp_share(&self, left: Duration) -> f64 {
-        let ramp_up = self.settings.ramp_up;
+        let ramp_up = self.settings().ramp_up;
         // A late reading may be from before the ramp-up.
         let rest = left.min(ramp_up).as_secs_f64() / ramp_up.as_secs_f64();
         1.0 - 0.9 * rest

@@ -8,7 +8,7 @@ use super::CircuitBreaker;
 use super::inner::{Break, Inner, Settings};
 use super::snapshot::Snapshot;
 use super::state::{AfterHalfOpen, HalfOpen, HalfOpenRules, Rules, Trip, TripKind};
-use crate::backoff::{Backoff, Jitter};
+use crate::backoff::Backoff;
 use crate::base::Setup;
 use crate::error::ConfigError;
 use crate::event::State;
@@ -76,9 +76,6 @@ const NAME: &str = "circuit_breaker";
 impl CircuitBreakerBuilder {
     /// The largest number of rules.
     const MAX_TRIPS: usize = 32;
-
-    /// The longest break of a backoff that grows and does not say how far.
-    const MAX_BREAK: Duration = Duration::from_secs(300);
 
     const fn new() -> Self {
         Self {
@@ -279,17 +276,14 @@ impl CircuitBreakerBuilder {
         }
         let break_for = match (self.break_for, self.break_with) {
             (Some(_), Some(_)) => return fail("break_with", "excludes break_for"),
-            (None, Some(length)) => Break::Custom(length),
-            (Some(backoff), None) => Break::Backoff(backoff.or_max(Self::MAX_BREAK)),
-            (None, None) => Break::Backoff(
-                Backoff::exponential(Duration::from_secs(5))
-                    .max(Self::MAX_BREAK)
-                    .jitter(Jitter::Equal),
-            ),
+            (None, Some(length)) => Some(Break::Custom(length)),
+            (Some(backoff), None) => {
+                let backoff = backoff.or_max(Break::MAX);
+                backoff.check(NAME, "break_for")?;
+                Some(Break::Backoff(backoff))
+            }
+            (None, None) => None,
         };
-        if let Break::Backoff(backoff) = &break_for {
-            backoff.check(NAME, "break_for")?;
-        }
         if self.max_half_open_ends_in.is_some() && self.max_half_open.is_none() {
             return fail("max_half_open_ends_in", "needs max_half_open");
         }
@@ -334,7 +328,7 @@ impl CircuitBreakerBuilder {
             self.failures_only,
         );
         let settings = Settings {
-            break_for,
+            half_open,
             max_hint: self.max_hint,
             ramp_up: self.ramp_up,
             cancelled_as: self.cancelled_as,
@@ -343,7 +337,7 @@ impl CircuitBreakerBuilder {
         let restore = self.restore.as_ref();
         Ok(CircuitBreaker {
             inner: Arc::new(Inner::new(
-                base, settings, rules, half_open, self.seed, restore,
+                base, settings, break_for, rules, self.seed, restore,
             )),
         })
     }

@@ -158,7 +158,7 @@ impl Permit<'_> {
     // Out of line: it stands wherever a permit may be dropped, and nearly none is.
     #[cold]
     fn give_up(&self) {
-        let settings = &self.inner.settings;
+        let settings = self.inner.settings();
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
