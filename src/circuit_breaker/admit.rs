@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::inner::{End, Inner, Listener, Ticket};
+use super::inner::Inner;
 use super::permit::Permit;
 use super::state::{Admission, word};
+use super::ticket::{End, Listener, Ticket};
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 use crate::life::Life;

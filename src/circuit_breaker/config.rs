@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::CircuitBreaker;
-use super::inner::{Break, Inner, Settings};
+use super::inner::Inner;
+use super::settings::{Break, Settings};
 use super::snapshot::Snapshot;
 use super::state::{AfterHalfOpen, HalfOpen, HalfOpenRules, Rules, Trip, TripKind};
 use crate::backoff::Backoff;

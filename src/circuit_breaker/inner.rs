@@ -5,106 +5,20 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::settings::{Break, Settings};
 use super::snapshot::Snapshot;
-use super::state::{BreakLength, Due, HalfOpenRules, Machine, Rules, Tally, word};
+use super::state::{BreakLength, Due, Machine, Rules, Tally, word};
+use super::ticket::{End, Listener, Ticket};
 use super::watch::{Watcher, Watchers};
-use crate::backoff::{Backoff, Jitter, Progress};
+use crate::backoff::Progress;
 use crate::base::Base;
-use crate::event::{Event, Observer, Panics, State, Transition};
+use crate::event::{Event, Panics, State, Transition};
 use crate::instant::{Instant, nanos};
 use crate::rng::SharedRng;
 use crate::striped::Striped;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
 use crate::verdict::Health;
 use crate::window::{Counts, Sample};
-
-/// The observer of a call, beside the breaker's own.
-pub(super) type Listener<'a> = Option<&'a dyn Observer>;
-
-/// An admitted call: the word it was admitted under, or of a probe its number above the bit
-/// [`PROBE`](word::PROBE). One word, so that admissions are returned in registers.
-#[derive(Clone, Copy, Debug)]
-pub struct Ticket(pub(super) u64);
-
-impl Ticket {
-    pub(super) const fn of_probe(probe: u64, flags: u64) -> Self {
-        Self(word::new(
-            probe,
-            false,
-            flags | word::PROBE,
-            word::HALF_OPEN,
-        ))
-    }
-
-    #[inline]
-    pub(super) const fn is_probe(self) -> bool {
-        word::is_probe(self.0)
-    }
-}
-
-/// What is known of the end of a call beside its health.
-#[derive(Clone, Copy, Default)]
-pub(super) struct End<'a> {
-    /// The duration, if it is known better than from the permit.
-    pub(super) took: Option<Duration>,
-    /// The current time, if the clock has been read.
-    pub(super) now: Option<Instant>,
-    /// A hint of the server, for the length of the break.
-    pub(super) hint: Option<Duration>,
-    pub(super) listener: Listener<'a>,
-}
-
-impl End<'_> {
-    pub(super) const UNKNOWN: Self = Self {
-        took: None,
-        now: None,
-        hint: None,
-        listener: None,
-    };
-}
-
-/// Settings that never change and that no call reads in a closed circuit.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) struct Settings {
-    pub(super) half_open: HalfOpenRules,
-    pub(super) max_hint: Duration,
-    pub(super) ramp_up: Duration,
-    pub(super) cancelled_as: Health,
-    pub(super) panicked_as: Health,
-}
-
-impl Settings {
-    /// Those of most breakers, which share them.
-    const PRESET: &'static Self = &Self {
-        half_open: HalfOpenRules {
-            of: 3,
-            needed: 2,
-            ..HalfOpenRules::DEFAULT
-        },
-        max_hint: Duration::from_secs(300),
-        ramp_up: Duration::ZERO,
-        cancelled_as: Health::Neutral,
-        panicked_as: Health::Unhealthy,
-    };
-}
-
-/// How long the circuit stays open.
-#[derive(Clone)]
-pub(super) enum Break {
-    Backoff(Backoff),
-    Custom(Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>),
-}
-
-impl Break {
-    /// The longest break of a backoff that grows and does not say how far.
-    pub(super) const MAX: Duration = Duration::from_secs(300);
-
-    const PRESET: &'static Self = &Self::Backoff(
-        Backoff::exponential(Duration::from_secs(5))
-            .max(Self::MAX)
-            .jitter(Jitter::Equal),
-    );
-}
 
 pub(super) struct Inner {
     /// The state and its generation. See [`word`].

@@ -109,10 +109,12 @@ mod loom_tests;
 mod permit;
 mod policy;
 mod probe;
+mod settings;
 mod snapshot;
 mod state;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;
+mod ticket;
 mod watch;
 
 pub use self::config::CircuitBreakerBuilder;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 use std::{fmt, mem};
 
-use super::inner::{End, Inner, Listener, Ticket};
+use super::inner::Inner;
+use super::ticket::{End, Listener, Ticket};
 use crate::clock::ClockHandle;
 use crate::instant::Instant;
 use crate::life::Life;

@@ -1,6 +1,6 @@
 //! The breaker around an operation.
 
-use super::inner::Ticket;
+use super::ticket::Ticket;
 use super::{CircuitBreaker, Permit};
 use crate::clock::ClockHandle;
 use crate::event::Observer;

@@ -85,6 +85,7 @@ mod config;
 mod core;
 mod inner;
 mod keyed;
+mod line;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod policy;
