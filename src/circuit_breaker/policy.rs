@@ -1,13 +1,17 @@
 //! The breaker around an operation.
 
-use super::ticket::Ticket;
+use super::inner::Inner;
+use super::ticket::{End, Ticket};
 use super::{CircuitBreaker, Permit};
 use crate::clock::ClockHandle;
 use crate::event::Observer;
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{
+    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
+};
+use crate::verdict::Health;
 
 impl Policy for CircuitBreaker {}
 
@@ -66,14 +70,39 @@ impl guarded::Permit for Permit<'_> {
     }
 
     #[inline(always)]
-    fn exit<T, E>(
-        mut self,
-        mut outcome: Outcome<T, E>,
-        observer: Option<&dyn Observer>,
-    ) -> Outcome<T, E> {
-        self.finish_here(outcome.verdict, |clock| outcome.finished(clock), observer);
-        outcome
+    fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E> {
+        let (inner, ticket, started) = self.into_parts();
+        if outcome.verdict.health() == Health::Healthy && inner.is_settled(ticket) {
+            return outcome;
+        }
+        record(inner, ticket, started, outcome, observer)
     }
+}
+
+/// Records the end of a call that may change something.
+///
+/// Out of line, and the outcome by value: taking its address would force every call out of the registers.
+#[inline(never)]
+fn record<T, E>(
+    inner: &Inner,
+    ticket: Ticket,
+    started: Instant,
+    mut outcome: Outcome<T, E>,
+    observer: Option<&dyn Observer>,
+) -> Outcome<T, E> {
+    let settings = &inner.settings;
+    // A clock may panic: a probe's place comes back all the same.
+    let mark = OnUnwind::new(|| inner.record_health(ticket, started, settings.panicked_as));
+    let now = (inner.rules.needs_clock()).then(|| outcome.finished(&base.clock));
+    mark.disarm();
+    let end = End {
+        took: None,
+        now,
+        hint: outcome.verdict.hint(),
+        listener: observer,
+    };
+    inner.record(ticket, started, outcome.verdict.health(), &end);
+    outcome
 }
 
 impl Describe for CircuitBreaker {

@@ -214,7 +214,8 @@ impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
                 let polled = attempt.poll(task);
                 mark.disarm();
                 let outcome = ready!(polled);
-                let (permit, listener) = (permit.take(), *listener);
+                let listener = *listener;
+                let permit = permit.take();
                 // Drops the attempt: a call that enters next does not meet it any more.
                 self.set(Self::Finished);
                 return Poll::Ready(permit.exit(outcome, listener.observer()).handed_on());
