@@ -90,10 +90,9 @@ fn record<T, E>(
     mut outcome: Outcome<T, E>,
     observer: Option<&dyn Observer>,
 ) -> Outcome<T, E> {
-    let settings = &inner.settings;
     // A clock may panic: a probe's place comes back all the same.
-    let mark = OnUnwind::new(|| inner.record_health(ticket, started, settings.panicked_as));
-    let now = (inner.rules.needs_clock()).then(|| outcome.finished(&base.clock));
+    let mark = OnUnwind::new(|| inner.record_health(ticket, started, inner.settings().panicked_as));
+    let now = (inner.rules.needs_clock()).then(|| outcome.finished(&inner.base.clock));
     mark.disarm();
     let end = End {
         took: None,
