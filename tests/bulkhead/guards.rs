@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Waker};
 use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
-use backstop::bulkhead::limit::{ConcurrencyLimit, Fixed, Sample};
+use backstop::bulkhead::limit::{ConcurrencyLimit, Fixed, Sample, Vegas};
 use backstop::{Bulkhead, Clock, Context, Instant, Keyed, LoadShedder, ManualClock, Policy, Sleep};
 use futures::future::join;
 
@@ -169,6 +169,17 @@ fn codel_drops_no_waiter_before_its_turn_could_have_come() {
     assert!(run(&clock, waits).is_ok());
 }
 
+#[test]
+fn vegas_tells_the_latency_that_it_compares_with() {
+    let mut vegas = Vegas::builder().build().unwrap();
+    assert_eq!(vegas.baseline(), None);
+    for millis in [9, 7, 8] {
+        let now = Instant::ORIGIN + ms(100);
+        vegas.on_sample(&Sample::new(now, ms(millis), 20));
+    }
+    assert_eq!(vegas.baseline(), Some(ms(7)));
+}
+
 /// Keeps the samples.
 #[derive(Debug, Default)]
 struct Samples(Arc<Mutex<Vec<Sample>>>);
@@ -190,7 +201,7 @@ fn a_sample_says_whether_all_permits_were_out_when_the_call_ended() {
     let seen = samples.0.clone();
     let bulkhead = on(&clock).adaptive(samples).build().unwrap();
     let permits = [(); 2].map(|()| bulkhead.try_acquire().unwrap());
-    permits.map(|permit| permit.success());
+    permits.into_iter().for_each(|permit| permit.success());
     let full: Vec<_> = seen.lock().unwrap().iter().map(|s| s.full).collect();
     assert_eq!(full, [true, false]);
 }

@@ -1,5 +1,8 @@
 //! Files that something else has changed, and disks that are full.
 
+use std::sync::atomic::Ordering;
+
+use super::super::FileSink;
 use super::*;
 
 /// A log with nine letters in three segments.
@@ -300,4 +303,16 @@ fn an_eviction_that_cannot_be_written_is_reported() {
     log.evict(vec![(LetterId::new(1), evicted, cause)]);
     let failed = |event: &LetterEvent| matches!(event, LetterEvent::MaintenanceFailed { .. });
     assert_eq!(log.events.iter().filter(|event| failed(event)).count(), 1);
+}
+
+#[test]
+fn no_more_letters_wait_than_may() {
+    let sink = FileSink::start(open(&SimDisk::default()), 2, ()).unwrap();
+    let waiting = &sink.shared.board.waiting;
+    // As if the thread had not got to them.
+    waiting.store(2, Ordering::Relaxed);
+    let refused = sink.store_line(pending(1)).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), DeadLetterErrorKind::Overloaded);
+    waiting.store(1, Ordering::Relaxed);
+    assert!(sink.store_line(pending(1)).is_ok());
 }
