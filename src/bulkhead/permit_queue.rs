@@ -252,10 +252,16 @@ impl PermitQueue {
     #[inline(always)]
     pub(super) fn release(&self, cost: u32, partition: u32) {
         if cost != 1 || !self.partitions.is_empty() {
-            self.release_all(cost, partition);
+            self.release_many(cost, partition);
         } else if self.permits.release_one() {
             self.serve();
         }
+    }
+
+    // Out of line: it stands wherever a permit may be dropped.
+    #[inline(never)]
+    fn release_many(&self, cost: u32, partition: u32) {
+        self.release_all(cost, partition);
     }
 
     /// As [`release`](Self::release). Returns the semaphore just before, exact if no permits are cached.
