@@ -7,22 +7,24 @@
 //! BACKSTOP_STORM=10000000 cargo test --release --test storm -- --nocapture
 //! ```
 
-use std::cell::Cell;
+mod user_code;
+
 use std::future::Future;
-use std::hash::{Hash, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use backstop::circuit_breaker::{HalfOpen, Trip};
 use backstop::rate_limiter::{KeyedRateLimiter, Quota};
 use backstop::{
-    Backoff, Bulkhead, CircuitBreaker, Clock, Context, Error, Event, LoadShedder, ManualClock,
-    Observer, Pipeline, Policy, Priority, Retry, Throttle, Timeout,
+    Backoff, Bulkhead, CircuitBreaker, Clock, Context, Error, LoadShedder, ManualClock, Pipeline,
+    Policy, Priority, Retry, Throttle, Timeout,
 };
+
+use user_code::User::{self, Hook, Key as KeyCode, Operation};
+use user_code::{Bell, DICE, Ears, KEYS_ALIVE, Key, ODDS, PANICS, roll, survive, user_code};
 
 const THREADS: u64 = 4;
 /// Calls of a thread that are in progress at once.
@@ -44,127 +46,6 @@ fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().expect("a number"),
         Err(_) => default,
-    }
-}
-
-thread_local! {
-    static DICE: Cell<u64> = const { Cell::new(0) };
-    /// User code of this thread panics once in so many times. Zero for never.
-    static ODDS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn roll(sides: u64) -> u64 {
-    let state = DICE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-    DICE.set(state);
-    let z = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (z ^ z >> 31) % sides
-}
-
-#[derive(Clone, Copy, Debug)]
-enum User {
-    Operation,
-    Observer,
-    Hook,
-    Key,
-    Waker,
-}
-use User::{Hook, Key as KeyCode, Operation};
-
-static PANICS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
-
-/// The payload of the panics. They are no failures of the test, so the panic hook does not hear of them.
-struct Thrown;
-
-fn user_code(kind: User) {
-    let odds = ODDS.get();
-    if odds > 0 && !std::thread::panicking() && roll(odds) == 0 {
-        PANICS[kind as usize].fetch_add(1, SeqCst);
-        resume_unwind(Box::new(Thrown));
-    }
-}
-
-/// Runs `act`. `None` if user code has panicked in it; other panics go on.
-fn survive<R>(act: impl FnOnce() -> R) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(result) => Some(result),
-        Err(payload) if payload.is::<Thrown>() => None,
-        Err(payload) => resume_unwind(payload),
-    }
-}
-
-static KEYS_ALIVE: AtomicI64 = AtomicI64::new(0);
-
-#[derive(Debug)]
-struct Key(u64);
-
-impl Key {
-    fn new(key: u64) -> Self {
-        KEYS_ALIVE.fetch_add(1, SeqCst);
-        Self(key)
-    }
-}
-
-impl Clone for Key {
-    fn clone(&self) -> Self {
-        user_code(KeyCode);
-        Self::new(self.0)
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        user_code(KeyCode);
-        self.0 == other.0
-    }
-}
-
-impl Eq for Key {}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        user_code(KeyCode);
-        // Few values, so that keys are compared.
-        (self.0 % 7).hash(state);
-    }
-}
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        KEYS_ALIVE.fetch_sub(1, SeqCst);
-        user_code(KeyCode);
-    }
-}
-
-/// Wakes, drops and panics.
-struct Bell(Arc<AtomicBool>);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, SeqCst);
-        user_code(User::Waker);
-    }
-}
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        user_code(User::Waker);
-    }
-}
-
-#[derive(Clone, Default)]
-struct Ears(Arc<AtomicU64>);
-
-impl Observer for Ears {
-    fn on_event(&self, event: &Event) {
-        if matches!(event, Event::CallFinished { .. }) {
-            self.0.fetch_add(1, SeqCst);
-        }
-        user_code(User::Observer);
     }
 }
 
