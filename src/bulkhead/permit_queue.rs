@@ -440,6 +440,10 @@ impl PermitQueue {
 }
 
 /// Runs user code. The first panic is kept for later.
+///
+/// Never inlined: rustc 1.95 with LLVM 22 miscompiles `serve` where two landing pads of it keep a panic. The second
+/// one takes the panic kept before for the exception that it caught, which is a null pointer mostly.
+#[inline(never)]
 fn unless_panics<T>(
     panic: &mut Option<Box<dyn std::any::Any + Send>>,
     user_code: impl FnOnce() -> T,
