@@ -61,6 +61,15 @@ impl<E> Error<E> {
         }
     }
 
+    /// Returns the name of the policy that rejected the call or cut it off; `None` for the operation's own error.
+    pub const fn policy(&self) -> Option<&'static str> {
+        match self {
+            Self::Operation(_) => None,
+            Self::TimedOut(timed_out) => Some(timed_out.policy()),
+            Self::Rejected(rejected) => Some(rejected.policy()),
+        }
+    }
+
     /// How long to wait before the next call has a chance, where the refusing policy knows it.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
