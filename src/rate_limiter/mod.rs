@@ -34,7 +34,7 @@
 //!     .clock(clock.clone())
 //!     .build()?;
 //!
-//! let send = || async { Ok::<_, ()>("sent") };
+//! let send = || async { Ok::<_, std::io::Error>("sent") };
 //! assert!(clock.block_on(limiter.call(send)).is_ok());
 //! assert!(clock.block_on(limiter.call(send)).is_ok());
 //! let error = clock.block_on(limiter.call(send)).unwrap_err();
