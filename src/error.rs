@@ -524,6 +524,11 @@ mod tests {
         for (error, text) in &table {
             assert_eq!(error.to_string(), *text);
         }
+        let policies = table.each_ref().map(|(error, _)| error.policy());
+        assert_eq!(
+            policies,
+            [None, Some("github"), Some("github"), Some("attempt")]
+        );
         let [operation, rejected, ..] = table.map(|(error, _)| format!("{error:#}"));
         assert_eq!(operation, "the operation failed: Boom");
         assert_eq!(rejected, "rejected by github: circuit open");
