@@ -14,9 +14,7 @@ use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
-use crate::policy::{
-    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
-};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 impl Policy for Bulkhead {}
 
@@ -55,12 +53,11 @@ impl<'a> Gate for &'a Bulkhead {
     }
 
     #[inline(always)]
-    fn begin<A>(self, Ticket(held): Ticket, attempt: impl FnOnce() -> A) -> (A, Running<'a>) {
-        let inner = &*self.inner;
-        let guard = OnUnwind::new(|| drop(Running { inner, held }));
-        let attempt = attempt();
-        guard.disarm();
-        (attempt, Running { inner, held })
+    fn permit(self, Ticket(held): Ticket) -> Running<'a> {
+        Running {
+            inner: &self.inner,
+            held,
+        }
     }
 }
 

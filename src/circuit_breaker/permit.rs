@@ -23,8 +23,10 @@ use crate::verdict::{Health, Verdict};
 pub struct Permit<'a> {
     inner: &'a Inner,
     ticket: Ticket,
-    started: Instant,
+    // Between the two words that are copied: side by side, they would be loaded as one of 16 bytes, which
+    // stalls until the two stores before have reached the cache (10 ns a call).
     pub(super) life: Life,
+    started: Instant,
 }
 
 impl<'a> Permit<'a> {

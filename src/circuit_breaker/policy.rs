@@ -7,9 +7,7 @@ use crate::event::Observer;
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{
-    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
-};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 impl Policy for CircuitBreaker {}
 
@@ -51,16 +49,8 @@ impl<'a> Gate for &'a CircuitBreaker {
     }
 
     #[inline(always)]
-    fn begin<A>(
-        self,
-        (ticket, started): Self::Ticket,
-        attempt: impl FnOnce() -> A,
-    ) -> (A, Permit<'a>) {
-        let permit = || Permit::new(&self.inner, ticket, started, Life::of_a_policy());
-        let guard = OnUnwind::new(|| guarded::Permit::panicked(&mut permit()));
-        let attempt = attempt();
-        guard.disarm();
-        (attempt, permit())
+    fn permit(self, (ticket, started): Self::Ticket) -> Permit<'a> {
+        Permit::new(&self.inner, ticket, started, Life::of_a_policy())
     }
 }
 

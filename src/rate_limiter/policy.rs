@@ -50,8 +50,8 @@ impl<'a> Gate for &'a RateLimiter {
     }
 
     #[inline(always)]
-    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, Learning<'a>) {
-        (attempt(), Learning::of(&self.inner))
+    fn permit(self, (): ()) -> Learning<'a> {
+        Learning::of(&self.inner)
     }
 }
 
