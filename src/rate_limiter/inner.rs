@@ -1,14 +1,16 @@
 //! What the clones of a limiter share.
 
-use super::core::Core;
+use super::core::{Core, Settings};
+use super::feedback::Feedback;
 use super::outside::Outside;
 use super::queue::Queue;
 use super::rejections::Rejections;
-use super::state::Refusal;
+use super::state::{Inherit, Refusal};
 use super::token_bucket::Borrowed;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
+use crate::verdict::Verdict;
 
 pub(super) struct Inner {
     pub(super) core: Core,
@@ -18,6 +20,8 @@ pub(super) struct Inner {
     pub(super) shadow: bool,
     /// Whether there is an observer, or shadow mode.
     pub(super) heard: bool,
+    /// What it learns from results, if it does.
+    pub(super) feedback: Option<Box<Feedback>>,
     /// Rejected calls; in shadow mode those that would have been.
     pub(super) rejections: Rejections,
 }
@@ -117,6 +121,32 @@ impl Inner {
         match self.shadow {
             true => Ok(()),
             false => Err(rejected),
+        }
+    }
+
+    /// Learns from the result of a call that this limiter admitted.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn learn_from(&self, now: Instant, verdict: &Verdict) {
+        let Some(feedback) = &self.feedback else {
+            return;
+        };
+        if let Some(pause) = feedback.pause(verdict) {
+            self.queue.pause(&self.core, now, now + pause);
+        }
+        // Other calls may find rates meanwhile; this one applies a bounded number of them.
+        let mut found = feedback.learn(now, verdict);
+        for is_last in [false, true] {
+            let Some(quota) = found else {
+                return;
+            };
+            self.queue.change(&self.core, now, |core, terms| {
+                let gcra = quota.gcra(self.debt);
+                let tat = gcra.holding(now, quota.first());
+                core.replace(now, Settings::Token(gcra, tat), Inherit::AsIs);
+                terms.replace(&[quota]);
+            });
+            found = feedback.applied(quota, is_last);
         }
     }
 
