@@ -81,8 +81,8 @@ impl guarded::Permit for Permit<'_> {
 
 /// Records the end of a call that may change something.
 ///
-/// Out of line, and the outcome by value: taking its address would force every call out of the registers.
-#[inline(never)]
+/// By value, and inlined: an outcome whose address gets out is moved through memory, 7 ns a call.
+#[inline(always)]
 fn record<T, E>(
     inner: &Inner,
     ticket: Ticket,

@@ -10,6 +10,7 @@ use super::threshold::SharedCut;
 use crate::base::Setup;
 use crate::codel::Codel;
 use crate::error::ConfigError;
+use crate::instant::Instant;
 use crate::rng::SharedRng;
 use crate::sync::AtomicU64;
 
@@ -152,6 +153,7 @@ impl LoadShedderBuilder {
             None => Source::QueueDelay(Mutex::new(Delays {
                 codel: Codel::new(target, interval),
                 min: None,
+                observed_at: Instant::ORIGIN,
             })),
         };
         let base = self.setup.build(Self::NAME)?;

@@ -57,11 +57,37 @@ pub enum Layer {
     Classify,
     /// A rate limiter.
     RateLimiter,
+    /// An [`Inspect`](super::Inspect).
+    Inspect,
+    /// A [`Guard`](super::Guard).
+    Guard,
     /// Any other policy.
     Other,
 }
 
 impl Layer {
+    /// Whether the layer decides by the verdicts of the layers inside it. Layers of other kinds might.
+    pub(super) const fn reads_verdicts(&self) -> bool {
+        match self {
+            Self::Retry { .. }
+            | Self::CircuitBreaker
+            | Self::Throttle
+            | Self::Guard
+            | Self::Other => true,
+            Self::Bulkhead { adaptive } => *adaptive,
+            Self::Timeout { .. }
+            | Self::LoadShedder { .. }
+            | Self::Classify
+            | Self::RateLimiter
+            | Self::Inspect => false,
+        }
+    }
+
+    /// Whether the layer may cut off what runs inside it.
+    pub(super) const fn may_time_out(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Other)
+    }
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Timeout { .. } => "timeout",
@@ -72,6 +98,8 @@ impl Layer {
             Self::LoadShedder { .. } => "load shedder",
             Self::Classify => "classify",
             Self::RateLimiter => "rate limiter",
+            Self::Inspect => "inspect",
+            Self::Guard => "guard",
             Self::Other => "other",
         }
     }

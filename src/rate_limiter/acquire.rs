@@ -91,6 +91,10 @@ impl<'a> Acquire<'a> {
         self.ticket.is_some()
     }
 
+    pub(super) const fn inner(&self) -> &'a Inner {
+        self.inner
+    }
+
     /// The limiter's clock.
     pub(super) fn clock(&self) -> &'a ClockHandle {
         &self.inner.base.clock

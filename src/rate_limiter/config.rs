@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::RateLimiter;
 use super::core::{Core, Locked};
+use super::feedback::{Adaptive, Feedback};
 use super::inner::Inner;
 use super::queue::Queue;
 use super::rejections::Rejections;
@@ -13,6 +14,7 @@ use super::state::{self, Algorithm, LARGEST, LARGEST_LOG, Quota};
 use super::striped::Striped;
 use super::terms::Terms;
 use super::token_bucket::TokenBucket;
+use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::Setup;
 use crate::error::ConfigError;
 use crate::sync::Mutex;
@@ -28,7 +30,9 @@ impl RateLimiter {
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`quota`](Self::quota) | must be given, once or several times |
+/// | [`quota`](Self::quota) | must be given, once or several times, unless it is adaptive |
+/// | [`adaptive`](Self::adaptive) | no |
+/// | [`pause_on_hint`](Self::pause_on_hint) | no |
 /// | [`max_wait`](Self::max_wait) of calls through the policy | zero: refuses at once; unlimited for a leaky bucket |
 /// | [`max_waiting`](Self::max_waiting) | 10 000 |
 /// | [`max_debt`](Self::max_debt) of reservations | as much as the quota holds |
@@ -41,6 +45,8 @@ impl RateLimiter {
 #[must_use = "a builder does nothing until `build`"]
 pub struct RateLimiterBuilder {
     quotas: Vec<Quota>,
+    adaptive: Option<CubicRateBuilder>,
+    longest_pause: Option<Duration>,
     max_wait: Option<Duration>,
     max_waiting: usize,
     max_debt: Option<u64>,
@@ -50,10 +56,14 @@ pub struct RateLimiterBuilder {
 
 impl RateLimiterBuilder {
     const NAME: &'static str = "rate_limiter";
+    /// As good as no limit, for one that finds its rate.
+    const UNLIMITED: Quota = Quota::per_second(1_000_000_000);
 
     pub(super) const fn new() -> Self {
         Self {
             quotas: Vec::new(),
+            adaptive: None,
+            longest_pause: None,
             max_wait: None,
             max_waiting: 10_000,
             max_debt: None,
@@ -65,6 +75,32 @@ impl RateLimiterBuilder {
     /// A limit. Given several times, a call must fit all of them, and takes from all or from none.
     pub fn quota(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
+        self
+    }
+
+    /// Finds the rate by itself, from answers that are throttled: as the client rate of the AWS SDKs' adaptive
+    /// retry mode, see [`adaptive_rate`](crate::adaptive_rate).
+    ///
+    /// Until a call is throttled ([`Verdict::throttled`](crate::Verdict::throttled)) the quota holds, or no
+    /// limit if none is given. Then the rate falls to a share of the rate measured and grows again; it
+    /// never exceeds the quota, which must be a single token bucket. Rates are in calls, so calls should
+    /// cost 1. A limiter that has learned a rate is not evicted from a [`Keyed`](crate::Keyed) set.
+    ///
+    /// The limiter sees the results of calls through the policy; tell it of others with
+    /// [`RateLimiter::record`]. It belongs inside the retry and outside the classifier.
+    pub const fn adaptive(mut self, rate: CubicRateBuilder) -> Self {
+        self.adaptive = Some(rate);
+        self
+    }
+
+    /// Pauses the limiter, as [`RateLimiter::pause_for`] does, when a server says when to come back: a
+    /// `Retry-After` for one caller holds all callers of this limiter. Longer hints count as `longest`, so
+    /// that a server cannot stop all callers for a day. Above zero.
+    ///
+    /// The hint comes with the verdict of a call, see [`Verdict::hint`](crate::Verdict::hint). Use it where
+    /// the limiter stands for one host, and not where a hint may be meant for one tenant of many.
+    pub const fn pause_on_hint(mut self, longest: Duration) -> Self {
+        self.longest_pause = Some(longest);
         self
     }
 
@@ -115,11 +151,23 @@ impl RateLimiterBuilder {
     ///
     /// # Errors
     ///
-    /// When no quota was given or one has no meaning, when several or other quotas than a token
+    /// When no quota was given or one has no meaning, when an adaptive limiter has other quotas than a token
+    /// bucket, or stripes, when several or other quotas than a token
     /// bucket are to be striped, when a stripe would hold no token, or without a clock where the
     /// feature `tokio` is off.
-    pub fn build(self) -> Result<RateLimiter, ConfigError> {
+    pub fn build(mut self) -> Result<RateLimiter, ConfigError> {
         let error = |setting, problem| ConfigError::new(Self::NAME, setting, problem);
+        if self.adaptive.is_some() {
+            if self.quotas.is_empty() {
+                self.quotas.push(Self::UNLIMITED);
+            }
+            if self.stripes > 1 || self.quotas.len() > 1 || !self.quotas[0].is_plain() {
+                return Err(error("adaptive", "works with a single token bucket"));
+            }
+        }
+        if self.longest_pause == Some(Duration::ZERO) {
+            return Err(error("pause_on_hint", "must be above zero"));
+        }
         let [first, rest @ ..] = &self.quotas[..] else {
             return Err(error("quota", "must be given"));
         };
@@ -146,6 +194,17 @@ impl RateLimiterBuilder {
             (None, Some(_)) => Duration::MAX,
             (longest, _) => longest.unwrap_or(Duration::ZERO),
         };
+        let adaptive = match self.adaptive {
+            Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(base.now())?, *first))),
+            None => None,
+        };
+        let learns = adaptive.is_some() || self.longest_pause.is_some();
+        let feedback = learns.then(|| {
+            Box::new(Feedback {
+                longest_pause: self.longest_pause.unwrap_or_default(),
+                adaptive,
+            })
+        });
         let now = base.now();
         let core = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
@@ -172,6 +231,7 @@ impl RateLimiterBuilder {
                 base,
                 max_wait,
                 debt,
+                feedback,
                 rejections: Rejections::default(),
             }),
         })
@@ -182,6 +242,8 @@ impl fmt::Debug for RateLimiterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimiterBuilder")
             .field("quotas", &self.quotas)
+            .field("adaptive", &self.adaptive)
+            .field("longest_pause", &self.longest_pause)
             .field("max_wait", &self.max_wait)
             .field("max_waiting", &self.max_waiting)
             .field("max_debt", &self.max_debt)

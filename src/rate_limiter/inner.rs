@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use super::core::Core;
+use super::core::{Core, Settings};
+use super::feedback::Feedback;
 use super::queue::Queue;
 use super::rejections::Rejections;
-use super::state::Refusal;
+use super::state::{Inherit, Refusal};
 use super::token_bucket::Borrowed;
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
 use crate::instant::Instant;
+use crate::verdict::Verdict;
 
 pub(super) struct Inner {
     pub(super) core: Core,
@@ -19,6 +21,8 @@ pub(super) struct Inner {
     /// How long a call through the policy may wait.
     pub(super) max_wait: Duration,
     pub(super) debt: u64,
+    /// What it learns from results, if it does.
+    pub(super) feedback: Option<Box<Feedback>>,
     /// Rejected calls; in shadow mode those that would have been.
     pub(super) rejections: Rejections,
 }
@@ -105,6 +109,32 @@ impl Inner {
     ) -> Result<(), Rejected> {
         self.rejections.count();
         self.base.reject(rejected, observer)
+    }
+
+    /// Learns from the result of a call that this limiter admitted.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn learn_from(&self, now: Instant, verdict: &Verdict) {
+        let Some(feedback) = &self.feedback else {
+            return;
+        };
+        if let Some(pause) = feedback.pause(verdict) {
+            self.queue.pause(&self.core, now, now + pause);
+        }
+        // Other calls may find rates meanwhile; this one applies a bounded number of them.
+        let mut found = feedback.learn(now, verdict);
+        for is_last in [false, true] {
+            let Some(quota) = found else {
+                return;
+            };
+            self.queue.change(&self.core, now, |core, terms| {
+                let gcra = quota.gcra(self.debt);
+                let tat = gcra.holding(now, quota.first());
+                core.replace(now, Settings::Token(gcra, tat), Inherit::AsIs);
+                terms.replace(&[quota]);
+            });
+            found = feedback.applied(quota, is_last);
+        }
     }
 
     /// Gives tokens back, those taken at `taken` if that is known.

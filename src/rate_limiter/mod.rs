@@ -79,10 +79,12 @@ use std::time::Duration;
 use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
+use crate::verdict::Verdict;
 
 mod acquire;
 mod config;
 mod core;
+mod feedback;
 mod inner;
 mod keyed;
 mod line;
@@ -339,6 +341,15 @@ impl RateLimiter {
         inner.queue.pause(&inner.core, inner.base.now(), until);
     }
 
+    /// Records the result of a call that was admitted by hand, for
+    /// [`adaptive`](RateLimiterBuilder::adaptive) and [`pause_on_hint`](RateLimiterBuilder::pause_on_hint).
+    /// Calls through the policy do it by themselves. Without these settings it does nothing.
+    pub fn record(&self, verdict: &Verdict) {
+        if self.inner.feedback.is_some() {
+            self.inner.learn_from(self.inner.base.now(), verdict);
+        }
+    }
+
     /// Makes `tokens` more available, up to what the quotas hold. Waiters whose turn comes by that are
     /// served.
     pub fn add(&self, tokens: u64) {
@@ -352,7 +363,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// When the quota has no meaning, or another algorithm than the one in force.
+    /// When the quota has no meaning, or another algorithm than the one in force, or the limiter finds its
+    /// rate by itself.
     pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
         self.set_quotas(&[quota], inherit)
     }
@@ -368,6 +380,13 @@ impl RateLimiter {
         let error = |problem| ConfigError::new("rate_limiter", "quota", problem);
         for quota in quotas {
             quota.check("rate_limiter")?;
+        }
+        if inner
+            .feedback
+            .as_ref()
+            .is_some_and(|learns| learns.adaptive.is_some())
+        {
+            return Err(error("is found by the limiter itself: it is adaptive"));
         }
         // A clock may be the user's code: not under the lock.
         let now = inner.base.now();
