@@ -8,7 +8,6 @@ use super::RateLimiter;
 use super::core::{Core, Locked};
 use super::feedback::{Adaptive, Feedback};
 use super::inner::Inner;
-use super::outside::Outside;
 use super::queue::Queue;
 use super::rejections::Rejections;
 use super::state::{self, Algorithm, LARGEST, LARGEST_LOG, Quota};
@@ -16,9 +15,8 @@ use super::striped::Striped;
 use super::terms::Terms;
 use super::token_bucket::TokenBucket;
 use crate::adaptive_rate::CubicRateBuilder;
-use crate::clock::ClockHandle;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::sync::Mutex;
 
 impl RateLimiter {
@@ -53,10 +51,7 @@ pub struct RateLimiterBuilder {
     max_waiting: usize,
     max_debt: Option<u64>,
     stripes: usize,
-    shadow: bool,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl RateLimiterBuilder {
@@ -73,10 +68,7 @@ impl RateLimiterBuilder {
             max_waiting: 10_000,
             max_debt: None,
             stripes: 1,
-            shadow: false,
-            observer: None,
-            name: Self::NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(Self::NAME),
         }
     }
 
@@ -144,6 +136,7 @@ impl RateLimiterBuilder {
     }
 
     setters! {
+        in setup;
         /// Only counts and reports what it would have refused, and lets everything through.
         shadow;
         /// Hears of rejections and waits, also those of calls made outside any pipeline.
@@ -178,7 +171,7 @@ impl RateLimiterBuilder {
         let [first, rest @ ..] = &self.quotas[..] else {
             return Err(error("quota", "must be given"));
         };
-        let clock = self.clock.ok_or(error("clock", "must be given"))?;
+        let base = self.setup.build(Self::NAME)?;
         for quota in &self.quotas {
             quota.check(Self::NAME)?;
         }
@@ -201,8 +194,9 @@ impl RateLimiterBuilder {
             (None, Some(_)) => Duration::MAX,
             (longest, _) => longest.unwrap_or(Duration::ZERO),
         };
+        let now = base.now();
         let adaptive = match self.adaptive {
-            Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(clock.now())?, *first))),
+            Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(now)?, *first))),
             None => None,
         };
         let learns = adaptive.is_some() || self.longest_pause.is_some();
@@ -212,9 +206,6 @@ impl RateLimiterBuilder {
                 adaptive,
             })
         });
-        let heard = self.shadow || self.observer.is_some();
-        let outside = Outside::new(clock, max_wait, self.observer, self.name);
-        let now = outside.now();
         let core = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
             (1, []) if first.is_plain() => {
@@ -237,10 +228,9 @@ impl RateLimiterBuilder {
             inner: Arc::new(Inner {
                 core,
                 queue: Queue::new(self.max_waiting, Terms::new(self.quotas)),
-                outside,
+                base,
+                max_wait,
                 debt,
-                heard,
-                shadow: self.shadow,
                 feedback,
                 rejections: Rejections::default(),
             }),
@@ -258,10 +248,7 @@ impl fmt::Debug for RateLimiterBuilder {
             .field("max_waiting", &self.max_waiting)
             .field("max_debt", &self.max_debt)
             .field("stripes", &self.stripes)
-            .field("shadow", &self.shadow)
-            .field("observed", &self.observer.is_some())
-            .field("name", &self.name)
-            .field("clock", &self.clock)
+            .field("setup", &self.setup)
             .finish()
     }
 }

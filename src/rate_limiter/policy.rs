@@ -37,7 +37,7 @@ impl<'a> Gate for &'a RateLimiter {
     fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Tokens<'a>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
-        let now = cx.now(&inner.outside.clock);
+        let now = cx.now(&inner.base.clock);
         match inner.take(now, cost) {
             Ok(()) => Entered::Admitted(()),
             Err(refusal) => Entered::Waits(Tokens {
@@ -82,7 +82,7 @@ impl Permit for Learning<'_> {
         if let Some(inner) = self.inner {
             // A layer inside that rejects says nothing about the dependency.
             if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
-                let now = outcome.finished(&inner.outside.clock);
+                let now = outcome.finished(&inner.base.clock);
                 inner.learn_from(now, &outcome.verdict);
             }
         }
@@ -98,7 +98,7 @@ impl fmt::Debug for Learning<'_> {
 
 impl Describe for RateLimiter {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.outside.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -147,12 +147,12 @@ impl<'a> Entrance for Tokens<'a> {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
             // A call that waits, and shadow mode for one that would, is up to `Acquire`.
-            if inner.outside.max_wait.is_zero() {
-                let now = cx.now(&inner.outside.clock);
+            if inner.max_wait.is_zero() {
+                let now = cx.now(&inner.base.clock);
                 let admitted = inner.refuse(now, *refusal, observer);
                 return Poll::Ready(admitted.map(|()| Learning::of(inner)));
             }
-            let acquire = limiter.acquire_within(cx.cost().into(), inner.outside.max_wait);
+            let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
             stage.set(Stage::Waiting { acquire });
         }
         let StageProj::Waiting { mut acquire } = stage.project() else {
