@@ -10,8 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
 
 impl Panics {
-    // Never inlined: rustc 1.95 with LLVM 22 miscompiles functions in which two landing pads keep a panic. The
-    // second one takes the panic kept before for the exception that it caught, which is a null pointer mostly.
+    /// Runs a piece of user code.
+    ///
+    /// Never inlined: rustc 1.95 with LLVM 22 miscompiles functions in which two landing pads keep a panic.
+    /// The second one takes the panic kept before for the exception that it caught.
     #[inline(never)]
     pub(crate) fn run(&mut self, code: impl FnOnce()) {
         // What the code has left behind is its own: nothing of this crate is borrowed by it.

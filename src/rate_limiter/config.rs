@@ -194,8 +194,9 @@ impl RateLimiterBuilder {
             (None, Some(_)) => Duration::MAX,
             (longest, _) => longest.unwrap_or(Duration::ZERO),
         };
+        let now = base.now();
         let adaptive = match self.adaptive {
-            Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(base.now())?, *first))),
+            Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(now)?, *first))),
             None => None,
         };
         let learns = adaptive.is_some() || self.longest_pause.is_some();
@@ -205,7 +206,6 @@ impl RateLimiterBuilder {
                 adaptive,
             })
         });
-        let now = base.now();
         let core = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
             (1, []) if first.is_plain() => {
