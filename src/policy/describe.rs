@@ -57,6 +57,12 @@ pub enum Layer {
     Classify,
     /// A rate limiter.
     RateLimiter,
+    /// A hedge.
+    Hedge,
+    /// A fallback, or a policy that returns stale values.
+    Fallback,
+    /// A policy that lets calls with one key share an execution.
+    Coalesce,
     /// Any other policy.
     Other,
 }
@@ -72,6 +78,9 @@ impl Layer {
             Self::LoadShedder { .. } => "load shedder",
             Self::Classify => "classify",
             Self::RateLimiter => "rate limiter",
+            Self::Hedge => "hedge",
+            Self::Fallback => "fallback",
+            Self::Coalesce => "coalesce",
             Self::Other => "other",
         }
     }
