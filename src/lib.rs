@@ -45,6 +45,9 @@
 //! | [`Bulkhead`] | no more than so much at once, with limits that adapt |
 //! | [`LoadShedder`] | drops the least important under overload |
 //! | [`Throttle`] | stops sending what the dependency would refuse anyway |
+//! | [`Hedge`] | a second copy of a slow call, and the faster answer counts |
+//! | [`Fallback`], [`Stale`] | another value, another operation, or the last good value in place of an error |
+//! | [`Coalesce`] | concurrent calls with one key share one execution |
 //! | [`DeadLetterQueue`] | keeps the requests of calls that finally failed, and replays them |
 //! | [`Classify`] | says what results mean |
 //! | [`Pipeline`] | adds a name, an observer, and options for single calls |
@@ -97,12 +100,14 @@ pub mod backoff;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;
+pub mod coalesce;
 pub mod codel;
 mod coop;
 pub mod dead_letter;
 pub mod deadline;
 mod error;
 pub mod event;
+pub mod fallback;
 pub mod guide;
 pub mod hedge;
 mod instant;
@@ -130,9 +135,11 @@ pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
 pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, ManualClock, Sleep};
+pub use self::coalesce::Coalesce;
 pub use self::dead_letter::DeadLetterQueue;
 pub use self::error::{ConfigError, Error, PolicyError, Reason, Rejected, TimedOut};
 pub use self::event::{Event, Listener, Observer};
+pub use self::fallback::{Fallback, MaybeStale, Stale};
 pub use self::hedge::Hedge;
 pub use self::instant::Instant;
 pub use self::keyed::Keyed;

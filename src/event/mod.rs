@@ -398,7 +398,10 @@ impl fmt::Display for Event {
                 "{policy}: returned a value of {age:?} ago for a call that {ending}"
             ),
             Self::Coalesced { policy, waited } => {
-                write!(f, "{policy}: shared the result of another call after {waited:?}")
+                write!(
+                    f,
+                    "{policy}: shared the result of another call after {waited:?}"
+                )
             }
             Self::LeaderPromoted { policy } => {
                 write!(f, "{policy}: a waiting call took over the execution")

@@ -15,7 +15,7 @@ use crate::striped::Striped;
 use crate::sync::{AtomicU64, Ordering};
 use crate::verdict::{ErrorClass, Health};
 
-pub struct Inner {
+pub(super) struct Inner {
     pub(super) name: &'static str,
     pub(super) delay: Delay,
     pub(super) max_hedges: u32,

@@ -18,7 +18,6 @@ mod snapshot;
 mod state;
 
 pub use self::config::HedgeBuilder;
-pub use self::policy::HedgeFuture;
 pub use self::snapshot::Snapshot;
 #[doc(no_inline)]
 pub use crate::event::{HedgeCause, HedgeEvent, NotSent};

@@ -12,7 +12,7 @@ use super::inner::{Begun, Extras, InFlight, Inner};
 use super::state::decision::{self, Due, Fate};
 use crate::clock::{self, ClockHandle, Sleep};
 use crate::error::Error;
-use crate::event::{Event, HedgeCause, HedgeEvent, Listener, NotSent};
+use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent};
 use crate::instant::Instant;
 use crate::policy::{Context, Describe, Layer, Operation, Outcome, Policy, Run};
 use crate::sync::Ordering;
@@ -134,7 +134,10 @@ impl<Op: Operation> Future for HedgeFuture<'_, Op> {
         let mut this = self.as_mut().project();
         if let Some(first) = this.first.as_mut().as_pin_mut() {
             if let Poll::Ready(outcome) = first.poll(task) {
-                if this.copies.is_none() && outcome.result.is_ok() && decision::is_good(&outcome.verdict) {
+                if this.copies.is_none()
+                    && outcome.result.is_ok()
+                    && decision::is_good(&outcome.verdict)
+                {
                     this.first.set(None);
                     *this.stage = Stage::Over;
                     let outcome = this.inner.finish_plain(outcome, *this.started, this.begun);
@@ -266,13 +269,21 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         self.as_mut().project().timer.set(None);
         let now = self.inner.clock.now();
         // A copy that was not launched gets no further chance but when one fails.
-        if self.as_mut().launch(now, HedgeCause::Delay, ErrorClass::Timeout) {
+        if self
+            .as_mut()
+            .launch(now, HedgeCause::Delay, ErrorClass::Timeout)
+        {
             self.arm(now);
         }
     }
 
     /// Launches one more copy, or reports why not.
-    fn launch(mut self: Pin<&mut Self>, now: Instant, cause: HedgeCause, class: ErrorClass) -> bool {
+    fn launch(
+        mut self: Pin<&mut Self>,
+        now: Instant,
+        cause: HedgeCause,
+        class: ErrorClass,
+    ) -> bool {
         if launched(&self.copies) >= self.inner.max_hedges {
             return false;
         }
@@ -371,7 +382,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             this.begun.copy_failed();
         }
         if let Some(copies) = this.copies {
-            keep(&mut copies.kept, outcome, *this.op);
+            let kept = copies.kept.take();
+            copies.kept = Some(better(kept, outcome, *this.op));
         }
         None
     }
@@ -424,7 +436,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 latencies.record(now, took, is_timeout);
             }
         }
-        this.begun.ended(outcome.result.is_ok(), outcome.verdict.health());
+        this.begun
+            .ended(outcome.result.is_ok(), outcome.verdict.health());
         let Some(copies) = copies else {
             return outcome.handed_on();
         };
@@ -434,7 +447,11 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             (1.., None) => Some((&inner.counts.saved, HedgeEvent::Saved { copy: number })),
             (0, _) => None,
         };
-        let Copies { launched, kept, in_flight } = *copies;
+        let Copies {
+            launched,
+            kept,
+            in_flight,
+        } = *copies;
         drop(in_flight);
         discard(kept, *this.op);
         let lost = launched - u32::from(event.is_some());
@@ -464,14 +481,19 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let Some(copies) = copies else {
             return outcome;
         };
-        let Copies { launched, mut kept, .. } = *copies;
-        keep(&mut kept, outcome, *this.op);
+        let Copies {
+            launched, mut kept, ..
+        } = *copies;
+        let outcome = better(kept.take(), outcome, *this.op);
         // Relaxed: a counter for people.
-        inner.counts.lost.fetch_add(launched.into(), Ordering::Relaxed);
+        inner
+            .counts
+            .lost
+            .fetch_add(launched.into(), Ordering::Relaxed);
         if let Some(observer) = this.op.listener().observer() {
             observer.on_event(&inner.event(HedgeEvent::Lost { copies: launched }));
         }
-        kept.expect("it was kept above")
+        outcome
     }
 
     /// Records the copies of a call that is cancelled: they would have taken longer.
@@ -500,14 +522,23 @@ fn is_rejected<T, E>(outcome: &Outcome<T, E>) -> bool {
     outcome.result.as_ref().is_err_and(Error::is_rejected)
 }
 
-/// Keeps the last outcome, except that a rejection does not replace that of a copy that was executed.
-fn keep<Op: Operation>(kept: &mut Option<OutcomeOf<Op>>, outcome: OutcomeOf<Op>, op: Op) {
+/// Returns the later one of two outcomes, unless it is a rejection and the other copy was executed.
+fn better<Op: Operation>(
+    kept: Option<OutcomeOf<Op>>,
+    outcome: OutcomeOf<Op>,
+    op: Op,
+) -> OutcomeOf<Op> {
     // A new outcome: the time of the old one is over when it is returned.
     let outcome = Outcome::new(outcome.result, outcome.verdict);
-    if is_rejected(&outcome) && kept.as_ref().is_some_and(|kept| !is_rejected(kept)) {
-        discard(Some(outcome), op);
-    } else {
-        discard(kept.replace(outcome), op);
+    match kept {
+        Some(kept) if is_rejected(&outcome) && !is_rejected(&kept) => {
+            discard(Some(outcome), op);
+            kept
+        }
+        kept => {
+            discard(kept, op);
+            outcome
+        }
     }
 }
 

@@ -94,9 +94,9 @@ fn mistake(outside: Layer, inside: Layer) -> Option<&'static str> {
         (Layer::Retry { .. }, Layer::Fallback) => {
             Some("there is nothing left to retry; put the fallback outside")
         }
-        (Layer::CircuitBreaker, Layer::Coalesce) => Some(
-            "it counts a shared result once for each call that gets it; put it inside",
-        ),
+        (Layer::CircuitBreaker, Layer::Coalesce) => {
+            Some("it counts a shared result once for each call that gets it; put it inside")
+        }
         _ => None,
     }
 }

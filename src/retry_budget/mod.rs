@@ -274,7 +274,8 @@ impl<'a> BudgetedCall<'a> {
         match &self.budget.inner.kind {
             Kind::Tokens { bucket, prices } => {
                 let nested = self.last_price & Self::NESTED;
-                let paid = std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
+                let paid =
+                    std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
                 bucket.add(if paid == Self::NOTHING {
                     prices.reward
                 } else {
