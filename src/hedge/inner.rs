@@ -138,7 +138,7 @@ impl Inner {
         Instant::from_nanos(self.paused_until.load(Ordering::Relaxed))
     }
 
-    /// Hedges no call for as long as the dependency asked for, or for a while.
+    /// Hedges no call until the time that the dependency asked for is over, or for a while.
     pub(super) fn pause(&self, now: Instant, hint: Option<Duration>) {
         let pause = hint.map_or(self.throttled_pause, |hint| hint.min(MAX_PAUSE));
         let until = (now + pause).as_nanos();
