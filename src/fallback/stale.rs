@@ -99,16 +99,10 @@ impl<T> Stale<T> {
 }
 
 impl<T> Inner<T> {
-    /// Remembers a value, unless a newer one is known.
+    /// Remembers a value.
     pub(super) fn refresh(&self, now: Instant, value: Arc<T>) {
-        let last = Last { value, at: now };
-        let older = {
-            let mut kept = lock(&self.last);
-            match &*kept {
-                Some(kept) if kept.at > now => Some(last),
-                _ => kept.replace(last),
-            }
-        };
+        // A statement of its own, so that the older value is dropped outside the lock.
+        let older = lock(&self.last).replace(Last { value, at: now });
         drop(older);
         self.refreshed.fetch_add(1, Ordering::Relaxed);
     }

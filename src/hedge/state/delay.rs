@@ -78,14 +78,15 @@ impl LatencyDelay {
         self.histogram.forgotten_at(now)
     }
 
-    /// Computes the delay: after each sample at first, then for each eighth more of them, and a few times a
-    /// second.
+    /// Computes the delay: as soon as enough latencies are known, then for each sixteenth more of them, and about
+    /// once a second.
     #[cold]
     fn compute(&self, now: Instant) {
         let samples = self.samples.load(Ordering::Relaxed);
         let (delay, known) = self.histogram.quantile(now, self.quantile);
-        self.due_count
-            .store(samples + (known / 8).max(1), Ordering::Relaxed);
+        let missing = self.min_calls.saturating_sub(known);
+        let due_count = samples + missing.max(known / 16).max(1);
+        self.due_count.store(due_count, Ordering::Relaxed);
         let due_at = now.after(self.holds_nanos);
         self.due_at.store(due_at.as_nanos(), Ordering::Relaxed);
         let delay = delay.filter(|_| known >= self.min_calls);
