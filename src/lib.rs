@@ -66,6 +66,9 @@
 //!    queues outside it, and the breaker sees it as a failure.
 //! 6. [`Classify`], next to the operation, so that all others see its verdict.
 //!
+//! A [`Fallback`] or [`Stale`] stands outside all of it. [`Coalesce`] stands directly inside the timeout of the
+//! whole call, and a [`Hedge`] directly inside the retry.
+//!
 //! A server puts a [`LoadShedder`] directly inside the layer in which calls wait, usually a [`Bulkhead`]
 //! with a queue: it sheds by the time that calls have waited before it, so outermost it sees none. With a
 //! signal of its own it can stand outermost.

@@ -218,7 +218,7 @@ pub enum Event {
         /// What it did.
         event: LetterEvent,
     },
-    /// A hedge launched a copy of a call, did not, or heard how copies ended.
+    /// A hedge launched a copy of a call or did not, or a call with copies ended.
     #[non_exhaustive]
     Hedge {
         /// The name of the hedge.

@@ -216,10 +216,10 @@ impl<'a> Begun<'a> {
         }
     }
 
-    /// Records a good answer, unless a layer outside does.
+    /// Records a good answer.
     #[inline]
     pub(super) fn ended(&mut self, is_value: bool, health: Health) {
-        if let Some(budget) = self.own() {
+        if let Some(budget) = &mut self.budget {
             if is_value && health == Health::Healthy {
                 budget.success();
             }
@@ -228,14 +228,10 @@ impl<'a> Begun<'a> {
 
     /// Records that all copies failed, unless a layer outside does.
     pub(super) fn failed(&mut self) {
-        if let Some(budget) = self.own() {
+        let budget = self.budget.as_mut();
+        if let Some(budget) = budget.filter(|budget| !budget.is_nested()) {
             budget.failure();
         }
-    }
-
-    /// The call under the budget, unless a layer outside has begun it.
-    fn own(&mut self) -> Option<&mut BudgetedCall<'a>> {
-        self.budget.as_mut().filter(|budget| !budget.is_nested())
     }
 }
 

@@ -269,19 +269,15 @@ impl<'a> BudgetedCall<'a> {
         })
     }
 
-    /// Records that the call succeeded.
+    /// Records that the call succeeded. What the last retry has paid is paid back.
     pub fn success(&mut self) {
+        let nested = self.last_price & Self::NESTED;
+        let paid = std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
         match &self.budget.inner.kind {
-            Kind::Tokens { bucket, prices } => {
-                let nested = self.last_price & Self::NESTED;
-                let paid =
-                    std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
-                bucket.add(if paid == Self::NOTHING {
-                    prices.reward
-                } else {
-                    paid
-                });
-            }
+            Kind::Tokens { bucket, .. } if paid != Self::NOTHING => bucket.add(paid),
+            // The layer outside records the success of the call.
+            _ if nested != 0 => {}
+            Kind::Tokens { bucket, prices } => bucket.add(prices.reward),
             Kind::Grpc { bucket, ratio } => bucket.add(*ratio),
             Kind::Percentage { .. } | Kind::InFlight(_) => {}
         }

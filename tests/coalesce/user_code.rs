@@ -40,7 +40,7 @@ fn a_panic_of_the_leader_promotes_a_waiting_call() {
 /// Uses the policy in everything that it is asked.
 struct Curious {
     key: u64,
-    policy: Arc<Mutex<Option<Coalesce<Curious, Curious, ()>>>>,
+    policy: Arc<Mutex<Option<Coalesce<Self, Self, ()>>>>,
 }
 
 impl Curious {

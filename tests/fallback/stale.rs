@@ -125,7 +125,7 @@ fn a_value_is_shared_and_not_cloned() {
 #[test]
 fn values_are_dropped_outside_the_lock() {
     /// Looks at the policy when it is dropped.
-    struct Looks(Stale<Looks>, Arc<Mutex<u32>>);
+    struct Looks(Stale<Self>, Arc<Mutex<u32>>);
     impl Drop for Looks {
         fn drop(&mut self) {
             let _ = self.0.snapshot();

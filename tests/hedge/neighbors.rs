@@ -133,7 +133,7 @@ fn a_budget_that_a_retry_shares_counts_a_call_once() {
 }
 
 #[test]
-fn a_gateway_of_results_is_recorded_once() {
+fn a_result_is_recorded_once() {
     // gRPC's budget: a failed attempt takes a token, a good call gives one.
     let clock = ManualClock::new();
     let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
@@ -155,6 +155,19 @@ fn a_gateway_of_results_is_recorded_once() {
         call!(&clock, &hedge, [Down(0)]),
         bad(Fault::Down(0), 0, &[0])
     );
+}
+
+#[test]
+fn what_a_copy_has_paid_is_paid_back_when_the_call_succeeds() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::tokens().capacity(100).build().unwrap();
+    let retry = Retry::builder().budget(budget.clone()).clock(clock.clone());
+    let retry = retry.build().unwrap();
+    let hedge = hedge(&clock, 50).budget(budget.clone()).build().unwrap();
+    call!(&clock, &(&retry, &hedge), [Hang, Good(1)]);
+    assert_eq!(budget.snapshot().available, 100.0);
+    call!(&clock, &hedge, [Hang, Good(1)]);
+    assert_eq!(budget.snapshot().available, 100.0);
 }
 
 #[test]
