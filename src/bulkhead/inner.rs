@@ -112,12 +112,18 @@ impl Inner {
         match &self.adaptive {
             None => self.release(permit),
             Some(adaptive) => {
-                let before = self.queue.release_all(permit.cost(), permit.partition());
+                let before = self.release_to_sample(permit);
                 if ending != Ending::Neutral {
                     self.learn(adaptive, permit, before, ending, finished(), observer);
                 }
             }
         }
+    }
+
+    // Out of line: it stands wherever a permit may be dropped.
+    #[inline(never)]
+    fn release_to_sample(&self, permit: RawPermit) -> Word {
+        self.queue.release_all(permit.cost(), permit.partition())
     }
 
     #[inline(never)]

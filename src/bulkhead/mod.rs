@@ -62,7 +62,7 @@ impl Bulkhead {
     /// # Errors
     ///
     /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when all permits are in flight or other calls wait for them.
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         self.try_acquire_with(Context::new())
     }
@@ -73,7 +73,7 @@ impl Bulkhead {
     ///
     /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull), or [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when no fixed limit this small can
     /// hold the call.
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire_with(&self, mut cx: Context) -> Result<Permit<'_>, Rejected> {
         let held = self.try_raw(&mut cx)?;
         Ok(Permit {
@@ -95,7 +95,7 @@ impl Bulkhead {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_raw(&self, cx: &mut Context) -> Result<RawPermit, Rejected> {
         let inner = &*self.inner;
         inner

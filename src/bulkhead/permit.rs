@@ -54,7 +54,7 @@ macro_rules! permit {
                 self.held.cost()
             }
 
-            #[inline]
+            #[inline(always)]
             fn end(&mut self, ending: Ending) {
                 if let Some(held) = self.held.take() {
                     let inner: &Inner = &self.inner;
@@ -78,7 +78,7 @@ impl Permit<'_> {
 }
 
 impl Drop for Permit<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.end(Ending::Neutral);
     }

@@ -252,10 +252,16 @@ impl PermitQueue {
     #[inline(always)]
     pub(super) fn release(&self, cost: u32, partition: u32) {
         if cost != 1 || !self.partitions.is_empty() {
-            self.release_all(cost, partition);
+            self.release_many(cost, partition);
         } else if self.permits.release_one() {
             self.serve();
         }
+    }
+
+    // Out of line: it stands wherever a permit may be dropped.
+    #[inline(never)]
+    fn release_many(&self, cost: u32, partition: u32) {
+        self.release_all(cost, partition);
     }
 
     /// As [`release`](Self::release). Returns the semaphore just before, exact if no permits are cached.
@@ -434,6 +440,10 @@ impl PermitQueue {
 }
 
 /// Runs user code. The first panic is kept for later.
+///
+/// Never inlined: rustc 1.95 with LLVM 22 miscompiles `serve` where two landing pads of it keep a panic. The second
+/// one takes the panic kept before for the exception that it caught, which is a null pointer mostly.
+#[inline(never)]
 fn unless_panics<T>(
     panic: &mut Option<Box<dyn std::any::Any + Send>>,
     user_code: impl FnOnce() -> T,

@@ -11,6 +11,7 @@ use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::ConfigError;
 use crate::event::Observer;
+use crate::instant::Instant;
 use crate::rng::SharedRng;
 use crate::sync::AtomicU64;
 
@@ -158,6 +159,7 @@ impl LoadShedderBuilder {
             None => Source::QueueDelay(Mutex::new(Delays {
                 codel: Codel::new(target, interval),
                 min: None,
+                observed_at: Instant::ORIGIN,
             })),
         };
         Ok(LoadShedder {

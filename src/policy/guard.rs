@@ -118,12 +118,11 @@ impl<'a, G: Guard> Gate for &'a Guarded<G> {
     }
 
     #[inline]
-    fn begin<A>(self, permit: G::Permit, attempt: impl FnOnce() -> A) -> (A, Held<'a, G>) {
-        let held = Held {
+    fn permit(self, permit: G::Permit) -> Held<'a, G> {
+        Held {
             guard: &self.0,
             permit: Some(permit),
-        };
-        (attempt(), held)
+        }
     }
 }
 

@@ -48,9 +48,7 @@ impl<'a> Gate for &'a RateLimiter {
     }
 
     #[inline(always)]
-    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
-        (attempt(), ())
-    }
+    fn permit(self, (): ()) {}
 }
 
 impl Describe for RateLimiter {

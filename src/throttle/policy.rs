@@ -5,9 +5,7 @@ use crate::clock::ClockHandle;
 use crate::event::Observer;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{
-    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
-};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 impl Policy for Throttle {}
 
@@ -41,11 +39,8 @@ impl<'a> Gate for &'a Throttle {
     }
 
     #[inline]
-    fn begin<A>(self, mut permit: Permit<'a>, attempt: impl FnOnce() -> A) -> (A, Permit<'a>) {
-        let mark = OnUnwind::new(|| guarded::Permit::panicked(&mut permit));
-        let attempt = attempt();
-        mark.disarm();
-        (attempt, permit)
+    fn permit(self, permit: Permit<'a>) -> Permit<'a> {
+        permit
     }
 }
 

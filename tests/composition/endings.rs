@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
@@ -340,4 +341,26 @@ fn the_pause_of_a_backoff_still_counts_towards_the_total() {
     assert_eq!((report.attempts, report.elapsed), (4, ms(90)));
     assert_eq!(report.result, Err(Error::Operation(Fault::Down)));
     assert_eq!(report.last_error, Some(Fault::Down));
+}
+
+#[test]
+fn a_panic_of_the_calls_observer_goes_on_after_the_policys_own_has_heard_the_event() {
+    let clock = ManualClock::new();
+    let heard = Arc::new(Mutex::new(0));
+    let count = heard.clone();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .observer(move |_: &Event| *count.lock().unwrap() += 1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let pipeline = Pipeline::new((bulkhead.clone(),)).observer(|event: &Event| {
+        if matches!(event, Event::Rejected { .. }) {
+            resume_unwind(Box::new("part of the test"));
+        }
+    });
+    let _permit = bulkhead.try_acquire().unwrap();
+    let call = || clock.block_on(pipeline.call(|| async { Ok::<_, ()>(()) }));
+    assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+    assert_eq!(*heard.lock().unwrap(), 1);
 }

@@ -208,3 +208,22 @@ fn below(bad: u64, left: u64, of: u64, limit: f64) -> Option<bool> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_trial_is_that_of_failed_or_of_slow_calls_whichever_is_larger() {
+        let mut trial = Trial::new(&HalfOpenRules::default(), Duration::ZERO, 0);
+        for (failures, slow) in [(1, 3), (3, 1)] {
+            trial.results = Counts {
+                calls: 4,
+                failures,
+                slow,
+                ..Counts::default()
+            };
+            assert_eq!(trial.rate(), 0.75);
+        }
+    }
+}

@@ -59,9 +59,7 @@ where
     }
 
     #[inline(always)]
-    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
-        (attempt(), ())
-    }
+    fn permit(self, (): ()) {}
 }
 
 impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
