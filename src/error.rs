@@ -61,6 +61,15 @@ impl<E> Error<E> {
         }
     }
 
+    /// Returns the name of the policy that rejected the call or cut it off; `None` for the operation's own error.
+    pub const fn policy(&self) -> Option<&'static str> {
+        match self {
+            Self::Operation(_) => None,
+            Self::TimedOut(timed_out) => Some(timed_out.policy()),
+            Self::Rejected(rejected) => Some(rejected.policy()),
+        }
+    }
+
     /// How long to wait before the next call has a chance, where the refusing policy knows it.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -515,6 +524,11 @@ mod tests {
         for (error, text) in &table {
             assert_eq!(error.to_string(), *text);
         }
+        let policies = table.each_ref().map(|(error, _)| error.policy());
+        assert_eq!(
+            policies,
+            [None, Some("github"), Some("github"), Some("attempt")]
+        );
         let [operation, rejected, ..] = table.map(|(error, _)| format!("{error:#}"));
         assert_eq!(operation, "the operation failed: Boom");
         assert_eq!(rejected, "rejected by github: circuit open");

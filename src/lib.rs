@@ -100,6 +100,7 @@ mod setters;
 
 pub mod adaptive_rate;
 pub mod backoff;
+mod base;
 pub mod bulkhead;
 pub mod circuit_breaker;
 mod clock;

@@ -38,6 +38,7 @@ assert_traits!(
     backstop::CircuitBreaker,
     backstop::Classify<Op>,
     backstop::ClassifyErrors<Op>,
+    backstop::policy::ClassifyAttempts<Op>,
     backstop::ClockHandle,
     backstop::ConfigError,
     backstop::Context,

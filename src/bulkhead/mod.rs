@@ -54,7 +54,7 @@ pub struct Bulkhead {
 impl Bulkhead {
     /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.base.name
     }
 
     /// Acquires a permit, or rejects at once.
@@ -210,7 +210,7 @@ impl Bulkhead {
     /// When the bulkhead was built without [`codel`](BulkheadBuilder::codel), or the values make no
     /// sense. Then nothing changes.
     pub fn set_codel(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
-        let error = |problem| ConfigError::new(self.inner.name, "codel", problem);
+        let error = |problem| ConfigError::new(self.inner.base.name, "codel", problem);
         Codel::check(target, interval).map_err(error)?;
         if self.inner.queue.retune(target, interval) {
             Ok(())

@@ -58,7 +58,7 @@ macro_rules! permit {
             fn end(&mut self, ending: Ending) {
                 if let Some(held) = self.held.take() {
                     let inner: &Inner = &self.inner;
-                    inner.leave(held, ending, || inner.clock.now(), None);
+                    inner.leave(held, ending, || inner.base.clock.now(), None);
                 }
             }
         }

@@ -64,7 +64,7 @@ impl<'a> Gate for &'a Bulkhead {
 
 impl Describe for Bulkhead {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -121,7 +121,12 @@ fn end_of_sample<T, E>(
     observer: Option<&dyn Observer>,
 ) -> Outcome<T, E> {
     let ending = Ending::of(&outcome.verdict);
-    inner.leave(held, ending, || outcome.finished(&inner.clock), observer);
+    inner.leave(
+        held,
+        ending,
+        || outcome.finished(&inner.base.clock),
+        observer,
+    );
     outcome
 }
 
@@ -149,7 +154,7 @@ impl Running<'_> {
         } else {
             Ending::Neutral
         };
-        let now = || self.inner.clock.now();
+        let now = || self.inner.base.clock.now();
         self.inner.leave(held, ending, now, None);
     }
 }

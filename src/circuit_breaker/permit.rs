@@ -3,7 +3,8 @@
 use std::time::Duration;
 use std::{fmt, mem};
 
-use super::inner::{End, Inner, Ticket};
+use super::inner::Inner;
+use super::ticket::{End, Ticket};
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::verdict::{Health, Verdict};
@@ -123,7 +124,7 @@ impl Permit<'_> {
     // Out of line: it stands wherever a permit may be dropped, and nearly none is.
     #[cold]
     fn give_up(&self) {
-        let settings = &self.inner.settings;
+        let settings = self.inner.settings();
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
@@ -134,7 +135,7 @@ impl Permit<'_> {
 impl fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("name", &self.inner.settings.name)
+            .field("name", &self.inner.base.name)
             .field("is_probe", &self.is_probe())
             .finish_non_exhaustive()
     }

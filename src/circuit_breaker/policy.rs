@@ -1,6 +1,7 @@
 //! The breaker around an operation.
 
-use super::inner::{End, Inner, Ticket};
+use super::inner::Inner;
+use super::ticket::{End, Ticket};
 use super::{CircuitBreaker, Permit};
 use crate::clock::ClockHandle;
 use crate::event::Observer;
@@ -37,7 +38,7 @@ impl<'a> Gate for &'a CircuitBreaker {
         observer: Option<&dyn Observer>,
     ) -> Entered<Self::Ticket, Self::Entrance> {
         let inner = &*self.inner;
-        let clock = &inner.settings.clock;
+        let clock = &inner.base.clock;
         if cx.is_hedge() {
             if let Some(rejected) = inner.reject_hedge(observer) {
                 return Entered::Rejected(rejected);
@@ -98,10 +99,9 @@ fn record<T, E>(
     mut outcome: Outcome<T, E>,
     observer: Option<&dyn Observer>,
 ) -> Outcome<T, E> {
-    let settings = &inner.settings;
     // A clock may panic: a probe's place comes back all the same.
-    let mark = OnUnwind::new(|| inner.record_health(ticket, started, settings.panicked_as));
-    let now = (inner.rules.needs_clock()).then(|| outcome.finished(&settings.clock));
+    let mark = OnUnwind::new(|| inner.record_health(ticket, started, inner.settings().panicked_as));
+    let now = (inner.rules.needs_clock()).then(|| outcome.finished(&inner.base.clock));
     mark.disarm();
     let end = End {
         took: None,
@@ -115,7 +115,7 @@ fn record<T, E>(
 
 impl Describe for CircuitBreaker {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.settings.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {

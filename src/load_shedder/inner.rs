@@ -1,22 +1,21 @@
 //! State shared by the clones of a load shedder.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::state::{Pressure, QueueReport, ShedCap};
 use super::threshold::Participant;
-use crate::clock::ClockHandle;
+use crate::base::Base;
 use crate::codel::Codel;
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer, tell};
+use crate::event::Observer;
 use crate::instant::{Instant, nanos};
 use crate::priority::Priority;
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 pub(super) struct Inner {
-    pub(super) name: &'static str,
-    pub(super) clock: ClockHandle,
+    pub(super) base: Base,
     pub(super) source: Source,
     pub(super) update_interval: Duration,
     /// When the next update is due, in the clock's nanoseconds.
@@ -24,8 +23,6 @@ pub(super) struct Inner {
     pub(super) pressure: Mutex<Pressure>,
     pub(super) cap: Mutex<ShedCap>,
     pub(super) participant: Participant,
-    pub(super) shadow: bool,
-    pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) rng: SharedRng,
     pub(super) shed: AtomicU64,
     pub(super) would_shed: AtomicU64,
@@ -100,15 +97,13 @@ impl Inner {
         if !lock(&self.cap).sheds(below) {
             return Ok(());
         }
-        let rejected = Rejected::new(self.name, Reason::Shed);
-        if self.shadow {
-            self.would_shed.fetch_add(1, Ordering::Relaxed);
-            self.emit(observer, &Event::would_reject(&rejected));
-            return Ok(());
-        }
-        self.shed.fetch_add(1, Ordering::Relaxed);
-        self.emit(observer, &Event::rejected(&rejected));
-        Err(rejected)
+        let counter = match self.base.shadow {
+            true => &self.would_shed,
+            false => &self.shed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let rejected = Rejected::new(self.base.name, Reason::Shed);
+        self.base.reject(rejected, observer)
     }
 
     /// Updates the share to shed, if it is time.
@@ -146,10 +141,6 @@ impl Inner {
             }
         };
         self.participant.report(rate, elapsed, good_for, now);
-    }
-
-    fn emit(&self, observer: Option<&dyn Observer>, event: &Event) {
-        tell([observer, self.observer.as_deref()], event);
     }
 }
 

@@ -63,11 +63,40 @@ pub enum Layer {
     Fallback,
     /// A policy that lets calls with one key share an execution.
     Coalesce,
+    /// An [`Inspect`](super::Inspect).
+    Inspect,
+    /// A [`Guard`](super::Guard).
+    Guard,
     /// Any other policy.
     Other,
 }
 
 impl Layer {
+    /// Whether the layer decides by the verdicts of the layers inside it. Layers of other kinds might.
+    pub(super) const fn reads_verdicts(&self) -> bool {
+        match self {
+            Self::Retry { .. }
+            | Self::CircuitBreaker
+            | Self::Throttle
+            | Self::Hedge
+            | Self::Fallback
+            | Self::Guard
+            | Self::Other => true,
+            Self::Bulkhead { adaptive } => *adaptive,
+            Self::Timeout { .. }
+            | Self::LoadShedder { .. }
+            | Self::Classify
+            | Self::RateLimiter
+            | Self::Coalesce
+            | Self::Inspect => false,
+        }
+    }
+
+    /// Whether the layer may cut off what runs inside it.
+    pub(super) const fn may_time_out(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Other)
+    }
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Timeout { .. } => "timeout",
@@ -81,6 +110,8 @@ impl Layer {
             Self::Hedge => "hedge",
             Self::Fallback => "fallback",
             Self::Coalesce => "coalesce",
+            Self::Inspect => "inspect",
+            Self::Guard => "guard",
             Self::Other => "other",
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
-use super::describe::Describe;
+use super::describe::{Describe, Layer};
 use super::guarded::{self, Entered, Gate, GuardedFuture, NoWait, Permit};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
@@ -83,6 +83,10 @@ impl<G> AtMostOnce for Guarded<G> {}
 impl<G: Guard> Describe for Guarded<G> {
     fn clock(&self) -> Option<ClockHandle> {
         self.0.clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Guard);
     }
 }
 

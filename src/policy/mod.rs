@@ -114,7 +114,7 @@ pub use self::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith};
 pub use self::calls::{AtMostOnce, Policy};
 pub use self::check::Misorder;
 pub use self::classified::Classified;
-pub use self::classify::{Classify, ClassifyErrors, RetryIf};
+pub use self::classify::{Classify, ClassifyAttempts, ClassifyErrors, RetryIf};
 pub use self::context::{Attempt, Context};
 pub use self::describe::{Describe, Layer};
 pub use self::guard::{Guard, Guarded};

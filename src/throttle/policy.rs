@@ -31,7 +31,7 @@ impl<'a> Gate for &'a Throttle {
         cx: &mut Context,
         observer: Option<&dyn Observer>,
     ) -> Entered<Permit<'a>, Self::Entrance> {
-        let now = cx.now(&self.inner.settings.clock);
+        let now = cx.now(&self.inner.base.clock);
         match self.inner.admit(now, Life::of_a_policy(), observer) {
             Ok(permit) => Entered::Admitted(permit),
             Err(rejected) => Entered::Rejected(rejected),
@@ -63,7 +63,7 @@ impl guarded::Permit for Permit<'_> {
 
 impl Describe for Throttle {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.settings.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {

@@ -28,7 +28,7 @@ impl<F: FnMut()> Drop for Session<F> {
     }
 }
 
-/// Holds what it holds until it is dropped, also when it is ready.
+/// Holds what it holds until it is dropped, also when it is ready. Without a result it is never.
 struct Holds<T, S> {
     result: Option<T>,
     _session: S,
@@ -38,7 +38,7 @@ impl<T: Unpin, S: Unpin> Future for Holds<T, S> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<T> {
-        Poll::Ready(self.result.take().unwrap())
+        self.result.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -173,17 +173,10 @@ fn hooks_and_observers_can_lock_what_the_attempt_had_locked() {
     // Cut off, and then ready but not dropped yet.
     let first = Cell::new(true);
     let call = pipeline.call(|| {
-        let guard = lock.lock().unwrap();
-        let holds = Holds {
-            result: Some(Err::<(), _>(Fault::Down)),
-            _session: guard,
-        };
         let hangs = first.replace(false);
-        async move {
-            if hangs {
-                pending::<()>().await;
-            }
-            holds.await
+        Holds {
+            result: (!hangs).then_some(Err::<(), _>(Fault::Down)),
+            _session: lock.lock().unwrap(),
         }
     });
     assert_eq!(clock.block_on(call), Err(Error::Operation(Fault::Down)));

@@ -4,6 +4,7 @@
 //! after so many attempts and so much virtual time.
 
 mod blocking;
+mod checked;
 mod clock_readings;
 mod deadlines;
 mod endings;
