@@ -133,6 +133,14 @@ impl Inner {
         }
     }
 
+    /// Records a copy that was dropped, or that failed, after its start: an answer would have taken longer.
+    pub(super) fn record_censored(&self, now: Instant, started: Instant) {
+        if let Some(latencies) = self.latencies() {
+            let took = now.as_nanos().saturating_sub(started.as_nanos());
+            latencies.record(now, took, true);
+        }
+    }
+
     pub(super) fn paused_until(&self) -> Instant {
         // Relaxed, here and below: it publishes nothing else.
         Instant::from_nanos(self.paused_until.load(Ordering::Relaxed))

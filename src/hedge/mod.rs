@@ -12,6 +12,7 @@ use self::inner::{Delay, Inner};
 use crate::keyed::{Evictable, is_unshared};
 
 mod config;
+mod copies;
 mod inner;
 mod policy;
 mod snapshot;

@@ -8,7 +8,8 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::Hedge;
-use super::inner::{Begun, Extras, InFlight, Inner};
+use super::copies::{Copies, OtherCopy, OutcomeOf, better, discard, is_rejected, launched};
+use super::inner::{Begun, Inner};
 use super::state::decision::{self, Due, Fate};
 use crate::clock::{self, ClockHandle, Sleep};
 use crate::error::Error;
@@ -55,8 +56,6 @@ impl Describe for Hedge {
     }
 }
 
-type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
-
 pin_project! {
     /// A run of a [`Hedge`].
     ///
@@ -98,25 +97,6 @@ enum Stage {
     Stopped,
     /// The call has ended.
     Over,
-}
-
-/// The further copies of a call.
-struct Copies<'a, Op: Operation> {
-    in_flight: Vec<OtherCopy<'a, Op>>,
-    launched: u32,
-    /// The outcome of a copy that has failed, to be returned if all fail; one that was executed if there is
-    /// one.
-    kept: Option<OutcomeOf<Op>>,
-}
-
-struct OtherCopy<'a, Op: Operation> {
-    // `None`: dropped.
-    attempt: Option<Pin<Box<Op::Attempt>>>,
-    number: u32,
-    started: Instant,
-    // Given back after the attempt has been dropped.
-    _extras: Extras<'a>,
-    _in_flight: InFlight<'a>,
 }
 
 /// A copy: the first one, or one of the others by its place.
@@ -170,14 +150,6 @@ impl Inner {
         }
         begun.ended(true, outcome.verdict.health());
         outcome
-    }
-
-    /// Records a copy that was dropped, or that failed, after its start: an answer would have taken longer.
-    fn record_censored(&self, now: Instant, started: Instant) {
-        if let Some(latencies) = self.latencies() {
-            let took = now.as_nanos().saturating_sub(started.as_nanos());
-            latencies.record(now, took, true);
-        }
     }
 }
 
@@ -510,41 +482,6 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             let now = *now.get_or_insert_with(|| this.inner.clock.now());
             this.inner.record_censored(now, started);
         }
-    }
-}
-
-/// Number of further copies launched so far.
-fn launched<Op: Operation>(copies: &Option<Box<Copies<'_, Op>>>) -> u32 {
-    copies.as_ref().map_or(0, |copies| copies.launched)
-}
-
-fn is_rejected<T, E>(outcome: &Outcome<T, E>) -> bool {
-    outcome.result.as_ref().is_err_and(Error::is_rejected)
-}
-
-/// Returns the later one of two outcomes, unless it is a rejection and the other copy was executed.
-fn better<Op: Operation>(
-    kept: Option<OutcomeOf<Op>>,
-    outcome: OutcomeOf<Op>,
-    op: Op,
-) -> OutcomeOf<Op> {
-    // A new outcome: the time of the old one is over when it is returned.
-    let outcome = Outcome::new(outcome.result, outcome.verdict);
-    match kept {
-        Some(kept) if is_rejected(&outcome) && !is_rejected(&kept) => {
-            discard(Some(outcome), op);
-            kept
-        }
-        kept => {
-            discard(kept, op);
-            outcome
-        }
-    }
-}
-
-fn discard<Op: Operation>(outcome: Option<OutcomeOf<Op>>, op: Op) {
-    if let Some(Err(error)) = outcome.map(|outcome| outcome.result) {
-        op.discard(error);
     }
 }
 
