@@ -7,6 +7,7 @@ use super::permit::Permit;
 use super::state::{Admission, word};
 use super::ticket::{End, Listener, Ticket};
 use crate::error::{Reason, Rejected};
+use crate::event::State;
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::striped::Striped;
@@ -151,6 +152,18 @@ impl Inner {
             };
             return self.reject(refused, listener);
         }
+    }
+
+    /// Rejects a copy of a call that still runs unless the circuit is closed: a half-open circuit has few
+    /// probes, and a call needs one of them at most.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn reject_hedge(&self, listener: Listener<'_>) -> Option<Rejected> {
+        if !matches!(self.state(), State::Open | State::HalfOpen) {
+            return None;
+        }
+        let refused = self.reject(Refused::UNKNOWN, listener).err()?;
+        Some(self.rejection(refused))
     }
 
     #[inline]

@@ -39,6 +39,11 @@ impl<'a> Gate for &'a CircuitBreaker {
     ) -> Entered<Self::Ticket, Self::Entrance> {
         let inner = &*self.inner;
         let clock = &inner.base.clock;
+        if cx.is_hedge() {
+            if let Some(rejected) = inner.reject_hedge(observer) {
+                return Entered::Rejected(rejected);
+            }
+        }
         let started = if inner.rules.needs_clock() {
             cx.now(clock)
         } else {
@@ -47,7 +52,11 @@ impl<'a> Gate for &'a CircuitBreaker {
         // A copy: see `Gate::enter`.
         let mut copy = *cx;
         match inner.admit(|| copy.now(clock), observer) {
-            Ok(ticket) => Entered::Admitted((ticket, started)),
+            Ok(ticket) => {
+                // Without a branch: most calls are none, and most operations do not ask.
+                *cx = cx.with_probe(cx.is_probe() | ticket.is_probe());
+                Entered::Admitted((ticket, started))
+            }
             Err(refused) => Entered::Rejected(inner.rejection(refused)),
         }
     }

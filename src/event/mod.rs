@@ -51,10 +51,12 @@ use crate::verdict::Verdict;
 
 mod circuit;
 mod dead_letter;
+mod hedge;
 mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
+pub use self::hedge::{HedgeCause, HedgeEvent, NotSent};
 pub(crate) use self::tell::Panics;
 
 /// Hears what policies do.
@@ -231,6 +233,46 @@ pub enum Event {
         /// What it did.
         event: LetterEvent,
     },
+    /// A hedge launched a copy of a call or did not, or a call with copies ended.
+    #[non_exhaustive]
+    Hedge {
+        /// The name of the hedge.
+        policy: &'static str,
+        /// What it did.
+        event: HedgeEvent,
+    },
+    /// A fallback replaced an error.
+    #[non_exhaustive]
+    FallbackUsed {
+        /// The name of the fallback.
+        policy: &'static str,
+        /// How the call inside ended.
+        ending: Ending,
+    },
+    /// A stale value was returned in place of an error.
+    #[non_exhaustive]
+    ServedStale {
+        /// The name of the policy.
+        policy: &'static str,
+        /// How the call inside ended.
+        ending: Ending,
+        /// The age of the value.
+        age: Duration,
+    },
+    /// A call got the result of another call with the same key.
+    #[non_exhaustive]
+    Coalesced {
+        /// The name of the policy.
+        policy: &'static str,
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// The call that executed the operation for others was cancelled, so that one of them executes it.
+    #[non_exhaustive]
+    LeaderPromoted {
+        /// The name of the policy.
+        policy: &'static str,
+    },
 }
 
 impl Event {
@@ -248,7 +290,12 @@ impl Event {
             | Self::ProbeForced { policy, .. }
             | Self::CircuitChanged { policy, .. }
             | Self::CircuitWouldOpen { policy, .. }
-            | Self::DeadLetter { policy, .. } => policy,
+            | Self::DeadLetter { policy, .. }
+            | Self::Hedge { policy, .. }
+            | Self::FallbackUsed { policy, .. }
+            | Self::ServedStale { policy, .. }
+            | Self::Coalesced { policy, .. }
+            | Self::LeaderPromoted { policy } => policy,
         }
     }
 
@@ -267,6 +314,11 @@ impl Event {
             Self::CircuitChanged { .. } => "circuit_changed",
             Self::CircuitWouldOpen { .. } => "circuit_would_open",
             Self::DeadLetter { event, .. } => event.kind(),
+            Self::Hedge { event, .. } => event.kind(),
+            Self::FallbackUsed { .. } => "fallback_used",
+            Self::ServedStale { .. } => "served_stale",
+            Self::Coalesced { .. } => "coalesced",
+            Self::LeaderPromoted { .. } => "leader_promoted",
         }
     }
 
@@ -396,6 +448,27 @@ impl fmt::Display for Event {
                 write!(f, "{policy}: would open: {cause}")
             }
             Self::DeadLetter { policy, event } => write!(f, "{policy}: {event}"),
+            Self::Hedge { policy, event } => write!(f, "{policy}: {event}"),
+            Self::FallbackUsed { policy, ending } => {
+                write!(f, "{policy}: replaced the result of a call that {ending}")
+            }
+            Self::ServedStale {
+                policy,
+                ending,
+                age,
+            } => write!(
+                f,
+                "{policy}: returned a value of {age:?} ago for a call that {ending}"
+            ),
+            Self::Coalesced { policy, waited } => {
+                write!(
+                    f,
+                    "{policy}: shared the result of another call after {waited:?}"
+                )
+            }
+            Self::LeaderPromoted { policy } => {
+                write!(f, "{policy}: a waiting call took over the execution")
+            }
         }
     }
 }

@@ -129,6 +129,16 @@ fn mistake(
         (Layer::Throttle, Layer::Retry { .. }) => Some(
             "it counts one request where there are several, and lets retries through; put it inside",
         ),
+        (Layer::Hedge, Layer::Retry { .. }) => Some(
+            "each copy would be retried, and its backoff is taken for latency; put the hedge inside the retry",
+        ),
+        (Layer::Hedge, Layer::Hedge) => Some("only one of them hedges: copies are not copied"),
+        (Layer::Retry { .. }, Layer::Fallback) => {
+            Some("there is nothing left to retry; put the fallback outside")
+        }
+        (Layer::CircuitBreaker, Layer::Coalesce) => {
+            Some("it counts a shared result once for each call that gets it; put it inside")
+        }
         _ => None,
     }
 }
@@ -271,7 +281,7 @@ mod tests {
     fn each_rule_names_the_two_layers() {
         let by_delay = Layer::LoadShedder { queue_delay: true };
         let bulkhead = Layer::Bulkhead { adaptive: false };
-        let table: [(&[Layer], usize, usize); 7] = [
+        let table: [(&[Layer], usize, usize); 11] = [
             (&[by_delay, RETRY, bulkhead], 0, 2),
             (&[Layer::Throttle, RETRY], 0, 1),
             (&[Layer::Bulkhead { adaptive: true }, RETRY], 0, 1),
@@ -279,6 +289,10 @@ mod tests {
             (&[timeout(2), RETRY, timeout(10)], 0, 2),
             (&[timeout(2), timeout(2)], 0, 1),
             (&[timeout(9), RETRY, Layer::Other, RETRY], 1, 3),
+            (&[Layer::Hedge, RETRY], 0, 1),
+            (&[Layer::Hedge, timeout(2), Layer::Hedge], 0, 2),
+            (&[RETRY, Layer::CircuitBreaker, Layer::Fallback], 0, 2),
+            (&[Layer::CircuitBreaker, Layer::Coalesce], 0, 1),
         ];
         for (layers, outer, inner) in table {
             let found = misorders(layers);

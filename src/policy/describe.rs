@@ -57,6 +57,12 @@ pub enum Layer {
     Classify,
     /// A rate limiter.
     RateLimiter,
+    /// A hedge.
+    Hedge,
+    /// A fallback, or a policy that returns stale values.
+    Fallback,
+    /// A policy that lets calls with one key share an execution.
+    Coalesce,
     /// An [`Inspect`](super::Inspect).
     Inspect,
     /// A [`Guard`](super::Guard).
@@ -72,6 +78,8 @@ impl Layer {
             Self::Retry { .. }
             | Self::CircuitBreaker
             | Self::Throttle
+            | Self::Hedge
+            | Self::Fallback
             | Self::Guard
             | Self::Other => true,
             Self::Bulkhead { adaptive } => *adaptive,
@@ -79,6 +87,7 @@ impl Layer {
             | Self::LoadShedder { .. }
             | Self::Classify
             | Self::RateLimiter
+            | Self::Coalesce
             | Self::Inspect => false,
         }
     }
@@ -98,6 +107,9 @@ impl Layer {
             Self::LoadShedder { .. } => "load shedder",
             Self::Classify => "classify",
             Self::RateLimiter => "rate limiter",
+            Self::Hedge => "hedge",
+            Self::Fallback => "fallback",
+            Self::Coalesce => "coalesce",
             Self::Inspect => "inspect",
             Self::Guard => "guard",
             Self::Other => "other",

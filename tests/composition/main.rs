@@ -126,6 +126,9 @@ macro_rules! given {
     )*)*};
 }
 
+// After the macros that it uses.
+mod copies;
+
 // ===== Pairs, by the outer one =====
 
 #[test]
