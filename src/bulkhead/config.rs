@@ -88,7 +88,7 @@ impl BulkheadBuilder {
         self
     }
 
-    /// Lets an algorithm find the limit; replaces [`max_concurrent`](Self::max_concurrent). See
+    /// Lets an algorithm find the limit; contradicts [`max_concurrent`](Self::max_concurrent). See
     /// [`limit`](super::limit).
     ///
     /// A call whose cost is above the limit of the moment takes all of it.

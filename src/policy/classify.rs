@@ -52,7 +52,9 @@ use crate::verdict::Verdict;
 ///
 /// Its type has the closure's type in it. A function pointer gives it a name:
 /// `Classify<fn(Result<&Response, &Error<HttpError>>) -> Verdict>`, or
-/// `ClassifyErrors<fn(&HttpError) -> Verdict>`.
+/// `ClassifyErrors<fn(&HttpError) -> Verdict>`. An error with a lifetime in it needs one that holds for any:
+/// `ClassifyErrors<for<'a, 'b> fn(&'a Box<dyn Error + Send + Sync + 'b>) -> Verdict>`, also in the `as` of the
+/// function that it is made of.
 ///
 /// # In spawned tasks
 ///
