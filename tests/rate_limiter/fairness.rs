@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use backstop::rate_limiter::{Acquire, KeyedRateLimiter, Quota};
+use backstop::rate_limiter::{Acquire, Quota};
 use backstop::{Clock, Instant, ManualClock, RateLimiter, Reason, Sleep};
 use futures::future::{join, join_all};
 
@@ -314,7 +314,7 @@ async fn a_loop_of_ready_acquires_of_a_key_lets_other_tasks_run() {
         Quota::per_second(1_000_000),
         Quota::new(1_000_000, SECOND).fixed_window(),
     ] {
-        let limiter = KeyedRateLimiter::<u32>::builder()
+        let limiter = backstop::KeyedRateLimiter::<u32>::builder()
             .quota(quota)
             .build()
             .unwrap();
