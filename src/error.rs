@@ -61,6 +61,15 @@ impl<E> Error<E> {
         }
     }
 
+    /// Returns the name of the policy that rejected the call or cut it off; `None` for the operation's own error.
+    pub const fn policy(&self) -> Option<&'static str> {
+        match self {
+            Self::Operation(_) => None,
+            Self::TimedOut(timed_out) => Some(timed_out.policy()),
+            Self::Rejected(rejected) => Some(rejected.policy()),
+        }
+    }
+
     /// How long to wait before the next call has a chance, where the refusing policy knows it.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -113,6 +122,9 @@ impl<E> Error<E> {
     /// Returns the operation's own error, or what a policy said, as one boxed error, so that `?` works in
     /// applications. Also for errors that do not implement `Error` but convert into a box, such as
     /// `Box<dyn Error + Send + Sync>` itself and `anyhow::Error`.
+    ///
+    /// In functions that return `anyhow::Error`, `anyhow::Error::from_boxed(error.into_boxed())` takes it; an
+    /// [`Error`] around an error that implements `std::error::Error` needs nothing but `?`.
     ///
     /// # Example
     ///
@@ -520,6 +532,11 @@ mod tests {
         for (error, text) in &table {
             assert_eq!(error.to_string(), *text);
         }
+        let policies = table.each_ref().map(|(error, _)| error.policy());
+        assert_eq!(
+            policies,
+            [None, Some("github"), Some("github"), Some("attempt")]
+        );
         let [operation, rejected, ..] = table.map(|(error, _)| format!("{error:#}"));
         assert_eq!(operation, "the operation failed: Boom");
         assert_eq!(rejected, "rejected by github: circuit open");

@@ -46,7 +46,11 @@
 //! | [`LoadShedder`] | drops the least important under overload |
 //! | [`Endpoints`] | spreads calls over nodes, without those that fail, and tries another one next |
 //! | [`Throttle`] | stops sending what the dependency would refuse anyway |
+//! | [`Hedge`] | a second copy of a slow call, and the faster answer counts |
+//! | [`Fallback`], [`Stale`] | another value, another operation, or the last good value in place of an error |
+//! | [`Coalesce`] | concurrent calls with one key share one execution |
 //! | [`DeadLetterQueue`] | keeps the requests of calls that finally failed, and replays them |
+//! | `Chaos` (feature `chaos`) | injects faults into a capped share of the calls |
 //! | [`Classify`] | says what results mean |
 //! | [`Pipeline`] | adds a name, an observer, and options for single calls |
 //!
@@ -63,6 +67,9 @@
 //! 5. A [`Timeout`] for one attempt, shorter than the one outside. It does not count the waits in the
 //!    queues outside it, and the breaker sees it as a failure.
 //! 6. [`Classify`], next to the operation, so that all others see its verdict.
+//!
+//! A [`Fallback`] or [`Stale`] stands outside all of it. [`Coalesce`] stands directly inside the timeout of the
+//! whole call, and a [`Hedge`] directly inside the retry.
 //!
 //! A server puts a [`LoadShedder`] directly inside the layer in which calls wait, usually a [`Bulkhead`]
 //! with a queue: it sheds by the time that calls have waited before it, so outermost it sees none. With a
@@ -96,11 +103,13 @@ mod setters;
 
 pub mod adaptive_rate;
 pub mod backoff;
+mod base;
 pub mod bulkhead;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod circuit_breaker;
 mod clock;
+pub mod coalesce;
 pub mod codel;
 mod coop;
 pub mod dead_letter;
@@ -108,7 +117,9 @@ pub mod deadline;
 pub mod endpoints;
 mod error;
 pub mod event;
+pub mod fallback;
 pub mod guide;
+pub mod hedge;
 mod instant;
 pub mod keyed;
 mod life;
@@ -136,10 +147,13 @@ pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
 pub use self::clock::TokioClock;
 pub use self::clock::{BlockingClock, Clock, ClockHandle, ManualClock, Sleep};
+pub use self::coalesce::Coalesce;
 pub use self::dead_letter::DeadLetterQueue;
 pub use self::endpoints::Endpoints;
 pub use self::error::{ConfigError, Error, PolicyError, Reason, Rejected, TimedOut};
 pub use self::event::{Event, Listener, Observer};
+pub use self::fallback::{Fallback, MaybeStale, Stale};
+pub use self::hedge::Hedge;
 pub use self::instant::Instant;
 pub use self::keyed::Keyed;
 pub use self::load_shedder::LoadShedder;

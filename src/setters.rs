@@ -1,43 +1,47 @@
 //! The setters that most builders have. What they set is the same everywhere; what it is good for
 //! is said where they are listed.
 
-/// Makes setters in the `impl` of a builder that has fields of their names.
+/// Makes setters in the `impl` of a builder that has fields of their names, itself or, except for the seed,
+/// in a field of type [`Setup`](crate::base::Setup).
 macro_rules! setters {
-    ($($(#[$text:meta])* $setting:ident;)+) => {
-        $(setters! { @$setting $(#[$text])* })+
+    (in $setup:ident; $($(#[$text:meta])* $setting:ident;)+) => {
+        $(setters! { @$setting [.$setup] $(#[$text])* })+
     };
-    (@name $(#[$text:meta])*) => {
+    ($($(#[$text:meta])* $setting:ident;)+) => {
+        $(setters! { @$setting [] $(#[$text])* })+
+    };
+    (@name [$(.$setup:ident)?] $(#[$text:meta])*) => {
         $(#[$text])*
         pub const fn name(mut self, name: &'static str) -> Self {
-            self.name = name;
+            self$(.$setup)?.name = name;
             self
         }
     };
-    (@clock $(#[$text:meta])*) => {
+    (@clock [$(.$setup:ident)?] $(#[$text:meta])*) => {
         $(#[$text])*
         pub fn clock(mut self, clock: impl Into<$crate::clock::ClockHandle>) -> Self {
-            self.clock = Some(clock.into());
+            self$(.$setup)?.clock = Some(clock.into());
             self
         }
     };
-    (@observer $(#[$text:meta])*) => {
+    (@observer [$(.$setup:ident)?] $(#[$text:meta])*) => {
         $(#[$text])*
         pub fn observer(mut self, observer: impl $crate::event::Observer + 'static) -> Self {
-            self.observer = Some($crate::clock::blocking::shielded(observer));
+            self$(.$setup)?.observer = Some($crate::clock::blocking::shielded(observer));
             self
         }
     };
-    (@seed $(#[$text:meta])*) => {
+    (@seed [$(.$setup:ident)?] $(#[$text:meta])*) => {
         $(#[$text])*
         pub const fn seed(mut self, seed: u64) -> Self {
             self.seed = Some(seed);
             self
         }
     };
-    (@shadow $(#[$text:meta])*) => {
+    (@shadow [$(.$setup:ident)?] $(#[$text:meta])*) => {
         $(#[$text])*
         pub const fn shadow(mut self, shadow: bool) -> Self {
-            self.shadow = shadow;
+            self$(.$setup)?.shadow = shadow;
             self
         }
     };

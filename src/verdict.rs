@@ -314,6 +314,14 @@ mod tests {
     }
 
     #[test]
+    fn retries_can_be_allowed_and_forbidden_afterwards() {
+        let allowed = Verdict::failure().with_retry(true);
+        assert_eq!(allowed.retry(), RetryAdvice::Yes);
+        let forbidden = Verdict::transient().with_retry(false);
+        assert_eq!(forbidden.retry(), RetryAdvice::No);
+    }
+
+    #[test]
     fn a_refusal_says_nothing_about_the_dependency() {
         for reason in [
             Reason::RateLimited,

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use backstop::policy::{Guard, Guarded};
 use backstop::{
-    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, ClassifyErrors, Context, Endpoints,
-    Error, Event, Keyed, KeyedRateLimiter, LoadShedder, Outcome, Pipeline, Policy, Quota,
-    RateLimiter, Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classify, ClassifyErrors, Coalesce, Context,
+    Endpoints, Error, Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, Outcome,
+    Pipeline, Policy, Quota, RateLimiter, Rejected, Retry, RetryBudget, Throttle, Timeout, Verdict,
 };
 
 /// Each type has all of the traits.
@@ -38,11 +38,31 @@ assert_traits!(
     backstop::CircuitBreaker,
     backstop::Classify<Op>,
     backstop::ClassifyErrors<Op>,
+    backstop::policy::ClassifyAttempts<Op>,
     backstop::ClockHandle,
     backstop::ConfigError,
     backstop::Context,
     backstop::Error<()>,
     backstop::Event,
+    backstop::Coalesce<String, (), ()>,
+    backstop::Fallback<backstop::fallback::Value<u8>>,
+    backstop::Hedge,
+    backstop::MaybeStale<u8>,
+    backstop::Stale<u8>,
+    backstop::coalesce::CoalesceBuilder<String, (), ()>,
+    backstop::coalesce::ForKey<'static, str, String, (), ()>,
+    backstop::coalesce::Snapshot,
+    backstop::fallback::Snapshot,
+    backstop::fallback::StaleBuilder<u8>,
+    backstop::fallback::StaleSnapshot,
+    backstop::fallback::To<Op>,
+    backstop::fallback::TryWith<Op>,
+    backstop::fallback::With<Op>,
+    backstop::hedge::HedgeBuilder,
+    backstop::hedge::HedgeCause,
+    backstop::hedge::HedgeEvent,
+    backstop::hedge::NotSent,
+    backstop::hedge::Snapshot,
     backstop::HintRule,
     backstop::Instant,
     backstop::Jitter,
@@ -241,6 +261,9 @@ static KEYS: LazyLock<KeyedRateLimiter<String>> = LazyLock::new(|| {
     KeyedRateLimiter::builder().quota(quota).build().unwrap()
 });
 
+static COALESCE: LazyLock<Coalesce<String, usize, ()>> =
+    LazyLock::new(|| Coalesce::builder().build().unwrap());
+
 static STACK: LazyLock<Stack> =
     LazyLock::new(|| (timeout(), retry(), breaker(), limiter(), timeout()));
 
@@ -295,6 +318,11 @@ async fn every_policy_can_be_spawned() {
         Bulkhead::builder().queue(1).build().unwrap(),
         LoadShedder::builder().build().unwrap(),
         endpoints(),
+        Hedge::builder().build().unwrap(),
+        Hedge::builder().after(Duration::ZERO).build().unwrap(),
+        COALESCE.get("key"),
+        Fallback::value(7_usize).on_errors(false),
+        Fallback::to(|_: &Error<()>| async { Err::<usize, _>(()) }),
         Pipeline::new(timeout()),
         Pipeline::new(retry()).observer(|_: &Event| {}),
     ];

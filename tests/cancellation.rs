@@ -13,9 +13,10 @@ use std::time::Duration;
 use backstop::bulkhead::limit::Aimd;
 use backstop::circuit_breaker::HalfOpen;
 use backstop::{
-    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Clock, Endpoints, Event,
-    Jitter, KeyedRateLimiter, LoadShedder, ManualClock, Pipeline, Policy, Priority, Quota,
-    RateLimiter, Retry, RetryBudget, Throttle, Timeout, Verdict, deadline,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Clock, Coalesce,
+    Endpoints, Event, Fallback, Hedge, Jitter, KeyedRateLimiter, LoadShedder, ManualClock,
+    MaybeStale, Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget, Stale,
+    Throttle, Timeout, Verdict, deadline,
 };
 use futures::future::{join, select};
 
@@ -53,6 +54,9 @@ struct World {
     shedder: LoadShedder,
     /// Two nodes, of which the first is ejected after one failure.
     endpoints: Endpoints<u32>,
+    /// Launches a copy after half a step, and after a failure, while the budget of retries has some left.
+    hedge: Hedge,
+    coalesce: Coalesce<u32, (), ()>,
     /// Operations in flight.
     running: Rc<Cell<u32>>,
     /// Polls of operations left before one panics.
@@ -88,9 +92,17 @@ impl World {
             .clock(clock.clone());
         let shedder = LoadShedder::builder().seed(1).clock(clock.clone());
         let shedder = shedder.signal(1.0, || 1.0).max_shed(0.5);
+        let budget = RetryBudget::in_flight().build().unwrap();
+        let hedge = Hedge::builder()
+            .after(STEP / 2)
+            .max_hedges(2)
+            .budget(budget.clone());
+        let coalesce = Coalesce::builder().clock(clock.clone());
         Self {
             clock: clock.clone(),
-            budget: RetryBudget::in_flight().build().unwrap(),
+            budget,
+            hedge: hedge.clock(clock.clone()).build().unwrap(),
+            coalesce: coalesce.build().unwrap(),
             breaker: breaker.build().unwrap(),
             limiter: limiter.clock(clock.clone()).build().unwrap(),
             limiters: limiters.clock(clock.clone()).build().unwrap(),
@@ -162,6 +174,10 @@ impl World {
         // Nor a health check, which would keep trial calls out.
         self.breaker.trip_for(Duration::ZERO);
         assert!(self.breaker.try_acquire().is_ok(), "health checks, {when}");
+        assert_eq!(self.hedge.snapshot().in_flight, 0, "copies, {when}");
+        let flights = self.coalesce.snapshot();
+        let left = (flights.flights, flights.waiting);
+        assert_eq!(left, (0, 0), "shared executions, {when}");
         let throttle = self.throttle.snapshot();
         assert_eq!(throttle.pending, 0, "calls in the throttle, {when}");
         let nodes = self.endpoints.snapshot().nodes;
@@ -293,6 +309,39 @@ const FUTURES: &[(&str, Make)] = &[
     ("retry, timeout", |w| call!(w, (w.retry(), w.timeout(3)))),
     ("retry, timeout that fires", |w| {
         call!(w, (w.retry(), w.timeout(1)))
+    }),
+    ("hedge", |w| call!(w, w.hedge.clone())),
+    ("hedge by latencies", |w| {
+        let hedge = Hedge::builder().max_extra_load(1.0).min_calls(1);
+        let hedge = hedge.clock(w.clock.clone()).build().unwrap();
+        call!(w, hedge)
+    }),
+    ("retry, hedge, timeout that fires", |w| {
+        call!(w, (w.retry(), w.hedge.clone(), w.timeout(1)))
+    }),
+    ("fallback", |w| call!(w, Fallback::value(()))),
+    ("fallback to another operation", |w| {
+        let other = Fallback::to(|_: &backstop::Error<()>| w.operation());
+        call!(w, (w.timeout(5), other, w.retry()))
+    }),
+    ("stale", |w| {
+        Box::pin(async {
+            let stale = Stale::<()>::builder()
+                .max_age(STEP * 100)
+                .clock(w.clock.clone());
+            let stale = stale.build().unwrap();
+            let call = || async { w.operation().await.map(MaybeStale::from) };
+            let _ = (&stale, w.retry()).call(call).await;
+            stale.set(());
+            assert!(stale.call(call).await.is_ok());
+        })
+    }),
+    ("coalesce", |w| {
+        Box::pin(async {
+            let stack = (w.timeout(4), w.coalesce.get(&7), w.retry());
+            let call = || stack.call(|| w.operation());
+            let _ = futures::future::join3(call(), call(), call()).await;
+        })
     }),
     ("retry, retry", |w| call!(w, (w.retry(), w.retry()))),
     ("the usual stack", |w| {

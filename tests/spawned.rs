@@ -24,9 +24,9 @@ use axum::routing::get;
 use backstop::policy::{AtMostOnce, Describe, Guard, Guarded, Run};
 use backstop::{
     Attempt, Backoff, BoxPolicy, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify,
-    Context, Endpoints, Error, Event, Inspect, Keyed, KeyedRateLimiter, LoadShedder, Operation,
-    Outcome, Pipeline, Policy, Quota, RateLimiter, Rejected, Retry, RetryBudget, Throttle, Timeout,
-    Verdict,
+    Coalesce, Context, Endpoints, Error, Event, Fallback, Hedge, Inspect, Keyed, KeyedRateLimiter,
+    LoadShedder, MaybeStale, Operation, Outcome, Pipeline, Policy, Quota, RateLimiter, Rejected,
+    Retry, RetryBudget, Stale, Throttle, Timeout, Verdict,
 };
 use tower_service::Service;
 
@@ -70,6 +70,10 @@ fn limiter() -> RateLimiter {
 
 fn bulkhead() -> Bulkhead {
     Bulkhead::builder().queue(9).build().unwrap()
+}
+
+fn hedge() -> Hedge {
+    Hedge::builder().build().unwrap()
 }
 
 fn shedder() -> LoadShedder {
@@ -239,7 +243,11 @@ async fn every_policy_alone() {
         Plain,
         (),
     ];
-    spawned![retry()];
+    spawned![
+        retry(),
+        hedge(),
+        Hedge::builder().after(Duration::ZERO).build().unwrap(),
+    ];
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,6 +330,13 @@ async fn typed_layers_with_an_own_error() {
     enum MyError {
         Busy,
     }
+    impl Clone for MyError {
+        fn clone(&self) -> Self {
+            Self::Busy
+        }
+    }
+    static COALESCE: LazyLock<Coalesce<u64, u64, MyError>> =
+        LazyLock::new(|| Coalesce::builder().build().unwrap());
     macro_rules! typed {
         ($($policy:expr),* $(,)?) => {$(
             let policy = $policy;
@@ -355,8 +370,44 @@ async fn typed_layers_with_an_own_error() {
             Inspect::errors(|_: &MyError, _| {})
         ),
         Pipeline::new((retry(), errors())).observer(|_: &Event| {}),
+        Fallback::value(7_u64).on_errors(false),
+        Fallback::with(|_: &Error<MyError>| 7_u64).on_errors(false),
+        (
+            Fallback::try_with(|_: &Error<MyError>| None::<u64>),
+            timeout()
+        ),
+        (
+            Fallback::to(|_: &Error<MyError>| async { Err::<u64, _>(MyError::Busy) }),
+            hedge(),
+            errors(),
+        ),
+        COALESCE.get(&7),
+        (timeout(), COALESCE.get(&7), retry(), errors()),
         Arc::new((retry(), Some(errors()))),
     ];
+}
+
+/// The last good value, and the cure for errors that cannot be cloned.
+#[tokio::test(start_paused = true)]
+async fn stale_values_and_shared_errors() {
+    let stale = Stale::<String>::builder().max_age(MINUTE).build().unwrap();
+    let result = spawn(async move {
+        let text = String::from("borrowed");
+        let load = || async {
+            tokio::task::yield_now().await;
+            Ok::<_, std::io::Error>(MaybeStale::fresh(text.clone()))
+        };
+        (stale, timeout()).call(load).await.map(|value| value.len())
+    });
+    assert_eq!(result.await.unwrap(), 8);
+    static FILES: LazyLock<Coalesce<String, Arc<str>, Arc<std::io::Error>>> =
+        LazyLock::new(|| Coalesce::builder().build().unwrap());
+    let result = spawn(async {
+        let name = String::from("name");
+        let stack = (timeout(), FILES.get(name.as_str()), retry());
+        stack.call(|| async { Ok(Arc::from(name.as_str())) }).await
+    });
+    assert_eq!(&*result.await.unwrap(), "name");
 }
 
 /// The cure for boxed errors and errors with lifetimes: a classifier for any lifetime.

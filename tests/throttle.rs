@@ -675,3 +675,25 @@ fn recovery_takes_one_window_unless_refused_calls_count() {
     assert!(passed_after(book(), &clock, 180) < 50);
     assert!(passed_after(book().success_threshold(0.5), &clock, 300) > 95);
 }
+
+#[test]
+fn an_observer_that_panics_at_a_probe_does_not_use_it_up() {
+    let clock = ManualClock::new();
+    clock.advance(MINUTE);
+    let throttle = builder(&clock)
+        .success_threshold(1.0)
+        .min_requests(0)
+        .max_rejection(1.0)
+        .observer(|event: &Event| {
+            assert!(!matches!(event, Event::ProbeForced { .. }), "on purpose");
+        })
+        .build()
+        .unwrap();
+    fail(&throttle, 1000);
+    // The first call that should be rejected is a probe, but is not made.
+    for _ in 0..3 {
+        let call = || throttle.try_acquire().map(|permit| permit.is_probe());
+        assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+        assert_eq!(throttle.snapshot().pending, 0);
+    }
+}

@@ -15,9 +15,9 @@ use allocation_counter::measure;
 use backstop::bulkhead::limit;
 use backstop::circuit_breaker::Trip;
 use backstop::{
-    Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Endpoints, Error, Event, Keyed,
-    KeyedRateLimiter, LoadShedder, Pipeline, Policy, Quota, RateLimiter, Report, Retry,
-    RetryBudget, Throttle, Timeout, Verdict,
+    Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Coalesce, Endpoints, Error,
+    Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, MaybeStale, Pipeline, Policy,
+    Quota, RateLimiter, Report, Retry, RetryBudget, Stale, Throttle, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes, and what it ends with.
@@ -203,6 +203,23 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!("classify errors", classify());
     let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(result);
     assert_no_allocation!("classify", Classify::by(by));
+    let hedge = || Hedge::builder().clock(clock.clone());
+    let fixed = hedge().after(minute).build().unwrap();
+    assert_no_allocation!("hedge", &fixed);
+    let one_knob = hedge().max_extra_load(0.02).min_calls(1).min_delay(minute);
+    let one_knob = one_knob.build().unwrap();
+    assert_no_allocation!("hedge by latencies", &one_knob);
+    assert!(one_knob.snapshot().delay.is_some());
+    let budget = RetryBudget::in_flight().build().unwrap();
+    assert_no_allocation!(
+        "hedge with a budget",
+        hedge().after(minute).budget(budget).build().unwrap()
+    );
+    assert_no_allocation!("fallback", Fallback::value(9_u64));
+    assert_no_allocation!(
+        "fallback by a function",
+        Fallback::with(|_: &Error<()>| 9_u64)
+    );
     assert_no_allocation!("some", Some(&timeout));
     assert_no_allocation!("none", None::<Timeout>);
     assert_no_allocation!("arc", Arc::new(timeout.clone()));
@@ -210,6 +227,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     let stack = (
         &timeout,
         &plain,
+        &one_knob,
         &calm,
         &circuit,
         &nodes,
@@ -243,4 +261,40 @@ fn the_counter_counts() {
     let stack = (None::<Timeout>, None::<Retry>);
     let boxing = || ready(Ok::<_, ()>(*std::hint::black_box(Box::new(7))));
     assert_eq!(allocations(stack.call(boxing)), (1, Ok(7)));
+}
+
+#[test]
+fn a_stale_value_is_remembered_and_served_without_an_allocation() {
+    let clock = backstop::ManualClock::new();
+    let stale = Stale::<u64>::builder().max_age(Duration::MAX).clock(clock);
+    let stale = stale.build().unwrap();
+    let value = Arc::new(7);
+    let good = || ready(Ok::<_, ()>(MaybeStale::fresh(value.clone())));
+    let (count, result) = allocations(stale.call(good));
+    assert_eq!((count, *result.unwrap()), (0, 7));
+    let (count, result) = allocations(stale.call(|| ready(Err(()))));
+    assert_eq!((count, *result.unwrap()), (0, 7));
+}
+
+#[test]
+fn pitfall_67_keys_without_a_flight_occupy_no_memory() {
+    let coalesce = Coalesce::<u64, u64, ()>::builder().clock(backstop::ManualClock::new());
+    let coalesce = coalesce.build().unwrap();
+    let after = |keys: std::ops::Range<u64>| {
+        measure(|| {
+            for key in keys {
+                let mut cx = Context::from_waker(Waker::noop());
+                let (one, load) = (coalesce.get(&key), || pending_once());
+                let (mut leader, mut waiting) = (pin!(one.call(load)), pin!(one.call(load)));
+                assert!(leader.as_mut().poll(&mut cx).is_pending());
+                assert!(waiting.as_mut().poll(&mut cx).is_pending());
+                assert!(leader.as_mut().poll(&mut cx).is_ready());
+                assert!(waiting.as_mut().poll(&mut cx).is_ready());
+            }
+        })
+        .count_current
+    };
+    // Each of the parts may keep room for the next key.
+    assert!(after(0..1000) <= 16);
+    assert_eq!(after(1000..10_000), 0);
 }

@@ -44,6 +44,23 @@
 //!
 //! # With a rate limiter
 //!
+//! [`RateLimiterBuilder::adaptive`](crate::rate_limiter::RateLimiterBuilder::adaptive) does it all: the limiter
+//! listens to the results of its calls and changes its quota.
+//!
+//! ```
+//! use backstop::adaptive_rate::CubicRate;
+//! use backstop::{ManualClock, RateLimiter};
+//!
+//! let limiter = RateLimiter::builder()
+//!     .adaptive(CubicRate::builder().beta(0.5))
+//!     .clock(ManualClock::new())
+//!     .build()?;
+//! assert!(limiter.try_acquire().is_ok());
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+//!
+//! By hand:
+//!
 //! ```
 //! use std::sync::Mutex;
 //! use std::time::Duration;

@@ -88,7 +88,7 @@ impl<'a> Acquire<'a> {
     ) -> Poll<Result<(), Reason>> {
         let this = self.project();
         let (inner, partition, cx) = (*this.inner, *this.partition, this.cx);
-        let observed = observer.is_some() || inner.observer.is_some();
+        let observed = inner.base.is_heard(observer);
         let timed = *this.timed || observed;
         let mut wait = this.wait.project();
         let mut may_be_over = true;
@@ -108,7 +108,7 @@ impl<'a> Acquire<'a> {
             *wait.since = now;
             if until != Instant::FAR_FUTURE {
                 *wait.timeout = reason;
-                arm(&inner.clock, until, wait.timer.as_mut());
+                arm(&inner.base.clock, until, wait.timer.as_mut());
             }
         }
         if let Some(ticket) = wait.ticket.as_mut().filter(|_| may_be_over) {
@@ -119,7 +119,7 @@ impl<'a> Acquire<'a> {
                 };
                 if timed {
                     // The latency of the work starts here: the wait was ours, not the dependency's.
-                    held.started = cx.refresh(&inner.clock);
+                    held.started = cx.refresh(&inner.base.clock);
                 }
                 if observed {
                     inner.report_wait(held.started, *wait.since, observer);
@@ -149,12 +149,12 @@ impl Inner {
     fn patience(&self, cx: &mut Context, timed: bool) -> (Instant, Instant, Reason) {
         let endless = self.max_wait == Duration::MAX
             && cx.remaining().is_none()
-            && deadline::inherited(&self.clock, Instant::ORIGIN) == Instant::FAR_FUTURE;
+            && deadline::inherited(&self.base.clock, Instant::ORIGIN) == Instant::FAR_FUTURE;
         if endless && !timed && !self.queue.has_codel() {
             return (Instant::ORIGIN, Instant::FAR_FUTURE, Reason::QueueTimeout);
         }
-        let now = cx.now(&self.clock);
-        let deadline = cx.deadline(&self.clock);
+        let now = cx.now(&self.base.clock);
+        let deadline = cx.deadline(&self.base.clock);
         let longest = now + self.max_wait;
         if deadline <= longest {
             (now, deadline, Reason::DeadlineTooClose)
@@ -166,7 +166,8 @@ impl Inner {
     #[cold]
     fn report_wait(&self, now: Instant, since: Instant, observer: Option<&dyn Observer>) {
         let waited = now.saturating_duration_since(since);
-        self.emit(observer, &Event::waited(self.name, waited));
+        self.base
+            .tell(Event::waited(self.base.name, waited), observer);
     }
 }
 

@@ -10,10 +10,9 @@ use super::partition::Partition;
 use super::permit_cache::PermitCache;
 use super::permit_queue::{PermitQueue, QueueOrder, Rules};
 use super::state::{ConcurrencyLimit, MAX_PERMITS};
-use crate::clock::ClockHandle;
+use crate::base::{Base, Setup};
 use crate::codel::Codel;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::sync::AtomicU64;
 
 /// Builds a [`Bulkhead`].
@@ -42,11 +41,8 @@ pub struct BulkheadBuilder {
     partitions: Vec<(&'static str, f64)>,
     shares_may_exceed: bool,
     cancel_is_overload: Option<bool>,
-    shadow: bool,
     seed: Option<u64>,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl Bulkhead {
@@ -54,8 +50,9 @@ impl Bulkhead {
     /// as 1.
     #[cfg(feature = "tokio")]
     pub fn new(limit: u32) -> Self {
-        let clock = crate::clock::TokioClock.into();
-        Self::builder().max_concurrent(limit.max(1)).assemble(clock)
+        let builder = Self::builder().max_concurrent(limit.max(1));
+        let base = builder.setup.clone().on(crate::clock::TokioClock.into());
+        builder.assemble(base)
     }
 
     /// Returns a builder with the default settings.
@@ -78,11 +75,8 @@ impl BulkheadBuilder {
             partitions: Vec::new(),
             shares_may_exceed: false,
             cancel_is_overload: None,
-            shadow: false,
             seed: None,
-            observer: None,
-            name: Self::NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(Self::NAME),
         }
     }
 
@@ -94,7 +88,7 @@ impl BulkheadBuilder {
         self
     }
 
-    /// Lets an algorithm find the limit; replaces [`max_concurrent`](Self::max_concurrent). See
+    /// Lets an algorithm find the limit; contradicts [`max_concurrent`](Self::max_concurrent). See
     /// [`limit`](super::limit).
     ///
     /// A call whose cost is above the limit of the moment takes all of it.
@@ -163,6 +157,7 @@ impl BulkheadBuilder {
     }
 
     setters! {
+        in setup;
         /// Decides, counts and reports, but never refuses and never makes a call wait.
         shadow;
         /// Makes the random numbers that adaptive limits use reproducible.
@@ -185,11 +180,8 @@ impl BulkheadBuilder {
     /// is off.
     pub fn build(self) -> Result<Bulkhead, ConfigError> {
         self.check()?;
-        let clock = self
-            .clock
-            .clone()
-            .ok_or(Self::error("clock", "must be given"))?;
-        Ok(self.assemble(clock))
+        let base = self.setup.clone().build(Self::NAME)?;
+        Ok(self.assemble(base))
     }
 
     const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
@@ -260,7 +252,7 @@ impl BulkheadBuilder {
         Ok(())
     }
 
-    fn assemble(self, clock: ClockHandle) -> Bulkhead {
+    fn assemble(self, base: Base) -> Bulkhead {
         let limit = match &self.adaptive {
             Some(algorithm) => algorithm.limit().clamp(1, MAX_PERMITS),
             None => self.max_concurrent.unwrap_or(25).min(MAX_PERMITS),
@@ -281,22 +273,25 @@ impl BulkheadBuilder {
             .codel
             .map(|(target, interval)| Codel::new(target, interval));
         // Algorithms, shadow mode and partitions need the number in flight with each call.
-        let exact = self.adaptive.is_some() || self.shadow || !partitions.is_empty();
+        let exact = self.adaptive.is_some() || base.shadow || !partitions.is_empty();
         let permits = PermitCache::new(limit, exact);
         let seed = self.seed;
         Bulkhead {
             inner: Arc::new(Inner {
-                name: self.name,
-                queue: PermitQueue::new(permits, rules, partitions.into(), codel, clock.clone()),
-                clock,
+                queue: PermitQueue::new(
+                    permits,
+                    rules,
+                    partitions.into(),
+                    codel,
+                    base.clock.clone(),
+                ),
+                base,
                 first_limit: limit,
                 max_wait: self.max_wait.unwrap_or(Duration::MAX),
                 adaptive: self
                     .adaptive
                     .map(|algorithm| Box::new(Adaptive::new(algorithm, seed))),
                 cancel_is_overload: self.cancel_is_overload.unwrap_or(true),
-                shadow: self.shadow,
-                observer: self.observer,
                 refused: AtomicU64::new(0),
                 timed_out: AtomicU64::new(0),
                 would_refuse: AtomicU64::new(0),
@@ -316,8 +311,7 @@ impl std::fmt::Debug for BulkheadBuilder {
             .field("order", &self.order)
             .field("codel", &self.codel)
             .field("partitions", &self.partitions)
-            .field("shadow", &self.shadow)
-            .field("name", &self.name)
+            .field("setup", &self.setup)
             .finish_non_exhaustive()
     }
 }

@@ -1,16 +1,15 @@
 //! State shared by the clones of a bulkhead: admission, release, and reports.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::adaptive::Adaptive;
 use super::permit_queue::{Entrant, Full, PermitQueue};
 use super::raw_permit::{Ending, RawPermit};
 use super::state::{MAX_PERMITS, Sample, Taken, Word};
-use crate::clock::ClockHandle;
+use crate::base::Base;
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer, tell};
+use crate::event::{Event, Observer, Panics};
 use crate::instant::Instant;
 use crate::policy::{Context, OnUnwind};
 use crate::sync::{AtomicU64, Ordering};
@@ -19,16 +18,13 @@ use crate::sync::{AtomicU64, Ordering};
 pub(super) const BYPASS: u32 = u32::MAX;
 
 pub(super) struct Inner {
-    pub(super) name: &'static str,
-    pub(super) clock: ClockHandle,
+    pub(super) base: Base,
     pub(super) queue: PermitQueue,
     /// The limit it was built with.
     pub(super) first_limit: u32,
     pub(super) max_wait: Duration,
     pub(super) adaptive: Option<Box<Adaptive>>,
     pub(super) cancel_is_overload: bool,
-    pub(super) shadow: bool,
-    pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) refused: AtomicU64,
     pub(super) timed_out: AtomicU64,
     pub(super) would_refuse: AtomicU64,
@@ -65,13 +61,13 @@ impl Inner {
         }
         let taken = match self.queue.try_admit(entrant) {
             Ok(taken) => taken,
-            Err(full) if self.shadow => self.enter_anyway(entrant, full, observer),
+            Err(full) if self.base.shadow => self.enter_anyway(entrant, full, observer),
             Err(full) => return Err(full),
         };
         // Only an algorithm needs to know how long the call takes.
         let started = if self.adaptive.is_some() {
             let guard = OnUnwind::new(|| self.queue.release(taken.cost(), entrant.partition));
-            let now = cx.now(&self.clock);
+            let now = cx.now(&self.base.clock);
             guard.disarm();
             now
         } else {
@@ -87,8 +83,8 @@ impl Inner {
         let queued = word.in_flight().saturating_sub(word.limit()) as usize;
         if full == Full::TooLarge || queued >= self.queue.rules.capacity {
             self.would_refuse.fetch_add(1, Ordering::Relaxed);
-            let rejected = Rejected::new(self.name, full.reason());
-            self.emit(observer, &Event::would_reject(&rejected));
+            let rejected = Rejected::new(self.base.name, full.reason());
+            self.base.tell(Event::would_reject(&rejected), observer);
         }
         self.queue.force(entrant)
     }
@@ -112,12 +108,18 @@ impl Inner {
         match &self.adaptive {
             None => self.release(permit),
             Some(adaptive) => {
-                let before = self.queue.release_all(permit.cost(), permit.partition());
+                let before = self.release_to_sample(permit);
                 if ending != Ending::Neutral {
                     self.learn(adaptive, permit, before, ending, finished(), observer);
                 }
             }
         }
+    }
+
+    // Out of line: it stands wherever a permit may be dropped.
+    #[inline(never)]
+    fn release_to_sample(&self, permit: RawPermit) -> Word {
+        self.queue.release_all(permit.cost(), permit.partition())
     }
 
     #[inline(never)]
@@ -144,15 +146,24 @@ impl Inner {
         if limit == self.queue.read().limit() {
             return;
         }
-        let from = self.queue.set_limit(limit);
-        self.emit(
-            observer,
-            &Event::LimitChanged {
-                policy: self.name,
-                from,
-                to: limit,
-            },
-        );
+        let number = || match self.base.is_heard(observer) {
+            true => self.base.number(),
+            false => 0,
+        };
+        let Some((from, sequence)) = self.queue.set_limit(limit, number) else {
+            return;
+        };
+        let mut panics = Panics::default();
+        // Runs wakers.
+        panics.run(|| self.queue.serve_waiting());
+        let event = Event::LimitChanged {
+            policy: self.base.name,
+            from,
+            to: limit,
+            sequence,
+        };
+        self.base.tell_in(&mut panics, event, observer);
+        panics.resume();
     }
 
     #[cold]
@@ -162,21 +173,16 @@ impl Inner {
             _ => &self.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let rejected = Rejected::new(self.name, reason);
-        self.emit(observer, &Event::rejected(&rejected));
+        let rejected = Rejected::new(self.base.name, reason);
+        self.base.tell(Event::rejected(&rejected), observer);
         rejected
-    }
-
-    /// Tells the call's observer and the bulkhead's own.
-    pub(super) fn emit(&self, observer: Option<&dyn Observer>, event: &Event) {
-        tell([observer, self.observer.as_deref()], event);
     }
 }
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bulkhead")
-            .field("name", &self.name)
+            .field("name", &self.base.name)
             .field("limit", &self.queue.read().limit())
             .field("in_flight", &self.queue.in_flight())
             .finish_non_exhaustive()

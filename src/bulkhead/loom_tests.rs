@@ -131,7 +131,8 @@ fn loom_a_larger_limit_serves_waiters() {
         let grow = {
             let queue = queue.clone();
             thread::spawn(move || {
-                queue.set_limit(2);
+                queue.set_limit(2, || 0);
+                queue.serve_waiting();
             })
         };
         acquire(&queue);
@@ -148,7 +149,8 @@ fn loom_no_call_is_admitted_above_a_limit_that_has_shrunk() {
         let shrink = {
             let queue = queue.clone();
             thread::spawn(move || {
-                queue.set_limit(1);
+                queue.set_limit(1, || 0);
+                queue.serve_waiting();
                 // From here on a second one gets in only if it was in before.
                 queue.read().in_flight()
             })

@@ -54,7 +54,7 @@ pub struct Bulkhead {
 impl Bulkhead {
     /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.base.name
     }
 
     /// Acquires a permit, or rejects at once.
@@ -62,7 +62,7 @@ impl Bulkhead {
     /// # Errors
     ///
     /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when all permits are in flight or other calls wait for them.
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         self.try_acquire_with(Context::new())
     }
@@ -73,7 +73,7 @@ impl Bulkhead {
     ///
     /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull), or [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when no fixed limit this small can
     /// hold the call.
-    #[inline]
+    #[inline(always)]
     pub fn try_acquire_with(&self, mut cx: Context) -> Result<Permit<'_>, Rejected> {
         let held = self.try_raw(&mut cx)?;
         Ok(Permit {
@@ -95,7 +95,7 @@ impl Bulkhead {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_raw(&self, cx: &mut Context) -> Result<RawPermit, Rejected> {
         let inner = &*self.inner;
         inner
@@ -210,7 +210,7 @@ impl Bulkhead {
     /// When the bulkhead was built without [`codel`](BulkheadBuilder::codel), or the values make no
     /// sense. Then nothing changes.
     pub fn set_codel(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
-        let error = |problem| ConfigError::new(self.inner.name, "codel", problem);
+        let error = |problem| ConfigError::new(self.inner.base.name, "codel", problem);
         Codel::check(target, interval).map_err(error)?;
         if self.inner.queue.retune(target, interval) {
             Ok(())

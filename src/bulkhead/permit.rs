@@ -54,11 +54,11 @@ macro_rules! permit {
                 self.held.cost()
             }
 
-            #[inline]
+            #[inline(always)]
             fn end(&mut self, ending: Ending) {
                 if let Some(held) = self.held.take() {
                     let inner: &Inner = &self.inner;
-                    inner.leave(held, ending, || inner.clock.now(), None);
+                    inner.leave(held, ending, || inner.base.clock.now(), None);
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Permit<'_> {
 }
 
 impl Drop for Permit<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.end(Ending::Neutral);
     }

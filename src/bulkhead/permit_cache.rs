@@ -224,7 +224,10 @@ impl Slots {
     }
 
     /// Takes a permit out of the thread's slot.
-    #[inline(always)]
+    ///
+    /// Out of line, as [`put`](Self::put): the code of calls without contention stays small enough to be
+    /// inlined, and a permit stays in registers.
+    #[inline(never)]
     fn take(&self) -> bool {
         let slot = self.mine();
         let permits = slot.load(Ordering::Relaxed);
@@ -238,7 +241,7 @@ impl Slots {
     }
 
     /// Puts a permit into the thread's slot, if it is open and has room.
-    #[inline(always)]
+    #[inline(never)]
     fn put(&self) -> bool {
         let slot = self.mine();
         let permits = slot.load(Ordering::Relaxed);

@@ -152,7 +152,7 @@ fn contention_opens_the_cache_except_where_counts_must_be_exact() {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Acquire { home: usize, cost: u32 },
     Release { home: usize, which: usize },
@@ -175,55 +175,83 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// From outside, a number in flight, a limit, and a flag decide.
+fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
+    let cache = PermitCache::with_two_slots(limit);
+    let (mut limit, mut out, mut waiting) = (limit, Vec::new(), false);
+    for &step in steps {
+        let sum = out.iter().sum::<u32>();
+        match step {
+            Step::Acquire { home, cost } => {
+                move_to(home);
+                let taken = match cost {
+                    1 => acquire(&cache).ok(),
+                    _ => cache.try_acquire(cost, false).ok(),
+                };
+                prop_assert_eq!(taken.is_some(), !waiting && sum + cost <= limit);
+                out.extend(taken.map(Taken::cost));
+            }
+            Step::Release { home, which } if !out.is_empty() => {
+                move_to(home);
+                match out.swap_remove(which % out.len()) {
+                    1 => prop_assert_eq!(cache.release_one(), waiting),
+                    cost => prop_assert_eq!(cache.release(cost).is_waiting(), waiting),
+                }
+            }
+            Step::Release { .. } => {}
+            Step::Resize(to) => {
+                let before = cache.set_limit(to);
+                prop_assert_eq!((before.limit(), before.is_waiting()), (limit, waiting));
+                limit = to;
+            }
+            Step::Wait => {
+                prop_assert_eq!(cache.set_waiting().in_flight(), sum);
+                waiting = true;
+            }
+            Step::Contend => {
+                cache.open_two_slots();
+            }
+            Step::ClearWaiting => {
+                cache.clear_waiting();
+                waiting = false;
+            }
+        }
+        prop_assert_eq!(cache.in_flight(), out.iter().sum::<u32>());
+        prop_assert_eq!(cache.read().limit(), limit);
+        prop_assert_eq!(cache.read().is_waiting(), waiting);
+    }
+    Ok(())
+}
+
 proptest! {
-    /// From outside, a number in flight, a limit, and a flag decide.
     #[test]
     fn the_cache_changes_nothing_but_the_speed(
         limit in 1..24_u32,
         steps in proptest::collection::vec(step(), 1..200),
     ) {
-        let cache = PermitCache::with_two_slots(limit);
-        let (mut limit, mut out, mut waiting) = (limit, Vec::new(), false);
-        for step in steps {
-            let sum = out.iter().sum::<u32>();
-            match step {
-                Step::Acquire { home, cost } => {
-                    move_to(home);
-                    let taken = match cost {
-                        1 => acquire(&cache).ok(),
-                        _ => cache.try_acquire(cost, false).ok(),
-                    };
-                    prop_assert_eq!(taken.is_some(), !waiting && sum + cost <= limit);
-                    out.extend(taken.map(Taken::cost));
-                }
-                Step::Release { home, which } if !out.is_empty() => {
-                    move_to(home);
-                    match out.swap_remove(which % out.len()) {
-                        1 => prop_assert_eq!(cache.release_one(), waiting),
-                        cost => prop_assert_eq!(cache.release(cost).is_waiting(), waiting),
-                    }
-                }
-                Step::Release { .. } => {}
-                Step::Resize(to) => {
-                    let before = cache.set_limit(to);
-                    prop_assert_eq!((before.limit(), before.is_waiting()), (limit, waiting));
-                    limit = to;
-                }
-                Step::Wait => {
-                    prop_assert_eq!(cache.set_waiting().in_flight(), sum);
-                    waiting = true;
-                }
-                Step::Contend => {
-                    cache.open_two_slots();
-                }
-                Step::ClearWaiting => {
-                    cache.clear_waiting();
-                    waiting = false;
-                }
-            }
-            prop_assert_eq!(cache.in_flight(), out.iter().sum::<u32>());
-            prop_assert_eq!(cache.read().limit(), limit);
-            prop_assert_eq!(cache.read().is_waiting(), waiting);
-        }
+        check(limit, &steps)?;
     }
+}
+
+#[test]
+fn a_new_limit_and_permits_released_elsewhere_agree_with_the_count() {
+    let acquire = |home, cost| Step::Acquire { home, cost };
+    let release = |home| Step::Release { home, which: 0 };
+    let grown = [
+        Step::Resize(10),
+        acquire(0, 1),
+        acquire(0, 1),
+        release(0),
+        acquire(0, 8),
+        acquire(0, 1),
+    ];
+    check(1, &grown).unwrap();
+    let shrunk = [
+        acquire(0, 1),
+        release(2),
+        acquire(1, 1),
+        Step::Resize(1),
+        acquire(2, 1),
+    ];
+    check(4, &shrunk).unwrap();
 }

@@ -4,7 +4,6 @@
 //! lock, sets the semaphore's flag for waiters, and joins the queue. From then on each release hands
 //! its permits to the next waiter before another call can take them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::state::{Settled, Taken, WaitList, Word};
 use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::Reason;
+use crate::event::Panics;
 use crate::instant::Instant;
 use crate::priority::Priority;
 use crate::sync::{Mutex, MutexGuard, lock_checked};
@@ -252,10 +252,16 @@ impl PermitQueue {
     #[inline(always)]
     pub(super) fn release(&self, cost: u32, partition: u32) {
         if cost != 1 || !self.partitions.is_empty() {
-            self.release_all(cost, partition);
+            self.release_many(cost, partition);
         } else if self.permits.release_one() {
             self.serve();
         }
+    }
+
+    // Out of line: it stands wherever a permit may be dropped.
+    #[inline(never)]
+    fn release_many(&self, cost: u32, partition: u32) {
+        self.release_all(cost, partition);
     }
 
     /// As [`release`](Self::release). Returns the semaphore just before, exact if no permits are cached.
@@ -273,13 +279,20 @@ impl PermitQueue {
         before
     }
 
-    /// Changes the limit and returns the old one. Permits in flight stay so.
-    pub(super) fn set_limit(&self, limit: u32) -> u32 {
-        let old = self.permits.set_limit(limit);
-        if old.is_waiting() {
+    /// Changes the limit, if it is another one. Returns the old one and the number of the change, in the order
+    /// of the changes. Permits in flight stay so. [`serve_waiting`](Self::serve_waiting) must follow.
+    pub(super) fn set_limit(&self, limit: u32, number: impl FnOnce() -> u64) -> Option<(u32, u64)> {
+        // The lock keeps changes apart until they are numbered.
+        let _waiting = self.lock();
+        let old = self.permits.set_limit(limit).limit();
+        (old != limit).then(|| (old, number()))
+    }
+
+    /// Serves the waiters, if there are any.
+    pub(super) fn serve_waiting(&self) {
+        if self.read().is_waiting() {
             self.serve();
         }
-        old.limit()
     }
 
     /// Adds a waiter and returns its slot; `None` if the queue is full. The flag says whether its turn
@@ -320,11 +333,10 @@ impl PermitQueue {
     pub(super) fn serve(&self) {
         // A clock may be user code: it is not read under the lock, and a waker or a clock that panics
         // costs no other waiter its turn.
-        let mut panic = None;
-        let now = self
-            .has_codel
-            .then(|| unless_panics(&mut panic, || self.clock.now()));
-        let now = now.flatten();
+        let (mut panics, mut now) = (Panics::default(), None);
+        if self.has_codel {
+            panics.run(|| now = Some(self.clock.now()));
+        }
         loop {
             let mut waiting = self.lock();
             // Two at a time: usually the second has no turn, and one lock was enough.
@@ -335,19 +347,14 @@ impl PermitQueue {
             };
             drop(waiting);
             if let Some(waker) = first {
-                unless_panics(&mut panic, || waker.wake());
+                panics.run(|| waker.wake());
             }
             match second {
-                Some(waker) => unless_panics(&mut panic, || waker.wake()),
+                Some(waker) => panics.run(|| waker.wake()),
                 None => break,
             };
         }
-        if let Some(panic) = panic {
-            // A second panic while a first one unwinds would abort the program.
-            if !std::thread::panicking() {
-                resume_unwind(panic);
-            }
-        }
+        panics.resume();
     }
 
     /// Ends the wait of the next waiter, if it can be ended. `now` is `None` without CoDel.
@@ -429,20 +436,6 @@ impl PermitQueue {
             if let Some(codel) = &mut waiting.codel {
                 codel.drained();
             }
-        }
-    }
-}
-
-/// Runs user code. The first panic is kept for later.
-fn unless_panics<T>(
-    panic: &mut Option<Box<dyn std::any::Any + Send>>,
-    user_code: impl FnOnce() -> T,
-) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(user_code)) {
-        Ok(value) => Some(value),
-        Err(payload) => {
-            panic.get_or_insert(payload);
-            None
         }
     }
 }

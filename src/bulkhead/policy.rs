@@ -1,5 +1,6 @@
 //! The bulkhead around an operation.
 
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
@@ -14,9 +15,7 @@ use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
-use crate::policy::{
-    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
-};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 impl Policy for Bulkhead {}
 
@@ -55,18 +54,17 @@ impl<'a> Gate for &'a Bulkhead {
     }
 
     #[inline(always)]
-    fn begin<A>(self, Ticket(held): Ticket, attempt: impl FnOnce() -> A) -> (A, Running<'a>) {
-        let inner = &*self.inner;
-        let guard = OnUnwind::new(|| drop(Running { inner, held }));
-        let attempt = attempt();
-        guard.disarm();
-        (attempt, Running { inner, held })
+    fn permit(self, Ticket(held): Ticket) -> Running<'a> {
+        Running {
+            inner: &self.inner,
+            held,
+        }
     }
 }
 
 impl Describe for Bulkhead {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -96,41 +94,54 @@ impl Permit for Running<'_> {
     }
 
     #[inline(always)]
-    fn exit<T, E>(
-        mut self,
-        outcome: Outcome<T, E>,
-        observer: Option<&dyn Observer>,
-    ) -> Outcome<T, E> {
-        if self.inner.adaptive.is_some() {
-            return self.end_of_sample(outcome, observer);
+    fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E> {
+        let (inner, held) = (self.inner, self.held);
+        // It holds nothing any more.
+        mem::forget(self);
+        if held.is_nothing() {
+            return outcome;
         }
-        if let Some(held) = self.held.take() {
-            self.inner.release(held);
+        if inner.adaptive.is_some() {
+            return end_of_sample(inner, held, outcome, observer);
         }
+        inner.release(held);
         outcome
     }
 }
 
-impl Running<'_> {
-    /// Ends a call whose duration and result an algorithm wants to know.
-    ///
-    /// Out of line, and the outcome by value: taking its address would force every outcome out of the
-    /// registers.
-    #[inline(never)]
-    fn end_of_sample<T, E>(
-        &mut self,
-        mut outcome: Outcome<T, E>,
-        observer: Option<&dyn Observer>,
-    ) -> Outcome<T, E> {
-        if let Some(held) = self.held.take() {
-            let ending = Ending::of(&outcome.verdict);
-            let finished = || outcome.finished(&self.inner.clock);
-            self.inner.leave(held, ending, finished, observer);
-        }
-        outcome
-    }
+/// Ends a call whose duration and result an algorithm wants to know.
+///
+/// Out of line, and the outcome by value: taking its address, or that of the permit, would force every
+/// call out of the registers.
+#[inline(never)]
+fn end_of_sample<T, E>(
+    inner: &Inner,
+    held: RawPermit,
+    mut outcome: Outcome<T, E>,
+    observer: Option<&dyn Observer>,
+) -> Outcome<T, E> {
+    let ending = Ending::of(&outcome.verdict);
+    inner.leave(
+        held,
+        ending,
+        || outcome.finished(&inner.base.clock),
+        observer,
+    );
+    outcome
+}
 
-    /// The call was dropped, or the operation panicked.
+impl Drop for Running<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // Only looked at: the words may have been written just now.
+        if !self.held.is_nothing() {
+            self.abandon();
+        }
+    }
+}
+
+impl Running<'_> {
+    /// Ends a call that was dropped, or whose operation panicked.
     #[inline(never)]
     fn abandon(&mut self) {
         let Some(held) = self.held.take() else {
@@ -143,17 +154,8 @@ impl Running<'_> {
         } else {
             Ending::Neutral
         };
-        let now = || self.inner.clock.now();
+        let now = || self.inner.base.clock.now();
         self.inner.leave(held, ending, now, None);
-    }
-}
-
-impl Drop for Running<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if !self.held.is_nothing() {
-            self.abandon();
-        }
     }
 }
 

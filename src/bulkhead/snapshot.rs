@@ -49,7 +49,7 @@ impl Bulkhead {
         let partitions = inner.queue.partitions().iter().enumerate().skip(1);
         // Relaxed: counters for people.
         BulkheadSnapshot {
-            name: inner.name,
+            name: inner.base.name,
             limit,
             in_flight: inner.queue.in_flight(),
             queued: inner.queue.queued(),

@@ -8,6 +8,7 @@ use super::Chaos;
 use super::inner::{Behavior, Inner, Only};
 use super::make::{Makes, NoFault};
 use super::state::{Fault, Latency, NAME, State, check_rates, check_share};
+use crate::base::Setup;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::Observer;
@@ -35,9 +36,7 @@ struct Parts {
     max_share: f64,
     enabled: bool,
     seed: Option<u64>,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl Chaos {
@@ -55,9 +54,7 @@ impl Chaos {
                 max_share: 0.1,
                 enabled: true,
                 seed: None,
-                observer: None,
-                name: NAME,
-                clock: ClockHandle::preset(),
+                setup: Setup::new(NAME),
             },
             error: NoFault,
             result: NoFault,
@@ -139,19 +136,19 @@ impl<E, R> ChaosBuilder<E, R> {
 
     /// Hears of each fault, also those of calls without an observer.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.parts.observer = Some(crate::clock::blocking::shielded(observer));
+        self.parts.setup.observer = Some(crate::clock::blocking::shielded(observer));
         self
     }
 
     /// The name in events.
     pub const fn name(mut self, name: &'static str) -> Self {
-        self.parts.name = name;
+        self.parts.setup.name = name;
         self
     }
 
     /// The clock of the delays.
     pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.parts.clock = Some(clock.into());
+        self.parts.setup.clock = Some(clock.into());
         self
     }
 
@@ -176,20 +173,16 @@ impl<E, R> ChaosBuilder<E, R> {
                 "must be a range that is not empty",
             ));
         }
-        let Some(clock) = parts.clock else {
-            return Err(ConfigError::new(NAME, "clock", "must be given"));
-        };
+        let base = parts.setup.build(NAME)?;
         let possible = [true, parts.behavior.is_some(), E::POSSIBLE, R::POSSIBLE];
         let inner = Inner {
-            name: parts.name,
+            base,
             state: State::new(parts.rates, parts.max_share, parts.latency, parts.enabled),
             behavior: parts.behavior,
             only: parts.only,
             possible,
             setting: Mutex::new(()),
             rng: SharedRng::new(parts.seed),
-            observer: parts.observer,
-            clock,
         };
         Ok(Chaos {
             inner: Arc::new(inner),
@@ -202,7 +195,7 @@ impl<E, R> ChaosBuilder<E, R> {
 impl<E, R> std::fmt::Debug for ChaosBuilder<E, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChaosBuilder")
-            .field("name", &self.parts.name)
+            .field("name", &self.parts.setup.name)
             .field("rates", &self.parts.rates)
             .field("max_share", &self.parts.max_share)
             .finish_non_exhaustive()

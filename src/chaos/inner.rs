@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::snapshot::Snapshot;
 use super::state::{Fault, State};
-use crate::clock::ClockHandle;
-use crate::event::Observer;
+use crate::base::Base;
 use crate::policy::Context;
 use crate::rng::SharedRng;
 
@@ -19,7 +18,7 @@ pub(super) type BoxedBehavior = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) type Only = dyn Fn(&Context) -> bool + Send + Sync;
 
 pub(super) struct Inner {
-    pub(super) name: &'static str,
+    pub(super) base: Base,
     pub(super) state: State,
     pub(super) behavior: Option<Arc<Behavior>>,
     pub(super) only: Option<Arc<Only>>,
@@ -28,8 +27,6 @@ pub(super) struct Inner {
     /// Held while rates are checked and set.
     pub(super) setting: Mutex<()>,
     pub(super) rng: SharedRng,
-    pub(super) observer: Option<Arc<dyn Observer>>,
-    pub(super) clock: ClockHandle,
 }
 
 impl Inner {
@@ -37,7 +34,7 @@ impl Inner {
         let counts = self.state.counts();
         let [latency, behavior, error, result] = counts.injected;
         Snapshot {
-            name: self.name,
+            name: self.base.name,
             is_enabled: self.state.is_on(),
             rates: Fault::ALL.map(|fault| (fault, self.state.rate(fault))),
             max_share: self.state.max_share(),

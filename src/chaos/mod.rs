@@ -37,7 +37,7 @@ pub struct Chaos<E = NoFault, R = NoFault> {
 impl<E, R> Chaos<E, R> {
     /// Returns the name in events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.base.name
     }
 
     /// Returns the handle that changes the injector while calls run.

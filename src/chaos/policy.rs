@@ -12,7 +12,7 @@ use super::inner::{BoxedBehavior, Inner};
 use super::make::{MakeError, MakeResult};
 use super::state::Fault;
 use crate::clock::{ClockHandle, Sleep, blocking};
-use crate::event::{Event, Listener, Observer, Panics};
+use crate::event::{Event, Listener, Observer};
 use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 impl<E, R> Policy for Chaos<E, R> {}
@@ -21,7 +21,7 @@ impl<E, R> AtMostOnce for Chaos<E, R> {}
 
 impl<E, R> Describe for Chaos<E, R> {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -59,7 +59,7 @@ impl<E, R> Chaos<E, R> {
         let result = match fault {
             Fault::Latency => {
                 let delay = inner.state.latency().draw(inner.rng.unit());
-                let sleep = inner.clock.sleep_until(inner.clock.now() + delay);
+                let sleep = inner.base.clock.sleep_until(inner.base.clock.now() + delay);
                 return ChaosFuture::Delayed {
                     sleep,
                     op,
@@ -109,12 +109,11 @@ impl Inner {
         }
         let fault = self.state.decide(self.rng.unit())?;
         let event = Event::ChaosInjected {
-            policy: self.name,
+            policy: self.base.name,
             fault: fault.as_str(),
+            sequence: 0,
         };
-        let mut panics = Panics::default();
-        panics.tell([self.observer.as_deref(), listener], &event);
-        panics.resume();
+        self.base.tell(event, listener);
         Some(fault)
     }
 }
@@ -183,7 +182,7 @@ impl<Op: Operation> Future for ChaosFuture<'_, Op> {
             // Drops the behavior: the call does not meet it.
             self.set(ChaosFuture::Replaced { outcome: None });
             if Op::READS_TIME {
-                cx.refresh(&inner.clock);
+                cx.refresh(&inner.base.clock);
             }
             let attempt = op.attempt(cx);
             self.set(ChaosFuture::Running { attempt });

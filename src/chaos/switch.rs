@@ -82,7 +82,7 @@ impl Switch {
 impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Switch")
-            .field("name", &self.inner.name)
+            .field("name", &self.inner.base.name)
             .field("is_enabled", &self.is_enabled())
             .finish_non_exhaustive()
     }

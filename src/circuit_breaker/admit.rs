@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::inner::{End, Inner, Listener, Ticket};
+use super::inner::Inner;
 use super::permit::Permit;
 use super::state::{Admission, word};
+use super::ticket::{End, Listener, Ticket};
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Panics};
+use crate::event::State;
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::striped::Striped;
@@ -39,14 +40,18 @@ impl Inner {
         let word = self.word.load(Ordering::Acquire);
         let (mut ticket, mut started) = (Ticket(word), Instant::ORIGIN);
         if !word::is_plain(word) {
-            if !word::admits_all(word) {
-                ticket = match self.admit_now(word) {
+            if word::admits_all(word) {
+                if word::is_timed(word) {
+                    started = self.now();
+                }
+            } else {
+                let mut now = Instant::ORIGIN;
+                ticket = match self.admit_now(word, &mut now) {
                     Ok(ticket) => ticket,
                     Err(refused) => return Err(self.rejection(refused)),
                 };
-            }
-            if word::is_timed(ticket.0) {
-                started = self.now();
+                // Not read again: a clock that panics would cost a probe its place.
+                started = now;
             }
         }
         Ok(Permit::new(self, ticket, started, Life::of_a_handle()))
@@ -70,8 +75,9 @@ impl Inner {
     // Cold, so that nothing of it lies in the way of a closed circuit.
     #[cold]
     #[inline(never)]
-    fn admit_now(&self, word: u64) -> Result<Ticket, Refused> {
-        self.admit_some(word, self.settings.clock.now(), None)
+    fn admit_now(&self, word: u64, now: &mut Instant) -> Result<Ticket, Refused> {
+        *now = self.base.now();
+        self.admit_some(word, *now, None)
     }
 
     /// As [`admit`](Self::admit), where `word` does not admit all calls.
@@ -105,7 +111,7 @@ impl Inner {
 
     /// The share of calls that are admitted while this much of the ramp-up is left.
     fn ramp_share(&self, left: Duration) -> f64 {
-        let ramp_up = self.settings.ramp_up;
+        let ramp_up = self.settings().ramp_up;
         // A late reading may be from before the ramp-up.
         let rest = left.min(ramp_up).as_secs_f64() / ramp_up.as_secs_f64();
         1.0 - 0.9 * rest
@@ -115,8 +121,9 @@ impl Inner {
     #[cold]
     fn decide(&self, now: Instant, listener: Listener<'_>) -> Result<Ticket, Refused> {
         loop {
-            let ((admission, word), news) =
-                self.change(now, |machine| (machine.acquire(now), machine.word()));
+            let ((admission, word), news) = self.change(listener, now, |machine| {
+                (machine.acquire(now), machine.word())
+            });
             let panics = self.report(news, listener);
             if let Admission::Admitted { probe: probe @ 1.. } = admission {
                 if !panics.is_empty() {
@@ -147,10 +154,22 @@ impl Inner {
         }
     }
 
+    /// Rejects a copy of a call that still runs unless the circuit is closed: a half-open circuit has few
+    /// probes, and a call needs one of them at most.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn reject_hedge(&self, listener: Listener<'_>) -> Option<Rejected> {
+        if !matches!(self.state(), State::Open | State::HalfOpen) {
+            return None;
+        }
+        let refused = self.reject(Refused::UNKNOWN, listener).err()?;
+        Some(self.rejection(refused))
+    }
+
     #[inline]
     fn reject(&self, refused: Refused, listener: Listener<'_>) -> Result<Ticket, Refused> {
         self.rejected.get_or_init(Striped::new).increment();
-        if self.settings.shadow || listener.is_some() || self.settings.observer.is_some() {
+        if self.base.reports_rejections(listener) {
             return self.report_rejection(refused, listener);
         }
         Err(refused)
@@ -162,15 +181,10 @@ impl Inner {
         refused: Refused,
         listener: Listener<'_>,
     ) -> Result<Ticket, Refused> {
-        let rejected = self.rejection(refused);
-        let (event, result) = match self.settings.shadow {
-            true => (Event::would_reject(&rejected), Ok(UNRECORDED)),
-            false => (Event::rejected(&rejected), Err(refused)),
-        };
-        let mut panics = Panics::default();
-        panics.tell(self.observers(listener), &event);
-        panics.resume();
-        result
+        match self.base.reject(self.rejection(refused), listener) {
+            Ok(()) => Ok(UNRECORDED),
+            Err(_) => Err(refused),
+        }
     }
 
     #[inline]
@@ -179,6 +193,6 @@ impl Inner {
             Refused::ISOLATED => (Reason::Isolated, u64::MAX),
             Refused(after) => (Reason::CircuitOpen, after),
         };
-        Rejected::new(self.settings.name, reason).with_retry_nanos(after)
+        Rejected::new(self.base.name, reason).with_retry_nanos(after)
     }
 }

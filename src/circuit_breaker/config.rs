@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::CircuitBreaker;
-use super::inner::{Break, Inner, Settings};
+use super::inner::Inner;
+use super::settings::{Break, Settings};
 use super::snapshot::Snapshot;
 use super::state::{AfterHalfOpen, HalfOpen, HalfOpenRules, Rules, Trip, TripKind};
-use crate::backoff::{Backoff, Jitter};
-use crate::clock::ClockHandle;
+use crate::backoff::Backoff;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::{Observer, State};
+use crate::event::State;
 use crate::verdict::Health;
 
 /// Builds a [`CircuitBreaker`].
@@ -57,12 +58,9 @@ pub struct CircuitBreakerBuilder {
     cancelled_as: Health,
     panicked_as: Health,
     measure_durations: bool,
-    shadow: bool,
     seed: Option<u64>,
     restore: Option<Snapshot>,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 type BreakFn = Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>;
@@ -79,9 +77,6 @@ const NAME: &str = "circuit_breaker";
 impl CircuitBreakerBuilder {
     /// The largest number of rules.
     const MAX_TRIPS: usize = 32;
-
-    /// The longest break of a backoff that grows and does not say how far.
-    const MAX_BREAK: Duration = Duration::from_secs(300);
 
     const fn new() -> Self {
         Self {
@@ -102,12 +97,9 @@ impl CircuitBreakerBuilder {
             cancelled_as: Health::Neutral,
             panicked_as: Health::Unhealthy,
             measure_durations: false,
-            shadow: false,
             seed: None,
             restore: None,
-            observer: None,
-            name: NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(NAME),
         }
     }
 
@@ -242,6 +234,7 @@ impl CircuitBreakerBuilder {
     }
 
     setters! {
+        in setup;
         /// Decides, counts and reports, but never refuses. Calls that would have been refused are let
         /// through and not recorded.
         shadow;
@@ -284,17 +277,14 @@ impl CircuitBreakerBuilder {
         }
         let break_for = match (self.break_for, self.break_with) {
             (Some(_), Some(_)) => return fail("break_with", "excludes break_for"),
-            (None, Some(length)) => Break::Custom(length),
-            (Some(backoff), None) => Break::Backoff(backoff.or_max(Self::MAX_BREAK)),
-            (None, None) => Break::Backoff(
-                Backoff::exponential(Duration::from_secs(5))
-                    .max(Self::MAX_BREAK)
-                    .jitter(Jitter::Equal),
-            ),
+            (None, Some(length)) => Some(Break::Custom(length)),
+            (Some(backoff), None) => {
+                let backoff = backoff.or_max(Break::MAX);
+                backoff.check(NAME, "break_for")?;
+                Some(Break::Backoff(backoff))
+            }
+            (None, None) => None,
         };
-        if let Break::Backoff(backoff) = &break_for {
-            backoff.check(NAME, "break_for")?;
-        }
         if self.max_half_open_ends_in.is_some() && self.max_half_open.is_none() {
             return fail("max_half_open_ends_in", "needs max_half_open");
         }
@@ -331,9 +321,7 @@ impl CircuitBreakerBuilder {
         if self.permitted_calls == Some(0) {
             return fail("permitted_calls", "must be at least 1");
         }
-        let Some(clock) = self.clock else {
-            return fail("clock", "must be given");
-        };
+        let base = self.setup.build(NAME)?;
         let rules = Rules::new(
             trips,
             self.slow_call,
@@ -341,19 +329,17 @@ impl CircuitBreakerBuilder {
             self.failures_only,
         );
         let settings = Settings {
-            name: self.name,
-            break_for,
+            half_open,
             max_hint: self.max_hint,
             ramp_up: self.ramp_up,
             cancelled_as: self.cancelled_as,
             panicked_as: self.panicked_as,
-            shadow: self.shadow,
-            observer: self.observer,
-            clock,
         };
         let restore = self.restore.as_ref();
         Ok(CircuitBreaker {
-            inner: Arc::new(Inner::new(settings, rules, half_open, self.seed, restore)),
+            inner: Arc::new(Inner::new(
+                base, settings, break_for, rules, self.seed, restore,
+            )),
         })
     }
 }
@@ -361,7 +347,7 @@ impl CircuitBreakerBuilder {
 impl fmt::Debug for CircuitBreakerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CircuitBreakerBuilder")
-            .field("name", &self.name)
+            .field("setup", &self.setup)
             .field("trips", &self.trips)
             .field("slow_call", &self.slow_call)
             .field("break_for", &self.break_for)

@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::settings::{Break, Settings};
 use super::snapshot::Snapshot;
-use super::state::{BreakLength, Due, HalfOpenRules, Machine, Rules, Tally, word};
+use super::state::{BreakLength, Due, Machine, Rules, Tally, word};
+use super::ticket::{End, Listener, Ticket};
 use super::watch::{Watcher, Watchers};
-use crate::backoff::{Backoff, Progress};
-use crate::clock::ClockHandle;
-use crate::event::{Event, Observer, Panics, State, Transition};
+use crate::backoff::Progress;
+use crate::base::Base;
+use crate::event::{Event, Panics, State, Transition};
 use crate::instant::{Instant, nanos};
 use crate::rng::SharedRng;
 use crate::striped::Striped;
@@ -18,136 +20,120 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
 use crate::verdict::Health;
 use crate::window::{Counts, Sample};
 
-/// The observer of a call, beside the breaker's own.
-pub(super) type Listener<'a> = Option<&'a dyn Observer>;
-
-/// An admitted call: the word it was admitted under, or of a probe its number above the bit
-/// [`PROBE`](word::PROBE). One word, so that admissions are returned in registers.
-#[derive(Clone, Copy, Debug)]
-pub struct Ticket(pub(super) u64);
-
-impl Ticket {
-    pub(super) const fn of_probe(probe: u64, flags: u64) -> Self {
-        Self(word::new(
-            probe,
-            false,
-            flags | word::PROBE,
-            word::HALF_OPEN,
-        ))
-    }
-
-    #[inline]
-    pub(super) const fn is_probe(self) -> bool {
-        word::is_probe(self.0)
-    }
-}
-
-/// What is known of the end of a call beside its health.
-#[derive(Clone, Copy, Default)]
-pub(super) struct End<'a> {
-    /// The duration, if it is known better than from the permit.
-    pub(super) took: Option<Duration>,
-    /// The current time, if the clock has been read.
-    pub(super) now: Option<Instant>,
-    /// A hint of the server, for the length of the break.
-    pub(super) hint: Option<Duration>,
-    pub(super) listener: Listener<'a>,
-}
-
-impl End<'_> {
-    pub(super) const UNKNOWN: Self = Self {
-        took: None,
-        now: None,
-        hint: None,
-        listener: None,
-    };
-}
-
-/// Settings that never change.
-pub(super) struct Settings {
-    pub(super) name: &'static str,
-    pub(super) break_for: Break,
-    pub(super) max_hint: Duration,
-    pub(super) ramp_up: Duration,
-    pub(super) cancelled_as: Health,
-    pub(super) panicked_as: Health,
-    pub(super) shadow: bool,
-    pub(super) observer: Option<Arc<dyn Observer>>,
-    pub(super) clock: ClockHandle,
-}
-
-/// How long the circuit stays open.
-#[derive(Clone)]
-pub(super) enum Break {
-    Backoff(Backoff),
-    Custom(Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>),
-}
-
 pub(super) struct Inner {
     /// The state and its generation. See [`word`].
     pub(super) word: AtomicU64,
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
-    pub(super) settings: Settings,
+    pub(super) base: Base,
+    /// `None` for the default.
+    settings: Option<Box<Settings>>,
+    /// `None` for the default.
+    break_for: Option<Box<Break>>,
     pub(super) rules: Rules,
     /// Two tallies take turns, so that a thread that is about to record the result of an older
     /// generation does not record it into the new windows. The second one is allocated when the
     /// circuit closes for the first time.
     first: Tally,
     second: OnceLock<Box<Tally>>,
-    machine: Mutex<(Machine, Watchers)>,
+    /// Allocated with the first change or subscription: until then the machine is as a new one.
+    machine: Mutex<Option<Box<Mechanics>>>,
+    /// When it was built.
+    began: Instant,
     pub(super) rng: SharedRng,
     /// Calls rejected since the state changed. Allocated when the circuit first opens.
     pub(super) rejected: OnceLock<Striped>,
+}
+
+/// The state machine, and the subscriptions that follow it.
+struct Mechanics {
+    machine: Machine,
+    watchers: Watchers,
 }
 
 /// Reports that are due after a change, once the lock is free.
 #[derive(Default)]
 pub(super) struct News {
     wakers: Vec<Waker>,
-    changes: Vec<Transition>,
+    /// With the numbers of their events.
+    changes: Vec<(Transition, u64)>,
 }
 
 impl Inner {
     pub(super) fn new(
+        base: Base,
         settings: Settings,
+        break_for: Option<Break>,
         rules: Rules,
-        half_open: HalfOpenRules,
         seed: Option<u64>,
         restore: Option<&Snapshot>,
     ) -> Self {
-        let now = settings.clock.now();
-        let mut machine = Machine::new(half_open, settings.ramp_up, rules.flags());
-        machine.begin(now);
-        let tally = Tally::new(&rules, now);
-        let rng = SharedRng::new(seed);
-        if let Some(snapshot) = restore {
+        let now = base.now();
+        let is_preset = settings == *Settings::PRESET;
+        let inner = Self {
+            word: AtomicU64::new(0),
+            until: AtomicU64::new(0),
+            base,
+            settings: (!is_preset).then(|| Box::new(settings)),
+            break_for: break_for.map(Box::new),
+            first: Tally::new(&rules, now),
+            rules,
+            second: OnceLock::new(),
+            machine: Mutex::new(None),
+            began: now,
+            rng: SharedRng::new(seed),
+            rejected: OnceLock::new(),
+        };
+        match restore {
+            Some(snapshot) => inner.restore(snapshot, now),
+            None => inner.publish(&mut inner.new_machine(), now),
+        }
+        inner
+    }
+
+    fn restore(&self, snapshot: &Snapshot, now: Instant) {
+        self.locked(|machine, _| {
             let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
             machine.restore(snapshot.underlying, snapshot.trips, rest, now);
-            if let Break::Backoff(backoff) = &settings.break_for {
-                machine.set_progress(Progress::after(backoff, snapshot.trips, || rng.unit()));
+            if let Break::Backoff(backoff) = self.break_for() {
+                let draw = || self.rng.unit();
+                machine.set_progress(Progress::after(backoff, snapshot.trips, draw));
             }
             if matches!(snapshot.underlying, State::Closed | State::MetricsOnly) {
                 let consecutive = u64::from(snapshot.consecutive_failures);
-                tally.restore(&rules, snapshot.counts(), consecutive, now);
+                self.first
+                    .restore(&self.rules, snapshot.counts(), consecutive, now);
             }
-        }
-        let is_open = word::kind(machine.word()) > word::DISABLED;
-        Self {
-            word: AtomicU64::new(machine.word()),
-            until: AtomicU64::new(machine.until().as_nanos()),
-            settings,
-            rules,
-            first: tally,
-            second: OnceLock::new(),
-            machine: Mutex::new((machine, Watchers::default())),
-            rng,
-            rejected: if is_open {
-                OnceLock::from(Striped::new())
-            } else {
-                OnceLock::new()
-            },
-        }
+            self.publish(machine, now);
+        });
+    }
+
+    /// The machine before the first change.
+    fn new_machine(&self) -> Machine {
+        let settings = self.settings();
+        let mut machine = Machine::new(settings.half_open, settings.ramp_up, self.rules.flags());
+        machine.begin(self.began);
+        machine
+    }
+
+    /// Locks the machine, which is allocated if need be.
+    fn locked<R>(&self, act: impl FnOnce(&mut Machine, &mut Watchers) -> R) -> R {
+        let mut guard = lock_checked(&self.machine);
+        let mechanics = guard.get_or_insert_with(|| {
+            Box::new(Mechanics {
+                machine: self.new_machine(),
+                watchers: Watchers::default(),
+            })
+        });
+        act(&mut mechanics.machine, &mut mechanics.watchers)
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        self.settings.as_deref().unwrap_or(Settings::PRESET)
+    }
+
+    fn break_for(&self) -> &Break {
+        self.break_for.as_deref().unwrap_or(Break::PRESET)
     }
 
     /// Returns the state as last decided.
@@ -181,7 +167,7 @@ impl Inner {
     #[cold]
     #[inline(never)]
     pub(super) fn now(&self) -> Instant {
-        self.settings.clock.now()
+        self.base.clock.now()
     }
 
     /// Returns whether a good call changes nothing, in two tests: the end of most calls. May say no
@@ -281,10 +267,11 @@ impl Inner {
             let mut panics = Panics::default();
             while fresh != 0 {
                 let event = Event::CircuitWouldOpen {
-                    policy: self.settings.name,
+                    policy: self.base.name,
                     cause: self.rules.cause(fresh),
+                    sequence: 0,
                 };
-                panics.tell(self.observers(end.listener), &event);
+                self.base.tell_in(&mut panics, event, end.listener);
                 fresh &= fresh - 1;
             }
             return panics.resume();
@@ -324,11 +311,11 @@ impl Inner {
         now: Instant,
     ) -> bool {
         let mut progress = due.progress;
-        let length = match &self.settings.break_for {
+        let length = match self.break_for() {
             Break::Backoff(backoff) => progress.next(backoff, || self.rng.unit()),
             Break::Custom(length) => length(due.trips, due.rate),
         };
-        let hint = hint.unwrap_or_default().min(self.settings.max_hint);
+        let hint = hint.unwrap_or_default().min(self.settings().max_hint);
         let length = BreakLength {
             length: length.max(hint),
             progress,
@@ -343,7 +330,7 @@ impl Inner {
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
     ) -> R {
-        let (result, news) = self.change(now, change);
+        let (result, news) = self.change(listener, now, change);
         self.report(news, listener).resume();
         result
     }
@@ -351,18 +338,23 @@ impl Inner {
     /// Changes the machine, and returns what has to be reported.
     pub(super) fn change<R>(
         &self,
+        listener: Listener<'_>,
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
     ) -> (R, News) {
         let mut news = News::default();
-        let mut guard = lock_checked(&self.machine);
-        let (machine, watchers) = &mut *guard;
-        let result = change(machine);
-        self.publish(machine, now);
-        news.changes = machine.take_changes();
-        for change in &news.changes {
-            watchers.push(*change, &mut news.wakers);
-        }
+        let is_heard = self.base.is_heard(listener);
+        let result = self.locked(|machine, watchers| {
+            let result = change(machine);
+            self.publish(machine, now);
+            for change in machine.take_changes() {
+                watchers.push(change, &mut news.wakers);
+                if is_heard {
+                    news.changes.push((change, self.base.number()));
+                }
+            }
+            result
+        });
         (result, news)
     }
 
@@ -372,12 +364,13 @@ impl Inner {
         for waker in news.wakers {
             panics.run(|| waker.wake());
         }
-        for change in news.changes {
+        for (change, sequence) in news.changes {
             let event = Event::CircuitChanged {
-                policy: self.settings.name,
+                policy: self.base.name,
                 change,
+                sequence,
             };
-            panics.tell(self.observers(listener), &event);
+            self.base.tell_in(&mut panics, event, listener);
         }
         panics
     }
@@ -408,29 +401,32 @@ impl Inner {
 
     /// Reads the machine. No user code may run in `look`.
     pub(super) fn look<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
-        look(&lock_checked(&self.machine).0)
+        match &*lock_checked(&self.machine) {
+            Some(mechanics) => look(&mechanics.machine),
+            None => look(&self.new_machine()),
+        }
     }
 
     pub(super) fn add_watcher(&self, watcher: &Arc<Watcher>) {
-        lock_checked(&self.machine).1.add(watcher);
+        self.locked(|_, watchers| watchers.add(watcher));
     }
 
     /// Returns when the breaker cannot be told from a new one, or its history is older than its rules can
     /// see: the windows have passed, and so has the break. `None` if that cannot be foreseen. Changes nothing.
     pub(super) fn forgettable_at(&self, now: Instant) -> Option<Instant> {
         let horizon = self.rules.horizon();
-        let guard = lock_checked(&self.machine);
-        let (machine, watchers) = &*guard;
-        if !watchers.is_empty() {
+        let watched = match &*lock_checked(&self.machine) {
+            Some(mechanics) => !mechanics.watchers.is_empty(),
+            None => false,
+        };
+        if watched {
             return None;
         }
-        let of_machine = machine.forgettable_at(horizon, now)?;
-        let of_tally = self.tally(machine.word()).forgettable_at(horizon, now);
-        Some(of_machine.max(of_tally))
-    }
-
-    pub(super) fn observers<'a>(&'a self, listener: Listener<'a>) -> [Option<&'a dyn Observer>; 2] {
-        [listener, self.settings.observer.as_deref()]
+        self.look(|machine| {
+            let of_machine = machine.forgettable_at(horizon, now)?;
+            let of_tally = self.tally(machine.word()).forgettable_at(horizon, now);
+            Some(of_machine.max(of_tally))
+        })
     }
 
     /// Returns what is counted now, or what led to the current state.
@@ -460,9 +456,11 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let wakers = lock_checked(&self.machine).1.close();
+        let Some(mut mechanics) = lock_checked(&self.machine).take() else {
+            return;
+        };
         let mut panics = Panics::default();
-        for waker in wakers {
+        for waker in mechanics.watchers.close() {
             panics.run(|| waker.wake());
         }
         panics.resume();

@@ -109,10 +109,12 @@ mod loom_tests;
 mod permit;
 mod policy;
 mod probe;
+mod settings;
 mod snapshot;
 mod state;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;
+mod ticket;
 mod watch;
 
 pub use self::config::CircuitBreakerBuilder;
@@ -136,7 +138,7 @@ pub struct CircuitBreaker {
 impl CircuitBreaker {
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.settings.name
+        self.inner.base.name
     }
 
     /// Asks to make one call, for code that is no closure.
@@ -173,7 +175,7 @@ impl CircuitBreaker {
     /// The state that a call arriving now would meet: a break that is over is half-open to it, and a
     /// half-open circuit whose time is over is open. Changes nothing.
     pub fn peek(&self) -> State {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         self.inner.look(|machine| machine.met(now))
     }
 
@@ -201,7 +203,7 @@ impl CircuitBreaker {
 
     /// Opens the circuit, for as long as the next break is. Also one that was disabled.
     pub fn trip(&self) {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         loop {
             let due = self.inner.look(|machine| machine.trip_manually(now));
             if self.inner.open(due, None, None, now) {
@@ -297,16 +299,20 @@ impl CircuitBreaker {
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
     pub fn isolate(&self) -> Isolation {
-        self.change(state::Machine::isolate);
-        Isolation {
+        let now = self.inner.base.now();
+        // First, so that the isolation ends if an observer that hears of it panics.
+        let isolation = Isolation {
             breaker: self.clone(),
-        }
+        };
+        self.inner
+            .with_machine(None, now, |machine| machine.isolate(now));
+        isolation
     }
 
     /// Returns a consistent reading of the breaker. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
-        let now = inner.settings.clock.now();
+        let now = inner.base.clock.now();
         inner.look(|machine| {
             let (counts, min_calls) = inner.counts(machine, now);
             let until = match machine.underlying() {
@@ -338,7 +344,7 @@ impl CircuitBreaker {
     }
 
     fn change(&self, change: impl FnOnce(&mut state::Machine, Instant)) {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         self.inner
             .with_machine(None, now, |machine| change(machine, now));
     }
@@ -351,7 +357,7 @@ impl Evictable for CircuitBreaker {
         if !is_unshared(&self.inner) {
             return None;
         }
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         let forgettable_at = self.inner.forgettable_at(now)?;
         Some(forgettable_at.saturating_duration_since(now))
     }

@@ -56,7 +56,7 @@ impl CircuitBreaker {
         let second = Duration::from_secs(1);
         let limit = self.inner.look(|machine| machine.lease());
         let limit = limit.unwrap_or(interval.saturating_add(second));
-        let clock = &self.inner.settings.clock;
+        let clock = &self.inner.base.clock;
         let mut transitions = self.subscribe();
         let _checking = Checking::new(self);
         loop {
@@ -99,7 +99,7 @@ struct Checking<'a> {
 impl<'a> Checking<'a> {
     fn new(breaker: &'a CircuitBreaker) -> Self {
         let inner = &breaker.inner;
-        inner.with_machine(None, inner.settings.clock.now(), |machine| {
+        inner.with_machine(None, inner.base.clock.now(), |machine| {
             machine.add_checker();
         });
         Self { breaker }
@@ -109,7 +109,7 @@ impl<'a> Checking<'a> {
 impl Drop for Checking<'_> {
     fn drop(&mut self) {
         let inner = &self.breaker.inner;
-        inner.with_machine(None, inner.settings.clock.now(), |machine| {
+        inner.with_machine(None, inner.base.clock.now(), |machine| {
             machine.remove_checker();
         });
     }

@@ -43,8 +43,8 @@ impl<N> Endpoints<N> {
     /// let endpoints = Endpoints::builder().nodes(nodes).build()?;
     /// let checker = endpoints.clone();
     /// tokio::spawn(async move {
-    ///     let ping = |node| async move { if *node { Ok(()) } else { Err("down") } };
-    ///     checker.check_with(Duration::from_secs(1), ping).await;
+    ///     let second = Duration::from_secs(1);
+    ///     checker.check_with(second, |node| async move { if *node { Ok(()) } else { Err("down") } }).await;
     /// });
     ///
     /// tokio::time::sleep(Duration::from_secs(5)).await;
@@ -58,7 +58,7 @@ impl<N> Endpoints<N> {
         Fut: Future<Output = Result<T, E>>,
     {
         let interval = interval.max(Duration::from_millis(1));
-        let clock = &self.inner.settings.clock;
+        let clock = &self.inner.base.clock;
         let _running = Running::new(self);
         loop {
             let begun = clock.now();
@@ -103,7 +103,7 @@ impl<N> Endpoints<N> {
     }
 
     fn checked(&self, member: &Member<N>, is_good: bool) {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         self.inner.change(now, None, |core: &mut Core<N>| {
             let slot = member.address.slot;
             let is_same = core.member(slot).map(|member| member.address) == Some(member.address);
@@ -174,7 +174,7 @@ impl<'a, N> Running<'a, N> {
 impl<N> Drop for Running<'_, N> {
     fn drop(&mut self) {
         let inner = &self.endpoints.inner;
-        let clock: &ClockHandle = &inner.settings.clock;
+        let clock: &ClockHandle = &inner.base.clock;
         inner.change(clock.now(), None, |core| {
             core.checkers -= 1;
             if core.checkers > 0 {

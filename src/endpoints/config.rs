@@ -9,9 +9,8 @@ use super::node::Endpoint;
 use super::state::latency::Decay;
 use super::state::rules::{FailureShare, MAX_CHOICES, Rules, Strategy, SuccessRate};
 use super::state::slow_start::SlowStart;
-use crate::clock::ClockHandle;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::instant::nanos;
 
 /// Builds a set of [`Endpoints`].
@@ -40,11 +39,8 @@ pub struct EndpointsBuilder<N> {
     slow_start_aggression: f64,
     unhealthy_after: u32,
     healthy_after: u32,
-    shadow: bool,
     seed: Option<u64>,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl<N> Endpoints<N> {
@@ -86,11 +82,8 @@ impl<N> EndpointsBuilder<N> {
             slow_start_aggression: 1.0,
             unhealthy_after: 3,
             healthy_after: 1,
-            shadow: false,
             seed: None,
-            observer: None,
-            name: NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(NAME),
         }
     }
 
@@ -256,11 +249,14 @@ impl<N> EndpointsBuilder<N> {
     }
 
     setters! {
-        /// Reports ejections, and ejects no node.
-        shadow;
         /// Makes picks, slow starts, and jitter reproducible. Threads contend for the source of randomness
         /// then.
         seed;
+    }
+
+    setters! { in setup;
+        /// Reports ejections, and ejects no node.
+        shadow;
         /// Hears of ejections, returns, panics, and rejections, also those of calls without an observer.
         observer;
         /// The name in errors and events.
@@ -326,19 +322,15 @@ impl<N> EndpointsBuilder<N> {
         if self.healthy_after == 0 {
             return fail("healthy_after", "must be at least 1");
         }
-        let Some(clock) = self.clock else {
-            return fail("clock", "must be given");
-        };
+        let shadow = self.setup.shadow;
+        let base = self.setup.build(NAME)?;
         let consecutive = (self.eject_after > 0).then_some(self.eject_after);
         let settings = Settings {
-            name: self.name,
             strategy: self.strategy,
             decay: Decay::new(self.decay),
             penalty: nanos(self.failure_penalty),
             max_hint: self.max_hint,
             consecutive,
-            observer: self.observer,
-            clock,
         };
         let rules = Rules {
             consecutive,
@@ -349,7 +341,7 @@ impl<N> EndpointsBuilder<N> {
             max_ejection: self.max_ejection,
             jitter: self.ejection_jitter,
             max_ejected: self.max_ejected,
-            shadow: self.shadow,
+            shadow,
             overprovisioning: self.overprovisioning,
             panic_threshold: self.panic_threshold,
             slow_start: SlowStart::new(
@@ -360,7 +352,7 @@ impl<N> EndpointsBuilder<N> {
             unhealthy_after: self.unhealthy_after,
             healthy_after: self.healthy_after,
         };
-        let inner = Inner::new(settings, rules, self.seed);
+        let inner = Inner::new(base, settings, rules, self.seed);
         inner.set(self.nodes, None)?;
         Ok(Endpoints {
             inner: Arc::new(inner),
@@ -372,7 +364,7 @@ impl<N> std::fmt::Debug for EndpointsBuilder<N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<&str> = self.nodes.iter().map(|node| &*node.name).collect();
         f.debug_struct("EndpointsBuilder")
-            .field("name", &self.name)
+            .field("name", &self.setup.name)
             .field("nodes", &names)
             .field("strategy", &self.strategy)
             .finish_non_exhaustive()

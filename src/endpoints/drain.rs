@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use super::Endpoints;
 use super::inner::{Then, WaitingDrain};
+use super::state::health::Change;
 use super::state::vitals::Vitals;
-use crate::event::{EndpointEvent, NodeName};
 
 impl<N> Endpoints<N> {
     /// Sends no further calls to a node. The returned future is ready when those in flight have ended;
@@ -39,31 +39,25 @@ impl<N> Endpoints<N> {
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
     pub fn drain(&self, name: &str) -> Option<Drain<N>> {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         let mut drained = None;
         self.inner.change(now, None, |core| {
-            let Some(slot) = core.slot_of(name) else {
-                return Then::Nothing;
-            };
-            let Some(record) = core.machine.get_mut(slot) else {
+            let slot = core.slot_of(name);
+            let Some((slot, record)) =
+                slot.and_then(|slot| Some((slot, core.machine.get_mut(slot)?)))
+            else {
                 return Then::Nothing;
             };
             let was_drained = std::mem::replace(&mut record.is_drained, true);
             record.vitals.close();
-            drained = Some((record.vitals.clone(), was_drained));
+            drained = Some(record.vitals.clone());
+            let in_flight = record.vitals.in_flight();
             match was_drained {
                 true => Then::Nothing,
-                false => Then::Reroute(Vec::new()),
+                false => Then::Reroute(vec![Change::Draining { slot, in_flight }]),
             }
         });
-        let (vitals, was_drained) = drained?;
-        if !was_drained {
-            let event = EndpointEvent::Draining {
-                node: NodeName::new(name),
-                in_flight: vitals.in_flight(),
-            };
-            self.inner.report(&[event], None);
-        }
+        let vitals = drained?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Some(Drain {
             endpoints: self.clone(),
@@ -75,7 +69,7 @@ impl<N> Endpoints<N> {
     /// Sends calls to a node that was drained; it starts slowly. Returns whether there is one of this name
     /// that was drained.
     pub fn resume(&self, name: &str) -> bool {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         let mut resumed = None;
         self.inner.change(now, None, |core| {
             let Some(slot) = core.slot_of(name) else {

@@ -174,7 +174,7 @@ impl<N> Drop for Flight<'_, N> {
             Health::Unhealthy => Verdict::failure(),
             _ => Verdict::ignore(),
         };
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         self.end(verdict, now, None);
     }
 }

@@ -11,13 +11,14 @@ use super::state::latency::Decay;
 use super::state::routes::Routes;
 use super::state::rules::{Rules, Strategy};
 use super::state::vitals::Vitals;
-use crate::clock::ClockHandle;
+use crate::base::Base;
 use crate::event::{EndpointEvent, Event, NodeName, Observer, Panics};
 use crate::instant::Instant;
 use crate::rng::Streams;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 pub(super) struct Inner<N> {
+    pub(super) base: Base,
     pub(super) settings: Settings,
     pub(super) published: Published<N>,
     core: Mutex<Core<N>>,
@@ -31,15 +32,12 @@ pub(super) struct Inner<N> {
 
 /// Settings that never change.
 pub(super) struct Settings {
-    pub(super) name: &'static str,
     pub(super) strategy: Strategy,
     pub(super) decay: Decay,
     /// The least latency of a failure, in nanoseconds.
     pub(super) penalty: u64,
     pub(super) max_hint: Duration,
     pub(super) consecutive: Option<u32>,
-    pub(super) observer: Option<Arc<dyn Observer>>,
-    pub(super) clock: ClockHandle,
 }
 
 /// What changes, behind a lock. No user code runs under it.
@@ -146,6 +144,10 @@ impl<N> Core<N> {
             },
             Change::Unhealthy { slot } => EndpointEvent::Unhealthy { node: name(slot)? },
             Change::Healthy { slot } => EndpointEvent::Healthy { node: name(slot)? },
+            Change::Draining { slot, in_flight } => EndpointEvent::Draining {
+                node: name(slot)?,
+                in_flight,
+            },
         })
     }
 }
@@ -171,12 +173,13 @@ impl From<Option<Change>> for Then {
 }
 
 impl<N> Inner<N> {
-    pub(super) fn new(settings: Settings, rules: Rules, seed: Option<u64>) -> Self {
-        let now = settings.clock.now();
+    pub(super) fn new(base: Base, settings: Settings, rules: Rules, seed: Option<u64>) -> Self {
+        let now = base.now();
         let machine = Machine::new(rules, now);
         let members = Arc::new(Members::new());
         let routes = Routes::new(&machine, now);
         Self {
+            base,
             settings,
             published: Published::new(Plan {
                 routes,
@@ -208,20 +211,20 @@ impl<N> Inner<N> {
         listener: Option<&dyn Observer>,
         change: impl FnOnce(&mut Core<N>) -> Then,
     ) {
-        let (events, replaced) = {
-            let mut core = lock(&self.core);
+        let (reports, replaced) = {
+            let mut core = self.core();
             match change(&mut core) {
                 Then::Nothing => return,
-                Then::Report(changes) => (events(&core, changes), None),
+                Then::Report(changes) => (self.number(events(&core, changes), listener), None),
                 Then::Reroute(changes) => {
                     let mut events = events(&core, changes);
                     let replaced = self.reroute(&mut core, now, &mut events);
-                    (events, Some(replaced))
+                    (self.number(events, listener), Some(replaced))
                 }
             }
         };
         drop(replaced);
-        self.report(&events, listener);
+        self.report(&reports, listener);
     }
 
     /// Publishes routes of the core as it is. Returns what to drop outside the lock.
@@ -245,15 +248,28 @@ impl<N> Inner<N> {
         lock(&self.core)
     }
 
-    pub(super) fn report(&self, events: &[EndpointEvent], listener: Option<&dyn Observer>) {
+    /// Makes events of what happened to nodes. Called under the lock, so that their numbers follow the order
+    /// of the changes.
+    pub(super) fn number(
+        &self,
+        events: Vec<EndpointEvent>,
+        listener: Option<&dyn Observer>,
+    ) -> Vec<Event> {
+        if !self.base.is_heard(listener) {
+            return Vec::new();
+        }
+        let number = |event| Event::Endpoint {
+            policy: self.base.name,
+            event,
+            sequence: self.base.number(),
+        };
+        events.into_iter().map(number).collect()
+    }
+
+    pub(super) fn report(&self, events: &[Event], listener: Option<&dyn Observer>) {
         let mut panics = Panics::default();
-        let observers = [self.settings.observer.as_deref(), listener];
         for event in events {
-            let event = Event::Endpoint {
-                policy: self.settings.name,
-                event: *event,
-            };
-            panics.tell(observers, &event);
+            self.base.tell_in(&mut panics, *event, listener);
         }
         panics.resume();
     }

@@ -48,7 +48,7 @@ pub struct Endpoints<N> {
 impl<N> Endpoints<N> {
     /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.settings.name
+        self.inner.base.name
     }
 
     /// Makes an operation for [`Policy::call_with`](crate::Policy::call_with) of one that needs a node, for stacks with this set in
@@ -99,7 +99,7 @@ impl<N> Endpoints<N> {
     /// [`Reason::NoEndpoint`](crate::Reason::NoEndpoint) if no node takes calls, with the time until the
     /// first one does again, if it is known.
     pub fn try_acquire(&self) -> Result<Permit<'_, N>, Rejected> {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         let life = Life::of_a_handle();
         let node_of = |plan: &Plan<N>, slot: u32| {
             let member = plan.members.get(slot as usize)?.clone()?;

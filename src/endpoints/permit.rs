@@ -36,7 +36,7 @@ impl<N> Permit<'_, N> {
 
     /// Ends a call with a result of this verdict.
     pub fn record(mut self, verdict: Verdict) {
-        let now = self.flight.inner().settings.clock.now();
+        let now = self.flight.inner().base.clock.now();
         self.flight.end(verdict, now, None);
     }
 }

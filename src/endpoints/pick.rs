@@ -11,7 +11,7 @@ use super::state::routes::{Ask, Entry, Picked};
 use super::state::rules::Strategy;
 use super::state::vitals::Vitals;
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer, Panics};
+use crate::event::{Event, Observer};
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::sync::Ordering;
@@ -91,15 +91,12 @@ impl<N> Inner<N> {
             });
             until.filter(|until| *until > now).min()
         };
-        let rejected = Rejected::new(self.settings.name, Reason::NoEndpoint);
+        let rejected = Rejected::new(self.base.name, Reason::NoEndpoint);
         let rejected = match until {
             Some(until) => rejected.with_retry_after(until.saturating_duration_since(now)),
             None => rejected,
         };
-        let mut panics = Panics::default();
-        let observers = [self.settings.observer.as_deref(), listener];
-        panics.tell(observers, &Event::rejected(&rejected));
-        panics.resume();
+        self.base.tell(Event::rejected(&rejected), listener);
         rejected
     }
 

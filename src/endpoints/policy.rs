@@ -15,9 +15,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{
-    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run, Tried,
-};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run, Tried};
 
 impl<N> Policy for Endpoints<N> {}
 
@@ -34,7 +32,7 @@ impl<'a, N, Op: Operation> Run<Op> for &'a Endpoints<N> {
 
 impl<N> Describe for Endpoints<N> {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.settings.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -183,7 +181,7 @@ impl<'a, N> Gate for Pick<'a, N> {
         cx: &mut Context,
         observer: Option<&dyn Observer>,
     ) -> Entered<Flight<'a, N>, Self::Entrance> {
-        let now = cx.now(&self.inner.settings.clock);
+        let now = cx.now(&self.inner.base.clock);
         let life = Life::of_a_policy();
         match self.inner.pick(now, self.tried, self.key, life, observer) {
             Ok(flight) => {
@@ -195,15 +193,8 @@ impl<'a, N> Gate for Pick<'a, N> {
     }
 
     #[inline]
-    fn begin<A>(
-        self,
-        mut flight: Flight<'a, N>,
-        attempt: impl FnOnce() -> A,
-    ) -> (A, Flight<'a, N>) {
-        let mark = OnUnwind::new(|| guarded::Permit::panicked(&mut flight));
-        let attempt = attempt();
-        mark.disarm();
-        (attempt, flight)
+    fn permit(self, flight: Flight<'a, N>) -> Flight<'a, N> {
+        flight
     }
 }
 
@@ -223,7 +214,7 @@ impl<N> guarded::Permit for Flight<'_, N> {
         mut outcome: Outcome<T, E>,
         observer: Option<&dyn Observer>,
     ) -> Outcome<T, E> {
-        let now = outcome.finished(&self.inner().settings.clock);
+        let now = outcome.finished(&self.inner().base.clock);
         self.end(outcome.verdict, now, observer);
         outcome
     }

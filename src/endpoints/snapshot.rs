@@ -119,7 +119,7 @@ impl<N> Endpoints<N> {
     /// call.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
-        let now = inner.settings.clock.now();
+        let now = inner.base.clock.now();
         let (mut nodes, routes) = {
             let core = inner.core();
             let nodes = core.machine.iter().filter_map(|(slot, record)| {
@@ -152,7 +152,7 @@ impl<N> Endpoints<N> {
             panics: tier.share.panics,
         });
         Snapshot {
-            name: inner.settings.name,
+            name: inner.base.name,
             nodes,
             priorities: priorities.collect(),
             rejected: inner.rejected(),

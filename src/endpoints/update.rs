@@ -56,7 +56,7 @@ impl<N> Endpoints<N> {
     ) -> Result<Changes, ConfigError> {
         // Outside the lock: the iterator is code of users.
         let nodes: Vec<Endpoint<N>> = nodes.into_iter().collect();
-        self.inner.set(nodes, Some(self.inner.settings.clock.now()))
+        self.inner.set(nodes, Some(self.inner.base.clock.now()))
     }
 }
 
@@ -68,7 +68,7 @@ impl<N> Inner<N> {
         new_since: Option<Instant>,
     ) -> Result<Changes, ConfigError> {
         check(&nodes)?;
-        let now = self.settings.clock.now();
+        let now = self.base.clock.now();
         let (changes, events, replaced) = {
             let mut core = self.core();
             // Held until the lock is released: it may be the last that holds values of users.
@@ -76,7 +76,7 @@ impl<N> Inner<N> {
             let changes = core.set(nodes, new_since);
             let mut events = Vec::new();
             let replaced = self.reroute(&mut core, now, &mut events);
-            (changes, events, (before, replaced))
+            (changes, self.number(events, None), (before, replaced))
         };
         drop(replaced);
         self.report(&events, None);

@@ -5,6 +5,20 @@
 //! called outside all locks: they may use the handles they hear about. The layers of a
 //! pipeline inside another one report to its own observer alone, if it has one.
 //!
+//! # Order
+//!
+//! Observers are called outside locks, so of two events of two threads the later one may be heard
+//! first. Handles number their events ([`Event::sequence`]):
+//!
+//! * [`CircuitChanged`](Event::CircuitChanged) and [`LimitChanged`](Event::LimitChanged) are numbered
+//!   together with the change. The one with the largest number is the newest: its `to` is the current
+//!   state. Sorted by number, each begins where the one before ended, if all of them have an observer.
+//! * All other events are numbered when they are told. An event that was heard before another one began has
+//!   the smaller number; of a rejection and a change that race either may have it.
+//! * Each event of a handle has a number of its own. Numbers may be missing: an observer of a pipeline
+//!   hears only its calls, not those of others.
+//! * The events of one call are heard in the order in which they happen.
+//!
 //! # Example
 //!
 //! ```
@@ -30,7 +44,6 @@
 //! ```
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Rejected, TimedOut};
@@ -39,11 +52,13 @@ use crate::verdict::Verdict;
 mod circuit;
 mod dead_letter;
 mod endpoint;
+mod hedge;
 mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
 pub use self::endpoint::{EjectionCause, EndpointEvent, NodeName, Unenforced};
+pub use self::hedge::{HedgeCause, HedgeEvent, NotSent};
 pub(crate) use self::tell::Panics;
 
 /// Hears what policies do.
@@ -87,18 +102,6 @@ impl Listener for &dyn Observer {
         Self: 'a,
     {
         Some(self)
-    }
-}
-
-/// Tells both observers, the second one even if the first panics.
-pub(crate) fn tell(observers: [Option<&dyn Observer>; 2], event: &Event) {
-    let [first, second] = observers;
-    let told = first.map(|first| catch_unwind(AssertUnwindSafe(|| first.on_event(event))));
-    if let Some(second) = second {
-        second.on_event(event);
-    }
-    if let Some(Err(panic)) = told {
-        resume_unwind(panic);
     }
 }
 
@@ -159,6 +162,8 @@ pub enum Event {
         reason: Reason,
         /// When to come back, if known.
         retry_after: Option<Duration>,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A policy in shadow mode would have refused a call.
     #[non_exhaustive]
@@ -169,6 +174,8 @@ pub enum Event {
         reason: Reason,
         /// When to come back, if known.
         retry_after: Option<Duration>,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A call was admitted after it had waited for its turn.
     #[non_exhaustive]
@@ -177,6 +184,8 @@ pub enum Event {
         policy: &'static str,
         /// From its arrival in the wait queue until its admission.
         waited: Duration,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// The concurrency limit of a bulkhead changed.
     #[non_exhaustive]
@@ -187,12 +196,16 @@ pub enum Event {
         from: u32,
         /// The limit from now on.
         to: u32,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A throttle let a call through that it should have refused, because none was for too long.
     #[non_exhaustive]
     ProbeForced {
         /// The name of the throttle.
         policy: &'static str,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A circuit breaker changed its state.
     #[non_exhaustive]
@@ -201,6 +214,8 @@ pub enum Event {
         policy: &'static str,
         /// The change.
         change: Transition,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A rule of a circuit breaker holds that counts but never opens. Once for each rule.
     #[non_exhaustive]
@@ -209,6 +224,8 @@ pub enum Event {
         policy: &'static str,
         /// The rule.
         cause: Cause,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// Something happened to an endpoint, or to all endpoints of a priority.
     #[non_exhaustive]
@@ -217,6 +234,8 @@ pub enum Event {
         policy: &'static str,
         /// What happened.
         event: EndpointEvent,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A fault was injected into a call.
     #[non_exhaustive]
@@ -225,6 +244,8 @@ pub enum Event {
         policy: &'static str,
         /// The kind of fault, as an identifier such as `latency`.
         fault: &'static str,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A dead letter queue stored, evicted, parked or replayed letters.
     #[non_exhaustive]
@@ -233,6 +254,46 @@ pub enum Event {
         policy: &'static str,
         /// What it did.
         event: LetterEvent,
+    },
+    /// A hedge launched a copy of a call or did not, or a call with copies ended.
+    #[non_exhaustive]
+    Hedge {
+        /// The name of the hedge.
+        policy: &'static str,
+        /// What it did.
+        event: HedgeEvent,
+    },
+    /// A fallback replaced an error.
+    #[non_exhaustive]
+    FallbackUsed {
+        /// The name of the fallback.
+        policy: &'static str,
+        /// How the call inside ended.
+        ending: Ending,
+    },
+    /// A stale value was returned in place of an error.
+    #[non_exhaustive]
+    ServedStale {
+        /// The name of the policy.
+        policy: &'static str,
+        /// How the call inside ended.
+        ending: Ending,
+        /// The age of the value.
+        age: Duration,
+    },
+    /// A call got the result of another call with the same key.
+    #[non_exhaustive]
+    Coalesced {
+        /// The name of the policy.
+        policy: &'static str,
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// The call that executed the operation for others was cancelled, so that one of them executes it.
+    #[non_exhaustive]
+    LeaderPromoted {
+        /// The name of the policy.
+        policy: &'static str,
     },
 }
 
@@ -248,12 +309,17 @@ impl Event {
             | Self::WouldReject { policy, .. }
             | Self::Waited { policy, .. }
             | Self::LimitChanged { policy, .. }
-            | Self::ProbeForced { policy }
+            | Self::ProbeForced { policy, .. }
             | Self::CircuitChanged { policy, .. }
             | Self::CircuitWouldOpen { policy, .. }
             | Self::Endpoint { policy, .. }
             | Self::ChaosInjected { policy, .. }
-            | Self::DeadLetter { policy, .. } => policy,
+            | Self::DeadLetter { policy, .. }
+            | Self::Hedge { policy, .. }
+            | Self::FallbackUsed { policy, .. }
+            | Self::ServedStale { policy, .. }
+            | Self::Coalesced { policy, .. }
+            | Self::LeaderPromoted { policy } => policy,
         }
     }
 
@@ -274,7 +340,50 @@ impl Event {
             Self::Endpoint { event, .. } => event.kind(),
             Self::ChaosInjected { .. } => "chaos_injected",
             Self::DeadLetter { event, .. } => event.kind(),
+            Self::Hedge { event, .. } => event.kind(),
+            Self::FallbackUsed { .. } => "fallback_used",
+            Self::ServedStale { .. } => "served_stale",
+            Self::Coalesced { .. } => "coalesced",
+            Self::LeaderPromoted { .. } => "leader_promoted",
         }
+    }
+
+    /// Returns the number of the event among those of the handle that made it, from 1. `None` for
+    /// events of a single call (retries, timeouts, ends of calls), of dead letter queues, and of a
+    /// [`Guard`](crate::policy::Guard).
+    ///
+    /// Only events with an observer have a number. See [Order](self#order) for what it says.
+    pub const fn sequence(&self) -> Option<u64> {
+        let sequence = match self {
+            Self::Rejected { sequence, .. }
+            | Self::WouldReject { sequence, .. }
+            | Self::Waited { sequence, .. }
+            | Self::LimitChanged { sequence, .. }
+            | Self::ProbeForced { sequence, .. }
+            | Self::CircuitChanged { sequence, .. }
+            | Self::CircuitWouldOpen { sequence, .. }
+            | Self::Endpoint { sequence, .. }
+            | Self::ChaosInjected { sequence, .. } => *sequence,
+            _ => 0,
+        };
+        if sequence == 0 { None } else { Some(sequence) }
+    }
+
+    /// Numbers the event, if it is one of a handle.
+    pub(crate) const fn numbered(mut self, number: u64) -> Self {
+        match &mut self {
+            Self::Rejected { sequence, .. }
+            | Self::WouldReject { sequence, .. }
+            | Self::Waited { sequence, .. }
+            | Self::LimitChanged { sequence, .. }
+            | Self::ProbeForced { sequence, .. }
+            | Self::CircuitChanged { sequence, .. }
+            | Self::CircuitWouldOpen { sequence, .. }
+            | Self::Endpoint { sequence, .. }
+            | Self::ChaosInjected { sequence, .. } => *sequence = number,
+            _ => {}
+        }
+        self
     }
 
     pub(crate) const fn rejected(rejected: &Rejected) -> Self {
@@ -282,6 +391,7 @@ impl Event {
             policy: rejected.policy(),
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
+            sequence: 0,
         }
     }
 
@@ -290,11 +400,16 @@ impl Event {
             policy: rejected.policy(),
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
+            sequence: 0,
         }
     }
 
     pub(crate) const fn waited(policy: &'static str, waited: Duration) -> Self {
-        Self::Waited { policy, waited }
+        Self::Waited {
+            policy,
+            waited,
+            sequence: 0,
+        }
     }
 
     pub(crate) const fn timed_out(timed_out: &TimedOut) -> Self {
@@ -333,11 +448,13 @@ impl fmt::Display for Event {
                 policy,
                 reason,
                 retry_after: None,
+                ..
             } => write!(f, "{policy}: rejected a call: {reason}"),
             Self::Rejected {
                 policy,
                 reason,
                 retry_after: Some(after),
+                ..
             } => write!(
                 f,
                 "{policy}: rejected a call: {reason}, retry after {after:?}"
@@ -345,18 +462,45 @@ impl fmt::Display for Event {
             Self::WouldReject { policy, reason, .. } => {
                 write!(f, "{policy}: would have rejected a call: {reason}")
             }
-            Self::Waited { policy, waited } => {
+            Self::Waited { policy, waited, .. } => {
                 write!(f, "{policy}: admitted a call after it waited {waited:?}")
             }
-            Self::LimitChanged { policy, from, to } => {
+            Self::LimitChanged {
+                policy, from, to, ..
+            } => {
                 write!(f, "{policy}: limit changed from {from} to {to}")
             }
-            Self::ProbeForced { policy } => write!(f, "{policy}: let a call through as a probe"),
-            Self::CircuitChanged { policy, change } => write!(f, "{policy}: {change}"),
-            Self::CircuitWouldOpen { policy, cause } => write!(f, "{policy}: would open: {cause}"),
-            Self::Endpoint { policy, event } => write!(f, "{policy}: {event}"),
-            Self::ChaosInjected { policy, fault } => write!(f, "{policy}: injected {fault}"),
+            Self::ProbeForced { policy, .. } => {
+                write!(f, "{policy}: let a call through as a probe")
+            }
+            Self::CircuitChanged { policy, change, .. } => write!(f, "{policy}: {change}"),
+            Self::CircuitWouldOpen { policy, cause, .. } => {
+                write!(f, "{policy}: would open: {cause}")
+            }
+            Self::Endpoint { policy, event, .. } => write!(f, "{policy}: {event}"),
+            Self::ChaosInjected { policy, fault, .. } => write!(f, "{policy}: injected {fault}"),
             Self::DeadLetter { policy, event } => write!(f, "{policy}: {event}"),
+            Self::Hedge { policy, event } => write!(f, "{policy}: {event}"),
+            Self::FallbackUsed { policy, ending } => {
+                write!(f, "{policy}: replaced the result of a call that {ending}")
+            }
+            Self::ServedStale {
+                policy,
+                ending,
+                age,
+            } => write!(
+                f,
+                "{policy}: returned a value of {age:?} ago for a call that {ending}"
+            ),
+            Self::Coalesced { policy, waited } => {
+                write!(
+                    f,
+                    "{policy}: shared the result of another call after {waited:?}"
+                )
+            }
+            Self::LeaderPromoted { policy } => {
+                write!(f, "{policy}: a waiting call took over the execution")
+            }
         }
     }
 }

@@ -3,8 +3,6 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::{Event, Observer};
-
 /// Runs pieces of user code, such as observers and wakers, each of them also if one before it
 /// panicked. The first panic goes on when all have run.
 #[derive(Default)]
@@ -12,17 +10,15 @@ use super::{Event, Observer};
 pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
 
 impl Panics {
+    /// Runs a piece of user code.
+    ///
+    /// Never inlined: rustc 1.95 with LLVM 22 miscompiles functions in which two landing pads keep a panic.
+    /// The second one takes the panic kept before for the exception that it caught.
+    #[inline(never)]
     pub(crate) fn run(&mut self, code: impl FnOnce()) {
         // What the code has left behind is its own: nothing of this crate is borrowed by it.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
             self.0.get_or_insert(panic);
-        }
-    }
-
-    /// Tells both observers of an event.
-    pub(crate) fn tell(&mut self, observers: [Option<&dyn Observer>; 2], event: &Event) {
-        for observer in observers.into_iter().flatten() {
-            self.run(|| observer.on_event(event));
         }
     }
 

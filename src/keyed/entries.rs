@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::evictable::Evictable;
+use super::evictable::{Evictable, is_unshared};
 use crate::sync::lock;
 
 /// Locked for moments only: entries are compared, cloned, judged and dropped outside.
@@ -181,7 +181,7 @@ impl<K, P> Shard<K, P> {
             return Next::End;
         };
         self.hand = (place.0, place.1 + 1);
-        if Arc::strong_count(&slot.entry) > 1 {
+        if !is_unshared(&slot.entry) {
             return Next::InUse;
         }
         Next::Idle(Idle {

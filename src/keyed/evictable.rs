@@ -1,8 +1,9 @@
 //! When an entry can be evicted.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
+
+use crate::sync::{Ordering, fence};
 
 /// A policy that knows when a new one would do as well.
 ///
@@ -45,10 +46,52 @@ pub(crate) use stateless;
 
 /// Whether this is the only handle. If it is, the caller sees all that was done through the others.
 pub(crate) fn is_unshared<T>(handle: &Arc<T>) -> bool {
-    if Arc::strong_count(handle) != 1 {
+    is_last(Arc::strong_count(handle))
+}
+
+/// Whether a number of handles, read relaxed, is that of the last one.
+fn is_last(handles: usize) -> bool {
+    if handles != 1 {
         return false;
     }
     // Acquire pairs with the release decrement by the last of the other handles.
     fence(Ordering::Acquire);
     true
+}
+
+#[cfg(all(test, backstop_loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::{AtomicU64, AtomicUsize};
+
+    /// An `Arc` as the standard library counts it, whose count loom checks: its own `Arc` has no relaxed
+    /// `strong_count`.
+    struct Counted {
+        handles: AtomicUsize,
+        failures: AtomicU64,
+    }
+
+    #[test]
+    fn loom_an_entry_without_other_handles_shows_all_that_they_did() {
+        loom::model(|| {
+            let policy = Arc::new(Counted {
+                handles: AtomicUsize::new(2),
+                failures: AtomicU64::new(0),
+            });
+            let other = policy.clone();
+            let call = thread::spawn(move || {
+                // Windows and buckets count relaxed.
+                other.failures.fetch_add(1, Ordering::Relaxed);
+                // The drop of a handle.
+                other.handles.fetch_sub(1, Ordering::Release);
+            });
+            if is_last(policy.handles.load(Ordering::Relaxed)) {
+                assert_eq!(policy.failures.load(Ordering::Relaxed), 1, "evicted");
+            }
+            call.join().unwrap();
+        });
+    }
 }

@@ -81,3 +81,37 @@ fn a_tuple_leaves_when_all_in_it_can() {
     assert!(!(policy(true), policy(false)).is_evictable());
     assert!(!(policy(false), policy(true), policy(true)).is_evictable());
 }
+
+/// Evictable in so many seconds.
+#[derive(Clone)]
+struct In(u64);
+
+impl Evictable for In {
+    fn evictable_in(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.0))
+    }
+}
+
+#[test]
+fn of_as_many_entries_as_are_few_the_nearest_is_evicted_wherever_it_is() {
+    for near in 0..FEW {
+        let made = Arc::new(AtomicU64::new(0));
+        let count = made.clone();
+        let keyed = Keyed::new(move |key: &usize| {
+            count.fetch_add(1, Ordering::Relaxed);
+            In(if *key == near { 1 } else { 9 })
+        });
+        let keyed = keyed.max_keys(FEW).overflow(Overflow::Evict);
+        assert!(keyed.is_empty());
+        for key in 0..=FEW {
+            keyed.get(&key);
+        }
+        assert_eq!(keyed.len(), FEW);
+        assert!(!keyed.is_empty());
+        assert_eq!(made.swap(0, Ordering::Relaxed), FEW as u64 + 1);
+        for key in (0..=FEW).filter(|key| *key != near) {
+            keyed.get(&key);
+        }
+        assert_eq!(made.load(Ordering::Relaxed), 0, "{near}");
+    }
+}

@@ -7,10 +7,10 @@ use super::LoadShedder;
 use super::inner::{Delays, Inner, Signal, Source};
 use super::state::{Pressure, ShedCap};
 use super::threshold::SharedCut;
-use crate::clock::ClockHandle;
+use crate::base::Setup;
 use crate::codel::Codel;
 use crate::error::ConfigError;
-use crate::event::Observer;
+use crate::instant::Instant;
 use crate::rng::SharedRng;
 use crate::sync::AtomicU64;
 
@@ -34,11 +34,8 @@ pub struct LoadShedderBuilder {
     cool_off: Duration,
     update_interval: Duration,
     cut: SharedCut,
-    shadow: bool,
     seed: Option<u64>,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl LoadShedder {
@@ -59,11 +56,8 @@ impl LoadShedderBuilder {
             cool_off: Duration::from_secs(1),
             update_interval: Duration::from_millis(100),
             cut: SharedCut::new(),
-            shadow: false,
             seed: None,
-            observer: None,
-            name: Self::NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(Self::NAME),
         }
     }
 
@@ -116,6 +110,7 @@ impl LoadShedderBuilder {
     }
 
     setters! {
+        in setup;
         /// Decides, counts and reports, but rejects no call. It has no say in what others on its
         /// [`cut`](Self::cut) shed. With a queue delay it reports more than it would shed: the queue does
         /// not become shorter.
@@ -158,20 +153,19 @@ impl LoadShedderBuilder {
             None => Source::QueueDelay(Mutex::new(Delays {
                 codel: Codel::new(target, interval),
                 min: None,
+                observed_at: Instant::ORIGIN,
             })),
         };
+        let base = self.setup.build(Self::NAME)?;
         Ok(LoadShedder {
             inner: Arc::new(Inner {
-                name: self.name,
-                clock: self.clock.ok_or(error("clock", "must be given"))?,
                 source,
                 update_interval: self.update_interval,
                 next_update: AtomicU64::new(0),
                 pressure: Mutex::new(Pressure::new(self.max_shed, self.cool_off)),
                 cap: Mutex::new(ShedCap::new(self.max_shed)),
-                participant: self.cut.join(self.shadow),
-                shadow: self.shadow,
-                observer: self.observer,
+                participant: self.cut.join(base.shadow),
+                base,
                 rng: SharedRng::new(self.seed),
                 shed: AtomicU64::new(0),
                 would_shed: AtomicU64::new(0),
@@ -188,7 +182,7 @@ impl std::fmt::Debug for LoadShedderBuilder {
             .field("max_shed", &self.max_shed)
             .field("cool_off", &self.cool_off)
             .field("cut", &self.cut)
-            .field("name", &self.name)
+            .field("setup", &self.setup)
             .finish_non_exhaustive()
     }
 }

@@ -1,22 +1,21 @@
 //! State shared by the clones of a load shedder.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::state::{Pressure, QueueReport, ShedCap};
 use super::threshold::Participant;
-use crate::clock::ClockHandle;
+use crate::base::Base;
 use crate::codel::Codel;
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer, tell};
+use crate::event::Observer;
 use crate::instant::{Instant, nanos};
 use crate::priority::Priority;
 use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 pub(super) struct Inner {
-    pub(super) name: &'static str,
-    pub(super) clock: ClockHandle,
+    pub(super) base: Base,
     pub(super) source: Source,
     pub(super) update_interval: Duration,
     /// When the next update is due, in the clock's nanoseconds.
@@ -24,8 +23,6 @@ pub(super) struct Inner {
     pub(super) pressure: Mutex<Pressure>,
     pub(super) cap: Mutex<ShedCap>,
     pub(super) participant: Participant,
-    pub(super) shadow: bool,
-    pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) rng: SharedRng,
     pub(super) shed: AtomicU64,
     pub(super) would_shed: AtomicU64,
@@ -44,13 +41,18 @@ pub(super) struct Delays {
     pub(super) codel: Codel,
     /// The smallest delay since the last update; `None` before the first one.
     pub(super) min: Option<Duration>,
+    /// When a delay was observed last.
+    pub(super) observed_at: Instant,
 }
 
 impl Delays {
-    /// Returns the report on the time since the last one.
-    fn report(&mut self, now: Instant) -> QueueReport {
+    /// Returns the report on the time since the last one. Delays from before an idle time of `good_for` say
+    /// nothing about the queue now.
+    fn report(&mut self, now: Instant, good_for: Duration) -> QueueReport {
+        let is_recent = now <= self.observed_at + good_for;
+        let delay = self.min.take().filter(|_| is_recent);
         QueueReport {
-            delay: self.min.take().unwrap_or_default(),
+            delay: delay.unwrap_or_default(),
             target: self.codel.target(),
             overloaded: self.codel.is_overloaded_at(now),
         }
@@ -74,6 +76,7 @@ impl Inner {
             let mut delays = lock(delays);
             delays.codel.should_drop(delay, now);
             delays.min = Some(delays.min.map_or(delay, |min| min.min(delay)));
+            delays.observed_at = delays.observed_at.max(now);
         }
     }
 
@@ -94,15 +97,13 @@ impl Inner {
         if !lock(&self.cap).sheds(below) {
             return Ok(());
         }
-        let rejected = Rejected::new(self.name, Reason::Shed);
-        if self.shadow {
-            self.would_shed.fetch_add(1, Ordering::Relaxed);
-            self.emit(observer, &Event::would_reject(&rejected));
-            return Ok(());
-        }
-        self.shed.fetch_add(1, Ordering::Relaxed);
-        self.emit(observer, &Event::rejected(&rejected));
-        Err(rejected)
+        let counter = match self.base.shadow {
+            true => &self.would_shed,
+            false => &self.shed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let rejected = Rejected::new(self.base.name, Reason::Shed);
+        self.base.reject(rejected, observer)
     }
 
     /// Updates the share to shed, if it is time.
@@ -125,10 +126,11 @@ impl Inner {
         let elapsed = now.saturating_duration_since(last).max(window);
         let (rate, good_for) = match &self.source {
             Source::QueueDelay(delays) => {
-                let report = lock(delays).report(now);
+                let good_for = lock(&self.pressure).calm_after(window);
+                let report = lock(delays).report(now, good_for);
                 let mut pressure = lock(&self.pressure);
                 pressure.follow(report, window, elapsed, now);
-                (pressure.rate(), pressure.calm_after(window))
+                (pressure.rate(), good_for)
             }
             Source::Signal { threshold, signal } => {
                 // User code, so not under the lock. NaN is no sign of overload.
@@ -140,8 +142,30 @@ impl Inner {
         };
         self.participant.report(rate, elapsed, good_for, now);
     }
+}
 
-    fn emit(&self, observer: Option<&dyn Observer>, event: &Event) {
-        tell([observer, self.observer.as_deref()], event);
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::LoadShedder;
+    use crate::clock::ManualClock;
+    use crate::priority::Priority;
+
+    #[test]
+    fn the_first_calls_after_an_idle_time_are_not_shed_for_delays_before_it() {
+        let clock = ManualClock::new();
+        let shedder = LoadShedder::builder().clock(clock.clone()).build().unwrap();
+        for _ in 0..2000 {
+            clock.advance(Duration::from_millis(1));
+            shedder.observe_delay(Duration::from_millis(50));
+            let _ = shedder.admit(Priority::NORMAL);
+        }
+        assert!(shedder.snapshot().shed_rate > 0.5);
+        // The calls of the last update's interval have not been reported.
+        clock.advance(Duration::from_secs(3600));
+        for _ in 0..200 {
+            assert!(shedder.admit(Priority::LOWEST).is_ok());
+        }
     }
 }

@@ -35,13 +35,13 @@ pub struct LoadShedder {
 impl LoadShedder {
     /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.base.name
     }
 
     /// Records how long a call waited before it reached the shedder. A shedder with a
     /// [`signal`](LoadShedderBuilder::signal) ignores it.
     pub fn observe_delay(&self, delay: Duration) {
-        self.inner.observe_delay(delay, self.inner.clock.now());
+        self.inner.observe_delay(delay, self.inner.base.clock.now());
     }
 
     /// Admits a call of this priority, or rejects it.
@@ -50,14 +50,15 @@ impl LoadShedder {
     ///
     /// [`Reason::Shed`](crate::Reason::Shed).
     pub fn admit(&self, priority: Priority) -> Result<(), Rejected> {
-        self.inner.admit(priority, self.inner.clock.now(), None)
+        self.inner
+            .admit(priority, self.inner.base.clock.now(), None)
     }
 
     /// Returns counts and gauges. Reading changes nothing.
     pub fn snapshot(&self) -> ShedSnapshot {
         let inner = &*self.inner;
         ShedSnapshot {
-            name: inner.name,
+            name: inner.base.name,
             shed_rate: inner.shed_rate(),
             cut: inner.participant.threshold().level,
             load: inner.load(),
@@ -75,7 +76,7 @@ impl LoadShedder {
         match &self.inner.source {
             Source::QueueDelay(delays) => lock(delays).codel.retune(target, interval),
             Source::Signal { .. } => Err(ConfigError::new(
-                self.inner.name,
+                self.inner.base.name,
                 "queue_delay",
                 "is not used: there is a signal",
             )),

@@ -32,8 +32,8 @@ impl Gate for &LoadShedder {
         observer: Option<&dyn Observer>,
     ) -> Entered<(), Self::Entrance> {
         let inner = &*self.inner;
-        let now = cx.now(&inner.clock);
-        let waited = now.saturating_duration_since(cx.start(&inner.clock));
+        let now = cx.now(&inner.base.clock);
+        let waited = now.saturating_duration_since(cx.start(&inner.base.clock));
         inner.observe_delay(waited, now);
         match inner.admit(cx.priority(), now, observer) {
             Ok(()) => Entered::Admitted(()),
@@ -42,14 +42,12 @@ impl Gate for &LoadShedder {
     }
 
     #[inline]
-    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
-        (attempt(), ())
-    }
+    fn permit(self, (): ()) {}
 }
 
 impl Describe for LoadShedder {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {

@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::calls::{AtMostOnce, Policy};
-use super::context::Context;
+use super::context::{Attempt, Context};
 use super::describe::{Describe, Layer};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
@@ -52,7 +52,9 @@ use crate::verdict::Verdict;
 ///
 /// Its type has the closure's type in it. A function pointer gives it a name:
 /// `Classify<fn(Result<&Response, &Error<HttpError>>) -> Verdict>`, or
-/// `ClassifyErrors<fn(&HttpError) -> Verdict>`.
+/// `ClassifyErrors<fn(&HttpError) -> Verdict>`. An error with a lifetime in it needs one that holds for any:
+/// `ClassifyErrors<for<'a, 'b> fn(&'a Box<dyn Error + Send + Sync + 'b>) -> Verdict>`, also in the `as` of the
+/// function that it is made of.
 ///
 /// # In spawned tasks
 ///
@@ -86,6 +88,12 @@ pub struct Classify<F> {
     verdict_of: F,
 }
 
+/// Says what results mean, knowing which attempt had them. Made by [`Classify::by_attempt`].
+#[derive(Clone, Copy)]
+pub struct ClassifyAttempts<F> {
+    verdict_of: F,
+}
+
 /// Says what the operation's own errors mean. Made by [`Classify::errors`].
 #[derive(Clone, Copy)]
 pub struct ClassifyErrors<F> {
@@ -99,6 +107,7 @@ pub struct RetryIf<F> {
 }
 
 stateless!(Classify<F>);
+stateless!(ClassifyAttempts<F>);
 stateless!(ClassifyErrors<F>);
 stateless!(RetryIf<F>);
 
@@ -112,6 +121,34 @@ impl<F> Classify<F> {
         F: Fn(Result<&T, &Error<E>>) -> Verdict,
     {
         Self { verdict_of }
+    }
+
+    /// As [`by`](Self::by), with the attempt that had the result: its number, and the time it had left.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::policy::Attempt;
+    /// use backstop::{Classify, Error, ManualClock, Policy, Retry, Verdict};
+    ///
+    /// let clock = ManualClock::new();
+    /// let stack = (
+    ///     Retry::builder().max_attempts(5).clock(clock.clone()).build()?,
+    ///     // Not found yet, perhaps: worth one more look.
+    ///     Classify::by_attempt(|result: Result<&u16, &Error<()>>, attempt: Attempt| match result {
+    ///         Ok(404) if attempt.number() == 1 => Verdict::transient(),
+    ///         result => Verdict::default_for(result),
+    ///     }),
+    /// );
+    /// let report = clock.block_on(stack.call_reported(|| async { Ok(404) }));
+    /// assert_eq!((report.result, report.attempts), (Ok(404), 2));
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub const fn by_attempt<T, E>(verdict_of: F) -> ClassifyAttempts<F>
+    where
+        F: Fn(Result<&T, &Error<E>>, Attempt) -> Verdict,
+    {
+        ClassifyAttempts { verdict_of }
     }
 
     /// Asks `verdict_of` about the operation's own errors and leaves all other verdicts alone.
@@ -152,8 +189,14 @@ impl<F> Classify<F> {
 
 /// Changes the verdict of an outcome.
 pub trait Relabel<Op: Operation> {
+    /// What it has to know of the attempt; nothing, as a rule, so that futures stay small.
+    type Note: Copy;
+
+    /// Notes it at the start of the attempt.
+    fn note(cx: Context) -> Self::Note;
+
     /// Changes it where it stands.
-    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>);
+    fn relabel(&self, note: Self::Note, outcome: &mut Outcome<Op::Value, Op::Error>);
 }
 
 impl<F, Op> Relabel<Op> for Classify<F>
@@ -161,9 +204,34 @@ where
     F: Fn(Result<&Op::Value, &Error<Op::Error>>) -> Verdict,
     Op: Operation,
 {
+    type Note = ();
+
     #[inline(always)]
-    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>) {
+    fn note(_: Context) {}
+
+    #[inline(always)]
+    fn relabel(&self, (): (), outcome: &mut Outcome<Op::Value, Op::Error>) {
         let verdict = blocking::outside(|| (self.verdict_of)(outcome.result.as_ref()));
+        outcome.verdict = verdict;
+    }
+}
+
+impl<F, Op> Relabel<Op> for ClassifyAttempts<F>
+where
+    F: Fn(Result<&Op::Value, &Error<Op::Error>>, Attempt) -> Verdict,
+    Op: Operation,
+{
+    type Note = Context;
+
+    #[inline(always)]
+    fn note(cx: Context) -> Context {
+        cx
+    }
+
+    #[inline(always)]
+    fn relabel(&self, cx: Context, outcome: &mut Outcome<Op::Value, Op::Error>) {
+        let attempt = Attempt::new(cx);
+        let verdict = blocking::outside(|| (self.verdict_of)(outcome.result.as_ref(), attempt));
         outcome.verdict = verdict;
     }
 }
@@ -173,8 +241,13 @@ where
     F: Fn(&Op::Error) -> Verdict,
     Op: Operation,
 {
+    type Note = ();
+
     #[inline(always)]
-    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>) {
+    fn note(_: Context) {}
+
+    #[inline(always)]
+    fn relabel(&self, (): (), outcome: &mut Outcome<Op::Value, Op::Error>) {
         if let Err(Error::Operation(error)) = &outcome.result {
             outcome.verdict = blocking::outside(|| (self.verdict_of)(error));
         }
@@ -186,8 +259,13 @@ where
     F: Fn(&Op::Error) -> bool,
     Op: Operation,
 {
+    type Note = ();
+
     #[inline(always)]
-    fn relabel(&self, outcome: &mut Outcome<Op::Value, Op::Error>) {
+    fn note(_: Context) {}
+
+    #[inline(always)]
+    fn relabel(&self, (): (), outcome: &mut Outcome<Op::Value, Op::Error>) {
         if let Err(Error::Operation(error)) = &outcome.result {
             let retry = blocking::outside(|| (self.retry)(error));
             outcome.verdict = outcome.verdict.with_retry(retry);
@@ -216,6 +294,7 @@ macro_rules! classifiers {
             #[inline(always)]
             fn run(self, op: Op, cx: Context) -> Self::Future {
                 Classifying {
+                    note: $name::<F>::note(cx),
                     attempt: op.attempt(cx),
                     classifier: self,
                 }
@@ -230,12 +309,13 @@ macro_rules! classifiers {
     )*};
 }
 
-classifiers! { Classify ClassifyErrors RetryIf }
+classifiers! { Classify ClassifyAttempts ClassifyErrors RetryIf }
 
 pin_project! {
     /// A run of a classifier.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
-    pub struct Classifying<'a, C, Op: Operation> {
+    pub struct Classifying<'a, C: Relabel<Op>, Op: Operation> {
+        note: C::Note,
         #[pin]
         attempt: Op::Attempt,
         classifier: &'a C,
@@ -249,12 +329,12 @@ impl<C: Relabel<Op>, Op: Operation> Future for Classifying<'_, C, Op> {
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut outcome = ready!(this.attempt.poll(cx));
-        this.classifier.relabel(&mut outcome);
+        this.classifier.relabel(*this.note, &mut outcome);
         Poll::Ready(outcome)
     }
 }
 
-impl<C, Op: Operation> std::fmt::Debug for Classifying<'_, C, Op> {
+impl<C: Relabel<Op>, Op: Operation> std::fmt::Debug for Classifying<'_, C, Op> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Classifying").finish_non_exhaustive()
     }

@@ -28,7 +28,7 @@ pub struct Context {
     // Whole words, for what is narrower is stored in pieces and read at once, which stalls.
     /// The attempt, and the cost in the upper half.
     numbers: u64,
-    /// The priority, [`HEDGE`](Self::HEDGE), [`ONCE`](Self::ONCE) and [`SPENT`](Self::SPENT).
+    /// The priority, the flags below, and in the upper half the budget that has counted the call.
     traits: u64,
     /// The endpoint that the attempt goes to; zero if none was picked.
     endpoint: u64,
@@ -41,6 +41,10 @@ impl Context {
     const ONCE: u64 = 1 << 17;
     /// Cannot be repeated, whether it was executed or not.
     const SPENT: u64 = 1 << 18;
+    /// A probe of a circuit that is half-open.
+    const PROBE: u64 = 1 << 19;
+    /// Where the number of the budget begins.
+    const BUDGET: u32 = 32;
 
     /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
     pub const fn new() -> Self {
@@ -182,6 +186,31 @@ impl Context {
     #[must_use]
     pub const fn with_repeatable(self, repeatable: bool) -> Self {
         self.with_trait(Self::SPENT, !repeatable)
+    }
+
+    /// Whether this call is a probe of a circuit that is half-open: a layer outside has admitted it to
+    /// find out whether the dependency is well again, so it is not hedged.
+    pub const fn is_probe(&self) -> bool {
+        self.traits & Self::PROBE != 0
+    }
+
+    /// The same context for a probe, or for any other call.
+    #[must_use]
+    #[inline]
+    pub const fn with_probe(self, probe: bool) -> Self {
+        self.with_trait(Self::PROBE, probe)
+    }
+
+    /// Number of the retry budget that has counted this call; zero if none has.
+    pub(crate) const fn budget(&self) -> u32 {
+        (self.traits >> Self::BUDGET) as u32
+    }
+
+    /// The same context for a call that the budget of this number has counted.
+    #[must_use]
+    pub(crate) const fn with_budget(mut self, number: u32) -> Self {
+        self.traits = self.traits & u32::MAX as u64 | (number as u64) << Self::BUDGET;
+        self
     }
 
     /// How important the call is to load shedders and priority queues.

@@ -61,11 +61,48 @@ pub enum Layer {
     Endpoints,
     /// An injector of faults.
     Chaos,
+    /// A hedge.
+    Hedge,
+    /// A fallback, or a policy that returns stale values.
+    Fallback,
+    /// A policy that lets calls with one key share an execution.
+    Coalesce,
+    /// An [`Inspect`](super::Inspect).
+    Inspect,
+    /// A [`Guard`](super::Guard).
+    Guard,
     /// Any other policy.
     Other,
 }
 
 impl Layer {
+    /// Whether the layer decides by the verdicts of the layers inside it. Layers of other kinds might.
+    pub(super) const fn reads_verdicts(&self) -> bool {
+        match self {
+            Self::Retry { .. }
+            | Self::CircuitBreaker
+            | Self::Throttle
+            | Self::Hedge
+            | Self::Fallback
+            | Self::Endpoints
+            | Self::Guard
+            | Self::Other => true,
+            Self::Bulkhead { adaptive } => *adaptive,
+            Self::Timeout { .. }
+            | Self::LoadShedder { .. }
+            | Self::Classify
+            | Self::RateLimiter
+            | Self::Chaos
+            | Self::Coalesce
+            | Self::Inspect => false,
+        }
+    }
+
+    /// Whether the layer may cut off what runs inside it.
+    pub(super) const fn may_time_out(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Other)
+    }
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Timeout { .. } => "timeout",
@@ -78,6 +115,11 @@ impl Layer {
             Self::RateLimiter => "rate limiter",
             Self::Endpoints => "endpoints",
             Self::Chaos => "chaos",
+            Self::Hedge => "hedge",
+            Self::Fallback => "fallback",
+            Self::Coalesce => "coalesce",
+            Self::Inspect => "inspect",
+            Self::Guard => "guard",
             Self::Other => "other",
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
-use super::describe::Describe;
+use super::describe::{Describe, Layer};
 use super::guarded::{self, Entered, Gate, GuardedFuture, NoWait, Permit};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
@@ -84,6 +84,10 @@ impl<G: Guard> Describe for Guarded<G> {
     fn clock(&self) -> Option<ClockHandle> {
         self.0.clock()
     }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Guard);
+    }
 }
 
 impl<'a, G: Guard, Op: Operation> Run<Op> for &'a Guarded<G> {
@@ -118,12 +122,11 @@ impl<'a, G: Guard> Gate for &'a Guarded<G> {
     }
 
     #[inline]
-    fn begin<A>(self, permit: G::Permit, attempt: impl FnOnce() -> A) -> (A, Held<'a, G>) {
-        let held = Held {
+    fn permit(self, permit: G::Permit) -> Held<'a, G> {
+        Held {
             guard: &self.0,
             permit: Some(permit),
-        };
-        (attempt(), held)
+        }
     }
 }
 

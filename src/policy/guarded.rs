@@ -21,7 +21,7 @@ use crate::event::{Listener, Observer};
 
 /// A layer that admits calls, as a reference.
 pub trait Gate: Copy {
-    /// What [`enter`](Self::enter) gives to an admitted call, to make a permit of.
+    /// What [`enter`](Self::enter) gives to an admitted call, to make a permit of: a few words.
     type Ticket;
 
     /// What a running call holds.
@@ -40,12 +40,10 @@ pub trait Gate: Copy {
         observer: Option<&dyn Observer>,
     ) -> Entered<Self::Ticket, Self::Entrance>;
 
-    /// Starts the attempt of an admitted call. If that panics, the permit counts as of a call that
-    /// panicked.
-    ///
-    /// A permit that is made after the attempt need not be moved while its stores have not settled:
-    /// implementations with plain tickets use `OnUnwind` and make it then.
-    fn begin<A>(self, ticket: Self::Ticket, attempt: impl FnOnce() -> A) -> (A, Self::Permit);
+    /// Makes the permit of an admitted call, once its attempt has been made: a permit that is made earlier
+    /// is moved while its stores have not settled, which costs more than the layer does. If making the
+    /// attempt panics, the permit counts as of a call that panicked.
+    fn permit(self, ticket: Self::Ticket) -> Self::Permit;
 }
 
 /// What a running call holds. Dropped without [`exit`](Self::exit), the call was cancelled or panicked.
@@ -131,15 +129,43 @@ pub(crate) fn run<G: Gate, Op: Operation>(
     // too.
     match gate.enter(&mut cx, op.listener().observer()) {
         Entered::Admitted(ticket) => {
-            let (attempt, permit) = gate.begin(ticket, || op.attempt(cx));
+            let starting = Starting {
+                gate,
+                ticket: Some(ticket),
+            };
+            let attempt = op.attempt(cx);
             GuardedFuture::Running {
                 attempt,
-                permit,
+                permit: starting.permit(),
                 listener: op.listener(),
             }
         }
         Entered::Waits(entrance) => GuardedFuture::Waiting { entrance, cx, op },
         Entered::Rejected(rejected) => GuardedFuture::Rejected { rejected },
+    }
+}
+
+/// An admitted call whose attempt is being made.
+struct Starting<G: Gate> {
+    gate: G,
+    /// `None` once there is a permit.
+    ticket: Option<G::Ticket>,
+}
+
+impl<G: Gate> Starting<G> {
+    #[inline(always)]
+    fn permit(mut self) -> G::Permit {
+        let ticket = self.ticket.take().expect("taken once, here");
+        self.gate.permit(ticket)
+    }
+}
+
+impl<G: Gate> Drop for Starting<G> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.gate.permit(ticket).panicked();
+        }
     }
 }
 
@@ -188,7 +214,8 @@ impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
                 let polled = attempt.poll(task);
                 mark.disarm();
                 let outcome = ready!(polled);
-                let (permit, listener) = (permit.take(), *listener);
+                let listener = *listener;
+                let permit = permit.take();
                 // Drops the attempt: a call that enters next does not meet it any more.
                 self.set(Self::Finished);
                 return Poll::Ready(permit.exit(outcome, listener.observer()).handed_on());

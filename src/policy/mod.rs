@@ -18,6 +18,9 @@
 //! proven to be the same. And every future has a name, so that generic code can ask for `Send`.
 //! Calls compile wherever an `async fn` would: in `tokio::spawn`, in handlers, with any error type.
 //!
+//! `P: Policy` alone says nothing about the operations that `P` runs. Code that is generic over its policy
+//! names its operation and asks for `&P: Run<ThatOperation>`; the recipes have such a service.
+//!
 //! # A policy of your own
 //!
 //! A [`Guard`] decides before a call and looks at its result, in ten lines; [`Guarded`] makes a policy of
@@ -114,7 +117,7 @@ pub use self::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith};
 pub use self::calls::{AtMostOnce, Policy};
 pub use self::check::Misorder;
 pub use self::classified::Classified;
-pub use self::classify::{Classify, ClassifyErrors, RetryIf};
+pub use self::classify::{Classify, ClassifyAttempts, ClassifyErrors, RetryIf};
 pub use self::context::{Attempt, Context};
 pub use self::describe::{Describe, Layer};
 pub use self::guard::{Guard, Guarded};

@@ -95,7 +95,9 @@ impl Tried {
     label = "not a policy for operations with this value and error",
     note = "policies are `Timeout`, `Retry`, `CircuitBreaker` and so on, `&P`, `Arc<P>`, `Option<P>`, `Pipeline<P>` and tuples of them",
     note = "a policy of your own implements `Guard`, or `Run` for `&YourPolicy`",
-    note = "a classifier is a policy for the error type of its closure only"
+    note = "a classifier is a policy for the error type of its closure only",
+    note = "`build()` returns a `Result`: is a `?` missing?",
+    note = "a `BoxPolicy` is called and is no layer; code that is generic over a policy names its operation: see the recipes"
 )]
 pub trait Run<Op: Operation>: Copy {
     /// The future of a run.

@@ -129,8 +129,21 @@ impl<P> Pipeline<P> {
         self.with(CallOptions::new()).around(stack)
     }
 
-    /// Lists the known mistakes in the order of the layers, each with its reason. Empty when there
-    /// is none.
+    /// Lists the known mistakes in the order of the layers, each with its reason and the remedy. Empty
+    /// when there is none.
+    ///
+    /// | mistake | why |
+    /// |---|---|
+    /// | a timeout in one that is not longer | it never fires |
+    /// | a total shorter than two attempts' timeouts, around a retry | no retry after a timeout has time to finish |
+    /// | a timeout only outside the breaker | a call cut from outside is neutral, so hangs never open it |
+    /// | a retry in a retry | attempts multiply |
+    /// | a retry inside a breaker, a throttle or an adaptive bulkhead | they take all attempts for one call |
+    /// | a rate limiter outside a bulkhead | calls that never run have spent their tokens |
+    /// | a load shedder by queue delay outside the queue | it sees no delay |
+    /// | a classifier with no layer outside that reads verdicts | it changes nothing |
+    ///
+    /// It sees the layers of this pipeline only, and not timeouts of the operation's own.
     ///
     /// # Example
     ///

@@ -12,6 +12,7 @@ use super::queue::{Entry, Turn};
 use super::state::Refusal;
 use super::wakes::Wakes;
 use crate::clock::{ClockHandle, Sleep};
+use crate::coop;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
@@ -65,7 +66,7 @@ fn leave(inner: &Inner, ticket: &mut Option<u64>, cost: u64) {
     if let Some(ticket) = ticket.take() {
         inner
             .queue
-            .leave(&inner.core, inner.outside.now(), ticket, cost);
+            .leave(&inner.core, inner.base.now(), ticket, cost);
     }
 }
 
@@ -90,9 +91,13 @@ impl<'a> Acquire<'a> {
         self.ticket.is_some()
     }
 
+    pub(super) const fn inner(&self) -> &'a Inner {
+        self.inner
+    }
+
     /// The limiter's clock.
     pub(super) fn clock(&self) -> &'a ClockHandle {
-        &self.inner.outside.clock
+        &self.inner.base.clock
     }
 
     /// Polls it for a call that has this deadline, on the limiter's clock, which reads `now`.
@@ -114,7 +119,7 @@ impl<'a> Acquire<'a> {
                         *this.latest = deadline;
                         *this.reason = Reason::DeadlineTooClose;
                     }
-                    if inner.shadow {
+                    if inner.base.shadow {
                         let taken = inner.take(now, *this.cost);
                         return Poll::Ready(
                             taken.or_else(|refusal| inner.refuse(now, refusal, observer)),
@@ -132,7 +137,7 @@ impl<'a> Acquire<'a> {
                             Entry::TooLate(refusal) => (refusal, *this.reason),
                             Entry::Full(refusal) => (refusal, Reason::RateLimited),
                         };
-                    let rejected = inner.outside.rejected(now, refusal, reason);
+                    let rejected = inner.base.rejection(now, refusal, reason);
                     return Poll::Ready(inner.reject(rejected, observer));
                 }
                 Some(ticket) => {
@@ -149,10 +154,8 @@ impl<'a> Acquire<'a> {
                     let too_late = match turn {
                         Turn::Taken(_) => {
                             let waited = now.saturating_duration_since(*this.since);
-                            let policy = inner.outside.name;
-                            inner
-                                .outside
-                                .tell(&Event::Waited { policy, waited }, observer);
+                            let event = Event::waited(inner.base.name, waited);
+                            inner.base.tell(event, observer);
                             *this.served = None;
                             return Poll::Ready(Ok(()));
                         }
@@ -166,8 +169,7 @@ impl<'a> Acquire<'a> {
                         Ok(wake_at) => wake_at,
                         Err(refusal) => {
                             leave(inner, this.ticket, *this.cost);
-                            let rejected =
-                                inner.outside.rejected(now, refusal, Reason::QueueTimeout);
+                            let rejected = inner.base.rejection(now, refusal, Reason::QueueTimeout);
                             return Poll::Ready(inner.reject(rejected, observer));
                         }
                     }
@@ -177,7 +179,7 @@ impl<'a> Acquire<'a> {
             if this.timer.is_none() || *this.timer_at != wake_at {
                 let sleep = match wake_at {
                     Instant::FAR_FUTURE => Sleep::never(),
-                    _ => inner.outside.clock.sleep_until(wake_at),
+                    _ => inner.base.clock.sleep_until(wake_at),
                 };
                 this.timer.set(Some(sleep));
                 *this.timer_at = wake_at;
@@ -186,7 +188,7 @@ impl<'a> Acquire<'a> {
                 ready!(timer.poll(task));
             }
             this.timer.set(None);
-            now = inner.outside.clock.now();
+            now = inner.base.clock.now();
         }
     }
 }
@@ -195,16 +197,14 @@ impl Future for Acquire<'_> {
     type Output = Result<(), Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        #[cfg(feature = "tokio")]
-        let budget = ready!(tokio::task::coop::poll_proceed(task));
-        let clock = &self.inner.outside.clock;
+        let budget = ready!(coop::poll_proceed(task));
+        let clock = &self.inner.base.clock;
         let now = clock.now();
         let deadline = match self.ticket {
             None => deadline::inherited(clock, now),
             Some(_) => Instant::FAR_FUTURE,
         };
         let poll = self.poll_with(task, now, deadline, None);
-        #[cfg(feature = "tokio")]
         if poll.is_ready() {
             budget.made_progress();
         }
@@ -215,7 +215,7 @@ impl Future for Acquire<'_> {
 impl std::fmt::Debug for Acquire<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Acquire")
-            .field("limiter", &self.inner.outside.name)
+            .field("limiter", &self.inner.base.name)
             .field("cost", &self.cost)
             .field("ticket", &self.ticket)
             .finish_non_exhaustive()

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use super::RateLimiter;
 use super::core::{Core, Locked};
+use super::feedback::{Adaptive, Feedback};
 use super::inner::Inner;
-use super::outside::Outside;
 use super::queue::Queue;
 use super::rejections::Rejections;
 use super::state::{self, Algorithm, LARGEST, LARGEST_LOG, Quota};
 use super::striped::Striped;
 use super::terms::Terms;
 use super::token_bucket::TokenBucket;
-use crate::clock::ClockHandle;
+use crate::adaptive_rate::CubicRateBuilder;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::sync::Mutex;
 
 impl RateLimiter {
@@ -30,7 +30,9 @@ impl RateLimiter {
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`quota`](Self::quota) | must be given, once or several times |
+/// | [`quota`](Self::quota) | must be given, once or several times, unless it is adaptive |
+/// | [`adaptive`](Self::adaptive) | no |
+/// | [`pause_on_hint`](Self::pause_on_hint) | no |
 /// | [`max_wait`](Self::max_wait) of calls through the policy | zero: refuses at once; unlimited for a leaky bucket |
 /// | [`max_waiting`](Self::max_waiting) | 10 000 |
 /// | [`max_debt`](Self::max_debt) of reservations | as much as the quota holds |
@@ -43,36 +45,62 @@ impl RateLimiter {
 #[must_use = "a builder does nothing until `build`"]
 pub struct RateLimiterBuilder {
     quotas: Vec<Quota>,
+    adaptive: Option<CubicRateBuilder>,
+    longest_pause: Option<Duration>,
     max_wait: Option<Duration>,
     max_waiting: usize,
     max_debt: Option<u64>,
     stripes: usize,
-    shadow: bool,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl RateLimiterBuilder {
     const NAME: &'static str = "rate_limiter";
+    /// As good as no limit, for one that finds its rate.
+    const UNLIMITED: Quota = Quota::per_second(1_000_000_000);
 
     pub(super) const fn new() -> Self {
         Self {
             quotas: Vec::new(),
+            adaptive: None,
+            longest_pause: None,
             max_wait: None,
             max_waiting: 10_000,
             max_debt: None,
             stripes: 1,
-            shadow: false,
-            observer: None,
-            name: Self::NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(Self::NAME),
         }
     }
 
     /// A limit. Given several times, a call must fit all of them, and takes from all or from none.
     pub fn quota(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
+        self
+    }
+
+    /// Finds the rate by itself, from answers that are throttled: as the client rate of the AWS SDKs' adaptive
+    /// retry mode, see [`adaptive_rate`](crate::adaptive_rate).
+    ///
+    /// Until a call is throttled ([`Verdict::throttled`](crate::Verdict::throttled)) the quota holds, or no
+    /// limit if none is given. Then the rate falls to a share of the rate measured and grows again; it
+    /// never exceeds the quota, which must be a single token bucket. Rates are in calls, so calls should
+    /// cost 1. A limiter that has learned a rate is not evicted from a [`Keyed`](crate::Keyed) set.
+    ///
+    /// The limiter sees the results of calls through the policy; tell it of others with
+    /// [`RateLimiter::record`]. It belongs inside the retry and outside the classifier.
+    pub const fn adaptive(mut self, rate: CubicRateBuilder) -> Self {
+        self.adaptive = Some(rate);
+        self
+    }
+
+    /// Pauses the limiter, as [`RateLimiter::pause_for`] does, when a server says when to come back: a
+    /// `Retry-After` for one caller holds all callers of this limiter. Longer hints count as `longest`, so
+    /// that a server cannot stop all callers for a day. Above zero.
+    ///
+    /// The hint comes with the verdict of a call, see [`Verdict::hint`](crate::Verdict::hint). Use it where
+    /// the limiter stands for one host, and not where a hint may be meant for one tenant of many.
+    pub const fn pause_on_hint(mut self, longest: Duration) -> Self {
+        self.longest_pause = Some(longest);
         self
     }
 
@@ -108,6 +136,7 @@ impl RateLimiterBuilder {
     }
 
     setters! {
+        in setup;
         /// Only counts and reports what it would have refused, and lets everything through.
         shadow;
         /// Hears of rejections and waits, also those of calls made outside any pipeline.
@@ -122,15 +151,27 @@ impl RateLimiterBuilder {
     ///
     /// # Errors
     ///
-    /// When no quota was given or one has no meaning, when several or other quotas than a token
+    /// When no quota was given or one has no meaning, when an adaptive limiter has other quotas than a token
+    /// bucket, or stripes, when several or other quotas than a token
     /// bucket are to be striped, when a stripe would hold no token, or without a clock where the
     /// feature `tokio` is off.
-    pub fn build(self) -> Result<RateLimiter, ConfigError> {
+    pub fn build(mut self) -> Result<RateLimiter, ConfigError> {
         let error = |setting, problem| ConfigError::new(Self::NAME, setting, problem);
+        if self.adaptive.is_some() {
+            if self.quotas.is_empty() {
+                self.quotas.push(Self::UNLIMITED);
+            }
+            if self.stripes > 1 || self.quotas.len() > 1 || !self.quotas[0].is_plain() {
+                return Err(error("adaptive", "works with a single token bucket"));
+            }
+        }
+        if self.longest_pause == Some(Duration::ZERO) {
+            return Err(error("pause_on_hint", "must be above zero"));
+        }
         let [first, rest @ ..] = &self.quotas[..] else {
             return Err(error("quota", "must be given"));
         };
-        let clock = self.clock.ok_or(error("clock", "must be given"))?;
+        let base = self.setup.build(Self::NAME)?;
         for quota in &self.quotas {
             quota.check(Self::NAME)?;
         }
@@ -153,9 +194,18 @@ impl RateLimiterBuilder {
             (None, Some(_)) => Duration::MAX,
             (longest, _) => longest.unwrap_or(Duration::ZERO),
         };
-        let heard = self.shadow || self.observer.is_some();
-        let outside = Outside::new(clock, max_wait, self.observer, self.name);
-        let now = outside.now();
+        let now = base.now();
+        let adaptive = match self.adaptive {
+            Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(now)?, *first))),
+            None => None,
+        };
+        let learns = adaptive.is_some() || self.longest_pause.is_some();
+        let feedback = learns.then(|| {
+            Box::new(Feedback {
+                longest_pause: self.longest_pause.unwrap_or_default(),
+                adaptive,
+            })
+        });
         let core = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
             (1, []) if first.is_plain() => {
@@ -178,10 +228,10 @@ impl RateLimiterBuilder {
             inner: Arc::new(Inner {
                 core,
                 queue: Queue::new(self.max_waiting, Terms::new(self.quotas)),
-                outside,
+                base,
+                max_wait,
                 debt,
-                heard,
-                shadow: self.shadow,
+                feedback,
                 rejections: Rejections::default(),
             }),
         })
@@ -192,14 +242,13 @@ impl fmt::Debug for RateLimiterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimiterBuilder")
             .field("quotas", &self.quotas)
+            .field("adaptive", &self.adaptive)
+            .field("longest_pause", &self.longest_pause)
             .field("max_wait", &self.max_wait)
             .field("max_waiting", &self.max_waiting)
             .field("max_debt", &self.max_debt)
             .field("stripes", &self.stripes)
-            .field("shadow", &self.shadow)
-            .field("observed", &self.observer.is_some())
-            .field("name", &self.name)
-            .field("clock", &self.clock)
+            .field("setup", &self.setup)
             .finish()
     }
 }

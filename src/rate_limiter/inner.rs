@@ -1,23 +1,28 @@
 //! What the clones of a limiter share.
 
-use super::core::Core;
-use super::outside::Outside;
+use std::time::Duration;
+
+use super::core::{Core, Settings};
+use super::feedback::Feedback;
 use super::queue::Queue;
 use super::rejections::Rejections;
-use super::state::Refusal;
+use super::state::{Inherit, Refusal};
 use super::token_bucket::Borrowed;
+use crate::base::Base;
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer};
+use crate::event::Observer;
 use crate::instant::Instant;
+use crate::verdict::Verdict;
 
 pub(super) struct Inner {
     pub(super) core: Core,
     pub(super) queue: Queue,
-    pub(super) outside: Outside,
+    pub(super) base: Base,
+    /// How long a call through the policy may wait.
+    pub(super) max_wait: Duration,
     pub(super) debt: u64,
-    pub(super) shadow: bool,
-    /// Whether there is an observer, or shadow mode.
-    pub(super) heard: bool,
+    /// What it learns from results, if it does.
+    pub(super) feedback: Option<Box<Feedback>>,
     /// Rejected calls; in shadow mode those that would have been.
     pub(super) rejections: Rejections,
 }
@@ -75,11 +80,11 @@ impl Inner {
         refusal: Refusal,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
-        if self.is_heard(observer) {
+        if self.base.reports_rejections(observer) {
             return self.refuse_aloud(now, refusal, observer);
         }
         self.rejections.count();
-        Err(self.outside.rejected(now, refusal, Reason::RateLimited))
+        Err(self.base.rejection(now, refusal, Reason::RateLimited))
     }
 
     // Makes a rejection of its own: one that was handed over would have to be in memory before it is
@@ -92,15 +97,9 @@ impl Inner {
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         self.reject(
-            self.outside.rejected(now, refusal, Reason::RateLimited),
+            self.base.rejection(now, refusal, Reason::RateLimited),
             observer,
         )
-    }
-
-    /// Whether a rejection has to be reported, or is none in shadow mode.
-    #[inline]
-    fn is_heard(&self, observer: Option<&dyn Observer>) -> bool {
-        observer.is_some() || self.heard
     }
 
     pub(super) fn reject(
@@ -109,21 +108,39 @@ impl Inner {
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         self.rejections.count();
-        let event = match self.shadow {
-            true => Event::would_reject(&rejected),
-            false => Event::rejected(&rejected),
+        self.base.reject(rejected, observer)
+    }
+
+    /// Learns from the result of a call that this limiter admitted.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn learn_from(&self, now: Instant, verdict: &Verdict) {
+        let Some(feedback) = &self.feedback else {
+            return;
         };
-        self.outside.tell(&event, observer);
-        match self.shadow {
-            true => Ok(()),
-            false => Err(rejected),
+        if let Some(pause) = feedback.pause(verdict) {
+            self.queue.pause(&self.core, now, now + pause);
+        }
+        // Other calls may find rates meanwhile; this one applies a bounded number of them.
+        let mut found = feedback.learn(now, verdict);
+        for is_last in [false, true] {
+            let Some(quota) = found else {
+                return;
+            };
+            self.queue.change(&self.core, now, |core, terms| {
+                let gcra = quota.gcra(self.debt);
+                let tat = gcra.holding(now, quota.first());
+                core.replace(now, Settings::Token(gcra, tat), Inherit::AsIs);
+                terms.replace(&[quota]);
+            });
+            found = feedback.applied(quota, is_last);
         }
     }
 
     /// Gives tokens back, those taken at `taken` if that is known.
     pub(super) fn give(&self, taken: Option<Instant>, tokens: u64) {
         if tokens > 0 {
-            let now = self.outside.now();
+            let now = self.base.now();
             self.queue
                 .change(&self.core, now, |core, _| core.give(now, taken, tokens));
         }

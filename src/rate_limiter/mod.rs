@@ -34,7 +34,7 @@
 //!     .clock(clock.clone())
 //!     .build()?;
 //!
-//! let send = || async { Ok::<_, ()>("sent") };
+//! let send = || async { Ok::<_, std::io::Error>("sent") };
 //! assert!(clock.block_on(limiter.call(send)).is_ok());
 //! assert!(clock.block_on(limiter.call(send)).is_ok());
 //! let error = clock.block_on(limiter.call(send)).unwrap_err();
@@ -79,15 +79,17 @@ use std::time::Duration;
 use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
+use crate::verdict::Verdict;
 
 mod acquire;
 mod config;
 mod core;
+mod feedback;
 mod inner;
 mod keyed;
+mod line;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
-mod outside;
 mod policy;
 mod queue;
 mod rejections;
@@ -202,7 +204,7 @@ impl RateLimiter {
     #[inline(always)]
     pub fn try_acquire_n(&self, cost: u64) -> Result<(), Rejected> {
         let inner = &*self.inner;
-        let now = inner.outside.now();
+        let now = inner.base.now();
         // The most frequent case has an end of its own, so that it does not wait for what the others
         // would return.
         if let (Core::Token(bucket), false) = (&inner.core, inner.queue.is_closed()) {
@@ -220,7 +222,7 @@ impl RateLimiter {
     /// In shadow mode the decision is the real one: the caller looks at it as it likes.
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
-        let now = inner.outside.now();
+        let now = inner.base.now();
         let (taken, borrowed) = inner.borrow(now, cost, 0);
         if taken.is_err() {
             inner.rejections.count();
@@ -240,7 +242,7 @@ impl RateLimiter {
     /// `remaining` is what there is now. Takes nothing.
     pub fn peek_n(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
-        let now = inner.outside.now();
+        let now = inner.base.now();
         if inner.queue.is_closed() {
             let (ready, behind) = inner.queue.forecast(&inner.core, now, cost);
             if behind {
@@ -330,13 +332,22 @@ impl RateLimiter {
     ///
     /// For a server that says when to come back: it means all callers.
     pub fn pause_for(&self, duration: Duration) {
-        self.pause_until(self.inner.outside.now() + duration);
+        self.pause_until(self.inner.base.now() + duration);
     }
 
     /// As [`pause_for`](Self::pause_for), until this instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         let inner = &*self.inner;
-        inner.queue.pause(&inner.core, inner.outside.now(), until);
+        inner.queue.pause(&inner.core, inner.base.now(), until);
+    }
+
+    /// Records the result of a call that was admitted by hand, for
+    /// [`adaptive`](RateLimiterBuilder::adaptive) and [`pause_on_hint`](RateLimiterBuilder::pause_on_hint).
+    /// Calls through the policy do it by themselves. Without these settings it does nothing.
+    pub fn record(&self, verdict: &Verdict) {
+        if self.inner.feedback.is_some() {
+            self.inner.learn_from(self.inner.base.now(), verdict);
+        }
     }
 
     /// Makes `tokens` more available, up to what the quotas hold. Waiters whose turn comes by that are
@@ -352,7 +363,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// When the quota has no meaning, or another algorithm than the one in force.
+    /// When the quota has no meaning, or another algorithm than the one in force, or the limiter finds its
+    /// rate by itself.
     pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
         self.set_quotas(&[quota], inherit)
     }
@@ -369,8 +381,15 @@ impl RateLimiter {
         for quota in quotas {
             quota.check("rate_limiter")?;
         }
+        if inner
+            .feedback
+            .as_ref()
+            .is_some_and(|learns| learns.adaptive.is_some())
+        {
+            return Err(error("is found by the limiter itself: it is adaptive"));
+        }
         // A clock may be the user's code: not under the lock.
-        let now = inner.outside.now();
+        let now = inner.base.now();
         inner.queue.change(&inner.core, now, |core, terms| {
             let same = |(old, new): (&Quota, &Quota)| {
                 old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
@@ -403,14 +422,14 @@ impl RateLimiter {
     /// Where it stands. Reading changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
-        let now = inner.outside.now();
+        let now = inner.base.now();
         let quotas = inner.queue.quotas();
         let (standing, each) = inner.core.standings(now);
         let decision = Decision::new(now, Ok(()), standing);
         let paused_until = inner.queue.paused_until(now).unwrap_or(now);
-        let (rejections, shadow) = (inner.rejections.total(), inner.shadow);
+        let (rejections, shadow) = (inner.rejections.total(), inner.base.shadow);
         Snapshot {
-            name: inner.outside.name,
+            name: inner.base.name,
             quotas,
             available: each.iter().map(|standing| standing.available).collect(),
             remaining: decision.remaining,
@@ -425,7 +444,7 @@ impl RateLimiter {
 
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.outside.name
+        self.inner.base.name
     }
 }
 
@@ -463,7 +482,7 @@ impl Evictable for RateLimiter {
         if !self.is_unused() || !queue.has_first_quotas() {
             return None;
         }
-        let now = self.inner.outside.now();
+        let now = self.inner.base.now();
         let full_at = self.standing(now).full_at;
         let open_at = queue.paused_until(now).unwrap_or(now);
         Some(full_at.max(open_at).saturating_duration_since(now))

@@ -1,17 +1,19 @@
 //! The limiter before an operation.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::inner::Inner;
 use super::state::Refusal;
 use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
-use crate::error::Rejected;
+use crate::error::{Error, Rejected};
 use crate::event::Observer;
-use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
+use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 impl Policy for RateLimiter {}
 
@@ -28,14 +30,14 @@ impl<'a, Op: Operation> Run<Op> for &'a RateLimiter {
 
 impl<'a> Gate for &'a RateLimiter {
     type Ticket = ();
-    type Permit = ();
+    type Permit = Learning<'a>;
     type Entrance = Tokens<'a>;
 
     #[inline(always)]
     fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Tokens<'a>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
-        let now = cx.now(&inner.outside.clock);
+        let now = cx.now(&inner.base.clock);
         match inner.take(now, cost) {
             Ok(()) => Entered::Admitted(()),
             Err(refusal) => Entered::Waits(Tokens {
@@ -48,14 +50,55 @@ impl<'a> Gate for &'a RateLimiter {
     }
 
     #[inline(always)]
-    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
-        (attempt(), ())
+    fn permit(self, (): ()) -> Learning<'a> {
+        Learning::of(&self.inner)
+    }
+}
+
+/// A running call that the limiter learns from, if it learns.
+pub struct Learning<'a> {
+    inner: Option<&'a Inner>,
+}
+
+impl<'a> Learning<'a> {
+    #[inline(always)]
+    fn of(inner: &'a Inner) -> Self {
+        Self {
+            inner: inner.feedback.is_some().then_some(inner),
+        }
+    }
+}
+
+impl Permit for Learning<'_> {
+    #[inline(always)]
+    fn take(&mut self) -> Self {
+        Self {
+            inner: self.inner.take(),
+        }
+    }
+
+    #[inline(always)]
+    fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
+        if let Some(inner) = self.inner {
+            // A layer inside that rejects says nothing about the dependency.
+            if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
+                let now = outcome.finished(&inner.base.clock);
+                inner.learn_from(now, &outcome.verdict);
+            }
+        }
+        outcome
+    }
+}
+
+impl fmt::Debug for Learning<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Learning").finish_non_exhaustive()
     }
 }
 
 impl Describe for RateLimiter {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.outside.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -90,7 +133,7 @@ pin_project! {
 }
 
 impl<'a> Entrance for Tokens<'a> {
-    type Permit = ();
+    type Permit = Learning<'a>;
 
     fn poll(
         self: Pin<&mut Self>,
@@ -98,17 +141,18 @@ impl<'a> Entrance for Tokens<'a> {
         _: bool,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(), Rejected>> {
+    ) -> Poll<Result<Learning<'a>, Rejected>> {
         let mut stage = self.project().stage;
         if let StageProj::Missing { limiter, refusal } = stage.as_mut().project() {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
             // A call that waits, and shadow mode for one that would, is up to `Acquire`.
-            if inner.outside.max_wait.is_zero() {
-                let now = cx.now(&inner.outside.clock);
-                return Poll::Ready(inner.refuse(now, *refusal, observer));
+            if inner.max_wait.is_zero() {
+                let now = cx.now(&inner.base.clock);
+                let admitted = inner.refuse(now, *refusal, observer);
+                return Poll::Ready(admitted.map(|()| Learning::of(inner)));
             }
-            let acquire = limiter.acquire_within(cx.cost().into(), inner.outside.max_wait);
+            let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
             stage.set(Stage::Waiting { acquire });
         }
         let StageProj::Waiting { mut acquire } = stage.project() else {
@@ -126,6 +170,6 @@ impl<'a> Entrance for Tokens<'a> {
                 .poll_with(task, reading, deadline, observer)
         )?;
         cx.refresh(clock);
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(Learning::of(acquire.inner())))
     }
 }

@@ -6,11 +6,11 @@
 //! which follow each other at the rate. Only the first waiter watches the clock. Turns are not booked in
 //! advance: a waiter that gives up simply leaves the queue.
 
-use std::collections::BTreeMap;
 use std::task::Waker;
 
 use super::core::Core;
-use super::state::{Limit, Limits, Quota, Refusal};
+use super::line::{Line, Waiter};
+use super::state::{Quota, Refusal};
 use super::terms::Terms;
 use super::token_bucket::Borrowed;
 use super::wakes::Wakes;
@@ -27,38 +27,6 @@ pub(super) struct Queue {
 
 /// The bit of the gate that says that the limiter is paused.
 const PAUSED: usize = !(usize::MAX >> 1);
-
-#[derive(Debug, Default)]
-struct Line {
-    /// By their tickets, which only grow.
-    waiters: BTreeMap<u64, Waiter>,
-    /// Tickets of waiters that have been served and have not noticed yet, with the instants at which their
-    /// tokens count as taken.
-    served: BTreeMap<u64, Instant>,
-    next_ticket: u64,
-    /// The sum of what the waiters cost.
-    cost: u64,
-    terms: Terms,
-    /// Nothing is admitted before this instant.
-    paused_until: Instant,
-    plan: Option<Box<Plan>>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    cost: u64,
-    since: Instant,
-    waker: Option<Waker>,
-}
-
-/// Where the limits will be when all waiters have been served, and when that is.
-#[derive(Debug)]
-struct Plan {
-    limits: Limits,
-    at: Instant,
-    /// How many waiters have left since it was made. It is too late a time then, never too early.
-    outdated: usize,
-}
 
 /// What became of a caller that wanted tokens.
 #[derive(Debug)]
@@ -115,15 +83,42 @@ impl Queue {
         now: Instant,
         act: impl FnOnce(&mut Line, &mut Wakes) -> R,
     ) -> R {
-        // Declared before the lock is taken: the waiters are woken after it has been released.
+        self.with_undo(core, now, act, |_| ())
+    }
+
+    /// As [`with`](Self::with). If the waker of a waiter panics, its panic goes on to the caller, which will
+    /// never see the result: `undo` gives back what that holds.
+    fn with_undo<R>(
+        &self,
+        core: &Core,
+        now: Instant,
+        act: impl FnOnce(&mut Line, &mut Wakes) -> R,
+        undo: impl FnOnce(&R),
+    ) -> R {
         let mut wakes = Wakes::default();
+        let result = self.locked(core, now, &mut wakes, act);
+        let mut panics = wakes.wake();
+        if !panics.is_empty() {
+            panics.run(|| undo(&result));
+        }
+        panics.resume();
+        result
+    }
+
+    fn locked<R>(
+        &self,
+        core: &Core,
+        now: Instant,
+        wakes: &mut Wakes,
+        act: impl FnOnce(&mut Line, &mut Wakes) -> R,
+    ) -> R {
         let mut line = lock_checked(&self.line);
         let first = line.first();
-        line.serve(core, now, &mut wakes);
-        let result = act(&mut line, &mut wakes);
-        line.serve(core, now, &mut wakes);
+        line.serve(core, now, wakes);
+        let result = act(&mut line, wakes);
+        line.serve(core, now, wakes);
         if line.first() != first {
-            line.wake_first(&mut wakes);
+            line.wake_first(wakes);
         }
         self.publish(&mut line, now);
         result
@@ -131,7 +126,12 @@ impl Queue {
 
     /// Takes `cost` tokens, or a place in the line if the turn comes at `latest` at the latest.
     pub(super) fn enter(&self, core: &Core, now: Instant, cost: u64, latest: Instant) -> Entry {
-        self.with(core, now, |line, _| {
+        let undo = |entry: &Entry| match entry {
+            Entry::Taken => self.give_back(core, now, None, cost),
+            Entry::Queued(ticket) => self.leave(core, now, *ticket, cost),
+            Entry::TooLate(_) | Entry::Full(_) => {}
+        };
+        let enter = |line: &mut Line, _: &mut Wakes| {
             if line.is_open(now) {
                 match core.take(now, cost) {
                     Ok(()) => return Entry::Taken,
@@ -165,7 +165,12 @@ impl Queue {
             };
             line.waiters.insert(ticket, waiter);
             Entry::Queued(ticket)
-        })
+        };
+        self.with_undo(core, now, enter, undo)
+    }
+
+    fn give_back(&self, core: &Core, now: Instant, taken: Option<Instant>, cost: u64) {
+        self.change(core, now, |core, _| core.give(now, taken, cost));
     }
 
     /// Whether the waiter with this ticket has been served. Otherwise keeps `waker` for when it has to
@@ -222,9 +227,14 @@ impl Queue {
 
     /// Takes tokens without waiting, if there is no line.
     pub(super) fn take(&self, core: &Core, now: Instant, cost: u64) -> Result<(), Refusal> {
-        self.with(core, now, |line, _| match line.is_open(now) {
+        let take = |line: &mut Line, _: &mut Wakes| match line.is_open(now) {
             true => core.take(now, cost),
             false => Err(line.refusal(core, now, cost, 0)),
+        };
+        self.with_undo(core, now, take, |taken| {
+            if taken.is_ok() {
+                self.give_back(core, now, None, cost);
+            }
         })
     }
 
@@ -236,12 +246,17 @@ impl Queue {
         cost: u64,
         debt: u64,
     ) -> (Result<(), Refusal>, Option<Borrowed>) {
-        self.with(core, now, |line, _| match line.is_open(now) {
+        let borrow = |line: &mut Line, _: &mut Wakes| match line.is_open(now) {
             true => {
                 let (ready, borrowed) = core.borrow(now, cost, debt);
                 (ready, Some(borrowed))
             }
             false => (Err(line.refusal(core, now, cost, debt)), None),
+        };
+        self.with_undo(core, now, borrow, |borrowed| {
+            if let (Ok(()), Some(borrowed)) = borrowed {
+                self.give_back(core, now, Some(borrowed.taken), cost);
+            }
         })
     }
 
@@ -308,176 +323,5 @@ impl Queue {
         let gate = line.waiters.len() | if paused { PAUSED } else { 0 };
         // Relaxed: see `is_closed`.
         self.gate.store(gate, Ordering::Relaxed);
-    }
-}
-
-impl Line {
-    /// Whether tokens may be taken past the line.
-    fn is_open(&self, now: Instant) -> bool {
-        self.waiters.is_empty() && self.paused_until <= now
-    }
-
-    fn first(&self) -> Option<u64> {
-        let (ticket, _) = self.waiters.first_key_value()?;
-        Some(*ticket)
-    }
-
-    /// Has the first waiter look again.
-    fn wake_first(&mut self, wakes: &mut Wakes) {
-        if let Some(mut first) = self.waiters.first_entry() {
-            wakes.push(first.get_mut().waker.take());
-        }
-    }
-
-    /// The limits are no longer what they were.
-    fn changed(&mut self, wakes: &mut Wakes) {
-        self.plan = None;
-        self.wake_first(wakes);
-    }
-
-    /// Serves the waiters whose turn has come.
-    fn serve(&mut self, core: &Core, now: Instant, wakes: &mut Wakes) {
-        while let Some((&ticket, first)) = self.waiters.first_key_value() {
-            let from = first.since.max(self.paused_until);
-            if from > now {
-                return;
-            }
-            let Ok(taken) = core.serve(from, now, first.cost) else {
-                return;
-            };
-            wakes.push(self.remove(ticket));
-            self.served.insert(ticket, taken);
-        }
-    }
-
-    /// When the first waiter, which could not be served, has its turn.
-    fn first_turn(&self, core: &Core, now: Instant) -> Refusal {
-        let Some((_, first)) = self.waiters.first_key_value() else {
-            return Refusal::Until(now);
-        };
-        let from = first.since.max(self.paused_until).max(now);
-        core.ready(from, first.cost)
-            .err()
-            .unwrap_or(Refusal::Until(from))
-    }
-
-    /// The plan for all waiters.
-    ///
-    /// Most limits can be asked where a whole line leaves them. For the others the waiters are gone
-    /// through one by one, and the plan is kept. A long line is gone through again only after many
-    /// waiters have left: a cancellation costs a few steps then, not one for each of those behind it.
-    fn plan(&mut self, core: &Core, now: Instant) -> &mut Plan {
-        const STEPS: usize = 64;
-        let start = self.paused_until.max(now);
-        let last = self.waiters.last_key_value();
-        let last = last.map_or(0, |(_, waiter)| waiter.cost);
-        let new = |limits| Plan {
-            limits,
-            at: start,
-            outdated: 0,
-        };
-        let mut limits = core.copy();
-        if limits.put_all(start, self.cost.saturating_sub(last)) {
-            let mut plan = new(limits);
-            if !self.waiters.is_empty() {
-                let _ = plan.serve(last);
-            }
-            self.plan = Some(Box::new(plan));
-        }
-        let waiters = &self.waiters;
-        self.plan.take_if(|plan| {
-            plan.outdated > 0 && plan.outdated.saturating_mul(STEPS) >= waiters.len()
-        });
-        let plan = self.plan.get_or_insert_with(|| {
-            let mut plan = new(core.copy());
-            for waiter in waiters.values() {
-                let _ = plan.serve(waiter.cost);
-            }
-            Box::new(plan)
-        });
-        plan.at = plan.at.max(start);
-        plan
-    }
-
-    /// When `cost` tokens could be taken behind all waiters.
-    fn refusal(&mut self, core: &Core, now: Instant, cost: u64, debt: u64) -> Refusal {
-        let plan = self.plan(core, now);
-        match plan.limits.ready(plan.at, cost, debt) {
-            Ok(()) => Refusal::Until(plan.at),
-            Err(refusal) => refusal,
-        }
-    }
-
-    /// Adds a waiter to the plan, if its turn is no later than `latest`.
-    fn join(
-        &mut self,
-        core: &Core,
-        now: Instant,
-        cost: u64,
-        latest: Instant,
-    ) -> Result<(), Refusal> {
-        match self.refusal(core, now, cost, 0) {
-            Refusal::Until(turn) if turn <= latest => {
-                // `refusal` has just made it.
-                if let Some(plan) = &mut self.plan {
-                    let _ = plan.serve(cost);
-                }
-                Ok(())
-            }
-            refusal => Err(refusal),
-        }
-    }
-
-    /// When there will be room for `cost` in the line.
-    fn room(&self, core: &Core, now: Instant, cost: u64, max_waiting: usize) -> Refusal {
-        let mut plan = Plan {
-            limits: core.copy(),
-            at: self.paused_until.max(now),
-            outdated: 0,
-        };
-        let (mut callers, mut waiting) = (self.waiters.len(), self.cost);
-        for waiter in self.waiters.values() {
-            if plan.serve(waiter.cost).is_err() {
-                return Refusal::Never;
-            }
-            callers -= 1;
-            waiting = waiting.saturating_sub(waiter.cost);
-            let fits = self
-                .terms
-                .bound()
-                .is_none_or(|bound| waiting.saturating_add(cost) <= bound);
-            if callers < max_waiting && fits {
-                return Refusal::Until(plan.at);
-            }
-        }
-        // No caller may wait at all: then it depends on the limits alone.
-        match plan.serve(cost) {
-            Ok(at) => Refusal::Until(at),
-            Err(refusal) => refusal,
-        }
-    }
-
-    /// Takes a waiter out of the line. Returns its waker.
-    fn remove(&mut self, ticket: u64) -> Option<Waker> {
-        let waiter = self.waiters.remove(&ticket)?;
-        self.cost = self.cost.saturating_sub(waiter.cost);
-        if self.waiters.is_empty() {
-            self.plan = None;
-        }
-        waiter.waker
-    }
-}
-
-impl Plan {
-    /// Serves one more as soon as it can be. Returns when that is.
-    fn serve(&mut self, cost: u64) -> Result<Instant, Refusal> {
-        if let Err(refusal) = self.limits.ready(self.at, cost, 0) {
-            match refusal {
-                Refusal::Until(at) => self.at = at,
-                Refusal::Never => return Err(Refusal::Never),
-            }
-        }
-        self.limits.put(self.at, cost);
-        Ok(self.at)
     }
 }

@@ -1,8 +1,36 @@
-//! A counter of rejections that costs the rejected calls little.
+//! Rejections, and a counter of them that costs the rejected calls little.
 
 use std::sync::OnceLock;
 
+use super::state::Refusal;
+use crate::base::Base;
+use crate::error::{Reason, Rejected};
+use crate::instant::{Instant, nanos};
 use crate::striped::Striped;
+
+impl Base {
+    /// Makes a rejection for `reason`, unless there will never be that many tokens.
+    #[inline(always)]
+    pub(super) fn rejection(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
+        match refusal {
+            Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
+            Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
+            Refusal::Until(at) => {
+                let wait = at.as_nanos().saturating_sub(now.as_nanos());
+                Rejected::new(self.name, reason).with_retry_nanos(wait)
+            }
+        }
+    }
+
+    /// Makes the same rejection for another reason.
+    pub(super) fn with_reason(&self, rejected: Rejected, reason: Reason) -> Rejected {
+        let changed = Rejected::new(self.name, reason);
+        match rejected.retry_after() {
+            Some(wait) => changed.with_retry_nanos(nanos(wait)),
+            None => changed,
+        }
+    }
+}
 
 /// Counts rejections. Threads count apart from each other; the memory for that is allocated with the first
 /// rejection.

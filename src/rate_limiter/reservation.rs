@@ -45,7 +45,7 @@ pub struct Reservation {
 
 impl Reservation {
     pub(super) fn new(inner: &Arc<Inner>, cost: u64, longest: Duration) -> Result<Self, Rejected> {
-        let now = inner.outside.now();
+        let now = inner.base.now();
         let latest = now + longest;
         let (taken, borrowed) = inner.borrow(now, cost, inner.debt);
         let at = borrowed.as_ref().map_or(now, |borrowed| borrowed.taken);
@@ -61,7 +61,7 @@ impl Reservation {
         let (cost, paid) = match refused {
             Ok(paid) => (cost, paid),
             Err(refusal) => {
-                let rejected = inner.outside.rejected(now, refusal, Reason::RateLimited);
+                let rejected = inner.base.rejection(now, refusal, Reason::RateLimited);
                 inner.reject(rejected, None)?;
                 // In shadow mode it goes ahead, and takes nothing.
                 (0, now)
@@ -82,8 +82,7 @@ impl Reservation {
 
     /// How long until the debt it made is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
-        self.paid
-            .saturating_duration_since(self.inner.outside.now())
+        self.paid.saturating_duration_since(self.inner.base.now())
     }
 
     /// Settles it at `actual` tokens. What was reserved beyond that is given back; what was consumed
@@ -95,7 +94,7 @@ impl Reservation {
         if actual <= reserved {
             inner.give(Some(self.taken), reserved - actual);
         } else {
-            let (now, missing) = (inner.outside.now(), actual - reserved);
+            let (now, missing) = (inner.base.now(), actual - reserved);
             inner.core.charge(now, missing, inner.debt);
         }
     }
@@ -115,7 +114,7 @@ impl Drop for Reservation {
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reservation")
-            .field("limiter", &self.inner.outside.name)
+            .field("limiter", &self.inner.base.name)
             .field("cost", &self.cost)
             .finish_non_exhaustive()
     }

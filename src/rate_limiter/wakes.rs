@@ -1,12 +1,14 @@
 //! Wakers that are woken after a lock has been released.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::mem::take;
 use std::task::Waker;
+
+use crate::event::Panics;
 
 /// Wakers to wake when this is dropped: declared before a lock is taken, it outlives the lock.
 ///
-/// Wakers are code of the user. One that panics does not keep the others from being woken; the first
-/// panic goes on afterwards.
+/// Wakers are user code. One that panics does not keep the others from being woken; the first panic goes
+/// on afterwards.
 #[derive(Debug, Default)]
 pub(super) struct Wakes {
     // Usually there is one at most.
@@ -23,29 +25,20 @@ impl Wakes {
             waker => self.more.extend(waker),
         }
     }
+
+    /// Wakes them now. The caller has to let a panic go on.
+    pub(super) fn wake(&mut self) -> Panics {
+        let mut panics = Panics::default();
+        for waker in self.one.take().into_iter().chain(take(&mut self.more)) {
+            panics.run(|| waker.wake());
+        }
+        panics.run(|| drop(self.replaced.take()));
+        panics
+    }
 }
 
 impl Drop for Wakes {
     fn drop(&mut self) {
-        let mut panicked = None;
-        let mut guarded = |act: &mut dyn FnMut()| {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(act)) {
-                panicked.get_or_insert(panic);
-            }
-        };
-        for waker in self.one.take().into_iter().chain(self.more.drain(..)) {
-            let mut waker = Some(waker);
-            guarded(&mut || {
-                if let Some(waker) = waker.take() {
-                    waker.wake();
-                }
-            });
-        }
-        guarded(&mut || drop(self.replaced.take()));
-        if let Some(panic) = panicked {
-            if !std::thread::panicking() {
-                resume_unwind(panic);
-            }
-        }
+        self.wake().resume();
     }
 }

@@ -1,5 +1,6 @@
 //! The builders of the four kinds of budget.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,7 +46,15 @@ const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
 }
 
 fn budget(kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {
-    RetryBudget::of(Arc::new(Inner { kind, clock }))
+    // Of std also under loom: the number orders nothing.
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    // Relaxed: only that numbers differ matters. After 2^32 budgets they begin again.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
+    RetryBudget::of(Arc::new(Inner {
+        number,
+        kind,
+        clock,
+    }))
 }
 
 /// Builds a budget that is a share of recent calls.

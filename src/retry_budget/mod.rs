@@ -71,6 +71,8 @@ pub struct RetryBudget {
 
 #[derive(Debug)]
 struct Inner {
+    /// Tells budgets apart in the context of a call. Never zero.
+    number: u32,
     kind: Kind,
     /// What moves the window; `None` for the kinds that do not depend on the time.
     clock: Option<ClockHandle>,
@@ -122,7 +124,23 @@ impl RetryBudget {
     }
 
     /// Begins the call of `cx`, with the reading of the clock that it has, if any is needed.
+    ///
+    /// A call that a layer outside has begun under this budget is not counted twice.
     pub(crate) fn begin_in(&self, cx: &mut Context) -> BudgetedCall<'_> {
+        let number = self.inner.number;
+        if cx.budget() == number {
+            return BudgetedCall {
+                budget: self,
+                last_price: BudgetedCall::NESTED | BudgetedCall::NOTHING,
+            };
+        }
+        let call = self.begin_at(self.now_in(cx));
+        *cx = cx.with_budget(number);
+        call
+    }
+
+    /// As [`begin_in`](Self::begin_in), for a budget that no other layer has. The context does not remember it.
+    pub(crate) fn begin_private(&self, cx: &mut Context) -> BudgetedCall<'_> {
         self.begin_at(self.now_in(cx))
     }
 
@@ -209,13 +227,20 @@ impl RetryBudget {
 #[must_use = "dropping it ends the call"]
 pub struct BudgetedCall<'a> {
     budget: &'a RetryBudget,
-    /// What the last retry of this call has paid; [`NOTHING`](Self::NOTHING) before the first. A whole
-    /// word, for a gap beside a tag would be copied in pieces.
+    /// What the last retry of this call has paid, [`NOTHING`](Self::NOTHING) before the first, and
+    /// [`NESTED`](Self::NESTED). A whole word, for a gap beside a tag would be copied in pieces.
     last_price: u64,
 }
 
 impl<'a> BudgetedCall<'a> {
-    const NOTHING: u64 = u64::MAX;
+    const NOTHING: u64 = Self::NESTED - 1;
+    /// A layer outside has begun the call: it counts the call and records its result.
+    const NESTED: u64 = 1 << 63;
+
+    /// Whether a layer outside has begun the call under the same budget. That one records the result.
+    pub(crate) const fn is_nested(&self) -> bool {
+        self.last_price & Self::NESTED != 0
+    }
 
     /// Records that an attempt failed in a way that is worth a retry.
     pub fn failure(&mut self) {
@@ -238,23 +263,21 @@ impl<'a> BudgetedCall<'a> {
 
     fn withdraw_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
         let price = self.budget.withdraw(class, now)?;
-        self.last_price = price;
+        self.last_price = self.last_price & Self::NESTED | price;
         Some(Extra {
             budget: self.budget,
         })
     }
 
-    /// Records that the call succeeded.
+    /// Records that the call succeeded. What the last retry has paid is paid back.
     pub fn success(&mut self) {
+        let nested = self.last_price & Self::NESTED;
+        let paid = std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
         match &self.budget.inner.kind {
-            Kind::Tokens { bucket, prices } => {
-                let paid = std::mem::replace(&mut self.last_price, Self::NOTHING);
-                bucket.add(if paid == Self::NOTHING {
-                    prices.reward
-                } else {
-                    paid
-                });
-            }
+            Kind::Tokens { bucket, .. } if paid != Self::NOTHING => bucket.add(paid),
+            // The layer outside records the success of the call.
+            _ if nested != 0 => {}
+            Kind::Tokens { bucket, prices } => bucket.add(prices.reward),
             Kind::Grpc { bucket, ratio } => bucket.add(*ratio),
             Kind::Percentage { .. } | Kind::InFlight(_) => {}
         }
@@ -263,6 +286,9 @@ impl<'a> BudgetedCall<'a> {
 
 impl Drop for BudgetedCall<'_> {
     fn drop(&mut self) {
+        if self.is_nested() {
+            return;
+        }
         if let Kind::InFlight(in_flight) = &self.budget.inner.kind {
             in_flight.end();
         }

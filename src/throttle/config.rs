@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::Throttle;
 use super::inner::{Inner, Settings};
 use super::state::{Rule, State};
-use crate::clock::ClockHandle;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::verdict::Health;
 use crate::window::TimeWindow;
 
@@ -42,11 +41,8 @@ pub struct ThrottleBuilder {
     count_refused: bool,
     cancelled_as: Health,
     panicked_as: Health,
-    shadow: bool,
     seed: Option<u64>,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl Throttle {
@@ -75,11 +71,8 @@ impl ThrottleBuilder {
             count_refused: false,
             cancelled_as: Health::Neutral,
             panicked_as: Health::Unhealthy,
-            shadow: false,
             seed: None,
-            observer: None,
-            name: NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(NAME),
         }
     }
 
@@ -176,6 +169,7 @@ impl ThrottleBuilder {
     }
 
     setters! {
+        in setup;
         /// Decides, counts and reports, but never refuses. Calls that would have been refused count as
         /// any other.
         shadow;
@@ -219,21 +213,15 @@ impl ThrottleBuilder {
         if self.probe_every.is_zero() {
             return fail("probe_every", "must be above zero");
         }
-        let Some(clock) = self.clock else {
-            return fail("clock", "must be given");
-        };
+        let base = self.setup.build(NAME)?;
         let settings = Settings {
-            name: self.name,
             count_refused: self.count_refused,
             cancelled_as: self.cancelled_as,
             panicked_as: self.panicked_as,
-            shadow: self.shadow,
-            observer: self.observer,
-            clock,
         };
         let state = State::new(rule, self.window, self.slices, self.grace, self.probe_every);
         Ok(Throttle {
-            inner: Arc::new(Inner::new(settings, state, self.seed)),
+            inner: Arc::new(Inner::new(base, settings, state, self.seed)),
         })
     }
 }
@@ -241,7 +229,7 @@ impl ThrottleBuilder {
 impl std::fmt::Debug for ThrottleBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ThrottleBuilder")
-            .field("name", &self.name)
+            .field("setup", &self.setup)
             .field("rule", &self.rule)
             .field("window", &self.window)
             .finish_non_exhaustive()

@@ -1,15 +1,13 @@
 //! State shared by the clones of a throttle.
 
-use std::sync::Arc;
-
 use super::state::State;
-use crate::clock::ClockHandle;
-use crate::event::Observer;
+use crate::base::Base;
 use crate::rng::SharedRng;
 use crate::sync::AtomicU64;
 use crate::verdict::Health;
 
 pub(super) struct Inner {
+    pub(super) base: Base,
     pub(super) settings: Settings,
     pub(super) state: State,
     pub(super) rng: SharedRng,
@@ -19,18 +17,15 @@ pub(super) struct Inner {
 
 /// Settings that never change.
 pub(super) struct Settings {
-    pub(super) name: &'static str,
     pub(super) count_refused: bool,
     pub(super) cancelled_as: Health,
     pub(super) panicked_as: Health,
-    pub(super) shadow: bool,
-    pub(super) observer: Option<Arc<dyn Observer>>,
-    pub(super) clock: ClockHandle,
 }
 
 impl Inner {
-    pub(super) fn new(settings: Settings, state: State, seed: Option<u64>) -> Self {
+    pub(super) fn new(base: Base, settings: Settings, state: State, seed: Option<u64>) -> Self {
         Self {
+            base,
             settings,
             state,
             rng: SharedRng::new(seed),

@@ -34,7 +34,9 @@ fn loom_one_of_two_callers_gets_the_probe() {
         };
         let here = decide(&state);
         let there = other.join().unwrap();
-        let probes = [here, there].into_iter().filter(|d| *d == Decision::Probe);
+        let probes = [here, there]
+            .into_iter()
+            .filter(|d| matches!(d, Decision::Probe { .. }));
         assert_eq!(probes.count(), 1, "{here:?} {there:?}");
     });
 }

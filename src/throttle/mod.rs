@@ -114,7 +114,7 @@ pub struct Throttle {
 impl Throttle {
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.settings.name
+        self.inner.base.name
     }
 
     /// Asks to make one call, for code that is no closure.
@@ -138,7 +138,7 @@ impl Throttle {
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
-        let now = self.inner.settings.clock.now();
+        let now = self.inner.base.clock.now();
         self.inner
             .admit(now, crate::life::Life::of_a_handle(), None)
     }
@@ -152,7 +152,7 @@ impl Throttle {
             Health::Neutral => return,
         };
         let inner = &*self.inner;
-        inner.state.record(accepted, inner.settings.clock.now());
+        inner.state.record(accepted, inner.base.clock.now());
     }
 
     /// Forgets all calls. Those in flight may be counted when they end, or not.
@@ -163,7 +163,7 @@ impl Throttle {
     /// What the throttle is like now. Changes nothing.
     pub fn snapshot(&self) -> ThrottleSnapshot {
         let inner = &*self.inner;
-        let seen = inner.state.seen(inner.settings.clock.now());
+        let seen = inner.state.seen(inner.base.clock.now());
         ThrottleSnapshot {
             requests: seen.requests,
             accepts: seen.accepts,
@@ -185,7 +185,7 @@ impl Evictable for Throttle {
         if !is_unshared(&self.inner) {
             return None;
         }
-        let seen = inner.state.seen(inner.settings.clock.now());
+        let seen = inner.state.seen(inner.base.clock.now());
         match (seen.pending, seen.failures) {
             (0, 0) => Some(Duration::ZERO),
             // At the latest.

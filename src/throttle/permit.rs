@@ -92,7 +92,7 @@ impl Drop for Permit<'_> {
 impl fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("name", &self.inner.settings.name)
+            .field("name", &self.inner.base.name)
             .field("is_probe", &self.is_probe)
             .finish_non_exhaustive()
     }

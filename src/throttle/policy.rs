@@ -5,9 +5,7 @@ use crate::clock::ClockHandle;
 use crate::event::Observer;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{
-    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
-};
+use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
 
 impl Policy for Throttle {}
 
@@ -33,7 +31,7 @@ impl<'a> Gate for &'a Throttle {
         cx: &mut Context,
         observer: Option<&dyn Observer>,
     ) -> Entered<Permit<'a>, Self::Entrance> {
-        let now = cx.now(&self.inner.settings.clock);
+        let now = cx.now(&self.inner.base.clock);
         match self.inner.admit(now, Life::of_a_policy(), observer) {
             Ok(permit) => Entered::Admitted(permit),
             Err(rejected) => Entered::Rejected(rejected),
@@ -41,11 +39,8 @@ impl<'a> Gate for &'a Throttle {
     }
 
     #[inline]
-    fn begin<A>(self, mut permit: Permit<'a>, attempt: impl FnOnce() -> A) -> (A, Permit<'a>) {
-        let mark = OnUnwind::new(|| guarded::Permit::panicked(&mut permit));
-        let attempt = attempt();
-        mark.disarm();
-        (attempt, permit)
+    fn permit(self, permit: Permit<'a>) -> Permit<'a> {
+        permit
     }
 }
 
@@ -68,7 +63,7 @@ impl guarded::Permit for Permit<'_> {
 
 impl Describe for Throttle {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.settings.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {

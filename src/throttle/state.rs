@@ -66,8 +66,10 @@ impl Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Pass,
-    /// It should have been refused, but none was let through for too long.
-    Probe,
+    /// It should have been refused, but none was let through for too long: since `last`, in nanoseconds.
+    Probe {
+        last: u64,
+    },
     Refuse,
 }
 
@@ -169,9 +171,20 @@ impl State {
             .last_pass
             .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed);
         match won {
-            Ok(_) => Decision::Probe,
+            Ok(_) => Decision::Probe { last },
             Err(_) => Decision::Refuse,
         }
+    }
+
+    /// Takes back the probe that was decided on at `now`: none was admitted since `last`, unless one was since.
+    pub(super) fn withdraw_probe(&self, now: Instant, last: u64) {
+        // Relaxed: as in `decide`. A failure means that a later call was admitted.
+        let _ = self.last_pass.compare_exchange(
+            now.as_nanos(),
+            last,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
     }
 
     /// Counts a call that starts.

@@ -229,19 +229,22 @@ fn who_comes_second_gets_no_probe() {
         first = Some(state.decide(at(100_000), || 0.0));
         0.0
     });
-    assert_eq!((first, second), (Some(Decision::Probe), Decision::Refuse));
+    assert_eq!(
+        (first, second),
+        (Some(Decision::Probe { last: 0 }), Decision::Refuse)
+    );
 }
 
 #[test]
 fn a_reset_forgets_the_last_probe() {
     let state = refusing();
     let decide = || state.decide(at(100_000), || 0.0);
-    assert_eq!(decide(), Decision::Probe);
+    assert_eq!(decide(), Decision::Probe { last: 0 });
     assert_eq!(decide(), Decision::Refuse);
     state.reset();
     assert_eq!(decide(), Decision::Pass);
     for _ in 0..100 {
         state.record(false, at(100_000));
     }
-    assert_eq!(decide(), Decision::Probe);
+    assert_eq!(decide(), Decision::Probe { last: 0 });
 }

@@ -42,9 +42,11 @@ impl<'a, Op: Operation> Run<Op> for &'a Timeout {
             timer: None,
             timeout: self,
             listener: op.listener(),
-            started: now,
+            allowed: Allowed::new(
+                deadline.as_nanos().saturating_sub(now.as_nanos()),
+                own == deadline,
+            ),
             deadline,
-            own,
         }
     }
 }
@@ -73,10 +75,33 @@ pin_project! {
         timer: Option<Sleep>,
         timeout: &'a Timeout,
         listener: Op::Listener,
-        started: Instant,
+        allowed: Allowed,
         // The earlier one of the timeout's own and the one from outside.
         deadline: Instant,
-        own: Instant,
+    }
+}
+
+/// How long a run may take, and whether by the timeout's own limit, in one word: stacks have two timeouts.
+#[derive(Clone, Copy)]
+struct Allowed(u64);
+
+impl Allowed {
+    const OWN_LIMIT: u64 = 1 << 63;
+
+    /// Times of 290 years and more are cut short: a run never takes as long.
+    #[inline(always)]
+    const fn new(nanos: u64, own_limit: bool) -> Self {
+        let own_limit = if own_limit { Self::OWN_LIMIT } else { 0 };
+        let longest = Self::OWN_LIMIT - 1;
+        Self(own_limit | if nanos < longest { nanos } else { longest })
+    }
+
+    const fn is_own_limit(self) -> bool {
+        self.0 & Self::OWN_LIMIT != 0
+    }
+
+    const fn time(self) -> Duration {
+        Duration::from_nanos(self.0 & !Self::OWN_LIMIT)
     }
 }
 
@@ -96,7 +121,7 @@ impl<Op: Operation> Future for TimeoutFuture<'_, Op> {
         if let Poll::Ready(outcome) = polled {
             match &outcome.result {
                 Err(Error::TimedOut(timed_out))
-                    if timed_out.is_by_deadline() && *this.own == *this.deadline => {}
+                    if timed_out.is_by_deadline() && this.allowed.is_own_limit() => {}
                 _ => return Poll::Ready(outcome.handed_on()),
             }
         } else {
@@ -109,8 +134,7 @@ impl<Op: Operation> Future for TimeoutFuture<'_, Op> {
         }
         // First of all, so that whatever is told or released next does not meet the operation any more.
         this.attempt.set(None);
-        let limit = this.deadline.saturating_duration_since(*this.started);
-        let is_own = *this.own == *this.deadline;
+        let (limit, is_own) = (this.allowed.time(), this.allowed.is_own_limit());
         let observer = this.listener.observer();
         Poll::Ready(this.timeout.cut_off(limit, is_own, observer))
     }

@@ -217,8 +217,8 @@ fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
         window.add(CALLS, 1);
     }
     assert_eq!(window.words_in_use(), words);
-    // Six for each of ten slices, of two more, and of those that make it a power of two.
-    assert_eq!(words, 16 * 6);
+    // Six for each of ten slices and of two more.
+    assert_eq!(words, 12 * 6);
     assert_eq!(window.sums_at(at(4_000))[CALLS], 200_000);
 }
 

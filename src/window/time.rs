@@ -31,7 +31,8 @@ use crate::sync::{AtomicU64, Ordering};
 pub(crate) struct TimeWindow {
     /// When the newest slice ends, in nanoseconds. Zero before the first slice.
     ends: AtomicU64,
-    /// Numbers of the newest and the oldest slice in the window, in the order they began.
+    /// Numbers of the newest and the oldest slice in the window. They grow in the order in which slices
+    /// begin: see [`after`](Self::after).
     newest: AtomicU64,
     oldest: AtomicU64,
     /// Length of a slice and of the window, in nanoseconds.
@@ -41,10 +42,9 @@ pub(crate) struct TimeWindow {
     /// and again with the first call after the window has run empty.
     aligned: bool,
     kinds: u8,
-    places: u32,
-    /// When each slice began, then its marks: `1 + kinds` words for each. At least two slices more
-    /// than fit in the window, so a slice is overwritten only after a later one has begun without
-    /// it. Their number is a power of two, so that no division is needed to find one.
+    places: u16,
+    /// When each slice began, then its marks: `1 + kinds` words for each. Two slices more than fit in
+    /// the window, so a slice is overwritten only after a later one has begun without it.
     slices: Box<[AtomicU64]>,
     counters: [Counters; 2],
 }
@@ -77,7 +77,8 @@ impl TimeWindow {
     pub(crate) fn new(window: Duration, slices: u32, aligned: bool, kinds: usize) -> Self {
         let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
         let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
-        let words = (slices as usize + 2).next_power_of_two() * (1 + kinds);
+        let places = slices as u16 + 2;
+        let words = usize::from(places) * (1 + kinds);
         Self {
             ends: AtomicU64::new(0),
             newest: AtomicU64::new(0),
@@ -86,7 +87,7 @@ impl TimeWindow {
             window: slice * slices,
             aligned,
             kinds: kinds as u8,
-            places: (words / (1 + kinds)) as u32,
+            places,
             slices: (0..words).map(|_| AtomicU64::new(0)).collect(),
             counters: [Counters::default(), Counters::default()],
         }
@@ -132,13 +133,14 @@ impl TimeWindow {
             if self.newest.load(Ordering::Acquire) != newest {
                 continue;
             }
-            self.write_slice(newest + 1, begins, marks);
-            self.drop_slices(newest + 1, begins);
+            let next = self.after(newest);
+            self.write_slice(next, begins, marks);
+            self.drop_slices(next, begins);
             // Release, here and below: pairs with the loads above and in `advance`.
             let order = Ordering::AcqRel;
             let _ = self
                 .newest
-                .compare_exchange(newest, newest + 1, order, Ordering::Relaxed);
+                .compare_exchange(newest, next, order, Ordering::Relaxed);
             self.ends
                 .fetch_max(begins.saturating_add(self.slice), order);
         }
@@ -170,7 +172,7 @@ impl TimeWindow {
     fn drop_slices(&self, newest: u64, begins: u64) {
         let mut oldest = self.oldest.load(Ordering::Acquire);
         while oldest < newest && begins.saturating_sub(self.began(oldest)) >= self.window {
-            oldest += 1;
+            oldest = self.after(oldest);
         }
         self.oldest.fetch_max(oldest, Ordering::AcqRel);
     }
@@ -199,21 +201,29 @@ impl TimeWindow {
     /// Returns the content at `now`. Changes nothing.
     pub(crate) fn sums_at(&self, now: Instant) -> Sums {
         let newest = self.newest.load(Ordering::Acquire);
-        let mut slices = self.oldest.load(Ordering::Acquire)..=newest;
-        let first = slices.find(|slice| self.is_within(*slice, self.window, now));
-        first.map_or([0; MAX_KINDS], |slice| self.since(slice))
+        let mut slice = self.oldest.load(Ordering::Acquire);
+        while slice <= newest {
+            if self.is_within(slice, self.window, now) {
+                return self.since(slice);
+            }
+            slice = self.after(slice);
+        }
+        [0; MAX_KINDS]
     }
 
     /// Returns the content of the current slice and the `before` slices before it.
     pub(crate) fn sums_of_latest(&self, before: u64, now: Instant) -> Sums {
         let span = before.saturating_add(1).saturating_mul(self.slice);
         let span = span.min(self.window);
-        let newest = self.newest.load(Ordering::Acquire);
-        let slices = (self.oldest.load(Ordering::Acquire)..=newest).rev();
-        let first = slices
-            .take_while(|slice| self.is_within(*slice, span, now))
-            .last();
-        first.map_or([0; MAX_KINDS], |slice| self.since(slice))
+        let mut first = self.newest.load(Ordering::Acquire);
+        if !self.is_within(first, span, now) {
+            return [0; MAX_KINDS];
+        }
+        let oldest = self.oldest.load(Ordering::Acquire);
+        while first > oldest && self.is_within(self.before(first), span, now) {
+            first = self.before(first);
+        }
+        self.since(first)
     }
 
     /// Whether a slice began in the last `span` nanoseconds.
@@ -258,8 +268,10 @@ impl TimeWindow {
         self.add(kind, 1);
         // As if it had been counted before the later slices began. A slice that begins at this moment
         // may contain it too, and shows it once more while that slice is the oldest.
-        for later in slice.0 + 1..=newest {
+        let mut later = self.after(slice.0);
+        while later <= newest {
             self.slice(later)[1 + kind].fetch_add(1, Ordering::Relaxed);
+            later = self.after(later);
         }
     }
 
@@ -272,12 +284,13 @@ impl TimeWindow {
             if self.newest.load(Ordering::Acquire) != newest {
                 continue;
             }
-            self.write_slice(newest + 1, began, marks);
-            self.oldest.fetch_max(newest + 1, Ordering::AcqRel);
+            let next = self.after(newest);
+            self.write_slice(next, began, marks);
+            self.oldest.fetch_max(next, Ordering::AcqRel);
             let order = Ordering::AcqRel;
-            let published =
-                self.newest
-                    .compare_exchange(newest, newest + 1, order, Ordering::Relaxed);
+            let published = self
+                .newest
+                .compare_exchange(newest, next, order, Ordering::Relaxed);
             if published.is_ok() {
                 break;
             }
@@ -291,10 +304,33 @@ impl TimeWindow {
         self.slice(slice)[0].load(Ordering::Relaxed)
     }
 
+    /// The bits of a slice's number that say where its words are. Above them the laps are counted, so that
+    /// no division is needed to find a slice, whatever the number of places.
+    const PLACE: u64 = 0xffff;
+
+    /// The number of the slice after this one.
+    #[inline]
+    const fn after(&self, slice: u64) -> u64 {
+        let next = slice + 1;
+        if next & Self::PLACE == self.places as u64 {
+            (next | Self::PLACE) + 1
+        } else {
+            next
+        }
+    }
+
+    /// The number of the slice before this one, which is not the first.
+    const fn before(&self, slice: u64) -> u64 {
+        match slice & Self::PLACE {
+            0 => (slice - 1) & !Self::PLACE | (self.places as u64 - 1),
+            _ => slice - 1,
+        }
+    }
+
     /// The words of a slice.
     fn slice(&self, number: u64) -> &[AtomicU64] {
         let stride = 1 + usize::from(self.kinds);
-        let place = (number & u64::from(self.places - 1)) as usize;
+        let place = (number & Self::PLACE) as usize;
         &self.slices[place * stride..][..stride]
     }
 }

@@ -172,6 +172,13 @@ fn algorithms_that_watch_overload() {
         |n| Aimd::builder().backoff(n).every_sample(true).build(),
         feed,
     );
+    check(
+        "increase_by",
+        &COUNTS,
+        |n| n > 0,
+        |n| Aimd::builder().increase_by(n).every_sample(true).build(),
+        feed,
+    );
     for timeout in TIMES {
         feed(Aimd::builder().timeout(timeout).build().unwrap());
     }
@@ -220,6 +227,13 @@ fn algorithms_that_watch_latency() {
         &NUMBERS,
         |n| (1.0..=f64::MAX).contains(&n),
         |n| Gradient2::builder().tolerance(n).build(),
+        feed,
+    );
+    check(
+        "recovery",
+        &NUMBERS,
+        is_share,
+        |n| Gradient2::builder().recovery(n).build(),
         feed,
     );
     check(

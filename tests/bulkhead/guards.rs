@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Waker};
 use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
-use backstop::bulkhead::limit::Fixed;
+use backstop::bulkhead::limit::{ConcurrencyLimit, Fixed, Sample, Vegas};
 use backstop::{Bulkhead, Clock, Context, Instant, Keyed, LoadShedder, ManualClock, Policy, Sleep};
 use futures::future::join;
 
@@ -80,6 +80,136 @@ fn a_permit_that_comes_back_while_a_caller_gets_in_line_is_its_own() {
     let began = clock.inner.now();
     assert!(run(&clock.inner, bulkhead.acquire()).is_ok());
     assert_eq!(clock.inner.now(), began);
+}
+
+#[test]
+fn a_call_above_an_adaptive_limit_is_not_left_waiting_for_permits_that_came_back() {
+    let clock = Releasing::default();
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Fixed::new(2))
+        .queue(1)
+        .max_wait(ms(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    clock.gives(bulkhead.try_acquire_owned(Context::new()).unwrap());
+    let began = clock.inner.now();
+    let large = bulkhead.acquire_with(Context::new().with_cost(9));
+    let permit = run(&clock.inner, large).unwrap();
+    assert_eq!((permit.cost(), clock.inner.now()), (2, began));
+}
+
+/// A clock that makes a call when the bulkhead reads it to serve its waiters.
+#[derive(Clone, Debug, Default)]
+struct Calling {
+    inner: ManualClock,
+    bulkhead: Arc<Mutex<Option<Bulkhead>>>,
+    admitted: Arc<AtomicBool>,
+}
+
+impl Clock for Calling {
+    fn now(&self) -> Instant {
+        let bulkhead = self.bulkhead.lock().unwrap().take();
+        if let Some(bulkhead) = bulkhead {
+            let permit = bulkhead.try_acquire();
+            self.admitted.store(permit.is_ok(), Ordering::Relaxed);
+        }
+        self.inner.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.inner.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn a_call_that_comes_before_waiters_are_served_gets_what_they_leave() {
+    let clock = Calling::default();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(2)
+        .queue(1)
+        .codel_defaults()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let both = Context::new().with_cost(2);
+    let permit = bulkhead.try_acquire_with(both).unwrap();
+    let mut waits = pin!(bulkhead.acquire());
+    let mut task = TaskContext::from_waker(Waker::noop());
+    assert!(waits.as_mut().poll(&mut task).is_pending());
+    *clock.bulkhead.lock().unwrap() = Some(bulkhead.clone());
+    drop(permit);
+    assert!(clock.admitted.load(Ordering::Relaxed));
+    assert!(waits.as_mut().poll(&mut task).is_ready());
+}
+
+#[test]
+fn codel_drops_no_waiter_before_its_turn_could_have_come() {
+    let clock = ManualClock::new();
+    let bulkhead = on(&clock)
+        .max_concurrent(1)
+        .queue(9)
+        .codel(ms(5), ms(100))
+        .build()
+        .unwrap();
+    let permit = bulkhead.try_acquire().unwrap();
+    let mut task = TaskContext::from_waker(Waker::noop());
+    let mut waits = pin!(bulkhead.acquire());
+    assert!(waits.as_mut().poll(&mut task).is_pending());
+    // Waiters that give up let the queue look for the next one.
+    for _ in 0..9 {
+        let mut gives_up = Box::pin(bulkhead.acquire());
+        assert!(gives_up.as_mut().poll(&mut task).is_pending());
+        clock.advance(ms(50));
+        drop(gives_up);
+        assert!(waits.as_mut().poll(&mut task).is_pending());
+    }
+    assert_eq!(bulkhead.snapshot().timed_out, 0);
+    drop(permit);
+    assert!(run(&clock, waits).is_ok());
+}
+
+#[test]
+fn vegas_tells_the_latency_that_it_compares_with() {
+    let mut vegas = Vegas::builder().build().unwrap();
+    assert_eq!(vegas.baseline(), None);
+    for millis in [9, 7, 8] {
+        let now = Instant::ORIGIN + ms(100);
+        vegas.on_sample(&Sample::new(now, ms(millis), 20));
+    }
+    assert_eq!(vegas.baseline(), Some(ms(7)));
+}
+
+/// Keeps the samples.
+#[derive(Debug, Default)]
+struct Samples(Arc<Mutex<Vec<Sample>>>);
+
+impl ConcurrencyLimit for Samples {
+    fn limit(&self) -> u32 {
+        2
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        self.0.lock().unwrap().push(*sample);
+    }
+}
+
+#[test]
+fn a_sample_says_whether_all_permits_were_out_when_the_call_ended() {
+    let clock = ManualClock::new();
+    let samples = Samples::default();
+    let seen = samples.0.clone();
+    let bulkhead = on(&clock).adaptive(samples).build().unwrap();
+    let permits = [(); 2].map(|()| bulkhead.try_acquire().unwrap());
+    permits.into_iter().for_each(|permit| permit.success());
+    let full: Vec<_> = seen.lock().unwrap().iter().map(|s| s.full).collect();
+    assert_eq!(full, [true, false]);
+}
+
+#[test]
+fn half_of_a_limit_is_use_enough_for_it_to_grow() {
+    let sample = Sample::new(Instant::ORIGIN, ms(1), 5);
+    assert!(sample.uses(10) && !sample.uses(11));
 }
 
 /// A clock that counts how often it is read.

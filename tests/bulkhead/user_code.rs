@@ -213,3 +213,76 @@ fn a_waker_that_panics_while_another_panic_releases_the_permit_is_survived() {
     drop(waits);
     assert_eq!(bulkhead.snapshot().in_flight, 0);
 }
+
+/// Panics when it is woken.
+struct Panicking;
+
+impl Wake for Panicking {
+    fn wake(self: Arc<Self>) {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_when_the_limit_grows_keeps_no_observer_from_the_change() {
+    let heard = Arc::<Mutex<Vec<String>>>::default();
+    let log = heard.clone();
+    let bulkhead = on(&ManualClock::new())
+        .max_concurrent(1)
+        .queue(10)
+        .observer(move |event: &Event| log.lock().unwrap().push(event.to_string()))
+        .build()
+        .unwrap();
+    let _permit = bulkhead.try_acquire().unwrap();
+    let mut waiter = pin!(bulkhead.acquire());
+    let waker = Waker::from(Arc::new(Panicking));
+    assert!(
+        waiter
+            .as_mut()
+            .poll(&mut TaskContext::from_waker(&waker))
+            .is_pending()
+    );
+    let grown = catch_unwind(AssertUnwindSafe(|| bulkhead.set_limit(2)));
+    assert!(grown.is_err(), "the panic goes on");
+    assert_eq!(
+        *heard.lock().unwrap(),
+        ["bulkhead: limit changed from 1 to 2"]
+    );
+    let poll = waiter.poll(&mut TaskContext::from_waker(Waker::noop()));
+    assert!(poll.is_ready());
+}
+
+/// Two threads change the limit at once; observers may hear the changes in any order.
+#[test]
+fn the_change_with_the_largest_number_is_the_current_limit() {
+    for round in 0..200 {
+        let heard = Arc::<Mutex<Vec<_>>>::default();
+        let log = heard.clone();
+        let bulkhead = on(&ManualClock::new())
+            .max_concurrent(1000)
+            .observer(move |event: &Event| {
+                if let Event::LimitChanged { from, to, .. } = *event {
+                    log.lock()
+                        .unwrap()
+                        .push((event.sequence().unwrap(), from, to));
+                }
+            })
+            .build()
+            .unwrap();
+        thread::scope(|scope| {
+            for number in 1..3 {
+                let bulkhead = &bulkhead;
+                scope.spawn(move || {
+                    (1..20).for_each(|step| bulkhead.set_limit(100 * number + step))
+                });
+            }
+        });
+        let mut heard = std::mem::take(&mut *heard.lock().unwrap());
+        heard.sort_unstable();
+        assert_eq!(heard.last().unwrap().2, bulkhead.limit(), "round {round}");
+        for pair in heard.windows(2) {
+            assert_eq!(pair[0].0 + 1, pair[1].0);
+            assert_eq!(pair[0].2, pair[1].1, "round {round}: {heard:?}");
+        }
+    }
+}

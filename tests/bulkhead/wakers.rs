@@ -217,3 +217,14 @@ fn a_future_that_is_over_has_no_place_in_line_to_give_up() {
     drop(permit);
     assert!(poll(next.as_mut(), Waker::noop()).is_ready());
 }
+
+#[test]
+fn a_waiter_that_moves_to_another_task_wakes_that_task() {
+    let bulkhead = of(1);
+    let permit = bulkhead.try_acquire().unwrap();
+    let [before, now] = [(); 2].map(|()| Arc::new(Woken::default()));
+    let mut waits = in_line(&bulkhead, 1, &Waker::from(before.clone()));
+    assert!(poll(waits.as_mut(), &Waker::from(now.clone())).is_pending());
+    drop(permit);
+    assert!(now.0.load(Ordering::Relaxed) && !before.0.load(Ordering::Relaxed));
+}

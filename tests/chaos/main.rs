@@ -310,6 +310,6 @@ fn both_observers_hear_of_a_fault() {
     let line = "faults: injected error (chaos_injected)";
     assert_eq!(
         *lines.lock().unwrap(),
-        [format!("own: {line}"), format!("pipeline: {line}")]
+        [format!("pipeline: {line}"), format!("own: {line}")]
     );
 }

@@ -212,3 +212,35 @@ fn a_break_of_no_time_admits_a_trial_at_once() {
     assert_eq!(breaker.peek(), State::HalfOpen);
     assert!(breaker.try_acquire().unwrap().is_probe());
 }
+
+#[test]
+fn a_health_check_may_take_as_long_as_the_lease_of_a_probe() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock).probe_lease(ms(500)).build().unwrap();
+    breaker.trip();
+    let is_first = std::cell::Cell::new(true);
+    let check = || {
+        let hangs = is_first.replace(false);
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, ()>(())
+        }
+    };
+    // The first check is given up after the lease, the second one comes an interval later.
+    let checks = breaker.probe_with(secs(10), check);
+    let look = async {
+        clock.sleep(ms(10_400)).await;
+        let before = breaker.state();
+        clock.sleep(ms(200)).await;
+        (before, breaker.state())
+    };
+    pin_mut!(checks, look);
+    let seen = match clock.block_on(select(checks, look)) {
+        futures::future::Either::Right((seen, _)) => seen,
+        futures::future::Either::Left(_) => panic!("health checks never end"),
+    };
+    assert_eq!(seen.0, State::Open);
+    assert_ne!(seen.1, State::Open);
+}

@@ -232,3 +232,18 @@ fn what_was_changed_by_hand_stays() {
     assert_eq!(hosts.len(), 1);
     assert_eq!(hosts.get(&1).state(), State::Disabled);
 }
+
+#[test]
+fn a_call_that_was_slow_and_failed_keeps_its_entry_as_long_as_the_window() {
+    let clock = ManualClock::new();
+    let template = builder(&clock)
+        .trip_on(Trip::failures(9).within(secs(60)))
+        .slow_call(secs(1));
+    let hosts = Keyed::new(move |_: &u32| template.clone().build().unwrap());
+    feed(&hosts.get(&1), &clock, "S");
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+    clock.advance(secs(130));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 0);
+}

@@ -118,6 +118,69 @@ fn an_observer_that_panics_when_a_probe_is_admitted_costs_no_place() {
     assert!(breaker.try_acquire().unwrap().is_probe());
 }
 
+#[test]
+fn an_observer_that_panics_at_an_isolation_ends_it() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .observer(|event: &Event| {
+            if let Event::CircuitChanged { change, .. } = event {
+                assert_ne!(change.to, State::Isolated, "on purpose");
+            }
+        })
+        .build()
+        .unwrap();
+    assert!(panics(|| breaker.isolate()));
+    assert_eq!(breaker.state(), State::Closed);
+    assert!(breaker.try_acquire().is_ok());
+}
+
+/// Panics at the reading of this number.
+#[derive(Debug)]
+struct Brittle(ManualClock, AtomicU32);
+
+impl Clock for Brittle {
+    fn now(&self) -> Instant {
+        assert_ne!(self.1.fetch_sub(1, Ordering::SeqCst), 1, "on purpose");
+        self.0.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.0.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn a_clock_that_panics_when_a_probe_starts_costs_no_place() {
+    for reading in 1..4 {
+        let manual = ManualClock::new();
+        let clock = Arc::new(Brittle(manual.clone(), AtomicU32::new(0)));
+        let breaker = CircuitBreaker::builder()
+            .half_open(HalfOpen::successes(1))
+            .clock(Shared(clock.clone()))
+            .build()
+            .unwrap();
+        breaker.half_open();
+        clock.1.store(reading, Ordering::SeqCst);
+        let admitted = !panics(|| breaker.try_acquire().map(std::mem::forget));
+        clock.1.store(0, Ordering::SeqCst);
+        let probes = breaker.snapshot().probes_in_flight;
+        assert_eq!(probes, u32::from(admitted), "reading {reading}");
+    }
+}
+
+#[derive(Debug)]
+struct Shared(Arc<Brittle>);
+
+impl Clock for Shared {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.0.sleep_until(deadline)
+    }
+}
+
 /// A waker that changes the breaker when it is dropped.
 struct Meddler {
     breaker: CircuitBreaker,

@@ -236,15 +236,18 @@ fn calls_of_many_tasks_share_a_breaker() {
 
 /// Events of two threads may be heard in any order, and say what that order was.
 #[test]
-fn the_transition_with_the_largest_generation_is_the_current_state() {
+fn the_transition_with_the_largest_number_is_the_current_state() {
     for round in 0..200 {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let log = heard.clone();
         let breaker = CircuitBreaker::builder()
             .observer(move |event: &Event| {
-                if let Event::CircuitChanged { change, .. } = event {
-                    log.lock().unwrap().push(*change);
-                }
+                let number = event.sequence().expect("events of a handle are numbered");
+                let change = match event {
+                    Event::CircuitChanged { change, .. } => Some(*change),
+                    _ => None,
+                };
+                log.lock().unwrap().push((number, change));
             })
             .clock(ManualClock::new())
             .build()
@@ -255,13 +258,21 @@ fn the_transition_with_the_largest_generation_is_the_current_state() {
                 scope.spawn(|| {
                     for _ in 0..10 {
                         breaker.trip();
+                        let _ = breaker.try_acquire();
                         breaker.close();
                     }
                 });
             }
         });
-        let mut heard = std::mem::take(&mut *heard.lock().unwrap());
-        heard.sort_by_key(|change| change.generation);
+        let mut numbered = std::mem::take(&mut *heard.lock().unwrap());
+        numbered.sort_by_key(|(number, _)| *number);
+        for (index, (number, _)) in (1..).zip(&numbered) {
+            assert_eq!(
+                index, *number,
+                "numbers are without gaps, and no two events share one"
+            );
+        }
+        let heard: Vec<_> = numbered.iter().filter_map(|(_, change)| *change).collect();
         assert_eq!(heard.last().unwrap().to, breaker.state(), "round {round}");
         for pair in heard.windows(2) {
             assert!(pair[0].generation < pair[1].generation);

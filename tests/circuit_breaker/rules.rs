@@ -452,3 +452,16 @@ fn a_generation_is_the_number_of_changes_before() {
     // A reset of a closed circuit is a change, and no transition.
     assert_eq!(generations.collect::<Vec<_>>(), [0, 1, 3]);
 }
+
+#[test]
+fn an_average_works_beside_another_rule_over_the_same_window() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .trip_on(Trip::failures(100).of_last(100))
+        .trip_on(Trip::success_average(0.5).of_last(100).min_calls(1))
+        .build()
+        .unwrap();
+    feed(&breaker, &clock, &".".repeat(100));
+    feed(&breaker, &clock, &"x".repeat(70));
+    assert_eq!(breaker.state(), State::Open);
+}

@@ -140,3 +140,12 @@ async fn a_deadline_on_a_real_clock_is_carried_over_to_any_other() {
         .await;
     assert!(result.unwrap_err().is_timeout());
 }
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_layer_on_the_runtimes_clock_sees_the_deadline_behind_one_on_a_manual_clock() {
+    let theirs = ManualClock::new();
+    let stack = (timeout(&theirs, 5000), backstop::Timeout::after(ms(1000)));
+    let seen = deadline::scope(ms(30), left!(&stack)).await;
+    assert_eq!(seen, Some(ms(30)));
+}

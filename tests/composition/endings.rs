@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
@@ -27,7 +28,7 @@ impl<F: FnMut()> Drop for Session<F> {
     }
 }
 
-/// Holds what it holds until it is dropped, also when it is ready.
+/// Holds what it holds until it is dropped, also when it is ready. Without a result it is never.
 struct Holds<T, S> {
     result: Option<T>,
     _session: S,
@@ -37,7 +38,7 @@ impl<T: Unpin, S: Unpin> Future for Holds<T, S> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<T> {
-        Poll::Ready(self.result.take().unwrap())
+        self.result.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -172,17 +173,10 @@ fn hooks_and_observers_can_lock_what_the_attempt_had_locked() {
     // Cut off, and then ready but not dropped yet.
     let first = Cell::new(true);
     let call = pipeline.call(|| {
-        let guard = lock.lock().unwrap();
-        let holds = Holds {
-            result: Some(Err::<(), _>(Fault::Down)),
-            _session: guard,
-        };
         let hangs = first.replace(false);
-        async move {
-            if hangs {
-                pending::<()>().await;
-            }
-            holds.await
+        Holds {
+            result: (!hangs).then_some(Err::<(), _>(Fault::Down)),
+            _session: lock.lock().unwrap(),
         }
     });
     assert_eq!(clock.block_on(call), Err(Error::Operation(Fault::Down)));
@@ -340,4 +334,26 @@ fn the_pause_of_a_backoff_still_counts_towards_the_total() {
     assert_eq!((report.attempts, report.elapsed), (4, ms(90)));
     assert_eq!(report.result, Err(Error::Operation(Fault::Down)));
     assert_eq!(report.last_error, Some(Fault::Down));
+}
+
+#[test]
+fn a_panic_of_the_calls_observer_goes_on_after_the_policys_own_has_heard_the_event() {
+    let clock = ManualClock::new();
+    let heard = Arc::new(Mutex::new(0));
+    let count = heard.clone();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .observer(move |_: &Event| *count.lock().unwrap() += 1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let pipeline = Pipeline::new((bulkhead.clone(),)).observer(|event: &Event| {
+        if matches!(event, Event::Rejected { .. }) {
+            resume_unwind(Box::new("part of the test"));
+        }
+    });
+    let _permit = bulkhead.try_acquire().unwrap();
+    let call = || clock.block_on(pipeline.call(|| async { Ok::<_, ()>(()) }));
+    assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+    assert_eq!(*heard.lock().unwrap(), 1);
 }

@@ -59,7 +59,11 @@ fn what_another_layer_has_waited_is_no_latency_of_the_node() {
         .unwrap();
     let stack = (bulkhead, endpoints.clone());
     let handle = &clock;
-    let call = || stack.call(|| async move { Ok::<_, ()>(handle.sleep(ms(10)).await) });
+    let work = || async move {
+        handle.sleep(ms(10)).await;
+        Ok::<_, ()>(())
+    };
+    let call = || stack.call(work);
     clock.block_on(futures::future::join_all((0..6).map(|_| call())));
     let nodes = endpoints.snapshot().nodes;
     assert!(

@@ -4,6 +4,7 @@
 //! after so many attempts and so much virtual time.
 
 mod blocking;
+mod checked;
 mod clock_readings;
 mod deadlines;
 mod endings;
@@ -125,6 +126,9 @@ macro_rules! given {
         assert_eq!(seen, expected, "given {given}");
     )*)*};
 }
+
+// After the macros that it uses.
+mod copies;
 
 // ===== Pairs, by the outer one =====
 

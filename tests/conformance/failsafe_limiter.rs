@@ -46,12 +46,16 @@ fn run(scenario: &Scenario<'_>) -> Check {
             }
             op => unknown(op)?,
         }
-        for key in ["expect_median_ms", "expect_smoothed_recent_rtt_ms"] {
-            if step.has(key) {
-                return inexpressible(format!(
-                    "`{key}`: `Correlated` does not show its median and average of recent latency"
-                ));
-            }
+        let correlated = algorithm.inner();
+        for (key, latency) in [
+            ("expect_median_ms", correlated.median_latency()),
+            ("expect_smoothed_recent_rtt_ms", correlated.recent_latency()),
+            ("expect_baseline_rtt_ms", correlated.baseline()),
+        ] {
+            step.check(
+                key,
+                latency.map_or(0.0, |latency| latency.as_secs_f64() * 1e3),
+            )?;
         }
         step.check("expect_limit", algorithm.limit())
     })

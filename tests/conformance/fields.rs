@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::harness::{Check, Failure, failed, inexpressible};
 
@@ -158,6 +158,10 @@ impl Fields {
     }
 }
 
+fn is_whole(number: &Number) -> bool {
+    number.is_i64() || number.is_u64()
+}
+
 fn odd(key: &str, value: &Value) -> Failure {
     Failure::NotExpressible(format!("`{key}` is {value}"))
 }
@@ -179,6 +183,10 @@ fn compare(key: &str, expected: &Value, actual: &Value, tolerance: f64) -> Check
                 compare(&format!("{key}[{index}]"), a, b, tolerance)?;
             }
             true
+        }
+        // To the last digit, which a float would not have.
+        (Value::Number(a), Value::Number(b)) if tolerance == 0.0 && is_whole(a) && is_whole(b) => {
+            a == b
         }
         (Value::Number(a), Value::Number(b)) => {
             let (a, b) = (

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop::Clock;
-use backstop::bulkhead::limit::{Aimd, ConcurrencyLimit, ExpAverage, Gradient2, Sample};
+use backstop::bulkhead::limit::{Aimd, ConcurrencyLimit, Gradient2, Sample};
 
 use super::clock::TestClock;
 use super::fields::Fields;
@@ -56,7 +56,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
 }
 
 fn aimd(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure> {
-    let increase = config.count("increase_by")?.unwrap_or(1).max(1);
+    let increase = config.count_u32("increase_by")?.unwrap_or(1).max(1);
     let ratio = config.number("backoff_ratio")?.unwrap_or(0.9);
     // It has neither a largest limit nor a latency that counts as a drop.
     let aimd = Aimd::builder()
@@ -65,18 +65,13 @@ fn aimd(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure
         .max(u32::MAX)
         .timeout(Duration::MAX)
         .backoff(ratio)
+        .increase_by(increase)
+        // There it grows only when the limit is reached.
+        .utilization(1.0)
         .every_sample(true);
     let differs = move |sample: &Sample, limit: u32| {
-        if sample.overloaded {
-            (limit > 1 && (f64::from(limit) * ratio).floor() > f64::from(limit - 1))
-                .then_some("a decrease by at least one")
-        } else if sample.in_flight >= limit {
-            (increase != 1).then_some("an increase by more than one")
-        } else {
-            sample
-                .uses(limit)
-                .then_some("growth only when the limit is reached, not from half of it on")
-        }
+        let stays = limit > 1 && (f64::from(limit) * ratio).floor() > f64::from(limit - 1);
+        (sample.overloaded && stays).then_some("a decrease by at least one")
     };
     match aimd.build() {
         Ok(aimd) => Ok((Box::new(aimd), Box::new(differs))),
@@ -86,7 +81,6 @@ fn aimd(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure
 
 fn gradient2(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
-    let window = number("long_window", 100)?;
     let smoothing = config.number("smoothing")?.unwrap_or(0.2);
     if smoothing == 0.0 {
         return inexpressible("a smoothing of 0, a limit that never moves");
@@ -96,17 +90,12 @@ fn gradient2(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Fa
         .min(number("min", 4)?)
         .max(number("max", 1000)?)
         .queue_size(number("queue_size", 4)?)
-        .long_window(window)
+        .long_window(number("long_window", 100)?)
         .smoothing(smoothing)
-        .tolerance(config.number("tolerance")?.unwrap_or(1.0));
-    let mut long = ExpAverage::new(window, 10);
-    let differs = move |sample: &Sample, _| {
-        let latency = sample.latency.as_nanos() as f64;
-        let fast_recovery = long.add(latency) / latency > 2.0;
-        fast_recovery.then_some("a long average that falls by a tenth a sample, not by 5 %")
-    };
+        .tolerance(config.number("tolerance")?.unwrap_or(1.0))
+        .recovery(0.9);
     match gradient2.build() {
-        Ok(gradient2) => Ok((Box::new(gradient2), Box::new(differs))),
+        Ok(gradient2) => Ok((Box::new(gradient2), Box::new(|_, _| None))),
         Err(error) => failed(error.to_string()),
     }
 }

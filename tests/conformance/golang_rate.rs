@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use backstop::RateLimiter;
 use backstop::rate_limiter::{Inherit, Quota, Reservation};
+use backstop::{ManualClock, RateLimiter, Rejected};
 use serde_json::Value;
 
 use super::clock::TestClock;
 use super::fields::Fields;
 use super::harness::{
-    Actor, Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown, unless_parted,
+    Actor, Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown,
 };
-use super::limits::{DEBT, available, nanos, slower_limiter};
+use super::limits::{DEBT, available, foresee, nanos};
 
 pub(crate) const ADAPTER: Adapter = Adapter {
     name: "RateLimiter, token bucket with reservations",
@@ -20,24 +20,21 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
-/// There every step back of the clock counts. Here the time stands still for up to a second, until the
-/// clock has made up for it: so a millisecond of a scenario is a second of the limiter's.
-const SLOWER: u32 = 1000;
-
 fn run(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let rate = rate(&scenario.config)?.unwrap_or(1.0);
     let burst = scenario.config.count("burst")?.unwrap_or(1);
+    let earning = ManualClock::new();
     let actor = Golang {
-        limiter: slower_limiter(&clock, SLOWER, [quota(rate, burst)])?,
+        limiter: limiter(&earning, quota(rate, burst))?,
         clock: clock.clone(),
+        earning,
+        last: Duration::ZERO,
         rate,
         burst,
         made: HashMap::new(),
         last_act: 0.0,
         admitted: 0,
-        latest: Duration::ZERO,
-        difference: None,
     };
     scenario.play(&clock, actor)
 }
@@ -59,26 +56,23 @@ fn quota(rate: f64, burst: u64) -> Quota {
         // Never again, within a lifetime.
         Quota::new(1, Duration::MAX)
     } else if rate.fract() == 0.0 {
-        Quota::new(rate as u64, Duration::from_secs(1) * SLOWER)
+        Quota::new(rate as u64, Duration::from_secs(1))
     } else {
         let million = Duration::from_secs(1_000_000);
-        Quota::new((rate * 1e6).round() as u64, million * SLOWER)
+        Quota::new((rate * 1e6).round() as u64, million)
     };
     quota.burst(burst)
+}
+
+fn limiter(clock: &ManualClock, quota: Quota) -> Result<RateLimiter, Failure> {
+    let limiter = RateLimiter::builder().quota(quota).max_debt(DEBT);
+    let built = limiter.clock(clock.clone()).build();
+    built.or_else(|error| failed(error.to_string()))
 }
 
 /// To the nearest tenth of a second, as there; in milliseconds.
 fn to_tenth(time: Duration) -> u64 {
     (nanos(time).saturating_add(50_000_000)) / 100_000_000 * 100
-}
-
-/// Only where it is expected: a look at a time before the last one would set this limiter's time
-/// back, as there a call does.
-fn check_tokens(step: &Step, key: &str, limiter: &RateLimiter) -> Check {
-    match step.has(key) {
-        true => step.check(key, available(limiter)),
-        false => Ok(()),
-    }
 }
 
 /// A reservation, how much it holds, when it may act, and the rate when it was made.
@@ -89,9 +83,17 @@ struct Made {
     rate: f64,
 }
 
+/// There a limiter remembers the time of its last change. An earlier time earns nothing and becomes the
+/// last one, and what is rejected changes nothing. So the limiter here has a clock of its own, which stands
+/// still until a change.
 struct Golang {
     limiter: RateLimiter,
+    /// That of the scenario, which may go backwards.
     clock: TestClock,
+    /// That of the limiter.
+    earning: ManualClock,
+    /// The time of the last change in the scenario.
+    last: Duration,
     rate: f64,
     burst: u64,
     /// Reservations that may be cancelled.
@@ -100,9 +102,6 @@ struct Golang {
     last_act: f64,
     /// How many calls were allowed, since the last loop began if there was one.
     admitted: u64,
-    /// When the last reservation was asked for.
-    latest: Duration,
-    difference: Option<&'static str>,
 }
 
 impl Golang {
@@ -110,8 +109,42 @@ impl Golang {
         self.clock.elapsed().as_secs_f64()
     }
 
+    /// The time that earns tokens until now.
+    fn earned(&self) -> Duration {
+        self.clock.elapsed().saturating_sub(self.last)
+    }
+
+    /// Brings the limiter's clock up to now, for a change.
+    fn arrive(&mut self) {
+        self.earning.advance(self.earned());
+        self.last = self.clock.elapsed();
+    }
+
+    /// Carries out a change that takes `tokens` within `longest`. If it would be rejected, the limiter must not
+    /// hear of it, unless there is nothing to earn until now.
+    fn take<T>(
+        &mut self,
+        tokens: u64,
+        longest: Duration,
+        take: impl FnOnce(&RateLimiter) -> Result<T, Rejected>,
+    ) -> Option<T> {
+        let fits = tokens <= self.burst || self.rate.is_infinite();
+        let earned = self.earned();
+        let wait = foresee(&self.limiter, tokens).map(|wait| wait.saturating_sub(earned));
+        if !fits || !(earned.is_zero() || wait.is_some_and(|wait| wait <= longest)) {
+            return None;
+        }
+        self.earning.advance(earned);
+        let taken = take(&self.limiter).ok()?;
+        self.last = self.clock.elapsed();
+        Some(taken)
+    }
+
     fn allow(&mut self, tokens: u64) -> bool {
-        let allowed = self.limiter.try_acquire_n(tokens).is_ok();
+        let taken = self.take(tokens, Duration::ZERO, |limiter| {
+            limiter.try_acquire_n(tokens)
+        });
+        let allowed = taken.is_some();
         if allowed {
             self.last_act = self.now();
             self.admitted += 1;
@@ -121,18 +154,9 @@ impl Golang {
 
     fn reserve(&mut self, step: &Step, tokens: u64) -> Check {
         let longest = step.duration("max_wait")?.unwrap_or(Duration::MAX);
-        let longest = longest.saturating_mul(SLOWER);
-        let fits = tokens <= self.burst || self.rate.is_infinite();
-        let made = match fits {
-            true => self.limiter.reserve_within(tokens, longest).ok(),
-            false => None,
-        };
-        let now = self.clock.elapsed();
-        if made.is_none() && fits && now < self.latest {
-            // Here the limiter has followed the clock.
-            self.difference = Some("a failed reservation at an earlier time that changes nothing");
-        }
-        self.latest = now;
+        let made = self.take(tokens, longest, |limiter| {
+            limiter.reserve_within(tokens, longest)
+        });
         step.check("expect_ok", made.is_some())?;
         let id = step.text("id")?;
         let Some(reservation) = made else {
@@ -140,7 +164,7 @@ impl Golang {
             step.get("expect_act_at_ms");
             return Ok(());
         };
-        let wait = reservation.wait() / SLOWER;
+        let wait = reservation.wait();
         let acts = self.clock.elapsed() + wait;
         let act = acts.as_secs_f64();
         self.last_act = act;
@@ -166,17 +190,17 @@ impl Golang {
         for name in ["timeout", "max_wait", "deadline"] {
             patience = step.duration(name)?.unwrap_or(patience);
         }
-        let patience = patience.saturating_mul(SLOWER);
         let cancelled = step.flag("cancelled")?.unwrap_or(false);
-        let fits = tokens <= self.burst || self.rate.is_infinite();
-        let made = match fits && !cancelled {
-            true => self.limiter.reserve_within(tokens, patience).ok(),
-            false => None,
+        let made = match cancelled {
+            true => None,
+            false => self.take(tokens, patience, |limiter| {
+                limiter.reserve_within(tokens, patience)
+            }),
         };
         let ok = made.is_some();
         let mut wait = Duration::ZERO;
         if let Some(reservation) = made {
-            wait = reservation.wait() / SLOWER;
+            wait = reservation.wait();
             reservation.commit(tokens);
             self.clock.advance(wait);
             self.last_act = self.now();
@@ -198,13 +222,17 @@ impl Golang {
             act,
             rate,
         } = made;
-        let promised = ((self.last_act - act) * rate).round().max(0.0) as u64;
+        // Fewer than none, if the clock went backwards after the reservation: then there they come on top.
+        let later = ((self.last_act - act) * rate).round();
+        let (promised, extra) = (later.max(0.0) as u64, (-later).max(0.0) as u64);
         let now = self.now();
         if act < now || promised >= tokens {
             reservation.commit(tokens);
             return Ok(());
         }
+        self.arrive();
         reservation.commit(promised);
+        self.limiter.add(extra);
         let before = act - tokens as f64 / rate;
         if act == self.last_act && before >= now {
             self.last_act = before;
@@ -212,8 +240,24 @@ impl Golang {
         Ok(())
     }
 
-    fn change(&mut self) -> Check {
-        let quota = quota(self.rate, self.burst);
+    /// Tokens as of now: whole ones where a whole number is expected.
+    fn check_tokens(&self, step: &Step, key: &str) -> Check {
+        let earned = self.earned();
+        if earned.is_zero() || self.rate < 1e-6 || self.rate.is_infinite() {
+            return step.check(key, available(&self.limiter));
+        }
+        let until_full = self.limiter.peek().reset_after.saturating_sub(earned);
+        let tokens = self.burst as f64 - until_full.as_secs_f64() * self.rate;
+        match step.get(key) {
+            Some(expected) if expected.is_i64() => step.check(key, (tokens + 1e-9).floor()),
+            _ => step.check(key, tokens),
+        }
+    }
+
+    fn change(&mut self, rate: f64, burst: u64) -> Check {
+        self.arrive();
+        (self.rate, self.burst) = (rate, burst);
+        let quota = quota(rate, burst);
         let changed = self.limiter.set_quota(quota, Inherit::AsIs);
         changed.or_else(|error| failed(error.to_string()))
     }
@@ -239,7 +283,7 @@ impl Golang {
             }
         }
         step.check("expect_admitted", self.admitted)?;
-        check_tokens(step, "expect_tokens_before", &self.limiter)?;
+        self.check_tokens(step, "expect_tokens_before")?;
         match step.op() {
             Some("allow") => {
                 let allowed = self.allow(tokens);
@@ -253,25 +297,24 @@ impl Golang {
                 self.cancel(&id)?;
             }
             Some("set_burst") => {
-                self.burst = step.need("burst", step.count("burst")?)?;
-                self.change()?;
+                let burst = step.need("burst", step.count("burst")?)?;
+                self.change(self.rate, burst)?;
             }
             Some("set_limit" | "set_rate") => {
                 let limit = rate(step)?.or(step.number("limit")?);
-                self.rate = step.need("rate_per_s", limit)?;
-                self.change()?;
+                let rate = step.need("rate_per_s", limit)?;
+                self.change(rate, self.burst)?;
             }
             None => {}
             op => return unknown(op),
         }
-        check_tokens(step, "expect_tokens", &self.limiter)
+        self.check_tokens(step, "expect_tokens")
     }
 }
 
 impl Actor for Golang {
     fn step(&mut self, step: &Step) -> Check {
-        let result = self.carry_out(step);
-        unless_parted(result, self.difference)
+        self.carry_out(step)
     }
 
     fn before_repeat(&mut self) {

@@ -16,8 +16,6 @@ pub(crate) const DEBT: u64 = 1 << 24;
 pub(crate) struct Since {
     clock: TestClock,
     origin: Instant,
-    /// How many seconds a second of the scenario is.
-    slower: u32,
 }
 
 impl Since {
@@ -26,24 +24,18 @@ impl Since {
         Self {
             clock: clock.clone(),
             origin: clock.now(),
-            slower: 1,
         }
-    }
-
-    fn slower(self, slower: u32) -> Self {
-        Self { slower, ..self }
     }
 }
 
 impl Clock for Since {
     fn now(&self) -> Instant {
         let passed = self.clock.now().saturating_duration_since(self.origin);
-        Instant::ORIGIN + passed * self.slower
+        Instant::ORIGIN + passed
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         let wait = deadline.saturating_duration_since(self.now());
-        let wait = wait / self.slower;
         self.clock.sleep_until(self.clock.now() + wait)
     }
 }
@@ -53,20 +45,11 @@ pub(crate) fn limiter(
     clock: &TestClock,
     quotas: impl IntoIterator<Item = Quota>,
 ) -> Result<RateLimiter, Failure> {
-    slower_limiter(clock, 1, quotas)
-}
-
-/// A limiter that is created now and on whose clock a second of the scenario is `slower` seconds.
-pub(crate) fn slower_limiter(
-    clock: &TestClock,
-    slower: u32,
-    quotas: impl IntoIterator<Item = Quota>,
-) -> Result<RateLimiter, Failure> {
     quotas
         .into_iter()
         .fold(RateLimiter::builder(), RateLimiterBuilder::quota)
         .max_debt(DEBT)
-        .clock(Since::now(clock).slower(slower))
+        .clock(Since::now(clock))
         .build()
         .or_else(|error| failed(error.to_string()))
 }

@@ -4,6 +4,9 @@
 //! `tests/conformance/*.json`, the reasons for what does not pass, and the sum as its last line.
 //! The variable `CONFORMANCE_DIR` names another directory, absolute or relative to the package.
 //!
+//! `mutated_expectations_are_noticed`, which is ignored by default, changes the expectations one at a time
+//! and counts the changes that no adapter notices.
+//!
 //! How the files look and how to write an adapter: `tests/conformance/harness.rs`.
 
 mod accrual;
@@ -31,6 +34,7 @@ mod grpc_throttling;
 mod harness;
 mod harness_tests;
 mod limits;
+mod mutations;
 mod netflix_limits;
 mod polly_breakers;
 mod polly_rate_limit;
@@ -80,13 +84,17 @@ const ADAPTERS: &[Adapter] = &[
     throttler::FAILSAFE_GO,
 ];
 
-#[test]
-fn scenarios() {
-    let directory = match std::env::var_os("CONFORMANCE_DIR") {
+/// The directory of the scenario files.
+fn directory() -> PathBuf {
+    match std::env::var_os("CONFORMANCE_DIR") {
         Some(directory) if !directory.is_empty() => PathBuf::from(directory),
         _ => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance")),
-    };
-    let report = run_directory(&directory, ADAPTERS);
+    }
+}
+
+#[test]
+fn scenarios() {
+    let report = run_directory(&directory(), ADAPTERS);
     // In one piece, so that no other test prints into it; the line break ends libtest's own line.
     print!("\n{report}");
     assert!(report.is_good(), "the conformance scenarios do not hold");

@@ -33,9 +33,16 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
 }
 
-/// Vegas in the Go port, where a queue must be below the threshold rather than at most at it.
+/// Vegas in the Go port. There a queue must be below the threshold rather than at most at it, and the steps
+/// have a fraction where the logarithm is not looked up in a table.
 pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
-    let algorithm = vegas(&scenario.config, 1.0)?;
+    const TABLE: f64 = 1000.0;
+
+    let log10 = |limit: f64| match limit < TABLE {
+        true => log10_root(limit as u32),
+        false => limit.log10(),
+    };
+    let algorithm = vegas(&scenario.config, 1.0, log10)?;
     samples(scenario, algorithm, true)
 }
 
@@ -71,7 +78,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
-        Some("vegas") => vegas(config, 0.0)?,
+        Some("vegas") => vegas(config, 0.0, |limit| log10_root(limit as u32))?,
         Some("aimd") => {
             let aimd = Aimd::builder()
                 .initial(number("initial", 20)?)
@@ -99,8 +106,12 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     })
 }
 
-/// Vegas with a threshold that is lower by this.
-fn vegas(config: &Fields, below: f64) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
+/// Vegas with a threshold that is lower by `below`, and steps of `log10`.
+fn vegas(
+    config: &Fields,
+    below: f64,
+    log10: fn(f64) -> f64,
+) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
     let curve = |key: &str, default: &str| match config.get(key) {
         Some(Value::String(text)) => Curve::parse(text),
@@ -113,14 +124,15 @@ fn vegas(config: &Fields, below: f64) -> Result<Box<dyn ConcurrencyLimit>, Failu
     let threshold = curve("threshold", "log10root")?;
     let increase = curve("increase", "limit+log10root")?;
     let decrease = curve("decrease", "limit-log10root")?;
+    let floored = |limit| log10_root(limit as u32);
     let vegas = Vegas::builder()
         .initial(number("initial", 20)?)
         .max(number("max", 1000)?)
-        .alpha(move |limit| alpha.at(limit))
-        .beta(move |limit| beta.at(limit))
-        .threshold(move |limit| threshold.at(limit) - below)
-        .increase(move |limit| increase.at(limit))
-        .decrease(move |limit| decrease.at(limit))
+        .alpha(move |limit| alpha.at(limit, floored))
+        .beta(move |limit| beta.at(limit, floored))
+        .threshold(move |limit| threshold.at(limit, floored) - below)
+        .increase(move |limit| increase.at(limit, log10))
+        .decrease(move |limit| decrease.at(limit, log10))
         .smoothing(config.number("smoothing")?.unwrap_or(1.0))
         // There the smallest latency is measured again after hundreds of samples.
         .probe(None)
@@ -164,11 +176,11 @@ impl Curve {
         Ok(Self(terms))
     }
 
-    fn at(&self, limit: f64) -> f64 {
+    fn at(&self, limit: f64, log10: fn(f64) -> f64) -> f64 {
         let value = |factor| match factor {
             Factor::Number(number) => number,
             Factor::Limit => limit,
-            Factor::Log10 => log10_root(limit as u32),
+            Factor::Log10 => log10(limit),
             Factor::Sqrt => f64::from(sqrt_root(limit as u32, 1)),
         };
         let term = |factors: &[(char, Factor)]| {

@@ -40,10 +40,10 @@ fn delay(step: &Step) -> Check {
     };
     let backoff = backoff.jitter(kind);
     if let (true, Jitter::DecorrelatedV2, Some(random)) = (step.has("expect_ms"), kind, random) {
-        return given_draws(step, &backoff, attempt, random);
+        return given_draws(step, &backoff, attempt, random, max);
     }
     if step.has("expect_ms") {
-        return given_random(step, &backoff, attempt, kind, random);
+        return given_random(step, &backoff, attempt, kind, random, max);
     }
     let least = step.duration("expect_min")?.unwrap_or(Duration::ZERO);
     let most = step.duration("expect_max")?.unwrap_or(Duration::MAX);
@@ -64,6 +64,7 @@ fn given_random(
     attempt: u32,
     kind: Jitter,
     random: Option<f64>,
+    max: Duration,
 ) -> Check {
     const DRAWS: usize = 2000;
     let delays = (0..DRAWS as u64).map(|seed| nth(backoff, attempt, seed));
@@ -78,7 +79,12 @@ fn given_random(
     };
     let expected = step.need("expect_ms", step.number("expect_ms")?)? / 1e3;
     let index = (random * (DRAWS - 1) as f64).clamp(0.0, (DRAWS - 1) as f64);
-    let delay = delays[index as usize].as_secs_f64();
+    let delay = delays[index as usize];
+    if delay == max {
+        // Cut to the longest there may be, as most draws are.
+        return step.check("expect_ms", millis(delay));
+    }
+    let delay = delay.as_secs_f64();
     // Five standard deviations of so many draws.
     match (delay - expected).abs() <= 0.06 * 2.0 * share * expected {
         true => Ok(()),
@@ -88,7 +94,7 @@ fn given_random(
 
 /// A delay that depends on the last two draws, both of them `random` in the source: a call whose own
 /// draws come close to that.
-fn given_draws(step: &Step, backoff: &Backoff, attempt: u32, random: f64) -> Check {
+fn given_draws(step: &Step, backoff: &Backoff, attempt: u32, random: f64, max: Duration) -> Check {
     const SEEDS: u64 = 20_000;
     const NEAR: f64 = 0.02;
     // As long as the draw is large.
@@ -102,7 +108,11 @@ fn given_draws(step: &Step, backoff: &Backoff, attempt: u32, random: f64) -> Che
         return inexpressible(format!("no draws near {random}"));
     };
     let expected = step.need("expect_ms", step.number("expect_ms")?)? / 1e3;
-    let delay = nth(backoff, attempt, seed)?.as_secs_f64();
+    let delay = nth(backoff, attempt, seed)?;
+    if delay == max {
+        return step.check("expect_ms", millis(delay));
+    }
+    let delay = delay.as_secs_f64();
     match (delay - expected).abs() <= 3.0 * NEAR * expected {
         true => Ok(()),
         false => failed(format!("{delay} s for {random}, not {expected} s")),

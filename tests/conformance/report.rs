@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -14,36 +14,45 @@ use super::harness::{Adapter, Check, Failure, Scenario, failed, inexpressible};
 /// Replays every `*.json` of a directory.
 pub(crate) fn run_directory(directory: &Path, adapters: &[Adapter]) -> Report {
     let mut report = Report::default();
-    let mut paths = match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| is_scenario_file(path))
-            .collect::<Vec<_>>(),
-        Err(error) => {
-            report
-                .trouble
-                .push(format!("{}: {error}", directory.display()));
-            return report;
+    match files(directory) {
+        Ok(files) => {
+            for (name, file) in files {
+                match file {
+                    Ok(file) => report.files.push(run_file(&file, adapters)),
+                    Err(problem) => report
+                        .trouble
+                        .push(format!("{name}: unreadable: {problem}")),
+                }
+            }
         }
-    };
-    paths.sort();
-    if paths.is_empty() {
-        let problem = format!("{}: no scenario files", directory.display());
-        report.trouble.push(problem);
-    }
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let file = fs::read_to_string(&path)
-            .map_err(|error| error.to_string())
-            .and_then(|text| File::parse(&name, &text));
-        match file {
-            Ok(file) => report.files.push(run_file(&file, adapters)),
-            Err(problem) => report
-                .trouble
-                .push(format!("{name}: unreadable: {problem}")),
-        }
+        Err(problem) => report.trouble.push(problem),
     }
     report
+}
+
+/// A file by its name, or what is wrong with it.
+type Named = (String, Result<File, String>);
+
+/// Reads every `*.json` of a directory, in the order of their names.
+pub(crate) fn files(directory: &Path) -> Result<Vec<Named>, String> {
+    let entries =
+        fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_scenario_file(path))
+        .collect();
+    paths.sort();
+    if paths.is_empty() {
+        return Err(format!("{}: no scenario files", directory.display()));
+    }
+    let read = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let file = fs::read_to_string(path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| File::parse(&name, &text));
+        (name.into_owned(), file)
+    };
+    Ok(paths.iter().map(read).collect())
 }
 
 /// `*.json`, as a shell understands it: without the hidden ones.
@@ -78,7 +87,7 @@ pub(crate) fn run_file(file: &File, adapters: &[Adapter]) -> FileReport {
 }
 
 /// The answer of the first adapter that can express the scenario.
-fn run_scenario(file: &File, scenario: &Value, adapters: &[&Adapter]) -> Check {
+pub(crate) fn run_scenario(file: &File, scenario: &Value, adapters: &[&Adapter]) -> Check {
     let mut reasons = Vec::new();
     for adapter in adapters {
         // Parsed again: each adapter must read all keys itself.

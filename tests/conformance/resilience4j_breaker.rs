@@ -80,17 +80,14 @@ fn builder(config: &Fields) -> Result<(CircuitBreakerBuilder, f64, f64), Failure
             builder.break_for(fixed(wait.unwrap_or(Duration::from_secs(60)) + NANOSECOND))
         }
     };
+    let after = match config.text("after_max_wait_half_open")? {
+        None | Some("open") => State::Open,
+        Some("closed") => State::Closed,
+        Some(state) => return inexpressible(format!("after_max_wait_half_open {state:?}")),
+    };
     match config.duration("max_wait_half_open")? {
         None | Some(Duration::ZERO) => {}
-        Some(max) => builder = builder.max_half_open(max),
-    }
-    match config.text("after_max_wait_half_open")? {
-        None | Some("open") => {}
-        Some(state) => {
-            return inexpressible(format!(
-                "`max_half_open` ends in the state open, not {state}"
-            ));
-        }
+        Some(max) => builder = builder.max_half_open(max).max_half_open_ends_in(after),
     }
     match config.text("ignored_outcome")? {
         None | Some("ignored_error") => Ok((builder, failures, slow)),
@@ -176,6 +173,15 @@ fn run(scenario: &Scenario<'_>) -> Check {
                 breaker.reset();
             }
             Some("force") => {
+                // There a closed circuit cannot be made half-open, the only change by hand that is an error.
+                let (from, to) = (breaker.state(), step.text("state")?);
+                let is_error = from == State::Closed && to == Some("half_open");
+                if step.has("expect_error") {
+                    step.check("expect_error", is_error)?;
+                    if is_error {
+                        return step.check("expect_state", state(&breaker));
+                    }
+                }
                 isolation = None;
                 let until = step.duration("until")?;
                 let until = until.map(|until| until.saturating_sub(clock.elapsed()));
@@ -187,11 +193,6 @@ fn run(scenario: &Scenario<'_>) -> Check {
                     (Some("open"), Some(length)) => breaker.trip_for(length + NANOSECOND),
                     (Some(state), None) => subject.force(state)?,
                     state => return inexpressible(format!("force {state:?}")),
-                }
-                if step.flag("expect_error")? == Some(true) {
-                    return inexpressible(
-                        "a change by hand that is an error; here all are possible",
-                    );
                 }
                 let since = format!("subscribed after the transition to {}", state(&breaker));
                 if scenario.notes.contains(&since) {
@@ -269,7 +270,7 @@ impl EventCounts {
 /// A break that is over is seen when a call comes, the end of a half-open time by itself.
 fn state(breaker: &CircuitBreaker) -> &'static str {
     match (breaker.state(), breaker.peek()) {
-        (State::HalfOpen, State::Open) => name(State::Open),
+        (State::HalfOpen, ended @ (State::Open | State::Closed)) => name(ended),
         (State::Isolated, _) => "forced_open",
         (state, _) => name(state),
     }

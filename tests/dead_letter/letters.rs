@@ -43,6 +43,7 @@ fn a_letter_comes_back_as_it_was_stored() {
             .error("late")
             .attempts(3)
             .first_failed_at(backstop::dead_letter::Timestamp::from_micros(2))
+            .last_failed_at(backstop::dead_letter::Timestamp::from_micros(4))
             .key("customer-7")
             .tag("route", "/pay")
             .idempotency_key("k-1");
@@ -59,7 +60,7 @@ fn a_letter_comes_back_as_it_was_stored() {
                 letter.last_failed_at().as_micros(),
                 letter.stored_at().as_micros()
             ),
-            (5, 5)
+            (4, 5)
         );
         assert_eq!(
             (letter.key(), letter.tag("route"), letter.tag("x")),

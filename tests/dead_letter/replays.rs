@@ -197,6 +197,27 @@ fn failures_in_a_row_stop_the_run() {
 }
 
 #[test]
+fn the_end_of_a_run_is_an_event_with_what_became_of_the_letters() {
+    let clock = ManualClock::new();
+    let heard = Heard::default();
+    let queue = builder(&clock).observer(heard.observer()).build().unwrap();
+    clock.block_on(push(&queue, 3)).unwrap();
+    heard.take();
+    let report = clock.block_on(queue.replay().run(|letter| async move {
+        match letter.id() == id(2) {
+            true => Err("down"),
+            false => Ok(()),
+        }
+    }));
+    assert_eq!(report.unwrap().end, ReplayEnd::Finished);
+    let last = heard.take().pop().unwrap();
+    assert!(
+        last.contains("replay ended") && last.contains("2 delivered") && last.contains("1 failed"),
+        "{last}"
+    );
+}
+
+#[test]
 fn an_open_circuit_stops_the_run_and_counts_as_no_replay() {
     let clock = ManualClock::new();
     let queue = full(&clock, 5);

@@ -2,16 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::pin::Pin;
-use std::task::{Context as Task, Poll};
 
-use backstop::policy::{Describe, Run};
 use backstop::{
-    Backoff, BoxPolicy, CallOptions, Context, Endpoints, ManualClock, Operation, Outcome, Pipeline,
-    Policy, Reason, Retry,
+    Backoff, BoxPolicy, CallOptions, Endpoints, Hedge, ManualClock, Pipeline, Policy, Reason, Retry,
 };
 
-use crate::{builder, name};
+use crate::{builder, ms, name};
 
 fn retry(clock: &ManualClock, attempts: u32) -> Retry {
     let retry = Retry::builder()
@@ -66,64 +62,38 @@ fn an_attempt_goes_to_another_priority_before_it_repeats_a_node() {
     assert_eq!(*seen.borrow(), ["near", "far", "farther", "near"]);
 }
 
-/// Makes two attempts at once, as a hedge does.
-struct Both;
-
-impl Policy for Both {}
-impl Describe for Both {}
-
-impl<Op: Operation> Run<Op> for &Both {
-    type Future = BothFuture<Op>;
-
-    fn run(self, op: Op, cx: Context) -> BothFuture<Op> {
-        BothFuture {
-            attempts: [false, true].map(|hedge| Some(Box::pin(op.attempt(cx.with_hedge(hedge))))),
-        }
-    }
-}
-
-struct BothFuture<Op: Operation> {
-    attempts: [Option<Pin<Box<Op::Attempt>>>; 2],
-}
-
-impl<Op: Operation> Unpin for BothFuture<Op> {}
-
-impl<Op: Operation> Future for BothFuture<Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
-        let mut last = None;
-        for slot in &mut self.attempts {
-            if let Some(attempt) = slot {
-                if let Poll::Ready(outcome) = attempt.as_mut().poll(task) {
-                    *slot = None;
-                    last = Some(outcome);
-                }
-            }
-        }
-        match (last, self.attempts.iter().all(Option::is_none)) {
-            (Some(outcome), true) => Poll::Ready(outcome),
-            _ => Poll::Pending,
-        }
-    }
-}
-
 #[test]
-fn copies_in_flight_at_once_go_to_different_nodes() {
+fn the_copies_of_a_hedge_go_to_different_nodes() {
     let clock = ManualClock::new();
-    let endpoints = builder(&clock, 3).eject_after(0).build().unwrap();
-    let stack = (retry(&clock, 1), Both, endpoints.clone());
+    let endpoints = builder(&clock, 4).eject_after(0).build().unwrap();
+    let hedge = Hedge::builder()
+        .after(ms(10))
+        .max_hedges(2)
+        .clock(clock.clone());
+    let stack = (retry(&clock, 1), hedge.build().unwrap(), endpoints.clone());
     for _ in 0..50 {
         let seen = RefCell::new(Vec::new());
-        let seen = &seen;
+        let (seen, clock) = (&seen, &clock);
         let call = stack.call_with(endpoints.each(|node| async move {
             seen.borrow_mut().push(*node);
-            Ok::<_, ()>(())
+            // Slow but for the last copy.
+            let millis = if seen.borrow().len() == 3 { 1 } else { 1000 };
+            clock.sleep(ms(millis)).await;
+            Ok::<_, ()>(*node)
         }));
-        clock.block_on(call).unwrap();
+        let answer = clock.block_on(call).unwrap();
         let seen = seen.borrow();
-        assert_ne!(seen[0], seen[1]);
+        assert_eq!((seen.len(), seen[2]), (3, answer));
+        let distinct: HashSet<_> = seen.iter().collect();
+        assert_eq!(distinct.len(), 3, "{seen:?}");
     }
+    let in_flight = endpoints
+        .snapshot()
+        .nodes
+        .iter()
+        .map(|node| node.in_flight)
+        .sum::<u32>();
+    assert_eq!(in_flight, 0, "copies that lost are dropped");
 }
 
 #[test]

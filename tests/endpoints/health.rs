@@ -331,6 +331,21 @@ fn shadow_mode_reports_and_ejects_no_node() {
 }
 
 #[test]
+fn events_are_numbered_in_the_order_of_the_changes() {
+    let clock = ManualClock::new();
+    let numbers = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = numbers.clone();
+    let observer = move |event: &backstop::Event| log.lock().unwrap().push(event.sequence());
+    let endpoints = rotating(&clock, 10).observer(observer).build().unwrap();
+    fail(&endpoints, 3, 5);
+    fail(&endpoints, 4, 5);
+    drop(endpoints.drain(&name(5)));
+    clock.advance(30 * SECOND);
+    endpoints.try_acquire().unwrap().success();
+    assert_eq!(*numbers.lock().unwrap(), [1, 2, 3, 4].map(Some));
+}
+
+#[test]
 fn slow_start_is_skipped_when_most_nodes_are_new() {
     let clock = ManualClock::new();
     let endpoints = rotating(&clock, 2).build().unwrap();

@@ -279,10 +279,9 @@ fn a_pause_does_not_make_a_burst_of_those_who_waited_for_it() {
     assert_eq!(served.into_inner(), [5000, 5100, 5200, 5300]);
 }
 
+/// Makes acquires that are always ready in a loop until another task has run.
 #[cfg(feature = "tokio")]
-#[tokio::test(start_paused = true)]
-async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
-    let limiter = RateLimiter::new(Quota::per_second(1_000_000)).unwrap();
+async fn lets_other_tasks_run(acquire: impl AsyncFn()) {
     let ran = std::rc::Rc::new(std::cell::Cell::new(false));
     let local = tokio::task::LocalSet::new();
     let other = ran.clone();
@@ -290,7 +289,7 @@ async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
     local
         .run_until(async {
             for round in 0..1_000 {
-                limiter.acquire().await.unwrap();
+                acquire().await;
                 if ran.get() {
                     assert!(round > 1, "not at each");
                     return;
@@ -299,4 +298,26 @@ async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
             panic!("the other task has starved");
         })
         .await;
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
+    let limiter = RateLimiter::new(Quota::per_second(1_000_000)).unwrap();
+    lets_other_tasks_run(async || limiter.acquire().await.unwrap()).await;
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_loop_of_ready_acquires_of_a_key_lets_other_tasks_run() {
+    for quota in [
+        Quota::per_second(1_000_000),
+        Quota::new(1_000_000, SECOND).fixed_window(),
+    ] {
+        let limiter = backstop::KeyedRateLimiter::<u32>::builder()
+            .quota(quota)
+            .build()
+            .unwrap();
+        lets_other_tasks_run(async || limiter.acquire(&7).await.unwrap()).await;
+    }
 }

@@ -125,6 +125,33 @@ fn a_panic_in_the_code_of_a_key_costs_no_place() {
     }
 }
 
+#[test]
+fn a_key_that_panics_when_it_is_evicted_costs_the_caller_no_tokens() {
+    silence_panics();
+    let mut panicked = 0;
+    // Calls look for keys to evict now and then: at one of these, and with one of these fuses, a key panics
+    // when it is dropped.
+    for (calls, fuse) in (40..70).flat_map(|calls| (2..20).map(move |fuse| (calls, fuse))) {
+        let clock = ManualClock::new();
+        let limits = limits(&clock, Overflow::Reject);
+        let key = Key(0);
+        for other in 0..10 {
+            limits.try_acquire(&Key(other)).unwrap();
+        }
+        clock.advance(200 * SECOND);
+        for _ in 0..calls {
+            limits.try_acquire(&key).unwrap();
+        }
+        let known = limits.len();
+        let call = with_fuse(fuse, || limits.try_acquire(&key));
+        panicked += u32::from(call.is_none() && limits.len() < known);
+        let taken = calls + u64::from(call.is_some());
+        let remaining = limits.peek(&key).unwrap().remaining;
+        assert_eq!(remaining, 100 - taken, "call {calls}, fuse {fuse}");
+    }
+    assert!(panicked > 0, "no key was dropped with a panic");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 

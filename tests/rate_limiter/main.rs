@@ -3,6 +3,7 @@
 
 mod consumed;
 mod fairness;
+mod feedback;
 mod guards;
 mod hostile_keys;
 mod keyed;

@@ -125,6 +125,59 @@ fn an_observer_that_panics_at_an_admission_costs_no_token() {
     assert_eq!(limiter.snapshot().waiting, 0);
 }
 
+/// A limiter with ten tokens a second that has one waiter, whose turn has come and whose waker panics.
+fn with_a_bomb(act: impl FnOnce(&RateLimiter)) {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(10));
+    drain(&limiter);
+    let armed = Arc::new(AtomicBool::new(false));
+    let bomb = Bomb {
+        armed: armed.clone(),
+        on_drop: false,
+    };
+    let mut waiter = start(&limiter, &Waker::from(Arc::new(bomb)));
+    clock.advance(SECOND);
+    armed.store(true, Ordering::Relaxed);
+    let acted = catch_unwind(AssertUnwindSafe(|| act(&limiter)));
+    assert!(acted.is_err(), "the panic goes on");
+    armed.store(false, Ordering::Relaxed);
+    let poll = waiter
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(poll, Poll::Ready(Ok(())), "it was served");
+    let snapshot = limiter.snapshot();
+    assert_eq!((snapshot.available, snapshot.waiting), (vec![9], 0));
+}
+
+#[test]
+fn the_waker_of_another_task_that_panics_costs_the_caller_no_tokens() {
+    with_a_bomb(|limiter| {
+        let _ = limiter.try_acquire();
+    });
+    with_a_bomb(|limiter| {
+        let _ = limiter.try_acquire_n(5);
+    });
+    with_a_bomb(|limiter| {
+        let _ = limiter.decide(3);
+    });
+    with_a_bomb(|limiter| drop(limiter.reserve(5)));
+    with_a_bomb(|limiter| drop(start_any(limiter, 2)));
+}
+
+#[test]
+fn the_waker_of_another_task_that_panics_leaves_no_waiter_that_is_not_polled() {
+    // It needs more than there is, and has a place in the queue when the waker panics.
+    with_a_bomb(|limiter| drop(start_any(limiter, 10)));
+}
+
+fn start_any(limiter: &RateLimiter, cost: u64) -> Waiter<'_> {
+    let mut waiter = Box::pin(limiter.acquire_n(cost));
+    let _ = waiter
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+    waiter
+}
+
 /// Uses the limiter while it is woken, cloned and dropped.
 struct Reentrant(RateLimiter);
 

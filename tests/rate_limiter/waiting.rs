@@ -305,3 +305,34 @@ proptest! {
         prop_assert_eq!(limiter.peek().remaining, burst);
     }
 }
+
+/// What a process that was stopped, or a machine that slept, must not do to the dependency.
+#[test]
+fn after_a_long_stall_no_more_are_served_at_once_than_the_burst_and_a_timers_lateness() {
+    for (quota, burst) in [
+        (Quota::per_second(1000).burst(1), 1),
+        (Quota::per_second(1000).burst(50), 50),
+        (Quota::per_second(1000).leaky_bucket(100_000), 1),
+        (Quota::per_second(1000).burst(50).warm_up(SECOND, 3), 50),
+    ] {
+        let clock = ManualClock::new();
+        let limiter = builder(&clock, quota).build().unwrap();
+        while limiter.try_acquire().is_ok() {}
+        let mut waiters: Vec<_> = (0..5000).map(|_| Box::pin(limiter.acquire())).collect();
+        let mut poll_all = || {
+            let mut task = Context::from_waker(Waker::noop());
+            let before = waiters.len();
+            waiters.retain_mut(|waiter| waiter.as_mut().poll(&mut task).is_pending());
+            before - waiters.len()
+        };
+        poll_all();
+        clock.advance(3600 * SECOND);
+        let served = poll_all();
+        assert!((1..=burst + 12).contains(&served), "{served} for {quota:?}");
+        // Then at the rate.
+        for _ in 0..100 {
+            clock.advance(ms(1));
+            assert!(poll_all() <= 2);
+        }
+    }
+}

@@ -118,7 +118,8 @@ fn loom_no_cached_permit_is_acquired_above_a_limit_that_has_shrunk() {
         let queue = cached(4, 1);
         cache_one(&queue);
         let shrink = other(&queue, 1, |queue| {
-            queue.set_limit(1);
+            queue.set_limit(1, || 0);
+            queue.serve_waiting();
             // From here on a second one is admitted only if it was before.
             queue.read().in_flight()
         });
@@ -205,7 +206,8 @@ fn loom_slots_do_not_open_under_a_limit_that_has_shrunk() {
         let shrink = {
             let shrunk = shrunk.clone();
             other(&queue, 1, move |queue| {
-                queue.set_limit(4);
+                queue.set_limit(4, || 0);
+                queue.serve_waiting();
                 shrunk.store(1, Ordering::SeqCst);
             })
         };

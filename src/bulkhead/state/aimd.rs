@@ -7,7 +7,7 @@ use super::limit::{
 };
 use crate::error::ConfigError;
 
-/// One more after a success while the limit was used above a share, a tenth less after an overload.
+/// A permit more after a success while the limit was used above a share, a tenth less after an overload.
 ///
 /// Source: Netflix concurrency-limits, `AIMDLimit`, with one change: the limit grows once per round trip
 /// and shrinks once per round trip, as in TCP. Otherwise a hundred calls that time out together would
@@ -39,6 +39,7 @@ pub struct Aimd {
 /// |---|---|
 /// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
 /// | [`utilization`](Self::utilization) | 0.5 |
+/// | [`increase_by`](Self::increase_by) | 1 |
 /// | [`backoff`](Self::backoff) | 0.9 |
 /// | [`timeout`](Self::timeout) | 5 s |
 /// | [`every_sample`](Self::every_sample) | no: once per round trip |
@@ -46,6 +47,7 @@ pub struct Aimd {
 #[must_use = "a builder does nothing until `build`"]
 pub struct AimdBuilder {
     bounds: Bounds,
+    increase: u32,
     backoff: f64,
     timeout: Duration,
     every_sample: bool,
@@ -56,6 +58,7 @@ impl Aimd {
     pub const fn builder() -> AimdBuilder {
         AimdBuilder {
             bounds: Bounds::DEFAULT,
+            increase: 1,
             backoff: 0.9,
             timeout: Duration::from_secs(5),
             every_sample: false,
@@ -66,6 +69,12 @@ impl Aimd {
 impl AimdBuilder {
     bounds_setters!();
     utilization_setter!();
+
+    /// How many permits a growth adds, at least 1. More reaches a far limit sooner, and overshoots it by more.
+    pub const fn increase_by(mut self, permits: u32) -> Self {
+        self.increase = permits;
+        self
+    }
 
     /// What an overload multiplies the limit with: 0 to 1. 0 falls to the smallest limit at once.
     pub const fn backoff(mut self, factor: f64) -> Self {
@@ -89,10 +98,17 @@ impl AimdBuilder {
     ///
     /// # Errors
     ///
-    /// A smallest or first limit of 0, a largest below the smallest, a factor outside 0 to 1.
+    /// A smallest or first limit of 0, a largest below the smallest, an increase of 0, a factor outside 0 to 1.
     pub fn build(self) -> Result<Aimd, ConfigError> {
         self.bounds.check("aimd")?;
         share("aimd", "backoff", self.backoff)?;
+        if self.increase == 0 {
+            return Err(ConfigError::new(
+                "aimd",
+                "increase_by",
+                "must be at least 1",
+            ));
+        }
         Ok(Aimd {
             limit: self.bounds.initial,
             config: self,
@@ -120,7 +136,7 @@ impl ConcurrencyLimit for Aimd {
             if !(ripe && sample.uses_share(f64::from(self.limit), config.bounds.utilization)) {
                 return;
             }
-            f64::from(self.limit) + 1.0
+            f64::from(self.limit) + f64::from(config.increase)
         };
         self.moves.moved(sample);
         self.limit = config.bounds.clamp(limit.floor()) as u32;

@@ -39,6 +39,7 @@ use crate::instant::Instant;
 pub struct Correlated {
     config: CorrelatedBuilder,
     limit: f64,
+    last_median: f64,
     median: MovingMedian<SMOOTHED>,
     recent: ExpAverage,
     baseline: ExpAverage,
@@ -104,6 +105,23 @@ impl Correlated {
         }
     }
 
+    /// Returns the average latency that recent latency is compared with. Pass it to
+    /// [`CorrelatedBuilder::baseline`] in the next run of the program. `None` before the first window.
+    pub fn baseline(&self) -> Option<Duration> {
+        latency(self.baseline.value())
+    }
+
+    /// Returns the median latency of the last windows; of the last one while there are fewer than five. `None`
+    /// before the first window.
+    pub fn median_latency(&self) -> Option<Duration> {
+        latency(self.last_median)
+    }
+
+    /// Returns recent latency: the average of the medians. `None` before the first window.
+    pub fn recent_latency(&self) -> Option<Duration> {
+        latency(self.recent.value())
+    }
+
     /// How much more than now may be in flight shows in how the two measures move with that number.
     /// `median` is the latency before it was averaged: it says earlier that a queue is gone.
     fn is_congested(&mut self, sample: &Sample, latency: f64, median: f64) -> bool {
@@ -155,6 +173,11 @@ impl Correlated {
             .front()
             .map_or(sample.in_flight, |(_, peak)| *peak)
     }
+}
+
+/// A latency in nanoseconds; 0 before the first one.
+fn latency(nanos: f64) -> Option<Duration> {
+    (nanos > 0.0).then(|| Duration::from_nanos(nanos as u64))
 }
 
 impl CorrelatedBuilder {
@@ -247,6 +270,7 @@ impl CorrelatedBuilder {
         }
         Correlated {
             limit: f64::from(self.bounds.initial),
+            last_median: 0.0,
             median: MovingMedian::new(),
             recent: ExpAverage::new(SMOOTHED as u32, WARM_UP),
             baseline,
@@ -271,6 +295,7 @@ impl ConcurrencyLimit for Correlated {
             return;
         }
         let median = self.median.add(sample.nanos());
+        self.last_median = median;
         let latency = self.recent.add(median);
         let baseline = self.baseline.add(latency);
         let queue = (self.limit * (1.0 - baseline / latency)).ceil();

@@ -9,8 +9,8 @@ use crate::error::ConfigError;
 /// Shrinks the limit when latency rises above its long average, grows it by a small queue otherwise.
 ///
 /// With `g = clamp(tolerance · long / latency, 0.5, 1)` the limit moves towards `limit · g + queue`,
-/// by the share `smoothing`. When the long average is more than twice the latency it is lowered by
-/// 5 % a sample, so it forgets an overload quickly.
+/// by the share `smoothing`. When the long average is more than twice the latency, each sample multiplies it
+/// with [`recovery`](Gradient2Builder::recovery), so it forgets an overload quickly.
 ///
 /// Put a [`Windowed`](super::limit::Windowed) in front: the long average goes over a number of samples,
 /// so with one for each call a busy bulkhead would forget within a second what latency was like
@@ -36,6 +36,7 @@ pub struct Gradient2 {
 /// | [`queue_size`](Self::queue_size) | 4 |
 /// | [`tolerance`](Self::tolerance) | 1.5 |
 /// | [`long_window`](Self::long_window) | 600 |
+/// | [`recovery`](Self::recovery) | 0.95 |
 /// | [`backoff`](Self::backoff) | 0.9 |
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until `build`"]
@@ -45,6 +46,7 @@ pub struct Gradient2Builder {
     queue_size: u32,
     tolerance: f64,
     long_window: u32,
+    recovery: f64,
     backoff: f64,
 }
 
@@ -59,6 +61,7 @@ impl Gradient2 {
             queue_size: 4,
             tolerance: 1.5,
             long_window: 600,
+            recovery: 0.95,
             backoff: 0.9,
         }
     }
@@ -92,6 +95,13 @@ impl Gradient2Builder {
         self
     }
 
+    /// What a sample multiplies the long average with while that is more than twice the latency: 0 to 1; 1
+    /// leaves it to itself. The Go port of the source has 0.9.
+    pub const fn recovery(mut self, factor: f64) -> Self {
+        self.recovery = factor;
+        self
+    }
+
     /// What an overload multiplies the limit with: 0 to 1.
     pub const fn backoff(mut self, factor: f64) -> Self {
         self.backoff = factor;
@@ -108,6 +118,7 @@ impl Gradient2Builder {
         let error = |setting, problem| Err(ConfigError::new("gradient2", setting, problem));
         self.bounds.check("gradient2")?;
         share("gradient2", "smoothing", self.smoothing)?;
+        share("gradient2", "recovery", self.recovery)?;
         share("gradient2", "backoff", self.backoff)?;
         if self.smoothing == 0.0 {
             return error("smoothing", "must be above 0");
@@ -144,7 +155,7 @@ impl ConcurrencyLimit for Gradient2 {
         let short = sample.nanos();
         let long = self.long.add(short);
         if long / short > 2.0 {
-            self.long.scale(0.95);
+            self.long.scale(config.recovery);
         }
         // Latency says nothing about a limit that is not reached.
         if !sample.uses_share(self.limit, config.bounds.utilization) {

@@ -137,6 +137,11 @@ impl WindowedBuilder {
 }
 
 impl<L> Windowed<L> {
+    /// Returns the algorithm behind the window.
+    pub const fn inner(&self) -> &L {
+        &self.inner
+    }
+
     /// Adds a sample, and returns the one that stands for the window if it is over with it.
     fn gather(&mut self, sample: &Sample) -> Option<Sample> {
         let config = &self.config;

@@ -11,17 +11,26 @@ use crate::window::Sample;
 /// Checked rules, and what has to be measured for them.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    trips: Box<[Trip]>,
+    all: Box<[Rule]>,
     /// The smallest number of consecutive failures that opens, and the index of its rule.
-    pub(super) consecutive: Option<(u64, usize)>,
+    pub(super) consecutive: Option<(u32, u8)>,
     pub(super) watches: Box<[Watch]>,
-    /// Calls this long are slow, in nanoseconds.
-    slow: Option<u64>,
+    /// Calls this long are slow, in nanoseconds. Zero if none are.
+    slow: u64,
     pub(super) durations: bool,
     /// Rules are evaluated only after calls that failed or were slow.
     pub(super) failures_only: bool,
     needs_clock: bool,
-    horizon: Duration,
+    /// In nanoseconds.
+    horizon: u64,
+}
+
+/// A rule without its window.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) kind: TripKind,
+    /// The number of calls that the window needs before the rule says anything.
+    pub(super) least_calls: u32,
 }
 
 /// A window and the rules over it.
@@ -30,8 +39,8 @@ pub(super) struct Watch {
     pub(super) span: Span,
     pub(super) slices: u32,
     pub(super) from_first_call: bool,
-    /// Indices of the rules.
-    rules: Vec<usize>,
+    /// The indices of the rules, a bit for each.
+    rules: u32,
     pub(super) has_average: bool,
 }
 
@@ -52,9 +61,8 @@ impl Rules {
         let mut horizon = Duration::ZERO;
         for (index, trip) in trips.iter().enumerate() {
             if let TripKind::Consecutive(n) = trip.kind {
-                let n = u64::from(n);
                 if consecutive.is_none_or(|(least, _)| n < least) {
-                    consecutive = Some((n, index));
+                    consecutive = Some((n, index as u8));
                 }
             }
             horizon = horizon.max(match trip.span() {
@@ -69,14 +77,14 @@ impl Rules {
                 .find(|watch| (watch.span, watch.slices, watch.from_first_call) == key);
             match same {
                 Some(watch) => {
-                    watch.rules.push(index);
+                    watch.rules |= 1 << index;
                     watch.has_average |= has_average;
                 }
                 None => watches.push(Watch {
                     span,
                     slices: trip.slice_count(),
                     from_first_call: trip.from_first_call,
-                    rules: vec![index],
+                    rules: 1 << index,
                     has_average,
                 }),
             }
@@ -84,19 +92,24 @@ impl Rules {
         let is_timed = |watch: &Watch| matches!(watch.span, Span::Time(_));
         Self {
             needs_clock: slow.is_some() || durations || watches.iter().any(is_timed),
-            trips: trips.into(),
+            all: trips.into_iter().map(Rule::new).collect(),
             consecutive,
             watches: watches.into(),
-            slow: slow.map(nanos),
+            slow: slow.map_or(0, nanos),
             durations,
             failures_only,
-            horizon,
+            horizon: nanos(horizon),
         }
     }
 
     /// The rules over a window, with their indices.
-    pub(super) fn of(&self, watch: &Watch) -> impl Iterator<Item = (usize, &Trip)> {
-        watch.rules.iter().map(|&index| (index, &self.trips[index]))
+    pub(super) fn of(&self, watch: &Watch) -> impl Iterator<Item = (usize, &Rule)> {
+        let mut left = watch.rules;
+        std::iter::from_fn(move || {
+            let index = left.trailing_zeros() as usize;
+            left &= left.wrapping_sub(1);
+            Some((index, self.all.get(index)?))
+        })
     }
 
     /// Whether the end of calls must be timed.
@@ -112,11 +125,11 @@ impl Rules {
 
     /// The cause of an opening by the first of these rules.
     pub(crate) fn cause(&self, held: u64) -> Cause {
-        self.trips[held.trailing_zeros() as usize].cause()
+        self.all[held.trailing_zeros() as usize].kind.cause()
     }
 
     pub(super) const fn tracks_slow(&self) -> bool {
-        self.slow.is_some()
+        self.slow > 0
     }
 
     pub(crate) const fn tracks_durations(&self) -> bool {
@@ -126,7 +139,7 @@ impl Rules {
     /// The sample of a call that took this long, in nanoseconds.
     #[inline]
     pub(crate) fn sample(&self, failed: bool, took: u64) -> Sample {
-        let slow = self.slow.is_some_and(|slow| took >= slow);
+        let slow = self.slow > 0 && took >= self.slow;
         Sample::new(failed, slow, took)
     }
 
@@ -134,12 +147,21 @@ impl Rules {
     pub(crate) fn min_calls(&self) -> u64 {
         let mut windowed = self.watches.iter().flat_map(|watch| self.of(watch));
         windowed
-            .find(|(_, trip)| !matches!(trip.kind, TripKind::Failures(_)))
-            .map_or(1, |(_, trip)| trip.least_calls())
+            .find(|(_, rule)| !matches!(rule.kind, TripKind::Failures(_)))
+            .map_or(1, |(_, rule)| u64::from(rule.least_calls))
     }
 
     /// How long after its last failure a breaker without calls still differs from a new one.
     pub(crate) const fn horizon(&self) -> Duration {
-        self.horizon
+        Duration::from_nanos(self.horizon)
+    }
+}
+
+impl Rule {
+    fn new(trip: Trip) -> Self {
+        Self {
+            least_calls: trip.least_calls(),
+            kind: trip.kind,
+        }
     }
 }

@@ -15,11 +15,16 @@ use crate::window::{CountWindow, Counts, Kind, Sample, Sums, TimeWindow, UNSETTL
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Tally {
-    /// Failures in a row; zero unless a rule counts them.
-    consecutive: AtomicU64,
     /// The window of the first rule that has one. Apart from the others: most breakers have one, and
     /// the fast path looks at its marks.
-    first: Watched,
+    first: Watched<Totals>,
+}
+
+/// What is counted beside the windows. It fills the cache line that the first window begins with.
+#[derive(Debug, Default)]
+struct Totals {
+    /// Failures in a row; zero unless a rule counts them.
+    consecutive: AtomicU64,
     others: Box<[Watched]>,
     /// Rules that have been reported while the circuit never opens.
     noted: AtomicU64,
@@ -27,14 +32,16 @@ pub(crate) struct Tally {
     last_bad: AtomicU64,
 }
 
+/// A window, the rules over it, and `beside` in the same cache line.
 #[derive(Debug)]
-struct Watched {
+struct Watched<B = ()> {
     /// Zero when a good call changes nothing here. See [`CountWindow`].
     marks: AtomicU64,
     window: Window,
     /// When the last bad call has left a window of time, in nanoseconds.
     clean_from: AtomicU64,
     average: Option<Box<Average>>,
+    beside: B,
 }
 
 #[derive(Debug)]
@@ -103,8 +110,8 @@ fn counts(sums: Sums) -> Counts {
     }
 }
 
-impl Watched {
-    fn new(rules: &Rules, watch: &Watch) -> Self {
+impl<B> Watched<B> {
+    fn new(rules: &Rules, watch: &Watch, beside: B) -> Self {
         Self {
             marks: AtomicU64::new(UNSETTLED),
             window: Window::new(rules, watch),
@@ -112,16 +119,18 @@ impl Watched {
             average: watch
                 .has_average
                 .then(|| Box::new(Average::new(watch.span))),
+            beside,
         }
     }
 
     /// No window, for rules that have none.
-    fn none() -> Self {
+    fn none(beside: B) -> Self {
         Self {
             marks: AtomicU64::new(0),
             window: Window::None,
             clean_from: AtomicU64::new(0),
             average: None,
+            beside,
         }
     }
 
@@ -171,6 +180,12 @@ impl Watched {
         }
     }
 
+    fn is_clean(&self, now: Instant) -> bool {
+        let counts = self.window.counts(now);
+        let average = self.average.as_ref();
+        counts.failures + counts.slow == 0 && average.is_none_or(|average| average.is_clean())
+    }
+
     #[inline(never)]
     fn held(&self, rules: &Rules, watch: &Watch, sample: Sample, now: Instant) -> u64 {
         let counts = self.window.latest();
@@ -182,17 +197,19 @@ impl Watched {
             return 0;
         }
         let mut held = 0;
-        for (index, trip) in rules.of(watch) {
-            if counts.calls < trip.least_calls() {
+        for (index, rule) in rules.of(watch) {
+            if counts.calls < u64::from(rule.least_calls) {
                 continue;
             }
-            let holds = match &trip.kind {
+            let holds = match &rule.kind {
                 TripKind::Consecutive(_) => false,
                 TripKind::Failures(k) => counts.failures >= u64::from(*k),
                 TripKind::FailureRate(limit) => counts.failure_rate() >= *limit,
                 TripKind::SlowRate(limit) => counts.slow_rate() >= *limit,
                 TripKind::SuccessAverage(limit) => average.is_some_and(|now| now < *limit),
-                TripKind::Custom(_, holds) => counts.failures + counts.slow > 0 && holds(&counts),
+                TripKind::Custom(rule) => {
+                    counts.failures + counts.slow > 0 && (rule.holds)(&counts)
+                }
             };
             held |= u64::from(holds) << index;
         }
@@ -202,27 +219,31 @@ impl Watched {
 
 impl Tally {
     pub(crate) fn new(rules: &Rules, now: Instant) -> Self {
-        let mut watched = rules.watches.iter().map(|watch| Watched::new(rules, watch));
-        let tally = Self {
-            consecutive: AtomicU64::new(0),
-            first: watched.next().unwrap_or_else(Watched::none),
-            others: watched.collect(),
-            noted: AtomicU64::new(0),
-            last_bad: AtomicU64::new(0),
+        let others = rules.watches.iter().skip(1);
+        let totals = Totals {
+            others: others.map(|watch| Watched::new(rules, watch, ())).collect(),
+            ..Totals::default()
         };
+        let first = match rules.watches.first() {
+            Some(watch) => Watched::new(rules, watch, totals),
+            None => Watched::none(totals),
+        };
+        let tally = Self { first };
         tally.clear(now);
         tally
     }
 
-    fn watched(&self) -> impl Iterator<Item = &Watched> {
-        std::iter::once(&self.first).chain(&self.others)
+    #[inline(always)]
+    const fn totals(&self) -> &Totals {
+        &self.first.beside
     }
 
     /// Returns whether a good call would change nothing. Costs two loads.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
         // Relaxed, here and below: the counters publish nothing else.
-        self.consecutive.load(Ordering::Relaxed) | self.first.marks.load(Ordering::Relaxed) == 0
+        self.totals().consecutive.load(Ordering::Relaxed) | self.first.marks.load(Ordering::Relaxed)
+            == 0
     }
 
     /// Records a call that ended at `now`, and returns the rules that hold after it, a bit for each.
@@ -230,22 +251,23 @@ impl Tally {
     pub(crate) fn record(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
         let mut held = 0;
         if !sample.is_good() {
-            self.last_bad
+            self.totals()
+                .last_bad
                 .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
         if !sample.has_failed() {
             // A failure that races with this may be lost: it counts as before the success.
-            if self.consecutive.load(Ordering::Relaxed) != 0 {
-                self.consecutive.store(0, Ordering::Relaxed);
+            if self.totals().consecutive.load(Ordering::Relaxed) != 0 {
+                self.totals().consecutive.store(0, Ordering::Relaxed);
             }
         } else if let Some((limit, index)) = rules.consecutive {
-            let run = self.consecutive.fetch_add(1, Ordering::Relaxed) + 1;
-            held |= u64::from(run >= limit) << index;
+            let run = self.totals().consecutive.fetch_add(1, Ordering::Relaxed) + 1;
+            held |= u64::from(run >= u64::from(limit)) << index;
         }
         if let Some(watch) = rules.watches.first() {
             held |= self.first.record(rules, watch, sample, now);
         }
-        if !self.others.is_empty() {
+        if !self.totals().others.is_empty() {
             held |= self.record_in_others(rules, sample, now);
         }
         held
@@ -253,7 +275,11 @@ impl Tally {
 
     #[inline(never)]
     fn record_in_others(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
-        let others = self.others.iter().zip(rules.watches.iter().skip(1));
+        let others = self
+            .totals()
+            .others
+            .iter()
+            .zip(rules.watches.iter().skip(1));
         others.fold(0, |held, (watched, watch)| {
             held | watched.record(rules, watch, sample, now)
         })
@@ -267,10 +293,12 @@ impl Tally {
     /// Returns the share of calls that were bad in the way that the first of these rules looks at.
     pub(crate) fn rate(&self, rules: &Rules, held: u64, now: Instant) -> f64 {
         let index = held.trailing_zeros() as usize;
-        for (watched, watch) in self.watched().zip(&rules.watches) {
-            if let Some((_, trip)) = rules.of(watch).find(|(of, _)| *of == index) {
-                let counts = watched.window.counts(now);
-                return match trip.kind {
+        let others = self.totals().others.iter().map(|watched| &watched.window);
+        let windows = std::iter::once(&self.first.window).chain(others);
+        for (window, watch) in windows.zip(&rules.watches) {
+            if let Some((_, rule)) = rules.of(watch).find(|(of, _)| *of == index) {
+                let counts = window.counts(now);
+                return match rule.kind {
                     TripKind::SlowRate(_) => counts.slow_rate(),
                     _ => counts.failure_rate(),
                 };
@@ -281,30 +309,25 @@ impl Tally {
 
     /// Returns the number of failures in a row. Zero unless a rule counts them.
     pub(crate) fn consecutive(&self) -> u64 {
-        self.consecutive.load(Ordering::Relaxed)
+        self.totals().consecutive.load(Ordering::Relaxed)
     }
 
     /// Returns those of the rules that are noted for the first time.
     pub(crate) fn note(&self, held: u64) -> u64 {
-        held & !self.noted.fetch_or(held, Ordering::Relaxed)
+        held & !self.totals().noted.fetch_or(held, Ordering::Relaxed)
     }
 
     /// Returns when no call has failed or been slow within the windows, or none has for `horizon`: not after
     /// `now` if that is so already.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Instant {
-        let last_bad = self.last_bad.load(Ordering::Relaxed);
+        let last_bad = self.totals().last_bad.load(Ordering::Relaxed);
         if last_bad == 0 {
             return Instant::ORIGIN;
         }
+        let others = &self.totals().others;
         let is_clean = self.consecutive() == 0
-            && self.watched().all(|watched| {
-                let counts = watched.window.counts(now);
-                counts.failures + counts.slow == 0
-                    && watched
-                        .average
-                        .as_ref()
-                        .is_none_or(|average| average.is_clean())
-            });
+            && self.first.is_clean(now)
+            && others.iter().all(|watched| watched.is_clean(now));
         match is_clean {
             true => Instant::ORIGIN,
             false => Instant::from_nanos(last_bad) + horizon,
@@ -313,19 +336,24 @@ impl Tally {
 
     /// Forgets everything.
     pub(crate) fn clear(&self, now: Instant) {
-        self.consecutive.store(0, Ordering::Relaxed);
-        self.noted.store(0, Ordering::Relaxed);
-        self.last_bad.store(0, Ordering::Relaxed);
-        for watched in self.watched() {
-            watched.clear(now);
-        }
+        self.totals().consecutive.store(0, Ordering::Relaxed);
+        self.totals().noted.store(0, Ordering::Relaxed);
+        self.totals().last_bad.store(0, Ordering::Relaxed);
+        self.first.clear(now);
+        self.totals()
+            .others
+            .iter()
+            .for_each(|watched| watched.clear(now));
     }
 
     /// Records what a snapshot counted, the good calls first.
     pub(crate) fn restore(&self, rules: &Rules, counts: Counts, consecutive: u64, now: Instant) {
-        self.consecutive.store(consecutive, Ordering::Relaxed);
+        self.totals()
+            .consecutive
+            .store(consecutive, Ordering::Relaxed);
         if consecutive | counts.failures | counts.slow != 0 {
-            self.last_bad
+            self.totals()
+                .last_bad
                 .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
         let both = counts.slow_failures;
@@ -341,7 +369,8 @@ impl Tally {
             let sample = Sample::new(failed, slow, took);
             // Windows remember no more than this; numbers from a file could be anything.
             for _ in 0..number.min(counts.calls).min(1 << 20) {
-                for watched in self.watched() {
+                self.first.add(rules, sample, now);
+                for watched in &self.totals().others {
                     watched.add(rules, sample, now);
                 }
             }

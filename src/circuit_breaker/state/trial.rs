@@ -7,7 +7,7 @@ use crate::verdict::Health;
 use crate::window::{Counts, Sample};
 
 /// How many trial calls there are and what they decide.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct HalfOpenRules {
     /// How many results there are at most.
     pub(crate) of: u32,
@@ -32,21 +32,20 @@ pub(crate) enum AfterHalfOpen {
     Closes,
 }
 
-impl Default for HalfOpenRules {
-    fn default() -> Self {
-        Self {
-            of: 1,
-            needed: 1,
-            failure_rate: None,
-            slow_rate: None,
-            early: true,
-            permitted: None,
-            lease: None,
-            lost_as: Health::Unhealthy,
-            max: None,
-            after: AfterHalfOpen::Opens,
-        }
-    }
+impl HalfOpenRules {
+    /// One probe, and what builders begin with.
+    pub(crate) const DEFAULT: Self = Self {
+        of: 1,
+        needed: 1,
+        failure_rate: None,
+        slow_rate: None,
+        early: true,
+        permitted: None,
+        lease: None,
+        lost_as: Health::Unhealthy,
+        max: None,
+        after: AfterHalfOpen::Opens,
+    };
 }
 
 /// Trial calls in flight, and the results of those that ended.
@@ -206,5 +205,24 @@ fn below(bad: u64, left: u64, of: u64, limit: f64) -> Option<bool> {
         Some(true)
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_trial_is_that_of_failed_or_of_slow_calls_whichever_is_larger() {
+        let mut trial = Trial::new(&HalfOpenRules::DEFAULT, Duration::ZERO, 0);
+        for (failures, slow) in [(1, 3), (3, 1)] {
+            trial.results = Counts {
+                calls: 4,
+                failures,
+                slow,
+                ..Counts::default()
+            };
+            assert_eq!(trial.rate(), 0.75);
+        }
     }
 }

@@ -47,7 +47,14 @@ pub(crate) enum TripKind {
     FailureRate(f64),
     SlowRate(f64),
     SuccessAverage(f64),
-    Custom(&'static str, Arc<dyn Fn(&Counts) -> bool + Send + Sync>),
+    Custom(Arc<CustomRule>),
+}
+
+/// A rule over the counts of a window, with its name. A trait object in a box, so that rules of all kinds
+/// are small.
+pub(crate) struct CustomRule {
+    name: &'static str,
+    pub(super) holds: Box<dyn Fn(&Counts) -> bool + Send + Sync>,
 }
 
 /// The window that a rule looks at.
@@ -133,7 +140,8 @@ impl Trip {
         name: &'static str,
         rule: impl Fn(&Counts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        Self::of(TripKind::Custom(name, Arc::new(rule)))
+        let holds = Box::new(rule);
+        Self::of(TripKind::Custom(Arc::new(CustomRule { name, holds })))
     }
 
     /// Looks at the last `n` calls, from 1 to 1 048 576.
@@ -180,24 +188,13 @@ impl Trip {
     }
 
     /// The number of calls that a window needs before the rule says anything.
-    pub(super) fn least_calls(&self) -> u64 {
+    pub(super) fn least_calls(&self) -> u32 {
         let preset = match (&self.kind, self.calls) {
             (TripKind::Failures(_), _) => 1,
             (_, Some(calls)) => Self::MIN_CALLS.min(calls),
             _ => Self::MIN_CALLS,
         };
-        u64::from(self.min_calls.unwrap_or(preset))
-    }
-
-    pub(super) const fn cause(&self) -> Cause {
-        match self.kind {
-            TripKind::Consecutive(_) => Cause::ConsecutiveFailures,
-            TripKind::Failures(_) => Cause::Failures,
-            TripKind::FailureRate(_) => Cause::FailureRate,
-            TripKind::SlowRate(_) => Cause::SlowRate,
-            TripKind::SuccessAverage(_) => Cause::SuccessAverage,
-            TripKind::Custom(name, _) => Cause::Custom(name),
-        }
+        self.min_calls.unwrap_or(preset)
     }
 
     /// Explains what is wrong with the rule, in a breaker with or without `slow_call`.
@@ -267,6 +264,19 @@ impl Trip {
     }
 }
 
+impl TripKind {
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Consecutive(_) => Cause::ConsecutiveFailures,
+            Self::Failures(_) => Cause::Failures,
+            Self::FailureRate(_) => Cause::FailureRate,
+            Self::SlowRate(_) => Cause::SlowRate,
+            Self::SuccessAverage(_) => Cause::SuccessAverage,
+            Self::Custom(rule) => Cause::Custom(rule.name),
+        }
+    }
+}
+
 impl fmt::Debug for TripKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -275,7 +285,7 @@ impl fmt::Debug for TripKind {
             Self::FailureRate(rate) => write!(f, "FailureRate({rate})"),
             Self::SlowRate(rate) => write!(f, "SlowRate({rate})"),
             Self::SuccessAverage(rate) => write!(f, "SuccessAverage({rate})"),
-            Self::Custom(name, _) => write!(f, "Custom({name:?})"),
+            Self::Custom(rule) => write!(f, "Custom({:?})", rule.name),
         }
     }
 }
@@ -342,7 +352,7 @@ impl HalfOpen {
             of,
             needed,
             failure_rate,
-            ..HalfOpenRules::default()
+            ..HalfOpenRules::DEFAULT
         })
     }
 }

@@ -72,7 +72,7 @@ mod tests {
             let scan = scan(&bytes[..cut]);
             let whole = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
             assert_eq!(scan.intact.len(), whole);
-            assert_eq!(scan.damaged, []);
+            assert!(scan.damaged.is_empty());
         }
     }
 

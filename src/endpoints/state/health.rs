@@ -139,6 +139,10 @@ pub(crate) enum Change {
     Healthy {
         slot: u32,
     },
+    Draining {
+        slot: u32,
+        in_flight: u32,
+    },
 }
 
 /// The nodes of a set by slot, and what is known about them.

@@ -259,3 +259,28 @@ fn shares_are_weighted_by_their_calls_per_second_as_long_as_they_are_fresh() {
         0.6,
     );
 }
+
+#[test]
+fn priorities_of_the_last_thousand_calls_count() {
+    let mut levels = Levels::new();
+    levels.add(Priority::LOWEST);
+    (0..CALLS).for_each(|_| levels.add(Priority::NORMAL));
+    assert_eq!(levels.recent.len(), CALLS);
+    assert_eq!(levels.counts.iter().sum::<u32>(), CALLS as u32);
+    assert_eq!(levels.counts[usize::from(Priority::LOWEST.as_u16())], 0);
+}
+
+#[test]
+fn a_delay_of_up_to_half_the_target_is_no_overload() {
+    for (millis, is_overload) in [(4, false), (5, false), (6, true)] {
+        let mut pressure = Pressure::new(0.9, Duration::from_secs(1));
+        let window = Duration::from_millis(100);
+        let report = QueueReport {
+            delay: Duration::from_millis(millis),
+            target: Duration::from_millis(10),
+            overloaded: false,
+        };
+        pressure.follow(report, window, window, Instant::ORIGIN);
+        assert_eq!(pressure.overloaded_at.is_some(), is_overload, "{millis} ms");
+    }
+}

@@ -13,15 +13,20 @@ use super::super::state::{Gcra, Refusal};
 use super::inner::Time;
 use super::limited::Limited;
 use crate::clock::Sleep;
+use crate::coop;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
 use crate::instant::Instant;
+use crate::policy::OnUnwind;
 
 pin_project! {
     /// Waits for a key's tokens. Made by [`KeyedRateLimiter::acquire`](super::KeyedRateLimiter::acquire).
     ///
     /// Does nothing before it is first polled.
+    ///
+    /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquires that are always
+    /// ready yields to other tasks now and then.
     ///
     /// # Cancel safety
     ///
@@ -114,10 +119,10 @@ where
         let mut this = self.project();
         let cost = *this.cost;
         let (limited, inner) = (*this.limited, this.limited.inner);
-        let outside = &inner.outside;
+        let base = &inner.base;
         let mut reason = Reason::QueueTimeout;
         if this.latest.is_none() {
-            if inner.shadow {
+            if inner.base.shadow {
                 let taken = inner.take(limited.hash, limited.key, now, cost);
                 return Poll::Ready(taken.or_else(|refusal| inner.refuse(now, refusal, observer)));
             }
@@ -135,11 +140,11 @@ where
                     Booked::Taken => return Poll::Ready(Ok(())),
                     Booked::Turn(at) => {
                         *this.held = cost;
-                        let sleep = outside.clock.sleep_until(at);
+                        let sleep = base.clock.sleep_until(at);
                         this.stage.set(Stage::Sleeping { sleep });
                     }
                     Booked::Paused(until) => {
-                        let sleep = outside.clock.sleep_until(until);
+                        let sleep = base.clock.sleep_until(until);
                         this.stage.set(Stage::Sleeping { sleep });
                     }
                     Booked::Queue(limiter) => {
@@ -154,16 +159,18 @@ where
                         this.stage.set(Stage::Queued { waiting });
                     }
                     Booked::Rejected(refusal) => {
-                        let rejected = outside.rejected(now, refusal, reason);
+                        let rejected = base.rejection(now, refusal, reason);
                         return Poll::Ready(inner.report(rejected, observer));
                     }
                 },
                 StageProj::Sleeping { sleep } => {
                     ready!(sleep.poll(task));
-                    now = outside.now();
+                    now = base.now();
                     reason = Reason::QueueTimeout;
+                    // A key may panic while it is compared: what is held is given back then.
+                    let is_paused = limited.is_paused(now);
                     let had_turn = std::mem::take(this.held) > 0 || cost == 0;
-                    if had_turn && !limited.is_paused(now) {
+                    if had_turn && !is_paused {
                         return Poll::Ready(Ok(()));
                     }
                     // A turn that fell into a pause has passed.
@@ -172,16 +179,22 @@ where
                 }
                 StageProj::Queued { waiting } => {
                     let result = ready!(waiting.as_mut().poll(task));
-                    now = outside.now();
+                    now = base.now();
                     match result {
-                        Ok(limiter) if limited.is_paused(now) => {
+                        Ok(limiter) => {
+                            // A key may panic while it is compared.
+                            let guard = OnUnwind::new(|| limiter.add(cost));
+                            let is_paused = limited.is_paused(now);
+                            guard.disarm();
+                            if !is_paused {
+                                return Poll::Ready(Ok(()));
+                            }
                             limiter.add(cost);
                             this.stage.set(Stage::Start);
                         }
-                        Ok(_) => return Poll::Ready(Ok(())),
                         Err(rejected) => {
                             let rejected = match rejected.reason() {
-                                Reason::RateLimited => outside.with_reason(rejected, late),
+                                Reason::RateLimited => base.with_reason(rejected, late),
                                 _ => rejected,
                             };
                             return Poll::Ready(inner.report(rejected, observer));
@@ -252,13 +265,18 @@ where
     type Output = Result<(), Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let clock = &self.limited.inner.outside.clock;
+        let budget = ready!(coop::poll_proceed(task));
+        let clock = &self.limited.inner.base.clock;
         let now = clock.now();
         let deadline = match self.latest {
             None => deadline::inherited(clock, now),
             Some(_) => Instant::FAR_FUTURE,
         };
-        self.poll_with(task, now, deadline, None)
+        let poll = self.poll_with(task, now, deadline, None);
+        if poll.is_ready() {
+            budget.made_progress();
+        }
+        poll
     }
 }
 
@@ -269,7 +287,7 @@ where
 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyedAcquire")
-            .field("limiter", &self.limited.inner.outside.name)
+            .field("limiter", &self.limited.inner.base.name)
             .field("cost", &self.cost)
             .finish_non_exhaustive()
     }

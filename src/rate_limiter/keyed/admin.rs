@@ -16,15 +16,15 @@ impl<K> KeyedRateLimiter<K> {
     /// Returns where it stands.
     pub fn snapshot(&self) -> KeyedSnapshot {
         let inner = &*self.inner;
-        let time = inner.time(inner.outside.now());
+        let time = inner.time(inner.base.now());
         // Relaxed: statistics.
         KeyedSnapshot {
-            name: inner.outside.name,
+            name: inner.base.name,
             keys: self.len(),
             max_keys: inner.keys.max_keys,
             overflowed: inner.overflowed.load(Ordering::Relaxed),
             rejected: inner.rejected.load(Ordering::Relaxed),
-            shadow: inner.shadow,
+            shadow: inner.base.shadow,
             would_reject: inner.would_reject.load(Ordering::Relaxed),
             paused_for: time.open.saturating_duration_since(time.now),
         }
@@ -37,7 +37,7 @@ impl<K> KeyedRateLimiter<K> {
         K: Clone,
     {
         self.inner.keys.shards.iter().flat_map(|shard| {
-            let now = self.inner.outside.now();
+            let now = self.inner.base.now();
             let table = shard.lock();
             let keys = table
                 .iter()
@@ -54,7 +54,7 @@ impl<K> KeyedRateLimiter<K> {
 
     /// Evicts all keys whose limits are full. Calls do that bit by bit; this does it at once.
     pub fn evict_idle(&self) {
-        let now = self.inner.outside.now();
+        let now = self.inner.base.now();
         for shard in &self.inner.keys.shards {
             let removed = shard
                 .lock()
@@ -89,7 +89,7 @@ impl<K> KeyedRateLimiter<K> {
             return Err(error("cannot be changed while two keys are compared"));
         }
         quotas.iter().try_for_each(check)?;
-        let now = inner.outside.now();
+        let now = inner.base.now();
         let _changing = lock(&inner.changing);
         let is_same = |(old, new): (&Quota, &Quota)| {
             old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
@@ -124,7 +124,7 @@ impl<K> KeyedRateLimiter<K> {
     /// Rejects all calls for `duration`, whatever their keys, as after a `Retry-After` of the
     /// dependency. Calls that may wait, wait. Of several pauses the one that ends last counts.
     pub fn pause_for(&self, duration: Duration) {
-        self.pause_until(self.inner.outside.now() + duration);
+        self.pause_until(self.inner.base.now() + duration);
     }
 
     /// As [`pause_for`](Self::pause_for), until an instant of the limiter's clock.

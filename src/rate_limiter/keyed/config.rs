@@ -5,15 +5,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::outside::Outside;
 use super::super::state::{Algorithm, LARGEST, Quota};
 use super::KeyedRateLimiter;
 use super::hash::Secret;
 use super::inner::{Inner, NAME, QuotaFor, check, limiter};
 use super::keys::Keys;
-use crate::clock::ClockHandle;
+use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::instant::Instant;
 use crate::keyed::Overflow;
 
@@ -46,10 +44,7 @@ pub struct KeyedRateLimiterBuilder<K> {
     overflow: Overflow,
     max_wait: Option<Duration>,
     max_debt: Option<u64>,
-    shadow: bool,
-    observer: Option<Arc<dyn Observer>>,
-    name: &'static str,
-    clock: Option<ClockHandle>,
+    setup: Setup,
 }
 
 impl<K> KeyedRateLimiterBuilder<K> {
@@ -61,10 +56,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
             overflow: Overflow::Shared,
             max_wait: None,
             max_debt: None,
-            shadow: false,
-            observer: None,
-            name: NAME,
-            clock: ClockHandle::preset(),
+            setup: Setup::new(NAME),
         }
     }
 
@@ -112,6 +104,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
     }
 
     setters! {
+        in setup;
         /// Only counts and reports what it would have rejected, and admits everything.
         shadow;
         /// Hears rejections.
@@ -147,11 +140,10 @@ impl<K> KeyedRateLimiterBuilder<K> {
             true => Duration::MAX,
             false => Duration::ZERO,
         };
-        let clock = self.clock.ok_or(error("clock", "must be given"))?;
         let max_wait = self.max_wait.unwrap_or(max_wait);
-        let outside = Outside::new(clock, max_wait, self.observer, self.name);
+        let base = self.setup.build(NAME)?;
         // Also where none is shared: what is wrong with the quotas, their number or the debt is found.
-        let shared = limiter(&self.quotas, debt, &outside)?;
+        let shared = limiter(&self.quotas, debt, &base)?;
         Ok(KeyedRateLimiter {
             inner: Arc::new(Inner {
                 keys: Keys::new(first.gcra(debt), self.max_keys, self.overflow),
@@ -164,11 +156,11 @@ impl<K> KeyedRateLimiterBuilder<K> {
                 version: AtomicU64::new(0),
                 quota_for: self.quota_for,
                 debt,
-                shadow: self.shadow,
                 overflowed: AtomicU64::new(0),
                 rejected: AtomicU64::new(0),
                 would_reject: AtomicU64::new(0),
-                outside,
+                base,
+                max_wait,
             }),
         })
     }
@@ -183,10 +175,7 @@ impl<K> fmt::Debug for KeyedRateLimiterBuilder<K> {
             .field("overflow", &self.overflow)
             .field("max_wait", &self.max_wait)
             .field("max_debt", &self.max_debt)
-            .field("shadow", &self.shadow)
-            .field("observed", &self.observer.is_some())
-            .field("name", &self.name)
-            .field("clock", &self.clock)
+            .field("setup", &self.setup)
             .finish()
     }
 }

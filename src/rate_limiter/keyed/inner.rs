@@ -4,16 +4,17 @@ use std::borrow::Borrow;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::super::RateLimiter;
-use super::super::outside::Outside;
 use super::super::state::{Gcra, Quota, Refusal};
 use super::custom::{Custom, Limit};
 use super::hash::Secret;
 use super::keys::{Keys, Place};
 use super::table::{CUSTOM, Table};
+use crate::base::Base;
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::event::{Event, Observer};
+use crate::event::Observer;
 use crate::instant::Instant;
 use crate::sync::lock;
 
@@ -35,11 +36,12 @@ pub(super) struct Inner<K> {
     /// The limit of the keys without room, if they share one.
     pub(super) shared: Option<RateLimiter>,
     pub(super) debt: u64,
-    pub(super) shadow: bool,
     pub(super) overflowed: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) would_reject: AtomicU64,
-    pub(super) outside: Outside,
+    pub(super) base: Base,
+    /// How long a call through the policy may wait.
+    pub(super) max_wait: Duration,
 }
 
 /// The quota of a key, when it has one of its own.
@@ -97,7 +99,7 @@ impl<K> Inner<K> {
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         self.report(
-            self.outside.rejected(now, refusal, Reason::RateLimited),
+            self.base.rejection(now, refusal, Reason::RateLimited),
             observer,
         )
     }
@@ -108,20 +110,18 @@ impl<K> Inner<K> {
         rejected: Rejected,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
-        // Relaxed, both: statistics.
-        if self.shadow {
-            self.would_reject.fetch_add(1, Ordering::Relaxed);
-            self.outside.tell(&Event::would_reject(&rejected), observer);
-            return Ok(());
-        }
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-        self.outside.tell(&Event::rejected(&rejected), observer);
-        Err(rejected)
+        let counter = match self.base.shadow {
+            true => &self.would_reject,
+            false => &self.rejected,
+        };
+        // Relaxed: a statistic.
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.base.reject(rejected, observer)
     }
 
     /// A limiter that is no token bucket of one word.
     pub(super) fn limiter(&self, quotas: &[Quota]) -> Result<RateLimiter, ConfigError> {
-        limiter(quotas, self.debt, &self.outside)
+        limiter(quotas, self.debt, &self.base)
     }
 }
 
@@ -167,26 +167,23 @@ impl<K: Hash + Eq> Inner<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let time = self.time(now);
-        if let Some(mut table) = self.keys.shard(hash) {
+        let mut shard = self.keys.shard(hash);
+        if shard.as_mut().is_some_and(|table| table.is_due()) {
+            // Before anything is taken: it drops keys, and their `Drop` may panic.
+            drop(shard);
+            self.keys.sweep_shard(hash, now);
+            shard = self.keys.shard(hash);
+        }
+        if let Some(mut table) = shard {
             if let Some((state, gcra)) = table.find(hash as u32, key, &self.keys.default) {
-                let word = state.get();
+                let mut word = state.get();
                 if word <= CUSTOM {
-                    let mut tat = word;
-                    let result = bucket(&mut tat, gcra, time);
-                    state.set(tat);
-                    let is_due = table.is_due();
-                    drop(table);
-                    if is_due {
-                        self.keys.sweep_shard(hash, now);
-                    }
+                    let result = bucket(&mut word, gcra, time);
+                    state.set(word);
                     return Some(result);
                 }
-                let is_due = table.is_due();
                 let found = of_custom(&mut table, word, time, bucket)?;
                 drop(table);
-                if is_due {
-                    self.keys.sweep_shard(hash, now);
-                }
                 return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
             }
         }
@@ -206,9 +203,11 @@ impl<K: Hash + Eq> Inner<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        if let Some(place) = self.keys.make_room(hash, time.now) {
-            if let Some(result) = self.add((hash, key), time, place, &bucket, &limiter) {
-                return Some(result);
+        while let Some(place) = self.keys.make_room(hash, time.now) {
+            match self.add((hash, key), time, place, &bucket, &limiter) {
+                Added::Done(result) => return Some(result),
+                Added::Evicted => {}
+                Added::Locked => break,
             }
         }
         // Relaxed: a statistic.
@@ -217,7 +216,7 @@ impl<K: Hash + Eq> Inner<K> {
         self.shared.as_ref().map(|shared| limiter(shared, time))
     }
 
-    /// Adds a key, unless another thread has added it meanwhile.
+    /// Adds a key, unless another thread has added it meanwhile, and uses its limit.
     fn add<Q, R>(
         &self,
         (hash, key): (u64, &Q),
@@ -225,7 +224,7 @@ impl<K: Hash + Eq> Inner<K> {
         place: Place<'_>,
         bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
         limiter: impl Fn(&RateLimiter, Time) -> R,
-    ) -> Option<R>
+    ) -> Added<R>
     where
         K: Borrow<Q>,
         Q: Eq + ToOwned<Owned = K> + ?Sized,
@@ -238,29 +237,38 @@ impl<K: Hash + Eq> Inner<K> {
             // Acquire: pairs with the release in `set_quotas`.
             let version = self.version.load(Ordering::Acquire);
             let custom = self.custom(own.as_ref());
-            let mut table = self.keys.shard(hash)?;
+            let Some(mut table) = self.keys.shard(hash) else {
+                return Added::Locked;
+            };
             let known = table.find(hash as u32, key, &self.keys.default).is_some();
             // Under the shard's lock: a change that is not seen here has yet to come to the shard.
             let is_stale = version != self.version.load(Ordering::Acquire);
             if is_stale && !known && custom.as_ref().is_some_and(|custom| custom.is_default) {
                 continue;
             }
-            let (state, gcra) = match known {
-                true => table.find(hash as u32, key, &self.keys.default)?,
-                false => {
-                    std::mem::forget(place);
-                    table.insert(hash as u32, owned, custom, &self.keys.default)?
-                }
+            if known {
+                // The key is dropped outside the lock, and before anything is taken: its `Drop` may panic.
+                drop(table);
+                drop((owned, place));
+                let used = self.with_known(hash, key, time.now, bucket, limiter);
+                return used.map_or(Added::Evicted, Added::Done);
+            }
+            std::mem::forget(place);
+            let Some((state, gcra)) = table.insert(hash as u32, owned, custom, &self.keys.default)
+            else {
+                return Added::Evicted;
             };
             let mut word = state.get();
             if word <= CUSTOM {
                 let result = bucket(&mut word, gcra, time);
                 state.set(word);
-                return Some(result);
+                return Added::Done(result);
             }
-            let found = of_custom(&mut table, word, time, bucket)?;
+            let found = of_custom(&mut table, word, time, bucket);
             drop(table);
-            return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
+            return found.map_or(Added::Evicted, |found| {
+                Added::Done(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
+            });
         }
     }
 
@@ -324,6 +332,16 @@ impl<K: Hash + Eq> Inner<K> {
     }
 }
 
+/// What became of a key that was to be added.
+enum Added<R> {
+    /// It is in the table, and its limit was used.
+    Done(R),
+    /// Another thread has evicted it before its limit was used.
+    Evicted,
+    /// The table is locked by this thread, from within a comparison of keys.
+    Locked,
+}
+
 /// Runs `bucket` on the state of a key that is not plain. Returns the limiter of one that has another
 /// limit than a token bucket, to be used without the lock.
 #[cold]
@@ -355,12 +373,12 @@ pub(super) fn check(quota: &Quota) -> Result<(), ConfigError> {
 pub(super) fn limiter(
     quotas: &[Quota],
     debt: u64,
-    outside: &Outside,
+    base: &Base,
 ) -> Result<RateLimiter, ConfigError> {
     let builder = RateLimiter::builder()
         .max_debt(debt)
-        .name(outside.name)
-        .clock(outside.clock.clone());
+        .name(base.name)
+        .clock(base.clock.clone());
     let builder = quotas
         .iter()
         .fold(builder, |builder, quota| builder.quota(*quota));

@@ -54,7 +54,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limited")
-            .field("limiter", &self.inner.outside.name)
+            .field("limiter", &self.inner.base.name)
             .field("key", &self.key)
             .finish()
     }

@@ -211,6 +211,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_that_is_removed_lengthens_no_search() {
+        let mut lines = Lines::new();
+        lines.resize(9);
+        // All in one line, so most are pushed past it.
+        let places: Vec<_> = (0..15)
+            .map(|key| {
+                let state = State::new(0);
+                lines.insert(7, Slot { key, state })
+            })
+            .collect();
+        assert!(lines.lines.iter().any(|line| line.passed > 0));
+        for (key, place) in places.into_iter().enumerate() {
+            assert_eq!(lines.take(place).map(|slot| slot.key), Some(key));
+        }
+        assert!(lines.lines.iter().all(|line| line.passed == 0));
+    }
+
+    #[test]
     fn three_integers_with_their_states_are_one_cache_line() {
         assert_eq!((size_of::<Line<u64>>(), align_of::<Line<u64>>()), (64, 64));
     }

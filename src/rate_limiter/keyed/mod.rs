@@ -137,7 +137,7 @@ impl<K> KeyedRateLimiter<K> {
 
     /// The name in errors and events.
     pub fn name(&self) -> &'static str {
-        self.inner.outside.name
+        self.inner.base.name
     }
 }
 
@@ -170,7 +170,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let inner = &*self.inner;
-        let now = inner.outside.now();
+        let now = inner.base.now();
         match inner.take(inner.secret.hash(key), key, now, cost) {
             Ok(()) => Ok(()),
             Err(refusal) => inner.refuse(now, refusal, None),
@@ -185,7 +185,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let (inner, now) = (&*self.inner, self.inner.outside.now());
+        let (inner, now) = (&*self.inner, self.inner.base.now());
         let decided = inner.with(
             (inner.secret.hash(key), key),
             now,
@@ -226,7 +226,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let (inner, now) = (&*self.inner, self.inner.outside.now());
+        let (inner, now) = (&*self.inner, self.inner.base.now());
         inner.with_known(
             inner.secret.hash(key),
             key,
@@ -276,7 +276,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        self.pause_key_until(key, self.inner.outside.now() + duration)
+        self.pause_key_until(key, self.inner.base.now() + duration)
     }
 
     /// As [`pause_key_for`](Self::pause_key_for), until an instant of the limiter's clock.
@@ -285,7 +285,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let (inner, now) = (&*self.inner, self.inner.outside.now());
+        let (inner, now) = (&*self.inner, self.inner.base.now());
         let hash = inner.secret.hash(key);
         let is_known = |_: &mut u64, _: &Gcra, _: Time| ();
         // Without room the shared limit answers, which must not be paused.

@@ -46,7 +46,7 @@ where
     #[inline(always)]
     fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Self::Entrance> {
         let cost = u64::from(cx.cost());
-        let now = cx.now(&self.inner.outside.clock);
+        let now = cx.now(&self.inner.base.clock);
         match self.inner.take(self.hash, self.key, now, cost) {
             Ok(()) => Entered::Admitted(()),
             Err(refusal) => Entered::Waits(Tokens {
@@ -59,14 +59,12 @@ where
     }
 
     #[inline(always)]
-    fn begin<A>(self, (): (), attempt: impl FnOnce() -> A) -> (A, ()) {
-        (attempt(), ())
-    }
+    fn permit(self, (): ()) {}
 }
 
 impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.outside.clock.clone())
+        Some(self.inner.base.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<Layer>) {
@@ -134,19 +132,19 @@ where
         if let StageProj::Missing { limited, refusal } = stage.as_mut().project() {
             let mut limited = *limited;
             limited.is_new_call = false;
-            let outside = &limited.inner.outside;
-            if outside.max_wait.is_zero() {
-                let now = cx.now(&outside.clock);
-                return Poll::Ready(limited.inner.refuse(now, *refusal, observer));
+            let inner = limited.inner;
+            if inner.max_wait.is_zero() {
+                let now = cx.now(&inner.base.clock);
+                return Poll::Ready(inner.refuse(now, *refusal, observer));
             }
-            let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), outside.max_wait);
+            let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), inner.max_wait);
             is_first = true;
             stage.set(Stage::Waiting { acquire, limited });
         }
         let StageProj::Waiting { acquire, limited } = stage.project() else {
             return Poll::Pending;
         };
-        let clock = &limited.inner.outside.clock;
+        let clock = &limited.inner.base.clock;
         let reading = match is_first {
             true => cx.now(clock),
             false => clock.now(),

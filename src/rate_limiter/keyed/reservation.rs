@@ -40,9 +40,9 @@ where
         longest: Duration,
     ) -> Result<Self, Rejected> {
         let inner = limited.inner;
-        let now = inner.outside.now();
+        let now = inner.base.now();
         let latest = now + longest;
-        let reject = |refusal| inner.outside.rejected(now, refusal, Reason::RateLimited);
+        let reject = |refusal| inner.base.rejection(now, refusal, Reason::RateLimited);
         let held = inner.with(
             (limited.hash, limited.key),
             now,
@@ -89,7 +89,7 @@ where
     pub fn wait(&self) -> Duration {
         match &self.held {
             Held::Tokens { paid_at, .. } => {
-                paid_at.saturating_duration_since(self.limited.inner.outside.now())
+                paid_at.saturating_duration_since(self.limited.inner.base.now())
             }
             Held::Reservation(held) => held.wait(),
         }
@@ -103,7 +103,7 @@ where
             Held::Tokens { cost, .. } if actual <= cost => self.limited.give(cost - actual),
             Held::Tokens { cost, .. } => {
                 let inner = self.limited.inner;
-                let (missing, now, debt) = (actual - cost, inner.outside.now(), inner.debt);
+                let (missing, now, debt) = (actual - cost, inner.base.now(), inner.debt);
                 // Added if it was evicted meanwhile: consumption is charged.
                 let _: Option<()> = inner.with(
                     (self.limited.hash, self.limited.key),
@@ -152,7 +152,7 @@ where
 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyedReservation")
-            .field("limiter", &self.limited.inner.outside.name)
+            .field("limiter", &self.limited.inner.base.name)
             .field("cost", &self.cost())
             .finish_non_exhaustive()
     }

@@ -135,10 +135,10 @@ impl Limit for FixedWindow {
             false => tokens.min(self.used),
         };
         self.used -= given;
-        self.carried = self.carried.min(self.used);
         if earlier {
             self.carried = self.carried.saturating_sub(given);
         }
+        self.carried = self.carried.min(self.used);
     }
 
     fn standing(&self, now: Instant) -> Standing {
@@ -148,5 +148,26 @@ impl Limit for FixedWindow {
             windows => self.start(now, index, windows),
         };
         Standing::new(self.limit, used, full_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refund_of_an_earlier_window_pays_what_this_one_owes_for_it() {
+        let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
+        let mut window = FixedWindow::new(2, Duration::from_secs(1), 2, true);
+        // Two for the first window, two for the second, one for the third.
+        window.put(at(0), 5);
+        window.put(at(1), 1);
+        window.give(at(1), Some(at(0)), 2);
+        assert_eq!(window.used, 2);
+        // Not more than is owed for it: what this window took stays taken.
+        window.give(at(1), Some(at(0)), 9);
+        assert_eq!(window.used, 1);
+        window.give(at(1), Some(at(1)), 1);
+        assert_eq!(window.used, 0);
     }
 }

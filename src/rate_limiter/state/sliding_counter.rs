@@ -185,3 +185,40 @@ impl Limit for SlidingCounter {
         Standing::new(self.limit, at.used(now), full_at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::ORIGIN + Duration::from_millis(millis)
+    }
+
+    /// Eight of ten are taken in the first second.
+    fn used() -> SlidingCounter {
+        let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
+        counter.put(at(0), 8);
+        counter
+    }
+
+    #[test]
+    fn a_refund_goes_to_the_window_that_the_tokens_were_taken_from() {
+        let mut counter = used();
+        counter.put(at(1000), 2);
+        counter.give(at(1500), Some(at(0)), 8);
+        assert_eq!(counter.standing(at(1500)).available, 8);
+        counter.give(at(1500), Some(at(1000)), 2);
+        assert_eq!(counter.standing(at(1500)).available, 10);
+    }
+
+    #[test]
+    fn tokens_that_are_given_free_the_share_of_the_previous_window_too() {
+        let mut counter = used();
+        counter.put(at(1500), 1);
+        assert_eq!(counter.standing(at(1500)).available, 5);
+        counter.give(at(1500), None, 3);
+        assert_eq!(counter.standing(at(1500)).available, 8);
+        counter.give(at(1500), None, 99);
+        assert_eq!(counter.standing(at(1500)).available, 10);
+    }
+}

@@ -1,5 +1,8 @@
 //! Files that something else has changed, and disks that are full.
 
+use std::sync::atomic::Ordering;
+
+use super::super::FileSink;
 use super::*;
 
 /// A log with nine letters in three segments.
@@ -232,4 +235,84 @@ fn files_of_others_are_left_alone() {
     assert_eq!(ids(&mut log).len(), 9);
     assert!(log.events.is_empty());
     assert_eq!(disk.content("letters-1.jsonl"), b"mine");
+}
+
+#[test]
+fn a_damaged_change_is_reported() {
+    let disk = nine();
+    change(&mut open(&disk), 2, Change::Delivered).unwrap();
+    let name = changes_name(1);
+    let mut content = disk.content(&name);
+    let at = content.len() - 3;
+    content[at] ^= 1;
+    disk.set(&name, &content);
+    assert!(
+        open(&disk)
+            .events
+            .contains(&LetterEvent::Damaged { lines: 1 })
+    );
+}
+
+#[test]
+fn numbers_are_not_used_again_after_all_letters_have_gone() {
+    let disk = nine();
+    let mut log = open(&disk);
+    for id in 1..=9 {
+        change(&mut log, id, Change::Delivered).unwrap();
+    }
+    assert_eq!(log.next_id, LetterId::new(10));
+    log.commit(&[pending(10)]).unwrap();
+    assert_eq!(log.next_id, LetterId::new(11));
+    change(&mut log, 10, Change::Delivered).unwrap();
+    log.tidy();
+    assert!(ids(&mut open(&disk)).is_empty());
+    assert_eq!(open(&disk).next_id, LetterId::new(11));
+}
+
+#[test]
+fn a_file_that_has_reached_its_length_takes_no_more_letters() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    let length = disk.content(&letters_name(1)).len() as u64;
+    for (segment_bytes, name) in [(length + 1, 1), (length, 2)] {
+        let settings = Settings {
+            segment_bytes,
+            ..settings()
+        };
+        let disk = disk.copy();
+        let mut log = Log::open(disk.clone(), settings).unwrap();
+        log.commit(&[pending(2)]).unwrap();
+        let content = String::from_utf8(disk.content(&letters_name(name))).unwrap();
+        assert!(content.contains("request 2"), "{segment_bytes}");
+    }
+}
+
+#[test]
+fn an_eviction_that_cannot_be_written_is_reported() {
+    let disk = nine();
+    let mut log = open(&disk);
+    let evicted = log.book.remove(LetterId::new(1)).unwrap();
+    {
+        let mut sim = lock(&disk.0);
+        sim.fails_at = Some((sim.operations + 1, 0));
+        sim.error = Some(io::ErrorKind::StorageFull);
+    }
+    log.events.clear();
+    let cause = crate::event::Eviction::Count;
+    log.evict(vec![(LetterId::new(1), evicted, cause)]);
+    let failed = |event: &LetterEvent| matches!(event, LetterEvent::MaintenanceFailed { .. });
+    assert_eq!(log.events.iter().filter(|event| failed(event)).count(), 1);
+}
+
+#[test]
+fn no_more_letters_wait_than_may() {
+    let sink = FileSink::start(open(&SimDisk::default()), 2, ()).unwrap();
+    let waiting = &sink.shared.board.waiting;
+    // As if the thread had not got to them.
+    waiting.store(2, Ordering::Relaxed);
+    let refused = sink.store_line(pending(1)).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), DeadLetterErrorKind::Overloaded);
+    waiting.store(1, Ordering::Relaxed);
+    assert!(sink.store_line(pending(1)).is_ok());
 }

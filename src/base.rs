@@ -1,0 +1,138 @@
+//! Name, clock, observer, shadow mode and event numbers: the base of all handles that admit calls.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::ClockHandle;
+use crate::error::{ConfigError, Rejected};
+use crate::event::{Event, Observer, Panics};
+use crate::instant::Instant;
+
+/// The settings of a [`Base`], in a builder.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) name: &'static str,
+    pub(crate) clock: Option<ClockHandle>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) shadow: bool,
+}
+
+impl Setup {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            clock: ClockHandle::preset(),
+            observer: None,
+            shadow: false,
+        }
+    }
+
+    /// Builds the base of a handle. `pattern` is named in the error, which says that there is no clock.
+    pub(crate) fn build(self, pattern: &'static str) -> Result<Base, ConfigError> {
+        let missing = ConfigError::new(pattern, "clock", "must be given");
+        let clock = self.clock.clone().ok_or(missing)?;
+        Ok(self.on(clock))
+    }
+
+    /// Builds the base of a handle on this clock.
+    pub(crate) fn on(self, clock: ClockHandle) -> Base {
+        Base {
+            clock,
+            name: self.name,
+            reports: self.shadow || self.observer.is_some(),
+            observer: self.observer,
+            shadow: self.shadow,
+            events: AtomicU64::new(0),
+        }
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("name", &self.name)
+            .field("clock", &self.clock)
+            .field("observed", &self.observer.is_some())
+            .field("shadow", &self.shadow)
+            .finish()
+    }
+}
+
+/// The part that the shared states of all handles have in common.
+pub(crate) struct Base {
+    pub(crate) clock: ClockHandle,
+    pub(crate) name: &'static str,
+    pub(crate) shadow: bool,
+    /// Whether there is an observer, or shadow mode.
+    reports: bool,
+    observer: Option<Arc<dyn Observer>>,
+    /// Number of events so far. Not loom's: it publishes nothing.
+    events: AtomicU64,
+}
+
+impl Base {
+    #[inline]
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Whether events have an observer: that of a call, or the handle's own.
+    #[inline]
+    pub(crate) fn is_heard(&self, listener: Option<&dyn Observer>) -> bool {
+        listener.is_some() || self.observer.is_some()
+    }
+
+    /// Whether there is more to do about a rejection than to count it.
+    #[inline]
+    pub(crate) fn reports_rejections(&self, listener: Option<&dyn Observer>) -> bool {
+        listener.is_some() || self.reports
+    }
+
+    /// Returns the number of the next event. Events that tell of a change of state get theirs together
+    /// with the change, under its lock, so that numbers follow the order of the states.
+    pub(crate) fn number(&self) -> u64 {
+        self.events.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Tells the observer of a call and the handle's own, both also if one panics.
+    pub(crate) fn tell(&self, event: Event, listener: Option<&dyn Observer>) {
+        let mut panics = Panics::default();
+        self.tell_in(&mut panics, event, listener);
+        panics.resume();
+    }
+
+    /// As [`tell`](Self::tell), among other user code of which every part has to run.
+    pub(crate) fn tell_in(
+        &self,
+        panics: &mut Panics,
+        event: Event,
+        listener: Option<&dyn Observer>,
+    ) {
+        // Nothing is counted for events without an observer.
+        if !self.is_heard(listener) {
+            return;
+        }
+        let event = match event.sequence() {
+            None => event.numbered(self.number()),
+            Some(_) => event,
+        };
+        for observer in [listener, self.observer.as_deref()].into_iter().flatten() {
+            panics.run(|| observer.on_event(&event));
+        }
+    }
+
+    /// Reports a rejection. In shadow mode reports what would have been rejected, and admits the call.
+    pub(crate) fn reject(
+        &self,
+        rejected: Rejected,
+        listener: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        if self.shadow {
+            self.tell(Event::would_reject(&rejected), listener);
+            return Ok(());
+        }
+        self.tell(Event::rejected(&rejected), listener);
+        Err(rejected)
+    }
+}

@@ -1,0 +1,276 @@
+//! State shared by the clones of a coalescing policy.
+
+use std::borrow::Borrow;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context as TaskContext, Waker};
+
+use super::snapshot::Snapshot;
+use super::state::{Flights, Left, Place, Standing};
+use crate::clock::ClockHandle;
+use crate::error::Error;
+use crate::event::Panics;
+use crate::policy::Outcome;
+use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
+use crate::verdict::Verdict;
+
+pub(super) struct Inner<K, T, E> {
+    pub(super) name: &'static str,
+    pub(super) clock: ClockHandle,
+    hasher: RandomState,
+    /// Locked for moments only: keys are compared and dropped, and waiters are woken, outside.
+    shards: Box<[Mutex<Board<K, T, E>>]>,
+    executed: AtomicU64,
+    shared: AtomicU64,
+    promoted: AtomicU64,
+}
+
+type Board<K, T, E> = Flights<Shared<K, T, E>, Waker>;
+
+type Flight<K, T, E> = (Place, Arc<Shared<K, T, E>>);
+
+/// What the calls of a flight share.
+pub(super) struct Shared<K, T, E> {
+    key: K,
+    /// Set by the leader if there are waiters.
+    result: OnceLock<(Result<T, Error<E>>, Verdict)>,
+}
+
+#[cfg(not(backstop_loom))]
+const SHARDS: usize = 16;
+#[cfg(backstop_loom)]
+const SHARDS: usize = 1;
+
+/// How a call takes part in a flight.
+pub(super) enum Entered<'a, K, T, E> {
+    Leads(Leading<'a, K, T, E>),
+    Waits(Waiting<'a, K, T, E>),
+}
+
+/// The call that executes the operation. Dropped without a result, a waiter takes over.
+pub(super) struct Leading<'a, K, T, E> {
+    inner: &'a Inner<K, T, E>,
+    // `None`: the flight has landed.
+    flight: Option<Flight<K, T, E>>,
+}
+
+/// A call that waits for the result of another one.
+pub(super) struct Waiting<'a, K, T, E> {
+    inner: &'a Inner<K, T, E>,
+    place: Place,
+    ticket: u64,
+    shared: Arc<Shared<K, T, E>>,
+    // It waits no more.
+    is_over: bool,
+}
+
+/// What a waiting call has to do.
+pub(super) enum Seen<'a, K, T, E> {
+    /// Wait on.
+    Pending,
+    /// Execute the operation itself.
+    Leads(Leading<'a, K, T, E>),
+    /// Return the result, which is there.
+    Landed,
+}
+
+impl<K, T, E> Inner<K, T, E> {
+    pub(super) fn new(name: &'static str, clock: ClockHandle) -> Self {
+        Self {
+            name,
+            clock,
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::new(Flights::new())).collect(),
+            executed: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
+            promoted: AtomicU64::new(0),
+        }
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Board<K, T, E>> {
+        &self.shards[hash as usize % self.shards.len()]
+    }
+
+    /// Joins the flight of `key`, or begins one.
+    pub(super) fn enter<Q>(&self, key: &Q) -> Entered<'_, K, T, E>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let hash = self.hasher.hash_one(key);
+        let shard = self.shard(hash);
+        let (mut after, mut own) = (0, None);
+        loop {
+            let found = lock_checked(shard).find(hash, &mut after);
+            if let Some((place, shared)) = found {
+                if shared.key.borrow() != key {
+                    continue;
+                }
+                let ticket = lock_checked(shard).join(place);
+                if let Some(ticket) = ticket {
+                    return Entered::Waits(Waiting {
+                        inner: self,
+                        place,
+                        ticket,
+                        shared,
+                        is_over: false,
+                    });
+                }
+                // It has landed since. A newer flight of the key has a greater number.
+                continue;
+            }
+            let shared = own.get_or_insert_with(|| {
+                Arc::new(Shared {
+                    key: key.to_owned(),
+                    result: OnceLock::new(),
+                })
+            });
+            let begun = lock_checked(shard).begin(hash, after, shared);
+            if let Some(place) = begun {
+                self.executed.fetch_add(1, Ordering::Relaxed);
+                return Entered::Leads(Leading {
+                    inner: self,
+                    flight: Some((place, shared.clone())),
+                });
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let (mut flights, mut waiting) = (0, 0);
+        for shard in &self.shards {
+            let counts = lock_checked(shard).counts();
+            flights += counts.0;
+            waiting += counts.1;
+        }
+        // Relaxed, here and below: counters for people.
+        let [executed, shared, promoted] = [&self.executed, &self.shared, &self.promoted]
+            .map(|count| count.load(Ordering::Relaxed));
+        Snapshot {
+            name: self.name,
+            flights,
+            waiting,
+            executed,
+            shared,
+            promoted,
+        }
+    }
+
+    /// Does what is left to do after a call has left a flight.
+    fn after_leaving(&self, left: Left<Shared<K, T, E>, Waker>) {
+        if left.promoted {
+            self.promoted.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut panics = Panics::default();
+        if let Some(waker) = left.wake {
+            panics.run(|| waker.wake());
+        }
+        panics.run(|| drop(left.dropped));
+        panics.resume();
+    }
+}
+
+impl<K, T: Clone, E: Clone> Leading<'_, K, T, E> {
+    /// Ends the flight and gives the result to the calls that wait for it.
+    pub(super) fn land(mut self, outcome: &Outcome<T, E>) {
+        let Some((place, shared)) = &self.flight else {
+            return;
+        };
+        let shard = self.inner.shard(place.0);
+        let alone = lock_checked(shard).land_alone(*place);
+        if alone.is_some() {
+            self.flight = None;
+            return;
+        }
+        if is_own(outcome) {
+            // Dropped without a result, so that a waiter with more time executes the operation.
+            return;
+        }
+        // If a clone panics, a waiter takes over.
+        let result = (outcome.result.clone(), outcome.verdict);
+        // Nothing else sets it.
+        drop(shared.result.set(result));
+        let (wakers, landed) = lock_checked(shard).land(*place);
+        self.flight = None;
+        let mut panics = Panics::default();
+        for waker in wakers {
+            panics.run(|| waker.wake());
+        }
+        panics.run(|| drop(landed));
+        panics.resume();
+    }
+}
+
+/// Whether a result is due to the deadline of the leader, which others do not have.
+fn is_own<T, E>(outcome: &Outcome<T, E>) -> bool {
+    use crate::error::Reason::DeadlineTooClose;
+    match &outcome.result {
+        Err(Error::TimedOut(timed_out)) => timed_out.is_by_deadline(),
+        Err(error) => error.reason() == Some(DeadlineTooClose),
+        Ok(_) => false,
+    }
+}
+
+impl<K, T, E> Drop for Leading<'_, K, T, E> {
+    fn drop(&mut self) {
+        if let Some((place, shared)) = self.flight.take() {
+            let left = lock_checked(self.inner.shard(place.0)).abandon(place);
+            drop(shared);
+            self.inner.after_leaving(left);
+        }
+    }
+}
+
+impl<'a, K, T, E> Waiting<'a, K, T, E> {
+    /// Looks whether the call still has to wait, and registers the task if so.
+    pub(super) fn look(&mut self, task: &TaskContext<'_>) -> Seen<'a, K, T, E> {
+        if self.shared.result.get().is_some() {
+            self.count();
+            return Seen::Landed;
+        }
+        // Cloned, and others dropped, outside the lock: wakers are code of the user.
+        let waker = task.waker().clone();
+        let shard = self.inner.shard(self.place.0);
+        let standing = lock_checked(shard).wait(self.place, self.ticket, waker);
+        match standing {
+            Standing::Waits(_) => Seen::Pending,
+            Standing::Leads(..) => {
+                self.is_over = true;
+                self.inner.executed.fetch_add(1, Ordering::Relaxed);
+                Seen::Leads(Leading {
+                    inner: self.inner,
+                    flight: Some((self.place, self.shared.clone())),
+                })
+            }
+            // The result is set before.
+            Standing::Landed(_) => {
+                self.count();
+                Seen::Landed
+            }
+        }
+    }
+
+    fn count(&self) {
+        self.inner.shared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The result of the flight, once it has landed.
+    pub(super) fn outcome(&self) -> Option<Outcome<T, E>>
+    where
+        T: Clone,
+        E: Clone,
+    {
+        let (result, verdict) = self.shared.result.get()?;
+        Some(Outcome::new(result.clone(), *verdict))
+    }
+}
+
+impl<K, T, E> Drop for Waiting<'_, K, T, E> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let left = lock_checked(self.inner.shard(self.place.0)).leave(self.place, self.ticket);
+            self.inner.after_leaving(left);
+        }
+    }
+}

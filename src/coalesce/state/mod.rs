@@ -1,0 +1,184 @@
+//! Flights: which keys are being executed, which calls wait for them, and which call takes over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A hash and a number that tells keys with the same hash, and flights of one key, apart.
+pub(super) type Place = (u64, u64);
+
+/// The flights of some keys. `S` is what the calls of a flight share, its key among it; `W` wakes a waiter.
+///
+/// It compares no keys and wakes no waiter: what it returns is compared, woken, and dropped by its caller,
+/// outside the lock.
+#[derive(Debug)]
+pub(super) struct Flights<S, W> {
+    flights: BTreeMap<Place, Flight<S, W>>,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Flight<S, W> {
+    shared: Arc<S>,
+    /// The waiter that is to take over, if the leader has left.
+    promoted: Option<u64>,
+    /// By ticket, oldest first. `None`: it has not been polled yet.
+    waiters: BTreeMap<u64, Option<W>>,
+    next_ticket: u64,
+}
+
+/// What a waiter learns when it looks.
+#[derive(Debug)]
+pub(super) enum Standing<W> {
+    /// It waits. Its older waker, if there is one.
+    Waits(Option<W>),
+    /// It leads from now on. Its wakers, which nothing needs any more.
+    Leads(W, Option<W>),
+    /// The flight has landed. The waker it brought.
+    Landed(W),
+}
+
+/// What is left to do after a call has left a flight.
+#[derive(Debug)]
+pub(super) struct Left<S, W> {
+    /// To be woken: the waiter that takes over.
+    pub(super) wake: Option<W>,
+    /// To be dropped.
+    pub(super) dropped: (Option<W>, Option<Arc<S>>),
+    /// Whether a waiter takes over that did not before.
+    pub(super) promoted: bool,
+}
+
+impl<S, W> Flights<S, W> {
+    pub(super) const fn new() -> Self {
+        Self {
+            flights: BTreeMap::new(),
+            next_number: 0,
+        }
+    }
+
+    /// Returns the first flight with this hash and a number of `after` or more. Increases `after` beyond it.
+    pub(super) fn find(&self, hash: u64, after: &mut u64) -> Option<(Place, Arc<S>)> {
+        let range = (hash, *after)..=(hash, u64::MAX);
+        let (&place, flight) = self.flights.range(range).next()?;
+        *after = place.1 + 1;
+        Some((place, flight.shared.clone()))
+    }
+
+    /// Begins a flight, whose leader the caller is, unless there is one with this hash and a number of `after`
+    /// or more.
+    pub(super) fn begin(&mut self, hash: u64, after: u64, shared: &Arc<S>) -> Option<Place> {
+        let range = (hash, after)..=(hash, u64::MAX);
+        if self.flights.range(range).next().is_some() {
+            return None;
+        }
+        let place = (hash, self.next_number);
+        self.next_number += 1;
+        let flight = Flight {
+            shared: shared.clone(),
+            promoted: None,
+            waiters: BTreeMap::new(),
+            next_ticket: 0,
+        };
+        self.flights.insert(place, flight);
+        Some(place)
+    }
+
+    /// Adds a waiter. `None` if the flight has landed.
+    pub(super) fn join(&mut self, place: Place) -> Option<u64> {
+        let flight = self.flights.get_mut(&place)?;
+        let ticket = flight.next_ticket;
+        flight.next_ticket += 1;
+        flight.waiters.insert(ticket, None);
+        Some(ticket)
+    }
+
+    /// Registers the waker of a waiter, or makes it the leader if it is promoted.
+    pub(super) fn wait(&mut self, place: Place, ticket: u64, waker: W) -> Standing<W> {
+        let Some(flight) = self.flights.get_mut(&place) else {
+            return Standing::Landed(waker);
+        };
+        if flight.promoted == Some(ticket) {
+            flight.promoted = None;
+            let older = flight.waiters.remove(&ticket).flatten();
+            return Standing::Leads(waker, older);
+        }
+        Standing::Waits(flight.waiters.insert(ticket, Some(waker)).flatten())
+    }
+
+    /// Ends a flight that has no waiters. Returns whether it had none.
+    pub(super) fn land_alone(&mut self, place: Place) -> Option<Arc<S>> {
+        let flight = self.flights.get(&place)?;
+        if !flight.waiters.is_empty() {
+            return None;
+        }
+        self.flights.remove(&place).map(|flight| flight.shared)
+    }
+
+    /// Ends a flight. Returns the waiters to wake, and what they shared.
+    pub(super) fn land(&mut self, place: Place) -> (Vec<W>, Option<Arc<S>>) {
+        match self.flights.remove(&place) {
+            Some(flight) => {
+                let wakers = flight.waiters.into_values().flatten();
+                (wakers.collect(), Some(flight.shared))
+            }
+            None => (Vec::new(), None),
+        }
+    }
+
+    /// The leader leaves without a result: the oldest waiter takes over.
+    pub(super) fn abandon(&mut self, place: Place) -> Left<S, W> {
+        self.pass_on(place, None)
+    }
+
+    /// A waiter leaves. If it was to take over, the next one does.
+    pub(super) fn leave(&mut self, place: Place, ticket: u64) -> Left<S, W> {
+        let Some(flight) = self.flights.get_mut(&place) else {
+            return Left::NOTHING;
+        };
+        let dropped = flight.waiters.remove(&ticket).flatten();
+        if flight.promoted == Some(ticket) {
+            self.pass_on(place, dropped)
+        } else {
+            Left {
+                dropped: (dropped, None),
+                ..Left::NOTHING
+            }
+        }
+    }
+
+    fn pass_on(&mut self, place: Place, dropped: Option<W>) -> Left<S, W> {
+        let Some(flight) = self.flights.get_mut(&place) else {
+            return Left::NOTHING;
+        };
+        let Some((&ticket, waker)) = flight.waiters.iter_mut().next() else {
+            let flight = self.flights.remove(&place);
+            return Left {
+                dropped: (dropped, flight.map(|flight| flight.shared)),
+                ..Left::NOTHING
+            };
+        };
+        flight.promoted = Some(ticket);
+        Left {
+            wake: waker.take(),
+            dropped: (dropped, None),
+            promoted: true,
+        }
+    }
+
+    /// Returns the number of flights, and of waiters.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let waiters = self.flights.values().map(|flight| flight.waiters.len());
+        (self.flights.len(), waiters.sum())
+    }
+}
+
+impl<S, W> Left<S, W> {
+    const NOTHING: Self = Self {
+        wake: None,
+        dropped: (None, None),
+        promoted: false,
+    };
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Events of hedges.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Something that a hedge did for one call.
+///
+/// A call for which copies were launched ends in one of [`Won`](Self::Won), [`Saved`](Self::Saved) and
+/// [`Lost`](Self::Lost), unless it is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HedgeEvent {
+    /// A further copy of the call was launched.
+    #[non_exhaustive]
+    Launched {
+        /// Number of the copy, from 1.
+        copy: u32,
+        /// From the start of the first copy.
+        after: Duration,
+        /// Why it was launched.
+        cause: HedgeCause,
+    },
+    /// A copy answered while the first one was still running.
+    #[non_exhaustive]
+    Won {
+        /// Number of the copy, from 1.
+        copy: u32,
+    },
+    /// A copy answered after the first one had failed.
+    #[non_exhaustive]
+    Saved {
+        /// Number of the copy, from 1.
+        copy: u32,
+    },
+    /// The copies were launched in vain: the first one answered, or all of them failed.
+    #[non_exhaustive]
+    Lost {
+        /// Number of copies launched.
+        copies: u32,
+    },
+    /// A copy was due and was not launched.
+    #[non_exhaustive]
+    NotSent {
+        /// Why not.
+        reason: NotSent,
+    },
+}
+
+impl HedgeEvent {
+    /// The event as an identifier, for the label `kind` of metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Launched { .. } => "hedge_launched",
+            Self::Won { .. } => "hedge_won",
+            Self::Saved { .. } => "hedge_saved",
+            Self::Lost { .. } => "hedge_lost",
+            Self::NotSent { .. } => "hedge_not_sent",
+        }
+    }
+}
+
+impl fmt::Display for HedgeEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Launched { copy, after, cause } => {
+                write!(f, "launched copy {copy} after {after:?}: {cause}")
+            }
+            Self::Won { copy } => write!(f, "copy {copy} was faster"),
+            Self::Saved { copy } => write!(f, "copy {copy} replaced a failure"),
+            Self::Lost { copies } => write!(f, "{copies} copies in vain"),
+            Self::NotSent { reason } => write!(f, "no copy: {reason}"),
+        }
+    }
+}
+
+/// Why a copy was launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HedgeCause {
+    /// The copies in flight took longer than the delay.
+    Delay,
+    /// A copy failed.
+    Failure,
+}
+
+impl fmt::Display for HedgeCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Delay => "delay",
+            Self::Failure => "failure",
+        })
+    }
+}
+
+/// Why a copy that was due was not launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotSent {
+    /// The operation is not idempotent.
+    NotIdempotent,
+    /// The operation cannot be run again.
+    NotRepeatable,
+    /// The call is a copy itself.
+    Nested,
+    /// The call is a probe of a circuit that is half-open.
+    HalfOpen,
+    /// The dependency has asked to slow down.
+    Throttled,
+    /// The copy would start after the deadline of the call.
+    Deadline,
+    /// Too few latencies are known to tell which of them are long.
+    TooFewCalls,
+    /// The extra load is used up, or the budget that is shared with retries.
+    BudgetEmpty,
+}
+
+impl NotSent {
+    /// The reason as an identifier for logs and metrics, such as `budget_empty`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotIdempotent => "not_idempotent",
+            Self::NotRepeatable => "not_repeatable",
+            Self::Nested => "nested",
+            Self::HalfOpen => "half_open",
+            Self::Throttled => "throttled",
+            Self::Deadline => "deadline",
+            Self::TooFewCalls => "too_few_calls",
+            Self::BudgetEmpty => "budget_empty",
+        }
+    }
+}
+
+impl fmt::Display for NotSent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

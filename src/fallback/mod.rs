@@ -1,0 +1,151 @@
+#![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/fallback.md"))]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "Fallbacks: another value, or the last good one, in place of an error."
+)]
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use self::state::When;
+use crate::error::Error;
+use crate::keyed::stateless;
+use crate::sync::{AtomicU64, Ordering};
+
+mod config;
+mod maybe_stale;
+mod policy;
+mod snapshot;
+mod source;
+mod stale;
+mod state;
+
+pub use self::config::StaleBuilder;
+pub use self::maybe_stale::MaybeStale;
+pub use self::snapshot::{Snapshot, StaleSnapshot};
+pub use self::source::{Replacement, Source, To, TryWith, Value, With};
+pub use self::stale::Stale;
+
+/// Returns another value in place of an error. See the [module page](self).
+///
+/// Clones share the count of replaced errors.
+#[derive(Clone)]
+pub struct Fallback<S> {
+    source: S,
+    when: When,
+    name: &'static str,
+    used: Arc<AtomicU64>,
+}
+
+stateless!(Fallback<S>);
+
+impl<T: Clone> Fallback<Value<T>> {
+    /// Replaces errors by a value.
+    pub fn value(value: T) -> Self {
+        Self::of(Value::new(value))
+    }
+}
+
+impl<F> Fallback<With<F>> {
+    /// Replaces errors by what a function makes of them.
+    pub fn with<T, E>(make: F) -> Self
+    where
+        F: Fn(&Error<E>) -> T,
+    {
+        Self::of(With::new(make))
+    }
+}
+
+impl<F> Fallback<TryWith<F>> {
+    /// Replaces the errors that a function makes a value of. The others pass through.
+    pub fn try_with<T, E>(make: F) -> Self
+    where
+        F: Fn(&Error<E>) -> Option<T>,
+    {
+        Self::of(TryWith::new(make))
+    }
+}
+
+impl<F> Fallback<To<F>> {
+    /// Replaces errors by the result of another operation, which is attempted once. If it fails too, its error
+    /// is that of the call.
+    pub fn to<T, E, Fut>(operation: F) -> Self
+    where
+        F: Fn(&Error<E>) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        Self::of(To::new(operation))
+    }
+}
+
+impl<S> Fallback<S> {
+    fn of(source: S) -> Self {
+        Self {
+            source,
+            when: When::DEFAULT,
+            name: "fallback",
+            used: Arc::default(),
+        }
+    }
+
+    /// Whether errors of the operation are replaced. Default `true`.
+    #[must_use]
+    pub fn on_errors(mut self, replaced: bool) -> Self {
+        self.when.errors = replaced;
+        self
+    }
+
+    /// Whether timeouts are replaced. Default `true`.
+    #[must_use]
+    pub fn on_timeouts(mut self, replaced: bool) -> Self {
+        self.when.timeouts = replaced;
+        self
+    }
+
+    /// Whether rejections are replaced, such as those of an open circuit. Default `true`.
+    #[must_use]
+    pub fn on_rejections(mut self, replaced: bool) -> Self {
+        self.when.rejections = replaced;
+        self
+    }
+
+    /// Whether errors of the operation are replaced even if their verdict does not blame the dependency: the
+    /// caller's fault ([`Verdict::permanent`](crate::Verdict::permanent)), and those to be ignored. Default
+    /// `false`.
+    #[must_use]
+    pub fn on_permanent(mut self, replaced: bool) -> Self {
+        self.when.permanent = replaced;
+        self
+    }
+
+    /// Sets the name in events and snapshots. Default `fallback`.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Returns the name in events and snapshots.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Returns the counts. Changes nothing.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            name: self.name,
+            // Relaxed: a counter for people.
+            used: self.used.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl<S> fmt::Debug for Fallback<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fallback")
+            .field("name", &self.name)
+            .field("when", &self.when)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,4 @@
+//! Fallbacks around an operation.
+
+mod fallback;
+mod stale;

@@ -1,0 +1,30 @@
+//! Consistent readings of fallbacks.
+
+use std::time::Duration;
+
+/// Counts of a fallback. Returned by [`Fallback::snapshot`](super::Fallback::snapshot).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The name.
+    pub name: &'static str,
+    /// Errors that were replaced, by a value or by another operation.
+    pub used: u64,
+}
+
+/// The value and the counts of a [`Stale`](super::Stale). Returned by
+/// [`Stale::snapshot`](super::Stale::snapshot).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StaleSnapshot {
+    /// The name.
+    pub name: &'static str,
+    /// The age of the last good value; `None` if there is none.
+    pub age: Option<Duration>,
+    /// Successes that were remembered.
+    pub refreshed: u64,
+    /// Errors that the value replaced.
+    pub used: u64,
+    /// Errors that it would have replaced, but there was no value, or it was too old.
+    pub missed: u64,
+}

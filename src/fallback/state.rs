@@ -1,0 +1,95 @@
+//! Which errors are replaced.
+
+use crate::error::Error;
+use crate::verdict::{Health, Verdict};
+
+/// Kinds of errors that are replaced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct When {
+    pub(super) errors: bool,
+    pub(super) timeouts: bool,
+    pub(super) rejections: bool,
+    /// Also errors of the operation that do not blame the dependency.
+    pub(super) permanent: bool,
+}
+
+impl When {
+    pub(super) const DEFAULT: Self = Self {
+        errors: true,
+        timeouts: true,
+        rejections: true,
+        permanent: false,
+    };
+
+    /// Whether an error with this verdict is replaced.
+    pub(super) fn applies<E>(self, error: &Error<E>, verdict: &Verdict) -> bool {
+        match error {
+            Error::Operation(_) => {
+                let is_failing = verdict.health() == Health::Unhealthy || verdict.is_retryable();
+                self.errors && (is_failing || self.permanent)
+            }
+            Error::TimedOut(_) => self.timeouts,
+            Error::Rejected(_) => self.rejections,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::{Reason, Rejected, TimedOut};
+
+    #[test]
+    fn each_kind_of_error_has_its_switch() {
+        let operation = || Error::Operation(());
+        let timed_out = Error::TimedOut(TimedOut::new("x", Duration::ZERO));
+        let cut_off = Error::TimedOut(TimedOut::by_deadline(Duration::ZERO));
+        let rejected: Error<()> = Rejected::new("x", Reason::CircuitOpen).into();
+        let of = |error: &Error<()>| Verdict::default_for(Err::<&(), _>(error));
+        let (transient, failure) = (Verdict::transient(), Verdict::failure());
+        let (permanent, ignore) = (Verdict::permanent(), Verdict::ignore());
+
+        let usual = When::DEFAULT;
+        for (error, verdict, replaced) in [
+            (&operation(), transient, true),
+            (&operation(), failure, true),
+            (&operation(), Verdict::throttled(None), true),
+            (&operation(), permanent, false),
+            (&operation(), ignore, false),
+            (&timed_out, of(&timed_out), true),
+            (&cut_off, of(&cut_off), true),
+            (&rejected, of(&rejected), true),
+        ] {
+            assert_eq!(
+                usual.applies(error, &verdict),
+                replaced,
+                "{error:?} {verdict:?}"
+            );
+            let asked = When {
+                permanent: true,
+                ..usual
+            };
+            assert!(asked.applies(error, &verdict));
+        }
+        let errors = When {
+            errors: false,
+            permanent: true,
+            ..usual
+        };
+        assert!(
+            !errors.applies(&operation(), &transient) && errors.applies(&timed_out, &transient)
+        );
+        let timeouts = When {
+            timeouts: false,
+            ..usual
+        };
+        assert!(!timeouts.applies(&timed_out, &transient) && timeouts.applies(&rejected, &ignore));
+        let rejections = When {
+            rejections: false,
+            ..usual
+        };
+        assert!(!rejections.applies(&rejected, &ignore) && rejections.applies(&timed_out, &ignore));
+    }
+}

@@ -1,0 +1,256 @@
+//! State shared by the clones of a hedge.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::snapshot::Snapshot;
+use super::state::delay::LatencyDelay;
+use crate::clock::ClockHandle;
+use crate::event::{Event, HedgeEvent};
+use crate::instant::{Instant, nanos};
+use crate::policy::Context;
+use crate::retry_budget::{BudgetedCall, Extra, RetryBudget};
+use crate::striped::Striped;
+use crate::sync::{AtomicU64, Ordering};
+use crate::verdict::{ErrorClass, Health};
+
+pub(super) struct Inner {
+    pub(super) name: &'static str,
+    pub(super) delay: Delay,
+    pub(super) max_hedges: u32,
+    /// Bounds the extra load.
+    pub(super) cap: Option<RetryBudget>,
+    /// Shared with retries.
+    pub(super) budget: Option<RetryBudget>,
+    pub(super) throttled_pause: Duration,
+    pub(super) clock: ClockHandle,
+    /// Until when no call is hedged, in nanoseconds, because the dependency throttles.
+    paused_until: AtomicU64,
+    calls: Striped,
+    pub(super) counts: Counts,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) launched: AtomicU64,
+    pub(super) won: AtomicU64,
+    pub(super) saved: AtomicU64,
+    pub(super) lost: AtomicU64,
+    pub(super) not_sent: AtomicU64,
+    pub(super) in_flight: AtomicU64,
+}
+
+/// How long the copies in flight may take before another one is launched.
+pub(super) enum Delay {
+    Fixed {
+        nanos: u64,
+    },
+    /// By the number of the copy.
+    PerCopy(Arc<DelayFn>),
+    Latency {
+        latency: LatencyDelay,
+        /// In nanoseconds.
+        min: u64,
+    },
+}
+
+pub(super) type DelayFn = dyn Fn(u32) -> Duration + Send + Sync;
+
+/// What a call holds of the budgets.
+pub(super) struct Begun<'a> {
+    cap: Option<BudgetedCall<'a>>,
+    budget: Option<BudgetedCall<'a>>,
+}
+
+/// What a copy holds of the budgets.
+pub(super) struct Extras<'a> {
+    _cap: Option<Extra<'a>>,
+    _budget: Option<Extra<'a>>,
+}
+
+/// Counts a copy while it is in flight.
+pub(super) struct InFlight<'a>(&'a AtomicU64);
+
+/// The longest pause that a hint of the dependency leads to.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+impl Inner {
+    pub(super) fn new(
+        name: &'static str,
+        delay: Delay,
+        max_hedges: u32,
+        [cap, budget]: [Option<RetryBudget>; 2],
+        throttled_pause: Duration,
+        clock: ClockHandle,
+    ) -> Self {
+        Self {
+            name,
+            delay,
+            max_hedges,
+            cap,
+            budget,
+            throttled_pause,
+            clock,
+            paused_until: AtomicU64::new(0),
+            calls: Striped::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Begins a call.
+    #[inline]
+    pub(super) fn begin<'a>(&'a self, cx: &mut Context) -> Begun<'a> {
+        self.calls.increment();
+        Begun {
+            cap: self.cap.as_ref().map(|cap| cap.begin_private(cx)),
+            budget: self.budget.as_ref().map(|budget| budget.begin_in(cx)),
+        }
+    }
+
+    /// The delay before copy number `copy`, from the launch of the one before; `None` while too few latencies
+    /// are known.
+    pub(super) fn delay(&self, copy: u32, now: Instant) -> Option<u64> {
+        match &self.delay {
+            Delay::Fixed { nanos } => Some(*nanos),
+            Delay::PerCopy(delay) => Some(nanos(delay(copy))),
+            Delay::Latency { latency, min } => latency.get(now).map(|delay| delay.max(*min)),
+        }
+    }
+
+    /// Whether too few latencies are known to tell which are long.
+    pub(super) fn delay_is_unknown(&self, now: Instant) -> bool {
+        let latencies = self.latencies();
+        latencies.is_some_and(|latencies| latencies.get(now).is_none())
+    }
+
+    /// Where latencies are recorded, if the delay depends on them.
+    #[inline]
+    pub(super) const fn latencies(&self) -> Option<&LatencyDelay> {
+        match &self.delay {
+            Delay::Latency { latency, .. } => Some(latency),
+            Delay::Fixed { .. } | Delay::PerCopy(_) => None,
+        }
+    }
+
+    /// Records a copy that was dropped, or that failed, after its start: an answer would have taken longer.
+    pub(super) fn record_censored(&self, now: Instant, started: Instant) {
+        if let Some(latencies) = self.latencies() {
+            let took = now.as_nanos().saturating_sub(started.as_nanos());
+            latencies.record(now, took, true);
+        }
+    }
+
+    pub(super) fn paused_until(&self) -> Instant {
+        // Relaxed, here and below: it publishes nothing else.
+        Instant::from_nanos(self.paused_until.load(Ordering::Relaxed))
+    }
+
+    /// Hedges no call until the time that the dependency asked for is over, or for a while.
+    pub(super) fn pause(&self, now: Instant, hint: Option<Duration>) {
+        let pause = hint.map_or(self.throttled_pause, |hint| hint.min(MAX_PAUSE));
+        let until = (now + pause).as_nanos();
+        self.paused_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    pub(super) const fn event(&self, event: HedgeEvent) -> Event {
+        Event::Hedge {
+            policy: self.name,
+            event,
+        }
+    }
+
+    pub(super) fn fly(&self) -> InFlight<'_> {
+        self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(&self.counts.in_flight)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let [launched, won, saved, lost, not_sent, in_flight] = [
+            &self.counts.launched,
+            &self.counts.won,
+            &self.counts.saved,
+            &self.counts.lost,
+            &self.counts.not_sent,
+            &self.counts.in_flight,
+        ]
+        .map(|count| count.load(Ordering::Relaxed));
+        let (delay, samples) = match &self.delay {
+            Delay::Fixed { nanos } => (Some(*nanos), 0),
+            Delay::PerCopy(_) => (None, 0),
+            Delay::Latency { latency, min } => {
+                let now = self.clock.now();
+                let delay = latency.peek(now).map(|delay| delay.max(*min));
+                (delay, latency.known(now))
+            }
+        };
+        Snapshot {
+            name: self.name,
+            delay: delay.map(Duration::from_nanos),
+            samples,
+            calls: self.calls.sum(),
+            launched,
+            won,
+            saved,
+            lost,
+            not_sent,
+            in_flight,
+        }
+    }
+}
+
+impl<'a> Begun<'a> {
+    /// Asks both budgets for one more copy.
+    pub(super) fn withdraw(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extras<'a>> {
+        // The own one first: what it holds is of no use to others.
+        let cap = match &mut self.cap {
+            Some(cap) => Some(cap.withdraw_in(class, cx)?),
+            None => None,
+        };
+        let budget = match &mut self.budget {
+            Some(budget) => Some(budget.withdraw_in(class, cx)?),
+            None => None,
+        };
+        Some(Extras {
+            _cap: cap,
+            _budget: budget,
+        })
+    }
+
+    /// Records that a copy failed whose error is not that of the call.
+    pub(super) fn copy_failed(&mut self) {
+        if let Some(budget) = &mut self.budget {
+            budget.failure();
+        }
+    }
+
+    /// Records a good answer.
+    #[inline]
+    pub(super) fn ended(&mut self, is_value: bool, health: Health) {
+        if let Some(budget) = &mut self.budget {
+            if is_value && health == Health::Healthy {
+                budget.success();
+            }
+        }
+    }
+
+    /// Records that all copies failed, unless a layer outside does.
+    pub(super) fn failed(&mut self) {
+        let budget = self.budget.as_mut();
+        if let Some(budget) = budget.filter(|budget| !budget.is_nested()) {
+            budget.failure();
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.snapshot().fmt(f)
+    }
+}

@@ -1,0 +1,494 @@
+//! The copies of a call.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use pin_project_lite::pin_project;
+
+use super::Hedge;
+use super::copies::{Copies, OtherCopy, OutcomeOf, better, discard, is_rejected, launched};
+use super::inner::{Begun, Inner};
+use super::state::decision::{self, Due, Fate};
+use crate::clock::{self, ClockHandle, Sleep};
+use crate::error::Error;
+use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent};
+use crate::instant::Instant;
+use crate::policy::{Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::sync::Ordering;
+use crate::verdict::{ErrorClass, Health};
+
+impl Policy for Hedge {}
+
+impl<'a, Op: Operation> Run<Op> for &'a Hedge {
+    type Future = HedgeFuture<'a, Op>;
+
+    #[inline]
+    fn run(self, op: Op, mut cx: Context) -> HedgeFuture<'a, Op> {
+        let inner: &'a Inner = &self.inner;
+        let started = cx.now(&inner.clock);
+        // On a copy, because the address of `cx` must not get out: see `Context::move_to`.
+        let mut copy = cx;
+        let begun = inner.begin(&mut copy);
+        cx = copy;
+        HedgeFuture {
+            first: Some(op.attempt(cx)),
+            timer: None,
+            copies: None,
+            begun,
+            inner,
+            op,
+            cx,
+            started,
+            stage: Stage::Fresh,
+        }
+    }
+}
+
+impl Describe for Hedge {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<Layer>) {
+        layers.push(Layer::Hedge);
+    }
+}
+
+pin_project! {
+    /// A run of a [`Hedge`].
+    ///
+    /// The first copy stands in it. Further ones are allocated when they are launched.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct HedgeFuture<'a, Op: Operation> {
+        // `None`: it has ended. Copies are dropped before budgets.
+        #[pin]
+        first: Option<Op::Attempt>,
+        #[pin]
+        timer: Option<Sleep>,
+        // `None` until another copy is launched.
+        copies: Option<Box<Copies<'a, Op>>>,
+        begun: Begun<'a>,
+        inner: &'a Inner,
+        op: Op,
+        cx: Context,
+        started: Instant,
+        stage: Stage,
+    }
+
+    impl<'a, Op: Operation> PinnedDrop for HedgeFuture<'a, Op> {
+        fn drop(this: Pin<&mut Self>) {
+            if this.stage != Stage::Over && this.inner.latencies().is_some() {
+                this.cancel();
+            }
+        }
+    }
+}
+
+/// Whether further copies may be launched.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    /// The first copy has not been pending yet.
+    Fresh,
+    /// Perhaps, by the timer or when a copy fails.
+    Running,
+    /// None: a result said so.
+    Stopped,
+    /// The call has ended.
+    Over,
+}
+
+/// A copy: the first one, or one of the others by its place.
+#[derive(Clone, Copy)]
+enum Which {
+    First,
+    Other(usize),
+}
+
+impl<Op: Operation> Future for HedgeFuture<'_, Op> {
+    type Output = OutcomeOf<Op>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let mut this = self.as_mut().project();
+        if let Some(first) = this.first.as_mut().as_pin_mut() {
+            if let Poll::Ready(outcome) = first.poll(task) {
+                if this.copies.is_none()
+                    && outcome.result.is_ok()
+                    && decision::is_good(&outcome.verdict)
+                {
+                    this.first.set(None);
+                    *this.stage = Stage::Over;
+                    let outcome = this.inner.finish_plain(outcome, *this.started, this.begun);
+                    return Poll::Ready(outcome.handed_on());
+                }
+                if let Some(outcome) = self.as_mut().after_copy(Which::First, outcome) {
+                    return Poll::Ready(outcome);
+                }
+            }
+        }
+        self.poll_others(task)
+    }
+}
+
+impl Inner {
+    /// Ends a call whose first copy has answered before any other was launched.
+    #[inline]
+    fn finish_plain<T, E>(
+        &self,
+        mut outcome: Outcome<T, E>,
+        started: Instant,
+        begun: &mut Begun<'_>,
+    ) -> Outcome<T, E> {
+        if let Some(latencies) = self.latencies() {
+            if outcome.verdict.health() == Health::Healthy {
+                let now = outcome.finished(&self.clock);
+                let took = now.as_nanos().saturating_sub(started.as_nanos());
+                latencies.record(now, took, false);
+            }
+        }
+        begun.ended(true, outcome.verdict.health());
+        outcome
+    }
+}
+
+impl<'a, Op: Operation> HedgeFuture<'a, Op> {
+    /// Polls the further copies and the timer, and launches what is due.
+    ///
+    /// Out of line: nothing of it lies in the way of calls that are ready at once.
+    #[inline(never)]
+    fn poll_others(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<OutcomeOf<Op>> {
+        if self.stage == Stage::Fresh {
+            self.as_mut().begin_to_wait();
+        }
+        let mut place = 0;
+        loop {
+            while let Some(outcome) = self.as_mut().poll_copy(&mut place, task) {
+                if let Some(outcome) = self.as_mut().after_copy(Which::Other(place), outcome) {
+                    return Poll::Ready(outcome);
+                }
+            }
+            let this = self.as_mut().project();
+            match this.timer.as_pin_mut().map(|timer| timer.poll(task)) {
+                Some(Poll::Ready(())) => self.as_mut().after_delay(),
+                Some(Poll::Pending) | None => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Polls the copies from `place` on until one is ready, which `place` then is.
+    fn poll_copy(
+        self: Pin<&mut Self>,
+        place: &mut usize,
+        task: &mut TaskContext<'_>,
+    ) -> Option<OutcomeOf<Op>> {
+        let copies = self.project().copies.as_mut()?;
+        while let Some(copy) = copies.in_flight.get_mut(*place) {
+            if let Some(attempt) = &mut copy.attempt {
+                if let Poll::Ready(outcome) = attempt.as_mut().poll(task) {
+                    return Some(outcome);
+                }
+            }
+            *place += 1;
+        }
+        None
+    }
+
+    /// Arms the timer of the first further copy, if there may be one.
+    fn begin_to_wait(mut self: Pin<&mut Self>) {
+        *self.as_mut().project().stage = Stage::Running;
+        let started = self.started;
+        let may_launch = self.as_mut().due().may_launch(started);
+        // An observer hears why there is none, once it is due.
+        let is_final = matches!(may_launch, Err(reason) if reason != NotSent::Throttled);
+        if !is_final || self.op.listener().observer().is_some() {
+            self.arm(started);
+        }
+    }
+
+    /// Arms the timer for the next copy, whose delay counts from `from`.
+    fn arm(self: Pin<&mut Self>, from: Instant) {
+        let this = self.project();
+        let launched = launched(this.copies);
+        if launched >= this.inner.max_hedges {
+            return;
+        }
+        let Some(delay) = this.inner.delay(launched + 1, from) else {
+            return;
+        };
+        let at = from.after(delay);
+        if at < this.cx.deadline(&this.inner.clock) && at != Instant::FAR_FUTURE {
+            clock::arm(&this.inner.clock, at, this.timer);
+        }
+    }
+
+    /// What is known of the call.
+    fn due(self: Pin<&mut Self>) -> Due {
+        let this = self.project();
+        Due {
+            idempotent: this.cx.is_idempotent(),
+            repeatable: this.cx.is_repeatable(),
+            nested: this.cx.is_hedge(),
+            probe: this.cx.is_probe(),
+            deadline: this.cx.deadline(&this.inner.clock),
+            paused_until: this.inner.paused_until(),
+        }
+    }
+
+    /// Launches the copy that is due by the timer.
+    fn after_delay(mut self: Pin<&mut Self>) {
+        self.as_mut().project().timer.set(None);
+        let now = self.inner.clock.now();
+        // A copy that was not launched gets no further chance but when one fails.
+        if self
+            .as_mut()
+            .launch(now, HedgeCause::Delay, ErrorClass::Timeout)
+        {
+            self.arm(now);
+        }
+    }
+
+    /// Launches one more copy, or reports why not.
+    fn launch(
+        mut self: Pin<&mut Self>,
+        now: Instant,
+        cause: HedgeCause,
+        class: ErrorClass,
+    ) -> bool {
+        if launched(&self.copies) >= self.inner.max_hedges {
+            return false;
+        }
+        let due = self.as_mut().due();
+        let this = self.project();
+        let (inner, observer) = (*this.inner, this.op.listener().observer());
+        let mut cx = *this.cx;
+        cx.arrive(&inner.clock, now);
+        let allowed = match due.may_launch(now) {
+            Ok(()) if inner.delay_is_unknown(now) => Err(NotSent::TooFewCalls),
+            Ok(()) => (this.begun.withdraw(class, &mut cx)).ok_or(NotSent::BudgetEmpty),
+            Err(reason) => Err(reason),
+        };
+        let extras = match allowed {
+            Ok(extras) => extras,
+            Err(reason) => {
+                if due.idempotent && due.repeatable && !due.nested {
+                    inner.counts.not_sent.fetch_add(1, Ordering::Relaxed);
+                }
+                if let Some(observer) = observer {
+                    observer.on_event(&inner.event(HedgeEvent::NotSent { reason }));
+                }
+                return false;
+            }
+        };
+        let in_flight = inner.fly();
+        let attempt = Box::pin(this.op.attempt(cx.with_hedge(true)));
+        let copies = this.copies.get_or_insert_with(|| {
+            Box::new(Copies {
+                in_flight: Vec::with_capacity(1),
+                launched: 0,
+                kept: None,
+            })
+        });
+        copies.launched += 1;
+        let number = copies.launched;
+        copies.in_flight.push(OtherCopy {
+            attempt: Some(attempt),
+            number,
+            started: now,
+            _extras: extras,
+            _in_flight: in_flight,
+        });
+        // Relaxed: counters for people.
+        inner.counts.launched.fetch_add(1, Ordering::Relaxed);
+        if let Some(observer) = observer {
+            let after = now.saturating_duration_since(*this.started);
+            observer.on_event(&inner.event(HedgeEvent::Launched {
+                copy: number,
+                after,
+                cause,
+            }));
+        }
+        true
+    }
+
+    /// Decides what follows the end of a copy. Returns the outcome of the call if that has ended.
+    #[cold]
+    #[inline(never)]
+    fn after_copy(
+        mut self: Pin<&mut Self>,
+        which: Which,
+        mut outcome: OutcomeOf<Op>,
+    ) -> Option<OutcomeOf<Op>> {
+        let fate = decision::judge(&outcome.result, &outcome.verdict);
+        let (number, started) = self.as_mut().end_copy(which);
+        let inner = self.inner;
+        let now = outcome.finished(&inner.clock);
+        if fate == Fate::Answer {
+            return Some(self.finish(outcome, number, started));
+        }
+        let executed = !is_rejected(&outcome);
+        if executed {
+            inner.record_censored(now, started);
+        }
+        if let Fate::Throttled(hint) = fate {
+            inner.pause(now, hint);
+        }
+        let mut this = self.as_mut().project();
+        if fate != Fate::Lost {
+            *this.stage = Stage::Stopped;
+            this.timer.set(None);
+        } else if *this.stage == Stage::Fresh {
+            *this.stage = Stage::Running;
+        }
+        let class = outcome.verdict.class();
+        if self.stage == Stage::Running && self.as_mut().launch(now, HedgeCause::Failure, class) {
+            self.as_mut().project().timer.set(None);
+            self.as_mut().arm(now);
+        }
+        let this = self.as_mut().project();
+        if this.first.is_none() && this.copies.as_ref().is_none_or(|c| c.in_flight.is_empty()) {
+            return Some(self.fail(outcome));
+        }
+        if executed {
+            this.begun.copy_failed();
+        }
+        if let Some(copies) = this.copies {
+            let kept = copies.kept.take();
+            copies.kept = Some(better(kept, outcome, *this.op));
+        }
+        None
+    }
+
+    /// Drops a copy that has ended. Returns its number and its start.
+    fn end_copy(self: Pin<&mut Self>, which: Which) -> (u32, Instant) {
+        let mut this = self.project();
+        if let (Which::Other(place), Some(copies)) = (which, this.copies) {
+            let copy = copies.in_flight.remove(place);
+            return (copy.number, copy.started);
+        }
+        this.first.set(None);
+        (0, *this.started)
+    }
+
+    /// Drops all copies that are in flight, and nothing else. Returns the start of the first one, if it was.
+    fn drop_copies(self: Pin<&mut Self>) -> Option<Instant> {
+        let mut this = self.project();
+        let first = this.first.is_some().then_some(*this.started);
+        this.first.set(None);
+        this.timer.set(None);
+        *this.stage = Stage::Over;
+        if let Some(copies) = this.copies {
+            for copy in &mut copies.in_flight {
+                copy.attempt = None;
+            }
+        }
+        first
+    }
+
+    /// Ends the call with the answer of copy `number`, which is 0 for the first one.
+    fn finish(
+        mut self: Pin<&mut Self>,
+        mut outcome: OutcomeOf<Op>,
+        number: u32,
+        started: Instant,
+    ) -> OutcomeOf<Op> {
+        let first = self.as_mut().drop_copies();
+        let this = self.project();
+        let (inner, copies) = (*this.inner, this.copies.take());
+        let now = outcome.finished(&inner.clock);
+        let others = copies.iter().flat_map(|copies| &copies.in_flight);
+        for started in first.into_iter().chain(others.map(|copy| copy.started)) {
+            inner.record_censored(now, started);
+        }
+        let is_timeout = outcome.result.as_ref().is_err_and(Error::is_timeout);
+        if let Some(latencies) = inner.latencies() {
+            let took = now.as_nanos().saturating_sub(started.as_nanos());
+            if outcome.verdict.health() == Health::Healthy || is_timeout {
+                latencies.record(now, took, is_timeout);
+            }
+        }
+        this.begun
+            .ended(outcome.result.is_ok(), outcome.verdict.health());
+        let Some(copies) = copies else {
+            return outcome.handed_on();
+        };
+        let event = match (number, first) {
+            (1.., _) if is_timeout => None,
+            (1.., Some(_)) => Some((&inner.counts.won, HedgeEvent::Won { copy: number })),
+            (1.., None) => Some((&inner.counts.saved, HedgeEvent::Saved { copy: number })),
+            (0, _) => None,
+        };
+        let Copies {
+            launched,
+            kept,
+            in_flight,
+        } = *copies;
+        drop(in_flight);
+        discard(kept, *this.op);
+        let lost = launched - u32::from(event.is_some());
+        // Relaxed: counters for people.
+        inner.counts.lost.fetch_add(lost.into(), Ordering::Relaxed);
+        let event = match event {
+            Some((count, event)) => {
+                count.fetch_add(1, Ordering::Relaxed);
+                event
+            }
+            None => HedgeEvent::Lost { copies: launched },
+        };
+        if let Some(observer) = this.op.listener().observer() {
+            observer.on_event(&inner.event(event));
+        }
+        outcome.handed_on()
+    }
+
+    /// Ends a call whose copies have all failed, the last one with this outcome.
+    fn fail(mut self: Pin<&mut Self>, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+        self.as_mut().drop_copies();
+        let this = self.project();
+        let (inner, copies) = (*this.inner, this.copies.take());
+        if !is_rejected(&outcome) {
+            this.begun.failed();
+        }
+        let Some(copies) = copies else {
+            return outcome;
+        };
+        let Copies {
+            launched, mut kept, ..
+        } = *copies;
+        let outcome = better(kept.take(), outcome, *this.op);
+        // Relaxed: a counter for people.
+        inner
+            .counts
+            .lost
+            .fetch_add(launched.into(), Ordering::Relaxed);
+        if let Some(observer) = this.op.listener().observer() {
+            observer.on_event(&inner.event(HedgeEvent::Lost { copies: launched }));
+        }
+        outcome
+    }
+
+    /// Records the copies of a call that is cancelled: they would have taken longer.
+    fn cancel(mut self: Pin<&mut Self>) {
+        let first = self.as_mut().drop_copies();
+        if std::thread::panicking() {
+            // The clock may be the user's.
+            return;
+        }
+        let this = self.project();
+        let others = this.copies.iter().flat_map(|copies| &copies.in_flight);
+        let mut now = None;
+        for started in first.into_iter().chain(others.map(|copy| copy.started)) {
+            let now = *now.get_or_insert_with(|| this.inner.clock.now());
+            this.inner.record_censored(now, started);
+        }
+    }
+}
+
+impl<Op: Operation> fmt::Debug for HedgeFuture<'_, Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HedgeFuture")
+            .field("hedge", &self.inner.name)
+            .finish_non_exhaustive()
+    }
+}

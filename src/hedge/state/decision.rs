@@ -1,0 +1,87 @@
+//! What follows the end of a copy, and whether another one may be launched.
+
+use std::time::Duration;
+
+use crate::error::{Error, Reason};
+use crate::event::NotSent;
+use crate::instant::Instant;
+use crate::verdict::{ErrorClass, Health, Verdict};
+
+/// What the end of a copy means for its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::hedge) enum Fate {
+    /// It is the answer of the call.
+    Answer,
+    /// The copy is lost. Another one may be launched at once.
+    Lost,
+    /// The copy is lost, and no other is launched. Those in flight may still answer.
+    LastOne,
+    /// As `LastOne`; no call is hedged for this long, or for a while if the dependency did not say.
+    Throttled(Option<Duration>),
+}
+
+/// Says what a result means. Good is what the verdict calls so: an answer that no other attempt improves, from
+/// a dependency that is not failing.
+pub(in crate::hedge) fn judge<T, E>(result: &Result<T, Error<E>>, verdict: &Verdict) -> Fate {
+    match result {
+        // No time is left for any copy.
+        Err(Error::TimedOut(timed_out)) if timed_out.is_by_deadline() => return Fate::Answer,
+        Err(Error::Rejected(rejected)) => {
+            return match rejected.reason() {
+                Reason::Throttled => Fate::Throttled(rejected.retry_after()),
+                _ => Fate::LastOne,
+            };
+        }
+        _ => {}
+    }
+    if is_good(verdict) {
+        Fate::Answer
+    } else if verdict.class() == ErrorClass::Throttled || verdict.hint().is_some() {
+        Fate::Throttled(verdict.hint())
+    } else if verdict.is_retryable() {
+        Fate::Lost
+    } else {
+        Fate::LastOne
+    }
+}
+
+/// Whether this is the verdict of an answer.
+#[inline]
+pub(in crate::hedge) fn is_good(verdict: &Verdict) -> bool {
+    !verdict.is_retryable() && verdict.health() != Health::Unhealthy
+}
+
+/// What is known of a call when a copy is due.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::hedge) struct Due {
+    pub(in crate::hedge) idempotent: bool,
+    pub(in crate::hedge) repeatable: bool,
+    /// The call is a copy itself.
+    pub(in crate::hedge) nested: bool,
+    /// The call is a probe of a half-open circuit.
+    pub(in crate::hedge) probe: bool,
+    pub(in crate::hedge) deadline: Instant,
+    /// Until when no call is hedged, because the dependency throttles.
+    pub(in crate::hedge) paused_until: Instant,
+}
+
+impl Due {
+    /// Whether a copy may be launched at `at`, for all but the budget.
+    pub(in crate::hedge) fn may_launch(&self, at: Instant) -> Result<(), NotSent> {
+        if !self.repeatable {
+            Err(NotSent::NotRepeatable)
+        } else if !self.idempotent {
+            Err(NotSent::NotIdempotent)
+        } else if self.nested {
+            Err(NotSent::Nested)
+        } else if self.probe {
+            Err(NotSent::HalfOpen)
+        } else if at < self.paused_until {
+            Err(NotSent::Throttled)
+        } else if at >= self.deadline {
+            Err(NotSent::Deadline)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Hedges beside retries, breakers, bulkheads, and budgets.
+
+use super::*;
+use backstop::circuit_breaker::{HalfOpen, State};
+use backstop::keyed::Evictable;
+use backstop::{Backoff, Bulkhead, CircuitBreaker, Keyed, Pipeline, Reason, Retry, RetryBudget};
+
+fn half_open(clock: &ManualClock, probes: u32) -> CircuitBreaker {
+    let breaker = CircuitBreaker::builder()
+        .half_open(HalfOpen::successes(probes))
+        .permitted_calls(probes)
+        .clock(clock.clone());
+    let breaker = breaker.build().unwrap();
+    breaker.half_open();
+    breaker
+}
+
+#[test]
+fn a_probe_of_a_breaker_outside_is_not_hedged() {
+    let (clock, heard) = (ManualClock::new(), Heard::default());
+    let breaker = half_open(&clock, 1);
+    let hedge = hedge(&clock, 50).build().unwrap();
+    let stack = Pipeline::new((&breaker, &hedge)).observer(heard.observer());
+    assert_eq!(call!(&clock, &stack, [Good(200)]), good(0, 200, &[0]));
+    assert_eq!(heard.take(), ["hedge: no copy: half_open"]);
+    assert_eq!(breaker.state(), State::Closed);
+    // Closed again.
+    assert_eq!(
+        call!(&clock, &stack, [Good(200), Good(1)]),
+        good(1, 51, &[0, 50])
+    );
+}
+
+#[test]
+fn a_breaker_inside_that_is_half_open_rejects_copies() {
+    let clock = ManualClock::new();
+    let breaker = half_open(&clock, 3);
+    let hedge = hedge(&clock, 50).build().unwrap();
+    let stack = (&hedge, &breaker);
+    // There would be a place for another probe.
+    assert_eq!(call!(&clock, &stack, [Good(200)]), good(0, 200, &[0]));
+    assert_eq!(breaker.snapshot().probes_in_flight, 0);
+    assert_eq!(hedge.snapshot().lost, 1);
+    // The break is over, and a copy must not be the first probe.
+    breaker.trip_for(Duration::ZERO);
+    assert_eq!(call!(&clock, &stack, [Good(200)]), good(0, 200, &[0]));
+}
+
+#[test]
+fn an_open_circuit_ends_the_call() {
+    let clock = ManualClock::new();
+    let breaker = CircuitBreaker::builder()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    breaker.trip();
+    let hedge = hedge(&clock, 50).build().unwrap();
+    let seen = call!(&clock, &(&hedge, &breaker), []);
+    assert_eq!(seen.result.unwrap_err().reason(), Some(Reason::CircuitOpen));
+    assert_eq!(hedge.snapshot().launched, 0);
+}
+
+#[test]
+fn a_copy_that_is_rejected_leaves_the_call_to_the_first() {
+    let clock = ManualClock::new();
+    let room = Bulkhead::builder().max_concurrent(1).clock(clock.clone());
+    let stack = (hedge(&clock, 50).build().unwrap(), room.build().unwrap());
+    assert_eq!(call!(&clock, &stack, [Good(200)]), good(0, 200, &[0]));
+    // The error of the copy that was executed, although the rejection came last.
+    assert_eq!(
+        call!(&clock, &stack, [Down(200)]),
+        bad(Fault::Down(0), 200, &[0])
+    );
+    let report = clock.block_on(stack.call_reported(|| async {
+        clock.sleep(ms(200)).await;
+        Err::<(), _>(())
+    }));
+    assert_eq!(
+        report.last_rejection.unwrap().reason(),
+        Reason::BulkheadFull
+    );
+}
+
+#[test]
+fn a_retry_outside_repeats_a_call_whose_copies_all_failed() {
+    let clock = ManualClock::new();
+    let retry = Retry::builder().backoff(Backoff::NONE).clock(clock.clone());
+    let stack = (retry.build().unwrap(), hedge(&clock, 50).build().unwrap());
+    let seen = call!(&clock, &stack, [Down(10), Down(10), Down(10), Good(10)]);
+    assert_eq!(seen, good(3, 40, &[0, 10, 20, 30]));
+}
+
+#[test]
+fn a_budget_that_a_retry_shares_counts_a_call_once() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::in_flight().build().unwrap();
+    let retry = Retry::builder()
+        .backoff(Backoff::NONE)
+        .budget(budget.clone());
+    let retry = retry.clock(clock.clone()).build().unwrap();
+    let hedge = hedge(&clock, 50).budget(budget.clone()).build().unwrap();
+    let seen = RefCell::new(Vec::new());
+    let observe = || {
+        let now = budget.snapshot();
+        seen.borrow_mut()
+            .push((now.calls_in_flight, now.extras_in_flight));
+        async {
+            clock.sleep(ms(100)).await;
+            Ok::<_, ()>(())
+        }
+    };
+    clock.block_on((&retry, &hedge).call(observe)).unwrap();
+    clock.block_on(hedge.call(observe)).unwrap();
+    assert_eq!(seen.into_inner(), [(1, 0), (1, 1), (1, 0), (1, 1)]);
+    let after = budget.snapshot();
+    assert_eq!((after.calls_in_flight, after.extras_in_flight), (0, 0));
+
+    // One deposit a call: 10 calls allow one extra, by whichever layer.
+    let budget = RetryBudget::percentage().ratio(0.1).floor_per_second(0);
+    let budget = budget.clock(clock.clone()).build().unwrap();
+    let retry = Retry::builder().budget(budget.clone()).clock(clock.clone());
+    let hedge = Hedge::builder()
+        .after(ms(50))
+        .budget(budget.clone())
+        .clock(clock.clone());
+    let stack = (retry.build().unwrap(), hedge.build().unwrap());
+    for _ in 0..10 {
+        clock
+            .block_on(stack.call(|| async { Ok::<_, ()>(()) }))
+            .unwrap();
+    }
+    assert_eq!(budget.snapshot().available, 1.0);
+}
+
+#[test]
+fn a_result_is_recorded_once() {
+    // gRPC's budget: a failed attempt takes a token, a good call gives one.
+    let clock = ManualClock::new();
+    let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+    let retry = Retry::builder().max_attempts(1).budget(budget.clone());
+    let retry = retry.clock(clock.clone()).build().unwrap();
+    let hedge = hedge(&clock, 50).budget(budget.clone()).build().unwrap();
+    let stack = (&retry, &hedge);
+    call!(&clock, &stack, [Down(0), Down(0)]);
+    assert_eq!(budget.snapshot().available, 8.0);
+    call!(&clock, &hedge, [Down(0), Down(0)]);
+    assert_eq!(budget.snapshot().available, 6.0);
+    call!(&clock, &stack, [Down(0), Good(0)]);
+    call!(&clock, &hedge, [Down(0), Good(0)]);
+    assert_eq!(budget.snapshot().available, 6.0);
+    // Half of it is left: no copies.
+    call!(&clock, &hedge, [Down(0), Down(0)]);
+    assert_eq!(budget.snapshot().available, 4.0);
+    assert_eq!(
+        call!(&clock, &hedge, [Down(0)]),
+        bad(Fault::Down(0), 0, &[0])
+    );
+}
+
+#[test]
+fn what_a_copy_has_paid_is_paid_back_when_the_call_succeeds() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::tokens().capacity(100).build().unwrap();
+    let retry = Retry::builder().budget(budget.clone()).clock(clock.clone());
+    let retry = retry.build().unwrap();
+    let hedge = hedge(&clock, 50).budget(budget.clone()).build().unwrap();
+    call!(&clock, &(&retry, &hedge), [Hang, Good(1)]);
+    assert_eq!(budget.snapshot().available, 100.0);
+    call!(&clock, &hedge, [Hang, Good(1)]);
+    assert_eq!(budget.snapshot().available, 100.0);
+}
+
+#[test]
+fn a_hedge_of_each_key_is_evicted_when_its_latencies_are_forgotten() {
+    let clock = ManualClock::new();
+    let template = Hedge::builder().clock(clock.clone());
+    let hosts = Keyed::<u64, _>::try_new(move || template.clone().build()).unwrap();
+    let call = || async { Ok::<_, ()>(()) };
+    clock.block_on(hosts.get(&1).call(call)).unwrap();
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 1);
+    clock.advance(Duration::from_secs(60));
+    hosts.evict_idle();
+    assert_eq!(hosts.len(), 0);
+    let fixed = hedge(&clock, 1).build().unwrap();
+    assert_eq!(fixed.evictable_in(), Some(Duration::ZERO));
+    let other = fixed.clone();
+    assert_eq!(other.evictable_in(), None);
+}
