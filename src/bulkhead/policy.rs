@@ -15,7 +15,7 @@ use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 impl Policy for Bulkhead {}
 
@@ -67,8 +67,8 @@ impl Describe for Bulkhead {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Bulkhead {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Bulkhead {
             adaptive: self.inner.adaptive.is_some(),
         });
     }

@@ -13,7 +13,7 @@ use super::make::{MakeError, MakeResult};
 use super::state::Fault;
 use crate::clock::{ClockHandle, Sleep, blocking};
 use crate::event::{Event, Listener, Observer};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 impl<E, R> Policy for Chaos<E, R> {}
 
@@ -24,8 +24,8 @@ impl<E, R> Describe for Chaos<E, R> {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Chaos);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Chaos);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::instant::Instant;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
 use crate::policy::{
-    AtMostOnce, Context, Describe, Layer, OnUnwind, Operation, Outcome, Policy, Run,
+    AtMostOnce, Context, Describe, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
 };
 use crate::verdict::Health;
 
@@ -118,7 +118,7 @@ impl Describe for CircuitBreaker {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::CircuitBreaker);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::CircuitBreaker);
     }
 }

@@ -14,7 +14,7 @@ use super::inner::{Entered, Inner, Leading, Seen, Waiting};
 use crate::clock::ClockHandle;
 use crate::event::{Event, Listener};
 use crate::instant::Instant;
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 impl<Q: ?Sized, K, T, E> Policy for ForKey<'_, Q, K, T, E> {}
 
@@ -26,8 +26,8 @@ impl<Q: ?Sized, K, T, E> Describe for ForKey<'_, Q, K, T, E> {
         Some(self.coalesce.inner.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Coalesce);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Coalesce);
     }
 }
 

@@ -15,7 +15,9 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run, Tried};
+use crate::policy::{
+    AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run, Tried,
+};
 
 impl<N> Policy for Endpoints<N> {}
 
@@ -35,8 +37,8 @@ impl<N> Describe for Endpoints<N> {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Endpoints);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Endpoints);
     }
 }
 
@@ -133,7 +135,7 @@ impl<N> Describe for Sticky<'_, N> {
         self.endpoints.clock()
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         self.endpoints.describe(layers);
     }
 }

@@ -15,7 +15,7 @@ use crate::clock::{self, ClockHandle, Sleep};
 use crate::error::Error;
 use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent};
 use crate::instant::Instant;
-use crate::policy::{Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::sync::Ordering;
 use crate::verdict::{ErrorClass, Health};
 
@@ -51,8 +51,8 @@ impl Describe for Hedge {
         Some(self.inner.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Hedge);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Hedge);
     }
 }
 

@@ -5,7 +5,7 @@ use super::inner::Source;
 use crate::clock::ClockHandle;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
 
 impl Policy for LoadShedder {}
 
@@ -50,8 +50,8 @@ impl Describe for LoadShedder {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::LoadShedder {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::LoadShedder {
             queue_delay: matches!(self.inner.source, Source::QueueDelay(_)),
         });
     }

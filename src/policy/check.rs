@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-use super::describe::Layer;
+use super::describe::LayerKind;
 
 /// A layer in an order, or of a kind, that does not do what it seems to.
 ///
 /// Most mistakes are about two layers. `Display` gives them, counted from 0 (the outermost), and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Misorder {
-    outer: (usize, Layer),
-    inner: (usize, Layer),
+pub struct OrderWarning {
+    outer: (usize, LayerKind),
+    inner: (usize, LayerKind),
     why: &'static str,
 }
 
-impl Misorder {
+impl OrderWarning {
     /// Returns the position of the outer layer, from 0.
     pub const fn outer(&self) -> usize {
         self.outer.0
@@ -32,7 +32,7 @@ impl Misorder {
     }
 }
 
-impl fmt::Display for Misorder {
+impl fmt::Display for OrderWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((outer, outside), (inner, inside)) = (self.outer, self.inner);
         write!(f, "layer {inner} ({})", inside.as_str())?;
@@ -44,11 +44,11 @@ impl fmt::Display for Misorder {
 }
 
 /// Applies the rules to each layer, and to each pair of layers, the outer one first.
-pub(super) fn misorders(layers: &[Layer]) -> Vec<Misorder> {
+pub(super) fn order_warnings(layers: &[LayerKind]) -> Vec<OrderWarning> {
     let mut found = Vec::new();
     for (outer, &outside) in layers.iter().enumerate() {
         let mut report = |inner: usize, why: Option<&'static str>| {
-            found.extend(why.map(|why| Misorder {
+            found.extend(why.map(|why| OrderWarning {
                 outer: (outer, outside),
                 inner: (inner, layers[inner]),
                 why,
@@ -64,9 +64,9 @@ pub(super) fn misorders(layers: &[Layer]) -> Vec<Misorder> {
 }
 
 /// Returns what is wrong with `layer` behind the layers `outside` of it.
-fn alone(outside: &[Layer], layer: Layer) -> Option<&'static str> {
+fn alone(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
     match layer {
-        Layer::Classify if !outside.iter().any(|layer| layer.reads_verdicts()) => Some(
+        LayerKind::Classify if !outside.iter().any(|layer| layer.reads_verdicts()) => Some(
             "no layer outside of it reads verdicts, so it changes nothing; \
              put it inside the retry or the breaker that it is for",
         ),
@@ -76,18 +76,18 @@ fn alone(outside: &[Layer], layer: Layer) -> Option<&'static str> {
 
 /// Returns what is wrong with `inside` behind `outside`, with the layers `between` them and `inward` of both.
 fn mistake(
-    outside: Layer,
-    between: &[Layer],
-    inside: Layer,
-    inward: &[Layer],
+    outside: LayerKind,
+    between: &[LayerKind],
+    inside: LayerKind,
+    inward: &[LayerKind],
 ) -> Option<&'static str> {
-    let retries = |layer: &Layer| matches!(layer, Layer::Retry { max_attempts: 2.. });
+    let retries = |layer: &LayerKind| matches!(layer, LayerKind::Retry { max_attempts: 2.. });
     match (outside, inside) {
         (
-            Layer::Timeout {
+            LayerKind::Timeout {
                 limit: Some(outside),
             },
-            Layer::Timeout {
+            LayerKind::Timeout {
                 limit: Some(inside),
             },
         ) => {
@@ -102,50 +102,52 @@ fn mistake(
                 None
             }
         }
-        (Layer::Timeout { .. }, Layer::CircuitBreaker)
-            if !between.iter().chain(inward).any(Layer::may_time_out) =>
+        (LayerKind::Timeout { .. }, LayerKind::CircuitBreaker)
+            if !between.iter().chain(inward).any(LayerKind::may_time_out) =>
         {
             Some(
                 "a call that is cut from outside tells the breaker nothing, so a dependency that \
                  hangs never opens it; put a timeout for each attempt inside the breaker",
             )
         }
-        (Layer::Retry { .. }, Layer::Retry { .. }) => {
+        (LayerKind::Retry { .. }, LayerKind::Retry { .. }) => {
             Some("attempts multiply, which turns an outage into a storm; retry at one layer")
         }
-        (Layer::CircuitBreaker, Layer::Retry { .. }) => Some(
+        (LayerKind::CircuitBreaker, LayerKind::Retry { .. }) => Some(
             "the breaker sees one result for all attempts, and an open circuit ends no retries; put it inside",
         ),
-        (Layer::Bulkhead { adaptive: true }, Layer::Retry { .. }) => {
+        (LayerKind::Bulkhead { adaptive: true }, LayerKind::Retry { .. }) => {
             Some("it would take the waits between attempts for latency; put it inside the retry")
         }
-        (Layer::RateLimiter, Layer::Bulkhead { .. }) => Some(
+        (LayerKind::RateLimiter, LayerKind::Bulkhead { .. }) => Some(
             "calls that the bulkhead rejects, or that are canceled while they wait for it, have \
              already spent their tokens; put the limiter inside the bulkhead",
         ),
-        (Layer::LoadShedder { queue_delay: true }, Layer::Bulkhead { .. }) => Some(
+        (LayerKind::LoadShedder { queue_delay: true }, LayerKind::Bulkhead { .. }) => Some(
             "it sheds by how long calls have waited before it, and they wait inside; put it inside the bulkhead",
         ),
-        (Layer::Endpoints, Layer::Retry { .. }) => {
+        (LayerKind::Endpoints, LayerKind::Retry { .. }) => {
             Some("all attempts of a call would go to one endpoint; put the endpoints inside")
         }
-        (Layer::Endpoints, Layer::Hedge) => {
+        (LayerKind::Endpoints, LayerKind::Hedge) => {
             Some("all copies of a call would go to one endpoint; put the endpoints inside")
         }
-        (Layer::Chaos, Layer::Endpoints) => {
+        (LayerKind::Chaos, LayerKind::Endpoints) => {
             Some("injected faults would say nothing about any endpoint; put the chaos inside")
         }
-        (Layer::Throttle, Layer::Retry { .. }) => Some(
+        (LayerKind::Throttle, LayerKind::Retry { .. }) => Some(
             "it counts one request where there are several, and lets retries through; put it inside",
         ),
-        (Layer::Hedge, Layer::Retry { .. }) => Some(
+        (LayerKind::Hedge, LayerKind::Retry { .. }) => Some(
             "each copy would be retried, and its backoff is taken for latency; put the hedge inside the retry",
         ),
-        (Layer::Hedge, Layer::Hedge) => Some("only one of them hedges: copies are not copied"),
-        (Layer::Retry { .. }, Layer::Fallback) => {
+        (LayerKind::Hedge, LayerKind::Hedge) => {
+            Some("only one of them hedges: copies are not copied")
+        }
+        (LayerKind::Retry { .. }, LayerKind::Fallback) => {
             Some("there is nothing left to retry; put the fallback outside")
         }
-        (Layer::CircuitBreaker, Layer::Coalesce) => {
+        (LayerKind::CircuitBreaker, LayerKind::Coalesce) => {
             Some("it counts a shared result once for each call that gets it; put it inside")
         }
         _ => None,
@@ -158,45 +160,54 @@ mod tests {
 
     use super::*;
 
-    const fn timeout(seconds: u64) -> Layer {
-        Layer::Timeout {
+    const fn timeout(seconds: u64) -> LayerKind {
+        LayerKind::Timeout {
             limit: Some(Duration::from_secs(seconds)),
         }
     }
-    const RETRY: Layer = Layer::Retry { max_attempts: 3 };
+    const RETRY: LayerKind = LayerKind::Retry { max_attempts: 3 };
 
     #[test]
     fn the_usual_order_has_no_mistakes() {
         assert_eq!(
-            misorders(&[timeout(30), RETRY, BREAKER, timeout(10), Layer::Classify]),
+            order_warnings(&[
+                timeout(30),
+                RETRY,
+                BREAKER,
+                timeout(10),
+                LayerKind::Classify
+            ]),
             []
         );
-        assert_eq!(misorders(&[Layer::Timeout { limit: None }, timeout(1)]), []);
-        let limiter = Layer::RateLimiter;
+        assert_eq!(
+            order_warnings(&[LayerKind::Timeout { limit: None }, timeout(1)]),
+            []
+        );
+        let limiter = LayerKind::RateLimiter;
         let github = [timeout(10), RETRY, BREAKER, limiter, timeout(2)];
-        assert_eq!(misorders(&github), []);
+        assert_eq!(order_warnings(&github), []);
         let (fixed, adaptive) = (false, true);
         for order in [
-            [Layer::Bulkhead { adaptive: fixed }, RETRY],
-            [RETRY, Layer::Bulkhead { adaptive }],
+            [LayerKind::Bulkhead { adaptive: fixed }, RETRY],
+            [RETRY, LayerKind::Bulkhead { adaptive }],
             [
-                Layer::Bulkhead { adaptive },
-                Layer::LoadShedder { queue_delay: true },
+                LayerKind::Bulkhead { adaptive },
+                LayerKind::LoadShedder { queue_delay: true },
             ],
             [
-                Layer::LoadShedder { queue_delay: false },
-                Layer::Bulkhead { adaptive },
+                LayerKind::LoadShedder { queue_delay: false },
+                LayerKind::Bulkhead { adaptive },
             ],
         ] {
-            assert_eq!(misorders(&order), []);
+            assert_eq!(order_warnings(&order), []);
         }
     }
 
-    const BREAKER: Layer = Layer::CircuitBreaker;
+    const BREAKER: LayerKind = LayerKind::CircuitBreaker;
 
     /// The positions and the text of the only mistake.
-    fn only(layers: &[Layer]) -> (usize, usize, String) {
-        let found = misorders(layers);
+    fn only(layers: &[LayerKind]) -> (usize, usize, String) {
+        let found = order_warnings(layers);
         assert_eq!(found.len(), 1, "{layers:?}: {found:?}");
         (found[0].outer(), found[0].inner(), found[0].to_string())
     }
@@ -210,14 +221,14 @@ mod tests {
                 "layer 3 (timeout) inside layer 0 (timeout): the total is shorter than two"
             )
         );
-        let once = Layer::Retry { max_attempts: 1 };
+        let once = LayerKind::Retry { max_attempts: 1 };
         for layers in [
             [timeout(4), RETRY, timeout(2)],
             [timeout(3), once, timeout(2)],
-            [timeout(3), Layer::Other, timeout(2)],
+            [timeout(3), LayerKind::Other, timeout(2)],
             [RETRY, timeout(3), timeout(2)],
         ] {
-            assert_eq!(misorders(&layers), []);
+            assert_eq!(order_warnings(&layers), []);
         }
         let (outer, inner, text) = only(&[timeout(1), RETRY, timeout(2)]);
         assert_eq!((outer, inner), (0, 2));
@@ -228,8 +239,14 @@ mod tests {
     fn a_breaker_without_a_timeout_inside_never_sees_one() {
         for layers in [
             &[timeout(9), RETRY, BREAKER][..],
-            &[timeout(9), RETRY, BREAKER, Layer::RateLimiter, Layer::Guard],
-            &[Layer::Timeout { limit: None }, RETRY, BREAKER],
+            &[
+                timeout(9),
+                RETRY,
+                BREAKER,
+                LayerKind::RateLimiter,
+                LayerKind::Guard,
+            ],
+            &[LayerKind::Timeout { limit: None }, RETRY, BREAKER],
         ] {
             let (outer, inner, text) = only(layers);
             assert_eq!((outer, inner), (0, 2));
@@ -237,21 +254,21 @@ mod tests {
         }
         for layers in [
             &[BREAKER][..],
-            &[timeout(9), BREAKER, Layer::Inspect, timeout(2)],
-            &[timeout(9), BREAKER, Layer::Timeout { limit: None }],
+            &[timeout(9), BREAKER, LayerKind::Inspect, timeout(2)],
+            &[timeout(9), BREAKER, LayerKind::Timeout { limit: None }],
             // A layer of another kind may have a timeout in it.
-            &[timeout(9), BREAKER, Layer::Other],
+            &[timeout(9), BREAKER, LayerKind::Other],
         ] {
-            assert_eq!(misorders(layers), []);
+            assert_eq!(order_warnings(layers), []);
         }
     }
 
     #[test]
     fn a_classifier_stands_inside_a_layer_that_reads_verdicts() {
         for layers in [
-            &[Layer::Classify][..],
-            &[Layer::Classify, RETRY],
-            &[Layer::Classify, Layer::Other],
+            &[LayerKind::Classify][..],
+            &[LayerKind::Classify, RETRY],
+            &[LayerKind::Classify, LayerKind::Other],
         ] {
             let (outer, inner, text) = only(layers);
             assert_eq!((outer, inner), (0, 0));
@@ -260,54 +277,58 @@ mod tests {
                 "{text}"
             );
         }
-        let (outer, inner, _) = only(&[timeout(9), Layer::Inspect, Layer::Classify, RETRY]);
+        let (outer, inner, _) = only(&[timeout(9), LayerKind::Inspect, LayerKind::Classify, RETRY]);
         assert_eq!((outer, inner), (2, 2));
-        let adaptive = Layer::Bulkhead { adaptive: true };
+        let adaptive = LayerKind::Bulkhead { adaptive: true };
         for outside in [
             RETRY,
             BREAKER,
-            Layer::Throttle,
-            Layer::Guard,
+            LayerKind::Throttle,
+            LayerKind::Guard,
             adaptive,
-            Layer::Other,
+            LayerKind::Other,
         ] {
-            assert_eq!(misorders(&[outside, Layer::Classify]), []);
+            assert_eq!(order_warnings(&[outside, LayerKind::Classify]), []);
         }
     }
 
     #[test]
     fn a_limiter_outside_a_bulkhead_spends_tokens_of_calls_that_never_run() {
         for adaptive in [false, true] {
-            let bulkhead = Layer::Bulkhead { adaptive };
-            let (outer, inner, text) = only(&[Layer::RateLimiter, RETRY, bulkhead]);
+            let bulkhead = LayerKind::Bulkhead { adaptive };
+            let (outer, inner, text) = only(&[LayerKind::RateLimiter, RETRY, bulkhead]);
             assert_eq!((outer, inner), (0, 2));
             assert!(text.contains("spent their tokens"), "{text}");
-            assert_eq!(misorders(&[bulkhead, Layer::RateLimiter]), []);
+            assert_eq!(order_warnings(&[bulkhead, LayerKind::RateLimiter]), []);
         }
     }
 
     #[test]
     fn each_rule_names_the_two_layers() {
-        let by_delay = Layer::LoadShedder { queue_delay: true };
-        let bulkhead = Layer::Bulkhead { adaptive: false };
-        let table: [(&[Layer], usize, usize); 14] = [
-            (&[Layer::Endpoints, Layer::Hedge], 0, 1),
-            (&[Layer::Endpoints, timeout(2), RETRY], 0, 2),
-            (&[RETRY, Layer::Chaos, Layer::Endpoints], 1, 2),
+        let by_delay = LayerKind::LoadShedder { queue_delay: true };
+        let bulkhead = LayerKind::Bulkhead { adaptive: false };
+        let table: [(&[LayerKind], usize, usize); 14] = [
+            (&[LayerKind::Endpoints, LayerKind::Hedge], 0, 1),
+            (&[LayerKind::Endpoints, timeout(2), RETRY], 0, 2),
+            (&[RETRY, LayerKind::Chaos, LayerKind::Endpoints], 1, 2),
             (&[by_delay, RETRY, bulkhead], 0, 2),
-            (&[Layer::Throttle, RETRY], 0, 1),
-            (&[Layer::Bulkhead { adaptive: true }, RETRY], 0, 1),
+            (&[LayerKind::Throttle, RETRY], 0, 1),
+            (&[LayerKind::Bulkhead { adaptive: true }, RETRY], 0, 1),
             (&[BREAKER, timeout(9), RETRY], 0, 2),
             (&[timeout(2), RETRY, timeout(10)], 0, 2),
             (&[timeout(2), timeout(2)], 0, 1),
-            (&[timeout(9), RETRY, Layer::Other, RETRY], 1, 3),
-            (&[Layer::Hedge, RETRY], 0, 1),
-            (&[Layer::Hedge, timeout(2), Layer::Hedge], 0, 2),
-            (&[RETRY, Layer::CircuitBreaker, Layer::Fallback], 0, 2),
-            (&[Layer::CircuitBreaker, Layer::Coalesce], 0, 1),
+            (&[timeout(9), RETRY, LayerKind::Other, RETRY], 1, 3),
+            (&[LayerKind::Hedge, RETRY], 0, 1),
+            (&[LayerKind::Hedge, timeout(2), LayerKind::Hedge], 0, 2),
+            (
+                &[RETRY, LayerKind::CircuitBreaker, LayerKind::Fallback],
+                0,
+                2,
+            ),
+            (&[LayerKind::CircuitBreaker, LayerKind::Coalesce], 0, 1),
         ];
         for (layers, outer, inner) in table {
-            let found = misorders(layers);
+            let found = order_warnings(layers);
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!((found[0].outer(), found[0].inner()), (outer, inner));
             assert!(!found[0].why().is_empty());

@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 
 use super::calls::{AtMostOnce, Policy};
 use super::context::{Attempt, Context};
-use super::describe::{Describe, Layer};
+use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
 use crate::clock::blocking;
@@ -302,8 +302,8 @@ macro_rules! classifiers {
         }
 
         impl<F> Describe for $name<F> {
-            fn describe(&self, layers: &mut Vec<Layer>) {
-                layers.push(Layer::Classify);
+            fn describe(&self, layers: &mut Vec<LayerKind>) {
+                layers.push(LayerKind::Classify);
             }
         }
     )*};

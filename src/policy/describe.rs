@@ -20,15 +20,15 @@ pub trait Describe {
     }
 
     /// Adds the layers of this policy, outermost first, for [`Pipeline::check`](super::Pipeline::check).
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Other);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Other);
     }
 }
 
 /// What a layer says about itself to [`Pipeline::check`](crate::Pipeline::check).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Layer {
+pub enum LayerKind {
     /// A timeout; its limit, when it is the same for every call.
     Timeout {
         /// The limit, if fixed.
@@ -75,7 +75,7 @@ pub enum Layer {
     Other,
 }
 
-impl Layer {
+impl LayerKind {
     /// Whether the layer decides by the verdicts of the layers inside it. Layers of other kinds might.
     pub(super) const fn reads_verdicts(&self) -> bool {
         match self {

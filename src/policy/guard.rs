@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
-use super::describe::{Describe, Layer};
+use super::describe::{Describe, LayerKind};
 use super::guarded::{self, Entered, Gate, GuardedFuture, NoWait, Permit};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
@@ -85,8 +85,8 @@ impl<G: Guard> Describe for Guarded<G> {
         self.0.clock()
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Guard);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Guard);
     }
 }
 

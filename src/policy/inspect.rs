@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::calls::{AtMostOnce, Policy};
 use super::context::{Attempt, Context};
-use super::describe::{Describe, Layer};
+use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
 use crate::clock::blocking;
@@ -63,8 +63,8 @@ impl<F> Policy for Inspect<F> {}
 impl<F> AtMostOnce for Inspect<F> {}
 
 impl<F> Describe for Inspect<F> {
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Inspect);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Inspect);
     }
 }
 

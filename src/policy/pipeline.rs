@@ -10,9 +10,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::calls::{AtMostOnce, Policy};
-use super::check::{self, Misorder};
+use super::check::{self, OrderWarning};
 use super::context::Context;
-use super::describe::{Describe, Layer};
+use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run, Tried};
 use super::outcome::Outcome;
 use super::tuple::Under;
@@ -162,13 +162,13 @@ impl<P> Pipeline<P> {
     ///     "layer 1 (timeout) inside layer 0 (timeout): the inner one is not shorter, so it never fires"
     /// );
     /// ```
-    pub fn check(&self) -> Vec<Misorder>
+    pub fn check(&self) -> Vec<OrderWarning>
     where
         P: Describe,
     {
         let mut layers = Vec::new();
         self.policies.describe(&mut layers);
-        check::misorders(&layers)
+        check::order_warnings(&layers)
     }
 }
 
@@ -249,7 +249,7 @@ impl<P: Describe> Describe for Pipeline<P> {
         self.policies.clock()
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         self.policies.describe(layers);
     }
 }
@@ -527,7 +527,7 @@ impl<P: Describe> Describe for With<'_, P> {
         self.pipeline.clock()
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         self.pipeline.describe(layers);
     }
 }
@@ -573,7 +573,7 @@ impl<P: Describe, S: Describe> Describe for Around<'_, P, S> {
         self.pipeline.clock().or_else(|| self.stack.clock())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         self.pipeline.describe(layers);
         self.stack.describe(layers);
     }

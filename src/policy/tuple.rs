@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
-use super::describe::{Describe, Layer};
+use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run, Tried};
 use crate::clock::ClockHandle;
 use crate::error::Error;
@@ -114,7 +114,7 @@ macro_rules! tuples {
                 None.or_else(|| $outer.clock())$(.or_else(|| $inner.clock()))*
             }
 
-            fn describe(&self, layers: &mut Vec<Layer>) {
+            fn describe(&self, layers: &mut Vec<LayerKind>) {
                 let ($outer, $($inner,)*) = self;
                 $outer.describe(layers);
                 $($inner.describe(layers);)*
@@ -164,5 +164,5 @@ impl<Op: Operation> Run<Op> for &() {
 }
 
 impl Describe for () {
-    fn describe(&self, _: &mut Vec<Layer>) {}
+    fn describe(&self, _: &mut Vec<LayerKind>) {}
 }

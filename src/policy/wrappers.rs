@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
-use super::describe::{Describe, Layer};
+use super::describe::{Describe, LayerKind};
 use super::either::Either;
 use super::operation::{Operation, Run};
 use crate::clock::ClockHandle;
@@ -30,7 +30,7 @@ impl<P: Describe + ?Sized> Describe for &P {
         (**self).clock()
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         (**self).describe(layers);
     }
 }
@@ -56,7 +56,7 @@ impl<P: Describe + ?Sized> Describe for Arc<P> {
         (**self).clock()
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         (**self).describe(layers);
     }
 }
@@ -90,7 +90,7 @@ impl<P: Describe> Describe for Option<P> {
         self.as_ref().and_then(Describe::clock)
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         if let Some(policy) = self {
             policy.describe(layers);
         }

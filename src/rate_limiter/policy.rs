@@ -13,7 +13,7 @@ use crate::clock::ClockHandle;
 use crate::error::{Error, Rejected};
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 impl Policy for RateLimiter {}
 
@@ -101,8 +101,8 @@ impl Describe for RateLimiter {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::RateLimiter);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::RateLimiter);
     }
 }
 

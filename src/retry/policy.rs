@@ -15,7 +15,7 @@ use crate::clock::{ClockHandle, Sleep, blocking};
 use crate::error::{Error, Reason};
 use crate::event::{Event, Listener, Observer, StopReason};
 use crate::instant::Instant;
-use crate::policy::{Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::retry_budget::{BudgetedCall, Extra};
 use crate::verdict::{ErrorClass, Health, Verdict};
 
@@ -35,8 +35,8 @@ impl Describe for Retry {
         Some(self.inner.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Retry {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Retry {
             max_attempts: self.inner.max_attempts,
         });
     }
@@ -62,7 +62,7 @@ impl<F> Describe for Notify<F> {
         self.retry.clock()
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
         self.retry.describe(layers);
     }
 }

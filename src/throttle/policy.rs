@@ -5,7 +5,7 @@ use crate::clock::ClockHandle;
 use crate::event::Observer;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 impl Policy for Throttle {}
 
@@ -66,7 +66,7 @@ impl Describe for Throttle {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Throttle);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Throttle);
     }
 }

@@ -14,7 +14,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::event::{Event, Listener, Observer};
 use crate::instant::Instant;
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 impl Policy for Timeout {}
 
@@ -56,8 +56,8 @@ impl Describe for Timeout {
         Some(self.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Timeout {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Timeout {
             limit: self.limit(),
         });
     }

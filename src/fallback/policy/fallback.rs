@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::event::{Ending, Event, Listener};
 use crate::fallback::Fallback;
 use crate::fallback::source::{Replacement, Source};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::sync::Ordering;
 use crate::verdict::{Health, Verdict};
 
@@ -20,8 +20,8 @@ impl<S> Policy for Fallback<S> {}
 impl<S> AtMostOnce for Fallback<S> {}
 
 impl<S> Describe for Fallback<S> {
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Fallback);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Fallback);
     }
 }
 

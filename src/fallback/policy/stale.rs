@@ -11,7 +11,7 @@ use crate::clock::ClockHandle;
 use crate::event::{Ending, Event, Listener};
 use crate::fallback::maybe_stale::MaybeStale;
 use crate::fallback::stale::{Inner, Stale};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Outcome, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::verdict::Health;
 
 impl<T> Policy for Stale<T> {}
@@ -23,8 +23,8 @@ impl<T> Describe for Stale<T> {
         Some(self.inner.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::Fallback);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Fallback);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
-use crate::policy::{AtMostOnce, Context, Describe, Layer, Operation, Policy, Run};
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
 
 impl<Q: ToOwned + ?Sized> Policy for Limited<'_, Q> {}
 
@@ -67,8 +67,8 @@ impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
         Some(self.inner.base.clock.clone())
     }
 
-    fn describe(&self, layers: &mut Vec<Layer>) {
-        layers.push(Layer::RateLimiter);
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::RateLimiter);
     }
 }
 
