@@ -21,34 +21,24 @@ use crate::instant::Instant;
 use crate::policy::Context;
 
 pin_project! {
-    /// Waits for the permits of a call that was not admitted at once.
+    /// Acquires a permit, at once or in turn, for a caller that never sees the context.
     ///
-    /// Dropping it gives up the place in the queue, and permits that were handed over already.
-    pub(super) struct Acquire<'a> {
-        inner: &'a Inner,
-        partition: u32,
-        timed: bool,
+    /// Written by hand: async functions would move the context from one to the next, which takes
+    /// longer than all that is done with it.
+    pub(super) struct AcquirePermit<'a> {
+        request: Request<'a>,
         cx: Context,
+        tried: bool,
         #[pin]
         wait: Wait<'a>,
     }
 }
 
 pin_project! {
-    /// Acquires a permit, at once or in turn, for a caller that never sees the context.
+    /// The wait of a call that was not admitted at once. Pending from the first poll until its turn.
     ///
-    /// Written by hand: async functions would move the context from one to the next, which takes
-    /// longer than all that is done with it.
-    pub(super) struct AcquirePermit<'a> {
-        tried: bool,
-        #[pin]
-        acquire: Acquire<'a>,
-    }
-}
-
-pin_project! {
-    /// A place in the queue, with an end.
-    struct Wait<'a> {
+    /// Dropping it gives up the place in the queue, and permits that were handed over already.
+    pub(super) struct Wait<'a> {
         ticket: Option<Ticket<'a>>,
         since: Instant,
         // Armed when the wait is bounded.
@@ -59,38 +49,46 @@ pin_project! {
     }
 }
 
-impl<'a> Acquire<'a> {
-    /// `timed`: the operation may read the times in its context.
+/// The bulkhead that a call waits for. The context of the call is passed beside it, because one copy in the
+/// future of a call is enough.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) partition: u32,
+    /// Whether the operation may read the times in its context.
+    pub(super) reads_time: bool,
+}
+
+impl<'a> Wait<'a> {
     #[inline]
-    pub(super) const fn new(inner: &'a Inner, partition: u32, cx: Context, timed: bool) -> Self {
+    pub(super) const fn new() -> Self {
         Self {
-            inner,
-            partition,
-            timed: timed || inner.adaptive.is_some(),
-            cx,
-            wait: Wait {
-                ticket: None,
-                since: Instant::ORIGIN,
-                timer: None,
-                timeout: Reason::QueueTimeout,
-            },
+            ticket: None,
+            since: Instant::ORIGIN,
+            timer: None,
+            timeout: Reason::QueueTimeout,
         }
     }
 
     /// Waits for the permits and writes them where they stay: moving them would take longer than
-    /// acquiring them.
+    /// acquiring them. Once admitted, the context of a call that reads the time has a fresh reading.
     #[inline]
     pub(super) fn poll(
         self: Pin<&mut Self>,
+        request: Request<'a>,
+        cx: &mut Context,
         held: &mut RawPermit,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<(), Reason>> {
-        let this = self.project();
-        let (inner, partition, cx) = (*this.inner, *this.partition, this.cx);
+        let mut wait = self.project();
+        let Request {
+            inner,
+            partition,
+            reads_time,
+        } = request;
         let observed = inner.base.is_heard(observer);
-        let timed = *this.timed || observed;
-        let mut wait = this.wait.project();
+        let timed = reads_time || observed || inner.adaptive.is_some();
         let mut may_be_over = true;
         if wait.ticket.is_none() {
             let (now, until, reason) = inner.patience(cx, timed);
@@ -135,11 +133,6 @@ impl<'a> Acquire<'a> {
         }
         Poll::Pending
     }
-
-    /// Returns the context of the call, with a fresh clock reading if it has waited.
-    pub(super) const fn context(&self) -> Context {
-        self.cx
-    }
 }
 
 impl Inner {
@@ -175,8 +168,14 @@ impl<'a> AcquirePermit<'a> {
     #[inline]
     pub(super) const fn new(inner: &'a Inner, partition: u32, cx: Context) -> Self {
         Self {
+            request: Request {
+                inner,
+                partition,
+                reads_time: false,
+            },
+            cx,
             tried: false,
-            acquire: Acquire::new(inner, partition, cx, false),
+            wait: Wait::new(),
         }
     }
 }
@@ -187,8 +186,8 @@ impl<'a> Future for AcquirePermit<'a> {
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         // A loop of acquisitions that are ready at once must let other tasks run.
         let budget = ready!(coop::poll_proceed(task));
-        let mut this = self.project();
-        let inner = this.acquire.inner;
+        let this = self.project();
+        let (request, inner) = (*this.request, this.request.inner);
         // From the start, since a clock may panic when the permit is there.
         let mut permit = Permit {
             inner,
@@ -197,14 +196,14 @@ impl<'a> Future for AcquirePermit<'a> {
         let entered = if std::mem::replace(this.tried, true) {
             Err(Full::Busy)
         } else {
-            let acquire = this.acquire.as_mut().project();
-            let entrant = inner.entrant(acquire.cx, *acquire.partition);
-            let held = inner.try_enter(entrant, acquire.cx, None);
+            let entrant = inner.entrant(this.cx, request.partition);
+            let held = inner.try_enter(entrant, this.cx, None);
             held.map(|held| permit.held = held)
         };
         let entered = match entered {
             Err(Full::Busy) if inner.may_wait() => {
-                ready!(this.acquire.poll(&mut permit.held, None, task))
+                let wait = this.wait;
+                ready!(wait.poll(request, this.cx, &mut permit.held, None, task))
             }
             entered => entered.map_err(Full::reason),
         };

@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::Bulkhead;
-use super::acquire::Acquire;
+use super::acquire::{Request, Wait};
 use super::inner::Inner;
 use super::permit_queue::Full;
 use super::raw_permit::{Ending, RawPermit};
@@ -44,13 +44,15 @@ impl<'a> Gate for &'a Bulkhead {
         let inner = &*self.inner;
         let stage = match inner.try_enter(inner.entrant(cx, self.partition), cx, observer) {
             Ok(held) => return Entered::Admitted(Ticket(held)),
-            Err(Full::Busy) if inner.may_wait() => Stage::Full { bulkhead: self },
+            Err(Full::Busy) if inner.may_wait() => Stage::Full,
             Err(full) => Stage::Rejected {
-                inner,
                 reason: full.reason(),
             },
         };
-        Entered::Waits(Waiting { stage })
+        Entered::Waits(Waiting {
+            bulkhead: self,
+            stage,
+        })
     }
 
     #[inline(always)]
@@ -170,6 +172,7 @@ impl std::fmt::Debug for Running<'_> {
 pin_project! {
     /// The wait of a call that was not admitted at once.
     pub struct Waiting<'a> {
+        bulkhead: &'a Bulkhead,
         #[pin]
         stage: Stage<'a>,
     }
@@ -178,11 +181,11 @@ pin_project! {
 pin_project! {
     #[project = StageProj]
     enum Stage<'a> {
-        Rejected { inner: &'a Inner, reason: Reason },
-        // On its way into the wait queue. Apart, because a place in the queue with its timer is large: made in
-        // `enter`, it costs time also if the call is admitted at once.
-        Full { bulkhead: &'a Bulkhead },
-        Waiting { bulkhead: &'a Bulkhead, #[pin] acquire: Acquire<'a> },
+        Rejected { reason: Reason },
+        // On its way into the wait queue. Apart, because a wait with its timer is large: made in `enter`, it
+        // costs time also if the call is admitted at once.
+        Full,
+        Waiting { #[pin] wait: Wait<'a> },
     }
 }
 
@@ -196,33 +199,31 @@ impl<'a> Entrance for Waiting<'a> {
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<Running<'a>, Rejected>> {
-        let mut stage = self.project().stage;
-        if let StageProj::Full { bulkhead } = stage.as_mut().project() {
-            let bulkhead: &'a Bulkhead = bulkhead;
-            let acquire = Acquire::new(&bulkhead.inner, bulkhead.partition, *cx, reads_time);
-            stage.set(Stage::Waiting { bulkhead, acquire });
+        let this = self.project();
+        let (bulkhead, mut stage) = (*this.bulkhead, this.stage);
+        let inner = &*bulkhead.inner;
+        if let StageProj::Full = stage.as_mut().project() {
+            stage.set(Stage::Waiting { wait: Wait::new() });
         }
-        let (inner, reason): (&'a Inner, _) = match stage.project() {
-            StageProj::Waiting {
-                bulkhead,
-                mut acquire,
-            } => {
-                let inner = &*bulkhead.inner;
+        let reason = match stage.project() {
+            StageProj::Waiting { wait } => {
+                let request = Request {
+                    inner,
+                    partition: bulkhead.partition,
+                    reads_time,
+                };
                 // From the start, because a clock may panic when the permits are there.
                 let mut running = Running {
                     inner,
                     held: RawPermit::NOTHING,
                 };
-                match ready!(acquire.as_mut().poll(&mut running.held, observer, task)) {
-                    Ok(()) => {
-                        *cx = acquire.context();
-                        return Poll::Ready(Ok(running));
-                    }
-                    Err(reason) => (inner, reason),
+                match ready!(wait.poll(request, cx, &mut running.held, observer, task)) {
+                    Ok(()) => return Poll::Ready(Ok(running)),
+                    Err(reason) => reason,
                 }
             }
-            StageProj::Rejected { inner, reason } => (inner, *reason),
-            StageProj::Full { .. } => return Poll::Pending,
+            StageProj::Rejected { reason } => *reason,
+            StageProj::Full => return Poll::Pending,
         };
         Poll::Ready(Err(inner.reject(reason, observer)))
     }
