@@ -58,7 +58,7 @@ fn observed(clock: &ManualClock) -> (Bulkhead, Arc<Mutex<Vec<String>>>) {
     let log = events.clone();
     let bulkhead = on(clock)
         .max_concurrent(1)
-        .queue(2)
+        .max_waiting(2)
         .observer(move |event: &Event| {
             log.lock()
                 .unwrap()
@@ -116,7 +116,7 @@ fn a_limit_grows_only_while_it_is_used_above_a_share() {
     assert_eq!(grown(aimd(0.8), 9), 12);
     assert_eq!(grown(aimd(1.0), 9), 10);
     let vegas = |share| {
-        let vegas = Vegas::builder().initial(5).probe(None);
+        let vegas = Vegas::builder().initial(5).calibration(None);
         vegas.utilization(share).build().unwrap()
     };
     let gradient2 = |share| {
@@ -181,7 +181,7 @@ fn a_clock_that_jumps_back_by_an_hour_prolongs_no_overload() {
     let clock = Jumping::at(Duration::from_secs(7200));
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(9)
+        .max_waiting(9)
         .codel(ms(5), ms(100))
         .clock(clock.clone())
         .build()

@@ -35,7 +35,7 @@ const LARGE: Size = Size {
     largest: 16,
 };
 
-/// Counts who is inside, as the operation itself sees it.
+/// Counts running operations.
 #[derive(Default)]
 pub(super) struct Inside {
     now: AtomicU32,
@@ -78,7 +78,7 @@ fn acquire_cancel_panic_and_resize_from_two_threads_where_there_is_room() {
 fn run(size: Size) {
     let bulkhead = Bulkhead::builder()
         .max_concurrent(size.first)
-        .queue(8)
+        .max_waiting(8)
         .build()
         .unwrap();
     let inside = Inside::default();
@@ -98,7 +98,7 @@ fn run(size: Size) {
         }
     });
     let snapshot = bulkhead.snapshot();
-    assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+    assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
     assert_eq!(inside.now.load(Ordering::SeqCst), 0);
     assert!(inside.most() <= size.largest);
     assert!(served.load(Ordering::SeqCst) > OPERATIONS / 4);
@@ -120,7 +120,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
     };
     let mut noop = TaskContext::from_waker(Waker::noop());
     match random % 64 {
-        0 => bulkhead.set_limit(resized),
+        0 => bulkhead.set_limit(resized).unwrap(),
         1 => {
             let panics = || async {
                 let _visit = inside.visit(cost);
@@ -134,7 +134,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
                 until_done(policy.call(panics), yield_now)
             }));
         }
-        // Cancelled in line, or while it runs.
+        // Cancelled in the wait queue, or while it runs.
         2..=15 => {
             let pending = || async {
                 let _visit = inside.visit(cost);
@@ -165,7 +165,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
     }
 }
 
-/// Says whether somebody has woken the task.
+/// Records whether the task was woken.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -175,10 +175,10 @@ impl Wake for Woken {
     }
 }
 
-/// How often a task looks whether it is woken: seconds, and what it waits for takes microseconds.
+/// Number of checks before a wake-up counts as lost. They take seconds, and a wake-up takes microseconds.
 const LOOKS: u32 = 20_000_000;
 
-/// Runs a future whenever it is woken, and fails when nobody wakes it. `idle` runs meanwhile.
+/// Runs a future whenever it is woken, with `idle` in between. Fails if a wake-up is lost.
 pub(super) fn until_done<F: Future>(future: F, idle: impl Fn()) -> F::Output {
     let mut future = pin!(future);
     let woken = Arc::new(Woken::default());
@@ -191,13 +191,13 @@ pub(super) fn until_done<F: Future>(future: F, idle: impl Fn()) -> F::Output {
             idle();
             woken.0.swap(false, Ordering::SeqCst)
         });
-        assert!(wakes, "nobody wakes it");
+        assert!(wakes, "a wake-up was lost");
     }
 }
 
-/// Permits that stay with their threads are there for everybody.
+/// Permits in the cache of one thread are available to all threads.
 #[test]
-fn nobody_is_refused_while_there_is_room() {
+fn no_call_is_rejected_while_permits_are_free() {
     const THREADS: u32 = 15;
     let bulkhead = Bulkhead::builder()
         .max_concurrent(2 * THREADS + 16)

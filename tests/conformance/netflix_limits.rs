@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas, log10_root, sqrt_root,
+    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas,
 };
 use backstop::{Bulkhead, Clock, Context};
 use serde_json::{Map, Value};
@@ -39,11 +39,16 @@ pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
     const TABLE: f64 = 1000.0;
 
     let log10 = |limit: f64| match limit < TABLE {
-        true => log10_root(limit as u32),
+        true => log10(limit),
         false => limit.log10(),
     };
     let algorithm = vegas(&scenario.config, 1.0, log10)?;
     samples(scenario, algorithm, true)
+}
+
+/// The steps of Vegas, as its curves are written in the scenarios.
+fn log10(limit: f64) -> f64 {
+    limit.max(1.0).log10().floor().max(1.0)
 }
 
 /// An algorithm, fed with samples.
@@ -78,7 +83,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
-        Some("vegas") => vegas(config, 0.0, |limit| log10_root(limit as u32))?,
+        Some("vegas") => vegas(config, 0.0, log10)?,
         Some("aimd") => {
             let aimd = Aimd::builder()
                 .initial(number("initial", 20)?)
@@ -124,7 +129,7 @@ fn vegas(
     let threshold = curve("threshold", "log10root")?;
     let increase = curve("increase", "limit+log10root")?;
     let decrease = curve("decrease", "limit-log10root")?;
-    let floored = |limit| log10_root(limit as u32);
+    let floored = log10;
     let vegas = Vegas::builder()
         .initial(number("initial", 20)?)
         .max(number("max", 1000)?)
@@ -135,7 +140,7 @@ fn vegas(
         .decrease(move |limit| decrease.at(limit, log10))
         .smoothing(config.number("smoothing")?.unwrap_or(1.0))
         // There the smallest latency is measured again after hundreds of samples.
-        .probe(None)
+        .calibration(None)
         .every_sample(true);
     match vegas.build() {
         Ok(vegas) => Ok(Box::new(vegas)),
@@ -181,7 +186,7 @@ impl Curve {
             Factor::Number(number) => number,
             Factor::Limit => limit,
             Factor::Log10 => log10(limit),
-            Factor::Sqrt => f64::from(sqrt_root(limit as u32, 1)),
+            Factor::Sqrt => limit.sqrt().floor().max(1.0),
         };
         let term = |factors: &[(char, Factor)]| {
             factors
@@ -218,7 +223,6 @@ fn functions(scenario: &Scenario<'_>) -> Check {
         (Some(window), warm_up) => Some(ExpAverage::new(window, warm_up.unwrap_or(10))),
         (None, _) => None,
     };
-    let baseline = config.count_u32("baseline")?;
     scenario.play(&TestClock::new(), |step: &Step| match step.op() {
         Some("add") => {
             let value = step.need("value", step.number("value")?)?;
@@ -227,15 +231,7 @@ fn functions(scenario: &Scenario<'_>) -> Check {
                 None => inexpressible("an average without a window"),
             }
         }
-        Some("sqrtroot") => {
-            let x = step.need("x", step.count_u32("x")?)?;
-            step.check("expect", sqrt_root(x, baseline.unwrap_or(1)))
-        }
-        Some("log10root") => {
-            let x = step.need("x", step.count_u32("x")?)?;
-            // There this baseline is added.
-            step.check("expect", log10_root(x) + f64::from(baseline.unwrap_or(0)))
-        }
+        Some("sqrtroot" | "log10root") => inexpressible("the steps of Vegas are not public"),
         op => unknown(op),
     })
 }
@@ -287,7 +283,9 @@ fn partitions(scenario: &Scenario<'_>) -> Check {
                 permits.entry(key.clone()).or_default().pop();
             }
             Some("set_limit") => {
-                bulkhead.set_limit(step.need("limit", step.count_u32("limit")?)?);
+                let limit = step.need("limit", step.count_u32("limit")?)?;
+                let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
+                bulkhead.set_limit(limit).map_err(error)?;
             }
             op => unknown(op)?,
         }

@@ -147,7 +147,7 @@ impl World {
             .clock(clock.clone());
         let bulkhead = Bulkhead::builder()
             .max_concurrent(LIMIT)
-            .queue(16)
+            .max_waiting(16)
             .observer(Ears::default())
             .clock(clock.clone());
         let breaker = CircuitBreaker::builder()
@@ -166,7 +166,7 @@ impl World {
             .observer(Ears::default())
             .clock(clock.clone());
         let shedder = LoadShedder::builder()
-            .queue_delay(ms(20), ms(100))
+            .codel(ms(20), ms(100))
             .observer(Ears::default())
             .clock(clock.clone());
         let attempt = Timeout::builder().after(ms(8)).clock(clock.clone());
@@ -347,7 +347,7 @@ impl World {
             }
             let bulkhead = self.bulkhead.snapshot();
             assert!(
-                bulkhead.queued == 0 || bulkhead.in_flight == LIMIT,
+                bulkhead.waiting == 0 || bulkhead.in_flight == LIMIT,
                 "calls wait for permits that are free: {bulkhead:?}"
             );
             if slots.is_empty() {
@@ -361,7 +361,7 @@ impl World {
     /// Everything has come back, and everything works.
     fn check(&self) {
         let bulkhead = self.bulkhead.snapshot();
-        assert_eq!((bulkhead.in_flight, bulkhead.queued), (0, 0));
+        assert_eq!((bulkhead.in_flight, bulkhead.waiting), (0, 0));
         assert_eq!(self.inside.load(SeqCst), 0);
         assert_eq!(self.clock.sleepers(), 0);
         let permits: Vec<_> = (0..LIMIT).map(|_| self.bulkhead.try_acquire()).collect();
@@ -403,7 +403,7 @@ impl World {
         for _ in 0..100 {
             self.throttle.try_acquire().unwrap().success();
             self.shedder.observe_delay(Duration::ZERO);
-            self.shedder.admit(Priority::default()).unwrap();
+            self.shedder.try_acquire(Priority::default()).unwrap();
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backstop::Instant;
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, Correlated, Gradient, Gradient2, Probe, Sample, Vegas, Windowed,
+    Aimd, Calibration, ConcurrencyLimit, Correlated, Gradient, Gradient2, Sample, Vegas, Windowed,
     WindowedBuilder,
 };
 
@@ -172,19 +172,24 @@ fn window() -> WindowedBuilder {
 /// All of them, as fits calls of this length in milliseconds.
 fn algorithms(length: f64) -> Vec<(&'static str, Limit)> {
     let seconds = |millis: f64| Duration::from_secs_f64(millis / 1e3);
-    let probe = Probe::every(seconds(5_000_f64.max(length * 200.0))).samples(20);
+    let calibration = Calibration::every(seconds(5_000_f64.max(length * 200.0))).samples(20);
     let gradient2 = Gradient2::builder().build().unwrap();
     let aimd = Aimd::builder().timeout(seconds(5.0 * length));
     vec![
         ("aimd", Box::new(aimd.build().unwrap())),
         (
             "vegas",
-            Box::new(Vegas::builder().probe(probe).build().unwrap()),
+            Box::new(Vegas::builder().calibration(calibration).build().unwrap()),
         ),
         ("gradient2", Box::new(window().around(gradient2).unwrap())),
         (
             "gradient",
-            Box::new(Gradient::builder().probe(probe).build().unwrap()),
+            Box::new(
+                Gradient::builder()
+                    .calibration(calibration)
+                    .build()
+                    .unwrap(),
+            ),
         ),
         ("correlated", correlated()),
     ]
@@ -226,7 +231,7 @@ fn servers_of_any_size_and_round_trips_of_any_length_are_used() {
     }
 }
 
-/// Callers who give up after ten round trips, at three times the capacity.
+/// Callers that give up after ten round trips, at three times the capacity.
 #[test]
 fn overload_with_timeouts_leaves_the_capacity() {
     for (workers, length) in [(5, 10.0), (20, 10.0), (100, 10.0), (20, 100.0)] {
@@ -342,7 +347,7 @@ fn latencies_that_vary_are_borne() {
                 ("exponential", "vegas") => continue,
                 // A percentile that lies between the two kinds jumps from one to the other.
                 ("bimodal", "gradient2") => 0.7,
-                // Nor is the median of so few calls the same each time it is probed.
+                // The median of so few calls differs between calibrations.
                 ("exponential", "gradient") => 0.85,
                 _ => 0.9,
             };
