@@ -166,6 +166,7 @@ assert_traits!(
     backstop::load_shedder::SharedThreshold,
     backstop::load_shedder::Snapshot,
     backstop::load_shedder::UserFairness,
+    backstop::load_shedder::UserFairnessBuilder,
     backstop::throttle::Load,
     backstop::throttle::Permit<'static>,
     backstop::throttle::ThrottleBuilder,

@@ -184,10 +184,14 @@ impl World {
         let in_flight: u32 = nodes.iter().map(|node| node.in_flight).sum();
         assert_eq!(in_flight, 0, "calls of endpoints, {when}");
         // It holds nothing for a call, and goes on as before.
-        let shed = self.shedder.snapshot().shed;
-        let refused = (0..100).filter(|_| self.shedder.try_acquire(Priority::LOWEST).is_err());
-        let refused = refused.count() as u64;
-        assert_eq!(self.shedder.snapshot().shed, shed + refused, "shed, {when}");
+        let shed = self.shedder.snapshot().rejected;
+        let rejected = (0..100).filter(|_| self.shedder.try_acquire(Priority::LOWEST).is_err());
+        let rejected = rejected.count() as u64;
+        assert_eq!(
+            self.shedder.snapshot().rejected,
+            shed + rejected,
+            "shed, {when}"
+        );
         // Nor a deadline that the next call on this thread would inherit.
         let long = self.timeout(1000);
         let left = long.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining()) });

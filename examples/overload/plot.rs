@@ -169,7 +169,7 @@ fn polyline(
     }
 }
 
-/// Appends a line. Writing to a string cannot fail.
+/// Appends text and a newline. Writing to a string cannot fail.
 fn put(svg: &mut String, line: Arguments<'_>) {
     let _ = writeln!(svg, "{line}");
 }

@@ -413,7 +413,8 @@ impl PermitQueue {
         self.settle(waiting, partition, cell, settled)
     }
 
-    /// Returns the partition to serve: the oldest waiter of those below their share, else of all.
+    /// Returns the partition whose head is served next. Partitions below their share precede the others. Among equals,
+    /// the order of the queue decides.
     fn next_partition(&self, waiting: &Waiting, limit: u32) -> Option<usize> {
         if self.partitions.is_empty() {
             return Some(0);

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::bulkhead::limit::{
-    Aimd, Calibration, ConcurrencyLimit, Correlated, Fixed, Gradient, Gradient2, Sample, Vegas,
-    Windowed,
+    Aimd, Calibration, ConcurrencyLimit, Correlated, Gradient, Gradient2, Sample, Vegas, Windowed,
 };
-use backstop::{Bulkhead, Event, Instant, ManualClock, Policy, Timeout, Verdict};
+use backstop::{Bulkhead, Event, ManualClock, Policy, Timeout, Verdict};
 
 use super::server::{Server, open_loop};
 use super::{ms, on};
@@ -117,15 +116,15 @@ fn threefold_overload_keeps_nine_tenths_of_the_capacity() {
     }
 }
 
-/// The way to the server gets longer, and its capacity stays. As many calls as before in flight are then
-/// too few, and more are no sign of a queue.
+/// The network becomes slower while the capacity stays. The same number of calls in flight is then too low, and more
+/// of them are no sign of a queue.
 #[test]
 fn a_round_trip_that_doubles_permanently_costs_no_capacity_in_the_long_run() {
     let window = Windowed::builder()
         .window(ms(100), ms(1000))
         .min_samples(20);
     let mut limits = algorithms();
-    // A longest latency, and a long average, that fit what may happen.
+    // A timeout and a long-term window for the longer round trip.
     limits[0].1 = Box::new(Aimd::builder().timeout(ms(50)).build().unwrap());
     let gradient2 = Gradient2::builder().long_window(200).build().unwrap();
     limits[2].1 = Box::new(window.around(gradient2).unwrap());
@@ -160,7 +159,7 @@ fn a_round_trip_that_doubles_permanently_costs_no_capacity_in_the_long_run() {
         for goodput in [near, far, again] {
             assert!(goodput > 0.9, "{name}: {goodput:.3} of the capacity");
         }
-        // 2000 calls a second of 20 ms each are 40 in flight.
+        // 2000 calls per second of 20 ms each are 40 in flight.
         assert!(far_limit > 36, "{name}: {limit} to {far_limit}");
     }
 }
@@ -279,7 +278,7 @@ fn a_panicking_algorithm_costs_a_sample_and_nothing_else() {
     assert_eq!(bulkhead.limit(), 4);
 }
 
-/// Nor does anybody hear of limits that there never are, again with each call.
+/// Observers do not get the unclamped limit.
 #[test]
 fn a_limit_outside_the_range_is_clamped() {
     #[derive(Clone, Debug)]

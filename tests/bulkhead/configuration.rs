@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::bulkhead::{BulkheadBuilder, QueueOrder};
-use backstop::{Bulkhead, Event, ManualClock, Pipeline, Policy, Priority, Reason};
+use backstop::{Bulkhead, Event, ManualClock, Pipeline, Policy, Reason};
 
 use super::{ms, on};
 

@@ -13,7 +13,7 @@ use backstop::{Bulkhead, Clock, Instant, ManualClock};
 use super::on;
 use super::values::{COUNTS, NUMBERS, TIMES, check};
 
-/// Calls at the ends of time that took no time or all of it, with nothing or everything in flight.
+/// Passes samples with extreme times, latencies, and in-flight counts.
 fn feed(mut limit: impl ConcurrencyLimit) {
     for now in TIMES {
         for latency in TIMES {
@@ -28,7 +28,7 @@ fn feed(mut limit: impl ConcurrencyLimit) {
             }
         }
     }
-    // An algorithm that has been through this must not upset a bulkhead.
+    // A bulkhead must bear an algorithm after such samples.
     try_out(
         Bulkhead::builder()
             .adaptive(limit)
@@ -131,7 +131,7 @@ fn codels() {
     );
 }
 
-/// The bounds that several algorithms have.
+/// Checks the bounds of an algorithm.
 macro_rules! bounds {
     ($algorithm:ident, $finish:expr) => {
         let finish = $finish;
@@ -207,7 +207,7 @@ fn algorithms_that_watch_latency() {
         |time| Vegas::builder().decay(time).build(),
         feed,
     );
-    // Curves are the user's code.
+    // Functions of the limit are user code.
     for number in NUMBERS {
         let vegas = Vegas::builder()
             .alpha(move |_| number)

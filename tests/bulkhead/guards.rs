@@ -1,4 +1,4 @@
-//! What keeps a bulkhead right where a slip would go unnoticed.
+//! Edge cases of CoDel, races with releases, clock readings, and panicking clocks.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,7 +99,7 @@ fn a_call_above_an_adaptive_limit_is_not_left_waiting_for_permits_that_came_back
     assert_eq!((permit.cost(), clock.inner.now()), (2, began));
 }
 
-/// A clock that makes a call when the bulkhead reads it to serve its waiters.
+/// A clock that makes a call when the bulkhead reads it while serving waiters.
 #[derive(Clone, Debug, Default)]
 struct Calling {
     inner: ManualClock,
@@ -156,7 +156,7 @@ fn codel_drops_no_waiter_before_its_turn_could_have_come() {
     let mut task = TaskContext::from_waker(Waker::noop());
     let mut waits = pin!(bulkhead.acquire());
     assert!(waits.as_mut().poll(&mut task).is_pending());
-    // Waiters that give up let the queue look for the next one.
+    // A waiter that leaves makes the queue serve the next one.
     for _ in 0..9 {
         let mut gives_up = Box::pin(bulkhead.acquire());
         assert!(gives_up.as_mut().poll(&mut task).is_pending());
@@ -180,7 +180,7 @@ fn vegas_tells_the_latency_that_it_compares_with() {
     assert_eq!(vegas.baseline(), Some(ms(7)));
 }
 
-/// Keeps the samples.
+/// An algorithm that records samples.
 #[derive(Clone, Debug, Default)]
 struct Samples(Arc<Mutex<Vec<Sample>>>);
 
@@ -212,7 +212,7 @@ fn half_of_a_limit_is_use_enough_for_it_to_grow() {
     assert!(sample.uses(10) && !sample.uses(11));
 }
 
-/// A clock that counts how often it is read.
+/// A clock that counts readings.
 #[derive(Clone, Debug, Default)]
 struct Counting {
     inner: ManualClock,
@@ -247,7 +247,7 @@ fn a_wait_reads_the_clock_only_for_operations_that_read_the_time() {
     assert_eq!(results, (Ok(()), Ok(())));
     assert_eq!(clock.reads.load(Ordering::Relaxed), 0);
 
-    // A shedder inside hears how long the call has waited.
+    // A shedder inside sees how long the call has waited.
     let shedder = LoadShedder::builder().clock(clock.clone()).build().unwrap();
     let stack = (bulkhead.clone(), shedder.clone());
     let permit = bulkhead.try_acquire().unwrap();
@@ -287,7 +287,7 @@ fn of_a_bulkhead_for_each_key_those_leave_that_are_as_new() {
     assert!(leave(3));
 }
 
-/// A clock that panics when it is read, as long as it is told to.
+/// A clock that panics when it is read while it is broken.
 #[derive(Clone, Debug, Default)]
 struct Broken {
     inner: ManualClock,
@@ -344,7 +344,7 @@ fn a_clock_that_panics_costs_no_permit() {
     }
 }
 
-/// A clock that can jump back.
+/// A clock that can jump backward.
 #[derive(Clone, Debug)]
 pub(crate) struct Jumping(Arc<AtomicU64>);
 

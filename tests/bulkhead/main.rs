@@ -222,7 +222,7 @@ fn a_weight_is_taken_at_once_and_beyond_the_limit_rejected() {
     assert_eq!((heavy.cost(), bulkhead.snapshot().in_flight), (4, 4));
     let reason = |n| bulkhead.try_acquire_n(n).unwrap_err().reason();
     assert_eq!(reason(2), Reason::BulkheadFull);
-    // The second would be 1 in 32 bits.
+    // Truncated to 32 bits, the second would be 1.
     for too_large in [6, (1 << 32) + 1, u64::MAX] {
         assert_eq!(reason(too_large), Reason::CostExceedsLimit);
         let waited = clock.block_on(bulkhead.acquire_n(too_large));

@@ -1,4 +1,4 @@
-//! The permits against a slow and obvious model.
+//! Random operations against a simple model.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// What should happen.
+/// The expected behavior.
 #[derive(Debug)]
 struct Model {
     limit: u32,

@@ -1,4 +1,4 @@
-//! What peers get wrong, by the numbers of PITFALLS.md.
+//! Known faults of other bulkheads and adaptive limits.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -18,7 +18,7 @@ use super::{ms, on, run};
 
 type Limit = Box<dyn ConcurrencyLimit>;
 
-/// Each algorithm with its name and its smallest limit.
+/// Returns each algorithm with its name and its minimum.
 fn algorithms() -> Vec<(&'static str, u32, Limit)> {
     let calibration = Calibration::every(Duration::from_secs(5)).samples(10);
     let window = Windowed::builder()
@@ -156,7 +156,7 @@ fn a_limit_never_reaches_zero() {
         }
     }
 
-    /// An algorithm that gets it wrong.
+    /// An algorithm that always returns a limit of 0.
     #[derive(Clone, Debug)]
     struct Zero;
     impl ConcurrencyLimit for Zero {
@@ -234,7 +234,7 @@ fn a_latency_that_doubles_for_good_does_not_starve_the_limit() {
     }
 }
 
-/// Tells which latencies it was given.
+/// An algorithm that records samples.
 #[derive(Clone, Debug, Default)]
 struct Recorder(Arc<Mutex<Vec<Sample>>>);
 
@@ -327,7 +327,7 @@ fn a_shrink_below_what_is_in_flight_admits_no_call() {
         assert!(small.as_mut().poll(&mut poll).is_pending());
         assert!(bulkhead.snapshot().in_flight <= 10);
     }
-    // The large one can never be served: it does not block the one behind it.
+    // The large waiter can never be admitted. It does not block the one behind it.
     permits.pop();
     assert!(small.as_mut().poll(&mut poll).is_ready());
     let std::task::Poll::Ready(Err(rejected)) = large.as_mut().poll(&mut poll) else {
@@ -375,7 +375,7 @@ fn nothing_is_in_flight_after_a_thousand_cancels() {
         }
         let snapshot = bulkhead.snapshot();
         assert_eq!((snapshot.in_flight, snapshot.waiting), (3, 5));
-        // In another order each time.
+        // In a different order each time.
         calls.rotate_left(round % 8);
         while calls.len() > 1 {
             drop(calls.swap_remove(round % calls.len()));

@@ -169,7 +169,7 @@ fn partitions_borrow_free_permits_and_get_their_share_back_first() {
     assert_eq!(snapshot.partitions[0].in_flight, 10);
     assert_eq!(snapshot.partitions[1].guaranteed, 7);
 
-    // Batch calls wait first, but what comes back goes to the one below its share.
+    // Batch calls wait first, but released permits go to the partition below its share.
     let order = RefCell::new(Vec::new());
     let wait = |name, handle: Bulkhead| {
         let order = &order;
@@ -225,7 +225,7 @@ fn codel_drops_stale_waiters_and_admits_the_newest_first() {
         .codel_default()
         .build()
         .unwrap();
-    // One call a millisecond for a second; each takes 2 ms: twice what there is room for.
+    // One call per millisecond for a second. Each takes 2 ms, which is twice the capacity.
     let waits = RefCell::new(Vec::new());
     let dropped = RefCell::new(0);
     run(

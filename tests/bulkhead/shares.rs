@@ -1,4 +1,4 @@
-//! Partitions against a slow and obvious model.
+//! Partitions against a simple model.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use backstop::{Bulkhead, Context, Rejected};
 use proptest::prelude::*;
 
 const SHARES: [(&str, f64); 2] = [("a", 0.25), ("b", 0.5)];
-/// Those that belong to no partition, and one for each.
+/// The calls without a partition, and the calls of each partition.
 const PARTITIONS: usize = SHARES.len() + 1;
 const CAPACITY: usize = 6;
 
@@ -215,11 +215,8 @@ fn check(order: QueueOrder, exceed: bool, steps: Vec<Step>) {
         assert_eq!(snapshot.in_flight, model.in_flight());
         assert_eq!(snapshot.waiting, model.queue.len());
         for (index, partition) in (1..).zip(&snapshot.partitions) {
-            assert_eq!(partition.in_flight, model.in_flight_of(partition));
-            let queued = model
-                .queue
-                .iter()
-                .filter(|call| call.partition == index);
+            assert_eq!(partition.in_flight, model.in_flight_of(index));
+            let queued = model.queue.iter().filter(|call| call.partition == index);
             assert_eq!(partition.waiting, queued.count());
         }
         let ids = |calls: &[Call]| calls.iter().map(|call| call.id).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! Bulkheads of any configuration, and threads that do to them whatever can be done.
+//! Random configurations, and threads that do everything the API allows.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,7 +14,7 @@ use backstop::{Bulkhead, CallOptions, Context, ManualClock, Pipeline, Policy, Pr
 
 use super::stress::{Inside, until_done};
 
-/// How many bulkheads. `STORMS` asks for more.
+/// Number of bulkheads, or the environment variable `STORMS`.
 fn storms() -> u64 {
     let asked = std::env::var("STORMS").ok().and_then(|n| n.parse().ok());
     asked.unwrap_or(if cfg!(debug_assertions) { 40 } else { 400 })
@@ -23,7 +23,7 @@ fn storms() -> u64 {
 const THREADS: u64 = 4;
 const STEPS: u64 = 400;
 
-/// Numbers without a pattern, the same in each run.
+/// Reproducible pseudo-random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -44,9 +44,9 @@ struct Storm {
     /// One handle for each partition.
     handles: Vec<Bulkhead>,
     clock: ManualClock,
-    /// The largest limit there will be.
+    /// The largest limit of the run.
     largest: u32,
-    /// Whether more may be inside than the limit says.
+    /// Whether calls may exceed the limit.
     exceeds: bool,
     adaptive: bool,
     inside: Inside,
@@ -138,8 +138,7 @@ impl Storm {
             2 => [2, self.largest, self.largest + 1, u32::MAX][dice.roll(4) as usize],
             _ => 1,
         };
-        // What an adaptive limit counts, and what a call costs that takes all, only the permit
-        // knows.
+        // With an adaptive limit a cost is clamped, so only the permit knows the number taken.
         let counted = if self.adaptive { 0 } else { cost };
         let level = dice.roll(4) as u8;
         let cx = Context::new()

@@ -17,19 +17,19 @@ const OPERATIONS: u64 = if cfg!(debug_assertions) {
     10_000_000
 };
 
-/// How many permits there are at first, and at most.
+/// The initial and the largest limit.
 #[derive(Clone, Copy)]
 struct Size {
     first: u32,
     largest: u32,
 }
 
-/// Every other call has to wait.
+/// One permit, so every other call waits.
 const SMALL: Size = Size {
     first: 2,
     largest: 4,
 };
-/// Permits are left beside the word, and calls that cost many recall them.
+/// Permits are cached, and calls of high cost empty the caches.
 const LARGE: Size = Size {
     first: 8,
     largest: 16,
@@ -125,7 +125,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
             let panics = || async {
                 let _visit = inside.visit(cost);
                 if random != 0 {
-                    // As a panic, but nothing is printed.
+                    // Unwinds like a panic without a message.
                     std::panic::resume_unwind(Box::new("part of the test"));
                 }
                 Ok::<(), ()>(())
@@ -148,7 +148,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
                 let _visit = inside.visit(cost);
             }
         }
-        // Holds one permit and waits for another: the other thread gives it.
+        // Holds one permit and waits for another, which the other thread releases.
         32..=39 => {
             let mut first = Box::pin(bulkhead.acquire_with(cx));
             if let Poll::Ready(Ok(_permit)) = first.as_mut().poll(&mut noop) {
@@ -213,7 +213,7 @@ fn no_call_is_rejected_while_permits_are_free() {
             let bulkhead = &bulkhead;
             scope.spawn(move || {
                 for _ in 0..rounds {
-                    // One of them wants so many that spares are in its way.
+                    // One thread needs so many permits that the caches must be emptied.
                     let cost = if thread == 0 { 16 } else { 1 };
                     let cx = Context::new().with_cost(cost);
                     let _first = bulkhead.try_acquire_with(cx).unwrap();

@@ -13,7 +13,7 @@ use backstop::{Bulkhead, Clock, Event, Instant, ManualClock, Observer, Pipeline,
 
 use super::{ms, on};
 
-/// Brings more samples while it runs one, as other threads do while it is slow.
+/// An algorithm that adds samples while it runs, like other threads during a slow update.
 #[derive(Clone, Debug)]
 struct Busy {
     bulkhead: Arc<Mutex<Option<Bulkhead>>>,
@@ -54,7 +54,7 @@ fn a_call_runs_a_bounded_number_of_samples() {
     itself.lock().unwrap().take();
 }
 
-/// Holds its caller up until it is let go.
+/// An algorithm that blocks its caller until the barrier opens.
 #[derive(Clone, Debug)]
 struct Stuck(Arc<Barrier>);
 
@@ -79,19 +79,19 @@ fn no_call_waits_for_an_algorithm_that_another_call_runs() {
     let other = bulkhead.clone();
     let stuck = thread::spawn(move || other.try_acquire().unwrap().success());
     barrier.wait();
-    // More than the inbox holds: what is left is dropped.
+    // More than the capacity of the queue: the rest is dropped.
     for _ in 0..200 {
         bulkhead.try_acquire().unwrap().success();
     }
     assert_eq!(bulkhead.snapshot().in_flight, 0);
     barrier.wait();
-    // The next sample of the inbox, in the same call.
+    // The next sample of the queue, in the same call.
     barrier.wait();
     barrier.wait();
     stuck.join().unwrap();
 }
 
-/// Panics at each event.
+/// An observer that panics at each event.
 struct Fuse;
 
 impl Observer for Fuse {
@@ -252,7 +252,7 @@ fn a_waker_that_panics_when_the_limit_grows_keeps_no_observer_from_the_change() 
     assert!(poll.is_ready());
 }
 
-/// Two threads change the limit at once; observers may hear the changes in any order.
+/// Two threads change the limit concurrently. Observers may get the changes in any order.
 #[test]
 fn the_change_with_the_largest_number_is_the_current_limit() {
     for round in 0..200 {

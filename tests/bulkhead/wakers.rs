@@ -1,4 +1,4 @@
-//! Wakers are the user's code: they panic, and they come back to the bulkhead.
+//! Wakers are user code: they panic, and they use the bulkhead.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -27,7 +27,7 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Outpu
     future.poll(&mut TaskContext::from_waker(waker))
 }
 
-/// Whether `act` panics. Nothing is printed.
+/// Returns whether `act` panics.
 fn panics(act: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(act)).is_err()
 }
@@ -193,7 +193,7 @@ fn a_waker_may_use_the_bulkhead() {
         drop(line.remove(1));
         let last = waiter(&bulkhead, 1, &meddler(Some(permit)));
         drop(last);
-        // Each that is woken takes its turn, or gives it up.
+        // Each woken waiter takes its permit or releases it.
         while let Some(mut next) = line.pop() {
             let _ = poll(next.as_mut(), Waker::noop());
         }

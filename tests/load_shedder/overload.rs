@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstop::load_shedder::LoadShedderBuilder;
 use backstop::{
-    Bulkhead, CallOptions, Clock, LoadShedder, ManualClock, Pipeline, Policy, Priority, Timeout,
+    Bulkhead, CallOptions, LoadShedder, ManualClock, Pipeline, Policy, Priority, Timeout,
 };
 use futures::future::join_all;
 

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use backstop::Instant;
 use backstop::bulkhead::limit::{
     Aimd, Calibration, ConcurrencyLimit, Correlated, Fixed, Gradient, Gradient2, Sample, Vegas,
     Windowed,
 };
+use backstop::{Bulkhead, Instant};
 
 use super::super::ms;
 use super::{Limit, algorithms};
 
-/// A long average that is more than twice the latency comes down by 5 % a sample, and not only by its
-/// six-hundredth.
+/// A long-term average above twice the latency falls by 5 % per sample, faster than its window of 600 samples.
 #[test]
 fn gradient2_forgets_an_overload_quickly() {
     let mut limit = Gradient2::builder().build().unwrap();
@@ -37,7 +36,7 @@ fn vegas_shrinks_once_for_calls_that_time_out_together() {
             limit.on_sample(&after(100, ms(50), 50).overloaded());
         }
         let together = limit.limit();
-        // One that began after that is news.
+        // A call that started after the decrease counts again.
         limit.on_sample(&after(150, ms(50), 50).overloaded());
         (together, limit.limit())
     };
@@ -181,7 +180,7 @@ fn correlated_reaches_its_bound_and_shrinks_to_it_by_steps() {
     let window = Windowed::builder().window(ms(1), ms(1)).min_samples(1);
     let builder = Correlated::builder().window(window).initial(18);
     let mut limit = builder.max_limit_factor(5.0, 0.0, 1.2).build().unwrap();
-    // Five times four are allowed.
+    // The bound is five times four.
     for (second, expected) in [(1, 19), (2, 20), (3, 20), (4, 20)] {
         limit.on_sample(&after(second * 1000, ms(10), 4));
         assert_eq!(limit.limit(), expected);
@@ -216,7 +215,7 @@ fn a_window_is_an_overload_by_the_share_of_its_overloads() {
             ("gradient", Box::new(gradient)),
         ];
         for (name, mut limit) in limits {
-            // What a window of ten calls makes of the limit.
+            // Returns the limit after a window of ten calls.
             let mut feed = |second: u64, overloads: u64| {
                 let mut before = 0;
                 for call in 0..10 {
@@ -242,7 +241,7 @@ fn a_window_is_an_overload_by_the_share_of_its_overloads() {
     }
 }
 
-/// A limit that moves several times before a move shows would swing.
+/// A limit that changes several times before the first change shows would oscillate.
 #[test]
 fn gradient_waits_for_two_round_trips() {
     let calibration = Calibration::default().samples(1);
@@ -300,7 +299,7 @@ fn gradient_calibrates_after_five_windows_at_its_minimum() {
     assert_eq!(limit.baseline(), Some(ms(10)));
     window(&mut limit, 10);
     assert!(limit.limit() > 3);
-    // The window that brings the limit down is not one of the five.
+    // The window that lowers the limit to the minimum is not one of the five.
     while limit.limit() > 3 {
         window(&mut limit, 100);
     }
