@@ -138,7 +138,7 @@ impl PermitQueue {
         &self.permits
     }
 
-    /// Reads the semaphore; permits in flight are exact only where none are cached.
+    /// Reads the semaphore. The in-flight count is only exact if no permits are cached.
     pub(super) fn read(&self) -> PackedState {
         self.permits.read()
     }
@@ -290,8 +290,8 @@ impl PermitQueue {
     #[inline(always)]
     pub(super) fn release_all(&self, cost: u32, partition: u32) -> PackedState {
         if let Some(partition) = self.partitions.get(partition as usize) {
-            // Before the permits, whose release publishes it: a call that finds them free finds the
-            // partition free too.
+            // Before the permits, whose release publishes it: a call that reads them as free also reads the
+            // partition's count without them.
             partition.leave(cost);
         }
         let before = self.permits.release(cost);
@@ -301,8 +301,8 @@ impl PermitQueue {
         before
     }
 
-    /// Changes the limit, if it is another one. Returns the old one and the number of the change, in the order
-    /// of the changes. Permits in flight stay so. [`serve_waiting`](Self::serve_waiting) must follow.
+    /// Changes the limit. Returns the old limit and the event number of the change, or `None` if the limit is the same.
+    /// [`serve_waiting`](Self::serve_waiting) must follow.
     pub(super) fn set_limit(&self, limit: u32, number: impl FnOnce() -> u64) -> Option<(u32, u64)> {
         // The lock orders changes and their event numbers alike.
         let _waiting = self.lock();
