@@ -149,7 +149,7 @@ fn a_new_limit_holds_immediately() {
     };
     let (at, ()) = run(&clock, join(wait, grow));
     assert_eq!(at.as_nanos(), 5_000_000);
-    for (to, limit) in [(0, 1), (u32::MAX, (1 << 31) - 1), (7, 7)] {
+    for (to, limit) in [(1, 1), (u32::MAX, (1 << 31) - 1), (7, 7)] {
         bulkhead.set_limit(to).unwrap();
         assert_eq!(bulkhead.limit(), limit);
     }
