@@ -176,15 +176,15 @@ fn main() -> Result<(), ConfigError> {
     // Calls do this by and by.
     per_customer.evict_idle();
     println!("\nCustomers the limiter remembers, as their buckets are not full again yet:");
-    let mut entries: Vec<_> = per_customer.entries().collect();
-    entries.sort_by(|a, b| a.key.cmp(&b.key));
-    for entry in entries {
+    let mut entries = Vec::new();
+    per_customer.for_each(|customer, decision| entries.push((customer.clone(), decision)));
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (customer, decision) in entries {
         println!(
-            "  {:4} {:>2} of {:>2} tokens, full in {}",
-            entry.key,
-            entry.remaining,
-            entry.limit,
-            seconds(entry.reset_after),
+            "  {customer:4} {:>2} of {:>2} tokens, full in {}",
+            decision.remaining,
+            decision.limit,
+            seconds(decision.reset_after),
         );
     }
     Ok(())

@@ -310,7 +310,7 @@ async fn every_policy_can_be_spawned() {
         throttle(),
         breaker(),
         limiter(),
-        KEYS.of("key"),
+        KEYS.get("key"),
         Keyed::new(|_: &String| breaker()).get("key"),
         classify(),
         Classify::by(|result: Result<&_, &Error<()>>| Verdict::default_for(result)),

@@ -32,6 +32,17 @@ impl<P: Evictable> Evictable for Option<P> {
     }
 }
 
+/// An `Arc` without other handles is evictable when its policy is. A template that returns the same `Arc` for
+/// several keys makes them share its state, and their entries are not evicted.
+impl<P: Evictable + ?Sized> Evictable for Arc<P> {
+    fn evictable_in(&self) -> Option<Duration> {
+        match is_unshared(self) {
+            true => (**self).evictable_in(),
+            false => None,
+        }
+    }
+}
+
 /// Implements [`Evictable`] for policies without state.
 macro_rules! stateless {
     ($policy:ident $(<$f:ident>)?) => {
@@ -45,7 +56,7 @@ macro_rules! stateless {
 pub(crate) use stateless;
 
 /// Whether this is the only handle. If it is, the caller sees all that was done through the others.
-pub(crate) fn is_unshared<T>(handle: &Arc<T>) -> bool {
+pub(crate) fn is_unshared<T: ?Sized>(handle: &Arc<T>) -> bool {
     is_last(Arc::strong_count(handle))
 }
 

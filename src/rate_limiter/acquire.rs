@@ -53,20 +53,13 @@ pin_project! {
     impl PinnedDrop for Acquire<'_> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            leave(this.inner, this.ticket, *this.cost);
+            if let Some(ticket) = this.ticket.take() {
+                this.inner.leave(ticket, *this.cost);
+            }
             if let Some(taken) = this.served.take() {
                 this.inner.give(Some(taken), *this.cost);
             }
         }
-    }
-}
-
-/// Gives up the place in the line.
-fn leave(inner: &Inner, ticket: &mut Option<u64>, cost: u64) {
-    if let Some(ticket) = ticket.take() {
-        inner
-            .queue
-            .leave(&inner.core, inner.base.now(), ticket, cost);
     }
 }
 
@@ -93,6 +86,10 @@ impl<'a> Acquire<'a> {
 
     pub(super) const fn inner(&self) -> &'a Inner {
         self.inner
+    }
+
+    pub(super) const fn cost(&self) -> u64 {
+        self.cost
     }
 
     /// The limiter's clock.
@@ -168,7 +165,8 @@ impl<'a> Acquire<'a> {
                     match too_late {
                         Ok(wake_at) => wake_at,
                         Err(refusal) => {
-                            leave(inner, this.ticket, *this.cost);
+                            *this.ticket = None;
+                            inner.queue.leave(&inner.core, now, ticket, *this.cost);
                             let rejected = inner.base.rejection(now, refusal, Reason::QueueTimeout);
                             return Poll::Ready(inner.reject(rejected, observer));
                         }

@@ -10,12 +10,12 @@ use super::feedback::{Adaptive, Feedback};
 use super::inner::Inner;
 use super::queue::Queue;
 use super::rejections::Rejections;
-use super::state::{self, Algorithm, LARGEST, LARGEST_LOG, Quota};
+use super::state::{self, Algorithm, Gcra, LARGEST, LARGEST_LOG, Quota};
 use super::striped::Striped;
 use super::terms::Terms;
 use super::token_bucket::TokenBucket;
 use crate::adaptive_rate::CubicRateBuilder;
-use crate::base::Setup;
+use crate::base::{Base, Setup};
 use crate::error::ConfigError;
 use crate::sync::Mutex;
 
@@ -33,8 +33,8 @@ impl RateLimiter {
 /// | [`quota`](Self::quota) | must be given, once or several times, unless it is adaptive |
 /// | [`adaptive`](Self::adaptive) | no |
 /// | [`pause_on_hint`](Self::pause_on_hint) | no |
-/// | [`max_wait`](Self::max_wait) of calls through the policy | zero: refuses at once; unlimited for a leaky bucket |
-/// | [`max_waiting`](Self::max_waiting) | 10 000 |
+/// | [`max_wait`](Self::max_wait) of calls through the policy | zero; unlimited with `max_waiting`, and for a leaky bucket |
+/// | [`max_waiting`](Self::max_waiting) | unlimited |
 /// | [`max_debt`](Self::max_debt) of reservations | as much as the quota holds |
 /// | [`stripes`](Self::stripes) | 1 |
 /// | [`shadow`](Self::shadow) | off |
@@ -48,7 +48,7 @@ pub struct RateLimiterBuilder {
     adaptive: Option<CubicRateBuilder>,
     longest_pause: Option<Duration>,
     max_wait: Option<Duration>,
-    max_waiting: usize,
+    max_waiting: Option<usize>,
     max_debt: Option<u64>,
     stripes: usize,
     setup: Setup,
@@ -57,7 +57,7 @@ pub struct RateLimiterBuilder {
 impl RateLimiterBuilder {
     const NAME: &'static str = "rate_limiter";
     /// As good as no limit, for one that finds its rate.
-    const UNLIMITED: Quota = Quota::per_second(1_000_000_000);
+    pub(super) const UNLIMITED: Quota = Quota::per_second(1_000_000_000);
 
     pub(super) const fn new() -> Self {
         Self {
@@ -65,7 +65,7 @@ impl RateLimiterBuilder {
             adaptive: None,
             longest_pause: None,
             max_wait: None,
-            max_waiting: 10_000,
+            max_waiting: None,
             max_debt: None,
             stripes: 1,
             setup: Setup::new(Self::NAME),
@@ -112,9 +112,10 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// How many callers may wait at a time; the next is refused at once.
-    pub const fn max_waiting(mut self, callers: usize) -> Self {
-        self.max_waiting = callers;
+    /// The largest number of calls that wait; further ones are rejected at once. Without a
+    /// [`max_wait`](Self::max_wait), calls through the policy wait until their deadlines. Zero: no call waits.
+    pub const fn max_waiting(mut self, calls: usize) -> Self {
+        self.max_waiting = Some(calls);
         self
     }
 
@@ -184,16 +185,7 @@ impl RateLimiterBuilder {
         if self.quotas.iter().any(logs) && debt > LARGEST_LOG {
             return Err(error("max_debt", "is too large for a log of every call"));
         }
-        if self.max_waiting == 0 && self.max_wait.is_some_and(|longest| !longest.is_zero()) {
-            return Err(error(
-                "max_wait",
-                "lets calls wait, but `max_waiting` is zero",
-            ));
-        }
-        let max_wait = match (self.max_wait, state::queue_bound(&self.quotas)) {
-            (None, Some(_)) => Duration::MAX,
-            (longest, _) => longest.unwrap_or(Duration::ZERO),
-        };
+        let max_wait = max_wait(Self::NAME, self.max_wait, self.max_waiting, &self.quotas)?;
         let now = base.now();
         let adaptive = match self.adaptive {
             Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(now)?, *first))),
@@ -227,7 +219,10 @@ impl RateLimiterBuilder {
         Ok(RateLimiter {
             inner: Arc::new(Inner {
                 core,
-                queue: Queue::new(self.max_waiting, Terms::new(self.quotas)),
+                queue: Queue::new(
+                    self.max_waiting.unwrap_or(usize::MAX),
+                    Terms::new(self.quotas),
+                ),
                 base,
                 max_wait,
                 debt,
@@ -235,6 +230,49 @@ impl RateLimiterBuilder {
                 rejections: Rejections::default(),
             }),
         })
+    }
+}
+
+/// Returns how long calls through the policy may wait.
+pub(super) fn max_wait(
+    policy: &'static str,
+    longest: Option<Duration>,
+    max_waiting: Option<usize>,
+    quotas: &[Quota],
+) -> Result<Duration, ConfigError> {
+    match (longest, max_waiting) {
+        (Some(longest), Some(0)) if !longest.is_zero() => {
+            let problem = "is above zero, but `max_waiting` is 0, so no call waits";
+            Err(ConfigError::new(policy, "max_wait", problem))
+        }
+        (Some(longest), _) => Ok(longest),
+        (None, Some(0)) => Ok(Duration::ZERO),
+        (None, Some(_)) => Ok(Duration::MAX),
+        (None, None) if state::queue_bound(quotas).is_some() => Ok(Duration::MAX),
+        (None, None) => Ok(Duration::ZERO),
+    }
+}
+
+impl RateLimiter {
+    /// Makes a limiter of a token bucket in use.
+    pub(super) fn of_bucket(
+        (gcra, tat): (Gcra, u64),
+        quotas: Vec<Quota>,
+        debt: u64,
+        max_waiting: usize,
+        base: Base,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                core: Core::Token(TokenBucket::new(&gcra, tat)),
+                queue: Queue::new(max_waiting, Terms::new(quotas)),
+                base,
+                max_wait: Duration::ZERO,
+                debt,
+                feedback: None,
+                rejections: Rejections::default(),
+            }),
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Adaptive {
     /// Whether a call brings a quota into force. Calls beside it leave theirs to it, so that the newest is
     /// applied last.
     applying: bool,
+    /// The time of the last result.
+    last: Instant,
 }
 
 /// A quota that differs by less than this share is not worth a change, which wakes waiters.
@@ -47,6 +49,7 @@ impl Feedback {
         let throttled = verdict.class() == ErrorClass::Throttled;
         let mut adaptive = lock_checked(self.adaptive.as_ref()?);
         adaptive.rate.on_response(now, throttled);
+        adaptive.last = now;
         let quota = adaptive.found();
         if adaptive.current == quota || !(throttled || adaptive.is_worth(&quota)) {
             return None;
@@ -69,6 +72,24 @@ impl Feedback {
     }
 }
 
+/// What an adaptive limiter has measured without a throttled answer counts for this time.
+const MEMORY: Duration = Duration::from_secs(60);
+
+impl Feedback {
+    /// Returns when nothing that it has learned counts any more; `None` once a rate is found.
+    pub(super) fn forgotten_at(&self) -> Option<Instant> {
+        let Some(adaptive) = &self.adaptive else {
+            return Some(Instant::ORIGIN);
+        };
+        let adaptive = lock_checked(adaptive);
+        match (adaptive.rate.rate(), adaptive.last) {
+            (Some(_), _) => None,
+            (None, Instant::ORIGIN) => Some(Instant::ORIGIN),
+            (None, last) => Some(last + MEMORY),
+        }
+    }
+}
+
 impl Adaptive {
     pub(super) const fn new(rate: CubicRate, most: Quota) -> Self {
         Self {
@@ -76,6 +97,7 @@ impl Adaptive {
             most,
             current: most,
             applying: false,
+            last: Instant::ORIGIN,
         }
     }
 

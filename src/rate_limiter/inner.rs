@@ -137,12 +137,28 @@ impl Inner {
         }
     }
 
-    /// Gives tokens back, those taken at `taken` if that is known.
+    /// Gives tokens back, those taken at `taken` if that is known. A clock that panics costs no tokens.
     pub(super) fn give(&self, taken: Option<Instant>, tokens: u64) {
-        if tokens > 0 {
-            let now = self.base.now();
+        if tokens == 0 {
+            return;
+        }
+        self.base.at_now_or(Instant::ORIGIN, |now| {
             self.queue
                 .change(&self.core, now, |core, _| core.give(now, taken, tokens));
-        }
+        });
+    }
+
+    /// Removes a waiter from the queue, or gives back the tokens it was served with. A clock that panics
+    /// costs neither.
+    pub(super) fn leave(&self, ticket: u64, cost: u64) {
+        self.base.at_now_or(Instant::ORIGIN, |now| {
+            self.queue.leave(&self.core, now, ticket, cost);
+        });
+    }
+
+    /// Charges tokens that have been used up already. If the clock panics, as of `taken`.
+    pub(super) fn charge(&self, taken: Instant, tokens: u64) {
+        self.base
+            .at_now_or(taken, |now| self.core.charge(now, tokens, self.debt));
     }
 }

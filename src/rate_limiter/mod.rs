@@ -84,6 +84,7 @@ use crate::verdict::Verdict;
 mod acquire;
 mod config;
 mod core;
+mod decision;
 mod feedback;
 mod inner;
 mod keyed;
@@ -94,6 +95,7 @@ mod policy;
 mod queue;
 mod rejections;
 mod reservation;
+mod snapshot;
 mod state;
 mod striped;
 mod terms;
@@ -102,11 +104,13 @@ mod wakes;
 
 pub use self::acquire::Acquire;
 pub use self::config::RateLimiterBuilder;
+pub use self::decision::Decision;
 pub use self::keyed::{
-    Entry, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedReservation,
-    KeyedSnapshot, Limited,
+    KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedReservation, KeyedSnapshot,
+    Limited,
 };
 pub use self::reservation::Reservation;
+pub use self::snapshot::Snapshot;
 pub use self::state::{Algorithm, Inherit, Quota};
 #[doc(no_inline)]
 pub use crate::keyed::Overflow;
@@ -121,53 +125,6 @@ use self::state::{Limit, Refusal, Standing, limits, stripe};
 #[derive(Clone)]
 pub struct RateLimiter {
     inner: Arc<Inner>,
-}
-
-/// What a limiter decided, or would decide, from one look at its state.
-///
-/// All of it belongs together, so it can be passed on to a client as it is, for example in the
-/// `RateLimit` fields of HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Decision {
-    /// Whether the call may go ahead.
-    pub allowed: bool,
-    /// How many tokens there are when nothing is used: the burst, or the limit of the window. Of
-    /// several quotas, that of the tightest.
-    pub limit: u64,
-    /// How many tokens are left after this decision.
-    pub remaining: u64,
-    /// How long until the limit is as good as new, if nobody takes anything.
-    pub reset_after: Duration,
-    /// How long until the call could go ahead, if nobody else comes. `None` when it may go ahead
-    /// now, and when it never could because it costs more than the limit holds.
-    pub retry_after: Option<Duration>,
-}
-
-/// Where a limiter stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// The name.
-    pub name: &'static str,
-    /// The quotas in force.
-    pub quotas: Vec<Quota>,
-    /// Tokens available of each quota; below zero while reservations are ahead of the rate.
-    pub available: Vec<i64>,
-    /// Tokens available of the tightest quota.
-    pub remaining: u64,
-    /// How long until all quotas are as good as new.
-    pub reset_after: Duration,
-    /// How many callers wait.
-    pub waiting: usize,
-    /// How long nothing is admitted, because it was [paused](RateLimiter::pause_for).
-    pub paused_for: Duration,
-    /// How many calls were rejected. A call that asks again is counted again.
-    pub rejected: u64,
-    /// Whether it is in shadow mode.
-    pub shadow: bool,
-    /// How many calls shadow mode admitted that would have been rejected.
-    pub would_reject: u64,
 }
 
 impl RateLimiter {
@@ -448,25 +405,24 @@ impl RateLimiter {
     }
 }
 
-impl Decision {
-    fn new(now: Instant, ready: Result<(), Refusal>, standing: Standing) -> Self {
-        Self {
-            allowed: ready.is_ok(),
-            limit: standing.limit,
-            remaining: u64::try_from(standing.available).unwrap_or(0),
-            reset_after: standing.full_at.saturating_duration_since(now),
-            retry_after: match ready {
-                Err(Refusal::Until(at)) => Some(at.saturating_duration_since(now)),
-                _ => None,
-            },
-        }
-    }
-}
-
 impl RateLimiter {
-    /// Whether no other handle exists and no caller waits.
-    fn is_unused(&self) -> bool {
-        is_unshared(&self.inner) && self.inner.queue.waiting() == 0
+    /// Returns when a new limiter would do as well, if this one is not used until then; `None` while there
+    /// is another handle or a waiter, and once it has found a rate.
+    fn fresh_at(&self, now: Instant) -> Option<Instant> {
+        let inner = &*self.inner;
+        if !is_unshared(&self.inner) || inner.queue.waiting() > 0 {
+            return None;
+        }
+        let forgotten_at = match &inner.feedback {
+            Some(feedback) => feedback.forgotten_at()?,
+            None => Instant::ORIGIN,
+        };
+        let open_at = inner.queue.paused_until(now).unwrap_or(now);
+        Some(self.standing(now).full_at.max(open_at).max(forgotten_at))
+    }
+
+    fn waiting(&self) -> usize {
+        self.inner.queue.waiting()
     }
 
     fn standing(&self, now: Instant) -> Standing {
@@ -474,18 +430,15 @@ impl RateLimiter {
     }
 }
 
-/// All tokens are there, nobody waits, no pause lasts, the quotas are those it was built with, and nobody
-/// has a handle.
+/// The limiter is full and not paused, has the quotas it was built with, and has neither waiters nor other
+/// handles. An adaptive one has found no rate, and had no results for a minute.
 impl Evictable for RateLimiter {
     fn evictable_in(&self) -> Option<Duration> {
-        let queue = &self.inner.queue;
-        if !self.is_unused() || !queue.has_first_quotas() {
+        if !self.inner.queue.has_first_quotas() {
             return None;
         }
         let now = self.inner.base.now();
-        let full_at = self.standing(now).full_at;
-        let open_at = queue.paused_until(now).unwrap_or(now);
-        Some(full_at.max(open_at).saturating_duration_since(now))
+        Some(self.fresh_at(now)?.saturating_duration_since(now))
     }
 }
 

@@ -13,7 +13,9 @@ use crate::clock::ClockHandle;
 use crate::error::{Error, Rejected};
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
-use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+use crate::policy::{
+    AtMostOnce, Context, Describe, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
+};
 
 impl Policy for RateLimiter {}
 
@@ -169,7 +171,10 @@ impl<'a> Entrance for Tokens<'a> {
                 .as_mut()
                 .poll_with(task, reading, deadline, observer)
         )?;
+        let (inner, cost) = (acquire.inner(), acquire.cost());
+        let refund = OnUnwind::new(|| inner.give(None, cost));
         cx.refresh(clock);
-        Poll::Ready(Ok(Learning::of(acquire.inner())))
+        refund.disarm();
+        Poll::Ready(Ok(Learning::of(inner)))
     }
 }

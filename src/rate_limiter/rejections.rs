@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use super::state::Refusal;
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
+use crate::event::Panics;
 use crate::instant::{Instant, nanos};
 use crate::striped::Striped;
 
@@ -20,6 +21,17 @@ impl Base {
                 Rejected::new(self.name, reason).with_retry_nanos(wait)
             }
         }
+    }
+
+    /// Runs `settle` at the current time, or at `known` if the clock panics; the panic goes on afterwards.
+    ///
+    /// For what has to be given back or charged in any case. `known` is a time that has passed, at which no
+    /// waiter is served too early and no limit holds too much.
+    pub(super) fn at_now_or(&self, known: Instant, settle: impl FnOnce(Instant)) {
+        let (mut now, mut panics) = (known, Panics::default());
+        panics.run(|| now = self.now());
+        panics.run(|| settle(now));
+        panics.resume();
     }
 
     /// Makes the same rejection for another reason.

@@ -94,8 +94,7 @@ impl Reservation {
         if actual <= reserved {
             inner.give(Some(self.taken), reserved - actual);
         } else {
-            let (now, missing) = (inner.base.now(), actual - reserved);
-            inner.core.charge(now, missing, inner.debt);
+            inner.charge(self.taken, actual - reserved);
         }
     }
 

@@ -58,10 +58,8 @@ fn tiers_come_from_a_function() {
         assert_eq!(limits.decide(&key, 1).remaining, remaining, "{key}");
     }
     assert!(limits.set_quota(new.sliding_log(), Inherit::AsIs).is_err());
-    let mut keys: Vec<_> = limits
-        .entries()
-        .map(|entry| (entry.key, entry.limit))
-        .collect();
+    let mut keys = Vec::new();
+    limits.for_each(|key, decision| keys.push((*key, decision.limit)));
     keys.sort_unstable();
     assert_eq!(keys, [(0, 5), (1, 10), (2, 5), (3, 5), (4, 10), (6, 5)]);
 }
@@ -86,7 +84,8 @@ fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
     let shard_mates = limits.len();
     assert!(shard_mates < 5_000);
     limits.evict_idle();
-    let keys: Vec<_> = limits.entries().map(|entry| entry.key).collect();
+    let mut keys = Vec::new();
+    limits.for_each(|key, _| keys.push(*key));
     assert_eq!(keys, [1]);
     assert_eq!(limits.peek(&1).unwrap().remaining, 1);
     clock.advance(SECOND);
@@ -180,11 +179,11 @@ fn a_key_is_a_policy() {
             .build()
             .unwrap();
         let call = || async { Ok::<_, ()>(()) };
-        let alice = limits.of("alice");
+        let alice = limits.get("alice");
         let (first, second) = run(&clock, join(alice.call(call), alice.call(call)));
         assert!(first.is_ok());
         assert_eq!(second.is_ok(), passes);
-        assert!(run(&clock, limits.of("bob").call(call)).is_ok());
+        assert!(run(&clock, limits.get("bob").call(call)).is_ok());
     }
 }
 
@@ -198,12 +197,16 @@ fn a_policy_that_waits_shows_the_operation_the_time_after_it_and_is_cancelled_wi
     limits.try_acquire("alice").unwrap();
     let timeout = |after| Timeout::builder().after(after).clock(clock.clone());
     let timeout = |after| timeout(after).build().unwrap();
-    let stack = (timeout(5 * SECOND), limits.of("alice"), timeout(9 * SECOND));
+    let stack = (
+        timeout(5 * SECOND),
+        limits.get("alice"),
+        timeout(9 * SECOND),
+    );
     let left = stack.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining().unwrap()) });
     assert_eq!(run(&clock, left), Ok(4 * SECOND));
 
     let call = || async { Ok::<_, ()>(()) };
-    let alice = limits.of("alice");
+    let alice = limits.get("alice");
     let mut waiting = Box::pin(alice.call(call));
     assert!(waiting.as_mut().now_or_never().is_none());
     assert_eq!(clock.sleepers(), 1);
@@ -214,7 +217,7 @@ fn a_policy_that_waits_shows_the_operation_the_time_after_it_and_is_cancelled_wi
     assert_eq!(turn(&limits), Some(SECOND));
 
     // Whose deadline comes first does not begin to wait.
-    let stack = (timeout(ms(999)), limits.of("alice"));
+    let stack = (timeout(ms(999)), limits.get("alice"));
     let error = run(&clock, stack.call(call)).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::DeadlineTooClose));
     assert_eq!(turn(&limits), Some(SECOND));
@@ -240,7 +243,7 @@ fn what_a_policy_refuses_the_observers_hear_once() {
                 .build()
                 .unwrap();
             let call = |key: u64| {
-                let pipeline = Pipeline::new(limits.of(&key)).observer(hear(&heard));
+                let pipeline = Pipeline::new(limits.get(&key)).observer(hear(&heard));
                 let result = run(&clock, pipeline.call(|| async { Ok::<_, ()>(()) }));
                 result.map_err(|error| error.reason())
             };

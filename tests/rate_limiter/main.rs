@@ -2,16 +2,19 @@
 //! several limits, keys and the policy.
 
 mod consumed;
+mod failing_clocks;
 mod fairness;
 mod feedback;
 mod guards;
 mod hostile_keys;
 mod keyed;
+mod keyed_feedback;
 mod keyed_options;
 mod panics;
 mod pitfalls;
 mod policy;
 mod quotas;
+mod stalls;
 mod text;
 mod waiting;
 

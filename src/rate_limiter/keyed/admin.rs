@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::super::decision::Decision;
 use super::super::state::{Gcra, Inherit, Quota};
-use super::inner::{NAME, check};
+use super::inner::NAME;
 use super::shard::is_nested;
-use super::{Entry, KeyedRateLimiter, KeyedSnapshot};
+use super::{KeyedRateLimiter, KeyedSnapshot};
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::sync::lock;
@@ -20,9 +21,11 @@ impl<K> KeyedRateLimiter<K> {
         // Relaxed: statistics.
         KeyedSnapshot {
             name: inner.base.name,
+            quotas: lock(&inner.quotas).clone(),
             keys: self.len(),
             max_keys: inner.keys.max_keys,
             overflowed: inner.overflowed.load(Ordering::Relaxed),
+            waiting: inner.keys.waiting(),
             rejected: inner.rejected.load(Ordering::Relaxed),
             shadow: inner.base.shadow,
             would_reject: inner.would_reject.load(Ordering::Relaxed),
@@ -30,26 +33,26 @@ impl<K> KeyedRateLimiter<K> {
         }
     }
 
-    /// Returns the keys it remembers, in no order. Each part of the table is copied when the iteration
-    /// gets there, so calls go on meanwhile.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<K>> + '_
+    /// Calls `visit` with each key and the decision about a call that costs one token, in no order and
+    /// outside all locks. Keys that are added or evicted meanwhile may be seen or not.
+    pub fn for_each(&self, mut visit: impl FnMut(&K, Decision))
     where
         K: Clone,
     {
-        self.inner.keys.shards.iter().flat_map(|shard| {
-            let now = self.inner.base.now();
-            let table = shard.lock();
-            let keys = table
-                .iter()
-                .flat_map(|table| table.keys(now, &self.inner.keys.default));
-            let entries = keys.map(|(key, standing)| Entry {
-                key: key.clone(),
-                limit: standing.limit,
-                remaining: u64::try_from(standing.available).unwrap_or(0),
-                reset_after: standing.full_at.saturating_duration_since(now),
-            });
-            entries.collect::<Vec<_>>()
-        })
+        let inner = &*self.inner;
+        for shard in &inner.keys.shards {
+            let time = inner.time(inner.base.now());
+            let entries: Vec<_> = match shard.lock() {
+                Some(table) => table
+                    .keys(&inner.keys.default)
+                    .map(|(key, limit)| (key.clone(), limit))
+                    .collect(),
+                None => continue,
+            };
+            for (key, limit) in entries {
+                visit(&key, limit.peek(time));
+            }
+        }
     }
 
     /// Evicts all keys whose limits are full. Calls do that bit by bit; this does it at once.
@@ -88,7 +91,12 @@ impl<K> KeyedRateLimiter<K> {
         if is_nested() {
             return Err(error("cannot be changed while two keys are compared"));
         }
-        quotas.iter().try_for_each(check)?;
+        if inner.per_key.adaptive.is_some() {
+            return Err(error("is found by the limiter itself: it is adaptive"));
+        }
+        quotas
+            .iter()
+            .try_for_each(|quota| inner.per_key.check(quota))?;
         let now = inner.base.now();
         let _changing = lock(&inner.changing);
         let is_same = |(old, new): (&Quota, &Quota)| {
@@ -106,7 +114,7 @@ impl<K> KeyedRateLimiter<K> {
         // Before the shards: a key that is added from here on has the new quota, and one that was added
         // before is found in its shard. Release pairs with the load in `Inner::add`.
         inner.version.fetch_add(1, Ordering::Release);
-        let new = Arc::new(quotas[0].gcra(inner.debt));
+        let new = Arc::new(quotas[0].gcra(inner.per_key.debt));
         // The wait queues of other limits run the user's wakers.
         let mut limiters = Vec::new();
         for shard in &inner.keys.shards {

@@ -1,11 +1,13 @@
 //! Keys whose state is more than the word of a token bucket with the default quota.
 
 use super::super::RateLimiter;
-use super::super::state::{Gcra, Standing};
+use super::super::decision::Decision;
+use super::super::state::Gcra;
+use super::call_time::Time;
 use crate::instant::Instant;
 
-/// The limit of a key that has a quota of its own, another algorithm, or is paused.
-#[derive(Debug)]
+/// The limit of a key that has a quota of its own, another algorithm, waiters, or is paused.
+#[derive(Clone, Debug)]
 pub(super) struct Custom {
     /// Whether it follows changes of the default quota.
     pub(super) is_default: bool,
@@ -13,11 +15,11 @@ pub(super) struct Custom {
     pub(super) limit: Limit,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Limit {
     /// A token bucket.
     Bucket { gcra: Gcra, tat: u64 },
-    /// Any other algorithm, several quotas, or a warm-up.
+    /// Any other algorithm, several quotas, a warm-up, an adaptive rate, or calls that wait.
     Limiter(RateLimiter),
 }
 
@@ -30,21 +32,23 @@ impl Custom {
         }
     }
 
-    pub(super) fn standing(&self, now: Instant) -> Standing {
-        let mut standing = match &self.limit {
-            Limit::Bucket { gcra, tat } => gcra.standing(*tat, now),
-            Limit::Limiter(limiter) => limiter.standing(now),
-        };
-        standing.full_at = standing.full_at.max(self.paused_until);
-        standing
+    /// Returns the decision about a call that costs one token, outside all locks.
+    pub(super) fn peek(&self, time: Time) -> Decision {
+        let time = time.paused_until(self.paused_until);
+        match &self.limit {
+            Limit::Bucket { gcra, tat } => time.peek_bucket(*tat, gcra, 1),
+            Limit::Limiter(limiter) => time.peek_limiter(limiter, 1),
+        }
     }
 
     /// Returns when the key will be indistinguishable from a new one if it is not used until then;
-    /// `None` while a caller waits or holds a reservation.
+    /// `None` while a call waits or holds a reservation, and once the key has found a rate of its own.
     pub(super) fn fresh_at(&self, now: Instant) -> Option<Instant> {
         match &self.limit {
-            Limit::Limiter(limiter) if !limiter.is_unused() => None,
-            _ => Some(self.standing(now).full_at),
+            Limit::Bucket { gcra, tat } => {
+                Some(gcra.standing(*tat, now).full_at.max(self.paused_until))
+            }
+            Limit::Limiter(limiter) => Some(limiter.fresh_at(now)?.max(self.paused_until)),
         }
     }
 }
@@ -81,6 +85,10 @@ impl Customs {
 
     pub(super) fn is_empty(&self) -> bool {
         self.all.len() == self.free.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Custom> {
+        self.all.iter().flatten()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Custom> {

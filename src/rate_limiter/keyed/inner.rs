@@ -6,17 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::RateLimiter;
 use super::super::state::{Gcra, Quota, Refusal};
+use super::super::{RateLimiter, RateLimiterBuilder};
+use super::call_time::Time;
 use super::custom::{Custom, Limit};
 use super::hash::Secret;
 use super::keys::{Keys, Place};
 use super::table::{CUSTOM, Table};
-use crate::base::Base;
+use crate::adaptive_rate::CubicRateBuilder;
+use crate::base::{Base, Setup};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::Observer;
 use crate::instant::Instant;
 use crate::sync::lock;
+use crate::verdict::Verdict;
 
 pub(super) const NAME: &str = "keyed_rate_limiter";
 
@@ -35,7 +38,9 @@ pub(super) struct Inner<K> {
     pub(super) quota_for: Option<QuotaFor<K>>,
     /// The limit of the keys without room, if they share one.
     pub(super) shared: Option<RateLimiter>,
-    pub(super) debt: u64,
+    pub(super) per_key: PerKey,
+    /// The longest pause that a hint may cause; zero if hints cause none.
+    pub(super) longest_pause: Duration,
     pub(super) overflowed: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) would_reject: AtomicU64,
@@ -44,42 +49,53 @@ pub(super) struct Inner<K> {
     pub(super) max_wait: Duration,
 }
 
+/// Settings of the limits of all keys.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PerKey {
+    pub(super) debt: u64,
+    pub(super) max_waiting: usize,
+    pub(super) adaptive: Option<CubicRateBuilder>,
+}
+
+impl PerKey {
+    /// Makes the limiter of one key. Rejections are counted and reported by the keyed limiter.
+    pub(super) fn limiter(
+        &self,
+        quotas: &[Quota],
+        base: &Base,
+    ) -> Result<RateLimiter, ConfigError> {
+        let mut builder = RateLimiter::builder()
+            .max_debt(self.debt)
+            .max_waiting(self.max_waiting)
+            .name(base.name)
+            .clock(base.clock.clone());
+        if let Some(rate) = self.adaptive {
+            builder = builder.adaptive(rate);
+        }
+        let with_quota = |builder: RateLimiterBuilder, quota: &Quota| builder.quota(*quota);
+        quotas.iter().fold(builder, with_quota).build()
+    }
+
+    /// Whether a key can have this quota.
+    pub(super) fn check(&self, quota: &Quota) -> Result<(), ConfigError> {
+        quota.check(NAME)?;
+        if quota.first() != quota.limit() {
+            let problem = "must begin full: an evicted key comes back as a new one";
+            return Err(ConfigError::new(NAME, "quota", problem));
+        }
+        if self.adaptive.is_some() && !quota.is_plain() {
+            return Err(ConfigError::new(
+                NAME,
+                "adaptive",
+                "works with a single token bucket",
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// The quota of a key, when it has one of its own.
 pub(super) type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
-
-/// Now, and the first instant at which a call may run: later while the key is paused.
-#[derive(Clone, Copy)]
-pub(super) struct Time {
-    pub(super) now: Instant,
-    pub(super) open: Instant,
-}
-
-impl Time {
-    pub(super) fn is_paused(self) -> bool {
-        self.open > self.now
-    }
-
-    /// Postpones what could happen at `open` while the key is paused.
-    pub(super) fn admit(self, ready: Result<(), Refusal>) -> Result<(), Refusal> {
-        match ready {
-            Ok(()) if self.is_paused() => Err(Refusal::Until(self.open)),
-            ready => ready,
-        }
-    }
-
-    /// Rejects a call because of the pause.
-    #[cold]
-    fn paused(self, tat: u64, gcra: &Gcra, cost: u64) -> Result<(), Refusal> {
-        self.admit(gcra.ready(tat, self.open, cost, 0))
-    }
-
-    fn paused_until(self, until: Instant) -> Self {
-        Self {
-            open: self.open.max(until),
-            ..self
-        }
-    }
-}
 
 impl<K> Inner<K> {
     #[inline]
@@ -119,9 +135,24 @@ impl<K> Inner<K> {
         self.base.reject(rejected, observer)
     }
 
-    /// A limiter that is no token bucket of one word.
-    pub(super) fn limiter(&self, quotas: &[Quota]) -> Result<RateLimiter, ConfigError> {
-        limiter(quotas, self.debt, &self.base)
+    /// Makes the limiter of a key out of its token bucket, for calls that wait.
+    pub(super) fn limiter_of(&self, gcra: Gcra, tat: u64, is_default: bool) -> RateLimiter {
+        let quotas = match is_default {
+            true => lock(&self.quotas).clone(),
+            // Quotas of tiers are never changed.
+            false => Vec::new(),
+        };
+        let base = Setup::new(self.base.name).on(self.base.clock.clone());
+        let PerKey {
+            debt, max_waiting, ..
+        } = self.per_key;
+        RateLimiter::of_bucket((gcra, tat), quotas, debt, max_waiting, base)
+    }
+
+    /// Whether results of calls change anything.
+    #[inline(always)]
+    pub(super) fn learns(&self) -> bool {
+        self.per_key.adaptive.is_some() || !self.longest_pause.is_zero()
     }
 }
 
@@ -232,7 +263,7 @@ impl<K: Hash + Eq> Inner<K> {
         // User code, so outside the lock.
         let owned = key.to_owned();
         let own = self.quota_for.as_ref().and_then(|quota| quota(&owned));
-        let own = own.filter(|quota| check(quota).is_ok());
+        let own = own.filter(|quota| self.per_key.check(quota).is_ok());
         loop {
             // Acquire: pairs with the release in `set_quotas`.
             let version = self.version.load(Ordering::Acquire);
@@ -278,13 +309,13 @@ impl<K: Hash + Eq> Inner<K> {
             None if self.is_plain => return None,
             None => {
                 let quotas = lock(&self.quotas).clone();
-                Limit::Limiter(self.limiter(&quotas).ok()?)
+                Limit::Limiter(self.per_key.limiter(&quotas, &self.base).ok()?)
             }
-            Some(own) if own.is_plain() => Limit::Bucket {
-                gcra: own.gcra(self.debt),
+            Some(own) if own.is_plain() && self.per_key.adaptive.is_none() => Limit::Bucket {
+                gcra: own.gcra(self.per_key.debt),
                 tat: 0,
             },
-            Some(own) => Limit::Limiter(self.limiter(&[*own]).ok()?),
+            Some(own) => Limit::Limiter(self.per_key.limiter(&[*own], &self.base).ok()?),
         };
         Some(Custom::new(own.is_none(), limit))
     }
@@ -314,6 +345,41 @@ impl<K: Hash + Eq> Inner<K> {
         let found = of_custom(&mut table, word, time, bucket)?;
         drop(table);
         Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
+    }
+
+    /// Pauses a key. Returns `false` if it is new and there is no room for it.
+    pub(super) fn pause<Q>(&self, hash: u64, key: &Q, now: Instant, until: Instant) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        // Adds the key. Without room the shared limit answers, which must not be paused.
+        let _ = self.with((hash, key), now, false, |_, _, _| (), |_, _| ());
+        self.keys
+            .shard(hash)
+            .is_some_and(|mut table| table.pause(hash as u32, key, until, &self.keys.default))
+    }
+
+    /// Learns from the result of a call with this key.
+    #[cold]
+    pub(super) fn learn_from<Q>(&self, hash: u64, key: &Q, now: Instant, verdict: &Verdict)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let hint = verdict.hint().unwrap_or_default().min(self.longest_pause);
+        if !hint.is_zero() {
+            self.pause(hash, key, now, now + hint);
+        }
+        if self.per_key.adaptive.is_some() {
+            let none = |_: &mut u64, _: &Gcra, _: Time| None;
+            let of_key = self.with((hash, key), now, false, none, |limiter, _| {
+                Some(limiter.clone())
+            });
+            if let Some(limiter) = of_key.flatten() {
+                limiter.inner.learn_from(now, verdict);
+            }
+        }
     }
 
     /// Gives tokens back to a key, if it is still known.
@@ -357,30 +423,4 @@ fn of_custom<K, R>(
         Limit::Bucket { gcra, tat } => Some(Ok(bucket(tat, gcra, time))),
         Limit::Limiter(limiter) => Some(Err((limiter.clone(), time))),
     }
-}
-
-/// Whether a key can have this quota.
-pub(super) fn check(quota: &Quota) -> Result<(), ConfigError> {
-    quota.check(NAME)?;
-    if quota.first() != quota.limit() {
-        let problem = "must begin full: an evicted key comes back as a new one";
-        return Err(ConfigError::new(NAME, "quota", problem));
-    }
-    Ok(())
-}
-
-/// The limit of one key. Rejections are counted and reported by the keyed limiter.
-pub(super) fn limiter(
-    quotas: &[Quota],
-    debt: u64,
-    base: &Base,
-) -> Result<RateLimiter, ConfigError> {
-    let builder = RateLimiter::builder()
-        .max_debt(debt)
-        .name(base.name)
-        .clock(base.clock.clone());
-    let builder = quotas
-        .iter()
-        .fold(builder, |builder, quota| builder.quota(*quota));
-    builder.build()
 }

@@ -59,6 +59,12 @@ impl<K> Keys<K> {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Returns how many calls wait.
+    pub(super) fn waiting(&self) -> usize {
+        let tables = self.shards.iter().filter_map(Shard::lock);
+        tables.map(|table| table.waiting()).sum()
+    }
+
     /// Locks the table of a hash. See [`Shard::lock`] for `None`.
     #[inline]
     pub(super) fn shard(&self, hash: u64) -> Option<Guard<'_, K>> {

@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use super::inner::Inner;
 
-/// The limit of one key, as a policy. Made by [`KeyedRateLimiter::of`](super::KeyedRateLimiter::of).
+/// The limit of one key, as a policy. Made by [`KeyedRateLimiter::get`](super::KeyedRateLimiter::get).
 ///
 /// The type of the keys is not part of its type, but follows from `Q`. So a key type with a lifetime,
 /// such as `&'static str`, appears only once in it, and calls through it can be spawned.

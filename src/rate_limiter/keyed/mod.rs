@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use self::inner::{Inner, Time};
-use super::Decision;
-use super::state::Gcra;
-use crate::error::Rejected;
+use self::inner::Inner;
+use super::decision::Decision;
+use super::state::Quota;
+use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
+use crate::verdict::Verdict;
 
 mod acquire;
 mod admin;
+mod call_time;
 mod config;
 mod custom;
 mod hash;
@@ -88,32 +90,22 @@ impl<K> Clone for KeyedRateLimiter<K> {
     }
 }
 
-/// Where one key stands. See [`KeyedRateLimiter::entries`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Entry<K> {
-    /// The key.
-    pub key: K,
-    /// The burst of its quota.
-    pub limit: u64,
-    /// How many tokens it has.
-    pub remaining: u64,
-    /// How long until it is full, and may be forgotten.
-    pub reset_after: Duration,
-}
-
 /// Where a keyed limiter stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
     /// The name.
     pub name: &'static str,
+    /// The default quotas in force.
+    pub quotas: Vec<Quota>,
     /// Number of keys it remembers.
     pub keys: usize,
     /// How many it remembers at most.
     pub max_keys: usize,
     /// Number of calls with keys that there was no room for.
     pub overflowed: u64,
+    /// Number of calls that wait, over all keys.
+    pub waiting: usize,
     /// Number of calls it has rejected.
     pub rejected: u64,
     /// Whether it is in shadow mode.
@@ -125,6 +117,16 @@ pub struct KeyedSnapshot {
 }
 
 impl<K> KeyedRateLimiter<K> {
+    /// Returns a limiter in which each key has this quota, with the default settings, on tokio's clock.
+    ///
+    /// # Errors
+    ///
+    /// If the quota is invalid or does not begin full.
+    #[cfg(feature = "tokio")]
+    pub fn new(quota: Quota) -> Result<Self, ConfigError> {
+        Self::builder().quota(quota).build()
+    }
+
     /// How many keys it remembers.
     pub fn len(&self) -> usize {
         self.inner.keys.len()
@@ -198,7 +200,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
                 Decision::new(now, ready, gcra.standing(*tat, now))
             },
             |limiter, time| match time.is_paused() {
-                true => Decision::new(now, time.admit(Ok(())), limiter.standing(now)),
+                true => time.peek_limiter(limiter, cost),
                 false => limiter.decide(cost),
             },
         );
@@ -231,14 +233,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             inner.secret.hash(key),
             key,
             now,
-            |tat, gcra, time| {
-                let ready = time.admit(gcra.ready(*tat, time.open, cost, 0));
-                Decision::new(now, ready, gcra.standing(*tat, now))
-            },
-            |limiter, time| match time.is_paused() {
-                true => Decision::new(now, time.admit(Ok(())), limiter.standing(now)),
-                false => limiter.peek_n(cost),
-            },
+            |tat, gcra, time| time.peek_bucket(*tat, gcra, cost),
+            |limiter, time| time.peek_limiter(limiter, cost),
         )
     }
 
@@ -286,14 +282,22 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let (inner, now) = (&*self.inner, self.inner.base.now());
-        let hash = inner.secret.hash(key);
-        let is_known = |_: &mut u64, _: &Gcra, _: Time| ();
-        // Without room the shared limit answers, which must not be paused.
-        let _ = inner.with((hash, key), now, false, is_known, |_, _| ());
-        inner
-            .keys
-            .shard(hash)
-            .is_some_and(|mut table| table.pause(hash as u32, key, until, &inner.keys.default))
+        inner.pause(inner.secret.hash(key), key, now, until)
+    }
+
+    /// Records the result of a call that was admitted by hand, for
+    /// [`adaptive`](KeyedRateLimiterBuilder::adaptive) and
+    /// [`pause_on_hint`](KeyedRateLimiterBuilder::pause_on_hint). Calls through the policy record theirs.
+    /// Without these settings it does nothing.
+    pub fn record<Q>(&self, key: &Q, verdict: &Verdict)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let inner = &*self.inner;
+        if inner.learns() {
+            inner.learn_from(inner.secret.hash(key), key, inner.base.now(), verdict);
+        }
     }
 
     /// Waits for one of the key's tokens. See [`acquire_n`](Self::acquire_n).
@@ -345,7 +349,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        KeyedAcquire::new(self.of(key), cost, longest)
+        KeyedAcquire::new(self.get(key), cost, longest)
     }
 
     /// As [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
@@ -395,7 +399,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        KeyedReservation::new(self.of(key), cost, longest)
+        KeyedReservation::new(self.get(key), cost, longest)
     }
 
     /// A policy that takes from this key's tokens: one for each call.
@@ -414,28 +418,17 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///     .clock(clock.clone())
     ///     .build()?;
     /// let call = || async { Ok::<_, ()>("done") };
-    /// assert!(clock.block_on(per_user.of("alice").call(call)).is_ok());
-    /// assert!(clock.block_on(per_user.of("alice").call(call)).is_err());
+    /// assert!(clock.block_on(per_user.get("alice").call(call)).is_ok());
+    /// assert!(clock.block_on(per_user.get("alice").call(call)).is_err());
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
-    pub fn of<'a, Q>(&'a self, key: &'a Q) -> Limited<'a, Q>
+    pub fn get<'a, Q>(&'a self, key: &'a Q) -> Limited<'a, Q>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         Limited::new(&self.inner, key)
     }
-}
-
-impl Decision {
-    /// The decision about a key without room.
-    const NO_ROOM: Self = Self {
-        allowed: false,
-        limit: 0,
-        remaining: 0,
-        reset_after: Duration::ZERO,
-        retry_after: None,
-    };
 }
 
 impl<K> fmt::Debug for KeyedRateLimiter<K> {

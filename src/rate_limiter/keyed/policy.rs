@@ -11,10 +11,12 @@ use super::super::state::Refusal;
 use super::acquire::KeyedAcquire;
 use super::limited::Limited;
 use crate::clock::ClockHandle;
-use crate::error::Rejected;
+use crate::error::{Error, Rejected};
 use crate::event::Observer;
-use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
-use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
+use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
+use crate::policy::{
+    AtMostOnce, Context, Describe, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
+};
 
 impl<Q: ToOwned + ?Sized> Policy for Limited<'_, Q> {}
 
@@ -40,7 +42,7 @@ where
     Q::Owned: Hash + Eq,
 {
     type Ticket = ();
-    type Permit = ();
+    type Permit = KeyedLearning<'k, Q>;
     type Entrance = Tokens<'k, Q>;
 
     #[inline(always)]
@@ -59,7 +61,59 @@ where
     }
 
     #[inline(always)]
-    fn permit(self, (): ()) {}
+    fn permit(self, (): ()) -> KeyedLearning<'k, Q> {
+        KeyedLearning::of(self)
+    }
+}
+
+/// A running call whose result the limiter learns from, if it learns.
+pub struct KeyedLearning<'a, Q: ToOwned + ?Sized> {
+    limited: Option<Limited<'a, Q>>,
+}
+
+impl<'a, Q> KeyedLearning<'a, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    #[inline(always)]
+    fn of(limited: Limited<'a, Q>) -> Self {
+        Self {
+            limited: limited.inner.learns().then_some(limited),
+        }
+    }
+}
+
+impl<Q> Permit for KeyedLearning<'_, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    #[inline(always)]
+    fn take(&mut self) -> Self {
+        Self {
+            limited: self.limited.take(),
+        }
+    }
+
+    #[inline(always)]
+    fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
+        if let Some(limited) = self.limited {
+            // A layer inside that rejects says nothing about the dependency.
+            if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
+                let inner = limited.inner;
+                let now = outcome.finished(&inner.base.clock);
+                inner.learn_from(limited.hash, limited.key, now, &outcome.verdict);
+            }
+        }
+        outcome
+    }
+}
+
+impl<Q: ToOwned + ?Sized> fmt::Debug for KeyedLearning<'_, Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedLearning").finish_non_exhaustive()
+    }
 }
 
 impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
@@ -113,12 +167,12 @@ pin_project! {
     }
 }
 
-impl<Q> Entrance for Tokens<'_, Q>
+impl<'a, Q> Entrance for Tokens<'a, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
-    type Permit = ();
+    type Permit = KeyedLearning<'a, Q>;
 
     fn poll(
         self: Pin<&mut Self>,
@@ -126,7 +180,7 @@ where
         _: bool,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(), Rejected>> {
+    ) -> Poll<Result<KeyedLearning<'a, Q>, Rejected>> {
         let mut stage = self.project().stage;
         let mut is_first = false;
         if let StageProj::Missing { limited, refusal } = stage.as_mut().project() {
@@ -135,7 +189,8 @@ where
             let inner = limited.inner;
             if inner.max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
-                return Poll::Ready(inner.refuse(now, *refusal, observer));
+                let admitted = inner.refuse(now, *refusal, observer);
+                return Poll::Ready(admitted.map(|()| KeyedLearning::of(limited)));
             }
             let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), inner.max_wait);
             is_first = true;
@@ -149,10 +204,12 @@ where
             true => cx.now(clock),
             false => clock.now(),
         };
-        let deadline = cx.deadline(clock);
+        let (deadline, cost) = (cx.deadline(clock), u64::from(cx.cost()));
         ready!(acquire.poll_with(task, reading, deadline, observer))?;
+        let refund = OnUnwind::new(|| limited.give(cost));
         cx.refresh(clock);
-        Poll::Ready(Ok(()))
+        refund.disarm();
+        Poll::Ready(Ok(KeyedLearning::of(*limited)))
     }
 }
 

@@ -25,7 +25,11 @@ where
 
 #[derive(Debug)]
 enum Held {
-    Tokens { cost: u64, paid_at: Instant },
+    Tokens {
+        cost: u64,
+        taken: Instant,
+        paid_at: Instant,
+    },
     Reservation(Reservation),
 }
 
@@ -48,7 +52,7 @@ where
             now,
             true,
             |tat, gcra, time| {
-                let ready = gcra.ready(*tat, time.open, cost, inner.debt);
+                let ready = gcra.ready(*tat, time.open, cost, inner.per_key.debt);
                 time.admit(ready).map_err(reject)?;
                 let next = gcra.put(*tat, now, cost);
                 let paid_at = match gcra.ready(next, now, 0, 0) {
@@ -57,7 +61,12 @@ where
                     Err(refusal) => return Err(reject(refusal)),
                 };
                 *tat = next;
-                Ok(Held::Tokens { cost, paid_at })
+                let taken = now;
+                Ok(Held::Tokens {
+                    cost,
+                    taken,
+                    paid_at,
+                })
             },
             |limiter, time| {
                 time.admit(Ok(())).map_err(reject)?;
@@ -70,6 +79,7 @@ where
             // In shadow mode it goes ahead, and takes nothing.
             Ok(Held::Tokens {
                 cost: 0,
+                taken: now,
                 paid_at: now,
             })
         })?;
@@ -101,20 +111,22 @@ where
         match self.take() {
             Held::Reservation(held) => held.commit(actual),
             Held::Tokens { cost, .. } if actual <= cost => self.limited.give(cost - actual),
-            Held::Tokens { cost, .. } => {
+            Held::Tokens { cost, taken, .. } => {
                 let inner = self.limited.inner;
-                let (missing, now, debt) = (actual - cost, inner.base.now(), inner.debt);
-                // Added if it was evicted meanwhile: consumption is charged.
-                let _: Option<()> = inner.with(
-                    (self.limited.hash, self.limited.key),
-                    now,
-                    false,
-                    |tat, gcra, _| {
-                        let room = gcra.standing(*tat, now).room(debt);
-                        *tat = gcra.put(*tat, now, missing.min(room));
-                    },
-                    |limiter, _| limiter.inner.core.charge(now, missing, debt),
-                );
+                let (missing, debt) = (actual - cost, inner.per_key.debt);
+                inner.base.at_now_or(taken, |now| {
+                    // A key that was evicted meanwhile is added: what was consumed is charged.
+                    let _: Option<()> = inner.with(
+                        (self.limited.hash, self.limited.key),
+                        now,
+                        false,
+                        |tat, gcra, _| {
+                            let room = gcra.standing(*tat, now).room(debt);
+                            *tat = gcra.put(*tat, now, missing.min(room));
+                        },
+                        |limiter, _| limiter.inner.core.charge(now, missing, debt),
+                    );
+                });
             }
         }
     }
@@ -127,6 +139,7 @@ where
     fn take(&mut self) -> Held {
         let nothing = Held::Tokens {
             cost: 0,
+            taken: Instant::ORIGIN,
             paid_at: Instant::ORIGIN,
         };
         std::mem::replace(&mut self.held, nothing)

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use super::super::RateLimiter;
-use super::super::state::{Gcra, REACH, Standing};
+use super::super::state::{Gcra, REACH};
 use super::custom::{Custom, Customs, Limit};
 use super::lines::{Lines, Slot, State};
 use crate::instant::Instant;
@@ -112,19 +112,18 @@ impl<K> Table<K> {
         self.rest.as_ref()?.customs.get(number(word))
     }
 
-    /// Returns the keys and where their limits stand.
-    pub(super) fn keys<'a>(
-        &'a self,
-        now: Instant,
-        default: &'a Gcra,
-    ) -> impl Iterator<Item = (&'a K, Standing)> {
+    /// Returns the keys and copies of their limits.
+    pub(super) fn keys<'a>(&'a self, default: &'a Gcra) -> impl Iterator<Item = (&'a K, Custom)> {
         (0..self.places()).filter_map(move |place| {
             let slot = self.slot(place)?;
-            let standing = match slot.state.get() {
-                tat if tat <= CUSTOM => self.plain(default).standing(tat, now),
-                word => self.custom(word)?.standing(now),
+            let limit = match slot.state.get() {
+                tat if tat <= CUSTOM => {
+                    let gcra = *self.plain(default);
+                    Custom::new(true, Limit::Bucket { gcra, tat })
+                }
+                word => self.custom(word)?.clone(),
             };
-            Some((&slot.key, standing))
+            Some((&slot.key, limit))
         })
     }
 
@@ -360,27 +359,60 @@ impl<K> Table<K> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let Some(place) = self.place_of(hash, key) else {
+        let Some(custom) = self.own(hash, key, default) else {
             return false;
         };
-        let Some(word) = self.slot(place).map(|slot| slot.state.get()) else {
-            return false;
-        };
-        let number = match word <= CUSTOM {
-            true => {
-                let (gcra, tat) = (*self.plain(default), word);
-                let custom = Custom::new(true, Limit::Bucket { gcra, tat });
-                self.rest().customs.insert(custom)
-            }
-            false => number(word),
-        };
-        if let Some(custom) = self.rest().customs.get_mut(number) {
-            custom.paused_until = custom.paused_until.max(until);
-        }
-        if let Some(slot) = self.slot_mut(place) {
-            slot.state.set(CUSTOM + 1 + u64::from(number));
-        }
+        custom.paused_until = custom.paused_until.max(until);
         true
+    }
+
+    /// Returns the limiter of a key, in whose queue calls can wait. If the key has a token bucket, `make`
+    /// makes one of its rules, its state, and whether it follows the default quota. `None` if the key is not in the table.
+    pub(super) fn limiter<Q>(
+        &mut self,
+        hash: u32,
+        key: &Q,
+        default: &Gcra,
+        make: impl FnOnce(Gcra, u64, bool) -> RateLimiter,
+    ) -> Option<RateLimiter>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let custom = self.own(hash, key, default)?;
+        let limiter = match &custom.limit {
+            Limit::Limiter(limiter) => limiter.clone(),
+            Limit::Bucket { gcra, tat } => make(*gcra, *tat, custom.is_default),
+        };
+        custom.limit = Limit::Limiter(limiter.clone());
+        Some(limiter)
+    }
+
+    /// Gives a key more than a word for its limit, unless it has that.
+    fn own<Q>(&mut self, hash: u32, key: &Q, default: &Gcra) -> Option<&mut Custom>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let place = self.place_of(hash, key)?;
+        let mut word = self.slot(place)?.state.get();
+        if word <= CUSTOM {
+            let (gcra, tat) = (*self.plain(default), word);
+            let custom = Custom::new(true, Limit::Bucket { gcra, tat });
+            word = CUSTOM + 1 + u64::from(self.rest().customs.insert(custom));
+            self.slot_mut(place)?.state.set(word);
+        }
+        self.custom_mut(word)
+    }
+
+    /// Returns how many calls wait for tokens of its keys.
+    pub(super) fn waiting(&self) -> usize {
+        let customs = self.rest.iter().flat_map(|rest| rest.customs.iter());
+        let waiting = customs.map(|custom| match &custom.limit {
+            Limit::Limiter(limiter) => limiter.waiting(),
+            Limit::Bucket { .. } => 0,
+        });
+        waiting.sum()
     }
 
     /// Replaces the rules of all keys with the default quota, and converts their states. Collects the

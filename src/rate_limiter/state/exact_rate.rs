@@ -90,6 +90,11 @@ impl ExactRate {
         Instant::from_nanos(nanos)
     }
 
+    /// The time in which `units` are earned.
+    pub(crate) fn time(&self, units: u64) -> Duration {
+        Duration::from_nanos(self.instant(units).as_nanos())
+    }
+
     /// Units that make a token.
     #[inline]
     pub(crate) const fn cost(&self) -> u64 {

@@ -147,7 +147,7 @@ impl Limit for FixedWindow {
             0 => now,
             windows => self.start(now, index, windows),
         };
-        Standing::new(self.limit, used, full_at)
+        Standing::new(self.limit, used, full_at, Duration::from_nanos(self.window))
     }
 }
 

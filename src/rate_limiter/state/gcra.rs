@@ -102,7 +102,8 @@ impl Gcra {
 
     pub(crate) fn standing(&self, tat: u64, now: Instant) -> Standing {
         let full_at = self.rate.instant(tat).max(now);
-        Standing::new(self.burst(), self.missing(tat, now), full_at)
+        let window = self.rate.time(self.capacity);
+        Standing::new(self.burst(), self.missing(tat, now), full_at, window)
     }
 
     /// The state under the rules `new` that follows from `tat` under these, where `fresh` is that of

@@ -73,6 +73,7 @@ impl Limit for LeakyBucket {
     fn standing(&self, now: Instant) -> Standing {
         let backlog = self.next.saturating_sub(self.rate.units(now));
         let used = backlog.div_ceil(self.rate.cost());
-        Standing::new(1, used, self.rate.instant(self.next).max(now))
+        let full_at = self.rate.instant(self.next).max(now);
+        Standing::new(1, used, full_at, self.rate.time(self.rate.cost()))
     }
 }

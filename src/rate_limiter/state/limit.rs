@@ -41,15 +41,18 @@ pub(crate) struct Standing {
     pub(crate) available: i64,
     /// When it is as good as new, if nothing is taken.
     pub(crate) full_at: Instant,
+    /// The time that `limit` counts for.
+    pub(crate) window: Duration,
 }
 
 impl Standing {
-    pub(crate) fn new(limit: u64, used: u64, full_at: Instant) -> Self {
+    pub(crate) fn new(limit: u64, used: u64, full_at: Instant, window: Duration) -> Self {
         let signed = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
         Self {
             limit,
             available: signed(limit).saturating_sub(signed(used)),
             full_at,
+            window,
         }
     }
 

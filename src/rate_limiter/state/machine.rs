@@ -1,5 +1,7 @@
 //! A limit of any algorithm, and several limits at once.
 
+use std::time::Duration;
+
 use super::fixed_window::FixedWindow;
 use super::gcra::Gcra;
 use super::leaky_bucket::LeakyBucket;
@@ -230,6 +232,6 @@ impl Limit for Limits {
             let tighter = if b.available < a.available { b } else { a };
             Standing { full_at, ..tighter }
         });
-        tightest.unwrap_or(Standing::new(0, 0, now))
+        tightest.unwrap_or(Standing::new(0, 0, now, Duration::ZERO))
     }
 }

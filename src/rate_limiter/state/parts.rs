@@ -1,5 +1,7 @@
 //! A striped token bucket, as a copy that can be asked what would be.
 
+use std::time::Duration;
+
 use super::gcra::Gcra;
 use super::limit::{Limit, Refusal, Standing};
 use crate::instant::Instant;
@@ -55,12 +57,13 @@ impl Limit for Parts {
     }
 
     fn standing(&self, now: Instant) -> Standing {
-        let mut sum = Standing::new(0, 0, now);
+        let mut sum = Standing::new(0, 0, now, Duration::ZERO);
         for (gcra, tat) in &self.0 {
             let standing = gcra.standing(*tat, now);
             sum.limit = sum.limit.saturating_add(standing.limit);
             sum.available = sum.available.saturating_add(standing.available);
             sum.full_at = sum.full_at.max(standing.full_at);
+            sum.window = sum.window.max(standing.window);
         }
         sum
     }

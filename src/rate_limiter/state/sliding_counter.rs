@@ -182,7 +182,12 @@ impl Limit for SlidingCounter {
             0 => now,
             further => next_multiple(Instant::ORIGIN, now, at.window, further),
         };
-        Standing::new(self.limit, at.used(now), full_at)
+        Standing::new(
+            self.limit,
+            at.used(now),
+            full_at,
+            Duration::from_nanos(self.window),
+        )
     }
 }
 

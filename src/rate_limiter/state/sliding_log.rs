@@ -142,6 +142,7 @@ impl Limit for SlidingLog {
 
     fn standing(&self, now: Instant) -> Standing {
         let full_at = self.taken.back().map_or(now, |(at, _)| self.leaves(*at));
-        Standing::new(self.limit, self.used(now), full_at.max(now))
+        let window = Duration::from_nanos(self.window);
+        Standing::new(self.limit, self.used(now), full_at.max(now), window)
     }
 }

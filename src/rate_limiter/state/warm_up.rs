@@ -183,7 +183,8 @@ impl Limit for WarmUp {
         let missing = (self.all - self.left()).max(0.0);
         let to_cool = (missing * self.store).ceil() as u64;
         let cold = self.idle_since().saturating_add(to_cool);
-        Standing::new(1, used, Instant::from_nanos(cold).max(now))
+        let interval = Duration::from_nanos(self.interval as u64);
+        Standing::new(1, used, Instant::from_nanos(cold).max(now), interval)
     }
 }
 
