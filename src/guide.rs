@@ -13,11 +13,6 @@ pub mod circuit_breaker {}
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 
-// The first line gives the page the picture, which rustdoc has no other place for.
-#[doc = include_str!("../docs/patterns/rate-limiter.svg.md")]
-#[doc = include_str!("../docs/patterns/rate-limiter.md")]
-pub mod rate_limiter {}
-
 #[doc = include_str!("../docs/patterns/retry.md")]
 #[cfg(feature = "tokio")]
 pub mod retry {}

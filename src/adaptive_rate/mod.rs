@@ -120,15 +120,15 @@
 //! for TCP (RFC 9438), with one change: there the first window begins at a whole second, here at a
 //! whole window.
 
-mod parts;
+mod cubic;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;
 
 use std::time::Duration;
 
-pub use self::parts::{CubicCurve, RateBucket, RateMeter};
+pub use self::cubic::{CubicCurve, RateBucket, RateMeter};
 
-use self::parts::seconds;
+use self::cubic::seconds;
 
 use crate::error::ConfigError;
 use crate::instant::Instant;

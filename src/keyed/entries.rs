@@ -11,18 +11,18 @@ use crate::sync::lock;
 /// Locked for moments only: entries are compared, cloned, judged and dropped outside.
 pub(super) struct Shard<K, P> {
     /// By hash, so that no key is compared here.
-    entries: BTreeMap<Place, Slot<K, P>>,
+    entries: BTreeMap<Id, CountedEntry<K, P>>,
     next_number: u64,
     /// The next entry to judge.
-    hand: Place,
+    hand: Id,
     /// Number of entries judged since all were.
     judged: usize,
 }
 
-/// A hash and a number that tells keys with the same hash apart.
-type Place = (u64, u64);
+/// The hash of a key, and a number that differs between keys with the same hash.
+pub(super) type Id = (u64, u64);
 
-struct Slot<K, P> {
+pub(super) struct CountedEntry<K, P> {
     entry: Arc<Entry<K, P>>,
     /// How often the entry was handed out. Its policy may have been used since the number changed.
     uses: u64,
@@ -35,7 +35,7 @@ pub(super) struct Entry<K, P> {
 
 /// An entry that was idle when it was looked at.
 struct Idle<K, P> {
-    place: Place,
+    id: Id,
     entry: Arc<Entry<K, P>>,
     uses: u64,
 }
@@ -123,7 +123,7 @@ enum Next<K, P> {
     Idle(Idle<K, P>),
 }
 
-impl<K, P> Slot<K, P> {
+impl<K, P> CountedEntry<K, P> {
     fn hand_out(&mut self) -> Arc<Entry<K, P>> {
         self.uses += 1;
         self.entry.clone()
@@ -150,7 +150,10 @@ impl<K, P> Shard<K, P> {
     }
 
     pub(super) fn hand_out_all(&mut self) -> Vec<Arc<Entry<K, P>>> {
-        self.entries.values_mut().map(Slot::hand_out).collect()
+        self.entries
+            .values_mut()
+            .map(CountedEntry::hand_out)
+            .collect()
     }
 
     /// Whether there is no entry with this hash and a number of `after` or more.
@@ -162,41 +165,52 @@ impl<K, P> Shard<K, P> {
     /// Hands out the first entry with this hash and a number of `after` or more.
     fn hand_out(&mut self, hash: u64, after: &mut u64) -> Option<Arc<Entry<K, P>>> {
         let range = (hash, *after)..=(hash, u64::MAX);
-        let (place, slot) = self.entries.range_mut(range).next()?;
-        *after = place.1 + 1;
-        Some(slot.hand_out())
+        let (id, counted) = self.entries.range_mut(range).next()?;
+        *after = id.1 + 1;
+        Some(counted.hand_out())
     }
 
     pub(super) fn insert(&mut self, hash: u64, entry: Arc<Entry<K, P>>) {
-        let place = (hash, self.next_number);
+        let id = (hash, self.next_number);
         self.next_number += 1;
-        self.entries.insert(place, Slot { entry, uses: 0 });
+        self.entries.insert(id, CountedEntry { entry, uses: 0 });
     }
 
     /// Moves the hand. Returns the entry it was at, to be judged.
     fn next(&mut self) -> Next<K, P> {
         self.judged = self.judged.saturating_add(1);
         let mut from_hand = self.entries.range(self.hand..);
-        let Some((&place, slot)) = from_hand.next().or_else(|| self.entries.iter().next()) else {
+        let Some((&id, counted)) = from_hand.next().or_else(|| self.entries.iter().next()) else {
             return Next::End;
         };
-        self.hand = (place.0, place.1 + 1);
-        if !is_unshared(&slot.entry) {
+        self.hand = (id.0, id.1 + 1);
+        if !is_unshared(&counted.entry) {
             return Next::InUse;
         }
         Next::Idle(Idle {
-            place,
-            entry: slot.entry.clone(),
-            uses: slot.uses,
+            id,
+            entry: counted.entry.clone(),
+            uses: counted.uses,
         })
     }
 
+    /// Removes this entry, whether it is in use or not.
+    pub(super) fn remove(
+        &mut self,
+        id: Id,
+        entry: &Arc<Entry<K, P>>,
+    ) -> Option<CountedEntry<K, P>> {
+        let is_same = |counted: &&CountedEntry<K, P>| Arc::ptr_eq(&counted.entry, entry);
+        self.entries.get(&id).filter(is_same)?;
+        self.entries.remove(&id)
+    }
+
     /// Removes an entry unless it was handed out since it was idle.
-    fn evict(&mut self, idle: &Idle<K, P>) -> Option<Slot<K, P>> {
-        let slot = self.entries.get(&idle.place)?;
-        let is_same = Arc::ptr_eq(&slot.entry, &idle.entry) && slot.uses == idle.uses;
+    fn evict(&mut self, idle: &Idle<K, P>) -> Option<CountedEntry<K, P>> {
+        let counted = self.entries.get(&idle.id)?;
+        let is_same = Arc::ptr_eq(&counted.entry, &idle.entry) && counted.uses == idle.uses;
         if is_same {
-            return self.entries.remove(&idle.place);
+            return self.entries.remove(&idle.id);
         }
         None
     }

@@ -1,6 +1,9 @@
-use super::*;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
+
+use super::entries::FEW;
+use super::*;
 
 /// Leaves when it is told to, and counts how often it is asked.
 #[derive(Clone)]
@@ -26,7 +29,8 @@ fn no_key_looks_at_all_entries_in_vain() {
             asked.clone()
         }
     };
-    let keyed = Keyed::new(template).max_keys(KEYS as usize);
+    let keyed = Keyed::builder(template).max_keys(KEYS as usize);
+    let keyed = keyed.build().unwrap();
     for key in 0..2 * KEYS {
         keyed.get(&key);
     }
@@ -53,12 +57,12 @@ fn no_key_looks_at_all_entries_in_vain() {
 fn of_a_few_entries_the_one_that_can_leave_is_found_at_once() {
     let made = Arc::new(Mutex::new(Vec::new()));
     let keep = made.clone();
-    let keyed = Keyed::new(move |_: &u64| {
+    let keyed = Keyed::builder(move |_: &u64| {
         let policy = Asked(Arc::default());
         lock(&keep).push(policy.clone());
         policy
     });
-    let keyed = keyed.max_keys(FEW);
+    let keyed = keyed.max_keys(FEW).build().unwrap();
     for key in 0..70 {
         keyed.get(&key);
     }
@@ -97,11 +101,15 @@ fn of_as_many_entries_as_are_few_the_nearest_is_evicted_wherever_it_is() {
     for near in 0..FEW {
         let made = Arc::new(AtomicU64::new(0));
         let count = made.clone();
-        let keyed = Keyed::new(move |key: &usize| {
+        let keyed = Keyed::builder(move |key: &usize| {
             count.fetch_add(1, Ordering::Relaxed);
             In(if *key == near { 1 } else { 9 })
         });
-        let keyed = keyed.max_keys(FEW).overflow(Overflow::Evict);
+        let keyed = keyed
+            .max_keys(FEW)
+            .overflow(Overflow::Evict)
+            .build()
+            .unwrap();
         assert!(keyed.is_empty());
         for key in 0..=FEW {
             keyed.get(&key);

@@ -8,9 +8,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::inner::Inner;
-use super::queue::{Entry, Turn};
-use super::state::Refusal;
-use super::wakes::Wakes;
+use super::state::Unavailable;
+use super::wait_queue::{Joined, Turn};
+use super::wake_list::WakeList;
 use crate::clock::{ClockHandle, Sleep};
 use crate::coop;
 use crate::deadline;
@@ -108,71 +108,75 @@ impl<'a> Acquire<'a> {
         let inner = self.inner;
         loop {
             let this = self.as_mut().project();
-            let wake_at = match *this.ticket {
-                None => {
-                    *this.latest = now + *this.longest;
-                    *this.reason = Reason::RateLimited;
-                    if deadline != Instant::FAR_FUTURE && deadline <= *this.latest {
-                        *this.latest = deadline;
-                        *this.reason = Reason::DeadlineTooClose;
-                    }
-                    if inner.base.shadow {
-                        let taken = inner.take(now, *this.cost);
-                        return Poll::Ready(
-                            taken.or_else(|refusal| inner.refuse(now, refusal, observer)),
-                        );
-                    }
-                    let latest = *this.latest;
-                    let (refusal, reason) =
-                        match inner.queue.enter(&inner.core, now, *this.cost, latest) {
-                            Entry::Taken => return Poll::Ready(Ok(())),
-                            Entry::Queued(ticket) => {
-                                *this.ticket = Some(ticket);
-                                *this.since = now;
-                                continue;
-                            }
-                            Entry::TooLate(refusal) => (refusal, *this.reason),
-                            Entry::Full(refusal) => (refusal, Reason::RateLimited),
-                        };
-                    let rejected = inner.base.rejection(now, refusal, reason);
-                    return Poll::Ready(inner.reject(rejected, observer));
-                }
-                Some(ticket) => {
-                    let waker = task.waker().clone();
-                    // Dropped before it returns: a waker may panic, and the tokens go back then.
-                    let mut wakes = Wakes::default();
-                    let place = (ticket, *this.latest);
-                    let turn = inner.queue.turn(&inner.core, now, place, waker, &mut wakes);
-                    if let Turn::Taken(at) = turn {
-                        *this.ticket = None;
-                        *this.served = Some(at);
-                    }
-                    drop(wakes);
-                    let too_late = match turn {
-                        Turn::Taken(_) => {
-                            let waited = now.saturating_duration_since(*this.since);
-                            let event = Event::waited(inner.base.name, waited);
-                            inner.base.tell(event, observer);
-                            *this.served = None;
-                            return Poll::Ready(Ok(()));
+            let wake_at =
+                match *this.ticket {
+                    None => {
+                        *this.latest = now + *this.longest;
+                        *this.reason = Reason::RateLimited;
+                        if deadline != Instant::FAR_FUTURE && deadline <= *this.latest {
+                            *this.latest = deadline;
+                            *this.reason = Reason::DeadlineTooClose;
                         }
-                        // The quota may have changed meanwhile, and with it what was foreseen.
-                        Turn::First(Refusal::Until(at)) if at <= *this.latest => Ok(at),
-                        Turn::First(refusal) => Err(refusal),
-                        Turn::Behind if now < *this.latest => Ok(*this.latest),
-                        Turn::Behind => Err(Refusal::Until(Instant::FAR_FUTURE)),
-                    };
-                    match too_late {
-                        Ok(wake_at) => wake_at,
-                        Err(refusal) => {
+                        if inner.base.shadow {
+                            let taken = inner.take(now, *this.cost);
+                            return Poll::Ready(taken.or_else(|unavailable| {
+                                inner.reject_for(now, unavailable, observer)
+                            }));
+                        }
+                        let latest = *this.latest;
+                        let (unavailable, reason) =
+                            match inner.queue.enter(&inner.storage, now, *this.cost, latest) {
+                                Joined::Taken => return Poll::Ready(Ok(())),
+                                Joined::Queued(ticket) => {
+                                    *this.ticket = Some(ticket);
+                                    *this.since = now;
+                                    continue;
+                                }
+                                Joined::TooLate(unavailable) => (unavailable, *this.reason),
+                                Joined::Full(unavailable) => (unavailable, Reason::RateLimited),
+                            };
+                        let rejected = inner.base.rejection(now, unavailable, reason);
+                        return Poll::Ready(inner.reject(rejected, observer));
+                    }
+                    Some(ticket) => {
+                        let waker = task.waker().clone();
+                        // Dropped before it returns: a waker may panic, and the tokens go back then.
+                        let mut wakes = WakeList::default();
+                        let place = (ticket, *this.latest);
+                        let turn = inner
+                            .queue
+                            .turn(&inner.storage, now, place, waker, &mut wakes);
+                        if let Turn::Taken(at) = turn {
                             *this.ticket = None;
-                            inner.queue.leave(&inner.core, now, ticket, *this.cost);
-                            let rejected = inner.base.rejection(now, refusal, Reason::QueueTimeout);
-                            return Poll::Ready(inner.reject(rejected, observer));
+                            *this.served = Some(at);
+                        }
+                        drop(wakes);
+                        let too_late = match turn {
+                            Turn::Taken(_) => {
+                                let waited = now.saturating_duration_since(*this.since);
+                                let event = Event::waited(inner.base.name, waited);
+                                inner.base.tell(event, observer);
+                                *this.served = None;
+                                return Poll::Ready(Ok(()));
+                            }
+                            // The quota may have changed meanwhile, and with it what was foreseen.
+                            Turn::First(Unavailable::Until(at)) if at <= *this.latest => Ok(at),
+                            Turn::First(unavailable) => Err(unavailable),
+                            Turn::Behind if now < *this.latest => Ok(*this.latest),
+                            Turn::Behind => Err(Unavailable::Until(Instant::FAR_FUTURE)),
+                        };
+                        match too_late {
+                            Ok(wake_at) => wake_at,
+                            Err(unavailable) => {
+                                *this.ticket = None;
+                                inner.queue.leave(&inner.storage, now, ticket, *this.cost);
+                                let rejected =
+                                    inner.base.rejection(now, unavailable, Reason::QueueTimeout);
+                                return Poll::Ready(inner.reject(rejected, observer));
+                            }
                         }
                     }
-                }
-            };
+                };
             let mut this = self.as_mut().project();
             if this.timer.is_none() || *this.timer_at != wake_at {
                 let sleep = match wake_at {

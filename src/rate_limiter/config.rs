@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::RateLimiter;
-use super::core::{Core, Locked};
 use super::feedback::{Adaptive, Feedback};
 use super::inner::Inner;
-use super::queue::Queue;
+use super::quotas_in_force::QuotasInForce;
 use super::rejections::Rejections;
 use super::state::{self, Algorithm, Gcra, LARGEST, LARGEST_LOG, Quota};
-use super::striped::Striped;
-use super::terms::Terms;
+use super::storage::{Locked, Storage};
+use super::striped_bucket::StripedBucket;
 use super::token_bucket::TokenBucket;
+use super::wait_queue::WaitQueue;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::{Base, Setup};
 use crate::error::ConfigError;
@@ -198,30 +198,30 @@ impl RateLimiterBuilder {
                 adaptive,
             })
         });
-        let core = match (self.stripes, rest) {
+        let storage = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
             (1, []) if first.is_plain() => {
                 let gcra = first.gcra(debt);
-                let tat = gcra.holding(now, first.first());
-                Core::Token(TokenBucket::new(&gcra, tat))
+                let tat = gcra.with_initial(now, first.initial_tokens());
+                Storage::Token(TokenBucket::new(&gcra, tat))
             }
             (1, _) => {
                 let limits = state::limits(&self.quotas, now, debt);
-                Core::Locked(Mutex::new(Locked::new(limits, now)))
+                Storage::Locked(Mutex::new(Locked::new(limits, now)))
             }
             (stripes, []) if first.is_plain() => {
                 let rules = state::stripe(first, stripes)
                     .ok_or(error("stripes", "must not exceed the burst, nor 1024"))?;
-                Core::Striped(Striped::new(&rules, now, first.first()))
+                Storage::StripedBucket(StripedBucket::new(&rules, now, first.initial_tokens()))
             }
             _ => return Err(error("stripes", "can only split a single token bucket")),
         };
         Ok(RateLimiter {
             inner: Arc::new(Inner {
-                core,
-                queue: Queue::new(
+                storage,
+                queue: WaitQueue::new(
                     self.max_waiting.unwrap_or(usize::MAX),
-                    Terms::new(self.quotas),
+                    QuotasInForce::new(self.quotas),
                 ),
                 base,
                 max_wait,
@@ -264,8 +264,8 @@ impl RateLimiter {
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                core: Core::Token(TokenBucket::new(&gcra, tat)),
-                queue: Queue::new(max_waiting, Terms::new(quotas)),
+                storage: Storage::Token(TokenBucket::new(&gcra, tat)),
+                queue: WaitQueue::new(max_waiting, QuotasInForce::new(quotas)),
                 base,
                 max_wait: Duration::ZERO,
                 debt,

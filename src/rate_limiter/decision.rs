@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::state::{Refusal, Standing};
+use super::state::{Availability, Unavailable};
 use crate::instant::Instant;
 
 /// What a limiter decided, or would decide, about a call, and the state that it decided by.
@@ -40,15 +40,19 @@ impl Decision {
         retry_after: None,
     };
 
-    pub(super) fn new(now: Instant, ready: Result<(), Refusal>, standing: Standing) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        ready: Result<(), Unavailable>,
+        availability: Availability,
+    ) -> Self {
         Self {
             allowed: ready.is_ok(),
-            limit: standing.limit,
-            window: standing.window,
-            remaining: u64::try_from(standing.available).unwrap_or(0),
-            reset_after: standing.full_at.saturating_duration_since(now),
+            limit: availability.limit,
+            window: availability.window,
+            remaining: u64::try_from(availability.available).unwrap_or(0),
+            reset_after: availability.full_at.saturating_duration_since(now),
             retry_after: match ready {
-                Err(Refusal::Until(at)) => Some(at.saturating_duration_since(now)),
+                Err(Unavailable::Until(at)) => Some(at.saturating_duration_since(now)),
                 _ => None,
             },
         }

@@ -130,7 +130,7 @@ fn loom_a_caller_from_before_a_change_of_the_quota_takes_nothing_at_the_old_pric
             assert!(taker.join().unwrap());
             let (gcra, tat) = bucket.copy();
             assert_eq!(
-                gcra.standing(tat, now).available,
+                gcra.availability(tat, now).available,
                 1,
                 "two, and one was taken"
             );

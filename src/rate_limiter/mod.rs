@@ -1,76 +1,6 @@
-//! Rate limits: no more than so much in so much time.
-//!
-//! # What it protects
-//!
-//! A dependency that charges, throttles or breaks above a rate; or, on the server's side, one's own
-//! service and its well-behaved users from those who send too much.
-//!
-//! ```text
-//!                  a token every T
-//!                        │
-//!                 ┌──────▼──────┐ burst      take n ──► enough: the call runs
-//!                 │ ○ ○ ○ ○ ○ ○ │──────────►        └─► too few: refused with retry_after,
-//!                 └─────────────┘                        or waits in line for its turn
-//! ```
-//!
-//! # When not to use it
-//!
-//! * To bound how much runs at the same time: that is a bulkhead. A rate says nothing about calls
-//!   that hang.
-//! * To find out what a dependency can take: a rate is what somebody knows or has agreed on. Use a
-//!   concurrency limit that adapts.
-//! * Across several processes, without dividing the rate: a limiter counts what it sees.
-//!
-//! # Example
-//!
-//! ```
-//! use std::time::Duration;
-//! use backstop::{ManualClock, Policy, RateLimiter};
-//! use backstop::rate_limiter::Quota;
-//!
-//! let clock = ManualClock::new();
-//! let limiter = RateLimiter::builder()
-//!     .quota(Quota::per_second(10).burst(2))
-//!     .clock(clock.clone())
-//!     .build()?;
-//!
-//! let send = || async { Ok::<_, std::io::Error>("sent") };
-//! assert!(clock.block_on(limiter.call(send)).is_ok());
-//! assert!(clock.block_on(limiter.call(send)).is_ok());
-//! let error = clock.block_on(limiter.call(send)).unwrap_err();
-//! assert_eq!(error.to_string(), "rejected by rate_limiter: rate limited, retry after 100ms");
-//!
-//! clock.advance(error.retry_after().unwrap());
-//! assert!(clock.block_on(limiter.call(send)).is_ok());
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
-//!
-//! # Algorithms
-//!
-//! | [`Quota`] | admits | memory | for |
-//! |---|---|---|---|
-//! | token bucket (default) | the rate, and bursts out of what was saved up | one word | nearly everything |
-//! | [`leaky_bucket`](Quota::leaky_bucket) | one per interval, in order | the queue | what must not see bursts |
-//! | [`fixed_window`](Quota::fixed_window) | the limit per window, so twice that around a boundary | one counter | contracts that say so |
-//! | [`sliding_log`](Quota::sliding_log) | never more than the limit in any window | every call | small, strict limits |
-//! | [`sliding_counter`](Quota::sliding_counter) | about the same | two counters | large limits over long windows |
-//!
-//! # Defaults
-//!
-//! See [`RateLimiterBuilder`]. There is no default rate.
-//!
-//! # With its neighbours
-//!
-//! * **Inside a retry** every attempt counts, which is what the dependency sees; a retry waits for
-//!   `retry_after` of a refusal. **Outside** only the first one does.
-//! * **Inside a timeout or a deadline** a call whose turn would come too late is refused at once
-//!   instead of waiting in vain.
-//! * A breaker ignores refusals: they say nothing about the dependency.
-//! * **Inside a hedge** each copy costs a token.
-//!
-//! # One limit per user
-//!
-//! [`KeyedRateLimiter`] keeps millions of them in bounded memory.
+// The first line gives the page the picture, which rustdoc has no other place for.
+#![doc = include_str!("../../docs/patterns/rate-limiter.svg.md")]
+#![doc = include_str!("../../docs/patterns/rate-limiter.md")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,24 +13,24 @@ use crate::verdict::Verdict;
 
 mod acquire;
 mod config;
-mod core;
 mod decision;
 mod feedback;
 mod inner;
 mod keyed;
-mod line;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod policy;
-mod queue;
+mod queue_state;
+mod quotas_in_force;
 mod rejections;
 mod reservation;
 mod snapshot;
 mod state;
-mod striped;
-mod terms;
+mod storage;
+mod striped_bucket;
 mod token_bucket;
-mod wakes;
+mod wait_queue;
+mod wake_list;
 
 pub use self::acquire::Acquire;
 pub use self::config::RateLimiterBuilder;
@@ -115,9 +45,9 @@ pub use self::state::{Algorithm, Inherit, Quota};
 #[doc(no_inline)]
 pub use crate::keyed::Overflow;
 
-use self::core::{Core, Settings};
 use self::inner::Inner;
-use self::state::{Limit, Refusal, Standing, limits, stripe};
+use self::state::{Availability, Limit, Unavailable, limits, stripe};
+use self::storage::{Settings, Storage};
 
 /// Admits no more than its quotas allow. See the [module page](self).
 ///
@@ -164,14 +94,14 @@ impl RateLimiter {
         let now = inner.base.now();
         // The most frequent case has an end of its own, so that it does not wait for what the others
         // would return.
-        if let (Core::Token(bucket), false) = (&inner.core, inner.queue.is_closed()) {
+        if let (Storage::Token(bucket), false) = (&inner.storage, inner.queue.is_closed()) {
             match bucket.attempt(now, cost) {
                 Some(Ok(())) => return Ok(()),
-                Some(Err(refusal)) => return inner.refuse(now, refusal, None),
+                Some(Err(unavailable)) => return inner.reject_for(now, unavailable, None),
                 None => {}
             }
         }
-        inner.try_acquire_otherwise(now, cost)
+        inner.try_acquire_slow(now, cost)
     }
 
     /// Takes `cost` tokens, if there are that many, and tells where that leaves the limit.
@@ -185,7 +115,7 @@ impl RateLimiter {
             inner.rejections.count();
         }
         match borrowed {
-            Some(borrowed) => Decision::new(now, taken, borrowed.standing),
+            Some(borrowed) => Decision::new(now, taken, borrowed.availability),
             None => self.behind(now, taken),
         }
     }
@@ -201,20 +131,20 @@ impl RateLimiter {
         let inner = &*self.inner;
         let now = inner.base.now();
         if inner.queue.is_closed() {
-            let (ready, behind) = inner.queue.forecast(&inner.core, now, cost);
+            let (ready, behind) = inner.queue.forecast(&inner.storage, now, cost);
             if behind {
                 return self.behind(now, ready);
             }
         }
-        let limits = inner.core.copy();
-        Decision::new(now, limits.ready(now, cost, 0), limits.standing(now))
+        let limits = inner.storage.copy();
+        Decision::new(now, limits.ready(now, cost, 0), limits.availability(now))
     }
 
     /// The decision behind waiters, to which belongs whatever there is, or during a pause.
-    fn behind(&self, now: Instant, ready: Result<(), Refusal>) -> Decision {
-        let mut standing = self.inner.core.standing(now);
-        standing.available = 0;
-        Decision::new(now, ready, standing)
+    fn behind(&self, now: Instant, ready: Result<(), Unavailable>) -> Decision {
+        let mut availability = self.inner.storage.availability(now);
+        availability.available = 0;
+        Decision::new(now, ready, availability)
     }
 
     /// Waits for one token. See [`acquire_n`](Self::acquire_n).
@@ -295,7 +225,7 @@ impl RateLimiter {
     /// As [`pause_for`](Self::pause_for), until this instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         let inner = &*self.inner;
-        inner.queue.pause(&inner.core, inner.base.now(), until);
+        inner.queue.pause(&inner.storage, inner.base.now(), until);
     }
 
     /// Records the result of a call that was admitted by hand, for
@@ -347,33 +277,35 @@ impl RateLimiter {
         }
         // A clock may be the user's code: not under the lock.
         let now = inner.base.now();
-        inner.queue.change(&inner.core, now, |core, terms| {
-            let same = |(old, new): (&Quota, &Quota)| {
-                old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
-            };
-            let old = terms.quotas();
-            if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
-                return Err(error(
-                    "must be of the number and algorithms it was built with",
-                ));
-            }
-            let first = &quotas[0];
-            let settings = match core {
-                Core::Token(_) => {
-                    let gcra = first.gcra(inner.debt);
-                    Settings::Token(gcra, gcra.holding(now, first.first()))
+        inner
+            .queue
+            .change(&inner.storage, now, |storage, in_force| {
+                let same = |(old, new): (&Quota, &Quota)| {
+                    old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
+                };
+                let old = in_force.quotas();
+                if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
+                    return Err(error(
+                        "must be of the number and algorithms it was built with",
+                    ));
                 }
-                Core::Striped(striped) => {
-                    let rules = stripe(first, striped.len());
-                    let rules = rules.ok_or(error("must hold a token for each stripe"))?;
-                    Settings::Striped(rules, first.first())
-                }
-                Core::Locked(_) => Settings::Locked(limits(quotas, now, inner.debt)),
-            };
-            core.replace(now, settings, inherit);
-            terms.replace(quotas);
-            Ok(())
-        })
+                let first = &quotas[0];
+                let settings = match storage {
+                    Storage::Token(_) => {
+                        let gcra = first.gcra(inner.debt);
+                        Settings::Token(gcra, gcra.with_initial(now, first.initial_tokens()))
+                    }
+                    Storage::StripedBucket(striped) => {
+                        let rules = stripe(first, striped.len());
+                        let rules = rules.ok_or(error("must hold a token for each stripe"))?;
+                        Settings::StripedBucket(rules, first.initial_tokens())
+                    }
+                    Storage::Locked(_) => Settings::Locked(limits(quotas, now, inner.debt)),
+                };
+                storage.replace(now, settings, inherit);
+                in_force.replace(quotas);
+                Ok(())
+            })
     }
 
     /// Where it stands. Reading changes nothing.
@@ -381,14 +313,17 @@ impl RateLimiter {
         let inner = &*self.inner;
         let now = inner.base.now();
         let quotas = inner.queue.quotas();
-        let (standing, each) = inner.core.standings(now);
-        let decision = Decision::new(now, Ok(()), standing);
+        let (availability, each) = inner.storage.availabilities(now);
+        let decision = Decision::new(now, Ok(()), availability);
         let paused_until = inner.queue.paused_until(now).unwrap_or(now);
         let (rejections, shadow) = (inner.rejections.total(), inner.base.shadow);
         Snapshot {
             name: inner.base.name,
             quotas,
-            available: each.iter().map(|standing| standing.available).collect(),
+            available: each
+                .iter()
+                .map(|availability| availability.available)
+                .collect(),
             remaining: decision.remaining,
             reset_after: decision.reset_after,
             waiting: inner.queue.waiting(),
@@ -418,15 +353,20 @@ impl RateLimiter {
             None => Instant::ORIGIN,
         };
         let open_at = inner.queue.paused_until(now).unwrap_or(now);
-        Some(self.standing(now).full_at.max(open_at).max(forgotten_at))
+        Some(
+            self.availability(now)
+                .full_at
+                .max(open_at)
+                .max(forgotten_at),
+        )
     }
 
     fn waiting(&self) -> usize {
         self.inner.queue.waiting()
     }
 
-    fn standing(&self, now: Instant) -> Standing {
-        self.inner.core.standing(now)
+    fn availability(&self, now: Instant) -> Availability {
+        self.inner.storage.availability(now)
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::inner::Inner;
-use super::state::Refusal;
+use super::state::Unavailable;
 use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
 use crate::error::{Error, Rejected};
@@ -32,37 +32,37 @@ impl<'a, Op: Operation> Run<Op> for &'a RateLimiter {
 
 impl<'a> Gate for &'a RateLimiter {
     type Ticket = ();
-    type Permit = Learning<'a>;
-    type Entrance = Tokens<'a>;
+    type Permit = ResultRecorder<'a>;
+    type Entrance = TokenWait<'a>;
 
     #[inline(always)]
-    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Tokens<'a>> {
+    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), TokenWait<'a>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
         let now = cx.now(&inner.base.clock);
         match inner.take(now, cost) {
             Ok(()) => Entered::Admitted(()),
-            Err(refusal) => Entered::Waits(Tokens {
+            Err(unavailable) => Entered::Waits(TokenWait {
                 stage: Stage::Missing {
                     limiter: self,
-                    refusal,
+                    unavailable,
                 },
             }),
         }
     }
 
     #[inline(always)]
-    fn permit(self, (): ()) -> Learning<'a> {
-        Learning::of(&self.inner)
+    fn permit(self, (): ()) -> ResultRecorder<'a> {
+        ResultRecorder::of(&self.inner)
     }
 }
 
 /// A running call that the limiter learns from, if it learns.
-pub struct Learning<'a> {
+pub struct ResultRecorder<'a> {
     inner: Option<&'a Inner>,
 }
 
-impl<'a> Learning<'a> {
+impl<'a> ResultRecorder<'a> {
     #[inline(always)]
     fn of(inner: &'a Inner) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl<'a> Learning<'a> {
     }
 }
 
-impl Permit for Learning<'_> {
+impl Permit for ResultRecorder<'_> {
     #[inline(always)]
     fn take(&mut self) -> Self {
         Self {
@@ -92,9 +92,9 @@ impl Permit for Learning<'_> {
     }
 }
 
-impl fmt::Debug for Learning<'_> {
+impl fmt::Debug for ResultRecorder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Learning").finish_non_exhaustive()
+        f.debug_struct("ResultRecorder").finish_non_exhaustive()
     }
 }
 
@@ -111,7 +111,7 @@ impl Describe for RateLimiter {
 pin_project! {
     /// The wait for tokens of a call that found too few.
     #[derive(Debug)]
-    pub struct Tokens<'a> {
+    pub struct TokenWait<'a> {
         #[pin]
         stage: Stage<'a>,
     }
@@ -125,7 +125,7 @@ pin_project! {
         // it costs time also if the call is admitted.
         Missing {
             limiter: &'a RateLimiter,
-            refusal: Refusal,
+            unavailable: Unavailable,
         },
         Waiting {
             #[pin]
@@ -134,8 +134,8 @@ pin_project! {
     }
 }
 
-impl<'a> Entrance for Tokens<'a> {
-    type Permit = Learning<'a>;
+impl<'a> Entrance for TokenWait<'a> {
+    type Permit = ResultRecorder<'a>;
 
     fn poll(
         self: Pin<&mut Self>,
@@ -143,16 +143,20 @@ impl<'a> Entrance for Tokens<'a> {
         _: bool,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<Learning<'a>, Rejected>> {
+    ) -> Poll<Result<ResultRecorder<'a>, Rejected>> {
         let mut stage = self.project().stage;
-        if let StageProj::Missing { limiter, refusal } = stage.as_mut().project() {
+        if let StageProj::Missing {
+            limiter,
+            unavailable,
+        } = stage.as_mut().project()
+        {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
             // A call that waits, and shadow mode for one that would, is up to `Acquire`.
             if inner.max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
-                let admitted = inner.refuse(now, *refusal, observer);
-                return Poll::Ready(admitted.map(|()| Learning::of(inner)));
+                let admitted = inner.reject_for(now, *unavailable, observer);
+                return Poll::Ready(admitted.map(|()| ResultRecorder::of(inner)));
             }
             let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
             stage.set(Stage::Waiting { acquire });
@@ -175,6 +179,6 @@ impl<'a> Entrance for Tokens<'a> {
         let refund = OnUnwind::new(|| inner.give(None, cost));
         cx.refresh(clock);
         refund.disarm();
-        Poll::Ready(Ok(Learning::of(inner)))
+        Poll::Ready(Ok(ResultRecorder::of(inner)))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::state::Refusal;
+use super::state::Unavailable;
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::Panics;
@@ -12,11 +12,16 @@ use crate::striped::Striped;
 impl Base {
     /// Makes a rejection for `reason`, unless there will never be that many tokens.
     #[inline(always)]
-    pub(super) fn rejection(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
-        match refusal {
-            Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
-            Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
-            Refusal::Until(at) => {
+    pub(super) fn rejection(
+        &self,
+        now: Instant,
+        unavailable: Unavailable,
+        reason: Reason,
+    ) -> Rejected {
+        match unavailable {
+            Unavailable::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
+            Unavailable::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
+            Unavailable::Until(at) => {
                 let wait = at.as_nanos().saturating_sub(now.as_nanos());
                 Rejected::new(self.name, reason).with_retry_nanos(wait)
             }
@@ -54,12 +59,12 @@ impl Rejections {
     pub(super) fn count(&self) {
         match self.0.get() {
             Some(counter) => counter.increment(),
-            None => self.first(),
+            None => self.allocate(),
         }
     }
 
     #[cold]
-    fn first(&self) {
+    fn allocate(&self) {
         self.0.get_or_init(Striped::new).increment();
     }
 

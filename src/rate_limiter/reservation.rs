@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::inner::Inner;
-use super::state::Refusal;
+use super::state::Unavailable;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
@@ -49,19 +49,19 @@ impl Reservation {
         let latest = now + longest;
         let (taken, borrowed) = inner.borrow(now, cost, inner.debt);
         let at = borrowed.as_ref().map_or(now, |borrowed| borrowed.taken);
-        let refused = match (taken, borrowed.map_or(Ok(()), |borrowed| borrowed.paid)) {
+        let unavailable = match (taken, borrowed.map_or(Ok(()), |borrowed| borrowed.paid)) {
             (Ok(()), Ok(())) => Ok(now),
-            (Ok(()), Err(Refusal::Until(paid))) if paid <= latest => Ok(paid),
-            (Ok(()), Err(refusal)) => {
+            (Ok(()), Err(Unavailable::Until(paid))) if paid <= latest => Ok(paid),
+            (Ok(()), Err(unavailable)) => {
                 inner.give(Some(at), cost);
-                Err(refusal)
+                Err(unavailable)
             }
-            (Err(refusal), _) => Err(refusal),
+            (Err(unavailable), _) => Err(unavailable),
         };
-        let (cost, paid) = match refused {
+        let (cost, paid) = match unavailable {
             Ok(paid) => (cost, paid),
-            Err(refusal) => {
-                let rejected = inner.base.rejection(now, refusal, Reason::RateLimited);
+            Err(unavailable) => {
+                let rejected = inner.base.rejection(now, unavailable, Reason::RateLimited);
                 inner.reject(rejected, None)?;
                 // In shadow mode it goes ahead, and takes nothing.
                 (0, now)

@@ -1,7 +1,7 @@
 //! A token bucket that any number of threads share: one word, without a lock as long as its quota has
 //! not been changed.
 
-use super::state::{Gcra, Inherit, Refusal, Standing};
+use super::state::{Availability, Gcra, Inherit, Unavailable};
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked, spin};
 
@@ -27,9 +27,9 @@ const MOVED: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Borrowed {
     /// Where that leads.
-    pub(super) standing: Standing,
+    pub(super) availability: Availability,
     /// When nothing is owed any more.
-    pub(super) paid: Result<(), Refusal>,
+    pub(super) paid: Result<(), Unavailable>,
     /// The instant at which they count as taken.
     pub(super) taken: Instant,
 }
@@ -45,7 +45,7 @@ impl TokenBucket {
 
     /// Takes `tokens` if there are that many.
     #[inline(always)]
-    pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         match self.attempt(now, tokens) {
             Some(taken) => taken,
             None => self.take_contended(now, tokens),
@@ -54,22 +54,22 @@ impl TokenBucket {
 
     /// As [`take`](Self::take), but `None` when another thread was faster, or the state has been moved.
     #[inline(always)]
-    pub(super) fn attempt(&self, now: Instant, tokens: u64) -> Option<Result<(), Refusal>> {
+    pub(super) fn attempt(&self, now: Instant, tokens: u64) -> Option<Result<(), Unavailable>> {
         // Relaxed: the word is the whole state.
         let tat = self.tat.load(Ordering::Relaxed);
         match self.rules.take(tat, now, tokens) {
             Ok(next) => self.step(tat, next).then_some(Ok(())),
             Err(_) if tat == MOVED => None,
-            Err(refusal) => Some(Err(refusal)),
+            Err(unavailable) => Some(Err(unavailable)),
         }
     }
 
     /// As [`take`](Self::take), after a lost race, or when the state has been moved.
     #[cold]
-    pub(super) fn take_contended(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn take_contended(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         self.update(|gcra, tat| match gcra.take(tat, now, tokens) {
             Ok(next) => (next, Ok(())),
-            Err(refusal) => (tat, Err(refusal)),
+            Err(unavailable) => (tat, Err(unavailable)),
         })
     }
 
@@ -109,15 +109,15 @@ impl TokenBucket {
         now: Instant,
         tokens: u64,
         debt: u64,
-    ) -> (Result<(), Refusal>, Borrowed) {
+    ) -> (Result<(), Unavailable>, Borrowed) {
         self.update(|gcra, tat| {
             let ready = gcra.ready(tat, now, tokens, debt);
             let next = match ready {
-                Ok(()) => gcra.put(tat, now, tokens),
+                Ok(()) => gcra.force_take(tat, now, tokens),
                 Err(_) => tat,
             };
             let borrowed = Borrowed {
-                standing: gcra.standing(next, now),
+                availability: gcra.availability(next, now),
                 paid: gcra.ready(next, now, 0, 0),
                 taken: now,
             };
@@ -128,24 +128,29 @@ impl TokenBucket {
     /// Takes as many of `tokens` as leave no more than `debt` tokens in debt. Returns how many.
     pub(super) fn charge(&self, now: Instant, tokens: u64, debt: u64) -> u64 {
         self.update(|gcra, tat| {
-            let charged = tokens.min(gcra.standing(tat, now).room(debt));
+            let charged = tokens.min(gcra.availability(tat, now).room(debt));
             match charged {
                 0 => (tat, 0),
-                _ => (gcra.put(tat, now, charged), charged),
+                _ => (gcra.force_take(tat, now, charged), charged),
             }
         })
     }
 
     /// Takes `tokens` for a waiter at its turn, if that comes at `from` or later, and by `now`. They count
     /// as taken at the turn, so one that is served late costs those behind it nothing.
-    pub(super) fn serve(&self, from: Instant, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn serve(
+        &self,
+        from: Instant,
+        now: Instant,
+        tokens: u64,
+    ) -> Result<(), Unavailable> {
         self.update(|gcra, tat| {
             let turn = match gcra.ready(tat, from, tokens, 0) {
                 Ok(()) => from,
-                Err(Refusal::Until(turn)) if turn <= now => turn,
-                Err(refusal) => return (tat, Err(refusal)),
+                Err(Unavailable::Until(turn)) if turn <= now => turn,
+                Err(unavailable) => return (tat, Err(unavailable)),
             };
-            (gcra.put(tat, turn, tokens), Ok(()))
+            (gcra.force_take(tat, turn, tokens), Ok(()))
         })
     }
 

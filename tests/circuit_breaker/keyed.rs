@@ -2,13 +2,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use backstop::circuit_breaker::{State, Trip};
+use backstop::keyed::KeyedBuilder;
 use backstop::{CircuitBreaker, Keyed, ManualClock};
 
 use super::{builder, feed, secs};
 
-fn hosts(clock: &ManualClock) -> Keyed<u32, CircuitBreaker> {
+fn hosts_builder(clock: &ManualClock) -> KeyedBuilder<u32, CircuitBreaker> {
     let template = builder(clock).trip_on(Trip::failures(1).of_last(5));
-    Keyed::new(move |_| template.clone().build().unwrap())
+    Keyed::builder(move |_| template.clone().build().unwrap())
+}
+
+fn hosts(clock: &ManualClock) -> Keyed<u32, CircuitBreaker> {
+    hosts_builder(clock).build().unwrap()
 }
 
 #[test]
@@ -29,7 +34,7 @@ fn each_key_has_a_policy_of_its_own() {
 #[test]
 fn a_million_keys_do_not_need_a_million_entries() {
     let clock = ManualClock::new();
-    let hosts = hosts(&clock).max_keys(1000);
+    let hosts = hosts_builder(&clock).max_keys(1000).build().unwrap();
     feed(&hosts.get(&0), &clock, "x");
     for key in 1..20_000 {
         feed(&hosts.get(&key), &clock, "..");
@@ -43,7 +48,7 @@ fn a_million_keys_do_not_need_a_million_entries() {
 #[test]
 fn only_what_is_idle_and_clean_leaves() {
     let clock = ManualClock::new();
-    let hosts = hosts(&clock).max_keys(3);
+    let hosts = hosts_builder(&clock).max_keys(3).build().unwrap();
     let held = hosts.get(&1);
     feed(&hosts.get(&2), &clock, "x");
     let watched = hosts.get(&3).subscribe();
@@ -192,7 +197,8 @@ fn hosts_that_were_down_long_ago_free_their_places() {
     let template = builder(&clock)
         .trip_on(Trip::failure_rate(0.5).within(secs(30)).min_calls(1))
         .ramp_up(secs(7));
-    let hosts = Keyed::new(move |_: &u32| template.clone().build().unwrap()).max_keys(100);
+    let hosts = Keyed::builder(move |_: &u32| template.clone().build().unwrap());
+    let hosts = hosts.max_keys(100).build().unwrap();
     for key in 0..100 {
         feed(&hosts.get(&key), &clock, "x");
         assert_eq!(hosts.get(&key).state(), State::Open);

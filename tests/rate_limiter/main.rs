@@ -11,6 +11,7 @@ mod keyed;
 mod keyed_feedback;
 mod keyed_options;
 mod panics;
+mod picture;
 mod pitfalls;
 mod policy;
 mod quotas;

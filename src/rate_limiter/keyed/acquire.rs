@@ -9,8 +9,8 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::super::RateLimiter;
-use super::super::state::Refusal;
-use super::call_time::Time;
+use super::super::state::Unavailable;
+use super::call_time::CallTime;
 use super::limited::Limited;
 use crate::clock::Sleep;
 use crate::coop;
@@ -67,7 +67,7 @@ enum Start {
     /// Waits in the queue of the key, which has none yet.
     NeedsQueue,
     WaitIn(RateLimiter),
-    Reject(Refusal),
+    Reject(Unavailable),
 }
 
 impl<'a, Q> KeyedAcquire<'a, Q>
@@ -103,7 +103,9 @@ where
             let limited = *this.limited;
             if base.shadow {
                 let taken = inner.take(limited.hash, limited.key, now, cost);
-                return Poll::Ready(taken.or_else(|refusal| inner.refuse(now, refusal, observer)));
+                return Poll::Ready(
+                    taken.or_else(|unavailable| inner.reject_for(now, unavailable, observer)),
+                );
             }
             let latest = now + *this.longest;
             reason = match deadline <= latest && deadline != Instant::FAR_FUTURE {
@@ -130,8 +132,8 @@ where
                             None => continue,
                         },
                         Start::WaitIn(limiter) => limiter,
-                        Start::Reject(refusal) => {
-                            let rejected = base.rejection(now, refusal, reason);
+                        Start::Reject(unavailable) => {
+                            let rejected = base.rejection(now, unavailable, reason);
                             return Poll::Ready(inner.report(rejected, observer));
                         }
                     };
@@ -194,9 +196,10 @@ where
 {
     /// Takes `cost` tokens, or says what the call waits for, at most until `latest`.
     fn start(&self, now: Instant, cost: u64, latest: Instant) -> Start {
-        let paused = |time: Time| match time.open <= latest && time.open != Instant::FAR_FUTURE {
+        let paused = |time: CallTime| match time.open <= latest && time.open != Instant::FAR_FUTURE
+        {
             true => Start::WaitForEndOfPause(time.open),
-            false => Start::Reject(Refusal::Until(time.open)),
+            false => Start::Reject(Unavailable::Until(time.open)),
         };
         let start = self.inner.with(
             (self.hash, self.key),
@@ -211,8 +214,8 @@ where
                         *tat = next;
                         Start::Run
                     }
-                    Err(Refusal::Until(turn)) if turn <= latest => Start::NeedsQueue,
-                    Err(refusal) => Start::Reject(refusal),
+                    Err(Unavailable::Until(turn)) if turn <= latest => Start::NeedsQueue,
+                    Err(unavailable) => Start::Reject(unavailable),
                 }
             },
             |limiter, time| match time.is_paused() {
@@ -220,7 +223,7 @@ where
                 false => Start::WaitIn(limiter.clone()),
             },
         );
-        start.unwrap_or(Start::Reject(Refusal::Until(Instant::FAR_FUTURE)))
+        start.unwrap_or(Start::Reject(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
     /// Returns the limiter of the key, in whose queue calls wait. A key that is one word gets one. `None` if
@@ -233,7 +236,7 @@ where
 
     /// Whether the key is paused.
     fn is_paused(&self, now: Instant) -> bool {
-        let (inner, is_paused) = (self.inner, |time: Time| time.is_paused());
+        let (inner, is_paused) = (self.inner, |time: CallTime| time.is_paused());
         let of_key = inner.with_known(
             self.hash,
             self.key,

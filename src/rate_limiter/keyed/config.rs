@@ -11,7 +11,7 @@ use super::super::state::{LARGEST, Quota};
 use super::KeyedRateLimiter;
 use super::hash::Secret;
 use super::inner::{Inner, NAME, PerKey, QuotaFor};
-use super::keys::Keys;
+use super::shards::Shards;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::Setup;
 use crate::error::ConfigError;
@@ -191,7 +191,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
         let shared = per_key.limiter(&self.quotas, &base)?;
         Ok(KeyedRateLimiter {
             inner: Arc::new(Inner {
-                keys: Keys::new(first.gcra(debt), self.max_keys, self.overflow),
+                keys: Shards::new(first.gcra(debt), self.max_keys, self.overflow),
                 secret: Secret::new(),
                 is_plain: first.is_plain() && more.is_empty() && self.adaptive.is_none(),
                 paused_until: AtomicU64::new(Instant::ORIGIN.as_nanos()),

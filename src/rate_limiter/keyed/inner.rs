@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::state::{Gcra, Quota, Refusal};
+use super::super::state::{Gcra, Quota, Unavailable};
 use super::super::{RateLimiter, RateLimiterBuilder};
-use super::call_time::Time;
-use super::custom::{Custom, Limit};
+use super::call_time::CallTime;
 use super::hash::Secret;
-use super::keys::{Keys, Place};
-use super::table::{CUSTOM, Table};
+use super::own_limit::{KeyLimit, OwnLimit};
+use super::shards::{ReservedKey, Shards};
+use super::table::{MAX_TAT, Table};
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::{Base, Setup};
 use crate::error::{ConfigError, Reason, Rejected};
@@ -24,7 +24,7 @@ use crate::verdict::Verdict;
 pub(super) const NAME: &str = "keyed_rate_limiter";
 
 pub(super) struct Inner<K> {
-    pub(super) keys: Keys<K>,
+    pub(super) keys: Shards<K>,
     pub(super) secret: Secret,
     /// Whether the default quota is a plain token bucket, so that a word is enough for a key.
     pub(super) is_plain: bool,
@@ -79,7 +79,7 @@ impl PerKey {
     /// Whether a key can have this quota.
     pub(super) fn check(&self, quota: &Quota) -> Result<(), ConfigError> {
         quota.check(NAME)?;
-        if quota.first() != quota.limit() {
+        if quota.initial_tokens() != quota.limit() {
             let problem = "must begin full: an evicted key comes back as a new one";
             return Err(ConfigError::new(NAME, "quota", problem));
         }
@@ -99,23 +99,23 @@ pub(super) type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
 
 impl<K> Inner<K> {
     #[inline]
-    pub(super) fn time(&self, now: Instant) -> Time {
+    pub(super) fn time(&self, now: Instant) -> CallTime {
         // Relaxed: the pause publishes nothing else.
         let paused = self.paused_until.load(Ordering::Relaxed);
         let open = now.max(Instant::from_nanos(paused));
-        Time { now, open }
+        CallTime { now, open }
     }
 
     /// Rejects a call. In shadow mode, reports that and admits it.
     #[inline]
-    pub(super) fn refuse(
+    pub(super) fn reject_for(
         &self,
         now: Instant,
-        refusal: Refusal,
+        unavailable: Unavailable,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         self.report(
-            self.base.rejection(now, refusal, Reason::RateLimited),
+            self.base.rejection(now, unavailable, Reason::RateLimited),
             observer,
         )
     }
@@ -159,7 +159,13 @@ impl<K> Inner<K> {
 impl<K: Hash + Eq> Inner<K> {
     /// Takes `cost` of the tokens of `key`.
     #[inline]
-    pub(super) fn take<Q>(&self, hash: u64, key: &Q, now: Instant, cost: u64) -> Result<(), Refusal>
+    pub(super) fn take<Q>(
+        &self,
+        hash: u64,
+        key: &Q,
+        now: Instant,
+        cost: u64,
+    ) -> Result<(), Unavailable>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -175,11 +181,11 @@ impl<K: Hash + Eq> Inner<K> {
                 gcra.take(*tat, time.now, cost).map(|next| *tat = next)
             },
             |limiter, time| match time.is_paused() {
-                true => Err(Refusal::Until(time.open)),
+                true => Err(Unavailable::Until(time.open)),
                 false => limiter.inner.take(time.now, cost),
             },
         )
-        .unwrap_or(Err(Refusal::Until(Instant::FAR_FUTURE)))
+        .unwrap_or(Err(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
     /// Runs `bucket` under the lock on the state of `key`, or `limiter` without a lock. A new key is
@@ -190,8 +196,8 @@ impl<K: Hash + Eq> Inner<K> {
         (hash, key): (u64, &Q),
         now: Instant,
         is_new_call: bool,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
@@ -208,12 +214,12 @@ impl<K: Hash + Eq> Inner<K> {
         if let Some(mut table) = shard {
             if let Some((state, gcra)) = table.find(hash as u32, key, &self.keys.default) {
                 let mut word = state.get();
-                if word <= CUSTOM {
+                if word <= MAX_TAT {
                     let result = bucket(&mut word, gcra, time);
                     state.set(word);
                     return Some(result);
                 }
-                let found = of_custom(&mut table, word, time, bucket)?;
+                let found = of_own_limit(&mut table, word, time, bucket)?;
                 drop(table);
                 return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
             }
@@ -225,17 +231,17 @@ impl<K: Hash + Eq> Inner<K> {
     fn with_new<Q, R>(
         &self,
         (hash, key): (u64, &Q),
-        time: Time,
+        time: CallTime,
         is_new_call: bool,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        while let Some(place) = self.keys.make_room(hash, time.now) {
-            match self.add((hash, key), time, place, &bucket, &limiter) {
+        while let Some(reserved) = self.keys.make_room(hash, time.now) {
+            match self.add((hash, key), time, reserved, &bucket, &limiter) {
                 Added::Done(result) => return Some(result),
                 Added::Evicted => {}
                 Added::Locked => break,
@@ -251,10 +257,10 @@ impl<K: Hash + Eq> Inner<K> {
     fn add<Q, R>(
         &self,
         (hash, key): (u64, &Q),
-        time: Time,
-        place: Place<'_>,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        time: CallTime,
+        reserved: ReservedKey<'_>,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Added<R>
     where
         K: Borrow<Q>,
@@ -267,35 +273,41 @@ impl<K: Hash + Eq> Inner<K> {
         loop {
             // Acquire: pairs with the release in `set_quotas`.
             let version = self.version.load(Ordering::Acquire);
-            let custom = self.custom(own.as_ref());
+            let own_limit = self.own_limit(own.as_ref());
             let Some(mut table) = self.keys.shard(hash) else {
                 return Added::Locked;
             };
             let known = table.find(hash as u32, key, &self.keys.default).is_some();
             // Under the shard's lock: a change that is not seen here has yet to come to the shard.
             let is_stale = version != self.version.load(Ordering::Acquire);
-            if is_stale && !known && custom.as_ref().is_some_and(|custom| custom.is_default) {
+            if is_stale
+                && !known
+                && own_limit
+                    .as_ref()
+                    .is_some_and(|own_limit| own_limit.is_default)
+            {
                 continue;
             }
             if known {
                 // The key is dropped outside the lock, and before anything is taken: its `Drop` may panic.
                 drop(table);
-                drop((owned, place));
+                drop((owned, reserved));
                 let used = self.with_known(hash, key, time.now, bucket, limiter);
                 return used.map_or(Added::Evicted, Added::Done);
             }
-            std::mem::forget(place);
-            let Some((state, gcra)) = table.insert(hash as u32, owned, custom, &self.keys.default)
+            std::mem::forget(reserved);
+            let Some((state, gcra)) =
+                table.insert(hash as u32, owned, own_limit, &self.keys.default)
             else {
                 return Added::Evicted;
             };
             let mut word = state.get();
-            if word <= CUSTOM {
+            if word <= MAX_TAT {
                 let result = bucket(&mut word, gcra, time);
                 state.set(word);
                 return Added::Done(result);
             }
-            let found = of_custom(&mut table, word, time, bucket);
+            let found = of_own_limit(&mut table, word, time, bucket);
             drop(table);
             return found.map_or(Added::Evicted, |found| {
                 Added::Done(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
@@ -304,20 +316,20 @@ impl<K: Hash + Eq> Inner<K> {
     }
 
     /// Makes the limit of a new key, if a word is not enough.
-    fn custom(&self, own: Option<&Quota>) -> Option<Custom> {
+    fn own_limit(&self, own: Option<&Quota>) -> Option<OwnLimit> {
         let limit = match own {
             None if self.is_plain => return None,
             None => {
                 let quotas = lock(&self.quotas).clone();
-                Limit::Limiter(self.per_key.limiter(&quotas, &self.base).ok()?)
+                KeyLimit::Limiter(self.per_key.limiter(&quotas, &self.base).ok()?)
             }
-            Some(own) if own.is_plain() && self.per_key.adaptive.is_none() => Limit::Bucket {
+            Some(own) if own.is_plain() && self.per_key.adaptive.is_none() => KeyLimit::Bucket {
                 gcra: own.gcra(self.per_key.debt),
                 tat: 0,
             },
-            Some(own) => Limit::Limiter(self.per_key.limiter(&[*own], &self.base).ok()?),
+            Some(own) => KeyLimit::Limiter(self.per_key.limiter(&[*own], &self.base).ok()?),
         };
-        Some(Custom::new(own.is_none(), limit))
+        Some(OwnLimit::new(own.is_none(), limit))
     }
 
     /// As [`with`](Self::with), for keys that are known. Others are not added.
@@ -326,8 +338,8 @@ impl<K: Hash + Eq> Inner<K> {
         hash: u64,
         key: &Q,
         now: Instant,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
@@ -337,12 +349,12 @@ impl<K: Hash + Eq> Inner<K> {
         let mut table = self.keys.shard(hash)?;
         let (state, gcra) = table.find(hash as u32, key, &self.keys.default)?;
         let mut word = state.get();
-        if word <= CUSTOM {
+        if word <= MAX_TAT {
             let result = bucket(&mut word, gcra, time);
             state.set(word);
             return Some(result);
         }
-        let found = of_custom(&mut table, word, time, bucket)?;
+        let found = of_own_limit(&mut table, word, time, bucket)?;
         drop(table);
         Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
     }
@@ -372,7 +384,7 @@ impl<K: Hash + Eq> Inner<K> {
             self.pause(hash, key, now, now + hint);
         }
         if self.per_key.adaptive.is_some() {
-            let none = |_: &mut u64, _: &Gcra, _: Time| None;
+            let none = |_: &mut u64, _: &Gcra, _: CallTime| None;
             let of_key = self.with((hash, key), now, false, none, |limiter, _| {
                 Some(limiter.clone())
             });
@@ -411,16 +423,16 @@ enum Added<R> {
 /// Runs `bucket` on the state of a key that is not plain. Returns the limiter of one that has another
 /// limit than a token bucket, to be used without the lock.
 #[cold]
-fn of_custom<K, R>(
+fn of_own_limit<K, R>(
     table: &mut Table<K>,
     word: u64,
-    time: Time,
-    bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-) -> Option<Result<R, (RateLimiter, Time)>> {
-    let custom = table.custom_mut(word)?;
-    let time = time.paused_until(custom.paused_until);
-    match &mut custom.limit {
-        Limit::Bucket { gcra, tat } => Some(Ok(bucket(tat, gcra, time))),
-        Limit::Limiter(limiter) => Some(Err((limiter.clone(), time))),
+    time: CallTime,
+    bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+) -> Option<Result<R, (RateLimiter, CallTime)>> {
+    let own_limit = table.own_limit_mut(word)?;
+    let time = time.paused_until(own_limit.paused_until);
+    match &mut own_limit.limit {
+        KeyLimit::Bucket { gcra, tat } => Some(Ok(bucket(tat, gcra, time))),
+        KeyLimit::Limiter(limiter) => Some(Err((limiter.clone(), time))),
     }
 }

@@ -16,17 +16,17 @@ use crate::verdict::Verdict;
 
 mod acquire;
 mod admin;
+mod bucket_map;
 mod call_time;
 mod config;
-mod custom;
 mod hash;
 mod inner;
-mod keys;
 mod limited;
-mod lines;
+mod own_limit;
 mod policy;
 mod reservation;
 mod shard;
+mod shards;
 mod table;
 #[cfg(test)]
 mod table_tests;
@@ -175,7 +175,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         let now = inner.base.now();
         match inner.take(inner.secret.hash(key), key, now, cost) {
             Ok(()) => Ok(()),
-            Err(refusal) => inner.refuse(now, refusal, None),
+            Err(unavailable) => inner.reject_for(now, unavailable, None),
         }
     }
 
@@ -195,9 +195,9 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             |tat, gcra, time| {
                 let ready = time.admit(gcra.ready(*tat, time.open, cost, 0));
                 if ready.is_ok() {
-                    *tat = gcra.put(*tat, now, cost);
+                    *tat = gcra.force_take(*tat, now, cost);
                 }
-                Decision::new(now, ready, gcra.standing(*tat, now))
+                Decision::new(now, ready, gcra.availability(*tat, now))
             },
             |limiter, time| match time.is_paused() {
                 true => time.peek_limiter(limiter, cost),

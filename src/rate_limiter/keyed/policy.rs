@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::super::state::Refusal;
+use super::super::state::Unavailable;
 use super::acquire::KeyedAcquire;
 use super::limited::Limited;
 use crate::clock::ClockHandle;
@@ -42,8 +42,8 @@ where
     Q::Owned: Hash + Eq,
 {
     type Ticket = ();
-    type Permit = KeyedLearning<'k, Q>;
-    type Entrance = Tokens<'k, Q>;
+    type Permit = KeyedResultRecorder<'k, Q>;
+    type Entrance = TokenWait<'k, Q>;
 
     #[inline(always)]
     fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Self::Entrance> {
@@ -51,27 +51,27 @@ where
         let now = cx.now(&self.inner.base.clock);
         match self.inner.take(self.hash, self.key, now, cost) {
             Ok(()) => Entered::Admitted(()),
-            Err(refusal) => Entered::Waits(Tokens {
+            Err(unavailable) => Entered::Waits(TokenWait {
                 stage: Stage::Missing {
                     limited: self,
-                    refusal,
+                    unavailable,
                 },
             }),
         }
     }
 
     #[inline(always)]
-    fn permit(self, (): ()) -> KeyedLearning<'k, Q> {
-        KeyedLearning::of(self)
+    fn permit(self, (): ()) -> KeyedResultRecorder<'k, Q> {
+        KeyedResultRecorder::of(self)
     }
 }
 
 /// A running call whose result the limiter learns from, if it learns.
-pub struct KeyedLearning<'a, Q: ToOwned + ?Sized> {
+pub struct KeyedResultRecorder<'a, Q: ToOwned + ?Sized> {
     limited: Option<Limited<'a, Q>>,
 }
 
-impl<'a, Q> KeyedLearning<'a, Q>
+impl<'a, Q> KeyedResultRecorder<'a, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
@@ -84,7 +84,7 @@ where
     }
 }
 
-impl<Q> Permit for KeyedLearning<'_, Q>
+impl<Q> Permit for KeyedResultRecorder<'_, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
@@ -110,9 +110,10 @@ where
     }
 }
 
-impl<Q: ToOwned + ?Sized> fmt::Debug for KeyedLearning<'_, Q> {
+impl<Q: ToOwned + ?Sized> fmt::Debug for KeyedResultRecorder<'_, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedLearning").finish_non_exhaustive()
+        f.debug_struct("KeyedResultRecorder")
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,7 +129,7 @@ impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
 
 pin_project! {
     /// The wait for a key's tokens of a call that found too few.
-    pub struct Tokens<'a, Q>
+    pub struct TokenWait<'a, Q>
     where
         Q: Hash,
         Q: Eq,
@@ -157,7 +158,7 @@ pin_project! {
         // admitted.
         Missing {
             limited: Limited<'a, Q>,
-            refusal: Refusal,
+            unavailable: Unavailable,
         },
         Waiting {
             #[pin]
@@ -167,12 +168,12 @@ pin_project! {
     }
 }
 
-impl<'a, Q> Entrance for Tokens<'a, Q>
+impl<'a, Q> Entrance for TokenWait<'a, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
-    type Permit = KeyedLearning<'a, Q>;
+    type Permit = KeyedResultRecorder<'a, Q>;
 
     fn poll(
         self: Pin<&mut Self>,
@@ -180,17 +181,21 @@ where
         _: bool,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<KeyedLearning<'a, Q>, Rejected>> {
+    ) -> Poll<Result<KeyedResultRecorder<'a, Q>, Rejected>> {
         let mut stage = self.project().stage;
         let mut is_first = false;
-        if let StageProj::Missing { limited, refusal } = stage.as_mut().project() {
+        if let StageProj::Missing {
+            limited,
+            unavailable,
+        } = stage.as_mut().project()
+        {
             let mut limited = *limited;
             limited.is_new_call = false;
             let inner = limited.inner;
             if inner.max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
-                let admitted = inner.refuse(now, *refusal, observer);
-                return Poll::Ready(admitted.map(|()| KeyedLearning::of(limited)));
+                let admitted = inner.reject_for(now, *unavailable, observer);
+                return Poll::Ready(admitted.map(|()| KeyedResultRecorder::of(limited)));
             }
             let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), inner.max_wait);
             is_first = true;
@@ -209,16 +214,16 @@ where
         let refund = OnUnwind::new(|| limited.give(cost));
         cx.refresh(clock);
         refund.disarm();
-        Poll::Ready(Ok(KeyedLearning::of(*limited)))
+        Poll::Ready(Ok(KeyedResultRecorder::of(*limited)))
     }
 }
 
-impl<Q> fmt::Debug for Tokens<'_, Q>
+impl<Q> fmt::Debug for TokenWait<'_, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").finish_non_exhaustive()
+        f.debug_struct("TokenWait").finish_non_exhaustive()
     }
 }

@@ -4,7 +4,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::super::Reservation;
-use super::super::state::Refusal;
+use super::super::state::Unavailable;
 use super::limited::Limited;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
@@ -46,7 +46,7 @@ where
         let inner = limited.inner;
         let now = inner.base.now();
         let latest = now + longest;
-        let reject = |refusal| inner.base.rejection(now, refusal, Reason::RateLimited);
+        let reject = |unavailable| inner.base.rejection(now, unavailable, Reason::RateLimited);
         let held = inner.with(
             (limited.hash, limited.key),
             now,
@@ -54,11 +54,11 @@ where
             |tat, gcra, time| {
                 let ready = gcra.ready(*tat, time.open, cost, inner.per_key.debt);
                 time.admit(ready).map_err(reject)?;
-                let next = gcra.put(*tat, now, cost);
+                let next = gcra.force_take(*tat, now, cost);
                 let paid_at = match gcra.ready(next, now, 0, 0) {
                     Ok(()) => now,
-                    Err(Refusal::Until(at)) if at <= latest => at,
-                    Err(refusal) => return Err(reject(refusal)),
+                    Err(Unavailable::Until(at)) if at <= latest => at,
+                    Err(unavailable) => return Err(reject(unavailable)),
                 };
                 *tat = next;
                 let taken = now;
@@ -73,7 +73,7 @@ where
                 limiter.reserve_within(cost, longest).map(Held::Reservation)
             },
         );
-        let held = held.unwrap_or_else(|| Err(reject(Refusal::Until(Instant::FAR_FUTURE))));
+        let held = held.unwrap_or_else(|| Err(reject(Unavailable::Until(Instant::FAR_FUTURE))));
         let held = held.or_else(|rejected| {
             inner.report(rejected, None)?;
             // In shadow mode it goes ahead, and takes nothing.
@@ -121,10 +121,10 @@ where
                         now,
                         false,
                         |tat, gcra, _| {
-                            let room = gcra.standing(*tat, now).room(debt);
-                            *tat = gcra.put(*tat, now, missing.min(room));
+                            let room = gcra.availability(*tat, now).room(debt);
+                            *tat = gcra.force_take(*tat, now, missing.min(room));
                         },
-                        |limiter, _| limiter.inner.core.charge(now, missing, debt),
+                        |limiter, _| limiter.inner.storage.charge(now, missing, debt),
                     );
                 });
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing, window_nanos};
+use super::limit::{Availability, Inherit, Limit, Unavailable, window_nanos};
 use crate::instant::Instant;
 
 /// A counter that each new window lowers by what the window earns.
@@ -42,7 +42,7 @@ impl FixedWindow {
     }
 
     /// Makes a new one begin at `now` with `tokens` instead of full.
-    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+    pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         self.used = self.limit.saturating_sub(tokens);
         if self.used > 0 {
             self.origin.get_or_insert(now);
@@ -107,10 +107,10 @@ impl FixedWindow {
 }
 
 impl Limit for FixedWindow {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let bound = self.limit.saturating_add(debt);
         if tokens > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let (index, used) = self.rolled(now);
         let excess = used.saturating_sub(bound - tokens);
@@ -118,10 +118,10 @@ impl Limit for FixedWindow {
             return Ok(());
         }
         let windows = excess.div_ceil(self.refill);
-        Err(Refusal::Until(self.start(now, index, windows)))
+        Err(Unavailable::Until(self.start(now, index, windows)))
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         self.roll(now);
         self.used = self.used.saturating_add(tokens);
     }
@@ -141,13 +141,13 @@ impl Limit for FixedWindow {
         self.carried = self.carried.min(self.used);
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let (index, used) = self.rolled(now);
         let full_at = match used.div_ceil(self.refill) {
             0 => now,
             windows => self.start(now, index, windows),
         };
-        Standing::new(self.limit, used, full_at, Duration::from_nanos(self.window))
+        Availability::new(self.limit, used, full_at, Duration::from_nanos(self.window))
     }
 }
 
@@ -160,8 +160,8 @@ mod tests {
         let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
         let mut window = FixedWindow::new(2, Duration::from_secs(1), 2, true);
         // Two for the first window, two for the second, one for the third.
-        window.put(at(0), 5);
-        window.put(at(1), 1);
+        window.force_take(at(0), 5);
+        window.force_take(at(1), 1);
         window.give(at(1), Some(at(0)), 2);
         assert_eq!(window.used, 2);
         // Not more than is owed for it: what this window took stays taken.

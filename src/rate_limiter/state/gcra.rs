@@ -5,7 +5,7 @@
 //! Times are counted in the units of an [`ExactRate`], so that no rate is rounded.
 
 use super::exact_rate::{ExactRate, REACH};
-use super::limit::{Inherit, Refusal, Standing};
+use super::limit::{Availability, Inherit, Unavailable};
 use crate::instant::Instant;
 
 /// The rules of a token bucket, without its state.
@@ -31,24 +31,24 @@ impl Gcra {
     }
 
     /// The state of a bucket that holds `tokens` of its burst.
-    pub(crate) fn holding(&self, now: Instant, tokens: u64) -> u64 {
+    pub(crate) fn with_initial(&self, now: Instant, tokens: u64) -> u64 {
         let missing = self.capacity.saturating_sub(self.rate.price(tokens));
         self.rate.units(now).saturating_add(missing)
     }
 
     /// The state after `tokens` have been taken.
     #[inline(always)]
-    pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Result<u64, Refusal> {
+    pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Result<u64, Unavailable> {
         let (present, price) = (self.rate.units(now), self.rate.price(tokens));
         let start = tat.max(present);
         let Some(room) = self.capacity.checked_sub(price) else {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         };
         // What is taken ends within a burst of the current time, and so before the end of a word.
         if start - present <= room {
             Ok(start + price)
         } else {
-            Err(Refusal::Until(self.rate.instant(start - room)))
+            Err(Unavailable::Until(self.rate.instant(start - room)))
         }
     }
 
@@ -59,22 +59,22 @@ impl Gcra {
         now: Instant,
         tokens: u64,
         debt: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Unavailable> {
         let owed = self.rate.price(debt).min(REACH - self.capacity);
         let bound = self.capacity + owed;
         let (present, price) = (self.rate.units(now), self.rate.price(tokens));
         if price > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let taken = tat.max(present).saturating_add(price);
         if taken - present <= bound {
             Ok(())
         } else {
-            Err(Refusal::Until(self.rate.instant(taken - bound)))
+            Err(Unavailable::Until(self.rate.instant(taken - bound)))
         }
     }
 
-    pub(crate) fn put(&self, tat: u64, now: Instant, tokens: u64) -> u64 {
+    pub(crate) fn force_take(&self, tat: u64, now: Instant, tokens: u64) -> u64 {
         let now = self.rate.units(now);
         let taken = tat.max(now).saturating_add(self.rate.price(tokens));
         taken.min(now.saturating_add(REACH))
@@ -100,10 +100,10 @@ impl Gcra {
         self.used(tat, now) == 0
     }
 
-    pub(crate) fn standing(&self, tat: u64, now: Instant) -> Standing {
+    pub(crate) fn availability(&self, tat: u64, now: Instant) -> Availability {
         let full_at = self.rate.instant(tat).max(now);
         let window = self.rate.time(self.capacity);
-        Standing::new(self.burst(), self.missing(tat, now), full_at, window)
+        Availability::new(self.burst(), self.missing(tat, now), full_at, window)
     }
 
     /// The state under the rules `new` that follows from `tat` under these, where `fresh` is that of

@@ -1,7 +1,7 @@
 //! The leaky bucket as a queue: callers leave one per interval.
 
 use super::exact_rate::{ExactRate, REACH};
-use super::limit::{Inherit, Limit, Refusal, Standing};
+use super::limit::{Availability, Inherit, Limit, Unavailable};
 use crate::instant::Instant;
 
 /// When the next caller may leave. The callers themselves stand in the handle's queue.
@@ -40,9 +40,9 @@ impl LeakyBucket {
 }
 
 impl Limit for LeakyBucket {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         if tokens > self.largest {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         // Whether a debt is paid is decided an interval before the next caller may leave.
         let early = debt.saturating_add(u64::from(tokens == 0));
@@ -51,18 +51,18 @@ impl Limit for LeakyBucket {
         if free <= self.rate.units(now) {
             Ok(())
         } else {
-            Err(Refusal::Until(self.rate.instant(free)))
+            Err(Unavailable::Until(self.rate.instant(free)))
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         let now = self.rate.units(now);
         let next = self.next.max(now).saturating_add(self.rate.price(tokens));
         self.next = next.min(now.saturating_add(REACH));
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
-        self.put(now, tokens);
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.force_take(now, tokens);
         true
     }
 
@@ -70,10 +70,10 @@ impl Limit for LeakyBucket {
         self.next = self.next.saturating_sub(self.rate.price(tokens));
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let backlog = self.next.saturating_sub(self.rate.units(now));
         let used = backlog.div_ceil(self.rate.cost());
         let full_at = self.rate.instant(self.next).max(now);
-        Standing::new(1, used, full_at, self.rate.time(self.rate.cost()))
+        Availability::new(1, used, full_at, self.rate.time(self.rate.cost()))
     }
 }

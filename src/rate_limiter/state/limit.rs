@@ -6,14 +6,14 @@ use crate::instant::Instant;
 
 /// Why tokens cannot be had now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum Unavailable {
     /// They can be had from this instant on, if nothing else is taken.
     Until(Instant),
     /// There will never be that many at once.
     Never,
 }
 
-impl Refusal {
+impl Unavailable {
     /// The later of two.
     pub(crate) fn max(self, other: Self) -> Self {
         match (self, other) {
@@ -34,7 +34,7 @@ impl Refusal {
 
 /// Where a limit stands at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct Availability {
     /// How many tokens it holds at most.
     pub(crate) limit: u64,
     /// How many it holds; below zero, how many it is owed.
@@ -45,7 +45,7 @@ pub(crate) struct Standing {
     pub(crate) window: Duration,
 }
 
-impl Standing {
+impl Availability {
     pub(crate) fn new(limit: u64, used: u64, full_at: Instant, window: Duration) -> Self {
         let signed = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
         Self {
@@ -104,14 +104,14 @@ impl Inherit {
 pub(crate) trait Limit {
     /// Whether `tokens` can be taken at `now`, leaving the limit no more than `debt` tokens in
     /// debt. Changes nothing.
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal>;
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable>;
 
     /// Takes `tokens`, whether there are that many or not.
-    fn put(&mut self, now: Instant, tokens: u64);
+    fn force_take(&mut self, now: Instant, tokens: u64);
 
     /// Takes the tokens of many waiters in one step; `false`, and nothing is taken, when that would
     /// not leave the limit as it is after they have been served one by one.
-    fn put_all(&mut self, _now: Instant, _tokens: u64) -> bool {
+    fn force_take_all(&mut self, _now: Instant, _tokens: u64) -> bool {
         false
     }
 
@@ -120,10 +120,10 @@ pub(crate) trait Limit {
     fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64);
 
     /// Records an attempt that was rejected: the limit is in demand.
-    fn attempted(&mut self, _now: Instant) {}
+    fn record_rejection(&mut self, _now: Instant) {}
 
     /// Where it stands.
-    fn standing(&self, now: Instant) -> Standing;
+    fn availability(&self, now: Instant) -> Availability;
 }
 
 /// The first whole multiple of `window` after `at`, counted from `origin`.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::fixed_window::FixedWindow;
 use super::gcra::Gcra;
 use super::leaky_bucket::LeakyBucket;
-use super::limit::{Inherit, Limit, Refusal, Standing};
-use super::parts::Parts;
+use super::limit::{Availability, Inherit, Limit, Unavailable};
 use super::sliding_counter::SlidingCounter;
 use super::sliding_log::SlidingLog;
+use super::striped_copy::StripedCopy;
 use super::warm_up::WarmUp;
 use crate::instant::Instant;
 
@@ -20,16 +20,16 @@ pub(crate) struct Bucket {
 }
 
 impl Limit for Bucket {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         self.gcra.ready(self.tat, now, tokens, debt)
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
-        self.tat = self.gcra.put(self.tat, now, tokens);
+    fn force_take(&mut self, now: Instant, tokens: u64) {
+        self.tat = self.gcra.force_take(self.tat, now, tokens);
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
-        self.put(now, tokens);
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.force_take(now, tokens);
         true
     }
 
@@ -37,8 +37,8 @@ impl Limit for Bucket {
         self.tat = self.gcra.give(self.tat, tokens);
     }
 
-    fn standing(&self, now: Instant) -> Standing {
-        self.gcra.standing(self.tat, now)
+    fn availability(&self, now: Instant) -> Availability {
+        self.gcra.availability(self.tat, now)
     }
 }
 
@@ -46,7 +46,7 @@ impl Limit for Bucket {
 #[derive(Clone, Debug)]
 pub(crate) enum Machine {
     Token(Bucket),
-    Parts(Parts),
+    StripedCopy(StripedCopy),
     Leaky(LeakyBucket),
     Fixed(FixedWindow),
     Log(SlidingLog),
@@ -58,7 +58,7 @@ impl Machine {
     pub(crate) fn limit(&self) -> &dyn Limit {
         match self {
             Self::Token(limit) => limit,
-            Self::Parts(limit) => limit,
+            Self::StripedCopy(limit) => limit,
             Self::Leaky(limit) => limit,
             Self::Fixed(limit) => limit,
             Self::Log(limit) => limit,
@@ -70,7 +70,7 @@ impl Machine {
     pub(crate) fn limit_mut(&mut self) -> &mut dyn Limit {
         match self {
             Self::Token(limit) => limit,
-            Self::Parts(limit) => limit,
+            Self::StripedCopy(limit) => limit,
             Self::Leaky(limit) => limit,
             Self::Fixed(limit) => limit,
             Self::Log(limit) => limit,
@@ -83,7 +83,7 @@ impl Machine {
     const fn keeps_schedule(&self) -> bool {
         matches!(
             self,
-            Self::Token(_) | Self::Parts(_) | Self::Leaky(_) | Self::WarmUp(_)
+            Self::Token(_) | Self::StripedCopy(_) | Self::Leaky(_) | Self::WarmUp(_)
         )
     }
 
@@ -117,11 +117,11 @@ impl Limits {
     }
 
     /// Takes `tokens` from all limits, or from none, leaving each no more than `debt` tokens in debt.
-    pub(crate) fn take(&mut self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    pub(crate) fn take(&mut self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let ready = self.ready(now, tokens, debt);
         match ready {
-            Ok(()) => self.put(now, tokens),
-            Err(_) => self.attempted(now),
+            Ok(()) => self.force_take(now, tokens),
+            Err(_) => self.record_rejection(now),
         }
         ready
     }
@@ -134,15 +134,15 @@ impl Limits {
         from: Instant,
         now: Instant,
         tokens: u64,
-    ) -> Result<Instant, Refusal> {
+    ) -> Result<Instant, Unavailable> {
         let turn = match self.ready(from, tokens, 0) {
             Ok(()) => from,
-            Err(Refusal::Until(turn)) if turn <= now => turn,
-            Err(refusal) => return Err(refusal),
+            Err(Unavailable::Until(turn)) if turn <= now => turn,
+            Err(unavailable) => return Err(unavailable),
         };
         for machine in &mut self.0 {
             let at = if machine.keeps_schedule() { turn } else { now };
-            machine.limit_mut().put(at, tokens);
+            machine.limit_mut().force_take(at, tokens);
         }
         Ok(now)
     }
@@ -151,14 +151,15 @@ impl Limits {
     /// `debt` tokens in debt.
     pub(crate) fn charge(&mut self, now: Instant, tokens: u64, debt: u64) {
         for machine in &mut self.0 {
-            let room = machine.limit().standing(now).room(debt);
-            machine.limit_mut().put(now, tokens.min(room));
+            let room = machine.limit().availability(now).room(debt);
+            machine.limit_mut().force_take(now, tokens.min(room));
         }
     }
 
-    pub(crate) fn standings(&self, now: Instant) -> Vec<Standing> {
+    pub(crate) fn availabilities(&self, now: Instant) -> Vec<Availability> {
         let each = self.0.iter();
-        each.map(|machine| machine.limit().standing(now)).collect()
+        each.map(|machine| machine.limit().availability(now))
+            .collect()
     }
 
     /// Replaces the settings of each; `false`, and nothing changed, when they do not match.
@@ -177,37 +178,33 @@ impl Limits {
 }
 
 impl Limit for Limits {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let mut at = now;
         // Waiting for one limit never makes another one worse, but what a window earns comes in
         // steps, so the latest of all may have to be asked again.
         loop {
-            let mut refused: Option<Refusal> = None;
-            for machine in &self.0 {
-                if let Err(refusal) = machine.limit().ready(at, tokens, debt) {
-                    refused = Some(refused.map_or(refusal, |other| other.max(refusal)));
-                }
-            }
-            match refused {
+            let each = self.0.iter().map(Machine::limit);
+            let each = each.filter_map(|limit| limit.ready(at, tokens, debt).err());
+            match each.reduce(Unavailable::max) {
                 None if at == now => return Ok(()),
-                None => return Err(Refusal::Until(at)),
-                Some(Refusal::Until(later)) if later > at && later != Instant::FAR_FUTURE => {
+                None => return Err(Unavailable::Until(at)),
+                Some(Unavailable::Until(later)) if later > at && later != Instant::FAR_FUTURE => {
                     at = later;
                 }
-                Some(refusal) => return Err(refusal),
+                Some(unavailable) => return Err(unavailable),
             }
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         for machine in &mut self.0 {
-            machine.limit_mut().put(now, tokens);
+            machine.limit_mut().force_take(now, tokens);
         }
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
         match &mut self.0[..] {
-            [machine] => machine.limit_mut().put_all(now, tokens),
+            [machine] => machine.limit_mut().force_take_all(now, tokens),
             _ => false,
         }
     }
@@ -218,20 +215,23 @@ impl Limit for Limits {
         }
     }
 
-    fn attempted(&mut self, now: Instant) {
+    fn record_rejection(&mut self, now: Instant) {
         for machine in &mut self.0 {
-            machine.limit_mut().attempted(now);
+            machine.limit_mut().record_rejection(now);
         }
     }
 
     /// That of the limit that has the least to give; full when all of them are.
-    fn standing(&self, now: Instant) -> Standing {
-        let standings = self.0.iter().map(|machine| machine.limit().standing(now));
-        let tightest = standings.reduce(|a, b| {
+    fn availability(&self, now: Instant) -> Availability {
+        let availabilities = self
+            .0
+            .iter()
+            .map(|machine| machine.limit().availability(now));
+        let tightest = availabilities.reduce(|a, b| {
             let full_at = a.full_at.max(b.full_at);
             let tighter = if b.available < a.available { b } else { a };
-            Standing { full_at, ..tighter }
+            Availability { full_at, ..tighter }
         });
-        tightest.unwrap_or(Standing::new(0, 0, now, Duration::ZERO))
+        tightest.unwrap_or(Availability::new(0, 0, now, Duration::ZERO))
     }
 }

@@ -293,7 +293,7 @@ impl Quota {
     }
 
     /// How many tokens there are at the beginning.
-    pub(crate) fn first(&self) -> u64 {
+    pub(crate) fn initial_tokens(&self) -> u64 {
         self.initial.unwrap_or(self.limit())
     }
 
@@ -307,7 +307,7 @@ impl Quota {
         match (self.algorithm, self.warm_up) {
             (Algorithm::TokenBucket, None) => {
                 let gcra = self.gcra(debt);
-                let tat = gcra.holding(now, self.first());
+                let tat = gcra.with_initial(now, self.initial_tokens());
                 Machine::Token(Bucket { gcra, tat })
             }
             (Algorithm::TokenBucket, Some((within, cold))) => {
@@ -317,14 +317,14 @@ impl Quota {
             (Algorithm::FixedWindow | Algorithm::FixedWindowFromFirst, _) => {
                 let aligned = self.algorithm == Algorithm::FixedWindow;
                 let fixed = FixedWindow::new(tokens, window, limit, aligned);
-                Machine::Fixed(fixed.holding(now, self.first()))
+                Machine::Fixed(fixed.with_initial(now, self.initial_tokens()))
             }
-            (Algorithm::SlidingLog, _) => {
-                Machine::Log(SlidingLog::new(limit, window).holding(now, self.first()))
-            }
-            (Algorithm::SlidingCounter, _) => {
-                Machine::Counter(SlidingCounter::new(limit, window).holding(now, self.first()))
-            }
+            (Algorithm::SlidingLog, _) => Machine::Log(
+                SlidingLog::new(limit, window).with_initial(now, self.initial_tokens()),
+            ),
+            (Algorithm::SlidingCounter, _) => Machine::Counter(
+                SlidingCounter::new(limit, window).with_initial(now, self.initial_tokens()),
+            ),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing, next_multiple, window_nanos};
+use super::limit::{Availability, Inherit, Limit, Unavailable, next_multiple, window_nanos};
 use crate::instant::Instant;
 
 /// What was taken in this aligned window and in the one before. The last `window` is taken to hold
@@ -30,9 +30,9 @@ impl SlidingCounter {
     }
 
     /// Makes a new one begin at `now` with `tokens` instead of full.
-    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+    pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         let missing = self.limit.saturating_sub(tokens);
-        self.put(now, missing);
+        self.force_take(now, missing);
         self
     }
 
@@ -106,16 +106,16 @@ impl SlidingCounter {
         if target < used {
             self.give(now, None, used - target);
         } else {
-            self.put(now, target - used);
+            self.force_take(now, target - used);
         }
     }
 }
 
 impl Limit for SlidingCounter {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let bound = self.limit.saturating_add(debt);
         if tokens > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let mut at = self.rolled(now);
         if at.used(now) <= bound - tokens {
@@ -129,7 +129,7 @@ impl Limit for SlidingCounter {
                 if left > 0 {
                     let end = next_multiple(Instant::ORIGIN, Instant::ORIGIN, at.window, at.index);
                     let passed = Duration::from_nanos(at.window - left);
-                    return Err(Refusal::Until(end + passed));
+                    return Err(Unavailable::Until(end + passed));
                 }
             }
             at = Self {
@@ -142,7 +142,7 @@ impl Limit for SlidingCounter {
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         *self = self.rolled(now);
         self.current = self.current.saturating_add(tokens);
     }
@@ -171,7 +171,7 @@ impl Limit for SlidingCounter {
         }
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let at = self.rolled(now);
         let windows = match (at.previous, at.current) {
             (0, 0) => 0,
@@ -182,7 +182,7 @@ impl Limit for SlidingCounter {
             0 => now,
             further => next_multiple(Instant::ORIGIN, now, at.window, further),
         };
-        Standing::new(
+        Availability::new(
             self.limit,
             at.used(now),
             full_at,
@@ -202,28 +202,28 @@ mod tests {
     /// Eight of ten are taken in the first second.
     fn used() -> SlidingCounter {
         let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
-        counter.put(at(0), 8);
+        counter.force_take(at(0), 8);
         counter
     }
 
     #[test]
     fn a_refund_goes_to_the_window_that_the_tokens_were_taken_from() {
         let mut counter = used();
-        counter.put(at(1000), 2);
+        counter.force_take(at(1000), 2);
         counter.give(at(1500), Some(at(0)), 8);
-        assert_eq!(counter.standing(at(1500)).available, 8);
+        assert_eq!(counter.availability(at(1500)).available, 8);
         counter.give(at(1500), Some(at(1000)), 2);
-        assert_eq!(counter.standing(at(1500)).available, 10);
+        assert_eq!(counter.availability(at(1500)).available, 10);
     }
 
     #[test]
     fn tokens_that_are_given_free_the_share_of_the_previous_window_too() {
         let mut counter = used();
-        counter.put(at(1500), 1);
-        assert_eq!(counter.standing(at(1500)).available, 5);
+        counter.force_take(at(1500), 1);
+        assert_eq!(counter.availability(at(1500)).available, 5);
         counter.give(at(1500), None, 3);
-        assert_eq!(counter.standing(at(1500)).available, 8);
+        assert_eq!(counter.availability(at(1500)).available, 8);
         counter.give(at(1500), None, 99);
-        assert_eq!(counter.standing(at(1500)).available, 10);
+        assert_eq!(counter.availability(at(1500)).available, 10);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing, window_nanos};
+use super::limit::{Availability, Inherit, Limit, Unavailable, window_nanos};
 use crate::instant::Instant;
 
 /// Remembers when each token was taken: never more than the limit in any window `(t - window, t]`.
@@ -29,9 +29,9 @@ impl SlidingLog {
     }
 
     /// Makes a new one begin at `now` with `tokens` instead of full.
-    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+    pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         let missing = self.limit.saturating_sub(tokens);
-        self.put(now, missing);
+        self.force_take(now, missing);
         self
     }
 
@@ -83,16 +83,16 @@ impl SlidingLog {
         if used < self.total {
             self.forget(self.total - used);
         } else {
-            self.put(now, used - self.total);
+            self.force_take(now, used - self.total);
         }
     }
 }
 
 impl Limit for SlidingLog {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let bound = self.limit.saturating_add(debt);
         if tokens > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let mut excess = self.used(now).saturating_sub(bound - tokens);
         if excess == 0 {
@@ -102,14 +102,14 @@ impl Limit for SlidingLog {
             if self.leaves(*at) > now {
                 excess = excess.saturating_sub(*taken);
                 if excess == 0 {
-                    return Err(Refusal::Until(self.leaves(*at)));
+                    return Err(Unavailable::Until(self.leaves(*at)));
                 }
             }
         }
-        Err(Refusal::Never)
+        Err(Unavailable::Never)
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         self.roll(now);
         // No more than the limit and its debts, but the sum must not overflow either way.
         let tokens = tokens.min(u64::MAX - self.total);
@@ -140,9 +140,9 @@ impl Limit for SlidingLog {
         }
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let full_at = self.taken.back().map_or(now, |(at, _)| self.leaves(*at));
         let window = Duration::from_nanos(self.window);
-        Standing::new(self.limit, self.used(now), full_at.max(now), window)
+        Availability::new(self.limit, self.used(now), full_at.max(now), window)
     }
 }

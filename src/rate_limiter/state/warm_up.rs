@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing};
+use super::limit::{Availability, Inherit, Limit, Unavailable};
 use crate::instant::{Instant, nanos};
 
 /// Callers leave one after the other, in intervals that shrink while the limit warms up.
@@ -131,20 +131,20 @@ impl WarmUp {
 }
 
 impl Limit for WarmUp {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         if tokens > self.largest {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let early = debt.saturating_add(u64::from(tokens == 0)) as f64 * self.interval;
         let free = self.next().saturating_sub(early as u64);
         if free <= now.as_nanos() {
             Ok(())
         } else {
-            Err(Refusal::Until(Instant::from_nanos(free)))
+            Err(Unavailable::Until(Instant::from_nanos(free)))
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         if self.next() < now.as_nanos() {
             self.stored = self.stored(now);
             self.began = now.as_nanos();
@@ -155,14 +155,14 @@ impl Limit for WarmUp {
         self.taken += tokens as f64;
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
-        self.put(now, tokens);
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.force_take(now, tokens);
         true
     }
 
     /// A caller that is rejected wants what it would have got: the limit is idle only an interval
     /// later, as after a caller that was admitted. Otherwise one that polls would never warm it up.
-    fn attempted(&mut self, now: Instant) {
+    fn record_rejection(&mut self, now: Instant) {
         let interval = self.time(self.left(), 1.0) as u64;
         let until = now.as_nanos().saturating_add(interval);
         self.demanded = self.demanded.max(until);
@@ -175,7 +175,7 @@ impl Limit for WarmUp {
         }
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let next = self.next();
         let backlog = next.saturating_sub(now.as_nanos()) as f64;
         let used = (backlog / self.interval).ceil() as u64;
@@ -184,7 +184,7 @@ impl Limit for WarmUp {
         let to_cool = (missing * self.store).ceil() as u64;
         let cold = self.idle_since().saturating_add(to_cool);
         let interval = Duration::from_nanos(self.interval as u64);
-        Standing::new(1, used, Instant::from_nanos(cold).max(now), interval)
+        Availability::new(1, used, Instant::from_nanos(cold).max(now), interval)
     }
 }
 
@@ -209,12 +209,12 @@ mod tests {
     #[test]
     fn what_comes_back_is_what_it_took() {
         let mut limit = cold(10);
-        limit.put(at(SECOND), 1);
+        limit.force_take(at(SECOND), 1);
         let alone = limit.next();
         assert!(alone > SECOND * 5 / 4, "the first one is dear");
         // Cold, over the threshold, and beyond what is stored.
         for tokens in [1, 5, 30, 70] {
-            limit.put(at(SECOND), tokens);
+            limit.force_take(at(SECOND), tokens);
             limit.give(at(SECOND), Some(at(SECOND)), tokens);
             assert_eq!(limit.next(), alone, "{tokens}");
         }
@@ -228,8 +228,8 @@ mod tests {
     #[test]
     fn a_turn_that_has_passed_unused_does_not_come_back() {
         let mut limit = cold(10);
-        limit.put(at(SECOND), 5);
-        limit.put(at(9 * SECOND), 1);
+        limit.force_take(at(SECOND), 5);
+        limit.force_take(at(9 * SECOND), 1);
         let next = limit.next();
         limit.give(at(9 * SECOND), Some(at(SECOND)), 5);
         assert_eq!(limit.next(), next);
@@ -242,7 +242,7 @@ mod tests {
         for inherit in [Inherit::AsIs, Inherit::Reset] {
             let mut limit = cold(10);
             // Warm, and in debt.
-            limit.put(at(SECOND), 80);
+            limit.force_take(at(SECOND), 80);
             let owed = limit.next();
             limit.replace(at(SECOND), cold(20), inherit);
             limit.give(at(SECOND), Some(at(SECOND)), 3);
@@ -262,9 +262,9 @@ mod tests {
         fn who_takes_back_leaves_no_trace(calls in prop::collection::vec((1_u64..30, any::<bool>()), 1..20)) {
             let (mut limit, mut others) = (cold(10), cold(10));
             for (tokens, stays) in &calls {
-                limit.put(at(SECOND), *tokens);
+                limit.force_take(at(SECOND), *tokens);
                 if *stays {
-                    others.put(at(SECOND), *tokens);
+                    others.force_take(at(SECOND), *tokens);
                 }
             }
             for (tokens, stays) in &calls {

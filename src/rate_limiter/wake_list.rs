@@ -10,7 +10,7 @@ use crate::event::Panics;
 /// Wakers are user code. One that panics does not keep the others from being woken; the first panic goes
 /// on afterwards.
 #[derive(Debug, Default)]
-pub(super) struct Wakes {
+pub(super) struct WakeList {
     // Usually there is one at most.
     one: Option<Waker>,
     more: Vec<Waker>,
@@ -18,7 +18,7 @@ pub(super) struct Wakes {
     pub(super) replaced: Option<Waker>,
 }
 
-impl Wakes {
+impl WakeList {
     pub(super) fn push(&mut self, waker: Option<Waker>) {
         match waker {
             Some(waker) if self.one.is_none() => self.one = Some(waker),
@@ -37,7 +37,7 @@ impl Wakes {
     }
 }
 
-impl Drop for Wakes {
+impl Drop for WakeList {
     fn drop(&mut self) {
         self.wake().resume();
     }

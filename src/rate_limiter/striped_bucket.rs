@@ -1,6 +1,6 @@
 //! A token bucket in parts, for threads that would contend for one.
 
-use super::state::{Gcra, Inherit, Limit, Parts, Refusal};
+use super::state::{Gcra, Inherit, Limit, StripedCopy, Unavailable};
 use super::token_bucket::{Borrowed, TokenBucket};
 use crate::instant::Instant;
 
@@ -10,7 +10,7 @@ use crate::instant::Instant;
 /// part of its own, and from the others when that is empty, so no token is out of reach; the total
 /// never exceeds the rate and the burst.
 #[derive(Debug)]
-pub(super) struct Striped {
+pub(super) struct StripedBucket {
     parts: Box<[Part]>,
 }
 
@@ -25,7 +25,7 @@ fn shares(rules: &[Gcra], now: Instant, tokens: u64) -> impl Iterator<Item = (&G
     rules.iter().map(move |gcra| {
         let share = left.min(gcra.burst());
         left -= share;
-        (gcra, gcra.holding(now, share))
+        (gcra, gcra.with_initial(now, share))
     })
 }
 
@@ -35,7 +35,7 @@ fn debts(debt: u64, parts: usize) -> impl Iterator<Item = u64> {
     (0..parts).map(move |part| debt / parts + u64::from(part < debt % parts))
 }
 
-impl Striped {
+impl StripedBucket {
     /// Buckets with these rules, which together hold `initial` tokens.
     pub(super) fn new(rules: &[Gcra], now: Instant, initial: u64) -> Self {
         let parts =
@@ -56,21 +56,21 @@ impl Striped {
     fn any(
         &self,
         home: usize,
-        act: impl Fn(&TokenBucket) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        let mut refused = Refusal::Never;
+        act: impl Fn(&TokenBucket) -> Result<(), Unavailable>,
+    ) -> Result<(), Unavailable> {
+        let mut earliest = Unavailable::Never;
         for part in self.from(home) {
             match act(part) {
                 Ok(()) => return Ok(()),
-                Err(refusal) => refused = refused.min(refusal),
+                Err(unavailable) => earliest = earliest.min(unavailable),
             }
         }
-        Err(refused)
+        Err(earliest)
     }
 
     /// Takes `tokens` from one of the parts.
     #[inline]
-    pub(super) fn take(&self, home: usize, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn take(&self, home: usize, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         let home = home % self.parts.len();
         match self.parts[home].0.take(now, tokens) {
             Ok(()) => Ok(()),
@@ -84,7 +84,7 @@ impl Striped {
         from: Instant,
         now: Instant,
         tokens: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Unavailable> {
         self.any(home, |part| part.serve(from, now, tokens))
     }
 
@@ -114,7 +114,7 @@ impl Striped {
         now: Instant,
         tokens: u64,
         debt: u64,
-    ) -> (Result<(), Refusal>, Borrowed) {
+    ) -> (Result<(), Unavailable>, Borrowed) {
         let whole = self.take(home, now, tokens);
         let ready = match whole {
             Err(_) if debt > 0 => {
@@ -130,7 +130,7 @@ impl Striped {
         };
         let parts = self.copy();
         let borrowed = Borrowed {
-            standing: parts.standing(now),
+            availability: parts.availability(now),
             paid: parts.ready(now, 0, 0),
             taken: now,
         };
@@ -139,17 +139,17 @@ impl Striped {
 
     /// When the parts together can give `tokens`, leaving no more than `debt` tokens in debt.
     #[cold]
-    fn until(&self, now: Instant, tokens: u64, debt: u64) -> Refusal {
+    fn until(&self, now: Instant, tokens: u64, debt: u64) -> Unavailable {
         let parts = self.copy();
         let has_room = |nanos| {
             let at = Instant::from_nanos(nanos);
             let each = parts.0.iter().zip(debts(debt, parts.0.len()));
-            let rooms = each.map(|((gcra, tat), share)| gcra.standing(*tat, at).room(share));
+            let rooms = each.map(|((gcra, tat), share)| gcra.availability(*tat, at).room(share));
             rooms.fold(0, u64::saturating_add) >= tokens
         };
-        let (mut early, mut late) = (now.as_nanos(), parts.standing(now).full_at.as_nanos());
+        let (mut early, mut late) = (now.as_nanos(), parts.availability(now).full_at.as_nanos());
         if !has_room(late) {
-            return Refusal::Never;
+            return Unavailable::Never;
         }
         while early < late {
             let middle = early + (late - early) / 2;
@@ -158,7 +158,7 @@ impl Striped {
                 false => early = middle + 1,
             }
         }
-        Refusal::Until(Instant::from_nanos(late))
+        Unavailable::Until(Instant::from_nanos(late))
     }
 
     /// Gives `tokens` back, to whichever parts miss some.
@@ -168,8 +168,8 @@ impl Striped {
     }
 
     /// A copy that can be asked what would be: the parts one after the other.
-    pub(super) fn copy(&self) -> Parts {
-        Parts(self.parts.iter().map(|part| part.0.copy()).collect())
+    pub(super) fn copy(&self) -> StripedCopy {
+        StripedCopy(self.parts.iter().map(|part| part.0.copy()).collect())
     }
 
     pub(super) fn replace(&self, now: Instant, new: &[Gcra], initial: u64, inherit: Inherit) {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::core::Core;
-use super::state::{Limit, Limits, Refusal};
-use super::terms::Terms;
-use super::wakes::Wakes;
+use super::quotas_in_force::QuotasInForce;
+use super::state::{Limit, Limits, Unavailable};
+use super::storage::Storage;
+use super::wake_list::WakeList;
 use crate::instant::{Instant, nanos};
 
 /// The longest lateness of a timer that costs the waiters nothing: ten times the resolution of tokio's. After a
@@ -16,7 +16,7 @@ use crate::instant::{Instant, nanos};
 const LATENESS: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct QueueState {
     /// By their tickets, which only grow.
     pub(super) waiters: BTreeMap<u64, Waiter>,
     /// Tickets of waiters that have been served and have not noticed yet, with the instants at which their
@@ -25,7 +25,7 @@ pub(super) struct Line {
     pub(super) next_ticket: u64,
     /// The sum of what the waiters cost.
     pub(super) cost: u64,
-    pub(super) terms: Terms,
+    pub(super) in_force: QuotasInForce,
     /// Nothing is admitted before this instant.
     pub(super) paused_until: Instant,
     pub(super) plan: Option<Box<Plan>>,
@@ -47,7 +47,7 @@ pub(super) struct Plan {
     pub(super) outdated: usize,
 }
 
-impl Line {
+impl QueueState {
     /// Whether tokens may be taken past the line.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.waiters.is_empty() && self.paused_until <= now
@@ -59,21 +59,21 @@ impl Line {
     }
 
     /// Has the first waiter look again.
-    pub(super) fn wake_first(&mut self, wakes: &mut Wakes) {
+    pub(super) fn wake_first(&mut self, wakes: &mut WakeList) {
         if let Some(mut first) = self.waiters.first_entry() {
             wakes.push(first.get_mut().waker.take());
         }
     }
 
     /// The limits are no longer what they were.
-    pub(super) fn changed(&mut self, wakes: &mut Wakes) {
+    pub(super) fn changed(&mut self, wakes: &mut WakeList) {
         self.plan = None;
         self.wake_first(wakes);
     }
 
     /// Serves the waiters whose turn has come. The first has it however late it is, but those behind it
     /// only make up for [`LATENESS`]: the limits were full then, and no fuller.
-    pub(super) fn serve(&mut self, core: &Core, now: Instant, wakes: &mut Wakes) {
+    pub(super) fn serve(&mut self, storage: &Storage, now: Instant, wakes: &mut WakeList) {
         let oldest = now.as_nanos().saturating_sub(nanos(LATENESS));
         let mut earliest = self.paused_until;
         while let Some((&ticket, first)) = self.waiters.first_key_value() {
@@ -81,7 +81,7 @@ impl Line {
             if from > now {
                 return;
             }
-            let Ok(taken) = core.serve(from, now, first.cost) else {
+            let Ok(taken) = storage.serve(from, now, first.cost) else {
                 return;
             };
             earliest = earliest.max(Instant::from_nanos(oldest));
@@ -91,14 +91,15 @@ impl Line {
     }
 
     /// When the first waiter, which could not be served, has its turn.
-    pub(super) fn first_turn(&self, core: &Core, now: Instant) -> Refusal {
+    pub(super) fn first_turn(&self, storage: &Storage, now: Instant) -> Unavailable {
         let Some((_, first)) = self.waiters.first_key_value() else {
-            return Refusal::Until(now);
+            return Unavailable::Until(now);
         };
         let from = first.since.max(self.paused_until).max(now);
-        core.ready(from, first.cost)
+        storage
+            .ready(from, first.cost)
             .err()
-            .unwrap_or(Refusal::Until(from))
+            .unwrap_or(Unavailable::Until(from))
     }
 
     /// The plan for all waiters.
@@ -106,7 +107,7 @@ impl Line {
     /// Most limits can be asked where a whole line leaves them. For the others the waiters are gone
     /// through one by one, and the plan is kept. A long line is gone through again only after many
     /// waiters have left: a cancellation costs a few steps then, not one for each of those behind it.
-    pub(super) fn plan(&mut self, core: &Core, now: Instant) -> &mut Plan {
+    pub(super) fn plan(&mut self, storage: &Storage, now: Instant) -> &mut Plan {
         const STEPS: usize = 64;
         let start = self.paused_until.max(now);
         let last = self.waiters.last_key_value();
@@ -116,8 +117,8 @@ impl Line {
             at: start,
             outdated: 0,
         };
-        let mut limits = core.copy();
-        if limits.put_all(start, self.cost.saturating_sub(last)) {
+        let mut limits = storage.copy();
+        if limits.force_take_all(start, self.cost.saturating_sub(last)) {
             let mut plan = new(limits);
             if !self.waiters.is_empty() {
                 let _ = plan.serve(last);
@@ -129,7 +130,7 @@ impl Line {
             plan.outdated > 0 && plan.outdated.saturating_mul(STEPS) >= waiters.len()
         });
         let plan = self.plan.get_or_insert_with(|| {
-            let mut plan = new(core.copy());
+            let mut plan = new(storage.copy());
             for waiter in waiters.values() {
                 let _ = plan.serve(waiter.cost);
             }
@@ -140,60 +141,72 @@ impl Line {
     }
 
     /// When `cost` tokens could be taken behind all waiters.
-    pub(super) fn refusal(&mut self, core: &Core, now: Instant, cost: u64, debt: u64) -> Refusal {
-        let plan = self.plan(core, now);
+    pub(super) fn unavailable(
+        &mut self,
+        storage: &Storage,
+        now: Instant,
+        cost: u64,
+        debt: u64,
+    ) -> Unavailable {
+        let plan = self.plan(storage, now);
         match plan.limits.ready(plan.at, cost, debt) {
-            Ok(()) => Refusal::Until(plan.at),
-            Err(refusal) => refusal,
+            Ok(()) => Unavailable::Until(plan.at),
+            Err(unavailable) => unavailable,
         }
     }
 
     /// Adds a waiter to the plan, if its turn is no later than `latest`.
     pub(super) fn join(
         &mut self,
-        core: &Core,
+        storage: &Storage,
         now: Instant,
         cost: u64,
         latest: Instant,
-    ) -> Result<(), Refusal> {
-        match self.refusal(core, now, cost, 0) {
-            Refusal::Until(turn) if turn <= latest => {
+    ) -> Result<(), Unavailable> {
+        match self.unavailable(storage, now, cost, 0) {
+            Unavailable::Until(turn) if turn <= latest => {
                 // `refusal` has just made it.
                 if let Some(plan) = &mut self.plan {
                     let _ = plan.serve(cost);
                 }
                 Ok(())
             }
-            refusal => Err(refusal),
+            unavailable => Err(unavailable),
         }
     }
 
     /// When there will be room for `cost` in the line.
-    pub(super) fn room(&self, core: &Core, now: Instant, cost: u64, max_waiting: usize) -> Refusal {
+    pub(super) fn room(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        cost: u64,
+        max_waiting: usize,
+    ) -> Unavailable {
         let mut plan = Plan {
-            limits: core.copy(),
+            limits: storage.copy(),
             at: self.paused_until.max(now),
             outdated: 0,
         };
         let (mut callers, mut waiting) = (self.waiters.len(), self.cost);
         for waiter in self.waiters.values() {
             if plan.serve(waiter.cost).is_err() {
-                return Refusal::Never;
+                return Unavailable::Never;
             }
             callers -= 1;
             waiting = waiting.saturating_sub(waiter.cost);
             let fits = self
-                .terms
+                .in_force
                 .bound()
                 .is_none_or(|bound| waiting.saturating_add(cost) <= bound);
             if callers < max_waiting && fits {
-                return Refusal::Until(plan.at);
+                return Unavailable::Until(plan.at);
             }
         }
         // No caller may wait at all: then it depends on the limits alone.
         match plan.serve(cost) {
-            Ok(at) => Refusal::Until(at),
-            Err(refusal) => refusal,
+            Ok(at) => Unavailable::Until(at),
+            Err(unavailable) => unavailable,
         }
     }
 
@@ -210,14 +223,14 @@ impl Line {
 
 impl Plan {
     /// Serves one more as soon as it can be. Returns when that is.
-    pub(super) fn serve(&mut self, cost: u64) -> Result<Instant, Refusal> {
-        if let Err(refusal) = self.limits.ready(self.at, cost, 0) {
-            match refusal {
-                Refusal::Until(at) => self.at = at,
-                Refusal::Never => return Err(Refusal::Never),
+    pub(super) fn serve(&mut self, cost: u64) -> Result<Instant, Unavailable> {
+        if let Err(unavailable) = self.limits.ready(self.at, cost, 0) {
+            match unavailable {
+                Unavailable::Until(at) => self.at = at,
+                Unavailable::Never => return Err(Unavailable::Never),
             }
         }
-        self.limits.put(self.at, cost);
+        self.limits.force_take(self.at, cost);
         Ok(self.at)
     }
 }

@@ -4,14 +4,14 @@ use super::state::{Quota, queue_bound};
 
 /// The quotas in force.
 #[derive(Debug, Default)]
-pub(super) struct Terms {
+pub(super) struct QuotasInForce {
     quotas: Box<[Quota]>,
     /// How many tokens' worth of callers may wait, when one of the quotas says so.
     bound: Option<u64>,
     changed: bool,
 }
 
-impl Terms {
+impl QuotasInForce {
     pub(super) fn new(quotas: Vec<Quota>) -> Self {
         Self {
             bound: queue_bound(&quotas),

@@ -19,16 +19,16 @@ const FEW: usize = 64;
 const CANDIDATES: usize = 16;
 
 /// A counted place for a key that is not in the table yet. Given back if anything panics.
-pub(super) struct Place<'a>(&'a AtomicUsize);
+pub(super) struct ReservedKey<'a>(&'a AtomicUsize);
 
-impl Drop for Place<'_> {
+impl Drop for ReservedKey<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// All keys. At most `max_keys`, in any number of threads.
-pub(super) struct Keys<K> {
+pub(super) struct Shards<K> {
     pub(super) shards: Box<[Shard<K>]>,
     /// A hash shifted by this is the number of its shard.
     shift: u32,
@@ -41,7 +41,7 @@ pub(super) struct Keys<K> {
     victim: AtomicUsize,
 }
 
-impl<K> Keys<K> {
+impl<K> Shards<K> {
     pub(super) fn new(default: Gcra, max_keys: usize, overflow: Overflow) -> Self {
         let shards = (max_keys / 2).clamp(16, MOST_SHARDS).next_power_of_two();
         Self {
@@ -93,7 +93,7 @@ impl<K> Keys<K> {
     }
 
     /// Counts one more key if there is room or some can be made.
-    pub(super) fn make_room(&self, hash: u64, now: Instant) -> Option<Place<'_>> {
+    pub(super) fn make_room(&self, hash: u64, now: Instant) -> Option<ReservedKey<'_>> {
         let count = || {
             // Relaxed: only the number counts, and it never exceeds the bound.
             self.count
@@ -110,7 +110,7 @@ impl<K> Keys<K> {
         // Before anything is counted: a panic in the drop of a local leaks what is returned.
         drop(removed);
         if count() {
-            return Some(Place(&self.count));
+            return Some(ReservedKey(&self.count));
         }
         // One shard more, or several if there are few keys in a shard.
         let mut seen = 0;
@@ -122,14 +122,14 @@ impl<K> Keys<K> {
             self.victim.fetch_add(step, Ordering::Relaxed);
             seen += looked_at;
             if count() {
-                return Some(Place(&self.count));
+                return Some(ReservedKey(&self.count));
             }
             if seen >= SWEEP {
                 break;
             }
         }
         let has_evicted = self.overflow == Overflow::Evict && self.evict(now);
-        (has_evicted && count()).then(|| Place(&self.count))
+        (has_evicted && count()).then(|| ReservedKey(&self.count))
     }
 
     /// Removes the key that will be like a new one first: of all keys if there are few, otherwise of a

@@ -1,10 +1,10 @@
 //! Draws how the five algorithms admit the same calls, and checks that the committed picture is what
 //! the code draws.
 //!
-//! After a change that is meant, draw it anew:
+//! After an intended change, draw it again:
 //!
 //! ```sh
-//! BACKSTOP_DRAW=1 cargo test --test rate_limiter_picture
+//! BACKSTOP_DRAW=1 cargo test --test rate_limiter picture
 //! ```
 //!
 //! Two files come out: the SVG, which the page shows on the web, and the same as a data URI, because
@@ -39,12 +39,12 @@ const ALGORITHMS: [(&str, &str, Quota); 5] = [
     ),
     (
         "fixed window",
-        "all anew in each second of the clock",
+        "starts again in each second",
         Quota::per_second(LIMIT).fixed_window(),
     ),
     (
         "sliding log",
-        "exact in every second there is",
+        "exact over any second",
         Quota::per_second(LIMIT).sliding_log(),
     ),
     (
@@ -337,7 +337,7 @@ fn the_picture_is_what_the_code_draws() {
         assert!(
             committed == *drawn,
             "docs/patterns/{name} is not what the code draws. If the change is meant: \
-             BACKSTOP_DRAW=1 cargo test --test rate_limiter_picture",
+             BACKSTOP_DRAW=1 cargo test --test rate_limiter picture",
         );
     }
 }

@@ -1,16 +1,16 @@
 //! The limits of a limiter, as their number and kind allow: without a lock, in parts, or behind a lock.
 
-use super::state::{Bucket, Gcra, Inherit, Limit, Limits, Machine, Refusal, Standing};
-use super::striped::Striped;
+use super::state::{Availability, Bucket, Gcra, Inherit, Limit, Limits, Machine, Unavailable};
+use super::striped_bucket::StripedBucket;
 use super::token_bucket::{Borrowed, TokenBucket};
 use crate::instant::Instant;
 use crate::striped::home;
 use crate::sync::{Mutex, lock_checked};
 
 #[derive(Debug)]
-pub(super) enum Core {
+pub(super) enum Storage {
     Token(TokenBucket),
-    Striped(Striped),
+    StripedBucket(StripedBucket),
     Locked(Mutex<Locked>),
 }
 
@@ -37,20 +37,20 @@ impl Locked {
     }
 }
 
-/// New settings for a [`Core`], and what a new one would begin with.
+/// New settings for a [`Storage`], and what a new one would begin with.
 pub(super) enum Settings {
     Token(Gcra, u64),
-    Striped(Vec<Gcra>, u64),
+    StripedBucket(Vec<Gcra>, u64),
     Locked(Limits),
 }
 
-impl Core {
+impl Storage {
     // Out of the way of the single token bucket.
     #[inline(never)]
-    pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         match self {
             Self::Token(bucket) => bucket.take_contended(now, tokens),
-            Self::Striped(striped) => striped.take(home(), now, tokens),
+            Self::StripedBucket(striped) => striped.take(home(), now, tokens),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
@@ -65,16 +65,16 @@ impl Core {
         now: Instant,
         tokens: u64,
         debt: u64,
-    ) -> (Result<(), Refusal>, Borrowed) {
+    ) -> (Result<(), Unavailable>, Borrowed) {
         match self {
             Self::Token(bucket) => bucket.borrow(now, tokens, debt),
-            Self::Striped(striped) => striped.borrow(home(), now, tokens, debt),
+            Self::StripedBucket(striped) => striped.borrow(home(), now, tokens, debt),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
                 let ready = limits.take(now, tokens, debt);
                 let borrowed = Borrowed {
-                    standing: limits.standing(now),
+                    availability: limits.availability(now),
                     paid: limits.ready(now, 0, 0),
                     taken: now,
                 };
@@ -89,7 +89,7 @@ impl Core {
             Self::Token(bucket) => {
                 bucket.charge(now, tokens, debt);
             }
-            Self::Striped(striped) => {
+            Self::StripedBucket(striped) => {
                 striped.charge(home(), now, tokens, debt);
             }
             Self::Locked(locked) => {
@@ -107,10 +107,10 @@ impl Core {
         from: Instant,
         now: Instant,
         tokens: u64,
-    ) -> Result<Instant, Refusal> {
+    ) -> Result<Instant, Unavailable> {
         match self {
             Self::Token(bucket) => bucket.serve(from, now, tokens).map(|()| now),
-            Self::Striped(striped) => striped.serve(home(), from, now, tokens).map(|()| now),
+            Self::StripedBucket(striped) => striped.serve(home(), from, now, tokens).map(|()| now),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
@@ -119,13 +119,13 @@ impl Core {
         }
     }
 
-    pub(super) fn ready(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn ready(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         match self {
             Self::Token(bucket) => {
                 let (gcra, tat) = bucket.copy();
                 gcra.ready(tat, now, tokens, 0)
             }
-            Self::Striped(striped) => striped.copy().ready(now, tokens, 0),
+            Self::StripedBucket(striped) => striped.copy().ready(now, tokens, 0),
             Self::Locked(locked) => lock_checked(locked).limits.ready(now, tokens, 0),
         }
     }
@@ -135,7 +135,7 @@ impl Core {
             Self::Token(bucket) => {
                 bucket.give(now, tokens);
             }
-            Self::Striped(striped) => striped.give(home(), now, tokens),
+            Self::StripedBucket(striped) => striped.give(home(), now, tokens),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
@@ -149,7 +149,7 @@ impl Core {
             (Self::Token(bucket), Settings::Token(gcra, tat)) => {
                 bucket.replace(now, &gcra, tat, inherit);
             }
-            (Self::Striped(striped), Settings::Striped(rules, initial)) => {
+            (Self::StripedBucket(striped), Settings::StripedBucket(rules, initial)) => {
                 striped.replace(now, &rules, initial, inherit);
             }
             (Self::Locked(locked), Settings::Locked(new)) => {
@@ -162,27 +162,27 @@ impl Core {
         }
     }
 
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn availability(&self, now: Instant) -> Availability {
         match self {
             Self::Token(bucket) => {
                 let (gcra, tat) = bucket.copy();
-                gcra.standing(tat, now)
+                gcra.availability(tat, now)
             }
-            Self::Striped(striped) => striped.copy().standing(now),
-            Self::Locked(locked) => lock_checked(locked).limits.standing(now),
+            Self::StripedBucket(striped) => striped.copy().availability(now),
+            Self::Locked(locked) => lock_checked(locked).limits.availability(now),
         }
     }
 
     /// That of the tightest limit, and each, at one instant.
-    pub(super) fn standings(&self, now: Instant) -> (Standing, Vec<Standing>) {
+    pub(super) fn availabilities(&self, now: Instant) -> (Availability, Vec<Availability>) {
         match self {
             Self::Locked(locked) => {
                 let limits = &lock_checked(locked).limits;
-                (limits.standing(now), limits.standings(now))
+                (limits.availability(now), limits.availabilities(now))
             }
-            core => {
-                let standing = core.standing(now);
-                (standing, vec![standing])
+            storage => {
+                let availability = storage.availability(now);
+                (availability, vec![availability])
             }
         }
     }
@@ -194,7 +194,7 @@ impl Core {
                 let (gcra, tat) = bucket.copy();
                 Limits::new(vec![Machine::Token(Bucket { gcra, tat })])
             }
-            Self::Striped(striped) => Limits::new(vec![Machine::Parts(striped.copy())]),
+            Self::StripedBucket(striped) => Limits::new(vec![Machine::StripedCopy(striped.copy())]),
             Self::Locked(locked) => lock_checked(locked).limits.clone(),
         }
     }
