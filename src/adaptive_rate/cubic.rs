@@ -1,10 +1,10 @@
-//! What the rate is made of: a curve, a meter and a bucket.
+//! The parts of an adaptive rate: a cubic curve, a meter, and a bucket.
 
 use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
 
-/// `value` if it is a number from 0, the largest number if it is infinite, else 0.
+/// Replaces negative numbers and NaN by 0, and infinity by the largest number.
 fn rate(value: f64) -> f64 {
     if value > 0.0 {
         value.min(f64::MAX)
@@ -13,7 +13,7 @@ fn rate(value: f64) -> f64 {
     }
 }
 
-/// As a duration: the longest if it is too long, zero if it is not a time.
+/// Converts to a duration: the longest if it is too long, zero if it is negative or NaN.
 pub(super) fn seconds(seconds: f64) -> Duration {
     if seconds > 0.0 {
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -27,9 +27,8 @@ fn secs(later: Instant, earlier: Instant) -> f64 {
 }
 
 /// The curve along which a rate grows back: `scale · (t − k)³ + max_rate`, `t` seconds after the last
-/// throttled answer, with `k = ∛(max_rate · (1 − beta) / scale)`.
-///
-/// So it begins at `beta · max_rate` and is back at `max_rate` after `k` seconds.
+/// throttled answer, with `k = ∛(max_rate · (1 − beta) / scale)`. It begins at `beta · max_rate` and is
+/// back at `max_rate` after `k` seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CubicCurve {
     beta: f64,
@@ -40,10 +39,10 @@ pub struct CubicCurve {
 }
 
 impl CubicCurve {
-    /// A curve as if `max_rate` had been too much at `now`.
+    /// Makes the curve after an answer was throttled at `now`, at a rate of `max_rate`.
     ///
     /// A `beta` outside 0 to 1 counts as the nearer end; a `scale` that is not above 0 as the smallest
-    /// number that is; a rate that is negative or not a number as 0.
+    /// number that is; a negative rate or NaN as 0.
     pub fn new(now: Instant, beta: f64, scale: f64, max_rate: f64) -> Self {
         let mut curve = Self {
             beta: rate(beta).min(1.0),
@@ -56,13 +55,13 @@ impl CubicCurve {
         curve
     }
 
-    /// The rate at `now`, when the answer was good.
+    /// Returns the rate at `now`, after a good answer.
     pub fn on_success(&self, now: Instant) -> f64 {
         let since = secs(now, self.last_throttle) - self.plateau;
         rate(self.scale * since.powi(3) + self.max_rate)
     }
 
-    /// The rate after a throttled answer to calls at `current` per second: `beta` of that.
+    /// Returns the rate after a throttled answer to calls at `current` per second: `beta` of that.
     pub fn on_throttle(&mut self, now: Instant, current: f64) -> f64 {
         self.max_rate = rate(current);
         self.plateau = (self.max_rate * (1.0 - self.beta) / self.scale).cbrt();
@@ -70,35 +69,35 @@ impl CubicCurve {
         self.max_rate * self.beta
     }
 
-    /// The rate that was too much.
+    /// Returns the rate that was throttled.
     pub const fn max_rate(&self) -> f64 {
         self.max_rate
     }
 
-    /// How long after a throttled answer the rate is back at [`max_rate`](Self::max_rate), in seconds.
+    /// Returns how many seconds after a throttled answer the rate is back at [`max_rate`](Self::max_rate).
     pub const fn plateau(&self) -> f64 {
         self.plateau
     }
 
-    /// When an answer was last throttled.
+    /// Returns when an answer was last throttled.
     pub const fn last_throttle(&self) -> Instant {
         self.last_throttle
     }
 }
 
-/// Measures how often something happens: counts per window, each new window mixed into the rate so far.
+/// Measures a rate by counts per window. The count of each window is mixed into the rate so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateMeter {
     window: u64,
     smoothing: f64,
-    /// The number of the window that is under way.
+    /// The number of the current window.
     current: u64,
     count: u64,
     rate: f64,
 }
 
 impl RateMeter {
-    /// Measures from `now` in windows of this length, which are aligned to the clock. The last full one
+    /// Makes a meter that counts from `now` on, in windows aligned to the clock. The last full window
     /// weighs `smoothing`, all before it the rest.
     ///
     /// A window of zero counts as a nanosecond, a smoothing outside 0 to 1 as the nearer end.
@@ -113,10 +112,9 @@ impl RateMeter {
         }
     }
 
-    /// It has happened so many times. Returns the rate per second.
+    /// Records so many events. Returns the rate per second.
     ///
-    /// The rate changes with what happens first in a new window, and that counts for the windows before
-    /// it.
+    /// The rate changes with the first event in a new window, which counts for the windows before it.
     pub fn record(&mut self, now: Instant, times: u64) -> f64 {
         self.count = self.count.saturating_add(times);
         let window = now.as_nanos() / self.window;
@@ -130,13 +128,13 @@ impl RateMeter {
         self.rate
     }
 
-    /// The rate per second.
+    /// Returns the rate per second.
     pub const fn rate(&self) -> f64 {
         self.rate
     }
 }
 
-/// A token bucket whose rate changes: it holds one second's worth, at least one token.
+/// A token bucket whose rate changes. It holds what it earns in a second, at least one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateBucket {
     rate: f64,
@@ -146,11 +144,11 @@ pub struct RateBucket {
     filled: Instant,
 }
 
-/// Tokens are fractions: this share of a call may be missing.
+/// Tokens are fractions: up to this share of a call may be missing.
 const ROUNDING: f64 = 1e-9;
 
 impl RateBucket {
-    /// An empty bucket that fills from `now` on. Rates that are negative or not a number count as 0.
+    /// Makes an empty bucket that fills from `now` on. Negative rates and NaN count as 0.
     pub fn new(now: Instant, rate: f64, min_rate: f64) -> Self {
         let mut bucket = Self {
             rate: 0.0,
@@ -163,8 +161,8 @@ impl RateBucket {
         bucket
     }
 
-    /// Changes the rate, but to no less than the smallest. What has come in until now came in at the old
-    /// one; what exceeds one second's worth of the new one is lost.
+    /// Changes the rate, but to no less than the lowest. What was earned so far was earned at the old
+    /// rate; what exceeds a second's worth of the new one is lost.
     pub fn set_rate(&mut self, now: Instant, rate: f64) {
         self.fill(now);
         let rate = self::rate(rate);
@@ -173,11 +171,11 @@ impl RateBucket {
         self.available = self.available.min(self.capacity);
     }
 
-    /// Takes so many tokens, if there are enough. A negative number of them counts as none.
+    /// Takes so many tokens if there are enough. A negative number counts as none.
     ///
     /// # Errors
     ///
-    /// How long it takes at this rate until there are; [`Duration::MAX`] when there never will be.
+    /// The time until there are enough at this rate; [`Duration::MAX`] if there never are.
     pub fn try_take(&mut self, now: Instant, tokens: f64) -> Result<(), Duration> {
         self.fill(now);
         let tokens = rate(tokens);
@@ -195,21 +193,21 @@ impl RateBucket {
     fn fill(&mut self, now: Instant) {
         let filled = self.available + secs(now, self.filled) * self.rate;
         self.available = filled.min(self.capacity);
-        // A reading from before earns nothing, nor does the next one the same time twice.
+        // An older reading earns nothing, and the next one does not earn the same time twice.
         self.filled = self.filled.max(now);
     }
 
-    /// Tokens per second.
+    /// Returns the tokens per second.
     pub const fn rate(&self) -> f64 {
         self.rate
     }
 
-    /// How many tokens it holds.
+    /// Returns how many tokens a full bucket holds.
     pub const fn capacity(&self) -> f64 {
         self.capacity
     }
 
-    /// How many tokens there were when somebody last took some or the rate changed.
+    /// Returns the tokens available when some were last taken or the rate last changed.
     pub const fn available(&self) -> f64 {
         self.available
     }

@@ -18,9 +18,10 @@ where
     K: Hash + Eq,
     P: Evictable + Clone,
 {
-    /// Makes policies with `template`, for at most 100 000 keys.
+    /// Makes policies with `template`, with the default settings.
     ///
-    /// Two calls that bring a new key at the same time may both run the template; they get the same policy.
+    /// Two calls with the same new key may both run the template at the same time; they get the same
+    /// policy.
     pub fn new(template: impl Fn(&K) -> P + Send + Sync + 'static) -> Self {
         Self::builder(template).set(None)
     }
@@ -42,8 +43,8 @@ where
     }
 
     /// Returns a builder of a set whose template is the same for all keys and can fail.
-    /// [`build`](KeyedBuilder::build) calls it once to find out. If it fails later, the key gets the shared
-    /// policy.
+    /// [`build`](KeyedBuilder::build) calls it once and returns its error. If it fails later, the key gets
+    /// the shared policy.
     pub fn try_builder(
         template: impl Fn() -> Result<P, ConfigError> + Send + Sync + 'static,
     ) -> KeyedBuilder<K, P> {
@@ -56,7 +57,7 @@ where
 /// Makes the shared policy of a set whose template can fail.
 type Shared<P> = dyn Fn() -> Result<P, ConfigError> + Send + Sync;
 
-/// Builds a [`Keyed`].
+/// Builds a [`Keyed`]. The [page](super) lists the defaults.
 #[must_use = "a builder does nothing until `build`"]
 pub struct KeyedBuilder<K, P> {
     template: Arc<Template<K, P>>,
@@ -77,21 +78,21 @@ impl<K, P> KeyedBuilder<K, P> {
         }
     }
 
-    /// The largest number of keys that have a policy of their own. Bounds below 1024 are exact; larger ones
-    /// are kept in 16 parts, of which one may be full before the others.
+    /// Sets the largest number of keys that have a policy of their own. Bounds below 1024 are exact;
+    /// larger ones are split into 16 parts, of which one may be full before the others.
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
     }
 
-    /// What happens to new keys while that many are in use. See [`Overflow`] for which to choose.
+    /// Sets what happens to new keys while that many are in use. See [`Overflow`] for which to choose.
     pub const fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
     }
 
     setters! {
-        /// The name in snapshots.
+        /// Sets the name in snapshots.
         name;
     }
 

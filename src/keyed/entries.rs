@@ -1,4 +1,4 @@
-//! The entries of one part of a set.
+//! The entries of one shard.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -8,14 +8,14 @@ use std::time::Duration;
 use super::evictable::{Evictable, is_unshared};
 use crate::sync::lock;
 
-/// Locked for moments only: entries are compared, cloned, judged and dropped outside.
+/// Locked for moments only: entries are compared, cloned, judged, and dropped outside the lock.
 pub(super) struct Shard<K, P> {
-    /// By hash, so that no key is compared here.
+    /// Ordered by hash, so no key is compared under the lock.
     entries: BTreeMap<Id, CountedEntry<K, P>>,
     next_number: u64,
     /// The next entry to judge.
     hand: Id,
-    /// Number of entries judged since all were.
+    /// Number of entries judged since the last full sweep.
     judged: usize,
 }
 
@@ -24,7 +24,7 @@ pub(super) type Id = (u64, u64);
 
 pub(super) struct CountedEntry<K, P> {
     entry: Arc<Entry<K, P>>,
-    /// How often the entry was handed out. Its policy may have been used since the number changed.
+    /// Number of times that the entry was handed out. If it has changed, the policy may have been used.
     uses: u64,
 }
 
@@ -33,16 +33,16 @@ pub(super) struct Entry<K, P> {
     pub(super) policy: P,
 }
 
-/// An entry that was idle when it was looked at.
+/// An entry that was not in use when it was looked at.
 struct Idle<K, P> {
     id: Id,
     entry: Arc<Entry<K, P>>,
     uses: u64,
 }
 
-/// With so few entries, all of them are judged for each key without room.
+/// In a shard with so few entries, all are judged for each key without room.
 pub(super) const FEW: usize = 64;
-/// Number of entries that a new key chooses from with [`Overflow::Evict`], if there are more.
+/// Number of candidates for [`Overflow::Evict`](super::Overflow::Evict) in a larger one.
 const CANDIDATES: usize = 16;
 
 /// Finds a key among the entries with its hash and a number of `after` or more. Increases `after`
@@ -65,7 +65,7 @@ where
     }
 }
 
-/// Judges the next `count` entries and evicts those that can be.
+/// Judges the next `count` entries, and evicts those that are evictable.
 pub(super) fn sweep<K, P: Evictable>(shard: &Mutex<Shard<K, P>>, count: usize) {
     for _ in 0..count {
         let idle = lock(shard).next();
@@ -94,7 +94,7 @@ pub(super) fn sweep_all<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) {
     lock(shard).judged = 0;
 }
 
-/// Evicts the entry that will be evictable first, of all if there are few, otherwise of the next ones.
+/// Evicts the entry that will be evictable first: of all if there are few, otherwise of the next ones.
 pub(super) fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool {
     let count = match lock(shard).entries.len() {
         len if len <= FEW => len,
@@ -102,7 +102,7 @@ pub(super) fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool
     };
     let mut nearest: Option<(Duration, Idle<K, P>)> = None;
     for _ in 0..count {
-        // A statement of its own, so that the lock is released before the entry is judged.
+        // Ends the statement, and with it the lock, before the entry is judged.
         let next = lock(shard).next();
         if let Next::Idle(idle) = next {
             if let Some(wait) = idle.entry.policy.evictable_in() {
@@ -144,7 +144,7 @@ impl<K, P> Shard<K, P> {
         self.entries.len()
     }
 
-    /// Returns how many entries were judged since all were.
+    /// Returns the number of entries judged since the last full sweep.
     pub(super) const fn judged(&self) -> usize {
         self.judged
     }
@@ -176,7 +176,7 @@ impl<K, P> Shard<K, P> {
         self.entries.insert(id, CountedEntry { entry, uses: 0 });
     }
 
-    /// Moves the hand. Returns the entry it was at, to be judged.
+    /// Returns the next entry to judge.
     fn next(&mut self) -> Next<K, P> {
         self.judged = self.judged.saturating_add(1);
         let mut from_hand = self.entries.range(self.hand..);
@@ -205,7 +205,7 @@ impl<K, P> Shard<K, P> {
         self.entries.remove(&id)
     }
 
-    /// Removes an entry unless it was handed out since it was idle.
+    /// Removes an entry, unless it was handed out since it was found idle.
     fn evict(&mut self, idle: &Idle<K, P>) -> Option<CountedEntry<K, P>> {
         let counted = self.entries.get(&idle.id)?;
         let is_same = Arc::ptr_eq(&counted.entry, &idle.entry) && counted.uses == idle.uses;

@@ -21,7 +21,7 @@ pub(super) struct Inner<K, P> {
     pub(super) max_keys: usize,
     pub(super) max_per_shard: usize,
     pub(super) overflow: Overflow,
-    /// Number of calls with keys that there was no room for.
+    /// Number of calls with keys for which there was no room.
     pub(super) overflowed: AtomicU64,
     /// The policy of keys without room.
     pub(super) shared: OnceLock<P>,
@@ -61,7 +61,8 @@ impl<K, P> Inner<K, P> {
 }
 
 impl<K, P: Evictable> Inner<K, P> {
-    /// Evicts a few entries, or all that can be if there is no room. Returns whether there is room then.
+    /// Evicts a few entries, or if there is no room all that are evictable. Returns whether there is room
+    /// then.
     pub(super) fn make_room(&self, shard: &Mutex<Shard<K, P>>) -> bool {
         sweep(shard, JUDGED);
         let is_due = {
@@ -70,8 +71,8 @@ impl<K, P: Evictable> Inner<K, P> {
             if len < self.max_per_shard {
                 return true;
             }
-            // Not for each key: if it was in vain for the last one, only after as many entries were
-            // judged one by one as there are.
+            // A full sweep that found nothing is repeated only after as many entries were judged one by
+            // one.
             len <= FEW || shard.judged() >= len
         };
         if is_due {

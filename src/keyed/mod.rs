@@ -40,10 +40,10 @@ where
 {
     /// Returns the policy of `key`, a new one if it has none.
     ///
-    /// When the bound is reached and no entry can be evicted, keys without a policy share one, made by
-    /// the template for the first of them. With more than 64 entries, one that has just become
-    /// evictable may be found some keys later. With [`Overflow::Reject`] too a policy is returned: use
-    /// [`try_get`](Self::try_get).
+    /// If the bound is reached and no entry is evictable, keys without a policy share one, which the
+    /// template makes for the first of them. With more than 64 entries, an entry that has just become
+    /// evictable may be found some keys later. [`Overflow::Reject`] applies to [`try_get`](Self::try_get)
+    /// only.
     pub fn get<Q>(&self, key: &Q) -> P
     where
         K: Borrow<Q>,
@@ -55,11 +55,11 @@ where
         }
     }
 
-    /// As [`get`](Self::get), but rejects keys without room with [`Overflow::Reject`].
+    /// As [`get`](Self::get), but with [`Overflow::Reject`] rejects keys without room.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if the bound is reached and no entry can be evicted.
+    /// [`NoRoom`] if the bound is reached and no entry is evictable.
     pub fn try_get<Q>(&self, key: &Q) -> Result<P, NoRoom>
     where
         K: Borrow<Q>,
@@ -117,7 +117,7 @@ where
                     break;
                 }
             }
-            // Another thread has added a key with this hash: perhaps the same.
+            // Another thread has added a key with this hash, perhaps the same key.
             if let Some(entry) = find(shard, hash, key, &mut after) {
                 return Some(entry.policy.clone());
             }
@@ -135,7 +135,7 @@ where
             if let Some(policy) = shared.get() {
                 return policy.clone();
             }
-            // Outside the initialization, which is a lock. Of two callers, one has made it in vain.
+            // Outside the initialization, which holds a lock. Of two threads, one makes a policy in vain.
             if let Some(policy) = (self.inner.template)(&key.to_owned()) {
                 drop(shared.set(policy));
             }
@@ -152,8 +152,8 @@ where
         self.len() == 0
     }
 
-    /// Removes the entry of a key: its next call gets a new policy. Returns whether there was one. Handles of
-    /// the old policy that were handed out still work.
+    /// Removes the entry of a key, so that its next call gets a new policy. Returns whether there was one.
+    /// Handles of the old policy still work.
     pub fn forget<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -170,15 +170,15 @@ where
         removed.is_some()
     }
 
-    /// Evicts all entries that can be evicted.
+    /// Evicts all entries that are evictable.
     pub fn evict_idle(&self) {
         for shard in &self.inner.shards {
             sweep_all(shard);
         }
     }
 
-    /// Calls `visit` with each key and its policy, outside all locks. Keys that are added or evicted
-    /// meanwhile may be seen or not.
+    /// Calls `visit` with each key and its policy, outside all locks. Entries that are added or evicted
+    /// meanwhile may be visited or not.
     pub fn for_each(&self, mut visit: impl FnMut(&K, &P)) {
         for shard in &self.inner.shards {
             let entries = lock(shard).hand_out_all();

@@ -1,14 +1,14 @@
-//! Keys without room.
+//! The choice of what happens to keys without room.
 
 use std::fmt;
 
 /// What happens to new keys while the maximum number of keys is in use.
 ///
-/// For logins, and wherever a limit is there to stop guessing, choose `Shared` or `Reject`: with
-/// `Evict`, a caller that makes up keys can push out its own count, or that of the account it attacks,
-/// and begin again. The key should be the account or the address that is known, not whatever the
-/// request says. Where a limit only shares out capacity, and rejecting a stranger is worse than
-/// admitting a little too much, `Evict` keeps the service open during a flood of keys.
+/// For logins, and for any limit that stops guessing, choose `Shared` or `Reject`. With `Evict`, an
+/// attacker with made-up keys can evict the count of its own address, or of the account it attacks. Use
+/// the account or the address as the key, not what the request claims. If a limit only shares out
+/// capacity, and a rejection is worse than admitting a little too much, `Evict` keeps the service open
+/// during a flood of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -17,8 +17,8 @@ pub enum Overflow {
     /// They share one limit or policy.
     #[default]
     Shared,
-    /// They replace the key that would be like a new one first: among all keys if there are at most 64,
-    /// otherwise among a sample. Keys that are in use are not replaced.
+    /// They replace the key that would be like a new one first: of all keys if there are at most 64,
+    /// otherwise of a sample. Keys in use are not replaced.
     Evict,
 }
 

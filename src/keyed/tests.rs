@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::entries::FEW;
 use super::*;
 
-/// Leaves when it is told to, and counts how often it is asked.
+/// Evictable when told so. Counts how often it is asked.
 #[derive(Clone)]
 struct Asked(Arc<(AtomicBool, AtomicU64)>);
 
@@ -18,7 +18,7 @@ impl Evictable for Asked {
 }
 
 #[test]
-fn no_key_looks_at_all_entries_in_vain() {
+fn no_key_judges_all_entries_in_vain() {
     const KEYS: u64 = 1000;
     let asked = Asked(Arc::default());
     let made = Arc::new(AtomicU64::new(0));
@@ -46,7 +46,7 @@ fn no_key_looks_at_all_entries_in_vain() {
     let each = asked.0.1.load(Ordering::Relaxed) / (10 * KEYS);
     assert!(each < 10, "{each} entries looked at for each key");
 
-    // And who can leave does, soon.
+    // Evictable entries are evicted soon.
     asked.0.0.store(true, Ordering::Relaxed);
     keyed.get(&u64::MAX);
     keyed.get(&(u64::MAX - 1));
@@ -54,7 +54,7 @@ fn no_key_looks_at_all_entries_in_vain() {
 }
 
 #[test]
-fn of_a_few_entries_the_one_that_can_leave_is_found_at_once() {
+fn of_a_few_entries_the_evictable_one_is_found_at_once() {
     let made = Arc::new(Mutex::new(Vec::new()));
     let keep = made.clone();
     let keyed = Keyed::builder(move |_: &u64| {
@@ -75,7 +75,7 @@ fn of_a_few_entries_the_one_that_can_leave_is_found_at_once() {
 }
 
 #[test]
-fn a_tuple_leaves_when_all_in_it_can() {
+fn a_tuple_is_evictable_when_all_its_policies_are() {
     let policy = |leaves: bool| {
         let asked = Asked(Arc::default());
         asked.0.0.store(leaves, Ordering::Relaxed);

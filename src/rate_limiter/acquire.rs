@@ -21,29 +21,29 @@ use crate::instant::Instant;
 pin_project! {
     /// Waits for tokens. Made by [`RateLimiter::acquire`](super::RateLimiter::acquire).
     ///
-    /// Does nothing before it is first polled. The first in the line watches the clock for the others: one
-    /// that is not polled delays them until some other call uses the limiter.
+    /// Does nothing before it is first polled. The first waiter watches the clock for the others: one that
+    /// is not polled delays them until another call uses the limiter.
     ///
     /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquires that are always
     /// ready yields to other tasks now and then.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives up the place in the line: the next moves up, and no token is lost.
+    /// Dropping it leaves the wait queue: the next waiter moves up, and no token is lost.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Acquire<'a> {
         inner: &'a Inner,
         cost: u64,
         longest: Duration,
-        // As the limits count time.
+        // The end of `longest` or of the deadline.
         latest: Instant,
-        // What is to blame when `latest` is too early.
+        // The reason of a rejection because of `latest`.
         reason: Reason,
-        // The place in the line, once it has one.
+        // Its key in the wait queue.
         ticket: Option<u64>,
-        // When it got that.
+        // When it joined the queue.
         since: Instant,
-        // When the tokens it was served with count as taken, as long as they may have to go back.
+        // When its tokens count as taken. They go back if it is dropped with this set.
         served: Option<Instant>,
         timer_at: Instant,
         #[pin]
@@ -79,7 +79,7 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// Whether it has a place in the line.
+    /// Whether it is in the wait queue.
     pub(super) const fn is_queued(&self) -> bool {
         self.ticket.is_some()
     }
@@ -92,12 +92,11 @@ impl<'a> Acquire<'a> {
         self.cost
     }
 
-    /// The limiter's clock.
     pub(super) fn clock(&self) -> &'a ClockHandle {
         &self.inner.base.clock
     }
 
-    /// Polls it for a call that has this deadline, on the limiter's clock, which reads `now`.
+    /// Polls it for a call with this deadline. `now` is the current time on the limiter's clock.
     pub(super) fn poll_with(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
@@ -140,7 +139,8 @@ impl<'a> Acquire<'a> {
                     }
                     Some(ticket) => {
                         let waker = task.waker().clone();
-                        // Dropped before it returns: a waker may panic, and the tokens go back then.
+                        // Dropped before this returns: a waker may panic, and then `served` gives the
+                        // tokens back.
                         let mut wakes = WakeList::default();
                         let place = (ticket, *this.latest);
                         let turn = inner
@@ -159,7 +159,7 @@ impl<'a> Acquire<'a> {
                                 *this.served = None;
                                 return Poll::Ready(Ok(()));
                             }
-                            // The quota may have changed meanwhile, and with it what was foreseen.
+                            // A change of the quota may have moved the turn.
                             Turn::First(Unavailable::Until(at)) if at <= *this.latest => Ok(at),
                             Turn::First(unavailable) => Err(unavailable),
                             Turn::Behind if now < *this.latest => Ok(*this.latest),
@@ -219,7 +219,7 @@ impl std::fmt::Debug for Acquire<'_> {
         f.debug_struct("Acquire")
             .field("limiter", &self.inner.base.name)
             .field("cost", &self.cost)
-            .field("ticket", &self.ticket)
+            .field("is_queued", &self.is_queued())
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What the clones of a limiter share.
+//! The state that the clones of a limiter share.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ pub(super) struct Inner {
     pub(super) storage: Storage,
     pub(super) queue: WaitQueue,
     pub(super) base: Base,
-    /// How long a call through the policy may wait.
+    /// The longest wait of a call through the policy.
     pub(super) max_wait: Duration,
     pub(super) debt: u64,
-    /// What it learns from results, if it does.
+    /// `None` if results of calls change nothing.
     pub(super) feedback: Option<Box<Feedback>>,
-    /// Rejected calls; in shadow mode those that would have been.
+    /// Rejected calls; in shadow mode, calls that would have been rejected.
     pub(super) rejections: Rejections,
 }
 
 impl Inner {
-    /// Takes tokens for a caller that has lost a race for the token bucket, comes behind a line, or has
-    /// another limit.
+    /// The slow path of `try_acquire_n`: after a lost race for the token bucket, behind waiters, or with
+    /// another storage.
     #[inline(never)]
     pub(super) fn try_acquire_slow(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
         match self.take_slow(now, cost) {
@@ -38,7 +38,7 @@ impl Inner {
         }
     }
 
-    /// As [`take`](Self::take), where something else is to be looked at than one token bucket.
+    /// The slow path of [`take`](Self::take).
     #[inline(never)]
     pub(super) fn take_slow(&self, now: Instant, cost: u64) -> Result<(), Unavailable> {
         if self.queue.is_closed() {
@@ -58,7 +58,8 @@ impl Inner {
         self.take_slow(now, cost)
     }
 
-    /// As [`take`](Self::take), leaving no more than `debt` tokens in debt. `None` behind a line.
+    /// As [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
+    /// during a pause.
     pub(super) fn borrow(
         &self,
         now: Instant,
@@ -72,7 +73,7 @@ impl Inner {
         (ready, Some(borrowed))
     }
 
-    /// Rejects, or in shadow mode admits what would have been rejected.
+    /// Rejects a call, or admits it in shadow mode.
     #[inline]
     pub(super) fn reject_for(
         &self,
@@ -87,8 +88,7 @@ impl Inner {
         Err(self.base.rejection(now, unavailable, Reason::RateLimited))
     }
 
-    // Makes a rejection of its own: one that was handed over would have to be in memory before it is
-    // known whether it is needed there.
+    // Makes its own rejection: one passed by reference would have to be in memory before it is needed.
     #[cold]
     fn reject_and_report(
         &self,
@@ -111,7 +111,7 @@ impl Inner {
         self.base.reject(rejected, observer)
     }
 
-    /// Learns from the result of a call that this limiter admitted.
+    /// Records the result of a call that this limiter admitted.
     #[cold]
     #[inline(never)]
     pub(super) fn learn_from(&self, now: Instant, verdict: &Verdict) {
@@ -121,7 +121,7 @@ impl Inner {
         if let Some(pause) = feedback.pause(verdict) {
             self.queue.pause(&self.storage, now, now + pause);
         }
-        // Other calls may find rates meanwhile; this one applies a bounded number of them.
+        // Other threads may find rates meanwhile. Two rounds bound the work of this call.
         let mut found = feedback.learn(now, verdict);
         for is_last in [false, true] {
             let Some(quota) = found else {
@@ -137,7 +137,8 @@ impl Inner {
         }
     }
 
-    /// Gives tokens back, those taken at `taken` if that is known. A clock that panics costs no tokens.
+    /// Gives tokens back, to the time at which they were taken if that is known. A panic of the clock
+    /// loses none.
     pub(super) fn give(&self, taken: Option<Instant>, tokens: u64) {
         if tokens == 0 {
             return;
@@ -149,15 +150,15 @@ impl Inner {
         });
     }
 
-    /// Removes a waiter from the queue, or gives back the tokens it was served with. A clock that panics
-    /// costs neither.
+    /// Removes a waiter from the queue, or gives back the tokens it was served with, even if the clock
+    /// panics.
     pub(super) fn leave(&self, ticket: u64, cost: u64) {
         self.base.at_now_or(Instant::ORIGIN, |now| {
             self.queue.leave(&self.storage, now, ticket, cost);
         });
     }
 
-    /// Charges tokens that have been used up already. If the clock panics, as of `taken`.
+    /// Charges tokens that have been consumed already. If the clock panics, as of `taken`.
     pub(super) fn charge(&self, taken: Instant, tokens: u64) {
         self.base
             .at_now_or(taken, |now| self.storage.charge(now, tokens, self.debt));

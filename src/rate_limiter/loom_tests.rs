@@ -156,8 +156,8 @@ fn loom_a_reservation_given_back_is_there_for_others() {
     });
 }
 
-/// The first in the line gives up while the tokens come back: the second must get them. If the wake
-/// were lost, loom would report a deadlock.
+/// The first waiter is cancelled while tokens come back: the second must get them. Loom would report a lost
+/// wake-up as a deadlock.
 #[test]
 fn loom_a_waiter_that_leaves_wakes_the_next() {
     loom::model(|| {
@@ -181,7 +181,7 @@ fn loom_a_waiter_that_leaves_wakes_the_next() {
 }
 
 #[test]
-fn loom_nobody_is_refused_because_a_quota_changes() {
+fn loom_no_call_is_rejected_because_a_quota_changes() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {

@@ -1,4 +1,4 @@
-// The first line gives the page the picture, which rustdoc has no other place for.
+// Defines the page's picture, since rustdoc cannot include an image file.
 #![doc = include_str!("../../docs/patterns/rate-limiter.svg.md")]
 #![doc = include_str!("../../docs/patterns/rate-limiter.md")]
 
@@ -58,42 +58,39 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter with this quota and the defaults for the rest, on tokio's clock.
+    /// Returns a limiter with this quota and the default settings, on tokio's clock.
     ///
     /// # Errors
     ///
-    /// When the quota has no meaning.
+    /// If the quota is invalid.
     #[cfg(feature = "tokio")]
     pub fn new(quota: Quota) -> Result<Self, ConfigError> {
         Self::builder().quota(quota).build()
     }
 
-    /// Takes one token, if there is one.
+    /// Takes one token if there is one.
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which there would be one. Also while
-    /// others wait for their turn: nobody overtakes them.
-    // Always inlined, as is what it calls: a call, and a result that goes through memory, are a tenth
-    // of what it costs.
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would
+    /// succeed. Also while other calls wait, since nothing overtakes a waiter.
+    // Inlined, as is everything it calls: a call, and a result passed through memory, cost a tenth of it.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<(), Rejected> {
         self.try_acquire_n(1)
     }
 
-    /// Takes `cost` tokens, if there are that many. A cost of zero is free, but not while the limit
-    /// is in debt.
+    /// Takes `cost` tokens if there are that many. A cost of zero is admitted unless the limit is in debt.
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when the limit never
-    /// holds that many.
+    /// As for [`try_acquire`](Self::try_acquire);
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the limit never holds that many.
     #[inline(always)]
     pub fn try_acquire_n(&self, cost: u64) -> Result<(), Rejected> {
         let inner = &*self.inner;
         let now = inner.base.now();
-        // The most frequent case has an end of its own, so that it does not wait for what the others
-        // would return.
+        // The fast path returns from here, so that it does not wait for the values of the other paths.
         if let (Storage::Token(bucket), false) = (&inner.storage, inner.queue.is_closed()) {
             match bucket.attempt(now, cost) {
                 Some(Ok(())) => return Ok(()),
@@ -104,9 +101,10 @@ impl RateLimiter {
         inner.try_acquire_slow(now, cost)
     }
 
-    /// Takes `cost` tokens, if there are that many, and tells where that leaves the limit.
+    /// Takes `cost` tokens if there are that many, and returns the decision with the state of the limit
+    /// after it.
     ///
-    /// In shadow mode the decision is the real one: the caller looks at it as it likes.
+    /// In shadow mode too the decision is the real one.
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -120,13 +118,13 @@ impl RateLimiter {
         }
     }
 
-    /// What [`decide`](Self::decide) would say about a call that costs one token. Takes nothing.
+    /// Returns what [`decide`](Self::decide) would return for a call that costs one token. Takes nothing.
     pub fn peek(&self) -> Decision {
         self.peek_n(1)
     }
 
-    /// What [`decide`](Self::decide) would say about a call that costs `cost`, except that
-    /// `remaining` is what there is now. Takes nothing.
+    /// Returns what [`decide`](Self::decide) would return for a call that costs `cost`, except that
+    /// `remaining` is what is left now. Takes nothing.
     pub fn peek_n(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -140,7 +138,8 @@ impl RateLimiter {
         Decision::new(now, limits.ready(now, cost, 0), limits.availability(now))
     }
 
-    /// The decision behind waiters, to which belongs whatever there is, or during a pause.
+    /// Returns the decision about a call behind waiters, which need all tokens there are, or during a
+    /// pause.
     fn behind(&self, now: Instant, ready: Result<(), Unavailable>) -> Decision {
         let mut availability = self.inner.storage.availability(now);
         availability.available = 0;
@@ -152,19 +151,19 @@ impl RateLimiter {
         self.acquire_n(1)
     }
 
-    /// Waits for `cost` tokens, behind all who came before, as long as it takes or the deadline of
-    /// the calls made here and now allows.
+    /// Waits for `cost` tokens behind all earlier waiters, without a time limit except the deadline
+    /// inherited from the task.
     ///
     /// # Errors
     ///
-    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the turn would come after the deadline,
-    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens, and
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited) when too many wait already. All but the second with the time after
-    /// which it would have been possible.
+    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) if the turn would come after
+    /// the deadline, [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the limit never
+    /// holds that many tokens, and [`Reason::RateLimited`](crate::Reason::RateLimited) if the wait queue
+    /// is full. The first and the last have the time after which the call would succeed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives up the place in the line: the next moves up, and no token is lost.
+    /// Dropping the future leaves the wait queue: the next waiter moves up, and no token is lost.
     pub fn acquire_n(&self, cost: u64) -> Acquire<'_> {
         self.acquire_within(cost, Duration::MAX)
     }
@@ -173,7 +172,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, when the turn would come later than that.
+    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, if the turn would come later
+    /// than that.
     ///
     /// # Cancel safety
     ///
@@ -191,21 +191,20 @@ impl RateLimiter {
         crate::clock::blocking::block_on(self.acquire_n(cost))
     }
 
-    /// Takes `cost` tokens now, for a call whose real cost is known only afterwards. Where there are
-    /// too few, the limit goes into debt, up to the builder's `max_debt`.
+    /// Takes `cost` tokens now, for a call whose real cost is known only afterwards. If there are too few,
+    /// the limit goes into debt, up to the builder's `max_debt`.
     ///
-    /// A debt is paid out of what the rate earns, before anybody else is admitted.
-    /// [`Reservation::wait`] tells how long that takes.
+    /// The rate pays the debt before another call is admitted. [`Reservation::wait`] returns how long that
+    /// takes.
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire_n`](Self::try_acquire_n), when the debt would become too large.
+    /// As for [`try_acquire_n`](Self::try_acquire_n), if the debt would exceed its bound.
     pub fn reserve(&self, cost: u64) -> Result<Reservation, Rejected> {
         self.reserve_within(cost, Duration::MAX)
     }
 
-    /// As [`reserve`](Self::reserve), if the debt is paid after `longest` at the latest. Changes
-    /// nothing otherwise.
+    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
     ///
     /// # Errors
     ///
@@ -214,54 +213,53 @@ impl RateLimiter {
         Reservation::new(&self.inner, cost, longest)
     }
 
-    /// Admits nothing for `duration`: every call is rejected, with the time after which it has a chance, or
-    /// waits. Tokens are earned meanwhile. If it is paused already, the later end counts.
+    /// Admits nothing for `duration`: calls are rejected, with the time until the pause ends, or wait.
+    /// Tokens are earned meanwhile. Of several pauses the one that ends last counts.
     ///
-    /// For a server that says when to come back: it means all callers.
+    /// For a `Retry-After` that applies to all callers.
     pub fn pause_for(&self, duration: Duration) {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until this instant on the limiter's clock.
+    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         let inner = &*self.inner;
         inner.queue.pause(&inner.storage, inner.base.now(), until);
     }
 
     /// Records the result of a call that was admitted by hand, for
-    /// [`adaptive`](RateLimiterBuilder::adaptive) and [`pause_on_hint`](RateLimiterBuilder::pause_on_hint).
-    /// Calls through the policy do it by themselves. Without these settings it does nothing.
+    /// [`adaptive`](RateLimiterBuilder::adaptive) and
+    /// [`pause_on_hint`](RateLimiterBuilder::pause_on_hint). Calls through the policy record theirs.
+    /// Without these settings it does nothing.
     pub fn record(&self, verdict: &Verdict) {
         if self.inner.feedback.is_some() {
             self.inner.learn_from(self.inner.base.now(), verdict);
         }
     }
 
-    /// Makes `tokens` more available, up to what the quotas hold. Waiters whose turn comes by that are
-    /// served.
+    /// Adds `tokens`, up to what the quotas hold, and serves the waiters that were short of them.
     pub fn add(&self, tokens: u64) {
         self.inner.give(None, tokens);
     }
 
-    /// Replaces the quota. The past is not repriced: what was earned until now was earned at the
-    /// old rate, and `inherit` says what of it is kept.
+    /// Replaces the quota. What was earned so far was earned at the old rate; `inherit` says how much of
+    /// it is kept.
     ///
-    /// A call that races with the change is decided by either quota. Those who wait are asked again.
+    /// A call that races with the change is decided by either quota. Waiters are served by the new one.
     ///
     /// # Errors
     ///
-    /// When the quota has no meaning, or another algorithm than the one in force, or the limiter finds its
-    /// rate by itself.
+    /// If the quota is invalid, has another algorithm than the one in force, or the limiter is adaptive.
     pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
         self.set_quotas(&[quota], inherit)
     }
 
-    /// As [`set_quota`](Self::set_quota) for a limiter with several, all at the same instant and in
-    /// the order they were built with.
+    /// As [`set_quota`](Self::set_quota), for a limiter with several quotas: all change at the same
+    /// instant, in the order they were built with.
     ///
     /// # Errors
     ///
-    /// As for [`set_quota`](Self::set_quota), and when the number of quotas is another.
+    /// As for [`set_quota`](Self::set_quota), and if the number of quotas differs.
     pub fn set_quotas(&self, quotas: &[Quota], inherit: Inherit) -> Result<(), ConfigError> {
         let inner = &*self.inner;
         let error = |problem| ConfigError::new("rate_limiter", "quota", problem);
@@ -275,7 +273,7 @@ impl RateLimiter {
         {
             return Err(error("is found by the limiter itself: it is adaptive"));
         }
-        // A clock may be the user's code: not under the lock.
+        // Before the lock: a clock may be user code.
         let now = inner.base.now();
         inner
             .queue
@@ -308,7 +306,7 @@ impl RateLimiter {
             })
     }
 
-    /// Where it stands. Reading changes nothing.
+    /// Returns a reading of the limiter. Reading changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -334,15 +332,15 @@ impl RateLimiter {
         }
     }
 
-    /// The name in errors and events.
+    /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
         self.inner.base.name
     }
 }
 
 impl RateLimiter {
-    /// Returns when a new limiter would do as well, if this one is not used until then; `None` while there
-    /// is another handle or a waiter, and once it has found a rate.
+    /// Returns when the limiter will be indistinguishable from a new one if it is not used until then.
+    /// `None` while there is another handle or a waiter, and once it has found a rate.
     fn fresh_at(&self, now: Instant) -> Option<Instant> {
         let inner = &*self.inner;
         if !is_unshared(&self.inner) || inner.queue.waiting() > 0 {
@@ -370,8 +368,8 @@ impl RateLimiter {
     }
 }
 
-/// The limiter is full and not paused, has the quotas it was built with, and has neither waiters nor other
-/// handles. An adaptive one has found no rate, and had no results for a minute.
+/// Evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
+/// other handles. If it is adaptive, it must have found no rate, and recorded no result for a minute.
 impl Evictable for RateLimiter {
     fn evictable_in(&self) -> Option<Duration> {
         if !self.inner.queue.has_first_quotas() {

@@ -1,4 +1,4 @@
-//! The limiter before an operation.
+//! The limiter as a layer around an operation.
 
 use std::fmt;
 use std::pin::Pin;
@@ -57,7 +57,7 @@ impl<'a> Gate for &'a RateLimiter {
     }
 }
 
-/// A running call that the limiter learns from, if it learns.
+/// A running call. Its result is recorded if the limiter learns from results.
 pub struct ResultRecorder<'a> {
     inner: Option<&'a Inner>,
 }
@@ -82,7 +82,7 @@ impl Permit for ResultRecorder<'_> {
     #[inline(always)]
     fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
         if let Some(inner) = self.inner {
-            // A layer inside that rejects says nothing about the dependency.
+            // A rejection by a layer inside says nothing about the dependency.
             if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
                 let now = outcome.finished(&inner.base.clock);
                 inner.learn_from(now, &outcome.verdict);
@@ -109,7 +109,7 @@ impl Describe for RateLimiter {
 }
 
 pin_project! {
-    /// The wait for tokens of a call that found too few.
+    /// The wait of a call that found too few tokens.
     #[derive(Debug)]
     pub struct TokenWait<'a> {
         #[pin]
@@ -121,8 +121,8 @@ pin_project! {
     #[project = StageProj]
     #[derive(Debug)]
     enum Stage<'a> {
-        // Apart from the wait, because a place in the wait queue with its timer is large: made in `enter`,
-        // it costs time also if the call is admitted.
+        // The wait is a variant of its own because a waiter with its timer is large: `enter` would pay for
+        // it even if the call is admitted.
         Missing {
             limiter: &'a RateLimiter,
             unavailable: Unavailable,
@@ -152,7 +152,7 @@ impl<'a> Entrance for TokenWait<'a> {
         {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
-            // A call that waits, and shadow mode for one that would, is up to `Acquire`.
+            // Only `Acquire` waits and admits in shadow mode.
             if inner.max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
                 let admitted = inner.reject_for(now, *unavailable, observer);

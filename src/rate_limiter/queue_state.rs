@@ -1,4 +1,4 @@
-//! The state of a wait queue, behind its lock: which waiters there are, and when each is served.
+//! The waiters of a limiter, behind the lock of the wait queue, and when each is served.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
@@ -10,23 +10,23 @@ use super::storage::Storage;
 use super::wake_list::WakeList;
 use crate::instant::{Instant, nanos};
 
-/// The longest lateness of a timer that costs the waiters nothing: ten times the resolution of tokio's. After a
-/// longer one, such as a process that was stopped for an hour, no more are served at once than one, the burst,
-/// and what the rate earns in this time.
+/// Timers may fire this late at no cost to the waiters: ten times the resolution of tokio's timer. After a
+/// longer stall, such as a stopped process, one waiter, a burst, and what the rate earns in this time are
+/// served at once.
 const LATENESS: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 pub(super) struct QueueState {
-    /// By their tickets, which only grow.
+    /// By ticket. Tickets only grow.
     pub(super) waiters: BTreeMap<u64, Waiter>,
-    /// Tickets of waiters that have been served and have not noticed yet, with the instants at which their
-    /// tokens count as taken.
+    /// Tickets of waiters that were served and not polled since, with the instants at which their tokens
+    /// count as taken.
     pub(super) served: BTreeMap<u64, Instant>,
     pub(super) next_ticket: u64,
-    /// The sum of what the waiters cost.
+    /// The sum of the costs of all waiters.
     pub(super) cost: u64,
     pub(super) in_force: QuotasInForce,
-    /// Nothing is admitted before this instant.
+    /// The end of the pause.
     pub(super) paused_until: Instant,
     pub(super) plan: Option<Box<Plan>>,
 }
@@ -38,17 +38,17 @@ pub(super) struct Waiter {
     pub(super) waker: Option<Waker>,
 }
 
-/// Where the limits will be when all waiters have been served, and when that is.
+/// A forecast: the state of the limits after all waiters are served, and when that is.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) limits: Limits,
     pub(super) at: Instant,
-    /// How many waiters have left since it was made. It is too late a time then, never too early.
+    /// Number of waiters that left since the forecast was made. It is too late then, never too early.
     pub(super) outdated: usize,
 }
 
 impl QueueState {
-    /// Whether tokens may be taken past the line.
+    /// Whether a call may take tokens: there are no waiters and no pause.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.waiters.is_empty() && self.paused_until <= now
     }
@@ -58,21 +58,22 @@ impl QueueState {
         Some(*ticket)
     }
 
-    /// Has the first waiter look again.
+    /// Wakes the first waiter, which computes its turn again.
     pub(super) fn wake_first(&mut self, wakes: &mut WakeList) {
         if let Some(mut first) = self.waiters.first_entry() {
             wakes.push(first.get_mut().waker.take());
         }
     }
 
-    /// The limits are no longer what they were.
+    /// Invalidates the plan after a change of the limits.
     pub(super) fn changed(&mut self, wakes: &mut WakeList) {
         self.plan = None;
         self.wake_first(wakes);
     }
 
-    /// Serves the waiters whose turn has come. The first has it however late it is, but those behind it
-    /// only make up for [`LATENESS`]: the limits were full then, and no fuller.
+    /// Serves the waiters whose turn has come. The first one is served however late it is. For those
+    /// behind it, lateness beyond [`LATENESS`] counts for nothing: the limits cannot hold more than when
+    /// they are full.
     pub(super) fn serve(&mut self, storage: &Storage, now: Instant, wakes: &mut WakeList) {
         let oldest = now.as_nanos().saturating_sub(nanos(LATENESS));
         let mut earliest = self.paused_until;
@@ -90,7 +91,7 @@ impl QueueState {
         }
     }
 
-    /// When the first waiter, which could not be served, has its turn.
+    /// Returns when the first waiter, which could not be served, has its turn.
     pub(super) fn first_turn(&self, storage: &Storage, now: Instant) -> Unavailable {
         let Some((_, first)) = self.waiters.first_key_value() else {
             return Unavailable::Until(now);
@@ -102,11 +103,11 @@ impl QueueState {
             .unwrap_or(Unavailable::Until(from))
     }
 
-    /// The plan for all waiters.
+    /// Returns the plan for all waiters.
     ///
-    /// Most limits can be asked where a whole line leaves them. For the others the waiters are gone
-    /// through one by one, and the plan is kept. A long line is gone through again only after many
-    /// waiters have left: a cancellation costs a few steps then, not one for each of those behind it.
+    /// Most limits compute the state after all waiters in one step. For the others the waiters are
+    /// simulated one by one, and the plan is kept. A long queue is simulated again only after many waiters
+    /// have left, so a cancellation costs a few steps and not one for each waiter behind it.
     pub(super) fn plan(&mut self, storage: &Storage, now: Instant) -> &mut Plan {
         const STEPS: usize = 64;
         let start = self.paused_until.max(now);
@@ -140,7 +141,7 @@ impl QueueState {
         plan
     }
 
-    /// When `cost` tokens could be taken behind all waiters.
+    /// Returns when `cost` tokens could be taken behind all waiters.
     pub(super) fn unavailable(
         &mut self,
         storage: &Storage,
@@ -155,7 +156,7 @@ impl QueueState {
         }
     }
 
-    /// Adds a waiter to the plan, if its turn is no later than `latest`.
+    /// Adds a waiter to the plan if its turn comes by `latest`.
     pub(super) fn join(
         &mut self,
         storage: &Storage,
@@ -165,7 +166,7 @@ impl QueueState {
     ) -> Result<(), Unavailable> {
         match self.unavailable(storage, now, cost, 0) {
             Unavailable::Until(turn) if turn <= latest => {
-                // `refusal` has just made it.
+                // `unavailable` has made the plan.
                 if let Some(plan) = &mut self.plan {
                     let _ = plan.serve(cost);
                 }
@@ -175,7 +176,7 @@ impl QueueState {
         }
     }
 
-    /// When there will be room for `cost` in the line.
+    /// Returns when the queue will have room for `cost`.
     pub(super) fn room(
         &self,
         storage: &Storage,
@@ -203,14 +204,14 @@ impl QueueState {
                 return Unavailable::Until(plan.at);
             }
         }
-        // No caller may wait at all: then it depends on the limits alone.
+        // If no call may wait, only the limits matter.
         match plan.serve(cost) {
             Ok(at) => Unavailable::Until(at),
             Err(unavailable) => unavailable,
         }
     }
 
-    /// Takes a waiter out of the line. Returns its waker.
+    /// Removes a waiter. Returns its waker.
     pub(super) fn remove(&mut self, ticket: u64) -> Option<Waker> {
         let waiter = self.waiters.remove(&ticket)?;
         self.cost = self.cost.saturating_sub(waiter.cost);
@@ -222,7 +223,7 @@ impl QueueState {
 }
 
 impl Plan {
-    /// Serves one more as soon as it can be. Returns when that is.
+    /// Serves one more waiter as early as possible. Returns when that is.
     pub(super) fn serve(&mut self, cost: u64) -> Result<Instant, Unavailable> {
         if let Err(unavailable) = self.limits.ready(self.at, cost, 0) {
             match unavailable {

@@ -1,12 +1,12 @@
-//! The quotas that a limiter has now.
+//! The current quotas of a limiter.
 
 use super::state::{Quota, queue_bound};
 
-/// The quotas in force.
+/// The current quotas.
 #[derive(Debug, Default)]
 pub(super) struct QuotasInForce {
     quotas: Box<[Quota]>,
-    /// How many tokens' worth of callers may wait, when one of the quotas says so.
+    /// The largest sum of the costs of all waiters, if a quota bounds it.
     bound: Option<u64>,
     changed: bool,
 }

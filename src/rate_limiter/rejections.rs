@@ -1,4 +1,4 @@
-//! Rejections, and a counter of them that costs the rejected calls little.
+//! Rejections, and a counter of them.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use crate::instant::{Instant, nanos};
 use crate::striped::Striped;
 
 impl Base {
-    /// Makes a rejection for `reason`, unless there will never be that many tokens.
+    /// Makes a rejection for `reason`, or for a cost that exceeds the limit.
     #[inline(always)]
     pub(super) fn rejection(
         &self,
@@ -30,8 +30,8 @@ impl Base {
 
     /// Runs `settle` at the current time, or at `known` if the clock panics; the panic goes on afterwards.
     ///
-    /// For what has to be given back or charged in any case. `known` is a time that has passed, at which no
-    /// waiter is served too early and no limit holds too much.
+    /// For refunds and charges that must not get lost. `known` lies in the past, where no waiter is served
+    /// too early and no limit holds too much.
     pub(super) fn at_now_or(&self, known: Instant, settle: impl FnOnce(Instant)) {
         let (mut now, mut panics) = (known, Panics::default());
         panics.run(|| now = self.now());
@@ -39,7 +39,7 @@ impl Base {
         panics.resume();
     }
 
-    /// Makes the same rejection for another reason.
+    /// Returns the same rejection with another reason.
     pub(super) fn with_reason(&self, rejected: Rejected, reason: Reason) -> Rejected {
         let changed = Rejected::new(self.name, reason);
         match rejected.retry_after() {
@@ -49,8 +49,7 @@ impl Base {
     }
 }
 
-/// Counts rejections. Threads count apart from each other; the memory for that is allocated with the first
-/// rejection.
+/// Counts rejections in one counter per thread. The memory is allocated with the first rejection.
 #[derive(Debug, Default)]
 pub(super) struct Rejections(OnceLock<Striped>);
 

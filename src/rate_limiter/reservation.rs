@@ -12,12 +12,12 @@ use crate::instant::Instant;
 /// Tokens taken in advance, to be settled when the real cost is known. Made by
 /// [`RateLimiter::reserve`](super::RateLimiter::reserve).
 ///
-/// Dropped without being settled it gives all of it back.
+/// Dropping it without settling gives all tokens back.
 ///
-/// # What given back means
+/// # Refunds
 ///
-/// Tokens given back can be spent again at once, so a window may admit its bound and what was given
-/// back during it. A window that is over gets nothing back.
+/// Tokens given back can be spent again at once, so a window may admit its limit and what was given back
+/// during it. A window that is over gets nothing back.
 ///
 /// # Example
 ///
@@ -63,7 +63,7 @@ impl Reservation {
             Err(unavailable) => {
                 let rejected = inner.base.rejection(now, unavailable, Reason::RateLimited);
                 inner.reject(rejected, None)?;
-                // In shadow mode it goes ahead, and takes nothing.
+                // In shadow mode the call goes ahead, and takes nothing.
                 (0, now)
             }
         };
@@ -75,19 +75,18 @@ impl Reservation {
         })
     }
 
-    /// How many tokens it holds.
+    /// Returns how many tokens it holds.
     pub const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// How long until the debt it made is paid. A caller that waits so long stays within the rate.
+    /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
         self.paid.saturating_duration_since(self.inner.base.now())
     }
 
-    /// Settles it at `actual` tokens. What was reserved beyond that is given back; what was consumed
-    /// beyond it is charged, also while others wait, in debt if need be, as far as the limiter's
-    /// `max_debt` goes.
+    /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is charged
+    /// even if other calls wait, in debt if need be, up to the limiter's `max_debt`.
     pub fn commit(mut self, actual: u64) {
         let reserved = std::mem::take(&mut self.cost);
         let inner = &*self.inner;
@@ -98,10 +97,8 @@ impl Reservation {
         }
     }
 
-    /// Gives all of it back, as if it had not been made.
-    pub fn refund(self) {
-        // What dropping it does.
-    }
+    /// Gives all tokens back. The same as dropping it.
+    pub fn refund(self) {}
 }
 
 impl Drop for Reservation {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::state::Quota;
 
-/// Where a limiter stands.
+/// A reading of a limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -12,20 +12,20 @@ pub struct Snapshot {
     pub name: &'static str,
     /// The quotas in force.
     pub quotas: Vec<Quota>,
-    /// Tokens available of each quota; below zero while reservations are ahead of the rate.
+    /// Tokens available of each quota; below zero while a debt is unpaid.
     pub available: Vec<i64>,
-    /// Tokens available of the tightest quota.
+    /// Tokens available of the quota with the fewest.
     pub remaining: u64,
-    /// How long until all quotas are as good as new.
+    /// The time until all quotas are full, if no tokens are taken.
     pub reset_after: Duration,
-    /// How many callers wait.
+    /// Number of calls that wait.
     pub waiting: usize,
-    /// How long nothing is admitted, because it was [paused](RateLimiter::pause_for).
+    /// The rest of the [pause](super::RateLimiter::pause_for).
     pub paused_for: Duration,
-    /// How many calls were rejected. A call that asks again is counted again.
+    /// Number of rejected calls. A call that is repeated is counted again.
     pub rejected: u64,
     /// Whether it is in shadow mode.
     pub shadow: bool,
-    /// How many calls shadow mode admitted that would have been rejected.
+    /// Number of calls that shadow mode admitted and that would have been rejected.
     pub would_reject: u64,
 }

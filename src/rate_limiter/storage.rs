@@ -1,4 +1,4 @@
-//! The limits of a limiter, as their number and kind allow: without a lock, in parts, or behind a lock.
+//! How a limiter stores its limits: in an atomic, in several, or behind a lock.
 
 use super::state::{Availability, Bucket, Gcra, Inherit, Limit, Limits, Machine, Unavailable};
 use super::striped_bucket::StripedBucket;
@@ -14,12 +14,12 @@ pub(super) enum Storage {
     Locked(Mutex<Locked>),
 }
 
-/// Limits that one thread at a time may use.
+/// Limits behind a lock.
 #[derive(Debug)]
 pub(super) struct Locked {
     limits: Limits,
-    /// The newest time they were used at. Threads that come late use it too, so that the machines never
-    /// see time go back.
+    /// The latest time of a call. A call with an earlier reading uses this one, so the machines never see
+    /// time go backwards.
     newest: Instant,
 }
 
@@ -37,7 +37,7 @@ impl Locked {
     }
 }
 
-/// New settings for a [`Storage`], and what a new one would begin with.
+/// New settings for a [`Storage`], with the state of a new limiter.
 pub(super) enum Settings {
     Token(Gcra, u64),
     StripedBucket(Vec<Gcra>, u64),
@@ -45,7 +45,7 @@ pub(super) enum Settings {
 }
 
 impl Storage {
-    // Out of the way of the single token bucket.
+    // Not inlined, which keeps the fast path of the single token bucket small.
     #[inline(never)]
     pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         match self {
@@ -59,7 +59,7 @@ impl Storage {
         }
     }
 
-    /// Takes tokens that leave no more than `debt` owed.
+    /// Takes tokens, leaving no more than `debt` tokens of debt.
     pub(super) fn borrow(
         &self,
         now: Instant,
@@ -83,7 +83,7 @@ impl Storage {
         }
     }
 
-    /// Takes tokens that have been used up already, as many as leave no more than `debt` owed.
+    /// Takes tokens that have been consumed already, as many as leave no more than `debt` tokens of debt.
     pub(super) fn charge(&self, now: Instant, tokens: u64, debt: u64) {
         match self {
             Self::Token(bucket) => {
@@ -100,8 +100,8 @@ impl Storage {
         }
     }
 
-    /// Takes `tokens` for a waiter at its turn, if that comes at `from` or later, and by `now`. Returns the
-    /// instant at which they count as taken.
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Returns the instant
+    /// at which they count as taken.
     pub(super) fn serve(
         &self,
         from: Instant,
@@ -157,7 +157,7 @@ impl Storage {
                 let (limits, now) = locked.at(now);
                 limits.replace(now, new, inherit);
             }
-            // The handle makes settings of the same kind.
+            // Unreachable: the handle makes settings for its own storage.
             _ => {}
         }
     }
@@ -173,7 +173,7 @@ impl Storage {
         }
     }
 
-    /// That of the tightest limit, and each, at one instant.
+    /// Returns the availability of the tightest limit, and of each, at one instant.
     pub(super) fn availabilities(&self, now: Instant) -> (Availability, Vec<Availability>) {
         match self {
             Self::Locked(locked) => {
@@ -187,7 +187,7 @@ impl Storage {
         }
     }
 
-    /// A copy that can be asked what would be.
+    /// Returns a copy that can be asked about the future.
     pub(super) fn copy(&self) -> Limits {
         match self {
             Self::Token(bucket) => {

@@ -1,4 +1,4 @@
-//! A token bucket in parts, for threads that would contend for one.
+//! A striped token bucket, for threads that would contend for one.
 
 use super::state::{Gcra, Inherit, Limit, StripedCopy, Unavailable};
 use super::token_bucket::{Borrowed, TokenBucket};
@@ -6,15 +6,15 @@ use crate::instant::Instant;
 
 /// A token bucket in several parts, so that threads do not contend for one cache line.
 ///
-/// Each part earns its share of the rate and holds its share of the burst. A thread takes from a
-/// part of its own, and from the others when that is empty, so no token is out of reach; the total
-/// never exceeds the rate and the burst.
+/// Each part earns its share of the rate and holds its share of the burst. A thread takes from its home
+/// part, and from the others if that is empty, so all tokens can be reached. The total never exceeds the
+/// rate and the burst.
 #[derive(Debug)]
 pub(super) struct StripedBucket {
     parts: Box<[Part]>,
 }
 
-/// A part on cache lines of its own, and in a pair of lines that processors fetch together.
+/// Aligned to two cache lines, because processors prefetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Part(TokenBucket);
@@ -29,14 +29,14 @@ fn shares(rules: &[Gcra], now: Instant, tokens: u64) -> impl Iterator<Item = (&G
     })
 }
 
-/// Divides a debt among so many parts.
+/// Divides a debt evenly among parts.
 fn debts(debt: u64, parts: usize) -> impl Iterator<Item = u64> {
     let parts = parts as u64;
     (0..parts).map(move |part| debt / parts + u64::from(part < debt % parts))
 }
 
 impl StripedBucket {
-    /// Buckets with these rules, which together hold `initial` tokens.
+    /// Makes buckets with these rules, which hold `initial` tokens together.
     pub(super) fn new(rules: &[Gcra], now: Instant, initial: u64) -> Self {
         let parts =
             shares(rules, now, initial).map(|(gcra, tat)| Part(TokenBucket::new(gcra, tat)));
@@ -45,13 +45,14 @@ impl StripedBucket {
         }
     }
 
-    /// The parts, beginning with the thread's own.
+    /// Returns the parts, beginning with the home part.
     fn from(&self, home: usize) -> impl Iterator<Item = &TokenBucket> {
         let count = self.parts.len();
         (0..count).map(move |offset| &self.parts[(home + offset) % count].0)
     }
 
-    /// Tries `act` with one part after the other. When all refuse, the earliest refusal counts.
+    /// Tries `act` with one part after another. If none has the tokens, returns the earliest time that one
+    /// will.
     #[inline]
     fn any(
         &self,
@@ -88,11 +89,11 @@ impl StripedBucket {
         self.any(home, |part| part.serve(from, now, tokens))
     }
 
-    /// Takes as many of `tokens` as leave the parts no more than `debt` tokens in debt, from several parts
+    /// Takes as many of `tokens` as leave the parts no more than `debt` tokens of debt, from several parts
     /// if need be. Returns how many.
     pub(super) fn charge(&self, home: usize, now: Instant, tokens: u64, debt: u64) -> u64 {
-        // What is there first; then debts, in equal shares, so that the whole rate pays for them; then
-        // whatever is left of the shares.
+        // First the tokens available; then debts in equal shares, so that the whole rate pays for them;
+        // then the rest of each part's share.
         let mut left = tokens;
         for round in 0..3 {
             let most = match round {
@@ -107,7 +108,7 @@ impl StripedBucket {
         tokens - left
     }
 
-    /// Takes `tokens`, leaving no more than `debt` tokens in debt.
+    /// Takes `tokens`, leaving no more than `debt` tokens of debt.
     pub(super) fn borrow(
         &self,
         home: usize,
@@ -137,7 +138,7 @@ impl StripedBucket {
         (ready, borrowed)
     }
 
-    /// When the parts together can give `tokens`, leaving no more than `debt` tokens in debt.
+    /// Returns when the parts together can give `tokens`, leaving no more than `debt` tokens of debt.
     #[cold]
     fn until(&self, now: Instant, tokens: u64, debt: u64) -> Unavailable {
         let parts = self.copy();
@@ -161,13 +162,13 @@ impl StripedBucket {
         Unavailable::Until(Instant::from_nanos(late))
     }
 
-    /// Gives `tokens` back, to whichever parts miss some.
+    /// Gives `tokens` back to the parts that are not full.
     pub(super) fn give(&self, home: usize, now: Instant, tokens: u64) {
         self.from(home)
             .fold(tokens, |left, part| part.give(now, left));
     }
 
-    /// A copy that can be asked what would be: the parts one after the other.
+    /// Returns a copy that can be asked about the future. The parts are read one after another.
     pub(super) fn copy(&self) -> StripedCopy {
         StripedCopy(self.parts.iter().map(|part| part.0.copy()).collect())
     }

@@ -1,10 +1,10 @@
-//! The wait queue of a limiter: waiters in the order in which they came.
+//! The wait queue of a limiter, in the order of arrival.
 //!
-//! A waiter is served as soon as its turn has come, by whichever thread holds the queue's lock then: its
-//! tokens are taken for it and it is woken. So nothing that comes later can have them, a late wake-up
-//! serves all waiters whose turn has come meanwhile, and their tokens count as taken at their turns,
-//! which follow each other at the rate. Only the first waiter watches the clock. Turns are not booked in
-//! advance: a waiter that gives up simply leaves the queue.
+//! A waiter is served once its turn has come, by whichever thread holds the queue's lock: the thread takes
+//! the tokens for it and wakes it. So later calls cannot take them, and a late wake-up serves all waiters
+//! whose turns have passed. Tokens count as taken at the turns, which follow each other at the rate. Only
+//! the first waiter watches the clock. Turns are not booked in advance, so a cancelled waiter just leaves
+//! the queue.
 
 use std::task::Waker;
 
@@ -19,43 +19,43 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
 
 #[derive(Debug)]
 pub(super) struct WaitQueue {
-    /// The number of waiters, and [`PAUSED`]: zero when tokens may be taken without a look at the line.
-    gate: AtomicUsize,
+    /// The number of waiters, and [`PAUSED`]. If it is zero, calls may take tokens without the lock.
+    closed: AtomicUsize,
     state: Mutex<QueueState>,
     max_waiting: usize,
 }
 
-/// The bit of the gate that says that the limiter is paused.
+/// The bit of `closed` that marks a pause.
 const PAUSED: usize = !(usize::MAX >> 1);
 
-/// What became of a caller that wanted tokens.
+/// The result of joining the queue.
 #[derive(Debug)]
 pub(super) enum Joined {
-    /// The line was empty, and there were enough tokens.
+    /// The queue was empty, and there were enough tokens.
     Taken,
-    /// It waits. Its place in the line.
+    /// The call waits, with this ticket.
     Queued(u64),
-    /// Its turn would come too late, if at all.
+    /// The turn would come too late, or never.
     TooLate(Unavailable),
-    /// There is no room, at least until then.
+    /// The queue is full, at least until then.
     Full(Unavailable),
 }
 
-/// What a waiter has to do.
+/// The state of a waiter.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// It has been served, with tokens that count as taken at this instant.
+    /// It was served. Its tokens count as taken at this instant.
     Taken(Instant),
-    /// It is the first, and has to wait for the limits.
+    /// It is the first, and the limits have too few tokens.
     First(Unavailable),
-    /// Others are before it.
+    /// There are waiters before it.
     Behind,
 }
 
 impl WaitQueue {
     pub(super) fn new(max_waiting: usize, in_force: QuotasInForce) -> Self {
         Self {
-            gate: AtomicUsize::new(0),
+            closed: AtomicUsize::new(0),
             state: Mutex::new(QueueState {
                 in_force,
                 ..QueueState::default()
@@ -64,19 +64,20 @@ impl WaitQueue {
         }
     }
 
-    /// Whether there are waiters or a pause, so that no tokens may be taken past the line.
+    /// Whether there are waiters or a pause, so that calls must not take tokens without the lock.
     #[inline]
     pub(super) fn is_closed(&self) -> bool {
-        // Relaxed: a thread that reads zero while a waiter is entering came before it.
-        self.gate.load(Ordering::Relaxed) != 0
+        // Relaxed: a thread that reads zero while a waiter joins is ordered before the waiter.
+        self.closed.load(Ordering::Relaxed) != 0
     }
 
-    /// The number of waiters.
+    /// Returns the number of waiters.
     pub(super) fn waiting(&self) -> usize {
-        self.gate.load(Ordering::Relaxed) & !PAUSED
+        self.closed.load(Ordering::Relaxed) & !PAUSED
     }
 
-    /// Serves the waiters whose turn has come, runs `act`, and serves those whose turn has come by that.
+    /// Serves the waiters whose turns have come, runs `act`, and serves those whose turns have come
+    /// because of it.
     fn with<R>(
         &self,
         storage: &Storage,
@@ -86,8 +87,8 @@ impl WaitQueue {
         self.with_undo(storage, now, act, |_| ())
     }
 
-    /// As [`with`](Self::with). If the waker of a waiter panics, its panic goes on to the caller, which will
-    /// never see the result: `undo` gives back what that holds.
+    /// As [`with`](Self::with). If a waker panics, the panic goes on to the caller, which never sees the
+    /// result: `undo` gives back what the result holds.
     fn with_undo<R>(
         &self,
         storage: &Storage,
@@ -124,7 +125,7 @@ impl WaitQueue {
         result
     }
 
-    /// Takes `cost` tokens, or a place in the line if the turn comes at `latest` at the latest.
+    /// Takes `cost` tokens, or joins the queue if the turn comes by `latest`.
     pub(super) fn enter(
         &self,
         storage: &Storage,
@@ -150,7 +151,7 @@ impl WaitQueue {
             if state.waiters.len() >= self.max_waiting || !room {
                 return Joined::Full(state.room(storage, now, cost, self.max_waiting));
             }
-            // A waiter without a deadline need not know its turn, but must not wait for ever.
+            // A waiter without a deadline needs no forecast, but must not wait for tokens that never come.
             if latest < Instant::FAR_FUTURE {
                 if let Err(unavailable) = state.join(storage, now, cost, latest) {
                     return Joined::TooLate(unavailable);
@@ -179,11 +180,11 @@ impl WaitQueue {
         self.change(storage, now, |storage, _| storage.give(now, taken, cost));
     }
 
-    /// Whether the waiter with this ticket has been served. Otherwise keeps `waker` for when it has to
-    /// look again other than because of the time.
+    /// Returns the state of a waiter. Keeps `waker`, to be woken when the state changes for another reason
+    /// than time.
     ///
-    /// The line is served by its first waiter, so that all notice in their order, or by one that waits no
-    /// longer than until `latest`.
+    /// Only the first waiter serves the queue, so that waiters are woken in order, and a waiter whose
+    /// `latest` has come.
     pub(super) fn turn(
         &self,
         storage: &Storage,
@@ -194,7 +195,7 @@ impl WaitQueue {
     ) -> Turn {
         let mut state = lock_checked(&self.state);
         let first = state.first();
-        // It is being polled, and need not be woken.
+        // It is being polled, so it need not be woken.
         if let Some(waiter) = state.waiters.get_mut(&ticket) {
             wakes.replaced = waiter.waker.take();
         }
@@ -216,7 +217,7 @@ impl WaitQueue {
         turn
     }
 
-    /// Gives up the place of `ticket`, or the `cost` tokens it was served with.
+    /// Removes the waiter with `ticket`, or gives back the `cost` tokens it was served with.
     pub(super) fn leave(&self, storage: &Storage, now: Instant, ticket: u64, cost: u64) {
         self.with(storage, now, |state, wakes| {
             if state.waiters.contains_key(&ticket) {
@@ -231,7 +232,7 @@ impl WaitQueue {
         });
     }
 
-    /// Takes tokens without waiting, if there is no line.
+    /// Takes tokens without waiting, if there are no waiters and no pause.
     pub(super) fn take(
         &self,
         storage: &Storage,
@@ -249,7 +250,8 @@ impl WaitQueue {
         })
     }
 
-    /// As [`take`](Self::take), leaving no more than `debt` tokens in debt. `None` behind a line.
+    /// As [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
+    /// during a pause.
     pub(super) fn borrow(
         &self,
         storage: &Storage,
@@ -271,7 +273,7 @@ impl WaitQueue {
         })
     }
 
-    /// What [`take`](Self::take) would return, and whether there is a line.
+    /// Returns what [`take`](Self::take) would return, and whether there are waiters or a pause.
     pub(super) fn forecast(
         &self,
         storage: &Storage,
@@ -284,9 +286,9 @@ impl WaitQueue {
         })
     }
 
-    /// Runs `change`, which changes what the limits hold or how, and has the waiters look again.
+    /// Runs `change`, which changes the limits, and serves the waiters again.
     ///
-    /// Under the lock, so a waiter that is entering either sees the change or is seen here.
+    /// Under the lock, so a waiter that joins meanwhile either sees the change or is seen by it.
     pub(super) fn change<R>(
         &self,
         storage: &Storage,
@@ -300,12 +302,12 @@ impl WaitQueue {
         })
     }
 
-    /// The quotas in force.
+    /// Returns the quotas in force.
     pub(super) fn quotas(&self) -> Vec<Quota> {
         lock_checked(&self.state).in_force.quotas().to_vec()
     }
 
-    /// Whether the quotas are those it was built with.
+    /// Whether the quotas are those that the limiter was built with.
     pub(super) fn has_first_quotas(&self) -> bool {
         !lock_checked(&self.state).in_force.is_changed()
     }
@@ -318,10 +320,10 @@ impl WaitQueue {
         });
     }
 
-    /// When the pause ends, if there is one.
+    /// Returns the end of the pause, if there is one.
     pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
         // Relaxed: as in `is_closed`.
-        let paused = self.gate.load(Ordering::Relaxed) & PAUSED != 0;
+        let paused = self.closed.load(Ordering::Relaxed) & PAUSED != 0;
         let until = paused.then(|| lock_checked(&self.state).paused_until);
         until.filter(|until| *until > now)
     }
@@ -331,8 +333,8 @@ impl WaitQueue {
             state.paused_until = Instant::ORIGIN;
         }
         let paused = state.paused_until > Instant::ORIGIN;
-        let gate = state.waiters.len() | if paused { PAUSED } else { 0 };
+        let closed = state.waiters.len() | if paused { PAUSED } else { 0 };
         // Relaxed: see `is_closed`.
-        self.gate.store(gate, Ordering::Relaxed);
+        self.closed.store(closed, Ordering::Relaxed);
     }
 }

@@ -1,20 +1,20 @@
-//! Wakers that are woken after a lock has been released.
+//! Wakers to wake after a lock is released.
 
 use std::mem::take;
 use std::task::Waker;
 
 use crate::event::Panics;
 
-/// Wakers to wake when this is dropped: declared before a lock is taken, it outlives the lock.
+/// Wakers that are woken when this is dropped. Declared before a lock is taken, it outlives the guard.
 ///
-/// Wakers are user code. One that panics does not keep the others from being woken; the first panic goes
-/// on afterwards.
+/// Wakers are user code. A panic of one does not keep the others from being woken; the first panic goes on
+/// afterwards.
 #[derive(Debug, Default)]
 pub(super) struct WakeList {
     // Usually there is one at most.
     one: Option<Waker>,
     more: Vec<Waker>,
-    /// A waker that is not needed any more, to be dropped with the rest.
+    /// A waker that is no longer needed, dropped with the rest.
     pub(super) replaced: Option<Waker>,
 }
 
@@ -26,7 +26,7 @@ impl WakeList {
         }
     }
 
-    /// Wakes them now. The caller has to let a panic go on.
+    /// Wakes them now. The caller resumes the panic.
     pub(super) fn wake(&mut self) -> Panics {
         let mut panics = Panics::default();
         for waker in self.one.take().into_iter().chain(take(&mut self.more)) {

@@ -51,7 +51,7 @@ fn tiers_come_from_a_function() {
     for (key, burst) in [(0, 1), (1, 10), (2, 1), (3, 1), (4, 10)] {
         assert_eq!(limits.decide(&key, 1).limit, burst, "{key}");
     }
-    // The default one changes for those who have it.
+    // A change of the default quota applies to keys that have it.
     let new = Quota::per_second(5);
     limits.set_quota(new, Inherit::Reset).unwrap();
     for (key, remaining) in [(0, 4), (1, 8), (2, 4), (6, 4)] {
@@ -74,7 +74,7 @@ fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
     assert_eq!(limits.len(), 5_000);
     limits.decide(&1, 9);
     clock.advance(ms(100));
-    // The others are full again and leave while somebody calls.
+    // The others are full again, and other calls evict them.
     for _ in 0..200_000 {
         let _ = limits.try_acquire_n(&0, 0);
         if limits.len() == 1 {
@@ -94,7 +94,7 @@ fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
 }
 
 #[test]
-fn when_there_is_no_room_new_keys_are_refused_or_share() {
+fn new_keys_without_room_are_rejected_or_share_a_limit() {
     let clock = ManualClock::new();
     for overflow in [Overflow::Reject, Overflow::Shared] {
         let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(2))
@@ -121,7 +121,7 @@ fn when_there_is_no_room_new_keys_are_refused_or_share() {
                 assert_eq!(limits.decide(&10, 1).retry_after, Some(ms(500)));
             }
         }
-        // Those who were there are as they were.
+        // Known keys keep their limits.
         for key in 0..3 {
             assert_eq!(limits.peek(&key).unwrap().remaining, 1);
         }
@@ -224,7 +224,7 @@ fn a_policy_that_waits_shows_the_operation_the_time_after_it_and_is_cancelled_wi
 }
 
 #[test]
-fn what_a_policy_refuses_the_observers_hear_once() {
+fn observers_hear_a_rejection_of_the_policy_once() {
     let clock = ManualClock::new();
     for longest in [Duration::ZERO, ms(500)] {
         for overflow in [Overflow::Reject, Overflow::Shared] {

@@ -1,4 +1,4 @@
-//! What a keyed limiter learns from results: pauses of keys, and a rate for each key.
+//! Keyed limiters that learn from results: pauses of keys, and a rate for each key.
 
 use backstop::adaptive_rate::CubicRate;
 use backstop::rate_limiter::{Inherit, KeyedRateLimiter, KeyedRateLimiterBuilder};

@@ -1,5 +1,4 @@
-//! What a keyed limiter shares with the limiter: algorithms, waiting, reservations, shadow, pauses;
-//! and what becomes of keys without room.
+//! Options of keyed limiters: algorithms, waiting, reservations, shadow mode, pauses, and keys without room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -67,7 +67,7 @@ fn arrivals() -> Vec<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Call {
     came: u64,
-    /// When it was let through.
+    /// When it was admitted.
     left: Option<u64>,
 }
 
@@ -139,9 +139,9 @@ text{font-family:system-ui,-apple-system,'Segoe UI','Helvetica Neue','DejaVu San
 .busy{fill:#ddf4ff}\
 .busy.over{fill:#ffebe9}\
 .came{fill:#8c959f}\
-.left{fill:#0969da}\
+.admitted{fill:#0969da}\
 .waits{fill:#80bdf5}\
-.refused{fill:#fff;stroke:#cf222e;stroke-width:1.2}";
+.rejected{fill:#fff;stroke:#cf222e;stroke-width:1.2}";
 
 fn draw() -> Result<String, fmt::Error> {
     let mut svg = String::new();
@@ -165,7 +165,7 @@ fn draw() -> Result<String, fmt::Error> {
     legend(&mut svg)?;
     axis(&mut svg, height - 34)?;
 
-    lane_text(&mut svg, 0, "calls", "as they come")?;
+    row_text(&mut svg, 0, "calls", "as they come")?;
     let came = calls.iter().map(|at| (*at, "came"));
     columns(&mut svg, 0, came)?;
 
@@ -175,15 +175,17 @@ fn draw() -> Result<String, fmt::Error> {
         let (from, most) = busiest(&calls);
         let passed = calls.iter().filter(|call| call.left.is_some()).count();
         busy(&mut svg, lane, from, most)?;
-        lane_text(&mut svg, lane, name, says)?;
+        row_text(&mut svg, lane, name, says)?;
         writeln!(
             svg,
             r#"<text x="24" y="{}">{passed} of {} admitted</text>"#,
             baseline(lane) - 12,
             calls.len(),
         )?;
-        // From the ground up: what leaves, what waits, what is refused.
-        let left = calls.iter().filter_map(|call| Some((call.left?, "left")));
+        // From the bottom: admitted, waiting, rejected.
+        let left = calls
+            .iter()
+            .filter_map(|call| Some((call.left?, "admitted")));
         let waits = calls
             .iter()
             .filter(|call| call.left.is_some_and(|left| left > call.came))
@@ -191,7 +193,7 @@ fn draw() -> Result<String, fmt::Error> {
         let refused = calls
             .iter()
             .filter(|call| call.left.is_none())
-            .map(|call| (call.came, "refused"));
+            .map(|call| (call.came, "rejected"));
         columns(&mut svg, lane, left.chain(waits).chain(refused))?;
     }
     writeln!(svg, "</svg>")?;
@@ -204,10 +206,10 @@ fn baseline(lane: u64) -> u64 {
 
 fn legend(svg: &mut String) -> fmt::Result {
     let entries = [
-        ("left", "let through", 24),
-        ("waits", "waits, leaves later", 130),
-        ("refused", "refused", 282),
-        ("busy", "busiest second, and how many left in it", 364),
+        ("admitted", "admitted", 24),
+        ("waits", "waits, admitted later", 130),
+        ("rejected", "rejected", 282),
+        ("busy", "busiest second, and its number of calls", 364),
         ("busy over", "more than the limit", 646),
     ];
     for (class, says, x) in entries {
@@ -245,7 +247,7 @@ fn axis(svg: &mut String, bottom: u64) -> fmt::Result {
     Ok(())
 }
 
-fn lane_text(svg: &mut String, lane: u64, name: &str, says: &str) -> fmt::Result {
+fn row_text(svg: &mut String, lane: u64, name: &str, says: &str) -> fmt::Result {
     let y = baseline(lane);
     let (from, to) = (x(0), x(END));
     writeln!(svg, r#"<path class="base" d="M{from} {y}H{to}"/>"#)?;

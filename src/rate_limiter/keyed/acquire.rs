@@ -64,7 +64,7 @@ pin_project! {
 enum Start {
     Run,
     WaitForEndOfPause(Instant),
-    /// Waits in the queue of the key, which has none yet.
+    /// The key has no wait queue yet.
     NeedsQueue,
     WaitIn(RateLimiter),
     Reject(Unavailable),
@@ -128,7 +128,7 @@ where
                         }
                         Start::NeedsQueue => match this.limited.queue() {
                             Some(limiter) => limiter,
-                            // The key was evicted meanwhile, so it is full again.
+                            // The key was evicted meanwhile, so it is full.
                             None => continue,
                         },
                         Start::WaitIn(limiter) => limiter,
@@ -157,7 +157,8 @@ where
                 }
                 StageProj::Queued { waiting } => match ready!(waiting.as_mut().poll(task)) {
                     Ok(limiter) => {
-                        // The clock, keys that are compared, and observers may panic.
+                        // Until the end of this block, a panic of the clock, a key, or an observer returns
+                        // the tokens.
                         let refund = OnUnwind::new(|| limiter.add(cost));
                         now = base.now();
                         let is_paused = this.limited.is_paused(now);
@@ -194,7 +195,7 @@ where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
-    /// Takes `cost` tokens, or says what the call waits for, at most until `latest`.
+    /// Takes `cost` tokens, or returns what the call has to wait for, until `latest` at most.
     fn start(&self, now: Instant, cost: u64, latest: Instant) -> Start {
         let paused = |time: CallTime| match time.open <= latest && time.open != Instant::FAR_FUTURE
         {
@@ -226,8 +227,8 @@ where
         start.unwrap_or(Start::Reject(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
-    /// Returns the limiter of the key, in whose queue calls wait. A key that is one word gets one. `None` if
-    /// it is not in the table.
+    /// Returns the limiter of the key, in whose queue calls wait. Replaces the word of a plain key by a
+    /// limiter. `None` if the key is not in the table.
     fn queue(&self) -> Option<RateLimiter> {
         let mut table = self.inner.keys.shard(self.hash)?;
         let make = |gcra, tat, is_default| self.inner.limiter_of(gcra, tat, is_default);

@@ -1,4 +1,4 @@
-//! What concerns all keys of a limiter: its state, its quotas and its pauses.
+//! Operations on all keys: snapshots, quotas, and pauses.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::instant::Instant;
 use crate::sync::lock;
 
 impl<K> KeyedRateLimiter<K> {
-    /// Returns where it stands.
+    /// Returns a reading of the limiter.
     pub fn snapshot(&self) -> KeyedSnapshot {
         let inner = &*self.inner;
         let time = inner.time(inner.base.now());
@@ -34,7 +34,7 @@ impl<K> KeyedRateLimiter<K> {
     }
 
     /// Calls `visit` with each key and the decision about a call that costs one token, in no order and
-    /// outside all locks. Keys that are added or evicted meanwhile may be seen or not.
+    /// outside all locks. Keys that are added or evicted meanwhile may be visited or not.
     pub fn for_each(&self, mut visit: impl FnMut(&K, Decision))
     where
         K: Clone,
@@ -55,7 +55,7 @@ impl<K> KeyedRateLimiter<K> {
         }
     }
 
-    /// Evicts all keys whose limits are full. Calls do that bit by bit; this does it at once.
+    /// Evicts all keys whose limits are full at once. Without it, calls evict them a few at a time.
     pub fn evict_idle(&self) {
         let now = self.inner.base.now();
         for shard in &self.inner.keys.shards {
@@ -68,14 +68,14 @@ impl<K> KeyedRateLimiter<K> {
         }
     }
 
-    /// Replaces the default quota for all keys that have it. See
-    /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota).
-    ///
-    /// Keys with a quota of their own keep it, even one of the same value.
+    /// Replaces the default quota of all keys that have it. See
+    /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota). Keys with a quota of their own keep it,
+    /// even if it has the same value.
     ///
     /// # Errors
     ///
-    /// If the quota is invalid, does not begin full, or has another algorithm than the one in force.
+    /// If the quota is invalid, does not begin full, or has another algorithm than the one in force, or
+    /// the limiter is adaptive.
     pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
         self.set_quotas(&[quota], inherit)
     }
@@ -111,11 +111,11 @@ impl<K> KeyedRateLimiter<K> {
             current.clear();
             current.extend_from_slice(quotas);
         }
-        // Before the shards: a key that is added from here on has the new quota, and one that was added
-        // before is found in its shard. Release pairs with the load in `Inner::add`.
+        // Before the shards change: a key added from here on has the new quota, and one added earlier is
+        // found in its shard. Release pairs with the Acquire load in `Inner::add`.
         inner.version.fetch_add(1, Ordering::Release);
         let new = Arc::new(quotas[0].gcra(inner.per_key.debt));
-        // The wait queues of other limits run the user's wakers.
+        // Changed outside the locks, since their wait queues run wakers.
         let mut limiters = Vec::new();
         for shard in &inner.keys.shards {
             if let Some(mut table) = shard.lock() {
@@ -129,13 +129,13 @@ impl<K> KeyedRateLimiter<K> {
             .try_for_each(|limiter| limiter.set_quotas(quotas, inherit))
     }
 
-    /// Rejects all calls for `duration`, whatever their keys, as after a `Retry-After` of the
-    /// dependency. Calls that may wait, wait. Of several pauses the one that ends last counts.
+    /// Rejects calls of all keys for `duration`, for a `Retry-After` of the dependency. Calls that may
+    /// wait do. Of several pauses the one that ends last counts.
     pub fn pause_for(&self, duration: Duration) {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until an instant of the limiter's clock.
+    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         // Relaxed: it publishes nothing else.
         self.inner

@@ -1,11 +1,11 @@
-//! The time of a call, and the pauses that hold it.
+//! The time of a call, and the pauses that postpone it.
 
 use super::super::RateLimiter;
 use super::super::decision::Decision;
 use super::super::state::{Gcra, Unavailable};
 use crate::instant::Instant;
 
-/// Now, and the first instant at which a call may run: later while the key is paused.
+/// The current time, and the first instant at which a call may run, which is later during a pause.
 #[derive(Clone, Copy)]
 pub(super) struct CallTime {
     pub(super) now: Instant,
@@ -17,7 +17,7 @@ impl CallTime {
         self.open > self.now
     }
 
-    /// Postpones what could happen at `open` while the key is paused.
+    /// Turns an admission during a pause into a rejection until its end.
     pub(super) fn admit(self, ready: Result<(), Unavailable>) -> Result<(), Unavailable> {
         match ready {
             Ok(()) if self.is_paused() => Err(Unavailable::Until(self.open)),
@@ -25,7 +25,7 @@ impl CallTime {
         }
     }
 
-    /// Rejects a call because of the pause.
+    /// Rejects a call during a pause.
     #[cold]
     pub(super) fn paused(self, tat: u64, gcra: &Gcra, cost: u64) -> Result<(), Unavailable> {
         self.admit(gcra.ready(tat, self.open, cost, 0))
@@ -38,7 +38,7 @@ impl CallTime {
         }
     }
 
-    /// Returns what [`decide`](super::KeyedRateLimiter::decide) would return for a key with a token bucket.
+    /// Returns the decision about a call with a key that has a token bucket. Takes nothing.
     pub(super) fn peek_bucket(self, tat: u64, gcra: &Gcra, cost: u64) -> Decision {
         let ready = self.admit(gcra.ready(tat, self.open, cost, 0));
         Decision::new(self.now, ready, gcra.availability(tat, self.now))

@@ -19,29 +19,13 @@ use crate::instant::Instant;
 use crate::keyed::Overflow;
 
 impl<K> KeyedRateLimiter<K> {
-    /// Returns a builder. A quota must be given.
+    /// Returns a builder with the default settings. A quota must be given unless it is adaptive.
     pub const fn builder() -> KeyedRateLimiterBuilder<K> {
         KeyedRateLimiterBuilder::new()
     }
 }
 
-/// Builds a [`KeyedRateLimiter`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`quota`](Self::quota) | must be given, once or several times, unless it is adaptive |
-/// | [`quota_for`](Self::quota_for) | all keys have the same |
-/// | [`max_keys`](Self::max_keys) | 100 000 |
-/// | [`overflow`](Self::overflow) | [`Overflow::Shared`] |
-/// | [`adaptive`](Self::adaptive) | no |
-/// | [`pause_on_hint`](Self::pause_on_hint) | no |
-/// | [`max_wait`](Self::max_wait) of calls through the policy | zero; unlimited with `max_waiting`, and for a leaky bucket |
-/// | [`max_waiting`](Self::max_waiting) of each key | unlimited |
-/// | [`max_debt`](Self::max_debt) of reservations | as much as the quota holds |
-/// | [`shadow`](Self::shadow) | off |
-/// | [`observer`](Self::observer) | none |
-/// | [`name`](Self::name) | `keyed_rate_limiter` |
-/// | [`clock`](Self::clock) | tokio's |
+/// Builds a [`KeyedRateLimiter`]. The [page](super::super) lists the defaults.
 #[must_use = "a builder does nothing until `build`"]
 pub struct KeyedRateLimiterBuilder<K> {
     quotas: Vec<Quota>,
@@ -72,15 +56,15 @@ impl<K> KeyedRateLimiterBuilder<K> {
         }
     }
 
-    /// The quota of every key that has none of its own. Given several times, a call must fit all of
-    /// them. Any algorithm; it must begin full, since an evicted key comes back as a new one.
+    /// Adds a default quota. A call must fit all of them. Any algorithm; it must begin full, since an
+    /// evicted key comes back as a new one.
     pub fn quota(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
         self
     }
 
-    /// The quota of a key that has another than the default: tiers. Called when a key is first seen, and
-    /// again after it was evicted; of any algorithm. Invalid quotas, and those that do not begin full,
+    /// Sets the quotas of keys that have another one than the default. The function is called when a key
+    /// is first seen, and again after the key was evicted. Quotas that are invalid or do not begin full
     /// count as the default.
     pub fn quota_for(
         mut self,
@@ -90,33 +74,34 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// How many keys are remembered at most.
+    /// Sets the largest number of keys in the table.
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
     }
 
-    /// What happens to new keys when that many are in use. See [`Overflow`] for which to choose.
+    /// Sets what happens to new keys while that many are in use. See [`Overflow`] for which to choose.
     pub const fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
     }
 
-    /// How long a call through the policy waits for its turn. Zero rejects at once,
-    /// [`Duration::MAX`] waits as long as the call's deadline allows.
+    /// Sets how long a call through the policy waits for its turn. Zero: calls do not wait.
+    /// [`Duration::MAX`]: they wait until their deadlines.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
     }
 
-    /// The largest number of calls that wait for one key; further ones are rejected at once. Without a
-    /// [`max_wait`](Self::max_wait), calls through the policy wait until their deadlines. Zero: no call waits.
+    /// Sets the largest number of waiters of one key; further calls are rejected at once. Without a
+    /// [`max_wait`](Self::max_wait), calls through the policy wait until their deadlines. Zero: no call
+    /// waits.
     pub const fn max_waiting(mut self, calls: usize) -> Self {
         self.max_waiting = Some(calls);
         self
     }
 
-    /// Finds the rate of each key from throttled answers. See
+    /// Finds the rate of each key from throttled results. See
     /// [`RateLimiterBuilder::adaptive`](super::super::RateLimiterBuilder::adaptive).
     ///
     /// Each key has a whole limiter. A key that has found a rate is not evicted;
@@ -126,15 +111,16 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Pauses a key, as [`pause_key_for`](KeyedRateLimiter::pause_key_for) does, when a server says when to
-    /// come back: a `Retry-After` for one call holds all calls of its key. Longer hints count as `longest`.
-    /// Above zero. See [`RateLimiterBuilder::pause_on_hint`](super::super::RateLimiterBuilder::pause_on_hint).
+    /// Pauses the key of a call, as [`pause_key_for`](KeyedRateLimiter::pause_key_for) does, when a server
+    /// says when to come back: a `Retry-After` for one call holds all calls with its key. Longer hints
+    /// count as `longest`, which must be above zero. See
+    /// [`RateLimiterBuilder::pause_on_hint`](super::super::RateLimiterBuilder::pause_on_hint).
     pub const fn pause_on_hint(mut self, longest: Duration) -> Self {
         self.longest_pause = Some(longest);
         self
     }
 
-    /// How many tokens a reservation may take beyond those there are.
+    /// Sets how many tokens reservations may take beyond those available.
     pub const fn max_debt(mut self, tokens: u64) -> Self {
         self.max_debt = Some(tokens);
         self
@@ -142,22 +128,23 @@ impl<K> KeyedRateLimiterBuilder<K> {
 
     setters! {
         in setup;
-        /// Only counts and reports what it would have rejected, and admits everything.
+        /// Counts and reports calls that would be rejected, and admits them.
         shadow;
-        /// Hears rejections.
+        /// Observes rejections and waits, also of calls outside any pipeline.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors and events.
         name;
-        /// The clock that tokens are earned by.
+        /// Sets the clock that tokens are earned by.
         clock;
     }
 
-    /// Builds the limiter. Takes up to 64 KiB; the keys come on top.
+    /// Builds the limiter. It takes up to 64 KiB without keys.
     ///
     /// # Errors
     ///
-    /// When no quota was given, when one is invalid or does not begin full, when no key may be
-    /// remembered, or without a clock where the feature `tokio` is off.
+    /// If no quota is given, if one is invalid or does not begin full, if an adaptive limiter has other
+    /// quotas than a single token bucket, if a setting is zero that must not be, or if there is no clock
+    /// because the feature `tokio` is off.
     pub fn build(mut self) -> Result<KeyedRateLimiter<K>, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         if self.adaptive.is_some() && self.quotas.is_empty() {
@@ -187,7 +174,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
             .try_for_each(|quota| per_key.check(quota))?;
         let max_wait = max_wait(NAME, self.max_wait, self.max_waiting, &self.quotas)?;
         let base = self.setup.build(NAME)?;
-        // Built also if no keys share it: it finds what is wrong with the quotas, their number or the debt.
+        // Built in any case: it checks the number of the quotas and the debt.
         let shared = per_key.limiter(&self.quotas, &base)?;
         Ok(KeyedRateLimiter {
             inner: Arc::new(Inner {

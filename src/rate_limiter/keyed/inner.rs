@@ -1,4 +1,4 @@
-//! What the clones of a keyed limiter share.
+//! The state that the clones of a keyed limiter share.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -26,7 +26,7 @@ pub(super) const NAME: &str = "keyed_rate_limiter";
 pub(super) struct Inner<K> {
     pub(super) keys: Shards<K>,
     pub(super) secret: Secret,
-    /// Whether the default quota is a plain token bucket, so that a word is enough for a key.
+    /// Whether the default quota is a plain token bucket, so that one word per key is enough.
     pub(super) is_plain: bool,
     /// The end of the pause of all keys, in nanoseconds.
     pub(super) paused_until: AtomicU64,
@@ -45,7 +45,7 @@ pub(super) struct Inner<K> {
     pub(super) rejected: AtomicU64,
     pub(super) would_reject: AtomicU64,
     pub(super) base: Base,
-    /// How long a call through the policy may wait.
+    /// The longest wait of a call through the policy.
     pub(super) max_wait: Duration,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct PerKey {
 }
 
 impl PerKey {
-    /// Makes the limiter of one key. Rejections are counted and reported by the keyed limiter.
+    /// Makes the limiter of one key. The keyed limiter counts and reports its rejections.
     pub(super) fn limiter(
         &self,
         quotas: &[Quota],
@@ -94,7 +94,7 @@ impl PerKey {
     }
 }
 
-/// The quota of a key, when it has one of its own.
+/// Returns the quota of a key that has one of its own.
 pub(super) type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
 
 impl<K> Inner<K> {
@@ -106,7 +106,7 @@ impl<K> Inner<K> {
         CallTime { now, open }
     }
 
-    /// Rejects a call. In shadow mode, reports that and admits it.
+    /// Rejects a call, or reports and admits it in shadow mode.
     #[inline]
     pub(super) fn reject_for(
         &self,
@@ -135,11 +135,11 @@ impl<K> Inner<K> {
         self.base.reject(rejected, observer)
     }
 
-    /// Makes the limiter of a key out of its token bucket, for calls that wait.
+    /// Makes a limiter that continues the token bucket of a key, for calls that wait.
     pub(super) fn limiter_of(&self, gcra: Gcra, tat: u64, is_default: bool) -> RateLimiter {
         let quotas = match is_default {
             true => lock(&self.quotas).clone(),
-            // Quotas of tiers are never changed.
+            // The quotas of tiers never change.
             false => Vec::new(),
         };
         let base = Setup::new(self.base.name).on(self.base.clock.clone());
@@ -157,7 +157,7 @@ impl<K> Inner<K> {
 }
 
 impl<K: Hash + Eq> Inner<K> {
-    /// Takes `cost` of the tokens of `key`.
+    /// Takes `cost` tokens of `key`.
     #[inline]
     pub(super) fn take<Q>(
         &self,
@@ -188,8 +188,8 @@ impl<K: Hash + Eq> Inner<K> {
         .unwrap_or(Err(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
-    /// Runs `bucket` under the lock on the state of `key`, or `limiter` without a lock. A new key is
-    /// added. `None` when there is no room for it, which is counted if `is_new_call`.
+    /// Runs `bucket` on the state of `key` under the shard's lock, or `limiter` outside it. Adds a new
+    /// key. `None` if there is no room for it, which is counted if `is_new_call`.
     #[inline]
     pub(super) fn with<Q, R>(
         &self,
@@ -206,7 +206,7 @@ impl<K: Hash + Eq> Inner<K> {
         let time = self.time(now);
         let mut shard = self.keys.shard(hash);
         if shard.as_mut().is_some_and(|table| table.is_due()) {
-            // Before anything is taken: it drops keys, and their `Drop` may panic.
+            // Before tokens are taken: the sweep drops keys, and their `Drop` may panic.
             drop(shard);
             self.keys.sweep_shard(hash, now);
             shard = self.keys.shard(hash);
@@ -253,7 +253,7 @@ impl<K: Hash + Eq> Inner<K> {
         self.shared.as_ref().map(|shared| limiter(shared, time))
     }
 
-    /// Adds a key, unless another thread has added it meanwhile, and uses its limit.
+    /// Adds a key, unless another thread has added it, and uses its limit.
     fn add<Q, R>(
         &self,
         (hash, key): (u64, &Q),
@@ -266,19 +266,20 @@ impl<K: Hash + Eq> Inner<K> {
         K: Borrow<Q>,
         Q: Eq + ToOwned<Owned = K> + ?Sized,
     {
-        // User code, so outside the lock.
+        // User code runs outside the lock.
         let owned = key.to_owned();
         let own = self.quota_for.as_ref().and_then(|quota| quota(&owned));
         let own = own.filter(|quota| self.per_key.check(quota).is_ok());
         loop {
-            // Acquire: pairs with the release in `set_quotas`.
+            // Acquire pairs with the Release in `set_quotas`.
             let version = self.version.load(Ordering::Acquire);
             let own_limit = self.own_limit(own.as_ref());
             let Some(mut table) = self.keys.shard(hash) else {
                 return Added::Locked;
             };
             let known = table.find(hash as u32, key, &self.keys.default).is_some();
-            // Under the shard's lock: a change that is not seen here has yet to come to the shard.
+            // Checked under the shard's lock: a change that is not seen here will find the key in the
+            // shard.
             let is_stale = version != self.version.load(Ordering::Acquire);
             if is_stale
                 && !known
@@ -289,7 +290,7 @@ impl<K: Hash + Eq> Inner<K> {
                 continue;
             }
             if known {
-                // The key is dropped outside the lock, and before anything is taken: its `Drop` may panic.
+                // Drops the key outside the lock and before tokens are taken: its `Drop` may panic.
                 drop(table);
                 drop((owned, reserved));
                 let used = self.with_known(hash, key, time.now, bucket, limiter);
@@ -315,7 +316,7 @@ impl<K: Hash + Eq> Inner<K> {
         }
     }
 
-    /// Makes the limit of a new key, if a word is not enough.
+    /// Makes the limit of a new key for which a word is not enough.
     fn own_limit(&self, own: Option<&Quota>) -> Option<OwnLimit> {
         let limit = match own {
             None if self.is_plain => return None,
@@ -332,7 +333,7 @@ impl<K: Hash + Eq> Inner<K> {
         Some(OwnLimit::new(own.is_none(), limit))
     }
 
-    /// As [`with`](Self::with), for keys that are known. Others are not added.
+    /// As [`with`](Self::with), for known keys only.
     pub(super) fn with_known<Q, R>(
         &self,
         hash: u64,
@@ -365,14 +366,14 @@ impl<K: Hash + Eq> Inner<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        // Adds the key. Without room the shared limit answers, which must not be paused.
+        // Adds the key. Without room the shared limit is passed, which must not be paused.
         let _ = self.with((hash, key), now, false, |_, _, _| (), |_, _| ());
         self.keys
             .shard(hash)
             .is_some_and(|mut table| table.pause(hash as u32, key, until, &self.keys.default))
     }
 
-    /// Learns from the result of a call with this key.
+    /// Records the result of a call with this key.
     #[cold]
     pub(super) fn learn_from<Q>(&self, hash: u64, key: &Q, now: Instant, verdict: &Verdict)
     where
@@ -394,7 +395,7 @@ impl<K: Hash + Eq> Inner<K> {
         }
     }
 
-    /// Gives tokens back to a key, if it is still known.
+    /// Gives tokens back to a key that is still known.
     pub(super) fn give<Q>(&self, hash: u64, key: &Q, tokens: u64)
     where
         K: Borrow<Q>,
@@ -410,18 +411,18 @@ impl<K: Hash + Eq> Inner<K> {
     }
 }
 
-/// What became of a key that was to be added.
+/// The result of adding a key.
 enum Added<R> {
-    /// It is in the table, and its limit was used.
+    /// The key is in the table, and its limit was used.
     Done(R),
-    /// Another thread has evicted it before its limit was used.
+    /// Another thread evicted the key before its limit was used.
     Evicted,
-    /// The table is locked by this thread, from within a comparison of keys.
+    /// This thread holds the lock, and is comparing keys.
     Locked,
 }
 
-/// Runs `bucket` on the state of a key that is not plain. Returns the limiter of one that has another
-/// limit than a token bucket, to be used without the lock.
+/// Runs `bucket` on the bucket of a key that has an own limit. Returns the limiter of a key that has one,
+/// to be used outside the lock.
 #[cold]
 fn of_own_limit<K, R>(
     table: &mut Table<K>,

@@ -1,4 +1,4 @@
-//! One limit per key, in bounded memory.
+//! A rate limiter with one limit per key, in bounded memory.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -38,25 +38,26 @@ pub use self::reservation::KeyedReservation;
 
 /// A limit for each user, region or server, in bounded memory.
 ///
-/// It has the verbs and the algorithms of a [`RateLimiter`](super::RateLimiter). Keys are added when
-/// they are first seen. A key whose limit is full again is evicted, since a new one would be just the
-/// same; each call looks at a few keys, so nothing runs in the background. A key in use is never
-/// evicted to make room for others, unless [`Overflow::Evict`](super::Overflow::Evict) is chosen.
+/// It has the methods and the algorithms of a [`RateLimiter`](super::RateLimiter). A key is added when it
+/// is first seen, and evicted when its limit is full again, since it is indistinguishable from a new key
+/// then. Each call looks at a few other keys, so there is no background task. A key in use is never
+/// evicted to make room for others, except with [`Overflow::Evict`](super::Overflow::Evict).
 ///
 /// Cheap to clone; clones share all limits. Strings are looked up borrowed, without allocating.
 ///
 /// # Memory
 ///
-/// With a token bucket, the default, a key takes about 35 bytes if it is an integer. A key with a token
-/// bucket of its own, or paused, takes about 100 bytes more. With any other algorithm, several
-/// quotas or a warm-up, each key has a whole [`RateLimiter`](super::RateLimiter).
+/// With a plain token bucket, the default, an integer key takes about 35 bytes. A key with a token bucket
+/// of its own, or a paused one, takes about 100 bytes more. A key for which calls wait has a whole
+/// [`RateLimiter`](super::RateLimiter) until it is evicted. With any other algorithm, several quotas, a
+/// warm-up or an adaptive rate, each key has one.
 ///
-/// # Keys that misbehave
+/// # Keys that panic or call back
 ///
-/// `Hash`, `Clone` and `Drop` of keys and the quota function run outside all locks; only `Eq`, and
-/// `Clone` in [`entries`](Self::entries), run under the lock of a part of the table. A panic in any of
-/// them goes on to the caller and leaves the limiter intact. If `Eq` calls back into the limiter, and
-/// needs the same part of the table, that inner call is treated as if there were no room for its key.
+/// `Hash` and `Drop` of keys and the quota function run outside all locks; only `Eq`, and `Clone` in
+/// [`for_each`](Self::for_each), run under the lock of a shard. A panic in any of them goes on to the
+/// caller and leaves the limiter intact. If `Eq` calls the limiter and needs the same shard, the inner
+/// call behaves as if there were no room for its key.
 ///
 /// # Example
 ///
@@ -90,29 +91,29 @@ impl<K> Clone for KeyedRateLimiter<K> {
     }
 }
 
-/// Where a keyed limiter stands.
+/// A reading of a keyed limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
     /// The name.
     pub name: &'static str,
-    /// The default quotas in force.
+    /// The default quotas.
     pub quotas: Vec<Quota>,
-    /// Number of keys it remembers.
+    /// Number of keys in the table.
     pub keys: usize,
-    /// How many it remembers at most.
+    /// The largest number of keys.
     pub max_keys: usize,
-    /// Number of calls with keys that there was no room for.
+    /// Number of calls with keys for which there was no room.
     pub overflowed: u64,
-    /// Number of calls that wait, over all keys.
+    /// Number of calls that wait, for all keys.
     pub waiting: usize,
-    /// Number of calls it has rejected.
+    /// Number of rejected calls. A call that is repeated is counted again.
     pub rejected: u64,
     /// Whether it is in shadow mode.
     pub shadow: bool,
     /// Number of calls that shadow mode admitted and that would have been rejected.
     pub would_reject: u64,
-    /// How much is left of a pause of all keys.
+    /// The rest of a pause of all keys.
     pub paused_for: Duration,
 }
 
@@ -127,29 +128,29 @@ impl<K> KeyedRateLimiter<K> {
         Self::builder().quota(quota).build()
     }
 
-    /// How many keys it remembers.
+    /// Returns the number of keys in the table.
     pub fn len(&self) -> usize {
         self.inner.keys.len()
     }
 
-    /// Whether it remembers none.
+    /// Whether there are no keys in the table.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The name in errors and events.
+    /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
         self.inner.base.name
     }
 }
 
 impl<K: Hash + Eq> KeyedRateLimiter<K> {
-    /// Takes one of the key's tokens, if there is one.
+    /// Takes one token of the key if there is one.
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which there would be one; without a time
-    /// when there is no room for another key.
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would
+    /// succeed; without a time if there is no room for the key.
     #[inline]
     pub fn try_acquire<Q>(&self, key: &Q) -> Result<(), Rejected>
     where
@@ -159,12 +160,13 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.try_acquire_n(key, 1)
     }
 
-    /// Takes `cost` of the key's tokens, if there are that many.
+    /// Takes `cost` tokens of the key if there are that many.
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when its quota never
-    /// holds that many.
+    /// As for [`try_acquire`](Self::try_acquire);
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the key's quota never holds that
+    /// many.
     #[inline]
     pub fn try_acquire_n<Q>(&self, key: &Q, cost: u64) -> Result<(), Rejected>
     where
@@ -179,7 +181,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         }
     }
 
-    /// Takes `cost` of the key's tokens, if there are that many, and returns where that leaves it.
+    /// Takes `cost` tokens of the key if there are that many, and returns the decision with the state of
+    /// the limit after it.
     ///
     /// In shadow mode too the decision is the real one.
     pub fn decide<Q>(&self, key: &Q, cost: u64) -> Decision
@@ -221,8 +224,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.peek_n(key, 1)
     }
 
-    /// Returns what [`decide`](Self::decide) would say about a call that costs `cost`, except that
-    /// `remaining` is what there is now; `None` for an unknown key, whose limit is full. Takes nothing.
+    /// Returns what [`decide`](Self::decide) would return for a call that costs `cost`, except that
+    /// `remaining` is what is left now. `None` for an unknown key, whose limit is full. Takes nothing.
     pub fn peek_n<Q>(&self, key: &Q, cost: u64) -> Option<Decision>
     where
         K: Borrow<Q>,
@@ -238,7 +241,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         )
     }
 
-    /// Gives the key `tokens` back, up to its burst.
+    /// Adds `tokens` to those of the key, up to its burst.
     pub fn add<Q>(&self, key: &Q, tokens: u64)
     where
         K: Borrow<Q>,
@@ -247,7 +250,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.inner.give(self.inner.secret.hash(key), key, tokens);
     }
 
-    /// Forgets a key: its next call finds a full limit. Returns whether it was known.
+    /// Removes a key, so that its limit is full for the next call. Returns whether it was known.
     pub fn forget<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -265,8 +268,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         removed.is_some()
     }
 
-    /// Rejects all calls of one key for `duration`. See [`pause_for`](Self::pause_for). A key that is
-    /// paused is not evicted. Returns `false` if it is new and there is no room for it.
+    /// Rejects calls with this key for `duration`. See [`pause_for`](Self::pause_for). A paused key is not
+    /// evicted. Returns `false` if the key is new and there is no room for it.
     pub fn pause_key_for<Q>(&self, key: &Q, duration: Duration) -> bool
     where
         K: Borrow<Q>,
@@ -275,7 +278,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.pause_key_until(key, self.inner.base.now() + duration)
     }
 
-    /// As [`pause_key_for`](Self::pause_key_for), until an instant of the limiter's clock.
+    /// As [`pause_key_for`](Self::pause_key_for), until an instant on the limiter's clock.
     pub fn pause_key_until<Q>(&self, key: &Q, until: Instant) -> bool
     where
         K: Borrow<Q>,
@@ -300,7 +303,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         }
     }
 
-    /// Waits for one of the key's tokens. See [`acquire_n`](Self::acquire_n).
+    /// Waits for one token of the key. See [`acquire_n`](Self::acquire_n).
     pub fn acquire<'a, Q>(&'a self, key: &'a Q) -> KeyedAcquire<'a, Q>
     where
         K: Borrow<Q>,
@@ -309,19 +312,20 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.acquire_n(key, 1)
     }
 
-    /// Waits for `cost` of the key's tokens, as long as it takes or the deadline inherited from the
-    /// task allows. Turns are given out in the order of the calls.
+    /// Waits for `cost` tokens of the key behind all its earlier waiters, without a time limit except the
+    /// deadline inherited from the task.
     ///
     /// # Errors
     ///
-    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the turn would come after the deadline,
-    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens, and
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited) when there is no room for the key. Later: [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) when a pause
-    /// or a change of the quota moved the turn too far.
+    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) if the turn would come after
+    /// the deadline, [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the limit never
+    /// holds that many tokens, and [`Reason::RateLimited`](crate::Reason::RateLimited) if there is no room
+    /// for the key, or in its wait queue. Later: [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) if
+    /// a pause or a change of the quota moved the turn too far.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives the tokens back. Waiters behind it keep their turns.
+    /// Dropping the future leaves the wait queue: the next waiter moves up, and no token is lost.
     pub fn acquire_n<'a, Q>(&'a self, key: &'a Q, cost: u64) -> KeyedAcquire<'a, Q>
     where
         K: Borrow<Q>,
@@ -334,7 +338,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Errors
     ///
-    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, when the turn would come later than that.
+    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, if the turn would come later
+    /// than that.
     ///
     /// # Cancel safety
     ///
@@ -365,13 +370,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         crate::clock::blocking::block_on(self.acquire_n(key, cost))
     }
 
-    /// Takes `cost` of the key's tokens now, for a call whose real cost is known only afterwards. See
+    /// Takes `cost` tokens of the key now, for a call whose real cost is known only afterwards. See
     /// [`RateLimiter::reserve`](super::RateLimiter::reserve).
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire_n`](Self::try_acquire_n), when the debt would exceed the builder's
-    /// `max_debt`.
+    /// As for [`try_acquire_n`](Self::try_acquire_n), if the debt would exceed the builder's `max_debt`.
     pub fn reserve<'a, Q>(
         &'a self,
         key: &'a Q,
@@ -384,7 +388,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.reserve_within(key, cost, Duration::MAX)
     }
 
-    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Changes nothing otherwise.
+    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
     ///
     /// # Errors
     ///
@@ -402,9 +406,9 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         KeyedReservation::new(self.get(key), cost, longest)
     }
 
-    /// A policy that takes from this key's tokens: one for each call.
+    /// Returns a policy that takes one token of the key for each call.
     ///
-    /// Rejects at once, or waits as the builder's `max_wait` says.
+    /// It rejects at once, or waits as the builder's `max_wait` says.
     ///
     /// # Example
     ///

@@ -1,4 +1,4 @@
-//! Keys whose state is more than the word of a token bucket with the default quota.
+//! Keys for which the word of a token bucket is not enough.
 
 use super::super::RateLimiter;
 use super::super::decision::Decision;
@@ -6,7 +6,7 @@ use super::super::state::Gcra;
 use super::call_time::CallTime;
 use crate::instant::Instant;
 
-/// The limit of a key that has a quota of its own, another algorithm, waiters, or is paused.
+/// The limit of a key that has a quota of its own, another algorithm, waiters, or a pause.
 #[derive(Clone, Debug)]
 pub(super) struct OwnLimit {
     /// Whether it follows changes of the default quota.
@@ -19,7 +19,7 @@ pub(super) struct OwnLimit {
 pub(super) enum KeyLimit {
     /// A token bucket.
     Bucket { gcra: Gcra, tat: u64 },
-    /// Any other algorithm, several quotas, a warm-up, an adaptive rate, or calls that wait.
+    /// Any other algorithm, several quotas, a warm-up, an adaptive rate, or waiters.
     Limiter(RateLimiter),
 }
 
@@ -32,7 +32,7 @@ impl OwnLimit {
         }
     }
 
-    /// Returns the decision about a call that costs one token, outside all locks.
+    /// Returns the decision about a call that costs one token. Called outside all locks.
     pub(super) fn peek(&self, time: CallTime) -> Decision {
         let time = time.paused_until(self.paused_until);
         match &self.limit {
@@ -41,8 +41,8 @@ impl OwnLimit {
         }
     }
 
-    /// Returns when the key will be indistinguishable from a new one if it is not used until then;
-    /// `None` while a call waits or holds a reservation, and once the key has found a rate of its own.
+    /// Returns when the key will be indistinguishable from a new one if it is not used until then. `None`
+    /// while a call waits or holds a reservation, and once the key has found a rate.
     pub(super) fn fresh_at(&self, now: Instant) -> Option<Instant> {
         match &self.limit {
             KeyLimit::Bucket { gcra, tat } => {
@@ -53,7 +53,7 @@ impl OwnLimit {
     }
 }
 
-/// The customs of one table, by number.
+/// The own limits of one table, by number.
 #[derive(Debug, Default)]
 pub(super) struct OwnLimits {
     all: Vec<Option<OwnLimit>>,

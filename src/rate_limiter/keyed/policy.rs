@@ -1,4 +1,4 @@
-//! One key's limit before an operation.
+//! The limit of a key as a layer around an operation.
 
 use std::fmt;
 use std::hash::Hash;
@@ -66,7 +66,7 @@ where
     }
 }
 
-/// A running call whose result the limiter learns from, if it learns.
+/// A running call. Its result is recorded if the limiter learns from results.
 pub struct KeyedResultRecorder<'a, Q: ToOwned + ?Sized> {
     limited: Option<Limited<'a, Q>>,
 }
@@ -99,7 +99,7 @@ where
     #[inline(always)]
     fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
         if let Some(limited) = self.limited {
-            // A layer inside that rejects says nothing about the dependency.
+            // A rejection by a layer inside says nothing about the dependency.
             if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
                 let inner = limited.inner;
                 let now = outcome.finished(&inner.base.clock);
@@ -128,7 +128,7 @@ impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
 }
 
 pin_project! {
-    /// The wait for a key's tokens of a call that found too few.
+    /// The wait of a call that found too few tokens.
     pub struct TokenWait<'a, Q>
     where
         Q: Hash,
@@ -154,8 +154,8 @@ pin_project! {
         Q::Owned: Hash,
         Q::Owned: Eq,
     {
-        // Apart from the wait, because that is large: made in `enter`, it costs time also if the call is
-        // admitted.
+        // The wait is a variant of its own because it is large: `enter` would pay for it even if the call
+        // is admitted.
         Missing {
             limited: Limited<'a, Q>,
             unavailable: Unavailable,

@@ -1,4 +1,4 @@
-//! A key's tokens, taken for a cost that is known only afterwards.
+//! Tokens of a key, taken for a cost that is known only afterwards.
 
 use std::hash::Hash;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::limited::Limited;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
-/// A key's tokens, taken in advance and settled when the real cost is known. Made by
+/// Tokens of a key, taken in advance and settled when the real cost is known. Made by
 /// [`KeyedRateLimiter::reserve`](super::KeyedRateLimiter::reserve). See [`Reservation`].
 ///
-/// Dropped without being settled it gives all of it back.
+/// Dropping it without settling gives all tokens back.
 #[must_use = "a reservation that is dropped is given back"]
 pub struct KeyedReservation<'a, Q>
 where
@@ -76,7 +76,7 @@ where
         let held = held.unwrap_or_else(|| Err(reject(Unavailable::Until(Instant::FAR_FUTURE))));
         let held = held.or_else(|rejected| {
             inner.report(rejected, None)?;
-            // In shadow mode it goes ahead, and takes nothing.
+            // In shadow mode the call goes ahead, and takes nothing.
             Ok(Held::Tokens {
                 cost: 0,
                 taken: now,
@@ -94,8 +94,7 @@ where
         }
     }
 
-    /// Returns how long until the debt it made is paid. A caller that waits so long stays within the
-    /// rate.
+    /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
         match &self.held {
             Held::Tokens { paid_at, .. } => {
@@ -105,8 +104,8 @@ where
         }
     }
 
-    /// Settles it at `actual` tokens. What was reserved beyond that is given back; what is missing is
-    /// charged, in debt if need be, as far as the limiter's `max_debt` goes.
+    /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is
+    /// charged, in debt if need be, up to the limiter's `max_debt`.
     pub fn commit(mut self, actual: u64) {
         match self.take() {
             Held::Reservation(held) => held.commit(actual),
@@ -115,7 +114,7 @@ where
                 let inner = self.limited.inner;
                 let (missing, debt) = (actual - cost, inner.per_key.debt);
                 inner.base.at_now_or(taken, |now| {
-                    // A key that was evicted meanwhile is added: what was consumed is charged.
+                    // Adds a key that was evicted meanwhile: consumption is always charged.
                     let _: Option<()> = inner.with(
                         (self.limited.hash, self.limited.key),
                         now,
@@ -131,10 +130,8 @@ where
         }
     }
 
-    /// Gives all of it back, as if it had not been made.
-    pub fn refund(self) {
-        // Dropping it does.
-    }
+    /// Gives all tokens back. The same as dropping it.
+    pub fn refund(self) {}
 
     fn take(&mut self) -> Held {
         let nothing = Held::Tokens {

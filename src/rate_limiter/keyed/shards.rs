@@ -1,4 +1,4 @@
-//! The keys in their shards: how many there are, and room for new ones.
+//! The shards of a keyed limiter: the number of keys, and room for new ones.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,18 +7,19 @@ use super::shard::{Guard, Shard};
 use crate::instant::Instant;
 use crate::keyed::Overflow;
 
-/// At most so many shards: threads seldom meet, and their lines stay in a core's own cache.
+/// The largest number of shards. With many, threads seldom meet, and the cache lines of a shard stay in
+/// one core.
 const MOST_SHARDS: usize = 1024;
-/// A shard is searched so often before the next one is: its next keys are in the cache.
+/// Number of searches in one shard before the next: its next keys are in the cache.
 const STAY: usize = 16;
-/// Number of keys looked at when the hand moves.
+/// Number of keys that a sweep looks at.
 const SWEEP: usize = 8;
-/// With [`Overflow::Evict`], all keys of a limiter this small are candidates.
+/// With [`Overflow::Evict`], all keys are candidates in a limiter with so few.
 const FEW: usize = 64;
-/// Otherwise that many are.
+/// Number of candidates in a larger one.
 const CANDIDATES: usize = 16;
 
-/// A counted place for a key that is not in the table yet. Given back if anything panics.
+/// A key that is counted and not in the table yet. The count goes back if anything panics.
 pub(super) struct ReservedKey<'a>(&'a AtomicUsize);
 
 impl Drop for ReservedKey<'_> {
@@ -27,17 +28,18 @@ impl Drop for ReservedKey<'_> {
     }
 }
 
-/// All keys. At most `max_keys`, in any number of threads.
+/// All keys, never more than `max_keys`.
 pub(super) struct Shards<K> {
     pub(super) shards: Box<[Shard<K>]>,
-    /// A hash shifted by this is the number of its shard.
+    /// The upper bits of a hash select its shard: the hash shifted by this.
     shift: u32,
-    /// The rules of the default quota that the limiter was built with. Tables have those of later ones.
+    /// The rules of the default quota that the limiter was built with. After a change, each table has the
+    /// new ones.
     pub(super) default: Gcra,
     count: AtomicUsize,
     pub(super) max_keys: usize,
     overflow: Overflow,
-    /// The shard that is searched next when there is no room.
+    /// The shard to search next if there is no room.
     victim: AtomicUsize,
 }
 
@@ -71,12 +73,12 @@ impl<K> Shards<K> {
         self.shards[(hash >> self.shift) as usize].lock()
     }
 
-    /// Adjusts the number of keys.
+    /// Subtracts removed keys from the count.
     pub(super) fn forgotten(&self, count: usize) {
         self.count.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Removes up to a few idle keys of a table. Returns how many it has looked at.
+    /// Removes up to a few idle keys of a table. Returns how many keys it looked at.
     #[cold]
     fn sweep(&self, mut table: Guard<'_, K>, now: Instant) -> usize {
         let removed = table.sweep(now, SWEEP, &self.default);
@@ -92,27 +94,27 @@ impl<K> Shards<K> {
         }
     }
 
-    /// Counts one more key if there is room or some can be made.
+    /// Counts one more key, if there is room or some can be made.
     pub(super) fn make_room(&self, hash: u64, now: Instant) -> Option<ReservedKey<'_>> {
         let count = || {
-            // Relaxed: only the number counts, and it never exceeds the bound.
+            // Relaxed: only the number matters, and it never exceeds the bound.
             self.count
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |keys| {
                     (keys < self.max_keys).then_some(keys + 1)
                 })
                 .is_ok()
         };
-        // A new key pays for its place by looking for some that are no longer needed.
+        // A new key pays for its room by a look at a few other keys.
         let mut table = self.shard(hash)?;
         let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.default);
         drop(table);
         self.forgotten(removed.count);
-        // Before anything is counted: a panic in the drop of a local leaks what is returned.
+        // Before the key is counted: if dropping a local panics, the return value is leaked.
         drop(removed);
         if count() {
             return Some(ReservedKey(&self.count));
         }
-        // One shard more, or several if there are few keys in a shard.
+        // Another shard, or several if they have few keys.
         let mut seen = 0;
         for _ in 0..SWEEP {
             // Relaxed: any shard will do.

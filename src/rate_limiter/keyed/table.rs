@@ -11,25 +11,25 @@ use crate::instant::Instant;
 
 /// A map from keys to limits.
 ///
-/// The first two keys are in the table itself, and so in the cache line of the lock around it: while
-/// there are few keys, a call touches no other line. The rest are in [`BucketMap`]: with many keys, a call
-/// touches one line more.
+/// The first two keys are in the table itself, in the cache line of the lock around it: while there are
+/// few keys, a call touches no other line. The others are in a [`BucketMap`]: with many keys, a call
+/// touches one more line.
 ///
-/// The word beside a key is the state of a token bucket with the default quota. A key that needs more
-/// has a [`OwnLimit`] instead, whose number the word carries above [`MAX_TAT`].
+/// The word of a key is the state of a token bucket with the default quota. A key that needs more has an
+/// [`OwnLimit`], whose number is stored in the word, above [`MAX_TAT`].
 #[derive(Debug)]
 pub(super) struct Table<K> {
     few: [Option<Entry<K>>; FEW],
     rest: Option<Box<Rest<K>>>,
-    /// The rules of the default quota, once it has changed.
+    /// The rules of the default quota after a change.
     changed: Option<Arc<Gcra>>,
-    /// Where the search for idle keys continues.
+    /// Where the next sweep starts.
     hand: u32,
-    /// Calls since the hand last moved.
+    /// Number of calls since the last sweep.
     calls: u32,
 }
 
-/// Not allocated by most tables of a small limiter. A call touches one cache line of it.
+/// Most tables of a small limiter do not allocate it. A call touches one cache line of it.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Rest<K> {
@@ -38,12 +38,12 @@ struct Rest<K> {
 }
 
 const FEW: usize = 2;
-/// The hand moves once in so many calls for known keys.
+/// Number of calls with known keys between two sweeps.
 const PATIENCE: u32 = 64;
-/// No state of a token bucket is larger: the clock's last instant and the longest debt.
+/// The largest state of a token bucket: the clock's last instant plus the longest debt.
 pub(super) const MAX_TAT: u64 = 3 * REACH;
 
-/// What a sweep has done. Dropping keys runs their `Drop`, so this is dropped after the lock.
+/// The result of a sweep. Dropped outside the lock, since dropping keys runs their `Drop`.
 #[derive(Debug)]
 #[must_use = "the number of keys has to be adjusted, and the keys dropped outside the lock"]
 pub(super) struct Removed<K> {
@@ -71,7 +71,7 @@ impl<K> Removed<K> {
     }
 }
 
-/// `default` is the rules of the quota that the limiter was built with.
+/// `default` is always the rules of the quota that the limiter was built with.
 impl<K> Table<K> {
     pub(super) const fn new() -> Self {
         Self {
@@ -83,7 +83,7 @@ impl<K> Table<K> {
         }
     }
 
-    /// Number of slots, in use or not.
+    /// Number of entries, occupied or not.
     fn capacity(&self) -> usize {
         FEW + self.rest.as_ref().map_or(0, |rest| rest.map.capacity())
     }
@@ -127,7 +127,7 @@ impl<K> Table<K> {
         })
     }
 
-    /// Returns the state of `key`, whose hash is `hash`, and the rules of plain states.
+    /// Returns the state of `key`, whose hash is `hash`, and the rules of the default quota.
     #[inline]
     pub(super) fn find<'a, Q>(
         &'a mut self,
@@ -150,13 +150,13 @@ impl<K> Table<K> {
         Some((&mut entry.state, gcra))
     }
 
-    /// Returns the limit that a state stands for if it is not plain.
+    /// Returns the own limit whose number a word has.
     pub(super) fn own_limit_mut(&mut self, word: u64) -> Option<&mut OwnLimit> {
         self.rest.as_mut()?.own_limits.get_mut(number(word))
     }
 
-    /// Inserts a key that is not in the table, with a full bucket of the default quota or a limit of its
-    /// own. Returns its state as [`find`](Self::find) does.
+    /// Inserts a key that is not in the table, with a full bucket of the default quota or an own limit.
+    /// Returns its state as [`find`](Self::find) does.
     pub(super) fn insert<'a>(
         &'a mut self,
         hash: u32,
@@ -250,7 +250,7 @@ impl<K> Table<K> {
         }
     }
 
-    /// Counts a call. Returns whether the hand should move.
+    /// Counts a call. Returns whether a sweep is due.
     #[inline]
     pub(super) const fn is_due(&mut self) -> bool {
         self.calls += 1;
@@ -261,8 +261,8 @@ impl<K> Table<K> {
         false
     }
 
-    /// As [`sweep`](Self::sweep), but starts at the line of `hash`, which the lookup that comes before
-    /// has brought into the cache.
+    /// As [`sweep`](Self::sweep), but starts at the group of `hash`, which the lookup before has brought
+    /// into the cache.
     pub(super) fn sweep_near(
         &mut self,
         hash: u32,
@@ -313,7 +313,7 @@ impl<K> Table<K> {
     }
 
     /// Returns which of the next `count` keys will be like a new one first, with that instant, and how
-    /// many were looked at. The hand stays where it is.
+    /// many keys it looked at. The next sweep is not moved.
     pub(super) fn nearest(
         &self,
         now: Instant,
@@ -355,7 +355,7 @@ impl<K> Table<K> {
         removed
     }
 
-    /// Pauses a key until `until`, unless it is paused for longer. `false` when it is not in the table.
+    /// Pauses a key until `until`, unless it is paused for longer. `false` if it is not in the table.
     pub(super) fn pause<Q>(&mut self, hash: u32, key: &Q, until: Instant, default: &Gcra) -> bool
     where
         K: Borrow<Q>,
@@ -369,7 +369,8 @@ impl<K> Table<K> {
     }
 
     /// Returns the limiter of a key, in whose queue calls can wait. If the key has a token bucket, `make`
-    /// makes one of its rules, its state, and whether it follows the default quota. `None` if the key is not in the table.
+    /// makes a limiter from the rules, the state, and whether the key has the default quota. `None` if the
+    /// key is not in the table.
     pub(super) fn limiter<Q>(
         &mut self,
         hash: u32,
@@ -390,7 +391,7 @@ impl<K> Table<K> {
         Some(limiter)
     }
 
-    /// Gives a key more than a word for its limit, unless it has that.
+    /// Gives a key an own limit, unless it has one.
     fn own<Q>(&mut self, hash: u32, key: &Q, default: &Gcra) -> Option<&mut OwnLimit>
     where
         K: Borrow<Q>,
@@ -407,7 +408,7 @@ impl<K> Table<K> {
         self.own_limit_mut(word)
     }
 
-    /// Returns how many calls wait for tokens of its keys.
+    /// Returns the number of calls that wait.
     pub(super) fn waiting(&self) -> usize {
         let own_limits = self.rest.iter().flat_map(|rest| rest.own_limits.iter());
         let waiting = own_limits.map(|own_limit| match &own_limit.limit {
@@ -417,8 +418,8 @@ impl<K> Table<K> {
         waiting.sum()
     }
 
-    /// Replaces the rules of all keys with the default quota, and converts their states. Collects the
-    /// limiters among them, to be changed outside the lock.
+    /// Replaces the default quota of all keys that have it, and converts their states. Collects their
+    /// limiters, which are changed outside the lock.
     pub(super) fn replace(
         &mut self,
         new: &Arc<Gcra>,

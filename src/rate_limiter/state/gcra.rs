@@ -1,8 +1,8 @@
 //! The token bucket, as the generic cell rate algorithm (GCRA, ITU-T I.371): one timestamp.
 //!
-//! The bucket is full at the *theoretical arrival time* `tat`. A token moves it on by the time the
-//! rate takes to earn one, and a call is admitted when `tat` stays within a burst of the current time.
-//! Times are counted in the units of an [`ExactRate`], so that no rate is rounded.
+//! The bucket is full at the *theoretical arrival time* `tat`. A token moves it by the time that the rate
+//! takes to earn one. A call is admitted if `tat` stays within a burst of the current time. Times are in
+//! the units of an [`ExactRate`], so no rate is rounded.
 
 use super::exact_rate::{ExactRate, REACH};
 use super::limit::{Availability, Inherit, Unavailable};
@@ -12,12 +12,12 @@ use crate::instant::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gcra {
     rate: ExactRate,
-    /// Units a full bucket holds.
+    /// Units in a full bucket.
     capacity: u64,
 }
 
 impl Gcra {
-    /// A bucket of `burst` tokens at a rate that can express them.
+    /// Makes the rules of a bucket of `burst` tokens.
     pub(crate) fn new(rate: ExactRate, burst: u64) -> Self {
         Self {
             rate,
@@ -25,18 +25,18 @@ impl Gcra {
         }
     }
 
-    /// How many whole tokens a full bucket holds.
+    /// Returns the number of tokens in a full bucket.
     pub(crate) const fn burst(&self) -> u64 {
         self.capacity / self.rate.cost()
     }
 
-    /// The state of a bucket that holds `tokens` of its burst.
+    /// Returns the state of a bucket that holds `tokens`.
     pub(crate) fn with_initial(&self, now: Instant, tokens: u64) -> u64 {
         let missing = self.capacity.saturating_sub(self.rate.price(tokens));
         self.rate.units(now).saturating_add(missing)
     }
 
-    /// The state after `tokens` have been taken.
+    /// Returns the state after `tokens` are taken.
     #[inline(always)]
     pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Result<u64, Unavailable> {
         let (present, price) = (self.rate.units(now), self.rate.price(tokens));
@@ -44,7 +44,7 @@ impl Gcra {
         let Some(room) = self.capacity.checked_sub(price) else {
             return Err(Unavailable::Never);
         };
-        // What is taken ends within a burst of the current time, and so before the end of a word.
+        // Within a burst of the current time, so this does not overflow.
         if start - present <= room {
             Ok(start + price)
         } else {
@@ -84,17 +84,17 @@ impl Gcra {
         tat.saturating_sub(self.rate.price(tokens))
     }
 
-    /// Units missing in the bucket.
+    /// Returns the units missing in the bucket.
     fn used(&self, tat: u64, now: Instant) -> u64 {
         tat.saturating_sub(self.rate.units(now))
     }
 
-    /// How many tokens are missing in the bucket, the last one perhaps in part.
+    /// Returns the number of tokens missing in the bucket, rounded up.
     pub(crate) fn missing(&self, tat: u64, now: Instant) -> u64 {
         self.used(tat, now).div_ceil(self.rate.cost())
     }
 
-    /// Whether the bucket is like a new one.
+    /// Whether the bucket is full.
     #[inline]
     pub(crate) fn is_full(&self, tat: u64, now: Instant) -> bool {
         self.used(tat, now) == 0
@@ -106,8 +106,8 @@ impl Gcra {
         Availability::new(self.burst(), self.missing(tat, now), full_at, window)
     }
 
-    /// The state under the rules `new` that follows from `tat` under these, where `fresh` is that of
-    /// a new bucket.
+    /// Returns the state under the rules `new` that follows from `tat` under these. `fresh` is the state
+    /// of a new bucket.
     pub(crate) fn inherit(
         &self,
         tat: u64,
@@ -116,7 +116,7 @@ impl Gcra {
         inherit: Inherit,
     ) -> u64 {
         let (new, fresh) = new;
-        // Both in the new units.
+        // All in the new units.
         let convert = |units: u64| {
             let converted =
                 u128::from(units) * u128::from(new.rate.cost()) / u128::from(self.rate.cost());

@@ -12,7 +12,7 @@ use super::striped_copy::StripedCopy;
 use super::warm_up::WarmUp;
 use crate::instant::Instant;
 
-/// A token bucket that is not shared.
+/// The rules and the state of a token bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     pub(crate) gcra: Gcra,
@@ -42,7 +42,7 @@ impl Limit for Bucket {
     }
 }
 
-/// One limit, whatever its algorithm.
+/// A limit of any algorithm.
 #[derive(Clone, Debug)]
 pub(crate) enum Machine {
     Token(Bucket),
@@ -79,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// Whether turns follow from the turns before them, rather than from when calls were made.
+    /// Whether each turn follows from the turn before, not from when calls arrive.
     const fn keeps_schedule(&self) -> bool {
         matches!(
             self,
@@ -87,8 +87,8 @@ impl Machine {
         )
     }
 
-    /// Replaces its settings by those of `new`, a machine of the same algorithm; `false`, and
-    /// nothing changed, when it is not.
+    /// Replaces its settings by those of `new`, a machine of the same algorithm. Returns `false`, and
+    /// changes nothing, if it is not.
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
         match (self, new) {
             (Self::Token(old), Self::Token(new)) => {
@@ -107,7 +107,7 @@ impl Machine {
     }
 }
 
-/// Several limits that a call must fit all at once, or one.
+/// One or several limits, all of which a call must fit.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits(Vec<Machine>);
 
@@ -116,7 +116,7 @@ impl Limits {
         Self(machines)
     }
 
-    /// Takes `tokens` from all limits, or from none, leaving each no more than `debt` tokens in debt.
+    /// Takes `tokens` from all limits or from none, leaving each no more than `debt` tokens of debt.
     pub(crate) fn take(&mut self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let ready = self.ready(now, tokens, debt);
         match ready {
@@ -126,9 +126,9 @@ impl Limits {
         ready
     }
 
-    /// Takes `tokens` for a waiter at its turn, if that comes at `from` or later, and by `now`.
-    /// A limit that schedules turns counts them as taken then, however late `now` is, so the waiters
-    /// behind lose nothing; the others count them when they are really taken.
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Limits with a
+    /// schedule count them as taken at the turn, so that lateness costs the waiters behind nothing; the
+    /// others, at `now`.
     pub(crate) fn serve(
         &mut self,
         from: Instant,
@@ -147,8 +147,8 @@ impl Limits {
         Ok(now)
     }
 
-    /// Takes `tokens` that have been used up already, from each limit as many as leave it no more than
-    /// `debt` tokens in debt.
+    /// Takes `tokens` that have been consumed already, from each limit as many as leave it no more than
+    /// `debt` tokens of debt.
     pub(crate) fn charge(&mut self, now: Instant, tokens: u64, debt: u64) {
         for machine in &mut self.0 {
             let room = machine.limit().availability(now).room(debt);
@@ -162,7 +162,7 @@ impl Limits {
             .collect()
     }
 
-    /// Replaces the settings of each; `false`, and nothing changed, when they do not match.
+    /// Replaces the settings of each limit. Returns `false`, and changes nothing, if they do not match.
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
         let mut replaced = self.0.clone();
         let matching = replaced.len() == new.0.len()
@@ -180,8 +180,8 @@ impl Limits {
 impl Limit for Limits {
     fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let mut at = now;
-        // Waiting for one limit never makes another one worse, but what a window earns comes in
-        // steps, so the latest of all may have to be asked again.
+        // Windows earn in steps, so at the latest time of all limits another one may not be ready yet.
+        // Waiting never makes a limit worse, so this ends.
         loop {
             let each = self.0.iter().map(Machine::limit);
             let each = each.filter_map(|limit| limit.ready(at, tokens, debt).err());
@@ -221,7 +221,7 @@ impl Limit for Limits {
         }
     }
 
-    /// That of the limit that has the least to give; full when all of them are.
+    /// Returns the availability of the limit with the fewest tokens. `full_at` is that of all of them.
     fn availability(&self, now: Instant) -> Availability {
         let availabilities = self
             .0

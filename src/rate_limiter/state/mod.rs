@@ -1,8 +1,7 @@
-//! The five algorithms, and the ramp of a cold start, as pure machines: they take the time as an
-//! argument and know neither clocks nor locks.
+//! The five algorithms, and the warm-up, as pure machines: time is an argument, and there are no clocks
+//! and no locks.
 //!
-//! All of them answer the same questions ([`Limit`]), so the handle, the queue and several limits
-//! at once need no more than these.
+//! All of them implement [`Limit`].
 
 mod exact_rate;
 mod fixed_window;

@@ -1,4 +1,4 @@
-//! The sliding window log: exact, and as large as its limit.
+//! The sliding window log: exact, with memory for every call.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::limit::{Availability, Inherit, Limit, Unavailable, window_nanos};
 use crate::instant::Instant;
 
-/// Remembers when each token was taken: never more than the limit in any window `(t - window, t]`.
+/// The times at which tokens were taken: never more than the limit in any window `(t - window, t]`.
 #[derive(Clone, Debug)]
 pub(crate) struct SlidingLog {
     limit: u64,
     /// Nanoseconds.
     window: u64,
-    /// When, and how many, oldest first. One entry for all of one instant.
+    /// Times and numbers of tokens, oldest first. One entry per instant.
     taken: VecDeque<(Instant, u64)>,
     /// The sum over `taken`.
     total: u64,
@@ -28,7 +28,7 @@ impl SlidingLog {
         }
     }
 
-    /// Makes a new one begin at `now` with `tokens` instead of full.
+    /// Makes a new one hold `tokens` at `now` instead of being full.
     pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         let missing = self.limit.saturating_sub(tokens);
         self.force_take(now, missing);
@@ -57,7 +57,7 @@ impl SlidingLog {
         }
     }
 
-    /// Takes back the newest.
+    /// Removes the newest tokens.
     fn forget(&mut self, tokens: u64) {
         let mut left = tokens;
         while let Some((_, taken)) = self.taken.back_mut() {
@@ -111,14 +111,14 @@ impl Limit for SlidingLog {
 
     fn force_take(&mut self, now: Instant, tokens: u64) {
         self.roll(now);
-        // No more than the limit and its debts, but the sum must not overflow either way.
+        // Bounded by the limit and its debt, but the sum must not overflow in any case.
         let tokens = tokens.min(u64::MAX - self.total);
         if tokens == 0 {
             return;
         }
         self.total += tokens;
         match self.taken.back_mut() {
-            // Time may have gone back.
+            // A reading may be older than the last one.
             Some((at, taken)) if *at >= now => *taken += tokens,
             _ => self.taken.push_back((now, tokens)),
         }
@@ -133,7 +133,7 @@ impl Limit for SlidingLog {
             let given = tokens.min(*taken);
             *taken -= given;
             self.total -= given;
-            // An entry of nothing would stay until it is old, and count as something to wait for.
+            // An empty entry would stay until it expires, and calls would wait for it.
             if *taken == 0 {
                 self.taken.remove(found);
             }

@@ -1,4 +1,4 @@
-//! A striped token bucket, as a copy that can be asked what would be.
+//! A copy of a striped token bucket, which can be asked about the future.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::gcra::Gcra;
 use super::limit::{Availability, Limit, Unavailable};
 use crate::instant::Instant;
 
-/// A copy of a striped bucket: each part's rules and state.
+/// The rules and the state of each part.
 #[derive(Clone, Debug)]
 pub(crate) struct StripedCopy(pub(crate) Vec<(Gcra, u64)>);
 
 impl StripedCopy {
-    /// The part that has `tokens` first.
+    /// Returns the part that has `tokens` first.
     fn best(&mut self, now: Instant, tokens: u64) -> Option<&mut (Gcra, u64)> {
         self.0
             .iter_mut()

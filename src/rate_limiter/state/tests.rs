@@ -42,8 +42,8 @@ fn take(machine: &mut Machine, now: u64, tokens: u64) -> Result<(), Unavailable>
     Ok(())
 }
 
-/// A refusal names the very first instant at which it would have been granted.
-fn check_refusal(machine: &Machine, now: u64, tokens: u64, unavailable: Unavailable) {
+/// A rejection names the first instant at which the tokens are available.
+fn check_unavailable(machine: &Machine, now: u64, tokens: u64, unavailable: Unavailable) {
     if let Unavailable::Until(until) = unavailable {
         assert!(until > at(now), "{machine:?}: {until:?} is not after {now}");
         assert_eq!(
@@ -106,7 +106,7 @@ proptest! {
                 Err(Unavailable::Never) => prop_assert!(cost > burst),
                 Err(unavailable) => {
                     prop_assert!(level - rate < needed, "late by {}", level - needed);
-                    check_refusal(&machine, now, cost, unavailable);
+                    check_unavailable(&machine, now, cost, unavailable);
                 }
             }
         }
@@ -162,7 +162,7 @@ proptest! {
             prop_assert_eq!(taken.is_ok(), *used + cost <= limit);
             match taken {
                 Ok(()) => *used += cost,
-                Err(unavailable) => check_refusal(&machine, now, cost, unavailable),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
     }
@@ -187,7 +187,7 @@ proptest! {
                     started.get_or_insert(now);
                     used += cost;
                 }
-                Err(unavailable) => check_refusal(&machine, now, cost, unavailable),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
     }
@@ -209,7 +209,7 @@ proptest! {
             prop_assert_eq!(taken.is_ok(), used + cost <= limit);
             match taken {
                 Ok(()) => model.push((now, cost)),
-                Err(unavailable) => check_refusal(&machine, now, cost, unavailable),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
     }
@@ -236,7 +236,7 @@ proptest! {
                     *model.entry(index).or_default() += cost;
                     admitted.push((now, cost));
                 }
-                Err(unavailable) => check_refusal(&machine, now, cost, unavailable),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
         // It assumes an even past, so a window may hold more than the limit, but never twice that.
@@ -268,7 +268,7 @@ proptest! {
                 }
                 Err(unavailable) => {
                     prop_assert!(u128::from(now) < free + 1);
-                    check_refusal(&machine, now, cost, unavailable);
+                    check_unavailable(&machine, now, cost, unavailable);
                 }
             }
         }
@@ -322,7 +322,7 @@ proptest! {
         let (left, old, new) = ((old - taken) as i64, old as i64, new as i64);
         let due = match inherit {
             Inherit::AsIs => left.min(new),
-            // Rounded in favour of one or the other.
+            // Rounded up or down.
             Inherit::Proportional => left * new / old,
             Inherit::Additive if new > old => left + new - old,
             Inherit::Additive => left.min(new),
@@ -428,7 +428,7 @@ fn several_limits_are_all_or_nothing() {
         limits.take(at(SECOND), 6, 0),
         Err(Unavailable::Until(at(3600 * SECOND)))
     );
-    // The bucket was full again and has lost nothing to the refusal.
+    // The bucket was full again, and the rejection took nothing.
     assert_eq!(limits.availabilities(at(SECOND))[0].available, 10);
     assert_eq!(limits.take(at(SECOND), 5, 0), Ok(()));
     assert_eq!(limits.availability(at(SECOND)).available, 0);

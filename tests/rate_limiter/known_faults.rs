@@ -1,4 +1,4 @@
-//! What peers get wrong, by the numbers of the list of pitfalls.
+//! Faults that other rate limiters have.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -38,7 +38,7 @@ fn hammer(limiter: &RateLimiter, threads: usize, calls: u64) -> u64 {
 }
 
 #[test]
-fn pitfall_24_contention_never_wedges_it() {
+fn contention_never_wedges_it() {
     let clock = ManualClock::new();
     for stripes in [1, 4] {
         let quota = Quota::new(10, ms(1)).burst(20);
@@ -50,7 +50,7 @@ fn pitfall_24_contention_never_wedges_it() {
 }
 
 #[test]
-fn pitfall_25_what_there_is_is_given_out_and_no_more() {
+fn what_there_is_is_given_out_and_no_more() {
     let clock = ManualClock::new();
     let one = Quota::new(1, Duration::MAX);
     for stripes in [1, 4] {
@@ -82,7 +82,7 @@ fn pitfall_25_what_there_is_is_given_out_and_no_more() {
 }
 
 #[test]
-fn pitfall_26_slow_rates_lose_nothing_to_polling() {
+fn slow_rates_lose_nothing_to_polling() {
     let clock = ManualClock::new();
     let hourly = limiter(&clock, Quota::per_hour(1));
     let mut admitted = 0;
@@ -103,7 +103,7 @@ fn pitfall_26_slow_rates_lose_nothing_to_polling() {
 }
 
 #[test]
-fn pitfall_27_callers_that_gave_up_leave_no_hole() {
+fn callers_that_gave_up_leave_no_hole() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(10).burst(1));
     drain(&limiter);
@@ -122,7 +122,7 @@ fn pitfall_27_callers_that_gave_up_leave_no_hole() {
 }
 
 #[test]
-fn pitfall_28_a_turn_past_the_deadline_is_refused_at_once() {
+fn a_turn_past_the_deadline_is_rejected_at_once() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1));
     drain(&limiter);
@@ -133,7 +133,7 @@ fn pitfall_28_a_turn_past_the_deadline_is_refused_at_once() {
     assert_eq!(rejected.retry_after(), Some(SECOND));
     assert_eq!(clock.now().as_nanos(), 0);
 
-    // Behind somebody who waits, with the whole line counted in.
+    // Behind a waiter, all of the queue counts.
     let both = join(limiter.acquire(), limiter.acquire_within(1, ms(1999)));
     let (first, second) = run(&clock, both);
     assert!(first.is_ok());
@@ -144,7 +144,7 @@ fn pitfall_28_a_turn_past_the_deadline_is_refused_at_once() {
 }
 
 #[test]
-fn pitfall_29_who_comes_first_is_served_first() {
+fn waiters_are_served_in_the_order_of_arrival() {
     let clock = ManualClock::new();
     let quotas = [
         Quota::per_second(10).burst(1),
@@ -178,7 +178,7 @@ fn pitfall_29_who_comes_first_is_served_first() {
 }
 
 #[test]
-fn pitfall_30_the_next_moves_up_when_the_first_gives_up() {
+fn the_next_moves_up_when_the_first_gives_up() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1));
     drain(&limiter);
@@ -200,7 +200,7 @@ fn pitfall_30_the_next_moves_up_when_the_first_gives_up() {
 }
 
 #[test]
-fn pitfall_31_extreme_numbers_saturate() {
+fn extreme_numbers_saturate() {
     let year = Duration::from_secs(365 * 86_400);
     let clock = ManualClock::new();
     let good = [
@@ -288,7 +288,7 @@ fn pitfall_31_extreme_numbers_saturate() {
 }
 
 #[test]
-fn pitfall_32_odd_rates_are_exact_over_the_long_run() {
+fn odd_rates_are_exact_over_the_long_run() {
     for rate in [700_000, 600_000_000, 999_999_937, 3] {
         let clock = ManualClock::new();
         let limiter = limiter(&clock, Quota::per_second(rate).burst(rate));
@@ -316,7 +316,7 @@ fn drain_all(limiter: &RateLimiter) {
 }
 
 #[test]
-fn pitfall_33_a_new_rate_does_not_reprice_the_past() {
+fn a_new_rate_does_not_reprice_the_past() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1).burst(1000));
     drain_all(&limiter);
@@ -331,7 +331,7 @@ fn pitfall_33_a_new_rate_does_not_reprice_the_past() {
 }
 
 #[test]
-fn pitfall_34_retry_after_is_exact() {
+fn retry_after_is_exact() {
     let quotas = [
         Quota::per_second(3),
         Quota::per_second(700_000).burst(3),
@@ -365,7 +365,7 @@ fn pitfall_34_retry_after_is_exact() {
 }
 
 #[test]
-fn pitfall_35_several_limits_take_all_or_nothing() {
+fn several_limits_take_all_or_nothing() {
     let clock = ManualClock::new();
     let both = builder(&clock, Quota::per_second(1000))
         .quota(Quota::per_hour(500).fixed_window())
@@ -373,14 +373,14 @@ fn pitfall_35_several_limits_take_all_or_nothing() {
         .unwrap();
     let taken = hammer(&both, 8, 1_000);
     assert_eq!(taken + drain(&both), 500);
-    // The refusals have cost the other limit nothing.
+    // The rejections took nothing from the other limit.
     assert_eq!(both.snapshot().available, [500, 0]);
     let rejected = both.try_acquire().unwrap_err();
     assert_eq!(rejected.retry_after(), Some(HOUR));
 }
 
 #[test]
-fn pitfall_36_a_clock_that_is_set_back_causes_no_burst_and_no_freeze() {
+fn a_backward_jump_of_the_clock_causes_no_burst_and_no_freeze() {
     let quotas = [
         Quota::per_second(10).burst(5),
         Quota::per_second(10).leaky_bucket(5),
@@ -395,7 +395,7 @@ fn pitfall_36_a_clock_that_is_set_back_causes_no_burst_and_no_freeze() {
         let limiter = RateLimiter::builder().quota(quota).clock(clock.clone());
         let limiter = limiter.build().unwrap();
         drain(&limiter);
-        clock.set_back(HOUR);
+        clock.jump_back(HOUR);
         assert_eq!(drain(&limiter), 0, "{quota:?}");
         let wait = limiter.peek().retry_after.unwrap();
         assert!(wait <= SECOND, "{quota:?}: {wait:?}");
@@ -405,7 +405,7 @@ fn pitfall_36_a_clock_that_is_set_back_causes_no_burst_and_no_freeze() {
 }
 
 #[test]
-fn pitfall_37_a_flood_of_keys_stays_in_bounds_and_gives_nobody_a_fresh_burst() {
+fn a_flood_of_keys_stays_in_bounds_and_gives_no_key_a_fresh_burst() {
     let (keys, bound) = match cfg!(debug_assertions) {
         true => (300_000, 3_000),
         false => (10_000_000, 100_000),
@@ -434,7 +434,7 @@ fn pitfall_37_a_flood_of_keys_stays_in_bounds_and_gives_nobody_a_fresh_burst() {
 }
 
 #[test]
-fn pitfall_38_what_was_reserved_and_not_used_comes_back() {
+fn what_was_reserved_and_not_used_comes_back() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(5));
     drop(limiter.reserve(5).unwrap());

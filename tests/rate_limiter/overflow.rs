@@ -1,4 +1,4 @@
-//! Numbers that only saturating arithmetic survives.
+//! Numbers that overflow unless arithmetic saturates.
 
 use std::time::Duration;
 
