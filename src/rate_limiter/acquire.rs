@@ -107,76 +107,74 @@ impl<'a> Acquire<'a> {
         let inner = self.inner;
         loop {
             let this = self.as_mut().project();
-            let wake_at =
-                match *this.ticket {
-                    None => {
-                        *this.latest = now + *this.longest;
-                        *this.reason = Reason::RateLimited;
-                        if deadline != Instant::FAR_FUTURE && deadline <= *this.latest {
-                            *this.latest = deadline;
-                            *this.reason = Reason::DeadlineTooClose;
-                        }
-                        if inner.base.shadow {
-                            let taken = inner.take(now, *this.cost);
-                            return Poll::Ready(taken.or_else(|unavailable| {
-                                inner.reject_for(now, unavailable, observer)
-                            }));
-                        }
-                        let latest = *this.latest;
-                        let (unavailable, reason) =
-                            match inner.queue.enter(&inner.storage, now, *this.cost, latest) {
-                                Joined::Taken => return Poll::Ready(Ok(())),
-                                Joined::Queued(ticket) => {
-                                    *this.ticket = Some(ticket);
-                                    *this.since = now;
-                                    continue;
-                                }
-                                Joined::TooLate(unavailable) => (unavailable, *this.reason),
-                                Joined::Full(unavailable) => (unavailable, Reason::RateLimited),
-                            };
-                        let rejected = inner.base.rejection(now, unavailable, reason);
-                        return Poll::Ready(inner.reject(rejected, observer));
+            let wake_at = match *this.ticket {
+                None => {
+                    *this.latest = now + *this.longest;
+                    *this.reason = Reason::RateLimited;
+                    if deadline != Instant::FAR_FUTURE && deadline <= *this.latest {
+                        *this.latest = deadline;
+                        *this.reason = Reason::DeadlineTooClose;
                     }
-                    Some(ticket) => {
-                        let waker = task.waker().clone();
-                        // Dropped before this returns: a waker may panic, and then `served` gives the
-                        // tokens back.
-                        let mut wakes = WakeList::default();
-                        let place = (ticket, *this.latest);
-                        let turn = inner
+                    let (latest, shadow) = (*this.latest, inner.base.shadow);
+                    let (unavailable, reason) =
+                        match inner
                             .queue
-                            .turn(&inner.storage, now, place, waker, &mut wakes);
-                        if let Turn::Taken(at) = turn {
-                            *this.ticket = None;
-                            *this.served = Some(at);
-                        }
-                        drop(wakes);
-                        let too_late = match turn {
-                            Turn::Taken(_) => {
-                                let waited = now.saturating_duration_since(*this.since);
-                                let event = Event::waited(inner.base.name, waited);
-                                inner.base.tell(event, observer);
-                                *this.served = None;
-                                return Poll::Ready(Ok(()));
+                            .enter(&inner.storage, now, *this.cost, latest, shadow)
+                        {
+                            // It would have waited. In shadow mode no call does.
+                            Joined::Queued(_) if shadow => return Poll::Ready(Ok(())),
+                            Joined::Taken => return Poll::Ready(Ok(())),
+                            Joined::Queued(ticket) => {
+                                *this.ticket = Some(ticket);
+                                *this.since = now;
+                                continue;
                             }
-                            // A change of the quota may have moved the turn.
-                            Turn::First(Unavailable::Until(at)) if at <= *this.latest => Ok(at),
-                            Turn::First(unavailable) => Err(unavailable),
-                            Turn::Behind if now < *this.latest => Ok(*this.latest),
-                            Turn::Behind => Err(Unavailable::Until(Instant::FAR_FUTURE)),
+                            Joined::TooLate(unavailable) => (unavailable, *this.reason),
+                            Joined::Full(unavailable) => (unavailable, Reason::RateLimited),
                         };
-                        match too_late {
-                            Ok(wake_at) => wake_at,
-                            Err(unavailable) => {
-                                *this.ticket = None;
-                                inner.queue.leave(&inner.storage, now, ticket, *this.cost);
-                                let rejected =
-                                    inner.base.rejection(now, unavailable, Reason::QueueTimeout);
-                                return Poll::Ready(inner.reject(rejected, observer));
-                            }
+                    let rejected = inner.base.rejection(now, unavailable, reason);
+                    return Poll::Ready(inner.reject(rejected, observer));
+                }
+                Some(ticket) => {
+                    let waker = task.waker().clone();
+                    // Dropped before this returns: a waker may panic, and then `served` gives the
+                    // tokens back.
+                    let mut wakes = WakeList::default();
+                    let place = (ticket, *this.latest);
+                    let turn = inner
+                        .queue
+                        .turn(&inner.storage, now, place, waker, &mut wakes);
+                    if let Turn::Taken(at) = turn {
+                        *this.ticket = None;
+                        *this.served = Some(at);
+                    }
+                    drop(wakes);
+                    let too_late = match turn {
+                        Turn::Taken(_) => {
+                            let waited = now.saturating_duration_since(*this.since);
+                            let event = Event::waited(inner.base.name, waited);
+                            inner.base.tell(event, observer);
+                            *this.served = None;
+                            return Poll::Ready(Ok(()));
+                        }
+                        // A change of the quota may have moved the turn.
+                        Turn::First(Unavailable::Until(at)) if at <= *this.latest => Ok(at),
+                        Turn::First(unavailable) => Err(unavailable),
+                        Turn::Behind if now < *this.latest => Ok(*this.latest),
+                        Turn::Behind => Err(Unavailable::Until(Instant::FAR_FUTURE)),
+                    };
+                    match too_late {
+                        Ok(wake_at) => wake_at,
+                        Err(unavailable) => {
+                            *this.ticket = None;
+                            inner.queue.leave(&inner.storage, now, ticket, *this.cost);
+                            let rejected =
+                                inner.base.rejection(now, unavailable, Reason::QueueTimeout);
+                            return Poll::Ready(inner.reject(rejected, observer));
                         }
                     }
-                };
+                }
+            };
             let mut this = self.as_mut().project();
             if this.timer.is_none() || *this.timer_at != wake_at {
                 let sleep = match wake_at {

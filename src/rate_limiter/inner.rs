@@ -161,6 +161,13 @@ impl Inner {
     /// Charges tokens that have been consumed already. If the clock panics, as of `taken`.
     pub(super) fn charge(&self, taken: Instant, tokens: u64) {
         self.base
-            .at_now_or(taken, |now| self.storage.charge(now, tokens, self.debt));
+            .at_now_or(taken, |now| self.charge_at(now, tokens));
+    }
+
+    /// Charges tokens that have been consumed already. Forecasts for waiters change with it.
+    pub(super) fn charge_at(&self, now: Instant, tokens: u64) {
+        self.queue.change(&self.storage, now, |storage, _| {
+            storage.charge(now, tokens, self.debt);
+        });
     }
 }

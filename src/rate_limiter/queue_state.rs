@@ -36,6 +36,8 @@ pub(super) struct Waiter {
     pub(super) cost: u64,
     pub(super) since: Instant,
     pub(super) waker: Option<Waker>,
+    /// Whether its call was admitted without waiting, in shadow mode.
+    pub(super) detached: bool,
 }
 
 /// A forecast: the state of the limits after all waiters are served, and when that is.
@@ -86,8 +88,11 @@ impl QueueState {
                 return;
             };
             earliest = earliest.max(Instant::from_nanos(oldest));
+            let detached = first.detached;
             wakes.push(self.remove(ticket));
-            self.served.insert(ticket, taken);
+            if !detached {
+                self.served.insert(ticket, taken);
+            }
         }
     }
 

@@ -126,12 +126,15 @@ impl WaitQueue {
     }
 
     /// Takes `cost` tokens, or joins the queue if the turn comes by `latest`.
+    ///
+    /// No call waits for a `detached` waiter, which only keeps its tokens from later calls.
     pub(super) fn enter(
         &self,
         storage: &Storage,
         now: Instant,
         cost: u64,
         latest: Instant,
+        detached: bool,
     ) -> Joined {
         let undo = |entry: &Joined| match entry {
             Joined::Taken => self.give_back(storage, now, None, cost),
@@ -169,6 +172,7 @@ impl WaitQueue {
                 cost,
                 since: now,
                 waker: None,
+                detached,
             };
             state.waiters.insert(ticket, waiter);
             Joined::Queued(ticket)

@@ -123,7 +123,7 @@ where
                             let room = gcra.availability(*tat, now).room(debt);
                             *tat = gcra.force_take(*tat, now, missing.min(room));
                         },
-                        |limiter, _| limiter.inner.storage.charge(now, missing, debt),
+                        |limiter, _| limiter.inner.charge_at(now, missing),
                     );
                 });
             }
