@@ -6,7 +6,7 @@ use super::state::Refusal;
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::instant::{Instant, nanos};
-use crate::striped::Striped;
+use crate::striped::StripedCounter;
 
 impl Base {
     /// Makes a rejection for `reason`, unless there will never be that many tokens.
@@ -35,7 +35,7 @@ impl Base {
 /// Counts rejections. Threads count apart from each other; the memory for that is allocated with the first
 /// rejection.
 #[derive(Debug, Default)]
-pub(super) struct Rejections(OnceLock<Striped>);
+pub(super) struct Rejections(OnceLock<StripedCounter>);
 
 impl Rejections {
     #[inline]
@@ -48,10 +48,10 @@ impl Rejections {
 
     #[cold]
     fn first(&self) {
-        self.0.get_or_init(Striped::new).increment();
+        self.0.get_or_init(StripedCounter::new).increment();
     }
 
     pub(super) fn total(&self) -> u64 {
-        self.0.get().map_or(0, Striped::sum)
+        self.0.get().map_or(0, StripedCounter::sum)
     }
 }
