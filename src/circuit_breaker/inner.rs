@@ -271,6 +271,7 @@ impl Inner {
         // observes an open circuit also observes when its break ends.
         self.until
             .store(machine.until().as_nanos(), Ordering::Release);
+        let state = state.timed(self.rules.needs_clock());
         self.state.store(state.bits(), Ordering::Release);
     }
 

@@ -10,6 +10,7 @@ use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
 use crate::life::Life;
 use crate::striped::StripedCounter;
+use crate::sync::Ordering;
 
 mod admission;
 mod config;
@@ -37,6 +38,7 @@ pub use crate::event::{Cause, State, Transition};
 pub use crate::window::Counts;
 
 use self::inner::Inner;
+use self::ticket::Ticket;
 
 /// Rejects calls to a dependency that is down. See the [module page](self).
 ///
@@ -75,6 +77,12 @@ impl CircuitBreaker {
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
+        // The common case, in one load and one test. Acquire: as in `admit`.
+        let state = inner.packed_state(Ordering::Acquire);
+        if state.is_closed_and_untimed() {
+            let life = Life::of_a_handle();
+            return Ok(Permit::new(inner, Ticket(state), Instant::ORIGIN, life));
+        }
         let is_timed = inner.rules.needs_clock();
         let started = if is_timed {
             inner.now()

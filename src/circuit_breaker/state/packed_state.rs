@@ -1,8 +1,8 @@
 //! The state of a breaker in one word, for the fast path.
 //!
 //! ```text
-//!   63               8         7        6     2       0
-//!   │ generation     │ windows │ probe │ ... │ phase │
+//!   63               8         7       6       3     2       0
+//!   │ generation     │ windows │ probe │ ... │ timed │ phase │
 //! ```
 //!
 //! The generation grows with every change, so one comparison detects the result of a call that was
@@ -25,6 +25,7 @@ pub(crate) const HALF_OPEN: u64 = 5;
 pub(crate) const ISOLATED: u64 = 6;
 
 const PHASE: u64 = 7;
+const TIMED: u64 = 1 << 3;
 const PROBE: u64 = 1 << 6;
 const SECOND_WINDOWS: u64 = 1 << 7;
 const GENERATION_SHIFT: u32 = 8;
@@ -56,6 +57,17 @@ impl PackedState {
     #[inline]
     pub(crate) const fn phase(self) -> u64 {
         self.0 & PHASE
+    }
+
+    /// Marks that calls must be timed, so that one load decides whether an admission reads the clock.
+    pub(crate) const fn timed(self, timed: bool) -> Self {
+        Self(if timed { self.0 | TIMED } else { self.0 })
+    }
+
+    /// Whether the circuit is closed and calls need not be timed.
+    #[inline]
+    pub(crate) const fn is_closed_and_untimed(self) -> bool {
+        self.0 & (PHASE | TIMED) == CLOSED
     }
 
     #[inline]
