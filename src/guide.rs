@@ -6,19 +6,12 @@
 #[cfg(feature = "tokio")]
 pub mod recipes {}
 
-#[doc = include_str!("../docs/patterns/circuit-breaker.md")]
-#[cfg(feature = "tokio")]
-pub mod circuit_breaker {}
-
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 
 #[doc = include_str!("../docs/patterns/retry.md")]
 #[cfg(feature = "tokio")]
 pub mod retry {}
-
-#[doc = include_str!("../docs/patterns/throttle.md")]
-pub mod throttle {}
 
 #[doc = include_str!("../docs/patterns/timeout.md")]
 #[cfg(feature = "tokio")]

@@ -169,7 +169,7 @@ assert_traits!(
     backstop::throttle::Load,
     backstop::throttle::Permit<'static>,
     backstop::throttle::ThrottleBuilder,
-    backstop::throttle::ThrottleSnapshot,
+    backstop::throttle::Snapshot,
     backstop::timeout::TimeoutBuilder,
     Arc<Stack>,
     Option<Stack>,

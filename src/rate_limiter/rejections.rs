@@ -7,7 +7,7 @@ use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::Panics;
 use crate::instant::{Instant, nanos};
-use crate::striped::Striped;
+use crate::striped::StripedCounter;
 
 impl Base {
     /// Makes a rejection for `reason`, or for a cost that exceeds the limit.
@@ -51,7 +51,7 @@ impl Base {
 
 /// Counts rejections in one counter per thread. The memory is allocated with the first rejection.
 #[derive(Debug, Default)]
-pub(super) struct Rejections(OnceLock<Striped>);
+pub(super) struct Rejections(OnceLock<StripedCounter>);
 
 impl Rejections {
     #[inline]
@@ -64,10 +64,10 @@ impl Rejections {
 
     #[cold]
     fn allocate(&self) {
-        self.0.get_or_init(Striped::new).increment();
+        self.0.get_or_init(StripedCounter::new).increment();
     }
 
     pub(super) fn total(&self) -> u64 {
-        self.0.get().map_or(0, Striped::sum)
+        self.0.get().map_or(0, StripedCounter::sum)
     }
 }

@@ -4,7 +4,7 @@ use super::state::{Availability, Bucket, Gcra, Inherit, Limit, Limits, Machine, 
 use super::striped_bucket::StripedBucket;
 use super::token_bucket::{Borrowed, TokenBucket};
 use crate::instant::Instant;
-use crate::striped::home;
+use crate::striped::thread_index;
 use crate::sync::{Mutex, lock_checked};
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Storage {
     pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         match self {
             Self::Token(bucket) => bucket.take_contended(now, tokens),
-            Self::StripedBucket(striped) => striped.take(home(), now, tokens),
+            Self::StripedBucket(striped) => striped.take(thread_index(), now, tokens),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
@@ -68,7 +68,7 @@ impl Storage {
     ) -> (Result<(), Unavailable>, Borrowed) {
         match self {
             Self::Token(bucket) => bucket.borrow(now, tokens, debt),
-            Self::StripedBucket(striped) => striped.borrow(home(), now, tokens, debt),
+            Self::StripedBucket(striped) => striped.borrow(thread_index(), now, tokens, debt),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
@@ -90,7 +90,7 @@ impl Storage {
                 bucket.charge(now, tokens, debt);
             }
             Self::StripedBucket(striped) => {
-                striped.charge(home(), now, tokens, debt);
+                striped.charge(thread_index(), now, tokens, debt);
             }
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
@@ -110,7 +110,7 @@ impl Storage {
     ) -> Result<Instant, Unavailable> {
         match self {
             Self::Token(bucket) => bucket.serve(from, now, tokens).map(|()| now),
-            Self::StripedBucket(striped) => striped.serve(home(), from, now, tokens).map(|()| now),
+            Self::StripedBucket(striped) => striped.serve(thread_index(), from, now, tokens).map(|()| now),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
@@ -135,7 +135,7 @@ impl Storage {
             Self::Token(bucket) => {
                 bucket.give(now, tokens);
             }
-            Self::StripedBucket(striped) => striped.give(home(), now, tokens),
+            Self::StripedBucket(striped) => striped.give(thread_index(), now, tokens),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);

@@ -81,7 +81,7 @@ impl<'a> Subject<'a> {
             return false;
         };
         match took {
-            Some(took) => permit.record_taken(verdict, took),
+            Some(took) => permit.record_with_duration(verdict, took),
             None => permit.record(verdict),
         }
         true

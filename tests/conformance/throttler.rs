@@ -47,7 +47,7 @@ fn failsafe_go(config: &Fields) -> Result<Dialect, Failure> {
     let builder = Throttle::builder()
         .success_threshold(threshold.unwrap_or(0.9))
         .max_rejection(config.number("max_rejection_rate")?.unwrap_or(0.9))
-        .min_requests(config.count_u32("execution_threshold")?.unwrap_or(0))
+        .min_calls(config.count_u32("execution_threshold")?.unwrap_or(0).max(1))
         .slices(config.count_u32("slices")?.unwrap_or(20));
     Ok(Dialect { builder, window })
 }
@@ -66,8 +66,8 @@ fn envoy(config: &Fields) -> Result<Dialect, Failure> {
         .max_rejection(percent("max_rejection_pct", 80.0)?)
         // Smaller ones are 1 there.
         .aggression(config.number("aggression")?.unwrap_or(1.0).max(1.0))
-        .min_rps(config.number("rps_threshold")?.unwrap_or(0.0))
-        .min_requests(0)
+        .min_calls_per_second(config.number("rps_threshold")?.unwrap_or(0.0))
+        .min_calls(1)
         .slices(u32::try_from(window.as_nanos() / slice.as_nanos()).unwrap_or(u32::MAX));
     Ok(Dialect { builder, window })
 }

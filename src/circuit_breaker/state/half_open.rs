@@ -6,34 +6,34 @@ use crate::instant::Instant;
 use crate::verdict::Health;
 use crate::window::{Counts, Sample};
 
-/// How many trial calls there are and what they decide.
+/// How many probes a half-open circuit admits, and what they decide.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct HalfOpenRules {
-    /// How many results there are at most.
+    /// Number of results after which the circuit closes or opens.
     pub(crate) of: u32,
-    /// How many of them must be good; not looked at with a failure rate.
+    /// Number of successes that close it; unused with a failure rate.
     pub(crate) needed: u32,
     pub(crate) failure_rate: Option<f64>,
     pub(crate) slow_rate: Option<f64>,
     pub(crate) early: bool,
-    /// How many may be in flight; `None` for as many as there are results.
+    /// The most probes in flight; `None` for `of`.
     pub(crate) permitted: Option<u32>,
     pub(crate) lease: Option<Duration>,
     pub(crate) lost_as: Health,
     pub(crate) max: Option<Duration>,
     /// What happens after `max`.
-    pub(crate) after: AfterHalfOpen,
+    pub(crate) timeout: HalfOpenTimeout,
 }
 
-/// Where a circuit goes that was half-open for as long as it may be.
+/// What a circuit does when it has been half-open for the longest permitted time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AfterHalfOpen {
+pub(crate) enum HalfOpenTimeout {
     Opens,
     Closes,
 }
 
 impl HalfOpenRules {
-    /// One probe, and what builders begin with.
+    /// One probe, and the defaults of builders for the rest.
     pub(crate) const DEFAULT: Self = Self {
         of: 1,
         needed: 1,
@@ -44,18 +44,18 @@ impl HalfOpenRules {
         lease: None,
         lost_as: Health::Unhealthy,
         max: None,
-        after: AfterHalfOpen::Opens,
+        timeout: HalfOpenTimeout::Opens,
     };
 }
 
-/// Trial calls in flight, and the results of those that ended.
+/// The probes in flight, and the results of finished ones.
 #[derive(Clone, Debug)]
-pub(super) struct Trial {
+pub(super) struct Probes {
     in_flight: Vec<Probe>,
     pub(super) results: Counts,
     lease: Duration,
-    /// The number of the last probe before this trial.
-    before: u64,
+    /// The number of the last probe of earlier half-open times.
+    last_earlier: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,30 +64,30 @@ struct Probe {
     started: Instant,
 }
 
-impl Trial {
-    pub(super) fn new(rules: &HalfOpenRules, last_break: Duration, before: u64) -> Self {
-        let preset = match last_break {
+impl Probes {
+    pub(super) fn new(rules: &HalfOpenRules, last_break: Duration, last_earlier: u64) -> Self {
+        let default_lease = match last_break {
             Duration::ZERO => Duration::from_secs(60),
             length => length.clamp(Duration::from_secs(1), Duration::from_secs(300)),
         };
         Self {
             in_flight: Vec::new(),
             results: Counts::default(),
-            lease: rules.lease.unwrap_or(preset),
-            before,
+            lease: rules.lease.unwrap_or(default_lease),
+            last_earlier,
         }
     }
 
-    /// Whether a probe was started by this trial, and not by an older one.
+    /// Whether a probe belongs to this half-open time.
     pub(super) const fn has_started(&self, probe: u64) -> bool {
-        probe > self.before
+        probe > self.last_earlier
     }
 
     pub(super) fn in_flight(&self) -> u32 {
         u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX)
     }
 
-    /// How many more calls may start now.
+    /// Returns how many more probes may start.
     pub(super) fn free(&self, rules: &HalfOpenRules) -> u32 {
         let in_flight = self.in_flight();
         let permitted = rules.permitted.unwrap_or(rules.of);
@@ -96,18 +96,18 @@ impl Trial {
         permitted.min(wanted).saturating_sub(in_flight)
     }
 
-    /// Starts a call, if one is free.
+    /// Starts a probe. Returns `false` if none is free.
     pub(super) fn start(&mut self, rules: &HalfOpenRules, id: u64, now: Instant) -> bool {
-        let free = self.free(rules) > 0;
-        if free {
+        let is_free = self.free(rules) > 0;
+        if is_free {
             self.in_flight.push(Probe { id, started: now });
         }
-        free
+        is_free
     }
 
-    /// Ends a call, with its result unless it has none. Of a call that has lost its place nothing
-    /// is left to end.
-    pub(super) fn end(
+    /// Releases a probe and counts its result; no sample if it is neutral. A probe whose lease has been
+    /// reclaimed is ignored.
+    pub(super) fn finish(
         &mut self,
         rules: &HalfOpenRules,
         id: u64,
@@ -119,7 +119,7 @@ impl Trial {
         };
         let probe = self.in_flight.swap_remove(index);
         if self.is_lost(&probe, now) {
-            self.lose(rules);
+            self.count_lost(rules);
         } else if let Some(sample) = sample {
             self.count(sample);
         }
@@ -127,22 +127,20 @@ impl Trial {
 
     fn count(&mut self, sample: Sample) {
         self.results.calls += 1;
-        self.results.failures += u64::from(sample.has_failed());
-        self.results.slow += u64::from(sample.was_slow());
-        self.results.slow_failures += u64::from(sample.has_failed() && sample.was_slow());
-        self.results.took = self
-            .results
-            .took
-            .saturating_add(Duration::from_nanos(sample.took));
+        self.results.failures += u64::from(sample.is_failure());
+        self.results.slow += u64::from(sample.is_slow());
+        self.results.slow_failures += u64::from(sample.is_failure() && sample.is_slow());
+        let total = &mut self.results.total_duration;
+        *total = total.saturating_add(Duration::from_nanos(sample.duration));
     }
 
-    /// Takes the places of the calls whose lease has ended.
+    /// Releases the probes whose lease has ended.
     pub(super) fn reclaim(&mut self, rules: &HalfOpenRules, now: Instant) {
         let mut index = 0;
         while let Some(&probe) = self.in_flight.get(index) {
             if self.is_lost(&probe, now) {
                 self.in_flight.swap_remove(index);
-                self.lose(rules);
+                self.count_lost(rules);
             } else {
                 index += 1;
             }
@@ -153,14 +151,14 @@ impl Trial {
         now >= probe.started + self.lease
     }
 
-    /// A call has lost its place.
-    fn lose(&mut self, rules: &HalfOpenRules) {
+    /// Counts a probe whose lease has ended.
+    fn count_lost(&mut self, rules: &HalfOpenRules) {
         if rules.lost_as != Health::Neutral {
             self.count(Sample::new(rules.lost_as == Health::Unhealthy, false, 0));
         }
     }
 
-    /// Whether the circuit closes (`true`) or opens, once that is certain.
+    /// Returns whether the circuit closes (`true`) or opens, as soon as the remaining results cannot change it.
     pub(super) fn decision(&self, rules: &HalfOpenRules) -> Option<bool> {
         let of = u64::from(rules.of);
         let left = of.saturating_sub(self.results.calls);
@@ -170,10 +168,10 @@ impl Trial {
         let failures = match rules.failure_rate {
             Some(limit) => below(self.results.failures, left, of, limit),
             None => {
-                let good = self.results.calls - self.results.failures;
-                if good >= u64::from(rules.needed) {
+                let successes = self.results.calls - self.results.failures;
+                if successes >= u64::from(rules.needed) {
                     Some(true)
-                } else if good + left < u64::from(rules.needed) {
+                } else if successes + left < u64::from(rules.needed) {
                     Some(false)
                 } else {
                     None
@@ -191,13 +189,14 @@ impl Trial {
         }
     }
 
-    /// The share of calls so far that failed or were slow, whichever is larger.
+    /// Returns the share of results so far that failed or were slow, whichever is larger.
     pub(super) fn rate(&self) -> f64 {
         self.results.failures.max(self.results.slow) as f64 / self.results.calls.max(1) as f64
     }
 }
 
-/// Whether the rate of `bad` calls stays below `limit`, when `left` of `of` are still to come.
+/// Returns whether the rate of `bad` among `of` calls stays below `limit`, with `left` calls still to come.
+/// `None` while both are possible.
 fn below(bad: u64, left: u64, of: u64, limit: f64) -> Option<bool> {
     if bad as f64 / of as f64 >= limit {
         Some(false)
@@ -213,16 +212,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_of_a_trial_is_that_of_failed_or_of_slow_calls_whichever_is_larger() {
-        let mut trial = Trial::new(&HalfOpenRules::DEFAULT, Duration::ZERO, 0);
+    fn the_rate_of_probes_is_the_larger_of_the_failure_rate_and_the_slow_rate() {
+        let mut probes = Probes::new(&HalfOpenRules::DEFAULT, Duration::ZERO, 0);
         for (failures, slow) in [(1, 3), (3, 1)] {
-            trial.results = Counts {
+            probes.results = Counts {
                 calls: 4,
                 failures,
                 slow,
                 ..Counts::default()
             };
-            assert_eq!(trial.rate(), 0.75);
+            assert_eq!(probes.rate(), 0.75);
         }
     }
 }

@@ -1,46 +1,46 @@
-//! The windows that the rules look at.
+//! The windows over which the rules are evaluated.
 
 use std::time::Duration;
 
-use super::average::Average;
-use super::rules::{Rules, Watch};
-use super::trip::{Span, TripKind};
+use super::rules::{Rules, WindowRules};
+use super::success_average::SuccessAverage;
+use super::trip_rule::{Span, TripKind};
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
-use crate::window::{CountWindow, Counts, Kind, Sample, Sums, TimeWindow, UNSETTLED};
+use crate::window::{COUNTS_SUCCESSES, CountWindow, Counts, Kind, Sample, Sums, TimeWindow};
 
-/// What was counted since the circuit closed.
+/// The windows of all rules, counted since the circuit closed.
 ///
-/// In cache lines of its own: threads that record must not invalidate the state that others read.
+/// In cache lines of its own, so threads that record do not invalidate the state that others read.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Tally {
-    /// The window of the first rule that has one. Apart from the others: most breakers have one, and
-    /// the fast path looks at its marks.
-    first: Watched<Totals>,
+pub(crate) struct WindowSet {
+    /// The window of the first rule that has one. Inline, because most breakers have exactly one and the fast
+    /// path reads its `dirty` word.
+    first: RuleWindow<Totals>,
 }
 
-/// What is counted beside the windows. It fills the cache line that the first window begins with.
+/// Counters apart from the windows. They share the first cache line with the head of the first window.
 #[derive(Debug, Default)]
 struct Totals {
-    /// Failures in a row; zero unless a rule counts them.
+    /// Consecutive failures; zero unless a rule counts them.
     consecutive: AtomicU64,
-    others: Box<[Watched]>,
-    /// Rules that have been reported while the circuit never opens.
-    noted: AtomicU64,
-    /// When a call failed or was slow last, plus one, in nanoseconds. Zero before.
+    others: Box<[RuleWindow]>,
+    /// Rules that have been reported in the metrics-only state.
+    reported: AtomicU64,
+    /// When a call last failed or was slow, plus one, in nanoseconds. Zero before.
     last_bad: AtomicU64,
 }
 
-/// A window, the rules over it, and `beside` in the same cache line.
+/// A window, its derived values, and `beside` in the same cache line.
 #[derive(Debug)]
-struct Watched<B = ()> {
-    /// Zero when a good call changes nothing here. See [`CountWindow`].
-    marks: AtomicU64,
+struct RuleWindow<B = ()> {
+    /// Zero if a success changes nothing here. See [`CountWindow`].
+    dirty: AtomicU64,
     window: Window,
-    /// When the last bad call has left a window of time, in nanoseconds.
+    /// When the last failed or slow call leaves a window of time, in nanoseconds.
     clean_from: AtomicU64,
-    average: Option<Box<Average>>,
+    average: Option<Box<SuccessAverage>>,
     beside: B,
 }
 
@@ -51,35 +51,35 @@ enum Window {
     Time(TimeWindow),
 }
 
-/// Kinds of calls in a [`TimeWindow`]: all calls; the bad ones, each in one kind; nanoseconds.
+/// Kinds in a [`TimeWindow`]: all calls; failed, slow, and both, which exclude each other; nanoseconds.
 const CALLS: usize = 0;
 const FAILED: usize = Kind::Failed as usize;
 const BOTH: usize = Kind::SlowFailure as usize;
-const TOOK: usize = 4;
+const DURATION: usize = 4;
 
 impl Window {
-    fn new(rules: &Rules, watch: &Watch) -> Self {
-        match watch.span {
+    fn new(rules: &Rules, of: &WindowRules) -> Self {
+        match of.span {
             Span::Calls(calls) => {
-                // Where a good call may be slow, or changes something else, the marks do not say
-                // enough.
-                let settles =
-                    rules.watches.len() == 1 && !rules.needs_clock() && !watch.has_average;
-                Self::Calls(CountWindow::new(calls, rules.durations, settles))
+                // If a success may be slow, or is needed by another window or an average, the `dirty` word alone
+                // cannot tell that it changes nothing.
+                let skips_successes =
+                    rules.windows.len() == 1 && !rules.needs_clock() && !of.has_average;
+                Self::Calls(CountWindow::new(calls, rules.durations, skips_successes))
             }
             Span::Time(window) => {
                 let kinds = match (rules.durations, rules.tracks_slow()) {
-                    (true, _) => TOOK + 1,
+                    (true, _) => DURATION + 1,
                     (false, true) => BOTH + 1,
                     (false, false) => FAILED + 1,
                 };
-                let aligned = !watch.from_first_call;
-                Self::Time(TimeWindow::new(window, watch.slices, aligned, kinds))
+                let aligned = !of.from_first_call;
+                Self::Time(TimeWindow::new(window, of.slices, aligned, kinds))
             }
         }
     }
 
-    /// Returns the content after a call that has just been recorded.
+    /// Returns the content right after a call was recorded.
     fn latest(&self) -> Counts {
         match self {
             Self::None => Counts::default(),
@@ -99,34 +99,34 @@ impl Window {
 }
 
 fn counts(sums: Sums) -> Counts {
-    let [calls, failed, slow, both, took] = sums;
+    let [calls, failed, slow, both, nanos] = sums;
     Counts {
-        // A call that is being recorded may be in one of the sums only.
+        // A call that is being recorded may be in only one of the sums.
         calls: calls.max(failed + slow + both),
         failures: failed + both,
         slow: slow + both,
         slow_failures: both,
-        took: Duration::from_nanos(took),
+        total_duration: Duration::from_nanos(nanos),
     }
 }
 
-impl<B> Watched<B> {
-    fn new(rules: &Rules, watch: &Watch, beside: B) -> Self {
+impl<B> RuleWindow<B> {
+    fn new(rules: &Rules, of: &WindowRules, beside: B) -> Self {
         Self {
-            marks: AtomicU64::new(UNSETTLED),
-            window: Window::new(rules, watch),
+            dirty: AtomicU64::new(COUNTS_SUCCESSES),
+            window: Window::new(rules, of),
             clean_from: AtomicU64::new(0),
-            average: watch
+            average: of
                 .has_average
-                .then(|| Box::new(Average::new(watch.span))),
+                .then(|| Box::new(SuccessAverage::new(of.span))),
             beside,
         }
     }
 
-    /// No window, for rules that have none.
+    /// Returns a window that counts nothing, for breakers whose rules have none.
     fn none(beside: B) -> Self {
         Self {
-            marks: AtomicU64::new(0),
+            dirty: AtomicU64::new(0),
             window: Window::None,
             clean_from: AtomicU64::new(0),
             average: None,
@@ -134,34 +134,34 @@ impl<B> Watched<B> {
         }
     }
 
-    /// Records a call, and returns the rules that hold after it, a bit for each.
+    /// Records a call. Returns the rules that match after it, a bit for each.
     #[inline(always)]
-    fn record(&self, rules: &Rules, watch: &Watch, sample: Sample, now: Instant) -> u64 {
+    fn record(&self, rules: &Rules, of: &WindowRules, sample: Sample, now: Instant) -> u64 {
         if self.add(rules, sample, now) || self.average.is_some() {
-            self.held(rules, watch, sample, now)
+            self.evaluate(rules, of, sample, now)
         } else {
             0
         }
     }
 
-    /// Records a call. Returns whether a rule may hold that did not hold before.
+    /// Records a call. Returns whether a rule may match that did not match before.
     #[inline(always)]
     fn add(&self, rules: &Rules, sample: Sample, now: Instant) -> bool {
         let window = match &self.window {
             Window::None => return false,
-            Window::Calls(window) => return window.record(&self.marks, sample),
+            Window::Calls(window) => return window.record(&self.dirty, sample),
             Window::Time(window) => window,
         };
         window.advance(now);
         window.add(CALLS, 1);
-        if !sample.is_good() {
+        if !sample.is_success() {
             window.add(sample.kind as usize, 1);
             self.clean_from
-                .fetch_max(window.leaves(now), Ordering::Relaxed);
+                .fetch_max(window.expires_at(now), Ordering::Relaxed);
         }
         if rules.durations {
-            // Far below an overflow of the sum, whatever a clock says.
-            window.add(TOOK, sample.took.min(1 << 54));
+            // Clamped, so that no clock can overflow the sum.
+            window.add(DURATION, sample.duration.min(1 << 54));
         }
         now.as_nanos() < self.clean_from.load(Ordering::Relaxed)
     }
@@ -169,7 +169,7 @@ impl<B> Watched<B> {
     fn clear(&self, now: Instant) {
         match &self.window {
             Window::None => {}
-            Window::Calls(window) => window.clear(&self.marks),
+            Window::Calls(window) => window.clear(&self.dirty),
             Window::Time(window) => {
                 window.clear();
                 self.clean_from.store(0, Ordering::Relaxed);
@@ -187,50 +187,50 @@ impl<B> Watched<B> {
     }
 
     #[inline(never)]
-    fn held(&self, rules: &Rules, watch: &Watch, sample: Sample, now: Instant) -> u64 {
+    fn evaluate(&self, rules: &Rules, of: &WindowRules, sample: Sample, now: Instant) -> u64 {
         let counts = self.window.latest();
         let average = self
             .average
             .as_ref()
-            .and_then(|average| average.update(!sample.has_failed(), &counts, now));
-        if rules.failures_only && sample.is_good() {
+            .and_then(|average| average.update(!sample.is_failure(), &counts, now));
+        if rules.failures_only && sample.is_success() {
             return 0;
         }
-        let mut held = 0;
-        for (index, rule) in rules.of(watch) {
-            if counts.calls < u64::from(rule.least_calls) {
+        let mut matched = 0;
+        for (index, rule) in rules.of(of) {
+            if counts.calls < u64::from(rule.min_calls) {
                 continue;
             }
-            let holds = match &rule.kind {
+            let matches = match &rule.kind {
                 TripKind::Consecutive(_) => false,
                 TripKind::Failures(k) => counts.failures >= u64::from(*k),
                 TripKind::FailureRate(limit) => counts.failure_rate() >= *limit,
                 TripKind::SlowRate(limit) => counts.slow_rate() >= *limit,
                 TripKind::SuccessAverage(limit) => average.is_some_and(|now| now < *limit),
                 TripKind::Custom(rule) => {
-                    counts.failures + counts.slow > 0 && (rule.holds)(&counts)
+                    counts.failures + counts.slow > 0 && (rule.matches)(&counts)
                 }
             };
-            held |= u64::from(holds) << index;
+            matched |= u64::from(matches) << index;
         }
-        held
+        matched
     }
 }
 
-impl Tally {
+impl WindowSet {
     pub(crate) fn new(rules: &Rules, now: Instant) -> Self {
-        let others = rules.watches.iter().skip(1);
+        let others = rules.windows.iter().skip(1);
         let totals = Totals {
-            others: others.map(|watch| Watched::new(rules, watch, ())).collect(),
+            others: others.map(|of| RuleWindow::new(rules, of, ())).collect(),
             ..Totals::default()
         };
-        let first = match rules.watches.first() {
-            Some(watch) => Watched::new(rules, watch, totals),
-            None => Watched::none(totals),
+        let first = match rules.windows.first() {
+            Some(of) => RuleWindow::new(rules, of, totals),
+            None => RuleWindow::none(totals),
         };
-        let tally = Self { first };
-        tally.clear(now);
-        tally
+        let windows = Self { first };
+        windows.clear(now);
+        windows
     }
 
     #[inline(always)]
@@ -238,39 +238,39 @@ impl Tally {
         &self.first.beside
     }
 
-    /// Returns whether a good call would change nothing. Costs two loads.
+    /// Returns whether a success changes nothing. Costs two loads.
     #[inline]
-    pub(crate) fn is_settled(&self) -> bool {
-        // Relaxed, here and below: the counters publish nothing else.
-        self.totals().consecutive.load(Ordering::Relaxed) | self.first.marks.load(Ordering::Relaxed)
+    pub(crate) fn skips_successes(&self) -> bool {
+        // Relaxed, here and below: the counters order nothing else.
+        self.totals().consecutive.load(Ordering::Relaxed) | self.first.dirty.load(Ordering::Relaxed)
             == 0
     }
 
-    /// Records a call that ended at `now`, and returns the rules that hold after it, a bit for each.
+    /// Records a call that ended at `now`. Returns the rules that match after it, a bit for each.
     #[inline(always)]
     pub(crate) fn record(&self, rules: &Rules, sample: Sample, now: Instant) -> u64 {
-        let mut held = 0;
-        if !sample.is_good() {
+        let mut matched = 0;
+        if !sample.is_success() {
             self.totals()
                 .last_bad
                 .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
-        if !sample.has_failed() {
-            // A failure that races with this may be lost: it counts as before the success.
+        if !sample.is_failure() {
+            // May lose a concurrent failure, which then counts as before this success.
             if self.totals().consecutive.load(Ordering::Relaxed) != 0 {
                 self.totals().consecutive.store(0, Ordering::Relaxed);
             }
         } else if let Some((limit, index)) = rules.consecutive {
-            let run = self.totals().consecutive.fetch_add(1, Ordering::Relaxed) + 1;
-            held |= u64::from(run >= u64::from(limit)) << index;
+            let failures = self.totals().consecutive.fetch_add(1, Ordering::Relaxed) + 1;
+            matched |= u64::from(failures >= u64::from(limit)) << index;
         }
-        if let Some(watch) = rules.watches.first() {
-            held |= self.first.record(rules, watch, sample, now);
+        if let Some(of) = rules.windows.first() {
+            matched |= self.first.record(rules, of, sample, now);
         }
         if !self.totals().others.is_empty() {
-            held |= self.record_in_others(rules, sample, now);
+            matched |= self.record_in_others(rules, sample, now);
         }
-        held
+        matched
     }
 
     #[inline(never)]
@@ -279,9 +279,9 @@ impl Tally {
             .totals()
             .others
             .iter()
-            .zip(rules.watches.iter().skip(1));
-        others.fold(0, |held, (watched, watch)| {
-            held | watched.record(rules, watch, sample, now)
+            .zip(rules.windows.iter().skip(1));
+        others.fold(0, |matched, (window, of)| {
+            matched | window.record(rules, of, sample, now)
         })
     }
 
@@ -290,13 +290,13 @@ impl Tally {
         self.first.window.counts(now)
     }
 
-    /// Returns the share of calls that were bad in the way that the first of these rules looks at.
-    pub(crate) fn rate(&self, rules: &Rules, held: u64, now: Instant) -> f64 {
-        let index = held.trailing_zeros() as usize;
-        let others = self.totals().others.iter().map(|watched| &watched.window);
+    /// Returns the slow rate, or the failure rate, that the first of the matched rules is about.
+    pub(crate) fn rate(&self, rules: &Rules, matched: u64, now: Instant) -> f64 {
+        let index = matched.trailing_zeros() as usize;
+        let others = self.totals().others.iter().map(|other| &other.window);
         let windows = std::iter::once(&self.first.window).chain(others);
-        for (window, watch) in windows.zip(&rules.watches) {
-            if let Some((_, rule)) = rules.of(watch).find(|(of, _)| *of == index) {
+        for (window, of) in windows.zip(&rules.windows) {
+            if let Some((_, rule)) = rules.of(of).find(|(other, _)| *other == index) {
                 let counts = window.counts(now);
                 return match rule.kind {
                     TripKind::SlowRate(_) => counts.slow_rate(),
@@ -307,18 +307,18 @@ impl Tally {
         1.0
     }
 
-    /// Returns the number of failures in a row. Zero unless a rule counts them.
+    /// Returns the number of consecutive failures. Zero unless a rule counts them.
     pub(crate) fn consecutive(&self) -> u64 {
         self.totals().consecutive.load(Ordering::Relaxed)
     }
 
-    /// Returns those of the rules that are noted for the first time.
-    pub(crate) fn note(&self, held: u64) -> u64 {
-        held & !self.totals().noted.fetch_or(held, Ordering::Relaxed)
+    /// Marks rules as reported. Returns those that were not before.
+    pub(crate) fn mark_reported(&self, matched: u64) -> u64 {
+        matched & !self.totals().reported.fetch_or(matched, Ordering::Relaxed)
     }
 
-    /// Returns when no call has failed or been slow within the windows, or none has for `horizon`: not after
-    /// `now` if that is so already.
+    /// Returns when the windows contain no failed or slow call, or none has occurred for `horizon`: not after
+    /// `now` if that is already true.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Instant {
         let last_bad = self.totals().last_bad.load(Ordering::Relaxed);
         if last_bad == 0 {
@@ -327,26 +327,26 @@ impl Tally {
         let others = &self.totals().others;
         let is_clean = self.consecutive() == 0
             && self.first.is_clean(now)
-            && others.iter().all(|watched| watched.is_clean(now));
+            && others.iter().all(|other| other.is_clean(now));
         match is_clean {
             true => Instant::ORIGIN,
             false => Instant::from_nanos(last_bad) + horizon,
         }
     }
 
-    /// Forgets everything.
+    /// Empties the windows.
     pub(crate) fn clear(&self, now: Instant) {
         self.totals().consecutive.store(0, Ordering::Relaxed);
-        self.totals().noted.store(0, Ordering::Relaxed);
+        self.totals().reported.store(0, Ordering::Relaxed);
         self.totals().last_bad.store(0, Ordering::Relaxed);
         self.first.clear(now);
         self.totals()
             .others
             .iter()
-            .for_each(|watched| watched.clear(now));
+            .for_each(|other| other.clear(now));
     }
 
-    /// Records what a snapshot counted, the good calls first.
+    /// Records the counts of a snapshot, successes first.
     pub(crate) fn restore(&self, rules: &Rules, counts: Counts, consecutive: u64, now: Instant) {
         self.totals()
             .consecutive
@@ -365,13 +365,13 @@ impl Tally {
             (true, false, counts.failures.saturating_sub(both)),
             (true, true, both),
         ] {
-            let took = nanos(counts.took) / counts.calls.max(1);
-            let sample = Sample::new(failed, slow, took);
-            // Windows remember no more than this; numbers from a file could be anything.
+            let duration = nanos(counts.total_duration) / counts.calls.max(1);
+            let sample = Sample::new(failed, slow, duration);
+            // No window holds more calls. The snapshot may come from a file and contain any number.
             for _ in 0..number.min(counts.calls).min(1 << 20) {
                 self.first.add(rules, sample, now);
-                for watched in &self.totals().others {
-                    watched.add(rules, sample, now);
+                for other in &self.totals().others {
+                    other.add(rules, sample, now);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! On a clock that goes back by an hour everything takes as long as it would have.
+//! Clocks: tokio's paused clock, and clocks that jump back by an hour, which change no duration.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn builder(clock: &Skewed) -> CircuitBreakerBuilder {
 }
 
 #[test]
-fn a_break_takes_its_time() {
+fn a_backward_jump_does_not_change_a_break() {
     let clock = Skewed::default();
     let breaker = builder(&clock).build().unwrap();
     breaker.trip();
@@ -35,7 +35,7 @@ fn a_break_takes_its_time() {
 }
 
 #[test]
-fn a_ramp_up_takes_its_time() {
+fn a_backward_jump_does_not_change_a_ramp_up() {
     let clock = Skewed::default();
     let breaker = builder(&clock).ramp_up(secs(10)).build().unwrap();
     breaker.half_open();
@@ -52,7 +52,7 @@ fn a_ramp_up_takes_its_time() {
 }
 
 #[test]
-fn a_lease_takes_its_time() {
+fn a_backward_jump_does_not_change_a_lease() {
     let clock = Skewed::default();
     let breaker = builder(&clock).probe_lease(secs(2)).build().unwrap();
     breaker.half_open();
@@ -63,4 +63,14 @@ fn a_lease_takes_its_time() {
     let rejected = breaker.try_acquire().unwrap_err();
     assert_eq!(breaker.state(), State::Open, "a lost probe is a failure");
     assert_eq!(rejected.retry_after(), Some(secs(5)));
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn breaks_follow_the_paused_clock_of_tokio() {
+    let breaker = CircuitBreaker::builder().build().unwrap();
+    breaker.trip();
+    assert!(breaker.try_acquire().is_err());
+    tokio::time::advance(secs(3600)).await;
+    assert!(breaker.try_acquire().is_ok());
 }

@@ -1,35 +1,35 @@
-//! The average that Finagle's failure accrual looks at.
+//! The exponentially weighted success rate of Finagle's failure accrual.
 
-use super::trip::Span;
+use super::trip_rule::Span;
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
 use crate::window::Counts;
 
-/// An exponentially weighted average of successes: a 32-bit float above the time of the last call,
-/// in a word, so that both change in one step. Zero before the first call.
-///
-/// Finagle's `Ema`: the weight of the old average is `exp(-dt / window)`.
+/// An exponentially weighted average of successes (Finagle's `Ema`): the weight of the old average is
+/// `exp(-dt / window)`.
 #[derive(Debug)]
-pub(super) struct Average {
+pub(super) struct SuccessAverage {
+    /// The average as a 32-bit float above the 32-bit stamp of the last call, so both are updated by one CAS.
+    /// Zero before the first call.
     word: AtomicU64,
-    /// When it began, in nanoseconds.
+    /// When the average was cleared, in nanoseconds.
     began: AtomicU64,
-    /// The window, in units of time or in calls.
+    /// The window, in units or in calls.
     window: f64,
-    /// Nanoseconds in a unit; zero when calls are the time.
+    /// Nanoseconds in a unit of stamps; zero for a window of calls.
     unit: u64,
     span: Span,
 }
 
-impl Average {
-    /// Stamps are 32 bits of such parts of the window: they come round after 262 144 windows.
-    const UNITS: u64 = 1 << 14;
+impl SuccessAverage {
+    /// Units in a window of time. 32-bit stamps wrap around after 262 144 windows.
+    const UNITS_PER_WINDOW: u64 = 1 << 14;
 
     pub(super) fn new(span: Span) -> Self {
         let (window, unit) = match span {
             Span::Calls(calls) => (f64::from(calls), 0),
             Span::Time(window) => {
-                let unit = (nanos(window) / Self::UNITS).max(1);
+                let unit = (nanos(window) / Self::UNITS_PER_WINDOW).max(1);
                 (nanos(window) as f64 / unit as f64, unit)
             }
         };
@@ -42,7 +42,7 @@ impl Average {
         }
     }
 
-    /// Forgets everything.
+    /// Resets the average.
     pub(super) fn clear(&self, now: Instant) {
         self.began.store(now.as_nanos(), Ordering::Relaxed);
         self.word.store(0, Ordering::Relaxed);
@@ -54,8 +54,8 @@ impl Average {
     }
 
     fn began(&self) -> Instant {
-        // Relaxed, here as everywhere: the numbers publish nothing else, and a call that meets those
-        // of two times weighs too much or too little once.
+        // Relaxed, here as everywhere: the values order nothing else. A call that races with a clear may get a
+        // wrong weight once.
         Instant::from_nanos(self.began.load(Ordering::Relaxed))
     }
 
@@ -63,15 +63,14 @@ impl Average {
         f64::from(f32::from_bits((word >> 32) as u32))
     }
 
-    /// Adds a call to the average, and returns it once the window has been full, or has passed, for
-    /// the first time.
+    /// Adds a call. Returns the average once the window has been full, or has passed, for the first time.
     pub(super) fn update(&self, success: bool, counts: &Counts, now: Instant) -> Option<f64> {
         let average = self.add(success, now);
-        let is_ripe = match self.span {
+        let is_warm = match self.span {
             Span::Calls(calls) => counts.calls >= u64::from(calls),
             Span::Time(window) => now.saturating_duration_since(self.began()) >= window,
         };
-        is_ripe.then_some(average)
+        is_warm.then_some(average)
     }
 
     fn add(&self, success: bool, now: Instant) -> f64 {
@@ -82,11 +81,11 @@ impl Average {
             let average = if old == 0 {
                 sample
             } else {
-                let apart = match self.unit {
+                let elapsed = match self.unit {
                     0 => 1,
                     _ => ahead(stamp, old as u32),
                 };
-                let weight = (-(apart as f64) / self.window).exp();
+                let weight = (-(elapsed as f64) / self.window).exp();
                 Self::value(old) * weight + sample * (1.0 - weight)
             };
             let bits = u64::from((average as f32).to_bits());
@@ -108,15 +107,15 @@ impl Average {
         }
     }
 
-    /// The time since it began, in units.
+    /// Returns the time since the clear, in units.
     fn stamp(&self, began: Instant, now: Instant) -> u32 {
         let elapsed = now.as_nanos().saturating_sub(began.as_nanos());
-        // Never zero: the word of a first failure at the very start must not be zero.
+        // Never zero, because the word of a first failure must not be zero.
         (elapsed.checked_div(self.unit).unwrap_or(0) as u32).max(1)
     }
 }
 
-/// How far `stamp` is ahead of `old`; zero for a late thread, whose stamp is from before.
+/// Returns how far `stamp` is ahead of `old`; zero for a late thread with an older stamp.
 const fn ahead(stamp: u32, old: u32) -> u32 {
     let ahead = stamp.wrapping_sub(old);
     if ahead > u32::MAX / 2 { 0 } else { ahead }
