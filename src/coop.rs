@@ -2,8 +2,8 @@
 
 use std::task::{Context, Poll};
 
-/// Takes one unit of the task's budget. `Pending`, with the task woken, once it is used up. What is
-/// returned gives the unit back when dropped, unless progress was made.
+/// Consumes one unit of the task's budget. Returns `Pending`, with the task woken, if the budget is used up. The
+/// returned guard restores the unit when dropped, unless progress was made.
 #[cfg(all(feature = "tokio", not(backstop_loom)))]
 #[inline]
 pub(crate) fn poll_proceed(task: &mut Context<'_>) -> Poll<tokio::task::coop::RestoreOnPending> {

@@ -1,6 +1,4 @@
-//! Longer pages: shapes to copy, and why things are as they are.
-//!
-//! Their examples are tests like those of any other page.
+//! Longer pages: recipes, patterns, pitfalls, and design decisions. Their examples are tests.
 
 #[doc = include_str!("../docs/recipes.md")]
 #[cfg(feature = "tokio")]
@@ -13,7 +11,10 @@ pub mod circuit_breaker {}
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 
-// The first line gives the page the picture, which rustdoc has no other place for.
+#[doc = include_str!("../docs/pitfalls.md")]
+pub mod pitfalls {}
+
+// The first page defines the picture as an inline image, because rustdoc copies no image files.
 #[doc = include_str!("../docs/patterns/rate-limiter.svg.md")]
 #[doc = include_str!("../docs/patterns/rate-limiter.md")]
 pub mod rate_limiter {}
