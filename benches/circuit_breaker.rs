@@ -1,11 +1,11 @@
-//! What a call through a circuit breaker costs: closed with each rule, open, and half-open.
+//! The cost of a call through a circuit breaker: closed with each rule, open, and half-open.
 //!
 //! ```text
 //! cargo bench --bench circuit_breaker --features fast-clock
 //! ```
 //!
-//! The operation is nothing, so the figures are the breaker's own. Comparisons with other crates are
-//! in `benches/peers`.
+//! The operation does nothing, so the figures are the breaker's own. `benches/peers` compares with other
+//! crates.
 
 use std::hint::black_box;
 use std::thread;
@@ -69,7 +69,7 @@ fn closed(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("breaker closed, {name}"));
         for (rule, builder) in &rules {
             for threads in [1, 2] {
-                let breaker = builder.clone().build().expect("the settings are sound");
+                let breaker = builder.clone().build().expect("the settings are valid");
                 group.bench_function(BenchmarkId::new(*rule, threads), |bencher| {
                     bencher.iter_custom(|calls| {
                         on(threads, || {
@@ -86,11 +86,11 @@ fn closed(criterion: &mut Criterion) {
 }
 
 fn open(criterion: &mut Criterion) {
-    let breaker = builder().build().expect("the defaults are sound");
+    let breaker = builder().build().expect("the defaults are valid");
     breaker.trip_for(HOUR);
     let mut group = criterion.benchmark_group("breaker open");
     for threads in [1, 2] {
-        group.bench_function(BenchmarkId::new("refused", threads), |bencher| {
+        group.bench_function(BenchmarkId::new("rejected", threads), |bencher| {
             bencher.iter_custom(|calls| {
                 on(threads, || {
                     for _ in 0..calls {
@@ -102,7 +102,7 @@ fn open(criterion: &mut Criterion) {
     }
 }
 
-/// Trial calls, of which so many are wanted that the circuit does not close meanwhile.
+/// Probes, with a quota so large that the circuit does not close meanwhile.
 fn half_open(criterion: &mut Criterion) {
     let rule = HalfOpen::failure_rate(1.0).of(u32::MAX);
     let breaker = builder()
@@ -110,15 +110,15 @@ fn half_open(criterion: &mut Criterion) {
         .decide_early(false)
         .permitted_calls(16)
         .build();
-    let breaker = breaker.expect("the settings are sound");
+    let breaker = breaker.expect("the settings are valid");
     breaker.half_open();
     let mut group = criterion.benchmark_group("breaker half-open");
     for threads in [1, 2] {
-        group.bench_function(BenchmarkId::new("trial call", threads), |bencher| {
+        group.bench_function(BenchmarkId::new("probe", threads), |bencher| {
             bencher.iter_custom(|calls| {
                 on(threads, || {
                     for _ in 0..calls {
-                        black_box(call(&breaker, false)).expect("a trial call is free");
+                        black_box(call(&breaker, false)).expect("a probe is free");
                     }
                 })
             });
@@ -151,7 +151,7 @@ fn call(breaker: &CircuitBreaker, fails: bool) -> Result<(), Rejected> {
     Ok(())
 }
 
-/// How long `threads` threads take who all do `work` at once.
+/// Returns how long `threads` threads take that do `work` concurrently.
 fn on(threads: usize, work: impl Fn() + Sync) -> Duration {
     let start = Instant::now();
     thread::scope(|scope| {

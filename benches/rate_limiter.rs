@@ -1,11 +1,11 @@
-//! What a decision costs: every algorithm allowed and refused, and keys.
+//! The cost of a decision: every algorithm, admitted and rejected, and keys.
 //!
 //! ```sh
 //! cargo bench --bench rate_limiter --features fast-clock
 //! ```
 //!
-//! With two threads, a figure is the time in which each of them makes one decision on the same
-//! limiter. `benches/peers` compares with other crates.
+//! With two threads, a figure is the time in which each thread makes one decision on the same limiter.
+//! `benches/peers` compares with other crates.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -17,12 +17,12 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// So many that no loop uses them up.
+/// More than any loop uses.
 const PLENTY: u64 = 1_000_000_000;
 
 type Shape = fn(Quota) -> Quota;
 
-/// Each algorithm, and the largest rate it is asked to count.
+/// Each algorithm, with the largest rate it has to count.
 const ALGORITHMS: [(&str, u64, Shape); 6] = [
     ("token_bucket", PLENTY, |quota| quota),
     ("leaky_bucket", PLENTY, |quota| quota.leaky_bucket(1)),
@@ -32,7 +32,7 @@ const ALGORITHMS: [(&str, u64, Shape); 6] = [
         PLENTY,
         Quota::fixed_window_from_first,
     ),
-    // In windows of ten microseconds, so that its log holds a few hundred calls.
+    // A window of ten microseconds keeps the log at a few hundred calls.
     ("sliding_log", 1_000_000, |quota| {
         Quota::new(
             quota.tokens(),
@@ -43,7 +43,7 @@ const ALGORITHMS: [(&str, u64, Shape); 6] = [
     ("sliding_counter", PLENTY, Quota::sliding_counter),
 ];
 
-/// The CPU's counter where there is one to choose, or the system's clock.
+/// The CPU's counter if the feature is enabled, otherwise the system's clock.
 fn clock() -> ClockHandle {
     #[cfg(feature = "fast-clock")]
     return backstop::FastClock::new().into();
@@ -95,7 +95,7 @@ fn algorithms(c: &mut Criterion) {
 fn keyed(c: &mut Criterion) {
     let mut group = c.benchmark_group("keyed");
     for keys in [1, 1000, 1_000_000] {
-        // They earn a token in an hour: none is ever full again, and none is evicted.
+        // They earn a token in an hour, so none is ever full again, and none is evicted.
         let limits = KeyedRateLimiter::<u64>::builder()
             .quota(Quota::per_hour(1).burst(1_000_000))
             .max_keys(2_000_000)
@@ -107,7 +107,7 @@ fn keyed(c: &mut Criterion) {
         }
         for threads in [1, 2] {
             bench(&mut group, &format!("{keys} keys"), threads, |turn| {
-                // A golden-ratio walk visits them in no order a cache could guess.
+                // A golden-ratio walk visits them in an order that defeats caches.
                 let spread = u128::from(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 let key = ((spread * u128::from(keys)) >> 64) as u64;
                 limits.try_acquire(&key).is_ok()
@@ -117,7 +117,7 @@ fn keyed(c: &mut Criterion) {
     group.finish();
 }
 
-/// Measures `decide`, called with ever other numbers, on so many threads at once.
+/// Measures `decide`, called with changing numbers, on `threads` threads concurrently.
 fn bench(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,

@@ -1,11 +1,10 @@
-//! A dependency that dies and comes back, seen through a circuit breaker.
+//! A dependency that fails and recovers, seen through a circuit breaker.
 //!
 //! ```text
 //! cargo run --example circuit_breaker
 //! ```
 //!
-//! A minute and a half passes, in virtual time: the program runs at once and prints the same every
-//! time.
+//! Ninety seconds pass in virtual time: the program ends immediately and always prints the same.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -43,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         pin_mut!(traffic);
         let watch = watch(&clock, transitions, &tally);
         pin_mut!(watch);
-        // The stream ends with the breaker, which outlives this block: the traffic ends it.
+        // The stream would end with the breaker, which outlives this block, so the end of the traffic ends it.
         if let Either::Right(_) = select(traffic, watch).await {
             unreachable!("the breaker lives");
         }
@@ -54,17 +53,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Four calls a second, until the end.
+/// Makes four calls a second until the end.
 async fn traffic(clock: &ManualClock, breaker: &CircuitBreaker, tally: &Tally) {
     while seconds(clock) < END {
         let call = breaker.call(|| dependency(clock));
-        // Calls take time, so the next one is not the end of this one.
+        // Four calls a second: the pause includes the duration of the call.
         let (result, ()) = join(call, clock.sleep(SECOND / 4)).await;
         tally.count(&result);
     }
 }
 
-/// Answers in 20 ms while it is up, and fails after 200 ms while it is down.
+/// Answers in 20 ms while the dependency is up, and fails after 200 ms while it is down.
 async fn dependency(clock: &ManualClock) -> Result<(), &'static str> {
     if OUTAGE.contains(&seconds(clock)) {
         clock.sleep(SECOND / 5).await;
@@ -75,7 +74,7 @@ async fn dependency(clock: &ManualClock) -> Result<(), &'static str> {
     }
 }
 
-/// Prints the states as they change.
+/// Prints each change of state.
 async fn watch(clock: &ManualClock, mut transitions: Transitions, tally: &Tally) {
     println!(
         "{:>8}  {:<9} {:<16} {:>9} {:>7} {:>8}",
@@ -95,7 +94,7 @@ async fn watch(clock: &ManualClock, mut transitions: Transitions, tally: &Tally)
     }
 }
 
-/// What became of the calls since it was printed.
+/// Results of the calls since the last print.
 #[derive(Default)]
 struct Tally {
     succeeded: Cell<u32>,
