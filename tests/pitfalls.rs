@@ -25,7 +25,11 @@ fn collect_functions(folder: &Path, names: &mut BTreeSet<String>) -> io::Result<
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             for line in fs::read_to_string(path)?.lines() {
                 let line = line.trim_start();
-                if let Some(name) = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ") {
+                if let Some(name) = line
+                    .strip_prefix("async ")
+                    .unwrap_or(line)
+                    .strip_prefix("fn ")
+                {
                     let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
                     names.insert(name[..end.unwrap_or(name.len())].to_owned());
                 }
