@@ -1,6 +1,4 @@
-//! Longer pages: shapes to copy, and why things are as they are.
-//!
-//! Their examples are tests like those of any other page.
+//! Longer pages: recipes, patterns, pitfalls, and design decisions. Their examples are tests.
 
 #[doc = include_str!("../docs/recipes.md")]
 #[cfg(feature = "tokio")]
@@ -8,6 +6,9 @@ pub mod recipes {}
 
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
+
+#[doc = include_str!("../docs/pitfalls.md")]
+pub mod pitfalls {}
 
 #[doc = include_str!("../docs/patterns/retry.md")]
 #[cfg(feature = "tokio")]
