@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::semaphore::Semaphore;
 use super::state::{PackedState, Taken};
-use crate::striped::home;
+use crate::striped::thread_index;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock_checked};
 
 /// The semaphore with per-thread caches of free permits.
@@ -221,7 +221,7 @@ impl Caches {
 
     #[inline(always)]
     fn mine(&self) -> &AtomicU32 {
-        &self.caches[home() & (self.caches.len() - 1)].0
+        &self.caches[thread_index() & (self.caches.len() - 1)].0
     }
 
     /// Takes a permit from the thread's cache.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bulkhead::state::MAX_PERMITS;
-use crate::striped::move_to;
+use crate::striped::set_thread_index;
 
 /// Acquires one permit like a bulkhead: fast path, then slow path.
 fn acquire(cache: &PermitCache) -> Result<Taken, PackedState> {
@@ -69,15 +69,15 @@ fn a_clamped_cost_takes_all_permits() {
 #[test]
 fn a_released_permit_stays_with_its_thread_while_many_are_free() {
     let cache = PermitCache::with_two_caches(8);
-    move_to(0);
+    set_thread_index(0);
     acquire(&cache).unwrap();
     assert!(!cache.release_one());
     assert_eq!(counts(&cache), (1, 0));
     // A thread with another cache does not use it.
-    move_to(1);
+    set_thread_index(1);
     acquire(&cache).unwrap();
     assert_eq!(counts(&cache), (2, 1));
-    move_to(0);
+    set_thread_index(0);
     acquire(&cache).unwrap();
     assert_eq!(counts(&cache), (2, 2));
     // Both caches together hold half of the limit.
@@ -107,7 +107,7 @@ fn the_caches_are_emptied_before_a_rejection_a_wait_and_a_new_limit() {
     for (act, in_flight) in acts {
         let cache = PermitCache::with_two_caches(8);
         for home in [0, 1] {
-            move_to(home);
+            set_thread_index(home);
             acquire(&cache).unwrap();
             cache.release_one();
         }
@@ -183,7 +183,7 @@ fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
         let sum = out.iter().sum::<u32>();
         match step {
             Step::Acquire { home, cost } => {
-                move_to(home);
+                set_thread_index(home);
                 let taken = match cost {
                     1 => acquire(&cache).ok(),
                     _ => cache.try_acquire(cost, false).ok(),
@@ -192,7 +192,7 @@ fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
                 out.extend(taken.map(Taken::cost));
             }
             Step::Release { home, which } if !out.is_empty() => {
-                move_to(home);
+                set_thread_index(home);
                 match out.swap_remove(which % out.len()) {
                     1 => prop_assert_eq!(cache.release_one(), waiting),
                     cost => prop_assert_eq!(cache.release(cost).is_waiting(), waiting),

@@ -57,7 +57,7 @@ impl<N> Inner<N> {
             key,
             tried,
             turn,
-            chance: self.streams.begin(),
+            chance: self.streams.stream(),
         };
         for _ in 0..MAX_CLOSED {
             match self.published.read(|plan| enter(plan, &mut ask, &take)) {
@@ -109,7 +109,7 @@ impl<N> Inner<N> {
             self.due
                 .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
         if claimed.is_ok() {
-            let mut chance = self.streams.begin();
+            let mut chance = self.streams.stream();
             self.change(now, listener, |core| {
                 Then::Reroute(core.machine.advance(now, &mut chance))
             });

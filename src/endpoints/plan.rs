@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::node::{Member, NodeAddress};
 use super::state::routes::Routes;
-use crate::striped::home;
+use crate::striped::thread_index;
 use crate::sync::lock;
 
 /// The nodes of a set by slot.
@@ -55,7 +55,7 @@ impl<N> Published<N> {
     /// Calls `read` with the current plan.
     #[inline]
     pub(super) fn read<T>(&self, read: impl FnOnce(&Plan<N>) -> T) -> T {
-        let home = home() % STRIPES;
+        let home = thread_index() % STRIPES;
         let held = match self.stripes[home].0.try_lock() {
             Ok(plan) => plan,
             Err(_) => self.lock_any(home),

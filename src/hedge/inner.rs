@@ -11,7 +11,7 @@ use crate::event::{Event, HedgeEvent};
 use crate::instant::{Instant, nanos};
 use crate::policy::Context;
 use crate::retry_budget::{BudgetedCall, Extra, RetryBudget};
-use crate::striped::Striped;
+use crate::striped::StripedCounter;
 use crate::sync::{AtomicU64, Ordering};
 use crate::verdict::{ErrorClass, Health};
 
@@ -27,7 +27,7 @@ pub(super) struct Inner {
     pub(super) clock: ClockHandle,
     /// Until when no call is hedged, in nanoseconds, because the dependency throttles.
     paused_until: AtomicU64,
-    calls: Striped,
+    calls: StripedCounter,
     pub(super) counts: Counts,
 }
 
@@ -93,7 +93,7 @@ impl Inner {
             throttled_pause,
             clock,
             paused_until: AtomicU64::new(0),
-            calls: Striped::new(),
+            calls: StripedCounter::new(),
             counts: Counts::default(),
         }
     }
