@@ -204,7 +204,8 @@ impl<'a> Entrance for Waiting<'a> {
                 this.wait
                     .poll(request, cx, &mut running.raw, observer, task)
             ) {
-                Ok(()) => Ok(running),
+                // Word by word: see `RawPermit::take`.
+                Ok(()) => Ok(running.take()),
                 Err(reason) => Err(inner.reject(reason, observer)),
             },
         )
