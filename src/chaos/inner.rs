@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use super::snapshot::Snapshot;
-use super::state::{Fault, State};
+use super::state::{Fault, Latency, State};
 use crate::base::Base;
 use crate::policy::Context;
 use crate::rng::SharedRng;
@@ -20,6 +20,8 @@ pub(super) type Only = dyn Fn(&Context) -> bool + Send + Sync;
 pub(super) struct Inner {
     pub(super) base: Base,
     pub(super) state: State,
+    /// How long calls are delayed. Both ends of the range change together.
+    pub(super) latency: Mutex<Latency>,
     pub(super) behavior: Option<Arc<Behavior>>,
     pub(super) only: Option<Arc<Only>>,
     /// Faults that can be injected: errors and results need a function that makes them.

@@ -111,10 +111,7 @@ impl<N> Endpoints<N> {
                 true => core.machine.checked(slot, is_good, now),
                 false => Vec::new(),
             };
-            match changes.is_empty() {
-                true => Then::Nothing,
-                false => Then::Reroute(changes),
-            }
+            Then::of(changes)
         });
     }
 }

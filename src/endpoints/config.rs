@@ -331,6 +331,7 @@ impl<N> EndpointsBuilder<N> {
             penalty: nanos(self.failure_penalty),
             max_hint: self.max_hint,
             consecutive,
+            lease: nanos(self.base_ejection),
         };
         let rules = Rules {
             consecutive,

@@ -49,12 +49,15 @@ impl<N> Endpoints<N> {
                 return Then::Nothing;
             };
             let was_drained = std::mem::replace(&mut record.is_drained, true);
-            record.vitals.close();
             drained = Some(record.vitals.clone());
             let in_flight = record.vitals.in_flight();
             match was_drained {
                 true => Then::Nothing,
-                false => Then::Reroute(vec![Change::Draining { slot, in_flight }]),
+                false => {
+                    let mut changes = vec![Change::Draining { slot, in_flight }];
+                    changes.extend(core.machine.admit_last(now));
+                    Then::Reroute(changes)
+                }
             }
         });
         let vitals = drained?;

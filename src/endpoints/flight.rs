@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::inner::{Inner, Then};
 use super::node::NodeAddress;
@@ -9,7 +10,7 @@ use super::state::vitals::Vitals;
 use crate::event::Observer;
 use crate::instant::{Instant, nanos};
 use crate::life::Life;
-use crate::verdict::{Health, Verdict};
+use crate::verdict::{ErrorClass, Health, Verdict};
 
 /// A call that counts as in flight on a node until it is recorded or dropped.
 pub struct Flight<'a, N> {
@@ -69,31 +70,62 @@ impl<'a, N> Flight<'a, N> {
         let Some(vitals) = self.vitals.take() else {
             return;
         };
-        let decay = self.inner.settings.decay;
         let elapsed = now.as_nanos().saturating_sub(self.start.as_nanos());
-        let is_of_epoch = vitals.epoch() == self.epoch;
+        // What a call of an earlier epoch finds out says nothing about the node as it is now.
+        let is_current = vitals.epoch() == self.epoch;
         match verdict.health() {
             Health::Healthy => {
-                vitals.latency.record(elapsed, now, decay);
-                if is_of_epoch {
-                    vitals.succeed();
+                if is_current {
+                    vitals
+                        .latency
+                        .record(elapsed, now, self.inner.settings.decay);
                 }
+                vitals.succeed(is_current);
                 leave(self.inner, &vitals);
                 if self.is_probe {
-                    self.end_probe(&vitals, true, now, listener);
+                    self.end_good_probe(&vitals, now, listener);
                 }
             }
-            Health::Unhealthy => self.fail(&vitals, verdict, elapsed, now, listener),
-            Health::Neutral => {
-                if verdict.may_have_been_executed() {
-                    vitals.latency.record_at_least(elapsed, now, decay);
+            Health::Unhealthy => self.fail(&vitals, verdict, elapsed, is_current, now, listener),
+            Health::Neutral => self.end_neutral(&vitals, verdict, elapsed, is_current, now),
+        }
+    }
+
+    /// Ends a call whose result says nothing about the health of the node.
+    #[inline(never)]
+    fn end_neutral(
+        &self,
+        vitals: &Arc<Vitals>,
+        verdict: Verdict,
+        elapsed: u64,
+        is_current: bool,
+        now: Instant,
+    ) {
+        let settings = &self.inner.settings;
+        if is_current && verdict.may_have_been_executed() {
+            match verdict.class() {
+                ErrorClass::Throttled => {
+                    let sample = self.sample_of_failure(verdict, elapsed);
+                    vitals.latency.record(sample, now, settings.decay);
                 }
-                if self.is_probe && is_of_epoch {
-                    vitals.release_probe();
-                }
-                leave(self.inner, &vitals);
+                _ => vitals.latency.record_at_least(elapsed, now, settings.decay),
             }
         }
+        if self.is_probe && is_current {
+            vitals.release_probe(self.start, settings.lease);
+        }
+        leave(self.inner, vitals);
+    }
+
+    /// Returns the latency that a failed or throttled call counts as, in nanoseconds.
+    fn sample_of_failure(&self, verdict: Verdict, elapsed: u64) -> u64 {
+        let hint = self.hint(verdict).map_or(0, nanos);
+        elapsed.max(self.inner.settings.penalty).max(hint)
+    }
+
+    fn hint(&self, verdict: Verdict) -> Option<Duration> {
+        let hint = verdict.hint()?.min(self.inner.settings.max_hint);
+        (!hint.is_zero()).then_some(hint)
     }
 
     #[cold]
@@ -103,50 +135,46 @@ impl<'a, N> Flight<'a, N> {
         vitals: &Arc<Vitals>,
         verdict: Verdict,
         elapsed: u64,
+        is_current: bool,
         now: Instant,
         listener: Option<&dyn Observer>,
     ) {
         let settings = &self.inner.settings;
-        let hint = verdict.hint().map(|hint| hint.min(settings.max_hint));
-        let sample = elapsed.max(settings.penalty).max(hint.map_or(0, nanos));
-        vitals.latency.record(sample, now, settings.decay);
-        // What follows may run observers: the call is no longer in flight then.
-        let failures = match vitals.epoch() == self.epoch {
-            true => vitals.fail(),
-            false => 0,
-        };
+        if is_current {
+            let sample = self.sample_of_failure(verdict, elapsed);
+            vitals.latency.record(sample, now, settings.decay);
+        }
+        // The change below may run observers: the call is no longer in flight then.
+        let failures = vitals.fail(is_current);
         leave(self.inner, vitals);
-        if self.is_probe {
-            self.end_probe(vitals, false, now, listener);
-        } else if let Some(limit) = settings.consecutive {
-            // At each multiple, so that an ejection that was not enforced is looked at again.
-            if failures > 0 && failures % limit == 0 {
-                let chance = self.inner.unit();
-                self.inner.change(now, listener, |core| {
-                    let machine = &mut core.machine;
-                    Then::from(machine.strike(self.slot(), vitals, self.epoch, now, chance))
-                });
-            }
+        // At each multiple, so that an ejection that was not enforced is considered again.
+        let is_at_limit = |limit: u32| !self.is_probe && failures > 0 && failures % limit == 0;
+        let is_at_limit = settings.consecutive.is_some_and(is_at_limit);
+        let hint = self.hint(verdict);
+        if !self.is_probe && !is_at_limit && hint.is_none() {
+            return;
         }
-        if let Some(hint) = hint.filter(|hint| !hint.is_zero()) {
-            self.inner.change(now, listener, |core| {
-                Then::from(core.machine.park(self.slot(), vitals, hint, now))
-            });
-        }
+        let chance = self.inner.unit();
+        self.inner.change(now, listener, |core| {
+            let (machine, slot, epoch) = (&mut core.machine, self.slot(), self.epoch);
+            let ejected = match is_at_limit {
+                true => machine.strike(slot, vitals, epoch, now, chance),
+                false if self.is_probe => {
+                    machine.end_probe(slot, vitals, epoch, false, now, chance)
+                }
+                false => None,
+            };
+            let parked = hint.and_then(|hint| machine.park(slot, vitals, hint, now));
+            Then::of(ejected.into_iter().chain(parked).collect())
+        });
     }
 
     #[cold]
-    fn end_probe(
-        &self,
-        vitals: &Arc<Vitals>,
-        is_good: bool,
-        now: Instant,
-        listener: Option<&dyn Observer>,
-    ) {
-        let chance = self.inner.unit();
+    fn end_good_probe(&self, vitals: &Arc<Vitals>, now: Instant, listener: Option<&dyn Observer>) {
         self.inner.change(now, listener, |core| {
             let machine = &mut core.machine;
-            Then::from(machine.end_probe(self.slot(), vitals, self.epoch, is_good, now, chance))
+            let change = machine.end_probe(self.slot(), vitals, self.epoch, true, now, 0.0);
+            Then::of(change.into_iter().collect())
         });
     }
 
@@ -158,7 +186,7 @@ impl<'a, N> Flight<'a, N> {
 #[inline]
 fn leave<N>(inner: &Inner<N>, vitals: &Arc<Vitals>) {
     if vitals.leave() {
-        inner.wake_drains(vitals);
+        inner.after_last_call(vitals);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::node::Member;
 use super::plan::{Members, Plan, Published, Replaced};
-use super::state::health::{Change, Machine};
+use super::state::health::{Change, Machine, Record};
 use super::state::latency::Decay;
 use super::state::routes::Routes;
 use super::state::rules::{Rules, Strategy};
@@ -38,6 +38,8 @@ pub(super) struct Settings {
     pub(super) penalty: u64,
     pub(super) max_hint: Duration,
     pub(super) consecutive: Option<u32>,
+    /// How long a probe may take before another call may be the probe, in nanoseconds.
+    pub(super) lease: u64,
 }
 
 /// What changes, behind a lock. No user code runs under it.
@@ -81,7 +83,7 @@ impl<N> Core<N> {
     fn remove_idle(&mut self) -> Option<Arc<Members<N>>> {
         let is_gone = |slot: usize| {
             let record = self.machine.get(slot as u32);
-            record.is_some_and(|record| record.is_leaving && record.vitals.in_flight() == 0)
+            record.is_some_and(Record::is_gone)
         };
         let gone: Vec<usize> = (0..self.members.len())
             .filter(|slot| is_gone(*slot))
@@ -92,7 +94,7 @@ impl<N> Core<N> {
         let mut members = Members::clone(&self.members);
         for slot in gone {
             members[slot] = None;
-            self.machine.records[slot] = None;
+            self.machine.remove(slot as u32);
         }
         Some(std::mem::replace(&mut self.members, Arc::new(members)))
     }
@@ -162,12 +164,15 @@ pub(super) enum Then {
     Reroute(Vec<Change>),
 }
 
-impl From<Option<Change>> for Then {
-    fn from(change: Option<Change>) -> Self {
-        match change {
-            None => Self::Nothing,
-            Some(Change::NotEjected { .. }) => Self::Report(change.into_iter().collect()),
-            Some(_) => Self::Reroute(change.into_iter().collect()),
+impl Then {
+    pub(super) fn of(changes: Vec<Change>) -> Self {
+        let is_enforced = |change: &Change| !matches!(change, Change::NotEjected { .. });
+        if changes.is_empty() {
+            Self::Nothing
+        } else if changes.iter().any(is_enforced) {
+            Self::Reroute(changes)
+        } else {
+            Self::Report(changes)
         }
     }
 }
@@ -215,33 +220,45 @@ impl<N> Inner<N> {
             let mut core = self.core();
             match change(&mut core) {
                 Then::Nothing => return,
-                Then::Report(changes) => (self.number(events(&core, changes), listener), None),
+                Then::Report(changes) => {
+                    let events = events(&core, changes);
+                    (self.number(events, listener), Replaced::default())
+                }
                 Then::Reroute(changes) => {
                     let mut events = events(&core, changes);
                     let replaced = self.reroute(&mut core, now, &mut events);
-                    (self.number(events, listener), Some(replaced))
+                    (self.number(events, listener), replaced)
                 }
             }
         };
-        drop(replaced);
-        self.report(&reports, listener);
+        self.report(&reports, listener, replaced);
     }
 
-    /// Publishes routes of the core as it is. Returns what to drop outside the lock.
+    /// Publishes routes of the core as it is. Returns what to drop after the lock is released.
     pub(super) fn reroute(
         &self,
         core: &mut Core<N>,
         now: Instant,
         events: &mut Vec<EndpointEvent>,
-    ) -> (Replaced<N>, Option<Arc<Members<N>>>) {
-        let removed = core.remove_idle();
+    ) -> Replaced<N> {
         let routes = Routes::new(&core.machine, now);
         core.compare_panics(&routes, events);
-        let members = core.members.clone();
-        let replaced = self.published.publish(Plan { routes, members });
+        let mut replaced = self.publish(core, routes);
+        // Only now does no call read routes that lead to them.
+        core.machine.close_drained();
+        if let Some(members) = core.remove_idle() {
+            // The same routes, without the nodes that were removed.
+            replaced.extend(self.publish(core, Routes::new(&core.machine, now)));
+            replaced.push_members(members);
+        }
         let due = core.machine.due(now).as_nanos();
         self.due.store(due, Ordering::Relaxed);
-        (replaced, removed)
+        replaced
+    }
+
+    fn publish(&self, core: &Core<N>, routes: Routes) -> Replaced<N> {
+        let members = core.members.clone();
+        self.published.publish(Plan { routes, members })
     }
 
     pub(super) fn core(&self) -> std::sync::MutexGuard<'_, Core<N>> {
@@ -266,16 +283,39 @@ impl<N> Inner<N> {
         events.into_iter().map(number).collect()
     }
 
-    pub(super) fn report(&self, events: &[Event], listener: Option<&dyn Observer>) {
+    /// Drops what was replaced, which may be values of users, and reports events: all of it, also if user code
+    /// panics.
+    pub(super) fn report(
+        &self,
+        events: &[Event],
+        listener: Option<&dyn Observer>,
+        replaced: Replaced<N>,
+    ) {
         let mut panics = Panics::default();
+        panics.run(|| drop(replaced));
         for event in events {
             self.base.tell_in(&mut panics, *event, listener);
         }
         panics.resume();
     }
 
-    /// Wakes the drains of a node whose last call has ended.
+    /// Ends what waited for the last call of a node that takes no others: its drains, and its removal.
     #[cold]
+    pub(super) fn after_last_call(&self, vitals: &Arc<Vitals>) {
+        let mut panics = Panics::default();
+        panics.run(|| {
+            self.change(self.base.clock.now(), None, |core| {
+                match core.machine.iter().any(|(_, record)| record.is_gone()) {
+                    true => Then::Reroute(Vec::new()),
+                    false => Then::Nothing,
+                }
+            });
+        });
+        panics.run(|| self.wake_drains(vitals));
+        panics.resume();
+    }
+
+    /// Wakes the drains of a node.
     pub(super) fn wake_drains(&self, vitals: &Arc<Vitals>) {
         let drains: Vec<WaitingDrain> = {
             let mut core = lock(&self.core);

@@ -37,6 +37,7 @@ pub use crate::event::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 
 use self::inner::Inner;
 use self::plan::Plan;
+use self::state::tried::TriedSlots;
 
 /// A set of nodes that calls are spread over. See the [module page](self).
 ///
@@ -106,7 +107,9 @@ impl<N> Endpoints<N> {
             Some(Node { member })
         };
         loop {
-            let (flight, node) = self.inner.pick_with(now, 0, None, life, None, node_of)?;
+            let (flight, node) =
+                self.inner
+                    .pick_with(now, TriedSlots::NONE, None, life, None, node_of)?;
             // Always: a plan has the nodes that its routes lead to.
             if let Some(node) = node {
                 return Ok(Permit { flight, node });

@@ -1,15 +1,13 @@
 //! The pick of a node for a call.
 
-use std::sync::Arc;
-
 use super::flight::Flight;
 use super::inner::{Inner, Then};
 use super::node::NodeAddress;
 use super::plan::Plan;
 use super::state::health::Standing;
-use super::state::routes::{Ask, Entry, Picked};
+use super::state::routes::{Ask, Picked};
 use super::state::rules::Strategy;
-use super::state::vitals::Vitals;
+use super::state::tried::TriedSlots;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
@@ -22,7 +20,7 @@ impl<N> Inner<N> {
     pub(super) fn pick(
         &self,
         now: Instant,
-        tried: u64,
+        tried: TriedSlots,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -36,7 +34,7 @@ impl<N> Inner<N> {
     pub(super) fn pick_with<T>(
         &self,
         now: Instant,
-        tried: u64,
+        tried: TriedSlots,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -59,23 +57,20 @@ impl<N> Inner<N> {
             turn,
             chance: self.streams.begin(),
         };
-        for _ in 0..MAX_CLOSED {
-            match self.published.read(|plan| enter(plan, &mut ask, &take)) {
-                Entered::InFlight {
-                    vitals,
-                    address,
-                    is_probe,
-                    taken,
-                } => {
-                    let flight = Flight::new(self, vitals, address.word(), now, is_probe, life);
-                    return Ok((flight, taken));
-                }
-                Entered::NoRoute => break,
-                // The node was closed after these routes were made: another one.
-                Entered::Closed(bit) => ask.tried |= bit,
+        let picked = self.published.read(|plan| {
+            let Picked { entry, is_probe } = plan.routes.pick(&mut ask)?;
+            let (slot, number) = (entry.slot, entry.number);
+            entry.vitals.enter();
+            let address = NodeAddress { slot, number };
+            Some((entry.vitals.clone(), address, is_probe, take(plan, slot)))
+        });
+        match picked {
+            Some((vitals, address, is_probe, taken)) => {
+                let flight = Flight::new(self, vitals, address.word(), now, is_probe, life);
+                Ok((flight, taken))
             }
+            None => Err(self.reject(now, listener)),
         }
-        Err(self.reject(now, listener))
     }
 
     #[cold]
@@ -114,40 +109,5 @@ impl<N> Inner<N> {
                 Then::Reroute(core.machine.advance(now, &mut chance))
             });
         }
-    }
-}
-
-/// How many closed nodes one pick meets before it gives up. Routes without a closed node are published
-/// within microseconds.
-const MAX_CLOSED: usize = 64;
-
-/// What became of a pick.
-enum Entered<T> {
-    InFlight {
-        vitals: Arc<Vitals>,
-        address: NodeAddress,
-        is_probe: bool,
-        taken: T,
-    },
-    /// The node takes no calls any more; its bit.
-    Closed(u64),
-    NoRoute,
-}
-
-/// Picks a node, and counts the call as in flight on it.
-#[inline]
-fn enter<N, T>(plan: &Plan<N>, ask: &mut Ask, take: &impl Fn(&Plan<N>, u32) -> T) -> Entered<T> {
-    let Some(Picked { entry, is_probe }) = plan.routes.pick(ask) else {
-        return Entered::NoRoute;
-    };
-    let (slot, number) = (entry.slot, entry.number);
-    if !entry.vitals.enter() {
-        return Entered::Closed(Entry::bit(slot));
-    }
-    Entered::InFlight {
-        vitals: entry.vitals.clone(),
-        address: NodeAddress { slot, number },
-        is_probe,
-        taken: take(plan, slot),
     }
 }

@@ -9,7 +9,7 @@ use super::flight::Flight;
 use super::inner::Inner;
 use super::node::{Node, NodeAddress};
 use super::state::rendezvous::hash_of;
-use super::state::routes::Entry;
+use super::state::tried::TriedSlots;
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::event::Observer;
@@ -147,7 +147,7 @@ fn run<N, Op: Operation>(
     op: Op,
     cx: Context,
 ) -> GuardedFuture<Pick<'_, N>, Routed<Op>> {
-    let tried = op.tried().bits();
+    let tried = TriedSlots::from_bits(op.tried().bits());
     guarded::run(Pick { inner, key, tried }, Routed { op }, cx)
 }
 
@@ -156,7 +156,7 @@ pub struct Pick<'a, N> {
     inner: &'a Inner<N>,
     key: Option<u64>,
     /// Nodes that the call has tried.
-    tried: u64,
+    tried: TriedSlots,
 }
 
 impl<N> Clone for Pick<'_, N> {
@@ -238,11 +238,14 @@ impl<Op: Operation> Operation for Routed<Op> {
 
     #[inline]
     fn attempt(self, cx: Context) -> Op::Attempt {
-        let bit = Entry::bit(NodeAddress::slot_of(cx.endpoint()));
-        let tried = self.op.tried().bits();
+        let slot = NodeAddress::slot_of(cx.endpoint());
+        let tried = TriedSlots::from_bits(self.op.tried().bits());
         // A node comes a second time only once all have been tried: the next round begins.
-        let tried = if tried & bit == 0 { tried | bit } else { bit };
-        self.op.keep_tried(Tried::from_bits(tried));
+        let tried = match tried.contains(slot) {
+            true => TriedSlots::NONE.with(slot),
+            false => tried.with(slot),
+        };
+        self.op.keep_tried(Tried::from_bits(tried.bits()));
         self.op.attempt(cx)
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::Endpoints;
 use super::config::NAME;
-use super::inner::{Core, Inner};
+use super::inner::{Core, Inner, Then};
 use super::node::{Endpoint, Member, NodeAddress};
 use super::plan::Members;
 use super::state::health::Record;
 use super::state::rendezvous::hash_of;
+use super::state::vitals::Vitals;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
@@ -69,24 +70,29 @@ impl<N> Inner<N> {
     ) -> Result<Changes, ConfigError> {
         check(&nodes)?;
         let now = self.base.clock.now();
-        let (changes, events, replaced) = {
-            let mut core = self.core();
-            // Held until the lock is released: it may be the last that holds values of users.
-            let before = core.members.clone();
-            let changes = core.set(nodes, new_since);
-            let mut events = Vec::new();
-            let replaced = self.reroute(&mut core, now, &mut events);
-            (changes, self.number(events, None), (before, replaced))
-        };
-        drop(replaced);
-        self.report(&events, None);
+        let mut changes = Changes::default();
+        let mut reopened = Vec::new();
+        self.change(now, None, |core| {
+            // The plans that are current still hold the nodes that are replaced.
+            (changes, reopened) = core.set(nodes, new_since);
+            Then::Reroute(core.machine.admit_last(now))
+        });
+        for vitals in &reopened {
+            self.wake_drains(vitals);
+        }
         Ok(changes)
     }
 }
 
 impl<N> Core<N> {
-    fn set(&mut self, nodes: Vec<Endpoint<N>>, new_since: Option<Instant>) -> Changes {
-        let mut changes = Changes::default();
+    /// Makes the set consist of these nodes. Returns the changes, and the nodes that were removed and come back
+    /// while calls were in flight on them.
+    fn set(
+        &mut self,
+        nodes: Vec<Endpoint<N>>,
+        new_since: Option<Instant>,
+    ) -> (Changes, Vec<Arc<Vitals>>) {
+        let (mut changes, mut reopened) = (Changes::default(), Vec::new());
         let mut members = Members::clone(&self.members);
         let known = members.iter().flatten();
         let mut gone: HashMap<Arc<str>, u32> = known
@@ -94,7 +100,12 @@ impl<N> Core<N> {
             .collect();
         for node in nodes {
             let slot = match gone.remove(&node.name) {
-                Some(slot) => self.keep(slot, &node, new_since, &mut changes),
+                Some(slot) => {
+                    let record = self.machine.get_mut(slot);
+                    let back = record.and_then(|it| keep(it, &node, new_since, &mut changes));
+                    reopened.extend(back);
+                    slot
+                }
                 None => {
                     changes.added += 1;
                     let hash = hash_of(&*node.name);
@@ -125,38 +136,33 @@ impl<N> Core<N> {
                 if !record.is_leaving {
                     changes.removed += 1;
                     record.is_leaving = true;
-                    record.vitals.close();
                 }
             }
         }
         self.members = Arc::new(members);
-        changes
+        (changes, reopened)
     }
+}
 
-    /// Keeps the node of a slot. Returns the slot.
-    fn keep(
-        &mut self,
-        slot: u32,
-        node: &Endpoint<N>,
-        new_since: Option<Instant>,
-        changes: &mut Changes,
-    ) -> u32 {
-        if let Some(record) = self.machine.get_mut(slot) {
-            record.weight = node.weight;
-            record.priority = node.priority;
-            if record.is_leaving {
-                // It was removed while it had calls in flight, and comes back.
-                record.is_leaving = false;
-                record.is_drained = false;
-                record.new_since = new_since;
-                record.vitals.open();
-                changes.added += 1;
-            } else {
-                changes.kept += 1;
-            }
-        }
-        slot
+/// Keeps a node. Returns its counters if it was removed and comes back.
+fn keep<N>(
+    record: &mut Record,
+    node: &Endpoint<N>,
+    new_since: Option<Instant>,
+    changes: &mut Changes,
+) -> Option<Arc<Vitals>> {
+    record.weight = node.weight;
+    record.priority = node.priority;
+    if !record.is_leaving {
+        changes.kept += 1;
+        return None;
     }
+    changes.added += 1;
+    record.is_leaving = false;
+    record.is_drained = false;
+    record.new_since = new_since;
+    record.vitals.open();
+    Some(record.vitals.clone())
 }
 
 /// Checks a list of nodes.

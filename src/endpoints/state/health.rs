@@ -1,5 +1,6 @@
 //! Which nodes take calls: ejections, checks, parks, and drains.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::rules::{Rules, SuccessRate};
 use super::vitals::{Ended, Vitals};
 use crate::event::{EjectionCause, Unenforced};
-use crate::instant::Instant;
+use crate::instant::{Instant, nanos};
 use crate::rng::Stream;
 
 /// A node as the machine knows it.
@@ -79,6 +80,11 @@ impl Record {
         !self.is_drained && !self.is_leaving
     }
 
+    /// Whether it was removed and no call is in flight on it.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_leaving && self.vitals.is_idle()
+    }
+
     /// Whether nothing but an ejection keeps calls away.
     pub(crate) fn is_fit(&self, now: Instant) -> bool {
         self.is_member() && !self.is_unhealthy && self.parked_until <= now
@@ -89,24 +95,20 @@ impl Record {
         self.is_fit(now) && self.standing == Standing::Admitted
     }
 
-    /// All calls that ended: good ones and failures.
+    /// Returns all calls that ended: good ones and failures.
     pub(crate) fn totals(&self) -> Ended {
-        let current = self.vitals.ended();
-        Ended {
-            good: self.swept.good + current.good,
-            failed: self.swept.failed + current.failed,
-        }
+        self.swept + self.vitals.ended()
     }
 
+    /// Takes the calls since the last sweep. Returns those of this epoch.
     fn sweep(&mut self) -> Ended {
-        let ended = self.vitals.take_ended();
-        self.swept.good += ended.good;
-        self.swept.failed += ended.failed;
-        ended
+        let (current, late) = self.vitals.take_ended();
+        self.swept = self.swept + current + late;
+        current
     }
 
     /// Begins an epoch without losing the counts of the last one.
-    fn begin_epoch(&mut self) {
+    pub(crate) fn begin_epoch(&mut self) {
         self.sweep();
         self.vitals.begin_epoch();
     }
@@ -153,6 +155,16 @@ pub(crate) struct Machine {
     last_sweep: Instant,
     /// Calls of a node per second between the last two sweeps.
     rate: Option<f64>,
+    /// Slots below this one are taken.
+    first_free: usize,
+}
+
+/// How many nodes are ejected, and how many may be.
+struct Room {
+    members: usize,
+    ejected: usize,
+    /// Available nodes by priority.
+    available: BTreeMap<u32, usize>,
 }
 
 impl Machine {
@@ -162,18 +174,27 @@ impl Machine {
             records: Vec::new(),
             last_sweep: now,
             rate: None,
+            first_free: 0,
         }
     }
 
     /// Puts a record into the lowest free slot, and returns the slot.
     pub(crate) fn insert(&mut self, record: Record) -> u32 {
-        let free = self.records.iter().position(Option::is_none);
-        let slot = free.unwrap_or_else(|| {
+        let mut rest = self.records.iter().skip(self.first_free);
+        let taken = rest.position(Option::is_none);
+        let slot = taken.map_or(self.records.len(), |taken| self.first_free + taken);
+        if slot == self.records.len() {
             self.records.push(None);
-            self.records.len() - 1
-        });
+        }
         self.records[slot] = Some(record);
+        self.first_free = slot + 1;
         slot as u32
+    }
+
+    /// Removes the record of a slot.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        self.records[slot as usize] = None;
+        self.first_free = self.first_free.min(slot as usize);
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Record> {
@@ -182,6 +203,12 @@ impl Machine {
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Record> {
         self.records.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Closes the nodes that are drained or removed. No call may read routes that lead to them any more.
+    pub(crate) fn close_drained(&self) {
+        let drained = self.iter().filter(|(_, record)| !record.is_member());
+        drained.for_each(|(_, record)| record.vitals.close());
     }
 
     /// The record of a slot, if it is still that of the node with these counters.
@@ -236,8 +263,12 @@ impl Machine {
 
     /// Compares the nodes by what happened since the last sweep.
     fn sweep(&mut self, now: Instant, chance: &mut Stream) -> Vec<Change> {
-        let elapsed = now.saturating_duration_since(self.last_sweep);
-        self.last_sweep = now;
+        // Several intervals may have passed without a call.
+        let interval = nanos(self.rules.interval);
+        let intervals = (now.as_nanos() - self.last_sweep.as_nanos()) / interval;
+        let elapsed = Duration::from_nanos(intervals * interval);
+        self.last_sweep += elapsed;
+        let intervals = u32::try_from(intervals).unwrap_or(u32::MAX);
         let (mut members, mut calls) = (0_u32, 0);
         let mut ended: Vec<(u32, Ended)> = Vec::new();
         for (slot, record) in self.records.iter_mut().enumerate() {
@@ -250,9 +281,8 @@ impl Machine {
             calls += counts.calls();
             let was_struck = std::mem::take(&mut record.struck);
             if record.standing == Standing::Admitted {
-                if !was_struck {
-                    record.times = record.times.saturating_sub(1);
-                }
+                let healthy = intervals - u32::from(was_struck);
+                record.times = record.times.saturating_sub(healthy);
                 ended.push((slot as u32, counts));
             }
         }
@@ -265,11 +295,12 @@ impl Machine {
             .rules
             .success_rate
             .and_then(|rule| lowest(rule, &ended));
+        let mut room = self.room(now);
         let mut changes = Vec::new();
         for (slot, counts) in ended {
             let rate = self.rules.success_rate.zip(too_low);
             let is_outlier = rate.is_some_and(|(rule, lowest)| {
-                counts.calls() >= rule.min_calls && success_rate(counts) < lowest
+                counts.calls() >= rule.min_calls && success_rate(counts) < lowest - ROUNDING
             });
             let fails = self.rules.failure_share.is_some_and(|rule| {
                 let share = counts.failed as f64 / counts.calls().max(1) as f64;
@@ -280,7 +311,7 @@ impl Machine {
                 (_, true) => EjectionCause::FailureShare,
                 _ => continue,
             };
-            changes.extend(self.eject(slot, cause, now, chance.unit()));
+            changes.extend(self.eject(slot, cause, &mut room, now, chance.unit()));
         }
         changes
     }
@@ -297,7 +328,9 @@ impl Machine {
         let limit = self.rules.consecutive?;
         self.of_call(slot, vitals)
             .filter(|record| record.vitals.epoch() == epoch)?;
-        self.eject(slot, EjectionCause::ConsecutiveFailures(limit), now, chance)
+        let mut room = self.room(now);
+        let cause = EjectionCause::ConsecutiveFailures(limit);
+        self.eject(slot, cause, &mut room, now, chance)
     }
 
     /// Ends the probe of a node that returns.
@@ -335,6 +368,7 @@ impl Machine {
         &mut self,
         slot: u32,
         cause: EjectionCause,
+        room: &mut Room,
         now: Instant,
         chance: f64,
     ) -> Option<Change> {
@@ -342,35 +376,65 @@ impl Machine {
         if !record.is_member() || record.standing != Standing::Admitted {
             return None;
         }
-        if let Some(reason) = self.unenforced(slot, record.priority, now) {
+        let is_available = record.is_available(now);
+        let available = room.available.entry(record.priority).or_default();
+        let others = *available - usize::from(is_available);
+        let max = ((self.rules.max_ejected * room.members as f64) as usize).max(1);
+        let reason = if others == 0 {
+            Some(Unenforced::LastAvailable)
+        } else if room.ejected >= max {
+            Some(Unenforced::MaxEjected)
+        } else if self.rules.shadow {
+            Some(Unenforced::Shadow)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
             return Some(Change::NotEjected {
                 slot,
                 cause,
                 reason,
             });
         }
+        *available = others;
+        room.ejected += 1;
         self.eject_for(slot, cause, now, chance)
     }
 
-    /// Why the node of a slot may not be ejected, if it may not.
-    fn unenforced(&self, slot: u32, priority: u32, now: Instant) -> Option<Unenforced> {
-        let (mut members, mut ejected, mut others) = (0_usize, 0, 0);
-        for (other, record) in self.iter().filter(|(_, record)| record.is_member()) {
-            members += 1;
-            ejected += usize::from(record.standing != Standing::Admitted);
-            let same = record.priority == priority && other != slot;
-            others += usize::from(same && record.is_available(now));
+    /// Counts the nodes.
+    fn room(&self, now: Instant) -> Room {
+        let mut room = Room {
+            members: 0,
+            ejected: 0,
+            available: BTreeMap::new(),
+        };
+        for (_, record) in self.iter().filter(|(_, record)| record.is_member()) {
+            room.members += 1;
+            room.ejected += usize::from(record.standing != Standing::Admitted);
+            let available = room.available.entry(record.priority).or_default();
+            *available += usize::from(record.is_available(now));
         }
-        let max = ((self.rules.max_ejected * members as f64) as usize).max(1);
-        if others == 0 {
-            Some(Unenforced::LastAvailable)
-        } else if ejected >= max {
-            Some(Unenforced::MaxEjected)
-        } else if self.rules.shadow {
-            Some(Unenforced::Shadow)
-        } else {
-            None
+        room
+    }
+
+    /// Ends the ejection of one node in each priority that has no other, because the others were removed or
+    /// drained.
+    pub(crate) fn admit_last(&mut self, now: Instant) -> Vec<Change> {
+        // By priority: the node whose ejection ends first, and when; `None` if a node is not ejected.
+        let mut last: BTreeMap<u32, Option<(Instant, u32)>> = BTreeMap::new();
+        for (slot, record) in self.iter().filter(|(_, record)| record.is_member()) {
+            let ends = match record.standing {
+                Standing::Admitted => None,
+                Standing::Returning => Some((Instant::ORIGIN, slot)),
+                Standing::Ejected { until } => Some((until, slot)),
+            };
+            let first = last.entry(record.priority).or_insert(ends);
+            *first = first.zip(ends).map(|(first, ends)| first.min(ends));
         }
+        let slots = last.into_values().flatten();
+        slots
+            .filter_map(|(_, slot)| self.admit(slot, now))
+            .collect()
     }
 
     fn eject_for(
@@ -465,6 +529,9 @@ impl Machine {
         new > 0 && new * 2 <= available && has_traffic
     }
 }
+
+/// The error of a mean of success rates: equal rates are not outliers because of it.
+const ROUNDING: f64 = 1e-9;
 
 fn success_rate(ended: Ended) -> f64 {
     match ended.calls() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use loom::sync::Arc;
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use super::latency::{Decay, Latency};
@@ -13,22 +13,29 @@ use crate::instant::Instant;
 fn loom_a_drain_sees_each_call_or_keeps_it_out() {
     loom::model(|| {
         let vitals = Arc::new(Vitals::new());
+        // Whether the routes lead to the node.
+        let routes = Arc::new(Mutex::new(true));
         let caller = {
-            let vitals = vitals.clone();
+            let (vitals, routes) = (vitals.clone(), routes.clone());
             thread::spawn(move || {
-                let entered = vitals.enter();
+                let routes = routes.lock().unwrap();
+                if *routes {
+                    vitals.enter();
+                }
+                let entered = *routes;
+                drop(routes);
                 (entered, entered && vitals.leave())
             })
         };
+        *routes.lock().unwrap() = false;
         vitals.close();
         let seen = vitals.in_flight();
         let (entered, wakes) = caller.join().unwrap();
-        assert_eq!(vitals.in_flight(), 0);
+        assert!(vitals.is_idle());
         if seen == 1 {
             // The drain waits, so the call wakes it.
             assert!(entered && wakes);
         }
-        assert!(!vitals.enter(), "it is closed");
     });
 }
 
@@ -36,7 +43,8 @@ fn loom_a_drain_sees_each_call_or_keeps_it_out() {
 fn loom_the_last_of_two_calls_wakes_the_drain() {
     loom::model(|| {
         let vitals = Arc::new(Vitals::new());
-        assert!(vitals.enter() && vitals.enter());
+        vitals.enter();
+        vitals.enter();
         vitals.close();
         let other = {
             let vitals = vitals.clone();
@@ -84,5 +92,17 @@ fn loom_no_sample_is_lost() {
         // Whichever came first is the average, and the other one has moved it.
         let moved = [1_000_000.0, 3_000_000.0].map(|first| (average - first).abs());
         assert!(moved.iter().all(|moved| *moved > 1.0), "{average}");
+    });
+}
+
+#[test]
+fn loom_no_call_is_lost_when_an_epoch_begins() {
+    loom::model(|| {
+        let mut record = super::health::Record::new(1.0, 0, 0, None);
+        let vitals = record.vitals.clone();
+        let caller = thread::spawn(move || vitals.succeed(true));
+        record.begin_epoch();
+        caller.join().unwrap();
+        assert_eq!(record.totals().good, 1);
     });
 }

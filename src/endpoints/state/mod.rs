@@ -7,6 +7,7 @@ pub(crate) mod rendezvous;
 pub(crate) mod routes;
 pub(crate) mod rules;
 pub(crate) mod slow_start;
+pub(crate) mod tried;
 pub(crate) mod vitals;
 
 #[cfg(all(test, backstop_loom))]

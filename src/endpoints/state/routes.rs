@@ -10,9 +10,10 @@ use super::priority::{Level, Share, spread};
 use super::rendezvous;
 use super::rules::{MAX_CHOICES, Strategy};
 use super::slow_start::SlowStart;
+use super::tried::TriedSlots;
 use super::vitals::Vitals;
 use crate::instant::{Instant, nanos};
-use crate::rng::{Stream, mix};
+use crate::rng::{Stream, mix, unit};
 
 /// A node that calls may go to.
 #[derive(Clone, Debug)]
@@ -42,19 +43,14 @@ impl Entry {
         }
     }
 
-    /// The bit of a node among those that a call has tried. Nodes from the 65th on share bits.
-    pub(crate) const fn bit(slot: u32) -> u64 {
-        1 << (slot % 64)
-    }
-
     /// What calls are compared by: latency × (calls in flight + 1) / weight.
     #[inline]
     fn cost(&self, latency: f64) -> f64 {
         latency * (f64::from(self.vitals.in_flight()) + 1.0) * self.per_weight
     }
 
-    const fn is_tried(&self, tried: u64) -> bool {
-        tried & Self::bit(self.slot) != 0
+    const fn is_tried(&self, tried: TriedSlots) -> bool {
+        tried.contains(self.slot)
     }
 }
 
@@ -74,8 +70,8 @@ pub(crate) struct Tier {
 #[derive(Debug)]
 pub(crate) struct Routes {
     pub(crate) tiers: Vec<Tier>,
-    /// Nodes that wait for a probe.
-    probes: Vec<Entry>,
+    /// Nodes that wait for a probe, with their priorities.
+    probes: Vec<(u32, Entry)>,
     /// There is one priority with at least two nodes, none of them new, and none waits for a probe.
     is_plain: bool,
     /// How long a probe may take before another call may be the probe, in nanoseconds.
@@ -91,8 +87,8 @@ pub(crate) struct Ask {
     pub(crate) strategy: Strategy,
     /// The hash of the key, if the call sticks to the node of its key.
     pub(crate) key: Option<u64>,
-    /// Nodes that the call has tried, as bits.
-    pub(crate) tried: u64,
+    /// Nodes that the call has tried.
+    pub(crate) tried: TriedSlots,
     /// Number of the call, for round robin.
     pub(crate) turn: u64,
     pub(crate) chance: Stream,
@@ -106,6 +102,18 @@ pub(crate) struct Picked<'a> {
 }
 
 impl Routes {
+    /// Routes to no node.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self {
+            tiers: Vec::new(),
+            probes: Vec::new(),
+            is_plain: false,
+            lease: 0,
+            slow_start: SlowStart::new(std::time::Duration::ZERO, 0.0, 1.0),
+        }
+    }
+
     pub(crate) fn new(machine: &Machine, now: Instant) -> Self {
         let mut members: Vec<(u32, &Record)> = machine
             .iter()
@@ -132,10 +140,10 @@ impl Routes {
         let tiers: Vec<Tier> = tiers
             .map(|((group, level), share)| Tier::new(machine, group, *level, share, now))
             .collect();
-        let probes: Vec<Entry> = members
+        let probes: Vec<(u32, Entry)> = members
             .iter()
             .filter(|(_, record)| record.standing == Standing::Returning && record.is_fit(now))
-            .map(|(slot, record)| Entry::of(*slot, record, false))
+            .map(|(slot, record)| (record.priority, Entry::of(*slot, record, false)))
             .collect();
         let is_plain = match &*tiers {
             [tier] => tier.share.percent > 0 && tier.entries.len() >= 2 && !tier.has_new,
@@ -153,7 +161,7 @@ impl Routes {
     /// Picks a node. `None` if no node takes calls.
     #[inline]
     pub(crate) fn pick(&self, ask: &mut Ask) -> Option<Picked<'_>> {
-        let is_plain = ask.tried == 0 && ask.key.is_none();
+        let is_plain = ask.tried.is_empty() && ask.key.is_none();
         match &*self.tiers {
             [tier] if self.is_plain && is_plain && ask.strategy == Strategy::LeastLoaded(2) => {
                 let entry = tier.better_of_two(ask);
@@ -167,28 +175,31 @@ impl Routes {
     /// As [`pick`](Self::pick), for all nodes and calls. Out of line: its arrays would cost most picks.
     #[inline(never)]
     fn pick_any(&self, ask: &mut Ask) -> Option<Picked<'_>> {
+        let tier = self.tier(ask);
         if !self.probes.is_empty() {
-            if let Some(entry) = self.claim_probe(ask) {
+            if let Some(entry) = self.claim_probe(tier, ask) {
                 return Some(Picked {
                     entry,
                     is_probe: true,
                 });
             }
         }
-        let tier = self.tier(ask)?;
-        let entry = match ask.tried {
-            0 => tier.pick(ask, self.slow_start),
-            _ => self.pick_untried(tier, ask),
+        let tier = tier?;
+        let entry = match ask.tried.is_empty() {
+            true => tier.pick(ask, self.slow_start),
+            false => self.pick_untried(tier, ask),
         };
         let is_probe = false;
         entry.map(|entry| Picked { entry, is_probe })
     }
 
     #[cold]
-    fn claim_probe(&self, ask: &Ask) -> Option<&Entry> {
-        self.probes.iter().find(|entry| {
-            !entry.is_tried(ask.tried) && entry.vitals.claim_probe(ask.now, self.lease)
-        })
+    fn claim_probe(&self, tier: Option<&Tier>, ask: &Ask) -> Option<&Entry> {
+        let entries = self.probes.iter().filter(|(priority, entry)| {
+            !entry.is_tried(ask.tried) && is_node_of_key(*priority, entry, tier, ask)
+        });
+        let claim = |entry: &&Entry| entry.vitals.claim_probe(ask.now, self.lease);
+        entries.map(|(_, entry)| entry).find(claim)
     }
 
     /// The tier that the call belongs to.
@@ -220,9 +231,19 @@ impl Routes {
                 return tier.pick(ask, self.slow_start);
             }
         }
-        ask.tried = 0;
+        ask.tried = TriedSlots::NONE;
         tier.pick(ask, self.slow_start)
     }
+}
+
+/// Whether a call may be the probe of this node: if it has a key, only if the node will be that of the key.
+fn is_node_of_key(priority: u32, entry: &Entry, tier: Option<&Tier>, ask: &Ask) -> bool {
+    let (Some(key), Some(tier)) = (ask.key, tier) else {
+        return true;
+    };
+    let score = |entry: &Entry| rendezvous::score(key, entry.hash, entry.weight);
+    let current = tier.highest_score(key, ask.tried);
+    priority <= tier.priority && current.is_none_or(|current| score(entry) > score(current))
 }
 
 impl Tier {
@@ -344,8 +365,12 @@ impl Tier {
         let total = self.entries.len();
         let choices = choices.min(total);
         let mut count = 0;
+        if choices == 1 {
+            drawn[0] = self.any(&mut ask.chance);
+            count = 1;
+        }
         // Floyd's algorithm: as many draws as nodes, each set equally likely.
-        for last in total - choices..total {
+        for last in total - choices + count..total {
             let at = ask.chance.below(last + 1);
             let at = if drawn[..count].contains(&at) {
                 last
@@ -360,7 +385,7 @@ impl Tier {
             let first = ask.chance.below(choices);
             drawn.swap(0, first);
         }
-        if ask.tried == 0 && !self.has_new {
+        if ask.tried.is_empty() && !self.has_new {
             return &drawn[..count];
         }
         self.redraw(count, drawn, ask, slow_start)
@@ -418,17 +443,22 @@ impl Tier {
         if total == 0 {
             return None;
         }
-        let start = match self.sums.last() {
-            None => (ask.turn % total as u64) as usize,
-            Some(sum) => {
-                // Multiples of the golden ratio fall evenly on the sum of the weights.
-                let turn = ask.turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let point = (turn >> 11) as f64 / (1_u64 << 53) as f64 * sum;
-                self.sums
-                    .partition_point(|sum| *sum <= point)
-                    .min(total - 1)
-            }
+        let start = match self.sums.is_empty() {
+            true => (ask.turn % total as u64) as usize,
+            // Multiples of the golden ratio are spread evenly.
+            false => self.at(unit(ask.turn.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
         };
+        let first = &self.entries[start];
+        if !first.is_tried(ask.tried) && self.takes(first, ask, slow_start) {
+            return Some(first);
+        }
+        // Random ones: the next one in turn would get the calls of this one in addition to its own.
+        for _ in 0..4 {
+            let entry = &self.entries[self.any(&mut ask.chance)];
+            if !entry.is_tried(ask.tried) && self.takes(entry, ask, slow_start) {
+                return Some(entry);
+            }
+        }
         let in_turn = || (0..total).map(|step| &self.entries[(start + step) % total]);
         let tried = ask.tried;
         let untried = || in_turn().filter(move |entry| !entry.is_tried(tried));
@@ -438,8 +468,23 @@ impl Tier {
             .or_else(|| in_turn().next())
     }
 
+    /// Draws an entry, by weight.
+    fn any(&self, chance: &mut Stream) -> usize {
+        match self.sums.is_empty() {
+            true => chance.below(self.entries.len()),
+            false => self.at(chance.unit()),
+        }
+    }
+
+    /// Returns the entry at this part, in `[0, 1)`, of the sum of the weights.
+    fn at(&self, part: f64) -> usize {
+        let point = part * self.sums.last().copied().unwrap_or_default();
+        let at = self.sums.partition_point(|sum| *sum <= point);
+        at.min(self.entries.len() - 1)
+    }
+
     /// The node of a key.
-    fn highest_score(&self, key: u64, tried: u64) -> Option<&Entry> {
+    fn highest_score(&self, key: u64, tried: TriedSlots) -> Option<&Entry> {
         let untried = || self.entries.iter().filter(|entry| !entry.is_tried(tried));
         if self.sums.is_empty() {
             // All weights are equal: the same order, without logarithms.

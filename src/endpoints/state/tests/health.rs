@@ -227,3 +227,43 @@ fn good_checks_end_an_ejection() {
     );
     assert_eq!(standing(&machine, 0), Standing::Admitted);
 }
+
+#[test]
+fn idle_intervals_count_as_intervals_without_an_ejection() {
+    let mut machine = machine(10, rules());
+    let mut now = at(0);
+    for _ in 0..8 {
+        strike(&mut machine, 0, now);
+        now += 300 * SECOND;
+        advance(&mut machine, now);
+        end_probe(&mut machine, 0, true, now);
+    }
+    advance(&mut machine, now + 10 * SECOND);
+    let times = |machine: &Machine| machine.get(0).unwrap().times;
+    let before = times(&machine);
+    // No call for 35 s, which is three intervals and a half.
+    advance(&mut machine, now + 45 * SECOND);
+    assert_eq!(times(&machine), before - 3);
+}
+
+#[test]
+fn equal_nodes_are_no_outliers_at_any_deviation() {
+    // Rounding makes the mean of equal rates differ from the rates.
+    for deviations in [1e-9, 0.1, 0.5, 0.9, 1.9] {
+        for failed in 0..100 {
+            let rule = SuccessRate {
+                deviations,
+                min_calls: 100,
+                min_nodes: 5,
+            };
+            let rules = Rules {
+                success_rate: Some(rule),
+                failure_share: None,
+                ..rules()
+            };
+            let mut machine = machine(13, rules);
+            (0..13).for_each(|slot| count(&machine, slot, 1000 - failed, failed));
+            assert_eq!(advance(&mut machine, at(10)), [], "{deviations} {failed}");
+        }
+    }
+}

@@ -66,9 +66,9 @@ fn vitals(machine: &Machine, slot: u32) -> Arc<Vitals> {
 fn count(machine: &Machine, slot: u32, good: u32, failed: u32) {
     let vitals = vitals(machine, slot);
     for _ in 0..failed {
-        vitals.fail();
+        vitals.fail(true);
     }
-    (0..good).for_each(|_| vitals.succeed());
+    (0..good).for_each(|_| vitals.succeed(true));
 }
 
 fn strike(machine: &mut Machine, slot: u32, now: Instant) -> Option<Change> {
@@ -95,7 +95,7 @@ type Row = (&'static [usize], &'static [u32]);
 #[test]
 fn calls_spill_over_as_in_the_tables_of_envoy() {
     // The three tables of the page "Priority levels" of its documentation, row by row.
-    let table: [Row; 19] = [
+    let table: [Row; 20] = [
         (&[100, 100], &[100, 0]),
         (&[72, 100], &[100, 0]),
         (&[71, 100], &[99, 1]),
@@ -115,7 +115,8 @@ fn calls_spill_over_as_in_the_tables_of_envoy() {
         (&[25, 100, 100], &[35, 65, 0]),
         (&[25, 25, 100], &[35, 35, 30]),
         (&[25, 25, 20], &[36, 36, 28]),
-        // The last row of the table on the panic threshold.
+        // The rows of the page "Panic threshold" that differ. It gives 50 % for this one, against the formula.
+        (&[50, 60], &[70, 30]),
         (&[5, 65], &[7, 93]),
     ];
     for (healthy, expected) in table {
@@ -136,12 +137,17 @@ fn calls_spill_over_as_in_the_tables_of_envoy() {
 
 #[test]
 fn levels_panic_as_in_the_table_of_envoy() {
-    let table: [(&[usize], &[bool]); 8] = [
+    // Both tables of the page "Panic threshold" of its documentation.
+    let table: [(&[usize], &[bool]); 12] = [
         (&[72, 100], &[false, false]),
+        (&[71, 100], &[false, false]),
+        (&[50, 100], &[false, false]),
         (&[25, 100], &[false, false]),
         (&[0, 100], &[false, false]),
+        (&[72, 72], &[false, false]),
         (&[71, 71], &[false, false]),
         (&[50, 60], &[false, false]),
+        (&[25, 100], &[false, false]),
         (&[25, 25], &[true, true]),
         (&[5, 65], &[true, false]),
         (&[0, 0], &[true, true]),
