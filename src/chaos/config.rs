@@ -26,7 +26,7 @@ pub struct ChaosBuilder<E = NoFault, R = NoFault> {
     result: R,
 }
 
-/// What does not depend on the faults' types.
+/// Settings that do not depend on the types of the faults.
 #[derive(Clone)]
 struct Parts {
     rates: [f64; 4],
@@ -63,7 +63,7 @@ impl Chaos {
 }
 
 impl<E, R> ChaosBuilder<E, R> {
-    /// Delays this share of the calls, by a time or a random time in a range.
+    /// Delays this share of the calls, by a fixed time or a random one in a range. Default none.
     pub fn latency(mut self, rate: f64, latency: impl Into<Latency>) -> Self {
         self.parts.rates[Fault::Latency as usize] = rate;
         self.parts.latency = latency.into();
@@ -134,7 +134,7 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// Hears of each fault, also those of calls without an observer.
+    /// Receives each fault, also those of calls without an observer.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.parts.setup.observer = Some(crate::clock::blocking::shielded(observer));
         self

@@ -14,7 +14,7 @@ use crate::rng::SharedRng;
 pub(super) type Behavior = dyn Fn() -> BoxedBehavior + Send + Sync;
 pub(super) type BoxedBehavior = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Says which calls may get faults.
+/// Selects the calls that may get faults.
 pub(super) type Only = dyn Fn(&Context) -> bool + Send + Sync;
 
 pub(super) struct Inner {

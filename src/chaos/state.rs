@@ -1,4 +1,4 @@
-//! Which calls get which fault.
+//! Rates, the cap, and the draw of faults.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// The name of injectors that were given none.
+/// The default name.
 pub(super) const NAME: &str = "chaos";
 
 /// Checks rates, which are shares of the calls.
@@ -53,7 +53,7 @@ pub(super) fn check_rates(rates: [f64; 4]) -> Result<(), ConfigError> {
             ));
         }
     }
-    // A call gets one fault at most. The small addition is for sums of tenths.
+    // A call gets at most one fault. The margin allows for rounding in sums of tenths.
     if rates.iter().sum::<f64>() > 1.0 + 1e-9 {
         return Err(ConfigError::new(NAME, "rates", "must be at most 1 in sum"));
     }
@@ -129,7 +129,7 @@ pub(super) struct State {
     rates: [AtomicU64; 4],
     /// Share of the calls, in units of [`ONE`].
     max_share: AtomicU64,
-    /// What calls have left for faults, in units of [`ONE`].
+    /// Faults that may be injected, in units of [`ONE`].
     credit: AtomicU64,
     calls: AtomicU64,
     injected: [AtomicU64; 4],
@@ -241,7 +241,7 @@ impl State {
     }
 }
 
-/// Down, so that the cap is never exceeded.
+/// Converts a share to units, rounded down so that the cap is never exceeded.
 fn units(share: f64) -> u64 {
     (share * ONE as f64) as u64
 }

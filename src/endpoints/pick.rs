@@ -1,13 +1,13 @@
 //! The pick of a node for a call.
 
 use super::flight::Flight;
-use super::inner::{Inner, Then};
+use super::inner::{Effect, Inner};
 use super::node::NodeAddress;
 use super::plan::Plan;
 use super::state::health::Standing;
-use super::state::routes::{Ask, Picked};
+use super::state::routes::{PickRequest, Picked};
 use super::state::rules::Strategy;
-use super::state::tried::TriedSlots;
+use super::state::tried::TriedNodes;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
@@ -20,7 +20,7 @@ impl<N> Inner<N> {
     pub(super) fn pick(
         &self,
         now: Instant,
-        tried: TriedSlots,
+        tried: TriedNodes,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -29,12 +29,12 @@ impl<N> Inner<N> {
         picked.map(|(flight, ())| flight)
     }
 
-    /// As [`pick`](Self::pick), and takes something out of the plan that the node, of this slot, is part of.
+    /// As [`pick`](Self::pick). Also returns what `take` reads from the plan, given the index of the node.
     #[inline]
     pub(super) fn pick_with<T>(
         &self,
         now: Instant,
-        tried: TriedSlots,
+        tried: TriedNodes,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -48,25 +48,25 @@ impl<N> Inner<N> {
             Strategy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
             Strategy::LeastLoaded(_) => 0,
         };
-        let mut ask = Ask {
+        let mut request = PickRequest {
             now,
             decay: self.settings.decay,
             strategy: self.settings.strategy,
             key,
             tried,
             turn,
-            chance: self.streams.begin(),
+            random: self.streams.begin(),
         };
         let picked = self.published.read(|plan| {
-            let Picked { entry, is_probe } = plan.routes.pick(&mut ask)?;
-            let (slot, number) = (entry.slot, entry.number);
-            entry.vitals.enter();
-            let address = NodeAddress { slot, number };
-            Some((entry.vitals.clone(), address, is_probe, take(plan, slot)))
+            let Picked { entry, is_probe } = plan.routes.pick(&mut request)?;
+            let (index, number) = (entry.index, entry.number);
+            entry.stats.enter();
+            let address = NodeAddress { index, number };
+            Some((entry.stats.clone(), address, is_probe, take(plan, index)))
         });
         match picked {
-            Some((vitals, address, is_probe, taken)) => {
-                let flight = Flight::new(self, vitals, address.word(), now, is_probe, life);
+            Some((stats, address, is_probe, taken)) => {
+                let flight = Flight::new(self, stats, address.id(), now, is_probe, life);
                 Ok((flight, taken))
             }
             None => Err(self.reject(now, listener)),
@@ -99,14 +99,14 @@ impl<N> Inner<N> {
     /// as they are.
     #[cold]
     fn maintain(&self, due: u64, now: Instant, listener: Option<&dyn Observer>) {
-        // Relaxed: the word only decides which call it is. New routes set the next time.
+        // Relaxed: the value only decides which call it is. New routes set the next time.
         let claimed =
             self.due
                 .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
         if claimed.is_ok() {
-            let mut chance = self.streams.begin();
+            let mut random = self.streams.begin();
             self.change(now, listener, |core| {
-                Then::Reroute(core.machine.advance(now, &mut chance))
+                Effect::Reroute(core.machine.advance(now, &mut random))
             });
         }
     }

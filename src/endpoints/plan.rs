@@ -2,25 +2,25 @@
 
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
-use super::node::{Member, NodeAddress};
+use super::node::{NodeAddress, NodeEntry};
 use super::state::routes::Routes;
 use crate::striped::home;
 
-/// The nodes of a set by slot.
-pub(super) type Members<N> = Vec<Option<Arc<Member<N>>>>;
+/// The nodes of a set by index.
+pub(super) type NodeTable<N> = Vec<Option<Arc<NodeEntry<N>>>>;
 
 /// The routes of a set, and its nodes. Immutable.
 pub(super) struct Plan<N> {
     pub(super) routes: Routes,
-    pub(super) members: Arc<Members<N>>,
+    pub(super) members: Arc<NodeTable<N>>,
 }
 
 impl<N> Plan<N> {
-    /// Finds a node by the word in the context of an attempt.
-    pub(super) fn find(&self, word: u64) -> Option<&Arc<Member<N>>> {
-        let slot = NodeAddress::slot_of(word) as usize;
-        let member = self.members.get(slot)?.as_ref()?;
-        (member.address.word() == word).then_some(member)
+    /// Finds a node by its packed address, which the context of an attempt has.
+    pub(super) fn find(&self, node_id: u64) -> Option<&Arc<NodeEntry<N>>> {
+        let index = NodeAddress::index_of(node_id) as usize;
+        let member = self.members.get(index)?.as_ref()?;
+        (member.address.id() == node_id).then_some(member)
     }
 }
 
@@ -41,7 +41,7 @@ struct PlanCopy<N>(RwLock<Arc<Plan<N>>>);
 /// users.
 pub(super) struct Replaced<N> {
     plans: Vec<Arc<Plan<N>>>,
-    members: Vec<Arc<Members<N>>>,
+    members: Vec<Arc<NodeTable<N>>>,
 }
 
 impl<N> Default for Replaced<N> {
@@ -54,7 +54,7 @@ impl<N> Default for Replaced<N> {
 }
 
 impl<N> Replaced<N> {
-    pub(super) fn push_members(&mut self, members: Arc<Members<N>>) {
+    pub(super) fn push_members(&mut self, members: Arc<NodeTable<N>>) {
         self.members.push(members);
     }
 
@@ -127,7 +127,7 @@ mod tests {
             }
         }
         let routes = Routes::empty();
-        let members = Arc::new(Members::new());
+        let members = Arc::new(NodeTable::new());
         let published = Published::<()>::new(Plan { routes, members });
         // More readers at the same time than there are copies.
         assert_eq!(nested(&published, 3 * COPIES), 3 * COPIES);

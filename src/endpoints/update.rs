@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use super::Endpoints;
 use super::config::NAME;
-use super::inner::{Core, Inner, Then};
-use super::node::{Endpoint, Member, NodeAddress};
-use super::plan::Members;
+use super::inner::{Core, Effect, Inner};
+use super::node::{Endpoint, NodeAddress, NodeEntry};
+use super::plan::NodeTable;
 use super::state::health::Record;
 use super::state::rendezvous::hash_of;
-use super::state::vitals::Vitals;
+use super::state::stats::NodeStats;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// How an update has changed a set. Returned by [`Endpoints::update`].
+/// The changes that an update made. Returned by [`Endpoints::update`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changes {
@@ -75,10 +75,10 @@ impl<N> Inner<N> {
         self.change(now, None, |core| {
             // The plans that are current still hold the nodes that are replaced.
             (changes, reopened) = core.set(nodes, new_since);
-            Then::Reroute(core.machine.admit_last(now))
+            Effect::Reroute(core.machine.admit_last(now))
         });
-        for vitals in &reopened {
-            self.wake_drains(vitals);
+        for stats in &reopened {
+            self.wake_drains(stats);
         }
         Ok(changes)
     }
@@ -91,20 +91,20 @@ impl<N> Core<N> {
         &mut self,
         nodes: Vec<Endpoint<N>>,
         new_since: Option<Instant>,
-    ) -> (Changes, Vec<Arc<Vitals>>) {
+    ) -> (Changes, Vec<Arc<NodeStats>>) {
         let (mut changes, mut reopened) = (Changes::default(), Vec::new());
-        let mut members = Members::clone(&self.members);
+        let mut members = NodeTable::clone(&self.members);
         let known = members.iter().flatten();
         let mut gone: HashMap<Arc<str>, u32> = known
-            .map(|member| (member.name.clone(), member.address.slot))
+            .map(|member| (member.name.clone(), member.address.index))
             .collect();
         for node in nodes {
-            let slot = match gone.remove(&node.name) {
-                Some(slot) => {
-                    let record = self.machine.get_mut(slot);
+            let index = match gone.remove(&node.name) {
+                Some(index) => {
+                    let record = self.machine.get_mut(index);
                     let back = record.and_then(|it| keep(it, &node, new_since, &mut changes));
                     reopened.extend(back);
-                    slot
+                    index
                 }
                 None => {
                     changes.added += 1;
@@ -113,26 +113,26 @@ impl<N> Core<N> {
                     self.machine.insert(record)
                 }
             };
-            let Some(record) = self.machine.get(slot) else {
+            let Some(record) = self.machine.get(index) else {
                 continue;
             };
             let address = NodeAddress {
-                slot,
+                index,
                 number: record.number,
             };
-            let vitals = record.vitals.clone();
-            let member = Member {
+            let stats = record.stats.clone();
+            let member = NodeEntry {
                 name: node.name,
                 value: node.value,
                 weight: node.weight,
                 priority: node.priority,
                 address,
-                vitals,
+                stats,
             };
             Inner::place(&mut members, member);
         }
-        for slot in gone.into_values() {
-            if let Some(record) = self.machine.get_mut(slot) {
+        for index in gone.into_values() {
+            if let Some(record) = self.machine.get_mut(index) {
                 if !record.is_leaving {
                     changes.removed += 1;
                     record.is_leaving = true;
@@ -150,7 +150,7 @@ fn keep<N>(
     node: &Endpoint<N>,
     new_since: Option<Instant>,
     changes: &mut Changes,
-) -> Option<Arc<Vitals>> {
+) -> Option<Arc<NodeStats>> {
     record.weight = node.weight;
     record.priority = node.priority;
     if !record.is_leaving {
@@ -161,8 +161,8 @@ fn keep<N>(
     record.is_leaving = false;
     record.is_drained = false;
     record.new_since = new_since;
-    record.vitals.open();
-    Some(record.vitals.clone())
+    record.stats.open();
+    Some(record.stats.clone())
 }
 
 /// Checks a list of nodes.

@@ -45,6 +45,7 @@ impl FileSink {
                     when_full: WhenFull::Reject,
                 },
                 segment_bytes: 8 << 20,
+                fill_bytes: 256 << 10,
                 sync: true,
             },
             max_waiting: 1 << 16,

@@ -1,4 +1,4 @@
-//! Which nodes take calls: ejections, checks, parks, and drains.
+//! The health of nodes: ejections, checks, parks, and drains.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,36 +6,36 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::rules::{Rules, SuccessRate};
-use super::vitals::{Ended, Vitals};
+use super::stats::{Ended, NodeStats};
 use crate::event::{EjectionCause, Unenforced};
 use crate::instant::{Instant, nanos};
 use crate::rng::Stream;
 
-/// A node as the machine knows it.
+/// The health of a node.
 #[derive(Debug)]
 pub(crate) struct Record {
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) stats: Arc<NodeStats>,
     pub(crate) weight: f64,
     pub(crate) priority: u32,
-    /// Of its name.
+    /// The hash of its name.
     pub(crate) hash: u64,
-    /// A number that no other node has.
+    /// Distinguishes the node from all others of the process.
     pub(crate) number: u32,
     pub(crate) standing: Standing,
     /// How many times it was ejected, less one for each healthy interval since.
     pub(crate) times: u32,
-    /// It was ejected since the last sweep.
-    struck: bool,
-    /// It takes no calls before this.
+    /// Whether it was ejected since the last sweep.
+    was_ejected: bool,
+    /// It takes no calls before this time, because it asked for a pause.
     pub(crate) parked_until: Instant,
     pub(crate) is_drained: bool,
     /// It has been removed from the set.
     pub(crate) is_leaving: bool,
-    /// Health checks say so.
+    /// Whether its health checks fail.
     pub(crate) is_unhealthy: bool,
-    /// Checks in a row that contradict `is_unhealthy`.
+    /// Consecutive checks that contradict `is_unhealthy`.
     streak: u32,
-    /// Since when it is new.
+    /// Start of its slow start.
     pub(crate) new_since: Option<Instant>,
     swept: Ended,
 }
@@ -43,9 +43,9 @@ pub(crate) struct Record {
 /// Whether a node is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It is not.
+    /// Not ejected.
     Admitted,
-    /// It takes no calls before this.
+    /// It takes no calls before this time.
     Ejected { until: Instant },
     /// Its ejection is over: the next call is the probe that decides.
     Returning,
@@ -53,18 +53,18 @@ pub(crate) enum Standing {
 
 impl Record {
     pub(crate) fn new(weight: f64, priority: u32, hash: u64, new_since: Option<Instant>) -> Self {
-        // Relaxed: the numbers differ, and order nothing.
+        // Relaxed: the numbers only have to differ.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
         Self {
-            vitals: Arc::new(Vitals::new()),
+            stats: Arc::new(NodeStats::new()),
             weight,
             priority,
             hash,
             number,
             standing: Standing::Admitted,
             times: 0,
-            struck: false,
+            was_ejected: false,
             parked_until: Instant::ORIGIN,
             is_drained: false,
             is_leaving: false,
@@ -82,7 +82,7 @@ impl Record {
 
     /// Whether it was removed and no call is in flight on it.
     pub(crate) fn is_gone(&self) -> bool {
-        self.is_leaving && self.vitals.is_idle()
+        self.is_leaving && self.stats.is_idle()
     }
 
     /// Whether nothing but an ejection keeps calls away.
@@ -97,12 +97,12 @@ impl Record {
 
     /// Returns all calls that ended: good ones and failures.
     pub(crate) fn totals(&self) -> Ended {
-        self.swept + self.vitals.ended()
+        self.swept + self.stats.ended()
     }
 
     /// Takes the calls since the last sweep. Returns those of this epoch.
     fn sweep(&mut self) -> Ended {
-        let (current, late) = self.vitals.take_ended();
+        let (current, late) = self.stats.take_ended();
         self.swept = self.swept + current + late;
         current
     }
@@ -110,44 +110,44 @@ impl Record {
     /// Begins an epoch without losing the counts of the last one.
     pub(crate) fn begin_epoch(&mut self) {
         self.sweep();
-        self.vitals.begin_epoch();
+        self.stats.begin_epoch();
     }
 }
 
-/// Something that changed for the node of a slot.
+/// A change of the node at an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Ejected {
-        slot: u32,
+        index: u32,
         cause: EjectionCause,
         length: Duration,
         times: u32,
     },
     NotEjected {
-        slot: u32,
+        index: u32,
         cause: EjectionCause,
         reason: Unenforced,
     },
     Returned {
-        slot: u32,
+        index: u32,
     },
     Parked {
-        slot: u32,
+        index: u32,
         length: Duration,
     },
     Unhealthy {
-        slot: u32,
+        index: u32,
     },
     Healthy {
-        slot: u32,
+        index: u32,
     },
     Draining {
-        slot: u32,
+        index: u32,
         in_flight: u32,
     },
 }
 
-/// The nodes of a set by slot, and what is known about them.
+/// The health of the nodes of a set, by index.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) rules: Rules,
@@ -160,7 +160,7 @@ pub(crate) struct Machine {
 }
 
 /// How many nodes are ejected, and how many may be.
-struct Room {
+struct EjectionCounts {
     members: usize,
     ejected: usize,
     /// Available nodes by priority.
@@ -178,56 +178,56 @@ impl Machine {
         }
     }
 
-    /// Puts a record into the lowest free slot, and returns the slot.
+    /// Puts a record into the lowest free index, and returns the index.
     pub(crate) fn insert(&mut self, record: Record) -> u32 {
         let mut rest = self.records.iter().skip(self.first_free);
         let taken = rest.position(Option::is_none);
-        let slot = taken.map_or(self.records.len(), |taken| self.first_free + taken);
-        if slot == self.records.len() {
+        let index = taken.map_or(self.records.len(), |taken| self.first_free + taken);
+        if index == self.records.len() {
             self.records.push(None);
         }
-        self.records[slot] = Some(record);
-        self.first_free = slot + 1;
-        slot as u32
+        self.records[index] = Some(record);
+        self.first_free = index + 1;
+        index as u32
     }
 
-    /// Removes the record of a slot.
-    pub(crate) fn remove(&mut self, slot: u32) {
-        self.records[slot as usize] = None;
-        self.first_free = self.first_free.min(slot as usize);
+    /// Removes the record at an index.
+    pub(crate) fn remove(&mut self, index: u32) {
+        self.records[index as usize] = None;
+        self.first_free = self.first_free.min(index as usize);
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&Record> {
-        self.records.get(slot as usize)?.as_ref()
+    pub(crate) fn get(&self, index: u32) -> Option<&Record> {
+        self.records.get(index as usize)?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Record> {
-        self.records.get_mut(slot as usize)?.as_mut()
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Record> {
+        self.records.get_mut(index as usize)?.as_mut()
     }
 
     /// Closes the nodes that are drained or removed. No call may read routes that lead to them any more.
     pub(crate) fn close_drained(&self) {
         let drained = self.iter().filter(|(_, record)| !record.is_member());
-        drained.for_each(|(_, record)| record.vitals.close());
+        drained.for_each(|(_, record)| record.stats.close());
     }
 
-    /// The record of a slot, if it is still that of the node with these counters.
-    fn of_call(&mut self, slot: u32, vitals: &Arc<Vitals>) -> Option<&mut Record> {
-        self.get_mut(slot)
-            .filter(|record| Arc::ptr_eq(&record.vitals, vitals))
+    /// Returns the record at an index, if it still belongs to the node with these counters.
+    fn of_call(&mut self, index: u32, stats: &Arc<NodeStats>) -> Option<&mut Record> {
+        self.get_mut(index)
+            .filter(|record| Arc::ptr_eq(&record.stats, stats))
     }
 
-    /// The records with their slots.
+    /// The records with their indices.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record)> {
         let records = self.records.iter().enumerate();
-        records.filter_map(|(slot, record)| Some((slot as u32, record.as_ref()?)))
+        records.filter_map(|(index, record)| Some((index as u32, record.as_ref()?)))
     }
 
     fn next_sweep(&self) -> Instant {
         self.last_sweep + self.rules.interval
     }
 
-    /// When something changes with time.
+    /// Returns when the next change by time is due.
     pub(crate) fn due(&self, now: Instant) -> Instant {
         let mut due = self.next_sweep();
         for (_, record) in self.iter() {
@@ -244,8 +244,8 @@ impl Machine {
         due
     }
 
-    /// Does what is due.
-    pub(crate) fn advance(&mut self, now: Instant, chance: &mut Stream) -> Vec<Change> {
+    /// Ends ejections and slow starts that are over, and sweeps if an interval has passed.
+    pub(crate) fn advance(&mut self, now: Instant, random: &mut Stream) -> Vec<Change> {
         for record in self.records.iter_mut().flatten() {
             if matches!(record.standing, Standing::Ejected { until } if until <= now) {
                 record.standing = Standing::Returning;
@@ -258,11 +258,11 @@ impl Machine {
         if self.next_sweep() > now {
             return Vec::new();
         }
-        self.sweep(now, chance)
+        self.sweep(now, random)
     }
 
-    /// Compares the nodes by what happened since the last sweep.
-    fn sweep(&mut self, now: Instant, chance: &mut Stream) -> Vec<Change> {
+    /// Compares the nodes by their results since the last sweep.
+    fn sweep(&mut self, now: Instant, random: &mut Stream) -> Vec<Change> {
         // Several intervals may have passed without a call.
         let interval = nanos(self.rules.interval);
         let intervals = (now.as_nanos() - self.last_sweep.as_nanos()) / interval;
@@ -271,7 +271,7 @@ impl Machine {
         let intervals = u32::try_from(intervals).unwrap_or(u32::MAX);
         let (mut members, mut calls) = (0_u32, 0);
         let mut ended: Vec<(u32, Ended)> = Vec::new();
-        for (slot, record) in self.records.iter_mut().enumerate() {
+        for (index, record) in self.records.iter_mut().enumerate() {
             let Some(record) = record else { continue };
             let counts = record.sweep();
             if !record.is_member() {
@@ -279,25 +279,25 @@ impl Machine {
             }
             members += 1;
             calls += counts.calls();
-            let was_struck = std::mem::take(&mut record.struck);
+            let was_ejected = std::mem::take(&mut record.was_ejected);
             if record.standing == Standing::Admitted {
-                let healthy = intervals - u32::from(was_struck);
+                let healthy = intervals - u32::from(was_ejected);
                 record.times = record.times.saturating_sub(healthy);
-                ended.push((slot as u32, counts));
+                ended.push((index as u32, counts));
             }
         }
         self.rate = (members > 0 && !elapsed.is_zero())
             .then(|| calls as f64 / f64::from(members) / elapsed.as_secs_f64());
 
-        // The worst ones first, in case not all of them may be ejected.
+        // Worst first, in case only some of them may be ejected.
         ended.sort_by(|a, b| success_rate(a.1).total_cmp(&success_rate(b.1)));
         let too_low = self
             .rules
             .success_rate
             .and_then(|rule| lowest(rule, &ended));
-        let mut room = self.room(now);
+        let mut ejections = self.ejection_counts(now);
         let mut changes = Vec::new();
-        for (slot, counts) in ended {
+        for (index, counts) in ended {
             let rate = self.rules.success_rate.zip(too_low);
             let is_outlier = rate.is_some_and(|(rule, lowest)| {
                 counts.calls() >= rule.min_calls && success_rate(counts) < lowest - ROUNDING
@@ -311,78 +311,78 @@ impl Machine {
                 (_, true) => EjectionCause::FailureShare,
                 _ => continue,
             };
-            changes.extend(self.eject(slot, cause, &mut room, now, chance.unit()));
+            changes.extend(self.eject(index, cause, &mut ejections, now, random.unit()));
         }
         changes
     }
 
-    /// Ejects a node after failures in a row, if a call of this epoch says so.
-    pub(crate) fn strike(
+    /// Ejects a node after consecutive failures, if they belong to its current epoch.
+    pub(crate) fn eject_failing(
         &mut self,
-        slot: u32,
-        vitals: &Arc<Vitals>,
+        index: u32,
+        stats: &Arc<NodeStats>,
         epoch: u32,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
         let limit = self.rules.consecutive?;
-        self.of_call(slot, vitals)
-            .filter(|record| record.vitals.epoch() == epoch)?;
-        let mut room = self.room(now);
+        self.of_call(index, stats)
+            .filter(|record| record.stats.epoch() == epoch)?;
+        let mut ejections = self.ejection_counts(now);
         let cause = EjectionCause::ConsecutiveFailures(limit);
-        self.eject(slot, cause, &mut room, now, chance)
+        self.eject(index, cause, &mut ejections, now, random)
     }
 
-    /// Ends the probe of a node that returns.
+    /// Ends the probe of a returning node.
     pub(crate) fn end_probe(
         &mut self,
-        slot: u32,
-        vitals: &Arc<Vitals>,
+        index: u32,
+        stats: &Arc<NodeStats>,
         epoch: u32,
         is_good: bool,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
-        let record = self.of_call(slot, vitals)?;
-        if record.standing != Standing::Returning || record.vitals.epoch() != epoch {
+        let record = self.of_call(index, stats)?;
+        if record.standing != Standing::Returning || record.stats.epoch() != epoch {
             return None;
         }
         if is_good {
-            return self.admit(slot, now);
+            return self.admit(index, now);
         }
-        self.eject_for(slot, EjectionCause::ProbeFailed, now, chance)
+        self.eject_for(index, EjectionCause::ProbeFailed, now, random)
     }
 
     /// Admits a node that was ejected.
-    fn admit(&mut self, slot: u32, now: Instant) -> Option<Change> {
-        let record = self.get_mut(slot)?;
+    fn admit(&mut self, index: u32, now: Instant) -> Option<Change> {
+        let record = self.get_mut(index)?;
         record.standing = Standing::Admitted;
         record.new_since = Some(now);
         record.begin_epoch();
-        record.vitals.latency.clear();
-        Some(Change::Returned { slot })
+        record.stats.latency.clear();
+        Some(Change::Returned { index })
     }
 
     /// Ejects a node, unless that would leave too few.
     fn eject(
         &mut self,
-        slot: u32,
+        index: u32,
         cause: EjectionCause,
-        room: &mut Room,
+        ejections: &mut EjectionCounts,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
-        let record = self.get(slot)?;
+        let record = self.get(index)?;
         if !record.is_member() || record.standing != Standing::Admitted {
             return None;
         }
         let is_available = record.is_available(now);
-        let available = room.available.entry(record.priority).or_default();
+        let available = ejections.available.entry(record.priority).or_default();
         let others = *available - usize::from(is_available);
-        let max = ((self.rules.max_ejected * room.members as f64) as usize).max(1);
+        let max = ((self.rules.max_ejected * ejections.members as f64) as usize).max(1);
         let reason = if others == 0 {
             Some(Unenforced::LastAvailable)
-        } else if room.ejected >= max {
+        } else if ejections.ejected >= max {
             Some(Unenforced::MaxEjected)
         } else if self.rules.shadow {
             Some(Unenforced::Shadow)
@@ -391,30 +391,30 @@ impl Machine {
         };
         if let Some(reason) = reason {
             return Some(Change::NotEjected {
-                slot,
+                index,
                 cause,
                 reason,
             });
         }
         *available = others;
-        room.ejected += 1;
-        self.eject_for(slot, cause, now, chance)
+        ejections.ejected += 1;
+        self.eject_for(index, cause, now, random)
     }
 
     /// Counts the nodes.
-    fn room(&self, now: Instant) -> Room {
-        let mut room = Room {
+    fn ejection_counts(&self, now: Instant) -> EjectionCounts {
+        let mut ejections = EjectionCounts {
             members: 0,
             ejected: 0,
             available: BTreeMap::new(),
         };
         for (_, record) in self.iter().filter(|(_, record)| record.is_member()) {
-            room.members += 1;
-            room.ejected += usize::from(record.standing != Standing::Admitted);
-            let available = room.available.entry(record.priority).or_default();
+            ejections.members += 1;
+            ejections.ejected += usize::from(record.standing != Standing::Admitted);
+            let available = ejections.available.entry(record.priority).or_default();
             *available += usize::from(record.is_available(now));
         }
-        room
+        ejections
     }
 
     /// Ends the ejection of one node in each priority that has no other, because the others were removed or
@@ -422,72 +422,72 @@ impl Machine {
     pub(crate) fn admit_last(&mut self, now: Instant) -> Vec<Change> {
         // By priority: the node whose ejection ends first, and when; `None` if a node is not ejected.
         let mut last: BTreeMap<u32, Option<(Instant, u32)>> = BTreeMap::new();
-        for (slot, record) in self.iter().filter(|(_, record)| record.is_member()) {
+        for (index, record) in self.iter().filter(|(_, record)| record.is_member()) {
             let ends = match record.standing {
                 Standing::Admitted => None,
-                Standing::Returning => Some((Instant::ORIGIN, slot)),
-                Standing::Ejected { until } => Some((until, slot)),
+                Standing::Returning => Some((Instant::ORIGIN, index)),
+                Standing::Ejected { until } => Some((until, index)),
             };
             let first = last.entry(record.priority).or_insert(ends);
             *first = first.zip(ends).map(|(first, ends)| first.min(ends));
         }
-        let slots = last.into_values().flatten();
-        slots
-            .filter_map(|(_, slot)| self.admit(slot, now))
+        let indices = last.into_values().flatten();
+        indices
+            .filter_map(|(_, index)| self.admit(index, now))
             .collect()
     }
 
     fn eject_for(
         &mut self,
-        slot: u32,
+        index: u32,
         cause: EjectionCause,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
-        let times = self.get(slot)?.times.saturating_add(1);
+        let times = self.get(index)?.times.saturating_add(1);
         let length = self.rules.ejection(times);
-        let jitter = (length as f64 * self.rules.jitter * chance) as u64;
+        let jitter = (length as f64 * self.rules.jitter * random) as u64;
         let length = length.saturating_add(jitter);
-        let record = self.get_mut(slot)?;
+        let record = self.get_mut(index)?;
         record.times = times;
-        record.struck = true;
+        record.was_ejected = true;
         record.standing = Standing::Ejected {
             until: now.after(length),
         };
         record.begin_epoch();
         Some(Change::Ejected {
-            slot,
+            index,
             cause,
             length: Duration::from_nanos(length),
             times,
         })
     }
 
-    /// Keeps calls away from a node for a time.
+    /// Parks a node: it takes no calls for a time.
     pub(crate) fn park(
         &mut self,
-        slot: u32,
-        vitals: &Arc<Vitals>,
+        index: u32,
+        stats: &Arc<NodeStats>,
         length: Duration,
         now: Instant,
     ) -> Option<Change> {
-        let record = self.of_call(slot, vitals)?;
+        let record = self.of_call(index, stats)?;
         let was_parked = record.parked_until > now;
         record.parked_until = record.parked_until.max(now + length);
-        (!was_parked && record.parked_until > now).then_some(Change::Parked { slot, length })
+        (!was_parked && record.parked_until > now).then_some(Change::Parked { index, length })
     }
 
     /// Records the result of a health check.
-    pub(crate) fn checked(&mut self, slot: u32, is_good: bool, now: Instant) -> Vec<Change> {
+    pub(crate) fn checked(&mut self, index: u32, is_good: bool, now: Instant) -> Vec<Change> {
         let needed = match is_good {
             true => self.rules.healthy_after,
             false => self.rules.unhealthy_after,
         };
-        let Some(record) = self.get_mut(slot).filter(|record| record.is_member()) else {
+        let Some(record) = self.get_mut(index).filter(|record| record.is_member()) else {
             return Vec::new();
         };
         let is_ejected = record.standing != Standing::Admitted;
-        // A good check also speaks against an ejection.
+        // A good check also counts towards the end of an ejection.
         if is_good != record.is_unhealthy && !(is_good && is_ejected) {
             record.streak = 0;
             return Vec::new();
@@ -501,20 +501,20 @@ impl Machine {
         if record.is_unhealthy == is_good {
             record.is_unhealthy = !is_good;
             changes.push(match is_good {
-                true => Change::Healthy { slot },
-                false => Change::Unhealthy { slot },
+                true => Change::Healthy { index },
+                false => Change::Unhealthy { index },
             });
             if is_good {
                 record.new_since = Some(now);
             }
         }
         if is_good && is_ejected {
-            changes.extend(self.admit(slot, now));
+            changes.extend(self.admit(index, now));
         }
         changes
     }
 
-    /// Forgets what health checks have said.
+    /// Discards the results of health checks.
     pub(crate) fn forget_checks(&mut self) {
         for record in self.records.iter_mut().flatten() {
             record.is_unhealthy = false;
@@ -522,8 +522,8 @@ impl Machine {
         }
     }
 
-    /// Whether new nodes of a level get fewer calls than the others: not if most are new, or if there are
-    /// so few calls that a small share of them would be none.
+    /// Whether slow start applies to the new nodes of a priority: not if most nodes are new, nor if calls are so rare
+    /// that a small share of them would be none.
     pub(crate) fn warms_up(&self, new: usize, available: usize) -> bool {
         let has_traffic = self.rate.is_none_or(|rate| rate >= 1.0);
         new > 0 && new * 2 <= available && has_traffic
@@ -540,7 +540,7 @@ fn success_rate(ended: Ended) -> f64 {
     }
 }
 
-/// The lowest success rate that is no outlier. `None` if too few nodes can be compared.
+/// Returns the success rate below which a node is an outlier. `None` if too few nodes can be compared.
 fn lowest(rule: SuccessRate, ended: &[(u32, Ended)]) -> Option<f64> {
     let compared = ended
         .iter()

@@ -1,4 +1,4 @@
-//! The pure machines: time and chance are arguments.
+//! The pure machines: time and random are arguments.
 
 pub(crate) mod health;
 pub(crate) mod latency;
@@ -7,8 +7,8 @@ pub(crate) mod rendezvous;
 pub(crate) mod routes;
 pub(crate) mod rules;
 pub(crate) mod slow_start;
+pub(crate) mod stats;
 pub(crate) mod tried;
-pub(crate) mod vitals;
 
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;

@@ -1,4 +1,4 @@
-//! Where calls may go, and the pick of one node.
+//! Routes: the nodes that take calls, and the pick of one of them.
 //!
 //! Immutable: a change of any node makes new routes. Picks read them, and the counters of a few nodes.
 
@@ -10,31 +10,31 @@ use super::priority::{Level, Share, spread};
 use super::rendezvous;
 use super::rules::{MAX_CHOICES, Strategy};
 use super::slow_start::SlowStart;
-use super::tried::TriedSlots;
-use super::vitals::Vitals;
+use super::stats::NodeStats;
+use super::tried::TriedNodes;
 use crate::instant::{Instant, nanos};
 use crate::rng::{Stream, mix, unit};
 
-/// A node that calls may go to.
+/// A node that takes calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    pub(crate) vitals: Arc<Vitals>,
-    pub(crate) slot: u32,
+    pub(crate) stats: Arc<NodeStats>,
+    pub(crate) index: u32,
     pub(crate) number: u32,
     weight: f64,
     /// One over the weight.
     per_weight: f64,
-    /// Of the name.
+    /// The hash of the name.
     hash: u64,
-    /// Since when it is new, if it gets fewer calls for that.
+    /// Start of its slow start, if that applies.
     new_since: Option<Instant>,
 }
 
 impl Entry {
-    fn of(slot: u32, record: &Record, is_slow: bool) -> Self {
+    fn of(index: u32, record: &Record, is_slow: bool) -> Self {
         Self {
-            vitals: record.vitals.clone(),
-            slot,
+            stats: record.stats.clone(),
+            index,
             number: record.number,
             weight: record.weight,
             per_weight: record.weight.recip(),
@@ -43,36 +43,36 @@ impl Entry {
         }
     }
 
-    /// What calls are compared by: latency × (calls in flight + 1) / weight.
+    /// Returns the cost by which nodes are compared: latency × (calls in flight + 1) / weight.
     #[inline]
     fn cost(&self, latency: f64) -> f64 {
-        latency * (f64::from(self.vitals.in_flight()) + 1.0) * self.per_weight
+        latency * (f64::from(self.stats.in_flight()) + 1.0) * self.per_weight
     }
 
-    const fn is_tried(&self, tried: TriedSlots) -> bool {
-        tried.contains(self.slot)
+    const fn is_tried(&self, tried: TriedNodes) -> bool {
+        tried.contains(self.index)
     }
 }
 
-/// The nodes of one priority that calls may go to.
+/// The nodes of one priority that take calls.
 #[derive(Debug)]
 pub(crate) struct Tier {
     pub(crate) priority: u32,
     pub(crate) share: Share,
     entries: Vec<Entry>,
-    /// Some entries get fewer calls than the others.
+    /// Whether slow start applies to some entries.
     has_new: bool,
     /// Sums of the weights up to each entry; empty if all weights are equal.
     sums: Vec<f64>,
 }
 
-/// The nodes that calls may go to, by priority.
+/// The nodes that take calls, by priority.
 #[derive(Debug)]
 pub(crate) struct Routes {
     pub(crate) tiers: Vec<Tier>,
     /// Nodes that wait for a probe, with their priorities.
     probes: Vec<(u32, Entry)>,
-    /// There is one priority with at least two nodes, none of them new, and none waits for a probe.
+    /// Whether the fast path applies: one priority with at least two nodes, no slow start, and no probe.
     is_plain: bool,
     /// How long a probe may take before another call may be the probe, in nanoseconds.
     lease: u64,
@@ -81,17 +81,17 @@ pub(crate) struct Routes {
 
 /// A call that needs a node.
 #[derive(Clone, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct PickRequest {
     pub(crate) now: Instant,
     pub(crate) decay: Decay,
     pub(crate) strategy: Strategy,
     /// The hash of the key, if the call sticks to the node of its key.
     pub(crate) key: Option<u64>,
     /// Nodes that the call has tried.
-    pub(crate) tried: TriedSlots,
+    pub(crate) tried: TriedNodes,
     /// Number of the call, for round robin.
     pub(crate) turn: u64,
-    pub(crate) chance: Stream,
+    pub(crate) random: Stream,
 }
 
 /// A node that was picked.
@@ -143,7 +143,7 @@ impl Routes {
         let probes: Vec<(u32, Entry)> = members
             .iter()
             .filter(|(_, record)| record.standing == Standing::Returning && record.is_fit(now))
-            .map(|(slot, record)| (record.priority, Entry::of(*slot, record, false)))
+            .map(|(index, record)| (record.priority, Entry::of(*index, record, false)))
             .collect();
         let is_plain = match &*tiers {
             [tier] => tier.share.percent > 0 && tier.entries.len() >= 2 && !tier.has_new,
@@ -160,24 +160,24 @@ impl Routes {
 
     /// Picks a node. `None` if no node takes calls.
     #[inline]
-    pub(crate) fn pick(&self, ask: &mut Ask) -> Option<Picked<'_>> {
-        let is_plain = ask.tried.is_empty() && ask.key.is_none();
+    pub(crate) fn pick(&self, request: &mut PickRequest) -> Option<Picked<'_>> {
+        let is_plain = request.tried.is_empty() && request.key.is_none();
         match &*self.tiers {
-            [tier] if self.is_plain && is_plain && ask.strategy == Strategy::LeastLoaded(2) => {
-                let entry = tier.better_of_two(ask);
+            [tier] if self.is_plain && is_plain && request.strategy == Strategy::LeastLoaded(2) => {
+                let entry = tier.better_of_two(request);
                 let is_probe = false;
                 Some(Picked { entry, is_probe })
             }
-            _ => self.pick_any(ask),
+            _ => self.pick_any(request),
         }
     }
 
-    /// As [`pick`](Self::pick), for all nodes and calls. Out of line: its arrays would cost most picks.
+    /// The slow path of [`pick`](Self::pick). Out of line, because its arrays would slow down the fast path.
     #[inline(never)]
-    fn pick_any(&self, ask: &mut Ask) -> Option<Picked<'_>> {
-        let tier = self.tier(ask);
+    fn pick_any(&self, request: &mut PickRequest) -> Option<Picked<'_>> {
+        let tier = self.tier(request);
         if !self.probes.is_empty() {
-            if let Some(entry) = self.claim_probe(tier, ask) {
+            if let Some(entry) = self.claim_probe(tier, request) {
                 return Some(Picked {
                     entry,
                     is_probe: true,
@@ -185,34 +185,34 @@ impl Routes {
             }
         }
         let tier = tier?;
-        let entry = match ask.tried.is_empty() {
-            true => tier.pick(ask, self.slow_start),
-            false => self.pick_untried(tier, ask),
+        let entry = match request.tried.is_empty() {
+            true => tier.pick(request, self.slow_start),
+            false => self.pick_untried(tier, request),
         };
         let is_probe = false;
         entry.map(|entry| Picked { entry, is_probe })
     }
 
     #[cold]
-    fn claim_probe(&self, tier: Option<&Tier>, ask: &Ask) -> Option<&Entry> {
+    fn claim_probe(&self, tier: Option<&Tier>, request: &PickRequest) -> Option<&Entry> {
         let entries = self.probes.iter().filter(|(priority, entry)| {
-            !entry.is_tried(ask.tried) && is_node_of_key(*priority, entry, tier, ask)
+            !entry.is_tried(request.tried) && is_node_of_key(*priority, entry, tier, request)
         });
-        let claim = |entry: &&Entry| entry.vitals.claim_probe(ask.now, self.lease);
+        let claim = |entry: &&Entry| entry.stats.claim_probe(request.now, self.lease);
         entries.map(|(_, entry)| entry).find(claim)
     }
 
-    /// The tier that the call belongs to.
+    /// Returns the tier of the call.
     #[inline]
-    fn tier(&self, ask: &mut Ask) -> Option<&Tier> {
+    fn tier(&self, request: &mut PickRequest) -> Option<&Tier> {
         match &*self.tiers {
             [tier] if tier.share.percent > 0 => return Some(tier),
             _ => {}
         }
         // The calls of a key stay in one tier as long as the shares are the same.
-        let mut left = match ask.key {
+        let mut left = match request.key {
             Some(key) => Stream::from_bits(mix(!key)).below(100) as u32,
-            None => ask.chance.below(100) as u32,
+            None => request.random.below(100) as u32,
         };
         self.tiers.iter().find(|tier| {
             let is_it = left < tier.share.percent;
@@ -224,25 +224,34 @@ impl Routes {
     /// Picks a node that the call has not tried: of its tier, or else of the most preferred one that has
     /// any. If the call has tried all of them, it tries one again.
     #[cold]
-    fn pick_untried<'a>(&'a self, tier: &'a Tier, ask: &mut Ask) -> Option<&'a Entry> {
+    fn pick_untried<'a>(&'a self, tier: &'a Tier, request: &mut PickRequest) -> Option<&'a Entry> {
         let others = self.tiers.iter();
         for tier in std::iter::once(tier).chain(others) {
-            if tier.entries.iter().any(|entry| !entry.is_tried(ask.tried)) {
-                return tier.pick(ask, self.slow_start);
+            if tier
+                .entries
+                .iter()
+                .any(|entry| !entry.is_tried(request.tried))
+            {
+                return tier.pick(request, self.slow_start);
             }
         }
-        ask.tried = TriedSlots::NONE;
-        tier.pick(ask, self.slow_start)
+        request.tried = TriedNodes::NONE;
+        tier.pick(request, self.slow_start)
     }
 }
 
-/// Whether a call may be the probe of this node: if it has a key, only if the node will be that of the key.
-fn is_node_of_key(priority: u32, entry: &Entry, tier: Option<&Tier>, ask: &Ask) -> bool {
-    let (Some(key), Some(tier)) = (ask.key, tier) else {
+/// Whether a call may probe this node. A call with a key may only if the key will belong to the node.
+fn is_node_of_key(
+    priority: u32,
+    entry: &Entry,
+    tier: Option<&Tier>,
+    request: &PickRequest,
+) -> bool {
+    let (Some(key), Some(tier)) = (request.key, tier) else {
         return true;
     };
     let score = |entry: &Entry| rendezvous::score(key, entry.hash, entry.weight);
-    let current = tier.highest_score(key, ask.tried);
+    let current = tier.highest_score(key, request.tried);
     priority <= tier.priority && current.is_none_or(|current| score(entry) > score(current))
 }
 
@@ -263,7 +272,7 @@ impl Tier {
         let new = members().filter(|(_, record)| is_new(record)).count();
         let has_new = !share.panics && machine.warms_up(new, level.available);
         let entries: Vec<Entry> = members()
-            .map(|(slot, record)| Entry::of(*slot, record, has_new))
+            .map(|(index, record)| Entry::of(*index, record, has_new))
             .collect();
         let is_even = entries
             .windows(2)
@@ -284,37 +293,48 @@ impl Tier {
 
     /// Picks one of the nodes that the call has not tried, or any if it has tried all.
     #[inline]
-    fn pick(&self, ask: &mut Ask, slow_start: SlowStart) -> Option<&Entry> {
-        if let Some(key) = ask.key {
-            return self.highest_score(key, ask.tried);
+    fn pick(&self, request: &mut PickRequest, slow_start: SlowStart) -> Option<&Entry> {
+        if let Some(key) = request.key {
+            return self.highest_score(key, request.tried);
         }
-        match ask.strategy {
-            Strategy::LeastLoaded(choices) => self.least_loaded(choices, ask, slow_start),
-            Strategy::RoundRobin => self.next_in_turn(ask, slow_start),
+        match request.strategy {
+            Strategy::LeastLoaded(choices) => self.least_loaded(choices, request, slow_start),
+            Strategy::RoundRobin => self.next_in_turn(request, slow_start),
         }
     }
 
-    /// Whether a new node takes this call: with the probability that is its share.
+    /// Whether a node takes this call. In slow start, it does with the probability that is its share.
     #[inline]
-    fn takes(&self, entry: &Entry, ask: &mut Ask, slow_start: SlowStart) -> bool {
+    fn takes(&self, entry: &Entry, request: &mut PickRequest, slow_start: SlowStart) -> bool {
         match entry.new_since {
-            Some(since) if self.has_new => ask.chance.unit() < slow_start.share(since, ask.now),
+            Some(since) if self.has_new => {
+                request.random.unit() < slow_start.share(since, request.now)
+            }
             _ => true,
         }
     }
 
     /// The best of a few random nodes, by latency × (calls in flight + 1) / weight.
     #[inline]
-    fn least_loaded(&self, choices: usize, ask: &mut Ask, slow_start: SlowStart) -> Option<&Entry> {
+    fn least_loaded(
+        &self,
+        choices: usize,
+        request: &mut PickRequest,
+        slow_start: SlowStart,
+    ) -> Option<&Entry> {
         let mut drawn = [0_usize; MAX_CHOICES];
-        let drawn = self.draw(choices, &mut drawn, ask, slow_start);
+        let drawn = self.draw(choices, &mut drawn, request, slow_start);
         if let [only] = drawn {
             return self.entries.get(*only);
         }
         let mut latencies = [0.0_f64; MAX_CHOICES];
         let mut fastest = f64::INFINITY;
         for (latency, at) in latencies.iter_mut().zip(drawn) {
-            if let Some(known) = self.entries[*at].vitals.latency.at(ask.now, ask.decay) {
+            if let Some(known) = self.entries[*at]
+                .stats
+                .latency
+                .at(request.now, request.decay)
+            {
                 *latency = known;
                 fastest = fastest.min(known);
             }
@@ -327,7 +347,7 @@ impl Tier {
             let entry = &self.entries[*at];
             let latency = if *latency > 0.0 { *latency } else { unknown };
             let cost = entry.cost(latency);
-            // Of equal ones the first, which is any of them: they were drawn in random order.
+            // Of equal ones the first, which is a random one: they were drawn in random order.
             if cost < least {
                 (best, least) = (*at, cost);
             }
@@ -335,18 +355,18 @@ impl Tier {
         self.entries.get(best)
     }
 
-    /// As [`least_loaded`](Self::least_loaded) with two choices, for most calls: no loops, no arrays.
+    /// The fast path of [`least_loaded`](Self::least_loaded), for two choices: no loops, no arrays.
     #[inline]
-    fn better_of_two(&self, ask: &mut Ask) -> &Entry {
-        let (first, second) = ask.chance.two_below(self.entries.len());
+    fn better_of_two(&self, request: &mut PickRequest) -> &Entry {
+        let (first, second) = request.random.two_below(self.entries.len());
         let (first, second) = (&self.entries[first], &self.entries[second]);
-        let latency = |entry: &Entry| entry.vitals.latency.at(ask.now, ask.decay);
+        let latency = |entry: &Entry| entry.stats.latency.at(request.now, request.decay);
         let latencies = match (latency(first), latency(second)) {
             (None, None) => (1.0, 1.0),
             (Some(known), None) | (None, Some(known)) => (known, known),
             (Some(first), Some(second)) => (first, second),
         };
-        // Of equal ones the first, which is any of them.
+        // Of equal ones the first, which is a random one.
         match second.cost(latencies.1) < first.cost(latencies.0) {
             true => second,
             false => first,
@@ -359,19 +379,19 @@ impl Tier {
         &self,
         choices: usize,
         drawn: &'d mut [usize; MAX_CHOICES],
-        ask: &mut Ask,
+        request: &mut PickRequest,
         slow_start: SlowStart,
     ) -> &'d [usize] {
         let total = self.entries.len();
         let choices = choices.min(total);
         let mut count = 0;
         if choices == 1 {
-            drawn[0] = self.any(&mut ask.chance);
+            drawn[0] = self.any(&mut request.random);
             count = 1;
         }
         // Floyd's algorithm: as many draws as nodes, each set equally likely.
         for last in total - choices + count..total {
-            let at = ask.chance.below(last + 1);
+            let at = request.random.below(last + 1);
             let at = if drawn[..count].contains(&at) {
                 last
             } else {
@@ -382,29 +402,29 @@ impl Tier {
         }
         if choices > 1 {
             // The algorithm favors late nodes for late places.
-            let first = ask.chance.below(choices);
+            let first = request.random.below(choices);
             drawn.swap(0, first);
         }
-        if ask.tried.is_empty() && !self.has_new {
+        if request.tried.is_empty() && !self.has_new {
             return &drawn[..count];
         }
-        self.redraw(count, drawn, ask, slow_start)
+        self.redraw(count, drawn, request, slow_start)
     }
 
-    /// Keeps those of the first `count` nodes drawn that take the call; if none does, draws from all that
-    /// it has not tried.
+    /// Keeps those of the first `count` drawn nodes that take the call. If none does, draws from all nodes that the
+    /// call has not tried.
     #[cold]
     fn redraw<'d>(
         &self,
         count: usize,
         drawn: &'d mut [usize; MAX_CHOICES],
-        ask: &mut Ask,
+        request: &mut PickRequest,
         slow_start: SlowStart,
     ) -> &'d [usize] {
         let mut kept = 0;
         for place in 0..count {
             let entry = &self.entries[drawn[place]];
-            if !entry.is_tried(ask.tried) && self.takes(entry, ask, slow_start) {
+            if !entry.is_tried(request.tried) && self.takes(entry, request, slow_start) {
                 drawn[kept] = drawn[place];
                 kept += 1;
             }
@@ -412,18 +432,18 @@ impl Tier {
         if kept > 0 {
             return &drawn[..kept];
         }
-        // Reservoir sampling. Old nodes first, so that a new one gets its share and no more.
+        // Reservoir sampling. Nodes in slow start last, so that they get no more than their share.
         for may_be_new in [false, true] {
             let mut seen = 0;
             for (at, entry) in self.entries.iter().enumerate() {
                 let is_new = self.has_new && entry.new_since.is_some();
-                if entry.is_tried(ask.tried) || is_new && !may_be_new {
+                if entry.is_tried(request.tried) || is_new && !may_be_new {
                     continue;
                 }
                 let place = if seen < count {
                     seen
                 } else {
-                    ask.chance.below(seen + 1)
+                    request.random.below(seen + 1)
                 };
                 if place < count {
                     drawn[place] = at;
@@ -437,42 +457,43 @@ impl Tier {
         &drawn[..count]
     }
 
-    /// The next node in turn. With unequal weights, each comes as often as its weight says, evenly spread.
-    fn next_in_turn(&self, ask: &mut Ask, slow_start: SlowStart) -> Option<&Entry> {
+    /// Returns the next node in turn. With unequal weights, the turns of a node are proportional to its weight and
+    /// evenly spread.
+    fn next_in_turn(&self, request: &mut PickRequest, slow_start: SlowStart) -> Option<&Entry> {
         let total = self.entries.len();
         if total == 0 {
             return None;
         }
         let start = match self.sums.is_empty() {
-            true => (ask.turn % total as u64) as usize,
+            true => (request.turn % total as u64) as usize,
             // Multiples of the golden ratio are spread evenly.
-            false => self.at(unit(ask.turn.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+            false => self.at(unit(request.turn.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
         };
         let first = &self.entries[start];
-        if !first.is_tried(ask.tried) && self.takes(first, ask, slow_start) {
+        if !first.is_tried(request.tried) && self.takes(first, request, slow_start) {
             return Some(first);
         }
-        // Random ones: the next one in turn would get the calls of this one in addition to its own.
+        // A random one: the next node in turn would get the calls of this one in addition to its own.
         for _ in 0..4 {
-            let entry = &self.entries[self.any(&mut ask.chance)];
-            if !entry.is_tried(ask.tried) && self.takes(entry, ask, slow_start) {
+            let entry = &self.entries[self.any(&mut request.random)];
+            if !entry.is_tried(request.tried) && self.takes(entry, request, slow_start) {
                 return Some(entry);
             }
         }
         let in_turn = || (0..total).map(|step| &self.entries[(start + step) % total]);
-        let tried = ask.tried;
+        let tried = request.tried;
         let untried = || in_turn().filter(move |entry| !entry.is_tried(tried));
-        let taken = untried().find(|entry| self.takes(entry, ask, slow_start));
+        let taken = untried().find(|entry| self.takes(entry, request, slow_start));
         taken
             .or_else(|| untried().next())
             .or_else(|| in_turn().next())
     }
 
     /// Draws an entry, by weight.
-    fn any(&self, chance: &mut Stream) -> usize {
+    fn any(&self, random: &mut Stream) -> usize {
         match self.sums.is_empty() {
-            true => chance.below(self.entries.len()),
-            false => self.at(chance.unit()),
+            true => random.below(self.entries.len()),
+            false => self.at(random.unit()),
         }
     }
 
@@ -483,8 +504,8 @@ impl Tier {
         at.min(self.entries.len() - 1)
     }
 
-    /// The node of a key.
-    fn highest_score(&self, key: u64, tried: TriedSlots) -> Option<&Entry> {
+    /// Returns the node of a key.
+    fn highest_score(&self, key: u64, tried: TriedNodes) -> Option<&Entry> {
         let untried = || self.entries.iter().filter(|entry| !entry.is_tried(tried));
         if self.sums.is_empty() {
             // All weights are equal: the same order, without logarithms.

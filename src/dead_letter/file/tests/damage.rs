@@ -14,6 +14,7 @@ fn nine() -> SimDisk {
         // Each batch is more than half a segment.
         log.commit(&[]).unwrap();
     }
+    log.trim();
     assert!(disk.names().len() >= 2, "{:?}", disk.names());
     disk
 }
@@ -40,7 +41,7 @@ fn every_prefix_of_a_file_opens_and_loses_only_its_tail() {
             .events
             .contains(&LetterEvent::TornTail { bytes: torn as u64 });
         assert_eq!(warned, torn > 0, "cut at {cut}");
-        // The torn end is gone from the file, so the next letter begins a line.
+        // The torn write is gone from the file, so the next letter begins on its own.
         log.commit(&[pending(100)]).unwrap();
         assert_eq!(ids(&mut open(&copy)).last(), Some(&100));
     }
@@ -104,7 +105,7 @@ fn a_letter_that_is_damaged_after_opening_is_listed_as_unreadable() {
 }
 
 #[test]
-fn a_later_version_is_refused_and_left_alone() {
+fn a_later_version_is_rejected_and_left_alone() {
     let disk = nine();
     let content = disk.content(&letters_name(1));
     let line = content.split(|byte| *byte == b'\n').nth(1).unwrap();
@@ -126,7 +127,7 @@ fn a_later_version_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_full_disk_refuses_letters_and_takes_them_again_when_there_is_room() {
+fn a_full_disk_rejects_letters_and_takes_them_again_when_there_is_room() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
@@ -223,6 +224,61 @@ fn the_oldest_are_evicted_and_stay_away() {
     let bytes = pending(5).line.len() as u64;
     let mut log = Log::open(disk.clone(), evicting(3, bytes)).unwrap();
     assert_eq!(ids(&mut log), [5]);
+}
+
+#[test]
+fn a_letter_that_fits_is_stored_where_the_empty_lines_do_not() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    // Written with empty lines behind it, that fails; without, it does not.
+    let operations = lock(&disk.0).operations;
+    lock(&disk.0).fails_at = Some((operations + 1, 300));
+    log.commit(&[2, 3].map(pending)).unwrap();
+    assert_eq!(ids(&mut log), [1, 2, 3]);
+    log.commit(&[pending(4)]).unwrap();
+    assert_eq!(ids(&mut open(&disk)), [1, 2, 3, 4]);
+}
+
+#[test]
+fn the_empty_lines_go_with_the_log() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    let name = letters_name(1);
+    assert_eq!(disk.content(&name).len(), 500);
+    log.trim();
+    assert!(disk.content(&name).ends_with(&pending(1).line));
+    // After a sudden end they go when the log is opened, and are no damage.
+    log.commit(&[pending(2)]).unwrap();
+    drop(log);
+    assert!(disk.content(&name).ends_with(b"\n\n"));
+    let log = open(&disk);
+    assert_eq!(log.events, []);
+    assert!(disk.content(&name).ends_with(&pending(2).line));
+}
+
+#[test]
+fn a_line_damaged_before_empty_ones_is_rescued() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    drop(log);
+    let name = letters_name(1);
+    let mut content = disk.content(&name);
+    let at = content
+        .windows(9)
+        .position(|part| part == b"request 1")
+        .unwrap();
+    content[at] = b'X';
+    disk.set(&name, &content);
+    let log = open(&disk);
+    assert!(matches!(log.events[..], [LetterEvent::TornTail { .. }]));
+    assert!(
+        String::from_utf8(disk.content(DAMAGED))
+            .unwrap()
+            .contains("Xequest 1")
+    );
 }
 
 #[test]

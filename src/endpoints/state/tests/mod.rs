@@ -13,7 +13,7 @@ use super::latency::{Decay, Latency};
 use super::priority::{Level, spread};
 use super::rules::{FailureShare, Rules, SuccessRate};
 use super::slow_start::SlowStart;
-use super::vitals::Vitals;
+use super::stats::NodeStats;
 use crate::event::{EjectionCause, Unenforced};
 use crate::instant::Instant;
 use crate::rng::Stream;
@@ -58,35 +58,35 @@ fn machine(nodes: usize, rules: Rules) -> Machine {
     machine
 }
 
-fn vitals(machine: &Machine, slot: u32) -> Arc<Vitals> {
-    machine.get(slot).unwrap().vitals.clone()
+fn stats(machine: &Machine, index: u32) -> Arc<NodeStats> {
+    machine.get(index).unwrap().stats.clone()
 }
 
 /// Counts ended calls of a node.
-fn count(machine: &Machine, slot: u32, good: u32, failed: u32) {
-    let vitals = vitals(machine, slot);
+fn count(machine: &Machine, index: u32, good: u32, failed: u32) {
+    let stats = stats(machine, index);
     for _ in 0..failed {
-        vitals.fail(true);
+        stats.fail(true);
     }
-    (0..good).for_each(|_| vitals.succeed(true));
+    (0..good).for_each(|_| stats.succeed(true));
 }
 
-fn strike(machine: &mut Machine, slot: u32, now: Instant) -> Option<Change> {
-    let vitals = vitals(machine, slot);
-    machine.strike(slot, &vitals, vitals.epoch(), now, 0.0)
+fn eject_failing(machine: &mut Machine, index: u32, now: Instant) -> Option<Change> {
+    let stats = stats(machine, index);
+    machine.eject_failing(index, &stats, stats.epoch(), now, 0.0)
 }
 
-fn end_probe(machine: &mut Machine, slot: u32, is_good: bool, now: Instant) -> Option<Change> {
-    let vitals = vitals(machine, slot);
-    machine.end_probe(slot, &vitals, vitals.epoch(), is_good, now, 0.0)
+fn end_probe(machine: &mut Machine, index: u32, is_good: bool, now: Instant) -> Option<Change> {
+    let stats = stats(machine, index);
+    machine.end_probe(index, &stats, stats.epoch(), is_good, now, 0.0)
 }
 
 fn advance(machine: &mut Machine, now: Instant) -> Vec<Change> {
     machine.advance(now, &mut Stream::from_bits(1))
 }
 
-fn standing(machine: &Machine, slot: u32) -> Standing {
-    machine.get(slot).unwrap().standing
+fn standing(machine: &Machine, index: u32) -> Standing {
+    machine.get(index).unwrap().standing
 }
 
 /// The percentages of healthy nodes, and the percentages of the calls that the levels get.

@@ -1,20 +1,20 @@
-//! What calls count on a node without a lock.
+//! The counters of a node, updated without a lock.
 
 use crate::endpoints::state::latency::Latency;
 use crate::instant::Instant;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// The counters of one node. On a cache line of its own: neighbors do not slow each other down. Not on two,
-/// as elsewhere in this crate: of many nodes, more fit into the cache.
+/// The counters of one node. Aligned to a cache line against false sharing. Not to two lines, as elsewhere in this
+/// crate, so that the counters of many nodes fit into the cache.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Vitals {
+pub(crate) struct NodeStats {
     /// Calls in flight, and [`CLOSED`].
     load: AtomicU32,
     /// Failures since the last success.
     consecutive: AtomicU32,
-    /// Changes when the node is ejected and when it returns: what calls of an earlier epoch find out says
-    /// nothing about the node as it is now.
+    /// Incremented when the node is ejected and when it returns: results of calls of an earlier epoch say nothing
+    /// about its current state.
     epoch: AtomicU32,
     /// Calls of this epoch that ended since the last sweep: good ones in the lower half, failures in the upper.
     ended: AtomicU64,
@@ -25,7 +25,7 @@ pub(crate) struct Vitals {
     pub(crate) latency: Latency,
 }
 
-/// The node takes no calls.
+/// Set while the node takes no calls.
 const CLOSED: u32 = 1 << 31;
 
 /// Calls that ended between two sweeps.
@@ -59,7 +59,7 @@ impl std::ops::Add for Ended {
     }
 }
 
-impl Vitals {
+impl NodeStats {
     pub(crate) fn new() -> Self {
         Self {
             load: AtomicU32::new(0),
@@ -85,7 +85,7 @@ impl Vitals {
     /// Ends a call. Returns whether it was the last one of a closed node.
     #[inline]
     pub(crate) fn leave(&self) -> bool {
-        // Release: what the call did happens before what a drain does next.
+        // Release pairs with the Acquire load of `is_idle`, so a drain sees the effects of the call.
         self.load.fetch_sub(1, Ordering::AcqRel) == CLOSED + 1
     }
 
@@ -115,7 +115,7 @@ impl Vitals {
         self.load.load(Ordering::Acquire) & !CLOSED
     }
 
-    /// The epoch of a call that starts.
+    /// Returns the epoch of a call that starts.
     #[inline]
     pub(crate) fn epoch(&self) -> u32 {
         // Relaxed: a call that starts at the moment of an ejection may count to either epoch.
@@ -160,21 +160,21 @@ impl Vitals {
         read(&self.ended) + read(&self.ended_late)
     }
 
-    /// Begins an epoch: nothing that calls in flight find out counts.
+    /// Begins an epoch: results of calls in flight no longer count for the health of the node.
     pub(crate) fn begin_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
         self.consecutive.store(0, Ordering::Relaxed);
         self.probe.store(0, Ordering::Relaxed);
     }
 
-    /// Makes the caller's call the probe, unless there is one whose lease has not ended.
+    /// Makes the call the probe, unless another probe holds an unexpired lease.
     pub(crate) fn claim_probe(&self, now: Instant, lease: u64) -> bool {
         let until = self.probe.load(Ordering::Relaxed);
         if now.as_nanos() < until {
             return false;
         }
         let lease = now.after(lease).as_nanos().max(1);
-        // Relaxed: the word publishes nothing, it only decides which call is the probe.
+        // Relaxed: the value only decides which call is the probe.
         self.probe
             .compare_exchange(until, lease, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
