@@ -120,8 +120,8 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// The latency that a failure counts as, if it took less and the server did not request to wait longer.
-    /// Without it, a node that fails fast would look like the fastest one and attract all calls.
+    /// Sets the least latency that a failed or throttled call counts as. Default 5 s. A longer hint of the server counts
+    /// instead. Without the penalty, a node that fails fast would look like the fastest one and attract all calls.
     pub const fn failure_penalty(mut self, penalty: Duration) -> Self {
         self.failure_penalty = penalty;
         self

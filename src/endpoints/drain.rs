@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use super::Endpoints;
 use super::inner::{Effect, WaitingDrain};
-use super::state::health::Change;
+use super::state::record::Change;
 use super::state::stats::NodeStats;
 
 impl<N> Endpoints<N> {

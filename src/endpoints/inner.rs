@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::node::NodeEntry;
 use super::plan::{NodeTable, Plan, Published, Replaced};
-use super::state::health::{Change, Machine, Record};
+use super::state::health::Machine;
 use super::state::latency::Decay;
+use super::state::record::{Change, Record};
 use super::state::routes::Routes;
 use super::state::rules::{Rules, Strategy};
 use super::state::stats::NodeStats;

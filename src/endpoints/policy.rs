@@ -101,7 +101,7 @@ impl<'e, N> Sticky<'e, N> {
     }
 }
 
-// Derived, these would request for `N: Copy`.
+// Derived, these would require `N: Copy`.
 impl<N> Clone for Sticky<'_, N> {
     fn clone(&self) -> Self {
         *self

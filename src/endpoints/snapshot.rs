@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Endpoints;
-use super::state::health::{Record, Standing};
+use super::state::record::{Record, Standing};
 use super::state::routes::Routes;
 use crate::instant::Instant;
 

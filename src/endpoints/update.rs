@@ -8,7 +8,7 @@ use super::config::NAME;
 use super::inner::{Core, Effect, Inner};
 use super::node::{Endpoint, NodeAddress, NodeEntry};
 use super::plan::NodeTable;
-use super::state::health::Record;
+use super::state::record::Record;
 use super::state::rendezvous::hash_of;
 use super::state::stats::NodeStats;
 use crate::error::ConfigError;

@@ -154,7 +154,7 @@ impl Inner {
         Instant::from_nanos(self.paused_until.load(Ordering::Relaxed))
     }
 
-    /// Stops hedging for as long as the dependency asked, or for `throttled_pause`.
+    /// Pauses hedging for the time of a hint, or for `throttled_pause`.
     pub(super) fn pause(&self, now: Instant, hint: Option<Duration>) {
         let pause = hint.map_or(self.throttled_pause, |hint| hint.min(MAX_PAUSE));
         let until = (now + pause).as_nanos();

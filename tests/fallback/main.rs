@@ -190,7 +190,7 @@ fn the_error_of_the_other_operation_is_returned_and_the_first_one_reported() {
 }
 
 #[test]
-fn pitfall_68_a_slow_fallback_of_one_call_does_not_block_another() {
+fn a_slow_fallback_of_one_call_does_not_block_another() {
     let clock = ManualClock::new();
     let number = Cell::new(0);
     let other = Fallback::to(|_: &Error<Fault>| {

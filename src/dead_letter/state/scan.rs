@@ -30,7 +30,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Scan {
         begin = at + 1;
     }
     found.torn = begin..bytes.len();
-    // A torn write that overwrote padding in part is followed by a line break too.
+    // Padding follows a torn write too, so its end looks like that of a record.
     let is_followed_by_empty_lines = found.whole < begin;
     let last_intact = found.intact.last().map_or(0, |last| last.end + 1);
     if is_followed_by_empty_lines && last_intact < found.whole {
@@ -53,8 +53,7 @@ impl Scan {
         if is_intact(&bytes[range.clone()]) {
             return self.intact.push(range);
         }
-        // A damaged line break joins two records. Each begins with the prefix that only records have, and one byte
-        // before it replaces the line break.
+        // A damaged line break joins two records. Each begins with the prefix that only records have.
         let starts = bytes[range.clone()]
             .windows(START.len())
             .enumerate()

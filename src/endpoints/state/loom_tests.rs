@@ -98,7 +98,7 @@ fn loom_no_sample_is_lost() {
 #[test]
 fn loom_no_call_is_lost_when_an_epoch_begins() {
     loom::model(|| {
-        let mut record = super::health::Record::new(1.0, 0, 0, None);
+        let mut record = super::record::Record::new(1.0, 0, 0, None);
         let stats = record.stats.clone();
         let caller = thread::spawn(move || stats.succeed(true));
         record.begin_epoch();

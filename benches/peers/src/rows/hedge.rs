@@ -9,7 +9,7 @@ use backstop::{FastClock, Hedge, Policy, TokioClock};
 
 use super::Row;
 use crate::measure::Candidate;
-use crate::work::{Failure, future, leak, pending_once, ready, sole_service};
+use crate::work::{Failure, blocking, future, leak, pending_once, ready, sole_service};
 
 /// Longer than any call here takes.
 const DELAY: Duration = Duration::from_secs(2);
@@ -29,12 +29,23 @@ pub fn rows() -> Vec<Row> {
     let by_latency = leak(by_latency.clock(FastClock::new()).build().expect(sound));
     vec![
         Row::race(
-            "hedge, fixed delay, ready, tokio clock",
+            "hedge, fixed delay, ready, fast clock",
+            1,
+            1.0,
+            future("fixed delay", || fixed_fast.call(ready)),
+            vec![future("by hand", || by_hand(ready))],
+        ),
+        // As for timeouts, the reading of the clock is not compared: a layer outside shares it.
+        Row::race(
+            "hedge, fixed delay, ready, tokio clock, beside the clock read",
             1,
             1.0,
             future("fixed delay", || fixed_tokio.call(ready)),
             vec![future("by hand", || by_hand(ready))],
-        ),
+        )
+        .beside(blocking("clock read", || {
+            backstop::Clock::now(&TokioClock)
+        })),
         Row::race(
             "hedge, fixed delay, pending once, fast clock",
             1,

@@ -227,7 +227,7 @@ fn the_oldest_are_evicted_and_stay_away() {
 }
 
 #[test]
-fn a_letter_that_fits_is_stored_where_the_empty_lines_do_not() {
+fn a_letter_that_fits_is_stored_where_the_padding_does_not() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
@@ -241,7 +241,7 @@ fn a_letter_that_fits_is_stored_where_the_empty_lines_do_not() {
 }
 
 #[test]
-fn the_empty_lines_go_with_the_log() {
+fn the_padding_is_removed_when_the_log_is_closed_or_opened() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
@@ -259,7 +259,7 @@ fn the_empty_lines_go_with_the_log() {
 }
 
 #[test]
-fn a_line_damaged_before_empty_ones_is_rescued() {
+fn a_record_damaged_before_padding_is_rescued() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();

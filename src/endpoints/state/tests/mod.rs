@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::health::{Change, Machine, Record, Standing};
+use super::health::Machine;
 use super::latency::{Decay, Latency};
 use super::priority::{Level, spread};
+use super::record::{Change, Record, Standing};
 use super::rules::{FailureShare, Rules, SuccessRate};
 use super::slow_start::SlowStart;
 use super::stats::NodeStats;

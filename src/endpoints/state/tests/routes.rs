@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use super::super::latency::Decay;
 use super::super::rendezvous::{hash_of, score};
-use super::super::routes::{PickRequest, Routes};
+use super::super::routes::Routes;
 use super::super::rules::Strategy;
+use super::super::tier::PickRequest;
 use super::super::tried::TriedNodes;
 use super::*;
 
