@@ -40,7 +40,7 @@ fn every_setting_is_taken_or_rejected_at_its_ends() {
     check(
         "min_calls",
         &COUNTS,
-        |_| true,
+        |calls| calls > 0,
         |calls| builder().min_calls(calls).build(),
         try_out,
     );
@@ -75,6 +75,14 @@ fn settings_that_contradict_each_other_are_rejected() {
     assert_eq!((both.policy(), both.setting()), ("hedge", "quantile"));
     let both = builder().after_with(|_| ms(1)).build().unwrap_err();
     assert_eq!(both.setting(), "after_with");
+    // They would be ignored.
+    for (setting, both) in [
+        ("min_delay", builder().min_delay(ms(1))),
+        ("min_calls", builder().min_calls(20)),
+        ("window", builder().window(Duration::from_secs(30))),
+    ] {
+        assert_eq!(both.build().unwrap_err().setting(), setting);
+    }
     let debug = format!("{:?}", builder());
     assert!(debug.starts_with("HedgeBuilder"), "{debug}");
 }

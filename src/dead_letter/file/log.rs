@@ -151,7 +151,8 @@ impl<D: Disk> Log<D> {
         if end <= segment.allocated {
             return self.disk.write_at(&name, segment.length, lines);
         }
-        let mut allocated = end.checked_next_multiple_of(self.settings.fill_bytes);
+        let step = self.settings.fill_bytes.min(self.settings.segment_bytes);
+        let mut allocated = end.checked_next_multiple_of(step.max(1));
         let mut filled = lines.to_vec();
         filled.resize(
             lines.len() + (allocated.unwrap_or(end) - end) as usize,
