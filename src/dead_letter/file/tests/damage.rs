@@ -133,7 +133,9 @@ fn a_full_disk_rejects_letters_and_takes_them_again_when_there_is_room() {
     log.commit(&[pending(1)]).unwrap();
     {
         let mut sim = lock(&disk.0);
+        // The write with padding, its truncation, and the write without padding.
         sim.fails_at = Some((sim.operations + 1, 100));
+        sim.fails_for = 2;
         sim.error = Some(io::ErrorKind::StorageFull);
     }
     let error = log.commit(&[pending(2)]).unwrap_err();
@@ -153,6 +155,7 @@ fn a_full_disk_leaves_no_heap_of_empty_files() {
     for id in 2..50 {
         let operations = lock(&disk.0).operations;
         lock(&disk.0).fails_at = Some((operations + 1, 30));
+        lock(&disk.0).fails_for = 2;
         log.commit(&[pending(id)]).unwrap_err();
     }
     assert!(disk.names().len() <= 2, "{:?}", disk.names());
@@ -330,6 +333,7 @@ fn a_file_that_has_reached_its_length_takes_no_more_letters() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
+    log.trim();
     let length = disk.content(&letters_name(1)).len() as u64;
     for (segment_bytes, name) in [(length + 1, 1), (length, 2)] {
         let settings = Settings {
