@@ -71,7 +71,7 @@ impl World {
         // Refuses about half of the calls after a failure.
         let throttle = Throttle::builder().seed(1).clock(clock.clone());
         let throttle = throttle
-            .min_requests(1)
+            .min_calls(1)
             .max_rejection(0.5)
             .grace(Duration::ZERO);
         let breaker = CircuitBreaker::builder()
@@ -179,7 +179,7 @@ impl World {
         let left = (flights.flights, flights.waiting);
         assert_eq!(left, (0, 0), "shared executions, {when}");
         let throttle = self.throttle.snapshot();
-        assert_eq!(throttle.pending, 0, "calls in the throttle, {when}");
+        assert_eq!(throttle.in_flight, 0, "calls in the throttle, {when}");
         let nodes = self.endpoints.snapshot().nodes;
         let in_flight: u32 = nodes.iter().map(|node| node.in_flight).sum();
         assert_eq!(in_flight, 0, "calls of endpoints, {when}");
@@ -395,7 +395,7 @@ const FUTURES: &[(&str, Make)] = &[
     ("a health check", |w| {
         w.breaker.trip();
         Box::pin(async {
-            let checks = Box::pin(w.breaker.probe_with(STEP, || w.operation()));
+            let checks = Box::pin(w.breaker.check_with(STEP, || w.operation()));
             select(checks, Box::pin(w.clock.sleep(STEP * 8))).await;
         })
     }),

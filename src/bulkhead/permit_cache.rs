@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::semaphore::Semaphore;
 use super::state::{Taken, Word};
-use crate::striped::home;
+use crate::striped::thread_index;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock_checked};
 
 /// The semaphore, with a cache of free permits for each thread in front of it.
@@ -220,7 +220,7 @@ impl Slots {
 
     #[inline(always)]
     fn mine(&self) -> &AtomicU32 {
-        &self.slots[home() & (self.slots.len() - 1)].0
+        &self.slots[thread_index() & (self.slots.len() - 1)].0
     }
 
     /// Takes a permit out of the thread's slot.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bulkhead::state::MAX_PERMITS;
-use crate::striped::move_to;
+use crate::striped::set_thread_index;
 
 /// Acquires one permit as a bulkhead does.
 fn acquire(cache: &PermitCache) -> Result<Taken, Word> {
@@ -69,15 +69,15 @@ fn a_clamped_cost_takes_what_there_is() {
 #[test]
 fn a_released_permit_stays_with_the_thread_while_there_is_much_room() {
     let cache = PermitCache::with_two_slots(8);
-    move_to(0);
+    set_thread_index(0);
     acquire(&cache).unwrap();
     assert!(!cache.release_one());
     assert_eq!(counts(&cache), (1, 0));
     // A thread with another slot does not see it.
-    move_to(1);
+    set_thread_index(1);
     acquire(&cache).unwrap();
     assert_eq!(counts(&cache), (2, 1));
-    move_to(0);
+    set_thread_index(0);
     acquire(&cache).unwrap();
     assert_eq!(counts(&cache), (2, 2));
     // Both slots together hold half of the limit.
@@ -107,7 +107,7 @@ fn the_cache_is_emptied_before_a_call_is_rejected_waits_or_finds_another_limit()
     for (act, in_flight) in acts {
         let cache = PermitCache::with_two_slots(8);
         for home in [0, 1] {
-            move_to(home);
+            set_thread_index(home);
             acquire(&cache).unwrap();
             cache.release_one();
         }
@@ -183,7 +183,7 @@ fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
         let sum = out.iter().sum::<u32>();
         match step {
             Step::Acquire { home, cost } => {
-                move_to(home);
+                set_thread_index(home);
                 let taken = match cost {
                     1 => acquire(&cache).ok(),
                     _ => cache.try_acquire(cost, false).ok(),
@@ -192,7 +192,7 @@ fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
                 out.extend(taken.map(Taken::cost));
             }
             Step::Release { home, which } if !out.is_empty() => {
-                move_to(home);
+                set_thread_index(home);
                 match out.swap_remove(which % out.len()) {
                     1 => prop_assert_eq!(cache.release_one(), waiting),
                     cost => prop_assert_eq!(cache.release(cost).is_waiting(), waiting),

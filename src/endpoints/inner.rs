@@ -15,7 +15,7 @@ use super::state::stats::NodeStats;
 use crate::base::Base;
 use crate::event::{EndpointEvent, Event, NodeName, Observer, Panics};
 use crate::instant::Instant;
-use crate::rng::Streams;
+use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 pub(super) struct Inner<N> {
@@ -27,7 +27,7 @@ pub(super) struct Inner<N> {
     pub(super) due: AtomicU64,
     /// Number of the next call, for round robin.
     pub(super) turn: AtomicU64,
-    pub(super) streams: Streams,
+    pub(super) streams: SharedRng,
     pub(super) rejected: AtomicU64,
 }
 
@@ -200,14 +200,14 @@ impl<N> Inner<N> {
                 drains: Vec::new(),
             }),
             turn: AtomicU64::new(0),
-            streams: Streams::new(seed),
+            streams: SharedRng::new(seed),
             rejected: AtomicU64::new(0),
         }
     }
 
     /// A random number in `[0, 1)`.
     pub(super) fn unit(&self) -> f64 {
-        self.streams.begin().unit()
+        self.streams.unit()
     }
 
     /// Changes the core, makes new routes if that needs them, and reports what happened.

@@ -56,7 +56,7 @@ impl<N> Inner<N> {
             key,
             tried,
             turn,
-            random: self.streams.begin(),
+            random: self.streams.stream(),
         };
         let picked = self.published.read(|plan| {
             let Picked { entry, is_probe } = plan.routes.pick(&mut request)?;
@@ -105,7 +105,7 @@ impl<N> Inner<N> {
             self.due
                 .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
         if claimed.is_ok() {
-            let mut random = self.streams.begin();
+            let mut random = self.streams.stream();
             self.change(now, listener, |core| {
                 Effect::Reroute(core.machine.advance(now, &mut random))
             });

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
 use super::node::{NodeAddress, NodeEntry};
 use super::state::routes::Routes;
-use crate::striped::home;
+use crate::striped::thread_index;
 
 /// The nodes of a set by index.
 pub(super) type NodeTable<N> = Vec<Option<Arc<NodeEntry<N>>>>;
@@ -78,7 +78,7 @@ impl<N> Published<N> {
     /// Calls `read` with the current plan. The plan stays current until `read` returns.
     #[inline]
     pub(super) fn read<T>(&self, read: impl FnOnce(&Plan<N>) -> T) -> T {
-        let home = home() % COPIES;
+        let home = thread_index() % COPIES;
         match self.copies[home].0.try_read() {
             Ok(plan) => read(&plan),
             Err(_) => self.read_any(home, read),

@@ -11,7 +11,7 @@ use crate::event::{Event, HedgeEvent};
 use crate::instant::{Instant, nanos};
 use crate::policy::Context;
 use crate::retry_budget::{BudgetedCall, Extra, RetryBudget};
-use crate::striped::Striped;
+use crate::striped::StripedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::verdict::{ErrorClass, Health};
 
@@ -27,7 +27,7 @@ pub(super) struct Inner {
     pub(super) clock: ClockHandle,
     /// End of the pause in hedging while the dependency throttles, in nanoseconds.
     paused_until: AtomicU64,
-    calls: Striped,
+    calls: StripedCounter,
     pub(super) counts: Counts,
 }
 
@@ -95,7 +95,7 @@ impl Inner {
             throttled_pause,
             clock,
             paused_until: AtomicU64::new(0),
-            calls: Striped::new(),
+            calls: StripedCounter::new(),
             counts: Counts::default(),
         }
     }

@@ -33,8 +33,8 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
 }
 
-/// Vegas in the Go port. There a queue must be below the threshold rather than at most at it, and the steps
-/// have a fraction where the logarithm is not looked up in a table.
+/// Vegas in the Go port. The queue must be below the threshold rather than at most at it, and steps have a fraction
+/// where the logarithm does not come from a table.
 pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
     const TABLE: f64 = 1000.0;
 
@@ -46,7 +46,7 @@ pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
     samples(scenario, algorithm, true)
 }
 
-/// An algorithm, fed with samples.
+/// Feeds an algorithm with samples.
 fn samples(
     scenario: &Scenario<'_>,
     mut algorithm: Box<dyn ConcurrencyLimit>,
@@ -60,7 +60,7 @@ fn samples(
                 let latency = step.need("rtt", step.duration("rtt")?)?;
                 let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
                 let mut sample = Sample::new(clock.now(), latency, in_flight);
-                // There, of a latency that is the smallest so far nothing else is looked at.
+                // The source checks nothing else about a new smallest latency.
                 let leaves_limit = is_vegas && latency < smallest;
                 smallest = smallest.min(latency);
                 sample.overloaded = step.flag("dropped")?.unwrap_or(false) && !leaves_limit;
@@ -74,7 +74,7 @@ fn samples(
 
 fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
-    // There a limit may be 0, and then stays so.
+    // In the source a limit may be 0, and then stays 0.
     let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
@@ -106,7 +106,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     })
 }
 
-/// Vegas with a threshold that is lower by `below`, and steps of `log10`.
+/// Builds Vegas with a threshold lower by `below` and steps of `log10`.
 fn vegas(
     config: &Fields,
     below: f64,
@@ -134,7 +134,7 @@ fn vegas(
         .increase(move |limit| increase.at(limit, log10))
         .decrease(move |limit| decrease.at(limit, log10))
         .smoothing(config.number("smoothing")?.unwrap_or(1.0))
-        // There the smallest latency is measured again after hundreds of samples.
+        // The source measures the smallest latency again after hundreds of samples.
         .probe(None)
         .every_sample(true);
     match vegas.build() {
@@ -143,7 +143,7 @@ fn vegas(
     }
 }
 
-/// A sum of products of numbers, `limit`, `log10root` and `sqrtroot`.
+/// A sum of products of numbers, `limit`, `log10root`, and `sqrtroot`.
 struct Curve(Vec<(char, Vec<(char, Factor)>)>);
 
 #[derive(Clone, Copy)]
@@ -198,7 +198,7 @@ impl Curve {
     }
 }
 
-/// The parts between the operators, each with the operator before it.
+/// Splits at the operators. Returns each part with the operator before it.
 fn split(text: &str, operators: [char; 2]) -> Vec<(char, String)> {
     let mut parts = vec![(operators[0], String::new())];
     for letter in text.chars() {
@@ -211,7 +211,7 @@ fn split(text: &str, operators: [char; 2]) -> Vec<(char, String)> {
     parts
 }
 
-/// The averages and roots the algorithms are made of.
+/// Runs the averages and roots that the algorithms use.
 fn functions(scenario: &Scenario<'_>) -> Check {
     let config = &scenario.config;
     let mut average = match (config.count_u32("window")?, config.count_u32("warmup")?) {
@@ -233,29 +233,29 @@ fn functions(scenario: &Scenario<'_>) -> Check {
         }
         Some("log10root") => {
             let x = step.need("x", step.count_u32("x")?)?;
-            // There this baseline is added.
+            // The source adds this baseline.
             step.check("expect", log10_root(x) + f64::from(baseline.unwrap_or(0)))
         }
         op => unknown(op),
     })
 }
 
-/// A bulkhead with partitions. There a partition below its share may exceed the total.
+/// Runs a bulkhead with partitions. In the source a partition below its share may exceed the total.
 fn partitions(scenario: &Scenario<'_>) -> Check {
     let config = &scenario.config;
     let clock = TestClock::new();
     let Some(Value::Object(shares)) = config.get("partitions") else {
-        return inexpressible("`partitions` is no object");
+        return inexpressible("`partitions` is not an object");
     };
     let mut builder = Bulkhead::builder()
         .shares_may_exceed(true)
         .clock(clock.clone());
     for (name, share) in shares {
         let share = share.as_f64().unwrap_or(f64::NAN);
-        // Names live as long as the program there and here.
+        // Names live as long as the program, there and here.
         builder = builder.partition(name.clone().leak(), share);
     }
-    // Calls of this kind do not go through the limiter.
+    // Calls of this kind bypass the limiter.
     let bypass = config.text("bypass")?;
     match config.text("algo")? {
         None | Some("fixed") => {}

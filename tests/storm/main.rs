@@ -1,7 +1,7 @@
 //! Eight layers, four threads, and user code that panics at random wherever the library runs it.
 //!
-//! Nothing is lost, nothing waits for ever, no bound is exceeded. `BACKSTOP_STORM` sets the number of
-//! calls, `BACKSTOP_STORM_SEED` another seed:
+//! No permit or token is lost, no call waits for ever, no limit is exceeded. `BACKSTOP_STORM` sets the number of
+//! calls, `BACKSTOP_STORM_SEED` the seed:
 //!
 //! ```text
 //! BACKSTOP_STORM=10000000 cargo test --release --test storm -- --nocapture
@@ -27,7 +27,7 @@ use user_code::User::{self, Hook, Key as KeyCode, Operation};
 use user_code::{Bell, DICE, Ears, KEYS_ALIVE, Key, ODDS, PANICS, roll, survive, user_code};
 
 const THREADS: u64 = 4;
-/// Calls of a thread that are in progress at once.
+/// Number of concurrent calls per thread.
 const SLOTS: usize = 12;
 const LIMIT: u32 = 14;
 const KEYS: u64 = 24;
@@ -60,7 +60,7 @@ enum End {
     Failed,
     TimedOut,
     Rejected,
-    /// It waited for a permit or a token without a stack.
+    /// A wait for a permit or a token without a stack.
     Bare,
     Panicked,
     Dropped,
@@ -91,7 +91,7 @@ struct World {
     ends: [AtomicU64; ENDS.len()],
 }
 
-/// A call inside the bulkhead.
+/// A call inside the bulkhead, counted in flight.
 struct Inside<'a>(&'a World);
 
 impl<'a> Inside<'a> {
@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    /// What the operation does: it answers at once, later, badly, never, or panics.
+    /// The operation: it answers immediately or later, fails, hangs, or panics.
     async fn work(&self, inside: Inside<'_>) -> Result<(), Down> {
         user_code(Operation);
         match roll(32) {
@@ -195,7 +195,7 @@ impl World {
             _ => {}
         }
         user_code(Operation);
-        // Times in which most calls fail, so that the circuit opens and closes.
+        // In some periods most calls fail, so that the circuit opens and closes.
         let is_bad = self.clock.now().as_nanos() / 100_000_000 % 5 == 0;
         let fails = roll(20) < if is_bad { 15 } else { 1 };
         drop(inside);
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Waits for a permit, and for a token, without a limit of time that would hide a lost wake-up.
+    /// Waits for a permit and for a token, without a timeout that would hide a lost wake-up.
     async fn bare(&self) -> End {
         if roll(2) == 0 {
             let key = Key::new(roll(KEYS));
@@ -292,12 +292,12 @@ impl World {
         survive(|| self.clock.advance(by));
     }
 
-    /// Makes calls on this thread. Returns those that are in progress at the end.
+    /// Makes calls on this thread. Returns those still in progress.
     fn rage(&self, thread: u64, left: &AtomicI64, seed: u64) -> Vec<Slot<'_>> {
         DICE.set(seed.wrapping_mul(THREADS).wrapping_add(thread) << 32);
         ODDS.set(300);
         let mut slots: Vec<Slot<'_>> = Vec::new();
-        // The first thread moves the time, so the threads end together.
+        // The first thread advances the clock, so the threads end together.
         while left.load(SeqCst) > 0 {
             if thread == 0 && roll(4) == 0 {
                 self.advance(ms(roll(3)));
@@ -306,7 +306,7 @@ impl World {
             if slots.len() < SLOTS && left.fetch_sub(1, SeqCst) > 0 {
                 slots.push(self.begin());
                 is_idle = false;
-                // One of them is polled without a reason, or dropped.
+                // Polls a call spuriously, or drops it.
                 let at = roll(slots.len() as u64) as usize;
                 let end = match roll(20) {
                     0 => Some(End::Dropped),
@@ -337,7 +337,7 @@ impl World {
         slots
     }
 
-    /// Finishes the calls in progress. None of them is polled unless it is woken.
+    /// Finishes the calls in progress. Polls a call only if it was woken.
     fn finish(&self, mut slots: Vec<Slot<'_>>) {
         for _ in 0..100_000 {
             while let Some(at) = slots.iter().position(|slot| slot.woken.load(SeqCst)) {
@@ -358,7 +358,7 @@ impl World {
         panic!("{} calls wait for ever", slots.len());
     }
 
-    /// Everything has come back, and everything works.
+    /// Checks that every permit and token was returned and that every policy still works.
     fn check(&self) {
         let bulkhead = self.bulkhead.snapshot();
         assert_eq!((bulkhead.in_flight, bulkhead.queued), (0, 0));

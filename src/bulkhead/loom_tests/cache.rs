@@ -1,7 +1,7 @@
 //! Every interleaving of cached permits with the threads that need them.
 
 use super::*;
-use crate::striped::move_to;
+use crate::striped::set_thread_index;
 
 /// A queue over a cache with two open slots; `taken` permits are in flight. The model sees no
 /// contention, so tests open the slots.
@@ -32,7 +32,7 @@ fn other<T: 'static>(
 ) -> thread::JoinHandle<T> {
     let queue = queue.clone();
     thread::spawn(move || {
-        move_to(home);
+        set_thread_index(home);
         act(&queue)
     })
 }
@@ -105,7 +105,7 @@ fn loom_no_call_is_rejected_while_another_empties_the_cache() {
         let queue = cached(4, 3);
         cache_one(&queue);
         let other = other(&queue, 0, |queue| queue.try_admit(many(5)).unwrap_err());
-        move_to(1);
+        set_thread_index(1);
         queue.try_admit(ONE).unwrap();
         other.join().unwrap();
         assert_eq!(queue.in_flight(), 4);

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn later_fields_are_ignored_and_later_versions_refused() {
+    fn later_fields_are_ignored_and_later_versions_rejected() {
         #[derive(Serialize)]
         struct Later {
             v: u32,
