@@ -33,16 +33,11 @@ pub struct BulkheadBuilder {
 }
 
 impl Bulkhead {
-    /// Returns a bulkhead for at most `limit` concurrent calls, without a wait queue, on tokio's clock.
-    ///
-    /// # Panics
-    ///
-    /// If `limit` is 0. The [builder](Self::builder) returns an error instead.
+    /// Returns a bulkhead for at most `limit` concurrent calls, without a wait queue, on tokio's clock. A limit of 0
+    /// counts as 1; the [builder](Self::builder) returns an error for it.
     #[cfg(feature = "tokio")]
-    #[track_caller]
     pub fn new(limit: u32) -> Self {
-        assert!(limit > 0, "the limit of a bulkhead must be at least 1");
-        let builder = Self::builder().max_concurrent(limit);
+        let builder = Self::builder().max_concurrent(limit.max(1));
         let base = builder.setup.clone().on(crate::clock::TokioClock.into());
         builder.assemble(base)
     }

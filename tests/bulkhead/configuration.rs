@@ -146,9 +146,8 @@ fn extreme_settings_work() {
 }
 
 #[test]
-#[should_panic = "the limit of a bulkhead must be at least 1"]
-fn new_panics_without_permits() {
-    let _ = Bulkhead::new(0);
+fn new_takes_a_limit_of_zero_as_one() {
+    assert_eq!(Bulkhead::new(0).snapshot().limit, 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas,
+    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas, curve,
 };
 use backstop::{Bulkhead, Clock, Context};
 use serde_json::{Map, Value};
@@ -48,7 +48,7 @@ pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
 
 /// The step of Vegas as the scenarios write it: the logarithm, rounded down, and at least 1.
 fn log10_floor(limit: f64) -> f64 {
-    f64::from((limit as u32).max(1).ilog10().max(1))
+    curve::log10(limit as u32)
 }
 
 /// Feeds an algorithm with samples.
@@ -118,17 +118,17 @@ fn vegas(
     log10: fn(f64) -> f64,
 ) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
-    let curve = |key: &str, default: &str| match config.get(key) {
+    let parsed = |key: &str, default: &str| match config.get(key) {
         Some(Value::String(text)) => Curve::parse(text),
         Some(Value::Number(number)) => Curve::parse(&number.to_string()),
         Some(other) => inexpressible(format!("`{key}` is {other}")),
         None => Curve::parse(default),
     };
-    let alpha = curve("alpha", "3*log10root")?;
-    let beta = curve("beta", "6*log10root")?;
-    let threshold = curve("threshold", "log10root")?;
-    let increase = curve("increase", "limit+log10root")?;
-    let decrease = curve("decrease", "limit-log10root")?;
+    let alpha = parsed("alpha", "3*log10root")?;
+    let beta = parsed("beta", "6*log10root")?;
+    let threshold = parsed("threshold", "log10root")?;
+    let increase = parsed("increase", "limit+log10root")?;
+    let decrease = parsed("decrease", "limit-log10root")?;
     let floored = log10_floor;
     let vegas = Vegas::builder()
         .initial(number("initial", 20)?)
@@ -186,7 +186,7 @@ impl Curve {
             Factor::Number(number) => number,
             Factor::Limit => limit,
             Factor::Log10 => log10(limit),
-            Factor::Sqrt => f64::from((limit as u32).isqrt().max(1)),
+            Factor::Sqrt => f64::from(curve::sqrt(limit as u32, 1)),
         };
         let term = |factors: &[(char, Factor)]| {
             factors
@@ -223,6 +223,7 @@ fn functions(scenario: &Scenario<'_>) -> Check {
         (Some(window), warm_up) => Some(ExpAverage::new(window, warm_up.unwrap_or(10))),
         (None, _) => None,
     };
+    let baseline = config.count_u32("baseline")?;
     scenario.play(&TestClock::new(), |step: &Step| match step.op() {
         Some("add") => {
             let value = step.need("value", step.number("value")?)?;
@@ -231,7 +232,15 @@ fn functions(scenario: &Scenario<'_>) -> Check {
                 None => inexpressible("an average without a window"),
             }
         }
-        Some("sqrtroot" | "log10root") => inexpressible("the steps of Vegas are not public"),
+        Some("sqrtroot") => {
+            let x = step.need("x", step.count_u32("x")?)?;
+            step.check("expect", curve::sqrt(x, baseline.unwrap_or(1)))
+        }
+        Some("log10root") => {
+            let x = step.need("x", step.count_u32("x")?)?;
+            // The source adds this baseline.
+            step.check("expect", curve::log10(x) + f64::from(baseline.unwrap_or(0)))
+        }
         op => unknown(op),
     })
 }

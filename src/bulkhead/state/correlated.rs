@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::average::{Correlation, ExpAverage, LastPairs, MIN_PAIRS, MovingMedian};
-use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
+use super::curve;
+use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters};
 use super::windowed::{Windowed, WindowedBuilder};
 use crate::error::ConfigError;
 use crate::instant::Instant;
@@ -300,7 +301,7 @@ impl ConcurrencyLimit for Correlated {
         let baseline = self.baseline.add(latency);
         let queue = (self.limit * (1.0 - baseline / latency)).ceil();
         let congested = self.is_congested(sample, latency, median);
-        let step = log10_root(self.limit as u32);
+        let step = curve::log10(self.limit as u32);
         let moved = if queue > 6.0 * step || congested {
             self.limit - step
         } else if queue < 3.0 * step {

@@ -14,6 +14,7 @@ pub use super::aimd::{Aimd, AimdBuilder};
 pub use super::average::ExpAverage;
 pub use super::calibration::Calibration;
 pub use super::correlated::{Correlated, CorrelatedBuilder};
+pub use super::curve;
 pub use super::fixed::Fixed;
 pub use super::gradient::{Gradient, GradientBuilder};
 pub use super::gradient2::{Gradient2, Gradient2Builder};
@@ -122,11 +123,6 @@ impl Sample {
     pub(super) fn nanos(&self) -> f64 {
         (crate::instant::nanos(self.latency) as f64).max(1.0)
     }
-}
-
-/// Returns `⌊log10(limit)⌋`, at least 1: the step of Vegas.
-pub(super) fn log10_root(limit: u32) -> f64 {
-    f64::from(limit.max(1).ilog10().max(1))
 }
 
 /// The initial value, the bounds, and the growth condition of a limit.

@@ -16,4 +16,5 @@ pub(super) use self::limit::{ConcurrencyLimit, Sample};
 pub(super) use self::packed_state::{CACHED, MAX_PERMITS, PackedState, Taken, WAITING};
 pub(super) use self::wait_list::{Settled, WaitList};
 
+pub mod curve;
 pub mod limit;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::calibration::{Calibration, Calibrator, Progress};
+use super::curve;
 use super::limit::{
-    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, log10_root,
-    utilization_setter,
+    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, utilization_setter,
 };
 use crate::error::ConfigError;
 use crate::instant::Instant;
@@ -80,7 +80,7 @@ pub struct VegasBuilder {
 }
 
 fn step(limit: f64) -> f64 {
-    log10_root(limit as u32)
+    curve::log10(limit as u32)
 }
 
 impl Vegas {
