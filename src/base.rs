@@ -95,14 +95,15 @@ impl Base {
         self.events.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Tells the observer of a call and the handle's own, both also if one panics.
+    /// Reports an event to the observer of a call and to the handle's own, which may share parts: each hears it
+    /// once, also if another one panics.
     pub(crate) fn tell(&self, event: Event, listener: Option<&dyn Observer>) {
         let mut panics = Panics::default();
         self.tell_in(&mut panics, event, listener);
         panics.resume();
     }
 
-    /// As [`tell`](Self::tell), among other user code of which every part has to run.
+    /// As [`tell`](Self::tell), among other user code that has to run even if this panics.
     pub(crate) fn tell_in(
         &self,
         panics: &mut Panics,
@@ -117,8 +118,14 @@ impl Base {
             None => event.numbered(self.number()),
             Some(_) => event,
         };
-        for observer in [listener, self.observer.as_deref()].into_iter().flatten() {
-            panics.run(|| observer.on_event(&event));
+        let own = self.observer.as_deref();
+        let Some(listener) = listener else {
+            return own.map_or((), |own| panics.run(|| own.on_event(&event)));
+        };
+        let event = event.through(listener.pipeline());
+        panics.run(|| listener.on_event(&event));
+        if let Some(own) = own {
+            panics.run(|| own.on_event_after(listener, &event));
         }
     }
 

@@ -237,7 +237,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         classify(),
     );
     assert_no_allocation!("stack", &stack);
-    let pipeline = Pipeline::new(stack).named("stack");
+    let pipeline = Pipeline::new(stack).with_name("stack");
     assert_no_allocation!("pipeline", &pipeline);
     let options = CallOptions::new().idempotent(false).deadline(minute);
     assert_no_allocation!("pipeline with options", pipeline.with(options));

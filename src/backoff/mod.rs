@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::instant::nanos;
+use crate::instant::{DebugLimit, nanos};
 use crate::rng::SharedRng;
 
 mod jitter;
@@ -248,7 +248,7 @@ impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backoff")
             .field("shape", &self.shape)
-            .field("max", &self.max)
+            .field("max", &DebugLimit(self.max))
             .field("jitter", &self.jitter)
             .finish()
     }

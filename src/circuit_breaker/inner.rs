@@ -268,6 +268,7 @@ impl Inner {
             while fresh != 0 {
                 let event = Event::CircuitWouldOpen {
                     policy: self.base.name,
+                    pipeline: None,
                     cause: self.rules.cause(fresh),
                     sequence: 0,
                 };
@@ -367,6 +368,7 @@ impl Inner {
         for (change, sequence) in news.changes {
             let event = Event::CircuitChanged {
                 policy: self.base.name,
+                pipeline: None,
                 change,
                 sequence,
             };

@@ -260,6 +260,7 @@ impl<N> Inner<N> {
         }
         let number = |event| Event::Endpoint {
             policy: self.base.name,
+            pipeline: None,
             event,
             sequence: self.base.number(),
         };

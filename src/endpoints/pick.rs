@@ -22,7 +22,7 @@ impl<N> Inner<N> {
     pub(super) fn pick(
         &self,
         now: Instant,
-        tried: u64,
+        tried: u32,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -36,7 +36,7 @@ impl<N> Inner<N> {
     pub(super) fn pick_with<T>(
         &self,
         now: Instant,
-        tried: u64,
+        tried: u32,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -130,7 +130,7 @@ enum Entered<T> {
         taken: T,
     },
     /// The node takes no calls any more; its bit.
-    Closed(u64),
+    Closed(u32),
     NoRoute,
 }
 

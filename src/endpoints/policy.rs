@@ -156,7 +156,7 @@ pub struct Pick<'a, N> {
     inner: &'a Inner<N>,
     key: Option<u64>,
     /// Nodes that the call has tried.
-    tried: u64,
+    tried: u32,
 }
 
 impl<N> Clone for Pick<'_, N> {

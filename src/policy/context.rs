@@ -1,5 +1,6 @@
 //! What travels inwards with a call, and what the operation gets to see of it.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::{ClockHandle, ClockId};
@@ -18,7 +19,7 @@ use crate::priority::Priority;
 ///
 /// Layers may be on different clocks. The times inside are then carried over to the clock of the
 /// layer that asks: what matters is how much time is left, not where a clock began to count.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Context {
     /// The clock that `start`, `now` and `deadline` are on.
     clock: ClockId,
@@ -28,7 +29,8 @@ pub struct Context {
     // Whole words, for what is narrower is stored in pieces and read at once, which stalls.
     /// The attempt, and the cost in the upper half.
     numbers: u64,
-    /// The priority, the flags below, and in the upper half the budget that has counted the call.
+    /// The priority, the flags below, and from bit [`BUDGETS`](Self::BUDGETS) the budgets that have counted
+    /// the call.
     traits: u64,
     /// The endpoint that the attempt goes to; zero if none was picked.
     endpoint: u64,
@@ -43,8 +45,8 @@ impl Context {
     const SPENT: u64 = 1 << 18;
     /// A probe of a circuit that is half-open.
     const PROBE: u64 = 1 << 19;
-    /// Where the number of the budget begins.
-    const BUDGET: u32 = 32;
+    /// Shift of the numbers of the last three budgets that have counted the call.
+    const BUDGETS: u32 = 64 - 3 * BudgetNumber::BITS;
 
     /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
     pub const fn new() -> Self {
@@ -201,15 +203,24 @@ impl Context {
         self.with_trait(Self::PROBE, probe)
     }
 
-    /// Number of the retry budget that has counted this call; zero if none has.
-    pub(crate) const fn budget(&self) -> u32 {
-        (self.traits >> Self::BUDGET) as u32
+    /// Returns whether the retry budget of this number has counted the call, among the last three that have.
+    pub(crate) const fn is_counted_by(&self, budget: BudgetNumber) -> bool {
+        let mut counted = self.traits >> Self::BUDGETS;
+        while counted != 0 {
+            if counted & BudgetNumber::MAX == budget.get() {
+                return true;
+            }
+            counted >>= BudgetNumber::BITS;
+        }
+        false
     }
 
-    /// The same context for a call that the budget of this number has counted.
+    /// Returns the context of a call that the budget of this number has counted too.
     #[must_use]
-    pub(crate) const fn with_budget(mut self, number: u32) -> Self {
-        self.traits = self.traits & u32::MAX as u64 | (number as u64) << Self::BUDGET;
+    pub(crate) const fn counted_by(mut self, budget: BudgetNumber) -> Self {
+        let others = self.traits & ((1 << Self::BUDGETS) - 1);
+        let counted = self.traits >> Self::BUDGETS << BudgetNumber::BITS | budget.get();
+        self.traits = others | counted << Self::BUDGETS;
         self
     }
 
@@ -257,6 +268,45 @@ impl Context {
             self.traits & !which
         };
         self
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("attempt", &self.attempt())
+            .field("elapsed", &self.now.saturating_duration_since(self.start))
+            .field("remaining", &self.remaining())
+            .field("is_hedge", &self.is_hedge())
+            .field("is_idempotent", &self.is_idempotent())
+            .field("is_repeatable", &self.is_repeatable())
+            .field("is_probe", &self.is_probe())
+            .field("priority", &self.priority())
+            .field("cost", &self.cost())
+            .finish()
+    }
+}
+
+/// The number of a retry budget, in a [`Context`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BudgetNumber(u64);
+
+impl BudgetNumber {
+    const BITS: u32 = 14;
+
+    /// The largest number.
+    pub(crate) const MAX: u64 = (1 << Self::BITS) - 1;
+
+    /// Returns a number, if it is from 1 to [`MAX`](Self::MAX).
+    pub(crate) const fn new(number: u64) -> Option<Self> {
+        match number {
+            1..=Self::MAX => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn get(self) -> u64 {
+        self.0
     }
 }
 

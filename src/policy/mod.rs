@@ -112,12 +112,13 @@ mod tuple;
 mod unwind;
 mod wrappers;
 
-pub use self::boxed::BoxPolicy;
+pub use self::boxed::{BoxOperation, BoxPolicy, Boxable};
 pub use self::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith};
 pub use self::calls::{AtMostOnce, Policy};
 pub use self::check::OrderWarning;
 pub use self::classified::Classified;
 pub use self::classify::{Classify, ClassifyAttempts, ClassifyErrors, RetryIf};
+pub(crate) use self::context::BudgetNumber;
 pub use self::context::{Attempt, Context};
 pub use self::describe::{Describe, LayerKind};
 pub use self::guard::{Guard, Guarded};

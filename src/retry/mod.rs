@@ -94,10 +94,12 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::clock::ClockHandle;
 use crate::error::Error;
+use crate::instant::DebugLimit;
 use crate::keyed::stateless;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
+mod attempts;
 mod config;
 mod policy;
 mod state;
@@ -205,8 +207,8 @@ impl fmt::Debug for Inner {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
-            .field("max_hint", &self.max_hint)
-            .field("max_elapsed", &self.max_elapsed)
+            .field("max_hint", &DebugLimit(self.max_hint))
+            .field("max_elapsed", &self.max_elapsed.map(DebugLimit))
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

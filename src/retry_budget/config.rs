@@ -1,9 +1,9 @@
 //! The builders of the four kinds of budget.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::number::Number;
 use super::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
 use super::{Inner, Kind, RetryBudget};
 use crate::clock::ClockHandle;
@@ -46,12 +46,8 @@ const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
 }
 
 fn budget(kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {
-    // Of std also under loom: the number orders nothing.
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    // Relaxed: only that numbers differ matters. After 2^32 budgets they begin again.
-    let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
     RetryBudget::of(Arc::new(Inner {
-        number,
+        number: Number::take(),
         kind,
         clock,
     }))

@@ -55,10 +55,12 @@ use crate::sync::lock;
 use crate::verdict::ErrorClass;
 
 mod config;
+mod number;
 mod state;
 
 pub use self::config::{GrpcBudget, InFlightBudget, PercentageBudget, TokenBudget};
 
+use self::number::Number;
 use self::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
 
 /// A budget for further attempts, shared by retries and hedges. See the [module page](self).
@@ -71,8 +73,7 @@ pub struct RetryBudget {
 
 #[derive(Debug)]
 struct Inner {
-    /// Tells budgets apart in the context of a call. Never zero.
-    number: u32,
+    number: Number,
     kind: Kind,
     /// What moves the window; `None` for the kinds that do not depend on the time.
     clock: Option<ClockHandle>,
@@ -125,17 +126,20 @@ impl RetryBudget {
 
     /// Begins the call of `cx`, with the reading of the clock that it has, if any is needed.
     ///
-    /// A call that a layer outside has begun under this budget is not counted twice.
+    /// A call that a layer outside has begun under this budget is not counted twice, also if up to two other
+    /// budgets have counted it in between.
     pub(crate) fn begin_in(&self, cx: &mut Context) -> BudgetedCall<'_> {
-        let number = self.inner.number;
-        if cx.budget() == number {
+        let number = self.inner.number.get();
+        if number.is_some_and(|number| cx.is_counted_by(number)) {
             return BudgetedCall {
                 budget: self,
                 last_price: BudgetedCall::NESTED | BudgetedCall::NOTHING,
             };
         }
         let call = self.begin_at(self.now_in(cx));
-        *cx = cx.with_budget(number);
+        if let Some(number) = number {
+            *cx = cx.counted_by(number);
+        }
         call
     }
 

@@ -37,6 +37,7 @@ impl Inner {
         let guard = OnUnwind::new(|| self.state.withdraw_probe(now, last));
         let event = Event::ProbeForced {
             policy: self.base.name,
+            pipeline: None,
             sequence: 0,
         };
         self.base.tell(event, listener);

@@ -59,7 +59,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{ClockHandle, blocking};
-use crate::instant::nanos;
+use crate::instant::{DebugLimit, nanos};
 use crate::keyed::stateless;
 use crate::policy::Context;
 
@@ -161,7 +161,7 @@ impl Limit {
 impl fmt::Debug for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed { limit, .. } => f.debug_tuple("Fixed").field(limit).finish(),
+            Self::Fixed { limit, .. } => DebugLimit(*limit).fmt(f),
             Self::PerCall(_) => f.write_str("PerCall"),
         }
     }

@@ -136,9 +136,9 @@ fn a_subscription_hears_every_transition_in_order() {
     assert_eq!(
         heard,
         [
-            "closed -> open: consecutive_failures, for 5s",
-            "open -> half_open: break_over",
-            "half_open -> closed: probes_succeeded",
+            "closed -> open: consecutive failures, for 5s",
+            "open -> half-open: break over",
+            "half-open -> closed: probes succeeded",
             "closed -> isolated: manual",
             "isolated -> closed: manual",
         ]
@@ -197,7 +197,7 @@ fn events_tell_what_happens() {
     assert_eq!(
         *lines.lock().unwrap(),
         [
-            "github: closed -> open: consecutive_failures, for 5s",
+            "github: closed -> open: consecutive failures, for 5s",
             "github: rejected a call: circuit open, retry after 5s",
         ]
     );
@@ -220,9 +220,9 @@ fn rules_that_hold_while_nothing_opens_are_told_once() {
     assert_eq!(
         *lines.lock().unwrap(),
         [
-            "circuit_breaker: closed -> metrics_only: manual",
-            "circuit_breaker: would open: failure_rate",
-            "circuit_breaker: would open: slow_rate",
+            "circuit_breaker: closed -> metrics only: manual",
+            "circuit_breaker: would open: failure rate",
+            "circuit_breaker: would open: slow rate",
         ]
     );
 }

@@ -22,7 +22,7 @@ fn a_probe_of_a_breaker_outside_is_not_hedged() {
     let hedge = hedge(&clock, 50).build().unwrap();
     let stack = Pipeline::new((&breaker, &hedge)).observer(heard.observer());
     assert_eq!(call!(&clock, &stack, [Good(200)]), good(0, 200, &[0]));
-    assert_eq!(heard.take(), ["hedge: no copy: half_open"]);
+    assert_eq!(heard.take(), ["hedge: no copy: half-open"]);
     assert_eq!(breaker.state(), State::Closed);
     // Closed again.
     assert_eq!(

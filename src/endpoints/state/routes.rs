@@ -42,9 +42,9 @@ impl Entry {
         }
     }
 
-    /// The bit of a node among those that a call has tried. Nodes from the 65th on share bits.
-    pub(crate) const fn bit(slot: u32) -> u64 {
-        1 << (slot % 64)
+    /// The bit of a node among those that a call has tried. Nodes from the 33rd on share bits.
+    pub(crate) const fn bit(slot: u32) -> u32 {
+        1 << (slot % 32)
     }
 
     /// What calls are compared by: latency × (calls in flight + 1) / weight.
@@ -53,7 +53,7 @@ impl Entry {
         latency * (f64::from(self.vitals.in_flight()) + 1.0) * self.per_weight
     }
 
-    const fn is_tried(&self, tried: u64) -> bool {
+    const fn is_tried(&self, tried: u32) -> bool {
         tried & Self::bit(self.slot) != 0
     }
 }
@@ -92,7 +92,7 @@ pub(crate) struct Ask {
     /// The hash of the key, if the call sticks to the node of its key.
     pub(crate) key: Option<u64>,
     /// Nodes that the call has tried, as bits.
-    pub(crate) tried: u64,
+    pub(crate) tried: u32,
     /// Number of the call, for round robin.
     pub(crate) turn: u64,
     pub(crate) chance: Stream,
@@ -439,7 +439,7 @@ impl Tier {
     }
 
     /// The node of a key.
-    fn highest_score(&self, key: u64, tried: u64) -> Option<&Entry> {
+    fn highest_score(&self, key: u64, tried: u32) -> Option<&Entry> {
         let untried = || self.entries.iter().filter(|entry| !entry.is_tried(tried));
         if self.sums.is_empty() {
             // All weights are equal: the same order, without logarithms.

@@ -1,0 +1,97 @@
+//! Stacks that are made for one call.
+
+use super::Pipeline;
+use super::observed::{Observed, PipelineFuture};
+use super::options::{CallOptions, WithFuture};
+use crate::clock::ClockHandle;
+use crate::policy::tuple::Under;
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
+
+/// A stack for one call inside a pipeline. Made by [`Pipeline::around`].
+#[derive(Debug)]
+pub struct Around<'p, P, S> {
+    pipeline: &'p Pipeline<P>,
+    options: CallOptions,
+    stack: S,
+}
+
+impl<'p, P, S> Around<'p, P, S> {
+    pub(super) const fn new(pipeline: &'p Pipeline<P>, options: CallOptions, stack: S) -> Self {
+        Self {
+            pipeline,
+            options,
+            stack,
+        }
+    }
+}
+
+impl<P, S> Policy for Around<'_, P, S> {}
+
+impl<P: AtMostOnce, S: AtMostOnce> AtMostOnce for Around<'_, P, S> {}
+
+impl<'a, P, S, Op> Run<Op> for &'a Around<'_, P, S>
+where
+    P: Describe,
+    S: Describe,
+    Op: Operation,
+    Inside<'a, P, S>: Run<Op> + Run<Observed<'a, Op>>,
+{
+    type Future = WithFuture<PipelineFuture<'a, Inside<'a, P, S>, Op>>;
+
+    #[inline]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        let inside = Inside {
+            outer: &self.pipeline.policies,
+            inner: &self.stack,
+        };
+        let (cx, deadline) = self.options.apply(cx, || self.clock());
+        let run = self.pipeline.run_stack(inside, || self.clock(), op, cx);
+        WithFuture::new(run, self.pipeline.name, deadline)
+    }
+}
+
+impl<P: Describe, S: Describe> Describe for Around<'_, P, S> {
+    fn clock(&self) -> Option<ClockHandle> {
+        self.pipeline.clock().or_else(|| self.stack.clock())
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        self.pipeline.describe(layers);
+        self.stack.describe(layers);
+    }
+
+    fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+        self.pipeline.clocks(clocks);
+        self.stack.clocks(clocks);
+    }
+}
+
+/// A stack inside the policies of a pipeline.
+#[derive(Debug)]
+pub struct Inside<'a, P, S> {
+    outer: &'a P,
+    inner: &'a S,
+}
+
+// Derived, these would ask for `P: Copy`.
+impl<P, S> Clone for Inside<'_, P, S> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<P, S> Copy for Inside<'_, P, S> {}
+
+impl<'a, P, S, Op> Run<Op> for Inside<'a, P, S>
+where
+    Op: Operation,
+    &'a S: Run<Op>,
+    &'a P: Run<Under<&'a S, Op>>,
+{
+    type Future = <&'a P as Run<Under<&'a S, Op>>>::Future;
+
+    #[inline(always)]
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        self.outer.run(Under::new(self.inner, op), cx)
+    }
+}

@@ -1,0 +1,396 @@
+//! From attempt to attempt: what a call keeps, and what follows an attempt that failed.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Inner;
+use super::policy::Hook;
+use super::state::{self, Call, Limits, Retrying, Wait};
+use crate::backoff::Progress;
+use crate::clock::{ClockHandle, Sleep, blocking};
+use crate::error::{Error, Reason};
+use crate::event::{Event, Listener, Observer, StopReason};
+use crate::instant::Instant;
+use crate::policy::{Context, Operation, Outcome, SavedContext};
+use crate::retry_budget::{BudgetedCall, Extra};
+use crate::verdict::{ErrorClass, Health, Verdict};
+
+type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
+
+/// What a call remembers from attempt to attempt.
+pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
+    /// Nothing has failed yet: nothing is allocated.
+    First {
+        /// The operation.
+        op: Op,
+        /// The hook.
+        hook: H,
+        /// The retry.
+        inner: &'a Inner,
+        /// The context of the first attempt.
+        cx: Context,
+        /// The call as its budget knows it.
+        call: Option<BudgetedCall<'a>>,
+    },
+    /// An attempt has failed.
+    Later {
+        /// The rest.
+        retrying: Box<Loop<'a, Op, H>>,
+    },
+    /// On its way to the next state.
+    Taken,
+}
+
+impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
+    /// Whether nothing has to be done at the end of a good call.
+    #[inline(always)]
+    const fn is_fresh(&self) -> bool {
+        matches!(self, Self::First { call: None, .. })
+    }
+
+    const fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Taken)
+    }
+
+    fn after_attempt(self, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+        match self {
+            Self::Taken => Next::Return(outcome),
+            Self::Later { retrying } => retrying.after_attempt(outcome),
+            Self::First {
+                op,
+                hook,
+                inner,
+                cx,
+                mut call,
+            } => {
+                if inner.is_worth_a_retry(&outcome) {
+                    let retrying = Box::new(Loop {
+                        op,
+                        hook,
+                        inner,
+                        cx,
+                        executed: 0,
+                        progress: Progress::new(),
+                        extra: None,
+                        call,
+                        last: None,
+                        end: None,
+                    });
+                    return retrying.after_failure(outcome);
+                }
+                // Without an allocation.
+                if let Err(error) = &outcome.result {
+                    let executed = u32::from(!error.is_rejected());
+                    let observer = op.listener().observer();
+                    inner.stop(cx.attempt(), executed, stop_after(error), observer);
+                } else if let Some(call) = &mut call {
+                    succeed(call, outcome.verdict.health());
+                }
+                Next::Return(outcome)
+            }
+        }
+    }
+}
+
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for Memory<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+/// Tells the budget of a good result.
+fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
+    if health == Health::Healthy {
+        call.success();
+    }
+}
+
+/// What a call with a failed attempt remembers.
+pub struct Loop<'a, Op: Operation, H: Hook<Op>> {
+    pub(super) op: Op,
+    hook: H,
+    inner: &'a Inner,
+    cx: Context,
+    /// Number of attempts that no layer inside has rejected.
+    executed: u32,
+    progress: Progress,
+    // Ends before the call it belongs to.
+    extra: Option<Extra<'a>>,
+    call: Option<BudgetedCall<'a>>,
+    // The last outcome of an attempt that was executed.
+    last: Option<OutcomeOf<Op>>,
+    // The outcome to return after the sleep, if no attempt follows.
+    end: Option<OutcomeOf<Op>>,
+}
+
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for Loop<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loop").finish_non_exhaustive()
+    }
+}
+
+/// The error that the caller does not see goes where it asked for it.
+impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
+    fn drop(&mut self) {
+        self.forget_last();
+    }
+}
+
+/// What follows an attempt.
+enum Next<'a, Op: Operation, H: Hook<Op>> {
+    Return(OutcomeOf<Op>),
+    Sleep(Sleep, Box<Loop<'a, Op, H>>),
+}
+
+impl Inner {
+    /// Whether the retry has an interest in another attempt.
+    fn is_worth_a_retry<T, E>(&self, outcome: &Outcome<T, E>) -> bool {
+        let is_waited_out = |error| self.waits_out(error);
+        outcome.verdict.is_retryable() || outcome.result.as_ref().is_err_and(is_waited_out)
+    }
+
+    /// Whether this is an open circuit that the retry waits out.
+    fn waits_out<E>(&self, error: &Error<E>) -> bool {
+        self.retry_open_circuit && error.reason() == Some(Reason::CircuitOpen)
+    }
+
+    fn stop(&self, attempt: u32, executed: u32, stop: StopReason, observer: Option<&dyn Observer>) {
+        if let Some(observer) = observer {
+            observer.on_event(&Event::RetryStopped {
+                policy: self.name,
+                pipeline: None,
+                attempt,
+                executed,
+                stop,
+            });
+        }
+    }
+}
+
+/// Returns why no attempt follows one with this error, which is not worth a retry.
+const fn stop_after<E>(error: &Error<E>) -> StopReason {
+    match error {
+        Error::Rejected(rejected) => StopReason::Rejected(rejected.reason()),
+        Error::TimedOut(timed_out) if timed_out.is_by_deadline() => StopReason::Deadline,
+        _ => StopReason::NotRetryable,
+    }
+}
+
+impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
+    fn after_attempt(mut self: Box<Self>, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+        if self.inner.is_worth_a_retry(&outcome) {
+            return self.after_failure(outcome);
+        }
+        self.extra = None;
+        let Err(error) = &outcome.result else {
+            if let Some(call) = &mut self.call {
+                succeed(call, outcome.verdict.health());
+            }
+            return Next::Return(outcome);
+        };
+        self.executed += u32::from(!error.is_rejected());
+        self.stop(stop_after(error));
+        Next::Return(self.outcome_of_call(outcome))
+    }
+
+    fn after_failure(mut self: Box<Self>, mut outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+        let now = outcome.finished(&self.inner.clock);
+        self.cx.arrive(&self.inner.clock, now);
+        self.extra = None;
+        let error = outcome.result.as_ref().err();
+        let rejection = error.filter(|error| error.is_rejected());
+        if rejection.is_none() {
+            self.executed += 1;
+            if let Some(call) = &mut self.call {
+                call.failure();
+            }
+        }
+        let verdict = match error {
+            Some(error) if self.inner.waits_out(error) => Verdict::transient().not_executed(),
+            _ => outcome.verdict,
+        };
+        let (delay, allowed) = self.plan(&verdict, rejection, now);
+        if let Err(stop) = allowed {
+            self.stop(stop);
+            let outcome = self.outcome_of_call(outcome);
+            if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
+                return Next::Return(outcome);
+            }
+            // A new outcome: the old one says that the call has ended by now.
+            self.end = Some(Outcome::new(outcome.result, outcome.verdict));
+        } else {
+            self.tell(outcome.result.as_ref().err(), verdict, delay);
+            self.keep(outcome);
+        }
+        Next::Sleep(sleep(&self.inner.clock, now, delay), self)
+    }
+
+    fn stop(&self, stop: StopReason) {
+        let observer = self.op.listener().observer();
+        let attempt = self.cx.attempt();
+        self.inner.stop(attempt, self.executed, stop, observer);
+    }
+
+    /// Tells observer and hooks that another attempt follows.
+    fn tell(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
+        let retrying = Retrying::new(self.cx.attempt(), verdict, delay);
+        if let Some(observer) = self.op.listener().observer() {
+            observer.on_event(&Event::RetryScheduled {
+                policy: self.inner.name,
+                pipeline: None,
+                attempt: retrying.attempt(),
+                rejected: error.and_then(Error::reason),
+                delay,
+                verdict,
+            });
+        }
+        if let Some(error) = error {
+            self.hook.call(error, &retrying);
+        }
+        if let Some(hook) = &self.inner.on_retry {
+            hook(&retrying);
+        }
+    }
+
+    /// The outcome of a call whose last attempt had this one: that of the last attempt that was executed.
+    fn outcome_of_call(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
+        if !is_rejected || self.inner.return_rejection {
+            return outcome;
+        }
+        let Some(last) = self.last.take() else {
+            return outcome;
+        };
+        self.discard(outcome);
+        // A new outcome: the time of the old one is over.
+        Outcome::new(last.result, last.verdict)
+    }
+
+    /// Keeps the outcome of an attempt that was executed.
+    fn keep(&mut self, outcome: OutcomeOf<Op>) {
+        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+            self.discard(outcome);
+        } else {
+            self.forget_last();
+            self.last = Some(outcome);
+        }
+    }
+
+    fn forget_last(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.discard(last);
+        }
+    }
+
+    fn discard(&self, outcome: OutcomeOf<Op>) {
+        if let Err(error) = outcome.result {
+            self.op.discard(error);
+        }
+    }
+
+    /// The delay before the next attempt, and whether there may be one. Takes it from the budget.
+    fn plan(
+        &mut self,
+        verdict: &Verdict,
+        rejection: Option<&Error<Op::Error>>,
+        now: Instant,
+    ) -> (Duration, Result<(), StopReason>) {
+        let (limits, started) = (self.limits(), rejection.is_none());
+        let call = Call {
+            idempotent: self.cx.is_idempotent(),
+            repeatable: self.cx.is_repeatable(),
+        };
+        let repeat = state::may_repeat(&limits, self.cx.attempt(), call, started, verdict);
+        if repeat.is_err() {
+            return (Duration::ZERO, repeat);
+        }
+        let wait = self.wait(verdict, rejection);
+        let delay = match state::may_start(&limits, now, wait) {
+            Ok(delay) => delay,
+            Err(stop) => return (wait.delay, Err(stop)),
+        };
+        match &mut self.call {
+            // An attempt that a layer of our own rejected never reached the dependency, which is what the
+            // budget protects.
+            Some(call) if started => {
+                self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
+                match self.extra {
+                    Some(_) => (delay, Ok(())),
+                    None => (delay, Err(StopReason::BudgetEmpty)),
+                }
+            }
+            _ => (delay, Ok(())),
+        }
+    }
+
+    fn limits(&mut self) -> Limits {
+        let Inner {
+            clock,
+            max_attempts,
+            max_hint,
+            max_elapsed,
+            ..
+        } = self.inner;
+        let start = self.cx.start(clock);
+        Limits {
+            max_attempts: *max_attempts,
+            max_hint: *max_hint,
+            latest_start: max_elapsed.map_or(Instant::FAR_FUTURE, |limit| start + limit),
+            deadline: self.cx.deadline(clock),
+        }
+    }
+
+    /// How long to wait, and how long the server or the rejecting layer said it would take.
+    fn wait(&mut self, verdict: &Verdict, rejection: Option<&Error<Op::Error>>) -> Wait {
+        let inner = self.inner;
+        let backoff = match verdict.class() {
+            ErrorClass::Throttled if rejection.is_none() => &inner.throttled_backoff,
+            _ => &inner.backoff,
+        };
+        let (progress, unit) = (std::cell::RefCell::new(&mut self.progress), || {
+            inner.rng.unit()
+        });
+        // A backoff may be code of the user.
+        let computed = || blocking::outside(|| progress.borrow_mut().next(backoff, unit));
+        let spread = || blocking::outside(|| progress.borrow_mut().next_spread(backoff, unit));
+        let wait = match (rejection, verdict.hint()) {
+            (Some(rejection), _) => match rejection.retry_after() {
+                // A layer of our own: it knows to the nanosecond when it admits a call.
+                Some(wait) => Wait {
+                    delay: wait,
+                    earliest: wait,
+                    is_obeyed: false,
+                },
+                None => Wait::of(computed()),
+            },
+            (None, Some(hint)) => Wait::hinted(inner.hint, hint, computed, spread),
+            (None, None) => Wait::of(computed()),
+        };
+        if verdict.resets_backoff() {
+            self.progress = Progress::new();
+        }
+        match &inner.delay {
+            Some(replace) => {
+                let retrying = Retrying::new(self.cx.attempt(), *verdict, wait.delay);
+                Wait::of(replace(&retrying))
+            }
+            None => wait,
+        }
+    }
+
+    /// The context of the attempt after a wait.
+    fn next_attempt(&mut self) -> Context {
+        self.cx.refresh(&self.inner.clock);
+        self.cx = self.cx.with_attempt(self.cx.attempt().saturating_add(1));
+        self.cx
+    }
+}
+
+/// A wait that lets other tasks run even when it is no wait at all.
+fn sleep(clock: &ClockHandle, now: Instant, delay: Duration) -> Sleep {
+    if delay.is_zero() {
+        Sleep::yield_once()
+    } else {
+        clock.sleep_until(now + delay)
+    }
+}
