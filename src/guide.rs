@@ -18,13 +18,5 @@ pub mod design {}
 #[doc = include_str!("../docs/patterns/rate-limiter.md")]
 pub mod rate_limiter {}
 
-#[doc = include_str!("../docs/patterns/retry.md")]
-#[cfg(feature = "tokio")]
-pub mod retry {}
-
 #[doc = include_str!("../docs/patterns/throttle.md")]
 pub mod throttle {}
-
-#[doc = include_str!("../docs/patterns/timeout.md")]
-#[cfg(feature = "tokio")]
-pub mod timeout {}

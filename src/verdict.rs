@@ -279,8 +279,8 @@ impl Verdict {
         self
     }
 
-    /// Returns the verdict for an attempt that is known not to have been executed, such as a refused
-    /// connection: repeating it is safe even if the operation is not idempotent.
+    /// Returns the verdict for an attempt that is known not to have been executed, such as one
+    /// without a connection: repeating it is safe even if the operation is not idempotent.
     #[must_use]
     pub const fn not_executed(mut self) -> Self {
         self.bits |= Self::NOT_EXECUTED;

@@ -1,4 +1,4 @@
-//! How long to wait before the next try: the delays of retries and of open circuits.
+//! Backoffs: the delays of retries and of open circuits.
 //!
 //! A [`Backoff`] is a plain value: a shape (fixed, linear, exponential, Fibonacci or your own), a
 //! cap and a [`Jitter`].
@@ -9,7 +9,7 @@
 //!     │                     ▒▒▒▒▒▒▒
 //!     │               ▒▒▒▒▒▒
 //!     │         ▒▒▒▒▒▒            ▒ full jitter: anywhere from zero to the delay, so that
-//!     │  ▒▒▒▒▒▒▒                    callers who failed together do not come back together
+//!     │  ▒▒▒▒▒▒▒                    callers that failed together do not retry together
 //!     └────────────────────────── attempt
 //! ```
 //!

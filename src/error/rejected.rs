@@ -118,7 +118,7 @@ impl StdError for Rejected {}
 /// | [`NotRepeatable`](Self::NotRepeatable) | [`call_once`](crate::Policy::call_once) | stops |
 /// | [`Custom`](Self::Custom) | a policy of your own | waits if the rejection has a time |
 ///
-/// A retry waits for as long as the rejection says ([`Rejected::retry_after`]), or else for the delay of its
+/// A retry waits for the time that the rejection has ([`Rejected::retry_after`]), or else for the delay of its
 /// backoff. [`Verdict::of_rejected`](crate::Verdict::of_rejected) is this table; a
 /// [`Classify`](crate::Classify) inside the retry can change it.
 ///

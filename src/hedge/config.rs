@@ -176,7 +176,7 @@ impl HedgeBuilder {
         }
         let cap = match max_extra_load {
             Some(share) => {
-                let cap = RetryBudget::percentage().ratio(share).floor_per_second(0);
+                let cap = RetryBudget::percentage().ratio(share).floor(0);
                 // As long as a window may be: a share of few calls is nothing.
                 let cap = cap.window(Duration::from_secs(60)).clock(clock.clone());
                 Some(cap.build()?)

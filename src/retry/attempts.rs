@@ -1,10 +1,15 @@
 //! From attempt to attempt: what a call keeps, and what follows an attempt that failed.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
+
 use super::Inner;
-use super::policy::Hook;
+use super::hook::Hook;
 use super::state::{self, Call, Limits, Retrying, Wait};
 use crate::backoff::Progress;
 use crate::clock::{ClockHandle, Sleep, blocking};
@@ -15,9 +20,9 @@ use crate::policy::{Context, Operation, Outcome, SavedContext};
 use crate::retry_budget::{BudgetedCall, Extra};
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
+pub(super) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
-/// What a call remembers from attempt to attempt.
+/// What a call keeps from attempt to attempt.
 pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
     /// Nothing has failed yet: nothing is allocated.
     First {
@@ -28,34 +33,35 @@ pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
         /// The retry.
         inner: &'a Inner,
         /// The context of the first attempt.
-        cx: Context,
-        /// The call as its budget knows it.
+        cx: SavedContext,
+        /// The call under its budget.
         call: Option<BudgetedCall<'a>>,
     },
     /// An attempt has failed.
     Later {
-        /// The rest.
-        retrying: Box<Loop<'a, Op, H>>,
+        /// What the call keeps since.
+        again: Pin<Box<Again<'a, Op, H>>>,
     },
     /// On its way to the next state.
     Taken,
 }
 
 impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
-    /// Whether nothing has to be done at the end of a good call.
+    /// Returns whether a good outcome needs no further work.
     #[inline(always)]
-    const fn is_fresh(&self) -> bool {
+    pub(super) const fn is_fresh(&self) -> bool {
         matches!(self, Self::First { call: None, .. })
     }
 
-    const fn take(&mut self) -> Self {
+    pub(super) const fn take(&mut self) -> Self {
         std::mem::replace(self, Self::Taken)
     }
 
-    fn after_attempt(self, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+    /// Decides what follows an attempt with this outcome.
+    pub(super) fn after_attempt(self, mut outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
         match self {
             Self::Taken => Next::Return(outcome),
-            Self::Later { retrying } => retrying.after_attempt(outcome),
+            Self::Later { again } => Again::after_attempt(again, outcome),
             Self::First {
                 op,
                 hook,
@@ -64,19 +70,22 @@ impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
                 mut call,
             } => {
                 if inner.is_worth_a_retry(&outcome) {
-                    let retrying = Box::new(Loop {
+                    let now = outcome.finished(&inner.clock);
+                    let retrying = Loop {
                         op,
                         hook,
                         inner,
-                        cx,
+                        cx: cx.restore(&inner.clock, now),
                         executed: 0,
                         progress: Progress::new(),
                         extra: None,
                         call,
                         last: None,
                         end: None,
-                    });
-                    return retrying.after_failure(outcome);
+                    };
+                    let sleep = Sleep::yield_once();
+                    let again = Box::pin(Again { sleep, retrying });
+                    return Again::after_attempt(again, outcome);
                 }
                 // Without an allocation.
                 if let Err(error) = &outcome.result {
@@ -98,16 +107,60 @@ impl<Op: Operation, H: Hook<Op>> fmt::Debug for Memory<'_, Op, H> {
     }
 }
 
-/// Tells the budget of a good result.
+/// Records a good result in the budget.
 fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
     if health == Health::Healthy {
         call.success();
     }
 }
 
-/// What a call with a failed attempt remembers.
-pub struct Loop<'a, Op: Operation, H: Hook<Op>> {
-    pub(super) op: Op,
+pin_project! {
+    /// What a call keeps once an attempt has failed. Allocated once.
+    pub struct Again<'a, Op: Operation, H: Hook<Op>> {
+        // The wait before the next attempt, or a past one.
+        #[pin]
+        sleep: Sleep,
+        retrying: Loop<'a, Op, H>,
+    }
+}
+
+impl<'a, Op: Operation, H: Hook<Op>> Again<'a, Op, H> {
+    fn after_attempt(mut again: Pin<Box<Self>>, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+        let mut this = again.as_mut().project();
+        match this.retrying.after_attempt(outcome) {
+            Decision::Return(outcome) => Next::Return(outcome),
+            Decision::Sleep(sleep) => {
+                this.sleep.set(sleep);
+                Next::Sleep(again)
+            }
+        }
+    }
+
+    pub(super) fn poll_sleep(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        self.project().sleep.poll(task)
+    }
+
+    /// Takes the outcome to return after the sleep, if no attempt follows.
+    pub(super) fn take_end(self: Pin<&mut Self>) -> Option<OutcomeOf<Op>> {
+        self.project().retrying.end.take()
+    }
+
+    /// Returns the operation and the context of the attempt after a sleep.
+    pub(super) fn next_attempt(self: Pin<&mut Self>) -> (Op, Context) {
+        let retrying = self.project().retrying;
+        (retrying.op, retrying.next_attempt())
+    }
+}
+
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for Again<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Again").finish_non_exhaustive()
+    }
+}
+
+/// What a call with a failed attempt keeps, besides its sleep.
+struct Loop<'a, Op: Operation, H: Hook<Op>> {
+    op: Op,
     hook: H,
     inner: &'a Inner,
     cx: Context,
@@ -123,13 +176,7 @@ pub struct Loop<'a, Op: Operation, H: Hook<Op>> {
     end: Option<OutcomeOf<Op>>,
 }
 
-impl<Op: Operation, H: Hook<Op>> fmt::Debug for Loop<'_, Op, H> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loop").finish_non_exhaustive()
-    }
-}
-
-/// The error that the caller does not see goes where it asked for it.
+/// Reports the error that the caller does not see.
 impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
     fn drop(&mut self) {
         self.forget_last();
@@ -137,19 +184,24 @@ impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
 }
 
 /// What follows an attempt.
-enum Next<'a, Op: Operation, H: Hook<Op>> {
+pub(super) enum Next<'a, Op: Operation, H: Hook<Op>> {
     Return(OutcomeOf<Op>),
-    Sleep(Sleep, Box<Loop<'a, Op, H>>),
+    Sleep(Pin<Box<Again<'a, Op, H>>>),
+}
+
+enum Decision<Op: Operation> {
+    Return(OutcomeOf<Op>),
+    Sleep(Sleep),
 }
 
 impl Inner {
-    /// Whether the retry has an interest in another attempt.
+    /// Returns whether another attempt may help.
     fn is_worth_a_retry<T, E>(&self, outcome: &Outcome<T, E>) -> bool {
         let is_waited_out = |error| self.waits_out(error);
         outcome.verdict.is_retryable() || outcome.result.as_ref().is_err_and(is_waited_out)
     }
 
-    /// Whether this is an open circuit that the retry waits out.
+    /// Returns whether this is the rejection of an open circuit that the retry waits for.
     fn waits_out<E>(&self, error: &Error<E>) -> bool {
         self.retry_open_circuit && error.reason() == Some(Reason::CircuitOpen)
     }
@@ -176,8 +228,8 @@ const fn stop_after<E>(error: &Error<E>) -> StopReason {
     }
 }
 
-impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
-    fn after_attempt(mut self: Box<Self>, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
+    fn after_attempt(&mut self, outcome: OutcomeOf<Op>) -> Decision<Op> {
         if self.inner.is_worth_a_retry(&outcome) {
             return self.after_failure(outcome);
         }
@@ -186,14 +238,14 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
             if let Some(call) = &mut self.call {
                 succeed(call, outcome.verdict.health());
             }
-            return Next::Return(outcome);
+            return Decision::Return(outcome);
         };
         self.executed += u32::from(!error.is_rejected());
         self.stop(stop_after(error));
-        Next::Return(self.outcome_of_call(outcome))
+        Decision::Return(self.outcome_of_call(outcome))
     }
 
-    fn after_failure(mut self: Box<Self>, mut outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+    fn after_failure(&mut self, mut outcome: OutcomeOf<Op>) -> Decision<Op> {
         let now = outcome.finished(&self.inner.clock);
         self.cx.arrive(&self.inner.clock, now);
         self.extra = None;
@@ -214,15 +266,15 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
             self.stop(stop);
             let outcome = self.outcome_of_call(outcome);
             if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
-                return Next::Return(outcome);
+                return Decision::Return(outcome);
             }
-            // A new outcome: the old one says that the call has ended by now.
+            // A new outcome, because the end of the old one is from before the sleep.
             self.end = Some(Outcome::new(outcome.result, outcome.verdict));
         } else {
             self.tell(outcome.result.as_ref().err(), verdict, delay);
             self.keep(outcome);
         }
-        Next::Sleep(sleep(&self.inner.clock, now, delay), self)
+        Decision::Sleep(sleep(&self.inner.clock, now, delay))
     }
 
     fn stop(&self, stop: StopReason) {
@@ -231,7 +283,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
         self.inner.stop(attempt, self.executed, stop, observer);
     }
 
-    /// Tells observer and hooks that another attempt follows.
+    /// Reports to the observer and the hooks that another attempt follows.
     fn tell(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
         let retrying = Retrying::new(self.cx.attempt(), verdict, delay);
         if let Some(observer) = self.op.listener().observer() {
@@ -252,7 +304,8 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
         }
     }
 
-    /// The outcome of a call whose last attempt had this one: that of the last attempt that was executed.
+    /// Returns the outcome of a call whose last attempt had this one: that of the last attempt that was
+    /// executed.
     fn outcome_of_call(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
         let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
         if !is_rejected || self.inner.return_rejection {
@@ -262,7 +315,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
             return outcome;
         };
         self.discard(outcome);
-        // A new outcome: the time of the old one is over.
+        // A new outcome, because the end of the old one has passed.
         Outcome::new(last.result, last.verdict)
     }
 
@@ -288,7 +341,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
         }
     }
 
-    /// The delay before the next attempt, and whether there may be one. Takes it from the budget.
+    /// Returns the delay before the next attempt, and whether it may follow. Withdraws it from the budget.
     fn plan(
         &mut self,
         verdict: &Verdict,
@@ -310,8 +363,8 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
             Err(stop) => return (wait.delay, Err(stop)),
         };
         match &mut self.call {
-            // An attempt that a layer of our own rejected never reached the dependency, which is what the
-            // budget protects.
+            // An attempt that a layer of the stack rejected costs nothing: it did not reach the dependency,
+            // which the budget protects.
             Some(call) if started => {
                 self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
                 match self.extra {
@@ -340,7 +393,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
         }
     }
 
-    /// How long to wait, and how long the server or the rejecting layer said it would take.
+    /// Returns the wait before the next attempt, and the wait that the server or the rejecting layer asked for.
     fn wait(&mut self, verdict: &Verdict, rejection: Option<&Error<Op::Error>>) -> Wait {
         let inner = self.inner;
         let backoff = match verdict.class() {
@@ -350,12 +403,12 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
         let (progress, unit) = (std::cell::RefCell::new(&mut self.progress), || {
             inner.rng.unit()
         });
-        // A backoff may be code of the user.
+        // A backoff may contain a closure of the user's.
         let computed = || blocking::outside(|| progress.borrow_mut().next(backoff, unit));
         let spread = || blocking::outside(|| progress.borrow_mut().next_spread(backoff, unit));
         let wait = match (rejection, verdict.hint()) {
             (Some(rejection), _) => match rejection.retry_after() {
-                // A layer of our own: it knows to the nanosecond when it admits a call.
+                // A layer of the stack knows exactly when it admits a call.
                 Some(wait) => Wait {
                     delay: wait,
                     earliest: wait,
@@ -378,7 +431,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
         }
     }
 
-    /// The context of the attempt after a wait.
+    /// Returns the context of the attempt after a wait.
     fn next_attempt(&mut self) -> Context {
         self.cx.refresh(&self.inner.clock);
         self.cx = self.cx.with_attempt(self.cx.attempt().saturating_add(1));
@@ -386,7 +439,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Loop<'a, Op, H> {
     }
 }
 
-/// A wait that lets other tasks run even when it is no wait at all.
+/// Waits for `delay`, and lets other tasks run even if that is zero.
 fn sleep(clock: &ClockHandle, now: Instant, delay: Duration) -> Sleep {
     if delay.is_zero() {
         Sleep::yield_once()

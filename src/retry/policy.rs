@@ -7,10 +7,11 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::attempts::{Loop, Memory, Next, OutcomeOf};
+use super::attempts::{Again, Memory, Next, OutcomeOf};
+use super::hook::{Hook, Hooked};
 use super::state::Retrying;
 use super::{Inner, Notify, Retry};
-use crate::clock::{ClockHandle, Sleep, blocking};
+use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::policy::{Context, Describe, LayerKind, Operation, Policy, Run};
 
@@ -66,41 +67,6 @@ impl<F> Describe for Notify<F> {
     }
 }
 
-/// What is called with the error of an attempt that will be followed by another one.
-pub trait Hook<Op: Operation>: Copy {
-    /// Calls it.
-    fn call(self, error: &Error<Op::Error>, retrying: &Retrying);
-}
-
-/// No hook.
-impl<Op: Operation> Hook<Op> for () {
-    fn call(self, _: &Error<Op::Error>, _: &Retrying) {}
-}
-
-/// A closure as a hook.
-#[derive(Debug)]
-pub struct Hooked<'a, F> {
-    hook: &'a F,
-}
-
-// Derived, these would ask for `F: Copy`.
-impl<F> Clone for Hooked<'_, F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<F> Copy for Hooked<'_, F> {}
-
-impl<F, Op> Hook<Op> for Hooked<'_, F>
-where
-    F: Fn(&Error<Op::Error>, &Retrying),
-    Op: Operation,
-{
-    fn call(self, error: &Error<Op::Error>, retrying: &Retrying) {
-        blocking::outside(|| (self.hook)(error, retrying));
-    }
-}
-
 impl Inner {
     #[inline(always)]
     fn run<Op: Operation, H: Hook<Op>>(
@@ -127,7 +93,7 @@ impl Inner {
                 op,
                 hook,
                 inner: self,
-                cx,
+                cx: cx.save(&self.clock),
                 call,
             },
         }
@@ -137,8 +103,8 @@ impl Inner {
 pin_project! {
     /// A run of a [`Retry`].
     ///
-    /// The attempt and the sleep after it share their place, which the sleep makes 120 bytes large;
-    /// so what the first attempt has to remember fits in beside it at no cost.
+    /// The sleep between attempts is on the heap, beside what is allocated after a failure anyway: here it
+    /// would make the future of a call that needs no retry up to twice as large.
     #[project = RetryProj]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub enum RetryFuture<'a, Op, H>
@@ -154,10 +120,8 @@ pin_project! {
         },
         /// The wait after an attempt that failed.
         Sleep {
-            #[pin]
-            sleep: Sleep,
             // Taken when the sleep is over.
-            retrying: Option<Box<Loop<'a, Op, H>>>,
+            again: Option<Pin<Box<Again<'a, Op, H>>>>,
         },
         /// Over, or on its way to the next state.
         Finished,
@@ -183,15 +147,17 @@ impl<Op: Operation, H: Hook<Op>> Future for RetryFuture<'_, Op, H> {
                         return Poll::Ready(outcome);
                     }
                 }
-                RetryProj::Sleep { sleep, retrying } => {
-                    ready!(sleep.poll(task));
-                    let Some(mut retrying) = retrying.take() else {
+                RetryProj::Sleep { again } => {
+                    if let Some(again) = again {
+                        ready!(again.as_mut().poll_sleep(task));
+                    }
+                    let Some(mut again) = again.take() else {
                         return Poll::Pending;
                     };
-                    if let Some(outcome) = retrying.end.take() {
+                    if let Some(outcome) = again.as_mut().take_end() {
                         return Poll::Ready(outcome);
                     }
-                    self.as_mut().attempt_again(retrying);
+                    self.as_mut().attempt_again(again);
                 }
                 RetryProj::Finished => return Poll::Pending,
             }
@@ -200,11 +166,9 @@ impl<Op: Operation, H: Hook<Op>> Future for RetryFuture<'_, Op, H> {
 }
 
 impl<Op: Operation, H: Hook<Op>> RetryFuture<'_, Op, H> {
-    /// Decides what follows an attempt that was not simply good. Returns the outcome of the call if no
-    /// other attempt follows.
+    /// Decides what follows an attempt. Returns the outcome of the call if no other attempt follows.
     ///
-    /// The outcome goes through by value: taking its address would force every outcome, the good
-    /// ones too, out of the registers.
+    /// Takes the outcome by value: a reference to it would force good outcomes out of the registers too.
     #[cold]
     #[inline(never)]
     fn after_attempt(mut self: Pin<&mut Self>, outcome: OutcomeOf<Op>) -> Option<OutcomeOf<Op>> {
@@ -212,13 +176,12 @@ impl<Op: Operation, H: Hook<Op>> RetryFuture<'_, Op, H> {
             return Some(outcome);
         };
         let memory = memory.take();
-        // Drops the attempt: budgets, observers, hooks and the wait do not meet it any more.
+        // Drops the attempt before budgets, observers, and hooks run, and before the wait.
         self.set(Self::Finished);
         match memory.after_attempt(outcome) {
             Next::Return(outcome) => Some(outcome),
-            Next::Sleep(sleep, retrying) => {
-                let retrying = Some(retrying);
-                self.set(Self::Sleep { sleep, retrying });
+            Next::Sleep(again) => {
+                self.set(Self::Sleep { again: Some(again) });
                 None
             }
         }
@@ -226,14 +189,13 @@ impl<Op: Operation, H: Hook<Op>> RetryFuture<'_, Op, H> {
 }
 
 impl<'a, Op: Operation, H: Hook<Op>> RetryFuture<'a, Op, H> {
-    /// Starts the next attempt. Out of line: the code of an attempt would be part of each layer outside
-    /// twice, for the first attempt and for this one.
+    /// Starts the next attempt. Out of line, or each layer outside would contain the code of an attempt twice.
     #[cold]
     #[inline(never)]
-    fn attempt_again(mut self: Pin<&mut Self>, mut retrying: Box<Loop<'a, Op, H>>) {
-        let (op, cx) = (retrying.op, retrying.next_attempt());
+    fn attempt_again(mut self: Pin<&mut Self>, mut again: Pin<Box<Again<'a, Op, H>>>) {
+        let (op, cx) = again.as_mut().next_attempt();
         let attempt = op.attempt(cx);
-        let memory = Memory::Later { retrying };
+        let memory = Memory::Later { again };
         self.set(Self::Attempt { attempt, memory });
     }
 }

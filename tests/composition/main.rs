@@ -156,7 +156,7 @@ fn a_timeout_limits_the_retries_inside() {
         |c| (timeout(c, 250), retry(c)) => {
             [Hang] => TimedOut, 1, 250;
             [Bad(0, Down), Good(10)] => Succeeded, 2, 110;
-            // The second attempt begins at 100 ms. The third would at 300 ms: nobody waits for it.
+            // The second attempt begins at 100 ms. The third would at 300 ms: no layer waits for it.
             [Bad(0, Down)] => Failed, 2, 100;
             [Bad(0, Down), Hang] => TimedOut, 2, 250;
         }

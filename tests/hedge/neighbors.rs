@@ -116,7 +116,7 @@ fn a_budget_that_a_retry_shares_counts_a_call_once() {
     assert_eq!((after.calls_in_flight, after.extras_in_flight), (0, 0));
 
     // One deposit a call: 10 calls allow one extra, by whichever layer.
-    let budget = RetryBudget::percentage().ratio(0.1).floor_per_second(0);
+    let budget = RetryBudget::percentage().ratio(0.1).floor(0);
     let budget = budget.clock(clock.clone()).build().unwrap();
     let retry = Retry::builder().budget(budget.clone()).clock(clock.clone());
     let hedge = Hedge::builder()

@@ -104,7 +104,7 @@ impl Armed {
         fired
     }
 
-    /// Registers a timer that has fired anew.
+    /// Registers a timer that has fired again.
     #[cold]
     pub(super) fn move_to(&mut self, deadline: Instant) {
         self.0.sleep.as_mut().reset(std_deadline(deadline).into());

@@ -2,7 +2,7 @@
 
 use super::Pipeline;
 use super::observed::{Observed, PipelineFuture};
-use super::options::{CallOptions, WithFuture};
+use super::options::{CallOptions, With, WithFuture};
 use crate::clock::ClockHandle;
 use crate::policy::tuple::Under;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
@@ -15,11 +15,44 @@ pub struct Around<'p, P, S> {
     stack: S,
 }
 
-impl<'p, P, S> Around<'p, P, S> {
-    pub(super) const fn new(pipeline: &'p Pipeline<P>, options: CallOptions, stack: S) -> Self {
-        Self {
-            pipeline,
-            options,
+impl<P> Pipeline<P> {
+    /// Returns a stack for one call inside this pipeline: it gets the pipeline's name, observer, and policies,
+    /// which stand outside of it. Does not allocate.
+    ///
+    /// # Example
+    ///
+    /// Layers with a key need no type names:
+    ///
+    /// ```
+    /// use backstop::{CircuitBreaker, Keyed, ManualClock, Pipeline, Policy, Retry};
+    ///
+    /// let clock = ManualClock::new();
+    /// let template = CircuitBreaker::builder().clock(clock.clone());
+    /// template.clone().build()?;
+    /// let breakers = Keyed::new(move |_: &String| template.clone().build().expect("checked"));
+    /// let pipeline = Pipeline::new(Retry::builder().clock(clock.clone()).build()?).with_name("hosts");
+    ///
+    /// let answer = clock.block_on(async {
+    ///     pipeline.around((&breakers.get("a.example"),)).call(|| async { Ok::<_, ()>(7) }).await
+    /// });
+    /// assert_eq!(answer, Ok(7));
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub const fn around<S>(&self, stack: S) -> Around<'_, P, S> {
+        Around {
+            pipeline: self,
+            options: CallOptions::new(),
+            stack,
+        }
+    }
+}
+
+impl<'a, P> With<'a, P> {
+    /// As [`Pipeline::around`], with these options.
+    pub const fn around<S>(&self, stack: S) -> Around<'a, P, S> {
+        Around {
+            pipeline: self.pipeline,
+            options: self.options,
             stack,
         }
     }

@@ -94,37 +94,6 @@ impl<P> Pipeline<P> {
         &self.policies
     }
 
-    /// Returns this pipeline as a policy whose calls have these options.
-    pub const fn with(&self, options: CallOptions) -> With<'_, P> {
-        With::new(self, options)
-    }
-
-    /// Returns a stack for one call inside this pipeline: it gets the pipeline's name, observer, and policies,
-    /// which stand outside of it. Does not allocate.
-    ///
-    /// # Example
-    ///
-    /// Layers with a key need no type names:
-    ///
-    /// ```
-    /// use backstop::{CircuitBreaker, Keyed, ManualClock, Pipeline, Policy, Retry};
-    ///
-    /// let clock = ManualClock::new();
-    /// let template = CircuitBreaker::builder().clock(clock.clone());
-    /// template.clone().build()?;
-    /// let breakers = Keyed::new(move |_: &String| template.clone().build().expect("checked"));
-    /// let pipeline = Pipeline::new(Retry::builder().clock(clock.clone()).build()?).with_name("hosts");
-    ///
-    /// let answer = clock.block_on(async {
-    ///     pipeline.around((&breakers.get("a.example"),)).call(|| async { Ok::<_, ()>(7) }).await
-    /// });
-    /// assert_eq!(answer, Ok(7));
-    /// # Ok::<(), backstop::ConfigError>(())
-    /// ```
-    pub const fn around<S>(&self, stack: S) -> Around<'_, P, S> {
-        self.with(CallOptions::new()).around(stack)
-    }
-
     /// Returns the known mistakes in the order of the layers, each with its reason and the remedy.
     ///
     /// | mistake | why |

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::around::Around;
 use super::{Pipeline, clock_of};
 use crate::clock::ClockHandle;
 use crate::error::{Error, TimedOut};
@@ -118,18 +117,17 @@ impl CallOptions {
 /// A pipeline with options for its calls. Made by [`Pipeline::with`].
 #[derive(Debug)]
 pub struct With<'a, P> {
-    pipeline: &'a Pipeline<P>,
+    pub(super) pipeline: &'a Pipeline<P>,
     options: CallOptions,
 }
 
-impl<'a, P> With<'a, P> {
-    pub(super) const fn new(pipeline: &'a Pipeline<P>, options: CallOptions) -> Self {
-        Self { pipeline, options }
-    }
-
-    /// As [`Pipeline::around`], with these options.
-    pub const fn around<S>(&self, stack: S) -> Around<'a, P, S> {
-        Around::new(self.pipeline, self.options, stack)
+impl<P> Pipeline<P> {
+    /// Returns this pipeline as a policy whose calls have these options.
+    pub const fn with(&self, options: CallOptions) -> With<'_, P> {
+        With {
+            pipeline: self,
+            options,
+        }
     }
 }
 
