@@ -323,7 +323,7 @@ impl Guard for Refuse {
     fn exit<T, E>(&self, (): (), _: &mut Outcome<T, E>) {}
 }
 
-fn refused_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duration {
+fn rejected_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duration {
     let start = elapsed(clock);
     let stack = Pipeline::new((retry, Guarded(Refuse(rejected))));
     // Never executed, so it may be repeated even so.
@@ -339,14 +339,14 @@ fn the_time_of_a_rejection_is_waited_exactly() {
     let retry = || doubling(&clock).max_attempts(2);
     let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(42));
     assert_eq!(
-        refused_for(&clock, retry().build().unwrap(), limited),
+        rejected_for(&clock, retry().build().unwrap(), limited),
         s(42)
     );
 
     let open = Rejected::new("breaker", Reason::CircuitOpen).with_retry_after(s(42));
-    assert_eq!(refused_for(&clock, retry().build().unwrap(), open), s(0));
+    assert_eq!(rejected_for(&clock, retry().build().unwrap(), open), s(0));
     let patient = retry().retry_open_circuit(true).build().unwrap();
-    assert_eq!(refused_for(&clock, patient, open), s(42));
+    assert_eq!(rejected_for(&clock, patient, open), s(42));
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn what_never_reached_the_dependency_costs_no_budget() {
         let before = budget.snapshot();
         let retry = doubling(&clock).max_attempts(2).budget(budget.clone());
         let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(7));
-        assert_eq!(refused_for(&clock, retry.build().unwrap(), limited), s(7));
+        assert_eq!(rejected_for(&clock, retry.build().unwrap(), limited), s(7));
         assert_eq!(budget.snapshot(), before);
     }
 }

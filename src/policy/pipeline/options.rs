@@ -118,7 +118,7 @@ impl CallOptions {
 #[derive(Debug)]
 pub struct With<'a, P> {
     pub(super) pipeline: &'a Pipeline<P>,
-    options: CallOptions,
+    pub(super) options: CallOptions,
 }
 
 impl<P> Pipeline<P> {
