@@ -111,7 +111,7 @@ where
     let nested = (timeout(2 * minute), timeout(minute));
     bench!(group, "two timeouts", operation, &nested);
     bench!(group, "stack", operation, &stack);
-    let pipeline = Pipeline::new(&stack).named("stack");
+    let pipeline = Pipeline::new(&stack).with_name("stack");
     bench!(group, "stack in a pipeline", operation, &pipeline);
     let observed = pipeline.clone().observer(|event: &Event| {
         black_box(event);

@@ -95,8 +95,8 @@ impl Base {
         self.events.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Reports an event to the observer of the call and to the handle's own. A panic of one does not keep the
-    /// event from the other.
+    /// Reports an event to the observer of the call and to the handle's own, which may share parts. Each hears it
+    /// once, even if another one panics.
     pub(crate) fn tell(&self, event: Event, listener: Option<&dyn Observer>) {
         let mut panics = Panics::default();
         self.tell_in(&mut panics, event, listener);
@@ -119,8 +119,14 @@ impl Base {
             None => event.numbered(self.number()),
             Some(_) => event,
         };
-        for observer in [listener, self.observer.as_deref()].into_iter().flatten() {
-            panics.run(|| observer.on_event(&event));
+        let own = self.observer.as_deref();
+        let Some(listener) = listener else {
+            return own.map_or((), |own| panics.run(|| own.on_event(&event)));
+        };
+        let event = event.through(listener.pipeline());
+        panics.run(|| listener.on_event(&event));
+        if let Some(own) = own {
+            panics.run(|| own.on_event_after(listener, &event));
         }
     }
 

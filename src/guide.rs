@@ -9,11 +9,3 @@ pub mod design {}
 
 #[doc = include_str!("../docs/pitfalls.md")]
 pub mod pitfalls {}
-
-#[doc = include_str!("../docs/patterns/retry.md")]
-#[cfg(feature = "tokio")]
-pub mod retry {}
-
-#[doc = include_str!("../docs/patterns/timeout.md")]
-#[cfg(feature = "tokio")]
-pub mod timeout {}

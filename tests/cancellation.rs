@@ -44,9 +44,9 @@ struct World {
     budget: RetryBudget,
     /// One permit, and room for one call that waits for it.
     bulkhead: Bulkhead,
-    /// Takes one trial call at a time, and needs two that end well.
+    /// Takes one probe at a time, and needs two that end well.
     breaker: CircuitBreaker,
-    /// A token for each step, and room for those who wait.
+    /// A token for each step, and room for waiters.
     limiter: RateLimiter,
     limiters: KeyedRateLimiter<u32>,
     throttle: Throttle,
@@ -68,7 +68,7 @@ impl World {
         let clock = ManualClock::new();
         let limit = Aimd::builder().initial(1).max(1).build().unwrap();
         let bulkhead = Bulkhead::builder().adaptive(limit).max_waiting(1);
-        // Refuses about half of the calls after a failure.
+        // Rejects about half of the calls after a failure.
         let throttle = Throttle::builder().seed(1).clock(clock.clone());
         let throttle = throttle
             .min_calls(1)
@@ -170,8 +170,8 @@ impl World {
         assert_eq!(limiter.waiting, 0, "callers that wait for a token, {when}");
         assert!(limiter.available[0] >= 0, "tokens, {when}");
         let breaker = self.breaker.snapshot();
-        assert_eq!(breaker.probes_in_flight, 0, "trial calls, {when}");
-        // Nor a health check, which would keep trial calls out.
+        assert_eq!(breaker.probes_in_flight, 0, "probes, {when}");
+        // Nor a health check, which would keep probes out.
         self.breaker.trip_for(Duration::ZERO);
         assert!(self.breaker.try_acquire().is_ok(), "health checks, {when}");
         assert_eq!(self.hedge.snapshot().in_flight, 0, "copies, {when}");

@@ -482,7 +482,9 @@ async fn a_client_with_keyed_layers() {
         breakers: Keyed::new(|_: &String| breaker()),
         limits: KEYS.clone(),
         attempt: timeout(),
-        pipeline: Pipeline::new(()).named("hosts").observer(|_: &Event| {}),
+        pipeline: Pipeline::new(())
+            .with_name("hosts")
+            .observer(|_: &Event| {}),
     });
     let task = client.clone();
     assert_eq!(

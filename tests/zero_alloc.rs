@@ -101,7 +101,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
             shedder().build().unwrap(),
         ),
     );
-    // Everybody would be shed, from the first update on.
+    // All calls would be shed, from the first update on.
     let shedding = shedder().signal(1.0, || 1.0).shadow(true).max_shed(1.0);
     let shedding = shedding.update_interval(Duration::from_nanos(1));
     let shedding = shedding.build().unwrap();
@@ -237,7 +237,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         classify(),
     );
     assert_no_allocation!("stack", &stack);
-    let pipeline = Pipeline::new(stack).named("stack");
+    let pipeline = Pipeline::new(stack).with_name("stack");
     assert_no_allocation!("pipeline", &pipeline);
     let options = CallOptions::new().idempotent(false).deadline(minute);
     assert_no_allocation!("pipeline with options", pipeline.with(options));

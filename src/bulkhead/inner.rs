@@ -158,6 +158,7 @@ impl Inner {
         panics.run(|| self.queue.serve_waiting());
         let event = Event::LimitChanged {
             policy: self.base.name,
+            pipeline: None,
             from,
             to: limit,
             sequence,

@@ -112,6 +112,7 @@ impl Inner {
         let fault = self.state.decide(self.rng.unit())?;
         let event = Event::ChaosInjected {
             policy: self.base.name,
+            pipeline: None,
             fault: fault.as_str(),
             sequence: 0,
         };

@@ -242,6 +242,7 @@ impl Inner {
         for (change, sequence) in notifications.transitions {
             let event = Event::CircuitChanged {
                 policy: self.base.name,
+                pipeline: None,
                 change,
                 sequence,
             };

@@ -94,6 +94,7 @@ impl Inner {
             while unreported != 0 {
                 let event = Event::CircuitWouldOpen {
                     policy: self.base.name,
+                    pipeline: None,
                     cause: self.rules.cause(unreported),
                     sequence: 0,
                 };

@@ -151,7 +151,10 @@ where
             Seen::Leads(leading) => {
                 // If the observer or the operation panics, the next call takes over.
                 if let Some(observer) = observer {
-                    observer.on_event(&Event::LeaderPromoted { policy });
+                    observer.on_event(&Event::LeaderPromoted {
+                        policy,
+                        pipeline: None,
+                    });
                 }
                 cx.refresh(&inner.clock);
                 let attempt = op.attempt(*cx);
@@ -165,7 +168,11 @@ where
                 };
                 if let Some(observer) = observer {
                     let waited = inner.clock.now().saturating_duration_since(*since);
-                    observer.on_event(&Event::Coalesced { policy, waited });
+                    observer.on_event(&Event::Coalesced {
+                        policy,
+                        pipeline: None,
+                        waited,
+                    });
                 }
                 self.set(Self::Finished);
                 Poll::Ready(Some(outcome))

@@ -191,6 +191,7 @@ impl<R> Inner<R> {
         if let Some(observer) = &self.observer {
             observer.on_event(&Event::DeadLetter {
                 policy: self.name,
+                pipeline: None,
                 event,
             });
         }

@@ -278,6 +278,7 @@ impl<N> Inner<N> {
         }
         let number = |event| Event::Endpoint {
             policy: self.base.name,
+            pipeline: None,
             event,
             sequence: self.base.number(),
         };

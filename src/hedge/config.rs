@@ -192,7 +192,7 @@ impl HedgeBuilder {
         max_extra_load.map_or(Ok(()), check_max_extra_load)?;
         let cap = match max_extra_load {
             Some(share) => {
-                let cap = RetryBudget::percentage().ratio(share).floor_per_second(0);
+                let cap = RetryBudget::percentage().ratio(share).floor(0);
                 // The longest window that a budget can have: a small share of few calls allows no copy.
                 let cap = cap.window(Duration::from_secs(60)).clock(clock.clone());
                 Some(cap.build()?)

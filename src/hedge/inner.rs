@@ -164,6 +164,7 @@ impl Inner {
     pub(super) const fn event(&self, event: HedgeEvent) -> Event {
         Event::Hedge {
             policy: self.name,
+            pipeline: None,
             event,
         }
     }

@@ -1,4 +1,4 @@
-//! The arithmetic of budgets. Time comes in as the number of a slice.
+//! The arithmetic of budgets. Time is an argument, as the number of a slice.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ impl Deposits {
         loop {
             if slice_of(current) == slice {
                 // The slice may have been replaced since: then the call counts into the newer one.
-                // Half of the range is left for those who add at the same time.
+                // Half of the range is left for concurrent additions.
                 if (current as u32) < u32::MAX / 2 {
                     slot.fetch_add(1, Ordering::Relaxed);
                 }
@@ -294,7 +294,7 @@ impl Tokens {
 #[derive(Debug)]
 pub(super) struct InFlight {
     ratio: f64,
-    at_least: u32,
+    floor: u32,
     /// Calls in the upper half, further attempts in the lower.
     counts: AtomicU64,
 }
@@ -302,10 +302,10 @@ pub(super) struct InFlight {
 impl InFlight {
     const CALL: u64 = 1 << 32;
 
-    pub(super) fn new(ratio: f64, at_least: u32) -> Self {
+    pub(super) fn new(ratio: f64, floor: u32) -> Self {
         Self {
             ratio,
-            at_least,
+            floor,
             counts: AtomicU64::new(0),
         }
     }
@@ -340,7 +340,7 @@ impl InFlight {
     fn room(&self, counts: u64) -> u32 {
         let (calls, extras) = ((counts >> 32) as u32, counts as u32);
         let share = (f64::from(calls) * self.ratio) as u32;
-        share.max(self.at_least).saturating_sub(extras)
+        share.max(self.floor).saturating_sub(extras)
     }
 
     /// Calls, and further attempts.

@@ -36,6 +36,7 @@ impl Inner {
         let guard = OnUnwind::new(|| self.state.withdraw_probe(now, last_admitted));
         let event = Event::ProbeForced {
             policy: self.base.name,
+            pipeline: None,
             sequence: 0,
         };
         self.base.tell(event, observer);

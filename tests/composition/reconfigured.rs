@@ -134,7 +134,7 @@ async fn handles_may_be_changed_while_a_hundred_tasks_use_them() {
         .unwrap();
     assert_eq!(stack.call(|| async { Ok::<_, Fault>(7) }).await, Ok(7));
 
-    // What was told of the transitions is one story without gaps, from where nobody was too late.
+    // Each transition begins in the state in which the one before ended.
     let mut told: Vec<Transition> = Vec::new();
     while let Some(transition) = transitions.try_next() {
         told.push(transition);

@@ -38,7 +38,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
 
 fn play(scenario: &Scenario<'_>, config: &Fields, is_empty: bool) -> Check {
     let clock = TestClock::new();
-    let nothing = RetryBudget::percentage().ratio(0.0).floor_per_second(0);
+    let nothing = RetryBudget::percentage().ratio(0.0).floor(0);
     let budget = match is_empty {
         true => Some(nothing.clock(clock.clone()).build()),
         false => budget(config, &clock)?,
@@ -113,7 +113,7 @@ fn budget(
     Ok(Some(
         RetryBudget::percentage()
             .window(Duration::from_nanos(window))
-            .floor_per_second(floor as u32)
+            .floor(floor as u32)
             .ratio(ratio)
             .clock(clock.clone())
             .build(),
@@ -136,7 +136,7 @@ fn leaky(scenario: &Scenario<'_>) -> Check {
     };
     let budget = RetryBudget::percentage()
         .ratio(1.0)
-        .floor_per_second(config.count_u32("reserve")?.unwrap_or(0))
+        .floor(config.count_u32("reserve")?.unwrap_or(0))
         .window(SECOND)
         .clock(scaled.clone())
         .build()

@@ -140,6 +140,7 @@ impl<S> Fallback<S> {
         if let Some(observer) = op.listener().observer() {
             observer.on_event(&Event::FallbackUsed {
                 policy: self.name,
+                pipeline: None,
                 ending: Ending::of(&result),
             });
         }

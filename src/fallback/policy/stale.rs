@@ -96,6 +96,7 @@ impl<T> Inner<T> {
         if let (Some(observer), Some(age)) = (op.listener().observer(), value.age()) {
             observer.on_event(&Event::ServedStale {
                 policy: self.name,
+                pipeline: None,
                 ending: Ending::of(&outcome.result),
                 age,
             });
