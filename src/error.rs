@@ -465,6 +465,8 @@ pub struct ConfigError {
     policy: &'static str,
     setting: &'static str,
     problem: &'static str,
+    /// The durations that contradict each other, if the problem is about two.
+    durations: Option<(Duration, Duration)>,
 }
 
 impl ConfigError {
@@ -476,7 +478,21 @@ impl ConfigError {
             policy,
             setting,
             problem,
+            durations: None,
         }
+    }
+
+    /// Says that `setting`, which is the first duration, contradicts another setting, which `problem` names at
+    /// its end and which is the second duration.
+    pub(crate) const fn contradiction(
+        policy: &'static str,
+        setting: &'static str,
+        problem: &'static str,
+        durations: (Duration, Duration),
+    ) -> Self {
+        let mut error = Self::new(policy, setting, problem);
+        error.durations = Some(durations);
+        error
     }
 
     /// What was to be built, such as `circuit_breaker`.
@@ -497,7 +513,14 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} {}", self.policy, self.setting, self.problem)
+        match self.durations {
+            None => write!(f, "{}: {} {}", self.policy, self.setting, self.problem),
+            Some((own, other)) => write!(
+                f,
+                "{}: {} of {own:?} {} of {other:?}",
+                self.policy, self.setting, self.problem
+            ),
+        }
     }
 }
 
@@ -545,6 +568,13 @@ mod tests {
         assert_eq!(
             (error.policy(), error.setting(), error.problem()),
             ("retry", "max_attempts", "must be at least 1")
+        );
+        let times = (Duration::from_secs(3), Duration::from_millis(1500));
+        let problem = "must be shorter than total_timeout";
+        let error = ConfigError::contradiction("standard", "attempt_timeout", problem, times);
+        assert_eq!(
+            error.to_string(),
+            "standard: attempt_timeout of 3s must be shorter than total_timeout of 1.5s"
         );
     }
 

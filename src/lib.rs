@@ -52,6 +52,7 @@
 //! | [`DeadLetterQueue`] | keeps the requests of calls that finally failed, and replays them |
 //! | `Chaos` (feature `chaos`) | injects faults into a capped share of the calls |
 //! | [`Classify`] | says what results mean |
+//! | [`Standard`] | the usual stack as one policy, reconfigured while calls run |
 //! | [`Pipeline`] | adds a name, an observer, and options for single calls |
 //!
 //! # Which order?
@@ -130,6 +131,7 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
+pub mod standard;
 mod striped;
 mod sync;
 pub mod throttle;
@@ -165,6 +167,7 @@ pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::retry_budget::RetryBudget;
+pub use self::standard::Standard;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};

@@ -141,6 +141,11 @@ impl CircuitBreaker {
         self.inner.base.name
     }
 
+    /// Whether this is a clone of `other`.
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Asks to make one call, for code that is no closure.
     ///
     /// # Errors

@@ -85,6 +85,19 @@ impl<P> Pipeline<P> {
         self
     }
 
+    /// A pipeline whose observer, if there is one, has been shielded.
+    pub(crate) const fn assembled(
+        policies: P,
+        name: &'static str,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        Self {
+            policies,
+            name,
+            observer,
+        }
+    }
+
     /// The name.
     pub const fn name(&self) -> &'static str {
         self.name

@@ -147,12 +147,13 @@ impl<'a> Entrance for Tokens<'a> {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
             // A call that waits, and shadow mode for one that would, is up to `Acquire`.
-            if inner.max_wait.is_zero() {
+            let max_wait = inner.max_wait();
+            if max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
                 let admitted = inner.refuse(now, *refusal, observer);
                 return Poll::Ready(admitted.map(|()| Learning::of(inner)));
             }
-            let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
+            let acquire = limiter.acquire_within(cx.cost().into(), max_wait);
             stage.set(Stage::Waiting { acquire });
         }
         let StageProj::Waiting { mut acquire } = stage.project() else {

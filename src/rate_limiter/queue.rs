@@ -22,7 +22,7 @@ pub(super) struct Queue {
     /// The number of waiters, and [`PAUSED`]: zero when tokens may be taken without a look at the line.
     gate: AtomicUsize,
     line: Mutex<Line>,
-    max_waiting: usize,
+    max_waiting: AtomicUsize,
 }
 
 /// The bit of the gate that says that the limiter is paused.
@@ -60,8 +60,14 @@ impl Queue {
                 terms,
                 ..Line::default()
             }),
-            max_waiting,
+            max_waiting: AtomicUsize::new(max_waiting),
         }
+    }
+
+    /// Changes how many callers may wait. Those who wait stay.
+    pub(super) fn set_max_waiting(&self, callers: usize) {
+        // Relaxed: a setting that stands for itself.
+        self.max_waiting.store(callers, Ordering::Relaxed);
     }
 
     /// Whether there are waiters or a pause, so that no tokens may be taken past the line.
@@ -141,8 +147,9 @@ impl Queue {
             }
             let bound = line.terms.bound();
             let room = bound.is_none_or(|bound| cost <= bound - line.cost.min(bound));
-            if line.waiters.len() >= self.max_waiting || !room {
-                return Entry::Full(line.room(core, now, cost, self.max_waiting));
+            let max_waiting = self.max_waiting.load(Ordering::Relaxed);
+            if line.waiters.len() >= max_waiting || !room {
+                return Entry::Full(line.room(core, now, cost, max_waiting));
             }
             // A waiter without a deadline need not know its turn, but must not wait for ever.
             if latest < Instant::FAR_FUTURE {

@@ -9,10 +9,34 @@ use crate::verdict::ErrorClass;
 /// Slices of the sliding window.
 const SLICES: usize = 10;
 
+/// The slices of the window of a percentage budget.
+#[derive(Debug)]
+pub(super) struct Slices {
+    nanos: u64,
+}
+
+impl Slices {
+    pub(super) fn new(window: Duration) -> Self {
+        Self {
+            nanos: nanos(window) / SLICES as u64,
+        }
+    }
+
+    /// The number of the slice that `now` is in.
+    #[inline]
+    pub(super) fn of(&self, now: Instant) -> u32 {
+        // Slices are told apart within a window; that the number wraps after years is no matter.
+        (now.as_nanos() / self.nanos) as u32
+    }
+
+    fn window(&self) -> Duration {
+        Duration::from_nanos(self.nanos * SLICES as u64)
+    }
+}
+
 /// How deposits and withdrawals of a percentage budget add up.
 #[derive(Debug)]
 pub(super) struct Share {
-    slice_nanos: u64,
     deposit: i128,
     price: i128,
     reserve: i128,
@@ -22,27 +46,19 @@ impl Share {
     /// The dearer of deposit and price is this many units, so that the other is exact to 1e-9.
     const UNIT: f64 = 1e9;
 
-    pub(super) fn new(ratio: f64, floor_per_second: u32, window: Duration) -> Self {
+    pub(super) fn new(ratio: f64, floor_per_second: u32, slices: &Slices) -> Self {
         let (deposit, price) = if ratio <= 1.0 {
             (ratio * Self::UNIT, Self::UNIT)
         } else {
             (Self::UNIT, Self::UNIT / ratio)
         };
         let price = price.round() as i128;
-        let floor = window.as_secs_f64() * f64::from(floor_per_second);
+        let floor = slices.window().as_secs_f64() * f64::from(floor_per_second);
         Self {
-            slice_nanos: nanos(window) / SLICES as u64,
             deposit: deposit.round() as i128,
             price,
             reserve: price * floor as i128,
         }
-    }
-
-    /// The number of the slice that `now` is in.
-    #[inline]
-    pub(super) fn slice(&self, now: Instant) -> u32 {
-        // Slices are told apart within a window; that the number wraps after years is no matter.
-        (now.as_nanos() / self.slice_nanos) as u32
     }
 
     /// How many retries the window allows as of `slice`.

@@ -29,7 +29,7 @@ use crate::window::{Counts, TimeWindow};
 ///         .of_last(100),
 /// ];
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[must_use = "a rule does nothing until it is given to a builder"]
 pub struct Trip {
     pub(crate) kind: TripKind,
@@ -261,6 +261,21 @@ impl Trip {
             }
         }
         Ok(())
+    }
+}
+
+/// Custom rules are the same if one is a clone of the other.
+impl PartialEq for TripKind {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Consecutive(a), Self::Consecutive(b))
+            | (Self::Failures(a), Self::Failures(b)) => a == b,
+            (Self::FailureRate(a), Self::FailureRate(b))
+            | (Self::SlowRate(a), Self::SlowRate(b))
+            | (Self::SuccessAverage(a), Self::SuccessAverage(b)) => a == b,
+            (Self::Custom(a), Self::Custom(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 }
 
