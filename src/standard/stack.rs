@@ -31,13 +31,13 @@ pub(super) struct Stack {
     kept: Kept,
 }
 
-/// What the next configuration takes over: the last layers that remember something, also if they are not used
-/// now, and the settings they were built from.
-#[derive(Clone, Default)]
+/// What the next configuration takes over beside the layers in use: layers that remember something and were
+/// removed, with the settings they were built from.
+#[derive(Default)]
 struct Kept {
     limiter: Option<(RateLimiterBuilder, RateLimiter)>,
     breaker: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
-    /// The budget of the stack's own.
+    /// The budget of the stack's own, removed or not.
     budget: Option<RetryBudget>,
 }
 
@@ -57,15 +57,29 @@ impl Stack {
         before: Option<&Self>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
-        let mut kept = before.map_or_else(Kept::default, |before| before.kept.clone());
+        let old = before.and_then(Self::last_limiter);
         let limiter = config.limiter.as_ref();
         let limiter = limiter
-            .map(|limiter| kept.limiter(site, limiter))
+            .map(|settings| next_limiter(site, settings, old))
             .transpose()?;
+        let kept_limiter = match limiter {
+            Some(_) => None,
+            None => old.map(|(settings, old)| (settings.clone(), old.clone())),
+        };
+        let old = before.and_then(Self::last_breaker);
         let breaker = config.breaker.as_ref();
         let breaker = breaker
-            .map(|breaker| kept.breaker(site, breaker))
+            .map(|settings| next_breaker(site, settings, old))
             .transpose()?;
+        let kept_breaker = match breaker {
+            Some(_) => None,
+            None => old.map(|(settings, old)| (settings.clone(), old.clone())),
+        };
+        let mut kept = Kept {
+            limiter: kept_limiter,
+            breaker: kept_breaker,
+            budget: before.and_then(|before| before.kept.budget.clone()),
+        };
         let retry = config.retry.clone();
         let retry = match retry {
             Some(retry) => {
@@ -126,6 +140,28 @@ impl Stack {
         limiters && breakers && self.config == other.config
     }
 
+    /// The limiter in use, or the last one that was, with its settings.
+    fn last_limiter(&self) -> Option<(&RateLimiterBuilder, &RateLimiter)> {
+        let used = self.config.limiter.as_ref().zip(self.limiter());
+        used.or_else(|| {
+            self.kept
+                .limiter
+                .as_ref()
+                .map(|(settings, old)| (settings, old))
+        })
+    }
+
+    /// The breaker in use, or the last one that was, with its settings.
+    fn last_breaker(&self) -> Option<(&CircuitBreakerBuilder, &CircuitBreaker)> {
+        let used = self.config.breaker.as_ref().zip(self.breaker());
+        used.or_else(|| {
+            self.kept
+                .breaker
+                .as_ref()
+                .map(|(settings, old)| (settings, old))
+        })
+    }
+
     pub(super) const fn limiter(&self) -> Option<&RateLimiter> {
         self.pipeline.policies().0.as_ref()
     }
@@ -155,42 +191,39 @@ impl Stack {
     }
 }
 
+/// The limiter of these settings: the same if it can take them over, otherwise a new one that goes on with as many
+/// tokens.
+fn next_limiter(
+    site: &Site<'_>,
+    settings: &RateLimiterBuilder,
+    old: Option<(&RateLimiterBuilder, &RateLimiter)>,
+) -> Result<RateLimiter, ConfigError> {
+    // Also to check the settings.
+    let limiter = settings.clone().adopted(site.name, site.clock).build()?;
+    match old {
+        Some((of, same)) if settings.is_same_but_for_terms(of) => return Ok(same.clone()),
+        Some((_, old)) => limiter.continue_from(old),
+        None => {}
+    }
+    Ok(limiter)
+}
+
+/// The breaker of these settings: the same if they are the same, otherwise a new one that goes on in the state of
+/// the old one.
+fn next_breaker(
+    site: &Site<'_>,
+    settings: &CircuitBreakerBuilder,
+    old: Option<(&CircuitBreakerBuilder, &CircuitBreaker)>,
+) -> Result<CircuitBreaker, ConfigError> {
+    let adopted = settings.clone().adopted(site.name, site.clock);
+    match old {
+        Some((of, same)) if settings.is_same(of) => Ok(same.clone()),
+        Some((_, old)) => adopted.restore(old.snapshot()).build(),
+        None => adopted.build(),
+    }
+}
+
 impl Kept {
-    /// The limiter of these settings: the same if it can take them over, otherwise a new one that goes on with
-    /// as many tokens.
-    fn limiter(
-        &mut self,
-        site: &Site<'_>,
-        settings: &RateLimiterBuilder,
-    ) -> Result<RateLimiter, ConfigError> {
-        // Also to check the settings.
-        let mut limiter = settings.clone().adopted(site.name, site.clock).build()?;
-        match &self.limiter {
-            Some((old, same)) if settings.is_same_but_for_terms(old) => limiter = same.clone(),
-            Some((_, old)) => limiter.continue_from(old),
-            None => {}
-        }
-        self.limiter = Some((settings.clone(), limiter.clone()));
-        Ok(limiter)
-    }
-
-    /// The breaker of these settings: the same if they are the same, otherwise a new one that goes on in the
-    /// state of the old one.
-    fn breaker(
-        &mut self,
-        site: &Site<'_>,
-        settings: &CircuitBreakerBuilder,
-    ) -> Result<CircuitBreaker, ConfigError> {
-        let adopted = settings.clone().adopted(site.name, site.clock);
-        let breaker = match &self.breaker {
-            Some((old, same)) if settings.is_same(old) => same.clone(),
-            Some((_, old)) => adopted.restore(old.snapshot()).build()?,
-            None => adopted.build()?,
-        };
-        self.breaker = Some((settings.clone(), breaker.clone()));
-        Ok(breaker)
-    }
-
     /// The budget of the stack's own, of which there is one.
     fn budget(
         &mut self,
