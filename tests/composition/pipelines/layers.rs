@@ -186,7 +186,7 @@ impl Layer {
                     .queue((b % 4) as usize);
                 let bulkhead = match b % 4 {
                     0 => bulkhead,
-                    _ => bulkhead.max_wait(wait(b)),
+                    _ => bulkhead.max_wait(ms(1 + u64::from(b))),
                 };
                 Policy::Bulkhead(bulkhead.clock(c()).build().unwrap(), limit)
             }
