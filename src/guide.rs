@@ -28,3 +28,14 @@ pub mod throttle {}
 #[doc = include_str!("../docs/patterns/timeout.md")]
 #[cfg(feature = "tokio")]
 pub mod timeout {}
+
+#[doc = include_str!("../docs/ordering.md")]
+#[cfg(feature = "tokio")]
+pub mod ordering {}
+
+#[doc = include_str!("../docs/choosing.md")]
+pub mod choosing {}
+
+#[doc = include_str!("../docs/testing.md")]
+#[cfg(feature = "tokio")]
+pub mod testing {}
