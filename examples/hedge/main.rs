@@ -24,11 +24,11 @@ use hyper_util::rt::TokioExecutor;
 
 use self::server::{FAST, Server};
 
-const CALLS: u32 = 3000;
+const CALLS: u32 = 2000;
 /// One call starts every so often, whether or not those before have ended.
-const EVERY: Duration = Duration::from_millis(1);
+const EVERY: Duration = Duration::from_millis(3);
 /// Calls at the start that are not measured: the hedge knows no latencies yet, and connections are opened.
-const WARM_UP: usize = 500;
+const WARM_UP: usize = 300;
 
 type Http = Client<HttpConnector, Empty<Bytes>>;
 
@@ -114,7 +114,7 @@ fn print(runs: &[Run]) {
     for times in [4, 10, 30, 60, 95] {
         for run in runs {
             let share = run.at_least(FAST * times);
-            let bar = "#".repeat((share * 1000.0).round() as usize);
+            let bar = "#".repeat(((share * 1000.0).round() as usize).min(60));
             println!(
                 "{:>8} {:<22} {:>5.2} % {bar}",
                 format!("{:?}", FAST * times),
@@ -127,7 +127,7 @@ fn print(runs: &[Run]) {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let after = Hedge::builder().after(FAST * 4);
+    let after = Hedge::builder().after(FAST * 6);
     let price = Hedge::builder().max_extra_load(0.02);
     let runs = [
         run("without", None).await?,
