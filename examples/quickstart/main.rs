@@ -70,7 +70,8 @@ type Stack = (Standard, ClassifyErrors<fn(&HttpError) -> Verdict>);
 fn stack(heard: &Arc<Heard>) -> Result<Stack, ConfigError> {
     let heard = heard.clone();
     let retry = Retry::builder()
-        .max_attempts(6)
+        // Attempts that an open circuit rejects count too, and cost the server nothing.
+        .max_attempts(12)
         .backoff(Backoff::exponential(Duration::from_millis(150)))
         // A circuit that is open for less than the call has left is waited out.
         .retry_open_circuit(true);

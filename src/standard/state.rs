@@ -101,7 +101,8 @@ mod tests {
             durations.check().map_err(|error| error.to_string())
         };
         assert_eq!(of(|_| ()), Ok(()));
-        let table: [(fn(&mut Durations), &str); 7] = [
+        type Change = fn(&mut Durations);
+        let table: [(Change, &str); 7] = [
             (
                 |d| d.attempt_timeout = s(30),
                 "attempt_timeout of 30s must be shorter than total_timeout of 30s",
