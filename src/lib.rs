@@ -31,7 +31,7 @@
 //!
 //! The type of that stack is `(Timeout, Retry, CircuitBreaker, RateLimiter, Timeout)`: it fits in a struct
 //! field, and its error is one flat [`Error`] at any depth. For one dependency,
-//! [`Standard`](standard/index.html) is this stack as a single policy.
+//! [`Standard`] is this stack as a single policy.
 //!
 //! # The patterns
 //!
@@ -39,7 +39,7 @@
 //!
 //! | pattern | page | what it does |
 //! |---|---|---|
-//! | [`Standard`](standard/index.html) | [standard](standard/index.html) | Combines the five layers that most clients need, and reconfigures them while calls run. |
+//! | [`Standard`] | [standard] | Combines the five layers that most clients need, and reconfigures them while calls run. |
 //! | [`Timeout`] | [timeout] | Limits a call or an attempt, and passes the deadline to nested calls. |
 //! | [`Retry`] | [retry] | Repeats failures that are transient and safe to repeat. |
 //! | [`RetryBudget`] | [retry_budget] | Limits retries and hedges to a share of the traffic, so that they do not become the outage. |
@@ -162,6 +162,7 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
+pub mod standard;
 mod striped;
 mod sync;
 pub mod throttle;
@@ -197,6 +198,7 @@ pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::retry_budget::RetryBudget;
+pub use self::standard::Standard;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};

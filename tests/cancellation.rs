@@ -16,7 +16,7 @@ use backstop::{
     Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Clock, Coalesce,
     Endpoints, Event, Fallback, Hedge, Jitter, KeyedRateLimiter, LoadShedder, ManualClock,
     MaybeStale, Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget, Stale,
-    Throttle, Timeout, Verdict, deadline,
+    Standard, Throttle, Timeout, Verdict, deadline,
 };
 use futures::future::{join, select};
 
@@ -126,6 +126,21 @@ impl World {
             .backoff(Backoff::fixed(STEP).jitter(Jitter::None))
             .budget(self.budget.clone());
         retry.clock(self.clock.clone()).build().unwrap()
+    }
+
+    /// The layers of the world that it has, and timeouts around them.
+    fn standard(&self) -> Standard {
+        let standard = Standard::builder()
+            .limiter(
+                RateLimiter::builder()
+                    .quota(Quota::new(1, STEP).burst(1))
+                    .max_wait(STEP * 4),
+            )
+            .backoff(Backoff::fixed(STEP).jitter(Jitter::None))
+            .budget(self.budget.clone())
+            .total_timeout(STEP * 4)
+            .attempt_timeout(STEP);
+        standard.clock(self.clock.clone()).build().unwrap()
     }
 
     /// A retry that waits although its budget is empty.
@@ -322,6 +337,20 @@ const FUTURES: &[(&str, Make)] = &[
     }),
     ("retry, hedge, timeout that fires", |w| {
         call!(w, (w.retry(), w.hedge.clone(), w.timeout(1)))
+    }),
+    ("standard, whose attempts time out", |w| {
+        call!(w, w.standard())
+    }),
+    ("standard, reconfigured meanwhile", |w| {
+        Box::pin(async {
+            let standard = w.standard();
+            let change = async {
+                yield_once().await;
+                let config = standard.config().max_attempts(1).total_timeout(STEP * 5);
+                standard.reconfigure(config).unwrap();
+            };
+            let _ = join(standard.call(|| w.operation()), change).await;
+        })
     }),
     ("fallback", |w| call!(w, Fallback::value(()))),
     ("fallback to another operation", |w| {

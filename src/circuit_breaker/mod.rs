@@ -54,6 +54,11 @@ impl CircuitBreaker {
         self.inner.base.name
     }
 
+    /// Whether this is a clone of `other`.
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Admits one call, for code that is not a closure. The result is recorded through the permit.
     ///
     /// # Errors

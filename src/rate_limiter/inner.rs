@@ -12,14 +12,15 @@ use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
 use crate::instant::Instant;
+use crate::sync::{AtomicU64, Ordering};
 use crate::verdict::Verdict;
 
 pub(super) struct Inner {
     pub(super) storage: Storage,
     pub(super) queue: WaitQueue,
     pub(super) base: Base,
-    /// The longest wait of a call through the policy.
-    pub(super) max_wait: Duration,
+    /// How long a call through the policy may wait, in nanoseconds.
+    pub(super) max_wait: AtomicU64,
     pub(super) debt: u64,
     /// `None` if results of calls change nothing.
     pub(super) feedback: Option<Box<Feedback>>,
@@ -28,6 +29,15 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// How long a call through the policy may wait.
+    pub(super) fn max_wait(&self) -> Duration {
+        // Relaxed: a setting that stands for itself.
+        match self.max_wait.load(Ordering::Relaxed) {
+            u64::MAX => Duration::MAX,
+            nanos => Duration::from_nanos(nanos),
+        }
+    }
+
     /// The slow path of `try_acquire_n`: after a lost race for the token bucket, behind waiters, or with
     /// another storage.
     #[inline(never)]

@@ -153,12 +153,13 @@ impl<'a> Entrance for TokenWait<'a> {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
             // Only `Acquire` waits and admits in shadow mode.
-            if inner.max_wait.is_zero() {
+            let max_wait = inner.max_wait();
+            if max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
                 let admitted = inner.reject_for(now, *unavailable, observer);
                 return Poll::Ready(admitted.map(|()| ResultRecorder::of(inner)));
             }
-            let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
+            let acquire = limiter.acquire_within(cx.cost().into(), max_wait);
             stage.set(Stage::Waiting { acquire });
         }
         let StageProj::Waiting { mut acquire } = stage.project() else {
