@@ -61,6 +61,11 @@ impl Share {
         }
     }
 
+    /// Changes a share of at most 1 to another one of at most 1. Calls that were counted count at the new share.
+    pub(super) fn set_ratio(&mut self, ratio: f64) {
+        self.deposit = (ratio * Self::UNIT).round() as i128;
+    }
+
     /// How many retries the window allows as of `slice`.
     pub(super) fn available(
         &self,

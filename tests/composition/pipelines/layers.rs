@@ -183,7 +183,7 @@ impl Layer {
                 let limit = 1 + a % 3;
                 let bulkhead = Bulkhead::builder()
                     .max_concurrent(limit)
-                    .queue((b % 4) as usize);
+                    .max_waiting((b % 4) as usize);
                 let bulkhead = match b % 4 {
                     0 => bulkhead,
                     _ => bulkhead.max_wait(ms(1 + u64::from(b))),
@@ -197,11 +197,13 @@ impl Layer {
                     .max(limit + 1)
                     .build()
                     .unwrap();
-                let bulkhead = Bulkhead::builder().adaptive(aimd).queue((b % 4) as usize);
+                let bulkhead = Bulkhead::builder()
+                    .adaptive(aimd)
+                    .max_waiting((b % 4) as usize);
                 Policy::Bulkhead(bulkhead.clock(c()).build().unwrap(), limit + 1)
             }
             Kind::Throttle => {
-                let throttle = Throttle::builder().min_requests(1 + a % 4).grace(wait(b));
+                let throttle = Throttle::builder().min_calls(1 + a % 4).grace(wait(b));
                 let throttle = throttle.seed(seed).clock(c());
                 Policy::Throttle(throttle.build().unwrap())
             }
@@ -361,12 +363,12 @@ impl Layer {
                 most("calls at once", seen.most.get().into(), limit.into());
                 let seen = bulkhead.snapshot();
                 most("permits at the end", seen.in_flight.into(), 0);
-                most("calls that wait at the end", seen.queued as u128, 0);
+                most("calls that wait at the end", seen.waiting as u128, 0);
             }
             Policy::Throttle(throttle) => {
                 most(
                     "calls pending at the end",
-                    throttle.snapshot().pending.into(),
+                    throttle.snapshot().in_flight.into(),
                     0,
                 );
             }
