@@ -59,7 +59,7 @@ const INJECTIONS: [Injection; 4] = [
         switch.set_rate(Fault::Error, 0.05)
     }),
     ("10 % of calls are 2 s late", |switch| {
-        switch.set_latency(Duration::from_secs(2));
+        switch.set_latency(Duration::from_secs(2))?;
         switch.set_rate(Fault::Latency, 0.1)
     }),
     ("everything fails", |switch| {

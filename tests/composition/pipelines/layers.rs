@@ -197,7 +197,9 @@ impl Layer {
                     .max(limit + 1)
                     .build()
                     .unwrap();
-                let bulkhead = Bulkhead::builder().adaptive(aimd).max_waiting((b % 4) as usize);
+                let bulkhead = Bulkhead::builder()
+                    .adaptive(aimd)
+                    .max_waiting((b % 4) as usize);
                 Policy::Bulkhead(bulkhead.clock(c()).build().unwrap(), limit + 1)
             }
             Kind::Throttle => {
@@ -366,7 +368,7 @@ impl Layer {
             Policy::Throttle(throttle) => {
                 most(
                     "calls pending at the end",
-                    throttle.snapshot().pending.into(),
+                    throttle.snapshot().in_flight.into(),
                     0,
                 );
             }
