@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     for (name, inject) in INJECTIONS {
         for client in [Client::Retry, Client::Standard] {
-            let day = shop::day(client, |switch| inject(switch))?;
+            let day = shop::day(client, inject)?;
             let broken = HYPOTHESIS.broken(&day);
             let finding = match broken.is_empty() {
                 true => "holds".to_owned(),

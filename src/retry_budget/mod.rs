@@ -40,7 +40,7 @@
 //! # Ok::<(), backstop::ConfigError>(())
 //! ```
 //!
-//! # With its neighbours
+//! # With other policies
 //!
 //! An empty budget rejects further attempts. It never cancels those in flight. Attempts that a layer
 //! inside the retry rejected, such as an open breaker, cost nothing: they never reached the dependency.
