@@ -13,10 +13,10 @@ use std::time::Duration;
 use backstop::bulkhead::limit::Aimd;
 use backstop::circuit_breaker::HalfOpen;
 use backstop::{
-    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Clock, Coalesce,
-    Endpoints, Event, Fallback, Hedge, Jitter, KeyedRateLimiter, LoadShedder, ManualClock,
-    MaybeStale, Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget, Stale,
-    Standard, Throttle, Timeout, Verdict, deadline,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Coalesce, Endpoints,
+    Event, Fallback, Hedge, Jitter, KeyedRateLimiter, LoadShedder, ManualClock, MaybeStale,
+    Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget, Stale, Standard, Throttle,
+    Timeout, Verdict, deadline,
 };
 use futures::future::{join, select};
 
@@ -301,7 +301,7 @@ const FUTURES: &[(&str, Make)] = &[
         let chaos = backstop::Chaos::builder()
             .latency(0.4, STEP)
             .behavior(0.3, || {
-                backstop::BlockingClock.sleep_until(backstop::Instant::ORIGIN)
+                backstop::Clock::sleep_until(&backstop::BlockingClock, backstop::Instant::ORIGIN)
             })
             .error(0.3, || ());
         let chaos = chaos
