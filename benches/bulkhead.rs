@@ -1,4 +1,4 @@
-//! The cost of a permit, of the wait queue, and of an update of each limit.
+//! Costs of a permit, of the wait queue, and of an update of each limit algorithm.
 //!
 //! `cargo bench --bench bulkhead`. The peers are in `benches/peers`.
 
@@ -47,7 +47,7 @@ fn permits(c: &mut Criterion) {
     });
     let one = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(8)
+        .max_waiting(8)
         .clock(clock.clone())
         .build()
         .expect("the settings are valid");

@@ -95,9 +95,15 @@ impl Stream {
     /// Returns a number in `[0, 1)`.
     #[inline]
     pub(crate) const fn unit(&mut self) -> f64 {
-        const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
-        (self.bits() >> 11) as f64 * SCALE
+        unit(self.bits())
     }
+}
+
+/// Maps 64 bits to a number in `[0, 1)`.
+#[inline]
+pub(crate) const fn unit(bits: u64) -> f64 {
+    const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
+    (bits >> 11) as f64 * SCALE
 }
 
 /// Scrambles 64 bits: the finalizer of SplitMix64.

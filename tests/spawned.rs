@@ -69,7 +69,7 @@ fn limiter() -> RateLimiter {
 }
 
 fn bulkhead() -> Bulkhead {
-    Bulkhead::builder().queue(9).build().unwrap()
+    Bulkhead::builder().max_waiting(9).build().unwrap()
 }
 
 fn hedge() -> Hedge {

@@ -85,7 +85,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!("bulkhead", bulkhead().build().unwrap());
     assert_no_allocation!(
         "bulkhead with a queue",
-        bulkhead().queue(9).build().unwrap(),
+        bulkhead().max_waiting(9).build().unwrap(),
     );
     let aimd = limit::Aimd::builder().build().unwrap();
     assert_no_allocation!(
@@ -97,7 +97,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!(
         "bulkhead with a queue, load shedder",
         (
-            bulkhead().queue(9).build().unwrap(),
+            bulkhead().max_waiting(9).build().unwrap(),
             shedder().build().unwrap(),
         ),
     );

@@ -110,7 +110,9 @@ impl Storage {
     ) -> Result<Instant, Unavailable> {
         match self {
             Self::Token(bucket) => bucket.serve(from, now, tokens).map(|()| now),
-            Self::StripedBucket(striped) => striped.serve(thread_index(), from, now, tokens).map(|()| now),
+            Self::StripedBucket(striped) => striped
+                .serve(thread_index(), from, now, tokens)
+                .map(|()| now),
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);

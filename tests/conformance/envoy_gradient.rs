@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop::Clock;
-use backstop::bulkhead::limit::{ConcurrencyLimit, Gradient, GradientBuilder, Probe, Sample};
+use backstop::bulkhead::limit::{Calibration, ConcurrencyLimit, Gradient, GradientBuilder, Sample};
 
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ fn jitter(fields: &Fields) -> Result<f64, Failure> {
 fn builder(fields: &Fields) -> Result<GradientBuilder, Failure> {
     let percent = |key: &str, default: f64| Ok(fields.number(key)?.unwrap_or(default) / 100.0);
     let min = fields.count_u32("min_concurrency")?.unwrap_or(3);
-    let probe = Probe::every(fields.duration("min_rtt_interval")?.unwrap_or(MINUTE))
+    let calibration = Calibration::every(fields.duration("min_rtt_interval")?.unwrap_or(MINUTE))
         .jitter(jitter(fields)?)
         .samples(fields.count_u32("request_count")?.unwrap_or(50))
         .concurrency(min)
@@ -64,7 +64,7 @@ fn builder(fields: &Fields) -> Result<GradientBuilder, Failure> {
         .update_interval(update.unwrap_or(Duration::from_millis(100)))
         .quantile(percent("percentile", 50.0)?)
         .buffer(percent("buffer_pct", 25.0)?)
-        .probe(probe))
+        .calibration(calibration))
 }
 
 struct Envoy<'a> {
@@ -127,7 +127,7 @@ impl Envoy<'_> {
         let probes_at = |after: Duration| {
             let mut algorithm = algorithm.clone();
             algorithm.tick(now + after);
-            algorithm.is_probing()
+            algorithm.is_calibrating()
         };
         let early = expected.saturating_sub(Duration::from_micros(1));
         match (probes_at(early), probes_at(expected)) {
@@ -212,7 +212,7 @@ impl Actor for Envoy<'_> {
                 for _ in 0..self.request_count {
                     self.record(latency);
                 }
-                if self.algorithm.is_probing() {
+                if self.algorithm.is_calibrating() {
                     return failed("the probe goes on");
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas, log10_root, sqrt_root,
+    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas, curve,
 };
 use backstop::{Bulkhead, Clock, Context};
 use serde_json::{Map, Value};
@@ -39,11 +39,16 @@ pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
     const TABLE: f64 = 1000.0;
 
     let log10 = |limit: f64| match limit < TABLE {
-        true => log10_root(limit as u32),
+        true => log10_floor(limit),
         false => limit.log10(),
     };
     let algorithm = vegas(&scenario.config, 1.0, log10)?;
     samples(scenario, algorithm, true)
+}
+
+/// The step of Vegas as the scenarios write it: the logarithm, rounded down, and at least 1.
+fn log10_floor(limit: f64) -> f64 {
+    curve::log10(limit as u32)
 }
 
 /// Feeds an algorithm with samples.
@@ -78,7 +83,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
-        Some("vegas") => vegas(config, 0.0, |limit| log10_root(limit as u32))?,
+        Some("vegas") => vegas(config, 0.0, log10_floor)?,
         Some("aimd") => {
             let aimd = Aimd::builder()
                 .initial(number("initial", 20)?)
@@ -113,18 +118,18 @@ fn vegas(
     log10: fn(f64) -> f64,
 ) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
-    let curve = |key: &str, default: &str| match config.get(key) {
+    let parsed = |key: &str, default: &str| match config.get(key) {
         Some(Value::String(text)) => Curve::parse(text),
         Some(Value::Number(number)) => Curve::parse(&number.to_string()),
         Some(other) => inexpressible(format!("`{key}` is {other}")),
         None => Curve::parse(default),
     };
-    let alpha = curve("alpha", "3*log10root")?;
-    let beta = curve("beta", "6*log10root")?;
-    let threshold = curve("threshold", "log10root")?;
-    let increase = curve("increase", "limit+log10root")?;
-    let decrease = curve("decrease", "limit-log10root")?;
-    let floored = |limit| log10_root(limit as u32);
+    let alpha = parsed("alpha", "3*log10root")?;
+    let beta = parsed("beta", "6*log10root")?;
+    let threshold = parsed("threshold", "log10root")?;
+    let increase = parsed("increase", "limit+log10root")?;
+    let decrease = parsed("decrease", "limit-log10root")?;
+    let floored = log10_floor;
     let vegas = Vegas::builder()
         .initial(number("initial", 20)?)
         .max(number("max", 1000)?)
@@ -135,7 +140,7 @@ fn vegas(
         .decrease(move |limit| decrease.at(limit, log10))
         .smoothing(config.number("smoothing")?.unwrap_or(1.0))
         // The source measures the smallest latency again after hundreds of samples.
-        .probe(None)
+        .calibration(None)
         .every_sample(true);
     match vegas.build() {
         Ok(vegas) => Ok(Box::new(vegas)),
@@ -181,7 +186,7 @@ impl Curve {
             Factor::Number(number) => number,
             Factor::Limit => limit,
             Factor::Log10 => log10(limit),
-            Factor::Sqrt => f64::from(sqrt_root(limit as u32, 1)),
+            Factor::Sqrt => f64::from(curve::sqrt(limit as u32, 1)),
         };
         let term = |factors: &[(char, Factor)]| {
             factors
@@ -229,12 +234,12 @@ fn functions(scenario: &Scenario<'_>) -> Check {
         }
         Some("sqrtroot") => {
             let x = step.need("x", step.count_u32("x")?)?;
-            step.check("expect", sqrt_root(x, baseline.unwrap_or(1)))
+            step.check("expect", curve::sqrt(x, baseline.unwrap_or(1)))
         }
         Some("log10root") => {
             let x = step.need("x", step.count_u32("x")?)?;
             // The source adds this baseline.
-            step.check("expect", log10_root(x) + f64::from(baseline.unwrap_or(0)))
+            step.check("expect", curve::log10(x) + f64::from(baseline.unwrap_or(0)))
         }
         op => unknown(op),
     })
@@ -287,7 +292,9 @@ fn partitions(scenario: &Scenario<'_>) -> Check {
                 permits.entry(key.clone()).or_default().pop();
             }
             Some("set_limit") => {
-                bulkhead.set_limit(step.need("limit", step.count_u32("limit")?)?);
+                let limit = step.need("limit", step.count_u32("limit")?)?;
+                let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
+                bulkhead.set_limit(limit).map_err(error)?;
             }
             op => unknown(op)?,
         }

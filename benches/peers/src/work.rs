@@ -105,6 +105,23 @@ where
     })
 }
 
+/// As [`service`], for a service that cannot be cloned. For rows on one thread.
+pub fn sole_service<S>(name: &str, service: S) -> Candidate
+where
+    S: Service<()> + Send + 'static,
+{
+    let service = Mutex::new(service);
+    Candidate::new(name, move |operations| {
+        let mut service = service.lock().expect("nothing panics while it is held");
+        in_a_task(|cx| {
+            for _ in 0..operations {
+                while service.poll_ready(cx).is_pending() {}
+                let _ = black_box(finish(service.call(()), cx));
+            }
+        });
+    })
+}
+
 /// Polls a future until it is ready, without waiting for a wake-up.
 #[inline(always)]
 fn finish<Fut: Future>(future: Fut, cx: &mut Context<'_>) -> Fut::Output {

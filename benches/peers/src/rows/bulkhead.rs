@@ -18,7 +18,7 @@ const PLACES: usize = 25;
 
 pub fn rows() -> Vec<Row> {
     let bulkhead = leak(Bulkhead::new(PLACES as u32));
-    let queued = Bulkhead::builder().max_concurrent(1).queue(8).build();
+    let queued = Bulkhead::builder().max_concurrent(1).max_waiting(8).build();
     let queued = leak(queued.expect("a good configuration"));
     let mut rows = vec![];
     for (threads, target) in [(1, 0.5), (2, 0.1)] {

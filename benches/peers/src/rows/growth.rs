@@ -166,7 +166,7 @@ fn queue(
 fn in_bulkhead(waiters: usize) -> Candidate {
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(20_000)
+        .max_waiting(20_000)
         .clock(FastClock::new())
         .build();
     let bulkhead = leak(bulkhead.expect("the settings are valid"));

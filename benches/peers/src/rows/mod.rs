@@ -9,7 +9,11 @@ use crate::measure::Candidate;
 mod build;
 mod bulkhead;
 mod circuit_breaker;
+mod coalesce;
+mod endpoints;
+mod fallback;
 mod growth;
+mod hedge;
 mod rate_limiter;
 mod retry;
 mod stack;
@@ -20,6 +24,10 @@ pub fn all() -> Vec<Row> {
     let patterns = [
         bulkhead::rows,
         circuit_breaker::rows,
+        coalesce::rows,
+        endpoints::rows,
+        fallback::rows,
+        hedge::rows,
         rate_limiter::rows,
         retry::rows,
         timeout::rows,

@@ -1,29 +1,31 @@
-//! What calls count on a node without a lock.
+//! The counters of a node, updated without a lock.
 
 use crate::endpoints::state::latency::Latency;
 use crate::instant::Instant;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// The counters of one node. On a cache line of its own: neighbors do not slow each other down. Not on two,
-/// as elsewhere in this crate: of many nodes, more fit into the cache.
+/// The counters of one node. Aligned to a cache line against false sharing. Not to two lines, as elsewhere in this
+/// crate, so that the counters of many nodes fit into the cache.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Vitals {
+pub(crate) struct NodeStats {
     /// Calls in flight, and [`CLOSED`].
     load: AtomicU32,
     /// Failures since the last success.
     consecutive: AtomicU32,
-    /// Changes when the node is ejected and when it returns: what calls of an earlier epoch find out says
-    /// nothing about the node as it is now.
+    /// Incremented when the node is ejected and when it returns: results of calls of an earlier epoch say nothing
+    /// about its current state.
     epoch: AtomicU32,
-    /// Calls since the last sweep: those that ended well, and failures in the upper half.
+    /// Calls of this epoch that ended since the last sweep: good ones in the lower half, failures in the upper.
     ended: AtomicU64,
+    /// As `ended`, for calls that began in an earlier epoch.
+    ended_late: AtomicU64,
     /// When the lease of the probe in flight ends, in nanoseconds; zero if there is none.
     probe: AtomicU64,
     pub(crate) latency: Latency,
 }
 
-/// The node takes no calls.
+/// Set while the node takes no calls.
 const CLOSED: u32 = 1 << 31;
 
 /// Calls that ended between two sweeps.
@@ -46,43 +48,44 @@ impl Ended {
     }
 }
 
-impl Vitals {
+impl std::ops::Add for Ended {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            good: self.good + other.good,
+            failed: self.failed + other.failed,
+        }
+    }
+}
+
+impl NodeStats {
     pub(crate) fn new() -> Self {
         Self {
             load: AtomicU32::new(0),
             consecutive: AtomicU32::new(0),
             epoch: AtomicU32::new(0),
             ended: AtomicU64::new(0),
+            ended_late: AtomicU64::new(0),
             probe: AtomicU64::new(0),
             latency: Latency::new(),
         }
     }
 
-    /// Counts a call as in flight. Returns false, and counts nothing, if the node is closed.
+    /// Counts a call as in flight.
+    ///
+    /// Only while the routes that lead to the node are read: a node is closed once no call reads them any more,
+    /// so no call enters a closed node.
     #[inline]
-    pub(crate) fn enter(&self) -> bool {
-        // Closing and counting use one word, so a call either precedes the closing, which then sees it,
-        // or sees the closing. Not added and taken back: a drain would have to hear of that too.
-        let mut load = self.load.load(Ordering::Relaxed);
-        while load & CLOSED == 0 {
-            let entered = self.load.compare_exchange_weak(
-                load,
-                load + 1,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            match entered {
-                Ok(_) => return true,
-                Err(current) => load = current,
-            }
-        }
-        false
+    pub(crate) fn enter(&self) {
+        // Relaxed: the lock of the routes orders it before the closing.
+        self.load.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ends a call. Returns whether it was the last one of a closed node.
     #[inline]
     pub(crate) fn leave(&self) -> bool {
-        // Release: what the call did happens before what a drain does next.
+        // Release pairs with the Acquire load of `is_idle`, so a drain sees the effects of the call.
         self.load.fetch_sub(1, Ordering::AcqRel) == CLOSED + 1
     }
 
@@ -101,70 +104,88 @@ impl Vitals {
         self.load.load(Ordering::Acquire) & CLOSED != 0
     }
 
+    /// Whether it takes no calls and has none in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.load.load(Ordering::Acquire) == CLOSED
+    }
+
     /// Returns the number of calls in flight.
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
         self.load.load(Ordering::Acquire) & !CLOSED
     }
 
-    /// The epoch of a call that starts.
+    /// Returns the epoch of a call that starts.
     #[inline]
     pub(crate) fn epoch(&self) -> u32 {
         // Relaxed: a call that starts at the moment of an ejection may count to either epoch.
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Counts a call that ended well.
+    /// Counts a call that ended well, of this epoch or an earlier one.
     #[inline]
-    pub(crate) fn succeed(&self) {
+    pub(crate) fn succeed(&self, is_current: bool) {
+        if !is_current {
+            self.ended_late.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         if self.consecutive.load(Ordering::Relaxed) != 0 {
             self.consecutive.store(0, Ordering::Relaxed);
         }
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a failure. Returns the number of failures since the last success.
+    /// Counts a failure. Returns the number of failures since the last success; 0 for a call of an earlier epoch.
     #[inline]
-    pub(crate) fn fail(&self) -> u32 {
+    pub(crate) fn fail(&self, is_current: bool) -> u32 {
+        if !is_current {
+            self.ended_late.fetch_add(1 << 32, Ordering::Relaxed);
+            return 0;
+        }
         self.ended.fetch_add(1 << 32, Ordering::Relaxed);
         self.consecutive
             .fetch_add(1, Ordering::Relaxed)
             .saturating_add(1)
     }
 
-    /// Takes the calls since the last sweep.
-    pub(crate) fn take_ended(&self) -> Ended {
-        Ended::of_word(self.ended.swap(0, Ordering::Relaxed))
+    /// Takes the calls since the last sweep: those of this epoch, and those of earlier ones.
+    pub(crate) fn take_ended(&self) -> (Ended, Ended) {
+        let take = |word: &AtomicU64| Ended::of_word(word.swap(0, Ordering::Relaxed));
+        (take(&self.ended), take(&self.ended_late))
     }
 
-    /// The calls since the last sweep.
+    /// Returns the calls since the last sweep, whatever their epoch.
     pub(crate) fn ended(&self) -> Ended {
-        Ended::of_word(self.ended.load(Ordering::Relaxed))
+        let read = |word: &AtomicU64| Ended::of_word(word.load(Ordering::Relaxed));
+        read(&self.ended) + read(&self.ended_late)
     }
 
-    /// Begins an epoch: nothing that calls in flight find out counts.
+    /// Begins an epoch: results of calls in flight no longer count for the health of the node.
     pub(crate) fn begin_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
         self.consecutive.store(0, Ordering::Relaxed);
-        self.ended.store(0, Ordering::Relaxed);
         self.probe.store(0, Ordering::Relaxed);
     }
 
-    /// Makes the caller's call the probe, unless there is one whose lease has not ended.
+    /// Makes the call the probe, unless another probe holds an unexpired lease.
     pub(crate) fn claim_probe(&self, now: Instant, lease: u64) -> bool {
         let until = self.probe.load(Ordering::Relaxed);
         if now.as_nanos() < until {
             return false;
         }
         let lease = now.after(lease).as_nanos().max(1);
-        // Relaxed: the word publishes nothing, it only decides which call is the probe.
+        // Relaxed: the value only decides which call is the probe.
         self.probe
             .compare_exchange(until, lease, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Gives back a probe that found out nothing.
-    pub(crate) fn release_probe(&self) {
-        self.probe.store(0, Ordering::Relaxed);
+    /// Releases the probe that was claimed at `claimed_at` and ended without a result, unless another call has
+    /// replaced it.
+    pub(crate) fn release_probe(&self, claimed_at: Instant, lease: u64) {
+        let lease = claimed_at.after(lease).as_nanos().max(1);
+        let _ = self
+            .probe
+            .compare_exchange(lease, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }

@@ -1,22 +1,23 @@
 //! The packed state of the semaphore: permits in flight, limit, and two flags.
 
+use std::fmt;
 use std::num::NonZeroU64;
 
-/// The most permits a bulkhead can have.
+/// The largest limit.
 pub(crate) const MAX_PERMITS: u32 = (1 << 31) - 1;
 
 const IN_FLIGHT: u64 = MAX_PERMITS as u64;
 const LIMIT_SHIFT: u32 = 31;
-/// Calls wait: released permits belong to them.
+/// Set while calls wait. Released permits then belong to the waiters.
 pub(crate) const WAITING: u64 = 1 << 63;
-/// Free permits may lie in the permit cache, where they count as in flight.
+/// Set while the permit cache may hold free permits. They count as in flight.
 pub(crate) const CACHED: u64 = 1 << 62;
 
 /// One reading of the semaphore. The low 31 bits count permits in flight, the next 31 hold the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Word(pub(crate) u64);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackedState(pub(crate) u64);
 
-impl Word {
+impl PackedState {
     pub(crate) const fn new(limit: u32) -> Self {
         Self((limit as u64) << LIMIT_SHIFT)
     }
@@ -44,25 +45,37 @@ impl Word {
         self.0 & CACHED != 0
     }
 
-    /// Whether `cost` permits are free.
+    /// Returns whether `cost` permits are free.
     #[inline(always)]
     pub(crate) const fn has_room(self, cost: u32) -> bool {
         self.in_flight() as u64 + cost as u64 <= self.limit() as u64
     }
 
-    /// Whether three quarters of the permits are free and no call waits.
+    /// Returns whether three quarters of the permits are free and no call waits.
     pub(crate) const fn has_much_room(self) -> bool {
         !self.is_waiting() && self.in_flight() < self.limit() / 4
     }
 }
 
+impl fmt::Debug for PackedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedState")
+            .field("in_flight", &self.in_flight())
+            .field("limit", &self.limit())
+            .field("waiting", &self.is_waiting())
+            .field("cached", &self.is_cached())
+            .finish()
+    }
+}
+
 /// Permits that a call has acquired.
 ///
-/// In whole words: narrower fields are stored one by one and loaded together, which stalls longer
-/// than an acquisition takes. One word is never zero, so that a `Result` of it fits two registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Fields are whole words: narrower fields would be stored separately and loaded together, and the failed
+/// store-to-load forwarding costs more than an acquisition. The first word is never zero, so a `Result` of this
+/// type fits two registers.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// `TAKEN`, 31 bits for the partition, and the cost.
+    /// From the highest bit: `TAKEN`, 31 bits for the partition, 32 bits for the cost.
     word: NonZeroU64,
     in_flight: u64,
 }
@@ -79,14 +92,23 @@ impl Taken {
         }
     }
 
-    /// Number of permits to release.
+    /// Returns the number of permits to release.
     pub(crate) const fn cost(self) -> u32 {
         self.word.get() as u32
     }
 
-    /// The cost with the highest bit set, and the number in flight.
+    /// Returns the cost with the highest bit set, and the number in flight.
     #[inline(always)]
     pub(crate) const fn into_words(self) -> (u64, u64) {
         (self.word.get(), self.in_flight)
+    }
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken")
+            .field("cost", &self.cost())
+            .field("in_flight", &self.in_flight)
+            .finish()
     }
 }
