@@ -460,7 +460,7 @@ fn drive(throttle: ThrottleBuilder) {
                     assert!(seen.rejection_probability >= 0.0, "{seen:?}");
                     assert!(seen.rejection_probability <= seen.max_rejection, "{seen:?}");
                     assert!(seen.requests_per_second.is_finite(), "{seen:?}");
-                    let parts = seen.accepts + seen.failures + seen.pending;
+                    let parts = seen.accepts + seen.failures + seen.in_flight;
                     assert_eq!(seen.requests, parts, "{seen:?}");
                     if let Ok(permit) = open {
                         permit.record(verdict);
@@ -502,17 +502,17 @@ fn throttles() {
         drive,
     );
     check(
-        "min_rps",
+        "min_calls_per_second",
         &NUMBERS,
         |n| n >= 0.0 && n.is_finite(),
-        |n| built(throttle().min_rps(n)),
+        |n| built(throttle().min_calls_per_second(n)),
         drive,
     );
     check(
-        "min_requests",
+        "min_calls",
         &COUNTS,
-        |_| true,
-        |n| built(throttle().min_requests(n)),
+        |n| n > 0,
+        |n| built(throttle().min_calls(n)),
         drive,
     );
     check(
@@ -552,7 +552,7 @@ fn throttles() {
         .success_threshold(f64::MIN_POSITIVE)
         .aggression(f64::MAX)
         .max_rejection(1.0)
-        .min_requests(0);
+        .min_calls(1);
     drive(harshest.clone());
-    drive(harshest.success_threshold(1.0).count_refused(true));
+    drive(harshest.success_threshold(1.0).count_rejected(true));
 }

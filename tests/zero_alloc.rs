@@ -85,7 +85,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!("bulkhead", bulkhead().build().unwrap());
     assert_no_allocation!(
         "bulkhead with a queue",
-        bulkhead().queue(9).build().unwrap(),
+        bulkhead().max_waiting(9).build().unwrap(),
     );
     let aimd = limit::Aimd::builder().build().unwrap();
     assert_no_allocation!(
@@ -97,7 +97,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!(
         "bulkhead with a queue, load shedder",
         (
-            bulkhead().queue(9).build().unwrap(),
+            bulkhead().max_waiting(9).build().unwrap(),
             shedder().build().unwrap(),
         ),
     );
@@ -167,7 +167,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     }
     let keys = KeyedRateLimiter::builder().quota(second);
     let keys = keys.clock(clock.clone()).build().unwrap();
-    assert_no_allocation!("one key's rate limiter", keys.of(&7_u64));
+    assert_no_allocation!("one key's rate limiter", keys.get(&7_u64));
     let limiter = RateLimiter::builder().quota(second).clock(clock.clone());
     let limiter = limiter.build().unwrap();
 

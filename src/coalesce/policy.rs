@@ -101,7 +101,7 @@ where
                 CoalesceProj::Leads { attempt, leading } => {
                     let outcome = ready!(attempt.poll(task));
                     let leading = leading.take();
-                    // Drops the attempt: calls that begin next do not meet it any more.
+                    // Drops the attempt before the result is published.
                     self.set(Self::Finished);
                     if let Some(leading) = leading {
                         leading.land(&outcome);

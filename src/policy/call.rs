@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
@@ -23,8 +23,8 @@ pub(super) struct Source<F> {
     closure: F,
     /// Number of attempts started.
     started: AtomicU32,
-    /// Endpoints tried. With the number above it fills one word.
-    tried: AtomicU32,
+    /// Endpoints tried.
+    tried: AtomicU64,
 }
 
 impl<F> Source<F> {
@@ -33,7 +33,7 @@ impl<F> Source<F> {
         Self {
             closure,
             started: AtomicU32::new(0),
-            tried: AtomicU32::new(0),
+            tried: AtomicU64::new(0),
         }
     }
 

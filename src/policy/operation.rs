@@ -63,24 +63,21 @@ pub trait Operation: Copy {
     }
 }
 
-/// The endpoints that one call has tried, kept by its [`Operation`] for
-/// [`Endpoints`](crate::Endpoints).
-///
-/// One bit for each of the first 32 endpoints of a set; further ones share the bits.
+/// The endpoints that one call has tried, kept by its [`Operation`] for [`Endpoints`](crate::Endpoints).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tried(u32);
+pub struct Tried(u64);
 
 impl Tried {
     /// No endpoint.
     pub(crate) const NONE: Self = Self(0);
 
     #[inline]
-    pub(crate) const fn from_bits(bits: u32) -> Self {
+    pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     #[inline]
-    pub(crate) const fn bits(self) -> u32 {
+    pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 }

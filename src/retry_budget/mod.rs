@@ -157,6 +157,13 @@ impl RetryBudget {
         self.begin_at(self.now_in(cx))
     }
 
+    /// Changes the share of a percentage budget that was built with a share of at most 1 to another such share.
+    pub(crate) fn set_share(&self, ratio: f64) {
+        if let Kind::Percentage { share, .. } = &self.inner.kind {
+            share.set_ratio(ratio);
+        }
+    }
+
     fn begin_at(&self, now: Instant) -> BudgetedCall<'_> {
         match &self.inner.kind {
             Kind::Percentage {

@@ -13,7 +13,8 @@ const SLICES: usize = 10;
 #[derive(Debug)]
 pub(super) struct Share {
     slice_nanos: u64,
-    deposit: i128,
+    /// What a call adds.
+    deposit: AtomicU64,
     price: i128,
     reserve: i128,
 }
@@ -32,10 +33,17 @@ impl Share {
         let floor = window.as_secs_f64() * f64::from(floor_per_second);
         Self {
             slice_nanos: nanos(window) / SLICES as u64,
-            deposit: deposit.round() as i128,
+            deposit: AtomicU64::new(deposit.round() as u64),
             price,
             reserve: price * floor as i128,
         }
+    }
+
+    /// Changes a share of at most 1 to another one of at most 1. Calls that were counted count at the new share.
+    pub(super) fn set_ratio(&self, ratio: f64) {
+        // Relaxed: the word publishes nothing.
+        let deposit = (ratio * Self::UNIT).round() as u64;
+        self.deposit.store(deposit, Ordering::Relaxed);
     }
 
     /// The number of the slice that `now` is in.
@@ -56,7 +64,8 @@ impl Share {
             let inside = counts.into_iter().filter(|&word| is_inside(slice, word));
             inside.map(|word| i128::from(word as u32)).sum()
         };
-        let deposited = sum(deposits.words()) * self.deposit;
+        let deposit = self.deposit.load(Ordering::Relaxed);
+        let deposited = sum(deposits.words()) * i128::from(deposit);
         let withdrawn = sum(withdrawals.0) * self.price;
         let balance = self.reserve + deposited - withdrawn;
         u64::try_from(balance / self.price).unwrap_or(0)

@@ -125,7 +125,7 @@ fn losers_are_dropped_before_anything_is_reported() {
 }
 
 #[test]
-fn pitfall_51_a_copy_that_panics_ends_the_call_with_the_panic() {
+fn a_copy_that_panics_ends_the_call_with_the_panic() {
     let clock = ManualClock::new();
     let hedge = hedge(&clock, 50).build().unwrap();
     let (number, running) = (Cell::new(0), Arc::new(AtomicU32::new(0)));

@@ -1,4 +1,4 @@
-//! The limiter before an operation: refuse, wait, or wait so long and then refuse.
+//! The limiter as a policy: it rejects, waits, or waits up to a limit.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,7 @@ async fn fine() -> Result<&'static str, ()> {
 }
 
 #[test]
-fn it_refuses_at_once_unless_told_to_wait() {
+fn it_rejects_at_once_unless_told_to_wait() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(2).burst(1));
     assert_eq!(run(&clock, limiter.call(fine)), Ok("done"));
@@ -28,7 +28,7 @@ fn it_refuses_at_once_unless_told_to_wait() {
 }
 
 #[test]
-fn its_refusals_are_those_of_the_handle() {
+fn its_rejections_are_those_of_the_handle() {
     let clock = ManualClock::new();
     clock.advance(SECOND);
     let never = Quota::new(1, Duration::MAX);
@@ -137,7 +137,7 @@ fn a_retry_outside_waits_as_long_as_it_is_told() {
 }
 
 #[test]
-fn shadow_mode_counts_and_lets_through() {
+fn shadow_mode_counts_and_admits() {
     let clock = ManualClock::new();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let log = heard.clone();
@@ -153,14 +153,55 @@ fn shadow_mode_counts_and_lets_through() {
     assert!(limiter.try_acquire().is_ok());
     assert!(run(&clock, limiter.acquire()).is_ok());
     limiter.reserve(100).unwrap().commit(0);
-    assert_eq!(limiter.snapshot().would_reject, 5);
+    // The second call and `acquire` would have waited; the third would have waited too long.
+    assert_eq!(limiter.snapshot().would_reject, 3);
     assert_eq!(clock.now().as_nanos(), 0);
     let line = "rate_limiter: would have rejected a call: rate limited";
     assert_eq!(heard.lock().unwrap()[0], line);
 }
 
 #[test]
-fn refusals_are_reported_to_the_pipeline_and_to_the_limiters_own_observer() {
+fn shadow_mode_reports_what_a_limiter_that_waits_would_reject() {
+    let quotas = [
+        Quota::per_second(10),
+        Quota::per_second(10).leaky_bucket(10),
+        Quota::per_second(10).fixed_window(),
+        Quota::per_second(10).sliding_log(),
+    ];
+    for quota in quotas {
+        let rejected = |shadow: bool| {
+            let clock = ManualClock::new();
+            let limiter = builder(&clock, quota)
+                .shadow(shadow)
+                .max_wait(SECOND)
+                .build()
+                .unwrap();
+            let mut calls = Vec::new();
+            for round in 0..100 {
+                for _ in 0..round % 5 {
+                    let mut call = Box::pin(limiter.call(fine));
+                    if poll(&mut call).is_pending() {
+                        calls.push(call);
+                    }
+                }
+                clock.advance(Duration::from_millis(100));
+                calls.retain_mut(|call| poll(call).is_pending());
+            }
+            let snapshot = limiter.snapshot();
+            snapshot.rejected + snapshot.would_reject
+        };
+        assert!(rejected(false) > 0);
+        assert_eq!(rejected(true), rejected(false), "{quota}");
+    }
+}
+
+fn poll<F: Future>(future: &mut std::pin::Pin<Box<F>>) -> std::task::Poll<F::Output> {
+    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+    future.as_mut().poll(&mut task)
+}
+
+#[test]
+fn rejections_are_reported_to_the_pipeline_and_to_the_limiters_own_observer() {
     let clock = ManualClock::new();
     let count = || {
         let seen = Arc::new(Mutex::new(0));
