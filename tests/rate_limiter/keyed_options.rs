@@ -201,7 +201,7 @@ fn in_shadow_mode_calls_are_admitted_counted_and_reported() {
     assert!(limits.reserve(&1, 10).is_ok());
     assert!(!limits.decide(&1, 1).allowed, "the real decision");
     let snapshot = limits.snapshot();
-    assert_eq!((snapshot.shadow, snapshot.would_reject), (true, 5));
+    assert_eq!((snapshot.shadow, snapshot.would_reject), (true, 6));
     assert_eq!(heard.load(Ordering::Relaxed), 5);
 }
 
@@ -381,4 +381,51 @@ fn calls_by_keys_with_lifetimes_in_their_types_can_be_spawned() {
         (limits.try_acquire(&"a").is_ok(), reserved.is_ok())
     });
     assert_eq!(run(&clock, task), (false, true));
+}
+
+#[test]
+fn a_rejection_during_a_pause_names_the_time_at_which_the_key_admits() {
+    let quotas = [
+        Quota::per_second(10),
+        Quota::per_second(10).fixed_window(),
+        Quota::per_second(10).sliding_log(),
+        Quota::per_second(10).sliding_counter(),
+    ];
+    for quota in quotas {
+        let clock = ManualClock::new();
+        let limits = KeyedRateLimiter::<u32>::builder()
+            .quota(quota)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        while limits.try_acquire(&1).is_ok() {}
+        limits.pause_for(Duration::from_millis(20));
+        let told = limits.try_acquire(&1).unwrap_err().retry_after().unwrap();
+        assert_eq!(limits.peek(&1).unwrap().retry_after, Some(told), "{quota}");
+        let too_much = limits.try_acquire_n(&1, 11).unwrap_err();
+        assert_eq!(too_much.reason(), Reason::CostExceedsLimit, "{quota}");
+
+        clock.advance(told - Duration::from_nanos(1));
+        assert!(limits.try_acquire(&1).is_err(), "{quota}");
+        clock.advance(Duration::from_nanos(1));
+        assert!(limits.try_acquire(&1).is_ok(), "{quota}");
+    }
+}
+
+#[test]
+fn decisions_in_shadow_mode_count_as_calls_that_would_be_rejected() {
+    for (shadow, counts) in [(false, (2, 0)), (true, (0, 2))] {
+        let limits = KeyedRateLimiter::<u32>::builder()
+            .quota(Quota::per_hour(1))
+            .shadow(shadow)
+            .clock(ManualClock::new())
+            .build()
+            .unwrap();
+        let allowed = (0..3).filter(|_| limits.decide(&1, 1).allowed).count();
+        let snapshot = limits.snapshot();
+        assert_eq!(
+            (allowed, (snapshot.rejected, snapshot.would_reject)),
+            (1, counts)
+        );
+    }
 }

@@ -4,7 +4,6 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::inner::Inner;
@@ -209,8 +208,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         );
         let decision = decided.unwrap_or(Decision::NO_ROOM);
         if !decision.allowed {
-            // Relaxed: a statistic.
-            inner.rejected.fetch_add(1, Ordering::Relaxed);
+            inner.count_rejection();
         }
         decision
     }
