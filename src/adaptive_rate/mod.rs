@@ -19,7 +19,7 @@
 //!
 //! * If the limit is known: give it to a [rate limiter](crate::RateLimiter).
 //! * If the dependency slows down instead of throttling: use an adaptive
-//! [bulkhead](crate::bulkhead::limit), which measures latency.
+//!   [bulkhead](crate::bulkhead::limit), which measures latency.
 //!
 //! # Example
 //!
@@ -109,9 +109,9 @@
 //! # With its neighbours
 //!
 //! * It is a pure machine: it reads no clock and holds no lock. Keep it in a mutex, and record each
-//! answer.
+//!   answer.
 //! * It **feeds a [rate limiter](crate::RateLimiter)**, as above. Or use its own bucket,
-//! [`CubicRate::try_take`].
+//!   [`CubicRate::try_take`].
 //! * **Inside a retry**, so that it sees each attempt.
 //!
 //! # Source
