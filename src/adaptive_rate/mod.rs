@@ -31,12 +31,12 @@
 //! let clock = ManualClock::new();
 //! let mut rate = CubicRate::builder().build(clock.now())?;
 //!
-//! Twenty calls a second succeed: nothing is limited.
+//! // Twenty calls a second succeed: nothing is limited.
 //! for _ in 0..40 {
 //!     clock.advance(Duration::from_millis(50));
 //!     assert_eq!(rate.on_response(clock.now(), false), None);
 //! }
-//! One is throttled: now the rate is 0.7 of that.
+//! // One is throttled: now the rate is 0.7 of that.
 //! let limit = rate.on_response(clock.now(), true).unwrap();
 //! assert!((13.0..14.0).contains(&limit), "{limit}");
 //! # Ok::<(), backstop::ConfigError>(())
