@@ -9,7 +9,7 @@ use std::time::Duration;
 use self::inner::Inner;
 use super::decision::Decision;
 use super::state::Quota;
-use crate::error::{ConfigError, Rejected};
+use crate::error::Rejected;
 use crate::instant::Instant;
 use crate::verdict::Verdict;
 
@@ -123,7 +123,7 @@ impl<K> KeyedRateLimiter<K> {
     ///
     /// If the quota is invalid or does not begin full.
     #[cfg(feature = "tokio")]
-    pub fn new(quota: Quota) -> Result<Self, ConfigError> {
+    pub fn new(quota: Quota) -> Result<Self, crate::error::ConfigError> {
         Self::builder().quota(quota).build()
     }
 
