@@ -7,7 +7,7 @@ use super::rejections::Rejections;
 use super::state::{Inherit, Unavailable};
 use super::storage::{Settings, Storage};
 use super::token_bucket::Borrowed;
-use super::wait_queue::WaitQueue;
+use super::wait_queue::{Joined, WaitQueue};
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
@@ -55,6 +55,20 @@ impl Inner {
             return self.queue.take(&self.storage, now, cost);
         }
         self.storage.take(now, cost)
+    }
+
+    /// Takes tokens for a call of shadow mode, or takes its place in the wait queue without making it wait.
+    /// Fails if the call would be rejected.
+    pub(super) fn join_detached(
+        &self,
+        now: Instant,
+        cost: u64,
+        latest: Instant,
+    ) -> Result<(), Unavailable> {
+        match self.queue.enter(&self.storage, now, cost, latest, true) {
+            Joined::Taken | Joined::Queued(_) => Ok(()),
+            Joined::TooLate(unavailable) | Joined::Full(unavailable) => Err(unavailable),
+        }
     }
 
     /// Takes tokens without waiting and without overtaking waiters.

@@ -82,6 +82,17 @@ impl WaitQueue {
         self.closed.load(Ordering::Relaxed) & !PAUSED
     }
 
+    /// Serves the detached places whose turns have come. Runs no user code: nothing waits in them.
+    pub(super) fn settle(&self, storage: &Storage, now: Instant) {
+        let mut state = lock_checked(&self.state);
+        let first = state.waiters.first_key_value();
+        if first.is_some_and(|(_, waiter)| waiter.detached) {
+            // A limiter in shadow mode has no other waiters.
+            state.serve(storage, now, &mut WakeList::default());
+            self.publish(&mut state, now);
+        }
+    }
+
     /// Serves the waiters whose turns have come, runs `act`, and serves those whose turns have come
     /// because of it.
     fn with<R>(

@@ -78,8 +78,8 @@ impl Standard {
     /// * **Budget**: a new share applies to what its window has counted.
     /// * A layer that is removed and put back goes on where it was.
     ///
-    /// Concurrent changes do not mix: one of them is in force in the end. Keeps about 2 KB for each configuration
-    /// that it has not had before, until the last clone is dropped.
+    /// Concurrent changes do not mix: one of them is in force in the end. Keeps each configuration
+    /// that it has not had before until the last clone is dropped: 2.4 KB, or 3.8 KB with another breaker.
     ///
     /// # Errors
     ///
