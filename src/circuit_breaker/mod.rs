@@ -133,7 +133,8 @@ impl CircuitBreaker {
         transitions
     }
 
-    /// Opens the circuit for the length of the next break, also from disabled and metrics-only.
+    /// Opens the circuit for the length of the next break, also from disabled and metrics-only, in place of a break
+    /// or a pause in force.
     pub fn trip(&self) {
         let now = self.inner.base.clock.now();
         loop {
@@ -144,7 +145,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Opens the circuit for this long. [`Duration::MAX`] has no end.
+    /// Opens the circuit for this long, in place of a break or a pause in force. [`Duration::MAX`] has no end.
     pub fn trip_for(&self, length: Duration) {
         self.change(|machine, now| {
             let opening = machine.trip_manually(now);

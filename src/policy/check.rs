@@ -136,13 +136,24 @@ fn mistake(
                 None
             }
         }
-        (LayerKind::Timeout { .. }, LayerKind::CircuitBreaker)
+        (LayerKind::Timeout { .. }, _)
             if !between.iter().chain(inward).any(LayerKind::may_time_out) =>
         {
-            Some(
-                "a call that is cut off from outside tells the breaker nothing, so a dependency that \
-                 hangs never opens it; put a timeout for each attempt inside the breaker",
-            )
+            match inside {
+                LayerKind::CircuitBreaker => Some(
+                    "a call that is cut off from outside tells the breaker nothing, so a dependency that \
+                     hangs never opens it; put a timeout for each attempt inside the breaker",
+                ),
+                LayerKind::Throttle => Some(
+                    "a call that is cut off from outside tells the throttle nothing, so a dependency that \
+                     hangs is never spared; put a timeout for each attempt inside the throttle",
+                ),
+                LayerKind::Endpoints => Some(
+                    "a call that is cut off from outside says nothing about its endpoint, so one that \
+                     hangs is never ejected; put a timeout for each attempt inside the endpoints",
+                ),
+                _ => None,
+            }
         }
         (LayerKind::Retry { .. }, LayerKind::Retry { .. }) => {
             Some("attempts multiply, which turns an outage into a storm; retry at one layer")
@@ -294,6 +305,25 @@ mod tests {
             &[timeout(9), BREAKER, LayerKind::Other],
         ] {
             assert_eq!(order_warnings(layers), []);
+        }
+    }
+
+    #[test]
+    fn a_throttle_and_endpoints_without_a_timeout_inside_never_see_one_either() {
+        for (layer, reason) in [
+            (LayerKind::Throttle, "tells the throttle nothing"),
+            (LayerKind::Endpoints, "says nothing about its endpoint"),
+        ] {
+            let (outer, inner, text) = only(&[timeout(9), RETRY, layer]);
+            assert_eq!((outer, inner), (0, 2));
+            assert!(text.contains(reason), "{text}");
+            for layers in [
+                &[layer][..],
+                &[timeout(9), layer, timeout(2)],
+                &[timeout(9), layer, LayerKind::Other],
+            ] {
+                assert_eq!(order_warnings(layers), []);
+            }
         }
     }
 

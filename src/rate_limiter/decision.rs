@@ -20,7 +20,7 @@ pub struct Decision {
     /// The time that `limit` counts for: the window, or the time in which a bucket earns that many tokens.
     /// It is the period of the quota, unless a burst was set.
     pub window: Duration,
-    /// Number of tokens left after this decision.
+    /// Number of tokens left after this decision. Zero while the limit is paused, or waiters need all of them.
     pub remaining: u64,
     /// The time until the limit is full, if no tokens are taken.
     pub reset_after: Duration,

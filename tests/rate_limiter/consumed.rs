@@ -184,6 +184,48 @@ fn a_limiter_that_is_polled_and_rejects_warms_up() {
 }
 
 #[test]
+fn a_limiter_that_warms_up_admits_calls_that_cost_nothing_unless_it_is_in_debt() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(10).warm_up(ms(500), 3));
+    // The first token of a cold limiter lasts longer than an interval.
+    limiter.try_acquire().unwrap();
+    assert!(limiter.peek().retry_after.unwrap() > ms(200));
+    limiter.try_acquire_n(0).unwrap();
+    limiter.reserve(1).unwrap().commit(1);
+    assert!(limiter.try_acquire_n(0).is_err());
+}
+
+#[test]
+fn the_time_until_a_limit_is_full_is_exact() {
+    let quotas = [
+        Quota::per_second(10),
+        Quota::per_second(10).burst(3),
+        Quota::per_second(10).fixed_window(),
+        Quota::per_second(10).fixed_window_from_first(),
+        Quota::per_second(10).sliding_log(),
+        Quota::per_second(10).sliding_counter(),
+    ];
+    for quota in quotas {
+        for (before, taken, after) in [(0, 1, 0), (250, 3, 0), (250, 3, 900), (999, 2, 700)] {
+            let clock = ManualClock::new();
+            clock.advance(ms(before));
+            let limiter = limiter(&clock, quota);
+            limiter.try_acquire_n(taken).unwrap();
+            clock.advance(ms(after));
+            let is_full = || limiter.peek().remaining == quota.limit();
+            let rest = limiter.peek().reset_after;
+            assert_eq!(rest.is_zero(), is_full(), "{quota}");
+            if !rest.is_zero() {
+                clock.advance(rest - Duration::from_nanos(1));
+                assert!(!is_full(), "{quota}: full before {rest:?}");
+                clock.advance(Duration::from_nanos(1));
+                assert!(is_full(), "{quota}: not full after {rest:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_additive_change_adds_what_the_limit_grows_by_and_takes_nothing_away() {
     // Left of 100, the new limit, and what is left of that: as in Bucket4j.
     let table = [(40, 20, 20), (10, 20, 10), (40, 150, 90), (0, 20, 0)];

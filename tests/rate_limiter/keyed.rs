@@ -37,6 +37,28 @@ fn each_key_has_its_own_bucket_and_strings_are_looked_up_borrowed() {
 }
 
 #[test]
+fn nothing_remains_during_a_pause_as_in_a_limiter_of_its_own() {
+    for quota in [Quota::per_second(10), Quota::per_second(10).sliding_log()] {
+        for all in [false, true] {
+            let clock = ManualClock::new();
+            let limits: KeyedRateLimiter<u64> = builder(&clock, quota).build().unwrap();
+            let alone = super::limiter(&clock, quota);
+            limits.try_acquire(&1).unwrap();
+            alone.try_acquire().unwrap();
+            alone.pause_for(SECOND);
+            match all {
+                true => limits.pause_for(SECOND),
+                false => assert!(limits.pause_key_for(&1, SECOND)),
+            }
+            assert_eq!(alone.peek().remaining, 0);
+            assert_eq!(limits.peek(&1), Some(alone.peek()), "{quota}");
+            assert_eq!(limits.decide(&1, 2), alone.decide(2), "{quota}");
+            limits.for_each(|_, decision| assert_eq!(decision, alone.peek()));
+        }
+    }
+}
+
+#[test]
 fn tiers_come_from_a_function() {
     let clock = ManualClock::new();
     let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(1))

@@ -48,6 +48,12 @@ fn quotas_are_read_from_text() {
         "99999999999999999999/s",
         "1/340282366920938463463374607431768211456s",
         "1/99999999999999999999999days",
+        "+10/s",
+        "10/s, burst +5",
+        "10/s, burst 5, burst 6",
+        "10/s, initial 1, initial 1",
+        "10/s, leaky bucket 5, leaky bucket 6",
+        "10/s, warm up 1s x2, warm up 2s x3",
     ] {
         let error = text.parse::<Quota>().unwrap_err();
         assert_eq!(error.setting(), "quota", "{text}");

@@ -2,7 +2,7 @@
 
 use super::super::RateLimiter;
 use super::super::decision::Decision;
-use super::super::state::{Gcra, Limit, Unavailable};
+use super::super::state::{Availability, Gcra, Limit, Unavailable};
 use crate::instant::Instant;
 
 /// The current time, and the first instant at which a call may run, which is later during a pause.
@@ -41,7 +41,19 @@ impl CallTime {
     /// Returns the decision about a call with a key that has a token bucket. Takes nothing.
     pub(super) fn peek_bucket(self, tat: u64, gcra: &Gcra, cost: u64) -> Decision {
         let ready = self.admit(gcra.ready(tat, self.open, cost, 0));
-        Decision::new(self.now, ready, gcra.availability(tat, self.now))
+        self.decision(ready, gcra.availability(tat, self.now))
+    }
+
+    /// Returns the decision about a call. During a pause nothing remains.
+    pub(super) fn decision(
+        self,
+        ready: Result<(), Unavailable>,
+        mut availability: Availability,
+    ) -> Decision {
+        if self.is_paused() {
+            availability.available = 0;
+        }
+        Decision::new(self.now, ready, availability)
     }
 
     /// As [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
@@ -49,7 +61,7 @@ impl CallTime {
         match self.is_paused() {
             true => {
                 let unavailable = self.paused_limiter(limiter, cost);
-                Decision::new(self.now, Err(unavailable), limiter.availability(self.now))
+                self.decision(Err(unavailable), limiter.availability(self.now))
             }
             false => limiter.peek_n(cost),
         }

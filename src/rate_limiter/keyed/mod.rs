@@ -199,7 +199,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
                 if ready.is_ok() {
                     *tat = gcra.force_take(*tat, now, cost);
                 }
-                Decision::new(now, ready, gcra.availability(*tat, now))
+                time.decision(ready, gcra.availability(*tat, now))
             },
             |limiter, time| match time.is_paused() {
                 true => time.peek_limiter(limiter, cost),

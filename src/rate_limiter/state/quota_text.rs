@@ -50,22 +50,35 @@ fn period(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
 }
 
+/// Parses digits without a sign.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    let is_plain = text.bytes().all(|letter| letter.is_ascii_digit());
+    text.parse().ok().filter(|_| is_plain)
+}
+
 fn parse(text: &str) -> Option<Quota> {
     let mut parts = text.split(',').map(str::trim);
     let (tokens, every) = parts.next()?.split_once('/')?;
-    let mut quota = Quota::new(tokens.trim_end().parse().ok()?, period(every.trim_start())?);
+    let mut quota = Quota::new(number(tokens.trim_end())?, period(every.trim_start())?);
+    let mut valued = Vec::new();
     for part in parts {
         let words: Vec<&str> = part.split_whitespace().collect();
+        if matches!(words[..], ["burst" | "initial" | "leaky" | "warm", ..]) {
+            if valued.contains(&words[0]) {
+                return None;
+            }
+            valued.push(words[0]);
+        }
         quota = match words[..] {
-            ["burst", tokens] => quota.burst(tokens.parse().ok()?),
-            ["initial", tokens] => quota.initial(tokens.parse().ok()?),
-            ["leaky", "bucket", queue] => quota.leaky_bucket(queue.parse().ok()?),
+            ["burst", tokens] => quota.burst(number(tokens)?),
+            ["initial", tokens] => quota.initial(number(tokens)?),
+            ["leaky", "bucket", queue] => quota.leaky_bucket(number(queue)?),
             ["fixed", "window"] => quota.fixed_window(),
             ["fixed", "window", "from", "first"] => quota.fixed_window_from_first(),
             ["sliding", "log"] => quota.sliding_log(),
             ["sliding", "counter"] => quota.sliding_counter(),
             ["warm", "up", within, cold] => {
-                quota.warm_up(period(within)?, cold.strip_prefix('x')?.parse().ok()?)
+                quota.warm_up(period(within)?, number(cold.strip_prefix('x')?)?)
             }
             _ => return None,
         };

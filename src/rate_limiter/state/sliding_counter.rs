@@ -173,14 +173,18 @@ impl Limit for SlidingCounter {
 
     fn availability(&self, now: Instant) -> Availability {
         let at = self.rolled(now);
-        let windows = match (at.previous, at.current) {
-            (0, 0) => 0,
-            (_, 0) => 1,
-            _ => 2,
+        // The window that drops the last count, and the rest of it in which nothing counts any more.
+        let (further, previous) = match at.current {
+            0 => (1, at.previous),
+            current => (2, current),
         };
-        let full_at = match windows {
+        let full_at = match at.used(now) {
             0 => now,
-            further => next_multiple(Instant::ORIGIN, now, at.window, further),
+            _ => {
+                let end = next_multiple(Instant::ORIGIN, now, at.window, further);
+                let uncounted = Self { previous, ..at }.left_for(0);
+                Instant::from_nanos(end.as_nanos().saturating_sub(uncounted))
+            }
         };
         Availability::new(
             self.limit,
@@ -204,6 +208,22 @@ mod tests {
         let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
         counter.force_take(at(0), 8);
         counter
+    }
+
+    #[test]
+    fn it_is_full_once_nothing_of_the_previous_window_counts() {
+        let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
+        counter.force_take(at(0), 4);
+        // Three quarters into the next window less than one of four counts.
+        let full_at = at(1750) + Duration::from_nanos(1);
+        for now in [at(0), at(500), at(1000), at(1750)] {
+            assert_eq!(counter.availability(now).full_at, full_at);
+            assert!(counter.availability(now).available < 10);
+        }
+        for now in [full_at, at(1900), at(2000)] {
+            let full = counter.availability(now);
+            assert_eq!((full.available, full.full_at), (10, now));
+        }
     }
 
     #[test]

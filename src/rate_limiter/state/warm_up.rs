@@ -81,12 +81,17 @@ impl WarmUp {
 
     /// Returns the next turn, in nanoseconds.
     fn next(&self) -> u64 {
+        self.turn_after(self.taken)
+    }
+
+    /// Returns the turn that follows `taken` tokens of this run, in nanoseconds.
+    fn turn_after(&self, taken: f64) -> u64 {
         // `as` saturates.
-        if self.taken < 0.0 {
-            let earned = self.time(self.stored - self.taken, -self.taken);
+        if taken < 0.0 {
+            let earned = self.time(self.stored - taken, -taken);
             return self.base.saturating_sub(earned as u64);
         }
-        let time = self.time(self.stored, self.taken);
+        let time = self.time(self.stored, taken);
         self.base.saturating_add(time as u64)
     }
 
@@ -133,8 +138,12 @@ impl Limit for WarmUp {
         if tokens > self.largest {
             return Err(Unavailable::Never);
         }
-        let early = debt.saturating_add(u64::from(tokens == 0)) as f64 * self.interval;
-        let free = self.next().saturating_sub(early as u64);
+        // A call that costs nothing shares the turn of the last token, which may last `cold` intervals.
+        let turn = match tokens {
+            0 => self.turn_after(self.taken - 1.0),
+            _ => self.next(),
+        };
+        let free = turn.saturating_sub((debt as f64 * self.interval) as u64);
         if free <= now.as_nanos() {
             Ok(())
         } else {
