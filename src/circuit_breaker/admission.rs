@@ -54,9 +54,10 @@ impl Inner {
         &self,
         now: &mut Instant,
         state: PackedState,
-    ) -> Result<Ticket, Rejection> {
+    ) -> Result<Ticket, Rejected> {
         *now = self.now();
         self.admit_some(state, *now, None)
+            .map_err(|rejection| self.rejected(rejection))
     }
 
     /// Continues [`admit`](Self::admit) in a state that does not admit all calls.

@@ -88,10 +88,7 @@ impl CircuitBreaker {
         // The permit is made in one place: with two, a call through a closed circuit takes an eighth longer.
         if !state.is_closed_and_untimed() {
             if !state.admits_all() {
-                ticket = match inner.admit_at(&mut started, state) {
-                    Ok(ticket) => ticket,
-                    Err(rejection) => return Err(inner.rejected(rejection)),
-                };
+                ticket = inner.admit_at(&mut started, state)?;
             } else if inner.rules.needs_clock() {
                 started = inner.now();
             }
