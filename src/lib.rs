@@ -42,6 +42,7 @@
 //! | [`CircuitBreaker`] | fails fast while a dependency is down, and finds out when it is back |
 //! | [`Keyed`] | gives each host, partition or user a policy of its own |
 //! | [`RateLimiter`], [`KeyedRateLimiter`] | no more than so much in so much time |
+//! | [`SharedRateLimiter`], [`SharedKeyedRateLimiter`] | one rate limit for all processes of a fleet |
 //! | [`Bulkhead`] | no more than so much at once, with limits that adapt |
 //! | [`LoadShedder`] | drops the least important under overload |
 //! | [`Endpoints`] | spreads calls over nodes, without those that fail, and tries another one next |
@@ -130,6 +131,8 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
+pub mod shared_rate_limiter;
+pub mod store;
 mod striped;
 mod sync;
 pub mod throttle;
@@ -165,6 +168,7 @@ pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::retry_budget::RetryBudget;
+pub use self::shared_rate_limiter::{SharedKeyedRateLimiter, SharedRateLimiter};
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};

@@ -53,12 +53,14 @@ mod circuit;
 mod dead_letter;
 mod endpoint;
 mod hedge;
+mod store;
 mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
 pub use self::endpoint::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 pub use self::hedge::{HedgeCause, HedgeEvent, NotSent};
+pub use self::store::StoreEvent;
 pub(crate) use self::tell::Panics;
 
 /// Hears what policies do.
@@ -263,6 +265,16 @@ pub enum Event {
         /// What it did.
         event: HedgeEvent,
     },
+    /// The store of a shared limit was lost, or is back.
+    #[non_exhaustive]
+    Store {
+        /// The name of the policy.
+        policy: &'static str,
+        /// What happened.
+        event: StoreEvent,
+        /// See [`Event::sequence`].
+        sequence: u64,
+    },
     /// A fallback replaced an error.
     #[non_exhaustive]
     FallbackUsed {
@@ -316,6 +328,7 @@ impl Event {
             | Self::ChaosInjected { policy, .. }
             | Self::DeadLetter { policy, .. }
             | Self::Hedge { policy, .. }
+            | Self::Store { policy, .. }
             | Self::FallbackUsed { policy, .. }
             | Self::ServedStale { policy, .. }
             | Self::Coalesced { policy, .. }
@@ -341,6 +354,7 @@ impl Event {
             Self::ChaosInjected { .. } => "chaos_injected",
             Self::DeadLetter { event, .. } => event.kind(),
             Self::Hedge { event, .. } => event.kind(),
+            Self::Store { event, .. } => event.kind(),
             Self::FallbackUsed { .. } => "fallback_used",
             Self::ServedStale { .. } => "served_stale",
             Self::Coalesced { .. } => "coalesced",
@@ -363,6 +377,7 @@ impl Event {
             | Self::CircuitChanged { sequence, .. }
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
+            | Self::Store { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence,
             _ => 0,
         };
@@ -380,6 +395,7 @@ impl Event {
             | Self::CircuitChanged { sequence, .. }
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
+            | Self::Store { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence = number,
             _ => {}
         }
@@ -481,6 +497,7 @@ impl fmt::Display for Event {
             Self::ChaosInjected { policy, fault, .. } => write!(f, "{policy}: injected {fault}"),
             Self::DeadLetter { policy, event } => write!(f, "{policy}: {event}"),
             Self::Hedge { policy, event } => write!(f, "{policy}: {event}"),
+            Self::Store { policy, event, .. } => write!(f, "{policy}: {event}"),
             Self::FallbackUsed { policy, ending } => {
                 write!(f, "{policy}: replaced the result of a call that {ending}")
             }

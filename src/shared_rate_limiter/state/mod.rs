@@ -1,0 +1,12 @@
+//! The pure part of the shared limiter: when it asks the store, for how much, and what it does without it.
+
+pub(super) mod demand;
+pub(super) mod lease;
+pub(super) mod link;
+pub(super) mod local;
+pub(super) mod lots;
+pub(super) mod pocket;
+pub(super) mod rules;
+pub(super) mod share;
+#[cfg(test)]
+mod tests;
