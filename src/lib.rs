@@ -43,6 +43,7 @@
 //! | [`Keyed`] | gives each host, partition or user a policy of its own |
 //! | [`RateLimiter`], [`KeyedRateLimiter`] | no more than so much in so much time |
 //! | [`SharedRateLimiter`], [`SharedKeyedRateLimiter`] | one rate limit for all processes of a fleet |
+//! | [`SharedBulkhead`], [`CircuitVotes`] | one bulkhead, and circuits that learn from each other, for a fleet |
 //! | [`Bulkhead`] | no more than so much at once, with limits that adapt |
 //! | [`LoadShedder`] | drops the least important under overload |
 //! | [`Endpoints`] | spreads calls over nodes, without those that fail, and tries another one next |
@@ -109,6 +110,7 @@ pub mod bulkhead;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod circuit_breaker;
+pub mod circuit_votes;
 mod clock;
 pub mod coalesce;
 pub mod codel;
@@ -131,6 +133,7 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
+pub mod shared_bulkhead;
 pub mod shared_rate_limiter;
 pub mod store;
 mod striped;
@@ -145,6 +148,7 @@ pub use self::bulkhead::Bulkhead;
 #[cfg(feature = "chaos")]
 pub use self::chaos::Chaos;
 pub use self::circuit_breaker::CircuitBreaker;
+pub use self::circuit_votes::CircuitVotes;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
@@ -168,6 +172,7 @@ pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::retry_budget::RetryBudget;
+pub use self::shared_bulkhead::SharedBulkhead;
 pub use self::shared_rate_limiter::{SharedKeyedRateLimiter, SharedRateLimiter};
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;

@@ -92,13 +92,11 @@ impl Entry {
         result
     }
 
-    /// Takes the tokens out of the pocket, and gives up a request that takes too long.
+    /// Closes the pocket, and gives up a request that takes too long.
     fn begin(&self, state: &mut State, now: Instant, after: &mut After) {
-        let (left, rejected) = self.pocket.close();
-        let spent = std::mem::take(&mut state.published) - left;
-        state.lease.reclaim(spent, rejected);
+        self.close(state);
         let sent = state.lease.in_flight().map(|request| request.sent);
-        if sent.is_some_and(|sent| now >= sent + self.hub.timeout) {
+        if sent.is_some_and(|sent| now >= self.hub.overdue_at(sent)) {
             state.lease.failed();
             after.event = self.hub.failed(now, StoreError::new("no answer in time"));
         }
@@ -172,7 +170,7 @@ impl Entry {
         {
             let mut state = lock(&self.state);
             let state = &mut *state;
-            self.begin_answer(state);
+            self.close(state);
             let is_late = number != state.requests || state.lease.in_flight().is_none();
             match answer {
                 Ok(taken) => {
@@ -191,7 +189,8 @@ impl Entry {
         self.follow(after);
     }
 
-    fn begin_answer(&self, state: &mut State) {
+    /// Takes the tokens out of the pocket.
+    fn close(&self, state: &mut State) {
         let (left, rejected) = self.pocket.close();
         let spent = std::mem::take(&mut state.published) - left;
         state.lease.reclaim(spent, rejected);
@@ -253,7 +252,7 @@ impl Entry {
         // Not at once: a waiter that is never served must not keep its task busy.
         let soon = now.after(1_000);
         if let Some(request) = state.lease.in_flight() {
-            return (request.sent + self.hub.timeout).max(soon);
+            return self.hub.overdue_at(request.sent).max(soon);
         }
         if !state.queue.is_first(ticket) {
             return Instant::FAR_FUTURE;

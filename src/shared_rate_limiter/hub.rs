@@ -32,14 +32,19 @@ pub(super) struct Hub {
     pub(super) rejections: Striped,
     /// Requests to the store.
     pub(super) trips: AtomicU64,
-    link: Mutex<Line>,
+    /// When the store answered last, in nanoseconds.
+    answered_at: AtomicU64,
+    link: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Line {
+struct State {
     link: Link,
     error: Option<StoreError>,
 }
+
+/// How many times longer a request may take while the store answers others.
+const BUSY: u32 = 8;
 
 impl Hub {
     pub(super) fn new(
@@ -62,6 +67,7 @@ impl Hub {
             streams: Streams::new(seed),
             rejections: Striped::new(),
             trips: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
             link: Mutex::default(),
         }
     }
@@ -88,16 +94,26 @@ impl Hub {
         let unit = self.unit();
         // The text of the error before is dropped outside the lock.
         let (is_new, _before) = {
-            let mut line = lock(&self.link);
-            (line.link.failed(now, unit), line.error.replace(error))
+            let mut state = lock(&self.link);
+            (state.link.failed(now, unit), state.error.replace(error))
         };
         is_new.then_some(StoreEvent::Lost)
     }
 
     /// Records an answer. Returns the event of a store that was lost.
     pub(super) fn answered(&self, now: Instant) -> Option<StoreEvent> {
+        // Relaxed: nothing else is published by it.
+        self.answered_at.fetch_max(now.as_nanos(), Ordering::Relaxed);
         let outage = lock(&self.link).link.answered(now)?;
         Some(StoreEvent::Back { after: outage })
+    }
+
+    /// When a request that was sent then has taken too long. A store that answers others is busy, not lost:
+    /// ten thousand requests at once take longer than one.
+    pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
+        let answered = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
+        let latest = sent + self.timeout.saturating_mul(BUSY);
+        (sent.max(answered) + self.timeout).min(latest)
     }
 
     pub(super) fn lost_since(&self) -> Option<Instant> {

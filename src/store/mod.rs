@@ -1,6 +1,6 @@
 //! Stores that the processes of a fleet share: what shared limits ask of Redis, a database, or memory.
 //!
-XX
+//! [`SharedRateLimiter`](crate::SharedRateLimiter), [`SharedBulkhead`](crate::SharedBulkhead) and
 //! [`CircuitVotes`](crate::CircuitVotes) work on any store. `backstop-redis` has one for Redis and Valkey;
 //! [`MemoryStore`] is for tests, and for programs of a single process.
 //!

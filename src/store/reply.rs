@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::error::StoreError;
 
-type Then<T> = dyn FnOnce(Result<T, StoreError>) + Send;
+type Then<T> = dyn FnOnce(Result<T, StoreError>) + Send + Sync;
 
 /// Takes the answer of a store to one request. Dropped without an answer, it reports an error.
 ///
@@ -16,7 +16,7 @@ pub struct Reply<T> {
 
 impl<T> Reply<T> {
     /// Makes a reply that calls `then` with the answer.
-    pub fn new(then: impl FnOnce(Result<T, StoreError>) + Send + 'static) -> Self {
+    pub fn new(then: impl FnOnce(Result<T, StoreError>) + Send + Sync + 'static) -> Self {
         Self {
             then: Some(Box::new(then)),
         }

@@ -59,6 +59,26 @@ pub struct Hold {
     pub ttl: Duration,
 }
 
+impl Hold {
+    /// Makes a request for permits of which none is in use.
+    pub const fn new(
+        key: Arc<str>,
+        instance: Arc<str>,
+        limit: u64,
+        permits: u64,
+        ttl: Duration,
+    ) -> Self {
+        Self {
+            key,
+            instance,
+            limit,
+            permits,
+            in_use: 0,
+            ttl,
+        }
+    }
+}
+
 /// The answer to a [`Hold`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
