@@ -128,13 +128,13 @@ impl CircuitVotes {
             counts,
             ttl: inner.every * 3,
         };
-        let slot: Arc<Mutex<(Option<Result<Tally, StoreError>>, Option<Waker>)>> = Arc::default();
+        let slot = Arc::new(Mutex::new(Slot::default()));
         let filled = slot.clone();
         let reply = Reply::new(move |answer| {
             let waker = {
                 let mut slot = lock(&filled);
-                slot.0 = Some(answer);
-                slot.1.take()
+                slot.answer = Some(answer);
+                slot.waker.take()
             };
             if let Some(waker) = waker {
                 waker.wake();
@@ -146,10 +146,10 @@ impl CircuitVotes {
             let waker = task.waker().clone();
             let replaced = {
                 let mut slot = lock(&slot);
-                if let Some(answer) = slot.0.take() {
+                if let Some(answer) = slot.answer.take() {
                     return Poll::Ready(answer);
                 }
-                slot.1.replace(waker)
+                slot.waker.replace(waker)
             };
             drop(replaced);
             let late = timer.as_mut().poll(task);
@@ -195,6 +195,13 @@ impl CircuitVotes {
             last_error: seen.error.map(|error| error.to_string()),
         }
     }
+}
+
+/// Where the answer of the store goes, and the task that waits for it.
+#[derive(Default)]
+struct Slot {
+    answer: Option<Result<Tally, StoreError>>,
+    waker: Option<Waker>,
 }
 
 /// Waits for a transition of the breaker, or until then.

@@ -82,14 +82,21 @@ impl SharedRateLimiter {
     #[inline]
     pub fn try_acquire_held_n(&self, cost: u64) -> Result<(), Rejected> {
         let (entry, now) = (&self.entry, self.entry.hub.base.now());
-        if cost == 0 || entry.pocket.spend(now, cost) == Spent::Taken {
+        if cost == 0 {
             return Ok(());
         }
-        self.try_acquire_held_otherwise(now, cost)
+        match entry.pocket.spend(now, cost) {
+            Spent::Taken => Ok(()),
+            Spent::TakenLow => {
+                entry.refresh(now);
+                Ok(())
+            }
+            Spent::Rejected(_) | Spent::Unknown => self.take_held(now, cost),
+        }
     }
 
     #[inline(never)]
-    fn try_acquire_held_otherwise(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
+    fn take_held(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
         let (entry, hub) = (&self.entry, &*self.entry.hub);
         entry
             .take_held(now, cost)

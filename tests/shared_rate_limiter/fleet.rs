@@ -9,7 +9,7 @@ use backstop::shared_rate_limiter::SharedRateLimiterBuilder;
 use backstop::store::MemoryStore;
 use backstop::{Clock, ManualClock, Quota, Rejected, SharedRateLimiter};
 
-pub const MILLISECOND: Duration = Duration::from_millis(1);
+pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A call that waits for its answer.
 struct Pending {
@@ -19,25 +19,25 @@ struct Pending {
 }
 
 /// The processes, each with a clock of its own.
-pub struct Fleet {
-    pub time: ManualClock,
-    pub store: MemoryStore,
-    pub clocks: Vec<ManualClock>,
-    pub nodes: Vec<SharedRateLimiter>,
+pub(crate) struct Fleet {
+    pub(crate) time: ManualClock,
+    pub(crate) store: MemoryStore,
+    pub(crate) clocks: Vec<ManualClock>,
+    pub(crate) nodes: Vec<SharedRateLimiter>,
     pending: Vec<Pending>,
     /// Calls admitted and rejected, by node.
-    pub admitted: Vec<u64>,
-    pub rejected: Vec<u64>,
+    pub(crate) admitted: Vec<u64>,
+    pub(crate) rejected: Vec<u64>,
     /// Tokens a nanosecond.
     rate: f64,
     /// The smallest burst that explains what was admitted until `explained_at`, and what of it is used.
-    pub burst: f64,
+    pub(crate) burst: f64,
     used: f64,
     explained_at: u64,
 }
 
 impl Fleet {
-    pub fn new(
+    pub(crate) fn new(
         nodes: usize,
         quota: Quota,
         settings: impl Fn(SharedRateLimiterBuilder) -> SharedRateLimiterBuilder,
@@ -73,7 +73,7 @@ impl Fleet {
     }
 
     /// Makes a call that does not wait for its turn.
-    pub fn call(&mut self, node: usize, cost: u64) {
+    pub(crate) fn call(&mut self, node: usize, cost: u64) {
         let limiter = self.nodes[node].clone();
         let future = Box::pin(async move { limiter.try_acquire_n(cost).await });
         self.pending.push(Pending { node, cost, future });
@@ -81,7 +81,7 @@ impl Fleet {
     }
 
     /// Polls the calls that wait.
-    pub fn poll(&mut self) {
+    pub(crate) fn poll(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
         pending.retain_mut(|call| {
             let poll = call.future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -105,7 +105,7 @@ impl Fleet {
     }
 
     /// Lets time pass, on all clocks.
-    pub fn advance(&mut self, time: Duration) {
+    pub(crate) fn advance(&mut self, time: Duration) {
         for clock in &self.clocks {
             clock.advance(time);
         }
@@ -114,21 +114,21 @@ impl Fleet {
     }
 
     /// Lets time pass in steps of a millisecond.
-    pub fn advance_slowly(&mut self, time: Duration) {
+    pub(crate) fn advance_slowly(&mut self, time: Duration) {
         for _ in 0..time.as_millis() {
             self.advance(MILLISECOND);
         }
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.pending.len()
     }
 
-    pub fn all_admitted(&self) -> u64 {
+    pub(crate) fn all_admitted(&self) -> u64 {
         self.admitted.iter().sum()
     }
 
-    pub fn all_rejected(&self) -> u64 {
+    pub(crate) fn all_rejected(&self) -> u64 {
         self.rejected.iter().sum()
     }
 }
@@ -136,7 +136,7 @@ impl Fleet {
 /// A demand of `load` times the rate for `seconds`, of which each node gets half of what the one before gets, as
 /// calls that come independently of each other (Poisson). `between` runs before each step of 100 µs, with its
 /// number.
-pub fn run(
+pub(crate) fn run(
     fleet: &mut Fleet,
     load: f64,
     seconds: f64,

@@ -105,12 +105,14 @@ fn a_local_quota_counts_across_outages() {
 #[test]
 fn a_call_never_waits_longer_than_the_timeout() {
     let mut fleet = Fleet::new(1, Quota::per_second(10), |builder| builder);
+    fleet.call(0, 1);
+    fleet.advance_slowly(Duration::from_secs(1));
     fleet.store.set_fault(Some(Fault::Stall));
     fleet.call(0, 1);
     fleet.advance_slowly(24 * MILLISECOND);
     assert_eq!(fleet.waiting(), 1);
     fleet.advance(MILLISECOND);
-    assert_eq!((fleet.waiting(), fleet.all_admitted()), (0, 1));
+    assert_eq!((fleet.waiting(), fleet.all_admitted()), (0, 2));
     // From then on none waits at all.
     for _ in 0..20 {
         fleet.call(0, 1);

@@ -1,7 +1,7 @@
 -- Takes tokens out of the buckets KEYS, all or nothing. The same as `Bucket` in backstop's `store/state`.
 -- Seven arguments for each key: microseconds for a token, burst, ask, at least, spent, given back, granted at.
 -- Five integers for each key: granted, remaining, retry after, reset after, total; then the time. In microseconds.
-local ROUNDING = 1e-6
+local ROUNDING, PROPORTION = 1e-9, 1 + 2 * 2 ^ -52
 local clock = redis.call('TIME')
 -- Since 2024, so that a double has room for shares of a microsecond.
 local now = (tonumber(clock[1]) - 1704067200) * 1000000 + tonumber(clock[2])
@@ -28,7 +28,7 @@ for i, key in ipairs(KEYS) do
   end
   local spent = tonumber(ARGV[a + 5])
   missing = math.min(missing + spent * token, full)
-  local free = math.floor((full - missing) / token + ROUNDING)
+  local free = math.floor((full - missing) / token * PROPORTION + ROUNDING)
   local at_least = tonumber(ARGV[a + 4])
   if free < at_least then
     grants = false

@@ -4,9 +4,11 @@ pub(super) mod demand;
 pub(super) mod lease;
 pub(super) mod link;
 pub(super) mod local;
+#[cfg(all(test, backstop_loom))]
+mod loom_tests;
 pub(super) mod lots;
 pub(super) mod pocket;
 pub(super) mod rules;
 pub(super) mod share;
-#[cfg(test)]
+#[cfg(all(test, not(backstop_loom)))]
 mod tests;

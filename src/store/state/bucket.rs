@@ -27,8 +27,11 @@ pub(crate) struct Prepared {
     free: u64,
 }
 
-/// Shares of a token that rounding may cost, so that a full bucket holds its burst.
-const ROUNDING: f64 = 1e-6;
+/// The share of a token that rounding may cost, so that a full bucket holds its burst.
+const ROUNDING: f64 = 1e-9;
+/// As much in proportion, for bursts of so many tokens that a double has no room for that share: two units in
+/// the last place.
+const PROPORTION: f64 = 1.0 + 2.0 * f64::EPSILON;
 
 impl Bucket {
     /// Refills the bucket, and does what a request does in any case.
@@ -42,7 +45,7 @@ impl Bucket {
             missing = (missing - credit).max(0.0);
         }
         missing = (missing + take.spent as f64 * token).min(full);
-        let free = ((full - missing) / token + ROUNDING).floor();
+        let free = ((full - missing) / token * PROPORTION + ROUNDING).floor();
         Prepared {
             bucket: Self {
                 missing,
