@@ -16,7 +16,9 @@ struct Fleet {
 
 fn fleet(processes: usize, follow: Follow) -> Fleet {
     let store = MemoryStore::new(TokioClock);
-    let breakers: Vec<_> = (0..processes).map(|_| CircuitBreaker::builder().build().unwrap()).collect();
+    let breakers: Vec<_> = (0..processes)
+        .map(|_| CircuitBreaker::builder().build().unwrap())
+        .collect();
     let votes = breakers.iter().map(|breaker| {
         let votes = CircuitVotes::builder()
             .store(store.clone())
@@ -60,12 +62,20 @@ async fn with_a_quorum_half_of_the_evidence_opens() {
     assert_eq!(fleet.breakers[2].state(), State::Closed);
     fleet.breakers[0].trip();
     seconds(2).await;
-    assert_eq!(fleet.breakers[2].state(), State::Closed, "one vote is no quorum");
+    assert_eq!(
+        fleet.breakers[2].state(),
+        State::Closed,
+        "one vote is no quorum"
+    );
     fleet.breakers[0].trip_for(Duration::from_secs(60));
     fleet.breakers[1].trip_for(Duration::from_secs(60));
     seconds(2).await;
     assert_eq!(fleet.breakers[2].state(), State::Open);
-    assert_eq!(fleet.breakers[3].state(), State::Closed, "its calls succeed");
+    assert_eq!(
+        fleet.breakers[3].state(),
+        State::Closed,
+        "its calls succeed"
+    );
     let snapshot = fleet.votes[2].snapshot();
     assert_eq!((snapshot.followed, snapshot.tally.open), (1, 2));
 }
@@ -98,7 +108,9 @@ async fn votes_lapse_and_without_a_store_breakers_are_on_their_own() {
 #[tokio::test(start_paused = true)]
 async fn settings_without_meaning_are_errors_that_name_them() {
     let builder = || {
-        let builder = CircuitVotes::builder().store(MemoryStore::new(TokioClock)).key("key");
+        let builder = CircuitVotes::builder()
+            .store(MemoryStore::new(TokioClock))
+            .key("key");
         builder.breaker(CircuitBreaker::builder().build().unwrap())
     };
     let cases = [

@@ -61,11 +61,15 @@ fn the_processes_together_hold_the_limit_and_no_more() {
 #[test]
 fn a_call_inside_a_block_takes_no_trip() {
     let (clock, store, fleet) = fleet(1, 100);
-    let first: Vec<_> = (0..20).map(|_| clock.block_on(fleet[0].try_acquire()).unwrap()).collect();
+    let first: Vec<_> = (0..20)
+        .map(|_| clock.block_on(fleet[0].try_acquire()).unwrap())
+        .collect();
     drop(first);
     let trips = store.requests();
     for _ in 0..1000 {
-        clock.block_on(fleet[0].call(|| async { Ok::<_, ()>(()) })).unwrap();
+        clock
+            .block_on(fleet[0].call(|| async { Ok::<_, ()>(()) }))
+            .unwrap();
     }
     assert_eq!(store.requests(), trips);
 }
@@ -74,7 +78,9 @@ fn a_call_inside_a_block_takes_no_trip() {
 fn permits_of_a_killed_process_come_back_after_the_time_to_live() {
     let (clock, store, mut fleet) = fleet(2, 4);
     let dead = fleet.remove(0);
-    let held: Vec<_> = (0..4).map(|_| clock.block_on(dead.try_acquire()).unwrap()).collect();
+    let held: Vec<_> = (0..4)
+        .map(|_| clock.block_on(dead.try_acquire()).unwrap())
+        .collect();
     // Neither its permits nor its handle are dropped: it is gone.
     std::mem::forget((held, dead));
     assert!(clock.block_on(fleet[0].try_acquire()).is_err());
@@ -90,7 +96,10 @@ fn a_process_that_ends_gives_its_permits_back_at_once() {
     let (clock, _, mut fleet) = fleet(2, 1);
     let ending = fleet.remove(0);
     drop(clock.block_on(ending.try_acquire()).unwrap());
-    assert!(clock.block_on(fleet[0].try_acquire()).is_err(), "the other one keeps it for a while");
+    assert!(
+        clock.block_on(fleet[0].try_acquire()).is_err(),
+        "the other one keeps it for a while"
+    );
     drop(ending);
     clock.advance(Duration::from_millis(100));
     assert!(clock.block_on(fleet[0].try_acquire()).is_ok());
@@ -111,14 +120,20 @@ fn waiters_are_served_in_their_order_when_permits_are_released() {
     };
     clock.block_on(futures::future::join_all((0..5).map(call)));
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
-    assert_eq!(clock.now().as_nanos(), 50_000_000, "each begins when the one before ends");
+    assert_eq!(
+        clock.now().as_nanos(),
+        50_000_000,
+        "each begins when the one before ends"
+    );
     assert_eq!(fleet[0].snapshot().in_flight, 0);
 }
 
 #[test]
 fn a_waiter_gets_a_permit_that_another_process_released() {
     let (clock, _, fleet) = fleet(2, 2);
-    let held: Vec<_> = (0..2).map(|_| clock.block_on(fleet[0].try_acquire()).unwrap()).collect();
+    let held: Vec<_> = (0..2)
+        .map(|_| clock.block_on(fleet[0].try_acquire()).unwrap())
+        .collect();
     let (first, other, time) = (fleet[0].clone(), fleet[1].clone(), clock.clone());
     let keeper = async {
         time.sleep(Duration::from_millis(500)).await;
@@ -166,7 +181,11 @@ fn a_dropped_call_loses_no_permit() {
     store.set_latency(Duration::from_millis(5));
     for dropped_after in [0, 10] {
         let mut call = Box::pin(fleet[0].acquire());
-        assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(
+            call.as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
         clock.advance(Duration::from_millis(dropped_after));
         drop(call);
         clock.advance(Duration::from_millis(20));

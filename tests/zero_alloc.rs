@@ -17,9 +17,9 @@ use backstop::circuit_breaker::Trip;
 use backstop::store::MemoryStore;
 use backstop::{
     Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Coalesce, Endpoints, Error,
-    Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, ManualClock, MaybeStale, Pipeline,
-    Policy, Quota, RateLimiter, Report, Retry, RetryBudget, SharedRateLimiter, Stale, Throttle, Timeout,
-    Verdict,
+    Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, ManualClock, MaybeStale,
+    Pipeline, Policy, Quota, RateLimiter, Report, Retry, RetryBudget, SharedRateLimiter, Stale,
+    Throttle, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes, and what it ends with.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::CircuitVotes;
 use super::inner::Inner;
 use super::state::{Follow, Rules};
+use crate::base::Setup;
 use crate::circuit_breaker::CircuitBreaker;
 use crate::error::ConfigError;
-use crate::policy::Describe;
 use crate::store::VoteStore;
 
 const NAME: &str = "circuit_votes";
@@ -29,6 +29,7 @@ const NAME: &str = "circuit_votes";
 /// | [`min_votes`](Self::min_votes) | 2 |
 /// | [`follow`](Self::follow) | [`Follow::Sooner`] |
 /// | [`failure_rate`](Self::failure_rate) | 0.25, half of a breaker's default |
+/// | [`clock`](Self::clock) | tokio's |
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CircuitVotesBuilder {
@@ -38,6 +39,7 @@ pub struct CircuitVotesBuilder {
     breaker: Option<CircuitBreaker>,
     every: Duration,
     rules: Rules,
+    setup: Setup,
 }
 
 impl CircuitVotesBuilder {
@@ -54,6 +56,7 @@ impl CircuitVotesBuilder {
                 follows: Follow::Sooner,
                 failure_rate: 0.25,
             },
+            setup: Setup::new(NAME),
         }
     }
 
@@ -112,11 +115,18 @@ impl CircuitVotesBuilder {
         self
     }
 
+    setters! {
+        in setup;
+        /// The clock that votes are sent by: that of the breaker.
+        clock;
+    }
+
     /// Builds the voter. Does not ask the store.
     ///
     /// # Errors
     ///
-    /// When the store, the key or the breaker was not given, or a value is out of its range.
+    /// When the store, the key or the breaker was not given, or a value is out of its range, or without
+    /// a clock where the feature `tokio` is off.
     pub fn build(self) -> Result<CircuitVotes, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         let store = self.store.ok_or(error("store", "must be given"))?;
@@ -135,7 +145,7 @@ impl CircuitVotesBuilder {
         if !(rules.failure_rate > 0.0 && rules.failure_rate <= 1.0) {
             return Err(error("failure_rate", "must be above 0 and at most 1"));
         }
-        let clock = breaker.clock().ok_or(error("breaker", "has no clock"))?;
+        let clock = self.setup.build(NAME)?.clock;
         let random = || format!("{:016x}", RandomState::new().hash_one(0_u64));
         Ok(CircuitVotes {
             inner: Arc::new(Inner {
@@ -168,6 +178,7 @@ impl fmt::Debug for CircuitVotesBuilder {
             .field("breaker", &self.breaker)
             .field("every", &self.every)
             .field("rules", &self.rules)
+            .field("setup", &self.setup)
             .finish()
     }
 }

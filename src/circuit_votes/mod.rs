@@ -114,12 +114,7 @@ impl CircuitVotes {
     }
 
     /// Votes, and returns the votes of the others; an error if none came until `latest`.
-    async fn vote(
-        &self,
-        open: bool,
-        counts: bool,
-        latest: Instant,
-    ) -> Result<Tally, StoreError> {
+    async fn vote(&self, open: bool, counts: bool, latest: Instant) -> Result<Tally, StoreError> {
         let inner = &*self.inner;
         let vote = Vote {
             key: inner.key.clone(),

@@ -114,7 +114,9 @@ impl<'a> Acquire<'a> {
                     let permit = Permit::new(inner.clone(), permits);
                     if !this.longest.is_zero() {
                         let waited = now.saturating_duration_since(*this.since);
-                        inner.base.tell(Event::waited(inner.base.name, waited), observer);
+                        inner
+                            .base
+                            .tell(Event::waited(inner.base.name, waited), observer);
                     }
                     return Poll::Ready(Ok(permit));
                 }

@@ -149,7 +149,9 @@ impl SharedBulkheadBuilder {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         let store = self.store.ok_or(error("store", "must be given"))?;
         let key = self.key.ok_or(error("key", "must be given"))?;
-        let limit = self.max_concurrent.ok_or(error("max_concurrent", "must be given"))?;
+        let limit = self
+            .max_concurrent
+            .ok_or(error("max_concurrent", "must be given"))?;
         if limit == 0 || limit > 1 << 40 {
             return Err(error("max_concurrent", "must be from 1 to 2^40"));
         }
@@ -157,11 +159,17 @@ impl SharedBulkheadBuilder {
             return Err(error("ttl", "must be from 100 ms to a day"));
         }
         if self.store_timeout.is_zero() || self.store_timeout > self.ttl / 3 {
-            return Err(error("store_timeout", "must be above zero and below a third of `ttl`"));
+            return Err(error(
+                "store_timeout",
+                "must be above zero and below a third of `ttl`",
+            ));
         }
         let waits = self.max_wait.is_some_and(|longest| !longest.is_zero());
         if self.max_waiting == Some(0) && waits {
-            return Err(error("max_waiting", "is zero, but `max_wait` lets calls wait"));
+            return Err(error(
+                "max_waiting",
+                "is zero, but `max_wait` lets calls wait",
+            ));
         }
         let max_wait = match (self.max_wait, self.max_waiting) {
             (Some(longest), _) => longest,

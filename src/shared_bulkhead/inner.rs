@@ -147,7 +147,9 @@ impl Inner {
             // Those that do not wait for their turn look again, and are rejected.
             let waiters = state.waiters.values_mut();
             let impatient = waiters.filter(|waiter| !waiter.is_patient);
-            after.wakers.extend(impatient.filter_map(|waiter| waiter.waker.take()));
+            after
+                .wakers
+                .extend(impatient.filter_map(|waiter| waiter.waker.take()));
         }
     }
 
@@ -175,7 +177,8 @@ impl Inner {
         self.trips.fetch_add(1, Ordering::Relaxed);
         let inner = self.clone();
         let reply = Reply::new(move |answer| inner.answered(number, &request, answer));
-        self.store.hold(self.hold(limit, request.permits, request.in_use), reply);
+        self.store
+            .hold(self.hold(limit, request.permits, request.in_use), reply);
     }
 
     fn hold(&self, limit: u64, permits: u64, in_use: u64) -> Hold {
@@ -189,7 +192,12 @@ impl Inner {
         }
     }
 
-    fn answered(self: &Arc<Self>, number: u64, request: &Request, answer: Result<Held, StoreError>) {
+    fn answered(
+        self: &Arc<Self>,
+        number: u64,
+        request: &Request,
+        answer: Result<Held, StoreError>,
+    ) {
         let now = self.base.now();
         let unit = self.streams.begin().unit();
         let mut after = After::default();
@@ -291,7 +299,8 @@ impl Inner {
     ) -> Result<(), Rejected> {
         // Relaxed: a statistic.
         self.rejections.fetch_add(1, Ordering::Relaxed);
-        self.base.reject(Rejected::new(self.base.name, reason), observer)
+        self.base
+            .reject(Rejected::new(self.base.name, reason), observer)
     }
 }
 

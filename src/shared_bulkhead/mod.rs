@@ -192,7 +192,9 @@ impl SharedBulkhead {
         let rejections = inner.rejections.load(Ordering::Relaxed);
         let trips = inner.trips.load(Ordering::Relaxed);
         let state = crate::sync::lock(&inner.state);
-        let lost_for = state.lost_since.map(|since| now.saturating_duration_since(since));
+        let lost_for = state
+            .lost_since
+            .map(|since| now.saturating_duration_since(since));
         Snapshot {
             name: inner.base.name,
             limit: state.block.limit(),

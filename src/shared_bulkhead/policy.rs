@@ -33,11 +33,7 @@ impl<'a> Gate for &'a SharedBulkhead {
     type Entrance = Waiting<'a>;
 
     #[inline(always)]
-    fn enter(
-        self,
-        cx: &mut Context,
-        _: Option<&dyn Observer>,
-    ) -> Entered<Permit, Waiting<'a>> {
+    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<Permit, Waiting<'a>> {
         let permits = u64::from(cx.cost());
         Entered::Waits(Waiting {
             acquire: Acquire::new(&self.inner, permits, self.inner.max_wait),

@@ -97,7 +97,10 @@ impl Block {
         }
         // A quarter more than was needed, so that few calls have to ask.
         let needed = self.peak + self.peak.div_ceil(4);
-        let permits = needed.min(self.fair.max(1)).max(self.in_flight).min(self.limit);
+        let permits = needed
+            .min(self.fair.max(1))
+            .max(self.in_flight)
+            .min(self.limit);
         let request = Request {
             permits: if self.peak == 0 { 0 } else { permits },
             in_use: self.in_flight,
@@ -185,7 +188,11 @@ mod tests {
         assert!(block.admit(at(1), 40));
         block.release(39);
         assert_eq!(block.plan(at(2999), 0), None);
-        assert_eq!(block.plan(at(3000), 0).unwrap().permits, 50, "40 were needed since");
+        assert_eq!(
+            block.plan(at(3000), 0).unwrap().permits,
+            50,
+            "40 were needed since"
+        );
         answer(&mut block, at(3000), 50, 50, 1);
         assert_eq!(block.plan(at(6000), 0).unwrap().permits, 2);
         answer(&mut block, at(6000), 2, 98, 1);

@@ -136,7 +136,8 @@ impl<'a> Acquire<'a> {
                             *this.taken = *this.cost;
                             if !this.longest.is_zero() {
                                 let waited = now.saturating_duration_since(*this.since);
-                                hub.base.tell(Event::waited(hub.base.name, waited), observer);
+                                hub.base
+                                    .tell(Event::waited(hub.base.name, waited), observer);
                             }
                             *this.taken = 0;
                             Ok(())
@@ -185,9 +186,12 @@ impl<'a> Acquire<'a> {
                 entry.refresh(now);
                 Some(Ok(()))
             }
-            Spent::Rejected(ready) if !waits => {
-                Some(entry.hub.reject(now, Reason::RateLimited, Some(ready), observer))
-            }
+            Spent::Rejected(ready) if !waits => Some(entry.hub.reject(
+                now,
+                Reason::RateLimited,
+                Some(ready),
+                observer,
+            )),
             Spent::Rejected(_) | Spent::Unknown => None,
         }
     }

@@ -87,7 +87,10 @@ impl Shared {
         }
         let waits = self.max_wait.is_some_and(|longest| !longest.is_zero());
         if self.max_waiting == Some(0) && waits {
-            return Err(error("max_waiting", "is zero, but `max_wait` lets calls wait"));
+            return Err(error(
+                "max_waiting",
+                "is zero, but `max_wait` lets calls wait",
+            ));
         }
         // Either alone lets calls wait: until their deadline, or without a bound of their number.
         let max_wait = match (self.max_wait, self.max_waiting) {
@@ -298,7 +301,10 @@ impl<K> SharedKeyedRateLimiterBuilder<K> {
 
     /// Gives some keys a quota of their own. Called once for each key while it is known. A quota that the
     /// builder would reject is ignored.
-    pub fn quota_for(mut self, quota: impl Fn(&K) -> Option<Quota> + Send + Sync + 'static) -> Self {
+    pub fn quota_for(
+        mut self,
+        quota: impl Fn(&K) -> Option<Quota> + Send + Sync + 'static,
+    ) -> Self {
         self.quota_for = Some(Arc::new(quota));
         self
     }

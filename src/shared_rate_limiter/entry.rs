@@ -241,7 +241,9 @@ impl Entry {
         let mut state = lock(&self.state);
         let replaced = state.queue.set_waker(ticket, waker);
         let decided = state.queue.decision(ticket);
-        let look_at = decided.is_none().then(|| self.next_look(&mut state, now, ticket));
+        let look_at = decided
+            .is_none()
+            .then(|| self.next_look(&mut state, now, ticket));
         drop(state);
         drop(replaced);
         decided.ok_or(look_at.unwrap_or(now))
@@ -268,7 +270,11 @@ impl Entry {
     }
 
     /// Takes a token for a call that does not wait for a trip.
-    pub(super) fn take_held(self: &Arc<Self>, now: Instant, cost: u64) -> Result<(), (Reason, Option<Instant>)> {
+    pub(super) fn take_held(
+        self: &Arc<Self>,
+        now: Instant,
+        cost: u64,
+    ) -> Result<(), (Reason, Option<Instant>)> {
         let timeout = self.hub.timeout;
         self.with(now, |state, contact, _| {
             let (lease, queue) = (&mut state.lease, &state.queue);

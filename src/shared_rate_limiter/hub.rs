@@ -1,8 +1,8 @@
 //! State shared by all keys of a limiter: the store, whether it answers, and what is counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::state::link::{Contact, Link};
@@ -103,7 +103,8 @@ impl Hub {
     /// Records an answer. Returns the event of a store that was lost.
     pub(super) fn answered(&self, now: Instant) -> Option<StoreEvent> {
         // Relaxed: nothing else is published by it.
-        self.answered_at.fetch_max(now.as_nanos(), Ordering::Relaxed);
+        self.answered_at
+            .fetch_max(now.as_nanos(), Ordering::Relaxed);
         let outage = lock(&self.link).link.answered(now)?;
         Some(StoreEvent::Back { after: outage })
     }

@@ -36,9 +36,11 @@ impl<K: Hash + Eq> SharedKeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        self.keys.try_get(key).unwrap_or_else(|_| SharedRateLimiter {
-            entry: (self.make)(&key.to_owned()),
-        })
+        self.keys
+            .try_get(key)
+            .unwrap_or_else(|_| SharedRateLimiter {
+                entry: (self.make)(&key.to_owned()),
+            })
     }
 
     /// Takes one of the key's tokens, or rejects, as [`SharedRateLimiter::try_acquire`] does.

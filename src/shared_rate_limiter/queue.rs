@@ -144,7 +144,11 @@ impl Queue {
                     continue;
                 }
                 let ready = lease.ready_at(now, contact, needed);
-                self.decide(ticket, Decided::Rejected(Reason::RateLimited, ready), wakers);
+                self.decide(
+                    ticket,
+                    Decided::Rejected(Reason::RateLimited, ready),
+                    wakers,
+                );
                 changed = true;
             }
         }

@@ -238,7 +238,11 @@ impl State {
         let micros = now.as_nanos() / 1000;
         // A year after the origin, so that the clock can step back.
         const YEAR: u64 = 365 * 86_400 * 1_000_000;
-        StoreTime::from_micros(micros.saturating_add(YEAR).saturating_add_signed(self.shift))
+        StoreTime::from_micros(
+            micros
+                .saturating_add(YEAR)
+                .saturating_add_signed(self.shift),
+        )
     }
 
     fn execute(&mut self, now: Instant, request: &Request) -> Done {
@@ -321,7 +325,10 @@ impl Delivery {
         let sleep = lock(&self.sleep).take();
         if let Some(mut sleep) = sleep {
             let waker = Waker::from(self.clone());
-            let is_over = sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+            let is_over = sleep
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready();
             if !is_over {
                 *lock(&self.sleep) = Some(sleep);
             }

@@ -84,7 +84,10 @@ impl Fleet {
     pub(crate) fn poll(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
         pending.retain_mut(|call| {
-            let poll = call.future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let poll = call
+                .future
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
             match poll {
                 Poll::Pending => return true,
                 Poll::Ready(Ok(())) => self.admit(call.node, call.cost),

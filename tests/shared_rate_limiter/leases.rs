@@ -23,7 +23,10 @@ fn below_the_limit_no_call_is_rejected_and_trips_are_few() {
         assert_eq!(fleet.all_rejected(), 0, "{rate}/s, burst {burst}");
         // A first second to find the demand out.
         let trips = fleet.store.requests() as f64 / 2.0 / 4.0;
-        assert!(trips <= 35.0, "{trips} trips/s and process at {rate}/s, burst {burst}");
+        assert!(
+            trips <= 35.0,
+            "{trips} trips/s and process at {rate}/s, burst {burst}"
+        );
     }
 }
 
@@ -36,10 +39,16 @@ fn above_the_limit_nearly_all_of_it_is_used_and_no_more() {
             let case = format!("{rate}/s, burst {burst}, load {load}");
             let central = 3.0 * rate as f64 + burst as f64;
             let admitted = fleet.all_admitted() as f64;
-            assert!(admitted >= 0.985 * central, "{admitted} of {central}: {case}");
+            assert!(
+                admitted >= 0.985 * central,
+                "{admitted} of {central}: {case}"
+            );
             assert!(admitted <= central + 1.0, "{admitted} of {central}: {case}");
             let explained = fleet.burst / burst as f64;
-            assert!(explained <= 1.01 + 1.0 / burst as f64, "a burst of {explained}: {case}");
+            assert!(
+                explained <= 1.01 + 1.0 / burst as f64,
+                "a burst of {explained}: {case}"
+            );
         }
     }
 }
@@ -95,7 +104,10 @@ fn tokens_that_are_not_needed_go_back() {
         fleet.call(1, 1);
     }
     let admitted = fleet.admitted[1];
-    assert!((52..=64).contains(&admitted), "{admitted}, and {held} went back");
+    assert!(
+        (52..=64).contains(&admitted),
+        "{admitted}, and {held} went back"
+    );
 }
 
 #[test]

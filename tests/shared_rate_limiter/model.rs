@@ -15,7 +15,11 @@ enum Step {
     /// Lets milliseconds pass.
     Advance(u64),
     /// Calls of a node, of one cost.
-    Calls { node: usize, calls: u64, cost: u64 },
+    Calls {
+        node: usize,
+        calls: u64,
+        cost: u64,
+    },
     Latency(u64),
     Fault(Option<Fault>),
     LoseMemory,

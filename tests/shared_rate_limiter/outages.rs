@@ -43,12 +43,19 @@ fn without_the_store_the_fleet_goes_on_at_about_the_rate() {
     for fault in FAULTS {
         for load in [1.5, 5.0] {
             let quota = Quota::per_second(1000).burst(100);
-            let (fleet, [lost, back, agreed, end]) = run_outage(quota, load, Outage::OwnShare, fault);
+            let (fleet, [lost, back, agreed, end]) =
+                run_outage(quota, load, Outage::OwnShare, fault);
             let case = format!("{fault:?} at load {load}: {lost} {back} {agreed} {end}");
             let during = (back - lost) as f64 / 3000.0;
-            assert!((0.9..=1.15).contains(&during), "{during} of the rate: {case}");
+            assert!(
+                (0.9..=1.15).contains(&during),
+                "{during} of the rate: {case}"
+            );
             let after = (end - agreed) as f64 / 1500.0;
-            assert!((0.9..=1.05).contains(&after), "{after} of the rate afterwards: {case}");
+            assert!(
+                (0.9..=1.05).contains(&after),
+                "{after} of the rate afterwards: {case}"
+            );
             let central = 8000.0 + 100.0;
             let extra = end as f64 - central;
             assert!(extra <= 100.0, "{extra} more than the limit: {case}");
@@ -169,7 +176,10 @@ fn losing_and_finding_the_store_is_one_event_each() {
     let events = events.lock().unwrap();
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!(events[0], "shared_rate_limiter: lost its store");
-    assert!(events[1].starts_with("shared_rate_limiter: has its store back after"), "{events:?}");
+    assert!(
+        events[1].starts_with("shared_rate_limiter: has its store back after"),
+        "{events:?}"
+    );
 }
 
 #[test]
@@ -183,7 +193,10 @@ fn a_rejection_without_the_store_says_when_to_come_back() {
     let rejected = clock.block_on(node.try_acquire()).unwrap_err();
     assert_eq!(rejected.reason(), Reason::RateLimited);
     let wait = rejected.retry_after().unwrap();
-    assert!(wait >= 30 * MILLISECOND && wait <= 70 * MILLISECOND, "the next probe: {wait:?}");
+    assert!(
+        wait >= 30 * MILLISECOND && wait <= 70 * MILLISECOND,
+        "the next probe: {wait:?}"
+    );
     fleet.store.set_fault(None);
     fleet.clocks[0].advance(wait);
     let _ = fleet.clocks[0].block_on(fleet.nodes[0].try_acquire());

@@ -19,14 +19,26 @@ fn settings_without_meaning_are_errors_that_name_them() {
     let second = Duration::from_secs(1);
     let cases = [
         (builder().quota(Quota::per_second(0)), "quota"),
-        (builder().quota(Quota::per_second(1).fixed_window()), "quota"),
-        (builder().quota(Quota::per_second(1).warm_up(second, 2)), "quota"),
+        (
+            builder().quota(Quota::per_second(1).fixed_window()),
+            "quota",
+        ),
+        (
+            builder().quota(Quota::per_second(1).warm_up(second, 2)),
+            "quota",
+        ),
         (builder().quota(Quota::per_second(2).initial(1)), "quota"),
         (builder().quota(Quota::per_second(1_000_001)), "quota"),
         (builder().quota(Quota::new(1, Duration::MAX)), "quota"),
         (builder().quota(Quota::per_day(1).burst(4000)), "quota"),
-        (builder().on_outage(Outage::Local(Quota::per_second(0))), "quota"),
-        (builder().on_outage(Outage::Local(Quota::per_second(1).sliding_log())), "on_outage"),
+        (
+            builder().on_outage(Outage::Local(Quota::per_second(0))),
+            "quota",
+        ),
+        (
+            builder().on_outage(Outage::Local(Quota::per_second(1).sliding_log())),
+            "on_outage",
+        ),
         (builder().sync_every(Duration::ZERO), "sync_every"),
         (builder().sync_every(Duration::MAX), "sync_every"),
         (builder().store_timeout(Duration::ZERO), "store_timeout"),
@@ -37,8 +49,19 @@ fn settings_without_meaning_are_errors_that_name_them() {
         let error = builder.build().unwrap_err().to_string();
         assert!(error.contains(setting), "{error}: {text}");
     }
-    assert!(SharedRateLimiter::builder().build().unwrap_err().to_string().contains("key"));
-    assert!(builder().quota(Quota::per_second(1_000_000)).build().is_ok());
+    assert!(
+        SharedRateLimiter::builder()
+            .build()
+            .unwrap_err()
+            .to_string()
+            .contains("key")
+    );
+    assert!(
+        builder()
+            .quota(Quota::per_second(1_000_000))
+            .build()
+            .is_ok()
+    );
     assert!(builder().quota(Quota::per_day(1)).build().is_ok());
     assert!(builder().store_timeout(Duration::MAX).build().is_ok());
 }

@@ -20,7 +20,11 @@ impl<F: Fn(&[Take]) + Send + Sync> Store for Hostile<F> {
 
 fn limiter(clock: &ManualClock, store: impl Store + 'static) -> SharedRateLimiter {
     let builder = SharedRateLimiter::builder().store(store).key("key");
-    builder.quota(Quota::per_second(100)).clock(clock.clone()).build().unwrap()
+    builder
+        .quota(Quota::per_second(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap()
 }
 
 #[test]
@@ -76,7 +80,10 @@ fn an_answer_of_the_wrong_shape_is_a_lost_store() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Wrong);
     assert!(clock.block_on(limiter.try_acquire()).is_ok());
-    assert_eq!(limiter.snapshot().last_error.unwrap(), "an answer without a bucket");
+    assert_eq!(
+        limiter.snapshot().last_error.unwrap(),
+        "an answer without a bucket"
+    );
 }
 
 #[test]

@@ -6,15 +6,22 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use backstop::store::Fault;
-use backstop::{CallOptions, ManualClock, Pipeline, Policy, Quota, Reason, SharedRateLimiter, Timeout};
 use backstop::store::MemoryStore;
+use backstop::{
+    CallOptions, ManualClock, Pipeline, Policy, Quota, Reason, SharedRateLimiter, Timeout,
+};
 
 use crate::fleet::MILLISECOND;
 
 fn limiter(clock: &ManualClock, quota: Quota) -> (SharedRateLimiter, MemoryStore) {
     let store = MemoryStore::new(clock.clone());
     let builder = SharedRateLimiter::builder().store(store.clone()).key("key");
-    let limiter = builder.quota(quota).seed(1).clock(clock.clone()).build().unwrap();
+    let limiter = builder
+        .quota(quota)
+        .seed(1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     (limiter, store)
 }
 
@@ -76,7 +83,11 @@ fn a_turn_that_would_come_too_late_is_rejected_at_once() {
     let late = backstop::deadline::scope_on(clock.clone(), half, limiter.acquire());
     let rejected = clock.block_on(late).unwrap_err();
     assert_eq!(rejected.reason(), Reason::DeadlineTooClose);
-    assert_eq!(backstop::Clock::now(&clock).as_nanos(), 0, "none of them waited");
+    assert_eq!(
+        backstop::Clock::now(&clock).as_nanos(),
+        0,
+        "none of them waited"
+    );
 }
 
 #[test]
@@ -112,11 +123,20 @@ fn calls_through_the_policy_wait_only_if_told_to() {
     );
     let patient = builder.max_wait(Duration::from_secs(1)).build().unwrap();
     assert!(clock.block_on(patient.call(call)).is_ok());
-    let stack = (Timeout::builder().after(50 * MILLISECOND).clock(clock.clone()).build().unwrap(), &patient);
+    let stack = (
+        Timeout::builder()
+            .after(50 * MILLISECOND)
+            .clock(clock.clone())
+            .build()
+            .unwrap(),
+        &patient,
+    );
     let error = clock.block_on(stack.call(call)).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::DeadlineTooClose));
     let costly = Pipeline::new(&strict);
-    let error = clock.block_on(costly.with(CallOptions::new().cost(2)).call(call)).unwrap_err();
+    let error = clock
+        .block_on(costly.with(CallOptions::new().cost(2)).call(call))
+        .unwrap_err();
     assert_eq!(error.reason(), Some(Reason::CostExceedsLimit));
 }
 

@@ -39,7 +39,8 @@ impl Candidate {
         for _ in 0..calls {
             call();
         }
-        self.rounds.push(begun.elapsed().as_nanos() as f64 / f64::from(calls));
+        self.rounds
+            .push(begun.elapsed().as_nanos() as f64 / f64::from(calls));
     }
 
     async fn measure_async<F: Future>(&mut self, calls: u32, mut call: impl FnMut() -> F) {
@@ -47,13 +48,17 @@ impl Candidate {
         for _ in 0..calls {
             black_box(call().await);
         }
-        self.rounds.push(begun.elapsed().as_nanos() as f64 / f64::from(calls));
+        self.rounds
+            .push(begun.elapsed().as_nanos() as f64 / f64::from(calls));
     }
 
     fn print(&mut self) {
         self.rounds.sort_by(f64::total_cmp);
         let (best, median) = (self.rounds[0], self.rounds[self.rounds.len() / 2]);
-        println!("{:44} best {best:9.1} ns   median {median:9.1} ns", self.name);
+        println!(
+            "{:44} best {best:9.1} ns   median {median:9.1} ns",
+            self.name
+        );
     }
 }
 
@@ -72,7 +77,10 @@ fn main() {
         println!("SKIPPED: this bench needs `redis-server`, which is not installed");
         return;
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
     runtime.unwrap().block_on(run(&server));
 }
 
@@ -80,15 +88,29 @@ async fn run(server: &Server) {
     let client = redis::Client::open(server.url()).unwrap();
     let store = RedisStore::connect(client.clone()).await.unwrap();
     let large = Quota::per_second(1_000_000);
-    let local = RateLimiter::builder().quota(large).clock(FastClock::default()).build().unwrap();
-    let none = RateLimiter::builder().quota(Quota::per_day(1)).clock(FastClock::default()).build().unwrap();
+    let local = RateLimiter::builder()
+        .quota(large)
+        .clock(FastClock::default())
+        .build()
+        .unwrap();
+    let none = RateLimiter::builder()
+        .quota(Quota::per_day(1))
+        .clock(FastClock::default())
+        .build()
+        .unwrap();
     let shared = |key: &str, quota| {
-        let builder = SharedRateLimiter::builder().store(store.clone()).key(key).quota(quota);
+        let builder = SharedRateLimiter::builder()
+            .store(store.clone())
+            .key(key)
+            .quota(quota);
         builder.clock(FastClock::default())
     };
     let leased = shared("leased", large).build().unwrap();
     let empty = shared("empty", Quota::per_day(1)).build().unwrap();
-    let exact = shared("exact", large).sync(SyncMode::Exact).build().unwrap();
+    let exact = shared("exact", large)
+        .sync(SyncMode::Exact)
+        .build()
+        .unwrap();
     let lost_store = MemoryStore::new(ManualClock::new());
     lost_store.set_fault(Some(Fault::Fail));
     let lost = SharedRateLimiter::builder()
@@ -141,6 +163,11 @@ async fn run(server: &Server) {
         candidate.print();
     }
     let snapshot = leased.snapshot();
-    println!("leased: {} trips, {} rejected, held {}", snapshot.trips, snapshot.rejected, snapshot.held);
-    let _ = redis::cmd("PING").query_async::<String>(&mut connection).await;
+    println!(
+        "leased: {} trips, {} rejected, held {}",
+        snapshot.trips, snapshot.rejected, snapshot.held
+    );
+    let _ = redis::cmd("PING")
+        .query_async::<String>(&mut connection)
+        .await;
 }

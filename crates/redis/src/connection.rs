@@ -94,11 +94,7 @@ impl Reconnecting {
 
 impl Inner {
     /// Records an attempt to connect. Returns whether it succeeded.
-    fn attempted(
-        &self,
-        attempted: Result<MultiplexedConnection, RedisError>,
-        number: u64,
-    ) -> bool {
+    fn attempted(&self, attempted: Result<MultiplexedConnection, RedisError>, number: u64) -> bool {
         let is_up = attempted.is_ok();
         let new = match attempted {
             Ok(connection) => State::Up(connection, number),

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use backstop::store::{
-    Held, Hold, Reply, StoreError, StoreTime, Take, Taken, Tally, Vote,
-};
+use backstop::store::{Held, Hold, Reply, StoreError, StoreTime, Take, Taken, Tally, Vote};
 use redis::{Cmd, Script, Value};
 
 /// The scripts, with their hashes.
@@ -109,9 +107,9 @@ impl Request {
     pub(crate) fn answer(self, value: &Value) {
         match self {
             Self::Take(takes, reply) => reply.send(taken(value, takes.len())),
-            Self::Hold(_, reply) => reply.send(integers::<3>(value).map(|[permits, free, all]| {
-                Held::new(permits, free, all)
-            })),
+            Self::Hold(_, reply) => reply.send(
+                integers::<3>(value).map(|[permits, free, all]| Held::new(permits, free, all)),
+            ),
             Self::Vote(_, reply) => {
                 reply.send(integers::<2>(value).map(|[voters, open]| Tally::new(voters, open)));
             }
@@ -129,12 +127,16 @@ impl Request {
 }
 
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 fn all_integers(value: &Value) -> Result<Vec<u64>, StoreError> {
     let Value::Array(values) = value else {
-        return Err(StoreError::new(format_args!("not the answer of the script: {value:?}")));
+        return Err(StoreError::new(format_args!(
+            "not the answer of the script: {value:?}"
+        )));
     };
     let integer = |value: &Value| match value {
         Value::Int(integer) => u64::try_from(*integer).ok(),
@@ -153,7 +155,9 @@ fn integers<const N: usize>(value: &Value) -> Result<[u64; N], StoreError> {
 fn taken(value: &Value, takes: usize) -> Result<Vec<Taken>, StoreError> {
     let integers = all_integers(value)?;
     if integers.len() != 5 * takes + 1 {
-        return Err(StoreError::new("the script answered with another number of values"));
+        return Err(StoreError::new(
+            "the script answered with another number of values",
+        ));
     }
     let now = StoreTime::from_micros(integers[5 * takes]);
     let answers = integers.chunks_exact(5).map(|answer| {

@@ -29,7 +29,10 @@ fn with_server<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Server) -> 
         eprintln!("\n*** SKIPPED {name}: redis-server is not installed ***\n");
         return;
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     runtime.unwrap().block_on(test(server));
 }
 
@@ -38,7 +41,9 @@ fn is_long() -> bool {
 }
 
 async fn connect(server: &Server) -> RedisStore {
-    RedisStore::connect(redis::Client::open(server.url()).unwrap()).await.unwrap()
+    RedisStore::connect(redis::Client::open(server.url()).unwrap())
+        .await
+        .unwrap()
 }
 
 fn limiter(store: &RedisStore, quota: Quota) -> SharedRateLimiter {
@@ -49,71 +54,88 @@ fn limiter(store: &RedisStore, quota: Quota) -> SharedRateLimiter {
 async fn take(store: &impl Store, takes: Vec<Take>) -> Result<Vec<Taken>, StoreError> {
     let (send, answer) = oneshot::channel();
     let send = std::sync::Mutex::new(Some(send));
-    store.take(takes, Reply::new(move |answer| {
-        let _ = send.lock().unwrap().take().unwrap().send(answer);
-    }));
+    store.take(
+        takes,
+        Reply::new(move |answer| {
+            let _ = send.lock().unwrap().take().unwrap().send(answer);
+        }),
+    );
     answer.await.unwrap()
 }
 
 #[test]
 fn the_script_does_what_the_memory_store_does() {
-    with_server("the_script_does_what_the_memory_store_does", |server| async move {
-        let store = connect(&server).await;
-        let mut random = 0x5eed_u64;
-        let mut below = |bound: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (random >> 33) % bound
-        };
-        for (case, quota) in [
-            Quota::per_second(7).burst(3),
-            Quota::per_second(1000).burst(100),
-            Quota::per_second(1_000_000).burst(50_000),
-            Quota::new(3, Duration::from_millis(7)).burst(11),
-            Quota::per_day(10),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let clock = ManualClock::new();
-            let memory = MemoryStore::new(clock.clone());
-            let mut begun: Option<(u64, u64)> = None;
-            let mut granted_at: Option<[StoreTime; 2]> = None;
-            for step in 0..200 {
-                let keys = 1 + below(2);
-                let mut takes = Vec::new();
-                for key in 0..keys {
-                    let mut take = Take::new(format!("{case}-{key}").into(), quota, below(quota.limit() + 2));
-                    take.at_least = below(3);
-                    take.spent = below(3).saturating_sub(1) * below(4);
-                    takes.push(take);
-                }
-                let back = below(3).saturating_sub(1) * below(5);
-                let mut of_memory = takes.clone();
-                if let (Some([redis, memory]), true) = (granted_at, back > 0) {
-                    takes[0].give_back = Some((back, redis));
-                    of_memory[0].give_back = Some((back, memory));
-                }
-                let real = take(&store, takes).await.unwrap();
-                // The memory's clock follows the server's.
-                let (first, start) = *begun.get_or_insert((real[0].now.as_micros(), 0));
-                let now = start + real[0].now.as_micros() - first;
-                let passed = now * 1000 - backstop::Clock::now(&clock).as_nanos();
-                clock.advance(Duration::from_nanos(passed));
-                let model = take(&memory, of_memory).await.unwrap();
-                assert_eq!(real.len(), model.len());
-                for (real, model) in real.iter().zip(&model) {
-                    let facts = |taken: &Taken| {
-                        (taken.granted, taken.remaining, taken.retry_after, taken.reset_after)
-                    };
-                    assert_eq!(facts(real), facts(model), "quota {quota}, step {step}");
-                }
-                granted_at = Some([real[0].now, model[0].now]);
-                if below(4) == 0 {
-                    sleep(Duration::from_micros(below(3000))).await;
+    with_server(
+        "the_script_does_what_the_memory_store_does",
+        |server| async move {
+            let store = connect(&server).await;
+            let mut random = 0x5eed_u64;
+            let mut below = |bound: u64| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (random >> 33) % bound
+            };
+            for (case, quota) in [
+                Quota::per_second(7).burst(3),
+                Quota::per_second(1000).burst(100),
+                Quota::per_second(1_000_000).burst(50_000),
+                Quota::new(3, Duration::from_millis(7)).burst(11),
+                Quota::per_day(10),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let clock = ManualClock::new();
+                let memory = MemoryStore::new(clock.clone());
+                let mut begun: Option<(u64, u64)> = None;
+                let mut granted_at: Option<[StoreTime; 2]> = None;
+                for step in 0..200 {
+                    let keys = 1 + below(2);
+                    let mut takes = Vec::new();
+                    for key in 0..keys {
+                        let mut take = Take::new(
+                            format!("{case}-{key}").into(),
+                            quota,
+                            below(quota.limit() + 2),
+                        );
+                        take.at_least = below(3);
+                        take.spent = below(3).saturating_sub(1) * below(4);
+                        takes.push(take);
+                    }
+                    let back = below(3).saturating_sub(1) * below(5);
+                    let mut of_memory = takes.clone();
+                    if let (Some([redis, memory]), true) = (granted_at, back > 0) {
+                        takes[0].give_back = Some((back, redis));
+                        of_memory[0].give_back = Some((back, memory));
+                    }
+                    let real = take(&store, takes).await.unwrap();
+                    // The memory's clock follows the server's.
+                    let (first, start) = *begun.get_or_insert((real[0].now.as_micros(), 0));
+                    let now = start + real[0].now.as_micros() - first;
+                    let passed = now * 1000 - backstop::Clock::now(&clock).as_nanos();
+                    clock.advance(Duration::from_nanos(passed));
+                    let model = take(&memory, of_memory).await.unwrap();
+                    assert_eq!(real.len(), model.len());
+                    for (real, model) in real.iter().zip(&model) {
+                        let facts = |taken: &Taken| {
+                            (
+                                taken.granted,
+                                taken.remaining,
+                                taken.retry_after,
+                                taken.reset_after,
+                            )
+                        };
+                        assert_eq!(facts(real), facts(model), "quota {quota}, step {step}");
+                    }
+                    granted_at = Some([real[0].now, model[0].now]);
+                    if below(4) == 0 {
+                        sleep(Duration::from_micros(below(3000))).await;
+                    }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 #[test]
@@ -162,8 +184,16 @@ fn the_time_of_a_rejection_is_exact() {
         let limiter = limiter(&store, Quota::per_second(5).burst(1));
         limiter.try_acquire().await.unwrap();
         for _ in 0..3 {
-            let wait = limiter.try_acquire().await.unwrap_err().retry_after().unwrap();
-            assert!(wait <= Duration::from_millis(200) && wait > Duration::from_millis(100), "{wait:?}");
+            let wait = limiter
+                .try_acquire()
+                .await
+                .unwrap_err()
+                .retry_after()
+                .unwrap();
+            assert!(
+                wait <= Duration::from_millis(200) && wait > Duration::from_millis(100),
+                "{wait:?}"
+            );
             sleep(wait).await;
             limiter.try_acquire().await.unwrap();
         }
@@ -236,7 +266,10 @@ fn keys_expire_when_they_are_full() {
         while size() > 0 && idle.elapsed() < Duration::from_secs(5) {
             sleep(Duration::from_millis(20)).await;
         }
-        println!("{keys} keys in {took:?}, {at_once} of them left, none after {:?}", idle.elapsed());
+        println!(
+            "{keys} keys in {took:?}, {at_once} of them left, none after {:?}",
+            idle.elapsed()
+        );
         assert!(idle.elapsed() < Duration::from_secs(3), "{} left", size());
         assert!(limits.snapshot().keys <= 100_000);
     });
@@ -332,7 +365,10 @@ fn a_server_that_lost_its_memory_costs_at_most_a_burst() {
         let (third, _) = load(&fleet, 2 * SECOND).await;
         let limit = begun.elapsed().as_secs_f64() * 1000.0 + 200.0;
         let admitted = (first + second + third) as f64;
-        println!("FLUSHALL and an empty replacement: {:.0} more than the limit", admitted - limit);
+        println!(
+            "FLUSHALL and an empty replacement: {:.0} more than the limit",
+            admitted - limit
+        );
         assert!(admitted <= limit + 2.0 * 200.0, "{admitted} of {limit}");
         assert!(admitted >= 0.9 * limit, "{admitted} of {limit}");
     });
@@ -348,9 +384,12 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
         let send = std::sync::Mutex::new(Some(send));
         let mut dead = Hold::new("key".into(), "dead".into(), 10, 7, ttl);
         dead.in_use = 7;
-        store.hold(dead, Reply::new(move |held| {
-            let _ = send.lock().unwrap().take().unwrap().send(held);
-        }));
+        store.hold(
+            dead,
+            Reply::new(move |held| {
+                let _ = send.lock().unwrap().take().unwrap().send(held);
+            }),
+        );
         assert_eq!(answer.await.unwrap().unwrap().permits, 7);
         let died = Instant::now();
         let bulkhead = SharedBulkhead::builder()
@@ -372,7 +411,10 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
         }
         let back = died.elapsed();
         println!("seven permits back after {back:?}, time to live {ttl:?}");
-        assert!(back >= ttl - Duration::from_millis(5) && back < 2 * ttl + SECOND, "{back:?}");
+        assert!(
+            back >= ttl - Duration::from_millis(5) && back < 2 * ttl + SECOND,
+            "{back:?}"
+        );
         assert!(bulkhead.try_acquire().await.is_err());
         // Kept for longer than the time to live.
         sleep(2 * ttl).await;
@@ -384,12 +426,23 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
 #[test]
 fn a_user_of_few_rights_suffices() {
     with_server("a_user_of_few_rights", |server| async move {
-        let mut rights = vec!["ACL", "SETUSER", "limits", "on", ">secret", "~backstop:*", "resetchannels"];
-        let commands = "+evalsha +eval +time +get +set +del +hgetall +hset +hdel +pexpire +client|setinfo";
+        let mut rights = vec![
+            "ACL",
+            "SETUSER",
+            "limits",
+            "on",
+            ">secret",
+            "~backstop:*",
+            "resetchannels",
+        ];
+        let commands =
+            "+evalsha +eval +time +get +set +del +hgetall +hset +hdel +pexpire +client|setinfo";
         rights.extend(commands.split(' '));
         server.command(&rights);
         let url = server.url().replace("redis://", "redis://limits:secret@");
-        let store = RedisStore::connect(redis::Client::open(url).unwrap()).await.unwrap();
+        let store = RedisStore::connect(redis::Client::open(url).unwrap())
+            .await
+            .unwrap();
         let limiter = limiter(&store, Quota::per_second(5));
         limiter.try_acquire().await.unwrap();
         assert_eq!(limiter.snapshot().last_error, None);

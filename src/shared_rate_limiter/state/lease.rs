@@ -524,6 +524,9 @@ impl Lease {
             return None;
         }
         let last = self.sent_at.max(self.granted_at).max(self.spent_at);
-        Some(last.after(self.rules.life + LONGEST_PAUSE as u64).max(self.closed_until))
+        Some(
+            last.after(self.rules.life + LONGEST_PAUSE as u64)
+                .max(self.closed_until),
+        )
     }
 }

@@ -110,7 +110,8 @@ impl Pocket {
 
     /// Puts tokens back.
     pub(crate) fn open(&self, contents: Contents) {
-        self.expires.store(contents.expires.as_nanos(), Ordering::Relaxed);
+        self.expires
+            .store(contents.expires.as_nanos(), Ordering::Relaxed);
         self.low.store(contents.low, Ordering::Relaxed);
         self.ready_at
             .store(contents.ready_at.as_nanos(), Ordering::Relaxed);

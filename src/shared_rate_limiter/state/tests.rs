@@ -26,7 +26,14 @@ fn lease(rate: u64, burst: u64, mode: SyncMode) -> Lease {
 /// Sends what is planned for waiters of these tokens, and answers with a grant. Returns what was asked for.
 fn trip(lease: &mut Lease, now: Instant, waiting: u64, granted: impl Fn(u64) -> u64) -> u64 {
     let first = waiting.min(1);
-    let request = lease.plan(now, UP, Waiting { first, all: waiting });
+    let request = lease.plan(
+        now,
+        UP,
+        Waiting {
+            first,
+            all: waiting,
+        },
+    );
     let request = request.expect("a request is due");
     let granted = granted(request.ask);
     let mut taken = Taken::new(granted, 1000, StoreTime::from_micros(now.as_nanos() / 1000));
@@ -40,7 +47,8 @@ fn trip(lease: &mut Lease, now: Instant, waiting: u64, granted: impl Fn(u64) -> 
 
 #[test]
 fn the_time_of_a_lease_follows_the_burst() {
-    let every = |rate, burst| Duration::from_nanos(lease(rate, burst, SyncMode::Leased).rules().every);
+    let every =
+        |rate, burst| Duration::from_nanos(lease(rate, burst, SyncMode::Leased).rules().every);
     assert_eq!(every(1000, 1000), EVERY);
     assert_eq!(every(1000, 100), EVERY);
     assert_eq!(every(1000, 10), Duration::from_millis(5));
@@ -96,12 +104,21 @@ fn more_is_asked_for_shortly_before_the_lease_is_used_up() {
     let contents = lease.contents(now, UP);
     assert!((10..=30).contains(&contents.low), "{contents:?}");
     while lease.held() > contents.low {
-        assert_eq!(lease.plan(now, UP, Waiting::default()), None, "{} held", lease.held());
+        assert_eq!(
+            lease.plan(now, UP, Waiting::default()),
+            None,
+            "{} held",
+            lease.held()
+        );
         lease.admit(now, 1);
     }
     let request = lease.plan(now, UP, Waiting::default()).expect("it is due");
     assert!((400..=1100).contains(&request.ask), "{request:?}");
-    assert_eq!(lease.plan(now, UP, Waiting { first: 1, all: 1 }), None, "one at a time");
+    assert_eq!(
+        lease.plan(now, UP, Waiting { first: 1, all: 1 }),
+        None,
+        "one at a time"
+    );
 }
 
 #[test]
@@ -161,7 +178,10 @@ fn without_the_store_the_lease_is_spent_and_then_the_share() {
     assert!((8..=12).contains(&admitted), "{admitted}");
     assert_eq!(lease.plan(now, lost, Waiting { first: 1, all: 1 }), None);
     let ready = lease.ready_at(now, lost, 1);
-    assert!(ready > now.after(5_000_000) && ready < now.after(30_000_000), "{ready:?}");
+    assert!(
+        ready > now.after(5_000_000) && ready < now.after(30_000_000),
+        "{ready:?}"
+    );
     // Back: what was spent is debited, and the share kept for a while.
     let back = Contact::Up {
         pace_until: at(110_000),
@@ -186,7 +206,11 @@ fn what_was_spent_is_debited_again_if_the_answer_is_lost() {
     lease.sync(at(0), lost);
     while lease.admit(at(50_000), 1) {}
     let probe = lease.probe(at(50_000)).unwrap();
-    assert_eq!((probe.ask, probe.spent), (0, 0), "a stopped store executes all probes in the end");
+    assert_eq!(
+        (probe.ask, probe.spent),
+        (0, 0),
+        "a stopped store executes all probes in the end"
+    );
     lease.failed();
     let back = Contact::Up {
         pace_until: at(900_000),

@@ -49,7 +49,9 @@ impl Settings {
         };
         let number = |name: &str, default: f64| {
             let text = value(name);
-            text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} {text}?")))
+            text.map_or(default, |text| {
+                text.parse().unwrap_or_else(|_| panic!("{name} {text}?"))
+            })
         };
         let rate = number("--rate", 1000.0) as u64;
         Self {
@@ -141,8 +143,10 @@ fn main() {
         assert!(status.success(), "a process failed");
     }
     let totals = printer.join().expect("no panic");
-    let report = Report::read(&settings, start, (0..SHARES.len()).map(|number| {
-        server.file(&format!("node{number}"))
-    }));
+    let report = Report::read(
+        &settings,
+        start,
+        (0..SHARES.len()).map(|number| server.file(&format!("node{number}"))),
+    );
     report.print(&settings, totals);
 }

@@ -34,7 +34,9 @@ impl Log {
 }
 
 pub(crate) fn run(number: usize, settings: &Settings) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     runtime.expect("a runtime").block_on(work(number, settings));
 }
 
@@ -46,7 +48,11 @@ async fn work(number: usize, settings: &Settings) {
         .store(store)
         .key("fleet")
         .quota(Quota::per_second(settings.rate).burst(settings.burst))
-        .sync(if settings.exact { SyncMode::Exact } else { SyncMode::Leased })
+        .sync(if settings.exact {
+            SyncMode::Exact
+        } else {
+            SyncMode::Leased
+        })
         .build()
         .expect("a limiter");
     let log = Arc::new(Mutex::new(Log::default()));

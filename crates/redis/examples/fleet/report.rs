@@ -14,10 +14,15 @@ pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) 
     let mut counts = [0; SHARES.len()];
     let (mut slowest, mut all_trips) = (0, 0);
     if !settings.summary {
-        println!("    time  store  admitted/s by process       fleet/s                           trips/s  slowest");
+        println!(
+            "    time  store  admitted/s by process       fleet/s                           trips/s  slowest"
+        );
     }
     for (node, line) in rows {
-        let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<u64> = line
+            .split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect();
         if numbers.len() != 5 {
             continue;
         }
@@ -36,7 +41,10 @@ pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) 
         let each = all.iter().map(|(_, numbers)| numbers[0] as f64 * second);
         let each: Vec<f64> = each.collect();
         let sum: f64 = each.iter().sum();
-        let trips: f64 = all.iter().map(|(_, numbers)| numbers[2] as f64 * second).sum();
+        let trips: f64 = all
+            .iter()
+            .map(|(_, numbers)| numbers[2] as f64 * second)
+            .sum();
         let up = all.iter().filter(|(_, numbers)| numbers[3] == 1).count();
         let slow = all.iter().map(|(_, numbers)| numbers[4]).max().unwrap_or(0);
         let bar = "█".repeat((sum / settings.rate as f64 * 20.0).round().min(60.0) as usize);
@@ -69,9 +77,9 @@ impl Report {
         let (mut arrived, mut admitted, mut by_node) = (Vec::new(), Vec::new(), Vec::new());
         for file in files {
             let bytes = fs::read(file).expect("a process has written it");
-            let mut words = bytes.chunks_exact(8).map(|word| {
-                u64::from_le_bytes(word.try_into().expect("eight bytes"))
-            });
+            let mut words = bytes
+                .chunks_exact(8)
+                .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
             let mut list = || -> Vec<u64> {
                 let len = words.next().unwrap_or(0) as usize;
                 words.by_ref().take(len).collect()

@@ -68,7 +68,9 @@ impl Server {
     /// Sends a signal.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
         assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
@@ -93,7 +95,16 @@ impl Drop for Server {
 
 fn spawn(port: u16, folder: &PathBuf) -> std::io::Result<Child> {
     let port = port.to_string();
-    let settings = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+    let settings = [
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ];
     Command::new("redis-server")
         .args(settings)
         .arg("--dir")
