@@ -119,16 +119,15 @@ impl<'a> Acquire<'a> {
                         *this.latest = deadline;
                         *this.reason = Reason::DeadlineTooClose;
                     }
-                    if inner.base.shadow {
-                        let taken = inner.take(now, *this.cost);
-                        return Poll::Ready(
-                            taken.or_else(|refusal| inner.refuse(now, refusal, observer)),
-                        );
-                    }
-                    let latest = *this.latest;
+                    let (latest, shadow) = (*this.latest, inner.base.shadow);
                     let (refusal, reason) =
-                        match inner.queue.enter(&inner.core, now, *this.cost, latest) {
+                        match inner
+                            .queue
+                            .enter(&inner.core, now, *this.cost, latest, shadow)
+                        {
                             Entry::Taken => return Poll::Ready(Ok(())),
+                            // It would have waited. In shadow mode nothing waits.
+                            Entry::Queued(_) if shadow => return Poll::Ready(Ok(())),
                             Entry::Queued(ticket) => {
                                 *this.ticket = Some(ticket);
                                 *this.since = now;

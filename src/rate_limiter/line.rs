@@ -36,6 +36,8 @@ pub(super) struct Waiter {
     pub(super) cost: u64,
     pub(super) since: Instant,
     pub(super) waker: Option<Waker>,
+    /// Whether its call went ahead, as in shadow mode.
+    pub(super) detached: bool,
 }
 
 /// Where the limits will be when all waiters have been served, and when that is.
@@ -85,8 +87,10 @@ impl Line {
                 return;
             };
             earliest = earliest.max(Instant::from_nanos(oldest));
+            if !first.detached {
+                self.served.insert(ticket, taken);
+            }
             wakes.push(self.remove(ticket));
-            self.served.insert(ticket, taken);
         }
     }
 

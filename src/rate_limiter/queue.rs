@@ -124,8 +124,17 @@ impl Queue {
         result
     }
 
-    /// Takes `cost` tokens, or a place in the line if the turn comes at `latest` at the latest.
-    pub(super) fn enter(&self, core: &Core, now: Instant, cost: u64, latest: Instant) -> Entry {
+    /// Takes `cost` tokens, or a place in the queue if the turn comes at `latest` at the latest.
+    ///
+    /// Nothing waits for a `detached` place: it only keeps what comes after it from taking its tokens.
+    pub(super) fn enter(
+        &self,
+        core: &Core,
+        now: Instant,
+        cost: u64,
+        latest: Instant,
+        detached: bool,
+    ) -> Entry {
         let undo = |entry: &Entry| match entry {
             Entry::Taken => self.give_back(core, now, None, cost),
             Entry::Queued(ticket) => self.leave(core, now, *ticket, cost),
@@ -162,6 +171,7 @@ impl Queue {
                 cost,
                 since: now,
                 waker: None,
+                detached,
             };
             line.waiters.insert(ticket, waiter);
             Entry::Queued(ticket)

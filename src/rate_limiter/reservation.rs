@@ -95,7 +95,9 @@ impl Reservation {
             inner.give(Some(self.taken), reserved - actual);
         } else {
             let (now, missing) = (inner.base.now(), actual - reserved);
-            inner.core.charge(now, missing, inner.debt);
+            inner.queue.change(&inner.core, now, |core, _| {
+                core.charge(now, missing, inner.debt);
+            });
         }
     }
 

@@ -1,6 +1,8 @@
 //! What was consumed is charged, and what comes back is not lost.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -253,5 +255,47 @@ fn rejections_are_counted() {
         let snapshot = limiter.snapshot();
         let expected = if shadow { (0, 5) } else { (5, 0) };
         assert_eq!((snapshot.rejected, snapshot.would_reject), expected);
+    }
+}
+
+#[test]
+fn what_is_told_behind_waiters_knows_of_a_commit_above_the_reservation() {
+    let quotas = [
+        Quota::per_second(10),
+        Quota::per_second(10).fixed_window(),
+        Quota::per_second(10).fixed_window_from_first(),
+        Quota::per_second(10).sliding_log(),
+        Quota::per_second(10).sliding_counter(),
+    ];
+    for quota in quotas {
+        let clock = ManualClock::new();
+        clock.advance(ms(100));
+        let limiter = builder(&clock, quota).max_debt(50).build().unwrap();
+        let reservation = limiter.reserve(1).unwrap();
+        drain(&limiter);
+        let mut waiter = Box::pin(limiter.acquire());
+        let mut task = Context::from_waker(Waker::noop());
+        assert!(waiter.as_mut().poll(&mut task).is_pending());
+        // Makes the plan that the commit outdates.
+        assert!(!limiter.peek().allowed);
+
+        reservation.commit(21);
+        let told = limiter.peek().retry_after.unwrap();
+        let hasty = run_once(limiter.acquire_within(1, told - ms(1)));
+        assert!(matches!(hasty, Some(Err(_))), "{quota}: {told:?}");
+        clock.advance(told);
+        assert!(waiter.as_mut().poll(&mut task).is_ready(), "{quota}");
+        assert!(limiter.try_acquire().is_ok(), "{quota}");
+    }
+}
+
+fn run_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
     }
 }

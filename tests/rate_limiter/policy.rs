@@ -153,10 +153,51 @@ fn shadow_mode_counts_and_lets_through() {
     assert!(limiter.try_acquire().is_ok());
     assert!(run(&clock, limiter.acquire()).is_ok());
     limiter.reserve(100).unwrap().commit(0);
-    assert_eq!(limiter.snapshot().would_reject, 5);
+    // The second call and `acquire` would have waited; the third would have waited too long.
+    assert_eq!(limiter.snapshot().would_reject, 3);
     assert_eq!(clock.now().as_nanos(), 0);
     let line = "rate_limiter: would have rejected a call: rate limited";
     assert_eq!(heard.lock().unwrap()[0], line);
+}
+
+#[test]
+fn shadow_mode_reports_what_a_limiter_that_waits_would_reject() {
+    let quotas = [
+        Quota::per_second(10),
+        Quota::per_second(10).leaky_bucket(10),
+        Quota::per_second(10).fixed_window(),
+        Quota::per_second(10).sliding_log(),
+    ];
+    for quota in quotas {
+        let rejected = |shadow: bool| {
+            let clock = ManualClock::new();
+            let limiter = builder(&clock, quota)
+                .shadow(shadow)
+                .max_wait(SECOND)
+                .build()
+                .unwrap();
+            let mut calls = Vec::new();
+            for round in 0..100 {
+                for _ in 0..round % 5 {
+                    let mut call = Box::pin(limiter.call(fine));
+                    if poll(&mut call).is_pending() {
+                        calls.push(call);
+                    }
+                }
+                clock.advance(Duration::from_millis(100));
+                calls.retain_mut(|call| poll(call).is_pending());
+            }
+            let snapshot = limiter.snapshot();
+            snapshot.rejected + snapshot.would_reject
+        };
+        assert!(rejected(false) > 0);
+        assert_eq!(rejected(true), rejected(false), "{quota}");
+    }
+}
+
+fn poll<F: Future>(future: &mut std::pin::Pin<Box<F>>) -> std::task::Poll<F::Output> {
+    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+    future.as_mut().poll(&mut task)
 }
 
 #[test]
