@@ -95,8 +95,8 @@ impl Block {
         if !(waiting > 0 && lacks || refreshes) {
             return None;
         }
-        // A quarter more than was needed, so that few calls have to ask.
-        let needed = self.peak + self.peak.div_ceil(4);
+        // A quarter more than was needed, so that few calls have to ask; not for the last few permits.
+        let needed = self.peak + self.peak / 4;
         let permits = needed
             .min(self.fair.max(1))
             .max(self.in_flight)
@@ -194,11 +194,11 @@ mod tests {
             "40 were needed since"
         );
         answer(&mut block, at(3000), 50, 50, 1);
-        assert_eq!(block.plan(at(6000), 0).unwrap().permits, 2);
-        answer(&mut block, at(6000), 2, 98, 1);
+        assert_eq!(block.plan(at(6000), 0).unwrap().permits, 1);
+        answer(&mut block, at(6000), 1, 99, 1);
         block.release(1);
         block.plan(at(9000), 0);
-        answer(&mut block, at(9000), 2, 98, 1);
+        answer(&mut block, at(9000), 1, 99, 1);
         assert_eq!(block.plan(at(12_000), 0).unwrap().permits, 0);
     }
 
