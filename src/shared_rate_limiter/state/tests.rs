@@ -113,7 +113,8 @@ fn more_is_asked_for_shortly_before_the_lease_is_used_up() {
         lease.admit(now, 1);
     }
     let request = lease.plan(now, UP, Waiting::default()).expect("it is due");
-    assert!((400..=1100).contains(&request.ask), "{request:?}");
+    // Used up sooner than it should last, it doubles, up to a quarter of the burst.
+    assert!((400..=2500).contains(&request.ask), "{request:?}");
     assert_eq!(
         lease.plan(now, UP, Waiting { first: 1, all: 1 }),
         None,
