@@ -177,22 +177,20 @@ fn without_the_store_calls_go_on_until_the_permits_lapse() {
 
 #[test]
 fn a_dropped_call_loses_no_permit() {
-    let (clock, store, fleet) = fleet(1, 1);
-    store.set_latency(Duration::from_millis(5));
+    // Dropped while the request is in flight, and after the permit was given to it.
     for dropped_after in [0, 10] {
+        let (clock, store, fleet) = fleet(1, 1);
+        store.set_latency(Duration::from_millis(5));
         let mut call = Box::pin(fleet[0].acquire());
-        assert!(
-            call.as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
+        let poll = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll.is_pending());
         clock.advance(Duration::from_millis(dropped_after));
         drop(call);
         clock.advance(Duration::from_millis(20));
         assert!(clock.block_on(fleet[0].try_acquire()).is_ok());
+        assert_eq!(fleet[0].snapshot().in_flight, 0);
+        assert_eq!(clock.sleepers(), 0);
     }
-    assert_eq!(fleet[0].snapshot().in_flight, 0);
-    assert_eq!(clock.sleepers(), 0);
 }
 
 #[test]

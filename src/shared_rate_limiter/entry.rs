@@ -177,6 +177,10 @@ impl Entry {
                     after.event = hub.answered(now);
                     state.lease.sync(now, hub.contact());
                     state.lease.answered(now, request, &taken, is_late, unit);
+                    // Before they are too old to be spent: a trip may take longer than a lease lasts.
+                    let contact = hub.contact();
+                    let (lease, queue) = (&mut state.lease, &mut state.queue);
+                    queue.serve(now, contact, lease, &mut after.wakers);
                 }
                 Err(error) if !is_late => {
                     state.lease.failed();

@@ -169,7 +169,7 @@ impl SharedRateLimiter {
         let entry = &self.entry;
         loop {
             let now = entry.hub.base.now();
-            let pause = entry.with(now, |state, _, _| state.lease.rules().life);
+            let pause = entry.with(now, |state, _, _| state.lease.life());
             entry.hub.base.clock.sleep_until(now.after(pause)).await;
         }
     }

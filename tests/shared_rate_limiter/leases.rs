@@ -200,3 +200,16 @@ fn callers_that_do_not_wait_at_all_find_a_token_once_they_are_known() {
         assert!(node.try_acquire_held().is_ok());
     }
 }
+
+#[test]
+fn a_trip_that_takes_longer_than_a_lease_lasts_serves_the_calls_that_wait() {
+    // A burst of one is leased for a millisecond.
+    let quota = Quota::per_second(250).burst(1);
+    let mut fleet = Fleet::new(1, quota, |builder| builder);
+    fleet.store.set_latency(8 * MILLISECOND);
+    for calls in 1..=20 {
+        fleet.call(0, 1);
+        fleet.advance_slowly(20 * MILLISECOND);
+        assert_eq!((fleet.waiting(), fleet.all_admitted()), (0, calls));
+    }
+}

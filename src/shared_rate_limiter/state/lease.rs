@@ -155,7 +155,7 @@ impl Lease {
         let is_lost = matches!(contact, Contact::Lost { .. });
         let expires = match is_lost {
             true => Instant::FAR_FUTURE,
-            false => self.lots.expires(self.rules.life),
+            false => self.lots.expires(self.life()),
         };
         let is_quiet = self.in_flight.is_some() || is_lost;
         let is_closed = matches!(self.local, Local::Off) && self.closed_above == 0;
@@ -233,7 +233,8 @@ impl Lease {
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((tokens, granted)) = self.lots.expire(now, self.rules.life) {
+        let life = self.life();
+        while let Some((tokens, granted)) = self.lots.expire(now, life) {
             self.give_back = Some(match self.give_back {
                 Some((others, before)) => (others + tokens, before.min(granted)),
                 None => (tokens, granted),
@@ -493,6 +494,11 @@ impl Lease {
         self.lots.held()
     }
 
+    /// How long leased tokens may be spent, in nanoseconds: long enough for a trip to be of use.
+    pub(crate) fn life(&self) -> u64 {
+        self.rules.life.max((2.0 * self.trip_time) as u64)
+    }
+
     /// Whether it goes on without the store.
     pub(crate) const fn is_local(&self) -> bool {
         matches!(self.local, Local::On { .. })
@@ -523,10 +529,8 @@ impl Lease {
         if self.in_flight.is_some() || matches!(self.local, Local::On { .. }) {
             return None;
         }
+        let idle = self.life() + LONGEST_PAUSE as u64;
         let last = self.sent_at.max(self.granted_at).max(self.spent_at);
-        Some(
-            last.after(self.rules.life + LONGEST_PAUSE as u64)
-                .max(self.closed_until),
-        )
+        Some(last.after(idle).max(self.closed_until))
     }
 }
