@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+use std::time::Duration;
 
 use super::hub::Hub;
 use super::queue::{Decided, Queue};
@@ -32,6 +33,9 @@ pub(super) struct State {
     published: u64,
     /// Number of the last request.
     requests: u64,
+    /// A request whose time was over when this process was stopped itself: its number, and until when its
+    /// answer may still come.
+    grace: (u64, Instant),
     /// The quota is not that of the builder.
     pub(super) is_changed: bool,
 }
@@ -54,6 +58,25 @@ struct After {
     event: Option<StoreEvent>,
 }
 
+impl State {
+    /// Whether the request in flight has taken too long. If that is noticed late, this process did not run
+    /// meanwhile, and the answer may be here, not read yet: then it has a fifth of the timeout more.
+    fn is_lost(&mut self, now: Instant, overdue_at: Instant, timeout: Duration) -> bool {
+        if now < overdue_at {
+            return false;
+        }
+        let more = timeout / 5;
+        match self.grace {
+            (number, until) if number == self.requests => now >= until,
+            _ if now > overdue_at + more => {
+                self.grace = (self.requests, now + more);
+                false
+            }
+            _ => true,
+        }
+    }
+}
+
 impl Entry {
     pub(super) fn new(hub: Arc<Hub>, key: Arc<str>, rules: Rules) -> Self {
         let now = hub.base.now();
@@ -66,6 +89,7 @@ impl Entry {
                 queue: Queue::default(),
                 published: 0,
                 requests: 0,
+                grace: (0, Instant::ORIGIN),
                 is_changed: false,
             }),
         }
@@ -96,7 +120,8 @@ impl Entry {
     fn begin(&self, state: &mut State, now: Instant, after: &mut After) {
         self.close(state);
         let sent = state.lease.in_flight().map(|request| request.sent);
-        if sent.is_some_and(|sent| now >= self.hub.overdue_at(sent)) {
+        if sent.is_some_and(|sent| state.is_lost(now, self.hub.overdue_at(sent), self.hub.timeout))
+        {
             state.lease.failed();
             after.event = self.hub.failed(now, StoreError::new("no answer in time"));
         }
@@ -258,7 +283,12 @@ impl Entry {
         // Not at once: a waiter that is never served must not keep its task busy.
         let soon = now.after(1_000);
         if let Some(request) = state.lease.in_flight() {
-            return self.hub.overdue_at(request.sent).max(soon);
+            let overdue_at = self.hub.overdue_at(request.sent);
+            return match state.grace {
+                (number, until) if number == state.requests => until.max(overdue_at),
+                _ => overdue_at,
+            }
+            .max(soon);
         }
         if !state.queue.is_first(ticket) {
             return Instant::FAR_FUTURE;

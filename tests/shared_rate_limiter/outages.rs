@@ -230,3 +230,27 @@ fn without_calls_maintenance_finds_the_store_again_and_gives_back() {
     run(Duration::from_secs(2));
     assert!(node.snapshot().store_up);
 }
+
+#[test]
+fn a_process_that_was_stopped_itself_reads_the_answer_first() {
+    let mut fleet = Fleet::new(1, Quota::per_second(10), |builder| builder);
+    fleet.store.set_latency(MILLISECOND);
+    fleet.call(0, 1);
+    // The process, or its runtime, does not run for a second, in which the answer comes.
+    fleet.clocks[0].advance(Duration::from_secs(1));
+    fleet.poll();
+    assert!(fleet.nodes[0].snapshot().store_up);
+    fleet.time.advance(MILLISECOND);
+    fleet.poll();
+    assert_eq!(fleet.all_admitted(), 1);
+    // If none has come, the store is lost a moment later.
+    fleet.store.set_fault(Some(Fault::Stall));
+    fleet.advance(Duration::from_secs(1));
+    fleet.call(0, 1);
+    fleet.clocks[0].advance(Duration::from_secs(1));
+    fleet.poll();
+    fleet.clocks[0].advance(5 * MILLISECOND);
+    fleet.poll();
+    assert_eq!(fleet.waiting(), 0);
+    assert!(!fleet.nodes[0].snapshot().store_up);
+}
