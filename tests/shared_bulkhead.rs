@@ -266,7 +266,7 @@ proptest! {
                     }
                 }
                 Step::Release(index) if !permits.is_empty() => {
-                    permits.swap_remove(index % permits.len());
+                    drop(permits.swap_remove(index % permits.len()));
                 }
                 Step::Release(_) => {}
                 Step::Advance(millis) => clock.advance(Duration::from_millis(millis)),
