@@ -194,6 +194,32 @@ fn a_dropped_call_loses_no_permit() {
 }
 
 #[test]
+fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    store.set_latency(Duration::from_millis(1));
+    let build = || {
+        let builder = SharedBulkhead::builder().store(store.clone()).key("key");
+        let builder = builder.max_concurrent(1).ttl(TTL).store_timeout(TTL / 3);
+        builder.clock(clock.clone()).build().unwrap()
+    };
+    let (one, other) = (build(), build());
+    drop(clock.block_on(one.acquire()).unwrap());
+    let begun = clock.now();
+    let ending = async {
+        clock.sleep(Duration::from_millis(5)).await;
+        drop(one);
+    };
+    let waiter = async { other.acquire().await.map(drop) };
+    clock
+        .block_on(futures::future::join(ending, waiter))
+        .1
+        .unwrap();
+    let waited = clock.now().saturating_duration_since(begun);
+    assert!(waited < Duration::from_millis(200), "{waited:?}");
+}
+
+#[test]
 fn settings_without_meaning_are_errors_that_name_them() {
     let (clock, store, _) = fleet(1, 1);
     let builder = || {

@@ -218,6 +218,11 @@ impl Inner {
                 _ => {}
             }
             self.end(state, now, &mut after);
+            // It waits for the end of the request's time, and has another time to wait for now.
+            let first = state.waiters.values_mut().next();
+            after
+                .wakers
+                .extend(first.and_then(|first| first.waker.take()));
         }
         self.follow(after);
     }

@@ -214,6 +214,8 @@ impl Entry {
                 Err(_) => {}
             }
             self.end(state, now, &mut after);
+            // It waits for the end of the request's time, and has another time to wait for now.
+            state.queue.wake_first(&mut after.wakers);
         }
         self.follow(after);
     }

@@ -107,7 +107,8 @@ impl Queue {
         matches!(self.decided.remove(&ticket), Some(Decided::Admitted))
     }
 
-    fn wake_first(&mut self, wakers: &mut Vec<Waker>) {
+    /// Has the first waiter look again.
+    pub(super) fn wake_first(&mut self, wakers: &mut Vec<Waker>) {
         if let Some((_, first)) = self.waiters.iter_mut().next() {
             wakers.extend(first.waker.take());
         }

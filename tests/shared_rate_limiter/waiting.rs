@@ -162,3 +162,22 @@ fn so_many_may_wait_and_no_more() {
     assert_eq!(rejected.reason(), Reason::RateLimited);
     assert_eq!(limiter.snapshot().waiting, 2);
 }
+
+#[test]
+fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    store.set_latency(MILLISECOND);
+    let limiter = SharedRateLimiter::builder()
+        .store(store)
+        .key("key")
+        .quota(Quota::per_second(10).burst(1))
+        .store_timeout(Duration::from_secs(10))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    clock.block_on(limiter.acquire()).unwrap();
+    clock.block_on(limiter.acquire()).unwrap();
+    let now = backstop::Clock::now(&clock).as_nanos();
+    assert!(now <= 200_000_000, "{now} ns");
+}
