@@ -213,3 +213,17 @@ fn a_trip_that_takes_longer_than_a_lease_lasts_serves_the_calls_that_wait() {
         assert_eq!((fleet.waiting(), fleet.all_admitted()), (0, calls));
     }
 }
+
+#[test]
+fn calls_that_need_more_than_a_burst_together_are_decided_by_one_trip() {
+    let quota = Quota::per_second(215).burst(3);
+    let mut fleet = Fleet::new(1, quota, |builder| builder);
+    fleet.store.set_latency(14 * MILLISECOND);
+    for _ in 0..22 {
+        fleet.call(0, 2);
+    }
+    // The first call sends a request for itself, the others share the next one.
+    fleet.advance_slowly(28 * MILLISECOND);
+    assert_eq!(fleet.waiting(), 0);
+    assert!(fleet.all_admitted() >= 4);
+}

@@ -78,6 +78,8 @@ pub(crate) struct Request {
     pub(crate) spent: u64,
     pub(crate) give_back: Option<(u64, StoreTime)>,
     pub(crate) sent: Instant,
+    /// Tokens that would have been of use: more than were asked for, if calls need more than a burst.
+    wanted: u64,
     /// The tokens are for calls that wait, and no more.
     just_enough: bool,
 }
@@ -353,7 +355,11 @@ impl Lease {
             let ask = all.max(lease).saturating_sub(held);
             let at_least = waiting.first.saturating_sub(held).max(1);
             let just_enough = lease <= all;
-            return Some(self.send(now, ask.max(at_least), at_least, just_enough));
+            let wanted = waiting.all.saturating_sub(held);
+            let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
+            request.wanted = request.ask.max(wanted);
+            self.in_flight = Some(request);
+            return Some(request);
         }
         let is_low = held <= self.low() && self.low() > 0;
         let lacks_reserve = self.reserves && held == 0;
@@ -387,6 +393,7 @@ impl Lease {
             spent: self.spent,
             give_back: self.give_back.take(),
             sent: now,
+            wanted: ask,
             just_enough,
         };
         self.spent = 0;
@@ -458,7 +465,7 @@ impl Lease {
             return;
         }
         self.asked = request.ask;
-        self.was_full = taken.granted >= request.ask;
+        self.was_full = taken.granted >= request.wanted;
         self.granted_at = now;
         if self.was_full {
             self.closed_until = Instant::ORIGIN;
