@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::hub::Hub;
 use super::queue::{Decided, Queue};
-use super::state::lease::{Lease, Request};
+use super::state::lease::Lease;
 use super::state::link::Contact;
 use super::state::pocket::Pocket;
+use super::state::request::Request;
 use super::state::rules::Rules;
 use crate::error::Reason;
 use crate::event::{Panics, StoreEvent};

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use super::state::lease::{Lease, Waiting};
+use super::state::lease::Lease;
 use super::state::link::Contact;
+use super::state::request::Waiting;
 use crate::error::Reason;
 use crate::instant::Instant;
 

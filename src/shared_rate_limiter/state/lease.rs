@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use super::demand::Demand;
 use super::link::Contact;
-use super::local::LocalBucket;
+use super::local::{LocalBucket, LocalLimit};
 use super::lots::Lots;
 use super::pocket::Contents;
+use super::request::{Request, Waiting};
 use super::rules::{Outage, Rules};
 use super::share::Share;
 use crate::instant::Instant;
@@ -61,36 +62,6 @@ enum Local {
         number: u64,
         limit: LocalLimit,
     },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum LocalLimit {
-    Bucket(LocalBucket),
-    Open,
-    Closed,
-}
-
-/// What to ask the store for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) ask: u64,
-    pub(crate) at_least: u64,
-    pub(crate) spent: u64,
-    pub(crate) give_back: Option<(u64, StoreTime)>,
-    pub(crate) sent: Instant,
-    /// Tokens that would have been of use: more than were asked for, if calls need more than a burst.
-    wanted: u64,
-    /// The tokens are for calls that wait, and no more.
-    just_enough: bool,
-}
-
-/// Calls that wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    /// Tokens that the first one needs.
-    pub(crate) first: u64,
-    /// Tokens that all of them need.
-    pub(crate) all: u64,
 }
 
 const MILLISECOND: f64 = 1e6;
@@ -255,11 +226,7 @@ impl Lease {
             return false;
         };
         let missing = tokens - held;
-        let admits = match limit {
-            LocalLimit::Open => true,
-            LocalLimit::Closed => false,
-            LocalLimit::Bucket(bucket) => bucket.take(now, missing),
-        };
+        let admits = limit.take(now, missing);
         if admits {
             self.lots.spend(held);
             self.spent = self.spent.saturating_add(missing);
@@ -302,11 +269,7 @@ impl Lease {
                 Contact::Lost { probe_at, .. } => probe_at.max(now),
                 Contact::Up { pace_until } => pace_until,
             };
-            return match limit {
-                LocalLimit::Open => now,
-                LocalLimit::Closed => asks_again,
-                LocalLimit::Bucket(bucket) => bucket.ready_at(now, tokens).unwrap_or(asks_again),
-            };
+            return limit.ready_at(now, tokens).unwrap_or(asks_again);
         }
         let Some((at, level)) = self.level else {
             return now;

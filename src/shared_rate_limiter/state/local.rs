@@ -2,6 +2,34 @@
 
 use crate::instant::Instant;
 
+/// What admits calls while the store does not answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LocalLimit {
+    Bucket(LocalBucket),
+    Open,
+    Closed,
+}
+
+impl LocalLimit {
+    /// Takes tokens, if it admits a call that needs them.
+    pub(crate) fn take(&mut self, now: Instant, tokens: u64) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Closed => false,
+            Self::Bucket(bucket) => bucket.take(now, tokens),
+        }
+    }
+
+    /// When it admits a call that needs so many tokens; `None` if never.
+    pub(crate) fn ready_at(&mut self, now: Instant, tokens: u64) -> Option<Instant> {
+        match self {
+            Self::Open => Some(now),
+            Self::Closed => None,
+            Self::Bucket(bucket) => bucket.ready_at(now, tokens),
+        }
+    }
+}
+
 /// A token bucket with shares of tokens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalBucket {

@@ -8,6 +8,7 @@ pub(super) mod local;
 mod loom_tests;
 pub(super) mod lots;
 pub(super) mod pocket;
+pub(super) mod request;
 pub(super) mod rules;
 pub(super) mod share;
 #[cfg(all(test, not(backstop_loom)))]

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::lease::{Lease, Waiting};
+use super::lease::Lease;
 use super::link::Contact;
+use super::request::Waiting;
 use super::rules::{Outage, Rules, SyncMode};
 use crate::instant::Instant;
 use crate::rate_limiter::Quota;
