@@ -14,7 +14,7 @@ use super::local::{LocalBucket, LocalLimit};
 use super::lots::Lots;
 use super::pocket::Contents;
 use super::request::{Request, Waiting};
-use super::rules::{Outage, Rules};
+use super::rules::{LONGEST_PAUSE, Outage, Rules};
 use super::share::Share;
 use crate::instant::Instant;
 use crate::store::{StoreTime, Taken};
@@ -65,8 +65,6 @@ enum Local {
 }
 
 const MILLISECOND: f64 = 1e6;
-/// The longest time for which calls are rejected without asking the store.
-const LONGEST_PAUSE: f64 = 1e9;
 /// Fewer tokens than this in the time of a lease are not worth one.
 const LEAST_DEMAND: f64 = 1.5;
 
@@ -434,20 +432,8 @@ impl Lease {
             self.closed_until = Instant::ORIGIN;
         } else {
             self.closed_above = taken.remaining;
-            self.closed_until = now.after(self.pause(retry, request.just_enough, unit) as u64);
-        }
-    }
-
-    /// How long to reject without asking after a grant that fell short, in nanoseconds. Processes that ask at
-    /// the same times would share the tokens unevenly, so the pause is random.
-    fn pause(&self, retry: f64, just_enough: bool, unit: f64) -> f64 {
-        let every = self.rules.every as f64;
-        if just_enough || self.rules.largest == 0 {
-            retry.min(LONGEST_PAUSE)
-        } else if retry < every {
-            every * (0.5 + unit)
-        } else {
-            (retry + unit * every / 2.0).min(LONGEST_PAUSE * (0.75 + unit / 4.0))
+            self.closed_until =
+                now.after(self.rules.pause(retry, request.just_enough, unit) as u64);
         }
     }
 

@@ -66,6 +66,9 @@ pub(crate) struct Rules {
 const FASTEST: u128 = 1_000;
 const LONGEST: f64 = 10.0 * 365.0 * 86_400e9;
 
+/// The longest time for which calls are rejected without asking the store, in nanoseconds.
+pub(crate) const LONGEST_PAUSE: f64 = 1e9;
+
 impl Rules {
     /// The name of the pattern.
     pub(crate) const NAME: &'static str = "shared_rate_limiter";
@@ -111,6 +114,19 @@ impl Rules {
                 SyncMode::Leased => (burst / 4).max(1),
                 SyncMode::Exact => 0,
             },
+        }
+    }
+
+    /// How long to reject without asking after a grant that fell short, in nanoseconds. Processes that ask at
+    /// the same times would share the tokens unevenly, so the pause is random.
+    pub(crate) fn pause(&self, retry: f64, just_enough: bool, unit: f64) -> f64 {
+        let every = self.every as f64;
+        if just_enough || self.largest == 0 {
+            retry.min(LONGEST_PAUSE)
+        } else if retry < every {
+            every * (0.5 + unit)
+        } else {
+            (retry + unit * every / 2.0).min(LONGEST_PAUSE * (0.75 + unit / 4.0))
         }
     }
 }
