@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use backstop::shared_rate_limiter::SharedRateLimiterBuilder;
-use backstop::store::MemoryStore;
+use backstop::store::{MemoryStore, Reply, Store, StoreError, Take, Taken};
 use backstop::{Clock, ManualClock, Quota, Rejected, SharedRateLimiter};
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
@@ -18,12 +20,27 @@ struct Pending {
     future: Pin<Box<dyn Future<Output = Result<(), Rejected>>>>,
 }
 
+/// The connection of a process to the store, which can be cut.
+#[derive(Clone)]
+struct Connection(MemoryStore, Arc<AtomicBool>);
+
+impl Store for Connection {
+    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
+        match self.1.load(Ordering::Relaxed) {
+            false => self.0.take(takes, reply),
+            true => reply.send(Err(StoreError::new("cut"))),
+        }
+    }
+}
+
 /// The processes, each with a clock of its own.
 pub(crate) struct Fleet {
     pub(crate) time: ManualClock,
     pub(crate) store: MemoryStore,
     pub(crate) clocks: Vec<ManualClock>,
     pub(crate) nodes: Vec<SharedRateLimiter>,
+    /// Whether a node is cut off from the store.
+    pub(crate) cut: Vec<Arc<AtomicBool>>,
     pending: Vec<Pending>,
     /// Calls admitted and rejected, by node.
     pub(crate) admitted: Vec<u64>,
@@ -45,11 +62,12 @@ impl Fleet {
         let time = ManualClock::new();
         let store = MemoryStore::new(time.clone());
         let clocks: Vec<ManualClock> = (0..nodes).map(|_| ManualClock::new()).collect();
+        let cut: Vec<Arc<AtomicBool>> = clocks.iter().map(|_| Arc::default()).collect();
         let nodes = clocks.iter().enumerate().map(|(number, clock)| {
             // No two clocks agree.
             clock.advance(Duration::from_secs(17 * number as u64));
             let builder = SharedRateLimiter::builder()
-                .store(store.clone())
+                .store(Connection(store.clone(), cut[number].clone()))
                 .key("key")
                 .quota(quota)
                 .seed(number as u64)
@@ -64,6 +82,7 @@ impl Fleet {
             rejected: vec![0; nodes.len()],
             clocks,
             nodes,
+            cut,
             pending: Vec::new(),
             rate: quota.tokens() as f64 / quota.period().as_nanos() as f64,
             burst: 0.0,

@@ -1,5 +1,6 @@
 //! The store is lost, and comes back.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -253,4 +254,25 @@ fn a_process_that_was_stopped_itself_reads_the_answer_first() {
     fleet.poll();
     assert_eq!(fleet.waiting(), 0);
     assert!(!fleet.nodes[0].snapshot().store_up);
+}
+
+#[test]
+fn a_process_that_alone_is_cut_off_now_and_then_pays_back_what_it_spent() {
+    let quota = Quota::per_second(1000).burst(200);
+    let mut fleet = Fleet::new(4, quota, |builder| builder);
+    fleet.store.set_latency(TRIP);
+    let mut cuts = 0;
+    run(&mut fleet, 5.0, 6.0, |fleet, step| {
+        // 100 ms of each second, and the pace after it.
+        let cut = step > 10_000 && step % 10_000 < 1000;
+        cuts += u64::from(cut && step % 10_000 == 0);
+        fleet.cut[1].store(cut, Ordering::Relaxed);
+    });
+    let limit = 6000.0 + 200.0;
+    let extra = fleet.all_admitted() as f64 - limit;
+    assert!(
+        extra <= 50.0,
+        "{extra} more than the limit, after {cuts} cuts"
+    );
+    assert!(extra >= -0.03 * limit, "{extra}");
 }
