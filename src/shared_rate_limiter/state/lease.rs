@@ -420,8 +420,8 @@ impl Lease {
         let own = taken.granted + request.spent;
         let others = self.share.record(now, own, taken.total) - own;
         let before = (self.store_time, self.level.map(|(_, level)| level));
-        let counts = (request.spent, others);
-        self.debt.record(&self.rules, before, taken, counts);
+        self.debt
+            .record(&self.rules, before, taken, (request.spent, others));
         let left = taken.granted - self.debt.pay(taken.granted);
         self.lots.add(left, request.sent, taken.now);
         self.store_time = taken.now;
