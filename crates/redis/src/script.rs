@@ -154,18 +154,17 @@ fn integers<const N: usize>(value: &Value) -> Result<[u64; N], StoreError> {
 
 fn taken(value: &Value, takes: usize) -> Result<Vec<Taken>, StoreError> {
     let integers = all_integers(value)?;
-    if integers.len() != 6 * takes + 1 {
+    if integers.len() != 5 * takes + 1 {
         return Err(StoreError::new(
             "the script answered with another number of values",
         ));
     }
-    let now = StoreTime::from_micros(integers[6 * takes]);
-    let answers = integers.chunks_exact(6).map(|answer| {
+    let now = StoreTime::from_micros(integers[5 * takes]);
+    let answers = integers.chunks_exact(5).map(|answer| {
         let mut taken = Taken::new(answer[0], answer[1], now);
         taken.retry_after = Duration::from_micros(answer[2]);
         taken.reset_after = Duration::from_micros(answer[3]);
         taken.total = answer[4];
-        taken.owed = answer[5];
         taken
     });
     Ok(answers.collect())

@@ -1,6 +1,6 @@
 -- Takes tokens out of the buckets KEYS, all or nothing. The same as `Bucket` in backstop's `store/state`.
 -- Seven arguments for each key: microseconds for a token, burst, ask, at least, spent, given back, granted at.
--- Six integers for each key: granted, remaining, retry after, reset after, total, owed; then the time. In microseconds.
+-- Five integers for each key: granted, remaining, retry after, reset after, total; then the time. In microseconds.
 local ROUNDING, PROPORTION = 1e-9, 1 + 2 * 2 ^ -52
 local clock = redis.call('TIME')
 -- Since 2024, so that a double has room for shares of a microsecond.
@@ -27,20 +27,18 @@ for i, key in ipairs(KEYS) do
     missing = math.max(missing - math.max(back * token - refilled, 0), 0)
   end
   local spent = tonumber(ARGV[a + 5])
-  local debited = missing + spent * token
-  missing = math.min(debited, full)
-  local owed = math.floor(math.max((debited - full) / token + ROUNDING, 0))
+  missing = math.min(missing + spent * token, full)
   local free = math.floor((full - missing) / token * PROPORTION + ROUNDING)
   local at_least = tonumber(ARGV[a + 4])
   if free < at_least then
     grants = false
   end
-  buckets[i] = { token, full, missing, total + spent, free, at_least, owed, value }
+  buckets[i] = { token, full, missing, total + spent, free, at_least, value }
 end
 
 local reply = {}
 for i, key in ipairs(KEYS) do
-  local token, full, missing, total, free, at_least, owed, value = unpack(buckets[i], 1, 8)
+  local token, full, missing, total, free, at_least, value = unpack(buckets[i], 1, 7)
   local granted = 0
   if grants then
     granted = math.min(tonumber(ARGV[(i - 1) * 7 + 3]), free)
@@ -60,7 +58,6 @@ for i, key in ipairs(KEYS) do
   reply[#reply + 1] = math.ceil(math.max(lacks, 0))
   reply[#reply + 1] = math.ceil(missing)
   reply[#reply + 1] = total
-  reply[#reply + 1] = owed
 end
 reply[#reply + 1] = now
 return reply

@@ -132,7 +132,6 @@ fn the_script_does_what_the_memory_store_does() {
                                 taken.remaining,
                                 taken.retry_after,
                                 taken.reset_after,
-                                taken.owed,
                             )
                         };
                         assert_eq!(facts(real), facts(model), "quota {quota}, step {step}");

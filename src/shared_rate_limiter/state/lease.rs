@@ -1,13 +1,13 @@
 //! The lease of a process on a shared limit: a pure machine that decides when to ask the store, for how
 //! much, and which calls to admit meanwhile.
 //!
-//! A process spends tokens that the store has granted already. While the store answers, all processes together
-//! admit at most `rate * (W + life) + burst` in any window of length `W`, whatever their number, where `life` is
-//! the time for which granted tokens may be spent.
+//! A process spends tokens that the store has granted already, so all processes together never exceed the
+//! limit while the store answers. In any window of length `W` they admit at most
+//! `rate * (W + life) + burst`, where `life` is the time for which granted tokens may be spent, whatever the
+//! number of processes.
 
 use std::time::Duration;
 
-use super::debt::Debt;
 use super::demand::Demand;
 use super::link::Contact;
 use super::local::{LocalBucket, LocalLimit};
@@ -50,7 +50,6 @@ pub(crate) struct Lease {
     /// Tokens spent without asking that the store does not know of, and when the last one was.
     spent: u64,
     spent_at: Instant,
-    debt: Debt,
 }
 
 /// What calls are admitted by while the store does not answer, and until the processes agree afterwards.
@@ -92,7 +91,6 @@ impl Lease {
             insurance: None,
             spent: 0,
             spent_at: now,
-            debt: Debt::default(),
         }
     }
 
@@ -314,22 +312,19 @@ impl Lease {
             if self.is_dry(now, waiting.first.saturating_sub(held)) {
                 return self.return_unused(now);
             }
-            let wanted = waiting.all.max(lease).saturating_sub(held) + self.debt.get();
-            let ask = wanted.min(self.rules.burst);
+            let all = waiting.all.min(self.rules.burst);
+            let ask = all.max(lease).saturating_sub(held);
             let at_least = waiting.first.saturating_sub(held).max(1);
-            let just_enough = lease <= waiting.all;
+            let just_enough = lease <= all;
+            let wanted = waiting.all.saturating_sub(held);
             let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
-            request.wanted = wanted;
+            request.wanted = request.ask.max(wanted);
             self.in_flight = Some(request);
             return Some(request);
         }
         let is_low = held <= self.low() && self.low() > 0;
         let lacks_reserve = self.reserves && held == 0;
-        let missing = lease.max(u64::from(lacks_reserve)).saturating_sub(held);
-        let ask = match missing {
-            0 => 0,
-            missing => (missing + self.debt.get()).min(self.rules.burst),
-        };
+        let ask = lease.max(u64::from(lacks_reserve)).saturating_sub(held);
         if (is_low || lacks_reserve) && ask > 0 && !self.is_dry(now, 1) {
             return Some(self.send(now, ask, 1, false));
         }
@@ -417,14 +412,10 @@ impl Lease {
             let trip = now.as_nanos().saturating_sub(request.sent.as_nanos()) as f64;
             self.trip_time += (trip - self.trip_time) / 8.0;
         }
-        let own = taken.granted + request.spent;
-        let others = self.share.record(now, own, taken.total) - own;
-        let before = (self.store_time, self.level.map(|(_, level)| level));
-        self.debt
-            .record(&self.rules, before, taken, (request.spent, others));
-        let left = taken.granted - self.debt.pay(taken.granted);
-        self.lots.add(left, request.sent, taken.now);
+        self.lots.add(taken.granted, request.sent, taken.now);
         self.store_time = taken.now;
+        self.share
+            .record(now, taken.granted + request.spent, taken.total);
         let retry = taken.retry_after.as_nanos() as f64;
         let level = match retry > 0.0 {
             true => request.at_least.max(1) as f64 - retry / self.rules.token,

@@ -1,6 +1,5 @@
 //! The pure part of the shared limiter: when it asks the store, for how much, and what it does without it.
 
-pub(super) mod debt;
 pub(super) mod demand;
 pub(super) mod lease;
 pub(super) mod link;

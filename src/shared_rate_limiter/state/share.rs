@@ -29,9 +29,8 @@ impl Share {
         }
     }
 
-    /// Records an answer: tokens that this process got, and the store's count of all grants. Returns what all
-    /// processes got since the last one.
-    pub(crate) fn record(&mut self, now: Instant, own: u64, total: u64) -> u64 {
+    /// Records an answer: tokens that this process got, and the store's count of all grants.
+    pub(crate) fn record(&mut self, now: Instant, own: u64, total: u64) {
         let passed = now.as_nanos().saturating_sub(self.at.as_nanos()) as f64;
         let weight = (-passed / DECAY).exp();
         let fleet = match self.total {
@@ -39,13 +38,11 @@ impl Share {
             // The store has forgotten the bucket since.
             Some(_) => total,
             None => own,
-        }
-        .max(own);
+        };
         self.own = self.own * weight + own as f64;
-        self.fleet = self.fleet * weight + fleet as f64;
+        self.fleet = self.fleet * weight + fleet.max(own) as f64;
         self.at = now;
         self.total = Some(total);
-        fleet
     }
 
     /// The share, from 0.01 to 1. `token` is the time that the rate takes for one, in nanoseconds.

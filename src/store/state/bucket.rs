@@ -25,8 +25,6 @@ pub(crate) struct Prepared {
     full: f64,
     /// Whole tokens.
     free: u64,
-    /// Whole tokens that were spent beyond those it held.
-    owed: u64,
 }
 
 /// The share of a token that rounding may cost, so that a full bucket holds its burst.
@@ -46,8 +44,7 @@ impl Bucket {
             let credit = (tokens as f64 * token - refilled).max(0.0);
             missing = (missing - credit).max(0.0);
         }
-        let debited = missing + take.spent as f64 * token;
-        missing = debited.min(full);
+        missing = (missing + take.spent as f64 * token).min(full);
         let free = ((full - missing) / token * PROPORTION + ROUNDING).floor();
         Prepared {
             bucket: Self {
@@ -58,7 +55,6 @@ impl Bucket {
             token,
             full,
             free: free as u64,
-            owed: ((debited - full) / token + ROUNDING).max(0.0) as u64,
         }
     }
 
@@ -88,7 +84,6 @@ impl Prepared {
             retry_after: micros(needed - held - ROUNDING * self.token),
             reset_after: micros(bucket.missing),
             now: StoreTime::from_micros(bucket.at),
-            owed: self.owed,
             total: bucket.total,
         };
         (self.bucket, taken)

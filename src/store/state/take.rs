@@ -67,8 +67,6 @@ pub struct Taken {
     pub reset_after: Duration,
     /// The time of the store.
     pub now: StoreTime,
-    /// Tokens of [`Take::spent`] that the bucket did not hold.
-    pub owed: u64,
     /// Tokens granted and debited to all processes since the bucket was last forgotten.
     pub total: u64,
 }
@@ -83,7 +81,6 @@ impl Taken {
             retry_after: Duration::ZERO,
             reset_after: Duration::ZERO,
             now,
-            owed: 0,
             total: granted,
         }
     }
