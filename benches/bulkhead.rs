@@ -1,4 +1,4 @@
-//! What a permit costs, what the line costs, and what an update of each limit costs.
+//! Costs of a permit, of the wait queue, and of an update of each limit algorithm.
 //!
 //! `cargo bench --bench bulkhead`. The peers are in `benches/peers`.
 
@@ -14,7 +14,7 @@ use backstop::{Bulkhead, Context, Instant, ManualClock, Policy};
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures::future::join;
 
-/// Pending once, and ready to go on.
+/// Pending once, with an immediate wake-up.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -47,12 +47,12 @@ fn permits(c: &mut Criterion) {
     });
     let one = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(8)
+        .max_waiting(8)
         .clock(clock.clone())
         .build()
-        .expect("a good configuration");
-    // The second call lines up while the first holds the only permit.
-    group.bench_function("hand-over in line", |b| {
+        .expect("the settings are valid");
+    // The second call waits while the first holds the only permit.
+    group.bench_function("hand-over in the wait queue", |b| {
         b.iter(|| {
             let hold = || async {
                 yield_once().await;

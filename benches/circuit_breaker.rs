@@ -1,11 +1,11 @@
-//! What a call through a circuit breaker costs: closed with each rule, open, and half-open.
+//! Cost of a call through a circuit breaker: closed with each rule, open, and half-open.
 //!
 //! ```text
 //! cargo bench --bench circuit_breaker --features fast-clock
 //! ```
 //!
-//! The operation is nothing, so the figures are the breaker's own. Comparisons with other crates are
-//! in `benches/peers`.
+//! The operation is empty, so the figures are those of the breaker alone. `benches/peers` compares with other
+//! crates.
 
 use std::hint::black_box;
 use std::thread;
@@ -90,7 +90,7 @@ fn open(criterion: &mut Criterion) {
     breaker.trip_for(HOUR);
     let mut group = criterion.benchmark_group("breaker open");
     for threads in [1, 2] {
-        group.bench_function(BenchmarkId::new("refused", threads), |bencher| {
+        group.bench_function(BenchmarkId::new("rejected", threads), |bencher| {
             bencher.iter_custom(|calls| {
                 on(threads, || {
                     for _ in 0..calls {
@@ -102,7 +102,7 @@ fn open(criterion: &mut Criterion) {
     }
 }
 
-/// Trial calls, of which so many are wanted that the circuit does not close meanwhile.
+/// Needs so many probes that the circuit stays half-open.
 fn half_open(criterion: &mut Criterion) {
     let rule = HalfOpen::failure_rate(1.0).of(u32::MAX);
     let breaker = builder()
@@ -114,11 +114,11 @@ fn half_open(criterion: &mut Criterion) {
     breaker.half_open();
     let mut group = criterion.benchmark_group("breaker half-open");
     for threads in [1, 2] {
-        group.bench_function(BenchmarkId::new("trial call", threads), |bencher| {
+        group.bench_function(BenchmarkId::new("probe", threads), |bencher| {
             bencher.iter_custom(|calls| {
                 on(threads, || {
                     for _ in 0..calls {
-                        black_box(call(&breaker, false)).expect("a trial call is free");
+                        black_box(call(&breaker, false)).expect("a probe is free");
                     }
                 })
             });
@@ -151,7 +151,7 @@ fn call(breaker: &CircuitBreaker, fails: bool) -> Result<(), Rejected> {
     Ok(())
 }
 
-/// How long `threads` threads take who all do `work` at once.
+/// Returns how long `threads` threads take to do `work` concurrently.
 fn on(threads: usize, work: impl Fn() + Sync) -> Duration {
     let start = Instant::now();
     thread::scope(|scope| {

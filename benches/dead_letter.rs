@@ -1,4 +1,4 @@
-//! How fast letters are made safe: `fdatasync` alone, one writer, and 8 writers that share it.
+//! Throughput of durable letters: `fdatasync` alone, one writer, and 8 writers that share a sync.
 //!
 //! `cargo bench --bench dead_letter --features dead-letter-file`
 
@@ -44,8 +44,7 @@ fn fdatasync(path: &std::path::Path) -> f64 {
     f64::from(count) / start.elapsed().as_secs_f64()
 }
 
-/// Letters a second, and for each commit, by so many tasks, each of which waits for one letter after the
-/// other.
+/// Returns letters per second and per commit, with `writers` tasks that each write one letter at a time.
 fn letters(folder: &std::path::Path, writers: usize, sync: bool) -> (f64, f64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

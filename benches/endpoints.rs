@@ -1,8 +1,8 @@
-//! What a pick costs, from 10 to 1000 nodes, on one thread and on two, beside a hand-written power of two
+//! The cost of a pick among 10 to 1000 nodes, on one thread and on two, beside a hand-written power of two
 //! choices.
 //!
-//! `cargo bench --all-features --bench endpoints`. A pick is what the layer does before the operation starts; the
-//! group "1000 nodes" has the release and two readings of the clock too.
+//! `cargo bench --all-features --bench endpoints`. A pick is the layer's work before the operation starts; the
+//! group "1000 nodes" adds the release and two readings of the clock.
 
 use std::future::{Ready, ready};
 use std::hint::black_box;
@@ -41,7 +41,7 @@ fn endpoints(nodes: usize, choices: usize) -> Endpoints<usize> {
     endpoints
 }
 
-/// Runs `work` so many times on each of two threads. Returns the longer time.
+/// Runs `work` `times` times on each of two threads. Returns the longer time.
 fn on_two_threads(times: u64, work: impl Fn() + Sync) -> Duration {
     thread::scope(|scope| {
         let threads = [(); 2].map(|()| {
@@ -56,7 +56,7 @@ fn on_two_threads(times: u64, work: impl Fn() + Sync) -> Duration {
     })
 }
 
-/// An operation that does nothing, and whose future is never polled.
+/// An operation that does nothing. Its future is never polled.
 #[derive(Clone, Copy)]
 struct Nothing;
 
@@ -73,7 +73,7 @@ impl Operation for Nothing {
     fn listener(self) {}
 }
 
-/// A layer that does nothing, with a permit as large as that of a set of endpoints.
+/// A layer that does nothing, with a permit as large as that of the endpoints.
 struct AsLarge;
 
 impl Guard for AsLarge {
@@ -136,7 +136,7 @@ fn calls(c: &mut Criterion) {
     group.finish();
 }
 
-/// A power of two choices as it is written by hand: no ejection, no update, no clock.
+/// A hand-written power of two choices: no ejection, no updates, no clock.
 fn by_hand(c: &mut Criterion) {
     struct Node {
         in_flight: AtomicU32,

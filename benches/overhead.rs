@@ -1,13 +1,13 @@
-//! What each policy, and a stack of them, adds to a call: around an operation that is ready at once,
-//! and around one that is pending once.
+//! The overhead of each policy, and of a stack: around an operation that is ready immediately, and around one
+//! that is pending once.
 //!
 //! ```text
-//! cargo bench --all-features                    all of it, two minutes
-//! cargo bench --all-features -- 'fast/pending'    a part
+//! cargo bench --all-features                      everything, two minutes
+//! cargo bench --all-features -- 'fast/pending'    one group
 //! ```
 //!
-//! `bare` in each group is the operation itself: what is above it is the price of the policy. How
-//! other crates do on the same work is measured in `benches/peers`.
+//! `bare` in each group is the operation itself; the difference is the cost of the policy. `benches/peers`
+//! measures other crates on the same work.
 
 use std::future::{Future, ready};
 use std::hint::black_box;
@@ -22,7 +22,7 @@ use backstop::{
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 
-/// A call with a result the optimiser cannot foresee, as it cannot that of a real one.
+/// A call whose result the optimizer cannot predict, as with a real call.
 struct PendingOnce {
     value: u64,
     polled: bool,
@@ -48,7 +48,7 @@ fn pending_once() -> PendingOnce {
     }
 }
 
-/// Polls until ready. What is pending here is polled again at once.
+/// Polls until ready, without waiting for a wake-up.
 #[inline(always)]
 fn finish<Fut: Future>(future: Fut) -> Fut::Output {
     let mut future = pin!(future);
@@ -60,7 +60,7 @@ fn finish<Fut: Future>(future: Fut) -> Fut::Output {
     }
 }
 
-/// A macro, not a function: bounds on references to a type that is still to be inferred overflow.
+/// A macro, because the bounds of a function would overflow on a type that is not yet inferred.
 macro_rules! bench {
     ($group:expr, $name:expr, $operation:expr, $policy:expr) => {
         let policy = $policy;
@@ -111,7 +111,7 @@ where
     let nested = (timeout(2 * minute), timeout(minute));
     bench!(group, "two timeouts", operation, &nested);
     bench!(group, "stack", operation, &stack);
-    let pipeline = Pipeline::new(&stack).named("stack");
+    let pipeline = Pipeline::new(&stack).with_name("stack");
     bench!(group, "stack in a pipeline", operation, &pipeline);
     let observed = pipeline.clone().observer(|event: &Event| {
         black_box(event);

@@ -1,4 +1,4 @@
-//! What a decision costs: every algorithm allowed and refused, and keys.
+//! The cost of a decision: each algorithm, admitted and rejected, and keyed limiters.
 //!
 //! ```sh
 //! cargo bench --bench rate_limiter --features fast-clock

@@ -4,8 +4,7 @@
 //! cargo run --example circuit_breaker
 //! ```
 //!
-//! A minute and a half passes, in virtual time: the program runs at once and prints the same every
-//! time.
+//! Simulates a minute in virtual time, so it ends at once and always prints the same.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -37,34 +36,34 @@ fn main() -> Result<(), Box<dyn Error>> {
         OUTAGE.start, OUTAGE.end
     );
     let transitions = breaker.subscribe();
-    let tally = Tally::default();
+    let counts = CallCounts::default();
     clock.block_on(async {
-        let traffic = traffic(&clock, &breaker, &tally);
+        let traffic = traffic(&clock, &breaker, &counts);
         pin_mut!(traffic);
-        let watch = watch(&clock, transitions, &tally);
+        let watch = watch(&clock, transitions, &counts);
         pin_mut!(watch);
-        // The stream ends with the breaker, which outlives this block: the traffic ends it.
+        // The stream ends with the breaker, which outlives this block, so the traffic ends first.
         if let Either::Right(_) = select(traffic, watch).await {
-            unreachable!("the breaker lives");
+            unreachable!("the breaker exists");
         }
     });
-    tally.print(&clock);
+    counts.print(&clock);
 
     assert_eq!(breaker.state(), State::Closed);
     Ok(())
 }
 
 /// Four calls a second, until the end.
-async fn traffic(clock: &ManualClock, breaker: &CircuitBreaker, tally: &Tally) {
+async fn traffic(clock: &ManualClock, breaker: &CircuitBreaker, counts: &CallCounts) {
     while seconds(clock) < END {
         let call = breaker.call(|| dependency(clock));
-        // Calls take time, so the next one is not the end of this one.
+        // A call takes less than the interval.
         let (result, ()) = join(call, clock.sleep(SECOND / 4)).await;
-        tally.count(&result);
+        counts.count(&result);
     }
 }
 
-/// Answers in 20 ms while it is up, and fails after 200 ms while it is down.
+/// Succeeds after 20 ms while it is up, and fails after 200 ms while it is down.
 async fn dependency(clock: &ManualClock) -> Result<(), &'static str> {
     if OUTAGE.contains(&seconds(clock)) {
         clock.sleep(SECOND / 5).await;
@@ -75,14 +74,14 @@ async fn dependency(clock: &ManualClock) -> Result<(), &'static str> {
     }
 }
 
-/// Prints the states as they change.
-async fn watch(clock: &ManualClock, mut transitions: Transitions, tally: &Tally) {
+/// Prints the transitions.
+async fn watch(clock: &ManualClock, mut transitions: Transitions, counts: &CallCounts) {
     println!(
         "{:>8}  {:<9} {:<16} {:>9} {:>7} {:>8}",
-        "", "state", "why", "succeeded", "failed", "refused"
+        "", "state", "why", "succeeded", "failed", "rejected"
     );
     while let Some(change) = transitions.next().await {
-        tally.print(clock);
+        counts.print(clock);
         let Transition {
             to,
             cause,
@@ -95,29 +94,29 @@ async fn watch(clock: &ManualClock, mut transitions: Transitions, tally: &Tally)
     }
 }
 
-/// What became of the calls since it was printed.
+/// Results of the calls since the last print.
 #[derive(Default)]
-struct Tally {
+struct CallCounts {
     succeeded: Cell<u32>,
     failed: Cell<u32>,
-    refused: Cell<u32>,
+    rejected: Cell<u32>,
 }
 
-impl Tally {
+impl CallCounts {
     fn count(&self, result: &Result<(), CallError<&str>>) {
         let count = match result {
             Ok(()) => &self.succeeded,
-            Err(error) if error.is_rejected() => &self.refused,
+            Err(error) if error.is_rejected() => &self.rejected,
             Err(_) => &self.failed,
         };
         count.set(count.get() + 1);
     }
 
     fn print(&self, clock: &ManualClock) {
-        let [succeeded, failed, refused] =
-            [&self.succeeded, &self.failed, &self.refused].map(Cell::take);
+        let [succeeded, failed, rejected] =
+            [&self.succeeded, &self.failed, &self.rejected].map(Cell::take);
         println!(
-            "{:>8}  {:<26} {succeeded:>9} {failed:>7} {refused:>8}",
+            "{:>8}  {:<26} {succeeded:>9} {failed:>7} {rejected:>8}",
             time(clock),
             "calls until then:",
         );

@@ -6,9 +6,9 @@
 //!
 //! Three things can happen to a call that comes too early, and each has its place here:
 //!
-//! * **dropped**: a free customer's call is refused at once and told when to come back;
+//! * **dropped**: a free customer's call is rejected at once, with the time to come back;
 //! * **queued**: a paying customer's call waits for its turn, but only for so long;
-//! * **shaped**: what was let through leaves for the backend one call at a time, without bursts.
+//! * **shaped**: admitted calls go to the backend one at a time, without bursts.
 //!
 //! Ten seconds of traffic in virtual time: the output is the same on every machine.
 
@@ -99,7 +99,7 @@ struct Call {
 }
 
 enum Fate {
-    /// Let through, and when it left for the backend.
+    /// Admitted, and when it went to the backend.
     Sent {
         admitted: Instant,
         sent: Instant,
@@ -113,7 +113,7 @@ fn main() -> Result<(), ConfigError> {
     let clock = ManualClock::new();
     let tier_of = |name: &str| CUSTOMERS.iter().find(|c| c.name == name).map(|c| c.tier);
     let per_customer = KeyedRateLimiter::<String>::builder()
-        // Whoever is not known has no more than a free customer.
+        // Unknown customers have the free tier.
         .quota(Tier::Free.quota())
         .quota_for(move |name| tier_of(name).map(Tier::quota))
         .clock(clock.clone())
@@ -173,18 +173,18 @@ fn main() -> Result<(), ConfigError> {
 
     print_customers(&calls);
     print_traffic(start, &calls);
-    // Calls do this by and by.
+    // Calls do this over time.
     per_customer.evict_idle();
     println!("\nCustomers the limiter remembers, as their buckets are not full again yet:");
-    let mut entries: Vec<_> = per_customer.entries().collect();
-    entries.sort_by(|a, b| a.key.cmp(&b.key));
-    for entry in entries {
+    let mut entries = Vec::new();
+    per_customer.for_each(|customer, decision| entries.push((customer.clone(), decision)));
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (customer, decision) in entries {
         println!(
-            "  {:4} {:>2} of {:>2} tokens, full in {}",
-            entry.key,
-            entry.remaining,
-            entry.limit,
-            seconds(entry.reset_after),
+            "  {customer:4} {:>2} of {:>2} tokens, full in {}",
+            decision.remaining,
+            decision.limit,
+            seconds(decision.reset_after),
         );
     }
     Ok(())
@@ -237,7 +237,7 @@ fn print_customers(calls: &[Call]) {
     }
 }
 
-/// Calls per quarter of a second: as they came, as they were let through, as they were sent.
+/// Calls per quarter of a second: as they came, as they were admitted, as they were sent.
 fn print_traffic(start: Instant, calls: &[Call]) {
     const SLICES: usize = 44;
     const SLICE: u64 = 250;

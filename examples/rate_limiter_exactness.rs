@@ -109,7 +109,7 @@ fn hammer(limiter: &RateLimiter) -> Result<Run, Box<dyn Error>> {
     };
     let firsts = || done.iter().map(|(first, _)| first);
     let earliest = firsts().map(|first| first.before).min();
-    // A stripe that nobody has taken from yet is full and earns nothing: until then no time is owed.
+    // An unused stripe is full and earns nothing, so the rate starts with its first call.
     let latest = firsts().map(|first| first.after).max();
     let (earliest, latest) = earliest.zip(latest).ok_or("there are no threads")?;
     Ok(Run {

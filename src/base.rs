@@ -1,4 +1,4 @@
-//! Name, clock, observer, shadow mode and event numbers: the base of all handles that admit calls.
+//! Name, clock, observer, shadow mode, and event numbers, shared by all handles that admit calls.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ impl Setup {
         }
     }
 
-    /// Builds the base of a handle. `pattern` is named in the error, which says that there is no clock.
+    /// Builds the base of a handle. Fails if there is no clock; the error names `pattern`.
     pub(crate) fn build(self, pattern: &'static str) -> Result<Base, ConfigError> {
         let missing = ConfigError::new(pattern, "clock", "must be given");
         let clock = self.clock.clone().ok_or(missing)?;
         Ok(self.on(clock))
     }
 
-    /// Builds the base of a handle on this clock.
+    /// Builds the base of a handle with this clock.
     pub(crate) fn on(self, clock: ClockHandle) -> Base {
         Base {
             clock,
@@ -59,7 +59,7 @@ impl fmt::Debug for Setup {
     }
 }
 
-/// The part that the shared states of all handles have in common.
+/// The common part of the shared states of handles.
 pub(crate) struct Base {
     pub(crate) clock: ClockHandle,
     pub(crate) name: &'static str,
@@ -67,7 +67,7 @@ pub(crate) struct Base {
     /// Whether there is an observer, or shadow mode.
     reports: bool,
     observer: Option<Arc<dyn Observer>>,
-    /// Number of events so far. Not loom's: it publishes nothing.
+    /// Number of events so far. Not loom's, because it orders nothing else.
     events: AtomicU64,
 }
 
@@ -77,39 +77,41 @@ impl Base {
         self.clock.now()
     }
 
-    /// Whether events have an observer: that of a call, or the handle's own.
+    /// Whether there is an observer: that of the call, or the handle's own.
     #[inline]
     pub(crate) fn is_heard(&self, listener: Option<&dyn Observer>) -> bool {
         listener.is_some() || self.observer.is_some()
     }
 
-    /// Whether there is more to do about a rejection than to count it.
+    /// Whether rejections must be reported, or are admitted in shadow mode.
     #[inline]
     pub(crate) fn reports_rejections(&self, listener: Option<&dyn Observer>) -> bool {
         listener.is_some() || self.reports
     }
 
-    /// Returns the number of the next event. Events that tell of a change of state get theirs together
-    /// with the change, under its lock, so that numbers follow the order of the states.
+    /// Returns the number of the next event. Events about a change of state are numbered under the lock of the
+    /// change, so that numbers follow the order of the states.
     pub(crate) fn number(&self) -> u64 {
         self.events.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Tells the observer of a call and the handle's own, both also if one panics.
+    /// Reports an event to the observer of the call and to the handle's own, which may share parts. Each hears it
+    /// once, even if another one panics.
     pub(crate) fn tell(&self, event: Event, listener: Option<&dyn Observer>) {
         let mut panics = Panics::default();
         self.tell_in(&mut panics, event, listener);
         panics.resume();
     }
 
-    /// As [`tell`](Self::tell), among other user code of which every part has to run.
+    /// Reports an event like [`tell`](Self::tell), but collects panics, for callers that run other user code
+    /// too.
     pub(crate) fn tell_in(
         &self,
         panics: &mut Panics,
         event: Event,
         listener: Option<&dyn Observer>,
     ) {
-        // Nothing is counted for events without an observer.
+        // Events without an observer are not numbered.
         if !self.is_heard(listener) {
             return;
         }
@@ -117,12 +119,18 @@ impl Base {
             None => event.numbered(self.number()),
             Some(_) => event,
         };
-        for observer in [listener, self.observer.as_deref()].into_iter().flatten() {
-            panics.run(|| observer.on_event(&event));
+        let own = self.observer.as_deref();
+        let Some(listener) = listener else {
+            return own.map_or((), |own| panics.run(|| own.on_event(&event)));
+        };
+        let event = event.through(listener.pipeline());
+        panics.run(|| listener.on_event(&event));
+        if let Some(own) = own {
+            panics.run(|| own.on_event_after(listener, &event));
         }
     }
 
-    /// Reports a rejection. In shadow mode reports what would have been rejected, and admits the call.
+    /// Reports a rejection. In shadow mode, reports that the call would have been rejected, and returns `Ok`.
     pub(crate) fn reject(
         &self,
         rejected: Rejected,

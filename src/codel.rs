@@ -1,11 +1,9 @@
-//! CoDel for request queues: the state machine that bulkheads and load shedders share, and that you
-//! can put in front of a queue of your own.
+//! CoDel for request queues: the state machine of bulkheads and load shedders, also for queues of your own.
 //!
 //! # What it protects
 //!
-//! Those who wait. A queue that stands for long makes everybody late, by the time it takes to get
-//! through it, and helps nobody. CoDel tells such a queue from a burst that drains, and says whom to
-//! drop.
+//! The waiters of a queue. A standing queue delays every call by the same time without serving more of them. CoDel
+//! tells a standing queue from a burst that drains, and says which waiters to drop.
 //!
 //! ```text
 //!  delay  │      ╭╮  burst: the smallest delay of the interval is low
@@ -31,7 +29,7 @@
 //! let mut codel = Codel::builder().build(clock.now())?;
 //! let ms = Duration::from_millis;
 //!
-//! // Everybody who gets to the head of the line has waited for 20 ms or more.
+//! // Every call at the head of the queue has waited for 20 ms or longer.
 //! for _ in 0..20 {
 //!     clock.advance(ms(10));
 //!     codel.should_drop(ms(20), clock.now());
@@ -50,46 +48,42 @@
 //! | `interval` | 100 ms |
 //! | `stale_after` | 2 targets |
 //!
-//! # With its neighbours
+//! # With its neighbors
 //!
-//! It is a plain machine without a clock or a lock. Serve the newest first while it
-//! [is overloaded](Codel::is_overloaded): those have the best chance that somebody still waits for
-//! them.
+//! It is a pure state machine, without a clock and without a lock. Serve the newest waiters first while it
+//! [is overloaded](Codel::is_overloaded), because their callers are the least likely to have given up.
 //!
 //! # Source
 //!
-//! folly's `Codel`, after Nichols and Jacobson, "Controlling queue delay" (2012), changed by Facebook
-//! for servers: it looks at the *smallest* delay of an interval, so a burst that drains is no
-//! overload, while a queue that never empties is.
+//! folly's `Codel`, after Nichols and Jacobson, "Controlling queue delay" (2012). Facebook adapted it to servers: it
+//! uses the *smallest* delay of an interval, so a burst that drains is no overload, while a queue that never empties
+//! is.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::instant::{Instant, nanos};
 
-/// Decides from queue delays whether a queue stands, and which of its entries are too old.
+/// Detects a standing queue from queue delays, and says which waiters to drop.
 ///
-/// In each interval it keeps the smallest delay. The first entry after the end of an interval
-/// decides: when that smallest delay was above the target, the queue is overloaded. While it is,
-/// entries that waited longer than twice the target are dropped.
-#[derive(Clone, Debug)]
+/// Records the smallest delay of each interval. If it was above the target, the queue is overloaded from the first
+/// waiter after the interval on. While it is overloaded, waiters older than twice the target are dropped.
+#[derive(Clone)]
 pub struct Codel {
+    /// In nanoseconds.
     target: u64,
+    /// In nanoseconds.
     interval: u64,
+    /// In targets.
     stale_after: u64,
     interval_end: Instant,
-    /// The smallest delay since the interval began; `None` before its first entry.
+    /// The smallest delay of the current interval in nanoseconds, or `None` before its first waiter.
     min_delay: Option<u64>,
     overloaded: bool,
 }
 
-/// Builds a [`Codel`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`target`](Self::target) | 5 ms |
-/// | [`interval`](Self::interval) | 100 ms |
-/// | [`stale_after`](Self::stale_after) | 2 targets |
+/// Builds a [`Codel`]. The table of defaults is on the [module page](self).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CodelBuilder {
@@ -101,10 +95,10 @@ pub struct CodelBuilder {
 impl Codel {
     pub(crate) const TARGET: Duration = Duration::from_millis(5);
     pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
-    /// Entries older than this many targets are dropped under overload.
+    /// Waiters older than this many targets are dropped under overload.
     const STALE_AFTER: u32 = 2;
 
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub const fn builder() -> CodelBuilder {
         CodelBuilder {
             target: Self::TARGET,
@@ -113,7 +107,7 @@ impl Codel {
         }
     }
 
-    /// Why a target and an interval make no sense together, with the setting at fault.
+    /// Checks a target and an interval, and returns what is wrong with them.
     pub(crate) fn check(target: Duration, interval: Duration) -> Result<(), &'static str> {
         if target.is_zero() {
             Err("needs a target above zero")
@@ -124,7 +118,7 @@ impl Codel {
         }
     }
 
-    /// With values that have been checked.
+    /// Returns the machine for values that have been [checked](Self::check).
     pub(crate) const fn new(target: Duration, interval: Duration) -> Self {
         Self {
             target: nanos(target),
@@ -136,11 +130,11 @@ impl Codel {
         }
     }
 
-    /// Changes target and interval; the current interval goes on to its end.
+    /// Changes the target and the interval. The current interval keeps its end.
     ///
     /// # Errors
     ///
-    /// A target of zero, or not shorter than the interval. Then nothing changes.
+    /// A target that is zero or not below the interval. Then nothing changes.
     pub fn retune(&mut self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
         Self::check(target, interval)
             .map_err(|problem| ConfigError::new("codel", "target", problem))?;
@@ -149,14 +143,14 @@ impl Codel {
         Ok(())
     }
 
-    /// An entry that waited for `delay` is at the head at `now`. `true`: drop it.
+    /// Records the delay of a waiter at the head of the queue at `now`. Returns whether to drop it.
     pub fn should_drop(&mut self, delay: Duration, now: Instant) -> bool {
         let delay = nanos(delay);
         match self.min_delay {
             Some(min) if now > self.interval_end => {
                 self.interval_end = now + Duration::from_nanos(self.interval);
                 self.overloaded = min > self.target;
-                // One entry an interval passes in any case: it is the new measure.
+                // The first waiter of an interval is never dropped, so that there is always a delay to measure.
                 self.min_delay = Some(delay);
                 false
             }
@@ -171,6 +165,7 @@ impl Codel {
         }
     }
 
+    /// The largest delay under overload, in nanoseconds.
     const fn tolerated(&self) -> u64 {
         self.target.saturating_mul(self.stale_after)
     }
@@ -179,67 +174,68 @@ impl Codel {
         self.overloaded && delay > self.tolerated()
     }
 
-    /// The queue has been empty: it does not stand.
+    /// Records that the queue was empty, so it does not stand.
     pub const fn drained(&mut self) {
         self.min_delay = Some(0);
     }
 
-    /// Whether the last full interval was an overload.
+    /// Returns whether the last complete interval was an overload.
     pub const fn is_overloaded(&self) -> bool {
         self.overloaded
     }
 
-    /// As [`is_overloaded`](Self::is_overloaded), but false when nobody has come for a whole interval
-    /// after the last one ended: then there is no queue.
+    /// Like [`is_overloaded`](Self::is_overloaded), but `false` after a whole interval without waiters, because then
+    /// there is no queue.
     pub(crate) fn is_overloaded_at(&self, now: Instant) -> bool {
         self.overloaded && now <= self.interval_end + Duration::from_nanos(self.interval)
     }
 
-    /// The smallest delay of this interval as a share of what is tolerated: 0 to 1.
+    /// Returns the smallest delay of the current interval as a share of the delay at which waiters are dropped, from 0
+    /// to 1.
     pub fn load(&self) -> f64 {
         (self.min_delay.unwrap_or(0) as f64 / self.tolerated() as f64).min(1.0)
     }
 
-    /// The smallest delay of this interval so far; `None` before anything was in line.
+    /// Returns the smallest delay of the current interval, or `None` before its first waiter.
     pub fn min_delay(&self) -> Option<Duration> {
         self.min_delay.map(Duration::from_nanos)
     }
 
-    /// The delay that a queue should get below in each interval.
+    /// Returns the target: a healthy queue has a smaller delay in each interval.
     pub const fn target(&self) -> Duration {
         Duration::from_nanos(self.target)
     }
 
-    /// How long an interval lasts.
+    /// Returns the length of an interval.
     pub const fn interval(&self) -> Duration {
         Duration::from_nanos(self.interval)
     }
 }
 
 impl CodelBuilder {
-    /// A queue that gets below this delay in each interval is fine.
+    /// Sets the target: a healthy queue has a delay of at most this in each interval. Default 5 ms.
     pub const fn target(mut self, target: Duration) -> Self {
         self.target = target;
         self
     }
 
-    /// How long an interval lasts: long enough for a burst to drain.
+    /// Sets the length of an interval, long enough for a burst to drain. Default 100 ms.
     pub const fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Under overload, entries that waited longer than so many targets are dropped.
+    /// Sets the age, in targets, above which waiters are dropped under overload. Default 2.
     pub const fn stale_after(mut self, targets: u32) -> Self {
         self.stale_after = targets;
         self
     }
 
-    /// The machine, whose first interval may end from `now` on.
+    /// Builds the machine. Its first interval ends at `now`.
     ///
     /// # Errors
     ///
-    /// A target of zero, or not shorter than the interval; entries that are stale after no target.
+    /// A target that is zero or not below the interval, or `stale_after` of 0.
     pub fn build(self, now: Instant) -> Result<Codel, ConfigError> {
         if self.stale_after == 0 {
             return Err(ConfigError::new(
@@ -253,6 +249,18 @@ impl CodelBuilder {
         codel.stale_after = u64::from(self.stale_after);
         codel.interval_end = now;
         Ok(codel)
+    }
+}
+
+impl fmt::Debug for Codel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Codel")
+            .field("target", &self.target())
+            .field("interval", &self.interval())
+            .field("stale_after", &self.stale_after)
+            .field("min_delay", &self.min_delay())
+            .field("overloaded", &self.overloaded)
+            .finish_non_exhaustive()
     }
 }
 
@@ -281,13 +289,13 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_decides_after_its_end_about_what_is_above_the_target() {
+    fn an_interval_above_the_target_is_an_overload_after_its_end() {
         for (delay, overload) in [(5, false), (6, true)] {
             let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
             for (now, delay) in [(10, 1), (20, delay), (30, delay)] {
                 codel.should_drop(ms(delay), at(now));
             }
-            // It began at 20 and ends at 120, which is not yet after it.
+            // The interval started at 20 ms and ends at 120 ms, inclusive.
             codel.should_drop(ms(delay), at(120));
             assert!(!codel.is_overloaded());
             codel.should_drop(ms(delay), at(121));
@@ -296,12 +304,12 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_comes_there_is_no_overload() {
+    fn an_interval_without_waiters_ends_the_overload() {
         let mut codel = Codel::new(Codel::TARGET, Codel::INTERVAL);
         for now in [10, 20, 121] {
             codel.should_drop(ms(50), at(now));
         }
-        // The interval ends at 221, and one more may pass without anybody.
+        // The interval ends at 221 ms, and the next one at 321 ms.
         assert!(codel.is_overloaded_at(at(321)));
         assert!(!codel.is_overloaded_at(at(322)));
     }

@@ -1,9 +1,9 @@
-//! The cooperative budget of the task that polls, if its runtime has one.
+//! tokio's cooperative budget of the current task. Without tokio, tasks have no budget.
 
 use std::task::{Context, Poll};
 
-/// Takes one unit of the task's budget. `Pending`, with the task woken, once it is used up. What is
-/// returned gives the unit back when dropped, unless progress was made.
+/// Consumes one unit of the task's budget. Wakes the task and returns `Pending` once the budget is used up.
+/// The returned guard gives the unit back when dropped, unless `made_progress` was called.
 #[cfg(all(feature = "tokio", not(backstop_loom)))]
 #[inline]
 pub(crate) fn poll_proceed(task: &mut Context<'_>) -> Poll<tokio::task::coop::RestoreOnPending> {

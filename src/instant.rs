@@ -1,5 +1,6 @@
 //! Points on a clock.
 
+use std::fmt;
 use std::ops::{Add, AddAssign};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 ///
 /// Points of different clocks are not comparable. All arithmetic saturates: an instant later than
 /// [`Instant::FAR_FUTURE`], 584 years after the origin, is `FAR_FUTURE`, which means "never".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
 impl Instant {
@@ -70,6 +71,47 @@ pub(crate) const fn nanos(duration: Duration) -> u64 {
     }
 }
 
+/// A duration as text: three digits after the decimal point, rounded up, so that a caller that waits for as
+/// long does not come too early.
+pub(crate) struct Rounded(pub(crate) Duration);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.as_nanos();
+        let digit = match nanos {
+            0..1_000_000 => 1,
+            0..1_000_000_000 => 1_000,
+            _ => 1_000_000,
+        };
+        match u64::try_from(nanos.next_multiple_of(digit)) {
+            Ok(nanos) => fmt::Debug::fmt(&Duration::from_nanos(nanos), f),
+            Err(_) => fmt::Debug::fmt(&self.0, f),
+        }
+    }
+}
+
+/// A limit in `Debug`: `none` for [`Duration::MAX`].
+pub(crate) struct DebugLimit(pub(crate) Duration);
+
+impl fmt::Debug for DebugLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::MAX => f.write_str("none"),
+            limit => fmt::Debug::fmt(&limit, f),
+        }
+    }
+}
+
+impl fmt::Debug for Instant {
+    /// Prints the time since the origin, as a duration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::FAR_FUTURE => f.write_str("FAR_FUTURE"),
+            Self(nanos) => fmt::Debug::fmt(&Duration::from_nanos(nanos), f),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +126,24 @@ mod tests {
         let (a, b) = (Instant::from_nanos(1), Instant::from_nanos(3));
         assert_eq!(b.saturating_duration_since(a), Duration::from_nanos(2));
         assert_eq!(a.saturating_duration_since(b), Duration::ZERO);
+    }
+
+    #[test]
+    fn durations_are_rounded_up_to_three_digits() {
+        let text = |nanos| Rounded(Duration::from_nanos(nanos)).to_string();
+        assert_eq!(text(999), "999ns");
+        assert_eq!(text(1_000_001), "1.001ms");
+        assert_eq!(text(2_500_000_001), "2.501s");
+        assert_eq!(text(u64::MAX), "18446744073.709551615s");
+        assert_eq!(
+            Rounded(Duration::MAX).to_string(),
+            format!("{:?}", Duration::MAX)
+        );
+    }
+
+    #[test]
+    fn an_instant_prints_the_time_since_the_origin() {
+        assert_eq!(format!("{:?}", Instant::from_nanos(1_500_000)), "1.5ms");
+        assert_eq!(format!("{:?}", Instant::FAR_FUTURE), "FAR_FUTURE");
     }
 }

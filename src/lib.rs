@@ -1,5 +1,5 @@
-//! Resilience for async Rust: circuit breaker, retry, rate limiter, bulkhead, timeout, load shedding
-//! and their relatives, as plain values around plain closures.
+//! Resilience for async Rust: circuit breaker, retry, rate limiter, bulkhead, timeout, hedging, load shedding, and
+//! related policies, as plain values around plain closures.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,84 +22,117 @@
 //! match stack.call(|| async { Ok::<_, std::io::Error>("hello") }).await {
 //!     Ok(text) => assert_eq!(text, "hello"),
 //!     Err(Error::Operation(e)) => eprintln!("the operation's own error, untouched: {e}"),
-//!     Err(e) if e.is_rejected() => eprintln!("never reached the dependency: {e}"),
+//!     Err(e) if e.is_rejected() => eprintln!("no attempt was executed: {e}"),
 //!     Err(e) => eprintln!("{e}"),
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The type of that stack is `(Timeout, Retry, CircuitBreaker, RateLimiter, Timeout)`: it fits in a
-//! struct field, and its error is one flat [`Error`] at any depth.
+//! The type of that stack is `(Timeout, Retry, CircuitBreaker, RateLimiter, Timeout)`: it fits in a struct
+//! field, and its error is one flat [`Error`] at any depth. For one dependency,
+//! [`Standard`](standard/index.html) is this stack as a single policy.
 //!
 //! # The patterns
 //!
-//! | pattern | what it does |
-//! |---|---|
-//! | [`Timeout`] | cuts an operation off when its time is up |
-//! | [`Retry`] | repeats what is transient and safe to repeat |
-//! | [`RetryBudget`] | keeps retries from becoming the outage |
-//! | [`CircuitBreaker`] | fails fast while a dependency is down, and finds out when it is back |
-//! | [`Keyed`] | gives each host, partition or user a policy of its own |
-//! | [`RateLimiter`], [`KeyedRateLimiter`] | no more than so much in so much time |
-//! | [`SharedRateLimiter`], [`SharedKeyedRateLimiter`] | one rate limit for all processes of a fleet |
-//! | [`SharedBulkhead`], [`CircuitVotes`] | one bulkhead, and circuits that learn from each other, for a fleet |
-//! | [`Bulkhead`] | no more than so much at once, with limits that adapt |
-//! | [`LoadShedder`] | drops the least important under overload |
-//! | [`Endpoints`] | spreads calls over nodes, without those that fail, and tries another one next |
-//! | [`Throttle`] | stops sending what the dependency would refuse anyway |
-//! | [`Hedge`] | a second copy of a slow call, and the faster answer counts |
-//! | [`Fallback`], [`Stale`] | another value, another operation, or the last good value in place of an error |
-//! | [`Coalesce`] | concurrent calls with one key share one execution |
-//! | [`DeadLetterQueue`] | keeps the requests of calls that finally failed, and replays them |
-//! | `Chaos` (feature `chaos`) | injects faults into a capped share of the calls |
-//! | [`Classify`] | says what results mean |
-//! | [`Pipeline`] | adds a name, an observer, and options for single calls |
+//! Each page has the defaults, a picture, and when not to use the pattern.
+//!
+//! | pattern | page | what it does |
+//! |---|---|---|
+//! | [`Standard`](standard/index.html) | [standard](standard/index.html) | Combines the five layers that most clients need, and reconfigures them while calls run. |
+//! | [`Timeout`] | [timeout] | Limits a call or an attempt, and passes the deadline to nested calls. |
+//! | [`Retry`] | [retry] | Repeats failures that are transient and safe to repeat. |
+//! | [`RetryBudget`] | [retry_budget] | Limits retries and hedges to a share of the traffic, so that they do not become the outage. |
+//! | [`CircuitBreaker`] | [circuit_breaker] | Fails fast while a dependency is down, and probes whether it is back. |
+//! | [`RateLimiter`], [`KeyedRateLimiter`] | [rate_limiter] | Limits calls per unit of time, for all callers or for each key. |
+//! | [`SharedRateLimiter`], [`SharedKeyedRateLimiter`] | [shared_rate_limiter] | Limits calls of all processes of a fleet per unit of time, mostly without a trip to the store. |
+//! | [`SharedBulkhead`] | [shared_bulkhead] | Limits calls of a fleet in flight. |
+//! | [`CircuitVotes`] | [circuit_votes] | Lets the breakers of a fleet learn from each other. |
+//! | [`Bulkhead`] | [bulkhead] | Limits calls in flight; the limit can [adapt](bulkhead::limit). |
+//! | [`LoadShedder`] | [load_shedder] | Rejects the least important calls of an overloaded server. |
+//! | [`Throttle`] | [throttle] | Stops sending calls that an overloaded dependency would reject. |
+//! | [`Hedge`] | [hedge] | Launches a second copy of a slow call, and returns the first good answer. |
+//! | [`Endpoints`] | [endpoints] | Spreads calls over nodes, ejects those that fail, and sends the next attempt to another node. |
+//! | [`Fallback`], [`Stale`] | [fallback] | Replaces an error by another value, another operation, or the last good value. |
+//! | [`Coalesce`] | [coalesce] | Lets concurrent calls with one key share one execution. |
+//! | [`DeadLetterQueue`] | [dead_letter] | Keeps the requests of calls that finally failed, and replays them. |
+//! | `Chaos` (feature `chaos`) | [chaos](chaos/index.html) | Injects faults into a capped share of the calls. |
+//! | [`Keyed`] | [keyed] | Gives each host, partition, or user its own policy, in bounded memory. |
+//! | [`Classify`], [`Pipeline`] | [policy] | Say what results mean; add a name, an observer, and options per call. |
+//!
+//! # Which of them?
+//!
+//! Three questions decide. Which side is overloaded, the dependency (they) or this process (we)? Which calls go
+//! first: the important ones (order), or the same number for each user (share)? Is a call above the limit
+//! dropped, or does it wait?
+//!
+//! | overloaded | order or share | drop | wait |
+//! |---|---|---|---|
+//! | they | neither: the dependency is down | [`CircuitBreaker`], then [`Fallback`] | [`Retry`] with a [`RetryBudget`] |
+//! | they | neither: one node is | [`Endpoints`] | [`Hedge`] or [`Retry`] around [`Endpoints`] |
+//! | they | neither: all callers are throttled | [`Throttle`] | [`RateLimiter`] with [`CubicRate`](adaptive_rate::CubicRate) |
+//! | they | order of arrival | [`RateLimiter`], [`Bulkhead`] | the same with a wait queue |
+//! | they | share | [`KeyedRateLimiter`] | the same with a wait queue |
+//! | we | order of importance | [`LoadShedder`] | [`Bulkhead`] with a wait queue by priority |
+//! | we | share | [`LoadShedder`] with fairness between users | [`Bulkhead`] with partitions |
+//!
+//! Against slow calls use a [`Timeout`], against equal calls at the same time [`Coalesce`].
+//! A request that must not be lost goes to a [`DeadLetterQueue`]. [Choosing](guide/choosing/index.html) starts
+//! from symptoms.
 //!
 //! # Which order?
 //!
 //! As in the tuple above, from the outside in:
 //!
 //! 1. A [`Timeout`] for the whole call.
-//! 2. The [`Retry`], so that everything inside it applies to each attempt.
+//! 2. The [`Retry`]: everything inside it applies to each attempt. A [`Hedge`] stands directly inside it.
 //! 3. The [`Throttle`] and the [`CircuitBreaker`]: they see every attempt, and an open circuit ends the
 //!    retries.
-//! 4. The [`RateLimiter`] and the [`Bulkhead`]: what they hold is not taken by calls that a layer
-//!    outside refuses.
-//! 5. A [`Timeout`] for one attempt, shorter than the one outside. It does not count the waits in the
-//!    queues outside it, and the breaker sees it as a failure.
-//! 6. [`Classify`], next to the operation, so that all others see its verdict.
+//! 4. The [`Bulkhead`], then the [`RateLimiter`]: a call that the bulkhead rejects spends no token.
+//! 5. [`Endpoints`]: each attempt picks a node.
+//! 6. A [`Timeout`] for one attempt, shorter than the outer one. It does not include the waits in the queues
+//!    outside it, and the breaker records it as a failure.
+//! 7. [`Classify`], next to the operation, so that all other layers see its verdict.
 //!
-//! A [`Fallback`] or [`Stale`] stands outside all of it. [`Coalesce`] stands directly inside the timeout of the
-//! whole call, and a [`Hedge`] directly inside the retry.
+//! A [`Fallback`] or [`Stale`] stands outside all of it; [`Coalesce`] directly inside the timeout of the whole
+//! call. [`Pipeline::check`] lists known mistakes, and [Ordering](guide/ordering/index.html) has the reasons.
 //!
-//! A server puts a [`LoadShedder`] directly inside the layer in which calls wait, usually a [`Bulkhead`]
-//! with a queue: it sheds by the time that calls have waited before it, so outermost it sees none. With a
-//! signal of its own it can stand outermost.
+//! In a server, a [`LoadShedder`] that decides by queue delay stands directly **inside** the layer in which calls
+//! wait, usually a [`Bulkhead`] with a wait queue: it sees the time from the start of a call until the call
+//! reaches it. As the outermost layer it sees no delay and sheds nothing. With a signal of its own it may
+//! stand anywhere.
 //!
-//! [`Pipeline::check`] lists known mistakes in the order of a stack.
+//! # What does a rejection mean?
+//!
+//! **No attempt of this call was executed.** [`Error::is_rejected`] is true only then, so the request may be
+//! sent elsewhere even if it is not idempotent. (The one exception is
+//! [`return_rejection`](retry::RetryBuilder::return_rejection), off by default.) If a layer inside a retry rejects a later attempt, the retry
+//! returns the error of the last executed attempt; the rejection goes to the observer and into
+//! [`call_reported`](Policy::call_reported). [`Error::retry_after`] says when a call has a chance again, if the
+//! policy knows.
 //!
 //! # Time
 //!
 //! Every policy reads and waits on one clock, tokio's by default: under
-//! `#[tokio::test(start_paused = true)]` everything runs in virtual time. [`ManualClock`] needs no
-//! runtime and is deterministic. Without a runtime, [`Policy::call_blocking`] parks the thread.
+//! `#[tokio::test(start_paused = true)]` everything runs in virtual time. [`ManualClock`] needs no runtime and
+//! is deterministic. Without a runtime, [`Policy::call_blocking`] parks the thread.
+//! [Testing](guide/testing/index.html) has examples.
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `tokio` | yes | [`TokioClock`]; without it you supply a clock of your own |
+//! | `tokio` | yes | [`TokioClock`]; without it, supply a clock |
 //! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
-//! | `fast-clock` | no | [`FastClock`]: the CPU's counter, and timers that stay registered |
-//! | `chaos` | no | [`chaos::Chaos`]: faults on purpose |
-//! | `dead-letter-file` | no | [`dead_letter::FileSink`]: dead letters survive the process |
+//! | `fast-clock` | no | `FastClock`: reads the CPU's counter and keeps timers registered between calls |
+//! | `chaos` | no | `Chaos`: fault injection |
+//! | `dead-letter-file` | no | `FileSink`: dead letters survive the process |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-// First, for what comes after it to see its macro.
+// First: the modules after it use its macro.
 #[macro_use]
 mod setters;
 
@@ -178,7 +211,7 @@ pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};
 
-/// The README's examples are tests.
+/// Tests the README's examples.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

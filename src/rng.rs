@@ -1,62 +1,33 @@
-//! Random numbers that many callers draw from one handle without a lock.
+//! Random numbers without locks: SplitMix64 (Steele, Lea, and Flood 2014).
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
-
 use crate::sync::{AtomicU64, Ordering};
 
-/// A shared source of random numbers: draw `i` is a pure function of the seed and `i`.
+/// A source of random numbers that threads share.
 ///
-/// The only state is the number of draws so far, so concurrent callers never see the same draw
-/// twice, and a seeded source gives the same sequence on every machine.
+/// A seeded source is reproducible: its `n`-th stream is a pure function of the seed and `n`. An unseeded
+/// source draws from a generator of the calling thread, so threads do not contend.
 #[derive(Debug)]
 pub(crate) struct SharedRng {
-    base: u64,
-    draws: AtomicU64,
-}
-
-impl SharedRng {
-    /// A source that is reproducible when `seed` is given, and unpredictable otherwise.
-    pub(crate) fn new(seed: Option<u64>) -> Self {
-        let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0_u64));
-        Self {
-            // Drawn, not taken: neighbouring seeds must not give shifted copies of one sequence.
-            base: Xoshiro256PlusPlus::seed_from_u64(seed).random(),
-            draws: AtomicU64::new(0),
-        }
-    }
-
-    /// The next number, uniform in `[0, 1)`.
-    pub(crate) fn unit(&self) -> f64 {
-        // Relaxed: the draw publishes nothing; each caller only needs a number of its own.
-        let draw = self.draws.fetch_add(1, Ordering::Relaxed);
-        Xoshiro256PlusPlus::seed_from_u64(self.base.wrapping_add(draw)).random()
-    }
-}
-
-/// A source of short streams of random numbers, for callers that need several numbers at once.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    /// Where the streams begin, and how many have begun, if they are reproducible. Otherwise each thread
-    /// has numbers of its own: threads do not contend.
+    /// The mixed seed and the number of streams begun. `None` without a seed.
     seeded: Option<(u64, AtomicU64)>,
 }
 
-impl Streams {
-    /// A source that is reproducible when `seed` is given, and unpredictable otherwise.
+impl SharedRng {
+    /// Returns a source that is reproducible if `seed` is given, and unpredictable otherwise.
     pub(crate) fn new(seed: Option<u64>) -> Self {
         Self {
+            // Mixed, so that consecutive seeds do not give shifted copies of one sequence.
             seeded: seed.map(|seed| (mix(seed), AtomicU64::new(0))),
         }
     }
 
-    /// Begins the next stream.
+    /// Begins the next stream, for callers that need several numbers at once.
     #[inline]
-    pub(crate) fn begin(&self) -> Stream {
+    pub(crate) fn stream(&self) -> Stream {
         match &self.seeded {
             None => THREAD.with(|thread| {
                 let mut stream = Stream(thread.get());
@@ -68,26 +39,32 @@ impl Streams {
                 Stream(begun)
             }),
             Some((base, begun)) => {
-                // Relaxed: the number publishes nothing.
+                // Relaxed: the counter orders nothing else.
                 let number = begun.fetch_add(1, Ordering::Relaxed);
                 Stream(mix(base.wrapping_add(number)))
             }
         }
     }
+
+    /// Returns the next number, uniform in `[0, 1)`.
+    #[inline]
+    pub(crate) fn unit(&self) -> f64 {
+        self.stream().unit()
+    }
 }
 
 thread_local! {
-    /// The numbers of a thread; zero before the first. Without a destructor, it can be used while the
-    /// thread ends.
+    /// The state of the thread's generator; zero before the first draw. It has no destructor, so it can be
+    /// used while the thread ends.
     static THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A stream of random numbers, a pure function of where it begins (SplitMix64).
+/// A stream of random numbers: a pure function of its first state.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream(u64);
 
 impl Stream {
-    /// A stream that begins here.
+    /// Returns the stream with this state.
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
@@ -102,7 +79,7 @@ impl Stream {
     /// Returns a number below `bound`, which is at most 2³².
     #[inline]
     pub(crate) const fn below(&mut self, bound: usize) -> usize {
-        // The upper half of the product: without a division, and biased by less than 2⁻³².
+        // The upper half of the product avoids a division. The bias is below 2⁻³².
         (((self.bits() >> 32) * bound as u64) >> 32) as usize
     }
 
@@ -118,12 +95,18 @@ impl Stream {
     /// Returns a number in `[0, 1)`.
     #[inline]
     pub(crate) const fn unit(&mut self) -> f64 {
-        const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
-        (self.bits() >> 11) as f64 * SCALE
+        unit(self.bits())
     }
 }
 
-/// Scrambles 64 bits (the finalizer of SplitMix64, Steele, Lea, and Flood 2014).
+/// Maps 64 bits to a number in `[0, 1)`.
+#[inline]
+pub(crate) const fn unit(bits: u64) -> f64 {
+    const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
+    (bits >> 11) as f64 * SCALE
+}
+
+/// Scrambles 64 bits: the finalizer of SplitMix64.
 #[inline]
 pub(crate) const fn mix(bits: u64) -> u64 {
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -137,20 +120,25 @@ mod tests {
 
     #[test]
     fn streams_of_a_seed_are_reproducible_and_differ_from_each_other() {
-        let (a, b) = (Streams::new(Some(7)), Streams::new(Some(7)));
-        let first = a.begin().bits();
-        assert_eq!(first, b.begin().bits());
-        assert_ne!(first, a.begin().bits());
-        assert_ne!(first, Streams::new(Some(8)).begin().bits());
-        let free = Streams::new(None);
-        assert_ne!(free.begin().bits(), free.begin().bits());
-        let other = std::thread::spawn(|| Streams::new(None).begin().bits());
-        assert_ne!(free.begin().bits(), other.join().unwrap());
+        let (a, b) = (SharedRng::new(Some(7)), SharedRng::new(Some(7)));
+        let first = a.stream().bits();
+        assert_eq!(first, b.stream().bits());
+        assert_ne!(first, a.stream().bits());
+        assert_ne!(first, SharedRng::new(Some(8)).stream().bits());
     }
 
     #[test]
-    fn pairs_differ_and_are_uniform_enough() {
-        let mut stream = Streams::new(Some(1)).begin();
+    fn streams_without_a_seed_differ_within_a_thread_and_between_threads() {
+        let unseeded = SharedRng::new(None);
+        assert_ne!(unseeded.stream().bits(), unseeded.stream().bits());
+        assert_ne!(unseeded.unit(), unseeded.unit());
+        let other = std::thread::spawn(|| SharedRng::new(None).stream().bits());
+        assert_ne!(unseeded.stream().bits(), other.join().unwrap());
+    }
+
+    #[test]
+    fn pairs_differ_and_are_uniform() {
+        let mut stream = SharedRng::new(Some(1)).stream();
         let mut pairs = [[0_u32; 5]; 5];
         for _ in 0..100_000 {
             let (first, second) = stream.two_below(5);
@@ -158,59 +146,28 @@ mod tests {
         }
         for (first, seconds) in pairs.iter().enumerate() {
             for (second, count) in seconds.iter().enumerate() {
-                let is_fair = (4_750..5_250).contains(count);
-                assert!(
-                    if first == second {
-                        *count == 0
-                    } else {
-                        is_fair
-                    },
-                    "{pairs:?}"
-                );
+                let expected = if first == second { 0..1 } else { 4_750..5_250 };
+                assert!(expected.contains(count), "{pairs:?}");
             }
         }
         assert!([(0, 1), (1, 0)].contains(&stream.two_below(2)));
     }
 
     #[test]
-    fn numbers_of_streams_are_uniform_enough() {
-        let streams = Streams::new(Some(1));
-        let (mut tenths, mut units) = ([0_u32; 10], [0_u32; 10]);
+    fn numbers_are_uniform_within_streams_and_across_them() {
+        let rng = SharedRng::new(Some(1));
+        let (mut below, mut within, mut across) = ([0_u32; 10], [0_u32; 10], [0_u32; 10]);
         for _ in 0..50_000 {
-            let mut stream = streams.begin();
+            let mut stream = rng.stream();
             for _ in 0..2 {
-                tenths[stream.below(10)] += 1;
-                units[(stream.unit() * 10.0) as usize] += 1;
+                below[stream.below(10)] += 1;
+                within[(stream.unit() * 10.0) as usize] += 1;
+                across[(rng.unit() * 10.0) as usize] += 1;
             }
         }
-        for count in tenths.into_iter().chain(units) {
-            assert!((9_500..10_500).contains(&count), "{tenths:?} {units:?}");
-        }
-    }
-
-    #[test]
-    fn a_seed_reproduces_the_sequence() {
-        let (a, b) = (SharedRng::new(Some(7)), SharedRng::new(Some(7)));
-        for _ in 0..100 {
-            assert_eq!(a.unit(), b.unit());
-        }
-    }
-
-    #[test]
-    fn unseeded_sources_differ() {
-        let (a, b) = (SharedRng::new(None), SharedRng::new(None));
-        assert_ne!(a.unit(), b.unit());
-    }
-
-    #[test]
-    fn draws_are_uniform_enough() {
-        let rng = SharedRng::new(Some(1));
-        let mut tenths = [0_u32; 10];
-        for _ in 0..100_000 {
-            tenths[(rng.unit() * 10.0) as usize] += 1;
-        }
-        for count in tenths {
-            assert!((9_500..10_500).contains(&count), "{tenths:?}");
+        for tenths in [below, within, across] {
+            let is_uniform = tenths.iter().all(|count| (9_500..10_500).contains(count));
+            assert!(is_uniform, "{tenths:?}");
         }
     }
 }

@@ -1,8 +1,7 @@
-//! The setters that most builders have. What they set is the same everywhere; what it is good for
-//! is said where they are listed.
+//! The setters that most builders share. Each builder documents its own.
 
-/// Makes setters in the `impl` of a builder that has fields of their names, itself or, except for the seed,
-/// in a field of type [`Setup`](crate::base::Setup).
+/// Defines setters in the `impl` of a builder. The builder has a field for each, or, with `in field`, a
+/// field of type [`Setup`](crate::base::Setup) that has them. The field `seed` is always the builder's.
 macro_rules! setters {
     (in $setup:ident; $($(#[$text:meta])* $setting:ident;)+) => {
         $(setters! { @$setting [.$setup] $(#[$text])* })+

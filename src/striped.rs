@@ -1,60 +1,61 @@
-//! A counter that threads do not slow each other down with.
+//! A counter without contention, and the thread indices that spread threads over stripes.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// A counter of many writers and few readers: each thread adds to a part of its own, or to one that
-/// few others share.
+/// A counter with many writers and few readers. Threads add to different stripes.
 #[derive(Debug)]
-pub(crate) struct Striped {
-    parts: Box<[Part; PARTS]>,
+pub(crate) struct StripedCounter {
+    stripes: Box<[Stripe; STRIPES]>,
 }
 
-/// By itself in its cache line, and in the pair of lines that processors fetch together.
+/// Aligned to two cache lines, because processors prefetch lines in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Part(AtomicU64);
+struct Stripe(AtomicU64);
 
-const PARTS: usize = 8;
+const STRIPES: usize = 8;
 
-impl Striped {
+impl StripedCounter {
+    /// Returns a counter at zero.
     pub(crate) fn new() -> Self {
         Self {
-            parts: Box::new(std::array::from_fn(|_| Part(AtomicU64::new(0)))),
+            stripes: Box::new(std::array::from_fn(|_| Stripe(AtomicU64::new(0)))),
         }
     }
 
     /// Adds one.
     #[inline]
     pub(crate) fn increment(&self) {
-        // Relaxed, here and below: the numbers publish nothing else.
-        self.parts[home() % PARTS].0.fetch_add(1, Ordering::Relaxed);
+        // Relaxed, here and below: the counter orders nothing else.
+        let stripe = &self.stripes[thread_index() % STRIPES];
+        stripe.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The sum of the parts. Exact when nobody adds.
+    /// Returns the sum of the stripes: exact while no thread adds.
     pub(crate) fn sum(&self) -> u64 {
-        let parts = self.parts.iter();
-        parts.map(|part| part.0.load(Ordering::Relaxed)).sum()
+        let stripes = self.stripes.iter();
+        stripes.map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
     }
 
-    /// Back to zero. What is added meanwhile may be lost or not.
+    /// Resets the counter to zero. Concurrent increments may be lost.
     pub(crate) fn clear(&self) {
-        for part in self.parts.iter() {
-            part.0.store(0, Ordering::Relaxed);
+        for stripe in self.stripes.iter() {
+            stripe.0.store(0, Ordering::Relaxed);
         }
     }
 }
 
-/// A number of the thread, which decides the part it uses. Threads have different ones.
+/// Returns the index of the calling thread, from zero in the order in which threads first ask.
 #[cfg(not(backstop_loom))]
 #[inline]
-pub(crate) fn home() -> usize {
-    match HOME.get() {
+pub(crate) fn thread_index() -> usize {
+    match INDEX.get() {
         usize::MAX => {
-            let home = NEXT.fetch_add(1, Ordering::Relaxed);
-            HOME.set(home);
-            home
+            let index = NEXT.fetch_add(1, Ordering::Relaxed);
+            INDEX.set(index);
+            index
         }
-        home => home,
+        index => index,
     }
 }
 
@@ -63,25 +64,25 @@ static NEXT: crate::sync::AtomicUsize = crate::sync::AtomicUsize::new(0);
 
 #[cfg(not(backstop_loom))]
 thread_local! {
-    // With neither a destructor nor a start-up, reading it is one load, also while the thread ends.
-    static HOME: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
+    // Const and without a destructor: reading it is one load, also while the thread ends.
+    static INDEX: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
 }
 
-// Loom's threads are one of the system's: here each says which it is.
+// Loom runs its threads on one system thread, so tests set the index of each.
 #[cfg(backstop_loom)]
 loom::thread_local! {
-    static HOME: std::cell::Cell<usize> = std::cell::Cell::new(0);
+    static INDEX: std::cell::Cell<usize> = std::cell::Cell::new(0);
 }
 
 #[cfg(backstop_loom)]
-pub(crate) fn home() -> usize {
-    HOME.with(std::cell::Cell::get)
+pub(crate) fn thread_index() -> usize {
+    INDEX.with(std::cell::Cell::get)
 }
 
-/// From here on the calling thread's number is `home`.
+/// Sets the index of the calling thread.
 #[cfg(test)]
-pub(crate) fn move_to(home: usize) {
-    HOME.with(|cell| cell.set(home));
+pub(crate) fn set_thread_index(index: usize) {
+    INDEX.with(|cell| cell.set(index));
 }
 
 #[cfg(all(test, not(backstop_loom)))]
@@ -90,14 +91,14 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn nothing_is_lost() {
-        let counter = Striped::new();
+    fn increments_of_all_threads_are_counted_until_a_clear() {
+        let counter = StripedCounter::new();
         thread::scope(|scope| {
-            for _ in 0..PARTS + 3 {
+            for _ in 0..STRIPES + 3 {
                 scope.spawn(|| (0..1000).for_each(|_| counter.increment()));
             }
         });
-        assert_eq!(counter.sum(), (PARTS as u64 + 3) * 1000);
+        assert_eq!(counter.sum(), (STRIPES as u64 + 3) * 1000);
         counter.clear();
         assert_eq!(counter.sum(), 0);
     }

@@ -1,4 +1,4 @@
-//! The atomics and locks of the crate: std's, or loom's when its model checker runs the tests.
+//! Atomics and locks of std, or of loom under its model checker.
 
 #[cfg(not(backstop_loom))]
 pub(crate) use std::{
@@ -14,15 +14,15 @@ pub(crate) use loom::{
     thread::yield_now as spin,
 };
 
-/// Locks even when a thread panicked while it held the lock: what is behind the locks of this
-/// crate is valid between any two statements.
+/// Locks a mutex and ignores poisoning: the data behind the locks of this crate is valid between any two
+/// statements.
 pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// As [`lock`], for locks that loom checks.
+/// Locks a mutex that is loom's under the model checker, and ignores poisoning as [`lock`] does.
 pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

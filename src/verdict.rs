@@ -1,9 +1,10 @@
-//! What a result says about the health of the dependency, and about trying again.
+//! Verdicts: the health of the dependency, and whether another attempt may help.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Rejected, TimedOut};
-use crate::instant::nanos;
+use crate::instant::{Rounded, nanos};
 
 /// What a result says about the health of the dependency, and about trying again.
 ///
@@ -19,22 +20,19 @@ use crate::instant::nanos;
 /// | [`permanent`](Self::permanent) | healthy | no | 403, 404: the caller's fault |
 /// | [`failure`](Self::failure) | unhealthy | no | the server said not to retry |
 /// | [`ignore`](Self::ignore) | neutral | no | cancelled by the user |
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    // 16 bytes without a gap. The compiler moves a gap together with what follows it, as one wide
-    // load over stores that are narrower: that stalled every call for 4 ns.
-    /// Nanoseconds the server asked to wait; `u64::MAX` when it did not say.
+    // Two whole words. Narrow fields, and a gap between fields, are copied by wide loads over narrow stores,
+    // which stalled every call for 4 ns.
+    /// Nanoseconds the server asked to wait; [`UNKNOWN`](Self::UNKNOWN) if it did not say.
     after: u64,
-    health: Health,
-    /// [`RETRY`] and [`RESETS`].
-    advice: u8,
-    class: ErrorClass,
-    executed: bool,
+    /// The flags below, the health from bit [`HEALTH`](Self::HEALTH), the class from bit
+    /// [`CLASS`](Self::CLASS).
+    bits: u64,
 }
 
 /// What a result says about the dependency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
 pub enum Health {
     /// It works: it answered, if only to say that the caller was wrong.
     Healthy,
@@ -44,9 +42,25 @@ pub enum Health {
     Neutral,
 }
 
-/// What kind of failure it was. Retry budgets may charge each a price of its own.
+impl Health {
+    /// Returns the health as an identifier for logs and metrics, such as `unhealthy`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Neutral => "neutral",
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The kind of a failure. Retry budgets may charge each a price of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
 #[non_exhaustive]
 pub enum ErrorClass {
     /// A fault that may be gone at the next attempt. Also the class of results without an error.
@@ -55,6 +69,23 @@ pub enum ErrorClass {
     Throttled,
     /// No answer in time.
     Timeout,
+}
+
+impl ErrorClass {
+    /// Returns the class as an identifier for logs and metrics, such as `throttled`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Throttled => "throttled",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl fmt::Display for ErrorClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// What a result says about trying again.
@@ -68,38 +99,52 @@ pub enum RetryAdvice {
     After(Duration),
 }
 
-const UNKNOWN: u64 = u64::MAX;
-
-/// Another attempt may help.
-const RETRY: u8 = 1;
-/// The backoff starts over.
-const RESETS: u8 = 2;
+impl fmt::Display for RetryAdvice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => f.pad("no retry"),
+            Self::Yes => f.pad("retry"),
+            Self::After(after) => write!(f, "retry after {}", Rounded(*after)),
+        }
+    }
+}
 
 impl Verdict {
+    const UNKNOWN: u64 = u64::MAX;
+
+    /// Another attempt may help.
+    const RETRY: u64 = 1;
+    /// The backoff starts over.
+    const RESETS: u64 = 1 << 1;
+    /// The attempt has had no effect.
+    const NOT_EXECUTED: u64 = 1 << 2;
+    /// Shift of the health: two bits.
+    const HEALTH: u32 = 8;
+    /// Shift of the class: two bits.
+    const CLASS: u32 = 16;
+
+    #[inline]
     const fn new(health: Health, retry: bool, class: ErrorClass) -> Self {
         Self {
-            after: UNKNOWN,
-            health,
-            advice: if retry { RETRY } else { 0 },
-            class,
-            executed: true,
+            after: Self::UNKNOWN,
+            bits: (class as u64) << Self::CLASS | (health as u64) << Self::HEALTH | retry as u64,
         }
     }
 
-    /// A good answer.
+    /// Returns the verdict on a good answer.
     #[inline]
     pub const fn success() -> Self {
         Self::new(Health::Healthy, false, ErrorClass::Transient)
     }
 
-    /// A fault of the dependency that may be gone at the next attempt.
+    /// Returns the verdict on a fault of the dependency that may be gone at the next attempt.
     #[inline]
     pub const fn transient() -> Self {
         Self::new(Health::Unhealthy, true, ErrorClass::Transient)
     }
 
-    /// The dependency is overloaded or the caller over its limit; `after` is how long it asked to
-    /// wait, if it said so.
+    /// Returns the verdict on an answer of an overloaded dependency, or of one whose limit the caller exceeds.
+    /// `after` is how long it asked to wait, if it said so.
     pub fn throttled(after: impl Into<Option<Duration>>) -> Self {
         let verdict = Self::new(Health::Unhealthy, true, ErrorClass::Throttled);
         match after.into() {
@@ -108,37 +153,39 @@ impl Verdict {
         }
     }
 
-    /// The server said when to try again, and that it expects to be well by then: the backoff starts over
-    /// afterwards. The pushback of gRPC (`grpc-retry-pushback-ms`), if it is not negative; a negative or
-    /// malformed one is a [`failure`](Self::failure).
+    /// Returns the verdict on an answer of a server that says when to try again and expects to be well by
+    /// then: the backoff starts over afterwards. The pushback of gRPC (`grpc-retry-pushback-ms`), if it is not
+    /// negative; a negative or malformed one is a [`failure`](Self::failure).
     pub const fn pushback(after: Duration) -> Self {
         let mut verdict = Self::transient().after(after);
-        verdict.advice |= RESETS;
+        verdict.bits |= Self::RESETS;
         verdict
     }
 
-    /// The caller's fault: the dependency is healthy and another attempt would end the same way.
+    /// Returns the verdict on a fault of the caller: the dependency is healthy, and another attempt would end
+    /// the same way.
     pub const fn permanent() -> Self {
         Self::new(Health::Healthy, false, ErrorClass::Transient)
     }
 
-    /// A fault of the dependency that must not be retried, such as a negative pushback of gRPC.
+    /// Returns the verdict on a fault of the dependency that must not be retried, such as a negative pushback
+    /// of gRPC.
     pub const fn failure() -> Self {
         Self::new(Health::Unhealthy, false, ErrorClass::Transient)
     }
 
-    /// Says nothing about the dependency, and is not retried.
+    /// Returns the verdict on a result that says nothing about the dependency and is not retried.
     pub const fn ignore() -> Self {
         Self::new(Health::Neutral, false, ErrorClass::Transient)
     }
 
-    /// No answer in time: unhealthy, retried where that is safe.
+    /// Returns the verdict on an attempt without an answer in time: unhealthy, and retried where that is safe.
     pub const fn timed_out() -> Self {
         Self::new(Health::Unhealthy, true, ErrorClass::Timeout)
     }
 
-    /// The verdict of a timeout. A cut by a deadline from outside says nothing about the dependency, which
-    /// may have had hardly any time, and leaves none for another attempt.
+    /// Returns the verdict on a timeout. One by a deadline from outside says nothing about the dependency,
+    /// which may have had hardly any time, and no time is left for another attempt.
     pub const fn of_timed_out(timed_out: &TimedOut) -> Self {
         if timed_out.is_by_deadline() {
             Self::new(Health::Neutral, false, ErrorClass::Timeout)
@@ -147,28 +194,35 @@ impl Verdict {
         }
     }
 
-    /// The verdict of a refusal: it says nothing about the dependency, which was never reached. A
-    /// refusal that ends by itself may be waited out; an open circuit is not, unless the retry says
-    /// so.
+    /// Returns the verdict on a rejection. It says nothing about the dependency, which was never reached.
+    ///
+    /// A rejection that passes with time is retried: see the table at [`Reason`]. One with
+    /// [`Reason::Custom`] is retried if it says after what time.
     pub const fn of_rejected(rejected: &Rejected) -> Self {
-        let again = matches!(
-            rejected.reason(),
+        let after = rejected.retry_after();
+        let again = match rejected.reason() {
             Reason::RateLimited
-                | Reason::BulkheadFull
-                | Reason::QueueTimeout
-                | Reason::Shed
-                | Reason::Throttled
-                | Reason::NoEndpoint
-        );
+            | Reason::BulkheadFull
+            | Reason::QueueTimeout
+            | Reason::Shed
+            | Reason::Throttled
+            | Reason::NoEndpoint => true,
+            Reason::Custom => after.is_some(),
+            Reason::CircuitOpen
+            | Reason::DeadlineTooClose
+            | Reason::Isolated
+            | Reason::CostExceedsLimit
+            | Reason::NotRepeatable => false,
+        };
         let verdict = Self::new(Health::Neutral, again, ErrorClass::Throttled).not_executed();
-        match rejected.retry_after() {
+        match after {
             Some(after) => verdict.after(after),
             None => verdict,
         }
     }
 
-    /// The verdict of a result when no classifier has spoken. Takes it as
-    /// [`Classify::by`](crate::Classify::by) gives it.
+    /// Returns the verdict on a result without a classifier. Takes the result as
+    /// [`Classify::by`](crate::Classify::by) passes it.
     ///
     /// # Example
     ///
@@ -192,58 +246,58 @@ impl Verdict {
         }
     }
 
-    /// The same verdict with the time the server asked to wait. Does not make it retryable.
+    /// Returns the verdict with the time the server asked to wait. Does not make it retryable.
     #[must_use]
     pub const fn after(mut self, after: Duration) -> Self {
         self.after = match nanos(after) {
-            UNKNOWN => UNKNOWN - 1,
+            Self::UNKNOWN => Self::UNKNOWN - 1,
             nanos => nanos,
         };
         self
     }
 
-    /// The same verdict with another health. A 429 that should not trip a breaker is
+    /// Returns the verdict with another health. A 429 that should not trip a breaker is
     /// `Verdict::throttled(after).with_health(Health::Neutral)`.
     #[must_use]
     pub const fn with_health(mut self, health: Health) -> Self {
-        self.health = health;
+        self.bits = self.bits & !(0b11 << Self::HEALTH) | (health as u64) << Self::HEALTH;
         self
     }
 
-    /// The same verdict with another answer to whether another attempt may help.
+    /// Returns the verdict with another answer to whether another attempt may help.
     #[must_use]
     #[inline]
     pub const fn with_retry(mut self, retry: bool) -> Self {
-        self.advice = if retry {
-            self.advice | RETRY
-        } else {
-            self.advice & !RETRY
-        };
+        self.bits = self.bits & !Self::RETRY | retry as u64;
         self
     }
 
-    /// The same verdict with another class of error.
+    /// Returns the verdict with another class of error.
     #[must_use]
     pub const fn with_class(mut self, class: ErrorClass) -> Self {
-        self.class = class;
+        self.bits = self.bits & !(0b11 << Self::CLASS) | (class as u64) << Self::CLASS;
         self
     }
 
-    /// The same verdict for an attempt that is known not to have been executed, such as a refused
-    /// connection: repeating it is safe even when the operation is not idempotent.
+    /// Returns the verdict for an attempt that is known not to have been executed, such as one
+    /// without a connection: repeating it is safe even if the operation is not idempotent.
     #[must_use]
     pub const fn not_executed(mut self) -> Self {
-        self.executed = false;
+        self.bits |= Self::NOT_EXECUTED;
         self
     }
 
-    /// What it says about the dependency.
+    /// Returns what the result says about the dependency.
     #[inline]
     pub const fn health(&self) -> Health {
-        self.health
+        match self.bits >> Self::HEALTH & 0b11 {
+            0 => Health::Healthy,
+            1 => Health::Unhealthy,
+            _ => Health::Neutral,
+        }
     }
 
-    /// What it says about trying again.
+    /// Returns what the result says about trying again.
     pub const fn retry(&self) -> RetryAdvice {
         match (self.is_retryable(), self.hint()) {
             (false, _) => RetryAdvice::No,
@@ -252,33 +306,61 @@ impl Verdict {
         }
     }
 
-    /// Whether another attempt may help.
+    /// Returns whether another attempt may help.
     #[inline]
     pub const fn is_retryable(&self) -> bool {
-        self.advice & RETRY != 0
+        self.bits & Self::RETRY != 0
     }
 
-    /// Whether the backoff starts over after it.
+    /// Returns whether the backoff starts over after it.
     pub const fn resets_backoff(&self) -> bool {
-        self.advice & RESETS != 0
+        self.bits & Self::RESETS != 0
     }
 
-    /// How long the server asked to wait, if it did. 584 years or more count as "for ever".
+    /// Returns how long the server asked to wait, if it did. Times above 584 years are cut to that.
     pub const fn hint(&self) -> Option<Duration> {
         match self.after {
-            UNKNOWN => None,
+            Self::UNKNOWN => None,
             nanos => Some(Duration::from_nanos(nanos)),
         }
     }
 
-    /// What kind of failure it was.
+    /// Returns the kind of the failure.
     pub const fn class(&self) -> ErrorClass {
-        self.class
+        match self.bits >> Self::CLASS & 0b11 {
+            0 => ErrorClass::Transient,
+            1 => ErrorClass::Throttled,
+            _ => ErrorClass::Timeout,
+        }
     }
 
-    /// Whether the attempt may have had an effect.
+    /// Returns whether the attempt may have had an effect.
     pub const fn may_have_been_executed(&self) -> bool {
-        self.executed
+        self.bits & Self::NOT_EXECUTED == 0
+    }
+}
+
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verdict")
+            .field("health", &self.health())
+            .field("retry", &self.is_retryable())
+            .field("hint", &self.hint())
+            .field("class", &self.class())
+            .field("resets_backoff", &self.resets_backoff())
+            .field("may_have_been_executed", &self.may_have_been_executed())
+            .finish()
+    }
+}
+
+/// `unhealthy, retry after 5s`.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.health(), self.retry())?;
+        match self.may_have_been_executed() {
+            true => Ok(()),
+            false => f.write_str(", not executed"),
+        }
     }
 }
 
@@ -287,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn constructors_say_it_in_words() {
+    fn constructors_have_the_health_and_the_advice_of_their_names() {
         let second = Duration::from_secs(1);
         let table = [
             (Verdict::success(), Health::Healthy, RetryAdvice::No),
@@ -322,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_nothing_about_the_dependency() {
+    fn a_rejection_says_nothing_about_the_dependency() {
         for reason in [
             Reason::RateLimited,
             Reason::BulkheadFull,
@@ -349,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_of_for_ever_is_not_no_hint() {
+    fn an_endless_hint_is_kept_as_a_hint() {
         for after in [Duration::from_nanos(u64::MAX), Duration::MAX] {
             let hint = Verdict::throttled(after).hint();
             assert_eq!(hint, Some(Duration::from_nanos(u64::MAX - 1)));
@@ -360,5 +442,53 @@ mod tests {
     #[test]
     fn a_verdict_is_two_words() {
         assert!(size_of::<Verdict>() <= 16);
+    }
+
+    #[test]
+    fn a_custom_rejection_is_retried_if_it_says_when() {
+        let rejected = Rejected::new("maintenance", Reason::Custom);
+        assert!(!Verdict::of_rejected(&rejected).is_retryable());
+        let second = Duration::from_secs(1);
+        let verdict = Verdict::of_rejected(&rejected.with_retry_after(second));
+        assert_eq!(verdict.retry(), RetryAdvice::After(second));
+    }
+
+    #[test]
+    fn setters_change_one_part_each() {
+        let classes = [
+            ErrorClass::Transient,
+            ErrorClass::Throttled,
+            ErrorClass::Timeout,
+        ];
+        for health in [Health::Healthy, Health::Unhealthy, Health::Neutral] {
+            for class in classes {
+                for retry in [false, true] {
+                    let verdict = Verdict::pushback(Duration::from_secs(7))
+                        .not_executed()
+                        .with_health(health)
+                        .with_class(class)
+                        .with_retry(retry);
+                    assert_eq!((verdict.health(), verdict.class()), (health, class));
+                    assert_eq!(verdict.is_retryable(), retry);
+                    assert!(verdict.resets_backoff() && !verdict.may_have_been_executed());
+                    assert_eq!(verdict.hint(), Some(Duration::from_secs(7)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_verdict_prints_words() {
+        let verdict = Verdict::throttled(Duration::from_secs(5)).not_executed();
+        assert_eq!(
+            verdict.to_string(),
+            "unhealthy, retry after 5s, not executed"
+        );
+        assert_eq!(Verdict::success().to_string(), "healthy, no retry");
+        assert_eq!(
+            format!("{:?}", Verdict::transient()),
+            "Verdict { health: Unhealthy, retry: true, hint: None, class: Transient, \
+             resets_backoff: false, may_have_been_executed: true }"
+        );
     }
 }

@@ -44,9 +44,9 @@ struct World {
     budget: RetryBudget,
     /// One permit, and room for one call that waits for it.
     bulkhead: Bulkhead,
-    /// Takes one trial call at a time, and needs two that end well.
+    /// Takes one probe at a time, and needs two that end well.
     breaker: CircuitBreaker,
-    /// A token for each step, and room for those who wait.
+    /// A token for each step, and room for waiters.
     limiter: RateLimiter,
     limiters: KeyedRateLimiter<u32>,
     throttle: Throttle,
@@ -67,11 +67,11 @@ impl World {
     fn new() -> Self {
         let clock = ManualClock::new();
         let limit = Aimd::builder().initial(1).max(1).build().unwrap();
-        let bulkhead = Bulkhead::builder().adaptive(limit).queue(1);
-        // Refuses about half of the calls after a failure.
+        let bulkhead = Bulkhead::builder().adaptive(limit).max_waiting(1);
+        // Rejects about half of the calls after a failure.
         let throttle = Throttle::builder().seed(1).clock(clock.clone());
         let throttle = throttle
-            .min_requests(1)
+            .min_calls(1)
             .max_rejection(0.5)
             .grace(Duration::ZERO);
         let breaker = CircuitBreaker::builder()
@@ -165,13 +165,13 @@ impl World {
         assert_eq!(budget.extras_in_flight, 0, "retries in the budget, {when}");
         let bulkhead = self.bulkhead.snapshot();
         assert_eq!(bulkhead.in_flight, 0, "permits, {when}");
-        assert_eq!(bulkhead.queued, 0, "places in line, {when}");
+        assert_eq!(bulkhead.waiting, 0, "places in line, {when}");
         let limiter = self.limiter.snapshot();
         assert_eq!(limiter.waiting, 0, "callers that wait for a token, {when}");
         assert!(limiter.available[0] >= 0, "tokens, {when}");
         let breaker = self.breaker.snapshot();
-        assert_eq!(breaker.probes_in_flight, 0, "trial calls, {when}");
-        // Nor a health check, which would keep trial calls out.
+        assert_eq!(breaker.probes_in_flight, 0, "probes, {when}");
+        // Nor a health check, which would keep probes out.
         self.breaker.trip_for(Duration::ZERO);
         assert!(self.breaker.try_acquire().is_ok(), "health checks, {when}");
         assert_eq!(self.hedge.snapshot().in_flight, 0, "copies, {when}");
@@ -179,15 +179,19 @@ impl World {
         let left = (flights.flights, flights.waiting);
         assert_eq!(left, (0, 0), "shared executions, {when}");
         let throttle = self.throttle.snapshot();
-        assert_eq!(throttle.pending, 0, "calls in the throttle, {when}");
+        assert_eq!(throttle.in_flight, 0, "calls in the throttle, {when}");
         let nodes = self.endpoints.snapshot().nodes;
         let in_flight: u32 = nodes.iter().map(|node| node.in_flight).sum();
         assert_eq!(in_flight, 0, "calls of endpoints, {when}");
         // It holds nothing for a call, and goes on as before.
-        let shed = self.shedder.snapshot().shed;
-        let refused = (0..100).filter(|_| self.shedder.admit(Priority::LOWEST).is_err());
-        let refused = refused.count() as u64;
-        assert_eq!(self.shedder.snapshot().shed, shed + refused, "shed, {when}");
+        let shed = self.shedder.snapshot().rejected;
+        let rejected = (0..100).filter(|_| self.shedder.try_acquire(Priority::LOWEST).is_err());
+        let rejected = rejected.count() as u64;
+        assert_eq!(
+            self.shedder.snapshot().rejected,
+            shed + rejected,
+            "shed, {when}"
+        );
         // Nor a deadline that the next call on this thread would inherit.
         let long = self.timeout(1000);
         let left = long.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining()) });
@@ -395,7 +399,7 @@ const FUTURES: &[(&str, Make)] = &[
     ("a health check", |w| {
         w.breaker.trip();
         Box::pin(async {
-            let checks = Box::pin(w.breaker.probe_with(STEP, || w.operation()));
+            let checks = Box::pin(w.breaker.check_with(STEP, || w.operation()));
             select(checks, Box::pin(w.clock.sleep(STEP * 8))).await;
         })
     }),

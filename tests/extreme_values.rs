@@ -1,5 +1,5 @@
 //! Zero, not-a-number, infinity and the largest numbers in every setting of every builder: each is
-//! refused with an error that names the setting, or has a defined effect. Nothing panics, overflows
+//! rejected with an error that names the setting, or has a defined effect. Nothing panics, overflows
 //! or hangs.
 
 mod values;
@@ -277,7 +277,7 @@ fn clocks_and_instants() {
 }
 
 #[test]
-fn refusals() {
+fn rejections() {
     for time in TIMES {
         let rejected = Rejected::new("limiter", Reason::RateLimited).with_retry_after(time);
         match rejected.retry_after() {
@@ -339,10 +339,10 @@ fn percentage_budgets() {
             spend,
         );
         check(
-            "floor_per_second",
+            "floor",
             &COUNTS,
             |_| true,
-            |n| budget().floor_per_second(n).build(),
+            |n| budget().floor(n).build(),
             spend,
         );
         let is_window = |window| (TIMES[2]..=TIMES[3]).contains(&window);
@@ -353,10 +353,7 @@ fn percentage_budgets() {
             |time| budget().window(time).build(),
             spend,
         );
-        let largest = budget()
-            .ratio(1000.0)
-            .floor_per_second(u32::MAX)
-            .window(TIMES[3]);
+        let largest = budget().ratio(1000.0).floor(u32::MAX).window(TIMES[3]);
         spend(largest.build().unwrap());
     }
 }
@@ -438,13 +435,13 @@ fn in_flight_budgets() {
         spend,
     );
     check(
-        "at_least",
+        "floor",
         &COUNTS,
         |_| true,
-        |n| budget().at_least(n).build(),
+        |n| budget().floor(n).build(),
         spend,
     );
-    spend(budget().ratio(1000.0).at_least(u32::MAX).build().unwrap());
+    spend(budget().ratio(1000.0).floor(u32::MAX).build().unwrap());
 }
 
 // ===== Throttle =====
@@ -463,7 +460,7 @@ fn drive(throttle: ThrottleBuilder) {
                     assert!(seen.rejection_probability >= 0.0, "{seen:?}");
                     assert!(seen.rejection_probability <= seen.max_rejection, "{seen:?}");
                     assert!(seen.requests_per_second.is_finite(), "{seen:?}");
-                    let parts = seen.accepts + seen.failures + seen.pending;
+                    let parts = seen.accepts + seen.failures + seen.in_flight;
                     assert_eq!(seen.requests, parts, "{seen:?}");
                     if let Ok(permit) = open {
                         permit.record(verdict);
@@ -505,17 +502,17 @@ fn throttles() {
         drive,
     );
     check(
-        "min_rps",
+        "min_calls_per_second",
         &NUMBERS,
         |n| n >= 0.0 && n.is_finite(),
-        |n| built(throttle().min_rps(n)),
+        |n| built(throttle().min_calls_per_second(n)),
         drive,
     );
     check(
-        "min_requests",
+        "min_calls",
         &COUNTS,
-        |_| true,
-        |n| built(throttle().min_requests(n)),
+        |n| n > 0,
+        |n| built(throttle().min_calls(n)),
         drive,
     );
     check(
@@ -555,7 +552,7 @@ fn throttles() {
         .success_threshold(f64::MIN_POSITIVE)
         .aggression(f64::MAX)
         .max_rejection(1.0)
-        .min_requests(0);
+        .min_calls(1);
     drive(harshest.clone());
-    drive(harshest.success_threshold(1.0).count_refused(true));
+    drive(harshest.success_threshold(1.0).count_rejected(true));
 }

@@ -80,12 +80,12 @@ fn a_limiter_takes_half_a_kilobyte() {
 #[test]
 fn known_keys_are_looked_up_without_allocating() {
     let limits = keyed::<String>(Quota::per_hour(10), 1000);
-    let _ = limits.try_acquire("somebody with a long name");
+    let _ = limits.try_acquire("a client with a long name");
     let allocated = measure(|| {
         for _ in 0..50 {
-            let _ = black_box(limits.try_acquire("somebody with a long name"));
-            let _ = black_box(limits.peek("nobody"));
-            let limited = limits.of("somebody with a long name");
+            let _ = black_box(limits.try_acquire("a client with a long name"));
+            let _ = black_box(limits.peek("unknown"));
+            let limited = limits.get("a client with a long name");
             ready(limited.call(|| async { Ok::<_, ()>(1) }));
         }
     });

@@ -128,7 +128,7 @@ fn pitfall_43_a_budget_bounds_the_extra_calls_of_failing_traffic() {
     let clock = ManualClock::new();
     let budget = RetryBudget::percentage()
         .ratio(0.2)
-        .floor_per_second(0)
+        .floor(0)
         .clock(clock.clone())
         .build()
         .unwrap();
@@ -310,7 +310,7 @@ fn throttled_answers_start_from_a_longer_delay() {
     assert_eq!(attempts_of!(&clock, &stack), [s(0), s(1), s(3)]);
 }
 
-/// Refuses every call.
+/// Rejects every call.
 struct Refuse(Rejected);
 
 impl Guard for Refuse {
@@ -323,7 +323,7 @@ impl Guard for Refuse {
     fn exit<T, E>(&self, (): (), _: &mut Outcome<T, E>) {}
 }
 
-fn refused_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duration {
+fn rejected_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duration {
     let start = elapsed(clock);
     let stack = Pipeline::new((retry, Guarded(Refuse(rejected))));
     // Never executed, so it may be repeated even so.
@@ -334,19 +334,19 @@ fn refused_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duratio
 }
 
 #[test]
-fn refusals_of_inner_layers_are_waited_out_exactly() {
+fn the_time_of_a_rejection_is_waited_exactly() {
     let clock = ManualClock::new();
     let retry = || doubling(&clock).max_attempts(2);
     let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(42));
     assert_eq!(
-        refused_for(&clock, retry().build().unwrap(), limited),
+        rejected_for(&clock, retry().build().unwrap(), limited),
         s(42)
     );
 
     let open = Rejected::new("breaker", Reason::CircuitOpen).with_retry_after(s(42));
-    assert_eq!(refused_for(&clock, retry().build().unwrap(), open), s(0));
+    assert_eq!(rejected_for(&clock, retry().build().unwrap(), open), s(0));
     let patient = retry().retry_open_circuit(true).build().unwrap();
-    assert_eq!(refused_for(&clock, patient, open), s(42));
+    assert_eq!(rejected_for(&clock, patient, open), s(42));
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn what_never_reached_the_dependency_costs_no_budget() {
         let before = budget.snapshot();
         let retry = doubling(&clock).max_attempts(2).budget(budget.clone());
         let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(7));
-        assert_eq!(refused_for(&clock, retry.build().unwrap(), limited), s(7));
+        assert_eq!(rejected_for(&clock, retry.build().unwrap(), limited), s(7));
         assert_eq!(budget.snapshot(), before);
     }
 }
@@ -427,7 +427,7 @@ fn a_budget_counts_the_attempts_in_flight_until_they_end() {
 #[test]
 fn an_attempt_that_has_ended_does_not_stand_in_the_way_of_the_next() {
     let clock = ManualClock::new();
-    let one = RetryBudget::in_flight().ratio(0.0).at_least(1);
+    let one = RetryBudget::in_flight().ratio(0.0).floor(1);
     let budget = one.build().unwrap();
     let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
     // Each retry is the only one in flight while it lasts.

@@ -69,7 +69,7 @@ fn limiter() -> RateLimiter {
 }
 
 fn bulkhead() -> Bulkhead {
-    Bulkhead::builder().queue(9).build().unwrap()
+    Bulkhead::builder().max_waiting(9).build().unwrap()
 }
 
 fn hedge() -> Hedge {
@@ -234,7 +234,7 @@ async fn every_policy_alone() {
         throttle(),
         breaker(),
         limiter(),
-        KEYS.of(&7),
+        KEYS.get(&7),
         Keyed::new(|_: &u64| breaker()).get(&7),
         bulkhead(),
         Bulkhead::new(25),
@@ -317,7 +317,7 @@ async fn wrappers() {
         Arc::new(Pipeline::new(retry()).observer(|_: &Event| {})),
         &*PIPELINE,
         PIPELINE.with(CallOptions::new().idempotent(false).deadline(MINUTE)),
-        PIPELINE.around((breaker(), KEYS.of(&7))),
+        PIPELINE.around((breaker(), KEYS.get(&7))),
         PIPELINE.with(CallOptions::new().cost(2)).around(timeout()),
         (&*PIPELINE, breaker()),
     ];
@@ -459,7 +459,7 @@ async fn a_client_with_keyed_layers() {
                 &self.total,
                 &self.retry,
                 &self.breakers.get(host),
-                self.limits.of(&tenant),
+                self.limits.get(&tenant),
                 &self.attempt,
             )
                 .call(|| fetch(host, true))
@@ -482,7 +482,9 @@ async fn a_client_with_keyed_layers() {
         breakers: Keyed::new(|_: &String| breaker()),
         limits: KEYS.clone(),
         attempt: timeout(),
-        pipeline: Pipeline::new(()).named("hosts").observer(|_: &Event| {}),
+        pipeline: Pipeline::new(())
+            .with_name("hosts")
+            .observer(|_: &Event| {}),
     });
     let task = client.clone();
     assert_eq!(

@@ -65,7 +65,7 @@ fn a_ready_operation_costs_no_timer() {
 }
 
 #[test]
-fn zero_lets_through_only_what_is_ready_at_once() {
+fn zero_admits_only_an_operation_that_is_ready_at_once() {
     let clock = ManualClock::new();
     let zero = timeout(&clock, Duration::ZERO);
     assert_eq!(clock.block_on(zero.call(|| ready(Ok::<_, ()>(1)))), Ok(1));
@@ -245,7 +245,7 @@ async fn pitfall_51_a_panic_in_a_task_is_not_a_timeout() {
     assert!(result.unwrap_err().into_operation().unwrap().is_panic());
 }
 
-/// A clock that can be set back.
+/// A clock that can jump backwards.
 #[derive(Debug, Clone)]
 struct Skewed {
     inner: ManualClock,

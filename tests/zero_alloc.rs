@@ -87,7 +87,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!("bulkhead", bulkhead().build().unwrap());
     assert_no_allocation!(
         "bulkhead with a queue",
-        bulkhead().queue(9).build().unwrap(),
+        bulkhead().max_waiting(9).build().unwrap(),
     );
     let aimd = limit::Aimd::builder().build().unwrap();
     assert_no_allocation!(
@@ -99,11 +99,11 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!(
         "bulkhead with a queue, load shedder",
         (
-            bulkhead().queue(9).build().unwrap(),
+            bulkhead().max_waiting(9).build().unwrap(),
             shedder().build().unwrap(),
         ),
     );
-    // Everybody would be shed, from the first update on.
+    // All calls would be shed, from the first update on.
     let shedding = shedder().signal(1.0, || 1.0).shadow(true).max_shed(1.0);
     let shedding = shedding.update_interval(Duration::from_nanos(1));
     let shedding = shedding.build().unwrap();
@@ -169,7 +169,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     }
     let keys = KeyedRateLimiter::builder().quota(second);
     let keys = keys.clock(clock.clone()).build().unwrap();
-    assert_no_allocation!("one key's rate limiter", keys.of(&7_u64));
+    assert_no_allocation!("one key's rate limiter", keys.get(&7_u64));
     let limiter = RateLimiter::builder().quota(second).clock(clock.clone());
     let limiter = limiter.build().unwrap();
 
@@ -239,7 +239,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
         classify(),
     );
     assert_no_allocation!("stack", &stack);
-    let pipeline = Pipeline::new(stack).named("stack");
+    let pipeline = Pipeline::new(stack).with_name("stack");
     assert_no_allocation!("pipeline", &pipeline);
     let options = CallOptions::new().idempotent(false).deadline(minute);
     assert_no_allocation!("pipeline with options", pipeline.with(options));

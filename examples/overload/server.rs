@@ -9,10 +9,9 @@ use std::time::Duration;
 use backstop::{Clock, Instant, ManualClock};
 use futures::future::join_all;
 
-/// Serves so many requests at once; the others queue up inside, first in, first out.
+/// A server with a fixed number of workers and an internal FIFO queue.
 ///
-/// It does not notice when a caller has given up: the work is done all the same. That is what makes
-/// overload so costly.
+/// It does not notice that a caller has given up, and does the work nevertheless. That makes overload costly.
 #[derive(Debug)]
 pub(crate) struct Server {
     clock: ManualClock,
@@ -22,7 +21,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server with `workers` workers that take `service` for a request.
+    /// Returns a server with `workers` workers that take `service` per request.
     pub(crate) fn new(clock: &ManualClock, workers: u32, service: Duration) -> Self {
         Self {
             clock: clock.clone(),
@@ -44,33 +43,33 @@ impl Server {
         self.clock.sleep_until(end).await;
     }
 
-    /// How many requests it can serve in a second.
+    /// Returns the capacity in requests per second.
     pub(crate) fn capacity(&self) -> f64 {
         self.free_at.borrow().len() as f64 / self.service.get().as_secs_f64()
     }
 }
 
-/// What became of the calls of a run.
+/// Results of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
-    /// How long each good call took.
+    /// Latency of each successful call.
     pub(crate) latencies: Vec<Duration>,
-    /// How many calls there were.
+    /// Number of calls.
     pub(crate) offered: usize,
 }
 
 impl Results {
-    /// The latency that 99 in 100 good calls did not exceed; zero without any.
-    pub(crate) fn p99(&mut self) -> Duration {
+    /// Returns the 99th percentile of the latencies, or `None` without successful calls.
+    pub(crate) fn p99(&mut self) -> Option<Duration> {
         self.latencies.sort_unstable();
         let rank = (self.latencies.len() * 99).div_ceil(100);
         let index = rank.saturating_sub(1);
-        self.latencies.get(index).copied().unwrap_or_default()
+        self.latencies.get(index).copied()
     }
 }
 
-/// Calls at an even rate, whatever becomes of them, for `length`. Calls of the first fifth are warm-up
-/// and do not count. `call` says whether it went well; it is told its number.
+/// Starts calls at a constant rate for `length`, regardless of their results. The first fifth is warm-up and does not
+/// count. `call` gets the number of the call, and returns whether it succeeded.
 pub(crate) fn open_loop<Fut: Future<Output = bool>>(
     clock: &ManualClock,
     per_second: f64,

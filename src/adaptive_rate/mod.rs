@@ -1,10 +1,10 @@
-//! A request rate that finds itself, from the answers of a dependency that throttles.
+//! A rate found from the answers of a dependency that throttles.
 //!
 //! # What it protects
 //!
-//! A dependency with a rate limit nobody has told you, or one that changes. Each throttled answer
-//! lowers the rate at once; then the rate grows back along a cubic curve: quickly at first, slowly
-//! near the rate that was too much, quickly again when that goes well.
+//! A dependency with a rate limit that is unknown or changes. Each throttled answer lowers the rate at
+//! once. Then the rate grows back along a cubic curve: quickly at first, slowly near the rate that was too
+//! much, and quickly again if that goes well.
 //!
 //! ```text
 //!  rate │ throttled                       ╱
@@ -17,9 +17,9 @@
 //!
 //! # When not to use it
 //!
-//! * When the limit is known: give it to a [rate limiter](crate::RateLimiter).
-//! * When the dependency slows down instead of throttling: use an adaptive
-//!   [bulkhead](crate::bulkhead::limit), which watches latency.
+//! * If the limit is known: give it to a [rate limiter](crate::RateLimiter).
+//! * If the dependency slows down instead of throttling: use an adaptive
+//! [bulkhead](crate::bulkhead::limit), which measures latency.
 //!
 //! # Example
 //!
@@ -31,12 +31,12 @@
 //! let clock = ManualClock::new();
 //! let mut rate = CubicRate::builder().build(clock.now())?;
 //!
-//! // Twenty calls a second go well: nothing is limited.
+//! Twenty calls a second succeed: nothing is limited.
 //! for _ in 0..40 {
 //!     clock.advance(Duration::from_millis(50));
 //!     assert_eq!(rate.on_response(clock.now(), false), None);
 //! }
-//! // One is throttled: from now on it is 0.7 of that.
+//! One is throttled: now the rate is 0.7 of that.
 //! let limit = rate.on_response(clock.now(), true).unwrap();
 //! assert!((13.0..14.0).contains(&limit), "{limit}");
 //! # Ok::<(), backstop::ConfigError>(())
@@ -44,8 +44,8 @@
 //!
 //! # With a rate limiter
 //!
-//! [`RateLimiterBuilder::adaptive`](crate::rate_limiter::RateLimiterBuilder::adaptive) does it all: the limiter
-//! listens to the results of its calls and changes its quota.
+//! [`RateLimiterBuilder::adaptive`](crate::rate_limiter::RateLimiterBuilder::adaptive) does it all: the
+//! limiter records the results of its calls and changes its quota.
 //!
 //! ```
 //! use backstop::adaptive_rate::CubicRate;
@@ -108,11 +108,11 @@
 //!
 //! # With its neighbours
 //!
-//! * It is a plain machine: it reads no clock and holds no lock. Keep it in a mutex beside what it
-//!   steers, and tell it about each answer.
+//! * It is a pure machine: it reads no clock and holds no lock. Keep it in a mutex, and record each
+//! answer.
 //! * It **feeds a [rate limiter](crate::RateLimiter)**, as above. Or use its own bucket,
-//!   [`CubicRate::try_take`].
-//! * **Inside a retry**, so that it hears of each attempt.
+//! [`CubicRate::try_take`].
+//! * **Inside a retry**, so that it sees each attempt.
 //!
 //! # Source
 //!
@@ -120,23 +120,23 @@
 //! for TCP (RFC 9438), with one change: there the first window begins at a whole second, here at a
 //! whole window.
 
-mod parts;
+mod cubic;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;
 
 use std::time::Duration;
 
-pub use self::parts::{CubicCurve, RateBucket, RateMeter};
+pub use self::cubic::{CubicCurve, RateBucket, RateMeter};
 
-use self::parts::seconds;
+use self::cubic::seconds;
 
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// The rate never exceeds what is used by more than this factor.
+/// The rate never exceeds the measured rate by more than this factor.
 const HEADROOM: f64 = 2.0;
 
-/// Finds the rate that a dependency lets through. See the [module page](self).
+/// Finds the rate that a dependency accepts. See the [module page](self).
 #[derive(Clone, Debug, PartialEq)]
 pub struct CubicRate {
     curve: CubicCurve,
@@ -146,7 +146,7 @@ pub struct CubicRate {
 }
 
 impl CubicRate {
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub const fn builder() -> CubicRateBuilder {
         CubicRateBuilder {
             beta: 0.7,
@@ -157,8 +157,7 @@ impl CubicRate {
         }
     }
 
-    /// An answer has come, throttled or not. Returns the rate from now on, in calls per second; `None`
-    /// as long as nothing has ever been throttled.
+    /// Records an answer. Returns the new rate in calls per second; `None` until an answer is throttled.
     pub fn on_response(&mut self, now: Instant, throttled: bool) -> Option<f64> {
         let measured = self.meter.record(now, 1);
         let rate = if throttled {
@@ -175,20 +174,20 @@ impl CubicRate {
         self.rate()
     }
 
-    /// The rate in calls per second; `None` as long as nothing has ever been throttled.
+    /// Returns the rate in calls per second; `None` until an answer is throttled.
     pub fn rate(&self) -> Option<f64> {
         self.limiting.then_some(self.bucket.rate())
     }
 
-    /// The time from one call to the next at this rate, at least a nanosecond; `None` as long as
-    /// nothing has ever been throttled.
+    /// Returns the time between two calls at this rate, at least a nanosecond; `None` until an answer is
+    /// throttled.
     pub fn interval(&self) -> Option<Duration> {
         let interval = seconds(self.rate()?.recip());
         Some(interval.max(Duration::from_nanos(1)))
     }
 
-    /// Takes `tokens` out of a bucket that fills at this rate, and holds one second's worth, at least
-    /// one. As long as nothing has been throttled there are always enough.
+    /// Takes `tokens` from a bucket that fills at the rate and holds what it earns in a second, at least
+    /// one. Always succeeds until an answer is throttled.
     ///
     /// # Errors
     ///
@@ -201,31 +200,23 @@ impl CubicRate {
         }
     }
 
-    /// The rate at which answers come.
+    /// Returns the meter of the rate of answers.
     pub const fn meter(&self) -> &RateMeter {
         &self.meter
     }
 
-    /// The curve along which the rate grows.
+    /// Returns the curve along which the rate grows.
     pub const fn curve(&self) -> &CubicCurve {
         &self.curve
     }
 
-    /// The bucket that fills at the rate, also before it limits anything.
+    /// Returns the bucket that fills at the rate, also before it limits anything.
     pub const fn bucket(&self) -> &RateBucket {
         &self.bucket
     }
 }
 
-/// Builds a [`CubicRate`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`beta`](Self::beta) | 0.7 |
-/// | [`scale`](Self::scale) | 0.4 |
-/// | [`smoothing`](Self::smoothing) | 0.8 |
-/// | [`window`](Self::window) | 500 ms |
-/// | [`min_rate`](Self::min_rate) | 0.5 a second |
+/// Builds a [`CubicRate`]. The [page](self) lists the defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CubicRateBuilder {
@@ -237,42 +228,43 @@ pub struct CubicRateBuilder {
 }
 
 impl CubicRateBuilder {
-    /// What a throttled answer multiplies the rate with: 0 to 1.
+    /// Sets the factor of the rate after a throttled answer: 0 to 1.
     pub const fn beta(mut self, factor: f64) -> Self {
         self.beta = factor;
         self
     }
 
-    /// How quickly the rate grows: calls per second, per cubed second.
+    /// Sets how quickly the rate grows, in calls per second per cubed second.
     pub const fn scale(mut self, scale: f64) -> Self {
         self.scale = scale;
         self
     }
 
-    /// How much the last window weighs in the measured rate, against all before it: above 0, up to 1.
+    /// Sets the weight of the last window in the measured rate, against all windows before: above 0, up to
+    /// 1.
     pub const fn smoothing(mut self, share: f64) -> Self {
         self.smoothing = share;
         self
     }
 
-    /// How long the windows are in which the rate is measured.
+    /// Sets the length of the windows in which the rate is measured.
     pub const fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// The rate is never lower than so many calls per second.
+    /// Sets the lowest rate, in calls per second.
     pub const fn min_rate(mut self, rate: f64) -> Self {
         self.min_rate = rate;
         self
     }
 
-    /// The machine, which begins to measure at `now`.
+    /// Builds the machine, which measures from `now` on.
     ///
     /// # Errors
     ///
-    /// A beta outside 0 to 1, a scale or a smallest rate that is not a number above 0, a smoothing
-    /// outside of (0, 1], a window of zero.
+    /// If `beta` is outside 0 to 1, if `scale` or `min_rate` is not a number above 0, if `smoothing` is
+    /// outside (0, 1], or if the window is zero.
     pub fn build(self, now: Instant) -> Result<CubicRate, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("cubic_rate", setting, problem));
         let is_above_zero = |value: f64| value > 0.0 && value.is_finite();

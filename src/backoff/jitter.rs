@@ -1,4 +1,4 @@
-//! Spreading delays, so that callers who failed together do not come back together.
+//! Jitter: spreads delays, so that callers that failed together do not retry together.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How long to wait before the next try: the delays of retries and of open circuits.
+//! Backoffs: the delays of retries and of open circuits.
 //!
 //! A [`Backoff`] is a plain value: a shape (fixed, linear, exponential, Fibonacci or your own), a
 //! cap and a [`Jitter`].
@@ -9,7 +9,7 @@
 //!     │                     ▒▒▒▒▒▒▒
 //!     │               ▒▒▒▒▒▒
 //!     │         ▒▒▒▒▒▒            ▒ full jitter: anywhere from zero to the delay, so that
-//!     │  ▒▒▒▒▒▒▒                    callers who failed together do not come back together
+//!     │  ▒▒▒▒▒▒▒                    callers that failed together do not retry together
 //!     └────────────────────────── attempt
 //! ```
 //!
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::instant::nanos;
+use crate::instant::{DebugLimit, nanos};
 use crate::rng::SharedRng;
 
 mod jitter;
@@ -248,7 +248,7 @@ impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backoff")
             .field("shape", &self.shape)
-            .field("max", &self.max)
+            .field("max", &DebugLimit(self.max))
             .field("jitter", &self.jitter)
             .finish()
     }

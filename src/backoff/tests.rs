@@ -107,7 +107,7 @@ fn pitfall_40_whole_seconds_are_spread_like_any_other_delay() {
 }
 
 #[test]
-fn settings_without_meaning_are_refused() {
+fn settings_without_meaning_are_rejected() {
     let table = [
         Backoff::fixed(Duration::ZERO),
         Backoff::linear(Duration::ZERO, ms(1)),

@@ -21,79 +21,82 @@ use crate::instant::Instant;
 use crate::policy::Context;
 
 pin_project! {
-    /// Waits for the permits of a call that was not admitted at once.
+    /// Acquires a permit for code outside a policy, after a wait if necessary.
     ///
-    /// Dropping it gives up the place in the queue, and permits that were handed over already.
-    pub(super) struct Acquire<'a> {
-        inner: &'a Inner,
-        partition: u32,
-        timed: bool,
+    /// Not an async function: that would copy the context several times, which takes longer than the
+    /// acquisition.
+    pub(super) struct AcquirePermit<'a> {
+        request: Request<'a>,
         cx: Context,
+        tried: bool,
         #[pin]
         wait: Wait<'a>,
     }
 }
 
 pin_project! {
-    /// Acquires a permit, at once or in turn, for a caller that never sees the context.
+    /// The wait of a call for its permits. Joins the wait queue when it is polled first.
     ///
-    /// Written by hand: async functions would move the context from one to the next, which takes
-    /// longer than all that is done with it.
-    pub(super) struct AcquirePermit<'a> {
-        tried: bool,
-        #[pin]
-        acquire: Acquire<'a>,
-    }
-}
-
-pin_project! {
-    /// A place in the queue, with an end.
-    struct Wait<'a> {
+    /// Dropping it leaves the queue, and releases permits that were already handed over.
+    pub(super) struct Wait<'a> {
         ticket: Option<Ticket<'a>>,
         since: Instant,
-        // Armed when the wait is bounded.
+        // The rejection of a call that may not wait.
+        rejected: Option<Reason>,
+        // `None` if the wait has no end.
         #[pin]
         timer: Option<Sleep>,
-        // The reason when the timer fires.
+        // Reason of the rejection when the timer fires.
         timeout: Reason,
     }
 }
 
-impl<'a> Acquire<'a> {
-    /// `timed`: the operation may read the times in its context.
+/// The bulkhead that a call waits for. The context is passed separately: the future of the call has it already.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) partition: u32,
+    /// Whether the operation may read the time from its context.
+    pub(super) reads_time: bool,
+}
+
+impl<'a> Wait<'a> {
     #[inline]
-    pub(super) const fn new(inner: &'a Inner, partition: u32, cx: Context, timed: bool) -> Self {
+    pub(super) const fn new(rejected: Option<Reason>) -> Self {
         Self {
-            inner,
-            partition,
-            timed: timed || inner.adaptive.is_some(),
-            cx,
-            wait: Wait {
-                ticket: None,
-                since: Instant::ORIGIN,
-                timer: None,
-                timeout: Reason::QueueTimeout,
-            },
+            ticket: None,
+            since: Instant::ORIGIN,
+            rejected,
+            timer: None,
+            timeout: Reason::QueueTimeout,
         }
     }
 
-    /// Waits for the permits and writes them where they stay: moving them would take longer than
-    /// acquiring them.
+    /// Waits for the permits and writes them to `raw`. Returning them would move them, which takes longer than
+    /// acquiring them. When the call is admitted, the context of a call that reads the time has a new reading.
     #[inline]
     pub(super) fn poll(
         self: Pin<&mut Self>,
-        held: &mut RawPermit,
+        request: Request<'a>,
+        cx: &mut Context,
+        raw: &mut RawPermit,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<(), Reason>> {
-        let this = self.project();
-        let (inner, partition, cx) = (*this.inner, *this.partition, this.cx);
+        let mut wait = self.project();
+        if let Some(reason) = *wait.rejected {
+            return Poll::Ready(Err(reason));
+        }
+        let Request {
+            inner,
+            partition,
+            reads_time,
+        } = request;
         let observed = inner.base.is_heard(observer);
-        let timed = *this.timed || observed;
-        let mut wait = this.wait.project();
+        let timed = reads_time || observed || inner.adaptive.is_some();
         let mut may_be_over = true;
         if wait.ticket.is_none() {
-            let (now, until, reason) = inner.patience(cx, timed);
+            let (now, until, reason) = inner.wait_limits(cx, timed);
             if until <= now {
                 return Poll::Ready(Err(reason));
             }
@@ -113,16 +116,16 @@ impl<'a> Acquire<'a> {
         }
         if let Some(ticket) = wait.ticket.as_mut().filter(|_| may_be_over) {
             if let Poll::Ready(turn) = ticket.poll(task) {
-                *held = match turn {
+                *raw = match turn {
                     Ok(taken) => RawPermit::new(taken, partition, Instant::ORIGIN),
                     Err(reason) => return Poll::Ready(Err(reason)),
                 };
                 if timed {
-                    // The latency of the work starts here: the wait was ours, not the dependency's.
-                    held.started = cx.refresh(&inner.base.clock);
+                    // The operation starts now: the wait is no part of the dependency's latency.
+                    raw.started = cx.refresh(&inner.base.clock);
                 }
                 if observed {
-                    inner.report_wait(held.started, *wait.since, observer);
+                    inner.report_wait(raw.started, *wait.since, observer);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -135,18 +138,13 @@ impl<'a> Acquire<'a> {
         }
         Poll::Pending
     }
-
-    /// Returns the context of the call, with a fresh clock reading if it has waited.
-    pub(super) const fn context(&self) -> Context {
-        self.cx
-    }
 }
 
 impl Inner {
-    /// Returns the current time, if it is needed, when the wait of a call that begins to wait now
-    /// ends, and why.
+    /// Returns the current time, if it is needed, when a wait that starts now must end, and the reason of that
+    /// rejection.
     #[inline]
-    fn patience(&self, cx: &mut Context, timed: bool) -> (Instant, Instant, Reason) {
+    fn wait_limits(&self, cx: &mut Context, timed: bool) -> (Instant, Instant, Reason) {
         let endless = self.max_wait == Duration::MAX
             && cx.remaining().is_none()
             && deadline::inherited(&self.base.clock, Instant::ORIGIN) == Instant::FAR_FUTURE;
@@ -175,8 +173,14 @@ impl<'a> AcquirePermit<'a> {
     #[inline]
     pub(super) const fn new(inner: &'a Inner, partition: u32, cx: Context) -> Self {
         Self {
+            request: Request {
+                inner,
+                partition,
+                reads_time: false,
+            },
+            cx,
             tried: false,
-            acquire: Acquire::new(inner, partition, cx, false),
+            wait: Wait::new(None),
         }
     }
 }
@@ -185,26 +189,26 @@ impl<'a> Future for AcquirePermit<'a> {
     type Output = Result<Permit<'a>, Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        // A loop of acquisitions that are ready at once must let other tasks run.
+        // A loop of immediate acquisitions must let other tasks run.
         let budget = ready!(coop::poll_proceed(task));
-        let mut this = self.project();
-        let inner = this.acquire.inner;
-        // From the start, since a clock may panic when the permit is there.
+        let this = self.project();
+        let (request, inner) = (*this.request, this.request.inner);
+        // Before the acquisition: a clock that panics afterwards must not leak the permit.
         let mut permit = Permit {
             inner,
-            held: RawPermit::NOTHING,
+            raw: RawPermit::NOTHING,
         };
         let entered = if std::mem::replace(this.tried, true) {
             Err(Full::Busy)
         } else {
-            let acquire = this.acquire.as_mut().project();
-            let entrant = inner.entrant(acquire.cx, *acquire.partition);
-            let held = inner.try_enter(entrant, acquire.cx, None);
-            held.map(|held| permit.held = held)
+            let entrant = inner.entrant(this.cx, request.partition);
+            let raw = inner.try_enter(entrant, this.cx, None);
+            raw.map(|raw| permit.raw = raw)
         };
         let entered = match entered {
             Err(Full::Busy) if inner.may_wait() => {
-                ready!(this.acquire.poll(&mut permit.held, None, task))
+                let wait = this.wait;
+                ready!(wait.poll(request, this.cx, &mut permit.raw, None, task))
             }
             entered => entered.map_err(Full::reason),
         };
@@ -213,7 +217,7 @@ impl<'a> Future for AcquirePermit<'a> {
             // Word by word: see `RawPermit::take`.
             Ok(()) => Ok(Permit {
                 inner,
-                held: permit.held.take().unwrap_or(RawPermit::NOTHING),
+                raw: permit.raw.take().unwrap_or(RawPermit::NOTHING),
             }),
             Err(reason) => Err(inner.reject(reason, None)),
         })

@@ -1,4 +1,4 @@
-//! Feeds samples to a limit algorithm, one at a time and never under a lock.
+//! Passes samples to a limit algorithm, one at a time and outside locks.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,13 +7,13 @@ use super::state::{ConcurrencyLimit, MAX_PERMITS, Sample};
 use crate::rng::SharedRng;
 use crate::sync::{Mutex, lock_checked};
 
-/// A limit algorithm with an inbox.
+/// A limit algorithm with a queue of samples.
 ///
-/// A call that brings a sample takes the algorithm out, runs a few samples, and puts it back. Samples
-/// that arrive in between stay in the inbox. So no call waits for an update, an algorithm that uses
-/// its own bulkhead does not lock itself out, and a slow algorithm costs each call a bounded time.
+/// A call that adds a sample takes the algorithm, runs a few samples, and puts it back. Samples that arrive
+/// meanwhile stay in the queue. So no call waits for an update, an algorithm that uses its own bulkhead does not
+/// deadlock, and a slow algorithm costs each call a bounded time.
 pub(super) struct Adaptive {
-    /// For samples.
+    /// For [`Sample::random`].
     pub(super) rng: SharedRng,
     state: Mutex<State>,
 }
@@ -21,12 +21,12 @@ pub(super) struct Adaptive {
 struct State {
     /// `None` while a call runs it.
     algorithm: Option<Box<dyn ConcurrencyLimit>>,
-    inbox: VecDeque<Sample>,
+    queue: VecDeque<Sample>,
 }
 
-/// Samples beyond this number are dropped.
-const INBOX: usize = 64;
-/// Samples that one call runs at most. More than one, so that the inbox drains.
+/// Capacity of the queue. Further samples are dropped.
+const CAPACITY: usize = 64;
+/// Most samples that one call runs. More than one, so that the queue drains.
 const PER_CALL: usize = 2;
 
 impl Adaptive {
@@ -35,19 +35,19 @@ impl Adaptive {
             rng: SharedRng::new(seed),
             state: Mutex::new(State {
                 algorithm: Some(algorithm),
-                inbox: VecDeque::new(),
+                queue: VecDeque::new(),
             }),
         }
     }
 
-    /// Adds a sample, runs the oldest ones unless another call does, and calls `apply` with the limit
-    /// after each. It is a limit that a bulkhead can have: another one would never be the current
-    /// limit, and be applied again and again.
+    /// Adds a sample, runs the oldest ones unless another call does so, and passes the limit to `apply` after each.
+    /// The limit is clamped to the range of a bulkhead. Otherwise it would never equal the current limit, and would
+    /// be applied again after each sample.
     pub(super) fn sample(&self, sample: Sample, mut apply: impl FnMut(u32)) {
         let algorithm = {
             let mut state = lock_checked(&self.state);
-            if state.inbox.len() < INBOX {
-                state.inbox.push_back(sample);
+            if state.queue.len() < CAPACITY {
+                state.queue.push_back(sample);
             }
             state.algorithm.take()
         };
@@ -59,7 +59,7 @@ impl Adaptive {
             algorithm: Some(algorithm),
         };
         for _ in 0..PER_CALL {
-            let next = lock_checked(&self.state).inbox.pop_front();
+            let next = lock_checked(&self.state).queue.pop_front();
             let (Some(sample), Some(algorithm)) = (next, &mut lent.algorithm) else {
                 break;
             };
@@ -69,7 +69,7 @@ impl Adaptive {
     }
 }
 
-/// Puts the algorithm back, also after a panic.
+/// Puts the algorithm back, even after a panic.
 struct Lent<'a> {
     adaptive: &'a Adaptive,
     algorithm: Option<Box<dyn ConcurrencyLimit>>,
@@ -83,7 +83,7 @@ impl Drop for Lent<'_> {
 
 impl fmt::Debug for Adaptive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The algorithm's `Debug` is user code and not run under the lock.
+        // The algorithm's `Debug` is user code, which must not run under the lock.
         f.debug_struct("Adaptive").finish_non_exhaustive()
     }
 }

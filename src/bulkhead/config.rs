@@ -15,26 +15,13 @@ use crate::codel::Codel;
 use crate::error::ConfigError;
 use crate::sync::AtomicU64;
 
-/// Builds a [`Bulkhead`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`max_concurrent`](Self::max_concurrent) or [`adaptive`](Self::adaptive) | 25, fixed |
-/// | [`queue`](Self::queue) | 0 |
-/// | [`max_wait`](Self::max_wait) | as long as the deadline allows |
-/// | [`order`](Self::order) | first in, first out |
-/// | [`codel`](Self::codel) | off |
-/// | [`partition`](Self::partition) | none |
-/// | [`shares_may_exceed`](Self::shares_may_exceed) | no |
-/// | [`cancel_is_overload`](Self::cancel_is_overload) | yes |
-/// | [`shadow`](Self::shadow) | off |
-/// | [`name`](Self::name) | `bulkhead` |
-/// | [`clock`](Self::clock) | tokio's |
+/// Builds a [`Bulkhead`]. The table of defaults is on the [module page](super).
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct BulkheadBuilder {
     max_concurrent: Option<u32>,
     adaptive: Option<Box<dyn ConcurrencyLimit>>,
-    queue: usize,
+    max_waiting: usize,
     max_wait: Option<Duration>,
     order: QueueOrder,
     codel: Option<(Duration, Duration)>,
@@ -46,8 +33,8 @@ pub struct BulkheadBuilder {
 }
 
 impl Bulkhead {
-    /// Returns a bulkhead for at most `limit` calls at once, without a queue, on tokio's clock. 0 counts
-    /// as 1.
+    /// Returns a bulkhead for at most `limit` concurrent calls, without a wait queue, on tokio's clock. A limit of 0
+    /// counts as 1; the [builder](Self::builder) returns an error for it.
     #[cfg(feature = "tokio")]
     pub fn new(limit: u32) -> Self {
         let builder = Self::builder().max_concurrent(limit.max(1));
@@ -68,7 +55,7 @@ impl BulkheadBuilder {
         Self {
             max_concurrent: None,
             adaptive: None,
-            queue: 0,
+            max_waiting: 0,
             max_wait: None,
             order: QueueOrder::Fifo,
             codel: None,
@@ -80,77 +67,80 @@ impl BulkheadBuilder {
         }
     }
 
-    /// How many calls may run at once. More than 2^31 − 1 count as that: no bound in practice.
+    /// Sets the limit: the number of permits. Default 25. Values above 2^31 − 1 mean no bound in practice.
     ///
-    /// Calls may have a [cost](crate::Context::cost); then it is the sum of the costs.
+    /// A call takes as many permits as its [cost](crate::Context::cost) says, by default one.
     pub const fn max_concurrent(mut self, limit: u32) -> Self {
         self.max_concurrent = Some(limit);
         self
     }
 
-    /// Lets an algorithm find the limit; contradicts [`max_concurrent`](Self::max_concurrent). See
+    /// Lets an algorithm find the limit. Contradicts [`max_concurrent`](Self::max_concurrent). See
     /// [`limit`](super::limit).
     ///
-    /// A call whose cost is above the limit of the moment takes all of it.
+    /// A call whose cost is above the current limit takes all permits.
     pub fn adaptive(mut self, algorithm: impl ConcurrencyLimit) -> Self {
         self.adaptive = Some(Box::new(algorithm));
         self
     }
 
-    /// How many calls may wait for a permit, those of all partitions together. Memory is taken only by
-    /// those who wait.
-    pub const fn queue(mut self, calls: usize) -> Self {
-        self.queue = calls;
+    /// Sets the most calls that may wait for a permit, in all partitions together. Default 0: calls beyond the
+    /// limit are rejected immediately. The queue allocates only while calls wait.
+    pub const fn max_waiting(mut self, calls: usize) -> Self {
+        self.max_waiting = calls;
         self
     }
 
-    /// How long a call waits in line at most.
+    /// Sets the longest wait for a permit. Default none: a call waits until its deadline. Needs
+    /// [`max_waiting`](Self::max_waiting).
     pub const fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = Some(wait);
         self
     }
 
-    /// Who is next when several wait.
+    /// Sets the order in which waiters are admitted. Default first in, first out.
     pub const fn order(mut self, order: QueueOrder) -> Self {
         self.order = order;
         self
     }
 
-    /// Watches the line with CoDel: when it has stood for an `interval` with nobody waiting less than
-    /// `target`, those who waited longer than twice the target are dropped
-    /// ([`Reason::QueueTimeout`](crate::Reason::QueueTimeout)) and the newest go first, until an
-    /// interval ends in which the line has drained or somebody has waited less.
+    /// Manages the wait queue with CoDel. Contradicts [`order`](Self::order).
+    ///
+    /// The queue is overloaded after an `interval` in which every call waited for `target` or longer. Then waiters
+    /// older than twice the target are rejected ([`Reason::QueueTimeout`](crate::Reason::QueueTimeout)) and the
+    /// newest are admitted first, until an interval in which the queue was empty or some call waited for less.
     pub const fn codel(mut self, target: Duration, interval: Duration) -> Self {
         self.codel = Some((target, interval));
         self
     }
 
-    /// [`codel`](Self::codel) with a target of 5 ms and an interval of 100 ms.
-    pub const fn codel_defaults(self) -> Self {
+    /// Manages the wait queue with [`codel`](Self::codel), with a target of 5 ms and an interval of 100 ms.
+    pub const fn codel_default(self) -> Self {
         self.codel(Codel::TARGET, Codel::INTERVAL)
     }
 
-    /// Sets a part of the permits aside for the calls made through
-    /// [`Bulkhead::partition`]`(name)`: `share` of the limit, rounded up, above 0 and at most 1.
+    /// Adds a partition with a guaranteed share of the limit, for the calls made through
+    /// [`Bulkhead::partition`]`(name)`. The share is above 0 and at most 1; its permits are rounded up.
     ///
-    /// A partition may use what is free beyond its share. When all permits are out, those that come
-    /// back go to waiting calls of partitions below their share first; so give it a
-    /// [`queue`](Self::queue), or see [`shares_may_exceed`](Self::shares_may_exceed).
+    /// A partition may borrow free permits beyond its share. While all permits are in flight, released permits go
+    /// to waiters of partitions below their share first. So a partition needs a wait queue
+    /// ([`max_waiting`](Self::max_waiting)), or [`shares_may_exceed`](Self::shares_may_exceed).
     pub fn partition(mut self, name: &'static str, share: f64) -> Self {
         self.partitions.push((name, share));
         self
     }
 
-    /// Whether a partition below its share is admitted at once also when others have borrowed all
-    /// permits. The bulkhead then holds more calls than its limit, by as much as was borrowed.
+    /// Sets whether calls of a partition below its share are admitted immediately, even when other partitions
+    /// have borrowed all permits. The bulkhead then exceeds its limit by the number of borrowed permits. Default
+    /// `false`.
     pub const fn shares_may_exceed(mut self, exceed: bool) -> Self {
         self.shares_may_exceed = exceed;
         self
     }
 
-    /// Whether a call whose future is dropped while the operation runs tells an adaptive limit that
-    /// the dependency is overloaded. It is how a timeout outside the bulkhead cuts calls off; say no
-    /// when most drops have another cause, such as hedges that lost.
+    /// Sets whether dropping the future of a running call counts as overload for an adaptive limit. Default
+    /// `true`, because a timeout outside the bulkhead drops calls. Choose `false` where most drops have another
+    /// cause, such as hedges that lost.
     pub const fn cancel_is_overload(mut self, overload: bool) -> Self {
         self.cancel_is_overload = Some(overload);
         self
@@ -158,26 +148,30 @@ impl BulkheadBuilder {
 
     setters! {
         in setup;
-        /// Decides, counts and reports, but never refuses and never makes a call wait.
+        /// Sets shadow mode: decides, counts, and reports, but neither rejects calls nor lets them wait. Default
+        /// `false`.
         shadow;
-        /// Makes the random numbers that adaptive limits use reproducible.
+        /// Seeds the random numbers of adaptive limits.
         seed;
-        /// Hears of refusals and of changes of the limit, whoever makes the calls.
+        /// Sets an observer of rejections, waits, and limit changes of all calls.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors and events. Default `bulkhead`.
         name;
-        /// The clock that measures waits and latencies.
+        /// Sets the clock that measures waits and latencies. Default tokio's.
         clock;
     }
 
-    /// The bulkhead.
+    /// Builds the bulkhead.
     ///
     /// # Errors
     ///
-    /// A limit or a longest wait of zero; a longest wait, an order or CoDel without a queue; CoDel with
-    /// an order of its own, a target of zero, or one not shorter than its interval; shares that are not in
-    /// (0, 1] or exceed 1 together; two partitions of one name; no clock where the feature `tokio`
-    /// is off.
+    /// * A limit or a longest wait of zero, or a limit beside an algorithm.
+    /// * A longest wait, an order, or CoDel without [`max_waiting`](Self::max_waiting).
+    /// * CoDel beside an order, or with a target of zero or not below its interval.
+    /// * A share outside (0, 1], shares that exceed 1 together, two partitions with one name, or
+    ///   [`shares_may_exceed`](Self::shares_may_exceed) without partitions.
+    /// * [`cancel_is_overload`](Self::cancel_is_overload) or a seed without an algorithm.
+    /// * No clock, where the feature `tokio` is off.
     pub fn build(self) -> Result<Bulkhead, ConfigError> {
         self.check()?;
         let base = self.setup.clone().build(Self::NAME)?;
@@ -198,29 +192,38 @@ impl BulkheadBuilder {
                 "contradicts adaptive, which finds the limit; give the algorithm an initial one",
             ));
         }
-        if self.cancel_is_overload.is_some() && self.adaptive.is_none() {
-            return Err(Self::error("cancel_is_overload", "needs an adaptive limit"));
+        if self.adaptive.is_none() {
+            let problem = "needs an adaptive limit";
+            if self.cancel_is_overload.is_some() {
+                return Err(Self::error("cancel_is_overload", problem));
+            }
+            if self.seed.is_some() {
+                return Err(Self::error("seed", problem));
+            }
         }
         if self.max_wait == Some(Duration::ZERO) {
             return Err(Self::error(
                 "max_wait",
-                "must be above zero; without a queue nobody waits",
+                "must be above zero; without max_waiting no call waits",
             ));
         }
-        if self.queue == 0 {
+        if self.max_waiting == 0 {
             if self.max_wait.is_some() {
-                return Err(Self::error("max_wait", "needs a queue"));
+                return Err(Self::error("max_wait", "needs max_waiting"));
             }
             if self.order != QueueOrder::Fifo {
-                return Err(Self::error("order", "needs a queue"));
+                return Err(Self::error("order", "needs max_waiting"));
             }
             if self.codel.is_some() {
-                return Err(Self::error("codel", "needs a queue"));
+                return Err(Self::error("codel", "needs max_waiting"));
             }
         }
         if let Some((target, interval)) = self.codel {
             if self.order != QueueOrder::Fifo {
-                return Err(Self::error("codel", "decides the order by itself"));
+                return Err(Self::error(
+                    "codel",
+                    "contradicts order, because it chooses the order",
+                ));
             }
             Codel::check(target, interval).map_err(|problem| Self::error("codel", problem))?;
         }
@@ -230,7 +233,7 @@ impl BulkheadBuilder {
     fn check_partitions(&self) -> Result<(), ConfigError> {
         let error = |problem| Err(Self::error("partition", problem));
         if self.shares_may_exceed && self.partitions.is_empty() {
-            return Err(Self::error("shares_may_exceed", "needs partitions"));
+            return Err(Self::error("shares_may_exceed", "needs a partition"));
         }
         let mut sum = 0.0;
         for (index, (name, share)) in self.partitions.iter().enumerate() {
@@ -241,13 +244,13 @@ impl BulkheadBuilder {
                 .iter()
                 .any(|(other, _)| other == name)
             {
-                return error("was given twice with one name");
+                return error("must not repeat a name");
             }
             sum += share;
         }
         // Shares are written in decimals: 0.7 + 0.2 + 0.1 is a little more than 1.
         if sum > 1.0 + 1e-9 {
-            return error("shares must not exceed 1 together");
+            return error("must not have shares above 1 together");
         }
         Ok(())
     }
@@ -258,7 +261,7 @@ impl BulkheadBuilder {
             None => self.max_concurrent.unwrap_or(25).min(MAX_PERMITS),
         };
         let rules = Rules {
-            capacity: self.queue,
+            capacity: self.max_waiting,
             order: self.order,
             clamp: self.adaptive.is_some(),
             exceed: self.shares_may_exceed,
@@ -272,7 +275,7 @@ impl BulkheadBuilder {
         let codel = self
             .codel
             .map(|(target, interval)| Codel::new(target, interval));
-        // Algorithms, shadow mode and partitions need the number in flight with each call.
+        // Algorithms, shadow mode, and partitions need an exact in-flight count for each call.
         let exact = self.adaptive.is_some() || base.shadow || !partitions.is_empty();
         let permits = PermitCache::new(limit, exact);
         let seed = self.seed;
@@ -286,32 +289,17 @@ impl BulkheadBuilder {
                     base.clock.clone(),
                 ),
                 base,
-                first_limit: limit,
+                initial_limit: limit,
                 max_wait: self.max_wait.unwrap_or(Duration::MAX),
                 adaptive: self
                     .adaptive
                     .map(|algorithm| Box::new(Adaptive::new(algorithm, seed))),
                 cancel_is_overload: self.cancel_is_overload.unwrap_or(true),
-                refused: AtomicU64::new(0),
+                rejected: AtomicU64::new(0),
                 timed_out: AtomicU64::new(0),
-                would_refuse: AtomicU64::new(0),
+                would_reject: AtomicU64::new(0),
             }),
             partition: 0,
         }
-    }
-}
-
-impl std::fmt::Debug for BulkheadBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BulkheadBuilder")
-            .field("max_concurrent", &self.max_concurrent)
-            .field("adaptive", &self.adaptive)
-            .field("queue", &self.queue)
-            .field("max_wait", &self.max_wait)
-            .field("order", &self.order)
-            .field("codel", &self.codel)
-            .field("partitions", &self.partitions)
-            .field("setup", &self.setup)
-            .finish_non_exhaustive()
     }
 }

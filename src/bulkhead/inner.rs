@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::adaptive::Adaptive;
 use super::permit_queue::{Entrant, Full, PermitQueue};
 use super::raw_permit::{Ending, RawPermit};
-use super::state::{MAX_PERMITS, Sample, Taken, Word};
+use super::state::{MAX_PERMITS, PackedState, Sample, Taken};
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer, Panics};
@@ -14,24 +14,24 @@ use crate::instant::Instant;
 use crate::policy::{Context, OnUnwind};
 use crate::sync::{AtomicU64, Ordering};
 
-/// In place of a partition: calls that bypass the bulkhead.
+/// Index of no partition, for calls that bypass the bulkhead.
 pub(super) const BYPASS: u32 = u32::MAX;
 
 pub(super) struct Inner {
     pub(super) base: Base,
     pub(super) queue: PermitQueue,
-    /// The limit it was built with.
-    pub(super) first_limit: u32,
+    /// The limit that the bulkhead was built with.
+    pub(super) initial_limit: u32,
     pub(super) max_wait: Duration,
     pub(super) adaptive: Option<Box<Adaptive>>,
     pub(super) cancel_is_overload: bool,
-    pub(super) refused: AtomicU64,
+    pub(super) rejected: AtomicU64,
     pub(super) timed_out: AtomicU64,
-    pub(super) would_refuse: AtomicU64,
+    pub(super) would_reject: AtomicU64,
 }
 
 impl Inner {
-    /// Whether calls may wait for a permit.
+    /// Returns whether calls may wait for a permit.
     #[inline]
     pub(super) const fn may_wait(&self) -> bool {
         self.queue.rules.capacity > 0
@@ -45,10 +45,10 @@ impl Inner {
         }
     }
 
-    /// Admits a call if there is room, if it bypasses the bulkhead, or in shadow mode.
+    /// Admits a call if permits are free, if it bypasses the bulkhead, or in shadow mode.
     ///
-    /// Always inlined: out of line, arguments and result go through memory, which costs three times
-    /// what the two atomics of a permit do.
+    /// Always inlined: out of line, arguments and result pass through memory, which costs three times as much as
+    /// the two atomic operations of a permit.
     #[inline(always)]
     pub(super) fn try_enter(
         &self,
@@ -64,7 +64,7 @@ impl Inner {
             Err(full) if self.base.shadow => self.enter_anyway(entrant, full, observer),
             Err(full) => return Err(full),
         };
-        // Only an algorithm needs to know how long the call takes.
+        // Only an algorithm needs the latency of the call.
         let started = if self.adaptive.is_some() {
             let guard = OnUnwind::new(|| self.queue.release(taken.cost(), entrant.partition));
             let now = cx.now(&self.base.clock);
@@ -78,11 +78,11 @@ impl Inner {
 
     #[cold]
     fn enter_anyway(&self, entrant: Entrant, full: Full, observer: Option<&dyn Observer>) -> Taken {
-        let word = self.queue.read();
-        // Calls that would wait in the queue are not rejected, as far as the count can tell.
-        let queued = word.in_flight().saturating_sub(word.limit()) as usize;
-        if full == Full::TooLarge || queued >= self.queue.rules.capacity {
-            self.would_refuse.fetch_add(1, Ordering::Relaxed);
+        let state = self.queue.read();
+        // Calls above the limit that would wait in the queue would not be rejected.
+        let waiting = state.in_flight().saturating_sub(state.limit()) as usize;
+        if full == Full::TooLarge || waiting >= self.queue.rules.capacity {
+            self.would_reject.fetch_add(1, Ordering::Relaxed);
             let rejected = Rejected::new(self.base.name, full.reason());
             self.base.tell(Event::would_reject(&rejected), observer);
         }
@@ -95,7 +95,7 @@ impl Inner {
         self.queue.release(permit.cost(), permit.partition());
     }
 
-    /// Ends a call: its permits go to the next waiter, and the algorithm gets a sample.
+    /// Ends a call: releases its permits, and gives the algorithm a sample.
     #[inline(always)]
     pub(super) fn leave(
         &self,
@@ -104,30 +104,30 @@ impl Inner {
         finished: impl FnOnce() -> Instant,
         observer: Option<&dyn Observer>,
     ) {
-        // Asked first: a bulkhead of a fixed limit does not even work the ending out.
+        // First, so that a bulkhead with a fixed limit does not compute the ending.
         match &self.adaptive {
             None => self.release(permit),
             Some(adaptive) => {
                 let before = self.release_to_sample(permit);
                 if ending != Ending::Neutral {
-                    self.learn(adaptive, permit, before, ending, finished(), observer);
+                    self.sample(adaptive, permit, before, ending, finished(), observer);
                 }
             }
         }
     }
 
-    // Out of line: it stands wherever a permit may be dropped.
+    // Out of line, because every drop of a permit contains the call.
     #[inline(never)]
-    fn release_to_sample(&self, permit: RawPermit) -> Word {
+    fn release_to_sample(&self, permit: RawPermit) -> PackedState {
         self.queue.release_all(permit.cost(), permit.partition())
     }
 
     #[inline(never)]
-    fn learn(
+    fn sample(
         &self,
         adaptive: &Adaptive,
         permit: RawPermit,
-        before: Word,
+        before: PackedState,
         ending: Ending,
         now: Instant,
         observer: Option<&dyn Observer>,
@@ -158,6 +158,7 @@ impl Inner {
         panics.run(|| self.queue.serve_waiting());
         let event = Event::LimitChanged {
             policy: self.base.name,
+            pipeline: None,
             from,
             to: limit,
             sequence,
@@ -170,7 +171,7 @@ impl Inner {
     pub(super) fn reject(&self, reason: Reason, observer: Option<&dyn Observer>) -> Rejected {
         let counter = match reason {
             Reason::QueueTimeout | Reason::DeadlineTooClose => &self.timed_out,
-            _ => &self.refused,
+            _ => &self.rejected,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let rejected = Rejected::new(self.base.name, reason);

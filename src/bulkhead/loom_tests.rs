@@ -1,4 +1,4 @@
-//! Every interleaving of the semaphore and the wait queue in front of it.
+//! Model checks of the semaphore and its wait queue.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
@@ -50,7 +50,7 @@ impl Wake for Bell {
     }
 }
 
-/// Takes a permit, in turn if need be. Loom fails when it waits for ever.
+/// Acquires a permit, after a wait if necessary. Loom reports a wait that never ends as a deadlock.
 fn acquire(queue: &PermitQueue) {
     acquire_as(queue, ONE);
 }
@@ -72,7 +72,7 @@ fn acquire_as(queue: &PermitQueue, entrant: Entrant) {
 
 fn enqueue<'a>(queue: &'a PermitQueue, entrant: Entrant, waker: &Waker) -> Ticket<'a> {
     let (ticket, _) =
-        Ticket::new(queue, entrant, Instant::ORIGIN, waker).expect("a place in the queue");
+        Ticket::new(queue, entrant, Instant::ORIGIN, waker).expect("the queue has room");
     ticket
 }
 
@@ -93,7 +93,7 @@ fn loom_each_call_is_served_and_the_bound_holds() {
         };
         visit(&queue, &inside);
         other.join().unwrap();
-        assert_eq!((queue.read().in_flight(), queue.queued()), (0, 0));
+        assert_eq!((queue.read().in_flight(), queue.waiting()), (0, 0));
         assert!(!queue.read().is_waiting());
     });
 }
@@ -117,7 +117,7 @@ fn loom_a_waiter_that_leaves_passes_the_permit_on() {
             queue.release(1, 0);
         }
         release.join().unwrap();
-        assert_eq!((queue.read().in_flight(), queue.queued()), (0, 0));
+        assert_eq!((queue.read().in_flight(), queue.waiting()), (0, 0));
         assert!(!queue.read().is_waiting());
         assert!(queue.try_admit(ONE).is_ok());
     });
@@ -151,7 +151,7 @@ fn loom_no_call_is_admitted_above_a_limit_that_has_shrunk() {
             thread::spawn(move || {
                 queue.set_limit(1, || 0);
                 queue.serve_waiting();
-                // From here on a second one gets in only if it was in before.
+                // From here on, a second call is only in flight if it was admitted before.
                 queue.read().in_flight()
             })
         };
@@ -165,7 +165,7 @@ fn loom_no_call_is_admitted_above_a_limit_that_has_shrunk() {
 }
 
 #[test]
-fn loom_of_calls_that_race_for_the_last_permit_one_gets_it() {
+fn loom_exactly_one_of_two_racing_calls_gets_the_last_permit() {
     loom::model(|| {
         let queue = exact(2);
         queue.try_admit(ONE).unwrap();
@@ -180,7 +180,7 @@ fn loom_of_calls_that_race_for_the_last_permit_one_gets_it() {
 }
 
 #[test]
-fn loom_a_rejection_while_a_permit_comes_back_leaves_nothing_behind() {
+fn loom_a_rejection_beside_a_release_leaks_no_permit() {
     loom::model(|| {
         let queue = exact(1);
         queue.try_admit(ONE).unwrap();
@@ -196,8 +196,8 @@ fn loom_a_rejection_while_a_permit_comes_back_leaves_nothing_behind() {
 }
 
 #[test]
-fn loom_a_call_that_passes_by_does_not_keep_a_waiter_out() {
-    // Three threads are too many for all interleavings.
+fn loom_a_call_that_does_not_wait_cannot_starve_a_waiter() {
+    // Bounded, because three threads have too many interleavings.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
@@ -217,12 +217,11 @@ fn loom_a_call_that_passes_by_does_not_keep_a_waiter_out() {
                 queue.release(1, 0);
             })
         };
-        // Loom fails when it waits for ever.
         acquire(&queue);
         queue.release(1, 0);
         passes_by.join().unwrap();
         release.join().unwrap();
-        assert_eq!((queue.read().in_flight(), queue.queued()), (0, 0));
+        assert_eq!((queue.read().in_flight(), queue.waiting()), (0, 0));
         assert!(!queue.read().is_waiting());
     });
 }

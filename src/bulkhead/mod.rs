@@ -1,7 +1,7 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/bulkhead.md"))]
 #![cfg_attr(
     not(feature = "tokio"),
-    doc = "Bulkheads bound how many calls run at once."
+    doc = "Bulkheads bound the number of concurrent calls."
 )]
 
 use std::fmt;
@@ -38,7 +38,7 @@ mod ticket;
 pub use self::config::BulkheadBuilder;
 pub use self::permit::{OwnedPermit, Permit};
 pub use self::permit_queue::QueueOrder;
-pub use self::snapshot::{BulkheadSnapshot, PartitionSnapshot};
+pub use self::snapshot::{PartitionSnapshot, Snapshot};
 pub use self::state::limit;
 
 /// Bounds how many calls run at once. See the [module page](self).
@@ -47,7 +47,7 @@ pub use self::state::limit;
 #[derive(Clone)]
 pub struct Bulkhead {
     inner: Arc<Inner>,
-    /// The partition of the calls made through this handle, 0 for none, or `BYPASS`.
+    /// Index of the partition that this handle's calls belong to: 0 for none, or `BYPASS`.
     partition: u32,
 }
 
@@ -57,41 +57,64 @@ impl Bulkhead {
         self.inner.base.name
     }
 
-    /// Acquires a permit, or rejects at once.
+    /// Acquires a permit without waiting.
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when all permits are in flight or other calls wait for them.
+    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when all permits are in flight or other calls wait for
+    /// them.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         self.try_acquire_with(Context::new())
     }
 
-    /// As [`try_acquire`](Self::try_acquire) for a call of this cost.
+    /// Acquires `n` permits at once, for a call of that weight, without waiting.
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull), or [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when no fixed limit this small can
-    /// hold the call.
+    /// As for [`try_acquire`](Self::try_acquire), and
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when `n` is above a fixed limit. An adaptive
+    /// bulkhead gives a call whose weight is above its current limit all of it.
+    ///
+    /// ```
+    /// use backstop::{Bulkhead, Reason};
+    ///
+    /// let memory = Bulkhead::builder().max_concurrent(100).build()?; // megabytes
+    /// let upload = memory.try_acquire_n(80).unwrap();
+    /// assert_eq!(upload.cost(), 80);
+    /// assert_eq!(memory.try_acquire_n(30).unwrap_err().reason(), Reason::BulkheadFull);
+    /// assert_eq!(memory.try_acquire_n(101).unwrap_err().reason(), Reason::CostExceedsLimit);
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn try_acquire_n(&self, n: u64) -> Result<Permit<'_>, Rejected> {
+        self.try_acquire_with(weighted(n))
+    }
+
+    /// Acquires the permits of a call with the cost of `cx`, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_acquire_n`](Self::try_acquire_n).
     #[inline(always)]
     pub fn try_acquire_with(&self, mut cx: Context) -> Result<Permit<'_>, Rejected> {
-        let held = self.try_raw(&mut cx)?;
+        let raw = self.try_raw(&mut cx)?;
         Ok(Permit {
             inner: &self.inner,
-            held,
+            raw,
         })
     }
 
-    /// As [`try_acquire_with`](Self::try_acquire_with), with a permit that may be moved anywhere.
+    /// Like [`try_acquire_with`](Self::try_acquire_with), but the permit has its own handle of the bulkhead and
+    /// may be moved to another task.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As for [`try_acquire_n`](Self::try_acquire_n).
     pub fn try_acquire_owned(&self, mut cx: Context) -> Result<OwnedPermit, Rejected> {
-        let held = self.try_raw(&mut cx)?;
+        let raw = self.try_raw(&mut cx)?;
         Ok(OwnedPermit {
             inner: self.inner.clone(),
-            held,
+            raw,
         })
     }
 
@@ -103,29 +126,46 @@ impl Bulkhead {
             .map_err(|full: Full| inner.reject(full.reason(), None))
     }
 
-    /// Acquires a permit, in turn if need be. The wait ends at the deadline of the surrounding
-    /// [`deadline`](crate::deadline) scope, if there is one.
+    /// Acquires a permit, and waits for it if the bulkhead has a wait queue. The wait ends at the deadline of the
+    /// surrounding [`deadline`](crate::deadline) scope, if there is one.
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when there is no room and the queue is full, or there is none;
-    /// [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) after the longest wait, or when CoDel drops the call;
-    /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the deadline comes first.
+    /// * [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when no permit is free and the wait queue is full, or
+    ///   there is none.
+    /// * [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) after `max_wait`, or when CoDel drops the call.
+    /// * [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the deadline comes first.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives up the place in the queue, and the permit if it had been handed over
-    /// already: the next waiter gets it.
+    /// Dropping the future leaves the wait queue. A permit that was already handed over goes to the next
+    /// waiter.
     #[inline]
     pub fn acquire(&self) -> impl Future<Output = Result<Permit<'_>, Rejected>> {
         self.acquire_with(Context::new())
     }
 
-    /// As [`acquire`](Self::acquire) with the cost, the priority and the deadline of `cx`.
+    /// Acquires `n` permits at once, for a call of that weight, and waits for them if the bulkhead has a wait
+    /// queue.
     ///
     /// # Errors
     ///
-    /// As for [`acquire`](Self::acquire), and [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit).
+    /// As for [`acquire`](Self::acquire), and [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when `n`
+    /// is above a fixed limit.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`acquire`](Self::acquire).
+    #[inline]
+    pub fn acquire_n(&self, n: u64) -> impl Future<Output = Result<Permit<'_>, Rejected>> {
+        self.acquire_with(weighted(n))
+    }
+
+    /// Acquires the permits of a call with the cost, the priority, and the deadline of `cx`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`acquire_n`](Self::acquire_n).
     ///
     /// # Cancel safety
     ///
@@ -135,27 +175,25 @@ impl Bulkhead {
         AcquirePermit::new(&self.inner, self.partition, cx)
     }
 
-    /// As [`acquire_with`](Self::acquire_with), with a permit that may be moved anywhere. The future
-    /// borrows nothing.
+    /// Like [`acquire_with`](Self::acquire_with), but neither the future nor the permit borrows the bulkhead.
     ///
     /// # Errors
     ///
-    /// As for [`acquire_with`](Self::acquire_with).
+    /// As for [`acquire_n`](Self::acquire_n).
     ///
     /// # Cancel safety
     ///
     /// As for [`acquire`](Self::acquire).
     pub async fn acquire_owned(self, cx: Context) -> Result<OwnedPermit, Rejected> {
         let permit = AcquirePermit::new(&self.inner, self.partition, cx).await?;
-        let held = permit.into_raw();
+        let raw = permit.into_raw();
         Ok(OwnedPermit {
             inner: self.inner,
-            held,
+            raw,
         })
     }
 
-    /// Returns a handle for the calls of one partition; `None` if the builder was given none of this
-    /// name.
+    /// Returns a handle for the calls of the partition with this name, or `None` if there is no such partition.
     pub fn partition(&self, name: &str) -> Option<Self> {
         let mut named = self.inner.queue.partitions().iter().skip(1);
         let index = named.position(|partition| partition.name == name)?;
@@ -165,11 +203,11 @@ impl Bulkhead {
         })
     }
 
-    /// Returns a handle whose calls bypass the bulkhead: for health checks and administration, which
-    /// must get through when all permits are in flight.
+    /// Returns a handle whose calls bypass the bulkhead, for health checks and administration, which must work
+    /// when all permits are in flight.
     ///
-    /// They are admitted at once, take no permits, are not in any count, and give an adaptive limit no
-    /// sample.
+    /// Such calls are admitted immediately and take no permits. No count includes them, and an adaptive limit
+    /// gets no sample from them.
     ///
     /// ```
     /// use backstop::Bulkhead;
@@ -189,28 +227,37 @@ impl Bulkhead {
         }
     }
 
-    /// Returns the number of permits.
+    /// Returns the current limit, in permits.
     pub fn limit(&self) -> u32 {
         self.inner.queue.read().limit()
     }
 
-    /// Changes the number of permits; 0 counts as 1, more than 2^31 − 1 as that.
+    /// Changes the limit. Values above 2^31 − 1 mean no bound in practice and count as 2^31 − 1.
     ///
-    /// It takes effect at once and waits for no call. Permits in flight stay so: after a shrink no call
-    /// is admitted until fewer are in flight than the new limit. Waiters for more permits than the new
-    /// limit are rejected. An adaptive algorithm replaces the limit at its next sample.
-    pub fn set_limit(&self, limit: u32) {
-        self.inner.set_limit(limit, None);
-    }
-
-    /// Changes the target and the interval of CoDel; what it knows of the queue stays.
+    /// The new limit holds when this returns. Permits in flight stay valid: after a decrease, no call is admitted
+    /// until fewer permits are in flight than the new limit. Waiters that need more permits than the new limit are
+    /// rejected. An adaptive algorithm replaces the limit at its next sample.
     ///
     /// # Errors
     ///
-    /// When the bulkhead was built without [`codel`](BulkheadBuilder::codel), or the values make no
-    /// sense. Then nothing changes.
+    /// When `limit` is 0. Then nothing changes.
+    pub fn set_limit(&self, limit: u32) -> Result<(), ConfigError> {
+        if limit == 0 {
+            let problem = "must be at least 1";
+            return Err(ConfigError::new(self.name(), "set_limit", problem));
+        }
+        self.inner.set_limit(limit, None);
+        Ok(())
+    }
+
+    /// Changes the target and the interval of CoDel. Its observations of the wait queue are kept.
+    ///
+    /// # Errors
+    ///
+    /// When the bulkhead was built without [`codel`](BulkheadBuilder::codel), or the target is zero or not below
+    /// the interval. Then nothing changes.
     pub fn set_codel(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
-        let error = |problem| ConfigError::new(self.inner.base.name, "codel", problem);
+        let error = |problem| ConfigError::new(self.name(), "codel", problem);
         Codel::check(target, interval).map_err(error)?;
         if self.inner.queue.retune(target, interval) {
             Ok(())
@@ -220,14 +267,19 @@ impl Bulkhead {
     }
 }
 
-/// No call is in flight, the limit is the one it was built with, and there is no other handle. What an
-/// adaptive limit has learned is learned again.
+/// Returns the context of a call of this weight. No bulkhead has as many permits as `u32` can hold.
+fn weighted(n: u64) -> Context {
+    Context::new().with_cost(u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+/// Evictable when no call is in flight, no other handle exists, and the limit is the one it was built with.
+/// The limit of an adaptive bulkhead may differ: a new one learns it again.
 impl Evictable for Bulkhead {
     fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;
         let is_as_new = is_unshared(&self.inner)
             && inner.queue.in_flight() == 0
-            && (inner.adaptive.is_some() || self.limit() == inner.first_limit);
+            && (inner.adaptive.is_some() || self.limit() == inner.initial_limit);
         is_as_new.then_some(Duration::ZERO)
     }
 }

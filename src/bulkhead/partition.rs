@@ -1,4 +1,4 @@
-//! Partitions: permits in flight, and a guaranteed share.
+//! Partitions: guaranteed shares of a bulkhead.
 
 use crate::sync::{AtomicU32, Ordering};
 
@@ -20,14 +20,13 @@ impl Partition {
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        // Relaxed: it only grows under the lock of the wait queue; a stale reading is too large, never
-        // too small.
+        // Relaxed: it only grows under the lock of the wait queue, so a stale reading is never too small.
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Returns the permits guaranteed under `limit`: at least 1, if there is a share at all.
+    /// Returns the number of permits guaranteed under `limit`, at least 1 for a share above 0.
     pub(super) fn guaranteed(&self, limit: u32) -> u32 {
-        // Shares are written in decimals: 0.07 of 100 is a little more than 7.
+        // In binary, 0.07 · 100 is slightly more than 7.
         const TOLERANCE: f64 = 1e-12;
         (self.share * f64::from(limit) * (1.0 - TOLERANCE)).ceil() as u32
     }

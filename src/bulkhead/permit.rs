@@ -1,79 +1,85 @@
 //! Permits: RAII guards of admitted calls.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::inner::Inner;
 use super::raw_permit::{Ending, RawPermit};
 use crate::verdict::Verdict;
 
-/// The right to run, borrowed from its bulkhead. Released when dropped.
+/// A permit for one call, borrowed from its bulkhead. Released on drop.
 ///
-/// Dropping it says nothing about the dependency. An adaptive bulkhead wants to know more:
-/// [`success`](Self::success), [`overloaded`](Self::overloaded) or [`record`](Self::record). As a
-/// policy the bulkhead does that by itself.
-#[derive(Debug)]
+/// Dropping it does not tell an adaptive bulkhead how the call went. Use [`success`](Self::success),
+/// [`overloaded`](Self::overloaded), or [`record`](Self::record) for that. The policy does it automatically.
 #[must_use = "a permit is released when it is dropped"]
 pub struct Permit<'a> {
     pub(super) inner: &'a Inner,
-    pub(super) held: RawPermit,
+    pub(super) raw: RawPermit,
 }
 
-/// The right to run, with its own handle of the bulkhead: it may be moved anywhere. Released when
-/// dropped, like [`Permit`].
-#[derive(Debug)]
+/// A permit for one call with its own handle of the bulkhead, which may be moved to another task. Released on
+/// drop, like [`Permit`].
 #[must_use = "a permit is released when it is dropped"]
 pub struct OwnedPermit {
     pub(super) inner: Arc<Inner>,
-    pub(super) held: RawPermit,
+    pub(super) raw: RawPermit,
 }
 
 macro_rules! permit {
-    ($permit:ty) => {
+    ($name:ident, $permit:ty) => {
         impl $permit {
-            /// Ends the work as a success: its latency tells an adaptive limit how loaded the dependency
-            /// is.
+            /// Records a success and releases the permit. An adaptive limit learns from the call's latency.
             pub fn success(mut self) {
                 self.end(Ending::Success);
             }
 
-            /// Ends the work as one that timed out, was rejected as too much, or was given up: an
-            /// adaptive limit shrinks.
+            /// Records an overload and releases the permit: the call timed out, was throttled, or was abandoned.
+            /// An adaptive limit decreases.
             pub fn overloaded(mut self) {
                 self.end(Ending::Overloaded);
             }
 
-            /// Ends the work with the verdict of a classifier: healthy is a success, throttled and timed
-            /// out are overload, anything else says nothing about the load.
+            /// Records a classifier's verdict and releases the permit. Healthy is a success, throttled and timed out
+            /// are overload, and other verdicts give an adaptive limit no sample.
             pub fn record(mut self, verdict: &Verdict) {
                 self.end(Ending::of(verdict));
             }
 
-            /// Returns the number of permits held: the cost of the call, or 0 for one that
+            /// Returns the number of permits held, which is the cost of the call. 0 for a call that
             /// [bypasses](super::Bulkhead::bypass) the bulkhead.
             pub fn cost(&self) -> u32 {
-                self.held.cost()
+                self.raw.cost()
             }
 
             #[inline(always)]
             fn end(&mut self, ending: Ending) {
-                if let Some(held) = self.held.take() {
+                if let Some(raw) = self.raw.take() {
                     let inner: &Inner = &self.inner;
-                    inner.leave(held, ending, || inner.base.clock.now(), None);
+                    inner.leave(raw, ending, || inner.base.clock.now(), None);
                 }
+            }
+        }
+
+        impl fmt::Debug for $permit {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("bulkhead", &self.inner.base.name)
+                    .field("cost", &self.cost())
+                    .finish()
             }
         }
     };
 }
 
-permit!(Permit<'_>);
-permit!(OwnedPermit);
+permit!(Permit, Permit<'_>);
+permit!(OwnedPermit, OwnedPermit);
 
 impl Permit<'_> {
-    /// Returns what it holds for a permit of another kind, without releasing it.
+    /// Converts into the raw permit without releasing it.
     pub(super) fn into_raw(mut self) -> RawPermit {
-        let held = self.held;
-        self.held.take();
-        held
+        let raw = self.raw;
+        self.raw.take();
+        raw
     }
 }
 

@@ -1,82 +1,83 @@
-//! A per-thread cache of free permits over the semaphore.
+//! The semaphore with per-thread caches of free permits.
 
 use std::sync::OnceLock;
 
 use super::semaphore::Semaphore;
-use super::state::{Taken, Word};
-use crate::striped::home;
+use super::state::{PackedState, Taken};
+use crate::striped::thread_index;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock_checked};
 
-/// The semaphore, with a cache of free permits for each thread in front of it.
+/// The semaphore with per-thread caches of free permits.
 ///
-/// Two threads that contend for one word need four to ten times as long as one. So after a failed
-/// compare-and-swap, while three quarters of the permits are free, a released permit goes into a slot
-/// that few threads share, and the next acquisition there takes it.
+/// Two threads that contend for the semaphore are four to ten times slower than one. So after a failed
+/// compare-and-swap, while three quarters of the permits are free, released permits go into caches that few threads
+/// share, and the next acquisitions of these threads take them from there.
 ///
-/// Cached permits count as in flight, and the word's flag `CACHED` is set while there may be any. An
-/// acquisition without room, a waiter and a new limit all look at that flag, and empty the cache first:
-/// the bound is exact, and no call is rejected because of a cached permit.
+/// Cached permits count as in flight, and the flag `CACHED` is set while there may be any. An acquisition that finds
+/// no free permit, a waiter, and a new limit check the flag and empty the caches first. So the bound is exact, and
+/// no call is rejected because of a cached permit.
 #[derive(Debug)]
 pub(super) struct PermitCache {
     semaphore: Semaphore,
-    /// The most slots worth having: 0 where each call needs an exact number in flight. Known from the
-    /// start, since a thread that is pinned to a processor sees that one only.
-    max_slots: u32,
+    /// Most caches to allocate, 0 where each call needs an exact in-flight count. Computed when the bulkhead is
+    /// built, because a thread pinned to one processor would count only that one later.
+    max_caches: u32,
     /// Allocated at the first contention.
-    slots: OnceLock<Slots>,
-    /// Held while slots are opened or closed.
+    caches: OnceLock<Caches>,
+    /// Held while caches are opened or closed.
     switch: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct Slots {
-    /// A power of two of them.
-    slots: Box<[Slot]>,
-    /// The most permits in one slot.
+struct Caches {
+    /// The length is a power of two.
+    caches: Box<[Cache]>,
+    /// Most permits in one cache.
     capacity: AtomicU32,
 }
 
-/// The number of permits, or `CLOSED`. Alone in the pair of cache lines that processors fetch together.
+/// The number of permits, or `CLOSED`. Aligned to the pair of cache lines that processors fetch together, to avoid
+/// false sharing.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Slot(AtomicU32);
+struct Cache(AtomicU32);
 
 const CLOSED: u32 = u32::MAX;
 
-/// More slots make emptying the cache slower than they make the rest faster.
-const MAX_SLOTS: u32 = 16;
+/// Beyond this number, the cost of emptying the caches outweighs less contention.
+const MAX_CACHES: u32 = 16;
 
 impl PermitCache {
-    /// `exact`: the semaphore counts permits in flight and nothing else, so none are cached.
+    /// `exact`: the semaphore only counts permits in flight, so none are cached.
     pub(super) fn new(limit: u32, exact: bool) -> Self {
         Self {
             semaphore: Semaphore::new(limit),
-            // Contention proves that there are two processors.
-            max_slots: if exact {
+            // At least two: caches are only used after contention, which takes two processors.
+            max_caches: if exact {
                 0
             } else {
-                processors().clamp(2, MAX_SLOTS)
+                processors().clamp(2, MAX_CACHES)
             },
-            slots: OnceLock::new(),
+            caches: OnceLock::new(),
             switch: Mutex::new(()),
         }
     }
 
-    pub(super) fn read(&self) -> Word {
+    pub(super) fn read(&self) -> PackedState {
         self.semaphore.read()
     }
 
-    /// Permits in flight. Exact when no thread acquires or releases.
+    /// Returns the number of permits in flight. Exact while no thread acquires or releases.
     pub(super) fn in_flight(&self) -> u32 {
-        let cached = self.slots.get().map_or(0, Slots::sum);
+        let cached = self.caches.get().map_or(0, Caches::sum);
         self.read().in_flight().saturating_sub(cached)
     }
 
-    /// Acquires one permit if that is quickly done; `None` decides nothing.
+    /// Acquires one permit on the fast path. `None` decides nothing.
     #[inline(always)]
     pub(super) fn try_acquire_once(&self) -> Option<Taken> {
-        if self.slots.get().is_some_and(Slots::take) {
-            // The number in flight is unknown; it is not needed where permits are cached.
+        if self.caches.get().is_some_and(Caches::take) {
+            // The in-flight count is unknown, but not needed where permits are cached.
             return Some(Taken::new(1, 1));
         }
         self.semaphore.try_acquire_once()
@@ -84,60 +85,60 @@ impl PermitCache {
 
     /// Acquires `cost` permits if they are free and no call waits. With `clamp`, a cost above the limit
     /// counts as the limit.
-    pub(super) fn try_acquire(&self, cost: u32, clamp: bool) -> Result<Taken, Word> {
+    pub(super) fn try_acquire(&self, cost: u32, clamp: bool) -> Result<Taken, PackedState> {
         match self.semaphore.try_acquire(cost, clamp) {
-            Err(word) if word.is_cached() => {
-                // No thread opens the slots until this one has looked again.
-                let _switch = self.close();
+            Err(state) if state.is_cached() => {
+                // Until the second attempt, no thread can open the caches again.
+                let _closed = self.close();
                 self.semaphore.try_acquire(cost, clamp)
             }
             decided => decided,
         }
     }
 
-    /// As [`try_acquire`](Self::try_acquire), for one permit after
-    /// [`try_acquire_once`](Self::try_acquire_once) has failed.
-    pub(super) fn try_acquire_one(&self) -> Result<Taken, Word> {
-        let word = self.read();
-        if self.max_slots > 0 && !word.is_cached() && word.has_much_room() {
-            // There is room, so another thread must have interfered.
-            self.open(word);
+    /// Like [`try_acquire`](Self::try_acquire), for one permit after
+    /// [`try_acquire_once`](Self::try_acquire_once) failed.
+    pub(super) fn try_acquire_one(&self) -> Result<Taken, PackedState> {
+        let state = self.read();
+        if self.max_caches > 0 && !state.is_cached() && state.has_much_room() {
+            // Permits are free, so the failure was contention.
+            self.open(state);
         }
         self.try_acquire(1, false)
     }
 
-    /// As [`Semaphore::acquire_in_turn`].
+    /// Like [`Semaphore::acquire_in_turn`].
     #[inline]
     pub(super) fn acquire_in_turn(
         &self,
         cost: u32,
         clamp: bool,
         last: bool,
-    ) -> Result<Taken, Word> {
+    ) -> Result<Taken, PackedState> {
         self.semaphore.acquire_in_turn(cost, clamp, last)
     }
 
-    /// As [`Semaphore::force`].
+    /// Like [`Semaphore::force`].
     pub(super) fn force(&self, cost: u32) -> Taken {
         self.semaphore.force(cost)
     }
 
-    /// Releases one permit. Returns whether calls wait for it.
+    /// Releases one permit. Returns whether calls wait.
     #[inline(always)]
     pub(super) fn release_one(&self) -> bool {
-        if self.slots.get().is_some_and(Slots::put) {
+        if self.caches.get().is_some_and(Caches::put) {
             return false;
         }
         self.semaphore.release(1).is_waiting()
     }
 
-    /// As [`Semaphore::release`]; the permits do not go into the cache.
-    pub(super) fn release(&self, cost: u32) -> Word {
+    /// Like [`Semaphore::release`]. The permits do not go into a cache.
+    pub(super) fn release(&self, cost: u32) -> PackedState {
         self.semaphore.release(cost)
     }
 
-    /// Changes the limit. Returns the word before.
-    pub(super) fn set_limit(&self, limit: u32) -> Word {
+    /// Changes the limit. Returns the state before.
+    pub(super) fn set_limit(&self, limit: u32) -> PackedState {
         loop {
             match self.semaphore.set_limit(limit) {
                 Ok(before) => return before,
@@ -146,8 +147,8 @@ impl PermitCache {
         }
     }
 
-    /// Marks that calls wait, and empties the cache for them. Returns a reading after that.
-    pub(super) fn set_waiting(&self) -> Word {
+    /// Sets the flag for waiters and empties the caches for them. Returns a later reading.
+    pub(super) fn set_waiting(&self) -> PackedState {
         let before = self.semaphore.set_waiting();
         if !before.is_cached() {
             return before;
@@ -160,34 +161,34 @@ impl PermitCache {
         self.semaphore.clear_waiting();
     }
 
-    /// Lets threads cache permits, unless there is little room.
+    /// Lets threads cache permits, if the limit is large enough.
     #[cold]
-    fn open(&self, word: Word) {
-        let wanted = self.max_slots.min(word.limit() / 2);
-        // A single slot is no better than the word.
-        if wanted >= 2 || self.slots.get().is_some() {
-            self.open_slots(self.slots.get_or_init(|| Slots::new(1 << wanted.ilog2())));
+    fn open(&self, state: PackedState) {
+        let wanted = self.max_caches.min(state.limit() / 2);
+        // A single cache is no better than the semaphore.
+        if wanted >= 2 || self.caches.get().is_some() {
+            self.open_caches(self.caches.get_or_init(|| Caches::new(1 << wanted.ilog2())));
         }
     }
 
-    fn open_slots(&self, slots: &Slots) {
+    fn open_caches(&self, caches: &Caches) {
         let _switch = lock_checked(&self.switch);
-        let word = self.read();
-        let capacity = word.limit() / 2 / slots.slots.len() as u32;
-        // Marked first: no permit is in a slot while `CACHED` is clear.
-        if capacity > 0 && !word.is_cached() && self.semaphore.set_cached() {
-            slots.capacity.store(capacity, Ordering::Relaxed);
-            slots.open();
+        let state = self.read();
+        let capacity = state.limit() / 2 / caches.caches.len() as u32;
+        // Flag first: no cache holds a permit while `CACHED` is clear.
+        if capacity > 0 && !state.is_cached() && self.semaphore.set_cached() {
+            caches.capacity.store(capacity, Ordering::Relaxed);
+            caches.open();
         }
     }
 
-    /// Empties the cache: its permits are free for all threads. The slots stay closed as long as the
-    /// guard lives, at least.
+    /// Empties the caches, so that all threads can acquire their permits. The caches stay closed at least as long
+    /// as the guard lives.
     #[cold]
     fn close(&self) -> MutexGuard<'_, ()> {
         let switch = lock_checked(&self.switch);
         if self.read().is_cached() {
-            let found = self.slots.get().map_or(0, Slots::close);
+            let found = self.caches.get().map_or(0, Caches::close);
             self.semaphore.clear_cached(found);
         }
         switch
@@ -196,84 +197,89 @@ impl PermitCache {
 
 #[cfg(test)]
 impl PermitCache {
-    /// With two open slots on any machine.
-    pub(super) fn with_two_slots(limit: u32) -> Self {
+    /// Returns permits with two open caches, on any machine.
+    pub(super) fn with_two_caches(limit: u32) -> Self {
         let cache = Self::new(limit, false);
-        cache.open_two_slots();
+        cache.open_two_caches();
         cache
     }
 
-    /// Opens two slots as contention would. Returns whether permits may be cached now.
-    pub(super) fn open_two_slots(&self) -> bool {
-        self.open_slots(self.slots.get_or_init(|| Slots::new(2)));
+    /// Opens two caches as contention would. Returns whether permits may be cached now.
+    pub(super) fn open_two_caches(&self) -> bool {
+        self.open_caches(self.caches.get_or_init(|| Caches::new(2)));
         self.read().is_cached()
     }
 }
 
-impl Slots {
+impl Caches {
     fn new(count: usize) -> Self {
         Self {
-            slots: (0..count).map(|_| Slot(AtomicU32::new(CLOSED))).collect(),
+            caches: (0..count).map(|_| Cache(AtomicU32::new(CLOSED))).collect(),
             capacity: AtomicU32::new(0),
         }
     }
 
     #[inline(always)]
     fn mine(&self) -> &AtomicU32 {
-        &self.slots[home() & (self.slots.len() - 1)].0
+        &self.caches[thread_index() & (self.caches.len() - 1)].0
     }
 
-    /// Takes a permit out of the thread's slot.
+    /// Takes a permit from the thread's cache.
     ///
-    /// Out of line, as [`put`](Self::put): the code of calls without contention stays small enough to be
-    /// inlined, and a permit stays in registers.
+    /// Out of line, like [`put`](Self::put), so that the code without contention stays small enough to be inlined
+    /// and a permit stays in registers.
     #[inline(never)]
     fn take(&self) -> bool {
-        let slot = self.mine();
-        let permits = slot.load(Ordering::Relaxed);
+        let cache = self.mine();
+        let permits = cache.load(Ordering::Relaxed);
         if permits == 0 || permits == CLOSED {
             return false;
         }
-        // Acquire, as for every acquisition. A failure means that other threads use the slot too; then
-        // the semaphore decides.
-        slot.compare_exchange(permits, permits - 1, Ordering::Acquire, Ordering::Relaxed)
+        // Acquire, as for every acquisition. After a failure, caused by a thread that shares the cache, the
+        // semaphore decides.
+        cache
+            .compare_exchange(permits, permits - 1, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Puts a permit into the thread's slot, if it is open and has room.
+    /// Puts a permit into the thread's cache, if it is open and not full.
     #[inline(never)]
     fn put(&self) -> bool {
-        let slot = self.mine();
-        let permits = slot.load(Ordering::Relaxed);
+        let cache = self.mine();
+        let permits = cache.load(Ordering::Relaxed);
         if permits >= self.capacity.load(Ordering::Relaxed) {
             return false;
         }
         // Release, as for every release.
-        slot.compare_exchange(permits, permits + 1, Ordering::Release, Ordering::Relaxed)
+        cache
+            .compare_exchange(permits, permits + 1, Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 
     fn sum(&self) -> u32 {
-        let permits = self.slots.iter().map(|slot| slot.0.load(Ordering::Relaxed));
+        let permits = self
+            .caches
+            .iter()
+            .map(|cache| cache.0.load(Ordering::Relaxed));
         permits.filter(|permits| *permits != CLOSED).sum()
     }
 
     fn open(&self) {
-        for slot in &self.slots {
-            slot.0.store(0, Ordering::Release);
+        for cache in &self.caches {
+            cache.0.store(0, Ordering::Release);
         }
     }
 
-    /// Closes the slots and returns the number of permits in them.
+    /// Closes the caches and returns the number of permits in them.
     fn close(&self) -> u32 {
-        let slots = self.slots.iter();
-        slots
-            .map(|slot| slot.0.swap(CLOSED, Ordering::AcqRel))
+        let caches = self.caches.iter();
+        caches
+            .map(|cache| cache.0.swap(CLOSED, Ordering::AcqRel))
             .sum()
     }
 }
 
-/// Number of processors that the program may use, read once.
+/// Returns the number of processors that the program may use, read once.
 #[cfg(not(backstop_loom))]
 fn processors() -> u32 {
     use std::thread::available_parallelism;

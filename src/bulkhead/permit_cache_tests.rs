@@ -1,19 +1,19 @@
-//! The semaphore, and the permit cache over it, against plain counting.
+//! Tests of the semaphore and the permit caches against plain counting.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::bulkhead::state::MAX_PERMITS;
-use crate::striped::move_to;
+use crate::striped::set_thread_index;
 
-/// Acquires one permit as a bulkhead does.
-fn acquire(cache: &PermitCache) -> Result<Taken, Word> {
+/// Acquires one permit like a bulkhead: fast path, then slow path.
+fn acquire(cache: &PermitCache) -> Result<Taken, PackedState> {
     cache
         .try_acquire_once()
         .map_or_else(|| cache.try_acquire_one(), Ok)
 }
 
-/// Permits that the semaphore counts, and those in flight.
+/// Returns the permits that the semaphore counts, and the permits in flight.
 fn counts(cache: &PermitCache) -> (u32, u32) {
     (cache.read().in_flight(), cache.in_flight())
 }
@@ -27,8 +27,8 @@ fn fields_do_not_touch_each_other() {
     cache.set_waiting();
     let old = cache.set_limit(1);
     assert!(old.limit() == MAX_PERMITS && old.is_waiting() && !old.is_cached());
-    let word = cache.read();
-    assert_eq!((word.limit(), word.in_flight()), (1, MAX_PERMITS));
+    let state = cache.read();
+    assert_eq!((state.limit(), state.in_flight()), (1, MAX_PERMITS));
     cache.clear_waiting();
     assert!(!cache.release(MAX_PERMITS).is_waiting());
     assert_eq!(cache.read().in_flight(), 0);
@@ -48,39 +48,39 @@ fn no_call_overtakes_a_waiter() {
 }
 
 #[test]
-fn one_permit_is_acquired_while_there_is_room() {
+fn permits_are_acquired_up_to_the_limit() {
     for limit in [1, 2, MAX_PERMITS] {
         let cache = PermitCache::new(limit, true);
         let forced = cache.force(limit - 1).cost();
         let (_, in_flight) = acquire(&cache).unwrap().into_words();
         assert_eq!((forced, in_flight), (limit - 1, u64::from(limit)));
-        let word = acquire(&cache).unwrap_err();
-        assert_eq!((word.in_flight(), word.limit()), (limit, limit));
+        let state = acquire(&cache).unwrap_err();
+        assert_eq!((state.in_flight(), state.limit()), (limit, limit));
     }
 }
 
 #[test]
-fn a_clamped_cost_takes_what_there_is() {
+fn a_clamped_cost_takes_all_permits() {
     let cache = PermitCache::new(3, true);
     assert!(cache.try_acquire(5, false).is_err());
     assert_eq!(cache.try_acquire(5, true).map(Taken::cost), Ok(3));
 }
 
 #[test]
-fn a_released_permit_stays_with_the_thread_while_there_is_much_room() {
-    let cache = PermitCache::with_two_slots(8);
-    move_to(0);
+fn a_released_permit_stays_with_its_thread_while_many_are_free() {
+    let cache = PermitCache::with_two_caches(8);
+    set_thread_index(0);
     acquire(&cache).unwrap();
     assert!(!cache.release_one());
     assert_eq!(counts(&cache), (1, 0));
-    // A thread with another slot does not see it.
-    move_to(1);
+    // A thread with another cache does not use it.
+    set_thread_index(1);
     acquire(&cache).unwrap();
     assert_eq!(counts(&cache), (2, 1));
-    move_to(0);
+    set_thread_index(0);
     acquire(&cache).unwrap();
     assert_eq!(counts(&cache), (2, 2));
-    // Both slots together hold half of the limit.
+    // Both caches together hold half of the limit.
     cache.force(2);
     for released in 1..=4 {
         cache.release_one();
@@ -89,14 +89,14 @@ fn a_released_permit_stays_with_the_thread_while_there_is_much_room() {
     }
     assert_eq!(counts(&cache), (2, 0));
     cache.set_limit(16);
-    assert!(cache.open_two_slots());
+    assert!(cache.open_two_caches());
     cache.force(7);
     (0..7).for_each(|_| assert!(!cache.release_one()));
     assert_eq!(counts(&cache), (4, 0), "half of the new limit");
 }
 
 #[test]
-fn the_cache_is_emptied_before_a_call_is_rejected_waits_or_finds_another_limit() {
+fn the_caches_are_emptied_before_a_rejection_a_wait_and_a_new_limit() {
     type Act = fn(&PermitCache);
     let acts: [(Act, u32); 4] = [
         (|cache| assert!(cache.try_acquire(8, false).is_ok()), 8),
@@ -105,16 +105,16 @@ fn the_cache_is_emptied_before_a_call_is_rejected_waits_or_finds_another_limit()
         (|cache| assert!(cache.set_limit(7).limit() == 8), 0),
     ];
     for (act, in_flight) in acts {
-        let cache = PermitCache::with_two_slots(8);
+        let cache = PermitCache::with_two_caches(8);
         for home in [0, 1] {
-            move_to(home);
+            set_thread_index(home);
             acquire(&cache).unwrap();
             cache.release_one();
         }
         assert_eq!(counts(&cache), (2, 0));
         act(&cache);
         assert_eq!(counts(&cache), (in_flight, in_flight));
-        // And it stays empty until threads contend again.
+        // They stay empty until threads contend again.
         cache.force(1);
         cache.release_one();
         assert_eq!(counts(&cache), (in_flight, in_flight));
@@ -122,31 +122,31 @@ fn the_cache_is_emptied_before_a_call_is_rejected_waits_or_finds_another_limit()
 }
 
 #[test]
-fn permits_are_cached_only_while_there_is_much_room_and_no_call_waits() {
+fn permits_are_cached_only_while_many_are_free_and_no_call_waits() {
     let cache = PermitCache::new(8, false);
     cache.force(2);
-    assert!(!cache.open_two_slots(), "a quarter is in flight");
+    assert!(!cache.open_two_caches(), "a quarter is in flight");
     cache.release(1);
     cache.set_waiting();
-    assert!(!cache.open_two_slots(), "a call waits");
+    assert!(!cache.open_two_caches(), "a call waits");
     cache.clear_waiting();
-    assert!(cache.open_two_slots());
+    assert!(cache.open_two_caches());
 }
 
 #[test]
-fn a_limit_with_less_than_one_permit_for_each_slot_keeps_them_closed() {
-    let cache = PermitCache::with_two_slots(8);
+fn a_limit_with_less_than_one_permit_per_cache_keeps_them_closed() {
+    let cache = PermitCache::with_two_caches(8);
     cache.set_limit(3);
-    assert!(!cache.open_two_slots());
+    assert!(!cache.open_two_caches());
     cache.set_limit(4);
-    assert!(cache.open_two_slots());
+    assert!(cache.open_two_caches());
 }
 
 #[test]
 fn contention_opens_the_cache_except_where_counts_must_be_exact() {
     for (exact, limit, opens) in [(false, 4, true), (false, 3, false), (true, 4, false)] {
         let cache = PermitCache::new(limit, exact);
-        // As after a failed compare-and-swap.
+        // Like after a failed compare-and-swap.
         assert!(cache.try_acquire_one().is_ok());
         assert_eq!(cache.read().is_cached(), opens, "{limit}");
     }
@@ -175,15 +175,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// From outside, a number in flight, a limit, and a flag decide.
+/// Compares with a model of an in-flight count, a limit, and a flag.
 fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
-    let cache = PermitCache::with_two_slots(limit);
+    let cache = PermitCache::with_two_caches(limit);
     let (mut limit, mut out, mut waiting) = (limit, Vec::new(), false);
     for &step in steps {
         let sum = out.iter().sum::<u32>();
         match step {
             Step::Acquire { home, cost } => {
-                move_to(home);
+                set_thread_index(home);
                 let taken = match cost {
                     1 => acquire(&cache).ok(),
                     _ => cache.try_acquire(cost, false).ok(),
@@ -192,7 +192,7 @@ fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
                 out.extend(taken.map(Taken::cost));
             }
             Step::Release { home, which } if !out.is_empty() => {
-                move_to(home);
+                set_thread_index(home);
                 match out.swap_remove(which % out.len()) {
                     1 => prop_assert_eq!(cache.release_one(), waiting),
                     cost => prop_assert_eq!(cache.release(cost).is_waiting(), waiting),
@@ -209,7 +209,7 @@ fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
                 waiting = true;
             }
             Step::Contend => {
-                cache.open_two_slots();
+                cache.open_two_caches();
             }
             Step::ClearWaiting => {
                 cache.clear_waiting();
@@ -225,7 +225,7 @@ fn check(limit: u32, steps: &[Step]) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn the_cache_changes_nothing_but_the_speed(
+    fn caches_change_no_result(
         limit in 1..24_u32,
         steps in proptest::collection::vec(step(), 1..200),
     ) {

@@ -1,15 +1,16 @@
-//! A bounded wait queue in front of the permits.
+//! The semaphore with a bounded wait queue.
 //!
-//! While no call waits, admission is a matter of the semaphore alone. A call without room takes the
-//! lock, sets the semaphore's flag for waiters, and joins the queue. From then on each release hands
-//! its permits to the next waiter before another call can take them.
+//! While no call waits, only the semaphore decides. A call that finds no free permits takes the lock, sets the
+//! semaphore's flag for waiters, and joins the queue. From then on, each release hands its permits to the next
+//! waiter before another call can acquire them.
 
+use std::fmt;
 use std::task::Waker;
 use std::time::Duration;
 
 use super::partition::Partition;
 use super::permit_cache::PermitCache;
-use super::state::{Settled, Taken, WaitList, Word};
+use super::state::{PackedState, Settled, Taken, WaitList};
 use crate::clock::ClockHandle;
 use crate::codel::Codel;
 use crate::error::Reason;
@@ -18,40 +19,40 @@ use crate::instant::Instant;
 use crate::priority::Priority;
 use crate::sync::{Mutex, MutexGuard, lock_checked};
 
-/// Which of several waiters is next.
+/// The order in which waiters are admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QueueOrder {
-    /// The one that has waited longest.
+    /// First in, first out.
     #[default]
     Fifo,
-    /// The newest: under overload its caller is the least likely to have given up.
+    /// Last in, first out. Under overload the newest caller is the least likely to have given up.
     Lifo,
-    /// The one with the highest [`Priority`]; among equals the one that has waited longest.
+    /// The highest [`Priority`] first. Calls of equal priority are admitted first in, first out.
     Priority,
 }
 
-/// The rules of admission that do not change.
+/// Admission rules that never change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rules {
-    /// The most waiters.
+    /// Most waiters.
     pub(super) capacity: usize,
     pub(super) order: QueueOrder,
-    /// A cost above the limit counts as the limit.
+    /// Whether a cost above the limit counts as the limit.
     pub(super) clamp: bool,
-    /// A partition below its share is admitted although all permits are in flight.
+    /// Whether partitions below their share are admitted while all permits are in flight.
     pub(super) exceed: bool,
 }
 
-/// Permits with a bounded wait queue.
+/// A semaphore with a bounded wait queue.
 #[derive(Debug)]
 pub(super) struct PermitQueue {
     permits: PermitCache,
     pub(super) rules: Rules,
-    /// Read for CoDel only.
+    /// Only read for CoDel.
     clock: ClockHandle,
     has_codel: bool,
-    /// Empty for a bulkhead without partitions. The first is for calls that belong to none.
+    /// Empty for a bulkhead without partitions, else with a first one for calls that belong to none.
     partitions: Box<[Partition]>,
     waiting: Mutex<Waiting>,
 }
@@ -62,22 +63,43 @@ pub(super) struct Waiting {
     codel: Option<Box<Codel>>,
 }
 
-/// Why a call was not admitted at once.
+/// Why a call was not admitted immediately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
     /// All permits are in flight, or other calls wait for them.
     Busy,
-    /// The call needs more permits than there are.
+    /// The call needs more permits than the limit.
     TooLarge,
 }
 
-/// What a call asks for. Passed to functions out of line by field: in one value the fields are stored
-/// one by one and loaded together, which stalls.
+/// The request of a call. Passed to out-of-line functions field by field: passed as one value, the fields are
+/// stored separately and loaded together, which stalls.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entrant {
     pub(super) cost: u32,
     pub(super) partition: u32,
     pub(super) priority: Priority,
+}
+
+impl QueueOrder {
+    /// Returns the order as a label: `fifo`, `lifo`, or `priority`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fifo => "fifo",
+            Self::Lifo => "lifo",
+            Self::Priority => "priority",
+        }
+    }
+}
+
+impl fmt::Display for QueueOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Fifo => "first in, first out",
+            Self::Lifo => "last in, first out",
+            Self::Priority => "by priority",
+        })
+    }
 }
 
 impl Full {
@@ -116,8 +138,8 @@ impl PermitQueue {
         &self.permits
     }
 
-    /// Reads the semaphore; permits in flight are exact only where none are cached.
-    pub(super) fn read(&self) -> Word {
+    /// Reads the semaphore. The in-flight count is only exact if no permits are cached.
+    pub(super) fn read(&self) -> PackedState {
         self.permits.read()
     }
 
@@ -137,27 +159,27 @@ impl PermitQueue {
         lock_checked(&self.waiting)
     }
 
-    pub(super) fn queued(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.lock().list.len()
     }
 
-    pub(super) fn queued_in(&self, partition: usize) -> usize {
+    pub(super) fn waiting_in(&self, partition: usize) -> usize {
         self.lock().list.len_of(partition)
     }
 
-    /// CoDel's load, 0 to 1; 0 without CoDel.
+    /// Returns CoDel's load from 0 to 1, or 0 without CoDel.
     pub(super) fn load(&self) -> f64 {
         self.lock().codel.as_ref().map_or(0.0, |codel| codel.load())
     }
 
-    /// Changes CoDel's target and interval. `false` without CoDel.
+    /// Changes CoDel's target and interval. Returns `false` without CoDel.
     pub(super) fn retune(&self, target: Duration, interval: Duration) -> bool {
         let mut waiting = self.lock();
         let codel = waiting.codel.as_mut();
         codel.is_some_and(|codel| codel.retune(target, interval).is_ok())
     }
 
-    /// Admits a call if there is room and no other call waits for it.
+    /// Admits a call if its permits are free and no call waits.
     #[inline(always)]
     pub(super) fn try_admit(&self, entrant: Entrant) -> Result<Taken, Full> {
         if entrant.cost == 1 && self.partitions.is_empty() {
@@ -165,11 +187,11 @@ impl PermitQueue {
                 return Ok(taken);
             }
         }
-        self.try_admit_slowly(entrant.cost, entrant.partition)
+        self.try_admit_slow(entrant.cost, entrant.partition)
     }
 
     #[inline(never)]
-    fn try_admit_slowly(&self, cost: u32, partition: u32) -> Result<Taken, Full> {
+    fn try_admit_slow(&self, cost: u32, partition: u32) -> Result<Taken, Full> {
         if !self.partitions.is_empty() {
             return self.try_admit_to_partition(cost, partition as usize);
         }
@@ -179,55 +201,55 @@ impl PermitQueue {
         };
         match acquire() {
             Ok(taken) => Ok(taken),
-            Err(word) if word.is_waiting() && word.has_room(cost) => {
-                // The waiters for this room are about to be served; there may be more of it.
+            Err(state) if state.is_waiting() && state.has_room(cost) => {
+                // The waiters for these permits have not been served yet. Some permits may remain.
                 self.serve();
-                acquire().map_err(|word| self.why(cost, word))
+                acquire().map_err(|state| self.why(cost, state))
             }
-            Err(word) => Err(self.why(cost, word)),
+            Err(state) => Err(self.why(cost, state)),
         }
     }
 
     fn try_admit_to_partition(&self, cost: u32, partition: usize) -> Result<Taken, Full> {
         let waiting = self.lock();
-        let word = self.read();
-        let below = self.partitions[partition].is_below_share(cost, word.limit());
-        // Waiters go first, but before a partition below its share only its own.
-        let its_turn = waiting.list.len() == 0 || (below && waiting.list.len_of(partition) == 0);
-        let taken = its_turn
+        let state = self.read();
+        let below = self.partitions[partition].is_below_share(cost, state.limit());
+        // Waiters go first. Below its share, a partition only yields to its own waiters.
+        let may_enter = waiting.list.len() == 0 || (below && waiting.list.len_of(partition) == 0);
+        let taken = may_enter
             .then(|| self.take(cost, partition, false))
             .flatten();
-        taken.ok_or_else(|| self.why(cost, word))
+        taken.ok_or_else(|| self.why(cost, state))
     }
 
-    /// The permits that a call of this cost takes.
-    fn clamped(&self, cost: u32, word: Word) -> u32 {
+    /// Returns the number of permits that a call of this cost takes.
+    fn clamped(&self, cost: u32, state: PackedState) -> u32 {
         if self.rules.clamp {
-            cost.min(word.limit())
+            cost.min(state.limit())
         } else {
             cost
         }
     }
 
-    fn why(&self, cost: u32, word: Word) -> Full {
-        if cost > word.limit() && !self.rules.clamp {
+    fn why(&self, cost: u32, state: PackedState) -> Full {
+        if cost > state.limit() && !self.rules.clamp {
             Full::TooLarge
         } else {
             Full::Busy
         }
     }
 
-    /// Takes permits for the next call. Under the lock, if there are partitions.
+    /// Acquires the permits of the next call. With partitions, the lock must be held.
     #[inline]
     fn take(&self, cost: u32, partition: usize, last: bool) -> Option<Taken> {
         let taken = match self.permits.acquire_in_turn(cost, self.rules.clamp, last) {
             Ok(taken) => taken,
-            Err(word) => {
+            Err(state) => {
                 let below = self.rules.exceed
                     && self
                         .partitions
                         .get(partition)?
-                        .is_below_share(cost, word.limit());
+                        .is_below_share(cost, state.limit());
                 below.then(|| self.permits.force(cost))?
             }
         };
@@ -235,7 +257,7 @@ impl PermitQueue {
         Some(taken)
     }
 
-    /// Admits a call whatever the limit is.
+    /// Admits a call even above the limit.
     pub(super) fn force(&self, entrant: Entrant) -> Taken {
         let taken = self.permits.force(entrant.cost);
         self.enter(entrant.partition as usize, taken.cost());
@@ -258,18 +280,18 @@ impl PermitQueue {
         }
     }
 
-    // Out of line: it stands wherever a permit may be dropped.
+    // Out of line, because every drop of a permit contains the call.
     #[inline(never)]
     fn release_many(&self, cost: u32, partition: u32) {
         self.release_all(cost, partition);
     }
 
-    /// As [`release`](Self::release). Returns the semaphore just before, exact if no permits are cached.
+    /// Like [`release`](Self::release). Returns the state before, which is exact if no permits are cached.
     #[inline(always)]
-    pub(super) fn release_all(&self, cost: u32, partition: u32) -> Word {
+    pub(super) fn release_all(&self, cost: u32, partition: u32) -> PackedState {
         if let Some(partition) = self.partitions.get(partition as usize) {
-            // Before the permits, whose release publishes it: a call that finds them free finds the
-            // partition free too.
+            // Before the permits, whose release publishes it: a call that reads them as free also reads the
+            // partition's count without them.
             partition.leave(cost);
         }
         let before = self.permits.release(cost);
@@ -279,10 +301,10 @@ impl PermitQueue {
         before
     }
 
-    /// Changes the limit, if it is another one. Returns the old one and the number of the change, in the order
-    /// of the changes. Permits in flight stay so. [`serve_waiting`](Self::serve_waiting) must follow.
+    /// Changes the limit. Returns the old limit and the event number of the change, or `None` if the limit is the same.
+    /// [`serve_waiting`](Self::serve_waiting) must follow.
     pub(super) fn set_limit(&self, limit: u32, number: impl FnOnce() -> u64) -> Option<(u32, u64)> {
-        // The lock keeps changes apart until they are numbered.
+        // The lock orders changes and their event numbers alike.
         let _waiting = self.lock();
         let old = self.permits.set_limit(limit).limit();
         (old != limit).then(|| (old, number()))
@@ -295,8 +317,8 @@ impl PermitQueue {
         }
     }
 
-    /// Adds a waiter and returns its slot; `None` if the queue is full. The flag says whether its turn
-    /// may have come already: then [`serve`](Self::serve) must follow.
+    /// Adds a waiter and returns its cell, or `None` if the queue is full. The flag says whether it may be admitted
+    /// immediately: then [`serve`](Self::serve) must follow.
     pub(super) fn push(
         &self,
         cost: u32,
@@ -307,7 +329,7 @@ impl PermitQueue {
     ) -> Option<(usize, bool)> {
         let mut waiting = self.lock();
         if waiting.list.len() >= self.rules.capacity {
-            // A waker may be user code: it is dropped after the lock.
+            // A waker may be user code, so it is dropped outside the lock.
             drop(waiting);
             return None;
         }
@@ -315,31 +337,31 @@ impl PermitQueue {
             QueueOrder::Priority => u16::MAX - priority.as_u16(),
             QueueOrder::Fifo | QueueOrder::Lifo => 0,
         };
-        let slot = waiting.list.push(partition, rank, cost, now, waker);
-        let word = match waiting.list.len() {
+        let cell = waiting.list.push(partition, rank, cost, now, waker);
+        let state = match waiting.list.len() {
             1 => self.permits.set_waiting(),
             // The flag is set already.
             _ => self.read(),
         };
-        // Calls before it have no room; it may have, since some may have come since it was rejected.
+        // Permits may have been released since its fast path failed, or it may need fewer than the calls before it.
         let may_be_next = !self.partitions.is_empty()
-            || word.has_room(self.clamped(cost, word))
-            || self.why(cost, word) == Full::TooLarge;
-        Some((slot, may_be_next))
+            || state.has_room(self.clamped(cost, state))
+            || self.why(cost, state) == Full::TooLarge;
+        Some((cell, may_be_next))
     }
 
-    /// Serves the waiters as far as there is room. They are woken outside the lock.
+    /// Hands free permits to waiters, and wakes them outside the lock.
     #[cold]
     pub(super) fn serve(&self) {
-        // A clock may be user code: it is not read under the lock, and a waker or a clock that panics
-        // costs no other waiter its turn.
+        // A clock may be user code, so it is read outside the lock. If a waker or a clock panics, the other waiters
+        // are still served.
         let (mut panics, mut now) = (Panics::default(), None);
         if self.has_codel {
             panics.run(|| now = Some(self.clock.now()));
         }
         loop {
             let mut waiting = self.lock();
-            // Two at a time: usually the second has no turn, and one lock was enough.
+            // Two per lock: usually there is no second one, and one lock suffices.
             let first = self.settle_next(&mut waiting, now);
             let second = match first {
                 Some(_) if waiting.list.len() > 0 => self.settle_next(&mut waiting, now),
@@ -357,42 +379,42 @@ impl PermitQueue {
         panics.resume();
     }
 
-    /// Ends the wait of the next waiter, if it can be ended. `now` is `None` without CoDel.
+    /// Admits or rejects the next waiter, if possible. `now` is `None` without CoDel.
     fn settle_next(&self, waiting: &mut Waiting, now: Option<Instant>) -> Option<Waker> {
         if waiting.list.len() == 0 {
             return None;
         }
-        let word = self.read();
-        let partition = self.next_partition(waiting, word.limit())?;
+        let state = self.read();
+        let partition = self.next_partition(waiting, state.limit())?;
         let mut newest_first = self.rules.order == QueueOrder::Lifo;
         if let (Some(codel), Some(now)) = (&mut waiting.codel, now) {
-            // CoDel judges the oldest waiter when its turn could have come.
-            let (slot, oldest) = waiting.list.first(partition)?;
-            if word.has_room(self.clamped(oldest.cost, word))
+            // CoDel judges the oldest waiter once permits are free for it.
+            let (cell, oldest) = waiting.list.first(partition)?;
+            if state.has_room(self.clamped(oldest.cost, state))
                 && codel.should_drop(now.saturating_duration_since(oldest.since), now)
             {
-                let stale = Settled::Refused(Reason::QueueTimeout);
-                return self.settle(waiting, partition, slot, stale);
+                let stale = Settled::Rejected(Reason::QueueTimeout);
+                return self.settle(waiting, partition, cell, stale);
             }
             newest_first |= codel.is_overloaded();
         }
-        let (slot, waiter) = if newest_first {
+        let (cell, waiter) = if newest_first {
             waiting.list.last(partition)?
         } else {
             waiting.list.first(partition)?
         };
-        let settled = if self.why(waiter.cost, word) == Full::TooLarge {
-            // The limit has shrunk below its cost: its turn would never come.
-            Settled::Refused(Reason::CostExceedsLimit)
+        let settled = if self.why(waiter.cost, state) == Full::TooLarge {
+            // The limit has shrunk below its cost.
+            Settled::Rejected(Reason::CostExceedsLimit)
         } else {
             let last = waiting.list.len() == 1;
             Settled::Admitted(self.take(waiter.cost, partition, last)?)
         };
-        self.settle(waiting, partition, slot, settled)
+        self.settle(waiting, partition, cell, settled)
     }
 
-    /// The partition whose head is next: one below its share if there is one, else the one whose head
-    /// came first.
+    /// Returns the partition whose head is served next. Partitions below their share precede the others. Among equals,
+    /// the order of the queue decides.
     fn next_partition(&self, waiting: &Waiting, limit: u32) -> Option<usize> {
         if self.partitions.is_empty() {
             return Some(0);
@@ -403,7 +425,7 @@ impl PermitQueue {
                 QueueOrder::Fifo | QueueOrder::Priority => (waiting.list.first(partition)?, false),
             };
             let below = self.partitions[partition].is_below_share(waiter.cost, limit);
-            let (rank, arrival) = waiter.place;
+            let (rank, arrival) = waiter.key;
             let arrival = if newest_first {
                 u64::MAX - arrival
             } else {
@@ -418,18 +440,18 @@ impl PermitQueue {
         &self,
         waiting: &mut Waiting,
         partition: usize,
-        slot: usize,
+        cell: usize,
         settled: Settled,
     ) -> Option<Waker> {
-        let waker = waiting.list.settle(partition, slot, settled)?;
+        let waker = waiting.list.settle(partition, cell, settled)?;
         self.after_removal(waiting);
         Some(waker)
     }
 
-    /// Clears the flag when the last waiter has left.
+    /// Clears the flag for waiters when the queue has become empty.
     pub(super) fn after_removal(&self, waiting: &mut Waiting) {
         if waiting.list.len() == 0 {
-            // The last to be admitted has cleared it with its acquisition.
+            // If the last waiter was admitted, its acquisition has cleared the flag.
             if self.read().is_waiting() {
                 self.permits.clear_waiting();
             }

@@ -1,4 +1,4 @@
-//! The bulkhead around an operation.
+//! The bulkhead as a policy.
 
 use std::mem;
 use std::pin::Pin;
@@ -7,12 +7,12 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::Bulkhead;
-use super::acquire::Acquire;
+use super::acquire::{Request, Wait};
 use super::inner::Inner;
 use super::permit_queue::Full;
 use super::raw_permit::{Ending, RawPermit};
 use crate::clock::ClockHandle;
-use crate::error::{Reason, Rejected};
+use crate::error::Rejected;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
@@ -42,22 +42,22 @@ impl<'a> Gate for &'a Bulkhead {
         observer: Option<&dyn Observer>,
     ) -> Entered<Ticket, Waiting<'a>> {
         let inner = &*self.inner;
-        let stage = match inner.try_enter(inner.entrant(cx, self.partition), cx, observer) {
-            Ok(held) => return Entered::Admitted(Ticket(held)),
-            Err(Full::Busy) if inner.may_wait() => Stage::Full { bulkhead: self },
-            Err(full) => Stage::Rejected {
-                inner,
-                reason: full.reason(),
-            },
+        let rejected = match inner.try_enter(inner.entrant(cx, self.partition), cx, observer) {
+            Ok(raw) => return Entered::Admitted(Ticket(raw)),
+            Err(Full::Busy) if inner.may_wait() => None,
+            Err(full) => Some(full.reason()),
         };
-        Entered::Waits(Waiting { stage })
+        Entered::Waits(Waiting {
+            bulkhead: self,
+            wait: Wait::new(rejected),
+        })
     }
 
     #[inline(always)]
-    fn permit(self, Ticket(held): Ticket) -> Running<'a> {
+    fn permit(self, Ticket(raw): Ticket) -> Running<'a> {
         Running {
             inner: &self.inner,
-            held,
+            raw,
         }
     }
 }
@@ -74,14 +74,14 @@ impl Describe for Bulkhead {
     }
 }
 
-/// What an admitted call has taken.
+/// The permits of an admitted call, before its attempt has been created.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket(RawPermit);
 
-/// The permits of a call that runs; nothing once they have been taken out.
+/// The permits of a running call, or none after [`take`](Permit::take).
 pub struct Running<'a> {
     inner: &'a Inner,
-    held: RawPermit,
+    raw: RawPermit,
 }
 
 impl Permit for Running<'_> {
@@ -89,40 +89,40 @@ impl Permit for Running<'_> {
     fn take(&mut self) -> Self {
         Self {
             inner: self.inner,
-            held: self.held.take().unwrap_or(RawPermit::NOTHING),
+            raw: self.raw.take().unwrap_or(RawPermit::NOTHING),
         }
     }
 
     #[inline(always)]
     fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E> {
-        let (inner, held) = (self.inner, self.held);
-        // It holds nothing any more.
+        let (inner, raw) = (self.inner, self.raw);
+        // The permits are released below.
         mem::forget(self);
-        if held.is_nothing() {
+        if raw.is_nothing() {
             return outcome;
         }
         if inner.adaptive.is_some() {
-            return end_of_sample(inner, held, outcome, observer);
+            return end_of_sample(inner, raw, outcome, observer);
         }
-        inner.release(held);
+        inner.release(raw);
         outcome
     }
 }
 
-/// Ends a call whose duration and result an algorithm wants to know.
+/// Ends a call and gives the algorithm a sample of it.
 ///
-/// Out of line, and the outcome by value: taking its address, or that of the permit, would force every
-/// call out of the registers.
+/// Out of line, with the outcome by value. Taking its address, or that of the permit, in the caller would force
+/// both into memory for every bulkhead.
 #[inline(never)]
 fn end_of_sample<T, E>(
     inner: &Inner,
-    held: RawPermit,
+    raw: RawPermit,
     mut outcome: Outcome<T, E>,
     observer: Option<&dyn Observer>,
 ) -> Outcome<T, E> {
     let ending = Ending::of(&outcome.verdict);
     inner.leave(
-        held,
+        raw,
         ending,
         || outcome.finished(&inner.base.clock),
         observer,
@@ -133,21 +133,21 @@ fn end_of_sample<T, E>(
 impl Drop for Running<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        // Only looked at: the words may have been written just now.
-        if !self.held.is_nothing() {
+        // Reads one word without taking it: recently written words would stall.
+        if !self.raw.is_nothing() {
             self.abandon();
         }
     }
 }
 
 impl Running<'_> {
-    /// Ends a call that was dropped, or whose operation panicked.
+    /// Ends a call whose future was dropped or whose operation panicked.
     #[inline(never)]
     fn abandon(&mut self) {
-        let Some(held) = self.held.take() else {
+        let Some(raw) = self.raw.take() else {
             return;
         };
-        // A panic is a fault of the code, not a sign of load.
+        // A panic is a bug, not a sign of load.
         let overload = self.inner.cancel_is_overload && !std::thread::panicking();
         let ending = if overload {
             Ending::Overloaded
@@ -155,34 +155,25 @@ impl Running<'_> {
             Ending::Neutral
         };
         let now = || self.inner.base.clock.now();
-        self.inner.leave(held, ending, now, None);
+        self.inner.leave(raw, ending, now, None);
     }
 }
 
 impl std::fmt::Debug for Running<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running")
-            .field("held", &self.held)
+            .field("cost", &self.raw.cost())
             .finish_non_exhaustive()
     }
 }
 
 pin_project! {
-    /// The wait of a call that was not admitted at once.
+    /// The wait of a call that was not admitted immediately. Rejections also take this path, to keep the fast
+    /// path small.
     pub struct Waiting<'a> {
+        bulkhead: &'a Bulkhead,
         #[pin]
-        stage: Stage<'a>,
-    }
-}
-
-pin_project! {
-    #[project = StageProj]
-    enum Stage<'a> {
-        Rejected { inner: &'a Inner, reason: Reason },
-        // On its way into the wait queue. Apart, because a place in the queue with its timer is large: made in
-        // `enter`, it costs time also if the call is admitted at once.
-        Full { bulkhead: &'a Bulkhead },
-        Waiting { bulkhead: &'a Bulkhead, #[pin] acquire: Acquire<'a> },
+        wait: Wait<'a>,
     }
 }
 
@@ -196,35 +187,28 @@ impl<'a> Entrance for Waiting<'a> {
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<Running<'a>, Rejected>> {
-        let mut stage = self.project().stage;
-        if let StageProj::Full { bulkhead } = stage.as_mut().project() {
-            let bulkhead: &'a Bulkhead = bulkhead;
-            let acquire = Acquire::new(&bulkhead.inner, bulkhead.partition, *cx, reads_time);
-            stage.set(Stage::Waiting { bulkhead, acquire });
-        }
-        let (inner, reason): (&'a Inner, _) = match stage.project() {
-            StageProj::Waiting {
-                bulkhead,
-                mut acquire,
-            } => {
-                let inner = &*bulkhead.inner;
-                // From the start, because a clock may panic when the permits are there.
-                let mut running = Running {
-                    inner,
-                    held: RawPermit::NOTHING,
-                };
-                match ready!(acquire.as_mut().poll(&mut running.held, observer, task)) {
-                    Ok(()) => {
-                        *cx = acquire.context();
-                        return Poll::Ready(Ok(running));
-                    }
-                    Err(reason) => (inner, reason),
-                }
-            }
-            StageProj::Rejected { inner, reason } => (inner, *reason),
-            StageProj::Full { .. } => return Poll::Pending,
+        let this = self.project();
+        let inner = &*this.bulkhead.inner;
+        let request = Request {
+            inner,
+            partition: this.bulkhead.partition,
+            reads_time,
         };
-        Poll::Ready(Err(inner.reject(reason, observer)))
+        // Before the acquisition: a clock that panics afterwards must not leak the permits.
+        let mut running = Running {
+            inner,
+            raw: RawPermit::NOTHING,
+        };
+        Poll::Ready(
+            match ready!(
+                this.wait
+                    .poll(request, cx, &mut running.raw, observer, task)
+            ) {
+                // Word by word: see `RawPermit::take`.
+                Ok(()) => Ok(running.take()),
+                Err(reason) => Err(inner.reject(reason, observer)),
+            },
+        )
     }
 }
 

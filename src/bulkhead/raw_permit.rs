@@ -1,22 +1,33 @@
-//! Permits of a call without their guard, and how a call ended.
+//! Permits of a call without their RAII guard, and how calls end.
+
+use std::fmt;
 
 use super::state::Taken;
 use crate::instant::Instant;
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-/// Permits that an admitted call holds until they are released. In whole words, as [`Taken`] is.
-#[derive(Clone, Copy, Debug)]
+/// Permits that an admitted call holds until they are released. Fields are whole words, as in [`Taken`].
+#[derive(Clone, Copy)]
 pub(super) struct RawPermit {
-    /// The first word of [`Taken`] with the partition; zero if nothing is held.
+    /// The first word of [`Taken`] with the partition, or zero if nothing is held.
     word: u64,
-    /// This call included; only exact where no permits are cached.
+    /// Number of permits in flight, including these. Only exact where no permits are cached.
     pub(super) in_flight: u64,
-    /// When the work began; only set for adaptive limits.
+    /// When the operation started. Only set for adaptive limits.
     pub(super) started: Instant,
 }
 
+impl fmt::Debug for RawPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawPermit")
+            .field("cost", &self.cost())
+            .field("partition", &self.partition())
+            .finish_non_exhaustive()
+    }
+}
+
 impl RawPermit {
-    /// What a call holds before it is admitted, and while it bypasses the bulkhead.
+    /// The permits of a call that is not admitted yet, or that bypasses the bulkhead.
     pub(super) const NOTHING: Self = Self {
         word: 0,
         in_flight: 0,
@@ -33,17 +44,17 @@ impl RawPermit {
         }
     }
 
-    /// Takes what is held out of `self`, which then holds nothing.
+    /// Moves the permits out of `self`, which then holds nothing.
     #[inline]
     pub(super) const fn take(&mut self) -> Option<Self> {
-        // Word by word: as one value it would be copied in pieces wider than it was just written in.
-        let held = Self {
+        // Word by word: a wider copy than the preceding stores would stall.
+        let raw = Self {
             word: self.word,
             in_flight: self.in_flight,
             started: self.started,
         };
         self.word = 0;
-        if held.word == 0 { None } else { Some(held) }
+        if raw.word == 0 { None } else { Some(raw) }
     }
 
     #[inline]
@@ -62,7 +73,7 @@ impl RawPermit {
     }
 }
 
-/// What the end of a call says about the load.
+/// What the end of a call shows about the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Neutral,
@@ -75,7 +86,7 @@ impl Ending {
         match (verdict.health(), verdict.class()) {
             (Health::Healthy, _) => Self::Success,
             (Health::Unhealthy, ErrorClass::Throttled | ErrorClass::Timeout) => Self::Overloaded,
-            // Errors are often quick: their latency would look like a dependency with room.
+            // Errors are often fast: their latency would look like spare capacity.
             _ => Self::Neutral,
         }
     }

@@ -1,58 +1,58 @@
-//! A counting semaphore with a limit that can change: one atomic word.
+//! A counting semaphore with a variable limit in one atomic word.
 
-use super::state::{CACHED, MAX_PERMITS, Taken, WAITING, Word};
+use super::state::{CACHED, MAX_PERMITS, PackedState, Taken, WAITING};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Permits of a bulkhead.
+/// The permits of a bulkhead.
 ///
-/// Limit and count share one word, so an acquisition after `set_limit` has returned obeys the new
-/// limit. The flag for waiters is in the same word, so a release that finds it clear needs no second
-/// look, and a waiter that has set it cannot miss a release.
+/// Limit and count share one word, so an acquisition after `set_limit` returned obeys the new limit. The flag for
+/// waiters is in the same word: a release that finds it clear has no waiter to serve, and a waiter that set it
+/// cannot miss a release.
 ///
-/// Acquiring is a compare-and-swap (Acquire), releasing a subtraction (Release): what the last holder
-/// of a permit did happens before what the next one does.
+/// Acquiring is a compare-and-swap (Acquire), releasing a subtraction (Release), so everything before a release
+/// happens before everything after the next acquisition of that permit.
 #[derive(Debug)]
 pub(super) struct Semaphore(AtomicU64);
 
 impl Semaphore {
     pub(super) fn new(limit: u32) -> Self {
-        Self(AtomicU64::new(Word::new(limit.min(MAX_PERMITS)).0))
+        Self(AtomicU64::new(PackedState::new(limit.min(MAX_PERMITS)).0))
     }
 
     #[inline(always)]
-    pub(super) fn read(&self) -> Word {
-        // Acquire: a thread that finds `CACHED` clear sees the slots closed.
-        Word(self.0.load(Ordering::Acquire))
+    pub(super) fn read(&self) -> PackedState {
+        // Acquire pairs with `clear_cached`: a thread that reads `CACHED` clear also reads the caches closed.
+        PackedState(self.0.load(Ordering::Acquire))
     }
 
-    /// Acquires one permit in a single attempt. `None` if there is none, calls wait, or another thread
-    /// interfered.
+    /// Tries once to acquire one permit. Returns `None` if none is free, calls wait, or the compare-and-swap failed.
     #[inline(always)]
     pub(super) fn try_acquire_once(&self) -> Option<Taken> {
-        let word = self.read();
-        if word.is_waiting() || word.in_flight() >= word.limit() {
+        let state = self.read();
+        if state.is_waiting() || state.in_flight() >= state.limit() {
             return None;
         }
         self.0
-            .compare_exchange(word.0, word.0 + 1, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(state.0, state.0 + 1, Ordering::Acquire, Ordering::Relaxed)
             .ok()?;
-        Some(Taken::new(1, word.in_flight() + 1))
+        Some(Taken::new(1, state.in_flight() + 1))
     }
 
     /// Acquires `cost` permits if they are free and no call waits. With `clamp`, a cost above the limit
     /// counts as the limit.
-    pub(super) fn try_acquire(&self, cost: u32, clamp: bool) -> Result<Taken, Word> {
-        self.acquire(cost, clamp, |word| !word.is_waiting(), !0)
+    pub(super) fn try_acquire(&self, cost: u32, clamp: bool) -> Result<Taken, PackedState> {
+        self.acquire(cost, clamp, |state| !state.is_waiting(), !0)
     }
 
-    /// As [`try_acquire`](Self::try_acquire) for the next waiter. `last`: no other call waits.
+    /// Like [`try_acquire`](Self::try_acquire), for the next waiter. `last`: no other call waits, so the flag is
+    /// cleared.
     #[inline]
     pub(super) fn acquire_in_turn(
         &self,
         cost: u32,
         clamp: bool,
         last: bool,
-    ) -> Result<Taken, Word> {
+    ) -> Result<Taken, PackedState> {
         let keep = if last { !WAITING } else { !0 };
         self.acquire(cost, clamp, |_| true, keep)
     }
@@ -62,79 +62,81 @@ impl Semaphore {
         &self,
         cost: u32,
         clamp: bool,
-        admits: impl Fn(Word) -> bool,
+        admits: impl Fn(PackedState) -> bool,
         keep: u64,
-    ) -> Result<Taken, Word> {
-        self.update(|word| {
-            let cost = if clamp { cost.min(word.limit()) } else { cost };
-            let admitted = word.has_room(cost) && admits(word);
-            admitted.then_some(((word.0 + u64::from(cost)) & keep, cost))
+    ) -> Result<Taken, PackedState> {
+        self.update(|state| {
+            let cost = if clamp { cost.min(state.limit()) } else { cost };
+            let admitted = state.has_room(cost) && admits(state);
+            admitted.then_some(((state.0 + u64::from(cost)) & keep, cost))
         })
-        .map(|(word, cost)| Taken::new(cost, word.in_flight() + cost))
+        .map(|(state, cost)| Taken::new(cost, state.in_flight() + cost))
     }
 
-    /// Acquires `cost` permits even if they are not free; fewer only if the count would overflow.
+    /// Acquires `cost` permits even above the limit, or fewer if the count would overflow.
     pub(super) fn force(&self, cost: u32) -> Taken {
-        let forced = self.update(|word| {
-            let cost = cost.min(MAX_PERMITS - word.in_flight());
-            Some((word.0 + u64::from(cost), cost))
+        let forced = self.update(|state| {
+            let cost = cost.min(MAX_PERMITS - state.in_flight());
+            Some((state.0 + u64::from(cost), cost))
         });
         match forced {
-            Ok((word, cost)) => Taken::new(cost, word.in_flight() + cost),
-            Err(word) => Taken::new(0, word.in_flight()),
+            Ok((state, cost)) => Taken::new(cost, state.in_flight() + cost),
+            Err(state) => Taken::new(0, state.in_flight()),
         }
     }
 
-    /// Releases `cost` permits. Returns the word before, which says whether calls wait for them.
+    /// Releases `cost` permits. Returns the state before, which says whether calls wait.
     #[inline(always)]
-    pub(super) fn release(&self, cost: u32) -> Word {
-        Word(self.0.fetch_sub(u64::from(cost), Ordering::Release))
+    pub(super) fn release(&self, cost: u32) -> PackedState {
+        PackedState(self.0.fetch_sub(u64::from(cost), Ordering::Release))
     }
 
-    /// Sets the limit and returns the word before; fails while permits may lie in the cache.
-    pub(super) fn set_limit(&self, limit: u32) -> Result<Word, Word> {
-        self.update(|word| (!word.is_cached()).then_some((word.with_limit(limit).0, ())))
-            .map(|(word, ())| word)
+    /// Sets the limit and returns the state before. Fails while the cache may hold permits.
+    pub(super) fn set_limit(&self, limit: u32) -> Result<PackedState, PackedState> {
+        self.update(|state| (!state.is_cached()).then_some((state.with_limit(limit).0, ())))
+            .map(|(state, ())| state)
     }
 
-    /// Marks that calls wait: from here on each release and each larger limit serves them. Returns the
-    /// word before.
-    pub(super) fn set_waiting(&self) -> Word {
-        Word(self.0.fetch_or(WAITING, Ordering::Acquire))
+    /// Sets the flag for waiters: from here on each release and each larger limit serves them. Returns the state
+    /// before.
+    pub(super) fn set_waiting(&self) -> PackedState {
+        PackedState(self.0.fetch_or(WAITING, Ordering::Acquire))
     }
 
     pub(super) fn clear_waiting(&self) {
-        // Relaxed: the wait queue is published by its lock.
+        // Relaxed: the lock of the wait queue publishes the queue.
         self.0.fetch_and(!WAITING, Ordering::Relaxed);
     }
 
-    /// Marks that permits may lie in the cache, if there is much room.
+    /// Sets the flag for cached permits, if many permits are free.
     pub(super) fn set_cached(&self) -> bool {
-        self.update(|word| word.has_much_room().then_some((word.0 | CACHED, ())))
+        self.update(|state| state.has_much_room().then_some((state.0 | CACHED, ())))
             .is_ok()
     }
 
-    /// Clears the mark and releases the permits found in the cache, in one step. The mark must be set.
+    /// Clears the flag for cached permits and releases the permits found there, in one step. The flag must be set.
     pub(super) fn clear_cached(&self, found: u32) {
         self.0
             .fetch_sub(CACHED + u64::from(found), Ordering::Release);
     }
 
-    /// Replaces the word with what `change` makes of it. Returns the word before, or the one that
-    /// `change` declined.
+    /// Applies `change`. Returns the state before, or the state for which `change` returned `None`.
     #[inline]
-    fn update<T>(&self, change: impl Fn(Word) -> Option<(u64, T)>) -> Result<(Word, T), Word> {
-        let mut word = self.read();
+    fn update<T>(
+        &self,
+        change: impl Fn(PackedState) -> Option<(u64, T)>,
+    ) -> Result<(PackedState, T), PackedState> {
+        let mut state = self.read();
         loop {
-            let Some((new, with)) = change(word) else {
-                return Err(word);
+            let Some((new, with)) = change(state) else {
+                return Err(state);
             };
             match self
                 .0
-                .compare_exchange_weak(word.0, new, Ordering::AcqRel, Ordering::Acquire)
+                .compare_exchange_weak(state.0, new, Ordering::AcqRel, Ordering::Acquire)
             {
-                Ok(_) => return Ok((word, with)),
-                Err(now) => word = Word(now),
+                Ok(_) => return Ok((state, with)),
+                Err(now) => state = PackedState(now),
             }
         }
     }

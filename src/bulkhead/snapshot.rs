@@ -3,66 +3,66 @@
 use super::Bulkhead;
 use crate::sync::Ordering;
 
-/// The state of a [`Bulkhead`] at one moment.
+/// The state of a [`Bulkhead`] at one moment. Made by [`Bulkhead::snapshot`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct BulkheadSnapshot {
-    /// The name.
+pub struct Snapshot {
+    /// The bulkhead's name.
     pub name: &'static str,
-    /// Number of permits.
+    /// The current limit, in permits.
     pub limit: u32,
-    /// Number of permits in flight. While calls begin and end it may be off by a few.
+    /// Number of permits in flight. Approximate while calls start and end.
     pub in_flight: u32,
-    /// Number of calls that wait.
-    pub queued: usize,
-    /// The queue delay as a share of what CoDel tolerates, 0 to 1; 0 without CoDel.
+    /// Number of calls in the wait queue.
+    pub waiting: usize,
+    /// The queue delay as a share of what CoDel tolerates, from 0 to 1. 0 without CoDel.
     pub queue_load: f64,
-    /// Number of calls that found no room, neither a permit nor a place in the queue.
-    pub refused: u64,
-    /// Number of calls that had waited too long: for `max_wait`, for their deadline, or for CoDel.
+    /// Number of calls rejected because no permit was free and they could not join the wait queue.
+    pub rejected: u64,
+    /// Number of calls rejected while they waited: by `max_wait`, by their deadline, or by CoDel.
     pub timed_out: u64,
-    /// Number of calls that shadow mode admitted and that would have been rejected.
-    pub would_refuse: u64,
-    /// The partitions, in the order they were given to the builder.
+    /// Number of calls that shadow mode admitted although they would have been rejected.
+    pub would_reject: u64,
+    /// The partitions, in the order in which the builder got them.
     pub partitions: Vec<PartitionSnapshot>,
 }
 
-/// The state of a partition of a [`Bulkhead`].
+/// The state of one partition of a [`Bulkhead`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PartitionSnapshot {
-    /// The name.
+    /// The partition's name.
     pub name: &'static str,
-    /// Number of permits guaranteed to it.
+    /// Number of permits guaranteed to the partition under the current limit.
     pub guaranteed: u32,
-    /// Number of permits it has in flight.
+    /// Number of the partition's permits in flight.
     pub in_flight: u32,
-    /// Number of its calls that wait.
-    pub queued: usize,
+    /// Number of the partition's calls in the wait queue.
+    pub waiting: usize,
 }
 
 impl Bulkhead {
-    /// Returns counts and gauges. Reading changes nothing.
-    pub fn snapshot(&self) -> BulkheadSnapshot {
+    /// Returns a snapshot of counters and gauges. Reading changes no state.
+    pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let limit = inner.queue.read().limit();
         let partitions = inner.queue.partitions().iter().enumerate().skip(1);
-        // Relaxed: counters for people.
-        BulkheadSnapshot {
+        // Relaxed: independent counters, read for display.
+        Snapshot {
             name: inner.base.name,
             limit,
             in_flight: inner.queue.in_flight(),
-            queued: inner.queue.queued(),
+            waiting: inner.queue.waiting(),
             queue_load: inner.queue.load(),
-            refused: inner.refused.load(Ordering::Relaxed),
+            rejected: inner.rejected.load(Ordering::Relaxed),
             timed_out: inner.timed_out.load(Ordering::Relaxed),
-            would_refuse: inner.would_refuse.load(Ordering::Relaxed),
+            would_reject: inner.would_reject.load(Ordering::Relaxed),
             partitions: partitions
                 .map(|(index, partition)| PartitionSnapshot {
                     name: partition.name,
                     guaranteed: partition.guaranteed(limit),
                     in_flight: partition.in_flight(),
-                    queued: inner.queue.queued_in(index),
+                    waiting: inner.queue.waiting_in(index),
                 })
                 .collect(),
         }

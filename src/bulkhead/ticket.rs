@@ -1,4 +1,4 @@
-//! A waiter's place in the wait queue.
+//! A position in the wait queue.
 
 use std::task::{Context as TaskContext, Poll, Waker};
 
@@ -7,21 +7,21 @@ use super::state::{Settled, Taken};
 use crate::error::Reason;
 use crate::instant::Instant;
 
-/// A place in the wait queue. Dropping it gives up the place, and permits it was handed already. In
-/// whole words, as [`Taken`] is.
+/// A position in the wait queue. Dropping it leaves the queue and releases permits that were already handed over.
+/// Fields are whole words, as in [`Taken`].
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
     queue: &'a PermitQueue,
     partition: usize,
-    /// `COLLECTED`, once the end of the wait is known.
-    slot: usize,
+    /// The waiter's cell, or `COLLECTED` after the end of the wait.
+    cell: usize,
 }
 
 const COLLECTED: usize = usize::MAX;
 
 impl<'a> Ticket<'a> {
-    /// Joins the queue; `None` if it is full. The flag says whether the turn may have come already;
-    /// otherwise the waker is in place and the ticket need not be polled.
+    /// Joins the queue, or returns `None` if it is full. The flag says whether the wait may have ended already.
+    /// Otherwise the waker is registered and the ticket need not be polled.
     #[inline]
     pub(super) fn new(
         queue: &'a PermitQueue,
@@ -29,16 +29,16 @@ impl<'a> Ticket<'a> {
         now: Instant,
         waker: &Waker,
     ) -> Option<(Self, bool)> {
-        // A waker may be user code: it is not cloned under the lock.
+        // A waker may be user code, so it is cloned outside the lock.
         let partition = entrant.partition as usize;
         let waker = waker.clone();
-        let (slot, may_be_next) =
+        let (cell, may_be_next) =
             queue.push(entrant.cost, partition, entrant.priority, now, waker)?;
-        // Before serving: should a waker panic, the place is given up.
+        // Before serving: if a waker panics, the drop leaves the queue.
         let ticket = Self {
             queue,
             partition,
-            slot,
+            cell,
         };
         if may_be_next {
             queue.serve();
@@ -46,25 +46,25 @@ impl<'a> Ticket<'a> {
         Some((ticket, may_be_next))
     }
 
-    /// Returns how the wait ended, if it has.
+    /// Returns how the wait ended, or registers the waker.
     pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Taken, Reason>> {
         let mut waker = None;
         loop {
             let mut waiting = self.queue.lock();
-            if let Some(settled) = waiting.list.collect(self.slot) {
-                self.slot = COLLECTED;
+            if let Some(settled) = waiting.list.collect(self.cell) {
+                self.cell = COLLECTED;
                 return Poll::Ready(match settled {
                     Settled::Admitted(taken) => Ok(taken),
-                    Settled::Refused(reason) => Err(reason),
+                    Settled::Rejected(reason) => Err(reason),
                 });
             }
-            let Some(old) = waiting.list.waker_mut(self.slot) else {
+            let Some(old) = waiting.list.waker_mut(self.cell) else {
                 return Poll::Pending;
             };
             if old.will_wake(task.waker()) {
                 return Poll::Pending;
             }
-            // Neither cloned nor dropped under the lock.
+            // Wakers are neither cloned nor dropped under the lock.
             if let Some(new) = waker.take() {
                 let old = std::mem::replace(old, new);
                 drop(waiting);
@@ -77,19 +77,19 @@ impl<'a> Ticket<'a> {
     }
 
     #[inline(never)]
-    fn give_up(&self) {
+    fn leave(&self) {
         let queue = self.queue;
         let mut waiting = queue.lock();
-        if let Some(waker) = waiting.list.remove(self.partition, self.slot) {
+        if let Some(waker) = waiting.list.remove(self.partition, self.cell) {
             queue.after_removal(&mut waiting);
             drop(waiting);
-            // It may have blocked a smaller one behind it.
+            // The next waiter may need fewer permits than this one did.
             queue.serve();
-            // User code, so not under the lock.
+            // User code, outside the lock.
             drop(waker);
             return;
         }
-        let settled = waiting.list.collect(self.slot);
+        let settled = waiting.list.collect(self.cell);
         drop(waiting);
         if let Some(Settled::Admitted(taken)) = settled {
             queue.release(taken.cost(), self.partition as u32);
@@ -100,8 +100,8 @@ impl<'a> Ticket<'a> {
 impl Drop for Ticket<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.slot != COLLECTED {
-            self.give_up();
+        if self.cell != COLLECTED {
+            self.leave();
         }
     }
 }

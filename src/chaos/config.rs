@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Chaos;
 use super::inner::{Behavior, Inner, Only};
 use super::make::{Makes, NoFault};
-use super::state::{Fault, Latency, NAME, State, check_rates, check_share};
+use super::state::{Fault, Latency, NAME, State, check_latency, check_rates, check_share};
 use crate::base::Setup;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
@@ -26,7 +26,7 @@ pub struct ChaosBuilder<E = NoFault, R = NoFault> {
     result: R,
 }
 
-/// What does not depend on the faults' types.
+/// Settings that do not depend on the types of the faults.
 #[derive(Clone)]
 struct Parts {
     rates: [f64; 4],
@@ -63,7 +63,7 @@ impl Chaos {
 }
 
 impl<E, R> ChaosBuilder<E, R> {
-    /// Delays this share of the calls, by a time or a random time in a range.
+    /// Delays this share of the calls, by a fixed time or a random one in a range. Default none.
     pub fn latency(mut self, rate: f64, latency: impl Into<Latency>) -> Self {
         self.parts.rates[Fault::Latency as usize] = rate;
         self.parts.latency = latency.into();
@@ -134,7 +134,7 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// Hears of each fault, also those of calls without an observer.
+    /// Receives each fault, also those of calls without an observer.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.parts.setup.observer = Some(crate::clock::blocking::shielded(observer));
         self
@@ -156,7 +156,7 @@ impl<E, R> ChaosBuilder<E, R> {
     ///
     /// # Errors
     ///
-    /// If the rates are not from 0 to 1 in sum, the cap is not from 0 to 1, the range of delays is empty, or
+    /// If the rates are not from 0 to 1 in sum, the cap is not from 0 to 1, the range of delays ends before it begins, or
     /// there is no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<Chaos<E, R>, ConfigError>
     where
@@ -166,18 +166,13 @@ impl<E, R> ChaosBuilder<E, R> {
         let parts = self.parts;
         check_rates(parts.rates)?;
         check_share(parts.max_share)?;
-        if parts.latency.min > parts.latency.max {
-            return Err(ConfigError::new(
-                NAME,
-                "latency",
-                "must be a range that is not empty",
-            ));
-        }
+        check_latency(parts.latency)?;
         let base = parts.setup.build(NAME)?;
         let possible = [true, parts.behavior.is_some(), E::POSSIBLE, R::POSSIBLE];
         let inner = Inner {
             base,
-            state: State::new(parts.rates, parts.max_share, parts.latency, parts.enabled),
+            state: State::new(parts.rates, parts.max_share, parts.enabled),
+            latency: Mutex::new(parts.latency),
             behavior: parts.behavior,
             only: parts.only,
             possible,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use super::snapshot::Snapshot;
-use super::state::{Fault, State};
+use super::state::{Fault, Latency, State};
 use crate::base::Base;
 use crate::policy::Context;
 use crate::rng::SharedRng;
@@ -14,12 +14,14 @@ use crate::rng::SharedRng;
 pub(super) type Behavior = dyn Fn() -> BoxedBehavior + Send + Sync;
 pub(super) type BoxedBehavior = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Says which calls may get faults.
+/// Selects the calls that may get faults.
 pub(super) type Only = dyn Fn(&Context) -> bool + Send + Sync;
 
 pub(super) struct Inner {
     pub(super) base: Base,
     pub(super) state: State,
+    /// How long calls are delayed. Both ends of the range change together.
+    pub(super) latency: Mutex<Latency>,
     pub(super) behavior: Option<Arc<Behavior>>,
     pub(super) only: Option<Arc<Only>>,
     /// Faults that can be injected: errors and results need a function that makes them.

@@ -1,4 +1,4 @@
-//! What makes errors and results.
+//! Sources of injected errors and results.
 
 use std::fmt;
 

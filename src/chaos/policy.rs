@@ -14,6 +14,7 @@ use super::state::Fault;
 use crate::clock::{ClockHandle, Sleep, blocking};
 use crate::event::{Event, Listener, Observer};
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+use crate::sync::lock;
 
 impl<E, R> Policy for Chaos<E, R> {}
 
@@ -58,7 +59,8 @@ impl<E, R> Chaos<E, R> {
         let inner = &*self.inner;
         let result = match fault {
             Fault::Latency => {
-                let delay = inner.state.latency().draw(inner.rng.unit());
+                let latency = *lock(&inner.latency);
+                let delay = latency.draw(inner.rng.unit());
                 let sleep = inner.base.clock.sleep_until(inner.base.clock.now() + delay);
                 return ChaosFuture::Delayed {
                     sleep,
@@ -110,6 +112,7 @@ impl Inner {
         let fault = self.state.decide(self.rng.unit())?;
         let event = Event::ChaosInjected {
             policy: self.base.name,
+            pipeline: None,
             fault: fault.as_str(),
             sequence: 0,
         };

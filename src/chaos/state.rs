@@ -1,9 +1,8 @@
-//! Which calls get which fault.
+//! Rates, the cap, and the draw of faults.
 
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::instant::nanos;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A kind of fault.
@@ -40,7 +39,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// The name of injectors that were given none.
+/// The default name.
 pub(super) const NAME: &str = "chaos";
 
 /// Checks rates, which are shares of the calls.
@@ -54,7 +53,7 @@ pub(super) fn check_rates(rates: [f64; 4]) -> Result<(), ConfigError> {
             ));
         }
     }
-    // A call gets one fault at most. The small addition is for sums of tenths.
+    // A call gets at most one fault. The margin allows for rounding in sums of tenths.
     if rates.iter().sum::<f64>() > 1.0 + 1e-9 {
         return Err(ConfigError::new(NAME, "rates", "must be at most 1 in sum"));
     }
@@ -67,6 +66,18 @@ pub(super) fn check_share(share: f64) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(ConfigError::new(NAME, "max_share", "must be from 0 to 1"))
+}
+
+/// Checks a range of delays.
+pub(super) fn check_latency(latency: Latency) -> Result<(), ConfigError> {
+    if latency.min <= latency.max {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        NAME,
+        "latency",
+        "must begin before it ends",
+    ))
 }
 
 /// How long calls are delayed: the same time for all, or a random one in a range.
@@ -118,10 +129,8 @@ pub(super) struct State {
     rates: [AtomicU64; 4],
     /// Share of the calls, in units of [`ONE`].
     max_share: AtomicU64,
-    /// What calls have left for faults, in units of [`ONE`].
+    /// Faults that may be injected, in units of [`ONE`].
     credit: AtomicU64,
-    /// The delay in nanoseconds: the least and the most.
-    latency: [AtomicU64; 2],
     calls: AtomicU64,
     injected: [AtomicU64; 4],
     capped: AtomicU64,
@@ -142,13 +151,12 @@ pub(super) struct Counts {
 }
 
 impl State {
-    pub(super) fn new(rates: [f64; 4], max_share: f64, latency: Latency, is_on: bool) -> Self {
+    pub(super) fn new(rates: [f64; 4], max_share: f64, is_on: bool) -> Self {
         Self {
             is_on: AtomicU64::new(is_on.into()),
             rates: rates.map(|rate| AtomicU64::new(rate.to_bits())),
             max_share: AtomicU64::new(units(max_share)),
             credit: AtomicU64::new(0),
-            latency: [latency.min, latency.max].map(|delay| AtomicU64::new(nanos(delay))),
             calls: AtomicU64::new(0),
             injected: std::array::from_fn(|_| AtomicU64::new(0)),
             capped: AtomicU64::new(0),
@@ -179,21 +187,6 @@ impl State {
 
     pub(super) fn set_max_share(&self, share: f64) {
         self.max_share.store(units(share), Ordering::Relaxed);
-    }
-
-    pub(super) fn latency(&self) -> Latency {
-        let [min, max] = &self.latency;
-        let read = |word: &AtomicU64| Duration::from_nanos(word.load(Ordering::Relaxed));
-        Latency {
-            min: read(min),
-            max: read(max),
-        }
-    }
-
-    pub(super) fn set_latency(&self, latency: Latency) {
-        let [min, max] = &self.latency;
-        min.store(nanos(latency.min), Ordering::Relaxed);
-        max.store(nanos(latency.max), Ordering::Relaxed);
     }
 
     /// Counts a call, and decides which fault it gets. `unit` is in `[0, 1)`.
@@ -248,7 +241,7 @@ impl State {
     }
 }
 
-/// Down, so that the cap is never exceeded.
+/// Converts a share to units, rounded down so that the cap is never exceeded.
 fn units(share: f64) -> u64 {
     (share * ONE as f64) as u64
 }
@@ -259,11 +252,6 @@ mod tests {
 
     use super::*;
 
-    const LATENCY: Latency = Latency {
-        min: Duration::ZERO,
-        max: Duration::ZERO,
-    };
-
     proptest! {
         /// After any number of calls, and within any run of them once faults were saved up.
         #[test]
@@ -272,7 +260,7 @@ mod tests {
             rate in 0.0..=1.0_f64,
             draws in prop::collection::vec(0.0..1.0_f64, 1..400),
         ) {
-            let state = State::new([0.0, 0.0, rate, 0.0], share, LATENCY, true);
+            let state = State::new([0.0, 0.0, rate, 0.0], share, true);
             let mut injected = vec![0_u32];
             for (calls, draw) in draws.iter().enumerate() {
                 let is_injected = state.decide(*draw).is_some();
@@ -289,7 +277,7 @@ mod tests {
 
     #[test]
     fn each_fault_gets_its_share_of_the_draws() {
-        let state = State::new([0.1, 0.2, 0.3, 0.4], 1.0, LATENCY, true);
+        let state = State::new([0.1, 0.2, 0.3, 0.4], 1.0, true);
         for draw in 0..1000 {
             state.decide((f64::from(draw) + 0.5) / 1000.0);
         }
@@ -317,8 +305,7 @@ mod loom_tests {
     #[test]
     fn loom_two_calls_do_not_spend_one_credit_twice() {
         loom::model(|| {
-            let latency = Latency::from(Duration::ZERO);
-            let state = Arc::new(State::new([0.0, 0.0, 1.0, 0.0], 0.5, latency, true));
+            let state = Arc::new(State::new([0.0, 0.0, 1.0, 0.0], 0.5, true));
             let other = {
                 let state = state.clone();
                 thread::spawn(move || state.decide(0.0).is_some())

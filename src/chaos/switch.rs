@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::inner::Inner;
 use super::snapshot::Snapshot;
-use super::state::{Fault, Latency, NAME, check_rates, check_share};
+use super::state::{Fault, Latency, NAME, check_latency, check_rates, check_share};
 use crate::error::ConfigError;
 use crate::sync::lock;
 
@@ -58,8 +58,15 @@ impl Switch {
     }
 
     /// Sets how long calls are delayed.
-    pub fn set_latency(&self, latency: impl Into<Latency>) {
-        self.inner.state.set_latency(latency.into());
+    ///
+    /// # Errors
+    ///
+    /// If the range ends before it begins.
+    pub fn set_latency(&self, latency: impl Into<Latency>) -> Result<(), ConfigError> {
+        let latency = latency.into();
+        check_latency(latency)?;
+        *lock(&self.inner.latency) = latency;
+        Ok(())
     }
 
     /// Sets the largest share of calls that get a fault.

@@ -1,4 +1,4 @@
-//! The builder of circuit breakers, and what it is told.
+//! The builder of circuit breakers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,36 +8,15 @@ use super::CircuitBreaker;
 use super::inner::Inner;
 use super::settings::{Break, Settings};
 use super::snapshot::Snapshot;
-use super::state::{AfterHalfOpen, HalfOpen, HalfOpenRules, Rules, Trip, TripKind};
+use super::state::{HalfOpen, HalfOpenRules, HalfOpenTimeout, Rules, Trip, TripKind};
 use crate::backoff::Backoff;
 use crate::base::Setup;
 use crate::error::ConfigError;
 use crate::event::State;
 use crate::verdict::Health;
 
-/// Builds a [`CircuitBreaker`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`trip_on`](Self::trip_on) | failure rate 0.5 within 30 s in 10 slices, at least 20 calls |
-/// | [`slow_call`](Self::slow_call) | off |
-/// | [`trip_on_failures_only`](Self::trip_on_failures_only) | `false` |
-/// | [`break_for`](Self::break_for) | 5 s, ×2 for each failed half-open, cap 300 s, equal jitter |
-/// | [`max_hint`](Self::max_hint) | 300 s |
-/// | [`half_open`](Self::half_open) | 2 successes of 3 |
-/// | [`permitted_calls`](Self::permitted_calls) | 3, or as many as the half-open rule needs if fewer |
-/// | [`decide_early`](Self::decide_early) | `true` |
-/// | [`probe_lease`](Self::probe_lease) | the break before it, from 1 s to 300 s; 60 s if there was none |
-/// | [`lost_probes_as`](Self::lost_probes_as) | unhealthy |
-/// | [`max_half_open`](Self::max_half_open) | none |
-/// | [`max_half_open_ends_in`](Self::max_half_open_ends_in) | open |
-/// | [`ramp_up`](Self::ramp_up) | none |
-/// | [`cancelled_as`](Self::cancelled_as) | neutral |
-/// | [`panicked_as`](Self::panicked_as) | unhealthy |
-/// | [`measure_durations`](Self::measure_durations) | `false` |
-/// | [`shadow`](Self::shadow) | `false` |
-/// | [`name`](Self::name) | `circuit_breaker` |
-/// | [`clock`](Self::clock) | tokio's |
+/// Builds a [`CircuitBreaker`]. The [module page](super#defaults) has a table of all settings and their
+/// defaults.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CircuitBreakerBuilder {
@@ -103,45 +82,45 @@ impl CircuitBreakerBuilder {
         }
     }
 
-    /// Adds a rule that opens the circuit. The first one given replaces the default; of several the
-    /// first that holds opens. Rules over the same window share it. At most 32.
+    /// Adds a rule that opens the circuit. The first rule given replaces the default, which is a failure rate
+    /// of 0.5 within 30 s and at least 20 calls. The circuit opens as soon as one rule matches. Rules with
+    /// equal windows share one. At most 32.
     pub fn trip_on(mut self, trip: Trip) -> Self {
         self.trips.push(trip);
         self
     }
 
-    /// Calls that take at least this long are slow. Above zero. Makes every call read the clock
-    /// twice, unless another layer has.
+    /// Sets the duration from which a call is slow. Above zero. Default: no call is slow.
+    ///
+    /// Every call then reads the clock twice, unless another layer has read it.
     pub const fn slow_call(mut self, at_least: Duration) -> Self {
         self.slow_call = Some(at_least);
         self
     }
 
-    /// Looks at the rules only when a call failed or was slow, as Polly does. By default a good call
-    /// too can open the circuit, when it completes the minimum number of calls.
+    /// Evaluates the rules only after failed and slow calls, like Polly. Default `false`: a success can open the
+    /// circuit too, if it completes [`min_calls`](Trip::min_calls).
     pub const fn trip_on_failures_only(mut self, only: bool) -> Self {
         self.failures_only = only;
         self
     }
 
-    /// How long the circuit stays open: the first delay of the backoff, and the next one each time
-    /// that the trial calls fail. Starts over when the circuit closes. A growing backoff without
-    /// [`max`](Backoff::max) grows up to 300 s, or to its first delay if that is longer.
+    /// Sets how long the circuit stays open: the first delay of the backoff, and the next one each time the probes
+    /// fail. The backoff restarts when the circuit closes. Default 5 s, doubled up to 300 s, with equal jitter.
     ///
-    /// [`Duration::MAX`] stays open until [`close`](CircuitBreaker::close) or
-    /// [`reset`](CircuitBreaker::reset). [`Backoff::NONE`] asks for trial calls at once.
+    /// A growing backoff without [`max`](Backoff::max) is capped at 300 s, or at its first delay if that is longer.
+    /// [`Duration::MAX`] stays open until [`close`](CircuitBreaker::close) or [`reset`](CircuitBreaker::reset).
+    /// [`Backoff::NONE`] admits probes at once.
     pub fn break_for(mut self, backoff: Backoff) -> Self {
         self.break_for = Some(backoff);
         self
     }
 
-    /// How long the circuit stays open, computed from how many times it has opened without closing
-    /// in between, from 1, and from the share of calls that failed or were slow where that opened it
-    /// (otherwise 1).
+    /// Computes how long the circuit stays open, from the number of consecutive openings without a close, this
+    /// one included, and the share of calls that failed or were slow (1 if the rule is not about a rate).
     ///
-    /// Excludes [`break_for`](Self::break_for).
-    ///
-    /// Called outside locks. When it panics the panic passes through and the circuit is as before.
+    /// Excludes [`break_for`](Self::break_for). No lock is held. A panic is propagated, and the circuit stays as it
+    /// was.
     pub fn break_with(
         mut self,
         length: impl Fn(u32, f64) -> Duration + Send + Sync + 'static,
@@ -150,84 +129,82 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// How far a hint of the server ([`Verdict::hint`](crate::Verdict::hint)), in the result that
-    /// opens the circuit, may lengthen the break. Zero ignores hints.
+    /// Limits how far a server's hint ([`Verdict::hint`](crate::Verdict::hint)) in the result that opens the circuit
+    /// may lengthen the break. Zero ignores hints. Default 300 s.
     pub const fn max_hint(mut self, max: Duration) -> Self {
         self.max_hint = max;
         self
     }
 
-    /// What trial calls must do to close the circuit. Slow ones count against the first
-    /// [`Trip::slow_rate`] as well, if there is one.
+    /// Sets when probes close the circuit. Default 2 successes of 3 probes. Slow probes also count against the first
+    /// [`Trip::slow_rate`], if there is one.
     pub const fn half_open(mut self, rule: HalfOpen) -> Self {
         self.half_open = rule;
         self
     }
 
-    /// How many trial calls may be in flight at once. At least 1; more than the rule needs are never
-    /// admitted.
+    /// Sets the most probes in flight, at least 1. Never more than the half-open rule needs, which is the default.
     pub const fn permitted_calls(mut self, calls: u32) -> Self {
         self.permitted_calls = Some(calls);
         self
     }
 
-    /// Decides as soon as the remaining trial calls cannot change the outcome. Otherwise when all of
-    /// them have ended.
+    /// Sets whether the circuit closes or opens as soon as the remaining probes cannot change the decision, which
+    /// is the default, or only after all of them.
     pub const fn decide_early(mut self, early: bool) -> Self {
         self.decide_early = early;
         self
     }
 
-    /// A trial call that takes longer than this loses its place to another one, and its result
-    /// changes nothing. Above zero.
+    /// Sets the longest duration of a probe. Then another probe may start, and the result of the first is ignored.
+    /// Above zero. Default: the length of the last break, from 1 s to 300 s; 60 s if there was none.
     pub const fn probe_lease(mut self, lease: Duration) -> Self {
         self.probe_lease = Some(lease);
         self
     }
 
-    /// What a trial call counts as that lost its place. Default unhealthy.
+    /// Sets how a probe counts whose lease has ended. Default unhealthy.
     pub const fn lost_probes_as(mut self, health: Health) -> Self {
         self.lost_probes_as = health;
         self
     }
 
-    /// A circuit that is half-open for this long opens again, or closes if
-    /// [`max_half_open_ends_in`](Self::max_half_open_ends_in) says so, whatever its probes do. Above
-    /// zero. Services with few calls may never make enough of them in time.
+    /// Limits how long the circuit is half-open. Then it opens again, or closes with
+    /// [`max_half_open_ends_in`](Self::max_half_open_ends_in), whatever the probes in flight do. Above zero. Default: no
+    /// limit. A service with few calls may never finish enough probes in time.
     pub const fn max_half_open(mut self, max: Duration) -> Self {
         self.max_half_open = Some(max);
         self
     }
 
-    /// The state after [`max_half_open`](Self::max_half_open), which it needs: [`State::Open`], the
-    /// default, or [`State::Closed`].
+    /// Sets the state after [`max_half_open`](Self::max_half_open), which it needs: [`State::Open`], the default, or
+    /// [`State::Closed`].
     pub const fn max_half_open_ends_in(mut self, state: State) -> Self {
         self.max_half_open_ends_in = Some(state);
         self
     }
 
-    /// After closing, the share of calls let through grows from a tenth to all of them over this
-    /// time. Zero lets all through at once.
+    /// Admits a growing share of the calls after closing, from a tenth to all of them over this time. Default zero:
+    /// all calls are admitted at once.
     pub const fn ramp_up(mut self, over: Duration) -> Self {
         self.ramp_up = over;
         self
     }
 
-    /// What a call counts as whose future, or permit, was dropped before its end. Default neutral.
+    /// Sets how a call counts that is dropped before its end. Default neutral: it is not counted.
     pub const fn cancelled_as(mut self, health: Health) -> Self {
         self.cancelled_as = health;
         self
     }
 
-    /// What a call counts as that panicked. Default unhealthy.
+    /// Sets how a call counts that panics. Default unhealthy.
     pub const fn panicked_as(mut self, health: Health) -> Self {
         self.panicked_as = health;
         self
     }
 
-    /// Keeps the sum of the durations of the calls in the window, for
-    /// [`Snapshot::total_duration`]. Makes every call read the clock twice and write to shared
-    /// memory.
+    /// Sums up the durations of the calls in the window, for [`Snapshot::total_duration`]. Default `false`. Every
+    /// call then reads the clock twice and writes to shared memory.
     pub const fn measure_durations(mut self, measure: bool) -> Self {
         self.measure_durations = measure;
         self
@@ -235,32 +212,33 @@ impl CircuitBreakerBuilder {
 
     setters! {
         in setup;
-        /// Decides, counts and reports, but never refuses. Calls that would have been refused are let
-        /// through and not recorded.
+        /// Admits every call, and only counts and reports rejections. Default `false`. Calls that would have
+        /// been rejected are not recorded.
         shadow;
-        /// Makes the jitter of the breaks and the ramp-up reproducible.
+        /// Makes the jitter of breaks and the ramp-up reproducible.
         seed;
-        /// Hears transitions and refusals, also those of calls nobody else listens to.
+        /// Sets an observer of the transitions and rejections of all calls, in addition to the observers of
+        /// pipelines.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors, events, and snapshots. Default `circuit_breaker`.
         name;
-        /// The clock of windows and breaks.
+        /// Sets the clock of windows and breaks. Default tokio's.
         clock;
     }
 
-    /// Starts in the state of a snapshot, taken before a restart for example. The break goes on
-    /// where it was; windows begin with the snapshot's counts, the failures last.
+    /// Starts in the state of a snapshot, for example from before a restart. A break continues. Windows start with the
+    /// snapshot's counts, failures last.
     pub fn restore(mut self, snapshot: Snapshot) -> Self {
         self.restore = Some(snapshot);
         self
     }
 
-    /// The breaker.
+    /// Builds the breaker.
     ///
     /// # Errors
     ///
-    /// When a setting is outside the range its setter documents, when two contradict each other, or
-    /// when there is no clock where the feature `tokio` is off.
+    /// If a setting is outside the range that its setter documents, if two settings contradict each other, or if no
+    /// clock is given and the feature `tokio` is off.
     pub fn build(self) -> Result<CircuitBreaker, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         let fail = |setting, problem| Err(error(setting, problem));
@@ -288,9 +266,9 @@ impl CircuitBreakerBuilder {
         if self.max_half_open_ends_in.is_some() && self.max_half_open.is_none() {
             return fail("max_half_open_ends_in", "needs max_half_open");
         }
-        let after = match self.max_half_open_ends_in {
-            None | Some(State::Open) => AfterHalfOpen::Opens,
-            Some(State::Closed) => AfterHalfOpen::Closes,
+        let timeout = match self.max_half_open_ends_in {
+            None | Some(State::Open) => HalfOpenTimeout::Opens,
+            Some(State::Closed) => HalfOpenTimeout::Closes,
             Some(_) => return fail("max_half_open_ends_in", "must be open or closed"),
         };
         for (setting, duration) in [
@@ -308,7 +286,7 @@ impl CircuitBreakerBuilder {
             lease: self.probe_lease,
             lost_as: self.lost_probes_as,
             max: self.max_half_open,
-            after,
+            timeout,
             slow_rate: trips.iter().find_map(|trip| match trip.kind {
                 TripKind::SlowRate(rate) => Some(rate),
                 _ => None,

@@ -1,4 +1,4 @@
-//! State shared by the clones of a breaker: the fast path in atomics, the rest behind a lock.
+//! State shared by the clones of a breaker: atomics for the fast path, and the state machine behind a lock.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use super::settings::{Break, Settings};
 use super::snapshot::Snapshot;
-use super::state::{BreakLength, Due, Machine, Rules, Tally, word};
-use super::ticket::{End, Listener, Ticket};
-use super::watch::{Watcher, Watchers};
+use super::state::{
+    BreakLength, Machine, PackedState, PendingOpening, Rules, WindowSet, packed_state,
+};
+use super::transitions::{Subscription, Subscriptions};
 use crate::backoff::Progress;
 use crate::base::Base;
-use crate::event::{Event, Panics, State, Transition};
-use crate::instant::{Instant, nanos};
+use crate::event::{Event, Observer, Panics, State, Transition};
+use crate::instant::Instant;
 use crate::rng::SharedRng;
-use crate::striped::Striped;
+use crate::striped::StripedCounter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
-use crate::verdict::Health;
-use crate::window::{Counts, Sample};
+use crate::window::Counts;
 
 pub(super) struct Inner {
-    /// The state and its generation. See [`word`].
-    pub(super) word: AtomicU64,
+    /// A [`PackedState`].
+    state: AtomicU64,
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
     pub(super) base: Base,
@@ -31,32 +31,30 @@ pub(super) struct Inner {
     /// `None` for the default.
     break_for: Option<Box<Break>>,
     pub(super) rules: Rules,
-    /// Two tallies take turns, so that a thread that is about to record the result of an older
-    /// generation does not record it into the new windows. The second one is allocated when the
-    /// circuit closes for the first time.
-    first: Tally,
-    second: OnceLock<Box<Tally>>,
-    /// Allocated with the first change or subscription: until then the machine is as a new one.
-    machine: Mutex<Option<Box<Mechanics>>>,
-    /// When it was built.
-    began: Instant,
+    /// The first of two window sets, which alternate: a thread that is about to record a result of an older
+    /// generation does not record it into the new windows.
+    pub(super) windows: WindowSet,
+    /// Allocated when the circuit closes for the first time.
+    second_windows: OnceLock<Box<WindowSet>>,
+    /// Allocated by the first change or subscription. Until then the machine is equal to a new one.
+    locked: Mutex<Option<Box<Locked>>>,
+    built_at: Instant,
     pub(super) rng: SharedRng,
-    /// Calls rejected since the state changed. Allocated when the circuit first opens.
-    pub(super) rejected: OnceLock<Striped>,
+    /// Rejections since the last change of state. Allocated when the circuit first opens.
+    pub(super) rejections: OnceLock<StripedCounter>,
 }
 
-/// The state machine, and the subscriptions that follow it.
-struct Mechanics {
+struct Locked {
     machine: Machine,
-    watchers: Watchers,
+    subscriptions: Subscriptions,
 }
 
-/// Reports that are due after a change, once the lock is free.
+/// What to notify after a change, once the lock is released.
 #[derive(Default)]
-pub(super) struct News {
+pub(super) struct Notifications {
     wakers: Vec<Waker>,
-    /// With the numbers of their events.
-    changes: Vec<(Transition, u64)>,
+    /// Transitions and the sequence numbers of their events.
+    transitions: Vec<(Transition, u64)>,
 }
 
 impl Inner {
@@ -69,20 +67,20 @@ impl Inner {
         restore: Option<&Snapshot>,
     ) -> Self {
         let now = base.now();
-        let is_preset = settings == *Settings::PRESET;
+        let is_default = settings == *Settings::DEFAULT;
         let inner = Self {
-            word: AtomicU64::new(0),
+            state: AtomicU64::new(0),
             until: AtomicU64::new(0),
             base,
-            settings: (!is_preset).then(|| Box::new(settings)),
+            settings: (!is_default).then(|| Box::new(settings)),
             break_for: break_for.map(Box::new),
-            first: Tally::new(&rules, now),
+            windows: WindowSet::new(&rules, now),
             rules,
-            second: OnceLock::new(),
-            machine: Mutex::new(None),
-            began: now,
+            second_windows: OnceLock::new(),
+            locked: Mutex::new(None),
+            built_at: now,
             rng: SharedRng::new(seed),
-            rejected: OnceLock::new(),
+            rejections: OnceLock::new(),
         };
         match restore {
             Some(snapshot) => inner.restore(snapshot, now),
@@ -92,7 +90,7 @@ impl Inner {
     }
 
     fn restore(&self, snapshot: &Snapshot, now: Instant) {
-        self.locked(|machine, _| {
+        self.with_lock(|machine, _| {
             let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
             machine.restore(snapshot.underlying, snapshot.trips, rest, now);
             if let Break::Backoff(backoff) = self.break_for() {
@@ -101,366 +99,242 @@ impl Inner {
             }
             if matches!(snapshot.underlying, State::Closed | State::MetricsOnly) {
                 let consecutive = u64::from(snapshot.consecutive_failures);
-                self.first
+                self.windows
                     .restore(&self.rules, snapshot.counts(), consecutive, now);
             }
             self.publish(machine, now);
         });
     }
 
-    /// The machine before the first change.
     fn new_machine(&self) -> Machine {
         let settings = self.settings();
-        let mut machine = Machine::new(settings.half_open, settings.ramp_up, self.rules.flags());
-        machine.begin(self.began);
-        machine
+        Machine::new(settings.half_open, settings.ramp_up, self.built_at)
     }
 
-    /// Locks the machine, which is allocated if need be.
-    fn locked<R>(&self, act: impl FnOnce(&mut Machine, &mut Watchers) -> R) -> R {
-        let mut guard = lock_checked(&self.machine);
-        let mechanics = guard.get_or_insert_with(|| {
-            Box::new(Mechanics {
+    fn with_lock<R>(&self, act: impl FnOnce(&mut Machine, &mut Subscriptions) -> R) -> R {
+        let mut guard = lock_checked(&self.locked);
+        let locked = guard.get_or_insert_with(|| {
+            Box::new(Locked {
                 machine: self.new_machine(),
-                watchers: Watchers::default(),
+                subscriptions: Subscriptions::default(),
             })
         });
-        act(&mut mechanics.machine, &mut mechanics.watchers)
+        act(&mut locked.machine, &mut locked.subscriptions)
     }
 
     pub(super) fn settings(&self) -> &Settings {
-        self.settings.as_deref().unwrap_or(Settings::PRESET)
+        self.settings.as_deref().unwrap_or(Settings::DEFAULT)
     }
 
     fn break_for(&self) -> &Break {
-        self.break_for.as_deref().unwrap_or(Break::PRESET)
+        self.break_for.as_deref().unwrap_or(Break::DEFAULT)
+    }
+
+    #[inline]
+    pub(super) fn packed_state(&self, order: Ordering) -> PackedState {
+        PackedState::from_bits(self.state.load(order))
     }
 
     /// Returns the state as last decided.
     pub(super) fn state(&self) -> State {
-        // Acquire: a thread that sees a state also sees what led to it.
-        match word::kind(self.word.load(Ordering::Acquire)) {
-            word::CLOSED | word::RAMPING => State::Closed,
-            word::OPEN => State::Open,
-            word::HALF_OPEN => State::HalfOpen,
-            word::ISOLATED => State::Isolated,
-            word::DISABLED => State::Disabled,
+        // Acquire: a thread that observes a state also observes what led to it.
+        match self.packed_state(Ordering::Acquire).phase() {
+            packed_state::CLOSED | packed_state::RAMPING_UP => State::Closed,
+            packed_state::OPEN => State::Open,
+            packed_state::HALF_OPEN => State::HalfOpen,
+            packed_state::ISOLATED => State::Isolated,
+            packed_state::DISABLED => State::Disabled,
             _ => State::MetricsOnly,
         }
     }
 
     #[inline]
-    fn tally(&self, word: u64) -> &Tally {
-        if word::has_first_tally(word) {
-            &self.first
+    pub(super) fn windows_of(&self, state: PackedState) -> &WindowSet {
+        if state.uses_first_windows() {
+            &self.windows
         } else {
-            self.second()
+            self.second_windows()
         }
     }
 
     #[cold]
-    fn second(&self) -> &Tally {
-        self.second.get().map_or(&self.first, |second| second)
+    fn second_windows(&self) -> &WindowSet {
+        let second = self.second_windows.get();
+        second.map_or(&self.windows, |second| second)
     }
 
-    /// Reads the clock. Cold, so that nothing of it lies in the way of calls that are not timed.
+    /// Reads the clock. Cold, to keep it out of the way of calls that are not timed.
     #[cold]
     #[inline(never)]
     pub(super) fn now(&self) -> Instant {
         self.base.clock.now()
     }
 
-    /// Returns whether a good call changes nothing, in two tests: the end of most calls. May say no
-    /// too often, as [`record`](Self::record) finds out too.
-    #[inline]
-    pub(super) fn is_settled(&self, ticket: Ticket) -> bool {
-        // Whether the state is still the same does not matter: an older result changes nothing.
-        word::is_in_first_tally(ticket.0) && self.first.is_settled()
-    }
-
-    /// Records the end of a call of which nothing but its health is known.
+    /// Opens the circuit. Returns `false` if it has changed since the opening was decided.
     ///
-    /// Cold, so that nothing of it lies in the way of calls that change nothing.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn record_health(&self, ticket: Ticket, started: Instant, health: Health) {
-        self.record_here(ticket, started, health, &End::UNKNOWN);
-    }
-
-    /// Records the end of a call that began at `started`. Cold as [`record_health`](Self::record_health).
-    #[cold]
-    #[inline(never)]
-    pub(super) fn record(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
-        self.record_here(ticket, started, health, end);
-    }
-
-    #[inline(always)]
-    fn record_here(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
-        let is_plain = health == Health::Healthy && !ticket.is_probe();
-        if is_plain && !self.rules.needs_clock() {
-            // First, and compiled for a good sample: in a window of calls that contains a failure
-            // every call comes here, and takes half as long.
-            self.count(ticket, Sample::GOOD, Instant::ORIGIN, end);
-        } else {
-            self.record_other(ticket, started, health, end);
-        }
-    }
-
-    #[inline(never)]
-    fn record_other(&self, ticket: Ticket, started: Instant, health: Health, end: &End<'_>) {
-        if health == Health::Neutral {
-            // Only a probe holds anything.
-            if ticket.is_probe() {
-                self.end_probe(ticket, None, end);
-            }
-            return;
-        }
-        let failed = health == Health::Unhealthy;
-        let mut sample = Sample::new(failed, false, 0);
-        let mut now = Instant::ORIGIN;
-        if self.rules.needs_clock() {
-            now = self.at(end);
-            let took = match end.took {
-                Some(took) => nanos(took),
-                None => now.as_nanos().saturating_sub(started.as_nanos()),
-            };
-            sample = self.rules.sample(failed, took);
-        } else if failed {
-            now = self.at(end);
-        }
-        if ticket.is_probe() {
-            self.end_probe(ticket, Some(sample), end);
-        } else {
-            self.count(ticket, sample, now, end);
-        }
-    }
-
-    /// Counts a call that was no probe.
-    #[inline(always)]
-    fn count(&self, ticket: Ticket, sample: Sample, now: Instant, end: &End<'_>) {
-        // Acquire: as in `admit`.
-        let word = self.word.load(Ordering::Acquire);
-        // The result of an older generation changes nothing.
-        if word::generation(word ^ ticket.0) == 0 && word::kind(word) != word::DISABLED {
-            let held = self.tally(word).record(&self.rules, sample, now);
-            if held != 0 {
-                self.rules_hold(word, held, end);
-            }
-        }
-    }
-
-    /// The current time, which may have been read already.
-    #[inline]
-    fn at(&self, end: &End<'_>) -> Instant {
-        match end.now {
-            Some(now) => now,
-            None => self.now(),
-        }
-    }
-
-    #[cold]
-    fn rules_hold(&self, word: u64, held: u64, end: &End<'_>) {
-        let now = self.at(end);
-        let tally = self.tally(word);
-        if word::kind(word) == word::METRICS_ONLY {
-            let mut fresh = tally.note(held);
-            let mut panics = Panics::default();
-            while fresh != 0 {
-                let event = Event::CircuitWouldOpen {
-                    policy: self.base.name,
-                    cause: self.rules.cause(fresh),
-                    sequence: 0,
-                };
-                self.base.tell_in(&mut panics, event, end.listener);
-                fresh &= fresh - 1;
-            }
-            return panics.resume();
-        }
-        let cause = self.rules.cause(held);
-        let rate = tally.rate(&self.rules, held, now);
-        let due = self.with_machine(end.listener, now, |machine| {
-            machine.trip(word::generation(word), cause, rate, now)
-        });
-        if let Some(due) = due {
-            self.open(due, end.hint, end.listener, now);
-        }
-    }
-
-    /// Ends a probe, without a sample when its result says nothing.
-    #[cold]
-    pub(super) fn end_probe(&self, ticket: Ticket, sample: Option<Sample>, end: &End<'_>) {
-        let now = self.at(end);
-        let probe = word::generation(ticket.0);
-        let due = self.with_machine(end.listener, now, |machine| {
-            machine.end_probe(probe, sample, now)
-        });
-        if let Some(due) = due {
-            self.open(due, end.hint, end.listener, now);
-        }
-    }
-
-    /// Opens the circuit, unless it has changed since the opening was due: then returns `false`.
-    ///
-    /// The length of the break may come from user code, so it is computed outside the lock. If that
-    /// panics, the opening is still due at the next call.
+    /// If computing the length of the break panics, the opening stays pending until the next call.
     pub(super) fn open(
         &self,
-        due: Due,
+        opening: PendingOpening,
         hint: Option<Duration>,
-        listener: Listener<'_>,
+        observer: Option<&dyn Observer>,
         now: Instant,
     ) -> bool {
-        let mut progress = due.progress;
+        let mut progress = opening.progress;
         let length = match self.break_for() {
             Break::Backoff(backoff) => progress.next(backoff, || self.rng.unit()),
-            Break::Custom(length) => length(due.trips, due.rate),
+            Break::Custom(length) => length(opening.trips, opening.rate),
         };
         let hint = hint.unwrap_or_default().min(self.settings().max_hint);
         let length = BreakLength {
             length: length.max(hint),
             progress,
         };
-        self.with_machine(listener, now, |machine| machine.open(due, length))
+        self.with_machine(observer, now, |machine| machine.open(opening, length))
     }
 
-    /// Changes the machine, and reports what changed.
+    /// Changes the machine and reports the transitions.
     pub(super) fn with_machine<R>(
         &self,
-        listener: Listener<'_>,
+        observer: Option<&dyn Observer>,
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
     ) -> R {
-        let (result, news) = self.change(listener, now, change);
-        self.report(news, listener).resume();
+        let (result, notifications) = self.change(observer, now, change);
+        self.notify(notifications, observer).resume();
         result
     }
 
-    /// Changes the machine, and returns what has to be reported.
+    /// Changes the machine. The caller must report the returned notifications.
     pub(super) fn change<R>(
         &self,
-        listener: Listener<'_>,
+        observer: Option<&dyn Observer>,
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
-    ) -> (R, News) {
-        let mut news = News::default();
-        let is_heard = self.base.is_heard(listener);
-        let result = self.locked(|machine, watchers| {
+    ) -> (R, Notifications) {
+        let mut notifications = Notifications::default();
+        let is_observed = self.base.is_heard(observer);
+        let result = self.with_lock(|machine, subscriptions| {
             let result = change(machine);
             self.publish(machine, now);
-            for change in machine.take_changes() {
-                watchers.push(change, &mut news.wakers);
-                if is_heard {
-                    news.changes.push((change, self.base.number()));
+            for transition in machine.take_transitions() {
+                subscriptions.push(transition, &mut notifications.wakers);
+                if is_observed {
+                    let sequence = self.base.number();
+                    notifications.transitions.push((transition, sequence));
                 }
             }
             result
         });
-        (result, news)
+        (result, notifications)
     }
 
-    /// Wakes subscribers and tells observers, all of them also if some panic.
-    pub(super) fn report(&self, news: News, listener: Listener<'_>) -> Panics {
+    /// Wakes subscribers and calls observers. Collects their panics, so every one of them is notified.
+    pub(super) fn notify(
+        &self,
+        notifications: Notifications,
+        observer: Option<&dyn Observer>,
+    ) -> Panics {
         let mut panics = Panics::default();
-        for waker in news.wakers {
+        for waker in notifications.wakers {
             panics.run(|| waker.wake());
         }
-        for (change, sequence) in news.changes {
+        for (change, sequence) in notifications.transitions {
             let event = Event::CircuitChanged {
                 policy: self.base.name,
+                pipeline: None,
                 change,
                 sequence,
             };
-            self.base.tell_in(&mut panics, event, listener);
+            self.base.tell_in(&mut panics, event, observer);
         }
         panics
     }
 
-    /// Brings the atomics up to the machine, whose lock is held.
+    /// Updates the atomics from the machine. The lock must be held.
     fn publish(&self, machine: &mut Machine, now: Instant) {
-        let word = machine.word();
-        if machine.take_new_tally() {
-            let second = || Box::new(Tally::new(&self.rules, now));
-            self.second.get_or_init(second);
-            self.tally(word).clear(now);
+        let state = machine.packed_state();
+        if machine.take_switched_windows() {
+            let second = || Box::new(WindowSet::new(&self.rules, now));
+            self.second_windows.get_or_init(second);
+            self.windows_of(state).clear(now);
         }
-        if machine.take_new_phase() {
-            if let Some(rejected) = self.rejected.get() {
-                rejected.clear();
+        if machine.take_entered_phase() {
+            if let Some(rejections) = self.rejections.get() {
+                rejections.clear();
             }
         }
-        if word::kind(word) > word::DISABLED {
-            // Here, so that rejections do not allocate.
-            self.rejected.get_or_init(Striped::new);
+        if !state.admits_all() {
+            // Allocated here, so that rejections do not allocate.
+            self.rejections.get_or_init(StripedCounter::new);
         }
-        // Release, both: pairs with the loads of the fast path. The break's end first, so that a
-        // thread that sees the circuit open sees until when.
+        // Release, both: pairs with the loads of the fast path. `until` is stored first, so a thread that
+        // observes an open circuit also observes when its break ends.
         self.until
             .store(machine.until().as_nanos(), Ordering::Release);
-        self.word.store(word, Ordering::Release);
+        let state = state.timed(self.rules.needs_clock());
+        self.state.store(state.bits(), Ordering::Release);
     }
 
-    /// Reads the machine. No user code may run in `look`.
-    pub(super) fn look<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
-        match &*lock_checked(&self.machine) {
-            Some(mechanics) => look(&mechanics.machine),
-            None => look(&self.new_machine()),
+    /// Reads the machine under the lock, where no user code may run.
+    pub(super) fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> R {
+        match &*lock_checked(&self.locked) {
+            Some(locked) => read(&locked.machine),
+            None => read(&self.new_machine()),
         }
     }
 
-    pub(super) fn add_watcher(&self, watcher: &Arc<Watcher>) {
-        self.locked(|_, watchers| watchers.add(watcher));
+    pub(super) fn subscribe(&self, subscription: &Arc<Subscription>) {
+        self.with_lock(|_, subscriptions| subscriptions.add(subscription));
     }
 
-    /// Returns when the breaker cannot be told from a new one, or its history is older than its rules can
-    /// see: the windows have passed, and so has the break. `None` if that cannot be foreseen. Changes nothing.
-    pub(super) fn forgettable_at(&self, now: Instant) -> Option<Instant> {
-        let horizon = self.rules.horizon();
-        let watched = match &*lock_checked(&self.machine) {
-            Some(mechanics) => !mechanics.watchers.is_empty(),
+    /// Returns when the breaker is equal to a new one, or its history is older than its rules can see: the
+    /// windows have passed, and so has the break. `None` if that cannot be foreseen.
+    pub(super) fn evictable_at(&self, now: Instant) -> Option<Instant> {
+        let is_followed = match &*lock_checked(&self.locked) {
+            Some(locked) => !locked.subscriptions.is_empty(),
             None => false,
         };
-        if watched {
+        if is_followed {
             return None;
         }
-        self.look(|machine| {
-            let of_machine = machine.forgettable_at(horizon, now)?;
-            let of_tally = self.tally(machine.word()).forgettable_at(horizon, now);
-            Some(of_machine.max(of_tally))
+        let horizon = self.rules.horizon();
+        self.read(|machine| {
+            let windows = self.windows_of(machine.packed_state());
+            let machine_at = machine.forgettable_at(horizon, now)?;
+            Some(machine_at.max(windows.forgettable_at(horizon, now)))
         })
     }
 
-    /// Returns what is counted now, or what led to the current state.
+    /// Returns the counts of the window, or of the probes that led to the current state, and the number of
+    /// calls that a rate of them needs.
     pub(super) fn counts(&self, machine: &Machine, now: Instant) -> (Counts, u64) {
-        match machine.trial_results() {
-            Some(results) => (results, u64::from(machine.trial_size())),
+        match machine.probe_results() {
+            Some(results) => (results, u64::from(machine.max_probe_results())),
             None => {
-                let tally = self.tally(machine.word());
-                (tally.counts(now), self.rules.min_calls())
+                let windows = self.windows_of(machine.packed_state());
+                (windows.counts(now), self.rules.min_calls())
             }
         }
     }
 
-    pub(super) fn consecutive(&self, machine: &Machine) -> u64 {
-        self.tally(machine.word()).consecutive()
-    }
-
-    pub(super) fn rejected(&self) -> u64 {
-        self.rejected.get().map_or(0, Striped::sum)
+    pub(super) fn consecutive_failures(&self, machine: &Machine) -> u64 {
+        self.windows_of(machine.packed_state()).consecutive()
     }
 
     #[cfg(all(test, not(backstop_loom)))]
     pub(super) fn is_unlocked(&self) -> bool {
-        self.machine.try_lock().is_ok()
+        self.locked.try_lock().is_ok()
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Some(mut mechanics) = lock_checked(&self.machine).take() else {
+        let Some(mut locked) = lock_checked(&self.locked).take() else {
             return;
         };
         let mut panics = Panics::default();
-        for waker in mechanics.watchers.close() {
+        for waker in locked.subscriptions.close() {
             panics.run(|| waker.wake());
         }
         panics.resume();

@@ -20,7 +20,7 @@ fn breaker(trip: Trip) -> (ManualClock, CircuitBreaker) {
     (clock, breaker)
 }
 
-/// Runs both at the same time, in every order there is.
+/// Runs both concurrently, in every possible order.
 fn race(
     breaker: &CircuitBreaker,
     first: impl FnOnce(&CircuitBreaker) + 'static,
@@ -58,7 +58,7 @@ fn loom_one_probe_is_admitted_once() {
 }
 
 #[test]
-fn loom_a_probe_given_back_is_not_lost() {
+fn loom_a_released_probe_is_not_lost() {
     loom::model(|| {
         let (clock, breaker) = breaker(Trip::consecutive(1));
         breaker.trip();
@@ -73,8 +73,8 @@ fn loom_a_probe_given_back_is_not_lost() {
 }
 
 #[test]
-fn loom_the_last_failure_opens() {
-    // Without a bound this takes minutes. A counter that is not sequentially consistent fails at two.
+fn loom_the_last_of_two_racing_failures_opens() {
+    // Without a bound this takes minutes. Counters that are not sequentially consistent fail with a bound of two.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
@@ -83,7 +83,7 @@ fn loom_the_last_failure_opens() {
             race(
                 &breaker,
                 |breaker| breaker.try_acquire().unwrap().failure(),
-                // The other one may have opened it already only if this one has failed too.
+                // Admitted, because the circuit opens only after both have failed.
                 |breaker| breaker.try_acquire().unwrap().failure(),
             );
             assert_eq!(breaker.state(), State::Open);
@@ -93,7 +93,7 @@ fn loom_the_last_failure_opens() {
 }
 
 #[test]
-fn loom_a_result_from_before_does_not_land_in_the_new_window() {
+fn loom_a_result_from_before_a_reset_is_not_recorded_into_the_new_windows() {
     loom::model(|| {
         let (_clock, breaker) = breaker(Trip::consecutive(5));
         let handle = breaker.clone();
@@ -106,7 +106,7 @@ fn loom_a_result_from_before_does_not_land_in_the_new_window() {
 }
 
 #[test]
-fn loom_who_sees_the_circuit_open_sees_until_when() {
+fn loom_a_thread_that_observes_an_open_circuit_observes_the_end_of_its_break() {
     loom::model(|| {
         let (_clock, breaker) = breaker(Trip::consecutive(1));
         race(

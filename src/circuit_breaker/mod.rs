@@ -1,97 +1,5 @@
-//! Circuit breakers: calls to a dependency that is down fail at once.
-//!
-//! # What it protects
-//!
-//! The caller, which no longer waits for what will fail; and the dependency, which gets the quiet it
-//! needs to recover, and then a few trial calls instead of everybody at once.
-//!
-//! ```text
-//!              a rule holds                       the break is over, a call comes
-//!   ┌────────┐ ───────────► ┌──────┐ ─────────────────────────► ┌───────────┐
-//!   │ Closed │              │ Open │                            │ Half-open │
-//!   └────────┘              └──────┘ ◄───────────────────────── └───────────┘
-//!        ▲                             the trial calls fail           │
-//!        └────────────────────────────────────────────────────────────┘
-//!                               the trial calls succeed
-//! ```
-//!
-//! # When not to use it
-//!
-//! * Around what cannot be down, such as a computation in memory.
-//! * One breaker for many hosts or partitions: one bad host closes the door to all. Use
-//!   [`Keyed`](crate::Keyed).
-//! * Against a dependency that is slow because of you: a bulkhead or a rate limiter fits better.
-//!
-//! # Example
-//!
-//! ```
-//! use std::time::Duration;
-//! use backstop::circuit_breaker::{State, Trip};
-//! use backstop::{Backoff, CircuitBreaker, Jitter, ManualClock, Policy, Reason};
-//!
-//! let clock = ManualClock::new();
-//! let breaker = CircuitBreaker::builder()
-//!     .trip_on(Trip::consecutive(3))
-//!     .break_for(Backoff::fixed(Duration::from_secs(5)).jitter(Jitter::None))
-//!     .clock(clock.clone())
-//!     .build()?;
-//!
-//! for _ in 0..3 {
-//!     let _ = clock.block_on(breaker.call(|| async { Err::<(), _>("down") }));
-//! }
-//! let error = clock.block_on(breaker.call(|| async { Ok::<_, &str>(()) })).unwrap_err();
-//! assert_eq!(error.reason(), Some(Reason::CircuitOpen));
-//! assert_eq!(error.retry_after(), Some(Duration::from_secs(5)));
-//!
-//! clock.advance(Duration::from_secs(5));
-//! for _ in 0..2 {
-//!     let _ = clock.block_on(breaker.call(|| async { Ok::<_, &str>(()) }));
-//! }
-//! assert_eq!(breaker.state(), State::Closed);
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
-//!
-//! # Defaults
-//!
-//! | setting | default |
-//! |---|---|
-//! | `trip_on` | failure rate 0.5 within 30 s in 10 slices, at least 20 calls |
-//! | `slow_call` | off |
-//! | `break_for` | 5 s, ×2 for each failed half-open, cap 300 s, equal jitter |
-//! | `half_open` | 2 successes of 3 |
-//! | `permitted_calls` | 3 at a time |
-//! | `probe_lease` | the break before it, from 1 s to 300 s; 60 s if there was none |
-//! | `ramp_up` | none |
-//! | `cancelled_as`, `panicked_as` | neutral, unhealthy |
-//! | `name` | `circuit_breaker` |
-//! | `clock` | tokio's |
-//!
-//! All of them: [`CircuitBreakerBuilder`].
-//!
-//! # What counts
-//!
-//! The health in the verdict ([`Verdict`](crate::Verdict)), which a [`Classify`](crate::Classify)
-//! inside may set. Without one every error of the operation and every timeout is a failure. Refusals
-//! of inner layers and calls that were cancelled say nothing. A panic is a failure.
-//!
-//! A call belongs to the state it began in: a result that comes after the state has changed changes
-//! nothing, so a slow answer from before an outage cannot decide the trial.
-//!
-//! # With its neighbours
-//!
-//! * **Inside a retry** it sees every attempt, and an open circuit ends the retries. Outside, it
-//!   sees one result where there were three failures.
-//! * **A timeout inside** makes hanging calls failures. A timeout outside only cancels them, which
-//!   says nothing.
-//! * **A rate limiter or bulkhead inside** may refuse: that does not count.
-//! * **A fallback outside** answers while the circuit is open.
-//!
-//! # How it works
-//!
-//! State and generation are one atomic word; a call into a closed circuit costs a load of it at its
-//! start and one at its end. Windows are lock-free and constant in size
-//! ([`Trip`] says what they cost). Transitions and trial calls take a short lock, under which none of
-//! your code runs.
+//! Circuit breakers: calls to a dependency that is down are rejected at once.
+#![doc = include_str!("../../docs/patterns/circuit-breaker.md")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -100,55 +8,60 @@ use std::time::Duration;
 use crate::error::Rejected;
 use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
+use crate::life::Life;
+use crate::striped::StripedCounter;
+use crate::sync::Ordering;
 
-mod admit;
+mod admission;
 mod config;
+mod health_check;
 mod inner;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod permit;
 mod policy;
-mod probe;
+mod recording;
 mod settings;
 mod snapshot;
 mod state;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;
 mod ticket;
-mod watch;
+mod transitions;
 
 pub use self::config::CircuitBreakerBuilder;
 pub use self::permit::Permit;
 pub use self::snapshot::Snapshot;
 pub use self::state::{HalfOpen, Trip};
-pub use self::watch::Transitions;
+pub use self::transitions::Transitions;
 pub use crate::event::{Cause, State, Transition};
 pub use crate::window::Counts;
 
 use self::inner::Inner;
+use self::ticket::Ticket;
 
-/// Refuses calls to a dependency that is down. See the [module page](self).
+/// Rejects calls to a dependency that is down. See the [module page](self).
 ///
-/// Cheap to clone; clones are one breaker.
+/// Cheap to clone; clones share one circuit.
 #[derive(Clone)]
 pub struct CircuitBreaker {
     inner: Arc<Inner>,
 }
 
 impl CircuitBreaker {
-    /// The name in errors and events.
+    /// Returns the name in errors, events, and snapshots.
     pub fn name(&self) -> &'static str {
         self.inner.base.name
     }
 
-    /// Asks to make one call, for code that is no closure.
+    /// Admits one call, for code that is not a closure. The result is recorded through the permit.
     ///
     /// # Errors
     ///
-    /// When the circuit is open, or half-open with all its trial calls taken, or isolated. The
-    /// refusal says when to come back where that is known: to the nanosecond for an open circuit.
+    /// If the circuit is open or isolated, or half-open with all probes in flight. `retry_after` is the exact
+    /// rest of the break, if it is known.
     ///
-    /// # Example
+    /// # Examples
     ///
     /// ```
     /// use backstop::{CircuitBreaker, ManualClock};
@@ -163,25 +76,41 @@ impl CircuitBreaker {
     /// ```
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
-        self.inner.acquire()
+        let inner = &*self.inner;
+        // The common case, in one load and one test. Acquire: as in `admit`.
+        let state = inner.packed_state(Ordering::Acquire);
+        if state.is_closed_and_untimed() {
+            let life = Life::of_a_handle();
+            return Ok(Permit::new(inner, Ticket(state), Instant::ORIGIN, life));
+        }
+        let is_timed = inner.rules.needs_clock();
+        let started = if is_timed {
+            inner.now()
+        } else {
+            Instant::ORIGIN
+        };
+        let now = || if is_timed { started } else { inner.now() };
+        match inner.admit(now, None) {
+            Ok(ticket) => Ok(Permit::new(inner, ticket, started, Life::of_a_handle())),
+            Err(rejection) => Err(inner.rejected(rejection)),
+        }
     }
 
-    /// The state as last decided: a break that is over is still open until a call comes. Costs one
-    /// load.
+    /// Returns the state as last decided: a break that is over counts as open until the next call. Costs one load.
     pub fn state(&self) -> State {
         self.inner.state()
     }
 
-    /// The state that a call arriving now would meet: a break that is over is half-open to it, and a
-    /// half-open circuit whose time is over is open. Changes nothing.
+    /// Returns the state that a call would find now: half-open if a break is over, open if the half-open time is
+    /// over. Changes nothing.
     pub fn peek(&self) -> State {
         let now = self.inner.base.clock.now();
-        self.inner.look(|machine| machine.met(now))
+        self.inner.read(|machine| machine.state_at(now))
     }
 
-    /// Follows the transitions from now on. See [`Transitions`].
+    /// Returns a stream of the transitions from now on.
     ///
-    /// # Example
+    /// # Examples
     ///
     /// ```
     /// use backstop::circuit_breaker::State;
@@ -191,54 +120,53 @@ impl CircuitBreaker {
     /// let breaker = CircuitBreaker::builder().clock(clock.clone()).build()?;
     /// let mut transitions = breaker.subscribe();
     /// breaker.trip();
-    /// let change = clock.block_on(transitions.next()).expect("the breaker lives");
+    /// let change = clock.block_on(transitions.next()).expect("the breaker exists");
     /// assert_eq!((change.from, change.to), (State::Closed, State::Open));
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
     pub fn subscribe(&self) -> Transitions {
         let transitions = Transitions::new();
-        self.inner.add_watcher(transitions.watcher());
+        self.inner.subscribe(transitions.subscription());
         transitions
     }
 
-    /// Opens the circuit, for as long as the next break is. Also one that was disabled.
+    /// Opens the circuit for the length of the next break, also from disabled and metrics-only.
     pub fn trip(&self) {
         let now = self.inner.base.clock.now();
         loop {
-            let due = self.inner.look(|machine| machine.trip_manually(now));
-            if self.inner.open(due, None, None, now) {
+            let opening = self.inner.read(|machine| machine.trip_manually(now));
+            if self.inner.open(opening, None, None, now) {
                 return;
             }
         }
     }
 
-    /// Opens the circuit for a time. [`Duration::MAX`] is for ever.
+    /// Opens the circuit for this long. [`Duration::MAX`] has no end.
     pub fn trip_for(&self, length: Duration) {
         self.change(|machine, now| {
-            let due = machine.trip_manually(now);
-            let progress = due.progress;
-            machine.open(due, state::BreakLength { length, progress });
+            let opening = machine.trip_manually(now);
+            let progress = opening.progress;
+            machine.open(opening, state::BreakLength { length, progress });
         });
     }
 
-    /// Makes the circuit half-open: the next calls are trial calls.
+    /// Makes the circuit half-open: the next calls are probes.
     pub fn half_open(&self) {
         self.change(|machine, now| machine.half_open(Cause::Manual, now));
     }
 
-    /// Rejects all calls for a time, as [`pause_until`](Self::pause_until).
+    /// Rejects all calls for this long. See [`pause_until`](Self::pause_until).
     pub fn pause_for(&self, length: Duration) {
         self.change(|machine, now| machine.pause(now + length, now));
     }
 
-    /// Rejects all calls until then, for example because a server said when to come back. Of several
-    /// pauses, and the break of an open circuit, the one that ends last counts.
+    /// Rejects all calls until then, for example because a server said when to retry. Of several pauses and
+    /// the break of an open circuit, the one that ends last applies.
     ///
-    /// The circuit is open meanwhile, and half-open afterwards. Breaks do not grow by it. A circuit
-    /// that admits all calls by hand ([`disable`](Self::disable),
-    /// [`metrics_only`](Self::metrics_only)) is not paused.
+    /// The circuit is open during a pause, and half-open afterwards. Breaks do not grow by it. A circuit that
+    /// is [disabled](Self::disable) or [metrics-only](Self::metrics_only) is not paused.
     ///
-    /// # Example
+    /// # Examples
     ///
     /// ```
     /// use std::time::Duration;
@@ -256,37 +184,37 @@ impl CircuitBreaker {
         self.change(|machine, now| machine.pause(until, now));
     }
 
-    /// Closes the circuit, with empty windows, as trial calls that succeed do: with a ramp-up, if
-    /// there is one. Ends [`disable`](Self::disable) and [`metrics_only`](Self::metrics_only) too.
+    /// Closes the circuit with empty windows and the configured ramp-up, like successful probes. Ends
+    /// [`disable`](Self::disable) and [`metrics_only`](Self::metrics_only).
     pub fn close(&self) {
         self.change(|machine, now| machine.close(Cause::Manual, true, now));
     }
 
-    /// Closes the circuit and forgets everything, as if it had just been built. An isolation goes on
-    /// until its handle is dropped.
+    /// Closes the circuit with empty windows and no ramp-up, as if it had just been built. An isolation lasts until
+    /// its handle is dropped.
     pub fn reset(&self) {
         self.change(|machine, now| machine.close(Cause::Manual, false, now));
     }
 
-    /// Lets all calls through and counts nothing, until [`close`](Self::close),
-    /// [`reset`](Self::reset) or another change by hand.
+    /// Admits all calls and counts nothing, until [`close`](Self::close), [`reset`](Self::reset), or another manual
+    /// change.
     pub fn disable(&self) {
-        self.change(|machine, now| machine.let_through(false, now));
+        self.change(|machine, now| machine.admit_all(false, now));
     }
 
-    /// Lets all calls through and counts them, but never opens, until [`close`](Self::close),
-    /// [`reset`](Self::reset) or another change by hand. A rule that holds is reported once as
+    /// Admits all calls and counts them, but never opens, until [`close`](Self::close), [`reset`](Self::reset), or
+    /// another manual change. Each rule that matches is reported once as
     /// [`Event::CircuitWouldOpen`](crate::Event::CircuitWouldOpen).
     pub fn metrics_only(&self) {
-        self.change(|machine, now| machine.let_through(true, now));
+        self.change(|machine, now| machine.admit_all(true, now));
     }
 
-    /// Refuses all calls until the handle is dropped. Several handles nest: the last one ends it,
-    /// and the breaker is as it was, but that a half-open circuit begins its trial anew.
+    /// Rejects all calls until the returned handle, and every other one, is dropped. Then the breaker continues
+    /// in the state it was in; a half-open circuit starts its probes again.
     ///
-    /// Results of calls in flight change nothing.
+    /// Results of calls that were in flight are ignored.
     ///
-    /// # Example
+    /// # Examples
     ///
     /// ```
     /// use backstop::{CircuitBreaker, ManualClock, Reason};
@@ -300,7 +228,7 @@ impl CircuitBreaker {
     /// ```
     pub fn isolate(&self) -> Isolation {
         let now = self.inner.base.now();
-        // First, so that the isolation ends if an observer that hears of it panics.
+        // Created first, so the isolation ends if an observer panics.
         let isolation = Isolation {
             breaker: self.clone(),
         };
@@ -313,7 +241,7 @@ impl CircuitBreaker {
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.base.clock.now();
-        inner.look(|machine| {
+        inner.read(|machine| {
             let (counts, min_calls) = inner.counts(machine, now);
             let until = match machine.underlying() {
                 State::Open => machine.until(),
@@ -321,8 +249,11 @@ impl CircuitBreaker {
             };
             let retry_after = until.saturating_duration_since(now);
             let (probes_in_flight, probes_free) = machine.probes(now);
-            let consecutive = inner.consecutive(machine);
+            let consecutive = inner.consecutive_failures(machine);
+            let rejections = inner.rejections.get().map_or(0, StripedCounter::sum);
+            let shadow = inner.base.shadow;
             Snapshot {
+                name: inner.base.name,
                 state: machine.state(),
                 underlying: machine.underlying(),
                 generation: machine.number_of_changes(),
@@ -333,10 +264,14 @@ impl CircuitBreaker {
                 failures: counts.failures,
                 slow: counts.slow,
                 slow_failures: counts.slow_failures,
-                total_duration: inner.rules.tracks_durations().then_some(counts.took),
+                total_duration: inner
+                    .rules
+                    .tracks_durations()
+                    .then_some(counts.total_duration),
                 min_calls,
                 consecutive_failures: u32::try_from(consecutive).unwrap_or(u32::MAX),
-                rejected: inner.rejected(),
+                rejected: if shadow { 0 } else { rejections },
+                would_reject: if shadow { rejections } else { 0 },
                 probes_in_flight,
                 probes_free,
             }
@@ -350,7 +285,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Cannot be told from a new one, or its history is older than its rules can see, and no other handle
+/// Evictable if it is equal to a new one, or its history is older than its rules can see, and no other handle
 /// or subscription exists.
 impl Evictable for CircuitBreaker {
     fn evictable_in(&self) -> Option<Duration> {
@@ -358,8 +293,8 @@ impl Evictable for CircuitBreaker {
             return None;
         }
         let now = self.inner.base.clock.now();
-        let forgettable_at = self.inner.forgettable_at(now)?;
-        Some(forgettable_at.saturating_duration_since(now))
+        let evictable_at = self.inner.evictable_at(now)?;
+        Some(evictable_at.saturating_duration_since(now))
     }
 }
 
@@ -372,7 +307,7 @@ impl fmt::Debug for CircuitBreaker {
     }
 }
 
-/// Keeps a circuit isolated for as long as it lives. Made by [`CircuitBreaker::isolate`].
+/// Isolates a circuit until it is dropped. Returned by [`CircuitBreaker::isolate`].
 #[derive(Debug)]
 #[must_use = "dropping it ends the isolation"]
 pub struct Isolation {

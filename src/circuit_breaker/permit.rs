@@ -1,30 +1,30 @@
-//! The permission to make one call.
+//! Permits for single calls.
 
 use std::time::Duration;
 use std::{fmt, mem};
 
 use super::inner::Inner;
-use super::ticket::{End, Ticket};
+use super::ticket::{Finish, Ticket};
 use crate::instant::Instant;
 use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 
-/// The permission to make one call, given by
+/// A permit for one call, returned by
 /// [`CircuitBreaker::try_acquire`](super::CircuitBreaker::try_acquire).
 ///
-/// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
-/// [`record`](Self::record). Dropped without, it counts as
-/// [`cancelled_as`](super::CircuitBreakerBuilder::cancelled_as) says, by default as nothing; dropped
-/// by a panic, as [`panicked_as`](super::CircuitBreakerBuilder::panicked_as) says. A trial call's
-/// place comes back in every case.
+/// Record the result with [`success`](Self::success), [`failure`](Self::failure), or
+/// [`record`](Self::record). A permit that is dropped without a result counts as
+/// [`cancelled_as`](super::CircuitBreakerBuilder::cancelled_as) (by default, it is not counted); one that is
+/// dropped by a panic counts as [`panicked_as`](super::CircuitBreakerBuilder::panicked_as). A probe is
+/// released in every case.
 ///
-/// What is said of a call that began before the state changed changes nothing.
-#[must_use = "dropping it says nothing about the call"]
+/// Results of calls that began before the state changed are ignored.
+#[must_use = "a dropped permit records no result"]
 pub struct Permit<'a> {
     inner: &'a Inner,
     ticket: Ticket,
-    // Between the two words that are copied: side by side, they would be loaded as one of 16 bytes, which
-    // stalls until the two stores before have reached the cache (10 ns a call).
+    // Between the two words that are moved: if they were adjacent, they would be loaded as one 16-byte value,
+    // and store forwarding from the two stores before fails (10 ns a call).
     pub(super) life: Life,
     started: Instant,
 }
@@ -45,67 +45,64 @@ impl<'a> Permit<'a> {
         }
     }
 
-    /// Moves the permit; the one here has ended.
+    /// Moves the permit out, and leaves one that has ended.
     #[inline(always)]
     pub(super) const fn move_out(&mut self) -> Self {
         Self::new(self.inner, self.ticket, self.started, self.life.take())
     }
 
-    /// Whether this is a trial call of a half-open circuit.
+    /// Whether this call is a probe: it was admitted by a half-open circuit.
     pub const fn is_probe(&self) -> bool {
         self.ticket.is_probe()
     }
 
-    /// The call went well.
+    /// Records a success.
     #[inline]
     pub fn success(self) {
-        let (inner, ticket, started) = self.into_parts();
-        if !inner.is_settled(ticket) {
-            inner.record_health(ticket, started, Health::Healthy);
-        }
+        self.finish(Health::Healthy, &Finish::UNKNOWN);
     }
 
-    /// The call failed, and the dependency is to blame.
+    /// Records a failure of the dependency.
     #[inline]
     pub fn failure(self) {
-        let (inner, ticket, started) = self.into_parts();
-        inner.record_health(ticket, started, Health::Unhealthy);
+        self.finish(Health::Unhealthy, &Finish::UNKNOWN);
     }
 
-    /// The call ended with a result of this verdict: healthy is a success, unhealthy a failure,
-    /// neutral nothing. A [`hint`](Verdict::hint) may lengthen the break it leads to.
+    /// Records a result by its verdict: healthy is a success, unhealthy a failure, and neutral is not
+    /// counted. The verdict's [`hint`](Verdict::hint) may lengthen the break if the circuit opens.
     #[inline]
     pub fn record(self, verdict: Verdict) {
-        let end = End {
+        let finish = Finish {
             hint: verdict.hint(),
-            ..End::UNKNOWN
+            ..Finish::UNKNOWN
         };
-        self.end(verdict.health(), &end);
+        self.finish(verdict.health(), &finish);
     }
 
-    /// As [`record`](Self::record), for a call whose duration is known better than from the permit.
-    pub fn record_taken(self, verdict: Verdict, took: Duration) {
-        let end = End {
-            took: Some(took),
+    /// Records a result like [`record`](Self::record), with the duration that the caller has measured. By
+    /// default the duration is the time since the permit was returned.
+    pub fn record_with_duration(self, verdict: Verdict, duration: Duration) {
+        let finish = Finish {
+            duration: Some(duration),
             hint: verdict.hint(),
-            ..End::UNKNOWN
+            ..Finish::UNKNOWN
         };
-        self.end(verdict.health(), &end);
+        self.finish(verdict.health(), &finish);
     }
 
-    #[inline]
-    fn end(self, health: Health, end: &End<'_>) {
+    #[inline(always)]
+    fn finish(self, health: Health, finish: &Finish<'_>) {
         let (inner, ticket, started) = self.into_parts();
-        if !(health == Health::Healthy && inner.is_settled(ticket)) {
-            inner.record(ticket, started, health, end);
+        if !(health == Health::Healthy && inner.success_changes_nothing(ticket)) {
+            inner.record(ticket, started, health, finish);
         }
     }
 
-    /// What is needed to record the call, which the caller must do.
+    /// Takes the permit apart. The caller must record the result.
     #[inline(always)]
     pub(super) fn into_parts(self) -> (&'a Inner, Ticket, Instant) {
         let parts = (self.inner, self.ticket, self.started);
-        // Not dropped, so that it is not counted twice. There is nothing in it to be freed.
+        // Forgotten, so that it is not counted twice. It owns nothing.
         mem::forget(self);
         parts
     }
@@ -115,20 +112,22 @@ impl Drop for Permit<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if !self.life.is_over() {
-            self.give_up();
+            self.abandon();
         }
     }
 }
 
 impl Permit<'_> {
-    // Out of line: it stands wherever a permit may be dropped, and nearly none is.
+    /// Records a permit that was dropped without a result. Cold, because it is called wherever a permit may be
+    /// dropped, which is rare.
     #[cold]
-    fn give_up(&self) {
+    fn abandon(&self) {
         let settings = self.inner.settings();
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
-        self.inner.record_health(self.ticket, self.started, health);
+        self.inner
+            .record(self.ticket, self.started, health, &Finish::UNKNOWN);
     }
 }
 

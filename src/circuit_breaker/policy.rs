@@ -1,7 +1,7 @@
-//! The breaker around an operation.
+//! The breaker as a policy.
 
 use super::inner::Inner;
-use super::ticket::{End, Ticket};
+use super::ticket::{Finish, Ticket};
 use super::{CircuitBreaker, Permit};
 use crate::clock::ClockHandle;
 use crate::event::Observer;
@@ -49,15 +49,15 @@ impl<'a> Gate for &'a CircuitBreaker {
         } else {
             Instant::ORIGIN
         };
-        // A copy: see `Gate::enter`.
+        // On a copy, because the address of `cx` must not escape: see `Gate::enter`.
         let mut copy = *cx;
         match inner.admit(|| copy.now(clock), observer) {
             Ok(ticket) => {
-                // Without a branch: most calls are none, and most operations do not ask.
+                // Branch-free, because most calls are not probes.
                 *cx = cx.with_probe(cx.is_probe() | ticket.is_probe());
                 Entered::Admitted((ticket, started))
             }
-            Err(refused) => Entered::Rejected(inner.rejection(refused)),
+            Err(rejection) => Entered::Rejected(inner.rejected(rejection)),
         }
     }
 
@@ -81,16 +81,17 @@ impl guarded::Permit for Permit<'_> {
     #[inline(always)]
     fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E> {
         let (inner, ticket, started) = self.into_parts();
-        if outcome.verdict.health() == Health::Healthy && inner.is_settled(ticket) {
+        if outcome.verdict.health() == Health::Healthy && inner.success_changes_nothing(ticket) {
             return outcome;
         }
         record(inner, ticket, started, outcome, observer)
     }
 }
 
-/// Records the end of a call that may change something.
+/// Records an outcome that may change something.
 ///
-/// By value, and inlined: an outcome whose address gets out is moved through memory, 7 ns a call.
+/// Takes the outcome by value and is inlined: an outcome whose address escapes is moved through memory, which
+/// costs 7 ns a call.
 #[inline(always)]
 fn record<T, E>(
     inner: &Inner,
@@ -99,17 +100,20 @@ fn record<T, E>(
     mut outcome: Outcome<T, E>,
     observer: Option<&dyn Observer>,
 ) -> Outcome<T, E> {
-    // A clock may panic: a probe's place comes back all the same.
-    let mark = OnUnwind::new(|| inner.record_health(ticket, started, inner.settings().panicked_as));
+    // If the clock panics, a probe must still be released.
+    let on_unwind = OnUnwind::new(|| {
+        let health = inner.settings().panicked_as;
+        inner.record(ticket, started, health, &Finish::UNKNOWN);
+    });
     let now = (inner.rules.needs_clock()).then(|| outcome.finished(&inner.base.clock));
-    mark.disarm();
-    let end = End {
-        took: None,
+    on_unwind.disarm();
+    let finish = Finish {
+        duration: None,
         now,
         hint: outcome.verdict.hint(),
-        listener: observer,
+        observer,
     };
-    inner.record(ticket, started, outcome.verdict.health(), &end);
+    inner.record(ticket, started, outcome.verdict.health(), &finish);
     outcome
 }
 

@@ -1,4 +1,4 @@
-//! Settings of a breaker that no call reads while the circuit is closed.
+//! Settings that no call reads while the circuit is closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::state::HalfOpenRules;
 use crate::backoff::{Backoff, Jitter};
 use crate::verdict::Health;
 
-/// Settings that never change and that no call reads in a closed circuit.
+/// Settings for open and half-open circuits and for dropped permits.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Settings {
     pub(super) half_open: HalfOpenRules,
@@ -18,8 +18,8 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Those of most breakers, which share them.
-    pub(super) const PRESET: &'static Self = &Self {
+    /// The default settings, shared by most breakers.
+    pub(super) const DEFAULT: &'static Self = &Self {
         half_open: HalfOpenRules {
             of: 3,
             needed: 2,
@@ -32,7 +32,7 @@ impl Settings {
     };
 }
 
-/// How long the circuit stays open.
+/// The rule for the length of breaks.
 #[derive(Clone)]
 pub(super) enum Break {
     Backoff(Backoff),
@@ -40,10 +40,10 @@ pub(super) enum Break {
 }
 
 impl Break {
-    /// The longest break of a backoff that grows and does not say how far.
+    /// The cap of a growing backoff without a cap of its own.
     pub(super) const MAX: Duration = Duration::from_secs(300);
 
-    pub(super) const PRESET: &'static Self = &Self::Backoff(
+    pub(super) const DEFAULT: &'static Self = &Self::Backoff(
         Backoff::exponential(Duration::from_secs(5))
             .max(Self::MAX)
             .jitter(Jitter::Equal),

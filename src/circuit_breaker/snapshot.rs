@@ -1,76 +1,76 @@
-//! A reading of a breaker.
+//! Snapshots of a breaker.
 
 use std::time::Duration;
 
 use crate::event::State;
 use crate::window::Counts;
 
-/// What a breaker was like at one moment. Made by
+/// A consistent reading of a breaker. Returned by
 /// [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
 ///
-/// [`CircuitBreakerBuilder::restore`](super::CircuitBreakerBuilder::restore) builds a breaker that
-/// goes on from it.
+/// [`CircuitBreakerBuilder::restore`](super::CircuitBreakerBuilder::restore) builds a breaker that continues
+/// from it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The state, as last decided.
+    /// The name of the breaker.
+    pub name: &'static str,
+    /// The state as last decided.
     pub state: State,
-    /// The state but for isolation.
+    /// The state apart from isolation.
     pub underlying: State,
-    /// How many changes there were.
+    /// Number of changes so far.
     pub generation: u64,
-    /// How long the state has been what it is.
+    /// Time since the state was entered.
     pub in_state: Duration,
-    /// How long the break still is: zero when it is over or there is none, `None` when it does not
-    /// end by itself.
+    /// The rest of the break: zero if it is over or the circuit is not open, `None` if it has no end.
     pub retry_after: Option<Duration>,
-    /// How often the circuit has opened without closing in between.
+    /// Number of consecutive openings without a close.
     pub trips: u32,
-    /// Calls in the first window; while half-open, and after a trial that failed, trial calls that
-    /// ended.
+    /// Calls in the first window. While half-open, and while open again after failed probes, the finished
+    /// probes.
     pub calls: u64,
-    /// Those of them that failed, slow or not.
+    /// Calls of [`calls`](Self::calls) that failed, slow or not.
     pub failures: u64,
-    /// Those of them that were slow, failed or not.
+    /// Calls of [`calls`](Self::calls) that were slow, failed or not.
     pub slow: u64,
-    /// Those of them that were both.
+    /// Calls of [`calls`](Self::calls) that were slow and failed.
     pub slow_failures: u64,
-    /// How long they took together, where
-    /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) says so.
+    /// Sum of the durations of [`calls`](Self::calls). `None` unless
+    /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) is set.
     pub total_duration: Option<Duration>,
-    /// How many calls a rate needs before it says anything.
+    /// The least number of calls before a rate applies.
     pub min_calls: u64,
-    /// Failures in a row. Zero when no rule asks for it.
+    /// Consecutive failures. Zero unless a rule counts them.
     pub consecutive_failures: u32,
-    /// Calls refused since the state changed, isolation apart.
+    /// Calls rejected since the state changed. Isolation does not reset it.
     pub rejected: u64,
-    /// Trial calls in flight.
+    /// Calls that shadow mode admitted although they would have been rejected, since the state changed.
+    pub would_reject: u64,
+    /// Probes in flight.
     pub probes_in_flight: u32,
-    /// Trial calls that may start now.
+    /// Probes that may start now.
     pub probes_free: u32,
 }
 
 impl Snapshot {
-    /// Calls that did not fail.
+    /// Returns the number of calls that did not fail.
     pub const fn successes(&self) -> u64 {
         self.calls.saturating_sub(self.failures)
     }
 
-    /// The share of calls that failed; `None` while there are fewer than
-    /// [`min_calls`](Self::min_calls).
+    /// Returns the share of calls that failed, or `None` below [`min_calls`](Self::min_calls).
     pub fn failure_rate(&self) -> Option<f64> {
         self.rate(self.failures)
     }
 
-    /// The share of calls that were slow; `None` while there are fewer than
-    /// [`min_calls`](Self::min_calls).
+    /// Returns the share of calls that were slow, or `None` below [`min_calls`](Self::min_calls).
     pub fn slow_rate(&self) -> Option<f64> {
         self.rate(self.slow)
     }
 
-    /// How long the calls took on the average, where
-    /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) says so; `None` when
-    /// there are none.
+    /// Returns the mean duration of the calls. `None` without calls, or unless
+    /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) is set.
     pub fn mean_duration(&self) -> Option<Duration> {
         let total = self.total_duration?;
         (self.calls > 0).then(|| {
@@ -89,7 +89,7 @@ impl Snapshot {
             failures: self.failures,
             slow: self.slow,
             slow_failures: self.slow_failures,
-            took: self.total_duration.unwrap_or_default(),
+            total_duration: self.total_duration.unwrap_or_default(),
         }
     }
 }

@@ -10,21 +10,21 @@ use crate::{Event, Policy};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Notes whether the breaker's lock is free whenever code of the user's runs.
+/// Records whether the lock of the breaker is free whenever user code runs.
 #[derive(Default)]
-struct Probe {
+struct LockSpy {
     breaker: OnceLock<CircuitBreaker>,
     seen: Mutex<Vec<(String, bool)>>,
 }
 
-impl Probe {
-    fn look(&self, during: &str) {
+impl LockSpy {
+    fn check(&self, during: &str) {
         let breaker = self.breaker.get().expect("it is built");
         let is_free = breaker.inner.is_unlocked();
         self.seen.lock().unwrap().push((during.into(), is_free));
     }
 
-    /// When it has looked. The lock must have been free each time.
+    /// Returns the checks since the last call. Fails if the lock was held in one of them.
     fn seen(&self) -> Vec<String> {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         let held: Vec<_> = seen.iter().filter(|(_, is_free)| !is_free).collect();
@@ -33,65 +33,65 @@ impl Probe {
     }
 }
 
-impl Wake for Probe {
+impl Wake for LockSpy {
     fn wake(self: Arc<Self>) {
-        self.look("wake");
+        self.check("wake");
     }
 }
 
-fn watched() -> (ManualClock, CircuitBreaker, Arc<Probe>) {
-    let (clock, probe) = (ManualClock::new(), Arc::new(Probe::default()));
-    let (listener, length) = (probe.clone(), probe.clone());
+fn watched() -> (ManualClock, CircuitBreaker, Arc<LockSpy>) {
+    let (clock, spy) = (ManualClock::new(), Arc::new(LockSpy::default()));
+    let (listener, length) = (spy.clone(), spy.clone());
     let breaker = CircuitBreaker::builder()
         .trip_on(Trip::consecutive(1))
         .half_open(HalfOpen::successes(1))
         .break_with(move |_, _| {
-            length.look("break_with");
+            length.check("break_with");
             SECOND
         })
-        .observer(move |event: &Event| listener.look(event.kind()))
+        .observer(move |event: &Event| listener.check(event.kind()))
         .clock(clock.clone())
         .build()
         .unwrap();
-    let is_first = probe.breaker.set(breaker.clone()).is_ok();
+    let is_first = spy.breaker.set(breaker.clone()).is_ok();
     assert!(is_first);
-    (clock, breaker, probe)
+    (clock, breaker, spy)
 }
 
 #[test]
-fn pitfall_19_no_lock_is_held_while_somebody_is_told() {
-    let (clock, breaker, probe) = watched();
+fn no_lock_is_held_while_subscribers_and_observers_are_notified() {
+    let (clock, breaker, spy) = watched();
     let mut transitions = breaker.subscribe();
-    let waker = Waker::from(probe.clone());
+    let waker = Waker::from(spy.clone());
     let mut wait = || transitions.poll_next_transition(&mut Context::from_waker(&waker));
 
     assert!(wait().is_pending());
     breaker.try_acquire().unwrap().failure();
-    assert_eq!(probe.seen(), ["break_with", "wake", "circuit_changed"]);
+    assert_eq!(spy.seen(), ["break_with", "wake", "circuit_changed"]);
 
     assert!(breaker.try_acquire().is_err());
-    assert_eq!(probe.seen(), ["rejected"]);
+    assert_eq!(spy.seen(), ["rejected"]);
 
     assert!(wait().is_ready() && wait().is_pending());
     clock.advance(SECOND);
-    let trial = breaker.try_acquire().unwrap();
-    assert_eq!(probe.seen(), ["wake", "circuit_changed"]);
+    let probe = breaker.try_acquire().unwrap();
+    assert_eq!(spy.seen(), ["wake", "circuit_changed"]);
 
-    trial.failure();
-    assert_eq!(probe.seen(), ["break_with", "circuit_changed"]);
+    probe.failure();
+    assert_eq!(spy.seen(), ["break_with", "circuit_changed"]);
 
     clock.advance(SECOND);
     breaker.try_acquire().unwrap().success();
-    assert_eq!(probe.seen(), ["circuit_changed"; 2]);
+    assert_eq!(spy.seen(), ["circuit_changed"; 2]);
 
     breaker.metrics_only();
     breaker.try_acquire().unwrap().failure();
-    assert_eq!(probe.seen(), ["circuit_changed", "circuit_would_open"]);
+    assert_eq!(spy.seen(), ["circuit_changed", "circuit_would_open"]);
 
     drop(breaker.isolate());
     breaker.trip();
     assert_eq!(
-        probe.seen(),
+        spy.seen(),
         [
             "circuit_changed",
             "circuit_changed",
@@ -102,29 +102,29 @@ fn pitfall_19_no_lock_is_held_while_somebody_is_told() {
 }
 
 #[test]
-fn pitfall_22_no_lock_is_held_while_the_operation_runs() {
-    let (clock, breaker, probe) = watched();
+fn no_lock_is_held_while_the_operation_runs() {
+    let (clock, breaker, spy) = watched();
     let ran = AtomicU32::new(0);
-    let look = || {
-        probe.look("operation");
+    let check = || {
+        spy.check("operation");
         ran.fetch_add(1, Ordering::Relaxed)
     };
-    // Closed, then as a trial call.
+    // In a closed circuit, then as a probe.
     for _ in 0..2 {
         let made = breaker.call(|| {
-            look();
-            ready(Ok::<_, ()>(look()))
+            check();
+            ready(Ok::<_, ()>(check()))
         });
         clock.block_on(made).unwrap();
-        let polled = breaker.call(|| async { Ok::<_, ()>(look()) });
+        let polled = breaker.call(|| async { Ok::<_, ()>(check()) });
         clock.block_on(polled).unwrap();
         let permit = breaker.try_acquire().unwrap();
-        look();
+        check();
         permit.success();
         {
-            // Pending, and dropped.
+            // Pending, then dropped.
             let mut call = pin!(breaker.call(|| {
-                look();
+                check();
                 pending::<Result<(), ()>>()
             }));
             let mut cx = Context::from_waker(Waker::noop());
@@ -134,7 +134,7 @@ fn pitfall_22_no_lock_is_held_while_the_operation_runs() {
         breaker.half_open();
     }
     assert_eq!(ran.into_inner(), 10);
-    let seen = probe.seen();
+    let seen = spy.seen();
     assert_eq!(
         seen.iter().filter(|during| *during == "operation").count(),
         10

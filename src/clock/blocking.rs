@@ -49,4 +49,12 @@ impl<O: Observer> Observer for Shielded<O> {
     fn on_event(&self, event: &Event) {
         outside(|| self.0.on_event(event));
     }
+
+    fn includes(&self, address: *const ()) -> bool {
+        self.0.includes(address)
+    }
+
+    fn on_event_after(&self, heard: &dyn Observer, event: &Event) {
+        outside(|| self.0.on_event_after(heard, event));
+    }
 }

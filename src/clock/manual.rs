@@ -94,7 +94,7 @@ impl ManualClock {
     ///
     /// # Panics
     ///
-    /// When that can never happen, because nobody holds the future's waker: it would hang.
+    /// If the future can never be woken, because its waker has been dropped everywhere else.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let signal = Unpark::current();

@@ -19,7 +19,7 @@ pub(super) struct Inner<K, T, E> {
     pub(super) name: &'static str,
     pub(super) clock: ClockHandle,
     hasher: RandomState,
-    /// Locked for moments only: keys are compared and dropped, and waiters are woken, outside.
+    /// Keys are compared and dropped, and waiters are woken, after the lock is released.
     shards: Box<[Mutex<Board<K, T, E>>]>,
     executed: AtomicU64,
     shared: AtomicU64,
@@ -48,10 +48,10 @@ pub(super) enum Entered<'a, K, T, E> {
     Waits(Waiting<'a, K, T, E>),
 }
 
-/// The call that executes the operation. Dropped without a result, a waiter takes over.
+/// The call that executes the operation. If it is dropped without a result, a waiter takes over.
 pub(super) struct Leading<'a, K, T, E> {
     inner: &'a Inner<K, T, E>,
-    // `None`: the flight has landed.
+    // `None` once the flight has ended.
     flight: Option<Flight<K, T, E>>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Waiting<'a, K, T, E> {
     is_over: bool,
 }
 
-/// What a waiting call has to do.
+/// The next step of a waiting call.
 pub(super) enum Seen<'a, K, T, E> {
     /// Wait on.
     Pending,
@@ -157,7 +157,7 @@ impl<K, T, E> Inner<K, T, E> {
         }
     }
 
-    /// Does what is left to do after a call has left a flight.
+    /// Wakes and drops what a call that left a flight has returned, outside the lock.
     fn after_leaving(&self, left: Left<Shared<K, T, E>, Waker>) {
         if left.promoted {
             self.promoted.fetch_add(1, Ordering::Relaxed);
@@ -184,7 +184,7 @@ impl<K, T: Clone, E: Clone> Leading<'_, K, T, E> {
             return;
         }
         if is_own(outcome) {
-            // Dropped without a result, so that a waiter with more time executes the operation.
+            // Ends without a result, so that a waiter with a later deadline executes the operation.
             return;
         }
         // If a clone panics, a waiter takes over.
@@ -223,13 +223,13 @@ impl<K, T, E> Drop for Leading<'_, K, T, E> {
 }
 
 impl<'a, K, T, E> Waiting<'a, K, T, E> {
-    /// Looks whether the call still has to wait, and registers the task if so.
+    /// Registers the task if the call still has to wait.
     pub(super) fn look(&mut self, task: &TaskContext<'_>) -> Seen<'a, K, T, E> {
         if self.shared.result.get().is_some() {
             self.count();
             return Seen::Landed;
         }
-        // Cloned, and others dropped, outside the lock: wakers are code of the user.
+        // Wakers are cloned and dropped outside the lock: both are user code.
         let waker = task.waker().clone();
         let shard = self.inner.shard(self.place.0);
         let standing = lock_checked(shard).wait(self.place, self.ticket, waker);

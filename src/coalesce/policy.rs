@@ -101,7 +101,7 @@ where
                 CoalesceProj::Leads { attempt, leading } => {
                     let outcome = ready!(attempt.poll(task));
                     let leading = leading.take();
-                    // Drops the attempt: calls that begin next do not meet it any more.
+                    // Drops the attempt before the result is published.
                     self.set(Self::Finished);
                     if let Some(leading) = leading {
                         leading.land(&outcome);
@@ -151,7 +151,10 @@ where
             Seen::Leads(leading) => {
                 // If the observer or the operation panics, the next call takes over.
                 if let Some(observer) = observer {
-                    observer.on_event(&Event::LeaderPromoted { policy });
+                    observer.on_event(&Event::LeaderPromoted {
+                        policy,
+                        pipeline: None,
+                    });
                 }
                 cx.refresh(&inner.clock);
                 let attempt = op.attempt(*cx);
@@ -165,7 +168,11 @@ where
                 };
                 if let Some(observer) = observer {
                     let waited = inner.clock.now().saturating_duration_since(*since);
-                    observer.on_event(&Event::Coalesced { policy, waited });
+                    observer.on_event(&Event::Coalesced {
+                        policy,
+                        pipeline: None,
+                        waited,
+                    });
                 }
                 self.set(Self::Finished);
                 Poll::Ready(Some(outcome))

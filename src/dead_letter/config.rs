@@ -19,18 +19,7 @@ use crate::rng::SharedRng;
 
 /// Builds a [`DeadLetterQueue`].
 ///
-/// | setting | default |
-/// |---|---|
-/// | [`sink`](Self::sink) or [`memory`](Self::memory) | memory, up to 10 000 letters |
-/// | [`max_replays`](Self::max_replays) | 5 |
-/// | [`max_error_bytes`](Self::max_error_bytes) | 4096 |
-/// | [`redact`](Self::redact) | nothing |
-/// | [`redact_error`](Self::redact_error) | nothing |
-/// | [`timestamps`](Self::timestamps) | the system's time of day |
-/// | [`seed`](Self::seed) | random |
-/// | [`observer`](Self::observer) | none |
-/// | [`name`](Self::name) | `dead_letters` |
-/// | [`clock`](Self::clock) | tokio's |
+/// The defaults are in the table of the [module page](super).
 #[must_use = "a builder does nothing until `build`"]
 pub struct DeadLetterQueueBuilder<R> {
     sink: Chosen<R>,

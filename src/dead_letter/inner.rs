@@ -1,4 +1,4 @@
-//! What the handles of a queue share.
+//! State shared by the handles of a queue.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -80,7 +80,7 @@ impl<R> Inner<R> {
         letter.seal(id, now, || self.random_key())
     }
 
-    /// An error text without what must not be stored, and not longer than it may be.
+    /// Returns an error text, redacted and cut to its largest length.
     pub(super) fn redacted(&self, error: &str) -> String {
         let mut text = match &self.redact_error {
             Some(redact) => redact(error),
@@ -171,7 +171,7 @@ impl<R> Inner<R> {
         Ok(changed)
     }
 
-    /// Passes on what the sink did by itself.
+    /// Reports the events of the sink.
     pub(super) fn report_sink(&self) {
         for event in self.sink.take_events() {
             match event {
@@ -191,6 +191,7 @@ impl<R> Inner<R> {
         if let Some(observer) = &self.observer {
             observer.on_event(&Event::DeadLetter {
                 policy: self.name,
+                pipeline: None,
                 event,
             });
         }

@@ -17,11 +17,7 @@ use crate::sync::lock;
 
 /// Keeps letters in memory, up to a number of them. They are gone with the process.
 ///
-/// | setting | default |
-/// |---|---|
-/// | [`max_letters`](Self::max_letters) | 10 000 |
-/// | [`max_age`](Self::max_age) | none |
-/// | [`when_full`](Self::when_full) | new letters are rejected |
+/// The defaults are in the table of the [module page](super).
 #[derive(Debug)]
 pub struct MemorySink<R> {
     limits: Limits,

@@ -64,12 +64,12 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Self { inner }
     }
 
-    /// The name in events and snapshots.
+    /// Returns the name in events and snapshots.
     pub fn name(&self) -> &'static str {
         self.inner.name
     }
 
-    /// Stores a letter. Ready once it is as safe as the sink can make it; with a file sink, on the disk.
+    /// Stores a letter. Completes once the letter is as durable as the sink can make it: with a file sink, on the disk.
     ///
     /// Within a [`deadline`](crate::deadline) it waits no longer than that.
     ///
@@ -95,7 +95,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         crate::clock::blocking::block_on(self.inner.push(letter))
     }
 
-    /// Up to `max` letters that meet the filter, oldest first. They stay where they are.
+    /// Returns up to `max` letters that match the filter, oldest first, and changes nothing.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(found)
     }
 
-    /// A letter; `None` when there is none of this number.
+    /// Returns a letter; `None` if there is none with this number.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(page.letters.into_iter().next())
     }
 
-    /// How many letters meet the filter. [`snapshot`](Self::snapshot) has the number of all without
+    /// Counts the letters that match the filter. [`snapshot`](Self::snapshot) has the number of all without
     /// reading any.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(count)
     }
 
-    /// How many of the letters that meet the filter have what in common, the largest group first.
+    /// Counts the letters that match the filter by group, the largest group first.
     ///
     /// # Errors
     ///
@@ -219,13 +219,13 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(changed.is_some())
     }
 
-    /// Makes a replay of the letters that are not parked, oldest first.
+    /// Returns a replay of the letters that are not parked, oldest first.
     pub fn replay(&self) -> Replay<R> {
         Replay::new(self.inner.clone())
     }
 
-    /// Closes the sink: ready once everything that was given to it is as safe as it can be. With a file
-    /// sink the folder can be opened again after it.
+    /// Closes the sink. Completes once everything that was stored is as durable as the sink can make it. With a file
+    /// sink, the folder can be opened again afterwards.
     ///
     /// # Errors
     ///
@@ -236,7 +236,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         closed
     }
 
-    /// Counts and gauges. Reading changes nothing.
+    /// Returns counts and gauges. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.snapshot()
     }

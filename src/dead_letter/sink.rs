@@ -1,4 +1,4 @@
-//! Where letters go.
+//! The traits of sinks and stores.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ pub type SinkFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, DeadLetterErr
 /// How many letters are read at once.
 pub(super) const PAGE: usize = 256;
 
-/// Where a queue leaves its letters.
+/// The destination of the letters of a queue.
 ///
 /// A sink that only passes letters on implements [`store`](Self::store). One that keeps them also
 /// implements [`Store`] and returns itself from [`kept`](Self::kept): then letters can be read, counted,
@@ -45,7 +45,7 @@ pub(super) const PAGE: usize = 256;
 /// # Ok::<(), backstop::ConfigError>(())
 /// ```
 pub trait Sink<R>: Send + Sync {
-    /// Stores a letter. Ready once it is as safe as this sink can make it.
+    /// Stores a letter. Completes once the letter is as durable as this sink can make it.
     ///
     /// # Errors
     ///
@@ -63,8 +63,8 @@ pub trait Sink<R>: Send + Sync {
         Vec::new()
     }
 
-    /// Ready once everything that was given to it is as safe as it can be. Letters that are stored
-    /// after it may be refused.
+    /// Completes once everything that was stored is as durable as the sink can make it. Letters that are stored
+    /// afterwards may be rejected.
     ///
     /// # Errors
     ///
@@ -86,8 +86,8 @@ pub trait Store<R>: Sink<R> {
     /// When nothing can be read. A letter that alone cannot be read is listed in the page.
     fn page(&self, after: Option<LetterId>, max: usize, now: Timestamp) -> SinkFuture<'_, Page<R>>;
 
-    /// Changes a letter. Ready once the change is safe, with the letter's count of replays and whether
-    /// it is parked; with `None` when there is no such letter.
+    /// Changes a letter. Completes once the change is durable, with the letter's count of replays and whether it is
+    /// parked; `None` if there is no such letter.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ pub trait Store<R>: Sink<R> {
     fn totals(&self) -> Totals;
 }
 
-/// How a letter stands after a change.
+/// The state of a letter after a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changed {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::state::timestamp::Timestamp;
 
-/// What tells the time of day.
+/// A source of the time of day.
 pub(super) type WallClock = dyn Fn() -> Timestamp + Send + Sync;
 
 /// The system's time of day.

@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Endpoints;
-use super::inner::{Core, Then};
-use super::node::{Member, Node};
+use super::inner::{Core, Effect};
+use super::node::{Node, NodeEntry};
 use crate::clock::{ClockHandle, Sleep};
 
-/// Checks that run at the same time.
+/// The most checks that run at the same time.
 const AT_ONCE: usize = 32;
 
 impl<N> Endpoints<N> {
@@ -19,17 +19,18 @@ impl<N> Endpoints<N> {
     /// 32 at a time.
     ///
     /// A node whose check fails [`unhealthy_after`](super::EndpointsBuilder::unhealthy_after) times in a row
-    /// takes no calls, until it succeeds [`healthy_after`](super::EndpointsBuilder::healthy_after) times in
-    /// a row. So does one that was ejected: it returns without a probe. A check that takes longer than the
-    /// interval failed. Drained nodes are not checked. An interval of zero is one of a millisecond.
+    /// takes no calls until it succeeds [`healthy_after`](super::EndpointsBuilder::healthy_after) times in
+    /// a row. As many successes end an ejection without a probe. A check that takes longer than the
+    /// interval has failed; if more than 32 checks hang, a round takes longer than the interval. Drained nodes
+    /// are not checked. The shortest interval is 1 ms.
     ///
-    /// Spawn the future, or keep it beside the work. When the last one is dropped, what the checks have said
-    /// is forgotten.
+    /// Spawn the future, or poll it beside other work. When the last such future is dropped, the results of
+    /// the checks are discarded.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the checks that run and changes nothing else. A panic of a check goes on to
-    /// whatever polls the future.
+    /// Dropping the future drops the running checks. A panic in a check propagates to the task that polls the
+    /// future.
     ///
     /// # Example
     ///
@@ -94,38 +95,35 @@ impl<N> Endpoints<N> {
         }
     }
 
-    fn checkable(&self) -> Vec<Arc<Member<N>>> {
+    fn checkable(&self) -> Vec<Arc<NodeEntry<N>>> {
         let core = self.inner.core();
         let records = core.machine.iter().filter(|(_, record)| record.is_member());
         records
-            .filter_map(|(slot, _)| core.member(slot).cloned())
+            .filter_map(|(index, _)| core.member(index).cloned())
             .collect()
     }
 
-    fn checked(&self, member: &Member<N>, is_good: bool) {
+    fn checked(&self, member: &NodeEntry<N>, is_good: bool) {
         let now = self.inner.base.clock.now();
         self.inner.change(now, None, |core: &mut Core<N>| {
-            let slot = member.address.slot;
-            let is_same = core.member(slot).map(|member| member.address) == Some(member.address);
+            let index = member.address.index;
+            let is_same = core.member(index).map(|member| member.address) == Some(member.address);
             let changes = match is_same {
-                true => core.machine.checked(slot, is_good, now),
+                true => core.machine.checked(index, is_good, now),
                 false => Vec::new(),
             };
-            match changes.is_empty() {
-                true => Then::Nothing,
-                false => Then::Reroute(changes),
-            }
+            Effect::of(changes)
         });
     }
 }
 
-/// The checks that run.
+/// The running checks.
 struct Checks<N, Fut> {
     running: Vec<Check<N, Fut>>,
 }
 
 struct Check<N, Fut> {
-    member: Arc<Member<N>>,
+    member: Arc<NodeEntry<N>>,
     future: Pin<Box<Fut>>,
     sleep: Pin<Box<Sleep>>,
 }
@@ -140,8 +138,8 @@ where
         }
     }
 
-    /// Polls the checks, and takes out those that have ended, with whether they were good.
-    fn poll_ended(&mut self, task: &mut Context<'_>) -> Vec<(Arc<Member<N>>, bool)> {
+    /// Polls the checks. Removes and returns those that have ended, with whether they succeeded.
+    fn poll_ended(&mut self, task: &mut Context<'_>) -> Vec<(Arc<NodeEntry<N>>, bool)> {
         let mut ended = Vec::new();
         let mut at = 0;
         while let Some(check) = self.running.get_mut(at) {
@@ -178,10 +176,10 @@ impl<N> Drop for Running<'_, N> {
         inner.change(clock.now(), None, |core| {
             core.checkers -= 1;
             if core.checkers > 0 {
-                return Then::Nothing;
+                return Effect::Nothing;
             }
             core.machine.forget_checks();
-            Then::Reroute(Vec::new())
+            Effect::Reroute(Vec::new())
         });
     }
 }

@@ -99,49 +99,49 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// Sends a call to the best of so many random nodes, by latency × (calls in flight + 1) / weight. From 1
-    /// to 16. With 2, a call that finds two slow nodes goes to one of them: use more if many nodes may be
-    /// slow at once.
+    /// Sends a call to the best of this many random nodes, by latency × (calls in flight + 1) / weight, from 1 to 16.
+    /// Default 2. With two choices, a call that draws two slow nodes goes to one of them: use more if many nodes may
+    /// be slow at once. With one, nodes are drawn at random by weight.
     pub const fn choices(mut self, choices: usize) -> Self {
         self.strategy = Strategy::LeastLoaded(choices);
         self
     }
 
-    /// Sends calls to one node after the other, as often as their weights say, whatever their latency.
+    /// Sends calls to the nodes in turn, in proportion to their weights, whatever their latency.
     pub const fn round_robin(mut self) -> Self {
         self.strategy = Strategy::RoundRobin;
         self
     }
 
-    /// How fast the average of latencies forgets: after this long without samples, it is down to 37 %.
-    /// Above zero.
+    /// Sets the time constant of the average of latencies, above zero: after this long without samples, the average is
+    /// down to 37 %. Default 10 s.
     pub const fn decay(mut self, decay: Duration) -> Self {
         self.decay = decay;
         self
     }
 
-    /// The latency that a failure counts as, if it took less and the server did not ask to wait longer.
-    /// Without it, a node that fails fast would look like the fastest one and attract all calls.
+    /// Sets the least latency that a failed or throttled call counts as. Default 5 s. A longer hint of the server counts
+    /// instead. Without the penalty, a node that fails fast would look like the fastest one and attract all calls.
     pub const fn failure_penalty(mut self, penalty: Duration) -> Self {
         self.failure_penalty = penalty;
         self
     }
 
-    /// The longest time for which a node is parked because it asked to wait
-    /// ([`Verdict::hint`](crate::Verdict::hint)). Zero ignores such hints.
+    /// Sets the longest time for which a node is parked because of a hint
+    /// ([`Verdict::hint`](crate::Verdict::hint)). Default 300 s. Zero ignores hints.
     pub const fn max_hint(mut self, max: Duration) -> Self {
         self.max_hint = max;
         self
     }
 
-    /// Ejects a node after so many failures in a row. Zero turns the rule off.
+    /// Ejects a node after this many consecutive failures. Default 5. Zero turns the rule off.
     pub const fn eject_after(mut self, failures: u32) -> Self {
         self.eject_after = failures;
         self
     }
 
-    /// Ejects a node whose success rate in an [`interval`](Self::interval) is more than so many standard
-    /// deviations below the mean of all nodes. Only nodes with at least `min_calls` in the interval are
+    /// Ejects a node whose success rate in an [`interval`](Self::interval) is more than this many standard
+    /// deviations below the mean of all nodes. Default: 1.9 deviations, 100 calls, 5 nodes. Only nodes with at least `min_calls` in the interval are
     /// compared, and only if there are at least `min_nodes` of them. Zero deviations turn the rule off.
     pub const fn eject_below_mean(
         mut self,
@@ -161,8 +161,8 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// Ejects a node of whose calls in an [`interval`](Self::interval), at least `min_calls`, this share or
-    /// more failed. From 0 to 1; zero turns the rule off.
+    /// Ejects a node if at least this share of its calls in an [`interval`](Self::interval) failed, and it had at least
+    /// `min_calls`. From 0 to 1; default: 0.85 of 50 calls. Zero turns the rule off.
     pub const fn eject_failure_share(mut self, share: f64, min_calls: u64) -> Self {
         self.failure_share = if share == 0.0 {
             None
@@ -172,92 +172,93 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// How often nodes are compared. From 1 ms to an hour. There is no background task: the first call after
-    /// an interval does it.
+    /// Sets how often nodes are compared, from 1 ms to an hour. Default 10 s. There is no background task: the first
+    /// call after an interval does it.
     pub const fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// The length of a first ejection. The one number `n` in a row is `n` times as long; each interval
-    /// without an ejection takes one off `n`. Above zero.
+    /// Sets the length of a first ejection, above zero. Default 30 s. Ejection number `n` is `n` times as long; each
+    /// interval without an ejection reduces `n` by one.
     pub const fn base_ejection(mut self, length: Duration) -> Self {
         self.base_ejection = length;
         self
     }
 
-    /// The longest ejection, before jitter. A shorter one than the first is as long as the first.
+    /// Sets the longest ejection, before jitter. Default 300 s. Values below [`base_ejection`](Self::base_ejection)
+    /// count as that.
     pub const fn max_ejection(mut self, length: Duration) -> Self {
         self.max_ejection = length;
         self
     }
 
-    /// Lengthens ejections by a random share of up to this much, so that nodes that were ejected together do
-    /// not return together. From 0 to 1.
+    /// Lengthens ejections by a random share of up to this much, from 0 to 1, so that nodes that were ejected together
+    /// do not return together. Default 0.1.
     pub const fn ejection_jitter(mut self, share: f64) -> Self {
         self.ejection_jitter = share;
         self
     }
 
-    /// The largest share of nodes that may be ejected at once, from 0 to 1. One always may be, but never the
-    /// last one of its priority that is available.
+    /// Sets the largest share of nodes that are ejected at once, from 0 to 1. Default 0.1. One node may always be
+    /// ejected, unless it is the last available one of its priority.
     pub const fn max_ejected(mut self, share: f64) -> Self {
         self.max_ejected = share;
         self
     }
 
-    /// If less than this share of the nodes of a priority is available, and other priorities cannot take
-    /// over, calls go to all of its nodes: a few that are left would be overrun. From 0 to 1; with zero, calls
-    /// are rejected once no node is available.
+    /// Sets the panic threshold, from 0 to 1. Default 0.5. If less than this share of the nodes of a priority is
+    /// available and other priorities cannot take over, calls go to all of its nodes, because the few available ones
+    /// would be overloaded. With zero, calls are rejected once no node is available.
     pub const fn panic_threshold(mut self, share: f64) -> Self {
         self.panic_threshold = share;
         self
     }
 
-    /// How much more than its usual load a priority can take. With 1.4, it gets all calls until less than
-    /// 72 % of its nodes are available. From 1 to 100.
+    /// Sets how much more than its usual load a priority can take, from 1 to 100. With 1.4, the default, it gets all
+    /// calls until less than 72 % of its nodes are available.
     pub const fn overprovisioning(mut self, factor: f64) -> Self {
         self.overprovisioning = factor;
         self
     }
 
-    /// How long a node that is new or returns gets fewer calls than the others. Zero: it gets all at once.
-    /// Nodes given to the builder are not new.
+    /// Sets how long a node that is new or returns gets fewer calls than the others. Default 30 s. Zero turns slow start
+    /// off. Nodes given to the builder are not new, and calls with a key ignore it.
     pub const fn slow_start(mut self, window: Duration) -> Self {
         self.slow_start = window;
         self
     }
 
-    /// The share of its calls that a new node gets at the start, from 0 to 1, and how fast it grows:
-    /// `max(min, (t / window) ^ (1 / aggression))`. The aggression is from 0.1 to 10.
+    /// Sets the share of its calls that a new node gets at the start, from 0 to 1, and how fast the share grows:
+    /// `max(min, (t / window) ^ (1 / aggression))`, with an aggression from 0.1 to 10. Default 0.1 and 1.
     pub const fn slow_start_shape(mut self, min: f64, aggression: f64) -> Self {
         self.slow_start_min = min;
         self.slow_start_aggression = aggression;
         self
     }
 
-    /// After how many failed checks in a row a node takes no calls ([`Endpoints::check_with`]). At least 1.
+    /// Sets after how many consecutive failed checks a node takes no calls ([`Endpoints::check_with`]), at least 1.
+    /// Default 3.
     pub const fn unhealthy_after(mut self, checks: u32) -> Self {
         self.unhealthy_after = checks;
         self
     }
 
-    /// After how many good checks in a row it takes calls again. At least 1.
+    /// Sets after how many consecutive good checks a node takes calls again, at least 1. Default 1.
     pub const fn healthy_after(mut self, checks: u32) -> Self {
         self.healthy_after = checks;
         self
     }
 
     setters! {
-        /// Makes picks, slow starts, and jitter reproducible. Threads contend for the source of randomness
-        /// then.
+        /// Makes picks, slow starts, and jitter reproducible. Threads then contend for the source of randomness.
         seed;
     }
 
     setters! { in setup;
         /// Reports ejections, and ejects no node.
         shadow;
-        /// Hears of ejections, returns, panics, and rejections, also those of calls without an observer.
+        /// Receives ejections, returns, panics, and rejections, also those of calls without an observer.
         observer;
         /// The name in errors and events.
         name;
@@ -331,6 +332,7 @@ impl<N> EndpointsBuilder<N> {
             penalty: nanos(self.failure_penalty),
             max_hint: self.max_hint,
             consecutive,
+            lease: nanos(self.base_ejection),
         };
         let rules = Rules {
             consecutive,

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use super::Endpoints;
-use super::inner::{Then, WaitingDrain};
-use super::state::health::Change;
-use super::state::vitals::Vitals;
+use super::inner::{Effect, WaitingDrain};
+use super::state::record::Change;
+use super::state::stats::NodeStats;
 
 impl<N> Endpoints<N> {
     /// Sends no further calls to a node. The returned future is ready when those in flight have ended;
@@ -42,26 +42,29 @@ impl<N> Endpoints<N> {
         let now = self.inner.base.clock.now();
         let mut drained = None;
         self.inner.change(now, None, |core| {
-            let slot = core.slot_of(name);
-            let Some((slot, record)) =
-                slot.and_then(|slot| Some((slot, core.machine.get_mut(slot)?)))
+            let index = core.index_of(name);
+            let Some((index, record)) =
+                index.and_then(|index| Some((index, core.machine.get_mut(index)?)))
             else {
-                return Then::Nothing;
+                return Effect::Nothing;
             };
             let was_drained = std::mem::replace(&mut record.is_drained, true);
-            record.vitals.close();
-            drained = Some(record.vitals.clone());
-            let in_flight = record.vitals.in_flight();
+            drained = Some(record.stats.clone());
+            let in_flight = record.stats.in_flight();
             match was_drained {
-                true => Then::Nothing,
-                false => Then::Reroute(vec![Change::Draining { slot, in_flight }]),
+                true => Effect::Nothing,
+                false => {
+                    let mut changes = vec![Change::Draining { index, in_flight }];
+                    changes.extend(core.machine.admit_last(now));
+                    Effect::Reroute(changes)
+                }
             }
         });
-        let vitals = drained?;
+        let stats = drained?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Some(Drain {
             endpoints: self.clone(),
-            vitals,
+            stats,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
         })
     }
@@ -72,22 +75,22 @@ impl<N> Endpoints<N> {
         let now = self.inner.base.clock.now();
         let mut resumed = None;
         self.inner.change(now, None, |core| {
-            let Some(slot) = core.slot_of(name) else {
-                return Then::Nothing;
+            let Some(index) = core.index_of(name) else {
+                return Effect::Nothing;
             };
-            match core.machine.get_mut(slot) {
+            match core.machine.get_mut(index) {
                 Some(record) if record.is_drained => {
                     record.is_drained = false;
                     record.new_since = Some(now);
-                    record.vitals.open();
-                    resumed = Some(record.vitals.clone());
-                    Then::Reroute(Vec::new())
+                    record.stats.open();
+                    resumed = Some(record.stats.clone());
+                    Effect::Reroute(Vec::new())
                 }
-                _ => Then::Nothing,
+                _ => Effect::Nothing,
             }
         });
         match &resumed {
-            Some(vitals) => self.inner.wake_drains(vitals),
+            Some(stats) => self.inner.wake_drains(stats),
             None => return false,
         }
         true
@@ -100,17 +103,17 @@ impl<N> Endpoints<N> {
 #[derive(Debug)]
 pub struct Drain<N> {
     endpoints: Endpoints<N>,
-    vitals: Arc<Vitals>,
+    stats: Arc<NodeStats>,
     number: u64,
 }
 
 impl<N> Drain<N> {
     /// Whether there is nothing to wait for.
     fn is_over(&self) -> bool {
-        self.vitals.in_flight() == 0 || !self.vitals.is_closed()
+        self.stats.in_flight() == 0 || !self.stats.is_closed()
     }
 
-    /// Exchanges the waker that waits. Returns the one before, to be dropped outside the lock.
+    /// Replaces the registered waker. Returns the old one, to be dropped outside the lock.
     fn exchange(&self, new: Option<WaitingDrain>) -> Option<WaitingDrain> {
         let mut core = self.endpoints.inner.core();
         let at = core
@@ -131,13 +134,12 @@ impl<N> Future for Drain<N> {
             return Poll::Ready(());
         }
         let old = self.exchange(Some(WaitingDrain {
-            vitals: self.vitals.clone(),
+            stats: self.stats.clone(),
             number: self.number,
             waker: task.waker().clone(),
         }));
         drop(old);
-        // Once more: the last call may have ended before the waker was there. One that ends from here on
-        // finds it.
+        // Checked again: the last call may have ended before the waker was registered.
         if self.is_over() {
             return Poll::Ready(());
         }

@@ -2,22 +2,23 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::inner::{Inner, Then};
+use super::inner::{Effect, Inner};
 use super::node::NodeAddress;
-use super::state::vitals::Vitals;
+use super::state::stats::NodeStats;
 use crate::event::Observer;
 use crate::instant::{Instant, nanos};
 use crate::life::Life;
-use crate::verdict::{Health, Verdict};
+use crate::verdict::{ErrorClass, Health, Verdict};
 
 /// A call that counts as in flight on a node until it is recorded or dropped.
 pub struct Flight<'a, N> {
     inner: &'a Inner<N>,
-    /// `None` once it has ended or moved.
-    vitals: Option<Arc<Vitals>>,
+    /// `None` once the call has ended or was moved.
+    stats: Option<Arc<NodeStats>>,
     /// The address of the node.
-    pub(super) word: u64,
+    pub(super) node_id: u64,
     epoch: u32,
     is_probe: bool,
     start: Instant,
@@ -28,17 +29,17 @@ impl<'a, N> Flight<'a, N> {
     #[inline]
     pub(super) fn new(
         inner: &'a Inner<N>,
-        vitals: Arc<Vitals>,
-        word: u64,
+        stats: Arc<NodeStats>,
+        node_id: u64,
         start: Instant,
         is_probe: bool,
         life: Life,
     ) -> Self {
         Self {
-            epoch: vitals.epoch(),
-            vitals: Some(vitals),
+            epoch: stats.epoch(),
+            stats: Some(stats),
             inner,
-            word,
+            node_id,
             is_probe,
             start,
             life,
@@ -49,13 +50,13 @@ impl<'a, N> Flight<'a, N> {
         self.inner
     }
 
-    /// Moves it; the one here has ended.
+    /// Moves the call out. The rest counts as ended.
     #[inline]
     pub(super) fn move_out(&mut self) -> Self {
         Self {
             inner: self.inner,
-            vitals: self.vitals.take(),
-            word: self.word,
+            stats: self.stats.take(),
+            node_id: self.node_id,
             epoch: self.epoch,
             is_probe: self.is_probe,
             start: self.start,
@@ -66,108 +67,140 @@ impl<'a, N> Flight<'a, N> {
     /// Ends the call, which ended with this verdict at `now`.
     #[inline]
     pub(super) fn end(&mut self, verdict: Verdict, now: Instant, listener: Option<&dyn Observer>) {
-        let Some(vitals) = self.vitals.take() else {
+        let Some(stats) = self.stats.take() else {
             return;
         };
-        let decay = self.inner.settings.decay;
         let elapsed = now.as_nanos().saturating_sub(self.start.as_nanos());
-        let is_of_epoch = vitals.epoch() == self.epoch;
+        // The result of a call of an earlier epoch says nothing about the current state of the node.
+        let is_current = stats.epoch() == self.epoch;
         match verdict.health() {
             Health::Healthy => {
-                vitals.latency.record(elapsed, now, decay);
-                if is_of_epoch {
-                    vitals.succeed();
+                if is_current {
+                    stats
+                        .latency
+                        .record(elapsed, now, self.inner.settings.decay);
                 }
-                leave(self.inner, &vitals);
+                stats.succeed(is_current);
+                leave(self.inner, &stats);
                 if self.is_probe {
-                    self.end_probe(&vitals, true, now, listener);
+                    self.end_good_probe(&stats, now, listener);
                 }
             }
-            Health::Unhealthy => self.fail(&vitals, verdict, elapsed, now, listener),
-            Health::Neutral => {
-                if verdict.may_have_been_executed() {
-                    vitals.latency.record_at_least(elapsed, now, decay);
+            Health::Unhealthy => self.fail(&stats, verdict, elapsed, is_current, now, listener),
+            Health::Neutral => self.end_neutral(&stats, verdict, elapsed, is_current, now),
+        }
+    }
+
+    /// Ends a call whose result says nothing about the health of the node.
+    #[inline(never)]
+    fn end_neutral(
+        &self,
+        stats: &Arc<NodeStats>,
+        verdict: Verdict,
+        elapsed: u64,
+        is_current: bool,
+        now: Instant,
+    ) {
+        let settings = &self.inner.settings;
+        if is_current && verdict.may_have_been_executed() {
+            match verdict.class() {
+                ErrorClass::Throttled => {
+                    let sample = self.sample_of_failure(verdict, elapsed);
+                    stats.latency.record(sample, now, settings.decay);
                 }
-                if self.is_probe && is_of_epoch {
-                    vitals.release_probe();
-                }
-                leave(self.inner, &vitals);
+                _ => stats.latency.record_at_least(elapsed, now, settings.decay),
             }
         }
+        if self.is_probe && is_current {
+            stats.release_probe(self.start, settings.lease);
+        }
+        leave(self.inner, stats);
+    }
+
+    /// Returns the latency that a failed or throttled call counts as, in nanoseconds.
+    fn sample_of_failure(&self, verdict: Verdict, elapsed: u64) -> u64 {
+        let hint = self.hint(verdict).map_or(0, nanos);
+        elapsed.max(self.inner.settings.penalty).max(hint)
+    }
+
+    fn hint(&self, verdict: Verdict) -> Option<Duration> {
+        let hint = verdict.hint()?.min(self.inner.settings.max_hint);
+        (!hint.is_zero()).then_some(hint)
     }
 
     #[cold]
     #[inline(never)]
     fn fail(
         &self,
-        vitals: &Arc<Vitals>,
+        stats: &Arc<NodeStats>,
         verdict: Verdict,
         elapsed: u64,
+        is_current: bool,
         now: Instant,
         listener: Option<&dyn Observer>,
     ) {
         let settings = &self.inner.settings;
-        let hint = verdict.hint().map(|hint| hint.min(settings.max_hint));
-        let sample = elapsed.max(settings.penalty).max(hint.map_or(0, nanos));
-        vitals.latency.record(sample, now, settings.decay);
-        // What follows may run observers: the call is no longer in flight then.
-        let failures = match vitals.epoch() == self.epoch {
-            true => vitals.fail(),
-            false => 0,
-        };
-        leave(self.inner, vitals);
-        if self.is_probe {
-            self.end_probe(vitals, false, now, listener);
-        } else if let Some(limit) = settings.consecutive {
-            // At each multiple, so that an ejection that was not enforced is looked at again.
-            if failures > 0 && failures % limit == 0 {
-                let chance = self.inner.unit();
-                self.inner.change(now, listener, |core| {
-                    let machine = &mut core.machine;
-                    Then::from(machine.strike(self.slot(), vitals, self.epoch, now, chance))
-                });
-            }
+        if is_current {
+            let sample = self.sample_of_failure(verdict, elapsed);
+            stats.latency.record(sample, now, settings.decay);
         }
-        if let Some(hint) = hint.filter(|hint| !hint.is_zero()) {
-            self.inner.change(now, listener, |core| {
-                Then::from(core.machine.park(self.slot(), vitals, hint, now))
-            });
+        // The change below may run observers: the call is no longer in flight then.
+        let failures = stats.fail(is_current);
+        leave(self.inner, stats);
+        // At each multiple, so that an ejection that was not enforced is considered again.
+        let is_at_limit = |limit: u32| !self.is_probe && failures > 0 && failures % limit == 0;
+        let is_at_limit = settings.consecutive.is_some_and(is_at_limit);
+        let hint = self.hint(verdict);
+        if !self.is_probe && !is_at_limit && hint.is_none() {
+            return;
         }
-    }
-
-    #[cold]
-    fn end_probe(
-        &self,
-        vitals: &Arc<Vitals>,
-        is_good: bool,
-        now: Instant,
-        listener: Option<&dyn Observer>,
-    ) {
-        let chance = self.inner.unit();
+        let random = self.inner.unit();
         self.inner.change(now, listener, |core| {
-            let machine = &mut core.machine;
-            Then::from(machine.end_probe(self.slot(), vitals, self.epoch, is_good, now, chance))
+            let (machine, index, epoch) = (&mut core.machine, self.index(), self.epoch);
+            let ejected = match is_at_limit {
+                true => machine.eject_failing(index, stats, epoch, now, random),
+                false if self.is_probe => {
+                    machine.end_probe(index, stats, epoch, false, now, random)
+                }
+                false => None,
+            };
+            let parked = hint.and_then(|hint| machine.park(index, stats, hint, now));
+            Effect::of(ejected.into_iter().chain(parked).collect())
         });
     }
 
-    const fn slot(&self) -> u32 {
-        NodeAddress::slot_of(self.word)
+    #[cold]
+    fn end_good_probe(
+        &self,
+        stats: &Arc<NodeStats>,
+        now: Instant,
+        listener: Option<&dyn Observer>,
+    ) {
+        self.inner.change(now, listener, |core| {
+            let machine = &mut core.machine;
+            let change = machine.end_probe(self.index(), stats, self.epoch, true, now, 0.0);
+            Effect::of(change.into_iter().collect())
+        });
+    }
+
+    const fn index(&self) -> u32 {
+        NodeAddress::index_of(self.node_id)
     }
 }
 
 #[inline]
-fn leave<N>(inner: &Inner<N>, vitals: &Arc<Vitals>) {
-    if vitals.leave() {
-        inner.wake_drains(vitals);
+fn leave<N>(inner: &Inner<N>, stats: &Arc<NodeStats>) {
+    if stats.leave() {
+        inner.after_last_call(stats);
     }
 }
 
-/// A call that is dropped was cancelled, which says how long it took at least, or it panicked, which is a
+/// A dropped call was cancelled, so its elapsed time is a lower bound of the latency, or it panicked, which is a
 /// failure.
 impl<N> Drop for Flight<'_, N> {
     #[inline]
     fn drop(&mut self) {
-        if self.vitals.is_none() {
+        if self.stats.is_none() {
             return;
         }
         let verdict = match self.life.dropped_as(Health::Neutral, Health::Unhealthy) {
@@ -182,7 +215,7 @@ impl<N> Drop for Flight<'_, N> {
 impl<N> fmt::Debug for Flight<'_, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flight")
-            .field("slot", &self.slot())
+            .field("index", &self.index())
             .field("is_probe", &self.is_probe)
             .finish_non_exhaustive()
     }

@@ -4,17 +4,18 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::node::Member;
-use super::plan::{Members, Plan, Published, Replaced};
-use super::state::health::{Change, Machine};
+use super::node::NodeEntry;
+use super::plan::{NodeTable, Plan, Published, Replaced};
+use super::state::health::Machine;
 use super::state::latency::Decay;
+use super::state::record::{Change, Record};
 use super::state::routes::Routes;
 use super::state::rules::{Rules, Strategy};
-use super::state::vitals::Vitals;
+use super::state::stats::NodeStats;
 use crate::base::Base;
 use crate::event::{EndpointEvent, Event, NodeName, Observer, Panics};
 use crate::instant::Instant;
-use crate::rng::Streams;
+use crate::rng::SharedRng;
 use crate::sync::{AtomicU64, Ordering, lock};
 
 pub(super) struct Inner<N> {
@@ -22,11 +23,11 @@ pub(super) struct Inner<N> {
     pub(super) settings: Settings,
     pub(super) published: Published<N>,
     core: Mutex<Core<N>>,
-    /// When [`Core`] has something to do, in nanoseconds.
+    /// When the next change by time is due, in nanoseconds.
     pub(super) due: AtomicU64,
     /// Number of the next call, for round robin.
     pub(super) turn: AtomicU64,
-    pub(super) streams: Streams,
+    pub(super) streams: SharedRng,
     pub(super) rejected: AtomicU64,
 }
 
@@ -38,13 +39,15 @@ pub(super) struct Settings {
     pub(super) penalty: u64,
     pub(super) max_hint: Duration,
     pub(super) consecutive: Option<u32>,
+    /// How long a probe may take before another call may be the probe, in nanoseconds.
+    pub(super) lease: u64,
 }
 
-/// What changes, behind a lock. No user code runs under it.
+/// Mutable state, behind a lock. No user code runs under it.
 pub(super) struct Core<N> {
     pub(super) machine: Machine,
-    pub(super) members: Arc<Members<N>>,
-    /// Priorities that panic.
+    pub(super) members: Arc<NodeTable<N>>,
+    /// Priorities in panic mode.
     panicking: Vec<u32>,
     /// Health checkers that run.
     pub(super) checkers: u32,
@@ -54,50 +57,50 @@ pub(super) struct Core<N> {
 
 /// A drain that waits for the last call of a node.
 pub(super) struct WaitingDrain {
-    pub(super) vitals: Arc<Vitals>,
-    /// Tells the drains of a node apart.
+    pub(super) stats: Arc<NodeStats>,
+    /// Distinguishes the drains of a node.
     pub(super) number: u64,
     pub(super) waker: Waker,
 }
 
 impl<N> Core<N> {
-    pub(super) fn member(&self, slot: u32) -> Option<&Arc<Member<N>>> {
-        self.members.get(slot as usize)?.as_ref()
+    pub(super) fn member(&self, index: u32) -> Option<&Arc<NodeEntry<N>>> {
+        self.members.get(index as usize)?.as_ref()
     }
 
-    /// The slot of the node of this name, if it is part of the set.
-    pub(super) fn slot_of(&self, name: &str) -> Option<u32> {
+    /// The index of the node of this name, if it is part of the set.
+    pub(super) fn index_of(&self, name: &str) -> Option<u32> {
         let members = self.members.iter().flatten();
-        let mut slots = members.filter(|member| &*member.name == name);
-        let slot = slots.next()?.address.slot;
+        let mut indices = members.filter(|member| &*member.name == name);
+        let index = indices.next()?.address.index;
         self.machine
-            .get(slot)
+            .get(index)
             .filter(|record| !record.is_leaving)
-            .map(|_| slot)
+            .map(|_| index)
     }
 
     /// Removes nodes that have left the set and have no calls in flight. Returns what to drop outside the
     /// lock.
-    fn remove_idle(&mut self) -> Option<Arc<Members<N>>> {
-        let is_gone = |slot: usize| {
-            let record = self.machine.get(slot as u32);
-            record.is_some_and(|record| record.is_leaving && record.vitals.in_flight() == 0)
+    fn remove_idle(&mut self) -> Option<Arc<NodeTable<N>>> {
+        let is_gone = |index: usize| {
+            let record = self.machine.get(index as u32);
+            record.is_some_and(Record::is_gone)
         };
         let gone: Vec<usize> = (0..self.members.len())
-            .filter(|slot| is_gone(*slot))
+            .filter(|index| is_gone(*index))
             .collect();
         if gone.is_empty() {
             return None;
         }
-        let mut members = Members::clone(&self.members);
-        for slot in gone {
-            members[slot] = None;
-            self.machine.records[slot] = None;
+        let mut members = NodeTable::clone(&self.members);
+        for index in gone {
+            members[index] = None;
+            self.machine.remove(index as u32);
         }
         Some(std::mem::replace(&mut self.members, Arc::new(members)))
     }
 
-    /// Tells which priorities have begun and ended to panic.
+    /// Adds events for priorities that start or stop to panic.
     fn compare_panics(&mut self, routes: &Routes, events: &mut Vec<EndpointEvent>) {
         let panicking = routes.tiers.iter().filter(|tier| tier.share.panics);
         let panicking: Vec<u32> = panicking.map(|tier| tier.priority).collect();
@@ -115,45 +118,45 @@ impl<N> Core<N> {
     }
 
     fn event(&self, change: Change) -> Option<EndpointEvent> {
-        let name = |slot| Some(NodeName::new(&self.member(slot)?.name));
+        let name = |index| Some(NodeName::new(&self.member(index)?.name));
         Some(match change {
             Change::Ejected {
-                slot,
+                index,
                 cause,
                 length,
                 times,
             } => EndpointEvent::Ejected {
-                node: name(slot)?,
+                node: name(index)?,
                 cause,
                 length,
                 times,
             },
             Change::NotEjected {
-                slot,
+                index,
                 cause,
                 reason,
             } => EndpointEvent::NotEjected {
-                node: name(slot)?,
+                node: name(index)?,
                 cause,
                 reason,
             },
-            Change::Returned { slot } => EndpointEvent::Returned { node: name(slot)? },
-            Change::Parked { slot, length } => EndpointEvent::Parked {
-                node: name(slot)?,
+            Change::Returned { index } => EndpointEvent::Returned { node: name(index)? },
+            Change::Parked { index, length } => EndpointEvent::Parked {
+                node: name(index)?,
                 length,
             },
-            Change::Unhealthy { slot } => EndpointEvent::Unhealthy { node: name(slot)? },
-            Change::Healthy { slot } => EndpointEvent::Healthy { node: name(slot)? },
-            Change::Draining { slot, in_flight } => EndpointEvent::Draining {
-                node: name(slot)?,
+            Change::Unhealthy { index } => EndpointEvent::Unhealthy { node: name(index)? },
+            Change::Healthy { index } => EndpointEvent::Healthy { node: name(index)? },
+            Change::Draining { index, in_flight } => EndpointEvent::Draining {
+                node: name(index)?,
                 in_flight,
             },
         })
     }
 }
 
-/// What follows a change of the core.
-pub(super) enum Then {
+/// The effect of a change of the core.
+pub(super) enum Effect {
     /// Nothing changed.
     Nothing,
     /// Events only.
@@ -162,12 +165,15 @@ pub(super) enum Then {
     Reroute(Vec<Change>),
 }
 
-impl From<Option<Change>> for Then {
-    fn from(change: Option<Change>) -> Self {
-        match change {
-            None => Self::Nothing,
-            Some(Change::NotEjected { .. }) => Self::Report(change.into_iter().collect()),
-            Some(_) => Self::Reroute(change.into_iter().collect()),
+impl Effect {
+    pub(super) fn of(changes: Vec<Change>) -> Self {
+        let is_enforced = |change: &Change| !matches!(change, Change::NotEjected { .. });
+        if changes.is_empty() {
+            Self::Nothing
+        } else if changes.iter().any(is_enforced) {
+            Self::Reroute(changes)
+        } else {
+            Self::Report(changes)
         }
     }
 }
@@ -176,7 +182,7 @@ impl<N> Inner<N> {
     pub(super) fn new(base: Base, settings: Settings, rules: Rules, seed: Option<u64>) -> Self {
         let now = base.now();
         let machine = Machine::new(rules, now);
-        let members = Arc::new(Members::new());
+        let members = Arc::new(NodeTable::new());
         let routes = Routes::new(&machine, now);
         Self {
             base,
@@ -194,14 +200,14 @@ impl<N> Inner<N> {
                 drains: Vec::new(),
             }),
             turn: AtomicU64::new(0),
-            streams: Streams::new(seed),
+            streams: SharedRng::new(seed),
             rejected: AtomicU64::new(0),
         }
     }
 
     /// A random number in `[0, 1)`.
     pub(super) fn unit(&self) -> f64 {
-        self.streams.begin().unit()
+        self.streams.unit()
     }
 
     /// Changes the core, makes new routes if that needs them, and reports what happened.
@@ -209,39 +215,51 @@ impl<N> Inner<N> {
         &self,
         now: Instant,
         listener: Option<&dyn Observer>,
-        change: impl FnOnce(&mut Core<N>) -> Then,
+        change: impl FnOnce(&mut Core<N>) -> Effect,
     ) {
         let (reports, replaced) = {
             let mut core = self.core();
             match change(&mut core) {
-                Then::Nothing => return,
-                Then::Report(changes) => (self.number(events(&core, changes), listener), None),
-                Then::Reroute(changes) => {
+                Effect::Nothing => return,
+                Effect::Report(changes) => {
+                    let events = events(&core, changes);
+                    (self.number(events, listener), Replaced::default())
+                }
+                Effect::Reroute(changes) => {
                     let mut events = events(&core, changes);
                     let replaced = self.reroute(&mut core, now, &mut events);
-                    (self.number(events, listener), Some(replaced))
+                    (self.number(events, listener), replaced)
                 }
             }
         };
-        drop(replaced);
-        self.report(&reports, listener);
+        self.report(&reports, listener, replaced);
     }
 
-    /// Publishes routes of the core as it is. Returns what to drop outside the lock.
+    /// Publishes routes of the core as it is. Returns what to drop after the lock is released.
     pub(super) fn reroute(
         &self,
         core: &mut Core<N>,
         now: Instant,
         events: &mut Vec<EndpointEvent>,
-    ) -> (Replaced<N>, Option<Arc<Members<N>>>) {
-        let removed = core.remove_idle();
+    ) -> Replaced<N> {
         let routes = Routes::new(&core.machine, now);
         core.compare_panics(&routes, events);
-        let members = core.members.clone();
-        let replaced = self.published.publish(Plan { routes, members });
+        let mut replaced = self.publish(core, routes);
+        // Only now does no call read routes that lead to them.
+        core.machine.close_drained();
+        if let Some(members) = core.remove_idle() {
+            // The same routes, without the nodes that were removed.
+            replaced.extend(self.publish(core, Routes::new(&core.machine, now)));
+            replaced.push_members(members);
+        }
         let due = core.machine.due(now).as_nanos();
         self.due.store(due, Ordering::Relaxed);
-        (replaced, removed)
+        replaced
+    }
+
+    fn publish(&self, core: &Core<N>, routes: Routes) -> Replaced<N> {
+        let members = core.members.clone();
+        self.published.publish(Plan { routes, members })
     }
 
     pub(super) fn core(&self) -> std::sync::MutexGuard<'_, Core<N>> {
@@ -260,28 +278,52 @@ impl<N> Inner<N> {
         }
         let number = |event| Event::Endpoint {
             policy: self.base.name,
+            pipeline: None,
             event,
             sequence: self.base.number(),
         };
         events.into_iter().map(number).collect()
     }
 
-    pub(super) fn report(&self, events: &[Event], listener: Option<&dyn Observer>) {
+    /// Drops what was replaced, which may be values of users, and reports events: all of it, also if user code
+    /// panics.
+    pub(super) fn report(
+        &self,
+        events: &[Event],
+        listener: Option<&dyn Observer>,
+        replaced: Replaced<N>,
+    ) {
         let mut panics = Panics::default();
+        panics.run(|| drop(replaced));
         for event in events {
             self.base.tell_in(&mut panics, *event, listener);
         }
         panics.resume();
     }
 
-    /// Wakes the drains of a node whose last call has ended.
+    /// Completes the drains and the removal of a closed node whose last call has ended.
     #[cold]
-    pub(super) fn wake_drains(&self, vitals: &Arc<Vitals>) {
+    pub(super) fn after_last_call(&self, stats: &Arc<NodeStats>) {
+        let mut panics = Panics::default();
+        panics.run(|| {
+            self.change(self.base.clock.now(), None, |core| {
+                match core.machine.iter().any(|(_, record)| record.is_gone()) {
+                    true => Effect::Reroute(Vec::new()),
+                    false => Effect::Nothing,
+                }
+            });
+        });
+        panics.run(|| self.wake_drains(stats));
+        panics.resume();
+    }
+
+    /// Wakes the drains of a node.
+    pub(super) fn wake_drains(&self, stats: &Arc<NodeStats>) {
         let drains: Vec<WaitingDrain> = {
             let mut core = lock(&self.core);
             let drains = std::mem::take(&mut core.drains).into_iter();
             let (of_node, others) =
-                drains.partition(|drain: &WaitingDrain| Arc::ptr_eq(&drain.vitals, vitals));
+                drains.partition(|drain: &WaitingDrain| Arc::ptr_eq(&drain.stats, stats));
             core.drains = others;
             of_node
         };
@@ -296,21 +338,21 @@ impl<N> Inner<N> {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// Puts a node into a slot of the core.
-    pub(super) fn place(members: &mut Members<N>, member: Member<N>) {
-        let slot = member.address.slot as usize;
-        if members.len() <= slot {
-            members.resize_with(slot + 1, || None);
+    /// Puts a node into the table at its index.
+    pub(super) fn place(members: &mut NodeTable<N>, member: NodeEntry<N>) {
+        let index = member.address.index as usize;
+        if members.len() <= index {
+            members.resize_with(index + 1, || None);
         }
-        members[slot] = Some(Arc::new(member));
+        members[index] = Some(Arc::new(member));
     }
 
     /// Finds the node of an attempt.
-    pub(super) fn find(&self, word: u64) -> Option<Arc<Member<N>>> {
-        if word == 0 {
+    pub(super) fn find(&self, node_id: u64) -> Option<Arc<NodeEntry<N>>> {
+        if node_id == 0 {
             return None;
         }
-        self.published.read(|plan| plan.find(word).cloned())
+        self.published.read(|plan| plan.find(node_id).cloned())
     }
 }
 

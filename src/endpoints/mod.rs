@@ -37,6 +37,7 @@ pub use crate::event::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 
 use self::inner::Inner;
 use self::plan::Plan;
+use self::state::tried::TriedNodes;
 
 /// A set of nodes that calls are spread over. See the [module page](self).
 ///
@@ -51,8 +52,8 @@ impl<N> Endpoints<N> {
         self.inner.base.name
     }
 
-    /// Makes an operation for [`Policy::call_with`](crate::Policy::call_with) of one that needs a node, for stacks with this set in
-    /// them.
+    /// Converts an operation on a node into one for [`Policy::call_with`](crate::Policy::call_with), for stacks that
+    /// contain this set.
     ///
     /// # Panics
     ///
@@ -92,7 +93,7 @@ impl<N> Endpoints<N> {
         Some(Node { member })
     }
 
-    /// Asks for a node to make one call to, for code that is no closure.
+    /// Picks a node for one call, for code that is not a closure.
     ///
     /// # Errors
     ///
@@ -101,12 +102,14 @@ impl<N> Endpoints<N> {
     pub fn try_acquire(&self) -> Result<Permit<'_, N>, Rejected> {
         let now = self.inner.base.clock.now();
         let life = Life::of_a_handle();
-        let node_of = |plan: &Plan<N>, slot: u32| {
-            let member = plan.members.get(slot as usize)?.clone()?;
+        let node_of = |plan: &Plan<N>, index: u32| {
+            let member = plan.members.get(index as usize)?.clone()?;
             Some(Node { member })
         };
         loop {
-            let (flight, node) = self.inner.pick_with(now, 0, None, life, None, node_of)?;
+            let (flight, node) =
+                self.inner
+                    .pick_with(now, TriedNodes::NONE, None, life, None, node_of)?;
             // Always: a plan has the nodes that its routes lead to.
             if let Some(node) = node {
                 return Ok(Permit { flight, node });
@@ -117,7 +120,7 @@ impl<N> Endpoints<N> {
     /// Returns the node of this name.
     pub fn get(&self, name: &str) -> Option<Node<N>> {
         let core = self.inner.core();
-        let member = core.member(core.slot_of(name)?)?.clone();
+        let member = core.member(core.index_of(name)?)?.clone();
         Some(Node { member })
     }
 }

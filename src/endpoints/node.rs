@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::state::vitals::Vitals;
+use super::state::stats::NodeStats;
 
 /// A node to put into a set of endpoints: a name that is unique in the set, and a value such as an address
 /// or a client.
@@ -60,35 +60,35 @@ impl<N> Endpoint<N> {
 ///
 /// Cheap to clone. A node that was removed from its set stays usable.
 pub struct Node<N> {
-    pub(super) member: Arc<Member<N>>,
+    pub(super) member: Arc<NodeEntry<N>>,
 }
 
 /// A node as the set keeps it.
-pub(super) struct Member<N> {
+pub(super) struct NodeEntry<N> {
     pub(super) name: Arc<str>,
     pub(super) value: N,
     pub(super) weight: f64,
     pub(super) priority: u32,
     pub(super) address: NodeAddress,
-    pub(super) vitals: Arc<Vitals>,
+    pub(super) stats: Arc<NodeStats>,
 }
 
-/// The place of a node in its set, and a number that no other node of the process has.
+/// The index of a node in its set, and a number that no other node of the process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NodeAddress {
-    pub(super) slot: u32,
+    pub(super) index: u32,
     pub(super) number: u32,
 }
 
 impl NodeAddress {
-    /// One word for a context. Never zero.
-    pub(super) const fn word(self) -> u64 {
-        (self.number as u64) << 32 | self.slot as u64
+    /// Packs the address for the context of an attempt. Never zero.
+    pub(super) const fn id(self) -> u64 {
+        (self.number as u64) << 32 | self.index as u64
     }
 
-    /// The slot of a word.
-    pub(super) const fn slot_of(word: u64) -> u32 {
-        word as u32
+    /// Returns the index of a packed address.
+    pub(super) const fn index_of(node_id: u64) -> u32 {
+        node_id as u32
     }
 }
 
@@ -115,7 +115,7 @@ impl<N> Node<N> {
 
     /// Returns the number of calls in flight.
     pub fn in_flight(&self) -> u32 {
-        self.member.vitals.in_flight()
+        self.member.stats.in_flight()
     }
 }
 

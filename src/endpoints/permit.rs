@@ -9,9 +9,9 @@ use crate::verdict::Verdict;
 /// The permission to make one call to one node, given by
 /// [`Endpoints::try_acquire`](super::Endpoints::try_acquire).
 ///
-/// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
-/// [`record`](Self::record). Dropped without, the call was cancelled: it only says that the node takes at
-/// least this long. Dropped by a panic, it was a failure.
+/// Record the result with [`success`](Self::success), [`failure`](Self::failure) or [`record`](Self::record). A
+/// permit that is dropped without a result counts as cancelled: its elapsed time is a lower bound of the latency. If
+/// a panic drops it, the call has failed.
 #[must_use = "dropping it ends the call"]
 pub struct Permit<'a, N> {
     pub(super) flight: Flight<'a, N>,

@@ -1,15 +1,14 @@
 //! The pick of a node for a call.
 
-use std::sync::Arc;
-
 use super::flight::Flight;
-use super::inner::{Inner, Then};
+use super::inner::{Effect, Inner};
 use super::node::NodeAddress;
 use super::plan::Plan;
-use super::state::health::Standing;
-use super::state::routes::{Ask, Entry, Picked};
+use super::state::record::Standing;
+use super::state::routes::Picked;
 use super::state::rules::Strategy;
-use super::state::vitals::Vitals;
+use super::state::tier::PickRequest;
+use super::state::tried::TriedNodes;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
@@ -22,7 +21,7 @@ impl<N> Inner<N> {
     pub(super) fn pick(
         &self,
         now: Instant,
-        tried: u64,
+        tried: TriedNodes,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -31,12 +30,12 @@ impl<N> Inner<N> {
         picked.map(|(flight, ())| flight)
     }
 
-    /// As [`pick`](Self::pick), and takes something out of the plan that the node, of this slot, is part of.
+    /// As [`pick`](Self::pick). Also returns what `take` reads from the plan, given the index of the node.
     #[inline]
     pub(super) fn pick_with<T>(
         &self,
         now: Instant,
-        tried: u64,
+        tried: TriedNodes,
         key: Option<u64>,
         life: Life,
         listener: Option<&dyn Observer>,
@@ -50,32 +49,29 @@ impl<N> Inner<N> {
             Strategy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
             Strategy::LeastLoaded(_) => 0,
         };
-        let mut ask = Ask {
+        let mut request = PickRequest {
             now,
             decay: self.settings.decay,
             strategy: self.settings.strategy,
             key,
             tried,
             turn,
-            chance: self.streams.begin(),
+            random: self.streams.stream(),
         };
-        for _ in 0..MAX_CLOSED {
-            match self.published.read(|plan| enter(plan, &mut ask, &take)) {
-                Entered::InFlight {
-                    vitals,
-                    address,
-                    is_probe,
-                    taken,
-                } => {
-                    let flight = Flight::new(self, vitals, address.word(), now, is_probe, life);
-                    return Ok((flight, taken));
-                }
-                Entered::NoRoute => break,
-                // The node was closed after these routes were made: another one.
-                Entered::Closed(bit) => ask.tried |= bit,
+        let picked = self.published.read(|plan| {
+            let Picked { entry, is_probe } = plan.routes.pick(&mut request)?;
+            let (index, number) = (entry.index, entry.number);
+            entry.stats.enter();
+            let address = NodeAddress { index, number };
+            Some((entry.stats.clone(), address, is_probe, take(plan, index)))
+        });
+        match picked {
+            Some((stats, address, is_probe, taken)) => {
+                let flight = Flight::new(self, stats, address.id(), now, is_probe, life);
+                Ok((flight, taken))
             }
+            None => Err(self.reject(now, listener)),
         }
-        Err(self.reject(now, listener))
     }
 
     #[cold]
@@ -104,50 +100,15 @@ impl<N> Inner<N> {
     /// as they are.
     #[cold]
     fn maintain(&self, due: u64, now: Instant, listener: Option<&dyn Observer>) {
-        // Relaxed: the word only decides which call it is. New routes set the next time.
+        // Relaxed: the value only decides which call it is. New routes set the next time.
         let claimed =
             self.due
                 .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
         if claimed.is_ok() {
-            let mut chance = self.streams.begin();
+            let mut random = self.streams.stream();
             self.change(now, listener, |core| {
-                Then::Reroute(core.machine.advance(now, &mut chance))
+                Effect::Reroute(core.machine.advance(now, &mut random))
             });
         }
-    }
-}
-
-/// How many closed nodes one pick meets before it gives up. Routes without a closed node are published
-/// within microseconds.
-const MAX_CLOSED: usize = 64;
-
-/// What became of a pick.
-enum Entered<T> {
-    InFlight {
-        vitals: Arc<Vitals>,
-        address: NodeAddress,
-        is_probe: bool,
-        taken: T,
-    },
-    /// The node takes no calls any more; its bit.
-    Closed(u64),
-    NoRoute,
-}
-
-/// Picks a node, and counts the call as in flight on it.
-#[inline]
-fn enter<N, T>(plan: &Plan<N>, ask: &mut Ask, take: &impl Fn(&Plan<N>, u32) -> T) -> Entered<T> {
-    let Some(Picked { entry, is_probe }) = plan.routes.pick(ask) else {
-        return Entered::NoRoute;
-    };
-    let (slot, number) = (entry.slot, entry.number);
-    if !entry.vitals.enter() {
-        return Entered::Closed(Entry::bit(slot));
-    }
-    Entered::InFlight {
-        vitals: entry.vitals.clone(),
-        address: NodeAddress { slot, number },
-        is_probe,
-        taken: take(plan, slot),
     }
 }

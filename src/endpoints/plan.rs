@@ -1,87 +1,135 @@
-//! What a call reads to find its node, published in stripes.
+//! The routes and nodes of a set, as calls read them.
 
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
-use super::node::{Member, NodeAddress};
+use super::node::{NodeAddress, NodeEntry};
 use super::state::routes::Routes;
-use crate::striped::home;
-use crate::sync::lock;
+use crate::striped::thread_index;
 
-/// The nodes of a set by slot.
-pub(super) type Members<N> = Vec<Option<Arc<Member<N>>>>;
+/// The nodes of a set by index.
+pub(super) type NodeTable<N> = Vec<Option<Arc<NodeEntry<N>>>>;
 
 /// The routes of a set, and its nodes. Immutable.
 pub(super) struct Plan<N> {
     pub(super) routes: Routes,
-    pub(super) members: Arc<Members<N>>,
+    pub(super) members: Arc<NodeTable<N>>,
 }
 
 impl<N> Plan<N> {
-    /// Finds a node by the word in the context of an attempt.
-    pub(super) fn find(&self, word: u64) -> Option<&Arc<Member<N>>> {
-        let slot = NodeAddress::slot_of(word) as usize;
-        let member = self.members.get(slot)?.as_ref()?;
-        (member.address.word() == word).then_some(member)
+    /// Finds a node by its packed address, which the context of an attempt has.
+    pub(super) fn find(&self, node_id: u64) -> Option<&Arc<NodeEntry<N>>> {
+        let index = NodeAddress::index_of(node_id) as usize;
+        let member = self.members.get(index)?.as_ref()?;
+        (member.address.id() == node_id).then_some(member)
     }
 }
 
-/// The current plan, once for each of a few groups of threads.
+/// The current plan, in several copies so that readers on different threads do not contend.
 ///
-/// A thread reads the copy of its own stripe, so readers do not contend. It holds the stripe for the few
-/// nanoseconds of a pick, in which no user code runs. If another thread holds it, the reader takes the next
-/// stripe: it waits only if all of them are taken.
+/// A reader uses the copy of its thread. Readers share a copy, and a writer holds one copy at a time, for as
+/// long as it takes to exchange a pointer. A reader that finds its copy locked by a writer uses the next one, so
+/// a pick never blocks.
 pub(super) struct Published<N> {
-    stripes: Box<[Stripe<N>]>,
+    copies: Box<[PlanCopy<N>]>,
 }
 
-/// On cache lines of its own.
+/// Aligned to two cache lines against false sharing.
 #[repr(align(128))]
-struct Stripe<N>(Mutex<Arc<Plan<N>>>);
+struct PlanCopy<N>(RwLock<Arc<Plan<N>>>);
 
-/// Plans that were replaced. Dropped outside all locks: they may be the last that hold values of users.
-pub(super) type Replaced<N> = Vec<Arc<Plan<N>>>;
+/// Plans and nodes that were replaced. Dropped after all locks are released: they may hold the last values of
+/// users.
+pub(super) struct Replaced<N> {
+    plans: Vec<Arc<Plan<N>>>,
+    members: Vec<Arc<NodeTable<N>>>,
+}
 
-const STRIPES: usize = 8;
+impl<N> Default for Replaced<N> {
+    fn default() -> Self {
+        Self {
+            plans: Vec::new(),
+            members: Vec::new(),
+        }
+    }
+}
+
+impl<N> Replaced<N> {
+    pub(super) fn push_members(&mut self, members: Arc<NodeTable<N>>) {
+        self.members.push(members);
+    }
+
+    pub(super) fn extend(&mut self, other: Self) {
+        self.plans.extend(other.plans);
+        self.members.extend(other.members);
+    }
+}
+
+const COPIES: usize = 8;
 
 impl<N> Published<N> {
     pub(super) fn new(plan: Plan<N>) -> Self {
         let plan = Arc::new(plan);
-        let stripes = (0..STRIPES).map(|_| Stripe(Mutex::new(plan.clone())));
+        let copies = (0..COPIES).map(|_| PlanCopy(RwLock::new(plan.clone())));
         Self {
-            stripes: stripes.collect(),
+            copies: copies.collect(),
         }
     }
 
-    /// Calls `read` with the current plan.
+    /// Calls `read` with the current plan. The plan stays current until `read` returns.
     #[inline]
     pub(super) fn read<T>(&self, read: impl FnOnce(&Plan<N>) -> T) -> T {
-        let home = home() % STRIPES;
-        let held = match self.stripes[home].0.try_lock() {
-            Ok(plan) => plan,
-            Err(_) => self.lock_any(home),
-        };
-        read(&held)
+        let home = thread_index() % COPIES;
+        match self.copies[home].0.try_read() {
+            Ok(plan) => read(&plan),
+            Err(_) => self.read_any(home, read),
+        }
     }
 
-    /// Locks a stripe that no other thread holds, or waits for that of the thread.
+    /// Reads a copy that no writer holds.
     #[cold]
-    fn lock_any(&self, home: usize) -> MutexGuard<'_, Arc<Plan<N>>> {
-        for step in 0..STRIPES {
-            match self.stripes[(home + step) % STRIPES].0.try_lock() {
-                Ok(plan) => return plan,
-                Err(TryLockError::Poisoned(plan)) => return plan.into_inner(),
+    fn read_any<T>(&self, home: usize, read: impl FnOnce(&Plan<N>) -> T) -> T {
+        // One writer publishes at a time, and in order: of two rounds at most two attempts fail.
+        for step in 1..2 * COPIES {
+            match self.copies[(home + step) % COPIES].0.try_read() {
+                Ok(plan) => return read(&plan),
+                Err(TryLockError::Poisoned(plan)) => return read(&plan.into_inner()),
                 Err(TryLockError::WouldBlock) => {}
             }
         }
-        lock(&self.stripes[home].0)
+        let plan = self.copies[home].0.read();
+        read(&plan.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes a plan the current one.
+    /// Makes a plan the current one. When it returns, no reader uses an earlier plan.
     pub(super) fn publish(&self, plan: Plan<N>) -> Replaced<N> {
         let plan = Arc::new(plan);
-        let stripes = self.stripes.iter();
-        stripes
-            .map(|stripe| std::mem::replace(&mut *lock(&stripe.0), plan.clone()))
-            .collect()
+        let replace = |copy: &PlanCopy<N>| {
+            let mut current = copy.0.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, plan.clone())
+        };
+        Replaced {
+            plans: self.copies.iter().map(replace).collect(),
+            members: Vec::new(),
+        }
+    }
+}
+
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_do_not_wait_for_each_other() {
+        fn nested(published: &Published<()>, depth: usize) -> usize {
+            match depth {
+                0 => 0,
+                _ => published.read(|_| 1 + nested(published, depth - 1)),
+            }
+        }
+        let routes = Routes::empty();
+        let members = Arc::new(NodeTable::new());
+        let published = Published::<()>::new(Plan { routes, members });
+        // More readers at the same time than there are copies.
+        assert_eq!(nested(&published, 3 * COPIES), 3 * COPIES);
     }
 }

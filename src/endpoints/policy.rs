@@ -9,7 +9,7 @@ use super::flight::Flight;
 use super::inner::Inner;
 use super::node::{Node, NodeAddress};
 use super::state::rendezvous::hash_of;
-use super::state::routes::Entry;
+use super::state::tried::TriedNodes;
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::event::Observer;
@@ -54,8 +54,8 @@ impl<N> Endpoints<N> {
     ///
     /// # Cancel safety
     ///
-    /// A call that is dropped is no longer in flight, and says no more about its node than that it takes at
-    /// least this long.
+    /// A dropped call is no longer in flight. Its elapsed time is a lower bound of the latency of its node; it counts
+    /// neither as a success nor as a failure.
     pub fn call<'s, F, Fut, T, E>(
         &'s self,
         op: F,
@@ -101,7 +101,7 @@ impl<'e, N> Sticky<'e, N> {
     }
 }
 
-// Derived, these would ask for `N: Copy`.
+// Derived, these would require `N: Copy`.
 impl<N> Clone for Sticky<'_, N> {
     fn clone(&self) -> Self {
         *self
@@ -147,7 +147,7 @@ fn run<N, Op: Operation>(
     op: Op,
     cx: Context,
 ) -> GuardedFuture<Pick<'_, N>, Routed<Op>> {
-    let tried = op.tried().bits();
+    let tried = TriedNodes::from_bits(op.tried().bits());
     guarded::run(Pick { inner, key, tried }, Routed { op }, cx)
 }
 
@@ -156,7 +156,7 @@ pub struct Pick<'a, N> {
     inner: &'a Inner<N>,
     key: Option<u64>,
     /// Nodes that the call has tried.
-    tried: u64,
+    tried: TriedNodes,
 }
 
 impl<N> Clone for Pick<'_, N> {
@@ -187,7 +187,7 @@ impl<'a, N> Gate for Pick<'a, N> {
         let life = Life::of_a_policy();
         match self.inner.pick(now, self.tried, self.key, life, observer) {
             Ok(flight) => {
-                cx.set_endpoint(flight.word);
+                cx.set_endpoint(flight.node_id);
                 Entered::Admitted(flight)
             }
             Err(rejected) => Entered::Rejected(rejected),
@@ -238,11 +238,14 @@ impl<Op: Operation> Operation for Routed<Op> {
 
     #[inline]
     fn attempt(self, cx: Context) -> Op::Attempt {
-        let bit = Entry::bit(NodeAddress::slot_of(cx.endpoint()));
-        let tried = self.op.tried().bits();
+        let index = NodeAddress::index_of(cx.endpoint());
+        let tried = TriedNodes::from_bits(self.op.tried().bits());
         // A node comes a second time only once all have been tried: the next round begins.
-        let tried = if tried & bit == 0 { tried | bit } else { bit };
-        self.op.keep_tried(Tried::from_bits(tried));
+        let tried = match tried.contains(index) {
+            true => TriedNodes::NONE.with(index),
+            false => tried.with(index),
+        };
+        self.op.keep_tried(Tried::from_bits(tried.bits()));
         self.op.attempt(cx)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Endpoints;
-use super::state::health::{Record, Standing};
+use super::state::record::{Record, Standing};
 use super::state::routes::Routes;
 use crate::instant::Instant;
 
@@ -122,20 +122,20 @@ impl<N> Endpoints<N> {
         let now = inner.base.clock.now();
         let (mut nodes, routes) = {
             let core = inner.core();
-            let nodes = core.machine.iter().filter_map(|(slot, record)| {
-                let member = core.member(slot)?;
+            let nodes = core.machine.iter().filter_map(|(index, record)| {
+                let member = core.member(index)?;
                 let until = match record.standing {
                     Standing::Ejected { until } => until.max(record.parked_until),
                     _ => record.parked_until,
                 };
                 let totals = record.totals();
-                let latency = record.vitals.latency.at(now, inner.settings.decay);
+                let latency = record.stats.latency.at(now, inner.settings.decay);
                 Some(NodeSnapshot {
                     name: member.name.clone(),
                     weight: record.weight,
                     priority: record.priority,
                     state: NodeState::of(record, now),
-                    in_flight: record.vitals.in_flight(),
+                    in_flight: record.stats.in_flight(),
                     latency: latency.map(|nanos| Duration::from_nanos(nanos as u64)),
                     calls: totals.calls(),
                     failures: totals.failed,

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use super::Endpoints;
 use super::config::NAME;
-use super::inner::{Core, Inner};
-use super::node::{Endpoint, Member, NodeAddress};
-use super::plan::Members;
-use super::state::health::Record;
+use super::inner::{Core, Effect, Inner};
+use super::node::{Endpoint, NodeAddress, NodeEntry};
+use super::plan::NodeTable;
+use super::state::record::Record;
 use super::state::rendezvous::hash_of;
+use super::state::stats::NodeStats;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// How an update has changed a set. Returned by [`Endpoints::update`].
+/// The changes that an update made. Returned by [`Endpoints::update`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changes {
@@ -69,32 +70,42 @@ impl<N> Inner<N> {
     ) -> Result<Changes, ConfigError> {
         check(&nodes)?;
         let now = self.base.clock.now();
-        let (changes, events, replaced) = {
-            let mut core = self.core();
-            // Held until the lock is released: it may be the last that holds values of users.
-            let before = core.members.clone();
-            let changes = core.set(nodes, new_since);
-            let mut events = Vec::new();
-            let replaced = self.reroute(&mut core, now, &mut events);
-            (changes, self.number(events, None), (before, replaced))
-        };
-        drop(replaced);
-        self.report(&events, None);
+        let mut changes = Changes::default();
+        let mut reopened = Vec::new();
+        self.change(now, None, |core| {
+            // The plans that are current still hold the nodes that are replaced.
+            (changes, reopened) = core.set(nodes, new_since);
+            Effect::Reroute(core.machine.admit_last(now))
+        });
+        for stats in &reopened {
+            self.wake_drains(stats);
+        }
         Ok(changes)
     }
 }
 
 impl<N> Core<N> {
-    fn set(&mut self, nodes: Vec<Endpoint<N>>, new_since: Option<Instant>) -> Changes {
-        let mut changes = Changes::default();
-        let mut members = Members::clone(&self.members);
+    /// Makes the set consist of these nodes. Returns the changes, and the nodes that were removed and come back
+    /// while calls were in flight on them.
+    fn set(
+        &mut self,
+        nodes: Vec<Endpoint<N>>,
+        new_since: Option<Instant>,
+    ) -> (Changes, Vec<Arc<NodeStats>>) {
+        let (mut changes, mut reopened) = (Changes::default(), Vec::new());
+        let mut members = NodeTable::clone(&self.members);
         let known = members.iter().flatten();
         let mut gone: HashMap<Arc<str>, u32> = known
-            .map(|member| (member.name.clone(), member.address.slot))
+            .map(|member| (member.name.clone(), member.address.index))
             .collect();
         for node in nodes {
-            let slot = match gone.remove(&node.name) {
-                Some(slot) => self.keep(slot, &node, new_since, &mut changes),
+            let index = match gone.remove(&node.name) {
+                Some(index) => {
+                    let record = self.machine.get_mut(index);
+                    let back = record.and_then(|it| keep(it, &node, new_since, &mut changes));
+                    reopened.extend(back);
+                    index
+                }
                 None => {
                     changes.added += 1;
                     let hash = hash_of(&*node.name);
@@ -102,61 +113,56 @@ impl<N> Core<N> {
                     self.machine.insert(record)
                 }
             };
-            let Some(record) = self.machine.get(slot) else {
+            let Some(record) = self.machine.get(index) else {
                 continue;
             };
             let address = NodeAddress {
-                slot,
+                index,
                 number: record.number,
             };
-            let vitals = record.vitals.clone();
-            let member = Member {
+            let stats = record.stats.clone();
+            let member = NodeEntry {
                 name: node.name,
                 value: node.value,
                 weight: node.weight,
                 priority: node.priority,
                 address,
-                vitals,
+                stats,
             };
             Inner::place(&mut members, member);
         }
-        for slot in gone.into_values() {
-            if let Some(record) = self.machine.get_mut(slot) {
+        for index in gone.into_values() {
+            if let Some(record) = self.machine.get_mut(index) {
                 if !record.is_leaving {
                     changes.removed += 1;
                     record.is_leaving = true;
-                    record.vitals.close();
                 }
             }
         }
         self.members = Arc::new(members);
-        changes
+        (changes, reopened)
     }
+}
 
-    /// Keeps the node of a slot. Returns the slot.
-    fn keep(
-        &mut self,
-        slot: u32,
-        node: &Endpoint<N>,
-        new_since: Option<Instant>,
-        changes: &mut Changes,
-    ) -> u32 {
-        if let Some(record) = self.machine.get_mut(slot) {
-            record.weight = node.weight;
-            record.priority = node.priority;
-            if record.is_leaving {
-                // It was removed while it had calls in flight, and comes back.
-                record.is_leaving = false;
-                record.is_drained = false;
-                record.new_since = new_since;
-                record.vitals.open();
-                changes.added += 1;
-            } else {
-                changes.kept += 1;
-            }
-        }
-        slot
+/// Keeps a node. Returns its counters if it was removed and comes back.
+fn keep<N>(
+    record: &mut Record,
+    node: &Endpoint<N>,
+    new_since: Option<Instant>,
+    changes: &mut Changes,
+) -> Option<Arc<NodeStats>> {
+    record.weight = node.weight;
+    record.priority = node.priority;
+    if !record.is_leaving {
+        changes.kept += 1;
+        return None;
     }
+    changes.added += 1;
+    record.is_leaving = false;
+    record.is_drained = false;
+    record.new_since = new_since;
+    record.stats.open();
+    Some(record.stats.clone())
 }
 
 /// Checks a list of nodes.

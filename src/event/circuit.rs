@@ -1,31 +1,31 @@
-//! The states of a circuit breaker and the changes between them.
+//! The states of a circuit and the transitions between them.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::instant::Instant;
+use crate::instant::{Instant, Rounded};
 
 /// The state of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
-    /// Calls pass and are counted.
+    /// Calls are admitted and counted.
     Closed,
-    /// Calls are refused until the break is over.
+    /// Calls are rejected until the break is over.
     Open,
-    /// A few trial calls pass; their results decide.
+    /// A few probes are admitted; their results decide.
     HalfOpen,
-    /// Calls are refused because somebody said so ([`isolate`](crate::CircuitBreaker::isolate)).
+    /// Calls are rejected until the circuit is changed by hand ([`isolate`](crate::CircuitBreaker::isolate)).
     Isolated,
-    /// Calls pass and nothing is counted ([`disable`](crate::CircuitBreaker::disable)).
+    /// Calls are admitted and nothing is counted ([`disable`](crate::CircuitBreaker::disable)).
     Disabled,
-    /// Calls pass and are counted, and the circuit never opens
+    /// Calls are admitted and counted, and the circuit never opens
     /// ([`metrics_only`](crate::CircuitBreaker::metrics_only)).
     MetricsOnly,
 }
 
 impl State {
-    /// The state as an identifier for logs and metrics, such as `half_open`.
+    /// Returns the state as an identifier for logs and metrics, such as `half_open`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -40,7 +40,11 @@ impl State {
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(match self {
+            Self::HalfOpen => "half-open",
+            Self::MetricsOnly => "metrics only",
+            _ => self.as_str(),
+        })
     }
 }
 
@@ -48,35 +52,35 @@ impl fmt::Display for State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
-    /// So many failures in a row.
+    /// The number of failures in a row.
     ConsecutiveFailures,
-    /// So many failures in the window.
+    /// The number of failures in the window.
     Failures,
-    /// The share of failures.
+    /// The share of failed calls.
     FailureRate,
     /// The share of slow calls.
     SlowRate,
-    /// The average of successes.
+    /// The moving average of successes.
     SuccessAverage,
-    /// The break was over and a call came.
+    /// The break was over, and a call arrived.
     BreakOver,
-    /// The trial calls, or the health check, went well.
+    /// Enough probes, or the health check, succeeded.
     ProbesSucceeded,
-    /// The trial calls failed.
+    /// Too many probes failed.
     ProbesFailed,
-    /// The circuit was half-open for as long as it may.
+    /// The circuit was half-open for the longest time that it may.
     HalfOpenTooLong,
     /// A custom rule, with its name ([`Trip::custom`](crate::circuit_breaker::Trip::custom)).
     Custom(&'static str),
-    /// A pause ([`pause_until`](crate::CircuitBreaker::pause_until)).
+    /// The circuit was paused ([`pause_until`](crate::CircuitBreaker::pause_until)).
     Paused,
-    /// Changed by hand.
+    /// The state was changed by hand.
     Manual,
 }
 
 impl Cause {
-    /// The cause as an identifier for logs and metrics, such as `failure_rate`. That of a custom rule
-    /// is its name.
+    /// Returns the cause as an identifier for logs and metrics, such as `failure_rate`. That of a custom
+    /// rule is its name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ConsecutiveFailures => "consecutive_failures",
@@ -97,11 +101,21 @@ impl Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(match self {
+            Self::ConsecutiveFailures => "consecutive failures",
+            Self::FailureRate => "failure rate",
+            Self::SlowRate => "slow rate",
+            Self::SuccessAverage => "success average",
+            Self::BreakOver => "break over",
+            Self::ProbesSucceeded => "probes succeeded",
+            Self::ProbesFailed => "probes failed",
+            Self::HalfOpenTooLong => "half-open too long",
+            _ => self.as_str(),
+        })
     }
 }
 
-/// A change of a circuit's state.
+/// A change of the state of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transition {
@@ -109,18 +123,17 @@ pub struct Transition {
     pub from: State,
     /// The state after.
     pub to: State,
-    /// Why.
+    /// The cause of the change.
     pub cause: Cause,
-    /// When, on the breaker's clock.
+    /// The time of the change, on the breaker's clock.
     pub at: Instant,
-    /// How long the break is, when `to` is open. [`Duration::MAX`] never ends by itself.
+    /// The length of the break, if `to` is open. One of [`Duration::MAX`] has no end.
     pub break_for: Option<Duration>,
-    /// How many changes there were before this one. Skipped numbers are changes that left the state
-    /// the same, such as a reset of a closed circuit.
+    /// Number of changes before this one. Numbers are missing where a change left the state as it was,
+    /// such as a reset of a closed circuit.
     ///
-    /// Numbers the transitions of a breaker: observers may hear those of two threads in the other
-    /// order, and the one with the largest generation is the newest. Subscriptions have them in
-    /// order.
+    /// Observers may hear the transitions of two threads in the reverse order: the one with the largest
+    /// generation is the newest. Subscriptions have them in order.
     pub generation: u64,
 }
 
@@ -128,7 +141,8 @@ impl fmt::Display for Transition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {}: {}", self.from, self.to, self.cause)?;
         match self.break_for {
-            Some(length) => write!(f, ", for {length:?}"),
+            Some(Duration::MAX) => f.write_str(", until it is closed by hand"),
+            Some(length) => write!(f, ", for {}", Rounded(length)),
             None => Ok(()),
         }
     }

@@ -1,72 +1,72 @@
-//! What dead letter queues report.
+//! Events of dead letter queues.
 
 use std::fmt;
 
-/// Something that a dead letter queue did.
+/// Something that happened in a dead letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LetterEvent {
     /// A letter was stored.
     #[non_exhaustive]
     Stored {
-        /// Its number.
+        /// The number of the letter.
         id: u64,
     },
     /// A letter was not stored.
     #[non_exhaustive]
     NotStored {
-        /// Why, as an identifier such as `storage_full`.
+        /// The reason, as an identifier such as `storage_full`.
         reason: &'static str,
     },
     /// A stored letter was evicted to keep the queue within its limits.
     #[non_exhaustive]
     Evicted {
-        /// Its number.
+        /// The number of the letter.
         id: u64,
-        /// The limit.
+        /// The limit that it was evicted for.
         cause: Eviction,
     },
     /// A letter was parked: it is kept, and not replayed.
     #[non_exhaustive]
     Parked {
-        /// Its number.
+        /// The number of the letter.
         id: u64,
-        /// How many times it was replayed.
+        /// Number of its replays.
         replays: u32,
     },
     /// A replay ended.
     #[non_exhaustive]
     ReplayFinished {
-        /// Why, as an identifier such as `finished` or `circuit_open`.
+        /// The reason, as an identifier such as `finished` or `circuit_open`.
         end: &'static str,
-        /// How many letters were delivered.
+        /// Number of letters delivered.
         delivered: u64,
-        /// How many replays failed.
+        /// Number of replays that failed.
         failed: u64,
     },
-    /// A write that the end of the process or of the power cut off was removed from a file. It had not
-    /// been acknowledged.
+    /// The remains of an unfinished write were removed from a file, after a crash or a power failure. The
+    /// write had not been acknowledged.
     #[non_exhaustive]
     TornTail {
-        /// The length of what was written of it.
+        /// The length of the remains.
         bytes: u64,
     },
     /// Damaged lines of a file were skipped.
     #[non_exhaustive]
     Damaged {
-        /// How many.
+        /// Number of lines.
         lines: u64,
     },
-    /// A file could not be deleted or made smaller. It is tried again after the next write.
+    /// A file could not be deleted or truncated. The next write tries again.
     #[non_exhaustive]
     MaintenanceFailed {
-        /// What the system said.
+        /// The error of the system.
         error: std::io::ErrorKind,
     },
 }
 
 impl LetterEvent {
-    /// The event as an identifier, for the label `kind` of metrics.
+    /// Returns the event as an identifier, for the label `kind` of metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Stored { .. } => "letter_stored",
@@ -80,7 +80,7 @@ impl LetterEvent {
         }
     }
 
-    /// A letter was evicted. For sinks of your own.
+    /// Returns the event of an eviction, for sinks of your own.
     pub const fn evicted(id: u64, cause: Eviction) -> Self {
         Self::Evicted { id, cause }
     }
@@ -114,16 +114,16 @@ impl fmt::Display for LetterEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Eviction {
-    /// The number of letters.
+    /// The limit on the number of letters.
     Count,
-    /// The bytes of all letters.
+    /// The limit on the bytes of all letters.
     Bytes,
-    /// The age of the letter.
+    /// The limit on the age of a letter.
     Age,
 }
 
 impl Eviction {
-    /// The limit as an identifier for logs and metrics.
+    /// Returns the limit as an identifier for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Count => "count",

@@ -3,47 +3,49 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::instant::Rounded;
+
 /// Something that happened to an endpoint, or to all endpoints of a priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndpointEvent {
-    /// An endpoint was ejected: it takes no calls for a time.
+    /// An endpoint was ejected: it gets no calls for a time.
     #[non_exhaustive]
     Ejected {
         /// Its name.
         node: NodeName,
-        /// Why.
+        /// The cause.
         cause: EjectionCause,
-        /// For how long.
+        /// The length of the pause.
         length: Duration,
-        /// How many times it was ejected, less one for each healthy interval.
+        /// Number of ejections, minus one for each interval in which it was healthy.
         times: u32,
     },
-    /// An endpoint should have been ejected and was not.
+    /// A rule ejects an endpoint, and the ejection was not enforced.
     #[non_exhaustive]
     NotEjected {
         /// Its name.
         node: NodeName,
-        /// Why it should have been.
+        /// The rule.
         cause: EjectionCause,
-        /// Why it was not.
+        /// Why it was not enforced.
         reason: Unenforced,
     },
-    /// An endpoint that was ejected takes calls again.
+    /// The ejection of an endpoint is over: it gets calls again.
     #[non_exhaustive]
     Returned {
         /// Its name.
         node: NodeName,
     },
-    /// An endpoint asked to come back later: it takes no calls until then.
+    /// An endpoint asked to wait: it gets no calls until then.
     #[non_exhaustive]
     Parked {
         /// Its name.
         node: NodeName,
-        /// For how long.
+        /// The length of the pause.
         length: Duration,
     },
-    /// Health checks of an endpoint failed: it takes no calls.
+    /// Health checks of an endpoint failed: it gets no calls.
     #[non_exhaustive]
     Unhealthy {
         /// Its name.
@@ -55,7 +57,7 @@ pub enum EndpointEvent {
         /// Its name.
         node: NodeName,
     },
-    /// An endpoint takes no further calls.
+    /// An endpoint is drained: it gets no further calls.
     #[non_exhaustive]
     Draining {
         /// Its name.
@@ -63,7 +65,7 @@ pub enum EndpointEvent {
         /// Calls that are still in flight.
         in_flight: u32,
     },
-    /// So few endpoints of a priority are available that calls go to all of them.
+    /// Too few endpoints of a priority are available, so calls go to all of them.
     #[non_exhaustive]
     PanicStarted {
         /// The priority.
@@ -78,7 +80,7 @@ pub enum EndpointEvent {
 }
 
 impl EndpointEvent {
-    /// The event as an identifier, for the label `kind` of metrics.
+    /// Returns the event as an identifier, for the label `kind` of metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Ejected { .. } => "endpoint_ejected",
@@ -104,7 +106,8 @@ impl fmt::Display for EndpointEvent {
                 times,
             } => write!(
                 f,
-                "ejected {node} for {length:?} (ejection {times}): {cause}"
+                "ejected {node} for {} (ejection {times}): {cause}",
+                Rounded(*length)
             ),
             Self::NotEjected {
                 node,
@@ -112,7 +115,9 @@ impl fmt::Display for EndpointEvent {
                 reason,
             } => write!(f, "did not eject {node} ({reason}): {cause}"),
             Self::Returned { node } => write!(f, "{node} takes calls again"),
-            Self::Parked { node, length } => write!(f, "parked {node} for {length:?}"),
+            Self::Parked { node, length } => {
+                write!(f, "parked {node} for {}", Rounded(*length))
+            }
             Self::Unhealthy { node } => write!(f, "health checks of {node} failed"),
             Self::Healthy { node } => write!(f, "health checks of {node} succeed again"),
             Self::Draining { node, in_flight } => {
@@ -135,7 +140,7 @@ impl fmt::Display for EndpointEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EjectionCause {
-    /// So many failures in a row.
+    /// The number of failures in a row.
     ConsecutiveFailures(u32),
     /// Its success rate is far below that of the others.
     SuccessRate,
@@ -146,7 +151,7 @@ pub enum EjectionCause {
 }
 
 impl EjectionCause {
-    /// The cause as an identifier for logs and metrics, such as `success_rate`.
+    /// Returns the cause as an identifier for logs and metrics, such as `success_rate`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ConsecutiveFailures(_) => "consecutive_failures",
@@ -168,11 +173,11 @@ impl fmt::Display for EjectionCause {
     }
 }
 
-/// Why an endpoint is not ejected although a rule holds.
+/// Why the ejection of an endpoint was not enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unenforced {
-    /// As many endpoints are ejected as may be.
+    /// The largest number of endpoints is ejected already.
     MaxEjected,
     /// No other endpoint of its priority is available.
     LastAvailable,
@@ -181,7 +186,7 @@ pub enum Unenforced {
 }
 
 impl Unenforced {
-    /// The reason as an identifier for logs and metrics, such as `max_ejected`.
+    /// Returns the reason as an identifier for logs and metrics, such as `max_ejected`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::MaxEjected => "max_ejected",
@@ -193,7 +198,11 @@ impl Unenforced {
 
 impl fmt::Display for Unenforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(match self {
+            Self::MaxEjected => "max ejected",
+            Self::LastAvailable => "last available",
+            Self::Shadow => "shadow",
+        })
     }
 }
 
@@ -205,10 +214,10 @@ pub struct NodeName {
 }
 
 impl NodeName {
-    /// The longest name that is kept, in bytes.
+    /// The length of the longest name, in bytes.
     const MAX: usize = 47;
 
-    /// Keeps what fits, up to the end of a character. A name that is cut off ends in `…`.
+    /// Cuts a name that is too long off at the end of a character, and appends `…`.
     pub(crate) fn new(name: &str) -> Self {
         const CUT: &str = "…";
         let (mut bytes, mut length) = ([0; Self::MAX], 0);
@@ -232,7 +241,7 @@ impl NodeName {
         }
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         let bytes = &self.bytes[..usize::from(self.length)];
         std::str::from_utf8(bytes).unwrap_or_default()

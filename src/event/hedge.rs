@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::instant::Rounded;
+
 /// Something that a hedge did for one call.
 ///
 /// A call for which copies were launched ends in one of [`Won`](Self::Won), [`Saved`](Self::Saved) and
@@ -15,9 +17,9 @@ pub enum HedgeEvent {
     Launched {
         /// Number of the copy, from 1.
         copy: u32,
-        /// From the start of the first copy.
+        /// The time since the start of the first copy.
         after: Duration,
-        /// Why it was launched.
+        /// Why the copy was launched.
         cause: HedgeCause,
     },
     /// A copy answered while the first one was still running.
@@ -32,7 +34,7 @@ pub enum HedgeEvent {
         /// Number of the copy, from 1.
         copy: u32,
     },
-    /// The copies were launched in vain: the first one answered, or all of them failed.
+    /// The copies changed nothing: the first one answered, or all of them failed.
     #[non_exhaustive]
     Lost {
         /// Number of copies launched.
@@ -41,13 +43,13 @@ pub enum HedgeEvent {
     /// A copy was due and was not launched.
     #[non_exhaustive]
     NotSent {
-        /// Why not.
+        /// Why it was not launched.
         reason: NotSent,
     },
 }
 
 impl HedgeEvent {
-    /// The event as an identifier, for the label `kind` of metrics.
+    /// Returns the event as an identifier, for the label `kind` of metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Launched { .. } => "hedge_launched",
@@ -63,7 +65,7 @@ impl fmt::Display for HedgeEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Launched { copy, after, cause } => {
-                write!(f, "launched copy {copy} after {after:?}: {cause}")
+                write!(f, "launched copy {copy} after {}: {cause}", Rounded(*after))
             }
             Self::Won { copy } => write!(f, "copy {copy} was faster"),
             Self::Saved { copy } => write!(f, "copy {copy} replaced a failure"),
@@ -83,12 +85,19 @@ pub enum HedgeCause {
     Failure,
 }
 
-impl fmt::Display for HedgeCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl HedgeCause {
+    /// Returns the cause as an identifier for logs and metrics, such as `delay`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Delay => "delay",
             Self::Failure => "failure",
-        })
+        }
+    }
+}
+
+impl fmt::Display for HedgeCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 
@@ -100,7 +109,7 @@ pub enum NotSent {
     NotIdempotent,
     /// The operation cannot be run again.
     NotRepeatable,
-    /// The call is a copy itself.
+    /// The call is a copy already.
     Nested,
     /// The call is a probe of a circuit that is half-open.
     HalfOpen,
@@ -108,14 +117,14 @@ pub enum NotSent {
     Throttled,
     /// The copy would start after the deadline of the call.
     Deadline,
-    /// Too few latencies are known to tell which of them are long.
+    /// Too few latencies have been recorded for a percentile.
     TooFewCalls,
-    /// The extra load is used up, or the budget that is shared with retries.
+    /// The allowed extra load is used up, or the budget shared with retries is.
     BudgetEmpty,
 }
 
 impl NotSent {
-    /// The reason as an identifier for logs and metrics, such as `budget_empty`.
+    /// Returns the reason as an identifier for logs and metrics, such as `budget_empty`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotIdempotent => "not_idempotent",
@@ -132,6 +141,15 @@ impl NotSent {
 
 impl fmt::Display for NotSent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(match self {
+            Self::NotIdempotent => "not idempotent",
+            Self::NotRepeatable => "not repeatable",
+            Self::Nested => "nested",
+            Self::HalfOpen => "half-open",
+            Self::Throttled => "throttled",
+            Self::Deadline => "deadline",
+            Self::TooFewCalls => "too few calls",
+            Self::BudgetEmpty => "budget empty",
+        })
     }
 }

@@ -1,22 +1,26 @@
-//! What policies tell about themselves while they work.
+//! Events of policies, and the observers that receive them.
 //!
 //! A [`Pipeline`](crate::Pipeline) with an [`Observer`] passes it inwards, so every layer of its
-//! stack reports to it. Without one an event costs one branch and no allocation. Observers are
-//! called outside all locks: they may use the handles they hear about. The layers of a
+//! stack reports to it. Most handles take an observer of their own too, which hears the events of all
+//! their calls. Without an observer an event costs one branch and no allocation. The layers of a
 //! pipeline inside another one report to its own observer alone, if it has one.
+//!
+//! Every call through a pipeline with an observer ends in exactly one
+//! [`CallFinished`](Event::CallFinished): whether it succeeded, failed, was rejected, was cancelled, or
+//! panicked.
 //!
 //! # Order
 //!
-//! Observers are called outside locks, so of two events of two threads the later one may be heard
-//! first. Handles number their events ([`Event::sequence`]):
+//! Observers are called outside locks, so events of two threads may be heard in the reverse order.
+//! Handles number their events ([`Event::sequence`]):
 //!
 //! * [`CircuitChanged`](Event::CircuitChanged) and [`LimitChanged`](Event::LimitChanged) are numbered
 //!   together with the change. The one with the largest number is the newest: its `to` is the current
 //!   state. Sorted by number, each begins where the one before ended, if all of them have an observer.
-//! * All other events are numbered when they are told. An event that was heard before another one began has
-//!   the smaller number; of a rejection and a change that race either may have it.
-//! * Each event of a handle has a number of its own. Numbers may be missing: an observer of a pipeline
-//!   hears only its calls, not those of others.
+//! * All other events are numbered when they are reported. An event that was heard before another one
+//!   began has the smaller number. If a rejection races with a change, either may have it.
+//! * Each event of a handle has a number of its own. The observer of a pipeline may find numbers missing:
+//!   those of calls that use the handle in another way.
 //! * The events of one call are heard in the order in which they happen.
 //!
 //! # Example
@@ -30,82 +34,45 @@
 //! let lines = Arc::new(Mutex::new(Vec::new()));
 //! let log = lines.clone();
 //! let pipeline = Pipeline::new(retry)
-//!     .named("github")
-//!     .observer(move |event: &Event| log.lock().unwrap().push(event.to_string()));
+//!     .with_name("github")
+//!     .observer(move |event: &Event| {
+//!         assert_eq!(event.pipeline(), Some("github"));
+//!         log.lock().unwrap().push(event.to_string());
+//!     });
 //!
 //! let _ = clock.block_on(pipeline.call(|| async { Err::<(), _>("down") }));
 //! assert_eq!(*lines.lock().unwrap(), [
 //!     "retry: attempt 1 failed, next in 0ns",
 //!     "retry: attempt 2 failed, next in 0ns",
-//!     "retry: stopped after attempt 3: max_attempts",
+//!     "retry: stopped after 3 attempts: max attempts",
 //!     "github: failed after 3 attempts in 0ns",
 //! ]);
 //! # Ok::<(), backstop::ConfigError>(())
 //! ```
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::error::{Error, Reason, Rejected, TimedOut};
+use crate::error::{Reason, Rejected, TimedOut};
 use crate::verdict::Verdict;
 
 mod circuit;
 mod dead_letter;
+mod display;
+mod ending;
 mod endpoint;
 mod hedge;
+mod observer;
+mod panics;
 mod store;
-mod tell;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
+pub use self::ending::{Ending, StopReason};
 pub use self::endpoint::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 pub use self::hedge::{HedgeCause, HedgeEvent, NotSent};
+pub use self::observer::{Listener, Observer};
+pub(crate) use self::panics::Panics;
 pub use self::store::StoreEvent;
-pub(crate) use self::tell::Panics;
-
-/// Hears what policies do.
-///
-/// Every `Fn(&Event)` is one. It is called while a call is being polled, so it should be quick; it
-/// is called outside locks, so it may use any handle.
-pub trait Observer: Send + Sync {
-    /// Called once for each event.
-    fn on_event(&self, event: &Event);
-}
-
-impl<F: Fn(&Event) + Send + Sync> Observer for F {
-    fn on_event(&self, event: &Event) {
-        self(event);
-    }
-}
-
-/// Who listens to one call: nobody, which is `()`, or an [`Observer`].
-///
-/// A type of its own, so that a call nobody listens to carries nothing for it. See
-/// [`Operation::listener`](crate::Operation::listener).
-pub trait Listener: Copy {
-    /// The observer, if there is one.
-    fn observer<'a>(self) -> Option<&'a dyn Observer>
-    where
-        Self: 'a;
-}
-
-/// Nobody listens.
-impl Listener for () {
-    #[inline(always)]
-    fn observer<'a>(self) -> Option<&'a dyn Observer> {
-        None
-    }
-}
-
-impl Listener for &dyn Observer {
-    #[inline(always)]
-    fn observer<'a>(self) -> Option<&'a dyn Observer>
-    where
-        Self: 'a,
-    {
-        Some(self)
-    }
-}
 
 /// Something a policy did.
 ///
@@ -113,38 +80,48 @@ impl Listener for &dyn Observer {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A call through a pipeline ended.
+    /// A call through a pipeline with an observer ended. Each such call ends in exactly one.
     #[non_exhaustive]
     CallFinished {
         /// The name of the pipeline.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// How it ended.
         ending: Ending,
-        /// How many times the operation was started. Zero when the call was refused at once.
+        /// How many times the operation was started. Zero if no attempt of the call was executed.
         attempts: u32,
         /// From the start of the call to its end, waits included.
         elapsed: Duration,
     },
-    /// An attempt failed and another one will be made.
+    /// An attempt failed, or a layer inside the retry rejected it, and another one follows.
     #[non_exhaustive]
     RetryScheduled {
         /// The name of the retry.
         policy: &'static str,
-        /// The attempt that failed, from 1.
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
+        /// The attempt, from 1. Rejected ones are counted too.
         attempt: u32,
-        /// The wait before the next.
+        /// Why a layer inside rejected the attempt; `None` if it was executed.
+        rejected: Option<Reason>,
+        /// The wait before the next attempt.
         delay: Duration,
-        /// What was said about the failed attempt.
+        /// The verdict on the attempt.
         verdict: Verdict,
     },
-    /// An attempt failed and it was the last.
+    /// An attempt failed, or a layer inside the retry rejected it, and no other follows.
     #[non_exhaustive]
     RetryStopped {
         /// The name of the retry.
         policy: &'static str,
-        /// The last attempt, from 1.
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
+        /// The last attempt, from 1. Rejected ones are counted too.
         attempt: u32,
-        /// Why no other is made.
+        /// How many of the attempts were executed: not rejected by a layer inside.
+        executed: u32,
+        /// Why no other attempt follows.
         stop: StopReason,
     },
     /// A timeout cut an operation off.
@@ -152,29 +129,35 @@ pub enum Event {
     TimedOut {
         /// The name of the timeout.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// The time the operation was given.
         limit: Duration,
     },
-    /// A policy refused a call.
+    /// A policy rejected a call.
     #[non_exhaustive]
     Rejected {
         /// The name of the policy.
         policy: &'static str,
-        /// Why.
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
+        /// The reason.
         reason: Reason,
-        /// When to come back, if known.
+        /// After what time a call has a chance, if known.
         retry_after: Option<Duration>,
         /// See [`Event::sequence`].
         sequence: u64,
     },
-    /// A policy in shadow mode would have refused a call.
+    /// A policy in shadow mode would have rejected a call.
     #[non_exhaustive]
     WouldReject {
         /// The name of the policy.
         policy: &'static str,
-        /// Why.
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
+        /// The reason.
         reason: Reason,
-        /// When to come back, if known.
+        /// After what time a call has a chance, if known.
         retry_after: Option<Duration>,
         /// See [`Event::sequence`].
         sequence: u64,
@@ -184,6 +167,8 @@ pub enum Event {
     Waited {
         /// The name of the policy.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// From its arrival in the wait queue until its admission.
         waited: Duration,
         /// See [`Event::sequence`].
@@ -194,6 +179,8 @@ pub enum Event {
     LimitChanged {
         /// The name of the bulkhead.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// The limit before.
         from: u32,
         /// The limit from now on.
@@ -201,11 +188,13 @@ pub enum Event {
         /// See [`Event::sequence`].
         sequence: u64,
     },
-    /// A throttle let a call through that it should have refused, because none was for too long.
+    /// A throttle admitted a call that it would have rejected, because it has admitted none for too long.
     #[non_exhaustive]
     ProbeForced {
         /// The name of the throttle.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// See [`Event::sequence`].
         sequence: u64,
     },
@@ -214,16 +203,20 @@ pub enum Event {
     CircuitChanged {
         /// The name of the breaker.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// The change.
         change: Transition,
         /// See [`Event::sequence`].
         sequence: u64,
     },
-    /// A rule of a circuit breaker holds that counts but never opens. Once for each rule.
+    /// A rule holds in a circuit breaker that counts and never opens. Reported once for each rule.
     #[non_exhaustive]
     CircuitWouldOpen {
         /// The name of the breaker.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// The rule.
         cause: Cause,
         /// See [`Event::sequence`].
@@ -234,6 +227,8 @@ pub enum Event {
     Endpoint {
         /// The name of the set of endpoints.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// What happened.
         event: EndpointEvent,
         /// See [`Event::sequence`].
@@ -244,6 +239,8 @@ pub enum Event {
     ChaosInjected {
         /// The name of the injector.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// The kind of fault, as an identifier such as `latency`.
         fault: &'static str,
         /// See [`Event::sequence`].
@@ -254,6 +251,8 @@ pub enum Event {
     DeadLetter {
         /// The name of the queue.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// What it did.
         event: LetterEvent,
     },
@@ -262,6 +261,8 @@ pub enum Event {
     Hedge {
         /// The name of the hedge.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// What it did.
         event: HedgeEvent,
     },
@@ -270,6 +271,8 @@ pub enum Event {
     Store {
         /// The name of the policy.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// What happened.
         event: StoreEvent,
         /// See [`Event::sequence`].
@@ -280,6 +283,8 @@ pub enum Event {
     FallbackUsed {
         /// The name of the fallback.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// How the call inside ended.
         ending: Ending,
     },
@@ -288,6 +293,8 @@ pub enum Event {
     ServedStale {
         /// The name of the policy.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// How the call inside ended.
         ending: Ending,
         /// The age of the value.
@@ -298,45 +305,73 @@ pub enum Event {
     Coalesced {
         /// The name of the policy.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
         /// How long it waited.
         waited: Duration,
     },
-    /// The call that executed the operation for others was cancelled, so that one of them executes it.
+    /// The call that executed the operation for others was dropped, so a waiting call took over.
     #[non_exhaustive]
     LeaderPromoted {
         /// The name of the policy.
         policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
     },
 }
 
-impl Event {
-    /// The name of the policy, for the label `policy` of metrics.
-    pub const fn policy(&self) -> &'static str {
-        match self {
-            Self::CallFinished { policy, .. }
-            | Self::RetryScheduled { policy, .. }
-            | Self::RetryStopped { policy, .. }
-            | Self::TimedOut { policy, .. }
-            | Self::Rejected { policy, .. }
-            | Self::WouldReject { policy, .. }
-            | Self::Waited { policy, .. }
-            | Self::LimitChanged { policy, .. }
-            | Self::ProbeForced { policy, .. }
-            | Self::CircuitChanged { policy, .. }
-            | Self::CircuitWouldOpen { policy, .. }
-            | Self::Endpoint { policy, .. }
-            | Self::ChaosInjected { policy, .. }
-            | Self::DeadLetter { policy, .. }
-            | Self::Hedge { policy, .. }
-            | Self::Store { policy, .. }
-            | Self::FallbackUsed { policy, .. }
-            | Self::ServedStale { policy, .. }
-            | Self::Coalesced { policy, .. }
-            | Self::LeaderPromoted { policy } => policy,
+/// Evaluates to a field that all variants have.
+macro_rules! shared {
+    ($event:expr, $field:ident) => {
+        match $event {
+            Event::CallFinished { $field, .. }
+            | Event::RetryScheduled { $field, .. }
+            | Event::RetryStopped { $field, .. }
+            | Event::TimedOut { $field, .. }
+            | Event::Rejected { $field, .. }
+            | Event::WouldReject { $field, .. }
+            | Event::Waited { $field, .. }
+            | Event::LimitChanged { $field, .. }
+            | Event::ProbeForced { $field, .. }
+            | Event::CircuitChanged { $field, .. }
+            | Event::CircuitWouldOpen { $field, .. }
+            | Event::Endpoint { $field, .. }
+            | Event::ChaosInjected { $field, .. }
+            | Event::DeadLetter { $field, .. }
+            | Event::Hedge { $field, .. }
+            | Event::Store { $field, .. }
+            | Event::FallbackUsed { $field, .. }
+            | Event::ServedStale { $field, .. }
+            | Event::Coalesced { $field, .. }
+            | Event::LeaderPromoted { $field, .. } => $field,
         }
+    };
+}
+
+impl Event {
+    /// Returns the name of the policy, for the label `policy` of metrics.
+    pub const fn policy(&self) -> &'static str {
+        shared!(self, policy)
     }
 
-    /// The kind of event as an identifier, for the label `kind` of metrics.
+    /// Returns the name of the pipeline that the call goes through, for the label `pipeline` of metrics:
+    /// that of the innermost pipeline with an observer.
+    ///
+    /// The observer of a handle hears it too. `None` for calls that go through no such pipeline, and for
+    /// changes that are not part of a call.
+    pub const fn pipeline(&self) -> Option<&'static str> {
+        *shared!(self, pipeline)
+    }
+
+    /// Returns the event as one of a call through the pipeline of this name.
+    pub(crate) const fn through(mut self, name: Option<&'static str>) -> Self {
+        if name.is_some() {
+            *shared!(&mut self, pipeline) = name;
+        }
+        self
+    }
+
+    /// Returns the kind of event as an identifier, for the label `kind` of metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::CallFinished { .. } => "call_finished",
@@ -384,7 +419,7 @@ impl Event {
         if sequence == 0 { None } else { Some(sequence) }
     }
 
-    /// Numbers the event, if it is one of a handle.
+    /// Returns the event with this number, if events of its kind have one.
     pub(crate) const fn numbered(mut self, number: u64) -> Self {
         match &mut self {
             Self::Rejected { sequence, .. }
@@ -405,6 +440,7 @@ impl Event {
     pub(crate) const fn rejected(rejected: &Rejected) -> Self {
         Self::Rejected {
             policy: rejected.policy(),
+            pipeline: None,
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
             sequence: 0,
@@ -414,6 +450,7 @@ impl Event {
     pub(crate) const fn would_reject(rejected: &Rejected) -> Self {
         Self::WouldReject {
             policy: rejected.policy(),
+            pipeline: None,
             reason: rejected.reason(),
             retry_after: rejected.retry_after(),
             sequence: 0,
@@ -423,6 +460,7 @@ impl Event {
     pub(crate) const fn waited(policy: &'static str, waited: Duration) -> Self {
         Self::Waited {
             policy,
+            pipeline: None,
             waited,
             sequence: 0,
         }
@@ -431,174 +469,8 @@ impl Event {
     pub(crate) const fn timed_out(timed_out: &TimedOut) -> Self {
         Self::TimedOut {
             policy: timed_out.policy(),
+            pipeline: None,
             limit: timed_out.limit(),
         }
-    }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CallFinished {
-                policy,
-                ending,
-                attempts,
-                elapsed,
-            } => write!(
-                f,
-                "{policy}: {ending} after {attempts} attempts in {elapsed:?}"
-            ),
-            Self::RetryScheduled {
-                policy,
-                attempt,
-                delay,
-                ..
-            } => write!(f, "{policy}: attempt {attempt} failed, next in {delay:?}"),
-            Self::RetryStopped {
-                policy,
-                attempt,
-                stop,
-            } => write!(f, "{policy}: stopped after attempt {attempt}: {stop}"),
-            Self::TimedOut { policy, limit } => write!(f, "{policy}: timed out after {limit:?}"),
-            Self::Rejected {
-                policy,
-                reason,
-                retry_after: None,
-                ..
-            } => write!(f, "{policy}: rejected a call: {reason}"),
-            Self::Rejected {
-                policy,
-                reason,
-                retry_after: Some(after),
-                ..
-            } => write!(
-                f,
-                "{policy}: rejected a call: {reason}, retry after {after:?}"
-            ),
-            Self::WouldReject { policy, reason, .. } => {
-                write!(f, "{policy}: would have rejected a call: {reason}")
-            }
-            Self::Waited { policy, waited, .. } => {
-                write!(f, "{policy}: admitted a call after it waited {waited:?}")
-            }
-            Self::LimitChanged {
-                policy, from, to, ..
-            } => {
-                write!(f, "{policy}: limit changed from {from} to {to}")
-            }
-            Self::ProbeForced { policy, .. } => {
-                write!(f, "{policy}: let a call through as a probe")
-            }
-            Self::CircuitChanged { policy, change, .. } => write!(f, "{policy}: {change}"),
-            Self::CircuitWouldOpen { policy, cause, .. } => {
-                write!(f, "{policy}: would open: {cause}")
-            }
-            Self::Endpoint { policy, event, .. } => write!(f, "{policy}: {event}"),
-            Self::ChaosInjected { policy, fault, .. } => write!(f, "{policy}: injected {fault}"),
-            Self::DeadLetter { policy, event } => write!(f, "{policy}: {event}"),
-            Self::Hedge { policy, event } => write!(f, "{policy}: {event}"),
-            Self::Store { policy, event, .. } => write!(f, "{policy}: {event}"),
-            Self::FallbackUsed { policy, ending } => {
-                write!(f, "{policy}: replaced the result of a call that {ending}")
-            }
-            Self::ServedStale {
-                policy,
-                ending,
-                age,
-            } => write!(
-                f,
-                "{policy}: returned a value of {age:?} ago for a call that {ending}"
-            ),
-            Self::Coalesced { policy, waited } => {
-                write!(
-                    f,
-                    "{policy}: shared the result of another call after {waited:?}"
-                )
-            }
-            Self::LeaderPromoted { policy } => {
-                write!(f, "{policy}: a waiting call took over the execution")
-            }
-        }
-    }
-}
-
-/// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Ending {
-    /// With a value.
-    Succeeded,
-    /// With the operation's error.
-    Failed,
-    /// With a timeout.
-    TimedOut,
-    /// With a refusal.
-    Rejected(Reason),
-}
-
-impl Ending {
-    /// How a call with this result ended.
-    pub const fn of<T, E>(result: &Result<T, Error<E>>) -> Self {
-        match result {
-            Ok(_) => Self::Succeeded,
-            Err(Error::Operation(_)) => Self::Failed,
-            Err(Error::TimedOut(_)) => Self::TimedOut,
-            Err(Error::Rejected(rejected)) => Self::Rejected(rejected.reason()),
-        }
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Succeeded => f.write_str("succeeded"),
-            Self::Failed => f.write_str("failed"),
-            Self::TimedOut => f.write_str("timed out"),
-            Self::Rejected(reason) => write!(f, "rejected ({reason})"),
-        }
-    }
-}
-
-/// Why a retry made no further attempt after one that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum StopReason {
-    /// The verdict says that another attempt would not help.
-    NotRetryable,
-    /// The operation is not idempotent and may have been executed.
-    NotIdempotent,
-    /// The operation cannot be run again.
-    NotRepeatable,
-    /// All attempts are used up.
-    MaxAttempts,
-    /// The next attempt would start after the longest time the retry may take.
-    MaxElapsed,
-    /// The next attempt would start after the call's deadline.
-    Deadline,
-    /// The server asked for a longer wait than the retry obeys.
-    HintTooLong,
-    /// The retry budget is empty.
-    BudgetEmpty,
-}
-
-impl StopReason {
-    /// The reason as an identifier for logs and metrics, such as `max_attempts`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotRetryable => "not_retryable",
-            Self::NotIdempotent => "not_idempotent",
-            Self::NotRepeatable => "not_repeatable",
-            Self::MaxAttempts => "max_attempts",
-            Self::MaxElapsed => "max_elapsed",
-            Self::Deadline => "deadline",
-            Self::HintTooLong => "hint_too_long",
-            Self::BudgetEmpty => "budget_empty",
-        }
-    }
-}
-
-impl fmt::Display for StopReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }

@@ -39,32 +39,32 @@ impl<T> StaleBuilder<T> {
         }
     }
 
-    /// The age up to which a value replaces errors, that age included. It must be given.
-    /// [`Duration::MAX`] is for ever.
+    /// Sets the age up to which a value replaces errors, that age included. Required. With [`Duration::MAX`], a value
+    /// never becomes too old.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self
     }
 
-    /// Whether errors of the operation are replaced.
+    /// Sets whether errors of the operation are replaced that blame the dependency or are worth a retry. Default `true`.
     pub const fn on_errors(mut self, replaced: bool) -> Self {
         self.when.errors = replaced;
         self
     }
 
-    /// Whether timeouts are replaced.
+    /// Sets whether timeouts are replaced. Default `true`.
     pub const fn on_timeouts(mut self, replaced: bool) -> Self {
         self.when.timeouts = replaced;
         self
     }
 
-    /// Whether rejections are replaced, such as those of an open circuit.
+    /// Sets whether rejections are replaced, such as those of an open circuit. Default `true`.
     pub const fn on_rejections(mut self, replaced: bool) -> Self {
         self.when.rejections = replaced;
         self
     }
 
-    /// Whether errors of the operation are replaced even if their verdict does not blame the dependency.
+    /// Sets whether errors of the operation are replaced that do not blame the dependency. Default `false`.
     pub const fn on_permanent(mut self, replaced: bool) -> Self {
         self.when.permanent = replaced;
         self

@@ -27,7 +27,7 @@ pub use self::snapshot::{Snapshot, StaleSnapshot};
 pub use self::source::{Replacement, Source, To, TryWith, Value, With};
 pub use self::stale::Stale;
 
-/// Returns another value in place of an error. See the [module page](self).
+/// Replaces errors by values, or by the result of another operation. See the [module page](self).
 ///
 /// Clones share the count of replaced errors.
 #[derive(Clone)]
@@ -89,30 +89,30 @@ impl<S> Fallback<S> {
         }
     }
 
-    /// Whether errors of the operation are replaced. Default `true`.
+    /// Sets whether errors of the operation are replaced that blame the dependency or are worth a retry. Default
+    /// `true`.
     #[must_use]
     pub fn on_errors(mut self, replaced: bool) -> Self {
         self.when.errors = replaced;
         self
     }
 
-    /// Whether timeouts are replaced. Default `true`.
+    /// Sets whether timeouts are replaced. Default `true`.
     #[must_use]
     pub fn on_timeouts(mut self, replaced: bool) -> Self {
         self.when.timeouts = replaced;
         self
     }
 
-    /// Whether rejections are replaced, such as those of an open circuit. Default `true`.
+    /// Sets whether rejections are replaced, such as those of an open circuit. Default `true`.
     #[must_use]
     pub fn on_rejections(mut self, replaced: bool) -> Self {
         self.when.rejections = replaced;
         self
     }
 
-    /// Whether errors of the operation are replaced even if their verdict does not blame the dependency: the
-    /// caller's fault ([`Verdict::permanent`](crate::Verdict::permanent)), and those to be ignored. Default
-    /// `false`.
+    /// Sets whether errors of the operation are replaced that do not blame the dependency: the caller's fault
+    /// ([`Verdict::permanent`](crate::Verdict::permanent)), and errors to be ignored. Default `false`.
     #[must_use]
     pub fn on_permanent(mut self, replaced: bool) -> Self {
         self.when.permanent = replaced;

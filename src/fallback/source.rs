@@ -1,4 +1,4 @@
-//! Where the values come from that replace errors.
+//! Sources of the values that replace errors.
 
 use std::fmt;
 use std::future::{Future, Ready};

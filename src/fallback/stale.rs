@@ -25,7 +25,7 @@ pub(in crate::fallback) struct Inner<T> {
     pub(super) max_age: Duration,
     pub(super) when: When,
     pub(super) clock: ClockHandle,
-    /// Locked for moments only: values are dropped outside.
+    /// Values are dropped after the lock is released: their `Drop` is user code.
     last: Mutex<Option<Last<T>>>,
     refreshed: AtomicU64,
     used: AtomicU64,
@@ -75,7 +75,7 @@ impl<T> Stale<T> {
 
     /// Forgets the value.
     pub fn clear(&self) {
-        // A statement of its own, so that the value is dropped outside the lock.
+        // Two statements, so that the value is dropped after the lock is released.
         let forgotten = lock(&self.inner.last).take();
         drop(forgotten);
     }
@@ -101,7 +101,7 @@ impl<T> Stale<T> {
 impl<T> Inner<T> {
     /// Remembers a value.
     pub(super) fn refresh(&self, now: Instant, value: Arc<T>) {
-        // A statement of its own, so that the older value is dropped outside the lock.
+        // Two statements, so that the older value is dropped after the lock is released.
         let older = lock(&self.last).replace(Last { value, at: now });
         drop(older);
         self.refreshed.fetch_add(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ pub(super) struct When {
     pub(super) errors: bool,
     pub(super) timeouts: bool,
     pub(super) rejections: bool,
-    /// Also errors of the operation that do not blame the dependency.
+    /// Errors of the operation that do not blame the dependency.
     pub(super) permanent: bool,
 }
 
@@ -25,8 +25,10 @@ impl When {
     pub(super) fn applies<E>(self, error: &Error<E>, verdict: &Verdict) -> bool {
         match error {
             Error::Operation(_) => {
-                let is_failing = verdict.health() == Health::Unhealthy || verdict.is_retryable();
-                self.errors && (is_failing || self.permanent)
+                match verdict.health() == Health::Unhealthy || verdict.is_retryable() {
+                    true => self.errors,
+                    false => self.permanent,
+                }
             }
             Error::TimedOut(_) => self.timeouts,
             Error::Rejected(_) => self.rejections,

@@ -11,6 +11,7 @@ use crate::clock::{ClockHandle, blocking};
 use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::retry_budget::RetryBudget;
+use crate::sync::AtomicU64;
 
 impl Hedge {
     /// Returns a builder with the default settings.
@@ -28,16 +29,17 @@ pub struct HedgeBuilder {
     quantile: Option<f64>,
     max_extra_load: Option<f64>,
     max_hedges: u32,
-    min_delay: Duration,
-    min_calls: u32,
-    window: Duration,
+    min_delay: Option<Duration>,
+    min_calls: Option<u32>,
+    window: Option<Duration>,
     throttled_pause: Duration,
     budget: Option<RetryBudget>,
     name: &'static str,
     clock: Option<ClockHandle>,
 }
 
-const NAME: &str = "hedge";
+pub(super) const NAME: &str = "hedge";
+const MAX_HEDGES: u32 = 10;
 const DEFAULT_EXTRA_LOAD: f64 = 0.05;
 
 impl HedgeBuilder {
@@ -48,9 +50,9 @@ impl HedgeBuilder {
             quantile: None,
             max_extra_load: None,
             max_hedges: 1,
-            min_delay: Duration::from_millis(1),
-            min_calls: 20,
-            window: Duration::from_secs(30),
+            min_delay: None,
+            min_calls: None,
+            window: None,
             throttled_pause: Duration::from_secs(1),
             budget: None,
             name: NAME,
@@ -58,76 +60,76 @@ impl HedgeBuilder {
         }
     }
 
-    /// Launches a copy when those in flight have taken this long, the last one counted from its launch. Zero
-    /// launches all copies at once; [`Duration::MAX`] launches one only when one has failed.
+    /// Sets a fixed delay: a copy is launched this long after the one before it. Zero launches all copies at once;
+    /// with [`Duration::MAX`], a copy is launched only when one has failed.
     ///
-    /// Nothing bounds the extra load then but [`max_extra_load`](Self::max_extra_load) or
-    /// [`budget`](Self::budget): while the dependency is slow, each call has a copy.
+    /// Only [`max_extra_load`](Self::max_extra_load) and [`budget`](Self::budget) bound the extra load then: without
+    /// them, each call has a copy while the dependency is slow.
     pub const fn after(mut self, delay: Duration) -> Self {
         self.after = Some(delay);
         self
     }
 
-    /// As [`after`](Self::after), with a delay that depends on the number of the copy, from 1. From Polly's
-    /// delay generator.
+    /// As [`after`](Self::after), with a delay for each copy, whose number starts at 1. Modeled on Polly's delay
+    /// generator.
     pub fn after_with(mut self, delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
         self.after_with = Some(Arc::new(move |copy| blocking::outside(|| delay(copy))));
         self
     }
 
-    /// Launches a copy when those in flight have taken longer than this share of recent calls: above 0 and
-    /// below 1. Without [`max_extra_load`](Self::max_extra_load) and [`budget`](Self::budget) nothing bounds the
-    /// extra load when the dependency becomes slow.
+    /// Makes the delay a quantile of recent latencies, above 0 and below 1: at 0.95, a copy is launched for the slowest
+    /// 5 % of the calls. Without [`max_extra_load`](Self::max_extra_load) and [`budget`](Self::budget), nothing bounds
+    /// the extra load when the dependency becomes slow.
     pub const fn quantile(mut self, quantile: f64) -> Self {
         self.quantile = Some(quantile);
         self
     }
 
-    /// The share of copies among calls, above 0 and at most 1. It bounds what is launched within the last 60 s,
-    /// whatever the dependency does.
+    /// Sets the largest share of copies among the calls of the last 60 s, above 0 and at most 1. Default 0.05, unless
+    /// another setting determines the delay; then there is no bound.
     ///
-    /// Unless the delay is set otherwise, it is the quantile of recent latencies that leads to this share: the
-    /// one knob. From Finagle's `maxExtraLoad`.
+    /// Unless the delay is set otherwise, it is the quantile of recent latencies that leads to this share. Modeled on
+    /// Finagle's `maxExtraLoad`.
     pub const fn max_extra_load(mut self, share: f64) -> Self {
         self.max_extra_load = Some(share);
         self
     }
 
-    /// How many further copies a call has at most: from 1 to 10.
+    /// Sets how many further copies a call has at most, from 1 to 10. Default 1.
     pub const fn max_hedges(mut self, copies: u32) -> Self {
         self.max_hedges = copies;
         self
     }
 
-    /// The shortest delay that follows from latencies.
+    /// Sets the shortest delay that follows from latencies. Default 1 ms. Contradicts a fixed delay.
     pub const fn min_delay(mut self, delay: Duration) -> Self {
-        self.min_delay = delay;
+        self.min_delay = Some(delay);
         self
     }
 
-    /// The number of recent latencies below which no copy is launched. Zero counts as 1. Only where the delay
-    /// follows from latencies.
+    /// Sets the number of recent latencies below which no copy is launched, at least 1. Default 20. Contradicts a
+    /// fixed delay.
     pub const fn min_calls(mut self, calls: u32) -> Self {
-        self.min_calls = calls;
+        self.min_calls = Some(calls);
         self
     }
 
-    /// The length of a window of latencies, of which there are two: the current one and the one before. From
-    /// 1 s to 1 hour.
+    /// Sets the length of a window of latencies, from 1 s to 1 hour. Default 30 s. Two windows count: the current
+    /// one and the one before. Contradicts a fixed delay.
     pub const fn window(mut self, window: Duration) -> Self {
-        self.window = window;
+        self.window = Some(window);
         self
     }
 
-    /// How long no call is hedged after an answer that was throttled and said no time. One that it says is
-    /// obeyed up to 60 s.
+    /// Sets how long no call is hedged after a throttled answer without a hint. Default 1 s. Hints are obeyed up to
+    /// 60 s.
     pub const fn throttled_pause(mut self, pause: Duration) -> Self {
         self.throttled_pause = pause;
         self
     }
 
-    /// A budget that copies share with retries. When it is empty no further copy is launched; those in flight
-    /// go on. A call that a retry outside has begun under the same budget is not counted twice.
+    /// Sets a budget that copies share with retries. When it is empty, no further copy is launched; copies in flight
+    /// continue. A call that a retry outside has begun under the same budget is counted once.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
@@ -151,9 +153,10 @@ impl HedgeBuilder {
         let Some(clock) = self.clock else {
             return fail("clock", "must be given");
         };
-        if !(1..=10).contains(&self.max_hedges) {
+        if self.max_hedges == 0 {
             return fail("max_hedges", "must be from 1 to 10");
         }
+        check_max_hedges(self.max_hedges)?;
         if self.after.is_some() && self.after_with.is_some() {
             return fail("after_with", "contradicts `after`: both set the delay");
         }
@@ -161,23 +164,36 @@ impl HedgeBuilder {
         if self.quantile.is_some() && is_fixed {
             return fail("quantile", "contradicts `after`: both set the delay");
         }
-        if !self.quantile.is_none_or(|share| share > 0.0 && share < 1.0) {
-            return fail("quantile", "must be above 0 and below 1");
+        self.quantile.map_or(Ok(()), check_quantile)?;
+        let latency_settings = [
+            ("min_delay", self.min_delay.is_some()),
+            ("min_calls", self.min_calls.is_some()),
+            ("window", self.window.is_some()),
+        ];
+        if let Some((setting, _)) = latency_settings
+            .iter()
+            .find(|(_, is_set)| is_fixed && *is_set)
+        {
+            return fail(setting, "contradicts a fixed delay: it is about latencies");
         }
-        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.window) {
+        let window = self.window.unwrap_or(Duration::from_secs(30));
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&window) {
             return fail("window", "must be from 1 s to 1 hour");
         }
+        let min_calls = self.min_calls.unwrap_or(20);
+        if min_calls == 0 {
+            return fail("min_calls", "must be at least 1");
+        }
+        let min_delay = self.min_delay.unwrap_or(Duration::from_millis(1));
         let max_extra_load = match self.max_extra_load {
             None if !is_fixed && self.quantile.is_none() => Some(DEFAULT_EXTRA_LOAD),
             share => share,
         };
-        if !max_extra_load.is_none_or(|share| share > 0.0 && share <= 1.0) {
-            return fail("max_extra_load", "must be above 0 and at most 1");
-        }
+        max_extra_load.map_or(Ok(()), check_max_extra_load)?;
         let cap = match max_extra_load {
             Some(share) => {
-                let cap = RetryBudget::percentage().ratio(share).floor_per_second(0);
-                // As long as a window may be: a share of few calls is nothing.
+                let cap = RetryBudget::percentage().ratio(share).floor(0);
+                // The longest window that a budget can have: a small share of few calls allows no copy.
                 let cap = cap.window(Duration::from_secs(60)).clock(clock.clone());
                 Some(cap.build()?)
             }
@@ -185,15 +201,16 @@ impl HedgeBuilder {
         };
         let delay = match (self.after, self.after_with) {
             (Some(after), _) => Delay::Fixed {
-                nanos: nanos(after),
+                nanos: AtomicU64::new(nanos(after)),
             },
             (None, Some(delay)) => Delay::PerCopy(delay),
             (None, None) => {
                 let by_load = 1.0 - max_extra_load.unwrap_or(DEFAULT_EXTRA_LOAD);
                 let quantile = self.quantile.unwrap_or(by_load);
                 Delay::Latency {
-                    latency: LatencyDelay::new(quantile, self.min_calls, self.window),
-                    min: nanos(self.min_delay),
+                    latency: LatencyDelay::new(quantile, min_calls, window),
+                    min: nanos(min_delay),
+                    follows_load: self.quantile.is_none(),
                 }
             }
         };
@@ -205,6 +222,29 @@ impl HedgeBuilder {
             self.throttled_pause,
             clock,
         )))
+    }
+}
+
+pub(super) fn check_max_hedges(copies: u32) -> Result<(), ConfigError> {
+    match copies <= MAX_HEDGES {
+        true => Ok(()),
+        false => Err(ConfigError::new(NAME, "max_hedges", "must be at most 10")),
+    }
+}
+
+pub(super) fn check_quantile(quantile: f64) -> Result<(), ConfigError> {
+    let problem = "must be above 0 and below 1";
+    match quantile > 0.0 && quantile < 1.0 {
+        true => Ok(()),
+        false => Err(ConfigError::new(NAME, "quantile", problem)),
+    }
+}
+
+pub(super) fn check_max_extra_load(share: f64) -> Result<(), ConfigError> {
+    let problem = "must be above 0 and at most 1";
+    match share > 0.0 && share <= 1.0 {
+        true => Ok(()),
+        false => Err(ConfigError::new(NAME, "max_extra_load", problem)),
     }
 }
 

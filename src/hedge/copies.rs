@@ -23,7 +23,7 @@ pub(super) struct OtherCopy<'a, Op: Operation> {
     pub(super) attempt: Option<Pin<Box<Op::Attempt>>>,
     pub(super) number: u32,
     pub(super) started: Instant,
-    // Given back after the attempt has been dropped.
+    // Released after the attempt has been dropped.
     pub(super) _extras: Extras<'a>,
     pub(super) _in_flight: InFlight<'a>,
 }
@@ -37,13 +37,13 @@ pub(super) fn is_rejected<T, E>(outcome: &Outcome<T, E>) -> bool {
     outcome.result.as_ref().is_err_and(Error::is_rejected)
 }
 
-/// Returns the later one of two outcomes, unless it is a rejection and the other copy was executed.
+/// Returns the later of two outcomes, unless it is a rejection and the earlier one is not.
 pub(super) fn better<Op: Operation>(
     kept: Option<OutcomeOf<Op>>,
     outcome: OutcomeOf<Op>,
     op: Op,
 ) -> OutcomeOf<Op> {
-    // A new outcome: the time of the old one is over when it is returned.
+    // A new outcome, because the cached end time of the old one is out of date by the time it is returned.
     let outcome = Outcome::new(outcome.result, outcome.verdict);
     match kept {
         Some(kept) if is_rejected(&outcome) && !is_rejected(&kept) => {

@@ -11,23 +11,23 @@ use crate::event::{Event, HedgeEvent};
 use crate::instant::{Instant, nanos};
 use crate::policy::Context;
 use crate::retry_budget::{BudgetedCall, Extra, RetryBudget};
-use crate::striped::Striped;
-use crate::sync::{AtomicU64, Ordering};
+use crate::striped::StripedCounter;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::verdict::{ErrorClass, Health};
 
 pub(super) struct Inner {
     pub(super) name: &'static str,
     pub(super) delay: Delay,
-    pub(super) max_hedges: u32,
+    pub(super) max_hedges: AtomicU32,
     /// Bounds the extra load.
     pub(super) cap: Option<RetryBudget>,
     /// Shared with retries.
     pub(super) budget: Option<RetryBudget>,
     pub(super) throttled_pause: Duration,
     pub(super) clock: ClockHandle,
-    /// Until when no call is hedged, in nanoseconds, because the dependency throttles.
+    /// End of the pause in hedging while the dependency throttles, in nanoseconds.
     paused_until: AtomicU64,
-    calls: Striped,
+    calls: StripedCounter,
     pub(super) counts: Counts,
 }
 
@@ -41,10 +41,10 @@ pub(super) struct Counts {
     pub(super) in_flight: AtomicU64,
 }
 
-/// How long the copies in flight may take before another one is launched.
+/// The delay before a copy is launched.
 pub(super) enum Delay {
     Fixed {
-        nanos: u64,
+        nanos: AtomicU64,
     },
     /// By the number of the copy.
     PerCopy(Arc<DelayFn>),
@@ -52,6 +52,8 @@ pub(super) enum Delay {
         latency: LatencyDelay,
         /// In nanoseconds.
         min: u64,
+        /// Whether `max_extra_load` determines the quantile.
+        follows_load: bool,
     },
 }
 
@@ -87,13 +89,13 @@ impl Inner {
         Self {
             name,
             delay,
-            max_hedges,
+            max_hedges: AtomicU32::new(max_hedges),
             cap,
             budget,
             throttled_pause,
             clock,
             paused_until: AtomicU64::new(0),
-            calls: Striped::new(),
+            calls: StripedCounter::new(),
             counts: Counts::default(),
         }
     }
@@ -108,17 +110,23 @@ impl Inner {
         }
     }
 
+    /// Returns how many further copies a call has at most.
+    pub(super) fn max_hedges(&self) -> u32 {
+        // Relaxed: a setting that publishes nothing.
+        self.max_hedges.load(Ordering::Relaxed)
+    }
+
     /// The delay before copy number `copy`, from the launch of the one before; `None` while too few latencies
     /// are known.
     pub(super) fn delay(&self, copy: u32, now: Instant) -> Option<u64> {
         match &self.delay {
-            Delay::Fixed { nanos } => Some(*nanos),
+            Delay::Fixed { nanos } => Some(nanos.load(Ordering::Relaxed)),
             Delay::PerCopy(delay) => Some(nanos(delay(copy))),
-            Delay::Latency { latency, min } => latency.get(now).map(|delay| delay.max(*min)),
+            Delay::Latency { latency, min, .. } => latency.get(now).map(|delay| delay.max(*min)),
         }
     }
 
-    /// Whether too few latencies are known to tell which are long.
+    /// Whether the delay follows from latencies and too few of them are known.
     pub(super) fn delay_is_unknown(&self, now: Instant) -> bool {
         let latencies = self.latencies();
         latencies.is_some_and(|latencies| latencies.get(now).is_none())
@@ -133,7 +141,7 @@ impl Inner {
         }
     }
 
-    /// Records a copy that was dropped, or that failed, after its start: an answer would have taken longer.
+    /// Records a censored sample: a copy that was dropped or failed. An answer would have taken longer.
     pub(super) fn record_censored(&self, now: Instant, started: Instant) {
         if let Some(latencies) = self.latencies() {
             let took = now.as_nanos().saturating_sub(started.as_nanos());
@@ -146,7 +154,7 @@ impl Inner {
         Instant::from_nanos(self.paused_until.load(Ordering::Relaxed))
     }
 
-    /// Hedges no call until the time that the dependency asked for is over, or for a while.
+    /// Pauses hedging for the time of a hint, or for `throttled_pause`.
     pub(super) fn pause(&self, now: Instant, hint: Option<Duration>) {
         let pause = hint.map_or(self.throttled_pause, |hint| hint.min(MAX_PAUSE));
         let until = (now + pause).as_nanos();
@@ -156,6 +164,7 @@ impl Inner {
     pub(super) const fn event(&self, event: HedgeEvent) -> Event {
         Event::Hedge {
             policy: self.name,
+            pipeline: None,
             event,
         }
     }
@@ -176,9 +185,9 @@ impl Inner {
         ]
         .map(|count| count.load(Ordering::Relaxed));
         let (delay, samples) = match &self.delay {
-            Delay::Fixed { nanos } => (Some(*nanos), 0),
+            Delay::Fixed { nanos } => (Some(nanos.load(Ordering::Relaxed)), 0),
             Delay::PerCopy(_) => (None, 0),
-            Delay::Latency { latency, min } => {
+            Delay::Latency { latency, min, .. } => {
                 let now = self.clock.now();
                 let delay = latency.peek(now).map(|delay| delay.max(*min));
                 (delay, latency.known(now))
@@ -202,7 +211,7 @@ impl Inner {
 impl<'a> Begun<'a> {
     /// Asks both budgets for one more copy.
     pub(super) fn withdraw(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extras<'a>> {
-        // The own one first: what it holds is of no use to others.
+        // The private budget first: if the shared one then is empty, nothing was taken from other layers.
         let cap = match &mut self.cap {
             Some(cap) => Some(cap.withdraw_in(class, cx)?),
             None => None,
@@ -217,7 +226,7 @@ impl<'a> Begun<'a> {
         })
     }
 
-    /// Records that a copy failed whose error is not that of the call.
+    /// Records the failure of a copy while others are in flight.
     pub(super) fn copy_failed(&mut self) {
         if let Some(budget) = &mut self.budget {
             budget.failure();
@@ -234,7 +243,7 @@ impl<'a> Begun<'a> {
         }
     }
 
-    /// Records that all copies failed, unless a layer outside does.
+    /// Records that all copies failed, unless a layer outside records it.
     pub(super) fn failed(&mut self) {
         let budget = self.budget.as_mut();
         if let Some(budget) = budget.filter(|budget| !budget.is_nested()) {

@@ -14,6 +14,7 @@ use crate::keyed::{Evictable, is_unshared};
 mod config;
 mod copies;
 mod inner;
+mod live;
 mod policy;
 mod snapshot;
 mod state;
@@ -46,7 +47,7 @@ impl Hedge {
 
     /// Returns how many further copies a call has at most.
     pub fn max_hedges(&self) -> u32 {
-        self.inner.max_hedges
+        self.inner.max_hedges()
     }
 
     /// Returns the delay and the counts. Changes nothing.

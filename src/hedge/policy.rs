@@ -59,7 +59,7 @@ impl Describe for Hedge {
 pin_project! {
     /// A run of a [`Hedge`].
     ///
-    /// The first copy stands in it. Further ones are allocated when they are launched.
+    /// The first copy is stored inline. Further ones are allocated when they are launched.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct HedgeFuture<'a, Op: Operation> {
         // `None`: it has ended. Copies are dropped before budgets.
@@ -91,9 +91,9 @@ pin_project! {
 enum Stage {
     /// The first copy has not been pending yet.
     Fresh,
-    /// Perhaps, by the timer or when a copy fails.
+    /// Yes: by the timer, or when a copy fails.
     Running,
-    /// None: a result said so.
+    /// No: a result ruled it out.
     Stopped,
     /// The call has ended.
     Over,
@@ -156,7 +156,7 @@ impl Inner {
 impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     /// Polls the further copies and the timer, and launches what is due.
     ///
-    /// Out of line: nothing of it lies in the way of calls that are ready at once.
+    /// Out of line, to keep the fast path of calls that are ready at once small.
     #[inline(never)]
     fn poll_others(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<OutcomeOf<Op>> {
         if self.stage == Stage::Fresh {
@@ -200,7 +200,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         *self.as_mut().project().stage = Stage::Running;
         let started = self.started;
         let may_launch = self.as_mut().due().may_launch(started);
-        // An observer hears why there is none, once it is due.
+        // With an observer, the timer is armed nevertheless: the reason is reported once a copy is due.
         let is_final = matches!(may_launch, Err(reason) if reason != NotSent::Throttled);
         if !is_final || self.op.listener().observer().is_some() {
             self.arm(started);
@@ -211,7 +211,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     fn arm(self: Pin<&mut Self>, from: Instant) {
         let this = self.project();
         let launched = launched(this.copies);
-        if launched >= this.inner.max_hedges {
+        if launched >= this.inner.max_hedges() {
             return;
         }
         let Some(delay) = this.inner.delay(launched + 1, from) else {
@@ -240,7 +240,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     fn after_delay(mut self: Pin<&mut Self>) {
         self.as_mut().project().timer.set(None);
         let now = self.inner.clock.now();
-        // A copy that was not launched gets no further chance but when one fails.
+        // If no copy was launched, only a failure triggers another attempt to launch one.
         if self
             .as_mut()
             .launch(now, HedgeCause::Delay, ErrorClass::Timeout)
@@ -256,7 +256,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         cause: HedgeCause,
         class: ErrorClass,
     ) -> bool {
-        if launched(&self.copies) >= self.inner.max_hedges {
+        if launched(&self.copies) >= self.inner.max_hedges() {
             return false;
         }
         let due = self.as_mut().due();
@@ -472,7 +472,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     fn cancel(mut self: Pin<&mut Self>) {
         let first = self.as_mut().drop_copies();
         if std::thread::panicking() {
-            // The clock may be the user's.
+            // The clock may be user code, which must not run during a panic.
             return;
         }
         let this = self.project();

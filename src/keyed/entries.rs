@@ -1,4 +1,4 @@
-//! The entries of one part of a set.
+//! The entries of one shard.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -8,23 +8,23 @@ use std::time::Duration;
 use super::evictable::{Evictable, is_unshared};
 use crate::sync::lock;
 
-/// Locked for moments only: entries are compared, cloned, judged and dropped outside.
+/// Locked for moments only: entries are compared, cloned, judged, and dropped outside the lock.
 pub(super) struct Shard<K, P> {
-    /// By hash, so that no key is compared here.
-    entries: BTreeMap<Place, Slot<K, P>>,
+    /// Ordered by hash, so no key is compared under the lock.
+    entries: BTreeMap<Id, CountedEntry<K, P>>,
     next_number: u64,
     /// The next entry to judge.
-    hand: Place,
-    /// Number of entries judged since all were.
+    hand: Id,
+    /// Number of entries judged since the last full sweep.
     judged: usize,
 }
 
-/// A hash and a number that tells keys with the same hash apart.
-type Place = (u64, u64);
+/// The hash of a key, and a number that differs between keys with the same hash.
+pub(super) type Id = (u64, u64);
 
-struct Slot<K, P> {
+pub(super) struct CountedEntry<K, P> {
     entry: Arc<Entry<K, P>>,
-    /// How often the entry was handed out. Its policy may have been used since the number changed.
+    /// Number of times that the entry was handed out. If it has changed, the policy may have been used.
     uses: u64,
 }
 
@@ -33,16 +33,16 @@ pub(super) struct Entry<K, P> {
     pub(super) policy: P,
 }
 
-/// An entry that was idle when it was looked at.
+/// An entry that was not in use when it was looked at.
 struct Idle<K, P> {
-    place: Place,
+    id: Id,
     entry: Arc<Entry<K, P>>,
     uses: u64,
 }
 
-/// With so few entries, all of them are judged for each key without room.
+/// In a shard with so few entries, all are judged for each key without room.
 pub(super) const FEW: usize = 64;
-/// Number of entries that a new key chooses from with [`Overflow::Evict`], if there are more.
+/// Number of candidates for [`Overflow::Evict`](super::Overflow::Evict) in a larger one.
 const CANDIDATES: usize = 16;
 
 /// Finds a key among the entries with its hash and a number of `after` or more. Increases `after`
@@ -65,7 +65,7 @@ where
     }
 }
 
-/// Judges the next `count` entries and evicts those that can be.
+/// Judges the next `count` entries, and evicts those that are evictable.
 pub(super) fn sweep<K, P: Evictable>(shard: &Mutex<Shard<K, P>>, count: usize) {
     for _ in 0..count {
         let idle = lock(shard).next();
@@ -94,7 +94,7 @@ pub(super) fn sweep_all<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) {
     lock(shard).judged = 0;
 }
 
-/// Evicts the entry that will be evictable first, of all if there are few, otherwise of the next ones.
+/// Evicts the entry that will be evictable first: of all if there are few, otherwise of the next ones.
 pub(super) fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool {
     let count = match lock(shard).entries.len() {
         len if len <= FEW => len,
@@ -102,7 +102,7 @@ pub(super) fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool
     };
     let mut nearest: Option<(Duration, Idle<K, P>)> = None;
     for _ in 0..count {
-        // A statement of its own, so that the lock is released before the entry is judged.
+        // Ends the statement, and with it the lock, before the entry is judged.
         let next = lock(shard).next();
         if let Next::Idle(idle) = next {
             if let Some(wait) = idle.entry.policy.evictable_in() {
@@ -123,7 +123,7 @@ enum Next<K, P> {
     Idle(Idle<K, P>),
 }
 
-impl<K, P> Slot<K, P> {
+impl<K, P> CountedEntry<K, P> {
     fn hand_out(&mut self) -> Arc<Entry<K, P>> {
         self.uses += 1;
         self.entry.clone()
@@ -144,13 +144,16 @@ impl<K, P> Shard<K, P> {
         self.entries.len()
     }
 
-    /// Returns how many entries were judged since all were.
+    /// Returns the number of entries judged since the last full sweep.
     pub(super) const fn judged(&self) -> usize {
         self.judged
     }
 
     pub(super) fn hand_out_all(&mut self) -> Vec<Arc<Entry<K, P>>> {
-        self.entries.values_mut().map(Slot::hand_out).collect()
+        self.entries
+            .values_mut()
+            .map(CountedEntry::hand_out)
+            .collect()
     }
 
     /// Whether there is no entry with this hash and a number of `after` or more.
@@ -162,41 +165,52 @@ impl<K, P> Shard<K, P> {
     /// Hands out the first entry with this hash and a number of `after` or more.
     fn hand_out(&mut self, hash: u64, after: &mut u64) -> Option<Arc<Entry<K, P>>> {
         let range = (hash, *after)..=(hash, u64::MAX);
-        let (place, slot) = self.entries.range_mut(range).next()?;
-        *after = place.1 + 1;
-        Some(slot.hand_out())
+        let (id, counted) = self.entries.range_mut(range).next()?;
+        *after = id.1 + 1;
+        Some(counted.hand_out())
     }
 
     pub(super) fn insert(&mut self, hash: u64, entry: Arc<Entry<K, P>>) {
-        let place = (hash, self.next_number);
+        let id = (hash, self.next_number);
         self.next_number += 1;
-        self.entries.insert(place, Slot { entry, uses: 0 });
+        self.entries.insert(id, CountedEntry { entry, uses: 0 });
     }
 
-    /// Moves the hand. Returns the entry it was at, to be judged.
+    /// Returns the next entry to judge.
     fn next(&mut self) -> Next<K, P> {
         self.judged = self.judged.saturating_add(1);
         let mut from_hand = self.entries.range(self.hand..);
-        let Some((&place, slot)) = from_hand.next().or_else(|| self.entries.iter().next()) else {
+        let Some((&id, counted)) = from_hand.next().or_else(|| self.entries.iter().next()) else {
             return Next::End;
         };
-        self.hand = (place.0, place.1 + 1);
-        if !is_unshared(&slot.entry) {
+        self.hand = (id.0, id.1 + 1);
+        if !is_unshared(&counted.entry) {
             return Next::InUse;
         }
         Next::Idle(Idle {
-            place,
-            entry: slot.entry.clone(),
-            uses: slot.uses,
+            id,
+            entry: counted.entry.clone(),
+            uses: counted.uses,
         })
     }
 
-    /// Removes an entry unless it was handed out since it was idle.
-    fn evict(&mut self, idle: &Idle<K, P>) -> Option<Slot<K, P>> {
-        let slot = self.entries.get(&idle.place)?;
-        let is_same = Arc::ptr_eq(&slot.entry, &idle.entry) && slot.uses == idle.uses;
+    /// Removes this entry, whether it is in use or not.
+    pub(super) fn remove(
+        &mut self,
+        id: Id,
+        entry: &Arc<Entry<K, P>>,
+    ) -> Option<CountedEntry<K, P>> {
+        let is_same = |counted: &&CountedEntry<K, P>| Arc::ptr_eq(&counted.entry, entry);
+        self.entries.get(&id).filter(is_same)?;
+        self.entries.remove(&id)
+    }
+
+    /// Removes an entry, unless it was handed out since it was found idle.
+    fn evict(&mut self, idle: &Idle<K, P>) -> Option<CountedEntry<K, P>> {
+        let counted = self.entries.get(&idle.id)?;
+        let is_same = Arc::ptr_eq(&counted.entry, &idle.entry) && counted.uses == idle.uses;
         if is_same {
-            return self.entries.remove(&idle.place);
+            return self.entries.remove(&idle.id);
         }
         None
     }

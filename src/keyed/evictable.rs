@@ -1,23 +1,23 @@
-//! When an entry can be evicted.
+//! Policies that know when they can be evicted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::sync::{Ordering, fence};
 
-/// A policy that knows when a new one would do as well.
+/// A policy that knows when it is indistinguishable from a new one.
 ///
-/// All policies of the crate do; so do tuples and `Option`s of them. Policies without state always
-/// are as good as new.
+/// All policies of the crate implement it; so do tuples, `Option`s and `Arc`s of them. A policy without
+/// state always is.
 pub trait Evictable {
-    /// Returns how long until a new policy would do as well as this one, if it is not used until then.
-    /// `None` while that cannot be foreseen: there is another handle, a call is in flight, or a setting
-    /// was changed.
+    /// Returns how long until the policy is indistinguishable from a new one, if it is not used until
+    /// then. `None` while that cannot be foreseen: there is another handle, a call is in flight, or a
+    /// setting was changed.
     ///
-    /// History counts for as long as the rules of the policy can see it. Called outside all locks.
+    /// History that the rules of the policy can no longer see does not count. Called outside all locks.
     fn evictable_in(&self) -> Option<Duration>;
 
-    /// Whether a new policy would do as well now.
+    /// Whether the policy is indistinguishable from a new one.
     fn is_evictable(&self) -> bool {
         self.evictable_in() == Some(Duration::ZERO)
     }
@@ -28,6 +28,17 @@ impl<P: Evictable> Evictable for Option<P> {
         match self {
             Some(policy) => policy.evictable_in(),
             None => Some(Duration::ZERO),
+        }
+    }
+}
+
+/// An `Arc` without other handles is evictable when its policy is. If a template returns the same `Arc`
+/// for several keys, they share its state, and their entries are not evicted.
+impl<P: Evictable + ?Sized> Evictable for Arc<P> {
+    fn evictable_in(&self) -> Option<Duration> {
+        match is_unshared(self) {
+            true => (**self).evictable_in(),
+            false => None,
         }
     }
 }
@@ -44,17 +55,17 @@ macro_rules! stateless {
 }
 pub(crate) use stateless;
 
-/// Whether this is the only handle. If it is, the caller sees all that was done through the others.
-pub(crate) fn is_unshared<T>(handle: &Arc<T>) -> bool {
+/// Whether this is the only handle. Then the caller sees everything done through other handles before.
+pub(crate) fn is_unshared<T: ?Sized>(handle: &Arc<T>) -> bool {
     is_last(Arc::strong_count(handle))
 }
 
-/// Whether a number of handles, read relaxed, is that of the last one.
+/// Whether a count of handles, loaded Relaxed, is that of the last one.
 fn is_last(handles: usize) -> bool {
     if handles != 1 {
         return false;
     }
-    // Acquire pairs with the release decrement by the last of the other handles.
+    // Acquire pairs with the Release decrement when the last other handle was dropped.
     fence(Ordering::Acquire);
     true
 }
@@ -67,8 +78,7 @@ mod loom_tests {
     use super::*;
     use crate::sync::{AtomicU64, AtomicUsize};
 
-    /// An `Arc` as the standard library counts it, whose count loom checks: its own `Arc` has no relaxed
-    /// `strong_count`.
+    /// An `Arc` whose count loom checks. Loom's own `Arc` has no Relaxed `strong_count`.
     struct Counted {
         handles: AtomicUsize,
         failures: AtomicU64,
@@ -83,9 +93,9 @@ mod loom_tests {
             });
             let other = policy.clone();
             let call = thread::spawn(move || {
-                // Windows and buckets count relaxed.
+                // Windows and buckets count Relaxed.
                 other.failures.fetch_add(1, Ordering::Relaxed);
-                // The drop of a handle.
+                // Drops the handle.
                 other.handles.fetch_sub(1, Ordering::Release);
             });
             if is_last(policy.handles.load(Ordering::Relaxed)) {

@@ -1,8 +1,11 @@
-use super::*;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-/// Leaves when it is told to, and counts how often it is asked.
+use super::entries::FEW;
+use super::*;
+
+/// Evictable when told so. Counts how often it is asked.
 #[derive(Clone)]
 struct Asked(Arc<(AtomicBool, AtomicU64)>);
 
@@ -15,7 +18,7 @@ impl Evictable for Asked {
 }
 
 #[test]
-fn no_key_looks_at_all_entries_in_vain() {
+fn no_key_judges_all_entries_in_vain() {
     const KEYS: u64 = 1000;
     let asked = Asked(Arc::default());
     let made = Arc::new(AtomicU64::new(0));
@@ -26,7 +29,8 @@ fn no_key_looks_at_all_entries_in_vain() {
             asked.clone()
         }
     };
-    let keyed = Keyed::new(template).max_keys(KEYS as usize);
+    let keyed = Keyed::builder(template).max_keys(KEYS as usize);
+    let keyed = keyed.build().unwrap();
     for key in 0..2 * KEYS {
         keyed.get(&key);
     }
@@ -42,7 +46,7 @@ fn no_key_looks_at_all_entries_in_vain() {
     let each = asked.0.1.load(Ordering::Relaxed) / (10 * KEYS);
     assert!(each < 10, "{each} entries looked at for each key");
 
-    // And who can leave does, soon.
+    // Evictable entries are evicted soon.
     asked.0.0.store(true, Ordering::Relaxed);
     keyed.get(&u64::MAX);
     keyed.get(&(u64::MAX - 1));
@@ -50,15 +54,15 @@ fn no_key_looks_at_all_entries_in_vain() {
 }
 
 #[test]
-fn of_a_few_entries_the_one_that_can_leave_is_found_at_once() {
+fn of_a_few_entries_the_evictable_one_is_found_at_once() {
     let made = Arc::new(Mutex::new(Vec::new()));
     let keep = made.clone();
-    let keyed = Keyed::new(move |_: &u64| {
+    let keyed = Keyed::builder(move |_: &u64| {
         let policy = Asked(Arc::default());
         lock(&keep).push(policy.clone());
         policy
     });
-    let keyed = keyed.max_keys(FEW);
+    let keyed = keyed.max_keys(FEW).build().unwrap();
     for key in 0..70 {
         keyed.get(&key);
     }
@@ -71,7 +75,7 @@ fn of_a_few_entries_the_one_that_can_leave_is_found_at_once() {
 }
 
 #[test]
-fn a_tuple_leaves_when_all_in_it_can() {
+fn a_tuple_is_evictable_when_all_its_policies_are() {
     let policy = |leaves: bool| {
         let asked = Asked(Arc::default());
         asked.0.0.store(leaves, Ordering::Relaxed);
@@ -97,11 +101,15 @@ fn of_as_many_entries_as_are_few_the_nearest_is_evicted_wherever_it_is() {
     for near in 0..FEW {
         let made = Arc::new(AtomicU64::new(0));
         let count = made.clone();
-        let keyed = Keyed::new(move |key: &usize| {
+        let keyed = Keyed::builder(move |key: &usize| {
             count.fetch_add(1, Ordering::Relaxed);
             In(if *key == near { 1 } else { 9 })
         });
-        let keyed = keyed.max_keys(FEW).overflow(Overflow::Evict);
+        let keyed = keyed
+            .max_keys(FEW)
+            .overflow(Overflow::Evict)
+            .build()
+            .unwrap();
         assert!(keyed.is_empty());
         for key in 0..=FEW {
             keyed.get(&key);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::LoadShedder;
 use super::inner::{Delays, Inner, Signal, Source};
 use super::state::{Pressure, ShedCap};
-use super::threshold::SharedCut;
+use super::threshold::SharedThreshold;
 use crate::base::Setup;
 use crate::codel::Codel;
 use crate::error::ConfigError;
@@ -14,26 +14,16 @@ use crate::instant::Instant;
 use crate::rng::SharedRng;
 use crate::sync::AtomicU64;
 
-/// Builds a [`LoadShedder`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`queue_delay`](Self::queue_delay) or [`signal`](Self::signal) | queue delay, 5 ms / 100 ms |
-/// | [`max_shed`](Self::max_shed) | 0.9 |
-/// | [`cool_off`](Self::cool_off) | 1 s |
-/// | [`update_interval`](Self::update_interval) | 100 ms |
-/// | [`cut`](Self::cut) | its own |
-/// | [`shadow`](Self::shadow) | off |
-/// | [`name`](Self::name) | `load_shedder` |
-/// | [`clock`](Self::clock) | tokio's |
+/// Builds a [`LoadShedder`]. The table of defaults is on the [module page](super).
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct LoadShedderBuilder {
-    queue_delay: Option<(Duration, Duration)>,
+    codel: Option<(Duration, Duration)>,
     signal: Option<(f64, Signal)>,
     max_shed: f64,
     cool_off: Duration,
     update_interval: Duration,
-    cut: SharedCut,
+    shared_threshold: Option<SharedThreshold>,
     seed: Option<u64>,
     setup: Setup,
 }
@@ -50,95 +40,101 @@ impl LoadShedderBuilder {
 
     fn new() -> Self {
         Self {
-            queue_delay: None,
+            codel: None,
             signal: None,
             max_shed: 0.9,
             cool_off: Duration::from_secs(1),
             update_interval: Duration::from_millis(100),
-            cut: SharedCut::new(),
+            shared_threshold: None,
             seed: None,
             setup: Setup::new(Self::NAME),
         }
     }
 
-    /// Sets the sign of overload to the queue delay: for an `interval` no call has waited less than
-    /// `target`. Then so many calls are shed that the shortest waits stay near `target`.
+    /// Measures overload by the queue delay, which is the default: target 5 ms, interval 100 ms. The queue is
+    /// overloaded after an `interval` in which every call waited for `target` or longer. Then the shedder keeps the
+    /// shortest delays near `target`.
     ///
-    /// The delay is the time from the start of a call until it reaches the shedder, so the queue must be
-    /// outside: a bulkhead with a queue around it, or [`LoadShedder::observe_delay`].
-    pub fn queue_delay(mut self, target: Duration, interval: Duration) -> Self {
-        self.queue_delay = Some((target, interval));
+    /// The delay is the time from the start of a call until it reaches the shedder, so the queue must be outside:
+    /// a bulkhead with a wait queue around the shedder, or [`LoadShedder::observe_delay`].
+    pub fn codel(mut self, target: Duration, interval: Duration) -> Self {
+        self.codel = Some((target, interval));
         self
     }
 
-    /// Sets the sign of overload to a signal from 0 (idle) to 1 (full), such as the share of the CPU in
-    /// use: overloaded at `threshold` or above. It is called once per update interval and should be
-    /// quick. Contradicts [`queue_delay`](Self::queue_delay).
+    /// Measures overload by a signal from 0 (idle) to 1 (saturated), such as CPU utilization. The server is
+    /// overloaded at `threshold` or above. Contradicts [`codel`](Self::codel).
+    ///
+    /// The function is called once per update interval by the call that finds the update due, outside locks. It
+    /// should be fast.
     pub fn signal(
         mut self,
         threshold: f64,
         signal: impl Fn() -> f64 + Send + Sync + 'static,
     ) -> Self {
-        self.signal = Some((threshold, Box::new(signal)));
+        self.signal = Some((threshold, Arc::new(signal)));
         self
     }
 
-    /// The largest share of calls to shed: above 0, up to 1. It holds for any hundred calls in a row,
-    /// however priorities change, to a whole call.
+    /// Sets the largest share of calls to shed: above 0, at most 1. Default 0.9. It bounds any hundred consecutive
+    /// calls, even when priorities change between updates.
     pub fn max_shed(mut self, share: f64) -> Self {
         self.max_shed = share;
         self
     }
 
-    /// How long the share to shed is kept after the last sign of overload. With a queue delay
-    /// it is at least eight update intervals, and the share is trimmed all the time to what is needed.
+    /// Sets how long the share of shed calls is kept after the last overload. Default 1 s. With a queue delay it is
+    /// at least eight update intervals, and the share follows the delay meanwhile.
     pub fn cool_off(mut self, time: Duration) -> Self {
         self.cool_off = time;
         self
     }
 
-    /// How often the share to shed moves.
+    /// Sets the interval between updates of the share. Default 100 ms.
     pub fn update_interval(mut self, interval: Duration) -> Self {
         self.update_interval = interval;
         self
     }
 
-    /// A cut to share with other shedders.
-    pub fn cut(mut self, cut: SharedCut) -> Self {
-        self.cut = cut;
+    /// Shares the threshold with other shedders. Default not shared.
+    pub fn shared_threshold(mut self, threshold: SharedThreshold) -> Self {
+        self.shared_threshold = Some(threshold);
         self
     }
 
     setters! {
         in setup;
-        /// Decides, counts and reports, but rejects no call. It has no say in what others on its
-        /// [`cut`](Self::cut) shed. With a queue delay it reports more than it would shed: the queue does
-        /// not become shorter.
+        /// Sets shadow mode: decides, counts, and reports, but rejects no call. Default `false`. A shadow has no
+        /// influence on a [shared threshold](Self::shared_threshold). With a queue delay it reports more calls than
+        /// it would shed, because the queue does not become shorter.
         shadow;
-        /// Makes the choice among calls on the level of the cut reproducible.
+        /// Seeds the random choice among calls at the threshold.
         seed;
-        /// Observes every call that is shed.
+        /// Sets an observer of shed calls.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors and events. Default `load_shedder`.
         name;
-        /// The clock that measures delays and intervals.
+        /// Sets the clock that measures delays and intervals. Default tokio's.
         clock;
     }
 
-    /// The shedder.
+    /// Builds the shedder.
     ///
     /// # Errors
     ///
-    /// A signal and a queue delay; a target of zero or not below its interval, a threshold or a largest
-    /// share that is not above 0 and at most 1, an update interval of zero, no clock where the feature `tokio` is off.
+    /// * A signal beside a queue delay.
+    /// * A target of zero or not below its interval.
+    /// * A signal's threshold or a largest share that is not above 0 and at most 1.
+    /// * An update interval of zero.
+    /// * No clock, where the feature `tokio` is off.
     pub fn build(self) -> Result<LoadShedder, ConfigError> {
         let error = |setting, problem| ConfigError::new(Self::NAME, setting, problem);
         let is_share = |value: f64| value > 0.0 && value <= 1.0;
-        if self.queue_delay.is_some() && self.signal.is_some() {
-            return Err(error("signal", "contradicts queue_delay: choose one"));
+        if self.codel.is_some() && self.signal.is_some() {
+            return Err(error("signal", "contradicts codel"));
         }
-        let (target, interval) = self.queue_delay.unwrap_or((Codel::TARGET, Codel::INTERVAL));
-        Codel::check(target, interval).map_err(|problem| error("queue_delay", problem))?;
+        let (target, interval) = self.codel.unwrap_or((Codel::TARGET, Codel::INTERVAL));
+        Codel::check(target, interval).map_err(|problem| error("codel", problem))?;
         if !is_share(self.max_shed) {
             return Err(error("max_shed", "must be above 0 and at most 1"));
         }
@@ -164,11 +160,11 @@ impl LoadShedderBuilder {
                 next_update: AtomicU64::new(0),
                 pressure: Mutex::new(Pressure::new(self.max_shed, self.cool_off)),
                 cap: Mutex::new(ShedCap::new(self.max_shed)),
-                participant: self.cut.join(base.shadow),
+                participant: self.shared_threshold.unwrap_or_default().join(base.shadow),
                 base,
                 rng: SharedRng::new(self.seed),
-                shed: AtomicU64::new(0),
-                would_shed: AtomicU64::new(0),
+                rejected: AtomicU64::new(0),
+                would_reject: AtomicU64::new(0),
             }),
         })
     }
@@ -177,11 +173,15 @@ impl LoadShedderBuilder {
 impl std::fmt::Debug for LoadShedderBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadShedderBuilder")
-            .field("queue_delay", &self.queue_delay)
-            .field("signalled", &self.signal.is_some())
+            .field("codel", &self.codel)
+            .field(
+                "signal_threshold",
+                &self.signal.as_ref().map(|(threshold, _)| threshold),
+            )
             .field("max_shed", &self.max_shed)
             .field("cool_off", &self.cool_off)
-            .field("cut", &self.cut)
+            .field("update_interval", &self.update_interval)
+            .field("shared_threshold", &self.shared_threshold)
             .field("setup", &self.setup)
             .finish_non_exhaustive()
     }

@@ -1,9 +1,10 @@
-//! Fairness between the users of one class.
+//! Fairness between users within a priority class.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::ClockHandle;
@@ -12,32 +13,43 @@ use crate::instant::Instant;
 use crate::priority::Priority;
 use crate::sync::lock;
 
-/// Lowers the level of users who use more than others, inside their class: under overload the heavy
-/// ones of a class go first.
+/// Lowers the priority of heavy users within their class, so that under overload they are shed first.
 ///
-/// Usage halves every half-life. A user who uses as much as the mean is at level 50, one who uses
-/// twice as much at 25, one who uses half as much or nothing at 99. Bounded: when as many users are
-/// known as may be, those who have been quiet for ten half-lives are forgotten; while there are none,
-/// newcomers are not followed and count as average.
+/// Usage decays exponentially and halves every half-life. A user with mean usage has level 50, one with twice the
+/// mean level 25, one with half of it or less level 99.
 ///
-/// # Example
+/// Bounded: once `max_users` are tracked, users without usage for ten half-lives are evicted. While there are none,
+/// new users are not tracked and count as average.
+///
+/// Clones share all state.
+///
+/// | setting | default |
+/// |---|---|
+/// | [`max_users`](UserFairnessBuilder::max_users) | 10 000 |
+/// | [`half_life`](UserFairnessBuilder::half_life) | 60 s |
+/// | [`clock`](UserFairnessBuilder::clock) | tokio's |
+///
+/// # Examples
 ///
 /// ```
 /// use backstop::load_shedder::UserFairness;
 /// use backstop::{ManualClock, Priority};
 ///
-/// let fairness = UserFairness::new(10_000, std::time::Duration::from_secs(60), ManualClock::new())?;
-/// for _ in 0..9 {
-///     fairness.charge("greedy", 1.0);
-/// }
-/// fairness.charge("modest", 1.0);
-/// let greedy = fairness.priority(Priority::NORMAL, "greedy");
-/// let modest = fairness.priority(Priority::NORMAL, "modest");
-/// assert!(greedy < modest && greedy > Priority::LOW.level(99));
+/// let fairness = UserFairness::builder().clock(ManualClock::new()).build()?;
+/// fairness.charge("heavy", 9.0);
+/// fairness.charge("light", 1.0);
+/// let heavy = fairness.priority(Priority::NORMAL, "heavy");
+/// let light = fairness.priority(Priority::NORMAL, "light");
+/// assert!(heavy < light);
+/// assert_eq!((heavy.class(), light.class()), ("normal", "normal"));
 /// # Ok::<(), backstop::ConfigError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct UserFairness {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     clock: ClockHandle,
     half_life: Duration,
     max_users: usize,
@@ -45,12 +57,66 @@ pub struct UserFairness {
     usage: Mutex<Usage>,
 }
 
+/// Builds a [`UserFairness`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct UserFairnessBuilder {
+    max_users: usize,
+    half_life: Duration,
+    clock: Option<ClockHandle>,
+}
+
+impl UserFairnessBuilder {
+    const NAME: &'static str = "user_fairness";
+
+    /// Sets the largest number of tracked users, at least 1. Default 10 000.
+    pub const fn max_users(mut self, users: usize) -> Self {
+        self.max_users = users;
+        self
+    }
+
+    /// Sets the time after which usage counts half. Default 60 s.
+    pub const fn half_life(mut self, time: Duration) -> Self {
+        self.half_life = time;
+        self
+    }
+
+    setters! {
+        /// Sets the clock that measures the age of usage. Default tokio's.
+        clock;
+    }
+
+    /// Builds the fairness.
+    ///
+    /// # Errors
+    ///
+    /// `max_users` of 0, a half-life of zero, or no clock where the feature `tokio` is off.
+    pub fn build(self) -> Result<UserFairness, ConfigError> {
+        let error = |setting, problem| ConfigError::new(Self::NAME, setting, problem);
+        if self.max_users == 0 {
+            return Err(error("max_users", "must be at least 1"));
+        }
+        if self.half_life.is_zero() {
+            return Err(error("half_life", "must be above zero"));
+        }
+        Ok(UserFairness {
+            inner: Arc::new(Inner {
+                clock: self.clock.ok_or(error("clock", "must be given"))?,
+                half_life: self.half_life,
+                max_users: self.max_users,
+                hasher: RandomState::new(),
+                usage: Mutex::default(),
+            }),
+        })
+    }
+}
+
 #[derive(Debug, Default)]
 struct Usage {
-    /// By the hash of the user: two users in 2^64 share an account.
+    /// Keyed by the hash of the user, so two users share an account with a probability of 2^−64.
     users: HashMap<u64, Account>,
     total: Account,
-    /// When quiet users were last looked for.
+    /// Time of the last eviction of inactive users.
     pruned: Option<Instant>,
 }
 
@@ -60,8 +126,10 @@ struct Account {
     at: Instant,
 }
 
-/// After so many half-lives of silence a user is forgotten.
-const FORGOTTEN: u32 = 10;
+/// Number of half-lives without usage after which a user may be evicted.
+const EVICT_AFTER: u32 = 10;
+/// Most usage that an account holds.
+const MAX_USAGE: f64 = 1e300;
 
 impl Account {
     fn at(self, now: Instant, half_life: Duration) -> f64 {
@@ -72,94 +140,89 @@ impl Account {
     fn add(&mut self, amount: f64, now: Instant, half_life: Duration) {
         let before = self.at(now, half_life);
         *self = Self {
-            // Not beyond what sums of it can hold.
-            amount: (before + amount).min(1e300),
+            // Bounded, so that sums stay finite.
+            amount: (before + amount).min(MAX_USAGE),
             at: now.max(self.at),
         };
     }
 }
 
 impl UserFairness {
-    /// Follows up to `max_users` users, whose usage halves every `half_life`.
-    ///
-    /// # Errors
-    ///
-    /// No users, or a half-life of zero.
-    pub fn new(
-        max_users: usize,
-        half_life: Duration,
-        clock: impl Into<ClockHandle>,
-    ) -> Result<Self, ConfigError> {
-        let error = |setting, problem| Err(ConfigError::new("user fairness", setting, problem));
-        if max_users == 0 {
-            return error("max_users", "must be at least 1");
+    /// Returns a builder with the default settings.
+    pub const fn builder() -> UserFairnessBuilder {
+        UserFairnessBuilder {
+            max_users: 10_000,
+            half_life: Duration::from_secs(60),
+            clock: ClockHandle::preset(),
         }
-        if half_life.is_zero() {
-            return error("half_life", "must be above zero");
-        }
-        Ok(Self {
-            clock: clock.into(),
-            half_life,
-            max_users,
-            hasher: RandomState::new(),
-            usage: Mutex::default(),
-        })
     }
 
-    /// Adds to what a user has used: calls, seconds of work, bytes. Amounts that are negative or not
-    /// finite count as nothing.
+    /// Records usage of a user in any unit, such as calls, seconds of work, or bytes. Amounts that are negative or
+    /// not finite are ignored.
     pub fn charge(&self, user: impl Hash, amount: f64) {
         if !(amount > 0.0 && amount.is_finite()) {
             return;
         }
-        let (now, user) = (self.clock.now(), self.hasher.hash_one(user));
-        let mut usage = lock(&self.usage);
-        if !usage.users.contains_key(&user) && usage.users.len() >= self.max_users {
+        let (now, user) = (self.inner.clock.now(), self.inner.hasher.hash_one(user));
+        let mut usage = lock(&self.inner.usage);
+        if !usage.users.contains_key(&user) && usage.users.len() >= self.inner.max_users {
             self.prune(&mut usage, now);
-            if usage.users.len() >= self.max_users {
+            if usage.users.len() >= self.inner.max_users {
                 return;
             }
         }
         let account = usage.users.entry(user).or_default();
-        account.add(amount, now, self.half_life);
-        usage.total.add(amount, now, self.half_life);
+        account.add(amount, now, self.inner.half_life);
+        usage.total.add(amount, now, self.inner.half_life);
     }
 
-    /// The level of a user inside the class of `class`.
+    /// Returns the priority of a user: the class of `class`, at a level that follows from the user's usage.
     pub fn priority(&self, class: Priority, user: impl Hash) -> Priority {
-        let (now, user) = (self.clock.now(), self.hasher.hash_one(user));
-        let usage = lock(&self.usage);
-        let mean = usage.total.at(now, self.half_life) / usage.users.len().max(1) as f64;
+        let (now, user) = (self.inner.clock.now(), self.inner.hasher.hash_one(user));
+        let usage = lock(&self.inner.usage);
+        let mean = usage.total.at(now, self.inner.half_life) / usage.users.len().max(1) as f64;
         let level = match usage.users.get(&user) {
-            Some(account) => 50.0 * mean / account.at(now, self.half_life),
-            None if usage.users.len() >= self.max_users => 50.0,
+            Some(account) => 50.0 * mean / account.at(now, self.inner.half_life),
+            None if usage.users.len() >= self.inner.max_users => 50.0,
             None => 99.0,
         };
-        // Nothing used at all by anybody is 0 / 0; a cast makes that 0, `min` makes it 99.
+        // Without any usage this is 0 / 0, which `min` turns into 99.
         class.level(level.min(99.0) as u8)
     }
 
-    /// How many users are followed.
+    /// Returns the number of tracked users.
     pub fn users(&self) -> usize {
-        lock(&self.usage).users.len()
+        lock(&self.inner.usage).users.len()
     }
 
-    /// Forgets the quiet ones; at most once a half-life, as it looks at all of them.
+    /// Evicts inactive users. Runs at most once per half-life, because it visits all users.
     fn prune(&self, usage: &mut Usage, now: Instant) {
-        if usage.pruned.is_some_and(|last| now < last + self.half_life) {
+        if usage
+            .pruned
+            .is_some_and(|last| now < last + self.inner.half_life)
+        {
             return;
         }
         usage.pruned = Some(now);
-        let silence = self.half_life.saturating_mul(FORGOTTEN);
+        let inactive = self.inner.half_life.saturating_mul(EVICT_AFTER);
         usage
             .users
-            .retain(|_, account| now.saturating_duration_since(account.at) < silence);
-        // What is left of theirs would raise the mean, and there are fewer to share it: all others
-        // would count as modest, however they differ.
-        let used = |account: &Account| account.at(now, self.half_life);
+            .retain(|_, account| now.saturating_duration_since(account.at) < inactive);
+        // Recomputed: the remaining usage of evicted users would raise the mean of the others.
+        let used = |account: &Account| account.at(now, self.inner.half_life);
         usage.total = Account {
-            amount: usage.users.values().map(used).sum::<f64>().min(1e300),
+            amount: usage.users.values().map(used).sum::<f64>().min(MAX_USAGE),
             at: now,
         };
+    }
+}
+
+impl fmt::Debug for UserFairness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserFairness")
+            .field("users", &self.users())
+            .field("max_users", &self.inner.max_users)
+            .field("half_life", &self.inner.half_life)
+            .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! State shared by the clones of a load shedder.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::state::{Pressure, QueueReport, ShedCap};
@@ -18,19 +18,19 @@ pub(super) struct Inner {
     pub(super) base: Base,
     pub(super) source: Source,
     pub(super) update_interval: Duration,
-    /// When the next update is due, in the clock's nanoseconds.
+    /// When the next update is due, in nanoseconds of the clock.
     pub(super) next_update: AtomicU64,
     pub(super) pressure: Mutex<Pressure>,
     pub(super) cap: Mutex<ShedCap>,
     pub(super) participant: Participant,
     pub(super) rng: SharedRng,
-    pub(super) shed: AtomicU64,
-    pub(super) would_shed: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    pub(super) would_reject: AtomicU64,
 }
 
-pub(super) type Signal = Box<dyn Fn() -> f64 + Send + Sync>;
+pub(super) type Signal = Arc<dyn Fn() -> f64 + Send + Sync>;
 
-/// The sign of overload.
+/// The measure of overload.
 pub(super) enum Source {
     QueueDelay(Mutex<Delays>),
     Signal { threshold: f64, signal: Signal },
@@ -39,15 +39,15 @@ pub(super) enum Source {
 /// Observed queue delays.
 pub(super) struct Delays {
     pub(super) codel: Codel,
-    /// The smallest delay since the last update; `None` before the first one.
+    /// The smallest delay since the last update, or `None` without calls.
     pub(super) min: Option<Duration>,
-    /// When a delay was observed last.
+    /// When the last delay was observed.
     pub(super) observed_at: Instant,
 }
 
 impl Delays {
-    /// Returns the report on the time since the last one. Delays from before an idle time of `good_for` say
-    /// nothing about the queue now.
+    /// Returns the report of the time since the last report. Ignores delays older than `good_for`, which do not
+    /// describe the current queue.
     fn report(&mut self, now: Instant, good_for: Duration) -> QueueReport {
         let is_recent = now <= self.observed_at + good_for;
         let delay = self.min.take().filter(|_| is_recent);
@@ -80,7 +80,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn admit(
+    pub(super) fn try_acquire(
         &self,
         priority: Priority,
         now: Instant,
@@ -89,7 +89,7 @@ impl Inner {
         self.participant.count(priority);
         self.update(now);
         let threshold = self.participant.threshold();
-        // No random number is drawn while no call is shed.
+        // Draws no random number while no call is shed.
         if threshold.to_bits() == 0 {
             return Ok(());
         }
@@ -98,17 +98,17 @@ impl Inner {
             return Ok(());
         }
         let counter = match self.base.shadow {
-            true => &self.would_shed,
-            false => &self.shed,
+            true => &self.would_reject,
+            false => &self.rejected,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let rejected = Rejected::new(self.base.name, Reason::Shed);
         self.base.reject(rejected, observer)
     }
 
-    /// Updates the share to shed, if it is time.
+    /// Updates the share to shed, if an update is due.
     fn update(&self, now: Instant) {
-        // Relaxed: of the calls that see that it is due one wins, and needs no more than that.
+        // Relaxed: the compare-and-swap picks one call, and the word publishes nothing else.
         let due = self.next_update.load(Ordering::Relaxed);
         if now.as_nanos() < due {
             return;
@@ -133,7 +133,7 @@ impl Inner {
                 (pressure.rate(), good_for)
             }
             Source::Signal { threshold, signal } => {
-                // User code, so not under the lock. NaN is no sign of overload.
+                // User code, outside the lock. NaN counts as no overload.
                 let overloaded = signal() >= *threshold;
                 let mut pressure = lock(&self.pressure);
                 pressure.update(overloaded, window, elapsed, now);
@@ -153,19 +153,19 @@ mod tests {
     use crate::priority::Priority;
 
     #[test]
-    fn the_first_calls_after_an_idle_time_are_not_shed_for_delays_before_it() {
+    fn delays_before_an_idle_period_shed_no_call_after_it() {
         let clock = ManualClock::new();
         let shedder = LoadShedder::builder().clock(clock.clone()).build().unwrap();
         for _ in 0..2000 {
             clock.advance(Duration::from_millis(1));
             shedder.observe_delay(Duration::from_millis(50));
-            let _ = shedder.admit(Priority::NORMAL);
+            let _ = shedder.try_acquire(Priority::NORMAL);
         }
         assert!(shedder.snapshot().shed_rate > 0.5);
-        // The calls of the last update's interval have not been reported.
+        // Delays since the last update have not been reported yet.
         clock.advance(Duration::from_secs(3600));
         for _ in 0..200 {
-            assert!(shedder.admit(Priority::LOWEST).is_ok());
+            assert!(shedder.try_acquire(Priority::LOWEST).is_ok());
         }
     }
 }

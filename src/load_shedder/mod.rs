@@ -21,12 +21,12 @@ mod state;
 mod threshold;
 
 pub use self::config::LoadShedderBuilder;
-pub use self::fairness::UserFairness;
-pub use self::threshold::SharedCut;
+pub use self::fairness::{UserFairness, UserFairnessBuilder};
+pub use self::threshold::SharedThreshold;
 
 /// Rejects the least important calls while the server is overloaded. See the [module page](self).
 ///
-/// Cheap to clone: clones share everything.
+/// Cheap to clone: clones share all state.
 #[derive(Clone)]
 pub struct LoadShedder {
     inner: Arc<Inner>,
@@ -38,8 +38,8 @@ impl LoadShedder {
         self.inner.base.name
     }
 
-    /// Records how long a call waited before it reached the shedder. A shedder with a
-    /// [`signal`](LoadShedderBuilder::signal) ignores it.
+    /// Records how long a call waited before it reached the shedder. Ignored by a shedder with a
+    /// [`signal`](LoadShedderBuilder::signal).
     pub fn observe_delay(&self, delay: Duration) {
         self.inner.observe_delay(delay, self.inner.base.clock.now());
     }
@@ -48,58 +48,60 @@ impl LoadShedder {
     ///
     /// # Errors
     ///
-    /// [`Reason::Shed`](crate::Reason::Shed).
-    pub fn admit(&self, priority: Priority) -> Result<(), Rejected> {
+    /// [`Reason::Shed`](crate::Reason::Shed) when the priority is below the threshold. For a priority at the
+    /// threshold, the decision is random.
+    pub fn try_acquire(&self, priority: Priority) -> Result<(), Rejected> {
         self.inner
-            .admit(priority, self.inner.base.clock.now(), None)
+            .try_acquire(priority, self.inner.base.clock.now(), None)
     }
 
-    /// Returns counts and gauges. Reading changes nothing.
-    pub fn snapshot(&self) -> ShedSnapshot {
+    /// Returns a snapshot of counters and gauges. Reading changes no state.
+    pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
-        ShedSnapshot {
+        Snapshot {
             name: inner.base.name,
             shed_rate: inner.shed_rate(),
-            cut: inner.participant.threshold().level,
+            threshold: inner.participant.threshold().level,
             load: inner.load(),
-            shed: inner.shed.load(Ordering::Relaxed),
-            would_shed: inner.would_shed.load(Ordering::Relaxed),
+            rejected: inner.rejected.load(Ordering::Relaxed),
+            would_reject: inner.would_reject.load(Ordering::Relaxed),
         }
     }
 
-    /// Changes the target and the interval of the queue delay.
+    /// Changes the target and the interval of the queue delay. The share of shed calls is kept.
     ///
     /// # Errors
     ///
-    /// If the shedder has a signal instead, or the values are invalid. Then nothing changes.
-    pub fn set_queue_delay(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
+    /// When the shedder has a signal instead, or the target is zero or not below the interval. Then nothing
+    /// changes.
+    pub fn set_codel(&self, target: Duration, interval: Duration) -> Result<(), ConfigError> {
         match &self.inner.source {
             Source::QueueDelay(delays) => lock(delays).codel.retune(target, interval),
             Source::Signal { .. } => Err(ConfigError::new(
                 self.inner.base.name,
-                "queue_delay",
-                "is not used: there is a signal",
+                "codel",
+                "contradicts signal",
             )),
         }
     }
 }
 
-/// The state of a [`LoadShedder`] at one moment.
+/// The state of a [`LoadShedder`] at one moment. Made by [`LoadShedder::snapshot`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct ShedSnapshot {
-    /// The name.
+pub struct Snapshot {
+    /// The shedder's name.
     pub name: &'static str,
-    /// The share of calls that this shedder wants to shed.
+    /// The share of its calls that this shedder wants to shed, from 0 to 1.
     pub shed_rate: f64,
-    /// Calls below this level (see [`Priority::as_u16`]) are shed; some of those on it may be.
-    pub cut: u16,
-    /// The queue delay as a share of what is tolerated, 0 to 1; 0 with a signal.
+    /// Calls of a lower priority (see [`Priority::as_u16`]) are shed, and some of those with this one.
+    pub threshold: u16,
+    /// The queue delay as a share of what is tolerated, from 0 to 1. 0 with a signal.
     pub load: f64,
-    /// Number of calls that were shed.
-    pub shed: u64,
-    /// Number of calls that shadow mode admitted and that would have been shed.
-    pub would_shed: u64,
+    /// Number of calls shed.
+    pub rejected: u64,
+    /// Number of calls that shadow mode admitted although they would have been shed.
+    pub would_reject: u64,
 }
 
 impl fmt::Debug for LoadShedder {

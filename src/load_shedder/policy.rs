@@ -1,4 +1,4 @@
-//! The shedder around an operation.
+//! The shedder as a policy.
 
 use super::LoadShedder;
 use super::inner::Source;
@@ -35,7 +35,7 @@ impl Gate for &LoadShedder {
         let now = cx.now(&inner.base.clock);
         let waited = now.saturating_duration_since(cx.start(&inner.base.clock));
         inner.observe_delay(waited, now);
-        match inner.admit(cx.priority(), now, observer) {
+        match inner.try_acquire(cx.priority(), now, observer) {
             Ok(()) => Entered::Admitted(()),
             Err(rejected) => Entered::Rejected(rejected),
         }

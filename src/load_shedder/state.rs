@@ -6,24 +6,24 @@ use std::time::Duration;
 use crate::instant::Instant;
 use crate::priority::Priority;
 
-/// How many levels there are: five classes of a hundred.
+/// Number of priorities: five classes of a hundred levels.
 pub(super) const LEVELS: usize = 500;
 /// Number of calls in the distribution of priorities.
 const CALLS: usize = 1000;
-/// Fewer calls say too little about the next ones: a threshold from a single call of normal priority would
-/// shed every call of a lower one, whatever the rate.
+/// Least number of calls for a threshold. A threshold from a single call of normal priority would shed every call
+/// of a lower priority, at any rate.
 const MIN_CALLS: usize = 100;
 
-/// What share of the calls to shed.
+/// The share of calls to shed.
 ///
-/// A signal says no more than whether there is too much load. Then the share moves in steps; source:
-/// WeChat's DAGOR, +5 % and −1 % a window. The cool-off is that of kratos aegis.
+/// A signal only says whether the server is overloaded, so [`update`](Self::update) changes the share in steps.
+/// Source: WeChat's DAGOR, +5 % and −1 % per window, with the cool-off of kratos aegis.
 ///
-/// A queue's delay says how much too much. See [`follow`](Self::follow).
+/// A queue delay also says by how much. See [`follow`](Self::follow).
 #[derive(Clone, Debug)]
 pub(super) struct Pressure {
     rate: f64,
-    /// Whether the rate is in force. Before a queue is known to stand, it is only prepared.
+    /// Whether the rate is applied. It is computed earlier, but not applied until a standing queue is confirmed.
     in_force: bool,
     max: f64,
     cool_off: Duration,
@@ -32,31 +32,32 @@ pub(super) struct Pressure {
     delay: Option<Duration>,
 }
 
-/// What a shedder knows about its queue when an update is due.
+/// Observations of the queue since the last update.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueReport {
     /// The smallest delay since the last update.
     pub(super) delay: Duration,
     pub(super) target: Duration,
-    /// Whether the queue stands, and is no burst that drains.
+    /// Whether this is a standing queue rather than a burst.
     pub(super) overloaded: bool,
 }
 
-const MORE: f64 = 0.05;
-const LESS: f64 = 0.01;
+const STEP_UP: f64 = 0.05;
+const STEP_DOWN: f64 = 0.01;
 
-/// How much of the excess that a growing delay shows is taken back in one update. With 1 it would be
-/// all of it, and all of the noise.
+/// Share of the excess load, estimated from the growth of the delay, that one update sheds. 1 would follow all of
+/// the noise.
 const GROWTH_GAIN: f64 = 0.7;
-/// How much of a delay above the target is worked off in one update: of a short one little, so that
-/// noise stays small, of a long one more.
+/// Share of the delay above the target that one update works off. The linear gain is small to suppress noise, and
+/// the quadratic one works off long delays.
 const DELAY_GAIN: f64 = 0.15;
 const LONG_DELAY_GAIN: f64 = 0.3;
-/// How much more is let in per update while the queue runs dry.
+/// Increase of the admitted share per update while the queue is empty.
 const DRY_GAIN: f64 = 0.02;
-/// A queue that has been short for fewer updates may only be short because so much is shed.
+/// Least number of updates with a short delay after which the overload is over. Before, the delay may be short only
+/// because of shedding.
 const CALM_UPDATES: u32 = 8;
-/// How many times as many calls are let in after two cool-offs of calm.
+/// Factor of the admitted share per two cool-offs without overload.
 const RELEASE: f64 = 10.0;
 
 impl Pressure {
@@ -71,8 +72,7 @@ impl Pressure {
         }
     }
 
-    /// A window of `window` has passed, after which a signal told about the load; the last update was
-    /// `elapsed` ago.
+    /// Updates the share from a signal, once per `window`. The last update was `elapsed` ago.
     pub(super) fn update(
         &mut self,
         overloaded: bool,
@@ -82,34 +82,31 @@ impl Pressure {
     ) {
         self.in_force = true;
         if overloaded {
-            self.rate = (self.rate + MORE).min(self.max);
+            self.rate = (self.rate + STEP_UP).min(self.max);
             self.overloaded_at = Some(now);
         } else if let Some(calm) = self.calm(self.cool_off, now) {
-            // Windows in which nobody came were calm too: who comes first after a pause is not shed for
-            // what was before it.
+            // Windows without calls count as calm, so the first calls after a pause are not shed for an earlier
+            // overload.
             let windows = elapsed.min(calm).as_nanos() / window.as_nanos().max(1);
-            let less = LESS * (windows as f64).max(1.0);
-            // Rounded, so that steps up and down meet at zero again.
+            let less = STEP_DOWN * (windows as f64).max(1.0);
+            // Rounded, so that steps up and down cancel exactly.
             self.rate = ((self.rate - less) * 1e6).round().max(0.0) / 1e6;
         }
     }
 
-    /// A window of `window` has passed in which a queue told about the load; the last update was
-    /// `elapsed` ago.
+    /// Updates the share from a queue delay, once per `window`. The last update was `elapsed` ago.
     ///
-    /// It keeps the delay at the target: there the queue never runs dry, so nothing of the capacity
-    /// is lost, and nobody waits for long. The gains hold at any overload, because they multiply the
-    /// share of calls that is let in:
+    /// Keeps the delay at the target, where the queue is never empty, so no capacity is lost, and no call waits for
+    /// long. The gains suit any overload, because they multiply the admitted share:
     ///
-    /// * A delay that grows by a tenth of a second each second says that a tenth of those let in are too
-    ///   many. So the load is known before the queue is long.
-    /// * A delay above the target has to be worked off, one below it may grow.
+    /// * If the delay grows by a tenth of a second per second, a tenth of the admitted calls exceed the capacity. So
+    ///   the excess is known before the queue is long.
+    /// * A delay above the target must be worked off. A delay below it may grow.
     ///
-    /// It is in force from when the queue stands, so a burst sheds nobody. When the delay has been
-    /// below half of the target for a cool-off, the overload is over, and the share falls faster.
+    /// The share is applied once the queue stands, so a burst sheds no call. After a cool-off with delays below half
+    /// of the target the overload is over, and the share falls faster.
     ///
-    /// Source: the controllers of PIE (RFC 8033) and of Uber's Cinnamon, in the form that fits a share
-    /// to admit.
+    /// Source: the controllers of PIE (RFC 8033) and Uber's Cinnamon, applied to an admitted share.
     pub(super) fn follow(
         &mut self,
         queue: QueueReport,
@@ -120,7 +117,7 @@ impl Pressure {
         let delay = queue.delay.as_secs_f64();
         let before = self.delay.replace(queue.delay).unwrap_or(queue.delay);
         let calm_after = self.calm_after(window);
-        // At the target the delay is where it should be because of what is shed.
+        // A delay near the target means that shedding holds it there.
         if queue.delay > queue.target / 2 {
             self.overloaded_at = Some(now);
         }
@@ -144,12 +141,12 @@ impl Pressure {
         self.in_force = self.rate > 0.0 && (self.in_force || queue.overloaded);
     }
 
-    /// How long after a delay above half of the target the overload is over.
+    /// Returns how long after the last overload it is over.
     pub(super) fn calm_after(&self, window: Duration) -> Duration {
         self.cool_off.max(window.saturating_mul(CALM_UPDATES))
     }
 
-    /// For how long the last overload has been more than `calm_after` ago; `None` if it has not.
+    /// Returns how long the overload has been over, or `None` if it is not.
     fn calm(&self, calm_after: Duration, now: Instant) -> Option<Duration> {
         let Some(overloaded_at) = self.overloaded_at else {
             return Some(Duration::MAX);
@@ -163,32 +160,32 @@ impl Pressure {
     }
 }
 
-/// What one shedder tells those that share a cut with it.
+/// One participant's report to a shared threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Share {
-    /// Its calls since the last time, and how long that was.
+    /// Number of calls since the previous report, and the time since then.
     pub(super) calls: u64,
     pub(super) over: Duration,
-    /// The share of them it wants shed.
+    /// The share of calls that it wants to shed.
     pub(super) rate: f64,
-    /// When it said so, and for how long it holds.
+    /// When it was reported, and for how long it counts.
     pub(super) at: Instant,
     pub(super) good_for: Duration,
 }
 
 impl Share {
-    /// Whether it is too old to count. Who has no calls says nothing, and nothing is shed for its sake.
+    /// Returns whether the report has expired.
     fn is_stale(&self, now: Instant) -> bool {
         now > self.at + self.good_for
     }
 
-    /// Its calls per second.
+    /// Returns the calls per second.
     fn weight(&self) -> f64 {
         self.calls as f64 / self.over.as_secs_f64().max(1e-9)
     }
 }
 
-/// The share that all of them together want shed: the mean, weighted by their calls per second.
+/// Returns the mean of the shares, weighted by calls per second.
 pub(super) fn combine(shares: impl IntoIterator<Item = Share>, now: Instant) -> f64 {
     let fresh = shares.into_iter().filter(|share| !share.is_stale(now));
     let (calls, shed) = fresh.fold((0.0, 0.0), |(calls, shed), share| {
@@ -198,7 +195,7 @@ pub(super) fn combine(shares: impl IntoIterator<Item = Share>, now: Instant) -> 
     if calls > 0.0 { shed / calls } else { 0.0 }
 }
 
-/// Calls below the level are shed, and a share of those on it.
+/// A priority threshold. Calls below the level are shed, and a share of those at the level.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Threshold {
     pub(super) level: u16,
@@ -206,13 +203,13 @@ pub(super) struct Threshold {
 }
 
 impl Threshold {
-    /// Whether a call is shed. `random` is in `[0, 1)`.
+    /// Returns whether a call is shed. `random` is in `[0, 1)`.
     pub(super) fn sheds(self, priority: Priority, random: f64) -> bool {
         let level = priority.as_u16();
         level < self.level || (level == self.level && random < f64::from(self.share))
     }
 
-    /// In one word, for an atomic.
+    /// Packs the threshold for an atomic.
     pub(super) fn to_bits(self) -> u64 {
         u64::from(self.level) << 32 | u64::from(self.share.to_bits())
     }
@@ -225,31 +222,30 @@ impl Threshold {
     }
 }
 
-/// Keeps the share of shed calls within a maximum, however priorities change between two updates: it
-/// holds for any hundred calls in a row.
+/// Bounds the number of shed calls in any hundred consecutive calls, even when priorities change between updates.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShedCap {
-    most: u32,
-    /// One bit for each of the last calls, the newest first: whether it was shed.
+    max: u32,
+    /// One bit per recent call, newest lowest, set if the call was shed.
     recent: u128,
 }
 
 impl ShedCap {
     const CALLS: u32 = 100;
 
-    pub(super) fn new(max: f64) -> Self {
-        // Rounding: 0.29 of 100 is a little less than 29.
-        let most = f64::from(Self::CALLS) * max + 1e-9;
+    pub(super) fn new(share: f64) -> Self {
+        // In binary, 0.29 · 100 is slightly less than 29.
+        let max = f64::from(Self::CALLS) * share + 1e-9;
         Self {
-            most: (most as u32).max(1),
+            max: (max as u32).max(1),
             recent: 0,
         }
     }
 
-    /// Whether a call is shed, of which `below` says whether it is below the threshold.
+    /// Returns whether a call is shed. `below`: its priority is below the threshold.
     pub(super) fn sheds(&mut self, below: bool) -> bool {
         self.recent = self.recent << 1 & ((1 << Self::CALLS) - 1);
-        let sheds = below && self.recent.count_ones() < self.most;
+        let sheds = below && self.recent.count_ones() < self.max;
         self.recent |= u128::from(sheds);
         sheds
     }
@@ -265,7 +261,7 @@ pub(super) struct Levels {
 impl Levels {
     pub(super) fn new() -> Self {
         Self {
-            // All of it now: no call is the one that has to wait for more memory.
+            // Allocated once, so that no call pays for growth.
             recent: VecDeque::with_capacity(CALLS),
             counts: vec![0; LEVELS].into(),
         }
@@ -281,11 +277,11 @@ impl Levels {
         self.counts[usize::from(priority.as_u16())] += 1;
     }
 
-    /// Returns the threshold that sheds the share `rate` of such calls, the lowest priorities first;
-    /// none from too few calls.
+    /// Returns the threshold that sheds a share `rate` of these calls, lowest priorities first. It sheds none while
+    /// there are fewer than `MIN_CALLS`.
     ///
-    /// Source: failsafe-go's prioritizer, with one change: there whole levels are shed, here the last
-    /// one in part, so that few levels do not mean large steps.
+    /// Source: failsafe-go's prioritizer, with one change. There whole levels are shed. Here the highest one is shed
+    /// in part, so that few distinct priorities do not cause large steps.
     pub(super) fn threshold(&self, rate: f64) -> Threshold {
         if rate <= 0.0 || self.recent.len() < MIN_CALLS {
             return Threshold::default();

@@ -1,4 +1,4 @@
-//! The level below which calls are shed, shared by several shedders.
+//! The priority threshold of one or several shedders.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -9,89 +9,89 @@ use crate::instant::Instant;
 use crate::priority::Priority;
 use crate::sync::{AtomicU64, Ordering, lock};
 
-/// One cut for several shedders: give each a clone.
+/// A priority threshold shared by several shedders. Give a clone to each builder.
 ///
-/// They share the distribution of priorities, and shed what they want shed together: the mean of
-/// their shares, weighted by their calls per second. So a server with several bottlenecks sheds the
-/// same callers at each, and no work is done at one that is thrown away at the next.
+/// The shedders share the distribution of priorities. The threshold sheds the mean of their shares, weighted by
+/// calls per second. So a server with several bottlenecks sheds the same calls at each of them, and no work done at
+/// one bottleneck is discarded at the next.
 ///
-/// What a shedder wants shed counts for a cool-off after its last update: once it has no more calls,
-/// nobody is shed for its sake. Those in shadow mode have no say in what others shed; they go by a cut
-/// that counts them in. All should be on one clock.
+/// The share of a shedder expires one cool-off after its last update, so a shedder without calls sheds none of the
+/// others'. Shedders in shadow mode do not influence the others. They use a second threshold, which includes their
+/// shares. All shedders should use one clock.
 #[derive(Clone, Default)]
-pub struct SharedCut {
+pub struct SharedThreshold {
     inner: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
-    /// Of the shedders that reject.
-    live: SharedThreshold,
-    /// Of these and those in shadow mode, once there are any.
-    all: OnceLock<SharedThreshold>,
+    /// Shedders that reject calls.
+    live: Group,
+    /// These and the shedders in shadow mode. Set once there are any.
+    all: OnceLock<Group>,
     participants: AtomicU64,
 }
 
-/// A threshold, and what it follows from.
-struct SharedThreshold {
-    /// A [`Threshold`] in one word.
+/// Participants with a common threshold.
+struct Group {
+    /// A packed [`Threshold`].
     threshold: AtomicU64,
     table: Mutex<Table>,
 }
 
 struct Table {
     levels: Levels,
-    /// The last report of each participant, by its number.
+    /// Number and last report of each participant.
     shares: Vec<(u64, Share)>,
 }
 
-impl SharedCut {
-    /// A cut for shedders to share.
+impl SharedThreshold {
+    /// Returns a threshold for shedders to share.
     pub fn new() -> Self {
         Self::default()
     }
 
     pub(super) fn join(self, is_shadow: bool) -> Participant {
         if is_shadow {
-            self.inner.all.get_or_init(SharedThreshold::default);
+            self.inner.all.get_or_init(Group::default);
         }
         Participant {
-            // Relaxed: a number of its own.
+            // Relaxed: only uniqueness matters.
             number: self.inner.participants.fetch_add(1, Ordering::Relaxed),
             is_shadow,
-            cut: self,
+            shared: self,
             calls: AtomicU64::new(0),
         }
     }
 }
 
-/// A shedder that shares a threshold.
+/// A shedder, as a participant in a threshold.
 pub(super) struct Participant {
-    cut: SharedCut,
+    shared: SharedThreshold,
     number: u64,
     is_shadow: bool,
-    /// Since its last report.
+    /// Number of calls since the last report.
     calls: AtomicU64,
 }
 
 impl Participant {
-    /// Returns the thresholds it has a say in.
-    fn thresholds(&self) -> impl Iterator<Item = &SharedThreshold> {
-        let shared = &*self.cut.inner;
+    /// Returns the groups that its share counts in.
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        let shared = &*self.shared.inner;
         let live = (!self.is_shadow).then_some(&shared.live);
         live.into_iter().chain(shared.all.get())
     }
 
     pub(super) fn count(&self, priority: Priority) {
-        // Relaxed: a weight.
+        // Relaxed: a statistical weight.
         self.calls.fetch_add(1, Ordering::Relaxed);
-        for shared in self.thresholds() {
-            lock(&shared.table).levels.add(priority);
+        for group in self.groups() {
+            lock(&group.table).levels.add(priority);
         }
     }
 
-    /// Reports the share of its calls in the last `over` that it wants to shed, valid for `good_for`,
-    /// and updates the threshold.
+    /// Reports `rate`, the share of its calls in the last `over` that it wants to shed, and updates the threshold.
+    /// The report expires after `good_for`.
     pub(super) fn report(&self, rate: f64, over: Duration, good_for: Duration, now: Instant) {
         let share = Share {
             calls: self.calls.swap(0, Ordering::Relaxed),
@@ -100,29 +100,29 @@ impl Participant {
             at: now,
             good_for,
         };
-        for shared in self.thresholds() {
-            shared.report(self.number, share, now);
+        for group in self.groups() {
+            group.report(self.number, share, now);
         }
     }
 
     pub(super) fn threshold(&self) -> Threshold {
-        let shared = &*self.cut.inner;
+        let shared = &*self.shared.inner;
         let all = shared.all.get().filter(|_| self.is_shadow);
         all.unwrap_or(&shared.live).threshold()
     }
 }
 
 impl Drop for Participant {
-    /// Its share no longer counts.
+    /// Removes its share.
     fn drop(&mut self) {
-        for shared in self.thresholds() {
-            let mut table = lock(&shared.table);
+        for group in self.groups() {
+            let mut table = lock(&group.table);
             table.shares.retain(|(number, _)| *number != self.number);
         }
     }
 }
 
-impl SharedThreshold {
+impl Group {
     fn report(&self, number: u64, share: Share, now: Instant) {
         let mut table = lock(&self.table);
         match table.shares.iter_mut().find(|(of, _)| *of == number) {
@@ -130,7 +130,7 @@ impl SharedThreshold {
             None => table.shares.push((number, share)),
         }
         let rate = combine(table.shares.iter().map(|(_, share)| *share), now);
-        // Relaxed: the word is all there is to know.
+        // Relaxed: the word publishes nothing else.
         self.threshold
             .store(table.levels.threshold(rate).to_bits(), Ordering::Relaxed);
     }
@@ -140,7 +140,7 @@ impl SharedThreshold {
     }
 }
 
-impl Default for SharedThreshold {
+impl Default for Group {
     fn default() -> Self {
         Self {
             threshold: AtomicU64::new(Threshold::default().to_bits()),
@@ -152,9 +152,9 @@ impl Default for SharedThreshold {
     }
 }
 
-impl fmt::Debug for SharedCut {
+impl fmt::Debug for SharedThreshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SharedCut")
+        f.debug_tuple("SharedThreshold")
             .field(&self.inner.live.threshold())
             .finish()
     }

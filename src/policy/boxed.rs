@@ -1,24 +1,42 @@
-//! Policies without a type.
+//! Policies whose type is erased.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::call::{Attempting, AttemptingClassified};
+use super::call::{Attempting, AttemptingBlocking, AttemptingClassified, AttemptingOnce, Source};
 use super::classified::Classified;
 use super::context::{Attempt, Context};
+use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run, Tried};
 use super::outcome::Outcome;
+use super::report::{Notes, Report};
+use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::Error;
+use crate::sync::lock;
 
-/// Any policy for operations that return `Result<T, E>`, without its type: for fields and registries.
+/// Any policy for operations that return `Result<T, E>`, with its type erased: for fields and registries.
 ///
 /// Its futures are `Send`. A call allocates twice, for its own future and that of the attempt, and once
 /// more for each further attempt. Cheap to clone; clones are the same policy.
 ///
 /// It has the calls as methods of its own, and is no element of a tuple.
+///
+/// Code that is generic over the policies it boxes asks for [`Boxable<T, E>`](Boxable):
+///
+/// ```
+/// use backstop::BoxPolicy;
+/// use backstop::policy::Boxable;
+///
+/// struct Client { policy: BoxPolicy<String, std::io::Error> }
+///
+/// impl Client {
+///     fn new(policy: impl Boxable<String, std::io::Error> + 'static) -> Self {
+///         Self { policy: BoxPolicy::new(policy) }
+///     }
+/// }
+/// ```
 ///
 /// # Example
 ///
@@ -44,7 +62,7 @@ pub struct BoxPolicy<T, E> {
 }
 
 impl<T: 'static, E: 'static> BoxPolicy<T, E> {
-    /// Hides the type of `policy`.
+    /// Erases the type of `policy`.
     pub fn new<P>(policy: P) -> Self
     where
         P: Boxable<T, E> + 'static,
@@ -65,8 +83,9 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let attempt = |_| Box::pin(Attempting::new(op())) as BoxAttempt<'_, T, E>;
-        let numbers = Numbers::default();
-        self.policy.run(BoxOperation::new(&attempt, &numbers)).await
+        let source = Source::new(Parts::new(&attempt));
+        let run = self.policy.run(BoxOperation(&source), Context::new());
+        run.await.result
     }
 
     /// As [`Policy::call_with`](super::Policy::call_with).
@@ -83,8 +102,33 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
             let future = op(Attempt::new(cx));
             Box::pin(Attempting::new(future)) as BoxAttempt<'_, T, E>
         };
-        let numbers = Numbers::default();
-        self.policy.run(BoxOperation::new(&attempt, &numbers)).await
+        let source = Source::new(Parts::new(&attempt));
+        let run = self.policy.run(BoxOperation(&source), Context::new());
+        run.await.result
+    }
+
+    /// As [`Policy::call_once`](super::Policy::call_once), for any policy: the type does not say which of them
+    /// attempt more than once. The call is not [repeatable](super::CallOptions::repeatable), so a retry inside
+    /// repeats it only if it was rejected before it started, and a hedge makes no copy.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Policy::call`](super::Policy::call). A policy of your own that makes a second attempt of a call
+    /// that is not repeatable gets a rejection with [`Reason::NotRepeatable`](crate::Reason::NotRepeatable).
+    pub async fn call_once<F, Fut>(&self, op: F) -> Result<T, Error<E>>
+    where
+        F: FnOnce() -> Fut + Send,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        let op = Mutex::new(Some(op));
+        let attempt = |_| {
+            // Taken under the lock, called outside it.
+            let op = lock(&op).take();
+            Box::pin(AttemptingOnce::new(op.map(|op| op()))) as BoxAttempt<'_, T, E>
+        };
+        let source = Source::new(Parts::new(&attempt));
+        let cx = Context::new().with_repeatable(false);
+        self.policy.run(BoxOperation(&source), cx).await.result
     }
 
     /// As [`Policy::call_classified`](super::Policy::call_classified).
@@ -98,8 +142,64 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         Fut: Future<Output = Result<T, Classified<E>>> + Send,
     {
         let attempt = |_| Box::pin(AttemptingClassified::new(op())) as BoxAttempt<'_, T, E>;
-        let numbers = Numbers::default();
-        self.policy.run(BoxOperation::new(&attempt, &numbers)).await
+        let source = Source::new(Parts::new(&attempt));
+        let run = self.policy.run(BoxOperation(&source), Context::new());
+        run.await.result
+    }
+
+    /// As [`Policy::call_reported`](super::Policy::call_reported).
+    pub async fn call_reported<F, Fut>(&self, op: F) -> Report<T, E>
+    where
+        F: Fn() -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, E>> + Send,
+        E: Send,
+    {
+        let notes = Notes::new();
+        let attempt = |_| Box::pin(Attempting::new(op())) as BoxAttempt<'_, T, E>;
+        let discard = |error| notes.keep(error);
+        let source = Source::new(Parts {
+            attempt: &attempt,
+            discard: Some(&discard),
+        });
+        let clock = self.clock().unwrap_or_else(|| BlockingClock.into());
+        let mut cx = Context::new();
+        let start = cx.now(&clock);
+        let op = BoxOperation(&source);
+        let mut outcome = self.policy.run(op, cx).await;
+        let elapsed = outcome.finished(&clock).saturating_duration_since(start);
+        Report::new(outcome.result, op.started(), elapsed, &notes)
+    }
+
+    /// As [`Policy::call_blocking`](super::Policy::call_blocking).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Policy::call`](super::Policy::call).
+    pub fn call_blocking<F>(&self, op: F) -> Result<T, Error<E>>
+    where
+        F: Fn() -> Result<T, E> + Send + Sync,
+    {
+        let attempt = |_| Box::pin(AttemptingBlocking::new(&op)) as BoxAttempt<'_, T, E>;
+        let source = Source::new(Parts::new(&attempt));
+        let call = async {
+            let run = self.policy.run(BoxOperation(&source), Context::new());
+            run.await.result
+        };
+        blocking::block_on(call)
+    }
+}
+
+impl<T, E> Describe for BoxPolicy<T, E> {
+    fn clock(&self) -> Option<ClockHandle> {
+        self.policy.clock()
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        self.policy.describe(layers);
+    }
+
+    fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+        self.policy.clocks(clocks);
     }
 }
 
@@ -113,49 +213,58 @@ impl<T, E> Clone for BoxPolicy<T, E> {
 
 impl<T, E> fmt::Debug for BoxPolicy<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoxPolicy").finish_non_exhaustive()
+        let mut layers = Vec::new();
+        self.describe(&mut layers);
+        f.debug_struct("BoxPolicy")
+            .field("layers", &layers)
+            .finish()
     }
 }
 
 type BoxFuture<'a, O> = Pin<Box<dyn Future<Output = O> + Send + 'a>>;
 type BoxAttempt<'a, T, E> = BoxFuture<'a, Outcome<T, E>>;
 type Attempts<'a, T, E> = dyn Fn(Context) -> BoxAttempt<'a, T, E> + Send + Sync + 'a;
+type Discards<'a, E> = dyn Fn(Error<E>) + Send + Sync + 'a;
 
-/// A policy for one type of operation whose futures are `Send`.
-///
-/// A trait of its own for [`BoxPolicy::new`]: a bound on references to a type that is yet to be inferred
-/// sends the compiler through all policies of policies.
-pub trait Boxable<T, E>: Send + Sync {
-    /// Calls the operation.
-    fn run<'a>(&'a self, op: BoxOperation<'a, T, E>) -> BoxFuture<'a, Result<T, Error<E>>>;
+/// A policy that [`BoxPolicy::new`] takes: any whose futures are `Send` for operations that return
+/// `Result<T, E>`. Implemented for all of them; there is nothing to implement.
+// A trait of its own: a bound on references to a type that is yet to be inferred sends the compiler through
+// all policies of policies.
+pub trait Boxable<T, E>: Describe + Send + Sync {
+    /// Runs the operation under this policy.
+    fn run<'a>(
+        &'a self,
+        op: BoxOperation<'a, T, E>,
+        cx: Context,
+    ) -> Pin<Box<dyn Future<Output = Outcome<T, E>> + Send + 'a>>;
 }
 
 impl<P, T: 'static, E: 'static> Boxable<T, E> for P
 where
-    P: Send + Sync,
+    P: Describe + Send + Sync,
     for<'a, 'b> &'a P: Run<BoxOperation<'b, T, E>, Future: Send>,
 {
-    fn run<'a>(&'a self, op: BoxOperation<'a, T, E>) -> BoxFuture<'a, Result<T, Error<E>>> {
-        Box::pin(async move { Run::run(self, op, Context::new()).await.result })
+    fn run<'a>(&'a self, op: BoxOperation<'a, T, E>, cx: Context) -> BoxFuture<'a, Outcome<T, E>> {
+        // Lazily: deadlines that are in force while a future is polled hold for its start as well.
+        Box::pin(async move { Run::run(self, op, cx).await })
     }
 }
 
-/// An operation whose attempts are boxed.
-pub struct BoxOperation<'a, T, E> {
+/// An operation whose attempts are boxed: that of a [`BoxPolicy`].
+pub struct BoxOperation<'a, T, E>(&'a Source<Parts<'a, T, E>>);
+
+/// Makes attempts, and takes the errors that the caller does not see.
+pub(super) struct Parts<'a, T, E> {
     attempt: &'a Attempts<'a, T, E>,
-    numbers: &'a Numbers,
+    discard: Option<&'a Discards<'a, E>>,
 }
 
-/// Number of attempts started, and the endpoints tried.
-#[derive(Default)]
-struct Numbers {
-    started: AtomicU32,
-    tried: AtomicU64,
-}
-
-impl<'a, T, E> BoxOperation<'a, T, E> {
-    const fn new(attempt: &'a Attempts<'a, T, E>, numbers: &'a Numbers) -> Self {
-        Self { attempt, numbers }
+impl<'a, T, E> Parts<'a, T, E> {
+    const fn new(attempt: &'a Attempts<'a, T, E>) -> Self {
+        Self {
+            attempt,
+            discard: None,
+        }
     }
 }
 
@@ -180,21 +289,27 @@ impl<'a, T, E> Operation for BoxOperation<'a, T, E> {
     type Listener = ();
 
     fn attempt(self, cx: Context) -> BoxAttempt<'a, T, E> {
-        self.numbers.started.fetch_add(1, Ordering::Relaxed);
-        (self.attempt)(cx)
+        (self.0.start().attempt)(cx)
     }
 
     fn listener(self) {}
 
     fn started(self) -> u32 {
-        self.numbers.started.load(Ordering::Relaxed)
+        self.0.started()
     }
 
     fn tried(self) -> Tried {
-        Tried::from_bits(self.numbers.tried.load(Ordering::Relaxed))
+        self.0.tried()
     }
 
     fn keep_tried(self, tried: Tried) {
-        self.numbers.tried.store(tried.bits(), Ordering::Relaxed);
+        self.0.keep_tried(tried);
+    }
+
+    fn discard(self, error: Error<E>) {
+        match self.0.closure().discard {
+            Some(discard) => discard(error),
+            None => drop(error),
+        }
     }
 }

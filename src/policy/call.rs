@@ -17,10 +17,11 @@ use crate::clock::blocking;
 use crate::error::{Error, Reason, Rejected};
 use crate::sync::lock;
 
-/// A closure and the number of attempts made with it. Lives in the caller's future, so that the
-/// operation is one reference.
+/// A closure, and what its attempts share. Lives in the caller's future, so that the operation is one
+/// reference.
 pub(super) struct Source<F> {
     closure: F,
+    /// Number of attempts started.
     started: AtomicU32,
     /// Endpoints tried.
     tried: AtomicU64,
@@ -36,14 +37,33 @@ impl<F> Source<F> {
         }
     }
 
-    /// The closure, to make an attempt with.
+    pub(super) const fn closure(&self) -> &F {
+        &self.closure
+    }
+
+    /// Counts an attempt. Returns the closure, which makes it.
     #[inline(always)]
-    fn start(&self) -> &F {
+    pub(super) fn start(&self) -> &F {
         // All attempts of a call start in polls of one future, so no two threads add at once.
         let started = self.started.load(Ordering::Relaxed);
         self.started
             .store(started.wrapping_add(1), Ordering::Relaxed);
         &self.closure
+    }
+
+    #[inline(always)]
+    pub(super) fn started(&self) -> u32 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub(super) fn tried(&self) -> Tried {
+        Tried::from_bits(self.tried.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    pub(super) fn keep_tried(&self, tried: Tried) {
+        self.tried.store(tried.bits(), Ordering::Relaxed);
     }
 }
 
@@ -95,17 +115,17 @@ macro_rules! of_a_closure {
 
         #[inline(always)]
         fn started(self) -> u32 {
-            self.0.started.load(Ordering::Relaxed)
+            self.0.started()
         }
 
         #[inline(always)]
         fn tried(self) -> Tried {
-            Tried::from_bits(self.0.tried.load(Ordering::Relaxed))
+            self.0.tried()
         }
 
         #[inline(always)]
         fn keep_tried(self, tried: Tried) {
-            self.0.tried.store(tried.bits(), Ordering::Relaxed);
+            self.0.keep_tried(tried);
         }
     };
 }
@@ -157,12 +177,10 @@ where
     fn attempt(self, _: Context) -> AttemptingOnce<Fut> {
         // Taken under the lock, called outside it.
         let closure = lock(&self.0.closure).take();
-        AttemptingOnce {
-            attempt: closure.map(|closure| {
-                self.0.start();
-                Attempting::new(closure())
-            }),
-        }
+        AttemptingOnce::new(closure.map(|closure| {
+            self.0.start();
+            closure()
+        }))
     }
 }
 
@@ -195,9 +213,7 @@ where
 
     #[inline(always)]
     fn attempt(self, _: Context) -> AttemptingBlocking<'a, F> {
-        AttemptingBlocking {
-            closure: self.0.start(),
-        }
+        AttemptingBlocking::new(self.0.start())
     }
 }
 
@@ -235,6 +251,15 @@ pin_project! {
         // `None`: a policy that claims to be `AtMostOnce` made a second attempt.
         #[pin]
         attempt: Option<Attempting<Fut>>,
+    }
+}
+
+impl<Fut> AttemptingOnce<Fut> {
+    #[inline(always)]
+    pub(super) fn new(future: Option<Fut>) -> Self {
+        Self {
+            attempt: future.map(Attempting::new),
+        }
     }
 }
 
@@ -292,6 +317,12 @@ impl<T, E, Fut: Future<Output = Result<T, Classified<E>>>> Future for Attempting
 /// in force then.
 pub struct AttemptingBlocking<'a, F> {
     closure: &'a F,
+}
+
+impl<'a, F> AttemptingBlocking<'a, F> {
+    pub(super) const fn new(closure: &'a F) -> Self {
+        Self { closure }
+    }
 }
 
 impl<F> fmt::Debug for AttemptingBlocking<'_, F> {

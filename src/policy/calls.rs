@@ -167,14 +167,7 @@ pub trait Policy {
                 let elapsed = outcome.finished(&clock).saturating_duration_since(start);
                 (outcome.result, op.started(), elapsed)
             };
-            let (last_error, last_rejection) = notes.into_last();
-            Report {
-                result,
-                attempts,
-                elapsed,
-                last_error,
-                last_rejection,
-            }
+            Report::new(result, attempts, elapsed, &notes)
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use super::describe::LayerKind;
+use super::describe::{Describe, LayerKind};
+use crate::clock::ClockHandle;
 
-/// A layer in an order, or of a kind, that does not do what it seems to.
+/// A known mistake in the order or the settings of layers.
 ///
-/// Most mistakes are about two layers. `Display` gives them, counted from 0 (the outermost), and the reason.
+/// Most mistakes concern two layers. `Display` names them, counted from 0 (the outermost), and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderWarning {
     outer: (usize, LayerKind),
@@ -20,7 +21,7 @@ impl OrderWarning {
         self.outer.0
     }
 
-    /// Returns the position of the inner layer, from 0: that of the outer one if the mistake is about a
+    /// Returns the position of the inner layer, from 0: that of the outer one if the mistake concerns a
     /// single layer.
     pub const fn inner(&self) -> usize {
         self.inner.0
@@ -35,16 +36,49 @@ impl OrderWarning {
 impl fmt::Display for OrderWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((outer, outside), (inner, inside)) = (self.outer, self.inner);
-        write!(f, "layer {inner} ({})", inside.as_str())?;
+        write!(f, "layer {inner} ({inside})")?;
         if outer != inner {
-            write!(f, " inside layer {outer} ({})", outside.as_str())?;
+            write!(f, " inside layer {outer} ({outside})")?;
         }
         write!(f, ": {}", self.why)
     }
 }
 
+/// Returns all mistakes in the layers of a policy.
+pub(super) fn warnings(policy: &impl Describe) -> Vec<OrderWarning> {
+    let (mut layers, mut clocks) = (Vec::new(), Vec::new());
+    policy.describe(&mut layers);
+    policy.clocks(&mut clocks);
+    let mut found = order_warnings(&layers);
+    found.extend(clock_warnings(&layers, &clocks));
+    found
+}
+
+/// Compares each clock with that of the nearest layer outside that has one.
+fn clock_warnings(layers: &[LayerKind], clocks: &[Option<ClockHandle>]) -> Vec<OrderWarning> {
+    if layers.len() != clocks.len() {
+        // A policy of the user's says how many layers it has, but not on which clocks they are.
+        return Vec::new();
+    }
+    let clocks = clocks.iter().enumerate();
+    let mut clocks = clocks.filter_map(|(at, clock)| Some((at, clock.as_ref()?.id())));
+    let mut outer = clocks.next();
+    let mut found = Vec::new();
+    for (at, clock) in clocks {
+        if let Some((outside, _)) = outer.replace((at, clock)).filter(|outer| outer.1 != clock) {
+            found.push(OrderWarning {
+                outer: (outside, layers[outside]),
+                inner: (at, layers[at]),
+                why: "they are on different clocks, so each reads its own, and a test that moves \
+                      one leaves the other behind; give both the same clock",
+            });
+        }
+    }
+    found
+}
+
 /// Applies the rules to each layer, and to each pair of layers, the outer one first.
-pub(super) fn order_warnings(layers: &[LayerKind]) -> Vec<OrderWarning> {
+fn order_warnings(layers: &[LayerKind]) -> Vec<OrderWarning> {
     let mut found = Vec::new();
     for (outer, &outside) in layers.iter().enumerate() {
         let mut report = |inner: usize, why: Option<&'static str>| {
@@ -106,7 +140,7 @@ fn mistake(
             if !between.iter().chain(inward).any(LayerKind::may_time_out) =>
         {
             Some(
-                "a call that is cut from outside tells the breaker nothing, so a dependency that \
+                "a call that is cut off from outside tells the breaker nothing, so a dependency that \
                  hangs never opens it; put a timeout for each attempt inside the breaker",
             )
         }
@@ -120,7 +154,7 @@ fn mistake(
             Some("it would take the waits between attempts for latency; put it inside the retry")
         }
         (LayerKind::RateLimiter, LayerKind::Bulkhead { .. }) => Some(
-            "calls that the bulkhead rejects, or that are canceled while they wait for it, have \
+            "calls that the bulkhead rejects, or that are cancelled while they wait for it, have \
              already spent their tokens; put the limiter inside the bulkhead",
         ),
         (LayerKind::LoadShedder { queue_delay: true }, LayerKind::Bulkhead { .. }) => Some(
@@ -136,7 +170,7 @@ fn mistake(
             Some("injected faults would say nothing about any endpoint; put the chaos inside")
         }
         (LayerKind::Throttle, LayerKind::Retry { .. }) => Some(
-            "it counts one request where there are several, and lets retries through; put it inside",
+            "it counts one request where there are several, and does not see retries; put it inside",
         ),
         (LayerKind::Hedge, LayerKind::Retry { .. }) => Some(
             "each copy would be retried, and its backoff is taken for latency; put the hedge inside the retry",
@@ -205,7 +239,7 @@ mod tests {
 
     const BREAKER: LayerKind = LayerKind::CircuitBreaker;
 
-    /// The positions and the text of the only mistake.
+    /// Returns the positions and the text of the only mistake.
     fn only(layers: &[LayerKind]) -> (usize, usize, String) {
         let found = order_warnings(layers);
         assert_eq!(found.len(), 1, "{layers:?}: {found:?}");
@@ -333,5 +367,26 @@ mod tests {
             assert_eq!((found[0].outer(), found[0].inner()), (outer, inner));
             assert!(!found[0].why().is_empty());
         }
+    }
+
+    #[test]
+    fn layers_on_different_clocks_are_named() {
+        let (a, b) = (crate::ManualClock::new(), crate::ManualClock::new());
+        let timeout = |clock: &crate::ManualClock, seconds| {
+            let timeout = crate::Timeout::builder().after(Duration::from_secs(seconds));
+            timeout.clock(clock.clone()).build().unwrap()
+        };
+        let inspect = || super::super::Inspect::errors(|(): &(), _| {});
+        assert_eq!(warnings(&(timeout(&a, 3), inspect(), timeout(&a, 1))), []);
+
+        let nested = (timeout(&a, 9), (inspect(), timeout(&b, 3)), timeout(&b, 1));
+        let found = warnings(&nested);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].outer(), found[0].inner()), (0, 2));
+        let text = found[0].to_string();
+        assert!(text.contains("different clocks"), "{text}");
+
+        let there_and_back = (timeout(&a, 9), Some(timeout(&b, 3)), &timeout(&a, 1));
+        assert_eq!(warnings(&there_and_back).len(), 2);
     }
 }

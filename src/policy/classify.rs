@@ -1,4 +1,4 @@
-//! Saying what results mean.
+//! Classifiers: policies that give results their verdicts.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::keyed::stateless;
 use crate::verdict::Verdict;
 
-/// Says what results mean, for everything outside it in the stack.
+/// Gives results their verdicts, for all layers outside it in the stack.
 ///
 /// It is a policy that runs the operation and replaces the verdict on the way out. Usually it is the
 /// innermost element of the tuple; a second one further out makes, say, the retry and the breaker
@@ -88,19 +88,19 @@ pub struct Classify<F> {
     verdict_of: F,
 }
 
-/// Says what results mean, knowing which attempt had them. Made by [`Classify::by_attempt`].
+/// Gives results their verdicts, depending on the attempt. Made by [`Classify::by_attempt`].
 #[derive(Clone, Copy)]
 pub struct ClassifyAttempts<F> {
     verdict_of: F,
 }
 
-/// Says what the operation's own errors mean. Made by [`Classify::errors`].
+/// Gives the operation's own errors their verdicts. Made by [`Classify::errors`].
 #[derive(Clone, Copy)]
 pub struct ClassifyErrors<F> {
     verdict_of: F,
 }
 
-/// Says which of the operation's own errors are retried. Made by [`Classify::retry_if`].
+/// Decides which of the operation's own errors are retried. Made by [`Classify::retry_if`].
 #[derive(Clone, Copy)]
 pub struct RetryIf<F> {
     retry: F,
@@ -112,10 +112,10 @@ stateless!(ClassifyErrors<F>);
 stateless!(RetryIf<F>);
 
 impl<F> Classify<F> {
-    /// Asks `verdict_of` about every result that comes from inside, values, timeouts and refusals
+    /// Asks `verdict_of` about every result that comes from inside, values, timeouts, and rejections
     /// included.
     ///
-    /// [`Verdict::default_for`] is the verdict for results you have no opinion on.
+    /// [`Verdict::default_for`] is the verdict without a classifier.
     pub const fn by<T, E>(verdict_of: F) -> Self
     where
         F: Fn(Result<&T, &Error<E>>) -> Verdict,
@@ -189,13 +189,13 @@ impl<F> Classify<F> {
 
 /// Changes the verdict of an outcome.
 pub trait Relabel<Op: Operation> {
-    /// What it has to know of the attempt; nothing, as a rule, so that futures stay small.
+    /// What the classifier keeps of the attempt's context. Usually nothing, so that futures stay small.
     type Note: Copy;
 
-    /// Notes it at the start of the attempt.
+    /// Takes the note at the start of the attempt.
     fn note(cx: Context) -> Self::Note;
 
-    /// Changes it where it stands.
+    /// Changes the verdict in place.
     fn relabel(&self, note: Self::Note, outcome: &mut Outcome<Op::Value, Op::Error>);
 }
 

@@ -1,5 +1,6 @@
-//! What travels inwards with a call, and what the operation gets to see of it.
+//! Contexts of calls on their way in through the layers.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::{ClockHandle, ClockId};
@@ -7,28 +8,28 @@ use crate::deadline;
 use crate::instant::Instant;
 use crate::priority::Priority;
 
-/// What every layer of a stack knows about the call it is part of. `Copy`, and handed inwards by
-/// value.
+/// The context of a call, which each layer of a stack receives. `Copy`, and passed inwards by value.
 ///
 /// # Reading the time
 ///
 /// Layers share clock readings through it: [`now`](Self::now) reads the clock only when no layer
 /// before has. A layer that has waited passes on a fresh reading ([`refresh`](Self::refresh)), so
-/// the reading a layer receives is the present.
+/// the reading a layer receives is current.
 ///
 /// Layers may be on different clocks. The times inside are then carried over to the clock of the
 /// layer that asks: what matters is how much time is left, not where a clock began to count.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Context {
     /// The clock that `start`, `now` and `deadline` are on.
     clock: ClockId,
     start: Instant,
     now: Instant,
     deadline: Instant,
-    // Whole words, for what is narrower is stored in pieces and read at once, which stalls.
+    // Whole words: narrow fields are stored one by one and loaded together, which stalls.
     /// The attempt, and the cost in the upper half.
     numbers: u64,
-    /// The priority, the flags below, and in the upper half the budget that has counted the call.
+    /// The priority, the flags below, and from bit [`BUDGETS`](Self::BUDGETS) the budgets that have counted
+    /// the call.
     traits: u64,
     /// The endpoint that the attempt goes to; zero if none was picked.
     endpoint: u64,
@@ -43,8 +44,8 @@ impl Context {
     const SPENT: u64 = 1 << 18;
     /// A probe of a circuit that is half-open.
     const PROBE: u64 = 1 << 19;
-    /// Where the number of the budget begins.
-    const BUDGET: u32 = 32;
+    /// Shift of the numbers of the last three budgets that have counted the call.
+    const BUDGETS: u32 = 64 - 3 * BudgetNumber::BITS;
 
     /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
     pub const fn new() -> Self {
@@ -59,8 +60,8 @@ impl Context {
         }
     }
 
-    /// The present on `clock`: the last reading when a layer before has read the same clock,
-    /// otherwise a new one.
+    /// Returns the current time on `clock`: the last reading if a layer outside has read the same clock, and a
+    /// new one otherwise.
     #[inline(always)]
     pub fn now(&mut self, clock: &ClockHandle) -> Instant {
         if self.clock != clock.id() {
@@ -69,7 +70,7 @@ impl Context {
         self.now
     }
 
-    /// The present on `clock`, read anew. For layers that have waited.
+    /// Reads `clock` again and returns the current time. For layers that have waited.
     #[inline]
     pub fn refresh(&mut self, clock: &ClockHandle) -> Instant {
         let now = clock.now();
@@ -77,7 +78,7 @@ impl Context {
         now
     }
 
-    /// Makes `now`, a reading of `clock`, the present.
+    /// Records `now`, a reading of `clock`, as the current time.
     #[inline]
     pub(crate) fn arrive(&mut self, clock: &ClockHandle, now: Instant) {
         if self.clock == clock.id() {
@@ -87,11 +88,10 @@ impl Context {
         }
     }
 
-    /// Moves all times to `clock`, which reads `now`, keeping their distances from the present.
+    /// Moves all times to `clock`, which reads `now`, keeping their distances from the current time.
     ///
-    /// Always inlined, and the rare part works on single words: a context whose address no call
-    /// takes stays in registers on its way inwards. In memory its copies cost a layer 6 ns, half
-    /// of what it costs in all.
+    /// Always inlined, and the cold part takes single words: a context whose address is never taken stays in
+    /// registers on its way inwards. In memory its copies cost a layer 6 ns, half of its total cost.
     #[inline(always)]
     fn move_to(&mut self, clock: &ClockHandle, now: Instant) {
         if self.clock == ClockId::NONE && self.deadline == Instant::FAR_FUTURE {
@@ -106,20 +106,20 @@ impl Context {
         self.clock = clock.id();
     }
 
-    /// When the call began, on `clock`. The present, when nobody has read a clock yet.
+    /// Returns when the call began, on `clock`. The current time if no layer has read a clock yet.
     pub fn start(&mut self, clock: &ClockHandle) -> Instant {
         self.now(clock);
         self.start
     }
 
-    /// When the call must be over, on `clock`. [`Instant::FAR_FUTURE`] when it has no deadline.
+    /// Returns the deadline of the call, on `clock`. [`Instant::FAR_FUTURE`] if it has none.
     #[inline]
     pub fn deadline(&mut self, clock: &ClockHandle) -> Instant {
         self.now(clock);
         self.deadline
     }
 
-    /// The time left until the deadline, as of the last reading; `None` without a deadline.
+    /// Returns the time left until the deadline, as of the last reading; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         (self.deadline != Instant::FAR_FUTURE)
             .then(|| self.deadline.saturating_duration_since(self.now))
@@ -141,104 +141,112 @@ impl Context {
         (before, self.deadline)
     }
 
-    /// Which attempt this is, from 1.
+    /// Returns the number of the attempt, from 1.
     pub const fn attempt(&self) -> u32 {
         self.numbers as u32
     }
 
-    /// The context of attempt number `attempt`.
+    /// Returns the context of attempt number `attempt`.
     #[must_use]
     pub const fn with_attempt(mut self, attempt: u32) -> Self {
         self.numbers = self.numbers & !(u32::MAX as u64) | attempt as u64;
         self
     }
 
-    /// Whether this is a further copy of an attempt that is still running.
+    /// Returns whether this is a further copy of an attempt that still runs.
     pub const fn is_hedge(&self) -> bool {
         self.traits & Self::HEDGE != 0
     }
 
-    /// The context of a further copy of an attempt.
+    /// Returns the context of a further copy of an attempt, or of the attempt itself.
     #[must_use]
     pub const fn with_hedge(self, hedge: bool) -> Self {
         self.with_trait(Self::HEDGE, hedge)
     }
 
-    /// Whether the operation may be repeated although it may have been executed. `true` unless the
-    /// call says otherwise.
+    /// Returns whether the operation may be repeated although it may have been executed. The default is
+    /// `true`.
     pub const fn is_idempotent(&self) -> bool {
         self.traits & Self::ONCE == 0
     }
 
-    /// The same context for an operation that may, or may not, be repeated.
+    /// Returns the context of an operation that may, or may not, be repeated.
     #[must_use]
     pub const fn with_idempotent(self, idempotent: bool) -> Self {
         self.with_trait(Self::ONCE, !idempotent)
     }
 
-    /// Whether the operation can be run again at all. `false` for one that consumes what it sends, such
+    /// Returns whether the operation can be run again at all. `false` for one that consumes what it sends, such
     /// as a streamed request body: then no policy makes a second attempt.
     pub const fn is_repeatable(&self) -> bool {
         self.traits & Self::SPENT == 0
     }
 
-    /// The same context for an operation that can, or cannot, be run again.
+    /// Returns the context of an operation that can, or cannot, be run again.
     #[must_use]
     pub const fn with_repeatable(self, repeatable: bool) -> Self {
         self.with_trait(Self::SPENT, !repeatable)
     }
 
-    /// Whether this call is a probe of a circuit that is half-open: a layer outside has admitted it to
-    /// find out whether the dependency is well again, so it is not hedged.
+    /// Returns whether the call is a probe of a half-open circuit outside, whose result shows whether the
+    /// dependency has recovered. A probe is not hedged.
     pub const fn is_probe(&self) -> bool {
         self.traits & Self::PROBE != 0
     }
 
-    /// The same context for a probe, or for any other call.
+    /// Returns the context of a probe, or for any other call.
     #[must_use]
     #[inline]
     pub const fn with_probe(self, probe: bool) -> Self {
         self.with_trait(Self::PROBE, probe)
     }
 
-    /// Number of the retry budget that has counted this call; zero if none has.
-    pub(crate) const fn budget(&self) -> u32 {
-        (self.traits >> Self::BUDGET) as u32
+    /// Returns whether the retry budget of this number has counted the call, among the last three that have.
+    pub(crate) const fn is_counted_by(&self, budget: BudgetNumber) -> bool {
+        let mut counted = self.traits >> Self::BUDGETS;
+        while counted != 0 {
+            if counted & BudgetNumber::MAX == budget.get() {
+                return true;
+            }
+            counted >>= BudgetNumber::BITS;
+        }
+        false
     }
 
-    /// The same context for a call that the budget of this number has counted.
+    /// Returns the context of a call that the budget of this number has counted too.
     #[must_use]
-    pub(crate) const fn with_budget(mut self, number: u32) -> Self {
-        self.traits = self.traits & u32::MAX as u64 | (number as u64) << Self::BUDGET;
+    pub(crate) const fn counted_by(mut self, budget: BudgetNumber) -> Self {
+        let others = self.traits & ((1 << Self::BUDGETS) - 1);
+        let counted = self.traits >> Self::BUDGETS << BudgetNumber::BITS | budget.get();
+        self.traits = others | counted << Self::BUDGETS;
         self
     }
 
-    /// How important the call is to load shedders and priority queues.
+    /// Returns how important the call is to load shedders and priority queues.
     pub const fn priority(&self) -> Priority {
         Priority(self.traits as u16)
     }
 
-    /// The same context with another priority.
+    /// Returns the context with another priority.
     #[must_use]
     pub const fn with_priority(mut self, priority: Priority) -> Self {
         self.traits = self.traits & !(u16::MAX as u64) | priority.0 as u64;
         self
     }
 
-    /// How many units of a rate limit or a weighted bulkhead the call takes. 1 unless the call says
-    /// otherwise.
+    /// Returns how many units of a rate limit or a weighted bulkhead the call takes. The default is 1.
     pub const fn cost(&self) -> u32 {
         (self.numbers >> 32) as u32
     }
 
-    /// The same context with another cost.
+    /// Returns the context with another cost.
     #[must_use]
     pub const fn with_cost(mut self, cost: u32) -> Self {
         self.numbers = (cost as u64) << 32 | self.numbers & u32::MAX as u64;
         self
     }
 
-    /// The endpoint that the attempt goes to, as the layer that picked it numbers it; zero for none.
+    /// Returns the address of the endpoint that the attempt goes to; zero for none.
     #[inline]
     pub(crate) const fn endpoint(&self) -> u64 {
         self.endpoint
@@ -250,6 +258,23 @@ impl Context {
         self.endpoint = endpoint;
     }
 
+    /// Saves the context while an attempt runs, for a layer on `clock`.
+    #[inline(always)]
+    pub(crate) fn save(mut self, clock: &ClockHandle) -> SavedContext {
+        if self.clock == ClockId::NONE {
+            self.traits |= SavedContext::UNREAD;
+        } else {
+            self.now(clock);
+        }
+        SavedContext {
+            start: self.start,
+            deadline: self.deadline,
+            numbers: self.numbers,
+            traits: self.traits,
+            endpoint: self.endpoint,
+        }
+    }
+
     const fn with_trait(mut self, which: u64, on: bool) -> Self {
         self.traits = if on {
             self.traits | which
@@ -257,6 +282,86 @@ impl Context {
             self.traits & !which
         };
         self
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("attempt", &self.attempt())
+            .field("elapsed", &self.now.saturating_duration_since(self.start))
+            .field("remaining", &self.remaining())
+            .field("is_hedge", &self.is_hedge())
+            .field("is_idempotent", &self.is_idempotent())
+            .field("is_repeatable", &self.is_repeatable())
+            .field("is_probe", &self.is_probe())
+            .field("priority", &self.priority())
+            .field("cost", &self.cost())
+            .finish()
+    }
+}
+
+/// A context without its clock and the last reading, which is outdated when the context is needed again.
+#[derive(Clone, Copy)]
+pub struct SavedContext {
+    start: Instant,
+    deadline: Instant,
+    numbers: u64,
+    traits: u64,
+    endpoint: u64,
+}
+
+impl SavedContext {
+    /// No layer had read a clock.
+    const UNREAD: u64 = 1 << 20;
+
+    pub(crate) const fn attempt(&self) -> u32 {
+        self.numbers as u32
+    }
+
+    /// Returns the context on `clock`, which reads `now`. It is the clock that the context was saved on.
+    pub(crate) fn restore(self, clock: &ClockHandle, now: Instant) -> Context {
+        let is_unread = self.traits & Self::UNREAD != 0;
+        let mut cx = Context {
+            clock: if is_unread { ClockId::NONE } else { clock.id() },
+            start: self.start,
+            now,
+            deadline: self.deadline,
+            numbers: self.numbers,
+            traits: self.traits & !Self::UNREAD,
+            endpoint: self.endpoint,
+        };
+        cx.arrive(clock, now);
+        cx
+    }
+}
+
+impl fmt::Debug for SavedContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SavedContext").finish_non_exhaustive()
+    }
+}
+
+/// The number of a retry budget, in a [`Context`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BudgetNumber(u64);
+
+impl BudgetNumber {
+    const BITS: u32 = 14;
+
+    /// The largest number.
+    pub(crate) const MAX: u64 = (1 << Self::BITS) - 1;
+
+    /// Returns a number, if it is from 1 to [`MAX`](Self::MAX).
+    pub(crate) const fn new(number: u64) -> Option<Self> {
+        match number {
+            1..=Self::MAX => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn get(self) -> u64 {
+        self.0
     }
 }
 
@@ -289,7 +394,7 @@ impl Default for Context {
     }
 }
 
-/// What an operation learns about the attempt it makes. Passed to the closure of
+/// The attempt that an operation makes. Passed to the closure of
 /// [`Policy::call_with`](super::Policy::call_with).
 ///
 /// # Example
@@ -320,22 +425,22 @@ impl Attempt {
         Self { cx }
     }
 
-    /// Which attempt this is, from 1.
+    /// Returns the number of the attempt, from 1.
     pub const fn number(&self) -> u32 {
         self.cx.attempt()
     }
 
-    /// Whether this is a further copy of an attempt that is still running.
+    /// Returns whether this is a further copy of an attempt that still runs.
     pub const fn is_hedge(&self) -> bool {
         self.cx.is_hedge()
     }
 
-    /// How long the attempt had left when it started; `None` without a deadline.
+    /// Returns how much time the attempt had left when it started; `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
         self.cx.remaining()
     }
 
-    /// The priority of the call.
+    /// Returns the priority of the call.
     pub const fn priority(&self) -> Priority {
         self.cx.priority()
     }
@@ -365,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_is_shared_until_somebody_waits() {
+    fn a_reading_is_shared_until_a_layer_waits() {
         let (clock, handle, _) = two_clocks();
         let mut cx = Context::new();
         let first = cx.now(&handle);

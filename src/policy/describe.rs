@@ -1,5 +1,6 @@
-//! What a policy says about itself.
+//! Descriptions of policies: their clock and their layers.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::ClockHandle;
@@ -23,9 +24,15 @@ pub trait Describe {
     fn describe(&self, layers: &mut Vec<LayerKind>) {
         layers.push(LayerKind::Other);
     }
+
+    /// Adds the clock of each layer, in the order of [`describe`](Self::describe). A policy that passes
+    /// `describe` on to others passes this on too.
+    fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+        clocks.push(self.clock());
+    }
 }
 
-/// What a layer says about itself to [`Pipeline::check`](crate::Pipeline::check).
+/// The kind of a layer, for [`Pipeline::check`](crate::Pipeline::check).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerKind {
@@ -76,7 +83,7 @@ pub enum LayerKind {
 }
 
 impl LayerKind {
-    /// Whether the layer decides by the verdicts of the layers inside it. Layers of other kinds might.
+    /// Returns whether the layer decides by the verdicts of the layers inside it. One of an unknown kind may.
     pub(super) const fn reads_verdicts(&self) -> bool {
         match self {
             Self::Retry { .. }
@@ -98,21 +105,22 @@ impl LayerKind {
         }
     }
 
-    /// Whether the layer may cut off what runs inside it.
+    /// Returns whether the layer may cut off an operation.
     pub(super) const fn may_time_out(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Other)
     }
 
-    pub(super) const fn as_str(self) -> &'static str {
+    /// Returns the kind as an identifier for logs and metrics, such as `circuit_breaker`.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Timeout { .. } => "timeout",
             Self::Retry { .. } => "retry",
-            Self::CircuitBreaker => "circuit breaker",
+            Self::CircuitBreaker => "circuit_breaker",
             Self::Bulkhead { .. } => "bulkhead",
             Self::Throttle => "throttle",
-            Self::LoadShedder { .. } => "load shedder",
+            Self::LoadShedder { .. } => "load_shedder",
             Self::Classify => "classify",
-            Self::RateLimiter => "rate limiter",
+            Self::RateLimiter => "rate_limiter",
             Self::Endpoints => "endpoints",
             Self::Chaos => "chaos",
             Self::Hedge => "hedge",
@@ -122,5 +130,16 @@ impl LayerKind {
             Self::Guard => "guard",
             Self::Other => "other",
         }
+    }
+}
+
+impl fmt::Display for LayerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::CircuitBreaker => "circuit breaker",
+            Self::LoadShedder { .. } => "load shedder",
+            Self::RateLimiter => "rate limiter",
+            _ => self.as_str(),
+        })
     }
 }

@@ -31,7 +31,7 @@ use crate::event::{Event, Observer};
 ///
 ///     fn enter(&self, _: &mut Context) -> Result<(), Rejected> {
 ///         match self.closed.load(Relaxed) {
-///             true => Err(Rejected::new("maintenance", Reason::Isolated)),
+///             true => Err(Rejected::new("maintenance", Reason::Custom)),
 ///             false => Ok(()),
 ///         }
 ///     }

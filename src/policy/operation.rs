@@ -63,10 +63,7 @@ pub trait Operation: Copy {
     }
 }
 
-/// The endpoints that one call has tried, kept by its [`Operation`] for
-/// [`Endpoints`](crate::Endpoints).
-///
-/// One bit for each of the first 64 endpoints of a set; further ones share the bits.
+/// The endpoints that one call has tried, kept by its [`Operation`] for [`Endpoints`](crate::Endpoints).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tried(u64);
 

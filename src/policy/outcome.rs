@@ -1,4 +1,6 @@
-//! What travels outwards with a result: what it says about the dependency and about trying again.
+//! Results on their way out through the layers.
+
+use std::fmt;
 
 use crate::clock::{ClockHandle, ClockId};
 use crate::error::{Error, Rejected, TimedOut};
@@ -8,24 +10,24 @@ use crate::verdict::Verdict;
 /// The result of an attempt on its way out, with its verdict.
 ///
 /// Policies look at the verdict, not at the error, so one classifier inside speaks for all of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Outcome<T, E> {
-    /// What the caller gets.
+    /// The result that the caller gets.
     pub result: Result<T, Error<E>>,
-    /// What it means to the policies around.
+    /// What the result means to the policies outside.
     pub verdict: Verdict,
     finished: Finished,
 }
 
-/// When the attempt ended, if somebody has read that clock already.
-#[derive(Clone, Copy, Debug)]
+/// When the attempt ended, if a layer has read the clock since.
+#[derive(Clone, Copy)]
 struct Finished {
     clock: ClockId,
     at: Instant,
 }
 
 impl<T, E> Outcome<T, E> {
-    /// An outcome with a verdict of its own.
+    /// Returns an outcome with this verdict.
     #[inline(always)]
     pub const fn new(result: Result<T, Error<E>>, verdict: Verdict) -> Self {
         Self {
@@ -38,7 +40,7 @@ impl<T, E> Outcome<T, E> {
         }
     }
 
-    /// The outcome of an operation without a classifier: `Ok` is a success, `Err` is transient.
+    /// Returns the outcome of an operation without a classifier: `Ok` is a success, `Err` is transient.
     #[inline(always)]
     pub fn of(result: Result<T, E>) -> Self {
         match result {
@@ -47,11 +49,10 @@ impl<T, E> Outcome<T, E> {
         }
     }
 
-    /// The same outcome, for the way out of a layer.
+    /// Returns the outcome, moved field by field.
     ///
-    /// Good results go field by field: as one value they would be copied with the room for an error,
-    /// in wide pieces over fields that were just written, and that stalls for longer than a layer
-    /// takes.
+    /// As one value a good result is moved together with the space for an error, by wide loads over narrow
+    /// stores that have not settled. That stalls for longer than a layer takes.
     #[inline(always)]
     pub(crate) fn handed_on(self) -> Self {
         let Self {
@@ -73,23 +74,23 @@ impl<T, E> Outcome<T, E> {
         }
     }
 
-    /// A refusal, with the verdict that belongs to its reason.
+    /// Returns the outcome of a rejection, with the verdict of its reason.
     pub const fn rejected(rejected: Rejected) -> Self {
         let verdict = Verdict::of_rejected(&rejected);
         Self::new(Err(Error::Rejected(rejected)), verdict)
     }
 
-    /// A timeout: unhealthy, and worth another attempt where that is safe, unless it was a deadline from
-    /// outside.
+    /// Returns the outcome of a timeout: unhealthy, and retried where that is safe, unless a deadline from
+    /// outside has passed.
     pub const fn timed_out(timed_out: TimedOut) -> Self {
         let verdict = Verdict::of_timed_out(&timed_out);
         Self::new(Err(Error::TimedOut(timed_out)), verdict)
     }
 
-    /// When the attempt ended, on `clock`: read at most once for all layers on that clock.
+    /// Returns when the attempt ended, on `clock`, which is read at most once for all layers on it.
     ///
-    /// A layer that waits before it passes the outcome on must not pass on this reading: it makes a
-    /// new outcome.
+    /// A layer that waits before it passes the outcome on makes a new outcome, because this reading is from
+    /// before the wait.
     #[inline(always)]
     pub fn finished(&mut self, clock: &ClockHandle) -> Instant {
         let id = clock.id();
@@ -100,6 +101,15 @@ impl<T, E> Outcome<T, E> {
             };
         }
         self.finished.at
+    }
+}
+
+impl<T: fmt::Debug, E: fmt::Debug> fmt::Debug for Outcome<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome")
+            .field("result", &self.result)
+            .field("verdict", &self.verdict)
+            .finish()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A result with what happened on the way to it.
+//! Results with the number of attempts, the time taken, and the errors that they do not show.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use super::operation::{Operation, Tried};
 use crate::error::{Error, Rejected};
 use crate::sync::lock;
 
-/// The result of a call with how many attempts and how much time it took. Returned by
+/// The result of a call, with the number of attempts and the time it took. Returned by
 /// [`Policy::call_reported`](super::Policy::call_reported).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -45,6 +45,24 @@ impl<T, E> Report<T, E> {
     }
 }
 
+impl<T, E> Report<T, E> {
+    pub(super) fn new(
+        result: Result<T, Error<E>>,
+        attempts: u32,
+        elapsed: Duration,
+        notes: &Notes<E>,
+    ) -> Self {
+        let (last_error, last_rejection) = std::mem::take(&mut *lock(&notes.last));
+        Self {
+            result,
+            attempts,
+            elapsed,
+            last_error,
+            last_rejection,
+        }
+    }
+}
+
 /// The errors of a call that its result does not show. Lives in the caller's future.
 pub(super) struct Notes<E> {
     /// The last error of the operation, and the last rejection.
@@ -58,7 +76,7 @@ impl<E> Notes<E> {
         }
     }
 
-    fn keep(&self, error: Error<E>) {
+    pub(super) fn keep(&self, error: Error<E>) {
         // Dropped outside the lock.
         let _replaced = match error {
             Error::Operation(error) => lock(&self.last).0.replace(error),
@@ -68,12 +86,6 @@ impl<E> Notes<E> {
             }
             Error::TimedOut(_) => None,
         };
-    }
-
-    pub(super) fn into_last(self) -> (Option<E>, Option<Rejected>) {
-        self.last
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -119,6 +119,12 @@ macro_rules! tuples {
                 $outer.describe(layers);
                 $($inner.describe(layers);)*
             }
+
+            fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+                let ($outer, $($inner,)*) = self;
+                $outer.clocks(clocks);
+                $($inner.clocks(clocks);)*
+            }
         }
 
         #[allow(non_snake_case)]
@@ -165,4 +171,6 @@ impl<Op: Operation> Run<Op> for &() {
 
 impl Describe for () {
     fn describe(&self, _: &mut Vec<LayerKind>) {}
+
+    fn clocks(&self, _: &mut Vec<Option<ClockHandle>>) {}
 }

@@ -33,6 +33,10 @@ impl<P: Describe + ?Sized> Describe for &P {
     fn describe(&self, layers: &mut Vec<LayerKind>) {
         (**self).describe(layers);
     }
+
+    fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+        (**self).clocks(clocks);
+    }
 }
 
 impl<P: ?Sized> Policy for Arc<P> {}
@@ -59,9 +63,13 @@ impl<P: Describe + ?Sized> Describe for Arc<P> {
     fn describe(&self, layers: &mut Vec<LayerKind>) {
         (**self).describe(layers);
     }
+
+    fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+        (**self).clocks(clocks);
+    }
 }
 
-/// `None` passes every call through: a switch for configuration.
+/// `None` runs the operation as it is: a switch for configuration.
 impl<P> Policy for Option<P> {}
 
 impl<P: AtMostOnce> AtMostOnce for Option<P> {}
@@ -93,6 +101,12 @@ impl<P: Describe> Describe for Option<P> {
     fn describe(&self, layers: &mut Vec<LayerKind>) {
         if let Some(policy) = self {
             policy.describe(layers);
+        }
+    }
+
+    fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+        if let Some(policy) = self {
+            policy.clocks(clocks);
         }
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::inner::Inner;
-use super::queue::{Entry, Turn};
-use super::state::Refusal;
-use super::wakes::Wakes;
+use super::state::Unavailable;
+use super::wait_queue::{Joined, Turn};
+use super::wake_list::WakeList;
 use crate::clock::{ClockHandle, Sleep};
 use crate::coop;
 use crate::deadline;
@@ -21,29 +21,29 @@ use crate::instant::Instant;
 pin_project! {
     /// Waits for tokens. Made by [`RateLimiter::acquire`](super::RateLimiter::acquire).
     ///
-    /// Does nothing before it is first polled. The first in the line watches the clock for the others: one
-    /// that is not polled delays them until some other call uses the limiter.
+    /// Does nothing before it is first polled. The first waiter watches the clock for the others: one that
+    /// is not polled delays them until another call uses the limiter.
     ///
     /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquires that are always
     /// ready yields to other tasks now and then.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives up the place in the line: the next moves up, and no token is lost.
+    /// Dropping it leaves the wait queue: the next waiter moves up, and no token is lost.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Acquire<'a> {
         inner: &'a Inner,
         cost: u64,
         longest: Duration,
-        // As the limits count time.
+        // The end of `longest` or of the deadline.
         latest: Instant,
-        // What is to blame when `latest` is too early.
+        // The reason of a rejection because of `latest`.
         reason: Reason,
-        // The place in the line, once it has one.
+        // Its key in the wait queue.
         ticket: Option<u64>,
-        // When it got that.
+        // When it joined the queue.
         since: Instant,
-        // When the tokens it was served with count as taken, as long as they may have to go back.
+        // When its tokens count as taken. They go back if it is dropped with this set.
         served: Option<Instant>,
         timer_at: Instant,
         #[pin]
@@ -53,20 +53,13 @@ pin_project! {
     impl PinnedDrop for Acquire<'_> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            leave(this.inner, this.ticket, *this.cost);
+            if let Some(ticket) = this.ticket.take() {
+                this.inner.leave(ticket, *this.cost);
+            }
             if let Some(taken) = this.served.take() {
                 this.inner.give(Some(taken), *this.cost);
             }
         }
-    }
-}
-
-/// Gives up the place in the line.
-fn leave(inner: &Inner, ticket: &mut Option<u64>, cost: u64) {
-    if let Some(ticket) = ticket.take() {
-        inner
-            .queue
-            .leave(&inner.core, inner.base.now(), ticket, cost);
     }
 }
 
@@ -86,7 +79,7 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// Whether it has a place in the line.
+    /// Whether it is in the wait queue.
     pub(super) const fn is_queued(&self) -> bool {
         self.ticket.is_some()
     }
@@ -95,12 +88,15 @@ impl<'a> Acquire<'a> {
         self.inner
     }
 
-    /// The limiter's clock.
+    pub(super) const fn cost(&self) -> u64 {
+        self.cost
+    }
+
     pub(super) fn clock(&self) -> &'a ClockHandle {
         &self.inner.base.clock
     }
 
-    /// Polls it for a call that has this deadline, on the limiter's clock, which reads `now`.
+    /// Polls it for a call with this deadline. `now` is the current time on the limiter's clock.
     pub(super) fn poll_with(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
@@ -120,31 +116,34 @@ impl<'a> Acquire<'a> {
                         *this.reason = Reason::DeadlineTooClose;
                     }
                     let (latest, shadow) = (*this.latest, inner.base.shadow);
-                    let (refusal, reason) =
+                    let (unavailable, reason) =
                         match inner
                             .queue
-                            .enter(&inner.core, now, *this.cost, latest, shadow)
+                            .enter(&inner.storage, now, *this.cost, latest, shadow)
                         {
-                            Entry::Taken => return Poll::Ready(Ok(())),
-                            // It would have waited. In shadow mode nothing waits.
-                            Entry::Queued(_) if shadow => return Poll::Ready(Ok(())),
-                            Entry::Queued(ticket) => {
+                            // It would have waited. In shadow mode no call does.
+                            Joined::Queued(_) if shadow => return Poll::Ready(Ok(())),
+                            Joined::Taken => return Poll::Ready(Ok(())),
+                            Joined::Queued(ticket) => {
                                 *this.ticket = Some(ticket);
                                 *this.since = now;
                                 continue;
                             }
-                            Entry::TooLate(refusal) => (refusal, *this.reason),
-                            Entry::Full(refusal) => (refusal, Reason::RateLimited),
+                            Joined::TooLate(unavailable) => (unavailable, *this.reason),
+                            Joined::Full(unavailable) => (unavailable, Reason::RateLimited),
                         };
-                    let rejected = inner.base.rejection(now, refusal, reason);
+                    let rejected = inner.base.rejection(now, unavailable, reason);
                     return Poll::Ready(inner.reject(rejected, observer));
                 }
                 Some(ticket) => {
                     let waker = task.waker().clone();
-                    // Dropped before it returns: a waker may panic, and the tokens go back then.
-                    let mut wakes = Wakes::default();
+                    // Dropped before this returns: a waker may panic, and then `served` gives the
+                    // tokens back.
+                    let mut wakes = WakeList::default();
                     let place = (ticket, *this.latest);
-                    let turn = inner.queue.turn(&inner.core, now, place, waker, &mut wakes);
+                    let turn = inner
+                        .queue
+                        .turn(&inner.storage, now, place, waker, &mut wakes);
                     if let Turn::Taken(at) = turn {
                         *this.ticket = None;
                         *this.served = Some(at);
@@ -158,17 +157,19 @@ impl<'a> Acquire<'a> {
                             *this.served = None;
                             return Poll::Ready(Ok(()));
                         }
-                        // The quota may have changed meanwhile, and with it what was foreseen.
-                        Turn::First(Refusal::Until(at)) if at <= *this.latest => Ok(at),
-                        Turn::First(refusal) => Err(refusal),
+                        // A change of the quota may have moved the turn.
+                        Turn::First(Unavailable::Until(at)) if at <= *this.latest => Ok(at),
+                        Turn::First(unavailable) => Err(unavailable),
                         Turn::Behind if now < *this.latest => Ok(*this.latest),
-                        Turn::Behind => Err(Refusal::Until(Instant::FAR_FUTURE)),
+                        Turn::Behind => Err(Unavailable::Until(Instant::FAR_FUTURE)),
                     };
                     match too_late {
                         Ok(wake_at) => wake_at,
-                        Err(refusal) => {
-                            leave(inner, this.ticket, *this.cost);
-                            let rejected = inner.base.rejection(now, refusal, Reason::QueueTimeout);
+                        Err(unavailable) => {
+                            *this.ticket = None;
+                            inner.queue.leave(&inner.storage, now, ticket, *this.cost);
+                            let rejected =
+                                inner.base.rejection(now, unavailable, Reason::QueueTimeout);
                             return Poll::Ready(inner.reject(rejected, observer));
                         }
                     }
@@ -216,7 +217,7 @@ impl std::fmt::Debug for Acquire<'_> {
         f.debug_struct("Acquire")
             .field("limiter", &self.inner.base.name)
             .field("cost", &self.cost)
-            .field("ticket", &self.ticket)
+            .field("is_queued", &self.is_queued())
             .finish_non_exhaustive()
     }
 }

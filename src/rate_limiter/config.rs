@@ -5,42 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::RateLimiter;
-use super::core::{Core, Locked};
 use super::feedback::{Adaptive, Feedback};
 use super::inner::Inner;
-use super::queue::Queue;
+use super::quotas_in_force::QuotasInForce;
 use super::rejections::Rejections;
-use super::state::{self, Algorithm, LARGEST, LARGEST_LOG, Quota};
-use super::striped::Striped;
-use super::terms::Terms;
+use super::state::{self, Algorithm, Gcra, LARGEST, LARGEST_LOG, Quota};
+use super::storage::{Locked, Storage};
+use super::striped_bucket::StripedBucket;
 use super::token_bucket::TokenBucket;
+use super::wait_queue::WaitQueue;
 use crate::adaptive_rate::CubicRateBuilder;
-use crate::base::Setup;
+use crate::base::{Base, Setup};
 use crate::error::ConfigError;
 use crate::sync::Mutex;
 
 impl RateLimiter {
-    /// Returns a builder with the default settings. A quota must be given.
+    /// Returns a builder with the default settings. A quota must be given unless it is adaptive.
     pub const fn builder() -> RateLimiterBuilder {
         RateLimiterBuilder::new()
     }
 }
 
-/// Builds a [`RateLimiter`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`quota`](Self::quota) | must be given, once or several times, unless it is adaptive |
-/// | [`adaptive`](Self::adaptive) | no |
-/// | [`pause_on_hint`](Self::pause_on_hint) | no |
-/// | [`max_wait`](Self::max_wait) of calls through the policy | zero: refuses at once; unlimited for a leaky bucket |
-/// | [`max_waiting`](Self::max_waiting) | 10 000 |
-/// | [`max_debt`](Self::max_debt) of reservations | as much as the quota holds |
-/// | [`stripes`](Self::stripes) | 1 |
-/// | [`shadow`](Self::shadow) | off |
-/// | [`observer`](Self::observer) | none |
-/// | [`name`](Self::name) | `rate_limiter` |
-/// | [`clock`](Self::clock) | tokio's |
+/// Builds a [`RateLimiter`]. The [page](super) lists the defaults.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct RateLimiterBuilder {
@@ -48,7 +34,7 @@ pub struct RateLimiterBuilder {
     adaptive: Option<CubicRateBuilder>,
     longest_pause: Option<Duration>,
     max_wait: Option<Duration>,
-    max_waiting: usize,
+    max_waiting: Option<usize>,
     max_debt: Option<u64>,
     stripes: usize,
     setup: Setup,
@@ -56,8 +42,8 @@ pub struct RateLimiterBuilder {
 
 impl RateLimiterBuilder {
     const NAME: &'static str = "rate_limiter";
-    /// As good as no limit, for one that finds its rate.
-    const UNLIMITED: Quota = Quota::per_second(1_000_000_000);
+    /// No limit in practice, for a limiter that has not found its rate.
+    pub(super) const UNLIMITED: Quota = Quota::per_second(1_000_000_000);
 
     pub(super) const fn new() -> Self {
         Self {
@@ -65,71 +51,74 @@ impl RateLimiterBuilder {
             adaptive: None,
             longest_pause: None,
             max_wait: None,
-            max_waiting: 10_000,
+            max_waiting: None,
             max_debt: None,
             stripes: 1,
             setup: Setup::new(Self::NAME),
         }
     }
 
-    /// A limit. Given several times, a call must fit all of them, and takes from all or from none.
+    /// Adds a quota. A call must fit all quotas, and takes from all of them or from none.
     pub fn quota(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
         self
     }
 
-    /// Finds the rate by itself, from answers that are throttled: as the client rate of the AWS SDKs' adaptive
-    /// retry mode, see [`adaptive_rate`](crate::adaptive_rate).
+    /// Finds the rate from throttled results, as the client rate limiter of the AWS SDKs' adaptive retry
+    /// mode does. See [`adaptive_rate`](crate::adaptive_rate).
     ///
-    /// Until a call is throttled ([`Verdict::throttled`](crate::Verdict::throttled)) the quota holds, or no
-    /// limit if none is given. Then the rate falls to a share of the rate measured and grows again; it
+    /// Until a call is throttled ([`Verdict::throttled`](crate::Verdict::throttled)) the quota holds, or
+    /// no limit if none is given. Then the rate falls to a share of the measured rate, and grows again. It
     /// never exceeds the quota, which must be a single token bucket. Rates are in calls, so calls should
-    /// cost 1. A limiter that has learned a rate is not evicted from a [`Keyed`](crate::Keyed) set.
+    /// cost 1. A limiter that has found a rate is not evicted from a [`Keyed`](crate::Keyed) set.
     ///
-    /// The limiter sees the results of calls through the policy; tell it of others with
-    /// [`RateLimiter::record`]. It belongs inside the retry and outside the classifier.
+    /// The limiter sees the results of calls through the policy; [`RateLimiter::record`] records others.
+    /// It belongs inside the retry and outside the classifier.
     pub const fn adaptive(mut self, rate: CubicRateBuilder) -> Self {
         self.adaptive = Some(rate);
         self
     }
 
     /// Pauses the limiter, as [`RateLimiter::pause_for`] does, when a server says when to come back: a
-    /// `Retry-After` for one caller holds all callers of this limiter. Longer hints count as `longest`, so
-    /// that a server cannot stop all callers for a day. Above zero.
+    /// `Retry-After` for one call holds all calls of this limiter. Longer hints count as `longest`, which
+    /// must be above zero.
     ///
-    /// The hint comes with the verdict of a call, see [`Verdict::hint`](crate::Verdict::hint). Use it where
-    /// the limiter stands for one host, and not where a hint may be meant for one tenant of many.
+    /// The hint comes with the verdict of a call, see [`Verdict::hint`](crate::Verdict::hint). Use it for
+    /// a limiter of one host, and not if a hint may apply to one tenant of many.
     pub const fn pause_on_hint(mut self, longest: Duration) -> Self {
         self.longest_pause = Some(longest);
         self
     }
 
-    /// How long a call through the policy waits for its turn. Zero refuses at once,
-    /// [`Duration::MAX`] waits as long as the call's deadline allows. A turn that would come later is
-    /// refused at once. `acquire` does not look at this: it always waits.
+    /// Sets how long a call through the policy waits for its turn. A turn that would come later is
+    /// rejected at once. Zero: calls do not wait. [`Duration::MAX`]: they wait until their deadlines.
+    /// `acquire` waits in any case.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
     }
 
-    /// How many callers may wait at a time; the next is refused at once.
-    pub const fn max_waiting(mut self, callers: usize) -> Self {
-        self.max_waiting = callers;
+    /// Sets the largest number of waiters; further calls are rejected at once. Without a
+    /// [`max_wait`](Self::max_wait), calls through the policy wait until their deadlines. Zero: no call
+    /// waits.
+    pub const fn max_waiting(mut self, calls: usize) -> Self {
+        self.max_waiting = Some(calls);
         self
     }
 
-    /// How many tokens a reservation may take beyond those there are.
+    /// Sets how many tokens reservations may take beyond those available.
     pub const fn max_debt(mut self, tokens: u64) -> Self {
         self.max_debt = Some(tokens);
         self
     }
 
-    /// Splits a token bucket into so many parts that threads do not fight for it.
+    /// Splits a token bucket into this many parts, each on a cache line of its own, so that threads do not
+    /// contend.
     ///
-    /// The total never exceeds the rate and the burst. What it costs: a call may cost no more than
-    /// its part of the burst (`burst / stripes`); a refusal looks at all parts one after the other,
-    /// so it may miss a token that came back in between; `remaining` is a sum over parts read one
-    /// after the other; debts are held by single parts.
+    /// The total never exceeds the rate and the burst. The price: a call may cost no more than its part of
+    /// the burst (`burst / stripes`); a rejection reads the parts one after another, so it may miss a
+    /// token that came back meanwhile; `remaining` is a sum of parts read one after another; each part has
+    /// its own debt.
     pub const fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = stripes;
         self
@@ -137,24 +126,24 @@ impl RateLimiterBuilder {
 
     setters! {
         in setup;
-        /// Only counts and reports what it would have refused, and lets everything through.
+        /// Counts and reports calls that would be rejected, and admits them.
         shadow;
-        /// Hears of rejections and waits, also those of calls made outside any pipeline.
+        /// Observes rejections and waits, also of calls outside any pipeline.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors and events.
         name;
-        /// The clock that tokens are earned by.
+        /// Sets the clock that tokens are earned by.
         clock;
     }
 
-    /// The limiter.
+    /// Builds the limiter.
     ///
     /// # Errors
     ///
-    /// When no quota was given or one has no meaning, when an adaptive limiter has other quotas than a token
-    /// bucket, or stripes, when several or other quotas than a token
-    /// bucket are to be striped, when a stripe would hold no token, or without a clock where the
-    /// feature `tokio` is off.
+    /// If no quota is given or one is invalid, if an adaptive limiter has stripes or other quotas than a
+    /// single token bucket, if something else than a single token bucket is striped or a stripe would hold
+    /// no token, if a setting is zero that must not be, or if there is no clock because the feature
+    /// `tokio` is off.
     pub fn build(mut self) -> Result<RateLimiter, ConfigError> {
         let error = |setting, problem| ConfigError::new(Self::NAME, setting, problem);
         if self.adaptive.is_some() {
@@ -182,18 +171,12 @@ impl RateLimiterBuilder {
         }
         let logs = |quota: &Quota| quota.algorithm() == Algorithm::SlidingLog;
         if self.quotas.iter().any(logs) && debt > LARGEST_LOG {
-            return Err(error("max_debt", "is too large for a log of every call"));
-        }
-        if self.max_waiting == 0 && self.max_wait.is_some_and(|longest| !longest.is_zero()) {
             return Err(error(
-                "max_wait",
-                "lets calls wait, but `max_waiting` is zero",
+                "max_debt",
+                "must not exceed 2^20 tokens with a sliding log",
             ));
         }
-        let max_wait = match (self.max_wait, state::queue_bound(&self.quotas)) {
-            (None, Some(_)) => Duration::MAX,
-            (longest, _) => longest.unwrap_or(Duration::ZERO),
-        };
+        let max_wait = max_wait(Self::NAME, self.max_wait, self.max_waiting, &self.quotas)?;
         let now = base.now();
         let adaptive = match self.adaptive {
             Some(rate) => Some(Mutex::new(Adaptive::new(rate.build(now)?, *first))),
@@ -206,28 +189,31 @@ impl RateLimiterBuilder {
                 adaptive,
             })
         });
-        let core = match (self.stripes, rest) {
+        let storage = match (self.stripes, rest) {
             (0, _) => return Err(error("stripes", "must be at least 1")),
             (1, []) if first.is_plain() => {
                 let gcra = first.gcra(debt);
-                let tat = gcra.holding(now, first.first());
-                Core::Token(TokenBucket::new(&gcra, tat))
+                let tat = gcra.with_initial(now, first.initial_tokens());
+                Storage::Token(TokenBucket::new(&gcra, tat))
             }
             (1, _) => {
                 let limits = state::limits(&self.quotas, now, debt);
-                Core::Locked(Mutex::new(Locked::new(limits, now)))
+                Storage::Locked(Mutex::new(Locked::new(limits, now)))
             }
             (stripes, []) if first.is_plain() => {
                 let rules = state::stripe(first, stripes)
                     .ok_or(error("stripes", "must not exceed the burst, nor 1024"))?;
-                Core::Striped(Striped::new(&rules, now, first.first()))
+                Storage::StripedBucket(StripedBucket::new(&rules, now, first.initial_tokens()))
             }
             _ => return Err(error("stripes", "can only split a single token bucket")),
         };
         Ok(RateLimiter {
             inner: Arc::new(Inner {
-                core,
-                queue: Queue::new(self.max_waiting, Terms::new(self.quotas)),
+                storage,
+                queue: WaitQueue::new(
+                    self.max_waiting.unwrap_or(usize::MAX),
+                    QuotasInForce::new(self.quotas),
+                ),
                 base,
                 max_wait,
                 debt,
@@ -235,6 +221,49 @@ impl RateLimiterBuilder {
                 rejections: Rejections::default(),
             }),
         })
+    }
+}
+
+/// Returns how long calls through the policy may wait, by default and by the settings.
+pub(super) fn max_wait(
+    policy: &'static str,
+    longest: Option<Duration>,
+    max_waiting: Option<usize>,
+    quotas: &[Quota],
+) -> Result<Duration, ConfigError> {
+    match (longest, max_waiting) {
+        (Some(longest), Some(0)) if !longest.is_zero() => {
+            let problem = "is above zero, but `max_waiting` is 0, so no call waits";
+            Err(ConfigError::new(policy, "max_wait", problem))
+        }
+        (Some(longest), _) => Ok(longest),
+        (None, Some(0)) => Ok(Duration::ZERO),
+        (None, Some(_)) => Ok(Duration::MAX),
+        (None, None) if state::queue_bound(quotas).is_some() => Ok(Duration::MAX),
+        (None, None) => Ok(Duration::ZERO),
+    }
+}
+
+impl RateLimiter {
+    /// Makes a limiter that continues a token bucket in use.
+    pub(super) fn of_bucket(
+        (gcra, tat): (Gcra, u64),
+        quotas: Vec<Quota>,
+        debt: u64,
+        max_waiting: usize,
+        base: Base,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                storage: Storage::Token(TokenBucket::new(&gcra, tat)),
+                queue: WaitQueue::new(max_waiting, QuotasInForce::new(quotas)),
+                base,
+                max_wait: Duration::ZERO,
+                debt,
+                feedback: None,
+                rejections: Rejections::default(),
+            }),
+        }
     }
 }
 

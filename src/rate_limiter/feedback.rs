@@ -1,4 +1,4 @@
-//! What a limiter learns from the results of calls: pauses that servers ask for, and a rate of its own.
+//! What a limiter learns from results of calls: pauses that servers ask for, and an adaptive rate.
 
 use std::time::Duration;
 
@@ -15,30 +15,32 @@ pub(super) struct Feedback {
     pub(super) adaptive: Option<Mutex<Adaptive>>,
 }
 
-/// The rate that a limiter finds by itself.
+/// The rate of an adaptive limiter.
 #[derive(Debug)]
 pub(super) struct Adaptive {
     rate: CubicRate,
-    /// The quota of the builder, which the rate never exceeds.
+    /// The builder's quota, which the rate never exceeds.
     most: Quota,
-    /// The quota in force, or the next one while `applying`.
+    /// The quota in force, or while `applying` the next one.
     current: Quota,
-    /// Whether a call brings a quota into force. Calls beside it leave theirs to it, so that the newest is
+    /// Whether a thread is applying a quota. Other threads leave theirs in `current`, so the newest is
     /// applied last.
     applying: bool,
+    /// The time of the last result.
+    last: Instant,
 }
 
-/// A quota that differs by less than this share is not worth a change, which wakes waiters.
+/// A quota that differs by less than this share is not applied: a change wakes waiters.
 const WORTH: f64 = 0.01;
 
 impl Feedback {
-    /// The pause that a result causes.
+    /// Returns the pause that a result asks for.
     pub(super) fn pause(&self, verdict: &Verdict) -> Option<Duration> {
         let hint = verdict.hint()?.min(self.longest_pause);
         (!hint.is_zero()).then_some(hint)
     }
 
-    /// Learns from a result. Returns the new quota, if there is one; the caller applies it and asks
+    /// Records a result. Returns the new quota if there is one; the caller applies it and then calls
     /// [`applied`](Self::applied).
     pub(super) fn learn(&self, now: Instant, verdict: &Verdict) -> Option<Quota> {
         if verdict.health() == Health::Neutral {
@@ -47,6 +49,7 @@ impl Feedback {
         let throttled = verdict.class() == ErrorClass::Throttled;
         let mut adaptive = lock_checked(self.adaptive.as_ref()?);
         adaptive.rate.on_response(now, throttled);
+        adaptive.last = now;
         let quota = adaptive.found();
         if adaptive.current == quota || !(throttled || adaptive.is_worth(&quota)) {
             return None;
@@ -56,8 +59,8 @@ impl Feedback {
         applies.then_some(quota)
     }
 
-    /// Says that `quota` is in force. Returns the newer one that has been found meanwhile, unless the caller
-    /// applies no more: then a later result brings it.
+    /// Ends the application of `quota`. Returns a newer one found meanwhile, unless this was the caller's
+    /// last: then a later result applies it.
     pub(super) fn applied(&self, quota: Quota, is_last: bool) -> Option<Quota> {
         let mut adaptive = lock_checked(self.adaptive.as_ref()?);
         if is_last {
@@ -69,6 +72,24 @@ impl Feedback {
     }
 }
 
+/// A rate that was measured, but never throttled, counts for this long.
+const MEMORY: Duration = Duration::from_secs(60);
+
+impl Feedback {
+    /// Returns when all measurements are out of date; `None` once a rate was found.
+    pub(super) fn forgotten_at(&self) -> Option<Instant> {
+        let Some(adaptive) = &self.adaptive else {
+            return Some(Instant::ORIGIN);
+        };
+        let adaptive = lock_checked(adaptive);
+        match (adaptive.rate.rate(), adaptive.last) {
+            (Some(_), _) => None,
+            (None, Instant::ORIGIN) => Some(Instant::ORIGIN),
+            (None, last) => Some(last + MEMORY),
+        }
+    }
+}
+
 impl Adaptive {
     pub(super) const fn new(rate: CubicRate, most: Quota) -> Self {
         Self {
@@ -76,10 +97,11 @@ impl Adaptive {
             most,
             current: most,
             applying: false,
+            last: Instant::ORIGIN,
         }
     }
 
-    /// The quota of the rate found, or that of the builder if it is lower.
+    /// Returns the quota for the rate that was found, or the builder's if that is lower.
     fn found(&self) -> Quota {
         let (Some(rate), Some(interval)) = (self.rate.rate(), self.rate.interval()) else {
             return self.most;

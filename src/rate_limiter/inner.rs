@@ -1,13 +1,13 @@
-//! What the clones of a limiter share.
+//! The state that the clones of a limiter share.
 
 use std::time::Duration;
 
-use super::core::{Core, Settings};
 use super::feedback::Feedback;
-use super::queue::Queue;
 use super::rejections::Rejections;
-use super::state::{Inherit, Refusal};
+use super::state::{Inherit, Unavailable};
+use super::storage::{Settings, Storage};
 use super::token_bucket::Borrowed;
+use super::wait_queue::WaitQueue;
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
@@ -15,89 +15,89 @@ use crate::instant::Instant;
 use crate::verdict::Verdict;
 
 pub(super) struct Inner {
-    pub(super) core: Core,
-    pub(super) queue: Queue,
+    pub(super) storage: Storage,
+    pub(super) queue: WaitQueue,
     pub(super) base: Base,
-    /// How long a call through the policy may wait.
+    /// The longest wait of a call through the policy.
     pub(super) max_wait: Duration,
     pub(super) debt: u64,
-    /// What it learns from results, if it does.
+    /// `None` if results of calls change nothing.
     pub(super) feedback: Option<Box<Feedback>>,
-    /// Rejected calls; in shadow mode those that would have been.
+    /// Rejected calls; in shadow mode, calls that would have been rejected.
     pub(super) rejections: Rejections,
 }
 
 impl Inner {
-    /// Takes tokens for a caller that has lost a race for the token bucket, comes behind a line, or has
-    /// another limit.
+    /// The slow path of `try_acquire_n`: after a lost race for the token bucket, behind waiters, or with
+    /// another storage.
     #[inline(never)]
-    pub(super) fn try_acquire_otherwise(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
-        match self.take_otherwise(now, cost) {
+    pub(super) fn try_acquire_slow(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
+        match self.take_slow(now, cost) {
             Ok(()) => Ok(()),
-            Err(refusal) => self.refuse(now, refusal, None),
+            Err(unavailable) => self.reject_for(now, unavailable, None),
         }
     }
 
-    /// As [`take`](Self::take), where something else is to be looked at than one token bucket.
+    /// The slow path of [`take`](Self::take).
     #[inline(never)]
-    pub(super) fn take_otherwise(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
+    pub(super) fn take_slow(&self, now: Instant, cost: u64) -> Result<(), Unavailable> {
         if self.queue.is_closed() {
-            return self.queue.take(&self.core, now, cost);
+            return self.queue.take(&self.storage, now, cost);
         }
-        self.core.take(now, cost)
+        self.storage.take(now, cost)
     }
 
     /// Takes tokens without waiting and without overtaking waiters.
     #[inline(always)]
-    pub(super) fn take(&self, now: Instant, cost: u64) -> Result<(), Refusal> {
-        if let (Core::Token(bucket), false) = (&self.core, self.queue.is_closed()) {
+    pub(super) fn take(&self, now: Instant, cost: u64) -> Result<(), Unavailable> {
+        if let (Storage::Token(bucket), false) = (&self.storage, self.queue.is_closed()) {
             if let Some(taken) = bucket.attempt(now, cost) {
                 return taken;
             }
         }
-        self.take_otherwise(now, cost)
+        self.take_slow(now, cost)
     }
 
-    /// As [`take`](Self::take), leaving no more than `debt` tokens in debt. `None` behind a line.
+    /// As [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
+    /// during a pause.
     pub(super) fn borrow(
         &self,
         now: Instant,
         cost: u64,
         debt: u64,
-    ) -> (Result<(), Refusal>, Option<Borrowed>) {
+    ) -> (Result<(), Unavailable>, Option<Borrowed>) {
         if self.queue.is_closed() {
-            return self.queue.borrow(&self.core, now, cost, debt);
+            return self.queue.borrow(&self.storage, now, cost, debt);
         }
-        let (ready, borrowed) = self.core.borrow(now, cost, debt);
+        let (ready, borrowed) = self.storage.borrow(now, cost, debt);
         (ready, Some(borrowed))
     }
 
-    /// Rejects, or in shadow mode admits what would have been rejected.
+    /// Rejects a call, or admits it in shadow mode.
     #[inline]
-    pub(super) fn refuse(
+    pub(super) fn reject_for(
         &self,
         now: Instant,
-        refusal: Refusal,
+        unavailable: Unavailable,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         if self.base.reports_rejections(observer) {
-            return self.refuse_aloud(now, refusal, observer);
+            return self.reject_and_report(now, unavailable, observer);
         }
         self.rejections.count();
-        Err(self.base.rejection(now, refusal, Reason::RateLimited))
+        Err(self.base.rejection(now, unavailable, Reason::RateLimited))
     }
 
-    // Makes a rejection of its own: one that was handed over would have to be in memory before it is
-    // known whether it is needed there.
+    // Makes its own rejection: one passed by reference would have to be in memory before it is needed.
     #[cold]
-    fn refuse_aloud(
+    fn reject_and_report(
         &self,
         now: Instant,
-        refusal: Refusal,
+        unavailable: Unavailable,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         self.reject(
-            self.base.rejection(now, refusal, Reason::RateLimited),
+            self.base.rejection(now, unavailable, Reason::RateLimited),
             observer,
         )
     }
@@ -111,7 +111,7 @@ impl Inner {
         self.base.reject(rejected, observer)
     }
 
-    /// Learns from the result of a call that this limiter admitted.
+    /// Records the result of a call that this limiter admitted.
     #[cold]
     #[inline(never)]
     pub(super) fn learn_from(&self, now: Instant, verdict: &Verdict) {
@@ -119,30 +119,55 @@ impl Inner {
             return;
         };
         if let Some(pause) = feedback.pause(verdict) {
-            self.queue.pause(&self.core, now, now + pause);
+            self.queue.pause(&self.storage, now, now + pause);
         }
-        // Other calls may find rates meanwhile; this one applies a bounded number of them.
+        // Other threads may find rates meanwhile. Two rounds bound the work of this call.
         let mut found = feedback.learn(now, verdict);
         for is_last in [false, true] {
             let Some(quota) = found else {
                 return;
             };
-            self.queue.change(&self.core, now, |core, terms| {
+            self.queue.change(&self.storage, now, |storage, in_force| {
                 let gcra = quota.gcra(self.debt);
-                let tat = gcra.holding(now, quota.first());
-                core.replace(now, Settings::Token(gcra, tat), Inherit::AsIs);
-                terms.replace(&[quota]);
+                let tat = gcra.with_initial(now, quota.initial_tokens());
+                storage.replace(now, Settings::Token(gcra, tat), Inherit::AsIs);
+                in_force.replace(&[quota]);
             });
             found = feedback.applied(quota, is_last);
         }
     }
 
-    /// Gives tokens back, those taken at `taken` if that is known.
+    /// Gives tokens back, to the time at which they were taken if that is known. A panic of the clock
+    /// loses none.
     pub(super) fn give(&self, taken: Option<Instant>, tokens: u64) {
-        if tokens > 0 {
-            let now = self.base.now();
-            self.queue
-                .change(&self.core, now, |core, _| core.give(now, taken, tokens));
+        if tokens == 0 {
+            return;
         }
+        self.base.at_now_or(Instant::ORIGIN, |now| {
+            self.queue.change(&self.storage, now, |storage, _| {
+                storage.give(now, taken, tokens)
+            });
+        });
+    }
+
+    /// Removes a waiter from the queue, or gives back the tokens it was served with, even if the clock
+    /// panics.
+    pub(super) fn leave(&self, ticket: u64, cost: u64) {
+        self.base.at_now_or(Instant::ORIGIN, |now| {
+            self.queue.leave(&self.storage, now, ticket, cost);
+        });
+    }
+
+    /// Charges tokens that have been consumed already. If the clock panics, as of `taken`.
+    pub(super) fn charge(&self, taken: Instant, tokens: u64) {
+        self.base
+            .at_now_or(taken, |now| self.charge_at(now, tokens));
+    }
+
+    /// Charges tokens that have been consumed already. Forecasts for waiters change with it.
+    pub(super) fn charge_at(&self, now: Instant, tokens: u64) {
+        self.queue.change(&self.storage, now, |storage, _| {
+            storage.charge(now, tokens, self.debt);
+        });
     }
 }

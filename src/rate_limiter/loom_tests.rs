@@ -130,7 +130,7 @@ fn loom_a_caller_from_before_a_change_of_the_quota_takes_nothing_at_the_old_pric
             assert!(taker.join().unwrap());
             let (gcra, tat) = bucket.copy();
             assert_eq!(
-                gcra.standing(tat, now).available,
+                gcra.availability(tat, now).available,
                 1,
                 "two, and one was taken"
             );
@@ -156,8 +156,8 @@ fn loom_a_reservation_given_back_is_there_for_others() {
     });
 }
 
-/// The first in the line gives up while the tokens come back: the second must get them. If the wake
-/// were lost, loom would report a deadlock.
+/// The first waiter is cancelled while tokens come back: the second must get them. Loom would report a lost
+/// wake-up as a deadlock.
 #[test]
 fn loom_a_waiter_that_leaves_wakes_the_next() {
     loom::model(|| {
@@ -181,7 +181,7 @@ fn loom_a_waiter_that_leaves_wakes_the_next() {
 }
 
 #[test]
-fn loom_nobody_is_refused_because_a_quota_changes() {
+fn loom_no_call_is_rejected_because_a_quota_changes() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {

@@ -1,76 +1,6 @@
-//! Rate limits: no more than so much in so much time.
-//!
-//! # What it protects
-//!
-//! A dependency that charges, throttles or breaks above a rate; or, on the server's side, one's own
-//! service and its well-behaved users from those who send too much.
-//!
-//! ```text
-//!                  a token every T
-//!                        │
-//!                 ┌──────▼──────┐ burst      take n ──► enough: the call runs
-//!                 │ ○ ○ ○ ○ ○ ○ │──────────►        └─► too few: refused with retry_after,
-//!                 └─────────────┘                        or waits in line for its turn
-//! ```
-//!
-//! # When not to use it
-//!
-//! * To bound how much runs at the same time: that is a bulkhead. A rate says nothing about calls
-//!   that hang.
-//! * To find out what a dependency can take: a rate is what somebody knows or has agreed on. Use a
-//!   concurrency limit that adapts.
-//! * Across several processes, without dividing the rate: a limiter counts what it sees.
-//!
-//! # Example
-//!
-//! ```
-//! use std::time::Duration;
-//! use backstop::{ManualClock, Policy, RateLimiter};
-//! use backstop::rate_limiter::Quota;
-//!
-//! let clock = ManualClock::new();
-//! let limiter = RateLimiter::builder()
-//!     .quota(Quota::per_second(10).burst(2))
-//!     .clock(clock.clone())
-//!     .build()?;
-//!
-//! let send = || async { Ok::<_, std::io::Error>("sent") };
-//! assert!(clock.block_on(limiter.call(send)).is_ok());
-//! assert!(clock.block_on(limiter.call(send)).is_ok());
-//! let error = clock.block_on(limiter.call(send)).unwrap_err();
-//! assert_eq!(error.to_string(), "rejected by rate_limiter: rate limited, retry after 100ms");
-//!
-//! clock.advance(error.retry_after().unwrap());
-//! assert!(clock.block_on(limiter.call(send)).is_ok());
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
-//!
-//! # Algorithms
-//!
-//! | [`Quota`] | admits | memory | for |
-//! |---|---|---|---|
-//! | token bucket (default) | the rate, and bursts out of what was saved up | one word | nearly everything |
-//! | [`leaky_bucket`](Quota::leaky_bucket) | one per interval, in order | the queue | what must not see bursts |
-//! | [`fixed_window`](Quota::fixed_window) | the limit per window, so twice that around a boundary | one counter | contracts that say so |
-//! | [`sliding_log`](Quota::sliding_log) | never more than the limit in any window | every call | small, strict limits |
-//! | [`sliding_counter`](Quota::sliding_counter) | about the same | two counters | large limits over long windows |
-//!
-//! # Defaults
-//!
-//! See [`RateLimiterBuilder`]. There is no default rate.
-//!
-//! # With its neighbours
-//!
-//! * **Inside a retry** every attempt counts, which is what the dependency sees; a retry waits for
-//!   `retry_after` of a refusal. **Outside** only the first one does.
-//! * **Inside a timeout or a deadline** a call whose turn would come too late is refused at once
-//!   instead of waiting in vain.
-//! * A breaker ignores refusals: they say nothing about the dependency.
-//! * **Inside a hedge** each copy costs a token.
-//!
-//! # One limit per user
-//!
-//! [`KeyedRateLimiter`] keeps millions of them in bounded memory.
+// Defines the page's picture, since rustdoc cannot include an image file.
+#![doc = include_str!("../../docs/patterns/rate-limiter.svg.md")]
+#![doc = include_str!("../../docs/patterns/rate-limiter.md")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,37 +13,41 @@ use crate::verdict::Verdict;
 
 mod acquire;
 mod config;
-mod core;
+mod decision;
 mod feedback;
 mod inner;
 mod keyed;
-mod line;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod policy;
-mod queue;
+mod queue_state;
+mod quotas_in_force;
 mod rejections;
 mod reservation;
+mod snapshot;
 mod state;
-mod striped;
-mod terms;
+mod storage;
+mod striped_bucket;
 mod token_bucket;
-mod wakes;
+mod wait_queue;
+mod wake_list;
 
 pub use self::acquire::Acquire;
 pub use self::config::RateLimiterBuilder;
+pub use self::decision::Decision;
 pub use self::keyed::{
-    Entry, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedReservation,
-    KeyedSnapshot, Limited,
+    KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterBuilder, KeyedReservation, KeyedSnapshot,
+    Limited,
 };
 pub use self::reservation::Reservation;
+pub use self::snapshot::Snapshot;
 pub use self::state::{Algorithm, Inherit, Quota};
 #[doc(no_inline)]
 pub use crate::keyed::Overflow;
 
-use self::core::{Core, Settings};
 use self::inner::Inner;
-use self::state::{Limit, Refusal, Standing, limits, stripe};
+use self::state::{Availability, Limit, Unavailable, limits, stripe};
+use self::storage::{Settings, Storage};
 
 /// Admits no more than its quotas allow. See the [module page](self).
 ///
@@ -123,103 +57,54 @@ pub struct RateLimiter {
     inner: Arc<Inner>,
 }
 
-/// What a limiter decided, or would decide, from one look at its state.
-///
-/// All of it belongs together, so it can be passed on to a client as it is, for example in the
-/// `RateLimit` fields of HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Decision {
-    /// Whether the call may go ahead.
-    pub allowed: bool,
-    /// How many tokens there are when nothing is used: the burst, or the limit of the window. Of
-    /// several quotas, that of the tightest.
-    pub limit: u64,
-    /// How many tokens are left after this decision.
-    pub remaining: u64,
-    /// How long until the limit is as good as new, if nobody takes anything.
-    pub reset_after: Duration,
-    /// How long until the call could go ahead, if nobody else comes. `None` when it may go ahead
-    /// now, and when it never could because it costs more than the limit holds.
-    pub retry_after: Option<Duration>,
-}
-
-/// Where a limiter stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// The name.
-    pub name: &'static str,
-    /// The quotas in force.
-    pub quotas: Vec<Quota>,
-    /// Tokens available of each quota; below zero while reservations are ahead of the rate.
-    pub available: Vec<i64>,
-    /// Tokens available of the tightest quota.
-    pub remaining: u64,
-    /// How long until all quotas are as good as new.
-    pub reset_after: Duration,
-    /// How many callers wait.
-    pub waiting: usize,
-    /// How long nothing is admitted, because it was [paused](RateLimiter::pause_for).
-    pub paused_for: Duration,
-    /// How many calls were rejected. A call that asks again is counted again.
-    pub rejected: u64,
-    /// Whether it is in shadow mode.
-    pub shadow: bool,
-    /// How many calls shadow mode admitted that would have been rejected.
-    pub would_reject: u64,
-}
-
 impl RateLimiter {
-    /// A limiter with this quota and the defaults for the rest, on tokio's clock.
+    /// Returns a limiter with this quota and the default settings, on tokio's clock.
     ///
     /// # Errors
     ///
-    /// When the quota has no meaning.
+    /// If the quota is invalid.
     #[cfg(feature = "tokio")]
     pub fn new(quota: Quota) -> Result<Self, ConfigError> {
         Self::builder().quota(quota).build()
     }
 
-    /// Takes one token, if there is one.
+    /// Takes one token if there is one.
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which there would be one. Also while
-    /// others wait for their turn: nobody overtakes them.
-    // Always inlined, as is what it calls: a call, and a result that goes through memory, are a tenth
-    // of what it costs.
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would
+    /// succeed. Also while other calls wait, since nothing overtakes a waiter.
+    // Inlined, as is everything it calls: a call, and a result passed through memory, cost a tenth of it.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<(), Rejected> {
         self.try_acquire_n(1)
     }
 
-    /// Takes `cost` tokens, if there are that many. A cost of zero is free, but not while the limit
-    /// is in debt.
+    /// Takes `cost` tokens if there are that many. A cost of zero is admitted unless the limit is in debt.
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when the limit never
-    /// holds that many.
+    /// As for [`try_acquire`](Self::try_acquire);
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the limit never holds that many.
     #[inline(always)]
     pub fn try_acquire_n(&self, cost: u64) -> Result<(), Rejected> {
         let inner = &*self.inner;
         let now = inner.base.now();
-        // The most frequent case has an end of its own, so that it does not wait for what the others
-        // would return.
-        if let (Core::Token(bucket), false) = (&inner.core, inner.queue.is_closed()) {
+        // The fast path returns from here, so that it does not wait for the values of the other paths.
+        if let (Storage::Token(bucket), false) = (&inner.storage, inner.queue.is_closed()) {
             match bucket.attempt(now, cost) {
                 Some(Ok(())) => return Ok(()),
-                Some(Err(refusal)) => return inner.refuse(now, refusal, None),
+                Some(Err(unavailable)) => return inner.reject_for(now, unavailable, None),
                 None => {}
             }
         }
-        inner.try_acquire_otherwise(now, cost)
+        inner.try_acquire_slow(now, cost)
     }
 
-    /// Takes `cost` tokens, if there are that many, and tells where that leaves the limit.
+    /// Takes `cost` tokens if there are that many, and returns the decision with the state of the limit
+    /// after it.
     ///
-    /// In shadow mode the decision is the real one: the caller looks at it as it likes.
+    /// In shadow mode too the decision is the real one.
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -228,36 +113,37 @@ impl RateLimiter {
             inner.rejections.count();
         }
         match borrowed {
-            Some(borrowed) => Decision::new(now, taken, borrowed.standing),
+            Some(borrowed) => Decision::new(now, taken, borrowed.availability),
             None => self.behind(now, taken),
         }
     }
 
-    /// What [`decide`](Self::decide) would say about a call that costs one token. Takes nothing.
+    /// Returns what [`decide`](Self::decide) would return for a call that costs one token. Takes nothing.
     pub fn peek(&self) -> Decision {
         self.peek_n(1)
     }
 
-    /// What [`decide`](Self::decide) would say about a call that costs `cost`, except that
-    /// `remaining` is what there is now. Takes nothing.
+    /// Returns what [`decide`](Self::decide) would return for a call that costs `cost`, except that
+    /// `remaining` is what is left now. Takes nothing.
     pub fn peek_n(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.base.now();
         if inner.queue.is_closed() {
-            let (ready, behind) = inner.queue.forecast(&inner.core, now, cost);
+            let (ready, behind) = inner.queue.forecast(&inner.storage, now, cost);
             if behind {
                 return self.behind(now, ready);
             }
         }
-        let limits = inner.core.copy();
-        Decision::new(now, limits.ready(now, cost, 0), limits.standing(now))
+        let limits = inner.storage.copy();
+        Decision::new(now, limits.ready(now, cost, 0), limits.availability(now))
     }
 
-    /// The decision behind waiters, to which belongs whatever there is, or during a pause.
-    fn behind(&self, now: Instant, ready: Result<(), Refusal>) -> Decision {
-        let mut standing = self.inner.core.standing(now);
-        standing.available = 0;
-        Decision::new(now, ready, standing)
+    /// Returns the decision about a call behind waiters, which need all tokens there are, or during a
+    /// pause.
+    fn behind(&self, now: Instant, ready: Result<(), Unavailable>) -> Decision {
+        let mut availability = self.inner.storage.availability(now);
+        availability.available = 0;
+        Decision::new(now, ready, availability)
     }
 
     /// Waits for one token. See [`acquire_n`](Self::acquire_n).
@@ -265,19 +151,19 @@ impl RateLimiter {
         self.acquire_n(1)
     }
 
-    /// Waits for `cost` tokens, behind all who came before, as long as it takes or the deadline of
-    /// the calls made here and now allows.
+    /// Waits for `cost` tokens behind all earlier waiters, without a time limit except the deadline
+    /// inherited from the task.
     ///
     /// # Errors
     ///
-    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the turn would come after the deadline,
-    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens, and
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited) when too many wait already. All but the second with the time after
-    /// which it would have been possible.
+    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) if the turn would come after
+    /// the deadline, [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the limit never
+    /// holds that many tokens, and [`Reason::RateLimited`](crate::Reason::RateLimited) if the wait queue
+    /// is full. The first and the last have the time after which the call would succeed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives up the place in the line: the next moves up, and no token is lost.
+    /// Dropping the future leaves the wait queue: the next waiter moves up, and no token is lost.
     pub fn acquire_n(&self, cost: u64) -> Acquire<'_> {
         self.acquire_within(cost, Duration::MAX)
     }
@@ -286,7 +172,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, when the turn would come later than that.
+    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, if the turn would come later
+    /// than that.
     ///
     /// # Cancel safety
     ///
@@ -304,21 +191,20 @@ impl RateLimiter {
         crate::clock::blocking::block_on(self.acquire_n(cost))
     }
 
-    /// Takes `cost` tokens now, for a call whose real cost is known only afterwards. Where there are
-    /// too few, the limit goes into debt, up to the builder's `max_debt`.
+    /// Takes `cost` tokens now, for a call whose real cost is known only afterwards. If there are too few,
+    /// the limit goes into debt, up to the builder's `max_debt`.
     ///
-    /// A debt is paid out of what the rate earns, before anybody else is admitted.
-    /// [`Reservation::wait`] tells how long that takes.
+    /// The rate pays the debt before another call is admitted. [`Reservation::wait`] returns how long that
+    /// takes.
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire_n`](Self::try_acquire_n), when the debt would become too large.
+    /// As for [`try_acquire_n`](Self::try_acquire_n), if the debt would exceed its bound.
     pub fn reserve(&self, cost: u64) -> Result<Reservation, Rejected> {
         self.reserve_within(cost, Duration::MAX)
     }
 
-    /// As [`reserve`](Self::reserve), if the debt is paid after `longest` at the latest. Changes
-    /// nothing otherwise.
+    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
     ///
     /// # Errors
     ///
@@ -327,54 +213,53 @@ impl RateLimiter {
         Reservation::new(&self.inner, cost, longest)
     }
 
-    /// Admits nothing for `duration`: every call is rejected, with the time after which it has a chance, or
-    /// waits. Tokens are earned meanwhile. If it is paused already, the later end counts.
+    /// Admits nothing for `duration`: calls are rejected, with the time until the pause ends, or wait.
+    /// Tokens are earned meanwhile. Of several pauses the one that ends last counts.
     ///
-    /// For a server that says when to come back: it means all callers.
+    /// For a `Retry-After` that applies to all callers.
     pub fn pause_for(&self, duration: Duration) {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until this instant on the limiter's clock.
+    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         let inner = &*self.inner;
-        inner.queue.pause(&inner.core, inner.base.now(), until);
+        inner.queue.pause(&inner.storage, inner.base.now(), until);
     }
 
     /// Records the result of a call that was admitted by hand, for
-    /// [`adaptive`](RateLimiterBuilder::adaptive) and [`pause_on_hint`](RateLimiterBuilder::pause_on_hint).
-    /// Calls through the policy do it by themselves. Without these settings it does nothing.
+    /// [`adaptive`](RateLimiterBuilder::adaptive) and
+    /// [`pause_on_hint`](RateLimiterBuilder::pause_on_hint). Calls through the policy record theirs.
+    /// Without these settings it does nothing.
     pub fn record(&self, verdict: &Verdict) {
         if self.inner.feedback.is_some() {
             self.inner.learn_from(self.inner.base.now(), verdict);
         }
     }
 
-    /// Makes `tokens` more available, up to what the quotas hold. Waiters whose turn comes by that are
-    /// served.
+    /// Adds `tokens`, up to what the quotas hold, and serves the waiters that were short of them.
     pub fn add(&self, tokens: u64) {
         self.inner.give(None, tokens);
     }
 
-    /// Replaces the quota. The past is not repriced: what was earned until now was earned at the
-    /// old rate, and `inherit` says what of it is kept.
+    /// Replaces the quota. What was earned so far was earned at the old rate; `inherit` says how much of
+    /// it is kept.
     ///
-    /// A call that races with the change is decided by either quota. Those who wait are asked again.
+    /// A call that races with the change is decided by either quota. Waiters are served by the new one.
     ///
     /// # Errors
     ///
-    /// When the quota has no meaning, or another algorithm than the one in force, or the limiter finds its
-    /// rate by itself.
+    /// If the quota is invalid, has another algorithm than the one in force, or the limiter is adaptive.
     pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
         self.set_quotas(&[quota], inherit)
     }
 
-    /// As [`set_quota`](Self::set_quota) for a limiter with several, all at the same instant and in
-    /// the order they were built with.
+    /// As [`set_quota`](Self::set_quota), for a limiter with several quotas: all change at the same
+    /// instant, in the order they were built with.
     ///
     /// # Errors
     ///
-    /// As for [`set_quota`](Self::set_quota), and when the number of quotas is another.
+    /// As for [`set_quota`](Self::set_quota), and if the number of quotas differs.
     pub fn set_quotas(&self, quotas: &[Quota], inherit: Inherit) -> Result<(), ConfigError> {
         let inner = &*self.inner;
         let error = |problem| ConfigError::new("rate_limiter", "quota", problem);
@@ -388,50 +273,55 @@ impl RateLimiter {
         {
             return Err(error("is found by the limiter itself: it is adaptive"));
         }
-        // A clock may be the user's code: not under the lock.
+        // Before the lock: a clock may be user code.
         let now = inner.base.now();
-        inner.queue.change(&inner.core, now, |core, terms| {
-            let same = |(old, new): (&Quota, &Quota)| {
-                old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
-            };
-            let old = terms.quotas();
-            if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
-                return Err(error(
-                    "must be of the number and algorithms it was built with",
-                ));
-            }
-            let first = &quotas[0];
-            let settings = match core {
-                Core::Token(_) => {
-                    let gcra = first.gcra(inner.debt);
-                    Settings::Token(gcra, gcra.holding(now, first.first()))
+        inner
+            .queue
+            .change(&inner.storage, now, |storage, in_force| {
+                let same = |(old, new): (&Quota, &Quota)| {
+                    old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
+                };
+                let old = in_force.quotas();
+                if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
+                    return Err(error(
+                        "must be of the number and algorithms it was built with",
+                    ));
                 }
-                Core::Striped(striped) => {
-                    let rules = stripe(first, striped.len());
-                    let rules = rules.ok_or(error("must hold a token for each stripe"))?;
-                    Settings::Striped(rules, first.first())
-                }
-                Core::Locked(_) => Settings::Locked(limits(quotas, now, inner.debt)),
-            };
-            core.replace(now, settings, inherit);
-            terms.replace(quotas);
-            Ok(())
-        })
+                let first = &quotas[0];
+                let settings = match storage {
+                    Storage::Token(_) => {
+                        let gcra = first.gcra(inner.debt);
+                        Settings::Token(gcra, gcra.with_initial(now, first.initial_tokens()))
+                    }
+                    Storage::StripedBucket(striped) => {
+                        let rules = stripe(first, striped.len());
+                        let rules = rules.ok_or(error("must hold a token for each stripe"))?;
+                        Settings::StripedBucket(rules, first.initial_tokens())
+                    }
+                    Storage::Locked(_) => Settings::Locked(limits(quotas, now, inner.debt)),
+                };
+                storage.replace(now, settings, inherit);
+                in_force.replace(quotas);
+                Ok(())
+            })
     }
 
-    /// Where it stands. Reading changes nothing.
+    /// Returns a reading of the limiter. Reading changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.base.now();
         let quotas = inner.queue.quotas();
-        let (standing, each) = inner.core.standings(now);
-        let decision = Decision::new(now, Ok(()), standing);
+        let (availability, each) = inner.storage.availabilities(now);
+        let decision = Decision::new(now, Ok(()), availability);
         let paused_until = inner.queue.paused_until(now).unwrap_or(now);
         let (rejections, shadow) = (inner.rejections.total(), inner.base.shadow);
         Snapshot {
             name: inner.base.name,
             quotas,
-            available: each.iter().map(|standing| standing.available).collect(),
+            available: each
+                .iter()
+                .map(|availability| availability.available)
+                .collect(),
             remaining: decision.remaining,
             reset_after: decision.reset_after,
             waiting: inner.queue.waiting(),
@@ -442,50 +332,51 @@ impl RateLimiter {
         }
     }
 
-    /// The name in errors and events.
+    /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
         self.inner.base.name
     }
 }
 
-impl Decision {
-    fn new(now: Instant, ready: Result<(), Refusal>, standing: Standing) -> Self {
-        Self {
-            allowed: ready.is_ok(),
-            limit: standing.limit,
-            remaining: u64::try_from(standing.available).unwrap_or(0),
-            reset_after: standing.full_at.saturating_duration_since(now),
-            retry_after: match ready {
-                Err(Refusal::Until(at)) => Some(at.saturating_duration_since(now)),
-                _ => None,
-            },
-        }
-    }
-}
-
 impl RateLimiter {
-    /// Whether no other handle exists and no caller waits.
-    fn is_unused(&self) -> bool {
-        is_unshared(&self.inner) && self.inner.queue.waiting() == 0
+    /// Returns when the limiter will be indistinguishable from a new one if it is not used until then.
+    /// `None` while there is another handle or a waiter, and once it has found a rate.
+    fn fresh_at(&self, now: Instant) -> Option<Instant> {
+        let inner = &*self.inner;
+        if !is_unshared(&self.inner) || inner.queue.waiting() > 0 {
+            return None;
+        }
+        let forgotten_at = match &inner.feedback {
+            Some(feedback) => feedback.forgotten_at()?,
+            None => Instant::ORIGIN,
+        };
+        let open_at = inner.queue.paused_until(now).unwrap_or(now);
+        Some(
+            self.availability(now)
+                .full_at
+                .max(open_at)
+                .max(forgotten_at),
+        )
     }
 
-    fn standing(&self, now: Instant) -> Standing {
-        self.inner.core.standing(now)
+    fn waiting(&self) -> usize {
+        self.inner.queue.waiting()
+    }
+
+    fn availability(&self, now: Instant) -> Availability {
+        self.inner.storage.availability(now)
     }
 }
 
-/// All tokens are there, nobody waits, no pause lasts, the quotas are those it was built with, and nobody
-/// has a handle.
+/// Evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
+/// other handles. If it is adaptive, it must have found no rate, and recorded no result for a minute.
 impl Evictable for RateLimiter {
     fn evictable_in(&self) -> Option<Duration> {
-        let queue = &self.inner.queue;
-        if !self.is_unused() || !queue.has_first_quotas() {
+        if !self.inner.queue.has_first_quotas() {
             return None;
         }
         let now = self.inner.base.now();
-        let full_at = self.standing(now).full_at;
-        let open_at = queue.paused_until(now).unwrap_or(now);
-        Some(full_at.max(open_at).saturating_duration_since(now))
+        Some(self.fresh_at(now)?.saturating_duration_since(now))
     }
 }
 

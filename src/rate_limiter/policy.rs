@@ -1,4 +1,4 @@
-//! The limiter before an operation.
+//! The limiter as a layer around an operation.
 
 use std::fmt;
 use std::pin::Pin;
@@ -7,13 +7,15 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::inner::Inner;
-use super::state::Refusal;
+use super::state::Unavailable;
 use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
 use crate::error::{Error, Rejected};
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
-use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+use crate::policy::{
+    AtMostOnce, Context, Describe, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
+};
 
 impl Policy for RateLimiter {}
 
@@ -30,37 +32,37 @@ impl<'a, Op: Operation> Run<Op> for &'a RateLimiter {
 
 impl<'a> Gate for &'a RateLimiter {
     type Ticket = ();
-    type Permit = Learning<'a>;
-    type Entrance = Tokens<'a>;
+    type Permit = ResultRecorder<'a>;
+    type Entrance = TokenWait<'a>;
 
     #[inline(always)]
-    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Tokens<'a>> {
+    fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), TokenWait<'a>> {
         let inner = &*self.inner;
         let cost = u64::from(cx.cost());
         let now = cx.now(&inner.base.clock);
         match inner.take(now, cost) {
             Ok(()) => Entered::Admitted(()),
-            Err(refusal) => Entered::Waits(Tokens {
+            Err(unavailable) => Entered::Waits(TokenWait {
                 stage: Stage::Missing {
                     limiter: self,
-                    refusal,
+                    unavailable,
                 },
             }),
         }
     }
 
     #[inline(always)]
-    fn permit(self, (): ()) -> Learning<'a> {
-        Learning::of(&self.inner)
+    fn permit(self, (): ()) -> ResultRecorder<'a> {
+        ResultRecorder::of(&self.inner)
     }
 }
 
-/// A running call that the limiter learns from, if it learns.
-pub struct Learning<'a> {
+/// A running call. Its result is recorded if the limiter learns from results.
+pub struct ResultRecorder<'a> {
     inner: Option<&'a Inner>,
 }
 
-impl<'a> Learning<'a> {
+impl<'a> ResultRecorder<'a> {
     #[inline(always)]
     fn of(inner: &'a Inner) -> Self {
         Self {
@@ -69,7 +71,7 @@ impl<'a> Learning<'a> {
     }
 }
 
-impl Permit for Learning<'_> {
+impl Permit for ResultRecorder<'_> {
     #[inline(always)]
     fn take(&mut self) -> Self {
         Self {
@@ -80,7 +82,7 @@ impl Permit for Learning<'_> {
     #[inline(always)]
     fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
         if let Some(inner) = self.inner {
-            // A layer inside that rejects says nothing about the dependency.
+            // A rejection by a layer inside says nothing about the dependency.
             if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
                 let now = outcome.finished(&inner.base.clock);
                 inner.learn_from(now, &outcome.verdict);
@@ -90,9 +92,9 @@ impl Permit for Learning<'_> {
     }
 }
 
-impl fmt::Debug for Learning<'_> {
+impl fmt::Debug for ResultRecorder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Learning").finish_non_exhaustive()
+        f.debug_struct("ResultRecorder").finish_non_exhaustive()
     }
 }
 
@@ -107,9 +109,9 @@ impl Describe for RateLimiter {
 }
 
 pin_project! {
-    /// The wait for tokens of a call that found too few.
+    /// The wait of a call that found too few tokens.
     #[derive(Debug)]
-    pub struct Tokens<'a> {
+    pub struct TokenWait<'a> {
         #[pin]
         stage: Stage<'a>,
     }
@@ -119,11 +121,11 @@ pin_project! {
     #[project = StageProj]
     #[derive(Debug)]
     enum Stage<'a> {
-        // Apart from the wait, because a place in the wait queue with its timer is large: made in `enter`,
-        // it costs time also if the call is admitted.
+        // The wait is a variant of its own because a waiter with its timer is large: `enter` would pay for
+        // it even if the call is admitted.
         Missing {
             limiter: &'a RateLimiter,
-            refusal: Refusal,
+            unavailable: Unavailable,
         },
         Waiting {
             #[pin]
@@ -132,8 +134,8 @@ pin_project! {
     }
 }
 
-impl<'a> Entrance for Tokens<'a> {
-    type Permit = Learning<'a>;
+impl<'a> Entrance for TokenWait<'a> {
+    type Permit = ResultRecorder<'a>;
 
     fn poll(
         self: Pin<&mut Self>,
@@ -141,16 +143,20 @@ impl<'a> Entrance for Tokens<'a> {
         _: bool,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<Learning<'a>, Rejected>> {
+    ) -> Poll<Result<ResultRecorder<'a>, Rejected>> {
         let mut stage = self.project().stage;
-        if let StageProj::Missing { limiter, refusal } = stage.as_mut().project() {
+        if let StageProj::Missing {
+            limiter,
+            unavailable,
+        } = stage.as_mut().project()
+        {
             let limiter: &'a RateLimiter = limiter;
             let inner = &*limiter.inner;
-            // A call that waits, and shadow mode for one that would, is up to `Acquire`.
+            // Only `Acquire` waits and admits in shadow mode.
             if inner.max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
-                let admitted = inner.refuse(now, *refusal, observer);
-                return Poll::Ready(admitted.map(|()| Learning::of(inner)));
+                let admitted = inner.reject_for(now, *unavailable, observer);
+                return Poll::Ready(admitted.map(|()| ResultRecorder::of(inner)));
             }
             let acquire = limiter.acquire_within(cx.cost().into(), inner.max_wait);
             stage.set(Stage::Waiting { acquire });
@@ -169,7 +175,10 @@ impl<'a> Entrance for Tokens<'a> {
                 .as_mut()
                 .poll_with(task, reading, deadline, observer)
         )?;
+        let (inner, cost) = (acquire.inner(), acquire.cost());
+        let refund = OnUnwind::new(|| inner.give(None, cost));
         cx.refresh(clock);
-        Poll::Ready(Ok(Learning::of(acquire.inner())))
+        refund.disarm();
+        Poll::Ready(Ok(ResultRecorder::of(inner)))
     }
 }

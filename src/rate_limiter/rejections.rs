@@ -1,28 +1,45 @@
-//! Rejections, and a counter of them that costs the rejected calls little.
+//! Rejections, and a counter of them.
 
 use std::sync::OnceLock;
 
-use super::state::Refusal;
+use super::state::Unavailable;
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
+use crate::event::Panics;
 use crate::instant::{Instant, nanos};
-use crate::striped::Striped;
+use crate::striped::StripedCounter;
 
 impl Base {
-    /// Makes a rejection for `reason`, unless there will never be that many tokens.
+    /// Makes a rejection for `reason`, or for a cost that exceeds the limit.
     #[inline(always)]
-    pub(super) fn rejection(&self, now: Instant, refusal: Refusal, reason: Reason) -> Rejected {
-        match refusal {
-            Refusal::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
-            Refusal::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
-            Refusal::Until(at) => {
+    pub(super) fn rejection(
+        &self,
+        now: Instant,
+        unavailable: Unavailable,
+        reason: Reason,
+    ) -> Rejected {
+        match unavailable {
+            Unavailable::Never => Rejected::new(self.name, Reason::CostExceedsLimit),
+            Unavailable::Until(Instant::FAR_FUTURE) => Rejected::new(self.name, reason),
+            Unavailable::Until(at) => {
                 let wait = at.as_nanos().saturating_sub(now.as_nanos());
                 Rejected::new(self.name, reason).with_retry_nanos(wait)
             }
         }
     }
 
-    /// Makes the same rejection for another reason.
+    /// Runs `settle` at the current time, or at `known` if the clock panics; the panic goes on afterwards.
+    ///
+    /// For refunds and charges that must not get lost. `known` lies in the past, where no waiter is served
+    /// too early and no limit holds too much.
+    pub(super) fn at_now_or(&self, known: Instant, settle: impl FnOnce(Instant)) {
+        let (mut now, mut panics) = (known, Panics::default());
+        panics.run(|| now = self.now());
+        panics.run(|| settle(now));
+        panics.resume();
+    }
+
+    /// Returns the same rejection with another reason.
     pub(super) fn with_reason(&self, rejected: Rejected, reason: Reason) -> Rejected {
         let changed = Rejected::new(self.name, reason);
         match rejected.retry_after() {
@@ -32,26 +49,25 @@ impl Base {
     }
 }
 
-/// Counts rejections. Threads count apart from each other; the memory for that is allocated with the first
-/// rejection.
+/// Counts rejections in one counter per thread. The memory is allocated with the first rejection.
 #[derive(Debug, Default)]
-pub(super) struct Rejections(OnceLock<Striped>);
+pub(super) struct Rejections(OnceLock<StripedCounter>);
 
 impl Rejections {
     #[inline]
     pub(super) fn count(&self) {
         match self.0.get() {
             Some(counter) => counter.increment(),
-            None => self.first(),
+            None => self.allocate(),
         }
     }
 
     #[cold]
-    fn first(&self) {
-        self.0.get_or_init(Striped::new).increment();
+    fn allocate(&self) {
+        self.0.get_or_init(StripedCounter::new).increment();
     }
 
     pub(super) fn total(&self) -> u64 {
-        self.0.get().map_or(0, Striped::sum)
+        self.0.get().map_or(0, StripedCounter::sum)
     }
 }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::inner::Inner;
-use super::state::Refusal;
+use super::state::Unavailable;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
 /// Tokens taken in advance, to be settled when the real cost is known. Made by
 /// [`RateLimiter::reserve`](super::RateLimiter::reserve).
 ///
-/// Dropped without being settled it gives all of it back.
+/// Dropping it without settling gives all tokens back.
 ///
-/// # What given back means
+/// # Refunds
 ///
-/// Tokens given back can be spent again at once, so a window may admit its bound and what was given
-/// back during it. A window that is over gets nothing back.
+/// Tokens given back can be spent again at once, so a window may admit its limit and what was given back
+/// during it. A window that is over gets nothing back.
 ///
 /// # Example
 ///
@@ -49,21 +49,21 @@ impl Reservation {
         let latest = now + longest;
         let (taken, borrowed) = inner.borrow(now, cost, inner.debt);
         let at = borrowed.as_ref().map_or(now, |borrowed| borrowed.taken);
-        let refused = match (taken, borrowed.map_or(Ok(()), |borrowed| borrowed.paid)) {
+        let unavailable = match (taken, borrowed.map_or(Ok(()), |borrowed| borrowed.paid)) {
             (Ok(()), Ok(())) => Ok(now),
-            (Ok(()), Err(Refusal::Until(paid))) if paid <= latest => Ok(paid),
-            (Ok(()), Err(refusal)) => {
+            (Ok(()), Err(Unavailable::Until(paid))) if paid <= latest => Ok(paid),
+            (Ok(()), Err(unavailable)) => {
                 inner.give(Some(at), cost);
-                Err(refusal)
+                Err(unavailable)
             }
-            (Err(refusal), _) => Err(refusal),
+            (Err(unavailable), _) => Err(unavailable),
         };
-        let (cost, paid) = match refused {
+        let (cost, paid) = match unavailable {
             Ok(paid) => (cost, paid),
-            Err(refusal) => {
-                let rejected = inner.base.rejection(now, refusal, Reason::RateLimited);
+            Err(unavailable) => {
+                let rejected = inner.base.rejection(now, unavailable, Reason::RateLimited);
                 inner.reject(rejected, None)?;
-                // In shadow mode it goes ahead, and takes nothing.
+                // In shadow mode the call goes ahead, and takes nothing.
                 (0, now)
             }
         };
@@ -75,36 +75,30 @@ impl Reservation {
         })
     }
 
-    /// How many tokens it holds.
+    /// Returns how many tokens it holds.
     pub const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// How long until the debt it made is paid. A caller that waits so long stays within the rate.
+    /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
         self.paid.saturating_duration_since(self.inner.base.now())
     }
 
-    /// Settles it at `actual` tokens. What was reserved beyond that is given back; what was consumed
-    /// beyond it is charged, also while others wait, in debt if need be, as far as the limiter's
-    /// `max_debt` goes.
+    /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is charged
+    /// even if other calls wait, in debt if need be, up to the limiter's `max_debt`.
     pub fn commit(mut self, actual: u64) {
         let reserved = std::mem::take(&mut self.cost);
         let inner = &*self.inner;
         if actual <= reserved {
             inner.give(Some(self.taken), reserved - actual);
         } else {
-            let (now, missing) = (inner.base.now(), actual - reserved);
-            inner.queue.change(&inner.core, now, |core, _| {
-                core.charge(now, missing, inner.debt);
-            });
+            inner.charge(self.taken, actual - reserved);
         }
     }
 
-    /// Gives all of it back, as if it had not been made.
-    pub fn refund(self) {
-        // What dropping it does.
-    }
+    /// Gives all tokens back. The same as dropping it.
+    pub fn refund(self) {}
 }
 
 impl Drop for Reservation {

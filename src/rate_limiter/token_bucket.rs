@@ -1,36 +1,35 @@
-//! A token bucket that any number of threads share: one word, without a lock as long as its quota has
-//! not been changed.
+//! A token bucket in one atomic, lock-free until its quota is changed.
 
-use super::state::{Gcra, Inherit, Refusal, Standing};
+use super::state::{Availability, Gcra, Inherit, Unavailable};
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked, spin};
 
-/// A token bucket for several threads.
+/// A token bucket for any number of threads.
 ///
 /// The state is one word. A change of the quota moves the state behind a lock, together with the new
-/// rules, and leaves [`MOVED`] in the word for good. So a thread that has read the word before cannot
-/// step from it afterwards, whatever happens in between, and the rules that belong to the word are plain
-/// values. A limiter whose quota never changes takes no lock.
+/// rules, and leaves [`MOVED`] in the word for good. So a thread that read the word earlier cannot update
+/// it any more, and the rules that belong to the word are immutable. A limiter whose quota never changes
+/// takes no lock.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     /// The state under `rules`, or [`MOVED`].
     tat: AtomicU64,
     rules: Gcra,
-    /// The rules and the state once they have been moved.
+    /// The rules and the state after a change of the quota.
     moved: Mutex<Option<Box<(Gcra, u64)>>>,
 }
 
-/// No state is as large: units end at half of it, and a limit reaches a quarter of it beyond that.
+/// Larger than any state: units end at half of it, and a limit adds a quarter at most.
 const MOVED: u64 = u64::MAX;
 
-/// Tokens taken, perhaps in advance.
+/// The result of taking tokens, perhaps in advance.
 #[derive(Debug)]
 pub(super) struct Borrowed {
-    /// Where that leads.
-    pub(super) standing: Standing,
-    /// When nothing is owed any more.
-    pub(super) paid: Result<(), Refusal>,
-    /// The instant at which they count as taken.
+    /// The state afterwards.
+    pub(super) availability: Availability,
+    /// When all debt is paid.
+    pub(super) paid: Result<(), Unavailable>,
+    /// When the tokens count as taken.
     pub(super) taken: Instant,
 }
 
@@ -45,50 +44,50 @@ impl TokenBucket {
 
     /// Takes `tokens` if there are that many.
     #[inline(always)]
-    pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         match self.attempt(now, tokens) {
             Some(taken) => taken,
             None => self.take_contended(now, tokens),
         }
     }
 
-    /// As [`take`](Self::take), but `None` when another thread was faster, or the state has been moved.
+    /// As [`take`](Self::take). `None` after a lost race, or if the state was moved.
     #[inline(always)]
-    pub(super) fn attempt(&self, now: Instant, tokens: u64) -> Option<Result<(), Refusal>> {
+    pub(super) fn attempt(&self, now: Instant, tokens: u64) -> Option<Result<(), Unavailable>> {
         // Relaxed: the word is the whole state.
         let tat = self.tat.load(Ordering::Relaxed);
         match self.rules.take(tat, now, tokens) {
             Ok(next) => self.step(tat, next).then_some(Ok(())),
             Err(_) if tat == MOVED => None,
-            Err(refusal) => Some(Err(refusal)),
+            Err(unavailable) => Some(Err(unavailable)),
         }
     }
 
-    /// As [`take`](Self::take), after a lost race, or when the state has been moved.
+    /// As [`take`](Self::take), after a lost race, or if the state was moved.
     #[cold]
-    pub(super) fn take_contended(&self, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    pub(super) fn take_contended(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         self.update(|gcra, tat| match gcra.take(tat, now, tokens) {
             Ok(next) => (next, Ok(())),
-            Err(refusal) => (tat, Err(refusal)),
+            Err(unavailable) => (tat, Err(unavailable)),
         })
     }
 
     #[inline]
     fn step(&self, tat: u64, next: u64) -> bool {
-        // Acquire and release: a thread that takes a token sees what those that gave it back did before,
-        // as with a lock.
+        // AcqRel, as for a lock: a thread that takes a token sees what the thread that gave it back did
+        // before.
         self.tat
             .compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Applies `step`, which returns the next state and a result, to the rules and the state.
+    /// Applies `step` to the rules and the state. It returns the next state and a result.
     fn update<R>(&self, mut step: impl FnMut(&Gcra, u64) -> (u64, R)) -> R {
         let mut backoff = Backoff::new();
         loop {
             let tat = self.tat.load(Ordering::Acquire);
             if tat == MOVED {
-                // The thread that moves it holds the lock until it has.
+                // The thread that wrote `MOVED` holds the lock until the state is there.
                 if let Some(moved) = &mut *lock_checked(&self.moved) {
                     let (next, result) = step(&moved.0, moved.1);
                     moved.1 = next;
@@ -103,21 +102,21 @@ impl TokenBucket {
         }
     }
 
-    /// Takes `tokens`, leaving no more than `debt` tokens in debt.
+    /// Takes `tokens`, leaving no more than `debt` tokens of debt.
     pub(super) fn borrow(
         &self,
         now: Instant,
         tokens: u64,
         debt: u64,
-    ) -> (Result<(), Refusal>, Borrowed) {
+    ) -> (Result<(), Unavailable>, Borrowed) {
         self.update(|gcra, tat| {
             let ready = gcra.ready(tat, now, tokens, debt);
             let next = match ready {
-                Ok(()) => gcra.put(tat, now, tokens),
+                Ok(()) => gcra.force_take(tat, now, tokens),
                 Err(_) => tat,
             };
             let borrowed = Borrowed {
-                standing: gcra.standing(next, now),
+                availability: gcra.availability(next, now),
                 paid: gcra.ready(next, now, 0, 0),
                 taken: now,
             };
@@ -125,31 +124,36 @@ impl TokenBucket {
         })
     }
 
-    /// Takes as many of `tokens` as leave no more than `debt` tokens in debt. Returns how many.
+    /// Takes as many of `tokens` as leave no more than `debt` tokens of debt. Returns how many.
     pub(super) fn charge(&self, now: Instant, tokens: u64, debt: u64) -> u64 {
         self.update(|gcra, tat| {
-            let charged = tokens.min(gcra.standing(tat, now).room(debt));
+            let charged = tokens.min(gcra.availability(tat, now).room(debt));
             match charged {
                 0 => (tat, 0),
-                _ => (gcra.put(tat, now, charged), charged),
+                _ => (gcra.force_take(tat, now, charged), charged),
             }
         })
     }
 
-    /// Takes `tokens` for a waiter at its turn, if that comes at `from` or later, and by `now`. They count
-    /// as taken at the turn, so one that is served late costs those behind it nothing.
-    pub(super) fn serve(&self, from: Instant, now: Instant, tokens: u64) -> Result<(), Refusal> {
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. They count as taken
+    /// at the turn, so a late wake-up costs the waiters behind nothing.
+    pub(super) fn serve(
+        &self,
+        from: Instant,
+        now: Instant,
+        tokens: u64,
+    ) -> Result<(), Unavailable> {
         self.update(|gcra, tat| {
             let turn = match gcra.ready(tat, from, tokens, 0) {
                 Ok(()) => from,
-                Err(Refusal::Until(turn)) if turn <= now => turn,
-                Err(refusal) => return (tat, Err(refusal)),
+                Err(Unavailable::Until(turn)) if turn <= now => turn,
+                Err(unavailable) => return (tat, Err(unavailable)),
             };
-            (gcra.put(tat, turn, tokens), Ok(()))
+            (gcra.force_take(tat, turn, tokens), Ok(()))
         })
     }
 
-    /// Gives `tokens` back, up to what the bucket holds. Returns how many there was no room for.
+    /// Gives `tokens` back, up to a full bucket. Returns how many did not fit.
     pub(super) fn give(&self, now: Instant, tokens: u64) -> u64 {
         self.update(|gcra, tat| {
             let given = tokens.min(gcra.missing(tat, now));
@@ -157,16 +161,16 @@ impl TokenBucket {
         })
     }
 
-    /// A copy that can be asked what would be.
+    /// Returns the rules and the state, which can be asked about the future.
     pub(super) fn copy(&self) -> (Gcra, u64) {
         self.update(|gcra, tat| (tat, (*gcra, tat)))
     }
 
-    /// Changes the rules to `new`, with which a new bucket would be in the state `fresh`.
+    /// Changes the rules to `new`. `fresh` is the state of a new bucket with those.
     pub(super) fn replace(&self, now: Instant, new: &Gcra, fresh: u64, inherit: Inherit) {
         let mut moved = lock_checked(&self.moved);
-        // Acquire: what was taken so far counts. Release: a thread that finds the mark, and then takes
-        // the lock, is behind this one.
+        // Acquire: tokens taken so far count. Release: a thread that reads `MOVED` and takes the lock is
+        // ordered after this.
         let tat = self.tat.swap(MOVED, Ordering::AcqRel);
         let (old, tat) = match &*moved {
             Some(moved) => **moved,
@@ -177,15 +181,16 @@ impl TokenBucket {
     }
 }
 
-/// Lets the other thread get some work done before this one takes the cache line away from it.
+/// Backs off after a lost race, so that the other thread gets some work done before it loses the cache
+/// line.
 ///
-/// Moving the line takes longer than several calls. Two threads that do nothing else take 34 ns a
-/// call each with this, and 55 ns when they try again at once; with 50 ns of other work between the
-/// calls it is 130 and 160 ns, and with 250 ns there is no difference.
+/// Moving the cache line between cores takes longer than several calls. Two threads that do nothing else take 34
+/// ns a call each with this, and 55 ns if they retry at once. With 50 ns of other work between the calls
+/// it is 130 and 160 ns, and with 250 ns there is no difference.
 struct Backoff(u32);
 
 impl Backoff {
-    /// How often to spin at first, and at most. loom tries all interleavings: one is enough for it.
+    /// Number of spins at first, and at most. One for loom, which explores all interleavings.
     const FIRST: u32 = if cfg!(backstop_loom) { 1 } else { 16 };
     const MOST: u32 = 4 * Self::FIRST;
 

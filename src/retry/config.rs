@@ -9,6 +9,7 @@ use super::{DelayFn, Inner, Retry, RetryFn};
 use crate::backoff::Backoff;
 use crate::clock::{ClockHandle, blocking};
 use crate::error::ConfigError;
+use crate::instant::DebugLimit;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
@@ -61,60 +62,59 @@ impl RetryBuilder {
         }
     }
 
-    /// How many attempts a call has, the first one included. At least 1; [`u32::MAX`] is practically
-    /// without limit.
+    /// Sets the most attempts of a call, the first one included: at least 1. The default is 3.
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    /// The delays between attempts.
+    /// Sets the delays between attempts.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// The delays after an attempt that was throttled
+    /// Sets the delays after an attempt that was throttled
     /// ([`ErrorClass::Throttled`](crate::policy::ErrorClass::Throttled)).
     pub fn throttled_backoff(mut self, backoff: Backoff) -> Self {
         self.throttled_backoff = backoff;
         self
     }
 
-    /// What to make of the time a server asked to wait.
+    /// Sets how the time that a server asked to wait changes the delay.
     pub const fn hint(mut self, rule: HintRule) -> Self {
         self.hint = rule;
         self
     }
 
-    /// The longest wait that a server may ask for under [`HintRule::Obey`]. A longer hint ends the call at
+    /// Sets the longest wait that a server may ask for under [`HintRule::Obey`]. A longer hint ends the call at
     /// once.
     pub const fn max_hint(mut self, longest: Duration) -> Self {
         self.max_hint = longest;
         self
     }
 
-    /// The longest time from the start of a call to the start of its last attempt, operations
+    /// Sets the longest time from the start of a call to the start of its last attempt, operations
     /// included. Zero allows retries only where no time has passed.
     pub const fn max_elapsed(mut self, limit: Duration) -> Self {
         self.max_elapsed = Some(limit);
         self
     }
 
-    /// A budget that all calls of this retry share, and all other users of a clone of it.
+    /// Sets the budget of all calls of this retry, shared with the other users of its clones.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// Whether to wait for an open circuit of a breaker inside, for as long as the breaker says, if
-    /// that fits the deadline.
+    /// Sets whether to wait until an open circuit of a breaker inside admits probes, if that is before the
+    /// deadline. The default is `false`.
     pub const fn retry_open_circuit(mut self, retry: bool) -> Self {
         self.retry_open_circuit = retry;
         self
     }
 
-    /// Whether to return the rejection if a layer inside rejects an attempt after one that was executed.
+    /// Sets whether to return the rejection if a layer inside rejects an attempt after one that was executed.
     /// By default the error of the last executed attempt is returned, so that a rejection always means
     /// that nothing was executed.
     pub const fn return_rejection(mut self, rejection: bool) -> Self {
@@ -122,8 +122,8 @@ impl RetryBuilder {
         self
     }
 
-    /// Whether to wait out the delay before the error is returned when the budget is empty. For
-    /// callers that poll in a loop and would otherwise hammer.
+    /// Sets whether to wait for the delay before the error is returned if the budget is empty. For callers
+    /// that poll in a loop.
     pub const fn wait_when_budget_empty(mut self, wait: bool) -> Self {
         self.wait_when_budget_empty = wait;
         self
@@ -142,7 +142,7 @@ impl RetryBuilder {
         self
     }
 
-    /// A hook that is called before each wait, once the failed attempt has been dropped. One that sees the
+    /// Sets a hook that is called before each wait, once the failed attempt has been dropped. One that sees the
     /// error is [`Retry::notify`].
     pub fn on_retry(mut self, hook: impl Fn(&Retrying) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Arc::new(move |retrying: &Retrying| {
@@ -160,11 +160,11 @@ impl RetryBuilder {
         clock;
     }
 
-    /// The retry.
+    /// Builds the retry.
     ///
     /// # Errors
     ///
-    /// When `max_attempts` is zero, a backoff has settings without meaning, or no clock was given
+    /// If `max_attempts` is zero, a backoff has settings without meaning, or no clock was given
     /// where the feature `tokio` is off.
     pub fn build(self) -> Result<Retry, ConfigError> {
         let error = |setting, problem| ConfigError::new("retry", setting, problem);
@@ -203,8 +203,8 @@ impl fmt::Debug for RetryBuilder {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
-            .field("max_hint", &self.max_hint)
-            .field("max_elapsed", &self.max_elapsed)
+            .field("max_hint", &DebugLimit(self.max_hint))
+            .field("max_elapsed", &self.max_elapsed.map(DebugLimit))
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

@@ -1,91 +1,8 @@
-//! Retries: another attempt where it may help, and only there.
-//!
-//! # What it protects
-//!
-//! Calls from faults that pass: a reset connection, a restarting server, a full queue. And the
-//! dependency from the retries: they are bounded in number, time and share of the traffic.
-//!
-//! ```text
-//!   attempt 1 ──fails──► worth it? ──► delay ──► attempt 2 ──fails──► ... ──► the last error
-//!                           │
-//!                           └─ no: not retryable · not idempotent · attempts, time, deadline or
-//!                              budget used up ──► the error, untouched, at once
-//! ```
-//!
-//! # When not to use it
-//!
-//! * At more than one layer: attempts multiply.
-//! * For operations that must not run twice, unless the call says so
-//!   ([`CallOptions::idempotent`](crate::CallOptions::idempotent)): then only attempts that surely
-//!   have not been executed are repeated.
-//! * Against an overload that lasts: use a [`RetryBudget`] and a breaker.
-//!
-//! # Example
-//!
-//! ```
-//! use std::time::Duration;
-//! use backstop::{Backoff, Policy, Retry};
-//!
-//! # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
-//! let retry = Retry::builder()
-//!     .max_attempts(4)
-//!     .backoff(Backoff::exponential(Duration::from_millis(100)))
-//!     .build()
-//!     .expect("the settings are valid");
-//!
-//! let tries = std::cell::Cell::new(0);
-//! let result = retry.call(|| async {
-//!     tries.set(tries.get() + 1);
-//!     match tries.get() {
-//!         1..=2 => Err("connection reset"),
-//!         _ => Ok("hello"),
-//!     }
-//! }).await;
-//! assert_eq!((result, tries.get()), (Ok("hello"), 3));
-//! # }
-//! ```
-//!
-//! # Defaults
-//!
-//! | setting | default |
-//! |---|---|
-//! | `max_attempts` | 3, the first one included |
-//! | `backoff` | exponential from 50 ms, ×2, cap 20 s, full jitter |
-//! | `throttled_backoff` | exponential from 1 s, ×2, cap 20 s, full jitter |
-//! | `hint` | obeyed: as the server asked, plus jitter |
-//! | `max_hint` | 60 s; a longer hint ends the call at once |
-//! | `max_elapsed` | none |
-//! | `budget` | none |
-//! | `retry_open_circuit` | `false` |
-//! | `return_rejection` | `false` |
-//! | `wait_when_budget_empty` | `false` |
-//! | `name` | `retry` |
-//! | `clock` | tokio's |
-//!
-//! The numbers are those of the AWS SDKs' standard mode, version 2.1.
-//!
-//! # What is retried
-//!
-//! The verdict decides ([`Verdict`](crate::Verdict)), which a [`Classify`](crate::Classify) inside may set. Without
-//! one every error of the operation is retried, and so is a timeout, unless the deadline came from
-//! outside. Rejections by inner layers count as not executed. They are waited out for as long as the layer
-//! says, or else for the delay of the backoff; an open circuit is not waited out unless
-//! [`retry_open_circuit`](RetryBuilder::retry_open_circuit) says so. A call that cannot be run again
-//! ([`CallOptions::repeatable`](crate::CallOptions::repeatable)) is repeated only if it was rejected
-//! before it started.
-//!
-//! # What is returned
-//!
-//! The outcome of the last executed attempt. If an inner layer rejects a later one, the rejection goes to
-//! the observer and into [`call_reported`](crate::Policy::call_reported), so a rejection that is
-//! returned always means that nothing was executed.
-//! [`return_rejection`](RetryBuilder::return_rejection) returns the rejection instead.
-//!
-//! # With its neighbours
-//!
-//! * A [`Timeout`](crate::Timeout) **inside** limits an attempt, one **outside** the whole call. A
-//!   retry never sleeps into a deadline: it returns the last error at once.
-//! * A breaker belongs **inside**: it sees every attempt, and an open circuit ends the retries.
+#![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/retry.md"))]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "Retries: another attempt where it may help."
+)]
 
 use std::fmt;
 use std::sync::Arc;
@@ -94,11 +11,14 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::clock::ClockHandle;
 use crate::error::Error;
+use crate::instant::DebugLimit;
 use crate::keyed::stateless;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
+mod attempts;
 mod config;
+mod hook;
 mod policy;
 mod state;
 
@@ -205,8 +125,8 @@ impl fmt::Debug for Inner {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
-            .field("max_hint", &self.max_hint)
-            .field("max_elapsed", &self.max_elapsed)
+            .field("max_hint", &DebugLimit(self.max_hint))
+            .field("max_elapsed", &self.max_elapsed.map(DebugLimit))
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

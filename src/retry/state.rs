@@ -1,4 +1,4 @@
-//! Whether to try again, and when. Time comes in as an argument.
+//! The rules of retries: whether another attempt follows, and when. Time is an argument.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::event::StopReason;
 use crate::instant::Instant;
 use crate::verdict::Verdict;
 
-/// What a retry makes of the time a server asked to wait ([`Verdict::hint`]).
+/// How a hint, the time that a server asked to wait ([`Verdict::hint`]), changes the delay of a retry.
 ///
 /// Whatever the rule, nothing waits into the deadline: when the server's time lies beyond it, the
 /// retry stops at once. Only [`HintRule::Ignore`] and
@@ -46,17 +46,17 @@ impl Retrying {
         }
     }
 
-    /// The attempt that failed, from 1.
+    /// Returns the number of the attempt, from 1.
     pub const fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// What was said about it.
+    /// Returns the verdict on the attempt.
     pub const fn verdict(&self) -> &Verdict {
         &self.verdict
     }
 
-    /// The wait before the next attempt: as computed, in a
+    /// Returns the wait before the next attempt: as computed, in a
     /// [`delay_with`](super::RetryBuilder::delay_with) hook, or as it will be, in other hooks.
     pub const fn delay(&self) -> Duration {
         self.delay
@@ -116,7 +116,7 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    /// A wait that nobody asked for.
+    /// Returns a wait that follows from the backoff alone.
     pub(super) const fn of(delay: Duration) -> Self {
         Self {
             delay,

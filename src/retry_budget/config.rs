@@ -1,9 +1,9 @@
 //! The builders of the four kinds of budget.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::number::Number;
 use super::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
 use super::{Inner, Kind, RetryBudget};
 use crate::clock::ClockHandle;
@@ -12,46 +12,46 @@ use crate::instant::Instant;
 use crate::verdict::ErrorClass;
 
 impl RetryBudget {
-    /// A share of the calls of a sliding window, plus a floor per second.
+    /// Builds a budget that is a share of the calls of a sliding window, plus a floor per second.
     ///
     /// Each call deposits the share and each retry withdraws one; both are forgotten when they leave
     /// the window. Exact at any percentage. From Finagle's `RetryBudget`.
-    pub const fn percentage() -> PercentageBudget {
-        PercentageBudget::new()
+    pub const fn percentage() -> PercentageBudgetBuilder {
+        PercentageBudgetBuilder::new()
     }
 
-    /// A bucket of tokens: retries pay by class of error, successes refill it.
+    /// Builds a budget that is a bucket of tokens: retries pay by class of error, successes refill it.
     ///
-    /// A success after a retry pays back what its last retry cost, a success at the first attempt
-    /// adds a little. From the AWS SDKs' standard retry mode, version 2.1.
-    pub const fn tokens() -> TokenBudget {
-        TokenBudget::new()
+    /// A success after a retry refunds the price of its last retry, and a success at the first attempt adds
+    /// the reward. From the AWS SDKs' standard retry mode, version 2.1.
+    pub const fn tokens() -> TokenBudgetBuilder {
+        TokenBudgetBuilder::new()
     }
 
-    /// gRPC's retry throttling: a failed attempt takes one token, a successful call adds `ratio`, and
+    /// Builds a budget with the rules of gRPC's retry throttling: a failed attempt takes one token, a successful call adds `ratio`, and
     /// retries are allowed while more than half of `max_tokens` are left. From gRPC proposal A6.
-    pub const fn grpc(max_tokens: u32, ratio: f64) -> GrpcBudget {
-        GrpcBudget::new(max_tokens, ratio)
+    pub const fn grpc(max_tokens: u32, ratio: f64) -> GrpcBudgetBuilder {
+        GrpcBudgetBuilder::new(max_tokens, ratio)
     }
 
-    /// A share of the calls in flight, and never fewer than a small number. From Envoy's
+    /// Builds a budget that is a share of the calls in flight, with a floor. From Envoy's
     /// `retry_budget`.
-    pub const fn in_flight() -> InFlightBudget {
-        InFlightBudget::new()
+    pub const fn in_flight() -> InFlightBudgetBuilder {
+        InFlightBudgetBuilder::new()
     }
 }
+
+/// The default name.
+const NAME: &str = "retry_budget";
 
 const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
     ConfigError::new("retry_budget", setting, problem)
 }
 
-fn budget(kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {
-    // Of std also under loom: the number orders nothing.
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    // Relaxed: only that numbers differ matters. After 2^32 budgets they begin again.
-    let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
+fn budget(name: &'static str, kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {
     RetryBudget::of(Arc::new(Inner {
-        number,
+        name,
+        number: Number::take(),
         kind,
         clock,
     }))
@@ -62,53 +62,61 @@ fn budget(kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {
 /// | setting | default |
 /// |---|---|
 /// | [`ratio`](Self::ratio) | 0.2 |
-/// | [`floor_per_second`](Self::floor_per_second) | 10 |
+/// | [`floor`](Self::floor) | 10 |
 /// | [`window`](Self::window) | 10 s |
 /// | [`clock`](Self::clock) | tokio's |
+/// | [`name`](Self::name) | `retry_budget` |
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct PercentageBudget {
+pub struct PercentageBudgetBuilder {
+    name: &'static str,
     ratio: f64,
-    floor_per_second: u32,
+    floor: u32,
     window: Duration,
     clock: Option<ClockHandle>,
 }
 
-impl PercentageBudget {
+impl PercentageBudgetBuilder {
     const fn new() -> Self {
         Self {
+            name: NAME,
             ratio: 0.2,
-            floor_per_second: 10,
+            floor: 10,
             window: Duration::from_secs(10),
             clock: ClockHandle::preset(),
         }
     }
 
-    /// Retries per call: 0.2 allows one retry for five calls. From 0 (the floor alone) to 1000.
+    /// Sets the retries per call: 0.2 allows one retry for five calls. From 0 (the floor alone) to 1000.
     pub const fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
     }
 
-    /// Retries per second that are allowed whatever the traffic.
-    pub const fn floor_per_second(mut self, floor: u32) -> Self {
-        self.floor_per_second = floor;
+    /// Sets the retries per second that are always allowed.
+    pub const fn floor(mut self, floor: u32) -> Self {
+        self.floor = floor;
         self
     }
 
-    /// How long calls and retries are remembered, in ten slices: 1 to 60 s.
+    /// Sets the length of the sliding window, which has ten slices: 1 to 60 s.
     pub const fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// The clock that moves the window.
+    /// Sets the clock of the window.
     pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
         self.clock = Some(clock.into());
         self
     }
 
-    /// The budget.
+    setters! {
+        /// Sets the name in snapshots.
+        name;
+    }
+
+    /// Builds the budget.
     ///
     /// # Errors
     ///
@@ -121,11 +129,12 @@ impl PercentageBudget {
             return Err(error("window", "must be from 1 to 60 s"));
         }
         let kind = Kind::Percentage {
-            share: Share::new(self.ratio, self.floor_per_second, self.window),
+            share: Share::new(self.ratio, self.floor, self.window),
             deposits: Deposits::new(),
             withdrawals: Mutex::new(Withdrawals::new()),
         };
         Ok(budget(
+            self.name,
             kind,
             Some(self.clock.ok_or(error("clock", "must be given"))?),
         ))
@@ -142,9 +151,11 @@ impl PercentageBudget {
 /// | [`reward`](Self::reward) | 1 |
 /// | [`refill_per_second`](Self::refill_per_second) | 0 |
 /// | [`clock`](Self::clock) | tokio's; read only if there is a refill |
+/// | [`name`](Self::name) | `retry_budget` |
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct TokenBudget {
+pub struct TokenBudgetBuilder {
+    name: &'static str,
     capacity: u32,
     initial: Option<u32>,
     reward: f64,
@@ -155,9 +166,10 @@ pub struct TokenBudget {
     clock: Option<ClockHandle>,
 }
 
-impl TokenBudget {
+impl TokenBudgetBuilder {
     const fn new() -> Self {
         Self {
+            name: NAME,
             capacity: 500,
             initial: None,
             reward: 1.0,
@@ -169,19 +181,19 @@ impl TokenBudget {
         }
     }
 
-    /// How many tokens the bucket holds at most. Zero allows no retry that costs anything.
+    /// Sets the most tokens that the bucket holds. Zero allows no retry that costs anything.
     pub const fn capacity(mut self, tokens: u32) -> Self {
         self.capacity = tokens;
         self
     }
 
-    /// How many tokens the bucket begins with; never more than its capacity.
+    /// Sets the tokens at the start, at most the capacity.
     pub const fn initial(mut self, tokens: u32) -> Self {
         self.initial = Some(tokens);
         self
     }
 
-    /// What a retry after an error of this class costs.
+    /// Sets the price of a retry after an error of this class, in tokens.
     pub const fn cost(mut self, class: ErrorClass, tokens: u32) -> Self {
         match class {
             ErrorClass::Transient => self.transient = tokens,
@@ -191,27 +203,32 @@ impl TokenBudget {
         self
     }
 
-    /// How many tokens a success at the first attempt adds, in thousandths at the finest.
+    /// Sets the tokens that a success at the first attempt adds, rounded down to thousandths.
     pub const fn reward(mut self, tokens: f64) -> Self {
         self.reward = tokens;
         self
     }
 
-    /// How many tokens come back per second whatever the results, in thousandths at the finest. With
-    /// 0, the default, only successes refill the bucket, so one that is empty stays empty for as long
-    /// as nothing succeeds at the first attempt. From the token bucket of smithy-rs.
+    /// Sets the tokens that are added per second, whatever the results, rounded down to thousandths. With 0,
+    /// the default, only successes refill the bucket, so an empty one stays empty until a call succeeds at
+    /// the first attempt. From the token bucket of smithy-rs.
     pub const fn refill_per_second(mut self, tokens: f64) -> Self {
         self.refill_per_second = tokens;
         self
     }
 
-    /// The clock that times the refill.
+    /// Sets the clock of the refill.
     pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
         self.clock = Some(clock.into());
         self
     }
 
-    /// The budget.
+    setters! {
+        /// Sets the name in snapshots.
+        name;
+    }
+
+    /// Builds the budget.
     ///
     /// # Errors
     ///
@@ -247,7 +264,7 @@ impl TokenBudget {
                 reward: Tokens::from_f64(self.reward),
             },
         };
-        Ok(budget(kind, clock))
+        Ok(budget(self.name, kind, clock))
     }
 }
 
@@ -257,19 +274,30 @@ impl TokenBudget {
 /// |---|---|
 /// | `max_tokens` | must be given: 1 to 1000 |
 /// | `ratio` | must be given: at least 0.001, rounded down to thousandths |
+/// | [`name`](Self::name) | `retry_budget` |
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct GrpcBudget {
+pub struct GrpcBudgetBuilder {
+    name: &'static str,
     max_tokens: u32,
     ratio: f64,
 }
 
-impl GrpcBudget {
+impl GrpcBudgetBuilder {
     const fn new(max_tokens: u32, ratio: f64) -> Self {
-        Self { max_tokens, ratio }
+        Self {
+            name: NAME,
+            max_tokens,
+            ratio,
+        }
     }
 
-    /// The budget.
+    setters! {
+        /// Sets the name in snapshots.
+        name;
+    }
+
+    /// Builds the budget.
     ///
     /// # Errors
     ///
@@ -287,7 +315,7 @@ impl GrpcBudget {
             bucket: Tokens::new(max, max),
             ratio,
         };
-        Ok(budget(kind, None))
+        Ok(budget(self.name, kind, None))
     }
 }
 
@@ -296,35 +324,43 @@ impl GrpcBudget {
 /// | setting | default |
 /// |---|---|
 /// | [`ratio`](Self::ratio) | 0.2 |
-/// | [`at_least`](Self::at_least) | 3 |
+/// | [`floor`](Self::floor) | 3 |
+/// | [`name`](Self::name) | `retry_budget` |
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct InFlightBudget {
+pub struct InFlightBudgetBuilder {
+    name: &'static str,
     ratio: f64,
-    at_least: u32,
+    floor: u32,
 }
 
-impl InFlightBudget {
+impl InFlightBudgetBuilder {
     const fn new() -> Self {
         Self {
+            name: NAME,
             ratio: 0.2,
-            at_least: 3,
+            floor: 3,
         }
     }
 
-    /// Retries in flight per call in flight, 0 to 1000.
+    /// Sets the retries in flight per call in flight, 0 to 1000.
     pub const fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
     }
 
-    /// Retries in flight that are allowed whatever the traffic.
-    pub const fn at_least(mut self, retries: u32) -> Self {
-        self.at_least = retries;
+    /// Sets the retries in flight that are always allowed.
+    pub const fn floor(mut self, retries: u32) -> Self {
+        self.floor = retries;
         self
     }
 
-    /// The budget.
+    setters! {
+        /// Sets the name in snapshots.
+        name;
+    }
+
+    /// Builds the budget.
     ///
     /// # Errors
     ///
@@ -333,7 +369,7 @@ impl InFlightBudget {
         if !(0.0..=1000.0).contains(&self.ratio) {
             return Err(error("ratio", "must be from 0 to 1000"));
         }
-        let kind = Kind::InFlight(InFlight::new(self.ratio, self.at_least));
-        Ok(budget(kind, None))
+        let kind = Kind::InFlight(InFlight::new(self.ratio, self.floor));
+        Ok(budget(self.name, kind, None))
     }
 }

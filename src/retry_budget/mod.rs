@@ -1,4 +1,4 @@
-//! Retry budgets: what keeps retries from becoming the outage.
+//! Retry budgets: bounds on retries and hedges as a share of the traffic.
 //!
 //! # What it protects
 //!
@@ -21,12 +21,12 @@
 //! | [`grpc`](RetryBudget::grpc) | while the bucket is more than half full | gRPC A6 |
 //! | [`in_flight`](RetryBudget::in_flight) | for a share of the calls in flight | Envoy |
 //!
-//! Share one handle between the retries and hedges of **one** dependency. Sharing it between
-//! unrelated dependencies lets one of them use up what the others need.
+//! Share one handle between the retries and hedges of **one** dependency. If unrelated dependencies share
+//! one, the outage of one of them uses up the retries of the others.
 //!
 //! # When not to use it
 //!
-//! For calls so rare that a share of them is nothing: the floor alone would decide.
+//! For rare calls: a share of them rounds to nothing, and the floor alone decides.
 //!
 //! # Example
 //!
@@ -42,8 +42,8 @@
 //!
 //! # With its neighbours
 //!
-//! An empty budget refuses further attempts. It never cancels those in flight. Attempts that a layer
-//! inside the retry refused, such as an open breaker, cost nothing: they never reached the dependency.
+//! An empty budget rejects further attempts. It never cancels those in flight. Attempts that a layer
+//! inside the retry rejected, such as an open breaker, cost nothing: they never reached the dependency.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -55,10 +55,14 @@ use crate::sync::lock;
 use crate::verdict::ErrorClass;
 
 mod config;
+mod number;
 mod state;
 
-pub use self::config::{GrpcBudget, InFlightBudget, PercentageBudget, TokenBudget};
+pub use self::config::{
+    GrpcBudgetBuilder, InFlightBudgetBuilder, PercentageBudgetBuilder, TokenBudgetBuilder,
+};
 
+use self::number::Number;
 use self::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
 
 /// A budget for further attempts, shared by retries and hedges. See the [module page](self).
@@ -71,10 +75,10 @@ pub struct RetryBudget {
 
 #[derive(Debug)]
 struct Inner {
-    /// Tells budgets apart in the context of a call. Never zero.
-    number: u32,
+    name: &'static str,
+    number: Number,
     kind: Kind,
-    /// What moves the window; `None` for the kinds that do not depend on the time.
+    /// `None` for the kinds that do not depend on time.
     clock: Option<ClockHandle>,
 }
 
@@ -83,8 +87,8 @@ enum Kind {
     Percentage {
         share: Share,
         deposits: Deposits,
-        /// Behind a lock, because a withdrawal checks a sum before it changes a part of it. Retries
-        /// are rare; the deposits, one for each call, are atomic.
+        /// Behind a lock, because a withdrawal checks a sum before it changes one of its terms. Retries are
+        /// rare; deposits, one per call, are lock-free.
         withdrawals: Mutex<Withdrawals>,
     },
     Tokens {
@@ -98,15 +102,17 @@ enum Kind {
     InFlight(InFlight),
 }
 
-/// What a budget holds at the moment. Returned by [`RetryBudget::snapshot`].
+/// The current state of a budget. Returned by [`RetryBudget::snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct BudgetSnapshot {
-    /// Retries that could be made now; tokens, for the kinds that count in tokens.
+pub struct Snapshot {
+    /// The name of the budget.
+    pub name: &'static str,
+    /// Number of retries that are allowed now; of tokens, for the kinds that count tokens.
     pub available: f64,
-    /// Calls in flight; zero for the kinds that do not count them.
+    /// Number of calls in flight; zero for the kinds that do not count them.
     pub calls_in_flight: u32,
-    /// Retries and hedges in flight; zero for the kinds that do not count them.
+    /// Number of retries and hedges in flight; zero for the kinds that do not count them.
     pub extras_in_flight: u32,
 }
 
@@ -115,33 +121,47 @@ impl RetryBudget {
         Self { inner }
     }
 
-    /// Begins a call: its first attempt is always allowed.
+    /// Returns the name in snapshots.
+    pub fn name(&self) -> &'static str {
+        self.inner.name
+    }
+
+    /// Begins a call. Its first attempt is always allowed.
     ///
-    /// [`Retry`](crate::Retry) does this by itself. Call it to put a loop of your own under the
-    /// budget.
+    /// [`Retry`](crate::Retry) does this. Use it for a retry loop of your own.
     pub fn begin(&self) -> BudgetedCall<'_> {
         self.begin_at(self.now())
     }
 
-    /// Begins the call of `cx`, with the reading of the clock that it has, if any is needed.
+    /// Begins the call of `cx`, at its last reading of the clock if the budget depends on time.
     ///
-    /// A call that a layer outside has begun under this budget is not counted twice.
+    /// A call that a layer outside has begun under this budget is not counted twice, also if up to two other
+    /// budgets have counted it in between.
     pub(crate) fn begin_in(&self, cx: &mut Context) -> BudgetedCall<'_> {
-        let number = self.inner.number;
-        if cx.budget() == number {
+        let number = self.inner.number.get();
+        if number.is_some_and(|number| cx.is_counted_by(number)) {
             return BudgetedCall {
                 budget: self,
                 last_price: BudgetedCall::NESTED | BudgetedCall::NOTHING,
             };
         }
         let call = self.begin_at(self.now_in(cx));
-        *cx = cx.with_budget(number);
+        if let Some(number) = number {
+            *cx = cx.counted_by(number);
+        }
         call
     }
 
-    /// As [`begin_in`](Self::begin_in), for a budget that no other layer has. The context does not remember it.
+    /// As [`begin_in`](Self::begin_in), for a budget that no other layer uses, so the context does not record it.
     pub(crate) fn begin_private(&self, cx: &mut Context) -> BudgetedCall<'_> {
         self.begin_at(self.now_in(cx))
+    }
+
+    /// Changes the share of a percentage budget that was built with a share of at most 1 to another such share.
+    pub(crate) fn set_share(&self, ratio: f64) {
+        if let Kind::Percentage { share, .. } = &self.inner.kind {
+            share.set_ratio(ratio);
+        }
     }
 
     fn begin_at(&self, now: Instant) -> BudgetedCall<'_> {
@@ -168,13 +188,14 @@ impl RetryBudget {
         clock.map_or(Instant::ORIGIN, |clock| cx.now(clock))
     }
 
-    /// What the budget holds at the moment. Changes nothing.
-    pub fn snapshot(&self) -> BudgetSnapshot {
+    /// Returns the current state. Changes nothing.
+    pub fn snapshot(&self) -> Snapshot {
         let (calls_in_flight, extras_in_flight) = match &self.inner.kind {
             Kind::InFlight(in_flight) => in_flight.counts(),
             _ => (0, 0),
         };
-        BudgetSnapshot {
+        Snapshot {
+            name: self.inner.name,
             available: match &self.inner.kind {
                 Kind::Percentage {
                     share,
@@ -227,8 +248,8 @@ impl RetryBudget {
 #[must_use = "dropping it ends the call"]
 pub struct BudgetedCall<'a> {
     budget: &'a RetryBudget,
-    /// What the last retry of this call has paid, [`NOTHING`](Self::NOTHING) before the first, and
-    /// [`NESTED`](Self::NESTED). A whole word, for a gap beside a tag would be copied in pieces.
+    /// The price of the last retry of this call, or [`NOTHING`](Self::NOTHING) before the first, and the flag
+    /// [`NESTED`](Self::NESTED). One word: an enum would have a gap beside its tag, which is copied in pieces.
     last_price: u64,
 }
 
@@ -237,7 +258,7 @@ impl<'a> BudgetedCall<'a> {
     /// A layer outside has begun the call: it counts the call and records its result.
     const NESTED: u64 = 1 << 63;
 
-    /// Whether a layer outside has begun the call under the same budget. That one records the result.
+    /// Returns whether a layer outside has begun the call under the same budget. That layer records the result.
     pub(crate) const fn is_nested(&self) -> bool {
         self.last_price & Self::NESTED != 0
     }
@@ -249,14 +270,14 @@ impl<'a> BudgetedCall<'a> {
         }
     }
 
-    /// Asks for one more attempt after a failure of this class. `None` when the budget is empty.
+    /// Withdraws one more attempt after a failure of this class. `None` if the budget is empty.
     ///
     /// The attempt is in flight until what this returns is dropped.
     pub fn withdraw(&mut self, class: ErrorClass) -> Option<Extra<'a>> {
         self.withdraw_at(class, self.budget.now())
     }
 
-    /// As [`withdraw`](Self::withdraw), with the reading of the clock that `cx` has.
+    /// As [`withdraw`](Self::withdraw), at the last reading of the clock in `cx`.
     pub(crate) fn withdraw_in(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extra<'a>> {
         self.withdraw_at(class, self.budget.now_in(cx))
     }
@@ -269,7 +290,7 @@ impl<'a> BudgetedCall<'a> {
         })
     }
 
-    /// Records that the call succeeded. What the last retry has paid is paid back.
+    /// Records that the call succeeded. Refunds the price of its last retry.
     pub fn success(&mut self) {
         let nested = self.last_price & Self::NESTED;
         let paid = std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
@@ -295,9 +316,9 @@ impl Drop for BudgetedCall<'_> {
     }
 }
 
-/// A further attempt that a budget has allowed. Dropping it says that the attempt is over.
+/// A further attempt that a budget has allowed. Dropping it ends the attempt.
 #[derive(Debug)]
-#[must_use = "dropping it says that the attempt is over"]
+#[must_use = "dropping it ends the attempt"]
 pub struct Extra<'a> {
     budget: &'a RetryBudget,
 }

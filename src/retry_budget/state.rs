@@ -1,4 +1,4 @@
-//! The arithmetic of budgets. Time comes in as the number of a slice.
+//! The arithmetic of budgets. Time is an argument, as the number of a slice.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ const SLICES: usize = 10;
 #[derive(Debug)]
 pub(super) struct Share {
     slice_nanos: u64,
-    deposit: i128,
+    /// What a call adds.
+    deposit: AtomicU64,
     price: i128,
     reserve: i128,
 }
@@ -32,10 +33,17 @@ impl Share {
         let floor = window.as_secs_f64() * f64::from(floor_per_second);
         Self {
             slice_nanos: nanos(window) / SLICES as u64,
-            deposit: deposit.round() as i128,
+            deposit: AtomicU64::new(deposit.round() as u64),
             price,
             reserve: price * floor as i128,
         }
+    }
+
+    /// Changes a share of at most 1 to another one of at most 1. Calls that were counted count at the new share.
+    pub(super) fn set_ratio(&self, ratio: f64) {
+        // Relaxed: the word publishes nothing.
+        let deposit = (ratio * Self::UNIT).round() as u64;
+        self.deposit.store(deposit, Ordering::Relaxed);
     }
 
     /// The number of the slice that `now` is in.
@@ -56,7 +64,8 @@ impl Share {
             let inside = counts.into_iter().filter(|&word| is_inside(slice, word));
             inside.map(|word| i128::from(word as u32)).sum()
         };
-        let deposited = sum(deposits.words()) * self.deposit;
+        let deposit = self.deposit.load(Ordering::Relaxed);
+        let deposited = sum(deposits.words()) * i128::from(deposit);
         let withdrawn = sum(withdrawals.0) * self.price;
         let balance = self.reserve + deposited - withdrawn;
         u64::try_from(balance / self.price).unwrap_or(0)
@@ -98,7 +107,7 @@ impl Deposits {
         loop {
             if slice_of(current) == slice {
                 // The slice may have been replaced since: then the call counts into the newer one.
-                // Half of the range is left for those who add at the same time.
+                // Half of the range is left for concurrent additions.
                 if (current as u32) < u32::MAX / 2 {
                     slot.fetch_add(1, Ordering::Relaxed);
                 }
@@ -285,7 +294,7 @@ impl Tokens {
 #[derive(Debug)]
 pub(super) struct InFlight {
     ratio: f64,
-    at_least: u32,
+    floor: u32,
     /// Calls in the upper half, further attempts in the lower.
     counts: AtomicU64,
 }
@@ -293,10 +302,10 @@ pub(super) struct InFlight {
 impl InFlight {
     const CALL: u64 = 1 << 32;
 
-    pub(super) fn new(ratio: f64, at_least: u32) -> Self {
+    pub(super) fn new(ratio: f64, floor: u32) -> Self {
         Self {
             ratio,
-            at_least,
+            floor,
             counts: AtomicU64::new(0),
         }
     }
@@ -331,7 +340,7 @@ impl InFlight {
     fn room(&self, counts: u64) -> u32 {
         let (calls, extras) = ((counts >> 32) as u32, counts as u32);
         let share = (f64::from(calls) * self.ratio) as u32;
-        share.max(self.at_least).saturating_sub(extras)
+        share.max(self.floor).saturating_sub(extras)
     }
 
     /// Calls, and further attempts.

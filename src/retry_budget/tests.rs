@@ -14,7 +14,7 @@ fn percentage(ratio: f64, floor: u32, window: Duration) -> (ManualClock, RetryBu
     let clock = ManualClock::new();
     let budget = RetryBudget::percentage()
         .ratio(ratio)
-        .floor_per_second(floor)
+        .floor(floor)
         .window(window)
         .clock(clock.clone())
         .build()
@@ -70,7 +70,7 @@ fn pitfall_45_racing_withdrawals_never_overspend() {
     let clock = ManualClock::new();
     let budgets = [
         RetryBudget::percentage()
-            .floor_per_second(50)
+            .floor(50)
             .ratio(0.0)
             .clock(clock)
             .build(),
@@ -97,7 +97,7 @@ fn pitfall_45_racing_withdrawals_never_overspend() {
 fn racing_extras_never_exceed_their_share() {
     let budget = RetryBudget::in_flight()
         .ratio(0.0)
-        .at_least(3)
+        .floor(3)
         .build()
         .unwrap();
     let (now, most) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -127,7 +127,7 @@ fn racing_extras_never_exceed_their_share() {
 fn in_flight_allows_a_share_of_the_calls() {
     let budget = RetryBudget::in_flight()
         .ratio(0.5)
-        .at_least(1)
+        .floor(1)
         .build()
         .unwrap();
     let mut calls: Vec<_> = (0..6).map(|_| budget.begin()).collect();
@@ -192,7 +192,7 @@ fn a_clock_that_goes_back_neither_freezes_nor_floods() {
 }
 
 #[test]
-fn settings_without_meaning_are_refused() {
+fn settings_without_meaning_are_rejected() {
     let ratios = [f64::NAN, f64::INFINITY, -0.1, 1000.1];
     for ratio in ratios {
         assert!(RetryBudget::percentage().ratio(ratio).build().is_err());
@@ -229,7 +229,7 @@ fn extreme_settings_saturate() {
 
     let in_flight = RetryBudget::in_flight()
         .ratio(1000.0)
-        .at_least(u32::MAX)
+        .floor(u32::MAX)
         .build()
         .unwrap();
     assert!(in_flight.begin().withdraw(ErrorClass::Transient).is_some());
@@ -370,11 +370,11 @@ proptest! {
     #[test]
     fn an_in_flight_budget_agrees_with_two_counters(
         hundredths in 0_u32..300,
-        at_least in 0_u32..5,
+        floor in 0_u32..5,
         events in proptest::collection::vec(0_u8..4, 1..200),
     ) {
         let ratio = f64::from(hundredths) / 100.0;
-        let budget = RetryBudget::in_flight().ratio(ratio).at_least(at_least).build().unwrap();
+        let budget = RetryBudget::in_flight().ratio(ratio).floor(floor).build().unwrap();
         let (mut calls, mut extras) = (Vec::new(), Vec::new());
         for event in events {
             match event {
@@ -383,7 +383,7 @@ proptest! {
                 2 => drop(extras.pop()),
                 _ => {
                     let share = (calls.len() as f64 * ratio) as usize;
-                    let allowed = extras.len() < share.max(at_least as usize);
+                    let allowed = extras.len() < share.max(floor as usize);
                     let Some(call) = calls.last_mut() else { continue };
                     let extra = call.withdraw(ErrorClass::Transient);
                     prop_assert_eq!(extra.is_some(), allowed);

@@ -164,6 +164,7 @@ impl Inner {
         if let Some(event) = after.event {
             let event = Event::Store {
                 policy: self.base.name,
+                pipeline: None,
                 event,
                 sequence: 0,
             };

@@ -134,6 +134,7 @@ impl Hub {
     pub(super) fn store_event(&self, event: StoreEvent) -> Event {
         Event::Store {
             policy: self.base.name,
+            pipeline: None,
             event,
             sequence: 0,
         }

@@ -5,40 +5,22 @@ use std::time::Duration;
 
 use super::Throttle;
 use super::inner::{Inner, Settings};
-use super::state::{Rule, State};
+use super::state::{RejectionRule, State};
 use crate::base::Setup;
 use crate::error::ConfigError;
 use crate::verdict::Health;
 use crate::window::TimeWindow;
 
-/// Builds a [`Throttle`].
-///
-/// | setting | default |
-/// |---|---|
-/// | [`success_threshold`](Self::success_threshold) | 0.9 |
-/// | [`window`](Self::window) | 60 s |
-/// | [`slices`](Self::slices) | 20 |
-/// | [`min_requests`](Self::min_requests) | 10 |
-/// | [`min_rps`](Self::min_rps) | 0 |
-/// | [`max_rejection`](Self::max_rejection) | 0.9 |
-/// | [`aggression`](Self::aggression) | 1 |
-/// | [`probe_every`](Self::probe_every) | 1 s |
-/// | [`grace`](Self::grace) | 1 s |
-/// | [`count_refused`](Self::count_refused) | `false` |
-/// | [`cancelled_as`](Self::cancelled_as) | neutral |
-/// | [`panicked_as`](Self::panicked_as) | unhealthy |
-/// | [`shadow`](Self::shadow) | `false` |
-/// | [`name`](Self::name) | `throttle` |
-/// | [`clock`](Self::clock) | tokio's |
+/// Builds a [`Throttle`]. The [module page](super#defaults) has a table of all settings and their defaults.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct ThrottleBuilder {
-    rule: Rule,
+    rule: RejectionRule,
     window: Duration,
     slices: u32,
     probe_every: Duration,
     grace: Duration,
-    count_refused: bool,
+    count_rejected: bool,
     cancelled_as: Health,
     panicked_as: Health,
     seed: Option<u64>,
@@ -57,18 +39,18 @@ const NAME: &str = "throttle";
 impl ThrottleBuilder {
     const fn new() -> Self {
         Self {
-            rule: Rule {
+            rule: RejectionRule {
                 success_threshold: 0.9,
                 aggression: 1.0,
                 max_rejection: 0.9,
-                min_requests: 10,
-                min_rps: 0.0,
+                min_calls: 10,
+                min_calls_per_second: 0.0,
             },
             window: Duration::from_secs(60),
             slices: 20,
             probe_every: Duration::from_secs(1),
             grace: Duration::from_secs(1),
-            count_refused: false,
+            count_rejected: false,
             cancelled_as: Health::Neutral,
             panicked_as: Health::Unhealthy,
             seed: None,
@@ -76,93 +58,88 @@ impl ThrottleBuilder {
         }
     }
 
-    /// The share of good results below which calls are refused: above 0 and at most 1. It is 1/K of
-    /// the SRE book, whose K = 2 is 0.5.
+    /// Sets the share of successes below which calls are rejected: above 0 and at most 1. It is 1/K of the SRE book,
+    /// whose K = 2 is 0.5. Default 0.9.
     pub const fn success_threshold(mut self, share: f64) -> Self {
         self.rule.success_threshold = share;
         self
     }
 
-    /// How far back results count. Make it several times longer than a call may take.
+    /// Sets how long results count. Make it several times longer than a call may take. Default 60 s.
     pub const fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// How many slices the window has: from 1 to 1024, of at least 100 µs each. What is counted
-    /// covers the window but for at most one slice of it.
+    /// Sets the number of slices of the window: from 1 to 1024, each at least 100 µs long. The window covers at least its
+    /// length less one slice. Default 20.
     pub const fn slices(mut self, slices: u32) -> Self {
         self.slices = slices;
         self
     }
 
-    /// Nothing is refused while fewer calls than this are in the window, those in flight within
-    /// their [`grace`](Self::grace) not counted.
-    pub const fn min_requests(mut self, requests: u32) -> Self {
-        self.rule.min_requests = requests;
+    /// Sets the least number of calls in the window before any is rejected, at least 1. Calls in flight do not count
+    /// during their [`grace`](Self::grace). Default 10.
+    pub const fn min_calls(mut self, calls: u32) -> Self {
+        self.rule.min_calls = calls;
         self
     }
 
-    /// Nothing is refused while there are fewer calls per second than this, over the whole window.
-    /// At least 0. From Envoy.
-    pub const fn min_rps(mut self, rps: f64) -> Self {
-        self.rule.min_rps = rps;
+    /// Sets the least number of calls per second, on average over the window, before any is rejected. At least 0, which is
+    /// the default. From Envoy.
+    pub const fn min_calls_per_second(mut self, calls: f64) -> Self {
+        self.rule.min_calls_per_second = calls;
         self
     }
 
-    /// The highest probability of a refusal, from 0 to 1. What is left of the calls finds out that
-    /// the dependency has recovered.
+    /// Sets the highest probability of a rejection, from 0 to 1. The calls that are still admitted detect that the
+    /// dependency has recovered. Default 0.9.
     pub const fn max_rejection(mut self, probability: f64) -> Self {
         self.rule.max_rejection = probability;
         self
     }
 
-    /// Raises the probability to the power of 1/aggression: above 1 small shortfalls count more. At
-    /// least 1. From Envoy.
+    /// Raises the probability to the power of 1/aggression, so that values above 1 react more to small shortfalls. At
+    /// least 1, which is the default. From Envoy.
     pub const fn aggression(mut self, aggression: f64) -> Self {
         self.rule.aggression = aggression;
         self
     }
 
-    /// A call that should be refused is let through when none was for this long, while calls are
-    /// refused: so the first one to be refused, or the first after a while without, passes as a probe.
-    /// Above zero; [`Duration::MAX`] forces none.
+    /// Admits a call that would be rejected, as a probe, if no call has been admitted for this long while calls are rejected.
+    /// The first rejection therefore becomes a probe. Above zero; [`Duration::MAX`] forces none. Default 1 s.
     pub const fn probe_every(mut self, interval: Duration) -> Self {
         self.probe_every = interval;
         self
     }
 
-    /// A call in flight counts against the dependency once it is this old, and at most two slices
-    /// later; before, it weighs nothing, so that a burst after a pause is not taken for a
-    /// dependency that does not answer.
+    /// Sets the age from which a call in flight counts against the dependency; it may start to count up to two slices later.
+    /// Without it, a burst after a pause would look like a dependency that does not answer. Default 1 s.
     ///
-    /// Zero makes it count from its start, as in the SRE book. [`Duration::MAX`] makes it count at
-    /// its end, as in Envoy and failsafe-go.
+    /// Zero counts a call from its start, like the SRE book. [`Duration::MAX`] counts it at its end, like Envoy and
+    /// failsafe-go.
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Counts refused calls as requests too, as the SRE book does. By default they are not, as in
-    /// Envoy and failsafe-go.
+    /// Counts rejected calls as requests too, like the SRE book. Default `false`, like Envoy and failsafe-go.
     ///
-    /// It bounds what reaches an overloaded dependency to K times what it accepts, where otherwise
-    /// it is about the square root of K × offered × accepted. But then recovery feeds on accepted
-    /// calls alone: with the default threshold of 0.9 it takes many windows. Use it with a
-    /// threshold of 0.5.
-    pub const fn count_refused(mut self, count: bool) -> Self {
-        self.count_refused = count;
+    /// Bounds the load on an overloaded dependency to K times what it accepts; otherwise it is about the square root of
+    /// K × offered × accepted. Recovery then depends on accepted calls alone, and takes many windows with the default
+    /// threshold of 0.9. Use it with a threshold near 0.5.
+    pub const fn count_rejected(mut self, count: bool) -> Self {
+        self.count_rejected = count;
         self
     }
 
-    /// What a call counts as whose future, or permit, was dropped before its end. Neutral takes it
-    /// back.
+    /// Sets how a call counts that is dropped before its end. Default neutral: it is not counted.
     pub const fn cancelled_as(mut self, health: Health) -> Self {
         self.cancelled_as = health;
         self
     }
 
-    /// What a call counts as that panicked. Default unhealthy.
+    /// Sets how a call counts that panics. Default unhealthy.
     pub const fn panicked_as(mut self, health: Health) -> Self {
         self.panicked_as = health;
         self
@@ -170,25 +147,26 @@ impl ThrottleBuilder {
 
     setters! {
         in setup;
-        /// Decides, counts and reports, but never refuses. Calls that would have been refused count as
-        /// any other.
+        /// Admits every call, and only counts and reports rejections. Default `false`. Calls that would have
+        /// been rejected count like all others.
         shadow;
         /// Makes the decisions reproducible.
         seed;
-        /// Hears refusals and probes, also those of calls nobody else listens to.
+        /// Sets an observer of the rejections and probes of all calls, in addition to the observers of
+        /// pipelines.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors, events, and snapshots. Default `throttle`.
         name;
-        /// The clock of the window and the probes.
+        /// Sets the clock of the window and the probes. Default tokio's.
         clock;
     }
 
-    /// The throttle.
+    /// Builds the throttle.
     ///
     /// # Errors
     ///
-    /// When a setting is outside the range its setter documents, or when there is no clock where
-    /// the feature `tokio` is off.
+    /// If a setting is outside the range that its setter documents, or if no clock is given and the feature `tokio` is
+    /// off.
     pub fn build(self) -> Result<Throttle, ConfigError> {
         let fail = |setting, problem| Err(ConfigError::new(NAME, setting, problem));
         let rule = self.rule;
@@ -201,8 +179,11 @@ impl ThrottleBuilder {
         if !(rule.aggression >= 1.0 && rule.aggression.is_finite()) {
             return fail("aggression", "must be a number of at least 1");
         }
-        if !(rule.min_rps >= 0.0 && rule.min_rps.is_finite()) {
-            return fail("min_rps", "must be a number of at least 0");
+        if !(rule.min_calls_per_second >= 0.0 && rule.min_calls_per_second.is_finite()) {
+            return fail("min_calls_per_second", "must be a number of at least 0");
+        }
+        if rule.min_calls == 0 {
+            return fail("min_calls", "must be at least 1");
         }
         if self.slices == 0 || self.slices > TimeWindow::MAX_SLICES {
             return fail("slices", "must be from 1 to 1024");
@@ -215,7 +196,7 @@ impl ThrottleBuilder {
         }
         let base = self.setup.build(NAME)?;
         let settings = Settings {
-            count_refused: self.count_refused,
+            count_rejected: self.count_rejected,
             cancelled_as: self.cancelled_as,
             panicked_as: self.panicked_as,
         };

@@ -11,13 +11,12 @@ pub(super) struct Inner {
     pub(super) settings: Settings,
     pub(super) state: State,
     pub(super) rng: SharedRng,
-    /// Calls rejected, or that would have been in shadow mode.
-    pub(super) rejected: AtomicU64,
+    /// Rejections, or in shadow mode calls that would have been rejected.
+    pub(super) rejections: AtomicU64,
 }
 
-/// Settings that never change.
 pub(super) struct Settings {
-    pub(super) count_refused: bool,
+    pub(super) count_rejected: bool,
     pub(super) cancelled_as: Health,
     pub(super) panicked_as: Health,
 }
@@ -29,7 +28,7 @@ impl Inner {
             settings,
             state,
             rng: SharedRng::new(seed),
-            rejected: AtomicU64::new(0),
+            rejections: AtomicU64::new(0),
         }
     }
 }

@@ -1,20 +1,18 @@
-//! Under loom: the probe that is due goes to one caller.
-
 use std::time::Duration;
 
 use loom::sync::Arc;
 use loom::thread;
 
-use super::state::{Decision, Rule, State};
+use super::state::{Admission, RejectionRule, State};
 use crate::instant::Instant;
 
-fn always_refusing() -> State {
-    let rule = Rule {
+fn always_rejecting() -> State {
+    let rule = RejectionRule {
         success_threshold: 1.0,
         aggression: 1.0,
         max_rejection: 1.0,
-        min_requests: 1,
-        min_rps: 0.0,
+        min_calls: 1,
+        min_calls_per_second: 0.0,
     };
     let second = Duration::from_secs(1);
     let state = State::new(rule, second, 1, Duration::ZERO, second / 10);
@@ -23,37 +21,40 @@ fn always_refusing() -> State {
 }
 
 #[test]
-fn loom_one_of_two_callers_gets_the_probe() {
+fn loom_one_of_two_racing_calls_becomes_the_probe() {
     loom::model(|| {
-        let state = Arc::new(always_refusing());
+        let state = Arc::new(always_rejecting());
         let now = Instant::ORIGIN + Duration::from_millis(200);
-        let decide = move |state: &State| state.decide(now, || 0.0);
+        let admit = move |state: &State| state.admit(now, || 0.0);
         let other = {
             let state = state.clone();
-            thread::spawn(move || decide(&state))
+            thread::spawn(move || admit(&state))
         };
-        let here = decide(&state);
+        let here = admit(&state);
         let there = other.join().unwrap();
         let probes = [here, there]
             .into_iter()
-            .filter(|d| matches!(d, Decision::Probe { .. }));
+            .filter(|admission| matches!(admission, Admission::Probe { .. }));
         assert_eq!(probes.count(), 1, "{here:?} {there:?}");
     });
 }
 
 #[test]
-fn loom_calls_that_end_at_once_are_counted_once() {
+fn loom_results_that_race_are_counted_once() {
     loom::model(|| {
-        let state = Arc::new(always_refusing());
-        let slices = [state.begin(Instant::ORIGIN), state.begin(Instant::ORIGIN)];
+        let state = Arc::new(always_rejecting());
+        let slices = [state.start(Instant::ORIGIN), state.start(Instant::ORIGIN)];
         let other = {
             let state = state.clone();
-            thread::spawn(move || state.end(slices[0], Some(true)))
+            thread::spawn(move || state.finish(slices[0], Some(true)))
         };
-        state.end(slices[1], None);
+        state.finish(slices[1], None);
         other.join().unwrap();
-        let seen = state.seen(Instant::ORIGIN);
-        assert_eq!((seen.requests, seen.accepts, seen.failures), (2, 1, 1));
-        assert_eq!(seen.pending, 0);
+        let totals = state.totals(Instant::ORIGIN);
+        assert_eq!(
+            (totals.requests, totals.accepts, totals.failures),
+            (2, 1, 1)
+        );
+        assert_eq!(totals.in_flight, 0);
     });
 }

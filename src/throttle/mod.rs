@@ -1,79 +1,5 @@
-//! Client-side throttles: a dependency that refuses most calls gets fewer of them.
-//!
-//! # What it protects
-//!
-//! A dependency that is overloaded, from the cost of saying no; and the caller, from waiting for
-//! that no. Each client looks at its own calls only: when too few of them end well, it drops a share
-//! of the next ones itself, the more the fewer end well.
-//!
-//! ```text
-//!                     requests − accepts / threshold
-//!    probability  =  ───────────────────────────────   of the last 60 s, at most 0.9
-//!                             requests + 1
-//!
-//!   call ──► draw ──┬── pass ──► operation ──► ended well: accepts + 1
-//!      requests + 1 │
-//!                   └── below the probability ──► Reason::Throttled
-//! ```
-//!
-//! # When not to use it
-//!
-//! * Against a dependency that is down rather than overloaded: a
-//!   [`CircuitBreaker`](crate::CircuitBreaker) sends a few trial calls instead of a tenth of all.
-//! * For few calls: below ten a minute it never acts.
-//! * Where many errors are normal. Tell a [`Classify`](crate::Classify) inside which of them are the
-//!   caller's fault.
-//!
-//! # Example
-//!
-//! ```
-//! use backstop::{ManualClock, Policy, Throttle};
-//!
-//! let clock = ManualClock::new();
-//! let throttle = Throttle::builder().seed(7).clock(clock.clone()).build()?;
-//!
-//! let mut sent = 0;
-//! for _ in 0..1000 {
-//!     match clock.block_on(throttle.call(|| async { Err::<(), _>("overloaded") })) {
-//!         Err(error) if error.is_rejected() => {} // dropped here, at no cost to the dependency
-//!         _ => sent += 1,
-//!     }
-//! }
-//! assert!((100..200).contains(&sent), "{sent}");
-//! assert_eq!(throttle.snapshot().rejection_probability, 0.9);
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
-//!
-//! # Defaults
-//!
-//! | setting | default |
-//! |---|---|
-//! | `success_threshold` | 0.9 |
-//! | `window` | 60 s in 20 slices |
-//! | `min_requests` | 10 |
-//! | `max_rejection` | 0.9 |
-//! | `probe_every` | 1 s |
-//! | `grace` | 1 s |
-//! | `cancelled_as`, `panicked_as` | neutral, unhealthy |
-//! | `name` | `throttle` |
-//! | `clock` | tokio's |
-//!
-//! All of them: [`ThrottleBuilder`].
-//!
-//! # What counts
-//!
-//! A call is a request from its start, in the slice of time in which it starts; its end changes what
-//! it is there. A healthy verdict makes it an accept, an unhealthy one a failure. A neutral one takes
-//! it back: it was cancelled, or refused by an inner layer, and says nothing. A panic is a failure.
-//!
-//! # With its neighbours
-//!
-//! * **Inside a retry**, so that every attempt is counted and may be dropped. A refusal tells the
-//!   retry that the call was not executed.
-//! * **A timeout inside** makes hanging calls failures. One outside cancels them, which says nothing.
-//! * **A circuit breaker outside** ignores the throttle's refusals.
-//!
-//! The longer page: [`guide::throttle`](crate::guide::throttle).
+//! Client-side throttles: a dependency that rejects most calls gets fewer of them.
+#![doc = include_str!("../../docs/patterns/throttle.md")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -84,7 +10,7 @@ use crate::keyed::{Evictable, is_unshared};
 use crate::sync::Ordering;
 use crate::verdict::{Health, Verdict};
 
-mod admit;
+mod admission;
 mod config;
 mod inner;
 #[cfg(all(test, backstop_loom))]
@@ -98,32 +24,32 @@ mod tests;
 
 pub use self::config::ThrottleBuilder;
 pub use self::permit::Permit;
-pub use self::snapshot::{Load, ThrottleSnapshot};
+pub use self::snapshot::{Load, Snapshot};
 
 use self::inner::Inner;
 
-/// Drops a share of the calls to a dependency that refuses most of them. See the
-/// [module page](self).
+/// Rejects a share of the calls to a dependency that rejects or fails many of them. See the [module page](self).
 ///
-/// Cheap to clone; clones are one throttle.
+/// Cheap to clone; clones share one window.
 #[derive(Clone)]
 pub struct Throttle {
     inner: Arc<Inner>,
 }
 
 impl Throttle {
-    /// The name in errors and events.
+    /// Returns the name in errors, events, and snapshots.
     pub fn name(&self) -> &'static str {
         self.inner.base.name
     }
 
-    /// Asks to make one call, for code that is no closure.
+    /// Admits one call, for code that is not a closure. The result is recorded through the permit.
     ///
     /// # Errors
     ///
-    /// [`Reason::Throttled`](crate::Reason::Throttled), by chance. It does not say when to come back: every call has a chance.
+    /// [`Reason::Throttled`](crate::Reason::Throttled), with the current probability. There is no `retry_after`,
+    /// because the next call may be admitted.
     ///
-    /// # Example
+    /// # Examples
     ///
     /// ```
     /// use backstop::{ManualClock, Throttle};
@@ -143,8 +69,8 @@ impl Throttle {
             .admit(now, crate::life::Life::of_a_handle(), None)
     }
 
-    /// Counts a call that was made without asking: one healthy as an accept, one unhealthy as a
-    /// failure, one neutral not at all.
+    /// Records a call that was made without a permit: healthy is an accept, unhealthy a failure, and neutral is not
+    /// counted.
     pub fn record(&self, verdict: Verdict) {
         let accepted = match verdict.health() {
             Health::Healthy => true,
@@ -155,40 +81,43 @@ impl Throttle {
         inner.state.record(accepted, inner.base.clock.now());
     }
 
-    /// Forgets all calls. Those in flight may be counted when they end, or not.
+    /// Forgets all calls. Calls in flight may still be counted when they end.
     pub fn reset(&self) {
         self.inner.state.reset();
     }
 
-    /// What the throttle is like now. Changes nothing.
-    pub fn snapshot(&self) -> ThrottleSnapshot {
+    /// Returns a reading of the throttle. Changes nothing.
+    pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
-        let seen = inner.state.seen(inner.base.clock.now());
-        ThrottleSnapshot {
-            requests: seen.requests,
-            accepts: seen.accepts,
-            failures: seen.failures,
-            pending: seen.pending,
-            requests_per_second: seen.per_second,
-            rejection_probability: inner.state.probability(seen),
+        let totals = inner.state.totals(inner.base.clock.now());
+        let rejections = inner.rejections.load(Ordering::Relaxed);
+        let shadow = inner.base.shadow;
+        Snapshot {
+            name: inner.base.name,
+            requests: totals.requests,
+            accepts: totals.accepts,
+            failures: totals.failures,
+            in_flight: totals.in_flight,
+            requests_per_second: totals.per_second,
+            rejection_probability: inner.state.probability(totals),
             max_rejection: inner.state.max_rejection(),
-            // Relaxed: a number for people.
-            rejected: inner.rejected.load(Ordering::Relaxed),
+            rejected: if shadow { 0 } else { rejections },
+            would_reject: if shadow { rejections } else { 0 },
         }
     }
 }
 
-/// Nothing has failed or is in flight, and nobody has a handle.
+/// Evictable if no call in the window failed or is in flight, and no other handle exists.
 impl Evictable for Throttle {
     fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;
         if !is_unshared(&self.inner) {
             return None;
         }
-        let seen = inner.state.seen(inner.base.clock.now());
-        match (seen.pending, seen.failures) {
+        let totals = inner.state.totals(inner.base.clock.now());
+        match (totals.in_flight, totals.failures) {
             (0, 0) => Some(Duration::ZERO),
-            // At the latest.
+            // An upper bound: the failures may leave the window earlier.
             (0, _) => Some(inner.state.window()),
             _ => None,
         }
@@ -199,7 +128,8 @@ impl fmt::Debug for Throttle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Throttle")
             .field("name", &self.name())
-            .field("state", &self.inner.state)
+            .field("rule", self.inner.state.rule())
+            .field("window", &self.inner.state.window())
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The permission to make one call.
+//! Permits for single calls.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use crate::life::Life;
 use crate::verdict::{Health, Verdict};
 use crate::window::Slice;
 
-/// The permission to make one call, given by
-/// [`Throttle::try_acquire`](super::Throttle::try_acquire). The call is a request already.
+/// A permit for one call, returned by [`Throttle::try_acquire`](super::Throttle::try_acquire). The call already counts as
+/// a request.
 ///
-/// Say how the call went with [`success`](Self::success), [`failure`](Self::failure) or
-/// [`record`](Self::record). Dropped without, it counts as
-/// [`cancelled_as`](super::ThrottleBuilder::cancelled_as) says, by default not at all; dropped by a
-/// panic, as [`panicked_as`](super::ThrottleBuilder::panicked_as) says.
-#[must_use = "dropping it takes the request back"]
+/// Record the result with [`success`](Self::success), [`failure`](Self::failure), or [`record`](Self::record). A
+/// permit that is dropped without a result counts as [`cancelled_as`](super::ThrottleBuilder::cancelled_as) (by
+/// default, it is not counted); one that is dropped by a panic counts as
+/// [`panicked_as`](super::ThrottleBuilder::panicked_as).
+#[must_use = "a dropped permit records no result"]
 pub struct Permit<'a> {
     inner: &'a Inner,
     slice: Slice,
@@ -33,36 +33,36 @@ impl<'a> Permit<'a> {
         }
     }
 
-    /// Moves the permit; the one here has ended.
+    /// Moves the permit out, and leaves one that has ended.
     #[inline]
     pub(super) const fn move_out(&mut self) -> Self {
         Self::new(self.inner, self.slice, self.is_probe, self.life.take())
     }
 
-    /// Whether the call should have been refused, but none was let through for too long.
+    /// Whether the call would have been rejected, and was admitted as a probe.
     pub const fn is_probe(&self) -> bool {
         self.is_probe
     }
 
-    /// The call ended well.
+    /// Records a success.
     pub fn success(self) {
         self.record(Verdict::success());
     }
 
-    /// The call failed, and the dependency is to blame.
+    /// Records a failure of the dependency.
     pub fn failure(self) {
         self.record(Verdict::failure());
     }
 
-    /// The call ended with a result of this verdict: healthy is an accept, unhealthy a failure;
-    /// neutral takes the request back.
+    /// Records a result by its verdict: healthy is an accept, unhealthy a failure, and neutral withdraws the
+    /// request.
     #[inline]
     pub fn record(mut self, verdict: Verdict) {
-        self.end(verdict.health());
+        self.finish(verdict.health());
     }
 
     #[inline]
-    fn end(&mut self, health: Health) {
+    fn finish(&mut self, health: Health) {
         if !self.life.end() {
             return;
         }
@@ -71,7 +71,7 @@ impl<'a> Permit<'a> {
             Health::Unhealthy => Some(false),
             Health::Neutral => None,
         };
-        self.inner.state.end(self.slice, accepted);
+        self.inner.state.finish(self.slice, accepted);
     }
 }
 
@@ -85,7 +85,7 @@ impl Drop for Permit<'_> {
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
-        self.end(health);
+        self.finish(health);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The throttle around an operation.
+//! The throttle as a policy.
 
 use super::{Permit, Throttle};
 use crate::clock::ClockHandle;

@@ -1,30 +1,34 @@
-//! A look at a throttle, and at several.
+//! Snapshots of a throttle, and the combined load of several.
 
-/// What a throttle was like at one moment. Made by [`Throttle::snapshot`](super::Throttle::snapshot).
+/// A reading of a throttle. Returned by [`Throttle::snapshot`](super::Throttle::snapshot).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct ThrottleSnapshot {
-    /// Calls in the window: those that ended and those in flight, and refused ones where
-    /// [`count_refused`](super::ThrottleBuilder::count_refused) says so.
+pub struct Snapshot {
+    /// The name of the throttle.
+    pub name: &'static str,
+    /// Calls in the window, finished or in flight, and rejected ones with
+    /// [`count_rejected`](super::ThrottleBuilder::count_rejected).
     pub requests: u64,
-    /// Those that ended well.
+    /// Calls that succeeded.
     pub accepts: u64,
-    /// Those that ended badly, and refused ones where they count.
+    /// Calls that failed, and rejected ones with [`count_rejected`](super::ThrottleBuilder::count_rejected).
     pub failures: u64,
-    /// Those that have not ended.
-    pub pending: u64,
-    /// Calls in the window per second of its length.
+    /// Calls in flight.
+    pub in_flight: u64,
+    /// [`requests`](Self::requests) per second, on average over the window.
     pub requests_per_second: f64,
-    /// The probability that the next call is refused, from 0 to 1.
+    /// The probability that the next call is rejected, from 0 to 1.
     pub rejection_probability: f64,
-    /// The highest that probability can be.
+    /// The highest possible probability.
     pub max_rejection: f64,
-    /// Calls refused since the throttle was built; in shadow mode, those that would have been.
+    /// Calls rejected since the throttle was built.
     pub rejected: u64,
+    /// Calls that shadow mode admitted although they would have been rejected.
+    pub would_reject: u64,
 }
 
-impl ThrottleSnapshot {
-    /// What [`Load::combine`] takes.
+impl Snapshot {
+    /// Returns the part that [`Load::combine`] takes.
     pub const fn load(&self) -> Load {
         Load {
             requests: self.requests,
@@ -34,12 +38,12 @@ impl ThrottleSnapshot {
     }
 }
 
-/// How much of the traffic is refused, by one throttle or by several together.
+/// The share of calls rejected by one throttle, or by several together.
 ///
-/// A service that needs several dependencies for one request can look at all their throttles as
-/// one, and shed at its own door what would be refused behind it. From failsafe-go's prioritizer.
+/// A service that needs several dependencies for a request can combine the load of their throttles, and reject
+/// requests on arrival that would be rejected later. From failsafe-go's prioritizer.
 ///
-/// # Example
+/// # Examples
 ///
 /// ```
 /// use backstop::throttle::Load;
@@ -55,27 +59,27 @@ impl ThrottleSnapshot {
 pub struct Load {
     /// Calls in the window.
     pub requests: u64,
-    /// The probability that the next call is refused, from 0 to 1.
+    /// The probability that the next call is rejected, from 0 to 1.
     pub rejection_probability: f64,
-    /// The highest that probability can be.
+    /// The highest possible probability.
     pub max_rejection: f64,
 }
 
 impl Load {
-    /// Several as one: the sum of the requests, the mean of the probabilities weighted by requests,
-    /// and the lowest of the caps. All zero when there is none.
+    /// Combines loads: the sum of the requests, the mean of the probabilities weighted by requests, and the
+    /// lowest of the caps. All zero without loads.
     pub fn combine(loads: impl IntoIterator<Item = Self>) -> Self {
-        let (mut requests, mut weight, mut refused) = (0_u64, 0.0, 0.0);
+        let (mut requests, mut weight, mut rejected) = (0_u64, 0.0, 0.0);
         let mut lowest: Option<f64> = None;
         for load in loads {
             requests = requests.saturating_add(load.requests);
             weight += load.requests as f64;
-            refused += load.requests as f64 * load.rejection_probability;
+            rejected += load.requests as f64 * load.rejection_probability;
             lowest = Some(lowest.map_or(load.max_rejection, |low| low.min(load.max_rejection)));
         }
         Self {
             requests,
-            rejection_probability: if weight > 0.0 { refused / weight } else { 0.0 },
+            rejection_probability: if weight > 0.0 { rejected / weight } else { 0.0 },
             max_rejection: lowest.unwrap_or(0.0),
         }
     }

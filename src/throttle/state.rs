@@ -1,5 +1,4 @@
-//! The pure machine: what was seen of the calls, the probability that comes of it, and the probe
-//! that is due.
+//! Pure state: the totals of the window, the probability of a rejection, and forced probes.
 
 use std::time::Duration;
 
@@ -7,48 +6,48 @@ use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
 use crate::window::{Slice, Sums, TimeWindow};
 
-/// How the probability follows from the counts.
+/// The rule that gives the probability of a rejection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rule {
+pub(super) struct RejectionRule {
     /// Above 0, at most 1.
     pub(super) success_threshold: f64,
     /// At least 1.
     pub(super) aggression: f64,
     /// From 0 to 1.
     pub(super) max_rejection: f64,
-    pub(super) min_requests: u32,
-    pub(super) min_rps: f64,
+    pub(super) min_calls: u32,
+    pub(super) min_calls_per_second: f64,
 }
 
 /// The calls in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Seen {
-    /// All of them.
+pub(super) struct Totals {
+    /// All calls.
     pub(super) requests: u64,
-    /// Those that ended well.
+    /// Calls that succeeded.
     pub(super) accepts: u64,
-    /// Those that ended badly.
+    /// Calls that failed.
     pub(super) failures: u64,
-    /// Those that have not ended yet.
-    pub(super) pending: u64,
-    /// Those of them that have the benefit of the doubt.
-    pub(super) young: u64,
-    /// All of them, per second of the window.
+    /// Calls that have not ended yet.
+    pub(super) in_flight: u64,
+    /// Calls in flight that are within their grace.
+    pub(super) in_grace: u64,
+    /// [`requests`](Self::requests) per second of the window.
     pub(super) per_second: f64,
 }
 
-impl Rule {
-    /// `max(0, (requests − accepts / threshold) / (requests + 1)) ^ (1 / aggression)`, capped.
+impl RejectionRule {
+    /// Returns `max(0, (requests − accepts / threshold) / (requests + 1)) ^ (1 / aggression)`, capped.
     ///
-    /// The formula is Google's (SRE book, chapter "Handling Overload"), with K as the inverse of
-    /// the threshold; the power and the least rate are those of Envoy's admission control.
-    pub(super) fn probability(&self, seen: Seen) -> f64 {
-        let requests = seen.requests.saturating_sub(seen.young);
-        if requests < u64::from(self.min_requests) || seen.per_second < self.min_rps {
+    /// The formula is from the SRE book, chapter "Handling Overload", with K as the inverse of the threshold.
+    /// The power and `min_calls_per_second` are from Envoy's admission control.
+    pub(super) fn probability(&self, totals: Totals) -> f64 {
+        let requests = totals.requests.saturating_sub(totals.in_grace);
+        if requests < u64::from(self.min_calls) || totals.per_second < self.min_calls_per_second {
             return 0.0;
         }
         let requests = requests as f64;
-        let surplus = requests - seen.accepts as f64 / self.success_threshold;
+        let surplus = requests - totals.accepts as f64 / self.success_threshold;
         if surplus <= 0.0 {
             return 0.0;
         }
@@ -62,44 +61,44 @@ impl Rule {
     }
 }
 
-/// What becomes of a call.
+/// The answer to a call that asks for admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
-    Pass,
-    /// It should have been refused, but none was let through for too long: since `last`, in nanoseconds.
+pub(super) enum Admission {
+    Admitted,
+    /// Admitted instead of rejected, because no call has been admitted for too long: since `last_admitted`, in
+    /// nanoseconds.
     Probe {
-        last: u64,
+        last_admitted: u64,
     },
-    Refuse,
+    Rejected,
 }
 
-/// The window, the rule and the time of the last call that was let through.
+/// The window, the rule, and the time of the last admission.
 #[derive(Debug)]
 pub(super) struct State {
-    rule: Rule,
+    rule: RejectionRule,
     window: TimeWindow,
-    /// Seconds.
+    /// Length of the window in seconds.
     length: f64,
-    /// In the current slice and this many before it, calls in flight have the benefit of the doubt.
-    /// `None`: in none.
-    young_slices: Option<u64>,
-    /// Nanoseconds.
+    /// The number of slices before the current one in which calls in flight are within their grace. `None`:
+    /// there is no grace.
+    grace_slices: Option<u64>,
+    /// In nanoseconds.
     probe_every: u64,
-    /// When a call was let through while others were refused, in nanoseconds.
-    last_pass: AtomicU64,
+    /// When a call was last admitted while others were rejected, in nanoseconds.
+    last_admitted: AtomicU64,
 }
 
-/// Kinds in the window. A call that ends counts as its result in the slice it began in; one that
-/// says nothing is withdrawn from it.
+/// Kinds in the window. The result of a call counts in the slice in which the call began. A neutral result
+/// withdraws the request from that slice.
 const REQUESTS: usize = 0;
 const ACCEPTED: usize = 1;
 const FAILED: usize = 2;
 const WITHDRAWN: usize = 3;
 
 impl State {
-    /// Slices are what [`TimeWindow::new`] takes.
     pub(super) fn new(
-        rule: Rule,
+        rule: RejectionRule,
         window: Duration,
         slices: u32,
         grace: Duration,
@@ -110,95 +109,97 @@ impl State {
             rule,
             window: TimeWindow::new(window, slices, true, WITHDRAWN + 1),
             length: window.as_secs_f64(),
-            young_slices: (!grace.is_zero()).then(|| nanos(grace).div_ceil(slice)),
+            grace_slices: (!grace.is_zero()).then(|| nanos(grace).div_ceil(slice)),
             probe_every: nanos(probe_every),
-            last_pass: AtomicU64::new(0),
+            last_admitted: AtomicU64::new(0),
         }
     }
 
-    /// The length of the window.
+    pub(super) const fn rule(&self) -> &RejectionRule {
+        &self.rule
+    }
+
+    /// Returns the length of the window.
     pub(super) fn window(&self) -> Duration {
         Duration::from_secs_f64(self.length)
     }
 
-    /// Returns what is in the window. Changes nothing.
-    pub(super) fn seen(&self, now: Instant) -> Seen {
+    /// Returns the content of the window. Changes nothing.
+    pub(super) fn totals(&self, now: Instant) -> Totals {
         let sums = self.window.sums_at(now);
-        let pending = pending(sums);
-        let young = self.young_slices.map_or(0, |before| {
-            pending.min(self::pending(self.window.sums_of_latest(before, now)))
+        let in_flight = in_flight(sums);
+        let in_grace = self.grace_slices.map_or(0, |before| {
+            in_flight.min(self::in_flight(self.window.sums_of_latest(before, now)))
         });
-        let requests = sums[ACCEPTED] + sums[FAILED] + pending;
-        Seen {
+        let requests = sums[ACCEPTED] + sums[FAILED] + in_flight;
+        Totals {
             requests,
             accepts: sums[ACCEPTED],
             failures: sums[FAILED],
-            pending,
-            young,
+            in_flight,
+            in_grace,
             per_second: requests as f64 / self.length,
         }
     }
 
-    pub(super) fn probability(&self, seen: Seen) -> f64 {
-        self.rule.probability(seen)
+    pub(super) fn probability(&self, totals: Totals) -> f64 {
+        self.rule.probability(totals)
     }
 
     pub(super) const fn max_rejection(&self) -> f64 {
         self.rule.max_rejection
     }
 
-    /// Decides about a call. `draw` returns a number from 0 to 1, without 1; it is called only when
-    /// there is something to decide.
+    /// Admits a call or rejects it. `draw` returns a number in `[0, 1)`; it is called only if the probability
+    /// of a rejection is above zero.
     #[inline]
-    pub(super) fn decide(&self, now: Instant, draw: impl FnOnce() -> f64) -> Decision {
-        let probability = self.rule.probability(self.seen(now));
+    pub(super) fn admit(&self, now: Instant, draw: impl FnOnce() -> f64) -> Admission {
+        let probability = self.rule.probability(self.totals(now));
         if probability <= 0.0 {
-            return Decision::Pass;
+            return Admission::Admitted;
         }
         let now = now.as_nanos();
-        // Relaxed: nothing but this number is shared through it.
-        let last = self.last_pass.load(Ordering::Relaxed);
+        // Relaxed: the value orders nothing else.
+        let last_admitted = self.last_admitted.load(Ordering::Relaxed);
         if draw() >= probability {
-            if last != now {
-                self.last_pass.store(now, Ordering::Relaxed);
+            if last_admitted != now {
+                self.last_admitted.store(now, Ordering::Relaxed);
             }
-            return Decision::Pass;
+            return Admission::Admitted;
         }
-        if now.saturating_sub(last) < self.probe_every {
-            return Decision::Refuse;
+        if now.saturating_sub(last_admitted) < self.probe_every {
+            return Admission::Rejected;
         }
-        let won = self
-            .last_pass
-            .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed);
-        match won {
-            Ok(_) => Decision::Probe { last },
-            Err(_) => Decision::Refuse,
+        // Of racing calls, one becomes the probe.
+        match self.replace_last_admitted(last_admitted, now) {
+            true => Admission::Probe { last_admitted },
+            false => Admission::Rejected,
         }
     }
 
-    /// Takes back the probe that was decided on at `now`: none was admitted since `last`, unless one was since.
-    pub(super) fn withdraw_probe(&self, now: Instant, last: u64) {
-        // Relaxed: as in `decide`. A failure means that a later call was admitted.
-        let _ = self.last_pass.compare_exchange(
-            now.as_nanos(),
-            last,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+    /// Withdraws the probe that was admitted at `now`, unless another call has been admitted since.
+    pub(super) fn withdraw_probe(&self, now: Instant, last_admitted: u64) {
+        self.replace_last_admitted(now.as_nanos(), last_admitted);
     }
 
-    /// Counts a call that starts.
+    fn replace_last_admitted(&self, old: u64, new: u64) -> bool {
+        self.last_admitted
+            .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Counts a call that starts. Returns the slice in which its result will count.
     #[inline]
-    pub(super) fn begin(&self, now: Instant) -> Slice {
+    pub(super) fn start(&self, now: Instant) -> Slice {
         self.window.advance(now);
         let slice = self.window.newest();
         self.window.add(REQUESTS, 1);
         slice
     }
 
-    /// Counts the end of a call: well, badly, or so that it says nothing.
+    /// Counts the result of a call; `None` withdraws its request.
     #[inline]
-    pub(super) fn end(&self, slice: Slice, accepted: Option<bool>) {
+    pub(super) fn finish(&self, slice: Slice, accepted: Option<bool>) {
         let kind = match accepted {
             Some(true) => ACCEPTED,
             Some(false) => FAILED,
@@ -207,19 +208,19 @@ impl State {
         self.window.add_to(slice, kind);
     }
 
-    /// Counts a call that starts and ends at once.
+    /// Counts a call together with its result.
     pub(super) fn record(&self, accepted: bool, now: Instant) {
-        let slice = self.begin(now);
-        self.end(slice, Some(accepted));
+        let slice = self.start(now);
+        self.finish(slice, Some(accepted));
     }
 
     /// Forgets everything.
     pub(super) fn reset(&self) {
         self.window.clear();
-        self.last_pass.store(0, Ordering::Relaxed);
+        self.last_admitted.store(0, Ordering::Relaxed);
     }
 }
 
-fn pending(sums: Sums) -> u64 {
+fn in_flight(sums: Sums) -> u64 {
     sums[REQUESTS].saturating_sub(sums[ACCEPTED] + sums[FAILED] + sums[WITHDRAWN])
 }

@@ -1,42 +1,42 @@
-//! The pure machine against a slow one that keeps every call.
+//! The pure state against a naive model that keeps every call.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::state::{Decision, Rule, Seen, State};
+use super::state::{Admission, RejectionRule, State, Totals};
 use crate::instant::Instant;
 use crate::window::Slice;
 
-const RULE: Rule = Rule {
+const RULE: RejectionRule = RejectionRule {
     success_threshold: 0.9,
     aggression: 1.0,
     max_rejection: 0.9,
-    min_requests: 10,
-    min_rps: 0.0,
+    min_calls: 10,
+    min_calls_per_second: 0.0,
 };
 
 const fn at(millis: u64) -> Instant {
     Instant::from_nanos(millis * 1_000_000)
 }
 
-fn seen(requests: u64, accepts: u64) -> Seen {
-    Seen {
+fn seen(requests: u64, accepts: u64) -> Totals {
+    Totals {
         requests,
         accepts,
-        ..Seen::default()
+        ..Totals::default()
     }
 }
 
 #[test]
-fn the_formula_gives_the_books_numbers() {
-    let book = Rule {
+fn the_probability_is_that_of_the_sre_book() {
+    let book = RejectionRule {
         success_threshold: 0.5,
         max_rejection: 1.0,
-        min_requests: 0,
+        min_calls: 0,
         ..RULE
     };
-    // K = 2: nothing is refused while half is accepted.
+    // K = 2: no call is rejected while half of them are accepted.
     for (requests, accepts, probability) in [
         (0, 0, 0.0),
         (1, 0, 0.5),
@@ -50,16 +50,16 @@ fn the_formula_gives_the_books_numbers() {
 }
 
 #[test]
-fn small_numbers_low_rates_and_young_calls_refuse_nothing() {
+fn few_calls_low_rates_and_calls_in_grace_are_not_rejected() {
     assert_eq!(RULE.probability(seen(9, 0)), 0.0);
     assert_eq!(RULE.probability(seen(10, 0)), 0.9);
-    let with_rate = Rule {
-        min_rps: 5.0,
+    let with_rate = RejectionRule {
+        min_calls_per_second: 5.0,
         ..RULE
     };
-    let of = |per_second, young| Seen {
+    let of = |per_second, in_grace| Totals {
         per_second,
-        young,
+        in_grace,
         ..seen(100, 0)
     };
     assert_eq!(with_rate.probability(of(4.9, 0)), 0.0);
@@ -72,7 +72,7 @@ fn small_numbers_low_rates_and_young_calls_refuse_nothing() {
 #[test]
 fn aggression_raises_the_probability() {
     let probability = |aggression| {
-        let rule = Rule { aggression, ..RULE };
+        let rule = RejectionRule { aggression, ..RULE };
         rule.probability(seen(99, 45)) // 0.49 without
     };
     assert!((probability(1.0) - 0.49).abs() < 1e-12);
@@ -80,10 +80,10 @@ fn aggression_raises_the_probability() {
     assert_eq!(probability(f64::MAX), 0.9);
 }
 
-/// Keeps every call.
+/// A model that keeps every call.
 #[derive(Default)]
 struct Naive {
-    /// When it began, and how it went: `None` in flight.
+    /// When each call began, and its result; `None` in flight.
     calls: Vec<(u64, Option<bool>)>,
 }
 
@@ -91,29 +91,29 @@ const SLICE: u64 = 50;
 const SLICES: u64 = 4;
 
 impl Naive {
-    fn seen(&self, now: u64, young_slices: Option<u64>) -> Seen {
+    fn seen(&self, now: u64, grace_slices: Option<u64>) -> Totals {
         let age = |began: u64| now / SLICE - began / SLICE;
         let live = || self.calls.iter().filter(|call| age(call.0) < SLICES);
         let count = |health| live().filter(|call| call.1 == health).count() as u64;
-        let young = |call: &&(u64, Option<bool>)| {
-            call.1.is_none() && young_slices.is_some_and(|before| age(call.0) <= before)
+        let in_grace = |call: &&(u64, Option<bool>)| {
+            call.1.is_none() && grace_slices.is_some_and(|before| age(call.0) <= before)
         };
-        Seen {
+        Totals {
             requests: live().count() as u64,
             accepts: count(Some(true)),
             failures: count(Some(false)),
-            pending: count(None),
-            young: live().filter(young).count() as u64,
+            in_flight: count(None),
+            in_grace: live().filter(in_grace).count() as u64,
             per_second: live().count() as f64 / 0.2,
         }
     }
 
-    /// The formula, in the words of the book.
-    fn probability(seen: Seen, rule: &Rule) -> f64 {
-        let requests = (seen.requests - seen.young) as f64;
+    /// The formula as the book writes it.
+    fn probability(seen: Totals, rule: &RejectionRule) -> f64 {
+        let requests = (seen.requests - seen.in_grace) as f64;
         let k = 1.0 / rule.success_threshold;
         let unlimited = (requests - k * seen.accepts as f64) / (requests + 1.0);
-        if requests < f64::from(rule.min_requests) || seen.per_second < rule.min_rps {
+        if requests < f64::from(rule.min_calls) || seen.per_second < rule.min_calls_per_second {
             return 0.0;
         }
         let powered = unlimited.max(0.0).powf(1.0 / rule.aggression);
@@ -125,7 +125,7 @@ impl Naive {
 enum Step {
     Wait(u64),
     Begin,
-    /// Ends one of those in flight.
+    /// Finishes one of the calls in flight.
     End(prop::sample::Index, Option<bool>),
     Record(bool),
 }
@@ -143,22 +143,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn as_the_slow_model(
+    fn the_state_equals_a_naive_model(
         steps in steps(),
         (threshold, aggression, cap) in (0.05_f64..=1.0, 1.0_f64..4.0, 0.0_f64..=1.0),
-        (min_requests, min_rps) in (0_u32..15, 0.0_f64..60.0),
+        (min_calls, min_calls_per_second) in (0_u32..15, 0.0_f64..60.0),
         grace in 0_u64..250,
     ) {
-        let rule = Rule {
+        let rule = RejectionRule {
             success_threshold: threshold,
             aggression,
             max_rejection: cap,
-            min_requests,
-            min_rps,
+            min_calls,
+            min_calls_per_second,
         };
         let ms = Duration::from_millis;
         let state = State::new(rule, ms(SLICE * SLICES), SLICES as u32, ms(grace), Duration::MAX);
-        let young_slices = (grace > 0).then(|| grace.div_ceil(SLICE));
+        let grace_slices = (grace > 0).then(|| grace.div_ceil(SLICE));
         let mut naive = Naive::default();
         let mut in_flight: Vec<(usize, Slice)> = Vec::new();
         let mut now = 1_000;
@@ -166,16 +166,16 @@ proptest! {
             match step {
                 Step::Wait(millis) => now += millis,
                 Step::Begin => {
-                    in_flight.push((naive.calls.len(), state.begin(at(now))));
+                    in_flight.push((naive.calls.len(), state.start(at(now))));
                     naive.calls.push((now, None));
                 }
                 Step::End(_, _) if in_flight.is_empty() => {}
                 Step::End(index, accepted) => {
                     let (call, slice) = in_flight.remove(index.index(in_flight.len()));
-                    state.end(slice, accepted);
+                    state.finish(slice, accepted);
                     match accepted {
                         Some(_) => naive.calls[call].1 = accepted,
-                        // Never was: so long ago that it is in no window.
+                        // Withdrawn: so long ago that no window contains it.
                         None => naive.calls[call] = (0, None),
                     }
                 }
@@ -184,32 +184,32 @@ proptest! {
                     naive.calls.push((now, Some(accepted)));
                 }
             }
-            let seen = state.seen(at(now));
-            let expected = naive.seen(now, young_slices);
+            let seen = state.totals(at(now));
+            let expected = naive.seen(now, grace_slices);
             prop_assert!((seen.per_second - expected.per_second).abs() < 1e-9);
-            prop_assert_eq!(seen, Seen { per_second: seen.per_second, ..expected });
+            prop_assert_eq!(seen, Totals { per_second: seen.per_second, ..expected });
             let probability = state.probability(seen);
             let expected = Naive::probability(expected, &rule);
-            // A root magnifies what rounding leaves near zero.
+            // A root magnifies rounding errors near zero.
             prop_assert!((probability - expected).abs() < 1e-3, "{} {}", probability, expected);
             prop_assert!((0.0..=cap).contains(&probability));
-            // A draw below the probability refuses, and no other does.
+            // Exactly the draws below the probability are rejections.
             if probability > 0.0 {
                 let just_below = probability * (1.0 - 1e-9);
-                prop_assert_eq!(state.decide(at(now), || probability), Decision::Pass);
-                prop_assert_eq!(state.decide(at(now), || just_below), Decision::Refuse);
+                prop_assert_eq!(state.admit(at(now), || probability), Admission::Admitted);
+                prop_assert_eq!(state.admit(at(now), || just_below), Admission::Rejected);
             } else {
-                prop_assert_eq!(state.decide(at(now), || unreachable!()), Decision::Pass);
+                prop_assert_eq!(state.admit(at(now), || unreachable!()), Admission::Admitted);
             }
         }
     }
 }
 
-/// Refuses all, but for a probe each second.
-fn refusing() -> State {
-    let rule = Rule {
+/// Returns a state that rejects all calls except one probe a second.
+fn rejecting() -> State {
+    let rule = RejectionRule {
         max_rejection: 1.0,
-        min_requests: 1,
+        min_calls: 1,
         ..RULE
     };
     let second = Duration::from_secs(1);
@@ -221,30 +221,33 @@ fn refusing() -> State {
 }
 
 #[test]
-fn who_comes_second_gets_no_probe() {
-    let state = refusing();
+fn of_two_racing_calls_the_second_is_no_probe() {
+    let state = rejecting();
     let mut first = None;
-    // The first one decides while the second draws its number.
-    let second = state.decide(at(100_000), || {
-        first = Some(state.decide(at(100_000), || 0.0));
+    // The first call is decided while the second draws its number.
+    let second = state.admit(at(100_000), || {
+        first = Some(state.admit(at(100_000), || 0.0));
         0.0
     });
     assert_eq!(
         (first, second),
-        (Some(Decision::Probe { last: 0 }), Decision::Refuse)
+        (
+            Some(Admission::Probe { last_admitted: 0 }),
+            Admission::Rejected
+        )
     );
 }
 
 #[test]
 fn a_reset_forgets_the_last_probe() {
-    let state = refusing();
-    let decide = || state.decide(at(100_000), || 0.0);
-    assert_eq!(decide(), Decision::Probe { last: 0 });
-    assert_eq!(decide(), Decision::Refuse);
+    let state = rejecting();
+    let admit = || state.admit(at(100_000), || 0.0);
+    assert_eq!(admit(), Admission::Probe { last_admitted: 0 });
+    assert_eq!(admit(), Admission::Rejected);
     state.reset();
-    assert_eq!(decide(), Decision::Pass);
+    assert_eq!(admit(), Admission::Admitted);
     for _ in 0..100 {
         state.record(false, at(100_000));
     }
-    assert_eq!(decide(), Decision::Probe { last: 0 });
+    assert_eq!(admit(), Admission::Probe { last_admitted: 0 });
 }

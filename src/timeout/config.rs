@@ -38,14 +38,13 @@ impl TimeoutBuilder {
         }
     }
 
-    /// The time an operation has. Zero lets it through only if it is ready at once;
-    /// [`Duration::MAX`] never fires.
+    /// Sets the limit. Zero admits only an operation that is ready at once; [`Duration::MAX`] never fires.
     pub fn after(mut self, limit: Duration) -> Self {
         self.limit = Some(Limit::fixed(limit));
         self
     }
 
-    /// The time an operation has, computed for each call, or for each attempt inside a retry.
+    /// Sets a function that computes the limit of each call, or of each attempt inside a retry.
     pub fn after_with(
         mut self,
         limit: impl Fn(&Context) -> Duration + Send + Sync + 'static,
@@ -61,11 +60,11 @@ impl TimeoutBuilder {
         clock;
     }
 
-    /// The timeout.
+    /// Builds the timeout.
     ///
     /// # Errors
     ///
-    /// When no limit was given, or no clock where the feature `tokio` is off.
+    /// If no limit was given, or no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<Timeout, ConfigError> {
         let error = |setting, problem| ConfigError::new("timeout", setting, problem);
         Ok(Timeout {

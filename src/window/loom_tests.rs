@@ -5,23 +5,23 @@ use super::*;
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Ordering};
 
-/// A window of calls with its marks.
+/// A window of calls with its `dirty` word.
 #[derive(Debug)]
 struct Calls {
-    marks: AtomicU64,
+    dirty: AtomicU64,
     window: CountWindow,
 }
 
 impl Calls {
     fn new(size: u32, durations: bool) -> Self {
         Self {
-            marks: AtomicU64::new(UNSETTLED),
+            dirty: AtomicU64::new(COUNTS_SUCCESSES),
             window: CountWindow::new(size, durations, true),
         }
     }
 
     fn record(&self, sample: Sample) -> bool {
-        self.window.record(&self.marks, sample)
+        self.window.record(&self.dirty, sample)
     }
 
     fn counts(&self) -> Counts {
@@ -29,22 +29,22 @@ impl Calls {
     }
 
     fn recounted(&self) -> Counts {
-        self.window.recounted(&self.marks)
+        self.window.recounted(&self.dirty)
     }
 
-    fn is_settled(&self) -> bool {
-        self.marks.load(Ordering::Relaxed) == 0
+    fn skips_successes(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed) == 0
     }
 
     fn clear(&self) {
-        self.window.clear(&self.marks);
+        self.window.clear(&self.dirty);
     }
 }
 
 const FAILED: Sample = Sample::new(true, false, 0);
-const GOOD: Sample = Sample::GOOD;
+const SUCCESS: Sample = Sample::SUCCESS;
 
-/// Runs `first` and `second` on `shared` at the same time, in every order there is.
+/// Runs `first` and `second` on `shared` concurrently, in every possible order.
 fn race<T: Send + Sync + 'static>(
     shared: &Arc<T>,
     first: impl FnOnce(&T) + Send + 'static,
@@ -59,18 +59,18 @@ fn race<T: Send + Sync + 'static>(
 }
 
 #[test]
-fn loom_a_count_windows_counters_equal_its_content() {
+fn loom_the_totals_of_a_count_window_equal_its_content() {
     loom::model(|| {
-        // Two places, so that the threads meet in one.
+        // Two slots, so that the threads race for one.
         let window = Arc::new(Calls::new(2, true));
         race(
             &window,
             |window| {
                 window.record(FAILED);
-                window.record(GOOD);
+                window.record(SUCCESS);
             },
             |window| {
-                window.record(GOOD);
+                window.record(SUCCESS);
             },
         );
         assert_eq!(window.counts(), window.recounted());
@@ -86,7 +86,7 @@ fn loom_a_count_window_loses_no_failure() {
             &window,
             |window| {
                 window.record(FAILED);
-                window.record(GOOD);
+                window.record(SUCCESS);
             },
             |window| {
                 window.record(FAILED);
@@ -94,44 +94,44 @@ fn loom_a_count_window_loses_no_failure() {
         );
         let counts = window.counts();
         assert_eq!((counts.calls, counts.failures), (3, 2));
-        assert!(!window.is_settled());
+        assert!(!window.skips_successes());
     });
 }
 
 #[test]
-fn loom_a_window_full_of_good_calls_is_settled() {
+fn loom_a_window_full_of_successes_skips_successes() {
     loom::model(|| {
         let window = Arc::new(Calls::new(2, false));
         race(
             &window,
             |window| {
-                window.record(GOOD);
+                window.record(SUCCESS);
             },
             |window| {
-                window.record(GOOD);
+                window.record(SUCCESS);
             },
         );
-        // Its flags are compared with its content here.
+        // Also checks the `dirty` word.
         assert_eq!(window.counts(), window.recounted());
-        assert!(window.is_settled());
+        assert!(window.skips_successes());
     });
 }
 
 #[test]
-fn loom_a_window_that_was_cleared_is_not_settled() {
+fn loom_a_cleared_window_counts_successes() {
     loom::model(|| {
         let window = Arc::new(Calls::new(2, false));
         window.record(FAILED);
         race(
             &window,
             |window| {
-                window.record(GOOD);
+                window.record(SUCCESS);
             },
             |window| window.clear(),
         );
         let counts = window.counts();
         assert!(counts.calls < 2 && counts.failures == 0, "{counts:?}");
-        assert!(!window.is_settled());
+        assert!(!window.skips_successes());
     });
 }
 
@@ -152,8 +152,8 @@ fn seen(window: &TimeWindow, now: u64) -> (u64, u64) {
 }
 
 #[test]
-fn loom_a_roll_over_loses_no_call() {
-    // From one slice to the next, and far ahead.
+fn loom_beginning_a_slice_loses_no_call() {
+    // To the next slice, and far ahead.
     for now in [100, 100_000] {
         loom::model(move || {
             let window = slices(1, true);
@@ -180,7 +180,7 @@ fn loom_calls_that_begin_two_slices_are_both_in_the_window() {
             |window| record(window, 0, 110),
             |window| record(window, 1, 210),
         );
-        // The first slice has left. The late one of the two may count into the newer slice.
+        // The first slice has expired. The late call of the two may count into the newer slice.
         assert_eq!(seen(&window, 210), (1, 1));
         assert_eq!(window.sums()[..2], [1, 1]);
         assert_eq!(seen(&window, 410), (0, 0));
@@ -188,21 +188,21 @@ fn loom_calls_that_begin_two_slices_are_both_in_the_window() {
 }
 
 #[test]
-fn loom_a_call_is_counted_while_the_window_is_cleared_or_not_at_all() {
+fn loom_a_call_that_races_with_a_clear_counts_once_or_not_at_all() {
     loom::model(|| {
         let window = slices(2, false);
         record(&window, 0, 0);
         race(&window, |window| record(window, 1, 150), TimeWindow::clear);
-        let (before, meanwhile) = seen(&window, 150);
-        assert!(before == 0 && meanwhile <= 1);
+        let (before, concurrent) = seen(&window, 150);
+        assert!(before == 0 && concurrent <= 1);
         record(&window, 0, 160);
-        assert_eq!(seen(&window, 160), (1, meanwhile));
+        assert_eq!(seen(&window, 160), (1, concurrent));
     });
 }
 
 #[test]
 fn loom_a_window_that_has_run_empty_restarts_once() {
-    // At one time; at two in one slice, as slices lay; in two slices.
+    // At one time, at two times within one slice of the old alignment, and in two slices.
     for (first, second) in [(250, 250), (250, 260), (290, 310)] {
         let mut model = loom::model::Builder::new();
         // Without a bound this takes half an hour.
@@ -215,7 +215,7 @@ fn loom_a_window_that_has_run_empty_restarts_once() {
                 move |window| record(window, 0, first),
                 move |window| record(window, 1, second),
             );
-            // It restarted with the one or the other.
+            // It has restarted with one of the two.
             assert_eq!(seen(&window, second), (1, 1));
             assert_eq!(seen(&window, second + 100), (0, 0));
             record(&window, 0, 1_000);

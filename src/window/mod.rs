@@ -5,12 +5,12 @@
 //!
 //!    ┌──── newest                             ┌──────┬──────┬──────┬──────┐
 //!    ▼                                        │ 12/3 │ 40/0 │ 38/1 │  7/0 │ calls/failures
-//!   0 0 1 0 0 0 1 0 │ oldest leaves           └──────┴──────┴──────┴──────┘
+//!   0 0 1 0 0 0 1 0 │ oldest expires          └──────┴──────┴──────┴──────┘
 //! ```
 //!
-//! Both are lock-free and never allocate after construction. Recording and evaluating are O(1) at
-//! any size: each window keeps running totals. Both are exact while no call is being recorded. A
-//! slow failure counts as slow and as a failure.
+//! Both are lock-free and allocate only when they are built. Each keeps running totals, so recording and
+//! evaluating are O(1) at any size. Totals are exact while no call is being recorded. A slow failure counts
+//! as slow and as a failure.
 
 use std::time::Duration;
 
@@ -21,52 +21,52 @@ mod loom_tests;
 mod tests;
 mod time;
 
-pub(crate) use self::count::{CountWindow, UNSETTLED};
+pub(crate) use self::count::{COUNTS_SUCCESSES, CountWindow};
 pub(crate) use self::time::{Slice, Sums, TimeWindow};
 
-/// The result of one call. Two scalars, so that it travels in registers.
+/// The result of one call. Two scalars, so it is passed in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
     pub(crate) kind: Kind,
-    /// Duration in nanoseconds. Zero where durations are not measured.
-    pub(crate) took: u64,
+    /// Duration in nanoseconds; zero unless durations are measured.
+    pub(crate) duration: u64,
 }
 
-/// What a call was: the sum of the bits for failed and slow.
+/// The kind of a result: a bit for failed and a bit for slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Good = 0,
+    Success = 0,
     Failed = 1,
     Slow = 2,
     SlowFailure = 3,
 }
 
 impl Sample {
-    pub(crate) const GOOD: Self = Self::new(false, false, 0);
+    pub(crate) const SUCCESS: Self = Self::new(false, false, 0);
 
     #[inline]
-    pub(crate) const fn new(failed: bool, slow: bool, took: u64) -> Self {
+    pub(crate) const fn new(failed: bool, slow: bool, duration: u64) -> Self {
         let kind = match (failed, slow) {
-            (false, false) => Kind::Good,
+            (false, false) => Kind::Success,
             (true, false) => Kind::Failed,
             (false, true) => Kind::Slow,
             (true, true) => Kind::SlowFailure,
         };
-        Self { kind, took }
+        Self { kind, duration }
     }
 
     #[inline]
-    pub(crate) const fn is_good(self) -> bool {
-        matches!(self.kind, Kind::Good)
+    pub(crate) const fn is_success(self) -> bool {
+        matches!(self.kind, Kind::Success)
     }
 
     #[inline]
-    pub(crate) const fn has_failed(self) -> bool {
+    pub(crate) const fn is_failure(self) -> bool {
         self.kind as u8 & Kind::Failed as u8 != 0
     }
 
     #[inline]
-    pub(crate) const fn was_slow(self) -> bool {
+    pub(crate) const fn is_slow(self) -> bool {
         self.kind as u8 & Kind::Slow as u8 != 0
     }
 }
@@ -83,17 +83,17 @@ pub struct Counts {
     pub slow: u64,
     /// Calls that were slow and failed.
     pub slow_failures: u64,
-    /// Sum of the durations. Zero unless durations are measured.
-    pub took: Duration,
+    /// Sum of the durations; zero unless durations are measured.
+    pub total_duration: Duration,
 }
 
 impl Counts {
-    /// Returns the share of calls that failed: zero without calls.
+    /// Returns the share of calls that failed, or zero if there are no calls.
     pub fn failure_rate(&self) -> f64 {
         self.rate(self.failures)
     }
 
-    /// Returns the share of calls that were slow: zero without calls.
+    /// Returns the share of calls that were slow, or zero if there are no calls.
     pub fn slow_rate(&self) -> f64 {
         self.rate(self.slow)
     }

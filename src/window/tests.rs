@@ -7,23 +7,23 @@ use super::*;
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Ordering};
 
-/// A window of calls with its marks.
+/// A window of calls with its `dirty` word.
 #[derive(Debug)]
 struct Calls {
-    marks: AtomicU64,
+    dirty: AtomicU64,
     window: CountWindow,
 }
 
 impl Calls {
     fn new(size: u32, durations: bool) -> Self {
         Self {
-            marks: AtomicU64::new(UNSETTLED),
+            dirty: AtomicU64::new(COUNTS_SUCCESSES),
             window: CountWindow::new(size, durations, true),
         }
     }
 
     fn record(&self, sample: Sample) -> bool {
-        self.window.record(&self.marks, sample)
+        self.window.record(&self.dirty, sample)
     }
 
     fn counts(&self) -> Counts {
@@ -31,15 +31,15 @@ impl Calls {
     }
 
     fn recounted(&self) -> Counts {
-        self.window.recounted(&self.marks)
+        self.window.recounted(&self.dirty)
     }
 
-    fn is_settled(&self) -> bool {
-        self.marks.load(Ordering::Relaxed) == 0
+    fn skips_successes(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed) == 0
     }
 
     fn clear(&self) {
-        self.window.clear(&self.marks);
+        self.window.clear(&self.dirty);
     }
 }
 
@@ -55,36 +55,36 @@ const fn at(millis: u64) -> Instant {
     Instant::from_nanos(millis * 1_000_000)
 }
 
-fn good() -> Sample {
-    Sample::GOOD
+fn success() -> Sample {
+    Sample::SUCCESS
 }
 
 fn failed() -> Sample {
     Sample::new(true, false, 0)
 }
 
-/// Counts of a list of calls, the obvious way.
+/// Counts a list of calls naively.
 fn naive<'a>(calls: impl IntoIterator<Item = &'a Sample>, durations: bool) -> Counts {
     let mut counts = Counts::default();
     for call in calls {
         counts.calls += 1;
-        counts.failures += u64::from(call.has_failed());
-        counts.slow += u64::from(call.was_slow());
-        counts.slow_failures += u64::from(call.was_slow() && call.has_failed());
+        counts.failures += u64::from(call.is_failure());
+        counts.slow += u64::from(call.is_slow());
+        counts.slow_failures += u64::from(call.is_slow() && call.is_failure());
         if durations {
-            counts.took += Duration::from_nanos(call.took);
+            counts.total_duration += Duration::from_nanos(call.duration);
         }
     }
     counts
 }
 
 fn samples() -> impl Strategy<Value = Sample> {
-    // Mostly good ones, so that windows become clean again.
+    // Mostly successes, so that windows become clean again.
     (0..10_u8, 0..10_u8, 0..5_000_u64)
         .prop_map(|(failed, slow, millis)| Sample::new(failed == 0, slow == 0, millis * 1_000_000))
 }
 
-/// Records into a window of time, as the breaker does.
+/// Records into a time window as the breaker does.
 fn record(window: &TimeWindow, is_bad: bool, now: u64) {
     window.advance(at(now));
     window.add(CALLS, 1);
@@ -93,7 +93,7 @@ fn record(window: &TimeWindow, is_bad: bool, now: u64) {
     }
 }
 
-/// All calls and the bad ones.
+/// Returns the numbers of calls and of bad calls.
 fn seen(window: &TimeWindow, now: u64) -> (u64, u64) {
     let sums = window.sums_at(at(now));
     (sums[CALLS], sums[BAD])
@@ -121,16 +121,16 @@ proptest! {
                 model.clear();
             }
             let was_full = model.len() == size as usize;
-            let is_bad = !call.is_good();
+            let is_bad = !call.is_success();
             model.push_back(call);
             model.drain(..model.len().saturating_sub(size as usize));
             let expected = naive(&model, durations);
             prop_assert_eq!(window.record(call), is_bad || !was_full);
             prop_assert_eq!(window.counts(), expected);
             prop_assert_eq!(window.recounted(), expected);
-            let is_settled =
+            let is_clean =
                 model.len() == size as usize && expected.failures + expected.slow == 0;
-            prop_assert_eq!(window.is_settled(), is_settled && !durations);
+            prop_assert_eq!(window.skips_successes(), is_clean && !durations);
         }
     }
 
@@ -149,7 +149,7 @@ proptest! {
         let mut began = None;
         let mut now = start;
         for (pause, kind) in steps {
-            // A third of the calls come at once, and now and then everything leaves.
+            // A third of the calls arrive together, and sometimes the whole window expires.
             now += match pause {
                 0..=30 => 0,
                 89 => length * 3,
@@ -193,15 +193,15 @@ proptest! {
 }
 
 #[test]
-fn a_good_call_into_a_full_clean_window_writes_nothing() {
+fn a_success_into_a_window_full_of_successes_writes_nothing() {
     for size in [5, 56, 100] {
         let window = Calls::new(size, false);
         for _ in 0..size {
-            window.record(good());
+            window.record(success());
         }
         let before = format!("{window:?}");
         for _ in 0..1000 {
-            assert!(!window.record(good()));
+            assert!(!window.record(success()));
         }
         assert_eq!(window.counts().calls, u64::from(size));
         assert_eq!(format!("{window:?}"), before);
@@ -209,7 +209,7 @@ fn a_good_call_into_a_full_clean_window_writes_nothing() {
 }
 
 #[test]
-fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
+fn the_memory_of_a_time_window_does_not_depend_on_the_number_of_calls() {
     let window = TimeWindow::new(Duration::from_secs(60), 10, true, 5);
     let words = window.words_in_use();
     for call in 0..200_000_u64 {
@@ -217,7 +217,7 @@ fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
         window.add(CALLS, 1);
     }
     assert_eq!(window.words_in_use(), words);
-    // Six for each of ten slices and of two more.
+    // Six words for each of ten slices and two spare ones.
     assert_eq!(words, 12 * 6);
     assert_eq!(window.sums_at(at(4_000))[CALLS], 200_000);
 }
@@ -226,10 +226,10 @@ fn pitfall_21_the_memory_of_a_window_does_not_depend_on_the_traffic() {
 fn a_late_thread_never_brings_an_old_slice_back() {
     let window = window(10, 10);
     record(&window, true, 1_000);
-    // Its reading is from just before: it counts now, and what is there stays.
+    // A late reading counts into the newest slice.
     record(&window, true, 990);
     assert_eq!(seen(&window, 1_000), (2, 2));
-    // From a slice that is no longer in the window.
+    // Also one from a slice that has expired.
     record(&window, true, 905);
     assert_eq!(seen(&window, 1_000), (3, 3));
     assert_eq!(seen(&window, 905), (3, 3));
@@ -237,7 +237,7 @@ fn a_late_thread_never_brings_an_old_slice_back() {
 }
 
 #[test]
-fn slices_may_begin_with_the_first_call() {
+fn unaligned_slices_begin_with_the_first_call() {
     let window = TimeWindow::new(ms(200), 1, false, 2);
     assert_eq!(seen(&window, 150), (0, 0));
     record(&window, true, 150);
@@ -247,7 +247,7 @@ fn slices_may_begin_with_the_first_call() {
     window.clear();
     record(&window, true, 400);
     assert_eq!(seen(&window, 599), (1, 1));
-    // It has run empty, and restarts with the next call, not when it is read.
+    // The window has run empty. It restarts with the next call, not when it is read.
     assert_eq!(seen(&window, 650), (0, 0));
     record(&window, true, 701);
     record(&window, true, 900);
@@ -274,15 +274,14 @@ fn extreme_settings_and_times_are_harmless() {
     }
     for size in [0, 1] {
         let window = Calls::new(size, true);
-        window.record(good());
+        window.record(success());
         window.record(failed());
         assert_eq!(window.counts().calls, 1);
     }
 }
 
-/// As their homes are: of each two threads one counts into each half.
 #[test]
-fn calls_of_all_threads_are_one_number() {
+fn calls_of_all_threads_add_up() {
     let window = window(10, 1);
     for now in [5, 5, 7, 15] {
         thread::scope(|scope| {
@@ -297,9 +296,8 @@ fn calls_of_all_threads_are_one_number() {
     assert_eq!(seen(&window, 15), (0, 0));
 }
 
-/// Many threads, then rest: the counters equal the content.
 #[test]
-fn windows_are_exact_at_rest() {
+fn windows_are_exact_while_no_call_is_recorded() {
     const THREADS: u64 = 4;
     const CALLS: u64 = 20_000;
     for size in [20, 50, 128, 1000] {
@@ -323,7 +321,7 @@ fn windows_are_exact_at_rest() {
                 }
             });
             assert_eq!(counted.counts(), counted.recounted());
-            // All threads were in the first slice of the window.
+            // All calls are in the window.
             let expected: u64 = (0..THREADS)
                 .map(|thread| (0..CALLS).filter(|call| (call + thread) % 3 == 0).count() as u64)
                 .sum();
@@ -333,7 +331,7 @@ fn windows_are_exact_at_rest() {
 }
 
 #[test]
-fn a_call_can_count_into_the_slice_it_began_in() {
+fn a_result_counts_into_the_slice_in_which_its_call_began() {
     let window = window(10, 10);
     let add = |now: u64| {
         window.advance(at(now));
@@ -350,10 +348,10 @@ fn a_call_can_count_into_the_slice_it_began_in() {
     assert_eq!(seen(&window, 40), (3, 1));
     window.add_to(first, BAD);
     assert_eq!(seen(&window, 99), (3, 2));
-    // Each leaves with the slice it began in.
+    // Each expires with the slice in which it began.
     assert_eq!(seen(&window, 100), (2, 1));
     assert_eq!(seen(&window, 110), (0, 0));
-    // Too late: the slice has left.
+    // The slice has expired.
     window.advance(at(105));
     window.add_to(first, BAD);
     assert_eq!(seen(&window, 105), (2, 1));

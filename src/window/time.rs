@@ -3,54 +3,53 @@
 use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
-use crate::striped::home;
+use crate::striped::thread_index;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A window over the last `n` slices of time, the current one included.
 ///
-/// Counters only grow. When a slice begins, their values are saved as its *marks*, so the content of
-/// the window is the difference between the counters and the marks of the oldest slice in it:
+/// Counters only grow. When a slice begins, their values are saved as its *baseline*, so the content of
+/// the window is the difference between the counters and the baseline of the oldest slice in it:
 ///
 /// ```text
-///   time ──────────────────────────────────────────────────►
-///            │ oldest      │             │ newest
-///            │ marks: 40   │ marks: 52   │ marks: 58     counter: 61
-///            └──────────────── content: 61 − 40 ────────────────┘
+///   time ──────────────────────────────────────────────────────►
+///            │ oldest        │               │ newest
+///            │ baseline: 40  │ baseline: 52  │ baseline: 58   counter: 61
+///            └────────────────── content: 61 − 40 ──────────────────┘
 /// ```
 ///
-/// Recording is one atomic addition and evaluating is a subtraction, at any number of slices. A
-/// slice without calls has no marks and takes no room, so beginning a slice is amortized O(1) too.
+/// Recording is one atomic addition and evaluating is a subtraction, at any number of slices. A slice
+/// without calls is not stored, so beginning a slice is amortized O(1) too.
 ///
 /// # Exactness
 ///
-/// A call counts into the newest slice when it is added. A thread that is preempted between reading
-/// the clock and recording counts late, by the time it was preempted; it never brings an old slice
-/// back.
+/// A call counts into the newest slice at the time it is added. A thread that is preempted between reading
+/// the clock and recording therefore counts late; it never brings an old slice back.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct TimeWindow {
     /// When the newest slice ends, in nanoseconds. Zero before the first slice.
     ends: AtomicU64,
-    /// Numbers of the newest and the oldest slice in the window. They grow in the order in which slices
-    /// begin: see [`after`](Self::after).
+    /// Numbers of the newest and the oldest slice in the window. Numbers grow with time: see
+    /// [`after`](Self::after).
     newest: AtomicU64,
     oldest: AtomicU64,
     /// Length of a slice and of the window, in nanoseconds.
     slice: u64,
     window: u64,
-    /// Slices are aligned to the clock's origin. Otherwise the first one begins with the first call,
-    /// and again with the first call after the window has run empty.
+    /// Slices are aligned to the clock's origin. Otherwise the first slice begins with the first call, and
+    /// again with the first call after the window has run empty.
     aligned: bool,
     kinds: u8,
-    places: u16,
-    /// When each slice began, then its marks: `1 + kinds` words for each. Two slices more than fit in
-    /// the window, so a slice is overwritten only after a later one has begun without it.
+    slots: u16,
+    /// The start and the baseline of each slice: `1 + kinds` words each. There are two slots more than
+    /// slices in the window, so a slice is overwritten only after a later one has begun without it.
     slices: Box<[AtomicU64]>,
     counters: [Counters; 2],
 }
 
-/// Half of the counters: every other thread counts into those of its own, so that two threads do not
-/// contend for a cache line on each call.
+/// Half of the counters: threads alternate between the halves, so two threads do not contend for a cache
+/// line on each call.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Counters([AtomicU64; MAX_KINDS]);
@@ -62,7 +61,7 @@ pub(crate) const MAX_KINDS: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slice(u64);
 
-/// How much of each kind is in the window.
+/// The content of the window, by kind.
 pub(crate) type Sums = [u64; MAX_KINDS];
 
 impl TimeWindow {
@@ -71,14 +70,13 @@ impl TimeWindow {
     /// The largest number of slices.
     pub(crate) const MAX_SLICES: u32 = 1024;
 
-    /// Returns an empty window of `window` in `slices` slices, which counts `kinds` kinds of calls.
-    ///
-    /// Builders check that the slices are in range; here they are clamped.
+    /// Returns an empty window of length `window` in `slices` slices, which counts `kinds` kinds of calls.
+    /// Clamps what is out of range; builders have checked it.
     pub(crate) fn new(window: Duration, slices: u32, aligned: bool, kinds: usize) -> Self {
         let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
         let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
-        let places = slices as u16 + 2;
-        let words = usize::from(places) * (1 + kinds);
+        let slots = slices as u16 + 2;
+        let words = usize::from(slots) * (1 + kinds);
         Self {
             ends: AtomicU64::new(0),
             newest: AtomicU64::new(0),
@@ -87,17 +85,16 @@ impl TimeWindow {
             window: slice * slices,
             aligned,
             kinds: kinds as u8,
-            places,
+            slots,
             slices: (0..words).map(|_| AtomicU64::new(0)).collect(),
             counters: [Counters::default(), Counters::default()],
         }
     }
 
-    /// Moves on to the slice of `now`. Call before [`add`](Self::add).
+    /// Begins the slice of `now` unless it has begun. Must be called before [`add`](Self::add).
     #[inline]
     pub(crate) fn advance(&self, now: Instant) {
-        // Acquire: pairs with the end of `begin_slice`, so that what is added next is newer than the
-        // marks of the slice.
+        // Acquire: pairs with the end of `begin_slice`, so that additions come after the slice's baseline.
         if now.as_nanos() >= self.ends.load(Ordering::Acquire) {
             self.begin_slice(now.as_nanos());
         }
@@ -106,35 +103,35 @@ impl TimeWindow {
     /// Adds to the newest slice.
     #[inline]
     pub(crate) fn add(&self, kind: usize, amount: u64) {
-        // SeqCst, as the loads in `totals`: of two calls that complete a condition together, one sees
-        // both. And at least Release: see `begin_slice`.
-        self.counters[home() % 2].0[kind].fetch_add(amount, Ordering::SeqCst);
+        // SeqCst, like the loads in `totals`: of two calls that complete a condition together, one observes
+        // both. At least Release is needed: see `begin_slice`.
+        self.counters[thread_index() % 2].0[kind].fetch_add(amount, Ordering::SeqCst);
     }
 
-    /// Begins the slice of `now` if it has not begun.
+    /// Begins the slice of `now` unless it has begun.
     ///
-    /// Any number of threads may do so at once. Each writes the same slice in full before it
-    /// publishes it, and only maxima, so the last one changes nothing.
+    /// Threads may race: each writes the whole slice before it publishes it, and all writes are maxima, so
+    /// a late thread changes nothing.
     #[cold]
     fn begin_slice(&self, now: u64) {
         loop {
-            // Acquire, also in the second load: a thread that adds to the next slice has seen it
-            // published, so marks that contain what it added are never written.
+            // Acquire, also in the second load: a thread that adds to the next slice has observed its
+            // publication, so a baseline that contains that addition is never written.
             let newest = self.newest.load(Ordering::Acquire);
             let began = self.began(newest);
-            let begins = self.begin_of(now, began);
-            // Late readings, and the first slice of aligned ones, which begins at zero.
+            let begins = self.start_of(now, began);
+            // Covers late readings, and the first aligned slice, which begins at zero.
             if begins <= began && (self.aligned || self.ends.load(Ordering::Relaxed) != 0) {
                 self.ends
                     .fetch_max(began.saturating_add(self.slice), Ordering::AcqRel);
                 return;
             }
-            let marks = self.totals();
+            let baseline = self.totals();
             if self.newest.load(Ordering::Acquire) != newest {
                 continue;
             }
             let next = self.after(newest);
-            self.write_slice(next, begins, marks);
+            self.write_slice(next, begins, baseline);
             self.drop_slices(next, begins);
             // Release, here and below: pairs with the loads above and in `advance`.
             let order = Ordering::AcqRel;
@@ -146,16 +143,16 @@ impl TimeWindow {
         }
     }
 
-    fn write_slice(&self, number: u64, begins: u64, marks: Sums) {
+    fn write_slice(&self, number: u64, begins: u64, baseline: Sums) {
         let words = self.slice(number);
         words[0].fetch_max(begins, Ordering::Relaxed);
-        for (word, mark) in words[1..].iter().zip(marks) {
-            word.fetch_max(mark, Ordering::Relaxed);
+        for (word, value) in words[1..].iter().zip(baseline) {
+            word.fetch_max(value, Ordering::Relaxed);
         }
     }
 
-    /// When the slice of `now` begins, after one that began at `began`.
-    fn begin_of(&self, now: u64, began: u64) -> u64 {
+    /// Returns when the slice of `now` begins, given that the newest slice began at `began`.
+    fn start_of(&self, now: u64, began: u64) -> u64 {
         if self.aligned {
             return now - now % self.slice;
         }
@@ -168,7 +165,7 @@ impl TimeWindow {
         }
     }
 
-    /// Drops slices that are out of the window when the newest one begins at `begins`.
+    /// Drops the slices that are out of the window once the newest slice begins at `begins`.
     fn drop_slices(&self, newest: u64, begins: u64) {
         let mut oldest = self.oldest.load(Ordering::Acquire);
         while oldest < newest && begins.saturating_sub(self.began(oldest)) >= self.window {
@@ -177,21 +174,21 @@ impl TimeWindow {
         self.oldest.fetch_max(oldest, Ordering::AcqRel);
     }
 
-    /// Returns when a call that is added at `now` has left the window, in nanoseconds: a slice later
-    /// than it must, to spare late readings.
+    /// Returns when a call added at `now` has certainly left the window, in nanoseconds. One slice is added
+    /// for threads with late readings.
     #[inline]
-    pub(crate) fn leaves(&self, now: Instant) -> u64 {
+    pub(crate) fn expires_at(&self, now: Instant) -> u64 {
         let stays = self.window.saturating_add(self.slice);
         now.as_nanos().saturating_add(stays)
     }
 
-    /// Returns the content while the newest slice lasts: for calls that have just been added.
+    /// Returns the content right after an addition.
     #[inline]
     pub(crate) fn sums(&self) -> Sums {
         loop {
             let oldest = self.oldest.load(Ordering::Acquire);
             let sums = self.since(oldest);
-            // A slice that has left the window may be overwritten meanwhile.
+            // A slice that has left the window may have been overwritten in between.
             if self.oldest.load(Ordering::Acquire) == oldest {
                 return sums;
             }
@@ -231,17 +228,17 @@ impl TimeWindow {
         now.as_nanos().saturating_sub(self.began(slice)) < span
     }
 
-    /// What was added since a slice began.
+    /// Returns the additions since a slice began.
     fn since(&self, slice: u64) -> Sums {
-        let marks = &self.slice(slice)[1..];
+        let baseline = &self.slice(slice)[1..];
         let mut sums = self.totals();
-        for (sum, mark) in sums.iter_mut().zip(marks) {
-            *sum = sum.saturating_sub(mark.load(Ordering::Acquire));
+        for (sum, value) in sums.iter_mut().zip(baseline) {
+            *sum = sum.saturating_sub(value.load(Ordering::Acquire));
         }
         sums
     }
 
-    /// The counters.
+    /// Returns the counters, both halves added up.
     fn totals(&self) -> Sums {
         let mut sums = Sums::default();
         for half in &self.counters {
@@ -252,13 +249,13 @@ impl TimeWindow {
         sums
     }
 
-    /// The slice that calls are being added to.
+    /// Returns the slice that calls are added to.
     #[inline]
     pub(crate) fn newest(&self) -> Slice {
         Slice(self.newest.load(Ordering::Relaxed))
     }
 
-    /// Adds to a slice that may have ended, unless it has left the window.
+    /// Adds one to a slice that may have ended. Does nothing if it has left the window.
     #[inline]
     pub(crate) fn add_to(&self, slice: Slice, kind: usize) {
         let newest = self.newest.load(Ordering::Relaxed);
@@ -266,8 +263,8 @@ impl TimeWindow {
             return;
         }
         self.add(kind, 1);
-        // As if it had been counted before the later slices began. A slice that begins at this moment
-        // may contain it too, and shows it once more while that slice is the oldest.
+        // Raises the baselines of the later slices, as if the call had been counted before they began. A slice
+        // that begins concurrently may miss that, and then contains the call too while it is the oldest.
         let mut later = self.after(slice.0);
         while later <= newest {
             self.slice(later)[1 + kind].fetch_add(1, Ordering::Relaxed);
@@ -275,17 +272,17 @@ impl TimeWindow {
         }
     }
 
-    /// Empties the window: a slice begins that is the only one in it. Calls recorded meanwhile may
+    /// Empties the window by beginning a slice that is the only one in it. Calls recorded concurrently may
     /// survive or not.
     pub(crate) fn clear(&self) {
         loop {
             let newest = self.newest.load(Ordering::Acquire);
-            let (began, marks) = (self.began(newest), self.totals());
+            let (began, baseline) = (self.began(newest), self.totals());
             if self.newest.load(Ordering::Acquire) != newest {
                 continue;
             }
             let next = self.after(newest);
-            self.write_slice(next, began, marks);
+            self.write_slice(next, began, baseline);
             self.oldest.fetch_max(next, Ordering::AcqRel);
             let order = Ordering::AcqRel;
             let published = self
@@ -304,34 +301,34 @@ impl TimeWindow {
         self.slice(slice)[0].load(Ordering::Relaxed)
     }
 
-    /// The bits of a slice's number that say where its words are. Above them the laps are counted, so that
-    /// no division is needed to find a slice, whatever the number of places.
-    const PLACE: u64 = 0xffff;
+    /// The bits of a slice's number that are its slot. The bits above count the laps around the ring, so
+    /// finding a slot takes no division, whatever the number of slots.
+    const SLOT: u64 = 0xffff;
 
-    /// The number of the slice after this one.
+    /// Returns the number of the slice after this one.
     #[inline]
     const fn after(&self, slice: u64) -> u64 {
         let next = slice + 1;
-        if next & Self::PLACE == self.places as u64 {
-            (next | Self::PLACE) + 1
+        if next & Self::SLOT == self.slots as u64 {
+            (next | Self::SLOT) + 1
         } else {
             next
         }
     }
 
-    /// The number of the slice before this one, which is not the first.
+    /// Returns the number of the slice before this one, which must not be the first.
     const fn before(&self, slice: u64) -> u64 {
-        match slice & Self::PLACE {
-            0 => (slice - 1) & !Self::PLACE | (self.places as u64 - 1),
+        match slice & Self::SLOT {
+            0 => (slice - 1) & !Self::SLOT | (self.slots as u64 - 1),
             _ => slice - 1,
         }
     }
 
-    /// The words of a slice.
+    /// Returns the words of a slice.
     fn slice(&self, number: u64) -> &[AtomicU64] {
         let stride = 1 + usize::from(self.kinds);
-        let place = (number & Self::PLACE) as usize;
-        &self.slices[place * stride..][..stride]
+        let slot = (number & Self::SLOT) as usize;
+        &self.slices[slot * stride..][..stride]
     }
 }
 

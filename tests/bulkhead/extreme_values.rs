@@ -1,11 +1,11 @@
-//! Zero, not-a-number, infinity and the largest numbers in every setting: each is refused with an
+//! Zero, not-a-number, infinity and the largest numbers in every setting: each is rejected with an
 //! error that names the setting, or has a defined effect.
 
 use std::time::Duration;
 
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, Correlated, ExpAverage, Fixed, Gradient, Gradient2, Probe, Sample,
-    Vegas, Windowed, log10_root, sqrt_root,
+    Aimd, Calibration, ConcurrencyLimit, Correlated, ExpAverage, Fixed, Gradient, Gradient2,
+    Sample, Vegas, Windowed,
 };
 use backstop::codel::Codel;
 use backstop::{Bulkhead, Clock, Instant, ManualClock};
@@ -13,7 +13,7 @@ use backstop::{Bulkhead, Clock, Instant, ManualClock};
 use super::on;
 use super::values::{COUNTS, NUMBERS, TIMES, check};
 
-/// Calls at the ends of time that took no time or all of it, with nothing or everything in flight.
+/// Passes samples with extreme times, latencies, and in-flight counts.
 fn feed(mut limit: impl ConcurrencyLimit) {
     for now in TIMES {
         for latency in TIMES {
@@ -28,7 +28,7 @@ fn feed(mut limit: impl ConcurrencyLimit) {
             }
         }
     }
-    // An algorithm that has been through this must not upset a bulkhead.
+    // A bulkhead must bear an algorithm after such samples.
     try_out(
         Bulkhead::builder()
             .adaptive(limit)
@@ -40,7 +40,7 @@ fn feed(mut limit: impl ConcurrencyLimit) {
 
 fn try_out(bulkhead: Bulkhead) {
     for limit in COUNTS {
-        bulkhead.set_limit(limit);
+        assert_eq!(bulkhead.set_limit(limit).is_ok(), limit > 0);
         let permit = bulkhead.try_acquire().unwrap();
         permit.overloaded();
         bulkhead.try_acquire().unwrap().success();
@@ -70,14 +70,14 @@ fn bulkheads() {
         "queue",
         &[0, 1, usize::MAX],
         |_| true,
-        |n| builder().queue(n).build(),
+        |n| builder().max_waiting(n).build(),
         try_out,
     );
     check(
         "max_wait",
         &TIMES,
         |time| !time.is_zero(),
-        |time| builder().queue(1).max_wait(time).build(),
+        |time| builder().max_waiting(1).max_wait(time).build(),
         try_out,
     );
     check(
@@ -94,7 +94,7 @@ fn bulkheads() {
         is_interval,
         |time| {
             builder()
-                .queue(1)
+                .max_waiting(1)
                 .codel(Duration::from_nanos(1), time)
                 .build()
         },
@@ -131,7 +131,7 @@ fn codels() {
     );
 }
 
-/// The bounds that several algorithms have.
+/// Checks the bounds of an algorithm.
 macro_rules! bounds {
     ($algorithm:ident, $finish:expr) => {
         let finish = $finish;
@@ -161,7 +161,7 @@ macro_rules! bounds {
 
 #[test]
 fn algorithms_that_watch_overload() {
-    feed(Fixed::new(0));
+    feed(Fixed::new(1));
     feed(Fixed::new(u32::MAX));
     bounds!(Aimd, |aimd: backstop::bulkhead::limit::AimdBuilder| aimd
         .build());
@@ -207,7 +207,7 @@ fn algorithms_that_watch_latency() {
         |time| Vegas::builder().decay(time).build(),
         feed,
     );
-    // Curves are the user's code.
+    // Functions of the limit are user code.
     for number in NUMBERS {
         let vegas = Vegas::builder()
             .alpha(move |_| number)
@@ -264,7 +264,14 @@ fn algorithms_that_watch_latency() {
         |n| Correlated::builder().max_limit_factor(n, 1.0, n).build(),
         feed,
     );
-    for (size, time) in [0, 1, usize::MAX].into_iter().zip(TIMES.into_iter().rev()) {
+    check(
+        "correlation_window",
+        &[0, 1, 9, 10, 1000, 1001, usize::MAX],
+        |n| n == 0 || (10..=1000).contains(&n),
+        |n| Correlated::builder().correlation_window(n).build(),
+        feed,
+    );
+    for (size, time) in [0, 10, 1000].into_iter().zip(TIMES.into_iter().rev()) {
         let correlated = Correlated::builder()
             .correlation_window(size)
             .baseline(time);
@@ -273,7 +280,7 @@ fn algorithms_that_watch_latency() {
 }
 
 #[test]
-fn gradients_windows_and_probes() {
+fn gradients_windows_and_calibrations() {
     check(
         "min",
         &COUNTS,
@@ -302,26 +309,27 @@ fn gradients_windows_and_probes() {
         |n| Gradient::builder().buffer(n).build(),
         feed,
     );
-    let probed = |probe: Probe| Gradient::builder().probe(probe).build();
+    let calibrated =
+        |calibration: Calibration| Gradient::builder().calibration(calibration).build();
     check(
-        "probe",
+        "calibration",
         &NUMBERS,
         is_share,
-        |n| probed(Probe::default().jitter(n).quantile(n)),
+        |n| calibrated(Calibration::default().jitter(n).quantile(n)),
         feed,
     );
     check(
-        "probe",
+        "calibration",
         &COUNTS,
         |n| n > 0,
-        |n| probed(Probe::every(Duration::ZERO).samples(n).concurrency(n)),
+        |n| calibrated(Calibration::every(Duration::ZERO).samples(n).concurrency(n)),
         feed,
     );
     check(
-        "probe",
+        "calibration",
         &TIMES,
         |_| true,
-        |time| probed(Probe::every(time).samples(1)),
+        |time| calibrated(Calibration::every(time).samples(1)),
         feed,
     );
     let around = |window: backstop::bulkhead::limit::WindowedBuilder| {
@@ -354,10 +362,8 @@ fn gradients_windows_and_probes() {
 }
 
 #[test]
-fn small_functions() {
+fn the_average_of_a_constant_is_the_constant() {
     for count in COUNTS {
-        assert!((1.0..=9.0).contains(&log10_root(count)));
-        assert!(sqrt_root(count, 1) >= 1);
         let mut average = ExpAverage::new(count, count);
         for _ in 0..20 {
             assert_eq!(average.add(7.0), 7.0);

@@ -1,4 +1,4 @@
-//! What keeps a bulkhead right where a slip would go unnoticed.
+//! Edge cases of CoDel, races with releases, clock readings, and panicking clocks.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,11 +16,11 @@ use futures::future::join;
 use super::{ms, on, run};
 
 #[test]
-fn a_line_that_empties_each_time_is_no_overload() {
+fn a_queue_that_empties_each_time_is_no_overload() {
     let clock = ManualClock::new();
     let bulkhead = on(&clock)
         .max_concurrent(1)
-        .queue(5)
+        .max_waiting(5)
         .codel(ms(5), ms(100))
         .build()
         .unwrap();
@@ -31,7 +31,7 @@ fn a_line_that_empties_each_time_is_no_overload() {
                 clock.sleep(ms(50)).await;
                 drop(permit);
             };
-            // It waits ten times the target, but nobody is left in line behind it.
+            // It waits ten times the target, but the queue is empty behind it.
             let (served, ()) = join(bulkhead.acquire(), release).await;
             assert!(served.is_ok());
             clock.sleep(ms(7)).await;
@@ -39,8 +39,8 @@ fn a_line_that_empties_each_time_is_no_overload() {
     });
 }
 
-/// A clock that gives a permit back when it is read: that is after the caller has found no room, and
-/// before it gets in line.
+/// A clock that releases a permit when it is read. That is after the caller has found no free permit, and before it
+/// joins the wait queue.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Releasing {
     inner: ManualClock,
@@ -66,11 +66,11 @@ impl Clock for Releasing {
 }
 
 #[test]
-fn a_permit_that_comes_back_while_a_caller_gets_in_line_is_its_own() {
+fn a_permit_released_while_a_caller_joins_the_queue_is_handed_to_it() {
     let clock = Releasing::default();
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(1)
+        .max_waiting(1)
         .max_wait(ms(100))
         .clock(clock.clone())
         .build()
@@ -87,7 +87,7 @@ fn a_call_above_an_adaptive_limit_is_not_left_waiting_for_permits_that_came_back
     let clock = Releasing::default();
     let bulkhead = Bulkhead::builder()
         .adaptive(Fixed::new(2))
-        .queue(1)
+        .max_waiting(1)
         .max_wait(ms(100))
         .clock(clock.clone())
         .build()
@@ -99,7 +99,7 @@ fn a_call_above_an_adaptive_limit_is_not_left_waiting_for_permits_that_came_back
     assert_eq!((permit.cost(), clock.inner.now()), (2, began));
 }
 
-/// A clock that makes a call when the bulkhead reads it to serve its waiters.
+/// A clock that makes a call when the bulkhead reads it while serving waiters.
 #[derive(Clone, Debug, Default)]
 struct Calling {
     inner: ManualClock,
@@ -127,8 +127,8 @@ fn a_call_that_comes_before_waiters_are_served_gets_what_they_leave() {
     let clock = Calling::default();
     let bulkhead = Bulkhead::builder()
         .max_concurrent(2)
-        .queue(1)
-        .codel_defaults()
+        .max_waiting(1)
+        .codel_default()
         .clock(clock.clone())
         .build()
         .unwrap();
@@ -148,7 +148,7 @@ fn codel_drops_no_waiter_before_its_turn_could_have_come() {
     let clock = ManualClock::new();
     let bulkhead = on(&clock)
         .max_concurrent(1)
-        .queue(9)
+        .max_waiting(9)
         .codel(ms(5), ms(100))
         .build()
         .unwrap();
@@ -156,7 +156,7 @@ fn codel_drops_no_waiter_before_its_turn_could_have_come() {
     let mut task = TaskContext::from_waker(Waker::noop());
     let mut waits = pin!(bulkhead.acquire());
     assert!(waits.as_mut().poll(&mut task).is_pending());
-    // Waiters that give up let the queue look for the next one.
+    // A waiter that leaves makes the queue serve the next one.
     for _ in 0..9 {
         let mut gives_up = Box::pin(bulkhead.acquire());
         assert!(gives_up.as_mut().poll(&mut task).is_pending());
@@ -180,8 +180,8 @@ fn vegas_tells_the_latency_that_it_compares_with() {
     assert_eq!(vegas.baseline(), Some(ms(7)));
 }
 
-/// Keeps the samples.
-#[derive(Debug, Default)]
+/// An algorithm that records samples.
+#[derive(Clone, Debug, Default)]
 struct Samples(Arc<Mutex<Vec<Sample>>>);
 
 impl ConcurrencyLimit for Samples {
@@ -212,7 +212,7 @@ fn half_of_a_limit_is_use_enough_for_it_to_grow() {
     assert!(sample.uses(10) && !sample.uses(11));
 }
 
-/// A clock that counts how often it is read.
+/// A clock that counts readings.
 #[derive(Clone, Debug, Default)]
 struct Counting {
     inner: ManualClock,
@@ -231,11 +231,11 @@ impl Clock for Counting {
 }
 
 #[test]
-fn a_wait_reads_the_clock_for_those_who_ask_what_time_it_is() {
+fn a_wait_reads_the_clock_only_for_operations_that_read_the_time() {
     let clock = Counting::default();
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(1)
+        .max_waiting(1)
         .clock(clock.clone())
         .build()
         .unwrap();
@@ -247,7 +247,7 @@ fn a_wait_reads_the_clock_for_those_who_ask_what_time_it_is() {
     assert_eq!(results, (Ok(()), Ok(())));
     assert_eq!(clock.reads.load(Ordering::Relaxed), 0);
 
-    // A shedder inside hears how long the call has waited.
+    // A shedder inside sees how long the call has waited.
     let shedder = LoadShedder::builder().clock(clock.clone()).build().unwrap();
     let stack = (bulkhead.clone(), shedder.clone());
     let permit = bulkhead.try_acquire().unwrap();
@@ -281,13 +281,13 @@ fn of_a_bulkhead_for_each_key_those_leave_that_are_as_new() {
     std::mem::forget(hosts.get(&2).try_acquire());
     assert!(!leave(2), "a call is in for ever");
 
-    hosts.get(&3).set_limit(5);
+    hosts.get(&3).set_limit(5).unwrap();
     assert!(!leave(3), "its limit is its own");
-    hosts.get(&3).set_limit(2);
+    hosts.get(&3).set_limit(2).unwrap();
     assert!(leave(3));
 }
 
-/// A clock that panics when it is read, as long as it is told to.
+/// A clock that panics when it is read while it is broken.
 #[derive(Clone, Debug, Default)]
 struct Broken {
     inner: ManualClock,
@@ -310,7 +310,7 @@ impl Clock for Broken {
 #[test]
 fn a_clock_that_panics_costs_no_permit() {
     let clock = Broken::default();
-    let builder = Bulkhead::builder().adaptive(Fixed::new(1)).queue(1);
+    let builder = Bulkhead::builder().adaptive(Fixed::new(1)).max_waiting(1);
     let bulkhead = builder.clock(clock.clone()).build().unwrap();
     let panics = |act: &mut dyn FnMut()| catch_unwind(AssertUnwindSafe(act)).is_err();
     let mut task = TaskContext::from_waker(Waker::noop());
@@ -324,7 +324,7 @@ fn a_clock_that_panics_costs_no_permit() {
     assert!(panics(&mut || _ = pin!(call()).poll(&mut task)));
     assert_eq!(bulkhead.snapshot().in_flight, 0);
 
-    // And when its turn comes in line.
+    // The same after a wait.
     for by_hand in [true, false] {
         clock.is_broken.store(false, Ordering::Relaxed);
         let holds = bulkhead.try_acquire().unwrap();
@@ -344,7 +344,7 @@ fn a_clock_that_panics_costs_no_permit() {
     }
 }
 
-/// A clock that can jump back.
+/// A clock that can jump backward.
 #[derive(Clone, Debug)]
 pub(crate) struct Jumping(Arc<AtomicU64>);
 

@@ -1,4 +1,4 @@
-//! The permits against a slow and obvious model.
+//! Random operations against a simple model.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// What should happen.
+/// The expected behavior.
 #[derive(Debug)]
 struct Model {
     limit: u32,
@@ -36,8 +36,8 @@ struct Model {
     order: QueueOrder,
     running: Vec<(usize, u32)>,
     /// Id, cost, level.
-    line: Vec<(usize, u32, u8)>,
-    refused: Vec<usize>,
+    queue: Vec<(usize, u32, u8)>,
+    rejected: Vec<usize>,
 }
 
 impl Model {
@@ -50,27 +50,27 @@ impl Model {
     }
 
     fn serve(&mut self) {
-        while !self.line.is_empty() {
+        while !self.queue.is_empty() {
             let next = match self.order {
-                QueueOrder::Lifo => self.line.len() - 1,
+                QueueOrder::Lifo => self.queue.len() - 1,
                 QueueOrder::Priority => {
-                    let highest = self.line.iter().map(|(_, _, level)| *level).max();
-                    self.line
+                    let highest = self.queue.iter().map(|(_, _, level)| *level).max();
+                    self.queue
                         .iter()
                         .position(|(_, _, level)| Some(*level) == highest)
                         .unwrap()
                 }
                 _ => 0,
             };
-            let (id, cost, _) = self.line[next];
+            let (id, cost, _) = self.queue[next];
             if cost > self.limit {
-                self.refused.push(id);
+                self.rejected.push(id);
             } else if self.fits(cost) {
                 self.running.push((id, cost));
             } else {
                 return;
             }
-            self.line.remove(next);
+            self.queue.remove(next);
         }
     }
 }
@@ -80,7 +80,7 @@ type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Permit<'a>, Rejected>> + '
 fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
     let bulkhead = Bulkhead::builder()
         .max_concurrent(4)
-        .queue(capacity)
+        .max_waiting(capacity)
         .order(order)
         .build();
     let bulkhead = bulkhead.unwrap();
@@ -89,8 +89,8 @@ fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
         capacity,
         order,
         running: Vec::new(),
-        line: Vec::new(),
-        refused: Vec::new(),
+        queue: Vec::new(),
+        rejected: Vec::new(),
     };
     let mut permits: Vec<(usize, Permit<'_>)> = Vec::new();
     let mut waiting: Vec<(usize, Waiting<'_>)> = Vec::new();
@@ -98,7 +98,7 @@ fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
     for (id, step) in steps.into_iter().enumerate() {
         match step {
             Step::TryAcquire(cost) => {
-                let expected = model.line.is_empty() && model.fits(cost);
+                let expected = model.queue.is_empty() && model.fits(cost);
                 let got = bulkhead.try_acquire_with(Context::new().with_cost(cost));
                 assert_eq!(got.is_ok(), expected);
                 if let Ok(permit) = got {
@@ -112,17 +112,17 @@ fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
                     .with_priority(Priority::LOW.level(level));
                 let mut future: Waiting<'_> = Box::pin(bulkhead.acquire_with(cx));
                 let polled = future.as_mut().poll(&mut poll);
-                if model.line.is_empty() && model.fits(cost) {
+                if model.queue.is_empty() && model.fits(cost) {
                     model.running.push((id, cost));
-                } else if cost > model.limit || model.line.len() >= model.capacity {
-                    model.refused.push(id);
+                } else if cost > model.limit || model.queue.len() >= model.capacity {
+                    model.rejected.push(id);
                 } else {
-                    model.line.push((id, cost, level));
+                    model.queue.push((id, cost, level));
                     model.serve();
                 }
                 match polled {
                     Poll::Ready(Ok(permit)) => permits.push((id, permit)),
-                    Poll::Ready(Err(_)) => assert!(model.refused.contains(&id)),
+                    Poll::Ready(Err(_)) => assert!(model.rejected.contains(&id)),
                     Poll::Pending => waiting.push((id, future)),
                 }
             }
@@ -136,11 +136,11 @@ fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
                 let (id, future) = waiting.swap_remove(which % waiting.len());
                 drop(future);
                 model.running.retain(|(other, _)| *other != id);
-                model.line.retain(|(other, ..)| *other != id);
+                model.queue.retain(|(other, ..)| *other != id);
                 model.serve();
             }
             Step::Resize(limit) => {
-                bulkhead.set_limit(limit);
+                bulkhead.set_limit(limit).unwrap();
                 model.limit = limit;
                 model.serve();
             }
@@ -148,8 +148,8 @@ fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
         }
         let snapshot = bulkhead.snapshot();
         assert_eq!(snapshot.in_flight, model.in_flight());
-        assert_eq!(snapshot.queued, model.line.len());
-        // Half of the time those who were served do not notice for a while.
+        assert_eq!(snapshot.waiting, model.queue.len());
+        // Half of the time, admitted calls are polled later.
         if id % 2 == 0 {
             let mut still = Vec::new();
             for (id, mut future) in waiting {
@@ -158,9 +158,9 @@ fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
                         assert!(model.running.iter().any(|(other, _)| *other == id));
                         permits.push((id, permit));
                     }
-                    Poll::Ready(Err(_)) => assert!(model.refused.contains(&id)),
+                    Poll::Ready(Err(_)) => assert!(model.rejected.contains(&id)),
                     Poll::Pending => {
-                        assert!(model.line.iter().any(|(other, ..)| *other == id));
+                        assert!(model.queue.iter().any(|(other, ..)| *other == id));
                         still.push((id, future));
                     }
                 }
@@ -171,7 +171,7 @@ fn check(order: QueueOrder, capacity: usize, steps: Vec<Step>) {
     drop(waiting);
     drop(permits);
     assert_eq!(
-        (bulkhead.snapshot().in_flight, bulkhead.snapshot().queued),
+        (bulkhead.snapshot().in_flight, bulkhead.snapshot().waiting),
         (0, 0)
     );
 }

@@ -41,7 +41,7 @@ fn a_bypass_admits_although_the_bulkhead_is_full_and_counts_nowhere() {
             clock.block_on(health_check.acquire()).unwrap(),
         ] {
             assert_eq!(permit.cost(), 0);
-            // An overload would shrink the limit, had it been counted.
+            // A counted overload would lower the limit.
             permit.overloaded();
         }
         let owned = health_check.clone().acquire_owned(large);
@@ -52,13 +52,13 @@ fn a_bypass_admits_although_the_bulkhead_is_full_and_counts_nowhere() {
     }
 }
 
-/// A bulkhead whose events are collected.
+/// Returns a bulkhead and its events.
 fn observed(clock: &ManualClock) -> (Bulkhead, Arc<Mutex<Vec<String>>>) {
     let events = Arc::<Mutex<Vec<_>>>::default();
     let log = events.clone();
     let bulkhead = on(clock)
         .max_concurrent(1)
-        .queue(2)
+        .max_waiting(2)
         .observer(move |event: &Event| {
             log.lock()
                 .unwrap()
@@ -81,7 +81,7 @@ fn an_event_says_how_long_a_call_waited_for_its_permit() {
     run(&clock, join(call(), call()));
     let expected = "waited bulkhead: admitted a call after it waited 30ms";
     assert_eq!(*events.lock().unwrap(), [expected]);
-    // And a permit without a policy.
+    // The same for a permit without a policy.
     events.lock().unwrap().clear();
     let permit = bulkhead.try_acquire().unwrap();
     let release = async {
@@ -93,7 +93,7 @@ fn an_event_says_how_long_a_call_waited_for_its_permit() {
     assert_eq!(*events.lock().unwrap(), [expected]);
 }
 
-/// The limit after many good round trips with so many in flight.
+/// Returns the limit after many successful round trips with this number of calls in flight.
 fn grown(mut limit: impl ConcurrencyLimit, in_flight: u32) -> u32 {
     for trip in 1..2000_u64 {
         let now = Instant::ORIGIN + ms(100 * trip);
@@ -111,12 +111,12 @@ fn a_limit_grows_only_while_it_is_used_above_a_share() {
             .build()
             .unwrap()
     };
-    // The first limit of which nine are less than the share.
+    // The first limit of which nine permits are less than the share.
     assert_eq!(grown(aimd(0.5), 9), 19);
     assert_eq!(grown(aimd(0.8), 9), 12);
     assert_eq!(grown(aimd(1.0), 9), 10);
     let vegas = |share| {
-        let vegas = Vegas::builder().initial(5).probe(None);
+        let vegas = Vegas::builder().initial(5).calibration(None);
         vegas.utilization(share).build().unwrap()
     };
     let gradient2 = |share| {
@@ -174,19 +174,18 @@ async fn a_loop_of_acquisitions_lets_other_tasks_run() {
     }
 }
 
-/// Time is monotonic behind the clock's border: after a backward jump the interval of CoDel still ends
-/// in time.
+/// A clock handle never goes backwards, so after a backward jump an interval of CoDel still ends on time.
 #[test]
 fn a_clock_that_jumps_back_by_an_hour_prolongs_no_overload() {
     let clock = Jumping::at(Duration::from_secs(7200));
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(9)
+        .max_waiting(9)
         .codel(ms(5), ms(100))
         .clock(clock.clone())
         .build()
         .unwrap();
-    // Three calls wait for so long, then all of them get their turn. Returns how many were dropped.
+    // Three calls wait for this long, then permits are free for all. Returns the number of dropped calls.
     let serve = |wait: Duration| {
         let before = bulkhead.snapshot().timed_out;
         let permit = bulkhead.try_acquire().unwrap();

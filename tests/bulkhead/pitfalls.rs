@@ -1,4 +1,4 @@
-//! What peers get wrong, by the numbers of PITFALLS.md.
+//! Known faults of other bulkheads and adaptive limits.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Waker};
 use std::time::Duration;
 
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, Correlated, Gradient, Gradient2, Probe, Sample, Vegas, Windowed,
+    Aimd, Calibration, ConcurrencyLimit, Correlated, Gradient, Gradient2, Sample, Vegas, Windowed,
 };
 use backstop::{
     Backoff, Bulkhead, Clock, Context, Instant, ManualClock, Policy, Reason, Retry, Timeout,
@@ -18,9 +18,9 @@ use super::{ms, on, run};
 
 type Limit = Box<dyn ConcurrencyLimit>;
 
-/// Each algorithm with its name and its smallest limit.
+/// Returns each algorithm with its name and its minimum.
 fn algorithms() -> Vec<(&'static str, u32, Limit)> {
-    let probe = Probe::every(Duration::from_secs(5)).samples(10);
+    let calibration = Calibration::every(Duration::from_secs(5)).samples(10);
     let window = Windowed::builder()
         .window(ms(100), ms(1000))
         .min_samples(10);
@@ -29,7 +29,7 @@ fn algorithms() -> Vec<(&'static str, u32, Limit)> {
         (
             "vegas",
             1,
-            Box::new(Vegas::builder().probe(probe).build().unwrap()),
+            Box::new(Vegas::builder().calibration(calibration).build().unwrap()),
         ),
         (
             "gradient2",
@@ -39,7 +39,12 @@ fn algorithms() -> Vec<(&'static str, u32, Limit)> {
         (
             "gradient",
             3,
-            Box::new(Gradient::builder().probe(probe).build().unwrap()),
+            Box::new(
+                Gradient::builder()
+                    .calibration(calibration)
+                    .build()
+                    .unwrap(),
+            ),
         ),
         (
             "correlated",
@@ -54,7 +59,7 @@ fn algorithms() -> Vec<(&'static str, u32, Limit)> {
     ]
 }
 
-/// `clients` clients that call one after another for `length`. Who is refused comes back later.
+/// Runs `clients` clients that call in a loop for `length`. After a rejection a client pauses.
 macro_rules! closed_loop {
     ($clock:expr, $policy:expr, $clients:expr, $length:expr, $work:expr) => {{
         let (clock, policy): (&ManualClock, _) = ($clock, $policy);
@@ -81,7 +86,7 @@ const fn secs(secs: u64) -> Duration {
 }
 
 #[test]
-fn pitfall_56_a_sequential_client_cannot_raise_the_limit() {
+fn a_sequential_client_cannot_raise_the_limit() {
     for (name, _, algorithm) in algorithms() {
         let clock = ManualClock::new();
         let initial = algorithm.limit();
@@ -96,7 +101,7 @@ fn pitfall_56_a_sequential_client_cannot_raise_the_limit() {
 }
 
 #[test]
-fn pitfall_57_calls_cut_by_an_outer_timeout_shrink_the_limit() {
+fn calls_cut_by_an_outer_timeout_shrink_the_limit() {
     for (name, min, algorithm) in algorithms() {
         let clock = ManualClock::new();
         let bulkhead = on(&clock).adaptive(algorithm).seed(1).build().unwrap();
@@ -115,7 +120,7 @@ fn pitfall_57_calls_cut_by_an_outer_timeout_shrink_the_limit() {
 }
 
 #[test]
-fn pitfall_58_a_limit_never_reaches_zero() {
+fn a_limit_never_reaches_zero() {
     assert_eq!(Aimd::builder().min(0).build().unwrap_err().setting(), "min");
     assert_eq!(
         Vegas::builder().min(0).build().unwrap_err().setting(),
@@ -151,8 +156,8 @@ fn pitfall_58_a_limit_never_reaches_zero() {
         }
     }
 
-    /// An algorithm that gets it wrong.
-    #[derive(Debug)]
+    /// An algorithm that always returns a limit of 0.
+    #[derive(Clone, Debug)]
     struct Zero;
     impl ConcurrencyLimit for Zero {
         fn limit(&self) -> u32 {
@@ -169,18 +174,24 @@ fn pitfall_58_a_limit_never_reaches_zero() {
 }
 
 #[test]
-fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
-    let probe = Probe::every(secs(10)).jitter(0.0).samples(10);
+fn a_latency_that_doubles_for_good_does_not_starve_the_limit() {
+    let calibration = Calibration::every(secs(10)).jitter(0.0).samples(10);
     let recover: [(&str, Limit); 3] = [
         (
-            "vegas, probed",
-            Box::new(Vegas::builder().probe(probe).max(50).build().unwrap()),
+            "vegas, calibrated",
+            Box::new(
+                Vegas::builder()
+                    .calibration(calibration)
+                    .max(50)
+                    .build()
+                    .unwrap(),
+            ),
         ),
         (
             "vegas, decaying",
             Box::new(
                 Vegas::builder()
-                    .probe(None)
+                    .calibration(None)
                     .decay(secs(10))
                     .max(50)
                     .build()
@@ -189,7 +200,13 @@ fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
         ),
         (
             "gradient",
-            Box::new(Gradient::builder().probe(probe).max(50).build().unwrap()),
+            Box::new(
+                Gradient::builder()
+                    .calibration(calibration)
+                    .max(50)
+                    .build()
+                    .unwrap(),
+            ),
         ),
     ];
     for (name, algorithm) in recover {
@@ -217,7 +234,7 @@ fn pitfall_59_a_latency_that_doubles_for_good_does_not_starve_the_limit() {
     }
 }
 
-/// Tells which latencies it was given.
+/// An algorithm that records samples.
 #[derive(Clone, Debug, Default)]
 struct Recorder(Arc<Mutex<Vec<Sample>>>);
 
@@ -232,12 +249,12 @@ impl ConcurrencyLimit for Recorder {
 }
 
 #[test]
-fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
+fn latency_is_that_of_an_attempt_and_not_of_the_wait_queue() {
     let clock = ManualClock::new();
     let recorder = Recorder::default();
     let bulkhead = on(&clock)
         .adaptive(recorder.clone())
-        .queue(5)
+        .max_waiting(5)
         .build()
         .unwrap();
     let retry = Retry::builder()
@@ -270,7 +287,7 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
         "one success each, of one attempt"
     );
 
-    // The second of these waits in line for the first: its latency is that of its work alone.
+    // The second call waits for the first. Its latency does not include the wait.
     recorder.0.lock().unwrap().clear();
     let work = || async {
         clock.sleep(ms(10)).await;
@@ -288,9 +305,13 @@ fn pitfall_60_latency_is_that_of_an_attempt_and_not_of_the_line() {
 }
 
 #[test]
-fn pitfall_61_a_shrink_below_what_is_in_flight_admits_nobody() {
+fn a_shrink_below_what_is_in_flight_admits_no_call() {
     let clock = ManualClock::new();
-    let bulkhead = on(&clock).max_concurrent(10).queue(10).build().unwrap();
+    let bulkhead = on(&clock)
+        .max_concurrent(10)
+        .max_waiting(10)
+        .build()
+        .unwrap();
     let mut permits: Vec<_> = (0..10).map(|_| bulkhead.try_acquire().unwrap()).collect();
     let mut large = Box::pin(bulkhead.acquire_with(Context::new().with_cost(5)));
     let mut small = Box::pin(bulkhead.acquire());
@@ -298,7 +319,7 @@ fn pitfall_61_a_shrink_below_what_is_in_flight_admits_nobody() {
     assert!(large.as_mut().poll(&mut poll).is_pending());
     assert!(small.as_mut().poll(&mut poll).is_pending());
 
-    bulkhead.set_limit(2);
+    bulkhead.set_limit(2).unwrap();
     assert_eq!(bulkhead.snapshot().in_flight, 10, "those who run go on");
     while bulkhead.snapshot().in_flight > 2 {
         permits.pop();
@@ -306,7 +327,7 @@ fn pitfall_61_a_shrink_below_what_is_in_flight_admits_nobody() {
         assert!(small.as_mut().poll(&mut poll).is_pending());
         assert!(bulkhead.snapshot().in_flight <= 10);
     }
-    // The large one can never be served: it does not block the one behind it.
+    // The large waiter can never be admitted. It does not block the one behind it.
     permits.pop();
     assert!(small.as_mut().poll(&mut poll).is_ready());
     let std::task::Poll::Ready(Err(rejected)) = large.as_mut().poll(&mut poll) else {
@@ -318,7 +339,7 @@ fn pitfall_61_a_shrink_below_what_is_in_flight_admits_nobody() {
 }
 
 #[test]
-fn pitfall_62_the_window_follows_the_smallest_latency() {
+fn the_window_follows_the_smallest_latency() {
     for (latency, window) in [
         (ms(10), ms(1000)),
         (ms(800), ms(1600)),
@@ -342,9 +363,9 @@ fn pitfall_62_the_window_follows_the_smallest_latency() {
 }
 
 #[test]
-fn pitfall_69_nothing_is_in_flight_after_a_thousand_cancels() {
+fn nothing_is_in_flight_after_a_thousand_cancels() {
     let clock = ManualClock::new();
-    let bulkhead = on(&clock).max_concurrent(3).queue(5).build().unwrap();
+    let bulkhead = on(&clock).max_concurrent(3).max_waiting(5).build().unwrap();
     let mut poll = TaskContext::from_waker(Waker::noop());
     for round in 0..1000 {
         let pending = || std::future::pending::<Result<(), ()>>();
@@ -353,14 +374,14 @@ fn pitfall_69_nothing_is_in_flight_after_a_thousand_cancels() {
             assert!(call.as_mut().poll(&mut poll).is_pending());
         }
         let snapshot = bulkhead.snapshot();
-        assert_eq!((snapshot.in_flight, snapshot.queued), (3, 5));
-        // In another order each time.
+        assert_eq!((snapshot.in_flight, snapshot.waiting), (3, 5));
+        // In a different order each time.
         calls.rotate_left(round % 8);
         while calls.len() > 1 {
             drop(calls.swap_remove(round % calls.len()));
         }
     }
     let snapshot = bulkhead.snapshot();
-    assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+    assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
     let _: Bulkhead = bulkhead;
 }

@@ -1,4 +1,4 @@
-//! Partitions against a slow and obvious model.
+//! Partitions against a simple model.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,8 +9,8 @@ use backstop::{Bulkhead, Context, Rejected};
 use proptest::prelude::*;
 
 const SHARES: [(&str, f64); 2] = [("a", 0.25), ("b", 0.5)];
-/// Those that belong to no partition, and one for each.
-const LANES: usize = SHARES.len() + 1;
+/// The calls without a partition, and the calls of each partition.
+const PARTITIONS: usize = SHARES.len() + 1;
 const CAPACITY: usize = 6;
 
 #[derive(Clone, Debug)]
@@ -24,8 +24,8 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        (0..LANES, 0..4_u32).prop_map(|(lane, cost)| Step::TryAcquire(lane, cost)),
-        (0..LANES, 0..4_u32).prop_map(|(lane, cost)| Step::Acquire(lane, cost)),
+        (0..PARTITIONS, 0..4_u32).prop_map(|(partition, cost)| Step::TryAcquire(partition, cost)),
+        (0..PARTITIONS, 0..4_u32).prop_map(|(partition, cost)| Step::Acquire(partition, cost)),
         any::<usize>().prop_map(Step::Release),
         any::<usize>().prop_map(Step::Cancel),
         (1..9_u32).prop_map(Step::Resize),
@@ -36,7 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Clone, Copy, Debug)]
 struct Call {
     id: usize,
-    lane: usize,
+    partition: usize,
     cost: u32,
 }
 
@@ -46,7 +46,7 @@ struct Model {
     exceed: bool,
     newest_first: bool,
     running: Vec<Call>,
-    line: Vec<Call>,
+    queue: Vec<Call>,
 }
 
 impl Model {
@@ -54,35 +54,39 @@ impl Model {
         self.running.iter().map(|call| call.cost).sum()
     }
 
-    fn in_flight_of(&self, lane: usize) -> u32 {
-        let its = self.running.iter().filter(|call| call.lane == lane);
+    fn in_flight_of(&self, partition: usize) -> u32 {
+        let its = self
+            .running
+            .iter()
+            .filter(|call| call.partition == partition);
         its.map(|call| call.cost).sum()
     }
 
     fn is_below_share(&self, call: Call) -> bool {
-        let share = match call.lane {
+        let share = match call.partition {
             0 => 0.0,
-            lane => SHARES[lane - 1].1,
+            partition => SHARES[partition - 1].1,
         };
         // A quarter and a half of small numbers are exact.
         let its_own = (share * f64::from(self.limit)).ceil() as u32;
-        self.in_flight_of(call.lane) + call.cost <= its_own
+        self.in_flight_of(call.partition) + call.cost <= its_own
     }
 
     fn has_room(&self, call: Call) -> bool {
         self.in_flight() + call.cost <= self.limit || (self.exceed && self.is_below_share(call))
     }
 
-    /// Whether a call that has just come is let in.
-    fn lets_in(&self, call: Call) -> bool {
-        let passes = self.is_below_share(call) && self.line.iter().all(|w| w.lane != call.lane);
-        (self.line.is_empty() || passes) && self.has_room(call)
+    /// Returns whether a new call is admitted.
+    fn admits(&self, call: Call) -> bool {
+        let passes =
+            self.is_below_share(call) && self.queue.iter().all(|w| w.partition != call.partition);
+        (self.queue.is_empty() || passes) && self.has_room(call)
     }
 
     fn serve(&mut self) {
         loop {
-            let heads = (0..LANES).filter_map(|lane| {
-                let mut its = self.line.iter().filter(|call| call.lane == lane);
+            let heads = (0..PARTITIONS).filter_map(|partition| {
+                let mut its = self.queue.iter().filter(|call| call.partition == partition);
                 let head = if self.newest_first {
                     its.next_back()
                 } else {
@@ -104,7 +108,7 @@ impl Model {
                 }
                 self.running.push(next);
             }
-            self.line.retain(|call| call.id != next.id);
+            self.queue.retain(|call| call.id != next.id);
         }
     }
 }
@@ -114,7 +118,7 @@ type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Permit<'a>, Rejected>> + '
 fn check(order: QueueOrder, exceed: bool, steps: Vec<Step>) {
     let mut builder = Bulkhead::builder()
         .max_concurrent(4)
-        .queue(CAPACITY)
+        .max_waiting(CAPACITY)
         .order(order)
         .shares_may_exceed(exceed);
     for (name, share) in SHARES {
@@ -128,31 +132,39 @@ fn check(order: QueueOrder, exceed: bool, steps: Vec<Step>) {
         exceed,
         newest_first: order == QueueOrder::Lifo,
         running: Vec::new(),
-        line: Vec::new(),
+        queue: Vec::new(),
     };
     let mut permits: Vec<(usize, Permit<'_>)> = Vec::new();
     let mut waiting: Vec<(usize, Waiting<'_>)> = Vec::new();
     let mut poll = TaskContext::from_waker(Waker::noop());
     for (id, step) in steps.into_iter().enumerate() {
         match step {
-            Step::TryAcquire(lane, cost) => {
-                let call = Call { id, lane, cost };
-                let got = handles[lane].try_acquire_with(Context::new().with_cost(cost));
-                assert_eq!(got.is_ok(), model.lets_in(call));
+            Step::TryAcquire(partition, cost) => {
+                let call = Call {
+                    id,
+                    partition,
+                    cost,
+                };
+                let got = handles[partition].try_acquire_with(Context::new().with_cost(cost));
+                assert_eq!(got.is_ok(), model.admits(call));
                 if let Ok(permit) = got {
                     permits.push((id, permit));
                     model.running.push(call);
                 }
             }
-            Step::Acquire(lane, cost) => {
-                let call = Call { id, lane, cost };
+            Step::Acquire(partition, cost) => {
+                let call = Call {
+                    id,
+                    partition,
+                    cost,
+                };
                 let cx = Context::new().with_cost(cost);
-                let mut future: Waiting<'_> = Box::pin(handles[lane].acquire_with(cx));
+                let mut future: Waiting<'_> = Box::pin(handles[partition].acquire_with(cx));
                 let polled = future.as_mut().poll(&mut poll);
-                if model.lets_in(call) {
+                if model.admits(call) {
                     model.running.push(call);
-                } else if cost <= model.limit && model.line.len() < CAPACITY {
-                    model.line.push(call);
+                } else if cost <= model.limit && model.queue.len() < CAPACITY {
+                    model.queue.push(call);
                     model.serve();
                 }
                 match polled {
@@ -170,12 +182,12 @@ fn check(order: QueueOrder, exceed: bool, steps: Vec<Step>) {
             Step::Cancel(which) if !waiting.is_empty() => {
                 let (id, future) = waiting.swap_remove(which % waiting.len());
                 drop(future);
-                model.line.retain(|call| call.id != id);
+                model.queue.retain(|call| call.id != id);
                 model.running.retain(|call| call.id != id);
                 model.serve();
             }
             Step::Resize(limit) => {
-                bulkhead.set_limit(limit);
+                bulkhead.set_limit(limit).unwrap();
                 model.limit = limit;
                 model.serve();
             }
@@ -190,22 +202,22 @@ fn check(order: QueueOrder, exceed: bool, steps: Vec<Step>) {
                     false
                 }
                 Poll::Ready(Err(_)) => {
-                    assert!(!model.running.iter().chain(&model.line).any(is));
+                    assert!(!model.running.iter().chain(&model.queue).any(is));
                     false
                 }
                 Poll::Pending => {
-                    assert!(model.line.iter().any(is));
+                    assert!(model.queue.iter().any(is));
                     true
                 }
             }
         });
         let snapshot = bulkhead.snapshot();
         assert_eq!(snapshot.in_flight, model.in_flight());
-        assert_eq!(snapshot.queued, model.line.len());
-        for (lane, partition) in (1..).zip(&snapshot.partitions) {
-            assert_eq!(partition.in_flight, model.in_flight_of(lane));
-            let queued = model.line.iter().filter(|call| call.lane == lane);
-            assert_eq!(partition.queued, queued.count());
+        assert_eq!(snapshot.waiting, model.queue.len());
+        for (index, partition) in (1..).zip(&snapshot.partitions) {
+            assert_eq!(partition.in_flight, model.in_flight_of(index));
+            let queued = model.queue.iter().filter(|call| call.partition == index);
+            assert_eq!(partition.waiting, queued.count());
         }
         let ids = |calls: &[Call]| calls.iter().map(|call| call.id).collect::<Vec<_>>();
         let mut held: Vec<_> = permits.iter().map(|(id, _)| *id).collect();

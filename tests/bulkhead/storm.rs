@@ -1,4 +1,4 @@
-//! Bulkheads of any configuration, and threads that do to them whatever can be done.
+//! Random configurations, and threads that do everything the API allows.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,7 +14,7 @@ use backstop::{Bulkhead, CallOptions, Context, ManualClock, Pipeline, Policy, Pr
 
 use super::stress::{Inside, until_done};
 
-/// How many bulkheads. `STORMS` asks for more.
+/// Number of bulkheads, or the environment variable `STORMS`.
 fn storms() -> u64 {
     let asked = std::env::var("STORMS").ok().and_then(|n| n.parse().ok());
     asked.unwrap_or(if cfg!(debug_assertions) { 40 } else { 400 })
@@ -23,7 +23,7 @@ fn storms() -> u64 {
 const THREADS: u64 = 4;
 const STEPS: u64 = 400;
 
-/// Numbers without a pattern, the same in each run.
+/// Reproducible pseudo-random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -44,9 +44,9 @@ struct Storm {
     /// One handle for each partition.
     handles: Vec<Bulkhead>,
     clock: ManualClock,
-    /// The largest limit there will be.
+    /// The largest limit of the run.
     largest: u32,
-    /// Whether more may be inside than the limit says.
+    /// Whether calls may exceed the limit.
     exceeds: bool,
     adaptive: bool,
     inside: Inside,
@@ -72,11 +72,11 @@ impl Storm {
             builder = builder.max_concurrent(largest);
         }
         if dice.roll(4) > 0 {
-            builder = builder.queue(1 + dice.roll(6) as usize);
+            builder = builder.max_waiting(1 + dice.roll(6) as usize);
             builder = match dice.roll(4) {
                 0 => builder.order(QueueOrder::Lifo),
                 1 => builder.order(QueueOrder::Priority),
-                2 => builder.codel_defaults(),
+                2 => builder.codel_default(),
                 _ => builder,
             };
             if dice.hits(2) {
@@ -118,14 +118,14 @@ impl Storm {
         drop(std::mem::take(&mut *self.parcels.lock().unwrap()));
         let bulkhead = &self.handles[0];
         let snapshot = bulkhead.snapshot();
-        assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+        assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
         for partition in &snapshot.partitions {
-            assert_eq!((partition.in_flight, partition.queued), (0, 0));
+            assert_eq!((partition.in_flight, partition.waiting), (0, 0));
         }
         assert!(self.exceeds || self.inside.most() <= self.largest);
         assert!(self.served.load(Ordering::Relaxed) > 0);
-        // Whatever was left beside the word is there for one who wants all.
-        bulkhead.set_limit(self.largest);
+        // Cached permits are available to a call that needs all permits.
+        bulkhead.set_limit(self.largest).unwrap();
         let all = Context::new().with_cost(self.largest);
         assert!(bulkhead.try_acquire_with(all).is_ok());
     }
@@ -138,8 +138,7 @@ impl Storm {
             2 => [2, self.largest, self.largest + 1, u32::MAX][dice.roll(4) as usize],
             _ => 1,
         };
-        // What an adaptive limit counts, and what a call costs that takes all, only the permit
-        // knows.
+        // With an adaptive limit a cost is clamped, so only the permit knows the number taken.
         let counted = if self.adaptive { 0 } else { cost };
         let level = dice.roll(4) as u8;
         let cx = Context::new()
@@ -148,13 +147,15 @@ impl Storm {
         let mut noop = TaskContext::from_waker(Waker::noop());
         match dice.roll(32) {
             0 if !self.adaptive => {
-                bulkhead.set_limit(1 + dice.roll(u64::from(self.largest)) as u32);
+                bulkhead
+                    .set_limit(1 + dice.roll(u64::from(self.largest)) as u32)
+                    .unwrap();
             }
             1 => self.clock.advance(Duration::from_millis(dice.roll(400))),
             2 => {
                 let _ = bulkhead.set_codel(Duration::from_millis(5), Duration::from_millis(50));
                 let snapshot = bulkhead.snapshot();
-                assert!(snapshot.queued <= 6);
+                assert!(snapshot.waiting <= 6);
             }
             3..=8 => {
                 if let Ok(permit) = bulkhead.try_acquire_owned(cx) {
@@ -163,7 +164,7 @@ impl Storm {
             }
             9..=12 => self.open_a_parcel(),
             13..=16 => {
-                // Given up in line, or while it runs.
+                // Cancelled in the wait queue, or while it runs.
                 let pipeline = Pipeline::new(bulkhead);
                 let policy = pipeline.with(CallOptions::new().cost(cost));
                 let mut call = pin!(policy.call(std::future::pending::<Result<(), ()>>));
@@ -219,8 +220,7 @@ impl Storm {
         drop(parcel);
     }
 
-    /// Waits until it is woken. Meanwhile it drops permits that others have taken, so that nobody
-    /// waits for ever.
+    /// Runs a future whenever it is woken. Meanwhile drops permits of other threads, so that no call waits for ever.
     fn wait_for<F: Future>(&self, future: F) -> F::Output {
         until_done(future, || {
             self.open_a_parcel();

@@ -17,25 +17,25 @@ const OPERATIONS: u64 = if cfg!(debug_assertions) {
     10_000_000
 };
 
-/// How many permits there are at first, and at most.
+/// The initial and the largest limit.
 #[derive(Clone, Copy)]
 struct Size {
     first: u32,
     largest: u32,
 }
 
-/// Every other call has to wait.
+/// One permit, so every other call waits.
 const SMALL: Size = Size {
     first: 2,
     largest: 4,
 };
-/// Permits are left beside the word, and calls that cost many recall them.
+/// Permits are cached, and calls of high cost empty the caches.
 const LARGE: Size = Size {
     first: 8,
     largest: 16,
 };
 
-/// Counts who is inside, as the operation itself sees it.
+/// Counts running operations.
 #[derive(Default)]
 pub(super) struct Inside {
     now: AtomicU32,
@@ -78,7 +78,7 @@ fn acquire_cancel_panic_and_resize_from_two_threads_where_there_is_room() {
 fn run(size: Size) {
     let bulkhead = Bulkhead::builder()
         .max_concurrent(size.first)
-        .queue(8)
+        .max_waiting(8)
         .build()
         .unwrap();
     let inside = Inside::default();
@@ -98,7 +98,7 @@ fn run(size: Size) {
         }
     });
     let snapshot = bulkhead.snapshot();
-    assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+    assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
     assert_eq!(inside.now.load(Ordering::SeqCst), 0);
     assert!(inside.most() <= size.largest);
     assert!(served.load(Ordering::SeqCst) > OPERATIONS / 4);
@@ -120,12 +120,12 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
     };
     let mut noop = TaskContext::from_waker(Waker::noop());
     match random % 64 {
-        0 => bulkhead.set_limit(resized),
+        0 => bulkhead.set_limit(resized).unwrap(),
         1 => {
             let panics = || async {
                 let _visit = inside.visit(cost);
                 if random != 0 {
-                    // As a panic, but nothing is printed.
+                    // Unwinds like a panic without a message.
                     std::panic::resume_unwind(Box::new("part of the test"));
                 }
                 Ok::<(), ()>(())
@@ -134,7 +134,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
                 until_done(policy.call(panics), yield_now)
             }));
         }
-        // Cancelled in line, or while it runs.
+        // Cancelled in the wait queue, or while it runs.
         2..=15 => {
             let pending = || async {
                 let _visit = inside.visit(cost);
@@ -148,7 +148,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
                 let _visit = inside.visit(cost);
             }
         }
-        // Holds one permit and waits for another: the other thread gives it.
+        // Holds one permit and waits for another, which the other thread releases.
         32..=39 => {
             let mut first = Box::pin(bulkhead.acquire_with(cx));
             if let Poll::Ready(Ok(_permit)) = first.as_mut().poll(&mut noop) {
@@ -165,7 +165,7 @@ fn operate(bulkhead: &Bulkhead, size: Size, inside: &Inside, served: &AtomicU64,
     }
 }
 
-/// Says whether somebody has woken the task.
+/// Records whether the task was woken.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -175,10 +175,10 @@ impl Wake for Woken {
     }
 }
 
-/// How often a task looks whether it is woken: seconds, and what it waits for takes microseconds.
+/// Number of checks before a wake-up counts as lost. They take seconds, and a wake-up takes microseconds.
 const LOOKS: u32 = 20_000_000;
 
-/// Runs a future whenever it is woken, and fails when nobody wakes it. `idle` runs meanwhile.
+/// Runs a future whenever it is woken, with `idle` in between. Fails if a wake-up is lost.
 pub(super) fn until_done<F: Future>(future: F, idle: impl Fn()) -> F::Output {
     let mut future = pin!(future);
     let woken = Arc::new(Woken::default());
@@ -191,13 +191,13 @@ pub(super) fn until_done<F: Future>(future: F, idle: impl Fn()) -> F::Output {
             idle();
             woken.0.swap(false, Ordering::SeqCst)
         });
-        assert!(wakes, "nobody wakes it");
+        assert!(wakes, "a wake-up was lost");
     }
 }
 
-/// Permits that stay with their threads are there for everybody.
+/// Permits in the cache of one thread are available to all threads.
 #[test]
-fn nobody_is_refused_while_there_is_room() {
+fn no_call_is_rejected_while_permits_are_free() {
     const THREADS: u32 = 15;
     let bulkhead = Bulkhead::builder()
         .max_concurrent(2 * THREADS + 16)
@@ -213,7 +213,7 @@ fn nobody_is_refused_while_there_is_room() {
             let bulkhead = &bulkhead;
             scope.spawn(move || {
                 for _ in 0..rounds {
-                    // One of them wants so many that spares are in its way.
+                    // One thread needs so many permits that the caches must be emptied.
                     let cost = if thread == 0 { 16 } else { 1 };
                     let cx = Context::new().with_cost(cost);
                     let _first = bulkhead.try_acquire_with(cx).unwrap();

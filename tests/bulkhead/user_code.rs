@@ -13,8 +13,8 @@ use backstop::{Bulkhead, Clock, Event, Instant, ManualClock, Observer, Pipeline,
 
 use super::{ms, on};
 
-/// Brings more samples while it runs one, as other threads do while it is slow.
-#[derive(Debug)]
+/// An algorithm that adds samples while it runs, like other threads during a slow update.
+#[derive(Clone, Debug)]
 struct Busy {
     bulkhead: Arc<Mutex<Option<Bulkhead>>>,
     samples: Arc<AtomicU32>,
@@ -54,8 +54,8 @@ fn a_call_runs_a_bounded_number_of_samples() {
     itself.lock().unwrap().take();
 }
 
-/// Holds its caller up until it is let go.
-#[derive(Debug)]
+/// An algorithm that blocks its caller until the barrier opens.
+#[derive(Clone, Debug)]
 struct Stuck(Arc<Barrier>);
 
 impl ConcurrencyLimit for Stuck {
@@ -79,19 +79,19 @@ fn no_call_waits_for_an_algorithm_that_another_call_runs() {
     let other = bulkhead.clone();
     let stuck = thread::spawn(move || other.try_acquire().unwrap().success());
     barrier.wait();
-    // More than the inbox holds: what is left is dropped.
+    // More than the capacity of the queue: the rest is dropped.
     for _ in 0..200 {
         bulkhead.try_acquire().unwrap().success();
     }
     assert_eq!(bulkhead.snapshot().in_flight, 0);
     barrier.wait();
-    // The next sample of the inbox, in the same call.
+    // The next sample of the queue, in the same call.
     barrier.wait();
     barrier.wait();
     stuck.join().unwrap();
 }
 
-/// Panics at each event.
+/// An observer that panics at each event.
 struct Fuse;
 
 impl Observer for Fuse {
@@ -107,7 +107,7 @@ fn an_observer_that_panics_keeps_no_event_from_the_other_and_no_permit() {
     let count = heard.clone();
     let bulkhead = on(&clock)
         .max_concurrent(1)
-        .queue(1)
+        .max_waiting(1)
         .observer(move |_: &Event| {
             count.fetch_add(1, Ordering::Relaxed);
         })
@@ -163,7 +163,7 @@ fn a_clock_that_panics_at_a_release_keeps_no_waiter_waiting() {
     let clock = Faulty::default();
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(2)
+        .max_waiting(2)
         .codel(ms(5), ms(100))
         .clock(clock.clone())
         .build()
@@ -192,7 +192,7 @@ impl Wake for Bomb {
 fn a_waker_that_panics_while_another_panic_releases_the_permit_is_survived() {
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(2)
+        .max_waiting(2)
         .build()
         .unwrap();
     let permit = bulkhead.try_acquire().unwrap();
@@ -229,7 +229,7 @@ fn a_waker_that_panics_when_the_limit_grows_keeps_no_observer_from_the_change() 
     let log = heard.clone();
     let bulkhead = on(&ManualClock::new())
         .max_concurrent(1)
-        .queue(10)
+        .max_waiting(10)
         .observer(move |event: &Event| log.lock().unwrap().push(event.to_string()))
         .build()
         .unwrap();
@@ -242,7 +242,7 @@ fn a_waker_that_panics_when_the_limit_grows_keeps_no_observer_from_the_change() 
             .poll(&mut TaskContext::from_waker(&waker))
             .is_pending()
     );
-    let grown = catch_unwind(AssertUnwindSafe(|| bulkhead.set_limit(2)));
+    let grown = catch_unwind(AssertUnwindSafe(|| bulkhead.set_limit(2).unwrap()));
     assert!(grown.is_err(), "the panic goes on");
     assert_eq!(
         *heard.lock().unwrap(),
@@ -252,7 +252,7 @@ fn a_waker_that_panics_when_the_limit_grows_keeps_no_observer_from_the_change() 
     assert!(poll.is_ready());
 }
 
-/// Two threads change the limit at once; observers may hear the changes in any order.
+/// Two threads change the limit concurrently. Observers may get the changes in any order.
 #[test]
 fn the_change_with_the_largest_number_is_the_current_limit() {
     for round in 0..200 {
@@ -273,7 +273,7 @@ fn the_change_with_the_largest_number_is_the_current_limit() {
             for number in 1..3 {
                 let bulkhead = &bulkhead;
                 scope.spawn(move || {
-                    (1..20).for_each(|step| bulkhead.set_limit(100 * number + step))
+                    (1..20).for_each(|step| bulkhead.set_limit(100 * number + step).unwrap())
                 });
             }
         });

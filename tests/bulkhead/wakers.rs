@@ -1,4 +1,4 @@
-//! Wakers are the user's code: they panic, and they come back to the bulkhead.
+//! Wakers are user code: they panic, and they use the bulkhead.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,7 +18,7 @@ type Acquiring<'a> = Pin<Box<dyn Future<Output = Result<Permit<'a>, Rejected>> +
 fn of(limit: u32) -> Bulkhead {
     Bulkhead::builder()
         .max_concurrent(limit)
-        .queue(9)
+        .max_waiting(9)
         .build()
         .unwrap()
 }
@@ -27,12 +27,12 @@ fn poll<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Outpu
     future.poll(&mut TaskContext::from_waker(waker))
 }
 
-/// Whether `act` panics. Nothing is printed.
+/// Returns whether `act` panics.
 fn panics(act: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(act)).is_err()
 }
 
-/// Panics when it wakes somebody.
+/// Panics when it is woken.
 struct Bomb;
 
 impl Wake for Bomb {
@@ -63,8 +63,8 @@ impl Wake for Woken {
     }
 }
 
-/// Somebody in line for a permit of this cost.
-fn in_line<'a>(bulkhead: &'a Bulkhead, cost: u32, waker: &Waker) -> Acquiring<'a> {
+/// Returns a waiter for permits of this cost.
+fn waiter<'a>(bulkhead: &'a Bulkhead, cost: u32, waker: &Waker) -> Acquiring<'a> {
     let cx = Context::new().with_cost(cost);
     let mut future: Acquiring<'a> = Box::pin(bulkhead.acquire_with(cx));
     assert!(poll(future.as_mut(), waker).is_pending());
@@ -72,7 +72,7 @@ fn in_line<'a>(bulkhead: &'a Bulkhead, cost: u32, waker: &Waker) -> Acquiring<'a
 }
 
 #[test]
-fn a_waker_that_panics_costs_nobody_else_their_turn() {
+fn a_waker_that_panics_costs_no_other_waiter_its_turn() {
     for bombs in [&[0][..], &[1], &[0, 1], &[0, 2, 3]] {
         let bulkhead = of(4);
         let all = bulkhead
@@ -88,12 +88,12 @@ fn a_waker_that_panics_costs_nobody_else_their_turn() {
                 } else {
                     Waker::from(other.clone())
                 };
-                in_line(&bulkhead, 1, &waker)
+                waiter(&bulkhead, 1, &waker)
             })
             .collect();
         assert!(panics(|| drop(all)));
         let snapshot = bulkhead.snapshot();
-        assert_eq!((snapshot.in_flight, snapshot.queued), (4, 0));
+        assert_eq!((snapshot.in_flight, snapshot.waiting), (4, 0));
         for (place, (waits, other)) in line.iter_mut().zip(&others).enumerate() {
             assert_ne!(other.0.load(Ordering::Relaxed), bombs.contains(&place));
             assert!(poll(waits.as_mut(), Waker::noop()).is_ready());
@@ -103,12 +103,12 @@ fn a_waker_that_panics_costs_nobody_else_their_turn() {
 }
 
 #[test]
-fn who_panics_while_getting_in_line_leaves_nothing_there() {
-    // The permit comes back before it is in line, so it is woken at once.
+fn a_panic_while_a_call_joins_the_queue_leaves_no_waiter() {
+    // The permit is released before the call has joined the queue, so it is woken immediately.
     let clock = Releasing::default();
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(1)
+        .max_waiting(1)
         .max_wait(ms(100))
         .clock(clock.clone())
         .build()
@@ -117,17 +117,17 @@ fn who_panics_while_getting_in_line_leaves_nothing_there() {
     let bomb = Waker::from(Arc::new(Bomb));
     assert!(panics(|| drop(poll(pin!(bulkhead.acquire()), &bomb))));
     let snapshot = bulkhead.snapshot();
-    assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+    assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
     assert!(bulkhead.try_acquire().is_ok());
 }
 
 #[test]
-fn a_waker_that_panics_when_it_is_dropped_blocks_nobody() {
+fn a_waker_that_panics_when_it_is_dropped_blocks_no_waiter() {
     let bulkhead = of(2);
     let one = bulkhead.try_acquire().unwrap();
-    let large = in_line(&bulkhead, 2, &Waker::from(Arc::new(Mine)));
+    let large = waiter(&bulkhead, 2, &Waker::from(Arc::new(Mine)));
     let woken = Arc::new(Woken::default());
-    let mut small = in_line(&bulkhead, 1, &Waker::from(woken.clone()));
+    let mut small = waiter(&bulkhead, 1, &Waker::from(woken.clone()));
     assert!(panics(|| drop(large)));
     assert!(woken.0.load(Ordering::Relaxed));
     assert!(poll(small.as_mut(), Waker::noop()).is_ready());
@@ -135,7 +135,7 @@ fn a_waker_that_panics_when_it_is_dropped_blocks_nobody() {
     assert_eq!(bulkhead.snapshot().in_flight, 0);
 }
 
-/// Uses the bulkhead of which it wakes somebody, in every way.
+/// Uses the bulkhead that wakes it, in every way.
 struct Meddler {
     bulkhead: Bulkhead,
     calls: AtomicU32,
@@ -147,8 +147,8 @@ impl Meddler {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let kept = self.kept.lock().unwrap().take();
         drop(kept);
-        self.bulkhead.set_limit(2);
-        self.bulkhead.set_limit(1);
+        self.bulkhead.set_limit(2).unwrap();
+        self.bulkhead.set_limit(1).unwrap();
         let _ = self.bulkhead.snapshot();
         let _ = format!("{:?}", self.bulkhead);
         let mut another = pin!(self.bulkhead.acquire());
@@ -173,7 +173,7 @@ fn a_waker_may_use_the_bulkhead() {
     for order in [QueueOrder::Fifo, QueueOrder::Lifo, QueueOrder::Priority] {
         let bulkhead = Bulkhead::builder()
             .max_concurrent(1)
-            .queue(9)
+            .max_waiting(9)
             .order(order)
             .build()
             .unwrap();
@@ -186,34 +186,34 @@ fn a_waker_may_use_the_bulkhead() {
         };
         let permit = bulkhead.try_acquire_owned(Context::new()).unwrap();
         let mut line: Vec<_> = (0..3)
-            .map(|_| in_line(&bulkhead, 1, &meddler(None)))
+            .map(|_| waiter(&bulkhead, 1, &meddler(None)))
             .collect();
         // Another waker takes its place, and the old one is dropped.
         assert!(poll(line[0].as_mut(), &meddler(None)).is_pending());
         drop(line.remove(1));
-        let last = in_line(&bulkhead, 1, &meddler(Some(permit)));
+        let last = waiter(&bulkhead, 1, &meddler(Some(permit)));
         drop(last);
-        // Each that is woken takes its turn, or gives it up.
+        // Each woken waiter takes its permit or releases it.
         while let Some(mut next) = line.pop() {
             let _ = poll(next.as_mut(), Waker::noop());
         }
         let snapshot = bulkhead.snapshot();
-        assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+        assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
     }
 }
 
 #[test]
-fn a_future_that_is_over_has_no_place_in_line_to_give_up() {
+fn dropping_a_finished_future_removes_no_other_waiter() {
     let bulkhead = of(1);
     let permit = bulkhead.try_acquire().unwrap();
-    let mut over = in_line(&bulkhead, 1, Waker::noop());
+    let mut over = waiter(&bulkhead, 1, Waker::noop());
     drop(permit);
     let Poll::Ready(Ok(permit)) = poll(over.as_mut(), Waker::noop()) else {
         panic!("it was its turn");
     };
-    let mut next = in_line(&bulkhead, 1, Waker::noop());
+    let mut next = waiter(&bulkhead, 1, Waker::noop());
     drop(over);
-    assert_eq!(bulkhead.snapshot().queued, 1);
+    assert_eq!(bulkhead.snapshot().waiting, 1);
     drop(permit);
     assert!(poll(next.as_mut(), Waker::noop()).is_ready());
 }
@@ -223,7 +223,7 @@ fn a_waiter_that_moves_to_another_task_wakes_that_task() {
     let bulkhead = of(1);
     let permit = bulkhead.try_acquire().unwrap();
     let [before, now] = [(); 2].map(|()| Arc::new(Woken::default()));
-    let mut waits = in_line(&bulkhead, 1, &Waker::from(before.clone()));
+    let mut waits = waiter(&bulkhead, 1, &Waker::from(before.clone()));
     assert!(poll(waits.as_mut(), &Waker::from(now.clone())).is_pending());
     drop(permit);
     assert!(now.0.load(Ordering::Relaxed) && !before.0.load(Ordering::Relaxed));

@@ -127,9 +127,9 @@ fn a_switch_acts_while_calls_run() {
     switch.enable();
     assert!(switch.is_enabled());
     assert_eq!(took(), ms(50));
-    switch.set_latency(ms(70));
+    switch.set_latency(ms(70)).unwrap();
     assert_eq!(took(), ms(70));
-    switch.set_latency(ms(70)..ms(90));
+    switch.set_latency(ms(70)..ms(90)).unwrap();
     let drawn: Vec<Duration> = (0..20).map(|_| took()).collect();
     assert!(drawn.iter().all(|took| (ms(70)..ms(90)).contains(took)));
     assert!(drawn.windows(2).any(|pair| pair[0] != pair[1]));
@@ -174,6 +174,8 @@ fn a_switch_rejects_what_the_builder_would() {
         "there is no function"
     );
     assert!(switch.set_rate(Fault::Latency, 0.4).is_ok());
+    let empty = switch.set_latency(ms(2)..ms(1)).unwrap_err();
+    assert_eq!(empty.setting(), "latency");
 }
 
 #[test]

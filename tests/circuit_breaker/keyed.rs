@@ -2,13 +2,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use backstop::circuit_breaker::{State, Trip};
+use backstop::keyed::KeyedBuilder;
 use backstop::{CircuitBreaker, Keyed, ManualClock};
 
 use super::{builder, feed, secs};
 
-fn hosts(clock: &ManualClock) -> Keyed<u32, CircuitBreaker> {
+fn hosts_builder(clock: &ManualClock) -> KeyedBuilder<u32, CircuitBreaker> {
     let template = builder(clock).trip_on(Trip::failures(1).of_last(5));
-    Keyed::new(move |_| template.clone().build().unwrap())
+    Keyed::builder(move |_| template.clone().build().unwrap())
+}
+
+fn hosts(clock: &ManualClock) -> Keyed<u32, CircuitBreaker> {
+    hosts_builder(clock).build().unwrap()
 }
 
 #[test]
@@ -27,30 +32,30 @@ fn each_key_has_a_policy_of_its_own() {
 }
 
 #[test]
-fn a_million_keys_do_not_need_a_million_entries() {
+fn idle_entries_are_evicted_before_the_bound_is_reached() {
     let clock = ManualClock::new();
-    let hosts = hosts(&clock).max_keys(1000);
+    let hosts = hosts_builder(&clock).max_keys(1000).build().unwrap();
     feed(&hosts.get(&0), &clock, "x");
     for key in 1..20_000 {
         feed(&hosts.get(&key), &clock, "..");
         assert!(hosts.len() <= 1000);
     }
-    // Idle ones have left long before the bound was reached, the one with history stayed.
+    // Idle entries have been evicted; the open one has not.
     assert!(hosts.len() < 20, "{}", hosts.len());
     assert_eq!(hosts.get(&0).state(), State::Open);
 }
 
 #[test]
-fn only_what_is_idle_and_clean_leaves() {
+fn only_idle_entries_without_history_are_evicted() {
     let clock = ManualClock::new();
-    let hosts = hosts(&clock).max_keys(3);
+    let hosts = hosts_builder(&clock).max_keys(3).build().unwrap();
     let held = hosts.get(&1);
     feed(&hosts.get(&2), &clock, "x");
     let watched = hosts.get(&3).subscribe();
     hosts.evict_idle();
     assert_eq!(hosts.len(), 3);
 
-    // No room: what is new shares one policy, and nobody starts over.
+    // The map is full: new keys share one policy, and no entry is evicted.
     feed(&hosts.get(&4), &clock, "x");
     assert_eq!(hosts.get(&4).state(), State::Open);
     assert_eq!(hosts.get(&5).state(), State::Open);
@@ -71,10 +76,10 @@ fn only_what_is_idle_and_clean_leaves() {
 }
 
 #[test]
-fn those_that_stay_are_found_after_others_have_left() {
+fn entries_are_found_after_others_were_evicted() {
     let clock = ManualClock::new();
     let hosts = hosts(&clock);
-    // Held, so that nobody leaves before all have come.
+    // Held, so that no entry is evicted before all exist.
     let held: Vec<_> = (0..100).map(|key| hosts.get(&key)).collect();
     assert_eq!(hosts.len(), 100);
     drop(held);
@@ -141,14 +146,14 @@ fn racing_threads_get_one_policy() {
 }
 
 #[test]
-fn a_host_that_failed_long_ago_frees_its_place() {
+fn an_entry_is_evicted_once_no_rule_sees_its_history() {
     let day = secs(24 * 3600);
     for (trip, sees) in [
         (Trip::failures(3).within(secs(60)), secs(60)),
         (Trip::consecutive(3), secs(3600)),
         (Trip::failures(3).of_last(10), secs(3600)),
     ] {
-        // Opened, and never asked again; failed once, and never asked again; left half-open.
+        // Opened, failed once, or left half-open, and not used since.
         for calls in ["xxx", "x", "half-open"] {
             let clock = ManualClock::new();
             clock.advance(day);
@@ -173,7 +178,7 @@ fn a_host_that_failed_long_ago_frees_its_place() {
 }
 
 #[test]
-fn a_break_that_is_not_over_keeps_its_place() {
+fn an_entry_is_kept_until_its_break_is_over() {
     let clock = ManualClock::new();
     let hosts = hosts(&clock);
     hosts.get(&1).trip_for(secs(100_000));
@@ -187,19 +192,20 @@ fn a_break_that_is_not_over_keeps_its_place() {
 }
 
 #[test]
-fn hosts_that_were_down_long_ago_free_their_places() {
+fn entries_that_opened_long_ago_are_evicted() {
     let clock = ManualClock::new();
     let template = builder(&clock)
         .trip_on(Trip::failure_rate(0.5).within(secs(30)).min_calls(1))
         .ramp_up(secs(7));
-    let hosts = Keyed::new(move |_: &u32| template.clone().build().unwrap()).max_keys(100);
+    let hosts = Keyed::builder(move |_: &u32| template.clone().build().unwrap());
+    let hosts = hosts.max_keys(100).build().unwrap();
     for key in 0..100 {
         feed(&hosts.get(&key), &clock, "x");
         assert_eq!(hosts.get(&key).state(), State::Open);
     }
     hosts.evict_idle();
     assert_eq!(hosts.len(), 100);
-    // The break is over: what comes next is a probe.
+    // The break is over, so the next call would be a probe.
     clock.advance(secs(6));
     hosts.evict_idle();
     assert_eq!(hosts.len(), 100);
@@ -207,7 +213,7 @@ fn hosts_that_were_down_long_ago_free_their_places() {
     hosts.evict_idle();
     assert_eq!(hosts.len(), 0);
 
-    // Thirty days later two new ones have breakers of their own.
+    // Thirty days later, two new keys get entries of their own.
     for key in 0..100 {
         feed(&hosts.get(&key), &clock, "x");
     }
@@ -219,7 +225,7 @@ fn hosts_that_were_down_long_ago_free_their_places() {
 }
 
 #[test]
-fn what_was_changed_by_hand_stays() {
+fn manually_changed_entries_are_kept() {
     let clock = ManualClock::new();
     let hosts = hosts(&clock);
     hosts.get(&1).disable();
@@ -234,7 +240,7 @@ fn what_was_changed_by_hand_stays() {
 }
 
 #[test]
-fn a_call_that_was_slow_and_failed_keeps_its_entry_as_long_as_the_window() {
+fn a_slow_failure_keeps_its_entry_until_it_leaves_the_window() {
     let clock = ManualClock::new();
     let template = builder(&clock)
         .trip_on(Trip::failures(9).within(secs(60)))

@@ -1,21 +1,29 @@
-//! The circuit breaker through its public face. Pitfalls by number: PITFALLS of the design notes.
+//! The circuit breaker through its public API.
 
+use std::future::Future;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use backstop::circuit_breaker::CircuitBreakerBuilder;
+use backstop::circuit_breaker::{CircuitBreakerBuilder, HalfOpen, Trip};
 use backstop::{Backoff, CircuitBreaker, Clock, Instant, Jitter, ManualClock, Sleep};
 
-mod guards;
-mod handle;
+mod breaks;
+mod clock;
+mod events;
+mod half_open;
+mod health_check;
 mod keyed;
+mod locks;
+mod manual;
 mod model;
+mod model_steps;
+mod neighbors;
 mod panics;
 mod pause;
-mod pitfalls;
 mod races;
 mod rules;
-mod set_back;
 mod settings;
+mod snapshot;
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -36,9 +44,7 @@ fn builder(clock: &ManualClock) -> CircuitBreakerBuilder {
 /// second.
 fn feed(breaker: &CircuitBreaker, clock: &ManualClock, calls: &str) {
     for call in calls.chars() {
-        let permit = breaker
-            .try_acquire()
-            .expect("the circuit lets calls through");
+        let permit = breaker.try_acquire().expect("the call is admitted");
         if call == 's' || call == 'S' {
             clock.advance(secs(1));
         }
@@ -49,7 +55,7 @@ fn feed(breaker: &CircuitBreaker, clock: &ManualClock, calls: &str) {
     }
 }
 
-/// A clock that can be set back.
+/// A clock that can go backwards.
 #[derive(Clone, Debug, Default)]
 struct Skewed {
     nanos: std::sync::Arc<std::sync::atomic::AtomicU64>,
@@ -74,4 +80,20 @@ impl Clock for Skewed {
     fn sleep_until(&self, _: Instant) -> Sleep {
         Sleep::never()
     }
+}
+
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A breaker whose break is over, and which then admits one probe.
+fn one_probe(clock: &ManualClock) -> CircuitBreaker {
+    let breaker = builder(clock)
+        .trip_on(Trip::consecutive(1))
+        .half_open(HalfOpen::successes(1))
+        .build()
+        .unwrap();
+    feed(&breaker, clock, "x");
+    clock.advance(secs(5));
+    breaker
 }

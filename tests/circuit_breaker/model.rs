@@ -1,149 +1,14 @@
-//! The whole breaker against a slow and obvious one, on random lists of events.
+//! The breaker against a naive model, on random sequences of steps.
 
-use backstop::circuit_breaker::{HalfOpen, Isolation, Permit, State, Trip};
+use backstop::circuit_breaker::{Isolation, Permit, State};
 use backstop::policy::Health;
-use backstop::{CircuitBreaker, Clock, ManualClock, Reason, Verdict};
+use backstop::{Clock, ManualClock, Reason, Verdict};
 use proptest::prelude::*;
 
+use super::model_steps::{Call, Config, Rule, SLOW, Step, configs, steps};
 use super::ms;
 
-const SLOW: u64 = 400;
-
-#[derive(Clone, Copy, Debug)]
-enum Rule {
-    Consecutive(u32),
-    FailuresOf(u32, u32),
-    FailuresWithin(u32, u64),
-    FailureRateOf(f64, u32, u32),
-    FailureRateWithin(f64, u64, u32),
-    SlowRateOf(f64, u32, u32),
-    SlowRateWithin(f64, u64, u32),
-}
-
-const SLICES: u64 = 5;
-
-impl Rule {
-    const fn trip(self) -> Trip {
-        let slices = SLICES as u32;
-        match self {
-            Self::Consecutive(n) => Trip::consecutive(n),
-            Self::FailuresOf(k, n) => Trip::failures(k).of_last(n),
-            Self::FailuresWithin(k, t) => Trip::failures(k).within(ms(t)).slices(slices),
-            Self::FailureRateOf(r, n, m) => Trip::failure_rate(r).of_last(n).min_calls(m),
-            Self::FailureRateWithin(r, t, m) => Trip::failure_rate(r)
-                .within(ms(t))
-                .slices(slices)
-                .min_calls(m),
-            Self::SlowRateOf(r, n, m) => Trip::slow_rate(r).of_last(n).min_calls(m),
-            Self::SlowRateWithin(r, t, m) => {
-                Trip::slow_rate(r).within(ms(t)).slices(slices).min_calls(m)
-            }
-        }
-    }
-
-    /// Whether it holds after these calls, of which the last ended now.
-    fn holds(self, calls: &[Call]) -> bool {
-        let now = calls.last().map_or(0, |call| call.at);
-        let last = |n: u32| &calls[calls.len().saturating_sub(n as usize)..];
-        let within = |t: u64| {
-            let slice = t / SLICES;
-            let first = calls
-                .iter()
-                .position(|call| call.at / slice + SLICES > now / slice);
-            &calls[first.unwrap_or(calls.len())..]
-        };
-        let failed = |calls: &[Call]| calls.iter().filter(|call| call.failed).count();
-        let slow = |calls: &[Call]| calls.iter().filter(|call| call.slow).count();
-        let rate = |bad: usize, calls: &[Call], rate: f64, least: u32| {
-            calls.len() >= least as usize && bad as f64 / calls.len() as f64 >= rate
-        };
-        match self {
-            Self::Consecutive(n) => calls.len() >= n as usize && failed(last(n)) == n as usize,
-            Self::FailuresOf(k, n) => failed(last(n)) >= k as usize,
-            Self::FailuresWithin(k, t) => failed(within(t)) >= k as usize,
-            Self::FailureRateOf(r, n, m) => rate(failed(last(n)), last(n), r, m),
-            Self::FailureRateWithin(r, t, m) => rate(failed(within(t)), within(t), r, m),
-            Self::SlowRateOf(r, n, m) => rate(slow(last(n)), last(n), r, m),
-            Self::SlowRateWithin(r, t, m) => rate(slow(within(t)), within(t), r, m),
-        }
-    }
-
-    const fn slow_rate(self) -> Option<f64> {
-        match self {
-            Self::SlowRateOf(r, ..) | Self::SlowRateWithin(r, ..) => Some(r),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Call {
-    at: u64,
-    failed: bool,
-    slow: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Config {
-    rules: Vec<Rule>,
-    needed: u32,
-    of: u32,
-    by_rate: Option<f64>,
-    early: bool,
-    permitted: u32,
-    lease: u64,
-    lost_fails: bool,
-    max_half_open: Option<u64>,
-    failures_only: bool,
-}
-
-impl Config {
-    fn build(&self, clock: &ManualClock) -> CircuitBreaker {
-        let rule = match self.by_rate {
-            Some(rate) => HalfOpen::failure_rate(rate),
-            None => HalfOpen::successes(self.needed),
-        };
-        let lost = if self.lost_fails {
-            Health::Unhealthy
-        } else {
-            Health::Neutral
-        };
-        let mut builder = CircuitBreaker::builder()
-            .slow_call(ms(SLOW))
-            .half_open(rule.of(self.of))
-            .decide_early(self.early)
-            .permitted_calls(self.permitted)
-            .probe_lease(ms(self.lease))
-            .lost_probes_as(lost)
-            .trip_on_failures_only(self.failures_only)
-            .break_with(|trips, _| ms(u64::from(trips) * 500))
-            .clock(clock.clone());
-        for rule in &self.rules {
-            builder = builder.trip_on(rule.trip());
-        }
-        if let Some(max) = self.max_half_open {
-            builder = builder.max_half_open(ms(max));
-        }
-        builder.build().unwrap()
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Wait(u64),
-    Begin,
-    /// Ends the call that began so many calls ago, if it is still in flight.
-    End(usize, Health),
-    Trip,
-    HalfOpen,
-    Close,
-    Disable,
-    MetricsOnly,
-    Isolate,
-    EndIsolation,
-}
-
-/// The obvious breaker: keeps everything and looks at it anew each time. Times in milliseconds.
+/// The naive breaker: keeps all calls and evaluates all rules from scratch. Times in milliseconds.
 struct Model {
     config: Config,
     state: State,
@@ -200,7 +65,7 @@ impl Model {
         }
     }
 
-    /// Does what time alone brings about.
+    /// Applies the passing of time.
     fn settle(&mut self, now: u64) {
         if self.state != State::HalfOpen || self.isolations > 0 {
             return;
@@ -229,7 +94,7 @@ impl Model {
         }
     }
 
-    /// Tries both ends of every result that is still to come: what they agree on is certain.
+    /// Tries the remaining results with only successes and only failures: if both agree, the decision is certain.
     fn decide(&mut self, now: u64) {
         let of = self.config.of as usize;
         let left = of.saturating_sub(self.results.len());
@@ -294,7 +159,7 @@ impl Model {
         };
         match self.state {
             State::HalfOpen => {
-                // Leases end before results count.
+                // Leases end before results are counted.
                 let lost = self
                     .probes
                     .iter()
@@ -320,11 +185,11 @@ impl Model {
             State::Closed | State::MetricsOnly if health != Health::Neutral => {
                 self.calls.push(call);
                 let looks = call.failed || call.slow || !self.config.failures_only;
-                let holds = self.config.rules.iter().any(|rule| match rule {
-                    Rule::Consecutive(_) => call.failed && rule.holds(&self.calls),
-                    rule => looks && rule.holds(&self.calls),
+                let matches = self.config.rules.iter().any(|rule| match rule {
+                    Rule::Consecutive(_) => call.failed && rule.matches(&self.calls),
+                    rule => looks && rule.matches(&self.calls),
                 });
-                if self.state == State::Closed && holds {
+                if self.state == State::Closed && matches {
                     self.enter(State::Open, now);
                 }
             }
@@ -442,86 +307,11 @@ impl Model {
     }
 }
 
-fn rules() -> impl Strategy<Value = Rule> {
-    let share = prop_oneof![Just(0.25), Just(0.5), Just(1.0)];
-    let time = prop_oneof![Just(50_u64), Just(500), Just(2_000)];
-    prop_oneof![
-        (1..5_u32).prop_map(Rule::Consecutive),
-        (1..5_u32, 5..80_u32).prop_map(|(k, n)| Rule::FailuresOf(k, n)),
-        (1..5_u32, time.clone()).prop_map(|(k, t)| Rule::FailuresWithin(k, t)),
-        (share.clone(), 3..70_u32, 1..4_u32).prop_map(|(r, n, m)| Rule::FailureRateOf(r, n, m)),
-        (share.clone(), time.clone(), 1..6_u32)
-            .prop_map(|(r, t, m)| Rule::FailureRateWithin(r, t, m)),
-        (share.clone(), 3..70_u32, 1..4_u32).prop_map(|(r, n, m)| Rule::SlowRateOf(r, n, m)),
-        (share, time, 1..6_u32).prop_map(|(r, t, m)| Rule::SlowRateWithin(r, t, m)),
-    ]
-}
-
-fn configs() -> impl Strategy<Value = Config> {
-    let rate = prop_oneof![Just(None), Just(Some(0.5)), Just(Some(1.0))];
-    let max = prop_oneof![2 => Just(None), 1 => Just(Some(300_u64))];
-    (
-        proptest::collection::vec(rules(), 1..4),
-        (1..4_u32, 0..3_u32, rate, any::<bool>()),
-        (
-            1..4_u32,
-            prop_oneof![Just(200_u64), Just(5_000)],
-            any::<bool>(),
-        ),
-        (max, any::<bool>()),
-    )
-        .prop_map(
-            |(rules, half_open, probes, (max_half_open, failures_only))| {
-                let (needed, more, by_rate, early) = half_open;
-                let (permitted, lease, lost_fails) = probes;
-                Config {
-                    rules,
-                    needed,
-                    of: needed + more,
-                    by_rate,
-                    early,
-                    permitted,
-                    lease,
-                    lost_fails,
-                    max_half_open,
-                    failures_only,
-                }
-            },
-        )
-}
-
-fn steps() -> impl Strategy<Value = Step> {
-    let health = prop_oneof![
-        4 => Just(Health::Healthy),
-        4 => Just(Health::Unhealthy),
-        1 => Just(Health::Neutral),
-    ];
-    prop_oneof![
-        6 => prop_oneof![Just(1_u64), Just(13), Just(100), Just(401), Just(900), Just(2_500)]
-            .prop_map(Step::Wait),
-        14 => Just(Step::Begin),
-        14 => (prop_oneof![4 => Just(0_usize), 1 => 1..6_usize], health)
-            .prop_map(|(back, health)| Step::End(back, health)),
-        1 => prop_oneof![
-            Just(Step::Trip),
-            Just(Step::HalfOpen),
-            Just(Step::Close),
-            Just(Step::Disable),
-            Just(Step::MetricsOnly),
-            Just(Step::Isolate),
-            Just(Step::Isolate),
-            Just(Step::EndIsolation),
-            Just(Step::EndIsolation),
-            Just(Step::EndIsolation),
-        ],
-    ]
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn the_breaker_does_what_the_obvious_one_does(
+    fn the_breaker_equals_a_naive_model(
         config in configs(),
         steps in proptest::collection::vec(steps(), 0..250),
     ) {
@@ -531,7 +321,7 @@ proptest! {
 
 #[test]
 fn the_model_reaches_every_state() {
-    // A model that is always closed would agree with a breaker that is: this one is not.
+    // Guards against a model and a breaker that agree because both stay closed.
     let config = Config {
         rules: vec![Rule::Consecutive(1)],
         needed: 1,

@@ -1,6 +1,9 @@
-//! User code that panics, or that uses the breaker it is called by.
+//! Panics of user code, and user code that uses the breaker it is called from.
 
+use backstop::policy::Health;
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Wake, Waker};
@@ -8,9 +11,9 @@ use std::task::{Context, Wake, Waker};
 use backstop::circuit_breaker::{HalfOpen, State, Transitions, Trip};
 use backstop::{CircuitBreaker, Clock, Event, Instant, ManualClock, Pipeline, Policy, Sleep};
 
-use super::{builder, secs};
+use super::{builder, feed, poll_once, secs};
 
-/// Notes that it was woken, and panics then if it is told to.
+/// A waker that records that it was woken, and may panic then.
 #[derive(Default)]
 struct Flag {
     woken: AtomicBool,
@@ -24,7 +27,7 @@ impl Wake for Flag {
     }
 }
 
-/// Three subscriptions, of which the first one's waker panics.
+/// Three subscriptions. The waker of the first panics.
 fn subscribe(breaker: &CircuitBreaker) -> [(Transitions, Arc<Flag>); 3] {
     [true, false, false].map(|panics| {
         let flag = Arc::new(Flag {
@@ -44,7 +47,7 @@ fn panics<R>(code: impl FnOnce() -> R) -> bool {
 }
 
 #[test]
-fn a_waker_that_panics_leaves_nobody_else_unwoken() {
+fn after_a_waker_panics_the_other_subscribers_are_still_woken() {
     let clock = ManualClock::new();
     let heard = Arc::new(AtomicU32::new(0));
     let count = heard.clone();
@@ -64,7 +67,7 @@ fn a_waker_that_panics_leaves_nobody_else_unwoken() {
 }
 
 #[test]
-fn nor_when_the_breaker_is_dropped() {
+fn after_a_waker_panics_while_the_breaker_is_dropped_the_others_are_still_woken() {
     let clock = ManualClock::new();
     let breaker = builder(&clock).build().unwrap();
     let subscriptions = subscribe(&breaker);
@@ -76,7 +79,7 @@ fn nor_when_the_breaker_is_dropped() {
 }
 
 #[test]
-fn an_observer_that_panics_keeps_nothing_from_the_other() {
+fn after_an_observer_panics_the_other_is_still_called() {
     let clock = ManualClock::new();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let log = heard.clone();
@@ -98,7 +101,7 @@ fn an_observer_that_panics_keeps_nothing_from_the_other() {
 }
 
 #[test]
-fn an_observer_that_panics_when_a_probe_is_admitted_costs_no_place() {
+fn an_observer_that_panics_when_a_probe_is_admitted_releases_it() {
     let clock = ManualClock::new();
     let breaker = builder(&clock)
         .half_open(HalfOpen::successes(1))
@@ -134,7 +137,7 @@ fn an_observer_that_panics_at_an_isolation_ends_it() {
     assert!(breaker.try_acquire().is_ok());
 }
 
-/// Panics at the reading of this number.
+/// A clock that panics at one reading, which the counter selects.
 #[derive(Debug)]
 struct Brittle(ManualClock, AtomicU32);
 
@@ -150,7 +153,7 @@ impl Clock for Brittle {
 }
 
 #[test]
-fn a_clock_that_panics_when_a_probe_starts_costs_no_place() {
+fn a_clock_that_panics_when_a_probe_starts_releases_it() {
     for reading in 1..4 {
         let manual = ManualClock::new();
         let clock = Arc::new(Brittle(manual.clone(), AtomicU32::new(0)));
@@ -181,17 +184,17 @@ impl Clock for Shared {
     }
 }
 
-/// A waker that changes the breaker when it is dropped.
-struct Meddler {
+/// A waker that uses the breaker when it is dropped.
+struct UsingWaker {
     breaker: CircuitBreaker,
     dropped: Arc<AtomicU32>,
 }
 
-impl Wake for Meddler {
+impl Wake for UsingWaker {
     fn wake(self: Arc<Self>) {}
 }
 
-impl Drop for Meddler {
+impl Drop for UsingWaker {
     fn drop(&mut self) {
         self.breaker.trip();
         self.breaker.close();
@@ -200,7 +203,7 @@ impl Drop for Meddler {
     }
 }
 
-/// Without that it hangs.
+/// A held lock would deadlock.
 #[test]
 fn no_lock_is_held_while_a_waker_is_dropped() {
     let clock = ManualClock::new();
@@ -208,8 +211,8 @@ fn no_lock_is_held_while_a_waker_is_dropped() {
     let mut transitions = breaker.subscribe();
     let dropped = Arc::new(AtomicU32::new(0));
     for _ in 0..3 {
-        // Of each the subscription has the only handle, and drops it for the next one.
-        let waker = Waker::from(Arc::new(Meddler {
+        // The subscription holds the only reference, and drops it when it registers the next waker.
+        let waker = Waker::from(Arc::new(UsingWaker {
             breaker: breaker.clone(),
             dropped: dropped.clone(),
         }));
@@ -217,24 +220,24 @@ fn no_lock_is_held_while_a_waker_is_dropped() {
         let mut cx = Context::from_waker(&waker);
         assert!(transitions.poll_next_transition(&mut cx).is_pending());
     }
-    // Woken, which here is dropped.
+    // Waking drops the last one.
     breaker.trip();
     assert_eq!(dropped.load(Ordering::SeqCst), 3);
 }
 
-/// A clock that looks at the breaker it is the clock of.
+/// A clock that reads the breaker whose clock it is.
 #[derive(Clone, Debug, Default)]
-struct Curious {
+struct ReadingClock {
     breaker: Arc<OnceLock<CircuitBreaker>>,
-    is_looking: Arc<AtomicBool>,
+    is_reading: Arc<AtomicBool>,
 }
 
-impl Clock for Curious {
+impl Clock for ReadingClock {
     fn now(&self) -> Instant {
         if let Some(breaker) = self.breaker.get() {
-            if !self.is_looking.swap(true, Ordering::SeqCst) {
+            if !self.is_reading.swap(true, Ordering::SeqCst) {
                 let _ = (breaker.snapshot(), breaker.peek(), breaker.subscribe());
-                self.is_looking.store(false, Ordering::SeqCst);
+                self.is_reading.store(false, Ordering::SeqCst);
             }
         }
         Instant::from_nanos(1_000)
@@ -245,12 +248,12 @@ impl Clock for Curious {
     }
 }
 
-/// Without that it hangs.
+/// A held lock would deadlock.
 #[test]
 fn no_lock_is_held_while_the_clock_is_read() {
     use backstop::keyed::Evictable;
 
-    let clock = Curious::default();
+    let clock = ReadingClock::default();
     let breaker = CircuitBreaker::builder()
         .trip_on(Trip::consecutive(1))
         .half_open(HalfOpen::successes(1))
@@ -265,5 +268,77 @@ fn no_lock_is_held_while_the_clock_is_read() {
     breaker.pause_for(secs(1));
     breaker.reset();
     drop(breaker.isolate());
-    assert!(!breaker.is_evictable(), "the clock has a handle too");
+    assert!(!breaker.is_evictable(), "the clock holds a handle");
+}
+
+#[test]
+fn a_panic_counts_as_configured_and_releases_the_probe() {
+    for (as_health, state) in [
+        (Health::Unhealthy, State::Open),
+        (Health::Neutral, State::HalfOpen),
+        (Health::Healthy, State::Closed),
+    ] {
+        for sync in [false, true] {
+            let clock = ManualClock::new();
+            let breaker = builder(&clock)
+                .trip_on(Trip::consecutive(2))
+                .half_open(HalfOpen::successes(1))
+                .panicked_as(as_health)
+                .build()
+                .unwrap();
+            feed(&breaker, &clock, "xx");
+            clock.advance(secs(5));
+            let panicked = catch_unwind(AssertUnwindSafe(|| match sync {
+                true => {
+                    let _permit = breaker.try_acquire().unwrap();
+                    panic!("on purpose");
+                }
+                false => clock.block_on(breaker.call(|| async {
+                    match Ok::<(), ()>(()) {
+                        Ok(()) => panic!("on purpose"),
+                        error => error,
+                    }
+                })),
+            }));
+            assert!(panicked.is_err());
+            assert_eq!(breaker.state(), state, "{as_health:?} {sync}");
+            assert_eq!(breaker.snapshot().probes_in_flight, 0);
+            clock.advance(secs(5));
+            assert!(breaker.try_acquire().is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_the_closure_counts_too() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .trip_on(Trip::consecutive(1))
+        .build()
+        .unwrap();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let call = breaker.call(|| {
+            assert!(clock.sleepers() > 0, "on purpose");
+            async { Ok::<(), ()>(()) }
+        });
+        clock.block_on(call)
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn a_call_dropped_by_a_panic_elsewhere_counts_as_cancelled() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .trip_on(Trip::consecutive(1))
+        .build()
+        .unwrap();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let mut call = pin!(breaker.call(pending::<Result<(), ()>>));
+        assert!(poll_once(call.as_mut()).is_pending());
+        panic!("elsewhere");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(breaker.state(), State::Closed);
 }

@@ -6,7 +6,7 @@ use backstop::{CircuitBreaker, Clock, ManualClock};
 use super::{builder, feed, secs};
 
 #[test]
-fn of_several_pauses_the_one_that_ends_last_counts() {
+fn of_several_pauses_the_one_that_ends_last_applies() {
     let clock = ManualClock::new();
     let breaker = builder(&clock).build().unwrap();
     let mut transitions = breaker.subscribe();
@@ -23,13 +23,13 @@ fn of_several_pauses_the_one_that_ends_last_counts() {
 
     let change = transitions.try_next().unwrap();
     assert_eq!((change.to, change.cause), (State::Open, Cause::Paused));
-    assert_eq!(transitions.try_next(), None, "longer, but the same pause");
+    assert_eq!(transitions.try_next(), None, "the pause was only extended");
     clock.advance(secs(10));
     assert!(breaker.try_acquire().unwrap().is_probe());
 }
 
 #[test]
-fn a_pause_and_a_break_are_the_longer_of_both() {
+fn of_a_pause_and_a_break_the_one_that_ends_last_applies() {
     let clock = ManualClock::new();
     let breaker = builder(&clock)
         .trip_on(Trip::consecutive(1))
@@ -46,7 +46,7 @@ fn a_pause_and_a_break_are_the_longer_of_both() {
 }
 
 #[test]
-fn a_pause_is_no_failure() {
+fn a_pause_does_not_count_as_a_failure() {
     let clock = ManualClock::new();
     let breaker = builder(&clock)
         .half_open(HalfOpen::successes(1))
@@ -54,11 +54,11 @@ fn a_pause_is_no_failure() {
         .unwrap();
     breaker.pause_for(secs(1));
     assert_eq!(breaker.snapshot().trips, 0);
-    // Over before it began.
+    // A pause that has already ended does nothing.
     breaker.reset();
     breaker.pause_until(clock.now());
     assert_eq!(breaker.state(), State::Closed);
-    // A half-open circuit starts its probes again afterwards.
+    // A half-open circuit restarts its probes after a pause.
     breaker.half_open();
     let probe = breaker.try_acquire().unwrap();
     breaker.pause_for(secs(1));
@@ -70,7 +70,7 @@ fn a_pause_is_no_failure() {
 }
 
 #[test]
-fn what_admits_all_calls_by_hand_is_not_paused() {
+fn disabled_and_metrics_only_circuits_are_not_paused() {
     let clock = ManualClock::new();
     let breaker = builder(&clock).build().unwrap();
     for set in [CircuitBreaker::disable, CircuitBreaker::metrics_only] {

@@ -1,15 +1,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
-use std::thread;
 use std::time::Duration;
+use std::{fmt, thread};
 
 use backstop::circuit_breaker::{HalfOpen, State, Trip};
-use backstop::{Backoff, BlockingClock, CircuitBreaker, Event, ManualClock, Policy};
+use backstop::{
+    Backoff, BlockingClock, CircuitBreaker, Clock, Event, Instant, ManualClock, Policy, Sleep,
+};
 
 use super::{builder, feed, secs};
 
-/// A xorshift: good enough to mix things up, and the same on every run.
+/// A reproducible xorshift generator.
 struct Random(u64);
 
 impl Random {
@@ -22,7 +24,7 @@ impl Random {
 }
 
 #[test]
-fn pitfall_10_a_hundred_threads_get_as_many_probes_as_are_permitted() {
+fn a_hundred_racing_threads_get_exactly_the_permitted_probes() {
     for probes in [1, 3, 10] {
         let clock = ManualClock::new();
         let breaker = builder(&clock)
@@ -39,7 +41,7 @@ fn pitfall_10_a_hundred_threads_get_as_many_probes_as_are_permitted() {
                     barrier.wait();
                     if let Ok(permit) = breaker.try_acquire() {
                         admitted.fetch_add(1, Ordering::SeqCst);
-                        // Nobody gives a place back before all have tried.
+                        // No probe is released before all threads have tried.
                         std::mem::forget(permit);
                     }
                 });
@@ -51,7 +53,7 @@ fn pitfall_10_a_hundred_threads_get_as_many_probes_as_are_permitted() {
 }
 
 #[test]
-fn pitfall_11_probes_are_never_too_many_and_never_lost() {
+fn probes_never_exceed_the_limit_and_are_never_lost() {
     const THREADS: u64 = 64;
     let clock = ManualClock::new();
     let breaker = builder(&clock)
@@ -62,7 +64,7 @@ fn pitfall_11_probes_are_never_too_many_and_never_lost() {
         .build()
         .unwrap();
     feed(&breaker, &clock, "x");
-    // All of them are neutral, so the circuit stays half-open.
+    // All results are neutral, so the circuit stays half-open.
     let (in_flight, most) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -94,11 +96,10 @@ fn pitfall_11_probes_are_never_too_many_and_never_lost() {
     assert_eq!((snapshot.probes_in_flight, snapshot.probes_free), (0, 3));
 }
 
-/// Two threads make calls of which some fail, some are cancelled and some panic, while the circuit
-/// opens and closes. A tenth of the 10 million of a release build, or of what
-/// `BACKSTOP_BREAKER_CALLS` says, where the code is not optimised.
+/// Two threads make calls that succeed, fail, panic, or are cancelled, while the circuit opens and closes.
+/// `BACKSTOP_BREAKER_CALLS` sets the number of calls; fewer by default in debug builds.
 #[test]
-fn many_calls_from_two_threads_leave_everything_in_order() {
+fn after_many_calls_of_two_threads_the_circuit_still_closes() {
     let calls = match std::env::var("BACKSTOP_BREAKER_CALLS") {
         Ok(calls) => calls.parse().unwrap(),
         Err(_) if cfg!(debug_assertions) => 300_000,
@@ -112,18 +113,18 @@ fn many_calls_from_two_threads_leave_everything_in_order() {
         .half_open(HalfOpen::successes(2).of(4))
         .break_for(Backoff::fixed(secs(1)))
         .slow_call(secs(1))
-        // A place that is lost stays lost.
+        // No lease, so a probe that is lost stays lost.
         .probe_lease(Duration::MAX)
         .build()
         .unwrap();
-    let tallied = AtomicU64::new(0);
+    let recorded = AtomicU64::new(0);
     thread::scope(|scope| {
         for thread in 0..2 {
-            let (breaker, clock, tallied) = (&breaker, &clock, &tallied);
+            let (breaker, clock, recorded) = (&breaker, &clock, &recorded);
             scope.spawn(move || {
                 let mut random = Random(thread + 7);
                 for call in 0..calls / 2 {
-                    // Phases of trouble, so that all rules and states come to pass.
+                    // Alternating failure rates, so that all rules match and all states occur.
                     let share = if call / 5_000 % 4 == 0 { 97 } else { 5 };
                     if random.below(200) == 0 {
                         clock.advance(Duration::from_millis(random.below(300)));
@@ -139,7 +140,7 @@ fn many_calls_from_two_threads_leave_everything_in_order() {
                         1..100 => drop(breaker.try_acquire()),
                         _ => {
                             if let Ok(permit) = breaker.try_acquire() {
-                                tallied.fetch_add(1, Ordering::Relaxed);
+                                recorded.fetch_add(1, Ordering::Relaxed);
                                 match random.below(100) < share {
                                     true => permit.failure(),
                                     false => permit.success(),
@@ -151,14 +152,14 @@ fn many_calls_from_two_threads_leave_everything_in_order() {
             });
         }
     });
-    assert!(tallied.into_inner() > calls / 10);
+    assert!(recorded.into_inner() > calls / 10);
     assert!(breaker.snapshot().generation > 10, "{breaker:?}");
-    // At rest: from any state a few good calls lead to a clean, closed circuit.
+    // From any state, a few successes close the circuit.
     clock.advance(secs(3600));
-    let mut good = 0;
-    while breaker.state() != State::Closed && good < 10 {
+    let mut successes = 0;
+    while breaker.state() != State::Closed && successes < 10 {
         feed(&breaker, &clock, ".");
-        good += 1;
+        successes += 1;
     }
     assert_eq!(breaker.state(), State::Closed);
     assert_eq!(breaker.snapshot().probes_in_flight, 0);
@@ -171,7 +172,6 @@ fn many_calls_from_two_threads_leave_everything_in_order() {
     );
 }
 
-/// The counters of a window equal what was put into it, when nothing resets it in between.
 #[test]
 fn every_call_of_two_threads_is_counted() {
     let clock = ManualClock::new();
@@ -234,12 +234,13 @@ fn calls_of_many_tasks_share_a_breaker() {
     assert_eq!(breaker.snapshot().consecutive_failures, 2000);
 }
 
-/// Events of two threads may be heard in any order, and say what that order was.
+/// Observers may receive the events of two threads in any order; sequence numbers give the order of the
+/// transitions.
 #[test]
-fn the_transition_with_the_largest_number_is_the_current_state() {
+fn the_transition_with_the_largest_sequence_number_is_the_current_state() {
     for round in 0..200 {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let log = heard.clone();
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let log = received.clone();
         let breaker = CircuitBreaker::builder()
             .observer(move |event: &Event| {
                 let number = event.sequence().expect("events of a handle are numbered");
@@ -264,22 +265,76 @@ fn the_transition_with_the_largest_number_is_the_current_state() {
                 });
             }
         });
-        let mut numbered = std::mem::take(&mut *heard.lock().unwrap());
+        let mut numbered = std::mem::take(&mut *received.lock().unwrap());
         numbered.sort_by_key(|(number, _)| *number);
         for (index, (number, _)) in (1..).zip(&numbered) {
             assert_eq!(
                 index, *number,
-                "numbers are without gaps, and no two events share one"
+                "sequence numbers have no gaps and no duplicates"
             );
         }
-        let heard: Vec<_> = numbered.iter().filter_map(|(_, change)| *change).collect();
-        assert_eq!(heard.last().unwrap().to, breaker.state(), "round {round}");
-        for pair in heard.windows(2) {
+        let received: Vec<_> = numbered.iter().filter_map(|(_, change)| *change).collect();
+        assert_eq!(
+            received.last().unwrap().to,
+            breaker.state(),
+            "round {round}"
+        );
+        for pair in received.windows(2) {
             assert!(pair[0].generation < pair[1].generation);
             assert_eq!(pair[0].to, pair[1].from);
         }
-        // Subscriptions get them in that order.
+        // Subscriptions receive them in that order.
         let streamed: Vec<_> = std::iter::from_fn(|| transitions.try_next()).collect();
-        assert_eq!(streamed, heard);
+        assert_eq!(streamed, received);
     }
+}
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// A clock that runs an action the next time it is read.
+#[derive(Clone, Default)]
+struct InterruptingClock(Arc<Mutex<Option<Action>>>);
+
+impl InterruptingClock {
+    fn arm(&self, action: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some(Box::new(action));
+    }
+}
+
+impl fmt::Debug for InterruptingClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InterruptingClock")
+    }
+}
+
+impl Clock for InterruptingClock {
+    fn now(&self) -> Instant {
+        let action = self.0.lock().unwrap().take();
+        if let Some(action) = action {
+            action();
+        }
+        Instant::ORIGIN
+    }
+
+    fn sleep_until(&self, _: Instant) -> Sleep {
+        Sleep::never()
+    }
+}
+
+#[test]
+fn a_rule_that_matched_before_a_reset_does_not_open_after_it() {
+    let clock = InterruptingClock::default();
+    let breaker = CircuitBreaker::builder()
+        .trip_on(Trip::consecutive(1))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let permit = breaker.try_acquire().unwrap();
+    let handle = breaker.clone();
+    // The clock is read between counting the failure and opening.
+    clock.arm(move || handle.reset());
+    permit.failure();
+    assert!(clock.0.lock().unwrap().is_none(), "the clock was read");
+    assert_eq!(breaker.state(), State::Closed);
+    assert_eq!(breaker.snapshot().trips, 0);
 }

@@ -1,14 +1,122 @@
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backstop::circuit_breaker::{Cause, HalfOpen, State, Trip};
+use backstop::ManualClock;
+use backstop::circuit_breaker::{Cause, State, Trip};
 use backstop::policy::Health;
-use backstop::{Backoff, CircuitBreaker, Jitter, ManualClock, Verdict};
 
 use super::{builder, feed, ms, secs};
 
-/// Feeds `calls` and says which of them opened the circuit, from 1.
+#[test]
+fn closing_resets_the_success_average() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .trip_on(Trip::success_average(0.8).of_last(10))
+        .build()
+        .unwrap();
+    for _ in 0..4 {
+        // One failure after ten successes gives exp(-1/10), which is above 0.8.
+        feed(&breaker, &clock, "..........x");
+        assert_eq!(breaker.state(), State::Closed);
+        feed(&breaker, &clock, "xx");
+        assert_eq!(breaker.state(), State::Open);
+        breaker.reset();
+    }
+}
+
+#[test]
+fn successes_before_the_window_do_not_dilute_the_failure_rate() {
+    let clock = ManualClock::new();
+    let trip = Trip::failure_rate(0.5).of_last(10);
+    let breaker = builder(&clock).trip_on(trip).build().unwrap();
+    feed(&breaker, &clock, &".".repeat(1000));
+    feed(&breaker, &clock, "xxxx");
+    assert_eq!(breaker.state(), State::Closed);
+    feed(&breaker, &clock, "x");
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn fast_calls_before_the_window_do_not_dilute_the_slow_rate() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock)
+        .trip_on(Trip::slow_rate(0.5).of_last(100))
+        .slow_call(secs(1))
+        .build()
+        .unwrap();
+    feed(&breaker, &clock, &".".repeat(100_000));
+    feed(&breaker, &clock, &"s".repeat(49));
+    assert_eq!(breaker.state(), State::Closed);
+    feed(&breaker, &clock, "s");
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn a_rate_applies_from_min_calls_before_the_window_is_full() {
+    let clock = ManualClock::new();
+    let trip = Trip::failure_rate(0.5).of_last(100).min_calls(5);
+    let breaker = builder(&clock).trip_on(trip).build().unwrap();
+    feed(&breaker, &clock, "xxxx");
+    assert_eq!(breaker.state(), State::Closed);
+    feed(&breaker, &clock, "x");
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn thresholds_are_inclusive() {
+    let clock = ManualClock::new();
+    for trip in [Trip::failures(5).of_last(5), Trip::consecutive(5)] {
+        let breaker = builder(&clock).trip_on(trip).build().unwrap();
+        feed(&breaker, &clock, "xxxx");
+        assert_eq!(breaker.state(), State::Closed);
+        feed(&breaker, &clock, "x");
+        assert_eq!(breaker.state(), State::Open);
+    }
+}
+
+#[test]
+fn a_rate_applies_before_the_first_window_has_passed() {
+    let clock = ManualClock::new();
+    let trip = Trip::failure_rate(0.5).within(secs(30)).min_calls(10);
+    let breaker = builder(&clock).trip_on(trip).build().unwrap();
+    feed(&breaker, &clock, &"x".repeat(10));
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn failures_within_one_millisecond_all_count() {
+    let clock = ManualClock::new();
+    let breaker = builder(&clock).build().unwrap();
+    for _ in 0..1000 {
+        feed(&breaker, &clock, ".");
+        clock.advance(ms(1));
+    }
+    let mut failures = 0;
+    while breaker.state() == State::Closed && failures < 1001 {
+        feed(&breaker, &clock, "x");
+        clock.advance(Duration::from_nanos(1000));
+        failures += 1;
+    }
+    assert_eq!(failures, 1000);
+}
+
+#[test]
+fn windows_of_milliseconds_expire() {
+    for window in [ms(4), ms(500)] {
+        let clock = ManualClock::new();
+        let trip = Trip::failure_rate(0.5).within(window).min_calls(3);
+        let breaker = builder(&clock).trip_on(trip).build().unwrap();
+        feed(&breaker, &clock, "xx");
+        clock.advance(window);
+        feed(&breaker, &clock, "xx");
+        assert_eq!(breaker.state(), State::Closed);
+        clock.advance(window / 2);
+        feed(&breaker, &clock, "x");
+        assert_eq!(breaker.state(), State::Open);
+    }
+}
+
+/// Feeds `calls` and returns which of them opened the circuit, from 1.
 fn opens_at(trip: Trip, calls: &str) -> Option<usize> {
     let clock = ManualClock::new();
     let breaker = builder(&clock)
@@ -26,7 +134,7 @@ fn opens_at(trip: Trip, calls: &str) -> Option<usize> {
 }
 
 #[test]
-fn each_rule_opens_when_it_says() {
+fn each_rule_opens_at_its_threshold() {
     let within = secs(10);
     let table = [
         (Trip::consecutive(3), "xx.xx.xxx", Some(9)),
@@ -59,7 +167,7 @@ fn each_rule_opens_when_it_says() {
 }
 
 #[test]
-fn a_success_can_complete_the_minimum_unless_the_builder_says_otherwise() {
+fn a_success_can_complete_min_calls_unless_configured_otherwise() {
     for (only, opens) in [(false, State::Open), (true, State::Closed)] {
         let clock = ManualClock::new();
         let breaker = builder(&clock)
@@ -73,7 +181,7 @@ fn a_success_can_complete_the_minimum_unless_the_builder_says_otherwise() {
 }
 
 #[test]
-fn of_several_rules_the_first_that_holds_opens() {
+fn the_first_rule_that_matches_opens() {
     let clock = ManualClock::new();
     let breaker = builder(&clock)
         .trip_on(Trip::failure_rate(0.5).of_last(10).min_calls(4))
@@ -93,236 +201,7 @@ fn of_several_rules_the_first_that_holds_opens() {
 }
 
 #[test]
-fn breaks_grow_until_the_circuit_closes() {
-    let clock = ManualClock::new();
-    let breaker = builder(&clock)
-        .trip_on(Trip::consecutive(1))
-        .half_open(HalfOpen::successes(1))
-        .break_for(
-            Backoff::exponential(secs(1))
-                .max(secs(3))
-                .jitter(Jitter::None),
-        )
-        .build()
-        .unwrap();
-    for length in [1, 2, 3, 3] {
-        feed(&breaker, &clock, "x");
-        let rejected = breaker.try_acquire().unwrap_err();
-        assert_eq!(rejected.retry_after(), Some(secs(length)));
-        // Exactly: a nanosecond before it is over, and then.
-        clock.advance(secs(length) - Duration::from_nanos(1));
-        let rejected = breaker.try_acquire().unwrap_err();
-        assert_eq!(rejected.retry_after(), Some(Duration::from_nanos(1)));
-        clock.advance(Duration::from_nanos(1));
-    }
-    feed(&breaker, &clock, ".x");
-    assert_eq!(breaker.snapshot().retry_after, Some(secs(1)));
-}
-
-#[test]
-fn a_closure_may_give_the_length_of_the_break() {
-    let clock = ManualClock::new();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let log = seen.clone();
-    let breaker = CircuitBreaker::builder()
-        .clock(clock.clone())
-        .trip_on(Trip::failure_rate(0.5).of_last(4))
-        .half_open(HalfOpen::successes(3).of(4))
-        .break_with(move |trips, rate| {
-            log.lock().unwrap().push((trips, rate));
-            secs(u64::from(trips))
-        })
-        .build()
-        .unwrap();
-    feed(&breaker, &clock, ".x.x");
-    clock.advance(secs(1));
-    feed(&breaker, &clock, ".xx");
-    clock.advance(secs(2));
-    feed(&breaker, &clock, "...");
-    breaker.trip();
-    let third = 2.0 / 3.0;
-    assert_eq!(*seen.lock().unwrap(), [(1, 0.5), (2, third), (1, 1.0)]);
-}
-
-#[test]
-fn a_servers_hint_lengthens_the_break_up_to_a_bound() {
-    for (hint, length) in [(1, 5), (60, 60), (4000, 300)] {
-        let clock = ManualClock::new();
-        let breaker = builder(&clock)
-            .trip_on(Trip::consecutive(1))
-            .build()
-            .unwrap();
-        let permit = breaker.try_acquire().unwrap();
-        permit.record(Verdict::throttled(secs(hint)));
-        let rejected = breaker.try_acquire().unwrap_err();
-        assert_eq!(rejected.retry_after(), Some(secs(length)));
-    }
-}
-
-#[test]
-fn half_open_decides_as_early_as_it_is_certain() {
-    let table = [
-        (HalfOpen::successes(2).of(3), true, "..", State::Closed),
-        (HalfOpen::successes(2).of(3), true, ".x", State::HalfOpen),
-        (HalfOpen::successes(2).of(3), true, "xx", State::Open),
-        (HalfOpen::successes(2).of(3), false, "..", State::HalfOpen),
-        (HalfOpen::successes(2).of(3), false, "..x", State::Closed),
-        (HalfOpen::successes(3), true, "..x", State::Open),
-        (HalfOpen::failure_rate(0.5).of(4), true, "xx", State::Open),
-        (
-            HalfOpen::failure_rate(0.5).of(4),
-            true,
-            "..",
-            State::HalfOpen,
-        ),
-        (
-            HalfOpen::failure_rate(0.5).of(4),
-            true,
-            "...",
-            State::Closed,
-        ),
-        (
-            HalfOpen::failure_rate(0.5).of(4),
-            false,
-            "...",
-            State::HalfOpen,
-        ),
-        (
-            HalfOpen::failure_rate(0.5).of(4),
-            false,
-            "...x",
-            State::Closed,
-        ),
-        // Slow calls count against the rate of the rule that opens.
-        (HalfOpen::successes(2).of(4), true, "ss", State::Open),
-        (HalfOpen::successes(2).of(4), true, "s.", State::HalfOpen),
-        (HalfOpen::successes(2).of(4), true, "s..", State::HalfOpen),
-        (HalfOpen::successes(2).of(4), true, "...", State::Closed),
-    ];
-    for (rule, early, calls, state) in table {
-        let clock = ManualClock::new();
-        let breaker = builder(&clock)
-            .trip_on(Trip::slow_rate(0.5).of_last(10))
-            .slow_call(secs(1))
-            .half_open(rule)
-            .decide_early(early)
-            .build()
-            .unwrap();
-        breaker.half_open();
-        feed(&breaker, &clock, calls);
-        assert_eq!(breaker.state(), state, "{rule:?} {early} {calls}");
-    }
-}
-
-#[test]
-fn no_more_probes_start_than_the_decision_needs() {
-    let clock = ManualClock::new();
-    let breaker = builder(&clock)
-        .half_open(HalfOpen::successes(3).of(4))
-        .permitted_calls(2)
-        .build()
-        .unwrap();
-    breaker.half_open();
-    let (a, b) = (
-        breaker.try_acquire().unwrap(),
-        breaker.try_acquire().unwrap(),
-    );
-    assert!(a.is_probe());
-    assert!(breaker.try_acquire().is_err());
-    a.success();
-    let c = breaker.try_acquire().unwrap();
-    assert!(breaker.try_acquire().is_err());
-    b.failure();
-    c.success();
-    // One result is left to come.
-    let d = breaker.try_acquire().unwrap();
-    assert!(breaker.try_acquire().is_err());
-    d.success();
-    assert_eq!(breaker.state(), State::Closed);
-}
-
-#[test]
-fn half_open_may_have_an_end() {
-    let clock = ManualClock::new();
-    let breaker = builder(&clock).max_half_open(secs(1)).build().unwrap();
-    breaker.half_open();
-    feed(&breaker, &clock, ".");
-    clock.advance(ms(1500));
-    assert_eq!(
-        (breaker.state(), breaker.peek()),
-        (State::HalfOpen, State::Open)
-    );
-    // The break began when the time was over, not when somebody noticed.
-    let rejected = breaker.try_acquire().unwrap_err();
-    assert_eq!(rejected.retry_after(), Some(ms(4500)));
-}
-
-#[test]
-fn a_service_with_few_calls_closes_unless_the_trial_has_an_end() {
-    // A call every ten seconds, all of them good, and breaks of five.
-    let state_after_an_hour = |breaker: backstop::CircuitBreaker, clock: &ManualClock| {
-        breaker.trip();
-        for _ in 0..360 {
-            clock.advance(secs(10));
-            if let Ok(permit) = breaker.try_acquire() {
-                permit.success();
-            }
-        }
-        breaker.state()
-    };
-    let clock = ManualClock::new();
-    let by_default = builder(&clock).build().unwrap();
-    assert_eq!(state_after_an_hour(by_default, &clock), State::Closed);
-    let limited = builder(&clock).max_half_open(secs(5)).build().unwrap();
-    assert_ne!(state_after_an_hour(limited, &clock), State::Closed);
-}
-
-#[test]
-fn the_share_of_calls_grows_after_closing() {
-    let clock = ManualClock::new();
-    let breaker = builder(&clock)
-        .ramp_up(secs(10))
-        .half_open(HalfOpen::successes(1))
-        .seed(3)
-        .build()
-        .unwrap();
-    breaker.half_open();
-    feed(&breaker, &clock, ".");
-    assert_eq!(breaker.state(), State::Closed);
-    let early = breaker.try_acquire();
-    for tenths in [1, 4, 7, 9] {
-        let admitted = (0..2000).filter(|_| breaker.try_acquire().is_ok()).count();
-        let share = 0.1 + 0.09 * f64::from(tenths - 1);
-        let expected = 2000.0 * share;
-        assert!(
-            (admitted as f64 - expected).abs() < 100.0,
-            "{admitted} of {expected}"
-        );
-        clock.advance(secs(if tenths == 7 { 2 } else { 3 }));
-    }
-    assert!((0..1000).all(|_| breaker.try_acquire().is_ok()));
-    drop(early);
-
-    // Failures while it grows count.
-    breaker.close();
-    let mut refusals = 0;
-    while breaker.state() == State::Closed {
-        match breaker.try_acquire() {
-            Ok(permit) => permit.failure(),
-            Err(rejected) => {
-                // Every call has a chance, as with a throttle: there is no time to wait for.
-                assert_eq!(rejected.retry_after(), None);
-                refusals += 1;
-            }
-        }
-    }
-    assert!(refusals > 0);
-    breaker.reset();
-    assert!((0..100).all(|_| breaker.try_acquire().is_ok()));
-}
-
-#[test]
-fn cancelled_calls_count_as_the_builder_says() {
+fn cancelled_calls_count_as_configured() {
     for (health, state) in [
         (Health::Neutral, State::Closed),
         (Health::Healthy, State::Closed),
@@ -340,8 +219,8 @@ fn cancelled_calls_count_as_the_builder_says() {
 }
 
 #[test]
-fn averages_follow_finagle() {
-    // After a hundred successes it takes 100 ln 2 failures, rounded up, to fall below a half.
+fn success_averages_equal_those_of_finagle() {
+    // After a hundred successes, 100 ln 2 failures, rounded up, bring the average below a half.
     let clock = ManualClock::new();
     let trip = Trip::success_average(0.5).of_last(100).min_calls(1);
     let breaker = builder(&clock).trip_on(trip).build().unwrap();
@@ -351,7 +230,7 @@ fn averages_follow_finagle() {
     feed(&breaker, &clock, "x");
     assert_eq!(breaker.state(), State::Open);
 
-    // By time: nothing before the window has passed, then the weight of a call is that of its time.
+    // By time: no opening before the window has passed; then calls are weighted by the time between them.
     let trip = Trip::success_average(0.5).within(secs(10)).min_calls(1);
     let breaker = builder(&clock).trip_on(trip).build().unwrap();
     feed(&breaker, &clock, "xxx");
@@ -363,14 +242,14 @@ fn averages_follow_finagle() {
     assert_eq!(breaker.state(), State::Closed);
     clock.advance(secs(6));
     feed(&breaker, &clock, "x");
-    assert_eq!(breaker.state(), State::Closed, "exp(-0.6) of it is left");
+    assert_eq!(breaker.state(), State::Closed, "exp(-0.6) is above a half");
     clock.advance(secs(1));
     feed(&breaker, &clock, "x");
-    assert_eq!(breaker.state(), State::Open, "exp(-0.7)");
+    assert_eq!(breaker.state(), State::Open, "exp(-0.7) is below a half");
 }
 
 #[test]
-fn a_custom_rule_opens_over_the_counts_of_its_window() {
+fn a_custom_rule_sees_the_counts_of_its_window() {
     let clock = ManualClock::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
@@ -385,7 +264,7 @@ fn a_custom_rule_opens_over_the_counts_of_its_window() {
         .build()
         .unwrap();
     let mut transitions = breaker.subscribe();
-    // Good calls alone do not call it, and too few calls do not either.
+    // Not called for successes alone, nor below min_calls.
     feed(&breaker, &clock, "..x.s");
     assert_eq!(*seen.lock().unwrap(), [(3, 2), (4, 2), (5, 3)]);
     assert_eq!(breaker.state(), State::Closed);
@@ -396,65 +275,7 @@ fn a_custom_rule_opens_over_the_counts_of_its_window() {
 }
 
 #[test]
-fn a_half_open_time_may_end_in_closed() {
-    for (ends_in, expected) in [(None, State::Open), (Some(State::Closed), State::Closed)] {
-        let clock = ManualClock::new();
-        let mut settings = builder(&clock).max_half_open(secs(10));
-        if let Some(state) = ends_in {
-            settings = settings.max_half_open_ends_in(state);
-        }
-        let breaker = settings.build().unwrap();
-        breaker.half_open();
-        let _hangs = breaker.try_acquire().unwrap();
-        clock.advance(secs(10));
-        assert_eq!(breaker.peek(), expected);
-        let mut transitions = breaker.subscribe();
-        assert_eq!(breaker.try_acquire().is_ok(), expected == State::Closed);
-        let change = transitions.try_next().unwrap();
-        assert_eq!(
-            (change.to, change.cause),
-            (expected, Cause::HalfOpenTooLong)
-        );
-    }
-}
-
-#[test]
-fn a_growing_break_without_a_cap_of_its_own_grows_to_five_minutes() {
-    let clock = ManualClock::new();
-    for (backoff, cap) in [
-        (Backoff::exponential(secs(10)), secs(300)),
-        (Backoff::exponential(secs(10)).max(secs(20)), secs(20)),
-        (Backoff::linear(secs(400), secs(1)), secs(400)),
-    ] {
-        let breaker = builder(&clock)
-            .break_for(backoff.jitter(Jitter::None))
-            .build()
-            .unwrap();
-        for _ in 0..10 {
-            breaker.trip();
-        }
-        assert_eq!(breaker.snapshot().retry_after, Some(cap));
-    }
-}
-
-#[test]
-fn a_generation_is_the_number_of_changes_before() {
-    let clock = ManualClock::new();
-    let breaker = builder(&clock).build().unwrap();
-    assert_eq!(breaker.snapshot().generation, 0);
-    let mut transitions = breaker.subscribe();
-    breaker.trip();
-    assert_eq!(breaker.snapshot().generation, 1);
-    breaker.close();
-    breaker.reset();
-    breaker.trip();
-    let generations = std::iter::from_fn(|| transitions.try_next()).map(|change| change.generation);
-    // A reset of a closed circuit is a change, and no transition.
-    assert_eq!(generations.collect::<Vec<_>>(), [0, 1, 3]);
-}
-
-#[test]
-fn an_average_works_beside_another_rule_over_the_same_window() {
+fn a_success_average_and_another_rule_can_share_a_window() {
     let clock = ManualClock::new();
     let breaker = builder(&clock)
         .trip_on(Trip::failures(100).of_last(100))

@@ -6,7 +6,7 @@ use backstop::{Backoff, CircuitBreaker, ManualClock};
 use super::{builder, feed, ms, secs};
 
 #[test]
-fn pitfall_17_settings_without_meaning_are_refused() {
+fn invalid_settings_are_errors() {
     type Set = fn(CircuitBreakerBuilder) -> CircuitBreakerBuilder;
     let table: [(&str, Set); 40] = [
         ("trip_on", |b| b.trip_on(Trip::consecutive(0))),
@@ -110,7 +110,7 @@ fn pitfall_17_settings_without_meaning_are_refused() {
 }
 
 #[test]
-fn pitfall_17_extreme_settings_are_defined() {
+fn extreme_settings_work() {
     type Set = fn(CircuitBreakerBuilder) -> CircuitBreakerBuilder;
     let table: [Set; 9] = [
         |b| {
@@ -174,7 +174,7 @@ fn pitfall_17_extreme_settings_are_defined() {
 }
 
 #[test]
-fn a_break_without_an_end_says_so() {
+fn a_break_without_end_has_no_retry_after() {
     let clock = ManualClock::new();
     let breaker = CircuitBreaker::builder()
         .clock(clock.clone())
@@ -191,7 +191,7 @@ fn a_break_without_an_end_says_so() {
 }
 
 #[test]
-fn the_defaults_are_those_documented() {
+fn the_defaults_are_as_documented() {
     let clock = ManualClock::new();
     let breaker = CircuitBreaker::builder()
         .clock(clock.clone())
@@ -228,12 +228,12 @@ fn the_defaults_are_those_documented() {
 }
 
 #[test]
-fn a_snapshot_with_any_numbers_restores_something_that_works() {
+fn a_snapshot_with_arbitrary_numbers_restores_a_working_breaker() {
     let clock = ManualClock::new();
     let template = || builder(&clock).trip_on(Trip::failure_rate(0.5).within(secs(10)));
     let mut snapshot = template().build().unwrap().snapshot();
     for numbers in [0, 1, 7, u64::MAX / 2, u64::MAX] {
-        // All that contradicts itself: more failures than calls, more slow failures than either.
+        // Contradictory: more failures than calls, and more slow failures than either.
         snapshot.calls = numbers;
         snapshot.failures = u64::MAX;
         snapshot.slow = numbers / 2;
@@ -270,7 +270,27 @@ fn a_default_breaker_takes_no_more_than_1640_bytes() {
     let clock = ManualClock::new();
     let builder = CircuitBreaker::builder().clock(clock);
     let used = allocation_counter::measure(|| breaker = Some(builder.build().unwrap()));
-    // What stays allocated.
     assert!(used.bytes_current <= 1640, "{used:?}");
     assert!(breaker.is_some());
+}
+
+#[test]
+fn debug_output_shows_settings_and_no_packed_values() {
+    let rule = Trip::failure_rate(0.5).within(secs(30));
+    assert_eq!(
+        format!("{rule:?}"),
+        "Trip { kind: FailureRate(0.5), within: 30s, slices: 10, from_first_call: false, min_calls: 20 }"
+    );
+    assert_eq!(
+        format!("{:?}", Trip::consecutive(5)),
+        "Trip { kind: Consecutive(5) }"
+    );
+    let builder = builder(&ManualClock::new()).trip_on(Trip::consecutive(5));
+    assert!(format!("{builder:?}").contains("Consecutive(5)"));
+    let breaker = builder.name("github").build().unwrap();
+    assert_eq!(
+        format!("{breaker:?}"),
+        "CircuitBreaker { name: \"github\", state: Closed, .. }"
+    );
+    assert_eq!(breaker.snapshot().name, "github");
 }

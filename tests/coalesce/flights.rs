@@ -68,7 +68,7 @@ fn errors_and_rejections_are_shared() {
 }
 
 #[test]
-fn pitfall_63_a_waiting_call_is_polled_a_constant_number_of_times() {
+fn a_waiting_call_is_polled_a_constant_number_of_times() {
     let clock = ManualClock::new();
     let coalesce = coalesce(&clock);
     let polls = Cell::new(0);
@@ -104,7 +104,7 @@ fn pitfall_63_a_waiting_call_is_polled_a_constant_number_of_times() {
 }
 
 #[test]
-fn pitfall_64_a_waiting_call_takes_over_from_a_leader_that_is_dropped() {
+fn a_waiting_call_takes_over_from_a_leader_that_is_dropped() {
     let clock = ManualClock::new();
     let (coalesce, executed) = (coalesce(&clock), Cell::new(0));
     let load = |number: u64| {
@@ -215,7 +215,7 @@ fn a_waiting_call_has_a_deadline_of_its_own() {
 }
 
 #[test]
-fn pitfall_65_at_most_one_execution_of_a_key_runs_at_a_time() {
+fn at_most_one_execution_of_a_key_runs_at_a_time() {
     let coalesce = Coalesce::<u64, u64, ()>::builder().clock(backstop::BlockingClock);
     let coalesce = coalesce.build().unwrap();
     let (running, executed) = (AtomicU32::new(0), AtomicU32::new(0));

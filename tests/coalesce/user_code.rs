@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::*;
 
 #[test]
-fn pitfall_66_a_panic_while_the_operation_is_made_releases_the_key() {
+fn a_panic_while_the_operation_is_made_releases_the_key() {
     let clock = ManualClock::new();
     let coalesce = coalesce(&clock);
     let one = coalesce.get(&1);

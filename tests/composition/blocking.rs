@@ -50,7 +50,7 @@ fn a_blocking_operation_inherits_the_deadline() {
 }
 
 #[test]
-fn a_nested_call_is_refused_when_the_outer_ones_time_is_up() {
+fn a_nested_call_is_rejected_once_the_deadline_of_the_outer_one_has_passed() {
     let clock = ManualClock::new();
     let (outer, inner) = (hour(clock.clone()), hour(clock.clone()));
     let started = Cell::new(false);

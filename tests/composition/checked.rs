@@ -63,7 +63,7 @@ fn each_mistake_is_found_among_real_policies() {
         ),
         (
             mistakes(no_attempt_timeout),
-            "layer 2 (circuit breaker) inside layer 0 (timeout): a call that is cut from outside",
+            "layer 2 (circuit breaker) inside layer 0 (timeout): a call that is cut off from outside",
         ),
         (
             mistakes(unread),

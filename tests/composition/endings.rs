@@ -255,11 +255,11 @@ fn a_timeout_is_that_of_the_policy_whose_limit_it_was() {
     assert_eq!(clock.block_on(call), Err::<(), _>(total));
     // The options of a call are the pipeline's.
     let clock = ManualClock::new();
-    let pipeline = Pipeline::new(named(&clock, "attempt", 1000)).named("github");
+    let pipeline = Pipeline::new(named(&clock, "attempt", 1000)).with_name("github");
     let with = pipeline.with(CallOptions::new().deadline(ms(70)));
     let expected = Err(TimedOut::new("github", ms(70)).into());
     assert_eq!(clock.block_on(with.call(hang)), expected);
-    let around = Pipeline::new(()).named("github");
+    let around = Pipeline::new(()).with_name("github");
     let with = around.with(CallOptions::new().deadline(ms(70)));
     let around = with.around(named(&clock, "attempt", 1000));
     assert_eq!(clock.block_on(around.call(hang)), expected);
@@ -298,7 +298,7 @@ fn a_cut_by_a_deadline_from_outside_says_nothing_about_the_dependency() {
     let report = clock.block_on(outer.call_reported(pending::<Result<(), Fault>>));
     assert_eq!((report.attempts, report.elapsed), (1, ms(50)));
     assert!(report.result.unwrap_err().is_timeout());
-    assert_eq!(*stops.lock().unwrap(), [StopReason::NotRetryable]);
+    assert_eq!(*stops.lock().unwrap(), [StopReason::Deadline]);
     assert_eq!(breaker.state(), State::Closed);
     assert_eq!(throttle.snapshot().failures, 0);
     assert_eq!(bulkhead.limit(), 10);

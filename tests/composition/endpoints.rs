@@ -53,7 +53,7 @@ fn what_another_layer_has_waited_is_no_latency_of_the_node() {
     let endpoints = endpoints(&clock);
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(9)
+        .max_waiting(9)
         .clock(clock.clone())
         .build()
         .unwrap();

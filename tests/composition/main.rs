@@ -4,11 +4,14 @@
 //! after so many attempts and so much virtual time.
 
 mod blocking;
+mod boxed;
 mod checked;
 mod clock_readings;
 mod deadlines;
 mod endings;
 mod endpoints;
+mod observers;
+mod printed;
 #[cfg(feature = "tokio")]
 mod reconfigured;
 mod rejections;
@@ -153,7 +156,7 @@ fn a_timeout_limits_the_retries_inside() {
         |c| (timeout(c, 250), retry(c)) => {
             [Hang] => TimedOut, 1, 250;
             [Bad(0, Down), Good(10)] => Succeeded, 2, 110;
-            // The second attempt begins at 100 ms. The third would at 300 ms: nobody waits for it.
+            // The second attempt begins at 100 ms. The third would at 300 ms: no layer waits for it.
             [Bad(0, Down)] => Failed, 2, 100;
             [Bad(0, Down), Hang] => TimedOut, 2, 250;
         }
@@ -508,4 +511,28 @@ fn a_pipeline_inside_with_an_observer_reports_to_that_one_alone() {
         "outer: call_finished",
     ];
     assert_eq!(*log.lock().unwrap(), expected);
+}
+
+#[test]
+fn nested_retries_under_alternating_budgets_count_a_call_once_in_each() {
+    let clock = ManualClock::new();
+    let budget = || RetryBudget::in_flight().build().unwrap();
+    let (a, b, c) = (budget(), budget(), budget());
+    let under = |budget: &RetryBudget| {
+        let retry = Retry::builder().max_attempts(1).budget(budget.clone());
+        retry.clock(clock.clone()).build().unwrap()
+    };
+    let stack = (
+        under(&a),
+        under(&b),
+        under(&a),
+        under(&c),
+        under(&b),
+        under(&a),
+    );
+    let in_flight = clock.block_on(stack.call(|| async {
+        Ok::<_, Fault>([&a, &b, &c].map(|budget| budget.snapshot().calls_in_flight))
+    }));
+    assert_eq!(in_flight, Ok([1, 1, 1]));
+    assert_eq!(a.snapshot().calls_in_flight, 0);
 }

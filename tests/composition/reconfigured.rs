@@ -31,7 +31,7 @@ fn stack() -> Stack {
         RateLimiter::builder().quota(quota).build().unwrap(),
         Bulkhead::builder()
             .max_concurrent(MOST)
-            .queue(200)
+            .max_waiting(200)
             .build()
             .unwrap(),
         Timeout::after(ms(3_600_000)),
@@ -56,7 +56,7 @@ fn reconfigure((_, breaker, limiter, bulkhead, _): &Stack, turn: u32) {
             let quota = Quota::new(1 + u64::from(turn % 1000) * 1000, ms(1));
             limiter.set_quota(quota, Inherit::AsIs).unwrap();
         }
-        9 => bulkhead.set_limit(1 + turn % MOST),
+        9 => bulkhead.set_limit(1 + turn % MOST).unwrap(),
         10 => drop((breaker.snapshot(), limiter.snapshot(), bulkhead.snapshot())),
         _ => drop((breaker.peek(), breaker.subscribe())),
     }
@@ -124,17 +124,17 @@ async fn handles_may_be_changed_while_a_hundred_tasks_use_them() {
     // Nothing is left of it, and what was changed can be set right.
     let (_, breaker, limiter, bulkhead, _) = &*stack;
     let left = bulkhead.snapshot();
-    assert_eq!((left.in_flight, left.queued), (0, 0));
+    assert_eq!((left.in_flight, left.waiting), (0, 0));
     assert_eq!(limiter.snapshot().waiting, 0);
     assert_eq!(breaker.snapshot().probes_in_flight, 0);
     breaker.reset();
-    bulkhead.set_limit(MOST);
+    bulkhead.set_limit(MOST).unwrap();
     limiter
         .set_quota(Quota::new(1_000_000, ms(1)), Inherit::Reset)
         .unwrap();
     assert_eq!(stack.call(|| async { Ok::<_, Fault>(7) }).await, Ok(7));
 
-    // What was told of the transitions is one story without gaps, from where nobody was too late.
+    // Each transition begins in the state in which the one before ended.
     let mut told: Vec<Transition> = Vec::new();
     while let Some(transition) = transitions.try_next() {
         told.push(transition);

@@ -320,7 +320,7 @@ fn a_stack_around_a_pipeline_has_its_name_observer_and_options() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let keep = lines.clone();
     let pipeline = Pipeline::new(every_30_ms(&clock).max_attempts(2).build().unwrap())
-        .named("hosts")
+        .with_name("hosts")
         .observer(move |event: &Event| keep.lock().unwrap().push(event.to_string()));
     let door = admits(0, Reason::Isolated);
     let around = pipeline.around((super::timeout(&clock, 100), &door));
@@ -334,13 +334,13 @@ fn a_stack_around_a_pipeline_has_its_name_observer_and_options() {
         *lines.lock().unwrap(),
         [
             "door: rejected a call: isolated",
-            "retry: stopped after attempt 1: not_retryable",
+            "retry: stopped after 0 attempts: rejected (isolated)",
             "hosts: rejected (isolated) after 0 attempts in 0ns",
             "retry: attempt 1 failed, next in 30ms",
-            "retry: stopped after attempt 2: max_attempts",
+            "retry: stopped after 2 attempts: max attempts",
             "hosts: failed after 2 attempts in 30ms",
-            "retry: stopped after attempt 1: not_idempotent",
-            "hosts: failed after 1 attempts in 0ns",
+            "retry: stopped after 1 attempt: not idempotent",
+            "hosts: failed after 1 attempt in 0ns",
         ]
     );
     let mut layers = Vec::new();

@@ -25,7 +25,7 @@ pub(crate) const LINKERD: Adapter = Adapter {
     run: run_linkerd,
 };
 
-/// The breakers of a policy: one, or one for each member, as a stack of breakers has them.
+/// Returns the breakers of a policy: one, or a stack with one per member.
 fn breakers(config: &Fields, clock: &TestClock) -> Result<Vec<CircuitBreaker>, Failure> {
     let required = || Ok(config.number("required")?.unwrap_or(0.8));
     let trip = match config.text("policy")? {
@@ -36,7 +36,7 @@ fn breakers(config: &Fields, clock: &TestClock) -> Result<Vec<CircuitBreaker>, F
             let mut all = Vec::new();
             for member in members {
                 let Value::Object(member) = member else {
-                    return inexpressible("a member that is no object");
+                    return inexpressible("a member is not an object");
                 };
                 let member = Fields::new(member.clone());
                 all.extend(breakers(&member, clock)?);
@@ -74,8 +74,8 @@ fn breakers(config: &Fields, clock: &TestClock) -> Result<Vec<CircuitBreaker>, F
     Ok(vec![build(builder, clock)?])
 }
 
-/// `const 5000`, `first value 5000` or `list [5000, 7000]`, in milliseconds. The last one is for
-/// ever; after a list that is 300 s.
+/// Parses `const 5000`, `first value 5000`, or `list [5000, 7000]`, in milliseconds. The last value repeats for
+/// ever; after a list it is 300 s.
 fn lengths(backoff: &str) -> Result<Vec<Duration>, Failure> {
     let numbers = backoff.split(|c: char| !c.is_ascii_digit());
     let numbers = numbers.filter_map(|number| number.parse().ok());
@@ -95,7 +95,7 @@ fn run_finagle(scenario: &Scenario<'_>) -> Check {
     let breakers = breakers(&scenario.config, &clock)?;
     let subjects: Vec<_> = breakers.iter().map(Subject::new).collect();
     scenario.play(&clock, |step: &Step| {
-        // A result for a dead endpoint is that of a probe: of the policy itself, time is no part.
+        // A result for a dead endpoint is that of a probe: the policy itself does not know the time.
         let record = |outcome| -> Result<Option<Duration>, Failure> {
             let mut dead_for = None;
             for subject in &subjects {

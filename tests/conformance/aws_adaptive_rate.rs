@@ -16,7 +16,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
-/// Which part a scenario is about shows in what it sets and does.
+/// Runs the part that the settings and ops of the scenario select.
 fn run(scenario: &Scenario<'_>) -> Check {
     let does = |ops: &[&str]| scenario.does(ops);
     let sets = |keys: &[&str]| keys.iter().any(|key| scenario.config.has(key));
@@ -31,7 +31,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
 }
 
-/// All of it: answers in, a rate out, and calls that take tokens.
+/// Runs the whole limiter: answers in, a rate out, and calls that take tokens.
 fn limiter(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
@@ -82,7 +82,7 @@ fn limiter(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// The curve alone.
+/// Runs the curve alone.
 fn curve(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
@@ -94,7 +94,7 @@ fn curve(scenario: &Scenario<'_>) -> Check {
     let beta = config.number("beta")?.unwrap_or(0.7);
     let scale = config.number("scale_constant")?.unwrap_or(0.4);
     let mut curve = CubicCurve::new(since, beta, scale, max_rate);
-    // The rate in use, where a step does not say it.
+    // The current rate, for steps without one.
     let mut rate = max_rate;
     let start = clock.now();
     scenario.play(&clock, |step: &Step| {
@@ -129,7 +129,7 @@ fn curve(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// The meter alone.
+/// Runs the meter alone.
 fn meter(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
@@ -153,7 +153,7 @@ fn meter(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// The bucket alone. It begins empty.
+/// Runs the bucket alone. It starts empty.
 fn bucket(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
@@ -166,7 +166,7 @@ fn bucket(scenario: &Scenario<'_>) -> Check {
                 let tokens = step.number("amount")?.unwrap_or(1.0);
                 let mut result = bucket.try_take(clock.now(), tokens);
                 if let (Err(wait), Some(true)) = (result, step.flag("block")?) {
-                    // A caller that may wait sleeps so long and has them then.
+                    // A caller that may wait sleeps that long and then has them.
                     step.check("expect_wait_s", wait.as_secs_f64())?;
                     clock.advance(wait);
                     result = bucket.try_take(clock.now(), tokens);
@@ -189,7 +189,7 @@ fn bucket(scenario: &Scenario<'_>) -> Check {
         for key in ["max_rate", "max_capacity", "available_capacity"] {
             step.check(&format!("expect_{key}"), state[key].clone())?;
         }
-        // What `acquire` has returned has been checked; else it is the bucket that is expected.
+        // The result of `acquire` was checked above; otherwise the expectation is about the bucket.
         if step.op() != Some("acquire") {
             step.check("expect", state)?;
         }
@@ -205,7 +205,7 @@ fn taken(step: &Step, result: Result<(), Duration>) -> Check {
     step.check("expect", result.is_ok())
 }
 
-/// The first of the two names that there is.
+/// Returns the value of the first name that is present.
 fn number(fields: &Fields, names: [&str; 2]) -> Result<Option<f64>, Failure> {
     let [first, second] = names;
     Ok(fields.number(first)?.or(fields.number(second)?))

@@ -35,7 +35,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     },
 };
 
-/// The settings that a call and a delay depend on.
+/// The settings of a call and of its delays.
 #[derive(Clone, Debug)]
 struct Settings {
     capacity: u32,
@@ -74,7 +74,7 @@ impl Settings {
         let jitter = config.number("jitter")?.unwrap_or(1.0);
         let [transient, throttled, timeout] = if v2_0 {
             let retry = config.count_u32("retry_cost")?.unwrap_or(5);
-            // What AWS calls transient is a lost connection or a timeout.
+            // AWS calls a lost connection or a timeout transient.
             let timeout = config.count_u32("transient_cost")?.unwrap_or(10);
             [retry, retry, timeout]
         } else {
@@ -112,7 +112,7 @@ impl Settings {
     }
 }
 
-/// `jitter * min(base * 2^(n-1), max)`: the source draws `jitter` from 0 to 1 and its tests fix it.
+/// Returns `jitter * min(base * 2^(n-1), max)`. The source draws `jitter` from 0 to 1; its tests fix it.
 fn backoff(base: Duration, max: Duration, jitter: f64) -> Backoff {
     if base.is_zero() || max.is_zero() || jitter <= 0.0 {
         return Backoff::NONE;
@@ -132,7 +132,7 @@ fn run_calls(scenario: &Scenario<'_>) -> Check {
     let mut client = Client::new(&settings, &clock)?;
     scenario.play(&clock, |step: &Step| match step.op() {
         Some("attempt") => client.attempt(step),
-        // The call is dropped, and what its retries have cost with it.
+        // Dropping the call forgets the cost of its retries.
         Some("forget_retry_cost") => {
             client.call = None;
             Ok(())
@@ -167,7 +167,7 @@ fn run_calls(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// What the server answers.
+/// The server's answer.
 type Answer = Result<(), Verdict>;
 type Stack = Pipeline<(Retry, ClassifyErrors<fn(&Verdict) -> Verdict>)>;
 type Call = Pin<Box<dyn Future<Output = Result<(), Error<Verdict>>>>>;
@@ -226,7 +226,7 @@ impl Client {
             None => self.start(),
         };
         let before = self.clock.now();
-        // Until the call is over or the next attempt has begun and waits for its answer.
+        // Runs until the call ends, or the next attempt waits for its answer.
         let result = self.clock.block_on(poll_fn(|cx| {
             self.waiting.set(false);
             match call.as_mut().poll(cx) {
@@ -262,7 +262,7 @@ impl Client {
         step.check("expect", seen)
     }
 
-    /// Begins a call whose operation waits for answers.
+    /// Starts a call whose operation waits for answers.
     fn start(&self) -> Call {
         let (stack, answer) = (self.stack.clone(), self.answer.clone());
         let waiting = self.waiting.clone();
@@ -282,7 +282,7 @@ impl Client {
     }
 }
 
-/// The answer an `attempt` step describes.
+/// Returns the answer that an `attempt` step describes.
 fn answer(step: &Step) -> Result<Answer, Failure> {
     let status = step.count("status")?;
     let verdict = match (step.text("error")?, status) {
@@ -301,7 +301,7 @@ fn answer(step: &Step) -> Result<Answer, Failure> {
     }))
 }
 
-/// The server's hint in milliseconds; what can't be read is no hint.
+/// Returns the server's hint in milliseconds, or `None` if it cannot be parsed.
 fn hint(step: &Step) -> Result<Option<Duration>, Failure> {
     let given = step.get("retry_after").or(step.get("retry_after_ms"));
     let millis = given.and_then(|value| match value.as_str() {
@@ -313,8 +313,8 @@ fn hint(step: &Step) -> Result<Option<Duration>, Failure> {
         .and_then(|millis| Duration::try_from_secs_f64(millis / 1e3).ok()))
 }
 
-/// The bucket alone: `acquire` pays for a retry, `release` pays back, `reward` is a success at the
-/// first attempt.
+/// Runs the bucket alone: `acquire` pays for a retry, `release` pays back, `reward` is a success at the first
+/// attempt.
 fn run_bucket(scenario: &Scenario<'_>) -> Check {
     let config = &scenario.config;
     let capacity = step_count(config, "capacity")?;
@@ -339,7 +339,7 @@ fn run_bucket(scenario: &Scenario<'_>) -> Check {
     if prices.len() > classes.len() {
         return inexpressible("more prices than classes of errors");
     }
-    // What no call has paid is paid back as successes at the first attempt.
+    // A release without a payment is emulated by successes at the first attempt.
     let unit = amounts("release")?.into_iter().fold(0, gcd);
     let rewarded = config.number("success_reward")?;
     let reward = rewarded.unwrap_or(f64::from(unit.max(1)));
@@ -370,7 +370,7 @@ fn run_bucket(scenario: &Scenario<'_>) -> Check {
                     None if rewarded.is_none() => {
                         (0..amount / unit.max(1)).for_each(|_| budget.begin().success());
                     }
-                    None => return inexpressible("releases what no call has paid"),
+                    None => return inexpressible("releases more than any call has paid"),
                 }
             }
             Some("reward") => budget.begin().success(),

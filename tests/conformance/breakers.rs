@@ -1,4 +1,4 @@
-//! What the adapters of circuit breakers share.
+//! Shared by the adapters of circuit breakers.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use super::harness::{Failure, failed, inexpressible};
 
 pub(crate) const NANOSECOND: Duration = Duration::from_nanos(1);
 
-/// The breaker of a configuration that its source takes, so ours must as well.
+/// Builds the breaker of a configuration. The source accepts it, so ours must too.
 pub(crate) fn build(
     builder: CircuitBreakerBuilder,
     clock: &TestClock,
@@ -21,7 +21,7 @@ pub(crate) fn build(
     built.or_else(|error| failed(error.to_string()))
 }
 
-/// The same delay each time, or none at all.
+/// Returns a constant delay, or none.
 pub(crate) fn fixed(delay: Duration) -> Backoff {
     match delay {
         Duration::ZERO => Backoff::NONE,
@@ -29,8 +29,8 @@ pub(crate) fn fixed(delay: Duration) -> Backoff {
     }
 }
 
-/// A breaker whose scenario does not say which call is which: results belong to the oldest call that
-/// was admitted, or to a new one.
+/// A breaker whose scenario does not identify calls: a result belongs to the oldest admitted call, or to a new
+/// one.
 pub(crate) struct Subject<'a> {
     pub(crate) breaker: &'a CircuitBreaker,
     held: RefCell<VecDeque<(u64, Permit<'a>)>>,
@@ -46,12 +46,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Asks for a permit and keeps it.
+    /// Acquires a permit and keeps it.
     pub(crate) fn acquire(&self) -> bool {
         self.keep(self.breaker.try_acquire())
     }
 
-    /// Keeps a permit, if there is one.
+    /// Keeps a permit, if any.
     pub(crate) fn keep(&self, permit: Result<Permit<'a>, Rejected>) -> bool {
         let Ok(permit) = permit else {
             return false;
@@ -61,7 +61,7 @@ impl<'a> Subject<'a> {
         true
     }
 
-    /// The oldest permit that is kept, unless the state has changed since it was given.
+    /// Returns the oldest kept permit, unless the state has changed since its admission.
     fn oldest(&self) -> Option<Permit<'a>> {
         let generation = self.breaker.snapshot().generation;
         let mut held = self.held.borrow_mut();
@@ -69,7 +69,7 @@ impl<'a> Subject<'a> {
         held.pop_front().map(|(_, permit)| permit)
     }
 
-    /// Records a result, which a circuit that admits no call ignores.
+    /// Records a result. A circuit that admits no call ignores it.
     pub(crate) fn record(&self, verdict: Verdict, took: Option<Duration>) {
         self.try_record(verdict, took);
     }
@@ -81,24 +81,23 @@ impl<'a> Subject<'a> {
             return false;
         };
         match took {
-            Some(took) => permit.record_taken(verdict, took),
+            Some(took) => permit.record_with_duration(verdict, took),
             None => permit.record(verdict),
         }
         true
     }
 
-    /// As [`record`](Self::record), in a source where a result does not ask for admission: a circuit
-    /// that admits no call stays as it is, whatever the time, and counts no rejection. Returns whether
-    /// the result was recorded.
+    /// As [`record`](Self::record), for sources whose results need no admission: a circuit that admits no call
+    /// keeps its state at any time and counts no rejection. Returns whether the result was recorded.
     pub(crate) fn record_unasked(&self, verdict: Verdict, took: Option<Duration>) -> bool {
-        // The end of a half-open time may not have been noticed yet.
+        // The end of the half-open phase may not have been noticed yet.
         let shut = [State::Open, State::Isolated];
         !shut.contains(&self.breaker.state())
             && self.breaker.peek() != State::Open
             && self.try_record(verdict, took)
     }
 
-    /// Gives a permit back unused.
+    /// Returns a permit unused.
     pub(crate) fn release(&self) {
         drop(self.oldest());
     }
@@ -125,7 +124,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Brings the breaker into a state by hand.
+    /// Forces the breaker into a state.
     pub(crate) fn force(&self, state: &str) -> Result<(), Failure> {
         match state {
             "open" => self.breaker.trip(),
@@ -139,7 +138,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// What an outcome says.
+/// Returns the verdict of an outcome.
 pub(crate) fn verdict(outcome: Option<&str>) -> Result<Verdict, Failure> {
     match outcome {
         Some("success") => Ok(Verdict::success()),
@@ -151,12 +150,12 @@ pub(crate) fn verdict(outcome: Option<&str>) -> Result<Verdict, Failure> {
     }
 }
 
-/// The name most sources have for a state.
+/// Returns the name that most sources use for a state.
 pub(crate) const fn name(state: State) -> &'static str {
     state.as_str()
 }
 
-/// A number as a 32-bit float prints it, for sources that count in those.
+/// Rounds a number to a 32-bit float, for sources that compute in those.
 pub(crate) fn float(number: f64) -> f64 {
     let text = (number as f32).to_string();
     text.parse().unwrap_or(number)

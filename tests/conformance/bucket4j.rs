@@ -51,7 +51,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
                 let holds = quotas.iter().all(|quota| tokens <= quota.limit());
                 let delay = match foresee(&limiter, tokens) {
                     Some(delay) if holds || !checked => nanos(delay),
-                    // Java's largest number.
+                    // Java's largest `long`.
                     _ => i64::MAX as u64,
                 };
                 step.check("expect_ns", delay)?;
@@ -71,7 +71,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
 
 fn quota(bandwidth: &Value) -> Result<Quota, Failure> {
     let Value::Object(map) = bandwidth else {
-        return inexpressible("a bandwidth that is no object");
+        return inexpressible("a bandwidth is not an object");
     };
     let fields = Fields::new(map.clone());
     let capacity = fields.count("capacity")?;
@@ -90,14 +90,14 @@ fn quota(bandwidth: &Value) -> Result<Quota, Failure> {
     fields.finish("bandwidth key")?;
     match initial {
         Some(initial) if initial > capacity => {
-            inexpressible("begins with more tokens than it can hold")
+            inexpressible("starts with more tokens than it can hold")
         }
         Some(initial) => Ok(quota.initial(initial)),
         None => Ok(quota),
     }
 }
 
-/// What has been earned of the next token, in the unit of Bucket4j's carry.
+/// Returns the earned part of the next token, in the unit of Bucket4j's carry.
 fn rest(limiter: &RateLimiter, quotas: &[Quota]) -> Result<u64, Failure> {
     let [quota] = quotas else {
         return inexpressible("the carry of one of several bandwidths");

@@ -1,23 +1,22 @@
-//! How calls lie in the buckets of sources whose buckets begin with a call.
+//! The assignment of calls to buckets, for sources whose buckets begin with a call.
 //!
-//! There a bucket begins with the first call after the last bucket's end; here slices lie end to end.
-//! What comes out differently because of that is not expressible, and this tells when it may.
+//! In those sources a bucket begins with the first call after the end of the last bucket; our slices are
+//! contiguous. Differences caused by that are not expressible; [`Buckets`] detects when they may occur.
 
-/// The buckets of a source, and what they hold.
+/// The buckets of a source, with their calls.
 pub(crate) struct Buckets {
     rule: Rule,
     length: u128,
-    /// When the first of our slices begins.
+    /// The start of the first of our slices.
     origin: Option<u128>,
     held: Vec<Bucket>,
 }
 
 enum Rule {
-    /// A bucket leaves once it began this long ago. Our slices begin with the first call into an
-    /// empty window.
+    /// A bucket expires when it began this long ago. Our slices begin with the first call into an empty window.
     Expire(u128),
-    /// A bucket leaves when there are more than this many, however old they are. Our slices begin
-    /// with the scenario, and so does the first bucket.
+    /// A bucket expires when there are more than this many, at any age. Our slices and the first bucket begin with
+    /// the scenario.
     Ring(usize),
 }
 
@@ -28,7 +27,7 @@ struct Bucket {
 }
 
 impl Buckets {
-    /// Why they differ, for the report.
+    /// The reason for differences, for the report.
     pub(crate) const REASON: &str = "buckets that begin with their first call";
 
     pub(crate) const fn expiring(length: u128, after: u128) -> Self {
@@ -55,7 +54,7 @@ impl Buckets {
         }
     }
 
-    /// Opens the bucket of `now`, if there is none, and drops the buckets that have to leave.
+    /// Opens the bucket of `now` if there is none, and drops expired buckets.
     pub(crate) fn advance(&mut self, now: u128) {
         if let Rule::Expire(after) = self.rule {
             self.held
@@ -91,7 +90,7 @@ impl Buckets {
         }
     }
 
-    /// Whether a window of even slices holds other calls, because the buckets are not even.
+    /// Returns whether a window of even slices holds other calls, because the buckets are not even.
     pub(crate) fn differ(&self, calls: u64, failures: u64) -> bool {
         let sum = |count: fn(&Bucket) -> u64| self.held.iter().map(count).sum::<u64>();
         let same = (calls, failures) == (sum(|bucket| bucket.calls), sum(|bucket| bucket.failures));
@@ -105,7 +104,7 @@ impl Buckets {
         self.held.iter().all(on_grid)
             && match self.rule {
                 Rule::Expire(_) => true,
-                // A gap makes them keep buckets that are too old.
+                // After a gap they keep buckets that are too old.
                 Rule::Ring(_) => self.held.windows(2).all(follow),
             }
     }

@@ -1,4 +1,4 @@
-//! The clock of a scenario: a [`ManualClock`] that can also be set back.
+//! The clock of a scenario: a [`ManualClock`] that can also go backwards.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use backstop::{Clock, Instant, ManualClock, Sleep};
 
-/// A clock that a scenario's steps move. Clones share one time, which begins at [`TestClock::START`].
+/// A clock that the steps of a scenario move. Clones share one time, which starts at [`TestClock::START`].
 ///
-/// Some scenarios set the time back, which a [`ManualClock`] never does.
+/// In some scenarios time goes backwards, which a [`ManualClock`] never does.
 #[derive(Clone, Debug)]
 pub(crate) struct TestClock {
     manual: ManualClock,
-    /// How far the time has been set back, in nanoseconds.
+    /// How far the clock has gone backwards, in nanoseconds.
     back: Arc<AtomicU64>,
 }
 
 impl TestClock {
-    /// Where scenarios begin: late enough for steps before the start, and a whole number of days,
-    /// so that windows aligned to the clock are aligned to the scenario too.
+    /// The start of scenarios: late enough for steps before the start, and a whole number of days, so that windows
+    /// aligned to the clock are also aligned to the scenario.
     const START: Duration = Duration::from_secs(1000 * 24 * 60 * 60);
 
     pub(crate) fn new() -> Self {
@@ -31,7 +31,7 @@ impl TestClock {
         }
     }
 
-    /// The time since the scenario began; zero before.
+    /// Returns the time since the scenario began, or zero before.
     pub(crate) fn elapsed(&self) -> Duration {
         let start = Instant::ORIGIN + Self::START;
         self.now().saturating_duration_since(start)
@@ -41,12 +41,12 @@ impl TestClock {
         self.manual.advance(duration);
     }
 
-    /// Runs a future to its end; time passes whenever everything waits.
+    /// Runs a future to completion; time advances when it is pending.
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.manual.block_on(future)
     }
 
-    /// Moves the clock to `nanos` after the start of the scenario, or before it.
+    /// Moves the clock to `nanos` after the start of the scenario; negative is before it.
     pub(crate) fn move_to(&self, nanos: i128) {
         let start = i128::try_from(Self::START.as_nanos()).unwrap();
         let distance = start + nanos - i128::from(self.now().as_nanos());

@@ -1,4 +1,4 @@
-//! [`CircuitBreaker`] as cockatiel's circuit breaker policy, and its windows as the breakers inside it.
+//! [`CircuitBreaker`] as cockatiel's circuit breaker policy, and its windows as the policy's breakers.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     },
 };
 
-/// A breaker of a configuration: when it trips, and how its calls lie where that may differ.
+/// A configured breaker: its trip rule, and its buckets if they may differ from ours.
 struct Rule {
     trip: Trip,
     has_window: bool,
@@ -76,7 +76,7 @@ impl Rule {
     fn sampling(threshold: f64, duration: Duration, rate: Option<f64>) -> Self {
         let millis = duration.as_secs_f64() * 1e3;
         let count = (millis / 1e3).ceil().max(5.0);
-        // Whole milliseconds, so that the window may be a bit longer or shorter.
+        // Whole milliseconds, so the window may be slightly longer or shorter.
         let length = (millis / count).round();
         let least = length * count * (rate.unwrap_or(5.0 / threshold) / 1e3);
         let length = Duration::from_millis(length as u64);
@@ -93,12 +93,12 @@ impl Rule {
     }
 }
 
-/// Thresholds are strict there: the next number after one.
+/// Returns the next number after a threshold: thresholds of the source are strict.
 fn above(threshold: f64) -> f64 {
     f64::from_bits(threshold.to_bits() + 1)
 }
 
-/// Answers of a breaker alone, which goes on counting after it has tripped: one that never opens.
+/// Runs a breaker alone, which keeps counting after it has tripped: ours never opens.
 fn breaker(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
@@ -141,7 +141,7 @@ fn breaker(scenario: &Scenario<'_>) -> Check {
             if let Some(buckets) = &mut buckets {
                 buckets.record(clock.elapsed().as_nanos(), op == "failure");
             }
-            // Told of once only; afterwards the window says it.
+            // Reported only once; afterwards the window tells.
             let snapshot = breaker.snapshot();
             let holds = match kind {
                 "consecutive" => f64::from(snapshot.consecutive_failures) >= threshold,
@@ -170,7 +170,7 @@ fn breaker(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// How long the circuit stays open: always the same, or the numbers of a list, the last one for ever.
+/// Returns the break durations: a constant, or a list whose last value repeats.
 fn lengths(config: &Fields) -> Result<Vec<Duration>, Failure> {
     let Some(value) = config.get("half_open_after_ms") else {
         return match config.duration("half_open_after")? {
@@ -190,7 +190,7 @@ fn lengths(config: &Fields) -> Result<Vec<Duration>, Failure> {
         .collect()
 }
 
-/// `consecutive 2`, or an object as the configuration of a breaker alone.
+/// Parses `consecutive 2`, or an object like the configuration of a breaker alone.
 fn inner(config: &Fields) -> Result<Rule, Failure> {
     match config.get("breaker") {
         Some(Value::String(text)) => {
@@ -217,7 +217,7 @@ fn inner(config: &Fields) -> Result<Rule, Failure> {
     }
 }
 
-/// How many calls decide the trial, and which share of them may fail.
+/// Returns the number of probes that decide the half-open phase, and the share of them that may fail.
 fn sampling(config: &Fields) -> Result<(u32, f64), Failure> {
     match config.get("half_open_sampling") {
         None => Ok((1, 0.0)),
@@ -269,14 +269,14 @@ struct Policy<'a> {
     subject: Subject<'a>,
     breaker: &'a CircuitBreaker,
     clock: &'a TestClock,
-    /// How many calls a trial samples.
+    /// Number of probes in a half-open phase.
     calls: u64,
     isolations: RefCell<Vec<Isolation>>,
     /// Names of calls in flight, and the generation and state in which they were admitted.
     begun: RefCell<Vec<(String, u64, State)>>,
     buckets: RefCell<Option<Buckets>>,
     has_window: bool,
-    /// Results of the trial under way.
+    /// Results of the current half-open phase.
     sampled: Cell<u64>,
     difference: Cell<Option<&'static str>>,
 }
@@ -300,7 +300,7 @@ impl Policy<'_> {
         };
         if self.breaker.state() == State::HalfOpen {
             self.difference
-                .set(Some("calls that wait for the decision of the trial"));
+                .set(Some("calls that wait for the half-open decision"));
         }
         match rejected.reason() {
             Reason::Isolated => "rejected_isolated",
@@ -316,13 +316,13 @@ impl Policy<'_> {
         let (_, generation, admitted_in) = begun.swap_remove(index);
         let state = self.breaker.state();
         let mut verdict = match outcome {
-            // What the policy does not handle is a success to a trial.
+            // A result that the policy does not handle is a successful probe.
             Some("unhandled_error") if state == State::HalfOpen => Verdict::success(),
             outcome => verdict(outcome)?,
         };
         if self.breaker.snapshot().generation != generation && admitted_in == State::Closed {
             self.difference
-                .set(Some("a late result that its breaker still counts"));
+                .set(Some("a late result that the source still counts"));
             verdict = Verdict::ignore();
         }
         self.subject.end(call, verdict);
@@ -331,11 +331,11 @@ impl Policy<'_> {
             let closed = self.breaker.state() == State::Closed;
             if closed && self.sampled.get() < self.calls {
                 self.difference.set(Some(
-                    "a trial that closes only after all its calls, but opens before",
+                    "a half-open circuit that closes only after all probes, but opens before",
                 ));
             } else if closed && self.has_window {
                 self.difference
-                    .set(Some("a window that begins with the success that closed"));
+                    .set(Some("a window that begins with the closing success"));
             }
         }
         self.count(state, outcome);
@@ -384,15 +384,15 @@ impl Policy<'_> {
                 let was_isolated = isolations.pop().is_some();
                 let is_over = was_isolated && isolations.is_empty();
                 if is_over && self.breaker.state() != State::Closed {
-                    // There it closes, whatever it was before.
+                    // The source closes, from any state.
                     self.breaker.reset();
                     self.difference
-                        .set(Some("failures that count on after an isolation"));
+                        .set(Some("failures that keep counting after an isolation"));
                 }
             }
             op => unknown(op)?,
         }
-        // A break that is over is seen when a call comes.
+        // The end of a break takes effect with the next call.
         step.check("expect_state", name(self.breaker.state()))
     }
 }

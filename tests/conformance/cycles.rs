@@ -1,5 +1,5 @@
-//! A [`RateLimiter`] with a fixed window as the cycles of resilience4j and as Failsafe's smooth and
-//! bursty limiters: reservations are debts that the coming windows pay.
+//! A [`RateLimiter`] with a fixed window as the cycles of resilience4j and as Failsafe's smooth and bursty
+//! limiters: reservations are debts that the next windows pay.
 
 use std::time::Duration;
 
@@ -76,23 +76,23 @@ fn resilience4j(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// A limiter with cycles. There a lower limit leaves the permits of this cycle alone and holds from
-/// the next one on; here no window holds more than its limit.
+/// A limiter with cycles. In the source a lower limit applies from the next cycle on; here no window exceeds its
+/// limit.
 struct Cycles {
     limiter: RateLimiter,
     clock: TestClock,
     period: Duration,
-    /// A new limit, and the cycle in which it was set.
+    /// A new limit and the cycle in which it was set.
     coming: Option<(u64, u64)>,
 }
 
 impl Cycles {
-    /// The number of the present cycle.
+    /// Returns the number of the current cycle.
     fn number(&self) -> u64 {
         nanos(self.clock.elapsed()) / nanos(self.period).max(1)
     }
 
-    /// Takes over the new limit once it leaves no permit out, or at once.
+    /// Applies the new limit once it invalidates no permit, or immediately.
     fn change(&mut self, at_once: bool) -> Check {
         let Some((limit, since)) = self.coming else {
             return Ok(());
@@ -112,18 +112,18 @@ impl Cycles {
         let Some((limit, _)) = self.coming.filter(|_| permits > there) else {
             return Ok(reserve(&self.limiter, permits, longest));
         };
-        // What is there beyond the new limit, and the rest as the coming cycles have it.
+        // The permits beyond the new limit, and the rest from the next cycles.
         let beyond = there - limit;
         reserve(&self.limiter, beyond, Duration::ZERO);
         self.change(true)?;
         match reserve(&self.limiter, permits - beyond, longest) {
             Some(wait) => Ok(Some(wait)),
-            None => inexpressible("a refusal while there is more than a new limit"),
+            None => inexpressible("a rejection while more permits are left than the new limit"),
         }
     }
 }
 
-/// `wait` in nanoseconds; negative when rejected, which every unit writes as -1.
+/// Checks `wait` in nanoseconds; negative if rejected, which every unit writes as -1.
 fn check_wait(step: &Step, wait: f64) -> Check {
     step.check("expect_wait_ns", wait)?;
     step.check("expect_wait_ms", if wait < 0.0 { -1.0 } else { wait / 1e6 })?;
@@ -154,7 +154,7 @@ fn failsafe(scenario: &Scenario<'_>) -> Check {
                 }
                 (None, None) => return inexpressible("no interval"),
             };
-            // One slot per interval, on a grid from the start.
+            // One permit per interval, on a grid from the start.
             Quota::new(1, interval)
         }
         Some("bursty") => {
@@ -183,7 +183,7 @@ fn failsafe(scenario: &Scenario<'_>) -> Check {
                 let longest = longest.unwrap_or(Duration::ZERO);
                 let taken = reserve(&limiter, permits, longest);
                 if let Some(wait) = taken {
-                    // It waits for what it has reserved.
+                    // Waits for the reservation.
                     clock.advance(wait);
                 }
                 step.check("expect", taken.is_some())?;

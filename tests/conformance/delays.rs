@@ -1,4 +1,4 @@
-//! Delays as a real [`Retry`] computes them. Shared by the adapters for delays.
+//! Delays computed by a real [`Retry`]. Shared by the adapters for delays.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::clock::TestClock;
 
-/// The delays before the first `count` retries of a call, without waiting for them.
+/// Returns the delays before the first `count` retries of a call, without waiting.
 pub(crate) fn delays(
     backoff: Backoff,
     count: u32,
@@ -34,7 +34,7 @@ pub(crate) fn delays(
     Ok(delays)
 }
 
-/// A delay as scenario files write it.
+/// Formats a delay as scenario files write it.
 pub(crate) fn millis(delay: Duration) -> Value {
     match delay {
         Duration::MAX => "max_duration".into(),
@@ -42,7 +42,7 @@ pub(crate) fn millis(delay: Duration) -> Value {
     }
 }
 
-/// A fixed delay, where the source takes zero for none at all.
+/// Returns a fixed delay; zero is no delay, as in the source.
 pub(crate) const fn fixed(delay: Duration) -> Backoff {
     if delay.is_zero() {
         Backoff::NONE

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop::Clock;
-use backstop::bulkhead::limit::{ConcurrencyLimit, Gradient, GradientBuilder, Probe, Sample};
+use backstop::bulkhead::limit::{Calibration, ConcurrencyLimit, Gradient, GradientBuilder, Sample};
 
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Goes by one of two names; where a file has both, the one with the unit counts.
+/// Reads the jitter under either of two names; the name with the unit takes precedence.
 fn jitter(fields: &Fields) -> Result<f64, Failure> {
     let plain = fields.number("jitter")?;
     Ok(fields.number("jitter_pct")?.or(plain).unwrap_or(15.0) / 100.0)
@@ -52,7 +52,7 @@ fn jitter(fields: &Fields) -> Result<f64, Failure> {
 fn builder(fields: &Fields) -> Result<GradientBuilder, Failure> {
     let percent = |key: &str, default: f64| Ok(fields.number(key)?.unwrap_or(default) / 100.0);
     let min = fields.count_u32("min_concurrency")?.unwrap_or(3);
-    let probe = Probe::every(fields.duration("min_rtt_interval")?.unwrap_or(MINUTE))
+    let calibration = Calibration::every(fields.duration("min_rtt_interval")?.unwrap_or(MINUTE))
         .jitter(jitter(fields)?)
         .samples(fields.count_u32("request_count")?.unwrap_or(50))
         .concurrency(min)
@@ -64,14 +64,14 @@ fn builder(fields: &Fields) -> Result<GradientBuilder, Failure> {
         .update_interval(update.unwrap_or(Duration::from_millis(100)))
         .quantile(percent("percentile", 50.0)?)
         .buffer(percent("buffer_pct", 25.0)?)
-        .probe(probe))
+        .calibration(calibration))
 }
 
 struct Envoy<'a> {
     algorithm: Gradient,
     clock: &'a TestClock,
     builder: GradientBuilder,
-    /// The time between probes, and the share of it that is added at most.
+    /// The time between probes, and the largest share that is added to it.
     interval: Duration,
     jitter: f64,
     request_count: u32,
@@ -80,12 +80,12 @@ struct Envoy<'a> {
 }
 
 impl Envoy<'_> {
-    /// There the use of the limit does not matter.
+    /// Returns a sample. In the source the utilization does not matter.
     fn sample(&self, latency: Duration) -> Sample {
         Sample::new(self.clock.now(), latency, self.algorithm.limit())
     }
 
-    /// The limit once the timers that are due have run.
+    /// Returns the limit after the timers that are due have run.
     fn limit(&mut self) -> u32 {
         self.algorithm.tick(self.clock.now());
         self.algorithm.limit()
@@ -100,14 +100,14 @@ impl Envoy<'_> {
     fn record(&mut self, latency: Duration) {
         self.algorithm.tick(self.clock.now());
         self.in_flight = self.in_flight.saturating_sub(1);
-        // A request takes no time on this clock: it began when it ends.
+        // A request takes no time on this clock, so its start is its end.
         let mut sample = self.sample(latency);
         sample.started = sample.now;
         self.algorithm.on_sample(&sample);
     }
 
-    /// The time from a probe to the next one, when the source draws the number `random`: it adds the
-    /// rest of the division by the longest addition, which is a share of it here.
+    /// Checks the time between two probes if the source draws `random`. The source adds the remainder of its division
+    /// by the longest addition; here that is a share.
     fn timer(&self, step: &Step) -> Check {
         let random = step.need("random", step.count("random")?)?;
         let expected = step.need("expect_ms", step.duration("expect")?)?;
@@ -127,7 +127,7 @@ impl Envoy<'_> {
         let probes_at = |after: Duration| {
             let mut algorithm = algorithm.clone();
             algorithm.tick(now + after);
-            algorithm.is_probing()
+            algorithm.is_calibrating()
         };
         let early = expected.saturating_sub(Duration::from_micros(1));
         match (probes_at(early), probes_at(expected)) {
@@ -138,7 +138,7 @@ impl Envoy<'_> {
         }
     }
 
-    /// One clause of a sentence: `5x(admit; sample 6 ms)`, `advance 101 ms`.
+    /// Runs one clause of a sentence: `5x(admit; sample 6 ms)`, `advance 101 ms`.
     fn clause(&mut self, clause: &str) -> Check {
         if let Some((times, body)) = clause.split_once("x(") {
             let body = body.trim_end_matches(')');
@@ -212,7 +212,7 @@ impl Actor for Envoy<'_> {
                 for _ in 0..self.request_count {
                     self.record(latency);
                 }
-                if self.algorithm.is_probing() {
+                if self.algorithm.is_calibrating() {
                     return failed("the probe goes on");
                 }
             }
@@ -220,7 +220,7 @@ impl Actor for Envoy<'_> {
         }
         if let Some(expected) = step.get("expect_defaults") {
             let Some(expected) = expected.as_object() else {
-                return inexpressible("`expect_defaults` is no object");
+                return inexpressible("`expect_defaults` is not an object");
             };
             let expected = Fields::new(expected.clone());
             let (ours, theirs) = (Gradient::builder(), builder(&expected)?);
@@ -256,7 +256,7 @@ impl Actor for Envoy<'_> {
                 other => return inexpressible(format!("the expectation {other:?}")),
             };
         let before = self.limit();
-        // A `;` inside of brackets does not end a clause.
+        // A `;` inside brackets does not end a clause.
         let mut depth = 0;
         for clause in body.split(|letter| {
             depth += i32::from(letter == '(') - i32::from(letter == ')');

@@ -1,4 +1,4 @@
-//! [`CircuitBreaker`] as failsafe-go's, and its statistics.
+//! [`CircuitBreaker`] as failsafe-go's, with its statistics.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) const STATS: Adapter = Adapter {
     run: run_stats,
 };
 
-/// `k` of the last `n`; without `n`, `k` in a row.
+/// Reads `k` of the last `n`; without `n`, `k` consecutive ones.
 fn ratio(config: &Fields, key: &str) -> Result<Option<(u32, u32)>, Failure> {
     let Some(Value::Object(map)) = config.get(key) else {
         return Ok(None);
@@ -40,7 +40,7 @@ fn ratio(config: &Fields, key: &str) -> Result<Option<(u32, u32)>, Failure> {
 fn run(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let (k, n) = ratio(&scenario.config, "failure")?.unwrap_or((1, 1));
-    // Without a rule for successes that for failures decides: as many as keep it from opening.
+    // Without a rule for successes the rule for failures decides: as many successes as keep it from opening.
     let (good, of) = ratio(&scenario.config, "success")?.unwrap_or((n + 1 - k, n));
     let delay = scenario.config.duration("delay")?;
     let builder = CircuitBreaker::builder()
@@ -74,7 +74,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// Buckets aligned to the clock, as ours are: `bucket index = floor(now/1000ms); ...`.
+/// Checks that buckets are aligned to the clock, like ours: `bucket index = floor(now/1000ms); ...`.
 fn check_alignment(config: &Fields, bucket: Duration) -> Check {
     let Some(text) = config.text("bucket_align")? else {
         return Ok(());

@@ -15,7 +15,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
-/// There the baseline counts its first so many samples alike.
+/// In the source the first samples of the baseline have equal weight.
 const WARM_UP: u64 = 10;
 
 fn run(scenario: &Scenario<'_>) -> Check {
@@ -32,7 +32,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
                 let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
                 let mut sample = Sample::new(clock.now(), latency, in_flight);
                 sample.full = step.flag("full")?.unwrap_or(false);
-                // A call that is dropped there is left out, as a neutral one is here.
+                // The source leaves out dropped calls, like our neutral ones.
                 if !step.flag("dropped")?.unwrap_or(false) {
                     algorithm.on_sample(&sample);
                 }
@@ -40,7 +40,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
             Some("max_limit") => {
                 let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
                 let most = builder.max_limit_at(in_flight);
-                // Where a whole number is expected, it is the number of calls that fit.
+                // A whole number is the number of calls that fit.
                 let whole = step.get("expect").is_some_and(|expected| expected.is_u64());
                 step.check("expect", if whole { most.floor() } else { most })?;
             }
@@ -90,7 +90,7 @@ fn builder(config: &Fields) -> Result<CorrelatedBuilder, Failure> {
     if let Some(preload) = config.get("preload_baseline") {
         let preload = match preload.as_object() {
             Some(preload) => Fields::new(preload.clone()),
-            None => return inexpressible("`preload_baseline` is no object"),
+            None => return inexpressible("`preload_baseline` is not an object"),
         };
         if preload.count("samples")?.unwrap_or(WARM_UP) < WARM_UP {
             return inexpressible("a baseline of fewer than ten samples");

@@ -1,5 +1,4 @@
-//! A JSON object that remembers which of its keys were read, so that none is passed over in
-//! silence.
+//! A JSON object that tracks which of its keys were read, so that none is silently ignored.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -9,9 +8,9 @@ use serde_json::{Map, Number, Value};
 
 use super::harness::{Check, Failure, failed, inexpressible};
 
-/// Keys that say something to people only.
+/// Keys for human readers only.
 const REMARKS: [&str; 4] = ["note", "notes", "comment", "source"];
-/// The units that names end in, in nanoseconds. A tick is .NET's.
+/// Units as suffixes of names, in nanoseconds. A tick is .NET's.
 const UNITS: [(&str, i128); 5] = [
     ("_ns", 1),
     ("_ticks", 100),
@@ -37,7 +36,7 @@ impl Fields {
         fields
     }
 
-    /// Counts every key as unread but for remarks.
+    /// Creates fields whose keys are all unread, except remarks.
     pub(crate) fn forget_reads(&self) {
         let remarks = self.map.keys();
         let remarks =
@@ -45,26 +44,26 @@ impl Fields {
         *self.read.borrow_mut() = remarks.cloned().collect();
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         let value = self.map.get(key)?;
         self.read.borrow_mut().insert(key.to_owned());
         Some(value)
     }
 
-    /// Whether there is such a key. Does not count as reading it.
+    /// Returns whether the key exists. Does not mark it as read.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
-    /// A number, written as an integer or not.
+    /// Returns a number, integer or not.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, Failure> {
         self.get(key)
             .map(|value| value.as_f64().ok_or_else(|| odd(key, value)))
             .transpose()
     }
 
-    /// A whole number from zero, also when it is written `5.0`.
+    /// Returns a non-negative whole number, also if written `5.0`.
     pub(crate) fn count(&self, key: &str) -> Result<Option<u64>, Failure> {
         self.get(key)
             .map(|value| {
@@ -77,28 +76,28 @@ impl Fields {
             .transpose()
     }
 
-    /// A whole number that fits 32 bits; larger ones become the largest.
+    /// Returns a whole number, saturated to 32 bits.
     pub(crate) fn count_u32(&self, key: &str) -> Result<Option<u32>, Failure> {
         let count = self.count(key)?;
         Ok(count.map(|count| u32::try_from(count).unwrap_or(u32::MAX)))
     }
 
-    /// A text.
+    /// Returns a string.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, Failure> {
         self.get(key)
             .map(|value| value.as_str().ok_or_else(|| odd(key, value)))
             .transpose()
     }
 
-    /// `true` or `false`.
+    /// Returns a Boolean.
     pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, Failure> {
         self.get(key)
             .map(|value| value.as_bool().ok_or_else(|| odd(key, value)))
             .transpose()
     }
 
-    /// A time in nanoseconds, negative ones included: `nanos("wait")` finds `wait_ms`, `wait_ns`,
-    /// `wait_s`, `wait_us` and `wait_ticks`.
+    /// Returns a time in nanoseconds, possibly negative: `nanos("wait")` finds `wait_ms`, `wait_ns`, `wait_s`,
+    /// `wait_us`, and `wait_ticks`.
     pub(crate) fn nanos(&self, name: &str) -> Result<Option<i128>, Failure> {
         for (suffix, unit) in UNITS {
             let key = format!("{name}{suffix}");
@@ -115,8 +114,8 @@ impl Fields {
         Ok(None)
     }
 
-    /// A time as a [`Duration`], found as by [`nanos`](Self::nanos). Negative ones are not
-    /// expressible; ones too long to count become the longest.
+    /// Returns a time as a [`Duration`], found like [`nanos`](Self::nanos). Negative times are not expressible; too long
+    /// ones saturate.
     pub(crate) fn duration(&self, name: &str) -> Result<Option<Duration>, Failure> {
         match self.nanos(name)? {
             Some(nanos) if nanos < 0 => inexpressible(format!("`{name}` is negative")),
@@ -127,10 +126,10 @@ impl Fields {
         }
     }
 
-    /// Compares `actual` with the value of `key`, if there is one.
+    /// Compares `actual` with the value of `key`, if present.
     ///
-    /// Numbers may differ by `tol`. Of an object every expected key is compared; one that `actual`
-    /// lacks is not expressible.
+    /// Numbers may differ by `tol`. In an object, every expected key is compared; a key that `actual` lacks is not
+    /// expressible.
     pub(crate) fn check(&self, key: &str, actual: impl Into<Value>) -> Check {
         let tolerance = self.number("tol")?.unwrap_or(0.0);
         match self.get(key) {
@@ -139,7 +138,7 @@ impl Fields {
         }
     }
 
-    /// The unread keys.
+    /// Returns the unread keys.
     pub(crate) fn unread(&self) -> Vec<&str> {
         let read = self.read.borrow();
         self.map
@@ -149,7 +148,7 @@ impl Fields {
             .collect()
     }
 
-    /// Not expressible if a key is unread; `what` says what the keys belong to.
+    /// Fails as not expressible if a key is unread; `what` names the object.
     pub(crate) fn finish(&self, what: &str) -> Check {
         match self.unread()[..] {
             [] => Ok(()),
@@ -184,7 +183,7 @@ fn compare(key: &str, expected: &Value, actual: &Value, tolerance: f64) -> Check
             }
             true
         }
-        // To the last digit, which a float would not have.
+        // Exact; a float would lose digits.
         (Value::Number(a), Value::Number(b)) if tolerance == 0.0 && is_whole(a) && is_whole(b) => {
             a == b
         }

@@ -12,24 +12,24 @@ pub(crate) struct File {
 }
 
 impl File {
-    /// Whether these are tests of `project`, such as `grpc/grpc-go`, among others.
+    /// Returns whether `project`, such as `grpc/grpc-go`, is one of the sources.
     pub(crate) fn is_from(&self, project: &str) -> bool {
         self.source
             .split([' ', ';', ',', '(', ')'])
             .any(|word| word.split('@').next() == Some(project))
     }
 
-    /// What the scenarios test.
+    /// Returns the pattern that the scenarios test.
     pub(crate) fn pattern(&self) -> &str {
         &self.pattern
     }
 
-    /// Whether the source or one of its rules says `text`.
+    /// Returns whether the source or one of its rules contains `text`.
     pub(crate) fn mentions(&self, text: &str) -> bool {
         self.source.contains(text) || self.rules.iter().any(|rule| rule.contains(text))
     }
 
-    /// Reads a file's text; the error says what is wrong with it.
+    /// Parses a file. The error describes the problem.
     pub(crate) fn parse(name: &str, text: &str) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let text = |key: &str| match value[key].as_str() {

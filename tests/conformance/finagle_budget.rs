@@ -1,5 +1,5 @@
-//! [`RetryBudget::percentage`] as the retry budgets of Finagle and tower, and as the leaky bucket they
-//! are made of; [`RetryBudget::tokens`] as its bounded one.
+//! [`RetryBudget::percentage`] as the retry budgets of Finagle and tower and as their leaky bucket;
+//! [`RetryBudget::tokens`] as the bounded bucket.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     match scenario.config.text("kind")? {
         Some("leaky") => return leaky(scenario),
         Some("bounded") => return bounded(scenario),
-        // A budget that never allows a retry, whatever is put in.
+        // A budget that never allows a retry, whatever is deposited.
         Some("empty") => return play(scenario, &scenario.config, true),
         Some(kind) => return inexpressible(format!("kind {kind:?}")),
         None => {}
@@ -38,7 +38,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
 
 fn play(scenario: &Scenario<'_>, config: &Fields, is_empty: bool) -> Check {
     let clock = TestClock::new();
-    let nothing = RetryBudget::percentage().ratio(0.0).floor_per_second(0);
+    let nothing = RetryBudget::percentage().ratio(0.0).floor(0);
     let budget = match is_empty {
         true => Some(nothing.clock(clock.clone()).build()),
         false => budget(config, &clock)?,
@@ -47,8 +47,8 @@ fn play(scenario: &Scenario<'_>, config: &Fields, is_empty: bool) -> Check {
         Some(budget) => budget.or_else(|error| failed(error.to_string()))?,
         None => return inexpressible("a negative setting"),
     };
-    // There a withdrawal belongs to no call, here it does: to one that began so long ago that its
-    // deposit is forgotten.
+    // In the source a withdrawal belongs to no call. Here it belongs to a call so old that its deposit has
+    // expired.
     clock.move_to(-2 * i128::try_from(LONGEST_TTL.as_nanos()).unwrap());
     let asking = budget.begin();
     clock.move_to(0);
@@ -67,7 +67,7 @@ struct Finagle<'a> {
     budget: &'a RetryBudget,
     clock: &'a TestClock,
     asking: BudgetedCall<'a>,
-    /// Since the last `repeat` began.
+    /// Withdrawals since the last `repeat` began.
     withdrawn: u64,
 }
 
@@ -95,8 +95,8 @@ impl Actor for Finagle<'_> {
     }
 }
 
-/// The budget of a configuration, or of a `build` step. `None` when it has a negative setting that
-/// the type of our setter refuses.
+/// Builds the budget of a configuration or of a `build` step. Returns `None` for a negative setting, which the type
+/// of our setter rejects.
 fn budget(
     fields: &Fields,
     clock: &TestClock,
@@ -113,15 +113,15 @@ fn budget(
     Ok(Some(
         RetryBudget::percentage()
             .window(Duration::from_nanos(window))
-            .floor_per_second(floor as u32)
+            .floor(floor as u32)
             .ratio(ratio)
             .clock(clock.clone())
             .build(),
     ))
 }
 
-/// The bucket that forgets: every token comes from a call at a ratio of one. A budget's floor is one
-/// per second, the bucket's reserve is one for all of its time, so that is a second long here.
+/// Runs the leaky bucket: every token comes from a call at a ratio of one. The floor of a budget is per second, the
+/// reserve of the bucket is for its whole time, so that time is one second here.
 fn leaky(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let config = &scenario.config;
@@ -136,7 +136,7 @@ fn leaky(scenario: &Scenario<'_>) -> Check {
     };
     let budget = RetryBudget::percentage()
         .ratio(1.0)
-        .floor_per_second(config.count_u32("reserve")?.unwrap_or(0))
+        .floor(config.count_u32("reserve")?.unwrap_or(0))
         .window(SECOND)
         .clock(scaled.clone())
         .build()
@@ -162,8 +162,8 @@ fn bounded(scenario: &Scenario<'_>) -> Check {
     play_bucket(scenario, &TestClock::new(), &budget, put, budget.begin())
 }
 
-/// A bucket gives any amount at once or nothing, a budget one retry at a time: the amount is taken
-/// one by one when there is enough, which is the same where no other call comes in between.
+/// Runs a bucket. It gives an amount at once or nothing, a budget one retry at a time: if enough is available, the
+/// amount is taken one by one, which is equivalent without calls in between.
 fn play_bucket(
     scenario: &Scenario<'_>,
     clock: &TestClock,
@@ -193,7 +193,7 @@ fn play_bucket(
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A clock to which `ttl` is a second. It stands until the scenario has begun.
+/// A clock on which `ttl` is one second. It stands still until the scenario has begun.
 #[derive(Clone, Debug)]
 struct Scaled {
     clock: TestClock,

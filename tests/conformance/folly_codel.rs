@@ -46,7 +46,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
             }
             op => unknown(op)?,
         }
-        // There it is a whole number of percent, rounded down.
+        // The source rounds down to whole percent.
         let load = (codel.load() * 100.0 + 1e-9).floor();
         step.check("expect_load", load)?;
         if let Some(bound) = step.number("expect_load_lt")? {

@@ -39,7 +39,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     scenario.play(&clock, actor)
 }
 
-/// The time for which one call takes the place of another.
+/// Checks the emission interval.
 fn emission_interval(step: &Step) -> Check {
     let count = step.need("count", step.count("count")?)?;
     let period = step.need("period", step.duration("period")?)?;
@@ -65,7 +65,7 @@ fn quota(config: &Fields) -> Result<Quota, Failure> {
     let mut quota = None;
     for (name, make) in units {
         if let Some(count) = config.count(name)? {
-            // There, the burst is the number, whatever the unit.
+            // In the source the burst is the number, for any unit.
             quota = Some(make(count).burst(count));
         }
     }
@@ -106,7 +106,7 @@ impl Gcra {
     }
 }
 
-/// In every unit.
+/// Returns the answer in every unit.
 fn answer(decision: Decision) -> Value {
     let mut answer = json!({
         "limited": !decision.allowed,
@@ -158,7 +158,7 @@ impl Actor for Gcra {
             }
         }
         let times = step.count("times")?.unwrap_or(0);
-        // One call conforms in each round.
+        // One call per round conforms.
         step.check(
             "expect",
             format!("every second check succeeds, {times} conforming"),

@@ -1,4 +1,4 @@
-//! The limit algorithms as those of the Go port of concurrency-limits.
+//! The limit algorithms as those of the Go port of Netflix concurrency-limits.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
-/// Where a sample moves the limit in another way than ours, and how.
+/// Returns how the source differs if a sample moves its limit differently from ours.
 type Differs = Box<dyn FnMut(&Sample, u32) -> Option<&'static str>>;
 
 fn run(scenario: &Scenario<'_>) -> Check {
@@ -58,7 +58,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
 fn aimd(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure> {
     let increase = config.count_u32("increase_by")?.unwrap_or(1).max(1);
     let ratio = config.number("backoff_ratio")?.unwrap_or(0.9);
-    // It has neither a largest limit nor a latency that counts as a drop.
+    // The source has neither a largest limit nor a latency that counts as a drop.
     let aimd = Aimd::builder()
         .initial(config.count_u32("initial")?.unwrap_or(10))
         .min(1)
@@ -66,7 +66,7 @@ fn aimd(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure
         .timeout(Duration::MAX)
         .backoff(ratio)
         .increase_by(increase)
-        // There it grows only when the limit is reached.
+        // The source grows only if the limit is reached.
         .utilization(1.0)
         .every_sample(true);
     let differs = move |sample: &Sample, limit: u32| {

@@ -21,7 +21,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
-/// Without an interval calls are counted for as long as the circuit is closed.
+/// Without an interval, calls are counted while the circuit is closed.
 const EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const NEVER: u32 = u32::MAX;
 
@@ -40,7 +40,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
         .trip_on(span.over(Trip::failures(NEVER)))
         .trip_on(Trip::consecutive(NEVER))
         .trip_on_failures_only(true)
-        // There a break is over strictly after.
+        // In the source a break ends strictly after its duration.
         .break_for(fixed(timeout + NANOSECOND))
         .half_open(HalfOpen::successes(probes))
         .permitted_calls(probes)
@@ -65,12 +65,12 @@ fn run(scenario: &Scenario<'_>) -> Check {
     scenario.play(&clock, actor)
 }
 
-/// How long calls are counted while the circuit is closed.
+/// The time span over which calls are counted while the circuit is closed.
 enum Span {
     Ever,
     /// A new generation begins after each.
     Interval(Duration),
-    /// A window of so many buckets of this length.
+    /// A window of this many buckets of this length.
     Buckets(u32, Duration),
 }
 
@@ -95,7 +95,7 @@ impl Span {
 
     fn over(&self, trip: Trip) -> Trip {
         match *self {
-            // An interval ends by hand, see `roll_over`.
+            // `roll_over` ends an interval.
             Self::Ever | Self::Interval(_) => trip.within(EVER).slices(1).from_first_call(),
             Self::Buckets(count, length) => {
                 let window = length.saturating_mul(count);
@@ -105,7 +105,7 @@ impl Span {
     }
 }
 
-/// What `ReadyToTrip` says, as rules. `None` if it never does.
+/// Returns `ReadyToTrip` as rules. `None` if it never trips.
 fn trip(config: &Fields, span: &Span) -> Result<Option<Trip>, Failure> {
     let fields = match config.get("trip") {
         Some(Value::Object(trip)) => Fields::new(trip.clone()),
@@ -125,7 +125,7 @@ fn trip(config: &Fields, span: &Span) -> Result<Option<Trip>, Failure> {
         None => inexpressible("a trip without `n`"),
     };
     let trip = match fields.text("kind")? {
-        // The comparison is made at a failure, so zero is as good as one.
+        // The comparison happens at a failure, so zero is equivalent to one.
         Some("consecutive_failures_gt") => Some(Trip::consecutive(least(1)?)),
         Some("consecutive_failures_gte") => Some(Trip::consecutive(least(0)?.max(1))),
         Some("failures_gt" | "total_failures_gt") => Some(span.over(Trip::failures(least(1)?))),
@@ -155,15 +155,15 @@ struct Gobreaker<'a> {
     breaker: &'a CircuitBreaker,
     clock: &'a TestClock,
     span: Span,
-    /// The least number of calls and the ratio of a rule over a ratio.
+    /// The minimum number of calls and the ratio of a ratio rule.
     ratio: Option<(u64, f64)>,
-    /// The generation that the numbers below belong to, and when it began.
+    /// The generation of the numbers below, and its start.
     generation: u64,
     began: Duration,
-    /// When calls were admitted that count as nothing. Those the breaker does not count.
+    /// Admission times of calls with a neutral result, which the breaker does not count.
     excluded: Vec<Duration>,
     consecutive_successes: u64,
-    /// Calls in flight, with their generation and when they were admitted.
+    /// Calls in flight, with their generation and admission time.
     calls: HashMap<String, (Permit<'a>, u64, Duration)>,
     difference: Option<&'static str>,
 }
@@ -180,8 +180,8 @@ impl<'a> Gobreaker<'a> {
         }
     }
 
-    /// Ends an interval: the first look at the state strictly after its end begins a new generation, as
-    /// a reset does here.
+    /// Ends an interval: the first read of the state strictly after its end starts a new generation, like a reset
+    /// here.
     fn roll_over(&mut self) {
         if let (Span::Interval(interval), State::Closed) = (&self.span, self.breaker.state()) {
             if self.clock.elapsed() > self.began + *interval {
@@ -216,7 +216,7 @@ impl<'a> Gobreaker<'a> {
             Some("failure") => permit.failure(),
             Some("panic") => drop(catch_unwind(AssertUnwindSafe(|| {
                 let _permit = permit;
-                // A panic, without the text on the terminal.
+                // A panic without output on the terminal.
                 resume_unwind(Box::new(()))
             }))),
             Some("excluded") => {
@@ -234,7 +234,7 @@ impl<'a> Gobreaker<'a> {
         Ok(())
     }
 
-    /// What the source does differently with a call that ends now.
+    /// Notes differences of the source for a call that ends now.
     fn note_differences(&mut self, admitted: Duration, now: Duration, failed: bool) {
         if self.breaker.state() != State::Closed {
             return;
@@ -244,14 +244,14 @@ impl<'a> Gobreaker<'a> {
             let (calls, failures) = (snapshot.calls + 1, snapshot.failures + 1);
             let trips = |calls: u64| calls >= least && failures as f64 / calls as f64 >= ratio;
             if trips(calls) != trips(calls + self.in_flight() as u64) {
-                self.difference = Some("a ratio over calls in flight too");
+                self.difference = Some("a ratio that includes calls in flight");
             }
         }
         if let Span::Buckets(_, length) = &self.span {
             let length = length.as_nanos();
             let age = |at: Duration| (at - self.began).as_nanos() / length;
             if age(admitted) != age(now) {
-                self.difference = Some("a result that counts when its call was admitted");
+                self.difference = Some("a result that counts at the time of its admission");
             }
             let is_first = self.breaker.snapshot().calls == 0;
             if is_first && (now - self.began).as_nanos() % length != 0 {
@@ -271,7 +271,7 @@ impl<'a> Gobreaker<'a> {
         let snapshot = self.breaker.snapshot();
         let state = self.breaker.state();
         if state == State::Open {
-            // Forgotten there once the circuit opens.
+            // The source resets them when the circuit opens.
             return json!({
                 "requests": 0, "successes": 0, "failures": 0, "excluded": 0,
                 "consecutive_successes": 0, "consecutive_failures": 0,

@@ -39,7 +39,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     scenario.play(&clock, actor)
 }
 
-/// `"inf"` is a rate too, which admits whatever the burst.
+/// Reads a rate. `"inf"` admits any burst.
 fn rate(fields: &Fields) -> Result<Option<f64>, Failure> {
     let interval = fields.duration("interval")?;
     let rate = match fields.get("rate_per_s").and_then(Value::as_str) {
@@ -53,7 +53,7 @@ fn quota(rate: f64, burst: u64) -> Quota {
     let quota = if rate.is_infinite() {
         return Quota::per_second(DEBT).burst(DEBT);
     } else if rate < 1e-6 {
-        // Never again, within a lifetime.
+        // Practically never again.
         Quota::new(1, Duration::MAX)
     } else if rate.fract() == 0.0 {
         Quota::new(rate as u64, Duration::from_secs(1))
@@ -70,12 +70,12 @@ fn limiter(clock: &ManualClock, quota: Quota) -> Result<RateLimiter, Failure> {
     built.or_else(|error| failed(error.to_string()))
 }
 
-/// To the nearest tenth of a second, as there; in milliseconds.
+/// Rounds to the nearest tenth of a second, like the source; in milliseconds.
 fn to_tenth(time: Duration) -> u64 {
     (nanos(time).saturating_add(50_000_000)) / 100_000_000 * 100
 }
 
-/// A reservation, how much it holds, when it may act, and the rate when it was made.
+/// A reservation: its tokens, when it may act, and the rate at its creation.
 struct Made {
     reservation: Reservation,
     tokens: u64,
@@ -83,14 +83,13 @@ struct Made {
     rate: f64,
 }
 
-/// There a limiter remembers the time of its last change. An earlier time earns nothing and becomes the
-/// last one, and what is rejected changes nothing. So the limiter here has a clock of its own, which stands
-/// still until a change.
+/// The source's limiter stores the time of its last change. An earlier time earns nothing and becomes the last one, and a
+/// rejection changes nothing. So our limiter has its own clock, which stands still until a change.
 struct Golang {
     limiter: RateLimiter,
-    /// That of the scenario, which may go backwards.
+    /// The clock of the scenario, which may go backwards.
     clock: TestClock,
-    /// That of the limiter.
+    /// The clock of the limiter.
     earning: ManualClock,
     /// The time of the last change in the scenario.
     last: Duration,
@@ -100,7 +99,7 @@ struct Golang {
     made: HashMap<String, Made>,
     /// When the last reservation may act, in seconds.
     last_act: f64,
-    /// How many calls were allowed, since the last loop began if there was one.
+    /// Number of calls admitted since the start, or since the last loop began.
     admitted: u64,
 }
 
@@ -109,19 +108,19 @@ impl Golang {
         self.clock.elapsed().as_secs_f64()
     }
 
-    /// The time that earns tokens until now.
+    /// Returns the time that earns tokens until now.
     fn earned(&self) -> Duration {
         self.clock.elapsed().saturating_sub(self.last)
     }
 
-    /// Brings the limiter's clock up to now, for a change.
+    /// Advances the limiter's clock to now, for a change.
     fn arrive(&mut self) {
         self.earning.advance(self.earned());
         self.last = self.clock.elapsed();
     }
 
-    /// Carries out a change that takes `tokens` within `longest`. If it would be rejected, the limiter must not
-    /// hear of it, unless there is nothing to earn until now.
+    /// Carries out a change that takes `tokens` within `longest`. If it would be rejected, the limiter must not see it,
+    /// unless nothing was earned until now.
     fn take<T>(
         &mut self,
         tokens: u64,
@@ -160,7 +159,7 @@ impl Golang {
         step.check("expect_ok", made.is_some())?;
         let id = step.text("id")?;
         let Some(reservation) = made else {
-            // A time at which a failed reservation may act says nothing.
+            // The time of a failed reservation has no meaning.
             step.get("expect_act_at_ms");
             return Ok(());
         };
@@ -184,7 +183,7 @@ impl Golang {
         step.check("expect_delay_ms", to_tenth(wait))
     }
 
-    /// Waits for tokens, if the wait ends before the caller gives up.
+    /// Waits for tokens if the wait ends before the caller gives up.
     fn wait(&mut self, step: &Step, tokens: u64) -> Check {
         let mut patience = Duration::MAX;
         for name in ["timeout", "max_wait", "deadline"] {
@@ -211,7 +210,7 @@ impl Golang {
         step.check("expect_wait_ms", to_tenth(wait))
     }
 
-    /// Gives back the tokens that are not promised to later reservations.
+    /// Returns the tokens that are not promised to later reservations.
     fn cancel(&mut self, id: &str) -> Check {
         let Some(made) = self.made.remove(id) else {
             return Ok(());
@@ -222,7 +221,7 @@ impl Golang {
             act,
             rate,
         } = made;
-        // Fewer than none, if the clock went backwards after the reservation: then there they come on top.
+        // Negative if the clock went backwards after the reservation: the source then adds tokens.
         let later = ((self.last_act - act) * rate).round();
         let (promised, extra) = (later.max(0.0) as u64, (-later).max(0.0) as u64);
         let now = self.now();
@@ -240,7 +239,7 @@ impl Golang {
         Ok(())
     }
 
-    /// Tokens as of now: whole ones where a whole number is expected.
+    /// Checks the current tokens: whole ones where a whole number is expected.
     fn check_tokens(&self, step: &Step, key: &str) -> Check {
         let earned = self.earned();
         if earned.is_zero() || self.rate < 1e-6 || self.rate.is_infinite() {

@@ -66,7 +66,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
                 "fail" => call.failure(),
                 _ => {}
             }
-            // Asking takes nothing from this budget.
+            // A query takes nothing from this budget.
             let may_retry = call.withdraw(ErrorClass::Transient).is_some();
             step.check("expect", may_retry)?;
             step.check("tokens", budget.snapshot().available)?;
@@ -76,7 +76,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// Answers call number `i`, from 0 over all RPCs, by the list.
+/// Answers call number `i`, counted from 0 over all RPCs, from the list.
 struct Server {
     good: BTreeSet<u64>,
     calls: Cell<u64>,
@@ -107,7 +107,7 @@ fn build(step: &Step) -> Check {
     if max.fract() != 0.0 {
         return inexpressible("`max_tokens` is not whole");
     }
-    // The setter's type refuses negative numbers.
+    // The setter's type rejects negative numbers.
     let budget = match max >= 0.0 {
         true => RetryBudget::grpc(max as u32, ratio).build().ok(),
         false => None,
@@ -115,7 +115,7 @@ fn build(step: &Step) -> Check {
     step.check("expect_error", budget.is_none())?;
     if let Some(budget) = budget {
         let mut call = budget.begin();
-        // Room for the ratio, however large.
+        // Large enough for any ratio.
         for _ in 0..max as u32 {
             call.failure();
         }

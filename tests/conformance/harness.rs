@@ -1,21 +1,20 @@
-//! Plays scenarios: what adapters and steps are.
+//! Replays scenarios: files, adapters, and steps.
 //!
 //! # A file
 //!
-//! One JSON object: `source` (`owner/name@commit path`, whose tests these are), `pattern` (what they
-//! test), `semantics` (the ops and rules of that system, in words) and `scenarios`. A scenario has an
-//! `id`, a `config` (neutral names ending in their unit; what is not named has the source's default)
-//! and `steps`.
+//! One JSON object: `source` (`owner/name@commit path` of the original tests), `pattern` (the tested pattern),
+//! `semantics` (the ops and rules of that system, in words), and `scenarios`. A scenario has an `id`, a `config`
+//! (neutral names that end in their unit; missing settings have the source's default), and `steps`.
 //!
 //! A step may have
 //!
-//! * a time since the start of the scenario: `at_ms`, `at_ns`, `at_s`, `at_us` or `at_ticks` (100
-//!   ns). Without one it happens when the step before it does;
-//! * an `op` and what belongs to it. `repeat` and `loop` run their `body` (ops, names of ops, or a
-//!   sentence) `times` times, or from `from_...` to `to_...` every `every_...`; `begin` and `end`
-//!   with the same `call` are a call in flight;
-//! * expectations, which hold after the op: `expect` is what the op returned, `expect_...` what can
-//!   be seen, `tol` how far a number may be off. A step may have nothing but these.
+//! * a time since the start of the scenario: `at_ms`, `at_ns`, `at_s`, `at_us`, or `at_ticks` (100 ns). Without
+//!   one it happens at the time of the previous step;
+//! * an `op` and its arguments. `repeat` and `loop` run their `body` (ops, names of ops, or a sentence) `times`
+//!   times, or from `from_...` to `to_...` every `every_...`; `begin` and `end` with the same `call` are a call in
+//!   flight;
+//! * expectations, which hold after the op: `expect` for the result of the op, `expect_...` for observable state,
+//!   `tol` for the tolerance of a number. A step may have expectations only.
 //!
 //! # An adapter
 //!
@@ -37,9 +36,9 @@
 //! }
 //! ```
 //!
-//! It knows its source's files by `source` and `pattern`, not by name, and no scenario by its id. It
-//! need not look for what it does not know: when a key of the configuration or of a step was never
-//! read, the scenario is not expressible, and the report names the key.
+//! It recognizes files by `source` and `pattern`, not by name, and never a scenario by its id. It need not check for
+//! unknown keys: if a key of the configuration or of a step was never read, the scenario is not expressible, and
+//! the report names the key.
 
 use std::ops::Deref;
 
@@ -51,23 +50,23 @@ use super::file::File;
 
 /// Maps one source's scenarios to backstop.
 pub(crate) struct Adapter {
-    /// For the report.
+    /// The name in the report.
     pub(crate) name: &'static str,
-    /// Whether it speaks the dialect of this file.
+    /// Returns whether the adapter understands this file.
     pub(crate) accepts: fn(&File) -> bool,
     /// Replays one scenario.
     pub(crate) run: fn(&Scenario<'_>) -> Check,
 }
 
-/// What came of a scenario, or of a part of it.
+/// The result of a scenario, or of a part of it.
 pub(crate) type Check = Result<(), Failure>;
 
-/// Why a scenario did not pass.
+/// The reason why a scenario did not pass.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Failure {
-    /// backstop, or the adapter, has no words for it.
+    /// backstop or the adapter cannot express it.
     NotExpressible(String),
-    /// It came out differently.
+    /// The result differs from the expectation.
     Failed(String),
 }
 
@@ -79,8 +78,8 @@ pub(crate) fn failed<T>(what: impl Into<String>) -> Result<T, Failure> {
     Err(Failure::Failed(what.into()))
 }
 
-/// The answer to an op that the adapter does not know, or to its absence: a step without an op
-/// has expectations only, and those are checked with [`Fields::check`].
+/// Returns the answer to an unknown op, or to a missing one: a step without an op has expectations only, which
+/// [`Fields::check`] checks.
 pub(crate) fn unknown(op: Option<&str>) -> Check {
     match op {
         Some(op) => inexpressible(format!("op `{op}`")),
@@ -88,8 +87,8 @@ pub(crate) fn unknown(op: Option<&str>) -> Check {
     }
 }
 
-/// A step that comes out differently after the source has done something that backstop does not is
-/// not expressible. `difference` says what that was, if it has happened by now.
+/// Turns a failure into "not expressible" if the source has done something by now that backstop does not do;
+/// `difference` describes it.
 pub(crate) fn unless_parted(result: Check, difference: Option<&str>) -> Check {
     match (result, difference) {
         (Err(Failure::Failed(what)), Some(difference)) => {
@@ -112,7 +111,7 @@ impl Failure {
 pub(crate) struct Scenario<'a> {
     pub(crate) file: &'a File,
     pub(crate) config: Fields,
-    /// What the file says about it in words. Some say when a count begins.
+    /// Remarks of the file. Some say when a count begins.
     pub(crate) notes: String,
     steps: Vec<Step>,
 }
@@ -140,8 +139,8 @@ impl<'a> Scenario<'a> {
         })
     }
 
-    /// All steps, those of loops included, for adapters that must know beforehand what will be asked
-    /// of them. Reading a key here does not count as reading it.
+    /// Returns all steps, including those of loops, for adapters that must look ahead. Reading a key here does not mark
+    /// it as read.
     pub(crate) fn steps(&self) -> Vec<&Step> {
         fn collect<'a>(steps: &'a [Step], all: &mut Vec<&'a Step>) {
             for step in steps {
@@ -156,17 +155,17 @@ impl<'a> Scenario<'a> {
         all
     }
 
-    /// Whether some step does one of these.
+    /// Returns whether some step has one of these ops.
     pub(crate) fn does(&self, ops: &[&str]) -> bool {
         let steps = self.steps();
         let mut ops_of_steps = steps.iter().filter_map(|step| step.op());
         ops_of_steps.any(|op| ops.contains(&op))
     }
 
-    /// Plays the steps one after the other and moves `clock` to the time of each.
+    /// Runs the steps in order and moves `clock` to the time of each.
     ///
-    /// The adapter must have read the whole configuration by now: a key left over makes the scenario
-    /// inexpressible, and so does one of a step after the actor has seen it.
+    /// The adapter must have read the whole configuration: an unread key makes the scenario inexpressible. So does an
+    /// unread key of a step after the actor has run it.
     pub(crate) fn play(&self, clock: &TestClock, mut actor: impl Actor) -> Check {
         self.config.finish("config key")?;
         let mut last = i128::MIN;
@@ -176,14 +175,14 @@ impl<'a> Scenario<'a> {
 
 /// Carries out the steps of a scenario. Every `FnMut(&Step) -> Check` is one.
 pub(crate) trait Actor {
-    /// Carries out a step and checks what it expects. A `repeat` comes here after its body has run,
-    /// when it expects something, as a step without an op.
+    /// Carries out a step and checks its expectations. A `repeat` with expectations is passed after its body has run, as
+    /// a step without an op.
     fn step(&mut self, step: &Step) -> Check;
 
-    /// The body of a `repeat` is about to run for the first time.
+    /// Called before the body of a `repeat` runs for the first time.
     fn before_repeat(&mut self) {}
 
-    /// One round of a `repeat` whose body is a sentence.
+    /// Runs one round of a `repeat` whose body is a sentence.
     fn prose(&mut self, _step: &Step, body: &str) -> Check {
         inexpressible(format!("a body in prose: {body:?}"))
     }
@@ -203,9 +202,9 @@ pub(crate) struct Step {
     body: Body,
 }
 
-/// What a step repeats.
+/// The body of a loop.
 enum Body {
-    /// It is no loop.
+    /// Not a loop.
     None,
     Steps(Vec<Step>),
     Prose(String),
@@ -220,17 +219,17 @@ impl Deref for Step {
 }
 
 impl Step {
-    /// What to do; `None` when the step only looks.
+    /// Returns the op; `None` if the step has expectations only.
     pub(crate) fn op(&self) -> Option<&str> {
         self.op.as_deref()
     }
 
-    /// A value this op can't do without.
+    /// Returns a required value.
     pub(crate) fn need<T>(&self, key: &str, value: Option<T>) -> Result<T, Failure> {
         value.map_or_else(|| inexpressible(format!("`{key}` is missing")), Ok)
     }
 
-    /// The same expectations with nothing to do.
+    /// Returns a step with the same expectations and no op.
     fn without_op(&self) -> Self {
         Self {
             fields: self.fields.clone(),
@@ -240,7 +239,7 @@ impl Step {
         }
     }
 
-    /// Begins a replay: what was read before, to look ahead or in an earlier round, is unread again.
+    /// Starts a replay: keys that were read before, to look ahead or in an earlier round, are unread again.
     fn begin(&self) {
         self.fields.forget_reads();
         self.fields.get("op");
@@ -282,7 +281,7 @@ impl Step {
         })
     }
 
-    /// The times of a loop's rounds; `None` where they happen when the round before them did.
+    /// Returns the times of a loop's rounds; `None` for a round at the time of the previous one.
     fn rounds(&self) -> Result<Vec<Option<i128>>, Failure> {
         let bounds = (self.nanos("from")?, self.nanos("to")?, self.nanos("every")?);
         let (from, to, every) = match bounds {
@@ -304,13 +303,13 @@ impl Step {
     }
 }
 
-/// More rounds than this are a mistake.
+/// The most rounds of a loop; more are a mistake in the file.
 const MAX_ROUNDS: u64 = 10_000_000;
 
 fn object(value: &Value) -> Result<Map<String, Value>, Failure> {
     match value {
         Value::Object(map) => Ok(map.clone()),
-        other => inexpressible(format!("{other} where an object belongs")),
+        other => inexpressible(format!("{other} in place of an object")),
     }
 }
 
@@ -327,7 +326,7 @@ fn play_one(step: &Step, clock: &TestClock, last: &mut i128, actor: &mut impl Ac
         move_to(at, clock, last);
     }
     if matches!(step.body, Body::None) {
-        // A step may do no more than move the clock.
+        // A step may only move the clock.
         if step.op().is_none() && step.unread().is_empty() {
             return Ok(());
         }
@@ -354,7 +353,7 @@ fn play_one(step: &Step, clock: &TestClock, last: &mut i128, actor: &mut impl Ac
 }
 
 fn move_to(at: i128, clock: &TestClock, last: &mut i128) {
-    // An op may have taken the clock further than this; only a file sets it back.
+    // An op may have advanced the clock further; only a file moves it backwards.
     if at < *last || at > i128::try_from(clock.elapsed().as_nanos()).unwrap_or(i128::MAX) {
         clock.move_to(at);
     }

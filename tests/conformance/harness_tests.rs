@@ -1,4 +1,4 @@
-//! The harness itself can fail, and passes over nothing.
+//! The harness reports failures and ignores nothing.
 
 use std::fs;
 use std::panic::resume_unwind;
@@ -44,7 +44,7 @@ impl Actor for Counter {
                 self.sum += step.count("amount")?.unwrap_or(1);
                 step.check("expect", self.sum)?;
             }
-            // A panic, without the text on the terminal.
+            // A panic without output on the terminal.
             Some("boom") => resume_unwind(Box::new(format!("at {}", self.sum))),
             Some("wait") => {
                 let wait = step.need("for", step.duration("for")?)?;
@@ -110,7 +110,7 @@ fn good_scenarios_pass() {
 }
 
 #[test]
-fn wrong_scenarios_fail_and_say_where() {
+fn wrong_scenarios_fail_and_name_the_step() {
     for (steps, says) in [
         (
             json!([{"op": "add"}, {"op": "add", "expect": 3}]),
@@ -141,7 +141,7 @@ fn wrong_scenarios_fail_and_say_where() {
 }
 
 #[test]
-fn what_nobody_understands_is_named_and_does_not_pass() {
+fn unknown_ops_and_keys_are_named_and_do_not_pass() {
     for (steps, says) in [
         (json!([{"op": "subtract"}]), "step 0: op `subtract`"),
         (
@@ -209,13 +209,13 @@ fn the_next_adapter_is_asked_about_what_the_first_cannot_express() {
 }
 
 #[test]
-fn steps_move_the_clock_also_back() {
+fn steps_move_the_clock_in_both_directions() {
     for steps in [
         json!([{"at_ms": 5, "expect_ms": 5}, {"op": "add", "expect_ms": 5}]),
         json!([{"at_s": 2}, {"expect_ms": 2000}, {"at_ns": 2_001_000_000, "expect_ms": 2001}]),
         json!([{"at_ticks": 70_000, "expect_ms": 7}, {"at_ms": 8.5, "expect_ms": 8}]),
         json!([{"at_ms": 100}, {"at_ms": 40, "expect_ms": 40}, {"at_ms": 60, "expect_ms": 60}]),
-        // The op went beyond the next step's time; that does not set the clock back.
+        // The op advanced the clock beyond the time of the next step, which does not move it backwards.
         json!([{"at_ms": 1, "op": "wait", "for_s": 1}, {"at_ms": 5, "expect_ms": 1001}]),
     ] {
         assert_eq!(replay(steps.clone()).count(), PASSED, "{steps}");
@@ -271,7 +271,7 @@ fn empty_missing_and_unreadable_directories_are_failures() {
     }
 }
 
-/// Looks ahead for the largest amount that is expected.
+/// Looks ahead for the largest expected amount.
 const FORESEEING: Adapter = Adapter {
     name: "foreseeing",
     accepts: |_| true,
@@ -294,7 +294,7 @@ fn a_key_read_ahead_is_still_checked() {
     assert_eq!(report.count(), FAILED, "{report}");
     let report = replay(json!([{"op": "add"}, {"expect_sum": 1}]));
     assert_eq!(report.count(), PASSED, "{report}");
-    // In a loop too, in its second round as in its first.
+    // The same in a loop, in the first and in the second round.
     let body = json!([{"op": "add"}, {"expect_sum": 1}]);
     let report = replay(json!([{"op": "loop", "times": 2, "body": body}]));
     assert_eq!(report.count(), FAILED, "{report}");
@@ -308,7 +308,7 @@ fn a_key_read_ahead_is_still_checked() {
 }
 
 #[test]
-fn steps_inside_of_loops_are_seen_ahead() {
+fn looking_ahead_includes_the_steps_of_loops() {
     let steps =
         json!([{"op": "loop", "times": 2, "body": [{"op": "loop", "times": 1, "body": ["add"]}]}]);
     let file = file(&json!([{"id": "it", "steps": steps}]));

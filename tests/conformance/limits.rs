@@ -1,4 +1,4 @@
-//! What the adapters of rate limiters share.
+//! Shared by the adapters of rate limiters.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use backstop::{Clock, Instant, RateLimiter, Sleep};
 use super::clock::TestClock;
 use super::harness::{Failure, failed};
 
-/// Debts that go further than any scenario.
+/// A debt beyond the end of any scenario.
 pub(crate) const DEBT: u64 = 1 << 24;
 
-/// The scenario's clock, counted from the creation of a limiter or breaker: its windows begin there.
+/// The scenario's clock with its origin at the creation of a limiter or breaker, where its windows begin.
 #[derive(Clone, Debug)]
 pub(crate) struct Since {
     clock: TestClock,
@@ -19,7 +19,7 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    /// A clock that begins now.
+    /// Returns a clock with its origin now.
     pub(crate) fn now(clock: &TestClock) -> Self {
         Self {
             clock: clock.clone(),
@@ -40,7 +40,7 @@ impl Clock for Since {
     }
 }
 
-/// A limiter that is created now.
+/// Builds a limiter with its origin now.
 pub(crate) fn limiter(
     clock: &TestClock,
     quotas: impl IntoIterator<Item = Quota>,
@@ -54,14 +54,14 @@ pub(crate) fn limiter(
         .or_else(|error| failed(error.to_string()))
 }
 
-/// The fewest tokens available of all quotas.
+/// Returns the fewest tokens available in any quota.
 pub(crate) fn available(limiter: &RateLimiter) -> i64 {
     let available = limiter.snapshot().available;
     available.into_iter().min().unwrap_or(0)
 }
 
-/// Takes tokens that may be there only later. How long until they are; `None` when that is longer
-/// than `longest`.
+/// Takes tokens, possibly in advance. Returns the time until they are available; `None` if that is longer than
+/// `longest`.
 pub(crate) fn reserve(limiter: &RateLimiter, tokens: u64, longest: Duration) -> Option<Duration> {
     let reservation = limiter.reserve_within(tokens, longest).ok()?;
     let wait = reservation.wait();
@@ -69,7 +69,7 @@ pub(crate) fn reserve(limiter: &RateLimiter, tokens: u64, longest: Duration) -> 
     Some(wait)
 }
 
-/// How long it would take until `tokens` could be taken. Changes nothing.
+/// Returns the time until `tokens` could be taken. Changes nothing.
 pub(crate) fn foresee(limiter: &RateLimiter, tokens: u64) -> Option<Duration> {
     let reservation = limiter.reserve(tokens).ok()?;
     let wait = reservation.wait();

@@ -1,13 +1,13 @@
-//! Replays scenario files taken from other systems' own test suites against backstop.
+//! Replays scenarios from other systems' own test suites against backstop.
 //!
-//! `cargo test --test conformance -- --nocapture` prints one line for each file of
-//! `tests/conformance/*.json`, the reasons for what does not pass, and the sum as its last line.
-//! The variable `CONFORMANCE_DIR` names another directory, absolute or relative to the package.
+//! `cargo test --test conformance -- --nocapture` prints one line for each file of `tests/conformance/*.json`, the
+//! reasons for scenarios that do not pass, and the totals as the last line. The variable `CONFORMANCE_DIR` names
+//! another directory, absolute or relative to the package.
 //!
-//! `mutated_expectations_are_noticed`, which is ignored by default, changes the expectations one at a time
-//! and counts the changes that no adapter notices.
+//! `mutated_expectations_are_noticed`, ignored by default, changes the expectations one at a time and counts the
+//! changes that no adapter notices.
 //!
-//! How the files look and how to write an adapter: `tests/conformance/harness.rs`.
+//! `tests/conformance/harness.rs` describes the files and how to write an adapter.
 
 mod accrual;
 mod aws_adaptive_rate;
@@ -50,7 +50,7 @@ use std::path::PathBuf;
 use harness::Adapter;
 use report::run_directory;
 
-/// All adapters. Several may accept a file: the first that can express a scenario decides about it.
+/// All adapters. Several may accept a file; the first that can express a scenario decides.
 const ADAPTERS: &[Adapter] = &[
     accrual::FINAGLE,
     accrual::LINKERD,
@@ -84,7 +84,7 @@ const ADAPTERS: &[Adapter] = &[
     throttler::FAILSAFE_GO,
 ];
 
-/// The directory of the scenario files.
+/// Returns the directory of the scenario files.
 fn directory() -> PathBuf {
     match std::env::var_os("CONFORMANCE_DIR") {
         Some(directory) if !directory.is_empty() => PathBuf::from(directory),
@@ -95,7 +95,7 @@ fn directory() -> PathBuf {
 #[test]
 fn scenarios() {
     let report = run_directory(&directory(), ADAPTERS);
-    // In one piece, so that no other test prints into it; the line break ends libtest's own line.
+    // A single print, so that no other test interleaves. The leading line break ends libtest's own output.
     print!("\n{report}");
     assert!(report.is_good(), "the conformance scenarios do not hold");
 }

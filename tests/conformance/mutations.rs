@@ -1,8 +1,8 @@
-//! Changes the expectations of passing scenarios one at a time: a replay that still passes has looked
-//! at nothing.
+//! Changes the expectations of passing scenarios one at a time. A replay that still passes does not check the
+//! expectation.
 //!
-//! `cargo test --test conformance -- --ignored --nocapture mutated` prints what goes unnoticed, and how
-//! many changes there were.
+//! `cargo test --test conformance -- --ignored --nocapture mutated` prints the unnoticed changes and the number of
+//! all changes.
 
 use serde_json::{Number, Value, json};
 
@@ -11,7 +11,7 @@ use super::harness::{Adapter, Failure};
 use super::report::{files, run_scenario};
 use super::{ADAPTERS, directory};
 
-/// Of a hundred changes, fewer than so many may go unnoticed.
+/// The limit on the share of unnoticed changes, in percent.
 const MOST_UNNOTICED_PERCENT: usize = 2;
 
 #[test]
@@ -36,7 +36,7 @@ fn mutated_expectations_are_noticed() {
     assert!(seen.unnoticed.len() * 100 < seen.mutations * MOST_UNNOTICED_PERCENT);
 }
 
-/// What came of the mutations so far.
+/// Results of the mutations so far.
 #[derive(Default)]
 struct Seen {
     mutations: usize,
@@ -78,12 +78,12 @@ fn mutate_file(file: &File, adapters: &[Adapter], seen: &mut Seen) {
 
 /// One change of one expectation.
 struct Mutation {
-    /// Where, as a JSON pointer.
+    /// The place, as a JSON pointer.
     pointer: String,
     to: Value,
 }
 
-/// A change for each number, flag, text and null that a step of the scenario expects.
+/// Returns a change for each number, Boolean, string, and null that a step expects.
 fn mutations(scenario: &Value) -> Vec<Mutation> {
     let mut found = Vec::new();
     of_steps(&scenario["steps"], "/steps", &mut found);
@@ -112,8 +112,8 @@ fn of_steps(steps: &Value, place: &str, found: &mut Vec<Mutation>) {
     }
 }
 
-/// Whether a step's key says how the step comes out: by the form of the files, and three keys of
-/// sources that name it otherwise.
+/// Returns whether a key of a step is an expectation: by the format of the files, and for three keys with other
+/// names.
 fn is_expectation(key: &str) -> bool {
     key.starts_with("expect") || ["left", "states", "rounding_error_ns_x_tokens"].contains(&key)
 }
@@ -140,7 +140,7 @@ fn of_value(key: &str, value: &Value, tol: f64, pointer: String, found: &mut Vec
     found.push(Mutation { pointer, to });
 }
 
-/// A number that is off by 1 and twice the tolerance; a bound that no number keeps.
+/// Returns a number that is off by 1 and twice the tolerance, or a bound that no number satisfies.
 fn changed(key: &str, number: &Number, tolerance: f64) -> Value {
     let ends_in = |ends: &[&str]| ends.iter().any(|end| key.ends_with(end));
     if ends_in(&["_max", "_lt", "_lte"]) {
@@ -156,10 +156,10 @@ fn changed(key: &str, number: &Number, tolerance: f64) -> Value {
 }
 
 #[test]
-fn an_expectation_that_an_adapter_does_not_look_at_is_found() {
+fn an_expectation_that_an_adapter_does_not_check_is_found() {
     use super::harness::{Scenario, Step};
 
-    // Reads `expect_color` and makes nothing of it.
+    // Reads `expect_color` without checking it.
     const BLIND: Adapter = Adapter {
         name: "blind",
         accepts: |_| true,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstop::bulkhead::OwnedPermit;
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas, log10_root, sqrt_root,
+    Aimd, ConcurrencyLimit, ExpAverage, Fixed, Gradient2, Sample, Vegas, curve,
 };
 use backstop::{Bulkhead, Clock, Context};
 use serde_json::{Map, Value};
@@ -33,20 +33,25 @@ fn run(scenario: &Scenario<'_>) -> Check {
     }
 }
 
-/// Vegas in the Go port. There a queue must be below the threshold rather than at most at it, and the steps
-/// have a fraction where the logarithm is not looked up in a table.
+/// Vegas in the Go port. The queue must be below the threshold rather than at most at it, and steps have a fraction
+/// where the logarithm does not come from a table.
 pub(crate) fn run_go_vegas(scenario: &Scenario<'_>) -> Check {
     const TABLE: f64 = 1000.0;
 
     let log10 = |limit: f64| match limit < TABLE {
-        true => log10_root(limit as u32),
+        true => log10_floor(limit),
         false => limit.log10(),
     };
     let algorithm = vegas(&scenario.config, 1.0, log10)?;
     samples(scenario, algorithm, true)
 }
 
-/// An algorithm, fed with samples.
+/// The step of Vegas as the scenarios write it: the logarithm, rounded down, and at least 1.
+fn log10_floor(limit: f64) -> f64 {
+    curve::log10(limit as u32)
+}
+
+/// Feeds an algorithm with samples.
 fn samples(
     scenario: &Scenario<'_>,
     mut algorithm: Box<dyn ConcurrencyLimit>,
@@ -60,7 +65,7 @@ fn samples(
                 let latency = step.need("rtt", step.duration("rtt")?)?;
                 let in_flight = step.need("inflight", step.count_u32("inflight")?)?;
                 let mut sample = Sample::new(clock.now(), latency, in_flight);
-                // There, of a latency that is the smallest so far nothing else is looked at.
+                // The source checks nothing else about a new smallest latency.
                 let leaves_limit = is_vegas && latency < smallest;
                 smallest = smallest.min(latency);
                 sample.overloaded = step.flag("dropped")?.unwrap_or(false) && !leaves_limit;
@@ -74,11 +79,11 @@ fn samples(
 
 fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
-    // There a limit may be 0, and then stays so.
+    // In the source a limit may be 0, and then stays 0.
     let min = || Ok(number("min", 20)?.max(1));
     let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
     Ok(match config.text("algo")? {
-        Some("vegas") => vegas(config, 0.0, |limit| log10_root(limit as u32))?,
+        Some("vegas") => vegas(config, 0.0, log10_floor)?,
         Some("aimd") => {
             let aimd = Aimd::builder()
                 .initial(number("initial", 20)?)
@@ -106,25 +111,25 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     })
 }
 
-/// Vegas with a threshold that is lower by `below`, and steps of `log10`.
+/// Builds Vegas with a threshold lower by `below` and steps of `log10`.
 fn vegas(
     config: &Fields,
     below: f64,
     log10: fn(f64) -> f64,
 ) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
     let number = |key: &str, default: u32| Ok(config.count_u32(key)?.unwrap_or(default));
-    let curve = |key: &str, default: &str| match config.get(key) {
+    let parsed = |key: &str, default: &str| match config.get(key) {
         Some(Value::String(text)) => Curve::parse(text),
         Some(Value::Number(number)) => Curve::parse(&number.to_string()),
         Some(other) => inexpressible(format!("`{key}` is {other}")),
         None => Curve::parse(default),
     };
-    let alpha = curve("alpha", "3*log10root")?;
-    let beta = curve("beta", "6*log10root")?;
-    let threshold = curve("threshold", "log10root")?;
-    let increase = curve("increase", "limit+log10root")?;
-    let decrease = curve("decrease", "limit-log10root")?;
-    let floored = |limit| log10_root(limit as u32);
+    let alpha = parsed("alpha", "3*log10root")?;
+    let beta = parsed("beta", "6*log10root")?;
+    let threshold = parsed("threshold", "log10root")?;
+    let increase = parsed("increase", "limit+log10root")?;
+    let decrease = parsed("decrease", "limit-log10root")?;
+    let floored = log10_floor;
     let vegas = Vegas::builder()
         .initial(number("initial", 20)?)
         .max(number("max", 1000)?)
@@ -134,8 +139,8 @@ fn vegas(
         .increase(move |limit| increase.at(limit, log10))
         .decrease(move |limit| decrease.at(limit, log10))
         .smoothing(config.number("smoothing")?.unwrap_or(1.0))
-        // There the smallest latency is measured again after hundreds of samples.
-        .probe(None)
+        // The source measures the smallest latency again after hundreds of samples.
+        .calibration(None)
         .every_sample(true);
     match vegas.build() {
         Ok(vegas) => Ok(Box::new(vegas)),
@@ -143,7 +148,7 @@ fn vegas(
     }
 }
 
-/// A sum of products of numbers, `limit`, `log10root` and `sqrtroot`.
+/// A sum of products of numbers, `limit`, `log10root`, and `sqrtroot`.
 struct Curve(Vec<(char, Vec<(char, Factor)>)>);
 
 #[derive(Clone, Copy)]
@@ -181,7 +186,7 @@ impl Curve {
             Factor::Number(number) => number,
             Factor::Limit => limit,
             Factor::Log10 => log10(limit),
-            Factor::Sqrt => f64::from(sqrt_root(limit as u32, 1)),
+            Factor::Sqrt => f64::from(curve::sqrt(limit as u32, 1)),
         };
         let term = |factors: &[(char, Factor)]| {
             factors
@@ -198,7 +203,7 @@ impl Curve {
     }
 }
 
-/// The parts between the operators, each with the operator before it.
+/// Splits at the operators. Returns each part with the operator before it.
 fn split(text: &str, operators: [char; 2]) -> Vec<(char, String)> {
     let mut parts = vec![(operators[0], String::new())];
     for letter in text.chars() {
@@ -211,7 +216,7 @@ fn split(text: &str, operators: [char; 2]) -> Vec<(char, String)> {
     parts
 }
 
-/// The averages and roots the algorithms are made of.
+/// Runs the averages and roots that the algorithms use.
 fn functions(scenario: &Scenario<'_>) -> Check {
     let config = &scenario.config;
     let mut average = match (config.count_u32("window")?, config.count_u32("warmup")?) {
@@ -229,33 +234,33 @@ fn functions(scenario: &Scenario<'_>) -> Check {
         }
         Some("sqrtroot") => {
             let x = step.need("x", step.count_u32("x")?)?;
-            step.check("expect", sqrt_root(x, baseline.unwrap_or(1)))
+            step.check("expect", curve::sqrt(x, baseline.unwrap_or(1)))
         }
         Some("log10root") => {
             let x = step.need("x", step.count_u32("x")?)?;
-            // There this baseline is added.
-            step.check("expect", log10_root(x) + f64::from(baseline.unwrap_or(0)))
+            // The source adds this baseline.
+            step.check("expect", curve::log10(x) + f64::from(baseline.unwrap_or(0)))
         }
         op => unknown(op),
     })
 }
 
-/// A bulkhead with partitions. There a partition below its share may exceed the total.
+/// Runs a bulkhead with partitions. In the source a partition below its share may exceed the total.
 fn partitions(scenario: &Scenario<'_>) -> Check {
     let config = &scenario.config;
     let clock = TestClock::new();
     let Some(Value::Object(shares)) = config.get("partitions") else {
-        return inexpressible("`partitions` is no object");
+        return inexpressible("`partitions` is not an object");
     };
     let mut builder = Bulkhead::builder()
         .shares_may_exceed(true)
         .clock(clock.clone());
     for (name, share) in shares {
         let share = share.as_f64().unwrap_or(f64::NAN);
-        // Names live as long as the program there and here.
+        // Names live as long as the program, there and here.
         builder = builder.partition(name.clone().leak(), share);
     }
-    // Calls of this kind do not go through the limiter.
+    // Calls of this kind bypass the limiter.
     let bypass = config.text("bypass")?;
     match config.text("algo")? {
         None | Some("fixed") => {}
@@ -287,7 +292,9 @@ fn partitions(scenario: &Scenario<'_>) -> Check {
                 permits.entry(key.clone()).or_default().pop();
             }
             Some("set_limit") => {
-                bulkhead.set_limit(step.need("limit", step.count_u32("limit")?)?);
+                let limit = step.need("limit", step.count_u32("limit")?)?;
+                let error = |error: backstop::ConfigError| Failure::Failed(error.to_string());
+                bulkhead.set_limit(limit).map_err(error)?;
             }
             op => unknown(op)?,
         }

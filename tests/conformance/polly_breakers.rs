@@ -1,4 +1,4 @@
-//! [`CircuitBreaker`] as Polly's, version 7 (advanced and consecutive) and version 8.
+//! [`CircuitBreaker`] as Polly's, versions 7 (advanced and consecutive) and 8.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
@@ -23,14 +23,14 @@ pub(crate) const V7: Adapter = Adapter {
     run: run_v7,
 };
 
-/// The delays of the same file are another adapter's.
+/// Another adapter runs the delays of the same file.
 pub(crate) const V8: Adapter = Adapter {
     name: "CircuitBreaker",
     accepts: |file| file.is_from("App-vNext/Polly") && file.pattern().contains("retry_delay"),
     run: run_v8,
 };
 
-/// One window below this, a rolling one of ten parts from it on.
+/// Below this duration the source has a single window, from it on a rolling one of ten buckets.
 const ROLLING: Duration = Duration::from_millis(200);
 
 fn windows(sampling: Duration) -> u32 {
@@ -58,7 +58,7 @@ fn run_v7(scenario: &Scenario<'_>) -> Check {
         }
     };
     let length = config.duration("break")?.unwrap_or(Duration::from_secs(5));
-    // A trial that hangs makes room for another one after each break.
+    // After each break a hanging probe makes room for another one.
     let builder = CircuitBreaker::builder()
         .trip_on(trip)
         .trip_on_failures_only(true)
@@ -82,7 +82,7 @@ fn run_v8(scenario: &Scenario<'_>) -> Check {
     let length = config.duration("break")?.unwrap_or(Duration::from_secs(5));
     let attempts = Arc::new(Mutex::new(Vec::new()));
     let log = attempts.clone();
-    // There a trial that was cancelled closes the circuit, and one that hangs pins it.
+    // In the source a cancelled probe closes the circuit, and a hanging one blocks it.
     let builder = CircuitBreaker::builder()
         .trip_on(rate(config, ratio, throughput)?)
         .trip_on_failures_only(true)
@@ -107,9 +107,9 @@ fn play(
     keeps_trial: bool,
 ) -> Check {
     let subject = Subject::new(breaker);
-    // Whether the window has held other calls than there.
+    // Whether the window has held other calls than the source's.
     let buckets_differ = Cell::new(false);
-    // Probes whose result says nothing. The next probe waits for its time nevertheless.
+    // Probes with a neutral result. The next probe still waits for its time.
     let mut kept = Vec::new();
     let mut isolation: Option<Isolation> = None;
     let mut carry_out = |step: &Step| {
@@ -118,7 +118,7 @@ fn play(
             Some("call") => {
                 let mut verdict = verdict(step.text("outcome")?)?;
                 if !keeps_trial && verdict.health() == Health::Neutral {
-                    // What version 8 does not handle is a success to it.
+                    // Version 8 treats a result that it does not handle as a success.
                     verdict = Verdict::success();
                 }
                 let answer = match breaker.try_acquire() {
@@ -223,7 +223,7 @@ fn play(
     })
 }
 
-/// The buckets of the source, where there are several.
+/// Returns the buckets of the source, if there are several.
 fn buckets(config: &Fields) -> Result<Option<Buckets>, Failure> {
     let sampling = config.duration("sampling")?;
     let sampling = sampling.unwrap_or(Duration::from_secs(30));
@@ -232,8 +232,8 @@ fn buckets(config: &Fields) -> Result<Option<Buckets>, Failure> {
     Ok((count > 1).then(|| Buckets::expiring(length, sampling.as_nanos())))
 }
 
-/// Whether the source's buckets hold other calls than the window of a breaker that was in the state
-/// `before` and has carried out a step.
+/// Returns whether the source's buckets hold other calls than the window of a breaker that was in the state `before`
+/// and has carried out a step.
 fn they_differ(
     buckets: &mut Buckets,
     step: &Step,
@@ -270,7 +270,7 @@ fn force(subject: &Subject<'_>, isolation: &mut Option<Isolation>, state: Option
     Ok(())
 }
 
-/// The state after a failure in `state`, when the rule of a closed circuit says that it opens or not.
+/// Returns the state after a failure in `state`, given whether a closed circuit opens.
 fn after_failure(state: &str, should_break: bool) -> Result<&'static str, Failure> {
     let trip = Trip::consecutive(if should_break { 1 } else { 2 });
     let builder = CircuitBreaker::builder().half_open(HalfOpen::successes(1));
@@ -282,8 +282,8 @@ fn after_failure(state: &str, should_break: bool) -> Result<&'static str, Failur
     Ok(name(breaker.peek()))
 }
 
-/// Whether the last of so many calls opens the circuit. The failures come last, the only order in
-/// which no call before the last decides otherwise.
+/// Returns whether the last of these calls opens the circuit. The failures come last, the only order in which no
+/// earlier call decides.
 fn should_break(step: &Step) -> Result<bool, Failure> {
     let calls = step.need("throughput", step.count_u32("throughput")?)?;
     let minimum = step.need("minimum", step.count_u32("minimum")?)?;
@@ -304,7 +304,7 @@ fn should_break(step: &Step) -> Result<bool, Failure> {
         }
         Ok(breaker.state() == State::Open)
     };
-    // The rate need not be that of a whole number of calls; the numbers on both sides must agree.
+    // The rate may lie between two whole numbers of failures; both must agree.
     let failures = rate * f64::from(calls);
     let (fewer, more) = ((failures + 1e-9).floor(), (failures - 1e-9).ceil());
     match (opens(fewer as u32)?, opens(more as u32)?) {
@@ -313,7 +313,7 @@ fn should_break(step: &Step) -> Result<bool, Failure> {
     }
 }
 
-/// Whether two calls half a window apart leave it one after the other or together.
+/// Returns whether two calls half a window apart expire one after the other or together.
 fn window_kind(sampling: Duration) -> Result<&'static str, Failure> {
     let clock = TestClock::new();
     let trip = Trip::failure_rate(1.0)

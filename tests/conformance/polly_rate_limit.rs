@@ -23,7 +23,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     let interval = interval.unwrap_or(Duration::from_secs(1));
     let burst = scenario.config.count("burst")?.unwrap_or(1);
     let limiter = limiter(&clock, [Quota::new(1, interval).burst(burst)])?;
-    // What the source has done differently by now, if anything.
+    // A difference of the source so far, if any.
     let mut difference = None;
     let mut last_admitted = Duration::ZERO;
     let mut was_emptied = false;
@@ -37,7 +37,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
             let elapsed = clock.elapsed();
             let is_full = available(&limiter) >= i64::try_from(burst).unwrap_or(i64::MAX);
             if is_full && !was_emptied && !elapsed.is_zero() {
-                difference = Some("the time in which the bucket was full, kept until it is empty");
+                difference = Some("idle time of a full bucket, kept until it is empty");
             }
             match limiter.try_acquire() {
                 Ok(()) => {
@@ -54,7 +54,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
                     answer = "rejected";
                 }
             }
-            // Of several calls all must go the same way.
+            // Several calls must all have the same result.
             unless_parted(step.check("expect", answer), difference)?;
         }
         let checked = step.check("expect_retry_after_ticks", retry_after);

@@ -1,4 +1,4 @@
-//! [`Backoff`] as the delays of Polly v8's retry strategy. Attempts count from 0 there.
+//! [`Backoff`] as the delays of Polly v8's retry strategy. The source counts attempts from 0.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::clock::TestClock;
 use super::delays::{delays, fixed, millis};
 use super::harness::{Adapter, Check, Failure, Scenario, Step, failed, inexpressible, unknown};
 
-/// The breaker's scenarios of the same file are another adapter's.
+/// Another adapter runs the breaker scenarios of the same file.
 pub(crate) const ADAPTER: Adapter = Adapter {
     name: "Backoff",
     accepts: |file| file.is_from("App-vNext/Polly") && file.pattern().contains("retry_delay"),
@@ -26,7 +26,7 @@ fn delay(step: &Step) -> Check {
     let max = step.duration("max")?.unwrap_or(Duration::MAX);
     let jitter = step.flag("jitter")?.unwrap_or(false);
     let backoff = backoff(step, base, max)?;
-    // What the source draws, for steps whose delay has no jitter too.
+    // The source's draw, present also for delays without jitter.
     let random = step.number("random")?;
     let random = step.number("u")?.or(random);
 
@@ -56,8 +56,8 @@ fn delay(step: &Step) -> Check {
     Ok(())
 }
 
-/// A delay for a random number `u`, which cannot be given here. Where delays grow with it, it is the
-/// one that the share `u` of all delays stays below.
+/// Checks a delay for a random number `u`, which our backoff does not accept. If delays grow with `u`, it is the `u`
+/// quantile of all delays.
 fn given_random(
     step: &Step,
     backoff: &Backoff,
@@ -71,7 +71,7 @@ fn given_random(
     let mut delays = delays.collect::<Result<Vec<_>, _>>()?;
     delays.sort_unstable();
     if delays[0] == delays[DRAWS - 1] {
-        // All are the longest there may be: no draw matters.
+        // All delays are at the maximum, so no draw matters.
         return step.check("expect_ms", millis(delays[0]));
     }
     let (Some(random), Jitter::PlusMinus(share)) = (random, kind) else {
@@ -81,23 +81,23 @@ fn given_random(
     let index = (random * (DRAWS - 1) as f64).clamp(0.0, (DRAWS - 1) as f64);
     let delay = delays[index as usize];
     if delay == max {
-        // Cut to the longest there may be, as most draws are.
+        // Cut to the maximum, like most draws.
         return step.check("expect_ms", millis(delay));
     }
     let delay = delay.as_secs_f64();
-    // Five standard deviations of so many draws.
+    // Five standard deviations of that many draws.
     match (delay - expected).abs() <= 0.06 * 2.0 * share * expected {
         true => Ok(()),
         false => failed(format!("{delay} s for {random}, not {expected} s")),
     }
 }
 
-/// A delay that depends on the last two draws, both of them `random` in the source: a call whose own
-/// draws come close to that.
+/// Checks a delay that depends on the last two draws, both `random` in the source, with a call whose own draws are
+/// close to that.
 fn given_draws(step: &Step, backoff: &Backoff, attempt: u32, random: f64, max: Duration) -> Check {
     const SEEDS: u64 = 20_000;
     const NEAR: f64 = 0.02;
-    // As long as the draw is large.
+    // A long delay means a large draw.
     let draws = Backoff::fixed(Duration::from_secs(1)).jitter(Jitter::Full);
     let is_near = |seed: &u64| {
         let draws = draws.delays(*seed).take(attempt as usize + 1);
@@ -133,7 +133,7 @@ fn backoff(step: &Step, base: Duration, max: Duration) -> Result<Backoff, Failur
     })
 }
 
-/// The delay before the retry after `attempt`, from 0.
+/// Returns the delay before the retry after `attempt`, counted from 0.
 fn nth(backoff: &Backoff, attempt: u32, seed: u64) -> Result<Duration, Failure> {
     match delays(backoff.clone(), attempt.saturating_add(1), seed) {
         Ok(delays) => Ok(delays[attempt as usize]),

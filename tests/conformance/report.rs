@@ -1,4 +1,4 @@
-//! Replays the scenarios of files and directories and reports how they came out.
+//! Replays the scenarios of files and directories and reports the results.
 
 use std::any::Any;
 use std::fmt;
@@ -30,10 +30,10 @@ pub(crate) fn run_directory(directory: &Path, adapters: &[Adapter]) -> Report {
     report
 }
 
-/// A file by its name, or what is wrong with it.
+/// The name of a file, and its content or problem.
 type Named = (String, Result<File, String>);
 
-/// Reads every `*.json` of a directory, in the order of their names.
+/// Reads every `*.json` of a directory, sorted by name.
 pub(crate) fn files(directory: &Path) -> Result<Vec<Named>, String> {
     let entries =
         fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
@@ -55,7 +55,7 @@ pub(crate) fn files(directory: &Path) -> Result<Vec<Named>, String> {
     Ok(paths.iter().map(read).collect())
 }
 
-/// `*.json`, as a shell understands it: without the hidden ones.
+/// Returns whether a path matches `*.json` like a shell glob, without hidden files.
 fn is_scenario_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.ends_with(".json") && !name.starts_with('.')
@@ -86,11 +86,11 @@ pub(crate) fn run_file(file: &File, adapters: &[Adapter]) -> FileReport {
     }
 }
 
-/// The answer of the first adapter that can express the scenario.
+/// Returns the result of the first adapter that can express the scenario.
 pub(crate) fn run_scenario(file: &File, scenario: &Value, adapters: &[&Adapter]) -> Check {
     let mut reasons = Vec::new();
     for adapter in adapters {
-        // Parsed again: each adapter must read all keys itself.
+        // Parsed again for each adapter, because each must read all keys itself.
         let replay = || Scenario::parse(file, scenario).and_then(|parsed| (adapter.run)(&parsed));
         match catch_unwind(AssertUnwindSafe(replay)) {
             Ok(Err(Failure::NotExpressible(reason))) => reasons.push(reason),
@@ -112,16 +112,16 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("(no text)")
 }
 
-/// What came of all files.
+/// The results of all files.
 #[derive(Default)]
 pub(crate) struct Report {
     files: Vec<FileReport>,
-    /// What kept files from being read.
+    /// Problems with reading files.
     trouble: Vec<String>,
 }
 
 impl Report {
-    /// Whether there was something to replay and nothing failed.
+    /// Returns whether scenarios were replayed and none failed.
     pub(crate) fn is_good(&self) -> bool {
         self.trouble.is_empty() && self.files.iter().all(|file| file.count().failed == 0)
     }
@@ -145,7 +145,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// What came of one file.
+/// The results of one file.
 pub(crate) struct FileReport {
     name: String,
     adapters: Vec<&'static str>,
@@ -186,7 +186,7 @@ impl fmt::Display for FileReport {
     }
 }
 
-/// How many scenarios came out how.
+/// Numbers of scenarios by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Count {
     pub(crate) passed: usize,

@@ -1,4 +1,4 @@
-//! [`CircuitBreaker`] as resilience4j's, and its windows.
+//! [`CircuitBreaker`] as resilience4j's, with its windows.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(crate) const WINDOWS: Adapter = Adapter {
     run: run_windows,
 };
 
-/// The window of a configuration, and its size.
+/// Returns a trip rule over the configured window, and the window's size.
 fn window(trip: Trip, config: &Fields) -> Result<(Trip, Option<u32>), Failure> {
     match config.text("window")?.unwrap_or("count_based") {
         "count_based" => {
@@ -63,7 +63,7 @@ fn builder(config: &Fields) -> Result<(CircuitBreakerBuilder, f64, f64), Failure
         let least = size.map_or(least, |size| least.min(size));
         builder = builder.trip_on(trip.min_calls(least));
     }
-    // There a call is slow, and a break over, strictly after.
+    // In the source a call is slow, and a break over, strictly after the duration.
     builder = builder
         .slow_call(slow_call + NANOSECOND)
         .half_open(HalfOpen::failure_rate(failures).of(probes))
@@ -137,11 +137,11 @@ fn run(scenario: &Scenario<'_>) -> Check {
         automatic |= scenario.config.flag(key)?.unwrap_or(false);
     }
     let state = |breaker: &CircuitBreaker| match state(breaker) {
-        // There a timer makes it half-open, here the next call.
+        // In the source a timer starts the half-open phase, here the next call.
         "open" if automatic => name(breaker.peek()),
         state => state,
     };
-    // Rejections before the circuit opened. There the count goes on.
+    // Rejections before the circuit opened. The source keeps counting.
     let mut rejected = 0;
     scenario.play(&clock, |step: &Step| {
         let before = breaker.snapshot();
@@ -151,7 +151,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
             Some("release") => subject.release(),
             Some(op @ ("success" | "failure" | "ignored_error")) => {
                 let recorded = subject.record_unasked(verdict(Some(op))?, Some(took));
-                // A disabled circuit says nothing of its calls.
+                // A disabled circuit emits no events about its calls.
                 if recorded && breaker.state() != State::Disabled {
                     counts.lock().unwrap().result(op);
                 }
@@ -173,7 +173,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
                 breaker.reset();
             }
             Some("force") => {
-                // There a closed circuit cannot be made half-open, the only change by hand that is an error.
+                // In the source, forcing a closed circuit half-open is an error, the only such change.
                 let (from, to) = (breaker.state(), step.text("state")?);
                 let is_error = from == State::Closed && to == Some("half_open");
                 if step.has("expect_error") {
@@ -215,7 +215,7 @@ fn run(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// What listeners of the source are told: events here, and the results that the breaker took.
+/// Events that listeners of the source receive: events here, and recorded results.
 #[derive(Default)]
 struct EventCounts {
     failure_rate: u64,
@@ -267,7 +267,8 @@ impl EventCounts {
     }
 }
 
-/// A break that is over is seen when a call comes, the end of a half-open time by itself.
+/// Returns the state of the source: the end of a break takes effect with the next call, the end of the half-open phase
+/// by a timer.
 fn state(breaker: &CircuitBreaker) -> &'static str {
     match (breaker.state(), breaker.peek()) {
         (State::HalfOpen, ended @ (State::Open | State::Closed)) => name(ended),
@@ -304,7 +305,7 @@ fn checked(breaker: &CircuitBreaker, failures: f64, slow: f64) -> &'static str {
 fn run_windows(scenario: &Scenario<'_>) -> Check {
     let clock = TestClock::new();
     let (trip, _) = window(Trip::failure_rate(1.0).min_calls(1), &scenario.config)?;
-    // There a call is called slow, here it is by its duration.
+    // The source marks calls as slow; here their duration decides.
     let mut slow_call = Duration::MAX;
     let mut fast = Duration::ZERO;
     for step in scenario.steps() {
@@ -316,7 +317,7 @@ fn run_windows(scenario: &Scenario<'_>) -> Check {
         }
     }
     if slow_call <= fast {
-        return inexpressible("slow calls that are not slower than others");
+        return inexpressible("slow calls no slower than others");
     }
     let builder = CircuitBreaker::builder().trip_on(trip).slow_call(slow_call);
     let breaker = build(builder.measure_durations(true), &clock)?;

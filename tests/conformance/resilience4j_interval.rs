@@ -1,4 +1,4 @@
-//! [`Backoff`] as resilience4j's `IntervalFunction`. Attempts count from 1, as here.
+//! [`Backoff`] as resilience4j's `IntervalFunction`. Both count attempts from 1.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) const ADAPTER: Adapter = Adapter {
     run,
 };
 
-/// For ranges: as many calls as this.
+/// Number of calls to check a range.
 const CALLS: u64 = 20;
 
 fn run(scenario: &Scenario<'_>) -> Check {
@@ -68,10 +68,10 @@ fn run(scenario: &Scenario<'_>) -> Check {
     })
 }
 
-/// Bounds that follow from an expected value, which grows from attempt to attempt.
+/// Checks bounds around an expected value that grows with each attempt.
 ///
-/// There the delay is rounded down after each multiplication, so it falls behind an exact one: a custom
-/// delay that does the same, with the jitter of the configuration.
+/// The source rounds the delay down after each multiplication, so it falls behind an exact one. A custom delay does
+/// the same, with the jitter of the configuration.
 fn range_of_expected(step: &Step, jitter: Jitter) -> Check {
     let (first, last) = range(step)?;
     let formula = |key: &str| {
@@ -91,7 +91,7 @@ fn range_of_expected(step: &Step, jitter: Jitter) -> Check {
         let mut expected = starting;
         for delay in &compute(backoff.clone(), last, seed)?[first as usize - 1..] {
             let (min, max) = (min.of(expected), max.of(expected));
-            // Whole milliseconds there.
+            // The source has whole milliseconds.
             let delay = delay.as_millis() as f64;
             if !(min..=max).contains(&delay) {
                 return failed(format!("{delay} ms is not in {min}..={max}"));
@@ -102,7 +102,7 @@ fn range_of_expected(step: &Step, jitter: Jitter) -> Check {
     Ok(())
 }
 
-/// `floor(expected*1.5)+1`: a multiple of the expected value, rounded down, and a number.
+/// `floor(expected*1.5)+1`: a multiple of the expected value, rounded down, plus a number.
 #[derive(Clone, Copy)]
 struct Formula {
     factor: f64,
@@ -127,8 +127,8 @@ impl Formula {
     }
 }
 
-/// The backoff of a configuration, or of a `build` step. `None` when one of its times is negative,
-/// which the type of our setters refuses.
+/// Returns the backoff of a configuration or of a `build` step. `None` if one of its times is negative, which the type
+/// of our setters rejects.
 fn backoff(fields: &Fields) -> Result<Option<Backoff>, Failure> {
     let time = |name: &str, default: i128| -> Result<Option<Duration>, Failure> {
         let nanos = fields.nanos(name)?.unwrap_or(default);
@@ -177,7 +177,7 @@ fn compute(backoff: Backoff, count: u32, seed: u64) -> Result<Vec<Duration>, Fai
     delays(backoff, count, seed).or_else(|error| failed(error.to_string()))
 }
 
-/// `attempts`: the first and the last.
+/// Reads `attempts`: the first and the last.
 fn range(step: &Step) -> Result<(u32, u32), Failure> {
     let attempts = step.get("attempts").and_then(|value| value.as_array());
     let attempts: Vec<_> = attempts.into_iter().flatten().map(|n| n.as_u64()).collect();

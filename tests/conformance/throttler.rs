@@ -1,7 +1,7 @@
 //! A [`Throttle`] as failsafe-go's adaptive throttler and as Envoy's admission control.
 //!
-//! Both count a call at its end and do not count rejected ones. Where a scenario gives counts rather
-//! than calls, that many calls are made at one instant.
+//! Both sources count a call at its end and do not count rejected ones. If a scenario gives counts instead of calls,
+//! that many calls are made at one instant.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn is_throttler(file: &File) -> bool {
     file.pattern() == "adaptive_throttler"
 }
 
-/// The source's defaults, and how finely its window is sliced.
+/// The source's defaults and the number of its slices.
 struct Dialect {
     builder: ThrottleBuilder,
     window: Duration,
@@ -47,7 +47,7 @@ fn failsafe_go(config: &Fields) -> Result<Dialect, Failure> {
     let builder = Throttle::builder()
         .success_threshold(threshold.unwrap_or(0.9))
         .max_rejection(config.number("max_rejection_rate")?.unwrap_or(0.9))
-        .min_requests(config.count_u32("execution_threshold")?.unwrap_or(0))
+        .min_calls(config.count_u32("execution_threshold")?.unwrap_or(0).max(1))
         .slices(config.count_u32("slices")?.unwrap_or(20));
     Ok(Dialect { builder, window })
 }
@@ -59,15 +59,15 @@ fn envoy(config: &Fields) -> Result<Dialect, Failure> {
     let window = config.duration("window")?.unwrap_or(30 * SECOND);
     let slice = config.duration("bucket")?.unwrap_or(SECOND);
     if slice.is_zero() || window.as_nanos() % slice.as_nanos() != 0 {
-        return inexpressible("a window that is no whole number of buckets");
+        return inexpressible("a window that is not a whole number of buckets");
     }
     let builder = Throttle::builder()
         .success_threshold(percent("sr_threshold_pct", 95.0)?)
         .max_rejection(percent("max_rejection_pct", 80.0)?)
-        // Smaller ones are 1 there.
+        // The source raises smaller values to 1.
         .aggression(config.number("aggression")?.unwrap_or(1.0).max(1.0))
-        .min_rps(config.number("rps_threshold")?.unwrap_or(0.0))
-        .min_requests(0)
+        .min_calls_per_second(config.number("rps_threshold")?.unwrap_or(0.0))
+        .min_calls(1)
         .slices(u32::try_from(window.as_nanos() / slice.as_nanos()).unwrap_or(u32::MAX));
     Ok(Dialect { builder, window })
 }
@@ -75,13 +75,13 @@ fn envoy(config: &Fields) -> Result<Dialect, Failure> {
 const SECOND: Duration = Duration::from_secs(1);
 
 impl Dialect {
-    /// A throttle with a window of this length, in as many slices.
+    /// Builds a throttle with a window of this length, in the source's number of slices.
     fn build(&self, clock: &TestClock, window: Duration) -> Result<Throttle, Failure> {
         let throttle = self
             .builder
             .clone()
             .window(window)
-            // Counted at the end.
+            // Counts calls at their end.
             .grace(Duration::MAX)
             .probe_every(Duration::MAX)
             .seed(1)
@@ -90,7 +90,7 @@ impl Dialect {
         throttle.or_else(|error| failed(error.to_string()))
     }
 
-    /// A throttle that has seen so many calls just now.
+    /// Builds a throttle that has just recorded these calls.
     fn after(
         &self,
         clock: &TestClock,
@@ -128,7 +128,7 @@ fn run(scenario: &Scenario<'_>, dialect: Dialect) -> Check {
 }
 
 struct Throttler<'a> {
-    /// The one that the calls of the scenario go through.
+    /// The throttle for the calls of the scenario.
     throttle: Throttle,
     dialect: Dialect,
     clock: &'a TestClock,
@@ -147,7 +147,7 @@ impl Actor for Throttler<'_> {
                 }
             }
             Some("acquire" | "try_acquire") => {
-                // Dropped, so that it counts as nothing: results are recorded by ops of their own.
+                // Dropped without a result: separate ops record results.
                 let allowed = self.throttle.try_acquire().is_ok();
                 step.check("expect", allowed)?;
             }
@@ -176,7 +176,7 @@ impl Throttler<'_> {
         Ok(throttle.snapshot().rejection_probability)
     }
 
-    /// The rates of several numbers of successes, one after the other.
+    /// Compares the rates after several numbers of successes.
     fn ordering(&self, step: &Step) -> Check {
         let total = total(step)?;
         let Some(Value::Array(successes)) = step.get("successes") else {
@@ -203,15 +203,15 @@ impl Throttler<'_> {
         }
     }
 
-    /// What becomes of a call after so many others, when the source draws the number `random`.
+    /// Checks the decision about a call after these calls if the source draws `random`.
     ///
-    /// Our draws cannot be given. But a number refuses a call just when it is less than the
-    /// probability, so it does when the share of refusals among many draws is greater than it.
+    /// Our draws cannot be set. A draw rejects a call exactly if it is less than the probability, that is, if the share
+    /// of rejections among many draws is greater than it.
     fn decide(&self, step: &Step) -> Check {
         const DRAWS: u32 = 20_000;
         let calls = self.calls(step, "successes")?;
         let window = match step.number("average_rps")? {
-            // The rate is that of the whole window: calls made at one instant, and a window to fit.
+            // The rate is per window, so the calls are made at one instant in a window of matching length.
             Some(rps) if rps > 0.0 => Duration::from_secs_f64(calls.0 as f64 / rps),
             Some(_) => Duration::from_secs(1 << 30),
             None => self.dialect.window,
@@ -219,7 +219,7 @@ impl Throttler<'_> {
         let throttle = self.dialect.after(self.clock, window, calls)?;
         let rejected = (0..DRAWS).filter(|_| throttle.try_acquire().is_err());
         let share = rejected.count() as f64 / f64::from(DRAWS);
-        // Its mock draws zero where a test does not say.
+        // The source's mock draws zero unless a test says otherwise.
         let random = match step.number("random")?.unwrap_or(0.0) {
             share if share < 1.0 => share,
             of_ten_thousand => of_ten_thousand % 1e4 / 1e4,
@@ -241,7 +241,7 @@ impl Throttler<'_> {
         step.check("expect_executions", seen.requests)?;
         step.check("expect_successes", seen.accepts)?;
         step.check("expect_failures", seen.failures)?;
-        // A whole number there, and over the time since the oldest call rather than all the window.
+        // In the source a whole number, over the time since the oldest call instead of the whole window.
         let average = seen.requests_per_second.floor();
         match step.check("expect_average_rps", average) {
             Err(Failure::Failed(what)) => {
@@ -257,7 +257,7 @@ impl Throttler<'_> {
     }
 }
 
-/// The number of calls, as either source names it.
+/// Returns the number of calls, under the name of either source.
 fn total(step: &Step) -> Result<u64, Failure> {
     let total = match step.count("total")? {
         Some(total) => Some(total),
@@ -266,8 +266,8 @@ fn total(step: &Step) -> Result<u64, Failure> {
     step.need("total", total)
 }
 
-/// Bounds on a value: those of an op's result are named `expect_gt` and so on, those of an
-/// observation have its name.
+/// Checks bounds on a value. Bounds on the result of an op are named `expect_gt` and so on; bounds on an observation
+/// include its name.
 fn compare(step: &Step, name: &str, actual: f64) -> Check {
     type Bound = (&'static str, fn(f64, f64) -> bool);
     const BOUNDS: [Bound; 6] = [
@@ -286,7 +286,7 @@ fn compare(step: &Step, name: &str, actual: f64) -> Check {
     for (suffix, holds) in BOUNDS {
         let key = format!("{name}_{suffix}");
         if let Some(bound) = step.number(&key)? {
-            // The source computes with 32 bits.
+            // The source computes with 32-bit floats.
             if !holds(actual, bound) && (actual - bound).abs() > 1e-9 {
                 return failed(format!("{key}: {bound}, got {actual}"));
             }
@@ -295,14 +295,14 @@ fn compare(step: &Step, name: &str, actual: f64) -> Check {
     Ok(())
 }
 
-/// Several throttles' statistics as one.
+/// Merges the statistics of several throttles.
 fn combine(step: &Step) -> Check {
     let Some(Value::Array(inputs)) = step.get("inputs") else {
         return inexpressible("`inputs` is no list");
     };
     let mut loads = Vec::new();
     for input in inputs {
-        // One without statistics says nothing.
+        // A throttle without statistics contributes nothing.
         let Value::Object(input) = input else {
             if input.is_null() {
                 continue;

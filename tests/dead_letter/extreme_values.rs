@@ -8,7 +8,7 @@ use backstop::dead_letter::{DeadLetterErrorKind, Filter, MemorySink, NewLetter, 
 use crate::{builder, id, push};
 
 #[test]
-fn settings_without_a_meaning_are_refused() {
+fn settings_without_a_meaning_are_rejected() {
     let clock = ManualClock::new();
     let settings = [
         (builder(&clock).max_replays(0).build().err(), "max_replays"),

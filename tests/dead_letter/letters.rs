@@ -276,7 +276,7 @@ fn old_letters_are_not_shown_and_leave_when_the_next_is_stored() {
         push(&queue, 1).await.unwrap();
         assert_eq!(ids(&queue).await, [2]);
         assert_eq!((queue.snapshot().letters, queue.snapshot().expired), (1, 1));
-        // A time of day that is set back keeps them.
+        // A time of day that jumps backward keeps them.
         wall.set(0);
         assert_eq!(ids(&queue).await, [2]);
     });

@@ -230,3 +230,59 @@ fn an_operation_that_runs_once_gets_a_node() {
         .unwrap_err();
     assert_eq!(error.reason(), Some(Reason::NoEndpoint));
 }
+
+#[test]
+fn nodes_of_a_large_set_are_told_apart() {
+    // Whatever the two nodes are that take calls: the second attempt goes to the other one.
+    let clock = ManualClock::new();
+    for other in [1, 63, 64, 128, 129] {
+        let endpoints = builder(&clock, 130).eject_after(0).build().unwrap();
+        let left = [0, other].map(|node| backstop::endpoints::Endpoint::new(name(node), node));
+        endpoints.update(left).unwrap();
+        let stack = (retry(&clock, 2), endpoints.clone());
+        for _ in 0..20 {
+            let seen = RefCell::new(Vec::new());
+            let seen = &seen;
+            let call = stack.call_with(endpoints.each(|node| async move {
+                seen.borrow_mut().push(*node);
+                Err::<(), _>("down")
+            }));
+            assert!(clock.block_on(call).is_err());
+            let seen = seen.borrow();
+            assert_ne!(seen[0], seen[1], "node 0 and node {other}");
+        }
+    }
+}
+
+#[test]
+fn a_probe_takes_no_call_of_a_key_from_its_node() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 10).build().unwrap();
+    let sticky = |user: u32, is_good: bool| {
+        let call = endpoints.sticky(&user);
+        let each =
+            endpoints.each(|node| async move { if is_good { Ok(*node) } else { Err(*node) } });
+        match clock.block_on(call.call_with(each)) {
+            Ok(node) => node,
+            Err(error) => error.into_operation().unwrap(),
+        }
+    };
+    let before: Vec<usize> = (0..200).map(|user| sticky(user, true)).collect();
+    let of_node_3 = before.iter().position(|node| *node == 3).unwrap() as u32;
+    for _ in 0..5 {
+        sticky(of_node_3, false);
+    }
+    let state = || crate::state(&endpoints, 3);
+    assert_eq!(state(), backstop::endpoints::NodeState::Ejected);
+    clock.advance(std::time::Duration::from_secs(30));
+    for (user, node) in before.iter().enumerate().filter(|(_, node)| **node != 3) {
+        assert_eq!(sticky(user as u32, true), *node);
+    }
+    assert_eq!(state(), backstop::endpoints::NodeState::Returning);
+    assert_eq!(
+        sticky(of_node_3, true),
+        3,
+        "the probe is a call of a key of the node"
+    );
+    assert_eq!(state(), backstop::endpoints::NodeState::Starting);
+}

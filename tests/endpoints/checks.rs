@@ -137,3 +137,25 @@ fn when_the_last_checker_ends_what_checks_have_said_is_forgotten() {
     });
     assert_eq!(state(&endpoints, 1), NodeState::Available);
 }
+
+#[test]
+fn a_check_that_panics_ends_the_checker_and_what_it_has_said() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 3).unhealthy_after(1).build().unwrap();
+    let rounds = Cell::new(0);
+    let (rounds, handle) = (&rounds, &clock);
+    let check = |node: backstop::endpoints::Node<usize>| async move {
+        if *node == 2 {
+            rounds.set(rounds.get() + 1);
+            handle.sleep(ms(1)).await;
+            assert_eq!(rounds.get(), 1, "on purpose");
+        }
+        if *node == 1 { Err(()) } else { Ok(()) }
+    };
+    let checker =
+        std::panic::AssertUnwindSafe(|| clock.block_on(endpoints.check_with(SECOND, check)));
+    assert!(std::panic::catch_unwind(checker).is_err());
+    assert_eq!(rounds.get(), 2);
+    assert_eq!(state(&endpoints, 1), NodeState::Available);
+    assert_eq!(clock.sleepers(), 0);
+}

@@ -360,3 +360,108 @@ fn slow_start_is_skipped_when_most_nodes_are_new() {
         "{third} of 5000 while four of five are new"
     );
 }
+
+#[test]
+fn a_replaced_probe_that_is_cancelled_admits_no_third_one() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 10).build().unwrap();
+    fail(&endpoints, 3, 5);
+    clock.advance(30 * SECOND);
+    let hanging = endpoints.try_acquire().unwrap();
+    clock.advance(30 * SECOND);
+    let second = endpoints.try_acquire().unwrap();
+    assert_eq!((**hanging.node(), **second.node()), (3, 3));
+    drop(hanging);
+    assert!(!picks(&endpoints, 100).contains_key(&3));
+    second.success();
+    assert_eq!(state(&endpoints, 3), NodeState::Starting);
+}
+
+#[test]
+fn calls_that_end_after_an_ejection_are_counted_and_change_nothing_else() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 2).build().unwrap();
+    let mut held: Vec<_> = (0..8).map(|_| endpoints.try_acquire().unwrap()).collect();
+    let mut late = held.extract(|permit| **permit.node() == 0);
+    assert_eq!(late.len(), 4);
+    drop(held);
+    fail(&endpoints, 0, 5);
+    let before = of(&endpoints.snapshot(), 0);
+    late.pop().unwrap().success();
+    late.pop().unwrap().failure();
+    clock.advance(30 * SECOND);
+    endpoints.try_acquire().unwrap().success();
+    let returned = of(&endpoints.snapshot(), 0);
+    late.pop().unwrap().failure();
+    late.pop().unwrap().success();
+    let after = of(&endpoints.snapshot(), 0);
+    assert_eq!(
+        (after.calls - before.calls, after.failures - before.failures),
+        (5, 2)
+    );
+    assert_eq!(
+        after.latency, returned.latency,
+        "the latency of the node as it was"
+    );
+}
+
+#[test]
+fn a_node_that_is_left_alone_is_not_ejected() {
+    let clock = ManualClock::new();
+    for is_removed in [true, false] {
+        let endpoints = rotating(&clock, 2).panic_threshold(0.0).build().unwrap();
+        fail(&endpoints, 0, 5);
+        assert_eq!(state(&endpoints, 0), NodeState::Ejected);
+        if is_removed {
+            endpoints.update([Endpoint::new(name(0), 0)]).unwrap();
+        } else {
+            drop(endpoints.drain(&name(1)));
+        }
+        assert!(endpoints.try_acquire().is_ok());
+        assert_ne!(state(&endpoints, 0), NodeState::Ejected);
+    }
+}
+
+#[test]
+fn a_throttled_answer_that_is_neutral_counts_as_slow() {
+    // A node that throttles one tenant in a millisecond must not attract its calls.
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 1).build().unwrap();
+    let neutral = Verdict::throttled(8 * SECOND).with_health(backstop::Health::Neutral);
+    endpoints.try_acquire().unwrap().record(neutral);
+    let node = of(&endpoints.snapshot(), 0);
+    assert_eq!(node.latency, Some(8 * SECOND));
+    assert_eq!(
+        (node.state, node.calls, node.failures),
+        (NodeState::Available, 0, 0)
+    );
+}
+
+#[test]
+fn the_calls_that_a_new_node_does_not_take_are_spread_over_all_others() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 5).build().unwrap();
+    let nodes = (0..6).map(|node| Endpoint::new(name(node), node));
+    endpoints.update(nodes).unwrap();
+    let picks = picks(&endpoints, 6000);
+    assert!(picks[&5] < 200, "{picks:?}");
+    for node in 0..5 {
+        assert!((1_050..1_300).contains(&picks[&node]), "{picks:?}");
+    }
+}
+
+#[test]
+fn one_random_choice_follows_the_weights() {
+    let clock = ManualClock::new();
+    let nodes = [1.0, 2.0, 5.0].into_iter().enumerate();
+    let nodes = nodes.map(|(node, weight)| Endpoint::new(name(node), node).weight(weight));
+    let endpoints = Endpoints::builder()
+        .nodes(nodes)
+        .choices(1)
+        .seed(1)
+        .clock(clock);
+    let picks = picks(&endpoints.build().unwrap(), 8000);
+    for (node, fair) in [(0, 1000), (1, 2000), (2, 5000)] {
+        assert!(picks[&node].abs_diff(fair) < 150, "{picks:?}");
+    }
+}

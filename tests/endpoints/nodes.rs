@@ -246,3 +246,73 @@ fn threads_that_pick_while_nodes_come_and_go_lose_no_call() {
     assert_eq!((snapshot.nodes.len(), snapshot.rejected), (1, 0));
     assert!(snapshot.nodes.iter().all(|node| node.in_flight == 0));
 }
+
+#[test]
+fn a_drain_ends_when_its_node_is_removed_and_added_again() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 1).build().unwrap();
+    let permit = endpoints.try_acquire().unwrap();
+    let waker = Arc::new(Count::default());
+    let mut drain = pin!(endpoints.drain(&name(0)).unwrap());
+    let task = waker.clone().into();
+    let mut cx = Context::from_waker(&task);
+    assert_eq!(drain.as_mut().poll(&mut cx), Poll::Pending);
+    endpoints.update([]).unwrap();
+    assert_eq!(drain.as_mut().poll(&mut cx), Poll::Pending);
+    endpoints.update(nodes(0..1)).unwrap();
+    assert_eq!(waker.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(drain.as_mut().poll(&mut cx), Poll::Ready(()));
+    permit.success();
+}
+
+#[test]
+fn an_update_that_replaces_all_nodes_rejects_no_call() {
+    let clock = ManualClock::new();
+    let endpoints: Endpoints<usize> = builder(&clock, 1).build().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(endpoints.try_acquire());
+                }
+            });
+        }
+        for round in 0..5_000 {
+            endpoints.update(nodes(round..round + 1)).unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(endpoints.snapshot().rejected, 0);
+}
+
+#[test]
+fn the_value_of_a_removed_node_is_dropped_with_its_last_call() {
+    let clock = ManualClock::new();
+    let value = Arc::new(());
+    let endpoints = Endpoints::builder()
+        .node("a", value.clone())
+        .clock(clock)
+        .build()
+        .unwrap();
+    let permits = [1, 2].map(|_| endpoints.try_acquire().unwrap());
+    endpoints.update([]).unwrap();
+    let [first, last] = permits;
+    first.success();
+    assert!(Arc::strong_count(&value) > 1);
+    last.success();
+    assert_eq!(Arc::strong_count(&value), 1);
+    assert_eq!(endpoints.snapshot().nodes.len(), 0);
+}
+
+#[test]
+fn a_large_set_is_built_and_updated_in_linear_time() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 50_000).build().unwrap();
+    let changes = endpoints.update(nodes(25_000..75_000)).unwrap();
+    assert_eq!(
+        (changes.added, changes.removed, changes.kept),
+        (25_000, 25_000, 25_000)
+    );
+    assert!(endpoints.try_acquire().is_ok());
+}

@@ -14,8 +14,8 @@ fn percentile(latencies: &RefCell<Vec<Duration>>, share: f64) -> Duration {
     latencies[((latencies.len() - 1) as f64 * share) as usize]
 }
 
-/// Calls to ten nodes that take 20 ms each, of which one fails after 1 ms from `from` on. Returns the share
-/// of the calls in the second after that which it gets.
+/// Calls ten nodes that take 20 ms each, of which one fails after 1 ms from `from` on. Returns
+/// that node's share of the calls in the next second.
 fn share_of_the_one_that_fails(
     endpoints: &Endpoints<usize>,
     clock: &ManualClock,

@@ -72,3 +72,52 @@ fn values_that_use_the_set_when_they_are_dropped_do_not_deadlock() {
     endpoints.update([]).unwrap();
     assert_eq!(endpoints.snapshot().nodes.len(), 0);
 }
+
+#[test]
+fn an_observer_that_panics_about_an_ejection_does_not_prevent_the_park() {
+    let clock = ManualClock::new();
+    let observer = |event: &Event| assert_ne!(event.kind(), "endpoint_ejected");
+    let endpoints = rotating(&clock, 10).observer(observer).build().unwrap();
+    fail(&endpoints, 3, 4);
+    let permit = std::iter::repeat_with(|| endpoints.try_acquire().unwrap())
+        .find(|permit| **permit.node() == 3)
+        .unwrap();
+    let hint = backstop::Verdict::throttled(100 * SECOND);
+    assert!(catch_unwind(AssertUnwindSafe(|| permit.record(hint))).is_err());
+    let node = crate::of(&endpoints.snapshot(), 3);
+    assert_eq!(
+        (node.state, node.retry_after),
+        (NodeState::Ejected, Some(100 * SECOND))
+    );
+}
+
+#[test]
+fn a_value_that_panics_when_it_is_dropped_costs_no_event_and_no_change() {
+    struct Value(bool);
+    impl Drop for Value {
+        fn drop(&mut self) {
+            assert!(!self.0, "on purpose");
+        }
+    }
+    let clock = ManualClock::new();
+    let heard = crate::Heard::default();
+    let node = |name: &'static str, panics| Endpoint::new(name, Value(panics)).priority(1);
+    let endpoints = Endpoints::builder()
+        .nodes([node("a", true), node("b", false)])
+        .observer(heard.observer())
+        .clock(clock)
+        .build()
+        .unwrap();
+    let permit = endpoints.try_acquire().unwrap();
+    permit.record(backstop::Verdict::throttled(SECOND));
+    let permit = endpoints.try_acquire().unwrap();
+    permit.record(backstop::Verdict::throttled(SECOND));
+    heard.take();
+    let update = || endpoints.update([node("c", false)]);
+    assert!(catch_unwind(AssertUnwindSafe(update)).is_err());
+    assert_eq!(
+        heard.take(),
+        ["endpoints: enough endpoints of priority 1 again"]
+    );
+    assert_eq!(endpoints.try_acquire().unwrap().node().name(), "c");
+}

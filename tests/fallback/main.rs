@@ -96,6 +96,11 @@ fn the_callers_fault_passes_through_unless_asked_for() {
     assert_eq!(usual.snapshot().used, 0);
     let asked = usual.on_permanent(true);
     assert_eq!(clock.block_on((&asked, &classify).call(forbidden)), Ok(7));
+    // Alone, without the errors that blame the dependency.
+    let only = asked.on_errors(false);
+    assert_eq!(clock.block_on((&only, &classify).call(forbidden)), Ok(7));
+    let down = || async { Err::<u64, _>(Fault::Down) };
+    assert!(clock.block_on((&only, &classify).call(down)).is_err());
 }
 
 #[test]
@@ -190,7 +195,7 @@ fn the_error_of_the_other_operation_is_returned_and_the_first_one_reported() {
 }
 
 #[test]
-fn pitfall_68_a_slow_fallback_of_one_call_does_not_block_another() {
+fn a_slow_fallback_of_one_call_does_not_block_another() {
     let clock = ManualClock::new();
     let number = Cell::new(0);
     let other = Fallback::to(|_: &Error<Fault>| {

@@ -52,20 +52,20 @@ fn a_copy_that_is_due_and_not_launched_says_why() {
     let without = hedge(&clock, 50).budget(empty).build().unwrap();
     let pipeline = Pipeline::new(without).observer(heard.observer());
     call!(&clock, &pipeline, [Good(60)]);
-    assert_eq!(heard.take(), ["hedge: no copy: budget_empty"]);
+    assert_eq!(heard.take(), ["hedge: no copy: budget empty"]);
 
     let pipeline = Pipeline::new(hedge(&clock, 50).build().unwrap()).observer(heard.observer());
     let once = pipeline.with(CallOptions::new().idempotent(false));
     call!(&clock, &once, [Good(60)]);
-    assert_eq!(heard.take(), ["hedge: no copy: not_idempotent"]);
+    assert_eq!(heard.take(), ["hedge: no copy: not idempotent"]);
     let spent = pipeline.with(CallOptions::new().repeatable(false));
     call!(&clock, &spent, [Down(10)]);
-    assert_eq!(heard.take(), ["hedge: no copy: not_repeatable"]);
+    assert_eq!(heard.take(), ["hedge: no copy: not repeatable"]);
 
     let few = Hedge::builder().clock(clock.clone()).build().unwrap();
     let pipeline = Pipeline::new(few).observer(heard.observer());
     call!(&clock, &pipeline, [Down(10)]);
-    assert_eq!(heard.take(), ["hedge: no copy: too_few_calls"]);
+    assert_eq!(heard.take(), ["hedge: no copy: too few calls"]);
 }
 
 /// Counts copies while they exist.
@@ -125,7 +125,7 @@ fn losers_are_dropped_before_anything_is_reported() {
 }
 
 #[test]
-fn pitfall_51_a_copy_that_panics_ends_the_call_with_the_panic() {
+fn a_copy_that_panics_ends_the_call_with_the_panic() {
     let clock = ManualClock::new();
     let hedge = hedge(&clock, 50).build().unwrap();
     let (number, running) = (Cell::new(0), Arc::new(AtomicU32::new(0)));

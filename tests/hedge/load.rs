@@ -84,8 +84,7 @@ fn run(server: &Server<'_>, hedge: &Hedge, seconds: u32) -> (Vec<Duration>, f64)
 }
 
 #[test]
-fn pitfall_54_the_tail_is_cut_for_the_extra_load_that_was_asked_for_also_while_everything_is_slow()
-{
+fn the_tail_is_cut_for_the_extra_load_that_was_asked_for_also_while_everything_is_slow() {
     for (shape, seed) in [(FLAT, 1), (FLAT, 2), (LONG, 3)] {
         let clock = ManualClock::new();
         let server = Server {

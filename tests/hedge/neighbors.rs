@@ -22,7 +22,7 @@ fn a_probe_of_a_breaker_outside_is_not_hedged() {
     let hedge = hedge(&clock, 50).build().unwrap();
     let stack = Pipeline::new((&breaker, &hedge)).observer(heard.observer());
     assert_eq!(call!(&clock, &stack, [Good(200)]), good(0, 200, &[0]));
-    assert_eq!(heard.take(), ["hedge: no copy: half_open"]);
+    assert_eq!(heard.take(), ["hedge: no copy: half-open"]);
     assert_eq!(breaker.state(), State::Closed);
     // Closed again.
     assert_eq!(
@@ -116,7 +116,7 @@ fn a_budget_that_a_retry_shares_counts_a_call_once() {
     assert_eq!((after.calls_in_flight, after.extras_in_flight), (0, 0));
 
     // One deposit a call: 10 calls allow one extra, by whichever layer.
-    let budget = RetryBudget::percentage().ratio(0.1).floor_per_second(0);
+    let budget = RetryBudget::percentage().ratio(0.1).floor(0);
     let budget = budget.clock(clock.clone()).build().unwrap();
     let retry = Retry::builder().budget(budget.clone()).clock(clock.clone());
     let hedge = Hedge::builder()

@@ -27,7 +27,7 @@ fn a_copy_is_launched_after_the_delay_and_the_faster_answer_counts() {
 }
 
 #[test]
-fn pitfall_52_a_copy_that_fails_is_followed_at_once() {
+fn a_copy_that_fails_is_followed_at_once() {
     let clock = ManualClock::new();
     let hedge = hedge(&clock, 1000).build().unwrap();
     assert_eq!(
@@ -42,7 +42,7 @@ fn pitfall_52_a_copy_that_fails_is_followed_at_once() {
 }
 
 #[test]
-fn pitfall_53_each_copy_has_a_delay_of_its_own() {
+fn each_copy_has_a_delay_of_its_own() {
     let clock = ManualClock::new();
     let delay = |copy| if copy == 1 { Duration::ZERO } else { ms(1000) };
     let hedge = Hedge::builder()

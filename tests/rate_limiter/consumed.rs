@@ -1,4 +1,4 @@
-//! What was consumed is charged, and what comes back is not lost.
+//! Charges and refunds: consumption is charged, and refunds are not lost.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -168,7 +168,7 @@ fn a_cost_above_the_burst_is_rejected_however_large_the_capacity() {
 }
 
 #[test]
-fn a_limiter_that_is_polled_with_refusals_warms_up() {
+fn a_limiter_that_is_polled_and_rejects_warms_up() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(10).warm_up(ms(500), 3));
     let mut admitted = 0;

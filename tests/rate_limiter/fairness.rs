@@ -59,7 +59,7 @@ fn reservations_do_not_starve_a_waiter() {
 }
 
 #[test]
-fn behind_a_waiter_refusals_and_peeks_name_the_time_after_which_they_would_succeed() {
+fn behind_a_waiter_rejections_and_peeks_name_the_time_after_which_they_would_succeed() {
     let clock = ManualClock::new();
     let limiter = builder(&clock, Quota::per_second(10).burst(10)).max_debt(0);
     let limiter = limiter.build().unwrap();
@@ -105,7 +105,7 @@ fn tokens_of_a_waiter_that_is_dropped_after_its_turn_come_back() {
 }
 
 #[test]
-fn a_line_whose_first_is_served_by_another_call_goes_on() {
+fn a_queue_whose_first_waiter_is_served_by_another_call_goes_on() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1));
     drain(&limiter);
@@ -232,7 +232,7 @@ fn an_estimate_behind_windows_is_never_too_early_after_cancellations() {
     for left in (1..300_u32).rev() {
         drop(line.remove(left as usize / 2));
         let due = (left + 1) * SECOND;
-        // A line of so many that some cancellations may not have been counted yet.
+        // So many waiters that some cancellations may not be counted yet.
         let most = due + (left / 64 + 1) * SECOND;
         assert!((due..=most).contains(&wait()), "{left}: {:?}", wait());
     }
@@ -253,7 +253,7 @@ fn a_pause_holds_everything_and_the_later_end_counts() {
     assert!(!limiter.peek().allowed && limiter.peek().remaining == 0);
     let reservation = limiter.reserve(1);
     assert_eq!(reservation.unwrap_err().retry_after(), Some(2 * SECOND));
-    // One that waits has its turn at the end, and one that cannot wait so long is refused.
+    // A call that waits has its turn last; one that cannot wait so long is rejected.
     let both = join(limiter.acquire(), limiter.acquire_within(1, ms(1999)));
     let (waited, refused) = run(&clock, both);
     waited.unwrap();
@@ -264,7 +264,7 @@ fn a_pause_holds_everything_and_the_later_end_counts() {
 }
 
 #[test]
-fn a_pause_does_not_make_a_burst_of_those_who_waited_for_it() {
+fn the_end_of_a_pause_admits_no_burst_of_waiters() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(10).leaky_bucket(100));
     limiter.pause_for(5 * SECOND);

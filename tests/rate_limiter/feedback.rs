@@ -1,4 +1,4 @@
-//! What a limiter learns from results: pauses that servers ask for, and a rate of its own.
+//! Limiters that learn from results: pauses that servers ask for, and adaptive rates.
 
 use backstop::adaptive_rate::CubicRate;
 use backstop::{

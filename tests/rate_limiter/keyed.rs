@@ -51,17 +51,15 @@ fn tiers_come_from_a_function() {
     for (key, burst) in [(0, 1), (1, 10), (2, 1), (3, 1), (4, 10)] {
         assert_eq!(limits.decide(&key, 1).limit, burst, "{key}");
     }
-    // The default one changes for those who have it.
+    // A change of the default quota applies to keys that have it.
     let new = Quota::per_second(5);
     limits.set_quota(new, Inherit::Reset).unwrap();
     for (key, remaining) in [(0, 4), (1, 8), (2, 4), (6, 4)] {
         assert_eq!(limits.decide(&key, 1).remaining, remaining, "{key}");
     }
     assert!(limits.set_quota(new.sliding_log(), Inherit::AsIs).is_err());
-    let mut keys: Vec<_> = limits
-        .entries()
-        .map(|entry| (entry.key, entry.limit))
-        .collect();
+    let mut keys = Vec::new();
+    limits.for_each(|key, decision| keys.push((*key, decision.limit)));
     keys.sort_unstable();
     assert_eq!(keys, [(0, 5), (1, 10), (2, 5), (3, 5), (4, 10), (6, 5)]);
 }
@@ -76,7 +74,7 @@ fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
     assert_eq!(limits.len(), 5_000);
     limits.decide(&1, 9);
     clock.advance(ms(100));
-    // The others are full again and leave while somebody calls.
+    // The others are full again, and other calls evict them.
     for _ in 0..200_000 {
         let _ = limits.try_acquire_n(&0, 0);
         if limits.len() == 1 {
@@ -86,7 +84,8 @@ fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
     let shard_mates = limits.len();
     assert!(shard_mates < 5_000);
     limits.evict_idle();
-    let keys: Vec<_> = limits.entries().map(|entry| entry.key).collect();
+    let mut keys = Vec::new();
+    limits.for_each(|key, _| keys.push(*key));
     assert_eq!(keys, [1]);
     assert_eq!(limits.peek(&1).unwrap().remaining, 1);
     clock.advance(SECOND);
@@ -95,7 +94,7 @@ fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
 }
 
 #[test]
-fn when_there_is_no_room_new_keys_are_refused_or_share() {
+fn new_keys_without_room_are_rejected_or_share_a_limit() {
     let clock = ManualClock::new();
     for overflow in [Overflow::Reject, Overflow::Shared] {
         let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(2))
@@ -122,7 +121,7 @@ fn when_there_is_no_room_new_keys_are_refused_or_share() {
                 assert_eq!(limits.decide(&10, 1).retry_after, Some(ms(500)));
             }
         }
-        // Those who were there are as they were.
+        // Known keys keep their limits.
         for key in 0..3 {
             assert_eq!(limits.peek(&key).unwrap().remaining, 1);
         }
@@ -180,11 +179,11 @@ fn a_key_is_a_policy() {
             .build()
             .unwrap();
         let call = || async { Ok::<_, ()>(()) };
-        let alice = limits.of("alice");
+        let alice = limits.get("alice");
         let (first, second) = run(&clock, join(alice.call(call), alice.call(call)));
         assert!(first.is_ok());
         assert_eq!(second.is_ok(), passes);
-        assert!(run(&clock, limits.of("bob").call(call)).is_ok());
+        assert!(run(&clock, limits.get("bob").call(call)).is_ok());
     }
 }
 
@@ -198,12 +197,16 @@ fn a_policy_that_waits_shows_the_operation_the_time_after_it_and_is_cancelled_wi
     limits.try_acquire("alice").unwrap();
     let timeout = |after| Timeout::builder().after(after).clock(clock.clone());
     let timeout = |after| timeout(after).build().unwrap();
-    let stack = (timeout(5 * SECOND), limits.of("alice"), timeout(9 * SECOND));
+    let stack = (
+        timeout(5 * SECOND),
+        limits.get("alice"),
+        timeout(9 * SECOND),
+    );
     let left = stack.call_with(|attempt| async move { Ok::<_, ()>(attempt.remaining().unwrap()) });
     assert_eq!(run(&clock, left), Ok(4 * SECOND));
 
     let call = || async { Ok::<_, ()>(()) };
-    let alice = limits.of("alice");
+    let alice = limits.get("alice");
     let mut waiting = Box::pin(alice.call(call));
     assert!(waiting.as_mut().now_or_never().is_none());
     assert_eq!(clock.sleepers(), 1);
@@ -214,14 +217,14 @@ fn a_policy_that_waits_shows_the_operation_the_time_after_it_and_is_cancelled_wi
     assert_eq!(turn(&limits), Some(SECOND));
 
     // Whose deadline comes first does not begin to wait.
-    let stack = (timeout(ms(999)), limits.of("alice"));
+    let stack = (timeout(ms(999)), limits.get("alice"));
     let error = run(&clock, stack.call(call)).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::DeadlineTooClose));
     assert_eq!(turn(&limits), Some(SECOND));
 }
 
 #[test]
-fn what_a_policy_refuses_the_observers_hear_once() {
+fn observers_hear_a_rejection_of_the_policy_once() {
     let clock = ManualClock::new();
     for longest in [Duration::ZERO, ms(500)] {
         for overflow in [Overflow::Reject, Overflow::Shared] {
@@ -240,7 +243,7 @@ fn what_a_policy_refuses_the_observers_hear_once() {
                 .build()
                 .unwrap();
             let call = |key: u64| {
-                let pipeline = Pipeline::new(limits.of(&key)).observer(hear(&heard));
+                let pipeline = Pipeline::new(limits.get(&key)).observer(hear(&heard));
                 let result = run(&clock, pipeline.call(|| async { Ok::<_, ()>(()) }));
                 result.map_err(|error| error.reason())
             };

@@ -1,5 +1,4 @@
-//! What a keyed limiter shares with the limiter: algorithms, waiting, reservations, shadow, pauses;
-//! and what becomes of keys without room.
+//! Options of keyed limiters: algorithms, waiting, reservations, shadow mode, pauses, and keys without room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -198,7 +197,7 @@ fn in_shadow_mode_calls_are_admitted_counted_and_reported() {
         assert!(limits.try_acquire(&1).is_ok());
     }
     assert!(run(&clock, limits.acquire(&1)).is_ok());
-    assert!(run(&clock, limits.of(&1).call(call)).is_ok());
+    assert!(run(&clock, limits.get(&1).call(call)).is_ok());
     assert!(limits.reserve(&1, 10).is_ok());
     assert!(!limits.decide(&1, 1).allowed, "the real decision");
     let snapshot = limits.snapshot();
@@ -215,7 +214,7 @@ fn rejections_are_counted_whatever_made_them() {
     assert!(limits.try_acquire(&1).is_err());
     assert!(!limits.decide(&1, 1).allowed);
     assert!(run(&clock, limits.acquire_within(&1, 1, ms(1))).is_err());
-    assert!(run(&clock, limits.of(&1).call(call)).is_err());
+    assert!(run(&clock, limits.get(&1).call(call)).is_err());
     assert!(limits.reserve_within(&1, 1, ms(1)).is_err());
     let snapshot = limits.snapshot();
     assert_eq!((snapshot.rejected, snapshot.would_reject), (5, 0));
@@ -312,7 +311,8 @@ fn with_overflow_by_eviction_the_key_nearest_to_new_makes_room() {
         limits.try_acquire_n(&key, 2 + (key + 2) % 5).unwrap();
     }
     assert!(limits.try_acquire_n(&10, 9).is_ok());
-    let mut keys: Vec<_> = limits.entries().map(|entry| entry.key).collect();
+    let mut keys = Vec::new();
+    limits.for_each(|key, _| keys.push(*key));
     keys.sort_unstable();
     assert_eq!(keys, [0, 1, 2, 4, 10], "3 had used the least");
     for key in 100..10_000 {

@@ -1,17 +1,20 @@
-//! The rate limiter from outside: the pitfalls of its peers, waiting, reservations, quota changes,
-//! several limits, keys and the policy.
+//! The rate limiter from outside: known faults of others, waiting, reservations, quotas, keys, and the policy.
 
 mod consumed;
+mod failing_clocks;
 mod fairness;
 mod feedback;
-mod guards;
 mod hostile_keys;
 mod keyed;
+mod keyed_feedback;
 mod keyed_options;
+mod known_faults;
+mod overflow;
 mod panics;
-mod pitfalls;
+mod picture;
 mod policy;
 mod quotas;
+mod stalls;
 mod text;
 mod waiting;
 
@@ -48,19 +51,19 @@ fn drain(limiter: &RateLimiter) -> u64 {
     taken
 }
 
-/// Runs a future on the clock, and fails where it would wait for ever: whoever waits for a wake-up
-/// that does not come still holds a waker, which a clock by itself has to take for hope.
+/// Runs a future on the clock, and fails if it would wait for ever. `block_on` alone would not fail, since a
+/// waiter that is never woken still holds a waker.
 fn run<F: Future>(clock: &ManualClock, future: F) -> F::Output {
     const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
     clock.block_on(async {
         match select(pin!(future), pin!(clock.sleep(FOR_EVER))).await {
             Either::Left((output, _)) => output,
-            Either::Right(_) => panic!("nobody wakes it"),
+            Either::Right(_) => panic!("it is never woken"),
         }
     })
 }
 
-/// A clock that can be set back.
+/// A clock that can jump backwards.
 #[derive(Clone, Debug)]
 struct Skewed {
     inner: ManualClock,
@@ -75,7 +78,7 @@ impl Skewed {
         }
     }
 
-    fn set_back(&self, by: Duration) {
+    fn jump_back(&self, by: Duration) {
         self.back.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
     }
 }

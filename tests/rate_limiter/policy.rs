@@ -1,4 +1,4 @@
-//! The limiter before an operation: refuse, wait, or wait so long and then refuse.
+//! The limiter as a policy: it rejects, waits, or waits up to a limit.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,7 @@ async fn fine() -> Result<&'static str, ()> {
 }
 
 #[test]
-fn it_refuses_at_once_unless_told_to_wait() {
+fn it_rejects_at_once_unless_told_to_wait() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(2).burst(1));
     assert_eq!(run(&clock, limiter.call(fine)), Ok("done"));
@@ -28,7 +28,7 @@ fn it_refuses_at_once_unless_told_to_wait() {
 }
 
 #[test]
-fn its_refusals_are_those_of_the_handle() {
+fn its_rejections_are_those_of_the_handle() {
     let clock = ManualClock::new();
     clock.advance(SECOND);
     let never = Quota::new(1, Duration::MAX);
@@ -137,7 +137,7 @@ fn a_retry_outside_waits_as_long_as_it_is_told() {
 }
 
 #[test]
-fn shadow_mode_counts_and_lets_through() {
+fn shadow_mode_counts_and_admits() {
     let clock = ManualClock::new();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let log = heard.clone();
@@ -201,7 +201,7 @@ fn poll<F: Future>(future: &mut std::pin::Pin<Box<F>>) -> std::task::Poll<F::Out
 }
 
 #[test]
-fn refusals_are_reported_to_the_pipeline_and_to_the_limiters_own_observer() {
+fn rejections_are_reported_to_the_pipeline_and_to_the_limiters_own_observer() {
     let clock = ManualClock::new();
     let count = || {
         let seen = Arc::new(Mutex::new(0));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop::ManualClock;
-use backstop::rate_limiter::Quota;
+use backstop::rate_limiter::{Inherit, Quota};
 use proptest::prelude::*;
 
 use super::{SECOND, builder, ms};
@@ -124,4 +124,16 @@ proptest! {
         };
         prop_assert_eq!(quota.to_string().parse(), Ok(quota));
     }
+}
+
+#[test]
+fn labels_are_in_snake_case_and_display_in_words() {
+    let algorithm = Quota::per_second(1).fixed_window_from_first().algorithm();
+    assert_eq!(algorithm.as_str(), "fixed_window_from_first");
+    assert_eq!(algorithm.to_string(), "fixed window from first");
+    assert_eq!(Inherit::AsIs.as_str(), "as_is");
+    assert_eq!(Inherit::AsIs.to_string(), "as is");
+    assert_eq!(Inherit::Proportional.to_string(), "proportional");
+    let quota = Quota::per_minute(10).burst(5);
+    assert_eq!(format!("{quota:?}"), "Quota(10/min, burst 5)");
 }

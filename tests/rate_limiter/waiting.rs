@@ -15,14 +15,14 @@ use proptest::prelude::*;
 use super::{SECOND, builder, drain, limiter, ms, run};
 
 #[test]
-fn nobody_overtakes_those_who_wait() {
+fn no_call_overtakes_a_waiter() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(10).burst(5));
     drain(&limiter);
     let waiting = limiter.acquire_n(5);
     let other = async {
         clock.sleep(ms(200)).await;
-        // Two tokens are there, but they belong to who waits.
+        // There are two tokens, but the waiter needs them.
         let rejected = limiter.try_acquire().unwrap_err();
         assert_eq!(rejected.retry_after(), Some(ms(400)));
         let decision = limiter.decide(1);
@@ -55,7 +55,7 @@ fn a_waiter_that_leaves_the_middle_lets_all_behind_it_move_up() {
 }
 
 #[test]
-fn an_estimate_knows_about_those_who_left() {
+fn cancelled_waiters_do_not_count_in_estimates() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1));
     drain(&limiter);
@@ -103,7 +103,7 @@ fn one_is_woken_at_a_time() {
 }
 
 #[test]
-fn who_leaves_first_place_wakes_the_next_and_nobody_else() {
+fn a_cancelled_first_waiter_wakes_only_the_next() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1));
     drain(&limiter);
@@ -130,7 +130,7 @@ fn who_leaves_first_place_wakes_the_next_and_nobody_else() {
 }
 
 #[test]
-fn a_full_line_refuses_at_once() {
+fn a_full_queue_rejects_at_once() {
     let clock = ManualClock::new();
     let limiter = builder(&clock, Quota::per_second(1)).max_waiting(2);
     let limiter = limiter.build().unwrap();
@@ -141,7 +141,7 @@ fn a_full_line_refuses_at_once() {
     for refused in &results[2..] {
         let rejected = refused.unwrap_err();
         assert_eq!(rejected.reason(), Reason::RateLimited);
-        // When the first has left the line there is room.
+        // Once the first waiter has left there is room.
         assert_eq!(rejected.retry_after(), Some(SECOND));
     }
 }
@@ -155,7 +155,7 @@ fn a_leaky_bucket_holds_so_many_and_lets_one_out_per_interval() {
         result.map(|()| clock.now().as_nanos() / 1_000_000)
     }));
     let served = run(&clock, served);
-    // One leaves at once, three fit, the rest overflows.
+    // One is admitted at once, three wait, and the others are rejected.
     let left: Vec<_> = served.iter().filter_map(|left| left.ok()).collect();
     assert_eq!(left, [0, 100, 200, 300]);
     assert_eq!(served[5].unwrap_err().retry_after(), Some(ms(100)));
@@ -164,7 +164,7 @@ fn a_leaky_bucket_holds_so_many_and_lets_one_out_per_interval() {
 }
 
 #[test]
-fn what_can_never_be_had_is_not_waited_for() {
+fn a_cost_above_the_limit_is_not_waited_for() {
     let clock = ManualClock::new();
     for quota in [
         Quota::per_second(10),
@@ -174,7 +174,7 @@ fn what_can_never_be_had_is_not_waited_for() {
     ] {
         let limiter = limiter(&clock, quota);
         drain(&limiter);
-        // Also from behind somebody.
+        // Also from behind a waiter.
         let (first, second) = run(&clock, join(limiter.acquire(), limiter.acquire_n(11)));
         assert!(first.is_ok());
         let rejected = second.unwrap_err();
@@ -184,7 +184,7 @@ fn what_can_never_be_had_is_not_waited_for() {
 }
 
 #[test]
-fn a_new_quota_is_heard_by_those_who_wait() {
+fn a_new_quota_applies_to_waiters() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_hour(1));
     drain(&limiter);
@@ -198,7 +198,7 @@ fn a_new_quota_is_heard_by_those_who_wait() {
     waited.unwrap();
     assert!(clock.now().as_nanos() <= 2_000_000_000);
 
-    // And a worse one too: who can no longer be served in time learns it.
+    // A lower rate too: a waiter that can no longer be served in time is rejected.
     let limiter = super::limiter(&clock, Quota::per_second(1));
     drain(&limiter);
     let change = async {
@@ -241,9 +241,8 @@ fn it_works_without_a_runtime() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Callers that come at random, with random costs and patience: every one is served or refused,
-    /// nobody is served before somebody who came earlier, no window admits more than its bound, and
-    /// nothing is left behind.
+    /// Random calls with random costs and limits of their waits: each is served or rejected, none before
+    /// an earlier one, no window admits more than its bound, and nothing is left behind.
     #[test]
     fn a_crowd_is_served_in_order_and_within_the_limit(
         burst in 1_u64..6,
@@ -306,7 +305,7 @@ proptest! {
     }
 }
 
-/// What a process that was stopped, or a machine that slept, must not do to the dependency.
+/// A process that was stopped, or a machine that slept, must not flood the dependency.
 #[test]
 fn after_a_long_stall_no_more_are_served_at_once_than_the_burst_and_a_timers_lateness() {
     for (quota, burst) in [

@@ -1,7 +1,7 @@
 //! Eight layers, four threads, and user code that panics at random wherever the library runs it.
 //!
-//! Nothing is lost, nothing waits for ever, no bound is exceeded. `BACKSTOP_STORM` sets the number of
-//! calls, `BACKSTOP_STORM_SEED` another seed:
+//! No permit or token is lost, no call waits for ever, no limit is exceeded. `BACKSTOP_STORM` sets the number of
+//! calls, `BACKSTOP_STORM_SEED` the seed:
 //!
 //! ```text
 //! BACKSTOP_STORM=10000000 cargo test --release --test storm -- --nocapture
@@ -27,7 +27,7 @@ use user_code::User::{self, Hook, Key as KeyCode, Operation};
 use user_code::{Bell, DICE, Ears, KEYS_ALIVE, Key, ODDS, PANICS, roll, survive, user_code};
 
 const THREADS: u64 = 4;
-/// Calls of a thread that are in progress at once.
+/// Number of concurrent calls per thread.
 const SLOTS: usize = 12;
 const LIMIT: u32 = 14;
 const KEYS: u64 = 24;
@@ -60,7 +60,7 @@ enum End {
     Failed,
     TimedOut,
     Rejected,
-    /// It waited for a permit or a token without a stack.
+    /// A wait for a permit or a token without a stack.
     Bare,
     Panicked,
     Dropped,
@@ -91,7 +91,7 @@ struct World {
     ends: [AtomicU64; ENDS.len()],
 }
 
-/// A call inside the bulkhead.
+/// A call inside the bulkhead, counted in flight.
 struct Inside<'a>(&'a World);
 
 impl<'a> Inside<'a> {
@@ -147,7 +147,7 @@ impl World {
             .clock(clock.clone());
         let bulkhead = Bulkhead::builder()
             .max_concurrent(LIMIT)
-            .queue(16)
+            .max_waiting(16)
             .observer(Ears::default())
             .clock(clock.clone());
         let breaker = CircuitBreaker::builder()
@@ -166,7 +166,7 @@ impl World {
             .observer(Ears::default())
             .clock(clock.clone());
         let shedder = LoadShedder::builder()
-            .queue_delay(ms(20), ms(100))
+            .codel(ms(20), ms(100))
             .observer(Ears::default())
             .clock(clock.clone());
         let attempt = Timeout::builder().after(ms(8)).clock(clock.clone());
@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    /// What the operation does: it answers at once, later, badly, never, or panics.
+    /// The operation: it answers immediately or later, fails, hangs, or panics.
     async fn work(&self, inside: Inside<'_>) -> Result<(), Down> {
         user_code(Operation);
         match roll(32) {
@@ -195,7 +195,7 @@ impl World {
             _ => {}
         }
         user_code(Operation);
-        // Times in which most calls fail, so that the circuit opens and closes.
+        // In some periods most calls fail, so that the circuit opens and closes.
         let is_bad = self.clock.now().as_nanos() / 100_000_000 % 5 == 0;
         let fails = roll(20) < if is_bad { 15 } else { 1 };
         drop(inside);
@@ -206,7 +206,7 @@ impl World {
         let key = Key::new(roll(KEYS));
         let attempts = AtomicU64::new(0);
         let stack = (
-            self.limits.of(&key),
+            self.limits.get(&key),
             &self.bulkhead,
             &self.breaker,
             &self.throttle,
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Waits for a permit, and for a token, without a limit of time that would hide a lost wake-up.
+    /// Waits for a permit and for a token, without a timeout that would hide a lost wake-up.
     async fn bare(&self) -> End {
         if roll(2) == 0 {
             let key = Key::new(roll(KEYS));
@@ -292,12 +292,12 @@ impl World {
         survive(|| self.clock.advance(by));
     }
 
-    /// Makes calls on this thread. Returns those that are in progress at the end.
+    /// Makes calls on this thread. Returns those still in progress.
     fn rage(&self, thread: u64, left: &AtomicI64, seed: u64) -> Vec<Slot<'_>> {
         DICE.set(seed.wrapping_mul(THREADS).wrapping_add(thread) << 32);
         ODDS.set(300);
         let mut slots: Vec<Slot<'_>> = Vec::new();
-        // The first thread moves the time, so the threads end together.
+        // The first thread advances the clock, so the threads end together.
         while left.load(SeqCst) > 0 {
             if thread == 0 && roll(4) == 0 {
                 self.advance(ms(roll(3)));
@@ -306,7 +306,7 @@ impl World {
             if slots.len() < SLOTS && left.fetch_sub(1, SeqCst) > 0 {
                 slots.push(self.begin());
                 is_idle = false;
-                // One of them is polled without a reason, or dropped.
+                // Polls a call spuriously, or drops it.
                 let at = roll(slots.len() as u64) as usize;
                 let end = match roll(20) {
                     0 => Some(End::Dropped),
@@ -337,7 +337,7 @@ impl World {
         slots
     }
 
-    /// Finishes the calls in progress. None of them is polled unless it is woken.
+    /// Finishes the calls in progress. Polls a call only if it was woken.
     fn finish(&self, mut slots: Vec<Slot<'_>>) {
         for _ in 0..100_000 {
             while let Some(at) = slots.iter().position(|slot| slot.woken.load(SeqCst)) {
@@ -347,7 +347,7 @@ impl World {
             }
             let bulkhead = self.bulkhead.snapshot();
             assert!(
-                bulkhead.queued == 0 || bulkhead.in_flight == LIMIT,
+                bulkhead.waiting == 0 || bulkhead.in_flight == LIMIT,
                 "calls wait for permits that are free: {bulkhead:?}"
             );
             if slots.is_empty() {
@@ -358,10 +358,10 @@ impl World {
         panic!("{} calls wait for ever", slots.len());
     }
 
-    /// Everything has come back, and everything works.
+    /// Checks that every permit and token was returned and that every policy still works.
     fn check(&self) {
         let bulkhead = self.bulkhead.snapshot();
-        assert_eq!((bulkhead.in_flight, bulkhead.queued), (0, 0));
+        assert_eq!((bulkhead.in_flight, bulkhead.waiting), (0, 0));
         assert_eq!(self.inside.load(SeqCst), 0);
         assert_eq!(self.clock.sleepers(), 0);
         let permits: Vec<_> = (0..LIMIT).map(|_| self.bulkhead.try_acquire()).collect();
@@ -376,8 +376,9 @@ impl World {
                 "{admitted} in {seconds} s"
             );
         }
-        let remembered = self.limits.len();
-        assert!(remembered <= MAX_KEYS && remembered == self.limits.entries().count());
+        let (remembered, mut visited) = (self.limits.len(), 0);
+        self.limits.for_each(|_, _| visited += 1);
+        assert!(remembered <= MAX_KEYS && remembered == visited);
         self.clock.advance(ms(3_600_000));
         self.limits.evict_idle();
         assert_eq!(self.limits.len(), 0);
@@ -403,7 +404,7 @@ impl World {
         for _ in 0..100 {
             self.throttle.try_acquire().unwrap().success();
             self.shedder.observe_delay(Duration::ZERO);
-            self.shedder.admit(Priority::default()).unwrap();
+            self.shedder.try_acquire(Priority::default()).unwrap();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! User code that panics at random: keys, wakers, observers, and whatever calls [`user_code`].
+//! User code that panics at random: keys, wakers, observers, and every caller of [`user_code`].
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
@@ -11,7 +11,7 @@ use backstop::{Event, Observer};
 
 thread_local! {
     pub(crate) static DICE: Cell<u64> = const { Cell::new(0) };
-    /// User code of this thread panics once in so many times. Zero for never.
+    /// User code of this thread panics once in this many calls. Zero for never.
     pub(crate) static ODDS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum User {
 
 pub(crate) static PANICS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
-/// The payload of the panics. They are no failures of the test, so the panic hook does not hear of them.
+/// The payload of the panics. They are no failures of the test, so they bypass the panic hook.
 struct Thrown;
 
 pub(crate) fn user_code(kind: User) {
@@ -45,7 +45,7 @@ pub(crate) fn user_code(kind: User) {
     }
 }
 
-/// Runs `act`. `None` if user code has panicked in it; other panics go on.
+/// Runs `act`. Returns `None` if user code panicked in it; other panics propagate.
 pub(crate) fn survive<R>(act: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(result) => Some(result),
@@ -85,7 +85,7 @@ impl Eq for Key {}
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         user_code(User::Key);
-        // Few values, so that keys are compared.
+        // Few hash values, so that keys collide and are compared.
         (self.0 % 7).hash(state);
     }
 }

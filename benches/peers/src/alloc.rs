@@ -1,6 +1,6 @@
-//! Counts what each thread allocates and frees.
+//! Counts the allocations of each thread.
 //!
-//! The one unsafe block of the repository: the package is a bench of its own, the crate has none.
+//! The only unsafe block of the repository. This package is a separate bench; the crate has none.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,18 +11,18 @@ static COUNTING: Counting = Counting;
 struct Counting;
 
 thread_local! {
-    // Per thread, so that counting costs the candidates no shared write.
+    // Per thread, so that counting adds no shared write.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static HELD: Cell<i64> = const { Cell::new(0) };
 }
 
-/// How many allocations this thread has made so far.
+/// Returns the number of allocations this thread has made.
 pub fn count() -> u64 {
     ALLOCATIONS.get()
 }
 
-/// How many bytes this thread has allocated and not freed. Below zero when it has freed what others
-/// allocated.
+/// Returns the bytes this thread has allocated and not freed. Negative if it freed allocations of other
+/// threads.
 pub fn held() -> i64 {
     HELD.get()
 }
@@ -31,7 +31,7 @@ fn hold(more: usize, less: usize) {
     HELD.set(HELD.get() + more as i64 - less as i64);
 }
 
-// SAFETY: every call goes to the system's allocator with its arguments unchanged.
+// SAFETY: forwards every call to the system allocator with its arguments unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);

@@ -1,17 +1,16 @@
-//! Measures backstop and its peers on the same work, in turns, in one process.
+//! Measures backstop and its peers on the same work, interleaved, in one process.
 //!
 //! ```text
 //! cargo run --release                    the table
 //! cargo run --release -- --json          the same as JSON, alone on stdout
-//!   --row <text>      only rows with this text in their names
+//!   --row <text>      only rows whose name contains the text
 //!   --verbose         every candidate of every row, with its allocations
-//!   --build           the cost of depending on the crate too: builds it and governor from nothing
-//!   --large           the rows that need a gigabyte too: ten million keys
+//!   --build           also the cost of the dependency: cold builds of the crate and of governor
+//!   --large           also the rows that need a gigabyte: ten million keys
 //!   --quick           rough figures in a few seconds
 //! ```
 //!
-//! Ends with an error when a target is missed by more than the figures scatter.
-//! Quiet machines only: figures taken beside other work say nothing.
+//! Fails if a target is missed by more than the spread of the figures. Run it on an idle machine only.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_understood_or_refused() {
+    fn arguments_are_parsed_or_rejected() {
         assert_eq!(parse(&[]), Ok(Args::default()));
         let args = parse(&["--json", "--row", "retry"]).unwrap();
         assert!(args.json && args.row == "retry" && !args.quick);

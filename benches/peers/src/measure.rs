@@ -1,5 +1,4 @@
-//! The sampler: candidates take turns in short samples, so that whatever disturbs the machine
-//! disturbs all of them.
+//! The sampler. Candidates take turns in short samples, so a disturbance of the machine affects all of them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::alloc;
 
-/// Something to measure: a loop around one operation.
+/// A candidate to measure: a loop around one operation.
 #[derive(Clone)]
 pub struct Candidate {
     pub name: String,
@@ -16,8 +15,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// `repeat(n)` does the operation `n` times on the calling thread. Threads that race share it,
-    /// and so share what it captures.
+    /// `repeat(n)` runs the operation `n` times on the calling thread. Racing threads share it, and with it its
+    /// captures.
     pub fn new(name: impl Into<String>, repeat: impl Fn(u64) + Send + Sync + 'static) -> Self {
         Self {
             name: name.into(),
@@ -25,7 +24,7 @@ impl Candidate {
         }
     }
 
-    /// Does the operation so many times on this thread.
+    /// Runs the operation that many times on the calling thread.
     pub fn run(&self, operations: u64) {
         (self.repeat)(operations);
     }
@@ -43,7 +42,7 @@ impl Effort {
         rounds: 31,
         sample: Duration::from_millis(8),
     };
-    /// To see that a row works. Its figures are rough.
+    /// Rough figures, to see that a row works.
     pub const QUICK: Self = Self {
         rounds: 7,
         sample: Duration::from_millis(2),
@@ -65,7 +64,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one figure.
+    /// Computes the spread of at least one figure.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = figures.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -77,7 +76,7 @@ impl Spread {
         }
     }
 
-    /// Of a figure that was counted, not measured.
+    /// Returns the spread of a figure that was counted, not measured.
     pub const fn exact(figure: f64) -> Self {
         Self {
             low: figure,
@@ -87,9 +86,9 @@ impl Spread {
     }
 }
 
-/// Measures all candidates on `threads` pinned threads, interleaved. The result is in their order.
+/// Measures all candidates on `threads` pinned threads, interleaved. Returns results in the same order.
 ///
-/// With several threads, all hammer the same candidate at once: the worst case of contention.
+/// Several threads all use the same candidate, the worst case of contention.
 pub fn interleave(candidates: &[Candidate], threads: usize, effort: Effort) -> Vec<Measured> {
     thread::scope(|scope| {
         let team = Team::new(scope, threads);
@@ -108,7 +107,7 @@ pub fn interleave(candidates: &[Candidate], threads: usize, effort: Effort) -> V
     })
 }
 
-/// How many allocations one operation makes once warm.
+/// Returns the allocations of one operation once warm.
 pub fn allocations(candidate: &Candidate) -> f64 {
     const OPERATIONS: u64 = 1000;
     let of = |operations| {
@@ -117,13 +116,13 @@ pub fn allocations(candidate: &Candidate) -> f64 {
         alloc::count() - before
     };
     of(OPERATIONS);
-    // What the loop itself allocates, such as a waker, is not the operation's.
+    // Allocations of the loop itself, such as a waker, do not count.
     let around = of(0);
     of(OPERATIONS).saturating_sub(around) as f64 / OPERATIONS as f64
 }
 
-/// The order of the candidates in a round: reversed every other round, so that none always comes
-/// after the same one.
+/// Returns the order of the candidates in a round. Every other round is reversed, so that no candidate always
+/// follows the same one.
 fn order(round: usize, candidates: usize) -> impl Iterator<Item = usize> {
     (0..candidates).map(move |place| match round % 2 {
         0 => place,
@@ -143,13 +142,13 @@ struct Job {
     race: Arc<Race>,
 }
 
-/// Lets threads begin and end together.
+/// Starts and stops threads together.
 struct Race {
     missing: AtomicUsize,
     over: AtomicBool,
 }
 
-/// Between two looks at whether the race is over.
+/// Number of chunks of a sample; between two chunks, a thread checks whether the race is over.
 const CHUNKS: u64 = 32;
 
 impl Team {
@@ -177,7 +176,7 @@ impl Team {
         Self { jobs, results }
     }
 
-    /// One sample: the mean of what the threads report.
+    /// Takes one sample: the mean of the threads' figures.
     fn sample(&self, candidate: &Candidate, operations: u64) -> f64 {
         let race = Arc::new(Race {
             missing: AtomicUsize::new(self.jobs.len()),
@@ -195,7 +194,7 @@ impl Team {
         total / self.jobs.len() as f64
     }
 
-    /// How many operations a thread does in about `sample`. Warms the candidate up on the way.
+    /// Returns how many operations a thread runs in about `sample`. Warms the candidate up.
     fn calibrate(&self, candidate: &Candidate, sample: Duration) -> u64 {
         share(sample.as_nanos() as f64, |operations| {
             self.sample(candidate, operations)
@@ -203,14 +202,14 @@ impl Team {
     }
 }
 
-/// How many operations take about `goal` nanoseconds, when `sample` tells what one takes among so
-/// many.
+/// Returns how many operations take about `goal` nanoseconds. `sample(n)` returns the time of one operation among
+/// `n`.
 fn share(goal: f64, mut sample: impl FnMut(u64) -> f64) -> u64 {
     let mut operations = CHUNKS;
     loop {
         let mut each = sample(operations);
-        // Whatever disturbs the machine makes a sample slower, never faster: a row must not get by
-        // with too few operations because of a single one. So who seems to be there is asked again.
+        // A disturbance only makes a sample slower. A single slow sample must not end the calibration with too few
+        // operations, so it is repeated.
         for _ in 0..2 {
             if each * operations as f64 >= goal / 8.0 {
                 each = each.min(sample(operations));
@@ -225,7 +224,7 @@ fn share(goal: f64, mut sample: impl FnMut(u64) -> f64) -> u64 {
 }
 
 impl Job {
-    /// Nanoseconds per operation.
+    /// Runs the operations. Returns nanoseconds per operation.
     fn run(self) -> f64 {
         let chunk = (self.operations / CHUNKS).max(1);
         self.race.missing.fetch_sub(1, Ordering::AcqRel);
@@ -234,7 +233,7 @@ impl Job {
         }
         let mut operations = 0;
         let start = Instant::now();
-        // The first to finish ends the race: nobody goes on alone, without contention.
+        // The first thread to finish ends the race, so that no thread runs without contention.
         while operations < self.operations && !self.race.over.load(Ordering::Relaxed) {
             (self.candidate.repeat)(chunk);
             operations += chunk;
@@ -282,7 +281,7 @@ mod tests {
             });
             assert_eq!(operations, 800_000, "sample {disturbed}");
         }
-        // What is slow indeed is made a few times only.
+        // A slow operation runs a few times only.
         assert_eq!(share(8e6, |_| 1e7), CHUNKS);
         assert_eq!(share(8e6, |_| 0.0), 800_000_000);
     }

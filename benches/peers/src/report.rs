@@ -15,7 +15,7 @@ pub struct Line {
     pub target: Target,
     pub ours: Entry,
     pub peers: Vec<Entry>,
-    /// The place of the peer that counts.
+    /// The index of the peer to beat.
     pub rival: usize,
     pub ratio: Spread,
 }
@@ -24,7 +24,7 @@ pub struct Line {
 pub struct Entry {
     pub name: String,
     pub figure: Spread,
-    /// Per operation, where they were counted.
+    /// Allocations per operation, if counted.
     pub allocations: Option<f64>,
 }
 
@@ -82,24 +82,24 @@ impl Line {
         }
     }
 
-    /// What the ratio must not be above.
+    /// Returns the largest ratio that meets the target.
     pub fn limit(&self) -> f64 {
         match self.target {
             Target::Ratio(limit) | Target::AtMost(limit) => limit,
         }
     }
 
-    /// Whether the target is reached.
+    /// Returns whether the target is met.
     pub fn ok(&self) -> bool {
         self.ratio.median <= self.limit()
     }
 
-    /// Whether it is missed by more than the figures scatter: three rounds in four missed it.
+    /// Returns whether the target is missed by more than the spread: in three rounds of four.
     pub fn missed(&self) -> bool {
         self.ratio.low > self.limit()
     }
 
-    /// The line of the table.
+    /// Prints the row of the table.
     pub fn print(&self, verbose: bool) {
         let rival = &self.peers[self.rival];
         println!(
@@ -123,7 +123,7 @@ impl Line {
         }
     }
 
-    /// The columns of [`print`](Self::print).
+    /// Prints the column headings of [`print`](Self::print).
     pub fn print_head() {
         println!(
             "{:<68} {:>2}  {:>9} {:>11}  {:<17} {:>9} {:>7} {:<13} {:>6}",
@@ -131,7 +131,7 @@ impl Line {
         );
     }
 
-    /// The line as JSON. `ours_ns` and `peer_ns` are nanoseconds unless `unit` says otherwise.
+    /// Returns the row as JSON. `ours_ns` and `peer_ns` are nanoseconds unless `unit` says otherwise.
     pub fn json(&self) -> Value {
         let rival = &self.peers[self.rival];
         json!({
@@ -192,7 +192,7 @@ fn race(
         candidates.push(floor.clone());
     }
     let mut measured = interleave(&candidates, head.threads, effort);
-    // What is compared, round by round: a disturbance that lasts hits both sides of a ratio.
+    // Compared round by round: a lasting disturbance affects both sides of a ratio.
     if !matches!(floor, Floor::None) {
         let under = measured.pop().expect("the floor was measured");
         let reduced = match floor {
@@ -233,8 +233,8 @@ fn race(
     }
 }
 
-/// Takes the floor off each round. What is left is at least a hundredth of a nanosecond, about what
-/// can be told apart, so that a ratio of two nothings does not explode.
+/// Subtracts the floor from each round. The remainder is at least a hundredth of a nanosecond, about the
+/// resolution, so that a ratio of two near-zero figures stays finite.
 fn take_off(measured: &mut Measured, floor: &Measured) {
     for (figure, floor) in iter::zip(&mut measured.rounds, &floor.rounds) {
         *figure = (*figure - floor).max(0.01);
@@ -251,7 +251,7 @@ fn fastest(peers: &[Entry]) -> usize {
         .expect("a row has at least one peer")
 }
 
-/// Three significant digits or so.
+/// Formats about three significant digits.
 fn number(figure: f64) -> String {
     match figure {
         f if f == f.trunc() => format!("{f}"),

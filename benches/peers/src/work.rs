@@ -1,4 +1,4 @@
-//! The operations that everything is measured around, and the loops that drive them.
+//! The operations that are measured, and the loops that drive them.
 
 use std::fmt;
 use std::future::Future;
@@ -12,7 +12,7 @@ use tower::Service;
 
 use crate::measure::Candidate;
 
-/// The operation's error. It never happens: these are the paths where nothing goes wrong.
+/// The operation's error. It never occurs: the rows measure the success path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure;
 
@@ -24,13 +24,12 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// An operation that is ready at once. The optimiser sees through it.
+/// An operation that is ready immediately. The optimizer can inline it.
 pub fn ready() -> std::future::Ready<Result<u64, Failure>> {
     std::future::ready(Ok(1))
 }
 
-/// An operation that is pending once, as a real call is, and that the optimiser knows nothing
-/// about. Its future is 16 bytes.
+/// An operation that is pending once, like a real call, and opaque to the optimizer. Its future is 16 bytes.
 pub fn pending_once() -> PendingOnce {
     PendingOnce {
         value: 1,
@@ -38,7 +37,7 @@ pub fn pending_once() -> PendingOnce {
     }
 }
 
-/// See [`pending_once`].
+/// The future of [`pending_once`].
 pub struct PendingOnce {
     value: u64,
     polled: bool,
@@ -57,12 +56,12 @@ impl Future for PendingOnce {
     }
 }
 
-/// Keeps a value for the rest of the process, so that futures may borrow it.
+/// Leaks a value, so that futures may borrow it.
 pub fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-/// A candidate that does `operation` over and over.
+/// Returns a candidate that repeats `operation`.
 pub fn blocking<R>(name: &str, operation: impl Fn() -> R + Send + Sync + 'static) -> Candidate {
     Candidate::new(name, move |operations| {
         for _ in 0..operations {
@@ -71,7 +70,7 @@ pub fn blocking<R>(name: &str, operation: impl Fn() -> R + Send + Sync + 'static
     })
 }
 
-/// A candidate that makes a future and polls it to its end, over and over.
+/// Returns a candidate that repeatedly creates a future and polls it until ready.
 pub fn future<Fut: Future>(
     name: &str,
     make: impl Fn() -> Fut + Send + Sync + 'static,
@@ -85,7 +84,7 @@ pub fn future<Fut: Future>(
     })
 }
 
-/// A candidate that calls a tower service over and over. Each thread has a clone of it.
+/// Returns a candidate that repeatedly calls a tower service. Each thread has a clone of it.
 pub fn service<S>(name: &str, service: S) -> Candidate
 where
     S: Service<()> + Clone + Send + 'static,
@@ -106,8 +105,24 @@ where
     })
 }
 
-/// Polls a future until it is ready. Nothing here waits for a wake-up: what is pending is polled
-/// again at once.
+/// As [`service`], for a service that cannot be cloned. For rows on one thread.
+pub fn sole_service<S>(name: &str, service: S) -> Candidate
+where
+    S: Service<()> + Send + 'static,
+{
+    let service = Mutex::new(service);
+    Candidate::new(name, move |operations| {
+        let mut service = service.lock().expect("nothing panics while it is held");
+        in_a_task(|cx| {
+            for _ in 0..operations {
+                while service.poll_ready(cx).is_pending() {}
+                let _ = black_box(finish(service.call(()), cx));
+            }
+        });
+    })
+}
+
+/// Polls a future until it is ready, without waiting for a wake-up.
 #[inline(always)]
 fn finish<Fut: Future>(future: Fut, cx: &mut Context<'_>) -> Fut::Output {
     let mut future = pin!(future);
@@ -118,19 +133,19 @@ fn finish<Fut: Future>(future: Fut, cx: &mut Context<'_>) -> Fut::Output {
     }
 }
 
-/// Runs `work` as a task of the one runtime would: the runtime is entered, and the waker is
-/// reference counted, so that storing one has its price.
+/// Runs `work` like a task of the shared runtime: the runtime is entered, and the waker is reference counted, so
+/// that storing it has its cost.
 ///
-/// It is one multi-thread runtime for all threads, as in most programs: its timer wheel is shared,
-/// and with two threads its lock is contended. The polling is by hand, so that a sample holds the
-/// candidate's work and not the scheduler's.
+/// All threads share one multi-thread runtime, as in most programs, so its timer wheel is shared and with two
+/// threads its lock is contended. Polling is by hand, so that a sample measures the candidate and not the
+/// scheduler.
 fn in_a_task(work: impl FnOnce(&mut Context<'_>)) {
     let _entered = enter();
     let waker = Waker::from(Arc::new(Task));
     work(&mut Context::from_waker(&waker));
 }
 
-/// Enters the runtime whose timers everything here uses.
+/// Enters the shared runtime.
 pub fn enter() -> tokio::runtime::EnterGuard<'static> {
     runtime().enter()
 }

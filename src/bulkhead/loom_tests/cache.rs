@@ -1,12 +1,12 @@
-//! Every interleaving of cached permits with the threads that need them.
+//! Model checks of the permit caches.
 
 use super::*;
-use crate::striped::move_to;
+use crate::striped::set_thread_index;
 
-/// A queue over a cache with two open slots; `taken` permits are in flight. The model sees no
-/// contention, so tests open the slots.
+/// Returns a queue over two open caches with `taken` permits in flight. The model has no contention, so tests open the
+/// caches.
 fn cached(limit: u32, taken: u32) -> Arc<PermitQueue> {
-    let queue = over(PermitCache::with_two_slots(limit));
+    let queue = over(PermitCache::with_two_caches(limit));
     if taken > 0 {
         queue.try_admit(many(taken)).unwrap();
     }
@@ -17,14 +17,14 @@ const fn many(cost: u32) -> Entrant {
     Entrant { cost, ..ONE }
 }
 
-/// The interleavings with so many preemptions at most, where all of them would take hours.
+/// Checks only interleavings with a bounded number of preemptions, because all of them would take hours.
 fn preempted(most: usize, check: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(most);
     model.check(check);
 }
 
-/// Runs `act` on a thread of the model that uses the slot `home`.
+/// Runs `act` on a thread of the model that uses the cache `home`.
 fn other<T: 'static>(
     queue: &Arc<PermitQueue>,
     home: usize,
@@ -32,12 +32,12 @@ fn other<T: 'static>(
 ) -> thread::JoinHandle<T> {
     let queue = queue.clone();
     thread::spawn(move || {
-        move_to(home);
+        set_thread_index(home);
         act(&queue)
     })
 }
 
-/// Acquires a permit and releases it into the thread's slot.
+/// Acquires a permit and releases it into the thread's cache.
 fn cache_one(queue: &PermitQueue) {
     let in_flight = queue.in_flight();
     queue.try_admit(ONE).unwrap();
@@ -62,13 +62,13 @@ fn loom_with_a_cache_each_call_is_served_and_the_bound_holds() {
         };
         visit(&queue, &inside);
         other.join().unwrap();
-        assert_eq!((queue.in_flight(), queue.queued()), (3, 0));
+        assert_eq!((queue.in_flight(), queue.waiting()), (3, 0));
         assert!(!queue.read().is_waiting());
     });
 }
 
 #[test]
-fn loom_of_calls_that_race_for_a_cached_permit_one_gets_it() {
+fn loom_exactly_one_of_two_racing_calls_gets_a_cached_permit() {
     for home in [0, 1] {
         loom::model(move || {
             let queue = cached(4, 3);
@@ -105,7 +105,7 @@ fn loom_no_call_is_rejected_while_another_empties_the_cache() {
         let queue = cached(4, 3);
         cache_one(&queue);
         let other = other(&queue, 0, |queue| queue.try_admit(many(5)).unwrap_err());
-        move_to(1);
+        set_thread_index(1);
         queue.try_admit(ONE).unwrap();
         other.join().unwrap();
         assert_eq!(queue.in_flight(), 4);
@@ -120,7 +120,7 @@ fn loom_no_cached_permit_is_acquired_above_a_limit_that_has_shrunk() {
         let shrink = other(&queue, 1, |queue| {
             queue.set_limit(1, || 0);
             queue.serve_waiting();
-            // From here on a second one is admitted only if it was before.
+            // From here on, a second call is only in flight if it was admitted before.
             queue.read().in_flight()
         });
         let admitted = queue.try_admit(ONE).is_ok();
@@ -131,7 +131,7 @@ fn loom_no_cached_permit_is_acquired_above_a_limit_that_has_shrunk() {
 }
 
 #[test]
-fn loom_a_permit_released_while_slots_close_is_not_lost() {
+fn loom_a_permit_released_while_caches_close_is_not_lost() {
     preempted(4, || {
         let queue = cached(4, 0);
         queue.try_admit(ONE).unwrap();
@@ -144,12 +144,12 @@ fn loom_a_permit_released_while_slots_close_is_not_lost() {
 }
 
 #[test]
-fn loom_a_permit_released_while_slots_open_is_not_lost() {
+fn loom_a_permit_released_while_caches_open_is_not_lost() {
     preempted(4, || {
         let queue = cached(8, 1);
         queue.try_admit(many(9)).unwrap_err();
         let releases = other(&queue, 0, |queue| queue.release(1, 0));
-        queue.permits().open_two_slots();
+        queue.permits().open_two_caches();
         queue.try_admit(ONE).unwrap();
         releases.join().unwrap();
         assert_eq!(queue.in_flight(), 1);
@@ -158,23 +158,23 @@ fn loom_a_permit_released_while_slots_open_is_not_lost() {
 }
 
 #[test]
-fn loom_a_waiter_is_not_forgotten_while_slots_open() {
+fn loom_a_waiter_is_not_forgotten_while_caches_open() {
     preempted(3, || {
         let queue = cached(4, 0);
         queue.try_admit(many(5)).unwrap_err();
         let other = other(&queue, 1, |queue| {
             for _ in 0..2 {
                 if queue.try_admit(ONE).is_ok() {
-                    queue.permits().open_two_slots();
+                    queue.permits().open_two_caches();
                     queue.release(1, 0);
                 }
-                queue.permits().open_two_slots();
+                queue.permits().open_two_caches();
             }
         });
         acquire_as(&queue, many(4));
         queue.release(4, 0);
         other.join().unwrap();
-        assert_eq!((queue.in_flight(), queue.queued()), (0, 0));
+        assert_eq!((queue.in_flight(), queue.waiting()), (0, 0));
     });
 }
 
@@ -193,12 +193,12 @@ fn loom_a_waiter_is_not_forgotten_while_another_call_empties_the_cache() {
         queue.release(4, 0);
         releases.join().unwrap();
         passes_by.join().unwrap();
-        assert_eq!((queue.in_flight(), queue.queued()), (0, 0));
+        assert_eq!((queue.in_flight(), queue.waiting()), (0, 0));
     });
 }
 
 #[test]
-fn loom_slots_do_not_open_under_a_limit_that_has_shrunk() {
+fn loom_caches_do_not_open_under_a_limit_that_has_shrunk() {
     preempted(4, || {
         let queue = cached(24, 5);
         queue.try_admit(many(25)).unwrap_err();
@@ -211,7 +211,7 @@ fn loom_slots_do_not_open_under_a_limit_that_has_shrunk() {
                 shrunk.store(1, Ordering::SeqCst);
             })
         };
-        queue.permits().open_two_slots();
+        queue.permits().open_two_caches();
         if queue.try_admit(ONE).is_ok() {
             queue.release(1, 0);
         }

@@ -7,11 +7,11 @@ use super::limit::{
 };
 use crate::error::ConfigError;
 
-/// A permit more after a success while the limit was used above a share, a tenth less after an overload.
+/// Adds one permit per round trip of successes while the limit is used, and removes a tenth after an overload.
 ///
-/// Source: Netflix concurrency-limits, `AIMDLimit`, with one change: the limit grows once per round trip
-/// and shrinks once per round trip, as in TCP. Otherwise a hundred calls that time out together would
-/// be a hundred decreases. [`every_sample`](AimdBuilder::every_sample) is Netflix's way.
+/// Source: Netflix concurrency-limits, `AIMDLimit`, with one change: the limit grows and shrinks at most once per
+/// round trip, as in TCP. Otherwise a hundred calls that time out together would cause a hundred decreases.
+/// [`every_sample`](AimdBuilder::every_sample) restores Netflix's rule.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,9 +27,9 @@ use crate::error::ConfigError;
 pub struct Aimd {
     config: AimdBuilder,
     limit: u32,
-    /// Paces growth: after any move.
+    /// Limits growth to once per round trip after any change.
     moves: OncePerRoundTrip,
-    /// Paces shrinking: after a shrink only.
+    /// Limits decreases to one per round trip.
     shrinks: OncePerRoundTrip,
 }
 
@@ -54,7 +54,7 @@ pub struct AimdBuilder {
 }
 
 impl Aimd {
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub const fn builder() -> AimdBuilder {
         AimdBuilder {
             bounds: Bounds::DEFAULT,
@@ -70,35 +70,37 @@ impl AimdBuilder {
     bounds_setters!();
     utilization_setter!();
 
-    /// How many permits a growth adds, at least 1. More reaches a far limit sooner, and overshoots it by more.
+    /// Sets the number of permits that an increase adds, at least 1. Default 1. A larger step reaches a distant limit
+    /// sooner, and overshoots more.
     pub const fn increase_by(mut self, permits: u32) -> Self {
         self.increase = permits;
         self
     }
 
-    /// What an overload multiplies the limit with: 0 to 1. 0 falls to the smallest limit at once.
+    /// Sets the factor of a decrease, from 0 to 1. Default 0.9. With 0 the limit drops to the minimum at once.
     pub const fn backoff(mut self, factor: f64) -> Self {
         self.backoff = factor;
         self
     }
 
-    /// Calls that took longer than this are overloads too.
+    /// Sets the latency above which a call counts as overload. Default 5 s.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Whether the limit moves with every sample, not only once per round trip.
+    /// Sets whether every sample changes the limit, instead of one per round trip. Default `false`.
     pub const fn every_sample(mut self, every: bool) -> Self {
         self.every_sample = every;
         self
     }
 
-    /// The algorithm.
+    /// Builds the algorithm.
     ///
     /// # Errors
     ///
-    /// A smallest or first limit of 0, a largest below the smallest, an increase of 0, a factor outside 0 to 1.
+    /// A minimum or an initial limit of 0, a maximum below the minimum, an increase of 0, or a factor or a share
+    /// outside 0 to 1.
     pub fn build(self) -> Result<Aimd, ConfigError> {
         self.bounds.check("aimd")?;
         share("aimd", "backoff", self.backoff)?;
@@ -132,8 +134,8 @@ impl ConcurrencyLimit for Aimd {
             self.shrinks.moved(sample);
             f64::from(self.limit) * config.backoff
         } else {
-            let ripe = self.moves.allows(sample) || config.every_sample;
-            if !(ripe && sample.uses_share(f64::from(self.limit), config.bounds.utilization)) {
+            let may_grow = self.moves.allows(sample) || config.every_sample;
+            if !(may_grow && sample.uses_share(f64::from(self.limit), config.bounds.utilization)) {
                 return;
             }
             f64::from(self.limit) + f64::from(config.increase)

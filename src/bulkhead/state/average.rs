@@ -1,11 +1,11 @@
-//! Small statistics: averages, medians, correlations, quantiles.
+//! Statistics: averages, medians, correlations, quantiles.
 
 use std::collections::VecDeque;
 
-/// An exponential average that starts as the plain mean of its first values.
+/// An exponential moving average, for algorithms of your own. Starts as the mean of its first values.
 ///
-/// Source: Netflix concurrency-limits, `ExpAvgMeasurement`: after `warm_up` values each new one
-/// weighs `2 / (window + 1)`.
+/// Source: Netflix concurrency-limits, `ExpAvgMeasurement`. After the first `warm_up` values, each new value has
+/// the weight `2 / (window + 1)`.
 ///
 /// ```
 /// use backstop::bulkhead::limit::ExpAverage;
@@ -24,7 +24,7 @@ pub struct ExpAverage {
 }
 
 impl ExpAverage {
-    /// An average over about `window` values whose first `warm_up` count alike.
+    /// Returns an average over about `window` values, the first `warm_up` of which have equal weights.
     pub fn new(window: u32, warm_up: u32) -> Self {
         Self {
             weight: 2.0 / (f64::from(window) + 1.0),
@@ -46,7 +46,7 @@ impl ExpAverage {
         self.value
     }
 
-    /// The average so far; 0 before the first value.
+    /// Returns the current average, or 0 before the first value.
     pub const fn value(&self) -> f64 {
         self.value
     }
@@ -56,7 +56,7 @@ impl ExpAverage {
     }
 }
 
-/// The median of the last `N` values. As long as there are fewer, a value passes as it is.
+/// The median of the last `N` values. While there are fewer, the latest value.
 #[derive(Clone, Debug)]
 pub(super) struct MovingMedian<const N: usize> {
     values: [f64; N],
@@ -86,7 +86,7 @@ impl<const N: usize> MovingMedian<N> {
     }
 }
 
-/// The last pairs of two measures.
+/// The last pairs of two measurements.
 #[derive(Clone, Debug)]
 pub(super) struct LastPairs {
     size: usize,
@@ -113,26 +113,25 @@ impl LastPairs {
     }
 }
 
-/// How the last pairs of two measures move together.
+/// The correlation of the last pairs of two measurements.
 #[derive(Clone, Debug)]
 pub(super) struct Correlation {
     pairs: LastPairs,
 }
 
-/// How two measures move together.
+/// Statistics of pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Correlated {
-    /// Pearson's coefficient, −1 to 1. 0 while there are too few pairs, or one measure as good as
-    /// stands still.
+    /// Pearson's coefficient, −1 to 1. 0 while there are fewer than `MIN_PAIRS`, or one of the two is constant.
     pub(super) coefficient: f64,
-    /// The standard deviation of the second over its mean.
+    /// Coefficient of variation of the second: standard deviation / mean.
     pub(super) variation: f64,
 }
 
-/// Fewer pairs say nothing.
-const PAIRS: usize = 10;
-/// A measure whose standard deviation is a smaller share of its mean stands still.
-const STILL: f64 = 0.01;
+/// Fewer pairs give no statistics.
+pub(super) const MIN_PAIRS: usize = 10;
+/// A measurement with a smaller coefficient of variation counts as constant.
+const CONSTANT: f64 = 0.01;
 
 impl Correlation {
     pub(super) const fn new(size: usize) -> Self {
@@ -144,7 +143,7 @@ impl Correlation {
     pub(super) fn add(&mut self, x: f64, y: f64) -> Correlated {
         self.pairs.add((x, y));
         let count = self.pairs.iter().count();
-        if count < PAIRS {
+        if count < MIN_PAIRS {
             return Correlated::default();
         }
         let n = count as f64;
@@ -167,7 +166,7 @@ impl Correlation {
                 0.0
             }
         };
-        let moves = variation(xx, mean_x) >= STILL && variation(yy, mean_y) >= STILL;
+        let moves = variation(xx, mean_x) >= CONSTANT && variation(yy, mean_y) >= CONSTANT;
         Correlated {
             coefficient: if moves { xy / (xx * yy).sqrt() } else { 0.0 },
             variation: variation(yy, mean_y),
@@ -175,14 +174,14 @@ impl Correlation {
     }
 }
 
-/// Latencies of a window: all of them up to a bound, then an even choice.
+/// Latencies of a window: all up to a bound, then a uniform sample of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Latencies {
     kept: Vec<f64>,
     seen: u64,
 }
 
-/// How many latencies a window keeps.
+/// Most latencies that a window keeps.
 const KEPT: usize = 512;
 
 impl Latencies {
@@ -191,9 +190,9 @@ impl Latencies {
         if self.kept.len() < KEPT {
             self.kept.push(nanos);
         } else {
-            // Reservoir sampling: each of those seen is kept with the same probability.
-            let place = (random * self.seen as f64) as usize;
-            if let Some(kept) = self.kept.get_mut(place) {
+            // Reservoir sampling: each latency is kept with the same probability.
+            let index = (random * self.seen as f64) as usize;
+            if let Some(kept) = self.kept.get_mut(index) {
                 *kept = nanos;
             }
         }
@@ -203,10 +202,10 @@ impl Latencies {
         self.seen
     }
 
-    /// The latency that the share `quantile` of calls did not exceed; `None` without calls.
+    /// Returns the latency that a share `quantile` of the calls did not exceed, or `None` without calls.
     pub(super) fn quantile(&mut self, quantile: f64) -> Option<f64> {
         let last = self.kept.len().checked_sub(1)?;
-        // The smallest kept one that is not below a share of `quantile`.
+        // The nearest rank.
         let rank = (self.kept.len() as f64 * quantile).ceil() as usize;
         let (_, value, _) = self
             .kept
@@ -225,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_of_few_and_of_many() {
+    fn a_quantile_is_exact_for_few_latencies_and_close_for_many() {
         let mut latencies = Latencies::default();
         assert_eq!(latencies.quantile(0.5), None);
         for value in [5.0, 1.0, 4.0, 2.0, 3.0] {
@@ -243,24 +242,24 @@ mod tests {
     }
 
     #[test]
-    fn correlations() {
+    fn the_coefficient_needs_enough_pairs_that_vary() {
         let (mut up, mut down, mut flat) = (
             Correlation::new(50),
             Correlation::new(50),
             Correlation::new(50),
         );
-        for i in 1..=PAIRS as u32 {
+        for i in 1..=MIN_PAIRS as u32 {
             let x = f64::from(i);
             let (a, b, c) = (
                 up.add(x, 2.0 * x),
                 down.add(x, 99.0 - x),
                 flat.add(x, 7.0 + x / 1000.0),
             );
-            if i == PAIRS as u32 {
+            if i == MIN_PAIRS as u32 {
                 assert!((a.coefficient - 1.0).abs() < 1e-9);
                 assert!((b.coefficient + 1.0).abs() < 1e-9);
-                assert_eq!(c.coefficient, 0.0, "moves by less than a hundredth");
-                assert!((0.0..STILL).contains(&c.variation));
+                assert_eq!(c.coefficient, 0.0, "varies by less than a hundredth");
+                assert!((0.0..CONSTANT).contains(&c.variation));
             } else {
                 assert_eq!(a, Correlated::default(), "too few to tell");
             }

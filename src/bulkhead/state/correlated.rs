@@ -1,31 +1,32 @@
-//! Vegas on windows, with a look at whether more in flight still brings more throughput.
+//! Vegas on windows, with congestion detected from throughput.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::average::{Correlation, ExpAverage, LastPairs, MovingMedian};
-use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters, log10_root};
+use super::average::{Correlation, ExpAverage, LastPairs, MIN_PAIRS, MovingMedian};
+use super::curve;
+use super::limit::{Bounds, ConcurrencyLimit, Sample, bounds_setters};
 use super::windowed::{Windowed, WindowedBuilder};
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// Estimates the queue from recent latency over a slow average, as [`Vegas`](super::limit::Vegas)
-/// does, and has three guards more.
+/// Estimates the queue from recent latency over a long-term average, as [`Vegas`](super::limit::Vegas) does, with
+/// three additional guards:
 ///
-/// * While the bulkhead is full it watches how throughput and latency move with the number in flight.
-///   When more in flight does not bring more throughput, but more latency, the limit shrinks.
-/// * The limit stays below a multiple of what was lately in flight, so it does not wander off while
-///   there is little to do.
-/// * Latencies are a percentile of a window, then a median, then an average: an outlier moves nothing.
+/// * While the bulkhead is full, it correlates throughput and latency with the number of calls in flight. When more
+///   calls in flight bring more latency but no more throughput, the limit shrinks.
+/// * The limit stays below a multiple of the recent number of calls in flight, so it does not grow without load.
+/// * Latencies are smoothed by a quantile of a window, a median of windows, and an average of medians, so an outlier
+///   has no effect.
 ///
 /// Source: failsafe-go's adaptive limiter, with two changes:
 ///
-/// * There dropped calls are left out; here a window of which more than a tenth were overloads
-///   multiplies the limit with 0.9 ([`WindowedBuilder::overload_share`]).
-/// * There the first guard goes on shrinking for as long as the correlation remembers the queue, which
-///   can be long after it is gone: under an overload that lasts, the limit swings, and a quarter of the
-///   throughput is lost. Here it stops as soon as throughput is more than 5 % below the best of those
-///   windows while latency is within 20 % of the lowest.
+/// * There dropped calls are ignored. Here a window with more than a tenth of overloads multiplies the limit by 0.9
+///   ([`WindowedBuilder::overload_share`]).
+/// * There the first guard keeps shrinking the limit until the correlation forgets the queue, which can be long
+///   after the queue is gone. Under a lasting overload the limit oscillates, and a quarter of the throughput is
+///   lost. Here it stops when throughput is more than 5 % below the best of those windows while latency is within
+///   20 % of the lowest.
 ///
 /// ```
 /// use backstop::Bulkhead;
@@ -45,9 +46,9 @@ pub struct Correlated {
     baseline: ExpAverage,
     throughput: Correlation,
     latency: Correlation,
-    /// What was in flight lately: ever smaller counts, each the largest since its time.
+    /// Recent in-flight counts in decreasing order, each the largest since its time.
     peaks: VecDeque<(Instant, u32)>,
-    /// Throughput and latency of the windows that the correlations go over.
+    /// Throughput and latency of the windows that the correlations cover.
     knee: LastPairs,
 }
 
@@ -75,20 +76,20 @@ pub struct CorrelatedBuilder {
     stabilization: Duration,
 }
 
-/// How many windows the median and the average of recent latency go over.
+/// Number of windows that the median and the average of recent latency cover.
 const SMOOTHED: usize = 5;
 const WARM_UP: u32 = 10;
-/// What a window with an overload multiplies the limit with.
+/// Factor of the limit after a window of overload.
 const BACKOFF: f64 = 0.9;
-/// Below this share of the best throughput it has begun to fall.
+/// Share of the best throughput below which throughput has fallen.
 const KNEE_THROUGHPUT: f64 = 0.95;
-/// Up to this multiple of the lowest latency there is as good as no queue.
+/// Multiple of the lowest latency up to which there is no queue.
 const KNEE_LATENCY: f64 = 1.2;
-/// The most windows that may be compared: each update looks at all of them.
-const MOST_WINDOWS: usize = 1000;
+/// Most windows that a correlation covers, because each update visits all of them.
+const MAX_WINDOWS: usize = 1000;
 
 impl Correlated {
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub const fn builder() -> CorrelatedBuilder {
         CorrelatedBuilder {
             bounds: Bounds::DEFAULT,
@@ -105,25 +106,25 @@ impl Correlated {
         }
     }
 
-    /// Returns the average latency that recent latency is compared with. Pass it to
-    /// [`CorrelatedBuilder::baseline`] in the next run of the program. `None` before the first window.
+    /// Returns the long-term average that recent latency is compared with, or `None` before the first window. Pass
+    /// it to [`CorrelatedBuilder::baseline`] in the next run of the program.
     pub fn baseline(&self) -> Option<Duration> {
         latency(self.baseline.value())
     }
 
-    /// Returns the median latency of the last windows; of the last one while there are fewer than five. `None`
-    /// before the first window.
+    /// Returns the median latency of the last five windows, the latency of the last window while there are fewer,
+    /// or `None` before the first window.
     pub fn median_latency(&self) -> Option<Duration> {
         latency(self.last_median)
     }
 
-    /// Returns recent latency: the average of the medians. `None` before the first window.
+    /// Returns recent latency, the average of the medians, or `None` before the first window.
     pub fn recent_latency(&self) -> Option<Duration> {
         latency(self.recent.value())
     }
 
-    /// How much more than now may be in flight shows in how the two measures move with that number.
-    /// `median` is the latency before it was averaged: it says earlier that a queue is gone.
+    /// Detects congestion from the correlation of latency and throughput with concurrency. `median` is the latency
+    /// before averaging, which shows earlier that a queue has drained.
     fn is_congested(&mut self, sample: &Sample, latency: f64, median: f64) -> bool {
         let in_flight = f64::from(sample.in_flight);
         let throughput = self.throughput.add(in_flight, in_flight / latency);
@@ -137,8 +138,8 @@ impl Correlated {
                 || (throughput.variation < 0.2 && slower))
     }
 
-    /// Whether throughput has begun to fall and latency is about as low as it gets: fewer in flight
-    /// would only cost more throughput, whatever the correlation remembers.
+    /// Returns whether throughput has fallen while latency is near its lowest. Then a lower limit would only cost
+    /// throughput, even if the correlation still includes the queue.
     fn is_below_the_knee(&mut self, in_flight: f64, latency: f64) -> bool {
         let now = (in_flight / latency, latency);
         self.knee.add(now);
@@ -151,7 +152,7 @@ impl Correlated {
         now.0 < best * KNEE_THROUGHPUT && now.1 <= lowest * KNEE_LATENCY
     }
 
-    /// The largest number in flight within the stabilization window.
+    /// Returns the largest in-flight count within the stabilization window.
     fn recent_peak(&mut self, sample: &Sample) -> u32 {
         while self
             .peaks
@@ -175,7 +176,7 @@ impl Correlated {
     }
 }
 
-/// A latency in nanoseconds; 0 before the first one.
+/// Converts a latency in nanoseconds, which is 0 before the first window.
 fn latency(nanos: f64) -> Option<Duration> {
     (nanos > 0.0).then(|| Duration::from_nanos(nanos as u64))
 }
@@ -183,37 +184,32 @@ fn latency(nanos: f64) -> Option<Duration> {
 impl CorrelatedBuilder {
     bounds_setters!();
 
-    /// How samples are gathered before they count.
+    /// Sets the window that aggregates samples. Default 1 s to 30 s, at least 50 samples, the 0.9 quantile.
     pub const fn window(mut self, window: WindowedBuilder) -> Self {
         self.window = window;
         self
     }
 
-    /// Over how many windows the average goes that recent latency is compared with.
+    /// Sets the number of windows that the long-term average covers, at least 1. Default 10.
     pub const fn baseline_age(mut self, windows: u32) -> Self {
         self.baseline_age = windows;
         self
     }
 
-    /// The average latency known from before, say from the last run of the program.
+    /// Sets the initial long-term average, such as one from the last run of the program. Default none.
     pub const fn baseline(mut self, latency: Duration) -> Self {
         self.baseline = Some(latency);
         self
     }
 
-    /// Over how many windows throughput and latency are compared with the number in flight; more than
-    /// 1000 count as 1000. Fewer than ten are too few to tell, which switches this guard off.
+    /// Sets the number of windows that the correlations cover, from 10 to 1000. Default 50. 0 turns this guard off.
     pub const fn correlation_window(mut self, windows: usize) -> Self {
-        self.correlation_window = if windows < MOST_WINDOWS {
-            windows
-        } else {
-            MOST_WINDOWS
-        };
+        self.correlation_window = windows;
         self
     }
 
-    /// The limit stays below the number in flight times `factor − decay · log10(in flight)`, and that
-    /// factor above `min`. Above it, the limit shrinks by a step a window.
+    /// Bounds the limit by the number of calls in flight times `max(factor − decay · log10(in flight), min)`. Above
+    /// that bound the limit shrinks by one step per window. Default 5, 0, 1.2.
     pub const fn max_limit_factor(mut self, factor: f64, decay: f64, min: f64) -> Self {
         self.factor = factor;
         self.factor_decay = decay;
@@ -221,31 +217,36 @@ impl CorrelatedBuilder {
         self
     }
 
-    /// For how long a peak in flight counts for [`max_limit_factor`](Self::max_limit_factor), so that a
-    /// dip does not lower the limit.
+    /// Sets how long a peak of calls in flight counts for [`max_limit_factor`](Self::max_limit_factor), so that a
+    /// short dip does not lower the limit. Default zero.
     pub const fn max_limit_stabilization(mut self, window: Duration) -> Self {
         self.stabilization = window;
         self
     }
 
-    /// The largest limit allowed while so many calls are in flight.
+    /// Returns the largest limit allowed with this number of calls in flight.
     pub fn max_limit_at(&self, in_flight: u32) -> f64 {
         let in_flight = f64::from(in_flight);
         let factor = self.factor - self.factor_decay * in_flight.max(1.0).log10();
         in_flight * factor.max(self.min_factor)
     }
 
-    /// The algorithm, with its window.
+    /// Builds the algorithm and its window.
     ///
     /// # Errors
     ///
-    /// Bounds or a window that make no sense, a baseline of no windows, a factor that is not a number
-    /// or below 1.
+    /// A minimum or an initial limit of 0, a maximum below the minimum, an invalid window, a long-term average of 0
+    /// windows, correlations of 1 to 9 or more than 1000 windows, or a factor that is below 1 or not finite.
     pub fn build(self) -> Result<Windowed<Correlated>, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("correlated", setting, problem));
         self.bounds.check("correlated")?;
         if self.baseline_age == 0 {
             return error("baseline_age", "must be at least 1");
+        }
+        if self.correlation_window != 0
+            && !(MIN_PAIRS..=MAX_WINDOWS).contains(&self.correlation_window)
+        {
+            return error("correlation_window", "must be 0, or from 10 to 1000");
         }
         let factors = [self.factor, self.min_factor];
         if !factors
@@ -260,7 +261,7 @@ impl CorrelatedBuilder {
         self.window.around(self.machine())
     }
 
-    /// Without its window.
+    /// Builds the algorithm without its window.
     fn machine(self) -> Correlated {
         let mut baseline = ExpAverage::new(self.baseline_age, WARM_UP);
         if let Some(latency) = self.baseline {
@@ -300,7 +301,7 @@ impl ConcurrencyLimit for Correlated {
         let baseline = self.baseline.add(latency);
         let queue = (self.limit * (1.0 - baseline / latency)).ceil();
         let congested = self.is_congested(sample, latency, median);
-        let step = log10_root(self.limit as u32);
+        let step = curve::log10(self.limit as u32);
         let moved = if queue > 6.0 * step || congested {
             self.limit - step
         } else if queue < 3.0 * step {
@@ -313,7 +314,7 @@ impl ConcurrencyLimit for Correlated {
         self.limit = bounds.clamp(if moved <= cap {
             moved
         } else if self.limit > cap {
-            // Step by step: what is in flight goes up and down.
+            // By steps, because the in-flight count fluctuates.
             self.limit - step
         } else {
             cap
@@ -325,7 +326,7 @@ impl ConcurrencyLimit for Correlated {
 mod tests {
     use super::*;
 
-    /// Whether more than now may be in flight after fifty windows of so many, of such a latency.
+    /// Returns whether fifty windows with these in-flight counts and latencies end in congestion.
     fn is_congested(
         full: bool,
         in_flight: impl Fn(u32) -> u32,
@@ -343,7 +344,7 @@ mod tests {
         congested
     }
 
-    /// Spread evenly over `[0, 1)`.
+    /// Returns numbers spread evenly over `[0, 1)`.
     fn spread(window: u32) -> f64 {
         (f64::from(window) * 0.618_034).fract()
     }
@@ -353,20 +354,20 @@ mod tests {
     }
 
     #[test]
-    fn each_sign_of_congestion_is_enough_where_all_permits_are_out() {
-        // Throughput falls, although latency has little to do with it: −0.21, and 0.47.
+    fn each_sign_of_congestion_suffices_while_all_permits_are_in_flight() {
+        // Throughput falls. Its coefficient is −0.21, that of latency 0.47.
         let falls = |full| {
             let latency =
                 |window: u32, _| 100.0 + f64::from(window % 10 * 6) + 120.0 * spread(window);
             is_congested(full, |window| 40 + window % 10, latency)
         };
-        // Throughput varies by 0.26 and hardly follows (0.19), latency does: 0.87.
+        // Throughput varies by 0.26 and hardly correlates (0.19), latency does (0.87).
         let hardly = |full| {
             let latency =
                 |window, in_flight: f64| in_flight.powf(0.9) * (0.6 + 0.8 * spread(window));
             is_congested(full, wave, latency)
         };
-        // Throughput follows, but varies by 0.06 only, and latency follows more.
+        // Throughput correlates, but varies by only 0.06, and latency correlates more.
         let flat = |full| is_congested(full, wave, |_, in_flight: f64| in_flight.powf(0.9));
         for (name, sign) in [
             ("falls", &falls as &dyn Fn(bool) -> bool),
@@ -374,15 +375,15 @@ mod tests {
             ("flat", &flat),
         ] {
             assert!(sign(true), "{name}");
-            assert!(!sign(false), "{name}: permits are left");
+            assert!(!sign(false), "{name}: permits are free");
         }
-        // Throughput follows, and varies by 0.27.
+        // Throughput correlates, and varies by 0.27.
         assert!(!is_congested(true, wave, |_, in_flight: f64| in_flight.sqrt()));
     }
 
     #[test]
-    fn below_the_knee_there_is_no_congestion_whatever_is_remembered() {
-        // A queue until the fortieth window, then ever fewer in flight.
+    fn below_the_knee_there_is_no_congestion_even_while_the_queue_is_remembered() {
+        // A queue until the fortieth window, then fewer and fewer calls in flight.
         let in_flight = |window: u32| 49 - window.saturating_sub(40) * 2;
         let queue = |in_flight: f64| 100.0 + 8.0 * (in_flight - 40.0).max(0.0);
         assert!(!is_congested(true, in_flight, |_, in_flight| queue(
@@ -394,7 +395,7 @@ mod tests {
             _ => queue(in_flight),
         };
         assert!(is_congested(true, in_flight, stays));
-        // Or throughput has not: the best is 0.39.
+        // The same, but throughput has not fallen: the best is 0.39.
         assert!(is_congested(
             true,
             |window| in_flight(window).max(38),

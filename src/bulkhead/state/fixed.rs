@@ -1,15 +1,21 @@
-//! A limit that stays.
+//! A limit that never changes.
 
 use super::limit::{ConcurrencyLimit, Sample};
 
-/// The limit it was made with, whatever happens; 0 counts as 1.
+/// A constant limit. Useful where code chooses the algorithm at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fixed(u32);
 
 impl Fixed {
-    /// This limit.
+    /// Returns a constant limit.
+    ///
+    /// # Panics
+    ///
+    /// If `limit` is 0.
+    #[track_caller]
     pub fn new(limit: u32) -> Self {
-        Self(limit.max(1))
+        assert!(limit > 0, "a concurrency limit must be at least 1");
+        Self(limit)
     }
 }
 

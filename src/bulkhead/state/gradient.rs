@@ -1,30 +1,34 @@
-//! Envoy's gradient: the latency of now against one that was probed without load.
+//! Envoy's gradient: current latency against a calibrated baseline.
 
 use std::time::Duration;
 
 use super::average::Latencies;
+use super::calibration::{Calibration, Calibrator, Progress};
 use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, UTILIZATION, exceeds, share};
-use super::probe::{Probe, Probed, Prober};
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// Compares the latency of each window with the latency without load, which it probes first of all and
-/// then again and again.
+/// Compares the latency of each window with the latency without load, which it [calibrates](Calibration) at the
+/// start and periodically.
 ///
-/// With `g = clamp(smallest · (1 + buffer) / latency, 0.5, 2)` the limit becomes
-/// `limit · g + √(limit · g)`. Five windows in a row at the smallest limit cause a new probe: what was
-/// taken for overload may be how the dependency is now.
+/// With `g = clamp(baseline · (1 + buffer) / latency, 0.5, 2)` the limit becomes `limit · g + √(limit · g)`. Five
+/// consecutive windows at the minimum start a calibration, because the dependency may have become permanently
+/// slower.
 ///
-/// Source: Envoy's adaptive concurrency filter, with three changes: a window of which more than a tenth
-/// were overloads multiplies the limit with 0.9 without the growth by the root (there they are left
-/// out); the limit grows only while it is used; and a window lasts for two round trips without load at
-/// least, or a limit that moves several times before a move shows would swing.
+/// Source: Envoy's adaptive concurrency filter, with three changes:
+///
+/// * A window with more than a tenth of overloads multiplies the limit by 0.9, without the square root. Envoy
+///   ignores overloads.
+/// * The limit grows only while it is used.
+/// * A window lasts at least two round trips without load. Otherwise the limit changes several times before the
+///   first change shows in latencies, and oscillates.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     config: GradientBuilder,
     limit: u32,
-    smallest: Option<f64>,
-    prober: Prober,
+    /// Latency without load in nanoseconds; `None` before the first calibration.
+    baseline: Option<f64>,
+    calibrator: Calibrator,
     window: Latencies,
     began: Option<Instant>,
     overloads: u64,
@@ -40,7 +44,7 @@ pub struct Gradient {
 /// | [`update_interval`](Self::update_interval) | 100 ms |
 /// | [`quantile`](Self::quantile) | 0.5 |
 /// | [`buffer`](Self::buffer) | 0.25 |
-/// | [`probe`](Self::probe) | every 60 s |
+/// | [`calibration`](Self::calibration) | every 60 s |
 /// | [`overload_share`](Self::overload_share) | 0.1 |
 /// | [`utilization`](Self::utilization) | 0.5 |
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,18 +55,18 @@ pub struct GradientBuilder {
     update_interval: Duration,
     quantile: f64,
     buffer: f64,
-    probe: Probe,
+    calibration: Calibration,
     overload_share: f64,
     utilization: f64,
 }
 
-/// So many windows in a row at the smallest limit cause a probe.
+/// Number of consecutive windows at the minimum that start a calibration.
 const WINDOWS_AT_MIN: u32 = 5;
-/// What an overload multiplies the limit with.
+/// Factor of the limit after a window of overload.
 const BACKOFF: f64 = 0.9;
 
 impl Gradient {
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub fn builder() -> GradientBuilder {
         GradientBuilder {
             min: 3,
@@ -70,49 +74,49 @@ impl Gradient {
             update_interval: Duration::from_millis(100),
             quantile: 0.5,
             buffer: 0.25,
-            probe: Probe::default(),
+            calibration: Calibration::default(),
             overload_share: OVERLOAD_SHARE,
             utilization: UTILIZATION,
         }
     }
 
-    /// The latency without load, once the first probe is over.
+    /// Returns the latency without load, or `None` before the end of the first calibration.
     pub fn baseline(&self) -> Option<Duration> {
-        let nanos = self.smallest?;
+        let nanos = self.baseline?;
         Some(Duration::from_nanos(nanos as u64))
     }
 
-    /// Whether a probe is under way.
-    pub fn is_probing(&self) -> bool {
-        self.prober.cap().is_some()
+    /// Returns whether a calibration is running.
+    pub fn is_calibrating(&self) -> bool {
+        self.calibrator.cap().is_some()
     }
 
-    /// Ends the window and begins the probe that are due at `now`. A sample does the same, so this is
-    /// for those who look at the limit while there are none; Envoy has timers for it.
+    /// Ends the window and starts the calibration that are due at `now`. Each sample does the same, so this is only
+    /// needed to read an up-to-date limit while there are no samples. Envoy uses timers.
     pub fn tick(&mut self, now: Instant) {
-        if self.is_probing() {
+        if self.is_calibrating() {
             return;
         }
         self.update(now);
-        self.prober.tick(now);
-        if self.is_probing() {
+        self.calibrator.tick(now);
+        if self.is_calibrating() {
             self.clear();
         }
     }
 
-    /// Moves the limit by what the window has seen, if it is over.
+    /// Updates the limit from the window, if the window has ended.
     fn update(&mut self, now: Instant) {
         let config = &self.config;
         let began = *self.began.get_or_insert(now);
-        // What a move has changed shows after a round trip, and shows in all calls after two.
-        let round_trips = Duration::from_nanos((2.0 * self.smallest.unwrap_or(0.0)) as u64);
+        // A change shows in latencies after one round trip, and in all of them after two.
+        let round_trips = Duration::from_nanos((2.0 * self.baseline.unwrap_or(0.0)) as u64);
         let window = config.update_interval.max(round_trips);
         if now < began + window {
             return;
         }
         self.began = Some(now);
-        let (Some(latency), Some(smallest)) =
-            (self.window.quantile(config.quantile), self.smallest)
+        let (Some(latency), Some(baseline)) =
+            (self.window.quantile(config.quantile), self.baseline)
         else {
             return;
         };
@@ -120,7 +124,7 @@ impl Gradient {
         let target = if exceeds(self.overloads, self.window.len(), config.overload_share) {
             limit * BACKOFF
         } else {
-            let gradient = (smallest * (1.0 + config.buffer) / latency).clamp(0.5, 2.0);
+            let gradient = (baseline * (1.0 + config.buffer) / latency).clamp(0.5, 2.0);
             let scaled = limit * gradient;
             scaled + scaled.sqrt()
         };
@@ -137,9 +141,9 @@ impl Gradient {
         self.clear();
         if self.at_min >= WINDOWS_AT_MIN {
             self.at_min = 0;
-            // Not one that is under way: it would lose what it has seen.
-            if !self.is_probing() {
-                self.prober.start(now);
+            // A running calibration keeps its samples.
+            if !self.is_calibrating() {
+                self.calibrator.start(now);
             }
         }
     }
@@ -152,67 +156,67 @@ impl Gradient {
 }
 
 impl GradientBuilder {
-    /// The smallest limit, and the first one. Default 3.
+    /// Sets the smallest limit, which is also the initial one. Default 3.
     pub const fn min(mut self, limit: u32) -> Self {
         self.min = limit;
         self
     }
 
-    /// The largest limit. Default 1000.
+    /// Sets the largest limit. Default 1000.
     pub const fn max(mut self, limit: u32) -> Self {
         self.max = limit;
         self
     }
 
-    /// How long a window is; at least twice the latency without load.
+    /// Sets the length of a window. It lasts at least twice the latency without load. Default 100 ms.
     pub const fn update_interval(mut self, interval: Duration) -> Self {
         self.update_interval = interval;
         self
     }
 
-    /// Which latency of a window counts: 0.5 is the median.
+    /// Sets the quantile of a window's latencies, from 0 to 1, that is compared. Default 0.5.
     pub const fn quantile(mut self, quantile: f64) -> Self {
         self.quantile = quantile;
         self
     }
 
-    /// By what share latency may rise above that without load.
+    /// Sets the share by which latency may exceed the latency without load. Default 0.25.
     pub const fn buffer(mut self, share: f64) -> Self {
         self.buffer = share;
         self
     }
 
-    /// How the latency without load is measured.
-    pub const fn probe(mut self, probe: Probe) -> Self {
-        self.probe = probe;
+    /// Sets how the latency without load is measured. Default every 60 s.
+    pub const fn calibration(mut self, calibration: Calibration) -> Self {
+        self.calibration = calibration;
         self
     }
 
-    /// A window is an overload when more than this share of its calls were: 0 to 1. With 0 a single
-    /// one is enough.
+    /// Sets the share of overloads, from 0 to 1, above which a window counts as overload. With 0 a single overload
+    /// suffices. Default 0.1.
     pub const fn overload_share(mut self, share: f64) -> Self {
         self.overload_share = share;
         self
     }
 
-    /// The share of the limit that must be in use for it to grow: 0 to 1.
+    /// Sets the share of the limit that must be in use for the limit to grow, from 0 to 1. Default 0.5.
     pub const fn utilization(mut self, share: f64) -> Self {
         self.utilization = share;
         self
     }
 
-    /// The algorithm. It begins with a probe.
+    /// Builds the algorithm. It starts with a calibration.
     ///
     /// # Errors
     ///
-    /// A smallest limit of 0, a largest below it, a window of zero, a quantile or a share outside 0 to 1,
-    /// a buffer that is negative or not a number, a probe that makes no sense.
+    /// A minimum of 0, a maximum below it, a window of zero, a quantile or a share outside 0 to 1, a buffer that is
+    /// negative or not finite, or a calibration without concurrency or samples.
     pub fn build(self) -> Result<Gradient, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("gradient", setting, problem));
         if self.min == 0 {
             return error(
                 "min",
-                "must be at least 1: a limit of 0 could never rise again",
+                "must be at least 1, because a limit of 0 could never grow",
             );
         }
         if self.max < self.min {
@@ -227,13 +231,13 @@ impl GradientBuilder {
         share("gradient", "quantile", self.quantile)?;
         share("gradient", "overload_share", self.overload_share)?;
         share("gradient", "utilization", self.utilization)?;
-        self.probe.check("gradient")?;
-        let mut prober = Prober::new(self.probe);
-        prober.start(Instant::ORIGIN);
+        self.calibration.check("gradient")?;
+        let mut calibrator = Calibrator::new(self.calibration);
+        calibrator.start(Instant::ORIGIN);
         Ok(Gradient {
             limit: self.min,
-            smallest: None,
-            prober,
+            baseline: None,
+            calibrator,
             window: Latencies::default(),
             began: None,
             overloads: 0,
@@ -246,9 +250,9 @@ impl GradientBuilder {
 
 impl ConcurrencyLimit for Gradient {
     fn limit(&self) -> u32 {
-        match self.prober.cap() {
-            // An overload may have brought the limit below what a probe needs.
-            Some(cap) if self.smallest.is_some() => cap.min(self.limit),
+        match self.calibrator.cap() {
+            // Overloads may have lowered the limit further.
+            Some(cap) if self.baseline.is_some() => cap.min(self.limit),
             Some(cap) => cap,
             None => self.limit,
         }
@@ -256,21 +260,21 @@ impl ConcurrencyLimit for Gradient {
 
     fn on_sample(&mut self, sample: &Sample) {
         if !sample.overloaded {
-            match self.prober.on_sample(sample) {
-                Probed::NotProbing => {}
-                Probed::Probing => {
+            match self.calibrator.on_sample(sample) {
+                Progress::Idle => {}
+                Progress::Measuring => {
                     self.clear();
                     return;
                 }
-                Probed::Done(latency) => {
-                    self.smallest = Some(latency);
+                Progress::Done(latency) => {
+                    self.baseline = Some(latency);
                     self.began = Some(sample.now);
                     self.clear();
                     return;
                 }
             }
         }
-        // The window that is over does not contain this call.
+        // First, because an ended window does not include this call.
         self.update(sample.now);
         self.overloads += u64::from(sample.overloaded);
         self.in_flight = self.in_flight.max(sample.in_flight);

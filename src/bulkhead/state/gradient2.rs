@@ -1,4 +1,4 @@
-//! Gradient2: the latency of now against that of a longer while.
+//! Gradient2: current latency against its long-term average.
 
 use super::average::ExpAverage;
 use super::limit::{
@@ -6,18 +6,17 @@ use super::limit::{
 };
 use crate::error::ConfigError;
 
-/// Shrinks the limit when latency rises above its long average, grows it by a small queue otherwise.
+/// Decreases the limit when latency rises above its long-term average, otherwise increases it by a small queue.
 ///
-/// With `g = clamp(tolerance · long / latency, 0.5, 1)` the limit moves towards `limit · g + queue`,
-/// by the share `smoothing`. When the long average is more than twice the latency, each sample multiplies it
-/// with [`recovery`](Gradient2Builder::recovery), so it forgets an overload quickly.
+/// With `g = clamp(tolerance · long / latency, 0.5, 1)` the limit moves towards `limit · g + queue_size` by the
+/// share `smoothing`. While the long-term average is more than twice the latency, each sample multiplies it by
+/// [`recovery`](Gradient2Builder::recovery), so it forgets an overload quickly.
 ///
-/// Put a [`Windowed`](super::limit::Windowed) in front: the long average goes over a number of samples,
-/// so with one for each call a busy bulkhead would forget within a second what latency was like
-/// before the overload.
+/// Use it in a [`Windowed`](super::limit::Windowed). The long-term average covers a number of samples: with one
+/// sample per call, a busy bulkhead would forget the latency before an overload within a second.
 ///
-/// Source: Netflix concurrency-limits, `Gradient2Limit`, with one change: there an overload is ignored,
-/// here it multiplies the limit with [`backoff`](Gradient2Builder::backoff), once per round trip.
+/// Source: Netflix concurrency-limits, `Gradient2Limit`, with one change. There an overload is ignored. Here it
+/// multiplies the limit by [`backoff`](Gradient2Builder::backoff), once per round trip.
 #[derive(Clone, Debug)]
 pub struct Gradient2 {
     config: Gradient2Builder,
@@ -53,7 +52,7 @@ pub struct Gradient2Builder {
 const WARM_UP: u32 = 10;
 
 impl Gradient2 {
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub const fn builder() -> Gradient2Builder {
         Gradient2Builder {
             bounds: Bounds::DEFAULT,
@@ -71,49 +70,51 @@ impl Gradient2Builder {
     bounds_setters!();
     utilization_setter!();
 
-    /// How far one sample moves the limit: above 0, up to 1 (all the way).
+    /// Sets how far one sample moves the limit towards its target: above 0, at most 1. Default 0.2.
     pub const fn smoothing(mut self, share: f64) -> Self {
         self.smoothing = share;
         self
     }
 
-    /// How many calls may queue up in the dependency: by this the limit grows while latency is good.
+    /// Sets the number of calls that may queue in the dependency, by which the limit grows while latency is good.
+    /// Default 4.
     pub const fn queue_size(mut self, calls: u32) -> Self {
         self.queue_size = calls;
         self
     }
 
-    /// How far latency may rise above its long average without consequence: 1 or more.
+    /// Sets the factor by which latency may exceed its long-term average without a decrease, at least 1. Default
+    /// 1.5.
     pub const fn tolerance(mut self, factor: f64) -> Self {
         self.tolerance = factor;
         self
     }
 
-    /// Over how many samples the long average goes.
+    /// Sets the number of samples that the long-term average covers, at least 1. Default 600.
     pub const fn long_window(mut self, samples: u32) -> Self {
         self.long_window = samples;
         self
     }
 
-    /// What a sample multiplies the long average with while that is more than twice the latency: 0 to 1; 1
-    /// leaves it to itself. The Go port of the source has 0.9.
+    /// Sets the factor of the long-term average per sample while it is more than twice the latency, from 0 to 1.
+    /// Default 0.95. 1 turns this off. The Go port of the source uses 0.9.
     pub const fn recovery(mut self, factor: f64) -> Self {
         self.recovery = factor;
         self
     }
 
-    /// What an overload multiplies the limit with: 0 to 1.
+    /// Sets the factor of the limit after an overload, from 0 to 1. Default 0.9.
     pub const fn backoff(mut self, factor: f64) -> Self {
         self.backoff = factor;
         self
     }
 
-    /// The algorithm.
+    /// Builds the algorithm.
     ///
     /// # Errors
     ///
-    /// Bounds that make no sense, a smoothing or a factor outside its range, a tolerance below 1, an
-    /// empty window.
+    /// A minimum or an initial limit of 0, a maximum below the minimum, a smoothing, a factor, or a share outside its
+    /// range, a tolerance below 1, or a window of 0.
     pub fn build(self) -> Result<Gradient2, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("gradient2", setting, problem));
         self.bounds.check("gradient2")?;
@@ -157,7 +158,7 @@ impl ConcurrencyLimit for Gradient2 {
         if long / short > 2.0 {
             self.long.scale(config.recovery);
         }
-        // Latency says nothing about a limit that is not reached.
+        // Latency gives no information about a limit that is not used.
         if !sample.uses_share(self.limit, config.bounds.utilization) {
             return;
         }

@@ -12,24 +12,46 @@ use crate::instant::Instant;
 
 pub use super::aimd::{Aimd, AimdBuilder};
 pub use super::average::ExpAverage;
+pub use super::calibration::Calibration;
 pub use super::correlated::{Correlated, CorrelatedBuilder};
+pub use super::curve;
 pub use super::fixed::Fixed;
 pub use super::gradient::{Gradient, GradientBuilder};
 pub use super::gradient2::{Gradient2, Gradient2Builder};
-pub use super::probe::Probe;
 pub use super::vegas::{Vegas, VegasBuilder};
 pub use super::windowed::{Windowed, WindowedBuilder};
 
-/// Finds a concurrency limit from what calls went through.
+/// Finds a concurrency limit from samples of calls.
 ///
-/// The bulkhead gives it one sample at a time and applies [`limit`](Self::limit) after each, at
-/// least 1. It is called outside all locks.
-pub trait ConcurrencyLimit: Debug + Send + 'static {
-    /// The limit now.
+/// The bulkhead passes one sample at a time and applies [`limit`](Self::limit) after each. A limit of 0 counts as
+/// 1, so there is always a call that can show that the dependency has recovered. No lock is held.
+///
+/// An algorithm is `Clone`, so that a [`BulkheadBuilder`](super::super::BulkheadBuilder) can build any number of
+/// bulkheads.
+pub trait ConcurrencyLimit: CloneLimit + Debug + Send + 'static {
+    /// Returns the current limit.
     fn limit(&self) -> u32;
 
-    /// A call has ended.
+    /// Records a finished call.
     fn on_sample(&mut self, sample: &Sample);
+}
+
+/// Clones an algorithm behind a trait object. Implemented for every algorithm that is `Clone`.
+#[doc(hidden)]
+pub trait CloneLimit {
+    fn clone_boxed(&self) -> Box<dyn ConcurrencyLimit>;
+}
+
+impl<L: ConcurrencyLimit + Clone> CloneLimit for L {
+    fn clone_boxed(&self) -> Box<dyn ConcurrencyLimit> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for Box<dyn ConcurrencyLimit> {
+    fn clone(&self) -> Self {
+        (**self).clone_boxed()
+    }
 }
 
 impl ConcurrencyLimit for Box<dyn ConcurrencyLimit> {
@@ -42,28 +64,30 @@ impl ConcurrencyLimit for Box<dyn ConcurrencyLimit> {
     }
 }
 
-/// What one call went through.
+/// One finished call, as an algorithm sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Sample {
-    /// When it ended.
+    /// When the call ended.
     pub now: Instant,
-    /// When its work began; the wait for a permit was before that.
+    /// When the operation started, after any wait for a permit.
     pub started: Instant,
-    /// How long the work took.
+    /// How long the operation took.
     pub latency: Duration,
-    /// How many permits were out when it began, its own included.
+    /// Number of permits in flight when the operation started, including its own.
     pub in_flight: u32,
-    /// It timed out, was refused as too much, or was dropped half-way. Its latency means nothing.
+    /// Whether the call showed overload: it timed out, was throttled, or was dropped while it ran. Then its latency
+    /// means nothing.
     pub overloaded: bool,
-    /// All permits were out when it ended.
+    /// Whether all permits were in flight when the call ended.
     pub full: bool,
-    /// A random number in `[0, 1)`, for algorithms that spread their actions.
+    /// A random number in `[0, 1)`, for algorithms that need chance.
     pub random: f64,
 }
 
 impl Sample {
-    /// A call that went well: it ended at `now` after `latency`, with `in_flight` permits out.
+    /// Returns the sample of a successful call that ended at `now` after `latency`, with `in_flight` permits in
+    /// flight.
     pub fn new(now: Instant, latency: Duration, in_flight: u32) -> Self {
         let latency_nanos = crate::instant::nanos(latency);
         Self {
@@ -77,47 +101,37 @@ impl Sample {
         }
     }
 
-    /// The same call, but it showed an overload.
+    /// Returns the sample of the same call, marked as overload.
     #[must_use]
     pub const fn overloaded(mut self) -> Self {
         self.overloaded = true;
         self
     }
 
-    /// Whether at least half of `limit` was in use: only then does a good latency say that more
-    /// would do no harm.
+    /// Returns whether at least half of `limit` was in use. A good latency below that does not show that a higher
+    /// limit is safe.
     pub const fn uses(&self, limit: u32) -> bool {
         self.in_flight as u64 * 2 >= limit as u64
     }
 
-    /// Whether at least `share` of `limit` was in use.
+    /// Returns whether at least `share` of `limit` was in use.
     pub(super) fn uses_share(&self, limit: f64, share: f64) -> bool {
         f64::from(self.in_flight) >= limit * share
     }
 
-    /// The latency as a number; never zero, so that it can be divided by.
+    /// Returns the latency in nanoseconds, at least 1, because algorithms divide by it.
     pub(super) fn nanos(&self) -> f64 {
         (crate::instant::nanos(self.latency) as f64).max(1.0)
     }
 }
 
-/// The number of digits of `limit` but one, at least 1: the step of Vegas.
-pub fn log10_root(limit: u32) -> f64 {
-    f64::from(limit.max(1).ilog10().max(1))
-}
-
-/// The square root of `limit` rounded down, at least `baseline`.
-pub fn sqrt_root(limit: u32, baseline: u32) -> u32 {
-    limit.isqrt().max(baseline)
-}
-
-/// Where a limit starts, and between what it stays.
+/// The initial value, the bounds, and the growth condition of a limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) initial: u32,
     pub(super) min: u32,
     pub(super) max: u32,
-    /// The share of the limit that must be in use for it to grow.
+    /// Share of the limit that must be in use for the limit to grow.
     pub(super) utilization: f64,
 }
 
@@ -134,7 +148,7 @@ impl Bounds {
         if self.min == 0 {
             return error(
                 "min",
-                "must be at least 1: a limit of 0 could never rise again",
+                "must be at least 1, because a limit of 0 could never grow",
             );
         }
         if self.max < self.min {
@@ -152,7 +166,7 @@ impl Bounds {
     }
 }
 
-/// A check for settings that are shares.
+/// Checks a setting that is a share.
 pub(super) fn share(
     policy: &'static str,
     setting: &'static str,
@@ -161,23 +175,23 @@ pub(super) fn share(
     if (0.0..=1.0).contains(&value) {
         Ok(())
     } else {
-        Err(ConfigError::new(policy, setting, "must be in 0 to 1"))
+        Err(ConfigError::new(policy, setting, "must be from 0 to 1"))
     }
 }
 
-/// The share of a limit that must be in use for it to grow.
+/// Default share of a limit that must be in use for the limit to grow.
 pub(super) const UTILIZATION: f64 = 0.5;
 
-/// The share of the calls of a window that may be overloads before the window is one.
+/// Default share of a window's calls above which the window counts as overload.
 pub(super) const OVERLOAD_SHARE: f64 = 0.1;
 
-/// Whether `some` of `all` are more than a `share` of them.
-pub(super) fn exceeds(some: u64, all: u64, share: f64) -> bool {
-    some as f64 > all as f64 * share
+/// Returns whether `count` is more than `share` of `total`.
+pub(super) fn exceeds(count: u64, total: u64, share: f64) -> bool {
+    count as f64 > total as f64 * share
 }
 
-/// Lets a limit move once per round trip: a call that began before the last move says nothing about
-/// it. Moving with every sample would overshoot by as much as calls are in flight.
+/// Limits changes to one per round trip. A call that started before the last change says nothing about it, so a
+/// change with every sample would overshoot by the number of calls in flight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OncePerRoundTrip {
     last: Option<Instant>,
@@ -196,20 +210,20 @@ impl OncePerRoundTrip {
 /// The setters of `initial`, `min` and `max`.
 macro_rules! bounds_setters {
     () => {
-        /// The limit until the first sample has changed it, also when it is outside of
-        /// [`min`](Self::min) and [`max`](Self::max). Default 20.
+        /// Sets the limit until the first change. It may be outside [`min`](Self::min) and [`max`](Self::max).
+        /// Default 20.
         pub const fn initial(mut self, limit: u32) -> Self {
             self.bounds.initial = limit;
             self
         }
 
-        /// The smallest limit, at least 1. Default 1.
+        /// Sets the smallest limit, at least 1. Default 1.
         pub const fn min(mut self, limit: u32) -> Self {
             self.bounds.min = limit;
             self
         }
 
-        /// The largest limit. Default 200.
+        /// Sets the largest limit. Default 200.
         pub const fn max(mut self, limit: u32) -> Self {
             self.bounds.max = limit;
             self
@@ -221,8 +235,8 @@ pub(super) use bounds_setters;
 /// The setter of `utilization`.
 macro_rules! utilization_setter {
     () => {
-        /// The share of the limit that must be in use for it to grow: 0 to 1. Default 0.5; with 0.8 the
-        /// limit stays closer to what is used.
+        /// Sets the share of the limit that must be in use for the limit to grow, from 0 to 1. Default 0.5. With
+        /// 0.8 the limit stays closer to the number of calls in flight.
         pub const fn utilization(mut self, share: f64) -> Self {
             self.bounds.utilization = share;
             self

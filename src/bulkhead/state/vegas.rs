@@ -1,44 +1,49 @@
-//! Vegas: how many calls queue up in the dependency.
+//! Vegas: estimates the queue in the dependency.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::calibration::{Calibration, Calibrator, Progress};
+use super::curve;
 use super::limit::{
-    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, log10_root,
-    utilization_setter,
+    Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, utilization_setter,
 };
-use super::probe::{Probe, Probed, Prober};
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// Estimates from the latency how many calls queue up in the dependency, and keeps that between two
-/// bounds.
+/// Estimates the number of calls that queue in the dependency from the latency, and keeps it between two bounds.
 ///
-/// With `queue = ⌈limit · (1 − smallest / latency)⌉`: up to `threshold` the limit grows by `beta`;
-/// below `alpha` it grows, above `beta` it shrinks, between them it stays. An overload shrinks it.
-/// `alpha`, `beta`, `threshold` and the steps depend on the limit.
+/// With `queue = ⌈limit · (1 − baseline / latency)⌉`, where the baseline is the smallest latency:
 ///
-/// For calls that take about as long as each other: it takes the quickest for one that met no queue, and
-/// whatever others take longer for queueing. Where latencies are spread exponentially, a third of the
-/// capacity is all that it uses.
+/// | queue | limit |
+/// |---|---|
+/// | up to `threshold` | grows by `beta` |
+/// | below `alpha` | grows to `increase` |
+/// | from `alpha` to `beta` | stays |
+/// | above `beta`, or an overload | shrinks to `decrease` |
 ///
-/// The smallest latency would be out of date when the dependency becomes slower for good, so it is
-/// [probed](Probe) again and again. (Netflix takes any latency every few hundred samples, under load
-/// or not, which lets the limit drift upwards.)
+/// All five are functions of the limit.
 ///
-/// Source: Netflix concurrency-limits, `VegasLimit`, with one change: there every sample moves the limit,
-/// here one per round trip, as in TCP Vegas. Otherwise it overshoots by as much as calls are in
-/// flight. [`every_sample`](VegasBuilder::every_sample) is Netflix's way.
+/// Suits calls of similar length. Any latency above the baseline counts as queueing, so with exponentially
+/// distributed latencies it uses less than a third of the capacity.
+///
+/// The baseline would become stale when the dependency becomes permanently slower, so it is measured
+/// [periodically](Calibration). Netflix instead takes the latency of one call every few hundred samples, with or
+/// without load, which lets the limit drift upwards.
+///
+/// Source: Netflix concurrency-limits, `VegasLimit`, with one change. There every sample changes the limit. Here
+/// one per round trip does, as in TCP Vegas, because otherwise the limit overshoots by the number of calls in
+/// flight. [`every_sample`](VegasBuilder::every_sample) restores Netflix's rule.
 #[derive(Clone, Debug)]
 pub struct Vegas {
     config: VegasBuilder,
     limit: f64,
     smallest: Smallest,
-    prober: Option<Prober>,
-    /// Paces what latencies do.
+    calibrator: Option<Calibrator>,
+    /// Limits changes by latencies to one per round trip.
     moves: OncePerRoundTrip,
-    /// Paces what overloads do.
+    /// Limits decreases by overloads to one per round trip.
     shrinks: OncePerRoundTrip,
 }
 
@@ -54,11 +59,11 @@ type Curve = Arc<dyn Fn(f64) -> f64 + Send + Sync>;
 /// | [`threshold`](Self::threshold) | log10(limit) |
 /// | [`increase`](Self::increase) / [`decrease`](Self::decrease) | by log10(limit) |
 /// | [`smoothing`](Self::smoothing) | 1 |
-/// | [`probe`](Self::probe) | every 60 s |
+/// | [`calibration`](Self::calibration) | every 60 s |
 /// | [`decay`](Self::decay) | none |
 /// | [`every_sample`](Self::every_sample) | no: once per round trip |
 ///
-/// `log10` is that of whole numbers, and at least 1.
+/// `log10` is rounded down and at least 1.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct VegasBuilder {
@@ -69,17 +74,17 @@ pub struct VegasBuilder {
     increase: Curve,
     decrease: Curve,
     smoothing: f64,
-    probe: Option<Probe>,
+    calibration: Option<Calibration>,
     decay: Option<Duration>,
     every_sample: bool,
 }
 
 fn step(limit: f64) -> f64 {
-    log10_root(limit as u32)
+    curve::log10(limit as u32)
 }
 
 impl Vegas {
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub fn builder() -> VegasBuilder {
         VegasBuilder {
             bounds: Bounds::DEFAULT,
@@ -89,13 +94,13 @@ impl Vegas {
             increase: Arc::new(|limit| limit + step(limit)),
             decrease: Arc::new(|limit| limit - step(limit)),
             smoothing: 1.0,
-            probe: Some(Probe::default()),
+            calibration: Some(Calibration::default()),
             decay: None,
             every_sample: false,
         }
     }
 
-    /// The smallest latency it compares with, as known now.
+    /// Returns the baseline: the smallest latency known, or `None` before the first sample.
     pub fn baseline(&self) -> Option<Duration> {
         let nanos = self.smallest.value()?;
         Some(Duration::from_nanos(nanos as u64))
@@ -117,53 +122,54 @@ impl VegasBuilder {
     utilization_setter!();
 
     curves! {
-        /// Below this queue the limit grows.
+        /// Sets the queue below which the limit grows, as a function of the limit. Default 3 · log10.
         alpha;
-        /// Above this queue the limit shrinks.
+        /// Sets the queue above which the limit shrinks, as a function of the limit. Default 6 · log10.
         beta;
-        /// Up to this queue the limit grows by `beta`.
+        /// Sets the queue up to which the limit grows by `beta`, as a function of the limit. Default log10.
         threshold;
-        /// The limit after a growth.
+        /// Sets the limit after an increase, as a function of the limit. Default limit + log10.
         increase;
-        /// The limit after a shrink.
+        /// Sets the limit after a decrease, as a function of the limit. Default limit − log10.
         decrease;
     }
 
-    /// How far one sample moves the limit: above 0, up to 1 (all the way).
+    /// Sets how far one sample moves the limit towards its target: above 0, at most 1. Default 1.
     pub const fn smoothing(mut self, share: f64) -> Self {
         self.smoothing = share;
         self
     }
 
-    /// How the latency without load is measured anew; `None`: it is not.
-    pub fn probe(mut self, probe: impl Into<Option<Probe>>) -> Self {
-        self.probe = probe.into();
+    /// Sets how the baseline is measured. Default every 60 s. `None` turns calibrations off.
+    pub fn calibration(mut self, calibration: impl Into<Option<Calibration>>) -> Self {
+        self.calibration = calibration.into();
         self
     }
 
-    /// Forgets a smallest latency that nothing has come near for this long. The cheaper way to notice
-    /// that the dependency has become slower for good: no call is held back for it, but a queue that
-    /// stands in the dependency for as long is taken for normal.
+    /// Replaces a baseline of this age with the smallest latency since it was set. Default none. Unlike a
+    /// calibration it holds no call back, but a queue that stands in the dependency for this long becomes the
+    /// baseline.
     pub const fn decay(mut self, after: Duration) -> Self {
         self.decay = Some(after);
         self
     }
 
-    /// Whether the limit moves with every sample, not only once per round trip.
+    /// Sets whether every sample changes the limit, instead of one per round trip. Default `false`.
     pub const fn every_sample(mut self, every: bool) -> Self {
         self.every_sample = every;
         self
     }
 
-    /// The algorithm.
+    /// Builds the algorithm.
     ///
     /// # Errors
     ///
-    /// Bounds or a probe that make no sense, a smoothing outside of (0, 1], a decay of zero.
+    /// A minimum or an initial limit of 0, a maximum below the minimum, a smoothing outside (0, 1], a share outside 0
+    /// to 1, a decay of zero, or a calibration without concurrency or samples.
     pub fn build(self) -> Result<Vegas, ConfigError> {
         self.bounds.check("vegas")?;
-        if let Some(probe) = &self.probe {
-            probe.check("vegas")?;
+        if let Some(calibration) = &self.calibration {
+            calibration.check("vegas")?;
         }
         if !(self.smoothing > 0.0 && self.smoothing <= 1.0) {
             return Err(ConfigError::new(
@@ -178,7 +184,7 @@ impl VegasBuilder {
         Ok(Vegas {
             limit: f64::from(self.bounds.initial),
             smallest: Smallest::default(),
-            prober: self.probe.map(Prober::new),
+            calibrator: self.calibration.map(Calibrator::new),
             moves: OncePerRoundTrip::default(),
             shrinks: OncePerRoundTrip::default(),
             config: self,
@@ -189,7 +195,7 @@ impl VegasBuilder {
 impl ConcurrencyLimit for Vegas {
     fn limit(&self) -> u32 {
         let limit = self.limit as u32;
-        match self.prober.as_ref().and_then(Prober::cap) {
+        match self.calibrator.as_ref().and_then(Calibrator::cap) {
             Some(cap) => limit.min(cap),
             None => limit,
         }
@@ -203,11 +209,11 @@ impl ConcurrencyLimit for Vegas {
             }
             return;
         }
-        if let Some(prober) = &mut self.prober {
-            match prober.on_sample(sample) {
-                Probed::NotProbing => {}
-                Probed::Probing => return,
-                Probed::Done(latency) => {
+        if let Some(calibrator) = &mut self.calibrator {
+            match calibrator.on_sample(sample) {
+                Progress::Idle => {}
+                Progress::Measuring => return,
+                Progress::Done(latency) => {
                     self.smallest = Smallest::new(latency, sample.now);
                     return;
                 }
@@ -215,14 +221,13 @@ impl ConcurrencyLimit for Vegas {
         }
         let latency = sample.nanos();
         if sample.latency.is_zero() {
-            // The clock stood still, as it does when it went backwards during the call. No other call
-            // will ever be as quick.
+            // The clock stood still during the call. Zero as the baseline could never be undercut.
             return;
         }
         let Some(smallest) = self.smallest.add(latency, sample.now, self.config.decay) else {
             return;
         };
-        // Latency says nothing about a limit that is not reached.
+        // Latency gives no information about a limit that is not used.
         if !sample.uses_share(self.limit, self.config.bounds.utilization) {
             return;
         }
@@ -250,23 +255,23 @@ impl ConcurrencyLimit for Vegas {
 impl Vegas {
     fn move_to(&mut self, target: f64) {
         if target.is_nan() {
-            // From a curve of the user's: it says nothing.
+            // From a function of the user's.
             return;
         }
         let target = self.config.bounds.clamp(target);
         let smoothing = self.config.smoothing;
-        // The first limit may be outside of the bounds.
+        // The initial limit may be outside the bounds.
         let moved = self.limit * (1.0 - smoothing) + target * smoothing;
         self.limit = moved.max(1.0);
     }
 }
 
-/// The smallest of the latencies, in nanoseconds.
+/// The smallest latency in nanoseconds, which may expire.
 #[derive(Clone, Copy, Debug, Default)]
 struct Smallest {
     value: Option<f64>,
-    /// The smallest since `since`: what it becomes when the value has had its time.
-    heir: Option<f64>,
+    /// The smallest latency since `since`, which replaces an expired value.
+    successor: Option<f64>,
     since: Instant,
 }
 
@@ -274,7 +279,7 @@ impl Smallest {
     const fn new(value: f64, now: Instant) -> Self {
         Self {
             value: Some(value),
-            heir: None,
+            successor: None,
             since: now,
         }
     }
@@ -283,7 +288,7 @@ impl Smallest {
         self.value
     }
 
-    /// Adds a latency and returns the smallest, if that was another one.
+    /// Adds a latency. Returns the smallest one, or `None` if it is this one.
     fn add(&mut self, latency: f64, now: Instant, decay: Option<Duration>) -> Option<f64> {
         let value = match self.value {
             Some(value) if value <= latency => value,
@@ -292,11 +297,11 @@ impl Smallest {
                 return None;
             }
         };
-        let heir = self.heir.map_or(latency, |heir| heir.min(latency));
-        self.heir = Some(heir);
+        let successor = self.successor.map_or(latency, |least| least.min(latency));
+        self.successor = Some(successor);
         if decay.is_some_and(|decay| now >= self.since + decay) {
-            *self = Self::new(heir, now);
-            return Some(heir);
+            *self = Self::new(successor, now);
+            return Some(successor);
         }
         Some(value)
     }
@@ -307,7 +312,7 @@ impl fmt::Debug for VegasBuilder {
         f.debug_struct("VegasBuilder")
             .field("bounds", &self.bounds)
             .field("smoothing", &self.smoothing)
-            .field("probe", &self.probe)
+            .field("calibration", &self.calibration)
             .field("decay", &self.decay)
             .finish_non_exhaustive()
     }

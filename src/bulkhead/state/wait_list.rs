@@ -6,16 +6,16 @@ use super::Taken;
 use crate::error::Reason;
 use crate::instant::Instant;
 
-/// The waiters of a bulkhead, in one list per partition. `W` is a waker.
+/// The waiters of a bulkhead, in one list per partition. `W` is the waker's type.
 ///
-/// A waiter has a slot from its arrival until it has collected how its wait ended. Slots are reused.
-/// Waiters are linked in the order of arrival; where priorities decide, a map sorts them.
+/// Waiters live in a slab. A waiter owns a cell of it from its arrival until it collects how its wait ended. Cells
+/// are linked in the order of arrival. With priorities, a map sorts them instead.
 #[derive(Debug)]
 pub(crate) struct WaitList<W> {
-    slots: Vec<Slot<W>>,
-    /// The first slot that is free.
+    cells: Vec<Cell<W>>,
+    /// Head of the list of free cells.
     free: usize,
-    /// Number of slots that are not free.
+    /// Number of cells that are not free.
     used: usize,
     lists: Box<[List]>,
     len: usize,
@@ -28,24 +28,24 @@ pub(crate) struct Waiter<W> {
     pub(crate) cost: u32,
     pub(crate) since: Instant,
     pub(crate) waker: W,
-    /// Ascending in the order in which FIFO and priority serve.
-    pub(crate) place: Place,
+    /// Sort key: FIFO and priority order admit the smallest first.
+    pub(crate) key: Key,
     before: usize,
     after: usize,
 }
 
-/// The rank, 0 unless priorities decide, and the number of the arrival.
-pub(crate) type Place = (u16, u64);
+/// The rank, which is 0 unless the order is by priority, and the number of the arrival.
+pub(crate) type Key = (u16, u64);
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Settled {
     Admitted(Taken),
-    Refused(Reason),
+    Rejected(Reason),
 }
 
 #[derive(Debug)]
-enum Slot<W> {
+enum Cell<W> {
     Free { next: usize },
     Waiting(Waiter<W>),
     Settled(Settled),
@@ -56,13 +56,13 @@ struct List {
     first: usize,
     last: usize,
     len: usize,
-    /// Only where priorities decide; then the links are not used.
-    sorted: Option<BTreeMap<Place, usize>>,
+    /// Present when the order is by priority. Then the links are not used.
+    sorted: Option<BTreeMap<Key, usize>>,
 }
 
 const NONE: usize = usize::MAX;
 
-/// Number of slots kept when no call waits any more.
+/// Number of cells that an empty list keeps.
 const KEPT: usize = 64;
 
 impl<W> WaitList<W> {
@@ -74,7 +74,7 @@ impl<W> WaitList<W> {
             sorted: by_rank.then(BTreeMap::new),
         };
         Self {
-            slots: Vec::new(),
+            cells: Vec::new(),
             free: NONE,
             used: 0,
             lists: (0..lists).map(|_| list()).collect(),
@@ -83,7 +83,7 @@ impl<W> WaitList<W> {
         }
     }
 
-    /// Number of waiters.
+    /// Returns the number of waiters.
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
@@ -92,7 +92,7 @@ impl<W> WaitList<W> {
         self.lists[partition].len
     }
 
-    /// Adds a waiter and returns its slot.
+    /// Adds a waiter and returns the index of its cell.
     pub(crate) fn push(
         &mut self,
         partition: usize,
@@ -102,46 +102,46 @@ impl<W> WaitList<W> {
         waker: W,
     ) -> usize {
         self.arrivals += 1;
-        let place = (rank, self.arrivals);
+        let key = (rank, self.arrivals);
         let list = &mut self.lists[partition];
-        let slot = Slot::Waiting(Waiter {
+        let cell = Cell::Waiting(Waiter {
             cost,
             since,
             waker,
-            place,
+            key,
             before: list.last,
             after: NONE,
         });
-        let index = match self.slots.get_mut(self.free) {
+        let index = match self.cells.get_mut(self.free) {
             Some(vacant) => {
                 let index = self.free;
-                if let Slot::Free { next } = *vacant {
+                if let Cell::Free { next } = *vacant {
                     self.free = next;
                 }
-                *vacant = slot;
+                *vacant = cell;
                 index
             }
             None => {
-                self.slots.push(slot);
-                self.slots.len() - 1
+                self.cells.push(cell);
+                self.cells.len() - 1
             }
         };
         list.len += 1;
         self.len += 1;
         self.used += 1;
         if let Some(sorted) = &mut list.sorted {
-            sorted.insert(place, index);
+            sorted.insert(key, index);
             return index;
         }
         let last = std::mem::replace(&mut list.last, index);
-        match self.slots.get_mut(last) {
-            Some(Slot::Waiting(last)) => last.after = index,
+        match self.cells.get_mut(last) {
+            Some(Cell::Waiting(last)) => last.after = index,
             _ => list.first = index,
         }
         index
     }
 
-    /// Returns the waiter that FIFO and priority serve first.
+    /// Returns the waiter that FIFO and priority order admit first.
     pub(crate) fn first(&self, partition: usize) -> Option<(usize, &Waiter<W>)> {
         let list = &self.lists[partition];
         let index = match &list.sorted {
@@ -151,7 +151,7 @@ impl<W> WaitList<W> {
         self.waiter(index)
     }
 
-    /// Returns the newest waiter; where priorities decide, the last to be served.
+    /// Returns the newest waiter, or in priority order the last one.
     pub(crate) fn last(&self, partition: usize) -> Option<(usize, &Waiter<W>)> {
         let list = &self.lists[partition];
         let index = match &list.sorted {
@@ -162,67 +162,67 @@ impl<W> WaitList<W> {
     }
 
     fn waiter(&self, index: usize) -> Option<(usize, &Waiter<W>)> {
-        match self.slots.get(index)? {
-            Slot::Waiting(waiter) => Some((index, waiter)),
-            Slot::Free { .. } | Slot::Settled(_) => None,
+        match self.cells.get(index)? {
+            Cell::Waiting(waiter) => Some((index, waiter)),
+            Cell::Free { .. } | Cell::Settled(_) => None,
         }
     }
 
-    /// Ends a wait. The waiter keeps its slot until it [`collect`](Self::collect)s.
+    /// Ends a wait and returns the waker. The waiter keeps its cell until it calls [`collect`](Self::collect).
     pub(crate) fn settle(&mut self, partition: usize, index: usize, how: Settled) -> Option<W> {
-        self.leave(partition, index, Slot::Settled(how))
+        self.leave(partition, index, Cell::Settled(how))
     }
 
-    /// Returns how the wait in this slot ended, if it has, and frees the slot.
+    /// Returns how the wait in this cell ended, if it has, and frees the cell.
     pub(crate) fn collect(&mut self, index: usize) -> Option<Settled> {
-        let Slot::Settled(settled) = *self.slots.get(index)? else {
+        let Cell::Settled(settled) = *self.cells.get(index)? else {
             return None;
         };
-        self.slots[index] = Slot::Free { next: self.free };
+        self.cells[index] = Cell::Free { next: self.free };
         self.vacate(index);
         Some(settled)
     }
 
-    /// Removes a waiter and frees its slot.
+    /// Removes a waiter, frees its cell, and returns the waker.
     pub(crate) fn remove(&mut self, partition: usize, index: usize) -> Option<W> {
-        let waker = self.leave(partition, index, Slot::Free { next: self.free })?;
+        let waker = self.leave(partition, index, Cell::Free { next: self.free })?;
         self.vacate(index);
         Some(waker)
     }
 
-    /// Returns the waker of the waiter in this slot.
+    /// Returns the waker of the waiter in this cell.
     pub(crate) fn waker_mut(&mut self, index: usize) -> Option<&mut W> {
-        match self.slots.get_mut(index)? {
-            Slot::Waiting(waiter) => Some(&mut waiter.waker),
-            Slot::Free { .. } | Slot::Settled(_) => None,
+        match self.cells.get_mut(index)? {
+            Cell::Waiting(waiter) => Some(&mut waiter.waker),
+            Cell::Free { .. } | Cell::Settled(_) => None,
         }
     }
 
-    /// Unlinks a waiter and leaves `instead` in its slot.
+    /// Unlinks a waiter and puts `instead` into its cell.
     ///
-    /// Inlined, so that `instead` is written in place: moving it costs more than all the rest.
+    /// Inlined, so that `instead` is written in place: moving it costs more than everything else here.
     #[inline(always)]
-    fn leave(&mut self, partition: usize, index: usize, instead: Slot<W>) -> Option<W> {
-        let slot = self.slots.get_mut(index)?;
-        if !matches!(slot, Slot::Waiting(_)) {
+    fn leave(&mut self, partition: usize, index: usize, instead: Cell<W>) -> Option<W> {
+        let cell = self.cells.get_mut(index)?;
+        if !matches!(cell, Cell::Waiting(_)) {
             return None;
         }
-        let Slot::Waiting(waiter) = std::mem::replace(slot, instead) else {
+        let Cell::Waiting(waiter) = std::mem::replace(cell, instead) else {
             return None;
         };
         let list = &mut self.lists[partition];
         list.len -= 1;
         self.len -= 1;
         if let Some(sorted) = &mut list.sorted {
-            sorted.remove(&waiter.place);
+            sorted.remove(&waiter.key);
             return Some(waiter.waker);
         }
-        match self.slots.get_mut(waiter.before) {
-            Some(Slot::Waiting(before)) => before.after = waiter.after,
+        match self.cells.get_mut(waiter.before) {
+            Some(Cell::Waiting(before)) => before.after = waiter.after,
             _ => list.first = waiter.after,
         }
-        match self.slots.get_mut(waiter.after) {
-            Some(Slot::Waiting(after)) => after.before = waiter.before,
+        match self.cells.get_mut(waiter.after) {
+            Some(Cell::Waiting(after)) => after.before = waiter.before,
             _ => list.last = waiter.before,
         }
         Some(waiter.waker)
@@ -231,9 +231,9 @@ impl<W> WaitList<W> {
     fn vacate(&mut self, index: usize) {
         self.free = index;
         self.used -= 1;
-        if self.used == 0 && self.slots.len() > KEPT {
-            // Returns the memory of a burst.
-            self.slots = Vec::new();
+        if self.used == 0 && self.cells.len() > KEPT {
+            // Frees the memory of a burst.
+            self.cells = Vec::new();
             self.free = NONE;
         }
     }
@@ -246,12 +246,12 @@ mod tests {
     use super::*;
 
     const AT: Instant = Instant::ORIGIN;
-    const OVER: Settled = Settled::Refused(Reason::QueueTimeout);
+    const OVER: Settled = Settled::Rejected(Reason::QueueTimeout);
 
-    /// Who waits, as a list; the slow, obvious way.
+    /// The waiters as a plain list.
     #[derive(Default)]
     struct Model {
-        waiting: Vec<(usize, Place, usize)>,
+        waiting: Vec<(usize, Key, usize)>,
         settled: Vec<usize>,
         arrivals: u64,
     }
@@ -314,7 +314,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_are_as_a_list(
+        fn every_sequence_of_operations_agrees_with_a_plain_list(
             by_rank: bool,
             steps in prop::collection::vec((0..9_u8, 0..1000_usize, 0..4_u16), 0..200),
         ) {
@@ -323,23 +323,23 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again_and_the_memory_of_a_rush_is_given_back() {
+    fn cells_are_reused_and_the_memory_of_a_burst_is_freed() {
         let mut list = WaitList::new(1, false);
         for _ in 0..1000 {
             let index = list.push(0, 0, 1, AT, ());
             list.remove(0, index);
         }
-        assert_eq!(list.slots.len(), 1);
-        let rush: Vec<_> = (0..1000).map(|_| list.push(0, 0, 1, AT, ())).collect();
-        for index in rush {
+        assert_eq!(list.cells.len(), 1);
+        let burst: Vec<_> = (0..1000).map(|_| list.push(0, 0, 1, AT, ())).collect();
+        for index in burst {
             list.settle(0, index, OVER);
-            assert!(list.slots.len() == 1000);
+            assert!(list.cells.len() == 1000);
             list.collect(index);
             list.push(0, 0, 1, AT, ());
         }
         while let Some((index, _)) = list.first(0) {
             list.remove(0, index);
         }
-        assert_eq!((list.slots.capacity(), list.used), (0, 0));
+        assert_eq!((list.cells.capacity(), list.used), (0, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! Many samples become one.
+//! Aggregates the samples of a time window into one.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use super::limit::{ConcurrencyLimit, OVERLOAD_SHARE, Sample, exceeds, share};
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// Gathers samples over a window and feeds one that stands for all of them to another algorithm.
+/// Aggregates the samples of a window into one sample for another algorithm.
 ///
-/// Its latency is a percentile, its in-flight count the largest, and it is an overload if more than a
-/// tenth of them were. A window lasts twice the smallest latency seen in the one before, within the
-/// bounds, and until it has samples enough.
+/// The aggregate has a quantile of the latencies and the largest in-flight count. It is an overload if more than
+/// a tenth of the samples were. A window lasts twice the smallest latency of the previous window, within bounds,
+/// and until it has enough samples.
 ///
-/// Source: Netflix concurrency-limits, `WindowedLimit`, with one change: there a single overload makes the
-/// window one. The more calls a window has, the likelier one of them is lost for a reason of its own;
-/// with one in a hundred lost that way the limit would fall to a third of what the dependency can do.
-/// [`overload_share(0.0)`](WindowedBuilder::overload_share) is Netflix's way.
+/// Source: Netflix concurrency-limits, `WindowedLimit`, with one change. There a single overload makes the whole
+/// window an overload. In a large window some call is lost for unrelated reasons: with one lost call in a hundred,
+/// the limit would fall to a third of the capacity. [`overload_share(0.0)`](WindowedBuilder::overload_share)
+/// restores Netflix's rule.
 ///
 /// ```
 /// use backstop::Bulkhead;
@@ -35,7 +35,7 @@ pub struct Windowed<L> {
     end: Instant,
 }
 
-/// What a window has seen beside the latencies.
+/// What a window has recorded besides the latencies.
 #[derive(Clone, Copy, Debug)]
 struct Gathered {
     smallest: Duration,
@@ -65,7 +65,7 @@ pub struct WindowedBuilder {
 }
 
 impl Windowed<()> {
-    /// Sets everything.
+    /// Returns a builder with the default settings.
     pub const fn builder() -> WindowedBuilder {
         WindowedBuilder {
             shortest: Duration::from_secs(1),
@@ -79,47 +79,51 @@ impl Windowed<()> {
 }
 
 impl WindowedBuilder {
-    /// How long a window lasts: twice the smallest latency, but within these.
+    /// Sets the bounds of a window's length, which is twice the smallest latency. Default 1 s to 30 s.
     pub const fn window(mut self, shortest: Duration, longest: Duration) -> Self {
         self.shortest = shortest;
         self.longest = longest;
         self
     }
 
-    /// How many samples a window has at least, however long that takes.
+    /// Sets the least number of samples of a window, at least 1. A window lasts until it has them. Default 10.
     pub const fn min_samples(mut self, samples: u32) -> Self {
         self.min_samples = samples;
         self
     }
 
-    /// Which latency stands for all: 0.5 is the median, 0.9 the one that nine in ten did not exceed.
+    /// Sets the quantile of the latencies, from 0 to 1, that the aggregate has. Default 0.9.
     pub const fn quantile(mut self, quantile: f64) -> Self {
         self.quantile = quantile;
         self
     }
 
-    /// Calls quicker than this are left out: they did not reach the dependency.
+    /// Sets the least latency of a sample. Faster calls are ignored, because they did not reach the dependency.
+    /// Default 100 µs.
     pub const fn min_latency(mut self, latency: Duration) -> Self {
         self.min_latency = latency;
         self
     }
 
-    /// A window is an overload when more than this share of its calls were: 0 to 1. With 0 a single
-    /// one is enough.
+    /// Sets the share of overloads, from 0 to 1, above which a window counts as overload. With 0 a single overload
+    /// suffices. Default 0.1.
     pub const fn overload_share(mut self, share: f64) -> Self {
         self.overload_share = share;
         self
     }
 
-    /// The window in front of `inner`.
+    /// Builds the window around `inner`.
     ///
     /// # Errors
     ///
-    /// A shortest window above the longest, no samples, a quantile or a share outside 0 to 1.
+    /// A shortest window above the longest, no samples, or a quantile or a share outside 0 to 1.
     pub fn around<L: ConcurrencyLimit>(self, inner: L) -> Result<Windowed<L>, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("windowed", setting, problem));
         if self.shortest > self.longest {
-            return error("window", "must not be shortest above longest");
+            return error(
+                "window",
+                "must not have a shortest length above the longest",
+            );
         }
         if self.min_samples == 0 {
             return error("min_samples", "must be at least 1");
@@ -137,12 +141,12 @@ impl WindowedBuilder {
 }
 
 impl<L> Windowed<L> {
-    /// Returns the algorithm behind the window.
+    /// Returns the algorithm that gets the aggregates.
     pub const fn inner(&self) -> &L {
         &self.inner
     }
 
-    /// Adds a sample, and returns the one that stands for the window if it is over with it.
+    /// Adds a sample. Returns the aggregate if the sample ends the window.
     fn gather(&mut self, sample: &Sample) -> Option<Sample> {
         let config = &self.config;
         if !sample.overloaded && sample.latency < config.min_latency {
@@ -160,7 +164,7 @@ impl<L> Windowed<L> {
         if !sample.overloaded {
             gathered.smallest = gathered.smallest.min(sample.latency);
         }
-        // A call that was cut off took at least this long.
+        // The latency of an overload is a lower bound: the call was cut off.
         self.latencies.add(sample.nanos(), sample.random);
         if sample.now < self.end || self.latencies.len() < u64::from(config.min_samples) {
             return None;
@@ -191,7 +195,7 @@ impl<L> Windowed<L> {
     }
 }
 
-impl<L: ConcurrencyLimit> ConcurrencyLimit for Windowed<L> {
+impl<L: ConcurrencyLimit + Clone> ConcurrencyLimit for Windowed<L> {
     fn limit(&self) -> u32 {
         self.inner.limit()
     }

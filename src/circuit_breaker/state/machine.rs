@@ -1,81 +1,98 @@
-//! The states and what leads from one to the other.
+//! The state machine: the states of a circuit and the transitions between them.
 
 use std::time::Duration;
 
-use super::admission::{Admission, BreakLength, Due};
-use super::trial::{AfterHalfOpen, HalfOpenRules, Trial};
-use super::word;
+use super::half_open::{HalfOpenRules, HalfOpenTimeout, Probes};
+use super::opening::{BreakLength, PendingOpening};
+use super::packed_state::{self, PackedState};
 use crate::backoff::Progress;
 use crate::event::{Cause, State, Transition};
 use crate::instant::Instant;
 use crate::window::{Counts, Sample};
 
-/// The breaker without its windows. Time is an argument, and so are the lengths of breaks, which
-/// may come from the user's code.
+/// The state machine of a breaker, without its windows. Time is an argument, and so are the lengths of breaks,
+/// which may come from user code.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     rules: HalfOpenRules,
     ramp_up: Duration,
-    /// What the [`word`] says of the rules.
-    flags: u64,
     phase: Phase,
     generation: u64,
     /// When the phase began.
     since: Instant,
-    tally: bool,
-    /// The tally was changed for the other one, which has to be cleared before it is used.
-    is_tally_new: bool,
-    is_phase_new: bool,
+    /// Which of the two window sets counts. They are switched whenever the circuit closes.
+    second_windows: bool,
+    /// The window set was switched and must be cleared before it is used.
+    switched_windows: bool,
+    /// A phase was entered since [`take_entered_phase`](Self::take_entered_phase).
+    entered_phase: bool,
     isolations: u32,
-    /// Health checks that ask in place of trial calls.
-    checkers: u32,
-    /// Openings without a close in between.
+    /// Number of running [`check_with`](crate::CircuitBreaker::check_with) futures, which suspend probes.
+    health_checks: u32,
+    /// Number of consecutive openings without a close.
     trips: u32,
-    /// How far the backoff of the breaks has come.
+    /// Progress of the backoff that gives the lengths of breaks.
     progress: Progress,
     last_break: Duration,
-    /// The results of the last trial, while it is what opened the circuit.
-    last_trial: Option<Box<Counts>>,
-    next_probe: u64,
-    changes: Vec<Transition>,
+    /// The results of the probes that opened the circuit again.
+    failed_probes: Option<Box<Counts>>,
+    /// Number of the last probe. Probes are numbered from 1.
+    last_probe: u64,
+    transitions: Vec<Transition>,
 }
 
 #[derive(Clone, Debug)]
 enum Phase {
-    Closed { ramp_ends: Option<Instant> },
+    Closed { ramp_up_ends: Option<Instant> },
     Open { until: Instant },
-    HalfOpen(Box<Trial>),
+    HalfOpen(Box<Probes>),
     Disabled,
     MetricsOnly,
 }
 
-/// Not zero, which marks calls that are not recorded.
+/// The answer to a call that asks for admission.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Admission {
+    /// Admitted; with the number of its probe if the circuit is half-open.
+    Admitted {
+        probe: Option<u64>,
+    },
+    Isolated,
+    /// Half-open, and as many probes are in flight as may be.
+    NoFreeProbe,
+    /// Open until then.
+    OpenUntil(Instant),
+    /// The circuit must open first.
+    Opens(PendingOpening),
+}
+
+/// Generation zero marks calls that are not recorded.
 const FIRST_GENERATION: u64 = 1;
 
 impl Machine {
-    pub(crate) fn new(rules: HalfOpenRules, ramp_up: Duration, flags: u64) -> Self {
+    /// Returns a machine whose closed phase began at `now`.
+    pub(crate) const fn new(rules: HalfOpenRules, ramp_up: Duration, now: Instant) -> Self {
         Self {
             rules,
             ramp_up,
-            flags,
-            phase: Phase::Closed { ramp_ends: None },
+            phase: Phase::Closed { ramp_up_ends: None },
             generation: FIRST_GENERATION,
-            since: Instant::ORIGIN,
-            tally: false,
-            is_tally_new: false,
-            is_phase_new: false,
+            since: now,
+            second_windows: false,
+            switched_windows: false,
+            entered_phase: false,
             isolations: 0,
-            checkers: 0,
+            health_checks: 0,
             trips: 0,
             progress: Progress::new(),
             last_break: Duration::ZERO,
-            last_trial: None,
-            next_probe: 0,
-            changes: Vec::new(),
+            failed_probes: None,
+            last_probe: 0,
+            transitions: Vec::new(),
         }
     }
 
-    /// The state.
+    /// Returns the state.
     pub(crate) fn state(&self) -> State {
         match self.isolations {
             0 => self.underlying(),
@@ -83,7 +100,7 @@ impl Machine {
         }
     }
 
-    /// The state but for isolation.
+    /// Returns the state apart from isolation.
     pub(crate) fn underlying(&self) -> State {
         match self.phase {
             Phase::Closed { .. } => State::Closed,
@@ -94,103 +111,95 @@ impl Machine {
         }
     }
 
-    /// The word of the fast path.
-    pub(crate) fn word(&self) -> u64 {
-        let kind = match self.phase {
-            _ if self.isolations > 0 => word::ISOLATED,
-            Phase::Closed { ramp_ends: None } => word::CLOSED,
-            Phase::Closed { ramp_ends: Some(_) } => word::RAMPING,
-            Phase::Open { .. } => word::OPEN,
-            Phase::HalfOpen(_) => word::HALF_OPEN,
-            Phase::Disabled => word::DISABLED,
-            Phase::MetricsOnly => word::METRICS_ONLY,
+    /// Returns the state for the fast path.
+    pub(crate) fn packed_state(&self) -> PackedState {
+        let phase = match self.phase {
+            _ if self.isolations > 0 => packed_state::ISOLATED,
+            Phase::Closed { ramp_up_ends: None } => packed_state::CLOSED,
+            Phase::Closed { .. } => packed_state::RAMPING_UP,
+            Phase::Open { .. } => packed_state::OPEN,
+            Phase::HalfOpen(_) => packed_state::HALF_OPEN,
+            Phase::Disabled => packed_state::DISABLED,
+            Phase::MetricsOnly => packed_state::METRICS_ONLY,
         };
-        word::new(self.generation, self.tally, self.flags, kind)
+        PackedState::new(self.generation, self.second_windows, phase)
     }
 
-    /// When the break, or the ramp-up, ends.
+    /// Returns when the break or the ramp-up ends.
     pub(crate) fn until(&self) -> Instant {
         match self.phase {
-            Phase::Open { .. } if self.checkers > 0 => Instant::FAR_FUTURE,
-            Phase::Open { until } => until,
-            Phase::Closed {
-                ramp_ends: Some(ends),
-            } => ends,
+            Phase::Open { until } => self.end_of_break(until),
+            Phase::Closed { ramp_up_ends } => ramp_up_ends.unwrap_or(Instant::ORIGIN),
             _ => Instant::ORIGIN,
         }
     }
 
-    /// When the first phase begins.
-    pub(crate) const fn begin(&mut self, now: Instant) {
-        self.since = now;
+    /// Returns when an open circuit admits probes: health checks suspend them.
+    const fn end_of_break(&self, until: Instant) -> Instant {
+        if self.health_checks > 0 {
+            Instant::FAR_FUTURE
+        } else {
+            until
+        }
     }
 
-    /// A call wants to start.
-    pub(crate) fn acquire(&mut self, now: Instant) -> Admission {
+    /// Admits a call or rejects it. Ends a break, a half-open time, or a ramp-up that is over.
+    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
         if self.isolations > 0 {
             return Admission::Isolated;
         }
-        if let Some(due) = self.due(now) {
-            return Admission::Due(due);
+        if let Some(opening) = self.settle_half_open(now) {
+            return Admission::Opens(opening);
         }
-        if let Phase::Closed { ramp_ends } = &mut self.phase {
-            // Results of calls admitted during the ramp-up still count.
-            *ramp_ends = ramp_ends.filter(|ends| now < *ends);
+        if let Phase::Closed { ramp_up_ends } = &mut self.phase {
+            // The generation stays: results of calls admitted during the ramp-up still count.
+            *ramp_up_ends = ramp_up_ends.filter(|ends| now < *ends);
         }
         if let Phase::Open { until } = self.phase {
-            if let Some(until) = self.rest_of_break(until, now) {
-                return Admission::Refused {
-                    until: (until != Instant::FAR_FUTURE).then_some(until),
-                };
+            let until = self.end_of_break(until);
+            if now < until || until == Instant::FAR_FUTURE {
+                return Admission::OpenUntil(until);
             }
             self.half_open(Cause::BreakOver, now);
         }
-        if let Phase::HalfOpen(trial) = &mut self.phase {
-            let probe = self.next_probe + 1;
-            if !trial.start(&self.rules, probe, now) {
-                return Admission::Refused { until: None };
+        if let Phase::HalfOpen(probes) = &mut self.phase {
+            let probe = self.last_probe + 1;
+            if !probes.start(&self.rules, probe, now) {
+                return Admission::NoFreeProbe;
             }
-            self.next_probe = probe;
-            return Admission::Admitted { probe };
+            self.last_probe = probe;
+            return Admission::Admitted { probe: Some(probe) };
         }
-        Admission::Admitted { probe: 0 }
+        Admission::Admitted { probe: None }
     }
 
-    /// When a break until then ends, if it has not ended.
-    fn rest_of_break(&self, until: Instant, now: Instant) -> Option<Instant> {
-        match self.checkers {
-            0 => (now < until || until == Instant::FAR_FUTURE).then_some(until),
-            _ => Some(Instant::FAR_FUTURE),
-        }
-    }
-
-    /// Ends a probe, without a sample when its result says nothing. One of an older trial changes
-    /// nothing.
-    pub(crate) fn end_probe(
+    /// Releases a probe and counts its result; no sample if it is neutral. Ignores probes of an earlier
+    /// half-open time.
+    pub(crate) fn finish_probe(
         &mut self,
         probe: u64,
         sample: Option<Sample>,
         now: Instant,
-    ) -> Option<Due> {
-        let Phase::HalfOpen(trial) = &mut self.phase else {
+    ) -> Option<PendingOpening> {
+        let Phase::HalfOpen(probes) = &mut self.phase else {
             return None;
         };
-        if !trial.has_started(probe) {
+        if !probes.has_started(probe) {
             return None;
         }
-        trial.end(&self.rules, probe, sample, now);
-        self.due(now)
+        probes.finish(&self.rules, probe, sample, now);
+        self.settle_half_open(now)
     }
 
-    /// Closes the circuit if the trial says so; gives the opening that is due if it says that. Nobody
-    /// asks while the dependency is isolated: no trial runs then.
-    fn due(&mut self, now: Instant) -> Option<Due> {
-        let Phase::HalfOpen(trial) = &mut self.phase else {
+    /// Closes a half-open circuit if its probes say so, or returns the opening if they say that. Must not be
+    /// called while isolated.
+    fn settle_half_open(&mut self, now: Instant) -> Option<PendingOpening> {
+        let Phase::HalfOpen(probes) = &mut self.phase else {
             return None;
         };
-        trial.reclaim(&self.rules, now);
-        let rate = trial.rate();
-        match trial.decision(&self.rules) {
+        probes.reclaim(&self.rules, now);
+        let rate = probes.rate();
+        match probes.decision(&self.rules) {
             Some(true) => {
                 self.close(Cause::ProbesSucceeded, true, now);
                 None
@@ -201,9 +210,11 @@ impl Machine {
                 if now < ends {
                     return None;
                 }
-                match self.rules.after {
-                    AfterHalfOpen::Opens => Some(self.opening(Cause::HalfOpenTooLong, rate, ends)),
-                    AfterHalfOpen::Closes => {
+                match self.rules.timeout {
+                    HalfOpenTimeout::Opens => {
+                        Some(self.opening(Cause::HalfOpenTooLong, rate, ends))
+                    }
+                    HalfOpenTimeout::Closes => {
                         self.close(Cause::HalfOpenTooLong, true, ends);
                         None
                     }
@@ -212,8 +223,8 @@ impl Machine {
         }
     }
 
-    const fn opening(&self, cause: Cause, rate: f64, at: Instant) -> Due {
-        Due {
+    const fn opening(&self, cause: Cause, rate: f64, at: Instant) -> PendingOpening {
+        PendingOpening {
             generation: self.generation,
             cause,
             at,
@@ -223,44 +234,43 @@ impl Machine {
         }
     }
 
-    /// The opening of a closed circuit in which a rule holds, unless it has changed since
-    /// `generation`.
+    /// Returns the opening of a closed circuit, unless it has changed since `generation`.
     pub(crate) fn trip(
         &self,
         generation: u64,
         cause: Cause,
         rate: f64,
         now: Instant,
-    ) -> Option<Due> {
+    ) -> Option<PendingOpening> {
         let is_closed = matches!(self.phase, Phase::Closed { .. });
         (is_closed && generation == self.generation).then(|| self.opening(cause, rate, now))
     }
 
-    /// The opening of the circuit because somebody said so.
-    pub(crate) const fn trip_manually(&self, now: Instant) -> Due {
+    /// Returns the opening that [`trip`](crate::CircuitBreaker::trip) asks for.
+    pub(crate) const fn trip_manually(&self, now: Instant) -> PendingOpening {
         self.opening(Cause::Manual, 1.0, now)
     }
 
-    /// Opens the circuit, unless it has changed since the opening was due: then `false`.
-    pub(crate) fn open(&mut self, due: Due, length: BreakLength) -> bool {
-        if due.generation != self.generation {
+    /// Opens the circuit. Returns `false` if it has changed since the opening was decided.
+    pub(crate) fn open(&mut self, opening: PendingOpening, length: BreakLength) -> bool {
+        if opening.generation != self.generation {
             return false;
         }
-        self.last_trial = match &self.phase {
-            Phase::HalfOpen(trial) => Some(Box::new(trial.results)),
-            Phase::Open { .. } => self.last_trial.take(),
+        self.failed_probes = match &self.phase {
+            Phase::HalfOpen(probes) => Some(Box::new(probes.results)),
+            Phase::Open { .. } => self.failed_probes.take(),
             _ => None,
         };
-        self.trips = due.trips;
+        self.trips = opening.trips;
         self.progress = length.progress;
         self.last_break = length.length;
-        let until = due.at + length.length;
-        self.enter(Phase::Open { until }, due.cause, due.at);
+        let until = opening.at + length.length;
+        self.enter(Phase::Open { until }, opening.cause, opening.at);
         true
     }
 
-    /// Keeps calls out until then, or as long as they are kept out anyway if that is longer. A
-    /// circuit that admits all calls by hand goes on doing so.
+    /// Rejects calls until then, or until the end of the current break if that is later. Does nothing while
+    /// the circuit is disabled or metrics-only.
     pub(crate) fn pause(&mut self, until: Instant, now: Instant) {
         match &mut self.phase {
             Phase::Disabled | Phase::MetricsOnly => {}
@@ -272,30 +282,30 @@ impl Machine {
             }
             Phase::Closed { .. } | Phase::HalfOpen(_) if until <= now => {}
             Phase::Closed { .. } | Phase::HalfOpen(_) => {
-                self.last_trial = None;
+                self.failed_probes = None;
                 self.last_break = until.saturating_duration_since(now);
                 self.enter(Phase::Open { until }, Cause::Paused, now);
             }
         }
     }
 
-    /// Admits trial calls, whatever the state before.
+    /// Enters half-open from any state.
     pub(crate) fn half_open(&mut self, cause: Cause, now: Instant) {
-        let trial = Trial::new(&self.rules, self.last_break, self.next_probe);
-        self.enter(Phase::HalfOpen(Box::new(trial)), cause, now);
+        let probes = Probes::new(&self.rules, self.last_break, self.last_probe);
+        self.enter(Phase::HalfOpen(Box::new(probes)), cause, now);
     }
 
-    /// Closes the circuit, whatever the state before, with empty windows.
+    /// Enters closed from any state, with empty windows.
     pub(crate) fn close(&mut self, cause: Cause, ramp: bool, now: Instant) {
-        self.start_over();
+        self.forget();
         let ramp = ramp && !self.ramp_up.is_zero();
-        let ramp_ends = ramp.then(|| now + self.ramp_up);
-        self.enter(Phase::Closed { ramp_ends }, cause, now);
+        let ramp_up_ends = ramp.then(|| now + self.ramp_up);
+        self.enter(Phase::Closed { ramp_up_ends }, cause, now);
     }
 
-    /// Lets all calls through, and counts them or not.
-    pub(crate) fn let_through(&mut self, count: bool, now: Instant) {
-        self.start_over();
+    /// Enters metrics-only if calls are to be counted, otherwise disabled.
+    pub(crate) fn admit_all(&mut self, count: bool, now: Instant) {
+        self.forget();
         let phase = if count {
             Phase::MetricsOnly
         } else {
@@ -304,16 +314,17 @@ impl Machine {
         self.enter(phase, Cause::Manual, now);
     }
 
-    fn start_over(&mut self) {
+    /// Resets the backoff and switches to empty windows.
+    fn forget(&mut self) {
         self.trips = 0;
         self.progress = Progress::new();
-        self.last_trial = None;
-        self.tally = !self.tally;
-        self.is_tally_new = true;
+        self.failed_probes = None;
+        self.second_windows = !self.second_windows;
+        self.switched_windows = true;
     }
 
-    /// Closes the circuit if it is open since `generation`: a health check went well.
-    pub(crate) fn checked(&mut self, generation: u64, now: Instant) {
+    /// Closes the circuit after a successful health check, if it has been open since `generation`.
+    pub(crate) fn close_after_check(&mut self, generation: u64, now: Instant) {
         if generation == self.generation && matches!(self.phase, Phase::Open { .. }) {
             self.close(Cause::ProbesSucceeded, true, now);
         }
@@ -323,7 +334,7 @@ impl Machine {
         let from = self.state();
         self.isolations = self.isolations.saturating_add(1);
         if let Phase::HalfOpen(_) = self.phase {
-            // Its trial calls are of an older generation now: it will begin anew.
+            // Its probes belong to an older generation now, so the next call makes it half-open again.
             self.phase = Phase::Open { until: now };
         }
         self.isolation_changed(from, now);
@@ -342,18 +353,18 @@ impl Machine {
         }
     }
 
-    pub(crate) const fn add_checker(&mut self) {
-        self.checkers = self.checkers.saturating_add(1);
+    pub(crate) const fn suspend_probes(&mut self) {
+        self.health_checks = self.health_checks.saturating_add(1);
     }
 
-    pub(crate) const fn remove_checker(&mut self) {
-        self.checkers = self.checkers.saturating_sub(1);
+    pub(crate) const fn resume_probes(&mut self) {
+        self.health_checks = self.health_checks.saturating_sub(1);
     }
 
     fn enter(&mut self, phase: Phase, cause: Cause, now: Instant) {
         let from = self.state();
         self.phase = phase;
-        self.is_phase_new = true;
+        self.entered_phase = true;
         self.generation += 1;
         self.since = now;
         self.push(from, cause, now);
@@ -362,7 +373,7 @@ impl Machine {
     fn push(&mut self, from: State, cause: Cause, now: Instant) {
         let to = self.state();
         if from != to {
-            self.changes.push(Transition {
+            self.transitions.push(Transition {
                 from,
                 to,
                 cause,
@@ -373,32 +384,31 @@ impl Machine {
         }
     }
 
-    /// The changes since this was asked last.
-    pub(crate) fn take_changes(&mut self) -> Vec<Transition> {
-        std::mem::take(&mut self.changes)
+    /// Takes the transitions since the last call.
+    pub(crate) fn take_transitions(&mut self) -> Vec<Transition> {
+        std::mem::take(&mut self.transitions)
     }
 
-    /// Whether the tally of the word has to be cleared before the word is shown.
-    pub(crate) const fn take_new_tally(&mut self) -> bool {
-        std::mem::replace(&mut self.is_tally_new, false)
+    /// Takes the flag that the window set was switched and must be cleared before the state is published.
+    pub(crate) const fn take_switched_windows(&mut self) -> bool {
+        std::mem::replace(&mut self.switched_windows, false)
     }
 
-    /// Whether the state, isolation apart, has changed since this was asked last.
-    pub(crate) const fn take_new_phase(&mut self) -> bool {
-        std::mem::replace(&mut self.is_phase_new, false)
+    /// Takes the flag that a phase was entered. Isolation is no phase.
+    pub(crate) const fn take_entered_phase(&mut self) -> bool {
+        std::mem::replace(&mut self.entered_phase, false)
     }
 
-    /// What a call would meet now: an open circuit whose break is over is half-open to it. Changes
-    /// nothing.
-    pub(crate) fn met(&self, now: Instant) -> State {
+    /// Returns the state that a call at `now` would find. Changes nothing.
+    pub(crate) fn state_at(&self, now: Instant) -> State {
         let mut copy = self.clone();
-        match copy.acquire(now) {
-            Admission::Due(_) => State::Open,
+        match copy.admit(now) {
+            Admission::Opens(_) => State::Open,
             _ => copy.state(),
         }
     }
 
-    /// Takes over what a snapshot says. Only for new machines.
+    /// Restores the state of a snapshot. Only for new machines.
     pub(crate) fn restore(&mut self, state: State, trips: u32, rest: Duration, now: Instant) {
         self.since = now;
         self.trips = trips;
@@ -420,7 +430,7 @@ impl Machine {
         self.generation
     }
 
-    /// How many changes there were.
+    /// Returns the number of changes so far.
     pub(crate) const fn number_of_changes(&self) -> u64 {
         self.generation - FIRST_GENERATION
     }
@@ -433,48 +443,47 @@ impl Machine {
         self.trips
     }
 
-    /// The results of the trial that runs, or of the one that opened the circuit.
-    pub(crate) fn trial_results(&self) -> Option<Counts> {
+    /// Returns the results of the current probes, or of those that opened the circuit.
+    pub(crate) fn probe_results(&self) -> Option<Counts> {
         match &self.phase {
-            Phase::HalfOpen(trial) => Some(trial.results),
-            Phase::Open { .. } => self.last_trial.as_deref().copied(),
+            Phase::HalfOpen(probes) => Some(probes.results),
+            Phase::Open { .. } => self.failed_probes.as_deref().copied(),
             _ => None,
         }
     }
 
-    /// Returns when the state will never matter again if no call comes: the break is over for `horizon`,
-    /// counted from its beginning. `None` while a probe is in flight, or what was done by hand lasts.
-    /// Changes nothing.
+    /// Returns when the state stops to matter if no call comes: the break is over, and began at least
+    /// `horizon` ago. `None` while a probe is in flight or a manual change lasts.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Option<Instant> {
-        if self.isolations > 0 || self.checkers > 0 {
+        if self.isolations > 0 || self.health_checks > 0 {
             return None;
         }
         let past = self.since + horizon;
         match self.phase {
-            Phase::Closed { ramp_ends } => Some(ramp_ends.unwrap_or(Instant::ORIGIN)),
+            Phase::Closed { ramp_up_ends } => Some(ramp_up_ends.unwrap_or(Instant::ORIGIN)),
             Phase::Open { until } => (until != Instant::FAR_FUTURE).then(|| until.max(past)),
             Phase::HalfOpen(_) => (self.probes(now).0 == 0).then_some(past),
             Phase::Disabled | Phase::MetricsOnly => None,
         }
     }
 
-    /// How long a trial call may take, if somebody said so.
-    pub(crate) const fn lease(&self) -> Option<Duration> {
+    /// Returns the configured lease of probes.
+    pub(crate) const fn probe_lease(&self) -> Option<Duration> {
         self.rules.lease
     }
 
-    /// How many results a trial has at most.
-    pub(crate) const fn trial_size(&self) -> u32 {
+    /// Returns how many results of probes are counted at most.
+    pub(crate) const fn max_probe_results(&self) -> u32 {
         self.rules.of
     }
 
-    /// Trial calls in flight, and how many more may start.
+    /// Returns how many probes are in flight, and how many more may start.
     pub(crate) fn probes(&self, now: Instant) -> (u32, u32) {
         match &self.phase {
-            Phase::HalfOpen(trial) => {
-                let mut trial = trial.clone();
-                trial.reclaim(&self.rules, now);
-                (trial.in_flight(), trial.free(&self.rules))
+            Phase::HalfOpen(probes) => {
+                let mut probes = probes.clone();
+                probes.reclaim(&self.rules, now);
+                (probes.in_flight(), probes.free(&self.rules))
             }
             _ => (0, 0),
         }

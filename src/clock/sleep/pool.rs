@@ -37,8 +37,8 @@ pub(super) struct Armed(Box<Registered>);
 
 struct Registered {
     sleep: Pin<Box<Sleep>>,
-    /// Whom it wakes. The timer holds this and never the waker of a task, so a parked timer keeps
-    /// no finished task alive, and parking touches neither the wheel nor the runtime.
+    /// The waiter that it wakes. The timer holds this and not the waker of a task, so a parked timer keeps
+    /// no finished task alive, and parking touches neither the timer wheel nor the runtime.
     waiter: Arc<Waiter>,
     /// The deadline it is registered for.
     at: Instant,
@@ -47,14 +47,14 @@ struct Registered {
 }
 
 impl Armed {
-    /// A timer that fires at `deadline` or earlier.
+    /// Returns a timer that fires at `deadline` or earlier.
     #[inline]
     pub(super) fn take(deadline: Instant) -> Self {
         let runtime = Handle::current().id();
         let parked = PARKED.with_borrow_mut(|pool| {
-            // A timer of another runtime may never fire: its runtime may be gone.
+            // A timer of another runtime may never fire, if that runtime has ended.
             let fits = |armed: &Self| armed.0.runtime == runtime && armed.0.at <= deadline;
-            // The last one in is the most likely to be far from firing, and in the cache.
+            // The newest is the most likely to be far from firing, and in the CPU's cache.
             let found = pool.iter().rposition(fits)?;
             Some(pool.swap_remove(found))
         });
@@ -104,7 +104,7 @@ impl Armed {
         fired
     }
 
-    /// Registers a timer that has fired anew.
+    /// Registers a timer that has fired again.
     #[cold]
     pub(super) fn move_to(&mut self, deadline: Instant) {
         self.0.sleep.as_mut().reset(std_deadline(deadline).into());
@@ -116,16 +116,16 @@ impl Armed {
     /// Leaves the timer registered for the next call of this thread.
     #[inline(never)]
     pub(super) fn park(self) {
-        // Nobody waits for it: dropped outside the lock, as dropping a waker may run anything.
+        // Dropped outside the lock, because dropping a waker may run any code.
         let waker = lock(&self.0.waiter.waiting).waker.take();
         drop(waker);
-        // The thread's storage may be gone already; then the timer is just dropped.
+        // If the thread's storage is gone already, the timer is dropped.
         let _ = PARKED.try_with(|pool| {
             // Dropped after the borrow has ended.
             let mut oldest = None;
             let mut pool = pool.borrow_mut();
             if pool.len() == POOL {
-                // The oldest go, or timers of runtimes long gone would fill the pool.
+                // Removes the oldest, or timers of runtimes that have ended would fill the pool.
                 oldest = Some(pool.remove(0));
             }
             pool.push(self);

@@ -15,15 +15,7 @@ use crate::error::ConfigError;
 
 /// Builds a [`FileSink`].
 ///
-/// | setting | default |
-/// |---|---|
-/// | [`max_letters`](Self::max_letters) | 1 000 000 |
-/// | [`max_bytes`](Self::max_bytes) | 1 GiB |
-/// | [`max_age`](Self::max_age) | none |
-/// | [`when_full`](Self::when_full) | new letters are rejected |
-/// | [`segment_bytes`](Self::segment_bytes) | 8 MiB |
-/// | [`sync`](Self::sync) | yes: letters survive a loss of power |
-/// | [`max_waiting`](Self::max_waiting) | 65 536 |
+/// The defaults are in the table of the [module page](crate::dead_letter).
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct FileSinkBuilder {
@@ -45,6 +37,7 @@ impl FileSink {
                     when_full: WhenFull::Reject,
                 },
                 segment_bytes: 8 << 20,
+                fill_bytes: 256 << 10,
                 sync: true,
             },
             max_waiting: 1 << 16,

@@ -5,19 +5,20 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
-/// The operations that the log needs. A trait so that tests can fail each of them, and take away what
-/// was not made safe.
+/// The file operations of the log. A trait, so that tests can fail each of them and lose what was not synced.
 pub(super) trait Disk: Send + 'static {
     /// The names and lengths of the files.
     fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
     fn read_at(&mut self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;
-    /// Adds to the end of a file, which is created if need be. After an error any part may be there.
+    /// Appends to a file, which is created if it does not exist. After an error, any part may have been written.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Writes at an offset, also beyond the end. After an error, any part may have been written.
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()>;
-    /// Makes the content of a file safe.
+    /// Syncs the content of a file.
     fn sync(&mut self, name: &str) -> io::Result<()>;
-    /// Makes created, renamed and removed names safe.
+    /// Syncs the folder: created, renamed, and removed names.
     fn sync_names(&mut self) -> io::Result<()>;
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&mut self, name: &str) -> io::Result<()>;
@@ -27,7 +28,7 @@ pub(super) trait Disk: Send + 'static {
 #[derive(Debug)]
 pub(super) struct OsDisk {
     folder: PathBuf,
-    /// Open files. Few: the segment that is written to, and those that letters were read from.
+    /// Open files: the active segment, and those that were read recently.
     open: HashMap<String, File>,
 }
 
@@ -47,7 +48,7 @@ impl OsDisk {
                 self.open.clear();
             }
             let mut options = OpenOptions::new();
-            options.read(true).append(true).create(create);
+            options.read(true).write(true).create(create);
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             let file = options.open(self.folder.join(name))?;
@@ -86,7 +87,16 @@ impl Disk for OsDisk {
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.file(name, true)?.write_all(bytes)
+        // No other process writes: the folder is locked.
+        let file = self.file(name, true)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(bytes)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = self.file(name, false)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(bytes)
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {

@@ -36,9 +36,8 @@ use self::writer::{Board, Command};
 
 /// Keeps letters in files of JSON lines, safe against a sudden end of the process or of the power.
 ///
-/// A thread of its own reads and writes, so no method blocks. It takes all letters that wait and makes
-/// them safe with one `fsync`: many writers cost little more than one. A letter counts as stored
-/// after that. Once [`push`](super::DeadLetterQueue::push) was polled its letter is written even if the
+/// A dedicated thread reads and writes, so no method blocks. It writes all waiting letters with one `fsync` (group
+/// commit): many writers cost little more than one. A letter counts as stored after that. Once [`push`](super::DeadLetterQueue::push) was polled its letter is written even if the
 /// future is dropped; only the confirmation is lost.
 ///
 /// Requests are written with serde. Only the user may read the files.
@@ -116,13 +115,13 @@ impl FileSink {
         }
     }
 
-    /// Gives the thread something to do. Dropping the reply does not take it back.
+    /// Sends a command to the writer thread. Dropping the reply does not cancel it.
     fn send<T>(&self, command: impl FnOnce(Answerer<T>) -> Command) -> Reply<T> {
         let (answer, reply) = reply();
         let command = command(answer);
         let commands = lock(&self.shared.commands);
         let Some(sender) = &*commands else {
-            // Outside the lock: an answer wakes.
+            // Outside the lock: a reply wakes user code.
             drop(commands);
             return reply;
         };
@@ -236,7 +235,7 @@ impl Drop for Shared {
         let Some(thread) = lock(&self.thread).take() else {
             return;
         };
-        // The last handle may go with a waker that the thread itself wakes.
+        // The writer thread itself may drop the last handle, with a waker: it must not join itself.
         if thread.thread().id() != thread::current().id() {
             let _ = thread.join();
         }

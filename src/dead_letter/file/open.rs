@@ -1,4 +1,4 @@
-//! Opens a log: reads what is there, and repairs what a sudden end has left.
+//! Opens a log: reads its files, and repairs them after a crash.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use super::super::state::record::{self, Head, State, Unusable};
 use super::super::state::scan::{Scan, scan};
 use super::super::state::segments::{Segment, Segments};
 use super::disk::Disk;
-use super::log::{Log, Place, Settings, changes_name, letters_name};
+use super::log::{DAMAGED, Log, Place, Settings, changes_name, letters_name};
 use crate::event::LetterEvent;
 
 /// An error of the system while `action` was done.
@@ -59,7 +59,7 @@ impl<D: Disk> Log<D> {
                 Some(segment) if log.segments.get(segment).is_some() => {
                     log.read_changes(segment)?
                 }
-                // The letters were deleted, and then came the end.
+                // A crash between the deletion of the letters and that of their changes.
                 Some(_) => {
                     let removed = log.disk.remove(name);
                     removed.map_err(|e| io_error(&format!("remove {name}"), e))?;
@@ -81,6 +81,7 @@ impl<D: Disk> Log<D> {
             segment,
             Segment {
                 length,
+                allocated: length,
                 ..Segment::default()
             },
         );
@@ -142,17 +143,26 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Reads a file and cuts off the write that was not finished: nothing has acknowledged it.
+    /// Reads a file and truncates a torn write, which was never acknowledged.
     fn read_lines(&mut self, name: &str) -> Result<(Vec<u8>, Scan), DeadLetterError> {
         let bytes = self.disk.read(name);
         let bytes = bytes.map_err(|e| io_error(&format!("read {name}"), e))?;
         let found = scan(&bytes);
-        if found.whole < bytes.len() {
+        let failed = |error| io_error(&format!("cut off the torn end of {name}"), error);
+        if !found.torn.is_empty() {
             self.events.push(LetterEvent::TornTail {
-                bytes: (bytes.len() - found.whole) as u64,
+                bytes: found.torn.len() as u64,
             });
-            let cut = self.disk.truncate(name, found.whole as u64);
-            cut.map_err(|e| io_error(&format!("cut off the torn end of {name}"), e))?;
+        }
+        if found.torn.end < bytes.len() && !found.torn.is_empty() {
+            // Almost always a torn write. A damaged record at this place looks the same, so it is kept.
+            let torn = &bytes[found.torn.start..=found.torn.end];
+            self.disk.append(DAMAGED, torn).map_err(failed)?;
+            self.disk.sync(DAMAGED).map_err(failed)?;
+        }
+        if found.whole < bytes.len() {
+            let whole = found.whole as u64;
+            self.disk.truncate(name, whole).map_err(failed)?;
         }
         Ok((bytes, found))
     }

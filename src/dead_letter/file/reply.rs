@@ -1,4 +1,4 @@
-//! An answer that a thread owes a task.
+//! Replies from the writer thread to tasks.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +48,7 @@ impl<T> Answerer<T> {
             slot.waker.take()
         };
         if let Some(waker) = waker {
-            // A waker that panics must not end the thread that all others wait for.
+            // A waker that panics must not end the writer thread.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }

@@ -99,8 +99,11 @@ impl Sim {
         for (name, number) in kept {
             let mut content = self.safe_content.get(&number).cloned().unwrap_or_default();
             let now = self.files.values().find(|file| file.number == number);
-            if let Some(more) = now.and_then(|file| file.content.get(content.len()..)) {
-                content.extend_from_slice(&more[..unsafe_part(more.len())]);
+            // The first part as it was written, the rest as it was made safe.
+            if let Some(new) = now.map(|file| &file.content) {
+                let part = unsafe_part(new.len());
+                let rest = content.split_off(content.len().min(part));
+                content = [&new[..part], &rest].concat();
             }
             after.safe_names.insert(name.clone(), number);
             after.safe_content.insert(number, content.clone());
@@ -132,25 +135,12 @@ impl Disk for SimDisk {
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut sim = lock(&self.0);
-        let (part, result) = match sim.step() {
-            Ok(()) => (bytes.len(), Ok(())),
-            Err((part, error)) => (part.min(bytes.len()), Err(error)),
-        };
-        if result.is_err() && part == 0 {
-            return result;
-        }
-        if !sim.files.contains_key(name) {
-            sim.next_file += 1;
-            let number = sim.next_file;
-            let content = Vec::new();
-            sim.files.insert(name.into(), File { number, content });
-            sim.pending_names
-                .push(NameChange::Create(name.into(), number));
-        }
-        let file = sim.files.get_mut(name).unwrap();
-        file.content.extend_from_slice(&bytes[..part]);
-        result
+        let length = self.content(name).len();
+        self.write(name, length, bytes)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write(name, offset as usize, bytes)
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
@@ -209,6 +199,30 @@ impl Disk for SimDisk {
 }
 
 impl SimDisk {
+    fn write(&self, name: &str, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut sim = lock(&self.0);
+        let (part, result) = match sim.step() {
+            Ok(()) => (bytes.len(), Ok(())),
+            Err((part, error)) => (part.min(bytes.len()), Err(error)),
+        };
+        if result.is_err() && part == 0 {
+            return result;
+        }
+        if !sim.files.contains_key(name) {
+            sim.next_file += 1;
+            let number = sim.next_file;
+            let content = Vec::new();
+            sim.files.insert(name.into(), File { number, content });
+            sim.pending_names
+                .push(NameChange::Create(name.into(), number));
+        }
+        let content = &mut sim.files.get_mut(name).unwrap().content;
+        let end = offset + part;
+        content.resize(content.len().max(end), 0);
+        content[offset..end].copy_from_slice(&bytes[..part]);
+        result
+    }
+
     fn of(sim: Sim) -> Self {
         Self(Arc::new(Mutex::new(sim)))
     }
@@ -249,6 +263,8 @@ fn settings() -> Settings {
         },
         // A handful of letters.
         segment_bytes: 1200,
+        // More than a letter, less than two.
+        fill_bytes: 500,
         sync: true,
     }
 }

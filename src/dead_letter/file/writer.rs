@@ -1,4 +1,4 @@
-//! The thread that writes: it takes everything that waits and makes it safe with one `fsync`.
+//! The writer thread: takes all waiting commands and syncs them with one `fsync`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
@@ -17,7 +17,7 @@ use crate::clock::{BlockingClock, Clock};
 use crate::event::LetterEvent;
 use crate::sync::lock;
 
-/// Something for the thread to do.
+/// A command to the writer thread.
 #[derive(Debug)]
 pub(super) enum Command {
     Store(Pending, Answerer<()>),
@@ -31,7 +31,7 @@ pub(super) enum Command {
     Close(Answerer<()>),
 }
 
-/// What the thread and the handles share.
+/// State shared by the writer thread and the handles.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     /// Commands that were sent and not yet answered.
@@ -66,7 +66,7 @@ const MAX_BYTES: usize = 4 << 20;
 /// How long a batch waits for writers that are expected.
 const LINGER: Duration = Duration::from_micros(500);
 
-/// Works until it is told to close or all handles are gone. `folder_lock` goes with it.
+/// Runs until it is closed or all handles are dropped. Holds `folder_lock` until then.
 pub(super) fn run<D: Disk, L>(
     mut log: Log<D>,
     commands: &Receiver<Command>,
@@ -84,7 +84,8 @@ pub(super) fn run<D: Disk, L>(
         closing.append(&mut batch.closes);
         batch.process(&mut log, board);
     }
-    // The folder is free before anyone is told so.
+    log.trim();
+    // The folder is unlocked before the replies are sent.
     drop(log);
     drop(folder_lock);
     for answer in closing {
@@ -92,7 +93,7 @@ pub(super) fn run<D: Disk, L>(
     }
 }
 
-/// What is done together.
+/// The commands of one commit.
 #[derive(Default)]
 struct Batch {
     commands: usize,
@@ -105,11 +106,11 @@ struct Batch {
 }
 
 impl Batch {
-    /// Takes everything that waits, at least one command; `None` when all handles are gone.
+    /// Takes all waiting commands, at least one; `None` when all handles are dropped.
     ///
-    /// Writers that were answered together come back within microseconds of each other. Without a short
-    /// wait for them, the first one would get a sync of its own and the others the next: each letter
-    /// would wait for two syncs. So as many as last time are `expected`.
+    /// Writers that were answered together send their next letters within microseconds of each other. Without a
+    /// short wait, the first letter would be synced alone and the others would wait for two syncs. So the batch
+    /// waits until it has as many commands as the last one, which are `expected`.
     fn collect(commands: &Receiver<Command>, expected: usize) -> Option<Self> {
         let mut batch = Self::default();
         batch.add(commands.recv().ok()?);
@@ -166,9 +167,9 @@ impl Batch {
             .map(|(after, max, now, answer)| (log.page(after, max, now), answer))
             .collect();
         board.publish(log, commits);
-        // Relaxed: a bound on a queue, not a handshake.
+        // Relaxed: the count bounds the queue and publishes nothing.
         board.waiting.fetch_sub(self.commands, Ordering::Relaxed);
-        // Answers wake other threads: last.
+        // Replies last: they wake other threads.
         for (answer, result) in answers.into_iter().zip(stored) {
             answer.answer(result);
         }

@@ -18,14 +18,7 @@ mod run;
 /// A replay of the letters of a queue, oldest first. Made by
 /// [`DeadLetterQueue::replay`](super::DeadLetterQueue::replay).
 ///
-/// | setting | default |
-/// |---|---|
-/// | [`rate`](Self::rate) | 10 letters a second |
-/// | [`max_concurrent`](Self::max_concurrent) | 1 |
-/// | [`filter`](Self::filter) | all letters that are not parked |
-/// | [`limit`](Self::limit) | none |
-/// | [`stop_after`](Self::stop_after) | 10 failures in a row |
-/// | [`wait_for_circuit`](Self::wait_for_circuit) | no: an open circuit ends the replay |
+/// The defaults are in the table of the [module page](super).
 #[must_use = "a replay does nothing until `run`"]
 pub struct Replay<R> {
     inner: Arc<Inner<R>>,

@@ -97,7 +97,7 @@ struct Run<'a, R, Fut> {
     filter: &'a Filter<R>,
     campaign: Campaign,
     pacer: Pacer,
-    /// No letter is begun before: a policy said so.
+    /// Earliest start of the next letter, because a policy asked to wait.
     held_until: Instant,
     retry_after: Option<std::time::Duration>,
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -149,7 +149,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         judge: &impl Fn(Fut::Output) -> Attempted,
         on_progress: &mut Option<Box<OnProgress>>,
     ) -> Poll<()> {
-        // Where everything is ready at once, the executor's other tasks get their turn in between.
+        // Yields when everything is ready at once, so that other tasks of the executor run.
         for _ in 0..64 {
             let landed = self.poll_flights(cx, attempt, judge, on_progress);
             self.load(cx);
@@ -304,7 +304,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
             if sleep.is_none_or(|(_, sleep)| sleep.as_mut().poll(cx).is_pending()) {
                 return false;
             }
-            // A timer may be early by a rounding.
+            // A timer may fire early by a rounding error.
             now = self.inner.clock.now().max(due);
         }
         self.sleep = None;

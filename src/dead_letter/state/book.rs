@@ -1,4 +1,4 @@
-//! The book of the letters that are kept: where each one is, how it stands, and which to evict.
+//! The index of stored letters: location and state of each, and which to evict.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -54,7 +54,7 @@ impl Totals {
 pub(crate) enum Changed<P> {
     /// There is no such letter.
     Unknown,
-    /// It stands so now.
+    /// The new state of the letter.
     Stands(Standing),
     /// It is gone.
     Gone(Entry<P>),
@@ -222,7 +222,7 @@ mod tests {
         book.insert(LetterId::new(1), entry(1, 50));
         assert!(book.expire(Timestamp::from_micros(149)).is_empty());
         assert_eq!(book.after(None, Timestamp::from_micros(149)).count(), 1);
-        // Reading does not show it, and does not take it out.
+        // Reading hides it and does not remove it.
         assert_eq!(book.after(None, Timestamp::from_micros(150)).count(), 0);
         assert_eq!(book.totals().letters, 1);
         assert_eq!(book.expire(Timestamp::from_micros(150)).len(), 1);

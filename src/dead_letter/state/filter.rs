@@ -1,4 +1,4 @@
-//! Which letters.
+//! Filters of letters.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -1,4 +1,4 @@
-//! How many letters have what in common.
+//! Counts of letters by group.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::letter::Letter;
 use super::timestamp::Timestamp;
 
-/// What letters are grouped by.
+/// The criterion that groups letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupBy {
@@ -20,11 +20,11 @@ pub enum GroupBy {
     Tag(String),
 }
 
-/// Letters that have something in common.
+/// A group of letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Group {
-    /// What they have in common; empty for those without a key or tag.
+    /// The common value; empty for letters without a key or tag.
     pub name: String,
     /// How many there are, parked ones included.
     pub letters: u64,

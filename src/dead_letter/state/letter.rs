@@ -1,4 +1,4 @@
-//! Letters: a request that could not be delivered, with its story.
+//! Letters: requests that could not be delivered, with the reason and the replays.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ pub struct NewLetter<R> {
     pub first_failed_at: Option<Timestamp>,
     /// When the last attempt failed.
     pub last_failed_at: Option<Timestamp>,
-    /// What the request was about: a customer, an order, a host.
+    /// The subject of the request: a customer, an order, a host.
     pub key: Option<String>,
     /// Anything else to find it by.
     pub tags: BTreeMap<String, String>,

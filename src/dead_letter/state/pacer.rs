@@ -1,4 +1,4 @@
-//! When the next letter is due.
+//! The pace of a replay.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// A late wake-up of a timer, and the time slice of a busy machine.
+    /// Covers late timers, and one time slice of a busy machine.
     const SLACK: Duration = Duration::from_millis(20);
 
     /// So many letters a second, the first one at `now`.

@@ -5,8 +5,8 @@
 //! {"crc":"5a69788f","v":1,"id":7,"state":"delivered"}
 //! ```
 //!
-//! A line is a record and a record is a line: JSON escapes line breaks inside of strings. Readers ignore
-//! fields that they do not know, and refuse lines with a greater `v`.
+//! Each record is one line: JSON escapes line breaks in strings. Readers ignore unknown fields and reject records
+//! with a greater `v`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,12 +21,12 @@ use super::timestamp::Timestamp;
 /// The version of the format that is written.
 pub(crate) const VERSION: u32 = 1;
 
-/// What every line begins with. JSON escapes quotes in strings, so it stands nowhere else.
+/// The prefix of every record. JSON escapes quotes in strings, so it occurs nowhere else.
 pub(crate) const START: &[u8] = b"{\"crc\":\"";
-/// From the beginning of a line to what its checksum covers.
+/// Offset of the bytes that the checksum of a record covers.
 const COVERED: usize = START.len() + 8 + 2;
 
-/// A line with its checksum and its line break.
+/// Returns a record with its checksum and line break.
 fn seal(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = Vec::with_capacity(512);
     line.extend_from_slice(START);
@@ -47,7 +47,7 @@ fn seal(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     Ok(line)
 }
 
-/// Whether the checksum of a line, without its line break, is right.
+/// Whether the checksum of a record, given without its line break, is correct.
 pub(crate) fn is_intact(line: &[u8]) -> bool {
     let Some(rest) = line.get(COVERED..) else {
         return false;
@@ -195,14 +195,14 @@ fn versioned<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, Unusable> {
     serde_json::from_slice(line).map_err(|_| Unusable::Unknown)
 }
 
-/// How a letter stands since a line of the change log was written. The last line counts.
+/// The state of a letter according to a record of the change log. The last record counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Kept(Standing),
     Gone(Gone),
 }
 
-/// How a letter went.
+/// What became of a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gone {
     Delivered,
@@ -228,7 +228,7 @@ const fn is_zero(replays: &u32) -> bool {
     *replays == 0
 }
 
-/// The line of the change log that says how a letter stands now.
+/// Returns the record of the change log for the current state of a letter.
 pub(crate) fn change(id: LetterId, state: &State) -> Vec<u8> {
     let mut line = ChangeLine {
         v: VERSION,
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn later_fields_are_ignored_and_later_versions_refused() {
+    fn later_fields_are_ignored_and_later_versions_rejected() {
         #[derive(Serialize)]
         struct Later {
             v: u32,

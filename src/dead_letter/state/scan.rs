@@ -4,36 +4,56 @@ use std::ops::Range;
 
 use super::record::{START, is_intact};
 
-/// What the bytes of a file are.
+/// The parts of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
     /// The intact lines, without their line breaks.
     pub(crate) intact: Vec<Range<usize>>,
     /// Bytes that are no record: a changed bit, or what another program wrote.
     pub(crate) damaged: Vec<Range<usize>>,
-    /// Where the last line break is: after it is a write that was cut off.
+    /// End of the last whole record. After it are padding or a torn write.
     pub(crate) whole: usize,
+    /// The torn write.
+    pub(crate) torn: Range<usize>,
 }
 
+/// Splits a file into records. Empty lines are padding: files grow in large steps of line breaks, which later records
+/// overwrite.
 pub(crate) fn scan(bytes: &[u8]) -> Scan {
     let mut found = Scan::default();
+    let mut begin = 0;
     for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
-        found.line(bytes, found.whole..at);
-        found.whole = at + 1;
+        if at > begin {
+            found.line(bytes, begin..at);
+            found.whole = at + 1;
+        }
+        begin = at + 1;
+    }
+    found.torn = begin..bytes.len();
+    // Padding follows a torn write too, so its end looks like that of a record.
+    let is_followed_by_empty_lines = found.whole < begin;
+    let last_intact = found.intact.last().map_or(0, |last| last.end + 1);
+    if is_followed_by_empty_lines && last_intact < found.whole {
+        let first_torn = found
+            .damaged
+            .partition_point(|piece| piece.start < last_intact);
+        found.damaged.truncate(first_torn);
+        found.torn = last_intact..if found.torn.is_empty() {
+            found.whole - 1
+        } else {
+            bytes.len()
+        };
+        found.whole = last_intact;
     }
     found
 }
 
 impl Scan {
     fn line(&mut self, bytes: &[u8], range: Range<usize>) {
-        if range.is_empty() {
-            return;
-        }
         if is_intact(&bytes[range.clone()]) {
             return self.intact.push(range);
         }
-        // A line break that was damaged joins two lines: each begins as only lines do, with one byte
-        // in place of the line break before it.
+        // A damaged line break joins two records. Each begins with the prefix that only records have.
         let starts = bytes[range.clone()]
             .windows(START.len())
             .enumerate()
@@ -85,7 +105,7 @@ mod tests {
                 bytes[at] ^= 1 << bit;
                 let found = scan(&bytes).intact.len();
                 assert!(found >= 3, "byte {at}, bit {bit}: {found} lines left");
-                // A damaged line break inside costs none.
+                // A damaged line break between two records costs neither of them.
                 if good[at] == b'\n' && at + 1 < good.len() {
                     assert_eq!(found, 4, "byte {at}, bit {bit}");
                 }
@@ -93,11 +113,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_that_overwrote_padding_in_part_is_torn() {
+        let (bytes, last) = (lines(3), lines(3).len() / 3);
+        // With all but its line break, which the padding provides, the record is whole.
+        for cut in 0..last - 1 {
+            let mut part = bytes[..bytes.len() - last + cut].to_vec();
+            let torn = bytes.len() - last..part.len();
+            part.resize(bytes.len() + 20, b'\n');
+            let found = scan(&part);
+            assert_eq!((found.intact.len(), found.damaged.len()), (2, 0), "{cut}");
+            assert_eq!(
+                (found.whole, found.torn.len()),
+                (bytes.len() - last, torn.len())
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_covered_once(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let scan = scan(&bytes);
-            prop_assert!(scan.whole <= bytes.len());
+            prop_assert!(scan.whole <= bytes.len() && scan.torn.end <= bytes.len());
+            prop_assert!(scan.torn.is_empty() || scan.torn.start >= scan.whole);
             for range in scan.intact.iter().chain(&scan.damaged) {
                 prop_assert!(range.start <= range.end && range.end < scan.whole);
             }

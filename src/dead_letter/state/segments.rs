@@ -1,4 +1,4 @@
-//! Which segments there are, how full, and which of them to delete or rewrite.
+//! The segments of a queue: how full they are, and which to delete or rewrite.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,17 @@ pub(crate) struct Segments {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// The length of its file.
+    /// The length of its lines.
     pub(crate) length: u64,
+    /// The length of its file, padding included.
+    pub(crate) allocated: u64,
     /// The letters in it that are kept.
     pub(crate) letters: u64,
     /// The bytes of those.
     pub(crate) bytes: u64,
-    /// Whether its change log surely has a safe name.
+    /// Whether the name of its change log is synced.
     pub(crate) named: bool,
-    /// Whether its change log may end in half a line.
+    /// Whether its change log may end in a torn write.
     pub(crate) ragged: bool,
     /// Whether it has damaged lines, which are copied before they are deleted.
     pub(crate) damaged: bool,
@@ -93,7 +95,7 @@ impl Segments {
         self.segments.len() as u64
     }
 
-    /// The bytes of all files of letters.
+    /// The bytes of the lines of all segments.
     pub(crate) fn length(&self) -> u64 {
         self.segments.values().map(|segment| segment.length).sum()
     }

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn what_is_no_time_is_rejected() {
         for text in [
             "",
             "Z",
@@ -212,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_parses_or_is_refused(text in "\\PC{0,40}") {
+        fn any_text_parses_or_is_rejected(text in "\\PC{0,40}") {
             let _ = text.parse::<Timestamp>();
         }
     }

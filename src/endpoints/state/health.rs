@@ -1,151 +1,17 @@
-//! Which nodes take calls: ejections, checks, parks, and drains.
+//! The health of nodes: ejections, checks, parks, and drains.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::record::{Change, Record, Standing};
 use super::rules::{Rules, SuccessRate};
-use super::vitals::{Ended, Vitals};
+use super::stats::{Ended, NodeStats};
 use crate::event::{EjectionCause, Unenforced};
-use crate::instant::Instant;
+use crate::instant::{Instant, nanos};
 use crate::rng::Stream;
 
-/// A node as the machine knows it.
-#[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) vitals: Arc<Vitals>,
-    pub(crate) weight: f64,
-    pub(crate) priority: u32,
-    /// Of its name.
-    pub(crate) hash: u64,
-    /// A number that no other node has.
-    pub(crate) number: u32,
-    pub(crate) standing: Standing,
-    /// How many times it was ejected, less one for each healthy interval since.
-    pub(crate) times: u32,
-    /// It was ejected since the last sweep.
-    struck: bool,
-    /// It takes no calls before this.
-    pub(crate) parked_until: Instant,
-    pub(crate) is_drained: bool,
-    /// It has been removed from the set.
-    pub(crate) is_leaving: bool,
-    /// Health checks say so.
-    pub(crate) is_unhealthy: bool,
-    /// Checks in a row that contradict `is_unhealthy`.
-    streak: u32,
-    /// Since when it is new.
-    pub(crate) new_since: Option<Instant>,
-    swept: Ended,
-}
-
-/// Whether a node is ejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It is not.
-    Admitted,
-    /// It takes no calls before this.
-    Ejected { until: Instant },
-    /// Its ejection is over: the next call is the probe that decides.
-    Returning,
-}
-
-impl Record {
-    pub(crate) fn new(weight: f64, priority: u32, hash: u64, new_since: Option<Instant>) -> Self {
-        // Relaxed: the numbers differ, and order nothing.
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed).max(1);
-        Self {
-            vitals: Arc::new(Vitals::new()),
-            weight,
-            priority,
-            hash,
-            number,
-            standing: Standing::Admitted,
-            times: 0,
-            struck: false,
-            parked_until: Instant::ORIGIN,
-            is_drained: false,
-            is_leaving: false,
-            is_unhealthy: false,
-            streak: 0,
-            new_since,
-            swept: Ended::default(),
-        }
-    }
-
-    /// Whether it is part of the set, and not drained.
-    pub(crate) const fn is_member(&self) -> bool {
-        !self.is_drained && !self.is_leaving
-    }
-
-    /// Whether nothing but an ejection keeps calls away.
-    pub(crate) fn is_fit(&self, now: Instant) -> bool {
-        self.is_member() && !self.is_unhealthy && self.parked_until <= now
-    }
-
-    /// Whether it takes calls.
-    pub(crate) fn is_available(&self, now: Instant) -> bool {
-        self.is_fit(now) && self.standing == Standing::Admitted
-    }
-
-    /// All calls that ended: good ones and failures.
-    pub(crate) fn totals(&self) -> Ended {
-        let current = self.vitals.ended();
-        Ended {
-            good: self.swept.good + current.good,
-            failed: self.swept.failed + current.failed,
-        }
-    }
-
-    fn sweep(&mut self) -> Ended {
-        let ended = self.vitals.take_ended();
-        self.swept.good += ended.good;
-        self.swept.failed += ended.failed;
-        ended
-    }
-
-    /// Begins an epoch without losing the counts of the last one.
-    fn begin_epoch(&mut self) {
-        self.sweep();
-        self.vitals.begin_epoch();
-    }
-}
-
-/// Something that changed for the node of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Ejected {
-        slot: u32,
-        cause: EjectionCause,
-        length: Duration,
-        times: u32,
-    },
-    NotEjected {
-        slot: u32,
-        cause: EjectionCause,
-        reason: Unenforced,
-    },
-    Returned {
-        slot: u32,
-    },
-    Parked {
-        slot: u32,
-        length: Duration,
-    },
-    Unhealthy {
-        slot: u32,
-    },
-    Healthy {
-        slot: u32,
-    },
-    Draining {
-        slot: u32,
-        in_flight: u32,
-    },
-}
-
-/// The nodes of a set by slot, and what is known about them.
+/// The health of the nodes of a set, by index.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) rules: Rules,
@@ -153,6 +19,16 @@ pub(crate) struct Machine {
     last_sweep: Instant,
     /// Calls of a node per second between the last two sweeps.
     rate: Option<f64>,
+    /// Slots below this one are taken.
+    first_free: usize,
+}
+
+/// How many nodes are ejected, and how many may be.
+struct EjectionCounts {
+    members: usize,
+    ejected: usize,
+    /// Available nodes by priority.
+    available: BTreeMap<u32, usize>,
 }
 
 impl Machine {
@@ -162,45 +38,60 @@ impl Machine {
             records: Vec::new(),
             last_sweep: now,
             rate: None,
+            first_free: 0,
         }
     }
 
-    /// Puts a record into the lowest free slot, and returns the slot.
+    /// Puts a record into the lowest free index, and returns the index.
     pub(crate) fn insert(&mut self, record: Record) -> u32 {
-        let free = self.records.iter().position(Option::is_none);
-        let slot = free.unwrap_or_else(|| {
+        let mut rest = self.records.iter().skip(self.first_free);
+        let taken = rest.position(Option::is_none);
+        let index = taken.map_or(self.records.len(), |taken| self.first_free + taken);
+        if index == self.records.len() {
             self.records.push(None);
-            self.records.len() - 1
-        });
-        self.records[slot] = Some(record);
-        slot as u32
+        }
+        self.records[index] = Some(record);
+        self.first_free = index + 1;
+        index as u32
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&Record> {
-        self.records.get(slot as usize)?.as_ref()
+    /// Removes the record at an index.
+    pub(crate) fn remove(&mut self, index: u32) {
+        self.records[index as usize] = None;
+        self.first_free = self.first_free.min(index as usize);
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Record> {
-        self.records.get_mut(slot as usize)?.as_mut()
+    pub(crate) fn get(&self, index: u32) -> Option<&Record> {
+        self.records.get(index as usize)?.as_ref()
     }
 
-    /// The record of a slot, if it is still that of the node with these counters.
-    fn of_call(&mut self, slot: u32, vitals: &Arc<Vitals>) -> Option<&mut Record> {
-        self.get_mut(slot)
-            .filter(|record| Arc::ptr_eq(&record.vitals, vitals))
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Record> {
+        self.records.get_mut(index as usize)?.as_mut()
     }
 
-    /// The records with their slots.
+    /// Closes the nodes that are drained or removed. No call may read routes that lead to them any more.
+    pub(crate) fn close_drained(&self) {
+        let drained = self.iter().filter(|(_, record)| !record.is_member());
+        drained.for_each(|(_, record)| record.stats.close());
+    }
+
+    /// Returns the record at an index, if it still belongs to the node with these counters.
+    fn of_call(&mut self, index: u32, stats: &Arc<NodeStats>) -> Option<&mut Record> {
+        self.get_mut(index)
+            .filter(|record| Arc::ptr_eq(&record.stats, stats))
+    }
+
+    /// The records with their indices.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record)> {
         let records = self.records.iter().enumerate();
-        records.filter_map(|(slot, record)| Some((slot as u32, record.as_ref()?)))
+        records.filter_map(|(index, record)| Some((index as u32, record.as_ref()?)))
     }
 
     fn next_sweep(&self) -> Instant {
         self.last_sweep + self.rules.interval
     }
 
-    /// When something changes with time.
+    /// Returns when the next change by time is due.
     pub(crate) fn due(&self, now: Instant) -> Instant {
         let mut due = self.next_sweep();
         for (_, record) in self.iter() {
@@ -217,8 +108,8 @@ impl Machine {
         due
     }
 
-    /// Does what is due.
-    pub(crate) fn advance(&mut self, now: Instant, chance: &mut Stream) -> Vec<Change> {
+    /// Ends ejections and slow starts that are over, and sweeps if an interval has passed.
+    pub(crate) fn advance(&mut self, now: Instant, random: &mut Stream) -> Vec<Change> {
         for record in self.records.iter_mut().flatten() {
             if matches!(record.standing, Standing::Ejected { until } if until <= now) {
                 record.standing = Standing::Returning;
@@ -231,16 +122,20 @@ impl Machine {
         if self.next_sweep() > now {
             return Vec::new();
         }
-        self.sweep(now, chance)
+        self.sweep(now, random)
     }
 
-    /// Compares the nodes by what happened since the last sweep.
-    fn sweep(&mut self, now: Instant, chance: &mut Stream) -> Vec<Change> {
-        let elapsed = now.saturating_duration_since(self.last_sweep);
-        self.last_sweep = now;
+    /// Compares the nodes by their results since the last sweep.
+    fn sweep(&mut self, now: Instant, random: &mut Stream) -> Vec<Change> {
+        // Several intervals may have passed without a call.
+        let interval = nanos(self.rules.interval);
+        let intervals = (now.as_nanos() - self.last_sweep.as_nanos()) / interval;
+        let elapsed = Duration::from_nanos(intervals * interval);
+        self.last_sweep += elapsed;
+        let intervals = u32::try_from(intervals).unwrap_or(u32::MAX);
         let (mut members, mut calls) = (0_u32, 0);
         let mut ended: Vec<(u32, Ended)> = Vec::new();
-        for (slot, record) in self.records.iter_mut().enumerate() {
+        for (index, record) in self.records.iter_mut().enumerate() {
             let Some(record) = record else { continue };
             let counts = record.sweep();
             if !record.is_member() {
@@ -248,28 +143,28 @@ impl Machine {
             }
             members += 1;
             calls += counts.calls();
-            let was_struck = std::mem::take(&mut record.struck);
+            let was_ejected = std::mem::take(&mut record.was_ejected);
             if record.standing == Standing::Admitted {
-                if !was_struck {
-                    record.times = record.times.saturating_sub(1);
-                }
-                ended.push((slot as u32, counts));
+                let healthy = intervals - u32::from(was_ejected);
+                record.times = record.times.saturating_sub(healthy);
+                ended.push((index as u32, counts));
             }
         }
         self.rate = (members > 0 && !elapsed.is_zero())
             .then(|| calls as f64 / f64::from(members) / elapsed.as_secs_f64());
 
-        // The worst ones first, in case not all of them may be ejected.
+        // Worst first, in case only some of them may be ejected.
         ended.sort_by(|a, b| success_rate(a.1).total_cmp(&success_rate(b.1)));
         let too_low = self
             .rules
             .success_rate
             .and_then(|rule| lowest(rule, &ended));
+        let mut ejections = self.ejection_counts(now);
         let mut changes = Vec::new();
-        for (slot, counts) in ended {
+        for (index, counts) in ended {
             let rate = self.rules.success_rate.zip(too_low);
             let is_outlier = rate.is_some_and(|(rule, lowest)| {
-                counts.calls() >= rule.min_calls && success_rate(counts) < lowest
+                counts.calls() >= rule.min_calls && success_rate(counts) < lowest - ROUNDING
             });
             let fails = self.rules.failure_share.is_some_and(|rule| {
                 let share = counts.failed as f64 / counts.calls().max(1) as f64;
@@ -280,150 +175,183 @@ impl Machine {
                 (_, true) => EjectionCause::FailureShare,
                 _ => continue,
             };
-            changes.extend(self.eject(slot, cause, now, chance.unit()));
+            changes.extend(self.eject(index, cause, &mut ejections, now, random.unit()));
         }
         changes
     }
 
-    /// Ejects a node after failures in a row, if a call of this epoch says so.
-    pub(crate) fn strike(
+    /// Ejects a node after consecutive failures, if they belong to its current epoch.
+    pub(crate) fn eject_failing(
         &mut self,
-        slot: u32,
-        vitals: &Arc<Vitals>,
+        index: u32,
+        stats: &Arc<NodeStats>,
         epoch: u32,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
         let limit = self.rules.consecutive?;
-        self.of_call(slot, vitals)
-            .filter(|record| record.vitals.epoch() == epoch)?;
-        self.eject(slot, EjectionCause::ConsecutiveFailures(limit), now, chance)
+        self.of_call(index, stats)
+            .filter(|record| record.stats.epoch() == epoch)?;
+        let mut ejections = self.ejection_counts(now);
+        let cause = EjectionCause::ConsecutiveFailures(limit);
+        self.eject(index, cause, &mut ejections, now, random)
     }
 
-    /// Ends the probe of a node that returns.
+    /// Ends the probe of a returning node.
     pub(crate) fn end_probe(
         &mut self,
-        slot: u32,
-        vitals: &Arc<Vitals>,
+        index: u32,
+        stats: &Arc<NodeStats>,
         epoch: u32,
         is_good: bool,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
-        let record = self.of_call(slot, vitals)?;
-        if record.standing != Standing::Returning || record.vitals.epoch() != epoch {
+        let record = self.of_call(index, stats)?;
+        if record.standing != Standing::Returning || record.stats.epoch() != epoch {
             return None;
         }
         if is_good {
-            return self.admit(slot, now);
+            return self.admit(index, now);
         }
-        self.eject_for(slot, EjectionCause::ProbeFailed, now, chance)
+        self.eject_for(index, EjectionCause::ProbeFailed, now, random)
     }
 
     /// Admits a node that was ejected.
-    fn admit(&mut self, slot: u32, now: Instant) -> Option<Change> {
-        let record = self.get_mut(slot)?;
+    fn admit(&mut self, index: u32, now: Instant) -> Option<Change> {
+        let record = self.get_mut(index)?;
         record.standing = Standing::Admitted;
         record.new_since = Some(now);
         record.begin_epoch();
-        record.vitals.latency.clear();
-        Some(Change::Returned { slot })
+        record.stats.latency.clear();
+        Some(Change::Returned { index })
     }
 
     /// Ejects a node, unless that would leave too few.
     fn eject(
         &mut self,
-        slot: u32,
+        index: u32,
         cause: EjectionCause,
+        ejections: &mut EjectionCounts,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
-        let record = self.get(slot)?;
+        let record = self.get(index)?;
         if !record.is_member() || record.standing != Standing::Admitted {
             return None;
         }
-        if let Some(reason) = self.unenforced(slot, record.priority, now) {
-            return Some(Change::NotEjected {
-                slot,
-                cause,
-                reason,
-            });
-        }
-        self.eject_for(slot, cause, now, chance)
-    }
-
-    /// Why the node of a slot may not be ejected, if it may not.
-    fn unenforced(&self, slot: u32, priority: u32, now: Instant) -> Option<Unenforced> {
-        let (mut members, mut ejected, mut others) = (0_usize, 0, 0);
-        for (other, record) in self.iter().filter(|(_, record)| record.is_member()) {
-            members += 1;
-            ejected += usize::from(record.standing != Standing::Admitted);
-            let same = record.priority == priority && other != slot;
-            others += usize::from(same && record.is_available(now));
-        }
-        let max = ((self.rules.max_ejected * members as f64) as usize).max(1);
-        if others == 0 {
+        let is_available = record.is_available(now);
+        let available = ejections.available.entry(record.priority).or_default();
+        let others = *available - usize::from(is_available);
+        let max = ((self.rules.max_ejected * ejections.members as f64) as usize).max(1);
+        let reason = if others == 0 {
             Some(Unenforced::LastAvailable)
-        } else if ejected >= max {
+        } else if ejections.ejected >= max {
             Some(Unenforced::MaxEjected)
         } else if self.rules.shadow {
             Some(Unenforced::Shadow)
         } else {
             None
+        };
+        if let Some(reason) = reason {
+            return Some(Change::NotEjected {
+                index,
+                cause,
+                reason,
+            });
         }
+        *available = others;
+        ejections.ejected += 1;
+        self.eject_for(index, cause, now, random)
+    }
+
+    /// Counts the nodes.
+    fn ejection_counts(&self, now: Instant) -> EjectionCounts {
+        let mut ejections = EjectionCounts {
+            members: 0,
+            ejected: 0,
+            available: BTreeMap::new(),
+        };
+        for (_, record) in self.iter().filter(|(_, record)| record.is_member()) {
+            ejections.members += 1;
+            ejections.ejected += usize::from(record.standing != Standing::Admitted);
+            let available = ejections.available.entry(record.priority).or_default();
+            *available += usize::from(record.is_available(now));
+        }
+        ejections
+    }
+
+    /// Ends the ejection of one node in each priority that has no other, because the others were removed or
+    /// drained.
+    pub(crate) fn admit_last(&mut self, now: Instant) -> Vec<Change> {
+        // By priority: the node whose ejection ends first, and when; `None` if a node is not ejected.
+        let mut last: BTreeMap<u32, Option<(Instant, u32)>> = BTreeMap::new();
+        for (index, record) in self.iter().filter(|(_, record)| record.is_member()) {
+            let ends = match record.standing {
+                Standing::Admitted => None,
+                Standing::Returning => Some((Instant::ORIGIN, index)),
+                Standing::Ejected { until } => Some((until, index)),
+            };
+            let first = last.entry(record.priority).or_insert(ends);
+            *first = first.zip(ends).map(|(first, ends)| first.min(ends));
+        }
+        let indices = last.into_values().flatten();
+        indices
+            .filter_map(|(_, index)| self.admit(index, now))
+            .collect()
     }
 
     fn eject_for(
         &mut self,
-        slot: u32,
+        index: u32,
         cause: EjectionCause,
         now: Instant,
-        chance: f64,
+        random: f64,
     ) -> Option<Change> {
-        let times = self.get(slot)?.times.saturating_add(1);
+        let times = self.get(index)?.times.saturating_add(1);
         let length = self.rules.ejection(times);
-        let jitter = (length as f64 * self.rules.jitter * chance) as u64;
+        let jitter = (length as f64 * self.rules.jitter * random) as u64;
         let length = length.saturating_add(jitter);
-        let record = self.get_mut(slot)?;
+        let record = self.get_mut(index)?;
         record.times = times;
-        record.struck = true;
+        record.was_ejected = true;
         record.standing = Standing::Ejected {
             until: now.after(length),
         };
         record.begin_epoch();
         Some(Change::Ejected {
-            slot,
+            index,
             cause,
             length: Duration::from_nanos(length),
             times,
         })
     }
 
-    /// Keeps calls away from a node for a time.
+    /// Parks a node: it takes no calls for a time.
     pub(crate) fn park(
         &mut self,
-        slot: u32,
-        vitals: &Arc<Vitals>,
+        index: u32,
+        stats: &Arc<NodeStats>,
         length: Duration,
         now: Instant,
     ) -> Option<Change> {
-        let record = self.of_call(slot, vitals)?;
+        let record = self.of_call(index, stats)?;
         let was_parked = record.parked_until > now;
         record.parked_until = record.parked_until.max(now + length);
-        (!was_parked && record.parked_until > now).then_some(Change::Parked { slot, length })
+        (!was_parked && record.parked_until > now).then_some(Change::Parked { index, length })
     }
 
     /// Records the result of a health check.
-    pub(crate) fn checked(&mut self, slot: u32, is_good: bool, now: Instant) -> Vec<Change> {
+    pub(crate) fn checked(&mut self, index: u32, is_good: bool, now: Instant) -> Vec<Change> {
         let needed = match is_good {
             true => self.rules.healthy_after,
             false => self.rules.unhealthy_after,
         };
-        let Some(record) = self.get_mut(slot).filter(|record| record.is_member()) else {
+        let Some(record) = self.get_mut(index).filter(|record| record.is_member()) else {
             return Vec::new();
         };
         let is_ejected = record.standing != Standing::Admitted;
-        // A good check also speaks against an ejection.
+        // A good check also counts towards the end of an ejection.
         if is_good != record.is_unhealthy && !(is_good && is_ejected) {
             record.streak = 0;
             return Vec::new();
@@ -437,20 +365,20 @@ impl Machine {
         if record.is_unhealthy == is_good {
             record.is_unhealthy = !is_good;
             changes.push(match is_good {
-                true => Change::Healthy { slot },
-                false => Change::Unhealthy { slot },
+                true => Change::Healthy { index },
+                false => Change::Unhealthy { index },
             });
             if is_good {
                 record.new_since = Some(now);
             }
         }
         if is_good && is_ejected {
-            changes.extend(self.admit(slot, now));
+            changes.extend(self.admit(index, now));
         }
         changes
     }
 
-    /// Forgets what health checks have said.
+    /// Discards the results of health checks.
     pub(crate) fn forget_checks(&mut self) {
         for record in self.records.iter_mut().flatten() {
             record.is_unhealthy = false;
@@ -458,13 +386,16 @@ impl Machine {
         }
     }
 
-    /// Whether new nodes of a level get fewer calls than the others: not if most are new, or if there are
-    /// so few calls that a small share of them would be none.
+    /// Whether slow start applies to the new nodes of a priority: not if most nodes are new, nor if calls are so rare
+    /// that a small share of them would be none.
     pub(crate) fn warms_up(&self, new: usize, available: usize) -> bool {
         let has_traffic = self.rate.is_none_or(|rate| rate >= 1.0);
         new > 0 && new * 2 <= available && has_traffic
     }
 }
+
+/// The error of a mean of success rates: equal rates are not outliers because of it.
+const ROUNDING: f64 = 1e-9;
 
 fn success_rate(ended: Ended) -> f64 {
     match ended.calls() {
@@ -473,7 +404,7 @@ fn success_rate(ended: Ended) -> f64 {
     }
 }
 
-/// The lowest success rate that is no outlier. `None` if too few nodes can be compared.
+/// Returns the success rate below which a node is an outlier. `None` if too few nodes can be compared.
 fn lowest(rule: SuccessRate, ended: &[(u32, Ended)]) -> Option<f64> {
     let compared = ended
         .iter()

@@ -23,7 +23,7 @@ const UNKNOWN: u64 = 0;
 /// The least weight of a sample. Without it, the samples of one instant would not count.
 const MIN_WEIGHT: f64 = 1.0 / 1024.0;
 
-/// The decay of an average, with what reading one needs precomputed.
+/// The decay of an average, with precomputed factors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decay {
     /// One over 64 times the decay in nanoseconds.
@@ -72,8 +72,8 @@ impl Latency {
     pub(crate) fn record(&self, sample: u64, now: Instant, decay: Decay) {
         let sample = (sample as f64).max(1.0);
         let now = now.as_nanos();
-        // Relaxed, here and below: the two words are read and written independently. Of two samples at
-        // once both may count the time since the one before, which makes them weigh a little more.
+        // Relaxed, here and below: the two words are independent. Concurrent samples may both count the time since
+        // the one before, which increases their weight a little.
         let before = self.sampled_at.load(Ordering::Relaxed);
         if now > before {
             self.sampled_at.store(now, Ordering::Relaxed);

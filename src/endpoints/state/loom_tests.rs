@@ -2,47 +2,55 @@
 
 use std::time::Duration;
 
-use loom::sync::Arc;
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use super::latency::{Decay, Latency};
-use super::vitals::Vitals;
+use super::stats::NodeStats;
 use crate::instant::Instant;
 
 #[test]
 fn loom_a_drain_sees_each_call_or_keeps_it_out() {
     loom::model(|| {
-        let vitals = Arc::new(Vitals::new());
+        let stats = Arc::new(NodeStats::new());
+        // Whether the routes lead to the node.
+        let routes = Arc::new(Mutex::new(true));
         let caller = {
-            let vitals = vitals.clone();
+            let (stats, routes) = (stats.clone(), routes.clone());
             thread::spawn(move || {
-                let entered = vitals.enter();
-                (entered, entered && vitals.leave())
+                let routes = routes.lock().unwrap();
+                if *routes {
+                    stats.enter();
+                }
+                let entered = *routes;
+                drop(routes);
+                (entered, entered && stats.leave())
             })
         };
-        vitals.close();
-        let seen = vitals.in_flight();
+        *routes.lock().unwrap() = false;
+        stats.close();
+        let seen = stats.in_flight();
         let (entered, wakes) = caller.join().unwrap();
-        assert_eq!(vitals.in_flight(), 0);
+        assert!(stats.is_idle());
         if seen == 1 {
             // The drain waits, so the call wakes it.
             assert!(entered && wakes);
         }
-        assert!(!vitals.enter(), "it is closed");
     });
 }
 
 #[test]
 fn loom_the_last_of_two_calls_wakes_the_drain() {
     loom::model(|| {
-        let vitals = Arc::new(Vitals::new());
-        assert!(vitals.enter() && vitals.enter());
-        vitals.close();
+        let stats = Arc::new(NodeStats::new());
+        stats.enter();
+        stats.enter();
+        stats.close();
         let other = {
-            let vitals = vitals.clone();
-            thread::spawn(move || vitals.leave())
+            let stats = stats.clone();
+            thread::spawn(move || stats.leave())
         };
-        let here = vitals.leave();
+        let here = stats.leave();
         assert!(here ^ other.join().unwrap());
     });
 }
@@ -50,17 +58,17 @@ fn loom_the_last_of_two_calls_wakes_the_drain() {
 #[test]
 fn loom_one_of_two_calls_is_the_probe() {
     loom::model(|| {
-        let vitals = Arc::new(Vitals::new());
-        let claim = |vitals: &Vitals| vitals.claim_probe(Instant::ORIGIN, 10);
+        let stats = Arc::new(NodeStats::new());
+        let claim = |stats: &NodeStats| stats.claim_probe(Instant::ORIGIN, 10);
         let other = {
-            let vitals = vitals.clone();
-            thread::spawn(move || claim(&vitals))
+            let stats = stats.clone();
+            thread::spawn(move || claim(&stats))
         };
-        let here = claim(&vitals);
+        let here = claim(&stats);
         assert!(here ^ other.join().unwrap());
-        assert!(!claim(&vitals));
+        assert!(!claim(&stats));
         assert!(
-            vitals.claim_probe(Instant::from_nanos(10), 10),
+            stats.claim_probe(Instant::from_nanos(10), 10),
             "the lease is over"
         );
     });
@@ -84,5 +92,17 @@ fn loom_no_sample_is_lost() {
         // Whichever came first is the average, and the other one has moved it.
         let moved = [1_000_000.0, 3_000_000.0].map(|first| (average - first).abs());
         assert!(moved.iter().all(|moved| *moved > 1.0), "{average}");
+    });
+}
+
+#[test]
+fn loom_no_call_is_lost_when_an_epoch_begins() {
+    loom::model(|| {
+        let mut record = super::record::Record::new(1.0, 0, 0, None);
+        let stats = record.stats.clone();
+        let caller = thread::spawn(move || stats.succeed(true));
+        record.begin_epoch();
+        caller.join().unwrap();
+        assert_eq!(record.totals().good, 1);
     });
 }

@@ -1,4 +1,4 @@
-//! When nodes are ejected, and for how long.
+//! The rules of ejections.
 
 use std::time::Duration;
 

@@ -60,7 +60,7 @@ pin_project! {
         Other {
             #[pin]
             operation: S::Future,
-            // Of the operation that failed.
+            // The health of the operation that failed.
             health: Health,
         },
         /// Over.
@@ -89,7 +89,7 @@ impl<S: Source<Op>, Op: Operation> Future for FallbackFuture<'_, S, Op> {
                     let health = *health;
                     self.set(Self::Finished);
                     return Poll::Ready(match result {
-                        // The dependency of the call has failed: layers outside are to know it.
+                        // Layers outside still see that the dependency failed.
                         Ok(value) => {
                             Outcome::new(Ok(value), Verdict::success().with_health(health))
                         }
@@ -111,7 +111,7 @@ impl<'a, S: Source<Op>, Op: Operation> FallbackFuture<'a, S, Op> {
             return Some(outcome);
         };
         let (fallback, op) = (*fallback, *op);
-        // Drops the attempt: what replaces it does not meet it any more.
+        // Drops the attempt before the replacement starts.
         self.set(Self::Finished);
         let verdict = outcome.verdict;
         let error = match outcome.result {
@@ -140,6 +140,7 @@ impl<S> Fallback<S> {
         if let Some(observer) = op.listener().observer() {
             observer.on_event(&Event::FallbackUsed {
                 policy: self.name,
+                pipeline: None,
                 ending: Ending::of(&result),
             });
         }

@@ -62,7 +62,7 @@ impl<T, Op: Operation<Value = MaybeStale<T>>> Future for StaleFuture<'_, T, Op> 
             return Poll::Pending;
         };
         let outcome = ready!(attempt.poll(task));
-        // First, so that what is remembered or reported does not meet the attempt any more.
+        // Drops the attempt before anything is remembered or reported.
         this.attempt.set(None);
         Poll::Ready(this.inner.after(outcome, *this.op))
     }
@@ -96,6 +96,7 @@ impl<T> Inner<T> {
         if let (Some(observer), Some(age)) = (op.listener().observer(), value.age()) {
             observer.on_event(&Event::ServedStale {
                 policy: self.name,
+                pipeline: None,
                 ending: Ending::of(&outcome.result),
                 age,
             });

@@ -14,14 +14,14 @@ pub(in crate::hedge) enum Fate {
     Answer,
     /// The copy is lost. Another one may be launched at once.
     Lost,
-    /// The copy is lost, and no other is launched. Those in flight may still answer.
+    /// The copy is lost and no further one is launched. Copies in flight may still answer.
     LastOne,
-    /// As `LastOne`; no call is hedged for this long, or for a while if the dependency did not say.
+    /// As `LastOne`, and hedging pauses for this long, or for `throttled_pause` without a hint.
     Throttled(Option<Duration>),
 }
 
-/// Says what a result means. Good is what the verdict calls so: an answer that no other attempt improves, from
-/// a dependency that is not failing.
+/// Returns what a result means for its call. An answer is a result that no other attempt would improve, from a
+/// dependency that is not failing.
 pub(in crate::hedge) fn judge<T, E>(result: &Result<T, Error<E>>, verdict: &Verdict) -> Fate {
     match result {
         // No time is left for any copy.
@@ -51,7 +51,7 @@ pub(in crate::hedge) fn is_good(verdict: &Verdict) -> bool {
     !verdict.is_retryable() && verdict.health() != Health::Unhealthy
 }
 
-/// What is known of a call when a copy is due.
+/// The facts about a call that decide whether a copy may be launched.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::hedge) struct Due {
     pub(in crate::hedge) idempotent: bool,
@@ -61,12 +61,12 @@ pub(in crate::hedge) struct Due {
     /// The call is a probe of a half-open circuit.
     pub(in crate::hedge) probe: bool,
     pub(in crate::hedge) deadline: Instant,
-    /// Until when no call is hedged, because the dependency throttles.
+    /// End of the pause in hedging while the dependency throttles.
     pub(in crate::hedge) paused_until: Instant,
 }
 
 impl Due {
-    /// Whether a copy may be launched at `at`, for all but the budget.
+    /// Whether a copy may be launched at `at`, apart from the budget.
     pub(in crate::hedge) fn may_launch(&self, at: Instant) -> Result<(), NotSent> {
         if !self.repeatable {
             Err(NotSent::NotRepeatable)

@@ -6,11 +6,12 @@ use super::histogram::Histogram;
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A delay that is a quantile of recent latencies, as computed a moment ago.
+/// A delay that is a quantile of recent latencies, recomputed about once a second.
 #[derive(Debug)]
 pub(in crate::hedge) struct LatencyDelay {
     histogram: Histogram,
-    quantile: f64,
+    /// As the bits of an `f64`.
+    quantile: AtomicU64,
     min_calls: u64,
     /// How long a computed delay holds.
     holds_nanos: u64,
@@ -29,8 +30,8 @@ impl LatencyDelay {
     pub(in crate::hedge) fn new(quantile: f64, min_calls: u32, window: Duration) -> Self {
         Self {
             histogram: Histogram::new(nanos(window)),
-            quantile,
-            min_calls: min_calls.max(1).into(),
+            quantile: AtomicU64::new(quantile.to_bits()),
+            min_calls: min_calls.into(),
             holds_nanos: nanos(window) / 32,
             delay: AtomicU64::new(UNKNOWN),
             due_at: AtomicU64::new(0),
@@ -43,11 +44,21 @@ impl LatencyDelay {
     #[inline]
     pub(in crate::hedge) fn record(&self, now: Instant, nanos: u64, censored: bool) {
         self.histogram.record(now, nanos, censored);
-        // Relaxed throughout: a delay that is a moment older or newer is as good.
+        // Relaxed throughout: the words are independent, and a slightly older delay does no harm.
         let samples = self.samples.fetch_add(1, Ordering::Relaxed) + 1;
         if samples >= self.due_count.load(Ordering::Relaxed) {
             self.compute(now);
         }
+    }
+
+    fn quantile(&self) -> f64 {
+        f64::from_bits(self.quantile.load(Ordering::Relaxed))
+    }
+
+    /// Makes the delay another quantile of the latencies that are known.
+    pub(in crate::hedge) fn set_quantile(&self, quantile: f64) {
+        self.quantile.store(quantile.to_bits(), Ordering::Relaxed);
+        self.due_at.store(0, Ordering::Relaxed);
     }
 
     /// Returns the delay in nanoseconds; `None` while too few latencies are known.
@@ -64,7 +75,7 @@ impl LatencyDelay {
 
     /// As [`get`](Self::get), computed from all latencies that are known. Changes nothing.
     pub(in crate::hedge) fn peek(&self, now: Instant) -> Option<u64> {
-        let (delay, known) = self.histogram.quantile(now, self.quantile);
+        let (delay, known) = self.histogram.quantile(now, self.quantile());
         delay.filter(|_| known >= self.min_calls)
     }
 
@@ -83,7 +94,7 @@ impl LatencyDelay {
     #[cold]
     fn compute(&self, now: Instant) {
         let samples = self.samples.load(Ordering::Relaxed);
-        let (delay, known) = self.histogram.quantile(now, self.quantile);
+        let (delay, known) = self.histogram.quantile(now, self.quantile());
         let missing = self.min_calls.saturating_sub(known);
         let due_count = samples + missing.max(known / 16).max(1);
         self.due_count.store(due_count, Ordering::Relaxed);

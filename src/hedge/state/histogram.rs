@@ -38,7 +38,7 @@ const FINENESS: u32 = 5;
 /// Longer latencies count as this long: 137 s. Offsets in a bucket then fit in 32 bits.
 #[cfg(not(backstop_loom))]
 const LONGEST: u64 = (1 << 37) - 1;
-// A model needs few atomics.
+// Few buckets, so that loom can explore the model.
 #[cfg(backstop_loom)]
 const FINENESS: u32 = 0;
 #[cfg(backstop_loom)]
@@ -122,7 +122,7 @@ impl Histogram {
             known += total.exact;
             at_risk += total.exact + total.censored;
         }
-        // Rounding must not turn the last of 20 calls into a further bucket.
+        // The margin keeps rounding from moving the quantile to the next bucket.
         let (target, tolerance) = (1.0 - quantile, 1e-9);
         let (mut share, mut longest) = (1.0, None);
         for (at, total) in totals(&windows).enumerate() {
@@ -160,7 +160,7 @@ impl Histogram {
         Instant::from_nanos((epoch + 2).saturating_mul(self.window_nanos))
     }
 
-    /// The windows that count at `now`: the one of `now` and the one before, as far as there are samples.
+    /// Returns the current window at `now` and the one before, if they have samples.
     fn windows(&self, now: Instant) -> [Option<&Window>; 2] {
         let current = self.epoch.load(Ordering::Relaxed);
         let age = (now.as_nanos() / self.window_nanos).saturating_sub(current);
@@ -208,15 +208,14 @@ impl Bucket {
     #[inline]
     fn count(&self, censored: bool) {
         let one = if censored { 1 << 32 } else { 1 };
-        // A window of 2^31 samples of one bucket counts no further. Half of the range is left to threads that
-        // add at the same time.
+        // Counts saturate at 2^31. The other half of the range absorbs concurrent additions.
         let counts = self.counts.load(Ordering::Relaxed);
         if (counts as u32).max((counts >> 32) as u32) < u32::MAX / 2 {
             self.counts.fetch_add(one, Ordering::Relaxed);
         }
     }
 
-    /// Extends the range to a latency. Most are inside of it.
+    /// Extends the range to include a latency. Most latencies are inside already.
     #[inline]
     fn extend(&self, offset: u32) {
         let mut range = self.range.load(Ordering::Relaxed);

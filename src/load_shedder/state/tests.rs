@@ -1,4 +1,4 @@
-//! What is to be shed, and of whom.
+//! Tests of the share to shed and of the threshold.
 
 use super::*;
 
@@ -33,12 +33,12 @@ fn a_threshold_sheds_the_share_it_should_and_the_lowest_first() {
     assert_eq!(
         Levels::new().threshold(0.5),
         Threshold::default(),
-        "nobody is known"
+        "no calls are known"
     );
-    let nobody = levels.threshold(0.0);
+    let none = levels.threshold(0.0);
     assert!(
-        !nobody.sheds(Priority::LOWEST, 0.0),
-        "also a level not seen before"
+        !none.sheds(Priority::LOWEST, 0.0),
+        "even at a level without calls"
     );
 }
 
@@ -53,10 +53,10 @@ fn too_few_calls_make_no_threshold() {
 }
 
 #[test]
-fn of_any_hundred_calls_no_more_than_the_maximum_are_shed() {
+fn any_hundred_consecutive_calls_have_at_most_the_maximum_shed() {
     for (max, most) in [(0.9, 90), (0.29, 29), (0.5, 50), (1.0, 100), (1e-9, 1)] {
         let mut cap = ShedCap::new(max);
-        // All of them below the threshold after a calm time, half of them, and all again.
+        // After a calm period all calls are below the threshold, then half of them, then all.
         let calls = (0..1500).map(|call| {
             let below = (500..700).contains(&call) || call % 2 == 0 || call > 1000;
             cap.sheds(below && call >= 500)
@@ -70,7 +70,7 @@ fn of_any_hundred_calls_no_more_than_the_maximum_are_shed() {
 }
 
 #[test]
-fn pressure_rises_fast_cools_off_and_falls_slowly() {
+fn the_share_rises_fast_holds_for_the_cool_off_and_falls_slowly() {
     let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
     let mut pressure = Pressure::new(0.12, Duration::from_millis(1000));
     for (now, overloaded, rate) in [
@@ -96,7 +96,7 @@ fn pressure_rises_fast_cools_off_and_falls_slowly() {
 }
 
 #[test]
-fn windows_without_calls_are_calm_too() {
+fn windows_without_calls_count_as_calm() {
     let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
     for (pause, rate) in [(900, 0.5), (1_000, 0.49), (1_550, 0.45), (6_000, 0.0)] {
         let mut pressure = Pressure::new(0.5, Duration::from_millis(1000));
@@ -115,7 +115,7 @@ fn windows_without_calls_are_calm_too() {
 
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// A queue in front of a server that does as much work as comes at a load of 1.
+/// A queue in front of a server whose capacity equals a load of 1.
 struct Queue {
     delay: f64,
     now: Instant,
@@ -131,7 +131,7 @@ impl Queue {
         }
     }
 
-    /// A window passes, whose smallest delay is that of one of its ends.
+    /// Advances by a window. The smallest delay is at one of its ends.
     fn pass(&mut self, load: f64) -> f64 {
         let before = self.delay;
         let admitted = load * (1.0 - self.pressure.rate());
@@ -148,7 +148,7 @@ impl Queue {
 }
 
 #[test]
-fn the_share_settles_where_the_rest_fits_at_any_overload() {
+fn the_share_settles_where_the_admitted_load_fits_the_capacity() {
     for load in [1.2_f64, 2.0, 3.0, 6.0] {
         let mut queue = Queue::new(Duration::from_secs(1));
         let rates: Vec<f64> = (0..200).map(|_| queue.pass(load)).collect();
@@ -157,13 +157,13 @@ fn the_share_settles_where_the_rest_fits_at_any_overload() {
             assert!((rate - fits).abs() < 0.05, "{load}: {rate}");
         }
         assert!(queue.delay < 0.05, "{load}: waits {}", queue.delay);
-        // And it is there soon.
+        // It gets there within 15 windows.
         assert!(rates[15] > 0.8 * fits, "{load}: {}", rates[15]);
     }
 }
 
 #[test]
-fn the_share_is_given_up_two_cool_offs_after_the_load_is_gone() {
+fn the_share_is_zero_three_cool_offs_after_the_load_is_gone() {
     for cool_off in [0, 1, 2] {
         let mut queue = Queue::new(Duration::from_secs(cool_off));
         for _ in 0..100 {
@@ -179,7 +179,7 @@ fn the_share_is_given_up_two_cool_offs_after_the_load_is_gone() {
 }
 
 #[test]
-fn without_a_standing_queue_nobody_is_shed() {
+fn without_a_standing_queue_no_call_is_shed() {
     let mut pressure = Pressure::new(0.9, Duration::ZERO);
     let mut now = Instant::ORIGIN;
     for delay in [0, 500, 100, 0, 900, 0, 30] {
@@ -195,19 +195,19 @@ fn without_a_standing_queue_nobody_is_shed() {
 }
 
 #[test]
-fn odd_reports_saturate() {
-    let odd = [
+fn extreme_reports_saturate() {
+    let extremes = [
         Duration::ZERO,
         Duration::from_nanos(1),
         WINDOW,
         Duration::MAX,
     ];
-    for cool_off in odd {
+    for cool_off in extremes {
         let mut pressure = Pressure::new(1.0, cool_off);
-        for delay in odd {
-            for target in odd {
-                for elapsed in odd {
-                    for window in &odd[1..] {
+        for delay in extremes {
+            for target in extremes {
+                for elapsed in extremes {
+                    for window in &extremes[1..] {
                         let report = QueueReport {
                             delay,
                             target,
@@ -223,7 +223,7 @@ fn odd_reports_saturate() {
 }
 
 #[test]
-fn shares_are_weighted_by_their_calls_per_second_as_long_as_they_are_fresh() {
+fn shares_are_weighted_by_calls_per_second_until_they_expire() {
     let second = Duration::from_secs(1);
     let share = |calls, rate| Share {
         calls,
@@ -240,7 +240,7 @@ fn shares_are_weighted_by_their_calls_per_second_as_long_as_they_are_fresh() {
     is(&[], now, 0.0);
     is(&[share(100, 0.2), share(100, 0.4)], now, 0.3);
     is(&[share(100, 0.3), share(0, 0.8)], now, 0.3);
-    // Ten times as many, but in ten times as long.
+    // Ten times as many calls in ten times the time.
     let over = 10 * second;
     let seldom = Share {
         over,
@@ -261,7 +261,7 @@ fn shares_are_weighted_by_their_calls_per_second_as_long_as_they_are_fresh() {
 }
 
 #[test]
-fn priorities_of_the_last_thousand_calls_count() {
+fn the_distribution_covers_the_last_thousand_calls() {
     let mut levels = Levels::new();
     levels.add(Priority::LOWEST);
     (0..CALLS).for_each(|_| levels.add(Priority::NORMAL));

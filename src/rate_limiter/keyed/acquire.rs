@@ -1,4 +1,4 @@
-//! Waiting for a key's tokens.
+//! Waiting for the tokens of a key.
 
 use std::future::Future;
 use std::hash::Hash;
@@ -9,63 +9,43 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::super::RateLimiter;
-use super::super::state::{Gcra, Refusal};
-use super::inner::Time;
+use super::super::state::Unavailable;
+use super::call_time::CallTime;
 use super::limited::Limited;
 use crate::clock::Sleep;
 use crate::coop;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
-use crate::event::Observer;
+use crate::event::{Event, Observer};
 use crate::instant::Instant;
 use crate::policy::OnUnwind;
 
 pin_project! {
-    /// Waits for a key's tokens. Made by [`KeyedRateLimiter::acquire`](super::KeyedRateLimiter::acquire).
+    /// Waits for tokens of a key. Made by [`KeyedRateLimiter::acquire`](super::KeyedRateLimiter::acquire).
     ///
-    /// Does nothing before it is first polled.
+    /// Does nothing before it is first polled. The first waiter of a key watches the clock for the others of
+    /// that key: one that is not polled delays them until another call uses the key.
     ///
     /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquires that are always
     /// ready yields to other tasks now and then.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives the tokens back. Waiters behind it keep their turns, or move up if the quota
-    /// is no token bucket.
+    /// Dropping it leaves the key's wait queue: the next waiter moves up, and no token is lost.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct KeyedAcquire<'a, Q>
     where
-        Q: Hash,
-        Q: Eq,
         Q: ToOwned,
         Q: ?Sized,
-        Q::Owned: Hash,
-        Q::Owned: Eq,
     {
         limited: Limited<'a, Q>,
         cost: u64,
         longest: Duration,
-        // The end of `longest` or of the deadline, and what is to blame when it is too early.
+        // The end of `longest` or of the deadline, and the reason of a rejection because of it.
         latest: Option<(Instant, Reason)>,
-        // Tokens taken for a turn that has not come.
-        held: u64,
+        since: Instant,
         #[pin]
         stage: Stage,
-    }
-
-    impl<Q> PinnedDrop for KeyedAcquire<'_, Q>
-    where
-        Q: Hash,
-        Q: Eq,
-        Q: ToOwned,
-        Q: ?Sized,
-        Q::Owned: Hash,
-        Q::Owned: Eq,
-    {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            this.limited.give(std::mem::take(this.held));
-        }
     }
 }
 
@@ -73,23 +53,21 @@ pin_project! {
     #[project = StageProj]
     enum Stage {
         Start,
-        // For a turn of a token bucket, or for the end of a pause.
-        Sleeping { #[pin] sleep: Sleep },
-        // In the wait queue of a key with a limiter of its own. Such keys allocate a good deal anyway.
+        // Until the end of a pause.
+        Paused { #[pin] sleep: Sleep },
+        // In the wait queue of the key. The future owns a handle of the key's limiter.
         Queued { waiting: Pin<Box<dyn Future<Output = Result<RateLimiter, Rejected>> + Send>> },
     }
 }
 
-/// What a call that may wait has to do.
-enum Booked {
-    /// It has the tokens.
-    Taken,
-    /// It has the tokens, and its turn comes then.
-    Turn(Instant),
-    /// It is to try again then.
-    Paused(Instant),
-    Queue(RateLimiter),
-    Rejected(Refusal),
+/// What a call does after it asked for tokens.
+enum Start {
+    Run,
+    WaitForEndOfPause(Instant),
+    /// The key has no wait queue yet.
+    NeedsQueue,
+    WaitIn(RateLimiter),
+    Reject(Unavailable),
 }
 
 impl<'a, Q> KeyedAcquire<'a, Q>
@@ -103,7 +81,7 @@ where
             cost,
             longest,
             latest: None,
-            held: 0,
+            since: Instant::ORIGIN,
             stage: Stage::Start,
         }
     }
@@ -118,89 +96,95 @@ where
     ) -> Poll<Result<(), Rejected>> {
         let mut this = self.project();
         let cost = *this.cost;
-        let (limited, inner) = (*this.limited, this.limited.inner);
+        let inner = this.limited.inner;
         let base = &inner.base;
         let mut reason = Reason::QueueTimeout;
         if this.latest.is_none() {
-            if inner.base.shadow {
+            let limited = *this.limited;
+            if base.shadow {
                 let taken = inner.take(limited.hash, limited.key, now, cost);
-                return Poll::Ready(taken.or_else(|refusal| inner.refuse(now, refusal, observer)));
+                return Poll::Ready(
+                    taken.or_else(|unavailable| inner.reject_for(now, unavailable, observer)),
+                );
             }
-            let (latest, deadline) = (now + *this.longest, deadline);
+            let latest = now + *this.longest;
             reason = match deadline <= latest && deadline != Instant::FAR_FUTURE {
                 true => Reason::DeadlineTooClose,
                 false => Reason::RateLimited,
             };
             *this.latest = Some((latest.min(deadline), reason));
+            *this.since = now;
         }
         let (latest, late) = this.latest.unwrap_or((Instant::FAR_FUTURE, reason));
         loop {
             match this.stage.as_mut().project() {
-                StageProj::Start => match limited.book(now, cost, latest) {
-                    Booked::Taken => return Poll::Ready(Ok(())),
-                    Booked::Turn(at) => {
-                        *this.held = cost;
-                        let sleep = base.clock.sleep_until(at);
-                        this.stage.set(Stage::Sleeping { sleep });
-                    }
-                    Booked::Paused(until) => {
-                        let sleep = base.clock.sleep_until(until);
-                        this.stage.set(Stage::Sleeping { sleep });
-                    }
-                    Booked::Queue(limiter) => {
-                        let longest = match latest {
-                            Instant::FAR_FUTURE => Duration::MAX,
-                            latest => latest.saturating_duration_since(now),
-                        };
-                        let waiting = Box::pin(async move {
-                            limiter.acquire_within(cost, longest).await?;
-                            Ok(limiter)
-                        });
-                        this.stage.set(Stage::Queued { waiting });
-                    }
-                    Booked::Rejected(refusal) => {
-                        let rejected = base.rejection(now, refusal, reason);
-                        return Poll::Ready(inner.report(rejected, observer));
-                    }
-                },
-                StageProj::Sleeping { sleep } => {
+                StageProj::Start => {
+                    let limiter = match this.limited.start(now, cost, latest) {
+                        Start::Run => return Poll::Ready(Ok(())),
+                        Start::WaitForEndOfPause(until) => {
+                            let sleep = base.clock.sleep_until(until);
+                            this.stage.set(Stage::Paused { sleep });
+                            continue;
+                        }
+                        Start::NeedsQueue => match this.limited.queue() {
+                            Some(limiter) => limiter,
+                            // The key was evicted meanwhile, so it is full.
+                            None => continue,
+                        },
+                        Start::WaitIn(limiter) => limiter,
+                        Start::Reject(unavailable) => {
+                            let rejected = base.rejection(now, unavailable, reason);
+                            return Poll::Ready(inner.report(rejected, observer));
+                        }
+                    };
+                    this.limited.is_new_call = false;
+                    let longest = match latest {
+                        Instant::FAR_FUTURE => Duration::MAX,
+                        latest => latest.saturating_duration_since(now),
+                    };
+                    let waiting = Box::pin(async move {
+                        limiter.acquire_within(cost, longest).await?;
+                        Ok(limiter)
+                    });
+                    this.stage.set(Stage::Queued { waiting });
+                }
+                StageProj::Paused { sleep } => {
                     ready!(sleep.poll(task));
                     now = base.now();
                     reason = Reason::QueueTimeout;
-                    // A key may panic while it is compared: what is held is given back then.
-                    let is_paused = limited.is_paused(now);
-                    let had_turn = std::mem::take(this.held) > 0 || cost == 0;
-                    if had_turn && !is_paused {
-                        return Poll::Ready(Ok(()));
-                    }
-                    // A turn that fell into a pause has passed.
                     this.limited.is_new_call = false;
                     this.stage.set(Stage::Start);
                 }
-                StageProj::Queued { waiting } => {
-                    let result = ready!(waiting.as_mut().poll(task));
-                    now = base.now();
-                    match result {
-                        Ok(limiter) => {
-                            // A key may panic while it is compared.
-                            let guard = OnUnwind::new(|| limiter.add(cost));
-                            let is_paused = limited.is_paused(now);
-                            guard.disarm();
-                            if !is_paused {
-                                return Poll::Ready(Ok(()));
+                StageProj::Queued { waiting } => match ready!(waiting.as_mut().poll(task)) {
+                    Ok(limiter) => {
+                        // Until the end of this block, a panic of the clock, a key, or an observer returns
+                        // the tokens.
+                        let refund = OnUnwind::new(|| limiter.add(cost));
+                        now = base.now();
+                        let is_paused = this.limited.is_paused(now);
+                        if !is_paused {
+                            let waited = now.saturating_duration_since(*this.since);
+                            if !waited.is_zero() {
+                                base.tell(Event::waited(base.name, waited), observer);
                             }
-                            limiter.add(cost);
-                            this.stage.set(Stage::Start);
                         }
-                        Err(rejected) => {
-                            let rejected = match rejected.reason() {
-                                Reason::RateLimited => base.with_reason(rejected, late),
-                                _ => rejected,
-                            };
-                            return Poll::Ready(inner.report(rejected, observer));
+                        refund.disarm();
+                        if !is_paused {
+                            return Poll::Ready(Ok(()));
                         }
+                        // A turn that falls into a pause is given back.
+                        limiter.add(cost);
+                        reason = Reason::QueueTimeout;
+                        this.stage.set(Stage::Start);
                     }
-                }
+                    Err(rejected) => {
+                        let rejected = match rejected.reason() {
+                            Reason::RateLimited => base.with_reason(rejected, late),
+                            _ => rejected,
+                        };
+                        return Poll::Ready(inner.report(rejected, observer));
+                    }
+                },
             }
         }
     }
@@ -211,25 +195,49 @@ where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
-    /// Takes `cost` tokens, now or for a turn at `latest` at the latest.
-    fn book(&self, now: Instant, cost: u64, latest: Instant) -> Booked {
-        let booked = self.inner.with(
+    /// Takes `cost` tokens, or returns what the call has to wait for, until `latest` at most.
+    fn start(&self, now: Instant, cost: u64, latest: Instant) -> Start {
+        let paused = |time: CallTime| match time.open <= latest && time.open != Instant::FAR_FUTURE
+        {
+            true => Start::WaitForEndOfPause(time.open),
+            false => Start::Reject(Unavailable::Until(time.open)),
+        };
+        let start = self.inner.with(
             (self.hash, self.key),
             now,
             self.is_new_call,
-            |tat, gcra, time| book(tat, gcra, time, cost, latest),
-            |limiter, time| match time.open {
-                _ if !time.is_paused() => Booked::Queue(limiter.clone()),
-                open if open <= latest && open != Instant::FAR_FUTURE => Booked::Paused(open),
-                open => Booked::Rejected(Refusal::Until(open)),
+            |tat, gcra, time| {
+                if time.is_paused() {
+                    return paused(time);
+                }
+                match gcra.take(*tat, now, cost) {
+                    Ok(next) => {
+                        *tat = next;
+                        Start::Run
+                    }
+                    Err(Unavailable::Until(turn)) if turn <= latest => Start::NeedsQueue,
+                    Err(unavailable) => Start::Reject(unavailable),
+                }
+            },
+            |limiter, time| match time.is_paused() {
+                true => paused(time),
+                false => Start::WaitIn(limiter.clone()),
             },
         );
-        booked.unwrap_or(Booked::Rejected(Refusal::Until(Instant::FAR_FUTURE)))
+        start.unwrap_or(Start::Reject(Unavailable::Until(Instant::FAR_FUTURE)))
+    }
+
+    /// Returns the limiter of the key, in whose queue calls wait. Replaces the word of a plain key by a
+    /// limiter. `None` if the key is not in the table.
+    fn queue(&self) -> Option<RateLimiter> {
+        let mut table = self.inner.keys.shard(self.hash)?;
+        let make = |gcra, tat, is_default| self.inner.limiter_of(gcra, tat, is_default);
+        table.limiter(self.hash as u32, self.key, &self.inner.keys.default, make)
     }
 
     /// Whether the key is paused.
     fn is_paused(&self, now: Instant) -> bool {
-        let (inner, is_paused) = (self.inner, |time: Time| time.is_paused());
+        let (inner, is_paused) = (self.inner, |time: CallTime| time.is_paused());
         let of_key = inner.with_known(
             self.hash,
             self.key,
@@ -238,22 +246,6 @@ where
             |_, time| is_paused(time),
         );
         of_key.unwrap_or_else(|| is_paused(inner.time(now)))
-    }
-}
-
-fn book(tat: &mut u64, gcra: &Gcra, time: Time, cost: u64, latest: Instant) -> Booked {
-    let turn = match gcra.ready(*tat, time.open, cost, 0) {
-        Ok(()) => time.open,
-        Err(Refusal::Until(at)) => at,
-        Err(Refusal::Never) => return Booked::Rejected(Refusal::Never),
-    };
-    if turn > latest || turn == Instant::FAR_FUTURE {
-        return Booked::Rejected(Refusal::Until(turn));
-    }
-    *tat = gcra.put(*tat, time.open, cost);
-    match turn > time.now {
-        true => Booked::Turn(turn),
-        false => Booked::Taken,
     }
 }
 
@@ -280,11 +272,7 @@ where
     }
 }
 
-impl<Q> std::fmt::Debug for KeyedAcquire<'_, Q>
-where
-    Q: Hash + Eq + ToOwned + ?Sized,
-    Q::Owned: Hash + Eq,
-{
+impl<Q: ToOwned + ?Sized> std::fmt::Debug for KeyedAcquire<'_, Q> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyedAcquire")
             .field("limiter", &self.limited.inner.base.name)

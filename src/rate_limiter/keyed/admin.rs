@@ -1,28 +1,31 @@
-//! What concerns all keys of a limiter: its state, its quotas and its pauses.
+//! Operations on all keys: snapshots, quotas, and pauses.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::super::decision::Decision;
 use super::super::state::{Gcra, Inherit, Quota};
-use super::inner::{NAME, check};
+use super::inner::NAME;
 use super::shard::is_nested;
-use super::{Entry, KeyedRateLimiter, KeyedSnapshot};
+use super::{KeyedRateLimiter, KeyedSnapshot};
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::sync::lock;
 
 impl<K> KeyedRateLimiter<K> {
-    /// Returns where it stands.
+    /// Returns a reading of the limiter.
     pub fn snapshot(&self) -> KeyedSnapshot {
         let inner = &*self.inner;
         let time = inner.time(inner.base.now());
         // Relaxed: statistics.
         KeyedSnapshot {
             name: inner.base.name,
+            quotas: lock(&inner.quotas).clone(),
             keys: self.len(),
             max_keys: inner.keys.max_keys,
             overflowed: inner.overflowed.load(Ordering::Relaxed),
+            waiting: inner.keys.waiting(),
             rejected: inner.rejected.load(Ordering::Relaxed),
             shadow: inner.base.shadow,
             would_reject: inner.would_reject.load(Ordering::Relaxed),
@@ -30,29 +33,29 @@ impl<K> KeyedRateLimiter<K> {
         }
     }
 
-    /// Returns the keys it remembers, in no order. Each part of the table is copied when the iteration
-    /// gets there, so calls go on meanwhile.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<K>> + '_
+    /// Calls `visit` with each key and the decision about a call that costs one token, in no order and
+    /// outside all locks. Keys that are added or evicted meanwhile may be visited or not.
+    pub fn for_each(&self, mut visit: impl FnMut(&K, Decision))
     where
         K: Clone,
     {
-        self.inner.keys.shards.iter().flat_map(|shard| {
-            let now = self.inner.base.now();
-            let table = shard.lock();
-            let keys = table
-                .iter()
-                .flat_map(|table| table.keys(now, &self.inner.keys.default));
-            let entries = keys.map(|(key, standing)| Entry {
-                key: key.clone(),
-                limit: standing.limit,
-                remaining: u64::try_from(standing.available).unwrap_or(0),
-                reset_after: standing.full_at.saturating_duration_since(now),
-            });
-            entries.collect::<Vec<_>>()
-        })
+        let inner = &*self.inner;
+        for shard in &inner.keys.shards {
+            let time = inner.time(inner.base.now());
+            let entries: Vec<_> = match shard.lock() {
+                Some(table) => table
+                    .keys(&inner.keys.default)
+                    .map(|(key, limit)| (key.clone(), limit))
+                    .collect(),
+                None => continue,
+            };
+            for (key, limit) in entries {
+                visit(&key, limit.peek(time));
+            }
+        }
     }
 
-    /// Evicts all keys whose limits are full. Calls do that bit by bit; this does it at once.
+    /// Evicts all keys whose limits are full at once. Without it, calls evict them a few at a time.
     pub fn evict_idle(&self) {
         let now = self.inner.base.now();
         for shard in &self.inner.keys.shards {
@@ -65,14 +68,14 @@ impl<K> KeyedRateLimiter<K> {
         }
     }
 
-    /// Replaces the default quota for all keys that have it. See
-    /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota).
-    ///
-    /// Keys with a quota of their own keep it, even one of the same value.
+    /// Replaces the default quota of all keys that have it. See
+    /// [`RateLimiter::set_quota`](crate::RateLimiter::set_quota). Keys with a quota of their own keep it,
+    /// even if it has the same value.
     ///
     /// # Errors
     ///
-    /// If the quota is invalid, does not begin full, or has another algorithm than the one in force.
+    /// If the quota is invalid, does not begin full, or has another algorithm than the one in force, or
+    /// the limiter is adaptive.
     pub fn set_quota(&self, quota: Quota, inherit: Inherit) -> Result<(), ConfigError> {
         self.set_quotas(&[quota], inherit)
     }
@@ -88,7 +91,12 @@ impl<K> KeyedRateLimiter<K> {
         if is_nested() {
             return Err(error("cannot be changed while two keys are compared"));
         }
-        quotas.iter().try_for_each(check)?;
+        if inner.per_key.adaptive.is_some() {
+            return Err(error("is found by the limiter itself: it is adaptive"));
+        }
+        quotas
+            .iter()
+            .try_for_each(|quota| inner.per_key.check(quota))?;
         let now = inner.base.now();
         let _changing = lock(&inner.changing);
         let is_same = |(old, new): (&Quota, &Quota)| {
@@ -103,11 +111,11 @@ impl<K> KeyedRateLimiter<K> {
             current.clear();
             current.extend_from_slice(quotas);
         }
-        // Before the shards: a key that is added from here on has the new quota, and one that was added
-        // before is found in its shard. Release pairs with the load in `Inner::add`.
+        // Before the shards change: a key added from here on has the new quota, and one added earlier is
+        // found in its shard. Release pairs with the Acquire load in `Inner::add`.
         inner.version.fetch_add(1, Ordering::Release);
-        let new = Arc::new(quotas[0].gcra(inner.debt));
-        // The wait queues of other limits run the user's wakers.
+        let new = Arc::new(quotas[0].gcra(inner.per_key.debt));
+        // Changed outside the locks, since their wait queues run wakers.
         let mut limiters = Vec::new();
         for shard in &inner.keys.shards {
             if let Some(mut table) = shard.lock() {
@@ -121,13 +129,13 @@ impl<K> KeyedRateLimiter<K> {
             .try_for_each(|limiter| limiter.set_quotas(quotas, inherit))
     }
 
-    /// Rejects all calls for `duration`, whatever their keys, as after a `Retry-After` of the
-    /// dependency. Calls that may wait, wait. Of several pauses the one that ends last counts.
+    /// Rejects calls of all keys for `duration`, for a `Retry-After` of the dependency. Calls that may
+    /// wait do. Of several pauses the one that ends last counts.
     pub fn pause_for(&self, duration: Duration) {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until an instant of the limiter's clock.
+    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         // Relaxed: it publishes nothing else.
         self.inner

@@ -1,9 +1,9 @@
-//! A hash that costs a nanosecond and that a flood of chosen keys cannot aim at.
+//! A keyed hash that takes a nanosecond, so that chosen keys cannot be made to collide.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-/// The secret of one table.
+/// The secret of one limiter.
 #[derive(Debug)]
 pub(super) struct Secret {
     start: u64,
@@ -52,7 +52,7 @@ impl Folding {
 impl Hasher for Folding {
     #[inline]
     fn finish(&self) -> u64 {
-        // Once more, or the last word would be multiplied by a number anybody could guess at.
+        // Folds once more, or the last word would be multiplied by a number that can be guessed.
         Self::fold(
             self.state,
             self.factor.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15,
@@ -69,7 +69,7 @@ impl Hasher for Folding {
         let rest = words.remainder();
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
-        // The length, so that trailing zeros count.
+        // Includes the length, so that trailing zeros count.
         self.word(u64::from_le_bytes(last) ^ ((bytes.len() as u64) << 56));
     }
 

@@ -1,4 +1,4 @@
-//! What the clones of a keyed limiter share.
+//! The state that the clones of a keyed limiter share.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -6,24 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::RateLimiter;
-use super::super::state::{Gcra, Quota, Refusal};
-use super::custom::{Custom, Limit};
+use super::super::state::{Gcra, Quota, Unavailable};
+use super::super::{RateLimiter, RateLimiterBuilder};
+use super::call_time::CallTime;
 use super::hash::Secret;
-use super::keys::{Keys, Place};
-use super::table::{CUSTOM, Table};
-use crate::base::Base;
+use super::own_limit::{KeyLimit, OwnLimit};
+use super::shards::{ReservedKey, Shards};
+use super::table::{MAX_TAT, Table};
+use crate::adaptive_rate::CubicRateBuilder;
+use crate::base::{Base, Setup};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::Observer;
 use crate::instant::Instant;
 use crate::sync::lock;
+use crate::verdict::Verdict;
 
 pub(super) const NAME: &str = "keyed_rate_limiter";
 
 pub(super) struct Inner<K> {
-    pub(super) keys: Keys<K>,
+    pub(super) keys: Shards<K>,
     pub(super) secret: Secret,
-    /// Whether the default quota is a plain token bucket, so that a word is enough for a key.
+    /// Whether the default quota is a plain token bucket, so that one word per key is enough.
     pub(super) is_plain: bool,
     /// The end of the pause of all keys, in nanoseconds.
     pub(super) paused_until: AtomicU64,
@@ -35,71 +38,84 @@ pub(super) struct Inner<K> {
     pub(super) quota_for: Option<QuotaFor<K>>,
     /// The limit of the keys without room, if they share one.
     pub(super) shared: Option<RateLimiter>,
-    pub(super) debt: u64,
+    pub(super) per_key: PerKey,
+    /// The longest pause that a hint may cause; zero if hints cause none.
+    pub(super) longest_pause: Duration,
     pub(super) overflowed: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) would_reject: AtomicU64,
     pub(super) base: Base,
-    /// How long a call through the policy may wait.
+    /// The longest wait of a call through the policy.
     pub(super) max_wait: Duration,
 }
 
-/// The quota of a key, when it has one of its own.
+/// Settings of the limits of all keys.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PerKey {
+    pub(super) debt: u64,
+    pub(super) max_waiting: usize,
+    pub(super) adaptive: Option<CubicRateBuilder>,
+}
+
+impl PerKey {
+    /// Makes the limiter of one key. The keyed limiter counts and reports its rejections.
+    pub(super) fn limiter(
+        &self,
+        quotas: &[Quota],
+        base: &Base,
+    ) -> Result<RateLimiter, ConfigError> {
+        let mut builder = RateLimiter::builder()
+            .max_debt(self.debt)
+            .max_waiting(self.max_waiting)
+            .name(base.name)
+            .clock(base.clock.clone());
+        if let Some(rate) = self.adaptive {
+            builder = builder.adaptive(rate);
+        }
+        let with_quota = |builder: RateLimiterBuilder, quota: &Quota| builder.quota(*quota);
+        quotas.iter().fold(builder, with_quota).build()
+    }
+
+    /// Whether a key can have this quota.
+    pub(super) fn check(&self, quota: &Quota) -> Result<(), ConfigError> {
+        quota.check(NAME)?;
+        if quota.initial_tokens() != quota.limit() {
+            let problem = "must begin full: an evicted key comes back as a new one";
+            return Err(ConfigError::new(NAME, "quota", problem));
+        }
+        if self.adaptive.is_some() && !quota.is_plain() {
+            return Err(ConfigError::new(
+                NAME,
+                "adaptive",
+                "works with a single token bucket",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the quota of a key that has one of its own.
 pub(super) type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
-
-/// Now, and the first instant at which a call may run: later while the key is paused.
-#[derive(Clone, Copy)]
-pub(super) struct Time {
-    pub(super) now: Instant,
-    pub(super) open: Instant,
-}
-
-impl Time {
-    pub(super) fn is_paused(self) -> bool {
-        self.open > self.now
-    }
-
-    /// Postpones what could happen at `open` while the key is paused.
-    pub(super) fn admit(self, ready: Result<(), Refusal>) -> Result<(), Refusal> {
-        match ready {
-            Ok(()) if self.is_paused() => Err(Refusal::Until(self.open)),
-            ready => ready,
-        }
-    }
-
-    /// Rejects a call because of the pause.
-    #[cold]
-    fn paused(self, tat: u64, gcra: &Gcra, cost: u64) -> Result<(), Refusal> {
-        self.admit(gcra.ready(tat, self.open, cost, 0))
-    }
-
-    fn paused_until(self, until: Instant) -> Self {
-        Self {
-            open: self.open.max(until),
-            ..self
-        }
-    }
-}
 
 impl<K> Inner<K> {
     #[inline]
-    pub(super) fn time(&self, now: Instant) -> Time {
+    pub(super) fn time(&self, now: Instant) -> CallTime {
         // Relaxed: the pause publishes nothing else.
         let paused = self.paused_until.load(Ordering::Relaxed);
         let open = now.max(Instant::from_nanos(paused));
-        Time { now, open }
+        CallTime { now, open }
     }
 
-    /// Rejects a call. In shadow mode, reports that and admits it.
+    /// Rejects a call, or reports and admits it in shadow mode.
     #[inline]
-    pub(super) fn refuse(
+    pub(super) fn reject_for(
         &self,
         now: Instant,
-        refusal: Refusal,
+        unavailable: Unavailable,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         self.report(
-            self.base.rejection(now, refusal, Reason::RateLimited),
+            self.base.rejection(now, unavailable, Reason::RateLimited),
             observer,
         )
     }
@@ -119,16 +135,37 @@ impl<K> Inner<K> {
         self.base.reject(rejected, observer)
     }
 
-    /// A limiter that is no token bucket of one word.
-    pub(super) fn limiter(&self, quotas: &[Quota]) -> Result<RateLimiter, ConfigError> {
-        limiter(quotas, self.debt, &self.base)
+    /// Makes a limiter that continues the token bucket of a key, for calls that wait.
+    pub(super) fn limiter_of(&self, gcra: Gcra, tat: u64, is_default: bool) -> RateLimiter {
+        let quotas = match is_default {
+            true => lock(&self.quotas).clone(),
+            // The quotas of tiers never change.
+            false => Vec::new(),
+        };
+        let base = Setup::new(self.base.name).on(self.base.clock.clone());
+        let PerKey {
+            debt, max_waiting, ..
+        } = self.per_key;
+        RateLimiter::of_bucket((gcra, tat), quotas, debt, max_waiting, base)
+    }
+
+    /// Whether results of calls change anything.
+    #[inline(always)]
+    pub(super) fn learns(&self) -> bool {
+        self.per_key.adaptive.is_some() || !self.longest_pause.is_zero()
     }
 }
 
 impl<K: Hash + Eq> Inner<K> {
-    /// Takes `cost` of the tokens of `key`.
+    /// Takes `cost` tokens of `key`.
     #[inline]
-    pub(super) fn take<Q>(&self, hash: u64, key: &Q, now: Instant, cost: u64) -> Result<(), Refusal>
+    pub(super) fn take<Q>(
+        &self,
+        hash: u64,
+        key: &Q,
+        now: Instant,
+        cost: u64,
+    ) -> Result<(), Unavailable>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -144,23 +181,23 @@ impl<K: Hash + Eq> Inner<K> {
                 gcra.take(*tat, time.now, cost).map(|next| *tat = next)
             },
             |limiter, time| match time.is_paused() {
-                true => Err(Refusal::Until(time.open)),
+                true => Err(Unavailable::Until(time.open)),
                 false => limiter.inner.take(time.now, cost),
             },
         )
-        .unwrap_or(Err(Refusal::Until(Instant::FAR_FUTURE)))
+        .unwrap_or(Err(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
-    /// Runs `bucket` under the lock on the state of `key`, or `limiter` without a lock. A new key is
-    /// added. `None` when there is no room for it, which is counted if `is_new_call`.
+    /// Runs `bucket` on the state of `key` under the shard's lock, or `limiter` outside it. Adds a new
+    /// key. `None` if there is no room for it, which is counted if `is_new_call`.
     #[inline]
     pub(super) fn with<Q, R>(
         &self,
         (hash, key): (u64, &Q),
         now: Instant,
         is_new_call: bool,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
@@ -169,7 +206,7 @@ impl<K: Hash + Eq> Inner<K> {
         let time = self.time(now);
         let mut shard = self.keys.shard(hash);
         if shard.as_mut().is_some_and(|table| table.is_due()) {
-            // Before anything is taken: it drops keys, and their `Drop` may panic.
+            // Before tokens are taken: the sweep drops keys, and their `Drop` may panic.
             drop(shard);
             self.keys.sweep_shard(hash, now);
             shard = self.keys.shard(hash);
@@ -177,12 +214,12 @@ impl<K: Hash + Eq> Inner<K> {
         if let Some(mut table) = shard {
             if let Some((state, gcra)) = table.find(hash as u32, key, &self.keys.default) {
                 let mut word = state.get();
-                if word <= CUSTOM {
+                if word <= MAX_TAT {
                     let result = bucket(&mut word, gcra, time);
                     state.set(word);
                     return Some(result);
                 }
-                let found = of_custom(&mut table, word, time, bucket)?;
+                let found = of_own_limit(&mut table, word, time, bucket)?;
                 drop(table);
                 return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
             }
@@ -194,17 +231,17 @@ impl<K: Hash + Eq> Inner<K> {
     fn with_new<Q, R>(
         &self,
         (hash, key): (u64, &Q),
-        time: Time,
+        time: CallTime,
         is_new_call: bool,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        while let Some(place) = self.keys.make_room(hash, time.now) {
-            match self.add((hash, key), time, place, &bucket, &limiter) {
+        while let Some(reserved) = self.keys.make_room(hash, time.now) {
+            match self.add((hash, key), time, reserved, &bucket, &limiter) {
                 Added::Done(result) => return Some(result),
                 Added::Evicted => {}
                 Added::Locked => break,
@@ -216,55 +253,62 @@ impl<K: Hash + Eq> Inner<K> {
         self.shared.as_ref().map(|shared| limiter(shared, time))
     }
 
-    /// Adds a key, unless another thread has added it meanwhile, and uses its limit.
+    /// Adds a key, unless another thread has added it, and uses its limit.
     fn add<Q, R>(
         &self,
         (hash, key): (u64, &Q),
-        time: Time,
-        place: Place<'_>,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        time: CallTime,
+        reserved: ReservedKey<'_>,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Added<R>
     where
         K: Borrow<Q>,
         Q: Eq + ToOwned<Owned = K> + ?Sized,
     {
-        // User code, so outside the lock.
+        // User code runs outside the lock.
         let owned = key.to_owned();
         let own = self.quota_for.as_ref().and_then(|quota| quota(&owned));
-        let own = own.filter(|quota| check(quota).is_ok());
+        let own = own.filter(|quota| self.per_key.check(quota).is_ok());
         loop {
-            // Acquire: pairs with the release in `set_quotas`.
+            // Acquire pairs with the Release in `set_quotas`.
             let version = self.version.load(Ordering::Acquire);
-            let custom = self.custom(own.as_ref());
+            let own_limit = self.own_limit(own.as_ref());
             let Some(mut table) = self.keys.shard(hash) else {
                 return Added::Locked;
             };
             let known = table.find(hash as u32, key, &self.keys.default).is_some();
-            // Under the shard's lock: a change that is not seen here has yet to come to the shard.
+            // Checked under the shard's lock: a change that is not seen here will find the key in the
+            // shard.
             let is_stale = version != self.version.load(Ordering::Acquire);
-            if is_stale && !known && custom.as_ref().is_some_and(|custom| custom.is_default) {
+            if is_stale
+                && !known
+                && own_limit
+                    .as_ref()
+                    .is_some_and(|own_limit| own_limit.is_default)
+            {
                 continue;
             }
             if known {
-                // The key is dropped outside the lock, and before anything is taken: its `Drop` may panic.
+                // Drops the key outside the lock and before tokens are taken: its `Drop` may panic.
                 drop(table);
-                drop((owned, place));
+                drop((owned, reserved));
                 let used = self.with_known(hash, key, time.now, bucket, limiter);
                 return used.map_or(Added::Evicted, Added::Done);
             }
-            std::mem::forget(place);
-            let Some((state, gcra)) = table.insert(hash as u32, owned, custom, &self.keys.default)
+            std::mem::forget(reserved);
+            let Some((state, gcra)) =
+                table.insert(hash as u32, owned, own_limit, &self.keys.default)
             else {
                 return Added::Evicted;
             };
             let mut word = state.get();
-            if word <= CUSTOM {
+            if word <= MAX_TAT {
                 let result = bucket(&mut word, gcra, time);
                 state.set(word);
                 return Added::Done(result);
             }
-            let found = of_custom(&mut table, word, time, bucket);
+            let found = of_own_limit(&mut table, word, time, bucket);
             drop(table);
             return found.map_or(Added::Evicted, |found| {
                 Added::Done(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
@@ -272,31 +316,31 @@ impl<K: Hash + Eq> Inner<K> {
         }
     }
 
-    /// Makes the limit of a new key, if a word is not enough.
-    fn custom(&self, own: Option<&Quota>) -> Option<Custom> {
+    /// Makes the limit of a new key for which a word is not enough.
+    fn own_limit(&self, own: Option<&Quota>) -> Option<OwnLimit> {
         let limit = match own {
             None if self.is_plain => return None,
             None => {
                 let quotas = lock(&self.quotas).clone();
-                Limit::Limiter(self.limiter(&quotas).ok()?)
+                KeyLimit::Limiter(self.per_key.limiter(&quotas, &self.base).ok()?)
             }
-            Some(own) if own.is_plain() => Limit::Bucket {
-                gcra: own.gcra(self.debt),
+            Some(own) if own.is_plain() && self.per_key.adaptive.is_none() => KeyLimit::Bucket {
+                gcra: own.gcra(self.per_key.debt),
                 tat: 0,
             },
-            Some(own) => Limit::Limiter(self.limiter(&[*own]).ok()?),
+            Some(own) => KeyLimit::Limiter(self.per_key.limiter(&[*own], &self.base).ok()?),
         };
-        Some(Custom::new(own.is_none(), limit))
+        Some(OwnLimit::new(own.is_none(), limit))
     }
 
-    /// As [`with`](Self::with), for keys that are known. Others are not added.
+    /// As [`with`](Self::with), for known keys only.
     pub(super) fn with_known<Q, R>(
         &self,
         hash: u64,
         key: &Q,
         now: Instant,
-        bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-        limiter: impl Fn(&RateLimiter, Time) -> R,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
     ) -> Option<R>
     where
         K: Borrow<Q>,
@@ -306,17 +350,52 @@ impl<K: Hash + Eq> Inner<K> {
         let mut table = self.keys.shard(hash)?;
         let (state, gcra) = table.find(hash as u32, key, &self.keys.default)?;
         let mut word = state.get();
-        if word <= CUSTOM {
+        if word <= MAX_TAT {
             let result = bucket(&mut word, gcra, time);
             state.set(word);
             return Some(result);
         }
-        let found = of_custom(&mut table, word, time, bucket)?;
+        let found = of_own_limit(&mut table, word, time, bucket)?;
         drop(table);
         Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
     }
 
-    /// Gives tokens back to a key, if it is still known.
+    /// Pauses a key. Returns `false` if it is new and there is no room for it.
+    pub(super) fn pause<Q>(&self, hash: u64, key: &Q, now: Instant, until: Instant) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        // Adds the key. Without room the shared limit is passed, which must not be paused.
+        let _ = self.with((hash, key), now, false, |_, _, _| (), |_, _| ());
+        self.keys
+            .shard(hash)
+            .is_some_and(|mut table| table.pause(hash as u32, key, until, &self.keys.default))
+    }
+
+    /// Records the result of a call with this key.
+    #[cold]
+    pub(super) fn learn_from<Q>(&self, hash: u64, key: &Q, now: Instant, verdict: &Verdict)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let hint = verdict.hint().unwrap_or_default().min(self.longest_pause);
+        if !hint.is_zero() {
+            self.pause(hash, key, now, now + hint);
+        }
+        if self.per_key.adaptive.is_some() {
+            let none = |_: &mut u64, _: &Gcra, _: CallTime| None;
+            let of_key = self.with((hash, key), now, false, none, |limiter, _| {
+                Some(limiter.clone())
+            });
+            if let Some(limiter) = of_key.flatten() {
+                limiter.inner.learn_from(now, verdict);
+            }
+        }
+    }
+
+    /// Gives tokens back to a key that is still known.
     pub(super) fn give<Q>(&self, hash: u64, key: &Q, tokens: u64)
     where
         K: Borrow<Q>,
@@ -332,55 +411,29 @@ impl<K: Hash + Eq> Inner<K> {
     }
 }
 
-/// What became of a key that was to be added.
+/// The result of adding a key.
 enum Added<R> {
-    /// It is in the table, and its limit was used.
+    /// The key is in the table, and its limit was used.
     Done(R),
-    /// Another thread has evicted it before its limit was used.
+    /// Another thread evicted the key before its limit was used.
     Evicted,
-    /// The table is locked by this thread, from within a comparison of keys.
+    /// This thread holds the lock, and is comparing keys.
     Locked,
 }
 
-/// Runs `bucket` on the state of a key that is not plain. Returns the limiter of one that has another
-/// limit than a token bucket, to be used without the lock.
+/// Runs `bucket` on the bucket of a key that has an own limit. Returns the limiter of a key that has one,
+/// to be used outside the lock.
 #[cold]
-fn of_custom<K, R>(
+fn of_own_limit<K, R>(
     table: &mut Table<K>,
     word: u64,
-    time: Time,
-    bucket: impl Fn(&mut u64, &Gcra, Time) -> R,
-) -> Option<Result<R, (RateLimiter, Time)>> {
-    let custom = table.custom_mut(word)?;
-    let time = time.paused_until(custom.paused_until);
-    match &mut custom.limit {
-        Limit::Bucket { gcra, tat } => Some(Ok(bucket(tat, gcra, time))),
-        Limit::Limiter(limiter) => Some(Err((limiter.clone(), time))),
+    time: CallTime,
+    bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+) -> Option<Result<R, (RateLimiter, CallTime)>> {
+    let own_limit = table.own_limit_mut(word)?;
+    let time = time.paused_until(own_limit.paused_until);
+    match &mut own_limit.limit {
+        KeyLimit::Bucket { gcra, tat } => Some(Ok(bucket(tat, gcra, time))),
+        KeyLimit::Limiter(limiter) => Some(Err((limiter.clone(), time))),
     }
-}
-
-/// Whether a key can have this quota.
-pub(super) fn check(quota: &Quota) -> Result<(), ConfigError> {
-    quota.check(NAME)?;
-    if quota.first() != quota.limit() {
-        let problem = "must begin full: an evicted key comes back as a new one";
-        return Err(ConfigError::new(NAME, "quota", problem));
-    }
-    Ok(())
-}
-
-/// The limit of one key. Rejections are counted and reported by the keyed limiter.
-pub(super) fn limiter(
-    quotas: &[Quota],
-    debt: u64,
-    base: &Base,
-) -> Result<RateLimiter, ConfigError> {
-    let builder = RateLimiter::builder()
-        .max_debt(debt)
-        .name(base.name)
-        .clock(base.clock.clone());
-    let builder = quotas
-        .iter()
-        .fold(builder, |builder, quota| builder.quota(*quota));
-    builder.build()
 }

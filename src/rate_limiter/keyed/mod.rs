@@ -1,4 +1,4 @@
-//! One limit per key, in bounded memory.
+//! A rate limiter with one limit per key, in bounded memory.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -7,24 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use self::inner::{Inner, Time};
-use super::Decision;
-use super::state::Gcra;
-use crate::error::Rejected;
+use self::inner::Inner;
+use super::decision::Decision;
+use super::state::Quota;
+use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
+use crate::verdict::Verdict;
 
 mod acquire;
 mod admin;
+mod bucket_map;
+mod call_time;
 mod config;
-mod custom;
 mod hash;
 mod inner;
-mod keys;
 mod limited;
-mod lines;
+mod own_limit;
 mod policy;
 mod reservation;
 mod shard;
+mod shards;
 mod table;
 #[cfg(test)]
 mod table_tests;
@@ -36,25 +38,26 @@ pub use self::reservation::KeyedReservation;
 
 /// A limit for each user, region or server, in bounded memory.
 ///
-/// It has the verbs and the algorithms of a [`RateLimiter`](super::RateLimiter). Keys are added when
-/// they are first seen. A key whose limit is full again is evicted, since a new one would be just the
-/// same; each call looks at a few keys, so nothing runs in the background. A key in use is never
-/// evicted to make room for others, unless [`Overflow::Evict`](super::Overflow::Evict) is chosen.
+/// It has the methods and the algorithms of a [`RateLimiter`](super::RateLimiter). A key is added when it
+/// is first seen, and evicted when its limit is full again, since it is indistinguishable from a new key
+/// then. Each call looks at a few other keys, so there is no background task. A key in use is never
+/// evicted to make room for others, except with [`Overflow::Evict`](super::Overflow::Evict).
 ///
 /// Cheap to clone; clones share all limits. Strings are looked up borrowed, without allocating.
 ///
 /// # Memory
 ///
-/// With a token bucket, the default, a key takes about 35 bytes if it is an integer. A key with a token
-/// bucket of its own, or paused, takes about 100 bytes more. With any other algorithm, several
-/// quotas or a warm-up, each key has a whole [`RateLimiter`](super::RateLimiter).
+/// With a plain token bucket, the default, an integer key takes about 35 bytes. A key with a token bucket
+/// of its own, or a paused one, takes about 100 bytes more. A key for which calls wait has a whole
+/// [`RateLimiter`](super::RateLimiter) until it is evicted. With any other algorithm, several quotas, a
+/// warm-up or an adaptive rate, each key has one.
 ///
-/// # Keys that misbehave
+/// # Keys that panic or call back
 ///
-/// `Hash`, `Clone` and `Drop` of keys and the quota function run outside all locks; only `Eq`, and
-/// `Clone` in [`entries`](Self::entries), run under the lock of a part of the table. A panic in any of
-/// them goes on to the caller and leaves the limiter intact. If `Eq` calls back into the limiter, and
-/// needs the same part of the table, that inner call is treated as if there were no room for its key.
+/// `Hash` and `Drop` of keys and the quota function run outside all locks; only `Eq`, and `Clone` in
+/// [`for_each`](Self::for_each), run under the lock of a shard. A panic in any of them goes on to the
+/// caller and leaves the limiter intact. If `Eq` calls the limiter and needs the same shard, the inner
+/// call behaves as if there were no room for its key.
 ///
 /// # Example
 ///
@@ -88,66 +91,66 @@ impl<K> Clone for KeyedRateLimiter<K> {
     }
 }
 
-/// Where one key stands. See [`KeyedRateLimiter::entries`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Entry<K> {
-    /// The key.
-    pub key: K,
-    /// The burst of its quota.
-    pub limit: u64,
-    /// How many tokens it has.
-    pub remaining: u64,
-    /// How long until it is full, and may be forgotten.
-    pub reset_after: Duration,
-}
-
-/// Where a keyed limiter stands.
+/// A reading of a keyed limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
     /// The name.
     pub name: &'static str,
-    /// Number of keys it remembers.
+    /// The default quotas.
+    pub quotas: Vec<Quota>,
+    /// Number of keys in the table.
     pub keys: usize,
-    /// How many it remembers at most.
+    /// The largest number of keys.
     pub max_keys: usize,
-    /// Number of calls with keys that there was no room for.
+    /// Number of calls with keys for which there was no room.
     pub overflowed: u64,
-    /// Number of calls it has rejected.
+    /// Number of calls that wait, for all keys.
+    pub waiting: usize,
+    /// Number of rejected calls. A call that is repeated is counted again.
     pub rejected: u64,
     /// Whether it is in shadow mode.
     pub shadow: bool,
     /// Number of calls that shadow mode admitted and that would have been rejected.
     pub would_reject: u64,
-    /// How much is left of a pause of all keys.
+    /// The rest of a pause of all keys.
     pub paused_for: Duration,
 }
 
 impl<K> KeyedRateLimiter<K> {
-    /// How many keys it remembers.
+    /// Returns a limiter in which each key has this quota, with the default settings, on tokio's clock.
+    ///
+    /// # Errors
+    ///
+    /// If the quota is invalid or does not begin full.
+    #[cfg(feature = "tokio")]
+    pub fn new(quota: Quota) -> Result<Self, ConfigError> {
+        Self::builder().quota(quota).build()
+    }
+
+    /// Returns the number of keys in the table.
     pub fn len(&self) -> usize {
         self.inner.keys.len()
     }
 
-    /// Whether it remembers none.
+    /// Whether there are no keys in the table.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The name in errors and events.
+    /// Returns the name in errors and events.
     pub fn name(&self) -> &'static str {
         self.inner.base.name
     }
 }
 
 impl<K: Hash + Eq> KeyedRateLimiter<K> {
-    /// Takes one of the key's tokens, if there is one.
+    /// Takes one token of the key if there is one.
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which there would be one; without a time
-    /// when there is no room for another key.
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would
+    /// succeed; without a time if there is no room for the key.
     #[inline]
     pub fn try_acquire<Q>(&self, key: &Q) -> Result<(), Rejected>
     where
@@ -157,12 +160,13 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.try_acquire_n(key, 1)
     }
 
-    /// Takes `cost` of the key's tokens, if there are that many.
+    /// Takes `cost` tokens of the key if there are that many.
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire`](Self::try_acquire); [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when its quota never
-    /// holds that many.
+    /// As for [`try_acquire`](Self::try_acquire);
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the key's quota never holds that
+    /// many.
     #[inline]
     pub fn try_acquire_n<Q>(&self, key: &Q, cost: u64) -> Result<(), Rejected>
     where
@@ -173,11 +177,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         let now = inner.base.now();
         match inner.take(inner.secret.hash(key), key, now, cost) {
             Ok(()) => Ok(()),
-            Err(refusal) => inner.refuse(now, refusal, None),
+            Err(unavailable) => inner.reject_for(now, unavailable, None),
         }
     }
 
-    /// Takes `cost` of the key's tokens, if there are that many, and returns where that leaves it.
+    /// Takes `cost` tokens of the key if there are that many, and returns the decision with the state of
+    /// the limit after it.
     ///
     /// In shadow mode too the decision is the real one.
     pub fn decide<Q>(&self, key: &Q, cost: u64) -> Decision
@@ -193,12 +198,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             |tat, gcra, time| {
                 let ready = time.admit(gcra.ready(*tat, time.open, cost, 0));
                 if ready.is_ok() {
-                    *tat = gcra.put(*tat, now, cost);
+                    *tat = gcra.force_take(*tat, now, cost);
                 }
-                Decision::new(now, ready, gcra.standing(*tat, now))
+                Decision::new(now, ready, gcra.availability(*tat, now))
             },
             |limiter, time| match time.is_paused() {
-                true => Decision::new(now, time.admit(Ok(())), limiter.standing(now)),
+                true => time.peek_limiter(limiter, cost),
                 false => limiter.decide(cost),
             },
         );
@@ -219,8 +224,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.peek_n(key, 1)
     }
 
-    /// Returns what [`decide`](Self::decide) would say about a call that costs `cost`, except that
-    /// `remaining` is what there is now; `None` for an unknown key, whose limit is full. Takes nothing.
+    /// Returns what [`decide`](Self::decide) would return for a call that costs `cost`, except that
+    /// `remaining` is what is left now. `None` for an unknown key, whose limit is full. Takes nothing.
     pub fn peek_n<Q>(&self, key: &Q, cost: u64) -> Option<Decision>
     where
         K: Borrow<Q>,
@@ -231,18 +236,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             inner.secret.hash(key),
             key,
             now,
-            |tat, gcra, time| {
-                let ready = time.admit(gcra.ready(*tat, time.open, cost, 0));
-                Decision::new(now, ready, gcra.standing(*tat, now))
-            },
-            |limiter, time| match time.is_paused() {
-                true => Decision::new(now, time.admit(Ok(())), limiter.standing(now)),
-                false => limiter.peek_n(cost),
-            },
+            |tat, gcra, time| time.peek_bucket(*tat, gcra, cost),
+            |limiter, time| time.peek_limiter(limiter, cost),
         )
     }
 
-    /// Gives the key `tokens` back, up to its burst.
+    /// Adds `tokens` to those of the key, up to its burst.
     pub fn add<Q>(&self, key: &Q, tokens: u64)
     where
         K: Borrow<Q>,
@@ -251,7 +250,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.inner.give(self.inner.secret.hash(key), key, tokens);
     }
 
-    /// Forgets a key: its next call finds a full limit. Returns whether it was known.
+    /// Removes a key, so that its limit is full for the next call. Returns whether it was known.
     pub fn forget<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -269,8 +268,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         removed.is_some()
     }
 
-    /// Rejects all calls of one key for `duration`. See [`pause_for`](Self::pause_for). A key that is
-    /// paused is not evicted. Returns `false` if it is new and there is no room for it.
+    /// Rejects calls with this key for `duration`. See [`pause_for`](Self::pause_for). A paused key is not
+    /// evicted. Returns `false` if the key is new and there is no room for it.
     pub fn pause_key_for<Q>(&self, key: &Q, duration: Duration) -> bool
     where
         K: Borrow<Q>,
@@ -279,24 +278,32 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.pause_key_until(key, self.inner.base.now() + duration)
     }
 
-    /// As [`pause_key_for`](Self::pause_key_for), until an instant of the limiter's clock.
+    /// As [`pause_key_for`](Self::pause_key_for), until an instant on the limiter's clock.
     pub fn pause_key_until<Q>(&self, key: &Q, until: Instant) -> bool
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let (inner, now) = (&*self.inner, self.inner.base.now());
-        let hash = inner.secret.hash(key);
-        let is_known = |_: &mut u64, _: &Gcra, _: Time| ();
-        // Without room the shared limit answers, which must not be paused.
-        let _ = inner.with((hash, key), now, false, is_known, |_, _| ());
-        inner
-            .keys
-            .shard(hash)
-            .is_some_and(|mut table| table.pause(hash as u32, key, until, &inner.keys.default))
+        inner.pause(inner.secret.hash(key), key, now, until)
     }
 
-    /// Waits for one of the key's tokens. See [`acquire_n`](Self::acquire_n).
+    /// Records the result of a call that was admitted by hand, for
+    /// [`adaptive`](KeyedRateLimiterBuilder::adaptive) and
+    /// [`pause_on_hint`](KeyedRateLimiterBuilder::pause_on_hint). Calls through the policy record theirs.
+    /// Without these settings it does nothing.
+    pub fn record<Q>(&self, key: &Q, verdict: &Verdict)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let inner = &*self.inner;
+        if inner.learns() {
+            inner.learn_from(inner.secret.hash(key), key, inner.base.now(), verdict);
+        }
+    }
+
+    /// Waits for one token of the key. See [`acquire_n`](Self::acquire_n).
     pub fn acquire<'a, Q>(&'a self, key: &'a Q) -> KeyedAcquire<'a, Q>
     where
         K: Borrow<Q>,
@@ -305,19 +312,20 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.acquire_n(key, 1)
     }
 
-    /// Waits for `cost` of the key's tokens, as long as it takes or the deadline inherited from the
-    /// task allows. Turns are given out in the order of the calls.
+    /// Waits for `cost` tokens of the key behind all its earlier waiters, without a time limit except the
+    /// deadline inherited from the task.
     ///
     /// # Errors
     ///
-    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the turn would come after the deadline,
-    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when there will never be that many tokens, and
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited) when there is no room for the key. Later: [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) when a pause
-    /// or a change of the quota moved the turn too far.
+    /// At once: [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) if the turn would come after
+    /// the deadline, [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the limit never
+    /// holds that many tokens, and [`Reason::RateLimited`](crate::Reason::RateLimited) if there is no room
+    /// for the key, or in its wait queue. Later: [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) if
+    /// a pause or a change of the quota moved the turn too far.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives the tokens back. Waiters behind it keep their turns.
+    /// Dropping the future leaves the wait queue: the next waiter moves up, and no token is lost.
     pub fn acquire_n<'a, Q>(&'a self, key: &'a Q, cost: u64) -> KeyedAcquire<'a, Q>
     where
         K: Borrow<Q>,
@@ -330,7 +338,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Errors
     ///
-    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, when the turn would come later than that.
+    /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, if the turn would come later
+    /// than that.
     ///
     /// # Cancel safety
     ///
@@ -345,7 +354,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        KeyedAcquire::new(self.of(key), cost, longest)
+        KeyedAcquire::new(self.get(key), cost, longest)
     }
 
     /// As [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
@@ -361,13 +370,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         crate::clock::blocking::block_on(self.acquire_n(key, cost))
     }
 
-    /// Takes `cost` of the key's tokens now, for a call whose real cost is known only afterwards. See
+    /// Takes `cost` tokens of the key now, for a call whose real cost is known only afterwards. See
     /// [`RateLimiter::reserve`](super::RateLimiter::reserve).
     ///
     /// # Errors
     ///
-    /// As for [`try_acquire_n`](Self::try_acquire_n), when the debt would exceed the builder's
-    /// `max_debt`.
+    /// As for [`try_acquire_n`](Self::try_acquire_n), if the debt would exceed the builder's `max_debt`.
     pub fn reserve<'a, Q>(
         &'a self,
         key: &'a Q,
@@ -380,7 +388,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.reserve_within(key, cost, Duration::MAX)
     }
 
-    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Changes nothing otherwise.
+    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
     ///
     /// # Errors
     ///
@@ -395,12 +403,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        KeyedReservation::new(self.of(key), cost, longest)
+        KeyedReservation::new(self.get(key), cost, longest)
     }
 
-    /// A policy that takes from this key's tokens: one for each call.
+    /// Returns a policy that takes one token of the key for each call.
     ///
-    /// Rejects at once, or waits as the builder's `max_wait` says.
+    /// It rejects at once, or waits as the builder's `max_wait` says.
     ///
     /// # Example
     ///
@@ -414,28 +422,17 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///     .clock(clock.clone())
     ///     .build()?;
     /// let call = || async { Ok::<_, ()>("done") };
-    /// assert!(clock.block_on(per_user.of("alice").call(call)).is_ok());
-    /// assert!(clock.block_on(per_user.of("alice").call(call)).is_err());
+    /// assert!(clock.block_on(per_user.get("alice").call(call)).is_ok());
+    /// assert!(clock.block_on(per_user.get("alice").call(call)).is_err());
     /// # Ok::<(), backstop::ConfigError>(())
     /// ```
-    pub fn of<'a, Q>(&'a self, key: &'a Q) -> Limited<'a, Q>
+    pub fn get<'a, Q>(&'a self, key: &'a Q) -> Limited<'a, Q>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         Limited::new(&self.inner, key)
     }
-}
-
-impl Decision {
-    /// The decision about a key without room.
-    const NO_ROOM: Self = Self {
-        allowed: false,
-        limit: 0,
-        remaining: 0,
-        reset_after: Duration::ZERO,
-        retry_after: None,
-    };
 }
 
 impl<K> fmt::Debug for KeyedRateLimiter<K> {

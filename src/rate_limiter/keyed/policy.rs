@@ -1,4 +1,4 @@
-//! One key's limit before an operation.
+//! The limit of a key as a layer around an operation.
 
 use std::fmt;
 use std::hash::Hash;
@@ -7,14 +7,16 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::super::state::Refusal;
+use super::super::state::Unavailable;
 use super::acquire::KeyedAcquire;
 use super::limited::Limited;
 use crate::clock::ClockHandle;
-use crate::error::Rejected;
+use crate::error::{Error, Rejected};
 use crate::event::Observer;
-use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture};
-use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
+use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
+use crate::policy::{
+    AtMostOnce, Context, Describe, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
+};
 
 impl<Q: ToOwned + ?Sized> Policy for Limited<'_, Q> {}
 
@@ -40,8 +42,8 @@ where
     Q::Owned: Hash + Eq,
 {
     type Ticket = ();
-    type Permit = ();
-    type Entrance = Tokens<'k, Q>;
+    type Permit = KeyedResultRecorder<'k, Q>;
+    type Entrance = TokenWait<'k, Q>;
 
     #[inline(always)]
     fn enter(self, cx: &mut Context, _: Option<&dyn Observer>) -> Entered<(), Self::Entrance> {
@@ -49,17 +51,70 @@ where
         let now = cx.now(&self.inner.base.clock);
         match self.inner.take(self.hash, self.key, now, cost) {
             Ok(()) => Entered::Admitted(()),
-            Err(refusal) => Entered::Waits(Tokens {
+            Err(unavailable) => Entered::Waits(TokenWait {
                 stage: Stage::Missing {
                     limited: self,
-                    refusal,
+                    unavailable,
                 },
             }),
         }
     }
 
     #[inline(always)]
-    fn permit(self, (): ()) {}
+    fn permit(self, (): ()) -> KeyedResultRecorder<'k, Q> {
+        KeyedResultRecorder::of(self)
+    }
+}
+
+/// A running call. Its result is recorded if the limiter learns from results.
+pub struct KeyedResultRecorder<'a, Q: ToOwned + ?Sized> {
+    limited: Option<Limited<'a, Q>>,
+}
+
+impl<'a, Q> KeyedResultRecorder<'a, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    #[inline(always)]
+    fn of(limited: Limited<'a, Q>) -> Self {
+        Self {
+            limited: limited.inner.learns().then_some(limited),
+        }
+    }
+}
+
+impl<Q> Permit for KeyedResultRecorder<'_, Q>
+where
+    Q: Hash + Eq + ToOwned + ?Sized,
+    Q::Owned: Hash + Eq,
+{
+    #[inline(always)]
+    fn take(&mut self) -> Self {
+        Self {
+            limited: self.limited.take(),
+        }
+    }
+
+    #[inline(always)]
+    fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
+        if let Some(limited) = self.limited {
+            // A rejection by a layer inside says nothing about the dependency.
+            if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
+                let inner = limited.inner;
+                let now = outcome.finished(&inner.base.clock);
+                inner.learn_from(limited.hash, limited.key, now, &outcome.verdict);
+            }
+        }
+        outcome
+    }
+}
+
+impl<Q: ToOwned + ?Sized> fmt::Debug for KeyedResultRecorder<'_, Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedResultRecorder")
+            .finish_non_exhaustive()
+    }
 }
 
 impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
@@ -73,8 +128,8 @@ impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
 }
 
 pin_project! {
-    /// The wait for a key's tokens of a call that found too few.
-    pub struct Tokens<'a, Q>
+    /// The wait of a call that found too few tokens.
+    pub struct TokenWait<'a, Q>
     where
         Q: Hash,
         Q: Eq,
@@ -99,11 +154,11 @@ pin_project! {
         Q::Owned: Hash,
         Q::Owned: Eq,
     {
-        // Apart from the wait, because that is large: made in `enter`, it costs time also if the call is
-        // admitted.
+        // The wait is a variant of its own because it is large: `enter` would pay for it even if the call
+        // is admitted.
         Missing {
             limited: Limited<'a, Q>,
-            refusal: Refusal,
+            unavailable: Unavailable,
         },
         Waiting {
             #[pin]
@@ -113,12 +168,12 @@ pin_project! {
     }
 }
 
-impl<Q> Entrance for Tokens<'_, Q>
+impl<'a, Q> Entrance for TokenWait<'a, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
-    type Permit = ();
+    type Permit = KeyedResultRecorder<'a, Q>;
 
     fn poll(
         self: Pin<&mut Self>,
@@ -126,16 +181,21 @@ where
         _: bool,
         observer: Option<&dyn Observer>,
         task: &mut TaskContext<'_>,
-    ) -> Poll<Result<(), Rejected>> {
+    ) -> Poll<Result<KeyedResultRecorder<'a, Q>, Rejected>> {
         let mut stage = self.project().stage;
         let mut is_first = false;
-        if let StageProj::Missing { limited, refusal } = stage.as_mut().project() {
+        if let StageProj::Missing {
+            limited,
+            unavailable,
+        } = stage.as_mut().project()
+        {
             let mut limited = *limited;
             limited.is_new_call = false;
             let inner = limited.inner;
             if inner.max_wait.is_zero() {
                 let now = cx.now(&inner.base.clock);
-                return Poll::Ready(inner.refuse(now, *refusal, observer));
+                let admitted = inner.reject_for(now, *unavailable, observer);
+                return Poll::Ready(admitted.map(|()| KeyedResultRecorder::of(limited)));
             }
             let acquire = KeyedAcquire::new(limited, u64::from(cx.cost()), inner.max_wait);
             is_first = true;
@@ -149,19 +209,21 @@ where
             true => cx.now(clock),
             false => clock.now(),
         };
-        let deadline = cx.deadline(clock);
+        let (deadline, cost) = (cx.deadline(clock), u64::from(cx.cost()));
         ready!(acquire.poll_with(task, reading, deadline, observer))?;
+        let refund = OnUnwind::new(|| limited.give(cost));
         cx.refresh(clock);
-        Poll::Ready(Ok(()))
+        refund.disarm();
+        Poll::Ready(Ok(KeyedResultRecorder::of(*limited)))
     }
 }
 
-impl<Q> fmt::Debug for Tokens<'_, Q>
+impl<Q> fmt::Debug for TokenWait<'_, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").finish_non_exhaustive()
+        f.debug_struct("TokenWait").finish_non_exhaustive()
     }
 }

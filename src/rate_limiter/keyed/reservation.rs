@@ -1,18 +1,18 @@
-//! A key's tokens, taken for a cost that is known only afterwards.
+//! Tokens of a key, taken for a cost that is known only afterwards.
 
 use std::hash::Hash;
 use std::time::Duration;
 
 use super::super::Reservation;
-use super::super::state::Refusal;
+use super::super::state::Unavailable;
 use super::limited::Limited;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
-/// A key's tokens, taken in advance and settled when the real cost is known. Made by
+/// Tokens of a key, taken in advance and settled when the real cost is known. Made by
 /// [`KeyedRateLimiter::reserve`](super::KeyedRateLimiter::reserve). See [`Reservation`].
 ///
-/// Dropped without being settled it gives all of it back.
+/// Dropping it without settling gives all tokens back.
 #[must_use = "a reservation that is dropped is given back"]
 pub struct KeyedReservation<'a, Q>
 where
@@ -25,7 +25,11 @@ where
 
 #[derive(Debug)]
 enum Held {
-    Tokens { cost: u64, paid_at: Instant },
+    Tokens {
+        cost: u64,
+        taken: Instant,
+        paid_at: Instant,
+    },
     Reservation(Reservation),
 }
 
@@ -42,34 +46,40 @@ where
         let inner = limited.inner;
         let now = inner.base.now();
         let latest = now + longest;
-        let reject = |refusal| inner.base.rejection(now, refusal, Reason::RateLimited);
+        let reject = |unavailable| inner.base.rejection(now, unavailable, Reason::RateLimited);
         let held = inner.with(
             (limited.hash, limited.key),
             now,
             true,
             |tat, gcra, time| {
-                let ready = gcra.ready(*tat, time.open, cost, inner.debt);
+                let ready = gcra.ready(*tat, time.open, cost, inner.per_key.debt);
                 time.admit(ready).map_err(reject)?;
-                let next = gcra.put(*tat, now, cost);
+                let next = gcra.force_take(*tat, now, cost);
                 let paid_at = match gcra.ready(next, now, 0, 0) {
                     Ok(()) => now,
-                    Err(Refusal::Until(at)) if at <= latest => at,
-                    Err(refusal) => return Err(reject(refusal)),
+                    Err(Unavailable::Until(at)) if at <= latest => at,
+                    Err(unavailable) => return Err(reject(unavailable)),
                 };
                 *tat = next;
-                Ok(Held::Tokens { cost, paid_at })
+                let taken = now;
+                Ok(Held::Tokens {
+                    cost,
+                    taken,
+                    paid_at,
+                })
             },
             |limiter, time| {
                 time.admit(Ok(())).map_err(reject)?;
                 limiter.reserve_within(cost, longest).map(Held::Reservation)
             },
         );
-        let held = held.unwrap_or_else(|| Err(reject(Refusal::Until(Instant::FAR_FUTURE))));
+        let held = held.unwrap_or_else(|| Err(reject(Unavailable::Until(Instant::FAR_FUTURE))));
         let held = held.or_else(|rejected| {
             inner.report(rejected, None)?;
-            // In shadow mode it goes ahead, and takes nothing.
+            // In shadow mode the call goes ahead, and takes nothing.
             Ok(Held::Tokens {
                 cost: 0,
+                taken: now,
                 paid_at: now,
             })
         })?;
@@ -84,8 +94,7 @@ where
         }
     }
 
-    /// Returns how long until the debt it made is paid. A caller that waits so long stays within the
-    /// rate.
+    /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
         match &self.held {
             Held::Tokens { paid_at, .. } => {
@@ -95,38 +104,39 @@ where
         }
     }
 
-    /// Settles it at `actual` tokens. What was reserved beyond that is given back; what is missing is
-    /// charged, in debt if need be, as far as the limiter's `max_debt` goes.
+    /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is
+    /// charged, in debt if need be, up to the limiter's `max_debt`.
     pub fn commit(mut self, actual: u64) {
         match self.take() {
             Held::Reservation(held) => held.commit(actual),
             Held::Tokens { cost, .. } if actual <= cost => self.limited.give(cost - actual),
-            Held::Tokens { cost, .. } => {
+            Held::Tokens { cost, taken, .. } => {
                 let inner = self.limited.inner;
-                let (missing, now, debt) = (actual - cost, inner.base.now(), inner.debt);
-                // Added if it was evicted meanwhile: consumption is charged.
-                let _: Option<()> = inner.with(
-                    (self.limited.hash, self.limited.key),
-                    now,
-                    false,
-                    |tat, gcra, _| {
-                        let room = gcra.standing(*tat, now).room(debt);
-                        *tat = gcra.put(*tat, now, missing.min(room));
-                    },
-                    |limiter, _| limiter.inner.core.charge(now, missing, debt),
-                );
+                let (missing, debt) = (actual - cost, inner.per_key.debt);
+                inner.base.at_now_or(taken, |now| {
+                    // Adds a key that was evicted meanwhile: consumption is always charged.
+                    let _: Option<()> = inner.with(
+                        (self.limited.hash, self.limited.key),
+                        now,
+                        false,
+                        |tat, gcra, _| {
+                            let room = gcra.availability(*tat, now).room(debt);
+                            *tat = gcra.force_take(*tat, now, missing.min(room));
+                        },
+                        |limiter, _| limiter.inner.charge_at(now, missing),
+                    );
+                });
             }
         }
     }
 
-    /// Gives all of it back, as if it had not been made.
-    pub fn refund(self) {
-        // Dropping it does.
-    }
+    /// Gives all tokens back. The same as dropping it.
+    pub fn refund(self) {}
 
     fn take(&mut self) -> Held {
         let nothing = Held::Tokens {
             cost: 0,
+            taken: Instant::ORIGIN,
             paid_at: Instant::ORIGIN,
         };
         std::mem::replace(&mut self.held, nothing)

@@ -1,4 +1,4 @@
-//! The lock of one part of the keys.
+//! The lock of one shard.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -7,15 +7,15 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use super::table::Table;
 use crate::sync::lock;
 
-/// On a cache line of its own, together with its first two keys if they are integers.
+/// With integer keys, the lock and the first two keys share one cache line.
 #[repr(align(64))]
 pub(super) struct Shard<K>(Mutex<Table<K>>);
 
 /// The locked table of a shard.
 ///
-/// `Eq` of the keys runs while it exists (and `Clone`, in `entries`). User code that uses the limiter
-/// from there must not block: the thread may hold this very lock. So while a thread holds a guard, it
-/// only tries to lock other shards.
+/// `Eq` of keys runs while it exists (and `Clone`, in `for_each`). If that calls the limiter, it must not
+/// block, since the thread may hold the lock it waits for. So a thread that holds a guard only tries to
+/// lock other shards.
 pub(super) struct Guard<'a, K>(MutexGuard<'a, Table<K>>);
 
 thread_local! {
@@ -23,7 +23,7 @@ thread_local! {
     static GUARDS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Attempts to get a lock from within user code under another one. Locks are held for nanoseconds.
+/// Attempts to lock another shard while a guard is held. Locks are held for nanoseconds.
 const ATTEMPTS: usize = 100;
 
 impl<K> Shard<K> {
@@ -31,8 +31,7 @@ impl<K> Shard<K> {
         Self(Mutex::new(Table::new()))
     }
 
-    /// Locks the table. `None` only when called from within a comparison of keys, if the table is locked
-    /// by this thread.
+    /// Locks the table. `None` only within a comparison of keys, if this thread holds the lock.
     #[inline]
     pub(super) fn lock(&self) -> Option<Guard<'_, K>> {
         let table = match self.0.try_lock() {
@@ -60,7 +59,7 @@ impl<K> Shard<K> {
     }
 }
 
-/// Whether the caller is user code that runs under the lock of a shard.
+/// Whether user code is running under the lock of a shard in this thread.
 pub(super) fn is_nested() -> bool {
     GUARDS.get() > 0
 }

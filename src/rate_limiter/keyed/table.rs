@@ -4,46 +4,46 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use super::super::RateLimiter;
-use super::super::state::{Gcra, REACH, Standing};
-use super::custom::{Custom, Customs, Limit};
-use super::lines::{Lines, Slot, State};
+use super::super::state::{Gcra, REACH};
+use super::bucket_map::{BucketMap, Entry, StateWord};
+use super::own_limit::{KeyLimit, OwnLimit, OwnLimits};
 use crate::instant::Instant;
 
 /// A map from keys to limits.
 ///
-/// The first two keys are in the table itself, and so in the cache line of the lock around it: while
-/// there are few keys, a call touches no other line. The rest are in [`Lines`]: with many keys, a call
-/// touches one line more.
+/// The first two keys are in the table itself, in the cache line of the lock around it: while there are
+/// few keys, a call touches no other line. The others are in a [`BucketMap`]: with many keys, a call
+/// touches one more line.
 ///
-/// The word beside a key is the state of a token bucket with the default quota. A key that needs more
-/// has a [`Custom`] instead, whose number the word carries above [`CUSTOM`].
+/// The word of a key is the state of a token bucket with the default quota. A key that needs more has an
+/// [`OwnLimit`], whose number is stored in the word, above [`MAX_TAT`].
 #[derive(Debug)]
 pub(super) struct Table<K> {
-    few: [Option<Slot<K>>; FEW],
+    few: [Option<Entry<K>>; FEW],
     rest: Option<Box<Rest<K>>>,
-    /// The rules of the default quota, once it has changed.
+    /// The rules of the default quota after a change.
     changed: Option<Arc<Gcra>>,
-    /// Where the search for idle keys continues.
+    /// Where the next sweep starts.
     hand: u32,
-    /// Calls since the hand last moved.
+    /// Number of calls since the last sweep.
     calls: u32,
 }
 
-/// Not allocated by most tables of a small limiter. A call touches one cache line of it.
+/// Most tables of a small limiter do not allocate it. A call touches one cache line of it.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Rest<K> {
-    lines: Lines<K>,
-    customs: Customs,
+    map: BucketMap<K>,
+    own_limits: OwnLimits,
 }
 
 const FEW: usize = 2;
-/// The hand moves once in so many calls for known keys.
+/// Number of calls with known keys between two sweeps.
 const PATIENCE: u32 = 64;
-/// No state of a token bucket is larger: the clock's last instant and the longest debt.
-pub(super) const CUSTOM: u64 = 3 * REACH;
+/// The largest state of a token bucket: the clock's last instant plus the longest debt.
+pub(super) const MAX_TAT: u64 = 3 * REACH;
 
-/// What a sweep has done. Dropping keys runs their `Drop`, so this is dropped after the lock.
+/// The result of a sweep. Dropped outside the lock, since dropping keys runs their `Drop`.
 #[derive(Debug)]
 #[must_use = "the number of keys has to be adjusted, and the keys dropped outside the lock"]
 pub(super) struct Removed<K> {
@@ -71,7 +71,7 @@ impl<K> Removed<K> {
     }
 }
 
-/// `default` is the rules of the quota that the limiter was built with.
+/// `default` is always the rules of the quota that the limiter was built with.
 impl<K> Table<K> {
     pub(super) const fn new() -> Self {
         Self {
@@ -83,23 +83,23 @@ impl<K> Table<K> {
         }
     }
 
-    /// Number of slots, in use or not.
-    fn places(&self) -> usize {
-        FEW + self.rest.as_ref().map_or(0, |rest| rest.lines.places())
+    /// Number of entries, occupied or not.
+    fn capacity(&self) -> usize {
+        FEW + self.rest.as_ref().map_or(0, |rest| rest.map.capacity())
     }
 
-    fn slot(&self, place: usize) -> Option<&Slot<K>> {
-        match self.few.get(place) {
-            Some(slot) => slot.as_ref(),
-            None => self.rest.as_ref()?.lines.slot(place - FEW),
+    fn entry(&self, index: usize) -> Option<&Entry<K>> {
+        match self.few.get(index) {
+            Some(entry) => entry.as_ref(),
+            None => self.rest.as_ref()?.map.entry(index - FEW),
         }
     }
 
     fn rest(&mut self) -> &mut Rest<K> {
         self.rest.get_or_insert_with(|| {
             Box::new(Rest {
-                lines: Lines::new(),
-                customs: Customs::default(),
+                map: BucketMap::new(),
+                own_limits: OwnLimits::default(),
             })
         })
     }
@@ -108,106 +108,105 @@ impl<K> Table<K> {
         self.changed.as_deref().unwrap_or(default)
     }
 
-    fn custom(&self, word: u64) -> Option<&Custom> {
-        self.rest.as_ref()?.customs.get(number(word))
+    fn own_limit(&self, word: u64) -> Option<&OwnLimit> {
+        self.rest.as_ref()?.own_limits.get(number(word))
     }
 
-    /// Returns the keys and where their limits stand.
-    pub(super) fn keys<'a>(
-        &'a self,
-        now: Instant,
-        default: &'a Gcra,
-    ) -> impl Iterator<Item = (&'a K, Standing)> {
-        (0..self.places()).filter_map(move |place| {
-            let slot = self.slot(place)?;
-            let standing = match slot.state.get() {
-                tat if tat <= CUSTOM => self.plain(default).standing(tat, now),
-                word => self.custom(word)?.standing(now),
+    /// Returns the keys and copies of their limits.
+    pub(super) fn keys<'a>(&'a self, default: &'a Gcra) -> impl Iterator<Item = (&'a K, OwnLimit)> {
+        (0..self.capacity()).filter_map(move |index| {
+            let entry = self.entry(index)?;
+            let limit = match entry.state.get() {
+                tat if tat <= MAX_TAT => {
+                    let gcra = *self.plain(default);
+                    OwnLimit::new(true, KeyLimit::Bucket { gcra, tat })
+                }
+                word => self.own_limit(word)?.clone(),
             };
-            Some((&slot.key, standing))
+            Some((&entry.key, limit))
         })
     }
 
-    /// Returns the state of `key`, whose hash is `hash`, and the rules of plain states.
+    /// Returns the state of `key`, whose hash is `hash`, and the rules of the default quota.
     #[inline]
     pub(super) fn find<'a, Q>(
         &'a mut self,
         hash: u32,
         key: &Q,
         default: &'a Gcra,
-    ) -> Option<(&'a mut State, &'a Gcra)>
+    ) -> Option<(&'a mut StateWord, &'a Gcra)>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
         let gcra = self.changed.as_deref().unwrap_or(default);
-        for slot in &mut self.few {
-            match slot {
-                Some(slot) if slot.key.borrow() == key => return Some((&mut slot.state, gcra)),
+        for entry in &mut self.few {
+            match entry {
+                Some(entry) if entry.key.borrow() == key => return Some((&mut entry.state, gcra)),
                 _ => {}
             }
         }
-        let (_, slot) = self.rest.as_deref_mut()?.lines.find(hash, key)?;
-        Some((&mut slot.state, gcra))
+        let (_, entry) = self.rest.as_deref_mut()?.map.find(hash, key)?;
+        Some((&mut entry.state, gcra))
     }
 
-    /// Returns the limit that a state stands for if it is not plain.
-    pub(super) fn custom_mut(&mut self, word: u64) -> Option<&mut Custom> {
-        self.rest.as_mut()?.customs.get_mut(number(word))
+    /// Returns the own limit whose number a word has.
+    pub(super) fn own_limit_mut(&mut self, word: u64) -> Option<&mut OwnLimit> {
+        self.rest.as_mut()?.own_limits.get_mut(number(word))
     }
 
-    /// Inserts a key that is not in the table, with a full bucket of the default quota or a limit of its
-    /// own. Returns its state as [`find`](Self::find) does.
+    /// Inserts a key that is not in the table, with a full bucket of the default quota or an own limit.
+    /// Returns its state as [`find`](Self::find) does.
     pub(super) fn insert<'a>(
         &'a mut self,
         hash: u32,
         key: K,
-        custom: Option<Custom>,
+        own_limit: Option<OwnLimit>,
         default: &'a Gcra,
-    ) -> Option<(&'a mut State, &'a Gcra)> {
-        let word = match custom {
-            Some(custom) => CUSTOM + 1 + u64::from(self.rest().customs.insert(custom)),
+    ) -> Option<(&'a mut StateWord, &'a Gcra)> {
+        let word = match own_limit {
+            Some(own_limit) => MAX_TAT + 1 + u64::from(self.rest().own_limits.insert(own_limit)),
             None => 0,
         };
-        let state = State::new(word);
-        let slot = Slot { key, state };
-        let place = match self.few.iter().position(Option::is_none) {
-            Some(place) => {
-                self.few[place] = Some(slot);
-                place
+        let state = StateWord::new(word);
+        let entry = Entry { key, state };
+        let index = match self.few.iter().position(Option::is_none) {
+            Some(index) => {
+                self.few[index] = Some(entry);
+                index
             }
             None => {
-                let lines = &mut self.rest().lines;
-                if lines.is_full() {
-                    lines.resize(lines.larger());
+                let map = &mut self.rest().map;
+                if map.is_full() {
+                    map.resize(map.larger());
                 }
-                FEW + lines.insert(hash, slot)
+                FEW + map.insert(hash, entry)
             }
         };
         let gcra = self.changed.as_deref().unwrap_or(default);
-        let slot = match self.few.get_mut(place) {
-            Some(slot) => slot.as_mut(),
-            None => self.rest.as_mut()?.lines.slot_mut(place - FEW),
+        let entry = match self.few.get_mut(index) {
+            Some(entry) => entry.as_mut(),
+            None => self.rest.as_mut()?.map.entry_mut(index - FEW),
         };
-        Some((&mut slot?.state, gcra))
+        Some((&mut entry?.state, gcra))
     }
 
-    fn place_of<Q>(&mut self, hash: u32, key: &Q) -> Option<usize>
+    fn index_of<Q>(&mut self, hash: u32, key: &Q) -> Option<usize>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let same = |slot: &Option<Slot<K>>| slot.as_ref().is_some_and(|s| s.key.borrow() == key);
+        let same = |entry: &Option<Entry<K>>| entry.as_ref().is_some_and(|s| s.key.borrow() == key);
         match self.few.iter().position(same) {
-            Some(place) => Some(place),
-            None => Some(FEW + self.rest.as_mut()?.lines.find(hash, key)?.0),
+            Some(index) => Some(index),
+            None => Some(FEW + self.rest.as_mut()?.map.find(hash, key)?.0),
         }
     }
 
-    fn slot_mut(&mut self, place: usize) -> Option<&mut Slot<K>> {
-        match self.few.get_mut(place) {
-            Some(slot) => slot.as_mut(),
-            None => self.rest.as_mut()?.lines.slot_mut(place - FEW),
+    fn entry_mut(&mut self, index: usize) -> Option<&mut Entry<K>> {
+        match self.few.get_mut(index) {
+            Some(entry) => entry.as_mut(),
+            None => self.rest.as_mut()?.map.entry_mut(index - FEW),
         }
     }
 
@@ -217,21 +216,21 @@ impl<K> Table<K> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let place = self.place_of(hash, key)?;
-        let key = self.take(place);
+        let index = self.index_of(hash, key)?;
+        let key = self.take(index);
         self.tidy();
         key
     }
 
-    fn take(&mut self, place: usize) -> Option<K> {
-        let slot = match self.few.get_mut(place) {
-            Some(slot) => slot.take(),
-            None => self.rest.as_mut()?.lines.take(place - FEW),
+    fn take(&mut self, index: usize) -> Option<K> {
+        let entry = match self.few.get_mut(index) {
+            Some(entry) => entry.take(),
+            None => self.rest.as_mut()?.map.take(index - FEW),
         }?;
-        if slot.state.get() > CUSTOM {
-            self.rest().customs.remove(number(slot.state.get()));
+        if entry.state.get() > MAX_TAT {
+            self.rest().own_limits.remove(number(entry.state.get()));
         }
-        Some(slot.key)
+        Some(entry.key)
     }
 
     /// Frees memory after keys were removed.
@@ -239,19 +238,19 @@ impl<K> Table<K> {
         let Some(rest) = &mut self.rest else {
             return;
         };
-        if rest.customs.is_empty() {
-            rest.customs = Customs::default();
-            if rest.lines.len() == 0 {
+        if rest.own_limits.is_empty() {
+            rest.own_limits = OwnLimits::default();
+            if rest.map.len() == 0 {
                 self.rest = None;
                 return;
             }
         }
-        if let Some(fewer) = rest.lines.fewer() {
-            rest.lines.resize(fewer);
+        if let Some(fewer) = rest.map.fewer() {
+            rest.map.resize(fewer);
         }
     }
 
-    /// Counts a call. Returns whether the hand should move.
+    /// Counts a call. Returns whether a sweep is due.
     #[inline]
     pub(super) const fn is_due(&mut self) -> bool {
         self.calls += 1;
@@ -262,8 +261,8 @@ impl<K> Table<K> {
         false
     }
 
-    /// As [`sweep`](Self::sweep), but starts at the line of `hash`, which the lookup that comes before
-    /// has brought into the cache.
+    /// As [`sweep`](Self::sweep), but starts at the group of `hash`, which the lookup before has brought
+    /// into the cache.
     pub(super) fn sweep_near(
         &mut self,
         hash: u32,
@@ -273,7 +272,7 @@ impl<K> Table<K> {
     ) -> Removed<K> {
         let hand = self.hand;
         self.hand = match &self.rest {
-            Some(rest) => (FEW + rest.lines.first_place(hash)) as u32,
+            Some(rest) => (FEW + rest.map.first_index(hash)) as u32,
             None => 0,
         };
         let removed = self.sweep(now, count, default);
@@ -284,26 +283,26 @@ impl<K> Table<K> {
     /// Looks at up to `count` keys and removes those that are indistinguishable from new ones.
     pub(super) fn sweep(&mut self, now: Instant, count: usize, default: &Gcra) -> Removed<K> {
         let mut removed = Removed::new();
-        let places = self.places();
-        for _ in 0..places {
+        let capacity = self.capacity();
+        for _ in 0..capacity {
             if removed.seen == count {
                 break;
             }
-            let place = self.hand as usize % places;
-            self.hand = (place + 1) as u32;
-            let Some(slot) = self.slot(place) else {
+            let index = self.hand as usize % capacity;
+            self.hand = (index + 1) as u32;
+            let Some(entry) = self.entry(index) else {
                 continue;
             };
             removed.seen += 1;
-            let is_fresh = match slot.state.get() {
-                tat if tat <= CUSTOM => self.plain(default).is_full(tat, now),
+            let is_fresh = match entry.state.get() {
+                tat if tat <= MAX_TAT => self.plain(default).is_full(tat, now),
                 word => self
-                    .custom(word)
-                    .and_then(|custom| custom.fresh_at(now))
+                    .own_limit(word)
+                    .and_then(|own_limit| own_limit.fresh_at(now))
                     .is_some_and(|at| at <= now),
             };
             if is_fresh {
-                let key = self.take(place);
+                let key = self.take(index);
                 removed.push(key);
             }
         }
@@ -314,27 +313,29 @@ impl<K> Table<K> {
     }
 
     /// Returns which of the next `count` keys will be like a new one first, with that instant, and how
-    /// many were looked at. The hand stays where it is.
+    /// many keys it looked at. The next sweep is not moved.
     pub(super) fn nearest(
         &self,
         now: Instant,
         count: usize,
         default: &Gcra,
     ) -> (Option<(Instant, usize)>, usize) {
-        let places = self.places();
-        let keys = (0..places)
-            .map(|step| (self.hand as usize + step) % places)
-            .filter_map(|place| Some((place, self.slot(place)?.state.get())));
+        let capacity = self.capacity();
+        let keys = (0..capacity)
+            .map(|step| (self.hand as usize + step) % capacity)
+            .filter_map(|index| Some((index, self.entry(index)?.state.get())));
         let (mut nearest, mut seen) = (None, 0);
-        for (place, word) in keys.take(count) {
+        for (index, word) in keys.take(count) {
             seen += 1;
-            let fresh_at = match word <= CUSTOM {
-                true => Some(self.plain(default).standing(word, now).full_at),
-                false => self.custom(word).and_then(|custom| custom.fresh_at(now)),
+            let fresh_at = match word <= MAX_TAT {
+                true => Some(self.plain(default).availability(word, now).full_at),
+                false => self
+                    .own_limit(word)
+                    .and_then(|own_limit| own_limit.fresh_at(now)),
             };
             if let Some(at) = fresh_at {
                 if nearest.is_none_or(|(nearest, _)| at < nearest) {
-                    nearest = Some((at, place));
+                    nearest = Some((at, index));
                 }
             }
         }
@@ -346,45 +347,79 @@ impl<K> Table<K> {
         let mut removed = Removed::new();
         let (nearest, seen) = self.nearest(now, count, default);
         self.hand = self.hand.wrapping_add(seen as u32);
-        if let Some((_, place)) = nearest {
-            let key = self.take(place);
+        if let Some((_, index)) = nearest {
+            let key = self.take(index);
             removed.push(key);
             self.tidy();
         }
         removed
     }
 
-    /// Pauses a key until `until`, unless it is paused for longer. `false` when it is not in the table.
+    /// Pauses a key until `until`, unless it is paused for longer. `false` if it is not in the table.
     pub(super) fn pause<Q>(&mut self, hash: u32, key: &Q, until: Instant, default: &Gcra) -> bool
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let Some(place) = self.place_of(hash, key) else {
+        let Some(own_limit) = self.own(hash, key, default) else {
             return false;
         };
-        let Some(word) = self.slot(place).map(|slot| slot.state.get()) else {
-            return false;
-        };
-        let number = match word <= CUSTOM {
-            true => {
-                let (gcra, tat) = (*self.plain(default), word);
-                let custom = Custom::new(true, Limit::Bucket { gcra, tat });
-                self.rest().customs.insert(custom)
-            }
-            false => number(word),
-        };
-        if let Some(custom) = self.rest().customs.get_mut(number) {
-            custom.paused_until = custom.paused_until.max(until);
-        }
-        if let Some(slot) = self.slot_mut(place) {
-            slot.state.set(CUSTOM + 1 + u64::from(number));
-        }
+        own_limit.paused_until = own_limit.paused_until.max(until);
         true
     }
 
-    /// Replaces the rules of all keys with the default quota, and converts their states. Collects the
-    /// limiters among them, to be changed outside the lock.
+    /// Returns the limiter of a key, in whose queue calls can wait. If the key has a token bucket, `make`
+    /// makes a limiter from the rules, the state, and whether the key has the default quota. `None` if the
+    /// key is not in the table.
+    pub(super) fn limiter<Q>(
+        &mut self,
+        hash: u32,
+        key: &Q,
+        default: &Gcra,
+        make: impl FnOnce(Gcra, u64, bool) -> RateLimiter,
+    ) -> Option<RateLimiter>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let own_limit = self.own(hash, key, default)?;
+        let limiter = match &own_limit.limit {
+            KeyLimit::Limiter(limiter) => limiter.clone(),
+            KeyLimit::Bucket { gcra, tat } => make(*gcra, *tat, own_limit.is_default),
+        };
+        own_limit.limit = KeyLimit::Limiter(limiter.clone());
+        Some(limiter)
+    }
+
+    /// Gives a key an own limit, unless it has one.
+    fn own<Q>(&mut self, hash: u32, key: &Q, default: &Gcra) -> Option<&mut OwnLimit>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let index = self.index_of(hash, key)?;
+        let mut word = self.entry(index)?.state.get();
+        if word <= MAX_TAT {
+            let (gcra, tat) = (*self.plain(default), word);
+            let own_limit = OwnLimit::new(true, KeyLimit::Bucket { gcra, tat });
+            word = MAX_TAT + 1 + u64::from(self.rest().own_limits.insert(own_limit));
+            self.entry_mut(index)?.state.set(word);
+        }
+        self.own_limit_mut(word)
+    }
+
+    /// Returns the number of calls that wait.
+    pub(super) fn waiting(&self) -> usize {
+        let own_limits = self.rest.iter().flat_map(|rest| rest.own_limits.iter());
+        let waiting = own_limits.map(|own_limit| match &own_limit.limit {
+            KeyLimit::Limiter(limiter) => limiter.waiting(),
+            KeyLimit::Bucket { .. } => 0,
+        });
+        waiting.sum()
+    }
+
+    /// Replaces the default quota of all keys that have it, and converts their states. Collects their
+    /// limiters, which are changed outside the lock.
     pub(super) fn replace(
         &mut self,
         new: &Arc<Gcra>,
@@ -393,20 +428,20 @@ impl<K> Table<K> {
         limiters: &mut Vec<RateLimiter>,
     ) {
         let old = *self.plain(default);
-        for place in 0..self.places() {
-            let slot = self.slot_mut(place);
-            if let Some(slot) = slot.filter(|slot| slot.state.get() <= CUSTOM) {
-                slot.state.set(convert(slot.state.get(), &old));
+        for index in 0..self.capacity() {
+            let entry = self.entry_mut(index);
+            if let Some(entry) = entry.filter(|entry| entry.state.get() <= MAX_TAT) {
+                entry.state.set(convert(entry.state.get(), &old));
             }
         }
-        let customs = self
+        let own_limits = self
             .rest
             .iter_mut()
-            .flat_map(|rest| rest.customs.iter_mut());
-        for custom in customs.filter(|custom| custom.is_default) {
-            match &mut custom.limit {
-                Limit::Limiter(limiter) => limiters.push(limiter.clone()),
-                Limit::Bucket { gcra, tat } => {
+            .flat_map(|rest| rest.own_limits.iter_mut());
+        for own_limit in own_limits.filter(|own_limit| own_limit.is_default) {
+            match &mut own_limit.limit {
+                KeyLimit::Limiter(limiter) => limiters.push(limiter.clone()),
+                KeyLimit::Bucket { gcra, tat } => {
                     *tat = convert(*tat, gcra);
                     *gcra = **new;
                 }
@@ -417,5 +452,5 @@ impl<K> Table<K> {
 }
 
 const fn number(word: u64) -> u32 {
-    (word - CUSTOM - 1) as u32
+    (word - MAX_TAT - 1) as u32
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::state::{Gcra, Quota};
-use super::custom::{Custom, Limit};
-use super::lines::Slot;
-use super::table::{CUSTOM, Table};
+use super::bucket_map::Entry;
+use super::own_limit::{KeyLimit, OwnLimit};
+use super::table::{MAX_TAT, Table};
 use crate::instant::Instant;
 
 fn gcra(burst: u64) -> Gcra {
@@ -22,20 +22,20 @@ fn with<R>(
 ) -> R {
     let (state, gcra) = table.find(hash, &key, default).unwrap();
     let mut word = state.get();
-    if word <= CUSTOM {
+    if word <= MAX_TAT {
         let result = act(&mut word, *gcra);
         state.set(word);
         return result;
     }
-    match &mut table.custom_mut(word).unwrap().limit {
-        Limit::Bucket { gcra, tat } => act(tat, *gcra),
-        Limit::Limiter(..) => unreachable!("there are only buckets"),
+    match &mut table.own_limit_mut(word).unwrap().limit {
+        KeyLimit::Bucket { gcra, tat } => act(tat, *gcra),
+        KeyLimit::Limiter(..) => unreachable!("there are only buckets"),
     }
 }
 
 #[test]
 fn with_integers_as_keys_a_slot_is_two_words_and_a_shard_one_cache_line() {
-    assert_eq!(size_of::<Option<Slot<u64>>>(), 16);
+    assert_eq!(size_of::<Option<Entry<u64>>>(), 16);
     assert!(size_of::<std::sync::Mutex<Table<u64>>>() <= 64);
 }
 
@@ -65,10 +65,10 @@ proptest! {
             match step {
                 0..=2 if !model.contains_key(&key) => {
                     let burst = u64::from(key) % tiers + 1;
-                    let limit = Limit::Bucket { gcra: gcra(burst), tat: 0 };
-                    let custom = (burst > 1).then(|| Custom::new(false, limit));
-                    let is_default = custom.is_none();
-                    prop_assert!(table.insert(hash, key, custom, &default).is_some());
+                    let limit = KeyLimit::Bucket { gcra: gcra(burst), tat: 0 };
+                    let own_limit = (burst > 1).then(|| OwnLimit::new(false, limit));
+                    let is_default = own_limit.is_none();
+                    prop_assert!(table.insert(hash, key, own_limit, &default).is_some());
                     let burst = if is_default { default_burst } else { burst };
                     let new = Key { hash, tat: 0, burst, is_default, is_paused: false };
                     model.insert(key, new);
@@ -104,7 +104,7 @@ proptest! {
                     prop_assert_eq!(removed.count, usize::from(nearest.is_some()));
                     let left: Vec<_> = keys(&table, &default);
                     let fresh_at = |key: &Key| {
-                        let full_at = gcra(key.burst).standing(key.tat, Instant::ORIGIN).full_at;
+                        let full_at = gcra(key.burst).availability(key.tat, Instant::ORIGIN).full_at;
                         full_at.max(Instant::from_nanos(u64::from(key.is_paused)))
                     };
                     let least = model.values().map(fresh_at).min();
@@ -133,6 +133,6 @@ proptest! {
 }
 
 fn keys(table: &Table<u16>, default: &Gcra) -> Vec<u16> {
-    let keys = table.keys(Instant::ORIGIN, default);
+    let keys = table.keys(default);
     keys.map(|(key, _)| *key).collect()
 }

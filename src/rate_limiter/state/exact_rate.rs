@@ -1,36 +1,35 @@
-//! Time as tokens: a rate without rounding.
+//! Rates without rounding errors.
 
 use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
 
-/// Turns time into units of which a whole number makes a token.
+/// Converts between time and units, of which a whole number makes a token.
 ///
-/// At a rate of `tokens` per `period` the limit earns `time * tokens / period` tokens, which is
-/// hardly ever a whole number, nor is the nanoseconds a token takes. So the unit is chosen for the
-/// rate: a token is `cost` units, a whole number, and the units earned by time `t` are
-/// `t * tokens * cost / period`, a multiplication with a factor of 64 significant bits and a shift.
-/// Nothing is ever rounded twice: the error stays below one unit however long the limit runs, and a
-/// unit is never longer than half a nanosecond, unless the burst is so large that it would not fit
-/// a word. At rates that divide a nanosecond evenly a unit is one nanosecond.
+/// At a rate of `tokens` per `period` the limit earns `time * tokens / period` tokens, which is hardly
+/// ever a whole number; nor is the number of nanoseconds per token. So each rate has its own unit: a token
+/// is `cost` units, a whole number, and the units earned by time `t` are `t * tokens * cost / period`, one
+/// multiplication by a factor with 64 significant bits, and a shift. As nothing is rounded twice, the
+/// error stays below one unit however long the limit runs. A unit is at most half a nanosecond, unless the
+/// burst is so large that it would not fit a word. At rates that divide a nanosecond evenly a unit is one
+/// nanosecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExactRate {
     forth: Factor,
     back: Factor,
-    /// Units that make a token.
+    /// Units per token.
     cost: u64,
 }
 
-/// Units earned since the clock's origin stay below this. At two units a nanosecond that is 146
-/// years.
+/// Units earned since the clock's origin stay below this. At two units a nanosecond that is 146 years.
 const END: u64 = 1 << 63;
 
-/// A limit, and what it may owe, stay below this many units.
+/// A limit plus its debt stays below this many units.
 pub(crate) const REACH: u64 = 1 << 62;
 
 impl ExactRate {
-    /// The units for `tokens` per `period`, both above zero and no more than one token a
-    /// nanosecond, that can express `reach` tokens at once.
+    /// Chooses the units for `tokens` per `period`, both above zero and no more than one token a
+    /// nanosecond, such that `reach` tokens fit a word.
     pub(crate) fn new(tokens: u64, period: Duration, reach: u64) -> Self {
         let (tokens, period) = (u128::from(tokens.max(1)), u128::from(nanos(period).max(1)));
         let common = gcd(tokens, period);
@@ -47,14 +46,14 @@ impl ExactRate {
         }
     }
 
-    /// The units for one of `parts` equal parts of a limit: each earns its share of the rate.
+    /// Chooses the units for one of `parts` equal parts of a limit, which earns its share of the rate.
     pub(crate) fn shared(tokens: u64, period: Duration, reach: u64, parts: u64) -> Self {
         let mut rate = Self::new(tokens, period, reach.saturating_mul(parts));
         rate.cost = rate.cost.saturating_mul(parts).min(REACH);
         rate
     }
 
-    /// Units earned from the clock's origin to `at`.
+    /// Returns the units earned from the clock's origin to `at`.
     #[inline(always)]
     pub(crate) fn units(&self, at: Instant) -> u64 {
         let nanos = at.as_nanos();
@@ -64,7 +63,7 @@ impl ExactRate {
         }
     }
 
-    /// The first instant by which `units` have been earned.
+    /// Returns the first instant by which `units` have been earned.
     #[inline]
     pub(crate) fn instant(&self, units: u64) -> Instant {
         match self.back.shift {
@@ -79,7 +78,7 @@ impl ExactRate {
         if self.forth.of(u64::MAX) < units {
             return Instant::FAR_FUTURE;
         }
-        // The factor back is as exact as the one forth, so this is at most a step or two off.
+        // Both factors are equally exact, so this is at most a step or two off.
         let mut nanos = self.back.of(units);
         while nanos > 0 && self.forth.of(nanos - 1) >= units {
             nanos -= 1;
@@ -90,32 +89,38 @@ impl ExactRate {
         Instant::from_nanos(nanos)
     }
 
-    /// Units that make a token.
+    /// Returns the time in which `units` are earned.
+    pub(crate) fn time(&self, units: u64) -> Duration {
+        Duration::from_nanos(self.instant(units).as_nanos())
+    }
+
+    /// Returns the units per token.
     #[inline]
     pub(crate) const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// Units of `tokens`. Saturates above every capacity, so that too large a cost stays too large.
+    /// Returns the units of `tokens`. Saturates above every capacity, so that too large a cost stays too
+    /// large.
     #[inline(always)]
     pub(crate) fn price(&self, tokens: u64) -> u64 {
         self.cost.saturating_mul(tokens)
     }
 }
 
-/// A fraction as `mantissa / 2^shift`, the mantissa with its highest bit set: right to one part in
-/// 2^63, and never too small. One itself has a shift of [`EVEN`].
+/// A fraction `mantissa / 2^shift`, with the highest bit of the mantissa set. Exact to one part in 2^63,
+/// and never too small. A factor of one has the shift [`EVEN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Factor {
     mantissa: u64,
     shift: u32,
 }
 
-/// The shift of the factor one, so that the most frequent rates need no multiplication.
+/// Marks a factor of one, so that the most frequent rates need no multiplication.
 const EVEN: u32 = u32::MAX;
 
 impl Factor {
-    /// `dividend / divisor`, which lies between 2^-64 and 2^64.
+    /// Makes the factor `dividend / divisor`, which lies between 2^-64 and 2^64.
     fn new(dividend: u128, divisor: u128) -> Self {
         const TOP: u128 = 1 << 63;
         if dividend == divisor {
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn pitfall_32_rates_are_exact_after_thirty_years() {
+    fn rates_are_exact_after_thirty_years() {
         for tokens in [
             1,
             3,
@@ -228,7 +233,7 @@ mod tests {
         ) {
             let period = period.max(tokens);
             let rate = ExactRate::new(tokens, Duration::from_nanos(period), 1);
-            // The exact number is `at * tokens * cost / period`; the top of it fits 128 bits.
+            // The exact number is `at * tokens * cost / period`. Its numerator fits 128 bits.
             let per_period = u128::from(tokens) * u128::from(rate.cost());
             let exact = u128::from(at) * per_period / u128::from(period);
             let units = u128::from(rate.units(Instant::from_nanos(at)));

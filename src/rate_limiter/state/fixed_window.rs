@@ -1,14 +1,14 @@
-//! The fixed window: so many per window, counted anew in the next.
+//! The fixed window: a number of tokens per window, counted from zero in each.
 
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing, window_nanos};
+use super::limit::{Availability, Inherit, Limit, Unavailable, window_nanos};
 use crate::instant::Instant;
 
-/// A counter that each new window lowers by what the window earns.
+/// A counter of used tokens, from which each new window subtracts what it earns.
 ///
-/// Debts go over into the next windows. A limit above what a window earns lets a quiet window save
-/// up for the next, as Bucket4j's "intervally" refill does.
+/// Debts carry over into the next windows. A limit above the refill lets a quiet window save up for the
+/// next, as the "intervally" refill of Bucket4j does.
 #[derive(Clone, Debug)]
 pub(crate) struct FixedWindow {
     limit: u64,
@@ -16,14 +16,14 @@ pub(crate) struct FixedWindow {
     refill: u64,
     /// Nanoseconds.
     window: u64,
-    /// Whether windows begin at multiples of their length on the clock; otherwise with the first
-    /// call that finds the limit untouched.
+    /// Whether windows begin at multiples of their length on the clock. Otherwise a window begins with the
+    /// first call after the limit was full.
     aligned: bool,
-    /// Where the windows are counted from; `None` until the first call.
+    /// The origin of the windows; `None` until the first call.
     origin: Option<Instant>,
     index: u64,
     used: u64,
-    /// How much of `used` comes from windows before this one.
+    /// The part of `used` that comes from earlier windows.
     carried: u64,
 }
 
@@ -41,8 +41,8 @@ impl FixedWindow {
         }
     }
 
-    /// Makes a new one begin at `now` with `tokens` instead of full.
-    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+    /// Makes a new one hold `tokens` at `now` instead of being full.
+    pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         self.used = self.limit.saturating_sub(tokens);
         if self.used > 0 {
             self.origin.get_or_insert(now);
@@ -56,7 +56,8 @@ impl FixedWindow {
         now.as_nanos().saturating_sub(origin.as_nanos()) / self.window
     }
 
-    /// The window of `now` and what is used in it. Time that went back stays in the last window.
+    /// Returns the window of `now` and what is used in it. A time before the current window counts as in
+    /// it.
     fn rolled(&self, now: Instant) -> (u64, u64) {
         let index = self.index_at(now).max(self.index);
         let earned = (index - self.index).saturating_mul(self.refill);
@@ -77,7 +78,7 @@ impl FixedWindow {
         self.used = used;
     }
 
-    /// The beginning of the window `further` after number `index`.
+    /// Returns the beginning of the window `further` windows after number `index`.
     fn start(&self, now: Instant, index: u64, further: u64) -> Instant {
         let origin = self.origin.unwrap_or(now);
         let windows = u128::from(index) + u128::from(further);
@@ -107,10 +108,10 @@ impl FixedWindow {
 }
 
 impl Limit for FixedWindow {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let bound = self.limit.saturating_add(debt);
         if tokens > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let (index, used) = self.rolled(now);
         let excess = used.saturating_sub(bound - tokens);
@@ -118,17 +119,17 @@ impl Limit for FixedWindow {
             return Ok(());
         }
         let windows = excess.div_ceil(self.refill);
-        Err(Refusal::Until(self.start(now, index, windows)))
+        Err(Unavailable::Until(self.start(now, index, windows)))
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         self.roll(now);
         self.used = self.used.saturating_add(tokens);
     }
 
     fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64) {
         self.roll(now);
-        // What an earlier window took is over with it, but for the part this one has to pay.
+        // What an earlier window took has expired with it, except for what was carried over.
         let earlier = taken.is_some_and(|taken| taken < self.start(now, self.index, 0));
         let given = match earlier {
             true => tokens.min(self.carried),
@@ -141,13 +142,13 @@ impl Limit for FixedWindow {
         self.carried = self.carried.min(self.used);
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let (index, used) = self.rolled(now);
         let full_at = match used.div_ceil(self.refill) {
             0 => now,
             windows => self.start(now, index, windows),
         };
-        Standing::new(self.limit, used, full_at)
+        Availability::new(self.limit, used, full_at, Duration::from_nanos(self.window))
     }
 }
 
@@ -160,11 +161,11 @@ mod tests {
         let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
         let mut window = FixedWindow::new(2, Duration::from_secs(1), 2, true);
         // Two for the first window, two for the second, one for the third.
-        window.put(at(0), 5);
-        window.put(at(1), 1);
+        window.force_take(at(0), 5);
+        window.force_take(at(1), 1);
         window.give(at(1), Some(at(0)), 2);
         assert_eq!(window.used, 2);
-        // Not more than is owed for it: what this window took stays taken.
+        // No more than was carried over: what this window took stays taken.
         window.give(at(1), Some(at(0)), 9);
         assert_eq!(window.used, 1);
         window.give(at(1), Some(at(1)), 1);

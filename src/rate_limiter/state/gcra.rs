@@ -1,23 +1,23 @@
 //! The token bucket, as the generic cell rate algorithm (GCRA, ITU-T I.371): one timestamp.
 //!
-//! The bucket is full at the *theoretical arrival time* `tat`. A token moves it on by the time the
-//! rate takes to earn one, and a call is admitted when `tat` stays within a burst of the current time.
-//! Times are counted in the units of an [`ExactRate`], so that no rate is rounded.
+//! The bucket is full at the *theoretical arrival time* `tat`. A token moves it by the time that the rate
+//! takes to earn one. A call is admitted if `tat` stays within a burst of the current time. Times are in
+//! the units of an [`ExactRate`], so no rate is rounded.
 
 use super::exact_rate::{ExactRate, REACH};
-use super::limit::{Inherit, Refusal, Standing};
+use super::limit::{Availability, Inherit, Unavailable};
 use crate::instant::Instant;
 
 /// The rules of a token bucket, without its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gcra {
     rate: ExactRate,
-    /// Units a full bucket holds.
+    /// Units in a full bucket.
     capacity: u64,
 }
 
 impl Gcra {
-    /// A bucket of `burst` tokens at a rate that can express them.
+    /// Makes the rules of a bucket of `burst` tokens.
     pub(crate) fn new(rate: ExactRate, burst: u64) -> Self {
         Self {
             rate,
@@ -25,30 +25,30 @@ impl Gcra {
         }
     }
 
-    /// How many whole tokens a full bucket holds.
+    /// Returns the number of tokens in a full bucket.
     pub(crate) const fn burst(&self) -> u64 {
         self.capacity / self.rate.cost()
     }
 
-    /// The state of a bucket that holds `tokens` of its burst.
-    pub(crate) fn holding(&self, now: Instant, tokens: u64) -> u64 {
+    /// Returns the state of a bucket that holds `tokens`.
+    pub(crate) fn with_initial(&self, now: Instant, tokens: u64) -> u64 {
         let missing = self.capacity.saturating_sub(self.rate.price(tokens));
         self.rate.units(now).saturating_add(missing)
     }
 
-    /// The state after `tokens` have been taken.
+    /// Returns the state after `tokens` are taken.
     #[inline(always)]
-    pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Result<u64, Refusal> {
+    pub(crate) fn take(&self, tat: u64, now: Instant, tokens: u64) -> Result<u64, Unavailable> {
         let (present, price) = (self.rate.units(now), self.rate.price(tokens));
         let start = tat.max(present);
         let Some(room) = self.capacity.checked_sub(price) else {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         };
-        // What is taken ends within a burst of the current time, and so before the end of a word.
+        // Within a burst of the current time, so this does not overflow.
         if start - present <= room {
             Ok(start + price)
         } else {
-            Err(Refusal::Until(self.rate.instant(start - room)))
+            Err(Unavailable::Until(self.rate.instant(start - room)))
         }
     }
 
@@ -59,22 +59,22 @@ impl Gcra {
         now: Instant,
         tokens: u64,
         debt: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Unavailable> {
         let owed = self.rate.price(debt).min(REACH - self.capacity);
         let bound = self.capacity + owed;
         let (present, price) = (self.rate.units(now), self.rate.price(tokens));
         if price > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let taken = tat.max(present).saturating_add(price);
         if taken - present <= bound {
             Ok(())
         } else {
-            Err(Refusal::Until(self.rate.instant(taken - bound)))
+            Err(Unavailable::Until(self.rate.instant(taken - bound)))
         }
     }
 
-    pub(crate) fn put(&self, tat: u64, now: Instant, tokens: u64) -> u64 {
+    pub(crate) fn force_take(&self, tat: u64, now: Instant, tokens: u64) -> u64 {
         let now = self.rate.units(now);
         let taken = tat.max(now).saturating_add(self.rate.price(tokens));
         taken.min(now.saturating_add(REACH))
@@ -84,29 +84,30 @@ impl Gcra {
         tat.saturating_sub(self.rate.price(tokens))
     }
 
-    /// Units missing in the bucket.
+    /// Returns the units missing in the bucket.
     fn used(&self, tat: u64, now: Instant) -> u64 {
         tat.saturating_sub(self.rate.units(now))
     }
 
-    /// How many tokens are missing in the bucket, the last one perhaps in part.
+    /// Returns the number of tokens missing in the bucket, rounded up.
     pub(crate) fn missing(&self, tat: u64, now: Instant) -> u64 {
         self.used(tat, now).div_ceil(self.rate.cost())
     }
 
-    /// Whether the bucket is like a new one.
+    /// Whether the bucket is full.
     #[inline]
     pub(crate) fn is_full(&self, tat: u64, now: Instant) -> bool {
         self.used(tat, now) == 0
     }
 
-    pub(crate) fn standing(&self, tat: u64, now: Instant) -> Standing {
+    pub(crate) fn availability(&self, tat: u64, now: Instant) -> Availability {
         let full_at = self.rate.instant(tat).max(now);
-        Standing::new(self.burst(), self.missing(tat, now), full_at)
+        let window = self.rate.time(self.capacity);
+        Availability::new(self.burst(), self.missing(tat, now), full_at, window)
     }
 
-    /// The state under the rules `new` that follows from `tat` under these, where `fresh` is that of
-    /// a new bucket.
+    /// Returns the state under the rules `new` that follows from `tat` under these. `fresh` is the state
+    /// of a new bucket.
     pub(crate) fn inherit(
         &self,
         tat: u64,
@@ -115,7 +116,7 @@ impl Gcra {
         inherit: Inherit,
     ) -> u64 {
         let (new, fresh) = new;
-        // Both in the new units.
+        // All in the new units.
         let convert = |units: u64| {
             let converted =
                 u128::from(units) * u128::from(new.rate.cost()) / u128::from(self.rate.cost());

@@ -1,17 +1,17 @@
-//! The leaky bucket as a queue: callers leave one per interval.
+//! The leaky bucket as a queue: one call per interval.
 
 use super::exact_rate::{ExactRate, REACH};
-use super::limit::{Inherit, Limit, Refusal, Standing};
+use super::limit::{Availability, Inherit, Limit, Unavailable};
 use crate::instant::Instant;
 
-/// When the next caller may leave. The callers themselves stand in the handle's queue.
+/// The time of the next call. The wait queue of the handle holds the calls.
 ///
-/// A caller that costs `n` leaves when its turn has come, and the one behind it follows `n`
-/// intervals later. Nothing is saved up while nobody comes, so there are no bursts.
+/// A call that costs `n` runs at its turn, and the next turn comes `n` intervals later. Idle time earns
+/// nothing, so there are no bursts.
 #[derive(Clone, Debug)]
 pub(crate) struct LeakyBucket {
     rate: ExactRate,
-    /// The largest cost: no more than the queue may hold.
+    /// The largest cost, which is what the queue may hold.
     largest: u64,
     /// In units of the rate.
     next: u64,
@@ -27,8 +27,8 @@ impl LeakyBucket {
     }
 
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
-        // One caller leaves at a time under any setting, so only a reset makes a difference. What
-        // is left of the interval stays as long as it is: it was earned at the old rate.
+        // Under any setting one call runs at a time, so only a reset makes a difference. The rest of the
+        // interval keeps its length, since it was earned at the old rate.
         let left = self.rate.instant(self.next);
         self.next = match inherit {
             Inherit::Reset => 0,
@@ -40,29 +40,29 @@ impl LeakyBucket {
 }
 
 impl Limit for LeakyBucket {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         if tokens > self.largest {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
-        // Whether a debt is paid is decided an interval before the next caller may leave.
+        // A debt counts as paid one interval before the next turn.
         let early = debt.saturating_add(u64::from(tokens == 0));
         let room = self.rate.price(early);
         let free = self.next.saturating_sub(room);
         if free <= self.rate.units(now) {
             Ok(())
         } else {
-            Err(Refusal::Until(self.rate.instant(free)))
+            Err(Unavailable::Until(self.rate.instant(free)))
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         let now = self.rate.units(now);
         let next = self.next.max(now).saturating_add(self.rate.price(tokens));
         self.next = next.min(now.saturating_add(REACH));
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
-        self.put(now, tokens);
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.force_take(now, tokens);
         true
     }
 
@@ -70,9 +70,10 @@ impl Limit for LeakyBucket {
         self.next = self.next.saturating_sub(self.rate.price(tokens));
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let backlog = self.next.saturating_sub(self.rate.units(now));
         let used = backlog.div_ceil(self.rate.cost());
-        Standing::new(1, used, self.rate.instant(self.next).max(now))
+        let full_at = self.rate.instant(self.next).max(now);
+        Availability::new(1, used, full_at, self.rate.time(self.rate.cost()))
     }
 }

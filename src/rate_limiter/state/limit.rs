@@ -1,20 +1,21 @@
-//! What the algorithms have in common.
+//! The interface of all algorithms.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::instant::Instant;
 
-/// Why tokens cannot be had now.
+/// Why tokens are not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// They can be had from this instant on, if nothing else is taken.
+pub(crate) enum Unavailable {
+    /// They are available from this instant on, if no others are taken.
     Until(Instant),
-    /// There will never be that many at once.
+    /// The limit never holds that many.
     Never,
 }
 
-impl Refusal {
-    /// The later of two.
+impl Unavailable {
+    /// Returns the later of two.
     pub(crate) fn max(self, other: Self) -> Self {
         match (self, other) {
             (Self::Until(a), Self::Until(b)) => Self::Until(a.max(b)),
@@ -22,7 +23,7 @@ impl Refusal {
         }
     }
 
-    /// The earlier of two.
+    /// Returns the earlier of two.
     pub(crate) fn min(self, other: Self) -> Self {
         match (self, other) {
             (Self::Until(a), Self::Until(b)) => Self::Until(a.min(b)),
@@ -32,55 +33,68 @@ impl Refusal {
     }
 }
 
-/// Where a limit stands at one instant.
+/// The state of a limit at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// How many tokens it holds at most.
+pub(crate) struct Availability {
+    /// Tokens in a full limit.
     pub(crate) limit: u64,
-    /// How many it holds; below zero, how many it is owed.
+    /// Tokens available; below zero, the debt.
     pub(crate) available: i64,
-    /// When it is as good as new, if nothing is taken.
+    /// When the limit is full, if no tokens are taken.
     pub(crate) full_at: Instant,
+    /// The time that `limit` counts for.
+    pub(crate) window: Duration,
 }
 
-impl Standing {
-    pub(crate) fn new(limit: u64, used: u64, full_at: Instant) -> Self {
+impl Availability {
+    pub(crate) fn new(limit: u64, used: u64, full_at: Instant, window: Duration) -> Self {
         let signed = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
         Self {
             limit,
             available: signed(limit).saturating_sub(signed(used)),
             full_at,
+            window,
         }
     }
 
-    /// How many tokens can be taken when `debt` tokens may be owed.
+    /// Returns how many tokens can be taken, leaving no more than `debt` tokens of debt.
     pub(crate) fn room(&self, debt: u64) -> u64 {
         let room = i128::from(self.available) + i128::from(debt);
         u64::try_from(room.max(0)).unwrap_or(u64::MAX)
     }
 }
 
-/// What a limit that was in use hands over to the one that replaces it.
+/// What a limit takes over from the one it replaces.
 ///
-/// The past is never repriced: what has been earned until now was earned at the old rate.
+/// What was earned so far was earned at the old rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Inherit {
-    /// As many tokens as are available now, no more than the new limit holds.
+    /// The tokens available now, up to what the new limit holds.
     #[default]
     AsIs,
-    /// The same share of the limit: half full stays half full.
+    /// The same share of the limit: a half-full limit stays half full.
     Proportional,
-    /// A limit that grows by ten makes ten more tokens available at once; one that shrinks keeps what
-    /// is available, no more than it holds.
+    /// A limit that grows by ten makes ten more tokens available at once; one that shrinks keeps the
+    /// tokens available, up to what it holds.
     Additive,
-    /// Nothing: the new limit starts as a new one does, full or with its
-    /// [`initial`](crate::rate_limiter::Quota::initial) tokens.
+    /// Nothing: the new limit starts full, or with its [`initial`](crate::rate_limiter::Quota::initial)
+    /// tokens.
     Reset,
 }
 
 impl Inherit {
-    /// How much of the new limit counts as used; all in the same unit. `None`: as in a new one.
+    /// Returns it in snake case, for labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AsIs => "as_is",
+            Self::Proportional => "proportional",
+            Self::Additive => "additive",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// Returns how much of the new limit is used, in the unit of the arguments. `None`: as in a new limit.
     pub(super) fn used(self, used: u64, old_limit: u64, new_limit: u64) -> Option<u64> {
         let (used, old, new) = (
             i128::from(used),
@@ -97,33 +111,43 @@ impl Inherit {
     }
 }
 
-/// What every algorithm can do.
+impl fmt::Display for Inherit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AsIs => "as is",
+            other => other.as_str(),
+        })
+    }
+}
+
+/// A limit of any algorithm.
 pub(crate) trait Limit {
-    /// Whether `tokens` can be taken at `now`, leaving the limit no more than `debt` tokens in
-    /// debt. Changes nothing.
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal>;
+    /// Whether `tokens` can be taken at `now`, leaving no more than `debt` tokens of debt. Changes
+    /// nothing.
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable>;
 
-    /// Takes `tokens`, whether there are that many or not.
-    fn put(&mut self, now: Instant, tokens: u64);
+    /// Takes `tokens`, even if there are too few.
+    fn force_take(&mut self, now: Instant, tokens: u64);
 
-    /// Takes the tokens of many waiters in one step; `false`, and nothing is taken, when that would
-    /// not leave the limit as it is after they have been served one by one.
-    fn put_all(&mut self, _now: Instant, _tokens: u64) -> bool {
+    /// Takes the tokens of many waiters in one step. Returns `false`, and takes nothing, if that would
+    /// differ from serving them one by one.
+    fn force_take_all(&mut self, _now: Instant, _tokens: u64) -> bool {
         false
     }
 
-    /// Gives back `tokens` that were taken at `taken`, or at any time when that is `None`. The limit
-    /// never holds more than when it is full, and a window that is over gets nothing back.
+    /// Gives back `tokens` that were taken at `taken`, or at an unknown time. A full limit takes nothing
+    /// back, nor does a window that is over.
     fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64);
 
-    /// Records an attempt that was rejected: the limit is in demand.
-    fn attempted(&mut self, _now: Instant) {}
+    /// Records a rejected attempt: the limit is in demand.
+    fn record_rejection(&mut self, _now: Instant) {}
 
-    /// Where it stands.
-    fn standing(&self, now: Instant) -> Standing;
+    /// Returns the state at `now`.
+    fn availability(&self, now: Instant) -> Availability;
 }
 
-/// The first whole multiple of `window` after `at`, counted from `origin`.
+/// Returns the multiple of `window`, counted from `origin`, that is `further` multiples after the last one
+/// before `at`.
 pub(super) fn next_multiple(origin: Instant, at: Instant, window: u64, further: u64) -> Instant {
     let index = at.as_nanos().saturating_sub(origin.as_nanos()) / window.max(1);
     let nanos = u128::from(index) + u128::from(further);
@@ -131,7 +155,7 @@ pub(super) fn next_multiple(origin: Instant, at: Instant, window: u64, further: 
     Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// A window as a word, at least a nanosecond.
+/// Returns the nanoseconds of a window, at least one.
 pub(super) fn window_nanos(window: Duration) -> u64 {
     crate::instant::nanos(window).max(1)
 }

@@ -1,16 +1,18 @@
 //! A limit of any algorithm, and several limits at once.
 
+use std::time::Duration;
+
 use super::fixed_window::FixedWindow;
 use super::gcra::Gcra;
 use super::leaky_bucket::LeakyBucket;
-use super::limit::{Inherit, Limit, Refusal, Standing};
-use super::parts::Parts;
+use super::limit::{Availability, Inherit, Limit, Unavailable};
 use super::sliding_counter::SlidingCounter;
 use super::sliding_log::SlidingLog;
+use super::striped_copy::StripedCopy;
 use super::warm_up::WarmUp;
 use crate::instant::Instant;
 
-/// A token bucket that is not shared.
+/// The rules and the state of a token bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     pub(crate) gcra: Gcra,
@@ -18,16 +20,16 @@ pub(crate) struct Bucket {
 }
 
 impl Limit for Bucket {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         self.gcra.ready(self.tat, now, tokens, debt)
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
-        self.tat = self.gcra.put(self.tat, now, tokens);
+    fn force_take(&mut self, now: Instant, tokens: u64) {
+        self.tat = self.gcra.force_take(self.tat, now, tokens);
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
-        self.put(now, tokens);
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.force_take(now, tokens);
         true
     }
 
@@ -35,16 +37,16 @@ impl Limit for Bucket {
         self.tat = self.gcra.give(self.tat, tokens);
     }
 
-    fn standing(&self, now: Instant) -> Standing {
-        self.gcra.standing(self.tat, now)
+    fn availability(&self, now: Instant) -> Availability {
+        self.gcra.availability(self.tat, now)
     }
 }
 
-/// One limit, whatever its algorithm.
+/// A limit of any algorithm.
 #[derive(Clone, Debug)]
 pub(crate) enum Machine {
     Token(Bucket),
-    Parts(Parts),
+    StripedCopy(StripedCopy),
     Leaky(LeakyBucket),
     Fixed(FixedWindow),
     Log(SlidingLog),
@@ -56,7 +58,7 @@ impl Machine {
     pub(crate) fn limit(&self) -> &dyn Limit {
         match self {
             Self::Token(limit) => limit,
-            Self::Parts(limit) => limit,
+            Self::StripedCopy(limit) => limit,
             Self::Leaky(limit) => limit,
             Self::Fixed(limit) => limit,
             Self::Log(limit) => limit,
@@ -68,7 +70,7 @@ impl Machine {
     pub(crate) fn limit_mut(&mut self) -> &mut dyn Limit {
         match self {
             Self::Token(limit) => limit,
-            Self::Parts(limit) => limit,
+            Self::StripedCopy(limit) => limit,
             Self::Leaky(limit) => limit,
             Self::Fixed(limit) => limit,
             Self::Log(limit) => limit,
@@ -77,16 +79,16 @@ impl Machine {
         }
     }
 
-    /// Whether turns follow from the turns before them, rather than from when calls were made.
+    /// Whether each turn follows from the turn before, not from when calls arrive.
     const fn keeps_schedule(&self) -> bool {
         matches!(
             self,
-            Self::Token(_) | Self::Parts(_) | Self::Leaky(_) | Self::WarmUp(_)
+            Self::Token(_) | Self::StripedCopy(_) | Self::Leaky(_) | Self::WarmUp(_)
         )
     }
 
-    /// Replaces its settings by those of `new`, a machine of the same algorithm; `false`, and
-    /// nothing changed, when it is not.
+    /// Replaces its settings by those of `new`, a machine of the same algorithm. Returns `false`, and
+    /// changes nothing, if it is not.
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
         match (self, new) {
             (Self::Token(old), Self::Token(new)) => {
@@ -105,7 +107,7 @@ impl Machine {
     }
 }
 
-/// Several limits that a call must fit all at once, or one.
+/// One or several limits, all of which a call must fit.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits(Vec<Machine>);
 
@@ -114,52 +116,53 @@ impl Limits {
         Self(machines)
     }
 
-    /// Takes `tokens` from all limits, or from none, leaving each no more than `debt` tokens in debt.
-    pub(crate) fn take(&mut self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    /// Takes `tokens` from all limits or from none, leaving each no more than `debt` tokens of debt.
+    pub(crate) fn take(&mut self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let ready = self.ready(now, tokens, debt);
         match ready {
-            Ok(()) => self.put(now, tokens),
-            Err(_) => self.attempted(now),
+            Ok(()) => self.force_take(now, tokens),
+            Err(_) => self.record_rejection(now),
         }
         ready
     }
 
-    /// Takes `tokens` for a waiter at its turn, if that comes at `from` or later, and by `now`.
-    /// A limit that schedules turns counts them as taken then, however late `now` is, so the waiters
-    /// behind lose nothing; the others count them when they are really taken.
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Limits with a
+    /// schedule count them as taken at the turn, so that lateness costs the waiters behind nothing; the
+    /// others, at `now`.
     pub(crate) fn serve(
         &mut self,
         from: Instant,
         now: Instant,
         tokens: u64,
-    ) -> Result<Instant, Refusal> {
+    ) -> Result<Instant, Unavailable> {
         let turn = match self.ready(from, tokens, 0) {
             Ok(()) => from,
-            Err(Refusal::Until(turn)) if turn <= now => turn,
-            Err(refusal) => return Err(refusal),
+            Err(Unavailable::Until(turn)) if turn <= now => turn,
+            Err(unavailable) => return Err(unavailable),
         };
         for machine in &mut self.0 {
             let at = if machine.keeps_schedule() { turn } else { now };
-            machine.limit_mut().put(at, tokens);
+            machine.limit_mut().force_take(at, tokens);
         }
         Ok(now)
     }
 
-    /// Takes `tokens` that have been used up already, from each limit as many as leave it no more than
-    /// `debt` tokens in debt.
+    /// Takes `tokens` that have been consumed already, from each limit as many as leave it no more than
+    /// `debt` tokens of debt.
     pub(crate) fn charge(&mut self, now: Instant, tokens: u64, debt: u64) {
         for machine in &mut self.0 {
-            let room = machine.limit().standing(now).room(debt);
-            machine.limit_mut().put(now, tokens.min(room));
+            let room = machine.limit().availability(now).room(debt);
+            machine.limit_mut().force_take(now, tokens.min(room));
         }
     }
 
-    pub(crate) fn standings(&self, now: Instant) -> Vec<Standing> {
+    pub(crate) fn availabilities(&self, now: Instant) -> Vec<Availability> {
         let each = self.0.iter();
-        each.map(|machine| machine.limit().standing(now)).collect()
+        each.map(|machine| machine.limit().availability(now))
+            .collect()
     }
 
-    /// Replaces the settings of each; `false`, and nothing changed, when they do not match.
+    /// Replaces the settings of each limit. Returns `false`, and changes nothing, if they do not match.
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
         let mut replaced = self.0.clone();
         let matching = replaced.len() == new.0.len()
@@ -175,37 +178,33 @@ impl Limits {
 }
 
 impl Limit for Limits {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let mut at = now;
-        // Waiting for one limit never makes another one worse, but what a window earns comes in
-        // steps, so the latest of all may have to be asked again.
+        // Windows earn in steps, so at the latest time of all limits another one may not be ready yet.
+        // Waiting never makes a limit worse, so this ends.
         loop {
-            let mut refused: Option<Refusal> = None;
-            for machine in &self.0 {
-                if let Err(refusal) = machine.limit().ready(at, tokens, debt) {
-                    refused = Some(refused.map_or(refusal, |other| other.max(refusal)));
-                }
-            }
-            match refused {
+            let each = self.0.iter().map(Machine::limit);
+            let each = each.filter_map(|limit| limit.ready(at, tokens, debt).err());
+            match each.reduce(Unavailable::max) {
                 None if at == now => return Ok(()),
-                None => return Err(Refusal::Until(at)),
-                Some(Refusal::Until(later)) if later > at && later != Instant::FAR_FUTURE => {
+                None => return Err(Unavailable::Until(at)),
+                Some(Unavailable::Until(later)) if later > at && later != Instant::FAR_FUTURE => {
                     at = later;
                 }
-                Some(refusal) => return Err(refusal),
+                Some(unavailable) => return Err(unavailable),
             }
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         for machine in &mut self.0 {
-            machine.limit_mut().put(now, tokens);
+            machine.limit_mut().force_take(now, tokens);
         }
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
         match &mut self.0[..] {
-            [machine] => machine.limit_mut().put_all(now, tokens),
+            [machine] => machine.limit_mut().force_take_all(now, tokens),
             _ => false,
         }
     }
@@ -216,20 +215,23 @@ impl Limit for Limits {
         }
     }
 
-    fn attempted(&mut self, now: Instant) {
+    fn record_rejection(&mut self, now: Instant) {
         for machine in &mut self.0 {
-            machine.limit_mut().attempted(now);
+            machine.limit_mut().record_rejection(now);
         }
     }
 
-    /// That of the limit that has the least to give; full when all of them are.
-    fn standing(&self, now: Instant) -> Standing {
-        let standings = self.0.iter().map(|machine| machine.limit().standing(now));
-        let tightest = standings.reduce(|a, b| {
+    /// Returns the availability of the limit with the fewest tokens. `full_at` is that of all of them.
+    fn availability(&self, now: Instant) -> Availability {
+        let availabilities = self
+            .0
+            .iter()
+            .map(|machine| machine.limit().availability(now));
+        let tightest = availabilities.reduce(|a, b| {
             let full_at = a.full_at.max(b.full_at);
             let tighter = if b.available < a.available { b } else { a };
-            Standing { full_at, ..tighter }
+            Availability { full_at, ..tighter }
         });
-        tightest.unwrap_or(Standing::new(0, 0, now))
+        tightest.unwrap_or(Availability::new(0, 0, now, Duration::ZERO))
     }
 }

@@ -1,8 +1,7 @@
-//! The five algorithms, and the ramp of a cold start, as pure machines: they take the time as an
-//! argument and know neither clocks nor locks.
+//! The five algorithms, and the warm-up, as pure machines: time is an argument, and there are no clocks
+//! and no locks.
 //!
-//! All of them answer the same questions ([`Limit`]), so the handle, the queue and several limits
-//! at once need no more than these.
+//! All of them implement [`Limit`].
 
 mod exact_rate;
 mod fixed_window;
@@ -10,11 +9,11 @@ mod gcra;
 mod leaky_bucket;
 mod limit;
 mod machine;
-mod parts;
 mod quota;
 mod quota_text;
 mod sliding_counter;
 mod sliding_log;
+mod striped_copy;
 mod warm_up;
 
 #[cfg(test)]
@@ -22,11 +21,11 @@ pub(crate) use self::exact_rate::ExactRate;
 pub(crate) use self::exact_rate::REACH;
 pub(crate) use self::gcra::Gcra;
 pub use self::limit::Inherit;
-pub(crate) use self::limit::{Limit, Refusal, Standing};
+pub(crate) use self::limit::{Availability, Limit, Unavailable};
 pub(crate) use self::machine::{Bucket, Limits, Machine};
-pub(crate) use self::parts::Parts;
 pub use self::quota::{Algorithm, Quota};
 pub(crate) use self::quota::{LARGEST, LARGEST_LOG, limits, queue_bound, stripe};
+pub(crate) use self::striped_copy::StripedCopy;
 
 #[cfg(test)]
 mod tests;

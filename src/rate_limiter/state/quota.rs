@@ -1,5 +1,6 @@
-//! Quotas: how much is allowed in how much time.
+//! Quotas: how many tokens in how much time.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::exact_rate::ExactRate;
@@ -13,17 +14,11 @@ use super::warm_up::WarmUp;
 use crate::error::ConfigError;
 use crate::instant::{Instant, nanos};
 
-/// How much is allowed in how much time, and how that is counted.
+/// The number of tokens in a period, and the algorithm that counts them. A plain value, which is checked
+/// when a limiter is built.
 ///
-/// A plain value. It is checked by the builder that takes it.
-///
-/// # Defaults
-///
-/// | setting | default |
-/// |---|---|
-/// | algorithm | token bucket |
-/// | [`burst`](Self::burst) | the number of tokens given: `per_minute(10)` admits 10 at once |
-/// | [`initial`](Self::initial) | full |
+/// The default algorithm is the token bucket. It begins full and holds the number of tokens given:
+/// `per_minute(10)` admits 10 at once.
 ///
 /// # Example
 ///
@@ -36,7 +31,7 @@ use crate::instant::{Instant, nanos};
 /// let jobs = Quota::new(1, Duration::from_millis(250)).leaky_bucket(20);
 /// assert_eq!(api.limit(), 500);
 /// assert_eq!(mails.limit(), 1000);
-/// # let _ = jobs;
+/// assert_eq!(jobs.limit(), 20);
 ///
 /// // From text, for configuration files; `Display` writes what can be read again.
 /// let quota: Quota = "10/min, burst 5".parse()?;
@@ -45,20 +40,20 @@ use crate::instant::{Instant, nanos};
 /// # Ok::<(), backstop::ConfigError>(())
 /// ```
 ///
-/// The text is the tokens, a slash, and the period: `s`, `min`, `h`, `day`, or a number before one of
-/// them or before `ms`, `us`, `ns`. After that, separated by commas: `burst 5`, `initial 0`,
+/// The text form is the tokens, a slash, and the period: `s`, `min`, `h`, or `day`, perhaps with a number
+/// before it, which `ms`, `us`, and `ns` need. Then come, separated by commas: `burst 5`, `initial 0`,
 /// `leaky bucket 20`, `fixed window`, `fixed window from first`, `sliding log`, `sliding counter`, and
 /// `warm up 10s x3`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
     tokens: u64,
     period: Duration,
     pub(super) burst: Option<u64>,
     pub(super) initial: Option<u64>,
     algorithm: Algorithm,
-    /// Of a leaky bucket.
+    /// The queue of a leaky bucket, in tokens.
     pub(super) queue: u64,
-    /// A second algorithm was chosen after the first.
+    /// Whether two algorithms were chosen.
     ambiguous: bool,
     pub(super) warm_up: Option<(Duration, u32)>,
 }
@@ -67,28 +62,57 @@ pub struct Quota {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// Tokens drip into a bucket and calls take them out: a steady rate, and bursts out of what was
-    /// saved up.
+    /// Calls take tokens from a bucket that the rate fills: a steady rate, and bursts from what was saved
+    /// up.
     TokenBucket,
-    /// Callers wait in a queue and leave one per interval: no bursts at all.
+    /// Calls run one per interval and wait in a queue: no bursts.
     LeakyBucket,
-    /// So many per window, counted anew in the next. Windows begin at multiples of their length.
+    /// A number of tokens per window, counted from zero in each. Windows begin at multiples of their
+    /// length.
     FixedWindow,
-    /// As `FixedWindow`, but a window begins with the first call after the last one was used up.
+    /// As `FixedWindow`, but a window begins with the first call after the last one ended.
     FixedWindowFromFirst,
-    /// Never more than the limit in any window. Remembers every call of the last window.
+    /// Never more than the limit in any window. Stores every call of the last window.
     SlidingLog,
-    /// As the log, approximately, out of two counters.
+    /// An approximation of the log with two counters.
     SlidingCounter,
 }
 
-/// The largest burst, and the largest debt. Enough for a petabyte in kilobytes.
+impl Algorithm {
+    /// Returns it in snake case, for labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenBucket => "token_bucket",
+            Self::LeakyBucket => "leaky_bucket",
+            Self::FixedWindow => "fixed_window",
+            Self::FixedWindowFromFirst => "fixed_window_from_first",
+            Self::SlidingLog => "sliding_log",
+            Self::SlidingCounter => "sliding_counter",
+        }
+    }
+}
+
+/// Writes words, as in the text form of a [`Quota`].
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TokenBucket => "token bucket",
+            Self::LeakyBucket => "leaky bucket",
+            Self::FixedWindow => "fixed window",
+            Self::FixedWindowFromFirst => "fixed window from first",
+            Self::SlidingLog => "sliding log",
+            Self::SlidingCounter => "sliding counter",
+        })
+    }
+}
+
+/// The largest burst, and the largest debt.
 pub(crate) const LARGEST: u64 = 1 << 40;
-/// The largest limit of a sliding log, which remembers that many calls.
+/// The largest limit of a sliding log, which stores that many calls.
 pub(crate) const LARGEST_LOG: u64 = 1 << 20;
 
 impl Quota {
-    /// `tokens` per `period`, and so many at once.
+    /// Returns a quota of `tokens` per `period`, and as many at once.
     pub const fn new(tokens: u64, period: Duration) -> Self {
         Self {
             tokens,
@@ -102,34 +126,35 @@ impl Quota {
         }
     }
 
-    /// `tokens` per second, and so many at once. See [`burst`](Self::burst).
+    /// Returns a quota of `tokens` per second, and as many at once. See [`burst`](Self::burst).
     pub const fn per_second(tokens: u64) -> Self {
         Self::new(tokens, Duration::from_secs(1))
     }
 
-    /// `tokens` per minute, and so many at once. See [`burst`](Self::burst).
+    /// Returns a quota of `tokens` per minute, and as many at once. See [`burst`](Self::burst).
     pub const fn per_minute(tokens: u64) -> Self {
         Self::new(tokens, Duration::from_secs(60))
     }
 
-    /// `tokens` per hour, and so many at once. See [`burst`](Self::burst).
+    /// Returns a quota of `tokens` per hour, and as many at once. See [`burst`](Self::burst).
     pub const fn per_hour(tokens: u64) -> Self {
         Self::new(tokens, Duration::from_secs(3600))
     }
 
-    /// `tokens` per day of 24 hours, and so many at once. See [`burst`](Self::burst).
+    /// Returns a quota of `tokens` per day of 24 hours, and as many at once. See [`burst`](Self::burst).
     pub const fn per_day(tokens: u64) -> Self {
         Self::new(tokens, Duration::from_secs(86_400))
     }
 
-    /// `rate` tokens per second, which need not be a whole number, and so many at once, rounded up.
-    /// Exact to six decimal places; below one in a thousand seconds, to a nanosecond between tokens.
+    /// Returns a quota of `rate` tokens per second, which need not be a whole number, and as many at once,
+    /// rounded up. Exact to six decimal places; below one in a thousand seconds, to a nanosecond between
+    /// tokens.
     pub fn per_second_f64(rate: f64) -> Self {
         if rate > 0.0 && rate < 1e-3 {
             let period = Duration::try_from_secs_f64(rate.recip()).unwrap_or(Duration::MAX);
             return Self::new(1, period);
         }
-        // The shortest period in which that is a whole number of tokens.
+        // Finds the shortest period with a whole number of tokens.
         let mut seconds = 1;
         let tokens = loop {
             let exact = rate * seconds as f64;
@@ -139,20 +164,20 @@ impl Quota {
             }
             seconds *= 10;
         };
-        // What is no number, or none above zero, becomes zero, which the builder rejects.
+        // NaN and numbers below zero become zero, which the builder rejects.
         Self::new(tokens as u64, Duration::from_secs(seconds)).burst(rate.ceil() as u64)
     }
 
-    /// How many tokens can be saved up, and so the largest cost of a call. Of a fixed window: how
-    /// many it may admit after a quiet one. Of a quota that [warms up](Self::warm_up), which saves up
-    /// nothing: the largest cost. The number of tokens per period, unless given.
+    /// Sets how many tokens can be saved up, which is also the largest cost of a call. For a fixed window:
+    /// how many it may admit after a quiet one. For a quota that [warms up](Self::warm_up), which saves up
+    /// nothing: the largest cost. The number of tokens per period by default.
     #[must_use]
     pub const fn burst(mut self, tokens: u64) -> Self {
         self.burst = Some(tokens);
         self
     }
 
-    /// How many tokens there are at the beginning, when it shall not begin full.
+    /// Sets how many tokens a new limit holds, if it does not begin full.
     #[must_use]
     pub const fn initial(mut self, tokens: u64) -> Self {
         self.initial = Some(tokens);
@@ -166,62 +191,62 @@ impl Quota {
         self
     }
 
-    /// A leaky bucket whose queue holds at most `queue` tokens' worth of callers.
+    /// Counts as a leaky bucket. The wait queue holds calls that cost at most `queue` tokens together.
     #[must_use]
     pub const fn leaky_bucket(mut self, queue: u64) -> Self {
         self.queue = queue;
         self.counted_as(Algorithm::LeakyBucket)
     }
 
-    /// A fixed window of the quota's period, aligned to the clock.
+    /// Counts as a fixed window of the period, aligned to the clock.
     #[must_use]
     pub const fn fixed_window(self) -> Self {
         self.counted_as(Algorithm::FixedWindow)
     }
 
-    /// A fixed window of the quota's period, which begins with the first call.
+    /// Counts as a fixed window of the period, which begins with the first call.
     #[must_use]
     pub const fn fixed_window_from_first(self) -> Self {
         self.counted_as(Algorithm::FixedWindowFromFirst)
     }
 
-    /// A sliding window log over the quota's period: exact, and up to 16 bytes of memory a call.
+    /// Counts as a sliding window log over the period: exact, with up to 16 bytes a call.
     #[must_use]
     pub const fn sliding_log(self) -> Self {
         self.counted_as(Algorithm::SlidingLog)
     }
 
-    /// A sliding window counter over the quota's period.
+    /// Counts as a sliding window counter over the period.
     #[must_use]
     pub const fn sliding_counter(self) -> Self {
         self.counted_as(Algorithm::SlidingCounter)
     }
 
-    /// Brings the rate up slowly after a pause: `cold` times slower at first, at full rate after
-    /// `within` of steady use. Instead of bursts: callers leave one at a time. For a token bucket.
+    /// Warms a token bucket up after idle time: the rate is `cold` times slower at first, and full after
+    /// `within` of steady use. Calls run one at a time, without bursts.
     #[must_use]
     pub const fn warm_up(mut self, within: Duration, cold: u32) -> Self {
         self.warm_up = Some((within, cold));
         self
     }
 
-    /// Tokens per period.
+    /// Returns the tokens per period.
     pub const fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// The period, or the window.
+    /// Returns the period, or the window.
     pub const fn period(&self) -> Duration {
         self.period
     }
 
-    /// How it is counted.
+    /// Returns the algorithm.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// How many tokens there can be at once: the burst, the queue of a leaky bucket, or the limit of a
-    /// window.
+    /// Returns the largest number of tokens at once: the burst, the queue of a leaky bucket, or the limit
+    /// of a window.
     pub const fn limit(&self) -> u64 {
         match (self.algorithm, self.burst) {
             (Algorithm::LeakyBucket, _) => self.queue,
@@ -230,7 +255,7 @@ impl Quota {
         }
     }
 
-    /// What is wrong with it, for the builder of `policy`.
+    /// Returns an error of the builder of `policy` if the quota is invalid.
     pub(crate) fn check(&self, policy: &'static str) -> Result<(), ConfigError> {
         let fail = |problem| Err(ConfigError::new(policy, "quota", problem));
         let bucket = matches!(
@@ -245,7 +270,7 @@ impl Quota {
             return fail("is counted by two algorithms");
         }
         if self.tokens == 0 || self.period.is_zero() {
-            return fail("needs at least one token, and a period above zero");
+            return fail("must have at least one token, and a period above zero");
         }
         if bucket && self.tokens > nanos(self.period) {
             return fail("must not exceed one token a nanosecond");
@@ -254,30 +279,30 @@ impl Quota {
             return fail("must not exceed 2^40 tokens in a period or a burst");
         }
         if self.limit() == 0 {
-            return fail("needs room for at least one token");
+            return fail("must hold at least one token");
         }
         if self.algorithm == Algorithm::SlidingLog && self.tokens > LARGEST_LOG {
-            return fail("is too large for a log of every call: use a sliding counter");
+            return fail("must not exceed 2^20 tokens with a sliding log: use a sliding counter");
         }
         if self.burst.is_some() && !bucket && !fixed {
-            return fail("has a burst, which a sliding window has no use for");
+            return fail("has a burst, which does not apply to a sliding window");
         }
         if self.burst.is_some() && self.algorithm == Algorithm::LeakyBucket {
-            return fail("has a burst, which a leaky bucket does not let through");
+            return fail("has a burst, which a leaky bucket does not admit");
         }
         if self.initial.is_some_and(|initial| initial > self.limit()) {
-            return fail("begins with more tokens than it can hold");
+            return fail("has more `initial` tokens than it can hold");
         }
         let one_by_one = self.warm_up.is_some() || self.algorithm == Algorithm::LeakyBucket;
         if self.initial.is_some() && one_by_one {
-            return fail("begins with tokens, but lets callers through one by one");
+            return fail("has `initial` tokens, but admits calls one at a time");
         }
         match self.warm_up {
             Some(_) if self.algorithm != Algorithm::TokenBucket => {
                 fail("warms up, which only a token bucket can")
             }
             Some((within, cold)) if within.is_zero() || cold < 2 => {
-                fail("warms up in no time, or from no slower rate")
+                fail("must warm up in more than no time, from a rate at least 2 times slower")
             }
             _ => Ok(()),
         }
@@ -287,17 +312,17 @@ impl Quota {
         ExactRate::new(self.tokens, self.period, self.limit().saturating_add(debt))
     }
 
-    /// The rules of a token bucket with this quota.
+    /// Returns the rules of a token bucket with this quota.
     pub(crate) fn gcra(&self, debt: u64) -> Gcra {
         Gcra::new(self.rate(debt), self.limit())
     }
 
-    /// How many tokens there are at the beginning.
-    pub(crate) fn first(&self) -> u64 {
+    /// Returns the number of tokens in a new limit.
+    pub(crate) fn initial_tokens(&self) -> u64 {
         self.initial.unwrap_or(self.limit())
     }
 
-    /// Whether it is a token bucket that fits an atomic.
+    /// Whether it is a token bucket that fits one word.
     pub(crate) const fn is_plain(&self) -> bool {
         matches!(self.algorithm, Algorithm::TokenBucket) && self.warm_up.is_none()
     }
@@ -307,7 +332,7 @@ impl Quota {
         match (self.algorithm, self.warm_up) {
             (Algorithm::TokenBucket, None) => {
                 let gcra = self.gcra(debt);
-                let tat = gcra.holding(now, self.first());
+                let tat = gcra.with_initial(now, self.initial_tokens());
                 Machine::Token(Bucket { gcra, tat })
             }
             (Algorithm::TokenBucket, Some((within, cold))) => {
@@ -317,26 +342,26 @@ impl Quota {
             (Algorithm::FixedWindow | Algorithm::FixedWindowFromFirst, _) => {
                 let aligned = self.algorithm == Algorithm::FixedWindow;
                 let fixed = FixedWindow::new(tokens, window, limit, aligned);
-                Machine::Fixed(fixed.holding(now, self.first()))
+                Machine::Fixed(fixed.with_initial(now, self.initial_tokens()))
             }
-            (Algorithm::SlidingLog, _) => {
-                Machine::Log(SlidingLog::new(limit, window).holding(now, self.first()))
-            }
-            (Algorithm::SlidingCounter, _) => {
-                Machine::Counter(SlidingCounter::new(limit, window).holding(now, self.first()))
-            }
+            (Algorithm::SlidingLog, _) => Machine::Log(
+                SlidingLog::new(limit, window).with_initial(now, self.initial_tokens()),
+            ),
+            (Algorithm::SlidingCounter, _) => Machine::Counter(
+                SlidingCounter::new(limit, window).with_initial(now, self.initial_tokens()),
+            ),
         }
     }
 }
 
-/// What the quotas are at the beginning.
+/// Returns the machines of new limits with these quotas.
 pub(crate) fn limits(quotas: &[Quota], now: Instant, debt: u64) -> Limits {
     let machines = quotas.iter().map(|quota| quota.machine(now, debt));
     Limits::new(machines.collect())
 }
 
-/// The rules of each of `stripes` parts of `quota`, if each can hold a token: equal shares of the rate,
-/// so a token of a part costs as many times more units as there are parts.
+/// Returns the rules of each of `stripes` parts of `quota`, if each part can hold a token. Each part earns
+/// an equal share of the rate, so a token costs it `stripes` times as many units.
 pub(crate) fn stripe(quota: &Quota, stripes: usize) -> Option<Vec<Gcra>> {
     let (parts, burst) = (u64::try_from(stripes).ok()?, quota.limit());
     (parts <= burst.min(1024)).then(|| {
@@ -349,7 +374,7 @@ pub(crate) fn stripe(quota: &Quota, stripes: usize) -> Option<Vec<Gcra>> {
     })
 }
 
-/// How many tokens' worth of callers may wait, when one of the quotas says so.
+/// Returns the largest sum of the costs of all waiters, if a leaky bucket bounds it.
 pub(crate) fn queue_bound(quotas: &[Quota]) -> Option<u64> {
     let leaky = quotas
         .iter()

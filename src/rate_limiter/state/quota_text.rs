@@ -1,4 +1,4 @@
-//! Quotas as text.
+//! The text form of quotas.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::quota::{Algorithm, Quota};
 use crate::error::ConfigError;
 
-/// Units of time: nanoseconds, and names, of which the first is the one that is written.
+/// Units of time: nanoseconds and names. The first name is written.
 const UNITS: [(u128, &[&str]); 7] = [
     (86_400_000_000_000, &["day", "d", "days"]),
     (3_600_000_000_000, &["h", "hour", "hours"]),
@@ -73,7 +73,7 @@ fn parse(text: &str) -> Option<Quota> {
     Some(quota)
 }
 
-/// Reads what is described on [`Quota`], and rejects what no limiter could be built with.
+/// Parses the text form described at [`Quota`], and rejects invalid quotas.
 impl FromStr for Quota {
     type Err = ConfigError;
 
@@ -88,17 +88,14 @@ impl FromStr for Quota {
     }
 }
 
-/// Writes what [`FromStr`] reads.
+/// Writes the text form.
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.tokens(), Period(self.period()))?;
         match self.algorithm() {
             Algorithm::TokenBucket => {}
             Algorithm::LeakyBucket => write!(f, ", leaky bucket {}", self.queue)?,
-            Algorithm::FixedWindow => f.write_str(", fixed window")?,
-            Algorithm::FixedWindowFromFirst => f.write_str(", fixed window from first")?,
-            Algorithm::SlidingLog => f.write_str(", sliding log")?,
-            Algorithm::SlidingCounter => f.write_str(", sliding counter")?,
+            algorithm => write!(f, ", {algorithm}")?,
         }
         if let Some(burst) = self.burst {
             write!(f, ", burst {burst}")?;
@@ -110,5 +107,12 @@ impl fmt::Display for Quota {
             write!(f, ", warm up {} x{cold}", Period(within))?;
         }
         Ok(())
+    }
+}
+
+/// Writes the text form, as in `Quota(10/min, burst 5)`.
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Quota({self})")
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing, next_multiple, window_nanos};
+use super::limit::{Availability, Inherit, Limit, Unavailable, next_multiple, window_nanos};
 use crate::instant::Instant;
 
-/// What was taken in this aligned window and in the one before. The last `window` is taken to hold
-/// all of the former and the overlapping share of the latter, as if that had been spread evenly
-/// (Cloudflare's formula): `floor(previous * (window - elapsed) / window) + current`.
+/// The tokens taken in this aligned window and in the one before. The sliding window counts all of the
+/// former and the overlapping share of the latter, as if that had been spread evenly (Cloudflare's
+/// formula): `floor(previous * (window - elapsed) / window) + current`.
 #[derive(Clone, Debug)]
 pub(crate) struct SlidingCounter {
     limit: u64,
@@ -29,14 +29,14 @@ impl SlidingCounter {
         }
     }
 
-    /// Makes a new one begin at `now` with `tokens` instead of full.
-    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+    /// Makes a new one hold `tokens` at `now` instead of being full.
+    pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         let missing = self.limit.saturating_sub(tokens);
-        self.put(now, missing);
+        self.force_take(now, missing);
         self
     }
 
-    /// The counters as of `now`. Time that went back stays in the last window.
+    /// Returns the counters as of `now`. A time before the current window counts as in it.
     fn rolled(&self, now: Instant) -> Self {
         let index = (now.as_nanos() / self.window).max(self.index);
         let (previous, current) = match index - self.index {
@@ -52,7 +52,7 @@ impl SlidingCounter {
         }
     }
 
-    /// Nanoseconds left of the window at `now`; all of it, when time went back before it.
+    /// Returns the nanoseconds left of the window at `now`.
     fn left(&self, now: Instant) -> u64 {
         let elapsed = now
             .as_nanos()
@@ -60,19 +60,19 @@ impl SlidingCounter {
         self.window - elapsed.min(self.window)
     }
 
-    /// What the previous window counts with `left` nanoseconds to go.
+    /// Returns what the previous window counts with `left` nanoseconds to go.
     fn weighted(&self, left: u64) -> u64 {
         let share = u128::from(self.previous) * u128::from(left) / u128::from(self.window);
         u64::try_from(share).unwrap_or(u64::MAX)
     }
 
-    /// Of counters that were rolled to `now`.
+    /// Returns the tokens used. The counters must be as of `now`.
     fn used(&self, now: Instant) -> u64 {
         self.weighted(self.left(now)).saturating_add(self.current)
     }
 
-    /// How much of the window may be left, so that the previous one counts no more than `room`.
-    /// Zero means that it takes the next window.
+    /// Returns how much of the window may be left for the previous one to count no more than `room`. Zero:
+    /// only in the next window.
     fn left_for(&self, room: u64) -> u64 {
         if self.previous <= room {
             return self.window;
@@ -96,8 +96,8 @@ impl SlidingCounter {
                 ..old
             }
         } else {
-            // Nothing is known about how the past would divide into the new windows; it counts as
-            // taken now, which is on the safe side.
+            // The division of the past into the new windows is unknown. Counting it as taken now is on the
+            // safe side.
             Self {
                 current: used,
                 ..new.rolled(now)
@@ -106,22 +106,22 @@ impl SlidingCounter {
         if target < used {
             self.give(now, None, used - target);
         } else {
-            self.put(now, target - used);
+            self.force_take(now, target - used);
         }
     }
 }
 
 impl Limit for SlidingCounter {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let bound = self.limit.saturating_add(debt);
         if tokens > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let mut at = self.rolled(now);
         if at.used(now) <= bound - tokens {
             return Ok(());
         }
-        // In this window, in the next, or in the one after: then nothing is left to count.
+        // Found in this window, in the next, or in the one after, where nothing is left to count.
         let mut most = at.left(now);
         loop {
             if at.current <= bound - tokens {
@@ -129,7 +129,7 @@ impl Limit for SlidingCounter {
                 if left > 0 {
                     let end = next_multiple(Instant::ORIGIN, Instant::ORIGIN, at.window, at.index);
                     let passed = Duration::from_nanos(at.window - left);
-                    return Err(Refusal::Until(end + passed));
+                    return Err(Unavailable::Until(end + passed));
                 }
             }
             at = Self {
@@ -142,7 +142,7 @@ impl Limit for SlidingCounter {
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         *self = self.rolled(now);
         self.current = self.current.saturating_add(tokens);
     }
@@ -162,7 +162,7 @@ impl Limit for SlidingCounter {
         self.current -= given;
         let left = self.left(now);
         if tokens > given && left > 0 {
-            // The rest comes out of the weighted share of the previous window.
+            // Takes the rest from the weighted share of the previous window.
             let share = self.weighted(left).saturating_sub(tokens - given);
             let previous = u128::from(share) * u128::from(self.window) / u128::from(left);
             self.previous = self
@@ -171,7 +171,7 @@ impl Limit for SlidingCounter {
         }
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let at = self.rolled(now);
         let windows = match (at.previous, at.current) {
             (0, 0) => 0,
@@ -182,7 +182,12 @@ impl Limit for SlidingCounter {
             0 => now,
             further => next_multiple(Instant::ORIGIN, now, at.window, further),
         };
-        Standing::new(self.limit, at.used(now), full_at)
+        Availability::new(
+            self.limit,
+            at.used(now),
+            full_at,
+            Duration::from_nanos(self.window),
+        )
     }
 }
 
@@ -194,31 +199,31 @@ mod tests {
         Instant::ORIGIN + Duration::from_millis(millis)
     }
 
-    /// Eight of ten are taken in the first second.
+    /// Takes eight of ten in the first second.
     fn used() -> SlidingCounter {
         let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
-        counter.put(at(0), 8);
+        counter.force_take(at(0), 8);
         counter
     }
 
     #[test]
     fn a_refund_goes_to_the_window_that_the_tokens_were_taken_from() {
         let mut counter = used();
-        counter.put(at(1000), 2);
+        counter.force_take(at(1000), 2);
         counter.give(at(1500), Some(at(0)), 8);
-        assert_eq!(counter.standing(at(1500)).available, 8);
+        assert_eq!(counter.availability(at(1500)).available, 8);
         counter.give(at(1500), Some(at(1000)), 2);
-        assert_eq!(counter.standing(at(1500)).available, 10);
+        assert_eq!(counter.availability(at(1500)).available, 10);
     }
 
     #[test]
     fn tokens_that_are_given_free_the_share_of_the_previous_window_too() {
         let mut counter = used();
-        counter.put(at(1500), 1);
-        assert_eq!(counter.standing(at(1500)).available, 5);
+        counter.force_take(at(1500), 1);
+        assert_eq!(counter.availability(at(1500)).available, 5);
         counter.give(at(1500), None, 3);
-        assert_eq!(counter.standing(at(1500)).available, 8);
+        assert_eq!(counter.availability(at(1500)).available, 8);
         counter.give(at(1500), None, 99);
-        assert_eq!(counter.standing(at(1500)).available, 10);
+        assert_eq!(counter.availability(at(1500)).available, 10);
     }
 }

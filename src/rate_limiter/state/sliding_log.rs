@@ -1,18 +1,18 @@
-//! The sliding window log: exact, and as large as its limit.
+//! The sliding window log: exact, with memory for every call.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing, window_nanos};
+use super::limit::{Availability, Inherit, Limit, Unavailable, window_nanos};
 use crate::instant::Instant;
 
-/// Remembers when each token was taken: never more than the limit in any window `(t - window, t]`.
+/// The times at which tokens were taken: never more than the limit in any window `(t - window, t]`.
 #[derive(Clone, Debug)]
 pub(crate) struct SlidingLog {
     limit: u64,
     /// Nanoseconds.
     window: u64,
-    /// When, and how many, oldest first. One entry for all of one instant.
+    /// Times and numbers of tokens, oldest first. One entry per instant.
     taken: VecDeque<(Instant, u64)>,
     /// The sum over `taken`.
     total: u64,
@@ -28,10 +28,10 @@ impl SlidingLog {
         }
     }
 
-    /// Makes a new one begin at `now` with `tokens` instead of full.
-    pub(crate) fn holding(mut self, now: Instant, tokens: u64) -> Self {
+    /// Makes a new one hold `tokens` at `now` instead of being full.
+    pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         let missing = self.limit.saturating_sub(tokens);
-        self.put(now, missing);
+        self.force_take(now, missing);
         self
     }
 
@@ -57,7 +57,7 @@ impl SlidingLog {
         }
     }
 
-    /// Takes back the newest.
+    /// Removes the newest tokens.
     fn forget(&mut self, tokens: u64) {
         let mut left = tokens;
         while let Some((_, taken)) = self.taken.back_mut() {
@@ -83,16 +83,16 @@ impl SlidingLog {
         if used < self.total {
             self.forget(self.total - used);
         } else {
-            self.put(now, used - self.total);
+            self.force_take(now, used - self.total);
         }
     }
 }
 
 impl Limit for SlidingLog {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let bound = self.limit.saturating_add(debt);
         if tokens > bound {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let mut excess = self.used(now).saturating_sub(bound - tokens);
         if excess == 0 {
@@ -102,23 +102,23 @@ impl Limit for SlidingLog {
             if self.leaves(*at) > now {
                 excess = excess.saturating_sub(*taken);
                 if excess == 0 {
-                    return Err(Refusal::Until(self.leaves(*at)));
+                    return Err(Unavailable::Until(self.leaves(*at)));
                 }
             }
         }
-        Err(Refusal::Never)
+        Err(Unavailable::Never)
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         self.roll(now);
-        // No more than the limit and its debts, but the sum must not overflow either way.
+        // Bounded by the limit and its debt, but the sum must not overflow in any case.
         let tokens = tokens.min(u64::MAX - self.total);
         if tokens == 0 {
             return;
         }
         self.total += tokens;
         match self.taken.back_mut() {
-            // Time may have gone back.
+            // A reading may be older than the last one.
             Some((at, taken)) if *at >= now => *taken += tokens,
             _ => self.taken.push_back((now, tokens)),
         }
@@ -133,15 +133,16 @@ impl Limit for SlidingLog {
             let given = tokens.min(*taken);
             *taken -= given;
             self.total -= given;
-            // An entry of nothing would stay until it is old, and count as something to wait for.
+            // An empty entry would stay until it expires, and calls would wait for it.
             if *taken == 0 {
                 self.taken.remove(found);
             }
         }
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let full_at = self.taken.back().map_or(now, |(at, _)| self.leaves(*at));
-        Standing::new(self.limit, self.used(now), full_at.max(now))
+        let window = Duration::from_nanos(self.window);
+        Availability::new(self.limit, self.used(now), full_at.max(now), window)
     }
 }

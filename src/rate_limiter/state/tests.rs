@@ -36,15 +36,15 @@ fn window(kind: u8, limit: u64, window: u64) -> Machine {
     }
 }
 
-fn take(machine: &mut Machine, now: u64, tokens: u64) -> Result<(), Refusal> {
+fn take(machine: &mut Machine, now: u64, tokens: u64) -> Result<(), Unavailable> {
     machine.limit().ready(at(now), tokens, 0)?;
-    machine.limit_mut().put(at(now), tokens);
+    machine.limit_mut().force_take(at(now), tokens);
     Ok(())
 }
 
-/// A refusal names the very first instant at which it would have been granted.
-fn check_refusal(machine: &Machine, now: u64, tokens: u64, refusal: Refusal) {
-    if let Refusal::Until(until) = refusal {
+/// A rejection names the first instant at which the tokens are available.
+fn check_unavailable(machine: &Machine, now: u64, tokens: u64, unavailable: Unavailable) {
+    if let Unavailable::Until(until) = unavailable {
         assert!(until > at(now), "{machine:?}: {until:?} is not after {now}");
         assert_eq!(
             machine.limit().ready(until, tokens, 0),
@@ -103,10 +103,10 @@ proptest! {
                     level -= needed;
                     admitted.push((now, cost));
                 }
-                Err(Refusal::Never) => prop_assert!(cost > burst),
-                Err(refusal) => {
+                Err(Unavailable::Never) => prop_assert!(cost > burst),
+                Err(unavailable) => {
                     prop_assert!(level - rate < needed, "late by {}", level - needed);
-                    check_refusal(&machine, now, cost, refusal);
+                    check_unavailable(&machine, now, cost, unavailable);
                 }
             }
         }
@@ -131,7 +131,7 @@ proptest! {
         let mut machine = token(tokens, period, burst);
         let (mut now, mut given) = (0, 0_u128);
         for _ in 0..500 {
-            if let Err(Refusal::Until(until)) = machine.limit().ready(at(now), cost, 0) {
+            if let Err(Unavailable::Until(until)) = machine.limit().ready(at(now), cost, 0) {
                 now = until.as_nanos();
             }
             // Costs that take longer to earn than clocks can tell.
@@ -162,7 +162,7 @@ proptest! {
             prop_assert_eq!(taken.is_ok(), *used + cost <= limit);
             match taken {
                 Ok(()) => *used += cost,
-                Err(refusal) => check_refusal(&machine, now, cost, refusal),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
     }
@@ -187,7 +187,7 @@ proptest! {
                     started.get_or_insert(now);
                     used += cost;
                 }
-                Err(refusal) => check_refusal(&machine, now, cost, refusal),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
     }
@@ -209,7 +209,7 @@ proptest! {
             prop_assert_eq!(taken.is_ok(), used + cost <= limit);
             match taken {
                 Ok(()) => model.push((now, cost)),
-                Err(refusal) => check_refusal(&machine, now, cost, refusal),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
     }
@@ -236,7 +236,7 @@ proptest! {
                     *model.entry(index).or_default() += cost;
                     admitted.push((now, cost));
                 }
-                Err(refusal) => check_refusal(&machine, now, cost, refusal),
+                Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
         // It assumes an even past, so a window may hold more than the limit, but never twice that.
@@ -266,9 +266,9 @@ proptest! {
                     prop_assert!(u128::from(now) + 1 >= free);
                     last = Some((now, cost));
                 }
-                Err(refusal) => {
+                Err(unavailable) => {
                     prop_assert!(u128::from(now) < free + 1);
-                    check_refusal(&machine, now, cost, refusal);
+                    check_unavailable(&machine, now, cost, unavailable);
                 }
             }
         }
@@ -291,12 +291,12 @@ proptest! {
         for (pause, cost) in calls {
             now += pause;
             let _ = take(&mut machine, now, cost);
-            let before = machine.limit().standing(at(now));
-            machine.limit_mut().put(at(now), cost);
+            let before = machine.limit().availability(at(now));
+            machine.limit_mut().force_take(at(now), cost);
             machine.limit_mut().give(at(now), Some(at(now)), cost);
-            let after = machine.limit().standing(at(now));
+            let after = machine.limit().availability(at(now));
             prop_assert_eq!(before.available, after.available, "{:?}", machine);
-            let earlier = machine.limit().standing(at(now - back.min(now)));
+            let earlier = machine.limit().availability(at(now - back.min(now)));
             prop_assert!(earlier.available <= before.available.max(0) || kind == 3);
         }
     }
@@ -317,18 +317,18 @@ proptest! {
         };
         let taken = taken.min(old);
         let mut machine = make(old);
-        machine.limit_mut().put(at(5000), taken);
+        machine.limit_mut().force_take(at(5000), taken);
         prop_assert!(machine.replace(at(5000), make(new), inherit));
         let (left, old, new) = ((old - taken) as i64, old as i64, new as i64);
         let due = match inherit {
             Inherit::AsIs => left.min(new),
-            // Rounded in favour of one or the other.
+            // Rounded up or down.
             Inherit::Proportional => left * new / old,
             Inherit::Additive if new > old => left + new - old,
             Inherit::Additive => left.min(new),
             Inherit::Reset => new,
         };
-        let available = machine.limit().standing(at(5000)).available;
+        let available = machine.limit().availability(at(5000)).available;
         let slack = i64::from(inherit == Inherit::Proportional);
         prop_assert!((due..=due + slack).contains(&available), "{available} {due} {machine:?}");
     }
@@ -341,7 +341,7 @@ fn window_limits_in_demand_give_all_they_earn() {
         let mut machine = window(kind, limit, size);
         let (mut now, mut given) = (0, 0);
         while given < 100_000 {
-            if let Err(Refusal::Until(until)) = machine.limit().ready(at(now), 1, 0) {
+            if let Err(Unavailable::Until(until)) = machine.limit().ready(at(now), 1, 0) {
                 now = until.as_nanos();
             }
             take(&mut machine, now, 1).unwrap();
@@ -360,26 +360,26 @@ fn window_limits_in_demand_give_all_they_earn() {
 #[test]
 fn a_debt_is_paid_before_anything_else() {
     let mut fixed = window(0, 2, SECOND);
-    fixed.limit_mut().put(at(0), 7);
+    fixed.limit_mut().force_take(at(0), 7);
     assert_eq!(
         fixed.limit().ready(at(0), 0, 0),
-        Err(Refusal::Until(at(3 * SECOND)))
+        Err(Unavailable::Until(at(3 * SECOND)))
     );
     assert_eq!(fixed.limit().ready(at(0), 1, 6), Ok(()));
-    assert_eq!(fixed.limit().standing(at(0)).available, -5);
-    assert_eq!(fixed.limit().standing(at(3 * SECOND)).available, 1);
+    assert_eq!(fixed.limit().availability(at(0)).available, -5);
+    assert_eq!(fixed.limit().availability(at(3 * SECOND)).available, 1);
 }
 
 #[test]
 fn a_window_that_is_over_gets_nothing_back() {
     for kind in 0..4 {
         let mut machine = window(kind, 10, 100);
-        machine.limit_mut().put(at(0), 10);
-        machine.limit_mut().put(at(250), 10);
-        let before = machine.limit().standing(at(250)).available;
+        machine.limit_mut().force_take(at(0), 10);
+        machine.limit_mut().force_take(at(250), 10);
+        let before = machine.limit().availability(at(250)).available;
         machine.limit_mut().give(at(250), Some(at(0)), 10);
         assert_eq!(
-            machine.limit().standing(at(250)).available,
+            machine.limit().availability(at(250)).available,
             before,
             "{kind}"
         );
@@ -399,7 +399,7 @@ fn warming_up_takes_as_long_as_it_says() {
     let mut times = Vec::new();
     let mut now = SECOND;
     for _ in 0..100 {
-        if let Err(Refusal::Until(until)) = machine.limit().ready(at(now), 1, 0) {
+        if let Err(Unavailable::Until(until)) = machine.limit().ready(at(now), 1, 0) {
             now = until.as_nanos();
         }
         take(&mut machine, now, 1).unwrap();
@@ -414,7 +414,7 @@ fn warming_up_takes_as_long_as_it_says() {
     // After a pause as long as the warm-up it is cold again.
     now += 9 * SECOND;
     take(&mut machine, now, 1).unwrap();
-    let Err(Refusal::Until(next)) = machine.limit().ready(at(now), 1, 0) else {
+    let Err(Unavailable::Until(next)) = machine.limit().ready(at(now), 1, 0) else {
         panic!("no interval");
     };
     assert!(next > at(now + SECOND / 4));
@@ -426,12 +426,12 @@ fn several_limits_are_all_or_nothing() {
     assert_eq!(limits.take(at(0), 10, 0), Ok(()));
     assert_eq!(
         limits.take(at(SECOND), 6, 0),
-        Err(Refusal::Until(at(3600 * SECOND)))
+        Err(Unavailable::Until(at(3600 * SECOND)))
     );
-    // The bucket was full again and has lost nothing to the refusal.
-    assert_eq!(limits.standings(at(SECOND))[0].available, 10);
+    // The bucket was full again, and the rejection took nothing.
+    assert_eq!(limits.availabilities(at(SECOND))[0].available, 10);
     assert_eq!(limits.take(at(SECOND), 5, 0), Ok(()));
-    assert_eq!(limits.standing(at(SECOND)).available, 0);
+    assert_eq!(limits.availability(at(SECOND)).available, 0);
 }
 
 #[test]
@@ -457,8 +457,8 @@ fn extreme_numbers_saturate() {
                         for cost in [0, 1, burst, u64::MAX] {
                             let _ = machine.limit().ready(at(now), cost, 0);
                             let _ = machine.limit().ready(at(now), cost, u64::MAX);
-                            machine.limit_mut().put(at(now), cost);
-                            let _ = machine.limit().standing(at(now));
+                            machine.limit_mut().force_take(at(now), cost);
+                            let _ = machine.limit().availability(at(now));
                             machine.limit_mut().give(at(now), Some(at(now)), cost);
                             machine.limit_mut().give(at(now), None, 1);
                         }

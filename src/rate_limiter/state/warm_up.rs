@@ -1,8 +1,8 @@
-//! A rate that comes up slowly after a pause, for dependencies that are slow while cold.
+//! A rate that rises slowly after idle time, for dependencies that are slow while cold.
 //!
-//! The formulas are those of Guava's `SmoothWarmingUp`, which Sentinel took over: the longer nobody
-//! came, the more permits are stored, and stored permits above a threshold cost more than the
-//! interval of the rate, up to `cold` times as much.
+//! The formulas are those of Guava's `SmoothWarmingUp`, also used by Sentinel: the longer the limit is
+//! idle, the more permits are stored, and stored permits above a threshold cost more than the interval of
+//! the rate, up to `cold` times as much.
 //!
 //! ```text
 //!   interval
@@ -16,44 +16,42 @@
 
 use std::time::Duration;
 
-use super::limit::{Inherit, Limit, Refusal, Standing};
+use super::limit::{Availability, Inherit, Limit, Unavailable};
 use crate::instant::{Instant, nanos};
 
-/// Callers leave one after the other, in intervals that shrink while the limit warms up.
+/// A limit that runs calls one at a time, in intervals that shrink while it warms up.
 ///
-/// A run begins with a caller that leaves at once, and lasts until somebody else can. What a run has
-/// taken so far is all there is to know of it: the price of tokens depends on nothing but how many
-/// were taken before them. So tokens that come back during the run make the limit what it would be
-/// without them, whoever took others meanwhile.
+/// A run begins with a call that is admitted at once, and lasts until another one can be. The price of
+/// tokens depends only on how many were taken before them in the run. So tokens given back during the run
+/// leave the limit as if they had not been taken.
 #[derive(Clone, Debug)]
 pub(crate) struct WarmUp {
-    /// Nanoseconds of a permit when warm.
+    /// Nanoseconds per permit when warm.
     interval: f64,
     /// The largest cost.
     largest: u64,
     threshold: f64,
     all: f64,
     slope: f64,
-    /// Nanoseconds in which a permit is stored.
+    /// Nanoseconds of idle time per stored permit.
     store: f64,
-    /// When the run began.
+    /// The time at which the run began.
     began: u64,
-    /// When what is counted in `taken` began to be taken: with the run, or with the last change of
-    /// the quota.
+    /// The time since which `taken` counts: the start of the run, or the last change of the quota.
     base: u64,
-    /// The permits that were stored then.
+    /// The permits stored then.
     stored: f64,
-    /// Permits taken since then, less those given back. Below zero, down to what the run had taken
-    /// before, when more came back.
+    /// Permits taken since then, less those given back. Below zero if more came back, down to `-before`,
+    /// the number taken earlier in the run.
     taken: f64,
     before: f64,
-    /// Until when the limit counts as in demand, because a caller was rejected.
+    /// The end of the demand by rejected calls.
     demanded: u64,
 }
 
 impl WarmUp {
-    /// `tokens` per `period` when warm, which takes `warm_up`; `cold` times slower when cold. It
-    /// begins cold.
+    /// Makes a cold limit of `tokens` per `period` when warm, which takes `warm_up`, and `cold` times
+    /// slower when cold.
     pub(crate) fn new(
         tokens: u64,
         period: Duration,
@@ -81,7 +79,7 @@ impl WarmUp {
         }
     }
 
-    /// When the next caller may leave, in nanoseconds.
+    /// Returns the next turn, in nanoseconds.
     fn next(&self) -> u64 {
         // `as` saturates.
         if self.taken < 0.0 {
@@ -92,27 +90,27 @@ impl WarmUp {
         self.base.saturating_add(time as u64)
     }
 
-    /// The stored permits that have not been taken.
+    /// Returns the stored permits that are left.
     fn left(&self) -> f64 {
         (self.stored - self.taken).max(0.0)
     }
 
-    /// Since when, or from when on, permits are stored.
+    /// Returns the time since which permits are stored, perhaps in the future.
     fn idle_since(&self) -> u64 {
         self.next().max(self.demanded)
     }
 
-    /// The permits stored at `now`.
+    /// Returns the permits stored at `now`.
     fn stored(&self, now: Instant) -> f64 {
         let idle = now.as_nanos().saturating_sub(self.idle_since()) as f64;
         (self.left() + idle / self.store).min(self.all)
     }
 
-    /// The time that taking `tokens` takes, when `stored` are stored.
+    /// Returns the time that taking `tokens` takes with `stored` permits.
     fn time(&self, stored: f64, tokens: f64) -> f64 {
         let above = (stored - self.threshold).max(0.0);
         let costly = above.min(tokens);
-        // A trapezium: from the height at `above` to the height at `above - costly`.
+        // The area of a trapezoid, from the height at `above` to the height at `above - costly`.
         let dear = costly * (self.interval + self.slope * (above - costly / 2.0));
         dear + (tokens - costly) * self.interval
     }
@@ -120,7 +118,7 @@ impl WarmUp {
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
         let old = std::mem::replace(self, new);
         if inherit != Inherit::Reset {
-            // As warm as it was, and not before what has been taken is paid for.
+            // Keeps the warmth, and what is still to be paid for.
             self.stored = old.stored(now) / old.all * self.all;
             self.base = old.next().max(now.as_nanos());
             self.began = old.began;
@@ -131,20 +129,20 @@ impl WarmUp {
 }
 
 impl Limit for WarmUp {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Refusal> {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         if tokens > self.largest {
-            return Err(Refusal::Never);
+            return Err(Unavailable::Never);
         }
         let early = debt.saturating_add(u64::from(tokens == 0)) as f64 * self.interval;
         let free = self.next().saturating_sub(early as u64);
         if free <= now.as_nanos() {
             Ok(())
         } else {
-            Err(Refusal::Until(Instant::from_nanos(free)))
+            Err(Unavailable::Until(Instant::from_nanos(free)))
         }
     }
 
-    fn put(&mut self, now: Instant, tokens: u64) {
+    fn force_take(&mut self, now: Instant, tokens: u64) {
         if self.next() < now.as_nanos() {
             self.stored = self.stored(now);
             self.began = now.as_nanos();
@@ -155,14 +153,14 @@ impl Limit for WarmUp {
         self.taken += tokens as f64;
     }
 
-    fn put_all(&mut self, now: Instant, tokens: u64) -> bool {
-        self.put(now, tokens);
+    fn force_take_all(&mut self, now: Instant, tokens: u64) -> bool {
+        self.force_take(now, tokens);
         true
     }
 
-    /// A caller that is rejected wants what it would have got: the limit is idle only an interval
-    /// later, as after a caller that was admitted. Otherwise one that polls would never warm it up.
-    fn attempted(&mut self, now: Instant) {
+    /// Counts a rejected call as demand for an interval, as if it had been admitted. Otherwise a caller
+    /// that polls would never warm the limit up.
+    fn record_rejection(&mut self, now: Instant) {
         let interval = self.time(self.left(), 1.0) as u64;
         let until = now.as_nanos().saturating_add(interval);
         self.demanded = self.demanded.max(until);
@@ -175,15 +173,16 @@ impl Limit for WarmUp {
         }
     }
 
-    fn standing(&self, now: Instant) -> Standing {
+    fn availability(&self, now: Instant) -> Availability {
         let next = self.next();
         let backlog = next.saturating_sub(now.as_nanos()) as f64;
         let used = (backlog / self.interval).ceil() as u64;
-        // As good as new is as cold as new.
+        // A new limit is cold.
         let missing = (self.all - self.left()).max(0.0);
         let to_cool = (missing * self.store).ceil() as u64;
         let cold = self.idle_since().saturating_add(to_cool);
-        Standing::new(1, used, Instant::from_nanos(cold).max(now))
+        let interval = Duration::from_nanos(self.interval as u64);
+        Availability::new(1, used, Instant::from_nanos(cold).max(now), interval)
     }
 }
 
@@ -208,18 +207,18 @@ mod tests {
     #[test]
     fn what_comes_back_is_what_it_took() {
         let mut limit = cold(10);
-        limit.put(at(SECOND), 1);
+        limit.force_take(at(SECOND), 1);
         let alone = limit.next();
         assert!(alone > SECOND * 5 / 4, "the first one is dear");
         // Cold, over the threshold, and beyond what is stored.
         for tokens in [1, 5, 30, 70] {
-            limit.put(at(SECOND), tokens);
+            limit.force_take(at(SECOND), tokens);
             limit.give(at(SECOND), Some(at(SECOND)), tokens);
             assert_eq!(limit.next(), alone, "{tokens}");
         }
         limit.give(at(SECOND), Some(at(SECOND)), 1);
         assert_eq!(limit.next(), SECOND);
-        // And not more, whoever says so.
+        // No more than was taken.
         limit.give(at(SECOND), None, 50);
         assert_eq!(limit.next(), SECOND);
     }
@@ -227,8 +226,8 @@ mod tests {
     #[test]
     fn a_turn_that_has_passed_unused_does_not_come_back() {
         let mut limit = cold(10);
-        limit.put(at(SECOND), 5);
-        limit.put(at(9 * SECOND), 1);
+        limit.force_take(at(SECOND), 5);
+        limit.force_take(at(9 * SECOND), 1);
         let next = limit.next();
         limit.give(at(9 * SECOND), Some(at(SECOND)), 5);
         assert_eq!(limit.next(), next);
@@ -241,7 +240,7 @@ mod tests {
         for inherit in [Inherit::AsIs, Inherit::Reset] {
             let mut limit = cold(10);
             // Warm, and in debt.
-            limit.put(at(SECOND), 80);
+            limit.force_take(at(SECOND), 80);
             let owed = limit.next();
             limit.replace(at(SECOND), cold(20), inherit);
             limit.give(at(SECOND), Some(at(SECOND)), 3);
@@ -255,15 +254,15 @@ mod tests {
     }
 
     proptest! {
-        /// Calls at one instant, some of which are taken back later, leave what the others alone would
+        /// Calls at one instant, some of which are given back later, leave what the others alone would
         /// have left.
         #[test]
-        fn who_takes_back_leaves_no_trace(calls in prop::collection::vec((1_u64..30, any::<bool>()), 1..20)) {
+        fn refunds_leave_no_trace(calls in prop::collection::vec((1_u64..30, any::<bool>()), 1..20)) {
             let (mut limit, mut others) = (cold(10), cold(10));
             for (tokens, stays) in &calls {
-                limit.put(at(SECOND), *tokens);
+                limit.force_take(at(SECOND), *tokens);
                 if *stays {
-                    others.put(at(SECOND), *tokens);
+                    others.force_take(at(SECOND), *tokens);
                 }
             }
             for (tokens, stays) in &calls {

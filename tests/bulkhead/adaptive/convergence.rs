@@ -1,5 +1,5 @@
-//! Where limits go when the dependency, or the load, is not as it was: a server as an event loop that
-//! feeds samples to an algorithm, so that an hour of calls takes no time.
+//! Convergence of limits after changes of the dependency or of the load. The server is an event loop that passes samples
+//! to an algorithm, so an hour of calls takes little time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backstop::Instant;
 use backstop::bulkhead::limit::{
-    Aimd, ConcurrencyLimit, Correlated, Gradient, Gradient2, Probe, Sample, Vegas, Windowed,
+    Aimd, Calibration, ConcurrencyLimit, Correlated, Gradient, Gradient2, Sample, Vegas, Windowed,
     WindowedBuilder,
 };
 
@@ -15,7 +15,7 @@ type Limit = Box<dyn ConcurrencyLimit>;
 
 const MS: f64 = 1e6;
 
-/// Uniform in `[0, 1)`, the same in each run.
+/// Reproducible random numbers, uniform in `[0, 1)`.
 struct Random(u64);
 
 impl Random {
@@ -27,22 +27,22 @@ impl Random {
     }
 }
 
-/// How long a call is.
+/// Distribution of service times.
 type Work<'a> = dyn Fn(&mut Random) -> f64 + 'a;
 
-/// What calls are like. Times are in nanoseconds.
+/// A workload. Times are in nanoseconds.
 struct Calls<'a> {
     per_second: f64,
     work: &'a Work<'a>,
-    /// To the server and back.
+    /// Network round trip.
     way: f64,
     /// Callers give up after this, and the server does not notice.
     patience: f64,
-    /// The share of calls that never come to the server, and time out after 100 ms.
+    /// Share of calls that never reach the server and time out after 100 ms.
     lost: f64,
 }
 
-/// Half as many again as 20 workers can do, of 10 ms each.
+/// 1.5 times the capacity of 20 workers, with calls of 10 ms.
 const CALLS: Calls<'static> = Calls {
     per_second: 3000.0,
     work: &|_| 10.0 * MS,
@@ -51,7 +51,7 @@ const CALLS: Calls<'static> = Calls {
     lost: 0.0,
 };
 
-/// A call that will end.
+/// A call in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Ends {
     at: u64,
@@ -60,7 +60,7 @@ struct Ends {
     overloaded: bool,
 }
 
-/// What came of calls.
+/// Results of a workload.
 #[derive(Clone, Copy, Debug, Default)]
 struct Came {
     good: f64,
@@ -139,7 +139,7 @@ impl World {
         }));
     }
 
-    /// Offers calls for so many seconds.
+    /// Offers calls for this number of seconds.
     fn offer(&mut self, calls: &Calls<'_>, seconds: f64) -> Came {
         let end = self.now + seconds * 1e9;
         let (mut offered, mut limits, mut highest) = (0_u32, 0.0, 0);
@@ -169,22 +169,27 @@ fn window() -> WindowedBuilder {
         .min_samples(20)
 }
 
-/// All of them, as fits calls of this length in milliseconds.
+/// Returns all algorithms, configured for calls of this length in milliseconds.
 fn algorithms(length: f64) -> Vec<(&'static str, Limit)> {
     let seconds = |millis: f64| Duration::from_secs_f64(millis / 1e3);
-    let probe = Probe::every(seconds(5_000_f64.max(length * 200.0))).samples(20);
+    let calibration = Calibration::every(seconds(5_000_f64.max(length * 200.0))).samples(20);
     let gradient2 = Gradient2::builder().build().unwrap();
     let aimd = Aimd::builder().timeout(seconds(5.0 * length));
     vec![
         ("aimd", Box::new(aimd.build().unwrap())),
         (
             "vegas",
-            Box::new(Vegas::builder().probe(probe).build().unwrap()),
+            Box::new(Vegas::builder().calibration(calibration).build().unwrap()),
         ),
         ("gradient2", Box::new(window().around(gradient2).unwrap())),
         (
             "gradient",
-            Box::new(Gradient::builder().probe(probe).build().unwrap()),
+            Box::new(
+                Gradient::builder()
+                    .calibration(calibration)
+                    .build()
+                    .unwrap(),
+            ),
         ),
         ("correlated", correlated()),
     ]
@@ -226,7 +231,7 @@ fn servers_of_any_size_and_round_trips_of_any_length_are_used() {
     }
 }
 
-/// Callers who give up after ten round trips, at three times the capacity.
+/// Callers that give up after ten round trips, at three times the capacity.
 #[test]
 fn overload_with_timeouts_leaves_the_capacity() {
     for (workers, length) in [(5, 10.0), (20, 10.0), (100, 10.0), (20, 100.0)] {
@@ -251,8 +256,7 @@ fn overload_with_timeouts_leaves_the_capacity() {
     }
 }
 
-/// A packet is lost, a caller hangs up, a hedge loses: it happens to one call in a hundred, whatever the
-/// limit is, and does not become rarer when it shrinks.
+/// One call in a hundred is lost for unrelated reasons, such as packet loss or a losing hedge, at any limit.
 #[test]
 fn calls_lost_for_reasons_of_their_own_do_not_close_the_limit() {
     for lost in [0.001, 0.01, 0.05] {
@@ -283,11 +287,11 @@ fn correlated_keeps_the_capacity_when_round_trips_change() {
         let came = world.offer(calls, seconds);
         println!("{:.3} {came:?}", came.good / 2000.0);
         assert!(came.good > least * 2000.0, "{came:?}");
-        // Nor does it wander off: 20 are at work, and as many on the way.
+        // The limit does not grow without load: 20 calls are at the server, and as many in the network.
         assert!(came.highest < 70, "{came:?}");
     };
     offer(&CALLS, 20.0, 0.95);
-    // It takes a while until the latencies from before are forgotten.
+    // Time for the averages to forget earlier latencies.
     offer(&far, 10.0, 0.8);
     for _ in 0..5 {
         offer(&far, 10.0, 0.93);
@@ -295,7 +299,7 @@ fn correlated_keeps_the_capacity_when_round_trips_change() {
     for _ in 0..3 {
         offer(&CALLS, 10.0, 0.9);
     }
-    // Slower and slower.
+    // The server becomes slower step by step.
     for step in 1..10 {
         let work = (10.0 + 2.0 * f64::from(step)) * MS;
         let capacity = 20.0 * 1e9 / work;
@@ -312,7 +316,7 @@ fn correlated_keeps_the_capacity_when_round_trips_change() {
 
 #[test]
 fn latencies_that_vary_are_borne() {
-    // One in ten takes 25 times as long as the others; and any length, with 10 ms on average.
+    // One call in ten takes 25 times as long as the others, then exponential lengths with a mean of 10 ms.
     let bimodal = |random: &mut Random| {
         if random.unit() < 0.1 {
             50.0 * MS
@@ -338,11 +342,11 @@ fn latencies_that_vary_are_borne() {
             let goodput = came.good / capacity;
             println!("{work_name}, {name}: {goodput:.3} {came:?}");
             let least = match (work_name, name) {
-                // It takes the quickest call for one without a queue; see its page.
+                // The fastest call is its baseline, see its page.
                 ("exponential", "vegas") => continue,
-                // A percentile that lies between the two kinds jumps from one to the other.
+                // A quantile between the two kinds jumps from one to the other.
                 ("bimodal", "gradient2") => 0.7,
-                // Nor is the median of so few calls the same each time it is probed.
+                // The median of so few calls differs between calibrations.
                 ("exponential", "gradient") => 0.85,
                 _ => 0.9,
             };
@@ -351,7 +355,7 @@ fn latencies_that_vary_are_borne() {
     }
 }
 
-/// Three times the workers, and three times the load: how many seconds until nine tenths are used.
+/// Returns the seconds until nine tenths of a tripled capacity are used under a tripled load.
 #[test]
 fn new_room_is_found() {
     for (name, limit) in algorithms(10.0) {
@@ -368,7 +372,7 @@ fn new_room_is_found() {
             found.is_some_and(|seconds| seconds <= 6),
             "{name}: {found:?}"
         );
-        // And a sixth of them is left.
+        // Then a sixth of the workers is left.
         world.workers(10);
         world.offer(&calls, 5.0);
         let came = world.offer(&calls, 10.0);
@@ -388,8 +392,7 @@ fn a_burst_after_a_long_pause_finds_room() {
         };
         world.offer(&few, 600.0);
         let idle = world.limit.limit();
-        // The correlated one stays below five times what is in flight, and has to come back: by a step
-        // a window.
+        // `Correlated` is bounded by five times the number in flight, and grows back by one step per window.
         let (least, seconds) = if name == "correlated" {
             (5, 2.0)
         } else {

@@ -1,4 +1,4 @@
-//! What it costs to depend on a crate: the time of a cold release build, and the crates built.
+//! The cost of a dependency: the time of a cold release build, and the number of crates built.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -28,7 +28,7 @@ fn rows_in(dir: &Path) -> Result<Vec<Row>, Box<dyn Error>> {
         &format!("backstop = {{ path = {crate_dir:?} }}"),
     )?;
     let governor = Probe::new(dir, "governor", "governor = \"0.10\"")?;
-    // What backstop itself asks of tokio.
+    // The features of tokio that backstop needs.
     let tokio = Probe::new(
         dir,
         "tokio",
@@ -76,13 +76,13 @@ impl Probe {
                 "[package]\nname = \"probe\"\nedition = \"2021\"\n[workspace]\n[dependencies]\n{dependency}\n"
             ),
         )?;
-        // The versions that are measured here, whose sources are there already.
+        // The versions measured here; their sources are already downloaded.
         let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
         fs::copy(lock, dir.join("Cargo.lock"))?;
         Ok(Self { dir })
     }
 
-    /// Seconds, from an empty target directory.
+    /// Returns seconds, from an empty target directory.
     fn build(&self) -> Result<f64, Box<dyn Error>> {
         let target = self.dir.join("target");
         if target.exists() {
@@ -93,7 +93,7 @@ impl Probe {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// The crates that are built, without the program itself.
+    /// Returns the number of crates built, without the program itself.
     fn crates(&self) -> Result<BTreeSet<String>, Box<dyn Error>> {
         let args = [
             "tree",
@@ -109,13 +109,13 @@ impl Probe {
             .filter_map(|line| Some(line.split(' ').next()?.to_owned()))
             .collect();
         crates.remove("probe");
-        // Ours is what is being asked about.
+        // The crate itself does not count.
         crates.remove("backstop");
         Ok(crates)
     }
 
     fn cargo(&self, args: &[&str]) -> Result<String, Box<dyn Error>> {
-        // Under `cargo run` this is the cargo, and so the toolchain, that built the bench.
+        // Under `cargo run` this is the cargo, and therefore the toolchain, that built the bench.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
             .args(args)

@@ -1,4 +1,4 @@
-//! Bulkheads: a permit that is free, and one that is handed over.
+//! Bulkheads: a free permit, and a permit handed to a waiter.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,7 +18,7 @@ const PLACES: usize = 25;
 
 pub fn rows() -> Vec<Row> {
     let bulkhead = leak(Bulkhead::new(PLACES as u32));
-    let queued = Bulkhead::builder().max_concurrent(1).queue(8).build();
+    let queued = Bulkhead::builder().max_concurrent(1).max_waiting(8).build();
     let queued = leak(queued.expect("a good configuration"));
     let mut rows = vec![];
     for (threads, target) in [(1, 0.5), (2, 0.1)] {
@@ -79,7 +79,7 @@ fn semaphore_handed_over() -> Candidate {
     })
 }
 
-/// Peers around an operation that has room.
+/// Peers around an operation, with free permits.
 fn peers<Fut>(operation: fn() -> Fut) -> Vec<Candidate>
 where
     Fut: Future<Output = Result<u64, Failure>> + Send + 'static,
@@ -107,7 +107,7 @@ where
         .layer(inner)
 }
 
-/// Both futures to their ends, on one task.
+/// Polls both futures to completion on one task.
 async fn both(first: impl Future, second: impl Future) {
     let (mut first, mut second) = (pin!(first), pin!(second));
     let (mut first_left, mut second_left) = (true, true);

@@ -1,8 +1,8 @@
 //! Circuit breakers: closed, with every rule, and open.
 //!
-//! Most rows are blocking calls, the one form that all of the fast peers have. Theirs is
-//! `call(closure)`; ours is the permit API around the same closure ([`guarded`]), which does what
-//! theirs do inside: ask, call, record, map the error. Rows that say `async` are so on all sides.
+//! Most rows are blocking calls, the only form that all fast peers have. Theirs is `call(closure)`; ours is the
+//! permit API around the same closure ([`guarded`]), which does the same work: acquire, call, record, map the
+//! error. Rows named `async` are async on all sides.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -93,7 +93,7 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
-/// The same through futures, and what the calls allocate.
+/// The same through futures, and the allocations of the calls.
 fn async_rows(
     consecutive: &'static CircuitBreaker,
     count: &'static CircuitBreaker,
@@ -146,20 +146,20 @@ fn async_rows(
 }
 
 fn build(builder: CircuitBreakerBuilder) -> &'static CircuitBreaker {
-    leak(builder.build().expect("the settings are sound"))
+    leak(builder.build().expect("the settings are valid"))
 }
 
 fn last_100() -> CircuitBreakerBuilder {
     CircuitBreaker::builder().trip_on(Trip::failure_rate(0.5).of_last(100))
 }
 
-/// The operation of the blocking rows. The optimiser sees through it, on all sides.
+/// The operation of the blocking rows. The optimizer can inline it on all sides.
 #[inline(always)]
 fn operation(fails: bool) -> Result<u64, Failure> {
     if fails { Err(Failure) } else { Ok(1) }
 }
 
-/// A blocking call through ours.
+/// Makes a blocking call through our breaker.
 #[inline]
 fn guarded(breaker: &CircuitBreaker, fails: bool) -> Result<u64, Error<Failure>> {
     let permit = breaker.try_acquire().map_err(Error::Rejected)?;
@@ -171,8 +171,7 @@ fn guarded(breaker: &CircuitBreaker, fails: bool) -> Result<u64, Error<Failure>>
     result.map_err(Error::Operation)
 }
 
-/// Calls that never fail. Of the result the value is looked at, so that the sizes of the errors,
-/// which never come, are not compared.
+/// Calls that never fail. Only the value is read, so that the sizes of the errors do not matter.
 fn all_good<E>(
     name: &str,
     call: impl Fn(bool) -> Result<u64, E> + Send + Sync + 'static,
@@ -180,8 +179,8 @@ fn all_good<E>(
     blocking(name, move || call(false).ok())
 }
 
-/// Calls of which every 64th fails, so that no window of 100 is ever clean. The last of 64: the
-/// sampler begins with loops of one call, and failures alone would open the circuit.
+/// Calls of which every 64th fails, so that no window of 100 is ever clean. The last of 64 fails, because the
+/// sampler starts with loops of one call, and consecutive failures would open the circuit.
 fn one_in_64<E>(
     name: &str,
     call: impl Fn(bool) -> Result<u64, E> + Send + Sync + 'static,
@@ -203,7 +202,7 @@ fn failsafe_consecutive() -> impl Fn(bool) -> Result<u64, failsafe::Error<Failur
     move |fails| breaker.call(|| operation(fails))
 }
 
-/// Its moving average over the same time.
+/// failsafe's moving average over the same time.
 fn failsafe_rate() -> impl Fn(bool) -> Result<u64, failsafe::Error<Failure>> {
     let policy =
         failure_policy::success_rate_over_time_window(0.5, 20, WINDOW, backoff::constant(HOUR));
@@ -224,7 +223,7 @@ fn recloser() -> impl Fn(bool) -> Result<u64, recloser::Error<Failure>> {
     move |fails| breaker.call(|| operation(fails))
 }
 
-/// Peers that have seen enough failures to be open for an hour.
+/// Peers that are open for an hour.
 fn open_peers() -> Vec<Candidate> {
     let (recloser, failsafe) = (recloser(), failsafe_consecutive());
     for _ in 0..200 {
@@ -243,7 +242,7 @@ fn tower_resilience(
 ) -> Candidate {
     let layer = configure(CircuitBreakerLayer::builder())
         .build()
-        .expect("the settings are sound");
+        .expect("the settings are valid");
     let ready = tower::service_fn(|()| ready());
     service("tower-resilience", layer.layer(ready))
 }

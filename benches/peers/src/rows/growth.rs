@@ -1,7 +1,7 @@
-//! Growth: what a call costs when the number of slices, layers, waiters, or keys rises, and what a
-//! handle takes in memory.
+//! Growth: the cost of a call as the number of slices, layers, waiters, or keys rises, and the memory of a
+//! handle.
 //!
-//! Ours runs against itself at the smallest size, so a ratio says how the cost grows; keys run against
+//! Ours runs against itself at the smallest size, so the ratio is the growth of the cost. Keys run against
 //! governor at the same size.
 
 use std::future::Future;
@@ -22,7 +22,7 @@ use crate::measure::Candidate;
 use crate::work::{blocking, enter, future, leak, ready};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// What is flat may scatter by this much.
+/// Tolerance for a flat cost.
 const FLAT: f64 = 1.25;
 
 pub fn rows() -> Vec<Row> {
@@ -35,7 +35,7 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
-/// A breaker that records with a failure in its window, so that every slice counts.
+/// A breaker that records with a failure in its window, so that every slice is evaluated.
 fn slices() -> impl Iterator<Item = Row> {
     [10, 100, 1024].into_iter().map(|slices| {
         Row::race(
@@ -53,11 +53,11 @@ fn recording(slices: u32) -> Candidate {
         .trip_on(Trip::failure_rate(0.9).within(HOUR).slices(slices))
         .clock(FastClock::new())
         .build()
-        .expect("the settings are sound");
+        .expect("the settings are valid");
     let breaker = leak(breaker);
     let count = AtomicU64::new(0);
     blocking(&format!("{slices} slices"), move || {
-        // One failure in 64, so that the window never becomes clean and never trips.
+        // One failure in 64 keeps the window from becoming clean and from tripping.
         let failed = count.fetch_add(1, Ordering::Relaxed) % 64 == 0;
         match breaker.try_acquire() {
             Ok(permit) if failed => permit.failure(),
@@ -67,14 +67,14 @@ fn recording(slices: u32) -> Candidate {
     })
 }
 
-/// Timeouts around timeouts: a layer costs the same however many there are.
+/// Nested timeouts: the cost of a layer does not depend on their number.
 fn depth() -> Vec<Row> {
     fn timeout(seconds: u64) -> Timeout {
         Timeout::builder()
             .after(Duration::from_secs(seconds))
             .clock(FastClock::new())
             .build()
-            .expect("the settings are sound")
+            .expect("the settings are valid")
     }
     fn against(layers: u64, ours: Candidate) -> Row {
         let one = leak(timeout(1));
@@ -109,7 +109,7 @@ fn depth() -> Vec<Row> {
     ]
 }
 
-/// A waiter that leaves the queue and comes back, behind others.
+/// A waiter that leaves the queue and enters it again behind others.
 fn waiters() -> Vec<Row> {
     let row = |name: &str, of: fn(usize) -> Candidate, many: usize| {
         Row::race(
@@ -134,7 +134,7 @@ fn waiters() -> Vec<Row> {
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// `waiters` calls that wait, and one that comes and goes. The calls ahead stay for ever.
+/// `waiters` calls that wait for ever, and one behind them that enters and leaves.
 fn queue(
     name: &str,
     waiters: usize,
@@ -166,10 +166,10 @@ fn queue(
 fn in_bulkhead(waiters: usize) -> Candidate {
     let bulkhead = Bulkhead::builder()
         .max_concurrent(1)
-        .queue(20_000)
+        .max_waiting(20_000)
         .clock(FastClock::new())
         .build();
-    let bulkhead = leak(bulkhead.expect("the settings are sound"));
+    let bulkhead = leak(bulkhead.expect("the settings are valid"));
     std::mem::forget(bulkhead.try_acquire().expect("there is one permit"));
     queue("bulkhead", waiters, move || {
         Box::pin(async move {
@@ -185,7 +185,7 @@ fn in_limiter(waiters: usize) -> Candidate {
         .max_waiting(20_000)
         .clock(FastClock::new())
         .build();
-    let limiter = leak(limiter.expect("the settings are sound"));
+    let limiter = leak(limiter.expect("the settings are valid"));
     limiter.try_acquire().expect("there is one token");
     queue("rate limiter", waiters, move || {
         Box::pin(async move {
@@ -194,12 +194,12 @@ fn in_limiter(waiters: usize) -> Candidate {
     })
 }
 
-/// Rows whose maps take seconds to fill, and a gigabyte.
+/// Rows whose maps take seconds to fill and need a gigabyte.
 pub fn large() -> Vec<Row> {
     vec![keys(10_000_000)]
 }
 
-/// Keys at other numbers than the ordinary rows have.
+/// Numbers of keys that the ordinary rows do not have.
 fn keys(keys: u64) -> Row {
     keyed_at(
         &format!("growth: keyed token bucket, {keys} keys"),
@@ -211,15 +211,15 @@ fn keys(keys: u64) -> Row {
 /// Bytes on the heap for one handle with default settings.
 fn memory() -> Vec<Row> {
     fn bytes<T>(make: impl Fn() -> Result<T, backstop::ConfigError>) -> f64 {
-        // The first one may set up things that all share.
+        // The first handle may initialize shared state.
         drop(make());
         let before = alloc::held();
-        let handle = make().expect("the settings are sound");
+        let handle = make().expect("the settings are valid");
         let bytes = alloc::held() - before;
         drop(handle);
         bytes as f64
     }
-    // At most half of what the handles took before they were made smaller.
+    // At most half of the earlier size of the handles.
     let row = |name: &str, before: f64, bytes: f64| {
         let name = format!("memory of a default {name}");
         Row::known(

@@ -1,25 +1,33 @@
-//! What is compared: one file for each pattern, one [`Row`] for each target of DESIGN section 8.
+//! The comparisons: one file per pattern, one [`Row`] per target.
 //!
-//! To add a pattern: a file with a `pub fn rows() -> Vec<Row>`, and its name in [`all`]. Candidates
-//! are made by [`crate::work`]: `blocking` for plain closures, `future` for async ones, `service`
-//! for tower's; [`crate::work::leak`] keeps a handle alive so that futures may borrow it.
+//! To add a pattern, add a file with `pub fn rows() -> Vec<Row>` and its name in [`all`]. [`crate::work`] creates
+//! candidates: `blocking` for plain closures, `future` for async ones, `service` for tower's.
+//! [`crate::work::leak`] keeps a handle alive so that futures may borrow it.
 
 use crate::measure::Candidate;
 
 mod build;
 mod bulkhead;
 mod circuit_breaker;
+mod coalesce;
+mod endpoints;
+mod fallback;
 mod growth;
+mod hedge;
 mod rate_limiter;
 mod retry;
 mod stack;
 mod timeout;
 
-/// The rows of every pattern, in the order of the report.
+/// Returns the rows of every pattern, in the order of the report.
 pub fn all() -> Vec<Row> {
     let patterns = [
         bulkhead::rows,
         circuit_breaker::rows,
+        coalesce::rows,
+        endpoints::rows,
+        fallback::rows,
+        hedge::rows,
         rate_limiter::rows,
         retry::rows,
         timeout::rows,
@@ -32,7 +40,7 @@ pub fn all() -> Vec<Row> {
 pub use self::build::rows as build;
 pub use self::growth::large;
 
-/// One line of the report: ours against the peers on the same work.
+/// One row of the report: ours against the peers on the same work.
 pub struct Row {
     pub name: String,
     pub threads: usize,
@@ -42,18 +50,18 @@ pub struct Row {
     pub rival: Option<&'static str>,
 }
 
-/// What ours must reach.
+/// The target for ours.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
     /// At most this times the peer's figure.
     Ratio(f64),
-    /// At most this, whatever the peers do. The ratio is then our figure itself.
+    /// At most this, independent of the peers. The ratio is then our figure itself.
     AtMost(f64),
 }
 
-/// Where the figures come from.
+/// The source of the figures.
 pub enum Contest {
-    /// Nanoseconds, measured in turns.
+    /// Nanoseconds, measured interleaved.
     Time {
         ours: Candidate,
         peers: Vec<Candidate>,
@@ -64,7 +72,7 @@ pub enum Contest {
         ours: Candidate,
         peers: Vec<Candidate>,
     },
-    /// Figures known already.
+    /// Figures that are already known.
     Known {
         unit: &'static str,
         ours: f64,
@@ -72,17 +80,17 @@ pub enum Contest {
     },
 }
 
-/// What is taken off before comparing. It is measured in turns with the rest.
+/// A cost to subtract before comparing, measured interleaved with the candidates.
 pub enum Floor {
     None,
-    /// Off ours: a price the target leaves out.
+    /// From ours: a cost that the target excludes.
     Ours(Candidate),
-    /// Off both: only what they add to it counts.
+    /// From both: only the overhead over it counts.
     Both(Candidate),
 }
 
 impl Row {
-    /// A race on `threads` threads: ours in at most `target` times the fastest peer's time.
+    /// Returns a race on `threads` threads: ours within `target` times the fastest peer's time.
     pub fn race(
         name: &str,
         threads: usize,
@@ -98,13 +106,13 @@ impl Row {
         Self::new(name, threads, Target::Ratio(target), contest)
     }
 
-    /// Allocations per call: ours makes none.
+    /// Returns a comparison of allocations per call: ours makes none.
     pub fn no_allocations(name: &str, ours: Candidate, peers: Vec<Candidate>) -> Self {
         let contest = Contest::Allocations { ours, peers };
         Self::new(name, 1, Target::AtMost(0.0), contest)
     }
 
-    /// Figures that need no measuring: sizes, counts.
+    /// Returns a comparison of figures that need no measuring: sizes, counts.
     pub fn known<'a>(
         name: &str,
         unit: &'static str,
@@ -120,17 +128,17 @@ impl Row {
         Self::new(name, 1, target, contest)
     }
 
-    /// Takes `floor` off ours.
+    /// Subtracts `floor` from ours.
     pub fn beside(self, floor: Candidate) -> Self {
         self.floor(Floor::Ours(floor))
     }
 
-    /// Takes `floor` off ours and off every peer: only what they add to it is compared.
+    /// Subtracts `floor` from ours and from every peer, to compare only the overhead.
     pub fn excess_over(self, floor: Candidate) -> Self {
         self.floor(Floor::Both(floor))
     }
 
-    /// Compares with this peer, also where another is faster.
+    /// Compares with this peer, even if another is faster.
     pub fn against(mut self, rival: &'static str) -> Self {
         self.rival = Some(rival);
         self

@@ -1,8 +1,8 @@
-//! Rate limiters: one token bucket, and one for each of many keys.
+//! Rate limiters: one token bucket, and one per key.
 //!
-//! Allowed rows have a rate that nobody reaches; refused ones have spent their only token of the
-//! day. The keyed rows' buckets hold a million tokens and earn one an hour, so none is ever full
-//! again: every lookup finds a key that is in use, and no key is evicted.
+//! The rate of the `admitted` rows is out of reach; the limiters of the `rejected` rows have spent their only
+//! token of the day. The buckets of the keyed rows hold a million tokens and earn one an hour, so none is ever
+//! full again: every lookup finds a key in use, and no key is evicted.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -34,7 +34,7 @@ pub fn rows() -> Vec<Row> {
     for (threads, of_governor) in [(1, 1.05), (2, 0.5)] {
         rows.push(
             Row::race(
-                "token bucket, fast clock, allowed",
+                "token bucket, fast clock, admitted",
                 threads,
                 of_governor,
                 acquire("backstop", fast(plenty())),
@@ -44,11 +44,11 @@ pub fn rows() -> Vec<Row> {
         );
     }
     for threads in [1, 2] {
-        // A refusal writes nothing, so a second thread disturbs neither, and the clock is all that
-        // is left: the target is the same for both.
+        // A rejection writes nothing, so a second thread disturbs neither side, and the clock dominates: the
+        // target is the same for both thread counts.
         rows.push(
             Row::race(
-                "token bucket, fast clock, refused",
+                "token bucket, fast clock, rejected",
                 threads,
                 1.05,
                 acquire("backstop", spent(fast(one_a_day()))),
@@ -58,14 +58,14 @@ pub fn rows() -> Vec<Row> {
         );
     }
     rows.push(Row::race(
-        "token bucket, 8 stripes, fast clock, allowed",
+        "token bucket, 8 stripes, fast clock, admitted",
         2,
         0.25,
         acquire("backstop", fast(plenty().stripes(8))),
         vec![check("governor", leak(Governor::direct(governor_plenty())))],
     ));
     rows.push(Row::race(
-        "token bucket, tokio clock, allowed",
+        "token bucket, tokio clock, admitted",
         1,
         1.0,
         acquire("backstop", leak(built(plenty()))),
@@ -102,7 +102,7 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
-/// A limiter that never refuses.
+/// A limiter that never rejects.
 fn plenty() -> RateLimiterBuilder {
     RateLimiter::builder().quota(Quota::per_second(UNREACHED.into()))
 }
@@ -112,7 +112,7 @@ fn one_a_day() -> RateLimiterBuilder {
 }
 
 fn built(builder: RateLimiterBuilder) -> RateLimiter {
-    builder.build().expect("a sound quota")
+    builder.build().expect("a valid quota")
 }
 
 fn fast(builder: RateLimiterBuilder) -> &'static RateLimiter {
@@ -143,7 +143,7 @@ fn check(name: &str, limiter: &'static Governor) -> Candidate {
     blocking(name, || limiter.check())
 }
 
-/// governor on the system's clock, which is what tokio's is.
+/// governor on the system's clock, which tokio's is too.
 fn monotonic() -> Candidate {
     let clock = MonotonicClock;
     let limiter = governor::RateLimiter::direct_with_clock(governor_plenty(), clock);
@@ -151,7 +151,7 @@ fn monotonic() -> Candidate {
     blocking("governor", || limiter.check())
 }
 
-/// As a policy, in the form tower's users have it.
+/// The limiter as a policy, and peers in the form of a tower service.
 fn around_an_operation() -> Row {
     use tower::Layer;
     let limiter = fast(plenty());
@@ -160,9 +160,9 @@ fn around_an_operation() -> Row {
         .limit_for_period(UNREACHED as usize)
         .refresh_period(Duration::from_secs(1))
         .build()
-        .expect("a sound limit");
+        .expect("a valid limit");
     Row::race(
-        "token bucket around a ready operation, fast clock, allowed",
+        "token bucket around a ready operation, fast clock, admitted",
         1,
         1.1,
         future("backstop", || limiter.call(ready)),
@@ -180,10 +180,10 @@ fn around_an_operation() -> Row {
     .against("governor")
 }
 
-/// Random keys among `keys`, all of which are there, on one thread and on two.
+/// Random lookups among `keys` present keys, on one thread and on two.
 ///
-/// The maps are filled before: a sampler that had to wait for that would take a call for so slow
-/// that it makes only a few at a time, and measure how long caches take to warm up.
+/// The maps are filled beforehand. Otherwise the first sample would include that time, the calibration would
+/// choose too few calls per sample, and the row would measure cold caches.
 fn keyed(
     name: &str,
     keys: u64,
@@ -202,7 +202,7 @@ fn keyed(
     [1, 2].into_iter().zip(targets).map(row)
 }
 
-/// One row of [`keyed`], on one thread.
+/// Returns the row of [`keyed`] with one thread.
 pub fn keyed_at(name: &str, keys: u64, maps: (KeyedRateLimiter<u64>, GovernorKeyed<u64>)) -> Row {
     let mut rows = keyed(name, keys, [0.8, 0.6], maps);
     rows.next().expect("the first is the row of one thread")
@@ -219,7 +219,7 @@ fn over_keys(
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            // The upper bits, scaled: no division.
+            // Scales the upper bits, without a division.
             let key = ((u128::from(random) * u128::from(keys)) >> 64) as u64;
             black_box(operation(key));
         }
@@ -237,7 +237,7 @@ pub fn filled(keys: u64) -> KeyedRateLimiter<u64> {
         .max_keys(2 * keys as usize)
         .clock(FastClock::new())
         .build()
-        .expect("a sound quota");
+        .expect("a valid quota");
     for key in 0..keys {
         limits.try_acquire(&key).expect("there is room");
     }
@@ -254,14 +254,14 @@ pub fn governor_filled(keys: u64) -> GovernorKeyed<u64> {
     limits
 }
 
-/// Keys that are looked up as borrowed strings. governor's must be owned: a clone is its price.
+/// Lookups by borrowed strings. governor needs an owned key, so it pays for a clone.
 fn keyed_allocations() -> Row {
     let limits = leak(
         KeyedRateLimiter::<String>::builder()
             .quota(Quota::new(1, HOUR).burst(MILLION))
             .clock(FastClock::new())
             .build()
-            .expect("a sound quota"),
+            .expect("a valid quota"),
     );
     let burst = NonZeroU32::new(MILLION as u32).expect("not zero");
     let quota = governor::Quota::with_period(HOUR).expect("not zero");
@@ -278,7 +278,7 @@ fn keyed_allocations() -> Row {
     )
 }
 
-/// A map and how many bytes of the heap it holds.
+/// Returns a map and the heap bytes that it holds.
 fn weighed<M>(make: impl FnOnce() -> M) -> (M, f64) {
     let before = alloc::held();
     let map = make();

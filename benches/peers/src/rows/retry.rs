@@ -1,4 +1,4 @@
-//! Retries whose first attempt is good.
+//! Retries whose first attempt succeeds.
 
 use std::future::{Ready, ready as ready_future};
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::measure::Candidate;
 use crate::work::{Failure, future, leak, pending_once, ready, service};
 
 pub fn rows() -> Vec<Row> {
-    let retry = leak(Retry::builder().build().expect("the defaults are sound"));
+    let retry = leak(Retry::builder().build().expect("the defaults are valid"));
     let fast_clock = Retry::builder().clock(FastClock::new()).build();
-    let fast_clock = leak(fast_clock.expect("the defaults are sound"));
+    let fast_clock = leak(fast_clock.expect("the defaults are valid"));
     vec![
         Row::race(
             "retry, first attempt good, ready, excess over the operation",
@@ -82,7 +82,7 @@ fn peers_pending() -> Vec<Candidate> {
     ]
 }
 
-/// Three attempts, exponential: its defaults.
+/// Three attempts, exponential: backon's defaults.
 fn backon() -> ExponentialBuilder {
     ExponentialBuilder::default()
 }
@@ -92,7 +92,7 @@ fn tokio_retry() -> impl Iterator<Item = Duration> {
     ExponentialBackoff::from_millis(10).take(2)
 }
 
-/// Three attempts. tower leaves the waiting to the policy; this one does not wait at all.
+/// Three attempts. tower leaves the delay to the policy; this one does not wait.
 fn tower<S>(service: S) -> tower::retry::Retry<UpToThree, S> {
     tower::retry::Retry::new(UpToThree { left: 2 }, service)
 }

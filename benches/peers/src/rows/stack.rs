@@ -28,7 +28,7 @@ type Ours = (RateLimiter, CircuitBreaker, Bulkhead, Retry, Timeout);
 
 fn ours(clock: impl Into<ClockHandle>) -> &'static Ours {
     let clock = clock.into();
-    let sound = "the settings are sound";
+    let sound = "the settings are valid";
     let breaker = CircuitBreaker::builder().trip_on(Trip::consecutive(5));
     leak((
         RateLimiter::builder()
@@ -53,7 +53,7 @@ fn ours(clock: impl Into<ClockHandle>) -> &'static Ours {
 
 type Failsafe = StateMachine<failure_policy::ConsecutiveFailures<backoff::Constant>, ()>;
 
-/// The fastest peer for each pattern.
+/// The fastest peer of each pattern.
 struct ByHand {
     limiter: governor::RateLimiter<NotKeyed, InMemoryState, DefaultClock>,
     breaker: Failsafe,

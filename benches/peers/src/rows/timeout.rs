@@ -1,4 +1,4 @@
-//! Timeouts: around an operation that is ready, and around one that is not.
+//! Timeouts around a ready operation and around a pending one.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ where
         .layer(service)
 }
 
-/// tower's future has the same parts as tokio's; the other peer's is boxed.
+/// tower's future has the same fields as tokio's; the other peer's is boxed.
 fn future_size(timeout: &'static Timeout) -> Row {
     Row::known(
         "timeout, size of the future of a 16-byte operation",

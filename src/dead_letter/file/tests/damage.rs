@@ -14,6 +14,7 @@ fn nine() -> SimDisk {
         // Each batch is more than half a segment.
         log.commit(&[]).unwrap();
     }
+    log.trim();
     assert!(disk.names().len() >= 2, "{:?}", disk.names());
     disk
 }
@@ -40,7 +41,7 @@ fn every_prefix_of_a_file_opens_and_loses_only_its_tail() {
             .events
             .contains(&LetterEvent::TornTail { bytes: torn as u64 });
         assert_eq!(warned, torn > 0, "cut at {cut}");
-        // The torn end is gone from the file, so the next letter begins a line.
+        // The torn write is gone from the file, so the next letter begins on its own.
         log.commit(&[pending(100)]).unwrap();
         assert_eq!(ids(&mut open(&copy)).last(), Some(&100));
     }
@@ -104,7 +105,7 @@ fn a_letter_that_is_damaged_after_opening_is_listed_as_unreadable() {
 }
 
 #[test]
-fn a_later_version_is_refused_and_left_alone() {
+fn a_later_version_is_rejected_and_left_alone() {
     let disk = nine();
     let content = disk.content(&letters_name(1));
     let line = content.split(|byte| *byte == b'\n').nth(1).unwrap();
@@ -126,13 +127,15 @@ fn a_later_version_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_full_disk_refuses_letters_and_takes_them_again_when_there_is_room() {
+fn a_full_disk_rejects_letters_and_takes_them_again_when_there_is_room() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
     {
         let mut sim = lock(&disk.0);
+        // The write with padding, its truncation, and the write without padding.
         sim.fails_at = Some((sim.operations + 1, 100));
+        sim.fails_for = 2;
         sim.error = Some(io::ErrorKind::StorageFull);
     }
     let error = log.commit(&[pending(2)]).unwrap_err();
@@ -152,6 +155,7 @@ fn a_full_disk_leaves_no_heap_of_empty_files() {
     for id in 2..50 {
         let operations = lock(&disk.0).operations;
         lock(&disk.0).fails_at = Some((operations + 1, 30));
+        lock(&disk.0).fails_for = 2;
         log.commit(&[pending(id)]).unwrap_err();
     }
     assert!(disk.names().len() <= 2, "{:?}", disk.names());
@@ -226,6 +230,61 @@ fn the_oldest_are_evicted_and_stay_away() {
 }
 
 #[test]
+fn a_letter_that_fits_is_stored_where_the_padding_does_not() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    // Written with empty lines behind it, that fails; without, it does not.
+    let operations = lock(&disk.0).operations;
+    lock(&disk.0).fails_at = Some((operations + 1, 300));
+    log.commit(&[2, 3].map(pending)).unwrap();
+    assert_eq!(ids(&mut log), [1, 2, 3]);
+    log.commit(&[pending(4)]).unwrap();
+    assert_eq!(ids(&mut open(&disk)), [1, 2, 3, 4]);
+}
+
+#[test]
+fn the_padding_is_removed_when_the_log_is_closed_or_opened() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    let name = letters_name(1);
+    assert_eq!(disk.content(&name).len(), 500);
+    log.trim();
+    assert!(disk.content(&name).ends_with(&pending(1).line));
+    // After a sudden end they go when the log is opened, and are no damage.
+    log.commit(&[pending(2)]).unwrap();
+    drop(log);
+    assert!(disk.content(&name).ends_with(b"\n\n"));
+    let log = open(&disk);
+    assert_eq!(log.events, []);
+    assert!(disk.content(&name).ends_with(&pending(2).line));
+}
+
+#[test]
+fn a_record_damaged_before_padding_is_rescued() {
+    let disk = SimDisk::default();
+    let mut log = open(&disk);
+    log.commit(&[pending(1)]).unwrap();
+    drop(log);
+    let name = letters_name(1);
+    let mut content = disk.content(&name);
+    let at = content
+        .windows(9)
+        .position(|part| part == b"request 1")
+        .unwrap();
+    content[at] = b'X';
+    disk.set(&name, &content);
+    let log = open(&disk);
+    assert!(matches!(log.events[..], [LetterEvent::TornTail { .. }]));
+    assert!(
+        String::from_utf8(disk.content(DAMAGED))
+            .unwrap()
+            .contains("Xequest 1")
+    );
+}
+
+#[test]
 fn files_of_others_are_left_alone() {
     let disk = nine();
     for name in ["notes.txt", "letters-1.jsonl", "letters-x.jsonl", "lock"] {
@@ -274,6 +333,7 @@ fn a_file_that_has_reached_its_length_takes_no_more_letters() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
+    log.trim();
     let length = disk.content(&letters_name(1)).len() as u64;
     for (segment_bytes, name) in [(length + 1, 1), (length, 2)] {
         let settings = Settings {

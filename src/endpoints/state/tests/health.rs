@@ -20,10 +20,10 @@ proptest! {
         let mut now = Instant::ORIGIN;
         for (node, pause, is_good) in steps {
             now += pause as u32 * SECOND;
-            let slot = (node % priorities.len()) as u32;
-            match standing(&machine, slot) {
-                Standing::Returning => drop(end_probe(&mut machine, slot, is_good, now)),
-                _ => drop(strike(&mut machine, slot, now)),
+            let index = (node % priorities.len()) as u32;
+            match standing(&machine, index) {
+                Standing::Returning => drop(end_probe(&mut machine, index, is_good, now)),
+                _ => drop(eject_failing(&mut machine, index, now)),
             }
             advance(&mut machine, now);
             let ejected = machine.iter().filter(|(_, record)| record.standing != Standing::Admitted);
@@ -45,7 +45,7 @@ fn ejections_grow_and_shrink_by_one_interval_at_a_time() {
     let mut lengths = Vec::new();
     let mut now = at(0);
     for _ in 0..12 {
-        let Some(Change::Ejected { length, .. }) = strike(&mut machine, 0, now) else {
+        let Some(Change::Ejected { length, .. }) = eject_failing(&mut machine, 0, now) else {
             panic!("not ejected");
         };
         lengths.push(length.as_secs());
@@ -58,7 +58,7 @@ fn ejections_grow_and_shrink_by_one_interval_at_a_time() {
         );
         assert_eq!(
             end_probe(&mut machine, 0, true, now),
-            Some(Change::Returned { slot: 0 })
+            Some(Change::Returned { index: 0 })
         );
     }
     assert_eq!(
@@ -81,7 +81,7 @@ fn ejections_grow_and_shrink_by_one_interval_at_a_time() {
 #[test]
 fn an_ejection_ends_with_its_time_and_a_failed_probe_renews_it() {
     let mut machine = machine(10, rules());
-    strike(&mut machine, 3, at(1));
+    eject_failing(&mut machine, 3, at(1));
     assert_eq!(standing(&machine, 3), Standing::Ejected { until: at(31) });
     advance(&mut machine, Instant::from_nanos(at(31).as_nanos() - 1));
     assert_eq!(standing(&machine, 3), Standing::Ejected { until: at(31) });
@@ -89,7 +89,7 @@ fn an_ejection_ends_with_its_time_and_a_failed_probe_renews_it() {
     assert_eq!(standing(&machine, 3), Standing::Returning);
     let change = end_probe(&mut machine, 3, false, at(32));
     let expected = Change::Ejected {
-        slot: 3,
+        index: 3,
         cause: EjectionCause::ProbeFailed,
         length: 60 * SECOND,
         times: 2,
@@ -106,46 +106,43 @@ fn jitter_lengthens_ejections() {
             ..rules()
         },
     );
-    let vitals = vitals(&machine, 0);
-    let change = machine.strike(0, &vitals, vitals.epoch(), at(0), 0.5);
+    let stats = stats(&machine, 0);
+    let change = machine.eject_failing(0, &stats, stats.epoch(), at(0), 0.5);
     assert!(matches!(change, Some(Change::Ejected { length, .. }) if length == SECOND * 75 / 2));
 }
 
 #[test]
 fn results_of_an_earlier_epoch_or_another_node_change_nothing() {
     let mut machine = machine(10, rules());
-    let vitals = vitals(&machine, 0);
-    let epoch = vitals.epoch();
-    strike(&mut machine, 0, at(0));
+    let stats = stats(&machine, 0);
+    let epoch = stats.epoch();
+    eject_failing(&mut machine, 0, at(0));
     advance(&mut machine, at(30));
-    assert_eq!(
-        machine.end_probe(0, &vitals, epoch, true, at(30), 0.0),
-        None
-    );
+    assert_eq!(machine.end_probe(0, &stats, epoch, true, at(30), 0.0), None);
     end_probe(&mut machine, 0, true, at(30));
     assert_eq!(
-        machine.strike(0, &vitals, epoch, at(31), 0.0),
+        machine.eject_failing(0, &stats, epoch, at(31), 0.0),
         None,
         "a late failure"
     );
-    // The slot has got another node meanwhile.
+    // Another node has taken the index meanwhile.
     machine.records[0] = Some(Record::new(1.0, 0, 0, None));
-    assert_eq!(machine.strike(0, &vitals, 0, at(31), 0.0), None);
-    assert_eq!(machine.park(0, &vitals, SECOND, at(31)), None);
+    assert_eq!(machine.eject_failing(0, &stats, 0, at(31), 0.0), None);
+    assert_eq!(machine.park(0, &stats, SECOND, at(31)), None);
 }
 
 #[test]
 fn a_success_rate_far_below_the_mean_ejects() {
-    // Nine at 99 %, one at 90 %: mean 98.1, deviation 2.7, so the line is at 92.97 %.
+    // Nine at 99 %, one at 90 %: mean 98.1, deviation 2.7, so the threshold is 92.97 %.
     let eject = |good, failed, nodes| {
         let mut machine = machine(nodes, rules());
-        (1..nodes as u32).for_each(|slot| count(&machine, slot, 99, 1));
+        (1..nodes as u32).for_each(|index| count(&machine, index, 99, 1));
         count(&machine, 0, good, failed);
         advance(&mut machine, at(10))
     };
     let causes = |changes: Vec<Change>| -> Vec<(u32, EjectionCause)> {
         let cause = |change| match change {
-            Change::Ejected { slot, cause, .. } => (slot, cause),
+            Change::Ejected { index, cause, .. } => (index, cause),
             other => panic!("{other:?}"),
         };
         changes.into_iter().map(cause).collect()
@@ -170,7 +167,7 @@ fn what_is_not_ejected_says_why() {
         other => panic!("{other:?}"),
     };
     assert_eq!(
-        reason(strike(&mut machine(1, rules()), 0, at(0))),
+        reason(eject_failing(&mut machine(1, rules()), 0, at(0))),
         Unenforced::LastAvailable
     );
     let mut two = machine(
@@ -181,16 +178,19 @@ fn what_is_not_ejected_says_why() {
         },
     );
     assert!(matches!(
-        strike(&mut two, 0, at(0)),
+        eject_failing(&mut two, 0, at(0)),
         Some(Change::Ejected { .. })
     ));
     assert_eq!(
-        reason(strike(&mut two, 1, at(0))),
+        reason(eject_failing(&mut two, 1, at(0))),
         Unenforced::LastAvailable
     );
     let mut ten = machine(10, rules());
-    strike(&mut ten, 0, at(0));
-    assert_eq!(reason(strike(&mut ten, 1, at(0))), Unenforced::MaxEjected);
+    eject_failing(&mut ten, 0, at(0));
+    assert_eq!(
+        reason(eject_failing(&mut ten, 1, at(0))),
+        Unenforced::MaxEjected
+    );
     let mut shadow = machine(
         10,
         Rules {
@@ -198,7 +198,10 @@ fn what_is_not_ejected_says_why() {
             ..rules()
         },
     );
-    assert_eq!(reason(strike(&mut shadow, 0, at(0))), Unenforced::Shadow);
+    assert_eq!(
+        reason(eject_failing(&mut shadow, 0, at(0))),
+        Unenforced::Shadow
+    );
     assert_eq!(standing(&shadow, 0), Standing::Admitted);
 }
 
@@ -219,11 +222,51 @@ fn checks_need_their_number_in_a_row() {
 #[test]
 fn good_checks_end_an_ejection() {
     let mut machine = machine(3, rules());
-    strike(&mut machine, 0, at(0));
+    eject_failing(&mut machine, 0, at(0));
     assert_eq!(machine.checked(0, true, at(1)), []);
     assert_eq!(
         machine.checked(0, true, at(2)),
-        [Change::Returned { slot: 0 }]
+        [Change::Returned { index: 0 }]
     );
     assert_eq!(standing(&machine, 0), Standing::Admitted);
+}
+
+#[test]
+fn idle_intervals_count_as_intervals_without_an_ejection() {
+    let mut machine = machine(10, rules());
+    let mut now = at(0);
+    for _ in 0..8 {
+        eject_failing(&mut machine, 0, now);
+        now += 300 * SECOND;
+        advance(&mut machine, now);
+        end_probe(&mut machine, 0, true, now);
+    }
+    advance(&mut machine, now + 10 * SECOND);
+    let times = |machine: &Machine| machine.get(0).unwrap().times;
+    let before = times(&machine);
+    // No call for 35 s, which is three intervals and a half.
+    advance(&mut machine, now + 45 * SECOND);
+    assert_eq!(times(&machine), before - 3);
+}
+
+#[test]
+fn equal_nodes_are_no_outliers_at_any_deviation() {
+    // Rounding makes the mean of equal rates differ from the rates.
+    for deviations in [1e-9, 0.1, 0.5, 0.9, 1.9] {
+        for failed in 0..100 {
+            let rule = SuccessRate {
+                deviations,
+                min_calls: 100,
+                min_nodes: 5,
+            };
+            let rules = Rules {
+                success_rate: Some(rule),
+                failure_share: None,
+                ..rules()
+            };
+            let mut machine = machine(13, rules);
+            (0..13).for_each(|index| count(&machine, index, 1000 - failed, failed));
+            assert_eq!(advance(&mut machine, at(10)), [], "{deviations} {failed}");
+        }
+    }
 }

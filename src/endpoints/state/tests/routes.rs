@@ -6,19 +6,21 @@ use proptest::prelude::*;
 
 use super::super::latency::Decay;
 use super::super::rendezvous::{hash_of, score};
-use super::super::routes::{Ask, Entry, Routes};
+use super::super::routes::Routes;
 use super::super::rules::Strategy;
+use super::super::tier::PickRequest;
+use super::super::tried::TriedNodes;
 use super::*;
 
-fn ask(strategy: Strategy, seed: u64) -> Ask {
-    Ask {
+fn request(strategy: Strategy, seed: u64) -> PickRequest {
+    PickRequest {
         now: at(1),
         decay: Decay::new(10 * SECOND),
         strategy,
         key: None,
-        tried: 0,
+        tried: TriedNodes::NONE,
         turn: 0,
-        chance: Stream::from_bits(seed),
+        random: Stream::from_bits(seed),
     }
 }
 
@@ -26,7 +28,7 @@ proptest! {
     /// A pick takes a node that was not tried as long as there is one, with every strategy.
     #[test]
     fn picks_avoid_nodes_that_were_tried(
-        nodes in 1_usize..64,
+        nodes in 1_usize..=63,
         strategy in prop_oneof![
             proptest::strategy::Strategy::prop_map(1_usize..=16, Strategy::LeastLoaded),
             Just(Strategy::RoundRobin),
@@ -43,17 +45,17 @@ proptest! {
             machine.insert(record);
         }
         let routes = Routes::new(&machine, at(1));
-        let mut tried = 0;
-        let mut ask = ask(strategy, seed);
-        ask.key = key;
+        let mut tried = TriedNodes::NONE;
+        let mut request = request(strategy, seed);
+        request.key = key;
         for _ in 0..nodes {
-            ask.tried = tried;
-            let slot = routes.pick(&mut ask).unwrap().entry.slot;
-            prop_assert_eq!(tried & Entry::bit(slot), 0, "{} was tried", slot);
-            tried |= Entry::bit(slot);
+            request.tried = tried;
+            let index = routes.pick(&mut request).unwrap().entry.index;
+            prop_assert!(!tried.contains(index), "{} was tried", index);
+            tried = tried.with(index);
         }
-        ask.tried = tried;
-        prop_assert!(routes.pick(&mut ask).is_some(), "all were tried: one again");
+        request.tried = tried;
+        prop_assert!(routes.pick(&mut request).is_some(), "all were tried: one again");
     }
 }
 
@@ -61,27 +63,27 @@ proptest! {
 fn least_loaded_follows_latency_load_and_weight() {
     let mut machine = machine(3, rules());
     let decay = Decay::new(10 * SECOND);
-    for (slot, millis) in [(0, 10), (1, 20), (2, 40)] {
-        vitals(&machine, slot)
+    for (index, millis) in [(0, 10), (1, 20), (2, 40)] {
+        stats(&machine, index)
             .latency
             .record(millis * 1_000_000, at(1), decay);
     }
     let pick = |machine: &Machine| {
         let routes = Routes::new(machine, at(1));
-        let slots: HashSet<u32> = (0..50)
+        let indices: HashSet<u32> = (0..50)
             .map(|seed| {
                 routes
-                    .pick(&mut ask(Strategy::LeastLoaded(3), seed))
+                    .pick(&mut request(Strategy::LeastLoaded(3), seed))
                     .unwrap()
                     .entry
-                    .slot
+                    .index
             })
             .collect();
-        Vec::from_iter(slots)
+        Vec::from_iter(indices)
     };
     assert_eq!(pick(&machine), [0]);
-    vitals(&machine, 0).enter();
-    vitals(&machine, 0).enter();
+    stats(&machine, 0).enter();
+    stats(&machine, 0).enter();
     assert_eq!(pick(&machine), [1], "10 × 3 against 20 × 1");
     machine.get_mut(2).unwrap().weight = 3.0;
     assert_eq!(pick(&machine), [2], "40 / 3");
@@ -94,8 +96,8 @@ fn equal_nodes_are_picked_equally_often() {
     for choices in [1, 2, 3, 10, 16] {
         let mut counts = [0_u32; 10];
         for seed in 0..20_000 {
-            let mut ask = ask(Strategy::LeastLoaded(choices), seed * 7);
-            counts[routes.pick(&mut ask).unwrap().entry.slot as usize] += 1;
+            let mut request = request(Strategy::LeastLoaded(choices), seed * 7);
+            counts[routes.pick(&mut request).unwrap().entry.index as usize] += 1;
         }
         assert!(
             counts.iter().all(|count| (1_800..2_200).contains(count)),
@@ -110,16 +112,16 @@ fn turns_follow_the_weights_evenly() {
     let turns = |machine: &Machine, count: u64| -> Vec<u32> {
         let routes = Routes::new(machine, at(1));
         let pick = |turn| {
-            let mut ask = ask(Strategy::RoundRobin, 0);
-            ask.turn = turn;
-            routes.pick(&mut ask).unwrap().entry.slot
+            let mut request = request(Strategy::RoundRobin, 0);
+            request.turn = turn;
+            routes.pick(&mut request).unwrap().entry.index
         };
         (0..count).map(pick).collect()
     };
     assert_eq!(turns(&machine, 7), [0, 1, 2, 0, 1, 2, 0]);
     machine.get_mut(1).unwrap().weight = 2.0;
     for window in turns(&machine, 4_000).windows(40) {
-        let counts = [0, 1, 2].map(|slot| window.iter().filter(|other| **other == slot).count());
+        let counts = [0, 1, 2].map(|index| window.iter().filter(|other| **other == index).count());
         let is_even = counts
             .iter()
             .zip([10, 20, 10])

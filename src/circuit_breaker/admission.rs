@@ -1,0 +1,168 @@
+//! Admission. Lock-free when the packed state suffices, otherwise decided by the state machine.
+
+use std::time::Duration;
+
+use super::inner::Inner;
+use super::state::{Admission, PackedState, packed_state};
+use super::ticket::{Finish, Ticket};
+use crate::error::{Reason, Rejected};
+use crate::event::{Observer, State};
+use crate::instant::Instant;
+use crate::striped::StripedCounter;
+use crate::sync::Ordering;
+
+/// A rejection: the nanoseconds until a retry makes sense, or a marker. One word, so rejections are returned
+/// in registers; through memory they take half as long again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rejection(u64);
+
+impl Rejection {
+    /// The circuit is open or has no free probe, and it is not known when that ends.
+    const UNKNOWN: Self = Self(u64::MAX);
+    const ISOLATED: Self = Self(u64::MAX - 1);
+
+    fn until(end: Instant, now: Instant) -> Self {
+        if end == Instant::FAR_FUTURE {
+            return Self::UNKNOWN;
+        }
+        let after = end.as_nanos().saturating_sub(now.as_nanos());
+        Self(after.min(u64::MAX - 2))
+    }
+}
+
+impl Inner {
+    /// Admits a call or rejects it. Calls `now` only if the time matters.
+    #[inline(always)]
+    pub(super) fn admit(
+        &self,
+        now: impl FnOnce() -> Instant,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Ticket, Rejection> {
+        // Acquire: pairs with `publish`, so calls record into window sets that have been cleared.
+        let state = self.packed_state(Ordering::Acquire);
+        if state.admits_all() {
+            return Ok(Ticket(state));
+        }
+        self.admit_some(state, now(), observer)
+    }
+
+    /// Continues [`admit`](Self::admit) in a state that does not admit all calls.
+    // Cold, to keep it out of the way of a closed circuit.
+    #[cold]
+    #[inline(never)]
+    fn admit_some(
+        &self,
+        state: PackedState,
+        now: Instant,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Ticket, Rejection> {
+        // Acquire: `until` is stored before the state. A value that is newer than the state is the end of a
+        // newer break, which is an equally valid answer.
+        let until = Instant::from_nanos(self.until.load(Ordering::Acquire));
+        match state.phase() {
+            packed_state::OPEN if now < until => {
+                self.reject(Rejection::until(until, now), observer)
+            }
+            packed_state::RAMPING_UP if now < until => {
+                if self.rng.unit() < self.ramp_up_share(until.saturating_duration_since(now)) {
+                    Ok(Ticket(state))
+                } else {
+                    // The next call may be admitted, so there is nothing to wait for.
+                    self.reject(Rejection::UNKNOWN, observer)
+                }
+            }
+            _ => self.admit_locked(now, observer),
+        }
+    }
+
+    /// Returns the share of calls admitted when `left` of the ramp-up remains.
+    fn ramp_up_share(&self, left: Duration) -> f64 {
+        let ramp_up = self.settings().ramp_up;
+        // `left` may exceed the ramp-up if the reading of the clock is late.
+        let rest = left.min(ramp_up).as_secs_f64() / ramp_up.as_secs_f64();
+        1.0 - 0.9 * rest
+    }
+
+    /// Lets the state machine decide.
+    #[cold]
+    fn admit_locked(
+        &self,
+        now: Instant,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Ticket, Rejection> {
+        loop {
+            let ((admission, state), notifications) = self.change(observer, now, |machine| {
+                (machine.admit(now), machine.packed_state())
+            });
+            let ticket = match admission {
+                Admission::Admitted { probe: Some(probe) } => Ticket(PackedState::of_probe(probe)),
+                _ => Ticket(state),
+            };
+            let panics = self.notify(notifications, observer);
+            if ticket.is_probe() && !panics.is_empty() {
+                // The panic prevents the call, so the probe must be released.
+                self.finish_probe(ticket, None, &Finish::UNKNOWN);
+            }
+            panics.resume();
+            let rejection = match admission {
+                Admission::Admitted { .. } => return Ok(ticket),
+                Admission::Opens(opening) => {
+                    self.open(opening, None, observer, now);
+                    continue;
+                }
+                Admission::Isolated => Rejection::ISOLATED,
+                Admission::NoFreeProbe => Rejection::UNKNOWN,
+                Admission::OpenUntil(until) => Rejection::until(until, now),
+            };
+            return self.reject(rejection, observer);
+        }
+    }
+
+    /// Rejects the copy of a call that is still running, unless the circuit is closed. A half-open circuit
+    /// has few probes, and one call needs at most one of them.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn reject_hedge(&self, observer: Option<&dyn Observer>) -> Option<Rejected> {
+        if !matches!(self.state(), State::Open | State::HalfOpen) {
+            return None;
+        }
+        let rejection = self.reject(Rejection::UNKNOWN, observer).err()?;
+        Some(self.rejected(rejection))
+    }
+
+    /// Counts and reports a rejection. In shadow mode the call is admitted, and its result not recorded.
+    #[inline]
+    fn reject(
+        &self,
+        rejection: Rejection,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Ticket, Rejection> {
+        self.rejections.get_or_init(StripedCounter::new).increment();
+        if self.base.reports_rejections(observer) {
+            return self.report_rejection(rejection, observer);
+        }
+        Err(rejection)
+    }
+
+    #[cold]
+    fn report_rejection(
+        &self,
+        rejection: Rejection,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Ticket, Rejection> {
+        match self.base.reject(self.rejected(rejection), observer) {
+            Ok(()) => Ok(Ticket(PackedState::UNRECORDED)),
+            Err(_) => Err(rejection),
+        }
+    }
+
+    /// Converts a rejection to the error of the call.
+    #[inline]
+    pub(super) fn rejected(&self, rejection: Rejection) -> Rejected {
+        let (reason, after) = match rejection {
+            Rejection::ISOLATED => (Reason::Isolated, u64::MAX),
+            Rejection(after) => (Reason::CircuitOpen, after),
+        };
+        Rejected::new(self.base.name, reason).with_retry_nanos(after)
+    }
+}

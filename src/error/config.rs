@@ -1,0 +1,48 @@
+//! Errors of builders.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The error of a builder: a setting without meaning, or two that contradict each other.
+///
+/// Setters of builders neither fail nor panic; `build()` checks all settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    policy: &'static str,
+    setting: &'static str,
+    problem: &'static str,
+}
+
+impl ConfigError {
+    /// Returns an error about a setting of a policy, for builders of your own.
+    pub const fn new(policy: &'static str, setting: &'static str, problem: &'static str) -> Self {
+        Self {
+            policy,
+            setting,
+            problem,
+        }
+    }
+
+    /// Returns what was to be built, such as `circuit_breaker`.
+    pub const fn policy(&self) -> &'static str {
+        self.policy
+    }
+
+    /// Returns the setting, by the name of its setter.
+    pub const fn setting(&self) -> &'static str {
+        self.setting
+    }
+
+    /// Returns what is wrong with the setting, as the rest of a sentence: `must be at least 1`.
+    pub const fn problem(&self) -> &'static str {
+        self.problem
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.policy, self.setting, self.problem)
+    }
+}
+
+impl StdError for ConfigError {}

@@ -1,0 +1,144 @@
+//! The builder of keyed sets.
+
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use super::Keyed;
+use super::evictable::Evictable;
+use super::inner::{Inner, Template};
+use super::overflow::Overflow;
+use crate::error::ConfigError;
+
+const NAME: &str = "keyed";
+const MAX_KEYS: usize = 100_000;
+
+impl<K, P> Keyed<K, P>
+where
+    K: Hash + Eq,
+    P: Evictable + Clone,
+{
+    /// Makes policies with `template`, with the default settings.
+    ///
+    /// Two calls with the same new key may both run the template at the same time; they get the same
+    /// policy.
+    pub fn new(template: impl Fn(&K) -> P + Send + Sync + 'static) -> Self {
+        Self::builder(template).set(None)
+    }
+
+    /// As [`try_builder`](Self::try_builder), with the default settings.
+    ///
+    /// # Errors
+    ///
+    /// If the template fails.
+    pub fn try_new(
+        template: impl Fn() -> Result<P, ConfigError> + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        Self::try_builder(template).build()
+    }
+
+    /// Returns a builder of a set that makes policies with `template`.
+    pub fn builder(template: impl Fn(&K) -> P + Send + Sync + 'static) -> KeyedBuilder<K, P> {
+        KeyedBuilder::new(Arc::new(move |key: &K| Some(template(key))), None)
+    }
+
+    /// Returns a builder of a set whose template is the same for all keys and can fail.
+    /// [`build`](KeyedBuilder::build) calls it once and returns its error. If it fails later, the key gets
+    /// the shared policy.
+    pub fn try_builder(
+        template: impl Fn() -> Result<P, ConfigError> + Send + Sync + 'static,
+    ) -> KeyedBuilder<K, P> {
+        let template = Arc::new(template);
+        let shared = template.clone();
+        KeyedBuilder::new(Arc::new(move |_: &K| template().ok()), Some(shared))
+    }
+}
+
+/// Makes the shared policy of a set whose template can fail.
+type Shared<P> = dyn Fn() -> Result<P, ConfigError> + Send + Sync;
+
+/// Builds a [`Keyed`]. The [page](super) lists the defaults.
+#[must_use = "a builder does nothing until `build`"]
+pub struct KeyedBuilder<K, P> {
+    template: Arc<Template<K, P>>,
+    shared: Option<Arc<Shared<P>>>,
+    max_keys: usize,
+    overflow: Overflow,
+    name: &'static str,
+}
+
+impl<K, P> KeyedBuilder<K, P> {
+    fn new(template: Arc<Template<K, P>>, shared: Option<Arc<Shared<P>>>) -> Self {
+        Self {
+            template,
+            shared,
+            max_keys: MAX_KEYS,
+            overflow: Overflow::Shared,
+            name: NAME,
+        }
+    }
+
+    /// Sets the largest number of keys that have a policy of their own. Bounds below 1024 are exact;
+    /// larger ones are split into 16 parts, of which one may be full before the others.
+    pub const fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = keys;
+        self
+    }
+
+    /// Sets what happens to new keys while that many are in use. See [`Overflow`] for which to choose.
+    pub const fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    setters! {
+        /// Sets the name in snapshots.
+        name;
+    }
+
+    fn set(self, shared: Option<P>) -> Keyed<K, P> {
+        let inner = Inner::new(
+            self.name,
+            self.template,
+            shared,
+            self.max_keys,
+            self.overflow,
+        );
+        Keyed {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Builds the set.
+    ///
+    /// # Errors
+    ///
+    /// If `max_keys` is 0, or a template that can fail does.
+    pub fn build(self) -> Result<Keyed<K, P>, ConfigError> {
+        if self.max_keys == 0 {
+            return Err(ConfigError::new(NAME, "max_keys", "must be at least 1"));
+        }
+        let shared = self.shared.as_ref().map(|shared| shared()).transpose()?;
+        Ok(self.set(shared))
+    }
+}
+
+impl<K, P> Clone for KeyedBuilder<K, P> {
+    fn clone(&self) -> Self {
+        Self {
+            template: self.template.clone(),
+            shared: self.shared.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<K, P> fmt::Debug for KeyedBuilder<K, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedBuilder")
+            .field("name", &self.name)
+            .field("max_keys", &self.max_keys)
+            .field("overflow", &self.overflow)
+            .finish_non_exhaustive()
+    }
+}

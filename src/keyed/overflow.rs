@@ -1,0 +1,52 @@
+//! The choice of what happens to keys without room.
+
+use std::fmt;
+
+/// What happens to new keys while the maximum number of keys is in use.
+///
+/// For logins, and for any limit that stops guessing, choose `Shared` or `Reject`. With `Evict`, an
+/// attacker with made-up keys can evict the count of its own address, or of the account it attacks. Use
+/// the account or the address as the key, not what the request claims. If a limit only shares out
+/// capacity, and a rejection is worse than admitting a little too much, `Evict` keeps the service open
+/// during a flood of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// They are rejected.
+    Reject,
+    /// They share one limit or policy.
+    #[default]
+    Shared,
+    /// They replace the key that would be like a new one first: of all keys if there are at most 64,
+    /// otherwise of a sample. Keys in use are not replaced.
+    Evict,
+}
+
+/// There is no room for another key. See [`Keyed::try_get`](super::Keyed::try_get).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no room for another key")
+    }
+}
+
+impl std::error::Error for NoRoom {}
+
+impl Overflow {
+    /// Returns it in snake case, for labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Shared => "shared",
+            Self::Evict => "evict",
+        }
+    }
+}
+
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,54 @@
+//! The time of a call, and the pauses that postpone it.
+
+use super::super::RateLimiter;
+use super::super::decision::Decision;
+use super::super::state::{Gcra, Unavailable};
+use crate::instant::Instant;
+
+/// The current time, and the first instant at which a call may run, which is later during a pause.
+#[derive(Clone, Copy)]
+pub(super) struct CallTime {
+    pub(super) now: Instant,
+    pub(super) open: Instant,
+}
+
+impl CallTime {
+    pub(super) fn is_paused(self) -> bool {
+        self.open > self.now
+    }
+
+    /// Turns an admission during a pause into a rejection until its end.
+    pub(super) fn admit(self, ready: Result<(), Unavailable>) -> Result<(), Unavailable> {
+        match ready {
+            Ok(()) if self.is_paused() => Err(Unavailable::Until(self.open)),
+            ready => ready,
+        }
+    }
+
+    /// Rejects a call during a pause.
+    #[cold]
+    pub(super) fn paused(self, tat: u64, gcra: &Gcra, cost: u64) -> Result<(), Unavailable> {
+        self.admit(gcra.ready(tat, self.open, cost, 0))
+    }
+
+    pub(super) fn paused_until(self, until: Instant) -> Self {
+        Self {
+            open: self.open.max(until),
+            ..self
+        }
+    }
+
+    /// Returns the decision about a call with a key that has a token bucket. Takes nothing.
+    pub(super) fn peek_bucket(self, tat: u64, gcra: &Gcra, cost: u64) -> Decision {
+        let ready = self.admit(gcra.ready(tat, self.open, cost, 0));
+        Decision::new(self.now, ready, gcra.availability(tat, self.now))
+    }
+
+    /// As [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
+    pub(super) fn peek_limiter(self, limiter: &RateLimiter, cost: u64) -> Decision {
+        match self.is_paused() {
+            true => Decision::new(self.now, self.admit(Ok(())), limiter.availability(self.now)),
+            false => limiter.peek_n(cost),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The shards of a keyed limiter: the number of keys, and room for new ones.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::state::Gcra;
+use super::shard::{Guard, Shard};
+use crate::instant::Instant;
+use crate::keyed::Overflow;
+
+/// The largest number of shards. With many, threads seldom meet, and the cache lines of a shard stay in
+/// one core.
+const MOST_SHARDS: usize = 1024;
+/// Number of searches in one shard before the next: its next keys are in the cache.
+const STAY: usize = 16;
+/// Number of keys that a sweep looks at.
+const SWEEP: usize = 8;
+/// With [`Overflow::Evict`], all keys are candidates in a limiter with so few.
+const FEW: usize = 64;
+/// Number of candidates in a larger one.
+const CANDIDATES: usize = 16;
+
+/// A key that is counted and not in the table yet. The count goes back if anything panics.
+pub(super) struct ReservedKey<'a>(&'a AtomicUsize);
+
+impl Drop for ReservedKey<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All keys, never more than `max_keys`.
+pub(super) struct Shards<K> {
+    pub(super) shards: Box<[Shard<K>]>,
+    /// The upper bits of a hash select its shard: the hash shifted by this.
+    shift: u32,
+    /// The rules of the default quota that the limiter was built with. After a change, each table has the
+    /// new ones.
+    pub(super) default: Gcra,
+    count: AtomicUsize,
+    pub(super) max_keys: usize,
+    overflow: Overflow,
+    /// The shard to search next if there is no room.
+    victim: AtomicUsize,
+}
+
+impl<K> Shards<K> {
+    pub(super) fn new(default: Gcra, max_keys: usize, overflow: Overflow) -> Self {
+        let shards = (max_keys / 2).clamp(16, MOST_SHARDS).next_power_of_two();
+        Self {
+            shards: (0..shards).map(|_| Shard::new()).collect(),
+            shift: 64 - shards.ilog2(),
+            default,
+            count: AtomicUsize::new(0),
+            max_keys,
+            overflow,
+            victim: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many calls wait.
+    pub(super) fn waiting(&self) -> usize {
+        let tables = self.shards.iter().filter_map(Shard::lock);
+        tables.map(|table| table.waiting()).sum()
+    }
+
+    /// Locks the table of a hash. See [`Shard::lock`] for `None`.
+    #[inline]
+    pub(super) fn shard(&self, hash: u64) -> Option<Guard<'_, K>> {
+        self.shards[(hash >> self.shift) as usize].lock()
+    }
+
+    /// Subtracts removed keys from the count.
+    pub(super) fn forgotten(&self, count: usize) {
+        self.count.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Removes up to a few idle keys of a table. Returns how many keys it looked at.
+    #[cold]
+    fn sweep(&self, mut table: Guard<'_, K>, now: Instant) -> usize {
+        let removed = table.sweep(now, SWEEP, &self.default);
+        drop(table);
+        self.forgotten(removed.count);
+        removed.seen
+    }
+
+    #[cold]
+    pub(super) fn sweep_shard(&self, hash: u64, now: Instant) {
+        if let Some(table) = self.shard(hash) {
+            self.sweep(table, now);
+        }
+    }
+
+    /// Counts one more key, if there is room or some can be made.
+    pub(super) fn make_room(&self, hash: u64, now: Instant) -> Option<ReservedKey<'_>> {
+        let count = || {
+            // Relaxed: only the number matters, and it never exceeds the bound.
+            self.count
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |keys| {
+                    (keys < self.max_keys).then_some(keys + 1)
+                })
+                .is_ok()
+        };
+        // A new key pays for its room by a look at a few other keys.
+        let mut table = self.shard(hash)?;
+        let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.default);
+        drop(table);
+        self.forgotten(removed.count);
+        // Before the key is counted: if dropping a local panics, the return value is leaked.
+        drop(removed);
+        if count() {
+            return Some(ReservedKey(&self.count));
+        }
+        // Another shard, or several if they have few keys.
+        let mut seen = 0;
+        for _ in 0..SWEEP {
+            // Relaxed: any shard will do.
+            let victim = self.victim.load(Ordering::Relaxed) / STAY % self.shards.len();
+            let looked_at = self.sweep(self.shards[victim].lock()?, now);
+            let step = if looked_at < SWEEP { STAY } else { 1 };
+            self.victim.fetch_add(step, Ordering::Relaxed);
+            seen += looked_at;
+            if count() {
+                return Some(ReservedKey(&self.count));
+            }
+            if seen >= SWEEP {
+                break;
+            }
+        }
+        let has_evicted = self.overflow == Overflow::Evict && self.evict(now);
+        (has_evicted && count()).then(|| ReservedKey(&self.count))
+    }
+
+    /// Removes the key that will be like a new one first: of all keys if there are few, otherwise of a
+    /// sample.
+    #[cold]
+    fn evict(&self, now: Instant) -> bool {
+        let most = match self.max_keys <= FEW {
+            true => usize::MAX,
+            false => CANDIDATES,
+        };
+        let first = self.victim.fetch_add(STAY, Ordering::Relaxed) / STAY;
+        let (mut nearest, mut seen) = (None, 0);
+        for step in 0..self.shards.len() {
+            let shard = &self.shards[(first + step) % self.shards.len()];
+            let Some(table) = shard.lock() else {
+                continue;
+            };
+            let (found, looked_at) = table.nearest(now, most, &self.default);
+            if let Some((at, _)) = found {
+                if nearest.is_none_or(|(nearest, _)| at < nearest) {
+                    nearest = Some((at, shard));
+                }
+            }
+            seen += looked_at;
+            if seen >= most {
+                break;
+            }
+        }
+        let Some(mut table) = nearest.and_then(|(_, shard)| shard.lock()) else {
+            return false;
+        };
+        let removed = table.evict(now, most, &self.default);
+        drop(table);
+        self.forgotten(removed.count);
+        removed.count > 0
+    }
+}

@@ -1,0 +1,31 @@
+//! Readings of a limiter for people.
+
+use std::time::Duration;
+
+use super::state::Quota;
+
+/// A reading of a limiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The name.
+    pub name: &'static str,
+    /// The quotas in force.
+    pub quotas: Vec<Quota>,
+    /// Tokens available of each quota; below zero while a debt is unpaid.
+    pub available: Vec<i64>,
+    /// Tokens available of the quota with the fewest.
+    pub remaining: u64,
+    /// The time until all quotas are full, if no tokens are taken.
+    pub reset_after: Duration,
+    /// Number of calls that wait.
+    pub waiting: usize,
+    /// The rest of the [pause](super::RateLimiter::pause_for).
+    pub paused_for: Duration,
+    /// Number of rejected calls. A call that is repeated is counted again.
+    pub rejected: u64,
+    /// Whether it is in shadow mode.
+    pub shadow: bool,
+    /// Number of calls that shadow mode admitted and that would have been rejected.
+    pub would_reject: u64,
+}

@@ -1,0 +1,203 @@
+//! How a limiter stores its limits: in an atomic, in several, or behind a lock.
+
+use super::state::{Availability, Bucket, Gcra, Inherit, Limit, Limits, Machine, Unavailable};
+use super::striped_bucket::StripedBucket;
+use super::token_bucket::{Borrowed, TokenBucket};
+use crate::instant::Instant;
+use crate::striped::thread_index;
+use crate::sync::{Mutex, lock_checked};
+
+#[derive(Debug)]
+pub(super) enum Storage {
+    Token(TokenBucket),
+    StripedBucket(StripedBucket),
+    Locked(Mutex<Locked>),
+}
+
+/// Limits behind a lock.
+#[derive(Debug)]
+pub(super) struct Locked {
+    limits: Limits,
+    /// The latest time of a call. A call with an earlier reading uses this one, so the machines never see
+    /// time go backwards.
+    newest: Instant,
+}
+
+impl Locked {
+    pub(super) const fn new(limits: Limits, now: Instant) -> Self {
+        Self {
+            limits,
+            newest: now,
+        }
+    }
+
+    fn at(&mut self, now: Instant) -> (&mut Limits, Instant) {
+        self.newest = self.newest.max(now);
+        (&mut self.limits, self.newest)
+    }
+}
+
+/// New settings for a [`Storage`], with the state of a new limiter.
+pub(super) enum Settings {
+    Token(Gcra, u64),
+    StripedBucket(Vec<Gcra>, u64),
+    Locked(Limits),
+}
+
+impl Storage {
+    // Not inlined, which keeps the fast path of the single token bucket small.
+    #[inline(never)]
+    pub(super) fn take(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
+        match self {
+            Self::Token(bucket) => bucket.take_contended(now, tokens),
+            Self::StripedBucket(striped) => striped.take(thread_index(), now, tokens),
+            Self::Locked(locked) => {
+                let mut locked = lock_checked(locked);
+                let (limits, now) = locked.at(now);
+                limits.take(now, tokens, 0)
+            }
+        }
+    }
+
+    /// Takes tokens, leaving no more than `debt` tokens of debt.
+    pub(super) fn borrow(
+        &self,
+        now: Instant,
+        tokens: u64,
+        debt: u64,
+    ) -> (Result<(), Unavailable>, Borrowed) {
+        match self {
+            Self::Token(bucket) => bucket.borrow(now, tokens, debt),
+            Self::StripedBucket(striped) => striped.borrow(thread_index(), now, tokens, debt),
+            Self::Locked(locked) => {
+                let mut locked = lock_checked(locked);
+                let (limits, now) = locked.at(now);
+                let ready = limits.take(now, tokens, debt);
+                let borrowed = Borrowed {
+                    availability: limits.availability(now),
+                    paid: limits.ready(now, 0, 0),
+                    taken: now,
+                };
+                (ready, borrowed)
+            }
+        }
+    }
+
+    /// Takes tokens that have been consumed already, as many as leave no more than `debt` tokens of debt.
+    pub(super) fn charge(&self, now: Instant, tokens: u64, debt: u64) {
+        match self {
+            Self::Token(bucket) => {
+                bucket.charge(now, tokens, debt);
+            }
+            Self::StripedBucket(striped) => {
+                striped.charge(thread_index(), now, tokens, debt);
+            }
+            Self::Locked(locked) => {
+                let mut locked = lock_checked(locked);
+                let (limits, now) = locked.at(now);
+                limits.charge(now, tokens, debt);
+            }
+        }
+    }
+
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Returns the instant
+    /// at which they count as taken.
+    pub(super) fn serve(
+        &self,
+        from: Instant,
+        now: Instant,
+        tokens: u64,
+    ) -> Result<Instant, Unavailable> {
+        match self {
+            Self::Token(bucket) => bucket.serve(from, now, tokens).map(|()| now),
+            Self::StripedBucket(striped) => striped
+                .serve(thread_index(), from, now, tokens)
+                .map(|()| now),
+            Self::Locked(locked) => {
+                let mut locked = lock_checked(locked);
+                let (limits, now) = locked.at(now);
+                limits.serve(from, now, tokens)
+            }
+        }
+    }
+
+    pub(super) fn ready(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
+        match self {
+            Self::Token(bucket) => {
+                let (gcra, tat) = bucket.copy();
+                gcra.ready(tat, now, tokens, 0)
+            }
+            Self::StripedBucket(striped) => striped.copy().ready(now, tokens, 0),
+            Self::Locked(locked) => lock_checked(locked).limits.ready(now, tokens, 0),
+        }
+    }
+
+    pub(super) fn give(&self, now: Instant, taken: Option<Instant>, tokens: u64) {
+        match self {
+            Self::Token(bucket) => {
+                bucket.give(now, tokens);
+            }
+            Self::StripedBucket(striped) => striped.give(thread_index(), now, tokens),
+            Self::Locked(locked) => {
+                let mut locked = lock_checked(locked);
+                let (limits, now) = locked.at(now);
+                limits.give(now, taken, tokens);
+            }
+        }
+    }
+
+    pub(super) fn replace(&self, now: Instant, new: Settings, inherit: Inherit) {
+        match (self, new) {
+            (Self::Token(bucket), Settings::Token(gcra, tat)) => {
+                bucket.replace(now, &gcra, tat, inherit);
+            }
+            (Self::StripedBucket(striped), Settings::StripedBucket(rules, initial)) => {
+                striped.replace(now, &rules, initial, inherit);
+            }
+            (Self::Locked(locked), Settings::Locked(new)) => {
+                let mut locked = lock_checked(locked);
+                let (limits, now) = locked.at(now);
+                limits.replace(now, new, inherit);
+            }
+            // Unreachable: the handle makes settings for its own storage.
+            _ => {}
+        }
+    }
+
+    pub(super) fn availability(&self, now: Instant) -> Availability {
+        match self {
+            Self::Token(bucket) => {
+                let (gcra, tat) = bucket.copy();
+                gcra.availability(tat, now)
+            }
+            Self::StripedBucket(striped) => striped.copy().availability(now),
+            Self::Locked(locked) => lock_checked(locked).limits.availability(now),
+        }
+    }
+
+    /// Returns the availability of the tightest limit, and of each, at one instant.
+    pub(super) fn availabilities(&self, now: Instant) -> (Availability, Vec<Availability>) {
+        match self {
+            Self::Locked(locked) => {
+                let limits = &lock_checked(locked).limits;
+                (limits.availability(now), limits.availabilities(now))
+            }
+            storage => {
+                let availability = storage.availability(now);
+                (availability, vec![availability])
+            }
+        }
+    }
+
+    /// Returns a copy that can be asked about the future.
+    pub(super) fn copy(&self) -> Limits {
+        match self {
+            Self::Token(bucket) => {
+                let (gcra, tat) = bucket.copy();
+                Limits::new(vec![Machine::Token(Bucket { gcra, tat })])
+            }
+            Self::StripedBucket(striped) => Limits::new(vec![Machine::StripedCopy(striped.copy())]),
+            Self::Locked(locked) => lock_checked(locked).limits.clone(),
+        }
+    }
+}

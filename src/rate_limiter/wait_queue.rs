@@ -1,0 +1,344 @@
+//! The wait queue of a limiter, in the order of arrival.
+//!
+//! A waiter is served once its turn has come, by whichever thread holds the queue's lock: the thread takes
+//! the tokens for it and wakes it. So later calls cannot take them, and a late wake-up serves all waiters
+//! whose turns have passed. Tokens count as taken at the turns, which follow each other at the rate. Only
+//! the first waiter watches the clock. Turns are not booked in advance, so a cancelled waiter just leaves
+//! the queue.
+
+use std::task::Waker;
+
+use super::queue_state::{QueueState, Waiter};
+use super::quotas_in_force::QuotasInForce;
+use super::state::{Quota, Unavailable};
+use super::storage::Storage;
+use super::token_bucket::Borrowed;
+use super::wake_list::WakeList;
+use crate::instant::Instant;
+use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
+
+#[derive(Debug)]
+pub(super) struct WaitQueue {
+    /// The number of waiters, and [`PAUSED`]. If it is zero, calls may take tokens without the lock.
+    closed: AtomicUsize,
+    state: Mutex<QueueState>,
+    max_waiting: usize,
+}
+
+/// The bit of `closed` that marks a pause.
+const PAUSED: usize = !(usize::MAX >> 1);
+
+/// The result of joining the queue.
+#[derive(Debug)]
+pub(super) enum Joined {
+    /// The queue was empty, and there were enough tokens.
+    Taken,
+    /// The call waits, with this ticket.
+    Queued(u64),
+    /// The turn would come too late, or never.
+    TooLate(Unavailable),
+    /// The queue is full, at least until then.
+    Full(Unavailable),
+}
+
+/// The state of a waiter.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// It was served. Its tokens count as taken at this instant.
+    Taken(Instant),
+    /// It is the first, and the limits have too few tokens.
+    First(Unavailable),
+    /// There are waiters before it.
+    Behind,
+}
+
+impl WaitQueue {
+    pub(super) fn new(max_waiting: usize, in_force: QuotasInForce) -> Self {
+        Self {
+            closed: AtomicUsize::new(0),
+            state: Mutex::new(QueueState {
+                in_force,
+                ..QueueState::default()
+            }),
+            max_waiting,
+        }
+    }
+
+    /// Whether there are waiters or a pause, so that calls must not take tokens without the lock.
+    #[inline]
+    pub(super) fn is_closed(&self) -> bool {
+        // Relaxed: a thread that reads zero while a waiter joins is ordered before the waiter.
+        self.closed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns the number of waiters.
+    pub(super) fn waiting(&self) -> usize {
+        self.closed.load(Ordering::Relaxed) & !PAUSED
+    }
+
+    /// Serves the waiters whose turns have come, runs `act`, and serves those whose turns have come
+    /// because of it.
+    fn with<R>(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        act: impl FnOnce(&mut QueueState, &mut WakeList) -> R,
+    ) -> R {
+        self.with_undo(storage, now, act, |_| ())
+    }
+
+    /// As [`with`](Self::with). If a waker panics, the panic goes on to the caller, which never sees the
+    /// result: `undo` gives back what the result holds.
+    fn with_undo<R>(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        act: impl FnOnce(&mut QueueState, &mut WakeList) -> R,
+        undo: impl FnOnce(&R),
+    ) -> R {
+        let mut wakes = WakeList::default();
+        let result = self.locked(storage, now, &mut wakes, act);
+        let mut panics = wakes.wake();
+        if !panics.is_empty() {
+            panics.run(|| undo(&result));
+        }
+        panics.resume();
+        result
+    }
+
+    fn locked<R>(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        wakes: &mut WakeList,
+        act: impl FnOnce(&mut QueueState, &mut WakeList) -> R,
+    ) -> R {
+        let mut state = lock_checked(&self.state);
+        let first = state.first();
+        state.serve(storage, now, wakes);
+        let result = act(&mut state, wakes);
+        state.serve(storage, now, wakes);
+        if state.first() != first {
+            state.wake_first(wakes);
+        }
+        self.publish(&mut state, now);
+        result
+    }
+
+    /// Takes `cost` tokens, or joins the queue if the turn comes by `latest`.
+    ///
+    /// No call waits for a `detached` waiter, which only keeps its tokens from later calls.
+    pub(super) fn enter(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        cost: u64,
+        latest: Instant,
+        detached: bool,
+    ) -> Joined {
+        let undo = |entry: &Joined| match entry {
+            Joined::Taken => self.give_back(storage, now, None, cost),
+            Joined::Queued(ticket) => self.leave(storage, now, *ticket, cost),
+            Joined::TooLate(_) | Joined::Full(_) => {}
+        };
+        let enter = |state: &mut QueueState, _: &mut WakeList| {
+            if state.is_open(now) {
+                match storage.take(now, cost) {
+                    Ok(()) => return Joined::Taken,
+                    Err(Unavailable::Never) => return Joined::TooLate(Unavailable::Never),
+                    Err(Unavailable::Until(_)) => {}
+                }
+            }
+            let bound = state.in_force.bound();
+            let room = bound.is_none_or(|bound| cost <= bound - state.cost.min(bound));
+            if state.waiters.len() >= self.max_waiting || !room {
+                return Joined::Full(state.room(storage, now, cost, self.max_waiting));
+            }
+            // A waiter without a deadline needs no forecast, but must not wait for tokens that never come.
+            if latest < Instant::FAR_FUTURE {
+                if let Err(unavailable) = state.join(storage, now, cost, latest) {
+                    return Joined::TooLate(unavailable);
+                }
+            } else if let Err(Unavailable::Never) = storage.ready(now, cost) {
+                return Joined::TooLate(Unavailable::Never);
+            } else if let Some(plan) = &mut state.plan {
+                plan.at = plan.at.max(now);
+                let _ = plan.serve(cost);
+            }
+            let ticket = state.next_ticket;
+            state.next_ticket += 1;
+            state.cost = state.cost.saturating_add(cost);
+            let waiter = Waiter {
+                cost,
+                since: now,
+                waker: None,
+                detached,
+            };
+            state.waiters.insert(ticket, waiter);
+            Joined::Queued(ticket)
+        };
+        self.with_undo(storage, now, enter, undo)
+    }
+
+    fn give_back(&self, storage: &Storage, now: Instant, taken: Option<Instant>, cost: u64) {
+        self.change(storage, now, |storage, _| storage.give(now, taken, cost));
+    }
+
+    /// Returns the state of a waiter. Keeps `waker`, to be woken when the state changes for another reason
+    /// than time.
+    ///
+    /// Only the first waiter serves the queue, so that waiters are woken in order, and a waiter whose
+    /// `latest` has come.
+    pub(super) fn turn(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        (ticket, latest): (u64, Instant),
+        waker: Waker,
+        wakes: &mut WakeList,
+    ) -> Turn {
+        let mut state = lock_checked(&self.state);
+        let first = state.first();
+        // It is being polled, so it need not be woken.
+        if let Some(waiter) = state.waiters.get_mut(&ticket) {
+            wakes.replaced = waiter.waker.take();
+        }
+        if first == Some(ticket) || now >= latest {
+            state.serve(storage, now, wakes);
+        }
+        let mut turn = Turn::Behind;
+        if state.first() == Some(ticket) {
+            turn = Turn::First(state.first_turn(storage, now));
+        } else if state.first() != first {
+            state.wake_first(wakes);
+        }
+        if let Some(waiter) = state.waiters.get_mut(&ticket) {
+            waiter.waker = Some(waker);
+        } else if let Some(taken) = state.served.remove(&ticket) {
+            turn = Turn::Taken(taken);
+        }
+        self.publish(&mut state, now);
+        turn
+    }
+
+    /// Removes the waiter with `ticket`, or gives back the `cost` tokens it was served with.
+    pub(super) fn leave(&self, storage: &Storage, now: Instant, ticket: u64, cost: u64) {
+        self.with(storage, now, |state, wakes| {
+            if state.waiters.contains_key(&ticket) {
+                wakes.replaced = state.remove(ticket);
+                if let Some(plan) = &mut state.plan {
+                    plan.outdated += 1;
+                }
+            } else if let Some(taken) = state.served.remove(&ticket) {
+                storage.give(now, Some(taken), cost);
+                state.changed(wakes);
+            }
+        });
+    }
+
+    /// Takes tokens without waiting, if there are no waiters and no pause.
+    pub(super) fn take(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        cost: u64,
+    ) -> Result<(), Unavailable> {
+        let take = |state: &mut QueueState, _: &mut WakeList| match state.is_open(now) {
+            true => storage.take(now, cost),
+            false => Err(state.unavailable(storage, now, cost, 0)),
+        };
+        self.with_undo(storage, now, take, |taken| {
+            if taken.is_ok() {
+                self.give_back(storage, now, None, cost);
+            }
+        })
+    }
+
+    /// As [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
+    /// during a pause.
+    pub(super) fn borrow(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        cost: u64,
+        debt: u64,
+    ) -> (Result<(), Unavailable>, Option<Borrowed>) {
+        let borrow = |state: &mut QueueState, _: &mut WakeList| match state.is_open(now) {
+            true => {
+                let (ready, borrowed) = storage.borrow(now, cost, debt);
+                (ready, Some(borrowed))
+            }
+            false => (Err(state.unavailable(storage, now, cost, debt)), None),
+        };
+        self.with_undo(storage, now, borrow, |borrowed| {
+            if let (Ok(()), Some(borrowed)) = borrowed {
+                self.give_back(storage, now, Some(borrowed.taken), cost);
+            }
+        })
+    }
+
+    /// Returns what [`take`](Self::take) would return, and whether there are waiters or a pause.
+    pub(super) fn forecast(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        cost: u64,
+    ) -> (Result<(), Unavailable>, bool) {
+        self.with(storage, now, |state, _| match state.is_open(now) {
+            true => (storage.ready(now, cost), false),
+            false => (Err(state.unavailable(storage, now, cost, 0)), true),
+        })
+    }
+
+    /// Runs `change`, which changes the limits, and serves the waiters again.
+    ///
+    /// Under the lock, so a waiter that joins meanwhile either sees the change or is seen by it.
+    pub(super) fn change<R>(
+        &self,
+        storage: &Storage,
+        now: Instant,
+        change: impl FnOnce(&Storage, &mut QuotasInForce) -> R,
+    ) -> R {
+        self.with(storage, now, |state, wakes| {
+            let result = change(storage, &mut state.in_force);
+            state.changed(wakes);
+            result
+        })
+    }
+
+    /// Returns the quotas in force.
+    pub(super) fn quotas(&self) -> Vec<Quota> {
+        lock_checked(&self.state).in_force.quotas().to_vec()
+    }
+
+    /// Whether the quotas are those that the limiter was built with.
+    pub(super) fn has_first_quotas(&self) -> bool {
+        !lock_checked(&self.state).in_force.is_changed()
+    }
+
+    /// Admits nothing before `until`, unless a pause lasts longer already.
+    pub(super) fn pause(&self, storage: &Storage, now: Instant, until: Instant) {
+        self.with(storage, now, |state, wakes| {
+            state.paused_until = state.paused_until.max(until);
+            state.changed(wakes);
+        });
+    }
+
+    /// Returns the end of the pause, if there is one.
+    pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
+        // Relaxed: as in `is_closed`.
+        let paused = self.closed.load(Ordering::Relaxed) & PAUSED != 0;
+        let until = paused.then(|| lock_checked(&self.state).paused_until);
+        until.filter(|until| *until > now)
+    }
+
+    fn publish(&self, state: &mut QueueState, now: Instant) {
+        if state.paused_until <= now {
+            state.paused_until = Instant::ORIGIN;
+        }
+        let paused = state.paused_until > Instant::ORIGIN;
+        let closed = state.waiters.len() | if paused { PAUSED } else { 0 };
+        // Relaxed: see `is_closed`.
+        self.closed.store(closed, Ordering::Relaxed);
+    }
+}

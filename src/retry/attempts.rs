@@ -1,0 +1,449 @@
+//! From attempt to attempt: what a call keeps, and what follows an attempt that failed.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use super::Inner;
+use super::hook::Hook;
+use super::state::{self, Call, Limits, Retrying, Wait};
+use crate::backoff::Progress;
+use crate::clock::{ClockHandle, Sleep, blocking};
+use crate::error::{Error, Reason};
+use crate::event::{Event, Listener, Observer, StopReason};
+use crate::instant::Instant;
+use crate::policy::{Context, Operation, Outcome, SavedContext};
+use crate::retry_budget::{BudgetedCall, Extra};
+use crate::verdict::{ErrorClass, Health, Verdict};
+
+pub(super) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
+
+/// What a call keeps from attempt to attempt.
+pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
+    /// Nothing has failed yet: nothing is allocated.
+    First {
+        /// The operation.
+        op: Op,
+        /// The hook.
+        hook: H,
+        /// The retry.
+        inner: &'a Inner,
+        /// The context of the first attempt.
+        cx: SavedContext,
+        /// The call under its budget.
+        call: Option<BudgetedCall<'a>>,
+    },
+    /// An attempt has failed.
+    Later {
+        /// What the call keeps since.
+        again: Pin<Box<Again<'a, Op, H>>>,
+    },
+    /// On its way to the next state.
+    Taken,
+}
+
+impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
+    /// Returns whether a good outcome needs no further work.
+    #[inline(always)]
+    pub(super) const fn is_fresh(&self) -> bool {
+        matches!(self, Self::First { call: None, .. })
+    }
+
+    pub(super) const fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Taken)
+    }
+
+    /// Decides what follows an attempt with this outcome.
+    pub(super) fn after_attempt(self, mut outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+        match self {
+            Self::Taken => Next::Return(outcome),
+            Self::Later { again } => Again::after_attempt(again, outcome),
+            Self::First {
+                op,
+                hook,
+                inner,
+                cx,
+                mut call,
+            } => {
+                if inner.is_worth_a_retry(&outcome) {
+                    let now = outcome.finished(&inner.clock);
+                    let retrying = Loop {
+                        op,
+                        hook,
+                        inner,
+                        cx: cx.restore(&inner.clock, now),
+                        executed: 0,
+                        progress: Progress::new(),
+                        extra: None,
+                        call,
+                        last: None,
+                        end: None,
+                    };
+                    let sleep = Sleep::yield_once();
+                    let again = Box::pin(Again { sleep, retrying });
+                    return Again::after_attempt(again, outcome);
+                }
+                // Without an allocation.
+                if let Err(error) = &outcome.result {
+                    let executed = u32::from(!error.is_rejected());
+                    let observer = op.listener().observer();
+                    inner.stop(cx.attempt(), executed, stop_after(error), observer);
+                } else if let Some(call) = &mut call {
+                    succeed(call, outcome.verdict.health());
+                }
+                Next::Return(outcome)
+            }
+        }
+    }
+}
+
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for Memory<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+/// Records a good result in the budget.
+fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
+    if health == Health::Healthy {
+        call.success();
+    }
+}
+
+pin_project! {
+    /// What a call keeps once an attempt has failed. Allocated once.
+    pub struct Again<'a, Op: Operation, H: Hook<Op>> {
+        // The wait before the next attempt, or a past one.
+        #[pin]
+        sleep: Sleep,
+        retrying: Loop<'a, Op, H>,
+    }
+}
+
+impl<'a, Op: Operation, H: Hook<Op>> Again<'a, Op, H> {
+    fn after_attempt(mut again: Pin<Box<Self>>, outcome: OutcomeOf<Op>) -> Next<'a, Op, H> {
+        let mut this = again.as_mut().project();
+        match this.retrying.after_attempt(outcome) {
+            Decision::Return(outcome) => Next::Return(outcome),
+            Decision::Sleep(sleep) => {
+                this.sleep.set(sleep);
+                Next::Sleep(again)
+            }
+        }
+    }
+
+    pub(super) fn poll_sleep(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
+        self.project().sleep.poll(task)
+    }
+
+    /// Takes the outcome to return after the sleep, if no attempt follows.
+    pub(super) fn take_end(self: Pin<&mut Self>) -> Option<OutcomeOf<Op>> {
+        self.project().retrying.end.take()
+    }
+
+    /// Returns the operation and the context of the attempt after a sleep.
+    pub(super) fn next_attempt(self: Pin<&mut Self>) -> (Op, Context) {
+        let retrying = self.project().retrying;
+        (retrying.op, retrying.next_attempt())
+    }
+}
+
+impl<Op: Operation, H: Hook<Op>> fmt::Debug for Again<'_, Op, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Again").finish_non_exhaustive()
+    }
+}
+
+/// What a call with a failed attempt keeps, besides its sleep.
+struct Loop<'a, Op: Operation, H: Hook<Op>> {
+    op: Op,
+    hook: H,
+    inner: &'a Inner,
+    cx: Context,
+    /// Number of attempts that no layer inside has rejected.
+    executed: u32,
+    progress: Progress,
+    // Ends before the call it belongs to.
+    extra: Option<Extra<'a>>,
+    call: Option<BudgetedCall<'a>>,
+    // The last outcome of an attempt that was executed.
+    last: Option<OutcomeOf<Op>>,
+    // The outcome to return after the sleep, if no attempt follows.
+    end: Option<OutcomeOf<Op>>,
+}
+
+/// Reports the error that the caller does not see.
+impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
+    fn drop(&mut self) {
+        self.forget_last();
+    }
+}
+
+/// What follows an attempt.
+pub(super) enum Next<'a, Op: Operation, H: Hook<Op>> {
+    Return(OutcomeOf<Op>),
+    Sleep(Pin<Box<Again<'a, Op, H>>>),
+}
+
+enum Decision<Op: Operation> {
+    Return(OutcomeOf<Op>),
+    Sleep(Sleep),
+}
+
+impl Inner {
+    /// Returns whether another attempt may help.
+    fn is_worth_a_retry<T, E>(&self, outcome: &Outcome<T, E>) -> bool {
+        let is_waited_out = |error| self.waits_out(error);
+        outcome.verdict.is_retryable() || outcome.result.as_ref().is_err_and(is_waited_out)
+    }
+
+    /// Returns whether this is the rejection of an open circuit that the retry waits for.
+    fn waits_out<E>(&self, error: &Error<E>) -> bool {
+        self.retry_open_circuit && error.reason() == Some(Reason::CircuitOpen)
+    }
+
+    fn stop(&self, attempt: u32, executed: u32, stop: StopReason, observer: Option<&dyn Observer>) {
+        if let Some(observer) = observer {
+            observer.on_event(&Event::RetryStopped {
+                policy: self.name,
+                pipeline: None,
+                attempt,
+                executed,
+                stop,
+            });
+        }
+    }
+}
+
+/// Returns why no attempt follows one with this error, which is not worth a retry.
+const fn stop_after<E>(error: &Error<E>) -> StopReason {
+    match error {
+        Error::Rejected(rejected) => StopReason::Rejected(rejected.reason()),
+        Error::TimedOut(timed_out) if timed_out.is_by_deadline() => StopReason::Deadline,
+        _ => StopReason::NotRetryable,
+    }
+}
+
+impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
+    fn after_attempt(&mut self, outcome: OutcomeOf<Op>) -> Decision<Op> {
+        if self.inner.is_worth_a_retry(&outcome) {
+            return self.after_failure(outcome);
+        }
+        self.extra = None;
+        let Err(error) = &outcome.result else {
+            if let Some(call) = &mut self.call {
+                succeed(call, outcome.verdict.health());
+            }
+            return Decision::Return(outcome);
+        };
+        self.executed += u32::from(!error.is_rejected());
+        self.stop(stop_after(error));
+        Decision::Return(self.outcome_of_call(outcome))
+    }
+
+    fn after_failure(&mut self, mut outcome: OutcomeOf<Op>) -> Decision<Op> {
+        let now = outcome.finished(&self.inner.clock);
+        self.cx.arrive(&self.inner.clock, now);
+        self.extra = None;
+        let error = outcome.result.as_ref().err();
+        let rejection = error.filter(|error| error.is_rejected());
+        if rejection.is_none() {
+            self.executed += 1;
+            if let Some(call) = &mut self.call {
+                call.failure();
+            }
+        }
+        let verdict = match error {
+            Some(error) if self.inner.waits_out(error) => Verdict::transient().not_executed(),
+            _ => outcome.verdict,
+        };
+        let (delay, allowed) = self.plan(&verdict, rejection, now);
+        if let Err(stop) = allowed {
+            self.stop(stop);
+            let outcome = self.outcome_of_call(outcome);
+            if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
+                return Decision::Return(outcome);
+            }
+            // A new outcome, because the end of the old one is from before the sleep.
+            self.end = Some(Outcome::new(outcome.result, outcome.verdict));
+        } else {
+            self.tell(outcome.result.as_ref().err(), verdict, delay);
+            self.keep(outcome);
+        }
+        Decision::Sleep(sleep(&self.inner.clock, now, delay))
+    }
+
+    fn stop(&self, stop: StopReason) {
+        let observer = self.op.listener().observer();
+        let attempt = self.cx.attempt();
+        self.inner.stop(attempt, self.executed, stop, observer);
+    }
+
+    /// Reports to the observer and the hooks that another attempt follows.
+    fn tell(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
+        let retrying = Retrying::new(self.cx.attempt(), verdict, delay);
+        if let Some(observer) = self.op.listener().observer() {
+            observer.on_event(&Event::RetryScheduled {
+                policy: self.inner.name,
+                pipeline: None,
+                attempt: retrying.attempt(),
+                rejected: error.and_then(Error::reason),
+                delay,
+                verdict,
+            });
+        }
+        if let Some(error) = error {
+            self.hook.call(error, &retrying);
+        }
+        if let Some(hook) = &self.inner.on_retry {
+            hook(&retrying);
+        }
+    }
+
+    /// Returns the outcome of a call whose last attempt had this one: that of the last attempt that was
+    /// executed.
+    fn outcome_of_call(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
+        if !is_rejected || self.inner.return_rejection {
+            return outcome;
+        }
+        let Some(last) = self.last.take() else {
+            return outcome;
+        };
+        self.discard(outcome);
+        // A new outcome, because the end of the old one has passed.
+        Outcome::new(last.result, last.verdict)
+    }
+
+    /// Keeps the outcome of an attempt that was executed.
+    fn keep(&mut self, outcome: OutcomeOf<Op>) {
+        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+            self.discard(outcome);
+        } else {
+            self.forget_last();
+            self.last = Some(outcome);
+        }
+    }
+
+    fn forget_last(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.discard(last);
+        }
+    }
+
+    fn discard(&self, outcome: OutcomeOf<Op>) {
+        if let Err(error) = outcome.result {
+            self.op.discard(error);
+        }
+    }
+
+    /// Returns the delay before the next attempt, and whether it may follow. Withdraws it from the budget.
+    fn plan(
+        &mut self,
+        verdict: &Verdict,
+        rejection: Option<&Error<Op::Error>>,
+        now: Instant,
+    ) -> (Duration, Result<(), StopReason>) {
+        let (limits, started) = (self.limits(), rejection.is_none());
+        let call = Call {
+            idempotent: self.cx.is_idempotent(),
+            repeatable: self.cx.is_repeatable(),
+        };
+        let repeat = state::may_repeat(&limits, self.cx.attempt(), call, started, verdict);
+        if repeat.is_err() {
+            return (Duration::ZERO, repeat);
+        }
+        let wait = self.wait(verdict, rejection);
+        let delay = match state::may_start(&limits, now, wait) {
+            Ok(delay) => delay,
+            Err(stop) => return (wait.delay, Err(stop)),
+        };
+        match &mut self.call {
+            // An attempt that a layer of the stack rejected costs nothing: it did not reach the dependency,
+            // which the budget protects.
+            Some(call) if started => {
+                self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
+                match self.extra {
+                    Some(_) => (delay, Ok(())),
+                    None => (delay, Err(StopReason::BudgetEmpty)),
+                }
+            }
+            _ => (delay, Ok(())),
+        }
+    }
+
+    fn limits(&mut self) -> Limits {
+        let Inner {
+            clock,
+            max_attempts,
+            max_hint,
+            max_elapsed,
+            ..
+        } = self.inner;
+        let start = self.cx.start(clock);
+        Limits {
+            max_attempts: *max_attempts,
+            max_hint: *max_hint,
+            latest_start: max_elapsed.map_or(Instant::FAR_FUTURE, |limit| start + limit),
+            deadline: self.cx.deadline(clock),
+        }
+    }
+
+    /// Returns the wait before the next attempt, and the wait that the server or the rejecting layer asked for.
+    fn wait(&mut self, verdict: &Verdict, rejection: Option<&Error<Op::Error>>) -> Wait {
+        let inner = self.inner;
+        let backoff = match verdict.class() {
+            ErrorClass::Throttled if rejection.is_none() => &inner.throttled_backoff,
+            _ => &inner.backoff,
+        };
+        let (progress, unit) = (std::cell::RefCell::new(&mut self.progress), || {
+            inner.rng.unit()
+        });
+        // A backoff may contain a closure of the user's.
+        let computed = || blocking::outside(|| progress.borrow_mut().next(backoff, unit));
+        let spread = || blocking::outside(|| progress.borrow_mut().next_spread(backoff, unit));
+        let wait = match (rejection, verdict.hint()) {
+            (Some(rejection), _) => match rejection.retry_after() {
+                // A layer of the stack knows exactly when it admits a call.
+                Some(wait) => Wait {
+                    delay: wait,
+                    earliest: wait,
+                    is_obeyed: false,
+                },
+                None => Wait::of(computed()),
+            },
+            (None, Some(hint)) => Wait::hinted(inner.hint, hint, computed, spread),
+            (None, None) => Wait::of(computed()),
+        };
+        if verdict.resets_backoff() {
+            self.progress = Progress::new();
+        }
+        match &inner.delay {
+            Some(replace) => {
+                let retrying = Retrying::new(self.cx.attempt(), *verdict, wait.delay);
+                Wait::of(replace(&retrying))
+            }
+            None => wait,
+        }
+    }
+
+    /// Returns the context of the attempt after a wait.
+    fn next_attempt(&mut self) -> Context {
+        self.cx.refresh(&self.inner.clock);
+        self.cx = self.cx.with_attempt(self.cx.attempt().saturating_add(1));
+        self.cx
+    }
+}
+
+/// Waits for `delay`, and lets other tasks run even if that is zero.
+fn sleep(clock: &ClockHandle, now: Instant, delay: Duration) -> Sleep {
+    if delay.is_zero() {
+        Sleep::yield_once()
+    } else {
+        clock.sleep_until(now + delay)
+    }
+}

@@ -1,0 +1,75 @@
+//! Numbers that tell budgets apart in the context of a call.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::policy::BudgetNumber;
+
+/// The number of a living budget, which no other one has. Dropping it frees the number.
+///
+/// `None` for the budgets beyond [`BudgetNumber::MAX`]: nested calls under the same one are then counted twice.
+#[derive(Debug)]
+pub(super) struct Number(Option<BudgetNumber>);
+
+/// Numbers that no budget has.
+struct Unused {
+    /// Numbers of budgets that are gone.
+    freed: Vec<BudgetNumber>,
+    /// Further numbers begin here.
+    next: u64,
+}
+
+// Of std also under loom: the numbers order nothing.
+static UNUSED: Mutex<Unused> = Mutex::new(Unused {
+    freed: Vec::new(),
+    next: 1,
+});
+
+impl Unused {
+    fn lock() -> MutexGuard<'static, Self> {
+        UNUSED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&mut self) -> Option<BudgetNumber> {
+        self.freed.pop().or_else(|| {
+            let number = BudgetNumber::new(self.next)?;
+            self.next += 1;
+            Some(number)
+        })
+    }
+}
+
+impl Number {
+    pub(super) fn take() -> Self {
+        Self(Unused::lock().take())
+    }
+
+    pub(super) const fn get(&self) -> Option<BudgetNumber> {
+        self.0
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        if let Some(number) = self.0 {
+            Unused::lock().freed.push(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_reused_and_run_out() {
+        let mut unused = Unused {
+            freed: Vec::new(),
+            next: BudgetNumber::MAX,
+        };
+        let last = unused.take();
+        assert_eq!(last.map(BudgetNumber::get), Some(BudgetNumber::MAX));
+        assert_eq!(unused.take(), None);
+        unused.freed.extend(last);
+        assert_eq!(unused.take(), last);
+    }
+}

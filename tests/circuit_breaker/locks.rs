@@ -1,0 +1,75 @@
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use backstop::circuit_breaker::{State, Trip};
+use backstop::{CircuitBreaker, Event, ManualClock, Policy};
+
+use super::{builder, feed, one_probe, secs};
+
+/// Runs code that deadlocks if a lock is held, on another thread, so that the test fails instead of hanging. The
+/// limit of a minute is only an upper bound.
+fn must_end<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = catch_unwind(AssertUnwindSafe(what));
+        let _ = sender.send(result);
+    });
+    let result = receiver.recv_timeout(secs(60)).expect("a lock is held");
+    thread.join().expect("panics are caught");
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+#[test]
+fn an_observer_may_use_the_breaker() {
+    let (state, received) = must_end(|| {
+        let clock = ManualClock::new();
+        let handle: Arc<Mutex<Option<CircuitBreaker>>> = Arc::default();
+        let received = Arc::new(AtomicU32::new(0));
+        let breaker = {
+            let (handle, received) = (handle.clone(), received.clone());
+            builder(&clock)
+                .trip_on(Trip::consecutive(1))
+                .observer(move |event: &Event| {
+                    let breaker = handle.lock().unwrap().clone().unwrap();
+                    received.fetch_add(1, Ordering::SeqCst);
+                    let _ = (breaker.state(), breaker.peek(), breaker.snapshot());
+                    if received.load(Ordering::SeqCst) == 1 {
+                        assert_eq!(event.kind(), "circuit_changed");
+                        let _ = breaker.try_acquire();
+                        breaker.close();
+                    }
+                })
+                .build()
+                .unwrap()
+        };
+        *handle.lock().unwrap() = Some(breaker.clone());
+        feed(&breaker, &clock, "x");
+        (breaker.state(), received.load(Ordering::SeqCst))
+    });
+    assert_eq!(state, State::Closed);
+    // Opened, rejected, closed.
+    assert_eq!(received, 3);
+}
+
+#[test]
+fn the_breaker_can_be_used_while_an_operation_runs() {
+    let result = must_end(|| {
+        let clock = ManualClock::new();
+        let breaker = one_probe(&clock);
+        clock.block_on(breaker.call(|| {
+            // Another thread uses the breaker in the middle of the operation.
+            let other = breaker.clone();
+            let calls = must_end(move || {
+                assert!(other.try_acquire().is_err());
+                drop(other.isolate());
+                other.reset();
+                other.snapshot().calls
+            });
+            assert_eq!(calls, 0);
+            async { Ok::<_, ()>(()) }
+        }))
+    });
+    assert_eq!(result, Ok(()));
+}
