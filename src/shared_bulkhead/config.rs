@@ -12,7 +12,7 @@ use super::inner::{Inner, State};
 use super::state::Block;
 use crate::base::Setup;
 use crate::error::ConfigError;
-use crate::rng::Streams;
+use crate::rng::SharedRng;
 use crate::store::PermitStore;
 
 impl SharedBulkhead {
@@ -192,7 +192,7 @@ impl SharedBulkheadBuilder {
                 max_waiting: self.max_waiting.unwrap_or(10_000),
                 rejections: AtomicU64::new(0),
                 trips: AtomicU64::new(0),
-                streams: Streams::new(self.seed),
+                streams: SharedRng::new(self.seed),
                 state: Mutex::new(State::new(Block::new(limit, local))),
             }),
         })

@@ -11,7 +11,7 @@ use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer, Panics, StoreEvent};
 use crate::instant::Instant;
-use crate::rng::Streams;
+use crate::rng::SharedRng;
 use crate::store::{Held, Hold, PermitStore, Reply, StoreError};
 use crate::sync::lock;
 
@@ -26,7 +26,7 @@ pub(super) struct Inner {
     pub(super) max_waiting: usize,
     pub(super) rejections: AtomicU64,
     pub(super) trips: AtomicU64,
-    pub(super) streams: Streams,
+    pub(super) streams: SharedRng,
     pub(super) state: Mutex<State>,
 }
 
@@ -121,7 +121,7 @@ impl Inner {
         change: impl FnOnce(&mut State, &mut Vec<Waker>) -> R,
     ) -> R {
         let mut after = After::default();
-        let unit = self.streams.begin().unit();
+        let unit = self.streams.unit();
         let result = {
             let mut state = lock(&self.state);
             let state = &mut *state;
@@ -200,7 +200,7 @@ impl Inner {
         answer: Result<Held, StoreError>,
     ) {
         let now = self.base.now();
-        let unit = self.streams.begin().unit();
+        let unit = self.streams.unit();
         let mut after = After::default();
         {
             let mut state = lock(&self.state);

@@ -339,12 +339,13 @@ impl<K> SharedKeyedRateLimiterBuilder<K> {
             Arc::new(Entry::new(of_all.clone(), key_by(key).into(), rules))
         });
         let template = make.clone();
-        let keys = Keyed::new(move |key: &K| SharedRateLimiter {
+        let keys = Keyed::builder(move |key: &K| SharedRateLimiter {
             entry: template(key),
         });
+        let keys = keys.max_keys(self.max_keys).overflow(Overflow::Reject);
         Ok(SharedKeyedRateLimiter {
             hub,
-            keys: keys.max_keys(self.max_keys).overflow(Overflow::Reject),
+            keys: keys.build()?,
             make,
         })
     }

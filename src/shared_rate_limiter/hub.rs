@@ -12,9 +12,9 @@ use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer, StoreEvent};
 use crate::instant::{Instant, nanos};
 use crate::rate_limiter::Quota;
-use crate::rng::Streams;
+use crate::rng::SharedRng;
 use crate::store::{Store, StoreError};
-use crate::striped::Striped;
+use crate::striped::StripedCounter;
 use crate::sync::lock;
 
 /// Settings and state of a limiter, of all its keys.
@@ -28,8 +28,8 @@ pub(super) struct Hub {
     /// How long a call through the policy may wait.
     pub(super) max_wait: Duration,
     pub(super) max_waiting: usize,
-    pub(super) streams: Streams,
-    pub(super) rejections: Striped,
+    pub(super) streams: SharedRng,
+    pub(super) rejections: StripedCounter,
     /// Requests to the store.
     pub(super) trips: AtomicU64,
     /// When the store answered last, in nanoseconds.
@@ -64,8 +64,8 @@ impl Hub {
             timeout,
             max_wait,
             max_waiting,
-            streams: Streams::new(seed),
-            rejections: Striped::new(),
+            streams: SharedRng::new(seed),
+            rejections: StripedCounter::new(),
             trips: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
             link: Mutex::default(),
@@ -78,7 +78,7 @@ impl Hub {
 
     /// A random number in `[0, 1)`.
     pub(super) fn unit(&self) -> f64 {
-        self.streams.begin().unit()
+        self.streams.unit()
     }
 
     pub(super) fn contact(&self) -> Contact {

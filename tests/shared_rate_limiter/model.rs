@@ -23,7 +23,7 @@ enum Step {
     Latency(u64),
     Fault(Option<Fault>),
     LoseMemory,
-    StepStore(i64),
+    Clock(i64),
     /// The clock of a node jumps ahead by an hour.
     JumpNode(usize),
 }
@@ -43,7 +43,7 @@ fn step(faults: bool) -> impl Strategy<Value = Step> {
         Just(Step::Fault(Some(Fault::Stall))),
         Just(Step::Fault(Some(Fault::LoseReplies))),
         Just(Step::LoseMemory),
-        (-3_600_000_000_i64..3_600_000_000).prop_map(Step::StepStore),
+        (-3_600_000_000_i64..3_600_000_000).prop_map(Step::Clock),
     ];
     match faults {
         true => prop_oneof![12 => normal, 2 => fault].boxed(),
@@ -68,7 +68,7 @@ fn simulate(quota: Quota, mode: SyncMode, outage: Outage, steps: &[Step]) -> (Fl
                 faults += 1;
                 fleet.store.lose_memory();
             }
-            Step::StepStore(micros) => {
+            Step::Clock(micros) => {
                 faults += 1;
                 fleet.store.step_clock(micros);
             }

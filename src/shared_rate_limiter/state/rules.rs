@@ -84,7 +84,7 @@ impl Rules {
         if !quota.is_plain() {
             return fail("must be a token bucket without a warm-up");
         }
-        if quota.first() != quota.limit() {
+        if quota.initial_tokens() != quota.limit() {
             return fail("begins full in a store, so `initial` has no meaning");
         }
         if u128::from(quota.tokens()) * FASTEST > quota.period().as_nanos() {
