@@ -91,8 +91,8 @@ impl SharedBulkhead {
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when no process can give one up, and when the store does not answer;
-    /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) if the deadline of the calls made here and now passes during the trip.
+    /// [`Reason::BulkheadFull`] when no process can give one up, and when the store does not answer;
+    /// [`Reason::DeadlineTooClose`] if the deadline of the calls made here and now passes during the trip.
     ///
     /// # Cancel safety
     ///
@@ -105,7 +105,7 @@ impl SharedBulkhead {
     ///
     /// # Errors
     ///
-    /// Also [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit).
+    /// Also [`Reason::CostExceedsLimit`].
     ///
     /// # Cancel safety
     ///
@@ -118,7 +118,7 @@ impl SharedBulkhead {
     ///
     /// # Errors
     ///
-    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) if it holds no free one, or if other calls wait.
+    /// [`Reason::BulkheadFull`] if it holds no free one, or if other calls wait.
     pub fn try_acquire_held(&self) -> Result<Permit, Rejected> {
         let inner = &self.inner;
         let now = inner.base.now();
@@ -144,8 +144,8 @@ impl SharedBulkhead {
     ///
     /// # Errors
     ///
-    /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the deadline comes first, [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit), and
-    /// [`Reason::BulkheadFull`](crate::Reason::BulkheadFull) when too many calls wait already.
+    /// [`Reason::DeadlineTooClose`] when the deadline comes first, [`Reason::CostExceedsLimit`], and
+    /// [`Reason::BulkheadFull`] when too many calls wait already.
     ///
     /// # Cancel safety
     ///
@@ -158,7 +158,7 @@ impl SharedBulkhead {
     ///
     /// # Errors
     ///
-    /// Also [`Reason::QueueTimeout`](crate::Reason::QueueTimeout).
+    /// Also [`Reason::QueueTimeout`].
     ///
     /// # Cancel safety
     ///
