@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Every answer carries the IETF's fields (draft-ietf-httpapi-ratelimit-headers): what is allowed in
-//! `RateLimit-Policy`, what is left of it in `RateLimit`. A refusal is `429 Too Many Requests` with
+//! `RateLimit-Policy`, what is left of it in `RateLimit`. A rejection is `429 Too Many Requests` with
 //! `Retry-After`. One client keeps to its rate, one sends as fast as it can, and one does the same
 //! under a backstop `Retry` that waits as it is told. Ends by itself after a few seconds.
 
@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 const RATE: u64 = 4;
 const BURST: u64 = 8;
 
-/// Who is asking. A service would take this from its authentication.
+/// The client of a request. A service would take this from its authentication.
 const CLIENT: &str = "x-client";
 const POLICY: &str = "ratelimit-policy";
 const STATE: &str = "ratelimit";
@@ -78,7 +78,7 @@ impl Server {
     }
 
     fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
-        // Whoever gives no name is limited by address.
+        // Requests without a name are limited by address.
         let address = peer.ip().to_string();
         let name = request
             .headers()
@@ -104,7 +104,7 @@ impl Server {
 fn describe(decision: &Decision, headers: &mut HeaderMap) {
     // The bucket holds what its rate earns in this window.
     let policy = format!("\"client\";q={BURST};w={}", BURST.div_ceil(RATE));
-    // After a refusal the draft wants `t` to name the same moment as Retry-After.
+    // After a rejection the draft wants `t` to name the same moment as Retry-After.
     let reset = whole_seconds(decision.retry_after.unwrap_or(decision.reset_after));
     let state = format!("\"client\";r={};t={reset}", decision.remaining);
     for (name, value) in [(POLICY, policy), (STATE, state)] {
@@ -128,7 +128,7 @@ type Http = Client<HttpConnector, Empty<Bytes>>;
 #[derive(Debug)]
 enum HttpError {
     Connection,
-    /// Refused, and the seconds after which to come back.
+    /// Rejected, with the seconds after which to come back.
     TooMany(Option<Duration>),
 }
 
@@ -146,7 +146,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         "listening on http://{address}: {RATE} requests a second for each client, {BURST} at once\n"
     );
 
-    // All headers of the first refusal, and of the answers around it.
+    // All headers of the first rejection, and of the answers around it.
     println!("a client sends {} requests one after the other:", BURST + 1);
     for number in 1..=BURST + 1 {
         let response = http.request(request(address, "curious")?).await?;

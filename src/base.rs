@@ -28,6 +28,20 @@ impl Setup {
         }
     }
 
+    /// Puts the handle into a stack of this name and on its clock. A name other than `preset` stays.
+    pub(crate) fn adopt(&mut self, preset: &'static str, name: &'static str, clock: &ClockHandle) {
+        if self.name == preset {
+            self.name = name;
+        }
+        self.clock = Some(clock.clone());
+    }
+
+    /// Whether handles with these settings are the same, clocks apart.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.name, self.shadow) == (other.name, other.shadow)
+            && is_same_arc(self.observer.as_ref(), other.observer.as_ref())
+    }
+
     /// Builds the base of a handle. Fails if there is no clock; the error names `pattern`.
     pub(crate) fn build(self, pattern: &'static str) -> Result<Base, ConfigError> {
         let missing = ConfigError::new(pattern, "clock", "must be given");
@@ -45,6 +59,15 @@ impl Setup {
             shadow: self.shadow,
             events: AtomicU64::new(0),
         }
+    }
+}
+
+/// Whether both are there and one is a clone of the other, or neither is there.
+pub(crate) fn is_same_arc<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
     }
 }
 

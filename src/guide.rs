@@ -9,3 +9,14 @@ pub mod design {}
 
 #[doc = include_str!("../docs/pitfalls.md")]
 pub mod pitfalls {}
+
+#[doc = include_str!("../docs/ordering.md")]
+#[cfg(feature = "tokio")]
+pub mod ordering {}
+
+#[doc = include_str!("../docs/choosing.md")]
+pub mod choosing {}
+
+#[doc = include_str!("../docs/testing.md")]
+#[cfg(feature = "tokio")]
+pub mod testing {}

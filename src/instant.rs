@@ -80,7 +80,7 @@ impl fmt::Display for Rounded {
         let nanos = self.0.as_nanos();
         let digit = match nanos {
             0..1_000_000 => 1,
-            0..1_000_000_000 => 1_000,
+            1_000_000..1_000_000_000 => 1_000,
             _ => 1_000_000,
         };
         match u64::try_from(nanos.next_multiple_of(digit)) {

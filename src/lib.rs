@@ -31,7 +31,7 @@
 //!
 //! The type of that stack is `(Timeout, Retry, CircuitBreaker, RateLimiter, Timeout)`: it fits in a struct
 //! field, and its error is one flat [`Error`] at any depth. For one dependency,
-//! [`Standard`](standard/index.html) is this stack as a single policy.
+//! [`Standard`] is this stack as a single policy.
 //!
 //! # The patterns
 //!
@@ -39,7 +39,7 @@
 //!
 //! | pattern | page | what it does |
 //! |---|---|---|
-//! | [`Standard`](standard/index.html) | [standard](standard/index.html) | Combines the five layers that most clients need, and reconfigures them while calls run. |
+//! | [`Standard`] | [standard] | Combines the five layers that most clients need, and reconfigures them while calls run. |
 //! | [`Timeout`] | [timeout] | Limits a call or an attempt, and passes the deadline to nested calls. |
 //! | [`Retry`] | [retry] | Repeats failures that are transient and safe to repeat. |
 //! | [`RetryBudget`] | [retry_budget] | Limits retries and hedges to a share of the traffic, so that they do not become the outage. |
@@ -168,6 +168,7 @@ pub mod retry_budget;
 mod rng;
 pub mod shared_bulkhead;
 pub mod shared_rate_limiter;
+pub mod standard;
 pub mod store;
 mod striped;
 mod sync;
@@ -207,6 +208,7 @@ pub use self::retry::{HintRule, Retry};
 pub use self::retry_budget::RetryBudget;
 pub use self::shared_bulkhead::SharedBulkhead;
 pub use self::shared_rate_limiter::{SharedKeyedRateLimiter, SharedRateLimiter};
+pub use self::standard::Standard;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};

@@ -13,10 +13,10 @@ use std::time::Duration;
 use backstop::bulkhead::limit::Aimd;
 use backstop::circuit_breaker::HalfOpen;
 use backstop::{
-    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Clock, Coalesce,
-    Endpoints, Event, Fallback, Hedge, Jitter, KeyedRateLimiter, LoadShedder, ManualClock,
-    MaybeStale, Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget, Stale,
-    Throttle, Timeout, Verdict, deadline,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify, Coalesce, Endpoints,
+    Event, Fallback, Hedge, Jitter, KeyedRateLimiter, LoadShedder, ManualClock, MaybeStale,
+    Pipeline, Policy, Priority, Quota, RateLimiter, Retry, RetryBudget, Stale, Standard, Throttle,
+    Timeout, Verdict, deadline,
 };
 use futures::future::{join, select};
 
@@ -126,6 +126,21 @@ impl World {
             .backoff(Backoff::fixed(STEP).jitter(Jitter::None))
             .budget(self.budget.clone());
         retry.clock(self.clock.clone()).build().unwrap()
+    }
+
+    /// The layers of the world that it has, and timeouts around them.
+    fn standard(&self) -> Standard {
+        let standard = Standard::builder()
+            .limiter(
+                RateLimiter::builder()
+                    .quota(Quota::new(1, STEP).burst(1))
+                    .max_wait(STEP * 4),
+            )
+            .backoff(Backoff::fixed(STEP).jitter(Jitter::None))
+            .budget(self.budget.clone())
+            .total_timeout(STEP * 4)
+            .attempt_timeout(STEP);
+        standard.clock(self.clock.clone()).build().unwrap()
     }
 
     /// A retry that waits although its budget is empty.
@@ -286,7 +301,7 @@ const FUTURES: &[(&str, Make)] = &[
         let chaos = backstop::Chaos::builder()
             .latency(0.4, STEP)
             .behavior(0.3, || {
-                backstop::BlockingClock.sleep_until(backstop::Instant::ORIGIN)
+                backstop::Clock::sleep_until(&backstop::BlockingClock, backstop::Instant::ORIGIN)
             })
             .error(0.3, || ());
         let chaos = chaos
@@ -322,6 +337,20 @@ const FUTURES: &[(&str, Make)] = &[
     }),
     ("retry, hedge, timeout that fires", |w| {
         call!(w, (w.retry(), w.hedge.clone(), w.timeout(1)))
+    }),
+    ("standard, whose attempts time out", |w| {
+        call!(w, w.standard())
+    }),
+    ("standard, reconfigured meanwhile", |w| {
+        Box::pin(async {
+            let standard = w.standard();
+            let change = async {
+                yield_once().await;
+                let config = standard.config().max_attempts(1).total_timeout(STEP * 5);
+                standard.reconfigure(config).unwrap();
+            };
+            let _ = join(standard.call(|| w.operation()), change).await;
+        })
     }),
     ("fallback", |w| call!(w, Fallback::value(()))),
     ("fallback to another operation", |w| {

@@ -311,9 +311,9 @@ fn throttled_answers_start_from_a_longer_delay() {
 }
 
 /// Rejects every call.
-struct Refuse(Rejected);
+struct Reject(Rejected);
 
-impl Guard for Refuse {
+impl Guard for Reject {
     type Permit = ();
 
     fn enter(&self, _: &mut Context) -> Result<(), Rejected> {
@@ -325,7 +325,7 @@ impl Guard for Refuse {
 
 fn rejected_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duration {
     let start = elapsed(clock);
-    let stack = Pipeline::new((retry, Guarded(Refuse(rejected))));
+    let stack = Pipeline::new((retry, Guarded(Reject(rejected))));
     // Never executed, so it may be repeated even so.
     let once = CallOptions::new().idempotent(false);
     let result = clock.block_on(stack.with(once).call(|| async { Ok::<_, ()>(()) }));
@@ -372,7 +372,7 @@ fn an_open_circuit_is_not_waited_out_past_the_deadline() {
     let stack = (
         total(&clock, s(10)),
         doubling(&clock).retry_open_circuit(true).build().unwrap(),
-        Guarded(Refuse(open)),
+        Guarded(Reject(open)),
     );
     let result = clock.block_on(stack.call(|| async { Ok::<_, ()>(()) }));
     assert_eq!(result, Err(open.into()));

@@ -26,7 +26,7 @@ use backstop::{
     Attempt, Backoff, BoxPolicy, Bulkhead, CallOptions, CircuitBreaker, Classified, Classify,
     Coalesce, Context, Endpoints, Error, Event, Fallback, Hedge, Inspect, Keyed, KeyedRateLimiter,
     LoadShedder, MaybeStale, Operation, Outcome, Pipeline, Policy, Quota, RateLimiter, Rejected,
-    Retry, RetryBudget, Stale, Throttle, Timeout, Verdict,
+    Retry, RetryBudget, Stale, Standard, Throttle, Timeout, Verdict,
 };
 use tower_service::Service;
 
@@ -70,6 +70,12 @@ fn limiter() -> RateLimiter {
 
 fn bulkhead() -> Bulkhead {
     Bulkhead::builder().max_waiting(9).build().unwrap()
+}
+
+fn standard() -> Standard {
+    let standard = Standard::builder().name("github").backoff(Backoff::NONE);
+    let standard = standard.breaker(CircuitBreaker::builder().shadow(true));
+    standard.without_budget().build().unwrap()
 }
 
 fn hedge() -> Hedge {
@@ -247,6 +253,11 @@ async fn every_policy_alone() {
         retry(),
         hedge(),
         Hedge::builder().after(Duration::ZERO).build().unwrap(),
+        standard(),
+        Arc::new(standard()),
+        (standard(), timeout()),
+        Keyed::new(|_: &u64| standard()).get(&7),
+        Pipeline::new(standard()).observer(|_: &Event| {}),
     ];
 }
 

@@ -19,7 +19,7 @@ use backstop::{
     Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Coalesce, Endpoints, Error,
     Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, ManualClock, MaybeStale,
     Pipeline, Policy, Quota, RateLimiter, Report, Retry, RetryBudget, SharedRateLimiter, Stale,
-    Throttle, Timeout, Verdict,
+    Standard, Throttle, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes, and what it ends with.
@@ -221,6 +221,16 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     assert_no_allocation!(
         "fallback by a function",
         Fallback::with(|_: &Error<()>| 9_u64)
+    );
+    let usual = || Standard::builder().clock(clock.clone());
+    let usual_limits = usual().quota(second).build().unwrap();
+    assert_no_allocation!("standard", &usual_limits);
+    let other = usual_limits.config().max_attempts(9);
+    usual_limits.reconfigure(other).unwrap();
+    assert_no_allocation!("standard, reconfigured", &usual_limits);
+    assert_no_allocation!(
+        "standard, observed",
+        usual().observer(|_: &Event| {}).build().unwrap()
     );
     assert_no_allocation!("some", Some(&timeout));
     assert_no_allocation!("none", None::<Timeout>);

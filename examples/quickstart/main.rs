@@ -1,24 +1,27 @@
-//! A flaky HTTP server and a client, first bare, then under a stack of backstop policies.
+//! A flaky HTTP server and a client, first bare, then under backstop's `Standard` stack.
 //!
 //! ```sh
-//! cargo run --release --example quickstart            # a table
-//! cargo run --release --example quickstart -- --json  # one JSON object
+//! cargo run --release --example quickstart             # a table, and what each policy did
+//! cargo run --release --example quickstart -- --json   # one JSON object
+//! cargo run --release --example quickstart -- --check  # fails if a target is missed
 //! ```
 //!
 //! The server has latency spikes, answers `503` with `Retry-After`, resets connections, and is down
 //! for a third of a second. Both runs meet the same script.
 
+mod heard;
 mod report;
 mod server;
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backstop::circuit_breaker::Trip;
 use backstop::{
-    Backoff, BoxPolicy, Bulkhead, CircuitBreaker, Classify, ClassifyErrors, ConfigError, Error,
-    Quota, RateLimiter, Retry, RetryBudget, Timeout, Verdict,
+    Backoff, BoxPolicy, CircuitBreaker, Classify, ClassifyErrors, ConfigError, Error, Quota, Retry,
+    Standard, Verdict,
 };
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty};
@@ -29,6 +32,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::heard::Heard;
 use self::report::{Call, Run};
 use self::server::Server;
 
@@ -56,44 +60,36 @@ fn verdict(error: &HttpError) -> Verdict {
     }
 }
 
-/// The stack: the first policy is the outermost.
-type Stack = (
-    Timeout,
-    Retry,
-    CircuitBreaker,
-    RateLimiter,
-    Bulkhead,
-    Timeout,
-    ClassifyErrors<fn(&HttpError) -> Verdict>,
-);
+/// The time of a call, and that of one attempt.
+const TOTAL: Duration = Duration::from_secs(3);
+const ATTEMPT: Duration = Duration::from_millis(150);
 
-fn stack() -> Result<Stack, ConfigError> {
-    Ok((
-        // The whole call, retries included.
-        Timeout::after(Duration::from_secs(3)),
-        Retry::builder()
-            .max_attempts(6)
-            .backoff(Backoff::exponential(Duration::from_millis(150)))
-            // At most one retry for five calls, and ten a second in any case.
-            .budget(RetryBudget::percentage().build()?)
-            // A circuit that is open for less than the call has left is waited out.
-            .retry_open_circuit(true)
-            .build()?,
-        // After ten failures in a row the server gets a rest, and then a few trial calls.
-        CircuitBreaker::builder()
-            .trip_on(Trip::consecutive(10))
-            .break_for(Backoff::fixed(Duration::from_millis(100)))
-            .build()?,
+/// The stack: the first policy is the outermost.
+type Stack = (Standard, ClassifyErrors<fn(&HttpError) -> Verdict>);
+
+fn stack(heard: &Arc<Heard>) -> Result<Stack, ConfigError> {
+    let heard = heard.clone();
+    let retry = Retry::builder()
+        // Attempts that an open circuit rejects count too, and cost the server nothing.
+        .max_attempts(12)
+        .backoff(Backoff::exponential(Duration::from_millis(150)))
+        // A circuit that is open for less than the call has left is waited out.
+        .retry_open_circuit(true);
+    // After ten failures in a row the server gets a rest, and then a few probes.
+    let breaker = CircuitBreaker::builder()
+        .trip_on(Trip::consecutive(10))
+        .break_for(Backoff::fixed(Duration::from_millis(100)));
+    let standard = Standard::builder()
+        .name("hello")
         // What the server has agreed to.
-        RateLimiter::builder()
-            .quota(Quota::per_second(1000).burst(100))
-            .build()?,
-        // A server that hangs takes no more than these.
-        Bulkhead::builder().max_concurrent(100).build()?,
-        // One attempt.
-        Timeout::after(Duration::from_millis(150)),
-        Classify::errors(verdict as fn(&HttpError) -> Verdict),
-    ))
+        .quota(Quota::per_second(1000).burst(100))
+        .total_timeout(TOTAL)
+        .retry(retry)
+        .breaker(breaker)
+        .attempt_timeout(ATTEMPT)
+        .observer(move |event: &backstop::Event| heard.add(event));
+    let classify = Classify::errors(verdict as fn(&HttpError) -> Verdict);
+    Ok((standard.build()?, classify))
 }
 
 #[derive(Clone)]
@@ -137,24 +133,26 @@ async fn run(
     let api = Api::new(address);
     let start = tokio::time::Instant::now();
     let calls = join_all((0..CALLS).map(|number| {
-        let (api, policy) = (&api, &policy);
+        let (api, policy, server) = (&api, &policy, &server);
         async move {
             tokio::time::sleep_until(start + number * EVERY).await;
+            let outage = server.is_down();
             let began = Instant::now();
             let result = policy.call(|| api.hello()).await;
             bar.inc(1);
             Call {
                 good: result.is_ok(),
+                outage,
                 took: began.elapsed(),
-                refused: refusal(result.err()),
+                failed: reason(result.err()),
             }
         }
     }));
-    Ok(Run::new(calls.await, server.requests()))
+    Ok(Run::new(calls.await, server.counts()))
 }
 
-/// Why a policy stepped in, if one did.
-fn refusal(error: Option<Error<HttpError>>) -> Option<&'static str> {
+/// Why a policy ended the call, if one did.
+fn reason(error: Option<Error<HttpError>>) -> Option<&'static str> {
     match error? {
         Error::TimedOut(_) => Some("timed_out"),
         error => Some(error.reason()?.as_str()),
@@ -163,7 +161,7 @@ fn refusal(error: Option<Error<HttpError>>) -> Option<&'static str> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn StdError + Send + Sync>> {
-    let json = std::env::args().any(|argument| argument == "--json");
+    let has = |name| std::env::args().any(|argument| argument == name);
     let style =
         ProgressStyle::with_template("{msg:>8} [{bar:40}] {pos}/{len}")?.progress_chars("=> ");
     let bar = |name| {
@@ -173,12 +171,19 @@ async fn main() -> Result<(), Box<dyn StdError + Send + Sync>> {
 
     // The empty tuple passes calls through.
     let bare = run(BoxPolicy::new(()), &bar("bare")).await?;
-    let backstop = run(BoxPolicy::new(stack()?), &bar("backstop")).await?;
+    let heard = Arc::new(Heard::default());
+    let stack = stack(&heard)?;
+    let backstop = run(BoxPolicy::new(stack), &bar("backstop")).await?;
 
-    if json {
+    if has("--json") {
         println!("{}", report::json(&bare, &backstop));
     } else {
         println!("\n{}", report::table(&bare, &backstop));
+        println!("{}", report::story(&backstop, &heard));
+    }
+    let missed = report::missed(&bare, &backstop);
+    if has("--check") && !missed.is_empty() {
+        return Err(format!("missed: {}", missed.join(", ")).into());
     }
     Ok(())
 }

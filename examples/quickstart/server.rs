@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -19,6 +19,9 @@ use tokio::net::{TcpListener, TcpStream};
 /// When nothing works, from the server's start.
 const OUTAGE: std::ops::Range<Duration> = Duration::from_millis(2000)..Duration::from_millis(2300);
 
+/// Answers that take this long are spikes.
+const SLOW: Duration = Duration::from_millis(500);
+
 /// What happens to one request.
 enum Fate {
     Answer { after: Duration },
@@ -27,12 +30,29 @@ enum Fate {
     Reset,
 }
 
+/// What became of the requests.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) good: u64,
+    pub(crate) slow: u64,
+    pub(crate) busy: u64,
+    pub(crate) down: u64,
+    pub(crate) reset: u64,
+}
+
+impl Counts {
+    pub(crate) const fn total(&self) -> u64 {
+        self.good + self.slow + self.busy + self.down + self.reset
+    }
+}
+
 /// Counts requests, and decides what happens to each: the same for the same seed, but for the
 /// outage, which comes by time.
 pub(crate) struct Server {
     seed: u64,
     started: Instant,
     requests: AtomicU64,
+    counts: Mutex<Counts>,
 }
 
 impl Server {
@@ -44,14 +64,32 @@ impl Server {
             seed,
             started: Instant::now(),
             requests: AtomicU64::new(0),
+            counts: Mutex::default(),
         });
         tokio::spawn(server.clone().accept(listener));
         Ok((server, address))
     }
 
-    /// How many requests have arrived.
-    pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+    /// What became of the requests that have arrived.
+    pub(crate) fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing works now.
+    pub(crate) fn is_down(&self) -> bool {
+        OUTAGE.contains(&self.started.elapsed())
+    }
+
+    fn count(&self, fate: &Fate) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = match fate {
+            Fate::Answer { after } if *after >= SLOW => &mut counts.slow,
+            Fate::Answer { .. } => &mut counts.good,
+            Fate::Busy => &mut counts.busy,
+            Fate::Down => &mut counts.down,
+            Fate::Reset => &mut counts.reset,
+        };
+        *count += 1;
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
@@ -71,7 +109,7 @@ impl Server {
 
     fn fate(&self) -> Fate {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        if OUTAGE.contains(&self.started.elapsed()) {
+        if self.is_down() {
             return Fate::Down;
         }
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed.wrapping_add(number));
@@ -89,7 +127,9 @@ impl Server {
 
     async fn answer(&self) -> Result<Response<Full<Bytes>>, io::Error> {
         let status = |status| Response::builder().status(status);
-        let response = match self.fate() {
+        let fate = self.fate();
+        self.count(&fate);
+        let response = match fate {
             Fate::Answer { after } => {
                 tokio::time::sleep(after).await;
                 status(StatusCode::OK).body("hello".into())

@@ -19,7 +19,7 @@
 //!
 //! * If the limit is known: give it to a [rate limiter](crate::RateLimiter).
 //! * If the dependency slows down instead of throttling: use an adaptive
-//! [bulkhead](crate::bulkhead::limit), which measures latency.
+//!   [bulkhead](crate::bulkhead::limit), which measures latency.
 //!
 //! # Example
 //!
@@ -31,12 +31,12 @@
 //! let clock = ManualClock::new();
 //! let mut rate = CubicRate::builder().build(clock.now())?;
 //!
-//! Twenty calls a second succeed: nothing is limited.
+//! // Twenty calls a second succeed: nothing is limited.
 //! for _ in 0..40 {
 //!     clock.advance(Duration::from_millis(50));
 //!     assert_eq!(rate.on_response(clock.now(), false), None);
 //! }
-//! One is throttled: now the rate is 0.7 of that.
+//! // One is throttled: now the rate is 0.7 of that.
 //! let limit = rate.on_response(clock.now(), true).unwrap();
 //! assert!((13.0..14.0).contains(&limit), "{limit}");
 //! # Ok::<(), backstop::ConfigError>(())
@@ -106,12 +106,12 @@
 //! | `window` | 500 ms |
 //! | `min_rate` | 0.5 a second |
 //!
-//! # With its neighbours
+//! # With other policies
 //!
 //! * It is a pure machine: it reads no clock and holds no lock. Keep it in a mutex, and record each
-//! answer.
+//!   answer.
 //! * It **feeds a [rate limiter](crate::RateLimiter)**, as above. Or use its own bucket,
-//! [`CubicRate::try_take`].
+//!   [`CubicRate::try_take`].
 //! * **Inside a retry**, so that it sees each attempt.
 //!
 //! # Source

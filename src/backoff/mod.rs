@@ -244,6 +244,39 @@ fn fibonacci(n: u32) -> u32 {
     a
 }
 
+/// Whether two backoffs are the same. Custom ones are if one is a clone of the other.
+impl PartialEq for Backoff {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.shape, self.max, self.jitter) == (&other.shape, other.max, other.jitter)
+    }
+}
+
+impl PartialEq for Shape {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Fixed(a), Self::Fixed(b)) => a == b,
+            (
+                Self::Linear { initial, step },
+                Self::Linear {
+                    initial: other,
+                    step: other_step,
+                },
+            ) => (initial, step) == (other, other_step),
+            (
+                Self::Exponential { initial, factor },
+                Self::Exponential {
+                    initial: other,
+                    factor: other_factor,
+                },
+            ) => (initial, factor) == (other, other_factor),
+            (Self::Fibonacci { initial }, Self::Fibonacci { initial: other }) => initial == other,
+            (Self::Custom(a), Self::Custom(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backoff")

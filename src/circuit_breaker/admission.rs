@@ -46,6 +46,20 @@ impl Inner {
         self.admit_some(state, now(), observer)
     }
 
+    /// Admits a call of a handle or rejects it, in a state that does not admit all calls. Writes the time of the
+    /// decision to `now`: read once, because a clock that panics after the admission would leak a probe.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn admit_at(
+        &self,
+        now: &mut Instant,
+        state: PackedState,
+    ) -> Result<Ticket, Rejected> {
+        *now = self.now();
+        self.admit_some(state, *now, None)
+            .map_err(|rejection| self.rejected(rejection))
+    }
+
     /// Continues [`admit`](Self::admit) in a state that does not admit all calls.
     // Cold, to keep it out of the way of a closed circuit.
     #[cold]

@@ -10,7 +10,8 @@ use super::settings::{Break, Settings};
 use super::snapshot::Snapshot;
 use super::state::{HalfOpen, HalfOpenRules, HalfOpenTimeout, Rules, Trip, TripKind};
 use crate::backoff::Backoff;
-use crate::base::Setup;
+use crate::base::{Setup, is_same_arc};
+use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::State;
 use crate::verdict::Health;
@@ -231,6 +232,42 @@ impl CircuitBreakerBuilder {
     pub fn restore(mut self, snapshot: Snapshot) -> Self {
         self.restore = Some(snapshot);
         self
+    }
+
+    /// Puts the breaker into a stack of this name and on its clock.
+    pub(crate) fn adopted(mut self, name: &'static str, clock: &ClockHandle) -> Self {
+        self.setup.adopt(NAME, name, clock);
+        self
+    }
+
+    /// From when on calls are slow, if any are.
+    pub(crate) const fn slow_from(&self) -> Option<Duration> {
+        self.slow_call
+    }
+
+    /// How long a probe may take, if that is set.
+    pub(crate) const fn lease(&self) -> Option<Duration> {
+        self.probe_lease
+    }
+
+    /// Whether breakers with these settings are the same, clocks and restored states apart.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let plain = |breaker: &Self| {
+            (
+                (breaker.slow_call, breaker.failures_only, breaker.max_hint),
+                (breaker.half_open, breaker.permitted_calls),
+                (breaker.decide_early, breaker.probe_lease),
+                (breaker.lost_probes_as, breaker.max_half_open),
+                (breaker.max_half_open_ends_in, breaker.ramp_up),
+                (breaker.cancelled_as, breaker.panicked_as),
+                (breaker.measure_durations, breaker.seed),
+            )
+        };
+        plain(self) == plain(other)
+            && self.trips == other.trips
+            && self.break_for == other.break_for
+            && is_same_arc(self.break_with.as_ref(), other.break_with.as_ref())
+            && self.setup.is_same(&other.setup)
     }
 
     /// Builds the breaker.

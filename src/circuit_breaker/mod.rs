@@ -54,6 +54,11 @@ impl CircuitBreaker {
         self.inner.base.name
     }
 
+    /// Whether this is a clone of `other`.
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Admits one call, for code that is not a closure. The result is recorded through the permit.
     ///
     /// # Errors
@@ -77,23 +82,18 @@ impl CircuitBreaker {
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
-        // The common case, in one load and one test. Acquire: as in `admit`.
+        // Acquire: as in `admit`.
         let state = inner.packed_state(Ordering::Acquire);
-        if state.is_closed_and_untimed() {
-            let life = Life::of_a_handle();
-            return Ok(Permit::new(inner, Ticket(state), Instant::ORIGIN, life));
+        let (mut ticket, mut started) = (Ticket(state), Instant::ORIGIN);
+        // The permit is made in one place: with two, a call through a closed circuit takes an eighth longer.
+        if !state.is_closed_and_untimed() {
+            if !state.admits_all() {
+                ticket = inner.admit_at(&mut started, state)?;
+            } else if inner.rules.needs_clock() {
+                started = inner.now();
+            }
         }
-        let is_timed = inner.rules.needs_clock();
-        let started = if is_timed {
-            inner.now()
-        } else {
-            Instant::ORIGIN
-        };
-        let now = || if is_timed { started } else { inner.now() };
-        match inner.admit(now, None) {
-            Ok(ticket) => Ok(Permit::new(inner, ticket, started, Life::of_a_handle())),
-            Err(rejection) => Err(inner.rejected(rejection)),
-        }
+        Ok(Permit::new(inner, ticket, started, Life::of_a_handle()))
     }
 
     /// Returns the state as last decided: a break that is over counts as open until the next call. Costs one load.

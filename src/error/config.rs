@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 /// The error of a builder: a setting without meaning, or two that contradict each other.
 ///
@@ -11,6 +12,8 @@ pub struct ConfigError {
     policy: &'static str,
     setting: &'static str,
     problem: &'static str,
+    /// The two durations, if the problem is that they contradict each other.
+    durations: Option<(Duration, Duration)>,
 }
 
 impl ConfigError {
@@ -20,7 +23,21 @@ impl ConfigError {
             policy,
             setting,
             problem,
+            durations: None,
         }
+    }
+
+    /// Returns an error about two settings that contradict each other: `setting`, which is the first duration, and
+    /// the one that `problem` names at its end, which is the second.
+    pub(crate) const fn contradiction(
+        policy: &'static str,
+        setting: &'static str,
+        problem: &'static str,
+        durations: (Duration, Duration),
+    ) -> Self {
+        let mut error = Self::new(policy, setting, problem);
+        error.durations = Some(durations);
+        error
     }
 
     /// Returns what was to be built, such as `circuit_breaker`.
@@ -41,7 +58,18 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} {}", self.policy, self.setting, self.problem)
+        let Self {
+            policy,
+            setting,
+            problem,
+            durations,
+        } = self;
+        match durations {
+            None => write!(f, "{policy}: {setting} {problem}"),
+            Some((own, other)) => {
+                write!(f, "{policy}: {setting} of {own:?} {problem} of {other:?}")
+            }
+        }
     }
 }
 

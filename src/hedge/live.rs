@@ -74,7 +74,7 @@ impl Hedge {
             let problem = "cannot change: the hedge was built without a bound";
             return Err(ConfigError::new(NAME, "max_extra_load", problem));
         };
-        cap.set_share(share);
+        cap.set_ratio(share);
         if let Delay::Latency {
             latency,
             follows_load: true,

@@ -9,15 +9,17 @@ use super::feedback::{Adaptive, Feedback};
 use super::inner::Inner;
 use super::quotas_in_force::QuotasInForce;
 use super::rejections::Rejections;
-use super::state::{self, Algorithm, Gcra, LARGEST, LARGEST_LOG, Quota};
+use super::state::{self, Algorithm, Gcra, Inherit, LARGEST, LARGEST_LOG, Quota};
 use super::storage::{Locked, Storage};
 use super::striped_bucket::StripedBucket;
 use super::token_bucket::TokenBucket;
 use super::wait_queue::WaitQueue;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::{Base, Setup};
+use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::sync::Mutex;
+use crate::instant::nanos;
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 impl RateLimiter {
     /// Returns a builder with the default settings. A quota must be given unless it is adaptive.
@@ -136,6 +138,41 @@ impl RateLimiterBuilder {
         clock;
     }
 
+    /// Replaces the quotas by this one.
+    pub(crate) fn only(mut self, quota: Quota) -> Self {
+        self.quotas.clear();
+        self.quota(quota)
+    }
+
+    /// Puts the limiter into a stack of this name and on its clock.
+    pub(crate) fn adopted(mut self, name: &'static str, clock: &ClockHandle) -> Self {
+        self.setup.adopt(Self::NAME, name, clock);
+        self
+    }
+
+    /// Whether limiters with these settings are the same, clocks apart.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.is_same_but_for_terms(other)
+            && self.quotas == other.quotas
+            && (self.max_wait, self.max_waiting) == (other.max_wait, other.max_waiting)
+    }
+
+    /// Whether a limiter with the settings of `other` can take over these by
+    /// [`RateLimiter::set_terms`].
+    pub(crate) fn is_same_but_for_terms(&self, other: &Self) -> bool {
+        let same = |(old, new): (&Quota, &Quota)| {
+            old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
+        };
+        let is_fixed = self.adaptive.is_none() || self.quotas == other.quotas;
+        is_fixed
+            && self.quotas.len() == other.quotas.len()
+            && self.quotas.iter().zip(&other.quotas).all(same)
+            && self.adaptive == other.adaptive
+            && (self.longest_pause, self.max_debt, self.stripes)
+                == (other.longest_pause, other.max_debt, other.stripes)
+            && self.setup.is_same(&other.setup)
+    }
+
     /// Builds the limiter.
     ///
     /// # Errors
@@ -215,12 +252,61 @@ impl RateLimiterBuilder {
                     QuotasInForce::new(self.quotas),
                 ),
                 base,
-                max_wait,
+                max_wait: AtomicU64::new(nanos(max_wait)),
                 debt,
                 feedback,
                 rejections: Rejections::default(),
             }),
         })
+    }
+}
+
+impl RateLimiter {
+    /// Takes over quotas and waits of another builder, of which [`is_same_but_for_terms`] says that it differs
+    /// in nothing else, and which builds. What is available stays, as far as the new quotas hold it.
+    ///
+    /// [`is_same_but_for_terms`]: RateLimiterBuilder::is_same_but_for_terms
+    pub(crate) fn set_terms(&self, terms: &RateLimiterBuilder) -> Result<(), ConfigError> {
+        let inner = &*self.inner;
+        // Relaxed: a call that races with the change waits by either setting.
+        let wait = max_wait(
+            RateLimiterBuilder::NAME,
+            terms.max_wait,
+            terms.max_waiting,
+            &terms.quotas,
+        )?;
+        inner.max_wait.store(nanos(wait), Ordering::Relaxed);
+        inner
+            .queue
+            .set_max_waiting(terms.max_waiting.unwrap_or(usize::MAX));
+        if terms.adaptive.is_some() || inner.queue.quotas() == terms.quotas {
+            return Ok(());
+        }
+        self.set_quotas(&terms.quotas, Inherit::AsIs)
+    }
+
+    /// Takes over from `old`, as a new limiter: no more is available than there was, and a pause goes on.
+    pub(crate) fn continue_from(&self, old: &Self) {
+        let was = old.snapshot();
+        let now = self.inner.base.now();
+        let mut surplus = self.peek_n(0).remaining.saturating_sub(was.remaining);
+        // In pieces, because a stripe holds a part of them.
+        let mut piece = surplus;
+        while piece > 0 && surplus > 0 {
+            match self.inner.take(now, piece) {
+                Ok(()) => surplus -= piece,
+                Err(_) => piece /= 2,
+            }
+            piece = piece.min(surplus);
+        }
+        if !was.paused_for.is_zero() {
+            self.pause_for(was.paused_for);
+        }
+    }
+
+    /// Whether this is a clone of `other`.
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 
@@ -258,7 +344,7 @@ impl RateLimiter {
                 storage: Storage::Token(TokenBucket::new(&gcra, tat)),
                 queue: WaitQueue::new(max_waiting, QuotasInForce::new(quotas)),
                 base,
-                max_wait: Duration::ZERO,
+                max_wait: AtomicU64::new(0),
                 debt,
                 feedback: None,
                 rejections: Rejections::default(),

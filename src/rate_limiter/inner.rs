@@ -7,19 +7,20 @@ use super::rejections::Rejections;
 use super::state::{Inherit, Unavailable};
 use super::storage::{Settings, Storage};
 use super::token_bucket::Borrowed;
-use super::wait_queue::WaitQueue;
+use super::wait_queue::{Joined, WaitQueue};
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
 use crate::event::Observer;
 use crate::instant::Instant;
+use crate::sync::{AtomicU64, Ordering};
 use crate::verdict::Verdict;
 
 pub(super) struct Inner {
     pub(super) storage: Storage,
     pub(super) queue: WaitQueue,
     pub(super) base: Base,
-    /// The longest wait of a call through the policy.
-    pub(super) max_wait: Duration,
+    /// How long a call through the policy may wait, in nanoseconds.
+    pub(super) max_wait: AtomicU64,
     pub(super) debt: u64,
     /// `None` if results of calls change nothing.
     pub(super) feedback: Option<Box<Feedback>>,
@@ -28,6 +29,15 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// How long a call through the policy may wait.
+    pub(super) fn max_wait(&self) -> Duration {
+        // Relaxed: a setting that stands for itself.
+        match self.max_wait.load(Ordering::Relaxed) {
+            u64::MAX => Duration::MAX,
+            nanos => Duration::from_nanos(nanos),
+        }
+    }
+
     /// The slow path of `try_acquire_n`: after a lost race for the token bucket, behind waiters, or with
     /// another storage.
     #[inline(never)]
@@ -45,6 +55,20 @@ impl Inner {
             return self.queue.take(&self.storage, now, cost);
         }
         self.storage.take(now, cost)
+    }
+
+    /// Takes tokens for a call of shadow mode, or takes its place in the wait queue without making it wait.
+    /// Fails if the call would be rejected.
+    pub(super) fn join_detached(
+        &self,
+        now: Instant,
+        cost: u64,
+        latest: Instant,
+    ) -> Result<(), Unavailable> {
+        match self.queue.enter(&self.storage, now, cost, latest, true) {
+            Joined::Taken | Joined::Queued(_) => Ok(()),
+            Joined::TooLate(unavailable) | Joined::Full(unavailable) => Err(unavailable),
+        }
     }
 
     /// Takes tokens without waiting and without overtaking waiters.

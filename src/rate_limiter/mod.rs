@@ -343,8 +343,14 @@ impl RateLimiter {
     /// `None` while there is another handle or a waiter, and once it has found a rate.
     fn fresh_at(&self, now: Instant) -> Option<Instant> {
         let inner = &*self.inner;
-        if !is_unshared(&self.inner) || inner.queue.waiting() > 0 {
+        if !is_unshared(&self.inner) {
             return None;
+        }
+        if inner.queue.waiting() > 0 {
+            inner.queue.settle(&inner.storage, now);
+            if inner.queue.waiting() > 0 {
+                return None;
+            }
         }
         let forgotten_at = match &inner.feedback {
             Some(feedback) => feedback.forgotten_at()?,

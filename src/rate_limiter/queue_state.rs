@@ -87,12 +87,12 @@ impl QueueState {
             let Ok(taken) = storage.serve(from, now, first.cost) else {
                 return;
             };
-            earliest = earliest.max(Instant::from_nanos(oldest));
-            let detached = first.detached;
-            wakes.push(self.remove(ticket));
-            if !detached {
+            // No timer serves a detached place, so it is never late.
+            if !first.detached {
+                earliest = earliest.max(Instant::from_nanos(oldest));
                 self.served.insert(ticket, taken);
             }
+            wakes.push(self.remove(ticket));
         }
     }
 

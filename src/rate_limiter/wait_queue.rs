@@ -22,7 +22,7 @@ pub(super) struct WaitQueue {
     /// The number of waiters, and [`PAUSED`]. If it is zero, calls may take tokens without the lock.
     closed: AtomicUsize,
     state: Mutex<QueueState>,
-    max_waiting: usize,
+    max_waiting: AtomicUsize,
 }
 
 /// The bit of `closed` that marks a pause.
@@ -60,8 +60,14 @@ impl WaitQueue {
                 in_force,
                 ..QueueState::default()
             }),
-            max_waiting,
+            max_waiting: AtomicUsize::new(max_waiting),
         }
+    }
+
+    /// Changes how many calls may wait. Calls that wait stay.
+    pub(super) fn set_max_waiting(&self, calls: usize) {
+        // Relaxed: a setting that stands for itself.
+        self.max_waiting.store(calls, Ordering::Relaxed);
     }
 
     /// Whether there are waiters or a pause, so that calls must not take tokens without the lock.
@@ -74,6 +80,17 @@ impl WaitQueue {
     /// Returns the number of waiters.
     pub(super) fn waiting(&self) -> usize {
         self.closed.load(Ordering::Relaxed) & !PAUSED
+    }
+
+    /// Serves the detached places whose turns have come. Runs no user code: nothing waits in them.
+    pub(super) fn settle(&self, storage: &Storage, now: Instant) {
+        let mut state = lock_checked(&self.state);
+        let first = state.waiters.first_key_value();
+        if first.is_some_and(|(_, waiter)| waiter.detached) {
+            // A limiter in shadow mode has no other waiters.
+            state.serve(storage, now, &mut WakeList::default());
+            self.publish(&mut state, now);
+        }
     }
 
     /// Serves the waiters whose turns have come, runs `act`, and serves those whose turns have come
@@ -151,8 +168,9 @@ impl WaitQueue {
             }
             let bound = state.in_force.bound();
             let room = bound.is_none_or(|bound| cost <= bound - state.cost.min(bound));
-            if state.waiters.len() >= self.max_waiting || !room {
-                return Joined::Full(state.room(storage, now, cost, self.max_waiting));
+            let max_waiting = self.max_waiting.load(Ordering::Relaxed);
+            if state.waiters.len() >= max_waiting || !room {
+                return Joined::Full(state.room(storage, now, cost, max_waiting));
             }
             // A waiter without a deadline needs no forecast, but must not wait for tokens that never come.
             if latest < Instant::FAR_FUTURE {

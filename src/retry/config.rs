@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::state::{HintRule, Retrying};
 use super::{DelayFn, Inner, Retry, RetryFn};
 use crate::backoff::Backoff;
+use crate::base::is_same_arc;
 use crate::clock::{ClockHandle, blocking};
 use crate::error::ConfigError;
 use crate::instant::DebugLimit;
@@ -42,9 +43,11 @@ pub struct RetryBuilder {
 }
 
 impl RetryBuilder {
+    const NAME: &'static str = "retry";
+
     const fn new() -> Self {
         Self {
-            name: "retry",
+            name: Self::NAME,
             max_attempts: 3,
             backoff: Backoff::exponential(Duration::from_millis(50)),
             throttled_backoff: Backoff::exponential(Duration::from_secs(1)),
@@ -158,6 +161,52 @@ impl RetryBuilder {
         name;
         /// The clock that waits.
         clock;
+    }
+
+    /// Adapts the retry to a stack: its name, clock, and budget.
+    pub(crate) fn adopted(
+        mut self,
+        name: &'static str,
+        clock: &ClockHandle,
+        budget: Option<RetryBudget>,
+    ) -> Self {
+        if self.name == Self::NAME {
+            self.name = name;
+        }
+        self.clock = Some(clock.clone());
+        self.budget = budget.or(self.budget);
+        self
+    }
+
+    /// Returns the limit of the elapsed time.
+    pub(crate) const fn longest(&self) -> Option<Duration> {
+        self.max_elapsed
+    }
+
+    /// Returns whether it has a budget of its own.
+    pub(crate) const fn has_budget(&self) -> bool {
+        self.budget.is_some()
+    }
+
+    /// Returns whether both build equal retries, except for the clock.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let plain = |retry: &Self| {
+            (
+                (retry.name, retry.max_attempts, retry.hint, retry.max_hint),
+                (retry.max_elapsed, retry.retry_open_circuit, retry.seed),
+                (retry.return_rejection, retry.wait_when_budget_empty),
+            )
+        };
+        let budgets = (self.budget.as_ref(), other.budget.as_ref());
+        plain(self) == plain(other)
+            && self.backoff == other.backoff
+            && self.throttled_backoff == other.throttled_backoff
+            && match budgets {
+                (Some(one), Some(other)) => one.is_same(other),
+                (one, other) => one.is_some() == other.is_some(),
+            }
+            && is_same_arc(self.delay.as_ref(), other.delay.as_ref())
+            && is_same_arc(self.on_retry.as_ref(), other.on_retry.as_ref())
     }
 
     /// Builds the retry.

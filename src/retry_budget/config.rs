@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::number::Number;
-use super::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
+use super::state::{Deposits, InFlight, Prices, Share, Slices, Tokens, Withdrawals};
 use super::{Inner, Kind, RetryBudget};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
@@ -128,10 +128,12 @@ impl PercentageBudgetBuilder {
         if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&self.window) {
             return Err(error("window", "must be from 1 to 60 s"));
         }
+        let slices = Slices::new(self.window);
+        let share = Share::new(self.ratio, self.floor, &slices);
         let kind = Kind::Percentage {
-            share: Share::new(self.ratio, self.floor, self.window),
+            slices,
             deposits: Deposits::new(),
-            withdrawals: Mutex::new(Withdrawals::new()),
+            withdrawals: Mutex::new((share, Withdrawals::new())),
         };
         Ok(budget(
             self.name,

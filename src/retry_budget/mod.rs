@@ -40,7 +40,7 @@
 //! # Ok::<(), backstop::ConfigError>(())
 //! ```
 //!
-//! # With its neighbours
+//! # With other policies
 //!
 //! An empty budget rejects further attempts. It never cancels those in flight. Attempts that a layer
 //! inside the retry rejected, such as an open breaker, cost nothing: they never reached the dependency.
@@ -49,6 +49,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use crate::clock::ClockHandle;
+use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::policy::Context;
 use crate::sync::lock;
@@ -63,7 +64,7 @@ pub use self::config::{
 };
 
 use self::number::Number;
-use self::state::{Deposits, InFlight, Prices, Share, Tokens, Withdrawals};
+use self::state::{Deposits, InFlight, Prices, Share, Slices, Tokens, Withdrawals};
 
 /// A budget for further attempts, shared by retries and hedges. See the [module page](self).
 ///
@@ -85,11 +86,11 @@ struct Inner {
 #[derive(Debug)]
 enum Kind {
     Percentage {
-        share: Share,
+        slices: Slices,
         deposits: Deposits,
         /// Behind a lock, because a withdrawal checks a sum before it changes one of its terms. Retries are
         /// rare; deposits, one per call, are lock-free.
-        withdrawals: Mutex<Withdrawals>,
+        withdrawals: Mutex<(Share, Withdrawals)>,
     },
     Tokens {
         bucket: Tokens,
@@ -158,17 +159,17 @@ impl RetryBudget {
     }
 
     /// Changes the share of a percentage budget that was built with a share of at most 1 to another such share.
-    pub(crate) fn set_share(&self, ratio: f64) {
-        if let Kind::Percentage { share, .. } = &self.inner.kind {
-            share.set_ratio(ratio);
+    pub(crate) fn set_ratio(&self, ratio: f64) {
+        if let Kind::Percentage { withdrawals, .. } = &self.inner.kind {
+            lock(withdrawals).0.set_ratio(ratio);
         }
     }
 
     fn begin_at(&self, now: Instant) -> BudgetedCall<'_> {
         match &self.inner.kind {
             Kind::Percentage {
-                share, deposits, ..
-            } => deposits.add(share.slice(now)),
+                slices, deposits, ..
+            } => deposits.add(slices.of(now)),
             Kind::InFlight(in_flight) => in_flight.begin(),
             Kind::Tokens { .. } | Kind::Grpc { .. } => {}
         }
@@ -198,12 +199,13 @@ impl RetryBudget {
             name: self.inner.name,
             available: match &self.inner.kind {
                 Kind::Percentage {
-                    share,
+                    slices,
                     deposits,
                     withdrawals,
                 } => {
-                    let slice = share.slice(self.now());
-                    share.available(deposits, &lock(withdrawals), slice) as f64
+                    let slice = slices.of(self.now());
+                    let (share, withdrawals) = &*lock(withdrawals);
+                    share.available(deposits, withdrawals, slice) as f64
                 }
                 Kind::Tokens { bucket, .. } => bucket.tokens(self.now()),
                 Kind::Grpc { bucket, .. } => bucket.tokens(Instant::ORIGIN),
@@ -214,16 +216,44 @@ impl RetryBudget {
         }
     }
 
+    /// Changes ratio and floor of a [`percentage`](Self::percentage) budget. What the window has counted stays,
+    /// and counts at the new ratio.
+    ///
+    /// # Errors
+    ///
+    /// If the ratio is not a number from 0 to 1000, or the budget is of another kind.
+    pub fn set_share(&self, ratio: f64, floor_per_second: u32) -> Result<(), ConfigError> {
+        let error = |problem| Err(ConfigError::new("retry_budget", "ratio", problem));
+        let Kind::Percentage {
+            slices,
+            withdrawals,
+            ..
+        } = &self.inner.kind
+        else {
+            return error("can be changed in a percentage budget only");
+        };
+        if !(0.0..=1000.0).contains(&ratio) {
+            return error("must be from 0 to 1000");
+        }
+        lock(withdrawals).0 = Share::new(ratio, floor_per_second, slices);
+        Ok(())
+    }
+
+    /// Whether this is a clone of `other`.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     fn withdraw(&self, class: ErrorClass, now: Instant) -> Option<u64> {
         match &self.inner.kind {
             Kind::Percentage {
-                share,
+                slices,
                 deposits,
                 withdrawals,
             } => {
-                let slice = share.slice(now);
-                let mut withdrawals = lock(withdrawals);
-                let allowed = share.available(deposits, &withdrawals, slice) > 0;
+                let slice = slices.of(now);
+                let (share, withdrawals) = &mut *lock(withdrawals);
+                let allowed = share.available(deposits, withdrawals, slice) > 0;
                 if allowed {
                     withdrawals.add(slice);
                 }

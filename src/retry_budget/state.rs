@@ -9,12 +9,35 @@ use crate::verdict::ErrorClass;
 /// Slices of the sliding window.
 const SLICES: usize = 10;
 
+/// The slices of the window of a percentage budget.
+#[derive(Debug)]
+pub(super) struct Slices {
+    nanos: u64,
+}
+
+impl Slices {
+    pub(super) fn new(window: Duration) -> Self {
+        Self {
+            nanos: nanos(window) / SLICES as u64,
+        }
+    }
+
+    /// The number of the slice that `now` is in.
+    #[inline]
+    pub(super) fn of(&self, now: Instant) -> u32 {
+        // Slices are told apart within a window; that the number wraps after years is no matter.
+        (now.as_nanos() / self.nanos) as u32
+    }
+
+    fn window(&self) -> Duration {
+        Duration::from_nanos(self.nanos * SLICES as u64)
+    }
+}
+
 /// How deposits and withdrawals of a percentage budget add up.
 #[derive(Debug)]
 pub(super) struct Share {
-    slice_nanos: u64,
-    /// What a call adds.
-    deposit: AtomicU64,
+    deposit: i128,
     price: i128,
     reserve: i128,
 }
@@ -23,34 +46,24 @@ impl Share {
     /// The dearer of deposit and price is this many units, so that the other is exact to 1e-9.
     const UNIT: f64 = 1e9;
 
-    pub(super) fn new(ratio: f64, floor_per_second: u32, window: Duration) -> Self {
+    pub(super) fn new(ratio: f64, floor_per_second: u32, slices: &Slices) -> Self {
         let (deposit, price) = if ratio <= 1.0 {
             (ratio * Self::UNIT, Self::UNIT)
         } else {
             (Self::UNIT, Self::UNIT / ratio)
         };
         let price = price.round() as i128;
-        let floor = window.as_secs_f64() * f64::from(floor_per_second);
+        let floor = slices.window().as_secs_f64() * f64::from(floor_per_second);
         Self {
-            slice_nanos: nanos(window) / SLICES as u64,
-            deposit: AtomicU64::new(deposit.round() as u64),
+            deposit: deposit.round() as i128,
             price,
             reserve: price * floor as i128,
         }
     }
 
     /// Changes a share of at most 1 to another one of at most 1. Calls that were counted count at the new share.
-    pub(super) fn set_ratio(&self, ratio: f64) {
-        // Relaxed: the word publishes nothing.
-        let deposit = (ratio * Self::UNIT).round() as u64;
-        self.deposit.store(deposit, Ordering::Relaxed);
-    }
-
-    /// The number of the slice that `now` is in.
-    #[inline]
-    pub(super) fn slice(&self, now: Instant) -> u32 {
-        // Slices are told apart within a window; that the number wraps after years is no matter.
-        (now.as_nanos() / self.slice_nanos) as u32
+    pub(super) fn set_ratio(&mut self, ratio: f64) {
+        self.deposit = (ratio * Self::UNIT).round() as i128;
     }
 
     /// How many retries the window allows as of `slice`.
@@ -64,8 +77,7 @@ impl Share {
             let inside = counts.into_iter().filter(|&word| is_inside(slice, word));
             inside.map(|word| i128::from(word as u32)).sum()
         };
-        let deposit = self.deposit.load(Ordering::Relaxed);
-        let deposited = sum(deposits.words()) * i128::from(deposit);
+        let deposited = sum(deposits.words()) * self.deposit;
         let withdrawn = sum(withdrawals.0) * self.price;
         let balance = self.reserve + deposited - withdrawn;
         u64::try_from(balance / self.price).unwrap_or(0)

@@ -174,7 +174,7 @@ fn a_grpc_budget_allows_retries_above_half() {
 
 #[test]
 fn a_clock_that_goes_back_neither_freezes_nor_floods() {
-    let share = Share::new(0.5, 0, SECOND);
+    let share = Share::new(0.5, 0, &Slices::new(SECOND));
     let (deposits, mut withdrawals) = (Deposits::new(), Withdrawals::new());
     for _ in 0..10 {
         deposits.add(100_000);
@@ -422,7 +422,7 @@ mod loom_tests {
             let thread = loom::thread::spawn(move || other.add(25));
             deposits.add(25);
             thread.join().unwrap();
-            let share = Share::new(1.0, 0, SECOND);
+            let share = Share::new(1.0, 0, &Slices::new(SECOND));
             assert_eq!(share.available(&deposits, &Withdrawals::new(), 25), 2);
         });
     }

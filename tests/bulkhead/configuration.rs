@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use backstop::bulkhead::limit::{ConcurrencyLimit, Fixed};
 use backstop::bulkhead::{BulkheadBuilder, QueueOrder};
 use backstop::{Bulkhead, Event, ManualClock, Pipeline, Policy, Reason};
 
@@ -148,6 +149,7 @@ fn extreme_settings_work() {
 #[test]
 fn new_takes_a_limit_of_zero_as_one() {
     assert_eq!(Bulkhead::new(0).snapshot().limit, 1);
+    assert_eq!(Fixed::new(0).limit(), 1);
 }
 
 #[test]

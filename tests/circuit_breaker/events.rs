@@ -57,9 +57,9 @@ fn a_subscription_receives_every_transition_in_order() {
     assert_eq!(
         received,
         [
-            "closed -> open: consecutive_failures, for 5s",
-            "open -> half_open: break_over",
-            "half_open -> closed: probes_succeeded",
+            "closed -> open: consecutive failures, for 5s",
+            "open -> half-open: break over",
+            "half-open -> closed: probes succeeded",
             "closed -> isolated: manual",
             "isolated -> closed: manual",
         ]
@@ -118,7 +118,7 @@ fn events_describe_transitions_and_rejections() {
     assert_eq!(
         *lines.lock().unwrap(),
         [
-            "github: closed -> open: consecutive_failures, for 5s",
+            "github: closed -> open: consecutive failures, for 5s",
             "github: rejected a call: circuit open, retry after 5s",
         ]
     );
@@ -141,9 +141,9 @@ fn metrics_only_reports_each_matching_rule_once() {
     assert_eq!(
         *lines.lock().unwrap(),
         [
-            "circuit_breaker: closed -> metrics_only: manual",
-            "circuit_breaker: would open: failure_rate",
-            "circuit_breaker: would open: slow_rate",
+            "circuit_breaker: closed -> metrics only: manual",
+            "circuit_breaker: would open: failure rate",
+            "circuit_breaker: would open: slow rate",
         ]
     );
 }

@@ -34,11 +34,11 @@ fn a_reported_call_has_attempts_time_and_the_last_error() {
 fn an_operation_that_can_run_once_is_not_repeated() {
     let clock = ManualClock::new();
     let policy = stack(&clock);
-    let body = vec![1, 2, 3];
+    let body = String::from("abc");
     let sends = policy.call_once(|| async move { Ok(body.len() as u32) });
     assert_eq!(clock.block_on(sends), Ok(3));
 
-    let body = vec![1, 2, 3];
+    let body = String::from("abc");
     let fails = policy.call_once(|| async move {
         drop(body);
         Err(Down)

@@ -90,7 +90,7 @@ fn a_successful_call_reads_the_clock_at_most_twice_at_any_depth() {
 }
 
 #[test]
-fn a_retrys_first_good_attempt_reads_no_clock() {
+fn a_first_good_attempt_of_a_retry_reads_no_clock() {
     let counting = Counting::default();
     let retry = || Retry::builder().clock(counting.clone());
     let budget = RetryBudget::tokens().build().unwrap();

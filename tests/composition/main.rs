@@ -132,6 +132,7 @@ macro_rules! given {
 
 // After the macros that it uses.
 mod copies;
+mod pipelines;
 
 // ===== Pairs, by the outer one =====
 

@@ -108,7 +108,7 @@ fn a_sole_node_is_never_ejected() {
     }
     assert_eq!(state(&endpoints, 0), NodeState::Available);
     let events = heard.take();
-    let line = "endpoints: did not eject node-0 (last_available): 5 failures in a row";
+    let line = "endpoints: did not eject node-0 (last available): 5 failures in a row";
     assert!(
         events.iter().filter(|event| *event == line).count() >= 200 - 4,
         "{}",

@@ -171,7 +171,7 @@ fn settle(clock: &Failing, act: impl FnOnce()) {
 }
 
 #[test]
-fn a_cancelled_waiter_of_a_key_leaves_nothing_behind() {
+fn after_a_cancelled_wait_for_a_key_nothing_is_left() {
     for quota in ALGORITHMS {
         let clock = Failing::new();
         let limits = keyed(&clock, quota);

@@ -129,12 +129,14 @@ fn a_panic_in_the_code_of_a_key_costs_no_place() {
 fn a_key_that_panics_when_it_is_evicted_costs_the_caller_no_tokens() {
     silence_panics();
     let mut panicked = 0;
-    // Calls look for keys to evict now and then: at one of these, and with one of these fuses, a key panics
-    // when it is dropped.
-    for (calls, fuse) in (40..70).flat_map(|calls| (2..20).map(move |fuse| (calls, fuse))) {
+    // Calls look for idle keys of their shard now and then: at one of these calls, and with one of these
+    // fuses, a key panics when it is dropped. Ten keys in a few shards: some key shares its shard.
+    let cases = (0..10)
+        .flat_map(|id| (40..70).flat_map(move |calls| (2..20).map(move |fuse| (id, calls, fuse))));
+    for (id, calls, fuse) in cases {
         let clock = ManualClock::new();
         let limits = limits(&clock, Overflow::Reject);
-        let key = Key(0);
+        let key = Key(id);
         for other in 0..10 {
             limits.try_acquire(&Key(other)).unwrap();
         }
@@ -147,7 +149,12 @@ fn a_key_that_panics_when_it_is_evicted_costs_the_caller_no_tokens() {
         panicked += u32::from(call.is_none() && limits.len() < known);
         let taken = calls + u64::from(call.is_some());
         let remaining = limits.peek(&key).unwrap().remaining;
-        assert_eq!(remaining, 100 - taken, "call {calls}, fuse {fuse}");
+        let burst = 100 + if id % 3 > 0 { id } else { 0 };
+        assert_eq!(
+            remaining,
+            burst - taken,
+            "key {id}, call {calls}, fuse {fuse}"
+        );
     }
     assert!(panicked > 0, "no key was dropped with a panic");
 }

@@ -65,7 +65,7 @@ fn tiers_come_from_a_function() {
 }
 
 #[test]
-fn idle_keys_leave_by_themselves_and_busy_ones_stay() {
+fn idle_keys_are_evicted_and_busy_ones_stay() {
     let clock = ManualClock::new();
     let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(10)).build().unwrap();
     for key in 0..5_000 {

@@ -196,13 +196,15 @@ fn in_shadow_mode_calls_are_admitted_counted_and_reported() {
     for _ in 0..3 {
         assert!(limits.try_acquire(&1).is_ok());
     }
+    // Would wait, and is not rejected.
     assert!(run(&clock, limits.acquire(&1)).is_ok());
     assert!(run(&clock, limits.get(&1).call(call)).is_ok());
     assert!(limits.reserve(&1, 10).is_ok());
     assert!(!limits.decide(&1, 1).allowed, "the real decision");
     let snapshot = limits.snapshot();
     assert_eq!((snapshot.shadow, snapshot.would_reject), (true, 5));
-    assert_eq!(heard.load(Ordering::Relaxed), 5);
+    // All but that of `decide`.
+    assert_eq!(heard.load(Ordering::Relaxed), 4);
 }
 
 #[test]
@@ -381,4 +383,94 @@ fn calls_by_keys_with_lifetimes_in_their_types_can_be_spawned() {
         (limits.try_acquire(&"a").is_ok(), reserved.is_ok())
     });
     assert_eq!(run(&clock, task), (false, true));
+}
+
+#[test]
+fn a_rejection_during_a_pause_names_the_time_at_which_the_key_admits() {
+    let quotas = [
+        Quota::per_second(10),
+        Quota::per_second(10).fixed_window(),
+        Quota::per_second(10).sliding_log(),
+        Quota::per_second(10).sliding_counter(),
+    ];
+    for quota in quotas {
+        let clock = ManualClock::new();
+        let limits = KeyedRateLimiter::<u32>::builder()
+            .quota(quota)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        while limits.try_acquire(&1).is_ok() {}
+        limits.pause_for(Duration::from_millis(20));
+        let told = limits.try_acquire(&1).unwrap_err().retry_after().unwrap();
+        assert_eq!(limits.peek(&1).unwrap().retry_after, Some(told), "{quota}");
+        let too_much = limits.try_acquire_n(&1, 11).unwrap_err();
+        assert_eq!(too_much.reason(), Reason::CostExceedsLimit, "{quota}");
+
+        clock.advance(told - Duration::from_nanos(1));
+        assert!(limits.try_acquire(&1).is_err(), "{quota}");
+        clock.advance(Duration::from_nanos(1));
+        assert!(limits.try_acquire(&1).is_ok(), "{quota}");
+    }
+}
+
+#[test]
+fn decisions_in_shadow_mode_count_as_calls_that_would_be_rejected() {
+    for (shadow, counts) in [(false, (2, 0)), (true, (0, 2))] {
+        let limits = KeyedRateLimiter::<u32>::builder()
+            .quota(Quota::per_hour(1))
+            .shadow(shadow)
+            .clock(ManualClock::new())
+            .build()
+            .unwrap();
+        let allowed = (0..3).filter(|_| limits.decide(&1, 1).allowed).count();
+        let snapshot = limits.snapshot();
+        assert_eq!(
+            (allowed, (snapshot.rejected, snapshot.would_reject)),
+            (1, counts)
+        );
+    }
+}
+
+#[test]
+fn shadow_mode_reports_what_a_keyed_limiter_that_waits_would_reject() {
+    for quota in [
+        Quota::per_second(10),
+        Quota::per_second(10).leaky_bucket(10),
+        Quota::per_second(10).fixed_window(),
+        Quota::per_second(10).sliding_log(),
+    ] {
+        let rejected = |shadow: bool| {
+            let clock = ManualClock::new();
+            let limits = builder(&clock, quota)
+                .shadow(shadow)
+                .max_wait(SECOND)
+                .build()
+                .unwrap();
+            let calls = || async { Ok::<_, ()>(()) };
+            let limit = limits.get(&1);
+            let mut waiting = Vec::new();
+            for round in 0..100 {
+                for _ in 0..round % 5 {
+                    let mut call = Box::pin(limit.call(calls));
+                    if call.as_mut().now_or_never().is_none() {
+                        waiting.push(call);
+                    }
+                }
+                clock.advance(ms(100));
+                waiting.retain_mut(|call| call.as_mut().now_or_never().is_none());
+            }
+            drop(waiting);
+            let snapshot = limits.snapshot();
+            // The first sweep serves what shadow mode queued. Windows count that as taken now.
+            for _ in 0..2 {
+                clock.advance(3600 * SECOND);
+                limits.evict_idle();
+            }
+            assert_eq!(limits.len(), 0, "{quota}: the key is idle");
+            snapshot.rejected + snapshot.would_reject
+        };
+        assert!(rejected(false) > 0);
+        assert_eq!(rejected(true), rejected(false), "{quota}");
+    }
 }

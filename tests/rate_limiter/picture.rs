@@ -121,7 +121,7 @@ const WIDTH: u64 = 960;
 const LEFT: u64 = 258;
 const SCALE: (u64, u64) = (13, 100);
 const TOP: u64 = 96;
-const LANE: u64 = 84;
+const ROW_HEIGHT: u64 = 84;
 const PITCH: u64 = 8;
 
 fn x(millis: u64) -> f64 {
@@ -145,7 +145,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI','Helvetica Neue','DejaVu San
 
 fn draw() -> Result<String, fmt::Error> {
     let mut svg = String::new();
-    let height = TOP + LANE * (ALGORITHMS.len() as u64 + 1) + 34;
+    let height = TOP + ROW_HEIGHT * (ALGORITHMS.len() as u64 + 1) + 34;
     let calls = arrivals();
     writeln!(
         svg,
@@ -201,7 +201,7 @@ fn draw() -> Result<String, fmt::Error> {
 }
 
 fn baseline(lane: u64) -> u64 {
-    TOP + LANE * (lane + 1) - 16
+    TOP + ROW_HEIGHT * (lane + 1) - 16
 }
 
 fn legend(svg: &mut String) -> fmt::Result {
@@ -266,9 +266,9 @@ fn row_text(svg: &mut String, lane: u64, name: &str, says: &str) -> fmt::Result 
 /// The busiest second as a band, with its number.
 fn busy(svg: &mut String, lane: u64, from: u64, most: usize) -> fmt::Result {
     let over = if most as u64 > LIMIT { " over" } else { "" };
-    let (y, width) = (baseline(lane) - LANE + 22, x(1000) - x(0));
+    let (y, width) = (baseline(lane) - ROW_HEIGHT + 22, x(1000) - x(0));
     let x = x(from) - 4.0;
-    let height = LANE - 22;
+    let height = ROW_HEIGHT - 22;
     writeln!(
         svg,
         r#"<rect class="busy{over}" x="{x}" y="{y}" width="{width}" height="{height}" rx="4"/>"#

@@ -33,7 +33,7 @@ fn a_probe_is_admitted_if_no_call_was_for_a_while() {
     }
     assert_eq!(probes, 10);
     let events = events.lock().unwrap();
-    let forced = "users: let a call through as a probe";
+    let forced = "users: admitted a call as a probe";
     assert_eq!(events.iter().filter(|event| *event == forced).count(), 11);
     assert_eq!(events[1], "users: rejected a call: throttled");
     assert_eq!(events.len(), 201);

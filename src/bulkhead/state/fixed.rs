@@ -7,15 +7,9 @@ use super::limit::{ConcurrencyLimit, Sample};
 pub struct Fixed(u32);
 
 impl Fixed {
-    /// Returns a constant limit.
-    ///
-    /// # Panics
-    ///
-    /// If `limit` is 0.
-    #[track_caller]
-    pub fn new(limit: u32) -> Self {
-        assert!(limit > 0, "a concurrency limit must be at least 1");
-        Self(limit)
+    /// Returns a constant limit. A limit of 0 counts as 1.
+    pub const fn new(limit: u32) -> Self {
+        Self(if limit == 0 { 1 } else { limit })
     }
 }
 

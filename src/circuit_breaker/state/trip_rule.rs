@@ -31,7 +31,7 @@ use crate::window::{Counts, TimeWindow};
 ///     .of_last(100),
 /// ];
 /// ```
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 #[must_use = "a rule does nothing until it is passed to a builder"]
 pub struct Trip {
     pub(crate) kind: TripKind,
@@ -262,6 +262,21 @@ impl Trip {
             }
         }
         Ok(())
+    }
+}
+
+/// Custom rules are the same if one is a clone of the other.
+impl PartialEq for TripKind {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Consecutive(a), Self::Consecutive(b))
+            | (Self::Failures(a), Self::Failures(b)) => a == b,
+            (Self::FailureRate(a), Self::FailureRate(b))
+            | (Self::SlowRate(a), Self::SlowRate(b))
+            | (Self::SuccessAverage(a), Self::SuccessAverage(b)) => a == b,
+            (Self::Custom(a), Self::Custom(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A stack with a name, an observer and options for single calls.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::calls::{AtMostOnce, Policy};
@@ -82,6 +83,19 @@ impl<P> Pipeline<P> {
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.observer = Some(PipelineObserver::new(self.name, observer));
         self
+    }
+
+    /// Returns a pipeline whose observer, if it has one, is shielded already.
+    pub(crate) fn assembled(
+        policies: P,
+        name: &'static str,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        Self {
+            policies,
+            name,
+            observer: observer.map(|observer| PipelineObserver::of_shielded(name, observer)),
+        }
     }
 
     /// Returns the name.

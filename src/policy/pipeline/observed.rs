@@ -29,6 +29,11 @@ impl PipelineObserver {
         }
     }
 
+    /// Returns an observer whose user code is shielded already.
+    pub(super) const fn of_shielded(name: &'static str, observer: Arc<dyn Observer>) -> Self {
+        Self { name, observer }
+    }
+
     pub(super) fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self

@@ -100,13 +100,6 @@ where
         let base = &inner.base;
         let mut reason = Reason::QueueTimeout;
         if this.latest.is_none() {
-            let limited = *this.limited;
-            if base.shadow {
-                let taken = inner.take(limited.hash, limited.key, now, cost);
-                return Poll::Ready(
-                    taken.or_else(|unavailable| inner.reject_for(now, unavailable, observer)),
-                );
-            }
             let latest = now + *this.longest;
             reason = match deadline <= latest && deadline != Instant::FAR_FUTURE {
                 true => Reason::DeadlineTooClose,
@@ -121,6 +114,8 @@ where
                 StageProj::Start => {
                     let limiter = match this.limited.start(now, cost, latest) {
                         Start::Run => return Poll::Ready(Ok(())),
+                        // In shadow mode no call waits.
+                        Start::WaitForEndOfPause(_) if base.shadow => return Poll::Ready(Ok(())),
                         Start::WaitForEndOfPause(until) => {
                             let sleep = base.clock.sleep_until(until);
                             this.stage.set(Stage::Paused { sleep });
@@ -137,6 +132,14 @@ where
                             return Poll::Ready(inner.report(rejected, observer));
                         }
                     };
+                    if base.shadow {
+                        let Err(unavailable) = limiter.inner.join_detached(now, cost, latest)
+                        else {
+                            return Poll::Ready(Ok(()));
+                        };
+                        let rejected = base.rejection(now, unavailable, reason);
+                        return Poll::Ready(inner.report(rejected, observer));
+                    }
                     this.limited.is_new_call = false;
                     let longest = match latest {
                         Instant::FAR_FUTURE => Duration::MAX,

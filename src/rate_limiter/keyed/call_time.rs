@@ -2,7 +2,7 @@
 
 use super::super::RateLimiter;
 use super::super::decision::Decision;
-use super::super::state::{Gcra, Unavailable};
+use super::super::state::{Gcra, Limit, Unavailable};
 use crate::instant::Instant;
 
 /// The current time, and the first instant at which a call may run, which is later during a pause.
@@ -47,8 +47,26 @@ impl CallTime {
     /// As [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
     pub(super) fn peek_limiter(self, limiter: &RateLimiter, cost: u64) -> Decision {
         match self.is_paused() {
-            true => Decision::new(self.now, self.admit(Ok(())), limiter.availability(self.now)),
+            true => {
+                let unavailable = self.paused_limiter(limiter, cost);
+                Decision::new(self.now, Err(unavailable), limiter.availability(self.now))
+            }
             false => limiter.peek_n(cost),
+        }
+    }
+
+    /// Returns when a call during a pause would be admitted by the limiter of its key.
+    #[cold]
+    pub(super) fn paused_limiter(self, limiter: &RateLimiter, cost: u64) -> Unavailable {
+        let (queue, storage) = (&limiter.inner.queue, &limiter.inner.storage);
+        let ready = match queue.is_closed() {
+            true => queue.forecast(storage, self.now, cost).0,
+            false => storage.copy().ready(self.open, cost, 0),
+        };
+        match ready {
+            Ok(()) => Unavailable::Until(self.open),
+            Err(Unavailable::Until(at)) => Unavailable::Until(at.max(self.open)),
+            Err(Unavailable::Never) => Unavailable::Never,
         }
     }
 }

@@ -126,13 +126,19 @@ impl<K> Inner<K> {
         rejected: Rejected,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
+        self.count_rejection();
+        self.base.reject(rejected, observer)
+    }
+
+    /// Counts a rejection, or a call that shadow mode admits.
+    #[inline]
+    pub(super) fn count_rejection(&self) {
         let counter = match self.base.shadow {
             true => &self.would_reject,
             false => &self.rejected,
         };
         // Relaxed: a statistic.
         counter.fetch_add(1, Ordering::Relaxed);
-        self.base.reject(rejected, observer)
     }
 
     /// Makes a limiter that continues the token bucket of a key, for calls that wait.
@@ -181,7 +187,7 @@ impl<K: Hash + Eq> Inner<K> {
                 gcra.take(*tat, time.now, cost).map(|next| *tat = next)
             },
             |limiter, time| match time.is_paused() {
-                true => Err(Unavailable::Until(time.open)),
+                true => Err(time.paused_limiter(limiter, cost)),
                 false => limiter.inner.take(time.now, cost),
             },
         )

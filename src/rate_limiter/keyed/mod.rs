@@ -4,13 +4,12 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::inner::Inner;
 use super::decision::Decision;
 use super::state::Quota;
-use crate::error::{ConfigError, Rejected};
+use crate::error::Rejected;
 use crate::instant::Instant;
 use crate::verdict::Verdict;
 
@@ -124,7 +123,7 @@ impl<K> KeyedRateLimiter<K> {
     ///
     /// If the quota is invalid or does not begin full.
     #[cfg(feature = "tokio")]
-    pub fn new(quota: Quota) -> Result<Self, ConfigError> {
+    pub fn new(quota: Quota) -> Result<Self, crate::error::ConfigError> {
         Self::builder().quota(quota).build()
     }
 
@@ -209,8 +208,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         );
         let decision = decided.unwrap_or(Decision::NO_ROOM);
         if !decision.allowed {
-            // Relaxed: a statistic.
-            inner.rejected.fetch_add(1, Ordering::Relaxed);
+            inner.count_rejection();
         }
         decision
     }

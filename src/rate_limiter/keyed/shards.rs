@@ -104,7 +104,7 @@ impl<K> Shards<K> {
                 })
                 .is_ok()
         };
-        // A new key pays for its room by a look at a few other keys.
+        // A new key pays for its room: it checks whether a few other keys are idle.
         let mut table = self.shard(hash)?;
         let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.default);
         drop(table);

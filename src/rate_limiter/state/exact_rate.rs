@@ -6,8 +6,8 @@ use crate::instant::{Instant, nanos};
 
 /// Converts between time and units, of which a whole number makes a token.
 ///
-/// At a rate of `tokens` per `period` the limit earns `time * tokens / period` tokens, which is hardly
-/// ever a whole number; nor is the number of nanoseconds per token. So each rate has its own unit: a token
+/// At a rate of `tokens` per `period` the limit earns `time * tokens / period` tokens, which is rarely
+/// a whole number. The number of nanoseconds per token rarely is one either. So each rate has its own unit: a token
 /// is `cost` units, a whole number, and the units earned by time `t` are `t * tokens * cost / period`, one
 /// multiplication by a factor with 64 significant bits, and a shift. As nothing is rounded twice, the
 /// error stays below one unit however long the limit runs. A unit is at most half a nanosecond, unless the

@@ -135,8 +135,8 @@ pub(crate) trait Limit {
         false
     }
 
-    /// Gives back `tokens` that were taken at `taken`, or at an unknown time. A full limit takes nothing
-    /// back, nor does a window that is over.
+    /// Gives back `tokens` that were taken at `taken`, or at an unknown time. A full limit and a
+    /// window that is over take nothing back.
     fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64);
 
     /// Records a rejected attempt: the limit is in demand.

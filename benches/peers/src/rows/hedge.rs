@@ -43,9 +43,7 @@ pub fn rows() -> Vec<Row> {
             future("fixed delay", || fixed_tokio.call(ready)),
             vec![future("by hand", || by_hand(ready))],
         )
-        .beside(blocking("clock read", || {
-            backstop::Clock::now(&TokioClock)
-        })),
+        .beside(blocking("clock read", || backstop::Clock::now(&TokioClock))),
         Row::race(
             "hedge, fixed delay, pending once, fast clock",
             1,

@@ -1,0 +1,28 @@
+//! A reading of a stack.
+
+use std::time::Duration;
+
+use crate::circuit_breaker;
+use crate::rate_limiter;
+use crate::retry_budget::Snapshot as BudgetSnapshot;
+
+/// The settings in force and a reading of each layer. Returned by
+/// [`Standard::snapshot`](super::Standard::snapshot).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The name.
+    pub name: &'static str,
+    /// The total timeout, if there is one.
+    pub total_timeout: Option<Duration>,
+    /// The attempt timeout, if there is one.
+    pub attempt_timeout: Option<Duration>,
+    /// The number of attempts of a call, the first one included.
+    pub max_attempts: u32,
+    /// The limiter, if there is one.
+    pub limiter: Option<rate_limiter::Snapshot>,
+    /// The budget of the retries, if there is one.
+    pub budget: Option<BudgetSnapshot>,
+    /// The breaker, if there is one.
+    pub breaker: Option<circuit_breaker::Snapshot>,
+}

@@ -1,0 +1,240 @@
+//! One configuration, built.
+
+use std::sync::Arc;
+
+use super::config::{Budget, Config};
+use super::snapshot::Snapshot;
+use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
+use crate::clock::ClockHandle;
+use crate::error::ConfigError;
+use crate::event::Observer;
+use crate::policy::Pipeline;
+use crate::rate_limiter::{RateLimiter, RateLimiterBuilder};
+use crate::retry::Retry;
+use crate::retry_budget::RetryBudget;
+use crate::timeout::Timeout;
+
+/// The layers of a [`Standard`](super::Standard), outermost first: limiter, total timeout, retry, breaker,
+/// attempt timeout.
+pub type Layers = (
+    Option<RateLimiter>,
+    Option<Timeout>,
+    Option<Retry>,
+    Option<CircuitBreaker>,
+    Option<Timeout>,
+);
+
+/// A configuration and the layers built from it.
+pub(super) struct Stack {
+    pub(super) config: Config,
+    pub(super) pipeline: Pipeline<Layers>,
+    kept: Kept,
+}
+
+/// What the next configuration takes over beside the layers in use: layers that remember something and were
+/// removed, with the settings they were built from.
+#[derive(Default)]
+struct Kept {
+    limiter: Option<(RateLimiterBuilder, RateLimiter)>,
+    breaker: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
+    /// The budget of the stack's own, removed or not.
+    budget: Option<RetryBudget>,
+}
+
+/// What all configurations of a stack have in common.
+pub(super) struct Site<'a> {
+    pub(super) name: &'static str,
+    pub(super) clock: &'a ClockHandle,
+    pub(super) observer: Option<&'a Arc<dyn Observer>>,
+}
+
+impl Stack {
+    /// Builds a configuration that takes over what `before` remembers. Changes nothing that `before` uses: see
+    /// [`apply`](Self::apply).
+    pub(super) fn build(
+        site: &Site<'_>,
+        config: &Config,
+        before: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        let old = before.and_then(Self::last_limiter);
+        let limiter = config.limiter.as_ref();
+        let limiter = limiter
+            .map(|settings| next_limiter(site, settings, old))
+            .transpose()?;
+        let kept_limiter = match limiter {
+            Some(_) => None,
+            None => old.map(|(settings, old)| (settings.clone(), old.clone())),
+        };
+        let old = before.and_then(Self::last_breaker);
+        let breaker = config.breaker.as_ref();
+        let breaker = breaker
+            .map(|settings| next_breaker(site, settings, old))
+            .transpose()?;
+        let kept_breaker = match breaker {
+            Some(_) => None,
+            None => old.map(|(settings, old)| (settings.clone(), old.clone())),
+        };
+        let mut kept = Kept {
+            limiter: kept_limiter,
+            breaker: kept_breaker,
+            budget: before.and_then(|before| before.kept.budget.clone()),
+        };
+        let retry = config.retry.clone();
+        let retry = match retry {
+            Some(retry) => {
+                let budget = match config.effective_budget() {
+                    _ if retry.has_budget() => None,
+                    Budget::Share {
+                        ratio,
+                        floor_per_second,
+                    } => Some(kept.budget(site, *ratio, *floor_per_second)?),
+                    Budget::Shared(budget) => Some(budget.clone()),
+                    Budget::Unlimited => None,
+                };
+                Some(retry.adopted(site.name, site.clock, budget).build()?)
+            }
+            None => None,
+        };
+        let timeout = |limit| {
+            let timeout = Timeout::builder().after(limit).name(site.name);
+            timeout.clock(site.clock.clone()).build()
+        };
+        let total = config.total_timeout.map(timeout).transpose()?;
+        let attempt = config.attempt_timeout.map(timeout).transpose()?;
+        let layers = (limiter, total, retry, breaker, attempt);
+        Ok(Self {
+            config: config.clone(),
+            pipeline: Pipeline::assembled(layers, site.name, site.observer.cloned()),
+            kept,
+        })
+    }
+
+    /// Changes what this configuration shares with others: the terms of the limiter and the share of the budget.
+    pub(super) fn apply(&self) -> Result<(), ConfigError> {
+        if let (Some(limiter), Some(terms)) = (self.limiter(), &self.config.limiter) {
+            limiter.set_terms(terms)?;
+        }
+        match (self.config.effective_budget(), &self.kept.budget) {
+            (
+                Budget::Share {
+                    ratio,
+                    floor_per_second,
+                },
+                Some(budget),
+            ) => budget.set_share(*ratio, *floor_per_second),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `other` is the same configuration of the same layers.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let limiters = match (self.limiter(), other.limiter()) {
+            (Some(one), Some(other)) => one.is_clone_of(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        let breakers = match (self.breaker(), other.breaker()) {
+            (Some(one), Some(other)) => one.is_clone_of(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        limiters && breakers && self.config == other.config
+    }
+
+    /// The limiter in use, or the last one that was, with its settings.
+    fn last_limiter(&self) -> Option<(&RateLimiterBuilder, &RateLimiter)> {
+        let used = self.config.limiter.as_ref().zip(self.limiter());
+        used.or_else(|| {
+            self.kept
+                .limiter
+                .as_ref()
+                .map(|(settings, old)| (settings, old))
+        })
+    }
+
+    /// The breaker in use, or the last one that was, with its settings.
+    fn last_breaker(&self) -> Option<(&CircuitBreakerBuilder, &CircuitBreaker)> {
+        let used = self.config.breaker.as_ref().zip(self.breaker());
+        used.or_else(|| {
+            self.kept
+                .breaker
+                .as_ref()
+                .map(|(settings, old)| (settings, old))
+        })
+    }
+
+    pub(super) const fn limiter(&self) -> Option<&RateLimiter> {
+        self.pipeline.policies().0.as_ref()
+    }
+
+    pub(super) const fn retry(&self) -> Option<&Retry> {
+        self.pipeline.policies().2.as_ref()
+    }
+
+    pub(super) const fn breaker(&self) -> Option<&CircuitBreaker> {
+        self.pipeline.policies().3.as_ref()
+    }
+
+    pub(super) fn budget(&self) -> Option<&RetryBudget> {
+        self.retry().and_then(Retry::budget)
+    }
+
+    pub(super) fn snapshot(&self, name: &'static str) -> Snapshot {
+        Snapshot {
+            name,
+            total_timeout: self.config.total_timeout,
+            attempt_timeout: self.config.attempt_timeout,
+            max_attempts: self.retry().map_or(1, Retry::max_attempts),
+            limiter: self.limiter().map(RateLimiter::snapshot),
+            budget: self.budget().map(RetryBudget::snapshot),
+            breaker: self.breaker().map(CircuitBreaker::snapshot),
+        }
+    }
+}
+
+/// The limiter of these settings: the same if it can take them over, otherwise a new one that goes on with as many
+/// tokens.
+fn next_limiter(
+    site: &Site<'_>,
+    settings: &RateLimiterBuilder,
+    old: Option<(&RateLimiterBuilder, &RateLimiter)>,
+) -> Result<RateLimiter, ConfigError> {
+    // Also to check the settings.
+    let limiter = settings.clone().adopted(site.name, site.clock).build()?;
+    match old {
+        Some((of, same)) if settings.is_same_but_for_terms(of) => return Ok(same.clone()),
+        Some((_, old)) => limiter.continue_from(old),
+        None => {}
+    }
+    Ok(limiter)
+}
+
+/// The breaker of these settings: the same if they are the same, otherwise a new one that goes on in the state of
+/// the old one.
+fn next_breaker(
+    site: &Site<'_>,
+    settings: &CircuitBreakerBuilder,
+    old: Option<(&CircuitBreakerBuilder, &CircuitBreaker)>,
+) -> Result<CircuitBreaker, ConfigError> {
+    let adopted = settings.clone().adopted(site.name, site.clock);
+    match old {
+        Some((of, same)) if settings.is_same(of) => Ok(same.clone()),
+        Some((_, old)) => adopted.restore(old.snapshot()).build(),
+        None => adopted.build(),
+    }
+}
+
+impl Kept {
+    /// The budget of the stack's own, of which there is one.
+    fn budget(
+        &mut self,
+        site: &Site<'_>,
+        ratio: f64,
+        floor_per_second: u32,
+    ) -> Result<RetryBudget, ConfigError> {
+        let budget = RetryBudget::percentage().ratio(ratio);
+        let budget = budget.floor(floor_per_second);
+        // Also to check the settings.
+        let budget = budget.clock(site.clock.clone()).build()?;
+        Ok(self.budget.get_or_insert(budget).clone())
+    }
+}
