@@ -171,6 +171,19 @@ impl<'a> Acquire<'a> {
         }
     }
 
+    #[inline(never)]
+    fn poll_slow(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        now: Instant,
+    ) -> Poll<Result<(), Rejected>> {
+        let deadline = match self.ticket {
+            None => deadline::inherited(self.clock(), now),
+            Some(_) => Instant::FAR_FUTURE,
+        };
+        self.poll_with(task, now, deadline, None)
+    }
+
     /// Tries the tokens held, without a lock. `None` if that does not decide.
     #[inline(always)]
     pub(super) fn try_held(
@@ -200,11 +213,11 @@ impl<'a> Acquire<'a> {
 impl Future for Acquire<'_> {
     type Output = Result<(), Rejected>;
 
+    // Inlined, and the wait out of line: inside a lease all else is a few instructions.
+    #[inline]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let budget = ready!(coop::poll_proceed(task));
-        let clock = self.clock();
-        let now = clock.now();
-        let mut deadline = Instant::FAR_FUTURE;
+        let now = self.clock().now();
         if self.ticket.is_none() {
             if self.cost == 0 {
                 return Poll::Ready(Ok(()));
@@ -214,9 +227,8 @@ impl Future for Acquire<'_> {
                 budget.made_progress();
                 return Poll::Ready(result);
             }
-            deadline = deadline::inherited(clock, now);
         }
-        let poll = self.poll_with(task, now, deadline, None);
+        let poll = self.poll_slow(task, now);
         if poll.is_ready() {
             budget.made_progress();
         }

@@ -119,7 +119,7 @@ impl Entry {
 
     /// Closes the pocket, and gives up a request that takes too long.
     fn begin(&self, state: &mut State, now: Instant, after: &mut After) {
-        self.close(state);
+        self.close(state, now);
         let sent = state.lease.in_flight().map(|request| request.sent);
         if sent.is_some_and(|sent| state.is_lost(now, self.hub.overdue_at(sent), self.hub.timeout))
         {
@@ -143,8 +143,9 @@ impl Entry {
             state.requests += 1;
             after.request = Some((state.requests, request, *lease.rules()));
         }
-        if queue.is_empty() {
-            let contents = lease.contents(now, contact);
+        if state.queue.is_empty() {
+            let overdue_at = self.overdue_at(state).unwrap_or(now);
+            let contents = state.lease.contents(now, contact, overdue_at);
             state.published = contents.tokens;
             self.pocket.open(contents);
         }
@@ -196,7 +197,7 @@ impl Entry {
         {
             let mut state = lock(&self.state);
             let state = &mut *state;
-            self.close(state);
+            self.close(state, now);
             let is_late = number != state.requests || state.lease.in_flight().is_none();
             match answer {
                 Ok(taken) => {
@@ -222,10 +223,10 @@ impl Entry {
     }
 
     /// Takes the tokens out of the pocket.
-    fn close(&self, state: &mut State) {
+    fn close(&self, state: &mut State, now: Instant) {
         let (left, rejected) = self.pocket.close();
         let spent = std::mem::take(&mut state.published) - left;
-        state.lease.reclaim(spent, rejected);
+        state.lease.reclaim(now, spent, rejected);
     }
 
     /// A call that asks for `cost` tokens comes, and waits for its turn until `until` if that is given.
@@ -281,17 +282,21 @@ impl Entry {
         decided.ok_or(look_at.unwrap_or(now))
     }
 
+    /// When the request in flight, if there is one, will have taken too long.
+    fn overdue_at(&self, state: &State) -> Option<Instant> {
+        let overdue_at = self.hub.overdue_at(state.lease.in_flight()?.sent);
+        Some(match state.grace {
+            (number, until) if number == state.requests => until.max(overdue_at),
+            _ => overdue_at,
+        })
+    }
+
     /// When a waiter has to look again, unless it is woken before.
     fn next_look(&self, state: &mut State, now: Instant, ticket: u64) -> Instant {
         // Not at once: a waiter that is never served must not keep its task busy.
         let soon = now.after(1_000);
-        if let Some(request) = state.lease.in_flight() {
-            let overdue_at = self.hub.overdue_at(request.sent);
-            return match state.grace {
-                (number, until) if number == state.requests => until.max(overdue_at),
-                _ => overdue_at,
-            }
-            .max(soon);
+        if let Some(overdue_at) = self.overdue_at(state) {
+            return overdue_at.max(soon);
         }
         if !state.queue.is_first(ticket) {
             return Instant::FAR_FUTURE;
@@ -347,6 +352,9 @@ impl Entry {
     }
 
     /// Asks for more tokens if few are left, gives old ones back, looks after the store if it is lost.
+    // Out of line: a call that takes one token of many must not save registers for it.
+    #[cold]
+    #[inline(never)]
     pub(super) fn refresh(self: &Arc<Self>, now: Instant) {
         self.with(now, |_, _, _| ());
     }

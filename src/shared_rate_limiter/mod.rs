@@ -95,6 +95,7 @@ impl SharedRateLimiter {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn take_held(&self, now: Instant, cost: u64) -> Result<(), Rejected> {
         let (entry, hub) = (&self.entry, &*self.entry.hub);
@@ -181,7 +182,7 @@ impl SharedRateLimiter {
         let mut snapshot = Snapshot::new(hub, now);
         entry.look(|state, spent| {
             snapshot.quota = state.lease.rules().quota;
-            snapshot.held = state.lease.held() - spent;
+            snapshot.held = state.lease.held().saturating_sub(spent);
             snapshot.remaining = state.lease.level();
             snapshot.waiting = state.queue.patient();
             snapshot.demand = state.lease.demand();

@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 
 use backstop::shared_rate_limiter::{Outage, SyncMode};
 use backstop::store::{Fault, MemoryStore};
-use backstop::{FastClock, ManualClock, Quota, RateLimiter, SharedRateLimiter};
+use backstop::{FastClock, ManualClock, Policy, Quota, RateLimiter, SharedRateLimiter};
 use backstop_redis::RedisStore;
 use server::Server;
 
 const ROUNDS: usize = 15;
+/// Calls of a round that spend tokens of a lease.
+const FEW: u32 = 10_000;
 
 /// A candidate: its name, and the nanoseconds a call took in each round.
 struct Candidate {
@@ -87,7 +89,8 @@ fn main() {
 async fn run(server: &Server) {
     let client = redis::Client::open(server.url()).unwrap();
     let store = RedisStore::connect(client.clone()).await.unwrap();
-    let large = Quota::per_second(1_000_000);
+    // Leases last for 200 ms and are as large as the demand: the bucket must hold those of all rounds.
+    let large = Quota::per_second(1_000_000).burst(100_000_000);
     let local = RateLimiter::builder()
         .quota(large)
         .clock(FastClock::default())
@@ -129,10 +132,19 @@ async fn run(server: &Server) {
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let script = redis::Script::new(BY_HAND);
 
+    // Tokens for a round, so that no call of it finds the lease used up. The next round begins with a new lease.
+    let fill = async || {
+        while leased.snapshot().held < u64::from(FEW) + 1_000 {
+            let _ = leased.try_acquire().await;
+        }
+    };
     let mut all = [
         "local limiter, admitted",
         "shared limiter, inside a lease, sync",
+        "local limiter, admitted, future",
         "shared limiter, inside a lease, future",
+        "local limiter, admitted, call",
+        "shared limiter, inside a lease, call",
         "local limiter, rejected",
         "shared limiter, rejected locally, future",
         "shared limiter, store lost, future",
@@ -141,15 +153,21 @@ async fn run(server: &Server) {
     ]
     .map(Candidate::new);
     for _ in 0..ROUNDS {
-        all[0].measure(200_000, || _ = black_box(local.try_acquire()));
-        // So that the lease lasts for the round.
-        all[1].measure(200_000, || _ = black_box(leased.try_acquire_held()));
-        all[2].measure_async(200_000, || leased.try_acquire()).await;
-        all[3].measure(200_000, || _ = black_box(none.try_acquire()));
-        all[4].measure_async(200_000, || empty.try_acquire()).await;
-        all[5].measure_async(100_000, || lost.try_acquire()).await;
-        all[6].measure_async(2_000, || exact.try_acquire()).await;
-        all[7]
+        all[0].measure(FEW, || _ = black_box(local.try_acquire()));
+        fill().await;
+        all[1].measure(FEW, || _ = black_box(leased.try_acquire_held()));
+        all[2].measure_async(FEW, || local.acquire()).await;
+        fill().await;
+        all[3].measure_async(FEW, || leased.try_acquire()).await;
+        let call = || async { Ok::<(), std::convert::Infallible>(()) };
+        all[4].measure_async(FEW, || local.call(call)).await;
+        fill().await;
+        all[5].measure_async(FEW, || leased.call(call)).await;
+        all[6].measure(200_000, || _ = black_box(none.try_acquire()));
+        all[7].measure_async(200_000, || empty.try_acquire()).await;
+        all[8].measure_async(FEW, || lost.try_acquire()).await;
+        all[9].measure_async(2_000, || exact.try_acquire()).await;
+        all[10]
             .measure_async(2_000, || {
                 let mut connection = connection.clone();
                 let mut call = script.prepare_invoke();

@@ -116,28 +116,55 @@ impl Lease {
     }
 
     /// Records what calls did without the lease: tokens they spent, and tokens that rejected calls asked for.
-    pub(crate) fn reclaim(&mut self, spent: u64, rejected: u64) {
-        self.lots.spend(spent);
+    pub(crate) fn reclaim(&mut self, now: Instant, spent: u64, rejected: u64) {
         self.demand.arrive(spent + rejected);
+        let missing = spent - self.lots.spend(spent);
+        if let (Local::On { limit, .. }, 1..) = (&mut self.local, missing) {
+            limit.debit(now, missing);
+            self.spent = self.spent.saturating_add(missing);
+            self.spent_at = now;
+        }
     }
 
-    /// What calls may take without asking, as long as none waits.
-    pub(crate) fn contents(&mut self, now: Instant, contact: Contact) -> Contents {
-        let is_lost = matches!(contact, Contact::Lost { .. });
-        let expires = match is_lost {
-            true => Instant::FAR_FUTURE,
-            false => self.lots.expires(self.life()),
-        };
-        let is_quiet = self.in_flight.is_some() || is_lost;
-        let is_closed = matches!(self.local, Local::Off) && self.closed_above == 0;
+    /// What calls may take without asking, as long as none waits. `overdue_at` is when the request in flight
+    /// will have taken too long.
+    pub(crate) fn contents(
+        &mut self,
+        now: Instant,
+        contact: Contact,
+        overdue_at: Instant,
+    ) -> Contents {
         let held = self.lots.held();
+        if let Local::On { limit, .. } = &mut self.local {
+            let tokens = held + limit.lend(now);
+            let ready_at = self.ready_at(now, contact, tokens + 1);
+            // Calls also probe the store and debit what was spent, so they return to the lock when that is due.
+            let expires = match (self.in_flight, contact) {
+                (Some(_), _) => overdue_at,
+                (None, Contact::Lost { probe_at, .. }) => probe_at,
+                (None, Contact::Up { pace_until }) => {
+                    let debit_at = self.sent_at.max(now).after(self.rules.every);
+                    pace_until.min(debit_at)
+                }
+            };
+            return Contents {
+                tokens,
+                expires,
+                low: 0,
+                closed_until: match tokens {
+                    0 => ready_at.min(expires),
+                    _ => Instant::ORIGIN,
+                },
+                ready_at,
+            };
+        }
         Contents {
             tokens: held,
-            expires,
-            low: if is_quiet { 0 } else { self.low() },
-            closed_until: match is_closed {
-                true => self.closed_until,
-                false => Instant::ORIGIN,
+            expires: self.lots.expires(self.life()),
+            low: if self.in_flight.is_some() { 0 } else { self.low() },
+            closed_until: match self.closed_above {
+                0 => self.closed_until,
+                _ => Instant::ORIGIN,
             },
             ready_at: self.ready_at(now, contact, held + 1),
         }
@@ -151,7 +178,8 @@ impl Lease {
                 if let Local::On { limit, .. } = before {
                     self.keep(limit);
                 }
-                let limit = self.local_limit(now);
+                let kept = self.insurance;
+                let limit = LocalLimit::new(&self.rules, now, kept, self.share(), self.level);
                 self.local = Local::On { number, limit };
             }
             (Contact::Up { pace_until }, Local::On { limit, .. }) if now >= pace_until => {
@@ -171,27 +199,6 @@ impl Lease {
     const fn keep(&mut self, limit: LocalLimit) {
         if let (Outage::Local(_), LocalLimit::Bucket(bucket)) = (self.rules.outage, limit) {
             self.insurance = Some(bucket);
-        }
-    }
-
-    fn local_limit(&self, now: Instant) -> LocalLimit {
-        let rules = &self.rules;
-        match rules.outage {
-            Outage::Open => LocalLimit::Open,
-            Outage::Closed => LocalLimit::Closed,
-            Outage::Local(quota) => LocalLimit::Bucket(self.insurance.unwrap_or_else(|| {
-                let rate = quota.tokens() as f64 / quota.period().as_nanos() as f64;
-                let burst = quota.limit() as f64;
-                LocalBucket::new(rate, burst, burst, now)
-            })),
-            Outage::OwnShare => {
-                let share = self.share.get(rules.token);
-                let burst = rules.burst as f64;
-                // Nothing is known of a store that never answered: the bucket may be full.
-                let (at, level) = self.level.unwrap_or((now, burst));
-                let rate = share / rules.token;
-                LocalLimit::Bucket(LocalBucket::new(rate, share * burst, share * level, at))
-            }
         }
     }
 

@@ -102,7 +102,7 @@ fn more_is_asked_for_shortly_before_the_lease_is_used_up() {
         }
     }
     // About 500 in 50 ms, and 14 or so in two trips and a millisecond.
-    let contents = lease.contents(now, UP);
+    let contents = lease.contents(now, UP, now);
     assert!((10..=30).contains(&contents.low), "{contents:?}");
     while lease.held() > contents.low {
         assert_eq!(
@@ -222,4 +222,60 @@ fn what_was_spent_is_debited_again_if_the_answer_is_lost() {
     lease.failed();
     let again = lease.plan(at(250_000), back, Waiting::default()).unwrap();
     assert_eq!(again.spent, request.spent);
+}
+
+#[test]
+fn without_the_store_calls_spend_the_local_limit_without_the_lock() {
+    let local = Outage::Local(Quota::per_second(1000).burst(80));
+    let quota = Quota::per_second(1000);
+    let rules = Rules::new(quota, SyncMode::Leased, EVERY, local);
+    let mut lease = Lease::new(rules, at(0));
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(60_000),
+    };
+    lease.sync(at(0), lost);
+    // An eighth of the bucket at a time, until the probe is due.
+    let spend_all = |lease: &mut Lease, now: Instant| {
+        let mut admitted = 0;
+        loop {
+            let contents = lease.contents(now, lost, now);
+            assert_eq!(contents.expires, at(60_000));
+            assert!(contents.tokens <= 10, "{contents:?}");
+            if contents.tokens == 0 {
+                return (admitted, contents.closed_until);
+            }
+            assert_eq!(contents.closed_until, Instant::ORIGIN);
+            admitted += contents.tokens;
+            lease.reclaim(now, contents.tokens, 0);
+        }
+    };
+    // Then calls are rejected without the lock, until there is a token.
+    assert_eq!(spend_all(&mut lease, at(0)), (80, at(1000)));
+    // Full again. Tokens that are lent while it is full earn nothing.
+    let lent = lease.contents(at(80_000), lost, at(0)).tokens;
+    lease.reclaim(at(160_000), lent, 0);
+    assert_eq!(spend_all(&mut lease, at(160_000)).0, 80 - lent);
+    let back = Contact::Up {
+        pace_until: at(900_000),
+    };
+    let request = lease.plan(at(160_000), back, Waiting::default());
+    assert_eq!(
+        request.map(|request| request.spent),
+        Some(160),
+        "all is debited"
+    );
+}
+
+#[test]
+fn while_a_probe_is_in_flight_calls_look_when_its_time_is_over() {
+    let mut lease = lease(1000, 1000, SyncMode::Leased);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(60_000),
+    };
+    lease.sync(at(0), lost);
+    lease.probe(at(0)).expect("a probe");
+    let contents = lease.contents(at(0), lost, at(25_000));
+    assert_eq!(contents.expires, at(25_000));
 }
