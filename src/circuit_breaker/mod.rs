@@ -88,7 +88,10 @@ impl CircuitBreaker {
         // The permit is made in one place: with two, a call through a closed circuit takes an eighth longer.
         if !state.is_closed_and_untimed() {
             if !state.admits_all() {
-                ticket = inner.admit_at(&mut started, state)?;
+                ticket = match inner.admit_at(&mut started, state) {
+                    Ok(ticket) => ticket,
+                    Err(rejection) => return Err(rejection.by(inner.base.name)),
+                };
             } else if inner.rules.needs_clock() {
                 started = inner.now();
             }

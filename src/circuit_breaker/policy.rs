@@ -57,7 +57,7 @@ impl<'a> Gate for &'a CircuitBreaker {
                 *cx = cx.with_probe(cx.is_probe() | ticket.is_probe());
                 Entered::Admitted((ticket, started))
             }
-            Err(rejection) => Entered::Rejected(inner.rejected(rejection)),
+            Err(rejection) => Entered::Rejected(rejection.by(inner.base.name)),
         }
     }
 
