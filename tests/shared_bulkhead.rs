@@ -233,7 +233,8 @@ fn settings_without_meaning_are_errors_that_name_them() {
         (builder().ttl(Duration::MAX), "ttl"),
         (builder().store_timeout(Duration::ZERO), "store_timeout"),
         (builder().ttl(second).store_timeout(second), "store_timeout"),
-        (builder().max_wait(second).max_waiting(0), "max_waiting"),
+        (builder().max_wait(second).max_waiting(0), "max_wait"),
+        (builder().max_wait(second), "max_wait"),
         (SharedBulkhead::builder().key("key"), "store"),
     ];
     for (builder, setting) in cases {

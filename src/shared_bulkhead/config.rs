@@ -47,7 +47,7 @@ const NAME: &str = "shared_bulkhead";
 /// | [`ttl`](Self::ttl) | 10 s |
 /// | [`store_timeout`](Self::store_timeout) | 25 ms |
 /// | [`max_wait`](Self::max_wait) of calls through the policy | nothing waits, unless `max_waiting` is given |
-/// | [`max_waiting`](Self::max_waiting) | none, or 10 000 with `max_wait` |
+/// | [`max_waiting`](Self::max_waiting) | 10 000 in `acquire`; calls through the policy wait only if it is given |
 /// | [`seed`](Self::seed) | random |
 /// | [`shadow`](Self::shadow) | off |
 /// | [`observer`](Self::observer) | none |
@@ -108,7 +108,8 @@ impl SharedBulkheadBuilder {
     }
 
     /// How long a call through the policy waits for a permit. Zero rejects at once, or after one trip to the
-    /// store; [`Duration::MAX`] waits as long as the call's deadline allows.
+    /// store; [`Duration::MAX`] waits as long as the call's deadline allows. Needs
+    /// [`max_waiting`](Self::max_waiting).
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
@@ -165,11 +166,8 @@ impl SharedBulkheadBuilder {
             ));
         }
         let waits = self.max_wait.is_some_and(|longest| !longest.is_zero());
-        if self.max_waiting == Some(0) && waits {
-            return Err(error(
-                "max_waiting",
-                "is zero, but `max_wait` lets calls wait",
-            ));
+        if waits && self.max_waiting.unwrap_or(0) == 0 {
+            return Err(error("max_wait", "needs max_waiting"));
         }
         let max_wait = match (self.max_wait, self.max_waiting) {
             (Some(longest), _) => longest,

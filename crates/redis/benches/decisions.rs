@@ -134,6 +134,7 @@ async fn run(server: &Server) {
 
     // Tokens for a round, so that no call of it finds the lease used up. The next round begins with a new lease.
     let fill = async || {
+        let _ = leased.try_acquire().await;
         while leased.snapshot().held < u64::from(FEW) + 1_000 {
             let _ = leased.try_acquire().await;
         }

@@ -1,5 +1,6 @@
 //! The scripts, and the requests that they execute.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use backstop::store::{Held, Hold, Reply, StoreError, StoreTime, Take, Taken, Tally, Vote};
@@ -106,24 +107,32 @@ impl Request {
     /// Sends the answer on its way.
     pub(crate) fn answer(self, value: &Value) {
         match self {
-            Self::Take(takes, reply) => reply.send(taken(value, takes.len())),
-            Self::Hold(_, reply) => reply.send(
+            Self::Take(takes, reply) => send(reply, taken(value, takes.len())),
+            Self::Hold(_, reply) => send(
+                reply,
                 integers::<3>(value).map(|[permits, free, all]| Held::new(permits, free, all)),
             ),
-            Self::Vote(_, reply) => {
-                reply.send(integers::<2>(value).map(|[voters, open]| Tally::new(voters, open)));
-            }
+            Self::Vote(_, reply) => send(
+                reply,
+                integers::<2>(value).map(|[voters, open]| Tally::new(voters, open)),
+            ),
         }
     }
 
     /// Sends an error on its way.
     pub(crate) fn fail(self, error: StoreError) {
         match self {
-            Self::Take(_, reply) => reply.send(Err(error)),
-            Self::Hold(_, reply) => reply.send(Err(error)),
-            Self::Vote(_, reply) => reply.send(Err(error)),
+            Self::Take(_, reply) => send(reply, Err(error)),
+            Self::Hold(_, reply) => send(reply, Err(error)),
+            Self::Vote(_, reply) => send(reply, Err(error)),
         }
     }
+}
+
+/// Wakers and observers of users run in the reply. One that panics must not end the task of all requests; the
+/// panic hook has reported it.
+fn send<T>(reply: Reply<T>, answer: Result<T, StoreError>) {
+    drop(catch_unwind(AssertUnwindSafe(|| reply.send(answer))));
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,15 +1,19 @@
 //! The store: a task that sends requests, many at a time, and never makes a caller wait.
 
 use std::fmt;
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::num::NonZeroUsize;
+use std::task::Poll;
 use std::time::Duration;
 
 use backstop::store::{
     Held, Hold, PermitStore, Reply, Store, StoreError, Take, Taken, Tally, Vote, VoteStore,
 };
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use crate::connection::{Given, Reconnecting, Source};
@@ -28,7 +32,7 @@ impl RedisStore {
     pub const fn builder() -> RedisStoreBuilder {
         RedisStoreBuilder {
             prefix: None,
-            max_in_flight: 256,
+            max_in_flight: NonZeroUsize::new(256).expect("not zero"),
             response_timeout: Duration::from_secs(1),
         }
     }
@@ -67,7 +71,7 @@ impl RedisStore {
 #[must_use = "a builder does nothing until `build` or `connect`"]
 pub struct RedisStoreBuilder {
     prefix: Option<String>,
-    max_in_flight: usize,
+    max_in_flight: NonZeroUsize,
     response_timeout: Duration,
 }
 
@@ -78,8 +82,8 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How many requests are sent before the first of them is answered; further ones wait. Zero counts as 1.
-    pub const fn max_in_flight(mut self, requests: usize) -> Self {
+    /// How many requests are sent before the first of them is answered. Further ones wait.
+    pub const fn max_in_flight(mut self, requests: NonZeroUsize) -> Self {
         self.max_in_flight = requests;
         self
     }
@@ -130,7 +134,9 @@ impl RedisStoreBuilder {
             prefix: self.prefix.unwrap_or_else(|| "backstop:".to_owned()),
             response_timeout: self.response_timeout,
         };
-        tokio::spawn(work(Arc::new(worker), queue, self.max_in_flight.max(1)));
+        // A request must not wait behind all tasks that are ready to run, so the task does not yield to them
+        // while it has requests to send or answers to pass on. Both are bounded by `max_in_flight`.
+        tokio::spawn(unconstrained(work(worker, queue, self.max_in_flight.get())));
         RedisStore { requests }
     }
 }
@@ -142,23 +148,32 @@ struct Worker<S> {
     response_timeout: Duration,
 }
 
-/// Sends requests in the order in which they come.
+/// Sends requests in the order in which they come, until the last store is dropped and all are answered.
 async fn work<S: Source>(
-    worker: Arc<Worker<S>>,
+    worker: Worker<S>,
     mut queue: mpsc::UnboundedReceiver<Request>,
     max_in_flight: usize,
 ) {
-    let places = Arc::new(Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS)));
-    while let Some(request) = queue.recv().await {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        let worker = worker.clone();
-        tokio::spawn(async move {
-            worker.execute(request).await;
-            drop(place);
-        });
-    }
+    let worker = &worker;
+    let mut in_flight = FuturesUnordered::new();
+    let mut is_open = true;
+    poll_fn(|task| {
+        loop {
+            while is_open && in_flight.len() < max_in_flight {
+                match queue.poll_recv(task) {
+                    Poll::Ready(Some(request)) => in_flight.push(worker.execute(request)),
+                    Poll::Ready(None) => is_open = false,
+                    Poll::Pending => break,
+                }
+            }
+            match in_flight.poll_next_unpin(task) {
+                Poll::Ready(Some(())) => {}
+                Poll::Ready(None) if !is_open => return Poll::Ready(()),
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
 }
 
 impl<S: Source> Worker<S> {

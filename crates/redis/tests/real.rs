@@ -216,7 +216,6 @@ fn ten_thousand_keys_at_once_are_no_outage() {
             .store(store)
             .key_by(|key| key.to_string())
             .quota(Quota::per_minute(60))
-            .store_timeout(if is_long() { DEFAULT } else { PATIENT })
             .build()
             .unwrap();
         let begun = Instant::now();
@@ -232,6 +231,17 @@ fn ten_thousand_keys_at_once_are_no_outage() {
         println!("10 000 keys at once: {took:?}, {snapshot:?}");
         assert_eq!(snapshot.last_error, None, "no timeout");
         assert_eq!(snapshot.trips, 10_000);
+    });
+}
+
+#[test]
+fn a_reply_that_panics_stops_no_other_request() {
+    with_server("a_reply_that_panics", |server| async move {
+        let store = connect(&server).await;
+        let one = || vec![Take::new("key".into(), Quota::per_hour(10), 1)];
+        store.take(one(), Reply::new(|_| panic!("a reply that panics")));
+        let taken = take(&store, one()).await.unwrap();
+        assert_eq!((taken[0].granted, taken[0].remaining), (1, 8));
     });
 }
 

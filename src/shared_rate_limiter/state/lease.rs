@@ -161,7 +161,7 @@ impl Lease {
         Contents {
             tokens: held,
             expires: self.lots.expires(self.life()),
-            low: if self.in_flight.is_some() { 0 } else { self.low() },
+            low: self.low(),
             closed_until: match self.closed_above {
                 0 => self.closed_until,
                 _ => Instant::ORIGIN,
@@ -373,9 +373,6 @@ impl Lease {
     /// How many tokens to hold.
     fn size(&self, now: Instant, rate: f64) -> u64 {
         let rules = &self.rules;
-        if rules.largest == 0 {
-            return 0;
-        }
         let demand = rate * rules.every as f64;
         let by_demand = match demand < LEAST_DEMAND {
             true => 0,
@@ -390,9 +387,9 @@ impl Lease {
         by_demand.max(by_growth).min(rules.largest)
     }
 
-    /// With so few tokens left, it is time to ask for more: they last for two trips.
+    /// With so few tokens left, it is time to ask for more, unless that is done: they last for two trips.
     fn low(&self) -> u64 {
-        if self.asked < 4 || self.rules.largest == 0 {
+        if self.in_flight.is_some() || self.asked < 4 || self.rules.largest == 0 {
             return 0;
         }
         let two_trips = self.demand.rate() * (2.0 * self.trip_time + MILLISECOND);
@@ -439,8 +436,9 @@ impl Lease {
             self.closed_until = Instant::ORIGIN;
         } else {
             self.closed_above = taken.remaining;
-            self.closed_until =
-                now.after(self.rules.pause(retry, request.just_enough, unit) as u64);
+            let gap = self.demand.gap();
+            let pause = self.rules.pause(retry, request.just_enough, gap, unit);
+            self.closed_until = now.after(pause as u64);
         }
     }
 

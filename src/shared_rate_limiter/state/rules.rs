@@ -118,13 +118,14 @@ impl Rules {
     }
 
     /// How long to reject without asking after a grant that fell short, in nanoseconds. Processes that ask at
-    /// the same times would share the tokens unevenly, so the pause is random.
-    pub(crate) fn pause(&self, retry: f64, just_enough: bool, unit: f64) -> f64 {
+    /// the same times would share the tokens unevenly, so the pause is random. `gap` is the time between calls:
+    /// the next request is sent by the first call after the pause, later in a process with few calls.
+    pub(crate) fn pause(&self, retry: f64, just_enough: bool, gap: f64, unit: f64) -> f64 {
         let every = self.every as f64;
         if just_enough || self.largest == 0 {
             retry.min(LONGEST_PAUSE)
         } else if retry < every {
-            every * (0.5 + unit)
+            (every * (0.5 + unit) - gap.min(every / 2.0)).max(retry)
         } else {
             (retry + unit * every / 2.0).min(LONGEST_PAUSE * (0.75 + unit / 4.0))
         }

@@ -140,6 +140,18 @@ fn a_grant_that_fell_short_rejects_locally_for_about_the_time_of_a_lease() {
 }
 
 #[test]
+fn a_process_with_few_calls_pauses_less_because_it_asks_with_its_next_call() {
+    let quota = Quota::per_second(1000).burst(100);
+    let rules = Rules::new(quota, SyncMode::Leased, EVERY, Outage::OwnShare);
+    let pause = |gap| rules.pause(1e6, false, gap, 0.5);
+    assert_eq!(pause(0.0), 50e6);
+    assert_eq!(pause(2e6), 48e6);
+    assert_eq!(pause(1e9), 25e6);
+    // Not before there is a token.
+    assert_eq!(rules.pause(40e6, false, 1e9, 0.0), 40e6);
+}
+
+#[test]
 fn leased_tokens_go_back_when_their_time_is_over() {
     let mut lease = lease(1000, 1000, SyncMode::Leased);
     for call in 0..5 {
