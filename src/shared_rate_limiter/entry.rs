@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
-use std::time::Duration;
 
 use super::hub::Hub;
 use super::queue::{Decided, Queue};
@@ -34,9 +33,8 @@ pub(super) struct State {
     published: u64,
     /// Number of the last request.
     requests: u64,
-    /// A request whose time was over when this process was stopped itself: its number, and until when its
-    /// answer may still come.
-    grace: (u64, Instant),
+    /// Number of the request that was last found to be late, when this process was busy.
+    graced: u64,
     /// The quota is not that of the builder.
     pub(super) is_changed: bool,
 }
@@ -60,21 +58,22 @@ struct After {
 }
 
 impl State {
-    /// Whether the request in flight has taken too long. If that is noticed late, this process did not run
-    /// meanwhile, and the answer may be here, not read yet: then it has a fifth of the timeout more.
-    fn is_lost(&mut self, now: Instant, overdue_at: Instant, timeout: Duration) -> bool {
+    /// Whether the request in flight, sent then, has taken too long. If that is noticed late, this process did not
+    /// run meanwhile, or has too many tasks that are ready to run: the answer may be here, not read yet, so all
+    /// requests get as much time more.
+    fn is_lost(&mut self, now: Instant, sent: Instant, hub: &Hub) -> bool {
+        let overdue_at = hub.overdue_at(sent);
         if now < overdue_at {
             return false;
         }
-        let more = timeout / 5;
-        match self.grace {
-            (number, until) if number == self.requests => now >= until,
-            _ if now > overdue_at + more => {
-                self.grace = (self.requests, now + more);
-                false
-            }
-            _ => true,
+        let late = now.saturating_duration_since(overdue_at);
+        let is_first = self.graced != self.requests;
+        if late <= hub.timeout / 5 || !is_first && now >= hub.latest(sent) {
+            return true;
         }
+        self.graced = self.requests;
+        hub.forgive(now + late.min(hub.timeout));
+        false
     }
 }
 
@@ -90,7 +89,7 @@ impl Entry {
                 queue: Queue::default(),
                 published: 0,
                 requests: 0,
-                grace: (0, Instant::ORIGIN),
+                graced: 0,
                 is_changed: false,
             }),
         }
@@ -121,8 +120,7 @@ impl Entry {
     fn begin(&self, state: &mut State, now: Instant, after: &mut After) {
         self.close(state, now);
         let sent = state.lease.in_flight().map(|request| request.sent);
-        if sent.is_some_and(|sent| state.is_lost(now, self.hub.overdue_at(sent), self.hub.timeout))
-        {
+        if sent.is_some_and(|sent| state.is_lost(now, sent, &self.hub)) {
             state.lease.failed();
             after.event = self.hub.failed(now, StoreError::new("no answer in time"));
         }
@@ -284,11 +282,7 @@ impl Entry {
 
     /// When the request in flight, if there is one, will have taken too long.
     fn overdue_at(&self, state: &State) -> Option<Instant> {
-        let overdue_at = self.hub.overdue_at(state.lease.in_flight()?.sent);
-        Some(match state.grace {
-            (number, until) if number == state.requests => until.max(overdue_at),
-            _ => overdue_at,
-        })
+        Some(self.hub.overdue_at(state.lease.in_flight()?.sent))
     }
 
     /// When a waiter has to look again, unless it is woken before.

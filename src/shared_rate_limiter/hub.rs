@@ -34,6 +34,8 @@ pub(super) struct Hub {
     pub(super) trips: AtomicU64,
     /// When the store answered last, in nanoseconds.
     answered_at: AtomicU64,
+    /// Until when answers may be late because this process is busy, in nanoseconds.
+    busy_until: AtomicU64,
     link: Mutex<State>,
 }
 
@@ -69,6 +71,7 @@ impl Hub {
             rejections: StripedCounter::new(),
             trips: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
+            busy_until: AtomicU64::new(0),
             link: Mutex::default(),
         }
     }
@@ -114,8 +117,21 @@ impl Hub {
     /// ten thousand requests at once take longer than one.
     pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
         let answered = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
-        let latest = sent + self.timeout.saturating_mul(BUSY);
-        (sent.max(answered) + self.timeout).min(latest)
+        let busy = Instant::from_nanos(self.busy_until.load(Ordering::Relaxed));
+        (sent.max(answered) + self.timeout)
+            .min(self.latest(sent))
+            .max(busy)
+    }
+
+    /// When a request that was sent then has taken too long in any case.
+    pub(super) fn latest(&self, sent: Instant) -> Instant {
+        sent + self.timeout.saturating_mul(BUSY)
+    }
+
+    /// Gives all requests time until then, because this process is busy.
+    pub(super) fn forgive(&self, until: Instant) {
+        self.busy_until
+            .fetch_max(until.as_nanos(), Ordering::Relaxed);
     }
 
     pub(super) fn lost_since(&self) -> Option<Instant> {

@@ -250,10 +250,32 @@ fn a_process_that_was_stopped_itself_reads_the_answer_first() {
     fleet.call(0, 1);
     fleet.clocks[0].advance(Duration::from_secs(1));
     fleet.poll();
-    fleet.clocks[0].advance(5 * MILLISECOND);
+    fleet.clocks[0].advance(24 * MILLISECOND);
+    fleet.poll();
+    assert_eq!(fleet.waiting(), 1);
+    fleet.clocks[0].advance(MILLISECOND);
     fleet.poll();
     assert_eq!(fleet.waiting(), 0);
     assert!(!fleet.nodes[0].snapshot().store_up);
+}
+
+#[test]
+fn a_busy_process_whose_timers_are_late_reads_the_answer_first() {
+    let mut fleet = Fleet::new(1, Quota::per_second(10), |builder| builder);
+    fleet.store.set_fault(Some(Fault::Stall));
+    fleet.call(0, 1);
+    // Each look comes 20 ms late, so an answer may be as late.
+    let mut due = 25 * MILLISECOND;
+    for _ in 0..10 {
+        fleet.clocks[0].advance(due + 20 * MILLISECOND);
+        fleet.poll();
+        assert_eq!(fleet.waiting(), 1);
+        due = 20 * MILLISECOND;
+    }
+    fleet.store.set_fault(None);
+    fleet.poll();
+    assert_eq!((fleet.waiting(), fleet.all_admitted()), (0, 1));
+    assert!(fleet.nodes[0].snapshot().store_up);
 }
 
 #[test]

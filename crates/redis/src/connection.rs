@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backstop::store::StoreError;
-use redis::RedisError;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, RedisError};
 use tokio::time::{sleep, timeout};
 
 /// Where connections come from. Never waits: a call must not wait for a connection.
@@ -108,8 +108,19 @@ impl Inner {
     }
 }
 
+/// How long the client itself waits for an answer. [`RedisStoreBuilder`](crate::RedisStoreBuilder) has the timeout
+/// that counts; this one only must not be shorter.
+const NEVER: Duration = Duration::from_secs(3600);
+
 async fn attempt(client: &redis::Client) -> Result<MultiplexedConnection, RedisError> {
-    match timeout(ATTEMPT, client.get_multiplexed_async_connection()).await {
+    // A `Duration` in version 0.32, and an `Option` in 1.
+    #[allow(
+        clippy::useless_conversion,
+        reason = "not in all versions of the client"
+    )]
+    let config = AsyncConnectionConfig::new().set_response_timeout(NEVER.into());
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    match timeout(ATTEMPT, connection).await {
         Ok(result) => result,
         Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
