@@ -14,10 +14,12 @@ use std::time::Duration;
 use allocation_counter::measure;
 use backstop::bulkhead::limit;
 use backstop::circuit_breaker::Trip;
+use backstop::store::MemoryStore;
 use backstop::{
     Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Coalesce, Endpoints, Error,
-    Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, MaybeStale, Pipeline, Policy,
-    Quota, RateLimiter, Report, Retry, RetryBudget, Stale, Standard, Throttle, Timeout, Verdict,
+    Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, ManualClock, MaybeStale,
+    Pipeline, Policy, Quota, RateLimiter, Report, Retry, RetryBudget, SharedRateLimiter, Stale,
+    Standard, Throttle, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes, and what it ends with.
@@ -307,4 +309,29 @@ fn pitfall_67_keys_without_a_flight_occupy_no_memory() {
     // Each of the parts may keep room for the next key.
     assert!(after(0..1000) <= 16);
     assert_eq!(after(1000..10_000), 0);
+}
+
+/// A call inside a lease, and one that is rejected while the limit is known to be used up.
+#[test]
+fn a_shared_limiter_allocates_nothing_inside_a_lease() {
+    let clock = ManualClock::new();
+    let limiter = SharedRateLimiter::builder()
+        .store(MemoryStore::new(clock.clone()))
+        .key("key")
+        .quota(Quota::per_second(1000))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    // Until the lease has grown.
+    while limiter.snapshot().held < 100 {
+        let (_, taken) = allocations(limiter.try_acquire());
+        taken.unwrap();
+    }
+    let (count, result) = allocations(limiter.call(|| ready(Ok::<_, ()>(7))));
+    assert_eq!((count, result), (0, Ok(7)));
+    let (count, taken) = allocations(limiter.try_acquire());
+    assert_eq!((count, taken), (0, Ok(())));
+    while allocations(limiter.try_acquire()).1.is_ok() {}
+    let (count, taken) = allocations(limiter.try_acquire());
+    assert!(count == 0 && taken.is_err(), "{count} allocations");
 }

@@ -63,6 +63,7 @@ mod endpoint;
 mod hedge;
 mod observer;
 mod panics;
+mod store;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
@@ -71,6 +72,7 @@ pub use self::endpoint::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 pub use self::hedge::{HedgeCause, HedgeEvent, NotSent};
 pub use self::observer::{Listener, Observer};
 pub(crate) use self::panics::Panics;
+pub use self::store::StoreEvent;
 
 /// Something a policy did.
 ///
@@ -264,6 +266,18 @@ pub enum Event {
         /// What it did.
         event: HedgeEvent,
     },
+    /// The store of a shared limit was lost, or is back.
+    #[non_exhaustive]
+    Store {
+        /// The name of the policy.
+        policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
+        /// What happened.
+        event: StoreEvent,
+        /// See [`Event::sequence`].
+        sequence: u64,
+    },
     /// A fallback replaced an error.
     #[non_exhaustive]
     FallbackUsed {
@@ -325,6 +339,7 @@ macro_rules! shared {
             | Event::ChaosInjected { $field, .. }
             | Event::DeadLetter { $field, .. }
             | Event::Hedge { $field, .. }
+            | Event::Store { $field, .. }
             | Event::FallbackUsed { $field, .. }
             | Event::ServedStale { $field, .. }
             | Event::Coalesced { $field, .. }
@@ -374,6 +389,7 @@ impl Event {
             Self::ChaosInjected { .. } => "chaos_injected",
             Self::DeadLetter { event, .. } => event.kind(),
             Self::Hedge { event, .. } => event.kind(),
+            Self::Store { event, .. } => event.kind(),
             Self::FallbackUsed { .. } => "fallback_used",
             Self::ServedStale { .. } => "served_stale",
             Self::Coalesced { .. } => "coalesced",
@@ -396,6 +412,7 @@ impl Event {
             | Self::CircuitChanged { sequence, .. }
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
+            | Self::Store { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence,
             _ => 0,
         };
@@ -413,6 +430,7 @@ impl Event {
             | Self::CircuitChanged { sequence, .. }
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
+            | Self::Store { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence = number,
             _ => {}
         }
