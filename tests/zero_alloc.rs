@@ -255,7 +255,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
 }
 
 #[test]
-fn pitfall_70_the_good_path_allocates_nothing() {
+fn the_good_path_allocates_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -287,7 +287,7 @@ fn a_stale_value_is_remembered_and_served_without_an_allocation() {
 }
 
 #[test]
-fn pitfall_67_keys_without_a_flight_occupy_no_memory() {
+fn keys_without_a_flight_occupy_no_memory() {
     let coalesce = Coalesce::<u64, u64, ()>::builder().clock(backstop::ManualClock::new());
     let coalesce = coalesce.build().unwrap();
     let after = |keys: std::ops::Range<u64>| {

@@ -5,9 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use super::attempt::Attempt;
 use super::call::{Attempting, AttemptingBlocking, AttemptingClassified, AttemptingOnce, Source};
 use super::classified::Classified;
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run, Tried};
 use super::outcome::Outcome;

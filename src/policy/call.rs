@@ -9,8 +9,9 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::attempt::Attempt;
 use super::classified::Classified;
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::operation::{Operation, Tried};
 use super::outcome::Outcome;
 use crate::clock::blocking;

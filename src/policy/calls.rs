@@ -5,9 +5,10 @@ use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::{Context as TaskContext, Poll};
 
+use super::attempt::Attempt;
 use super::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith, Source};
 use super::classified::Classified;
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::describe::Describe;
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;

@@ -92,6 +92,7 @@
 //! let call = stack.call(|| async { Ok::<_, ()>(1) });
 //! ```
 
+mod attempt;
 mod boxed;
 mod call;
 mod calls;
@@ -112,13 +113,14 @@ mod tuple;
 mod unwind;
 mod wrappers;
 
+pub use self::attempt::Attempt;
 pub use self::boxed::{BoxOperation, BoxPolicy, Boxable};
 pub use self::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith};
 pub use self::calls::{AtMostOnce, Policy};
 pub use self::check::OrderWarning;
 pub use self::classified::Classified;
 pub use self::classify::{Classify, ClassifyAttempts, ClassifyErrors, RetryIf};
-pub use self::context::{Attempt, Context};
+pub use self::context::Context;
 pub(crate) use self::context::{BudgetNumber, SavedContext};
 pub use self::describe::{Describe, LayerKind};
 pub use self::guard::{Guard, Guarded};
