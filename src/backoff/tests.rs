@@ -142,7 +142,7 @@ fn settings_without_meaning_are_rejected() {
 
 #[test]
 fn decorrelated_jitter_comes_down_again_from_the_cap() {
-    // What is remembered is the delay that was waited, not the one before it was capped.
+    // The remembered delay is the one after the cap.
     let backoff = Backoff::exponential(ms(10)).max(ms(1000));
     let backoff = backoff.jitter(Jitter::Decorrelated);
     let below = backoff

@@ -49,7 +49,7 @@ struct Locked {
     subscriptions: Subscriptions,
 }
 
-/// What to notify after a change, once the lock is released.
+/// Notifications to send after a change, once the lock is released.
 #[derive(Default)]
 pub(super) struct Notifications {
     wakers: Vec<Waker>,

@@ -30,7 +30,7 @@ type Board<K, T, E> = Flights<Shared<K, T, E>, Waker>;
 
 type Flight<K, T, E> = (Place, Arc<Shared<K, T, E>>);
 
-/// What the calls of a flight share.
+/// Data shared by the calls of a flight.
 pub(super) struct Shared<K, T, E> {
     key: K,
     /// Set by the leader if there are waiters.
@@ -42,7 +42,7 @@ const SHARDS: usize = 16;
 #[cfg(backstop_loom)]
 const SHARDS: usize = 1;
 
-/// How a call takes part in a flight.
+/// The role of a call in a flight.
 pub(super) enum Entered<'a, K, T, E> {
     Leads(Leading<'a, K, T, E>),
     Waits(Waiting<'a, K, T, E>),
@@ -157,7 +157,7 @@ impl<K, T, E> Inner<K, T, E> {
         }
     }
 
-    /// Wakes and drops what a call that left a flight has returned, outside the lock.
+    /// Wakes waiters and drops the data of a flight that a call has left, outside the lock.
     fn after_leaving(&self, left: Left<Shared<K, T, E>, Waker>) {
         if left.promoted {
             self.promoted.fetch_add(1, Ordering::Relaxed);
@@ -202,7 +202,7 @@ impl<K, T: Clone, E: Clone> Leading<'_, K, T, E> {
     }
 }
 
-/// Whether a result is due to the deadline of the leader, which others do not have.
+/// Returns whether a result is due to the deadline of the leader, which others do not have.
 fn is_own<T, E>(outcome: &Outcome<T, E>) -> bool {
     use crate::error::Reason::DeadlineTooClose;
     match &outcome.result {
@@ -255,7 +255,7 @@ impl<'a, K, T, E> Waiting<'a, K, T, E> {
         self.inner.shared.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The result of the flight, once it has landed.
+    /// Returns the result of the flight, once it has landed.
     pub(super) fn outcome(&self) -> Option<Outcome<T, E>>
     where
         T: Clone,

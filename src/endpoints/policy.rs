@@ -222,7 +222,7 @@ impl<N> guarded::Permit for Flight<'_, N> {
     }
 }
 
-/// An operation that remembers the nodes its attempts went to.
+/// An operation that records the nodes its attempts went to.
 #[derive(Clone, Copy, Debug)]
 pub struct Routed<Op> {
     op: Op,

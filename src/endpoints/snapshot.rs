@@ -43,9 +43,9 @@ pub struct NodeSnapshot {
     pub calls: u64,
     /// Those of them that failed.
     pub failures: u64,
-    /// How many times it was ejected, less one for each healthy interval.
+    /// Number of ejections, less one for each healthy interval.
     pub ejections: u32,
-    /// How long it takes no calls; `None` if it takes calls, or if that is not known.
+    /// Time until it takes calls again; `None` if it takes calls, or if that is not known.
     pub retry_after: Option<Duration>,
 }
 
@@ -82,7 +82,7 @@ pub enum NodeState {
 }
 
 impl NodeState {
-    /// The state as an identifier for logs and metrics, such as `ejected`.
+    /// Returns the state as an identifier for logs and metrics, such as `ejected`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Available => "available",

@@ -41,7 +41,7 @@ impl Rejected {
         self.with_retry_nanos(nanos(after))
     }
 
-    /// As [`with_retry_after`](Self::with_retry_after), in nanoseconds. Rejections take about as long
+    /// Like [`with_retry_after`](Self::with_retry_after), in nanoseconds. Rejections take about as long
     /// as reading the clock, so the two conversions would show.
     #[inline]
     pub(crate) const fn with_retry_nanos(mut self, after: u64) -> Self {

@@ -48,7 +48,7 @@ impl<T: Clone> Fallback<Value<T>> {
 }
 
 impl<F> Fallback<With<F>> {
-    /// Replaces errors by what a function makes of them.
+    /// Replaces errors by the value that a function computes from them.
     pub fn with<T, E>(make: F) -> Self
     where
         F: Fn(&Error<E>) -> T,

@@ -1,4 +1,4 @@
-//! Contexts of calls on their way in through the layers.
+//! Contexts of calls, which layers pass inwards.
 
 use std::fmt;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Context {
     /// Shift of the numbers of the last three budgets that have counted the call.
     const BUDGETS: u32 = 64 - 3 * BudgetNumber::BITS;
 
-    /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
+    /// Returns the context of a new call: first attempt, no deadline, idempotent, cost 1.
     pub const fn new() -> Self {
         Self {
             clock: ClockId::NONE,
@@ -132,7 +132,7 @@ impl Context {
         self.deadline = self.deadline.min(at);
     }
 
-    /// As [`tighten`](Self::tighten) on the clock that was read last. Returns the deadline before
+    /// Like [`tighten`](Self::tighten) on the clock that was read last. Returns the deadline before
     /// and after.
     #[inline]
     pub(crate) fn tighten_here(&mut self, at: Instant) -> (Instant, Instant) {
@@ -194,7 +194,7 @@ impl Context {
         self.traits & Self::PROBE != 0
     }
 
-    /// Returns the context of a probe, or for any other call.
+    /// Returns the context with the probe flag set or cleared.
     #[must_use]
     #[inline]
     pub const fn with_probe(self, probe: bool) -> Self {
@@ -365,7 +365,7 @@ impl BudgetNumber {
     }
 }
 
-/// The deadline on `clock`, which reads `now`, as far away as it was `then`.
+/// Returns the deadline on `clock`, which reads `now`, as far away as it was `then`.
 #[cold]
 #[inline(never)]
 fn carry_over(

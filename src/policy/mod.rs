@@ -1,4 +1,4 @@
-//! The spine: what a policy is, and how policies stack.
+//! The spine: policies, operations, and stacks of policies.
 //!
 //! A [`Policy`] is a rule about how an [`Operation`] is run: [`Run`] says how. A tuple of policies is a policy: the
 //! first is the outermost. `&P`, `Arc<P>` and `Option<P>` are policies too; `None` passes calls
@@ -49,7 +49,7 @@
 //!
 //! struct TwiceFuture<Op: Operation> { op: Op, cx: Context, attempt: Pin<Box<Op::Attempt>> }
 //!
-//! // Nothing in it is pinned where it stands.
+//! // Nothing in it is pinned.
 //! impl<Op: Operation> Unpin for TwiceFuture<Op> {}
 //!
 //! impl<Op: Operation> Future for TwiceFuture<Op> {

@@ -16,7 +16,7 @@ use crate::sync::lock;
 pub struct Report<T, E> {
     /// The result that [`call`](super::Policy::call) would have returned.
     pub result: Result<T, Error<E>>,
-    /// How many times the operation was started. Zero if the call was rejected before.
+    /// Number of times the operation was started. Zero if the call was rejected before.
     pub attempts: u32,
     /// From the start of the call to its end, waits included.
     pub elapsed: Duration,

@@ -81,7 +81,7 @@ impl Throttle {
         inner.state.record(accepted, inner.base.clock.now());
     }
 
-    /// Forgets all calls. Calls in flight may still be counted when they end.
+    /// Resets all counts. Calls in flight may still be counted when they end.
     pub fn reset(&self) {
         self.inner.state.reset();
     }

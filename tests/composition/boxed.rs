@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use backstop::policy::{Boxable, Describe, LayerKind};
-use backstop::{Backoff, BoxClock, Error, ManualClock, Reason, Retry};
+use backstop::{Backoff, BoxPolicy, Clock, Error, ManualClock, Reason, Retry};
 
 use super::Fault::Down;
 use super::{Fault, ms, retry, timeout};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use backstop::{BoxClassified, Classify, Event, Pipeline, Verdict};
+use backstop::{BoxPolicy, Classified, Classify, Event, Pipeline, Verdict};
 
 use super::{BoxError, breaker, bulkhead, fetch, limiter, retry, spawn, throttle, timeout};
 

@@ -64,15 +64,15 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileSnapshot {
-    /// How many letters are kept, and their bytes.
+    /// Number of stored letters, and their size in bytes.
     pub totals: Totals,
-    /// How many files of letters there are.
+    /// Number of segments.
     pub segments: u64,
     /// Their length, with letters that are gone.
     pub file_bytes: u64,
-    /// How many times letters were written and made safe, each time all that waited.
+    /// Number of group commits: each writes and syncs all letters that waited.
     pub commits: u64,
-    /// How many letters, changes and reads wait for the thread.
+    /// Number of letters, changes, and reads that wait for the writer thread.
     pub waiting: usize,
 }
 
@@ -102,7 +102,7 @@ impl FileSink {
         })
     }
 
-    /// The files at this moment.
+    /// Returns the files at this moment.
     pub fn snapshot(&self) -> FileSnapshot {
         let board = &*self.shared.board;
         let gauges = lock(&board.gauges);

@@ -44,7 +44,7 @@ pub(super) struct Gauges {
     pub(super) totals: Totals,
     pub(super) segments: u64,
     pub(super) file_bytes: u64,
-    /// How many times letters were made safe together.
+    /// Number of group commits.
     pub(super) commits: u64,
     pub(super) events: Vec<LetterEvent>,
 }
@@ -63,7 +63,7 @@ impl Board {
 /// The most commands of one batch, and about the most bytes of letters in it.
 const MAX_COMMANDS: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
-/// How long a batch waits for writers that are expected.
+/// Time that a batch waits for expected writers.
 const LINGER: Duration = Duration::from_micros(500);
 
 /// Runs until it is closed or all handles are dropped. Holds `folder_lock` until then.

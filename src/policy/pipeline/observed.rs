@@ -119,11 +119,11 @@ where
 pub struct ObservedCall<'a, Op: Operation> {
     clock: ClockHandle,
     start: Instant,
-    /// How many attempts this call had made when it came to the pipeline.
+    /// Number of attempts that layers outside the pipeline had made before this call.
     before: u32,
     op: Op,
     observer: &'a PipelineObserver,
-    /// How the call ends if this is dropped now.
+    /// The ending to report if this is dropped now.
     ending: Ending,
     /// When it ended; `None` for now.
     end: Option<Instant>,

@@ -80,7 +80,7 @@ impl<K> KeyedRateLimiter<K> {
         self.set_quotas(&[quota], inherit)
     }
 
-    /// As [`set_quota`](Self::set_quota), for a limiter with several default quotas.
+    /// Like [`set_quota`](Self::set_quota), for a limiter with several default quotas.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl<K> KeyedRateLimiter<K> {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
+    /// Like [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         // Relaxed: it publishes nothing else.
         self.inner
