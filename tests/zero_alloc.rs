@@ -199,7 +199,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     for _ in 0..100 {
         throttling.record(Verdict::failure());
     }
-    assert_no_allocation!("throttle that would refuse", throttling);
+    assert_no_allocation!("throttle that would reject", throttling);
     assert_no_allocation!("classify errors", classify());
     let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(result);
     assert_no_allocation!("classify", Classify::by(by));

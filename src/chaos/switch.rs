@@ -80,7 +80,7 @@ impl Switch {
         Ok(())
     }
 
-    /// Returns a reading of the injector.
+    /// Returns a snapshot of the injector.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.snapshot()
     }

@@ -44,7 +44,7 @@ pub enum DeadLetterErrorKind {
     WriteOnly,
     /// A replay of this queue is running already.
     ReplayRunning,
-    /// A setting has no meaning.
+    /// A setting is invalid.
     Config,
     /// A sink of your own failed.
     Sink,

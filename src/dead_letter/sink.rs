@@ -102,7 +102,7 @@ pub trait Store<R>: Sink<R> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changed {
-    /// Its count of replays.
+    /// Number of replays of the letter.
     pub replays: u32,
     /// Whether it is parked.
     pub parked: bool,

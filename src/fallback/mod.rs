@@ -121,7 +121,7 @@ impl<S> Fallback<S> {
 
     /// Sets the name in events and snapshots. Default `fallback`.
     #[must_use]
-    pub fn named(mut self, name: &'static str) -> Self {
+    pub fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
     }

@@ -195,7 +195,7 @@ impl<K, P> Keyed<K, P> {
         self.inner.name
     }
 
-    /// Returns a reading of the set.
+    /// Returns a snapshot of the set.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         Snapshot {

@@ -105,7 +105,7 @@ mod either;
 mod guard;
 pub(crate) mod guarded;
 mod inspect;
-mod operation;
+pub(crate) mod operation;
 mod outcome;
 mod pipeline;
 mod report;

@@ -63,6 +63,27 @@ pub trait Operation: Copy {
     }
 }
 
+/// Defines the methods of an [`Operation`] around `self.op` that count attempts and keep tried endpoints.
+macro_rules! forward_attempts {
+    () => {
+        #[inline(always)]
+        fn started(self) -> u32 {
+            self.op.started()
+        }
+
+        #[inline(always)]
+        fn tried(self) -> $crate::policy::Tried {
+            self.op.tried()
+        }
+
+        #[inline(always)]
+        fn keep_tried(self, tried: $crate::policy::Tried) {
+            self.op.keep_tried(tried);
+        }
+    };
+}
+pub(crate) use forward_attempts;
+
 /// The endpoints that one call has tried, kept by its [`Operation`] for [`Endpoints`](crate::Endpoints).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tried(u64);

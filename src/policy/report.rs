@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::context::Context;
-use super::operation::{Operation, Tried};
+use super::operation::{Operation, forward_attempts};
 use crate::error::{Error, Rejected};
 use crate::sync::lock;
 
@@ -136,20 +136,7 @@ impl<Op: Operation> Operation for Reported<'_, Op> {
         self.op.listener()
     }
 
-    #[inline(always)]
-    fn started(self) -> u32 {
-        self.op.started()
-    }
-
-    #[inline(always)]
-    fn tried(self) -> Tried {
-        self.op.tried()
-    }
-
-    #[inline(always)]
-    fn keep_tried(self, tried: Tried) {
-        self.op.keep_tried(tried);
-    }
+    forward_attempts!();
 
     fn discard(self, error: Error<Op::Error>) {
         self.notes.keep(error);

@@ -306,7 +306,7 @@ impl RateLimiter {
             })
     }
 
-    /// Returns a reading of the limiter. Reading changes nothing.
+    /// Returns a snapshot of the limiter. Reading changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.base.now();

@@ -86,7 +86,7 @@ impl Throttle {
         self.inner.state.reset();
     }
 
-    /// Returns a reading of the throttle. Changes nothing.
+    /// Returns a snapshot of the throttle. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let totals = inner.state.totals(inner.base.clock.now());

@@ -190,11 +190,11 @@ pub(crate) const FUTURES: &[(&str, Make)] = &[
         })
     }),
     ("circuit breaker", |w| call!(w, w.breaker.clone())),
-    ("a trial call", |w| {
+    ("a probe", |w| {
         w.breaker.half_open();
         call!(w, w.breaker.clone())
     }),
-    ("retry, a trial call that waits in line", |w| {
+    ("retry, a probe that waits", |w| {
         w.breaker.half_open();
         let stack = (w.breaker.clone(), w.limiter.clone(), w.bulkhead.clone());
         call!(w, (w.retry(), stack))

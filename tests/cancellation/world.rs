@@ -159,7 +159,7 @@ impl World {
         assert_eq!(budget.extras_in_flight, 0, "retries in the budget, {when}");
         let bulkhead = self.bulkhead.snapshot();
         assert_eq!(bulkhead.in_flight, 0, "permits, {when}");
-        assert_eq!(bulkhead.waiting, 0, "places in line, {when}");
+        assert_eq!(bulkhead.waiting, 0, "waiters, {when}");
         let limiter = self.limiter.snapshot();
         assert_eq!(limiter.waiting, 0, "callers that wait for a token, {when}");
         assert!(limiter.available[0] >= 0, "tokens, {when}");

@@ -39,11 +39,11 @@ fn backoff_times() {
             (Backoff::fibonacci(initial), initial.is_zero()),
             (Backoff::custom(move |_| initial), false),
         ];
-        for (shape, refused) in shapes {
+        for (shape, is_error) in shapes {
             check(
                 "backoff",
                 &TIMES,
-                |max| !refused && !max.is_zero(),
+                |max| !is_error && !max.is_zero(),
                 |max| {
                     let backoff = shape.clone().max(max);
                     build_with(&backoff).map(|_| (backoff, max))

@@ -25,7 +25,7 @@ fn spend(budget: RetryBudget) {
             );
             assert!(
                 granted || before < f64::from(u32::MAX),
-                "{before} left and refused"
+                "{before} left and rejected"
             );
         }
         call.success();

@@ -16,6 +16,8 @@ mod policy;
 mod quotas;
 mod stalls;
 mod text;
+#[path = "../hostile_keys/mod.rs"]
+mod user_keys;
 mod waiting;
 
 use std::future::Future;

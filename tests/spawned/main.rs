@@ -209,8 +209,8 @@ macro_rules! spawned_once {
             });
             assert_eq!(sent.await.unwrap(), [1, 2, 3]);
             let body = String::from("gone");
-            let refused = policy.call_once(move || async move { Err::<(), $crate::BoxError>(body.into()) });
-            assert_eq!(refused.await.unwrap_err().into_operation().unwrap().to_string(), "gone");
+            let failed = policy.call_once(move || async move { Err::<(), $crate::BoxError>(body.into()) });
+            assert_eq!(failed.await.unwrap_err().into_operation().unwrap().to_string(), "gone");
             let fixed = policy.call_once(|| async { Ok::<std::borrow::Cow<'static, str>, &'static str>("static".into()) });
             assert_eq!(fixed.await, Ok("static".into()));
         })

@@ -14,7 +14,7 @@ fn clocks() -> [ManualClock; 2] {
     [ManualClock::new(), old]
 }
 
-/// A throttle at both ends of time: many calls that end in every way, and looks in between.
+/// A throttle at both ends of time: many calls that end in every way, with snapshots in between.
 fn drive(throttle: ThrottleBuilder) {
     for clock in clocks() {
         let throttle = throttle.clone().seed(1).clock(clock.clone());

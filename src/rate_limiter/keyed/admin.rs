@@ -14,7 +14,7 @@ use crate::instant::Instant;
 use crate::sync::lock;
 
 impl<K> KeyedRateLimiter<K> {
-    /// Returns a reading of the limiter.
+    /// Returns a snapshot of the limiter.
     pub fn snapshot(&self) -> KeyedSnapshot {
         let inner = &*self.inner;
         let time = inner.time(inner.base.now());

@@ -90,11 +90,11 @@ impl<K> Clone for KeyedRateLimiter<K> {
     }
 }
 
-/// A reading of a keyed limiter.
+/// A snapshot of a keyed limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// The default quotas.
     pub quotas: Vec<Quota>,
