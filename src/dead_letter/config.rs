@@ -19,7 +19,7 @@ use crate::rng::SharedRng;
 
 /// Builds a [`DeadLetterQueue`].
 ///
-/// The defaults are in the table of the [module page](super).
+/// The defaults are in the table of the [module page](super). Not `Clone`: it owns its sink, which belongs to one queue.
 #[must_use = "a builder does nothing until `build`"]
 pub struct DeadLetterQueueBuilder<R> {
     sink: Chosen<R>,
@@ -127,7 +127,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
     ///
     /// # Errors
     ///
-    /// When a setting has no meaning, or there is no clock.
+    /// When a setting is invalid, or there is no clock.
     pub fn build(self) -> Result<DeadLetterQueue<R>, ConfigError> {
         let error = |setting, problem| ConfigError::new(self.name, setting, problem);
         let Some(clock) = self.clock else {

@@ -85,7 +85,7 @@ impl DeadLetterErrorKind {
             Self::Closed => "the queue is closed",
             Self::WriteOnly => "the sink cannot be read",
             Self::ReplayRunning => "a replay is running",
-            Self::Config => "a setting has no meaning",
+            Self::Config => "a setting is invalid",
             Self::Sink => "the sink failed",
         }
     }

@@ -94,7 +94,7 @@ impl RateLimiterBuilder {
 
     /// Sets how long a call through the policy waits for its turn. A turn that would come later is
     /// rejected at once. Zero: calls do not wait. [`Duration::MAX`]: they wait until their deadlines.
-    /// `acquire` waits in any case.
+    /// `acquire` waits in any case. Default: calls do not wait, unless [`max_waiting`](Self::max_waiting) is set.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self

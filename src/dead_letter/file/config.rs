@@ -98,7 +98,7 @@ impl FileSinkBuilder {
     ///
     /// # Errors
     ///
-    /// [`DeadLetterErrorKind::Config`] when a setting has no meaning,
+    /// [`DeadLetterErrorKind::Config`] when a setting is invalid,
     /// [`Locked`](DeadLetterErrorKind::Locked) when another sink has the folder open,
     /// [`Version`](DeadLetterErrorKind::Version) when a later version of this crate has written to it,
     /// and [`Io`](DeadLetterErrorKind::Io) or [`StorageFull`](DeadLetterErrorKind::StorageFull) when the

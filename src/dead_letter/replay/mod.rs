@@ -133,7 +133,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
     /// # Errors
     ///
     /// [`ReplayRunning`](super::DeadLetterErrorKind::ReplayRunning) when this queue is being replayed
-    /// already, [`Config`](super::DeadLetterErrorKind::Config) when a setting has no meaning, and
+    /// already, [`Config`](super::DeadLetterErrorKind::Config) when a setting is invalid, and
     /// what the sink says. Failed attempts are no error of the run.
     ///
     /// # Cancel safety
@@ -172,7 +172,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
     ///
     /// # Errors
     ///
-    /// When the sink cannot be read or a setting has no meaning.
+    /// When the sink cannot be read or a setting is invalid.
     pub async fn dry_run(self) -> Result<ReplayPlan, DeadLetterError> {
         self.check()?;
         let store = self.inner.store()?;
