@@ -201,7 +201,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     for _ in 0..100 {
         throttling.record(Verdict::failure());
     }
-    assert_no_allocation!("throttle that would refuse", throttling);
+    assert_no_allocation!("throttle that would reject", throttling);
     assert_no_allocation!("classify errors", classify());
     let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(result);
     assert_no_allocation!("classify", Classify::by(by));
@@ -257,7 +257,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
 }
 
 #[test]
-fn pitfall_70_the_good_path_allocates_nothing() {
+fn the_good_path_allocates_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -289,7 +289,7 @@ fn a_stale_value_is_remembered_and_served_without_an_allocation() {
 }
 
 #[test]
-fn pitfall_67_keys_without_a_flight_occupy_no_memory() {
+fn keys_without_a_flight_occupy_no_memory() {
     let coalesce = Coalesce::<u64, u64, ()>::builder().clock(backstop::ManualClock::new());
     let coalesce = coalesce.build().unwrap();
     let after = |keys: std::ops::Range<u64>| {

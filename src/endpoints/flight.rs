@@ -50,7 +50,7 @@ impl<'a, N> Flight<'a, N> {
         self.inner
     }
 
-    /// Moves the call out. The rest counts as ended.
+    /// Moves the call out. Dropping the rest then records nothing.
     #[inline]
     pub(super) fn move_out(&mut self) -> Self {
         Self {

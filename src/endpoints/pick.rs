@@ -30,7 +30,7 @@ impl<N> Inner<N> {
         picked.map(|(flight, ())| flight)
     }
 
-    /// As [`pick`](Self::pick). Also returns what `take` reads from the plan, given the index of the node.
+    /// Like [`pick`](Self::pick). Also returns what `take` reads from the plan, given the index of the node.
     #[inline]
     pub(super) fn pick_with<T>(
         &self,

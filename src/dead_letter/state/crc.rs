@@ -20,7 +20,7 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// The checksum of `bytes`.
+/// Returns the checksum of `bytes`.
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| {
         TABLE[((crc ^ u32::from(byte)) & 0xFF) as usize] ^ crc >> 8
