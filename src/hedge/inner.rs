@@ -251,6 +251,12 @@ impl<'a> Begun<'a> {
         }
     }
 
+    /// Whether results are recorded in a budget that is shared with other layers.
+    #[inline]
+    pub(super) const fn has_budget(&self) -> bool {
+        self.budget.is_some()
+    }
+
     /// Records a good answer.
     #[inline]
     pub(super) fn ended(&mut self, is_value: bool, health: Health) {

@@ -16,13 +16,14 @@ const TABLES: [[u32; 256]; 8] = {
             bit += 1;
         }
         tables[0][byte] = crc;
-        let mut zeros = 1;
-        while zeros < 8 {
-            crc = tables[0][(crc & 0xFF) as usize] ^ crc >> 8;
-            tables[zeros][byte] = crc;
-            zeros += 1;
-        }
         byte += 1;
+    }
+    let mut at = 0;
+    while at < 7 * 256 {
+        let (zeros, byte) = (at / 256, at % 256);
+        let crc = tables[zeros][byte];
+        tables[zeros + 1][byte] = tables[0][(crc & 0xFF) as usize] ^ crc >> 8;
+        at += 1;
     }
     tables
 };

@@ -72,7 +72,7 @@ pub fn rows() -> Vec<Row> {
         Row::race(
             "standard, ready, fast clock",
             1,
-            0.3,
+            1.0,
             future("standard", || fast.call(ready)),
             vec![future("by hand", || by_hand.call(ready))],
         ),
@@ -86,7 +86,7 @@ pub fn rows() -> Vec<Row> {
         Row::race(
             "standard, pending once, tokio clock",
             1,
-            0.85,
+            1.0,
             future("standard", || tokio_clock.call(pending_once)),
             vec![future("by hand", || by_hand.call(pending_once))],
         ),
