@@ -188,7 +188,7 @@ impl<'a, N> Gate for Pick<'a, N> {
         let life = Life::of_a_policy();
         match self.inner.pick(now, self.tried, self.key, life, observer) {
             Ok(flight) => {
-                cx.set_endpoint(flight.node_id);
+                cx.set_endpoint(flight.node().map_or(0, |node| node.member.address.id()));
                 Entered::Admitted(flight)
             }
             Err(rejected) => Entered::Rejected(rejected),

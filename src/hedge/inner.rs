@@ -100,13 +100,31 @@ impl Inner {
         }
     }
 
-    /// Begins a call.
+    /// Whether calls of this hedge need a budget for their copies.
     #[inline]
+    pub(super) const fn has_budgets(&self) -> bool {
+        self.cap.is_some() || self.budget.is_some()
+    }
+
+    /// Begins a call.
+    ///
+    /// Out of line: `cx` must stay in registers where there are no budgets.
+    #[inline(never)]
     pub(super) fn begin<'a>(&'a self, cx: &mut Context) -> Begun<'a> {
         self.calls.increment();
         Begun {
             cap: self.cap.as_ref().map(|cap| cap.begin_private(cx)),
             budget: self.budget.as_ref().map(|budget| budget.begin_in(cx)),
+        }
+    }
+
+    /// Begins a call of a hedge without budgets.
+    #[inline]
+    pub(super) fn begin_without_budgets(&self) -> Begun<'_> {
+        self.calls.increment();
+        Begun {
+            cap: None,
+            budget: None,
         }
     }
 
@@ -231,6 +249,12 @@ impl<'a> Begun<'a> {
         if let Some(budget) = &mut self.budget {
             budget.failure();
         }
+    }
+
+    /// Whether results are recorded in a budget that is shared with other layers.
+    #[inline]
+    pub(super) const fn has_budget(&self) -> bool {
+        self.budget.is_some()
     }
 
     /// Records a good answer.

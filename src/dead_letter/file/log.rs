@@ -104,11 +104,8 @@ impl<D: Disk> Log<D> {
         let segment = self.segment_to_write()?;
         let name = letters_name(segment);
         let begin = self.segments.get(segment).unwrap_or_default().length;
-        let bytes: Vec<u8> = letters
-            .iter()
-            .flat_map(|letter| &letter.line)
-            .copied()
-            .collect();
+        let lines: Vec<_> = letters.iter().map(|letter| &*letter.line).collect();
+        let bytes = lines.concat();
         let mut written = self.write(segment, &bytes);
         if written.is_ok() && self.settings.sync {
             written = self.disk.sync(&name);

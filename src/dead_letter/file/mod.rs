@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -21,6 +20,7 @@ use crate::sync::lock;
 mod config;
 mod disk;
 mod log;
+mod mailbox;
 mod open;
 mod reply;
 #[cfg(test)]
@@ -31,6 +31,7 @@ pub use self::config::FileSinkBuilder;
 
 use self::disk::Disk;
 use self::log::{Log, Pending};
+use self::mailbox::Mailbox;
 use self::reply::{Answerer, Reply, reply};
 use self::writer::{Command, WriterState};
 
@@ -52,8 +53,7 @@ pub struct FileSink {
 }
 
 struct Shared {
-    /// `None` once the sink is closed.
-    commands: Mutex<Option<Sender<Command>>>,
+    commands: Arc<Mailbox<Command>>,
     writer: Arc<WriterState>,
     next_id: AtomicU64,
     max_waiting: usize,
@@ -85,15 +85,15 @@ impl FileSink {
         let writer = Arc::new(WriterState::default());
         writer.publish(&mut log, 0);
         let next_id = AtomicU64::new(log.next_id.get());
-        let (sender, receiver) = mpsc::channel();
+        let (commands, reader) = Mailbox::new();
         let thread = thread::Builder::new().name("dead-letters".into()).spawn({
             let writer = writer.clone();
-            move || writer::run(log, &receiver, &writer, folder_lock)
+            move || writer::run(log, &reader, &writer, folder_lock)
         });
         let thread = thread.map_err(|error| open::io_error("start the thread", error))?;
         Ok(Self {
             shared: Arc::new(Shared {
-                commands: Mutex::new(Some(sender)),
+                commands,
                 writer,
                 next_id,
                 max_waiting,
@@ -118,17 +118,13 @@ impl FileSink {
     /// Sends a command to the writer thread. Dropping the reply does not cancel it.
     fn send<T>(&self, command: impl FnOnce(Answerer<T>) -> Command) -> Reply<T> {
         let (answer, reply) = reply();
-        let command = command(answer);
-        let commands = lock(&self.shared.commands);
-        let Some(sender) = &*commands else {
-            // Outside the lock: a reply wakes user code.
-            drop(commands);
-            return reply;
-        };
-        self.shared.writer.waiting.fetch_add(1, Ordering::Relaxed);
-        let unsent = sender.send(command);
-        drop(commands);
-        drop(unsent);
+        let waiting = &self.shared.writer.waiting;
+        waiting.fetch_add(1, Ordering::Relaxed);
+        if let Some(unsent) = self.shared.commands.send(command(answer)) {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            // The sink is closed. Dropping the command says so in its reply.
+            drop(unsent);
+        }
         reply
     }
 
@@ -170,16 +166,19 @@ where
     }
 
     fn close(&self) -> SinkFuture<'_, ()> {
-        let sender = lock(&self.shared.commands).take();
+        let (answer, reply) = reply();
+        let waiting = &self.shared.writer.waiting;
+        waiting.fetch_add(1, Ordering::Relaxed);
+        let unsent = self.shared.commands.close(Some(Command::Close(answer)));
+        if unsent.is_some() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        }
         Box::pin(async move {
-            let Some(sender) = sender else {
-                return Ok(());
-            };
-            let (answer, reply) = reply();
-            self.shared.writer.waiting.fetch_add(1, Ordering::Relaxed);
-            drop(sender.send(Command::Close(answer)));
-            drop(sender);
-            reply.await
+            match unsent {
+                // It was closed before.
+                Some(_) => Ok(()),
+                None => reply.await,
+            }
         })
     }
 }
@@ -231,7 +230,7 @@ where
 impl Drop for Shared {
     fn drop(&mut self) {
         // The thread ends when it has done what was sent.
-        drop(lock(&self.commands).take());
+        self.commands.close(None);
         let Some(thread) = lock(&self.thread).take() else {
             return;
         };

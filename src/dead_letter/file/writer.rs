@@ -1,8 +1,7 @@
 //! The writer thread: takes all waiting commands and syncs them with one `fsync`.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::super::error::{DeadLetterError, DeadLetterErrorKind};
@@ -11,9 +10,9 @@ use super::super::state::letter::{Change, LetterId, Standing};
 use super::super::state::timestamp::Timestamp;
 use super::disk::Disk;
 use super::log::{Log, Pending, RawPage};
+use super::mailbox::Reader;
 use super::open::io_error;
 use super::reply::Answerer;
-use crate::clock::{BlockingClock, Clock};
 use crate::event::LetterEvent;
 use crate::sync::lock;
 
@@ -69,8 +68,8 @@ const LINGER: Duration = Duration::from_micros(500);
 /// Runs until it is closed or all handles are dropped. Holds `folder_lock` until then.
 pub(super) fn run<D: Disk, L>(
     mut log: Log<D>,
-    commands: &Receiver<Command>,
-    writer: &Arc<WriterState>,
+    commands: &Reader<Command>,
+    writer: &WriterState,
     folder_lock: L,
 ) {
     let mut closing = Vec::new();
@@ -79,10 +78,10 @@ pub(super) fn run<D: Disk, L>(
         let Some(mut batch) = Batch::collect(commands, expected) else {
             break;
         };
-        // Without a sync there is nothing to share.
-        expected = if log.settings.sync { batch.commands } else { 0 };
         closing.append(&mut batch.closes);
-        batch.process(&mut log, writer);
+        let writers = batch.process(&mut log, writer);
+        // Without a sync there is nothing to share.
+        expected = if log.settings.sync { writers } else { 0 };
     }
     log.trim();
     // The folder is unlocked before the replies are sent.
@@ -110,18 +109,14 @@ impl Batch {
     ///
     /// Writers that were answered together send their next letters within microseconds of each other. Without a
     /// short wait, the first letter would be synced alone and the others would wait for two syncs. So the batch
-    /// waits until it has as many commands as the last one, which are `expected`.
-    fn collect(commands: &Receiver<Command>, expected: usize) -> Option<Self> {
+    /// waits for as many commands as callers waited when the last one was answered, which are `expected`.
+    fn collect(commands: &Reader<Command>, expected: usize) -> Option<Self> {
+        if !commands.wait(expected.min(MAX_COMMANDS), LINGER) {
+            return None;
+        }
         let mut batch = Self::default();
-        batch.add(commands.recv().ok()?);
-        let latest = BlockingClock.now() + LINGER;
         while batch.commands < MAX_COMMANDS && batch.bytes < MAX_BYTES {
-            let mut next = commands.try_recv().ok();
-            if next.is_none() && batch.commands < expected && batch.closes.is_empty() {
-                let left = latest.saturating_duration_since(BlockingClock.now());
-                next = commands.recv_timeout(left).ok();
-            }
-            let Some(command) = next else {
+            let Some(command) = commands.next() else {
                 break;
             };
             batch.add(command);
@@ -150,8 +145,10 @@ impl Batch {
         }
     }
 
-    /// Letters first, then changes, then reads: callers wait for one before they ask for the next.
-    fn process<D: Disk>(self, log: &mut Log<D>, writer: &WriterState) {
+    /// Processes letters first, then changes, then reads: callers wait for one before they ask for the next.
+    ///
+    /// Returns how many callers waited when it was done, those of the next batch included.
+    fn process<D: Disk>(self, log: &mut Log<D>, writer: &WriterState) -> usize {
         let commits = u64::from(!self.letters.is_empty());
         let (answers, stored) = store(log, self.letters);
         let changed = if self.changes.is_empty() {
@@ -168,7 +165,7 @@ impl Batch {
             .collect();
         writer.publish(log, commits);
         // Relaxed: the count bounds the queue and publishes nothing.
-        writer.waiting.fetch_sub(self.commands, Ordering::Relaxed);
+        let waiting = writer.waiting.fetch_sub(self.commands, Ordering::Relaxed);
         // Replies last: they wake other threads.
         for (answer, result) in answers.into_iter().zip(stored) {
             answer.answer(result);
@@ -188,6 +185,7 @@ impl Batch {
         for (page, answer) in reads {
             answer.answer(Ok(page));
         }
+        waiting
     }
 }
 

@@ -282,7 +282,7 @@ pub(crate) fn read_change(line: &[u8]) -> Result<(LetterId, State), Unusable> {
 #[cfg_attr(docsrs, doc(cfg(feature = "dead-letter-file")))]
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 

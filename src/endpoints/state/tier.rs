@@ -19,7 +19,6 @@ use crate::rng::{Stream, unit};
 pub(crate) struct Entry {
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) index: u32,
-    pub(crate) number: u32,
     pub(super) weight: f64,
     /// One over the weight.
     per_weight: f64,
@@ -34,7 +33,6 @@ impl Entry {
         Self {
             stats: record.stats.clone(),
             index,
-            number: record.number,
             weight: record.weight,
             per_weight: record.weight.recip(),
             hash: record.hash,
