@@ -56,7 +56,7 @@ impl CallTime {
         Decision::new(self.now, ready, availability)
     }
 
-    /// As [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
+    /// Like [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
     pub(super) fn peek_limiter(self, limiter: &RateLimiter, cost: u64) -> Decision {
         match self.is_paused() {
             true => {

@@ -17,6 +17,7 @@ mod hedge;
 mod rate_limiter;
 mod retry;
 mod stack;
+mod standard;
 mod timeout;
 
 /// Returns the rows of every pattern, in the order of the report.
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Row> {
         retry::rows,
         timeout::rows,
         stack::rows,
+        standard::rows,
         growth::rows,
     ];
     patterns.into_iter().flat_map(|rows| rows()).collect()
