@@ -129,7 +129,7 @@ impl RateLimiter {
         let inner = &*self.inner;
         let now = inner.base.now();
         if inner.queue.is_closed() {
-            let (ready, behind) = inner.queue.forecast(&inner.storage, now, cost);
+            let (ready, behind) = inner.queue.forecast(&inner.storage, now, cost, 0);
             if behind {
                 return self.behind(now, ready);
             }

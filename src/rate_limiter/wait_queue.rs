@@ -295,16 +295,18 @@ impl WaitQueue {
         })
     }
 
-    /// Returns what [`take`](Self::take) would return, and whether there are waiters or a pause.
+    /// Returns what [`take`](Self::take) would return, and whether there are waiters or a pause. Behind them
+    /// a call may leave `debt` tokens of debt.
     pub(super) fn forecast(
         &self,
         storage: &Storage,
         now: Instant,
         cost: u64,
+        debt: u64,
     ) -> (Result<(), Unavailable>, bool) {
         self.with(storage, now, |state, _| match state.is_open(now) {
             true => (storage.ready(now, cost), false),
-            false => (Err(state.unavailable(storage, now, cost, 0)), true),
+            false => (Err(state.unavailable(storage, now, cost, debt)), true),
         })
     }
 

@@ -54,6 +54,17 @@ fn nothing_remains_during_a_pause_as_in_a_limiter_of_its_own() {
             assert_eq!(limits.peek(&1), Some(alone.peek()), "{quota}");
             assert_eq!(limits.decide(&1, 2), alone.decide(2), "{quota}");
             limits.for_each(|_, decision| assert_eq!(decision, alone.peek()));
+            // Within the limit and its debt, beyond what is left by the end of the pause, and never.
+            for cost in [5, 20, 21] {
+                let rejected = alone.reserve(cost).unwrap_err();
+                let of_key = limits.reserve(&1, cost).unwrap_err();
+                assert_eq!(of_key.reason(), rejected.reason(), "{quota}: {cost}");
+                assert_eq!(
+                    of_key.retry_after(),
+                    rejected.retry_after(),
+                    "{quota}: {cost}"
+                );
+            }
         }
     }
 }

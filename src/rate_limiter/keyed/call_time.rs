@@ -60,20 +60,21 @@ impl CallTime {
     pub(super) fn peek_limiter(self, limiter: &RateLimiter, cost: u64) -> Decision {
         match self.is_paused() {
             true => {
-                let unavailable = self.paused_limiter(limiter, cost);
+                let unavailable = self.paused_limiter(limiter, cost, 0);
                 self.decision(Err(unavailable), limiter.availability(self.now))
             }
             false => limiter.peek_n(cost),
         }
     }
 
-    /// Returns when a call during a pause would be admitted by the limiter of its key.
+    /// Returns when a call during a pause would be admitted by the limiter of its key, leaving no more than
+    /// `debt` tokens of debt.
     #[cold]
-    pub(super) fn paused_limiter(self, limiter: &RateLimiter, cost: u64) -> Unavailable {
+    pub(super) fn paused_limiter(self, limiter: &RateLimiter, cost: u64, debt: u64) -> Unavailable {
         let (queue, storage) = (&limiter.inner.queue, &limiter.inner.storage);
         let ready = match queue.is_closed() {
-            true => queue.forecast(storage, self.now, cost).0,
-            false => storage.copy().ready(self.open, cost, 0),
+            true => queue.forecast(storage, self.now, cost, debt).0,
+            false => storage.copy().ready(self.open, cost, debt),
         };
         match ready {
             Ok(()) => Unavailable::Until(self.open),

@@ -176,7 +176,7 @@ impl<K: Hash + Eq> Inner<K> {
                 gcra.take(*tat, time.now, cost).map(|next| *tat = next)
             },
             |limiter, time| match time.is_paused() {
-                true => Err(time.paused_limiter(limiter, cost)),
+                true => Err(time.paused_limiter(limiter, cost, 0)),
                 false => limiter.inner.take(time.now, cost),
             },
         )

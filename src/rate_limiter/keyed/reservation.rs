@@ -68,9 +68,13 @@ where
                     paid_at,
                 })
             },
-            |limiter, time| {
-                time.admit(Ok(())).map_err(reject)?;
-                limiter.reserve_within(cost, longest).map(Held::Reservation)
+            |limiter, time| match time.is_paused() {
+                true => Err(reject(time.paused_limiter(
+                    limiter,
+                    cost,
+                    limiter.inner.debt,
+                ))),
+                false => limiter.reserve_within(cost, longest).map(Held::Reservation),
             },
         );
         let held = held.unwrap_or_else(|| Err(reject(Unavailable::Until(Instant::FAR_FUTURE))));
