@@ -269,6 +269,11 @@ impl<Op: Operation> Operation for Routed<Op> {
         self.op.keep_tried(tried);
     }
 
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
+    }
+
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);
     }

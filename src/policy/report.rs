@@ -151,6 +151,11 @@ impl<Op: Operation> Operation for Reported<'_, Op> {
         self.op.keep_tried(tried);
     }
 
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
+    }
+
     fn discard(self, error: Error<Op::Error>) {
         self.notes.keep(error);
     }

@@ -55,6 +55,11 @@ impl<P: Run<Op>, Op: Operation> Operation for Under<P, Op> {
         self.op.keep_tried(tried);
     }
 
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
+    }
+
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::http::header::{CONTENT_TYPE, HeaderValue};
 use ::http::{Response, StatusCode};
 
-use super::keyed::NO_KEY;
+use super::no_key::NO_KEY;
 use crate::error::{Error, PolicyError, Reason, Rejected};
 use crate::http::retry_after;
 
@@ -90,7 +90,7 @@ impl<B: From<String>> Answer<B> for Answers {
                 "application/problem+json"
             }
             false => {
-                // Not the policy's name, which is nobody's business outside.
+                // Without the policy's name, which clients need not know.
                 let _ = writeln!(body, "{}", reason(error));
                 "text/plain; charset=utf-8"
             }

@@ -18,17 +18,14 @@ pub trait ExtractKey<R> {
 
     /// Returns the key of the request; `None` if it has none.
     fn extract(&self, request: &R) -> Option<Self::Key>;
-
-    /// Returns an extractor that asks `other` about requests without a key of this one.
-    fn or<X: ExtractKey<R, Key = Self::Key>>(self, other: X) -> Or<Self, X>
-    where
-        Self: Sized,
-    {
-        Or(self, other)
-    }
 }
 
-/// The first key of two extractors. Made by [`ExtractKey::or`].
+/// Returns the key that `first` finds, or else that of `second`.
+pub const fn either<A, B>(first: A, second: B) -> Or<A, B> {
+    Or(first, second)
+}
+
+/// The first key of two extractors. Made by [`either`].
 #[derive(Clone, Copy, Debug)]
 pub struct Or<A, B>(A, B);
 

@@ -127,13 +127,6 @@ impl<P, C> PolicyLayer<P, C> {
         self.map(|inner| OnAttempt { inner, change })
     }
 
-    /// Returns this layer inside one that [answers](super::RespondLayer) rejections and timeouts, so that the error is
-    /// the service's own again.
-    #[cfg(feature = "http")]
-    pub fn respond(self) -> (super::RespondLayer, Self) {
-        (super::RespondLayer::new(), self)
-    }
-
     fn map<D>(self, change: impl FnOnce(C) -> D) -> PolicyLayer<P, D> {
         PolicyLayer {
             policy: self.policy,

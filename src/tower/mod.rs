@@ -14,6 +14,7 @@ mod bulkhead;
 pub mod key;
 mod keyed;
 mod layer;
+mod no_key;
 mod operation;
 #[cfg(feature = "http")]
 mod rate_limit;
@@ -28,8 +29,9 @@ pub use self::answer::{Answer, AnswerWith, Answers};
 #[cfg(feature = "http")]
 pub use self::bulkhead::{BulkheadLayer, BulkheadService, HeldBody, Hold};
 pub use self::key::ExtractKey;
-pub use self::keyed::{KeyedLayer, KeyedService, NoKey};
+pub use self::keyed::{KeyedLayer, KeyedService};
 pub use self::layer::{PolicyLayer, PolicyService, ServiceFuture};
+pub use self::no_key::NoKey;
 pub use self::operation::{ServiceAttempt, ServiceCall};
 #[cfg(feature = "http")]
 pub use self::rate_limit::{RateLimitLayer, RateLimitService};

@@ -49,17 +49,6 @@ impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
             tried: AtomicU64::new(0),
         }
     }
-
-    /// Whether there can be another attempt.
-    fn is_repeatable(&self) -> bool {
-        let Some(kept) = lock(&self.slot).kept.take() else {
-            return false;
-        };
-        // Outside the lock, like all user code.
-        let is_repeatable = self.requests.is_repeatable(&kept);
-        lock(&self.slot).kept = Some(kept);
-        is_repeatable
-    }
 }
 
 /// A call of a tower service, as an operation of policies.
@@ -79,21 +68,19 @@ impl<S, R, C: Requests<R>> fmt::Debug for ServiceCall<'_, S, R, C> {
     }
 }
 
-impl<'c, S, R, C> Operation for ServiceCall<'c, S, R, C>
+impl<S, R, C> Operation for ServiceCall<'_, S, R, C>
 where
     C: Requests<R>,
     S: Service<C::Request> + Clone,
 {
     type Value = S::Response;
     type Error = S::Error;
-    type Attempt = ServiceAttempt<'c, S, R, C>;
+    type Attempt = ServiceAttempt<S, C::Request>;
     type Listener = ();
 
     fn attempt(self, cx: Context) -> Self::Attempt {
-        let calls = self.0;
         ServiceAttempt {
-            stage: start(calls, cx).unwrap_or(Stage::NotRepeatable),
-            calls,
+            stage: start(self.0, cx).unwrap_or(Stage::NotRepeatable),
         }
     }
 
@@ -109,6 +96,16 @@ where
 
     fn keep_tried(self, tried: Tried) {
         self.0.tried.store(tried.bits(), Ordering::Relaxed);
+    }
+
+    fn is_repeatable(self) -> bool {
+        let Some(kept) = lock(&self.0.slot).kept.take() else {
+            return false;
+        };
+        // Outside the lock, like all user code.
+        let is_repeatable = self.0.requests.is_repeatable(&kept);
+        lock(&self.0.slot).kept = Some(kept);
+        is_repeatable
     }
 }
 
@@ -156,14 +153,9 @@ where
 pin_project! {
     /// An attempt of a [`ServiceCall`].
     #[must_use = "futures do nothing unless you `.await` or poll them"]
-    pub struct ServiceAttempt<'c, S, R, C>
-    where
-        C: Requests<R>,
-        S: Service<C::Request>,
-    {
+    pub struct ServiceAttempt<S: Service<Q>, Q> {
         #[pin]
-        stage: Stage<S, C::Request, S::Future>,
-        calls: &'c Calls<'c, S, R, C>,
+        stage: Stage<S, Q, S::Future>,
     }
 }
 
@@ -176,25 +168,14 @@ pin_project! {
     }
 }
 
-impl<S, R, C> Future for ServiceAttempt<'_, S, R, C>
-where
-    C: Requests<R>,
-    S: Service<C::Request>,
-{
+impl<S: Service<Q>, Q> Future for ServiceAttempt<S, Q> {
     type Output = Outcome<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             let future = match this.stage.as_mut().project() {
-                StageProj::Calling { future } => {
-                    let mut outcome = Outcome::of(ready!(future.poll(task)));
-                    // Only now is it known whether the whole body was kept.
-                    if outcome.verdict.is_retryable() && !this.calls.is_repeatable() {
-                        outcome.verdict = outcome.verdict.with_retry(false);
-                    }
-                    return Poll::Ready(outcome);
-                }
+                StageProj::Calling { future } => return future.poll(task).map(Outcome::of),
                 StageProj::Readying { service, request } => {
                     if let Err(error) = ready!(service.poll_ready(task)) {
                         let verdict = Verdict::transient().not_executed();
@@ -215,11 +196,7 @@ where
     }
 }
 
-impl<S, R, C> fmt::Debug for ServiceAttempt<'_, S, R, C>
-where
-    C: Requests<R>,
-    S: Service<C::Request>,
-{
+impl<S: Service<Q>, Q> fmt::Debug for ServiceAttempt<S, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServiceAttempt").finish_non_exhaustive()
     }

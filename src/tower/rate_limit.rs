@@ -10,8 +10,8 @@ use tower_service::Service;
 
 use super::answer::{Answer, AnswerWith, Answers, split};
 use super::key::ExtractKey;
-use super::keyed::NoKey;
 use super::layer::{ServiceFuture, take_ready};
+use super::no_key::NoKey;
 use super::operation::{Calls, ServiceCall};
 use super::requests::Once;
 use crate::error::PolicyError;

@@ -11,6 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::answer::{Answer, AnswerWith, Answers, split};
+use super::layer::PolicyLayer;
 use crate::error::{Error, PolicyError};
 use crate::http::rate_limit;
 use crate::rate_limiter::RateLimiter;
@@ -74,6 +75,14 @@ impl<A> RespondLayer<A> {
     pub fn rate_limit(mut self, limiter: &RateLimiter) -> Self {
         self.limiter = Some(limiter.clone());
         self
+    }
+}
+
+impl<P, C> PolicyLayer<P, C> {
+    /// Returns this layer inside one that [answers](RespondLayer) rejections and timeouts, so that the error is
+    /// the service's own again.
+    pub fn respond(self) -> (RespondLayer, Self) {
+        (RespondLayer::new(), self)
     }
 }
 

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use backstop::http::grpc::{self, Pushback};
-use backstop::{Classified, Clock, ErrorClass, Health, ManualClock, Policy, Retry, RetryAdvice, Verdict};
+use backstop::{
+    Classified, Clock, ErrorClass, Health, ManualClock, Policy, Retry, RetryAdvice, Verdict,
+};
 use http::HeaderMap;
 
 use crate::headers;

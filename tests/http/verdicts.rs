@@ -5,8 +5,8 @@ use backstop::circuit_breaker::Trip;
 use backstop::http::idempotency::{self, Key};
 use backstop::http::{self as rules, ClassifyResponses, Idempotence};
 use backstop::{
-    CallOptions, CircuitBreaker, Classified, Clock, Health, HintRule, Jitter, ManualClock, Pipeline,
-    Policy, Retry, RetryAdvice, Verdict,
+    CallOptions, CircuitBreaker, Classified, Clock, Health, HintRule, Jitter, ManualClock,
+    Pipeline, Policy, Retry, RetryAdvice, Verdict,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
 

@@ -27,7 +27,8 @@ const fn ms(millis: u64) -> Duration {
 }
 
 /// What a service does with the request of each number, from 1.
-type Script<R, T, E> = Arc<dyn Fn(u32, R) -> Pin<Box<dyn Future<Output = Result<T, E>> + Send>> + Send + Sync>;
+type Script<R, T, E> =
+    Arc<dyn Fn(u32, R) -> Pin<Box<dyn Future<Output = Result<T, E>> + Send>> + Send + Sync>;
 
 /// A service that a test scripts. Like many services, a clone is not ready until it was asked.
 struct Scripted<R, T, E> {
@@ -75,7 +76,10 @@ impl<R, T, E> Service<R> for Scripted<R, T, E> {
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        assert!(std::mem::replace(&mut self.is_ready, false), "called without being ready");
+        assert!(
+            std::mem::replace(&mut self.is_ready, false),
+            "called without being ready"
+        );
         let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         (self.script)(number, request)
     }

@@ -8,8 +8,8 @@ use backstop::http::{self as rules, ClassifyResponses, attempt, idempotency};
 use backstop::policy::{Describe, Run};
 use backstop::tower::PolicyLayer;
 use backstop::{
-    Bulkhead, CallOptions, CircuitBreaker, Context, Error, Hedge, Operation, Outcome, Policy, Quota, RateLimiter, Reason,
-    Retry, Standard, Timeout,
+    Bulkhead, CallOptions, CircuitBreaker, Context, Error, Hedge, Operation, Outcome, Policy,
+    Quota, RateLimiter, Reason, Retry, Standard, Timeout,
 };
 use http::{Method, Request, Response};
 use tower_layer::Layer;
@@ -26,7 +26,10 @@ fn five() -> (Timeout, Retry, CircuitBreaker, RateLimiter, Timeout) {
         Timeout::after(ms(10_000)),
         retry(),
         CircuitBreaker::builder().build().unwrap(),
-        RateLimiter::builder().quota(Quota::per_second(100)).build().unwrap(),
+        RateLimiter::builder()
+            .quota(Quota::per_second(100))
+            .build()
+            .unwrap(),
         Timeout::after(ms(2000)),
     )
 }
@@ -39,7 +42,7 @@ async fn a_request_that_is_not_clone_gets_one_attempt_in_any_stack() {
     assert_eq!(result, Err(Error::Operation("down")));
     assert_eq!(service.calls.load(Ordering::Relaxed), 1);
     // Nor a hedge.
-    let hedge = Hedge::after(ms(10)).build().unwrap();
+    let hedge = Hedge::builder().after(ms(10)).build().unwrap();
     let service = scripted(|_, _: super::NotClone| async {
         tokio::time::sleep(ms(1000)).await;
         Ok::<_, ()>(())
@@ -65,7 +68,9 @@ async fn a_cloned_request_is_repeated_by_clones_of_the_service_that_are_made_rea
     // By the caller, and for each further attempt. An assertion in the service checks that it is ready.
     assert_eq!(service.readied.load(Ordering::Relaxed), 3);
     let task = tokio::spawn({
-        std::future::poll_fn(|task| layered.poll_ready(task)).await.unwrap();
+        std::future::poll_fn(|task| layered.poll_ready(task))
+            .await
+            .unwrap();
         layered.call("spawned".to_owned())
     });
     assert_eq!(task.await.unwrap(), Ok("spawned".into()));
@@ -77,7 +82,7 @@ async fn hedges_run_beside_the_first_attempt() {
         tokio::time::sleep(if number == 1 { ms(1000) } else { ms(1) }).await;
         Ok::<_, ()>((number, request))
     });
-    let hedge = Hedge::after(ms(10)).build().unwrap();
+    let hedge = Hedge::builder().after(ms(10)).build().unwrap();
     let mut layered = PolicyLayer::new(hedge).cloned().layer(service);
     assert_eq!(send(&mut layered, 7).await, Ok((2, 7)));
 }
@@ -102,9 +107,12 @@ async fn by_copies_with_a_function_and_knows_what_it_cannot_copy() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_can_be_copied_once_is_sent_twice() {
     let copied = AtomicU32::new(0);
-    let copy = move |request: &u32| (copied.fetch_add(1, Ordering::Relaxed) == 0).then_some(*request);
+    let copy =
+        move |request: &u32| (copied.fetch_add(1, Ordering::Relaxed) == 0).then_some(*request);
     let service = scripted(|_, _: u32| async { Err::<(), _>("down") });
-    let mut layered = PolicyLayer::new(retry()).by(copy_arc(copy)).layer(service.clone());
+    let mut layered = PolicyLayer::new(retry())
+        .by(copy_arc(copy))
+        .layer(service.clone());
     assert_eq!(send(&mut layered, 1).await, Err(Error::Operation("down")));
     assert_eq!(service.calls.load(Ordering::Relaxed), 2);
 }
@@ -116,7 +124,10 @@ fn copy_arc<R>(copy: impl Fn(&R) -> Option<R>) -> impl Fn(&R) -> Option<R> + Clo
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_layers_share_one_bucket() {
-    let limiter = RateLimiter::builder().quota(Quota::per_second(100)).build().unwrap();
+    let limiter = RateLimiter::builder()
+        .quota(Quota::per_second(100))
+        .build()
+        .unwrap();
     let layer = PolicyLayer::new(limiter);
     let mut admitted = 0;
     for _ in 0..1000 {
@@ -128,9 +139,14 @@ async fn a_thousand_layers_share_one_bucket() {
 
 #[tokio::test(start_paused = true)]
 async fn readiness_is_the_inner_services_and_never_waits_for_a_policy() {
-    let bulkhead = Bulkhead::builder().max_concurrent(1).max_waiting(5).build().unwrap();
+    let bulkhead = Bulkhead::builder()
+        .max_concurrent(1)
+        .max_waiting(5)
+        .build()
+        .unwrap();
     let permit = bulkhead.try_acquire().unwrap();
-    let mut service = PolicyLayer::new(bulkhead.clone()).layer(scripted(|_, (): ()| async { Ok::<_, ()>(()) }));
+    let mut service =
+        PolicyLayer::new(bulkhead.clone()).layer(scripted(|_, (): ()| async { Ok::<_, ()>(()) }));
     let mut task = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(service.poll_ready(&mut task).is_ready());
     let call = tokio::spawn(service.call(()));
@@ -149,7 +165,10 @@ impl Service<()> for Dead {
     type Error = &'static str;
     type Future = std::future::Ready<Result<(), &'static str>>;
 
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), &'static str>> {
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), &'static str>> {
         std::task::Poll::Ready(Err("closed"))
     }
 
@@ -174,9 +193,13 @@ async fn options_hooks_and_keys_work_together() {
     let log = sent.clone();
     let service = scripted(move |number, request: Request<()>| {
         let headers = request.headers();
-        let key = headers.get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
+        let key = headers
+            .get("idempotency-key")
+            .map(|key| key.to_str().unwrap().to_owned());
         let has_deadline = backstop::http::deadline::read(headers).is_some();
-        log.lock().unwrap().push((key, attempt::read(headers), has_deadline));
+        log.lock()
+            .unwrap()
+            .push((key, attempt::read(headers), has_deadline));
         let status = if number < 3 { 502 } else { 200 };
         async move { Ok::<_, ()>(Response::builder().status(status).body(()).unwrap()) }
     });
@@ -187,19 +210,29 @@ async fn options_hooks_and_keys_work_together() {
             idempotency::ensure(&method, request.headers_mut());
         })
         .options(|request: &Request<()>| rules::call_options(request.method(), request.headers()))
-        .on_attempt(|request: &mut Request<()>, number| attempt::write(request.headers_mut(), &number));
+        .on_attempt(|request: &mut Request<()>, number| {
+            attempt::write(request.headers_mut(), &number)
+        });
     let mut service = layer.layer(service);
     let post = || Request::builder().method(Method::POST).body(()).unwrap();
     assert_eq!(send(&mut service, post()).await.unwrap().status(), 200);
     let sent = std::mem::take(&mut *sent.lock().unwrap());
     assert_eq!(sent.len(), 3);
-    assert!(sent[0].0.is_some() && sent.iter().all(|one| one.0 == sent[0].0 && one.2), "{sent:?}");
-    assert_eq!(sent.iter().map(|one| one.1).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
+    assert!(
+        sent[0].0.is_some() && sent.iter().all(|one| one.0 == sent[0].0 && one.2),
+        "{sent:?}"
+    );
+    assert_eq!(
+        sent.iter().map(|one| one.1).collect::<Vec<_>>(),
+        [Some(1), Some(2), Some(3)]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_post_without_a_key_is_not_repeated() {
-    let service = scripted(|_, _: Request<()>| async { Ok::<_, ()>(Response::builder().status(502).body(()).unwrap()) });
+    let service = scripted(|_, _: Request<()>| async {
+        Ok::<_, ()>(Response::builder().status(502).body(()).unwrap())
+    });
     let layer = PolicyLayer::new((retry(), ClassifyResponses::new()))
         .cloned()
         .options(|request: &Request<()>| rules::call_options(request.method(), request.headers()));
@@ -207,13 +240,19 @@ async fn a_post_without_a_key_is_not_repeated() {
     let post = Request::builder().method(Method::POST).body(()).unwrap();
     assert_eq!(send(&mut layered, post).await.unwrap().status(), 502);
     assert_eq!(service.calls.swap(0, Ordering::Relaxed), 1);
-    assert_eq!(send(&mut layered, Request::new(())).await.unwrap().status(), 502);
+    assert_eq!(
+        send(&mut layered, Request::new(())).await.unwrap().status(),
+        502
+    );
     assert_eq!(service.calls.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn costs_come_from_requests() {
-    let limiter = RateLimiter::builder().quota(Quota::per_second(10)).build().unwrap();
+    let limiter = RateLimiter::builder()
+        .quota(Quota::per_second(10))
+        .build()
+        .unwrap();
     let mut service = PolicyLayer::new(limiter.clone())
         .options(|cost: &u32| CallOptions::new().cost(*cost))
         .layer(scripted(|_, _: u32| async { Ok::<_, ()>(()) }));
@@ -225,13 +264,16 @@ async fn costs_come_from_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn a_standard_policy_is_a_layer() {
-    let standard = Standard::builder("github").build().unwrap();
-    let mut service = PolicyLayer::new(standard).cloned().layer(scripted(|number, (): ()| async move {
-        match number {
-            1 => Err("down"),
-            _ => Ok(number),
-        }
-    }));
+    let standard = Standard::builder().build().unwrap();
+    let mut service =
+        PolicyLayer::new(standard)
+            .cloned()
+            .layer(scripted(|number, (): ()| async move {
+                match number {
+                    1 => Err("down"),
+                    _ => Ok(number),
+                }
+            }));
     assert_eq!(send(&mut service, ()).await, Ok(2));
 }
 

@@ -234,6 +234,11 @@ impl<'o, Op: Operation> Operation for Observed<'o, Op> {
         self.op.keep_tried(tried);
     }
 
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
+    }
+
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);
     }
