@@ -112,8 +112,8 @@ async fn the_layers_between_pass_on_that_a_body_is_gone() {
     let stopped = Arc::new(Mutex::new(Vec::new()));
     let log = stopped.clone();
     let observer = move |event: &Event| {
-        if let Event::RetryStopped { reason, .. } = event {
-            log.lock().unwrap().push(*reason);
+        if let Event::RetryStopped { stop, .. } = event {
+            log.lock().unwrap().push(*stop);
         }
     };
     let nodes = Endpoints::<()>::builder().node("a", ()).build().unwrap();
