@@ -154,7 +154,20 @@ impl Base {
     }
 
     /// Reports a rejection. In shadow mode, reports that the call would have been rejected, and returns `Ok`.
+    #[inline]
     pub(crate) fn reject(
+        &self,
+        rejected: Rejected,
+        listener: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        if !self.reports_rejections(listener) {
+            return Err(rejected);
+        }
+        self.report_rejection(rejected, listener)
+    }
+
+    #[cold]
+    fn report_rejection(
         &self,
         rejected: Rejected,
         listener: Option<&dyn Observer>,

@@ -90,7 +90,7 @@ impl CircuitBreaker {
             if !state.admits_all() {
                 ticket = match inner.admit_at(&mut started, state) {
                     Ok(ticket) => ticket,
-                    Err(rejection) => return Err(inner.rejected(rejection)),
+                    Err(rejection) => return Err(rejection.by(inner.base.name)),
                 };
             } else if inner.rules.needs_clock() {
                 started = inner.now();

@@ -213,12 +213,14 @@ impl<N> guarded::Permit for Flight<'_, N> {
     #[inline]
     fn exit<T, E>(
         mut self,
-        mut outcome: Outcome<T, E>,
+        outcome: Outcome<T, E>,
         observer: Option<&dyn Observer>,
     ) -> Outcome<T, E> {
-        let now = outcome.finished(&self.inner().base.clock);
-        self.end(outcome.verdict, now, observer);
-        outcome
+        outcome.shown_to(|verdict, mut finished| {
+            let now = finished.on(&self.inner().base.clock);
+            self.end(verdict, now, observer);
+            finished
+        })
     }
 }
 

@@ -124,6 +124,7 @@ pub use self::describe::{Describe, LayerKind};
 pub use self::guard::{Guard, Guarded};
 pub use self::inspect::Inspect;
 pub use self::operation::{Operation, Run, Tried};
+pub(crate) use self::outcome::Finished;
 pub use self::outcome::Outcome;
 pub use self::pipeline::{Around, CallOptions, Pipeline, With};
 pub use self::report::{Report, Reported};

@@ -18,17 +18,18 @@ impl<K> KeyedRateLimiter<K> {
     pub fn snapshot(&self) -> KeyedSnapshot {
         let inner = &*self.inner;
         let time = inner.time(inner.base.now());
-        // Relaxed: statistics.
+        let (rejections, shadow) = (inner.rejections.total(), inner.base.shadow);
         KeyedSnapshot {
             name: inner.base.name,
             quotas: lock(&inner.quotas).clone(),
             keys: self.len(),
             max_keys: inner.keys.max_keys,
+            // Relaxed: a statistic.
             overflowed: inner.overflowed.load(Ordering::Relaxed),
             waiting: inner.keys.waiting(),
-            rejected: inner.rejected.load(Ordering::Relaxed),
-            shadow: inner.base.shadow,
-            would_reject: inner.would_reject.load(Ordering::Relaxed),
+            rejected: if shadow { 0 } else { rejections },
+            shadow,
+            would_reject: if shadow { rejections } else { 0 },
             paused_for: time.open.saturating_duration_since(time.now),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::RateLimiterBuilder;
 use super::super::config::max_wait;
+use super::super::rejections::Rejections;
 use super::super::state::{LARGEST, Quota};
 use super::KeyedRateLimiter;
 use super::hash::Secret;
@@ -190,8 +191,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
                 per_key,
                 longest_pause: self.longest_pause.unwrap_or_default(),
                 overflowed: AtomicU64::new(0),
-                rejected: AtomicU64::new(0),
-                would_reject: AtomicU64::new(0),
+                rejections: Rejections::default(),
                 base,
                 max_wait,
             }),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::super::rejections::Rejections;
 use super::super::state::{Gcra, Quota, Unavailable};
 use super::super::{RateLimiter, RateLimiterBuilder};
 use super::call_time::CallTime;
@@ -42,8 +43,7 @@ pub(super) struct Inner<K> {
     /// The longest pause that a hint may cause; zero if hints cause none.
     pub(super) longest_pause: Duration,
     pub(super) overflowed: AtomicU64,
-    pub(super) rejected: AtomicU64,
-    pub(super) would_reject: AtomicU64,
+    pub(super) rejections: Rejections,
     pub(super) base: Base,
     /// The longest wait of a call through the policy.
     pub(super) max_wait: Duration,
@@ -126,19 +126,8 @@ impl<K> Inner<K> {
         rejected: Rejected,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
-        self.count_rejection();
+        self.rejections.count();
         self.base.reject(rejected, observer)
-    }
-
-    /// Counts a rejection, or a call that shadow mode admits.
-    #[inline]
-    pub(super) fn count_rejection(&self) {
-        let counter = match self.base.shadow {
-            true => &self.would_reject,
-            false => &self.rejected,
-        };
-        // Relaxed: a statistic.
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes a limiter that continues the token bucket of a key, for calls that wait.

@@ -208,7 +208,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         );
         let decision = decided.unwrap_or(Decision::NO_ROOM);
         if !decision.allowed {
-            inner.count_rejection();
+            inner.rejections.count();
         }
         decision
     }
