@@ -34,7 +34,7 @@ use crate::rate_limiter::KeyedRateLimiter;
 /// use backstop::{KeyedRateLimiter, Quota};
 /// use http::HeaderName;
 ///
-/// let limits = KeyedRateLimiter::new(Quota::per_second(100))?;
+/// let limits = KeyedRateLimiter::<String>::new(Quota::per_second(100))?;
 /// let layer = RateLimitLayer::new(limits, key::header(HeaderName::from_static("x-tenant")));
 /// # let _ = layer;
 /// # Ok::<(), backstop::ConfigError>(())

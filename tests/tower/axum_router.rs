@@ -104,10 +104,8 @@ async fn each_second_has_as_many_requests_as_the_limit_says() {
 async fn a_thousand_connections_at_a_hundred_a_second() {
     const CONNECTIONS: usize = 1000;
     const SECONDS: usize = 10;
-    let limiter = RateLimiter::builder()
-        .quota(Quota::per_second(100).burst(1))
-        .build()
-        .unwrap();
+    // The burst is spent in the first second, which is not counted.
+    let limiter = limiter(100);
     let epoch = Instant::now();
     let admitted: Arc<Vec<AtomicU64>> = Arc::new((0..100).map(|_| AtomicU64::new(0)).collect());
     let log = admitted.clone();
@@ -127,10 +125,12 @@ async fn a_thousand_connections_at_a_hundred_a_second() {
         Arc::new(AtomicU64::new(0)),
     );
     let connections: Vec<_> = (0..CONNECTIONS)
-        .map(|_| {
+        .map(|number| {
             let (stop, rejected) = (stop.clone(), rejected.clone());
             tokio::spawn(async move {
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                // Evenly spread over the interval of each.
+                tokio::time::sleep(Duration::from_micros(200 * number as u64)).await;
                 let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
                 let mut buffer = vec![0; 4096];
                 while !stop.load(Ordering::Relaxed) {

@@ -1,9 +1,9 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use backstop::event::StopReason;
 use backstop::http::{ClassifyResponses, ReplayBody};
 use backstop::tower::PolicyLayer;
-use backstop::event::StopReason;
 use backstop::{Endpoints, Event, ManualClock, Pipeline, Retry};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -123,7 +123,9 @@ async fn the_layers_between_pass_on_that_a_body_is_gone() {
         assert_eq!(read.to_bytes().len(), MIB);
         Ok::<_, ()>(Response::builder().status(502).body(()).unwrap())
     });
-    let mut layered = PolicyLayer::new(stack).replayable(10).layer(service.clone());
+    let mut layered = PolicyLayer::new(stack)
+        .replayable(10)
+        .layer(service.clone());
     let request = Request::post("/").body(streamed(MIB / 16)).unwrap();
     assert_eq!(send(&mut layered, request).await.unwrap().status(), 502);
     assert_eq!(service.calls.load(Ordering::Relaxed), 1);
