@@ -126,6 +126,8 @@
 //! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
 //! | `fast-clock` | no | `FastClock`: reads the CPU's counter and keeps timers registered between calls |
 //! | `chaos` | no | `Chaos`: fault injection |
+//! | `http` | no | `http`: verdicts of responses, `Retry-After`, rate limits, deadlines, and keys in headers |
+//! | `tower` | no | `tower`: layers for tower services, such as those of axum |
 //! | `dead-letter-file` | no | `FileSink`: dead letters survive the process |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -156,6 +158,8 @@ pub mod event;
 pub mod fallback;
 pub mod guide;
 pub mod hedge;
+#[cfg(feature = "http")]
+pub mod http;
 mod instant;
 pub mod keyed;
 mod life;
@@ -174,6 +178,8 @@ mod striped;
 mod sync;
 pub mod throttle;
 pub mod timeout;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod verdict;
 mod window;
 

@@ -238,7 +238,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let this = self.project();
         Due {
             idempotent: this.cx.is_idempotent(),
-            repeatable: this.cx.is_repeatable(),
+            repeatable: this.cx.is_repeatable() && this.op.is_repeatable(),
             nested: this.cx.is_hedge(),
             probe: this.cx.is_probe(),
             deadline: this.cx.deadline(&this.inner.clock),

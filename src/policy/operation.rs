@@ -54,6 +54,14 @@ pub trait Operation: Copy {
         let _ = tried;
     }
 
+    /// Returns whether the operation can still be attempted again. `false` for one that has found out on the way
+    /// that it cannot, such as a request whose body grew too long to be kept; one that knows it before says so in
+    /// the context ([`Context::is_repeatable`]). Retries and hedges ask both.
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        true
+    }
+
     /// Takes an error that the caller of the policy will not see, because another attempt follows or
     /// another error is returned. [`call_reported`](super::Policy::call_reported) keeps the last ones.
     ///

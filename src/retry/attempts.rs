@@ -351,7 +351,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         let (limits, started) = (self.limits(), rejection.is_none());
         let call = Call {
             idempotent: self.cx.is_idempotent(),
-            repeatable: self.cx.is_repeatable(),
+            repeatable: self.cx.is_repeatable() && self.op.is_repeatable(),
         };
         let repeat = state::may_repeat(&limits, self.cx.attempt(), call, started, verdict);
         if repeat.is_err() {

@@ -222,6 +222,11 @@ impl<'o, Op: Operation> Operation for Observed<'o, Op> {
 
     forward_attempts!();
 
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
+    }
+
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);
     }
