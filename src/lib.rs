@@ -45,6 +45,9 @@
 //! | [`RetryBudget`] | [retry_budget] | Limits retries and hedges to a share of the traffic, so that they do not become the outage. |
 //! | [`CircuitBreaker`] | [circuit_breaker] | Fails fast while a dependency is down, and probes whether it is back. |
 //! | [`RateLimiter`], [`KeyedRateLimiter`] | [rate_limiter] | Limits calls per unit of time, for all callers or for each key. |
+//! | [`SharedRateLimiter`], [`SharedKeyedRateLimiter`] | [shared_rate_limiter] | Limits calls of all processes of a fleet per unit of time, mostly without a trip to the store. |
+//! | [`SharedBulkhead`] | [shared_bulkhead] | Limits calls of a fleet in flight. |
+//! | [`CircuitVotes`] | [circuit_votes] | Lets the breakers of a fleet learn from each other. |
 //! | [`Bulkhead`] | [bulkhead] | Limits calls in flight; the limit can [adapt](bulkhead::limit). |
 //! | [`LoadShedder`] | [load_shedder] | Rejects the least important calls of an overloaded server. |
 //! | [`Throttle`] | [throttle] | Stops sending calls that an overloaded dependency would reject. |
@@ -140,6 +143,7 @@ pub mod bulkhead;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod circuit_breaker;
+pub mod circuit_votes;
 mod clock;
 pub mod coalesce;
 pub mod codel;
@@ -162,7 +166,10 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
+pub mod shared_bulkhead;
+pub mod shared_rate_limiter;
 pub mod standard;
+pub mod store;
 mod striped;
 mod sync;
 pub mod throttle;
@@ -175,6 +182,7 @@ pub use self::bulkhead::Bulkhead;
 #[cfg(feature = "chaos")]
 pub use self::chaos::Chaos;
 pub use self::circuit_breaker::CircuitBreaker;
+pub use self::circuit_votes::CircuitVotes;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
@@ -198,6 +206,8 @@ pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::retry_budget::RetryBudget;
+pub use self::shared_bulkhead::SharedBulkhead;
+pub use self::shared_rate_limiter::{SharedKeyedRateLimiter, SharedRateLimiter};
 pub use self::standard::Standard;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;

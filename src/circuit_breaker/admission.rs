@@ -14,7 +14,7 @@ use crate::sync::Ordering;
 /// The circuit is open or has no free probe, and it is not known when that ends.
 const OPEN: Rejection = Rejection::new(Reason::CircuitOpen);
 
-/// The circuit is open until `end`.
+/// Returns the rejection of a circuit that is open until `end`.
 fn open_until(end: Instant, now: Instant) -> Rejection {
     if end == Instant::FAR_FUTURE {
         return OPEN;

@@ -46,13 +46,13 @@ impl<'a, N> Flight<'a, N> {
         self.inner
     }
 
-    /// The node of the call, unless the call has ended.
+    /// Returns the node of the call, unless the call has ended.
     #[inline]
     pub(super) const fn node(&self) -> Option<&Node<N>> {
         self.node.as_ref()
     }
 
-    /// Moves the call out. The rest counts as ended.
+    /// Moves the call out. The call that is left has ended: dropping it records nothing.
     #[inline]
     pub(super) fn move_out(&mut self) -> Self {
         Self {

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
+use crate::policy::operation::forward_attempts;
 use crate::policy::{
     AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run, Tried,
 };
@@ -224,7 +225,7 @@ impl<N> guarded::Permit for Flight<'_, N> {
     }
 }
 
-/// An operation that remembers the nodes its attempts went to.
+/// An operation that records the nodes its attempts went to.
 #[derive(Clone, Copy, Debug)]
 pub struct Routed<Op> {
     op: Op,
@@ -256,20 +257,7 @@ impl<Op: Operation> Operation for Routed<Op> {
         self.op.listener()
     }
 
-    #[inline]
-    fn started(self) -> u32 {
-        self.op.started()
-    }
-
-    #[inline]
-    fn tried(self) -> Tried {
-        self.op.tried()
-    }
-
-    #[inline]
-    fn keep_tried(self, tried: Tried) {
-        self.op.keep_tried(tried);
-    }
+    forward_attempts!();
 
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);

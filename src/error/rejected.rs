@@ -76,7 +76,7 @@ impl Rejected {
         self.with_retry_nanos(nanos(after))
     }
 
-    /// As [`with_retry_after`](Self::with_retry_after), in nanoseconds; [`u64::MAX`] for a time that is not known.
+    /// Like [`with_retry_after`](Self::with_retry_after), in nanoseconds; [`u64::MAX`] for a time that is not known.
     #[inline]
     pub(crate) const fn with_retry_nanos(self, after: u64) -> Self {
         self.rejection.with_retry_nanos(after).by(self.policy)

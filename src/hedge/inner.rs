@@ -59,13 +59,13 @@ pub(super) enum Delay {
 
 pub(super) type DelayFn = dyn Fn(u32) -> Duration + Send + Sync;
 
-/// What a call holds of the budgets.
+/// The budget shares that a call holds.
 pub(super) struct Begun<'a> {
     cap: Option<BudgetedCall<'a>>,
     budget: Option<BudgetedCall<'a>>,
 }
 
-/// What a copy holds of the budgets.
+/// The budget shares that a copy holds.
 pub(super) struct Extras<'a> {
     _cap: Option<Extra<'a>>,
     _budget: Option<Extra<'a>>,
@@ -134,7 +134,7 @@ impl Inner {
         self.max_hedges.load(Ordering::Relaxed)
     }
 
-    /// The delay before copy number `copy`, from the launch of the one before; `None` while too few latencies
+    /// Returns the delay before copy number `copy`, from the launch of the one before; `None` while too few latencies
     /// are known.
     pub(super) fn delay(&self, copy: u32, now: Instant) -> Option<u64> {
         match &self.delay {
@@ -144,7 +144,7 @@ impl Inner {
         }
     }
 
-    /// Whether the delay follows from latencies and too few of them are known.
+    /// Returns whether the delay follows from latencies and too few of them are known.
     pub(super) fn delay_is_unknown(&self, now: Instant) -> bool {
         let latencies = self.latencies();
         latencies.is_some_and(|latencies| latencies.get(now).is_none())

@@ -142,7 +142,7 @@ impl<Op: Operation> Future for HedgeFuture<'_, Op> {
 }
 
 impl<'a, Op: Operation> HedgeFuture<'a, Op> {
-    /// Polls the further copies and the timer, and launches what is due.
+    /// Polls the further copies and the timer, and launches the copies that are due.
     ///
     /// Out of line, to keep the fast path of calls that are ready at once small.
     #[inline(never)]
@@ -212,7 +212,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         }
     }
 
-    /// What is known of the call.
+    /// Computes the delay that is due next, from the state of the call.
     fn due(self: Pin<&mut Self>) -> Due {
         let this = self.project();
         Due {

@@ -14,7 +14,7 @@ use crate::verdict::Verdict;
 pub struct Outcome<T, E> {
     /// The result that the caller gets.
     pub result: Result<T, Error<E>>,
-    /// What the result means to the policies outside.
+    /// The verdict for the policies outside.
     pub verdict: Verdict,
     finished: Finished,
 }

@@ -33,7 +33,7 @@ use self::disk::Disk;
 use self::log::{Log, Pending};
 use self::mailbox::Mailbox;
 use self::reply::{Answerer, Reply, reply};
-use self::writer::{Board, Command};
+use self::writer::{Command, WriterState};
 
 /// Keeps letters in files of JSON lines, safe against a sudden end of the process or of the power.
 ///
@@ -54,7 +54,7 @@ pub struct FileSink {
 
 struct Shared {
     commands: Arc<Mailbox<Command>>,
-    board: Arc<Board>,
+    writer: Arc<WriterState>,
     next_id: AtomicU64,
     max_waiting: usize,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -64,15 +64,15 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileSnapshot {
-    /// How many letters are kept, and their bytes.
+    /// Number of stored letters, and their size in bytes.
     pub totals: Totals,
-    /// How many files of letters there are.
+    /// Number of segments.
     pub segments: u64,
     /// Their length, with letters that are gone.
     pub file_bytes: u64,
-    /// How many times letters were written and made safe, each time all that waited.
+    /// Number of group commits: each writes and syncs all letters that waited.
     pub commits: u64,
-    /// How many letters, changes and reads wait for the thread.
+    /// Number of letters, changes, and reads that wait for the writer thread.
     pub waiting: usize,
 }
 
@@ -82,19 +82,19 @@ impl FileSink {
         max_waiting: usize,
         folder_lock: L,
     ) -> Result<Self, DeadLetterError> {
-        let board = Arc::new(Board::default());
-        board.publish(&mut log, 0);
+        let writer = Arc::new(WriterState::default());
+        writer.publish(&mut log, 0);
         let next_id = AtomicU64::new(log.next_id.get());
         let (commands, reader) = Mailbox::new();
         let thread = thread::Builder::new().name("dead-letters".into()).spawn({
-            let board = board.clone();
-            move || writer::run(log, &reader, &board, folder_lock)
+            let writer = writer.clone();
+            move || writer::run(log, &reader, &writer, folder_lock)
         });
         let thread = thread.map_err(|error| open::io_error("start the thread", error))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 commands,
-                board,
+                writer,
                 next_id,
                 max_waiting,
                 thread: Mutex::new(Some(thread)),
@@ -102,23 +102,23 @@ impl FileSink {
         })
     }
 
-    /// The files at this moment.
+    /// Returns the files at this moment.
     pub fn snapshot(&self) -> FileSnapshot {
-        let board = &*self.shared.board;
-        let gauges = lock(&board.gauges);
+        let writer = &*self.shared.writer;
+        let gauges = lock(&writer.gauges);
         FileSnapshot {
             totals: gauges.totals,
             segments: gauges.segments,
             file_bytes: gauges.file_bytes,
             commits: gauges.commits,
-            waiting: board.waiting.load(Ordering::Relaxed),
+            waiting: writer.waiting.load(Ordering::Relaxed),
         }
     }
 
     /// Sends a command to the writer thread. Dropping the reply does not cancel it.
     fn send<T>(&self, command: impl FnOnce(Answerer<T>) -> Command) -> Reply<T> {
         let (answer, reply) = reply();
-        let waiting = &self.shared.board.waiting;
+        let waiting = &self.shared.writer.waiting;
         waiting.fetch_add(1, Ordering::Relaxed);
         if let Some(unsent) = self.shared.commands.send(command(answer)) {
             waiting.fetch_sub(1, Ordering::Relaxed);
@@ -129,7 +129,7 @@ impl FileSink {
     }
 
     fn store_line(&self, letter: Pending) -> Result<Reply<()>, DeadLetterError> {
-        if self.shared.board.waiting.load(Ordering::Relaxed) >= self.shared.max_waiting {
+        if self.shared.writer.waiting.load(Ordering::Relaxed) >= self.shared.max_waiting {
             return Err(DeadLetterErrorKind::Overloaded.into());
         }
         Ok(self.send(|answer| Command::Store(letter, answer)))
@@ -162,12 +162,12 @@ where
     }
 
     fn take_events(&self) -> Vec<LetterEvent> {
-        std::mem::take(&mut lock(&self.shared.board.gauges).events)
+        std::mem::take(&mut lock(&self.shared.writer.gauges).events)
     }
 
     fn close(&self) -> SinkFuture<'_, ()> {
         let (answer, reply) = reply();
-        let waiting = &self.shared.board.waiting;
+        let waiting = &self.shared.writer.waiting;
         waiting.fetch_add(1, Ordering::Relaxed);
         let unsent = self.shared.commands.close(Some(Command::Close(answer)));
         if unsent.is_some() {
@@ -223,7 +223,7 @@ where
     }
 
     fn totals(&self) -> Totals {
-        lock(&self.shared.board.gauges).totals
+        lock(&self.shared.writer.gauges).totals
     }
 }
 

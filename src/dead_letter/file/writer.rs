@@ -32,7 +32,7 @@ pub(super) enum Command {
 
 /// State shared by the writer thread and the handles.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct WriterState {
     /// Commands that were sent and not yet answered.
     pub(super) waiting: AtomicUsize,
     pub(super) gauges: Mutex<Gauges>,
@@ -43,12 +43,12 @@ pub(super) struct Gauges {
     pub(super) totals: Totals,
     pub(super) segments: u64,
     pub(super) file_bytes: u64,
-    /// How many times letters were made safe together.
+    /// Number of group commits.
     pub(super) commits: u64,
     pub(super) events: Vec<LetterEvent>,
 }
 
-impl Board {
+impl WriterState {
     pub(super) fn publish<D: Disk>(&self, log: &mut Log<D>, commits: u64) {
         let mut gauges = lock(&self.gauges);
         gauges.totals = log.totals();
@@ -62,14 +62,14 @@ impl Board {
 /// The most commands of one batch, and about the most bytes of letters in it.
 const MAX_COMMANDS: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
-/// How long a batch waits for writers that are expected.
+/// Time that a batch waits for expected writers.
 const LINGER: Duration = Duration::from_micros(500);
 
 /// Runs until it is closed or all handles are dropped. Holds `folder_lock` until then.
 pub(super) fn run<D: Disk, L>(
     mut log: Log<D>,
     commands: &Reader<Command>,
-    board: &Board,
+    writer: &WriterState,
     folder_lock: L,
 ) {
     let mut closing = Vec::new();
@@ -79,7 +79,7 @@ pub(super) fn run<D: Disk, L>(
             break;
         };
         closing.append(&mut batch.closes);
-        let writers = batch.process(&mut log, board);
+        let writers = batch.process(&mut log, writer);
         // Without a sync there is nothing to share.
         expected = if log.settings.sync { writers } else { 0 };
     }
@@ -148,7 +148,7 @@ impl Batch {
     /// Processes letters first, then changes, then reads: callers wait for one before they ask for the next.
     ///
     /// Returns how many callers waited when it was done, those of the next batch included.
-    fn process<D: Disk>(self, log: &mut Log<D>, board: &Board) -> usize {
+    fn process<D: Disk>(self, log: &mut Log<D>, writer: &WriterState) -> usize {
         let commits = u64::from(!self.letters.is_empty());
         let (answers, stored) = store(log, self.letters);
         let changed = if self.changes.is_empty() {
@@ -163,9 +163,9 @@ impl Batch {
             .into_iter()
             .map(|(after, max, now, answer)| (log.page(after, max, now), answer))
             .collect();
-        board.publish(log, commits);
+        writer.publish(log, commits);
         // Relaxed: the count bounds the queue and publishes nothing.
-        let waiting = board.waiting.fetch_sub(self.commands, Ordering::Relaxed);
+        let waiting = writer.waiting.fetch_sub(self.commands, Ordering::Relaxed);
         // Replies last: they wake other threads.
         for (answer, result) in answers.into_iter().zip(stored) {
             answer.answer(result);

@@ -28,7 +28,7 @@ const TABLES: [[u32; 256]; 8] = {
     tables
 };
 
-/// The checksum of `bytes`, eight at a time ("slicing by 8", Kounavis and Berry 2005).
+/// Returns the checksum of `bytes`, computed eight at a time ("slicing by 8", Kounavis and Berry 2005).
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     let (mut crc, mut rest) = (u32::MAX, bytes);
     while let Some((eight, tail)) = rest.split_first_chunk() {

@@ -31,7 +31,7 @@ impl Timestamp {
     /// The last microsecond of the year 9999.
     pub const MAX: Self = Self(253_402_300_800 * MICROS - 1);
 
-    /// The time `micros` microseconds after the beginning of 1970.
+    /// Returns the time `micros` microseconds after the beginning of 1970.
     pub const fn from_micros(micros: u64) -> Self {
         if micros > Self::MAX.0 {
             Self::MAX
@@ -45,12 +45,12 @@ impl Timestamp {
         self.0
     }
 
-    /// The time since `earlier`; zero when `earlier` is later.
+    /// Returns the time since `earlier`; zero when `earlier` is later.
     pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// The time `duration` later. Saturates at [`Timestamp::MAX`].
+    /// Returns the time `duration` later. Saturates at [`Timestamp::MAX`].
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
@@ -169,7 +169,7 @@ const fn date_of(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + next_year, month, day)
 }
 
-/// The inverse of [`date_of`], for years from 1970.
+/// Returns the inverse of [`date_of`], for years from 1970.
 const fn days_of(year: u64, month: u64, day: u64) -> u64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year_of_era) = (year / 400, year % 400);

@@ -14,7 +14,7 @@ use crate::instant::Instant;
 use crate::sync::lock;
 
 impl<K> KeyedRateLimiter<K> {
-    /// Returns a reading of the limiter.
+    /// Returns a snapshot of the limiter.
     pub fn snapshot(&self) -> KeyedSnapshot {
         let inner = &*self.inner;
         let time = inner.time(inner.base.now());
@@ -81,7 +81,7 @@ impl<K> KeyedRateLimiter<K> {
         self.set_quotas(&[quota], inherit)
     }
 
-    /// As [`set_quota`](Self::set_quota), for a limiter with several default quotas.
+    /// Like [`set_quota`](Self::set_quota), for a limiter with several default quotas.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl<K> KeyedRateLimiter<K> {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
+    /// Like [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         // Relaxed: it publishes nothing else.
         self.inner

@@ -88,7 +88,8 @@ impl<K> KeyedRateLimiterBuilder<K> {
     }
 
     /// Sets how long a call through the policy waits for its turn. Zero: calls do not wait.
-    /// [`Duration::MAX`]: they wait until their deadlines.
+    /// [`Duration::MAX`]: they wait until their deadlines. Default: calls do not wait, unless
+    /// [`max_waiting`](Self::max_waiting) is set.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self

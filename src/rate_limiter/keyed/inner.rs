@@ -76,7 +76,7 @@ impl PerKey {
         quotas.iter().fold(builder, with_quota).build()
     }
 
-    /// Whether a key can have this quota.
+    /// Returns whether a key can have this quota.
     pub(super) fn check(&self, quota: &Quota) -> Result<(), ConfigError> {
         quota.check(NAME)?;
         if quota.initial_tokens() != quota.limit() {
@@ -144,7 +144,7 @@ impl<K> Inner<K> {
         RateLimiter::of_bucket((gcra, tat), quotas, debt, max_waiting, base)
     }
 
-    /// Whether results of calls change anything.
+    /// Returns whether results of calls change anything.
     #[inline(always)]
     pub(super) fn learns(&self) -> bool {
         self.per_key.adaptive.is_some() || !self.longest_pause.is_zero()
@@ -328,7 +328,7 @@ impl<K: Hash + Eq> Inner<K> {
         Some(OwnLimit::new(own.is_none(), limit))
     }
 
-    /// As [`with`](Self::with), for known keys only.
+    /// Like [`with`](Self::with), for known keys only.
     pub(super) fn with_known<Q, R>(
         &self,
         hash: u64,

@@ -134,7 +134,7 @@ fn waiters() -> Vec<Row> {
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// `waiters` calls that wait for ever, and one behind them that enters and leaves.
+/// `waiters` calls that wait forever, and one behind them that enters and leaves.
 fn queue(
     name: &str,
     waiters: usize,
