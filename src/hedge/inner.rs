@@ -9,7 +9,7 @@ use super::state::delay::LatencyDelay;
 use crate::clock::ClockHandle;
 use crate::event::{Event, HedgeEvent};
 use crate::instant::{Instant, nanos};
-use crate::policy::Context;
+use crate::policy::{Context, Outcome};
 use crate::retry_budget::{BudgetedCall, Extra, RetryBudget};
 use crate::striped::StripedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -157,6 +157,24 @@ impl Inner {
             Delay::Latency { latency, .. } => Some(latency),
             Delay::Fixed { .. } | Delay::PerCopy(_) => None,
         }
+    }
+
+    /// Ends a call whose first copy has answered before any other was launched.
+    pub(super) fn finish_plain<T, E>(
+        &self,
+        mut outcome: Outcome<T, E>,
+        started: Instant,
+        begun: &mut Begun<'_>,
+    ) -> Outcome<T, E> {
+        if let Some(latencies) = self.latencies() {
+            if outcome.verdict.health() == Health::Healthy {
+                let now = outcome.finished(&self.clock);
+                let took = now.as_nanos().saturating_sub(started.as_nanos());
+                latencies.record(now, took, false);
+            }
+        }
+        begun.ended(true, outcome.verdict.health());
+        outcome
     }
 
     /// Records a censored sample: a copy that was dropped or failed. An answer would have taken longer.

@@ -15,7 +15,7 @@ use crate::clock::{self, ClockHandle, Sleep};
 use crate::error::Error;
 use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent};
 use crate::instant::Instant;
-use crate::policy::{Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+use crate::policy::{Context, Describe, LayerKind, Operation, Policy, Run};
 use crate::sync::Ordering;
 use crate::verdict::{ErrorClass, Health};
 
@@ -138,27 +138,6 @@ impl<Op: Operation> Future for HedgeFuture<'_, Op> {
             }
         }
         self.poll_others(task)
-    }
-}
-
-impl Inner {
-    /// Ends a call whose first copy has answered before any other was launched.
-    #[inline]
-    fn finish_plain<T, E>(
-        &self,
-        mut outcome: Outcome<T, E>,
-        started: Instant,
-        begun: &mut Begun<'_>,
-    ) -> Outcome<T, E> {
-        if let Some(latencies) = self.latencies() {
-            if outcome.verdict.health() == Health::Healthy {
-                let now = outcome.finished(&self.clock);
-                let took = now.as_nanos().saturating_sub(started.as_nanos());
-                latencies.record(now, took, false);
-            }
-        }
-        begun.ended(true, outcome.verdict.health());
-        outcome
     }
 }
 
