@@ -124,6 +124,8 @@
 //! | `fast-clock` | no | `FastClock`: reads the CPU's counter and keeps timers registered between calls |
 //! | `chaos` | no | `Chaos`: fault injection |
 //! | `dead-letter-file` | no | `FileSink`: dead letters survive the process |
+//! | `metrics` | no | `metrics::Metrics`: counters, histograms, and gauges for the crate `metrics` |
+//! | `tracing` | no | `tracing::EventLog`, `CallSpan`, and `AttemptSpan` for the crate `tracing` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -156,6 +158,10 @@ mod instant;
 pub mod keyed;
 mod life;
 pub mod load_shedder;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+mod names;
 pub mod policy;
 mod priority;
 pub mod rate_limiter;
@@ -167,6 +173,8 @@ mod striped;
 mod sync;
 pub mod throttle;
 pub mod timeout;
+#[cfg(feature = "tracing")]
+pub mod tracing;
 mod verdict;
 mod window;
 

@@ -14,6 +14,7 @@ mod endpoints;
 mod fallback;
 mod growth;
 mod hedge;
+mod observability;
 mod rate_limiter;
 mod retry;
 mod stack;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Row> {
         endpoints::rows,
         fallback::rows,
         hedge::rows,
+        observability::rows,
         rate_limiter::rows,
         retry::rows,
         timeout::rows,
