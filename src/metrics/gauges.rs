@@ -85,7 +85,12 @@ gauges! {
     [] Standard, it => {
         let mut readings = it.breaker.iter().flat_map(of_breaker).collect::<Vec<_>>();
         readings.extend(it.limiter.iter().flat_map(of_limiter));
-        readings.extend(it.budget.iter().flat_map(of_budget));
+        let budget = it.budget.iter().flat_map(of_budget);
+        // A budget of the stack's own has no name of its own.
+        readings.extend(budget.map(|reading| Reading {
+            policy: it.name,
+            ..reading
+        }));
         readings
     };
     [N: Send + Sync] Endpoints<N>, it => NODE_STATES

@@ -260,6 +260,7 @@ fn gauges_are_written_when_they_are_collected() {
     let ratio = recorder.gauge("backstop_budget_ratio", "policy=retry_budget");
     assert_eq!(ratio, 0.95);
     assert_eq!(recorder.gauge("backstop_tokens", "policy=s"), 9.0);
+    assert_eq!(recorder.gauge("backstop_budget_ratio", "policy=s"), 1.0);
     assert_eq!(
         recorder.gauge("backstop_circuit_state", "policy=s,state=closed"),
         1.0
