@@ -8,24 +8,46 @@ use std::time::{Duration, Instant};
 
 use backstop::dead_letter::{DeadLetterQueue, FileSink, NewLetter};
 
-const TIME: Duration = Duration::from_secs(2);
+const TIME: Duration = Duration::from_secs(1);
+const ROUNDS: usize = 7;
+
+/// What 8 writers are to reach, unless 50 times the rate of one writer is less.
+const GOAL: f64 = 20_000.0;
 
 fn main() {
     let folder = std::env::temp_dir().join(format!("backstop-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    for round in 1..=3 {
+    let (mut one, mut eight) = (Vec::new(), Vec::new());
+    for round in 1..=ROUNDS {
         let raw = fdatasync(&folder.join("raw"));
         println!("round {round}: append + fdatasync       {raw:>8.0} /s");
         for (writers, sync) in [(1, true), (8, true), (256, true), (8, false)] {
             let folder = folder.join(format!("{writers}-{sync}-{round}"));
             let (rate, shared) = letters(&folder, writers, sync);
+            match (writers, sync) {
+                (1, true) => one.push(rate),
+                (8, true) => eight.push(rate),
+                _ => {}
+            }
             let sync = if sync { "fdatasync" } else { "no sync" };
             println!(
                 "round {round}: {writers:>3} writers, {sync:<9}    {rate:>8.0} letters/s, {shared:.1} a commit"
             );
         }
     }
+    let (one, eight) = (median(one), median(eight));
+    let goal = GOAL.min(50.0 * one);
+    println!(
+        "8 writers, median: {eight:.0} letters/s, {:.1} times one writer's {one:.0}; goal {goal:.0}: {}",
+        eight / one,
+        if eight >= goal { "met" } else { "missed" }
+    );
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
 }
 
 fn fdatasync(path: &std::path::Path) -> f64 {

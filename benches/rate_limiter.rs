@@ -76,7 +76,7 @@ fn algorithms(c: &mut Criterion) {
     }
     group.finish();
 
-    let mut group = c.benchmark_group("refused");
+    let mut group = c.benchmark_group("rejected");
     for (name, _, shape) in ALGORITHMS {
         // The log of a day, with one call in it.
         let quota = match name {

@@ -135,7 +135,7 @@ enum HttpError {
 #[derive(Default)]
 struct Counts {
     good: u32,
-    refused: u32,
+    rejected: u32,
 }
 
 #[tokio::main]
@@ -172,7 +172,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         println!(
             "{name:24} {:>5} {:>5} {:>7.2} s",
             counts.good,
-            counts.refused,
+            counts.rejected,
             took.as_secs_f64()
         );
     }
@@ -208,13 +208,13 @@ async fn as_told(http: &Http, address: SocketAddr) -> Result<Counts, Box<dyn Std
         }),
     );
     let mut counts = Counts::default();
-    let refused = std::sync::atomic::AtomicU32::new(0);
+    let rejected = std::sync::atomic::AtomicU32::new(0);
     for _ in 0..20 {
         let result = stack
             .call(|| async {
                 let result = get(http, address, "told").await;
                 if matches!(result, Err(HttpError::TooMany(_))) {
-                    refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    rejected.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 }
                 result
             })
@@ -225,14 +225,14 @@ async fn as_told(http: &Http, address: SocketAddr) -> Result<Counts, Box<dyn Std
             Err(error) => return Err(format!("{error:?}").into()),
         }
     }
-    counts.refused = refused.into_inner();
+    counts.rejected = rejected.into_inner();
     Ok(counts)
 }
 
 fn count(counts: &mut Counts, result: &Result<(), HttpError>) -> Result<(), Box<dyn StdError>> {
     match result {
         Ok(()) => counts.good += 1,
-        Err(HttpError::TooMany(_)) => counts.refused += 1,
+        Err(HttpError::TooMany(_)) => counts.rejected += 1,
         Err(HttpError::Connection) => return Err("the connection broke".into()),
     }
     Ok(())

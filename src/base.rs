@@ -36,7 +36,7 @@ impl Setup {
         self.clock = Some(clock.clone());
     }
 
-    /// Whether handles with these settings are the same, clocks apart.
+    /// Returns whether handles with these settings are the same, clocks apart.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         (self.name, self.shadow) == (other.name, other.shadow)
             && is_same_arc(self.observer.as_ref(), other.observer.as_ref())
@@ -62,7 +62,7 @@ impl Setup {
     }
 }
 
-/// Whether both are there and one is a clone of the other, or neither is there.
+/// Returns whether both are there and one is a clone of the other, or neither is there.
 pub(crate) fn is_same_arc<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
     match (one, other) {
         (None, None) => true,
@@ -100,13 +100,13 @@ impl Base {
         self.clock.now()
     }
 
-    /// Whether there is an observer: that of the call, or the handle's own.
+    /// Returns whether there is an observer: that of the call, or the handle's own.
     #[inline]
     pub(crate) fn is_heard(&self, listener: Option<&dyn Observer>) -> bool {
         listener.is_some() || self.observer.is_some()
     }
 
-    /// Whether rejections must be reported, or are admitted in shadow mode.
+    /// Returns whether rejections must be reported, or are admitted in shadow mode.
     #[inline]
     pub(crate) fn reports_rejections(&self, listener: Option<&dyn Observer>) -> bool {
         listener.is_some() || self.reports
@@ -154,7 +154,20 @@ impl Base {
     }
 
     /// Reports a rejection. In shadow mode, reports that the call would have been rejected, and returns `Ok`.
+    #[inline]
     pub(crate) fn reject(
+        &self,
+        rejected: Rejected,
+        listener: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        if !self.reports_rejections(listener) {
+            return Err(rejected);
+        }
+        self.report_rejection(rejected, listener)
+    }
+
+    #[cold]
+    fn report_rejection(
         &self,
         rejected: Rejected,
         listener: Option<&dyn Observer>,

@@ -107,7 +107,7 @@ impl Codel {
         }
     }
 
-    /// Checks a target and an interval, and returns what is wrong with them.
+    /// Checks a target and an interval; `Err` explains the mistake.
     pub(crate) fn check(target: Duration, interval: Duration) -> Result<(), &'static str> {
         if target.is_zero() {
             Err("needs a target above zero")
@@ -165,7 +165,7 @@ impl Codel {
         }
     }
 
-    /// The largest delay under overload, in nanoseconds.
+    /// Returns the largest delay under overload, in nanoseconds.
     const fn tolerated(&self) -> u64 {
         self.target.saturating_mul(self.stale_after)
     }

@@ -83,7 +83,7 @@ impl Deadline {
         }
     }
 
-    /// The same deadline on `clock`, which reads `now`.
+    /// Returns the same deadline on `clock`, which reads `now`.
     #[cold]
     fn on(self, clock: &ClockHandle, now: Instant) -> Instant {
         if self.clock == clock.id() {
@@ -134,7 +134,7 @@ impl Drop for Entered {
     }
 }
 
-/// The deadline that a call starting now inherits, on `clock`, which reads `now`.
+/// Returns the deadline that a call starting now inherits, on `clock`, which reads `now`.
 #[inline]
 pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
     let deadline = CURRENT.get();
@@ -145,7 +145,7 @@ pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
     }
 }
 
-/// The time left until the deadline of the calls made here and now; `None` without one, or when it
+/// Returns the time left until the deadline of the calls made here and now; `None` without one, or when it
 /// is on a [`ManualClock`](crate::ManualClock) or a clock of your own: [`current_on`] reads those.
 pub fn current() -> Option<Duration> {
     let Deadline { clock, at } = CURRENT.get();
@@ -155,7 +155,7 @@ pub fn current() -> Option<Duration> {
     Some(at.saturating_duration_since(clock.handle()?.now()))
 }
 
-/// As [`current`], on `clock`: the time that a policy with that clock has.
+/// Like [`current`], on `clock`: the time that a policy with that clock has.
 ///
 /// # Example
 ///

@@ -18,7 +18,7 @@ impl Instant {
     /// Later than every other instant: a deadline that never comes.
     pub const FAR_FUTURE: Self = Self(u64::MAX);
 
-    /// The instant `nanos` nanoseconds after the clock's origin.
+    /// Returns the instant `nanos` nanoseconds after the clock's origin.
     #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
@@ -30,7 +30,7 @@ impl Instant {
         self.0
     }
 
-    /// The time since `earlier`; zero when `earlier` is later.
+    /// Returns the time since `earlier`; zero when `earlier` is later.
     #[inline]
     pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -60,7 +60,7 @@ impl AddAssign<Duration> for Instant {
     }
 }
 
-/// The nanoseconds of `duration`; `u64::MAX`, about 584 years, for longer ones.
+/// Returns the nanoseconds of `duration`; `u64::MAX`, about 584 years, for longer ones.
 #[inline]
 pub(crate) const fn nanos(duration: Duration) -> u64 {
     let nanos = duration.as_nanos();

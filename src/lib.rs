@@ -45,6 +45,9 @@
 //! | [`RetryBudget`] | [retry_budget] | Limits retries and hedges to a share of the traffic, so that they do not become the outage. |
 //! | [`CircuitBreaker`] | [circuit_breaker] | Fails fast while a dependency is down, and probes whether it is back. |
 //! | [`RateLimiter`], [`KeyedRateLimiter`] | [rate_limiter] | Limits calls per unit of time, for all callers or for each key. |
+//! | [`SharedRateLimiter`], [`SharedKeyedRateLimiter`] | [shared_rate_limiter] | Limits calls of all processes of a fleet per unit of time, mostly without a trip to the store. |
+//! | [`SharedBulkhead`] | [shared_bulkhead] | Limits calls of a fleet in flight. |
+//! | [`CircuitVotes`] | [circuit_votes] | Lets the breakers of a fleet learn from each other. |
 //! | [`Bulkhead`] | [bulkhead] | Limits calls in flight; the limit can [adapt](bulkhead::limit). |
 //! | [`LoadShedder`] | [load_shedder] | Rejects the least important calls of an overloaded server. |
 //! | [`Throttle`] | [throttle] | Stops sending calls that an overloaded dependency would reject. |
@@ -123,6 +126,8 @@
 //! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
 //! | `fast-clock` | no | `FastClock`: reads the CPU's counter and keeps timers registered between calls |
 //! | `chaos` | no | `Chaos`: fault injection |
+//! | `http` | no | `http`: verdicts of responses, `Retry-After`, rate limits, deadlines, and keys in headers |
+//! | `tower` | no | `tower`: layers for tower services, such as those of axum |
 //! | `dead-letter-file` | no | `FileSink`: dead letters survive the process |
 //! | `metrics` | no | `metrics::Metrics`: counters, histograms, and gauges for the crate `metrics` |
 //! | `tracing` | no | `tracing::EventLog`, `CallSpan`, and `AttemptSpan` for the crate `tracing` |
@@ -142,6 +147,7 @@ pub mod bulkhead;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod circuit_breaker;
+pub mod circuit_votes;
 mod clock;
 pub mod coalesce;
 pub mod codel;
@@ -154,6 +160,8 @@ pub mod event;
 pub mod fallback;
 pub mod guide;
 pub mod hedge;
+#[cfg(feature = "http")]
+pub mod http;
 mod instant;
 pub mod keyed;
 mod life;
@@ -168,11 +176,16 @@ pub mod rate_limiter;
 pub mod retry;
 pub mod retry_budget;
 mod rng;
+pub mod shared_bulkhead;
+pub mod shared_rate_limiter;
 pub mod standard;
+pub mod store;
 mod striped;
 mod sync;
 pub mod throttle;
 pub mod timeout;
+#[cfg(feature = "tower")]
+pub mod tower;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 mod verdict;
@@ -183,6 +196,7 @@ pub use self::bulkhead::Bulkhead;
 #[cfg(feature = "chaos")]
 pub use self::chaos::Chaos;
 pub use self::circuit_breaker::CircuitBreaker;
+pub use self::circuit_votes::CircuitVotes;
 #[cfg(feature = "fast-clock")]
 pub use self::clock::FastClock;
 #[cfg(feature = "tokio")]
@@ -206,6 +220,8 @@ pub use self::priority::Priority;
 pub use self::rate_limiter::{KeyedRateLimiter, Quota, RateLimiter};
 pub use self::retry::{HintRule, Retry};
 pub use self::retry_budget::RetryBudget;
+pub use self::shared_bulkhead::SharedBulkhead;
+pub use self::shared_rate_limiter::{SharedKeyedRateLimiter, SharedRateLimiter};
 pub use self::standard::Standard;
 pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;

@@ -54,7 +54,7 @@ impl Life {
         first
     }
 
-    /// Moves it to another permit: the one here has ended.
+    /// Moves the state to another permit; this one counts as ended.
     #[inline(always)]
     pub(crate) const fn take(&mut self) -> Self {
         let life = Self(self.0);
@@ -62,13 +62,13 @@ impl Life {
         life
     }
 
-    /// Whether it has ended.
+    /// Returns whether it has ended.
     #[inline(always)]
     pub(crate) const fn is_over(&self) -> bool {
         self.0 & Self::OVER != 0
     }
 
-    /// What a call means whose permit is dropped without a result.
+    /// Returns the health to record for a call whose permit is dropped without a result.
     pub(crate) fn dropped_as(&self, cancelled: Health, panicked: Health) -> Health {
         let by_thread = self.0 & Self::IGNORES_PANICS == 0 && thread::panicking();
         if self.0 & Self::PANICKED != 0 || by_thread {

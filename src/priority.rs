@@ -1,11 +1,11 @@
-//! How important a call is.
+//! Priorities of calls.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::ConfigError;
 
-/// How important a call is: one of five classes, with 100 levels in each.
+/// The importance of a call: one of five classes, with 100 levels in each.
 ///
 /// Under overload, calls of low priority are rejected first. Any level of a class is above all levels of the lower
 /// classes.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::instant::{Rounded, nanos};
 
-/// What a result says about the health of the dependency, and about trying again.
+/// The meaning of a result: health of the dependency, and advice about retries.
 ///
 /// The two are independent: a 404 is a healthy answer that no retry improves, a throttled call may
 /// be repeated, but later.
@@ -31,7 +31,7 @@ pub struct Verdict {
     bits: u64,
 }
 
-/// What a result says about the dependency.
+/// The health of the dependency, as one result shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
     /// It works: it answered, if only to say that the caller was wrong.
@@ -88,7 +88,7 @@ impl fmt::Display for ErrorClass {
     }
 }
 
-/// What a result says about trying again.
+/// Advice about a retry, as one result gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RetryAdvice {
     /// Another attempt would not help, or must not be made.
@@ -287,7 +287,7 @@ impl Verdict {
         self
     }
 
-    /// Returns what the result says about the dependency.
+    /// Returns the health of the dependency.
     #[inline]
     pub const fn health(&self) -> Health {
         match self.bits >> Self::HEALTH & 0b11 {
@@ -297,7 +297,7 @@ impl Verdict {
         }
     }
 
-    /// Returns what the result says about trying again.
+    /// Returns the advice about a retry.
     pub const fn retry(&self) -> RetryAdvice {
         match (self.is_retryable(), self.hint()) {
             (false, _) => RetryAdvice::No,

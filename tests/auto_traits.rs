@@ -445,3 +445,42 @@ fn threads_share_a_stack_by_reference() {
         }
     });
 }
+
+/// All builders but that of a dead letter queue, which owns its sink.
+#[test]
+fn a_cloned_builder_prints_like_the_original() {
+    fn check<B: Clone + std::fmt::Debug>(builder: &B) {
+        assert_eq!(format!("{:?}", builder.clone()), format!("{builder:?}"));
+    }
+    check(&backstop::adaptive_rate::CubicRate::builder());
+    check(&backstop::bulkhead::limit::Aimd::builder());
+    check(&backstop::bulkhead::limit::Correlated::builder());
+    check(&backstop::bulkhead::limit::Gradient::builder());
+    check(&backstop::bulkhead::limit::Gradient2::builder());
+    check(&backstop::bulkhead::limit::Vegas::builder());
+    check(&backstop::bulkhead::limit::Windowed::builder());
+    check(&Bulkhead::builder());
+    check(&CircuitBreaker::builder());
+    check(&Coalesce::<u32, (), ()>::builder());
+    check(&backstop::codel::Codel::builder());
+    check(&Endpoints::<u32>::builder());
+    check(&Hedge::builder());
+    check(&Keyed::builder(|_: &u32| timeout()));
+    check(&KeyedRateLimiter::<u32>::builder());
+    check(&LoadShedder::builder());
+    check(&backstop::load_shedder::UserFairness::builder());
+    check(&RateLimiter::builder());
+    check(&Retry::builder());
+    check(&RetryBudget::grpc(10, 0.1));
+    check(&RetryBudget::in_flight());
+    check(&RetryBudget::percentage());
+    check(&RetryBudget::tokens());
+    check(&backstop::Stale::<u32>::builder());
+    check(&backstop::Standard::builder());
+    check(&Throttle::builder());
+    check(&Timeout::builder());
+    #[cfg(feature = "chaos")]
+    check(&backstop::Chaos::builder());
+    #[cfg(feature = "dead-letter-file")]
+    check(&backstop::dead_letter::FileSink::builder("folder"));
+}

@@ -80,7 +80,8 @@ fn a_limiter_takes_half_a_kilobyte() {
 #[test]
 fn known_keys_are_looked_up_without_allocating() {
     let limits = keyed::<String>(Quota::per_hour(10), 1000);
-    let _ = limits.try_acquire("a client with a long name");
+    // The first rejection allocates the counter of rejections.
+    while limits.try_acquire("a client with a long name").is_ok() {}
     let allocated = measure(|| {
         for _ in 0..50 {
             let _ = black_box(limits.try_acquire("a client with a long name"));

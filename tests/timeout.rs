@@ -233,7 +233,7 @@ async fn fires_although_the_operation_uses_up_its_tasks_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pitfall_51_a_panic_in_a_task_is_not_a_timeout() {
+async fn a_panic_in_a_task_is_not_a_timeout() {
     let task = || {
         tokio::spawn(async {
             if deadline::current().is_none() {

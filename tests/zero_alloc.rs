@@ -14,10 +14,12 @@ use std::time::Duration;
 use allocation_counter::measure;
 use backstop::bulkhead::limit;
 use backstop::circuit_breaker::Trip;
+use backstop::store::MemoryStore;
 use backstop::{
     Bulkhead, CallOptions, CircuitBreaker, Classify, ClockHandle, Coalesce, Endpoints, Error,
-    Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, MaybeStale, Pipeline, Policy,
-    Quota, RateLimiter, Report, Retry, RetryBudget, Stale, Standard, Throttle, Timeout, Verdict,
+    Event, Fallback, Hedge, Keyed, KeyedRateLimiter, LoadShedder, ManualClock, MaybeStale,
+    Pipeline, Policy, Quota, RateLimiter, Report, Retry, RetryBudget, SharedRateLimiter, Stale,
+    Standard, Throttle, Timeout, Verdict,
 };
 
 /// How many allocations polling a future to its end makes, and what it ends with.
@@ -199,7 +201,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
     for _ in 0..100 {
         throttling.record(Verdict::failure());
     }
-    assert_no_allocation!("throttle that would refuse", throttling);
+    assert_no_allocation!("throttle that would reject", throttling);
     assert_no_allocation!("classify errors", classify());
     let by = |result: Result<&u64, &Error<()>>| Verdict::default_for(result);
     assert_no_allocation!("classify", Classify::by(by));
@@ -255,7 +257,7 @@ fn assert_no_allocation_on(clock: &ClockHandle) {
 }
 
 #[test]
-fn pitfall_70_the_good_path_allocates_nothing() {
+fn the_good_path_allocates_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -287,7 +289,7 @@ fn a_stale_value_is_remembered_and_served_without_an_allocation() {
 }
 
 #[test]
-fn pitfall_67_keys_without_a_flight_occupy_no_memory() {
+fn keys_without_a_flight_occupy_no_memory() {
     let coalesce = Coalesce::<u64, u64, ()>::builder().clock(backstop::ManualClock::new());
     let coalesce = coalesce.build().unwrap();
     let after = |keys: std::ops::Range<u64>| {
@@ -307,4 +309,29 @@ fn pitfall_67_keys_without_a_flight_occupy_no_memory() {
     // Each of the parts may keep room for the next key.
     assert!(after(0..1000) <= 16);
     assert_eq!(after(1000..10_000), 0);
+}
+
+/// A call inside a lease, and one that is rejected while the limit is known to be used up.
+#[test]
+fn a_shared_limiter_allocates_nothing_inside_a_lease() {
+    let clock = ManualClock::new();
+    let limiter = SharedRateLimiter::builder()
+        .store(MemoryStore::new(clock.clone()))
+        .key("key")
+        .quota(Quota::per_second(1000))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    // Until the lease has grown.
+    while limiter.snapshot().held < 100 {
+        let (_, taken) = allocations(limiter.try_acquire());
+        taken.unwrap();
+    }
+    let (count, result) = allocations(limiter.call(|| ready(Ok::<_, ()>(7))));
+    assert_eq!((count, result), (0, Ok(7)));
+    let (count, taken) = allocations(limiter.try_acquire());
+    assert_eq!((count, taken), (0, Ok(())));
+    while allocations(limiter.try_acquire()).1.is_ok() {}
+    let (count, taken) = allocations(limiter.try_acquire());
+    assert!(count == 0 && taken.is_err(), "{count} allocations");
 }

@@ -47,10 +47,13 @@ impl Run {
         self.latencies[(last as f64 * quantile) as usize]
     }
 
-    /// The share of calls that took at least this long.
-    fn at_least(&self, long: Duration) -> f64 {
-        let fast = self.latencies.partition_point(|took| *took < long);
-        1.0 - fast as f64 / self.latencies.len() as f64
+    /// The number of calls in each column of the plot.
+    fn columns(&self) -> [usize; COLUMNS] {
+        let mut counts = [0; COLUMNS];
+        for took in &self.latencies {
+            counts[column(*took)] += 1;
+        }
+        counts
     }
 }
 
@@ -110,19 +113,35 @@ fn print(runs: &[Run]) {
         let (name, copies) = (run.name, &run.copies);
         println!("{name:<22} {p50:>8} {p90:>8} {p99:>8} {p999:>8} {sent:>14.3}   {copies}");
     }
-    println!("\nshare of calls that took at least so long (each # is 0.1 %):");
-    for times in [4, 10, 30, 60, 95] {
-        for run in runs {
-            let share = run.at_least(FAST * times);
-            let bar = "#".repeat(((share * 1000.0).round() as usize).min(60));
-            println!(
-                "{:>8} {:<22} {:>5.2} % {bar}",
-                format!("{:?}", FAST * times),
-                run.name,
-                share * 100.0
-            );
-        }
+    println!("\nlatencies, on logarithmic scales: how long a call took, and how many calls did");
+    for run in runs {
+        println!("{:<22} {}", run.name, bars(&run.columns()));
     }
+    let mut axis = String::new();
+    for millis in [5, 10, 20, 50, 100, 200, 500] {
+        let at = column(Duration::from_millis(millis));
+        axis += &format!("{:at$}", "", at = at.saturating_sub(axis.len()));
+        axis += &format!("|{millis} ms");
+    }
+    println!("{:<22} {axis}", "");
+}
+
+/// The columns of the plot: 20 for each factor of 10, from 4 ms on.
+const COLUMNS: usize = 50;
+
+fn column(took: Duration) -> usize {
+    let decades = (took.as_secs_f64() / 0.004).log10();
+    ((decades * 20.0).max(0.0) as usize).min(COLUMNS - 1)
+}
+
+/// A bar for each count, twice as many calls being one step higher.
+fn bars(counts: &[usize]) -> String {
+    const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let steps = |count: usize| (usize::BITS - count.leading_zeros()) as usize;
+    counts
+        .iter()
+        .map(|&count| BARS[steps(count).min(BARS.len() - 1)])
+        .collect()
 }
 
 #[tokio::main]

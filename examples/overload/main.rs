@@ -15,6 +15,8 @@
 //! ```
 
 mod plot;
+// The tests run against the same server.
+#[path = "../../tests/simulated_server/mod.rs"]
 mod server;
 
 use std::cell::Cell;

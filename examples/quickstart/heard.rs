@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use backstop::circuit_breaker::State;
 use backstop::{Event, Reason};
 
-use super::ATTEMPT;
+use super::{ATTEMPT, HINT};
 
 #[derive(Default)]
 pub(crate) struct Heard {
     pub(crate) attempts_cut: Count,
     pub(crate) calls_cut: Count,
     pub(crate) repeated: Count,
+    pub(crate) waited_as_told: Count,
+    pub(crate) waited_for_circuit: Count,
     pub(crate) given_up: Count,
     pub(crate) opened: Count,
     pub(crate) kept_away: Count,
@@ -36,7 +38,13 @@ impl Heard {
         let count = match event {
             Event::TimedOut { limit, .. } if *limit == ATTEMPT => &self.attempts_cut,
             Event::TimedOut { .. } => &self.calls_cut,
-            Event::RetryScheduled { .. } => &self.repeated,
+            Event::RetryScheduled { verdict, delay, .. }
+                if verdict.hint().is_some() && *delay >= HINT =>
+            {
+                &self.waited_as_told
+            }
+            Event::RetryScheduled { rejected: None, .. } => &self.repeated,
+            Event::RetryScheduled { .. } => &self.waited_for_circuit,
             Event::RetryStopped { .. } => &self.given_up,
             Event::CircuitChanged { change, .. } if change.to == State::Open => &self.opened,
             Event::Rejected { reason, .. } => match reason {

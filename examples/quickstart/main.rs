@@ -60,6 +60,9 @@ fn verdict(error: &HttpError) -> Verdict {
     }
 }
 
+/// How long the server wants to be left alone when it is busy.
+const HINT: Duration = Duration::from_secs(1);
+
 /// The time of a call, and that of one attempt.
 const TOTAL: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_millis(150);
@@ -70,7 +73,7 @@ type Stack = (Standard, ClassifyErrors<fn(&HttpError) -> Verdict>);
 fn stack(heard: &Arc<Heard>) -> Result<Stack, ConfigError> {
     let heard = heard.clone();
     let retry = Retry::builder()
-        // Attempts that an open circuit rejects count too, and cost the server nothing.
+        // An open circuit rejects some: they count too, and cost the server nothing.
         .max_attempts(12)
         .backoff(Backoff::exponential(Duration::from_millis(150)))
         // A circuit that is open for less than the call has left is waited out.

@@ -146,21 +146,25 @@ pub(crate) fn story(backstop: &Run, heard: &Heard) -> String {
         (
             format!("{} connections reset", sent.reset),
             format!(
-                "retry: repeated {} attempts, gave up on {} calls",
+                "retry: repeated {} failed attempts; calls given up: {}",
                 heard.repeated.get(),
                 heard.given_up.get()
             ),
         ),
         (
             format!("{} answers 503, Retry-After: 1", sent.busy),
-            "retry: came back after that second".to_owned(),
+            format!(
+                "retry: repeated {} of them, a second later",
+                heard.waited_as_told.get()
+            ),
         ),
         (
             format!("{} answers 502 in an outage of 0.3 s", sent.down),
             format!(
-                "breaker: opened {} times, kept {} attempts away",
+                "breaker: opened {} times, kept {} attempts away, which came back {} times",
                 heard.opened.get(),
-                heard.kept_away.get()
+                heard.kept_away.get(),
+                heard.waited_for_circuit.get()
             ),
         ),
         (

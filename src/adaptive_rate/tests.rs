@@ -202,7 +202,7 @@ fn steered(per_tenth: u32, tenths: u64) -> (f64, f64) {
     let (mut good, mut throttled) = (0.0, 0.0);
     for tenth in 0..tenths {
         let mut room = per_tenth;
-        // It would like to send twenty times what the dependency takes.
+        // The demand is twenty times the capacity of the dependency.
         for call in 0..u64::from(per_tenth) * 20 {
             let now = at(tenth * 100) + Duration::from_micros(call * 5000 / u64::from(per_tenth));
             if rate.try_take(now, 1.0).is_err() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How a delay is spread. The cap of the [`Backoff`](super::Backoff) holds after it.
+/// The randomness of a delay. The cap of the [`Backoff`](super::Backoff) applies after it.
 ///
 /// Every call draws for itself: two calls that fail at once wait for different times.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,7 +52,7 @@ pub(super) fn decorrelated(initial: f64, last: f64, unit: f64) -> f64 {
     initial + (top - initial) * unit
 }
 
-/// The delay in nanoseconds before the retry after `steps` others, and what to remember.
+/// Returns the delay in nanoseconds before the retry after `steps` others, and what to remember.
 pub(super) fn decorrelated_v2(
     initial: f64,
     factor: f64,

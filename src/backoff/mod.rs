@@ -80,7 +80,7 @@ impl Backoff {
         }
     }
 
-    /// A shape that grows from `initial`, and so needs a cap.
+    /// Returns a shape that grows from `initial`, and so needs a cap.
     const fn growing(shape: Shape, initial: Duration) -> Self {
         const MAX: Duration = Duration::from_secs(20);
 
@@ -104,7 +104,7 @@ impl Backoff {
         self
     }
 
-    /// The same delay each time. Zero is an error when built: [`Backoff::NONE`] says it better.
+    /// Returns a backoff with the same delay each time. Zero is an error when built: use [`Backoff::NONE`].
     pub const fn fixed(delay: Duration) -> Self {
         Self::of(Shape::Fixed(delay), Duration::MAX)
     }
@@ -133,13 +133,13 @@ impl Backoff {
         Self::of(Shape::Custom(Arc::new(delay)), Duration::MAX)
     }
 
-    /// What an exponential backoff multiplies with: at least 1. Other shapes have no factor, and
+    /// Sets the factor of an exponential backoff, at least 1. Default 2. Other shapes have no factor, and
     /// setting one is an error when built.
     #[must_use]
     pub fn factor(mut self, factor: f64) -> Self {
         self.shape = match self.shape {
             Shape::Exponential { initial, .. } => Shape::Exponential { initial, factor },
-            // Fails the check: a factor of nothing must not be ignored.
+            // A factor without a shape that uses it is an error in `check`, not ignored.
             _ => Shape::Exponential {
                 initial: Duration::ZERO,
                 factor: f64::NAN,
@@ -148,7 +148,7 @@ impl Backoff {
         self
     }
 
-    /// The longest delay, jitter included.
+    /// Sets the longest delay, jitter included.
     #[must_use]
     pub const fn max(mut self, max: Duration) -> Self {
         self.max = max;
@@ -156,14 +156,14 @@ impl Backoff {
         self
     }
 
-    /// How delays are spread.
+    /// Sets the jitter.
     #[must_use]
     pub const fn jitter(mut self, jitter: Jitter) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// The delay before retry number `n`, from 1, without jitter.
+    /// Returns the delay before retry number `n`, from 1, without jitter.
     ///
     /// Delays that overflow become the cap.
     pub fn delay(&self, n: u32) -> Duration {
@@ -182,7 +182,7 @@ impl Backoff {
         raw.min(self.max)
     }
 
-    /// The delays of one call, one after the other, without end.
+    /// Returns the delays of one call, one after the other, without end.
     ///
     /// Equal seeds give equal delays.
     pub fn delays(&self, seed: u64) -> impl Iterator<Item = Duration> {
@@ -201,7 +201,7 @@ impl Backoff {
         }
     }
 
-    /// What is wrong with the settings, for the builder of `policy` and its setter `setting`.
+    /// Checks the settings for the builder of `policy`; an error names its setter `setting`.
     pub(crate) fn check(
         &self,
         policy: &'static str,
@@ -234,7 +234,7 @@ impl Backoff {
     }
 }
 
-/// The `n`th Fibonacci number, from 1; the largest that fits when it does not.
+/// Returns the `n`th Fibonacci number, from 1; the largest that fits when it does not.
 fn fibonacci(n: u32) -> u32 {
     let (mut a, mut b) = (0_u32, 1_u32);
     // The 47th is the last that fits.
@@ -302,12 +302,12 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// How far one call, or one run of open circuits, has come through a backoff.
+/// The position of one call, or of one run of open circuits, in a backoff.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Progress {
     /// Delays given so far.
     given: u32,
-    /// What the jitter remembers of the last delay.
+    /// The last delay, for decorrelated jitter.
     memory: f64,
 }
 
@@ -330,7 +330,7 @@ impl Progress {
         progress
     }
 
-    /// The random part of the next delay alone: what a wait that a server asked for gets in addition, so
+    /// Returns the random part of the next delay alone: what a wait that a server asked for gets in addition, so
     /// that its clients do not come back all at once. Zero without jitter.
     pub(crate) fn next_spread(
         &mut self,
@@ -348,7 +348,7 @@ impl Progress {
         backoff.cap(delay * share * unit())
     }
 
-    /// The next delay. `unit` is asked for a number in `[0, 1)`, only if the jitter needs one.
+    /// Returns the next delay. `unit` is asked for a number in `[0, 1)`, only if the jitter needs one.
     pub(crate) fn next(&mut self, backoff: &Backoff, unit: impl FnOnce() -> f64) -> Duration {
         self.given = self.given.saturating_add(1);
         if matches!(backoff.shape, Shape::None) {

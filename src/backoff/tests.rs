@@ -10,7 +10,7 @@ fn first(backoff: &Backoff, count: u32) -> Vec<u128> {
 }
 
 #[test]
-fn pitfall_47_an_exponential_backoff_begins_where_it_says_and_doubles() {
+fn an_exponential_backoff_begins_where_it_says_and_doubles() {
     assert_eq!(
         first(&Backoff::exponential(ms(100)), 4),
         [100, 200, 400, 800]
@@ -49,7 +49,7 @@ fn the_default_cap_never_cuts_the_first_delay() {
 }
 
 #[test]
-fn pitfall_46_delays_saturate_at_the_cap() {
+fn delays_saturate_at_the_cap() {
     let shapes = [
         Backoff::exponential(ms(1)).factor(1e30),
         Backoff::exponential(Duration::MAX),
@@ -87,7 +87,7 @@ fn pitfall_46_delays_saturate_at_the_cap() {
 }
 
 #[test]
-fn pitfall_41_no_jittered_delay_exceeds_the_cap() {
+fn no_jittered_delay_exceeds_the_cap() {
     for jitter in [Jitter::Full, Jitter::Equal, Jitter::PlusMinus(1.0)] {
         let backoff = Backoff::fixed(ms(10_000)).max(ms(10_000)).jitter(jitter);
         assert!(backoff.delays(3).take(10_000).all(|d| d <= ms(10_000)));
@@ -99,7 +99,7 @@ fn pitfall_41_no_jittered_delay_exceeds_the_cap() {
 }
 
 #[test]
-fn pitfall_40_whole_seconds_are_spread_like_any_other_delay() {
+fn whole_seconds_are_spread_like_any_other_delay() {
     let backoff = Backoff::fixed(ms(1000)).jitter(Jitter::PlusMinus(0.99));
     let delays: Vec<_> = backoff.delays(5).take(1000).collect();
     assert!(delays.iter().any(|delay| *delay < ms(200)));
@@ -142,7 +142,7 @@ fn settings_without_meaning_are_rejected() {
 
 #[test]
 fn decorrelated_jitter_comes_down_again_from_the_cap() {
-    // What is remembered is the delay that was waited, not the one before it was capped.
+    // The remembered delay is the one after the cap.
     let backoff = Backoff::exponential(ms(10)).max(ms(1000));
     let backoff = backoff.jitter(Jitter::Decorrelated);
     let below = backoff

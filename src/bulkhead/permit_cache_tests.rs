@@ -146,7 +146,7 @@ fn a_limit_with_less_than_one_permit_per_cache_keeps_them_closed() {
 fn contention_opens_the_cache_except_where_counts_must_be_exact() {
     for (exact, limit, opens) in [(false, 4, true), (false, 3, false), (true, 4, false)] {
         let cache = PermitCache::new(limit, exact);
-        // Like after a failed compare-and-swap.
+        // The state after a failed compare-and-swap.
         assert!(cache.try_acquire_one().is_ok());
         assert_eq!(cache.read().is_cached(), opens, "{limit}");
     }

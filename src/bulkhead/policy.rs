@@ -15,7 +15,10 @@ use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
-use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+use crate::policy::{
+    AtMostOnce, Context, Describe, Finished, LayerKind, Operation, Outcome, Policy, Run,
+};
+use crate::verdict::Verdict;
 
 impl Policy for Bulkhead {}
 
@@ -98,36 +101,33 @@ impl Permit for Running<'_> {
         let (inner, raw) = (self.inner, self.raw);
         // The permits are released below.
         mem::forget(self);
-        if raw.is_nothing() {
-            return outcome;
-        }
-        if inner.adaptive.is_some() {
-            return end_of_sample(inner, raw, outcome, observer);
-        }
-        inner.release(raw);
-        outcome
+        outcome.shown_to(|verdict, finished| {
+            if inner.adaptive.is_some() && !raw.is_nothing() {
+                return end_of_sample(inner, raw, verdict, finished, observer);
+            }
+            if !raw.is_nothing() {
+                inner.release(raw);
+            }
+            finished
+        })
     }
 }
 
 /// Ends a call and gives the algorithm a sample of it.
 ///
-/// Out of line, with the outcome by value. Taking its address, or that of the permit, in the caller would force
-/// both into memory for every bulkhead.
+/// Out of line, with all by value. Taking an address in the caller would force the permit into memory for every
+/// bulkhead.
 #[inline(never)]
-fn end_of_sample<T, E>(
+fn end_of_sample(
     inner: &Inner,
     raw: RawPermit,
-    mut outcome: Outcome<T, E>,
+    verdict: Verdict,
+    mut finished: Finished,
     observer: Option<&dyn Observer>,
-) -> Outcome<T, E> {
-    let ending = Ending::of(&outcome.verdict);
-    inner.leave(
-        raw,
-        ending,
-        || outcome.finished(&inner.base.clock),
-        observer,
-    );
-    outcome
+) -> Finished {
+    let now = || finished.on(&inner.base.clock);
+    inner.leave(raw, Ending::of(&verdict), now, observer);
+    finished
 }
 
 impl Drop for Running<'_> {

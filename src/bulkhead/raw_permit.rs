@@ -73,7 +73,7 @@ impl RawPermit {
     }
 }
 
-/// What the end of a call shows about the load.
+/// The load signal of a call that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Neutral,

@@ -114,7 +114,7 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// The largest share of calls that get a fault, from 0 to 1, whatever the rates are. It holds from the
+    /// Sets the largest share of calls that get a fault, from 0 to 1, whatever the rates are. It holds from the
     /// first call on. Calls without a fault save up for at most 10 faults, so of any `n` calls in a row at
     /// most `n × share + 10` get one.
     pub const fn max_share(mut self, share: f64) -> Self {
@@ -122,7 +122,7 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// Whether faults are injected from the start. [`Switch`](super::Switch) changes it.
+    /// Sets whether faults are injected from the start. [`Switch`](super::Switch) changes it.
     pub const fn enabled(mut self, enabled: bool) -> Self {
         self.parts.enabled = enabled;
         self
@@ -140,13 +140,13 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// The name in events.
+    /// Sets the name in events.
     pub const fn name(mut self, name: &'static str) -> Self {
         self.parts.setup.name = name;
         self
     }
 
-    /// The clock of the delays.
+    /// Sets the clock of the delays.
     pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
         self.parts.setup.clock = Some(clock.into());
         self

@@ -20,7 +20,7 @@ pub(super) type Only = dyn Fn(&Context) -> bool + Send + Sync;
 pub(super) struct Inner {
     pub(super) base: Base,
     pub(super) state: State,
-    /// How long calls are delayed. Both ends of the range change together.
+    /// The range of delays. Both ends change together.
     pub(super) latency: Mutex<Latency>,
     pub(super) behavior: Option<Arc<Behavior>>,
     pub(super) only: Option<Arc<Only>>,

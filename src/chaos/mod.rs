@@ -45,7 +45,7 @@ impl<E, R> Chaos<E, R> {
         Switch::new(self.inner.clone())
     }
 
-    /// Returns a reading of the injector. Changes nothing.
+    /// Returns a snapshot of the injector. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.snapshot()
     }

@@ -2,11 +2,11 @@
 
 use super::state::Fault;
 
-/// A reading of an injector of faults. Returned by [`Chaos::snapshot`](super::Chaos::snapshot).
+/// A snapshot of an injector of faults. Returned by [`Chaos::snapshot`](super::Chaos::snapshot).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// Whether faults are injected.
     pub is_enabled: bool,

@@ -22,7 +22,7 @@ pub enum Fault {
 impl Fault {
     pub(super) const ALL: [Self; 4] = [Self::Latency, Self::Behavior, Self::Error, Self::Result];
 
-    /// The fault as an identifier for logs and metrics, such as `latency`.
+    /// Returns the fault as an identifier for logs and metrics, such as `latency`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Latency => "latency",
@@ -80,7 +80,7 @@ pub(super) fn check_latency(latency: Latency) -> Result<(), ConfigError> {
     ))
 }
 
-/// How long calls are delayed: the same time for all, or a random one in a range.
+/// The delay of calls: the same for all, or a random one in a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {
     pub(super) min: Duration,
@@ -88,7 +88,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// The delay of a call; `unit` is in `[0, 1)`.
+    /// Returns the delay of a call; `unit` is in `[0, 1)`.
     pub(super) fn draw(self, unit: f64) -> Duration {
         self.min + self.max.saturating_sub(self.min).mul_f64(unit)
     }
@@ -163,7 +163,7 @@ impl State {
         }
     }
 
-    // Relaxed throughout: each word stands for itself.
+    // Relaxed throughout: the words are independent.
 
     pub(super) fn is_on(&self) -> bool {
         self.is_on.load(Ordering::Relaxed) != 0

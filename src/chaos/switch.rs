@@ -33,7 +33,7 @@ impl Switch {
         self.inner.state.switch(false);
     }
 
-    /// Whether faults are injected.
+    /// Returns whether faults are injected.
     pub fn is_enabled(&self) -> bool {
         self.inner.state.is_on()
     }
@@ -80,7 +80,7 @@ impl Switch {
         Ok(())
     }
 
-    /// Returns a reading of the injector.
+    /// Returns a snapshot of the injector.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.snapshot()
     }

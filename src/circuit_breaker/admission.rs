@@ -5,29 +5,22 @@ use std::time::Duration;
 use super::inner::Inner;
 use super::state::{Admission, PackedState, packed_state};
 use super::ticket::{Finish, Ticket};
-use crate::error::{Reason, Rejected};
+use crate::error::{Reason, Rejected, Rejection};
 use crate::event::{Observer, State};
 use crate::instant::Instant;
 use crate::striped::StripedCounter;
 use crate::sync::Ordering;
 
-/// A rejection: the nanoseconds until a retry makes sense, or a marker. One word, so rejections are returned
-/// in registers; through memory they take half as long again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rejection(u64);
+/// The circuit is open or has no free probe, and it is not known when that ends.
+const OPEN: Rejection = Rejection::new(Reason::CircuitOpen);
 
-impl Rejection {
-    /// The circuit is open or has no free probe, and it is not known when that ends.
-    const UNKNOWN: Self = Self(u64::MAX);
-    const ISOLATED: Self = Self(u64::MAX - 1);
-
-    fn until(end: Instant, now: Instant) -> Self {
-        if end == Instant::FAR_FUTURE {
-            return Self::UNKNOWN;
-        }
-        let after = end.as_nanos().saturating_sub(now.as_nanos());
-        Self(after.min(u64::MAX - 2))
+/// Returns the rejection of a circuit that is open until `end`.
+fn open_until(end: Instant, now: Instant) -> Rejection {
+    if end == Instant::FAR_FUTURE {
+        return OPEN;
     }
+    let after = end.as_nanos().saturating_sub(now.as_nanos());
+    OPEN.with_retry_nanos(after)
 }
 
 impl Inner {
@@ -55,8 +48,8 @@ impl Inner {
         now: &mut Instant,
         state: PackedState,
     ) -> Result<Ticket, Rejection> {
-        *now = self.now();
-        self.admit_some(state, *now, None)
+        *now = self.base.clock.now();
+        self.decide(state, *now, None)
     }
 
     /// Continues [`admit`](Self::admit) in a state that does not admit all calls.
@@ -69,19 +62,28 @@ impl Inner {
         now: Instant,
         observer: Option<&dyn Observer>,
     ) -> Result<Ticket, Rejection> {
+        self.decide(state, now, observer)
+    }
+
+    /// Admits or rejects a call at `now`, in a state that does not admit all calls.
+    #[inline(always)]
+    fn decide(
+        &self,
+        state: PackedState,
+        now: Instant,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Ticket, Rejection> {
         // Acquire: `until` is stored before the state. A value that is newer than the state is the end of a
         // newer break, which is an equally valid answer.
         let until = Instant::from_nanos(self.until.load(Ordering::Acquire));
         match state.phase() {
-            packed_state::OPEN if now < until => {
-                self.reject(Rejection::until(until, now), observer)
-            }
+            packed_state::OPEN if now < until => self.reject(open_until(until, now), observer),
             packed_state::RAMPING_UP if now < until => {
                 if self.rng.unit() < self.ramp_up_share(until.saturating_duration_since(now)) {
                     Ok(Ticket(state))
                 } else {
                     // The next call may be admitted, so there is nothing to wait for.
-                    self.reject(Rejection::UNKNOWN, observer)
+                    self.reject(OPEN, observer)
                 }
             }
             _ => self.admit_locked(now, observer),
@@ -123,9 +125,9 @@ impl Inner {
                     self.open(opening, None, observer, now);
                     continue;
                 }
-                Admission::Isolated => Rejection::ISOLATED,
-                Admission::NoFreeProbe => Rejection::UNKNOWN,
-                Admission::OpenUntil(until) => Rejection::until(until, now),
+                Admission::Isolated => Rejection::new(Reason::Isolated),
+                Admission::NoFreeProbe => OPEN,
+                Admission::OpenUntil(until) => open_until(until, now),
             };
             return self.reject(rejection, observer);
         }
@@ -139,8 +141,8 @@ impl Inner {
         if !matches!(self.state(), State::Open | State::HalfOpen) {
             return None;
         }
-        let rejection = self.reject(Rejection::UNKNOWN, observer).err()?;
-        Some(self.rejected(rejection))
+        let rejection = self.reject(OPEN, observer).err()?;
+        Some(rejection.by(self.base.name))
     }
 
     /// Counts and reports a rejection. In shadow mode the call is admitted, and its result not recorded.
@@ -163,19 +165,9 @@ impl Inner {
         rejection: Rejection,
         observer: Option<&dyn Observer>,
     ) -> Result<Ticket, Rejection> {
-        match self.base.reject(self.rejected(rejection), observer) {
+        match self.base.reject(rejection.by(self.base.name), observer) {
             Ok(()) => Ok(Ticket(PackedState::UNRECORDED)),
             Err(_) => Err(rejection),
         }
-    }
-
-    /// Converts a rejection to the error of the call.
-    #[inline]
-    pub(super) fn rejected(&self, rejection: Rejection) -> Rejected {
-        let (reason, after) = match rejection {
-            Rejection::ISOLATED => (Reason::Isolated, u64::MAX),
-            Rejection(after) => (Reason::CircuitOpen, after),
-        };
-        Rejected::new(self.base.name, reason).with_retry_nanos(after)
     }
 }

@@ -245,12 +245,12 @@ impl CircuitBreakerBuilder {
         self.slow_call
     }
 
-    /// How long a probe may take, if that is set.
+    /// Returns how long a probe may take, if that is set.
     pub(crate) const fn lease(&self) -> Option<Duration> {
         self.probe_lease
     }
 
-    /// Whether breakers with these settings are the same, clocks and restored states apart.
+    /// Returns whether breakers with these settings are the same, clocks and restored states apart.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let plain = |breaker: &Self| {
             (

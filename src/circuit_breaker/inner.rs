@@ -26,9 +26,9 @@ pub(super) struct Inner {
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
     pub(super) base: Base,
-    /// `None` for the default.
+    /// Rarely used settings; `None` if all are at their defaults.
     settings: Option<Box<Settings>>,
-    /// `None` for the default.
+    /// The duration of breaks; `None` for the default.
     break_for: Option<Box<Break>>,
     pub(super) rules: Rules,
     /// The first of two window sets, which alternate: a thread that is about to record a result of an older
@@ -49,7 +49,7 @@ struct Locked {
     subscriptions: Subscriptions,
 }
 
-/// What to notify after a change, once the lock is released.
+/// Notifications to send after a change, once the lock is released.
 #[derive(Default)]
 pub(super) struct Notifications {
     wakers: Vec<Waker>,

@@ -54,7 +54,7 @@ impl CircuitBreaker {
         self.inner.base.name
     }
 
-    /// Whether this is a clone of `other`.
+    /// Returns whether this is a clone of `other`.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
@@ -85,12 +85,12 @@ impl CircuitBreaker {
         // Acquire: as in `admit`.
         let state = inner.packed_state(Ordering::Acquire);
         let (mut ticket, mut started) = (Ticket(state), Instant::ORIGIN);
-        // The permit is made in one place: with two, a call through a closed circuit takes an eighth longer.
+        // Permits are constructed in one place: a second one makes a call through a closed circuit 12 % slower.
         if !state.is_closed_and_untimed() {
             if !state.admits_all() {
                 ticket = match inner.admit_at(&mut started, state) {
                     Ok(ticket) => ticket,
-                    Err(rejection) => return Err(inner.rejected(rejection)),
+                    Err(rejection) => return Err(rejection.by(inner.base.name)),
                 };
             } else if inner.rules.needs_clock() {
                 started = inner.now();

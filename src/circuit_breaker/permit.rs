@@ -51,7 +51,7 @@ impl<'a> Permit<'a> {
         Self::new(self.inner, self.ticket, self.started, self.life.take())
     }
 
-    /// Whether this call is a probe: it was admitted by a half-open circuit.
+    /// Returns whether this call is a probe: it was admitted by a half-open circuit.
     pub const fn is_probe(&self) -> bool {
         self.ticket.is_probe()
     }

@@ -9,9 +9,9 @@ use crate::instant::Instant;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
 use crate::policy::{
-    AtMostOnce, Context, Describe, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
+    AtMostOnce, Context, Describe, Finished, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
 };
-use crate::verdict::Health;
+use crate::verdict::{Health, Verdict};
 
 impl Policy for CircuitBreaker {}
 
@@ -57,7 +57,7 @@ impl<'a> Gate for &'a CircuitBreaker {
                 *cx = cx.with_probe(cx.is_probe() | ticket.is_probe());
                 Entered::Admitted((ticket, started))
             }
-            Err(rejection) => Entered::Rejected(inner.rejected(rejection)),
+            Err(rejection) => Entered::Rejected(rejection.by(inner.base.name)),
         }
     }
 
@@ -81,40 +81,40 @@ impl guarded::Permit for Permit<'_> {
     #[inline(always)]
     fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E> {
         let (inner, ticket, started) = self.into_parts();
-        if outcome.verdict.health() == Health::Healthy && inner.success_changes_nothing(ticket) {
-            return outcome;
-        }
-        record(inner, ticket, started, outcome, observer)
+        outcome.shown_to(|verdict, finished| {
+            if verdict.health() == Health::Healthy && inner.success_changes_nothing(ticket) {
+                return finished;
+            }
+            record(inner, ticket, started, verdict, finished, observer)
+        })
     }
 }
 
-/// Records an outcome that may change something.
-///
-/// Takes the outcome by value and is inlined: an outcome whose address escapes is moved through memory, which
-/// costs 7 ns a call.
-#[inline(always)]
-fn record<T, E>(
+/// Records a verdict that may change something.
+#[inline(never)]
+fn record(
     inner: &Inner,
     ticket: Ticket,
     started: Instant,
-    mut outcome: Outcome<T, E>,
+    verdict: Verdict,
+    mut finished: Finished,
     observer: Option<&dyn Observer>,
-) -> Outcome<T, E> {
+) -> Finished {
     // If the clock panics, a probe must still be released.
     let on_unwind = OnUnwind::new(|| {
         let health = inner.settings().panicked_as;
         inner.record(ticket, started, health, &Finish::UNKNOWN);
     });
-    let now = (inner.rules.needs_clock()).then(|| outcome.finished(&inner.base.clock));
+    let now = (inner.rules.needs_clock()).then(|| finished.on(&inner.base.clock));
     on_unwind.disarm();
     let finish = Finish {
         duration: None,
         now,
-        hint: outcome.verdict.hint(),
+        hint: verdict.hint(),
         observer,
     };
-    inner.record(ticket, started, outcome.verdict.health(), &finish);
-    outcome
+    inner.record(ticket, started, verdict.health(), &finish);
+    finished
 }
 
 impl Describe for CircuitBreaker {

@@ -47,7 +47,7 @@ pub struct Snapshot {
     pub rejected: u64,
     /// Calls that shadow mode admitted although they would have been rejected, since the state changed.
     pub would_reject: u64,
-    /// Probes in flight.
+    /// Number of probes in flight.
     pub probes_in_flight: u32,
     /// Probes that may start now.
     pub probes_free: u32,

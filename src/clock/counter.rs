@@ -39,7 +39,7 @@ pub(super) fn now() -> Instant {
     }
 }
 
-/// Whether the counters of all cores are known to agree.
+/// Returns whether the counters of all cores are known to agree.
 ///
 /// That a counter runs at a constant rate, which is all that the CPU says of it, is not enough: cores
 /// may have started at different times, and a virtual machine may move between them. Linux compares

@@ -50,7 +50,7 @@ impl ClockId {
     const FAST: Self = Self(2);
     const BLOCKING: Self = Self(3);
 
-    /// The clock of this identity, where it needs no more than that to be read.
+    /// Returns the clock of this identity, where it needs no more than that to be read.
     pub(crate) const fn handle(self) -> Option<ClockHandle> {
         match self {
             #[cfg(feature = "tokio")]
@@ -74,7 +74,7 @@ impl ClockHandle {
         Self { id, kind }
     }
 
-    /// The clock a builder uses when none is given: tokio's, with the feature `tokio`.
+    /// Returns the clock a builder uses when none is given: tokio's, with the feature `tokio`.
     pub(crate) const fn preset() -> Option<Self> {
         #[cfg(feature = "tokio")]
         return Some(Self::TOKIO);
@@ -87,7 +87,7 @@ impl ClockHandle {
         self.id
     }
 
-    /// The time on this clock.
+    /// Returns the time on this clock.
     #[inline(always)]
     pub fn now(&self) -> Instant {
         match &self.kind {

@@ -61,7 +61,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that reads zero.
+    /// Returns a clock that reads zero.
     pub fn new() -> Self {
         Self::default()
     }
@@ -74,12 +74,12 @@ impl ManualClock {
         self.time.advance(self.now() + duration);
     }
 
-    /// A sleep of `duration` on this clock.
+    /// Returns a sleep of `duration` on this clock.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         self.sleep_until(self.now() + duration)
     }
 
-    /// How many sleeps wait on this clock: zero when everything has cleaned up after itself.
+    /// Returns the number of pending sleeps on this clock: zero once all futures have ended or been dropped.
     pub fn sleepers(&self) -> usize {
         self.time.sleepers()
     }
@@ -123,7 +123,7 @@ impl ManualClock {
         }
     }
 
-    /// The address of the time, which identifies the clock.
+    /// Returns the address of the time, which identifies the clock.
     pub(super) fn address(&self) -> usize {
         Arc::as_ptr(&self.time) as usize
     }

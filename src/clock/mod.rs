@@ -43,7 +43,7 @@ pub(crate) use self::handle::{ClockId, arm};
 
 /// A source of time: reads it and waits for it.
 ///
-/// Both come from one object, so that a test which moves the one moves the other. A handle is built
+/// One object does both, so that a test that advances the time also fires the sleeps. A handle is built
 /// with a clock and keeps it.
 ///
 /// | clock | time | while the machine sleeps | sleeps | for |
@@ -99,16 +99,16 @@ pub(crate) use self::handle::{ClockId, arm};
 /// }
 /// ```
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// The time on this clock.
+    /// Returns the time on this clock.
     fn now(&self) -> Instant;
 
-    /// A future that is ready once this clock reads `deadline` or later, and that gives up its
+    /// Returns a future that is ready once this clock reads `deadline` or later, and that gives up its
     /// timer when it is dropped.
     ///
     /// [`Instant::FAR_FUTURE`] never comes.
     fn sleep_until(&self, deadline: Instant) -> Sleep;
 
-    /// The clock in an `Arc`. One that is in an `Arc` already stays in it: its address says that clones of
+    /// Returns the clock in an `Arc`. One that is in an `Arc` already stays in it: its address says that clones of
     /// the `Arc` are one clock.
     #[doc(hidden)]
     fn into_arc(self) -> Arc<dyn Clock>

@@ -32,7 +32,7 @@ pub(super) struct Monotonic {
 static CLOCKS: Mutex<BTreeMap<usize, Weak<Monotonic>>> = Mutex::new(BTreeMap::new());
 
 impl Monotonic {
-    /// The one wrapper of `clock`, as long as there is a handle that uses it.
+    /// Returns the one wrapper of `clock`, as long as there is a handle that uses it.
     pub(super) fn of(clock: Arc<dyn Clock>) -> Arc<Self> {
         let address = address(&clock);
         let mut clocks = lock(&CLOCKS);
@@ -86,7 +86,7 @@ impl Monotonic {
         })
     }
 
-    /// The clock's own sleep, until what it calls `deadline`.
+    /// Returns the clock's own sleep, until what it calls `deadline`.
     fn sleep_of_clock(&self, deadline: Instant, shift: u64) -> Sleep {
         let deadline = deadline.as_nanos().saturating_sub(shift);
         self.clock.sleep_until(Instant::from_nanos(deadline))

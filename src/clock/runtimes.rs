@@ -21,7 +21,7 @@ use super::system;
 use crate::instant::{Instant, nanos};
 use crate::sync::lock;
 
-/// The time of the current runtime.
+/// Returns the time of the current runtime.
 #[inline]
 pub(super) fn now() -> Instant {
     let reading = raw();
@@ -37,7 +37,7 @@ pub(super) fn now() -> Instant {
     reading.after(shift)
 }
 
-/// What the current runtime calls `at`. `None` for instants that it cannot express: they never come.
+/// Converts `at` to an instant of the current runtime. `None` if it cannot be represented: it never comes.
 #[inline]
 pub(super) fn to_std(at: Instant) -> Option<StdInstant> {
     if can_pause() && IS_SHIFTED.load(Ordering::Acquire) {
@@ -57,7 +57,7 @@ fn current() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
-/// Whether tokio is built with `test-util`.
+/// Returns whether tokio is built with `test-util`.
 ///
 /// Tokio does not say so, but only then has its builder a method `start_paused`, which takes precedence
 /// over the method of a trait.
@@ -147,10 +147,10 @@ struct Runtimes {
 }
 
 impl Runtimes {
-    /// How many runtimes are known at most. One that is forgotten counts as new when it comes back.
+    /// Largest number of known runtimes. An evicted one counts as new when it comes back.
     const CAPACITY: usize = 1024;
 
-    /// The shift of `runtime`, which reads this, or the system's time if that is what it reads.
+    /// Returns the shift of `runtime`, which reads this, or the system's time if that is what it reads.
     fn shift(&mut self, runtime: Option<Id>, is_system: bool, reading: Instant) -> u64 {
         let begin = match reading >= self.newest {
             true => 0,

@@ -85,24 +85,24 @@ impl std::fmt::Debug for Kind {
 }
 
 impl Sleep {
-    /// A sleep of a clock of your own. Allocates once, to hide the future's type.
+    /// Returns a sleep of a clock of your own. Allocates once, to hide the future's type.
     pub fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
         Self::other(Other::Custom {
             future: Box::pin(future),
         })
     }
 
-    /// A sleep that never ends, for deadlines that never come. Does not allocate.
+    /// Returns a sleep that never ends, for deadlines that never come. Does not allocate.
     pub fn never() -> Self {
         Self::other(Other::Never)
     }
 
-    /// A sleep of no time that lets other tasks run first.
+    /// Returns a sleep of no time that lets other tasks run first.
     pub(crate) const fn yield_once() -> Self {
         Self::other(Other::Yield { yielded: false })
     }
 
-    /// A sleep that parks the thread.
+    /// Returns a sleep that parks the thread.
     pub(super) const fn blocking(deadline: Instant) -> Self {
         Self::other(match deadline {
             Instant::FAR_FUTURE => Other::Never,
@@ -112,7 +112,7 @@ impl Sleep {
         })
     }
 
-    /// A sleep that parks the thread until `deadline` on a clock that reads `now`, whether that clock
+    /// Returns a sleep that parks the thread until `deadline` on a clock that reads `now`, whether that clock
     /// goes on or stands still.
     #[cfg(feature = "tokio")]
     pub(super) fn blocking_from(now: Instant, deadline: Instant) -> Self {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use crate::instant::{Instant, nanos};
 
-/// The origin: up to 34 years before the first reading, because a paused tokio clock may read less
+/// Returns the origin: up to 34 years before the first reading, because a paused tokio clock may read less
 /// than that. Not all systems can express times so long before they were started.
 #[inline]
 fn origin() -> StdInstant {
@@ -17,7 +17,7 @@ fn origin() -> StdInstant {
     })
 }
 
-/// The time on the system's monotonic clock.
+/// Returns the time on the system's monotonic clock.
 #[inline]
 pub(super) fn now() -> Instant {
     from_std(StdInstant::now())

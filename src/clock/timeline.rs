@@ -3,7 +3,7 @@
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// How far readings may be behind the newest one before the clock counts as having gone backwards.
+/// Tolerance for late readings: only readings further behind the newest one are backward jumps.
 pub(super) const TOLERANCE: u64 = 1_000_000_000;
 
 /// Translates between the readings of a clock and a time that never goes back.

@@ -20,7 +20,7 @@ impl Unpark {
         })
     }
 
-    /// Whether a wake-up came since the last call of this.
+    /// Returns whether a wake-up came since the last call of this.
     pub(super) fn take(&self) -> bool {
         self.woken.swap(false, Ordering::Acquire)
     }

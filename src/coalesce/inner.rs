@@ -20,17 +20,17 @@ pub(super) struct Inner<K, T, E> {
     pub(super) clock: ClockHandle,
     hasher: RandomState,
     /// Keys are compared and dropped, and waiters are woken, after the lock is released.
-    shards: Box<[Mutex<Board<K, T, E>>]>,
+    shards: Box<[Mutex<FlightMap<K, T, E>>]>,
     executed: AtomicU64,
     shared: AtomicU64,
     promoted: AtomicU64,
 }
 
-type Board<K, T, E> = Flights<Shared<K, T, E>, Waker>;
+type FlightMap<K, T, E> = Flights<Shared<K, T, E>, Waker>;
 
 type Flight<K, T, E> = (Place, Arc<Shared<K, T, E>>);
 
-/// What the calls of a flight share.
+/// Data shared by the calls of a flight.
 pub(super) struct Shared<K, T, E> {
     key: K,
     /// Set by the leader if there are waiters.
@@ -42,14 +42,14 @@ const SHARDS: usize = 16;
 #[cfg(backstop_loom)]
 const SHARDS: usize = 1;
 
-/// How a call takes part in a flight.
+/// The role of a call in a flight.
 pub(super) enum Entered<'a, K, T, E> {
-    Leads(Leading<'a, K, T, E>),
+    Leads(Leader<'a, K, T, E>),
     Waits(Waiting<'a, K, T, E>),
 }
 
 /// The call that executes the operation. If it is dropped without a result, a waiter takes over.
-pub(super) struct Leading<'a, K, T, E> {
+pub(super) struct Leader<'a, K, T, E> {
     inner: &'a Inner<K, T, E>,
     // `None` once the flight has ended.
     flight: Option<Flight<K, T, E>>,
@@ -70,7 +70,7 @@ pub(super) enum Seen<'a, K, T, E> {
     /// Wait on.
     Pending,
     /// Execute the operation itself.
-    Leads(Leading<'a, K, T, E>),
+    Leads(Leader<'a, K, T, E>),
     /// Return the result, which is there.
     Landed,
 }
@@ -88,7 +88,7 @@ impl<K, T, E> Inner<K, T, E> {
         }
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<Board<K, T, E>> {
+    fn shard(&self, hash: u64) -> &Mutex<FlightMap<K, T, E>> {
         &self.shards[hash as usize % self.shards.len()]
     }
 
@@ -129,7 +129,7 @@ impl<K, T, E> Inner<K, T, E> {
             let begun = lock_checked(shard).begin(hash, after, shared);
             if let Some(place) = begun {
                 self.executed.fetch_add(1, Ordering::Relaxed);
-                return Entered::Leads(Leading {
+                return Entered::Leads(Leader {
                     inner: self,
                     flight: Some((place, shared.clone())),
                 });
@@ -157,7 +157,7 @@ impl<K, T, E> Inner<K, T, E> {
         }
     }
 
-    /// Wakes and drops what a call that left a flight has returned, outside the lock.
+    /// Wakes waiters and drops the data of a flight that a call has left, outside the lock.
     fn after_leaving(&self, left: Left<Shared<K, T, E>, Waker>) {
         if left.promoted {
             self.promoted.fetch_add(1, Ordering::Relaxed);
@@ -171,7 +171,7 @@ impl<K, T, E> Inner<K, T, E> {
     }
 }
 
-impl<K, T: Clone, E: Clone> Leading<'_, K, T, E> {
+impl<K, T: Clone, E: Clone> Leader<'_, K, T, E> {
     /// Ends the flight and gives the result to the calls that wait for it.
     pub(super) fn land(mut self, outcome: &Outcome<T, E>) {
         let Some((place, shared)) = &self.flight else {
@@ -202,7 +202,7 @@ impl<K, T: Clone, E: Clone> Leading<'_, K, T, E> {
     }
 }
 
-/// Whether a result is due to the deadline of the leader, which others do not have.
+/// Returns whether a result is due to the deadline of the leader, which others do not have.
 fn is_own<T, E>(outcome: &Outcome<T, E>) -> bool {
     use crate::error::Reason::DeadlineTooClose;
     match &outcome.result {
@@ -212,7 +212,7 @@ fn is_own<T, E>(outcome: &Outcome<T, E>) -> bool {
     }
 }
 
-impl<K, T, E> Drop for Leading<'_, K, T, E> {
+impl<K, T, E> Drop for Leader<'_, K, T, E> {
     fn drop(&mut self) {
         if let Some((place, shared)) = self.flight.take() {
             let left = lock_checked(self.inner.shard(place.0)).abandon(place);
@@ -238,7 +238,7 @@ impl<'a, K, T, E> Waiting<'a, K, T, E> {
             Standing::Leads(..) => {
                 self.is_over = true;
                 self.inner.executed.fetch_add(1, Ordering::Relaxed);
-                Seen::Leads(Leading {
+                Seen::Leads(Leader {
                     inner: self.inner,
                     flight: Some((self.place, self.shared.clone())),
                 })
@@ -255,7 +255,7 @@ impl<'a, K, T, E> Waiting<'a, K, T, E> {
         self.inner.shared.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The result of the flight, once it has landed.
+    /// Returns the result of the flight, once it has landed.
     pub(super) fn outcome(&self) -> Option<Outcome<T, E>>
     where
         T: Clone,

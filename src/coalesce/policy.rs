@@ -10,7 +10,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::ForKey;
-use super::inner::{Entered, Inner, Leading, Seen, Waiting};
+use super::inner::{Entered, Inner, Leader, Seen, Waiting};
 use crate::clock::ClockHandle;
 use crate::event::{Event, Listener};
 use crate::instant::Instant;
@@ -72,7 +72,7 @@ pin_project! {
             // Dropped first.
             #[pin]
             attempt: Op::Attempt,
-            leading: Option<Leading<'a, K, T, E>>,
+            leading: Option<Leader<'a, K, T, E>>,
         },
         /// The call waits for the result of another one.
         Waits {

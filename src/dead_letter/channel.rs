@@ -33,7 +33,7 @@ pub struct ChannelSink<R> {
 }
 
 impl<R> ChannelSink<R> {
-    /// A sink that rejects letters while the channel is full.
+    /// Returns a sink that rejects letters while the channel is full.
     pub const fn new(sender: Sender<Letter<R>>) -> Self {
         Self {
             sender,
@@ -41,7 +41,7 @@ impl<R> ChannelSink<R> {
         }
     }
 
-    /// A sink that waits for room in the channel, until the deadline of the task.
+    /// Returns a sink that waits for room in the channel, until the deadline of the task.
     pub const fn waiting(sender: Sender<Letter<R>>) -> Self {
         Self {
             sender,

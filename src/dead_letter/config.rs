@@ -19,7 +19,7 @@ use crate::rng::SharedRng;
 
 /// Builds a [`DeadLetterQueue`].
 ///
-/// The defaults are in the table of the [module page](super).
+/// The defaults are in the table of the [module page](super). Not `Clone`: it owns its sink, which belongs to one queue.
 #[must_use = "a builder does nothing until `build`"]
 pub struct DeadLetterQueueBuilder<R> {
     sink: Chosen<R>,
@@ -41,7 +41,7 @@ enum Chosen<R> {
 }
 
 impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
-    /// A builder with the default settings.
+    /// Returns a builder with the default settings.
     pub fn builder() -> DeadLetterQueueBuilder<R> {
         DeadLetterQueueBuilder {
             sink: Chosen::Memory(MemorySink::new()),
@@ -73,14 +73,14 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// How many times a letter is replayed, over all runs. When the last replay fails, the letter is
+    /// Sets the largest number of replays of a letter, over all runs. When the last replay fails, the letter is
     /// parked.
     pub const fn max_replays(mut self, replays: u32) -> Self {
         self.max_replays = replays;
         self
     }
 
-    /// The length above which error texts are cut off.
+    /// Sets the length above which error texts are cut off.
     pub const fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.max_error_bytes = bytes;
         self
@@ -115,7 +115,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         /// Makes the idempotency keys of this queue reproducible. For tests: two queues of one seed
         /// give the same keys.
         seed;
-        /// Hears what the queue does.
+        /// Sets the observer of the queue's events.
         observer;
         /// The name in events and snapshots.
         name;
@@ -123,11 +123,11 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         clock;
     }
 
-    /// The queue.
+    /// Returns the queue.
     ///
     /// # Errors
     ///
-    /// When a setting has no meaning, or there is no clock.
+    /// When a setting is invalid, or there is no clock.
     pub fn build(self) -> Result<DeadLetterQueue<R>, ConfigError> {
         let error = |setting, problem| ConfigError::new(self.name, setting, problem);
         let Some(clock) = self.clock else {
@@ -158,7 +158,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
             replaying: AtomicBool::new(false),
             counts: Counts::default(),
         };
-        // What the sink found when it was opened.
+        // Faults that the sink found when it was opened.
         inner.report_sink();
         Ok(DeadLetterQueue::of(Arc::new(inner)))
     }

@@ -4,19 +4,19 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-/// What can go wrong with a dead letter queue.
+/// An error of a dead letter queue.
 ///
 /// `Display` is one line: what failed, and where. The system's own error is the
 /// [`source`](StdError::source).
 #[derive(Clone)]
 pub struct DeadLetterError {
     kind: DeadLetterErrorKind,
-    /// What was done, and to what.
+    /// The action that failed, and its object.
     context: String,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// What kind of fault a [`DeadLetterError`] is.
+/// The kind of a [`DeadLetterError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeadLetterErrorKind {
@@ -44,14 +44,14 @@ pub enum DeadLetterErrorKind {
     WriteOnly,
     /// A replay of this queue is running already.
     ReplayRunning,
-    /// A setting has no meaning.
+    /// A setting is invalid.
     Config,
     /// A sink of your own failed.
     Sink,
 }
 
 impl DeadLetterErrorKind {
-    /// The kind as an identifier for logs and metrics, such as `storage_full`.
+    /// Returns the kind as an identifier for logs and metrics, such as `storage_full`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -85,14 +85,14 @@ impl DeadLetterErrorKind {
             Self::Closed => "the queue is closed",
             Self::WriteOnly => "the sink cannot be read",
             Self::ReplayRunning => "a replay is running",
-            Self::Config => "a setting has no meaning",
+            Self::Config => "a setting is invalid",
             Self::Sink => "the sink failed",
         }
     }
 }
 
 impl DeadLetterError {
-    /// An error of this kind. For sinks of your own.
+    /// Creates an error of this kind, for sinks of your own.
     pub const fn new(kind: DeadLetterErrorKind) -> Self {
         Self {
             kind,
@@ -101,31 +101,31 @@ impl DeadLetterError {
         }
     }
 
-    /// The failure of a sink of your own.
+    /// Creates an error of a sink of your own.
     pub fn sink(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new(DeadLetterErrorKind::Sink).because(source)
     }
 
-    /// The same error with what was done when it occurred.
+    /// Returns the error with the action that failed.
     #[must_use]
     pub fn during(mut self, context: impl Into<String>) -> Self {
         self.context = context.into();
         self
     }
 
-    /// The same error with what caused it.
+    /// Returns the error with its cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
         self
     }
 
-    /// What kind of fault it is.
+    /// Returns the kind of the error.
     pub const fn kind(&self) -> DeadLetterErrorKind {
         self.kind
     }
 
-    /// What was done when it occurred; empty where the kind says it all.
+    /// Returns the action that failed; empty if the kind is enough.
     pub fn context(&self) -> &str {
         &self.context
     }

@@ -59,7 +59,7 @@ impl<R> Inner<R> {
         (self.wall)()
     }
 
-    /// The letters that can be read.
+    /// Returns the letters that can be read.
     pub(super) fn store(&self) -> Result<&dyn Store<R>, DeadLetterError> {
         let store = self.sink.kept();
         store.ok_or_else(|| DeadLetterErrorKind::WriteOnly.into())

@@ -32,7 +32,7 @@ struct Kept<R> {
 }
 
 impl<R> MemorySink<R> {
-    /// A sink with the default settings.
+    /// Returns a sink with the default settings.
     pub fn new() -> Self {
         Self::with(Limits {
             max_letters: 10_000,
@@ -53,7 +53,7 @@ impl<R> MemorySink<R> {
         }
     }
 
-    /// How many letters are kept.
+    /// Sets the largest number of letters.
     #[must_use]
     pub fn max_letters(self, letters: u64) -> Self {
         Self::with(Limits {
@@ -62,7 +62,7 @@ impl<R> MemorySink<R> {
         })
     }
 
-    /// How long letters are kept. Too old ones are not shown, and evicted when the next one is stored.
+    /// Sets the largest age of a letter. Older ones are not shown, and are evicted when the next one is stored.
     #[must_use]
     pub fn max_age(self, age: Duration) -> Self {
         Self::with(Limits {
@@ -71,7 +71,7 @@ impl<R> MemorySink<R> {
         })
     }
 
-    /// What happens to a letter when there are as many as may be.
+    /// Sets the behavior of a full sink. Default: [`WhenFull::Reject`].
     #[must_use]
     pub fn when_full(self, when_full: WhenFull) -> Self {
         Self::with(Limits {
@@ -80,7 +80,7 @@ impl<R> MemorySink<R> {
         })
     }
 
-    /// Explains what is wrong with the settings.
+    /// Checks the settings; the text explains the mistake.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         check_limits(&self.limits)
     }
@@ -115,7 +115,7 @@ impl<R> MemorySink<R> {
     }
 }
 
-/// Explains what is wrong with limits.
+/// Checks the limits; the text explains the mistake.
 pub(super) fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
     let error = |setting, problem| Err(ConfigError::new("dead_letter", setting, problem));
     if limits.max_letters == 0 {

@@ -86,7 +86,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         self.inner.push(letter).await
     }
 
-    /// As [`push`](Self::push), for programs without a runtime: it blocks the thread.
+    /// Like [`push`](Self::push), for programs without a runtime: it blocks the thread.
     ///
     /// # Errors
     ///
@@ -229,7 +229,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
     ///
     /// # Errors
     ///
-    /// When something could not be made safe.
+    /// An error if a letter could not be synced.
     pub async fn close(&self) -> Result<(), DeadLetterError> {
         let closed = self.inner.sink.close().await;
         self.inner.report_sink();

@@ -9,10 +9,10 @@ use super::state::letter::{Change, Letter, LetterId};
 use super::state::timestamp::Timestamp;
 use crate::event::LetterEvent;
 
-/// What the methods of a sink return.
+/// The future that methods of a sink return.
 pub type SinkFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, DeadLetterError>> + Send + 'a>>;
 
-/// How many letters are read at once.
+/// Number of letters that are read at once.
 pub(super) const PAGE: usize = 256;
 
 /// The destination of the letters of a queue.
@@ -52,7 +52,7 @@ pub trait Sink<R>: Send + Sync {
     /// When it is not stored. [`DeadLetterError::sink`] wraps an error of your own.
     fn store(&self, letter: Letter<R>) -> SinkFuture<'_, ()>;
 
-    /// The letters that it keeps; `None` when it only passes them on.
+    /// Returns the letters that it keeps; `None` when it only passes them on.
     fn kept(&self) -> Option<&dyn Store<R>> {
         None
     }
@@ -68,7 +68,7 @@ pub trait Sink<R>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When something could not be made safe.
+    /// An error if a letter could not be synced.
     fn close(&self) -> SinkFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
@@ -76,7 +76,7 @@ pub trait Sink<R>: Send + Sync {
 
 /// A sink that keeps its letters.
 pub trait Store<R>: Sink<R> {
-    /// A number for a new letter, larger than all before it, also those of earlier processes.
+    /// Returns a number for a new letter, larger than all before it, also those of earlier processes.
     fn next_id(&self) -> LetterId;
 
     /// Up to `max` letters after `after`, oldest first, without those that are too old at `now`.
@@ -94,7 +94,7 @@ pub trait Store<R>: Sink<R> {
     /// When the change is not safe.
     fn change(&self, id: LetterId, change: Change) -> SinkFuture<'_, Option<Changed>>;
 
-    /// How much it keeps.
+    /// Returns the totals of the stored letters.
     fn totals(&self) -> Totals;
 }
 
@@ -102,7 +102,7 @@ pub trait Store<R>: Sink<R> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changed {
-    /// Its count of replays.
+    /// Number of replays of the letter.
     pub replays: u32,
     /// Whether it is parked.
     pub parked: bool,
@@ -128,7 +128,7 @@ pub struct Page<R> {
 }
 
 impl<R> Page<R> {
-    /// A page of these letters, the last one.
+    /// Creates the last page, with these letters.
     pub const fn new(letters: Vec<Letter<R>>) -> Self {
         Self {
             letters,

@@ -13,7 +13,7 @@ pub struct Snapshot {
     pub name: &'static str,
     /// Letters that are kept, parked ones included: the depth of the queue.
     pub letters: u64,
-    /// How many of them are parked.
+    /// Number of parked letters among them.
     pub parked: u64,
     /// Their bytes; 0 in memory.
     pub bytes: u64,

@@ -7,7 +7,7 @@ use super::state::timestamp::Timestamp;
 /// A source of the time of day.
 pub(super) type WallClock = dyn Fn() -> Timestamp + Send + Sync;
 
-/// The system's time of day.
+/// Returns the system's time of day.
 pub(super) fn system_time() -> Timestamp {
     SystemTime::now().into()
 }

@@ -108,7 +108,7 @@ pub struct Drain<N> {
 }
 
 impl<N> Drain<N> {
-    /// Whether there is nothing to wait for.
+    /// Returns whether there is nothing to wait for.
     fn is_over(&self) -> bool {
         self.stats.in_flight() == 0 || !self.stats.is_closed()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::inner::{Effect, Inner};
-use super::node::NodeAddress;
+use super::node::{Node, NodeEntry};
 use super::state::stats::NodeStats;
 use crate::event::Observer;
 use crate::instant::{Instant, nanos};
@@ -16,9 +16,7 @@ use crate::verdict::{ErrorClass, Health, Verdict};
 pub struct Flight<'a, N> {
     inner: &'a Inner<N>,
     /// `None` once the call has ended or was moved.
-    stats: Option<Arc<NodeStats>>,
-    /// The address of the node.
-    pub(super) node_id: u64,
+    node: Option<Node<N>>,
     epoch: u32,
     is_probe: bool,
     start: Instant,
@@ -29,17 +27,15 @@ impl<'a, N> Flight<'a, N> {
     #[inline]
     pub(super) fn new(
         inner: &'a Inner<N>,
-        stats: Arc<NodeStats>,
-        node_id: u64,
+        node: Node<N>,
         start: Instant,
         is_probe: bool,
         life: Life,
     ) -> Self {
         Self {
-            epoch: stats.epoch(),
-            stats: Some(stats),
+            epoch: node.member.stats.epoch(),
+            node: Some(node),
             inner,
-            node_id,
             is_probe,
             start,
             life,
@@ -50,13 +46,18 @@ impl<'a, N> Flight<'a, N> {
         self.inner
     }
 
-    /// Moves the call out. The rest counts as ended.
+    /// Returns the node of the call, unless the call has ended.
+    #[inline]
+    pub(super) const fn node(&self) -> Option<&Node<N>> {
+        self.node.as_ref()
+    }
+
+    /// Moves the call out. The call that is left has ended: dropping it records nothing.
     #[inline]
     pub(super) fn move_out(&mut self) -> Self {
         Self {
             inner: self.inner,
-            stats: self.stats.take(),
-            node_id: self.node_id,
+            node: self.node.take(),
             epoch: self.epoch,
             is_probe: self.is_probe,
             start: self.start,
@@ -67,9 +68,10 @@ impl<'a, N> Flight<'a, N> {
     /// Ends the call, which ended with this verdict at `now`.
     #[inline]
     pub(super) fn end(&mut self, verdict: Verdict, now: Instant, listener: Option<&dyn Observer>) {
-        let Some(stats) = self.stats.take() else {
+        let Some(Node { member }) = self.node.take() else {
             return;
         };
+        let stats = &member.stats;
         let elapsed = now.as_nanos().saturating_sub(self.start.as_nanos());
         // The result of a call of an earlier epoch says nothing about the current state of the node.
         let is_current = stats.epoch() == self.epoch;
@@ -81,13 +83,13 @@ impl<'a, N> Flight<'a, N> {
                         .record(elapsed, now, self.inner.settings.decay);
                 }
                 stats.succeed(is_current);
-                leave(self.inner, &stats);
+                leave(self.inner, stats);
                 if self.is_probe {
-                    self.end_good_probe(&stats, now, listener);
+                    self.end_good_probe(&member, now, listener);
                 }
             }
-            Health::Unhealthy => self.fail(&stats, verdict, elapsed, is_current, now, listener),
-            Health::Neutral => self.end_neutral(&stats, verdict, elapsed, is_current, now),
+            Health::Unhealthy => self.fail(&member, verdict, elapsed, is_current, now, listener),
+            Health::Neutral => self.end_neutral(stats, verdict, elapsed, is_current, now),
         }
     }
 
@@ -132,7 +134,7 @@ impl<'a, N> Flight<'a, N> {
     #[inline(never)]
     fn fail(
         &self,
-        stats: &Arc<NodeStats>,
+        member: &NodeEntry<N>,
         verdict: Verdict,
         elapsed: u64,
         is_current: bool,
@@ -140,6 +142,7 @@ impl<'a, N> Flight<'a, N> {
         listener: Option<&dyn Observer>,
     ) {
         let settings = &self.inner.settings;
+        let stats = &member.stats;
         if is_current {
             let sample = self.sample_of_failure(verdict, elapsed);
             stats.latency.record(sample, now, settings.decay);
@@ -156,7 +159,7 @@ impl<'a, N> Flight<'a, N> {
         }
         let random = self.inner.unit();
         self.inner.change(now, listener, |core| {
-            let (machine, index, epoch) = (&mut core.machine, self.index(), self.epoch);
+            let (machine, index, epoch) = (&mut core.machine, member.address.index, self.epoch);
             let ejected = match is_at_limit {
                 true => machine.eject_failing(index, stats, epoch, now, random),
                 false if self.is_probe => {
@@ -170,21 +173,12 @@ impl<'a, N> Flight<'a, N> {
     }
 
     #[cold]
-    fn end_good_probe(
-        &self,
-        stats: &Arc<NodeStats>,
-        now: Instant,
-        listener: Option<&dyn Observer>,
-    ) {
+    fn end_good_probe(&self, member: &NodeEntry<N>, now: Instant, listener: Option<&dyn Observer>) {
         self.inner.change(now, listener, |core| {
-            let machine = &mut core.machine;
-            let change = machine.end_probe(self.index(), stats, self.epoch, true, now, 0.0);
+            let (machine, index) = (&mut core.machine, member.address.index);
+            let change = machine.end_probe(index, &member.stats, self.epoch, true, now, 0.0);
             Effect::of(change.into_iter().collect())
         });
-    }
-
-    const fn index(&self) -> u32 {
-        NodeAddress::index_of(self.node_id)
     }
 }
 
@@ -200,7 +194,7 @@ fn leave<N>(inner: &Inner<N>, stats: &Arc<NodeStats>) {
 impl<N> Drop for Flight<'_, N> {
     #[inline]
     fn drop(&mut self) {
-        if self.stats.is_none() {
+        if self.node.is_none() {
             return;
         }
         let verdict = match self.life.dropped_as(Health::Neutral, Health::Unhealthy) {
@@ -215,7 +209,7 @@ impl<N> Drop for Flight<'_, N> {
 impl<N> fmt::Debug for Flight<'_, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flight")
-            .field("index", &self.index())
+            .field("node", &self.node)
             .field("is_probe", &self.is_probe)
             .finish_non_exhaustive()
     }

@@ -39,7 +39,7 @@ pub(super) struct Settings {
     pub(super) penalty: u64,
     pub(super) max_hint: Duration,
     pub(super) consecutive: Option<u32>,
-    /// How long a probe may take before another call may be the probe, in nanoseconds.
+    /// Lease of a probe, in nanoseconds: after it, another call may be the probe.
     pub(super) lease: u64,
 }
 
@@ -68,7 +68,7 @@ impl<N> Core<N> {
         self.members.get(index as usize)?.as_ref()
     }
 
-    /// The index of the node of this name, if it is part of the set.
+    /// Returns the index of the node of this name, if it is part of the set.
     pub(super) fn index_of(&self, name: &str) -> Option<u32> {
         let members = self.members.iter().flatten();
         let mut indices = members.filter(|member| &*member.name == name);
@@ -205,7 +205,7 @@ impl<N> Inner<N> {
         }
     }
 
-    /// A random number in `[0, 1)`.
+    /// Returns a random number in `[0, 1)`.
     pub(super) fn unit(&self) -> f64 {
         self.streams.unit()
     }
@@ -245,7 +245,7 @@ impl<N> Inner<N> {
         let routes = Routes::new(&core.machine, now);
         core.compare_panics(&routes, events);
         let mut replaced = self.publish(core, routes);
-        // Only now does no call read routes that lead to them.
+        // From here on no call reads routes that lead to the removed nodes.
         core.machine.close_drained();
         if let Some(members) = core.remove_idle() {
             // The same routes, without the nodes that were removed.
@@ -285,7 +285,7 @@ impl<N> Inner<N> {
         events.into_iter().map(number).collect()
     }
 
-    /// Drops what was replaced, which may be values of users, and reports events: all of it, also if user code
+    /// Drops the replaced values, which may be values of users, and reports events: all of it, also if user code
     /// panics.
     pub(super) fn report(
         &self,

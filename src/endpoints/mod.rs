@@ -36,7 +36,6 @@ pub use self::update::Changes;
 pub use crate::event::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 
 use self::inner::Inner;
-use self::plan::Plan;
 use self::state::tried::TriedNodes;
 
 /// A set of nodes that calls are spread over. See the [module page](self).
@@ -102,19 +101,8 @@ impl<N> Endpoints<N> {
     pub fn try_acquire(&self) -> Result<Permit<'_, N>, Rejected> {
         let now = self.inner.base.clock.now();
         let life = Life::of_a_handle();
-        let node_of = |plan: &Plan<N>, index: u32| {
-            let member = plan.members.get(index as usize)?.clone()?;
-            Some(Node { member })
-        };
-        loop {
-            let (flight, node) =
-                self.inner
-                    .pick_with(now, TriedNodes::NONE, None, life, None, node_of)?;
-            // Always: a plan has the nodes that its routes lead to.
-            if let Some(node) = node {
-                return Ok(Permit { flight, node });
-            }
-        }
+        let flight = self.inner.pick(now, TriedNodes::NONE, None, life, None)?;
+        Ok(Permit { flight })
     }
 
     /// Returns the node of this name.

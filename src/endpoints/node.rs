@@ -33,7 +33,7 @@ pub struct Endpoint<N> {
 }
 
 impl<N> Endpoint<N> {
-    /// An endpoint of weight 1 and priority 0.
+    /// Returns an endpoint of weight 1 and priority 0.
     pub fn new(name: impl Into<Arc<str>>, value: N) -> Self {
         Self {
             name: name.into(),

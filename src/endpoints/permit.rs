@@ -15,13 +15,13 @@ use crate::verdict::Verdict;
 #[must_use = "dropping it ends the call"]
 pub struct Permit<'a, N> {
     pub(super) flight: Flight<'a, N>,
-    pub(super) node: Node<N>,
 }
 
 impl<N> Permit<'_, N> {
     /// Returns the node to call.
     pub const fn node(&self) -> &Node<N> {
-        &self.node
+        let node = self.flight.node();
+        node.expect("only what consumes the permit ends its call")
     }
 
     /// Ends a call that went well.
@@ -44,7 +44,7 @@ impl<N> Permit<'_, N> {
 impl<N> fmt::Debug for Permit<'_, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("node", &self.node)
+            .field("node", self.node())
             .finish_non_exhaustive()
     }
 }

@@ -2,8 +2,7 @@
 
 use super::flight::Flight;
 use super::inner::{Effect, Inner};
-use super::node::NodeAddress;
-use super::plan::Plan;
+use super::node::Node;
 use super::state::record::Standing;
 use super::state::routes::Picked;
 use super::state::rules::Strategy;
@@ -26,21 +25,6 @@ impl<N> Inner<N> {
         life: Life,
         listener: Option<&dyn Observer>,
     ) -> Result<Flight<'_, N>, Rejected> {
-        let picked = self.pick_with(now, tried, key, life, listener, |_, _| ());
-        picked.map(|(flight, ())| flight)
-    }
-
-    /// As [`pick`](Self::pick). Also returns what `take` reads from the plan, given the index of the node.
-    #[inline]
-    pub(super) fn pick_with<T>(
-        &self,
-        now: Instant,
-        tried: TriedNodes,
-        key: Option<u64>,
-        life: Life,
-        listener: Option<&dyn Observer>,
-        take: impl Fn(&Plan<N>, u32) -> T,
-    ) -> Result<(Flight<'_, N>, T), Rejected> {
         let due = self.due.load(Ordering::Relaxed);
         if now.as_nanos() >= due {
             self.maintain(due, now, listener);
@@ -60,16 +44,13 @@ impl<N> Inner<N> {
         };
         let picked = self.published.read(|plan| {
             let Picked { entry, is_probe } = plan.routes.pick(&mut request)?;
-            let (index, number) = (entry.index, entry.number);
+            // Always: a plan has the nodes that its routes lead to.
+            let member = plan.members.get(entry.index as usize)?.clone()?;
             entry.stats.enter();
-            let address = NodeAddress { index, number };
-            Some((entry.stats.clone(), address, is_probe, take(plan, index)))
+            Some((Node { member }, is_probe))
         });
         match picked {
-            Some((stats, address, is_probe, taken)) => {
-                let flight = Flight::new(self, stats, address.id(), now, is_probe, life);
-                Ok((flight, taken))
-            }
+            Some((node, is_probe)) => Ok(Flight::new(self, node, now, is_probe, life)),
             None => Err(self.reject(now, listener)),
         }
     }

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::event::Observer;
 use crate::life::Life;
 use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
+use crate::policy::operation::forward_attempts;
 use crate::policy::{
     AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run, Tried,
 };
@@ -187,7 +188,7 @@ impl<'a, N> Gate for Pick<'a, N> {
         let life = Life::of_a_policy();
         match self.inner.pick(now, self.tried, self.key, life, observer) {
             Ok(flight) => {
-                cx.set_endpoint(flight.node_id);
+                cx.set_endpoint(flight.node().map_or(0, |node| node.member.address.id()));
                 Entered::Admitted(flight)
             }
             Err(rejected) => Entered::Rejected(rejected),
@@ -213,16 +214,18 @@ impl<N> guarded::Permit for Flight<'_, N> {
     #[inline]
     fn exit<T, E>(
         mut self,
-        mut outcome: Outcome<T, E>,
+        outcome: Outcome<T, E>,
         observer: Option<&dyn Observer>,
     ) -> Outcome<T, E> {
-        let now = outcome.finished(&self.inner().base.clock);
-        self.end(outcome.verdict, now, observer);
-        outcome
+        outcome.shown_to(|verdict, mut finished| {
+            let now = finished.on(&self.inner().base.clock);
+            self.end(verdict, now, observer);
+            finished
+        })
     }
 }
 
-/// An operation that remembers the nodes its attempts went to.
+/// An operation that records the nodes its attempts went to.
 #[derive(Clone, Copy, Debug)]
 pub struct Routed<Op> {
     op: Op,
@@ -254,19 +257,11 @@ impl<Op: Operation> Operation for Routed<Op> {
         self.op.listener()
     }
 
-    #[inline]
-    fn started(self) -> u32 {
-        self.op.started()
-    }
+    forward_attempts!();
 
-    #[inline]
-    fn tried(self) -> Tried {
-        self.op.tried()
-    }
-
-    #[inline]
-    fn keep_tried(self, tried: Tried) {
-        self.op.keep_tried(tried);
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
     }
 
     fn discard(self, error: Error<Op::Error>) {

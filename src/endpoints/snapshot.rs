@@ -8,7 +8,7 @@ use super::state::record::{Record, Standing};
 use super::state::routes::Routes;
 use crate::instant::Instant;
 
-/// A reading of a set of endpoints. Returned by [`Endpoints::snapshot`].
+/// A snapshot of a set of endpoints. Returned by [`Endpoints::snapshot`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -23,15 +23,15 @@ pub struct Snapshot {
     pub rejected: u64,
 }
 
-/// A reading of a node.
+/// A snapshot of a node.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct NodeSnapshot {
-    /// Its name.
+    /// The name of the node.
     pub name: Arc<str>,
-    /// Its weight.
+    /// The weight of the node, relative to the others of its priority.
     pub weight: f64,
-    /// Its priority.
+    /// The priority of the node: 0 is used first.
     pub priority: u32,
     /// Whether it takes calls, and if not, why.
     pub state: NodeState,
@@ -43,13 +43,13 @@ pub struct NodeSnapshot {
     pub calls: u64,
     /// Those of them that failed.
     pub failures: u64,
-    /// How many times it was ejected, less one for each healthy interval.
+    /// Number of ejections, less one for each healthy interval.
     pub ejections: u32,
-    /// How long it takes no calls; `None` if it takes calls, or if that is not known.
+    /// Time until it takes calls again; `None` if it takes calls, or if that is not known.
     pub retry_after: Option<Duration>,
 }
 
-/// A reading of the nodes of a priority.
+/// A snapshot of the nodes of a priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PrioritySnapshot {
@@ -82,7 +82,7 @@ pub enum NodeState {
 }
 
 impl NodeState {
-    /// The state as an identifier for logs and metrics, such as `ejected`.
+    /// Returns the state as an identifier for logs and metrics, such as `ejected`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Available => "available",

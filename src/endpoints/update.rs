@@ -62,7 +62,7 @@ impl<N> Endpoints<N> {
 }
 
 impl<N> Inner<N> {
-    /// Makes the set consist of these nodes, of which those that are new since `new_since` start slowly.
+    /// Replaces the nodes. Nodes that are new since `new_since` are in slow start.
     pub(super) fn set(
         &self,
         nodes: Vec<Endpoint<N>>,

@@ -40,7 +40,7 @@ impl ConfigError {
         error
     }
 
-    /// Returns what was to be built, such as `circuit_breaker`.
+    /// Returns the name of the policy that could not be built, such as `circuit_breaker`.
     pub const fn policy(&self) -> &'static str {
         self.policy
     }
@@ -50,7 +50,7 @@ impl ConfigError {
         self.setting
     }
 
-    /// Returns what is wrong with the setting, as the rest of a sentence: `must be at least 1`.
+    /// Returns the violated rule, as the rest of a sentence: `must be at least 1`.
     pub const fn problem(&self) -> &'static str {
         self.problem
     }

@@ -23,7 +23,7 @@ pub enum LetterEvent {
     Evicted {
         /// The number of the letter.
         id: u64,
-        /// The limit that it was evicted for.
+        /// The limit that caused the eviction.
         cause: Eviction,
     },
     /// A letter was parked: it is kept, and not replayed.

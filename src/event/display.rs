@@ -61,6 +61,7 @@ impl fmt::Display for Event {
             Self::ChaosInjected { fault, .. } => write!(f, "injected {fault}"),
             Self::DeadLetter { event, .. } => write!(f, "{event}"),
             Self::Hedge { event, .. } => write!(f, "{event}"),
+            Self::Store { event, .. } => write!(f, "{event}"),
             Self::FallbackUsed { ending, .. } => {
                 write!(f, "replaced the result of a call that {ending}")
             }

@@ -1,10 +1,10 @@
-//! How calls end, and why retries stop.
+//! Endings of calls, and reasons why retries stop.
 
 use std::fmt;
 
 use crate::error::{Error, Reason};
 
-/// How a call ended.
+/// The ending of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ending {

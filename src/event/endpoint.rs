@@ -12,7 +12,7 @@ pub enum EndpointEvent {
     /// An endpoint was ejected: it gets no calls for a time.
     #[non_exhaustive]
     Ejected {
-        /// Its name.
+        /// The name of the node.
         node: NodeName,
         /// The cause.
         cause: EjectionCause,
@@ -24,7 +24,7 @@ pub enum EndpointEvent {
     /// A rule ejects an endpoint, and the ejection was not enforced.
     #[non_exhaustive]
     NotEjected {
-        /// Its name.
+        /// The name of the node.
         node: NodeName,
         /// The rule.
         cause: EjectionCause,
@@ -34,13 +34,13 @@ pub enum EndpointEvent {
     /// The ejection of an endpoint is over: it gets calls again.
     #[non_exhaustive]
     Returned {
-        /// Its name.
+        /// The name of the node.
         node: NodeName,
     },
     /// An endpoint asked to wait: it gets no calls until then.
     #[non_exhaustive]
     Parked {
-        /// Its name.
+        /// The name of the node.
         node: NodeName,
         /// The length of the pause.
         length: Duration,
@@ -48,19 +48,19 @@ pub enum EndpointEvent {
     /// Health checks of an endpoint failed: it gets no calls.
     #[non_exhaustive]
     Unhealthy {
-        /// Its name.
+        /// The name of the node.
         node: NodeName,
     },
     /// Health checks of an endpoint succeed again.
     #[non_exhaustive]
     Healthy {
-        /// Its name.
+        /// The name of the node.
         node: NodeName,
     },
     /// An endpoint is drained: it gets no further calls.
     #[non_exhaustive]
     Draining {
-        /// Its name.
+        /// The name of the node.
         node: NodeName,
         /// Calls that are still in flight.
         in_flight: u32,

@@ -119,7 +119,7 @@ pub enum NotSent {
     Deadline,
     /// Too few latencies have been recorded for a percentile.
     TooFewCalls,
-    /// The allowed extra load is used up, or the budget shared with retries is.
+    /// The allowed extra load, or the budget shared with retries, is used up.
     BudgetEmpty,
 }
 

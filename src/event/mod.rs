@@ -17,7 +17,7 @@
 //! * [`CircuitChanged`](Event::CircuitChanged) and [`LimitChanged`](Event::LimitChanged) are numbered
 //!   together with the change. The one with the largest number is the newest: its `to` is the current
 //!   state. Sorted by number, each begins where the one before ended, if all of them have an observer.
-//! * All other events are numbered when they are reported. An event that was heard before another one
+//! * All other events are numbered when they are reported. An event that arrived before another one
 //!   began has the smaller number. If a rejection races with a change, either may have it.
 //! * Each event of a handle has a number of its own. The observer of a pipeline may find numbers missing:
 //!   those of calls that use the handle in another way.
@@ -63,6 +63,7 @@ mod endpoint;
 mod hedge;
 mod observer;
 mod panics;
+mod store;
 
 pub use self::circuit::{Cause, State, Transition};
 pub use self::dead_letter::{Eviction, LetterEvent};
@@ -71,6 +72,7 @@ pub use self::endpoint::{EjectionCause, EndpointEvent, NodeName, Unenforced};
 pub use self::hedge::{HedgeCause, HedgeEvent, NotSent};
 pub use self::observer::{Listener, Observer};
 pub(crate) use self::panics::Panics;
+pub use self::store::StoreEvent;
 
 /// Something a policy did.
 ///
@@ -85,9 +87,9 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// How it ended.
+        /// The ending of the call.
         ending: Ending,
-        /// How many times the operation was started. Zero if no attempt of the call was executed.
+        /// Number of times the operation was started. Zero if no attempt of the call was executed.
         attempts: u32,
         /// From the start of the call to its end, waits included.
         elapsed: Duration,
@@ -117,7 +119,7 @@ pub enum Event {
         pipeline: Option<&'static str>,
         /// The last attempt, from 1. Rejected ones are counted too.
         attempt: u32,
-        /// How many of the attempts were executed: not rejected by a layer inside.
+        /// Number of attempts that were executed: not rejected by a layer inside.
         executed: u32,
         /// Why no other attempt follows.
         stop: StopReason,
@@ -227,7 +229,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// What happened.
+        /// The event.
         event: EndpointEvent,
         /// See [`Event::sequence`].
         sequence: u64,
@@ -251,7 +253,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// What it did.
+        /// The action.
         event: LetterEvent,
     },
     /// A hedge launched a copy of a call or did not, or a call with copies ended.
@@ -261,8 +263,20 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// What it did.
+        /// The action.
         event: HedgeEvent,
+    },
+    /// The store of a shared limit was lost, or is back.
+    #[non_exhaustive]
+    Store {
+        /// The name of the policy.
+        policy: &'static str,
+        /// See [`Event::pipeline`].
+        pipeline: Option<&'static str>,
+        /// What happened.
+        event: StoreEvent,
+        /// See [`Event::sequence`].
+        sequence: u64,
     },
     /// A fallback replaced an error.
     #[non_exhaustive]
@@ -271,7 +285,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// How the call inside ended.
+        /// The ending of the call inside.
         ending: Ending,
     },
     /// A stale value was returned in place of an error.
@@ -281,7 +295,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// How the call inside ended.
+        /// The ending of the call inside.
         ending: Ending,
         /// The age of the value.
         age: Duration,
@@ -293,7 +307,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// How long it waited.
+        /// Time that the call waited.
         waited: Duration,
     },
     /// The call that executed the operation for others was dropped, so a waiting call took over.
@@ -325,6 +339,7 @@ macro_rules! shared {
             | Event::ChaosInjected { $field, .. }
             | Event::DeadLetter { $field, .. }
             | Event::Hedge { $field, .. }
+            | Event::Store { $field, .. }
             | Event::FallbackUsed { $field, .. }
             | Event::ServedStale { $field, .. }
             | Event::Coalesced { $field, .. }
@@ -342,7 +357,7 @@ impl Event {
     /// Returns the name of the pipeline that the call goes through, for the label `pipeline` of metrics:
     /// that of the innermost pipeline with an observer.
     ///
-    /// The observer of a handle hears it too. `None` for calls that go through no such pipeline, and for
+    /// The observer of a handle receives it too. `None` for calls that go through no such pipeline, and for
     /// changes that are not part of a call.
     pub const fn pipeline(&self) -> Option<&'static str> {
         *shared!(self, pipeline)
@@ -374,6 +389,7 @@ impl Event {
             Self::ChaosInjected { .. } => "chaos_injected",
             Self::DeadLetter { event, .. } => event.kind(),
             Self::Hedge { event, .. } => event.kind(),
+            Self::Store { event, .. } => event.kind(),
             Self::FallbackUsed { .. } => "fallback_used",
             Self::ServedStale { .. } => "served_stale",
             Self::Coalesced { .. } => "coalesced",
@@ -396,6 +412,7 @@ impl Event {
             | Self::CircuitChanged { sequence, .. }
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
+            | Self::Store { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence,
             _ => 0,
         };
@@ -413,6 +430,7 @@ impl Event {
             | Self::CircuitChanged { sequence, .. }
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
+            | Self::Store { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence = number,
             _ => {}
         }

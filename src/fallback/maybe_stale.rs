@@ -29,7 +29,7 @@ impl<T> MaybeStale<T> {
         }
     }
 
-    /// Whether this is an older value in place of an error.
+    /// Returns whether this is an older value in place of an error.
     pub const fn is_stale(&self) -> bool {
         self.age.is_some()
     }

@@ -48,7 +48,7 @@ impl<T: Clone> Fallback<Value<T>> {
 }
 
 impl<F> Fallback<With<F>> {
-    /// Replaces errors by what a function makes of them.
+    /// Replaces errors by the value that a function computes from them.
     pub fn with<T, E>(make: F) -> Self
     where
         F: Fn(&Error<E>) -> T,
@@ -121,7 +121,7 @@ impl<S> Fallback<S> {
 
     /// Sets the name in events and snapshots. Default `fallback`.
     #[must_use]
-    pub fn named(mut self, name: &'static str) -> Self {
+    pub fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// Errors that were replaced, by a value or by another operation.
     pub used: u64,
@@ -17,7 +17,7 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StaleSnapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// The age of the last good value; `None` if there is none.
     pub age: Option<Duration>,

@@ -18,7 +18,7 @@ pub trait Source<Op: Operation> {
     fn replace(&self, error: &Error<Op::Error>) -> Replacement<Op::Value, Self::Future>;
 }
 
-/// What replaces an error.
+/// The source of a replacement for an error.
 #[derive(Clone, Copy, Debug)]
 pub enum Replacement<T, F> {
     /// Nothing: the error passes through.

@@ -68,12 +68,12 @@ impl<T> Stale<T> {
         self.inner.value_at(self.inner.clock.now())
     }
 
-    /// Remembers a value as fresh as of now, such as one that was saved before a restart.
+    /// Stores a value as if it were fresh, such as one that was saved before a restart.
     pub fn set(&self, value: impl Into<Arc<T>>) {
         self.inner.refresh(self.inner.clock.now(), value.into());
     }
 
-    /// Forgets the value.
+    /// Removes the value.
     pub fn clear(&self) {
         // Two statements, so that the value is dropped after the lock is released.
         let forgotten = lock(&self.inner.last).take();
@@ -99,7 +99,7 @@ impl<T> Stale<T> {
 }
 
 impl<T> Inner<T> {
-    /// Remembers a value.
+    /// Stores a value.
     pub(super) fn refresh(&self, now: Instant, value: Arc<T>) {
         // Two statements, so that the older value is dropped after the lock is released.
         let older = lock(&self.last).replace(Last { value, at: now });

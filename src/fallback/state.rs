@@ -21,7 +21,7 @@ impl When {
         permanent: false,
     };
 
-    /// Whether an error with this verdict is replaced.
+    /// Returns whether an error with this verdict is replaced.
     pub(super) fn applies<E>(self, error: &Error<E>, verdict: &Verdict) -> bool {
         match error {
             Error::Operation(_) => {

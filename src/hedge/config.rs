@@ -70,7 +70,7 @@ impl HedgeBuilder {
         self
     }
 
-    /// As [`after`](Self::after), with a delay for each copy, whose number starts at 1. Modeled on Polly's delay
+    /// Like [`after`](Self::after), with a delay for each copy, whose number starts at 1. Modeled on Polly's delay
     /// generator.
     pub fn after_with(mut self, delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
         self.after_with = Some(Arc::new(move |copy| blocking::outside(|| delay(copy))));

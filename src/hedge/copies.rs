@@ -28,7 +28,7 @@ pub(super) struct OtherCopy<'a, Op: Operation> {
     pub(super) _in_flight: InFlight<'a>,
 }
 
-/// Number of further copies launched so far.
+/// Returns the number of further copies launched so far.
 pub(super) fn launched<Op: Operation>(copies: &Option<Box<Copies<'_, Op>>>) -> u32 {
     copies.as_ref().map_or(0, |copies| copies.launched)
 }

@@ -59,13 +59,13 @@ pub(super) enum Delay {
 
 pub(super) type DelayFn = dyn Fn(u32) -> Duration + Send + Sync;
 
-/// What a call holds of the budgets.
+/// The budget shares that a call holds.
 pub(super) struct Begun<'a> {
     cap: Option<BudgetedCall<'a>>,
     budget: Option<BudgetedCall<'a>>,
 }
 
-/// What a copy holds of the budgets.
+/// The budget shares that a copy holds.
 pub(super) struct Extras<'a> {
     _cap: Option<Extra<'a>>,
     _budget: Option<Extra<'a>>,
@@ -100,13 +100,31 @@ impl Inner {
         }
     }
 
-    /// Begins a call.
+    /// Whether calls of this hedge need a budget for their copies.
     #[inline]
+    pub(super) const fn has_budgets(&self) -> bool {
+        self.cap.is_some() || self.budget.is_some()
+    }
+
+    /// Begins a call.
+    ///
+    /// Out of line: `cx` must stay in registers where there are no budgets.
+    #[inline(never)]
     pub(super) fn begin<'a>(&'a self, cx: &mut Context) -> Begun<'a> {
         self.calls.increment();
         Begun {
             cap: self.cap.as_ref().map(|cap| cap.begin_private(cx)),
             budget: self.budget.as_ref().map(|budget| budget.begin_in(cx)),
+        }
+    }
+
+    /// Begins a call of a hedge without budgets.
+    #[inline]
+    pub(super) fn begin_without_budgets(&self) -> Begun<'_> {
+        self.calls.increment();
+        Begun {
+            cap: None,
+            budget: None,
         }
     }
 
@@ -116,7 +134,7 @@ impl Inner {
         self.max_hedges.load(Ordering::Relaxed)
     }
 
-    /// The delay before copy number `copy`, from the launch of the one before; `None` while too few latencies
+    /// Returns the delay before copy number `copy`, from the launch of the one before; `None` while too few latencies
     /// are known.
     pub(super) fn delay(&self, copy: u32, now: Instant) -> Option<u64> {
         match &self.delay {
@@ -126,7 +144,7 @@ impl Inner {
         }
     }
 
-    /// Whether the delay follows from latencies and too few of them are known.
+    /// Returns whether the delay follows from latencies and too few of them are known.
     pub(super) fn delay_is_unknown(&self, now: Instant) -> bool {
         let latencies = self.latencies();
         latencies.is_some_and(|latencies| latencies.get(now).is_none())
@@ -231,6 +249,12 @@ impl<'a> Begun<'a> {
         if let Some(budget) = &mut self.budget {
             budget.failure();
         }
+    }
+
+    /// Whether results are recorded in a budget that is shared with other layers.
+    #[inline]
+    pub(super) const fn has_budget(&self) -> bool {
+        self.budget.is_some()
     }
 
     /// Records a good answer.

@@ -28,10 +28,15 @@ impl<'a, Op: Operation> Run<Op> for &'a Hedge {
     fn run(self, op: Op, mut cx: Context) -> HedgeFuture<'a, Op> {
         let inner: &'a Inner = &self.inner;
         let started = cx.now(&inner.clock);
-        // On a copy, because the address of `cx` must not get out: see `Context::move_to`.
-        let mut copy = cx;
-        let begun = inner.begin(&mut copy);
-        cx = copy;
+        let begun = if inner.has_budgets() {
+            // On a copy, because the address of `cx` must not get out: see `Context::move_to`.
+            let mut copy = cx;
+            let begun = inner.begin(&mut copy);
+            cx = copy;
+            begun
+        } else {
+            inner.begin_without_budgets()
+        };
         HedgeFuture {
             first: Some(op.attempt(cx)),
             timer: None,
@@ -120,6 +125,10 @@ impl<Op: Operation> Future for HedgeFuture<'_, Op> {
                 {
                     this.first.set(None);
                     *this.stage = Stage::Over;
+                    // Passing the outcome to a function costs more than all else here, so only if it has to.
+                    if this.inner.latencies().is_none() && !this.begun.has_budget() {
+                        return Poll::Ready(outcome.handed_on());
+                    }
                     let outcome = this.inner.finish_plain(outcome, *this.started, this.begun);
                     return Poll::Ready(outcome.handed_on());
                 }
@@ -154,7 +163,7 @@ impl Inner {
 }
 
 impl<'a, Op: Operation> HedgeFuture<'a, Op> {
-    /// Polls the further copies and the timer, and launches what is due.
+    /// Polls the further copies and the timer, and launches the copies that are due.
     ///
     /// Out of line, to keep the fast path of calls that are ready at once small.
     #[inline(never)]
@@ -199,16 +208,17 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     fn begin_to_wait(mut self: Pin<&mut Self>) {
         *self.as_mut().project().stage = Stage::Running;
         let started = self.started;
-        let may_launch = self.as_mut().due().may_launch(started);
+        let due = self.as_mut().due();
+        let may_launch = due.may_launch(started);
         // With an observer, the timer is armed nevertheless: the reason is reported once a copy is due.
         let is_final = matches!(may_launch, Err(reason) if reason != NotSent::Throttled);
         if !is_final || self.op.listener().observer().is_some() {
-            self.arm(started);
+            self.arm(started, due.deadline);
         }
     }
 
-    /// Arms the timer for the next copy, whose delay counts from `from`.
-    fn arm(self: Pin<&mut Self>, from: Instant) {
+    /// Arms the timer for the next copy, whose delay counts from `from`, if it ends before `deadline`.
+    fn arm(self: Pin<&mut Self>, from: Instant, deadline: Instant) {
         let this = self.project();
         let launched = launched(this.copies);
         if launched >= this.inner.max_hedges() {
@@ -218,17 +228,17 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             return;
         };
         let at = from.after(delay);
-        if at < this.cx.deadline(&this.inner.clock) && at != Instant::FAR_FUTURE {
+        if at < deadline && at != Instant::FAR_FUTURE {
             clock::arm(&this.inner.clock, at, this.timer);
         }
     }
 
-    /// What is known of the call.
+    /// Computes the delay that is due next, from the state of the call.
     fn due(self: Pin<&mut Self>) -> Due {
         let this = self.project();
         Due {
             idempotent: this.cx.is_idempotent(),
-            repeatable: this.cx.is_repeatable(),
+            repeatable: this.cx.is_repeatable() && this.op.is_repeatable(),
             nested: this.cx.is_hedge(),
             probe: this.cx.is_probe(),
             deadline: this.cx.deadline(&this.inner.clock),
@@ -245,7 +255,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             .as_mut()
             .launch(now, HedgeCause::Delay, ErrorClass::Timeout)
         {
-            self.arm(now);
+            let deadline = self.as_mut().due().deadline;
+            self.arm(now, deadline);
         }
     }
 
@@ -344,7 +355,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let class = outcome.verdict.class();
         if self.stage == Stage::Running && self.as_mut().launch(now, HedgeCause::Failure, class) {
             self.as_mut().project().timer.set(None);
-            self.as_mut().arm(now);
+            let deadline = self.as_mut().due().deadline;
+            self.as_mut().arm(now, deadline);
         }
         let this = self.as_mut().project();
         if this.first.is_none() && this.copies.as_ref().is_none_or(|c| c.in_flight.is_empty()) {

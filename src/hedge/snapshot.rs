@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// The delay before the first copy; `None` if it is computed for each call, or while too few latencies are
     /// known.

@@ -26,7 +26,7 @@ where
         Self::builder(template).set(None)
     }
 
-    /// As [`try_builder`](Self::try_builder), with the default settings.
+    /// Like [`try_builder`](Self::try_builder), with the default settings.
     ///
     /// # Errors
     ///

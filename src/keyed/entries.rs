@@ -156,7 +156,7 @@ impl<K, P> Shard<K, P> {
             .collect()
     }
 
-    /// Whether there is no entry with this hash and a number of `after` or more.
+    /// Returns whether there is no entry with this hash and a number of `after` or more.
     pub(super) fn is_new(&self, hash: u64, after: u64) -> bool {
         let range = (hash, after)..=(hash, u64::MAX);
         self.entries.range(range).next().is_none()

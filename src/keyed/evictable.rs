@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::sync::{Ordering, fence};
 
-/// A policy that knows when it is indistinguishable from a new one.
+/// A policy that can tell whether it is indistinguishable from a new one.
 ///
 /// All policies of the crate implement it; so do tuples, `Option`s and `Arc`s of them. A policy without
 /// state always is.
@@ -17,7 +17,7 @@ pub trait Evictable {
     /// History that the rules of the policy can no longer see does not count. Called outside all locks.
     fn evictable_in(&self) -> Option<Duration>;
 
-    /// Whether the policy is indistinguishable from a new one.
+    /// Returns whether the policy is indistinguishable from a new one.
     fn is_evictable(&self) -> bool {
         self.evictable_in() == Some(Duration::ZERO)
     }
@@ -55,12 +55,12 @@ macro_rules! stateless {
 }
 pub(crate) use stateless;
 
-/// Whether this is the only handle. Then the caller sees everything done through other handles before.
+/// Returns whether this is the only handle. Then the caller sees everything done through other handles before.
 pub(crate) fn is_unshared<T: ?Sized>(handle: &Arc<T>) -> bool {
     is_last(Arc::strong_count(handle))
 }
 
-/// Whether a count of handles, loaded Relaxed, is that of the last one.
+/// Returns whether a count of handles, loaded Relaxed, is that of the last one.
 fn is_last(handles: usize) -> bool {
     if handles != 1 {
         return false;

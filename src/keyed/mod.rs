@@ -55,7 +55,7 @@ where
         }
     }
 
-    /// As [`get`](Self::get), but with [`Overflow::Reject`] rejects keys without room.
+    /// Like [`get`](Self::get), but with [`Overflow::Reject`] rejects keys without room.
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ where
         self.inner.len()
     }
 
-    /// Whether no key has a policy of its own.
+    /// Returns whether no key has a policy of its own.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -195,7 +195,7 @@ impl<K, P> Keyed<K, P> {
         self.inner.name
     }
 
-    /// Returns a reading of the set.
+    /// Returns a snapshot of the set.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         Snapshot {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What happens to new keys while the maximum number of keys is in use.
+/// The behavior for new keys while the maximum number of keys is in use.
 ///
 /// For logins, and for any limit that stops guessing, choose `Shared` or `Reject`. With `Evict`, an
 /// attacker with made-up keys can evict the count of its own address, or of the account it attacks. Use

@@ -1,10 +1,10 @@
 //! Readings of a set for people.
 
-/// A reading of a [`Keyed`](super::Keyed) set.
+/// A snapshot of a [`Keyed`](super::Keyed) set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// Number of keys that have a policy of their own.
     pub keys: usize,

@@ -5,9 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use super::attempt::Attempt;
 use super::call::{Attempting, AttemptingBlocking, AttemptingClassified, AttemptingOnce, Source};
 use super::classified::Classified;
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run, Tried};
 use super::outcome::Outcome;
@@ -72,7 +73,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         }
     }
 
-    /// As [`Policy::call`](super::Policy::call).
+    /// Like [`Policy::call`](super::Policy::call).
     ///
     /// # Errors
     ///
@@ -88,7 +89,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         run.await.result
     }
 
-    /// As [`Policy::call_with`](super::Policy::call_with).
+    /// Like [`Policy::call_with`](super::Policy::call_with).
     ///
     /// # Errors
     ///
@@ -107,7 +108,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         run.await.result
     }
 
-    /// As [`Policy::call_once`](super::Policy::call_once), for any policy: the type does not say which of them
+    /// Like [`Policy::call_once`](super::Policy::call_once), for any policy: the type does not say which of them
     /// attempt more than once. The call is not [repeatable](super::CallOptions::repeatable), so a retry inside
     /// repeats it only if it was rejected before it started, and a hedge makes no copy.
     ///
@@ -122,7 +123,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
     {
         let op = Mutex::new(Some(op));
         let attempt = |_| {
-            // Taken under the lock, called outside it.
+            // Takes the operation under the lock and calls it outside, because it is user code.
             let op = lock(&op).take();
             Box::pin(AttemptingOnce::new(op.map(|op| op()))) as BoxAttempt<'_, T, E>
         };
@@ -131,7 +132,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         self.policy.run(BoxOperation(&source), cx).await.result
     }
 
-    /// As [`Policy::call_classified`](super::Policy::call_classified).
+    /// Like [`Policy::call_classified`](super::Policy::call_classified).
     ///
     /// # Errors
     ///
@@ -147,7 +148,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         run.await.result
     }
 
-    /// As [`Policy::call_reported`](super::Policy::call_reported).
+    /// Like [`Policy::call_reported`](super::Policy::call_reported).
     pub async fn call_reported<F, Fut>(&self, op: F) -> Report<T, E>
     where
         F: Fn() -> Fut + Send + Sync,
@@ -170,7 +171,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         Report::new(outcome.result, op.started(), elapsed, &notes)
     }
 
-    /// As [`Policy::call_blocking`](super::Policy::call_blocking).
+    /// Like [`Policy::call_blocking`](super::Policy::call_blocking).
     ///
     /// # Errors
     ///
@@ -268,7 +269,7 @@ impl<'a, T, E> Parts<'a, T, E> {
     }
 }
 
-// Derived, these would ask for `T: Copy`.
+// Not derived: the derive would require `T: Copy`.
 impl<T, E> Clone for BoxOperation<'_, T, E> {
     fn clone(&self) -> Self {
         *self

@@ -9,8 +9,9 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::attempt::Attempt;
 use super::classified::Classified;
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::operation::{Operation, Tried};
 use super::outcome::Outcome;
 use crate::clock::blocking;
@@ -175,7 +176,7 @@ where
 
     #[inline(always)]
     fn attempt(self, _: Context) -> AttemptingOnce<Fut> {
-        // Taken under the lock, called outside it.
+        // Takes the operation under the lock and calls it outside, because it is user code.
         let closure = lock(&self.0.closure).take();
         AttemptingOnce::new(closure.map(|closure| {
             self.0.start();
@@ -275,14 +276,14 @@ impl<T, E, Fut: Future<Output = Result<T, E>>> Future for AttemptingOnce<Fut> {
     }
 }
 
-/// The outcome of a second attempt of an operation that runs once.
+/// Returns the outcome of a second attempt of an operation that runs once.
 #[cold]
 fn already_attempted<T, E>() -> Outcome<T, E> {
     Outcome::rejected(Rejected::new("call_once", Reason::NotRepeatable))
 }
 
 pin_project! {
-    /// An attempt whose error says what it means.
+    /// An attempt whose error carries its verdict.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct AttemptingClassified<Fut> {

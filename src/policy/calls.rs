@@ -5,9 +5,10 @@ use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::{Context as TaskContext, Poll};
 
+use super::attempt::Attempt;
 use super::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith, Source};
 use super::classified::Classified;
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::describe::Describe;
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
@@ -50,7 +51,7 @@ pub trait Policy {
         }
     }
 
-    /// As [`call`](Self::call), but `op` learns which attempt it is, how long it has left, and
+    /// Like [`call`](Self::call), but `op` learns which attempt it is, how long it has left, and
     /// whether it is a hedge.
     ///
     /// # Errors
@@ -69,7 +70,7 @@ pub trait Policy {
         }
     }
 
-    /// As [`call`](Self::call), for an operation that can run only once, such as one that sends a body it
+    /// Like [`call`](Self::call), for an operation that can run only once, such as one that sends a body it
     /// owns. For stacks whose policies attempt [at most once](AtMostOnce).
     ///
     /// A stack with a retry does not compile here:
@@ -102,7 +103,7 @@ pub trait Policy {
         }
     }
 
-    /// As [`call`](Self::call), for an operation that says itself what its errors mean, whatever their
+    /// Like [`call`](Self::call), for an operation that says itself what its errors mean, whatever their
     /// type.
     ///
     /// # Example
@@ -145,7 +146,7 @@ pub trait Policy {
         }
     }
 
-    /// As [`call`](Self::call), but the result comes with the number of attempts, the time taken, and the
+    /// Like [`call`](Self::call), but the result comes with the number of attempts, the time taken, and the
     /// errors on the way to it.
     ///
     /// Reads the policy's [`clock`](Describe::clock) at the start and at the end.
@@ -171,7 +172,7 @@ pub trait Policy {
         }
     }
 
-    /// As [`call`](Self::call) for programs without a runtime: `op` is an ordinary closure, and
+    /// Like [`call`](Self::call) for programs without a runtime: `op` is an ordinary closure, and
     /// waits park the thread.
     ///
     /// The same policies serve both: inside, tokio's clocks park the thread as well. A closure

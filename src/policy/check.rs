@@ -97,7 +97,7 @@ fn order_warnings(layers: &[LayerKind]) -> Vec<OrderWarning> {
     found
 }
 
-/// Returns what is wrong with `layer` behind the layers `outside` of it.
+/// Checks the position of `layer` inside the layers `outside`, and returns the mistakes.
 fn alone(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
     match layer {
         LayerKind::Classify if !outside.iter().any(|layer| layer.reads_verdicts()) => Some(
@@ -108,7 +108,7 @@ fn alone(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
     }
 }
 
-/// Returns what is wrong with `inside` behind `outside`, with the layers `between` them and `inward` of both.
+/// Checks the pair of `outside` and `inside`, with the layers `between` them and `inward` of both.
 fn mistake(
     outside: LayerKind,
     between: &[LayerKind],

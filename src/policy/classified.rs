@@ -1,10 +1,10 @@
-//! Errors that say what they mean.
+//! Errors that carry a verdict.
 
 use std::time::Duration;
 
 use crate::verdict::Verdict;
 
-/// An error with its verdict: what an operation returns that classifies its errors itself. See
+/// An error with its verdict, for operations that classify their own errors. See
 /// [`Policy::call_classified`](super::Policy::call_classified).
 ///
 /// The caller gets the bare error. Constructors fit `map_err`: `read().await.map_err(Classified::transient)?`.
@@ -16,54 +16,55 @@ pub struct Classified<E> {
 }
 
 impl<E> Classified<E> {
-    /// An error with any verdict.
+    /// Creates an error with the given verdict.
     pub const fn new(error: E, verdict: Verdict) -> Self {
         Self { error, verdict }
     }
 
-    /// A fault of the dependency that may be gone at the next attempt ([`Verdict::transient`]).
+    /// Creates an error of the dependency that a retry may avoid ([`Verdict::transient`]).
     pub const fn transient(error: E) -> Self {
         Self::new(error, Verdict::transient())
     }
 
-    /// The dependency asked to slow down, and how long to wait if it said so ([`Verdict::throttled`]).
+    /// Creates an error of a dependency that asks to slow down, with the wait that it asks for, if any
+    /// ([`Verdict::throttled`]).
     pub fn throttled(error: E, after: impl Into<Option<Duration>>) -> Self {
         Self::new(error, Verdict::throttled(after))
     }
 
-    /// The caller's fault: the dependency is healthy, no retry helps ([`Verdict::permanent`]).
+    /// Creates an error of the caller: the dependency is healthy, and a retry does not help ([`Verdict::permanent`]).
     pub const fn permanent(error: E) -> Self {
         Self::new(error, Verdict::permanent())
     }
 
-    /// A fault of the dependency that must not be retried ([`Verdict::failure`]).
+    /// Creates an error of the dependency that must not be retried ([`Verdict::failure`]).
     pub const fn failure(error: E) -> Self {
         Self::new(error, Verdict::failure())
     }
 
-    /// Says nothing about the dependency, and is not retried ([`Verdict::ignore`]).
+    /// Creates an error that says nothing about the dependency and is not retried ([`Verdict::ignore`]).
     pub const fn ignore(error: E) -> Self {
         Self::new(error, Verdict::ignore())
     }
 
-    /// The same error of an attempt that had no effect, such as a refused connection. Repeating it is
+    /// Marks the error as one of an attempt that had no effect, such as a refused connection. Repeating it is
     /// safe even if the operation is not idempotent.
     pub const fn not_executed(mut self) -> Self {
         self.verdict = self.verdict.not_executed();
         self
     }
 
-    /// The error.
+    /// Returns the error.
     pub const fn error(&self) -> &E {
         &self.error
     }
 
-    /// What it means.
+    /// Returns the verdict.
     pub const fn verdict(&self) -> &Verdict {
         &self.verdict
     }
 
-    /// Takes the error and the verdict apart.
+    /// Splits the error and the verdict.
     pub fn into_parts(self) -> (E, Verdict) {
         (self.error, self.verdict)
     }

@@ -6,8 +6,9 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::attempt::Attempt;
 use super::calls::{AtMostOnce, Policy};
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
@@ -123,7 +124,7 @@ impl<F> Classify<F> {
         Self { verdict_of }
     }
 
-    /// As [`by`](Self::by), with the attempt that had the result: its number, and the time it had left.
+    /// Like [`by`](Self::by), with the attempt that had the result: its number, and the time it had left.
     ///
     /// # Example
     ///
@@ -189,7 +190,7 @@ impl<F> Classify<F> {
 
 /// Changes the verdict of an outcome.
 pub trait Relabel<Op: Operation> {
-    /// What the classifier keeps of the attempt's context. Usually nothing, so that futures stay small.
+    /// The part of the attempt's context that the classifier reads. Usually empty, so that futures stay small.
     type Note: Copy;
 
     /// Takes the note at the start of the attempt.
@@ -312,7 +313,7 @@ macro_rules! classifiers {
 classifiers! { Classify ClassifyAttempts ClassifyErrors RetryIf }
 
 pin_project! {
-    /// A run of a classifier.
+    /// The state of a classified attempt.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Classifying<'a, C: Relabel<Op>, Op: Operation> {
         note: C::Note,

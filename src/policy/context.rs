@@ -1,4 +1,4 @@
-//! Contexts of calls on their way in through the layers.
+//! Contexts of calls, which layers pass inwards.
 
 use std::fmt;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Context {
     /// Shift of the numbers of the last three budgets that have counted the call.
     const BUDGETS: u32 = 64 - 3 * BudgetNumber::BITS;
 
-    /// The context of a new call: first attempt, no deadline, idempotent, cost 1.
+    /// Returns the context of a new call: first attempt, no deadline, idempotent, cost 1.
     pub const fn new() -> Self {
         Self {
             clock: ClockId::NONE,
@@ -132,7 +132,7 @@ impl Context {
         self.deadline = self.deadline.min(at);
     }
 
-    /// As [`tighten`](Self::tighten) on the clock that was read last. Returns the deadline before
+    /// Like [`tighten`](Self::tighten) on the clock that was read last. Returns the deadline before
     /// and after.
     #[inline]
     pub(crate) fn tighten_here(&mut self, at: Instant) -> (Instant, Instant) {
@@ -194,7 +194,7 @@ impl Context {
         self.traits & Self::PROBE != 0
     }
 
-    /// Returns the context of a probe, or for any other call.
+    /// Returns the context with the probe flag set or cleared.
     #[must_use]
     #[inline]
     pub const fn with_probe(self, probe: bool) -> Self {
@@ -365,7 +365,7 @@ impl BudgetNumber {
     }
 }
 
-/// The deadline on `clock`, which reads `now`, as far away as it was `then`.
+/// Returns the deadline on `clock`, which reads `now`, as far away as it was `then`.
 #[cold]
 #[inline(never)]
 fn carry_over(
@@ -391,67 +391,6 @@ fn carry_over(
 impl Default for Context {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The attempt that an operation makes. Passed to the closure of
-/// [`Policy::call_with`](super::Policy::call_with).
-///
-/// # Example
-///
-/// Telling the server how long it has:
-///
-/// ```
-/// use std::time::Duration;
-/// use backstop::{ManualClock, Policy, Timeout};
-///
-/// let clock = ManualClock::new();
-/// let timeout = Timeout::builder().after(Duration::from_secs(2)).clock(clock.clone()).build()?;
-///
-/// let result = clock.block_on(timeout.call_with(|attempt| async move {
-///     let millis = attempt.remaining().map_or(0, |left| left.as_millis());
-///     Ok::<_, ()>(format!("grpc-timeout: {millis}m"))
-/// }));
-/// assert_eq!(result.unwrap(), "grpc-timeout: 2000m");
-/// # Ok::<(), backstop::ConfigError>(())
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Attempt {
-    cx: Context,
-}
-
-impl Attempt {
-    pub(crate) const fn new(cx: Context) -> Self {
-        Self { cx }
-    }
-
-    /// Returns the number of the attempt, from 1.
-    pub const fn number(&self) -> u32 {
-        self.cx.attempt()
-    }
-
-    /// Returns whether this is a further copy of an attempt that still runs.
-    pub const fn is_hedge(&self) -> bool {
-        self.cx.is_hedge()
-    }
-
-    /// Returns how much time the attempt had left when it started; `None` without a deadline.
-    pub fn remaining(&self) -> Option<Duration> {
-        self.cx.remaining()
-    }
-
-    /// Returns the priority of the call.
-    pub const fn priority(&self) -> Priority {
-        self.cx.priority()
-    }
-
-    /// The cost of the call.
-    pub const fn cost(&self) -> u32 {
-        self.cx.cost()
-    }
-
-    pub(crate) const fn endpoint(&self) -> u64 {
-        self.cx.endpoint()
     }
 }
 

@@ -57,7 +57,7 @@ pub trait Guard {
     ///
     /// # Errors
     ///
-    /// The rejection that the caller gets, and that the observer is told.
+    /// The rejection that the caller and the observer receive.
     fn enter(&self, cx: &mut Context) -> Result<Self::Permit, Rejected>;
 
     /// Looks at the outcome of a call, which it may change. The operation has been dropped by then.

@@ -24,7 +24,7 @@ pub trait Gate: Copy {
     /// What [`enter`](Self::enter) gives to an admitted call, to make a permit of: a few words.
     type Ticket;
 
-    /// What a running call holds.
+    /// The permit of a running call.
     type Permit: Permit;
 
     /// The wait of a call that was not admitted at once; [`NoWait`] if there is none.
@@ -46,7 +46,7 @@ pub trait Gate: Copy {
     fn permit(self, ticket: Self::Ticket) -> Self::Permit;
 }
 
-/// What a running call holds. Dropped without [`exit`](Self::exit), the call was cancelled or panicked.
+/// The permit of a running call. Dropped without [`exit`](Self::exit), the call was cancelled or panicked.
 pub trait Permit: Sized {
     /// Marks that the call panicked.
     #[inline(always)]
@@ -72,7 +72,7 @@ impl Permit for () {
 
 /// The wait of a call that was not admitted at once.
 pub trait Entrance {
-    /// What it waits for.
+    /// The event that it waits for.
     type Permit;
 
     /// Waits. Once admitted, the context has the present on the layer's clock if anything inside may
@@ -107,7 +107,7 @@ impl<P> Entrance for NoWait<P> {
     }
 }
 
-/// What became of a call that came to a gate.
+/// The decision of a gate about a call.
 #[derive(Debug)]
 pub enum Entered<T, W> {
     /// It runs.

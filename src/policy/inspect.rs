@@ -7,8 +7,9 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use super::attempt::Attempt;
 use super::calls::{AtMostOnce, Policy};
-use super::context::{Attempt, Context};
+use super::context::Context;
 use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;

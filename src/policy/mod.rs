@@ -1,4 +1,4 @@
-//! The spine: what a policy is, and how policies stack.
+//! The spine: policies, operations, and stacks of policies.
 //!
 //! A [`Policy`] is a rule about how an [`Operation`] is run: [`Run`] says how. A tuple of policies is a policy: the
 //! first is the outermost. `&P`, `Arc<P>` and `Option<P>` are policies too; `None` passes calls
@@ -49,7 +49,7 @@
 //!
 //! struct TwiceFuture<Op: Operation> { op: Op, cx: Context, attempt: Pin<Box<Op::Attempt>> }
 //!
-//! // Nothing in it is pinned where it stands.
+//! // Nothing in it is pinned.
 //! impl<Op: Operation> Unpin for TwiceFuture<Op> {}
 //!
 //! impl<Op: Operation> Future for TwiceFuture<Op> {
@@ -92,6 +92,7 @@
 //! let call = stack.call(|| async { Ok::<_, ()>(1) });
 //! ```
 
+mod attempt;
 mod boxed;
 mod call;
 mod calls;
@@ -104,7 +105,7 @@ mod either;
 mod guard;
 pub(crate) mod guarded;
 mod inspect;
-mod operation;
+pub(crate) mod operation;
 mod outcome;
 mod pipeline;
 mod report;
@@ -112,18 +113,20 @@ mod tuple;
 mod unwind;
 mod wrappers;
 
+pub use self::attempt::Attempt;
 pub use self::boxed::{BoxOperation, BoxPolicy, Boxable};
 pub use self::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith};
 pub use self::calls::{AtMostOnce, Policy};
 pub use self::check::OrderWarning;
 pub use self::classified::Classified;
 pub use self::classify::{Classify, ClassifyAttempts, ClassifyErrors, RetryIf};
-pub use self::context::{Attempt, Context};
+pub use self::context::Context;
 pub(crate) use self::context::{BudgetNumber, SavedContext};
 pub use self::describe::{Describe, LayerKind};
 pub use self::guard::{Guard, Guarded};
 pub use self::inspect::Inspect;
 pub use self::operation::{Operation, Run, Tried};
+pub(crate) use self::outcome::Finished;
 pub use self::outcome::Outcome;
 pub use self::pipeline::{Around, CallOptions, Pipeline, With};
 pub use self::report::{Report, Reported};

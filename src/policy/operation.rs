@@ -1,4 +1,4 @@
-//! What policies attempt.
+//! Operations: the work that policies attempt.
 
 use std::future::Future;
 
@@ -15,10 +15,10 @@ use crate::event::Listener;
 /// The value and the error are associated types, and the attempt is a type with a name. Both are what
 /// lets a stack be spawned whatever its value and error are, and be bounded by `Send` in generic code.
 pub trait Operation: Copy {
-    /// What a good attempt returns.
+    /// The value of a successful attempt.
     type Value;
 
-    /// What a failed attempt returns.
+    /// The error of a failed attempt.
     type Error;
 
     /// The future of one attempt.
@@ -49,9 +49,17 @@ pub trait Operation: Copy {
         Tried::NONE
     }
 
-    /// Keeps the endpoints that this call has tried, for its further attempts. The default forgets them.
+    /// Stores the endpoints that this call has tried, for its further attempts. The default discards them.
     fn keep_tried(self, tried: Tried) {
         let _ = tried;
+    }
+
+    /// Returns whether the operation can still be attempted again. `false` for one that has found out on the way
+    /// that it cannot, such as a request whose body grew too long to be kept; one that knows it before says so in
+    /// the context ([`Context::is_repeatable`]). Retries and hedges ask both.
+    #[inline(always)]
+    fn is_repeatable(self) -> bool {
+        true
     }
 
     /// Takes an error that the caller of the policy will not see, because another attempt follows or
@@ -62,6 +70,27 @@ pub trait Operation: Copy {
         drop(error);
     }
 }
+
+/// Defines the methods of an [`Operation`] around `self.op` that count attempts and keep tried endpoints.
+macro_rules! forward_attempts {
+    () => {
+        #[inline(always)]
+        fn started(self) -> u32 {
+            self.op.started()
+        }
+
+        #[inline(always)]
+        fn tried(self) -> $crate::policy::Tried {
+            self.op.tried()
+        }
+
+        #[inline(always)]
+        fn keep_tried(self, tried: $crate::policy::Tried) {
+            self.op.keep_tried(tried);
+        }
+    };
+}
+pub(crate) use forward_attempts;
 
 /// The endpoints that one call has tried, kept by its [`Operation`] for [`Endpoints`](crate::Endpoints).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +111,7 @@ impl Tried {
     }
 }
 
-/// How a policy runs an operation. Implemented for references to policies, `&'a P`.
+/// Runs an operation under a policy. Implemented for references to policies, `&'a P`.
 ///
 /// A policy of one's own that decides before a call and looks at its result is a
 /// [`Guard`](super::Guard). Anything else implements this trait, with a future that has a name: see the

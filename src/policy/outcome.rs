@@ -14,16 +14,31 @@ use crate::verdict::Verdict;
 pub struct Outcome<T, E> {
     /// The result that the caller gets.
     pub result: Result<T, Error<E>>,
-    /// What the result means to the policies outside.
+    /// The verdict for the policies outside.
     pub verdict: Verdict,
     finished: Finished,
 }
 
 /// When the attempt ended, if a layer has read the clock since.
 #[derive(Clone, Copy)]
-struct Finished {
+pub(crate) struct Finished {
     clock: ClockId,
     at: Instant,
+}
+
+impl Finished {
+    /// Returns when the attempt ended, on `clock`: as last read, or now.
+    #[inline(always)]
+    pub(crate) fn on(&mut self, clock: &ClockHandle) -> Instant {
+        let id = clock.id();
+        if self.clock != id {
+            *self = Self {
+                clock: id,
+                at: clock.now(),
+            };
+        }
+        self.at
+    }
 }
 
 impl<T, E> Outcome<T, E> {
@@ -93,14 +108,24 @@ impl<T, E> Outcome<T, E> {
     /// before the wait.
     #[inline(always)]
     pub fn finished(&mut self, clock: &ClockHandle) -> Instant {
-        let id = clock.id();
-        if self.finished.clock != id {
-            self.finished = Finished {
-                clock: id,
-                at: clock.now(),
-            };
+        self.finished.on(clock)
+    }
+
+    /// Shows the verdict to a layer, which may read the clock. The result does not pass through the layer: with
+    /// it, each of its ways out moves the result through memory.
+    #[inline(always)]
+    pub(crate) fn shown_to(self, layer: impl FnOnce(Verdict, Finished) -> Finished) -> Self {
+        let Self {
+            result,
+            verdict,
+            finished,
+        } = self;
+        let finished = layer(verdict, finished);
+        Self {
+            result,
+            verdict,
+            finished,
         }
-        self.finished.at
     }
 }
 

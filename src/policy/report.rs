@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::context::Context;
-use super::operation::{Operation, Tried};
+use super::operation::{Operation, forward_attempts};
 use crate::error::{Error, Rejected};
 use crate::sync::lock;
 
@@ -16,7 +16,7 @@ use crate::sync::lock;
 pub struct Report<T, E> {
     /// The result that [`call`](super::Policy::call) would have returned.
     pub result: Result<T, Error<E>>,
-    /// How many times the operation was started. Zero if the call was rejected before.
+    /// Number of times the operation was started. Zero if the call was rejected before.
     pub attempts: u32,
     /// From the start of the call to its end, waits included.
     pub elapsed: Duration,
@@ -136,19 +136,11 @@ impl<Op: Operation> Operation for Reported<'_, Op> {
         self.op.listener()
     }
 
-    #[inline(always)]
-    fn started(self) -> u32 {
-        self.op.started()
-    }
+    forward_attempts!();
 
     #[inline(always)]
-    fn tried(self) -> Tried {
-        self.op.tried()
-    }
-
-    #[inline(always)]
-    fn keep_tried(self, tried: Tried) {
-        self.op.keep_tried(tried);
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
     }
 
     fn discard(self, error: Error<Op::Error>) {

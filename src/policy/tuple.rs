@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::calls::{AtMostOnce, Policy};
 use super::context::Context;
 use super::describe::{Describe, LayerKind};
-use super::operation::{Operation, Run, Tried};
+use super::operation::{Operation, Run, forward_attempts};
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::keyed::Evictable;
@@ -40,19 +40,11 @@ impl<P: Run<Op>, Op: Operation> Operation for Under<P, Op> {
         self.op.listener()
     }
 
-    #[inline(always)]
-    fn started(self) -> u32 {
-        self.op.started()
-    }
+    forward_attempts!();
 
     #[inline(always)]
-    fn tried(self) -> Tried {
-        self.op.tried()
-    }
-
-    #[inline(always)]
-    fn keep_tried(self, tried: Tried) {
-        self.op.keep_tried(tried);
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
     }
 
     fn discard(self, error: Error<Op::Error>) {

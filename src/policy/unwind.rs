@@ -1,4 +1,4 @@
-//! What has to be undone when making an attempt panics.
+//! Cleanup when starting an attempt panics.
 
 use std::mem;
 

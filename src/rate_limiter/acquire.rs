@@ -79,7 +79,7 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// Whether it is in the wait queue.
+    /// Returns whether it is in the wait queue.
     pub(super) const fn is_queued(&self) -> bool {
         self.ticket.is_some()
     }

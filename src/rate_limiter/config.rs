@@ -94,7 +94,7 @@ impl RateLimiterBuilder {
 
     /// Sets how long a call through the policy waits for its turn. A turn that would come later is
     /// rejected at once. Zero: calls do not wait. [`Duration::MAX`]: they wait until their deadlines.
-    /// `acquire` waits in any case.
+    /// `acquire` waits in any case. Default: calls do not wait, unless [`max_waiting`](Self::max_waiting) is set.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
@@ -150,14 +150,14 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Whether limiters with these settings are the same, clocks apart.
+    /// Returns whether limiters with these settings are the same, clocks apart.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.is_same_but_for_terms(other)
             && self.quotas == other.quotas
             && (self.max_wait, self.max_waiting) == (other.max_wait, other.max_waiting)
     }
 
-    /// Whether a limiter with the settings of `other` can take over these by
+    /// Returns whether a limiter with the settings of `other` can take over these by
     /// [`RateLimiter::set_terms`].
     pub(crate) fn is_same_but_for_terms(&self, other: &Self) -> bool {
         let same = |(old, new): (&Quota, &Quota)| {
@@ -268,7 +268,7 @@ impl RateLimiter {
     /// [`is_same_but_for_terms`]: RateLimiterBuilder::is_same_but_for_terms
     pub(crate) fn set_terms(&self, terms: &RateLimiterBuilder) -> Result<(), ConfigError> {
         let inner = &*self.inner;
-        // Relaxed: a call that races with the change waits by either setting.
+        // Relaxed: a call that races with the change may use either setting.
         let wait = max_wait(
             RateLimiterBuilder::NAME,
             terms.max_wait,
@@ -304,7 +304,7 @@ impl RateLimiter {
         }
     }
 
-    /// Whether this is a clone of `other`.
+    /// Returns whether this is a clone of `other`.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }

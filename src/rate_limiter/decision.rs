@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::state::{Availability, Unavailable};
 use crate::instant::Instant;
 
-/// What a limiter decided, or would decide, about a call, and the state that it decided by.
+/// The decision of a limiter about a call, made or predicted, and the state behind it.
 ///
 /// All fields are of one instant, so they can be passed on to a client, for example in the `RateLimit`
 /// fields of HTTP.

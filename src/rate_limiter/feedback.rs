@@ -1,4 +1,4 @@
-//! What a limiter learns from results of calls: pauses that servers ask for, and an adaptive rate.
+//! Feedback from results of calls: pauses that servers ask for, and an adaptive rate.
 
 use std::time::Duration;
 

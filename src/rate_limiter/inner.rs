@@ -19,7 +19,7 @@ pub(super) struct Inner {
     pub(super) storage: Storage,
     pub(super) queue: WaitQueue,
     pub(super) base: Base,
-    /// How long a call through the policy may wait, in nanoseconds.
+    /// Longest wait of a call through the policy, in nanoseconds.
     pub(super) max_wait: AtomicU64,
     pub(super) debt: u64,
     /// `None` if results of calls change nothing.
@@ -29,9 +29,9 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// How long a call through the policy may wait.
+    /// Returns the longest wait of a call through the policy.
     pub(super) fn max_wait(&self) -> Duration {
-        // Relaxed: a setting that stands for itself.
+        // Relaxed: the setting publishes nothing else.
         match self.max_wait.load(Ordering::Relaxed) {
             u64::MAX => Duration::MAX,
             nanos => Duration::from_nanos(nanos),
@@ -82,7 +82,7 @@ impl Inner {
         self.take_slow(now, cost)
     }
 
-    /// As [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
+    /// Like [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
     /// during a pause.
     pub(super) fn borrow(
         &self,

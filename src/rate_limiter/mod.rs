@@ -168,7 +168,7 @@ impl RateLimiter {
         self.acquire_within(cost, Duration::MAX)
     }
 
-    /// As [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
+    /// Like [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl RateLimiter {
         Acquire::new(&self.inner, cost, longest)
     }
 
-    /// As [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
+    /// Like [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
     ///
     /// # Errors
     ///
@@ -204,7 +204,7 @@ impl RateLimiter {
         self.reserve_within(cost, Duration::MAX)
     }
 
-    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
+    /// Like [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl RateLimiter {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
+    /// Like [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         let inner = &*self.inner;
         inner.queue.pause(&inner.storage, inner.base.now(), until);
@@ -254,7 +254,7 @@ impl RateLimiter {
         self.set_quotas(&[quota], inherit)
     }
 
-    /// As [`set_quota`](Self::set_quota), for a limiter with several quotas: all change at the same
+    /// Like [`set_quota`](Self::set_quota), for a limiter with several quotas: all change at the same
     /// instant, in the order they were built with.
     ///
     /// # Errors
@@ -306,7 +306,7 @@ impl RateLimiter {
             })
     }
 
-    /// Returns a reading of the limiter. Reading changes nothing.
+    /// Returns a snapshot of the limiter. Reading changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.base.now();

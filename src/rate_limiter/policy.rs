@@ -80,15 +80,18 @@ impl Permit for ResultRecorder<'_> {
     }
 
     #[inline(always)]
-    fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
-        if let Some(inner) = self.inner {
-            // A rejection by a layer inside says nothing about the dependency.
-            if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
-                let now = outcome.finished(&inner.base.clock);
-                inner.learn_from(now, &outcome.verdict);
-            }
+    fn exit<T, E>(self, outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
+        let Some(inner) = self.inner else {
+            return outcome;
+        };
+        // A rejection by a layer inside says nothing about the dependency.
+        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+            return outcome;
         }
-        outcome
+        outcome.shown_to(|verdict, mut finished| {
+            inner.learn_from(finished.on(&inner.base.clock), &verdict);
+            finished
+        })
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Plan {
 }
 
 impl QueueState {
-    /// Whether a call may take tokens: there are no waiters and no pause.
+    /// Returns whether a call may take tokens: there are no waiters and no pause.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.waiters.is_empty() && self.paused_until <= now
     }

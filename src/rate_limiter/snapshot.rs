@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::state::Quota;
 
-/// A reading of a limiter.
+/// A snapshot of a limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// The quotas in force.
     pub quotas: Vec<Quota>,

@@ -1,4 +1,4 @@
-//! How a limiter stores its limits: in an atomic, in several, or behind a lock.
+//! Storage of a limiter's limits: one atomic, several, or a lock.
 
 use super::state::{Availability, Bucket, Gcra, Inherit, Limit, Limits, Machine, Unavailable};
 use super::striped_bucket::StripedBucket;

@@ -51,7 +51,7 @@ impl TokenBucket {
         }
     }
 
-    /// As [`take`](Self::take). `None` after a lost race, or if the state was moved.
+    /// Like [`take`](Self::take). `None` after a lost race, or if the state was moved.
     #[inline(always)]
     pub(super) fn attempt(&self, now: Instant, tokens: u64) -> Option<Result<(), Unavailable>> {
         // Relaxed: the word is the whole state.
@@ -63,7 +63,7 @@ impl TokenBucket {
         }
     }
 
-    /// As [`take`](Self::take), after a lost race, or if the state was moved.
+    /// Like [`take`](Self::take), after a lost race, or if the state was moved.
     #[cold]
     pub(super) fn take_contended(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
         self.update(|gcra, tat| match gcra.take(tat, now, tokens) {

@@ -66,11 +66,11 @@ impl WaitQueue {
 
     /// Changes how many calls may wait. Calls that wait stay.
     pub(super) fn set_max_waiting(&self, calls: usize) {
-        // Relaxed: a setting that stands for itself.
+        // Relaxed: the setting publishes nothing else.
         self.max_waiting.store(calls, Ordering::Relaxed);
     }
 
-    /// Whether there are waiters or a pause, so that calls must not take tokens without the lock.
+    /// Returns whether there are waiters or a pause, so that calls must not take tokens without the lock.
     #[inline]
     pub(super) fn is_closed(&self) -> bool {
         // Relaxed: a thread that reads zero while a waiter joins is ordered before the waiter.
@@ -104,7 +104,7 @@ impl WaitQueue {
         self.with_undo(storage, now, act, |_| ())
     }
 
-    /// As [`with`](Self::with). If a waker panics, the panic goes on to the caller, which never sees the
+    /// Like [`with`](Self::with). If a waker panics, the panic goes on to the caller, which never sees the
     /// result: `undo` gives back what the result holds.
     fn with_undo<R>(
         &self,
@@ -272,7 +272,7 @@ impl WaitQueue {
         })
     }
 
-    /// As [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
+    /// Like [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
     /// during a pause.
     pub(super) fn borrow(
         &self,
@@ -329,7 +329,7 @@ impl WaitQueue {
         lock_checked(&self.state).in_force.quotas().to_vec()
     }
 
-    /// Whether the quotas are those that the limiter was built with.
+    /// Returns whether the quotas are those that the limiter was built with.
     pub(super) fn has_first_quotas(&self) -> bool {
         !lock_checked(&self.state).in_force.is_changed()
     }

@@ -1,4 +1,4 @@
-//! From attempt to attempt: what a call keeps, and what follows an attempt that failed.
+//! The state of a call between attempts, and the decision after an attempt that failed.
 
 use std::fmt;
 use std::future::Future;
@@ -22,7 +22,7 @@ use crate::verdict::{ErrorClass, Health, Verdict};
 
 pub(super) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
-/// What a call keeps from attempt to attempt.
+/// State of a call from attempt to attempt.
 pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
     /// Nothing has failed yet: nothing is allocated.
     First {
@@ -39,7 +39,7 @@ pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
     },
     /// An attempt has failed.
     Later {
-        /// What the call keeps since.
+        /// State since the first failure.
         again: Pin<Box<Again<'a, Op, H>>>,
     },
     /// On its way to the next state.
@@ -115,7 +115,7 @@ fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
 }
 
 pin_project! {
-    /// What a call keeps once an attempt has failed. Allocated once.
+    /// State of a call after its first failure. Allocated once.
     pub struct Again<'a, Op: Operation, H: Hook<Op>> {
         // The wait before the next attempt, or a past one.
         #[pin]
@@ -158,7 +158,7 @@ impl<Op: Operation, H: Hook<Op>> fmt::Debug for Again<'_, Op, H> {
     }
 }
 
-/// What a call with a failed attempt keeps, besides its sleep.
+/// State of a call after its first failure, besides its sleep.
 struct Loop<'a, Op: Operation, H: Hook<Op>> {
     op: Op,
     hook: H,
@@ -183,7 +183,7 @@ impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
     }
 }
 
-/// What follows an attempt.
+/// The step after an attempt.
 pub(super) enum Next<'a, Op: Operation, H: Hook<Op>> {
     Return(OutcomeOf<Op>),
     Sleep(Pin<Box<Again<'a, Op, H>>>),
@@ -351,7 +351,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         let (limits, started) = (self.limits(), rejection.is_none());
         let call = Call {
             idempotent: self.cx.is_idempotent(),
-            repeatable: self.cx.is_repeatable(),
+            repeatable: self.cx.is_repeatable() && self.op.is_repeatable(),
         };
         let repeat = state::may_repeat(&limits, self.cx.attempt(), call, started, verdict);
         if repeat.is_err() {

@@ -59,12 +59,12 @@ type DelayFn = dyn Fn(&Retrying) -> Duration + Send + Sync;
 type RetryFn = dyn Fn(&Retrying) + Send + Sync;
 
 impl Retry {
-    /// The name in events.
+    /// Returns the name in events.
     pub fn name(&self) -> &'static str {
         self.inner.name
     }
 
-    /// How many attempts a call has, the first one included.
+    /// Returns the largest number of attempts of a call, the first one included.
     pub fn max_attempts(&self) -> u32 {
         self.inner.max_attempts
     }
@@ -96,7 +96,7 @@ impl Retry {
         Notify { retry: self, hook }
     }
 
-    /// The budget, if there is one.
+    /// Returns the budget, if there is one.
     pub fn budget(&self) -> Option<&RetryBudget> {
         self.inner.budget.as_ref()
     }

@@ -6,7 +6,7 @@ use crate::event::StopReason;
 use crate::instant::Instant;
 use crate::verdict::Verdict;
 
-/// How a hint, the time that a server asked to wait ([`Verdict::hint`]), changes the delay of a retry.
+/// The effect of a hint, the time that a server asked to wait ([`Verdict::hint`]), on the delay of a retry.
 ///
 /// Whatever the rule, nothing waits into the deadline: when the server's time lies beyond it, the
 /// retry stops at once. Only [`HintRule::Ignore`] and
@@ -82,7 +82,7 @@ pub(super) struct Call {
     pub(super) repeatable: bool,
 }
 
-/// Whether attempt number `attempt`, which ended with `verdict`, may be followed by another. `started`: the
+/// Returns whether attempt number `attempt`, which ended with `verdict`, may be followed by another. `started`: the
 /// operation was started, and not rejected by a layer inside.
 pub(super) fn may_repeat(
     limits: &Limits,
@@ -125,7 +125,7 @@ impl Wait {
         }
     }
 
-    /// The wait that a hint leads to. `computed` is the delay of the backoff, `spread` its random part.
+    /// Returns the wait that a hint leads to. `computed` is the delay of the backoff, `spread` its random part.
     pub(super) fn hinted(
         rule: HintRule,
         hint: Duration,
@@ -149,7 +149,7 @@ impl Wait {
     }
 }
 
-/// The delay before the next attempt, or why there is none.
+/// Returns the delay before the next attempt, or why there is none.
 pub(super) fn may_start(limits: &Limits, now: Instant, wait: Wait) -> Result<Duration, StopReason> {
     if wait.is_obeyed && wait.earliest > limits.max_hint {
         return Err(StopReason::HintTooLong);

@@ -155,7 +155,7 @@ impl RetryBudget {
         call
     }
 
-    /// As [`begin_in`](Self::begin_in), for a budget that no other layer uses, so the context does not record it.
+    /// Like [`begin_in`](Self::begin_in), for a budget that no other layer uses, so the context does not record it.
     pub(crate) fn begin_private(&self, cx: &mut Context) -> BudgetedCall<'_> {
         self.begin_at(self.now_in(cx))
     }
@@ -248,7 +248,7 @@ impl RetryBudget {
         Ok(())
     }
 
-    /// Whether this is a clone of `other`.
+    /// Returns whether this is a clone of `other`.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
@@ -316,7 +316,7 @@ impl<'a> BudgetedCall<'a> {
         self.withdraw_at(class, self.budget.now())
     }
 
-    /// As [`withdraw`](Self::withdraw), at the last reading of the clock in `cx`.
+    /// Like [`withdraw`](Self::withdraw), at the last reading of the clock in `cx`.
     pub(crate) fn withdraw_in(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extra<'a>> {
         self.withdraw_at(class, self.budget.now_in(cx))
     }

@@ -22,7 +22,7 @@ impl Slices {
         }
     }
 
-    /// The number of the slice that `now` is in.
+    /// Returns the number of the slice that `now` is in.
     #[inline]
     pub(super) fn of(&self, now: Instant) -> u32 {
         // Slices are told apart within a window; that the number wraps after years is no matter.
@@ -34,7 +34,7 @@ impl Slices {
     }
 }
 
-/// How deposits and withdrawals of a percentage budget add up.
+/// The rule of a percentage budget: how deposits and withdrawals add up.
 #[derive(Debug)]
 pub(super) struct Share {
     deposit: i128,
@@ -66,7 +66,7 @@ impl Share {
         self.deposit = (ratio * Self::UNIT).round() as i128;
     }
 
-    /// How many retries the window allows as of `slice`.
+    /// Returns the number of retries that the window allows as of `slice`.
     pub(super) fn available(
         &self,
         deposits: &Deposits,
@@ -90,7 +90,7 @@ const fn slice_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-/// Whether a word belongs to the window that ends with `slice`. A slice shortly ahead does too: the
+/// Returns whether a word belongs to the window that ends with `slice`. A slice shortly ahead does too: the
 /// clock may have gone back, and what was counted stays counted.
 const fn is_inside(slice: u32, word: u64) -> bool {
     let age = slice.wrapping_sub(slice_of(word)) as i32;
@@ -170,7 +170,7 @@ impl Withdrawals {
     }
 }
 
-/// What retries pay, and what a success at the first attempt adds. In the bucket's unit.
+/// Prices of retries and the reward of a success at the first attempt, in the bucket's unit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prices {
     pub(super) transient: u64,
@@ -223,7 +223,7 @@ impl Tokens {
         }
     }
 
-    /// The same bucket with a refill of so many thousandths per second from `now` on.
+    /// Returns the same bucket with a refill of so many thousandths per second from `now` on.
     pub(super) fn refilled(mut self, per_second: u64, now: Instant) -> Self {
         self.refill = per_second;
         self.refilled_at = AtomicU64::new(now.as_nanos());
@@ -246,7 +246,7 @@ impl Tokens {
         }
     }
 
-    /// What comes back from `at` to `now`, and when the last whole thousandth of it did: the rest of
+    /// Returns the refill from `at` to `now`, and when the last whole thousandth of it did: the rest of
     /// the time counts towards the next.
     fn earned(&self, at: u64, now: Instant) -> (u64, u64) {
         const SECOND: u128 = 1_000_000_000;
@@ -306,7 +306,7 @@ impl Tokens {
         self.left.load(Ordering::Relaxed) > self.capacity / 2
     }
 
-    /// The tokens as of `now`. Changes nothing.
+    /// Returns the tokens as of `now`. Changes nothing.
     pub(super) fn tokens(&self, now: Instant) -> f64 {
         let (earned, _) = self.earned(self.refilled_at.load(Ordering::Relaxed), now);
         let left = self.left.load(Ordering::Relaxed).saturating_add(earned);
@@ -356,7 +356,7 @@ impl InFlight {
         self.counts.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many further attempts may begin.
+    /// Returns the number of further attempts that may begin.
     pub(super) fn available(&self) -> u32 {
         self.room(self.counts.load(Ordering::Relaxed))
     }

@@ -34,7 +34,7 @@ fn withdraw(budget: &RetryBudget) -> bool {
 }
 
 #[test]
-fn pitfall_42_a_percentage_is_exact() {
+fn a_percentage_is_exact() {
     for percent in [0.1, 0.2, 0.3, 0.4, 0.6, 0.75, 0.9, 0.999, 1.5, 3.0] {
         let (_clock, budget) = percentage(percent, 0, SECOND);
         let allowed: u32 = (0..1000)
@@ -53,7 +53,7 @@ fn pitfall_42_a_percentage_is_exact() {
 }
 
 #[test]
-fn pitfall_44_a_year_of_idleness_costs_nothing() {
+fn a_year_of_idleness_costs_nothing() {
     let (clock, budget) = percentage(0.5, 0, SECOND);
     for _ in 0..10 {
         drop(budget.begin());
@@ -66,7 +66,7 @@ fn pitfall_44_a_year_of_idleness_costs_nothing() {
 }
 
 #[test]
-fn pitfall_45_racing_withdrawals_never_overspend() {
+fn racing_withdrawals_never_overspend() {
     let clock = ManualClock::new();
     let budgets = [
         RetryBudget::percentage()

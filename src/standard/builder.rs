@@ -56,7 +56,8 @@ impl StandardBuilder {
 
     setters! {
         in setup;
-        /// Hears the events of all calls, and the end of each call, for which the clock is read at its start and
+        /// Sets the observer of all calls: it receives their events, and the end of each call, for which the
+        /// clock is read at its start and
         /// at its end.
         observer;
         /// The name of the stack and its layers, in errors, events, and snapshots.

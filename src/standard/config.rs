@@ -165,7 +165,7 @@ macro_rules! settings {
             self
         }
 
-        /// The time of a call, retries included and the wait for the limiter not. Above zero.
+        /// Sets the time of a call, retries included and the wait for the limiter not. Above zero.
         pub fn total_timeout(mut self, limit: Duration) -> Self {
             settings!(@config self $($config)?).total_timeout = Some(limit);
             self
@@ -184,14 +184,14 @@ macro_rules! settings {
             self
         }
 
-        /// The number of attempts of a call, the first one included. At least 1.
+        /// Sets the number of attempts of a call, the first one included. At least 1.
         pub fn max_attempts(mut self, attempts: u32) -> Self {
             let config = settings!(@config self $($config)?);
             *config = std::mem::take(config).of_retry(|retry| retry.max_attempts(attempts));
             self
         }
 
-        /// The delays between attempts.
+        /// Sets the delays between attempts.
         pub fn backoff(mut self, backoff: Backoff) -> Self {
             let config = settings!(@config self $($config)?);
             *config = std::mem::take(config).of_retry(|retry| retry.backoff(backoff));
@@ -236,7 +236,7 @@ macro_rules! settings {
             self
         }
 
-        /// The time of one attempt. Above zero, and shorter than the total timeout.
+        /// Sets the time of one attempt. Above zero, and shorter than the total timeout.
         pub fn attempt_timeout(mut self, limit: Duration) -> Self {
             settings!(@config self $($config)?).attempt_timeout = Some(limit);
             self

@@ -1,4 +1,4 @@
-//! What the clones of a stack share: its configurations, of which one is in force.
+//! State shared by the clones of a stack: its configurations, of which one is in force.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -66,7 +66,7 @@ impl Standard {
     /// Changes all settings at once: calls that start afterwards run under the new ones, calls in flight end
     /// under those they started with.
     ///
-    /// What the layers remember stays:
+    /// The state of the layers is kept:
     ///
     /// * **Tokens**: if only quotas of the same number and algorithms, `max_wait`, or `max_waiting` change, the
     ///   limiter stays the same, and so do calls that wait in it. Otherwise a new limiter starts with as many

@@ -11,7 +11,7 @@ use crate::retry_budget::Snapshot as BudgetSnapshot;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// The total timeout, if there is one.
     pub total_timeout: Option<Duration>,

@@ -31,17 +31,17 @@ pub(super) struct Stack {
     kept: Kept,
 }
 
-/// What the next configuration takes over beside the layers in use: layers that remember something and were
+/// State for the next configuration, besides the layers in use: stateful layers that were
 /// removed, with the settings they were built from.
 #[derive(Default)]
 struct Kept {
     limiter: Option<(RateLimiterBuilder, RateLimiter)>,
     breaker: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
-    /// The budget of the stack's own, removed or not.
+    /// The stack's own budget, also if the configuration in force does not use it.
     budget: Option<RetryBudget>,
 }
 
-/// What all configurations of a stack have in common.
+/// State shared by all configurations of a stack.
 pub(super) struct Site<'a> {
     pub(super) name: &'static str,
     pub(super) clock: &'a ClockHandle,
@@ -127,7 +127,7 @@ impl Stack {
         }
     }
 
-    /// Whether `other` is the same configuration of the same layers.
+    /// Returns whether `other` is the same configuration of the same layers.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let limiters = match (self.limiter(), other.limiter()) {
             (Some(one), Some(other)) => one.is_clone_of(other),
@@ -140,7 +140,7 @@ impl Stack {
         limiters && breakers && self.config == other.config
     }
 
-    /// The limiter in use, or the last one that was, with its settings.
+    /// Returns the limiter in use, or the last one that was, with its settings.
     fn last_limiter(&self) -> Option<(&RateLimiterBuilder, &RateLimiter)> {
         let used = self.config.limiter.as_ref().zip(self.limiter());
         used.or_else(|| {
@@ -151,7 +151,7 @@ impl Stack {
         })
     }
 
-    /// The breaker in use, or the last one that was, with its settings.
+    /// Returns the breaker in use, or the last one that was, with its settings.
     fn last_breaker(&self) -> Option<(&CircuitBreakerBuilder, &CircuitBreaker)> {
         let used = self.config.breaker.as_ref().zip(self.breaker());
         used.or_else(|| {
@@ -191,8 +191,8 @@ impl Stack {
     }
 }
 
-/// The limiter of these settings: the same if it can take them over, otherwise a new one that goes on with as many
-/// tokens.
+/// Returns the limiter of these settings: the same if it can take them over, otherwise a new one that goes on
+/// with as many tokens.
 fn next_limiter(
     site: &Site<'_>,
     settings: &RateLimiterBuilder,
@@ -208,8 +208,8 @@ fn next_limiter(
     Ok(limiter)
 }
 
-/// The breaker of these settings: the same if they are the same, otherwise a new one that goes on in the state of
-/// the old one.
+/// Returns the breaker of these settings: the same if they are the same, otherwise a new one that goes on in
+/// the state of the old one.
 fn next_breaker(
     site: &Site<'_>,
     settings: &CircuitBreakerBuilder,
@@ -224,7 +224,7 @@ fn next_breaker(
 }
 
 impl Kept {
-    /// The budget of the stack's own, of which there is one.
+    /// Returns the budget of the stack's own, of which there is one.
     fn budget(
         &mut self,
         site: &Site<'_>,

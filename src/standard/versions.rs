@@ -105,7 +105,7 @@ impl<T> Versions<T> {
     }
 }
 
-/// The chunk of an index above zero, and the place in it.
+/// Returns the chunk of an index above zero, and the place in it.
 const fn position(index: usize) -> (usize, usize) {
     let chunk = index.ilog2() as usize;
     (chunk, index - (1 << chunk))

@@ -81,12 +81,12 @@ impl Throttle {
         inner.state.record(accepted, inner.base.clock.now());
     }
 
-    /// Forgets all calls. Calls in flight may still be counted when they end.
+    /// Resets all counts. Calls in flight may still be counted when they end.
     pub fn reset(&self) {
         self.inner.state.reset();
     }
 
-    /// Returns a reading of the throttle. Changes nothing.
+    /// Returns a snapshot of the throttle. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let totals = inner.state.totals(inner.base.clock.now());

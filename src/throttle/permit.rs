@@ -39,7 +39,7 @@ impl<'a> Permit<'a> {
         Self::new(self.inner, self.slice, self.is_probe, self.life.take())
     }
 
-    /// Whether the call would have been rejected, and was admitted as a probe.
+    /// Returns whether the call would have been rejected, and was admitted as a probe.
     pub const fn is_probe(&self) -> bool {
         self.is_probe
     }

@@ -56,8 +56,10 @@ impl guarded::Permit for Permit<'_> {
 
     #[inline]
     fn exit<T, E>(self, outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
-        self.record(outcome.verdict);
-        outcome
+        outcome.shown_to(|verdict, finished| {
+            self.record(verdict);
+            finished
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Snapshots of a throttle, and the combined load of several.
 
-/// A reading of a throttle. Returned by [`Throttle::snapshot`](super::Throttle::snapshot).
+/// A snapshot of a throttle. Returned by [`Throttle::snapshot`](super::Throttle::snapshot).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {

@@ -214,7 +214,7 @@ impl State {
         self.finish(slice, Some(accepted));
     }
 
-    /// Forgets everything.
+    /// Resets all counts.
     pub(super) fn reset(&self) {
         self.window.clear();
         self.last_admitted.store(0, Ordering::Relaxed);

@@ -158,7 +158,7 @@ impl Timeout {
         Outcome::rejected(rejected)
     }
 
-    /// The outcome when the time is up. Tells it if the limit is this timeout's own; otherwise the policy
+    /// Returns the outcome when the time is up. Tells it if the limit is this timeout's own; otherwise the policy
     /// that set the deadline does.
     #[cold]
     fn cut_off<T, E>(

@@ -41,7 +41,7 @@ pub(crate) struct CountWindow {
 #[repr(align(64))]
 struct NextCall(AtomicU64);
 
-/// The bit of the `dirty` word that makes successes count: set until the window is full, and for ever in
+/// The bit of the `dirty` word that makes successes count: set until the window is full, and forever in
 /// windows that do not skip them.
 pub(crate) const COUNTS_SUCCESSES: u64 = 1 << 63;
 

@@ -71,7 +71,7 @@ impl TimeWindow {
     pub(crate) const MAX_SLICES: u32 = 1024;
 
     /// Returns an empty window of length `window` in `slices` slices, which counts `kinds` kinds of calls.
-    /// Clamps what is out of range; builders have checked it.
+    /// Clamps values that are out of range; builders have checked them.
     pub(crate) fn new(window: Duration, slices: u32, aligned: bool, kinds: usize) -> Self {
         let slices = u64::from(slices.clamp(1, Self::MAX_SLICES));
         let slice = (nanos(window) / slices).max(nanos(Self::MIN_SLICE));
@@ -223,7 +223,7 @@ impl TimeWindow {
         self.since(first)
     }
 
-    /// Whether a slice began in the last `span` nanoseconds.
+    /// Returns whether a slice began in the last `span` nanoseconds.
     fn is_within(&self, slice: u64, span: u64, now: Instant) -> bool {
         now.as_nanos().saturating_sub(self.began(slice)) < span
     }

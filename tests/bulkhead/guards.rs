@@ -279,7 +279,7 @@ fn of_a_bulkhead_for_each_key_those_leave_that_are_as_new() {
     assert!(leave(1));
 
     std::mem::forget(hosts.get(&2).try_acquire());
-    assert!(!leave(2), "a call is in for ever");
+    assert!(!leave(2), "a call is in forever");
 
     hosts.get(&3).set_limit(5).unwrap();
     assert!(!leave(3), "its limit is its own");

@@ -37,14 +37,14 @@ fn on(clock: &ManualClock) -> BulkheadBuilder {
     Bulkhead::builder().clock(clock.clone())
 }
 
-/// Runs a future on the clock, and fails if it waits for ever. `block_on` alone cannot tell: a waiter has registered its
+/// Runs a future on the clock, and fails if it waits forever. `block_on` alone cannot tell: a waiter has registered its
 /// waker, so it might still be woken.
 fn run<F: Future>(clock: &ManualClock, future: F) -> F::Output {
     const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
     clock.block_on(async {
         match select(pin!(future), pin!(clock.sleep(FOR_EVER))).await {
             Either::Left((output, _)) => output,
-            Either::Right(_) => panic!("it waits for ever"),
+            Either::Right(_) => panic!("it waits forever"),
         }
     })
 }

@@ -320,7 +320,7 @@ fn a_shrink_below_what_is_in_flight_admits_no_call() {
     assert!(small.as_mut().poll(&mut poll).is_pending());
 
     bulkhead.set_limit(2).unwrap();
-    assert_eq!(bulkhead.snapshot().in_flight, 10, "those who run go on");
+    assert_eq!(bulkhead.snapshot().in_flight, 10, "running calls go on");
     while bulkhead.snapshot().in_flight > 2 {
         permits.pop();
         assert!(bulkhead.try_acquire().is_err());
@@ -331,7 +331,7 @@ fn a_shrink_below_what_is_in_flight_admits_no_call() {
     permits.pop();
     assert!(small.as_mut().poll(&mut poll).is_ready());
     let std::task::Poll::Ready(Err(rejected)) = large.as_mut().poll(&mut poll) else {
-        panic!("it waits for ever");
+        panic!("it waits forever");
     };
     assert_eq!(rejected.reason(), Reason::CostExceedsLimit);
     drop((permits, small));

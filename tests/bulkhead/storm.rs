@@ -220,7 +220,7 @@ impl Storm {
         drop(parcel);
     }
 
-    /// Runs a future whenever it is woken. Meanwhile drops permits of other threads, so that no call waits for ever.
+    /// Runs a future whenever it is woken. Meanwhile drops permits of other threads, so that no call waits forever.
     fn wait_for<F: Future>(&self, future: F) -> F::Output {
         until_done(future, || {
             self.open_a_parcel();

@@ -290,14 +290,14 @@ fn a_call_that_gets_an_error_is_not_made() {
 fn both_observers_hear_of_a_fault() {
     let clock = ManualClock::new();
     let lines = Arc::new(Mutex::new(Vec::new()));
-    let log = |lines: &Arc<Mutex<Vec<String>>>, who: &'static str| {
+    let log = |lines: &Arc<Mutex<Vec<String>>>, layer: &'static str| {
         let lines = lines.clone();
         move |event: &Event| {
             if let Event::ChaosInjected { .. } = event {
                 lines
                     .lock()
                     .unwrap()
-                    .push(format!("{who}: {event} ({})", event.kind()));
+                    .push(format!("{layer}: {event} ({})", event.kind()));
             }
         }
     };

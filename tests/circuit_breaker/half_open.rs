@@ -63,7 +63,7 @@ fn a_cancelled_probe_is_released() {
     assert_eq!(breaker.state(), State::Closed);
 }
 
-/// An inner layer that waits for ever.
+/// An inner layer that waits forever.
 struct Stuck;
 
 impl Policy for Stuck {}

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use backstop::policy::{Boxable, Describe, LayerKind};
-use backstop::{BoxPolicy, Error, ManualClock, Reason};
+use backstop::{Backoff, BoxPolicy, Clock, Error, ManualClock, Reason, Retry};
 
-use super::*;
+use super::Fault::Down;
+use super::{Fault, ms, retry, timeout};
 
 fn boxed(policy: impl Boxable<u32, Fault> + 'static) -> BoxPolicy<u32, Fault> {
     BoxPolicy::new(policy)

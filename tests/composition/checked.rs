@@ -2,9 +2,9 @@
 
 use backstop::policy::Describe;
 use backstop::rate_limiter::Quota;
-use backstop::{Bulkhead, CircuitBreaker, Pipeline, RateLimiter};
+use backstop::{Bulkhead, CircuitBreaker, ManualClock, Pipeline, RateLimiter};
 
-use super::*;
+use super::{classify, retry, timeout};
 
 fn breaker(clock: &ManualClock) -> CircuitBreaker {
     let breaker = CircuitBreaker::builder().clock(clock.clone());

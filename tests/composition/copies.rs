@@ -1,9 +1,17 @@
 //! Hedges, fallbacks, stale values, and shared executions beside the other layers.
 
-use super::*;
+use std::cell::Cell;
+use std::future::pending;
+
+use backstop::event::Ending::{Failed, Succeeded, TimedOut};
+
+use super::Does::{Bad, Good, Hang};
+use super::Fault::{Busy, Down, Forbidden};
+use super::{Fault, classify, ms, retry, timeout};
 use backstop::circuit_breaker::{State, Trip};
 use backstop::{
-    Bulkhead, CircuitBreaker, Coalesce, Fallback, Hedge, MaybeStale, Quota, RateLimiter, Stale,
+    Bulkhead, CircuitBreaker, Coalesce, Error, Fallback, Hedge, ManualClock, MaybeStale, Pipeline,
+    Policy, Quota, RateLimiter, Stale,
 };
 
 /// A hedge with one copy.

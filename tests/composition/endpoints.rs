@@ -9,7 +9,8 @@ use backstop::{
     Verdict,
 };
 
-use super::{Down, Fault, classify, ms, retry, timeout};
+use super::Fault::Down;
+use super::{Fault, classify, ms, retry, timeout};
 
 fn endpoints(clock: &ManualClock) -> Endpoints<u32> {
     let nodes = Endpoints::builder().node("a", 1).node("b", 2).node("c", 3);

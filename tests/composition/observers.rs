@@ -8,11 +8,12 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 use backstop::event::{Ending, StopReason};
 use backstop::{
-    Backoff, Bulkhead, CircuitBreaker, Error, Event, ManualClock, Observer, Pipeline, Policy,
-    Reason, Retry, Throttle,
+    Backoff, Bulkhead, CallOptions, CircuitBreaker, Error, Event, ManualClock, Observer, Pipeline,
+    Policy, Reason, Retry, Throttle,
 };
 
-use super::*;
+use super::Fault::Down;
+use super::{Fault, ms, retry, timeout};
 
 /// Events as they were heard.
 #[derive(Clone, Default)]
@@ -289,4 +290,28 @@ fn a_retry_says_that_it_waits_for_a_rejection_to_pass() {
             "pipeline: rejected (bulkhead full) after 0 attempts in 300ms",
         ]
     );
+}
+
+#[test]
+fn a_pipeline_inside_with_an_observer_reports_to_that_one_alone() {
+    let clock = ManualClock::new();
+    let heard = |of: &'static str, log: &Arc<Mutex<Vec<String>>>| {
+        let log = log.clone();
+        move |event: &Event| log.lock().unwrap().push(format!("{of}: {}", event.kind()))
+    };
+    let log = Arc::default();
+    let inner = Pipeline::new(retry(&clock)).observer(heard("inner", &log));
+    let silent = Pipeline::new(timeout(&clock, 10));
+    let outer = Pipeline::new((inner, silent)).observer(heard("outer", &log));
+    let hangs = outer.with(CallOptions::new().idempotent(false));
+    let result = clock.block_on(hangs.call(pending::<Result<(), Fault>>));
+    assert!(result.unwrap_err().is_timeout());
+    let expected = [
+        // Of a layer that stands inside the inner one, but not in it.
+        "outer: timed_out",
+        "inner: retry_stopped",
+        "inner: call_finished",
+        "outer: call_finished",
+    ];
+    assert_eq!(*log.lock().unwrap(), expected);
 }

@@ -1,14 +1,16 @@
 //! `Debug` and `Display` print what a person wants to read.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use backstop::policy::Attempt;
 use backstop::{
-    BlockingClock, Bulkhead, CircuitBreaker, ClockHandle, Context, Health, Hedge, Keyed,
-    LoadShedder, Outcome, Quota, RateLimiter, RetryBudget, Throttle, TimedOut, deadline,
+    Backoff, BlockingClock, Bulkhead, CallOptions, CircuitBreaker, ClockHandle, Context, Error,
+    Health, Hedge, Keyed, LoadShedder, ManualClock, Outcome, Pipeline, Policy, Quota, RateLimiter,
+    Reason, Retry, RetryBudget, Throttle, TimedOut, Timeout, Verdict, deadline,
 };
 
-use super::*;
+use super::{ms, retry, timeout};
 
 /// Numbers that stand for "never" and "not known", and addresses.
 #[track_caller]

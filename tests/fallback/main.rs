@@ -244,7 +244,10 @@ fn an_observer_hears_of_each_use() {
         let heard = heard.clone();
         move |event: &Event| heard.lock().unwrap().push(event.to_string())
     };
-    let stack = (Fallback::value(7).named("defaults"), timeout(&clock, 10));
+    let stack = (
+        Fallback::value(7).with_name("defaults"),
+        timeout(&clock, 10),
+    );
     let pipeline = Pipeline::new(stack).observer(observer);
     assert_eq!(clock.block_on(pipeline.call(down)), Ok(7));
     assert_eq!(clock.block_on(pipeline.call(hang)), Ok(7));

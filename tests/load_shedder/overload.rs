@@ -84,7 +84,7 @@ impl Overload {
             goodput: run.latencies.len() as f64 / run.offered as f64 * load,
             important: f64::from(good_ones.get()) / f64::from(all.get()),
             rates: rates.into_inner(),
-            p99: run.p99(),
+            p99: run.p99().unwrap_or_default(),
         }
     }
 }

@@ -88,9 +88,9 @@ fn a_debt_of_a_striped_limiter_is_paid_by_its_whole_rate() {
     let limiter = limiter.max_debt(100).build().unwrap();
     let reservation = limiter.reserve(150).unwrap();
     assert!(reservation.wait() <= ms(520), "{:?}", reservation.wait());
-    let refused = limiter.reserve(60).unwrap_err().retry_after().unwrap();
-    assert!((ms(90)..=ms(160)).contains(&refused), "{refused:?}");
-    clock.advance(refused);
+    let rejected = limiter.reserve(60).unwrap_err().retry_after().unwrap();
+    assert!((ms(90)..=ms(160)).contains(&rejected), "{rejected:?}");
+    clock.advance(rejected);
     limiter.reserve(60).unwrap().commit(60);
     let never = limiter.reserve(201).unwrap_err();
     assert_eq!(never.reason(), Reason::CostExceedsLimit);

@@ -255,9 +255,9 @@ fn a_pause_holds_everything_and_the_later_end_counts() {
     assert_eq!(reservation.unwrap_err().retry_after(), Some(2 * SECOND));
     // A call that waits has its turn last; one that cannot wait so long is rejected.
     let both = join(limiter.acquire(), limiter.acquire_within(1, ms(1999)));
-    let (waited, refused) = run(&clock, both);
+    let (waited, rejected) = run(&clock, both);
     waited.unwrap();
-    assert_eq!(refused.unwrap_err().retry_after(), Some(2 * SECOND));
+    assert_eq!(rejected.unwrap_err().retry_after(), Some(2 * SECOND));
     assert_eq!(clock.now().as_nanos(), 2_000_000_000);
     assert_eq!(limiter.snapshot().paused_for, Duration::ZERO);
     assert_eq!(drain(&limiter), 1);

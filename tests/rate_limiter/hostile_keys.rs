@@ -1,92 +1,15 @@
 //! Keys whose code panics or calls back into the limiter.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use backstop::ManualClock;
 use backstop::rate_limiter::{KeyedRateLimiter, Overflow, Quota};
 use proptest::prelude::*;
 
+use super::user_keys::{HOOK, Key, operate, silence_panics, with_fuse, within_a_minute};
 use super::{SECOND, ms};
-
-thread_local! {
-    /// The operations on keys until one panics; zero for never.
-    static FUSE: Cell<u32> = const { Cell::new(0) };
-    /// Runs in each operation on keys, but not inside itself.
-    static HOOK: RefCell<Option<Rc<dyn Fn()>>> = const { RefCell::new(None) };
-}
-
-#[derive(Debug)]
-struct Key(u64);
-
-fn operate() {
-    let hook = HOOK.take();
-    if let Some(hook) = hook {
-        hook();
-        HOOK.set(Some(hook));
-    }
-    let fuse = FUSE.get();
-    FUSE.set(fuse.saturating_sub(1));
-    if fuse == 1 && !thread::panicking() {
-        panic!("a key panics");
-    }
-}
-
-impl Clone for Key {
-    fn clone(&self) -> Self {
-        operate();
-        Self(self.0)
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        operate();
-        self.0 == other.0
-    }
-}
-
-impl Eq for Key {}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        operate();
-        // Few values, so that keys are compared.
-        (self.0 % 5).hash(state);
-    }
-}
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        operate();
-    }
-}
-
-/// Runs `call`, in which the operation with number `fuse` panics. `None` if it did.
-fn with_fuse<R>(fuse: u32, call: impl FnOnce() -> R) -> Option<R> {
-    FUSE.set(fuse);
-    let result = catch_unwind(AssertUnwindSafe(call)).ok();
-    FUSE.set(0);
-    result
-}
-
-fn silence_panics() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let default = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if info.payload().downcast_ref::<&str>() != Some(&"a key panics") {
-                default(info);
-            }
-        }));
-    });
-}
 
 /// Each key has a quota that tells whose it is.
 fn quota(key: u64) -> Quota {
@@ -231,19 +154,6 @@ fn count_keys(limits: &KeyedRateLimiter<Key>) -> usize {
     let mut count = 0;
     limits.for_each(|_, _| count += 1);
     count
-}
-
-/// Fails instead of hanging.
-fn within_a_minute(test: impl FnOnce() + Send + 'static) {
-    let (done, wait) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        test();
-        done.send(()).unwrap();
-    });
-    match wait.recv_timeout(Duration::from_secs(60)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
-        _ => thread.join().unwrap(),
-    }
 }
 
 #[test]

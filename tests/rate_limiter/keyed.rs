@@ -247,17 +247,17 @@ fn observers_hear_a_rejection_of_the_policy_once() {
                 let result = run(&clock, pipeline.call(|| async { Ok::<_, ()>(()) }));
                 result.map_err(|error| error.reason())
             };
-            let refused = Err(Some(Reason::RateLimited));
+            let rejected = Err(Some(Reason::RateLimited));
             assert_eq!(call(1), Ok(()));
-            assert_eq!(call(1), refused);
+            assert_eq!(call(1), rejected);
             assert_eq!(heard.swap(0, Ordering::Relaxed), 2);
             // There is no room for this one.
             let first = match overflow {
                 Overflow::Shared => Ok(()),
-                _ => refused,
+                _ => rejected,
             };
             assert_eq!(call(2), first);
-            assert_eq!(call(2), refused);
+            assert_eq!(call(2), rejected);
             assert_eq!(limits.snapshot().overflowed, 2);
             let refusals = 1 + u32::from(first.is_err());
             assert_eq!(heard.swap(0, Ordering::Relaxed), 2 * refusals);

@@ -16,6 +16,8 @@ mod policy;
 mod quotas;
 mod stalls;
 mod text;
+#[path = "../hostile_keys/mod.rs"]
+mod user_keys;
 mod waiting;
 
 use std::future::Future;
@@ -51,7 +53,7 @@ fn drain(limiter: &RateLimiter) -> u64 {
     taken
 }
 
-/// Runs a future on the clock, and fails if it would wait for ever. `block_on` alone would not fail, since a
+/// Runs a future on the clock, and fails if it would wait forever. `block_on` alone would not fail, since a
 /// waiter that is never woken still holds a waker.
 fn run<F: Future>(clock: &ManualClock, future: F) -> F::Output {
     const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);

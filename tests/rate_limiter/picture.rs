@@ -190,11 +190,11 @@ fn draw() -> Result<String, fmt::Error> {
             .iter()
             .filter(|call| call.left.is_some_and(|left| left > call.came))
             .map(|call| (call.came, "waits"));
-        let refused = calls
+        let rejected = calls
             .iter()
             .filter(|call| call.left.is_none())
             .map(|call| (call.came, "rejected"));
-        columns(&mut svg, lane, left.chain(waits).chain(refused))?;
+        columns(&mut svg, lane, left.chain(waits).chain(rejected))?;
     }
     writeln!(svg, "</svg>")?;
     Ok(svg)

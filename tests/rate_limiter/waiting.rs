@@ -138,8 +138,8 @@ fn a_full_queue_rejects_at_once() {
     let all = join_all((0..4).map(|_| limiter.acquire()));
     let results = run(&clock, all);
     assert!(results[0].is_ok() && results[1].is_ok());
-    for refused in &results[2..] {
-        let rejected = refused.unwrap_err();
+    for result in &results[2..] {
+        let rejected = result.unwrap_err();
         assert_eq!(rejected.reason(), Reason::RateLimited);
         // Once the first waiter has left there is room.
         assert_eq!(rejected.retry_after(), Some(SECOND));

@@ -59,12 +59,12 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Returns the 99th percentile of the latencies, or zero without successful calls.
-    pub(crate) fn p99(&mut self) -> Duration {
+    /// Returns the 99th percentile of the latencies, or `None` without successful calls.
+    pub(crate) fn p99(&mut self) -> Option<Duration> {
         self.latencies.sort_unstable();
         let rank = (self.latencies.len() * 99).div_ceil(100);
         let index = rank.saturating_sub(1);
-        self.latencies.get(index).copied().unwrap_or_default()
+        self.latencies.get(index).copied()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Eight layers, four threads, and user code that panics at random wherever the library runs it.
 //!
-//! No permit or token is lost, no call waits for ever, no limit is exceeded. `BACKSTOP_STORM` sets the number of
+//! No permit or token is lost, no call waits forever, no limit is exceeded. `BACKSTOP_STORM` sets the number of
 //! calls, `BACKSTOP_STORM_SEED` the seed:
 //!
 //! ```text
@@ -355,7 +355,7 @@ impl World {
             }
             self.advance(ms(5));
         }
-        panic!("{} calls wait for ever", slots.len());
+        panic!("{} calls wait forever", slots.len());
     }
 
     /// Checks that every permit and token was returned and that every policy still works.

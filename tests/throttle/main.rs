@@ -6,12 +6,15 @@ use backstop::throttle::ThrottleBuilder;
 use backstop::{ManualClock, Throttle, Verdict};
 
 mod clock;
+mod extreme_values;
 mod overload;
 mod probability;
 mod probes;
 mod rejections;
 mod results;
 mod settings;
+#[path = "../values/mod.rs"]
+mod values;
 mod window;
 
 const SECOND: Duration = Duration::from_secs(1);

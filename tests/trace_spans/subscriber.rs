@@ -75,10 +75,10 @@ impl Subscriber for Collector {
         span.record(&mut fields);
         let mut kept = self.0.0.lock().unwrap();
         let parents = STACK.with_borrow(|stack| {
-            let names = stack
-                .iter()
+            let parent = stack
+                .last()
                 .map(|&id| kept.spans[id as usize - 1].0.clone());
-            names.last().map_or(String::new(), |parent| parent + " > ")
+            parent.map_or(String::new(), |parent| parent + " > ")
         });
         let path = parents + span.metadata().name();
         kept.spans.push((path, fields.0));

@@ -49,7 +49,7 @@ pub(crate) fn check<V: Copy + Debug, X>(
                 try_out(built);
             }
             Err(error) => {
-                assert!(!good(value), "{setting} refused {value:?}: {error}");
+                assert!(!good(value), "{setting} rejected {value:?}: {error}");
                 assert_eq!(error.setting(), setting, "{error}");
             }
         }

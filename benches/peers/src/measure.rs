@@ -312,7 +312,7 @@ mod tests {
     fn as_many_threads_as_asked_for_do_the_work() {
         let seen = Arc::new(Mutex::new(HashSet::new()));
         let threads = seen.clone();
-        let candidate = Candidate::new("who", move |_| {
+        let candidate = Candidate::new("candidate", move |_| {
             threads.lock().unwrap().insert(thread::current().id());
         });
         interleave(&[candidate], 2, TINY);

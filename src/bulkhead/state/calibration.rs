@@ -12,7 +12,7 @@ use crate::instant::{Instant, nanos};
 ///
 /// During a calibration the limit is lowered to a few concurrent calls, and a quantile of their latencies becomes
 /// the new baseline. More calls wait or are rejected meanwhile. Calls that started before do not count. Without
-/// calibrations, a dependency that has become permanently slower would look overloaded for ever.
+/// calibrations, a dependency that has become permanently slower would look overloaded forever.
 ///
 /// A calibration lasts `samples / concurrency` round trips, 17 by default. At one calibration a minute, that is
 /// under 3 % of the time for calls of 100 ms, but a fifth for calls of one second. Calibrate less often then, or with

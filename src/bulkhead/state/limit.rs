@@ -72,7 +72,7 @@ pub struct Sample {
     pub now: Instant,
     /// When the operation started, after any wait for a permit.
     pub started: Instant,
-    /// How long the operation took.
+    /// Latency of the operation.
     pub latency: Duration,
     /// Number of permits in flight when the operation started, including its own.
     pub in_flight: u32,

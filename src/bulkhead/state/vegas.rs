@@ -12,7 +12,7 @@ use super::limit::{
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
-/// Estimates the number of calls that queue in the dependency from the latency, and keeps it between two bounds.
+/// Estimates the queue inside the dependency from the latency, and keeps it between two bounds.
 ///
 /// With `queue = ⌈limit · (1 − baseline / latency)⌉`, where the baseline is the smallest latency:
 ///

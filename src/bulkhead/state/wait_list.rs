@@ -37,7 +37,7 @@ pub(crate) struct Waiter<W> {
 /// The rank, which is 0 unless the order is by priority, and the number of the arrival.
 pub(crate) type Key = (u16, u64);
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Settled {
     Admitted(Taken),

@@ -35,7 +35,7 @@ pub struct Windowed<L> {
     end: Instant,
 }
 
-/// What a window has recorded besides the latencies.
+/// Counts of a window besides the latencies.
 #[derive(Clone, Copy, Debug)]
 struct Gathered {
     smallest: Duration,

@@ -6,7 +6,7 @@ use crate::instant::Instant;
 use crate::verdict::Health;
 use crate::window::{Counts, Sample};
 
-/// How many probes a half-open circuit admits, and what they decide.
+/// Rules of a half-open circuit: the number of probes, and the decision from their results.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct HalfOpenRules {
     /// Number of results after which the circuit closes or opens.
@@ -21,11 +21,11 @@ pub(crate) struct HalfOpenRules {
     pub(crate) lease: Option<Duration>,
     pub(crate) lost_as: Health,
     pub(crate) max: Option<Duration>,
-    /// What happens after `max`.
+    /// The transition after `max`.
     pub(crate) timeout: HalfOpenTimeout,
 }
 
-/// What a circuit does when it has been half-open for the longest permitted time.
+/// The transition of a circuit that has been half-open for the longest permitted time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HalfOpenTimeout {
     Opens,
@@ -78,7 +78,7 @@ impl Probes {
         }
     }
 
-    /// Whether a probe belongs to this half-open time.
+    /// Returns whether a probe belongs to this half-open time.
     pub(super) const fn has_started(&self, probe: u64) -> bool {
         probe > self.last_earlier
     }

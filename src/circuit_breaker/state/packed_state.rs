@@ -64,7 +64,7 @@ impl PackedState {
         Self(if timed { self.0 | TIMED } else { self.0 })
     }
 
-    /// Whether the circuit is closed and calls need not be timed.
+    /// Returns whether the circuit is closed and calls need not be timed.
     #[inline]
     pub(crate) const fn is_closed_and_untimed(self) -> bool {
         self.0 & (PHASE | TIMED) == CLOSED
@@ -85,7 +85,7 @@ impl PackedState {
         self.0 & SECOND_WINDOWS == 0
     }
 
-    /// Whether a call is no probe and counts in the first window set. One test for both.
+    /// Returns whether a call is no probe and counts in the first window set. One test for both.
     #[inline]
     pub(crate) const fn counts_in_first_windows(self) -> bool {
         self.0 & (PROBE | SECOND_WINDOWS) == 0

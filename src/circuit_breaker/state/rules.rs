@@ -7,7 +7,7 @@ use crate::event::Cause;
 use crate::instant::nanos;
 use crate::window::Sample;
 
-/// Validated rules, grouped by window, and what they need measured.
+/// Validated rules, grouped by window, and the measurements that they need.
 #[derive(Debug)]
 pub(crate) struct Rules {
     all: Box<[Rule]>,
@@ -43,7 +43,7 @@ pub(super) struct WindowRules {
 }
 
 impl Rules {
-    /// How long an idle breaker remembers failures in a window without a duration, such as the last 100 calls.
+    /// Time for which an idle breaker keeps failures in a window without a duration, such as the last 100 calls.
     const CALLS_HORIZON: Duration = Duration::from_secs(3600);
 
     /// Groups validated rules.
@@ -109,7 +109,7 @@ impl Rules {
         })
     }
 
-    /// Whether calls must be timed.
+    /// Returns whether calls must be timed.
     #[inline]
     pub(crate) const fn needs_clock(&self) -> bool {
         self.needs_clock

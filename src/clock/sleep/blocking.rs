@@ -14,11 +14,11 @@ use crate::instant::Instant;
 thread_local! {
     /// The sleeps of this thread's `block_on`.
     static TIMERS: RefCell<Timers> = const { RefCell::new(Timers::new()) };
-    /// How many `block_on` are nested on this thread.
+    /// Number of nested `block_on` calls on this thread.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whether this thread is inside `call_blocking`.
+/// Returns whether this thread is inside `call_blocking`.
 #[inline]
 pub(in crate::clock) fn is_active() -> bool {
     DEPTH.get() > 0

@@ -24,7 +24,7 @@ use crate::sync::lock;
 #[cfg(test)]
 mod tests;
 
-/// How many timers a thread keeps. More than this many sleeps at once are rare on one thread, and
+/// Largest number of timers that a thread keeps. More than this many sleeps at once are rare on one thread, and
 /// the rest register a timer of their own as they would without a pool.
 const POOL: usize = 32;
 
@@ -73,7 +73,7 @@ impl Armed {
         armed
     }
 
-    /// Whether it has fired. If not, `waker` is woken when it does.
+    /// Returns whether it has fired. If not, `waker` is woken when it does.
     #[inline]
     pub(super) fn has_fired(&self, waker: &Waker) -> bool {
         let waiting = lock(&self.0.waiter.waiting);
@@ -158,7 +158,7 @@ impl std::fmt::Debug for Armed {
     }
 }
 
-/// Stands between a timer and the task that waits for it.
+/// The waker between a timer and the task that waits for it.
 #[derive(Default)]
 struct Waiter {
     waiting: Mutex<Waiting>,

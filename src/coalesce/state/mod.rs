@@ -26,7 +26,7 @@ struct Flight<S, W> {
     next_ticket: u64,
 }
 
-/// What a waiter learns when it looks.
+/// The result of polling a waiter.
 #[derive(Debug)]
 pub(super) enum Standing<W> {
     /// It waits. Its older waker, if there is one.
@@ -37,7 +37,7 @@ pub(super) enum Standing<W> {
     Landed(W),
 }
 
-/// What is left to do after a call has left a flight.
+/// Work left to the caller after a call has left a flight.
 #[derive(Debug)]
 pub(super) struct Left<S, W> {
     /// To be woken: the waiter that takes over.
@@ -114,7 +114,7 @@ impl<S, W> Flights<S, W> {
         self.flights.remove(&place).map(|flight| flight.shared)
     }
 
-    /// Ends a flight. Returns the waiters to wake, and what they shared.
+    /// Ends a flight. Returns the waiters to wake and their shared data.
     pub(super) fn land(&mut self, place: Place) -> (Vec<W>, Option<Arc<S>>) {
         match self.flights.remove(&place) {
             Some(flight) => {

@@ -25,7 +25,7 @@ pub struct FileSinkBuilder {
 }
 
 impl FileSink {
-    /// A builder of a sink in this folder, which is created if need be. Use it for nothing else.
+    /// Returns a builder of a sink in this folder, which is created if need be. Use it for nothing else.
     pub fn builder(folder: impl Into<PathBuf>) -> FileSinkBuilder {
         FileSinkBuilder {
             folder: folder.into(),
@@ -46,26 +46,27 @@ impl FileSink {
 }
 
 impl FileSinkBuilder {
-    /// How many letters are kept. Each takes about 100 bytes of memory.
+    /// Sets the largest number of letters. Each takes about 100 bytes of memory.
     pub const fn max_letters(mut self, letters: u64) -> Self {
         self.settings.limits.max_letters = letters;
         self
     }
 
-    /// How many bytes of letters are kept. The files may take twice that and a segment, as those that
+    /// Sets the largest total size of the letters, in bytes. The files may take twice that and a segment, as
+    /// those that
     /// are half empty are made smaller.
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.settings.limits.max_bytes = bytes;
         self
     }
 
-    /// How long letters are kept. Too old ones are not shown, and evicted when the next one is stored.
+    /// Sets the largest age of a letter. Older ones are not shown, and are evicted when the next one is stored.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.settings.limits.max_age = age;
         self
     }
 
-    /// What happens to a letter when the queue is full.
+    /// Sets the behavior of a full queue. Default: [`WhenFull::Reject`].
     pub const fn when_full(mut self, when_full: WhenFull) -> Self {
         self.settings.limits.when_full = when_full;
         self
@@ -77,27 +78,27 @@ impl FileSinkBuilder {
         self
     }
 
-    /// Whether a letter counts as stored only once it survives a loss of power. Without, it survives
+    /// Sets whether a letter counts as stored only once it survives a loss of power. Without, it survives
     /// the end of the process, and costs no `fsync`.
     pub const fn sync(mut self, sync: bool) -> Self {
         self.settings.sync = sync;
         self
     }
 
-    /// How many letters may wait to be written. More are rejected: the storage does not keep up.
+    /// Sets the largest number of letters that wait to be written. Further ones are rejected.
     pub const fn max_waiting(mut self, waiting: usize) -> Self {
         self.max_waiting = waiting;
         self
     }
 
-    /// Opens the folder: reads what is there and starts the thread that writes.
+    /// Opens the folder: reads its letters and starts the writer thread.
     ///
     /// It blocks for as long as that takes, about a second for a gigabyte: call it while the program
     /// starts, or in `spawn_blocking`.
     ///
     /// # Errors
     ///
-    /// [`DeadLetterErrorKind::Config`] when a setting has no meaning,
+    /// [`DeadLetterErrorKind::Config`] when a setting is invalid,
     /// [`Locked`](DeadLetterErrorKind::Locked) when another sink has the folder open,
     /// [`Version`](DeadLetterErrorKind::Version) when a later version of this crate has written to it,
     /// and [`Io`](DeadLetterErrorKind::Io) or [`StorageFull`](DeadLetterErrorKind::StorageFull) when the

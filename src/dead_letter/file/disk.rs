@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// The file operations of the log. A trait, so that tests can fail each of them and lose what was not synced.
 pub(super) trait Disk: Send + 'static {
-    /// The names and lengths of the files.
+    /// Returns the names of the files and their lengths in bytes.
     fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
     fn read_at(&mut self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;

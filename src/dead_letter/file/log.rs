@@ -33,12 +33,12 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
     pub(super) limits: Limits,
-    /// Above this length a new segment is begun.
+    /// Length in bytes above which a new segment is begun.
     pub(super) segment_bytes: u64,
     /// Files grow by this much at once. `fdatasync` is 2 to 4 times as fast where it overwrites allocated bytes,
     /// because the file system need not write its journal.
     pub(super) fill_bytes: u64,
-    /// Whether writes are made safe against a loss of power, not only of the process.
+    /// Whether writes are synced, so that they survive a power loss and not only a process kill.
     pub(super) sync: bool,
 }
 
@@ -85,7 +85,7 @@ impl<D: Disk> Log<D> {
         self.book.totals()
     }
 
-    /// Whether a letter of so many bytes, with those `pending`, is within the limits.
+    /// Returns whether a letter of so many bytes, with those `pending`, is within the limits.
     pub(super) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
         self.book.has_room(pending, bytes)
     }
@@ -104,11 +104,8 @@ impl<D: Disk> Log<D> {
         let segment = self.segment_to_write()?;
         let name = letters_name(segment);
         let begin = self.segments.get(segment).unwrap_or_default().length;
-        let bytes: Vec<u8> = letters
-            .iter()
-            .flat_map(|letter| &letter.line)
-            .copied()
-            .collect();
+        let lines: Vec<_> = letters.iter().map(|letter| &*letter.line).collect();
+        let bytes = lines.concat();
         let mut written = self.write(segment, &bytes);
         if written.is_ok() && self.settings.sync {
             written = self.disk.sync(&name);

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -21,6 +20,7 @@ use crate::sync::lock;
 mod config;
 mod disk;
 mod log;
+mod mailbox;
 mod open;
 mod reply;
 #[cfg(test)]
@@ -31,8 +31,9 @@ pub use self::config::FileSinkBuilder;
 
 use self::disk::Disk;
 use self::log::{Log, Pending};
+use self::mailbox::Mailbox;
 use self::reply::{Answerer, Reply, reply};
-use self::writer::{Board, Command};
+use self::writer::{Command, WriterState};
 
 /// Keeps letters in files of JSON lines, safe against a sudden end of the process or of the power.
 ///
@@ -52,9 +53,8 @@ pub struct FileSink {
 }
 
 struct Shared {
-    /// `None` once the sink is closed.
-    commands: Mutex<Option<Sender<Command>>>,
-    board: Arc<Board>,
+    commands: Arc<Mailbox<Command>>,
+    writer: Arc<WriterState>,
     next_id: AtomicU64,
     max_waiting: usize,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -64,15 +64,15 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileSnapshot {
-    /// How many letters are kept, and their bytes.
+    /// Number of stored letters, and their size in bytes.
     pub totals: Totals,
-    /// How many files of letters there are.
+    /// Number of segments.
     pub segments: u64,
     /// Their length, with letters that are gone.
     pub file_bytes: u64,
-    /// How many times letters were written and made safe, each time all that waited.
+    /// Number of group commits: each writes and syncs all letters that waited.
     pub commits: u64,
-    /// How many letters, changes and reads wait for the thread.
+    /// Number of letters, changes, and reads that wait for the writer thread.
     pub waiting: usize,
 }
 
@@ -82,19 +82,19 @@ impl FileSink {
         max_waiting: usize,
         folder_lock: L,
     ) -> Result<Self, DeadLetterError> {
-        let board = Arc::new(Board::default());
-        board.publish(&mut log, 0);
+        let writer = Arc::new(WriterState::default());
+        writer.publish(&mut log, 0);
         let next_id = AtomicU64::new(log.next_id.get());
-        let (sender, receiver) = mpsc::channel();
+        let (commands, reader) = Mailbox::new();
         let thread = thread::Builder::new().name("dead-letters".into()).spawn({
-            let board = board.clone();
-            move || writer::run(log, &receiver, &board, folder_lock)
+            let writer = writer.clone();
+            move || writer::run(log, &reader, &writer, folder_lock)
         });
         let thread = thread.map_err(|error| open::io_error("start the thread", error))?;
         Ok(Self {
             shared: Arc::new(Shared {
-                commands: Mutex::new(Some(sender)),
-                board,
+                commands,
+                writer,
                 next_id,
                 max_waiting,
                 thread: Mutex::new(Some(thread)),
@@ -102,38 +102,34 @@ impl FileSink {
         })
     }
 
-    /// The files at this moment.
+    /// Returns the files at this moment.
     pub fn snapshot(&self) -> FileSnapshot {
-        let board = &*self.shared.board;
-        let gauges = lock(&board.gauges);
+        let writer = &*self.shared.writer;
+        let gauges = lock(&writer.gauges);
         FileSnapshot {
             totals: gauges.totals,
             segments: gauges.segments,
             file_bytes: gauges.file_bytes,
             commits: gauges.commits,
-            waiting: board.waiting.load(Ordering::Relaxed),
+            waiting: writer.waiting.load(Ordering::Relaxed),
         }
     }
 
     /// Sends a command to the writer thread. Dropping the reply does not cancel it.
     fn send<T>(&self, command: impl FnOnce(Answerer<T>) -> Command) -> Reply<T> {
         let (answer, reply) = reply();
-        let command = command(answer);
-        let commands = lock(&self.shared.commands);
-        let Some(sender) = &*commands else {
-            // Outside the lock: a reply wakes user code.
-            drop(commands);
-            return reply;
-        };
-        self.shared.board.waiting.fetch_add(1, Ordering::Relaxed);
-        let unsent = sender.send(command);
-        drop(commands);
-        drop(unsent);
+        let waiting = &self.shared.writer.waiting;
+        waiting.fetch_add(1, Ordering::Relaxed);
+        if let Some(unsent) = self.shared.commands.send(command(answer)) {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            // The sink is closed. Dropping the command says so in its reply.
+            drop(unsent);
+        }
         reply
     }
 
     fn store_line(&self, letter: Pending) -> Result<Reply<()>, DeadLetterError> {
-        if self.shared.board.waiting.load(Ordering::Relaxed) >= self.shared.max_waiting {
+        if self.shared.writer.waiting.load(Ordering::Relaxed) >= self.shared.max_waiting {
             return Err(DeadLetterErrorKind::Overloaded.into());
         }
         Ok(self.send(|answer| Command::Store(letter, answer)))
@@ -166,20 +162,23 @@ where
     }
 
     fn take_events(&self) -> Vec<LetterEvent> {
-        std::mem::take(&mut lock(&self.shared.board.gauges).events)
+        std::mem::take(&mut lock(&self.shared.writer.gauges).events)
     }
 
     fn close(&self) -> SinkFuture<'_, ()> {
-        let sender = lock(&self.shared.commands).take();
+        let (answer, reply) = reply();
+        let waiting = &self.shared.writer.waiting;
+        waiting.fetch_add(1, Ordering::Relaxed);
+        let unsent = self.shared.commands.close(Some(Command::Close(answer)));
+        if unsent.is_some() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        }
         Box::pin(async move {
-            let Some(sender) = sender else {
-                return Ok(());
-            };
-            let (answer, reply) = reply();
-            self.shared.board.waiting.fetch_add(1, Ordering::Relaxed);
-            drop(sender.send(Command::Close(answer)));
-            drop(sender);
-            reply.await
+            match unsent {
+                // It was closed before.
+                Some(_) => Ok(()),
+                None => reply.await,
+            }
         })
     }
 }
@@ -224,14 +223,14 @@ where
     }
 
     fn totals(&self) -> Totals {
-        lock(&self.shared.board.gauges).totals
+        lock(&self.shared.writer.gauges).totals
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         // The thread ends when it has done what was sent.
-        drop(lock(&self.commands).take());
+        self.commands.close(None);
         let Some(thread) = lock(&self.thread).take() else {
             return;
         };

@@ -13,7 +13,7 @@ use super::disk::Disk;
 use super::log::{DAMAGED, Log, Place, Settings, changes_name, letters_name};
 use crate::event::LetterEvent;
 
-/// An error of the system while `action` was done.
+/// Returns an error of the system while `action` was done.
 pub(super) fn io_error(action: &str, error: io::Error) -> DeadLetterError {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -183,7 +183,7 @@ fn later_version(name: &str, version: u32) -> DeadLetterError {
     ))
 }
 
-/// The number in the name of a file.
+/// Returns the number in the name of a file.
 fn number(prefix: &str, name: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(".jsonl")?;
     let number = digits.parse().ok()?;

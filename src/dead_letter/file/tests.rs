@@ -1,4 +1,4 @@
-//! The log on a disk that fails, and that forgets what was not made safe.
+//! The log on a simulated disk that fails and loses data that was not synced.
 
 use std::collections::BTreeMap;
 use std::io;

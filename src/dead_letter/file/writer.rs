@@ -1,8 +1,7 @@
 //! The writer thread: takes all waiting commands and syncs them with one `fsync`.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::super::error::{DeadLetterError, DeadLetterErrorKind};
@@ -11,9 +10,9 @@ use super::super::state::letter::{Change, LetterId, Standing};
 use super::super::state::timestamp::Timestamp;
 use super::disk::Disk;
 use super::log::{Log, Pending, RawPage};
+use super::mailbox::Reader;
 use super::open::io_error;
 use super::reply::Answerer;
-use crate::clock::{BlockingClock, Clock};
 use crate::event::LetterEvent;
 use crate::sync::lock;
 
@@ -33,7 +32,7 @@ pub(super) enum Command {
 
 /// State shared by the writer thread and the handles.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct WriterState {
     /// Commands that were sent and not yet answered.
     pub(super) waiting: AtomicUsize,
     pub(super) gauges: Mutex<Gauges>,
@@ -44,12 +43,12 @@ pub(super) struct Gauges {
     pub(super) totals: Totals,
     pub(super) segments: u64,
     pub(super) file_bytes: u64,
-    /// How many times letters were made safe together.
+    /// Number of group commits.
     pub(super) commits: u64,
     pub(super) events: Vec<LetterEvent>,
 }
 
-impl Board {
+impl WriterState {
     pub(super) fn publish<D: Disk>(&self, log: &mut Log<D>, commits: u64) {
         let mut gauges = lock(&self.gauges);
         gauges.totals = log.totals();
@@ -63,14 +62,14 @@ impl Board {
 /// The most commands of one batch, and about the most bytes of letters in it.
 const MAX_COMMANDS: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
-/// How long a batch waits for writers that are expected.
+/// Time that a batch waits for expected writers.
 const LINGER: Duration = Duration::from_micros(500);
 
 /// Runs until it is closed or all handles are dropped. Holds `folder_lock` until then.
 pub(super) fn run<D: Disk, L>(
     mut log: Log<D>,
-    commands: &Receiver<Command>,
-    board: &Arc<Board>,
+    commands: &Reader<Command>,
+    writer: &WriterState,
     folder_lock: L,
 ) {
     let mut closing = Vec::new();
@@ -79,10 +78,10 @@ pub(super) fn run<D: Disk, L>(
         let Some(mut batch) = Batch::collect(commands, expected) else {
             break;
         };
-        // Without a sync there is nothing to share.
-        expected = if log.settings.sync { batch.commands } else { 0 };
         closing.append(&mut batch.closes);
-        batch.process(&mut log, board);
+        let writers = batch.process(&mut log, writer);
+        // Without a sync there is nothing to share.
+        expected = if log.settings.sync { writers } else { 0 };
     }
     log.trim();
     // The folder is unlocked before the replies are sent.
@@ -110,18 +109,14 @@ impl Batch {
     ///
     /// Writers that were answered together send their next letters within microseconds of each other. Without a
     /// short wait, the first letter would be synced alone and the others would wait for two syncs. So the batch
-    /// waits until it has as many commands as the last one, which are `expected`.
-    fn collect(commands: &Receiver<Command>, expected: usize) -> Option<Self> {
+    /// waits for as many commands as callers waited when the last one was answered, which are `expected`.
+    fn collect(commands: &Reader<Command>, expected: usize) -> Option<Self> {
+        if !commands.wait(expected.min(MAX_COMMANDS), LINGER) {
+            return None;
+        }
         let mut batch = Self::default();
-        batch.add(commands.recv().ok()?);
-        let latest = BlockingClock.now() + LINGER;
         while batch.commands < MAX_COMMANDS && batch.bytes < MAX_BYTES {
-            let mut next = commands.try_recv().ok();
-            if next.is_none() && batch.commands < expected && batch.closes.is_empty() {
-                let left = latest.saturating_duration_since(BlockingClock.now());
-                next = commands.recv_timeout(left).ok();
-            }
-            let Some(command) = next else {
+            let Some(command) = commands.next() else {
                 break;
             };
             batch.add(command);
@@ -150,8 +145,10 @@ impl Batch {
         }
     }
 
-    /// Letters first, then changes, then reads: callers wait for one before they ask for the next.
-    fn process<D: Disk>(self, log: &mut Log<D>, board: &Board) {
+    /// Processes letters first, then changes, then reads: callers wait for one before they ask for the next.
+    ///
+    /// Returns how many callers waited when it was done, those of the next batch included.
+    fn process<D: Disk>(self, log: &mut Log<D>, writer: &WriterState) -> usize {
         let commits = u64::from(!self.letters.is_empty());
         let (answers, stored) = store(log, self.letters);
         let changed = if self.changes.is_empty() {
@@ -166,9 +163,9 @@ impl Batch {
             .into_iter()
             .map(|(after, max, now, answer)| (log.page(after, max, now), answer))
             .collect();
-        board.publish(log, commits);
+        writer.publish(log, commits);
         // Relaxed: the count bounds the queue and publishes nothing.
-        board.waiting.fetch_sub(self.commands, Ordering::Relaxed);
+        let waiting = writer.waiting.fetch_sub(self.commands, Ordering::Relaxed);
         // Replies last: they wake other threads.
         for (answer, result) in answers.into_iter().zip(stored) {
             answer.answer(result);
@@ -188,6 +185,7 @@ impl Batch {
         for (page, answer) in reads {
             answer.answer(Ok(page));
         }
+        waiting
     }
 }
 

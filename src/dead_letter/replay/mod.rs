@@ -33,35 +33,35 @@ pub struct Replay<R> {
 
 type OnProgress = dyn FnMut(&Progress) + Send;
 
-/// What a replay has done.
+/// The report of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayReport {
-    /// How many letters were delivered, failed, and so on.
+    /// Number of letters by result: delivered, failed, and so on.
     pub progress: Progress,
     /// Why it ended.
     pub end: ReplayEnd,
-    /// How long it took.
+    /// Duration of the replay.
     pub elapsed: Duration,
     /// When the policy that rejected the last replay said to come back.
     pub retry_after: Option<Duration>,
 }
 
-/// What a replay would do.
+/// The plan of a replay, from a dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayPlan {
-    /// How many letters it would replay.
+    /// Number of letters that it would replay.
     pub letters: u64,
-    /// How many letters have no replay left: it would park them.
+    /// Number of letters without a replay left: it would park them.
     pub spent: u64,
-    /// How many letters cannot be read.
+    /// Number of letters that cannot be read.
     pub unreadable: u64,
     /// The first letter it would replay.
     pub first: Option<LetterId>,
     /// The last letter it would replay.
     pub last: Option<LetterId>,
-    /// How long it takes at least, at its rate.
+    /// Shortest possible duration, at its rate.
     pub takes: Duration,
 }
 
@@ -85,7 +85,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self
     }
 
-    /// How many letters may be in flight at once, 1 to 1024. With 1 they go out in their order. When
+    /// Sets the largest number of letters in flight, 1 to 1024. With 1 they are sent in order. When
     /// the process is killed, these are the ones that go out once more.
     pub const fn max_concurrent(mut self, letters: usize) -> Self {
         self.max_concurrent = letters;
@@ -99,26 +99,26 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self
     }
 
-    /// How many letters at most.
+    /// Sets the largest number of letters to replay. Default: no limit.
     pub const fn limit(mut self, letters: u64) -> Self {
         self.limit = letters;
         self
     }
 
-    /// How many failures in a row end the replay, rejections included. `u32::MAX`: none do.
+    /// Sets the number of consecutive failures, rejections included, that ends the replay. `u32::MAX`: no limit.
     pub const fn stop_after(mut self, failures: u32) -> Self {
         self.stop_after = failures;
         self
     }
 
-    /// Whether a replay that was rejected by an open circuit is tried again when the circuit may let it
+    /// Sets whether a replay that was rejected by an open circuit is tried again when the circuit may let it
     /// pass. Otherwise it ends the run.
     pub const fn wait_for_circuit(mut self, wait: bool) -> Self {
         self.wait_for_circuit = wait;
         self
     }
 
-    /// Hears how far it is, after each letter.
+    /// Sets a callback that receives the progress after each letter.
     pub fn on_progress(mut self, hear: impl FnMut(&Progress) + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(hear));
         self
@@ -133,7 +133,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
     /// # Errors
     ///
     /// [`ReplayRunning`](super::DeadLetterErrorKind::ReplayRunning) when this queue is being replayed
-    /// already, [`Config`](super::DeadLetterErrorKind::Config) when a setting has no meaning, and
+    /// already, [`Config`](super::DeadLetterErrorKind::Config) when a setting is invalid, and
     /// what the sink says. Failed attempts are no error of the run.
     ///
     /// # Cancel safety
@@ -152,7 +152,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         .await
     }
 
-    /// As [`run`](Self::run), for attempts that are calls through policies. What a policy rejected was
+    /// Like [`run`](Self::run), for attempts that are calls through policies. What a policy rejected was
     /// not executed: it does not count as a replay of the letter, which is tried again after the time that
     /// the policy says.
     ///
@@ -168,11 +168,11 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self.drive(attempt, |result| judge(&result)).await
     }
 
-    /// Finds out what a run would do, without doing it.
+    /// Computes the plan of a run without sending anything.
     ///
     /// # Errors
     ///
-    /// When the sink cannot be read or a setting has no meaning.
+    /// When the sink cannot be read or a setting is invalid.
     pub async fn dry_run(self) -> Result<ReplayPlan, DeadLetterError> {
         self.check()?;
         let store = self.inner.store()?;
@@ -246,7 +246,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
     }
 }
 
-/// What the result of a call through policies means for its letter.
+/// Converts the result of a call through policies to the result of a replay.
 pub(super) fn judge<T, E: Display>(result: &Result<T, Error<E>>) -> Attempted {
     match result {
         Ok(_) => Attempted::Delivered,

@@ -128,11 +128,11 @@ enum Stage<'a, Fut> {
     /// The replay is counted.
     Beginning(ChangeFuture<'a>),
     Attempting(Pin<Box<Fut>>),
-    /// What became of it is recorded.
+    /// Its result is recorded.
     Settling(ChangeFuture<'a>, Attempted, bool),
 }
 
-/// How a flight ended.
+/// The result of a replayed letter.
 enum Landing {
     Parked,
     /// The letter was gone when the replay began.
@@ -174,7 +174,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         left && !self.is_stopping()
     }
 
-    /// Drives what is in flight. Returns whether something landed.
+    /// Polls the replays in flight. Returns whether one ended.
     fn poll_flights(
         &mut self,
         cx: &mut Context<'_>,
@@ -291,7 +291,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         begun
     }
 
-    /// Whether the rate allows a letter now, which counts as begun then. Otherwise the task is woken
+    /// Returns whether the rate allows a letter now, which counts as begun then. Otherwise the task is woken
     /// when it does.
     fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let due = self.pacer.due().max(self.held_until);

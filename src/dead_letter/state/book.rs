@@ -26,13 +26,13 @@ pub(crate) struct Entry<P> {
     pub(crate) standing: Standing,
 }
 
-/// How much is kept at the moment.
+/// Totals of the stored letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
     /// The number of letters, parked ones included.
     pub letters: u64,
-    /// How many of them are parked.
+    /// Number of parked letters among them.
     pub parked: u64,
     /// The bytes that they take; 0 where that is not known.
     pub bytes: u64,
@@ -50,7 +50,7 @@ impl Totals {
     }
 }
 
-/// What a change did.
+/// The effect of a change.
 pub(crate) enum Changed<P> {
     /// There is no such letter.
     Unknown,
@@ -72,7 +72,7 @@ impl<P> Book<P> {
         }
     }
 
-    /// Whether a letter of so many bytes may be added to what is kept and `pending`, a number of letters
+    /// Returns whether a letter of so many bytes may be added to what is kept and `pending`, a number of letters
     /// and their bytes. When the oldest are evicted for it, it may, unless it alone is too large.
     pub(crate) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
         match self.limits.when_full {
@@ -109,7 +109,7 @@ impl<P> Book<P> {
         self.entries.get_mut(&id).map(|entry| &mut entry.place)
     }
 
-    /// Sets how a letter stands. Unknown letters are ignored.
+    /// Sets the standing of a letter. Unknown letters are ignored.
     pub(crate) fn set_standing(&mut self, id: LetterId, standing: Standing) {
         if let Some(entry) = self.entries.get_mut(&id) {
             self.parked -= u64::from(entry.standing.parked);
@@ -163,7 +163,7 @@ impl<P> Book<P> {
         evicted
     }
 
-    /// The letters after `after` that are not too old at `now`, oldest first.
+    /// Returns the letters after `after` that are not too old at `now`, oldest first.
     pub(crate) fn after(
         &self,
         after: Option<LetterId>,
@@ -176,7 +176,7 @@ impl<P> Book<P> {
             .map(|(&id, entry)| (id, entry))
     }
 
-    /// All letters, oldest first.
+    /// Returns all letters, oldest first.
     #[cfg(feature = "dead-letter-file")]
     pub(crate) fn all(&self) -> impl Iterator<Item = (LetterId, &Entry<P>)> {
         self.entries.iter().map(|(&id, entry)| (id, entry))

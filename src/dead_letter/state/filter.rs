@@ -38,7 +38,7 @@ pub struct Filter<R> {
 type Predicate<R> = dyn Fn(&Letter<R>) -> bool + Send + Sync;
 
 impl<R> Filter<R> {
-    /// All letters.
+    /// Returns a filter that matches all letters.
     pub fn new() -> Self {
         Self {
             reason: None,
@@ -127,7 +127,7 @@ impl<R> Filter<R> {
         self
     }
 
-    /// Whether the letter meets all conditions at the time `now`.
+    /// Returns whether the letter meets all conditions at the time `now`.
     pub fn matches(&self, letter: &Letter<R>, now: Timestamp) -> bool {
         let age = now.saturating_duration_since(letter.stored_at());
         let is = |wanted: &Option<String>, value: Option<&str>| {
@@ -154,17 +154,17 @@ impl<R> Filter<R> {
             && self.matching.as_ref().is_none_or(|matches| matches(letter))
     }
 
-    /// Whether only parked letters can meet it.
+    /// Returns whether only parked letters can meet it.
     pub(crate) fn wants_parked(&self) -> bool {
         self.parked == Some(true)
     }
 
-    /// The letter after which the first one can be.
+    /// Returns the letter after which the first one can be.
     pub(crate) fn begins_after(&self) -> Option<LetterId> {
         self.ids.start().checked_sub(1).map(LetterId::new)
     }
 
-    /// How many letters can meet it at most.
+    /// Returns an upper bound for the number of letters that match.
     pub(crate) fn ids_wanted(&self) -> usize {
         let wanted = self.ids.end().saturating_sub(*self.ids.start());
         usize::try_from(wanted)
@@ -172,7 +172,7 @@ impl<R> Filter<R> {
             .saturating_add(1)
     }
 
-    /// The last letter that can meet it.
+    /// Returns the last letter that can meet it.
     pub(crate) fn ends_with(&self) -> LetterId {
         LetterId::new(*self.ids.end())
     }

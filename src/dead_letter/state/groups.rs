@@ -26,9 +26,9 @@ pub enum GroupBy {
 pub struct Group {
     /// The common value; empty for letters without a key or tag.
     pub name: String,
-    /// How many there are, parked ones included.
+    /// Number of letters, parked ones included.
     pub letters: u64,
-    /// How many of them are parked.
+    /// Number of parked letters among them.
     pub parked: u64,
     /// When the oldest was stored.
     pub oldest: Timestamp,
@@ -78,7 +78,7 @@ impl Groups {
         }
     }
 
-    /// The groups, the largest first, equal ones by name.
+    /// Returns the groups, the largest first, equal ones by name.
     pub(crate) fn into_sorted(self) -> Vec<Group> {
         let mut groups: Vec<_> = self.groups.into_values().collect();
         groups.sort_by_key(|group| Reverse(group.letters));

@@ -13,12 +13,12 @@ use crate::error::Error;
 pub struct LetterId(u64);
 
 impl LetterId {
-    /// The letter with this number.
+    /// Returns the letter with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -57,7 +57,7 @@ pub struct NewLetter<R> {
     pub reason: Cow<'static, str>,
     /// The text of the error.
     pub error: String,
-    /// How many attempts were made.
+    /// Number of attempts.
     pub attempts: u32,
     /// When the first attempt failed.
     pub first_failed_at: Option<Timestamp>,
@@ -73,7 +73,7 @@ pub struct NewLetter<R> {
 }
 
 impl<R> NewLetter<R> {
-    /// A letter with the reason `failed` and no error text.
+    /// Returns a letter with the reason `failed` and no error text.
     pub fn new(request: R) -> Self {
         Self {
             request,
@@ -88,7 +88,7 @@ impl<R> NewLetter<R> {
         }
     }
 
-    /// A letter for a call that ended with `error`. The reason is `failed`, `timed_out`, or the
+    /// Returns a letter for a call that ended with `error`. The reason is `failed`, `timed_out`, or the
     /// identifier of the rejection, such as `circuit_open`; the text is that of the operation's own
     /// error, or of the policy's.
     pub fn of_error<E: Display>(request: R, error: &Error<E>) -> Self {
@@ -135,7 +135,7 @@ impl<R> NewLetter<R> {
         self
     }
 
-    /// Sets what the request was about.
+    /// Sets the key: the subject of the request, such as an order.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
@@ -156,7 +156,7 @@ impl<R> NewLetter<R> {
         self
     }
 
-    /// The letter as it is stored.
+    /// Returns the letter as it is stored.
     pub(crate) fn seal(
         self,
         id: LetterId,
@@ -191,7 +191,7 @@ pub struct Letter<R> {
     standing: Standing,
 }
 
-/// What never changes about a letter.
+/// The immutable part of a letter.
 pub(crate) struct Content<R> {
     pub(crate) id: LetterId,
     pub(crate) reason: Cow<'static, str>,
@@ -206,10 +206,10 @@ pub(crate) struct Content<R> {
     pub(crate) request: R,
 }
 
-/// What replays change about a letter.
+/// The mutable part of a letter, changed by replays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// How many replays were begun, without those that were not executed.
+    /// Number of replays begun, without those that were not executed.
     pub(crate) replays: u32,
     pub(crate) parked: bool,
     pub(crate) last_replay: Option<Box<FailedReplay>>,
@@ -239,7 +239,7 @@ impl<R> Letter<R> {
         &self.content
     }
 
-    /// The letter as it stands now.
+    /// Returns the letter with its current standing.
     pub(crate) fn with(mut self, standing: Standing) -> Self {
         self.standing = standing;
         self
@@ -250,12 +250,12 @@ impl<R> Letter<R> {
         self.standing.replays = replays;
     }
 
-    /// The number of the letter in its queue.
+    /// Returns the number of the letter in its queue.
     pub fn id(&self) -> LetterId {
         self.content.id
     }
 
-    /// The request.
+    /// Returns the request.
     pub fn request(&self) -> &R {
         &self.content.request
     }
@@ -265,64 +265,64 @@ impl<R> Letter<R> {
         &self.content.reason
     }
 
-    /// The text of the error that the letter was stored with.
+    /// Returns the text of the error that the letter was stored with.
     pub fn error(&self) -> &str {
         &self.content.error
     }
 
-    /// How many attempts were made before the letter was stored.
+    /// Returns the number of attempts before the letter was stored.
     pub fn attempts(&self) -> u32 {
         self.content.attempts
     }
 
-    /// When the first attempt failed.
+    /// Returns the time at which the first attempt failed.
     pub fn first_failed_at(&self) -> Timestamp {
         self.content.first_failed_at
     }
 
-    /// When the last attempt before the letter was stored failed.
+    /// Returns the time at which the last attempt failed before the letter was stored.
     pub fn last_failed_at(&self) -> Timestamp {
         self.content.last_failed_at
     }
 
-    /// When the letter was stored. Its age counts from here.
+    /// Returns the time at which the letter was stored. Its age counts from then.
     pub fn stored_at(&self) -> Timestamp {
         self.content.stored_at
     }
 
-    /// What the request was about.
+    /// Returns the key: the subject of the request, such as an order.
     pub fn key(&self) -> Option<&str> {
         self.content.key.as_deref()
     }
 
-    /// The value of a tag.
+    /// Returns the value of a tag.
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.content.tags.get(name).map(String::as_str)
     }
 
-    /// All tags.
+    /// Returns all tags.
     pub fn tags(&self) -> &BTreeMap<String, String> {
         &self.content.tags
     }
 
-    /// The key to send with every replay, always the same, so that the receiver can tell repetitions.
+    /// Returns the key to send with every replay, always the same, so that the receiver can tell repetitions.
     pub fn idempotency_key(&self) -> &str {
         &self.content.idempotency_key
     }
 
-    /// How many replays were begun so far, the current one included, without those that were rejected
+    /// Returns the number of replays begun so far, the current one included, without those that were rejected
     /// before they were executed.
     pub fn replays(&self) -> u32 {
         self.standing.replays
     }
 
-    /// Whether the letter has used up its replays, or was parked by hand. Parked letters are kept and
+    /// Returns whether the letter has used up its replays, or was parked by hand. Parked letters are kept and
     /// not replayed.
     pub fn is_parked(&self) -> bool {
         self.standing.parked
     }
 
-    /// The last replay that failed; `None` when none has.
+    /// Returns the last replay that failed; `None` when none has.
     pub fn last_replay(&self) -> Option<&FailedReplay> {
         self.standing.last_replay.as_deref()
     }
@@ -358,13 +358,13 @@ impl<R> fmt::Debug for Letter<R> {
     }
 }
 
-/// What happens to a stored letter.
+/// A change to a stored letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
     /// A replay begins: one more is counted. It need not survive a loss of power.
     Begin,
-    /// The replay that began was not executed: it is not counted.
+    /// Undoes the count of the current replay, which was not executed.
     NotExecuted,
     /// The replay failed.
     #[non_exhaustive]
@@ -391,14 +391,14 @@ impl Change {
         Self::Failed { at, error, park }
     }
 
-    /// Whether the letter is gone after it.
+    /// Returns whether the letter is gone after it.
     pub const fn removes(&self) -> bool {
         matches!(self, Self::Delivered | Self::Discard)
     }
 }
 
 impl Standing {
-    /// The standing after `change`, which does not remove the letter.
+    /// Sets the standing after `change`, which does not remove the letter.
     pub(crate) fn after(mut self, change: &Change) -> Self {
         match change {
             Change::Begin => self.replays = self.replays.saturating_add(1),

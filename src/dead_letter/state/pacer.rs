@@ -21,7 +21,7 @@ impl Pacer {
     /// Covers late timers, and one time slice of a busy machine.
     const SLACK: Duration = Duration::from_millis(20);
 
-    /// So many letters a second, the first one at `now`.
+    /// Creates a pacer of this many letters a second, the first one at `now`.
     pub(crate) fn new(rate: f64, now: Instant) -> Self {
         // As saturating: an interval longer than the clock can count never ends.
         let interval = (1e9 / rate) as u64;
@@ -33,7 +33,7 @@ impl Pacer {
         }
     }
 
-    /// When the next letter is due.
+    /// Returns the instant at which the next letter is due.
     pub(crate) fn due(&self) -> Instant {
         self.base.after((self.sent as f64 * 1e9 / self.rate) as u64)
     }

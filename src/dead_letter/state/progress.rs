@@ -1,4 +1,4 @@
-//! What a replay has done, and when it stops.
+//! Progress of a replay, and the rules that stop it.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::letter::LetterId;
 use crate::error::Reason;
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -42,7 +42,7 @@ pub enum ReplayEnd {
 }
 
 impl ReplayEnd {
-    /// The reason as an identifier for logs and metrics, such as `circuit_open`.
+    /// Returns the reason as an identifier for logs and metrics, such as `circuit_open`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -59,7 +59,7 @@ impl fmt::Display for ReplayEnd {
     }
 }
 
-/// How one replay ended.
+/// The result of one replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Attempted {
     Delivered,
@@ -89,7 +89,7 @@ pub(crate) struct Rules {
 }
 
 impl Campaign {
-    /// How long to wait after a rejection that says nothing about it.
+    /// Wait after a rejection without a `retry_after`.
     const PAUSE: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(rules: Rules) -> Self {
@@ -102,7 +102,7 @@ impl Campaign {
         }
     }
 
-    /// Whether a letter with so many replays has none left.
+    /// Returns whether a letter with so many replays has none left.
     pub(crate) const fn is_spent(&self, replays: u32) -> bool {
         replays >= self.rules.max_replays
     }

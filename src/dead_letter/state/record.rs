@@ -47,7 +47,7 @@ fn seal(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     Ok(line)
 }
 
-/// Whether the checksum of a record, given without its line break, is correct.
+/// Returns whether the checksum of a record, given without its line break, is correct.
 pub(crate) fn is_intact(line: &[u8]) -> bool {
     let Some(rest) = line.get(COVERED..) else {
         return false;
@@ -93,7 +93,7 @@ struct LetterIn<'a> {
     request: &'a RawValue,
 }
 
-/// The line of a letter.
+/// Returns the line of a letter.
 pub(crate) fn encode<R: Serialize>(content: &Content<R>) -> Result<Vec<u8>, serde_json::Error> {
     seal(&LetterOut {
         v: VERSION,
@@ -111,7 +111,7 @@ pub(crate) fn encode<R: Serialize>(content: &Content<R>) -> Result<Vec<u8>, serd
     })
 }
 
-/// The letter of an intact line.
+/// Returns the letter of an intact line.
 pub(crate) fn decode<R: de::DeserializeOwned>(line: &[u8]) -> Result<Letter<R>, serde_json::Error> {
     let letter: LetterIn<'_> = serde_json::from_slice(line)?;
     Ok(Letter::of_content(Content {
@@ -129,7 +129,7 @@ pub(crate) fn decode<R: de::DeserializeOwned>(line: &[u8]) -> Result<Letter<R>, 
     }))
 }
 
-/// The first line of a segment. It keeps the next number when all letters are gone.
+/// Returns the first line of a segment. It keeps the next number when all letters are gone.
 pub(crate) fn header(next_id: LetterId) -> Vec<u8> {
     #[derive(Serialize)]
     struct Header {
@@ -143,7 +143,7 @@ pub(crate) fn header(next_id: LetterId) -> Vec<u8> {
     seal(&header).unwrap_or_default()
 }
 
-/// What a queue needs to know of an intact line of a segment, without the request.
+/// Metadata of an intact line of a segment, without the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
     Header { next_id: LetterId },
@@ -159,7 +159,7 @@ pub(crate) enum Unusable {
     Unknown,
 }
 
-/// Reads what an intact line of a segment is.
+/// Parses an intact line of a segment.
 pub(crate) fn head(line: &[u8]) -> Result<Head, Unusable> {
     #[derive(Deserialize)]
     struct Fields {
@@ -202,7 +202,7 @@ pub(crate) enum State {
     Gone(Gone),
 }
 
-/// What became of a letter.
+/// The fate of a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gone {
     Delivered,
@@ -282,7 +282,7 @@ pub(crate) fn read_change(line: &[u8]) -> Result<(LetterId, State), Unusable> {
 #[cfg_attr(docsrs, doc(cfg(feature = "dead-letter-file")))]
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 

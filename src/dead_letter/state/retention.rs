@@ -1,10 +1,10 @@
-//! How much is kept, and what happens at the limit.
+//! Limits of stored letters, and the behavior at the limit.
 
 use std::time::Duration;
 
 use super::timestamp::Timestamp;
 
-/// What a full queue does with a new letter.
+/// The behavior of a full queue on a new letter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenFull {
@@ -15,7 +15,7 @@ pub enum WhenFull {
     EvictOldest,
 }
 
-/// How much is kept.
+/// Limits of stored letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) max_letters: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Whether a letter that was stored at `stored_at` is too old at `now`.
+    /// Returns whether a letter that was stored at `stored_at` is too old at `now`.
     pub(crate) fn is_expired(&self, stored_at: Timestamp, now: Timestamp) -> bool {
         now.saturating_duration_since(stored_at) >= self.max_age
     }

@@ -35,7 +35,7 @@ impl Segments {
         self.segments.remove(&number);
     }
 
-    /// The segment that is written to.
+    /// Returns the segment that is written to.
     pub(crate) fn active(&self) -> Option<(u64, Segment)> {
         self.segments
             .last_key_value()
@@ -62,21 +62,21 @@ impl Segments {
         });
     }
 
-    /// Changes what is known of a segment.
+    /// Updates the totals of a segment.
     pub(crate) fn update(&mut self, number: u64, change: impl FnOnce(&mut Segment)) {
         if let Some(segment) = self.segments.get_mut(&number) {
             change(segment);
         }
     }
 
-    /// A segment that is not written to and holds no letter any more.
+    /// Returns a segment that is not written to and holds no letter any more.
     pub(crate) fn finished(&self) -> Option<u64> {
         self.inactive()
             .find(|(_, segment)| segment.letters == 0)
             .map(|(number, _)| number)
     }
 
-    /// A segment that is not written to and more than half of which are letters that are gone.
+    /// Returns a segment that is not written to and more than half of which are letters that are gone.
     pub(crate) fn wasteful(&self) -> Option<u64> {
         self.inactive()
             .find(|(_, segment)| segment.bytes < segment.length / 2)
@@ -95,7 +95,7 @@ impl Segments {
         self.segments.len() as u64
     }
 
-    /// The bytes of the lines of all segments.
+    /// Returns the bytes of the lines of all segments.
     pub(crate) fn length(&self) -> u64 {
         self.segments.values().map(|segment| segment.length).sum()
     }

@@ -23,7 +23,7 @@ pub(crate) struct Machine {
     first_free: usize,
 }
 
-/// How many nodes are ejected, and how many may be.
+/// Number of ejected nodes, and the largest number allowed.
 struct EjectionCounts {
     members: usize,
     ejected: usize,
@@ -81,7 +81,7 @@ impl Machine {
             .filter(|record| Arc::ptr_eq(&record.stats, stats))
     }
 
-    /// The records with their indices.
+    /// Returns the records with their indices.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record)> {
         let records = self.records.iter().enumerate();
         records.filter_map(|(index, record)| Some((index as u32, record.as_ref()?)))
@@ -386,8 +386,8 @@ impl Machine {
         }
     }
 
-    /// Whether slow start applies to the new nodes of a priority: not if most nodes are new, nor if calls are so rare
-    /// that a small share of them would be none.
+    /// Returns whether slow start applies to the new nodes of a priority: not if most nodes are new, nor if calls
+    /// are so rare that a small share of them would be none.
     pub(crate) fn warms_up(&self, new: usize, available: usize) -> bool {
         let has_traffic = self.rate.is_none_or(|rate| rate >= 1.0);
         new > 0 && new * 2 <= available && has_traffic

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::instant::{Instant, nanos};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A moving average of latencies that forgets with time, not with the number of samples.
+/// A moving average of latencies that decays with time, not with the number of samples.
 ///
 /// A sample weighs about `1 − exp(−t / decay)`, where `t` is the time since the sample before it. Without new
 /// samples the average decays towards zero, so a node that was slow is tried again.
@@ -123,7 +123,7 @@ impl Latency {
         Some((average * decay.left_after(idle)).max(1.0))
     }
 
-    /// Forgets all samples.
+    /// Discards all samples.
     pub(crate) fn clear(&self) {
         self.average.store(UNKNOWN, Ordering::Relaxed);
     }

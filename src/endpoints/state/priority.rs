@@ -1,4 +1,4 @@
-//! How calls are spread over priorities.
+//! Distribution of calls over priorities.
 
 /// Nodes of one priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub(crate) struct Record {
     /// Distinguishes the node from all others of the process.
     pub(crate) number: u32,
     pub(crate) standing: Standing,
-    /// How many times it was ejected, less one for each healthy interval since.
+    /// Number of ejections, less one for each healthy interval since.
     pub(crate) times: u32,
     /// Whether it was ejected since the last sweep.
     pub(super) was_ejected: bool,
@@ -72,22 +72,22 @@ impl Record {
         }
     }
 
-    /// Whether it is part of the set, and not drained.
+    /// Returns whether it is part of the set, and not drained.
     pub(crate) const fn is_member(&self) -> bool {
         !self.is_drained && !self.is_leaving
     }
 
-    /// Whether it was removed and no call is in flight on it.
+    /// Returns whether it was removed and no call is in flight on it.
     pub(crate) fn is_gone(&self) -> bool {
         self.is_leaving && self.stats.is_idle()
     }
 
-    /// Whether nothing but an ejection keeps calls away.
+    /// Returns whether nothing but an ejection keeps calls away.
     pub(crate) fn is_fit(&self, now: Instant) -> bool {
         self.is_member() && !self.is_unhealthy && self.parked_until <= now
     }
 
-    /// Whether it takes calls.
+    /// Returns whether it takes calls.
     pub(crate) fn is_available(&self, now: Instant) -> bool {
         self.is_fit(now) && self.standing == Standing::Admitted
     }

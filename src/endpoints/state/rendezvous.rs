@@ -27,7 +27,7 @@ impl Hasher for Fnv {
     }
 }
 
-/// The score of a node for a key: of all nodes, each is the highest one for a share of the keys that is
+/// Returns the score of a node for a key: of all nodes, each is the highest one for a share of the keys that is
 /// proportional to its weight ("Weighted Distributed Hash Tables", Schindelhauer and Schomaker 2005).
 pub(crate) fn score(key: u64, node: u64, weight: f64) -> f64 {
     const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
@@ -36,7 +36,7 @@ pub(crate) fn score(key: u64, node: u64, weight: f64) -> f64 {
     weight / -unit.ln()
 }
 
-/// A number of 53 bits that orders nodes of equal weight as [`score`] does.
+/// Returns a number of 53 bits that orders nodes of equal weight as [`score`] does.
 pub(crate) const fn draw(key: u64, node: u64) -> u64 {
     mix(key ^ node) >> 11
 }

@@ -21,7 +21,7 @@ pub(crate) struct Routes {
     probes: Vec<(u32, Entry)>,
     /// Whether the fast path applies: one priority with at least two nodes, no slow start, and no probe.
     is_plain: bool,
-    /// How long a probe may take before another call may be the probe, in nanoseconds.
+    /// Lease of a probe, in nanoseconds: after it, another call may be the probe.
     lease: u64,
     slow_start: SlowStart,
 }
@@ -172,7 +172,7 @@ impl Routes {
     }
 }
 
-/// Whether a call may probe this node. A call with a key may only if the key will belong to the node.
+/// Returns whether a call may probe this node. A call with a key may only if the key will belong to the node.
 fn is_node_of_key(
     priority: u32,
     entry: &Entry,

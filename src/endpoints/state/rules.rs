@@ -8,7 +8,7 @@ use crate::instant::nanos;
 /// The most candidates that one pick compares.
 pub(crate) const MAX_CHOICES: usize = 16;
 
-/// How a node is picked for calls without a key.
+/// The rule that picks a node for calls without a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strategy {
     /// The best of so many random nodes.
@@ -46,7 +46,7 @@ pub(crate) struct Rules {
 /// Ejects nodes whose success rate is far below that of the others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SuccessRate {
-    /// How many standard deviations below the mean.
+    /// Number of standard deviations below the mean.
     pub(crate) deviations: f64,
     /// Nodes that are compared have made at least so many calls in the interval,
     pub(crate) min_calls: u64,
@@ -62,7 +62,7 @@ pub(crate) struct FailureShare {
 }
 
 impl Rules {
-    /// The length of the ejection number `times` in a row, in nanoseconds, without jitter:
+    /// Returns the length of the ejection number `times` in a row, in nanoseconds, without jitter:
     /// `min(base × times, max(base, max))`.
     pub(crate) fn ejection(&self, times: u32) -> u64 {
         let base = nanos(self.base_ejection);

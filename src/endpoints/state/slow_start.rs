@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
 
-/// How nodes are warmed up.
+/// The slow start of nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlowStart {
     /// Nanoseconds; zero for none.
@@ -40,7 +40,7 @@ impl SlowStart {
         share.max(self.min)
     }
 
-    /// When the start of a node is over.
+    /// Returns the end of the slow start of a node.
     pub(crate) const fn ends_at(self, since: Instant) -> Instant {
         since.after(self.window)
     }

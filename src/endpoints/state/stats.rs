@@ -99,12 +99,12 @@ impl NodeStats {
         self.load.fetch_and(!CLOSED, Ordering::AcqRel);
     }
 
-    /// Whether it takes no calls.
+    /// Returns whether it takes no calls.
     pub(crate) fn is_closed(&self) -> bool {
         self.load.load(Ordering::Acquire) & CLOSED != 0
     }
 
-    /// Whether it takes no calls and has none in flight.
+    /// Returns whether it takes no calls and has none in flight.
     pub(crate) fn is_idle(&self) -> bool {
         self.load.load(Ordering::Acquire) == CLOSED
     }

@@ -19,7 +19,6 @@ use crate::rng::{Stream, unit};
 pub(crate) struct Entry {
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) index: u32,
-    pub(crate) number: u32,
     pub(super) weight: f64,
     /// One over the weight.
     per_weight: f64,
@@ -34,7 +33,6 @@ impl Entry {
         Self {
             stats: record.stats.clone(),
             index,
-            number: record.number,
             weight: record.weight,
             per_weight: record.weight.recip(),
             hash: record.hash,
@@ -128,7 +126,7 @@ impl Tier {
         }
     }
 
-    /// Whether a node takes this call. In slow start, it does with the probability that is its share.
+    /// Returns whether a node takes this call. In slow start, it does with the probability that is its share.
     #[inline]
     fn takes(&self, entry: &Entry, request: &mut PickRequest, slow_start: SlowStart) -> bool {
         match entry.new_since {
@@ -139,7 +137,7 @@ impl Tier {
         }
     }
 
-    /// The best of a few random nodes, by latency × (calls in flight + 1) / weight.
+    /// Returns the best of a few random nodes, by latency × (calls in flight + 1) / weight.
     #[inline]
     fn least_loaded(
         &self,
@@ -180,7 +178,7 @@ impl Tier {
         self.entries.get(best)
     }
 
-    /// The fast path of [`least_loaded`](Self::least_loaded), for two choices: no loops, no arrays.
+    /// Fast path of [`least_loaded`](Self::least_loaded), for two choices: no loops, no arrays.
     #[inline]
     pub(super) fn better_of_two(&self, request: &mut PickRequest) -> &Entry {
         let (first, second) = request.random.two_below(self.entries.len());

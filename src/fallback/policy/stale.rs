@@ -69,7 +69,7 @@ impl<T, Op: Operation<Value = MaybeStale<T>>> Future for StaleFuture<'_, T, Op> 
 }
 
 impl<T> Inner<T> {
-    /// Remembers a good value, or replaces an error.
+    /// Stores a good value, or replaces an error.
     fn after<Op: Operation<Value = MaybeStale<T>>>(
         &self,
         mut outcome: Outcome<MaybeStale<T>, Op::Error>,

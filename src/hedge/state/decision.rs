@@ -1,4 +1,4 @@
-//! What follows the end of a copy, and whether another one may be launched.
+//! Decisions of a hedge: after the end of a copy, and whether to launch another one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::event::NotSent;
 use crate::instant::Instant;
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-/// What the end of a copy means for its call.
+/// The effect of the end of a copy on its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::hedge) enum Fate {
     /// It is the answer of the call.
@@ -20,7 +20,7 @@ pub(in crate::hedge) enum Fate {
     Throttled(Option<Duration>),
 }
 
-/// Returns what a result means for its call. An answer is a result that no other attempt would improve, from a
+/// Classifies a result for its call. An answer is a result that no other attempt would improve, from a
 /// dependency that is not failing.
 pub(in crate::hedge) fn judge<T, E>(result: &Result<T, Error<E>>, verdict: &Verdict) -> Fate {
     match result {
@@ -45,7 +45,7 @@ pub(in crate::hedge) fn judge<T, E>(result: &Result<T, Error<E>>, verdict: &Verd
     }
 }
 
-/// Whether this is the verdict of an answer.
+/// Returns whether this is the verdict of an answer.
 #[inline]
 pub(in crate::hedge) fn is_good(verdict: &Verdict) -> bool {
     !verdict.is_retryable() && verdict.health() != Health::Unhealthy
@@ -66,7 +66,7 @@ pub(in crate::hedge) struct Due {
 }
 
 impl Due {
-    /// Whether a copy may be launched at `at`, apart from the budget.
+    /// Returns whether a copy may be launched at `at`, apart from the budget.
     pub(in crate::hedge) fn may_launch(&self, at: Instant) -> Result<(), NotSent> {
         if !self.repeatable {
             Err(NotSent::NotRepeatable)

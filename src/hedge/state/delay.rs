@@ -13,7 +13,7 @@ pub(in crate::hedge) struct LatencyDelay {
     /// As the bits of an `f64`.
     quantile: AtomicU64,
     min_calls: u64,
-    /// How long a computed delay holds.
+    /// Time for which a computed delay is used.
     holds_nanos: u64,
     /// The delay; [`UNKNOWN`] while too few latencies are known.
     delay: AtomicU64,
@@ -73,7 +73,7 @@ impl LatencyDelay {
         }
     }
 
-    /// As [`get`](Self::get), computed from all latencies that are known. Changes nothing.
+    /// Like [`get`](Self::get), computed from all latencies that are known. Changes nothing.
     pub(in crate::hedge) fn peek(&self, now: Instant) -> Option<u64> {
         let (delay, known) = self.histogram.quantile(now, self.quantile());
         delay.filter(|_| known >= self.min_calls)

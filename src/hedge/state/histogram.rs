@@ -47,13 +47,13 @@ const LONGEST: u64 = 3;
 const BUCKETS: usize = index(LONGEST) + 1;
 const NO_RANGE: u64 = (u32::MAX as u64) << 32;
 
-/// The bucket of a latency.
+/// Returns the bucket of a latency.
 const fn index(nanos: u64) -> usize {
     let shift = (nanos | 1 << FINENESS).ilog2() - FINENESS;
     ((shift as usize) << FINENESS) + (nanos >> shift) as usize
 }
 
-/// The shortest latency of a bucket.
+/// Returns the shortest latency of a bucket.
 const fn start(index: usize) -> u64 {
     let shift = (index >> FINENESS).saturating_sub(1);
     ((index - (shift << FINENESS)) as u64) << shift
@@ -171,7 +171,7 @@ impl Histogram {
     }
 }
 
-/// The buckets of the windows added up.
+/// Returns the buckets of the windows added up.
 fn totals(windows: &[Option<&Window>; 2]) -> impl Iterator<Item = Total> {
     (0..BUCKETS).map(move |at| {
         let mut total = Total::EMPTY;
@@ -260,7 +260,7 @@ impl Total {
         self.longest = self.longest.max(range as u32);
     }
 
-    /// The latency that a part of those in the bucket does not exceed.
+    /// Returns the latency that a part of those in the bucket does not exceed.
     fn between(&self, index: usize, part: f64) -> u64 {
         // A thread may have counted a latency and another one cleared its range since.
         let shortest = self.shortest.min(self.longest);

@@ -38,7 +38,7 @@ fn loom_one_of_two_threads_begins_a_window() {
         };
         histogram.record(later, 1, false);
         other.join().unwrap();
-        // What is recorded during the rotation may be lost; the window before it is not.
+        // A sample recorded during the rotation may be lost; the window before it is not.
         assert!((1..=3).contains(&histogram.known(later)));
         assert_eq!(histogram.known(Instant::from_nanos(305)), 0);
     });

@@ -48,7 +48,7 @@ impl<P> Pipeline<P> {
 }
 
 impl<'a, P> With<'a, P> {
-    /// As [`Pipeline::around`], with these options.
+    /// Like [`Pipeline::around`], with these options.
     pub const fn around<S>(&self, stack: S) -> Around<'a, P, S> {
         Around {
             pipeline: self.pipeline,

@@ -77,7 +77,7 @@ impl<P> Pipeline<P> {
         self
     }
 
-    /// Returns the pipeline with an observer, in place of the one before. It hears the events of all layers,
+    /// Returns the pipeline with an observer, in place of the one before. It receives the events of all layers,
     /// and the end of each call, for which the clock is read at the start and at the end.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {

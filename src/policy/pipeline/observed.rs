@@ -12,7 +12,8 @@ use crate::clock::{ClockHandle, blocking};
 use crate::error::Error;
 use crate::event::{Ending, Event, Observer, Panics};
 use crate::instant::Instant;
-use crate::policy::{Context, Operation, Outcome, Run, Tried};
+use crate::policy::operation::forward_attempts;
+use crate::policy::{Context, Operation, Outcome, Run};
 
 /// The observer of a pipeline. Events get the pipeline's name on their way to it.
 #[derive(Clone)]
@@ -119,11 +120,11 @@ where
 pub struct ObservedCall<'a, Op: Operation> {
     clock: ClockHandle,
     start: Instant,
-    /// How many attempts this call had made when it came to the pipeline.
+    /// Number of attempts that layers outside the pipeline had made before this call.
     before: u32,
     op: Op,
     observer: &'a PipelineObserver,
-    /// How the call ends if this is dropped now.
+    /// The ending to report if this is dropped now.
     ending: Ending,
     /// When it ended; `None` for now.
     end: Option<Instant>,
@@ -219,19 +220,11 @@ impl<'o, Op: Operation> Operation for Observed<'o, Op> {
         self.observer
     }
 
-    #[inline(always)]
-    fn started(self) -> u32 {
-        self.op.started()
-    }
+    forward_attempts!();
 
     #[inline(always)]
-    fn tried(self) -> Tried {
-        self.op.tried()
-    }
-
-    #[inline(always)]
-    fn keep_tried(self, tried: Tried) {
-        self.op.keep_tried(tried);
+    fn is_repeatable(self) -> bool {
+        self.op.is_repeatable()
     }
 
     fn discard(self, error: Error<Op::Error>) {

@@ -93,7 +93,7 @@ impl Default for CallOptions {
 impl CallOptions {
     /// Returns the context of a call with these options, and how long the call may take if these options
     /// limit it more than the context does. `clock` is called only for a deadline.
-    pub(super) fn apply(
+    pub(crate) fn apply(
         &self,
         cx: Context,
         clock: impl FnOnce() -> Option<ClockHandle>,

@@ -60,7 +60,7 @@ pin_project! {
     }
 }
 
-/// What a call does after it asked for tokens.
+/// The next step of a call that asked for tokens.
 enum Start {
     Run,
     WaitForEndOfPause(Instant),
@@ -238,7 +238,7 @@ where
         table.limiter(self.hash as u32, self.key, &self.inner.keys.default, make)
     }
 
-    /// Whether the key is paused.
+    /// Returns whether the key is paused.
     fn is_paused(&self, now: Instant) -> bool {
         let (inner, is_paused) = (self.inner, |time: CallTime| time.is_paused());
         let of_key = inner.with_known(

@@ -14,21 +14,22 @@ use crate::instant::Instant;
 use crate::sync::lock;
 
 impl<K> KeyedRateLimiter<K> {
-    /// Returns a reading of the limiter.
+    /// Returns a snapshot of the limiter.
     pub fn snapshot(&self) -> KeyedSnapshot {
         let inner = &*self.inner;
         let time = inner.time(inner.base.now());
-        // Relaxed: statistics.
+        let (rejections, shadow) = (inner.rejections.total(), inner.base.shadow);
         KeyedSnapshot {
             name: inner.base.name,
             quotas: lock(&inner.quotas).clone(),
             keys: self.len(),
             max_keys: inner.keys.max_keys,
+            // Relaxed: a statistic.
             overflowed: inner.overflowed.load(Ordering::Relaxed),
             waiting: inner.keys.waiting(),
-            rejected: inner.rejected.load(Ordering::Relaxed),
-            shadow: inner.base.shadow,
-            would_reject: inner.would_reject.load(Ordering::Relaxed),
+            rejected: if shadow { 0 } else { rejections },
+            shadow,
+            would_reject: if shadow { rejections } else { 0 },
             paused_for: time.open.saturating_duration_since(time.now),
         }
     }
@@ -80,7 +81,7 @@ impl<K> KeyedRateLimiter<K> {
         self.set_quotas(&[quota], inherit)
     }
 
-    /// As [`set_quota`](Self::set_quota), for a limiter with several default quotas.
+    /// Like [`set_quota`](Self::set_quota), for a limiter with several default quotas.
     ///
     /// # Errors
     ///
@@ -135,7 +136,7 @@ impl<K> KeyedRateLimiter<K> {
         self.pause_until(self.inner.base.now() + duration);
     }
 
-    /// As [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
+    /// Like [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
         // Relaxed: it publishes nothing else.
         self.inner

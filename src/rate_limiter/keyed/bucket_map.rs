@@ -143,7 +143,7 @@ impl<K> BucketMap<K> {
         None
     }
 
-    /// Whether the table must grow before the next insertion.
+    /// Returns whether the table must grow before the next insertion.
     pub(super) const fn is_full(&self) -> bool {
         // Two thirds full, a search visits 1.24 groups; four fifths full, 1.5.
         (self.keys + 1) * 3 > self.capacity() * 2

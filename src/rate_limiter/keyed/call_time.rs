@@ -44,7 +44,7 @@ impl CallTime {
         Decision::new(self.now, ready, gcra.availability(tat, self.now))
     }
 
-    /// As [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
+    /// Like [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
     pub(super) fn peek_limiter(self, limiter: &RateLimiter, cost: u64) -> Decision {
         match self.is_paused() {
             true => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::RateLimiterBuilder;
 use super::super::config::max_wait;
+use super::super::rejections::Rejections;
 use super::super::state::{LARGEST, Quota};
 use super::KeyedRateLimiter;
 use super::hash::Secret;
@@ -87,7 +88,8 @@ impl<K> KeyedRateLimiterBuilder<K> {
     }
 
     /// Sets how long a call through the policy waits for its turn. Zero: calls do not wait.
-    /// [`Duration::MAX`]: they wait until their deadlines.
+    /// [`Duration::MAX`]: they wait until their deadlines. Default: calls do not wait, unless
+    /// [`max_waiting`](Self::max_waiting) is set.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
@@ -190,8 +192,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
                 per_key,
                 longest_pause: self.longest_pause.unwrap_or_default(),
                 overflowed: AtomicU64::new(0),
-                rejected: AtomicU64::new(0),
-                would_reject: AtomicU64::new(0),
+                rejections: Rejections::default(),
                 base,
                 max_wait,
             }),

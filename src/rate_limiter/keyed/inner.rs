@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::super::rejections::Rejections;
 use super::super::state::{Gcra, Quota, Unavailable};
 use super::super::{RateLimiter, RateLimiterBuilder};
 use super::call_time::CallTime;
@@ -42,8 +43,7 @@ pub(super) struct Inner<K> {
     /// The longest pause that a hint may cause; zero if hints cause none.
     pub(super) longest_pause: Duration,
     pub(super) overflowed: AtomicU64,
-    pub(super) rejected: AtomicU64,
-    pub(super) would_reject: AtomicU64,
+    pub(super) rejections: Rejections,
     pub(super) base: Base,
     /// The longest wait of a call through the policy.
     pub(super) max_wait: Duration,
@@ -76,7 +76,7 @@ impl PerKey {
         quotas.iter().fold(builder, with_quota).build()
     }
 
-    /// Whether a key can have this quota.
+    /// Returns whether a key can have this quota.
     pub(super) fn check(&self, quota: &Quota) -> Result<(), ConfigError> {
         quota.check(NAME)?;
         if quota.initial_tokens() != quota.limit() {
@@ -126,19 +126,8 @@ impl<K> Inner<K> {
         rejected: Rejected,
         observer: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
-        self.count_rejection();
+        self.rejections.count();
         self.base.reject(rejected, observer)
-    }
-
-    /// Counts a rejection, or a call that shadow mode admits.
-    #[inline]
-    pub(super) fn count_rejection(&self) {
-        let counter = match self.base.shadow {
-            true => &self.would_reject,
-            false => &self.rejected,
-        };
-        // Relaxed: a statistic.
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes a limiter that continues the token bucket of a key, for calls that wait.
@@ -155,7 +144,7 @@ impl<K> Inner<K> {
         RateLimiter::of_bucket((gcra, tat), quotas, debt, max_waiting, base)
     }
 
-    /// Whether results of calls change anything.
+    /// Returns whether results of calls change anything.
     #[inline(always)]
     pub(super) fn learns(&self) -> bool {
         self.per_key.adaptive.is_some() || !self.longest_pause.is_zero()
@@ -339,7 +328,7 @@ impl<K: Hash + Eq> Inner<K> {
         Some(OwnLimit::new(own.is_none(), limit))
     }
 
-    /// As [`with`](Self::with), for known keys only.
+    /// Like [`with`](Self::with), for known keys only.
     pub(super) fn with_known<Q, R>(
         &self,
         hash: u64,

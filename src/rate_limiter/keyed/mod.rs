@@ -90,11 +90,11 @@ impl<K> Clone for KeyedRateLimiter<K> {
     }
 }
 
-/// A reading of a keyed limiter.
+/// A snapshot of a keyed limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
-    /// The name.
+    /// The name of the handle, as in events.
     pub name: &'static str,
     /// The default quotas.
     pub quotas: Vec<Quota>,
@@ -132,7 +132,7 @@ impl<K> KeyedRateLimiter<K> {
         self.inner.keys.len()
     }
 
-    /// Whether there are no keys in the table.
+    /// Returns whether there are no keys in the table.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -208,12 +208,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         );
         let decision = decided.unwrap_or(Decision::NO_ROOM);
         if !decision.allowed {
-            inner.count_rejection();
+            inner.rejections.count();
         }
         decision
     }
 
-    /// As [`peek_n`](Self::peek_n), for a call that costs one token.
+    /// Like [`peek_n`](Self::peek_n), for a call that costs one token.
     pub fn peek<Q>(&self, key: &Q) -> Option<Decision>
     where
         K: Borrow<Q>,
@@ -276,7 +276,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.pause_key_until(key, self.inner.base.now() + duration)
     }
 
-    /// As [`pause_key_for`](Self::pause_key_for), until an instant on the limiter's clock.
+    /// Like [`pause_key_for`](Self::pause_key_for), until an instant on the limiter's clock.
     pub fn pause_key_until<Q>(&self, key: &Q, until: Instant) -> bool
     where
         K: Borrow<Q>,
@@ -332,7 +332,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.acquire_within(key, cost, Duration::MAX)
     }
 
-    /// As [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
+    /// Like [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
     ///
     /// # Errors
     ///
@@ -355,7 +355,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         KeyedAcquire::new(self.get(key), cost, longest)
     }
 
-    /// As [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
+    /// Like [`acquire_n`](Self::acquire_n) for programs without a runtime: parks the thread.
     ///
     /// # Errors
     ///
@@ -386,7 +386,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.reserve_within(key, cost, Duration::MAX)
     }
 
-    /// As [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
+    /// Like [`reserve`](Self::reserve), if the debt is paid within `longest`. Otherwise takes nothing.
     ///
     /// # Errors
     ///

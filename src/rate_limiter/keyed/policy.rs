@@ -97,16 +97,21 @@ where
     }
 
     #[inline(always)]
-    fn exit<T, E>(self, mut outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
-        if let Some(limited) = self.limited {
-            // A rejection by a layer inside says nothing about the dependency.
-            if !outcome.result.as_ref().is_err_and(Error::is_rejected) {
-                let inner = limited.inner;
-                let now = outcome.finished(&inner.base.clock);
-                inner.learn_from(limited.hash, limited.key, now, &outcome.verdict);
-            }
+    fn exit<T, E>(self, outcome: Outcome<T, E>, _: Option<&dyn Observer>) -> Outcome<T, E> {
+        let Some(Limited {
+            inner, hash, key, ..
+        }) = self.limited
+        else {
+            return outcome;
+        };
+        // A rejection by a layer inside says nothing about the dependency.
+        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+            return outcome;
         }
-        outcome
+        outcome.shown_to(|verdict, mut finished| {
+            inner.learn_from(hash, key, finished.on(&inner.base.clock), &verdict);
+            finished
+        })
     }
 }
 

@@ -59,7 +59,7 @@ impl<K> Shard<K> {
     }
 }
 
-/// Whether user code is running under the lock of a shard in this thread.
+/// Returns whether user code is running under the lock of a shard in this thread.
 pub(super) fn is_nested() -> bool {
     GUARDS.get() > 0
 }

@@ -83,7 +83,7 @@ impl<K> Table<K> {
         }
     }
 
-    /// Number of entries, occupied or not.
+    /// Returns the number of entries, occupied or not.
     fn capacity(&self) -> usize {
         FEW + self.rest.as_ref().map_or(0, |rest| rest.map.capacity())
     }
@@ -261,7 +261,7 @@ impl<K> Table<K> {
         false
     }
 
-    /// As [`sweep`](Self::sweep), but starts at the group of `hash`, which the lookup before has brought
+    /// Like [`sweep`](Self::sweep), but starts at the group of `hash`, which the lookup before has brought
     /// into the cache.
     pub(super) fn sweep_near(
         &mut self,

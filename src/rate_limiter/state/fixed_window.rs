@@ -129,7 +129,7 @@ impl Limit for FixedWindow {
 
     fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64) {
         self.roll(now);
-        // What an earlier window took has expired with it, except for what was carried over.
+        // Tokens taken in an earlier window expired with it, except for those carried over.
         let earlier = taken.is_some_and(|taken| taken < self.start(now, self.index, 0));
         let given = match earlier {
             true => tokens.min(self.carried),

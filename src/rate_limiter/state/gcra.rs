@@ -94,7 +94,7 @@ impl Gcra {
         self.used(tat, now).div_ceil(self.rate.cost())
     }
 
-    /// Whether the bucket is full.
+    /// Returns whether the bucket is full.
     #[inline]
     pub(crate) fn is_full(&self, tat: u64, now: Instant) -> bool {
         self.used(tat, now) == 0

@@ -64,9 +64,9 @@ impl Availability {
     }
 }
 
-/// What a limit takes over from the one it replaces.
+/// The state that a limit inherits from the one it replaces.
 ///
-/// What was earned so far was earned at the old rate.
+/// Tokens earned so far were earned at the old rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Inherit {
@@ -122,7 +122,7 @@ impl fmt::Display for Inherit {
 
 /// A limit of any algorithm.
 pub(crate) trait Limit {
-    /// Whether `tokens` can be taken at `now`, leaving no more than `debt` tokens of debt. Changes
+    /// Returns whether `tokens` can be taken at `now`, leaving no more than `debt` tokens of debt. Changes
     /// nothing.
     fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable>;
 

@@ -79,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// Whether each turn follows from the turn before, not from when calls arrive.
+    /// Returns whether each turn follows from the turn before, not from when calls arrive.
     const fn keeps_schedule(&self) -> bool {
         matches!(
             self,

@@ -58,7 +58,7 @@ pub struct Quota {
     pub(super) warm_up: Option<(Duration, u32)>,
 }
 
-/// How a [`Quota`] is counted.
+/// The algorithm that counts a [`Quota`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -322,7 +322,7 @@ impl Quota {
         self.initial.unwrap_or(self.limit())
     }
 
-    /// Whether it is a token bucket that fits one word.
+    /// Returns whether it is a token bucket that fits one word.
     pub(crate) const fn is_plain(&self) -> bool {
         matches!(self.algorithm, Algorithm::TokenBucket) && self.warm_up.is_none()
     }

@@ -60,7 +60,7 @@ impl SlidingCounter {
         self.window - elapsed.min(self.window)
     }
 
-    /// Returns what the previous window counts with `left` nanoseconds to go.
+    /// Returns the weighted count of the previous window with `left` nanoseconds to go.
     fn weighted(&self, left: u64) -> u64 {
         let share = u128::from(self.previous) * u128::from(left) / u128::from(self.window);
         u64::try_from(share).unwrap_or(u64::MAX)

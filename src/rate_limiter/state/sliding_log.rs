@@ -35,14 +35,14 @@ impl SlidingLog {
         self
     }
 
-    fn leaves(&self, taken: Instant) -> Instant {
+    fn expires_at(&self, taken: Instant) -> Instant {
         taken + Duration::from_nanos(self.window)
     }
 
     fn expired(&self, now: Instant) -> impl Iterator<Item = u64> {
         self.taken
             .iter()
-            .take_while(move |(at, _)| self.leaves(*at) <= now)
+            .take_while(move |(at, _)| self.expires_at(*at) <= now)
             .map(|(_, tokens)| *tokens)
     }
 
@@ -99,10 +99,10 @@ impl Limit for SlidingLog {
             return Ok(());
         }
         for (at, taken) in &self.taken {
-            if self.leaves(*at) > now {
+            if self.expires_at(*at) > now {
                 excess = excess.saturating_sub(*taken);
                 if excess == 0 {
-                    return Err(Unavailable::Until(self.leaves(*at)));
+                    return Err(Unavailable::Until(self.expires_at(*at)));
                 }
             }
         }
@@ -141,7 +141,10 @@ impl Limit for SlidingLog {
     }
 
     fn availability(&self, now: Instant) -> Availability {
-        let full_at = self.taken.back().map_or(now, |(at, _)| self.leaves(*at));
+        let full_at = self
+            .taken
+            .back()
+            .map_or(now, |(at, _)| self.expires_at(*at));
         let window = Duration::from_nanos(self.window);
         Availability::new(self.limit, self.used(now), full_at.max(now), window)
     }

@@ -274,7 +274,7 @@ proptest! {
         }
     }
 
-    /// What is taken and given back at once was never there, and time that goes back gives nothing.
+    /// Tokens taken and given back at once leave no trace, and a backward jump earns nothing.
     #[test]
     fn giving_back_undoes_and_time_that_goes_back_earns_nothing(
         kind in 0_u8..5,

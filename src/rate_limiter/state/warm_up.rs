@@ -118,7 +118,7 @@ impl WarmUp {
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
         let old = std::mem::replace(self, new);
         if inherit != Inherit::Reset {
-            // Keeps the warmth, and what is still to be paid for.
+            // Keeps the warmth and the outstanding debt.
             self.stored = old.stored(now) / old.all * self.all;
             self.base = old.next().max(now.as_nanos());
             self.began = old.began;
@@ -210,7 +210,7 @@ mod tests {
         limit.force_take(at(SECOND), 1);
         let alone = limit.next();
         assert!(alone > SECOND * 5 / 4, "the first one is dear");
-        // Cold, over the threshold, and beyond what is stored.
+        // Cold, over the threshold, and beyond the stored tokens.
         for tokens in [1, 5, 30, 70] {
             limit.force_take(at(SECOND), tokens);
             limit.give(at(SECOND), Some(at(SECOND)), tokens);

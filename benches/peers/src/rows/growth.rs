@@ -134,7 +134,7 @@ fn waiters() -> Vec<Row> {
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// `waiters` calls that wait for ever, and one behind them that enters and leaves.
+/// `waiters` calls that wait forever, and one behind them that enters and leaves.
 fn queue(
     name: &str,
     waiters: usize,
@@ -201,10 +201,12 @@ pub fn large() -> Vec<Row> {
 
 /// Numbers of keys that the ordinary rows do not have.
 fn keys(keys: u64) -> Row {
+    // So many tokens that the calls of a single key do not use them up, and so few a second that no key is idle.
+    let quota = (u32::MAX, Duration::from_secs(1));
     keyed_at(
         &format!("growth: keyed token bucket, {keys} keys"),
         keys,
-        (filled(keys), governor_filled(keys)),
+        (filled(keys, quota), governor_filled(keys, quota)),
     )
 }
 

@@ -18,6 +18,7 @@ mod observability;
 mod rate_limiter;
 mod retry;
 mod stack;
+mod standard;
 mod timeout;
 
 /// Returns the rows of every pattern, in the order of the report.
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Row> {
         retry::rows,
         timeout::rows,
         stack::rows,
+        standard::rows,
         growth::rows,
     ];
     patterns.into_iter().flat_map(|rows| rows()).collect()

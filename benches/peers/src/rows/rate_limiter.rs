@@ -23,6 +23,8 @@ use crate::work::{blocking, future, leak, ready, service};
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
 const MILLION: u64 = 1_000_000;
+/// The burst and the time to a new token of a key: no key is idle during a run.
+const FILLED: (u32, Duration) = (MILLION as u32, HOUR);
 const UNREACHED: u32 = 1_000_000_000;
 
 type Governor = governor::RateLimiter<NotKeyed, InMemoryState, governor::clock::DefaultClock>;
@@ -76,10 +78,10 @@ pub fn rows() -> Vec<Row> {
         "keyed token bucket, 1k keys",
         1000,
         [0.8, 0.6],
-        (filled(1000), governor_filled(1000)),
+        (filled(1000, FILLED), governor_filled(1000, FILLED)),
     ));
-    let (ours, bytes) = weighed(|| filled(MILLION));
-    let (governor, governor_bytes) = weighed(|| governor_filled(MILLION));
+    let (ours, bytes) = weighed(|| filled(MILLION, FILLED));
+    let (governor, governor_bytes) = weighed(|| governor_filled(MILLION, FILLED));
     rows.extend(keyed(
         "keyed token bucket, 1M keys",
         MILLION,
@@ -231,9 +233,10 @@ thread_local! {
     static SEED: Cell<u64> = const { Cell::new(0x9e37_79b9_7f4a_7c15) };
 }
 
-pub fn filled(keys: u64) -> KeyedRateLimiter<u64> {
+/// Each key has `burst` tokens, and one more per `period`.
+pub fn filled(keys: u64, (burst, period): (u32, Duration)) -> KeyedRateLimiter<u64> {
     let limits = KeyedRateLimiter::builder()
-        .quota(Quota::new(1, HOUR).burst(MILLION))
+        .quota(Quota::new(1, period).burst(burst.into()))
         .max_keys(2 * keys as usize)
         .clock(FastClock::new())
         .build()
@@ -244,9 +247,9 @@ pub fn filled(keys: u64) -> KeyedRateLimiter<u64> {
     limits
 }
 
-pub fn governor_filled(keys: u64) -> GovernorKeyed<u64> {
-    let burst = NonZeroU32::new(MILLION as u32).expect("not zero");
-    let quota = governor::Quota::with_period(HOUR).expect("not zero");
+pub fn governor_filled(keys: u64, (burst, period): (u32, Duration)) -> GovernorKeyed<u64> {
+    let burst = NonZeroU32::new(burst).expect("not zero");
+    let quota = governor::Quota::with_period(period).expect("not zero");
     let limits = governor::RateLimiter::dashmap(quota.allow_burst(burst));
     for key in 0..keys {
         limits.check_key(&key).expect("there is room");

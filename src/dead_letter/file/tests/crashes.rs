@@ -120,7 +120,7 @@ fn crash_at(operation: u64, part: usize) -> SimDisk {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// The process is killed: what was written is there, made safe or not.
+    /// Process kill: written data survives, synced or not.
     #[test]
     fn a_kill_at_any_operation_loses_nothing_acknowledged(
         steps in steps(),
@@ -135,7 +135,7 @@ proptest! {
         check(&SimDisk::of(left), &told);
     }
 
-    /// The power is lost: what was not made safe is there in part.
+    /// Power loss: data that was not synced survives in part.
     #[test]
     fn a_loss_of_power_at_any_operation_loses_nothing_acknowledged(
         steps in steps(),

@@ -125,7 +125,7 @@ fn results_of_an_earlier_epoch_or_another_node_change_nothing() {
         None,
         "a late failure"
     );
-    // Another node has taken the index meanwhile.
+    // The index has been reused for another node.
     machine.records[0] = Some(Record::new(1.0, 0, 0, None));
     assert_eq!(machine.eject_failing(0, &stats, 0, at(31), 0.0), None);
     assert_eq!(machine.park(0, &stats, SECOND, at(31)), None);

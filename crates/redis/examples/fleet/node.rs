@@ -1,0 +1,154 @@
+//! One process of the fleet.
+
+use std::env;
+use std::fs::File;
+use std::future::Future;
+use std::io::{BufWriter, Write};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use backstop::shared_rate_limiter::SyncMode;
+use backstop::{Quota, SharedRateLimiter};
+use backstop_redis::RedisStore;
+
+use crate::{REPORT_EVERY, SHARES, Settings, unix_micros};
+
+/// What happened, for the file and the reports.
+#[derive(Default)]
+struct Log {
+    /// Microseconds since 1970: when calls came, and when they were admitted.
+    arrived: Vec<u64>,
+    admitted: Vec<u64>,
+    /// The slowest call since the last report.
+    slowest: Duration,
+}
+
+impl Log {
+    fn end(&mut self, came: Instant, admitted: bool) {
+        self.slowest = self.slowest.max(came.elapsed());
+        if admitted {
+            self.admitted.push(unix_micros());
+        }
+    }
+}
+
+pub(crate) fn run(number: usize, settings: &Settings) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(7)
+        .build();
+    runtime.expect("a runtime").block_on(work(number, settings));
+}
+
+async fn work(number: usize, settings: &Settings) {
+    let variable = |name| env::var(name).expect("set by the parent");
+    let client = redis::Client::open(variable("FLEET_URL")).expect("a URL");
+    let store = RedisStore::builder().connect_lazy(client).await;
+    let limiter = SharedRateLimiter::builder()
+        .store(store)
+        .key("fleet")
+        .quota(Quota::per_second(settings.rate).burst(settings.burst))
+        .sync(if settings.exact {
+            SyncMode::Exact
+        } else {
+            SyncMode::Leased
+        })
+        .build()
+        .expect("a limiter");
+    let log = Arc::new(Mutex::new(Log::default()));
+    let start: u64 = variable("FLEET_START").parse().expect("a number");
+    tokio::time::sleep(Duration::from_micros(start.saturating_sub(unix_micros()))).await;
+
+    let begin = Instant::now();
+    let mean = 1.0 / (settings.rate as f64 * settings.load * SHARES[number]);
+    let mut random = Random(0x00f1_ee70 + number as u64);
+    let mut next = random.exponential(mean);
+    let mut calls = 0_u64;
+    let (mut report_at, mut before) = (REPORT_EVERY, (0, 0, 0));
+    while next < settings.seconds {
+        // Calls that are due, then a pause of a few.
+        while next <= begin.elapsed().as_secs_f64() && next < settings.seconds {
+            call(&limiter, &log);
+            next += random.exponential(mean);
+            calls += 1;
+            // A process that is late must not keep its own connection waiting.
+            if calls % 16 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if begin.elapsed() >= report_at {
+            report_at += REPORT_EVERY;
+            before = report(&limiter, &log, before);
+        }
+        let pause = (next - begin.elapsed().as_secs_f64()).clamp(0.0, 0.001);
+        match pause < 0.0005 {
+            true => tokio::task::yield_now().await,
+            false => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    report(&limiter, &log, before);
+    let log = log.lock().unwrap();
+    let mut file = BufWriter::new(File::create(variable("FLEET_FILE")).expect("a file"));
+    for list in [&log.arrived, &log.admitted] {
+        file.write_all(&(list.len() as u64).to_le_bytes()).unwrap();
+        for time in list {
+            file.write_all(&time.to_le_bytes()).unwrap();
+        }
+    }
+    file.flush().unwrap();
+}
+
+/// Makes a call, whose end is awaited in a task if it is not decided at once.
+fn call(limiter: &SharedRateLimiter, log: &Arc<Mutex<Log>>) {
+    let came = Instant::now();
+    log.lock().unwrap().arrived.push(unix_micros());
+    let limiter = limiter.clone();
+    let mut call = Box::pin(async move { limiter.try_acquire().await.is_ok() });
+    match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(admitted) => log.lock().unwrap().end(came, admitted),
+        Poll::Pending => {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let admitted = call.await;
+                log.lock().unwrap().end(came, admitted);
+            });
+        }
+    }
+}
+
+/// Prints what happened since the last report: admitted, rejected, trips, whether the store is up, and the
+/// slowest call in microseconds.
+fn report(
+    limiter: &SharedRateLimiter,
+    log: &Mutex<Log>,
+    before: (usize, u64, u64),
+) -> (usize, u64, u64) {
+    let snapshot = limiter.snapshot();
+    let mut log = log.lock().unwrap();
+    let now = (log.admitted.len(), snapshot.rejected, snapshot.trips);
+    println!(
+        "{} {} {} {} {}",
+        now.0 - before.0,
+        now.1 - before.1,
+        now.2 - before.2,
+        u8::from(snapshot.store_up),
+        std::mem::take(&mut log.slowest).as_micros(),
+    );
+    now
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn exponential(&mut self, mean: f64) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let unit = ((bits ^ (bits >> 31)) >> 11) as f64 / (1_u64 << 53) as f64;
+        -(1.0 - unit).ln() * mean
+    }
+}

@@ -1,0 +1,155 @@
+//! Connections: given ones, and those that are made again in the background.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backstop::store::StoreError;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, RedisError};
+use tokio::time::{sleep, timeout};
+
+/// Where connections come from. Never waits: a call must not wait for a connection.
+pub(crate) trait Source: Clone + Send + Sync + 'static {
+    type Connection: ConnectionLike + Send + 'static;
+
+    /// Returns the connection, with its number, if there is one.
+    fn get(&self) -> Result<(Self::Connection, u64), StoreError>;
+
+    /// Gives up the connection of this number, if it is still in use.
+    fn broke(&self, number: u64, error: &dyn std::fmt::Display);
+}
+
+/// A connection of the user, which reconnects by itself if it can.
+#[derive(Clone)]
+pub(crate) struct Given<C>(pub(crate) C);
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Source for Given<C> {
+    type Connection = C;
+
+    fn get(&self) -> Result<(C, u64), StoreError> {
+        Ok((self.0.clone(), 0))
+    }
+
+    fn broke(&self, _: u64, _: &dyn std::fmt::Display) {}
+}
+
+/// A connection that is made again in the background when it breaks.
+#[derive(Clone)]
+pub(crate) struct Reconnecting {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: redis::Client,
+    state: Mutex<State>,
+}
+
+enum State {
+    Up(MultiplexedConnection, u64),
+    /// A task works on it.
+    Down(StoreError),
+}
+
+/// How long an attempt to connect may take. A server that was stopped accepts connections and does not answer.
+const ATTEMPT: Duration = Duration::from_millis(500);
+/// The pause between attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Reconnecting {
+    /// Connects, or has a task go on with that in the background.
+    pub(crate) async fn new(client: redis::Client) -> (Self, Result<(), RedisError>) {
+        let first = attempt(&client).await;
+        let (state, result) = match first {
+            Ok(connection) => (State::Up(connection, 0), Ok(())),
+            Err(error) => (State::Down(StoreError::new(&error)), Err(error)),
+        };
+        let this = Self {
+            inner: Arc::new(Inner {
+                client,
+                state: Mutex::new(state),
+            }),
+        };
+        if result.is_err() {
+            this.reconnect(1);
+        }
+        (this, result)
+    }
+
+    /// Makes a connection in the background, until it succeeds or the store is gone.
+    fn reconnect(&self, number: u64) {
+        let (inner, client) = (Arc::downgrade(&self.inner), self.inner.client.clone());
+        tokio::spawn(async move {
+            loop {
+                let attempted = attempt(&client).await;
+                let Some(inner) = inner.upgrade() else { return };
+                if inner.attempted(attempted, number) {
+                    return;
+                }
+                drop(inner);
+                sleep(PAUSE).await;
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// Records an attempt to connect. Returns whether it succeeded.
+    fn attempted(&self, attempted: Result<MultiplexedConnection, RedisError>, number: u64) -> bool {
+        let is_up = attempted.is_ok();
+        let new = match attempted {
+            Ok(connection) => State::Up(connection, number),
+            Err(error) => State::Down(StoreError::new(&error)),
+        };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *state, new);
+        drop(state);
+        drop(old);
+        is_up
+    }
+}
+
+/// How long the client itself waits for an answer. [`RedisStoreBuilder`](crate::RedisStoreBuilder) has the timeout
+/// that counts; this one only must not be shorter.
+const NEVER: Duration = Duration::from_secs(3600);
+
+async fn attempt(client: &redis::Client) -> Result<MultiplexedConnection, RedisError> {
+    // A `Duration` in version 0.32, and an `Option` in 1.
+    #[allow(
+        clippy::useless_conversion,
+        reason = "not in all versions of the client"
+    )]
+    let config = AsyncConnectionConfig::new().set_response_timeout(NEVER.into());
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    match timeout(ATTEMPT, connection).await {
+        Ok(result) => result,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}
+
+impl Source for Reconnecting {
+    type Connection = MultiplexedConnection;
+
+    fn get(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
+        let state = &self.inner.state;
+        match &*state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Up(connection, number) => Ok((connection.clone(), *number)),
+            State::Down(error) => Err(error.clone()),
+        }
+    }
+
+    fn broke(&self, number: u64, error: &dyn std::fmt::Display) {
+        let next = number + 1;
+        let broken = {
+            let state = &self.inner.state;
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*state {
+                State::Up(_, current) if *current == number => {
+                    std::mem::replace(&mut *state, State::Down(StoreError::new(error)))
+                }
+                _ => return,
+            }
+        };
+        drop(broken);
+        self.reconnect(next);
+    }
+}

@@ -1,0 +1,63 @@
+-- Takes tokens out of the buckets KEYS, all or nothing. The same as `Bucket` in backstop's `store/state`.
+-- Seven arguments for each key: microseconds for a token, burst, ask, at least, spent, given back, granted at.
+-- Five integers for each key: granted, remaining, retry after, reset after, total; then the time. In microseconds.
+local ROUNDING, PROPORTION = 1e-9, 1 + 2 * 2 ^ -52
+local clock = redis.call('TIME')
+-- Since 2024, so that a double has room for shares of a microsecond.
+local now = (tonumber(clock[1]) - 1704067200) * 1000000 + tonumber(clock[2])
+local buckets, grants = {}, true
+
+for i, key in ipairs(KEYS) do
+  local a = (i - 1) * 7
+  local token, burst = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  local full = token * burst
+  -- What is missing in the bucket, as the time that refills it; when that was; tokens granted so far.
+  local missing, at, total = 0, now, 0
+  local value = redis.call('GET', key)
+  if value then
+    local m, t, n = string.match(value, '^(%S+) (%S+) (%S+)$')
+    if m then
+      missing, at, total = tonumber(m), tonumber(t), tonumber(n)
+    end
+  end
+  missing = math.min(math.max(missing - math.max(now - at, 0), 0), full)
+  local back = tonumber(ARGV[a + 6])
+  if back > 0 then
+    local refilled = math.max(now - tonumber(ARGV[a + 7]), 0)
+    missing = math.max(missing - math.max(back * token - refilled, 0), 0)
+  end
+  local spent = tonumber(ARGV[a + 5])
+  missing = math.min(missing + spent * token, full)
+  local free = math.floor((full - missing) / token * PROPORTION + ROUNDING)
+  local at_least = tonumber(ARGV[a + 4])
+  if free < at_least then
+    grants = false
+  end
+  buckets[i] = { token, full, missing, total + spent, free, at_least, value }
+end
+
+local reply = {}
+for i, key in ipairs(KEYS) do
+  local token, full, missing, total, free, at_least, value = unpack(buckets[i], 1, 7)
+  local granted = 0
+  if grants then
+    granted = math.min(tonumber(ARGV[(i - 1) * 7 + 3]), free)
+  end
+  missing = math.min(missing + granted * token, full)
+  total = total + granted
+  if missing > 0 then
+    -- Until it is full again, when it is as good as none, and a second.
+    local life = math.ceil(missing / 1000) + 1000
+    redis.call('SET', key, string.format('%.17g %.0f %.0f', missing, now, total), 'PX', string.format('%.0f', life))
+  elseif value then
+    redis.call('DEL', key)
+  end
+  local lacks = math.max(at_least, 1) * token - (full - missing) - ROUNDING * token
+  reply[#reply + 1] = granted
+  reply[#reply + 1] = free - granted
+  reply[#reply + 1] = math.ceil(math.max(lacks, 0))
+  reply[#reply + 1] = math.ceil(missing)
+  reply[#reply + 1] = total
+end
+reply[#reply + 1] = now
+return reply

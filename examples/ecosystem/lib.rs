@@ -1,0 +1,1 @@
+//! Recipes for backstop with other crates: see the examples of this package.

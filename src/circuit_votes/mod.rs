@@ -1,0 +1,226 @@
+//! Circuit breakers of a fleet that learn from each other.
+//!
+//! Each process keeps its own [`CircuitBreaker`](crate::CircuitBreaker), which alone decides about calls, without any I/O. Beside it,
+//! [`CircuitVotes::run`] publishes in a [store](crate::store) whether it is open, and reads the votes of the
+//! others. If a quorum of those is open, a closed breaker opens on half of the evidence it would otherwise
+//! need. Without the store the breakers are plain local ones.
+//!
+//! A shared state, in which one process opens the circuit for all, is not offered: a process with a broken
+//! network of its own would take the dependency from the fleet.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop::circuit_breaker::State;
+//! use backstop::store::MemoryStore;
+//! use backstop::{CircuitBreaker, CircuitVotes, TokioClock};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), backstop::ConfigError> {
+//! let store = MemoryStore::new(TokioClock);
+//! let breakers: Vec<_> = (0..3).map(|_| CircuitBreaker::builder().build().unwrap()).collect();
+//! for breaker in &breakers {
+//!     let votes = CircuitVotes::builder()
+//!         .store(store.clone())
+//!         .key("payments")
+//!         .breaker(breaker.clone())
+//!         .build()?;
+//!     tokio::spawn(async move { votes.run().await });
+//! }
+//! // The third one sees half of its calls fail, but not enough calls to open by itself.
+//! for ok in [true, false].repeat(5) {
+//!     let permit = breakers[2].try_acquire().unwrap();
+//!     if ok { permit.success() } else { permit.failure() }
+//! }
+//! breakers[0].trip();
+//! breakers[1].trip();
+//! tokio::time::sleep(Duration::from_secs(3)).await;
+//! assert_eq!(breakers[2].state(), State::Open);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Defaults
+//!
+//! See [`CircuitVotesBuilder`].
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+
+use crate::circuit_breaker::Transitions;
+use crate::clock::ClockHandle;
+use crate::event::State;
+use crate::instant::Instant;
+use crate::store::{Reply, StoreError, Tally, Vote};
+use crate::sync::lock;
+
+mod config;
+mod inner;
+mod state;
+
+pub use self::config::CircuitVotesBuilder;
+pub use self::state::Follow;
+
+use self::inner::Inner;
+
+/// Tells the fleet what a breaker thinks, and the breaker what the fleet does. See the [module page](self).
+///
+/// Cheap to clone; clones stand for one voter. Run it once.
+#[derive(Clone)]
+pub struct CircuitVotes {
+    inner: Arc<Inner>,
+}
+
+/// Where a voter stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The name of the breaker.
+    pub name: &'static str,
+    /// The votes of the others, when they were read last; empty while the store does not answer.
+    pub tally: Tally,
+    /// How many times the breaker was opened because of them.
+    pub followed: u64,
+    /// Whether the store answers.
+    pub store_up: bool,
+    /// The last error of the store.
+    pub last_error: Option<String>,
+}
+
+impl CircuitVotes {
+    /// Publishes the breaker's vote, reads those of the others, and follows a quorum, while the returned future
+    /// runs: at each [`every`](CircuitVotesBuilder::every), and at once when the breaker opens or closes. Spawn
+    /// it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it changes nothing; the vote lapses after three times `every`.
+    pub async fn run(&self) {
+        let inner = &*self.inner;
+        let mut transitions = inner.breaker.subscribe();
+        loop {
+            let next = inner.clock.now() + inner.every;
+            let breaker = inner.breaker.snapshot();
+            let is_open = matches!(breaker.state, State::Open | State::HalfOpen);
+            // A breaker that sees no calls knows nothing.
+            let counts = is_open || breaker.calls > 0;
+            let answer = self.vote(is_open, counts, next).await;
+            self.follow(answer);
+            wait(&mut transitions, &inner.clock, next).await;
+        }
+    }
+
+    /// Votes, and returns the votes of the others; an error if none came until `latest`.
+    async fn vote(&self, open: bool, counts: bool, latest: Instant) -> Result<Tally, StoreError> {
+        let inner = &*self.inner;
+        let vote = Vote {
+            key: inner.key.clone(),
+            instance: inner.instance.clone(),
+            open,
+            counts,
+            ttl: inner.every * 3,
+        };
+        let slot = Arc::new(Mutex::new(Slot::default()));
+        let filled = slot.clone();
+        let reply = Reply::new(move |answer| {
+            let waker = {
+                let mut slot = lock(&filled);
+                slot.answer = Some(answer);
+                slot.waker.take()
+            };
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        });
+        inner.store.vote(vote, reply);
+        let mut timer = Box::pin(inner.clock.sleep_until(latest));
+        std::future::poll_fn(move |task| {
+            let waker = task.waker().clone();
+            let replaced = {
+                let mut slot = lock(&slot);
+                if let Some(answer) = slot.answer.take() {
+                    return Poll::Ready(answer);
+                }
+                slot.waker.replace(waker)
+            };
+            drop(replaced);
+            let late = timer.as_mut().poll(task);
+            late.map(|()| Err(StoreError::new("no answer in time")))
+        })
+        .await
+    }
+
+    fn follow(&self, answer: Result<Tally, StoreError>) {
+        let inner = &*self.inner;
+        let tally = {
+            let mut seen = lock(&inner.seen);
+            match answer {
+                Ok(tally) => {
+                    seen.tally = tally;
+                    seen.error = None;
+                    tally
+                }
+                Err(error) => {
+                    seen.tally = Tally::default();
+                    seen.error = Some(error);
+                    return;
+                }
+            }
+        };
+        let breaker = inner.breaker.snapshot();
+        let (calls, failures) = (breaker.calls, breaker.failures);
+        let opens = inner.rules.opens(tally, calls, failures, breaker.min_calls);
+        if breaker.state == State::Closed && opens {
+            lock(&inner.seen).followed += 1;
+            inner.breaker.trip();
+        }
+    }
+
+    /// Returns where it stands.
+    pub fn snapshot(&self) -> Snapshot {
+        let seen = lock(&self.inner.seen).clone();
+        Snapshot {
+            name: self.inner.breaker.name(),
+            tally: seen.tally,
+            followed: seen.followed,
+            store_up: seen.error.is_none(),
+            last_error: seen.error.map(|error| error.to_string()),
+        }
+    }
+}
+
+/// Where the answer of the store goes, and the task that waits for it.
+#[derive(Default)]
+struct Slot {
+    answer: Option<Result<Tally, StoreError>>,
+    waker: Option<Waker>,
+}
+
+/// Waits for a transition of the breaker, or until then.
+async fn wait(transitions: &mut Transitions, clock: &ClockHandle, until: Instant) {
+    let mut timer = Box::pin(clock.sleep_until(until));
+    let mut is_over = false;
+    std::future::poll_fn(|task| {
+        if !is_over {
+            match transitions.poll_next_transition(task) {
+                Poll::Ready(Some(_)) => return Poll::Ready(()),
+                // The breaker is gone with its last handle, of which this is one.
+                Poll::Ready(None) => is_over = true,
+                Poll::Pending => {}
+            }
+        }
+        timer.as_mut().poll(task)
+    })
+    .await;
+    // Further ones are in the same vote.
+    while transitions.try_next().is_some() {}
+}
+
+impl fmt::Debug for CircuitVotes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.snapshot().fmt(f)
+    }
+}

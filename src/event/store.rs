@@ -1,0 +1,37 @@
+//! Events of the stores that shared limits use.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Something that happened to the connection with a store, as a shared limit sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreEvent {
+    /// The store failed, or did not answer in time: the process goes on without it.
+    Lost,
+    /// The store answers again.
+    #[non_exhaustive]
+    Back {
+        /// How long it was lost.
+        after: Duration,
+    },
+}
+
+impl StoreEvent {
+    /// The event as an identifier, for the label `kind` of metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Lost => "store_lost",
+            Self::Back { .. } => "store_back",
+        }
+    }
+}
+
+impl fmt::Display for StoreEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost => f.write_str("lost its store"),
+            Self::Back { after } => write!(f, "has its store back after {after:?}"),
+        }
+    }
+}

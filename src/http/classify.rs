@@ -1,0 +1,211 @@
+//! A policy that gives responses their verdicts.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::SystemTime;
+
+use ::http::{HeaderMap, Response, StatusCode};
+use pin_project_lite::pin_project;
+
+use super::verdict::of_response;
+use crate::clock::blocking;
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+use crate::verdict::Verdict;
+
+/// Gives responses their verdicts by status and headers, for all layers outside it in the stack: see the table on
+/// the [module page](super). Errors keep the verdicts they have.
+///
+/// Its type names neither the response nor the error, so it fits in a struct field and in spawned tasks whatever
+/// they are. Whether a request may be sent again is not for it to say, as it does not see the request: that is an
+/// option of the call ([`call_options`](super::call_options)), and the retry obeys it.
+///
+/// # Example
+///
+/// ```
+/// use backstop::http::ClassifyResponses;
+/// use backstop::{ManualClock, Policy, Retry};
+/// use http::Response;
+///
+/// let clock = ManualClock::new();
+/// let stack = (Retry::builder().clock(clock.clone()).build()?, ClassifyResponses::new());
+/// let report = clock.block_on(stack.call_reported(|| async {
+///     Ok::<_, ()>(Response::builder().status(502).body(()).unwrap())
+/// }));
+/// // Three attempts; the last response comes back.
+/// assert_eq!((report.attempts, report.result.unwrap().status().as_u16()), (3, 502));
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct ClassifyResponses<H = OfResponse> {
+    heads: H,
+    rule: Option<Rule>,
+}
+
+/// A rule of the user: the verdict, or `None` to go by the table.
+type Rule = fn(StatusCode, &HeaderMap) -> Option<Verdict>;
+
+impl ClassifyResponses {
+    /// Returns a classifier for [`http::Response`](Response).
+    pub const fn new() -> Self {
+        Self {
+            heads: OfResponse,
+            rule: None,
+        }
+    }
+}
+
+impl Default for ClassifyResponses {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F> ClassifyResponses<ByHead<F>> {
+    /// Returns a classifier for responses of another type, such as reqwest's:
+    /// `ClassifyResponses::by(|r: &reqwest::Response| (r.status(), r.headers()))`.
+    pub const fn by<T>(head: F) -> Self
+    where
+        F: for<'r> Fn(&'r T) -> (StatusCode, &'r HeaderMap),
+    {
+        Self {
+            heads: ByHead(head),
+            rule: None,
+        }
+    }
+}
+
+impl<H> ClassifyResponses<H> {
+    /// Asks `rule` first. `None` goes by the table.
+    ///
+    /// ```
+    /// use backstop::Verdict;
+    /// use backstop::http::ClassifyResponses;
+    ///
+    /// let stripe = ClassifyResponses::new().rule(|_, headers| {
+    ///     match headers.get("stripe-should-retry")?.to_str() {
+    ///         Ok("true") => Some(Verdict::transient()),
+    ///         _ => Some(Verdict::permanent()),
+    ///     }
+    /// });
+    /// # let _ = stripe;
+    /// ```
+    #[must_use]
+    pub fn rule(mut self, rule: fn(StatusCode, &HeaderMap) -> Option<Verdict>) -> Self {
+        self.rule = Some(rule);
+        self
+    }
+}
+
+/// Finds status and headers of a response.
+pub trait Heads<T> {
+    /// Returns the status and the headers.
+    fn head<'r>(&self, response: &'r T) -> (StatusCode, &'r HeaderMap);
+}
+
+/// The head of an [`http::Response`](Response).
+#[derive(Clone, Copy, Debug)]
+pub struct OfResponse;
+
+impl<B> Heads<Response<B>> for OfResponse {
+    fn head<'r>(&self, response: &'r Response<B>) -> (StatusCode, &'r HeaderMap) {
+        (response.status(), response.headers())
+    }
+}
+
+/// The head that a function finds. Made by [`ClassifyResponses::by`].
+#[derive(Clone, Copy)]
+pub struct ByHead<F>(F);
+
+impl<T, F> Heads<T> for ByHead<F>
+where
+    F: for<'r> Fn(&'r T) -> (StatusCode, &'r HeaderMap),
+{
+    fn head<'r>(&self, response: &'r T) -> (StatusCode, &'r HeaderMap) {
+        blocking::outside(|| (self.0)(response))
+    }
+}
+
+impl<F> fmt::Debug for ByHead<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByHead").finish_non_exhaustive()
+    }
+}
+
+impl<H> fmt::Debug for ClassifyResponses<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClassifyResponses").finish_non_exhaustive()
+    }
+}
+
+impl<H> Policy for ClassifyResponses<H> {}
+
+impl<H> AtMostOnce for ClassifyResponses<H> {}
+
+crate::keyed::stateless!(ClassifyResponses<H>);
+
+impl<H> Describe for ClassifyResponses<H> {
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Classify);
+    }
+}
+
+impl<'a, H, Op> Run<Op> for &'a ClassifyResponses<H>
+where
+    H: Heads<Op::Value>,
+    Op: Operation,
+{
+    type Future = ClassifyingResponses<'a, H, Op>;
+
+    fn run(self, op: Op, cx: Context) -> Self::Future {
+        ClassifyingResponses {
+            attempt: op.attempt(cx),
+            classifier: self,
+        }
+    }
+}
+
+pin_project! {
+    /// A run of a [`ClassifyResponses`].
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct ClassifyingResponses<'a, H, Op: Operation> {
+        #[pin]
+        attempt: Op::Attempt,
+        classifier: &'a ClassifyResponses<H>,
+    }
+}
+
+impl<H, Op> Future for ClassifyingResponses<'_, H, Op>
+where
+    H: Heads<Op::Value>,
+    Op: Operation,
+{
+    type Output = Outcome<Op::Value, Op::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut outcome = ready!(this.attempt.poll(cx));
+        if let Ok(response) = &outcome.result {
+            let (status, headers) = this.classifier.heads.head(response);
+            let by_rule = this
+                .classifier
+                .rule
+                .and_then(|rule| blocking::outside(|| rule(status, headers)));
+            outcome.verdict = match by_rule {
+                Some(verdict) => verdict,
+                // Only failures may have dates in their headers.
+                None if status.as_u16() < 400 => Verdict::success(),
+                None => of_response(status, headers, SystemTime::now()),
+            };
+        }
+        Poll::Ready(outcome)
+    }
+}
+
+impl<H, Op: Operation> fmt::Debug for ClassifyingResponses<'_, H, Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClassifyingResponses")
+            .finish_non_exhaustive()
+    }
+}

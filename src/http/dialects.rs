@@ -1,0 +1,136 @@
+//! What is left of a server's limits, in all dialects.
+
+use std::time::{Duration, SystemTime};
+
+use ::http::HeaderMap;
+
+use super::date::{is_cached, parse_reset, server_time, whole_number};
+use super::rate_limit;
+
+/// What a server said about one of its limits, in whatever dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limit {
+    /// The name of the limit in the standard field; `requests` or `tokens` in those that have one for each; else
+    /// empty.
+    pub name: String,
+    /// The limit, if it was said.
+    pub limit: Option<u64>,
+    /// How much is left of it, if it was said.
+    pub remaining: Option<u64>,
+    /// The time until there is more, if it was said.
+    pub reset_after: Option<Duration>,
+}
+
+/// Names of fields before the word `limit`, `remaining`, or `reset`.
+const PREFIXES: [(&str, &str); 7] = [
+    // Drafts up to 06, and envoy's ratelimit.
+    ("ratelimit-", ""),
+    ("x-ratelimit-", ""),
+    ("x-rate-limit-", ""),
+    ("anthropic-ratelimit-requests-", "requests"),
+    ("anthropic-ratelimit-tokens-", "tokens"),
+    ("anthropic-ratelimit-input-tokens-", "input-tokens"),
+    ("anthropic-ratelimit-output-tokens-", "output-tokens"),
+];
+
+/// Names of fields after that word (OpenAI).
+const SUFFIXES: [&str; 2] = ["requests", "tokens"];
+
+/// Reads what is left of a server's limits: from `RateLimit` and `RateLimit-Policy` if they are there, and
+/// otherwise from the fields that came before them.
+///
+/// | fields | `Reset` | servers |
+/// |---|---|---|
+/// | `RateLimit`, `RateLimit-Policy` | seconds | draft 10 |
+/// | `RateLimit-Limit`, `-Remaining`, `-Reset` | seconds | drafts up to 06, Envoy |
+/// | `X-RateLimit-*`, `X-Rate-Limit-*` | seconds, seconds or milliseconds since 1970, a duration, a date | GitHub and many others |
+/// | `x-ratelimit-*-requests`, `-tokens` | a duration such as `6m0s` | OpenAI |
+/// | `anthropic-ratelimit-requests-*`, `-tokens-*` | an RFC 3339 time | Anthropic |
+///
+/// Times are measured from the response's `Date`, or from `now` without one. Negative numbers and a limit of 0 mean
+/// that a number is unknown. Empty for a response from a cache (`Age` above 0): what it says is of another time.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use backstop::http::rate_limit;
+///
+/// let mut headers = http::HeaderMap::new();
+/// headers.insert("x-ratelimit-remaining-tokens", "0".parse()?);
+/// headers.insert("x-ratelimit-reset-tokens", "6m0s".parse()?);
+/// let limits = rate_limit::limits(&headers, SystemTime::now());
+/// assert_eq!((limits[0].name.as_str(), limits[0].remaining), ("tokens", Some(0)));
+/// assert_eq!(limits[0].reset_after, Some(Duration::from_secs(360)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn limits(headers: &HeaderMap, now: SystemTime) -> Vec<Limit> {
+    if is_cached(headers) {
+        return Vec::new();
+    }
+    let standard = standard(headers);
+    if !standard.is_empty() {
+        return standard;
+    }
+    let now = server_time(headers, now);
+    let mut limits = Vec::new();
+    for (prefix, name) in PREFIXES {
+        limits.extend(dialect(headers, now, name, |word| {
+            format!("{prefix}{word}")
+        }));
+        if prefix.starts_with("x-rate") {
+            for suffix in SUFFIXES {
+                let field = |word: &str| format!("{prefix}{word}-{suffix}");
+                limits.extend(dialect(headers, now, suffix, field));
+            }
+        }
+    }
+    limits
+}
+
+fn standard(headers: &HeaderMap) -> Vec<Limit> {
+    let policies = rate_limit::read_policies(headers);
+    let mut limits: Vec<Limit> = rate_limit::read(headers)
+        .into_iter()
+        .map(|left| Limit {
+            limit: None,
+            remaining: Some(left.remaining),
+            reset_after: left.reset_after,
+            name: left.name,
+        })
+        .collect();
+    for policy in policies {
+        match limits.iter_mut().find(|limit| limit.name == policy.name) {
+            Some(limit) => limit.limit = Some(policy.quota),
+            None => limits.push(Limit {
+                name: policy.name,
+                limit: Some(policy.quota),
+                remaining: None,
+                reset_after: None,
+            }),
+        }
+    }
+    limits
+}
+
+fn dialect(
+    headers: &HeaderMap,
+    now: SystemTime,
+    name: &str,
+    field: impl Fn(&str) -> String,
+) -> Option<Limit> {
+    let text = |word| headers.get(field(word))?.to_str().ok();
+    // Early drafts repeat the limit with its windows: `100, 100;w=60`.
+    let number = |text: &str| whole_number(text.split([',', ';']).next()?);
+    let (limit, remaining) = (text("limit"), text("remaining"));
+    // Azure sends -1 or 0 for a limit that it does not know; then what is left is unknown too.
+    let is_unknown =
+        limit.is_some_and(|text| text.trim_start().starts_with('-') || number(text) == Some(0));
+    let limit = Limit {
+        name: name.to_owned(),
+        limit: limit.and_then(number).filter(|limit| *limit > 0),
+        remaining: remaining.and_then(number).filter(|_| !is_unknown),
+        reset_after: text("reset").and_then(|text| parse_reset(text, now)),
+    };
+    let is_known = limit.limit.is_some() || limit.remaining.is_some();
+    is_known.then_some(limit)
+}

@@ -1,0 +1,66 @@
+//! What gRPC's status codes and metadata mean. No dependency: the code is its number.
+
+use std::time::Duration;
+
+use ::http::HeaderMap;
+use ::http::header::HeaderName;
+
+use crate::verdict::{Health, Verdict};
+
+/// The field with which a server says when to try again: milliseconds; a negative number says never.
+pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// Returns the verdict on a status. `metadata` is that of the status or of the trailers; with tonic:
+/// `grpc::verdict(status.code() as i32, status.metadata().as_ref())`.
+///
+/// | code | verdict |
+/// |---|---|
+/// | 0 `OK` | success |
+/// | 14 `UNAVAILABLE` | transient |
+/// | 8 `RESOURCE_EXHAUSTED` | throttled; it is about this caller, so neutral |
+/// | 2 `UNKNOWN`, 4 `DEADLINE_EXCEEDED`, 13 `INTERNAL`, 15 `DATA_LOSS` | transient; 4 is a timeout |
+/// | 1 `CANCELLED` | ignored |
+/// | others, such as 10 `ABORTED`, which is to be repeated further out | permanent |
+///
+/// `grpc-retry-pushback-ms` replaces the delay of a retry, and the backoff starts over. A negative or malformed one
+/// forbids the retry. The delay in a `RetryInfo` is not read; [`Verdict::after`] adds it.
+///
+/// All of them may have been executed: set whether the call is [idempotent](crate::CallOptions::idempotent).
+pub fn verdict(code: i32, metadata: &HeaderMap) -> Verdict {
+    let verdict = match code {
+        0 => return Verdict::success(),
+        1 => return Verdict::ignore(),
+        14 | 2 | 13 | 15 => Verdict::transient(),
+        4 => Verdict::timed_out(),
+        8 => Verdict::throttled(None).with_health(Health::Neutral),
+        _ => return Verdict::permanent(),
+    };
+    match read_pushback(metadata) {
+        None => verdict,
+        Some(Pushback::After(after)) => Verdict::pushback(after)
+            .with_class(verdict.class())
+            .with_health(verdict.health()),
+        Some(Pushback::Never) => verdict.with_retry(false),
+    }
+}
+
+/// When a server wants the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pushback {
+    /// After this time.
+    After(Duration),
+    /// Never.
+    Never,
+}
+
+/// Reads the server's pushback; `None` if it has sent none.
+pub fn read_pushback(metadata: &HeaderMap) -> Option<Pushback> {
+    let value = metadata.get(PUSHBACK)?;
+    // An i32, as gRPC has it.
+    let text = value.to_str().ok().filter(|text| !text.starts_with('+'));
+    let millis = text.and_then(|text| text.parse::<i32>().ok());
+    Some(match millis.and_then(|millis| u64::try_from(millis).ok()) {
+        Some(millis) => Pushback::After(Duration::from_millis(millis)),
+        None => Pushback::Never,
+    })
+}

@@ -1,0 +1,100 @@
+//! Idempotency keys: a server that knows them executes a call once, however often it is sent.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::str;
+
+use ::http::Method;
+use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// The name of the field.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A key for one call: the same for all its attempts, and never the same for two calls.
+///
+/// Make it outside the operation. It is a random UUID (version 4) and no secret.
+///
+/// ```
+/// use backstop::http::idempotency::Key;
+/// use backstop::{ManualClock, Policy, Retry};
+///
+/// let clock = ManualClock::new();
+/// let retry = Retry::builder().clock(clock.clone()).build()?;
+/// let key = Key::new();
+/// let sent = std::sync::Mutex::new(Vec::new());
+/// let call = clock.block_on(retry.call(|| async {
+///     let mut headers = http::HeaderMap::new();
+///     key.write(&mut headers);
+///     sent.lock().unwrap().push(headers["idempotency-key"].clone());
+///     Err::<(), _>("connection reset")
+/// }));
+/// assert!(call.is_err());
+/// let sent = sent.into_inner().unwrap();
+/// assert!(sent.len() == 3 && sent.iter().all(|value| *value == sent[0]));
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key([u8; 36]);
+
+impl Key {
+    /// Returns a new key.
+    #[expect(
+        clippy::new_without_default,
+        reason = "two defaults would not be equal"
+    )]
+    pub fn new() -> Self {
+        // Each `RandomState` has keys of its own, which the operating system has seeded.
+        let random = RandomState::new();
+        let (high, low) = (random.hash_one(0_u8), random.hash_one(1_u8));
+        let mut bits = u128::from(high) << 64 | u128::from(low);
+        // The version, 4, and the variant, binary 10.
+        bits = bits & !(0xF << 76) | 0x4 << 76;
+        bits = bits & !(0b11 << 62) | 0b10 << 62;
+        let mut text = [b'-'; 36];
+        let mut digits = (0..32)
+            .rev()
+            .map(|at| b"0123456789abcdef"[(bits >> (4 * at)) as usize & 0xF]);
+        for (at, byte) in text.iter_mut().enumerate() {
+            if !matches!(at, 8 | 13 | 18 | 23) {
+                *byte = digits.next().unwrap_or(b'0');
+            }
+        }
+        Self(text)
+    }
+
+    /// Returns the key as text, such as `8e03978e-40d5-43e8-bc93-6894a57f9324`.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Writes `Idempotency-Key`, unless the request has one: the user's own wins.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        if headers.contains_key(IDEMPOTENCY_KEY) {
+            return;
+        }
+        if let Ok(value) = HeaderValue::from_bytes(&self.0) {
+            headers.insert(IDEMPOTENCY_KEY, value);
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+/// Gives a request whose method is not idempotent a [`Key`], unless it has one. Call it once a call, before the
+/// request is copied.
+pub fn ensure(method: &Method, headers: &mut HeaderMap) {
+    if !method.is_idempotent() {
+        Key::new().write(headers);
+    }
+}

@@ -1,0 +1,242 @@
+//! The `RateLimit` and `RateLimit-Policy` fields, and the older ones that say the same.
+//!
+//! Written and read as in draft-ietf-httpapi-ratelimit-headers-10:
+//!
+//! ```text
+//! RateLimit-Policy: "burst";q=100;w=60,"daily";q=1000;w=86400
+//! RateLimit: "burst";r=50;t=30
+//! ```
+//!
+//! A server [`write`]s the decision of its limiter. A client reads what is left with [`limits`], which also knows
+//! `X-RateLimit-*` in its dialects. What a server says is no promise, and a malformed field is ignored.
+
+use std::fmt;
+use std::time::Duration;
+
+use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::date::seconds_rounded_up;
+use super::structured::{Bare, Item, Text, parse_list};
+use crate::rate_limiter::Decision;
+
+pub use super::dialects::{Limit, limits};
+
+/// The name of the field with the limits that apply.
+pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// The name of the field with what is left of them.
+pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// A limit that applies: a member of `RateLimit-Policy`.
+///
+/// `Display` writes the member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuotaPolicy {
+    /// The name that the members of `RateLimit` refer to.
+    pub name: String,
+    /// How many units the window has (`q`).
+    pub quota: u64,
+    /// The window (`w`), in whole seconds.
+    pub window: Option<Duration>,
+    /// What is counted (`qu`): `requests` if absent, `content-bytes`, `concurrent-requests`, or another word.
+    pub unit: Option<String>,
+    /// The partition that the limit is of (`pk`), in base64.
+    pub partition_key: Option<String>,
+}
+
+/// What is left of a limit: a member of `RateLimit`.
+///
+/// `Display` writes the member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceLimit {
+    /// The name of the limit.
+    pub name: String,
+    /// How many units are left (`r`).
+    pub remaining: u64,
+    /// The time until there are more (`t`), in whole seconds.
+    pub reset_after: Option<Duration>,
+    /// The partition that the limit is of (`pk`), in base64.
+    pub partition_key: Option<String>,
+}
+
+impl QuotaPolicy {
+    /// Returns a limit of `quota` units per `window`.
+    pub fn new(name: impl Into<String>, quota: u64, window: Duration) -> Self {
+        Self {
+            name: name.into(),
+            quota,
+            window: (!window.is_zero()).then_some(window),
+            unit: None,
+            partition_key: None,
+        }
+    }
+
+    fn of(item: Item) -> Option<Self> {
+        Some(Self {
+            quota: natural(item.parameter("q"))?,
+            window: match item.parameter("w") {
+                None => None,
+                // Zero is not a window.
+                window => Some(seconds(window).filter(|window| !window.is_zero())?),
+            },
+            unit: match item.parameter("qu") {
+                None => None,
+                Some(Bare::Text(unit)) => Some(unit.clone()),
+                Some(_) => return None,
+            },
+            partition_key: partition_key(&item)?,
+            name: name(item)?,
+        })
+    }
+}
+
+impl ServiceLimit {
+    /// Returns a limit of which this much is left.
+    pub fn new(name: impl Into<String>, remaining: u64, reset_after: Option<Duration>) -> Self {
+        Self {
+            name: name.into(),
+            remaining,
+            reset_after,
+            partition_key: None,
+        }
+    }
+
+    fn of(item: Item) -> Option<Self> {
+        Some(Self {
+            remaining: natural(item.parameter("r"))?,
+            reset_after: match item.parameter("t") {
+                None => None,
+                reset => Some(seconds(reset)?),
+            },
+            partition_key: partition_key(&item)?,
+            name: name(item)?,
+        })
+    }
+}
+
+impl fmt::Display for QuotaPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{};q={}", Text(&self.name), largest(self.quota))?;
+        if let Some(unit) = &self.unit {
+            write!(f, ";qu={}", Text(unit))?;
+        }
+        if let Some(window) = self.window {
+            write!(f, ";w={}", largest(seconds_rounded_up(window)))?;
+        }
+        match &self.partition_key {
+            Some(key) => write!(f, ";pk=:{key}:"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ServiceLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{};r={}", Text(&self.name), largest(self.remaining))?;
+        if let Some(reset) = self.reset_after {
+            write!(f, ";t={}", largest(seconds_rounded_up(reset)))?;
+        }
+        match &self.partition_key {
+            Some(key) => write!(f, ";pk=:{key}:"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads `RateLimit-Policy`. Empty if the field is absent or malformed; members without a quota are left out.
+pub fn read_policies(headers: &HeaderMap) -> Vec<QuotaPolicy> {
+    read_list(headers, &RATE_LIMIT_POLICY, QuotaPolicy::of)
+}
+
+/// Reads `RateLimit`. Empty if the field is absent or malformed; members without a number that is left are left
+/// out.
+pub fn read(headers: &HeaderMap) -> Vec<ServiceLimit> {
+    read_list(headers, &RATE_LIMIT, ServiceLimit::of)
+}
+
+/// Adds a limiter's decision to both fields. Limits that are there already stay.
+///
+/// Fields count in whole seconds, rounded up. `t` is the wait of a rejected call, as in `Retry-After`, and
+/// otherwise the time until the limit is full, if it is not. A decision without a limit, of a key for which the
+/// table had no room, writes nothing.
+///
+/// ```
+/// use backstop::http::rate_limit;
+/// use backstop::rate_limiter::{Quota, RateLimiter};
+/// use backstop::ManualClock;
+///
+/// let limiter = RateLimiter::builder().quota(Quota::per_minute(100)).clock(ManualClock::new()).build()?;
+/// let mut headers = http::HeaderMap::new();
+/// rate_limit::write(&mut headers, "client", &limiter.decide(1));
+/// assert_eq!(headers["ratelimit-policy"], "\"client\";q=100;w=60");
+/// assert_eq!(headers["ratelimit"], "\"client\";r=99;t=1");
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+pub fn write(headers: &mut HeaderMap, name: &str, decision: &Decision) {
+    if decision.limit == 0 {
+        return;
+    }
+    let policy = QuotaPolicy::new(name, decision.limit, decision.window);
+    let reset = decision.retry_after.unwrap_or(decision.reset_after);
+    let reset = (!reset.is_zero()).then_some(reset);
+    let left = ServiceLimit::new(name, decision.remaining, reset);
+    for (field, value) in [
+        (RATE_LIMIT_POLICY, policy.to_string()),
+        (RATE_LIMIT, left.to_string()),
+    ] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(field, value);
+        }
+    }
+}
+
+fn read_list<T>(headers: &HeaderMap, field: &HeaderName, of: fn(Item) -> Option<T>) -> Vec<T> {
+    // A list may be spread over several fields.
+    let mut text = String::new();
+    for value in headers.get_all(field) {
+        let Ok(value) = value.to_str() else {
+            return Vec::new();
+        };
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(value);
+    }
+    let items = parse_list(&text).unwrap_or_default();
+    items.into_iter().filter_map(of).collect()
+}
+
+fn name(item: Item) -> Option<String> {
+    match item.value {
+        Bare::Text(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn natural(bare: Option<&Bare>) -> Option<u64> {
+    match bare {
+        Some(Bare::Integer(number)) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn seconds(bare: Option<&Bare>) -> Option<Duration> {
+    natural(bare).map(Duration::from_secs)
+}
+
+/// `None` if it is malformed.
+#[expect(clippy::option_option, reason = "malformed, absent, or present")]
+fn partition_key(item: &Item) -> Option<Option<String>> {
+    match item.parameter("pk") {
+        None => Some(None),
+        Some(Bare::Bytes(key)) => Some(Some(key.clone())),
+        Some(_) => None,
+    }
+}
+
+/// Integers of structured fields have at most 15 digits.
+fn largest(number: u64) -> u64 {
+    number.min(999_999_999_999_999)
+}

@@ -1,0 +1,403 @@
+//! Bodies that can be sent more than once.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+
+use ::http::HeaderMap;
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::sync::lock;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A body of which several copies can be sent, one after the other or at once.
+///
+/// The original is read once, as it is sent, and what was read is kept up to a limit. A copy begins with what is
+/// kept and reads on where the last one stopped. Above the limit nothing is kept any more: the copy that is being
+/// sent goes on, and there are no further ones. A body whose declared length is above the limit is never kept.
+///
+/// The copies of one body are made by [`Replay`]. For services under a policy,
+/// [`Replayable`](crate::tower::Replayable) does it.
+pub struct ReplayBody<B> {
+    kind: Kind<B>,
+}
+
+enum Kind<B> {
+    /// Not kept.
+    Single(B),
+    Copy {
+        shared: Arc<Shared<B>>,
+        /// The number of this copy.
+        number: u64,
+        /// The number of frames it has returned, while frames are kept.
+        next: usize,
+    },
+}
+
+/// Makes the copies of a body.
+pub struct Replay<B> {
+    shared: Arc<Shared<B>>,
+}
+
+struct Shared<B> {
+    state: Mutex<State<B>>,
+    limit: u64,
+}
+
+struct State<B> {
+    /// The original. `None` while a copy polls it, which it does outside the lock, and after its end.
+    original: Option<B>,
+    stage: Stage,
+    /// Size of the rest of the original, as of its last poll.
+    rest: SizeHint,
+    /// What was read.
+    frames: Vec<Kept>,
+    /// Bytes in `frames`.
+    kept: u64,
+    /// The number of copies made.
+    copies: u64,
+    /// Whether the original said at its last poll that it has ended.
+    is_at_end: bool,
+    /// Copies that wait for the original, by their numbers.
+    waiting: Vec<(u64, Waker)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// All that was read is kept.
+    Keeping,
+    /// The original has ended, and all of it is kept.
+    Complete,
+    /// More than the limit was read. Only this copy reads on.
+    Beyond(u64),
+    /// The original failed.
+    Failed,
+}
+
+#[derive(Clone)]
+enum Kept {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Kept {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Data(data) => data.len() as u64,
+            Self::Trailers(_) => 0,
+        }
+    }
+
+    fn frame(self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data),
+            Self::Trailers(trailers) => Frame::trailers(trailers),
+        }
+    }
+}
+
+impl<B: Body> ReplayBody<B> {
+    /// Returns a body that is sent once and not kept.
+    pub const fn once(body: B) -> Self {
+        Self {
+            kind: Kind::Single(body),
+        }
+    }
+}
+
+impl<B: Body> Replay<B> {
+    /// Returns a maker of copies that keeps up to `limit` bytes. Gives the body back if its declared length is
+    /// above that.
+    ///
+    /// # Errors
+    ///
+    /// The body, if it is too long.
+    pub fn new(body: B, limit: u64) -> Result<Self, B> {
+        let rest = body.size_hint();
+        if rest.lower() > limit {
+            return Err(body);
+        }
+        let state = State {
+            stage: Stage::Keeping,
+            is_at_end: body.is_end_stream(),
+            original: Some(body),
+            rest,
+            frames: Vec::new(),
+            kept: 0,
+            copies: 0,
+            waiting: Vec::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                limit,
+            }),
+        })
+    }
+
+    /// Returns the next copy; `None` if the original was longer than the limit, or failed.
+    pub fn copy(&self) -> Option<ReplayBody<B>> {
+        let mut state = lock(&self.shared.state);
+        if !state.is_replayable() {
+            return None;
+        }
+        state.copies += 1;
+        Some(ReplayBody {
+            kind: Kind::Copy {
+                shared: self.shared.clone(),
+                number: state.copies,
+                next: 0,
+            },
+        })
+    }
+
+    /// Returns whether there can be another copy.
+    pub fn is_replayable(&self) -> bool {
+        lock(&self.shared.state).is_replayable()
+    }
+}
+
+impl<B> State<B> {
+    const fn is_replayable(&self) -> bool {
+        matches!(self.stage, Stage::Keeping | Stage::Complete)
+    }
+
+    /// Registers a copy that waits. Returns the waker that it had before, to be dropped outside the lock.
+    fn wait(&mut self, number: u64, waker: Waker) -> Option<Waker> {
+        match self.waiting.iter_mut().find(|(of, _)| *of == number) {
+            Some((_, before)) => Some(std::mem::replace(before, waker)),
+            None => {
+                self.waiting.push((number, waker));
+                None
+            }
+        }
+    }
+}
+
+impl<B> Shared<B> {
+    /// Wakes all copies that wait for the original.
+    fn wake_all(&self) {
+        let waiting = std::mem::take(&mut lock(&self.state).waiting);
+        // Outside the lock: wakers are user code.
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+/// The waker of the original: whichever copy polled it may be gone when it is ready, so all that wait are woken.
+impl<B: Send + 'static> Wake for Shared<B> {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}
+
+/// What a copy does next.
+enum Step<B> {
+    Return(Option<Result<Frame<Bytes>, BoxError>>),
+    Wait,
+    Poll(B),
+}
+
+/// Marks the original as failed if its poll panics.
+struct FailOnUnwind<'a, B>(&'a Shared<B>);
+
+impl<B> Drop for FailOnUnwind<'_, B> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.0.state).stage = Stage::Failed;
+            self.0.wake_all();
+        }
+    }
+}
+
+impl<B> Shared<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Decides what a copy does next. `waker` is cloned by the caller, because that is user code.
+    fn step(&self, number: u64, next: &mut usize, waker: Waker) -> (Step<B>, Option<Waker>) {
+        let mut state = lock(&self.state);
+        if let Some(kept) = state.frames.get(*next) {
+            *next += 1;
+            return (Step::Return(Some(Ok(kept.clone().frame()))), Some(waker));
+        }
+        let returned = match state.stage {
+            Stage::Complete => None,
+            Stage::Failed => Some(Err(Gone::Failed.into())),
+            Stage::Beyond(owner) if owner != number => Some(Err(Gone::TooLarge.into())),
+            Stage::Keeping | Stage::Beyond(_) => {
+                // Registered before the poll, which may wake at once.
+                let before = state.wait(number, waker);
+                let step = match state.original.take() {
+                    Some(original) => Step::Poll(original),
+                    None => Step::Wait,
+                };
+                return (step, before);
+            }
+        };
+        (Step::Return(returned), Some(waker))
+    }
+
+    /// Polls the original outside the lock, and keeps what it returns.
+    fn poll_original(
+        self: &Arc<Self>,
+        mut original: B,
+        number: u64,
+        next: &mut usize,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let waker = Waker::from(self.clone());
+        let mark = FailOnUnwind(self);
+        let polled = Pin::new(&mut original).poll_frame(&mut Context::from_waker(&waker));
+        let polled = polled.map(|frame| frame.map(|frame| frame.map(keep)));
+        let (rest, is_at_end) = (original.size_hint(), original.is_end_stream());
+        drop(mark);
+        // A lone copy is the last one: the maker is gone.
+        let is_last = Arc::strong_count(self) <= 2;
+        let mut state = lock(&self.state);
+        state.rest = rest;
+        state.is_at_end = is_at_end;
+        let returned = match polled {
+            Poll::Pending => {
+                state.original = Some(original);
+                return Poll::Pending;
+            }
+            Poll::Ready(None) => {
+                if state.stage == Stage::Keeping {
+                    state.stage = Stage::Complete;
+                }
+                state.rest = SizeHint::with_exact(0);
+                None
+            }
+            Poll::Ready(Some(Err(error))) => {
+                state.stage = Stage::Failed;
+                Some(Err(error.into()))
+            }
+            Poll::Ready(Some(Ok(kept))) => {
+                if state.stage == Stage::Keeping {
+                    state.kept += kept.len();
+                    if state.kept > self.limit || is_last {
+                        state.stage = Stage::Beyond(number);
+                        state.frames = Vec::new();
+                    } else {
+                        state.frames.push(kept.clone());
+                        *next += 1;
+                    }
+                }
+                if is_at_end && state.stage == Stage::Keeping {
+                    state.stage = Stage::Complete;
+                }
+                state.original = Some(original);
+                Some(Ok(kept.frame()))
+            }
+        };
+        drop(state);
+        self.wake_all();
+        Poll::Ready(returned)
+    }
+}
+
+fn keep<D: Buf>(frame: Frame<D>) -> Kept {
+    match frame.into_data() {
+        // Without copying, for `Bytes`.
+        Ok(mut data) => Kept::Data(data.copy_to_bytes(data.remaining())),
+        Err(frame) => Kept::Trailers(frame.into_trailers().unwrap_or_default()),
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.kind {
+            Kind::Single(body) => Pin::new(body).poll_frame(task).map(|frame| {
+                frame.map(|frame| frame.map(|frame| keep(frame).frame()).map_err(Into::into))
+            }),
+            Kind::Copy {
+                shared,
+                number,
+                next,
+            } => match shared.step(*number, next, task.waker().clone()).0 {
+                Step::Return(frame) => Poll::Ready(frame),
+                Step::Wait => Poll::Pending,
+                Step::Poll(original) => shared.poll_original(original, *number, next),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Single(body) => body.is_end_stream(),
+            Kind::Copy { shared, next, .. } => {
+                let state = lock(&shared.state);
+                let at_rest = *next >= state.frames.len();
+                at_rest && (state.stage == Stage::Complete || state.is_at_end)
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Single(body) => body.size_hint(),
+            Kind::Copy { shared, next, .. } => {
+                let state = lock(&shared.state);
+                let kept: u64 = state.frames.iter().skip(*next).map(Kept::len).sum();
+                let mut hint = SizeHint::new();
+                hint.set_lower(kept.saturating_add(state.rest.lower()));
+                if let Some(upper) = state.rest.upper() {
+                    hint.set_upper(kept.saturating_add(upper));
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayBody")
+            .field("is_kept", &matches!(self.kind, Kind::Copy { .. }))
+            .finish()
+    }
+}
+
+impl<B> fmt::Debug for Replay<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay")
+            .field("limit", &self.shared.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a copy cannot go on.
+#[derive(Clone, Copy, Debug)]
+enum Gone {
+    TooLarge,
+    Failed,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the body is too large to be sent twice",
+            Self::Failed => "the body failed while another copy was sent",
+        })
+    }
+}
+
+impl StdError for Gone {}

@@ -1,0 +1,204 @@
+//! What responses mean.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use ::http::header::{HeaderMap, RETRY_AFTER};
+use ::http::{Method, StatusCode};
+
+use super::idempotency::IDEMPOTENCY_KEY;
+use super::{deadline, rate_limit, retry_after};
+use crate::policy::CallOptions;
+use crate::verdict::{ErrorClass, Health, Verdict};
+
+/// Why a request may be sent again although it may have been executed, if it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Idempotence {
+    /// Its method is idempotent (RFC 9110): `GET`, `HEAD`, `OPTIONS`, `TRACE`, `PUT`, or `DELETE`.
+    Method,
+    /// It has an `Idempotency-Key`: the server executes it once.
+    Key,
+    /// It may not.
+    None,
+}
+
+impl Idempotence {
+    /// Returns what the method and the headers of a request say.
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        match headers.contains_key(IDEMPOTENCY_KEY) {
+            true => Self::Key,
+            false => Self::of_method(method),
+        }
+    }
+
+    /// Returns what the method says alone.
+    pub fn of_method(method: &Method) -> Self {
+        match method.is_idempotent() {
+            true => Self::Method,
+            false => Self::None,
+        }
+    }
+
+    /// Returns whether the request may be sent again although it may have been executed.
+    pub const fn is_idempotent(self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    /// Returns the verdict on a response to the request. The table is on the [module page](super).
+    pub fn verdict(self, status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Verdict {
+        // 409 with a key: the first attempt is still being executed.
+        if status == StatusCode::CONFLICT && self == Self::Key {
+            return with_hint(Verdict::transient(), retry_after::read(headers, now));
+        }
+        self.restrict(of_response(status, headers, now))
+    }
+
+    /// Returns the verdict on a request that broke off after something of it was sent, such as by a reset.
+    pub const fn interrupted(self) -> Verdict {
+        self.restrict(Verdict::transient())
+    }
+
+    /// Returns the verdict on a request that was not sent: the connection or the handshake failed, or the server
+    /// said that it did not process it (HTTP/2 `REFUSED_STREAM`). Any request may be sent again then.
+    pub const fn not_sent(self) -> Verdict {
+        Verdict::transient().not_executed()
+    }
+
+    /// Takes the retry away from a request that must not be executed twice.
+    const fn restrict(self, verdict: Verdict) -> Verdict {
+        if self.is_idempotent() || !verdict.may_have_been_executed() {
+            verdict
+        } else {
+            verdict.with_retry(false)
+        }
+    }
+}
+
+/// Returns the verdict on a response to a request with this method, without an idempotency key.
+///
+/// `now` is the wall clock's time, for dates in headers of a response that has no `Date`. For requests with a key
+/// there is [`Idempotence::verdict`].
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use backstop::http;
+/// use backstop::{Health, RetryAdvice, Verdict};
+/// use ::http::{HeaderMap, Method, StatusCode};
+///
+/// let now = SystemTime::now();
+/// let mut headers = HeaderMap::new();
+/// let verdict = http::verdict(&Method::POST, StatusCode::BAD_GATEWAY, &headers, now);
+/// assert_eq!((verdict.health(), verdict.retry()), (Health::Unhealthy, RetryAdvice::No));
+///
+/// headers.insert("retry-after", "5".parse()?);
+/// let verdict = http::verdict(&Method::POST, StatusCode::TOO_MANY_REQUESTS, &headers, now);
+/// // It was not executed, and says nothing about the health of the server.
+/// assert_eq!(verdict.health(), Health::Neutral);
+/// assert_eq!(verdict.retry(), RetryAdvice::After(Duration::from_secs(5)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn verdict(
+    method: &Method,
+    status: StatusCode,
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Verdict {
+    Idempotence::of_method(method).verdict(status, headers, now)
+}
+
+/// Returns the options of a call that sends a request: its deadline from the
+/// [headers](super::deadline::read), and whether it is idempotent.
+pub fn call_options(method: &Method, headers: &HeaderMap) -> CallOptions {
+    let options = CallOptions::new().idempotent(Idempotence::of(method, headers).is_idempotent());
+    match deadline::read(headers) {
+        Some(within) => options.deadline(within),
+        None => options,
+    }
+}
+
+/// Returns the verdict on an error without a response, from the I/O error in its chain of sources: an attempt
+/// whose connection was not established was not executed, and any other may have been.
+///
+/// Clients that know more should say so, such as reqwest with `is_connect`.
+pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let unsent = matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::AddrNotAvailable
+            );
+            if unsent {
+                return Verdict::transient().not_executed();
+            }
+        }
+        next = error.source();
+    }
+    Verdict::transient()
+}
+
+/// The verdict on a response to an idempotent request.
+pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Verdict {
+    if status.as_u16() < 400 {
+        return Verdict::success();
+    }
+    // Envoy made the answer itself, before the request reached the server.
+    if headers.contains_key("x-envoy-ratelimited") {
+        return this_caller(hint(headers, now));
+    }
+    if headers.contains_key("x-envoy-overloaded") {
+        return Verdict::throttled(hint(headers, now)).not_executed();
+    }
+    let after = retry_after::read(headers, now);
+    match status.as_u16() {
+        429 => this_caller(hint(headers, now)),
+        403 if after.is_some() || is_used_up(headers, now) => this_caller(hint(headers, now)),
+        413 if after.is_some() => this_caller(after),
+        421 | 425 => with_hint(Verdict::transient().not_executed(), after),
+        503 => match after {
+            Some(after) => Verdict::throttled(after),
+            None => Verdict::transient(),
+        },
+        501 | 505 => Verdict::permanent(),
+        408 | 500.. => with_hint(Verdict::transient(), after),
+        _ => Verdict::permanent(),
+    }
+}
+
+/// The caller has exceeded its own limit: nothing was executed, and others are not affected.
+fn this_caller(after: Option<Duration>) -> Verdict {
+    Verdict::throttled(after)
+        .with_health(Health::Neutral)
+        .with_class(ErrorClass::Throttled)
+        .not_executed()
+}
+
+fn with_hint(verdict: Verdict, after: Option<Duration>) -> Verdict {
+    match after {
+        Some(after) => verdict.after(after),
+        None => verdict,
+    }
+}
+
+/// Returns how long a throttled caller is to wait: as `Retry-After` says, and without it until a limit that is used
+/// up has more, the latest if there are several.
+pub fn hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if headers.contains_key(RETRY_AFTER) {
+        if let Some(after) = retry_after::read(headers, now) {
+            return Some(after);
+        }
+    }
+    let limits = rate_limit::limits(headers, now).into_iter();
+    let used_up = limits.filter(|limit| limit.remaining == Some(0));
+    used_up.filter_map(|limit| limit.reset_after).max()
+}
+
+fn is_used_up(headers: &HeaderMap, now: SystemTime) -> bool {
+    let limits = rate_limit::limits(headers, now);
+    limits.iter().any(|limit| limit.remaining == Some(0))
+}

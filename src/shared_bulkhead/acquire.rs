@@ -1,0 +1,176 @@
+//! Waiting for permits of a shared bulkhead.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use super::inner::{Arrival, Inner, Turn};
+use super::permit::Permit;
+use crate::clock::{ClockHandle, Sleep};
+use crate::coop;
+use crate::deadline;
+use crate::error::{Reason, Rejected};
+use crate::event::{Event, Observer};
+use crate::instant::Instant;
+
+pin_project! {
+    /// Takes permits of a shared bulkhead. Made by
+    /// [`SharedBulkhead::try_acquire`](super::SharedBulkhead::try_acquire) and
+    /// [`SharedBulkhead::acquire`](super::SharedBulkhead::acquire).
+    ///
+    /// Does nothing before it is first polled. It takes part in tokio's cooperative budget (feature `tokio`).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives up the place in the wait queue, and permits that it had got already.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct Acquire<'a> {
+        inner: &'a Arc<Inner>,
+        permits: u64,
+        longest: Duration,
+        ticket: Option<u64>,
+        since: Instant,
+        latest: Instant,
+        late: Reason,
+        timer_at: Instant,
+        #[pin]
+        timer: Option<Sleep>,
+    }
+
+    impl PinnedDrop for Acquire<'_> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(ticket) = this.ticket.take() {
+                this.inner.leave(this.inner.base.now(), ticket, *this.permits);
+            }
+        }
+    }
+}
+
+impl<'a> Acquire<'a> {
+    pub(super) const fn new(inner: &'a Arc<Inner>, permits: u64, longest: Duration) -> Self {
+        Self {
+            inner,
+            permits,
+            longest,
+            ticket: None,
+            since: Instant::ORIGIN,
+            latest: Instant::FAR_FUTURE,
+            late: Reason::QueueTimeout,
+            timer_at: Instant::FAR_FUTURE,
+            timer: None,
+        }
+    }
+
+    pub(super) fn clock(&self) -> &'a ClockHandle {
+        &self.inner.base.clock
+    }
+
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.ticket.is_some()
+    }
+
+    /// Polls it for a call that has this deadline, on the bulkhead's clock, which reads `now`.
+    pub(super) fn poll_with(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        mut now: Instant,
+        deadline: Instant,
+        observer: Option<&dyn Observer>,
+    ) -> Poll<Result<Permit, Rejected>> {
+        let inner = self.inner;
+        let rejected = |reason| {
+            let admitted = inner.reject(reason, observer);
+            // In shadow mode a call that would have been rejected holds nothing.
+            Poll::Ready(admitted.map(|()| Permit::new(inner.clone(), 0)))
+        };
+        loop {
+            let this = self.as_mut().project();
+            let permits = *this.permits;
+            let Some(ticket) = *this.ticket else {
+                let waits = !this.longest.is_zero() && !inner.base.shadow;
+                *this.since = now;
+                let longest = now + *this.longest;
+                (*this.latest, *this.late) = match waits && longest < deadline {
+                    true => (longest, Reason::QueueTimeout),
+                    false => (deadline, Reason::DeadlineTooClose),
+                };
+                match inner.arrive(now, permits, waits) {
+                    Arrival::Admitted => {
+                        return Poll::Ready(Ok(Permit::new(inner.clone(), permits)));
+                    }
+                    Arrival::Waits(ticket) => *this.ticket = Some(ticket),
+                    Arrival::Rejected(reason) => return rejected(reason),
+                }
+                continue;
+            };
+            let look_at = match inner.turn(now, ticket, task.waker()) {
+                Turn::Admitted => {
+                    *this.ticket = None;
+                    let permit = Permit::new(inner.clone(), permits);
+                    if !this.longest.is_zero() {
+                        let waited = now.saturating_duration_since(*this.since);
+                        inner
+                            .base
+                            .tell(Event::waited(inner.base.name, waited), observer);
+                    }
+                    return Poll::Ready(Ok(permit));
+                }
+                Turn::Rejected => {
+                    *this.ticket = None;
+                    inner.leave(now, ticket, permits);
+                    return rejected(Reason::BulkheadFull);
+                }
+                Turn::LookAt(_) if now >= *this.latest => {
+                    *this.ticket = None;
+                    inner.leave(now, ticket, permits);
+                    return rejected(*this.late);
+                }
+                Turn::LookAt(look_at) => look_at.min(*this.latest),
+            };
+            let mut this = self.as_mut().project();
+            if this.timer.is_none() || *this.timer_at != look_at {
+                this.timer.set(Some(inner.base.clock.sleep_until(look_at)));
+                *this.timer_at = look_at;
+            }
+            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
+                ready!(timer.poll(task));
+            }
+            this.timer.set(None);
+            now = inner.base.now();
+        }
+    }
+}
+
+impl Future for Acquire<'_> {
+    type Output = Result<Permit, Rejected>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let budget = ready!(coop::poll_proceed(task));
+        let clock = self.clock();
+        let now = clock.now();
+        let deadline = match self.ticket {
+            None => deadline::inherited(clock, now),
+            Some(_) => Instant::FAR_FUTURE,
+        };
+        let poll = self.poll_with(task, now, deadline, None);
+        if poll.is_ready() {
+            budget.made_progress();
+        }
+        poll
+    }
+}
+
+impl std::fmt::Debug for Acquire<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acquire")
+            .field("bulkhead", &self.inner.base.name)
+            .field("permits", &self.permits)
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,230 @@
+//! One bulkhead for all processes of a fleet: no more than so many calls at once.
+//!
+//! Each process takes blocks of permits from a [store](crate::store), for a time, and its calls use those: no
+//! call touches the store while the block suffices. A process that is killed keeps its permits until the time
+//! is over, and no longer; one that ends drops them.
+//!
+//! # When not to use it
+//!
+//! * Where an even split over the processes does: a [`Bulkhead`](crate::Bulkhead) in each needs no store.
+//! * For mutual exclusion. A process that was stopped for longer than the time to live does not know that
+//!   its calls run beside those of another one.
+//!
+//! # Example
+//!
+//! ```
+//! use backstop::store::MemoryStore;
+//! use backstop::{ManualClock, Policy, SharedBulkhead};
+//!
+//! let clock = ManualClock::new();
+//! let store = MemoryStore::new(clock.clone());
+//! let process = || {
+//!     let builder = SharedBulkhead::builder().store(store.clone()).key("reports");
+//!     builder.max_concurrent(2).clock(clock.clone()).build()
+//! };
+//! let (one, other) = (process()?, process()?);
+//!
+//! let first = clock.block_on(one.try_acquire()).unwrap();
+//! let _second = clock.block_on(other.try_acquire()).unwrap();
+//! assert!(clock.block_on(other.try_acquire()).is_err());
+//! assert!(clock.block_on(one.call(|| async { Ok::<_, ()>(1) })).is_err());
+//! drop(first);
+//! assert!(clock.block_on(one.call(|| async { Ok::<_, ()>(1) })).is_ok());
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+//!
+//! # Blocks
+//!
+//! A process asks for a quarter more permits than it needs, when a call finds none, and each third of the
+//! [time to live](SharedBulkheadBuilder::ttl), when it also gives back what it did not need. While permits
+//! are scarce, a process keeps no more than its part, so that after a few seconds all have about as many.
+//! It asks for scarce permits again after about 50 ms.
+//!
+//! Permits must be asked for again although no call comes: spawn [`SharedBulkhead::maintain`]. Without it
+//! a block lapses, and the next call takes a trip.
+//!
+//! # Without the store
+//!
+//! Calls go on with the permits that the process holds, until their time is over. Then all are rejected,
+//! until the store is back: nothing else keeps to the limit.
+//!
+//! # Bounds
+//!
+//! The processes together hold at most the limit, at any time, if their clocks and the store's run equally fast
+//! to a thousandth. Calls that still run when the time of their permits is over are not stopped: the process
+//! was stopped itself, or has no store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::error::{Reason, Rejected};
+use crate::keyed::{Evictable, is_unshared};
+
+mod acquire;
+mod config;
+mod inner;
+mod permit;
+mod policy;
+mod snapshot;
+mod state;
+
+pub use self::acquire::Acquire;
+pub use self::config::SharedBulkheadBuilder;
+pub use self::permit::Permit;
+pub use self::snapshot::Snapshot;
+
+use self::inner::Inner;
+
+/// Bounds how many calls of a fleet run at once. See the [module page](self).
+///
+/// Cheap to clone; clones share the permits that the process holds.
+#[derive(Clone)]
+pub struct SharedBulkhead {
+    inner: Arc<Inner>,
+}
+
+impl SharedBulkhead {
+    /// Takes a permit, or rejects. Ready at once while the process holds a free one, or knows that there are
+    /// none; otherwise after one trip to the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::BulkheadFull`] when no process can give one up, and when the store does not answer;
+    /// [`Reason::DeadlineTooClose`] if the deadline of the calls made here and now passes during the trip.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses no permit.
+    pub fn try_acquire(&self) -> Acquire<'_> {
+        self.try_acquire_n(1)
+    }
+
+    /// As [`try_acquire`](Self::try_acquire), with `cost` permits.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Reason::CostExceedsLimit`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`try_acquire`](Self::try_acquire).
+    pub fn try_acquire_n(&self, cost: u64) -> Acquire<'_> {
+        Acquire::new(&self.inner, cost, Duration::ZERO)
+    }
+
+    /// Takes a permit that the process holds, without a trip to the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::BulkheadFull`] if it holds no free one, or if other calls wait.
+    pub fn try_acquire_held(&self) -> Result<Permit, Rejected> {
+        let inner = &self.inner;
+        let now = inner.base.now();
+        let admitted = inner.with(now, |state, _| {
+            state.waiting() == 0 && state.block.admit(now, 1)
+        });
+        match admitted {
+            true => Ok(Permit::new(inner.clone(), 1)),
+            false => {
+                let rejected = inner.reject(Reason::BulkheadFull, None);
+                rejected.map(|()| Permit::new(inner.clone(), 0))
+            }
+        }
+    }
+
+    /// Waits for a permit. See [`acquire_n`](Self::acquire_n).
+    pub fn acquire(&self) -> Acquire<'_> {
+        self.acquire_n(1)
+    }
+
+    /// Waits for `cost` permits, behind the calls of this process that came before, as long as it takes or
+    /// the deadline of the calls made here and now allows.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::DeadlineTooClose`] when the deadline comes first, [`Reason::CostExceedsLimit`], and
+    /// [`Reason::BulkheadFull`] when too many calls wait already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives up the place in the wait queue. No permit is lost.
+    pub fn acquire_n(&self, cost: u64) -> Acquire<'_> {
+        self.acquire_within(cost, Duration::MAX)
+    }
+
+    /// As [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Reason::QueueTimeout`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`acquire_n`](Self::acquire_n).
+    pub fn acquire_within(&self, cost: u64, longest: Duration) -> Acquire<'_> {
+        Acquire::new(&self.inner, cost, longest)
+    }
+
+    /// Keeps the permits of this process, and gives back those it does not need, while the returned future
+    /// runs. Spawn it, or keep it beside the work.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it changes nothing.
+    pub async fn maintain(&self) {
+        let inner = &self.inner;
+        loop {
+            let now = inner.base.now();
+            let refresh_at = inner.with(now, |state, _| state.block.refresh_at());
+            // Calls may have asked meanwhile, and a request that failed is made again soon.
+            let soon = now + inner.ttl / 12;
+            inner.base.clock.sleep_until(refresh_at.max(soon)).await;
+        }
+    }
+
+    /// Returns where it stands, as far as this process knows. Reading changes nothing.
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = &*self.inner;
+        let now = inner.base.now();
+        // Relaxed: statistics.
+        let rejections = inner.rejections.load(Ordering::Relaxed);
+        let trips = inner.trips.load(Ordering::Relaxed);
+        let state = crate::sync::lock(&inner.state);
+        let lost_for = state
+            .lost_since
+            .map(|since| now.saturating_duration_since(since));
+        Snapshot {
+            name: inner.base.name,
+            limit: state.block.limit(),
+            held: state.block.held(now),
+            in_flight: state.block.in_flight(),
+            waiting: state.waiting(),
+            trips,
+            store_up: lost_for.is_none(),
+            lost_for: lost_for.unwrap_or_default(),
+            rejected: if inner.base.shadow { 0 } else { rejections },
+            shadow: inner.base.shadow,
+            would_reject: if inner.base.shadow { rejections } else { 0 },
+        }
+    }
+
+    /// Returns the name in errors and events.
+    pub fn name(&self) -> &'static str {
+        self.inner.base.name
+    }
+}
+
+/// No other handle and no permit exists. What it holds goes back when it is dropped.
+impl Evictable for SharedBulkhead {
+    fn evictable_in(&self) -> Option<Duration> {
+        is_unshared(&self.inner).then_some(Duration::ZERO)
+    }
+}
+
+impl fmt::Debug for SharedBulkhead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.snapshot().fmt(f)
+    }
+}

@@ -1,0 +1,217 @@
+//! The permits that a process holds of a shared bulkhead: a pure machine that decides how many to ask for,
+//! and when.
+
+use std::time::Duration;
+
+use crate::instant::{Instant, nanos};
+use crate::store::Held;
+
+/// A block of permits.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    limit: u64,
+    ttl: u64,
+    /// Permits held until `until`.
+    held: u64,
+    until: Instant,
+    in_flight: u64,
+    /// The most permits that were in flight or waited for since the last request.
+    peak: u64,
+    request: Option<Request>,
+    sent_at: Instant,
+    /// Not asked for more before.
+    scarce_until: Instant,
+    /// Permits that a process may have while others lack some.
+    fair: u64,
+}
+
+/// What to ask the store for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) permits: u64,
+    pub(crate) in_use: u64,
+    pub(crate) sent: Instant,
+}
+
+/// How long to wait before asking again for permits that were not free.
+const SCARCE: f64 = 50e6;
+
+impl Block {
+    pub(crate) const fn new(limit: u64, ttl: Duration) -> Self {
+        Self {
+            limit,
+            ttl: nanos(ttl),
+            held: 0,
+            until: Instant::ORIGIN,
+            in_flight: 0,
+            peak: 0,
+            request: None,
+            sent_at: Instant::ORIGIN,
+            scarce_until: Instant::ORIGIN,
+            fair: limit,
+        }
+    }
+
+    pub(crate) const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub(crate) const fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Permits held, free ones and those in flight.
+    pub(crate) const fn held(&self, now: Instant) -> u64 {
+        if now.as_nanos() < self.until.as_nanos() {
+            self.held
+        } else {
+            0
+        }
+    }
+
+    /// Admits a call, if the process holds permits for it.
+    pub(crate) fn admit(&mut self, now: Instant, permits: u64) -> bool {
+        let fits = self.in_flight + permits <= self.held(now);
+        if fits {
+            self.in_flight += permits;
+            self.peak = self.peak.max(self.in_flight);
+        }
+        fits
+    }
+
+    /// Takes back the permits of a call.
+    pub(crate) const fn release(&mut self, permits: u64) {
+        self.in_flight -= permits;
+    }
+
+    /// Returns the request to send now, if one is due. `waiting` are permits that calls wait for.
+    pub(crate) fn plan(&mut self, now: Instant, waiting: u64) -> Option<Request> {
+        self.peak = self.peak.max(self.in_flight + waiting);
+        if self.request.is_some() {
+            return None;
+        }
+        let lacks = self.in_flight + waiting > self.held(now) && now >= self.scarce_until;
+        let refreshes = now >= self.sent_at.after(self.ttl / 3) && (self.held > 0 || self.peak > 0);
+        if !(waiting > 0 && lacks || refreshes) {
+            return None;
+        }
+        // A quarter more than was needed, so that few calls have to ask; not for the last few permits.
+        let needed = self.peak + self.peak / 4;
+        let permits = needed
+            .min(self.fair.max(1))
+            .max(self.in_flight)
+            .min(self.limit);
+        let request = Request {
+            permits: if self.peak == 0 { 0 } else { permits },
+            in_use: self.in_flight,
+            sent: now,
+        };
+        self.peak = self.in_flight;
+        self.sent_at = now;
+        self.request = Some(request);
+        Some(request)
+    }
+
+    /// The request in flight.
+    pub(crate) const fn request(&self) -> Option<&Request> {
+        self.request.as_ref()
+    }
+
+    /// Records an answer. `unit` is a random number in `[0, 1)`.
+    pub(crate) fn answered(&mut self, now: Instant, request: &Request, held: Held, unit: f64) {
+        self.request = None;
+        self.held = held.permits;
+        self.until = request.sent.after(self.ttl);
+        // While permits are scarce, processes that hold more than their part ask for no more than that.
+        self.fair = match held.free {
+            0 => self.limit.div_ceil(held.instances.max(1)),
+            _ => self.limit,
+        };
+        self.scarce_until = match held.permits < request.permits || held.free == 0 {
+            true => now.after((SCARCE * (0.5 + unit)) as u64),
+            false => Instant::ORIGIN,
+        };
+    }
+
+    /// Records that the request in flight failed.
+    pub(crate) fn failed(&mut self, now: Instant, unit: f64) {
+        self.request = None;
+        self.scarce_until = now.after((2.0 * SCARCE * (0.5 + unit)) as u64);
+    }
+
+    /// Whether there is no use in asking the store now.
+    pub(crate) fn is_scarce(&self, now: Instant) -> bool {
+        self.request.is_none() && now < self.scarce_until
+    }
+
+    /// When to look again, for a call that waits.
+    pub(crate) fn look_at(&self) -> Instant {
+        self.scarce_until
+    }
+
+    /// When the permits have to be asked for again.
+    pub(crate) const fn refresh_at(&self) -> Instant {
+        self.sent_at.after(self.ttl / 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(9);
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn answer(block: &mut Block, now: Instant, permits: u64, free: u64, instances: u64) {
+        let request = *block.request().unwrap();
+        block.answered(now, &request, Held::new(permits, free, instances), 0.5);
+    }
+
+    #[test]
+    fn permits_lapse_at_the_time_to_live_of_the_request() {
+        let mut block = Block::new(10, TTL);
+        assert_eq!(block.plan(at(0), 4).unwrap().permits, 5);
+        answer(&mut block, at(100), 5, 5, 1);
+        assert!(block.admit(at(8999), 5));
+        block.release(1);
+        assert!(!block.admit(at(9000), 1), "another process may have it");
+    }
+
+    #[test]
+    fn a_quiet_process_gives_permits_back() {
+        let mut block = Block::new(100, TTL);
+        block.plan(at(0), 40);
+        answer(&mut block, at(0), 50, 50, 1);
+        assert!(block.admit(at(1), 40));
+        block.release(39);
+        assert_eq!(block.plan(at(2999), 0), None);
+        assert_eq!(
+            block.plan(at(3000), 0).unwrap().permits,
+            50,
+            "40 were needed since"
+        );
+        answer(&mut block, at(3000), 50, 50, 1);
+        assert_eq!(block.plan(at(6000), 0).unwrap().permits, 1);
+        answer(&mut block, at(6000), 1, 99, 1);
+        block.release(1);
+        block.plan(at(9000), 0);
+        answer(&mut block, at(9000), 1, 99, 1);
+        assert_eq!(block.plan(at(12_000), 0).unwrap().permits, 0);
+    }
+
+    #[test]
+    fn while_permits_are_scarce_a_process_asks_for_its_part() {
+        let mut block = Block::new(12, TTL);
+        block.plan(at(0), 12);
+        answer(&mut block, at(0), 12, 0, 1);
+        assert!(block.admit(at(0), 12));
+        block.plan(at(3000), 20);
+        answer(&mut block, at(3000), 12, 0, 3);
+        block.release(10);
+        let request = block.plan(at(6000), 20).unwrap();
+        assert_eq!((request.permits, request.in_use), (4, 2));
+    }
+}

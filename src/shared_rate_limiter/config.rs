@@ -1,0 +1,374 @@
+//! The builders of shared limiters.
+
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SharedRateLimiter;
+use super::entry::Entry;
+use super::hub::Hub;
+use super::keyed::{Make, SharedKeyedRateLimiter};
+use super::state::rules::{Outage, Rules, SyncMode};
+use crate::base::Setup;
+use crate::error::ConfigError;
+use crate::keyed::{Keyed, Overflow};
+use crate::rate_limiter::Quota;
+use crate::store::Store;
+
+impl SharedRateLimiter {
+    /// Returns a builder with the default settings. A store, a key and a quota must be given.
+    pub const fn builder() -> SharedRateLimiterBuilder {
+        SharedRateLimiterBuilder {
+            shared: Shared::new(),
+            key: None,
+        }
+    }
+}
+
+impl<K> SharedKeyedRateLimiter<K> {
+    /// Returns a builder with the default settings. A store, a quota and
+    /// [`key_by`](SharedKeyedRateLimiterBuilder::key_by) must be given.
+    pub const fn builder() -> SharedKeyedRateLimiterBuilder<K> {
+        SharedKeyedRateLimiterBuilder {
+            shared: Shared::new(),
+            key_by: None,
+            quota_for: None,
+            max_keys: 100_000,
+        }
+    }
+}
+
+/// The settings that both builders have.
+#[derive(Clone)]
+struct Shared {
+    store: Option<Arc<dyn Store>>,
+    quota: Option<Quota>,
+    sync: SyncMode,
+    sync_every: Duration,
+    on_outage: Outage,
+    store_timeout: Duration,
+    max_wait: Option<Duration>,
+    max_waiting: Option<usize>,
+    seed: Option<u64>,
+    setup: Setup,
+}
+
+impl Shared {
+    const fn new() -> Self {
+        Self {
+            store: None,
+            quota: None,
+            sync: SyncMode::Leased,
+            sync_every: Duration::from_millis(50),
+            on_outage: Outage::OwnShare,
+            store_timeout: Duration::from_millis(25),
+            max_wait: None,
+            max_waiting: None,
+            seed: None,
+            setup: Setup::new(Rules::NAME),
+        }
+    }
+
+    /// Checks the settings. Returns the shared state and the rules.
+    fn build(self) -> Result<(Hub, Rules), ConfigError> {
+        let error = |setting, problem| ConfigError::new(Rules::NAME, setting, problem);
+        let store = self.store.ok_or(error("store", "must be given"))?;
+        let quota = self.quota.ok_or(error("quota", "must be given"))?;
+        Rules::check(Rules::NAME, "quota", &quota)?;
+        if let Outage::Local(quota) = &self.on_outage {
+            Rules::check(Rules::NAME, "on_outage", quota)?;
+        }
+        if self.sync_every < Duration::from_millis(1) || self.sync_every > Duration::from_secs(10) {
+            return Err(error("sync_every", "must be from 1 ms to 10 s"));
+        }
+        if self.store_timeout.is_zero() {
+            return Err(error("store_timeout", "must be above zero"));
+        }
+        let waits = self.max_wait.is_some_and(|longest| !longest.is_zero());
+        if self.max_waiting == Some(0) && waits {
+            return Err(error(
+                "max_waiting",
+                "is zero, but `max_wait` lets calls wait",
+            ));
+        }
+        // Either alone lets calls wait: until their deadline, or without a bound of their number.
+        let max_wait = match (self.max_wait, self.max_waiting) {
+            (Some(longest), _) => longest,
+            (None, Some(1..)) => Duration::MAX,
+            (None, _) => Duration::ZERO,
+        };
+        let waiting = (max_wait, self.max_waiting.unwrap_or(usize::MAX));
+        let base = self.setup.build(Rules::NAME)?;
+        let (sync, outage) = (self.sync, self.on_outage);
+        let times = (self.sync_every, self.store_timeout);
+        let hub = Hub::new(base, store, (sync, outage), times, waiting, self.seed);
+        let rules = hub.rules(quota);
+        Ok((hub, rules))
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("store", &self.store.is_some())
+            .field("quota", &self.quota)
+            .field("sync", &self.sync)
+            .field("sync_every", &self.sync_every)
+            .field("on_outage", &self.on_outage)
+            .field("store_timeout", &self.store_timeout)
+            .field("max_wait", &self.max_wait)
+            .field("max_waiting", &self.max_waiting)
+            .field("seed", &self.seed)
+            .field("setup", &self.setup)
+            .finish()
+    }
+}
+
+/// Makes the setters that both builders have.
+macro_rules! shared_setters {
+    () => {
+        /// The store that all processes share.
+        pub fn store(mut self, store: impl Store + 'static) -> Self {
+            self.shared.store = Some(Arc::new(store));
+            self
+        }
+
+        /// The limit of the whole fleet. A token bucket, full at first, of at most a token a microsecond. All
+        /// processes must give the same.
+        pub const fn quota(mut self, quota: Quota) -> Self {
+            self.shared.quota = Some(quota);
+            self
+        }
+
+        /// Whether the process takes tokens in advance, or asks for each decision.
+        pub const fn sync(mut self, mode: SyncMode) -> Self {
+            self.shared.sync = mode;
+            self
+        }
+
+        /// How long a lease is to last, from 1 ms to 10 s. Longer means fewer trips, and tokens that stay
+        /// longer with a process that does not need them. Bursts that the rate fills in less than twice the
+        /// time are leased for half that time instead.
+        pub const fn sync_every(mut self, every: Duration) -> Self {
+            self.shared.sync_every = every;
+            self
+        }
+
+        /// What happens while the store does not answer.
+        pub const fn on_outage(mut self, outage: Outage) -> Self {
+            self.shared.on_outage = outage;
+            self
+        }
+
+        /// How long a trip to the store may take before the store counts as lost. Above zero. A call never
+        /// waits longer than this for the store.
+        pub const fn store_timeout(mut self, timeout: Duration) -> Self {
+            self.shared.store_timeout = timeout;
+            self
+        }
+
+        /// How long a call through the policy waits for its turn. Zero rejects at once, or after one trip to
+        /// the store; [`Duration::MAX`] waits as long as the call's deadline allows. `acquire` does not look
+        /// at this: it always waits.
+        pub const fn max_wait(mut self, longest: Duration) -> Self {
+            self.shared.max_wait = Some(longest);
+            self
+        }
+
+        /// How many calls of a key may wait for their turn at a time. The next is rejected at once. Given
+        /// alone, calls through the policy wait until their deadline.
+        pub const fn max_waiting(mut self, calls: usize) -> Self {
+            self.shared.max_waiting = Some(calls);
+            self
+        }
+
+        /// Makes the jitter of pauses and probes reproducible.
+        pub const fn seed(mut self, seed: u64) -> Self {
+            self.shared.seed = Some(seed);
+            self
+        }
+
+        /// Only counts and reports what it would have rejected, and admits all calls. Nothing waits for its
+        /// turn.
+        pub const fn shadow(mut self, shadow: bool) -> Self {
+            self.shared.setup.shadow = shadow;
+            self
+        }
+
+        /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
+        /// outages.
+        pub fn observer(mut self, observer: impl crate::event::Observer + 'static) -> Self {
+            self.shared.setup.observer = Some(crate::clock::blocking::shielded(observer));
+            self
+        }
+
+        /// The name in errors and events.
+        pub const fn name(mut self, name: &'static str) -> Self {
+            self.shared.setup.name = name;
+            self
+        }
+
+        /// The clock of leases, pauses and timeouts. Tokens are earned on the store's clock.
+        pub fn clock(mut self, clock: impl Into<crate::clock::ClockHandle>) -> Self {
+            self.shared.setup.clock = Some(clock.into());
+            self
+        }
+    };
+}
+
+/// Builds a [`SharedRateLimiter`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`store`](Self::store) | must be given |
+/// | [`key`](Self::key) | must be given |
+/// | [`quota`](Self::quota) | must be given |
+/// | [`sync`](Self::sync) | [`SyncMode::Leased`] |
+/// | [`sync_every`](Self::sync_every) | 50 ms |
+/// | [`on_outage`](Self::on_outage) | [`Outage::OwnShare`] |
+/// | [`store_timeout`](Self::store_timeout) | 25 ms |
+/// | [`max_wait`](Self::max_wait) of calls through the policy | nothing waits, unless `max_waiting` is given |
+/// | [`max_waiting`](Self::max_waiting) | unlimited |
+/// | [`seed`](Self::seed) | random |
+/// | [`shadow`](Self::shadow) | off |
+/// | [`observer`](Self::observer) | none |
+/// | [`name`](Self::name) | `shared_rate_limiter` |
+/// | [`clock`](Self::clock) | tokio's |
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct SharedRateLimiterBuilder {
+    shared: Shared,
+    key: Option<String>,
+}
+
+impl SharedRateLimiterBuilder {
+    shared_setters!();
+
+    /// The key in the store: what the processes that share the limit have in common.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Builds the limiter. Does not ask the store.
+    ///
+    /// # Errors
+    ///
+    /// When the store, the key or the quota was not given; when the quota is not a plain token bucket, is
+    /// faster than a token a microsecond, or takes longer than ten years to fill; when a time is out of its
+    /// range; when calls may wait and none may; without a clock where the feature `tokio` is off.
+    pub fn build(self) -> Result<SharedRateLimiter, ConfigError> {
+        let error = |problem| ConfigError::new(Rules::NAME, "key", problem);
+        let key = self.key.ok_or(error("must be given"))?;
+        let (hub, rules) = self.shared.build()?;
+        Ok(SharedRateLimiter {
+            entry: Arc::new(Entry::new(Arc::new(hub), key.into(), rules)),
+        })
+    }
+}
+
+/// Builds a [`SharedKeyedRateLimiter`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`store`](Self::store) | must be given |
+/// | [`key_by`](Self::key_by) | must be given |
+/// | [`quota`](Self::quota) | must be given |
+/// | [`quota_for`](Self::quota_for) | that of `quota` for all keys |
+/// | [`max_keys`](Self::max_keys) | 100 000 |
+/// | all others | as in [`SharedRateLimiterBuilder`] |
+#[must_use = "a builder does nothing until `build`"]
+pub struct SharedKeyedRateLimiterBuilder<K> {
+    shared: Shared,
+    key_by: Option<Arc<KeyBy<K>>>,
+    quota_for: Option<Arc<QuotaFor<K>>>,
+    max_keys: usize,
+}
+
+type KeyBy<K> = dyn Fn(&K) -> String + Send + Sync;
+type QuotaFor<K> = dyn Fn(&K) -> Option<Quota> + Send + Sync;
+
+impl<K> SharedKeyedRateLimiterBuilder<K> {
+    shared_setters!();
+
+    /// Makes the key in the store of a key. Different keys must get different ones, and those of different
+    /// limits too: begin them with a name of the limit.
+    pub fn key_by(mut self, key_by: impl Fn(&K) -> String + Send + Sync + 'static) -> Self {
+        self.key_by = Some(Arc::new(key_by));
+        self
+    }
+
+    /// Gives some keys a quota of their own. Called once for each key while it is known. A quota that the
+    /// builder would reject is ignored.
+    pub fn quota_for(
+        mut self,
+        quota: impl Fn(&K) -> Option<Quota> + Send + Sync + 'static,
+    ) -> Self {
+        self.quota_for = Some(Arc::new(quota));
+        self
+    }
+
+    /// How many keys the process knows at most. Above zero.
+    pub const fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = keys;
+        self
+    }
+
+    /// Builds the limiter. Does not ask the store.
+    ///
+    /// # Errors
+    ///
+    /// As for [`SharedRateLimiterBuilder::build`], and when no key may be known.
+    pub fn build(self) -> Result<SharedKeyedRateLimiter<K>, ConfigError>
+    where
+        K: Hash + Eq + 'static,
+    {
+        let error = |setting, problem| ConfigError::new(Rules::NAME, setting, problem);
+        let key_by = self.key_by.ok_or(error("key_by", "must be given"))?;
+        if self.max_keys == 0 {
+            return Err(error("max_keys", "must be at least 1"));
+        }
+        let (hub, rules) = self.shared.build()?;
+        let hub = Arc::new(hub);
+        let (quota_for, of_all) = (self.quota_for, hub.clone());
+        let make: Arc<Make<K>> = Arc::new(move |key| {
+            let quota = quota_for.as_ref().and_then(|quota_for| quota_for(key));
+            let quota = quota.filter(|quota| Rules::check(Rules::NAME, "quota", quota).is_ok());
+            let rules = quota.map_or(rules, |quota| of_all.rules(quota));
+            Arc::new(Entry::new(of_all.clone(), key_by(key).into(), rules))
+        });
+        let template = make.clone();
+        let keys = Keyed::builder(move |key: &K| SharedRateLimiter {
+            entry: template(key),
+        });
+        let keys = keys.max_keys(self.max_keys).overflow(Overflow::Reject);
+        Ok(SharedKeyedRateLimiter {
+            hub,
+            keys: keys.build()?,
+            make,
+        })
+    }
+}
+
+impl<K> Clone for SharedKeyedRateLimiterBuilder<K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            key_by: self.key_by.clone(),
+            quota_for: self.quota_for.clone(),
+            max_keys: self.max_keys,
+        }
+    }
+}
+
+impl<K> fmt::Debug for SharedKeyedRateLimiterBuilder<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedKeyedRateLimiterBuilder")
+            .field("shared", &self.shared)
+            .field("key_by", &self.key_by.is_some())
+            .field("quota_for", &self.quota_for.is_some())
+            .field("max_keys", &self.max_keys)
+            .finish()
+    }
+}

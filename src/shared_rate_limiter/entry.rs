@@ -1,0 +1,355 @@
+//! The limit of one key: its lease, and the calls that wait for it.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use super::hub::Hub;
+use super::queue::{Decided, Queue};
+use super::state::lease::Lease;
+use super::state::link::Contact;
+use super::state::pocket::Pocket;
+use super::state::request::Request;
+use super::state::rules::Rules;
+use crate::error::Reason;
+use crate::event::{Panics, StoreEvent};
+use crate::instant::Instant;
+use crate::store::{Reply, StoreError, Take, Taken};
+use crate::sync::lock;
+
+/// The limit of one key.
+pub(super) struct Entry {
+    pub(super) hub: Arc<Hub>,
+    pub(super) key: Arc<str>,
+    pub(super) pocket: Pocket,
+    state: Mutex<State>,
+}
+
+/// What the lock is for. No user code runs under it: the store, wakers and observers are called afterwards.
+pub(super) struct State {
+    pub(super) lease: Lease,
+    pub(super) queue: Queue,
+    /// Tokens in the pocket when it was opened.
+    published: u64,
+    /// Number of the last request.
+    requests: u64,
+    /// Number of the request that was last found to be late, when this process was busy.
+    graced: u64,
+    /// The quota is not that of the builder.
+    pub(super) is_changed: bool,
+}
+
+/// What a call finds that comes to the lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Arrival {
+    Admitted,
+    Waits(u64),
+    Rejected(Reason, Instant),
+    /// It costs more than the limit ever holds.
+    Never,
+}
+
+/// What to do after the lock.
+#[derive(Default)]
+struct After {
+    wakers: Vec<Waker>,
+    request: Option<(u64, Request, Rules)>,
+    event: Option<StoreEvent>,
+}
+
+impl State {
+    /// Whether the request in flight, sent then, has taken too long. If that is noticed late, this process did not
+    /// run meanwhile, or has too many tasks that are ready to run: the answer may be here, not read yet, so all
+    /// requests get as much time more.
+    fn is_lost(&mut self, now: Instant, sent: Instant, hub: &Hub) -> bool {
+        let overdue_at = hub.overdue_at(sent);
+        if now < overdue_at {
+            return false;
+        }
+        let late = now.saturating_duration_since(overdue_at);
+        let is_first = self.graced != self.requests;
+        if late <= hub.timeout / 5 || !is_first && now >= hub.latest(sent) {
+            return true;
+        }
+        self.graced = self.requests;
+        hub.forgive(now + late.min(hub.timeout));
+        false
+    }
+}
+
+impl Entry {
+    pub(super) fn new(hub: Arc<Hub>, key: Arc<str>, rules: Rules) -> Self {
+        let now = hub.base.now();
+        Self {
+            hub,
+            key,
+            pocket: Pocket::new(),
+            state: Mutex::new(State {
+                lease: Lease::new(rules, now),
+                queue: Queue::default(),
+                published: 0,
+                requests: 0,
+                graced: 0,
+                is_changed: false,
+            }),
+        }
+    }
+
+    /// Runs `change` under the lock, and what follows from it after the lock.
+    pub(super) fn with<R>(
+        self: &Arc<Self>,
+        now: Instant,
+        change: impl FnOnce(&mut State, Contact, &mut Vec<Waker>) -> R,
+    ) -> R {
+        let mut after = After::default();
+        let result = {
+            let mut state = lock(&self.state);
+            let state = &mut *state;
+            self.begin(state, now, &mut after);
+            let contact = self.hub.contact();
+            state.lease.sync(now, contact);
+            let result = change(state, contact, &mut after.wakers);
+            self.end(state, now, &mut after);
+            result
+        };
+        self.follow(after);
+        result
+    }
+
+    /// Closes the pocket, and gives up a request that takes too long.
+    fn begin(&self, state: &mut State, now: Instant, after: &mut After) {
+        self.close(state, now);
+        let sent = state.lease.in_flight().map(|request| request.sent);
+        if sent.is_some_and(|sent| state.is_lost(now, sent, &self.hub)) {
+            state.lease.failed();
+            after.event = self.hub.failed(now, StoreError::new("no answer in time"));
+        }
+    }
+
+    /// Serves waiters, plans the next request, and opens the pocket.
+    fn end(&self, state: &mut State, now: Instant, after: &mut After) {
+        let contact = self.hub.contact();
+        let (lease, queue) = (&mut state.lease, &mut state.queue);
+        lease.sync(now, contact);
+        queue.serve(now, contact, lease, &mut after.wakers);
+        let mut request = lease.plan(now, contact, queue.waiting());
+        let is_lost = matches!(contact, Contact::Lost { .. });
+        if is_lost && lease.in_flight().is_none() && self.hub.claim_probe(now) {
+            request = lease.probe(now);
+        }
+        if let Some(request) = request {
+            state.requests += 1;
+            after.request = Some((state.requests, request, *lease.rules()));
+        }
+        if state.queue.is_empty() {
+            let overdue_at = self.overdue_at(state).unwrap_or(now);
+            let contents = state.lease.contents(now, contact, overdue_at);
+            state.published = contents.tokens;
+            self.pocket.open(contents);
+        }
+    }
+
+    /// Does what a change has led to.
+    fn follow(self: &Arc<Self>, after: After) {
+        let mut panics = Panics::default();
+        for waker in after.wakers {
+            panics.run(|| waker.wake());
+        }
+        if let Some((number, request, rules)) = after.request {
+            panics.run(|| self.ask(number, request, &rules));
+        }
+        if let Some(event) = after.event {
+            let hub = &self.hub;
+            hub.base.tell_in(&mut panics, hub.store_event(event), None);
+        }
+        panics.resume();
+    }
+
+    fn ask(self: &Arc<Self>, number: u64, request: Request, rules: &Rules) {
+        // Relaxed: a statistic.
+        self.hub.trips.fetch_add(1, Ordering::Relaxed);
+        let mut take = Take::new(self.key.clone(), rules.quota, request.ask);
+        take.at_least = request.at_least;
+        take.spent = request.spent;
+        take.give_back = request.give_back;
+        let entry = self.clone();
+        let reply = Reply::new(move |answer: Result<Vec<Taken>, StoreError>| {
+            let taken = answer.and_then(|taken| {
+                let first = taken.first().copied();
+                first.ok_or_else(|| StoreError::new("an answer without a bucket"))
+            });
+            entry.answered(number, &request, taken);
+        });
+        self.hub.store.take(vec![take], reply);
+    }
+
+    fn answered(
+        self: &Arc<Self>,
+        number: u64,
+        request: &Request,
+        answer: Result<Taken, StoreError>,
+    ) {
+        let hub = &self.hub;
+        let (now, unit) = (hub.base.now(), hub.unit());
+        let mut after = After::default();
+        {
+            let mut state = lock(&self.state);
+            let state = &mut *state;
+            self.close(state, now);
+            let is_late = number != state.requests || state.lease.in_flight().is_none();
+            match answer {
+                Ok(taken) => {
+                    after.event = hub.answered(now);
+                    state.lease.sync(now, hub.contact());
+                    state.lease.answered(now, request, &taken, is_late, unit);
+                    // Before they are too old to be spent: a trip may take longer than a lease lasts.
+                    let contact = hub.contact();
+                    let (lease, queue) = (&mut state.lease, &mut state.queue);
+                    queue.serve(now, contact, lease, &mut after.wakers);
+                }
+                Err(error) if !is_late => {
+                    state.lease.failed();
+                    after.event = hub.failed(now, error);
+                }
+                Err(_) => {}
+            }
+            self.end(state, now, &mut after);
+            // It waits for the end of the request's time, and has another time to wait for now.
+            state.queue.wake_first(&mut after.wakers);
+        }
+        self.follow(after);
+    }
+
+    /// Takes the tokens out of the pocket.
+    fn close(&self, state: &mut State, now: Instant) {
+        let (left, rejected) = self.pocket.close();
+        let spent = std::mem::take(&mut state.published) - left;
+        state.lease.reclaim(now, spent, rejected);
+    }
+
+    /// A call that asks for `cost` tokens comes, and waits for its turn until `until` if that is given.
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        now: Instant,
+        cost: u64,
+        until: Option<Instant>,
+    ) -> Arrival {
+        let max_waiting = self.hub.max_waiting;
+        self.with(now, |state, contact, _| {
+            let (lease, queue) = (&mut state.lease, &mut state.queue);
+            lease.arrive(cost);
+            if cost > lease.rules().burst {
+                return Arrival::Never;
+            }
+            if queue.is_empty() && lease.admit(now, cost) {
+                return Arrival::Admitted;
+            }
+            let needed = queue.tokens() + cost;
+            if lease.is_dry(now, needed.saturating_sub(lease.held())) {
+                let ready = lease.ready_at(now, contact, needed);
+                if until.is_none_or(|until| ready > until) {
+                    return Arrival::Rejected(Reason::RateLimited, ready);
+                }
+            }
+            if until.is_some() && queue.patient() >= max_waiting {
+                let ready = lease.ready_at(now, contact, needed);
+                return Arrival::Rejected(Reason::RateLimited, ready);
+            }
+            Arrival::Waits(queue.join(cost, until.is_some()))
+        })
+    }
+
+    /// Looks again for a waiter: what was decided, or when to look next.
+    pub(super) fn turn(
+        self: &Arc<Self>,
+        now: Instant,
+        ticket: u64,
+        waker: &Waker,
+    ) -> Result<Decided, Instant> {
+        let waker = waker.clone();
+        self.with(now, |_, _, _| ());
+        // A second look: an answer may have come on this thread.
+        let mut state = lock(&self.state);
+        let replaced = state.queue.set_waker(ticket, waker);
+        let decided = state.queue.decision(ticket);
+        let look_at = decided
+            .is_none()
+            .then(|| self.next_look(&mut state, now, ticket));
+        drop(state);
+        drop(replaced);
+        decided.ok_or(look_at.unwrap_or(now))
+    }
+
+    /// When the request in flight, if there is one, will have taken too long.
+    fn overdue_at(&self, state: &State) -> Option<Instant> {
+        Some(self.hub.overdue_at(state.lease.in_flight()?.sent))
+    }
+
+    /// When a waiter has to look again, unless it is woken before.
+    fn next_look(&self, state: &mut State, now: Instant, ticket: u64) -> Instant {
+        // Not at once: a waiter that is never served must not keep its task busy.
+        let soon = now.after(1_000);
+        if let Some(overdue_at) = self.overdue_at(state) {
+            return overdue_at.max(soon);
+        }
+        if !state.queue.is_first(ticket) {
+            return Instant::FAR_FUTURE;
+        }
+        let contact = self.hub.contact();
+        let asks = state.lease.asks_at(now, contact);
+        let first = state.queue.waiting().first;
+        let ready = match state.lease.is_local() {
+            true => state.lease.ready_at(now, contact, first).min(asks),
+            false => asks,
+        };
+        ready.max(soon)
+    }
+
+    /// Takes a token for a call that does not wait for a trip.
+    pub(super) fn take_held(
+        self: &Arc<Self>,
+        now: Instant,
+        cost: u64,
+    ) -> Result<(), (Reason, Option<Instant>)> {
+        let timeout = self.hub.timeout;
+        self.with(now, |state, contact, _| {
+            let (lease, queue) = (&mut state.lease, &state.queue);
+            lease.arrive(cost);
+            lease.reserve();
+            if cost > lease.rules().burst {
+                return Err((Reason::CostExceedsLimit, None));
+            }
+            if queue.is_empty() && lease.admit(now, cost) {
+                return Ok(());
+            }
+            let needed = queue.tokens() + cost;
+            let ready = lease.ready_at(now, contact, needed);
+            // A trip that is on its way, or about to be, may bring some.
+            let trip = lease.trip_time().min(timeout);
+            Err((Reason::RateLimited, Some(ready.max(now + trip))))
+        })
+    }
+
+    /// Removes a waiter that was dropped or gave up, and takes back what it got.
+    pub(super) fn leave(self: &Arc<Self>, now: Instant, ticket: u64, cost: u64) {
+        self.with(now, |state, _, wakers| {
+            if state.queue.leave(ticket, wakers) {
+                state.lease.put_back(now, cost);
+            }
+        });
+    }
+
+    /// Reads the state. `look` gets the tokens spent from the pocket too.
+    pub(super) fn look(&self, look: impl FnOnce(&State, u64)) {
+        let state = lock(&self.state);
+        look(&state, state.published.saturating_sub(self.pocket.left()));
+    }
+
+    /// Asks for more tokens if few are left, gives old ones back, looks after the store if it is lost.
+    // Out of line: a call that takes one token of many must not save registers for it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refresh(self: &Arc<Self>, now: Instant) {
+        self.with(now, |_, _, _| ());
+    }
+}

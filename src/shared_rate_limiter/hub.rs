@@ -1,0 +1,179 @@
+//! State shared by all keys of a limiter: the store, whether it answers, and what is counted.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::state::link::{Contact, Link};
+use super::state::rules::{Outage, Rules, SyncMode};
+use crate::base::Base;
+use crate::error::{Reason, Rejected};
+use crate::event::{Event, Observer, StoreEvent};
+use crate::instant::{Instant, nanos};
+use crate::rate_limiter::Quota;
+use crate::rng::SharedRng;
+use crate::store::{Store, StoreError};
+use crate::striped::StripedCounter;
+use crate::sync::lock;
+
+/// Settings and state of a limiter, of all its keys.
+pub(super) struct Hub {
+    pub(super) base: Base,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) mode: SyncMode,
+    pub(super) every: Duration,
+    pub(super) outage: Outage,
+    pub(super) timeout: Duration,
+    /// How long a call through the policy may wait.
+    pub(super) max_wait: Duration,
+    pub(super) max_waiting: usize,
+    pub(super) streams: SharedRng,
+    pub(super) rejections: StripedCounter,
+    /// Requests to the store.
+    pub(super) trips: AtomicU64,
+    /// When the store answered last, in nanoseconds.
+    answered_at: AtomicU64,
+    /// Until when answers may be late because this process is busy, in nanoseconds.
+    busy_until: AtomicU64,
+    link: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    link: Link,
+    error: Option<StoreError>,
+}
+
+/// How many times longer a request may take while the store answers others. With the default timeout a second:
+/// a program that asks for ten thousand keys at once may be busy itself for a part of that.
+const BUSY: u32 = 40;
+
+impl Hub {
+    pub(super) fn new(
+        base: Base,
+        store: Arc<dyn Store>,
+        (mode, outage): (SyncMode, Outage),
+        (every, timeout): (Duration, Duration),
+        (max_wait, max_waiting): (Duration, usize),
+        seed: Option<u64>,
+    ) -> Self {
+        Self {
+            base,
+            store,
+            mode,
+            every,
+            outage,
+            timeout,
+            max_wait,
+            max_waiting,
+            streams: SharedRng::new(seed),
+            rejections: StripedCounter::new(),
+            trips: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
+            busy_until: AtomicU64::new(0),
+            link: Mutex::default(),
+        }
+    }
+
+    pub(super) fn rules(&self, quota: Quota) -> Rules {
+        Rules::new(quota, self.mode, self.every, self.outage)
+    }
+
+    /// A random number in `[0, 1)`.
+    pub(super) fn unit(&self) -> f64 {
+        self.streams.unit()
+    }
+
+    pub(super) fn contact(&self) -> Contact {
+        lock(&self.link).link.contact()
+    }
+
+    pub(super) fn claim_probe(&self, now: Instant) -> bool {
+        lock(&self.link).link.claim_probe(now, self.timeout)
+    }
+
+    /// Records a failed request. Returns the event of a store that was up.
+    pub(super) fn failed(&self, now: Instant, error: StoreError) -> Option<StoreEvent> {
+        let unit = self.unit();
+        // The text of the error before is dropped outside the lock.
+        let (is_new, _before) = {
+            let mut state = lock(&self.link);
+            (state.link.failed(now, unit), state.error.replace(error))
+        };
+        is_new.then_some(StoreEvent::Lost)
+    }
+
+    /// Records an answer. Returns the event of a store that was lost.
+    pub(super) fn answered(&self, now: Instant) -> Option<StoreEvent> {
+        // Relaxed: nothing else is published by it.
+        self.answered_at
+            .fetch_max(now.as_nanos(), Ordering::Relaxed);
+        let outage = lock(&self.link).link.answered(now)?;
+        Some(StoreEvent::Back { after: outage })
+    }
+
+    /// When a request that was sent then has taken too long. A store that answers others is busy, not lost:
+    /// ten thousand requests at once take longer than one.
+    pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
+        let answered = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
+        let busy = Instant::from_nanos(self.busy_until.load(Ordering::Relaxed));
+        (sent.max(answered) + self.timeout)
+            .min(self.latest(sent))
+            .max(busy)
+    }
+
+    /// When a request that was sent then has taken too long in any case.
+    pub(super) fn latest(&self, sent: Instant) -> Instant {
+        sent + self.timeout.saturating_mul(BUSY)
+    }
+
+    /// Gives all requests time until then, because this process is busy.
+    pub(super) fn forgive(&self, until: Instant) {
+        self.busy_until
+            .fetch_max(until.as_nanos(), Ordering::Relaxed);
+    }
+
+    pub(super) fn lost_since(&self) -> Option<Instant> {
+        lock(&self.link).link.lost_since()
+    }
+
+    pub(super) fn last_error(&self) -> Option<StoreError> {
+        lock(&self.link).error.clone()
+    }
+
+    /// Returns the number of requests so far.
+    pub(super) fn trips(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.trips.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn store_event(&self, event: StoreEvent) -> Event {
+        Event::Store {
+            policy: self.base.name,
+            pipeline: None,
+            event,
+            sequence: 0,
+        }
+    }
+
+    /// Rejects a call, or in shadow mode admits what would have been rejected. `ready` is when there will be
+    /// tokens for it, if ever.
+    pub(super) fn reject(
+        &self,
+        now: Instant,
+        reason: Reason,
+        ready: Option<Instant>,
+        observer: Option<&dyn Observer>,
+    ) -> Result<(), Rejected> {
+        self.rejections.increment();
+        let mut rejected = Rejected::new(self.base.name, reason);
+        if let Some(ready) = ready {
+            rejected = rejected.with_retry_nanos(nanos(ready.saturating_duration_since(now)));
+        }
+        if self.base.reports_rejections(observer) {
+            return self.base.reject(rejected, observer);
+        }
+        Err(rejected)
+    }
+}

@@ -1,0 +1,497 @@
+//! The lease of a process on a shared limit: a pure machine that decides when to ask the store, for how
+//! much, and which calls to admit meanwhile.
+//!
+//! A process spends tokens that the store has granted already, so all processes together never exceed the
+//! limit while the store answers. In any window of length `W` they admit at most
+//! `rate * (W + life) + burst`, where `life` is the time for which granted tokens may be spent, whatever the
+//! number of processes.
+
+use std::time::Duration;
+
+use super::demand::Demand;
+use super::link::Contact;
+use super::local::{LocalBucket, LocalLimit};
+use super::lots::Lots;
+use super::pocket::Contents;
+use super::request::{Request, Waiting};
+use super::rules::{LONGEST_PAUSE, Outage, Rules};
+use super::share::Share;
+use crate::instant::Instant;
+use crate::store::{StoreTime, Taken};
+
+/// A lease. Calls that wait are the handle's: the lease knows how many tokens they need.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    rules: Rules,
+    lots: Lots,
+    demand: Demand,
+    share: Share,
+    /// What the store said it holds, and when.
+    level: Option<(Instant, f64)>,
+    store_time: StoreTime,
+    /// The store is not asked for calls that cost more than `closed_above` until then.
+    closed_until: Instant,
+    closed_above: u64,
+    /// The last request that asked for tokens, when it was granted, and whether all of it was.
+    asked: u64,
+    granted_at: Instant,
+    was_full: bool,
+    /// The average time of a trip, in nanoseconds.
+    trip_time: f64,
+    /// When the last request was sent.
+    sent_at: Instant,
+    in_flight: Option<Request>,
+    give_back: Option<(u64, StoreTime)>,
+    /// There are callers that do not wait for a trip, for which a token is kept.
+    reserves: bool,
+    local: Local,
+    /// The bucket of [`Outage::Local`], between outages.
+    insurance: Option<LocalBucket>,
+    /// Tokens spent without asking that the store does not know of, and when the last one was.
+    spent: u64,
+    spent_at: Instant,
+}
+
+/// What calls are admitted by while the store does not answer, and until the processes agree afterwards.
+#[derive(Clone, Copy, Debug)]
+enum Local {
+    /// The store decides.
+    Off,
+    On {
+        /// Of the outage.
+        number: u64,
+        limit: LocalLimit,
+    },
+}
+
+const MILLISECOND: f64 = 1e6;
+/// Fewer tokens than this in the time of a lease are not worth one.
+const LEAST_DEMAND: f64 = 1.5;
+
+impl Lease {
+    pub(crate) fn new(rules: Rules, now: Instant) -> Self {
+        Self {
+            rules,
+            lots: Lots::default(),
+            demand: Demand::new(now),
+            share: Share::new(now),
+            level: None,
+            store_time: StoreTime::default(),
+            closed_until: Instant::ORIGIN,
+            closed_above: 0,
+            asked: 0,
+            granted_at: Instant::ORIGIN,
+            was_full: false,
+            trip_time: MILLISECOND,
+            sent_at: Instant::ORIGIN,
+            in_flight: None,
+            give_back: None,
+            reserves: false,
+            local: Local::Off,
+            insurance: None,
+            spent: 0,
+            spent_at: now,
+        }
+    }
+
+    pub(crate) const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Replaces the rules. What the store said and what it granted stay.
+    pub(crate) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        self.closed_until = Instant::ORIGIN;
+        self.local = Local::Off;
+    }
+
+    /// Counts a call that asks for so many tokens.
+    pub(crate) const fn arrive(&mut self, tokens: u64) {
+        self.demand.arrive(tokens);
+    }
+
+    /// Keeps a token for callers that do not wait for trips.
+    pub(crate) const fn reserve(&mut self) {
+        self.reserves = true;
+    }
+
+    /// Records what calls did without the lease: tokens they spent, and tokens that rejected calls asked for.
+    pub(crate) fn reclaim(&mut self, now: Instant, spent: u64, rejected: u64) {
+        self.demand.arrive(spent + rejected);
+        let missing = spent - self.lots.spend(spent);
+        if let (Local::On { limit, .. }, 1..) = (&mut self.local, missing) {
+            limit.debit(now, missing);
+            self.spent = self.spent.saturating_add(missing);
+            self.spent_at = now;
+        }
+    }
+
+    /// What calls may take without asking, as long as none waits. `overdue_at` is when the request in flight
+    /// will have taken too long.
+    pub(crate) fn contents(
+        &mut self,
+        now: Instant,
+        contact: Contact,
+        overdue_at: Instant,
+    ) -> Contents {
+        let held = self.lots.held();
+        if let Local::On { limit, .. } = &mut self.local {
+            let tokens = held + limit.lend(now);
+            let ready_at = self.ready_at(now, contact, tokens + 1);
+            // Calls also probe the store and debit what was spent, so they return to the lock when that is due.
+            let expires = match (self.in_flight, contact) {
+                (Some(_), _) => overdue_at,
+                (None, Contact::Lost { probe_at, .. }) => probe_at,
+                (None, Contact::Up { pace_until }) => {
+                    let debit_at = self.sent_at.max(now).after(self.rules.every);
+                    pace_until.min(debit_at)
+                }
+            };
+            return Contents {
+                tokens,
+                expires,
+                low: 0,
+                closed_until: match tokens {
+                    0 => ready_at.min(expires),
+                    _ => Instant::ORIGIN,
+                },
+                ready_at,
+            };
+        }
+        Contents {
+            tokens: held,
+            expires: self.lots.expires(self.life()),
+            low: self.low(),
+            closed_until: match self.closed_above {
+                0 => self.closed_until,
+                _ => Instant::ORIGIN,
+            },
+            ready_at: self.ready_at(now, contact, held + 1),
+        }
+    }
+
+    /// Begins or ends what the contact with the store asks for. To be called before anything else.
+    pub(crate) fn sync(&mut self, now: Instant, contact: Contact) {
+        match (contact, self.local) {
+            (Contact::Lost { number, .. }, Local::On { number: known, .. }) if number == known => {}
+            (Contact::Lost { number, .. }, before) => {
+                if let Local::On { limit, .. } = before {
+                    self.keep(limit);
+                }
+                let kept = self.insurance;
+                let limit = LocalLimit::new(&self.rules, now, kept, self.share(), self.level);
+                self.local = Local::On { number, limit };
+            }
+            (Contact::Up { pace_until }, Local::On { limit, .. }) if now >= pace_until => {
+                self.local = Local::Off;
+                self.keep(limit);
+                if let LocalLimit::Bucket(bucket) = limit {
+                    self.forgive(now, &bucket);
+                }
+            }
+            (Contact::Up { .. }, _) => {}
+        }
+        if let Contact::Up { .. } = contact {
+            self.expire(now);
+        }
+    }
+
+    const fn keep(&mut self, limit: LocalLimit) {
+        if let (Outage::Local(_), LocalLimit::Bucket(bucket)) = (self.rules.outage, limit) {
+            self.insurance = Some(bucket);
+        }
+    }
+
+    /// Forgets spent tokens that have refilled since, if no call has come to debit them.
+    fn forgive(&mut self, now: Instant, bucket: &LocalBucket) {
+        let idle = now.as_nanos().saturating_sub(self.spent_at.as_nanos());
+        if idle > self.rules.life {
+            self.spent = self.spent.saturating_sub(bucket.earned(idle) as u64);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let life = self.life();
+        while let Some((tokens, granted)) = self.lots.expire(now, life) {
+            self.give_back = Some(match self.give_back {
+                Some((others, before)) => (others + tokens, before.min(granted)),
+                None => (tokens, granted),
+            });
+        }
+    }
+
+    /// Admits a call, if there are tokens for it.
+    pub(crate) fn admit(&mut self, now: Instant, tokens: u64) -> bool {
+        let held = self.lots.held();
+        if held >= tokens {
+            self.lots.spend(tokens);
+            return true;
+        }
+        let Local::On { limit, .. } = &mut self.local else {
+            return false;
+        };
+        let missing = tokens - held;
+        let admits = limit.take(now, missing);
+        if admits {
+            self.lots.spend(held);
+            self.spent = self.spent.saturating_add(missing);
+            self.spent_at = now;
+        }
+        admits
+    }
+
+    /// Takes back the tokens of a call that was admitted and did not run.
+    pub(crate) fn put_back(&mut self, now: Instant, tokens: u64) {
+        match &mut self.local {
+            Local::On {
+                limit: LocalLimit::Bucket(bucket),
+                ..
+            } if self.spent >= tokens => {
+                bucket.put_back(tokens);
+                self.spent -= tokens;
+            }
+            Local::On {
+                limit: LocalLimit::Open,
+                ..
+            } => self.spent = self.spent.saturating_sub(tokens),
+            _ => self.lots.put_back(tokens, now, self.store_time),
+        }
+    }
+
+    /// Whether a call would find the limit used up, so that there is no use in asking the store now.
+    pub(crate) fn is_dry(&self, now: Instant, tokens: u64) -> bool {
+        match self.local {
+            Local::Off => now < self.closed_until && tokens > self.closed_above,
+            Local::On { .. } => true,
+        }
+    }
+
+    /// When so many tokens are there, as far as is known: those of waiters and of a call behind them.
+    pub(crate) fn ready_at(&mut self, now: Instant, contact: Contact, tokens: u64) -> Instant {
+        let tokens = tokens.saturating_sub(self.lots.held());
+        if let Local::On { limit, .. } = &mut self.local {
+            let asks_again = match contact {
+                Contact::Lost { probe_at, .. } => probe_at.max(now),
+                Contact::Up { pace_until } => pace_until,
+            };
+            return limit.ready_at(now, tokens).unwrap_or(asks_again);
+        }
+        let Some((at, level)) = self.level else {
+            return now;
+        };
+        let wait = (tokens as f64 - level).max(0.0) * self.rules.token;
+        // Less the rounding of the level, which is in whole microseconds of the store.
+        let ready = at.after((wait - 1e-3).max(0.0).ceil() as u64);
+        let closed = match tokens > self.closed_above {
+            true => self.closed_until,
+            false => Instant::ORIGIN,
+        };
+        ready.max(closed).max(now)
+    }
+
+    /// When the store may be asked for a call again.
+    pub(crate) fn asks_at(&self, now: Instant, contact: Contact) -> Instant {
+        match (contact, self.local) {
+            (Contact::Lost { probe_at, .. }, _) => probe_at.max(now),
+            (Contact::Up { pace_until }, Local::On { .. }) => pace_until.max(now),
+            (Contact::Up { .. }, Local::Off) => self.closed_until.max(now),
+        }
+    }
+
+    /// Returns the request to send now, if one is due. `waiting` are calls that found no tokens.
+    pub(crate) fn plan(
+        &mut self,
+        now: Instant,
+        contact: Contact,
+        waiting: Waiting,
+    ) -> Option<Request> {
+        let rate = self.demand.measure(now, self.rules.every);
+        if self.in_flight.is_some() || matches!(contact, Contact::Lost { .. }) {
+            return None;
+        }
+        if let Local::On { .. } = self.local {
+            let next = self.sent_at.after(self.rules.every);
+            return (self.spent > 0 && now >= next).then(|| self.send(now, 0, 0, false));
+        }
+        let held = self.lots.held();
+        let lease = self.size(now, rate);
+        if waiting.all > 0 {
+            if self.is_dry(now, waiting.first.saturating_sub(held)) {
+                return self.return_unused(now);
+            }
+            let all = waiting.all.min(self.rules.burst);
+            let ask = all.max(lease).saturating_sub(held);
+            let at_least = waiting.first.saturating_sub(held).max(1);
+            let just_enough = lease <= all;
+            let wanted = waiting.all.saturating_sub(held);
+            let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
+            request.wanted = request.ask.max(wanted);
+            self.in_flight = Some(request);
+            return Some(request);
+        }
+        let is_low = held <= self.low() && self.low() > 0;
+        let lacks_reserve = self.reserves && held == 0;
+        let ask = lease.max(u64::from(lacks_reserve)).saturating_sub(held);
+        if (is_low || lacks_reserve) && ask > 0 && !self.is_dry(now, 1) {
+            return Some(self.send(now, ask, 1, false));
+        }
+        self.return_unused(now)
+    }
+
+    /// Returns the request that finds out whether the store is back.
+    pub(crate) fn probe(&mut self, now: Instant) -> Option<Request> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        // Tokens that were spent are debited once it is: a stopped store executes all its probes in the end.
+        let (spent, give_back) = (std::mem::take(&mut self.spent), self.give_back.take());
+        let probe = self.send(now, 0, 0, false);
+        (self.spent, self.give_back) = (spent, give_back);
+        Some(probe)
+    }
+
+    fn return_unused(&mut self, now: Instant) -> Option<Request> {
+        self.give_back.map(|_| self.send(now, 0, 0, false))
+    }
+
+    const fn send(&mut self, now: Instant, ask: u64, at_least: u64, just_enough: bool) -> Request {
+        let request = Request {
+            ask,
+            at_least,
+            spent: self.spent,
+            give_back: self.give_back.take(),
+            sent: now,
+            wanted: ask,
+            just_enough,
+        };
+        self.spent = 0;
+        self.sent_at = now;
+        self.in_flight = Some(request);
+        request
+    }
+
+    /// How many tokens to hold.
+    fn size(&self, now: Instant, rate: f64) -> u64 {
+        let rules = &self.rules;
+        let demand = rate * rules.every as f64;
+        let by_demand = match demand < LEAST_DEMAND {
+            true => 0,
+            false => demand.round() as u64,
+        };
+        // A lease that was used up sooner than it should last was too small.
+        let is_new = now < self.granted_at.after(rules.every);
+        let by_growth = match self.was_full && is_new {
+            true => 2 * self.asked,
+            false => 0,
+        };
+        by_demand.max(by_growth).min(rules.largest)
+    }
+
+    /// With so few tokens left, it is time to ask for more, unless that is done: they last for two trips.
+    fn low(&self) -> u64 {
+        if self.in_flight.is_some() || self.asked < 4 || self.rules.largest == 0 {
+            return 0;
+        }
+        let two_trips = self.demand.rate() * (2.0 * self.trip_time + MILLISECOND);
+        (two_trips as u64).min(self.asked / 2)
+    }
+
+    /// The request in flight.
+    pub(crate) const fn in_flight(&self) -> Option<&Request> {
+        self.in_flight.as_ref()
+    }
+
+    /// Records an answer to a request. `is_late` if it was given up before. `unit` is a random number in
+    /// `[0, 1)`.
+    pub(crate) fn answered(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        taken: &Taken,
+        is_late: bool,
+        unit: f64,
+    ) {
+        if !is_late {
+            self.in_flight = None;
+            let trip = now.as_nanos().saturating_sub(request.sent.as_nanos()) as f64;
+            self.trip_time += (trip - self.trip_time) / 8.0;
+        }
+        self.lots.add(taken.granted, request.sent, taken.now);
+        self.store_time = taken.now;
+        self.share
+            .record(now, taken.granted + request.spent, taken.total);
+        let retry = taken.retry_after.as_nanos() as f64;
+        let level = match retry > 0.0 {
+            true => request.at_least.max(1) as f64 - retry / self.rules.token,
+            false => taken.remaining as f64,
+        };
+        self.level = Some((now, level));
+        if request.ask == 0 || is_late {
+            return;
+        }
+        self.asked = request.ask;
+        self.was_full = taken.granted >= request.wanted;
+        self.granted_at = now;
+        if self.was_full {
+            self.closed_until = Instant::ORIGIN;
+        } else {
+            self.closed_above = taken.remaining;
+            let gap = self.demand.gap();
+            let pause = self.rules.pause(retry, request.just_enough, gap, unit);
+            self.closed_until = now.after(pause as u64);
+        }
+    }
+
+    /// Records that the request in flight failed, or was given up.
+    pub(crate) const fn failed(&mut self) {
+        if let Some(request) = self.in_flight.take() {
+            // It may have been executed. Debited twice is safe, given back twice is not.
+            self.spent += request.spent;
+        }
+    }
+
+    /// The tokens held.
+    pub(crate) const fn held(&self) -> u64 {
+        self.lots.held()
+    }
+
+    /// How long leased tokens may be spent, in nanoseconds: long enough for a trip to be of use.
+    pub(crate) fn life(&self) -> u64 {
+        self.rules.life.max((2.0 * self.trip_time) as u64)
+    }
+
+    /// Whether it goes on without the store.
+    pub(crate) const fn is_local(&self) -> bool {
+        matches!(self.local, Local::On { .. })
+    }
+
+    /// How long a trip to the store takes.
+    pub(crate) const fn trip_time(&self) -> Duration {
+        Duration::from_nanos(self.trip_time as u64)
+    }
+
+    /// Tokens asked for a second.
+    pub(crate) fn demand(&self) -> f64 {
+        self.demand.rate() * 1e9
+    }
+
+    /// The share of the fleet's tokens.
+    pub(crate) fn share(&self) -> f64 {
+        self.share.get(self.rules.token)
+    }
+
+    /// Whole tokens in the store when it answered last.
+    pub(crate) fn level(&self) -> Option<u64> {
+        self.level.map(|(_, level)| level.max(0.0) as u64)
+    }
+
+    /// When nothing that it knows makes a difference any more, if no call comes until then.
+    pub(crate) fn idle_at(&self) -> Option<Instant> {
+        if self.in_flight.is_some() || matches!(self.local, Local::On { .. }) {
+            return None;
+        }
+        let idle = self.life() + LONGEST_PAUSE as u64;
+        let last = self.sent_at.max(self.granted_at).max(self.spent_at);
+        Some(last.after(idle).max(self.closed_until))
+    }
+}

@@ -1,0 +1,161 @@
+//! Whether the store answers: a circuit breaker of one failure, whose probes never stop.
+
+use std::time::Duration;
+
+use crate::instant::{Instant, nanos};
+
+/// The connection of a limiter to its store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Link {
+    outage: Option<Outage>,
+    /// The last outage that is over: when it began and ended.
+    last: Option<(Instant, Instant)>,
+    /// Number of outages so far.
+    count: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    since: Instant,
+    /// Probes that failed.
+    failed: u32,
+    probe_at: Instant,
+    /// A probe is in flight.
+    probing: bool,
+}
+
+/// What the leases of a limiter need to know of the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contact {
+    /// The store answers.
+    Up {
+        /// Until when processes admit calls by their own shares, after an outage.
+        pace_until: Instant,
+    },
+    /// It does not.
+    Lost {
+        /// The number of the outage.
+        number: u64,
+        /// When the next probe is due.
+        probe_at: Instant,
+    },
+}
+
+/// The wait before the first probe, doubled after each.
+const FIRST_PROBE: Duration = Duration::from_millis(50);
+/// The longest wait between probes, before jitter.
+const LAST_PROBE: Duration = Duration::from_secs(1);
+/// The longest time for which processes keep to their own shares after an outage: by then each has probed.
+const LONGEST_PACE: Duration = Duration::from_millis(1250);
+
+impl Link {
+    /// Records a request that failed or was not answered in time. `unit` is a random number in `[0, 1)`.
+    /// Returns whether the store was up before.
+    pub(crate) fn failed(&mut self, now: Instant, unit: f64) -> bool {
+        let is_new = self.outage.is_none();
+        self.count += u64::from(is_new);
+        let outage = self.outage.get_or_insert(Outage {
+            since: now,
+            failed: 0,
+            probe_at: now,
+            probing: true,
+        });
+        // Failures of requests that were sent before are no probes.
+        if std::mem::take(&mut outage.probing) {
+            let wait = (FIRST_PROBE * 2_u32.pow(outage.failed.min(10))).min(LAST_PROBE);
+            outage.probe_at = now + wait.mul_f64(0.75 + unit / 2.0);
+            outage.failed += 1;
+        }
+        is_new
+    }
+
+    /// Claims the probe that is due, if one is. Should it be lost, the next one is due after twice the
+    /// timeout.
+    pub(crate) fn claim_probe(&mut self, now: Instant, timeout: Duration) -> bool {
+        match &mut self.outage {
+            Some(outage) if now >= outage.probe_at => {
+                outage.probe_at = now + timeout.saturating_mul(2);
+                outage.probing = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Records an answer. Returns the length of the outage that it ends.
+    pub(crate) fn answered(&mut self, now: Instant) -> Option<Duration> {
+        let outage = self.outage.take()?;
+        self.last = Some((outage.since, now));
+        Some(now.saturating_duration_since(outage.since))
+    }
+
+    /// What leases need to know.
+    pub(crate) fn contact(&self) -> Contact {
+        if let Some(outage) = self.outage {
+            return Contact::Lost {
+                number: self.count,
+                probe_at: outage.probe_at,
+            };
+        }
+        let pace = |(since, back): (Instant, Instant)| {
+            let length = back.saturating_duration_since(since).min(LONGEST_PACE);
+            back.after(nanos(length))
+        };
+        Contact::Up {
+            pace_until: self.last.map_or(Instant::ORIGIN, pace),
+        }
+    }
+
+    /// Since when the store does not answer.
+    pub(crate) fn lost_since(&self) -> Option<Instant> {
+        self.outage.map(|outage| outage.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn probes_back_off_and_never_stop() {
+        let mut link = Link::default();
+        assert!(link.failed(at(0), 0.5));
+        let timeout = Duration::from_millis(25);
+        assert!(!link.claim_probe(at(49), timeout));
+        let mut now = at(50);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            assert!(link.claim_probe(now, timeout), "one probe is due");
+            assert!(!link.claim_probe(now, timeout), "and claimed once");
+            // It fails when its time is over.
+            now += timeout;
+            assert!(!link.failed(now, 0.5));
+            let Contact::Lost { probe_at, .. } = link.contact() else {
+                panic!("the store is lost");
+            };
+            waits.push(probe_at.saturating_duration_since(now).as_millis());
+            now = probe_at;
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000, 1000, 1000]);
+    }
+
+    #[test]
+    fn after_an_outage_shares_are_kept_as_long_as_it_lasted_but_not_for_long() {
+        let mut link = Link::default();
+        let paced = |link: &Link| match link.contact() {
+            Contact::Up { pace_until } => pace_until,
+            Contact::Lost { .. } => panic!("the store is back"),
+        };
+        link.failed(at(1000), 0.0);
+        assert_eq!(link.answered(at(1100)), Some(Duration::from_millis(100)));
+        assert_eq!(paced(&link), at(1200));
+        link.failed(at(2000), 0.0);
+        link.answered(at(9000));
+        assert_eq!(paced(&link), at(10_250));
+        assert_eq!(link.answered(at(9001)), None);
+    }
+}

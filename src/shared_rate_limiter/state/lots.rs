@@ -1,0 +1,89 @@
+//! Tokens that a process holds, with their age.
+
+use crate::instant::Instant;
+use crate::store::StoreTime;
+
+/// Tokens that were granted together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lot {
+    tokens: u64,
+    /// When they were asked for.
+    since: Instant,
+    /// When the store granted them.
+    granted: StoreTime,
+}
+
+/// Up to two lots, since a new one is asked for shortly before the old one is used up. The older one is
+/// spent first; without an older one there is no newer one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lots {
+    old: Lot,
+    new: Lot,
+}
+
+impl Lots {
+    pub(crate) const fn held(&self) -> u64 {
+        self.old.tokens + self.new.tokens
+    }
+
+    /// Adds a lot.
+    pub(crate) fn add(&mut self, tokens: u64, since: Instant, granted: StoreTime) {
+        if tokens == 0 {
+            return;
+        }
+        let lot = Lot {
+            tokens,
+            since,
+            granted,
+        };
+        if self.old.tokens == 0 {
+            self.old = lot;
+        } else {
+            // Of three lots, the two older ones count as old as the oldest.
+            self.old.tokens += self.new.tokens;
+            self.new = lot;
+        }
+    }
+
+    /// Puts back tokens that were not spent after all.
+    pub(crate) fn put_back(&mut self, tokens: u64, now: Instant, store: StoreTime) {
+        if self.new.tokens > 0 {
+            self.new.tokens += tokens;
+        } else if self.old.tokens > 0 {
+            self.old.tokens += tokens;
+        } else {
+            self.add(tokens, now, store);
+        }
+    }
+
+    /// Spends up to so many tokens, and returns how many there were.
+    pub(crate) fn spend(&mut self, tokens: u64) -> u64 {
+        let mut missing = tokens;
+        for lot in [&mut self.old, &mut self.new] {
+            let spent = lot.tokens.min(missing);
+            lot.tokens -= spent;
+            missing -= spent;
+        }
+        if self.old.tokens == 0 {
+            self.old = std::mem::take(&mut self.new);
+        }
+        tokens - missing
+    }
+
+    /// When the older lot may no longer be spent.
+    pub(crate) fn expires(&self, life: u64) -> Instant {
+        match self.old.tokens {
+            0 => Instant::FAR_FUTURE,
+            _ => self.old.since.after(life),
+        }
+    }
+
+    /// Removes the older lot if its time is over. Returns its tokens and when they were granted.
+    pub(crate) fn expire(&mut self, now: Instant, life: u64) -> Option<(u64, StoreTime)> {
+        if self.old.tokens == 0 || now < self.expires(life) {
+            return None;
+        }
+        let expired = std::mem::replace(&mut self.old, std::mem::take(&mut self.new));
+        Some((expired.tokens, expired.granted))
+    }
+}

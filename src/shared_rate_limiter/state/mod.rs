@@ -1,0 +1,15 @@
+//! The pure part of the shared limiter: when it asks the store, for how much, and what it does without it.
+
+pub(super) mod demand;
+pub(super) mod lease;
+pub(super) mod link;
+pub(super) mod local;
+#[cfg(all(test, backstop_loom))]
+mod loom_tests;
+pub(super) mod lots;
+pub(super) mod pocket;
+pub(super) mod request;
+pub(super) mod rules;
+pub(super) mod share;
+#[cfg(all(test, not(backstop_loom)))]
+mod tests;

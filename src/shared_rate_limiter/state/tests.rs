@@ -1,0 +1,293 @@
+//! The lease against a store that is a script: what it asks for, when, and what it does with the answer.
+
+use std::time::Duration;
+
+use super::lease::Lease;
+use super::link::Contact;
+use super::request::Waiting;
+use super::rules::{Outage, Rules, SyncMode};
+use crate::instant::Instant;
+use crate::rate_limiter::Quota;
+use crate::store::{StoreTime, Taken};
+
+const UP: Contact = Contact::Up {
+    pace_until: Instant::ORIGIN,
+};
+const EVERY: Duration = Duration::from_millis(50);
+
+fn at(micros: u64) -> Instant {
+    Instant::from_nanos(1_000_000_000 + micros * 1000)
+}
+
+fn lease(rate: u64, burst: u64, mode: SyncMode) -> Lease {
+    let quota = Quota::per_second(rate).burst(burst);
+    Lease::new(Rules::new(quota, mode, EVERY, Outage::OwnShare), at(0))
+}
+
+/// Sends what is planned for waiters of these tokens, and answers with a grant. Returns what was asked for.
+fn trip(lease: &mut Lease, now: Instant, waiting: u64, granted: impl Fn(u64) -> u64) -> u64 {
+    let first = waiting.min(1);
+    let request = lease.plan(
+        now,
+        UP,
+        Waiting {
+            first,
+            all: waiting,
+        },
+    );
+    let request = request.expect("a request is due");
+    let granted = granted(request.ask);
+    let mut taken = Taken::new(granted, 1000, StoreTime::from_micros(now.as_nanos() / 1000));
+    if granted < request.ask {
+        taken.remaining = 0;
+        taken.retry_after = Duration::from_millis(1);
+    }
+    lease.answered(now.after(200_000), &request, &taken, false, 0.5);
+    request.ask
+}
+
+#[test]
+fn the_time_of_a_lease_follows_the_burst() {
+    let every =
+        |rate, burst| Duration::from_nanos(lease(rate, burst, SyncMode::Leased).rules().every);
+    assert_eq!(every(1000, 1000), EVERY);
+    assert_eq!(every(1000, 100), EVERY);
+    assert_eq!(every(1000, 10), Duration::from_millis(5));
+    assert_eq!(every(1000, 1), Duration::from_millis(1));
+    assert_eq!(lease(1000, 1000, SyncMode::Leased).rules().largest, 250);
+    assert_eq!(lease(1000, 1, SyncMode::Leased).rules().largest, 1);
+    assert_eq!(lease(1000, 1000, SyncMode::Exact).rules().largest, 0);
+}
+
+#[test]
+fn a_lease_that_is_used_up_too_soon_doubles_up_to_a_quarter_of_the_burst() {
+    let mut lease = lease(1000, 1000, SyncMode::Leased);
+    let mut asked = Vec::new();
+    for call in 0..12 {
+        let now = at(call * 1000);
+        lease.arrive(1);
+        asked.push(trip(&mut lease, now, 1, |ask| ask));
+        while lease.admit(now, 1) {}
+    }
+    assert_eq!(asked, [1, 2, 4, 8, 16, 32, 64, 128, 250, 250, 250, 250]);
+}
+
+#[test]
+fn an_exact_decision_asks_for_the_waiters_and_no_more() {
+    let mut lease = lease(1000, 1000, SyncMode::Exact);
+    for call in 0..20 {
+        lease.arrive(3);
+        assert_eq!(trip(&mut lease, at(call * 100), 3, |ask| ask), 3);
+        assert!(lease.admit(at(call * 100), 3));
+        assert_eq!(lease.held(), 0);
+    }
+}
+
+#[test]
+fn more_is_asked_for_shortly_before_the_lease_is_used_up() {
+    let mut lease = lease(10_000, 10_000, SyncMode::Leased);
+    let mut now = at(0);
+    // 10 calls a millisecond, for as long as it takes to know that.
+    for step in 0..400 {
+        now = at(step * 1000);
+        for _ in 0..10 {
+            lease.arrive(1);
+            if !lease.admit(now, 1) {
+                trip(&mut lease, now, 1, |ask| ask);
+                assert!(lease.admit(now, 1));
+            }
+        }
+        if lease.plan(now, UP, Waiting::default()).is_some() {
+            lease.failed();
+        }
+    }
+    // About 500 in 50 ms, and 14 or so in two trips and a millisecond.
+    let contents = lease.contents(now, UP, now);
+    assert!((10..=30).contains(&contents.low), "{contents:?}");
+    while lease.held() > contents.low {
+        assert_eq!(
+            lease.plan(now, UP, Waiting::default()),
+            None,
+            "{} held",
+            lease.held()
+        );
+        lease.admit(now, 1);
+    }
+    let request = lease.plan(now, UP, Waiting::default()).expect("it is due");
+    // Used up sooner than it should last, it doubles, up to a quarter of the burst.
+    assert!((400..=2500).contains(&request.ask), "{request:?}");
+    assert_eq!(
+        lease.plan(now, UP, Waiting { first: 1, all: 1 }),
+        None,
+        "one at a time"
+    );
+}
+
+#[test]
+fn a_grant_that_fell_short_rejects_locally_for_about_the_time_of_a_lease() {
+    let mut lease = lease(1000, 1000, SyncMode::Leased);
+    for call in 0..6 {
+        trip(&mut lease, at(call * 1000), 1, |ask| ask);
+        while lease.admit(at(call * 1000), 1) {}
+    }
+    let now = at(6000);
+    trip(&mut lease, now, 1, |ask| ask / 2);
+    while lease.admit(now, 1) {}
+    assert!(lease.is_dry(now.after(10_000_000), 1));
+    // 0.5 + the random number, times 50 ms.
+    assert!(lease.is_dry(now.after(49_000_000), 1));
+    assert!(!lease.is_dry(now.after(51_000_000), 1));
+}
+
+#[test]
+fn a_process_with_few_calls_pauses_less_because_it_asks_with_its_next_call() {
+    let quota = Quota::per_second(1000).burst(100);
+    let rules = Rules::new(quota, SyncMode::Leased, EVERY, Outage::OwnShare);
+    let pause = |gap| rules.pause(1e6, false, gap, 0.5);
+    assert_eq!(pause(0.0), 50e6);
+    assert_eq!(pause(2e6), 48e6);
+    assert_eq!(pause(1e9), 25e6);
+    // Not before there is a token.
+    assert_eq!(rules.pause(40e6, false, 1e9, 0.0), 40e6);
+}
+
+#[test]
+fn leased_tokens_go_back_when_their_time_is_over() {
+    let mut lease = lease(1000, 1000, SyncMode::Leased);
+    for call in 0..5 {
+        trip(&mut lease, at(call), 1, |ask| ask);
+        while call < 4 && lease.admit(at(call), 1) {}
+    }
+    assert_eq!(lease.held(), 16);
+    lease.sync(at(199_000), UP);
+    assert_eq!(lease.held(), 16);
+    let late = at(201_000);
+    lease.sync(late, UP);
+    assert_eq!(lease.held(), 0);
+    let request = lease.plan(late, UP, Waiting::default()).unwrap();
+    let (tokens, granted) = request.give_back.unwrap();
+    assert_eq!((request.ask, tokens), (0, 16));
+    assert_eq!(granted.as_micros(), 1_000_004);
+}
+
+#[test]
+fn without_the_store_the_lease_is_spent_and_then_the_share() {
+    let mut lease = lease(1000, 100, SyncMode::Leased);
+    for call in 0..3 {
+        trip(&mut lease, at(call), 1, |ask| ask);
+        while call < 2 && lease.admit(at(call), 1) {}
+    }
+    assert_eq!(lease.held(), 4);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(60_000),
+    };
+    let now = at(10_000);
+    lease.sync(now, lost);
+    let mut admitted = 0;
+    while lease.admit(now, 1) {
+        admitted += 1;
+    }
+    // 7 of 107 tokens are its own, and so about a fifteenth of the rate and of the full bucket.
+    assert!((8..=12).contains(&admitted), "{admitted}");
+    assert_eq!(lease.plan(now, lost, Waiting { first: 1, all: 1 }), None);
+    let ready = lease.ready_at(now, lost, 1);
+    assert!(
+        ready > now.after(5_000_000) && ready < now.after(30_000_000),
+        "{ready:?}"
+    );
+    // Back: what was spent is debited, and the share kept for a while.
+    let back = Contact::Up {
+        pace_until: at(110_000),
+    };
+    let request = lease.plan(at(60_000), back, Waiting::default()).unwrap();
+    assert_eq!((request.ask, request.spent), (0, admitted - 4));
+    let taken = Taken::new(0, 50, StoreTime::from_micros(1));
+    lease.answered(at(60_200), &request, &taken, false, 0.5);
+    assert!(lease.is_local());
+    lease.sync(at(110_000), back);
+    assert!(!lease.is_local());
+}
+
+#[test]
+fn what_was_spent_is_debited_again_if_the_answer_is_lost() {
+    let mut lease = lease(1000, 100, SyncMode::Leased);
+    trip(&mut lease, at(0), 1, |ask| ask);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(50_000),
+    };
+    lease.sync(at(0), lost);
+    while lease.admit(at(50_000), 1) {}
+    let probe = lease.probe(at(50_000)).unwrap();
+    assert_eq!(
+        (probe.ask, probe.spent),
+        (0, 0),
+        "a stopped store executes all probes in the end"
+    );
+    lease.failed();
+    let back = Contact::Up {
+        pace_until: at(900_000),
+    };
+    let request = lease.plan(at(150_000), back, Waiting::default()).unwrap();
+    assert!(request.spent > 0);
+    lease.failed();
+    let again = lease.plan(at(250_000), back, Waiting::default()).unwrap();
+    assert_eq!(again.spent, request.spent);
+}
+
+#[test]
+fn without_the_store_calls_spend_the_local_limit_without_the_lock() {
+    let local = Outage::Local(Quota::per_second(1000).burst(80));
+    let quota = Quota::per_second(1000);
+    let rules = Rules::new(quota, SyncMode::Leased, EVERY, local);
+    let mut lease = Lease::new(rules, at(0));
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(60_000),
+    };
+    lease.sync(at(0), lost);
+    // An eighth of the bucket at a time, until the probe is due.
+    let spend_all = |lease: &mut Lease, now: Instant| {
+        let mut admitted = 0;
+        loop {
+            let contents = lease.contents(now, lost, now);
+            assert_eq!(contents.expires, at(60_000));
+            assert!(contents.tokens <= 10, "{contents:?}");
+            if contents.tokens == 0 {
+                return (admitted, contents.closed_until);
+            }
+            assert_eq!(contents.closed_until, Instant::ORIGIN);
+            admitted += contents.tokens;
+            lease.reclaim(now, contents.tokens, 0);
+        }
+    };
+    // Then calls are rejected without the lock, until there is a token.
+    assert_eq!(spend_all(&mut lease, at(0)), (80, at(1000)));
+    // Full again. Tokens that are lent while it is full earn nothing.
+    let lent = lease.contents(at(80_000), lost, at(0)).tokens;
+    lease.reclaim(at(160_000), lent, 0);
+    assert_eq!(spend_all(&mut lease, at(160_000)).0, 80 - lent);
+    let back = Contact::Up {
+        pace_until: at(900_000),
+    };
+    let request = lease.plan(at(160_000), back, Waiting::default());
+    assert_eq!(
+        request.map(|request| request.spent),
+        Some(160),
+        "all is debited"
+    );
+}
+
+#[test]
+fn while_a_probe_is_in_flight_calls_look_when_its_time_is_over() {
+    let mut lease = lease(1000, 1000, SyncMode::Leased);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(60_000),
+    };
+    lease.sync(at(0), lost);
+    lease.probe(at(0)).expect("a probe");
+    let contents = lease.contents(at(0), lost, at(25_000));
+    assert_eq!(contents.expires, at(25_000));
+}

@@ -1,0 +1,363 @@
+//! A store in memory, with faults that can be switched.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use super::error::StoreError;
+use super::reply::Reply;
+use super::state::ballot::{Ballot, Tally, Vote};
+use super::state::bucket::Bucket;
+use super::state::holders::{Held, Hold, Holders};
+use super::state::take::{StoreTime, Take, Taken};
+use super::traits::{PermitStore, Store, VoteStore};
+use crate::clock::{ClockHandle, Sleep};
+use crate::instant::Instant;
+use crate::sync::lock;
+
+/// A store in the memory of the process, for tests and for programs of a single process.
+///
+/// Clones share what is stored: give each simulated process a clone. It does what `backstop-redis` does,
+/// bit by bit, on the clock that it is given; [faults](Self::set_fault), [latency](Self::set_latency),
+/// [loss of memory](Self::lose_memory) and [steps of its clock](Self::step_clock) can be switched, so that
+/// tests of outages are deterministic.
+///
+/// # Example
+///
+/// ```
+/// use backstop::store::{Fault, MemoryStore};
+/// use backstop::{ManualClock, Quota, SharedRateLimiter};
+///
+/// let clock = ManualClock::new();
+/// let store = MemoryStore::new(clock.clone());
+/// let limiter = SharedRateLimiter::builder()
+///     .store(store.clone())
+///     .key("github")
+///     .quota(Quota::per_second(10))
+///     .clock(clock.clone())
+///     .build()?;
+/// assert!(clock.block_on(limiter.try_acquire()).is_ok());
+///
+/// store.set_fault(Some(Fault::Fail));
+/// for _ in 0..9 {
+///     let _ = clock.block_on(limiter.try_acquire());
+/// }
+/// assert!(!limiter.snapshot().store_up);
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore {
+    inner: Arc<Inner>,
+}
+
+/// What is wrong with a [`MemoryStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Requests fail at once, as with a closed port.
+    Fail,
+    /// Requests wait, and are executed when the fault is over, as with a process that was stopped.
+    Stall,
+    /// Requests are executed and their answers lost, as with a connection that breaks.
+    LoseReplies,
+}
+
+struct Inner {
+    clock: ClockHandle,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    buckets: HashMap<Arc<str>, Bucket>,
+    permits: HashMap<Arc<str>, Holders>,
+    votes: HashMap<Arc<str>, Ballot>,
+    fault: Option<Fault>,
+    latency: Duration,
+    /// Added to the clock, in microseconds.
+    shift: i64,
+    requests: u64,
+    stalled: Vec<Request>,
+    /// Number of buckets at which full ones are removed.
+    sweep_at: usize,
+}
+
+enum Request {
+    Take(Vec<Take>, Reply<Vec<Taken>>),
+    Hold(Hold, Reply<Held>),
+    Vote(Vote, Reply<Tally>),
+}
+
+/// An answer on its way.
+type Answer = Box<dyn FnOnce() + Send>;
+
+impl MemoryStore {
+    /// Makes an empty store on this clock.
+    pub fn new(clock: impl Into<ClockHandle>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                clock: clock.into(),
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Sets what is wrong with the store; `None` heals it, and executes requests that have stalled.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        let stalled = {
+            let mut state = lock(&self.inner.state);
+            state.fault = fault;
+            match fault {
+                Some(Fault::Stall) => Vec::new(),
+                _ => std::mem::take(&mut state.stalled),
+            }
+        };
+        for request in stalled {
+            self.execute(request);
+        }
+    }
+
+    /// Sets how long answers take. Zero, the default, answers on the thread of the request.
+    pub fn set_latency(&self, latency: Duration) {
+        lock(&self.inner.state).latency = latency;
+    }
+
+    /// Forgets all that is stored.
+    pub fn lose_memory(&self) {
+        let mut state = lock(&self.inner.state);
+        state.buckets.clear();
+        state.permits.clear();
+        state.votes.clear();
+    }
+
+    /// Steps the store's clock by so many microseconds, backward if below zero. Only buckets notice.
+    pub fn step_clock(&self, micros: i64) {
+        lock(&self.inner.state).shift += micros;
+    }
+
+    /// Returns the number of requests so far, those that failed included.
+    pub fn requests(&self) -> u64 {
+        lock(&self.inner.state).requests
+    }
+
+    /// Returns the number of keys stored, without those that are as good as new.
+    pub fn len(&self) -> usize {
+        let now = self.inner.clock.now();
+        let mut state = lock(&self.inner.state);
+        let time = state.time(now);
+        state.buckets.retain(|_, bucket| !bucket.is_full(time));
+        state.permits.retain(|_, holders| !holders.is_empty(now));
+        state.votes.retain(|_, ballot| !ballot.is_empty(now));
+        state.buckets.len() + state.permits.len() + state.votes.len()
+    }
+
+    /// Whether nothing is stored that would make a difference.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn request(&self, request: Request) {
+        let failed = {
+            let mut state = lock(&self.inner.state);
+            state.requests += 1;
+            match state.fault {
+                Some(Fault::Stall) => {
+                    state.stalled.push(request);
+                    return;
+                }
+                Some(Fault::Fail) => true,
+                Some(Fault::LoseReplies) | None => false,
+            }
+        };
+        match failed {
+            true => request.fail("the store is down"),
+            false => self.execute(request),
+        }
+    }
+
+    fn execute(&self, request: Request) {
+        let clock = &self.inner.clock;
+        let now = clock.now();
+        let (answer, latency) = {
+            let mut state = lock(&self.inner.state);
+            match state.fault {
+                Some(Fault::Fail) => (None, Duration::ZERO),
+                fault => {
+                    let answer = state.execute(now, &request);
+                    let lost = fault == Some(Fault::LoseReplies);
+                    ((!lost).then_some(answer), state.latency)
+                }
+            }
+        };
+        let Some(answer) = answer else {
+            return request.fail("the connection broke");
+        };
+        let send = request.answer(answer);
+        if latency.is_zero() {
+            send();
+        } else {
+            Delivery::start(clock, now + latency, send);
+        }
+    }
+}
+
+/// What the store answers.
+enum Done {
+    Taken(Vec<Taken>),
+    Held(Held),
+    Tally(Tally),
+}
+
+impl Request {
+    fn fail(self, text: &str) {
+        let error = StoreError::new(text);
+        match self {
+            Self::Take(_, reply) => reply.send(Err(error)),
+            Self::Hold(_, reply) => reply.send(Err(error)),
+            Self::Vote(_, reply) => reply.send(Err(error)),
+        }
+    }
+
+    fn answer(self, done: Done) -> Answer {
+        Box::new(move || match (self, done) {
+            (Self::Take(_, reply), Done::Taken(taken)) => reply.send(Ok(taken)),
+            (Self::Hold(_, reply), Done::Held(held)) => reply.send(Ok(held)),
+            (Self::Vote(_, reply), Done::Tally(tally)) => reply.send(Ok(tally)),
+            // Each kind of request has its kind of answer.
+            _ => {}
+        })
+    }
+}
+
+impl State {
+    fn time(&self, now: Instant) -> StoreTime {
+        let micros = now.as_nanos() / 1000;
+        // A year after the origin, so that the clock can step back.
+        const YEAR: u64 = 365 * 86_400 * 1_000_000;
+        StoreTime::from_micros(
+            micros
+                .saturating_add(YEAR)
+                .saturating_add_signed(self.shift),
+        )
+    }
+
+    fn execute(&mut self, now: Instant, request: &Request) -> Done {
+        match request {
+            Request::Take(takes, _) => Done::Taken(self.take(now, takes)),
+            Request::Hold(hold, _) => {
+                let holders = self.permits.entry(hold.key.clone()).or_default();
+                Done::Held(holders.hold(now, hold))
+            }
+            Request::Vote(vote, _) => {
+                let ballot = self.votes.entry(vote.key.clone()).or_default();
+                Done::Tally(ballot.vote(now, vote))
+            }
+        }
+    }
+
+    fn take(&mut self, now: Instant, takes: &[Take]) -> Vec<Taken> {
+        let time = self.time(now);
+        if self.buckets.len() >= self.sweep_at {
+            self.buckets.retain(|_, bucket| !bucket.is_full(time));
+            self.sweep_at = (2 * self.buckets.len()).max(1024);
+        }
+        let prepared: Vec<_> = takes
+            .iter()
+            .map(|take| {
+                let bucket = self.buckets.get(&take.key).copied();
+                bucket.unwrap_or_default().prepare(time, take)
+            })
+            .collect();
+        let both = || takes.iter().zip(&prepared);
+        let grants = both().all(|(take, prepared)| prepared.suffices(take));
+        let ends = both().map(|(take, prepared)| {
+            let (bucket, taken) = prepared.finish(take, grants);
+            self.buckets.insert(take.key.clone(), bucket);
+            taken
+        });
+        ends.collect()
+    }
+}
+
+impl Store for MemoryStore {
+    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
+        self.request(Request::Take(takes, reply));
+    }
+}
+
+impl PermitStore for MemoryStore {
+    fn hold(&self, hold: Hold, reply: Reply<Held>) {
+        self.request(Request::Hold(hold, reply));
+    }
+}
+
+impl VoteStore for MemoryStore {
+    fn vote(&self, vote: Vote, reply: Reply<Tally>) {
+        self.request(Request::Vote(vote, reply));
+    }
+}
+
+/// An answer that the clock delivers: it wakes this, which sends the answer.
+struct Delivery {
+    clock: ClockHandle,
+    due: Instant,
+    sleep: Mutex<Option<Pin<Box<Sleep>>>>,
+    answer: Mutex<Option<Answer>>,
+}
+
+impl Delivery {
+    fn start(clock: &ClockHandle, due: Instant, answer: Answer) {
+        let delivery = Arc::new(Self {
+            clock: clock.clone(),
+            due,
+            sleep: Mutex::new(Some(Box::pin(clock.sleep_until(due)))),
+            answer: Mutex::new(Some(answer)),
+        });
+        delivery.poll();
+    }
+
+    /// Sends the answer if it is due. Otherwise the sleep keeps this alive, as its waker.
+    fn poll(self: &Arc<Self>) {
+        let sleep = lock(&self.sleep).take();
+        if let Some(mut sleep) = sleep {
+            let waker = Waker::from(self.clone());
+            let is_over = sleep
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready();
+            if !is_over {
+                *lock(&self.sleep) = Some(sleep);
+            }
+        }
+        if self.clock.now() >= self.due {
+            let answer = lock(&self.answer).take();
+            if let Some(answer) = answer {
+                let sleep = lock(&self.sleep).take();
+                drop(sleep);
+                answer();
+            }
+        }
+    }
+}
+
+impl Wake for Delivery {
+    fn wake(self: Arc<Self>) {
+        self.poll();
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.inner.state);
+        f.debug_struct("MemoryStore")
+            .field("buckets", &state.buckets.len())
+            .field("fault", &state.fault)
+            .field("latency", &state.latency)
+            .field("requests", &state.requests)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,67 @@
+//! The votes of instances about one circuit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::instant::Instant;
+
+/// The votes, by instance, and how long they stand.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ballot {
+    votes: BTreeMap<Arc<str>, (bool, Instant)>,
+}
+
+impl Ballot {
+    /// Sets a vote and counts the others.
+    pub(crate) fn vote(&mut self, now: Instant, vote: &Vote) -> Tally {
+        self.votes.retain(|_, (_, until)| *until > now);
+        self.votes.remove(&vote.instance);
+        let open = self.votes.values().filter(|(open, _)| *open).count();
+        let tally = Tally::new(self.votes.len() as u64, open as u64);
+        if vote.counts {
+            let stands = (vote.open, now + vote.ttl);
+            self.votes.insert(vote.instance.clone(), stands);
+        }
+        tally
+    }
+
+    /// Whether no vote stands.
+    pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
+        self.votes.retain(|_, (_, until)| *until > now);
+        self.votes.is_empty()
+    }
+}
+
+/// The vote of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Vote {
+    /// The key of the circuit.
+    pub key: Arc<str>,
+    /// The instance that votes.
+    pub instance: Arc<str>,
+    /// Whether its circuit is open.
+    pub open: bool,
+    /// Whether it carries traffic, so that its vote counts.
+    pub counts: bool,
+    /// How long the vote stands.
+    pub ttl: Duration,
+}
+
+/// The votes of the other instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tally {
+    /// Instances whose vote counts.
+    pub voters: u64,
+    /// Those of them whose circuit is open.
+    pub open: u64,
+}
+
+impl Tally {
+    /// Makes a tally.
+    pub const fn new(voters: u64, open: u64) -> Self {
+        Self { voters, open }
+    }
+}

@@ -1,0 +1,103 @@
+//! The permits that instances hold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::instant::Instant;
+
+/// The permits of one bulkhead, by instance, and when they are free again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holders {
+    instances: BTreeMap<Arc<str>, (u64, Instant)>,
+}
+
+impl Holders {
+    /// Does what a request asks for.
+    pub(crate) fn hold(&mut self, now: Instant, hold: &Hold) -> Held {
+        self.expire(now);
+        let before = self.instances.remove(&hold.instance);
+        let before = before.map_or(0, |(permits, _)| permits);
+        let others: u64 = self.instances.values().map(|(permits, _)| *permits).sum();
+        let free = hold.limit.saturating_sub(others);
+        let permits = hold.permits.min(free).max(hold.in_use.min(before));
+        if permits > 0 || hold.permits > 0 {
+            let until = now + hold.ttl;
+            self.instances
+                .insert(hold.instance.clone(), (permits, until));
+        }
+        let instances = self.instances.len() as u64;
+        Held::new(permits, free.saturating_sub(permits), instances)
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.instances.retain(|_, (_, until)| *until > now);
+    }
+
+    /// Whether no instance holds anything.
+    pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
+        self.expire(now);
+        self.instances.is_empty()
+    }
+}
+
+/// A request to hold permits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hold {
+    /// The key of the bulkhead.
+    pub key: Arc<str>,
+    /// The instance that asks.
+    pub instance: Arc<str>,
+    /// Permits of all instances together.
+    pub limit: u64,
+    /// Permits that the instance wants to hold from now on, those it holds already included.
+    pub permits: u64,
+    /// Permits of calls in flight: what the instance cannot give up.
+    pub in_use: u64,
+    /// When the permits are free again, unless the instance asks again before.
+    pub ttl: Duration,
+}
+
+impl Hold {
+    /// Makes a request for permits of which none is in use.
+    pub const fn new(
+        key: Arc<str>,
+        instance: Arc<str>,
+        limit: u64,
+        permits: u64,
+        ttl: Duration,
+    ) -> Self {
+        Self {
+            key,
+            instance,
+            limit,
+            permits,
+            in_use: 0,
+            ttl,
+        }
+    }
+}
+
+/// The answer to a [`Hold`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// Permits that the instance holds from now on.
+    pub permits: u64,
+    /// Permits that no instance holds.
+    pub free: u64,
+    /// Number of instances that hold permits or ask for them.
+    pub instances: u64,
+}
+
+impl Held {
+    /// Makes an answer.
+    pub const fn new(permits: u64, free: u64, instances: u64) -> Self {
+        Self {
+            permits,
+            free,
+            instances,
+        }
+    }
+}

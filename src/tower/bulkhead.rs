@@ -1,0 +1,180 @@
+//! A bulkhead whose permits are held until the end of the response.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::SystemTime;
+
+use ::http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::layer::{ServiceFuture, take_ready};
+use crate::bulkhead::{Bulkhead, OwnedPermit};
+use crate::error::Error;
+use crate::http::Idempotence;
+use crate::policy::Context;
+use crate::verdict::Verdict;
+
+/// How long a call is in flight for a bulkhead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hold {
+    /// Until the response's head is there.
+    Headers,
+    /// Until its body has ended, failed, or been dropped.
+    #[default]
+    Body,
+}
+
+/// Limits the requests in flight, from their start to the end of the body of their response.
+///
+/// A [`PolicyLayer`](super::PolicyLayer) with a bulkhead in its stack returns the permit as soon as the response's head is
+/// there, while the server may still make or send a body for minutes. This layer keeps it. A connection that is dropped
+/// in mid-body returns it.
+///
+/// An adaptive limit learns from the time to the end of the body, and from the status. The error is [`Error`]; a
+/// [`RespondLayer`](super::RespondLayer) outside makes responses of rejections.
+#[derive(Clone, Debug)]
+pub struct BulkheadLayer {
+    bulkhead: Bulkhead,
+    hold: Hold,
+}
+
+impl BulkheadLayer {
+    /// Returns a layer that holds permits until the end of the body.
+    pub const fn new(bulkhead: Bulkhead) -> Self {
+        Self {
+            bulkhead,
+            hold: Hold::Body,
+        }
+    }
+
+    /// Sets how long permits are held.
+    #[must_use]
+    pub const fn hold(mut self, hold: Hold) -> Self {
+        self.hold = hold;
+        self
+    }
+}
+
+impl<S> Layer<S> for BulkheadLayer {
+    type Service = BulkheadService<S>;
+
+    fn layer(&self, inner: S) -> BulkheadService<S> {
+        BulkheadService {
+            layer: self.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service with a limit of requests in flight. Made by [`BulkheadLayer`].
+#[derive(Clone, Debug)]
+pub struct BulkheadService<S> {
+    layer: BulkheadLayer,
+    inner: S,
+}
+
+impl<S, R, B> Service<R> for BulkheadService<S>
+where
+    S: Service<R, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    R: Send + 'static,
+    B: Body + Send,
+{
+    type Response = Response<HeldBody<B>>;
+    type Error = Error<S::Error>;
+    type Future = ServiceFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(task).map_err(Error::Operation)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let mut service = take_ready(&mut self.inner);
+        let BulkheadLayer { bulkhead, hold } = self.layer.clone();
+        Box::pin(async move {
+            let permit = bulkhead.acquire_owned(Context::new()).await?;
+            let response = match service.call(request).await {
+                Ok(response) => response,
+                Err(error) => {
+                    permit.record(&Verdict::transient());
+                    return Err(Error::Operation(error));
+                }
+            };
+            let (status, headers) = (response.status(), response.headers());
+            let verdict = Idempotence::Method.verdict(status, headers, SystemTime::now());
+            let is_over = hold == Hold::Headers || response.body().is_end_stream();
+            let held = match is_over {
+                true => {
+                    permit.record(&verdict);
+                    None
+                }
+                false => Some((permit, verdict)),
+            };
+            Ok(response.map(|body| HeldBody { body, held }))
+        })
+    }
+}
+
+pin_project! {
+    /// A body that holds a permit until it ends, fails, or is dropped.
+    pub struct HeldBody<B> {
+        #[pin]
+        body: B,
+        held: Option<(OwnedPermit, Verdict)>,
+    }
+}
+
+impl<B: Body> Body for HeldBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(task));
+        let verdict_of_end = match &frame {
+            // A body whose length is known may not be polled again.
+            Some(Ok(_)) if !this.body.is_end_stream() => return Poll::Ready(frame),
+            Some(Err(_)) => Some(Verdict::transient()),
+            Some(Ok(_)) | None => None,
+        };
+        if let Some((permit, verdict)) = this.held.take() {
+            permit.record(&verdict_of_end.unwrap_or(verdict));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: From<String>> From<String> for HeldBody<B> {
+    fn from(text: String) -> Self {
+        Self {
+            body: B::from(text),
+            held: None,
+        }
+    }
+}
+
+impl<B: fmt::Debug> fmt::Debug for HeldBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldBody")
+            .field("body", &self.body)
+            .field("is_held", &self.held.is_some())
+            .finish()
+    }
+}

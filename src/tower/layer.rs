@@ -1,0 +1,234 @@
+//! The layer that puts services under a policy.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::operation::{Calls, ServiceCall};
+use super::requests::{By, Cloned, OnAttempt, OnCall, Once, Requests, WithOptions};
+use crate::clock::ClockHandle;
+use crate::error::Error;
+use crate::policy::{Attempt, CallOptions, Context, Describe, Run};
+
+/// The future of a call through a layer: one allocation.
+pub type ServiceFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+
+/// Puts services under a policy.
+///
+/// The state is in the policy: clones of the layer, and all services that it makes, share it. Requests of any type are
+/// sent [`Once`], also through a stack with a retry; [`cloned`](Self::cloned), [`by`](Self::by), and `replayable` allow
+/// further attempts.
+///
+/// The service's error becomes [`Error`]; a `RespondLayer` outside turns those of policies into responses.
+///
+/// # Readiness
+///
+/// `poll_ready` is the inner service's, and never waits for a policy. The service that was made ready is used for the
+/// first attempt; each further one uses a clone, which it makes ready.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop::tower::PolicyLayer;
+/// use backstop::{ManualClock, Retry, Timeout};
+/// use tower_layer::Layer;
+/// use tower_service::Service;
+/// # use std::task::{Context, Poll};
+/// # #[derive(Clone)]
+/// # struct Greet;
+/// # impl Service<String> for Greet {
+/// #     type Response = String;
+/// #     type Error = std::io::Error;
+/// #     type Future = std::future::Ready<std::io::Result<String>>;
+/// #     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> { Poll::Ready(Ok(())) }
+/// #     fn call(&mut self, name: String) -> Self::Future { std::future::ready(Ok(format!("hello {name}"))) }
+/// # }
+///
+/// let clock = ManualClock::new();
+/// let stack = (
+///     Timeout::builder().after(Duration::from_secs(10)).clock(clock.clone()).build()?,
+///     Retry::builder().clock(clock.clone()).build()?,
+/// );
+/// let mut service = PolicyLayer::new(stack).cloned().layer(Greet);
+/// assert_eq!(clock.block_on(service.call("world".into())).unwrap(), "hello world");
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+pub struct PolicyLayer<P, C = Once> {
+    policy: Arc<P>,
+    requests: C,
+}
+
+impl<P> PolicyLayer<P> {
+    /// Returns a layer that sends each request [`Once`].
+    pub fn new(policy: P) -> Self {
+        Self {
+            policy: Arc::new(policy),
+            requests: Once,
+        }
+    }
+
+    /// Clones the request for each attempt.
+    pub fn cloned(self) -> PolicyLayer<P, Cloned> {
+        self.requests(Cloned)
+    }
+
+    /// Copies the request with `copy`, which returns `None` for one that cannot be copied: then there is one attempt.
+    /// For reqwest: `.by(reqwest::Request::try_clone)`.
+    pub fn by<R, F: Fn(&R) -> Option<R>>(self, copy: F) -> PolicyLayer<P, By<F>> {
+        self.requests(By { copy })
+    }
+
+    /// Keeps up to `limit` bytes of the body of each request while it is sent, so that it can be sent again. The
+    /// service gets a [`ReplayBody`](crate::http::ReplayBody).
+    #[cfg(feature = "http")]
+    pub fn replayable(self, limit: u64) -> PolicyLayer<P, super::Replayable> {
+        self.requests(super::Replayable::new(limit))
+    }
+
+    /// Makes the requests of attempts in a way of your own.
+    pub fn requests<C>(self, requests: C) -> PolicyLayer<P, C> {
+        PolicyLayer {
+            policy: self.policy,
+            requests,
+        }
+    }
+}
+
+impl<P, C> PolicyLayer<P, C> {
+    /// Gives each call options that depend on its request: deadline, priority, cost, and whether it is idempotent.
+    ///
+    /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`. A second one replaces the
+    /// first.
+    pub fn options<R, F>(self, options: F) -> PolicyLayer<P, WithOptions<C, F>>
+    where
+        F: Fn(&R) -> CallOptions,
+    {
+        self.map(|inner| WithOptions { inner, options })
+    }
+
+    /// Changes the request of each call once, before its options are read and its attempts are made: the place for
+    /// an idempotency key, which all attempts share.
+    pub fn on_call<R, F: Fn(&mut R)>(self, change: F) -> PolicyLayer<P, OnCall<C, F>> {
+        self.map(|inner| OnCall { inner, change })
+    }
+
+    /// Changes the request of each attempt: the place for its number, and the time it has left.
+    pub fn on_attempt<R, F>(self, change: F) -> PolicyLayer<P, OnAttempt<C, F>>
+    where
+        F: Fn(&mut R, Attempt),
+    {
+        self.map(|inner| OnAttempt { inner, change })
+    }
+
+    fn map<D>(self, change: impl FnOnce(C) -> D) -> PolicyLayer<P, D> {
+        PolicyLayer {
+            policy: self.policy,
+            requests: change(self.requests),
+        }
+    }
+}
+
+impl<P, C: Clone> Clone for PolicyLayer<P, C> {
+    fn clone(&self) -> Self {
+        Self {
+            policy: self.policy.clone(),
+            requests: self.requests.clone(),
+        }
+    }
+}
+
+impl<P, C> fmt::Debug for PolicyLayer<P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyLayer").finish_non_exhaustive()
+    }
+}
+
+impl<P, C: Clone, S> Layer<S> for PolicyLayer<P, C> {
+    type Service = PolicyService<P, S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PolicyService {
+            layer: self.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service under a policy. Made by [`PolicyLayer`].
+pub struct PolicyService<P, S, C = Once> {
+    layer: PolicyLayer<P, C>,
+    inner: S,
+}
+
+impl<P, S: Clone, C: Clone> Clone for PolicyService<P, S, C> {
+    fn clone(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<P, S: fmt::Debug, C> fmt::Debug for PolicyService<P, S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P, S, C, R> Service<R> for PolicyService<P, S, C>
+where
+    P: Describe + Send + Sync + 'static,
+    C: Requests<R> + Clone + Send + Sync + 'static,
+    C::Kept: Send,
+    R: Send + 'static,
+    S: Service<C::Request> + Clone + Send + 'static,
+    for<'a, 'b> &'a P: Run<ServiceCall<'b, S, R, C>, Future: Send>,
+{
+    type Response = S::Response;
+    type Error = Error<S::Error>;
+    type Future = ServiceFuture<S::Response, Error<S::Error>>;
+
+    fn poll_ready(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(task).map_err(Error::Operation)
+    }
+
+    fn call(&mut self, mut request: R) -> Self::Future {
+        let service = take_ready(&mut self.inner);
+        let PolicyLayer { policy, requests } = self.layer.clone();
+        // Lazily: deadlines that are in force while a future is polled hold for its start as well.
+        Box::pin(async move {
+            requests.prepare(&mut request);
+            let options = requests.options(&request);
+            let kept = requests.keep(request);
+            let cx = context(options, requests.is_repeatable(&kept), || policy.clock());
+            let calls = Calls::new(service, &requests, kept);
+            (&*policy).run(ServiceCall(&calls), cx).await.result
+        })
+    }
+}
+
+/// Takes the service that is ready, and leaves a clone, which need not be.
+pub(super) fn take_ready<S: Clone>(inner: &mut S) -> S {
+    let clone = inner.clone();
+    mem::replace(inner, clone)
+}
+
+/// The context of a new call.
+pub(super) fn context(
+    options: CallOptions,
+    is_repeatable: bool,
+    clock: impl FnOnce() -> Option<ClockHandle>,
+) -> Context {
+    options
+        .apply(Context::new().with_repeatable(is_repeatable), clock)
+        .0
+}

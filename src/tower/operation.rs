@@ -1,0 +1,203 @@
+//! A call of a service as an operation.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context as TaskContext, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::requests::Requests;
+use crate::error::{Error, Reason, Rejected};
+use crate::policy::{Attempt, Context, Operation, Outcome, Tried};
+use crate::sync::lock;
+use crate::verdict::Verdict;
+
+/// A call of a service, in the caller's future. Its attempts share it.
+pub(super) struct Calls<'c, S, R, C: Requests<R>> {
+    requests: &'c C,
+    slot: Mutex<Slot<S, C::Kept>>,
+    /// Number of attempts started.
+    started: AtomicU32,
+    /// Endpoints tried.
+    tried: AtomicU64,
+}
+
+struct Slot<S, K> {
+    /// `None` while an attempt starts, and when there is no further one.
+    service: Option<S>,
+    kept: Option<K>,
+    /// Whether the service is ready: `poll_ready` was called for the first attempt.
+    is_ready: bool,
+}
+
+impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
+    /// A call with `service`, which is ready.
+    pub(super) fn new(service: S, requests: &'c C, kept: C::Kept) -> Self {
+        Self {
+            requests,
+            slot: Mutex::new(Slot {
+                service: Some(service),
+                kept: Some(kept),
+                is_ready: true,
+            }),
+            started: AtomicU32::new(0),
+            tried: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A call of a tower service, as an operation of policies.
+pub struct ServiceCall<'c, S, R, C: Requests<R>>(pub(super) &'c Calls<'c, S, R, C>);
+
+// Derived, these would ask for `S: Copy`.
+impl<S, R, C: Requests<R>> Clone for ServiceCall<'_, S, R, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<S, R, C: Requests<R>> Copy for ServiceCall<'_, S, R, C> {}
+
+impl<S, R, C: Requests<R>> fmt::Debug for ServiceCall<'_, S, R, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceCall").finish_non_exhaustive()
+    }
+}
+
+impl<S, R, C> Operation for ServiceCall<'_, S, R, C>
+where
+    C: Requests<R>,
+    S: Service<C::Request> + Clone,
+{
+    type Value = S::Response;
+    type Error = S::Error;
+    type Attempt = ServiceAttempt<S, C::Request>;
+    type Listener = ();
+
+    fn attempt(self, cx: Context) -> Self::Attempt {
+        ServiceAttempt {
+            stage: start(self.0, cx).unwrap_or(Stage::NotRepeatable),
+        }
+    }
+
+    fn listener(self) {}
+
+    fn started(self) -> u32 {
+        self.0.started.load(Ordering::Relaxed)
+    }
+
+    fn tried(self) -> Tried {
+        Tried::from_bits(self.0.tried.load(Ordering::Relaxed))
+    }
+
+    fn keep_tried(self, tried: Tried) {
+        self.0.tried.store(tried.bits(), Ordering::Relaxed);
+    }
+
+    fn is_repeatable(self) -> bool {
+        let Some(kept) = lock(&self.0.slot).kept.take() else {
+            return false;
+        };
+        // Outside the lock, like all user code.
+        let is_repeatable = self.0.requests.is_repeatable(&kept);
+        lock(&self.0.slot).kept = Some(kept);
+        is_repeatable
+    }
+}
+
+/// Starts an attempt. `None` if the request cannot be sent again.
+fn start<S, R, C>(
+    calls: &Calls<'_, S, R, C>,
+    cx: Context,
+) -> Option<Stage<S, C::Request, S::Future>>
+where
+    C: Requests<R>,
+    S: Service<C::Request> + Clone,
+{
+    let (service, kept, is_ready) = {
+        let mut slot = lock(&calls.slot);
+        let is_ready = mem::replace(&mut slot.is_ready, false);
+        (slot.service.take(), slot.kept.take(), is_ready)
+    };
+    // User code from here on, outside the lock. Attempts start in polls of one future, so no other one starts
+    // meanwhile.
+    let mut service = service?;
+    let (request, kept) = calls.requests.take(kept?);
+    let mut request = request?;
+    calls
+        .requests
+        .before_attempt(&mut request, Attempt::new(cx));
+    calls.started.fetch_add(1, Ordering::Relaxed);
+    let stage = match is_ready {
+        // The service that the caller made ready, as tower demands. Clones may not be.
+        true => Stage::Calling {
+            future: service.call(request),
+        },
+        false => Stage::Readying {
+            service: service.clone(),
+            request: Some(request),
+        },
+    };
+    if kept.is_some() {
+        let mut slot = lock(&calls.slot);
+        slot.kept = kept;
+        slot.service = Some(service);
+    }
+    Some(stage)
+}
+
+pin_project! {
+    /// An attempt of a [`ServiceCall`].
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct ServiceAttempt<S: Service<Q>, Q> {
+        #[pin]
+        stage: Stage<S, Q, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    enum Stage<S, Q, F> {
+        Readying { service: S, request: Option<Q> },
+        Calling { #[pin] future: F },
+        NotRepeatable,
+    }
+}
+
+impl<S: Service<Q>, Q> Future for ServiceAttempt<S, Q> {
+    type Output = Outcome<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let future = match this.stage.as_mut().project() {
+                StageProj::Calling { future } => return future.poll(task).map(Outcome::of),
+                StageProj::Readying { service, request } => {
+                    if let Err(error) = ready!(service.poll_ready(task)) {
+                        let verdict = Verdict::transient().not_executed();
+                        return Poll::Ready(Outcome::new(Err(Error::Operation(error)), verdict));
+                    }
+                    match request.take() {
+                        Some(request) => service.call(request),
+                        None => return Poll::Pending,
+                    }
+                }
+                StageProj::NotRepeatable => {
+                    let rejected = Rejected::new("tower", Reason::NotRepeatable);
+                    return Poll::Ready(Outcome::rejected(rejected));
+                }
+            };
+            this.stage.set(Stage::Calling { future });
+        }
+    }
+}
+
+impl<S: Service<Q>, Q> fmt::Debug for ServiceAttempt<S, Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceAttempt").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,189 @@
+//! A rate limit for each client, with headers.
+
+use std::fmt;
+use std::hash::Hash;
+use std::task::{Context as TaskContext, Poll};
+
+use ::http::Response;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::answer::{Answer, AnswerWith, Answers, split};
+use super::key::ExtractKey;
+use super::layer::{ServiceFuture, take_ready};
+use super::no_key::NoKey;
+use super::operation::{Calls, ServiceCall};
+use super::requests::Once;
+use crate::error::PolicyError;
+use crate::http::rate_limit;
+use crate::policy::{Context, Run};
+use crate::rate_limiter::KeyedRateLimiter;
+
+/// Limits the requests of each key, and says so: all responses have `RateLimit` and `RateLimit-Policy`, and those to
+/// rejected requests are 429 with `Retry-After`. The service's error stays its own.
+///
+/// A request without a key is answered with 400, or as [`no_key`](Self::no_key) says.
+///
+/// The state is in the limiter: clones of the layer, and all services that it makes, share it. Its `max_wait` and its
+/// shadow mode hold.
+///
+/// # Example
+///
+/// ```
+/// use backstop::tower::{RateLimitLayer, key};
+/// use backstop::{KeyedRateLimiter, Quota};
+/// use http::HeaderName;
+///
+/// let limits = KeyedRateLimiter::<String>::new(Quota::per_second(100))?;
+/// let layer = RateLimitLayer::new(limits, key::header(HeaderName::from_static("x-tenant")));
+/// # let _ = layer;
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
+pub struct RateLimitLayer<K, X, A = Answers> {
+    limits: KeyedRateLimiter<K>,
+    key: X,
+    no_key: NoKey<K>,
+    answers: A,
+}
+
+impl<K, X> RateLimitLayer<K, X> {
+    /// Returns a layer that finds the key of a request with `key`.
+    pub const fn new(limits: KeyedRateLimiter<K>, key: X) -> Self {
+        Self {
+            limits,
+            key,
+            no_key: NoKey::Reject,
+            answers: Answers::new(),
+        }
+    }
+
+    /// Sends the bodies of rejections as `application/problem+json` (RFC 9457).
+    #[must_use]
+    pub fn problem_json(mut self) -> Self {
+        self.answers = self.answers.problem_json();
+        self
+    }
+
+    /// Answers rejections with a function. The rate limit fields are added to its responses.
+    pub fn respond_with<B, F>(self, answer: F) -> RateLimitLayer<K, X, AnswerWith<F>>
+    where
+        F: Fn(&PolicyError) -> Response<B>,
+    {
+        RateLimitLayer {
+            limits: self.limits,
+            key: self.key,
+            no_key: self.no_key,
+            answers: AnswerWith(answer),
+        }
+    }
+}
+
+impl<K, X, A> RateLimitLayer<K, X, A> {
+    /// Sets what happens to requests without a key.
+    #[must_use]
+    pub fn no_key(mut self, no_key: NoKey<K>) -> Self {
+        self.no_key = no_key;
+        self
+    }
+}
+
+impl<K: Clone, X: Clone, A: Clone> Clone for RateLimitLayer<K, X, A> {
+    fn clone(&self) -> Self {
+        Self {
+            limits: self.limits.clone(),
+            key: self.key.clone(),
+            no_key: self.no_key.clone(),
+            answers: self.answers.clone(),
+        }
+    }
+}
+
+impl<K, X, A> fmt::Debug for RateLimitLayer<K, X, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer").finish_non_exhaustive()
+    }
+}
+
+impl<K: Clone, X: Clone, A: Clone, S> Layer<S> for RateLimitLayer<K, X, A> {
+    type Service = RateLimitService<K, X, S, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RateLimitService {
+            layer: self.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service with a rate limit for each key. Made by [`RateLimitLayer`].
+pub struct RateLimitService<K, X, S, A = Answers> {
+    layer: RateLimitLayer<K, X, A>,
+    inner: S,
+}
+
+impl<K: Clone, X: Clone, S: Clone, A: Clone> Clone for RateLimitService<K, X, S, A> {
+    fn clone(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<K, X, S: fmt::Debug, A> fmt::Debug for RateLimitService<K, X, S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K, X, S, A, R, B> Service<R> for RateLimitService<K, X, S, A>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    X: ExtractKey<R, Key = K>,
+    A: Answer<B> + Clone + Send + 'static,
+    R: Send + 'static,
+    S: Service<R, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    B: Send,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = ServiceFuture<Response<B>, S::Error>;
+
+    fn poll_ready(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(task)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let service = take_ready(&mut self.inner);
+        let layer = &self.layer;
+        let key = layer.no_key.resolve(layer.key.extract(&request));
+        let (limits, answers) = (layer.limits.clone(), layer.answers.clone());
+        Box::pin(async move {
+            let key = match key {
+                Ok(key) => key,
+                Err(rejected) => return Ok(answers.answer(&rejected.into())),
+            };
+            let calls = Calls::new(service, &Once, request);
+            let cx = Context::new().with_repeatable(false);
+            let op = ServiceCall(&calls);
+            let result = match &key {
+                Some(key) => (&limits.get(key)).run(op, cx).await.result,
+                None => (&()).run(op, cx).await.result,
+            };
+            let mut response = match result.map_err(split) {
+                Ok(response) => response,
+                Err(Ok(error)) => answers.answer(&error),
+                Err(Err(error)) => return Err(error),
+            };
+            // After the fact, so that the fields are as new as the response. None for a key that is full again.
+            if let Some(decision) = key.as_ref().and_then(|key| limits.peek(key)) {
+                rate_limit::write(response.headers_mut(), limits.name(), &decision);
+            }
+            Ok(response)
+        })
+    }
+}

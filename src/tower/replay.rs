@@ -1,0 +1,78 @@
+//! Requests whose bodies can be sent again.
+
+use ::http::Request;
+use http_body::Body;
+
+use super::requests::Requests;
+use crate::http::{Replay, ReplayBody};
+
+/// Sends requests whose bodies are kept while they are sent, up to a limit. Made by
+/// [`PolicyLayer::replayable`](super::PolicyLayer::replayable).
+///
+/// A request with a longer body is sent once: the attempt that finds out goes on, and there is no further one. Headers
+/// and extensions are cloned.
+#[derive(Clone, Copy, Debug)]
+pub struct Replayable {
+    limit: u64,
+}
+
+impl Replayable {
+    /// Keeps up to `limit` bytes of each body.
+    pub const fn new(limit: u64) -> Self {
+        Self { limit }
+    }
+}
+
+/// What [`Replayable`] keeps.
+#[derive(Debug)]
+pub struct Kept<B> {
+    head: Request<()>,
+    body: KeptBody<B>,
+}
+
+#[derive(Debug)]
+enum KeptBody<B> {
+    /// Too long, by its declared length.
+    Once(B),
+    Many(Replay<B>),
+}
+
+impl<B: Body> Requests<Request<B>> for Replayable {
+    type Request = Request<ReplayBody<B>>;
+    type Kept = Kept<B>;
+
+    fn keep(&self, request: Request<B>) -> Kept<B> {
+        let (head, body) = request.into_parts();
+        Kept {
+            head: Request::from_parts(head, ()),
+            body: match Replay::new(body, self.limit) {
+                Ok(replay) => KeptBody::Many(replay),
+                Err(body) => KeptBody::Once(body),
+            },
+        }
+    }
+
+    fn is_repeatable(&self, kept: &Kept<B>) -> bool {
+        match &kept.body {
+            KeptBody::Once(_) => false,
+            KeptBody::Many(replay) => replay.is_replayable(),
+        }
+    }
+
+    fn take(&self, kept: Kept<B>) -> (Option<Self::Request>, Option<Kept<B>>) {
+        match kept.body {
+            KeptBody::Once(body) => {
+                let request = kept.head.map(|()| ReplayBody::once(body));
+                (Some(request), None)
+            }
+            KeptBody::Many(replay) => {
+                let request = replay.copy().map(|body| kept.head.clone().map(|()| body));
+                let kept = Kept {
+                    head: kept.head,
+                    body: KeptBody::Many(replay),
+                };
+                (request, Some(kept))
+            }
+        }
+    }
+}

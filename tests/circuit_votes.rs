@@ -1,0 +1,128 @@
+//! Circuits of several processes that learn from each other.
+#![cfg(feature = "tokio")]
+
+use std::time::Duration;
+
+use backstop::circuit_breaker::State;
+use backstop::circuit_votes::Follow;
+use backstop::store::{Fault, MemoryStore};
+use backstop::{CircuitBreaker, CircuitVotes, TokioClock};
+
+struct Fleet {
+    store: MemoryStore,
+    breakers: Vec<CircuitBreaker>,
+    votes: Vec<CircuitVotes>,
+}
+
+fn fleet(processes: usize, follow: Follow) -> Fleet {
+    let store = MemoryStore::new(TokioClock);
+    let breakers: Vec<_> = (0..processes)
+        .map(|_| CircuitBreaker::builder().build().unwrap())
+        .collect();
+    let votes = breakers.iter().map(|breaker| {
+        let votes = CircuitVotes::builder()
+            .store(store.clone())
+            .key("dependency")
+            .breaker(breaker.clone())
+            .follow(follow)
+            .build()
+            .unwrap();
+        let run = votes.clone();
+        tokio::spawn(async move { run.run().await });
+        votes
+    });
+    let votes = votes.collect();
+    Fleet {
+        store,
+        breakers,
+        votes,
+    }
+}
+
+fn calls(breaker: &CircuitBreaker, good: u32, bad: u32) {
+    for _ in 0..good {
+        breaker.try_acquire().unwrap().success();
+    }
+    for _ in 0..bad {
+        breaker.try_acquire().unwrap().failure();
+    }
+}
+
+async fn seconds(count: u64) {
+    tokio::time::sleep(Duration::from_secs(count)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_quorum_half_of_the_evidence_opens() {
+    let fleet = fleet(4, Follow::Sooner);
+    // Too few calls, and too few failures, for its own rules.
+    calls(&fleet.breakers[2], 8, 4);
+    calls(&fleet.breakers[3], 100, 1);
+    seconds(2).await;
+    assert_eq!(fleet.breakers[2].state(), State::Closed);
+    fleet.breakers[0].trip();
+    seconds(2).await;
+    assert_eq!(
+        fleet.breakers[2].state(),
+        State::Closed,
+        "one vote is no quorum"
+    );
+    fleet.breakers[0].trip_for(Duration::from_secs(60));
+    fleet.breakers[1].trip_for(Duration::from_secs(60));
+    seconds(2).await;
+    assert_eq!(fleet.breakers[2].state(), State::Open);
+    assert_eq!(
+        fleet.breakers[3].state(),
+        State::Closed,
+        "its calls succeed"
+    );
+    let snapshot = fleet.votes[2].snapshot();
+    assert_eq!((snapshot.followed, snapshot.tally.open), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_once_means_without_evidence() {
+    let fleet = fleet(3, Follow::AtOnce);
+    calls(&fleet.breakers[2], 100, 0);
+    fleet.breakers[0].trip_for(Duration::from_secs(60));
+    fleet.breakers[1].trip_for(Duration::from_secs(60));
+    seconds(2).await;
+    assert_eq!(fleet.breakers[2].state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn votes_lapse_and_without_a_store_breakers_are_on_their_own() {
+    let fleet = fleet(3, Follow::AtOnce);
+    fleet.breakers[0].trip_for(Duration::from_secs(600));
+    fleet.store.set_fault(Some(Fault::Stall));
+    fleet.breakers[1].trip_for(Duration::from_secs(600));
+    seconds(10).await;
+    assert_eq!(fleet.breakers[2].state(), State::Closed);
+    assert!(!fleet.votes[2].snapshot().store_up);
+    fleet.store.set_fault(None);
+    seconds(2).await;
+    assert!(fleet.votes[2].snapshot().store_up);
+    assert_eq!(fleet.breakers[2].state(), State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_without_meaning_are_errors_that_name_them() {
+    let builder = || {
+        let builder = CircuitVotes::builder()
+            .store(MemoryStore::new(TokioClock))
+            .key("key");
+        builder.breaker(CircuitBreaker::builder().build().unwrap())
+    };
+    let cases = [
+        (builder().every(Duration::ZERO), "every"),
+        (builder().quorum(1.0), "quorum"),
+        (builder().quorum(f64::NAN), "quorum"),
+        (builder().min_votes(0), "min_votes"),
+        (builder().failure_rate(0.0), "failure_rate"),
+        (CircuitVotes::builder(), "store"),
+    ];
+    for (builder, setting) in cases {
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains(setting), "{error}");
+    }
+}

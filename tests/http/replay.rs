@@ -1,0 +1,222 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use backstop::ManualClock;
+use backstop::http::{Replay, ReplayBody};
+use bytes::Bytes;
+use futures::channel::mpsc;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+
+/// A body that a test feeds.
+struct Fed(mpsc::UnboundedReceiver<Result<Frame<Bytes>, std::io::Error>>);
+
+impl Body for Fed {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        futures::Stream::poll_next(Pin::new(&mut self.0), task)
+    }
+}
+
+type Feed = mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>;
+
+fn fed(limit: u64) -> (Feed, Replay<Fed>) {
+    let (feed, body) = mpsc::unbounded();
+    (feed, Replay::new(Fed(body), limit).ok().unwrap())
+}
+
+fn send(feed: &Feed, data: &'static str) {
+    feed.unbounded_send(Ok(Frame::data(data.into()))).unwrap();
+}
+
+struct Count(AtomicU32);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The next frame, if it is ready: its data, `trailers`, `end`, or the error.
+fn next(body: &mut ReplayBody<Fed>) -> Option<String> {
+    next_with(body, Waker::noop())
+}
+
+fn next_with(body: &mut ReplayBody<Fed>, waker: &Waker) -> Option<String> {
+    match Pin::new(body).poll_frame(&mut Context::from_waker(waker)) {
+        Poll::Pending => None,
+        Poll::Ready(None) => Some("end".into()),
+        Poll::Ready(Some(Err(error))) => Some(error.to_string()),
+        Poll::Ready(Some(Ok(frame))) => Some(match frame.into_data() {
+            Ok(data) => String::from_utf8(data.to_vec()).unwrap(),
+            Err(_) => "trailers".into(),
+        }),
+    }
+}
+
+#[test]
+fn a_copy_begins_again_and_goes_on_where_the_last_one_stopped() {
+    let (feed, replay) = fed(100);
+    send(&feed, "a");
+    send(&feed, "b");
+    let mut first = replay.copy().unwrap();
+    assert_eq!(next(&mut first).as_deref(), Some("a"));
+    drop(first);
+    let mut second = replay.copy().unwrap();
+    assert_eq!(next(&mut second).as_deref(), Some("a"));
+    assert_eq!(next(&mut second).as_deref(), Some("b"));
+    assert_eq!(next(&mut second), None);
+    feed.unbounded_send(Ok(Frame::trailers(HeaderMap::new())))
+        .unwrap();
+    drop(feed);
+    assert_eq!(next(&mut second).as_deref(), Some("trailers"));
+    assert_eq!(next(&mut second).as_deref(), Some("end"));
+    assert!(second.is_end_stream());
+    let mut third = replay.copy().unwrap();
+    for frame in ["a", "b", "trailers", "end"] {
+        assert_eq!(next(&mut third).as_deref(), Some(frame));
+    }
+    assert!(replay.is_replayable());
+}
+
+#[test]
+fn above_the_limit_the_running_copy_goes_on_and_there_is_no_other() {
+    let (feed, replay) = fed(3);
+    let (mut running, mut other) = (replay.copy().unwrap(), replay.copy().unwrap());
+    send(&feed, "abc");
+    assert_eq!(next(&mut running).as_deref(), Some("abc"));
+    assert!(replay.is_replayable());
+    send(&feed, "d");
+    assert_eq!(next(&mut running).as_deref(), Some("d"));
+    assert!(!replay.is_replayable() && replay.copy().is_none());
+    send(&feed, "e");
+    assert_eq!(next(&mut running).as_deref(), Some("e"));
+    let error = next(&mut other).unwrap();
+    assert_eq!(error, "the body is too large to be sent twice");
+    drop(feed);
+    assert_eq!(next(&mut running).as_deref(), Some("end"));
+}
+
+#[test]
+fn a_body_that_declares_more_than_the_limit_is_not_kept() {
+    let body = Replay::new(Full::<Bytes>::from("abcd"), 3).unwrap_err();
+    assert_eq!(Body::size_hint(&body).exact(), Some(4));
+    assert!(Replay::new(Full::<Bytes>::from("abc"), 3).is_ok());
+}
+
+#[test]
+fn copies_that_run_at_once_share_the_original() {
+    let (feed, replay) = fed(100);
+    let (mut left, mut right) = (replay.copy().unwrap(), replay.copy().unwrap());
+    let (woken_left, woken_right) = (Arc::new(Count(0.into())), Arc::new(Count(0.into())));
+    let wakers = (
+        Waker::from(woken_left.clone()),
+        Waker::from(woken_right.clone()),
+    );
+    assert_eq!(next_with(&mut left, &wakers.0), None);
+    assert_eq!(next_with(&mut right, &wakers.1), None);
+    // The copy that polled last is gone; the other one is woken nevertheless.
+    drop(right);
+    send(&feed, "a");
+    assert_eq!(woken_left.0.load(Ordering::Relaxed), 1);
+    assert_eq!(next_with(&mut left, &wakers.0).as_deref(), Some("a"));
+    // However often a copy is polled, it waits once.
+    for _ in 0..10 {
+        assert_eq!(next_with(&mut left, &wakers.0), None);
+    }
+    let before = woken_left.0.load(Ordering::Relaxed);
+    send(&feed, "b");
+    assert_eq!(woken_left.0.load(Ordering::Relaxed), before + 1);
+}
+
+#[test]
+fn a_body_that_fails_has_no_further_copies() {
+    let (feed, replay) = fed(100);
+    let (mut one, mut other) = (replay.copy().unwrap(), replay.copy().unwrap());
+    feed.unbounded_send(Err(std::io::Error::other("disk")))
+        .unwrap();
+    assert_eq!(next(&mut one).as_deref(), Some("disk"));
+    assert_eq!(
+        next(&mut other).as_deref(),
+        Some("the body failed while another copy was sent")
+    );
+    assert!(replay.copy().is_none());
+}
+
+/// A body that panics.
+struct Broken;
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        panic!("a bug")
+    }
+}
+
+#[test]
+fn a_body_that_panics_fails_its_other_copies() {
+    let replay = Replay::new(Broken, 100).ok().unwrap();
+    let (mut one, mut other) = (replay.copy().unwrap(), replay.copy().unwrap());
+    let poll = |body: &mut ReplayBody<Broken>| {
+        Pin::new(body)
+            .poll_frame(&mut Context::from_waker(Waker::noop()))
+            .map(|frame| frame.unwrap().is_err())
+    };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(&mut one))).is_err());
+    assert_eq!(poll(&mut other), Poll::Ready(true));
+    assert!(replay.copy().is_none());
+}
+
+#[test]
+fn the_size_of_a_copy_is_what_is_left_of_it() {
+    let replay = Replay::new(Full::<Bytes>::from("abcd"), 10).ok().unwrap();
+    let exact = |body: &ReplayBody<_>| -> Option<u64> { SizeHint::exact(&body.size_hint()) };
+    let mut copy = replay.copy().unwrap();
+    assert_eq!(exact(&copy), Some(4));
+    let waker = Waker::noop();
+    assert!(
+        Pin::new(&mut copy)
+            .poll_frame(&mut Context::from_waker(waker))
+            .is_ready()
+    );
+    assert_eq!(exact(&copy), Some(0));
+    assert!(copy.is_end_stream());
+    let again = replay.copy().unwrap();
+    assert_eq!(exact(&again), Some(4));
+    assert!(!again.is_end_stream());
+    let empty = Replay::new(Full::<Bytes>::default(), 0)
+        .ok()
+        .unwrap()
+        .copy()
+        .unwrap();
+    assert!(empty.is_end_stream());
+    let collected = ManualClock::new().block_on(again.collect()).unwrap();
+    assert_eq!(collected.to_bytes(), "abcd");
+}
+
+#[test]
+fn the_last_copy_keeps_nothing() {
+    let (feed, replay) = fed(100);
+    let mut copy = replay.copy().unwrap();
+    drop(replay);
+    // More than the limit passes through.
+    for _ in 0..200 {
+        send(&feed, "a");
+        assert_eq!(next(&mut copy).as_deref(), Some("a"));
+    }
+    drop(feed);
+    assert_eq!(next(&mut copy).as_deref(), Some("end"));
+}

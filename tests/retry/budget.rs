@@ -1,0 +1,118 @@
+//! The budget: what pays, what it costs, and what refills it.
+
+use std::cell::{Cell, RefCell};
+
+use backstop::event::StopReason;
+use backstop::policy::ErrorClass;
+use backstop::{
+    Backoff, Classify, Error, ManualClock, Pipeline, Policy, Reason, Rejected, Retry, RetryBudget,
+    Verdict,
+};
+
+use super::rejections::rejected_for;
+use super::{doubling, elapsed, ms, s, stops, total};
+
+#[test]
+fn a_budget_bounds_the_extra_calls_of_failing_traffic() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::percentage()
+        .ratio(0.2)
+        .floor(0)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let retry = Retry::builder()
+        .max_attempts(10)
+        .backoff(Backoff::NONE)
+        .budget(budget)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let sent = Cell::new(0_u32);
+    for _ in 0..1000 {
+        // Every second request fails.
+        let _ = clock.block_on(retry.call(|| {
+            sent.set(sent.get() + 1);
+            let fails = sent.get() % 2 == 0;
+            async move { if fails { Err(()) } else { Ok(()) } }
+        }));
+    }
+    assert!((1190..=1200).contains(&sent.get()), "{}", sent.get());
+}
+
+#[test]
+fn what_never_reached_the_dependency_costs_no_budget() {
+    let clock = ManualClock::new();
+    for budget in [
+        RetryBudget::tokens().capacity(0).build(),
+        RetryBudget::grpc(1, 1.0).build(),
+    ] {
+        let budget = budget.unwrap();
+        let before = budget.snapshot();
+        let retry = doubling(&clock).max_attempts(2).budget(budget.clone());
+        let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(7));
+        assert_eq!(rejected_for(&clock, retry.build().unwrap(), limited), s(7));
+        assert_eq!(budget.snapshot(), before);
+    }
+}
+
+#[test]
+fn an_empty_budget_returns_the_error_at_once_or_after_the_delay() {
+    for (wait, expected) in [(false, s(0)), (true, ms(100))] {
+        let clock = ManualClock::new();
+        let (kept, observer) = stops();
+        let budget = RetryBudget::tokens().capacity(0).build().unwrap();
+        let retry = doubling(&clock).budget(budget).wait_when_budget_empty(wait);
+        let stack = Pipeline::new(retry.build().unwrap()).observer(observer);
+        assert_eq!(attempts_of!(&clock, &stack), [s(0)]);
+        assert_eq!(elapsed(&clock), expected);
+        assert_eq!(*kept.lock().unwrap(), [StopReason::BudgetEmpty]);
+    }
+}
+
+#[test]
+fn attempts_pay_by_the_class_of_their_error() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::tokens()
+        .cost(ErrorClass::Timeout, 10)
+        .build()
+        .unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    let stack = (retry, total(&clock, s(1)));
+    let result = clock.block_on(stack.call(std::future::pending::<Result<(), ()>>));
+    assert!(result.unwrap_err().is_timeout());
+    assert_eq!(budget.snapshot().available, 480.0);
+}
+
+#[test]
+fn a_budget_counts_the_attempts_in_flight_until_they_end() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::in_flight().build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    let seen = RefCell::new(Vec::new());
+    let _ = clock.block_on(retry.call(|| {
+        let now = budget.snapshot();
+        seen.borrow_mut()
+            .push((now.calls_in_flight, now.extras_in_flight));
+        async { Err::<(), _>(()) }
+    }));
+    assert_eq!(*seen.borrow(), [(1, 0), (1, 1), (1, 1)]);
+    let after = budget.snapshot();
+    assert_eq!((after.calls_in_flight, after.extras_in_flight), (0, 0));
+}
+
+#[test]
+fn only_healthy_answers_refill_a_budget() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::tokens().initial(5).build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    for (verdict, available) in [
+        (Verdict::failure(), 5.0),
+        (Verdict::ignore(), 5.0),
+        (Verdict::success(), 6.0),
+    ] {
+        let is = Classify::by(move |_: Result<&(), &Error<()>>| verdict);
+        let result = clock.block_on((&retry, is).call(|| async { Ok(()) }));
+        assert_eq!((result, budget.snapshot().available), (Ok(()), available));
+    }
+}

@@ -1,0 +1,63 @@
+//! Rejections by layers inside a retry.
+
+use std::time::Duration;
+
+use backstop::policy::{Guard, Guarded};
+use backstop::{
+    CallOptions, Context, ManualClock, Outcome, Pipeline, Policy, Reason, Rejected, Retry,
+};
+
+use super::{doubling, elapsed, s, total};
+
+/// Rejects every call.
+struct Reject(Rejected);
+
+impl Guard for Reject {
+    type Permit = ();
+
+    fn enter(&self, _: &mut Context) -> Result<(), Rejected> {
+        Err(self.0)
+    }
+
+    fn exit<T, E>(&self, (): (), _: &mut Outcome<T, E>) {}
+}
+
+pub(crate) fn rejected_for(clock: &ManualClock, retry: Retry, rejected: Rejected) -> Duration {
+    let start = elapsed(clock);
+    let stack = Pipeline::new((retry, Guarded(Reject(rejected))));
+    // Never executed, so it may be repeated even so.
+    let once = CallOptions::new().idempotent(false);
+    let result = clock.block_on(stack.with(once).call(|| async { Ok::<_, ()>(()) }));
+    assert_eq!(result, Err(rejected.into()));
+    elapsed(clock) - start
+}
+
+#[test]
+fn the_time_of_a_rejection_is_waited_exactly() {
+    let clock = ManualClock::new();
+    let retry = || doubling(&clock).max_attempts(2);
+    let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(42));
+    assert_eq!(
+        rejected_for(&clock, retry().build().unwrap(), limited),
+        s(42)
+    );
+
+    let open = Rejected::new("breaker", Reason::CircuitOpen).with_retry_after(s(42));
+    assert_eq!(rejected_for(&clock, retry().build().unwrap(), open), s(0));
+    let patient = retry().retry_open_circuit(true).build().unwrap();
+    assert_eq!(rejected_for(&clock, patient, open), s(42));
+}
+
+#[test]
+fn an_open_circuit_is_not_waited_out_past_the_deadline() {
+    let clock = ManualClock::new();
+    let open = Rejected::new("breaker", Reason::CircuitOpen).with_retry_after(s(42));
+    let stack = (
+        total(&clock, s(10)),
+        doubling(&clock).retry_open_circuit(true).build().unwrap(),
+        Guarded(Reject(open)),
+    );
+    let result = clock.block_on(stack.call(|| async { Ok::<_, ()>(()) }));
+    assert_eq!(result, Err(open.into()));
+    assert_eq!(elapsed(&clock), s(0));
+}

@@ -1,0 +1,9 @@
+//! One rate limit for several processes, each of which is simulated by a limiter of its own on one store.
+
+mod fleet;
+mod leases;
+mod model;
+mod outages;
+mod settings;
+mod user_code;
+mod waiting;

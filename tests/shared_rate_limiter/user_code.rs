@@ -1,0 +1,149 @@
+//! Stores, observers and wakers are code of the user: they may panic, and use the limiter they belong to.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+
+use backstop::store::{MemoryStore, Reply, Store, StoreError, Take, Taken};
+use backstop::{Event, ManualClock, Quota, SharedRateLimiter};
+
+/// A store that does what it is told before it answers.
+struct Hostile<F>(MemoryStore, F);
+
+impl<F: Fn(&[Take]) + Send + Sync> Store for Hostile<F> {
+    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
+        (self.1)(&takes);
+        self.0.take(takes, reply);
+    }
+}
+
+fn limiter(clock: &ManualClock, store: impl Store + 'static) -> SharedRateLimiter {
+    let builder = SharedRateLimiter::builder().store(store).key("key");
+    builder
+        .quota(Quota::per_second(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_store_that_panics_loses_the_store_and_nothing_else() {
+    let clock = ManualClock::new();
+    let requests = AtomicU32::new(0);
+    let limiter = limiter(
+        &clock,
+        Hostile(MemoryStore::new(clock.clone()), move |_: &[Take]| {
+            assert!(requests.fetch_add(1, Ordering::Relaxed) != 1, "on purpose");
+        }),
+    );
+    let call = || clock.block_on(limiter.try_acquire());
+    assert!(call().is_ok());
+    assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+    assert!(!limiter.snapshot().store_up);
+    assert!(call().is_ok(), "by its own share");
+    clock.advance(std::time::Duration::from_secs(2));
+    let _ = call();
+    assert!(limiter.snapshot().store_up);
+}
+
+#[test]
+fn a_store_may_use_the_limiter() {
+    let clock = ManualClock::new();
+    let cell: Arc<OnceLock<SharedRateLimiter>> = Arc::default();
+    let own = cell.clone();
+    let depth = AtomicU32::new(0);
+    let limiter = limiter(
+        &clock,
+        Hostile(MemoryStore::new(clock.clone()), move |_: &[Take]| {
+            if depth.fetch_add(1, Ordering::Relaxed) < 5 {
+                let limiter = own.get().unwrap();
+                let _ = limiter.try_acquire_held();
+                let _ = limiter.snapshot();
+            }
+        }),
+    );
+    cell.set(limiter.clone()).unwrap();
+    for _ in 0..10 {
+        assert!(clock.block_on(limiter.try_acquire()).is_ok());
+    }
+}
+
+#[test]
+fn an_answer_of_the_wrong_shape_is_a_lost_store() {
+    struct Wrong;
+    impl Store for Wrong {
+        fn take(&self, _: Vec<Take>, reply: Reply<Vec<Taken>>) {
+            reply.send(Ok(Vec::new()));
+        }
+    }
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Wrong);
+    assert!(clock.block_on(limiter.try_acquire()).is_ok());
+    assert_eq!(
+        limiter.snapshot().last_error.unwrap(),
+        "an answer without a bucket"
+    );
+}
+
+#[test]
+fn a_request_that_a_store_drops_is_an_error() {
+    struct Silent(Mutex<Vec<Reply<Vec<Taken>>>>);
+    impl Store for Silent {
+        fn take(&self, _: Vec<Take>, reply: Reply<Vec<Taken>>) {
+            drop(reply);
+            self.0.lock().unwrap().clear();
+        }
+    }
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Silent(Mutex::default()));
+    assert!(clock.block_on(limiter.try_acquire()).is_ok());
+    let error = StoreError::new("the store dropped the request").to_string();
+    assert_eq!(limiter.snapshot().last_error, Some(error));
+}
+
+#[test]
+fn an_observer_may_use_the_limiter_and_panic() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let cell: Arc<OnceLock<SharedRateLimiter>> = Arc::default();
+    let own = cell.clone();
+    let limiter = SharedRateLimiter::builder()
+        .store(store.clone())
+        .key("key")
+        .quota(Quota::per_second(1))
+        .clock(clock.clone())
+        .observer(move |_: &Event| {
+            let _ = own.get().unwrap().snapshot();
+            let _ = own.get().unwrap().try_acquire_held_n(0);
+            panic!("on purpose");
+        })
+        .build()
+        .unwrap();
+    cell.set(limiter.clone()).unwrap();
+    let call = || clock.block_on(limiter.try_acquire());
+    assert!(call().is_ok());
+    assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "a rejection");
+    clock.advance(std::time::Duration::from_secs(1));
+    assert!(call().is_ok());
+}
+
+#[test]
+fn threads_together_spend_each_token_once() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let limiter = limiter(&clock, store);
+    let admitted = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    if clock.block_on(limiter.try_acquire()).is_ok() {
+                        admitted.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(admitted.into_inner(), 100);
+}

@@ -1,0 +1,183 @@
+//! Calls that wait for their turn.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use backstop::store::Fault;
+use backstop::store::MemoryStore;
+use backstop::{
+    CallOptions, ManualClock, Pipeline, Policy, Quota, Reason, SharedRateLimiter, Timeout,
+};
+
+use crate::fleet::MILLISECOND;
+
+fn limiter(clock: &ManualClock, quota: Quota) -> (SharedRateLimiter, MemoryStore) {
+    let store = MemoryStore::new(clock.clone());
+    let builder = SharedRateLimiter::builder().store(store.clone()).key("key");
+    let limiter = builder
+        .quota(quota)
+        .seed(1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    (limiter, store)
+}
+
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn waiters_are_served_in_their_order_and_at_the_rate() {
+    let clock = ManualClock::new();
+    let (limiter, store) = limiter(&clock, Quota::per_second(10).burst(1));
+    store.set_latency(MILLISECOND);
+    let order = std::sync::Mutex::new(Vec::new());
+    let waiter = |number: usize| {
+        let (limiter, order, clock) = (&limiter, &order, &clock);
+        async move {
+            limiter.acquire().await.unwrap();
+            order.lock().unwrap().push(number);
+            backstop::Clock::now(clock)
+        }
+    };
+    let times = clock.block_on(futures::future::join_all((0..10).map(waiter)));
+    assert_eq!(*order.lock().unwrap(), (0..10).collect::<Vec<_>>());
+    let last = times[9].as_nanos() as f64 / 1e9;
+    assert!((0.9..1.2).contains(&last), "{last} s");
+    assert_eq!(clock.sleepers(), 0);
+}
+
+#[test]
+fn a_dropped_waiter_loses_no_token() {
+    // Dropped while the request is in flight, and after it was served.
+    for dropped_after in [0, 2] {
+        let clock = ManualClock::new();
+        let (limiter, store) = limiter(&clock, Quota::per_second(1).burst(3));
+        store.set_latency(MILLISECOND);
+        let mut call = Box::pin(limiter.acquire());
+        assert!(poll(call.as_mut()).is_pending());
+        clock.advance(dropped_after * MILLISECOND);
+        drop(call);
+        clock.advance(5 * MILLISECOND);
+        for call in 0..3 {
+            assert!(clock.block_on(limiter.try_acquire()).is_ok(), "call {call}");
+        }
+        assert!(clock.block_on(limiter.try_acquire()).is_err());
+        assert_eq!(clock.sleepers(), 0);
+    }
+}
+
+#[test]
+fn a_turn_that_would_come_too_late_is_rejected_at_once() {
+    let clock = ManualClock::new();
+    let (limiter, _) = limiter(&clock, Quota::per_second(1).burst(1));
+    clock.block_on(limiter.try_acquire()).unwrap();
+    assert!(clock.block_on(limiter.try_acquire()).is_err());
+    let half = Duration::from_millis(500);
+    let rejected = clock.block_on(limiter.acquire_within(1, half)).unwrap_err();
+    assert_eq!(rejected.reason(), Reason::RateLimited);
+    assert_eq!(rejected.retry_after(), Some(Duration::from_secs(1)));
+    let late = backstop::deadline::scope_on(clock.clone(), half, limiter.acquire());
+    let rejected = clock.block_on(late).unwrap_err();
+    assert_eq!(rejected.reason(), Reason::DeadlineTooClose);
+    assert_eq!(
+        backstop::Clock::now(&clock).as_nanos(),
+        0,
+        "none of them waited"
+    );
+}
+
+#[test]
+fn a_waiter_goes_on_when_the_store_is_lost() {
+    let clock = ManualClock::new();
+    let (limiter, store) = limiter(&clock, Quota::per_second(100).burst(1));
+    for _ in 0..3 {
+        clock.block_on(limiter.acquire()).unwrap();
+    }
+    store.set_fault(Some(Fault::Stall));
+    let before = backstop::Clock::now(&clock);
+    clock.block_on(limiter.acquire()).unwrap();
+    let waited = backstop::Clock::now(&clock).saturating_duration_since(before);
+    assert!(waited <= Duration::from_millis(200), "{waited:?}");
+}
+
+#[test]
+fn calls_through_the_policy_wait_only_if_told_to() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let builder = SharedRateLimiter::builder()
+        .store(store)
+        .key("key")
+        .quota(Quota::per_second(10).burst(1))
+        .clock(clock.clone());
+    let call = || async { Ok::<_, std::io::Error>(1) };
+    let strict = builder.clone().build().unwrap();
+    assert!(clock.block_on(strict.call(call)).is_ok());
+    let error = clock.block_on(strict.call(call)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rejected by shared_rate_limiter: rate limited, retry after 100ms"
+    );
+    let patient = builder.max_wait(Duration::from_secs(1)).build().unwrap();
+    assert!(clock.block_on(patient.call(call)).is_ok());
+    let stack = (
+        Timeout::builder()
+            .after(50 * MILLISECOND)
+            .clock(clock.clone())
+            .build()
+            .unwrap(),
+        &patient,
+    );
+    let error = clock.block_on(stack.call(call)).unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::DeadlineTooClose));
+    let costly = Pipeline::new(&strict);
+    let error = clock
+        .block_on(costly.with(CallOptions::new().cost(2)).call(call))
+        .unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::CostExceedsLimit));
+}
+
+#[test]
+fn so_many_may_wait_and_no_more() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let limiter = SharedRateLimiter::builder()
+        .store(store)
+        .key("key")
+        .quota(Quota::per_second(1))
+        .max_waiting(2)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    clock.block_on(limiter.acquire()).unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(limiter.acquire())).collect();
+    let polls: Vec<_> = waiting.iter_mut().map(|call| poll(call.as_mut())).collect();
+    assert!(polls[0].is_pending() && polls[1].is_pending());
+    let Poll::Ready(Err(rejected)) = polls[2] else {
+        panic!("the third is rejected");
+    };
+    assert_eq!(rejected.reason(), Reason::RateLimited);
+    assert_eq!(limiter.snapshot().waiting, 2);
+}
+
+#[test]
+fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    store.set_latency(MILLISECOND);
+    let limiter = SharedRateLimiter::builder()
+        .store(store)
+        .key("key")
+        .quota(Quota::per_second(10).burst(1))
+        .store_timeout(Duration::from_secs(10))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    clock.block_on(limiter.acquire()).unwrap();
+    clock.block_on(limiter.acquire()).unwrap();
+    let now = backstop::Clock::now(&clock).as_nanos();
+    assert!(now <= 200_000_000, "{now} ns");
+}

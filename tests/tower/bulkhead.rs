@@ -1,0 +1,146 @@
+use backstop::tower::{BulkheadLayer, HeldBody, Hold, RespondLayer};
+use backstop::{Bulkhead, Reason};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use tower_layer::Layer;
+
+use crate::{Scripted, scripted, send};
+
+type Streamed = UnsyncBoxBody<Bytes, std::io::Error>;
+
+fn three_frames(fails: bool) -> Streamed {
+    let frames = (0..3).map(move |number| match (number, fails) {
+        (2, true) => Err(std::io::Error::other("broken")),
+        _ => Ok(Frame::data(Bytes::from("x"))),
+    });
+    BodyExt::boxed_unsync(StreamBody::new(futures::stream::iter(frames).boxed()))
+}
+
+fn streaming(fails: bool) -> Scripted<Request<()>, Response<Streamed>, ()> {
+    scripted(move |_, _| async move { Ok(Response::new(three_frames(fails))) })
+}
+
+fn bulkhead() -> Bulkhead {
+    Bulkhead::builder().max_concurrent(1).build().unwrap()
+}
+
+fn in_flight(bulkhead: &Bulkhead) -> u32 {
+    bulkhead.snapshot().in_flight
+}
+
+async fn body_of<S>(service: &mut S) -> HeldBody<Streamed>
+where
+    S: tower_service::Service<
+            Request<()>,
+            Response = Response<HeldBody<Streamed>>,
+            Error = backstop::Error<()>,
+        >,
+{
+    send(service, Request::new(())).await.unwrap().into_body()
+}
+
+#[tokio::test]
+async fn a_permit_is_held_until_the_body_ends() {
+    let bulkhead = bulkhead();
+    let mut service = BulkheadLayer::new(bulkhead.clone()).layer(streaming(false));
+    let mut body = body_of(&mut service).await;
+    for _ in 0..3 {
+        assert_eq!(in_flight(&bulkhead), 1);
+        let rejected = send(&mut service, Request::new(())).await.unwrap_err();
+        assert_eq!(rejected.reason(), Some(Reason::BulkheadFull));
+        assert!(body.frame().await.unwrap().is_ok());
+    }
+    assert!(body.frame().await.is_none());
+    assert_eq!(in_flight(&bulkhead), 0);
+    assert!(send(&mut service, Request::new(())).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_body_that_is_dropped_or_fails_returns_the_permit() {
+    let bulkhead = bulkhead();
+    let layer = BulkheadLayer::new(bulkhead.clone());
+    let mut body = body_of(&mut layer.layer(streaming(false))).await;
+    assert!(body.frame().await.unwrap().is_ok());
+    assert_eq!(in_flight(&bulkhead), 1);
+    drop(body);
+    assert_eq!(in_flight(&bulkhead), 0);
+    let mut body = body_of(&mut layer.layer(streaming(true))).await;
+    while let Some(Ok(_)) = body.frame().await {}
+    assert_eq!(in_flight(&bulkhead), 0);
+}
+
+#[tokio::test]
+async fn a_permit_may_be_returned_with_the_head_and_is_without_a_body() {
+    let bulkhead = bulkhead();
+    let layer = BulkheadLayer::new(bulkhead.clone());
+    let body = body_of(&mut layer.clone().hold(Hold::Headers).layer(streaming(false))).await;
+    assert_eq!(in_flight(&bulkhead), 0);
+    drop(body);
+    let empty = scripted(|_, _: Request<()>| async {
+        Ok::<_, ()>(Response::new(Full::<Bytes>::default()))
+    });
+    let response = send(&mut layer.layer(empty), Request::new(()))
+        .await
+        .unwrap();
+    // A server does not poll a body that is at its end.
+    assert_eq!(in_flight(&bulkhead), 0);
+    drop(response);
+    let full = scripted(|_, _: Request<()>| async {
+        Ok::<_, ()>(Response::new(Full::<Bytes>::from("x")))
+    });
+    let mut body = send(&mut layer.layer(full), Request::new(()))
+        .await
+        .unwrap()
+        .into_body();
+    assert_eq!(in_flight(&bulkhead), 1);
+    assert!(body.frame().await.unwrap().is_ok());
+    // Nor one whose length it knows.
+    assert_eq!(in_flight(&bulkhead), 0);
+}
+
+#[tokio::test]
+async fn rejections_are_answered_outside() {
+    let bulkhead = bulkhead();
+    let inner =
+        scripted(|_, _: Request<()>| async { Ok::<_, ()>(Response::new(String::from("ok"))) });
+    let layer = (RespondLayer::new(), BulkheadLayer::new(bulkhead.clone()));
+    let mut service = layer.layer(inner);
+    let first = send(&mut service, Request::new(())).await.unwrap();
+    let second = send(&mut service, Request::new(())).await.unwrap();
+    assert_eq!(
+        (first.status().as_u16(), second.status().as_u16()),
+        (200, 503)
+    );
+    assert_eq!(second.headers()["retry-after"], "1");
+    drop(first);
+    assert_eq!(
+        send(&mut service, Request::new(())).await.unwrap().status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_fails_or_is_dropped_returns_the_permit() {
+    let bulkhead = bulkhead();
+    let layer = BulkheadLayer::new(bulkhead.clone());
+    let broken = scripted(|_, _: Request<()>| async { Err::<Response<Streamed>, _>("broken") });
+    assert!(
+        send(&mut layer.layer(broken), Request::new(()))
+            .await
+            .is_err()
+    );
+    assert_eq!(in_flight(&bulkhead), 0);
+    let hangs =
+        scripted(|_, _: Request<()>| std::future::pending::<Result<Response<Streamed>, ()>>());
+    let mut service = layer.layer(hangs);
+    let call = tokio::time::timeout(
+        std::time::Duration::from_millis(1),
+        send(&mut service, Request::new(())),
+    );
+    assert!(call.await.is_err());
+    assert_eq!(in_flight(&bulkhead), 0);
+}
