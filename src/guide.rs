@@ -20,3 +20,7 @@ pub mod choosing {}
 #[doc = include_str!("../docs/testing.md")]
 #[cfg(feature = "tokio")]
 pub mod testing {}
+
+#[doc = include_str!("../docs/observability.md")]
+#[cfg(all(feature = "metrics", feature = "tracing"))]
+pub mod observability {}

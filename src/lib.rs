@@ -129,6 +129,8 @@
 //! | `http` | no | `http`: verdicts of responses, `Retry-After`, rate limits, deadlines, and keys in headers |
 //! | `tower` | no | `tower`: layers for tower services, such as those of axum |
 //! | `dead-letter-file` | no | `FileSink`: dead letters survive the process |
+//! | `metrics` | no | `metrics::Metrics`: counters, histograms, and gauges for the crate `metrics` |
+//! | `tracing` | no | `tracing::EventLog`, `CallSpan`, and `AttemptSpan` for the crate `tracing` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -164,6 +166,10 @@ mod instant;
 pub mod keyed;
 mod life;
 pub mod load_shedder;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+mod names;
 pub mod policy;
 mod priority;
 pub mod rate_limiter;
@@ -180,6 +186,8 @@ pub mod throttle;
 pub mod timeout;
 #[cfg(feature = "tower")]
 pub mod tower;
+#[cfg(feature = "tracing")]
+pub mod tracing;
 mod verdict;
 mod window;
 

@@ -181,7 +181,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub(super) const fn of_number(number: u64) -> Self {
+    pub(crate) const fn of_number(number: u64) -> Self {
         match number {
             0 => Self::CircuitOpen,
             1 => Self::RateLimited,

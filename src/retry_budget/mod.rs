@@ -111,6 +111,8 @@ pub struct Snapshot {
     pub name: &'static str,
     /// Number of retries that are allowed now; of tokens, for the kinds that count tokens.
     pub available: f64,
+    /// The part of the budget that is available, from 0 to 1.
+    pub ratio: f64,
     /// Number of calls in flight; zero for the kinds that do not count them.
     pub calls_in_flight: u32,
     /// Number of retries and hedges in flight; zero for the kinds that do not count them.
@@ -195,22 +197,29 @@ impl RetryBudget {
             Kind::InFlight(in_flight) => in_flight.counts(),
             _ => (0, 0),
         };
+        let (available, total) = match &self.inner.kind {
+            Kind::Percentage {
+                slices,
+                deposits,
+                withdrawals,
+            } => {
+                let slice = slices.of(self.now());
+                let (share, withdrawals) = &*lock(withdrawals);
+                let available = share.available(deposits, withdrawals, slice) as f64;
+                (available, available + withdrawals.count(slice) as f64)
+            }
+            Kind::Tokens { bucket, .. } => (bucket.tokens(self.now()), bucket.capacity()),
+            Kind::Grpc { bucket, .. } => (bucket.tokens(Instant::ORIGIN), bucket.capacity()),
+            Kind::InFlight(in_flight) => {
+                let available = f64::from(in_flight.available());
+                (available, available + f64::from(extras_in_flight))
+            }
+        };
         Snapshot {
             name: self.inner.name,
-            available: match &self.inner.kind {
-                Kind::Percentage {
-                    slices,
-                    deposits,
-                    withdrawals,
-                } => {
-                    let slice = slices.of(self.now());
-                    let (share, withdrawals) = &*lock(withdrawals);
-                    share.available(deposits, withdrawals, slice) as f64
-                }
-                Kind::Tokens { bucket, .. } => bucket.tokens(self.now()),
-                Kind::Grpc { bucket, .. } => bucket.tokens(Instant::ORIGIN),
-                Kind::InFlight(in_flight) => f64::from(in_flight.available()),
-            },
+            available,
+            // A budget of nothing has nothing available.
+            ratio: if total > 0.0 { available / total } else { 0.0 },
             calls_in_flight,
             extras_in_flight,
         }

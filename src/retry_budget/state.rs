@@ -73,12 +73,8 @@ impl Share {
         withdrawals: &Withdrawals,
         slice: u32,
     ) -> u64 {
-        let sum = |counts: [u64; SLICES]| -> i128 {
-            let inside = counts.into_iter().filter(|&word| is_inside(slice, word));
-            inside.map(|word| i128::from(word as u32)).sum()
-        };
-        let deposited = sum(deposits.words()) * self.deposit;
-        let withdrawn = sum(withdrawals.0) * self.price;
+        let deposited = i128::from(sum(deposits.words(), slice)) * self.deposit;
+        let withdrawn = i128::from(withdrawals.count(slice)) * self.price;
         let balance = self.reserve + deposited - withdrawn;
         u64::try_from(balance / self.price).unwrap_or(0)
     }
@@ -99,6 +95,12 @@ const fn slice_of(word: u64) -> u32 {
 const fn is_inside(slice: u32, word: u64) -> bool {
     let age = slice.wrapping_sub(slice_of(word)) as i32;
     age < SLICES as i32 && age > -(SLICES as i32)
+}
+
+/// Returns the sum of the counts in the window that ends with `slice`.
+fn sum(words: [u64; SLICES], slice: u32) -> u64 {
+    let inside = words.into_iter().filter(|&word| is_inside(slice, word));
+    inside.map(|word| u64::from(word as u32)).sum()
 }
 
 /// Calls per slice. Lock-free.
@@ -151,6 +153,11 @@ impl Withdrawals {
         Self([0; SLICES])
     }
 
+    /// Returns the number of retries in the window that ends with `slice`.
+    pub(super) fn count(&self, slice: u32) -> u64 {
+        sum(self.0, slice)
+    }
+
     /// Counts a retry.
     pub(super) fn add(&mut self, slice: u32) {
         let slot = &mut self.0[slice as usize % SLICES];
@@ -196,6 +203,11 @@ pub(super) struct Tokens {
 impl Tokens {
     /// One token.
     pub(super) const ONE: u64 = 1000;
+
+    /// Returns the tokens of the full bucket.
+    pub(super) fn capacity(&self) -> f64 {
+        self.capacity as f64 / Self::ONE as f64
+    }
 
     /// Tokens in the bucket's unit, rounded down. The little extra keeps 0.546 from becoming 0.545.
     pub(super) fn from_f64(tokens: f64) -> u64 {

@@ -219,8 +219,11 @@ fn race(
             .unwrap_or_else(|| panic!("{}: no peer is called {name}", head.row)),
         None => fastest(&peers),
     };
-    let ratios =
-        iter::zip(&measured[0].rounds, &measured[1 + rival].rounds).map(|(ours, peer)| ours / peer);
+    let rounds = iter::zip(&measured[0].rounds, &measured[1 + rival].rounds);
+    let ratios = rounds.map(|(ours, peer)| match head.target {
+        Target::Ratio(_) => ours / peer,
+        Target::AtMost(_) => *ours,
+    });
     Line {
         row: head.row,
         threads: head.threads,
@@ -283,6 +286,33 @@ mod tests {
         let line = counted(Target::AtMost(20.0), 21.0, &[("peer", 100.0)]);
         assert_eq!(line.ratio.median, 21.0);
         assert!(!line.ok() && line.missed());
+    }
+
+    #[test]
+    fn an_absolute_target_of_times_is_compared_with_our_time() {
+        let spin = |name, turns: u64| {
+            crate::measure::Candidate::new(name, move |operations| {
+                for turn in 0..operations * turns {
+                    std::hint::black_box(turn);
+                }
+            })
+        };
+        let contest = Contest::Time {
+            ours: spin("ours", 1000),
+            peers: vec![spin("peer", 100_000)],
+            floor: Floor::None,
+        };
+        let row = Row {
+            name: "row".to_owned(),
+            threads: 1,
+            target: Target::AtMost(1.0),
+            contest,
+            rival: None,
+        };
+        // Faster than the peer, and a thousand turns take more than a nanosecond.
+        let line = Line::of(row, Effort::QUICK);
+        assert_eq!(line.ratio.median, line.ours.figure.median);
+        assert!(line.missed());
     }
 
     #[test]

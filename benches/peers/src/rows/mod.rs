@@ -14,6 +14,7 @@ mod endpoints;
 mod fallback;
 mod growth;
 mod hedge;
+mod observability;
 mod rate_limiter;
 mod retry;
 mod stack;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Row> {
         endpoints::rows,
         fallback::rows,
         hedge::rows,
+        observability::rows,
         rate_limiter::rows,
         retry::rows,
         timeout::rows,
@@ -110,8 +112,12 @@ impl Row {
 
     /// Returns a comparison of allocations per call: ours makes none.
     pub fn no_allocations(name: &str, ours: Candidate, peers: Vec<Candidate>) -> Self {
-        let contest = Contest::Allocations { ours, peers };
-        Self::new(name, 1, Target::AtMost(0.0), contest)
+        Self::allocations(name, Target::AtMost(0.0), ours, peers)
+    }
+
+    /// Returns a comparison of allocations per call.
+    pub fn allocations(name: &str, target: Target, ours: Candidate, peers: Vec<Candidate>) -> Self {
+        Self::new(name, 1, target, Contest::Allocations { ours, peers })
     }
 
     /// Returns a comparison of figures that need no measuring: sizes, counts.

@@ -1,0 +1,153 @@
+//! Metrics for the crate [`metrics`](https://docs.rs/metrics): counters and histograms from events, gauges from
+//! snapshots.
+//!
+//! [`Metrics`] is an [`Observer`]; [`Attempts`] is a layer that counts attempts with their verdicts. [`TABLE`] has the
+//! names, and [Observability](crate::guide::observability) maps them to those of other libraries.
+//!
+//! ```
+//! use backstop::metrics::Metrics;
+//! use backstop::{CircuitBreaker, ManualClock, Pipeline, Policy, Retry};
+//!
+//! let clock = ManualClock::new();
+//! let breaker = CircuitBreaker::builder().clock(clock.clone()).build()?;
+//! let metrics = Metrics::new(); // after the recorder is installed
+//! metrics.watch(breaker.clone());
+//!
+//! let stack = (
+//!     Retry::builder().clock(clock.clone()).build()?,
+//!     breaker,
+//!     metrics.attempts("github").clock(clock.clone()), // next to the operation, outside its classifier
+//! );
+//! let pipeline = Pipeline::new(stack).with_name("github").observer(metrics.clone());
+//!
+//! let answer = clock.block_on(pipeline.call(|| async { Ok::<_, ()>(7) }));
+//! assert_eq!(answer, Ok(7));
+//! metrics.collect(); // before each scrape, or every second
+//! # Ok::<(), backstop::ConfigError>(())
+//! ```
+//!
+//! # Cost
+//!
+//! A call increments one counter and records one histogram, and its attempt the same, through handles that are
+//! registered once. Gauges cost nothing until they are collected.
+//!
+//! # Cardinality
+//!
+//! Labels have names that are fixed when policies are built, and never a key: ten million keys of a
+//! [`KeyedRateLimiter`](crate::KeyedRateLimiter) are one series. If a program makes up names at run time, the first
+//! thousand have series of their own, and all further ones share those of the policy `other`.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use ::metrics::Recorder;
+
+mod attempts;
+mod gauges;
+mod series;
+mod table;
+
+pub use self::attempts::{Attempting, Attempts};
+pub use self::gauges::{Gauges, Reading};
+use self::series::{Series, Sink, key};
+pub use self::table::{BUCKETS, Kind, Metric, TABLE};
+use crate::event::{Event, Observer};
+use crate::names::Names;
+use crate::sync::lock;
+
+/// Records events as metrics, and snapshots as gauges. See the [module page](self).
+///
+/// An observer for a [`Pipeline`](crate::Pipeline), or for the builder of any handle. Cheap to clone: clones share all
+/// state, and an event that reaches two clones is counted once.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sink: Sink,
+    series: Names<Series>,
+    watched: Mutex<Vec<Arc<dyn Gauges>>>,
+}
+
+impl Metrics {
+    /// Returns an observer that records with the global recorder.
+    ///
+    /// Install the recorder before: a series that was first used without one stays silent.
+    pub fn new() -> Self {
+        Self::of(Sink::Global)
+    }
+
+    /// Returns an observer that records with this recorder.
+    pub fn with_recorder(recorder: impl Recorder + Send + Sync + 'static) -> Self {
+        Self::of(Sink::Own(Arc::new(recorder)))
+    }
+
+    fn of(sink: Sink) -> Self {
+        sink.describe();
+        Self {
+            inner: Arc::new(Inner {
+                sink,
+                series: Names::new(),
+                watched: Mutex::new(Vec::new()),
+            }),
+        }
+    }
+
+    /// Returns a layer that counts and times attempts, under this name as label `policy`.
+    ///
+    /// It stands next to the operation, directly outside the [`Classify`](crate::Classify) if there is one.
+    pub fn attempts(&self, name: &'static str) -> Attempts {
+        Attempts::new(Arc::new(Series::new((name, None), self.inner.sink.clone())))
+    }
+
+    /// Adds a handle whose snapshot [`collect`](Self::collect) writes as gauges. It is kept until the last clone of
+    /// this is dropped.
+    pub fn watch(&self, handle: impl Gauges + 'static) {
+        lock(&self.inner.watched).push(Arc::new(handle));
+    }
+
+    /// Writes the gauges of all watched handles. Call it before each scrape, or every second.
+    pub fn collect(&self) {
+        // Snapshots read clocks, which may be the user's code, so they are taken outside the lock.
+        let watched = lock(&self.inner.watched).clone();
+        for reading in watched.iter().flat_map(|handle| handle.readings()) {
+            let label = reading.label.as_slice();
+            let key = key(reading.metric, (reading.policy, None), label);
+            self.inner.sink.gauge(&key).set(reading.value);
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Observer for Metrics {
+    #[inline]
+    fn on_event(&self, event: &Event) {
+        let make = |name| Series::new(name, self.inner.sink.clone());
+        let name = (event.policy(), event.pipeline());
+        self.inner.series.get(name, make).event(event);
+    }
+
+    fn includes(&self, address: *const ()) -> bool {
+        Arc::as_ptr(&self.inner).cast() == address
+    }
+
+    fn on_event_after(&self, heard: &dyn Observer, event: &Event) {
+        if !heard.includes(Arc::as_ptr(&self.inner).cast()) {
+            self.on_event(event);
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics")
+            .field("watched", &lock(&self.inner.watched).len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,228 @@
+//! Spans of calls and of attempts.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use ::tracing::field::Empty;
+use ::tracing::instrument::Instrumented;
+use ::tracing::{Instrument, Span};
+use pin_project_lite::pin_project;
+
+use crate::event::Ending;
+use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+
+/// Opens a span `call` around each call, at INFO. The outermost layer of a stack.
+///
+/// | field | value |
+/// |---|---|
+/// | `policy` | the name given to [`new`](Self::new) |
+/// | `attempts` | how many times the operation was started |
+/// | `outcome` | `succeeded`, `failed`, `timed_out`, `rejected`, or `cancelled` |
+/// | `reason` | why it was rejected, such as `circuit_open` |
+/// | `otel.name` | as `policy` |
+/// | `otel.status_code` | `OK` or `ERROR`; not set if the call was cancelled |
+#[derive(Clone, Copy, Debug)]
+pub struct CallSpan {
+    name: &'static str,
+}
+
+impl CallSpan {
+    /// Returns a layer with this name as field `policy`.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name }
+    }
+}
+
+/// Opens a span `attempt` around each attempt, at INFO. Stands next to the operation.
+///
+/// | field | value |
+/// |---|---|
+/// | `policy` | the name given to [`new`](Self::new) |
+/// | `attempt` | the number of the attempt, from 1 |
+/// | `hedge` | whether it is a further copy of an attempt that still runs |
+/// | `outcome` | as in [`CallSpan`] |
+/// | `reason` | why a layer inside rejected it |
+/// | `http.request.resend_count` | `attempt` - 1, from the second attempt on |
+/// | `otel.name` | `attempt` |
+/// | `otel.status_code` | `OK` or `ERROR`; not set if the attempt was cancelled |
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptSpan {
+    name: &'static str,
+}
+
+impl AttemptSpan {
+    /// Returns a layer with this name as field `policy`.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name }
+    }
+}
+
+macro_rules! layers {
+    ($($layer:ident)+) => {$(
+        impl Policy for $layer {}
+
+        impl AtMostOnce for $layer {}
+
+        impl Describe for $layer {
+            fn describe(&self, layers: &mut Vec<LayerKind>) {
+                layers.push(LayerKind::Inspect);
+            }
+        }
+    )+};
+}
+
+layers! { CallSpan AttemptSpan }
+
+impl<Op: Operation> Run<Op> for &CallSpan {
+    type Future = Spanned<Op>;
+
+    #[inline]
+    fn run(self, op: Op, cx: Context) -> Spanned<Op> {
+        // All fields are declared here: a span takes no others later.
+        let span = ::tracing::info_span!(
+            target: "backstop",
+            "call",
+            policy = self.name,
+            attempts = Empty,
+            outcome = Empty,
+            reason = Empty,
+            otel.name = self.name,
+            otel.status_code = Empty,
+        );
+        Spanned::new(span, op, cx, true)
+    }
+}
+
+impl<Op: Operation> Run<Op> for &AttemptSpan {
+    type Future = Spanned<Op>;
+
+    #[inline]
+    fn run(self, op: Op, cx: Context) -> Spanned<Op> {
+        let attempt = cx.attempt();
+        let span = ::tracing::info_span!(
+            target: "backstop",
+            "attempt",
+            policy = self.name,
+            attempt,
+            hedge = cx.is_hedge(),
+            outcome = Empty,
+            reason = Empty,
+            http.request.resend_count = Empty,
+            otel.name = "attempt",
+            otel.status_code = Empty,
+        );
+        if attempt > 1 && !span.is_disabled() {
+            span.record("http.request.resend_count", attempt - 1);
+        }
+        Spanned::new(span, op, cx, false)
+    }
+}
+
+pin_project! {
+    /// A run of a [`CallSpan`] or an [`AttemptSpan`].
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub struct Spanned<Op: Operation> {
+        #[pin]
+        state: State<Op>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<Op: Operation> {
+        // No subscriber takes the span.
+        Plain {
+            #[pin]
+            attempt: Op::Attempt,
+        },
+        // In a span.
+        Open {
+            // Dropped inside the span, and before its end is recorded.
+            #[pin]
+            attempt: Instrumented<Op::Attempt>,
+            end: End<Op>,
+        },
+    }
+}
+
+/// Records how a span ended when it is dropped.
+struct End<Op: Operation> {
+    span: Span,
+    op: Op,
+    /// How many attempts were started before; `None` if they are not recorded.
+    before: Option<u32>,
+    ending: Ending,
+}
+
+impl<Op: Operation> Drop for End<Op> {
+    fn drop(&mut self) {
+        self.span.record("outcome", self.ending.as_str());
+        if let Some(before) = self.before {
+            let attempts = self.op.started().wrapping_sub(before);
+            self.span.record("attempts", attempts);
+        }
+        let status = match self.ending {
+            Ending::Cancelled => return,
+            Ending::Succeeded => "OK",
+            Ending::Rejected(reason) => {
+                self.span.record("reason", reason.as_str());
+                "ERROR"
+            }
+            _ => "ERROR",
+        };
+        self.span.record("otel.status_code", status);
+    }
+}
+
+impl<Op: Operation> Spanned<Op> {
+    #[inline]
+    fn new(span: Span, op: Op, cx: Context, counts: bool) -> Self {
+        let state = if span.is_disabled() {
+            State::Plain {
+                attempt: op.attempt(cx),
+            }
+        } else {
+            State::open(span, op, cx, counts)
+        };
+        Self { state }
+    }
+}
+
+impl<Op: Operation> State<Op> {
+    #[inline(never)]
+    fn open(span: Span, op: Op, cx: Context, counts: bool) -> Self {
+        let end = End {
+            op,
+            before: counts.then(|| op.started()),
+            ending: Ending::Cancelled,
+            span: span.clone(),
+        };
+        // An attempt may begin before it is polled.
+        let attempt = span.in_scope(|| op.attempt(cx)).instrument(span);
+        Self::Open { attempt, end }
+    }
+}
+
+impl<Op: Operation> Future for Spanned<Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Plain { attempt } => attempt.poll(task),
+            StateProj::Open { attempt, end } => {
+                let outcome = ready!(attempt.poll(task));
+                end.ending = Ending::of(&outcome.result);
+                Poll::Ready(outcome)
+            }
+        }
+    }
+}
+
+impl<Op: Operation> fmt::Debug for Spanned<Op> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spanned").finish_non_exhaustive()
+    }
+}

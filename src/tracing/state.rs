@@ -1,0 +1,86 @@
+//! When summaries of rejections are due. Time is an argument.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Rejections of one kind that are not logged yet, and when the next summary of them may be written.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    count: AtomicU64,
+    /// Nanoseconds of the clock. Zero before the first summary.
+    due: AtomicU64,
+}
+
+/// What a log entry says about rejections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Summary {
+    /// Number of rejections since the summary before.
+    pub(super) count: u64,
+    /// Whether it is the first summary of this kind.
+    pub(super) is_first: bool,
+}
+
+impl Tally {
+    /// Counts a rejection. Returns the summary to write, if one is due. Otherwise returns when it will be.
+    pub(super) fn add(&self, now: u64, interval: u64) -> Result<Summary, u64> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.take(now, interval)
+            .ok_or_else(|| self.due.load(Ordering::Relaxed))
+    }
+
+    /// Returns the summary to write, if one is due. Of several threads one gets it.
+    pub(super) fn take(&self, now: u64, interval: u64) -> Option<Summary> {
+        // Relaxed: the counts guard no memory. The thread that moves `due` takes what is counted by then; the rest
+        // is part of the next summary.
+        let due = self.due.load(Ordering::Relaxed);
+        if now < due || self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let next = now.saturating_add(interval).max(1);
+        self.due
+            .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()?;
+        self.drain(due == 0)
+    }
+
+    /// Returns a summary of all rejections that were not logged, due or not.
+    pub(super) fn rest(&self) -> Option<Summary> {
+        self.drain(false)
+    }
+
+    /// Returns when the next summary is due, if there is something to say.
+    pub(super) fn next(&self) -> Option<u64> {
+        (self.count.load(Ordering::Relaxed) > 0).then(|| self.due.load(Ordering::Relaxed))
+    }
+
+    fn drain(&self, is_first: bool) -> Option<Summary> {
+        let count = self.count.swap(0, Ordering::Relaxed);
+        (count > 0).then_some(Summary { count, is_first })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn the_first_is_logged_and_then_one_line_a_second() {
+        let tally = Tally::default();
+        let mut lines = Vec::new();
+        // 10 000 a second for three seconds.
+        for call in 0..30_000 {
+            let now = SECOND + call * SECOND / 10_000;
+            lines.extend(tally.add(now, SECOND).ok());
+        }
+        let line = |count, is_first| Summary { count, is_first };
+        assert_eq!(
+            lines,
+            [line(1, true), line(10_000, false), line(10_000, false)]
+        );
+        assert_eq!(tally.next(), Some(4 * SECOND));
+        assert_eq!(tally.take(4 * SECOND - 1, SECOND), None);
+        assert_eq!(tally.take(4 * SECOND, SECOND), Some(line(9_999, false)));
+        assert_eq!((tally.next(), tally.rest()), (None, None));
+    }
+}
