@@ -368,7 +368,7 @@ fn an_eviction_that_cannot_be_written_is_reported() {
 #[test]
 fn no_more_letters_wait_than_may() {
     let sink = FileSink::start(open(&SimDisk::default()), 2, ()).unwrap();
-    let waiting = &sink.shared.board.waiting;
+    let waiting = &sink.shared.writer.waiting;
     // As if the thread had not got to them.
     waiting.store(2, Ordering::Relaxed);
     let refused = sink.store_line(pending(1)).map(drop).unwrap_err();
