@@ -1,5 +1,7 @@
 //! Keys without room, and keys that are forgotten.
 
+use std::thread;
+
 use backstop::keyed::NoRoom;
 
 use super::*;
