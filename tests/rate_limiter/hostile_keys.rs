@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
 
 use backstop::ManualClock;
 use backstop::rate_limiter::{KeyedRateLimiter, Overflow, Quota};
