@@ -26,9 +26,9 @@
 //! | events | level |
 //! |---|---|
 //! | a letter that could not be stored | ERROR |
-//! | changes of a circuit, ejected endpoints, lost letters | WARN |
+//! | changes of a circuit, ejected endpoints, lost letters and stores | WARN |
 //! | rejections, also of shadow mode, as summaries | WARN |
-//! | endpoints that are back, replays of letters | INFO |
+//! | endpoints and stores that are back, replays of letters | INFO |
 //! | retries, timeouts, hedges, fallbacks, limits | DEBUG |
 //! | ends of calls, waits, shared calls | TRACE |
 //!
