@@ -72,7 +72,7 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// What tells this process from the others. No two that run may have the same.
+    /// Sets the identifier of this process. It must be unique among the running processes.
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.instance = Some(instance.into());
         self
@@ -84,7 +84,7 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// How often to vote, and to read the votes of the others. From 10 ms to an hour.
+    /// Sets the interval at which the process votes and reads the votes of the others. From 10 ms to an hour.
     pub const fn every(mut self, every: Duration) -> Self {
         self.every = every;
         self
@@ -96,13 +96,13 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// How many of the others must be open at least. Above zero.
+    /// Sets how many of the others must be open at least. Above zero.
     pub const fn min_votes(mut self, votes: u64) -> Self {
         self.rules.min_votes = votes;
         self
     }
 
-    /// What the breaker does when a quorum of the others is open.
+    /// Sets the effect on the breaker when a quorum of the others is open.
     pub const fn follow(mut self, follow: Follow) -> Self {
         self.rules.follows = follow;
         self

@@ -82,7 +82,7 @@ pub struct Snapshot {
     pub name: &'static str,
     /// The votes of the others, when they were read last; empty while the store does not answer.
     pub tally: Tally,
-    /// How many times the breaker was opened because of them.
+    /// Number of times that they opened the breaker.
     pub followed: u64,
     /// Whether the store answers.
     pub store_up: bool,

@@ -1,4 +1,4 @@
-//! What the votes of others mean for a circuit: pure rules.
+//! Rules for a circuit that reads the votes of others. Pure.
 
 use crate::store::Tally;
 
@@ -13,7 +13,7 @@ pub(crate) struct Rules {
     pub(crate) failure_rate: f64,
 }
 
-/// What a circuit does when a quorum of the others is open.
+/// The effect on a circuit when a quorum of the others is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Follow {

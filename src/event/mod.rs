@@ -273,7 +273,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// What happened.
+        /// The change.
         event: StoreEvent,
         /// See [`Event::sequence`].
         sequence: u64,

@@ -12,7 +12,7 @@ pub enum StoreEvent {
     /// The store answers again.
     #[non_exhaustive]
     Back {
-        /// How long it was lost.
+        /// The time during which it was lost.
         after: Duration,
     },
 }

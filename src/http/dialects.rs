@@ -1,4 +1,4 @@
-//! What is left of a server's limits, in all dialects.
+//! The rest of a server's limits, in all dialects.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use ::http::HeaderMap;
 use super::date::{is_cached, parse_reset, server_time, whole_number};
 use super::rate_limit;
 
-/// What a server said about one of its limits, in whatever dialect.
+/// One limit as a server described it, in any dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limit {
@@ -16,7 +16,7 @@ pub struct Limit {
     pub name: String,
     /// The limit, if it was said.
     pub limit: Option<u64>,
-    /// How much is left of it, if it was said.
+    /// Number of units left, if the server said so.
     pub remaining: Option<u64>,
     /// The time until there is more, if it was said.
     pub reset_after: Option<Duration>,

@@ -1,4 +1,4 @@
-//! What gRPC's status codes and metadata mean. No dependency: the code is its number.
+//! Verdicts of gRPC's status codes and metadata. No dependency: the code is its number.
 
 use std::time::Duration;
 

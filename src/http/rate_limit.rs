@@ -35,17 +35,17 @@ pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub struct QuotaPolicy {
     /// The name that the members of `RateLimit` refer to.
     pub name: String,
-    /// How many units the window has (`q`).
+    /// Number of units in a window (`q`).
     pub quota: u64,
     /// The window (`w`), in whole seconds.
     pub window: Option<Duration>,
-    /// What is counted (`qu`): `requests` if absent, `content-bytes`, `concurrent-requests`, or another word.
+    /// The unit that is counted (`qu`): `requests` if absent, `content-bytes`, `concurrent-requests`, or another word.
     pub unit: Option<String>,
     /// The partition that the limit is of (`pk`), in base64.
     pub partition_key: Option<String>,
 }
 
-/// What is left of a limit: a member of `RateLimit`.
+/// The rest of a limit: a member of `RateLimit`.
 ///
 /// `Display` writes the member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct QuotaPolicy {
 pub struct ServiceLimit {
     /// The name of the limit.
     pub name: String,
-    /// How many units are left (`r`).
+    /// Number of units left (`r`).
     pub remaining: u64,
     /// The time until there are more (`t`), in whole seconds.
     pub reset_after: Option<Duration>,

@@ -54,7 +54,7 @@ struct State<B> {
     stage: Stage,
     /// Size of the rest of the original, as of its last poll.
     rest: SizeHint,
-    /// What was read.
+    /// The frames read so far.
     frames: Vec<Kept>,
     /// Bytes in `frames`.
     kept: u64,
@@ -198,7 +198,7 @@ impl<B: Send + 'static> Wake for Shared<B> {
     }
 }
 
-/// What a copy does next.
+/// The next step of a copy.
 enum Step<B> {
     Return(Option<Result<Frame<Bytes>, BoxError>>),
     Wait,

@@ -1,4 +1,4 @@
-//! What responses mean.
+//! Verdicts of responses.
 
 use std::error::Error as StdError;
 use std::io;

@@ -102,7 +102,7 @@ impl<T> Lazy<T> {
     }
 }
 
-/// How an attempt was made.
+/// The kind of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttemptKind {
     First,

@@ -49,7 +49,7 @@ use crate::event::{Event, Observer};
 /// assert_eq!(guarded.0.failures.into_inner(), 1);
 /// ```
 pub trait Guard {
-    /// What an admitted call holds while it runs. Dropped without [`exit`](Self::exit) when the call is
+    /// The permit that an admitted call holds while it runs. Dropped without [`exit`](Self::exit) when the call is
     /// cancelled or panics, so a permit that must be given back has a `Drop`.
     type Permit;
 

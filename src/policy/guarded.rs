@@ -21,7 +21,7 @@ use crate::event::{Listener, Observer};
 
 /// A layer that admits calls, as a reference.
 pub trait Gate: Copy {
-    /// What [`enter`](Self::enter) gives to an admitted call, to make a permit of: a few words.
+    /// The result of [`enter`](Self::enter) for an admitted call, from which its permit is made: a few words.
     type Ticket;
 
     /// The permit of a running call.

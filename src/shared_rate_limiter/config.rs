@@ -147,7 +147,7 @@ macro_rules! shared_setters {
             self
         }
 
-        /// How long a lease is to last, from 1 ms to 10 s. Longer means fewer trips, and tokens that stay
+        /// Sets the length of a lease, from 1 ms to 10 s. Longer means fewer trips, and tokens that stay
         /// longer with a process that does not need them. Bursts that the rate fills in less than twice the
         /// time are leased for half that time instead.
         pub const fn sync_every(mut self, every: Duration) -> Self {
@@ -155,20 +155,20 @@ macro_rules! shared_setters {
             self
         }
 
-        /// What happens while the store does not answer.
+        /// Sets the behavior while the store does not answer.
         pub const fn on_outage(mut self, outage: Outage) -> Self {
             self.shared.on_outage = outage;
             self
         }
 
-        /// How long a trip to the store may take before the store counts as lost. Above zero. A call never
+        /// Sets the time that a trip to the store may take before the store counts as lost. Above zero. A call never
         /// waits longer than this for the store.
         pub const fn store_timeout(mut self, timeout: Duration) -> Self {
             self.shared.store_timeout = timeout;
             self
         }
 
-        /// How long a call through the policy waits for its turn. Zero rejects at once, or after one trip to
+        /// Sets how long a call through the policy waits for its turn. Zero rejects at once, or after one trip to
         /// the store; [`Duration::MAX`] waits as long as the call's deadline allows. `acquire` does not look
         /// at this: it always waits.
         pub const fn max_wait(mut self, longest: Duration) -> Self {
@@ -176,7 +176,7 @@ macro_rules! shared_setters {
             self
         }
 
-        /// How many calls of a key may wait for their turn at a time. The next is rejected at once. Given
+        /// Sets how many calls of a key may wait for their turn at a time. The next is rejected at once. Given
         /// alone, calls through the policy wait until their deadline.
         pub const fn max_waiting(mut self, calls: usize) -> Self {
             self.shared.max_waiting = Some(calls);
@@ -309,7 +309,7 @@ impl<K> SharedKeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// How many keys the process knows at most. Above zero.
+    /// Sets how many keys the process knows at most. Above zero.
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self

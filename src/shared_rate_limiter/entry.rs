@@ -25,7 +25,7 @@ pub(super) struct Entry {
     state: Mutex<State>,
 }
 
-/// What the lock is for. No user code runs under it: the store, wakers and observers are called afterwards.
+/// The state under the lock of a key. No user code runs under it: the store, wakers and observers are called afterwards.
 pub(super) struct State {
     pub(super) lease: Lease,
     pub(super) queue: Queue,
@@ -39,7 +39,7 @@ pub(super) struct State {
     pub(super) is_changed: bool,
 }
 
-/// What a call finds that comes to the lock.
+/// The decision about a call under the lock.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Arrival {
     Admitted,
@@ -49,7 +49,7 @@ pub(super) enum Arrival {
     Never,
 }
 
-/// What to do after the lock.
+/// Work to do after the lock is released.
 #[derive(Default)]
 struct After {
     wakers: Vec<Waker>,

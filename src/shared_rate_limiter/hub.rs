@@ -25,7 +25,7 @@ pub(super) struct Hub {
     pub(super) every: Duration,
     pub(super) outage: Outage,
     pub(super) timeout: Duration,
-    /// How long a call through the policy may wait.
+    /// The longest wait of a call through the policy.
     pub(super) max_wait: Duration,
     pub(super) max_waiting: usize,
     pub(super) streams: SharedRng,
@@ -45,7 +45,7 @@ struct State {
     error: Option<StoreError>,
 }
 
-/// How many times longer a request may take while the store answers others. With the default timeout a second:
+/// The factor by which a request may take longer while the store answers others. With the default timeout a second:
 /// a program that asks for ten thousand keys at once may be busy itself for a part of that.
 const BUSY: u32 = 40;
 

@@ -29,7 +29,7 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-/// What was decided about a waiter.
+/// The decision about a waiter.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Decided {
     Admitted,

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub trips: u64,
     /// Whether the store answers.
     pub store_up: bool,
-    /// How long it has not answered; zero if it does.
+    /// The time for which it has not answered; zero while it answers.
     pub lost_for: Duration,
     /// The last error of the store.
     pub last_error: Option<String>,
@@ -78,7 +78,7 @@ pub struct KeyedSnapshot {
     pub trips: u64,
     /// Whether the store answers.
     pub store_up: bool,
-    /// How long it has not answered; zero if it does.
+    /// The time for which it has not answered; zero while it answers.
     pub lost_for: Duration,
     /// The last error of the store.
     pub last_error: Option<String>,

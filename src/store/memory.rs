@@ -54,7 +54,7 @@ pub struct MemoryStore {
     inner: Arc<Inner>,
 }
 
-/// What is wrong with a [`MemoryStore`].
+/// A fault of a [`MemoryStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -205,7 +205,7 @@ impl MemoryStore {
     }
 }
 
-/// What the store answers.
+/// The answer of the store.
 enum Done {
     Taken(Vec<Taken>),
     Held(Held),

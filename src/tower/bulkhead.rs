@@ -18,7 +18,7 @@ use crate::http::Idempotence;
 use crate::policy::Context;
 use crate::verdict::Verdict;
 
-/// How long a call is in flight for a bulkhead.
+/// The end of a call, for a bulkhead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hold {

@@ -23,7 +23,7 @@ impl Replayable {
     }
 }
 
-/// What [`Replayable`] keeps.
+/// The source of [`Replayable`].
 #[derive(Debug)]
 pub struct Kept<B> {
     head: Request<()>,

@@ -1,10 +1,10 @@
-//! How requests are sent more than once, if they are.
+//! Requests for further attempts: copies, new ones, or none.
 
 use std::fmt;
 
 use crate::policy::{Attempt, CallOptions};
 
-/// How a layer makes the requests of the attempts of a call, and the call's options.
+/// Makes the requests for the attempts of a call, and the call's options.
 ///
 /// [`Once`], [`Cloned`], [`By`], and `Replayable` are such ways. There is seldom a reason to implement it.
 ///
@@ -13,7 +13,7 @@ pub trait Requests<R> {
     /// The request that the service gets.
     type Request;
 
-    /// What the requests of further attempts are made of.
+    /// The source of the requests for further attempts.
     type Kept;
 
     /// Changes the request of a call, once, before all else.
@@ -92,7 +92,7 @@ pub struct By<F> {
     pub(super) copy: F,
 }
 
-/// What [`By`] keeps.
+/// The source of [`By`].
 #[derive(Debug)]
 pub struct Copies<R> {
     /// The request of the first attempt, before it.

@@ -151,7 +151,7 @@ pin_project! {
 struct End<Op: Operation> {
     span: Span,
     op: Op,
-    /// How many attempts were started before; `None` if they are not recorded.
+    /// Number of attempts started before; `None` if they are not recorded.
     before: Option<u32>,
     ending: Ending,
 }

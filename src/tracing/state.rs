@@ -10,7 +10,7 @@ pub(super) struct Tally {
     due: AtomicU64,
 }
 
-/// What a log entry says about rejections.
+/// The content of a log entry about rejections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
     /// Number of rejections since the summary before.

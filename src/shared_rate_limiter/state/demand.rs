@@ -1,4 +1,4 @@
-//! How many tokens the calls of a process ask for.
+//! The demand of a process: the tokens that its calls ask for.
 
 use crate::instant::Instant;
 

@@ -45,7 +45,7 @@ pub struct Vote {
     pub open: bool,
     /// Whether it carries traffic, so that its vote counts.
     pub counts: bool,
-    /// How long the vote stands.
+    /// The time for which the vote counts.
     pub ttl: Duration,
 }
 

@@ -8,14 +8,14 @@ use crate::rate_limiter::Quota;
 /// A bucket. The default one is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bucket {
-    /// How long the rate takes to refill what is missing, at the time `at`, in microseconds.
+    /// Returns the time in which the rate refills what is missing at the time `at`, in microseconds.
     missing: f64,
     at: u64,
     /// Tokens granted and debited.
     total: u64,
 }
 
-/// What a bucket is when a request has been looked at, before tokens are granted.
+/// A bucket at the time of a request, before tokens are granted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prepared {
     bucket: Bucket,

@@ -1,4 +1,4 @@
-//! What shared rate limits ask of a store, and its answers.
+//! Requests of shared rate limits to a store, and its answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,9 +61,9 @@ pub struct Taken {
     pub granted: u64,
     /// Whole tokens that the bucket holds now.
     pub remaining: u64,
-    /// How long until the bucket holds [`Take::at_least`] tokens, and one at least; zero if it does.
+    /// The time until the bucket holds [`Take::at_least`] tokens, and one at least; zero if it does.
     pub retry_after: Duration,
-    /// How long until the bucket is full.
+    /// The time until the bucket is full.
     pub reset_after: Duration,
     /// The time of the store.
     pub now: StoreTime,
