@@ -7,7 +7,7 @@
 //! RateLimit: "burst";r=50;t=30
 //! ```
 //!
-//! A server [`write`]s the decision of its limiter. A client reads what is left with [`limits`], which also knows
+//! A server writes the decision of its limiter with [`write()`]. A client reads what is left with [`limits`], which also knows
 //! `X-RateLimit-*` in its dialects. What a server says is no promise, and a malformed field is ignored.
 
 use std::fmt;

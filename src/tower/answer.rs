@@ -27,7 +27,7 @@ pub trait Answer<B> {
 /// | others, such as circuit open, bulkhead full, and load shed | 503 | as the policy says, or 1 s |
 ///
 /// `Retry-After` is rounded up to whole seconds, and at least 1: a client that obeys is not too early. The body is one
-/// line of text, or a [problem](Self::problem_json).
+/// line of text, or a problem ([`RespondLayer::problem_json`](super::RespondLayer::problem_json)).
 #[derive(Clone, Copy, Debug)]
 pub struct Answers {
     timeout_status: StatusCode,
