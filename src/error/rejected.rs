@@ -13,8 +13,8 @@ pub struct Rejected {
     rejection: Rejection,
 }
 
-/// A [`Rejected`] without the policy. One word, so that it is returned in a register; through memory, a rejected
-/// call takes a quarter longer.
+/// A [`Rejected`] without the policy. One word, so that it is returned in a register; through memory, a
+/// rejection by an open circuit took a third longer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rejection(
     /// The reason in the lowest bits; above it [`COARSE`](Self::COARSE); above that the time until a

@@ -35,7 +35,8 @@ impl<K> KeyedRateLimiter<K> {
     }
 
     /// Calls `visit` with each key and the decision about a call that costs one token, in no order and
-    /// outside all locks. Keys that are added or evicted meanwhile may be visited or not.
+    /// outside all locks. Keys are cloned under the lock of their shard. Keys that are added or evicted meanwhile may
+    /// be visited or not.
     pub fn for_each(&self, mut visit: impl FnMut(&K, Decision))
     where
         K: Clone,
