@@ -1,0 +1,76 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use backstop::Policy;
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+use reqwest_retry::RetryTransientMiddleware;
+use reqwest_retry::policies::ExponentialBackoff;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A server that answers each request with the next of some responses, as they are on the wire, and closes.
+async fn server(answers: Vec<&'static str>) -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.read(&mut [0; 4096]).await;
+            let number = count.fetch_add(1, Relaxed).min(answers.len() - 1);
+            let _ = socket.write_all(answers[number].as_bytes()).await;
+        }
+    });
+    (url, asked)
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+const BROKEN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhe";
+const DOWN: &str = "HTTP/1.1 500 Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const THROTTLED: &str =
+    "HTTP/1.1 429 Slow\r\nretry-after: 3600\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+fn client() -> ClientWithMiddleware {
+    let backoff = ExponentialBackoff::builder()
+        .retry_bounds(Duration::from_millis(1), Duration::from_millis(2))
+        .build_with_max_retries(3);
+    ClientBuilder::new(reqwest::Client::new())
+        .with(RetryTransientMiddleware::new_with_policy(backoff))
+        .build()
+}
+
+#[tokio::test]
+async fn reqwest_retry_repeats_a_post() {
+    let (url, asked) = server(vec![DOWN, OK]).await;
+    let response = client().post(url).body("order 7").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), asked.load(Relaxed)), (200, 2));
+}
+
+#[tokio::test]
+async fn reqwest_retry_does_not_read_retry_after() {
+    let (url, asked) = server(vec![THROTTLED, OK]).await;
+    let start = Instant::now();
+    let response = client().get(url).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), asked.load(Relaxed)), (200, 2));
+    assert!(start.elapsed() < Duration::from_secs(3600));
+}
+
+#[tokio::test]
+async fn reqwest_retry_returns_before_the_body() {
+    let (url, asked) = server(vec![BROKEN, OK]).await;
+    let response = client().get(url).send().await.unwrap();
+    assert!(response.text().await.is_err());
+    assert_eq!(asked.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_retry_of_ours_covers_the_body() {
+    let (url, asked) = server(vec![BROKEN, OK]).await;
+    let (http, retry) = (
+        reqwest::Client::new(),
+        backstop::Retry::builder().build().unwrap(),
+    );
+    let text = retry.call(|| async { http.get(&url).send().await?.text().await });
+    assert_eq!(text.await.unwrap(), "hello");
+    assert_eq!(asked.load(Relaxed), 2);
+}
