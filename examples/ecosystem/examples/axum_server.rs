@@ -2,7 +2,7 @@
 //! retries.
 //!
 //! ```sh
-//! cargo run --release --example axum_server
+//! cargo run --example axum_server
 //! ```
 
 use std::error::Error as StdError;
@@ -14,9 +14,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
+use axum::http::StatusCode;
 use axum::routing::get;
 use backstop::http as rules;
-use backstop::tower::{BulkheadLayer, PolicyLayer, RateLimitLayer, RespondLayer, key};
+use backstop::tower::{PolicyLayer, RateLimitLayer, key};
 use backstop::{
     Bulkhead, CallOptions, Classify, ConfigError, KeyedRateLimiter, LoadShedder, Policy, Priority,
     Quota, RateLimiter, Retry, Timeout,
@@ -50,45 +51,50 @@ fn priority(request: &Request<Body>) -> CallOptions {
 }
 
 fn router(upstream: Upstream) -> Result<Router, ConfigError> {
-    // A limit for each client, with headers.
+    // recipe: inbound limit with headers, at most 8 lines
     let limits = KeyedRateLimiter::new(Quota::per_second(2).burst(5))?;
     let per_client = RateLimitLayer::new(
         limits,
         key::peer_by(|info: &ConnectInfo<SocketAddr>| info.0),
     );
+    // end of recipe
 
-    // A limit for all, and shedding of the least important requests.
-    let all = RateLimiter::builder()
-        .quota(Quota::per_second(10_000))
-        .build()?;
+    // Limits for all: calls wait in the bulkhead, the shedder inside it sees how long, and rejects the least important.
     let stack = (
+        Bulkhead::builder()
+            .max_concurrent(10)
+            .max_waiting(1000)
+            .build()?,
         LoadShedder::builder().build()?,
-        all,
+        RateLimiter::new(Quota::per_second(10_000))?,
         Timeout::after(Duration::from_secs(5)),
     );
-    let shared = PolicyLayer::new(stack).options(priority).respond();
+    // recipe: tower layer, at most 2 lines
+    let for_all = PolicyLayer::new(stack).options(priority).respond();
+    // end of recipe
 
-    // Requests in flight, to the end of their bodies.
-    let in_flight = (
-        RespondLayer::new(),
-        BulkheadLayer::new(Bulkhead::builder().max_concurrent(500).build()?),
-    );
-
-    Ok(Router::new()
+    let limited = Router::new()
         .route("/", get(|| async { "hello\n" }))
-        .route(
-            "/upstream",
-            get(|State(upstream): State<Upstream>| async move {
-                upstream
-                    .load()
-                    .await
-                    .map_err(|_| axum::http::StatusCode::BAD_GATEWAY)
-            }),
-        )
-        .layer(in_flight)
-        .layer(shared)
-        .layer(per_client)
-        .with_state(upstream))
+        // recipe: tower layer, at most 2 lines
+        .layer(for_all.clone())
+        // end of recipe
+        // recipe: inbound limit with headers, at most 8 lines
+        .layer(per_client);
+    // end of recipe
+    let others = Router::new()
+        .route("/report", get(report))
+        .route("/upstream", get(ask_upstream))
+        .layer(for_all);
+    Ok(limited.merge(others).with_state(upstream))
+}
+
+async fn report() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+async fn ask_upstream(State(upstream): State<Upstream>) -> Result<&'static str, StatusCode> {
+    let answer = upstream.load().await;
+    answer.map_err(|_| StatusCode::BAD_GATEWAY)
 }
 
 #[tokio::main]
@@ -111,17 +117,34 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         stopping.store(true, Ordering::Relaxed);
     });
     let server = tokio::spawn(server.into_future());
-
     let http = reqwest::Client::builder()
         .retry(reqwest::retry::never())
         .build()?;
+
+    one_client(&http, &url).await?;
+    overload(&http, &url).await?;
+
+    // A request that would be retried for a minute, and a shutdown.
+    let pending = tokio::spawn(http.get(format!("{url}/upstream")).send());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let start = std::time::Instant::now();
+    let _ = stop.send(());
+    let status = pending.await??.status();
+    println!("shutdown: the last request ends with {status}");
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    drop(http);
+    server.await??;
+    println!("stopped after {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// More requests of one client than it may send.
+async fn one_client(http: &reqwest::Client, url: &str) -> reqwest::Result<()> {
     for number in 1..=6 {
-        let response = http.get(&url).send().await?;
+        let response = http.get(url).send().await?;
         let field = |name: &str| {
-            response
-                .headers()
-                .get(name)
-                .map_or("-", |value| value.to_str().unwrap_or("?"))
+            let value = response.headers().get(name);
+            value.map_or("-", |value| value.to_str().unwrap_or("?"))
         };
         println!(
             "request {number}: {} ratelimit {} retry-after {}",
@@ -129,24 +152,47 @@ async fn main() -> Result<(), Box<dyn StdError>> {
             field("ratelimit"),
             field("retry-after")
         );
-        assert_eq!(
-            response.status().as_u16(),
-            if number < 6 { 200 } else { 429 }
+        let expected = if number < 6 { 200 } else { 429 };
+        assert_eq!(response.status().as_u16(), expected);
+    }
+    Ok(())
+}
+
+/// Three times the requests that the server can answer, most of them of no importance.
+async fn overload(http: &reqwest::Client, url: &str) -> Result<(), Box<dyn StdError>> {
+    let clients = (0..150).map(|client| {
+        let is_batch = client % 5 != 0;
+        let (http, url) = (http.clone(), format!("{url}/report"));
+        tokio::spawn(async move {
+            let mut answered = [0; 2];
+            for _ in 0..20 {
+                let mut request = http.get(&url);
+                if is_batch {
+                    request = request.header("x-batch", "1");
+                }
+                let is_answered = request.send().await.is_ok_and(|r| r.status() == 200);
+                answered[usize::from(is_answered)] += 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            (is_batch, answered)
+        })
+    });
+    let mut sums = [[0; 2]; 2];
+    for client in clients.collect::<Vec<_>>() {
+        let (is_batch, [shed, answered]) = client.await?;
+        let sum = &mut sums[usize::from(is_batch)];
+        *sum = [sum[0] + shed, sum[1] + answered];
+    }
+    for (name, [shed, answered]) in ["users", "batch jobs"].into_iter().zip(sums) {
+        println!(
+            "overload: {answered} of {} requests of {name} answered",
+            shed + answered
         );
     }
-
-    // A request that would be retried for a minute, and a shutdown.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let pending = tokio::spawn(http.get(format!("{url}/upstream")).send());
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let start = std::time::Instant::now();
-    let _ = stop.send(());
-    println!(
-        "shutdown: the last request ends with {}",
-        pending.await??.status()
+    let share = |[shed, answered]: [u32; 2]| f64::from(answered) / f64::from(shed + answered);
+    assert!(
+        share(sums[0]) > share(sums[1]),
+        "the least important are shed first"
     );
-    drop(http);
-    server.await??;
-    println!("stopped after {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }

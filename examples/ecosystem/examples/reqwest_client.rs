@@ -1,7 +1,7 @@
 //! A reqwest client: status classes, `Retry-After`, idempotency keys, a breaker for each host, and a limit for each tenant.
 //!
 //! ```sh
-//! cargo run --release --example reqwest_client
+//! cargo run --example reqwest_client
 //! ```
 
 use std::error::Error as StdError;
@@ -23,8 +23,9 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The whole recipe for one host: 12 lines.
+/// The whole recipe for one host.
 async fn one_host(http: &Client, mut request: Request) -> Result<Response, Box<dyn StdError>> {
+    // recipe: HTTP client, at most 12 lines
     let stack = Pipeline::new((
         Timeout::after(secs(10)),
         Retry::builder().max_attempts(4).build()?,
@@ -37,6 +38,7 @@ async fn one_host(http: &Client, mut request: Request) -> Result<Response, Box<d
     let policy = stack.with(rules::call_options(request.method(), request.headers()));
     let copy = || request.try_clone().expect("its body is not a stream");
     Ok(policy.call(|| http.execute(copy())).await?)
+    // end of recipe
 }
 
 /// A client for many hosts and tenants.
