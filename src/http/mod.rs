@@ -15,6 +15,7 @@ pub mod rate_limit;
 mod replay;
 pub mod retry_after;
 mod structured;
+mod value;
 mod verdict;
 
 pub use self::classify::{ByHead, ClassifyResponses, ClassifyingResponses, Heads, OfResponse};

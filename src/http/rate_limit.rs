@@ -13,10 +13,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+use ::http::header::{HeaderMap, HeaderName};
 
 use super::date::seconds_rounded_up;
 use super::structured::{Bare, Item, Text, parse_list};
+use super::value::header_value;
 use crate::rate_limiter::Decision;
 
 pub use super::dialects::{Limit, limits};
@@ -118,13 +119,13 @@ impl ServiceLimit {
 
 impl fmt::Display for QuotaPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{};q={}", Text(&self.name), largest(self.quota))?;
-        if let Some(unit) = &self.unit {
-            write!(f, ";qu={}", Text(unit))?;
-        }
-        if let Some(window) = self.window {
-            write!(f, ";w={}", largest(seconds_rounded_up(window)))?;
-        }
+        let member = PolicyMember {
+            name: &self.name,
+            quota: self.quota,
+            unit: self.unit.as_deref(),
+            window: self.window,
+        };
+        member.fmt(f)?;
         match &self.partition_key {
             Some(key) => write!(f, ";pk=:{key}:"),
             None => Ok(()),
@@ -134,12 +135,52 @@ impl fmt::Display for QuotaPolicy {
 
 impl fmt::Display for ServiceLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{};r={}", Text(&self.name), largest(self.remaining))?;
-        if let Some(reset) = self.reset_after {
-            write!(f, ";t={}", largest(seconds_rounded_up(reset)))?;
-        }
+        let member = LimitMember {
+            name: &self.name,
+            remaining: self.remaining,
+            reset_after: self.reset_after,
+        };
+        member.fmt(f)?;
         match &self.partition_key {
             Some(key) => write!(f, ";pk=:{key}:"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A member of `RateLimit-Policy` without a partition.
+struct PolicyMember<'a> {
+    name: &'a str,
+    quota: u64,
+    unit: Option<&'a str>,
+    window: Option<Duration>,
+}
+
+impl fmt::Display for PolicyMember<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{};q={}", Text(self.name), largest(self.quota))?;
+        if let Some(unit) = self.unit {
+            write!(f, ";qu={}", Text(unit))?;
+        }
+        match self.window {
+            Some(window) => write!(f, ";w={}", largest(seconds_rounded_up(window))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A member of `RateLimit` without a partition.
+struct LimitMember<'a> {
+    name: &'a str,
+    remaining: u64,
+    reset_after: Option<Duration>,
+}
+
+impl fmt::Display for LimitMember<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{};r={}", Text(self.name), largest(self.remaining))?;
+        match self.reset_after {
+            Some(reset) => write!(f, ";t={}", largest(seconds_rounded_up(reset))),
             None => Ok(()),
         }
     }
@@ -178,15 +219,23 @@ pub fn write(headers: &mut HeaderMap, name: &str, decision: &Decision) {
     if decision.limit == 0 {
         return;
     }
-    let policy = QuotaPolicy::new(name, decision.limit, decision.window);
+    let policy = PolicyMember {
+        name,
+        quota: decision.limit,
+        unit: None,
+        window: (!decision.window.is_zero()).then_some(decision.window),
+    };
     let reset = decision.retry_after.unwrap_or(decision.reset_after);
-    let reset = (!reset.is_zero()).then_some(reset);
-    let left = ServiceLimit::new(name, decision.remaining, reset);
+    let left = LimitMember {
+        name,
+        remaining: decision.remaining,
+        reset_after: (!reset.is_zero()).then_some(reset),
+    };
     for (field, value) in [
-        (RATE_LIMIT_POLICY, policy.to_string()),
-        (RATE_LIMIT, left.to_string()),
+        (RATE_LIMIT_POLICY, header_value(&policy)),
+        (RATE_LIMIT, header_value(&left)),
     ] {
-        if let Ok(value) = HeaderValue::try_from(value) {
+        if let Some(value) = value {
             headers.append(field, value);
         }
     }

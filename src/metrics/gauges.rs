@@ -1,11 +1,14 @@
-//! Gauges from snapshots.
+//! Gauges, and totals, from snapshots.
+
+use std::hash::Hash;
 
 use super::table::{
-    BUDGET_RATIO, CIRCUIT_STATE, DEAD_LETTERS, ENDPOINTS, IN_FLIGHT, KEYS, LIMIT, QUEUE_DEPTH,
-    SHED_LEVEL, THROTTLE_RATIO, TOKENS,
+    BUDGET_RATIO, CIRCUIT_STATE, DEAD_LETTERS, ENDPOINTS, IN_FLIGHT, KEYS, LEASE_TRIPS, LIMIT,
+    QUEUE_DEPTH, SHED_LEVEL, STORE_UP, THROTTLE_RATIO, TOKENS,
 };
 use crate::bulkhead::{self, Bulkhead};
 use crate::circuit_breaker::{self, CircuitBreaker, State};
+use crate::circuit_votes::CircuitVotes;
 use crate::coalesce::Coalesce;
 use crate::dead_letter::DeadLetterQueue;
 use crate::endpoints::{Endpoints, NodeState};
@@ -14,10 +17,12 @@ use crate::keyed::Keyed;
 use crate::load_shedder::LoadShedder;
 use crate::rate_limiter::{self, KeyedRateLimiter, RateLimiter};
 use crate::retry_budget::{self, RetryBudget};
+use crate::shared_bulkhead::SharedBulkhead;
+use crate::shared_rate_limiter::{SharedKeyedRateLimiter, SharedRateLimiter};
 use crate::standard::Standard;
 use crate::throttle::Throttle;
 
-/// A value of a gauge.
+/// A value of a gauge, or of a counter that the handle keeps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reading {
     /// The name of the metric.
@@ -46,9 +51,9 @@ impl Reading {
     }
 }
 
-/// A handle whose snapshot has gauges. For [`Metrics::watch`](super::Metrics::watch).
+/// A handle whose snapshot has gauges, or totals. For [`Metrics::watch`](super::Metrics::watch).
 pub trait Gauges: Send + Sync {
-    /// Takes a snapshot and returns the gauges in it.
+    /// Takes a snapshot and returns the values in it.
     fn readings(&self) -> Vec<Reading>;
 }
 
@@ -107,6 +112,30 @@ gauges! {
         Reading::new(IN_FLIGHT, it.name, it.flights as f64),
         Reading::new(QUEUE_DEPTH, it.name, it.waiting as f64),
     ];
+    [] SharedRateLimiter, it => {
+        let mut readings = of_store(it.name, it.store_up, it.trips);
+        readings.extend([
+            Reading::new(TOKENS, it.name, it.held as f64),
+            Reading::new(LIMIT, it.name, it.quota.limit() as f64),
+            Reading::new(QUEUE_DEPTH, it.name, it.waiting as f64),
+        ]);
+        readings
+    };
+    [K: Hash + Eq + Send + Sync] SharedKeyedRateLimiter<K>, it => {
+        let mut readings = of_store(it.name, it.store_up, it.trips);
+        readings.push(Reading::new(KEYS, it.name, it.keys as f64));
+        readings
+    };
+    [] SharedBulkhead, it => {
+        let mut readings = of_store(it.name, it.store_up, it.trips);
+        readings.extend([
+            Reading::new(IN_FLIGHT, it.name, it.in_flight as f64),
+            Reading::new(LIMIT, it.name, it.limit as f64),
+            Reading::new(QUEUE_DEPTH, it.name, it.waiting as f64),
+        ]);
+        readings
+    };
+    [] CircuitVotes, it => vec![of_store_up(it.name, it.store_up)];
 }
 
 const STATES: [State; 6] = [
@@ -151,6 +180,15 @@ fn of_limiter(it: &rate_limiter::Snapshot) -> Vec<Reading> {
         Reading::new(LIMIT, it.name, tightest.unwrap_or_default() as f64),
         Reading::new(QUEUE_DEPTH, it.name, it.waiting as f64),
     ]
+}
+
+fn of_store_up(name: &'static str, is_up: bool) -> Reading {
+    Reading::new(STORE_UP, name, f64::from(u8::from(is_up)))
+}
+
+fn of_store(name: &'static str, is_up: bool, trips: u64) -> Vec<Reading> {
+    let trips = Reading::new(LEASE_TRIPS, name, trips as f64);
+    vec![of_store_up(name, is_up), trips]
 }
 
 fn of_budget(it: &retry_budget::Snapshot) -> Vec<Reading> {

@@ -50,6 +50,7 @@ mod table;
 pub use self::attempts::{Attempting, Attempts};
 pub use self::gauges::{Gauges, Reading};
 use self::series::{Series, Sink, key};
+use self::table::LEASE_TRIPS;
 pub use self::table::{BUCKETS, Kind, Metric, TABLE};
 use crate::event::{Event, Observer};
 use crate::names::Names;
@@ -101,20 +102,25 @@ impl Metrics {
         Attempts::new(Arc::new(Series::new((name, None), self.inner.sink.clone())))
     }
 
-    /// Adds a handle whose snapshot [`collect`](Self::collect) writes as gauges. It is kept until the last clone of
-    /// this is dropped.
+    /// Adds a handle whose snapshot [`collect`](Self::collect) writes as gauges and totals. It is kept until the last
+    /// clone of this is dropped.
     pub fn watch(&self, handle: impl Gauges + 'static) {
         lock(&self.inner.watched).push(Arc::new(handle));
     }
 
-    /// Writes the gauges of all watched handles. Call it before each scrape, or every second.
+    /// Writes the gauges and totals of all watched handles. Call it before each scrape, or every second.
     pub fn collect(&self) {
         // Snapshots read clocks, which may be the user's code, so they are taken outside the lock.
         let watched = lock(&self.inner.watched).clone();
         for reading in watched.iter().flat_map(|handle| handle.readings()) {
             let label = reading.label.as_slice();
             let key = key(reading.metric, (reading.policy, None), label);
-            self.inner.sink.gauge(&key).set(reading.value);
+            // Snapshots have few totals: those that no event reports.
+            if reading.metric == LEASE_TRIPS {
+                self.inner.sink.counter(&key).absolute(reading.value as u64);
+            } else {
+                self.inner.sink.gauge(&key).set(reading.value);
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ impl Sink {
         });
     }
 
-    fn counter(&self, key: &Key) -> Counter {
+    pub(super) fn counter(&self, key: &Key) -> Counter {
         self.with(|recorder| recorder.register_counter(key, &METADATA))
     }
 

@@ -63,6 +63,8 @@ table! {
     ENDPOINTS "backstop_endpoints" Gauge ["state"] "Endpoints by state.";
     KEYS "backstop_keys" Gauge [] "Keys that have a policy of their own.";
     DEAD_LETTERS "backstop_dead_letters" Gauge [] "Letters in a dead letter queue.";
+    STORE_UP "backstop_store_up" Gauge [] "1 while the store of a shared limit answers, otherwise 0.";
+    LEASE_TRIPS "backstop_lease_trips_total" Counter [] "Requests of a shared limit to its store.";
     EVENTS "backstop_events_total" Counter ["kind"] "All other events, by kind.";
 }
 

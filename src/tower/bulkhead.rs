@@ -11,11 +11,12 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::layer::{ServiceFuture, take_ready};
+use super::layer::{ServiceFuture, context, take_ready};
+use super::requests::{Once, Requests, WithOptions};
 use crate::bulkhead::{Bulkhead, OwnedPermit};
 use crate::error::Error;
 use crate::http::Idempotence;
-use crate::policy::Context;
+use crate::policy::{CallOptions, Describe};
 use crate::verdict::Verdict;
 
 /// The end of a call, for a bulkhead.
@@ -38,9 +39,10 @@ pub enum Hold {
 /// An adaptive limit learns from the time to the end of the body, and from the status. The error is [`Error`]; a
 /// [`RespondLayer`](super::RespondLayer) outside makes responses of rejections.
 #[derive(Clone, Debug)]
-pub struct BulkheadLayer {
+pub struct BulkheadLayer<C = Once> {
     bulkhead: Bulkhead,
     hold: Hold,
+    requests: C,
 }
 
 impl BulkheadLayer {
@@ -49,21 +51,42 @@ impl BulkheadLayer {
         Self {
             bulkhead,
             hold: Hold::Body,
+            requests: Once,
         }
     }
 
+    /// Gives each call options that depend on its request: the priority and the deadline of its wait, and the number of
+    /// permits (`cost`).
+    ///
+    /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`.
+    pub fn options<R, F>(self, options: F) -> BulkheadLayer<WithOptions<Once, F>>
+    where
+        F: Fn(&R) -> CallOptions,
+    {
+        BulkheadLayer {
+            bulkhead: self.bulkhead,
+            hold: self.hold,
+            requests: WithOptions {
+                inner: Once,
+                options,
+            },
+        }
+    }
+}
+
+impl<C> BulkheadLayer<C> {
     /// Sets how long permits are held.
     #[must_use]
-    pub const fn hold(mut self, hold: Hold) -> Self {
+    pub fn hold(mut self, hold: Hold) -> Self {
         self.hold = hold;
         self
     }
 }
 
-impl<S> Layer<S> for BulkheadLayer {
-    type Service = BulkheadService<S>;
+impl<C: Clone, S> Layer<S> for BulkheadLayer<C> {
+    type Service = BulkheadService<S, C>;
 
-    fn layer(&self, inner: S) -> BulkheadService<S> {
+    fn layer(&self, inner: S) -> BulkheadService<S, C> {
         BulkheadService {
             layer: self.clone(),
             inner,
@@ -73,13 +96,14 @@ impl<S> Layer<S> for BulkheadLayer {
 
 /// A service with a limit of requests in flight. Made by [`BulkheadLayer`].
 #[derive(Clone, Debug)]
-pub struct BulkheadService<S> {
-    layer: BulkheadLayer,
+pub struct BulkheadService<S, C = Once> {
+    layer: BulkheadLayer<C>,
     inner: S,
 }
 
-impl<S, R, B> Service<R> for BulkheadService<S>
+impl<S, C, R, B> Service<R> for BulkheadService<S, C>
 where
+    C: Requests<R>,
     S: Service<R, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
@@ -96,9 +120,12 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         let mut service = take_ready(&mut self.inner);
-        let BulkheadLayer { bulkhead, hold } = self.layer.clone();
+        let BulkheadLayer { bulkhead, hold, .. } = &self.layer;
+        let (bulkhead, hold) = (bulkhead.clone(), *hold);
+        let options = self.layer.requests.options(&request);
         Box::pin(async move {
-            let permit = bulkhead.acquire_owned(Context::new()).await?;
+            let cx = context(options, false, || bulkhead.clock());
+            let permit = bulkhead.acquire_owned(cx).await?;
             let response = match service.call(request).await {
                 Ok(response) => response,
                 Err(error) => {

@@ -11,6 +11,7 @@ use super::key::ExtractKey;
 use super::layer::{ServiceFuture, context, take_ready};
 use super::no_key::NoKey;
 use super::operation::{Calls, ServiceCall};
+use super::request_methods::request_methods;
 use super::requests::{Once, Requests};
 use crate::error::{Error, Reason, Rejected};
 use crate::keyed::{Evictable, Keyed};
@@ -40,16 +41,22 @@ impl<K, P, X> KeyedLayer<K, P, X> {
 
     /// Makes the requests of attempts in another way than [`Once`], such as [`Cloned`](super::Cloned).
     pub fn requests<C>(self, requests: C) -> KeyedLayer<K, P, X, C> {
+        self.map(|_| requests)
+    }
+}
+
+request_methods!(KeyedLayer, [K, P, X]);
+
+impl<K, P, X, C> KeyedLayer<K, P, X, C> {
+    fn map<D>(self, change: impl FnOnce(C) -> D) -> KeyedLayer<K, P, X, D> {
         KeyedLayer {
             policies: self.policies,
             key: self.key,
             no_key: self.no_key,
-            requests,
+            requests: change(self.requests),
         }
     }
-}
 
-impl<K, P, X, C> KeyedLayer<K, P, X, C> {
     /// Sets what happens to requests without a key.
     #[must_use]
     pub fn no_key(mut self, no_key: NoKey<K>) -> Self {

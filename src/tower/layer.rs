@@ -11,10 +11,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::operation::{Calls, ServiceCall};
-use super::requests::{By, Cloned, OnAttempt, OnCall, Once, Requests, WithOptions};
+use super::request_methods::request_methods;
+use super::requests::{Once, Requests};
 use crate::clock::ClockHandle;
 use crate::error::Error;
-use crate::policy::{Attempt, CallOptions, Context, Describe, Run};
+use crate::policy::{CallOptions, Context, Describe, Run};
 
 /// The future of a call through a layer: one allocation.
 pub type ServiceFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -74,24 +75,6 @@ impl<P> PolicyLayer<P> {
         }
     }
 
-    /// Clones the request for each attempt.
-    pub fn cloned(self) -> PolicyLayer<P, Cloned> {
-        self.requests(Cloned)
-    }
-
-    /// Copies the request with `copy`, which returns `None` for one that cannot be copied: then there is one attempt.
-    /// For reqwest: `.by(reqwest::Request::try_clone)`.
-    pub fn by<R, F: Fn(&R) -> Option<R>>(self, copy: F) -> PolicyLayer<P, By<F>> {
-        self.requests(By { copy })
-    }
-
-    /// Keeps up to `limit` bytes of the body of each request while it is sent, so that it can be sent again. The
-    /// service gets a [`ReplayBody`](crate::http::ReplayBody).
-    #[cfg(feature = "http")]
-    pub fn replayable(self, limit: u64) -> PolicyLayer<P, super::Replayable> {
-        self.requests(super::Replayable::new(limit))
-    }
-
     /// Makes the requests of attempts in a way of your own.
     pub fn requests<C>(self, requests: C) -> PolicyLayer<P, C> {
         PolicyLayer {
@@ -101,32 +84,9 @@ impl<P> PolicyLayer<P> {
     }
 }
 
+request_methods!(PolicyLayer, [P]);
+
 impl<P, C> PolicyLayer<P, C> {
-    /// Gives each call options that depend on its request: deadline, priority, cost, and whether it is idempotent.
-    ///
-    /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`. A second one replaces the
-    /// first.
-    pub fn options<R, F>(self, options: F) -> PolicyLayer<P, WithOptions<C, F>>
-    where
-        F: Fn(&R) -> CallOptions,
-    {
-        self.map(|inner| WithOptions { inner, options })
-    }
-
-    /// Changes the request of each call once, before its options are read and its attempts are made: the place for
-    /// an idempotency key, which all attempts share.
-    pub fn on_call<R, F: Fn(&mut R)>(self, change: F) -> PolicyLayer<P, OnCall<C, F>> {
-        self.map(|inner| OnCall { inner, change })
-    }
-
-    /// Changes the request of each attempt: the place for its number, and the time it has left.
-    pub fn on_attempt<R, F>(self, change: F) -> PolicyLayer<P, OnAttempt<C, F>>
-    where
-        F: Fn(&mut R, Attempt),
-    {
-        self.map(|inner| OnAttempt { inner, change })
-    }
-
     fn map<D>(self, change: impl FnOnce(C) -> D) -> PolicyLayer<P, D> {
         PolicyLayer {
             policy: self.policy,

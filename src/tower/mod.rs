@@ -20,6 +20,7 @@ mod operation;
 mod rate_limit;
 #[cfg(feature = "http")]
 mod replay;
+mod request_methods;
 mod requests;
 #[cfg(feature = "http")]
 mod respond;

@@ -10,13 +10,13 @@ use tower_service::Service;
 
 use super::answer::{Answer, AnswerWith, Answers, split};
 use super::key::ExtractKey;
-use super::layer::{ServiceFuture, take_ready};
+use super::layer::{ServiceFuture, context, take_ready};
 use super::no_key::NoKey;
 use super::operation::{Calls, ServiceCall};
-use super::requests::Once;
+use super::requests::{Once, Requests, WithOptions};
 use crate::error::PolicyError;
 use crate::http::rate_limit;
-use crate::policy::{Context, Run};
+use crate::policy::{CallOptions, Describe, Run};
 use crate::rate_limiter::KeyedRateLimiter;
 
 /// Limits the requests of each key, and says so: all responses have `RateLimit` and `RateLimit-Policy`, and those to
@@ -39,11 +39,13 @@ use crate::rate_limiter::KeyedRateLimiter;
 /// # let _ = layer;
 /// # Ok::<(), backstop::ConfigError>(())
 /// ```
-pub struct RateLimitLayer<K, X, A = Answers> {
+#[derive(Clone)]
+pub struct RateLimitLayer<K, X, A = Answers, C = Once> {
     limits: KeyedRateLimiter<K>,
     key: X,
     no_key: NoKey<K>,
     answers: A,
+    requests: C,
 }
 
 impl<K, X> RateLimitLayer<K, X> {
@@ -54,9 +56,12 @@ impl<K, X> RateLimitLayer<K, X> {
             key,
             no_key: NoKey::Reject,
             answers: Answers::new(),
+            requests: Once,
         }
     }
+}
 
+impl<K, X, C> RateLimitLayer<K, X, Answers, C> {
     /// Sends the bodies of rejections as `application/problem+json` (RFC 9457).
     #[must_use]
     pub fn problem_json(mut self) -> Self {
@@ -65,7 +70,7 @@ impl<K, X> RateLimitLayer<K, X> {
     }
 
     /// Answers rejections with a function. The rate limit fields are added to its responses.
-    pub fn respond_with<B, F>(self, answer: F) -> RateLimitLayer<K, X, AnswerWith<F>>
+    pub fn respond_with<B, F>(self, answer: F) -> RateLimitLayer<K, X, AnswerWith<F>, C>
     where
         F: Fn(&PolicyError) -> Response<B>,
     {
@@ -74,11 +79,34 @@ impl<K, X> RateLimitLayer<K, X> {
             key: self.key,
             no_key: self.no_key,
             answers: AnswerWith(answer),
+            requests: self.requests,
         }
     }
 }
 
 impl<K, X, A> RateLimitLayer<K, X, A> {
+    /// Gives each call options that depend on its request: the tokens that it takes (`cost`), and the deadline of its
+    /// wait.
+    ///
+    /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`.
+    pub fn options<R, F>(self, options: F) -> RateLimitLayer<K, X, A, WithOptions<Once, F>>
+    where
+        F: Fn(&R) -> CallOptions,
+    {
+        RateLimitLayer {
+            limits: self.limits,
+            key: self.key,
+            no_key: self.no_key,
+            answers: self.answers,
+            requests: WithOptions {
+                inner: Once,
+                options,
+            },
+        }
+    }
+}
+
+impl<K, X, A, C> RateLimitLayer<K, X, A, C> {
     /// Sets what happens to requests without a key.
     #[must_use]
     pub fn no_key(mut self, no_key: NoKey<K>) -> Self {
@@ -87,25 +115,14 @@ impl<K, X, A> RateLimitLayer<K, X, A> {
     }
 }
 
-impl<K: Clone, X: Clone, A: Clone> Clone for RateLimitLayer<K, X, A> {
-    fn clone(&self) -> Self {
-        Self {
-            limits: self.limits.clone(),
-            key: self.key.clone(),
-            no_key: self.no_key.clone(),
-            answers: self.answers.clone(),
-        }
-    }
-}
-
-impl<K, X, A> fmt::Debug for RateLimitLayer<K, X, A> {
+impl<K, X, A, C> fmt::Debug for RateLimitLayer<K, X, A, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer").finish_non_exhaustive()
     }
 }
 
-impl<K: Clone, X: Clone, A: Clone, S> Layer<S> for RateLimitLayer<K, X, A> {
-    type Service = RateLimitService<K, X, S, A>;
+impl<K: Clone, X: Clone, A: Clone, C: Clone, S> Layer<S> for RateLimitLayer<K, X, A, C> {
+    type Service = RateLimitService<K, X, S, A, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RateLimitService {
@@ -116,21 +133,13 @@ impl<K: Clone, X: Clone, A: Clone, S> Layer<S> for RateLimitLayer<K, X, A> {
 }
 
 /// A service with a rate limit for each key. Made by [`RateLimitLayer`].
-pub struct RateLimitService<K, X, S, A = Answers> {
-    layer: RateLimitLayer<K, X, A>,
+#[derive(Clone)]
+pub struct RateLimitService<K, X, S, A = Answers, C = Once> {
+    layer: RateLimitLayer<K, X, A, C>,
     inner: S,
 }
 
-impl<K: Clone, X: Clone, S: Clone, A: Clone> Clone for RateLimitService<K, X, S, A> {
-    fn clone(&self) -> Self {
-        Self {
-            layer: self.layer.clone(),
-            inner: self.inner.clone(),
-        }
-    }
-}
-
-impl<K, X, S: fmt::Debug, A> fmt::Debug for RateLimitService<K, X, S, A> {
+impl<K, X, S: fmt::Debug, A, C> fmt::Debug for RateLimitService<K, X, S, A, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitService")
             .field("inner", &self.inner)
@@ -138,8 +147,9 @@ impl<K, X, S: fmt::Debug, A> fmt::Debug for RateLimitService<K, X, S, A> {
     }
 }
 
-impl<K, X, S, A, R, B> Service<R> for RateLimitService<K, X, S, A>
+impl<K, X, S, A, C, R, B> Service<R> for RateLimitService<K, X, S, A, C>
 where
+    C: Requests<R>,
     K: Hash + Eq + Clone + Send + Sync + 'static,
     X: ExtractKey<R, Key = K>,
     A: Answer<B> + Clone + Send + 'static,
@@ -162,17 +172,24 @@ where
         let layer = &self.layer;
         let key = layer.no_key.resolve(layer.key.extract(&request));
         let (limits, answers) = (layer.limits.clone(), layer.answers.clone());
+        let options = layer.requests.options(&request);
         Box::pin(async move {
             let key = match key {
                 Ok(key) => key,
                 Err(rejected) => return Ok(answers.answer(&rejected.into())),
             };
             let calls = Calls::new(service, &Once, request);
-            let cx = Context::new().with_repeatable(false);
             let op = ServiceCall(&calls);
             let result = match &key {
-                Some(key) => (&limits.get(key)).run(op, cx).await.result,
-                None => (&()).run(op, cx).await.result,
+                Some(key) => {
+                    let limit = limits.get(key);
+                    let cx = context(options, false, || limit.clock());
+                    (&limit).run(op, cx).await.result
+                }
+                None => {
+                    let cx = context(options, false, || None);
+                    (&()).run(op, cx).await.result
+                }
             };
             let mut response = match result.map_err(split) {
                 Ok(response) => response,

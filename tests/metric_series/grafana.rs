@@ -143,9 +143,11 @@ fn panels() -> Vec<Panel> {
             ],
         ),
         panel(
-            "Transitions, ejections, and other events",
+            "Transitions, ejections, stores, and other events",
             "short",
             vec![
+                named("backstop_store_up", "store up"),
+                named("backstop_lease_trips_total", "trips to the store"),
                 query(
                     "backstop_circuit_transitions_total",
                     &["policy", "from", "to", "cause"],

@@ -10,10 +10,11 @@ use std::time::Duration;
 use backstop::circuit_breaker::Trip;
 use backstop::metrics::{Gauges, Kind, Metrics, TABLE};
 use backstop::policy::Classify;
+use backstop::store::{Fault, MemoryStore};
 use backstop::{
-    Backoff, Bulkhead, CircuitBreaker, ErrorClass, Hedge, Jitter, Keyed, KeyedRateLimiter,
-    ManualClock, Pipeline, Policy, Quota, RateLimiter, Retry, RetryBudget, Standard, Timeout,
-    Verdict,
+    Backoff, Bulkhead, CircuitBreaker, CircuitVotes, ErrorClass, Hedge, Jitter, Keyed,
+    KeyedRateLimiter, ManualClock, Pipeline, Policy, Quota, RateLimiter, Retry, RetryBudget,
+    SharedBulkhead, SharedRateLimiter, Standard, Timeout, Verdict,
 };
 
 use crate::recorder::TestRecorder;
@@ -269,6 +270,70 @@ fn gauges_are_written_when_they_are_collected() {
     let _isolation = breaker.isolate();
     metrics.collect();
     assert_eq!((state("closed"), state("isolated")), (0.0, 1.0));
+    recorder.check_against_the_table();
+}
+
+#[test]
+fn shared_limits_report_their_store_and_their_trips() {
+    let (recorder, metrics) = metrics();
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let limiter = SharedRateLimiter::builder()
+        .name("fleet")
+        .store(store.clone())
+        .key("fleet")
+        .quota(Quota::per_second(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let bulkhead = SharedBulkhead::builder()
+        .name("jobs")
+        .store(store.clone())
+        .key("jobs")
+        .max_concurrent(8)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let votes = CircuitVotes::builder()
+        .store(store.clone())
+        .key("votes")
+        .breaker(CircuitBreaker::builder().name("b").build().unwrap())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    metrics.watch(limiter.clone());
+    metrics.watch(bulkhead.clone());
+    metrics.watch(votes);
+    let gauge = |name, policy: &str| recorder.gauge(name, &format!("policy={policy}"));
+    let trips = |policy: &str| {
+        let labels = format!("policy={policy}");
+        recorder.counter("backstop_lease_trips_total", &labels)
+    };
+
+    clock.block_on(limiter.acquire()).unwrap();
+    let permit = clock.block_on(bulkhead.acquire()).unwrap();
+    metrics.collect();
+    for policy in ["fleet", "jobs", "b"] {
+        assert_eq!(gauge("backstop_store_up", policy), 1.0);
+    }
+    assert_eq!(trips("fleet"), limiter.snapshot().trips);
+    assert_eq!(trips("jobs"), bulkhead.snapshot().trips);
+    assert!(trips("fleet") > 0 && trips("jobs") > 0);
+    assert_eq!(gauge("backstop_in_flight", "jobs"), 1.0);
+    assert_eq!(gauge("backstop_limit", "jobs"), 8.0);
+    assert_eq!(gauge("backstop_limit", "fleet"), 100.0);
+    let held = limiter.snapshot().held as f64;
+    assert_eq!(gauge("backstop_tokens", "fleet"), held);
+    drop(permit);
+
+    store.set_fault(Some(Fault::Fail));
+    let before = trips("fleet");
+    for _ in 0..200 {
+        let _ = clock.block_on(limiter.acquire());
+    }
+    metrics.collect();
+    assert_eq!(gauge("backstop_store_up", "fleet"), 0.0);
+    assert!(trips("fleet") > before, "a total grows");
     recorder.check_against_the_table();
 }
 

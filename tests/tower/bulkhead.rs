@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use backstop::tower::{BulkheadLayer, HeldBody, Hold, RespondLayer};
-use backstop::{Bulkhead, Reason};
+use backstop::{Bulkhead, CallOptions, Reason};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Request, Response};
@@ -143,4 +145,43 @@ async fn a_call_that_fails_or_is_dropped_returns_the_permit() {
     );
     assert!(call.await.is_err());
     assert_eq!(in_flight(&bulkhead), 0);
+}
+
+#[tokio::test]
+async fn a_request_says_how_many_permits_it_takes() {
+    let bulkhead = Bulkhead::builder().max_concurrent(3).build().unwrap();
+    let cost = |request: &Request<()>| match request.method() {
+        &http::Method::POST => CallOptions::new().cost(3),
+        _ => CallOptions::new(),
+    };
+    let layer = BulkheadLayer::new(bulkhead.clone()).options(cost);
+    let mut service = layer.layer(streaming(false));
+    let body = body_of(&mut service).await;
+    assert_eq!(in_flight(&bulkhead), 1);
+    let post = || {
+        let mut request = Request::new(());
+        *request.method_mut() = http::Method::POST;
+        request
+    };
+    let rejected = send(&mut service, post()).await.unwrap_err();
+    assert_eq!(rejected.reason(), Some(Reason::BulkheadFull));
+    drop(body);
+    let response = send(&mut service, post()).await.unwrap();
+    assert_eq!(in_flight(&bulkhead), 3);
+    drop(response);
+    assert_eq!(in_flight(&bulkhead), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_has_its_own_deadline() {
+    let bulkhead = Bulkhead::builder().max_concurrent(1).max_waiting(1);
+    let bulkhead = bulkhead.build().unwrap();
+    let _permit = bulkhead.try_acquire().unwrap();
+    let within = |_: &Request<()>| CallOptions::new().deadline(Duration::from_millis(50));
+    let layer = BulkheadLayer::new(bulkhead.clone()).options(within);
+    let start = tokio::time::Instant::now();
+    let mut service = layer.layer(streaming(false));
+    let rejected = send(&mut service, Request::new(())).await.unwrap_err();
+    assert_eq!(rejected.reason(), Some(Reason::DeadlineTooClose));
+    assert_eq!(start.elapsed(), Duration::from_millis(50));
 }

@@ -3,7 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use backstop::circuit_breaker::Trip;
 use backstop::http::ClassifyResponses;
 use backstop::tower::{ExtractKey, KeyedLayer, NoKey, key};
-use backstop::{CircuitBreaker, Keyed, Reason};
+use backstop::{Backoff, CircuitBreaker, Keyed, Reason, Retry};
 use http::{HeaderName, Request, Response};
 use tower_layer::Layer;
 
@@ -208,4 +208,33 @@ async fn each_key_has_a_policy_of_its_own() {
     let mut shares = layer.no_key(NoKey::Share("bad".into())).layer(inner);
     let rejected = send(&mut shares, none()).await.unwrap_err();
     assert_eq!(rejected.reason(), Some(Reason::CircuitOpen));
+}
+
+#[tokio::test]
+async fn requests_of_a_key_have_options_and_further_attempts() {
+    let retries = Keyed::<String, _>::try_builder(|| {
+        let retry = Retry::builder().backoff(Backoff::NONE).build()?;
+        Ok((retry, ClassifyResponses::new()))
+    });
+    let tenant = HeaderName::from_static("x-tenant");
+    let layer = KeyedLayer::new(retries.build().unwrap(), key::header(tenant))
+        .cloned()
+        .options(|r: &Request<()>| backstop::http::call_options(r.method(), r.headers()))
+        .on_attempt(|r: &mut Request<()>, number| {
+            backstop::http::attempt::write(r.headers_mut(), &number);
+        });
+    let echo = scripted(|_, request: Request<()>| async move {
+        let mut response = Response::builder().status(503).body(()).unwrap();
+        *response.headers_mut() = request.headers().clone();
+        Ok::<_, ()>(response)
+    });
+    let mut service = layer.layer(echo);
+    let mut attempts = async |method| {
+        let request = Request::builder().method(method).header("x-tenant", "a");
+        let request = request.body(()).unwrap();
+        let response = send(&mut service, request).await.unwrap();
+        backstop::http::attempt::read(response.headers())
+    };
+    assert_eq!(attempts("GET").await, Some(3));
+    assert_eq!(attempts("POST").await, Some(1));
 }

@@ -1,7 +1,8 @@
 use std::net::IpAddr;
 
+use backstop::http::rate_limit;
 use backstop::tower::{NoKey, RateLimitLayer, key};
-use backstop::{KeyedRateLimiter, Quota};
+use backstop::{CallOptions, KeyedRateLimiter, Quota};
 use http::{HeaderName, Request, Response, StatusCode};
 use tower_layer::Layer;
 
@@ -187,4 +188,24 @@ async fn string_keys_are_limited_too() {
         );
     }
     assert_eq!(statuses, [200, 429, 200]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_says_how_many_tokens_it_takes() {
+    let cost = |request: &Request<()>| match request.method() {
+        &http::Method::POST => CallOptions::new().cost(4),
+        _ => CallOptions::new(),
+    };
+    let layer = RateLimitLayer::new(limits(Quota::per_second(5)), key::peer_ip()).options(cost);
+    let mut service = layer.layer(Counting::default());
+    let mut left = async |method| {
+        let mut request = from("192.0.2.1");
+        *request.method_mut() = method;
+        let response = send(&mut service, request).await.unwrap();
+        let left = rate_limit::read(response.headers())[0].remaining;
+        (response.status().as_u16(), left)
+    };
+    assert_eq!(left(http::Method::GET).await, (200, 4));
+    assert_eq!(left(http::Method::POST).await, (200, 0));
+    assert_eq!(left(http::Method::POST).await, (429, 0));
 }

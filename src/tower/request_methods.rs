@@ -1,0 +1,57 @@
+//! The methods of layers that make requests for attempts.
+
+/// Methods with which a layer says how the requests of attempts are made, and the options of calls.
+///
+/// The layer has a method `requests` that replaces [`Once`], and a method `map` that wraps any other way.
+macro_rules! request_methods {
+    ($layer:ident, [$($own:ident),*]) => {
+        impl<$($own),*> $layer<$($own),*> {
+            /// Clones the request for each attempt.
+            pub fn cloned(self) -> $layer<$($own,)* super::Cloned> {
+                self.requests(super::Cloned)
+            }
+
+            /// Copies the request with `copy`, which returns `None` for one that cannot be copied: then there is one
+            /// attempt. For reqwest: `.by(reqwest::Request::try_clone)`.
+            pub fn by<R, F: Fn(&R) -> Option<R>>(self, copy: F) -> $layer<$($own,)* super::By<F>> {
+                self.requests(super::requests::By { copy })
+            }
+
+            /// Keeps up to `limit` bytes of the body of each request while it is sent, so that it can be sent again.
+            /// The service gets a [`ReplayBody`](crate::http::ReplayBody).
+            #[cfg(feature = "http")]
+            pub fn replayable(self, limit: u64) -> $layer<$($own,)* super::Replayable> {
+                self.requests(super::Replayable::new(limit))
+            }
+        }
+
+        impl<$($own,)* C> $layer<$($own,)* C> {
+            /// Gives each call options that depend on its request: deadline, priority, cost, and whether it is
+            /// idempotent.
+            ///
+            /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`. A second one
+            /// replaces the first.
+            pub fn options<R, F>(self, options: F) -> $layer<$($own,)* super::WithOptions<C, F>>
+            where
+                F: Fn(&R) -> crate::policy::CallOptions,
+            {
+                self.map(|inner| super::requests::WithOptions { inner, options })
+            }
+
+            /// Changes the request of each call once, before its options are read and its attempts are made: the
+            /// place for an idempotency key, which all attempts share.
+            pub fn on_call<R, F: Fn(&mut R)>(self, change: F) -> $layer<$($own,)* super::OnCall<C, F>> {
+                self.map(|inner| super::requests::OnCall { inner, change })
+            }
+
+            /// Changes the request of each attempt: the place for its number, and the time it has left.
+            pub fn on_attempt<R, F>(self, change: F) -> $layer<$($own,)* super::OnAttempt<C, F>>
+            where
+                F: Fn(&mut R, crate::policy::Attempt),
+            {
+                self.map(|inner| super::requests::OnAttempt { inner, change })
+            }
+        }
+    };
+}
+pub(super) use request_methods;
