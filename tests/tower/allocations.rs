@@ -79,7 +79,7 @@ impl Service<Request<()>> for WithHeader {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_fields_of_a_rate_limit_are_written_into_a_shared_buffer() {
     const CALLS: u64 = 1000;
     let inner = allocations(&mut WithHeader, from("192.0.2.1"));
@@ -99,7 +99,9 @@ fn values_that_are_kept_share_buffers() {
         .clock(backstop::ManualClock::new())
         .build()
         .unwrap();
-    let mut heads = vec![http::HeaderMap::with_capacity(8); 1000];
+    let mut heads: Vec<_> = (0..1000)
+        .map(|_| http::HeaderMap::with_capacity(8))
+        .collect();
     let count = measure(|| {
         for headers in &mut heads {
             backstop::http::rate_limit::write(headers, "api", &limiter.decide(1));
