@@ -80,6 +80,8 @@
 //! A request that must not be lost goes to a [`DeadLetterQueue`]. [Choosing](guide/choosing/index.html) starts
 //! from symptoms.
 //!
+//! Coming from another library? [These pages](guide/migrate/index.html) have its code beside ours, and what differs.
+//!
 //! # Which order?
 //!
 //! As in the tuple above, from the outside in:
