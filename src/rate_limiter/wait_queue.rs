@@ -394,6 +394,9 @@ mod tests {
             assert!(join().is_some());
         }
         let each = SERVED.get() / CANCELLED;
-        assert!(each < 100, "{each} waiters were simulated for each cancellation");
+        assert!(
+            each < 100,
+            "{each} waiters were simulated for each cancellation"
+        );
     }
 }

@@ -31,6 +31,13 @@ where
             is_new_call: true,
         }
     }
+
+    /// Gives tokens back if the key is still known.
+    pub(super) fn give(&self, tokens: u64) {
+        if tokens > 0 {
+            self.inner.give(self.hash, self.key, tokens);
+        }
+    }
 }
 
 impl<Q: ToOwned + ?Sized> Clone for Limited<'_, Q> {

@@ -54,9 +54,7 @@ where
 
     /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
-        self.held
-            .as_ref()
-            .map_or(Duration::ZERO, Reservation::wait)
+        self.held.as_ref().map_or(Duration::ZERO, Reservation::wait)
     }
 
     /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is
@@ -78,7 +76,12 @@ where
 {
     /// Takes `cost` tokens from the limiter of the key, which stays that of the reservation even if the key
     /// is forgotten meanwhile: a refund never reaches the limit of a new key.
-    fn reserve(mut self, now: Instant, cost: u64, longest: Duration) -> Result<Reservation, Rejected> {
+    fn reserve(
+        mut self,
+        now: Instant,
+        cost: u64,
+        longest: Duration,
+    ) -> Result<Reservation, Rejected> {
         let inner = self.inner;
         let reject = |unavailable| inner.base.rejection(now, unavailable, Reason::RateLimited);
         loop {
@@ -89,11 +92,17 @@ where
                 // A call that is rejected needs no limiter.
                 |tat, gcra, time| {
                     let ready = gcra.ready(*tat, time.open, cost, inner.per_key.debt);
-                    time.admit(ready).err().map(|unavailable| Err(reject(unavailable)))
+                    time.admit(ready)
+                        .err()
+                        .map(|unavailable| Err(reject(unavailable)))
                 },
                 |limiter, time| {
                     Some(match time.is_paused() {
-                        true => Err(reject(time.paused_limiter(limiter, cost, limiter.inner.debt))),
+                        true => Err(reject(time.paused_limiter(
+                            limiter,
+                            cost,
+                            limiter.inner.debt,
+                        ))),
                         false => limiter.reserve_within(cost, longest),
                     })
                 },
