@@ -218,7 +218,7 @@ fn threads_whose_keys_call_back_from_their_comparison_do_not_wait_for_each_other
     });
 }
 
-/// A key whose `Clone`, `Hash`, and `Drop` are operations, and whose `Eq` is not.
+/// A key of which only `Clone` and `Drop` are operations.
 #[derive(Debug, PartialEq, Eq)]
 struct Loud(u64);
 
@@ -231,7 +231,6 @@ impl Clone for Loud {
 
 impl Hash for Loud {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        operate();
         (self.0 % 3).hash(state);
     }
 }
@@ -243,7 +242,7 @@ impl Drop for Loud {
 }
 
 #[test]
-fn keys_are_hashed_cloned_and_dropped_outside_all_locks() {
+fn keys_are_cloned_and_dropped_outside_all_locks() {
     within_a_minute(|| {
         let clock = ManualClock::new();
         let limits = KeyedRateLimiter::builder()
@@ -272,9 +271,14 @@ fn keys_are_hashed_cloned_and_dropped_outside_all_locks() {
             }
             let _ = limits.forget(&Loud(3));
             clock.advance(1000 * SECOND);
+            // Calls with a known key sweep now and then, and drop the idle keys beside it.
+            let key = std::mem::ManuallyDrop::new(Loud(1));
+            for _ in 0..70 {
+                let _ = limits.try_acquire(&*key);
+            }
         }
         limits.evict_idle();
         HOOK.set(None);
-        assert!(calls.get() > 1000);
+        assert!(calls.get() > 100);
     });
 }
