@@ -314,3 +314,27 @@ proptest! {
         }
     }
 }
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
+    let (_, _, fleet) = fleet(1, 100);
+    let ran = std::rc::Rc::new(std::cell::Cell::new(false));
+    let other = ran.clone();
+    let local = tokio::task::LocalSet::new();
+    let ready = local.run_until(async {
+        // Until a block is there.
+        for _ in 0..10 {
+            drop(fleet[0].acquire().await.unwrap());
+        }
+        tokio::task::spawn_local(async move { other.set(true) });
+        let mut ready = 0;
+        while !ran.get() && ready < 1000 {
+            drop(fleet[0].acquire().await.unwrap());
+            ready += 1;
+        }
+        ready
+    });
+    let ready = ready.await;
+    assert!((2..1000).contains(&ready), "{ready}");
+}

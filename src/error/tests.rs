@@ -120,3 +120,13 @@ fn display_rounds_times_up_to_three_digits() {
     let timed_out = TimedOut::new("attempt", Duration::from_nanos(2_000_001));
     assert_eq!(timed_out.to_string(), "timed out by attempt after 2.001ms");
 }
+
+#[test]
+fn unwrap_or_else_converts_the_errors_of_policies_only() {
+    let unwrap = |error: Error<String>| error.unwrap_or_else(|error| format!("converted: {error}"));
+    assert_eq!(unwrap(Error::Operation("boom".to_owned())), "boom");
+    let rejected = unwrap(REJECTED.into());
+    assert_eq!(rejected, "converted: rejected by github: circuit open");
+    let timed_out = unwrap(TimedOut::new("attempt", Duration::from_secs(2)).into());
+    assert_eq!(timed_out, "converted: timed out by attempt after 2s");
+}

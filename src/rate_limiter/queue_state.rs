@@ -230,6 +230,8 @@ impl QueueState {
 impl Plan {
     /// Serves one more waiter as early as possible. Returns when that is.
     pub(super) fn serve(&mut self, cost: u64) -> Result<Instant, Unavailable> {
+        #[cfg(test)]
+        SERVED.set(SERVED.get() + 1);
         if let Err(unavailable) = self.limits.ready(self.at, cost, 0) {
             match unavailable {
                 Unavailable::Until(at) => self.at = at,
@@ -239,4 +241,10 @@ impl Plan {
         self.limits.force_take(self.at, cost);
         Ok(self.at)
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Number of waiters that plans of this thread have served.
+    pub(super) static SERVED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }

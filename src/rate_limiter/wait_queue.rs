@@ -362,3 +362,41 @@ impl WaitQueue {
         self.closed.store(closed, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::queue_state::SERVED;
+    use super::super::state::limits;
+    use super::super::storage::Locked;
+    use super::*;
+
+    #[test]
+    fn a_cancellation_in_a_long_queue_costs_a_few_steps() {
+        const WAITERS: usize = 10_000;
+        const CANCELLED: usize = 1000;
+
+        let now = Instant::ORIGIN;
+        let quotas = vec![Quota::per_second(1).sliding_log()];
+        let storage = Storage::Locked(Mutex::new(Locked::new(limits(&quotas, now, 0), now)));
+        let queue = WaitQueue::new(usize::MAX, QuotasInForce::new(quotas));
+        let latest = now + Duration::from_secs(86_400);
+        let join = || match queue.enter(&storage, now, 1, latest, false) {
+            Joined::Queued(ticket) => Some(ticket),
+            _ => None,
+        };
+        let tickets: Vec<_> = (0..=WAITERS).filter_map(|_| join()).collect();
+        assert_eq!(tickets.len(), WAITERS);
+        SERVED.set(0);
+        for ticket in &tickets[..CANCELLED] {
+            queue.leave(&storage, now, *ticket, 1);
+            assert!(join().is_some());
+        }
+        let each = SERVED.get() / CANCELLED;
+        assert!(
+            each < 100,
+            "{each} waiters were simulated for each cancellation"
+        );
+    }
+}

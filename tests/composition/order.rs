@@ -1,10 +1,10 @@
 //! Which layer is outside which: pairs, by the outer one, and the usual stack.
 
 use backstop::event::Ending::{Failed, Succeeded, TimedOut};
-use backstop::{ManualClock, Pipeline, Policy, Verdict};
+use backstop::{Classify, ManualClock, Pipeline, Policy, Verdict};
 
 use super::Does::{Bad, Good, Hang};
-use super::Fault::{Busy, Down, Forbidden};
+use super::Fault::{self, Busy, Down, Forbidden};
 use super::{all_are, classify, retry, timeout};
 
 #[test]
@@ -90,6 +90,16 @@ fn of_two_classifiers_the_outer_one_has_the_last_word() {
     given! {
         |c| (retry(c), all_are(yes), all_are(no)) => { [Bad(0, Down)] => Failed, 3, 300; }
         |c| (retry(c), all_are(no), all_are(yes)) => { [Bad(0, Down)] => Failed, 1, 0; }
+    }
+}
+
+#[test]
+fn only_the_errors_that_retry_if_names_are_retried() {
+    given! {
+        |c| (retry(c), Classify::retry_if(|fault: &Fault| *fault == Forbidden)) => {
+            [Bad(0, Down)] => Failed, 1, 0;
+            [Bad(0, Forbidden)] => Failed, 3, 300;
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Keys without room, and keys that are forgotten.
 
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use backstop::keyed::NoRoom;
@@ -98,4 +100,37 @@ fn a_set_for_no_keys_is_an_error() {
     let builder = Keyed::builder(|key: &u64| Of::new(*key)).max_keys(0);
     assert_eq!(builder.clone().build().unwrap_err().setting(), "max_keys");
     assert!(format!("{builder:?}").contains("max_keys: 0"));
+}
+
+/// A policy that is used again while it is judged, after which the judgement is out of date.
+#[derive(Clone)]
+struct UsedMeanwhile {
+    set: Arc<OnceLock<Keyed<u64, Self>>>,
+    used: Arc<AtomicBool>,
+}
+
+impl Evictable for UsedMeanwhile {
+    fn evictable_in(&self) -> Option<Duration> {
+        if self.used.load(Ordering::Relaxed) {
+            return None;
+        }
+        let again = self.set.get()?.get(&1);
+        again.used.store(true, Ordering::Relaxed);
+        Some(Duration::ZERO)
+    }
+}
+
+#[test]
+fn an_entry_that_is_used_while_it_is_judged_stays() {
+    let shared = Arc::new(OnceLock::new());
+    let of_template = shared.clone();
+    let set = Keyed::new(move |_: &u64| UsedMeanwhile {
+        set: of_template.clone(),
+        used: Arc::default(),
+    });
+    assert!(shared.set(set.clone()).is_ok());
+    drop(set.get(&1));
+    set.evict_idle();
+    assert_eq!(set.len(), 1);
+    assert!(set.get(&1).used.load(Ordering::Relaxed));
 }

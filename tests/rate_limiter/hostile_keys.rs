@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
@@ -214,5 +215,70 @@ fn threads_whose_keys_call_back_from_their_comparison_do_not_wait_for_each_other
             }
         });
         assert_eq!(count_keys(&limits), limits.len());
+    });
+}
+
+/// A key of which only `Clone` and `Drop` are operations.
+#[derive(Debug, PartialEq, Eq)]
+struct Loud(u64);
+
+impl Clone for Loud {
+    fn clone(&self) -> Self {
+        operate();
+        Self(self.0)
+    }
+}
+
+impl Hash for Loud {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.0 % 3).hash(state);
+    }
+}
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        operate();
+    }
+}
+
+#[test]
+fn keys_are_cloned_and_dropped_outside_all_locks() {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let limits = KeyedRateLimiter::builder()
+            .quota(quota(0))
+            .quota_for(|_: &Loud| {
+                operate();
+                None
+            })
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let inner = limits.clone();
+        let calls = Rc::new(Cell::new(0_u64));
+        let count = calls.clone();
+        HOOK.set(Some(Rc::new(move || {
+            count.set(count.get() + 1);
+            // In each shard in use. Under the lock of one there would be no room, which is a limit of 0.
+            for key in 0..6 {
+                assert_eq!(inner.decide(&Loud(key), 1).limit, 100);
+            }
+        })));
+        for _ in 0..20 {
+            for key in 0..20 {
+                let _ = limits.try_acquire(&Loud(key));
+                let _ = limits.reserve(&Loud(key), 1);
+            }
+            let _ = limits.forget(&Loud(3));
+            clock.advance(1000 * SECOND);
+            // Calls with a known key sweep now and then, and drop the idle keys beside it.
+            let key = std::mem::ManuallyDrop::new(Loud(1));
+            for _ in 0..70 {
+                let _ = limits.try_acquire(&*key);
+            }
+        }
+        limits.evict_idle();
+        HOOK.set(None);
+        assert!(calls.get() > 100);
     });
 }

@@ -351,3 +351,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tokens_of_a_reservation_do_not_reach_the_limit_of_a_key_that_was_forgotten_meanwhile() {
+    let clock = ManualClock::new();
+    let quota = Quota::per_second(1).burst(10);
+    for commit in [false, true] {
+        let limits: KeyedRateLimiter<u64> = builder(&clock, quota).build().unwrap();
+        let reservation = limits.reserve(&1, 5).unwrap();
+        assert_eq!(limits.peek(&1).unwrap().remaining, 5);
+        assert!(limits.forget(&1));
+        limits.try_acquire_n(&1, 5).unwrap();
+        match commit {
+            true => reservation.commit(1),
+            false => reservation.refund(),
+        }
+        assert_eq!(limits.peek(&1).unwrap().remaining, 5);
+    }
+}
+
+#[test]
+fn a_key_with_a_reservation_stays_until_it_is_settled() {
+    let clock = ManualClock::new();
+    let quota = Quota::per_second(1).burst(10);
+    for overflow in [Overflow::Reject, Overflow::Evict] {
+        let limits = builder(&clock, quota).max_keys(1).overflow(overflow);
+        let limits: KeyedRateLimiter<u64> = limits.build().unwrap();
+        let reservation = limits.reserve(&1, 5).unwrap();
+        clock.advance(SECOND * 20);
+        limits.evict_idle();
+        assert!(limits.try_acquire(&2).is_err(), "{overflow:?}");
+        drop(reservation);
+        limits.evict_idle();
+        assert!(limits.try_acquire(&2).is_ok(), "{overflow:?}");
+    }
+}

@@ -249,6 +249,22 @@ fn stripes_together_hold_and_earn_what_one_would() {
 }
 
 #[test]
+fn stripes_are_full_when_a_single_bucket_would_be() {
+    let clock = ManualClock::new();
+    for (rate, burst, stripes) in [(100, 100, 3), (100, 100, 7), (3, 50, 8), (1000, 17, 16)] {
+        let quota = Quota::per_second(rate).burst(burst);
+        let [single, striped] = [1, stripes].map(|stripes| {
+            let limiter = builder(&clock, quota).stripes(stripes).build();
+            limiter.unwrap()
+        });
+        for _ in 0..100 {
+            assert_eq!((drain(&single), drain(&striped)), (burst, burst));
+            clock.advance(single.peek().reset_after);
+        }
+    }
+}
+
+#[test]
 fn a_cost_of_zero_only_looks() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1));

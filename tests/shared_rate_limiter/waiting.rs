@@ -181,3 +181,28 @@ fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
     let now = backstop::Clock::now(&clock).as_nanos();
     assert!(now <= 200_000_000, "{now} ns");
 }
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
+    let clock = ManualClock::new();
+    let (limiter, _) = limiter(&clock, Quota::per_second(1_000_000));
+    let ran = std::rc::Rc::new(std::cell::Cell::new(false));
+    let other = ran.clone();
+    let local = tokio::task::LocalSet::new();
+    let ready = local.run_until(async {
+        // Until a lease is there.
+        for _ in 0..10 {
+            limiter.acquire().await.unwrap();
+        }
+        tokio::task::spawn_local(async move { other.set(true) });
+        let mut ready = 0;
+        while !ran.get() && ready < 1000 {
+            limiter.acquire().await.unwrap();
+            ready += 1;
+        }
+        ready
+    });
+    let ready = ready.await;
+    assert!((2..1000).contains(&ready), "{ready}");
+}

@@ -230,9 +230,9 @@ where
         start.unwrap_or(Start::Reject(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
-    /// Returns the limiter of the key, in whose queue calls wait. Replaces the word of a plain key by a
-    /// limiter. `None` if the key is not in the table.
-    fn queue(&self) -> Option<RateLimiter> {
+    /// Returns the limiter of the key, for calls that wait and for reservations. Replaces the word of a
+    /// plain key by a limiter. `None` if the key is not in the table.
+    pub(super) fn queue(&self) -> Option<RateLimiter> {
         let mut table = self.inner.keys.shard(self.hash)?;
         let make = |gcra, tat, is_default| self.inner.limiter_of(gcra, tat, is_default);
         table.limiter(self.hash as u32, self.key, &self.inner.keys.default, make)

@@ -47,8 +47,8 @@ pub use self::reservation::KeyedReservation;
 /// # Memory
 ///
 /// With a plain token bucket, the default, an integer key takes about 35 bytes. A key with a token bucket
-/// of its own, or a paused one, takes about 100 bytes more. A key for which calls wait has a whole
-/// [`RateLimiter`](super::RateLimiter) until it is evicted. With any other algorithm, several quotas, a
+/// of its own, or a paused one, takes about 100 bytes more. A key for which calls wait, or with
+/// a reservation, has a whole [`RateLimiter`](super::RateLimiter) until it is evicted. With any other algorithm, several quotas, a
 /// warm-up or an adaptive rate, each key has one.
 ///
 /// # Keys that panic or call back

@@ -20,17 +20,8 @@ where
     Q::Owned: Hash + Eq,
 {
     limited: Limited<'a, Q>,
-    held: Held,
-}
-
-#[derive(Debug)]
-enum Held {
-    Tokens {
-        cost: u64,
-        taken: Instant,
-        paid_at: Instant,
-    },
-    Reservation(Reservation),
+    /// `None` if it holds nothing, in shadow mode.
+    held: Option<Reservation>,
 }
 
 impl<'a, Q> KeyedReservation<'a, Q>
@@ -45,116 +36,84 @@ where
     ) -> Result<Self, Rejected> {
         let inner = limited.inner;
         let now = inner.base.now();
-        let latest = now + longest;
-        let reject = |unavailable| inner.base.rejection(now, unavailable, Reason::RateLimited);
-        let held = inner.with(
-            (limited.hash, limited.key),
-            now,
-            true,
-            |tat, gcra, time| {
-                let ready = gcra.ready(*tat, time.open, cost, inner.per_key.debt);
-                time.admit(ready).map_err(reject)?;
-                let next = gcra.force_take(*tat, now, cost);
-                let paid_at = match gcra.ready(next, now, 0, 0) {
-                    Ok(()) => now,
-                    Err(Unavailable::Until(at)) if at <= latest => at,
-                    Err(unavailable) => return Err(reject(unavailable)),
-                };
-                *tat = next;
-                let taken = now;
-                Ok(Held::Tokens {
-                    cost,
-                    taken,
-                    paid_at,
-                })
-            },
-            |limiter, time| match time.is_paused() {
-                true => Err(reject(time.paused_limiter(
-                    limiter,
-                    cost,
-                    limiter.inner.debt,
-                ))),
-                false => limiter.reserve_within(cost, longest).map(Held::Reservation),
-            },
-        );
-        let held = held.unwrap_or_else(|| Err(reject(Unavailable::Until(Instant::FAR_FUTURE))));
-        let held = held.or_else(|rejected| {
-            inner.report(rejected, None)?;
-            // In shadow mode the call goes ahead, and takes nothing.
-            Ok(Held::Tokens {
-                cost: 0,
-                taken: now,
-                paid_at: now,
-            })
-        })?;
+        let held = match limited.reserve(now, cost, longest) {
+            Ok(held) => Some(held),
+            Err(rejected) => {
+                inner.report(rejected, None)?;
+                // In shadow mode the call goes ahead, and takes nothing.
+                None
+            }
+        };
         Ok(Self { limited, held })
     }
 
     /// Returns how many tokens it holds.
-    pub const fn cost(&self) -> u64 {
-        match &self.held {
-            Held::Tokens { cost, .. } => *cost,
-            Held::Reservation(held) => held.cost(),
-        }
+    pub fn cost(&self) -> u64 {
+        self.held.as_ref().map_or(0, Reservation::cost)
     }
 
     /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
     pub fn wait(&self) -> Duration {
-        match &self.held {
-            Held::Tokens { paid_at, .. } => {
-                paid_at.saturating_duration_since(self.limited.inner.base.now())
-            }
-            Held::Reservation(held) => held.wait(),
-        }
+        self.held.as_ref().map_or(Duration::ZERO, Reservation::wait)
     }
 
     /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is
     /// charged, in debt if need be, up to the limiter's `max_debt`.
-    pub fn commit(mut self, actual: u64) {
-        match self.take() {
-            Held::Reservation(held) => held.commit(actual),
-            Held::Tokens { cost, .. } if actual <= cost => self.limited.give(cost - actual),
-            Held::Tokens { cost, taken, .. } => {
-                let inner = self.limited.inner;
-                let (missing, debt) = (actual - cost, inner.per_key.debt);
-                inner.base.at_now_or(taken, |now| {
-                    // Adds a key that was evicted meanwhile: consumption is always charged.
-                    let _: Option<()> = inner.with(
-                        (self.limited.hash, self.limited.key),
-                        now,
-                        false,
-                        |tat, gcra, _| {
-                            let room = gcra.availability(*tat, now).room(debt);
-                            *tat = gcra.force_take(*tat, now, missing.min(room));
-                        },
-                        |limiter, _| limiter.inner.charge_at(now, missing),
-                    );
-                });
-            }
+    pub fn commit(self, actual: u64) {
+        if let Some(held) = self.held {
+            held.commit(actual);
         }
     }
 
     /// Gives all tokens back. The same as dropping it.
     pub fn refund(self) {}
-
-    fn take(&mut self) -> Held {
-        let nothing = Held::Tokens {
-            cost: 0,
-            taken: Instant::ORIGIN,
-            paid_at: Instant::ORIGIN,
-        };
-        std::mem::replace(&mut self.held, nothing)
-    }
 }
 
-impl<Q> Drop for KeyedReservation<'_, Q>
+impl<Q> Limited<'_, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
-    fn drop(&mut self) {
-        if let Held::Tokens { cost, .. } = self.take() {
-            self.limited.give(cost);
+    /// Takes `cost` tokens from the limiter of the key, which stays that of the reservation even if the key
+    /// is forgotten meanwhile: a refund never reaches the limit of a new key.
+    fn reserve(
+        mut self,
+        now: Instant,
+        cost: u64,
+        longest: Duration,
+    ) -> Result<Reservation, Rejected> {
+        let inner = self.inner;
+        let reject = |unavailable| inner.base.rejection(now, unavailable, Reason::RateLimited);
+        loop {
+            let reserved = inner.with(
+                (self.hash, self.key),
+                now,
+                self.is_new_call,
+                // A call that is rejected needs no limiter.
+                |tat, gcra, time| {
+                    let ready = gcra.ready(*tat, time.open, cost, inner.per_key.debt);
+                    time.admit(ready)
+                        .err()
+                        .map(|unavailable| Err(reject(unavailable)))
+                },
+                |limiter, time| {
+                    Some(match time.is_paused() {
+                        true => Err(reject(time.paused_limiter(
+                            limiter,
+                            cost,
+                            limiter.inner.debt,
+                        ))),
+                        false => limiter.reserve_within(cost, longest),
+                    })
+                },
+            );
+            match reserved {
+                Some(Some(reserved)) => return reserved,
+                // Makes the limiter, or adds the key again if it was evicted meanwhile.
+                Some(None) => drop(self.queue()),
+                None => return Err(reject(Unavailable::Until(Instant::FAR_FUTURE))),
+            }
+            self.is_new_call = false;
         }
     }
 }

@@ -31,7 +31,18 @@ impl ExactRate {
     /// Chooses the units for `tokens` per `period`, both above zero and no more than one token a
     /// nanosecond, such that `reach` tokens fit a word.
     pub(crate) fn new(tokens: u64, period: Duration, reach: u64) -> Self {
-        let (tokens, period) = (u128::from(tokens.max(1)), u128::from(nanos(period).max(1)));
+        Self::of(tokens.max(1).into(), nanos(period).max(1).into(), reach)
+    }
+
+    /// Like [`new`](Self::new), for a part of a bucket that holds `share` of its `burst` tokens. It earns that
+    /// share of the rate, so all parts are full at the same time: one that was full earlier would lose tokens.
+    pub(crate) fn shared(tokens: u64, period: Duration, share: u64, burst: u64) -> Self {
+        let tokens = u128::from(tokens.max(1)) * u128::from(share);
+        let period = u128::from(nanos(period).max(1)) * u128::from(burst);
+        Self::of(tokens, period, share)
+    }
+
+    fn of(tokens: u128, period: u128, reach: u64) -> Self {
         let common = gcd(tokens, period);
         let largest = u128::from((REACH / reach.max(1)).max(1));
         let cost = match tokens / common {
@@ -44,13 +55,6 @@ impl ExactRate {
             back: Factor::new(period, tokens * cost),
             cost: u64::try_from(cost).unwrap_or(u64::MAX),
         }
-    }
-
-    /// Chooses the units for one of `parts` equal parts of a limit, which earns its share of the rate.
-    pub(crate) fn shared(tokens: u64, period: Duration, reach: u64, parts: u64) -> Self {
-        let mut rate = Self::new(tokens, period, reach.saturating_mul(parts));
-        rate.cost = rate.cost.saturating_mul(parts).min(REACH);
-        rate
     }
 
     /// Returns the units earned from the clock's origin to `at`.

@@ -361,13 +361,13 @@ pub(crate) fn limits(quotas: &[Quota], now: Instant, debt: u64) -> Limits {
 }
 
 /// Returns the rules of each of `stripes` parts of `quota`, if each part can hold a token. Each part earns
-/// an equal share of the rate, so a token costs it `stripes` times as many units.
+/// the share of the rate that it holds of the burst.
 pub(crate) fn stripe(quota: &Quota, stripes: usize) -> Option<Vec<Gcra>> {
     let (parts, burst) = (u64::try_from(stripes).ok()?, quota.limit());
     (parts <= burst.min(1024)).then(|| {
         let share = |part| burst / parts + u64::from(part < burst % parts);
         let rules = (0..parts).map(share).map(|share| {
-            let rate = ExactRate::shared(quota.tokens, quota.period, share, parts);
+            let rate = ExactRate::shared(quota.tokens, quota.period, share, burst);
             Gcra::new(rate, share)
         });
         rules.collect()
