@@ -71,11 +71,11 @@ use crate::instant::{Instant, nanos};
 /// waiter after the interval on. While it is overloaded, waiters older than twice the target are dropped.
 #[derive(Clone)]
 pub struct Codel {
-    /// In nanoseconds.
+    /// Nanoseconds.
     target: u64,
-    /// In nanoseconds.
+    /// Nanoseconds.
     interval: u64,
-    /// In targets.
+    /// Multiple of `target` from which a waiter is stale.
     stale_after: u64,
     interval_end: Instant,
     /// The smallest delay of the current interval in nanoseconds, or `None` before its first waiter.

@@ -49,7 +49,7 @@ pub(super) struct Rules {
 pub(super) struct PermitQueue {
     permits: PermitCache,
     pub(super) rules: Rules,
-    /// Only read for CoDel.
+    /// Clock for CoDel, which is the only reader.
     clock: ClockHandle,
     has_codel: bool,
     /// Empty for a bulkhead without partitions, else with a first one for calls that belong to none.

@@ -116,7 +116,7 @@ impl<E, R> ChaosBuilder<E, R> {
 
     /// Sets the largest share of calls that get a fault, from 0 to 1, whatever the rates are. It holds from the
     /// first call on. Calls without a fault save up for at most 10 faults, so of any `n` calls in a row at
-    /// most `n × share + 10` get one.
+    /// most `n × share + 10` get one. 0 injects no fault.
     pub const fn max_share(mut self, share: f64) -> Self {
         self.parts.max_share = share;
         self

@@ -37,7 +37,7 @@ impl Inner {
         let [latency, behavior, error, result] = counts.injected;
         Snapshot {
             name: self.base.name,
-            is_enabled: self.state.is_on(),
+            enabled: self.state.is_on(),
             rates: Fault::ALL.map(|fault| (fault, self.state.rate(fault))),
             max_share: self.state.max_share(),
             calls: counts.calls,

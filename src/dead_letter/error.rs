@@ -1,4 +1,4 @@
-//! Why a letter could not be stored, read or changed.
+//! Errors of storing, reading, and changing letters.
 
 use std::error::Error as StdError;
 use std::fmt;

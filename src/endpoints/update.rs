@@ -22,7 +22,7 @@ pub struct Changes {
     pub added: usize,
     /// Nodes that are in the list no more. Calls in flight on them go on.
     pub removed: usize,
-    /// Nodes that stay, with what is known about them.
+    /// Nodes that stay, with their statistics.
     pub kept: usize,
 }
 

@@ -37,7 +37,7 @@ pub enum EndpointEvent {
         /// The name of the node.
         node: NodeName,
     },
-    /// An endpoint asked to wait: it gets no calls until then.
+    /// An endpoint asked callers to wait, and gets no calls until that time.
     #[non_exhaustive]
     Parked {
         /// The name of the node.

@@ -74,7 +74,7 @@ pub use self::observer::{Listener, Observer};
 pub(crate) use self::panics::Panics;
 pub use self::store::StoreEvent;
 
-/// Something a policy did.
+/// An action or a decision of a policy.
 ///
 /// `Display` is one line that begins with the policy's name.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,7 +91,7 @@ pub enum Event {
         ending: Ending,
         /// Number of times the operation was started. Zero if no attempt of the call was executed.
         attempts: u32,
-        /// From the start of the call to its end, waits included.
+        /// Time from the start of the call to its end, waits included.
         elapsed: Duration,
     },
     /// An attempt failed, or a layer inside the retry rejected it, and another one follows.
@@ -143,7 +143,7 @@ pub enum Event {
         pipeline: Option<&'static str>,
         /// The reason.
         reason: Reason,
-        /// After what time a call has a chance, if known.
+        /// Time after which a call may be admitted, if known.
         retry_after: Option<Duration>,
         /// See [`Event::sequence`].
         sequence: u64,
@@ -157,7 +157,7 @@ pub enum Event {
         pipeline: Option<&'static str>,
         /// The reason.
         reason: Reason,
-        /// After what time a call has a chance, if known.
+        /// Time after which a call may be admitted, if known.
         retry_after: Option<Duration>,
         /// See [`Event::sequence`].
         sequence: u64,
@@ -169,7 +169,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// From its arrival in the wait queue until its admission.
+        /// Time from joining the wait queue to admission.
         waited: Duration,
         /// See [`Event::sequence`].
         sequence: u64,

@@ -16,7 +16,7 @@ impl Panics {
     /// The second one takes the panic kept before for the exception that it caught.
     #[inline(never)]
     pub(crate) fn run(&mut self, code: impl FnOnce()) {
-        // What the code has left behind is its own: nothing of this crate is borrowed by it.
+        // Unwind safe: the code borrows nothing of this crate that it could leave inconsistent.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
             self.0.get_or_insert(panic);
         }

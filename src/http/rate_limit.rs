@@ -24,7 +24,7 @@ pub use super::dialects::{Limit, limits};
 /// The name of the field with the limits that apply.
 pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The name of the field with what is left of them.
+/// The name of the field with the remaining quota.
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// A limit that applies: a member of `RateLimit-Policy`.

@@ -27,7 +27,7 @@ pub struct ReplayBody<B> {
 }
 
 enum Kind<B> {
-    /// Not kept.
+    /// The request was not kept.
     Single(B),
     Copy {
         shared: Arc<Shared<B>>,
@@ -68,7 +68,7 @@ struct State<B> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// All that was read is kept.
+    /// Everything read so far is kept.
     Keeping,
     /// The original has ended, and all of it is kept.
     Complete,
@@ -246,7 +246,7 @@ where
         (Step::Return(returned), Some(waker))
     }
 
-    /// Polls the original outside the lock, and keeps what it returns.
+    /// Polls the original outside the lock, and keeps the frames it returns.
     fn poll_original(
         self: &Arc<Self>,
         mut original: B,
@@ -384,7 +384,7 @@ impl<B> fmt::Debug for Replay<B> {
     }
 }
 
-/// Why a copy cannot go on.
+/// The reason why a copy ends early.
 #[derive(Clone, Copy, Debug)]
 enum Gone {
     TooLarge,

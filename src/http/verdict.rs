@@ -12,15 +12,15 @@ use super::{deadline, rate_limit, retry_after};
 use crate::policy::CallOptions;
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-/// Why a request may be sent again although it may have been executed, if it may.
+/// Whether a request may be sent again although it may have been executed, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Idempotence {
     /// Its method is idempotent (RFC 9110): `GET`, `HEAD`, `OPTIONS`, `TRACE`, `PUT`, or `DELETE`.
     Method,
-    /// It has an `Idempotency-Key`: the server executes it once.
+    /// The request has an `Idempotency-Key`: the server executes it once.
     Key,
-    /// It may not.
+    /// The request must not be sent again.
     None,
 }
 

@@ -12,9 +12,9 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// They are rejected.
+    /// Calls with new keys are rejected.
     Reject,
-    /// They share one limit or policy.
+    /// New keys share one limit or policy.
     #[default]
     Shared,
     /// They replace the key that would be like a new one first: of all keys if there are at most 64,

@@ -110,11 +110,11 @@ impl<P> Entrance for NoWait<P> {
 /// The decision of a gate about a call.
 #[derive(Debug)]
 pub enum Entered<T, W> {
-    /// It runs.
+    /// The call was admitted.
     Admitted(T),
-    /// It may have to wait.
+    /// The call may have to wait.
     Waits(W),
-    /// It does not run.
+    /// The call was rejected.
     Rejected(Rejected),
 }
 
@@ -176,9 +176,9 @@ pin_project! {
     #[project = GuardedProj]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub enum GuardedFuture<G: Gate, Op: Operation> {
-        /// Not admitted.
+        /// The call was rejected.
         Rejected { rejected: Rejected },
-        /// Not admitted yet.
+        /// The call waits for admission.
         Waiting {
             #[pin]
             entrance: G::Entrance,

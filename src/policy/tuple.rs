@@ -60,7 +60,7 @@ macro_rules! Inner {
     };
 }
 
-/// `under!(op; b c)`: the operation that `b` around `c` around `op` is.
+/// `under!(op; b c)` is the operation of `op` inside `c` inside `b`.
 macro_rules! under {
     ($op:expr;) => { $op };
     ($op:expr; $policy:ident $($inner:ident)*) => {

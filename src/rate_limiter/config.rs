@@ -108,7 +108,7 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Sets how many tokens reservations may take beyond those available.
+    /// Sets how many tokens reservations may take beyond those available. 0 allows no debt.
     pub const fn max_debt(mut self, tokens: u64) -> Self {
         self.max_debt = Some(tokens);
         self
@@ -290,7 +290,7 @@ impl RateLimiter {
         let was = old.snapshot();
         let now = self.inner.base.now();
         let mut surplus = self.peek_n(0).remaining.saturating_sub(was.remaining);
-        // In pieces, because a stripe holds a part of them.
+        // Taken in pieces, because each stripe holds a part of the tokens.
         let mut piece = surplus;
         while piece > 0 && surplus > 0 {
             match self.inner.take(now, piece) {

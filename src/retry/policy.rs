@@ -120,10 +120,10 @@ pin_project! {
         },
         /// The wait after an attempt that failed.
         Sleep {
-            // Taken when the sleep is over.
+            // `None` once the sleep is over.
             again: Option<Pin<Box<Again<'a, Op, H>>>>,
         },
-        /// Over, or on its way to the next state.
+        /// Finished, or being moved to the next state.
         Finished,
     }
 }

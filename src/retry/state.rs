@@ -149,7 +149,7 @@ impl Wait {
     }
 }
 
-/// Returns the delay before the next attempt, or why there is none.
+/// Returns the delay before the next attempt, or the reason to stop.
 pub(super) fn may_start(limits: &Limits, now: Instant, wait: Wait) -> Result<Duration, StopReason> {
     if wait.is_obeyed && wait.earliest > limits.max_hint {
         return Err(StopReason::HintTooLong);

@@ -14,7 +14,7 @@ pub(super) struct Number(Option<BudgetNumber>);
 struct Unused {
     /// Numbers of budgets that are gone.
     freed: Vec<BudgetNumber>,
-    /// Further numbers begin here.
+    /// The smallest number that was never given.
     next: u64,
 }
 

@@ -34,14 +34,14 @@ pub struct Config {
     pub(super) attempt_timeout: Option<Duration>,
 }
 
-/// Where the budget of the retries comes from.
+/// The origin of the budget of the retries.
 #[derive(Clone, Debug)]
 pub(super) enum Budget {
     /// A budget of the stack's own.
     Share { ratio: f64, floor_per_second: u32 },
-    /// One that others may share.
+    /// A budget that other policies may share.
     Shared(RetryBudget),
-    /// None.
+    /// No budget.
     Unlimited,
 }
 
@@ -177,7 +177,7 @@ macro_rules! settings {
             self
         }
 
-        /// Retries by these settings. Without a budget in them, [`budget`](Self::budget) or
+        /// Sets the retry. Unless these settings have a budget, [`budget`](Self::budget) or
         /// [`budget_share`](Self::budget_share) holds.
         pub fn retry(mut self, retry: RetryBuilder) -> Self {
             settings!(@config self $($config)?).retry = Some(retry);
@@ -224,7 +224,7 @@ macro_rules! settings {
             self
         }
 
-        /// Fails fast by these rules while the dependency is down.
+        /// Sets the circuit breaker, which rejects calls while the dependency is down.
         pub fn breaker(mut self, breaker: CircuitBreakerBuilder) -> Self {
             settings!(@config self $($config)?).breaker = Some(breaker);
             self

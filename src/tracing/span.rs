@@ -137,7 +137,7 @@ pin_project! {
             #[pin]
             attempt: Op::Attempt,
         },
-        // In a span.
+        // The attempt runs in a span.
         Open {
             // Dropped inside the span, and before its end is recorded.
             #[pin]

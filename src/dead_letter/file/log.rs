@@ -23,7 +23,7 @@ use super::super::state::timestamp::Timestamp;
 use super::disk::Disk;
 use crate::event::LetterEvent;
 
-/// Where the line of a letter is.
+/// Position of the line of a letter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) segment: u64,
@@ -85,7 +85,7 @@ impl<D: Disk> Log<D> {
         self.book.totals()
     }
 
-    /// Returns whether a letter of so many bytes, with those `pending`, is within the limits.
+    /// Returns whether a letter of this many bytes, with those `pending`, is within the limits.
     pub(super) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
         self.book.has_room(pending, bytes)
     }
@@ -392,7 +392,7 @@ impl<D: Disk> Log<D> {
             }
         }
         self.replace(&letters_name(number), &letters)?;
-        // From here on the letters are where the new file has them.
+        // The rename has succeeded: from here on, offsets refer to the new file.
         for (id, offset) in moved {
             if let Some(place) = self.book.place_mut(id) {
                 place.offset = offset;

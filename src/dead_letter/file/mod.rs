@@ -175,7 +175,7 @@ where
         }
         Box::pin(async move {
             match unsent {
-                // It was closed before.
+                // The sink was closed before.
                 Some(_) => Ok(()),
                 None => reply.await,
             }
@@ -229,7 +229,7 @@ where
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // The thread ends when it has done what was sent.
+        // The thread ends once it has processed all messages.
         self.commands.close(None);
         let Some(thread) = lock(&self.thread).take() else {
             return;

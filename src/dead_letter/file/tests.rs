@@ -30,7 +30,7 @@ struct Sim {
     files: BTreeMap<String, File>,
     /// What a loss of power leaves: names, and for each the file's number.
     safe_names: BTreeMap<String, u64>,
-    /// Names that were changed since then, in order.
+    /// Changes of names since the last sync of the directory, in order.
     pending_names: Vec<NameChange>,
     /// The safe content of each file.
     safe_content: BTreeMap<u64, Vec<u8>>,

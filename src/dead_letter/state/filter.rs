@@ -103,7 +103,7 @@ impl<R> Filter<R> {
         self
     }
 
-    /// Letters with at most so many replays.
+    /// Letters with at most this many replays.
     #[must_use]
     pub const fn max_replays(mut self, replays: u32) -> Self {
         self.max_replays = replays;

@@ -65,7 +65,7 @@ pub struct NewLetter<R> {
     pub last_failed_at: Option<Timestamp>,
     /// The subject of the request: a customer, an order, a host.
     pub key: Option<String>,
-    /// Anything else to find it by.
+    /// Further labels for filters, by name.
     pub tags: BTreeMap<String, String>,
     /// Sent with every replay, so that the receiver can tell repetitions. Give the one that the failed
     /// attempts were sent with, if they had one.

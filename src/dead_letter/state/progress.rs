@@ -102,7 +102,7 @@ impl Campaign {
         }
     }
 
-    /// Returns whether a letter with so many replays has none left.
+    /// Returns whether a letter with this many replays has none left.
     pub(crate) const fn is_spent(&self, replays: u32) -> bool {
         replays >= self.rules.max_replays
     }

@@ -10,7 +10,7 @@ use crate::verdict::{ErrorClass, Health, Verdict};
 /// The effect of the end of a copy on its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::hedge) enum Fate {
-    /// It is the answer of the call.
+    /// The result is the answer of the call.
     Answer,
     /// The copy is lost. Another one may be launched at once.
     Lost,

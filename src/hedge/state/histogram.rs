@@ -100,7 +100,7 @@ impl Histogram {
             .epoch
             .compare_exchange(current, epoch, relaxed, relaxed);
         if exchanged.is_err() {
-            // Another thread has begun it.
+            // Another thread has begun the window.
             return;
         }
         self.windows[epoch as usize % 2].clear();

@@ -10,11 +10,11 @@ use crate::keyed::Overflow;
 /// The largest number of shards. With many, threads seldom meet, and the cache lines of a shard stay in
 /// one core.
 const MOST_SHARDS: usize = 1024;
-/// Number of searches in one shard before the next: its next keys are in the cache.
+/// Number of searches in one shard before the next one. Neighboring keys are likely in the CPU cache.
 const STAY: usize = 16;
 /// Number of keys that a sweep looks at.
 const SWEEP: usize = 8;
-/// With [`Overflow::Evict`], all keys are candidates in a limiter with so few.
+/// With [`Overflow::Evict`], all keys are candidates in a limiter with at most this many.
 const FEW: usize = 64;
 /// Number of candidates in a larger one.
 const CANDIDATES: usize = 16;
@@ -114,7 +114,7 @@ impl<K> Shards<K> {
         if count() {
             return Some(ReservedKey(&self.count));
         }
-        // Another shard, or several if they have few keys.
+        // Sweeps another shard, or several if they have few keys.
         let mut seen = 0;
         for _ in 0..SWEEP {
             // Relaxed: any shard will do.

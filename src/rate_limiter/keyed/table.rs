@@ -23,7 +23,7 @@ pub(super) struct Table<K> {
     rest: Option<Box<Rest<K>>>,
     /// The rules of the default quota after a change.
     changed: Option<Arc<Gcra>>,
-    /// Where the next sweep starts.
+    /// Index at which the next sweep starts.
     hand: u32,
     /// Number of calls since the last sweep.
     calls: u32,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::instant::Instant;
 
-/// Why tokens are not available.
+/// The reason why tokens are not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unavailable {
     /// They are available from this instant on, if no others are taken.

@@ -5,7 +5,7 @@ use super::*;
 /// What a test does to a log.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Stores so many letters at once.
+    /// Stores this many letters at once.
     Store(u64),
     /// Changes the letter with this number, counted from the oldest.
     Change(usize, Change),
