@@ -9,9 +9,9 @@ use backstop::codel::Codel;
 use backstop::load_shedder::UserFairness;
 use backstop::policy::ErrorClass;
 use backstop::{
-    Bulkhead, Chaos, CircuitBreaker, ConfigError, Endpoints, Hedge, Keyed, KeyedRateLimiter,
-    LoadShedder, ManualClock, Quota, RateLimiter, Retry, RetryBudget, Stale, Standard, Throttle,
-    Timeout,
+    Bulkhead, Chaos, CircuitBreaker, CircuitVotes, ConfigError, Endpoints, Hedge, Keyed,
+    KeyedRateLimiter, LoadShedder, ManualClock, Quota, RateLimiter, Retry, RetryBudget,
+    SharedBulkhead, SharedKeyedRateLimiter, SharedRateLimiter, Stale, Standard, Throttle, Timeout,
 };
 
 const ZERO: Duration = Duration::ZERO;
@@ -983,6 +983,150 @@ fn the_other_patterns() {
             "budget_share",
             standard().budget_share(0.0, 0).build(),
             Means("no retries"),
+        ),
+    ]);
+}
+
+#[test]
+fn shared_limits_and_votes() {
+    let store = backstop::store::MemoryStore::new;
+    let limiter = || {
+        SharedRateLimiter::builder()
+            .store(store())
+            .key("k")
+            .quota(Quota::per_second(10))
+            .clock(clock())
+    };
+    let keyed = || {
+        let builder = SharedKeyedRateLimiter::<u8>::builder()
+            .store(store())
+            .key_by(|key| key.to_string());
+        builder.quota(Quota::per_second(10)).clock(clock())
+    };
+    let bulkhead = || {
+        let builder = SharedBulkhead::builder()
+            .store(store())
+            .key("k")
+            .instance("i")
+            .clock(clock());
+        builder.max_concurrent(10)
+    };
+    let breaker = || CircuitBreaker::builder().clock(clock()).build().unwrap();
+    let votes = || {
+        CircuitVotes::builder()
+            .store(store())
+            .key("k")
+            .breaker(breaker())
+            .clock(clock())
+    };
+    check([
+        row(
+            "SharedRateLimiterBuilder",
+            "max_waiting",
+            limiter().max_waiting(0).build(),
+            Means("no call waits"),
+        ),
+        row(
+            "SharedRateLimiterBuilder",
+            "max_wait",
+            limiter().max_wait(ZERO).build(),
+            Means("no call waits"),
+        ),
+        row(
+            "SharedRateLimiterBuilder",
+            "store_timeout",
+            limiter().store_timeout(ZERO).build(),
+            Error,
+        ),
+        row(
+            "SharedRateLimiterBuilder",
+            "sync_every",
+            limiter().sync_every(ZERO).build(),
+            Error,
+        ),
+        row(
+            "SharedKeyedRateLimiterBuilder",
+            "max_waiting",
+            keyed().max_waiting(0).build(),
+            Means("no call waits"),
+        ),
+        row(
+            "SharedKeyedRateLimiterBuilder",
+            "max_wait",
+            keyed().max_wait(ZERO).build(),
+            Means("no call waits"),
+        ),
+        row(
+            "SharedKeyedRateLimiterBuilder",
+            "store_timeout",
+            keyed().store_timeout(ZERO).build(),
+            Error,
+        ),
+        row(
+            "SharedKeyedRateLimiterBuilder",
+            "sync_every",
+            keyed().sync_every(ZERO).build(),
+            Error,
+        ),
+        row(
+            "SharedKeyedRateLimiterBuilder",
+            "max_keys",
+            keyed().max_keys(0).build(),
+            Error,
+        ),
+        row(
+            "SharedBulkheadBuilder",
+            "max_concurrent",
+            bulkhead().max_concurrent(0).build(),
+            Error,
+        ),
+        row(
+            "SharedBulkheadBuilder",
+            "max_waiting",
+            bulkhead().max_waiting(0).build(),
+            Means("no call waits"),
+        ),
+        row(
+            "SharedBulkheadBuilder",
+            "max_wait",
+            bulkhead().max_wait(ZERO).build(),
+            Means("no call waits"),
+        ),
+        row(
+            "SharedBulkheadBuilder",
+            "ttl",
+            bulkhead().ttl(ZERO).build(),
+            Error,
+        ),
+        row(
+            "SharedBulkheadBuilder",
+            "store_timeout",
+            bulkhead().store_timeout(ZERO).build(),
+            Error,
+        ),
+        row(
+            "CircuitVotesBuilder",
+            "every",
+            votes().every(ZERO).build(),
+            Error,
+        ),
+        row(
+            "CircuitVotesBuilder",
+            "quorum",
+            votes().quorum(0.0).build(),
+            Means("any open circuit"),
+        ),
+        row(
+            "CircuitVotesBuilder",
+            "min_votes",
+            votes().min_votes(0).build(),
+            Error,
+        ),
+        row(
+            "CircuitVotesBuilder",
+            "failure_rate",
+            votes().failure_rate(0.0).build(),
+            Error,
         ),
     ]);
 }

@@ -151,7 +151,7 @@ impl Stack {
         })
     }
 
-    /// Returns the breaker in use, or the last one that was, with its settings.
+    /// Returns the current breaker, or else the last one that was removed, with its settings.
     fn last_breaker(&self) -> Option<(&CircuitBreakerBuilder, &CircuitBreaker)> {
         let used = self.config.breaker.as_ref().zip(self.breaker());
         used.or_else(|| {

@@ -1,4 +1,4 @@
-//! Letters in files.
+//! A sink that stores letters in files.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
