@@ -1,4 +1,4 @@
-//! The end of a permit that says how a call went.
+//! How a call counts when its permit ends.
 
 use std::thread;
 

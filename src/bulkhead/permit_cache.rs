@@ -137,7 +137,7 @@ impl PermitCache {
         self.semaphore.release(cost)
     }
 
-    /// Changes the limit. Returns the state before.
+    /// Changes the limit. Returns the previous state.
     pub(super) fn set_limit(&self, limit: u32) -> PackedState {
         loop {
             match self.semaphore.set_limit(limit) {

@@ -286,7 +286,7 @@ impl PermitQueue {
         self.release_all(cost, partition);
     }
 
-    /// Like [`release`](Self::release). Returns the state before, which is exact if no permits are cached.
+    /// Like [`release`](Self::release). Returns the previous state, which is exact if no permits are cached.
     #[inline(always)]
     pub(super) fn release_all(&self, cost: u32, partition: u32) -> PackedState {
         if let Some(partition) = self.partitions.get(partition as usize) {

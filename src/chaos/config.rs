@@ -108,7 +108,7 @@ impl<E, R> ChaosBuilder<E, R> {
         }
     }
 
-    /// Lets only calls of which this is true get faults, for example those of a low priority.
+    /// Restricts faults to calls for which `only` returns `true`, for example those of a low priority.
     pub fn only(mut self, only: impl Fn(&Context) -> bool + Send + Sync + 'static) -> Self {
         self.parts.only = Some(Arc::new(only));
         self

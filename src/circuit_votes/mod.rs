@@ -207,7 +207,7 @@ async fn wait(transitions: &mut Transitions, clock: &ClockHandle, until: Instant
         if !is_over {
             match transitions.poll_next_transition(task) {
                 Poll::Ready(Some(_)) => return Poll::Ready(()),
-                // The breaker is gone with its last handle, of which this is one.
+                // Unreachable in practice: this voter holds a handle of the breaker.
                 Poll::Ready(None) => is_over = true,
                 Poll::Pending => {}
             }

@@ -8,7 +8,7 @@ pub(super) const TOLERANCE: u64 = 1_000_000_000;
 
 /// Translates between the readings of a clock and a time that never goes back.
 ///
-/// Time is the reading plus `shift`. A backward jump makes the shift larger, so that time goes on from
+/// Time is the reading plus `shift`. A backward jump makes the shift larger, so that time continues from
 /// the newest one. The shift never gets smaller: while it has the same value, no thread has changed it.
 #[derive(Debug)]
 pub(super) struct Timeline {

@@ -73,7 +73,7 @@ impl<N> Inner<N> {
         let mut changes = Changes::default();
         let mut reopened = Vec::new();
         self.change(now, None, |core| {
-            // The plans that are current still hold the nodes that are replaced.
+            // Current plans still hold the replaced nodes, so none is dropped under the lock.
             (changes, reopened) = core.set(nodes, new_since);
             Effect::Reroute(core.machine.admit_last(now))
         });

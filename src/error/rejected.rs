@@ -167,7 +167,7 @@ pub enum Reason {
     Throttled,
     /// The call could not start, or its turn would not come, before its deadline.
     DeadlineTooClose,
-    /// The dependency was isolated by hand ([`isolate`](crate::CircuitBreaker::isolate)).
+    /// The dependency was isolated manually ([`isolate`](crate::CircuitBreaker::isolate)).
     Isolated,
     /// The call costs more than the limit can ever hold, so waiting would not help.
     CostExceedsLimit,

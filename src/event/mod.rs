@@ -1,7 +1,7 @@
 //! Events of policies, and the observers that receive them.
 //!
 //! A [`Pipeline`](crate::Pipeline) with an [`Observer`] passes it inwards, so every layer of its
-//! stack reports to it. Most handles take an observer of their own too, which hears the events of all
+//! stack reports to it. Most handles take an observer of their own too, which receives the events of all
 //! their calls. Without an observer an event costs one branch and no allocation. The layers of a
 //! pipeline inside another one report to its own observer alone, if it has one.
 //!
@@ -11,7 +11,7 @@
 //!
 //! # Order
 //!
-//! Observers are called outside locks, so events of two threads may be heard in the reverse order.
+//! Observers are called outside locks, so events of two threads may arrive in the reverse order.
 //! Handles number their events ([`Event::sequence`]):
 //!
 //! * [`CircuitChanged`](Event::CircuitChanged) and [`LimitChanged`](Event::LimitChanged) are numbered
@@ -21,7 +21,7 @@
 //!   began has the smaller number. If a rejection races with a change, either may have it.
 //! * Each event of a handle has a number of its own. The observer of a pipeline may find numbers missing:
 //!   those of calls that use the handle in another way.
-//! * The events of one call are heard in the order in which they happen.
+//! * The events of one call arrive in the order in which they happen.
 //!
 //! # Example
 //!

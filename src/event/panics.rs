@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs pieces of user code, such as observers and wakers, each of them also if one before it
-/// panicked. The first panic goes on when all have run.
+/// panicked. The first panic propagates when all have run.
 #[derive(Default)]
 #[must_use = "a panic must go on"]
 pub(crate) struct Panics(Option<Box<dyn Any + Send>>);

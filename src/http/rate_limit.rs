@@ -7,7 +7,7 @@
 //! RateLimit: "burst";r=50;t=30
 //! ```
 //!
-//! A server writes the decision of its limiter with [`write()`]. A client reads what is left with [`limits`], which also knows
+//! A server writes the decision of its limiter with [`write()`]. A client reads the remaining quota with [`limits`], which also knows
 //! `X-RateLimit-*` in its dialects. What a server says is no promise, and a malformed field is ignored.
 
 use std::fmt;
@@ -93,7 +93,7 @@ impl QuotaPolicy {
 }
 
 impl ServiceLimit {
-    /// Returns a limit of which this much is left.
+    /// Returns a limit with this many tokens left.
     pub fn new(name: impl Into<String>, remaining: u64, reset_after: Option<Duration>) -> Self {
         Self {
             name: name.into(),

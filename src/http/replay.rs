@@ -187,7 +187,7 @@ impl<B> Shared<B> {
     }
 }
 
-/// The waker of the original: whichever copy polled it may be gone when it is ready, so all that wait are woken.
+/// The waker of the original: whichever copy polled it may have been dropped when it is ready, so all that wait are woken.
 impl<B: Send + 'static> Wake for Shared<B> {
     fn wake(self: Arc<Self>) {
         self.wake_all();
@@ -259,7 +259,7 @@ where
         let polled = polled.map(|frame| frame.map(|frame| frame.map(keep)));
         let (rest, is_at_end) = (original.size_hint(), original.is_end_stream());
         drop(mark);
-        // A lone copy is the last one: the maker is gone.
+        // A lone copy is the last one: the maker was dropped.
         let is_last = Arc::strong_count(self) <= 2;
         let mut state = lock(&self.state);
         state.rest = rest;

@@ -33,7 +33,7 @@ impl Idempotence {
         }
     }
 
-    /// Returns what the method says alone.
+    /// Returns the idempotence of a method, whatever the headers are.
     pub fn of_method(method: &Method) -> Self {
         match method.is_idempotent() {
             true => Self::Method,

@@ -122,7 +122,7 @@ impl LoadShedderBuilder {
     ///
     /// # Errors
     ///
-    /// * A signal beside a queue delay.
+    /// * A signal together with a queue delay.
     /// * A target of zero or not below its interval.
     /// * A signal's threshold or a largest share that is not above 0 and at most 1.
     /// * An update interval of zero.

@@ -285,7 +285,7 @@ impl RateLimiter {
         self.set_quotas(&terms.quotas, Inherit::AsIs)
     }
 
-    /// Takes over from `old`, as a new limiter: no more is available than there was, and a pause goes on.
+    /// Takes over from `old`, as a new limiter: no more is available than there was, and a pause continues.
     pub(crate) fn continue_from(&self, old: &Self) {
         let was = old.snapshot();
         let now = self.inner.base.now();

@@ -227,7 +227,7 @@ impl RateLimiter {
         inner.queue.pause(&inner.storage, inner.base.now(), until);
     }
 
-    /// Records the result of a call that was admitted by hand, for
+    /// Records the result of a call that was admitted manually, for
     /// [`adaptive`](RateLimiterBuilder::adaptive) and
     /// [`pause_on_hint`](RateLimiterBuilder::pause_on_hint). Calls through the policy record theirs.
     /// Without these settings it does nothing.

@@ -104,7 +104,7 @@ impl WaitQueue {
         self.with_undo(storage, now, act, |_| ())
     }
 
-    /// Like [`with`](Self::with). If a waker panics, the panic goes on to the caller, which never sees the
+    /// Like [`with`](Self::with). If a waker panics, the panic propagates to the caller, which never sees the
     /// result: `undo` gives back what the result holds.
     fn with_undo<R>(
         &self,

@@ -12,7 +12,7 @@ pub(super) struct Number(Option<BudgetNumber>);
 
 /// Numbers that no budget has.
 struct Unused {
-    /// Numbers of budgets that are gone.
+    /// Numbers of dropped budgets.
     freed: Vec<BudgetNumber>,
     /// The smallest number that was never given.
     next: u64,

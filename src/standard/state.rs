@@ -50,7 +50,7 @@ impl Durations {
             total,
             attempt < total,
         )?;
-        // Longer, it would never end a call.
+        // A longer `max_elapsed` would never end a call.
         rule(
             "max_elapsed",
             self.max_elapsed,

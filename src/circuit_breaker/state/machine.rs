@@ -20,11 +20,11 @@ pub(crate) struct Machine {
     generation: u64,
     /// When the phase began.
     since: Instant,
-    /// Index of the window set that counts. The two are switched whenever the circuit closes.
+    /// Whether the second of the two window sets counts. They are switched whenever the circuit closes.
     second_windows: bool,
-    /// The window set was switched and must be cleared before it is used.
+    /// Whether the window set was switched and must be cleared before it is used.
     switched_windows: bool,
-    /// A phase was entered since [`take_entered_phase`](Self::take_entered_phase).
+    /// Whether a phase was entered since the last [`take_entered_phase`](Self::take_entered_phase).
     entered_phase: bool,
     isolations: u32,
     /// Number of running [`check_with`](crate::CircuitBreaker::check_with) futures, which suspend probes.

@@ -32,7 +32,7 @@ struct Totals {
     last_bad: AtomicU64,
 }
 
-/// A window, its derived values, and `beside` in the same cache line.
+/// A window, its derived values, and `beside`, which shares their cache line.
 #[derive(Debug)]
 struct RuleWindow<B = ()> {
     /// Zero if a success changes nothing here. See [`CountWindow`].

@@ -1,4 +1,4 @@
-//! Time that is moved by hand, and its timers.
+//! Manually advanced time, and its timers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::sync::lock;
 
 /// The time of a `ManualClock` and the sleeps that wait on it.
 ///
-/// The time changes under the lock of the timers only. A sleep that registers beside a change
+/// The time changes under the lock of the timers only. A sleep that registers during a change
 /// therefore either sees the new time or is seen by the thread that changes it.
 #[derive(Debug, Default)]
 pub(in crate::clock) struct ManualTime {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A hash and a number that tells keys with the same hash, and flights of one key, apart.
+/// A hash, and a number that distinguishes keys with the same hash and flights of one key.
 pub(super) type Place = (u64, u64);
 
 /// The flights of some keys. `S` is what the calls of a flight share, its key among it; `W` wakes a waiter.

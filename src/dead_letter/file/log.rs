@@ -1,10 +1,10 @@
-//! The log: segments of letters, and beside each one the log of what became of its letters.
+//! The log: segments of letters, each with a log of the changes to its letters.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `letters-00000001.jsonl` | a header, then letters. The segment with the greatest number is written to |
 //! | `changes-00000001.jsonl` | what became of the letters of that segment. The last line of a letter counts |
-//! | `damaged.log` | damaged lines of segments that are gone |
+//! | `damaged.log` | damaged lines of segments that were deleted |
 //! | `*.tmp` | a rewrite that was not finished. Deleted when the log is opened |
 //!
 //! A segment without letters is deleted together with its changes. A segment of which more than half is deleted

@@ -68,7 +68,7 @@ pub struct FileSnapshot {
     pub totals: Totals,
     /// Number of segments.
     pub segments: u64,
-    /// Their length, with letters that are gone.
+    /// Their length, with letters that are removed.
     pub file_bytes: u64,
     /// Number of group commits: each writes and syncs all letters that waited.
     pub commits: u64,

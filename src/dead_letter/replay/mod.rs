@@ -92,7 +92,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self
     }
 
-    /// Which letters. Parked ones are never replayed:
+    /// Selects the letters to replay. Parked ones are never replayed:
     /// [`unpark`](super::DeadLetterQueue::unpark) them first.
     pub fn filter(mut self, filter: Filter<R>) -> Self {
         self.filter = filter;
@@ -126,7 +126,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
 
     /// Replays the letters: `attempt` sends one again, and its result says what becomes of the letter.
     ///
-    /// A letter whose attempt succeeds is gone. One that fails is kept for another run, or parked when it
+    /// A letter whose attempt succeeds is removed. One that fails is kept for another run, or parked when it
     /// has no replay left. A replay is counted before it begins, so a letter that takes the process with
     /// it is parked too. Letters that are stored meanwhile are for the next run.
     ///

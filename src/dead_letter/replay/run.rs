@@ -135,7 +135,7 @@ enum Stage<'a, Fut> {
 /// The result of a replayed letter.
 enum Landing {
     Parked,
-    /// The letter was gone when the replay began.
+    /// The letter had been removed when the replay began.
     Vanished,
     Settled(Attempted, bool),
     Failed(DeadLetterError),

@@ -10,7 +10,7 @@ use crate::error::Reason;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Letters that were replayed successfully, and are gone.
+    /// Letters that were replayed successfully, and removed.
     pub delivered: u64,
     /// Replays that failed. Their letters are kept.
     pub failed: u64,

@@ -33,7 +33,7 @@ fn seal(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     line.extend_from_slice(b"00000000\"");
     let brace = line.len();
     serde_json::to_writer(&mut line, record)?;
-    // The object goes on where the checksum ends.
+    // The object continues where the checksum ends.
     line[brace] = b',';
     // Raw JSON of the user may hold line breaks, which are blanks outside of strings.
     for byte in &mut line {
@@ -129,7 +129,7 @@ pub(crate) fn decode<R: de::DeserializeOwned>(line: &[u8]) -> Result<Letter<R>, 
     }))
 }
 
-/// Returns the first line of a segment. It keeps the next number when all letters are gone.
+/// Returns the first line of a segment. It keeps the next number when all letters are removed.
 pub(crate) fn header(next_id: LetterId) -> Vec<u8> {
     #[derive(Serialize)]
     struct Header {

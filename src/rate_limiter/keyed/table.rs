@@ -29,7 +29,7 @@ pub(super) struct Table<K> {
     calls: u32,
 }
 
-/// Most tables of a small limiter do not allocate it. A call touches one cache line of it.
+/// The larger part of a table, allocated once the inline entries do not suffice. A call touches one cache line of it.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Rest<K> {

@@ -15,7 +15,7 @@ pub(crate) enum Unavailable {
 }
 
 impl Unavailable {
-    /// Returns the later of two.
+    /// Returns the later of two results.
     pub(crate) fn max(self, other: Self) -> Self {
         match (self, other) {
             (Self::Until(a), Self::Until(b)) => Self::Until(a.max(b)),

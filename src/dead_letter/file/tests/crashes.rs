@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a test does to a log.
+/// An operation of a test on a log.
 #[derive(Clone, Debug)]
 enum Step {
     /// Stores this many letters at once.
