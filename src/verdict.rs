@@ -38,7 +38,7 @@ pub enum Health {
     Healthy,
     /// The call failed, or was too slow.
     Unhealthy,
-    /// Nothing can be said: the call was cancelled, or never reached it.
+    /// Says nothing about the dependency: the call was cancelled, or never reached it.
     Neutral,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Jitter {
-    /// The delay as it is. Callers that fail together come back together.
+    /// No jitter. Callers that fail together retry together.
     None,
     /// Anywhere from zero to the delay. The default: it spreads best ("full jitter" in "Exponential
     /// Backoff and Jitter", AWS Architecture Blog, 2015).

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Chaos;
-use super::inner::{Behavior, Inner, Only};
+use super::inner::{Behavior, CallFilter, Inner};
 use super::make::{Makes, NoFault};
 use super::state::{Fault, Latency, NAME, State, check_latency, check_rates, check_share};
 use crate::base::Setup;
@@ -32,7 +32,7 @@ struct Parts {
     rates: [f64; 4],
     latency: Latency,
     behavior: Option<Arc<Behavior>>,
-    only: Option<Arc<Only>>,
+    only: Option<Arc<CallFilter>>,
     max_share: f64,
     enabled: bool,
     seed: Option<u64>,

@@ -82,7 +82,7 @@ impl CircuitBreaker {
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
-        // Acquire: as in `admit`.
+        // Acquire pairs with `publish`, so calls record into window sets that have been cleared.
         let state = inner.packed_state(Ordering::Acquire);
         let (mut ticket, mut started) = (Ticket(state), Instant::ORIGIN);
         // One place constructs permits, so that the code after it is compiled once.

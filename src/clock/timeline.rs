@@ -31,7 +31,7 @@ impl Timeline {
     pub(super) fn now(&self, read: impl Fn() -> Instant) -> (Instant, bool) {
         loop {
             let shift = self.shift.load(Ordering::Acquire);
-            // Loaded before the clock is read: a reading behind this one is no reading that came late,
+            // Loaded before the clock is read: a reading behind this one was not merely delayed,
             // however long the thread was stopped.
             let newest = self.newest.load(Ordering::Acquire);
             let reading = read().as_nanos();

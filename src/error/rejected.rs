@@ -37,7 +37,7 @@ impl Rejection {
     }
 
     /// Returns the rejection with the time in nanoseconds after which a call has a chance; [`u64::MAX`] if it is
-    /// not known. Rejections take about as long as reading the clock, so a conversion from a duration would show.
+    /// not known. Rejections take about as long as reading the clock, so a conversion from a duration would be measurable.
     #[inline]
     pub(crate) const fn with_retry_nanos(self, after: u64) -> Self {
         let reason = self.0 & Self::REASON;

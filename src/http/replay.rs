@@ -231,8 +231,8 @@ where
         }
         let returned = match state.stage {
             Stage::Complete => None,
-            Stage::Failed => Some(Err(Gone::Failed.into())),
-            Stage::Beyond(owner) if owner != number => Some(Err(Gone::TooLarge.into())),
+            Stage::Failed => Some(Err(CopyError::Failed.into())),
+            Stage::Beyond(owner) if owner != number => Some(Err(CopyError::TooLarge.into())),
             Stage::Keeping | Stage::Beyond(_) => {
                 // Registered before the poll, which may wake at once.
                 let before = state.wait(number, waker);
@@ -386,12 +386,12 @@ impl<B> fmt::Debug for Replay<B> {
 
 /// The reason why a copy ends early.
 #[derive(Clone, Copy, Debug)]
-enum Gone {
+enum CopyError {
     TooLarge,
     Failed,
 }
 
-impl fmt::Display for Gone {
+impl fmt::Display for CopyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooLarge => "the body is too large to be sent twice",
@@ -400,4 +400,4 @@ impl fmt::Display for Gone {
     }
 }
 
-impl StdError for Gone {}
+impl StdError for CopyError {}

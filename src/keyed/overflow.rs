@@ -17,7 +17,7 @@ pub enum Overflow {
     /// New keys share one limit or policy.
     #[default]
     Shared,
-    /// They replace the key that would be like a new one first: of all keys if there are at most 64,
+    /// New keys replace the key that would become evictable first: of all keys if there are at most 64,
     /// otherwise of a sample. Keys in use are not replaced.
     Evict,
 }

@@ -141,7 +141,7 @@ impl Pressure {
         self.in_force = self.rate > 0.0 && (self.in_force || queue.overloaded);
     }
 
-    /// Returns how long after the last overload it is over.
+    /// Returns the time after the last overload from which the server counts as calm.
     pub(super) fn calm_after(&self, window: Duration) -> Duration {
         self.cool_off.max(window.saturating_mul(CALM_UPDATES))
     }

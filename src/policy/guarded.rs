@@ -32,7 +32,7 @@ pub trait Gate: Copy {
 
     /// Admits the call, rejects it, or lets it wait.
     ///
-    /// Implementations are inlined, and pass on copies of the context: its address must not get out (see
+    /// Implementations are inlined, and pass on copies of the context: its address must not escape (see
     /// `Context::move_to`).
     fn enter(
         self,
@@ -41,8 +41,8 @@ pub trait Gate: Copy {
     ) -> Entered<Self::Ticket, Self::Entrance>;
 
     /// Makes the permit of an admitted call, once its attempt has been made: a permit that is made earlier
-    /// is moved while its stores have not settled, which costs more than the layer does. If making the
-    /// attempt panics, the permit counts as of a call that panicked.
+    /// is moved while its stores are in the store buffer, which costs more than the rest of the layer. If making the
+    /// attempt panics, the permit counts as one of a call that panicked.
     fn permit(self, ticket: Self::Ticket) -> Self::Permit;
 }
 
@@ -75,7 +75,7 @@ pub trait Entrance {
     /// The event that it waits for.
     type Permit;
 
-    /// Waits. Once admitted, the context has the present on the layer's clock if anything inside may
+    /// Waits. After admission, the context has the current time on the layer's clock if a layer inside may
     /// read it, which `reads_time` says.
     fn poll(
         self: Pin<&mut Self>,

@@ -1,4 +1,4 @@
-//! Rejections, and a counter of them.
+//! Rejections, and their counter.
 
 use std::sync::OnceLock;
 

@@ -117,7 +117,7 @@ fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
 pin_project! {
     /// State of a call after its first failure. Allocated once.
     pub struct Again<'a, Op: Operation, H: Hook<Op>> {
-        // The wait before the next attempt, or a past one.
+        // The sleep before the next attempt, or a finished one.
         #[pin]
         sleep: Sleep,
         retrying: Loop<'a, Op, H>,

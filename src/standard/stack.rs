@@ -224,7 +224,7 @@ fn next_breaker(
 }
 
 impl Kept {
-    /// Returns the budget of the stack's own, of which there is one.
+    /// Returns the stack's own budget, which is built at most once.
     fn budget(
         &mut self,
         site: &Site<'_>,

@@ -35,7 +35,7 @@ impl CallSpan {
     }
 }
 
-/// Opens a span `attempt` around each attempt, at INFO. Stands next to the operation.
+/// Opens a span `attempt` around each attempt, at INFO. Place it innermost, next to the operation.
 ///
 /// | field | value |
 /// |---|---|

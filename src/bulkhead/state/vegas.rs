@@ -147,7 +147,7 @@ impl VegasBuilder {
     }
 
     /// Replaces a baseline of this age with the smallest latency since it was set. Default none. Unlike a
-    /// calibration it holds no call back, but a queue that stands in the dependency for this long becomes the
+    /// calibration it holds no call back, but a queue that persists in the dependency for this long becomes the
     /// baseline.
     pub const fn max_baseline_age(mut self, after: Duration) -> Self {
         self.max_baseline_age = Some(after);

@@ -42,7 +42,7 @@ struct Registered {
     waiter: Arc<Waiter>,
     /// The deadline it is registered for.
     at: Instant,
-    /// The runtime whose timer it is.
+    /// The runtime that drives the timer.
     runtime: runtime::Id,
 }
 

@@ -159,7 +159,7 @@ impl<R> Filter<R> {
         self.parked == Some(true)
     }
 
-    /// Returns the letter after which the first one can be.
+    /// Returns the letter after which the first match may be.
     pub(crate) fn begins_after(&self) -> Option<LetterId> {
         self.ids.start().checked_sub(1).map(LetterId::new)
     }

@@ -76,7 +76,7 @@ impl Segments {
             .map(|(number, _)| number)
     }
 
-    /// Returns a segment that is not written to and more than half of which are letters that are removed.
+    /// Returns a segment that is not written to and of whose letters more than half have been removed.
     pub(crate) fn wasteful(&self) -> Option<u64> {
         self.inactive()
             .find(|(_, segment)| segment.bytes < segment.length / 2)

@@ -183,7 +183,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// Takes `cost` tokens of the key if there are that many, and returns the decision with the state of
     /// the limit after it.
     ///
-    /// In shadow mode too the decision is the real one.
+    /// In shadow mode the decision is the one that would be enforced otherwise.
     pub fn decide<Q>(&self, key: &Q, cost: u64) -> Decision
     where
         K: Borrow<Q>,

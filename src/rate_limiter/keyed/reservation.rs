@@ -80,7 +80,7 @@ where
         let held = held.unwrap_or_else(|| Err(reject(Unavailable::Until(Instant::FAR_FUTURE))));
         let held = held.or_else(|rejected| {
             inner.report(rejected, None)?;
-            // In shadow mode the call goes ahead, and takes nothing.
+            // In shadow mode the call is admitted, and takes no tokens.
             Ok(Held::Tokens {
                 cost: 0,
                 taken: now,
