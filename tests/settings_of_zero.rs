@@ -811,19 +811,19 @@ fn the_other_patterns() {
             "EndpointsBuilder",
             "eject_after",
             endpoints().eject_after(0).build(),
-            Error,
+            Means("rule off"),
         ),
         row(
             "EndpointsBuilder",
             "eject_below_mean",
             endpoints().eject_below_mean(0.0, 0, 0).build(),
-            Error,
+            Means("rule off"),
         ),
         row(
             "EndpointsBuilder",
             "eject_failure_share",
             endpoints().eject_failure_share(0.0, 0).build(),
-            Error,
+            Means("rule off"),
         ),
         row(
             "EndpointsBuilder",

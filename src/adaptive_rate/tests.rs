@@ -99,7 +99,7 @@ proptest! {
     }
 }
 
-/// What holds whatever happens.
+/// Invariants of the rate and the bucket.
 fn check(rate: &CubicRate) {
     let (fill, measured) = (rate.bucket().rate(), rate.meter().rate());
     assert!(fill.is_finite() && fill > 0.0, "{rate:?}");

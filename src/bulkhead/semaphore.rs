@@ -97,8 +97,8 @@ impl Semaphore {
             .map(|(state, ())| state)
     }
 
-    /// Sets the flag for waiters: from here on each release and each larger limit serves them. Returns the state
-    /// before.
+    /// Sets the flag for waiters: from here on each release and each larger limit serves them. Returns the previous
+    /// state.
     pub(super) fn set_waiting(&self) -> PackedState {
         PackedState(self.0.fetch_or(WAITING, Ordering::Acquire))
     }

@@ -91,7 +91,7 @@ mod tests {
 
     #[cfg_attr(backstop_loom, ignore = "loom's atomics need a model")]
     #[test]
-    fn time_goes_on_with_the_clock_and_never_back() {
+    fn time_follows_the_clock_and_never_goes_back() {
         proptest!(|(steps in prop::collection::vec(step(), 0..60))| {
             let timeline = Timeline::new();
             let mut clock = 1_000 * TOLERANCE;

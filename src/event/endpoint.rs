@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::instant::Rounded;
 
-/// Something that happened to an endpoint, or to all endpoints of a priority.
+/// An event of an endpoint, or of all endpoints of a priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndpointEvent {

@@ -222,7 +222,7 @@ pub enum Event {
         /// See [`Event::sequence`].
         sequence: u64,
     },
-    /// Something happened to an endpoint, or to all endpoints of a priority.
+    /// The state of an endpoint changed, or of all endpoints of a priority.
     #[non_exhaustive]
     Endpoint {
         /// The name of the set of endpoints.

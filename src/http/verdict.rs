@@ -185,8 +185,8 @@ fn with_hint(verdict: Verdict, after: Option<Duration>) -> Verdict {
     }
 }
 
-/// Returns how long a throttled caller is to wait: as `Retry-After` says, and without it until a limit that is used
-/// up has more, the latest if there are several.
+/// Returns the wait of a throttled caller: that of `Retry-After`, or else the time until all exhausted limits have
+/// tokens again.
 pub fn hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if headers.contains_key(RETRY_AFTER) {
         if let Some(after) = retry_after::read(headers, now) {

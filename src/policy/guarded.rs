@@ -216,7 +216,7 @@ impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
                 let outcome = ready!(polled);
                 let listener = *listener;
                 let permit = permit.take();
-                // Drops the attempt: a call that enters next does not meet it any more.
+                // Drops the attempt before the permit is released: the next call must not run alongside it.
                 self.set(Self::Finished);
                 return Poll::Ready(permit.exit(outcome, listener.observer()).handed_on());
             }

@@ -52,7 +52,7 @@ impl<P: Run<Op>, Op: Operation> Operation for Under<P, Op> {
     }
 }
 
-/// `Inner!('a; B C)`: the type of the operation that `B` around `C` around `Op` is.
+/// `Inner!('a; B C)` is the type of `Op` inside `C` inside `B`.
 macro_rules! Inner {
     ($a:lifetime;) => { Op };
     ($a:lifetime; $policy:ident $($inner:ident)*) => {

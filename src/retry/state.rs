@@ -83,7 +83,7 @@ pub(super) struct Call {
 }
 
 /// Returns whether attempt number `attempt`, which ended with `verdict`, may be followed by another. `started`: the
-/// operation was started, and not rejected by a layer inside.
+/// operation was executed, not rejected by a layer inside.
 pub(super) fn may_repeat(
     limits: &Limits,
     attempt: u32,
@@ -164,7 +164,7 @@ pub(super) fn may_start(limits: &Limits, now: Instant, wait: Wait) -> Result<Dur
             Ok(delay)
         }
     };
-    // Jitter must not make a hint too long that fits.
+    // If only the jitter pushes an obeyed hint beyond a limit, the hint applies without jitter.
     match check(wait.delay) {
         Err(_) if wait.is_obeyed => check(wait.earliest),
         checked => checked,

@@ -280,7 +280,7 @@ proptest! {
     }
 }
 
-/// What can happen to a bucket of tokens.
+/// An operation on a bucket of tokens.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     FirstTry,

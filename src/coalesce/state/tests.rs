@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What must hold, kept beside the machine.
+/// The expected state, kept alongside the machine.
 #[derive(Default)]
 struct Model {
     leaders: BTreeSet<Place>,

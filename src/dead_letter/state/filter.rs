@@ -154,7 +154,7 @@ impl<R> Filter<R> {
             && self.matching.as_ref().is_none_or(|matches| matches(letter))
     }
 
-    /// Returns whether only parked letters can meet it.
+    /// Returns whether only parked letters can match.
     pub(crate) fn wants_parked(&self) -> bool {
         self.parked == Some(true)
     }
@@ -172,7 +172,7 @@ impl<R> Filter<R> {
             .saturating_add(1)
     }
 
-    /// Returns the last letter that can meet it.
+    /// Returns the last letter that can match.
     pub(crate) fn ends_with(&self) -> LetterId {
         LetterId::new(*self.ids.end())
     }

@@ -369,7 +369,7 @@ pub enum Change {
     /// The replay failed.
     #[non_exhaustive]
     Failed {
-        /// When.
+        /// The time of the failure.
         at: Timestamp,
         /// The text of the error.
         error: String,

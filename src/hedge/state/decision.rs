@@ -16,7 +16,7 @@ pub(in crate::hedge) enum Fate {
     Lost,
     /// The copy is lost and no further one is launched. Copies in flight may still answer.
     LastOne,
-    /// As `LastOne`, and hedging pauses for this long, or for `throttled_pause` without a hint.
+    /// Like `LastOne`, and hedging pauses for this long, or for `throttled_pause` without a hint.
     Throttled(Option<Duration>),
 }
 

@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// What the caller of a log was told.
+/// The results that the caller of a log has received.
 #[derive(Clone, Debug, Default)]
 struct Told {
     /// Letters that were acknowledged and not removed.
