@@ -60,292 +60,85 @@ fn clock() -> ManualClock {
     ManualClock::new()
 }
 
+/// Makes the rows of a builder, and checks them.
+macro_rules! zeros {
+    ($($builder:ident($make:expr) $build:ident($($with:expr)?) { $($setting:ident($($value:expr),*) => $effect:expr;)+ })+) => {
+        check([$($(
+            row(stringify!($builder), stringify!($setting), $make.$setting($($value),*).$build($($with)?), $effect),
+        )+)+])
+    };
+}
+
 #[test]
 fn bulkheads_and_their_limits() {
     let bulkhead = || Bulkhead::builder().clock(clock());
     let correlated = Correlated::builder;
-    check([
-        row(
-            "BulkheadBuilder",
-            "max_concurrent",
-            bulkhead().max_concurrent(0).build(),
-            Error,
-        ),
-        row(
-            "BulkheadBuilder",
-            "max_waiting",
-            bulkhead().max_waiting(0).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "BulkheadBuilder",
-            "max_wait",
-            bulkhead().max_waiting(1).max_wait(ZERO).build(),
-            Error,
-        ),
-        row(
-            "BulkheadBuilder",
-            "codel",
-            bulkhead().max_waiting(1).codel(ZERO, ZERO).build(),
-            Error,
-        ),
-        row(
-            "BulkheadBuilder",
-            "partition",
-            bulkhead().max_waiting(1).partition("a", 0.0).build(),
-            Error,
-        ),
-        row(
-            "AimdBuilder",
-            "initial",
-            Aimd::builder().initial(0).build(),
-            Error,
-        ),
-        row("AimdBuilder", "min", Aimd::builder().min(0).build(), Error),
-        row("AimdBuilder", "max", Aimd::builder().max(0).build(), Error),
-        row(
-            "AimdBuilder",
-            "increase_by",
-            Aimd::builder().increase_by(0).build(),
-            Error,
-        ),
-        row(
-            "AimdBuilder",
-            "decrease_factor",
-            Aimd::builder().decrease_factor(0.0).build(),
-            Means("drops to the minimum"),
-        ),
-        row(
-            "AimdBuilder",
-            "timeout",
-            Aimd::builder().timeout(ZERO).build(),
-            Error,
-        ),
-        row(
-            "AimdBuilder",
-            "utilization",
-            Aimd::builder().utilization(0.0).build(),
-            Means("grows at any use"),
-        ),
-        row(
-            "Gradient2Builder",
-            "initial",
-            Gradient2::builder().initial(0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "min",
-            Gradient2::builder().min(0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "max",
-            Gradient2::builder().max(0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "smoothing",
-            Gradient2::builder().smoothing(0.0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "queue_size",
-            Gradient2::builder().queue_size(0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "tolerance",
-            Gradient2::builder().tolerance(0.0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "long_window",
-            Gradient2::builder().long_window(0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "recovery",
-            Gradient2::builder().recovery(0.0).build(),
-            Error,
-        ),
-        row(
-            "Gradient2Builder",
-            "decrease_factor",
-            Gradient2::builder().decrease_factor(0.0).build(),
-            Means("drops to the minimum"),
-        ),
-        row(
-            "Gradient2Builder",
-            "utilization",
-            Gradient2::builder().utilization(0.0).build(),
-            Means("grows at any use"),
-        ),
-        row(
-            "GradientBuilder",
-            "min",
-            Gradient::builder().min(0).build(),
-            Error,
-        ),
-        row(
-            "GradientBuilder",
-            "max",
-            Gradient::builder().max(0).build(),
-            Error,
-        ),
-        row(
-            "GradientBuilder",
-            "update_interval",
-            Gradient::builder().update_interval(ZERO).build(),
-            Error,
-        ),
-        row(
-            "GradientBuilder",
-            "quantile",
-            Gradient::builder().quantile(0.0).build(),
-            Means("the smallest latency"),
-        ),
-        row(
-            "GradientBuilder",
-            "buffer",
-            Gradient::builder().buffer(0.0).build(),
-            Means("no increase is tolerated"),
-        ),
-        row(
-            "GradientBuilder",
-            "overload_share",
-            Gradient::builder().overload_share(0.0).build(),
-            Means("one overload suffices"),
-        ),
-        row(
-            "GradientBuilder",
-            "utilization",
-            Gradient::builder().utilization(0.0).build(),
-            Means("grows at any use"),
-        ),
-        row(
-            "VegasBuilder",
-            "initial",
-            Vegas::builder().initial(0).build(),
-            Error,
-        ),
-        row(
-            "VegasBuilder",
-            "min",
-            Vegas::builder().min(0).build(),
-            Error,
-        ),
-        row(
-            "VegasBuilder",
-            "max",
-            Vegas::builder().max(0).build(),
-            Error,
-        ),
-        row(
-            "VegasBuilder",
-            "smoothing",
-            Vegas::builder().smoothing(0.0).build(),
-            Error,
-        ),
-        row(
-            "VegasBuilder",
-            "max_baseline_age",
-            Vegas::builder().max_baseline_age(ZERO).build(),
-            Error,
-        ),
-        row(
-            "VegasBuilder",
-            "utilization",
-            Vegas::builder().utilization(0.0).build(),
-            Means("grows at any use"),
-        ),
-        row(
-            "CorrelatedBuilder",
-            "initial",
-            correlated().initial(0).build(),
-            Error,
-        ),
-        row(
-            "CorrelatedBuilder",
-            "min",
-            correlated().min(0).build(),
-            Error,
-        ),
-        row(
-            "CorrelatedBuilder",
-            "max",
-            correlated().max(0).build(),
-            Error,
-        ),
-        row(
-            "CorrelatedBuilder",
-            "long_window",
-            correlated().long_window(0).build(),
-            Error,
-        ),
-        row(
-            "CorrelatedBuilder",
-            "baseline",
-            correlated().baseline(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CorrelatedBuilder",
-            "correlation_window",
-            correlated().correlation_window(0).build(),
-            Means("turns the guard off"),
-        ),
-        row(
-            "CorrelatedBuilder",
-            "max_limit_factor",
-            correlated().max_limit_factor(0.0, 0.0, 0.0).build(),
-            Error,
-        ),
-        row(
-            "CorrelatedBuilder",
-            "max_limit_stabilization",
-            correlated().max_limit_stabilization(ZERO).build(),
-            Means("the current number counts"),
-        ),
-        row(
-            "WindowedBuilder",
-            "window_between",
-            Windowed::builder()
-                .window_between(ZERO, ZERO)
-                .around(fixed()),
-            Means("a window ends when it has its calls"),
-        ),
-        row(
-            "WindowedBuilder",
-            "min_calls",
-            Windowed::builder().min_calls(0).around(fixed()),
-            Error,
-        ),
-        row(
-            "WindowedBuilder",
-            "quantile",
-            Windowed::builder().quantile(0.0).around(fixed()),
-            Means("the smallest latency"),
-        ),
-        row(
-            "WindowedBuilder",
-            "min_latency",
-            Windowed::builder().min_latency(ZERO).around(fixed()),
-            Means("no call is ignored"),
-        ),
-        row(
-            "WindowedBuilder",
-            "overload_share",
-            Windowed::builder().overload_share(0.0).around(fixed()),
-            Means("one overload suffices"),
-        ),
-    ]);
+    zeros! {
+        BulkheadBuilder(bulkhead()) build() {
+            max_concurrent(0) => Error;
+            max_waiting(0) => Means("no call waits");
+        }
+        BulkheadBuilder(bulkhead().max_waiting(1)) build() {
+            max_wait(ZERO) => Error;
+            codel(ZERO, ZERO) => Error;
+            partition("a", 0.0) => Error;
+        }
+        AimdBuilder(Aimd::builder()) build() {
+            initial(0) => Error;
+            min(0) => Error;
+            max(0) => Error;
+            increase_by(0) => Error;
+            decrease_factor(0.0) => Means("drops to the minimum");
+            timeout(ZERO) => Error;
+            utilization(0.0) => Means("grows at any use");
+        }
+        Gradient2Builder(Gradient2::builder()) build() {
+            initial(0) => Error;
+            min(0) => Error;
+            max(0) => Error;
+            smoothing(0.0) => Error;
+            queue_size(0) => Error;
+            tolerance(0.0) => Error;
+            long_window(0) => Error;
+            recovery(0.0) => Error;
+            decrease_factor(0.0) => Means("drops to the minimum");
+            utilization(0.0) => Means("grows at any use");
+        }
+        GradientBuilder(Gradient::builder()) build() {
+            min(0) => Error;
+            max(0) => Error;
+            update_interval(ZERO) => Error;
+            quantile(0.0) => Means("the smallest latency");
+            buffer(0.0) => Means("no increase is tolerated");
+            overload_share(0.0) => Means("one overload suffices");
+            utilization(0.0) => Means("grows at any use");
+        }
+        VegasBuilder(Vegas::builder()) build() {
+            initial(0) => Error;
+            min(0) => Error;
+            max(0) => Error;
+            smoothing(0.0) => Error;
+            max_baseline_age(ZERO) => Error;
+            utilization(0.0) => Means("grows at any use");
+        }
+        CorrelatedBuilder(correlated()) build() {
+            initial(0) => Error;
+            min(0) => Error;
+            max(0) => Error;
+            long_window(0) => Error;
+            baseline(ZERO) => Error;
+            correlation_window(0) => Means("turns the guard off");
+            max_limit_factor(0.0, 0.0, 0.0) => Error;
+            max_limit_stabilization(ZERO) => Means("the current number counts");
+        }
+        WindowedBuilder(Windowed::builder()) around(fixed()) {
+            window_between(ZERO, ZERO) => Means("a window ends when it has its calls");
+            min_calls(0) => Error;
+            quantile(0.0) => Means("the smallest latency");
+            min_latency(ZERO) => Means("no call is ignored");
+            overload_share(0.0) => Means("one overload suffices");
+        }
+    }
 }
 
 fn fixed() -> backstop::bulkhead::limit::Fixed {
@@ -358,164 +151,44 @@ fn breakers_throttles_and_shedders() {
     let throttle = || Throttle::builder().clock(clock());
     let shedder = || LoadShedder::builder().clock(clock());
     let users = || UserFairness::builder().clock(clock());
-    check([
-        row(
-            "CircuitBreakerBuilder",
-            "slow_call",
-            breaker().slow_call(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CircuitBreakerBuilder",
-            "permitted_calls",
-            breaker().permitted_calls(0).build(),
-            Error,
-        ),
-        row(
-            "CircuitBreakerBuilder",
-            "probe_lease",
-            breaker().probe_lease(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CircuitBreakerBuilder",
-            "max_half_open",
-            breaker().max_half_open(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CircuitBreakerBuilder",
-            "ramp_up",
-            breaker().ramp_up(ZERO).build(),
-            Means("no ramp"),
-        ),
-        row(
-            "CircuitBreakerBuilder",
-            "max_hint",
-            breaker().max_hint(ZERO).build(),
-            Means("hints are ignored"),
-        ),
-        row(
-            "CircuitBreakerBuilder",
-            "break_with",
-            breaker().break_with(|_, _| ZERO).build(),
-            Means("the next call is a probe"),
-        ),
-        row(
-            "ThrottleBuilder",
-            "success_threshold",
-            throttle().success_threshold(0.0).build(),
-            Error,
-        ),
-        row(
-            "ThrottleBuilder",
-            "window",
-            throttle().window(ZERO).build(),
-            Error,
-        ),
-        row(
-            "ThrottleBuilder",
-            "slices",
-            throttle().slices(0).build(),
-            Error,
-        ),
-        row(
-            "ThrottleBuilder",
-            "min_calls",
-            throttle().min_calls(0).build(),
-            Error,
-        ),
-        row(
-            "ThrottleBuilder",
-            "min_calls_per_second",
-            throttle().min_calls_per_second(0.0).build(),
-            Means("no such bound"),
-        ),
-        row(
-            "ThrottleBuilder",
-            "max_rejection",
-            throttle().max_rejection(0.0).build(),
-            Means("no call is rejected"),
-        ),
-        row(
-            "ThrottleBuilder",
-            "aggression",
-            throttle().aggression(0.0).build(),
-            Error,
-        ),
-        row(
-            "ThrottleBuilder",
-            "probe_every",
-            throttle().probe_every(ZERO).build(),
-            Error,
-        ),
-        row(
-            "ThrottleBuilder",
-            "grace",
-            throttle().grace(ZERO).build(),
-            Means("calls count from their start"),
-        ),
-        row(
-            "LoadShedderBuilder",
-            "codel",
-            shedder().codel(ZERO, ZERO).build(),
-            Error,
-        ),
-        row(
-            "LoadShedderBuilder",
-            "signal",
-            shedder().signal(0.0, || 0.0).build(),
-            Error,
-        ),
-        row(
-            "LoadShedderBuilder",
-            "max_shed",
-            shedder().max_shed(0.0).build(),
-            Error,
-        ),
-        row(
-            "LoadShedderBuilder",
-            "cool_off",
-            shedder().cool_off(ZERO).build(),
-            Means("shedding ends with the overload"),
-        ),
-        row(
-            "LoadShedderBuilder",
-            "update_interval",
-            shedder().update_interval(ZERO).build(),
-            Error,
-        ),
-        row(
-            "UserFairnessBuilder",
-            "max_users",
-            users().max_users(0).build(),
-            Error,
-        ),
-        row(
-            "UserFairnessBuilder",
-            "half_life",
-            users().half_life(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CodelBuilder",
-            "target",
-            Codel::builder().target(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CodelBuilder",
-            "interval",
-            Codel::builder().interval(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CodelBuilder",
-            "stale_after",
-            Codel::builder().stale_after(0).build(),
-            Error,
-        ),
-    ]);
+    zeros! {
+        CircuitBreakerBuilder(breaker()) build() {
+            slow_call(ZERO) => Error;
+            permitted_calls(0) => Error;
+            probe_lease(ZERO) => Error;
+            max_half_open(ZERO) => Error;
+            ramp_up(ZERO) => Means("no ramp");
+            max_hint(ZERO) => Means("hints are ignored");
+            break_with(|_, _| ZERO) => Means("the next call is a probe");
+        }
+        ThrottleBuilder(throttle()) build() {
+            success_threshold(0.0) => Error;
+            window(ZERO) => Error;
+            slices(0) => Error;
+            min_calls(0) => Error;
+            min_calls_per_second(0.0) => Means("no such bound");
+            max_rejection(0.0) => Means("no call is rejected");
+            aggression(0.0) => Error;
+            probe_every(ZERO) => Error;
+            grace(ZERO) => Means("calls count from their start");
+        }
+        LoadShedderBuilder(shedder()) build() {
+            codel(ZERO, ZERO) => Error;
+            signal(0.0, || 0.0) => Error;
+            max_shed(0.0) => Error;
+            cool_off(ZERO) => Means("shedding ends with the overload");
+            update_interval(ZERO) => Error;
+        }
+        UserFairnessBuilder(users()) build() {
+            max_users(0) => Error;
+            half_life(ZERO) => Error;
+        }
+        CodelBuilder(Codel::builder()) build(backstop::Instant::default()) {
+            target(ZERO) => Error;
+            interval(ZERO) => Error;
+            stale_after(0) => Error;
+        }
+    }
 }
 
 #[test]
@@ -531,107 +204,35 @@ fn rates_and_keys() {
             .clock(clock())
     };
     let policies =
-        || Keyed::<u64, Timeout>::builder(|_: &u64| Timeout::new(Duration::from_secs(1)));
+        || Keyed::<u64, Timeout>::builder(|_: &u64| Timeout::after(Duration::from_secs(1)));
     let cubic = backstop::adaptive_rate::CubicRate::builder;
     let now = || backstop::Instant::default();
-    check([
-        row(
-            "RateLimiterBuilder",
-            "max_waiting",
-            limiter().max_waiting(0).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "RateLimiterBuilder",
-            "max_wait",
-            limiter().max_wait(ZERO).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "RateLimiterBuilder",
-            "max_debt",
-            limiter().max_debt(0).build(),
-            Means("no debt"),
-        ),
-        row(
-            "RateLimiterBuilder",
-            "pause_on_hint",
-            limiter().pause_on_hint(ZERO).build(),
-            Error,
-        ),
-        row(
-            "RateLimiterBuilder",
-            "stripes",
-            limiter().stripes(0).build(),
-            Error,
-        ),
-        row(
-            "KeyedRateLimiterBuilder",
-            "max_waiting",
-            keyed().max_waiting(0).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "KeyedRateLimiterBuilder",
-            "max_wait",
-            keyed().max_wait(ZERO).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "KeyedRateLimiterBuilder",
-            "max_debt",
-            keyed().max_debt(0).build(),
-            Means("no debt"),
-        ),
-        row(
-            "KeyedRateLimiterBuilder",
-            "pause_on_hint",
-            keyed().pause_on_hint(ZERO).build(),
-            Error,
-        ),
-        row(
-            "KeyedRateLimiterBuilder",
-            "max_keys",
-            keyed().max_keys(0).build(),
-            Error,
-        ),
-        row(
-            "KeyedBuilder",
-            "max_keys",
-            policies().max_keys(0).build(),
-            Error,
-        ),
-        row(
-            "CubicRateBuilder",
-            "decrease_factor",
-            cubic().decrease_factor(0.0).build(now()),
-            Means("drops to `min_rate`"),
-        ),
-        row(
-            "CubicRateBuilder",
-            "scale",
-            cubic().scale(0.0).build(now()),
-            Error,
-        ),
-        row(
-            "CubicRateBuilder",
-            "smoothing",
-            cubic().smoothing(0.0).build(now()),
-            Error,
-        ),
-        row(
-            "CubicRateBuilder",
-            "window",
-            cubic().window(ZERO).build(now()),
-            Error,
-        ),
-        row(
-            "CubicRateBuilder",
-            "min_rate",
-            cubic().min_rate(0.0).build(now()),
-            Error,
-        ),
-    ]);
+    zeros! {
+        RateLimiterBuilder(limiter()) build() {
+            max_waiting(0) => Means("no call waits");
+            max_wait(ZERO) => Means("no call waits");
+            max_debt(0) => Means("no debt");
+            pause_on_hint(ZERO) => Error;
+            stripes(0) => Error;
+        }
+        KeyedRateLimiterBuilder(keyed()) build() {
+            max_waiting(0) => Means("no call waits");
+            max_wait(ZERO) => Means("no call waits");
+            max_debt(0) => Means("no debt");
+            pause_on_hint(ZERO) => Error;
+            max_keys(0) => Error;
+        }
+        KeyedBuilder(policies()) build() {
+            max_keys(0) => Error;
+        }
+        CubicRateBuilder(cubic()) build(now()) {
+            decrease_factor(0.0) => Means("drops to `min_rate`");
+            scale(0.0) => Error;
+            smoothing(0.0) => Error;
+            window(ZERO) => Error;
+            min_rate(0.0) => Error;
+        }
+    }
 }
 
 #[test]
@@ -640,146 +241,45 @@ fn retries_hedges_and_budgets() {
     let hedge = || Hedge::builder().clock(clock());
     let percentage = || RetryBudget::percentage().clock(clock());
     let tokens = || RetryBudget::tokens().clock(clock());
-    check([
-        row(
-            "RetryBuilder",
-            "max_attempts",
-            retry().max_attempts(0).build(),
-            Error,
-        ),
-        row(
-            "RetryBuilder",
-            "max_hint",
-            retry().max_hint(ZERO).build(),
-            Means("any hint ends the call"),
-        ),
-        row(
-            "RetryBuilder",
-            "max_elapsed",
-            retry().max_elapsed(ZERO).build(),
-            Means("retries only where no time has passed"),
-        ),
-        row(
-            "RetryBuilder",
-            "delay_with",
-            retry().delay_with(|_| ZERO).build(),
-            Means("retries at once"),
-        ),
-        row(
-            "HedgeBuilder",
-            "after",
-            hedge().after(ZERO).build(),
-            Means("copies start together"),
-        ),
-        row(
-            "HedgeBuilder",
-            "after_with",
-            hedge().after_with(|_| ZERO).build(),
-            Means("copies start together"),
-        ),
-        row(
-            "HedgeBuilder",
-            "quantile",
-            hedge().quantile(0.0).build(),
-            Error,
-        ),
-        row(
-            "HedgeBuilder",
-            "min_calls",
-            hedge().quantile(0.9).min_calls(0).build(),
-            Error,
-        ),
-        row(
-            "HedgeBuilder",
-            "min_delay",
-            hedge().quantile(0.9).min_delay(ZERO).build(),
-            Means("no least delay"),
-        ),
-        row(
-            "HedgeBuilder",
-            "window",
-            hedge().quantile(0.9).window(ZERO).build(),
-            Error,
-        ),
-        row(
-            "HedgeBuilder",
-            "max_extra_load",
-            hedge().after(ZERO).max_extra_load(0.0).build(),
-            Error,
-        ),
-        row(
-            "HedgeBuilder",
-            "max_hedges",
-            hedge().after(ZERO).max_hedges(0).build(),
-            Error,
-        ),
-        row(
-            "HedgeBuilder",
-            "throttled_pause",
-            hedge().after(ZERO).throttled_pause(ZERO).build(),
-            Means("no pause"),
-        ),
-        row(
-            "PercentageBudgetBuilder",
-            "ratio",
-            percentage().ratio(0.0).build(),
-            Means("the floor alone"),
-        ),
-        row(
-            "PercentageBudgetBuilder",
-            "floor",
-            percentage().floor(0).build(),
-            Means("no floor"),
-        ),
-        row(
-            "PercentageBudgetBuilder",
-            "window",
-            percentage().window(ZERO).build(),
-            Error,
-        ),
-        row(
-            "InFlightBudgetBuilder",
-            "ratio",
-            RetryBudget::in_flight().ratio(0.0).build(),
-            Means("the floor alone"),
-        ),
-        row(
-            "InFlightBudgetBuilder",
-            "floor",
-            RetryBudget::in_flight().floor(0).build(),
-            Means("no floor"),
-        ),
-        row(
-            "TokenBudgetBuilder",
-            "capacity",
-            tokens().capacity(0).build(),
-            Means("no retry that costs anything"),
-        ),
-        row(
-            "TokenBudgetBuilder",
-            "initial",
-            tokens().initial(0).build(),
-            Means("empty at the start"),
-        ),
-        row(
-            "TokenBudgetBuilder",
-            "cost",
-            tokens().cost(ErrorClass::Transient, 0).build(),
-            Means("such retries are free"),
-        ),
-        row(
-            "TokenBudgetBuilder",
-            "reward",
-            tokens().reward(0.0).build(),
-            Means("successes add nothing"),
-        ),
-        row(
-            "TokenBudgetBuilder",
-            "refill_per_second",
-            tokens().refill_per_second(0.0).build(),
-            Means("only successes refill"),
-        ),
-    ]);
+    zeros! {
+        RetryBuilder(retry()) build() {
+            max_attempts(0) => Error;
+            max_hint(ZERO) => Means("any hint ends the call");
+            max_elapsed(ZERO) => Means("retries only where no time has passed");
+            delay_with(|_| ZERO) => Means("retries at once");
+        }
+        HedgeBuilder(hedge()) build() {
+            after(ZERO) => Means("copies start together");
+            after_with(|_| ZERO) => Means("copies start together");
+            quantile(0.0) => Error;
+        }
+        HedgeBuilder(hedge().quantile(0.9)) build() {
+            min_calls(0) => Error;
+            min_delay(ZERO) => Means("no least delay");
+            window(ZERO) => Error;
+        }
+        HedgeBuilder(hedge().after(ZERO)) build() {
+            max_extra_load(0.0) => Error;
+            max_hedges(0) => Error;
+            throttled_pause(ZERO) => Means("no pause");
+        }
+        PercentageBudgetBuilder(percentage()) build() {
+            ratio(0.0) => Means("the floor alone");
+            floor(0) => Means("no floor");
+            window(ZERO) => Error;
+        }
+        InFlightBudgetBuilder(RetryBudget::in_flight()) build() {
+            ratio(0.0) => Means("the floor alone");
+            floor(0) => Means("no floor");
+        }
+        TokenBudgetBuilder(tokens()) build() {
+            capacity(0) => Means("no retry that costs anything");
+            initial(0) => Means("empty at the start");
+            cost(ErrorClass::Transient, 0) => Means("such retries are free");
+            reward(0.0) => Means("successes add nothing");
+            refill_per_second(0.0) => Means("only successes refill");
+        }
+    }
 }
 
 #[test]
@@ -788,208 +288,57 @@ fn the_other_patterns() {
     let chaos = || Chaos::builder().clock(clock());
     let letters = backstop::DeadLetterQueue::<u8>::builder;
     let standard = || Standard::builder().clock(clock());
-    check([
-        row(
-            "EndpointsBuilder",
-            "choices",
-            endpoints().choices(0).build(),
-            Error,
-        ),
-        row(
-            "EndpointsBuilder",
-            "decay",
-            endpoints().decay(ZERO).build(),
-            Error,
-        ),
-        row(
-            "EndpointsBuilder",
-            "failure_penalty",
-            endpoints().failure_penalty(ZERO).build(),
-            Means("failures count as fast as they are"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "eject_after",
-            endpoints().eject_after(0).build(),
-            Means("rule off"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "eject_below_mean",
-            endpoints().eject_below_mean(0.0, 0, 0).build(),
-            Means("rule off"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "eject_failure_share",
-            endpoints().eject_failure_share(0.0, 0).build(),
-            Means("rule off"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "interval",
-            endpoints().interval(ZERO).build(),
-            Error,
-        ),
-        row(
-            "EndpointsBuilder",
-            "base_ejection",
-            endpoints().base_ejection(ZERO).build(),
-            Error,
-        ),
-        row(
-            "EndpointsBuilder",
-            "max_ejection",
-            endpoints().max_ejection(ZERO).build(),
-            Means("the base ejection"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "ejection_jitter",
-            endpoints().ejection_jitter(0.0).build(),
-            Means("no jitter"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "max_ejected",
-            endpoints().max_ejected(0.0).build(),
-            Means("one node may be ejected"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "max_hint",
-            endpoints().max_hint(ZERO).build(),
-            Means("hints are ignored"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "panic_threshold",
-            endpoints().panic_threshold(0.0).build(),
-            Means("no panic mode"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "overprovisioning",
-            endpoints().overprovisioning(0.0).build(),
-            Error,
-        ),
-        row(
-            "EndpointsBuilder",
-            "slow_start",
-            endpoints().slow_start(ZERO).build(),
-            Means("no slow start"),
-        ),
-        row(
-            "EndpointsBuilder",
-            "slow_start_shape",
-            endpoints().slow_start_shape(0.0, 0.0).build(),
-            Error,
-        ),
-        row(
-            "EndpointsBuilder",
-            "unhealthy_after",
-            endpoints().unhealthy_after(0).build(),
-            Error,
-        ),
-        row(
-            "EndpointsBuilder",
-            "healthy_after",
-            endpoints().healthy_after(0).build(),
-            Error,
-        ),
-        row(
-            "ChaosBuilder",
-            "latency",
-            chaos().latency(0.0, ZERO).build(),
-            Means("no such fault"),
-        ),
-        row(
-            "ChaosBuilder",
-            "behavior",
-            chaos().behavior(0.0, || std::future::ready(())).build(),
-            Means("no such fault"),
-        ),
-        row(
-            "ChaosBuilder",
-            "error",
-            chaos().error(0.0, || 1_u8).build(),
-            Means("no such fault"),
-        ),
-        row(
-            "ChaosBuilder",
-            "result",
-            chaos().result(0.0, || Ok::<u8, u8>(1)).build(),
-            Means("no such fault"),
-        ),
-        row(
-            "ChaosBuilder",
-            "max_share",
-            chaos().max_share(0.0).build(),
-            Means("no faults"),
-        ),
-        row(
-            "StaleBuilder",
-            "max_age",
-            Stale::<u8>::builder().max_age(ZERO).clock(clock()).build(),
-            Error,
-        ),
-        row(
-            "TimeoutBuilder",
-            "after",
-            Timeout::builder().after(ZERO).clock(clock()).build(),
-            Means("only ready operations"),
-        ),
-        row(
-            "TimeoutBuilder",
-            "after_with",
-            Timeout::builder()
-                .after_with(|_| ZERO)
-                .clock(clock())
-                .build(),
-            Means("only ready operations"),
-        ),
-        row(
-            "DeadLetterQueueBuilder",
-            "max_replays",
-            letters().max_replays(0).build(),
-            Error,
-        ),
-        row(
-            "DeadLetterQueueBuilder",
-            "max_error_bytes",
-            letters().max_error_bytes(0).build(),
-            Means("no text is kept"),
-        ),
-        row(
-            "StandardBuilder",
-            "max_attempts",
-            standard().max_attempts(0).build(),
-            Error,
-        ),
-        row(
-            "StandardBuilder",
-            "total_timeout",
-            standard().total_timeout(ZERO).build(),
-            Error,
-        ),
-        row(
-            "StandardBuilder",
-            "attempt_timeout",
-            standard().attempt_timeout(ZERO).build(),
-            Error,
-        ),
-        row(
-            "StandardBuilder",
-            "budget_share",
-            standard().budget_share(0.0, 0).build(),
-            Means("no retries"),
-        ),
-    ]);
+    zeros! {
+        EndpointsBuilder(endpoints()) build() {
+            choices(0) => Error;
+            decay(ZERO) => Error;
+            failure_penalty(ZERO) => Means("failures count as fast as they are");
+            eject_after(0) => Means("rule off");
+            eject_below_mean(0.0, 0, 0) => Means("rule off");
+            eject_failure_share(0.0, 0) => Means("rule off");
+            interval(ZERO) => Error;
+            base_ejection(ZERO) => Error;
+            max_ejection(ZERO) => Means("the base ejection");
+            ejection_jitter(0.0) => Means("no jitter");
+            max_ejected(0.0) => Means("one node may be ejected");
+            max_hint(ZERO) => Means("hints are ignored");
+            panic_threshold(0.0) => Means("no panic mode");
+            overprovisioning(0.0) => Error;
+            slow_start(ZERO) => Means("no slow start");
+            slow_start_shape(0.0, 0.0) => Error;
+            unhealthy_after(0) => Error;
+            healthy_after(0) => Error;
+        }
+        ChaosBuilder(chaos()) build() {
+            latency(0.0, ZERO) => Means("no such fault");
+            behavior(0.0, || std::future::ready(())) => Means("no such fault");
+            error(0.0, || 1_u8) => Means("no such fault");
+            result(0.0, || Ok::<u8, u8>(1)) => Means("no such fault");
+            max_share(0.0) => Means("no faults");
+        }
+        StaleBuilder(Stale::<u8>::builder().clock(clock())) build() {
+            max_age(ZERO) => Error;
+        }
+        TimeoutBuilder(Timeout::builder().clock(clock())) build() {
+            after(ZERO) => Means("only ready operations");
+            after_with(|_| ZERO) => Means("only ready operations");
+        }
+        DeadLetterQueueBuilder(letters()) build() {
+            max_replays(0) => Error;
+            max_error_bytes(0) => Means("no text is kept");
+        }
+        StandardBuilder(standard()) build() {
+            max_attempts(0) => Error;
+            total_timeout(ZERO) => Error;
+            attempt_timeout(ZERO) => Error;
+            budget_share(0.0, 0) => Means("no retries");
+        }
+    }
 }
 
 #[test]
 fn shared_limits_and_votes() {
-    let store = backstop::store::MemoryStore::new;
+    let store = || backstop::store::MemoryStore::new(clock());
     let limiter = || {
         SharedRateLimiter::builder()
             .store(store())
@@ -1019,114 +368,32 @@ fn shared_limits_and_votes() {
             .breaker(breaker())
             .clock(clock())
     };
-    check([
-        row(
-            "SharedRateLimiterBuilder",
-            "max_waiting",
-            limiter().max_waiting(0).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "SharedRateLimiterBuilder",
-            "max_wait",
-            limiter().max_wait(ZERO).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "SharedRateLimiterBuilder",
-            "store_timeout",
-            limiter().store_timeout(ZERO).build(),
-            Error,
-        ),
-        row(
-            "SharedRateLimiterBuilder",
-            "sync_every",
-            limiter().sync_every(ZERO).build(),
-            Error,
-        ),
-        row(
-            "SharedKeyedRateLimiterBuilder",
-            "max_waiting",
-            keyed().max_waiting(0).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "SharedKeyedRateLimiterBuilder",
-            "max_wait",
-            keyed().max_wait(ZERO).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "SharedKeyedRateLimiterBuilder",
-            "store_timeout",
-            keyed().store_timeout(ZERO).build(),
-            Error,
-        ),
-        row(
-            "SharedKeyedRateLimiterBuilder",
-            "sync_every",
-            keyed().sync_every(ZERO).build(),
-            Error,
-        ),
-        row(
-            "SharedKeyedRateLimiterBuilder",
-            "max_keys",
-            keyed().max_keys(0).build(),
-            Error,
-        ),
-        row(
-            "SharedBulkheadBuilder",
-            "max_concurrent",
-            bulkhead().max_concurrent(0).build(),
-            Error,
-        ),
-        row(
-            "SharedBulkheadBuilder",
-            "max_waiting",
-            bulkhead().max_waiting(0).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "SharedBulkheadBuilder",
-            "max_wait",
-            bulkhead().max_wait(ZERO).build(),
-            Means("no call waits"),
-        ),
-        row(
-            "SharedBulkheadBuilder",
-            "ttl",
-            bulkhead().ttl(ZERO).build(),
-            Error,
-        ),
-        row(
-            "SharedBulkheadBuilder",
-            "store_timeout",
-            bulkhead().store_timeout(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CircuitVotesBuilder",
-            "every",
-            votes().every(ZERO).build(),
-            Error,
-        ),
-        row(
-            "CircuitVotesBuilder",
-            "quorum",
-            votes().quorum(0.0).build(),
-            Means("any open circuit"),
-        ),
-        row(
-            "CircuitVotesBuilder",
-            "min_votes",
-            votes().min_votes(0).build(),
-            Error,
-        ),
-        row(
-            "CircuitVotesBuilder",
-            "failure_rate",
-            votes().failure_rate(0.0).build(),
-            Error,
-        ),
-    ]);
+    zeros! {
+        SharedRateLimiterBuilder(limiter()) build() {
+            max_waiting(0) => Means("no call waits");
+            max_wait(ZERO) => Means("no call waits");
+            store_timeout(ZERO) => Error;
+            sync_every(ZERO) => Error;
+        }
+        SharedKeyedRateLimiterBuilder(keyed()) build() {
+            max_waiting(0) => Means("no call waits");
+            max_wait(ZERO) => Means("no call waits");
+            store_timeout(ZERO) => Error;
+            sync_every(ZERO) => Error;
+            max_keys(0) => Error;
+        }
+        SharedBulkheadBuilder(bulkhead()) build() {
+            max_concurrent(0) => Error;
+            max_waiting(0) => Means("no call waits");
+            max_wait(ZERO) => Means("no call waits");
+            ttl(ZERO) => Error;
+            store_timeout(ZERO) => Error;
+        }
+        CircuitVotesBuilder(votes()) build() {
+            every(ZERO) => Error;
+            quorum(0.0) => Means("any open circuit");
+            min_votes(0) => Error;
+            failure_rate(0.0) => Error;
+        }
+    }
 }

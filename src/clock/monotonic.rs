@@ -1,4 +1,4 @@
-//! Clocks of users, which may go backwards, as clocks that do not.
+//! Makes monotonic clocks of user clocks, which may go backwards.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -93,7 +93,7 @@ impl<E> Notes<E> {
 /// [`Policy::call_reported`](super::Policy::call_reported).
 pub struct Reported<'a, Op: Operation> {
     op: Op,
-    // `Op::Error` and not a parameter: see the module page of `policy` on why no type is named twice.
+    // `Op::Error` instead of a type parameter: see the documentation of the module `policy`.
     notes: &'a Notes<Op::Error>,
 }
 

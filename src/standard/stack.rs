@@ -140,7 +140,7 @@ impl Stack {
         limiters && breakers && self.config == other.config
     }
 
-    /// Returns the limiter in use, or the last one that was, with its settings.
+    /// Returns the current limiter, or else the last one that was removed, with its settings.
     fn last_limiter(&self) -> Option<(&RateLimiterBuilder, &RateLimiter)> {
         let used = self.config.limiter.as_ref().zip(self.limiter());
         used.or_else(|| {

@@ -88,7 +88,7 @@ struct Allowed(u64);
 impl Allowed {
     const OWN_LIMIT: u64 = 1 << 63;
 
-    /// Times of 290 years and more are cut short: a run never takes as long.
+    /// Times of 290 years and more saturate, because no run takes as long.
     #[inline(always)]
     const fn new(nanos: u64, own_limit: bool) -> Self {
         let own_limit = if own_limit { Self::OWN_LIMIT } else { 0 };

@@ -112,7 +112,7 @@ macro_rules! readable {
 #[test]
 fn builders_handles_and_snapshots_print_without_sentinels() {
     let clock = ManualClock::new();
-    let store = backstop::store::MemoryStore::new();
+    let store = backstop::store::MemoryStore::new(clock.clone());
     let max = Duration::MAX;
     let quota = Quota::per_second(10);
     let breaker = CircuitBreaker::builder().clock(clock.clone());

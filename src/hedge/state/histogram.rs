@@ -260,7 +260,7 @@ impl Total {
         self.longest = self.longest.max(range as u32);
     }
 
-    /// Returns the latency that a part of those in the bucket does not exceed.
+    /// Returns the latency that the given part of the bucket's samples does not exceed.
     fn between(&self, index: usize, part: f64) -> u64 {
         // A thread may have counted a latency and another one cleared its range since.
         let shortest = self.shortest.min(self.longest);
