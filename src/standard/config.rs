@@ -140,8 +140,8 @@ impl Default for Config {
     }
 }
 
-/// Makes the setters of the settings, for the `impl` of [`Config`] and that of a builder that has one in the
-/// field named.
+/// Defines the setters of the settings, in the `impl` of [`Config`] or of a builder that has a `Config` in the
+/// named field.
 macro_rules! settings {
     ($($config:ident)?) => {
         /// Admits no more than this quota allows, in place of the quotas there were; with a limiter of default

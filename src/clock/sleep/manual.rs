@@ -121,7 +121,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn a_sleep_that_registers_beside_an_advance_is_woken() {
+    fn a_sleep_that_registers_during_an_advance_is_woken() {
         const ROUNDS: u64 = 1_000_000;
 
         let time = Arc::new(ManualTime::default());

@@ -313,7 +313,7 @@ fn a_damaged_change_is_reported() {
 }
 
 #[test]
-fn numbers_are_not_used_again_after_all_letters_have_gone() {
+fn numbers_are_not_used_again_after_all_letters_were_removed() {
     let disk = nine();
     let mut log = open(&disk);
     for id in 1..=9 {
