@@ -1,4 +1,4 @@
-//! One clock for everything: what reads the time and what sleeps are the same object.
+//! Clocks. One object both reads the time and sleeps, so the two never disagree.
 //!
 //! A handle is built with a clock and keeps it. The pure state machines never see one: they take an
 //! [`Instant`] as an argument. The documentation for users is on [`Clock`].

@@ -17,8 +17,8 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// A body of which several copies can be sent, one after the other or at once.
 ///
 /// The original is read once, as it is sent, and what was read is kept up to a limit. A copy begins with what is
-/// kept and reads on where the last one stopped. Above the limit nothing is kept any more: the copy that is being
-/// sent goes on, and there are no further ones. A body whose declared length is above the limit is never kept.
+/// kept and continues where the last one stopped. Above the limit nothing is kept any more: the copy that is being
+/// sent continues, and no further copy can be made. A body whose declared length is above the limit is never kept.
 ///
 /// The copies of one body are made by [`Replay`]. For services under a policy,
 /// [`Replayable`](crate::tower::Replayable) does it.

@@ -79,7 +79,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         }
     }
 
-    /// Letters a second, also fractions. [`f64::INFINITY`] means as fast as they go.
+    /// Sets the rate in letters per second, fractions included. [`f64::INFINITY`] means no bound.
     pub const fn rate(mut self, letters_per_second: f64) -> Self {
         self.rate = letters_per_second;
         self
