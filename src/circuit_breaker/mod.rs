@@ -88,8 +88,8 @@ impl CircuitBreaker {
         // One place constructs permits, so that the code after it is compiled once.
         if !state.is_closed_and_untimed() {
             if !state.admits_all() {
-                ticket = match inner.admit_at(&mut started, state) {
-                    Ok(ticket) => ticket,
+                (ticket, started) = match inner.admit_at(state) {
+                    Ok(admitted) => admitted,
                     Err(rejection) => return Err(rejection.by(inner.base.name)),
                 };
             } else if inner.rules.needs_clock() {
