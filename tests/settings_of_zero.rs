@@ -62,9 +62,9 @@ fn clock() -> ManualClock {
 
 /// Makes the rows of a builder, and checks them.
 macro_rules! zeros {
-    ($($builder:ident($make:expr) $build:ident($($with:expr)?) { $($setting:ident($($value:expr),*) => $effect:expr;)+ })+) => {
+    ($($builder:ident($make:expr) $build:ident $with:tt { $($setting:ident($($value:expr),*) => $effect:expr;)+ })+) => {
         check([$($(
-            row(stringify!($builder), stringify!($setting), $make.$setting($($value),*).$build($($with)?), $effect),
+            row(stringify!($builder), stringify!($setting), $make.$setting($($value),*).$build $with, $effect),
         )+)+])
     };
 }
