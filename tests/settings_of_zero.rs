@@ -9,9 +9,9 @@ use backstop::codel::Codel;
 use backstop::load_shedder::UserFairness;
 use backstop::policy::ErrorClass;
 use backstop::{
-    Bulkhead, Chaos, CircuitBreaker, CircuitVotes, ConfigError, Endpoints, Hedge, Keyed,
-    KeyedRateLimiter, LoadShedder, ManualClock, Quota, RateLimiter, Retry, RetryBudget,
-    SharedBulkhead, SharedKeyedRateLimiter, SharedRateLimiter, Stale, Standard, Throttle, Timeout,
+    Bulkhead, CircuitBreaker, CircuitVotes, ConfigError, Endpoints, Hedge, Keyed, KeyedRateLimiter,
+    LoadShedder, ManualClock, Quota, RateLimiter, Retry, RetryBudget, SharedBulkhead,
+    SharedKeyedRateLimiter, SharedRateLimiter, Stale, Standard, Throttle, Timeout,
 };
 
 const ZERO: Duration = Duration::ZERO;
@@ -203,8 +203,15 @@ fn rates_and_keys() {
             .quota(Quota::per_second(10))
             .clock(clock())
     };
-    let policies =
-        || Keyed::<u64, Timeout>::builder(|_: &u64| Timeout::after(Duration::from_secs(1)));
+    let policies = || {
+        Keyed::<u64, Timeout>::builder(|_: &u64| {
+            Timeout::builder()
+                .after(Duration::from_secs(1))
+                .clock(clock())
+                .build()
+                .unwrap()
+        })
+    };
     let cubic = backstop::adaptive_rate::CubicRate::builder;
     let now = || backstop::Instant::default();
     zeros! {
@@ -285,7 +292,6 @@ fn retries_hedges_and_budgets() {
 #[test]
 fn the_other_patterns() {
     let endpoints = || Endpoints::<u8>::builder().node("a", 1).clock(clock());
-    let chaos = || Chaos::builder().clock(clock());
     let letters = backstop::DeadLetterQueue::<u8>::builder;
     let standard = || Standard::builder().clock(clock());
     zeros! {
@@ -308,13 +314,6 @@ fn the_other_patterns() {
             slow_start_shape(0.0, 0.0) => Error;
             unhealthy_after(0) => Error;
             healthy_after(0) => Error;
-        }
-        ChaosBuilder(chaos()) build() {
-            latency(0.0, ZERO) => Means("no such fault");
-            behavior(0.0, || std::future::ready(())) => Means("no such fault");
-            error(0.0, || 1_u8) => Means("no such fault");
-            result(0.0, || Ok::<u8, u8>(1)) => Means("no such fault");
-            max_share(0.0) => Means("no faults");
         }
         StaleBuilder(Stale::<u8>::builder().clock(clock())) build() {
             max_age(ZERO) => Error;
@@ -394,6 +393,21 @@ fn shared_limits_and_votes() {
             quorum(0.0) => Means("any open circuit");
             min_votes(0) => Error;
             failure_rate(0.0) => Error;
+        }
+    }
+}
+
+#[cfg(feature = "chaos")]
+#[test]
+fn faults() {
+    let chaos = || backstop::Chaos::builder().clock(clock());
+    zeros! {
+        ChaosBuilder(chaos()) build() {
+            latency(0.0, ZERO) => Means("no such fault");
+            behavior(0.0, || std::future::ready(())) => Means("no such fault");
+            error(0.0, || 1_u8) => Means("no such fault");
+            result(0.0, || Ok::<u8, u8>(1)) => Means("no such fault");
+            max_share(0.0) => Means("no faults");
         }
     }
 }
