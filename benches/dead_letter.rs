@@ -73,7 +73,7 @@ fn letters(folder: &std::path::Path, writers: usize, sync: bool) -> (f64, f64) {
         let sink = FileSink::builder(folder)
             .max_bytes(u64::MAX)
             .max_letters(u64::MAX)
-            .sync(sync);
+            .fsync(sync);
         let sink = sink.open().unwrap();
         let queue = DeadLetterQueue::builder()
             .sink(sink.clone())

@@ -118,7 +118,7 @@ impl Base {
         self.events.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Reports an event to the observer of the call and to the handle's own, which may share parts. Each hears it
+    /// Reports an event to the observer of the call and to the handle's own, which may share parts. Each receives it
     /// once, even if another one panics.
     pub(crate) fn tell(&self, event: Event, listener: Option<&dyn Observer>) {
         let mut panics = Panics::default();

@@ -3,7 +3,7 @@
 //! # What it protects
 //!
 //! The waiters of a queue. A standing queue delays every call by the same time without serving more of them. CoDel
-//! tells a standing queue from a burst that drains, and says which waiters to drop.
+//! distinguishes a standing queue from a burst that drains, and selects the waiters to drop.
 //!
 //! ```text
 //!  delay  │      ╭╮  burst: the smallest delay of the interval is low
@@ -65,17 +65,17 @@ use std::time::Duration;
 use crate::error::ConfigError;
 use crate::instant::{Instant, nanos};
 
-/// Detects a standing queue from queue delays, and says which waiters to drop.
+/// Detects a standing queue from queue delays, and selects the waiters to drop.
 ///
 /// Records the smallest delay of each interval. If it was above the target, the queue is overloaded from the first
 /// waiter after the interval on. While it is overloaded, waiters older than twice the target are dropped.
 #[derive(Clone)]
 pub struct Codel {
-    /// In nanoseconds.
+    /// Nanoseconds.
     target: u64,
-    /// In nanoseconds.
+    /// Nanoseconds.
     interval: u64,
-    /// In targets.
+    /// Multiple of `target` from which a waiter is stale.
     stale_after: u64,
     interval_end: Instant,
     /// The smallest delay of the current interval in nanoseconds, or `None` before its first waiter.

@@ -215,7 +215,7 @@ pin_project! {
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Scope<F> {
         deadline: Deadline,
-        // Kept also because a deadline knows its clock by address, which must not be used again.
+        // Kept alive because a deadline identifies its clock by address, which must not be reused.
         clock: ClockHandle,
         #[pin]
         future: F,

@@ -36,7 +36,7 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// As adding a duration of so many nanoseconds. Saturates too.
+    /// Adds this many nanoseconds, and saturates.
     #[inline]
     pub(crate) const fn after(self, nanos: u64) -> Self {
         Self(self.0.saturating_add(nanos))

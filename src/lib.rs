@@ -87,7 +87,7 @@
 //! As in the tuple above, from the outside in:
 //!
 //! 1. A [`Timeout`] for the whole call.
-//! 2. The [`Retry`]: everything inside it applies to each attempt. A [`Hedge`] stands directly inside it.
+//! 2. The [`Retry`]: everything inside it applies to each attempt. A [`Hedge`] is placed directly inside it.
 //! 3. The [`Throttle`] and the [`CircuitBreaker`]: they see every attempt, and an open circuit ends the
 //!    retries.
 //! 4. The [`Bulkhead`], then the [`RateLimiter`]: a call that the bulkhead rejects spends no token.
@@ -96,10 +96,10 @@
 //!    outside it, and the breaker records it as a failure.
 //! 7. [`Classify`], next to the operation, so that all other layers see its verdict.
 //!
-//! A [`Fallback`] or [`Stale`] stands outside all of it; [`Coalesce`] directly inside the timeout of the whole
+//! A [`Fallback`] or [`Stale`] is placed outside all of it; [`Coalesce`] directly inside the timeout of the whole
 //! call. [`Pipeline::check`] lists known mistakes, and [Ordering](guide/ordering/index.html) has the reasons.
 //!
-//! In a server, a [`LoadShedder`] that decides by queue delay stands directly **inside** the layer in which calls
+//! In a server, a [`LoadShedder`] that decides by queue delay is placed directly **inside** the layer in which calls
 //! wait, usually a [`Bulkhead`] with a wait queue: it sees the time from the start of a call until the call
 //! reaches it. As the outermost layer it sees no delay and sheds nothing. With a signal of its own it may
 //! stand anywhere.

@@ -1,10 +1,10 @@
-//! The end of a permit that says how a call went.
+//! How a call counts when its permit ends.
 
 use std::thread;
 
 use crate::verdict::Health;
 
-/// Whether a call still runs, and what it means if its permit is dropped. Shared by the permits of breakers
+/// Whether a call still runs, and how it counts if its permit is dropped. Shared by the permits of breakers
 /// and throttles.
 ///
 /// A whole word: a byte that was just stored stalls the load of what lies around it.
@@ -19,14 +19,14 @@ impl Life {
     /// The result has been recorded.
     const OVER: u64 = 4;
 
-    /// Of a permit in user code: a panic of the thread counts as one of the call, unless the thread
+    /// Returns the life of a permit in user code: a panic of the thread counts as one of the call, unless the thread
     /// panicked already when the permit was given.
     #[inline(always)]
     pub(crate) fn of_a_handle() -> Self {
         Self::new(thread::panicking())
     }
 
-    /// Of a permit in a policy, which sees itself whether the call panics.
+    /// Returns the life of a permit in a policy, which observes panics of the call directly.
     #[inline(always)]
     pub(crate) const fn of_a_policy() -> Self {
         Self::new(true)

@@ -55,7 +55,7 @@ impl StripedCounter {
 
     /// Resets the counter to zero. Increments at the same time count as before or as after.
     pub(crate) fn clear(&self) {
-        // No store to a stripe, which an increment at the same time might undo.
+        // Moves the baseline instead of storing to a stripe, because a concurrent increment could undo the store.
         self.cleared.fetch_max(self.total(), Ordering::Relaxed);
     }
 

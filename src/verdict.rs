@@ -36,9 +36,9 @@ pub struct Verdict {
 pub enum Health {
     /// It works: it answered, if only to say that the caller was wrong.
     Healthy,
-    /// It failed, or was too slow.
+    /// The call failed, or was too slow.
     Unhealthy,
-    /// Nothing can be said: the call was cancelled, or never reached it.
+    /// Says nothing about the dependency: the call was cancelled, or never reached it.
     Neutral,
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for ErrorClass {
 /// Advice about a retry, as one result gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RetryAdvice {
-    /// Another attempt would not help, or must not be made.
+    /// No other attempt: it would not help, or must not be made.
     No,
     /// Another attempt may help.
     Yes,

@@ -75,7 +75,7 @@ fn drain(limiter: &RateLimiter) -> u32 {
 }
 
 #[test]
-fn time_goes_on_from_where_it_was_when_a_clock_goes_back() {
+fn time_continues_from_where_it_was_when_a_clock_goes_back() {
     let clock = Adjustable::at(10 * HOUR);
     let handle = handle(&clock);
     let before = handle.now();

@@ -67,7 +67,7 @@ const PROTECTIONS: &[Protection] = &[
         on(clock, Bulkhead::builder().adaptive(limit.build()?).seed(1))
     }),
     ("correlated", |clock| {
-        let limit = Correlated::builder().window(window());
+        let limit = Correlated::builder().windowed(window());
         on(clock, Bulkhead::builder().adaptive(limit.build()?).seed(1))
     }),
     ("fifo queue", |clock| {
@@ -113,8 +113,8 @@ const fn calibration() -> Calibration {
 fn window() -> backstop::bulkhead::limit::WindowedBuilder {
     let (shortest, longest) = (Duration::from_millis(100), Duration::from_secs(1));
     Windowed::builder()
-        .window(shortest, longest)
-        .min_samples(20)
+        .window_between(shortest, longest)
+        .min_calls(20)
 }
 
 /// Results of a protection at one load.

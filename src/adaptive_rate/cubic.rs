@@ -112,7 +112,7 @@ impl RateMeter {
         }
     }
 
-    /// Records so many events. Returns the rate per second.
+    /// Records `times` calls. Returns the rate per second.
     ///
     /// The rate changes with the first event in a new window, which counts for the windows before it.
     pub fn record(&mut self, now: Instant, times: u64) -> f64 {
@@ -171,7 +171,7 @@ impl RateBucket {
         self.available = self.available.min(self.capacity);
     }
 
-    /// Takes so many tokens if there are enough. A negative number counts as none.
+    /// Takes this many tokens if there are enough. A negative number counts as none.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@
 //!       │────╮ ······························╭──╯····  the rate that was too much
 //!       │    │             ╭────────╯
 //!       │    │        ╭──╯
-//!       │    ╰─────╯  beta × that rate
+//!       │    ╰─────╯  decrease_factor × that rate
 //!       └───────────────────────────────────► time
 //! ```
 //!
@@ -52,7 +52,7 @@
 //! use backstop::{ManualClock, RateLimiter};
 //!
 //! let limiter = RateLimiter::builder()
-//!     .adaptive(CubicRate::builder().beta(0.5))
+//!     .adaptive(CubicRate::builder().decrease_factor(0.5))
 //!     .clock(ManualClock::new())
 //!     .build()?;
 //! assert!(limiter.try_acquire().is_ok());
@@ -100,7 +100,7 @@
 //!
 //! | setting | default |
 //! |---|---|
-//! | `beta` | 0.7 |
+//! | `decrease_factor` | 0.7 |
 //! | `scale` | 0.4 |
 //! | `smoothing` | 0.8 |
 //! | `window` | 500 ms |
@@ -149,7 +149,7 @@ impl CubicRate {
     /// Returns a builder with the default settings.
     pub const fn builder() -> CubicRateBuilder {
         CubicRateBuilder {
-            beta: 0.7,
+            decrease_factor: 0.7,
             scale: 0.4,
             smoothing: 0.8,
             window: Duration::from_millis(500),
@@ -220,7 +220,7 @@ impl CubicRate {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CubicRateBuilder {
-    beta: f64,
+    decrease_factor: f64,
     scale: f64,
     smoothing: f64,
     window: Duration,
@@ -229,8 +229,8 @@ pub struct CubicRateBuilder {
 
 impl CubicRateBuilder {
     /// Sets the factor of the rate after a throttled answer: 0 to 1.
-    pub const fn beta(mut self, factor: f64) -> Self {
-        self.beta = factor;
+    pub const fn decrease_factor(mut self, factor: f64) -> Self {
+        self.decrease_factor = factor;
         self
     }
 
@@ -263,13 +263,13 @@ impl CubicRateBuilder {
     ///
     /// # Errors
     ///
-    /// If `beta` is outside 0 to 1, if `scale` or `min_rate` is not a number above 0, if `smoothing` is
+    /// If `decrease_factor` is outside 0 to 1, if `scale` or `min_rate` is not a number above 0, if `smoothing` is
     /// outside (0, 1], or if the window is zero.
     pub fn build(self, now: Instant) -> Result<CubicRate, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("cubic_rate", setting, problem));
         let is_above_zero = |value: f64| value > 0.0 && value.is_finite();
-        if !(0.0..=1.0).contains(&self.beta) {
-            return error("beta", "must be in 0 to 1");
+        if !(0.0..=1.0).contains(&self.decrease_factor) {
+            return error("decrease_factor", "must be in 0 to 1");
         }
         if !is_above_zero(self.scale) {
             return error("scale", "must be a number above 0");
@@ -284,7 +284,7 @@ impl CubicRateBuilder {
             return error("min_rate", "must be a number above 0");
         }
         Ok(CubicRate {
-            curve: CubicCurve::new(now, self.beta, self.scale, 0.0),
+            curve: CubicCurve::new(now, self.decrease_factor, self.scale, 0.0),
             meter: RateMeter::new(now, self.window, self.smoothing),
             bucket: RateBucket::new(now, 0.0, self.min_rate),
             limiting: false,

@@ -99,7 +99,7 @@ proptest! {
     }
 }
 
-/// What holds whatever happens.
+/// Invariants of the rate and the bucket.
 fn check(rate: &CubicRate) {
     let (fill, measured) = (rate.bucket().rate(), rate.meter().rate());
     assert!(fill.is_finite() && fill > 0.0, "{rate:?}");
@@ -142,7 +142,7 @@ fn extreme_values_fail_or_saturate() {
     for value in floats {
         for window in windows {
             for builder in [
-                builder().beta(value),
+                builder().decrease_factor(value),
                 builder().scale(value),
                 builder().smoothing(value),
                 builder().min_rate(value),
@@ -182,8 +182,8 @@ fn extreme_values_fail_or_saturate() {
     }
     assert!(built > 0);
     let settings = [
-        ("beta", builder().beta(f64::NAN)),
-        ("beta", builder().beta(1.1)),
+        ("decrease_factor", builder().decrease_factor(f64::NAN)),
+        ("decrease_factor", builder().decrease_factor(1.1)),
         ("scale", builder().scale(0.0)),
         ("scale", builder().scale(f64::INFINITY)),
         ("smoothing", builder().smoothing(0.0)),
@@ -229,7 +229,7 @@ fn the_rate_settles_near_what_the_dependency_takes() {
             (0.6 * capacity..=capacity).contains(&good),
             "{capacity}/s: {good} good"
         );
-        // Without it nineteen in twenty would be.
+        // Without the adaptive rate, most calls would be throttled.
         assert!(
             throttled < 0.4 * good,
             "{capacity}/s: {good} good, {throttled} throttled"

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Jitter {
-    /// The delay as it is. Callers that fail together come back together.
+    /// No jitter. Callers that fail together retry together.
     None,
     /// Anywhere from zero to the delay. The default: it spreads best ("full jitter" in "Exponential
     /// Backoff and Jitter", AWS Architecture Blog, 2015).
@@ -18,7 +18,7 @@ pub enum Jitter {
     /// Anywhere within this fraction, 0 to 1, below and above the delay. gRPC uses 0.2,
     /// resilience4j 0.5.
     PlusMinus(f64),
-    /// Anywhere from the first delay to three times the one before ("decorrelated jitter", same
+    /// A random delay from the first one to three times the previous one ("decorrelated jitter", same
     /// source). For exponential backoffs; it grows by itself and does not use their factor.
     Decorrelated,
     /// Grows smoothly, without the clusters that `Decorrelated` has at its edges: the increments of

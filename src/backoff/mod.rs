@@ -319,10 +319,10 @@ impl Progress {
         }
     }
 
-    /// Where `given` delays lead.
+    /// Returns the progress after `given` delays.
     pub(crate) fn after(backoff: &Backoff, given: u32, mut unit: impl FnMut() -> f64) -> Self {
         let mut progress = Self::new();
-        // Jitters that remember have settled by then.
+        // A jitter that depends on the previous delay has converged after 64 delays.
         for _ in 0..given.min(64) {
             progress.next(backoff, &mut unit);
         }

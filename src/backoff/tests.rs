@@ -154,7 +154,7 @@ fn decorrelated_jitter_comes_down_again_from_the_cap() {
 }
 
 #[test]
-fn a_backoff_goes_on_where_so_many_delays_lead() {
+fn a_backoff_continues_after_a_number_of_delays() {
     for jitter in [Jitter::Decorrelated, Jitter::DecorrelatedV2] {
         let backoff = Backoff::exponential(ms(10)).jitter(jitter);
         for given in [0, 1, 5, 40] {
@@ -166,7 +166,7 @@ fn a_backoff_goes_on_where_so_many_delays_lead() {
     }
 }
 
-/// What each jitter promises, in the words of its documentation.
+/// The bounds of each jitter, as documented.
 fn bounds(jitter: Jitter, delay: Duration) -> (Duration, Duration) {
     match jitter {
         Jitter::None => (delay, delay),

@@ -13,7 +13,7 @@ use crate::sync::{Mutex, lock_checked};
 /// meanwhile stay in the queue. So no call waits for an update, an algorithm that uses its own bulkhead does not
 /// deadlock, and a slow algorithm costs each call a bounded time.
 pub(super) struct Adaptive {
-    /// For [`Sample::random`].
+    /// Source of [`Sample::random`].
     pub(super) rng: SharedRng,
     state: Mutex<State>,
 }

@@ -165,9 +165,9 @@ impl BulkheadBuilder {
     ///
     /// # Errors
     ///
-    /// * A limit or a longest wait of zero, or a limit beside an algorithm.
+    /// * A limit or a longest wait of zero, or both a limit and an algorithm.
     /// * A longest wait, an order, or CoDel without [`max_waiting`](Self::max_waiting).
-    /// * CoDel beside an order, or with a target of zero or not below its interval.
+    /// * CoDel together with an order, or with a target of zero or not below its interval.
     /// * A share outside (0, 1], shares that exceed 1 together, two partitions with one name, or
     ///   [`shares_may_exceed`](Self::shares_may_exceed) without partitions.
     /// * [`cancel_is_overload`](Self::cancel_is_overload) or a seed without an algorithm.

@@ -79,7 +79,7 @@ impl Inner {
     #[cold]
     fn enter_anyway(&self, entrant: Entrant, full: Full, observer: Option<&dyn Observer>) -> Taken {
         let state = self.queue.read();
-        // Calls above the limit that would wait in the queue would not be rejected.
+        // In shadow mode, calls that would wait in the queue do not count as rejected.
         let waiting = state.in_flight().saturating_sub(state.limit()) as usize;
         if full == Full::TooLarge || waiting >= self.queue.rules.capacity {
             self.would_reject.fetch_add(1, Ordering::Relaxed);

@@ -180,7 +180,7 @@ fn loom_exactly_one_of_two_racing_calls_gets_the_last_permit() {
 }
 
 #[test]
-fn loom_a_rejection_beside_a_release_leaks_no_permit() {
+fn loom_a_rejection_during_a_release_leaks_no_permit() {
     loom::model(|| {
         let queue = exact(1);
         queue.try_admit(ONE).unwrap();

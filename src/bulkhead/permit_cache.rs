@@ -137,7 +137,7 @@ impl PermitCache {
         self.semaphore.release(cost)
     }
 
-    /// Changes the limit. Returns the state before.
+    /// Changes the limit. Returns the previous state.
     pub(super) fn set_limit(&self, limit: u32) -> PackedState {
         loop {
             match self.semaphore.set_limit(limit) {
@@ -235,8 +235,8 @@ impl Caches {
         if permits == 0 || permits == CLOSED {
             return false;
         }
-        // Acquire, as for every acquisition. After a failure, caused by a thread that shares the cache, the
-        // semaphore decides.
+        // Acquire pairs with the Release in `put`. After a failure, caused by a thread that shares the cache,
+        // the semaphore decides.
         cache
             .compare_exchange(permits, permits - 1, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
@@ -250,7 +250,7 @@ impl Caches {
         if permits >= self.capacity.load(Ordering::Relaxed) {
             return false;
         }
-        // Release, as for every release.
+        // Release pairs with the Acquire of the thread that takes the permit.
         cache
             .compare_exchange(permits, permits + 1, Ordering::Release, Ordering::Relaxed)
             .is_ok()

@@ -114,7 +114,7 @@ fn the_caches_are_emptied_before_a_rejection_a_wait_and_a_new_limit() {
         assert_eq!(counts(&cache), (2, 0));
         act(&cache);
         assert_eq!(counts(&cache), (in_flight, in_flight));
-        // They stay empty until threads contend again.
+        // The caches stay empty until threads contend again.
         cache.force(1);
         cache.release_one();
         assert_eq!(counts(&cache), (in_flight, in_flight));

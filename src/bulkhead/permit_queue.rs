@@ -49,7 +49,7 @@ pub(super) struct Rules {
 pub(super) struct PermitQueue {
     permits: PermitCache,
     pub(super) rules: Rules,
-    /// Only read for CoDel.
+    /// Clock for CoDel, which is the only reader.
     clock: ClockHandle,
     has_codel: bool,
     /// Empty for a bulkhead without partitions, else with a first one for calls that belong to none.
@@ -286,7 +286,7 @@ impl PermitQueue {
         self.release_all(cost, partition);
     }
 
-    /// Like [`release`](Self::release). Returns the state before, which is exact if no permits are cached.
+    /// Like [`release`](Self::release). Returns the previous state, which is exact if no permits are cached.
     #[inline(always)]
     pub(super) fn release_all(&self, cost: u32, partition: u32) -> PackedState {
         if let Some(partition) = self.partitions.get(partition as usize) {

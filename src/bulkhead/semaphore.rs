@@ -85,7 +85,7 @@ impl Semaphore {
         }
     }
 
-    /// Releases `cost` permits. Returns the state before, which says whether calls wait.
+    /// Releases `cost` permits. Returns the previous state, which says whether calls wait.
     #[inline(always)]
     pub(super) fn release(&self, cost: u32) -> PackedState {
         PackedState(self.0.fetch_sub(u64::from(cost), Ordering::Release))
@@ -97,8 +97,8 @@ impl Semaphore {
             .map(|(state, ())| state)
     }
 
-    /// Sets the flag for waiters: from here on each release and each larger limit serves them. Returns the state
-    /// before.
+    /// Sets the flag for waiters: from here on each release and each larger limit serves them. Returns the previous
+    /// state.
     pub(super) fn set_waiting(&self) -> PackedState {
         PackedState(self.0.fetch_or(WAITING, Ordering::Acquire))
     }
@@ -120,7 +120,7 @@ impl Semaphore {
             .fetch_sub(CACHED + u64::from(found), Ordering::Release);
     }
 
-    /// Applies `change`. Returns the state before, or the state for which `change` returned `None`.
+    /// Applies `change`. Returns the previous state, or the state for which `change` returned `None`.
     #[inline]
     fn update<T>(
         &self,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Chaos;
-use super::inner::{Behavior, Inner, Only};
+use super::inner::{Behavior, CallFilter, Inner};
 use super::make::{Makes, NoFault};
 use super::state::{Fault, Latency, NAME, State, check_latency, check_rates, check_share};
 use crate::base::Setup;
@@ -32,7 +32,7 @@ struct Parts {
     rates: [f64; 4],
     latency: Latency,
     behavior: Option<Arc<Behavior>>,
-    only: Option<Arc<Only>>,
+    only: Option<Arc<CallFilter>>,
     max_share: f64,
     enabled: bool,
     seed: Option<u64>,
@@ -108,7 +108,7 @@ impl<E, R> ChaosBuilder<E, R> {
         }
     }
 
-    /// Lets only calls of which this is true get faults, for example those of a low priority.
+    /// Restricts faults to calls for which `only` returns `true`, for example those of a low priority.
     pub fn only(mut self, only: impl Fn(&Context) -> bool + Send + Sync + 'static) -> Self {
         self.parts.only = Some(Arc::new(only));
         self
@@ -116,7 +116,7 @@ impl<E, R> ChaosBuilder<E, R> {
 
     /// Sets the largest share of calls that get a fault, from 0 to 1, whatever the rates are. It holds from the
     /// first call on. Calls without a fault save up for at most 10 faults, so of any `n` calls in a row at
-    /// most `n × share + 10` get one.
+    /// most `n × share + 10` get one. 0 injects no fault.
     pub const fn max_share(mut self, share: f64) -> Self {
         self.parts.max_share = share;
         self

@@ -15,7 +15,7 @@ pub(super) type Behavior = dyn Fn() -> BoxedBehavior + Send + Sync;
 pub(super) type BoxedBehavior = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Selects the calls that may get faults.
-pub(super) type Only = dyn Fn(&Context) -> bool + Send + Sync;
+pub(super) type CallFilter = dyn Fn(&Context) -> bool + Send + Sync;
 
 pub(super) struct Inner {
     pub(super) base: Base,
@@ -23,7 +23,7 @@ pub(super) struct Inner {
     /// The range of delays. Both ends change together.
     pub(super) latency: Mutex<Latency>,
     pub(super) behavior: Option<Arc<Behavior>>,
-    pub(super) only: Option<Arc<Only>>,
+    pub(super) only: Option<Arc<CallFilter>>,
     /// Faults that can be injected: errors and results need a function that makes them.
     pub(super) possible: [bool; 4],
     /// Held while rates are checked and set.
@@ -37,7 +37,7 @@ impl Inner {
         let [latency, behavior, error, result] = counts.injected;
         Snapshot {
             name: self.base.name,
-            is_enabled: self.state.is_on(),
+            enabled: self.state.is_on(),
             rates: Fault::ALL.map(|fault| (fault, self.state.rate(fault))),
             max_share: self.state.max_share(),
             calls: counts.calls,

@@ -55,7 +55,7 @@ impl<E, R> fmt::Debug for Chaos<E, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chaos")
             .field("name", &self.name())
-            .field("is_enabled", &self.inner.state.is_on())
+            .field("enabled", &self.inner.state.is_on())
             .finish_non_exhaustive()
     }
 }

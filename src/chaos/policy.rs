@@ -182,7 +182,7 @@ impl<Op: Operation> Future for ChaosFuture<'_, Op> {
                     (*op, *cx, *inner)
                 }
             };
-            // Drops the behavior: the call does not meet it.
+            // Drops the behavior before the call is made, so the call does not run alongside it.
             self.set(ChaosFuture::Replaced { outcome: None });
             if Op::READS_TIME {
                 cx.refresh(&inner.base.clock);

@@ -9,7 +9,7 @@ pub struct Snapshot {
     /// The name of the handle, as in events.
     pub name: &'static str,
     /// Whether faults are injected.
-    pub is_enabled: bool,
+    pub enabled: bool,
     /// The rate of each fault.
     pub rates: [(Fault, f64); 4],
     /// The largest share of calls that get a fault.

@@ -240,7 +240,7 @@ impl CircuitBreakerBuilder {
         self
     }
 
-    /// From when on calls are slow, if any are.
+    /// Returns the duration from which a call is slow, if one is set.
     pub(crate) const fn slow_from(&self) -> Option<Duration> {
         self.slow_call
     }

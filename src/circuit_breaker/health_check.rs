@@ -19,7 +19,7 @@ impl CircuitBreaker {
     ///
     /// While the returned future exists, an open circuit admits no probes, and rejections have no
     /// `retry_after`. The future ends only when it is dropped; then probes are admitted again. Spawn it, or
-    /// poll it beside the work.
+    /// poll it alongside the work.
     ///
     /// An interval below one millisecond is one millisecond.
     ///

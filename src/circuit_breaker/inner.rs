@@ -92,10 +92,10 @@ impl Inner {
     fn restore(&self, snapshot: &Snapshot, now: Instant) {
         self.with_lock(|machine, _| {
             let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
-            machine.restore(snapshot.underlying, snapshot.trips, rest, now);
+            machine.restore(snapshot.underlying, snapshot.consecutive_trips, rest, now);
             if let Break::Backoff(backoff) = self.break_for() {
                 let draw = || self.rng.unit();
-                machine.set_progress(Progress::after(backoff, snapshot.trips, draw));
+                machine.set_progress(Progress::after(backoff, snapshot.consecutive_trips, draw));
             }
             if matches!(snapshot.underlying, State::Closed | State::MetricsOnly) {
                 let consecutive = u64::from(snapshot.consecutive_failures);

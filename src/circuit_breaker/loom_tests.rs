@@ -87,7 +87,7 @@ fn loom_the_last_of_two_racing_failures_opens() {
                 |breaker| breaker.try_acquire().unwrap().failure(),
             );
             assert_eq!(breaker.state(), State::Open);
-            assert_eq!(breaker.snapshot().trips, 1);
+            assert_eq!(breaker.snapshot().consecutive_trips, 1);
         }
     });
 }

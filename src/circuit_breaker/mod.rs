@@ -82,7 +82,7 @@ impl CircuitBreaker {
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
-        // Acquire: as in `admit_if_closed`.
+        // Acquire pairs with `publish`, so calls record into window sets that have been cleared.
         let state = inner.packed_state(Ordering::Acquire);
         let (mut ticket, mut started) = (Ticket(state), Instant::ORIGIN);
         // One place constructs permits, so that the code after it is compiled once.
@@ -164,7 +164,7 @@ impl CircuitBreaker {
         self.change(|machine, now| machine.pause(now + length, now));
     }
 
-    /// Rejects all calls until then, for example because a server said when to retry. Of several pauses and
+    /// Rejects all calls until `until`, for example because a server said when to retry. Of several pauses and
     /// the break of an open circuit, the one that ends last applies.
     ///
     /// The circuit is open during a pause, and half-open afterwards. Breaks do not grow by it. A circuit that
@@ -263,7 +263,7 @@ impl CircuitBreaker {
                 generation: machine.number_of_changes(),
                 in_state: now.saturating_duration_since(machine.since()),
                 retry_after: (until != Instant::FAR_FUTURE).then_some(retry_after),
-                trips: machine.trips(),
+                consecutive_trips: machine.trips(),
                 calls: counts.calls,
                 failures: counts.failures,
                 slow: counts.slow,

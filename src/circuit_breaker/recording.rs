@@ -69,7 +69,7 @@ impl Inner {
         }
     }
 
-    /// Counts the result of a call that was no probe.
+    /// Counts the result of a call that was not a probe.
     #[inline(always)]
     fn count(&self, ticket: Ticket, sample: Sample, now: Instant, finish: &Finish<'_>) {
         // Acquire: as in `admit_if_closed`.

@@ -26,7 +26,7 @@ pub struct Snapshot {
     /// The rest of the break: zero if it is over or the circuit is not open, `None` if it has no end.
     pub retry_after: Option<Duration>,
     /// Number of consecutive openings without a close.
-    pub trips: u32,
+    pub consecutive_trips: u32,
     /// Calls in the first window. While half-open, and while open again after failed probes, the finished
     /// probes.
     pub calls: u64,

@@ -74,7 +74,7 @@ pub struct CircuitVotes {
     inner: Arc<Inner>,
 }
 
-/// Where a voter stands.
+/// A snapshot of a voter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -199,7 +199,7 @@ struct Slot {
     waker: Option<Waker>,
 }
 
-/// Waits for a transition of the breaker, or until then.
+/// Waits for a transition of the breaker, at most until `until`.
 async fn wait(transitions: &mut Transitions, clock: &ClockHandle, until: Instant) {
     let mut timer = Box::pin(clock.sleep_until(until));
     let mut is_over = false;
@@ -207,7 +207,7 @@ async fn wait(transitions: &mut Transitions, clock: &ClockHandle, until: Instant
         if !is_over {
             match transitions.poll_next_transition(task) {
                 Poll::Ready(Some(_)) => return Poll::Ready(()),
-                // The breaker is gone with its last handle, of which this is one.
+                // Unreachable in practice: this voter holds a handle of the breaker.
                 Poll::Ready(None) => is_over = true,
                 Poll::Pending => {}
             }

@@ -41,7 +41,7 @@ pub(super) fn now() -> Instant {
 
 /// Returns whether the counters of all cores are known to agree.
 ///
-/// That a counter runs at a constant rate, which is all that the CPU says of it, is not enough: cores
+/// A constant rate, which is all that the CPU guarantees, is not enough: cores
 /// may have started at different times, and a virtual machine may move between them. Linux compares
 /// the counters of an x86 machine when it starts them and watches them afterwards; only while they
 /// agree is `tsc` its own clock. On 64-bit ARM all cores share one counter by architecture.

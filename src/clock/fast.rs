@@ -17,8 +17,8 @@ use crate::instant::Instant;
 /// under Linux while the kernel itself uses it (`current_clocksource` is `tsc`). Elsewhere the time
 /// comes from the system's clock, and only the timers are faster.
 ///
-/// While the machine sleeps the counter goes on, stops, or starts over, which depends on the hardware.
-/// If it starts over, time stands still until the counter is back where it was. Programs for machines
+/// While the machine sleeps, the counter continues, stops, or restarts, depending on the hardware.
+/// If it restarts, time does not advance until the counter has reached its earlier value. Programs for machines
 /// that sleep should use [`TokioClock`](super::TokioClock).
 ///
 /// # Panics

@@ -37,7 +37,7 @@ enum Kind {
     Custom(Arc<Monotonic>),
 }
 
-/// Which clock a reading came from, so that readings of two clocks are never compared.
+/// Identifies the clock of a reading, so that readings of two clocks are never compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClockId(usize);
 

@@ -45,7 +45,7 @@ fn loom_threads_that_see_one_jump_shift_the_time_once() {
 }
 
 #[test]
-fn loom_a_jump_beside_readings_of_a_clock_that_goes_on_earns_nothing() {
+fn loom_a_jump_during_readings_of_a_continuing_clock_earns_nothing() {
     loom::model(|| {
         let clock = Arc::new(Clock {
             reading: AtomicU64::new(HOUR),

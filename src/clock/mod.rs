@@ -1,7 +1,7 @@
-//! One clock for everything: what reads the time and what sleeps are the same object.
+//! Clocks. One object both reads the time and sleeps, so the two never disagree.
 //!
 //! A handle is built with a clock and keeps it. The pure state machines never see one: they take an
-//! [`Instant`] as an argument. What users are told of clocks is on [`Clock`].
+//! [`Instant`] as an argument. The documentation for users is on [`Clock`].
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(crate) use self::handle::{ClockId, arm};
 /// | `TokioClock` (default) | tokio's, so it obeys `start_paused` | the system's: stands still on Linux and macOS, goes on on Windows | a tokio timer | async programs and their tests |
 /// | `FastClock` (feature `fast-clock`) | the CPU's counter, about 10 ns a read | depends on the hardware | tokio timers that stay registered | the hottest paths |
 /// | [`BlockingClock`] | the system's | as `TokioClock` | parks the thread | programs without a runtime |
-/// | [`ManualClock`] | moved by hand | stands still | wakes in deadline order | deterministic tests |
+/// | [`ManualClock`] | moved manually | stands still | wakes in deadline order | deterministic tests |
 /// | your own | yours | yours | yours | other runtimes, simulators |
 ///
 /// # Clocks that go backwards
@@ -61,7 +61,7 @@ pub(crate) use self::handle::{ClockId, arm};
 ///
 /// * A reading that is up to a second behind the newest one counts as the newest. Threads that race, and
 ///   clocks that differ a little from core to core, gain nothing by it.
-/// * A reading that is further behind is a backward jump. Time goes on from where it was, at the rate of
+/// * A reading that is further behind is a backward jump. Time continues from where it was, at the rate of
 ///   the clock: nothing bursts, and nothing waits for the clock to catch up. Sleeps that were started
 ///   before are started again for the time that is left, once the clock is read.
 /// * Forward jumps count as time that has passed. A clock that goes back and forth by more than a second

@@ -1,4 +1,4 @@
-//! Clocks of users, which may go backwards, as clocks that do not.
+//! Makes monotonic clocks of user clocks, which may go backwards.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,8 +26,8 @@ pub(super) struct Monotonic {
     sleeps: Mutex<Timers>,
 }
 
-/// The clocks in use, by address. All handles of one `Arc` must share its timeline, and only the
-/// address tells that they have the same clock. A clock stays at its address as long as its entry
+/// The clocks in use, by address. All handles of one `Arc` must share its timeline, and an
+/// equal address of two handles means the same clock. A clock stays at its address as long as its entry
 /// can be upgraded.
 static CLOCKS: Mutex<BTreeMap<usize, Weak<Monotonic>>> = Mutex::new(BTreeMap::new());
 

@@ -119,7 +119,7 @@ static IS_SHIFTED: AtomicBool = AtomicBool::new(false);
 fn register() -> (Instant, u64) {
     let runtime = current();
     let mut runtimes = lock(&RUNTIMES);
-    // Read under the lock: what is newest was read before, so it is no reading that came late.
+    // Read under the lock: `newest` was read earlier then, so a smaller reading means that this clock is behind.
     let before = system::now();
     let reading = raw();
     let is_system = (before..=system::now()).contains(&reading);
@@ -150,7 +150,7 @@ impl Runtimes {
     /// Largest number of known runtimes. An evicted one counts as new when it comes back.
     const CAPACITY: usize = 1024;
 
-    /// Returns the shift of `runtime`, which reads this, or the system's time if that is what it reads.
+    /// Returns the shift of `runtime`, whose clock reads `reading`; `is_system` if that is the system's time.
     fn shift(&mut self, runtime: Option<Id>, is_system: bool, reading: Instant) -> u64 {
         let begin = match reading >= self.newest {
             true => 0,

@@ -113,7 +113,7 @@ impl Sleep {
     }
 
     /// Returns a sleep that parks the thread until `deadline` on a clock that reads `now`, whether that clock
-    /// goes on or stands still.
+    /// advances or is paused.
     #[cfg(feature = "tokio")]
     pub(super) fn blocking_from(now: Instant, deadline: Instant) -> Self {
         match deadline {

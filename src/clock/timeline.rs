@@ -8,7 +8,7 @@ pub(super) const TOLERANCE: u64 = 1_000_000_000;
 
 /// Translates between the readings of a clock and a time that never goes back.
 ///
-/// Time is the reading plus `shift`. A backward jump makes the shift larger, so that time goes on from
+/// Time is the reading plus `shift`. A backward jump makes the shift larger, so that time continues from
 /// the newest one. The shift never gets smaller: while it has the same value, no thread has changed it.
 #[derive(Debug)]
 pub(super) struct Timeline {
@@ -31,7 +31,7 @@ impl Timeline {
     pub(super) fn now(&self, read: impl Fn() -> Instant) -> (Instant, bool) {
         loop {
             let shift = self.shift.load(Ordering::Acquire);
-            // Loaded before the clock is read: a reading behind this one is no reading that came late,
+            // Loaded before the clock is read: a reading behind this one was not merely delayed,
             // however long the thread was stopped.
             let newest = self.newest.load(Ordering::Acquire);
             let reading = read().as_nanos();
@@ -91,7 +91,7 @@ mod tests {
 
     #[cfg_attr(backstop_loom, ignore = "loom's atomics need a model")]
     #[test]
-    fn time_goes_on_with_the_clock_and_never_back() {
+    fn time_follows_the_clock_and_never_goes_back() {
         proptest!(|(steps in prop::collection::vec(step(), 0..60))| {
             let timeline = Timeline::new();
             let mut clock = 1_000 * TOLERANCE;

@@ -61,7 +61,7 @@ pub(super) struct Waiting<'a, K, T, E> {
     place: Place,
     ticket: u64,
     shared: Arc<Shared<K, T, E>>,
-    // It waits no more.
+    // Whether the wait has ended, so that the drop has nothing to undo.
     is_over: bool,
 }
 
@@ -189,7 +189,7 @@ impl<K, T: Clone, E: Clone> Leader<'_, K, T, E> {
         }
         // If a clone panics, a waiter takes over.
         let result = (outcome.result.clone(), outcome.verdict);
-        // Nothing else sets it.
+        // Cannot fail: only the leader of the flight sets the result.
         drop(shared.result.set(result));
         let (wakers, landed) = lock_checked(shard).land(*place);
         self.flight = None;
@@ -243,7 +243,7 @@ impl<'a, K, T, E> Waiting<'a, K, T, E> {
                     flight: Some((self.place, self.shared.clone())),
                 })
             }
-            // The result is set before.
+            // The leader sets the result before it wakes the waiters.
             Standing::Landed(_) => {
                 self.count();
                 Seen::Landed

@@ -80,7 +80,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Sets the length above which error texts are cut off.
+    /// Sets the length above which error texts are cut off. 0 stores no text.
     pub const fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.max_error_bytes = bytes;
         self

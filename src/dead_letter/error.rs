@@ -1,4 +1,4 @@
-//! Why a letter could not be stored, read or changed.
+//! Errors of storing, reading, and changing letters.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -38,7 +38,7 @@ pub enum DeadLetterErrorKind {
     Io,
     /// The deadline came before the sink had answered. The letter may still be stored.
     Unconfirmed,
-    /// The queue is closed, or the receiver of its letters is gone.
+    /// The queue is closed, or the receiver of its letters was dropped.
     Closed,
     /// The sink only passes letters on: there is nothing to read.
     WriteOnly,

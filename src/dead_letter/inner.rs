@@ -37,7 +37,7 @@ pub(super) struct Inner<R> {
 pub(super) type Redact<R> = dyn Fn(&mut NewLetter<R>) + Send + Sync;
 pub(super) type RedactError = dyn Fn(&str) -> String + Send + Sync;
 
-/// Counters for people: relaxed throughout.
+/// Counters of the snapshot. Relaxed, because nothing is ordered by them.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) stored: AtomicU64,

@@ -15,7 +15,7 @@ use crate::error::ConfigError;
 use crate::event::LetterEvent;
 use crate::sync::lock;
 
-/// Keeps letters in memory, up to a number of them. They are gone with the process.
+/// Keeps letters in memory, up to a number of them. They are lost when the process ends.
 ///
 /// The defaults are in the table of the [module page](super).
 #[derive(Debug)]

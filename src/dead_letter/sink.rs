@@ -123,7 +123,7 @@ pub struct Page<R> {
     pub letters: Vec<Letter<R>>,
     /// Letters that are there and cannot be read: damaged, or with requests of another type.
     pub unreadable: Vec<LetterId>,
-    /// Where the next page begins: after this letter. `None` when there is none after these.
+    /// The letter after which the next page begins; `None` on the last page.
     pub next: Option<LetterId>,
 }
 

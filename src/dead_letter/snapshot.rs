@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub delivered: u64,
     /// Replays that failed.
     pub failed_replays: u64,
-    /// Letters that were discarded by hand.
+    /// Letters that were discarded manually.
     pub discarded: u64,
     /// Lines of files that could not be read.
     pub damaged: u64,

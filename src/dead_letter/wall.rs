@@ -12,7 +12,7 @@ pub(super) fn system_time() -> Timestamp {
     SystemTime::now().into()
 }
 
-/// In microseconds, rounded down.
+/// Rounds down to microseconds. Times before 1970 become the epoch.
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(SystemTime::UNIX_EPOCH);

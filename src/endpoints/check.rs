@@ -24,7 +24,7 @@ impl<N> Endpoints<N> {
     /// interval has failed; if more than 32 checks hang, a round takes longer than the interval. Drained nodes
     /// are not checked. The shortest interval is 1 ms.
     ///
-    /// Spawn the future, or poll it beside other work. When the last such future is dropped, the results of
+    /// Spawn the future, or poll it alongside other work. When the last such future is dropped, the results of
     /// the checks are discarded.
     ///
     /// # Cancel safety

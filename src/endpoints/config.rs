@@ -121,7 +121,7 @@ impl<N> EndpointsBuilder<N> {
     }
 
     /// Sets the least latency that a failed or throttled call counts as. Default 5 s. A longer hint of the server counts
-    /// instead. Without the penalty, a node that fails fast would look like the fastest one and attract all calls.
+    /// instead. Zero is no penalty: then a node that fails fast would look like the fastest one and attract all calls.
     pub const fn failure_penalty(mut self, penalty: Duration) -> Self {
         self.failure_penalty = penalty;
         self

@@ -40,7 +40,7 @@ use self::state::tried::TriedNodes;
 
 /// A set of nodes that calls are spread over. See the [module page](self).
 ///
-/// Cheap to clone; clones are one set.
+/// Cheap to clone; clones share the set.
 pub struct Endpoints<N> {
     inner: Arc<Inner<N>>,
 }

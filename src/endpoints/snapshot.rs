@@ -41,7 +41,7 @@ pub struct NodeSnapshot {
     pub latency: Option<Duration>,
     /// Calls that ended, healthy or not. Those that were cancelled are not counted.
     pub calls: u64,
-    /// Those of them that failed.
+    /// Calls of `calls` that failed.
     pub failures: u64,
     /// Number of ejections, less one for each healthy interval.
     pub ejections: u32,
@@ -65,19 +65,19 @@ pub struct PrioritySnapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NodeState {
-    /// It takes calls.
+    /// The node takes calls.
     Available,
     /// It is new or has returned, and takes fewer calls than its share.
     Starting,
-    /// It is ejected.
+    /// The node is ejected.
     Ejected,
-    /// Its ejection is over: the next call is the probe that decides.
+    /// The ejection is over: the next call is the probe that decides.
     Returning,
-    /// It asked to come back later.
+    /// The node asked callers to come back later.
     Parked,
-    /// Its health checks fail.
+    /// Health checks of the node fail.
     Unhealthy,
-    /// It is drained, or was removed and has calls in flight.
+    /// The node is drained, or was removed and still has calls in flight.
     Draining,
 }
 

@@ -22,7 +22,7 @@ pub struct Changes {
     pub added: usize,
     /// Nodes that are in the list no more. Calls in flight on them go on.
     pub removed: usize,
-    /// Nodes that stay, with what is known about them.
+    /// Nodes that stay, with their statistics.
     pub kept: usize,
 }
 
@@ -73,7 +73,7 @@ impl<N> Inner<N> {
         let mut changes = Changes::default();
         let mut reopened = Vec::new();
         self.change(now, None, |core| {
-            // The plans that are current still hold the nodes that are replaced.
+            // Current plans still hold the replaced nodes, so none is dropped under the lock.
             (changes, reopened) = core.set(nodes, new_since);
             Effect::Reroute(core.machine.admit_last(now))
         });

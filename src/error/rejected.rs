@@ -37,7 +37,7 @@ impl Rejection {
     }
 
     /// Returns the rejection with the time in nanoseconds after which a call has a chance; [`u64::MAX`] if it is
-    /// not known. Rejections take about as long as reading the clock, so a conversion from a duration would show.
+    /// not known. Rejections take about as long as reading the clock, so a conversion from a duration would be measurable.
     #[inline]
     pub(crate) const fn with_retry_nanos(self, after: u64) -> Self {
         let reason = self.0 & Self::REASON;
@@ -167,7 +167,7 @@ pub enum Reason {
     Throttled,
     /// The call could not start, or its turn would not come, before its deadline.
     DeadlineTooClose,
-    /// The dependency was isolated by hand ([`isolate`](crate::CircuitBreaker::isolate)).
+    /// The dependency was isolated manually ([`isolate`](crate::CircuitBreaker::isolate)).
     Isolated,
     /// The call costs more than the limit can ever hold, so waiting would not help.
     CostExceedsLimit,

@@ -80,7 +80,7 @@ fn accessors_return_none_for_other_variants() {
 }
 
 #[test]
-fn a_rejection_keeps_its_reason_beside_its_time() {
+fn a_rejection_keeps_its_reason_and_its_time() {
     let reasons = (0..=11).map(Reason::of_number);
     for (number, reason) in reasons.enumerate() {
         assert_eq!(reason as usize, number);

@@ -15,7 +15,7 @@ pub struct TimedOut {
 }
 
 impl TimedOut {
-    /// The limit is not that of the layer that noticed.
+    /// Marks a limit that an outer layer or the caller set, not the layer that noticed it.
     const OUTER: u64 = 1 << 63;
 
     /// Returns a timeout of the policy named `policy`, after `limit`, for policies of your own.

@@ -15,7 +15,7 @@ pub enum State {
     Open,
     /// A few probes are admitted; their results decide.
     HalfOpen,
-    /// Calls are rejected until the circuit is changed by hand ([`isolate`](crate::CircuitBreaker::isolate)).
+    /// Calls are rejected until the circuit is changed manually ([`isolate`](crate::CircuitBreaker::isolate)).
     Isolated,
     /// Calls are admitted and nothing is counted ([`disable`](crate::CircuitBreaker::disable)).
     Disabled,
@@ -74,7 +74,7 @@ pub enum Cause {
     Custom(&'static str),
     /// The circuit was paused ([`pause_until`](crate::CircuitBreaker::pause_until)).
     Paused,
-    /// The state was changed by hand.
+    /// The state was changed manually.
     Manual,
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Something that happened in a dead letter queue.
+/// An event of a dead letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LetterEvent {

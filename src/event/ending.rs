@@ -8,17 +8,17 @@ use crate::error::{Error, Reason};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ending {
-    /// With a value.
+    /// The call returned a value.
     Succeeded,
-    /// With the operation's error.
+    /// The call returned the operation's error.
     Failed,
-    /// With a timeout.
+    /// The call timed out.
     TimedOut,
-    /// With a rejection.
+    /// The call was rejected.
     Rejected(Reason),
-    /// Without a result: the future of the call was dropped.
+    /// The future of the call was dropped before it had a result.
     Cancelled,
-    /// With a panic.
+    /// The call panicked.
     Panicked,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::instant::Rounded;
 
-/// Something that happened to an endpoint, or to all endpoints of a priority.
+/// An event of an endpoint, or of all endpoints of a priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndpointEvent {
@@ -37,7 +37,7 @@ pub enum EndpointEvent {
         /// The name of the node.
         node: NodeName,
     },
-    /// An endpoint asked to wait: it gets no calls until then.
+    /// An endpoint asked callers to wait, and gets no calls until that time.
     #[non_exhaustive]
     Parked {
         /// The name of the node.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::instant::Rounded;
 
-/// Something that a hedge did for one call.
+/// An event of a hedge, for one call.
 ///
 /// A call for which copies were launched ends in one of [`Won`](Self::Won), [`Saved`](Self::Saved) and
 /// [`Lost`](Self::Lost), unless it is cancelled.

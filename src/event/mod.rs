@@ -1,7 +1,7 @@
 //! Events of policies, and the observers that receive them.
 //!
 //! A [`Pipeline`](crate::Pipeline) with an [`Observer`] passes it inwards, so every layer of its
-//! stack reports to it. Most handles take an observer of their own too, which hears the events of all
+//! stack reports to it. Most handles take an observer of their own too, which receives the events of all
 //! their calls. Without an observer an event costs one branch and no allocation. The layers of a
 //! pipeline inside another one report to its own observer alone, if it has one.
 //!
@@ -11,7 +11,7 @@
 //!
 //! # Order
 //!
-//! Observers are called outside locks, so events of two threads may be heard in the reverse order.
+//! Observers are called outside locks, so events of two threads may arrive in the reverse order.
 //! Handles number their events ([`Event::sequence`]):
 //!
 //! * [`CircuitChanged`](Event::CircuitChanged) and [`LimitChanged`](Event::LimitChanged) are numbered
@@ -21,7 +21,7 @@
 //!   began has the smaller number. If a rejection races with a change, either may have it.
 //! * Each event of a handle has a number of its own. The observer of a pipeline may find numbers missing:
 //!   those of calls that use the handle in another way.
-//! * The events of one call are heard in the order in which they happen.
+//! * The events of one call arrive in the order in which they happen.
 //!
 //! # Example
 //!
@@ -74,7 +74,7 @@ pub use self::observer::{Listener, Observer};
 pub(crate) use self::panics::Panics;
 pub use self::store::StoreEvent;
 
-/// Something a policy did.
+/// An action or a decision of a policy.
 ///
 /// `Display` is one line that begins with the policy's name.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,7 +91,7 @@ pub enum Event {
         ending: Ending,
         /// Number of times the operation was started. Zero if no attempt of the call was executed.
         attempts: u32,
-        /// From the start of the call to its end, waits included.
+        /// Time from the start of the call to its end, waits included.
         elapsed: Duration,
     },
     /// An attempt failed, or a layer inside the retry rejected it, and another one follows.
@@ -143,7 +143,7 @@ pub enum Event {
         pipeline: Option<&'static str>,
         /// The reason.
         reason: Reason,
-        /// After what time a call has a chance, if known.
+        /// Time after which a call may be admitted, if known.
         retry_after: Option<Duration>,
         /// See [`Event::sequence`].
         sequence: u64,
@@ -157,7 +157,7 @@ pub enum Event {
         pipeline: Option<&'static str>,
         /// The reason.
         reason: Reason,
-        /// After what time a call has a chance, if known.
+        /// Time after which a call may be admitted, if known.
         retry_after: Option<Duration>,
         /// See [`Event::sequence`].
         sequence: u64,
@@ -169,7 +169,7 @@ pub enum Event {
         policy: &'static str,
         /// See [`Event::pipeline`].
         pipeline: Option<&'static str>,
-        /// From its arrival in the wait queue until its admission.
+        /// Time from joining the wait queue to admission.
         waited: Duration,
         /// See [`Event::sequence`].
         sequence: u64,
@@ -222,7 +222,7 @@ pub enum Event {
         /// See [`Event::sequence`].
         sequence: u64,
     },
-    /// Something happened to an endpoint, or to all endpoints of a priority.
+    /// The state of an endpoint changed, or of all endpoints of a priority.
     #[non_exhaustive]
     Endpoint {
         /// The name of the set of endpoints.

@@ -11,7 +11,7 @@ use super::{Event, Panics};
 ///
 /// # Sharing
 ///
-/// Give clones of one `Arc` to a builder and to a [`Pipeline`](crate::Pipeline), and the observer hears
+/// Give clones of one `Arc` to a builder and to a [`Pipeline`](crate::Pipeline), and the observer receives
 /// each event once, alone or as a part of tuples. Clones of a closure are different observers.
 ///
 /// ```
@@ -86,7 +86,7 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     }
 }
 
-/// Implements [`Observer`] for tuples: each part hears each event, also if one before it panics.
+/// Implements [`Observer`] for tuples: each part receives each event, also if one before it panics.
 macro_rules! tuples {
     ($($($part:ident)+;)+) => {$(
         #[allow(non_snake_case)]

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs pieces of user code, such as observers and wakers, each of them also if one before it
-/// panicked. The first panic goes on when all have run.
+/// panicked. The first panic propagates when all have run.
 #[derive(Default)]
 #[must_use = "a panic must go on"]
 pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
@@ -16,7 +16,7 @@ impl Panics {
     /// The second one takes the panic kept before for the exception that it caught.
     #[inline(never)]
     pub(crate) fn run(&mut self, code: impl FnOnce()) {
-        // What the code has left behind is its own: nothing of this crate is borrowed by it.
+        // Unwind safe: the code borrows nothing of this crate that it could leave inconsistent.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
             self.0.get_or_insert(panic);
         }

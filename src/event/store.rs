@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Something that happened to the connection with a store, as a shared limit sees it.
+/// A change of the connection to a store, as observed by a shared limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreEvent {
-    /// The store failed, or did not answer in time: the process goes on without it.
+    /// The store failed, or did not answer in time: the process continues without it.
     Lost,
     /// The store answers again.
     #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Values that can tell whether they are stale.
+//! Values with a mark that says whether they are stale.
 
 use std::ops::Deref;
 use std::sync::Arc;

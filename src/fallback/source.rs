@@ -21,7 +21,7 @@ pub trait Source<Op: Operation> {
 /// The source of a replacement for an error.
 #[derive(Clone, Copy, Debug)]
 pub enum Replacement<T, F> {
-    /// Nothing: the error passes through.
+    /// No replacement: the error passes through.
     Nothing,
     /// A value.
     Value(T),

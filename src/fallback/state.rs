@@ -1,4 +1,4 @@
-//! Which errors are replaced.
+//! Selects the errors that are replaced.
 
 use crate::error::Error;
 use crate::verdict::{Health, Verdict};

@@ -101,7 +101,7 @@ impl HedgeBuilder {
         self
     }
 
-    /// Sets the shortest delay that follows from latencies. Default 1 ms. Contradicts a fixed delay.
+    /// Sets the shortest delay that follows from latencies. Default 1 ms. Zero is no bound. Contradicts a fixed delay.
     pub const fn min_delay(mut self, delay: Duration) -> Self {
         self.min_delay = Some(delay);
         self
@@ -121,8 +121,8 @@ impl HedgeBuilder {
         self
     }
 
-    /// Sets how long no call is hedged after a throttled answer without a hint. Default 1 s. Hints are obeyed up to
-    /// 60 s.
+    /// Sets how long no call is hedged after a throttled answer without a hint. Default 1 s. Zero is no pause.
+    /// Hints are obeyed up to 60 s.
     pub const fn throttled_pause(mut self, pause: Duration) -> Self {
         self.throttled_pause = pause;
         self

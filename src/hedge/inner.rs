@@ -46,11 +46,11 @@ pub(super) enum Delay {
     Fixed {
         nanos: AtomicU64,
     },
-    /// By the number of the copy.
+    /// Computes the delay from the number of the copy, which starts at 1.
     PerCopy(Arc<DelayFn>),
     Latency {
         latency: LatencyDelay,
-        /// In nanoseconds.
+        /// Smallest delay, in nanoseconds.
         min: u64,
         /// Whether `max_extra_load` determines the quantile.
         follows_load: bool,
@@ -150,7 +150,7 @@ impl Inner {
         latencies.is_some_and(|latencies| latencies.get(now).is_none())
     }
 
-    /// Where latencies are recorded, if the delay depends on them.
+    /// Returns the delay computed from latencies, if this hedge has one.
     #[inline]
     pub(super) const fn latencies(&self) -> Option<&LatencyDelay> {
         match &self.delay {

@@ -29,7 +29,7 @@ impl<'a, Op: Operation> Run<Op> for &'a Hedge {
         let inner: &'a Inner = &self.inner;
         let started = cx.now(&inner.clock);
         let begun = if inner.has_budgets() {
-            // On a copy, because the address of `cx` must not get out: see `Context::move_to`.
+            // On a copy, because the address of `cx` must not escape: see `Context::move_to`.
             let mut copy = cx;
             let begun = inner.begin(&mut copy);
             cx = copy;

@@ -77,7 +77,7 @@ impl<F> ClassifyResponses<ByHead<F>> {
 }
 
 impl<H> ClassifyResponses<H> {
-    /// Asks `rule` first. `None` goes by the table.
+    /// Applies `rule` first. If it returns `None`, the table applies.
     ///
     /// ```
     /// use backstop::Verdict;

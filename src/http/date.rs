@@ -12,7 +12,7 @@ pub(super) fn server_time(headers: &HeaderMap, now: SystemTime) -> SystemTime {
         .unwrap_or(now)
 }
 
-/// Returns whether the response comes from a cache: what it says about limits is of another time, perhaps of
+/// Returns whether the response comes from a cache. Its rate limit fields are then outdated, and may belong to
 /// another caller.
 pub(super) fn is_cached(headers: &HeaderMap) -> bool {
     let age = headers.get(AGE).and_then(|value| value.to_str().ok());

@@ -36,7 +36,7 @@ pub fn read(headers: &HeaderMap) -> Option<Duration> {
     read_with(headers, &REQUEST_TIMEOUT)
 }
 
-/// As [`read`], with a field of your own in the place of `x-request-timeout`.
+/// Like [`read`], with a field of your own in place of `x-request-timeout`.
 pub fn read_with(headers: &HeaderMap, own: &HeaderName) -> Option<Duration> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
     let all = [

@@ -14,7 +14,7 @@ pub struct Limit {
     /// The name of the limit in the standard field; `requests` or `tokens` in those that have one for each; else
     /// empty.
     pub name: String,
-    /// The limit, if it was said.
+    /// The limit, if the response states it.
     pub limit: Option<u64>,
     /// Number of units left, if the server said so.
     pub remaining: Option<u64>,
@@ -34,7 +34,7 @@ const PREFIXES: [(&str, &str); 7] = [
     ("anthropic-ratelimit-output-tokens-", "output-tokens"),
 ];
 
-/// Names of fields after that word (OpenAI).
+/// Suffixes of the names of fields (OpenAI).
 const SUFFIXES: [&str; 2] = ["requests", "tokens"];
 
 /// Reads what is left of a server's limits: from `RateLimit` and `RateLimit-Policy` if they are there, and

@@ -44,12 +44,12 @@ pub fn verdict(code: i32, metadata: &HeaderMap) -> Verdict {
     }
 }
 
-/// When a server wants the next attempt.
+/// When the client may make the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pushback {
-    /// After this time.
+    /// The client may retry after this time.
     After(Duration),
-    /// Never.
+    /// The client must not retry.
     Never,
 }
 

@@ -7,7 +7,7 @@
 //! RateLimit: "burst";r=50;t=30
 //! ```
 //!
-//! A server writes the decision of its limiter with [`write()`]. A client reads what is left with [`limits`], which also knows
+//! A server writes the decision of its limiter with [`write()`]. A client reads the remaining quota with [`limits`], which also knows
 //! `X-RateLimit-*` in its dialects. What a server says is no promise, and a malformed field is ignored.
 
 use std::fmt;
@@ -25,7 +25,7 @@ pub use super::dialects::{Limit, limits};
 /// The name of the field with the limits that apply.
 pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The name of the field with what is left of them.
+/// The name of the field with the remaining quota.
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// A limit that applies: a member of `RateLimit-Policy`.
@@ -94,7 +94,7 @@ impl QuotaPolicy {
 }
 
 impl ServiceLimit {
-    /// Returns a limit of which this much is left.
+    /// Returns a limit with this many tokens left.
     pub fn new(name: impl Into<String>, remaining: u64, reset_after: Option<Duration>) -> Self {
         Self {
             name: name.into(),

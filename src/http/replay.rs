@@ -17,8 +17,8 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// A body of which several copies can be sent, one after the other or at once.
 ///
 /// The original is read once, as it is sent, and what was read is kept up to a limit. A copy begins with what is
-/// kept and reads on where the last one stopped. Above the limit nothing is kept any more: the copy that is being
-/// sent goes on, and there are no further ones. A body whose declared length is above the limit is never kept.
+/// kept and continues where the last one stopped. Above the limit nothing is kept any more: the copy that is being
+/// sent continues, and no further copy can be made. A body whose declared length is above the limit is never kept.
 ///
 /// The copies of one body are made by [`Replay`]. For services under a policy,
 /// [`Replayable`](crate::tower::Replayable) does it.
@@ -27,7 +27,7 @@ pub struct ReplayBody<B> {
 }
 
 enum Kind<B> {
-    /// Not kept.
+    /// The request was not kept.
     Single(B),
     Copy {
         shared: Arc<Shared<B>>,
@@ -68,7 +68,7 @@ struct State<B> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// All that was read is kept.
+    /// Everything read so far is kept.
     Keeping,
     /// The original has ended, and all of it is kept.
     Complete,
@@ -187,7 +187,7 @@ impl<B> Shared<B> {
     }
 }
 
-/// The waker of the original: whichever copy polled it may be gone when it is ready, so all that wait are woken.
+/// The waker of the original: whichever copy polled it may have been dropped when it is ready, so all that wait are woken.
 impl<B: Send + 'static> Wake for Shared<B> {
     fn wake(self: Arc<Self>) {
         self.wake_all();
@@ -231,8 +231,8 @@ where
         }
         let returned = match state.stage {
             Stage::Complete => None,
-            Stage::Failed => Some(Err(Gone::Failed.into())),
-            Stage::Beyond(owner) if owner != number => Some(Err(Gone::TooLarge.into())),
+            Stage::Failed => Some(Err(CopyError::Failed.into())),
+            Stage::Beyond(owner) if owner != number => Some(Err(CopyError::TooLarge.into())),
             Stage::Keeping | Stage::Beyond(_) => {
                 // Registered before the poll, which may wake at once.
                 let before = state.wait(number, waker);
@@ -246,7 +246,7 @@ where
         (Step::Return(returned), Some(waker))
     }
 
-    /// Polls the original outside the lock, and keeps what it returns.
+    /// Polls the original outside the lock, and keeps the frames it returns.
     fn poll_original(
         self: &Arc<Self>,
         mut original: B,
@@ -259,7 +259,7 @@ where
         let polled = polled.map(|frame| frame.map(|frame| frame.map(keep)));
         let (rest, is_at_end) = (original.size_hint(), original.is_end_stream());
         drop(mark);
-        // A lone copy is the last one: the maker is gone.
+        // A lone copy is the last one: the maker was dropped.
         let is_last = Arc::strong_count(self) <= 2;
         let mut state = lock(&self.state);
         state.rest = rest;
@@ -384,14 +384,14 @@ impl<B> fmt::Debug for Replay<B> {
     }
 }
 
-/// Why a copy cannot go on.
+/// The reason why a copy ends early.
 #[derive(Clone, Copy, Debug)]
-enum Gone {
+enum CopyError {
     TooLarge,
     Failed,
 }
 
-impl fmt::Display for Gone {
+impl fmt::Display for CopyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooLarge => "the body is too large to be sent twice",
@@ -400,4 +400,4 @@ impl fmt::Display for Gone {
     }
 }
 
-impl StdError for Gone {}
+impl StdError for CopyError {}

@@ -12,15 +12,15 @@ use super::{deadline, rate_limit, retry_after};
 use crate::policy::CallOptions;
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-/// Why a request may be sent again although it may have been executed, if it may.
+/// Whether a request may be sent again although it may have been executed, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Idempotence {
     /// Its method is idempotent (RFC 9110): `GET`, `HEAD`, `OPTIONS`, `TRACE`, `PUT`, or `DELETE`.
     Method,
-    /// It has an `Idempotency-Key`: the server executes it once.
+    /// The request has an `Idempotency-Key`: the server executes it once.
     Key,
-    /// It may not.
+    /// The request must not be sent again.
     None,
 }
 
@@ -33,7 +33,7 @@ impl Idempotence {
         }
     }
 
-    /// Returns what the method says alone.
+    /// Returns the idempotence of a method, whatever the headers are.
     pub fn of_method(method: &Method) -> Self {
         match method.is_idempotent() {
             true => Self::Method,
@@ -185,8 +185,8 @@ fn with_hint(verdict: Verdict, after: Option<Duration>) -> Verdict {
     }
 }
 
-/// Returns how long a throttled caller is to wait: as `Retry-After` says, and without it until a limit that is used
-/// up has more, the latest if there are several.
+/// Returns the wait of a throttled caller: that of `Retry-After`, or else the time until all exhausted limits have
+/// tokens again.
 pub fn hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if headers.contains_key(RETRY_AFTER) {
         if let Some(after) = retry_after::read(headers, now) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::sync::{Ordering, fence};
 
-/// A policy that can tell whether it is indistinguishable from a new one.
+/// A policy that knows whether it is indistinguishable from a new one.
 ///
 /// All policies of the crate implement it; so do tuples, `Option`s and `Arc`s of them. A policy without
 /// state always is.

@@ -135,7 +135,7 @@ where
             if let Some(policy) = shared.get() {
                 return policy.clone();
             }
-            // Outside the initialization, which holds a lock. Of two threads, one makes a policy in vain.
+            // Outside the initialization, which holds a lock. If two threads race, one discards its policy.
             if let Some(policy) = (self.inner.template)(&key.to_owned()) {
                 drop(shared.set(policy));
             }

@@ -12,12 +12,12 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// They are rejected.
+    /// Calls with new keys are rejected.
     Reject,
-    /// They share one limit or policy.
+    /// New keys share one limit or policy.
     #[default]
     Shared,
-    /// They replace the key that would be like a new one first: of all keys if there are at most 64,
+    /// New keys replace the key that would become evictable first: of all keys if there are at most 64,
     /// otherwise of a sample. Keys in use are not replaced.
     Evict,
 }

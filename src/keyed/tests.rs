@@ -86,7 +86,7 @@ fn a_tuple_is_evictable_when_all_its_policies_are() {
     assert!(!(policy(false), policy(true), policy(true)).is_evictable());
 }
 
-/// Evictable in so many seconds.
+/// Evictable in this many seconds.
 #[derive(Clone)]
 struct In(u64);
 

@@ -83,8 +83,8 @@ impl LoadShedderBuilder {
         self
     }
 
-    /// Sets how long the share of shed calls is kept after the last overload. Default 1 s. With a queue delay it is
-    /// at least eight update intervals, and the share follows the delay meanwhile.
+    /// Sets how long the share of shed calls is kept after the last overload. Default 1 s. Zero: the share falls
+    /// with the first update without overload. With a queue delay the time is at least eight update intervals, and the share follows the delay meanwhile.
     pub fn cool_off(mut self, time: Duration) -> Self {
         self.cool_off = time;
         self
@@ -122,7 +122,7 @@ impl LoadShedderBuilder {
     ///
     /// # Errors
     ///
-    /// * A signal beside a queue delay.
+    /// * A signal together with a queue delay.
     /// * A target of zero or not below its interval.
     /// * A signal's threshold or a largest share that is not above 0 and at most 1.
     /// * An update interval of zero.

@@ -19,7 +19,7 @@ const MIN_CALLS: usize = 100;
 /// A signal only says whether the server is overloaded, so [`update`](Self::update) changes the share in steps.
 /// Source: WeChat's DAGOR, +5 % and −1 % per window, with the cool-off of kratos aegis.
 ///
-/// A queue delay also says by how much. See [`follow`](Self::follow).
+/// A queue delay also measures by how much. See [`follow`](Self::follow).
 #[derive(Clone, Debug)]
 pub(super) struct Pressure {
     rate: f64,
@@ -103,7 +103,7 @@ impl Pressure {
     ///   the excess is known before the queue is long.
     /// * A delay above the target must be worked off. A delay below it may grow.
     ///
-    /// The share is applied once the queue stands, so a burst sheds no call. After a cool-off with delays below half
+    /// The share is applied once a queue persists, so a burst sheds no call. After a cool-off with delays below half
     /// of the target the overload is over, and the share falls faster.
     ///
     /// Source: the controllers of PIE (RFC 8033) and Uber's Cinnamon, applied to an admitted share.
@@ -141,7 +141,7 @@ impl Pressure {
         self.in_force = self.rate > 0.0 && (self.in_force || queue.overloaded);
     }
 
-    /// Returns how long after the last overload it is over.
+    /// Returns the time after the last overload from which the server counts as calm.
     pub(super) fn calm_after(&self, window: Duration) -> Duration {
         self.cool_off.max(window.saturating_mul(CALM_UPDATES))
     }
@@ -166,7 +166,7 @@ pub(super) struct Share {
     /// Number of calls since the previous report, and the time since then.
     pub(super) calls: u64,
     pub(super) over: Duration,
-    /// The share of calls that it wants to shed.
+    /// The share of calls that the participant wants to shed.
     pub(super) rate: f64,
     /// When it was reported, and for how long it counts.
     pub(super) at: Instant,

@@ -18,7 +18,7 @@ use crate::clock::blocking;
 use crate::error::{Error, Reason, Rejected};
 use crate::sync::lock;
 
-/// A closure, and what its attempts share. Lives in the caller's future, so that the operation is one
+/// A closure with the state that its attempts share. Lives in the caller's future, so that the operation is one
 /// reference.
 pub(super) struct Source<F> {
     closure: F,

@@ -207,10 +207,10 @@ pub trait Policy {
 )]
 pub trait AtMostOnce {}
 
-/// Awaits the run of a policy where it stands, and takes the result out of the outcome.
+/// Awaits the pinned run of a policy in place, and takes the result out of the outcome.
 ///
-/// `.await` on the run itself would move it, twice: that of a stack is some 500 bytes, fresh out of
-/// narrow stores, and moving it takes longer than making it.
+/// `.await` on the run itself would move it twice. The run of a stack has about 500 bytes that were just written
+/// by narrow stores, so wide loads stall on them and moving takes longer than creating it.
 struct ResultOf<'a, Fut> {
     run: Pin<&'a mut Fut>,
 }

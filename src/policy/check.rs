@@ -27,7 +27,7 @@ impl OrderWarning {
         self.inner.0
     }
 
-    /// Returns why it is a mistake, and the remedy.
+    /// Returns an explanation of the mistake, and the remedy.
     pub const fn why(&self) -> &'static str {
         self.why
     }

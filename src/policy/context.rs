@@ -301,7 +301,7 @@ impl fmt::Debug for Context {
     }
 }
 
-/// A context without its clock and the last reading, which is outdated when the context is needed again.
+/// A context without its clock and the last reading, which is stale by the time the context is restored.
 #[derive(Clone, Copy)]
 pub struct SavedContext {
     start: Instant,

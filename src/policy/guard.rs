@@ -12,7 +12,7 @@ use crate::clock::{ClockHandle, blocking};
 use crate::error::Rejected;
 use crate::event::{Event, Observer};
 
-/// Decides before a call and looks at its result. [`Guarded`] makes a policy of it, without allocations.
+/// Decides before a call and inspects its result. [`Guarded`] makes a policy of it, without allocations.
 ///
 /// # Example
 ///
@@ -60,10 +60,10 @@ pub trait Guard {
     /// The rejection that the caller and the observer receive.
     fn enter(&self, cx: &mut Context) -> Result<Self::Permit, Rejected>;
 
-    /// Looks at the outcome of a call, which it may change. The operation has been dropped by then.
+    /// Inspects the outcome of a call, and may change it. The operation has been dropped before.
     fn exit<T, E>(&self, permit: Self::Permit, outcome: &mut Outcome<T, E>);
 
-    /// Returns the clock it reads, if it reads one.
+    /// Returns the clock that the guard reads, if it reads one.
     fn clock(&self) -> Option<ClockHandle> {
         None
     }

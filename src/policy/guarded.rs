@@ -32,7 +32,7 @@ pub trait Gate: Copy {
 
     /// Admits the call, rejects it, or lets it wait.
     ///
-    /// Implementations are inlined, and pass on copies of the context: its address must not get out (see
+    /// Implementations are inlined, and pass on copies of the context: its address must not escape (see
     /// `Context::move_to`).
     fn enter(
         self,
@@ -41,8 +41,8 @@ pub trait Gate: Copy {
     ) -> Entered<Self::Ticket, Self::Entrance>;
 
     /// Makes the permit of an admitted call, once its attempt has been made: a permit that is made earlier
-    /// is moved while its stores have not settled, which costs more than the layer does. If making the
-    /// attempt panics, the permit counts as of a call that panicked.
+    /// is moved while its stores are in the store buffer, which costs more than the rest of the layer. If making the
+    /// attempt panics, the permit counts as one of a call that panicked.
     fn permit(self, ticket: Self::Ticket) -> Self::Permit;
 }
 
@@ -75,7 +75,7 @@ pub trait Entrance {
     /// The event that it waits for.
     type Permit;
 
-    /// Waits. Once admitted, the context has the present on the layer's clock if anything inside may
+    /// Waits. After admission, the context has the current time on the layer's clock if a layer inside may
     /// read it, which `reads_time` says.
     fn poll(
         self: Pin<&mut Self>,
@@ -110,11 +110,11 @@ impl<P> Entrance for NoWait<P> {
 /// The decision of a gate about a call.
 #[derive(Debug)]
 pub enum Entered<T, W> {
-    /// It runs.
+    /// The call was admitted.
     Admitted(T),
-    /// It may have to wait.
+    /// The call may have to wait.
     Waits(W),
-    /// It does not run.
+    /// The call was rejected.
     Rejected(Rejected),
 }
 
@@ -176,9 +176,9 @@ pin_project! {
     #[project = GuardedProj]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub enum GuardedFuture<G: Gate, Op: Operation> {
-        /// Not admitted.
+        /// The call was rejected.
         Rejected { rejected: Rejected },
-        /// Not admitted yet.
+        /// The call waits for admission.
         Waiting {
             #[pin]
             entrance: G::Entrance,
@@ -216,7 +216,7 @@ impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
                 let outcome = ready!(polled);
                 let listener = *listener;
                 let permit = permit.take();
-                // Drops the attempt: a call that enters next does not meet it any more.
+                // Drops the attempt before the permit is released: the next call must not run alongside it.
                 self.set(Self::Finished);
                 return Poll::Ready(permit.exit(outcome, listener.observer()).handed_on());
             }

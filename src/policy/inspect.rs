@@ -18,7 +18,7 @@ use crate::error::Error;
 
 /// Looks at the operation's errors on their way out, and changes nothing.
 ///
-/// Where it stands decides what it sees: inside a retry every attempt, outside of it the last one. It
+/// Its position decides what it sees: inside a retry every attempt, outside of it the last one. It
 /// sees an attempt number, so it can tell them apart.
 ///
 /// Its type has a closure's type in it. What [`Classify`](super::Classify) says about types with

@@ -7,7 +7,7 @@ use super::outcome::Outcome;
 use crate::error::Error;
 use crate::event::Listener;
 
-/// Something that can be attempted any number of times: a small handle of a few references.
+/// An operation that can be attempted any number of times: a small handle of a few references.
 ///
 /// Policies receive one and attempt it. Code that uses policies passes closures to
 /// [`Policy::call`](super::Policy::call) and never sees it.

@@ -1,4 +1,4 @@
-//! Results on their way out through the layers.
+//! Outcomes: results that pass outward through the layers.
 
 use std::fmt;
 
@@ -67,7 +67,7 @@ impl<T, E> Outcome<T, E> {
     /// Returns the outcome, moved field by field.
     ///
     /// As one value a good result is moved together with the space for an error, by wide loads over narrow
-    /// stores that have not settled. That stalls for longer than a layer takes.
+    /// stores that are still in the store buffer. That stall takes longer than a layer.
     #[inline(always)]
     pub(crate) fn handed_on(self) -> Self {
         let Self {

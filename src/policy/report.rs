@@ -18,7 +18,7 @@ pub struct Report<T, E> {
     pub result: Result<T, Error<E>>,
     /// Number of times the operation was started. Zero if the call was rejected before.
     pub attempts: u32,
-    /// From the start of the call to its end, waits included.
+    /// Time from the start of the call to its end, waits included.
     pub elapsed: Duration,
     /// The operation's error of the last failed attempt, unless it is the result. Kept also if the
     /// result is a value, a timeout or a rejection.
@@ -63,7 +63,7 @@ impl<T, E> Report<T, E> {
     }
 }
 
-/// The errors of a call that its result does not show. Lives in the caller's future.
+/// Errors of a call that are not in its result. Lives in the caller's future.
 pub(super) struct Notes<E> {
     /// The last error of the operation, and the last rejection.
     last: Mutex<(Option<E>, Option<Rejected>)>,
@@ -93,7 +93,7 @@ impl<E> Notes<E> {
 /// [`Policy::call_reported`](super::Policy::call_reported).
 pub struct Reported<'a, Op: Operation> {
     op: Op,
-    // `Op::Error` and not a parameter: see the module page of `policy` on why no type is named twice.
+    // `Op::Error` instead of a type parameter: see the documentation of the module `policy`.
     notes: &'a Notes<Op::Error>,
 }
 

@@ -52,7 +52,7 @@ impl<P: Run<Op>, Op: Operation> Operation for Under<P, Op> {
     }
 }
 
-/// `Inner!('a; B C)`: the type of the operation that `B` around `C` around `Op` is.
+/// `Inner!('a; B C)` is the type of `Op` inside `C` inside `B`.
 macro_rules! Inner {
     ($a:lifetime;) => { Op };
     ($a:lifetime; $policy:ident $($inner:ident)*) => {
@@ -60,7 +60,7 @@ macro_rules! Inner {
     };
 }
 
-/// `under!(op; b c)`: the operation that `b` around `c` around `op` is.
+/// `under!(op; b c)` is the operation of `op` inside `c` inside `b`.
 macro_rules! under {
     ($op:expr;) => { $op };
     ($op:expr; $policy:ident $($inner:ident)*) => {

@@ -2,12 +2,11 @@
 
 use std::mem;
 
-/// Undoes something if the code until [`disarm`](Self::disarm) panics.
+/// Runs a closure if the code before [`disarm`](Self::disarm) panics.
 ///
-/// For layers that already hold something when they make an attempt. A guard that the layer's future
-/// is given afterwards would be written, and then moved before the writes have settled, which costs
-/// more than the layer does; this one works on copies of the few words that the guard is made of
-/// later.
+/// For layers that already hold a permit or a count when they start an attempt. A guard stored in the layer's
+/// future would be written and moved before the writes have left the store buffer, which costs more than the rest
+/// of the layer. This guard works on copies of the few words from which the future's guard is made later.
 pub(crate) struct OnUnwind<F: FnMut()>(F);
 
 impl<F: FnMut()> OnUnwind<F> {
@@ -16,7 +15,7 @@ impl<F: FnMut()> OnUnwind<F> {
         Self(undo)
     }
 
-    /// Nothing has to be undone any more.
+    /// Disarms the guard: nothing is undone at its drop.
     #[inline(always)]
     pub(crate) fn disarm(self) {
         mem::forget(self);

@@ -39,7 +39,7 @@ pin_project! {
         latest: Instant,
         // The reason of a rejection because of `latest`.
         reason: Reason,
-        // Its key in the wait queue.
+        // Identifies the call in the wait queue.
         ticket: Option<u64>,
         // When it joined the queue.
         since: Instant,

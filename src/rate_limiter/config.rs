@@ -108,7 +108,7 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Sets how many tokens reservations may take beyond those available.
+    /// Sets how many tokens reservations may take beyond those available. 0 allows no debt.
     pub const fn max_debt(mut self, tokens: u64) -> Self {
         self.max_debt = Some(tokens);
         self
@@ -285,12 +285,12 @@ impl RateLimiter {
         self.set_quotas(&terms.quotas, Inherit::AsIs)
     }
 
-    /// Takes over from `old`, as a new limiter: no more is available than there was, and a pause goes on.
+    /// Takes over from `old`, as a new limiter: no more is available than there was, and a pause continues.
     pub(crate) fn continue_from(&self, old: &Self) {
         let was = old.snapshot();
         let now = self.inner.base.now();
         let mut surplus = self.peek_n(0).remaining.saturating_sub(was.remaining);
-        // In pieces, because a stripe holds a part of them.
+        // Taken in pieces, because each stripe holds a part of the tokens.
         let mut piece = surplus;
         while piece > 0 && surplus > 0 {
             match self.inner.take(now, piece) {

@@ -104,7 +104,7 @@ impl RateLimiter {
     /// Takes `cost` tokens if there are that many, and returns the decision with the state of the limit
     /// after it.
     ///
-    /// In shadow mode too the decision is the real one.
+    /// In shadow mode the decision is the one that would be enforced otherwise.
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -227,7 +227,7 @@ impl RateLimiter {
         inner.queue.pause(&inner.storage, inner.base.now(), until);
     }
 
-    /// Records the result of a call that was admitted by hand, for
+    /// Records the result of a call that was admitted manually, for
     /// [`adaptive`](RateLimiterBuilder::adaptive) and
     /// [`pause_on_hint`](RateLimiterBuilder::pause_on_hint). Calls through the policy record theirs.
     /// Without these settings it does nothing.

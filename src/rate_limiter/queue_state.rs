@@ -17,7 +17,7 @@ const LATENESS: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 pub(super) struct QueueState {
-    /// By ticket. Tickets only grow.
+    /// Waiters by ticket. Tickets only grow, so the order is that of arrival.
     pub(super) waiters: BTreeMap<u64, Waiter>,
     /// Tickets of waiters that were served and not polled since, with the instants at which their tokens
     /// count as taken.

@@ -1,4 +1,4 @@
-//! Rejections, and a counter of them.
+//! Rejections, and their counter.
 
 use std::sync::OnceLock;
 
@@ -28,7 +28,7 @@ impl Base {
         }
     }
 
-    /// Runs `settle` at the current time, or at `known` if the clock panics; the panic goes on afterwards.
+    /// Runs `settle` at the current time, or at `known` if the clock panics; the panic propagates afterwards.
     ///
     /// For refunds and charges that must not get lost. `known` lies in the past, where no waiter is served
     /// too early and no limit holds too much.

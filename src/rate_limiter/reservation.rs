@@ -63,7 +63,7 @@ impl Reservation {
             Err(unavailable) => {
                 let rejected = inner.base.rejection(now, unavailable, Reason::RateLimited);
                 inner.reject(rejected, None)?;
-                // In shadow mode the call goes ahead, and takes nothing.
+                // In shadow mode the call is admitted, and takes no tokens.
                 (0, now)
             }
         };

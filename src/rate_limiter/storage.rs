@@ -189,7 +189,7 @@ impl Storage {
         }
     }
 
-    /// Returns a copy that can be asked about the future.
+    /// Returns a copy for forecasts.
     pub(super) fn copy(&self) -> Limits {
         match self {
             Self::Token(bucket) => {

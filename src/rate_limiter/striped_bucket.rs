@@ -168,7 +168,7 @@ impl StripedBucket {
             .fold(tokens, |left, part| part.give(now, left));
     }
 
-    /// Returns a copy that can be asked about the future. The parts are read one after another.
+    /// Returns a copy for forecasts. The parts are read one after another.
     pub(super) fn copy(&self) -> StripedCopy {
         StripedCopy(self.parts.iter().map(|part| part.0.copy()).collect())
     }

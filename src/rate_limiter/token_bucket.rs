@@ -161,7 +161,7 @@ impl TokenBucket {
         })
     }
 
-    /// Returns the rules and the state, which can be asked about the future.
+    /// Returns a copy of the rules and the state, for forecasts.
     pub(super) fn copy(&self) -> (Gcra, u64) {
         self.update(|gcra, tat| (tat, (*gcra, tat)))
     }

@@ -37,18 +37,18 @@ pub(super) enum Joined {
     Queued(u64),
     /// The turn would come too late, or never.
     TooLate(Unavailable),
-    /// The queue is full, at least until then.
+    /// The queue is full, at least until this time.
     Full(Unavailable),
 }
 
 /// The state of a waiter.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// It was served. Its tokens count as taken at this instant.
+    /// The waiter was served. Its tokens count as taken at this instant.
     Taken(Instant),
-    /// It is the first, and the limits have too few tokens.
+    /// The waiter is the first, and the limits have too few tokens.
     First(Unavailable),
-    /// There are waiters before it.
+    /// There are waiters before this one.
     Behind,
 }
 
@@ -104,7 +104,7 @@ impl WaitQueue {
         self.with_undo(storage, now, act, |_| ())
     }
 
-    /// Like [`with`](Self::with). If a waker panics, the panic goes on to the caller, which never sees the
+    /// Like [`with`](Self::with). If a waker panics, the panic propagates to the caller, which never sees the
     /// result: `undo` gives back what the result holds.
     fn with_undo<R>(
         &self,
@@ -217,7 +217,7 @@ impl WaitQueue {
     ) -> Turn {
         let mut state = lock_checked(&self.state);
         let first = state.first();
-        // It is being polled, so it need not be woken.
+        // The waiter is being polled, so it need not be woken.
         if let Some(waiter) = state.waiters.get_mut(&ticket) {
             wakes.replaced = waiter.waker.take();
         }

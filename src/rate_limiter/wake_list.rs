@@ -7,7 +7,7 @@ use crate::event::Panics;
 
 /// Wakers that are woken when this is dropped. Declared before a lock is taken, it outlives the guard.
 ///
-/// Wakers are user code. A panic of one does not keep the others from being woken; the first panic goes on
+/// Wakers are user code. A panic of one does not keep the others from being woken; the first panic propagates
 /// afterwards.
 #[derive(Debug, Default)]
 pub(super) struct WakeList {

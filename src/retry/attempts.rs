@@ -42,7 +42,7 @@ pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
         /// State since the first failure.
         again: Pin<Box<Again<'a, Op, H>>>,
     },
-    /// On its way to the next state.
+    /// Empty: the content is being moved to the next state.
     Taken,
 }
 
@@ -87,7 +87,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
                     let again = Box::pin(Again { sleep, retrying });
                     return Again::after_attempt(again, outcome);
                 }
-                // Without an allocation.
+                // The last attempt: its error is borrowed, so nothing is allocated.
                 if let Err(error) = &outcome.result {
                     let executed = u32::from(!error.is_rejected());
                     let observer = op.listener().observer();
@@ -117,7 +117,7 @@ fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
 pin_project! {
     /// State of a call after its first failure. Allocated once.
     pub struct Again<'a, Op: Operation, H: Hook<Op>> {
-        // The wait before the next attempt, or a past one.
+        // The sleep before the next attempt, or a finished one.
         #[pin]
         sleep: Sleep,
         retrying: Loop<'a, Op, H>,

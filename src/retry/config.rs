@@ -91,7 +91,7 @@ impl RetryBuilder {
     }
 
     /// Sets the longest wait that a server may ask for under [`HintRule::Obey`]. A longer hint ends the call at
-    /// once.
+    /// once. With zero every hint does.
     pub const fn max_hint(mut self, longest: Duration) -> Self {
         self.max_hint = longest;
         self

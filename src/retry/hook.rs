@@ -5,7 +5,7 @@ use crate::clock::blocking;
 use crate::error::Error;
 use crate::policy::Operation;
 
-/// A hook that sees the error of each attempt that another one follows.
+/// A hook that receives the error of each failed attempt before the next one.
 pub trait Hook<Op: Operation>: Copy {
     /// Calls the hook.
     fn call(self, error: &Error<Op::Error>, retrying: &Retrying);

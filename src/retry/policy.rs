@@ -76,11 +76,11 @@ impl Inner {
         hook: H,
     ) -> RetryFuture<'_, Op, H> {
         if self.max_elapsed.is_some() {
-            // Otherwise the first attempt needs no reading of its own.
+            // Only `max_elapsed` needs the time at which the first attempt starts.
             cx.now(&self.clock);
         }
         let call = self.budget.as_ref().map(|budget| {
-            // On a copy, because the address of `cx` must not get out: see `Context::move_to`.
+            // On a copy, because the address of `cx` must not escape: see `Context::move_to`.
             let mut copy = cx;
             let call = budget.begin_in(&mut copy);
             cx = copy;
@@ -122,10 +122,10 @@ pin_project! {
         },
         /// The wait after an attempt that failed.
         Sleep {
-            // Taken when the sleep is over.
+            // `None` once the sleep is over.
             again: Option<Pin<Box<Again<'a, Op, H>>>>,
         },
-        /// Over, or on its way to the next state.
+        /// Finished, or being moved to the next state.
         Finished,
     }
 }

@@ -83,7 +83,7 @@ pub(super) struct Call {
 }
 
 /// Returns whether attempt number `attempt`, which ended with `verdict`, may be followed by another. `started`: the
-/// operation was started, and not rejected by a layer inside.
+/// operation was executed, not rejected by a layer inside.
 pub(super) fn may_repeat(
     limits: &Limits,
     attempt: u32,
@@ -149,7 +149,7 @@ impl Wait {
     }
 }
 
-/// Returns the delay before the next attempt, or why there is none.
+/// Returns the delay before the next attempt, or the reason to stop.
 pub(super) fn may_start(limits: &Limits, now: Instant, wait: Wait) -> Result<Duration, StopReason> {
     if wait.is_obeyed && wait.earliest > limits.max_hint {
         return Err(StopReason::HintTooLong);
@@ -164,7 +164,7 @@ pub(super) fn may_start(limits: &Limits, now: Instant, wait: Wait) -> Result<Dur
             Ok(delay)
         }
     };
-    // Jitter must not make a hint too long that fits.
+    // If only the jitter pushes an obeyed hint beyond a limit, the hint applies without jitter.
     match check(wait.delay) {
         Err(_) if wait.is_obeyed => check(wait.earliest),
         checked => checked,

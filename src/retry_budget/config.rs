@@ -93,7 +93,7 @@ impl PercentageBudgetBuilder {
         self
     }
 
-    /// Sets the retries per second that are always allowed.
+    /// Sets the retries per second that are always allowed. 0 for none.
     pub const fn floor(mut self, floor: u32) -> Self {
         self.floor = floor;
         self
@@ -195,7 +195,7 @@ impl TokenBudgetBuilder {
         self
     }
 
-    /// Sets the price of a retry after an error of this class, in tokens.
+    /// Sets the price of a retry after an error of this class, in tokens. 0 makes such retries free.
     pub const fn cost(mut self, class: ErrorClass, tokens: u32) -> Self {
         match class {
             ErrorClass::Transient => self.transient = tokens,
@@ -205,7 +205,7 @@ impl TokenBudgetBuilder {
         self
     }
 
-    /// Sets the tokens that a success at the first attempt adds, rounded down to thousandths.
+    /// Sets the tokens that a success at the first attempt adds, rounded down to thousandths. 0 adds none.
     pub const fn reward(mut self, tokens: f64) -> Self {
         self.reward = tokens;
         self
@@ -351,7 +351,7 @@ impl InFlightBudgetBuilder {
         self
     }
 
-    /// Sets the retries in flight that are always allowed.
+    /// Sets the retries in flight that are always allowed. 0 for none.
     pub const fn floor(mut self, retries: u32) -> Self {
         self.floor = retries;
         self

@@ -12,9 +12,9 @@ pub(super) struct Number(Option<BudgetNumber>);
 
 /// Numbers that no budget has.
 struct Unused {
-    /// Numbers of budgets that are gone.
+    /// Numbers of dropped budgets.
     freed: Vec<BudgetNumber>,
-    /// Further numbers begin here.
+    /// The smallest number that was never given.
     next: u64,
 }
 

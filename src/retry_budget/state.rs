@@ -223,14 +223,14 @@ impl Tokens {
         }
     }
 
-    /// Returns the same bucket with a refill of so many thousandths per second from `now` on.
+    /// Returns the same bucket with a refill of this many thousandths per second from `now` on.
     pub(super) fn refilled(mut self, per_second: u64, now: Instant) -> Self {
         self.refill = per_second;
         self.refilled_at = AtomicU64::new(now.as_nanos());
         self
     }
 
-    /// Adds what has come back since the last refill.
+    /// Adds the tokens earned since the last refill.
     pub(super) fn refill(&self, now: Instant) {
         let at = self.refilled_at.load(Ordering::Relaxed);
         let (earned, until) = self.earned(at, now);

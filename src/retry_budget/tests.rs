@@ -59,7 +59,7 @@ fn a_year_of_idleness_costs_nothing() {
         drop(budget.begin());
     }
     clock.advance(Duration::from_secs(365 * 86_400));
-    // O(1) by construction: ten words are looked at. What is tested is that all is forgotten.
+    // Clearing is O(1) by construction, because there are ten slices. This tests that all of them are cleared.
     assert_eq!(budget.snapshot().available, 0.0);
     drop((budget.begin(), budget.begin()));
     assert_eq!(budget.snapshot().available, 1.0);
@@ -280,7 +280,7 @@ proptest! {
     }
 }
 
-/// What can happen to a bucket of tokens.
+/// An operation on a bucket of tokens.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     FirstTry,

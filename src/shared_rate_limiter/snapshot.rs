@@ -10,7 +10,7 @@ use crate::rate_limiter::Quota;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// The name.
+    /// The name of the limiter.
     pub name: &'static str,
     /// The quota.
     pub quota: Quota,
@@ -70,7 +70,7 @@ impl Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
-    /// The name.
+    /// The name of the limiter.
     pub name: &'static str,
     /// Number of keys that the process knows.
     pub keys: usize,

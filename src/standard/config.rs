@@ -34,14 +34,14 @@ pub struct Config {
     pub(super) attempt_timeout: Option<Duration>,
 }
 
-/// Where the budget of the retries comes from.
+/// The origin of the budget of the retries.
 #[derive(Clone, Debug)]
 pub(super) enum Budget {
     /// A budget of the stack's own.
     Share { ratio: f64, floor_per_second: u32 },
-    /// One that others may share.
+    /// A budget that other policies may share.
     Shared(RetryBudget),
-    /// None.
+    /// No budget.
     Unlimited,
 }
 
@@ -140,8 +140,8 @@ impl Default for Config {
     }
 }
 
-/// Makes the setters of the settings, for the `impl` of [`Config`] and that of a builder that has one in the
-/// field named.
+/// Defines the setters of the settings, in the `impl` of [`Config`] or of a builder that has a `Config` in the
+/// named field.
 macro_rules! settings {
     ($($config:ident)?) => {
         /// Admits no more than this quota allows, in place of the quotas there were; with a limiter of default
@@ -177,7 +177,7 @@ macro_rules! settings {
             self
         }
 
-        /// Retries by these settings. Without a budget in them, [`budget`](Self::budget) or
+        /// Sets the retry. Unless these settings have a budget, [`budget`](Self::budget) or
         /// [`budget_share`](Self::budget_share) holds.
         pub fn retry(mut self, retry: RetryBuilder) -> Self {
             settings!(@config self $($config)?).retry = Some(retry);
@@ -224,7 +224,7 @@ macro_rules! settings {
             self
         }
 
-        /// Fails fast by these rules while the dependency is down.
+        /// Sets the circuit breaker, which rejects calls while the dependency is down.
         pub fn breaker(mut self, breaker: CircuitBreakerBuilder) -> Self {
             settings!(@config self $($config)?).breaker = Some(breaker);
             self

@@ -68,8 +68,8 @@ impl Inner {
         }
     }
 
-    /// Brings the limiter and the budget up to the configuration in force. Of concurrent changes the last one
-    /// finds that nothing has changed since, and has the last word.
+    /// Applies the current configuration to the limiter and the budget. Repeats until no concurrent change has
+    /// replaced the configuration meanwhile, so the last change wins.
     fn apply(&self) -> Result<(), ConfigError> {
         loop {
             let index = self.versions.index();

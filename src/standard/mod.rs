@@ -83,7 +83,7 @@ impl Standard {
     ///
     /// # Errors
     ///
-    /// As [`StandardBuilder::build`]. Nothing has changed then.
+    /// As for [`StandardBuilder::build`]. After an error nothing has changed.
     ///
     /// # Examples
     ///

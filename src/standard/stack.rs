@@ -49,7 +49,7 @@ pub(super) struct Site<'a> {
 }
 
 impl Stack {
-    /// Builds a configuration that takes over what `before` remembers. Changes nothing that `before` uses: see
+    /// Builds a stack that continues the state of `before`. Changes nothing that `before` uses: see
     /// [`apply`](Self::apply).
     pub(super) fn build(
         site: &Site<'_>,
@@ -140,7 +140,7 @@ impl Stack {
         limiters && breakers && self.config == other.config
     }
 
-    /// Returns the limiter in use, or the last one that was, with its settings.
+    /// Returns the current limiter, or else the last one that was removed, with its settings.
     fn last_limiter(&self) -> Option<(&RateLimiterBuilder, &RateLimiter)> {
         let used = self.config.limiter.as_ref().zip(self.limiter());
         used.or_else(|| {
@@ -151,7 +151,7 @@ impl Stack {
         })
     }
 
-    /// Returns the breaker in use, or the last one that was, with its settings.
+    /// Returns the current breaker, or else the last one that was removed, with its settings.
     fn last_breaker(&self) -> Option<(&CircuitBreakerBuilder, &CircuitBreaker)> {
         let used = self.config.breaker.as_ref().zip(self.breaker());
         used.or_else(|| {
@@ -198,7 +198,7 @@ fn next_limiter(
     settings: &RateLimiterBuilder,
     old: Option<(&RateLimiterBuilder, &RateLimiter)>,
 ) -> Result<RateLimiter, ConfigError> {
-    // Also to check the settings.
+    // Built even if the old one stays in use, so that wrong settings are errors.
     let limiter = settings.clone().adopted(site.name, site.clock).build()?;
     match old {
         Some((of, same)) if settings.is_same_but_for_terms(of) => return Ok(same.clone()),
@@ -224,7 +224,7 @@ fn next_breaker(
 }
 
 impl Kept {
-    /// Returns the budget of the stack's own, of which there is one.
+    /// Returns the stack's own budget, which is built at most once.
     fn budget(
         &mut self,
         site: &Site<'_>,
@@ -233,7 +233,7 @@ impl Kept {
     ) -> Result<RetryBudget, ConfigError> {
         let budget = RetryBudget::percentage().ratio(ratio);
         let budget = budget.floor(floor_per_second);
-        // Also to check the settings.
+        // Built even if the old one stays in use, so that wrong settings are errors.
         let budget = budget.clock(site.clock.clone()).build()?;
         Ok(self.budget.get_or_insert(budget).clone())
     }

@@ -1,4 +1,4 @@
-//! Which settings contradict each other.
+//! Checks for settings that contradict each other.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::error::ConfigError;
 pub(super) struct Durations {
     pub(super) total_timeout: Option<Duration>,
     pub(super) attempt_timeout: Option<Duration>,
-    /// Of the retry.
+    /// The retry's `max_elapsed`.
     pub(super) max_elapsed: Option<Duration>,
-    /// Of the breaker.
+    /// The breaker's `slow_call`.
     pub(super) slow_call: Option<Duration>,
-    /// Of the breaker.
+    /// The breaker's `probe_lease`.
     pub(super) probe_lease: Option<Duration>,
 }
 
@@ -50,7 +50,7 @@ impl Durations {
             total,
             attempt < total,
         )?;
-        // Longer, it would never end a call.
+        // A longer `max_elapsed` would never end a call.
         rule(
             "max_elapsed",
             self.max_elapsed,

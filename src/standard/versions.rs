@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
 
-/// All versions of something, of which one is current.
+/// All versions of a value, one of which is current.
 ///
 /// Calls borrow the version that they start with, so versions stay until the list is dropped. Calls could
 /// count themselves, but that would cost each of them two writes to shared memory.
@@ -23,7 +23,7 @@ type Chunk<T> = Box<[OnceLock<Box<T>>]>;
 
 /// A version to become the current one.
 pub(super) enum Next<T> {
-    /// One that was current before.
+    /// A version that was current before.
     Again(usize),
     New(Box<T>),
 }
@@ -71,7 +71,7 @@ impl<T> Versions<T> {
 
     /// Returns the index of the first version that `is_wanted` picks.
     pub(super) fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<usize> {
-        // Not held while `is_wanted` runs.
+        // The lock is released before `is_wanted` runs, which may be user code.
         let len = *lock_checked(&self.len);
         (0..len).find(|index| is_wanted(self.get(*index)))
     }
@@ -160,7 +160,7 @@ mod loom_tests {
             let other = versions.clone();
             let change = thread::spawn(move || {
                 let next = AtomicU64::new(0);
-                // As a layer that is set up before it is published.
+                // Like a layer that is set up before it is published.
                 next.store(1, Ordering::Relaxed);
                 assert!(other.replace(0, Next::New(Box::new(next))).is_ok());
             });

@@ -1,4 +1,4 @@
-//! Admission.
+//! Admission of calls by a throttle.
 
 use super::inner::Inner;
 use super::permit::Permit;

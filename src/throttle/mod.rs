@@ -94,11 +94,11 @@ impl Throttle {
         let shadow = inner.base.shadow;
         Snapshot {
             name: inner.base.name,
-            requests: totals.requests,
+            calls: totals.requests,
             accepts: totals.accepts,
             failures: totals.failures,
             in_flight: totals.in_flight,
-            requests_per_second: totals.per_second,
+            calls_per_second: totals.per_second,
             rejection_probability: inner.state.probability(totals),
             max_rejection: inner.state.max_rejection(),
             rejected: if shadow { 0 } else { rejections },

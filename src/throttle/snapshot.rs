@@ -8,15 +8,15 @@ pub struct Snapshot {
     pub name: &'static str,
     /// Calls in the window, finished or in flight, and rejected ones with
     /// [`count_rejected`](super::ThrottleBuilder::count_rejected).
-    pub requests: u64,
+    pub calls: u64,
     /// Calls that succeeded.
     pub accepts: u64,
     /// Calls that failed, and rejected ones with [`count_rejected`](super::ThrottleBuilder::count_rejected).
     pub failures: u64,
     /// Calls in flight.
     pub in_flight: u64,
-    /// [`requests`](Self::requests) per second, on average over the window.
-    pub requests_per_second: f64,
+    /// [`calls`](Self::calls) per second, on average over the window.
+    pub calls_per_second: f64,
     /// The probability that the next call is rejected, from 0 to 1.
     pub rejection_probability: f64,
     /// The highest possible probability.
@@ -31,7 +31,7 @@ impl Snapshot {
     /// Returns the part that [`Load::combine`] takes.
     pub const fn load(&self) -> Load {
         Load {
-            requests: self.requests,
+            calls: self.calls,
             rejection_probability: self.rejection_probability,
             max_rejection: self.max_rejection,
         }
@@ -58,7 +58,7 @@ impl Snapshot {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Calls in the window.
-    pub requests: u64,
+    pub calls: u64,
     /// The probability that the next call is rejected, from 0 to 1.
     pub rejection_probability: f64,
     /// The highest possible probability.
@@ -66,19 +66,19 @@ pub struct Load {
 }
 
 impl Load {
-    /// Combines loads: the sum of the requests, the mean of the probabilities weighted by requests, and the
+    /// Combines loads: the sum of the calls, the mean of the probabilities weighted by calls, and the
     /// lowest of the caps. All zero without loads.
     pub fn combine(loads: impl IntoIterator<Item = Self>) -> Self {
-        let (mut requests, mut weight, mut rejected) = (0_u64, 0.0, 0.0);
+        let (mut calls, mut weight, mut rejected) = (0_u64, 0.0, 0.0);
         let mut lowest: Option<f64> = None;
         for load in loads {
-            requests = requests.saturating_add(load.requests);
-            weight += load.requests as f64;
-            rejected += load.requests as f64 * load.rejection_probability;
+            calls = calls.saturating_add(load.calls);
+            weight += load.calls as f64;
+            rejected += load.calls as f64 * load.rejection_probability;
             lowest = Some(lowest.map_or(load.max_rejection, |low| low.min(load.max_rejection)));
         }
         Self {
-            requests,
+            calls,
             rejection_probability: if weight > 0.0 { rejected / weight } else { 0.0 },
             max_rejection: lowest.unwrap_or(0.0),
         }

@@ -22,7 +22,7 @@ pub(super) struct RejectionRule {
 /// The calls in the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Totals {
-    /// All calls.
+    /// Number of calls.
     pub(super) requests: u64,
     /// Calls that succeeded.
     pub(super) accepts: u64,
@@ -83,7 +83,7 @@ pub(super) struct State {
     /// The number of slices before the current one in which calls in flight are within their grace. `None`:
     /// there is no grace.
     grace_slices: Option<u64>,
-    /// In nanoseconds.
+    /// Nanoseconds.
     probe_every: u64,
     /// When a call was last admitted while others were rejected, in nanoseconds.
     last_admitted: AtomicU64,
@@ -170,7 +170,7 @@ impl State {
         if now.saturating_sub(last_admitted) < self.probe_every {
             return Admission::Rejected;
         }
-        // Of racing calls, one becomes the probe.
+        // If calls race, the exchange lets one of them become the probe.
         match self.replace_last_admitted(last_admitted, now) {
             true => Admission::Probe { last_admitted },
             false => Admission::Rejected,

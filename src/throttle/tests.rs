@@ -175,7 +175,7 @@ proptest! {
                     state.finish(slice, accepted);
                     match accepted {
                         Some(_) => naive.calls[call].1 = accepted,
-                        // Withdrawn: so long ago that no window contains it.
+                        // A withdrawn call is dated so long ago that no window contains it.
                         None => naive.calls[call] = (0, None),
                     }
                 }

@@ -29,7 +29,7 @@ impl<'a, Op: Operation> Run<Op> for &'a Timeout {
         let limit = match &self.limit {
             Limit::Fixed { nanos, .. } => *nanos,
             Limit::PerCall(limit) => {
-                // A copy, because the address of `cx` must not get out: see `Context::move_to`.
+                // A copy, because the address of `cx` must not escape: see `Context::move_to`.
                 let copy = cx;
                 crate::instant::nanos(limit(&copy))
             }
@@ -88,7 +88,7 @@ struct Allowed(u64);
 impl Allowed {
     const OWN_LIMIT: u64 = 1 << 63;
 
-    /// Times of 290 years and more are cut short: a run never takes as long.
+    /// Times of 290 years and more saturate, because no run takes as long.
     #[inline(always)]
     const fn new(nanos: u64, own_limit: bool) -> Self {
         let own_limit = if own_limit { Self::OWN_LIMIT } else { 0 };
@@ -158,7 +158,7 @@ impl Timeout {
         Outcome::rejected(rejected)
     }
 
-    /// Returns the outcome when the time is up. Tells it if the limit is this timeout's own; otherwise the policy
+    /// Returns the outcome of a call whose time is up. Reports it if the limit is this timeout's own; otherwise the policy
     /// that set the deadline does.
     #[cold]
     fn cut_off<T, E>(

@@ -108,7 +108,7 @@ impl<B: From<String>> Answer<B> for Answers {
     }
 }
 
-/// Why, in words.
+/// The reason, as text for the body.
 fn reason(error: &PolicyError) -> &'static str {
     match error {
         Error::TimedOut(_) => "timed out",

@@ -95,9 +95,9 @@ pub struct By<F> {
 /// The source of [`By`].
 #[derive(Debug)]
 pub struct Copies<R> {
-    /// The request of the first attempt, before it.
+    /// The request of the first attempt, until it is taken.
     first: Option<R>,
-    /// A copy for the attempts after it.
+    /// A copy from which later attempts are copied.
     spare: Option<R>,
 }
 
@@ -121,7 +121,7 @@ impl<R, F: Fn(&R) -> Option<R>> Requests<R> for By<F> {
             (Some(first), spare) => (Some(first), spare),
             (None, Some(spare)) => match (self.copy)(&spare) {
                 Some(copy) => (Some(copy), Some(spare)),
-                // The last one.
+                // The spare itself, if it cannot be copied again: the last attempt.
                 None => (Some(spare), None),
             },
             (None, None) => (None, None),

@@ -156,7 +156,7 @@ impl Inner {
         pending != 0 && now >= pending
     }
 
-    /// Has the first event from `due` on write what is due by then.
+    /// Makes the first event from `due` on write the summaries that are due.
     fn wake_at(&self, due: u64) {
         // Relaxed: a lost race delays a summary until a later event.
         let pending = self.pending.load(Ordering::Relaxed);

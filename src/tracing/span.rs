@@ -36,7 +36,7 @@ impl CallSpan {
     }
 }
 
-/// Opens a span `attempt` around each attempt, at INFO. Stands next to the operation.
+/// Opens a span `attempt` around each attempt, at INFO. Place it innermost, next to the operation.
 ///
 /// | field | value |
 /// |---|---|
@@ -160,7 +160,7 @@ pin_project! {
             #[pin]
             attempt: Op::Attempt,
         },
-        /// In a span.
+        /// The attempt runs in a span.
         Open {
             // Dropped inside the span, and before its end is recorded.
             #[pin]

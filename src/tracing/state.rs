@@ -13,7 +13,7 @@ pub(super) struct Tally {
 /// The content of a log entry about rejections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
-    /// Number of rejections since the summary before.
+    /// Number of rejections since the last summary.
     pub(super) count: u64,
     /// Whether it is the first summary of this kind.
     pub(super) is_first: bool,

@@ -75,7 +75,7 @@ impl Sample {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// All calls.
+    /// Number of calls.
     pub calls: u64,
     /// Calls that failed, slow or not.
     pub failures: u64,

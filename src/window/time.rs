@@ -54,7 +54,7 @@ pub(crate) struct TimeWindow {
 #[repr(align(64))]
 struct Counters([AtomicU64; MAX_KINDS]);
 
-/// The largest number of kinds.
+/// The largest number of counters per slice.
 pub(crate) const MAX_KINDS: usize = 5;
 
 /// The slice that a call was counted into.

@@ -22,8 +22,8 @@ const WORKERS: u32 = 20;
 fn algorithms() -> Vec<(&'static str, Limit)> {
     let calibration = Calibration::every(Duration::from_secs(5)).samples(20);
     let window = Windowed::builder()
-        .window(ms(100), ms(1000))
-        .min_samples(20);
+        .window_between(ms(100), ms(1000))
+        .min_calls(20);
     vec![
         (
             "aimd",
@@ -52,7 +52,7 @@ fn algorithms() -> Vec<(&'static str, Limit)> {
         ),
         (
             "correlated",
-            Box::new(Correlated::builder().window(window).build().unwrap()),
+            Box::new(Correlated::builder().windowed(window).build().unwrap()),
         ),
     ]
 }
@@ -121,8 +121,8 @@ fn threefold_overload_keeps_nine_tenths_of_the_capacity() {
 #[test]
 fn a_round_trip_that_doubles_permanently_costs_no_capacity_in_the_long_run() {
     let window = Windowed::builder()
-        .window(ms(100), ms(1000))
-        .min_samples(20);
+        .window_between(ms(100), ms(1000))
+        .min_calls(20);
     let mut limits = algorithms();
     // A timeout and a long-term window for the longer round trip.
     limits[0].1 = Box::new(Aimd::builder().timeout(ms(50)).build().unwrap());

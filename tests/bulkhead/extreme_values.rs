@@ -166,10 +166,15 @@ fn algorithms_that_watch_overload() {
     bounds!(Aimd, |aimd: backstop::bulkhead::limit::AimdBuilder| aimd
         .build());
     check(
-        "backoff",
+        "decrease_factor",
         &NUMBERS,
         is_share,
-        |n| Aimd::builder().backoff(n).every_sample(true).build(),
+        |n| {
+            Aimd::builder()
+                .decrease_factor(n)
+                .every_sample(true)
+                .build()
+        },
         feed,
     );
     check(
@@ -201,10 +206,10 @@ fn algorithms_that_watch_latency() {
         feed,
     );
     check(
-        "decay",
+        "max_baseline_age",
         &TIMES,
         |time| !time.is_zero(),
-        |time| Vegas::builder().decay(time).build(),
+        |time| Vegas::builder().max_baseline_age(time).build(),
         feed,
     );
     // Functions of the limit are user code.
@@ -232,15 +237,15 @@ fn algorithms_that_watch_latency() {
     check(
         "recovery",
         &NUMBERS,
-        is_share,
+        |n| n > 0.0 && n <= 1.0,
         |n| Gradient2::builder().recovery(n).build(),
         feed,
     );
     check(
-        "backoff",
+        "decrease_factor",
         &NUMBERS,
         is_share,
-        |n| Gradient2::builder().backoff(n).build(),
+        |n| Gradient2::builder().decrease_factor(n).build(),
         feed,
     );
     check(
@@ -251,10 +256,10 @@ fn algorithms_that_watch_latency() {
         feed,
     );
     check(
-        "baseline_age",
+        "long_window",
         &COUNTS,
         |n| n > 0,
-        |n| Correlated::builder().baseline_age(n).build(),
+        |n| Correlated::builder().long_window(n).build(),
         feed,
     );
     check(
@@ -336,17 +341,17 @@ fn gradients_windows_and_calibrations() {
         window.around(Aimd::builder().build().unwrap())
     };
     check(
-        "window",
+        "window_between",
         &TIMES,
         |time| time <= Duration::from_secs(1),
-        |time| around(Windowed::builder().window(time, Duration::from_secs(1))),
+        |time| around(Windowed::builder().window_between(time, Duration::from_secs(1))),
         feed,
     );
     check(
-        "min_samples",
+        "min_calls",
         &COUNTS,
         |n| n > 0,
-        |n| around(Windowed::builder().min_samples(n)),
+        |n| around(Windowed::builder().min_calls(n)),
         feed,
     );
     check(

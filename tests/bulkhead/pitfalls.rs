@@ -22,8 +22,8 @@ type Limit = Box<dyn ConcurrencyLimit>;
 fn algorithms() -> Vec<(&'static str, u32, Limit)> {
     let calibration = Calibration::every(Duration::from_secs(5)).samples(10);
     let window = Windowed::builder()
-        .window(ms(100), ms(1000))
-        .min_samples(10);
+        .window_between(ms(100), ms(1000))
+        .min_calls(10);
     vec![
         ("aimd", 1, Box::new(Aimd::builder().build().unwrap())),
         (
@@ -49,7 +49,7 @@ fn algorithms() -> Vec<(&'static str, u32, Limit)> {
         (
             "correlated",
             1,
-            Box::new(Correlated::builder().window(window).build().unwrap()),
+            Box::new(Correlated::builder().windowed(window).build().unwrap()),
         ),
         (
             "windowed aimd",
@@ -139,8 +139,8 @@ fn a_limit_never_reaches_zero() {
         "min"
     );
     let falls: [Limit; 3] = [
-        Box::new(Aimd::builder().backoff(0.0).build().unwrap()),
-        Box::new(Gradient2::builder().backoff(0.0).build().unwrap()),
+        Box::new(Aimd::builder().decrease_factor(0.0).build().unwrap()),
+        Box::new(Gradient2::builder().decrease_factor(0.0).build().unwrap()),
         Box::new(
             Vegas::builder()
                 .decrease(|_| f64::NEG_INFINITY)
@@ -192,7 +192,7 @@ fn a_latency_that_doubles_for_good_does_not_starve_the_limit() {
             Box::new(
                 Vegas::builder()
                     .calibration(None)
-                    .decay(secs(10))
+                    .max_baseline_age(secs(10))
                     .max(50)
                     .build()
                     .unwrap(),
@@ -347,8 +347,8 @@ fn the_window_follows_the_smallest_latency() {
     ] {
         let recorder = Recorder::default();
         let builder = Windowed::builder()
-            .window(ms(1000), ms(3000))
-            .min_samples(1);
+            .window_between(ms(1000), ms(3000))
+            .min_calls(1);
         let mut windowed = builder.around(recorder.clone()).unwrap();
         for tenth in 0..300 {
             let now = Instant::ORIGIN + tenth * ms(100);

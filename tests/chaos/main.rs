@@ -145,7 +145,7 @@ fn a_switch_acts_while_calls_run() {
     switch.set_rate(Fault::Latency, 0.0).unwrap();
     assert_eq!(took(), Duration::ZERO);
     switch.disable();
-    assert!(!chaos.snapshot().is_enabled);
+    assert!(!chaos.snapshot().enabled);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn a_reset_while_the_break_is_computed_cancels_the_opening() {
     *handle.lock().unwrap() = Some(breaker.clone());
     feed(&breaker, &clock, "x");
     assert_eq!(breaker.state(), State::Closed);
-    assert_eq!(breaker.snapshot().trips, 0);
+    assert_eq!(breaker.snapshot().consecutive_trips, 0);
     feed(&breaker, &clock, "x");
     assert_eq!(breaker.state(), State::Open);
 }

@@ -171,7 +171,7 @@ fn shadow_mode_reports_rejections_and_admits_all_calls() {
         (*rejected.lock().unwrap(), breaker.snapshot().would_reject),
         (5, 5)
     );
-    assert_eq!(breaker.snapshot().trips, 1);
+    assert_eq!(breaker.snapshot().consecutive_trips, 1);
     clock.advance(secs(5));
     feed(&breaker, &clock, ".");
     assert_eq!(breaker.state(), State::Closed);

@@ -140,7 +140,7 @@ fn results_of_calls_from_an_earlier_state_are_ignored() {
     let mut old = old.into_iter();
     feed(&breaker, &clock, "x");
     old.next().unwrap().failure();
-    assert_eq!(breaker.snapshot().trips, 1);
+    assert_eq!(breaker.snapshot().consecutive_trips, 1);
     assert_eq!(breaker.snapshot().retry_after, Some(secs(5)));
 
     clock.advance(secs(5));

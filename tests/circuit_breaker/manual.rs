@@ -31,14 +31,17 @@ fn manual_changes_enter_their_states() {
     );
     breaker.trip();
     assert_eq!(
-        (breaker.snapshot().retry_after, breaker.snapshot().trips),
+        (
+            breaker.snapshot().retry_after,
+            breaker.snapshot().consecutive_trips
+        ),
         (Some(secs(5)), 2)
     );
     breaker.half_open();
     assert!(breaker.try_acquire().unwrap().is_probe());
     breaker.reset();
     assert_eq!(
-        (breaker.state(), breaker.snapshot().trips),
+        (breaker.state(), breaker.snapshot().consecutive_trips),
         (State::Closed, 0)
     );
     breaker.trip_for(Duration::MAX);

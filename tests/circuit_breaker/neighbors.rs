@@ -125,5 +125,11 @@ fn rejections_are_not_failures_and_an_open_circuit_runs_nothing() {
     }
     assert_eq!(runs.get(), 0);
     assert_eq!(outer.state(), State::Closed);
-    assert_eq!((inner.snapshot().rejected, inner.snapshot().trips), (10, 2));
+    assert_eq!(
+        (
+            inner.snapshot().rejected,
+            inner.snapshot().consecutive_trips
+        ),
+        (10, 2)
+    );
 }

@@ -53,7 +53,7 @@ fn a_pause_does_not_count_as_a_failure() {
         .build()
         .unwrap();
     breaker.pause_for(secs(1));
-    assert_eq!(breaker.snapshot().trips, 0);
+    assert_eq!(breaker.snapshot().consecutive_trips, 0);
     // A pause that has already ended does nothing.
     breaker.reset();
     breaker.pause_until(clock.now());

@@ -336,5 +336,5 @@ fn a_rule_that_matched_before_a_reset_does_not_open_after_it() {
     permit.failure();
     assert!(clock.0.lock().unwrap().is_none(), "the clock was read");
     assert_eq!(breaker.state(), State::Closed);
-    assert_eq!(breaker.snapshot().trips, 0);
+    assert_eq!(breaker.snapshot().consecutive_trips, 0);
 }

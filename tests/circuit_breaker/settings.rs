@@ -207,7 +207,7 @@ fn the_defaults_are_as_documented() {
     let mut expected = secs(5);
     for trips in 1..10 {
         let snapshot = breaker.snapshot();
-        assert_eq!(snapshot.trips, trips);
+        assert_eq!(snapshot.consecutive_trips, trips);
         let length = snapshot.retry_after.unwrap();
         assert!(
             expected / 2 <= length && length <= expected,
@@ -224,7 +224,7 @@ fn the_defaults_are_as_documented() {
     feed(&breaker, &clock, ".");
     feed(&breaker, &clock, ".");
     assert_eq!(breaker.state(), State::Closed);
-    assert_eq!(breaker.snapshot().trips, 0);
+    assert_eq!(breaker.snapshot().consecutive_trips, 0);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_snapshot_with_arbitrary_numbers_restores_a_working_breaker() {
         snapshot.slow = numbers / 2;
         snapshot.slow_failures = u64::MAX;
         snapshot.consecutive_failures = u32::MAX;
-        snapshot.trips = u32::MAX;
+        snapshot.consecutive_trips = u32::MAX;
         snapshot.retry_after = Some(Duration::MAX);
         assert_eq!(snapshot.successes(), 0);
         for underlying in [
@@ -255,7 +255,7 @@ fn a_snapshot_with_arbitrary_numbers_restores_a_working_breaker() {
             let _ = (breaker.snapshot(), breaker.peek());
             let _ = breaker.try_acquire().map(|permit| permit.failure());
             breaker.trip();
-            assert!(breaker.snapshot().trips > 0);
+            assert!(breaker.snapshot().consecutive_trips > 0);
             breaker.reset();
             assert!(breaker.try_acquire().is_ok(), "{underlying}");
         }

@@ -57,7 +57,7 @@ fn a_snapshot_restores_a_breaker() {
     clock.advance(secs(1));
     let restored = template().restore(restored.snapshot()).build().unwrap();
     assert_eq!(
-        (restored.state(), restored.snapshot().trips),
+        (restored.state(), restored.snapshot().consecutive_trips),
         (State::Open, 2)
     );
     assert_eq!(

@@ -60,7 +60,7 @@ fn half_open(clock: &ManualClock) -> CircuitBreaker {
 }
 
 #[test]
-fn a_permit_comes_back_only_when_what_was_cut_off_is_gone() {
+fn a_permit_comes_back_only_after_the_cut_off_operation_is_dropped() {
     let clock = ManualClock::new();
     let bulkhead = bulkhead_of_one(&clock);
     let admitted = RefCell::new(Vec::new());
@@ -96,7 +96,7 @@ fn an_adaptive_bulkhead_of_one_never_sees_two_inside() {
 }
 
 #[test]
-fn a_probe_ends_only_when_what_was_cut_off_is_gone() {
+fn a_probe_ends_only_after_the_cut_off_operation_is_dropped() {
     let clock = ManualClock::new();
     let breaker = half_open(&clock);
     let seen = RefCell::new(Vec::new());
@@ -188,7 +188,7 @@ fn hooks_and_observers_can_lock_what_the_attempt_had_locked() {
 }
 
 #[test]
-fn a_failed_attempt_is_gone_before_the_wait_and_the_budget() {
+fn a_failed_attempt_is_dropped_before_the_wait_and_the_budget() {
     let clock = ManualClock::new();
     let open = Cell::new(0);
     let retry = retry(&clock);
@@ -337,7 +337,7 @@ fn the_pause_of_a_backoff_still_counts_towards_the_total() {
 }
 
 #[test]
-fn a_panic_of_the_calls_observer_goes_on_after_that_of_the_policy_has_heard_the_event() {
+fn a_panic_of_the_calls_observer_propagates_after_the_policys_observer_has_received_the_event() {
     let clock = ManualClock::new();
     let heard = Arc::new(Mutex::new(0));
     let count = heard.clone();

@@ -37,7 +37,7 @@ fn limiter(scenario: &Scenario<'_>) -> Check {
     let config = &scenario.config;
     let mut builder = CubicRate::builder();
     if let Some(beta) = config.number("beta")? {
-        builder = builder.beta(beta);
+        builder = builder.decrease_factor(beta);
     }
     if let Some(scale) = config.number("scale_constant")? {
         builder = builder.scale(scale);

@@ -67,7 +67,7 @@ fn builder(config: &Fields) -> Result<CorrelatedBuilder, Failure> {
         .initial(number("initial_limit", 20)?)
         .min(number("min_limit", 1)?)
         .max(number("max_limit", 200)?)
-        .baseline_age(number("baseline_age", 10)?)
+        .long_window(number("baseline_age", 10)?)
         .correlation_window(number("correlation_window", 50)? as usize)
         .max_limit_factor(
             config.number("max_limit_factor")?.unwrap_or(5.0),
@@ -79,14 +79,14 @@ fn builder(config: &Fields) -> Result<CorrelatedBuilder, Failure> {
     }
     let second = std::time::Duration::from_secs(1);
     let window = Windowed::builder()
-        .window(
+        .window_between(
             config.duration("recent_window_min")?.unwrap_or(second),
             config.duration("recent_window_max")?.unwrap_or(30 * second),
         )
-        .min_samples(number("recent_min_samples", 50)?)
+        .min_calls(number("recent_min_samples", 50)?)
         .quantile(config.number("recent_quantile")?.unwrap_or(0.9))
         .min_latency(std::time::Duration::ZERO);
-    builder = builder.window(window);
+    builder = builder.windowed(window);
     if let Some(preload) = config.get("preload_baseline") {
         let preload = match preload.as_object() {
             Some(preload) => Fields::new(preload.clone()),

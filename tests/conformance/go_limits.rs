@@ -64,7 +64,7 @@ fn aimd(config: &Fields) -> Result<(Box<dyn ConcurrencyLimit>, Differs), Failure
         .min(1)
         .max(u32::MAX)
         .timeout(Duration::MAX)
-        .backoff(ratio)
+        .decrease_factor(ratio)
         .increase_by(increase)
         // The source grows only if the limit is reached.
         .utilization(1.0)

@@ -89,7 +89,7 @@ fn algorithm(config: &Fields) -> Result<Box<dyn ConcurrencyLimit>, Failure> {
                 .initial(number("initial", 20)?)
                 .min(min()?)
                 .max(number("max", 200)?)
-                .backoff(config.number("backoff_ratio")?.unwrap_or(0.9))
+                .decrease_factor(config.number("backoff_ratio")?.unwrap_or(0.9))
                 .every_sample(true);
             let timeout = config.duration("timeout")?;
             let aimd = timeout.map_or(aimd, |timeout| aimd.timeout(timeout));

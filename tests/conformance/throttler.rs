@@ -231,18 +231,18 @@ impl Throttler<'_> {
     fn observe(&self, step: &Step) -> Check {
         let seen = self.throttle.snapshot();
         let counts = json!({
-            "requests": seen.requests,
-            "executions": seen.requests,
+            "requests": seen.calls,
+            "executions": seen.calls,
             "successes": seen.accepts,
             "failures": seen.failures,
         });
         step.check("expect_counts", counts)?;
-        step.check("expect_requests", seen.requests)?;
-        step.check("expect_executions", seen.requests)?;
+        step.check("expect_requests", seen.calls)?;
+        step.check("expect_executions", seen.calls)?;
         step.check("expect_successes", seen.accepts)?;
         step.check("expect_failures", seen.failures)?;
         // In the source a whole number, over the time since the oldest call instead of the whole window.
-        let average = seen.requests_per_second.floor();
+        let average = seen.calls_per_second.floor();
         match step.check("expect_average_rps", average) {
             Err(Failure::Failed(what)) => {
                 return inexpressible(format!("an average since the oldest call; here {what}"));
@@ -311,7 +311,7 @@ fn combine(step: &Step) -> Check {
         };
         let input = Fields::new(input.clone());
         loads.push(Load {
-            requests: input.count("executions")?.unwrap_or(0),
+            calls: input.count("executions")?.unwrap_or(0),
             rejection_probability: input.number("rejection_rate")?.unwrap_or(0.0),
             max_rejection: input.number("max_rejection_rate")?.unwrap_or(0.0),
         });
@@ -321,7 +321,7 @@ fn combine(step: &Step) -> Check {
     step.check(
         "expect",
         json!({
-            "executions": combined.requests,
+            "executions": combined.calls,
             "rejection_rate": combined.rejection_probability,
             "max_rejection_rate": combined.max_rejection,
         }),

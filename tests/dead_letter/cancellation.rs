@@ -103,7 +103,7 @@ fn readers_and_changes_can_be_dropped_at_every_await() {
 }
 
 #[test]
-fn a_run_can_be_dropped_at_every_await_and_another_goes_on() {
+fn a_run_can_be_dropped_at_every_await_and_another_continues() {
     let clock = ManualClock::new();
     for times in 0..40 {
         let queue = slow(&clock);

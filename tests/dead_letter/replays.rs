@@ -24,7 +24,7 @@ fn full(clock: &ManualClock, letters: u64) -> Queue {
 }
 
 #[test]
-fn letters_go_out_in_their_order_and_are_gone() {
+fn letters_are_replayed_in_order_and_removed() {
     let clock = ManualClock::new();
     let queue = full(&clock, 300);
     let mut sent = Vec::new();

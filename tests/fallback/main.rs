@@ -266,7 +266,7 @@ fn an_observer_hears_of_each_use() {
 }
 
 #[test]
-fn a_panic_in_a_source_goes_on_and_leaves_the_fallback_as_it_was() {
+fn a_panic_in_a_source_propagates_and_leaves_the_fallback_as_it_was() {
     let clock = ManualClock::new();
     let panics = Cell::new(true);
     let with = Fallback::with(|_: &Error<Fault>| {

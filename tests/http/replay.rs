@@ -63,7 +63,7 @@ fn next_with(body: &mut ReplayBody<Fed>, waker: &Waker) -> Option<String> {
 }
 
 #[test]
-fn a_copy_begins_again_and_goes_on_where_the_last_one_stopped() {
+fn a_copy_begins_again_and_continues_where_the_last_one_stopped() {
     let (feed, replay) = fed(100);
     send(&feed, "a");
     send(&feed, "b");
@@ -88,7 +88,7 @@ fn a_copy_begins_again_and_goes_on_where_the_last_one_stopped() {
 }
 
 #[test]
-fn above_the_limit_the_running_copy_goes_on_and_there_is_no_other() {
+fn above_the_limit_the_running_copy_continues_and_there_is_no_other() {
     let (feed, replay) = fed(3);
     let (mut running, mut other) = (replay.copy().unwrap(), replay.copy().unwrap());
     send(&feed, "abc");

@@ -105,7 +105,7 @@ fn tokens_of_a_waiter_that_is_dropped_after_its_turn_come_back() {
 }
 
 #[test]
-fn a_queue_whose_first_waiter_is_served_by_another_call_goes_on() {
+fn a_queue_whose_first_waiter_is_served_by_another_call_continues() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1));
     drain(&limiter);

@@ -244,8 +244,8 @@ fn settings_that_contradict_adaptive_are_errors() {
         (adaptive(&clock).quota(quota.sliding_log()), "adaptive"),
         (adaptive(&clock).quota(quota).stripes(2), "adaptive"),
         (
-            adaptive(&clock).adaptive(CubicRate::builder().beta(2.0)),
-            "beta",
+            adaptive(&clock).adaptive(CubicRate::builder().decrease_factor(2.0)),
+            "decrease_factor",
         ),
         (
             builder(&clock, quota).pause_on_hint(Duration::ZERO),

@@ -152,7 +152,10 @@ fn settings_that_contradict_adaptive_are_errors() {
     for (builder, setting) in [
         (adaptive().quota(quota).quota(quota), "adaptive"),
         (adaptive().quota(quota.sliding_log()), "adaptive"),
-        (adaptive().adaptive(CubicRate::builder().beta(2.0)), "beta"),
+        (
+            adaptive().adaptive(CubicRate::builder().decrease_factor(2.0)),
+            "decrease_factor",
+        ),
         (
             keyed(&clock).quota(quota).pause_on_hint(Duration::ZERO),
             "pause_on_hint",

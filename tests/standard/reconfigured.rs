@@ -98,7 +98,7 @@ fn tokens_stay_when_quotas_change() {
 }
 
 #[test]
-fn a_pause_goes_on_in_a_new_limiter() {
+fn a_pause_continues_in_a_new_limiter() {
     let clock = ManualClock::new();
     let standard = standard(&clock)
         .quota(Quota::per_minute(10))

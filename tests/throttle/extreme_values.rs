@@ -27,9 +27,9 @@ fn drive(throttle: ThrottleBuilder) {
                     let seen = throttle.snapshot();
                     assert!(seen.rejection_probability >= 0.0, "{seen:?}");
                     assert!(seen.rejection_probability <= seen.max_rejection, "{seen:?}");
-                    assert!(seen.requests_per_second.is_finite(), "{seen:?}");
+                    assert!(seen.calls_per_second.is_finite(), "{seen:?}");
                     let parts = seen.accepts + seen.failures + seen.in_flight;
-                    assert_eq!(seen.requests, parts, "{seen:?}");
+                    assert_eq!(seen.calls, parts, "{seen:?}");
                     if let Ok(permit) = open {
                         permit.record(verdict);
                     }

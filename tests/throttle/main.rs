@@ -35,7 +35,7 @@ fn strict(clock: &ManualClock) -> ThrottleBuilder {
 
 fn counts(throttle: &Throttle) -> (u64, u64, u64, u64) {
     let seen = throttle.snapshot();
-    (seen.requests, seen.accepts, seen.failures, seen.in_flight)
+    (seen.calls, seen.accepts, seen.failures, seen.in_flight)
 }
 
 fn probability(throttle: &Throttle) -> f64 {

@@ -68,7 +68,7 @@ fn no_call_is_rejected_below_min_calls_per_second() {
     fail(&throttle, 59);
     assert_eq!(probability(&throttle), 0.0);
     fail(&throttle, 1);
-    assert_eq!(throttle.snapshot().requests_per_second, 1.0);
+    assert_eq!(throttle.snapshot().calls_per_second, 1.0);
     assert_eq!(probability(&throttle), 0.9);
 }
 

@@ -89,8 +89,8 @@ fn inside_a_retry_every_attempt_counts() {
 
 #[test]
 fn loads_combine_weighted_by_requests() {
-    let load = |requests, rejection_probability, max_rejection| Load {
-        requests,
+    let load = |calls, rejection_probability, max_rejection| Load {
+        calls,
         rejection_probability,
         max_rejection,
     };
@@ -98,7 +98,7 @@ fn loads_combine_weighted_by_requests() {
     assert_eq!(Load::combine([load(0, 0.8, 0.7)]), load(0, 0.0, 0.7));
     let both = Load::combine([load(150, 0.6, 0.9), load(50, 0.1, 0.8)]);
     assert!((both.rejection_probability - 0.475).abs() < 1e-12);
-    assert_eq!((both.requests, both.max_rejection), (200, 0.8));
+    assert_eq!((both.calls, both.max_rejection), (200, 0.8));
     let full = load(u64::MAX, 1.0, 1.0);
     assert_eq!(Load::combine([full, full]), full);
 

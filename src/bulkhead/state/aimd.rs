@@ -40,7 +40,7 @@ pub struct Aimd {
 /// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
 /// | [`utilization`](Self::utilization) | 0.5 |
 /// | [`increase_by`](Self::increase_by) | 1 |
-/// | [`backoff`](Self::backoff) | 0.9 |
+/// | [`decrease_factor`](Self::decrease_factor) | 0.9 |
 /// | [`timeout`](Self::timeout) | 5 s |
 /// | [`every_sample`](Self::every_sample) | no: once per round trip |
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub struct Aimd {
 pub struct AimdBuilder {
     bounds: Bounds,
     increase: u32,
-    backoff: f64,
+    decrease_factor: f64,
     timeout: Duration,
     every_sample: bool,
 }
@@ -59,7 +59,7 @@ impl Aimd {
         AimdBuilder {
             bounds: Bounds::DEFAULT,
             increase: 1,
-            backoff: 0.9,
+            decrease_factor: 0.9,
             timeout: Duration::from_secs(5),
             every_sample: false,
         }
@@ -78,8 +78,8 @@ impl AimdBuilder {
     }
 
     /// Sets the factor of a decrease, from 0 to 1. Default 0.9. With 0 the limit drops to the minimum at once.
-    pub const fn backoff(mut self, factor: f64) -> Self {
-        self.backoff = factor;
+    pub const fn decrease_factor(mut self, factor: f64) -> Self {
+        self.decrease_factor = factor;
         self
     }
 
@@ -103,7 +103,7 @@ impl AimdBuilder {
     /// outside 0 to 1.
     pub fn build(self) -> Result<Aimd, ConfigError> {
         self.bounds.check("aimd")?;
-        share("aimd", "backoff", self.backoff)?;
+        share("aimd", "decrease_factor", self.decrease_factor)?;
         if self.increase == 0 {
             return Err(ConfigError::new(
                 "aimd",
@@ -132,7 +132,7 @@ impl ConcurrencyLimit for Aimd {
                 return;
             }
             self.shrinks.moved(sample);
-            f64::from(self.limit) * config.backoff
+            f64::from(self.limit) * config.decrease_factor
         } else {
             let may_grow = self.moves.allows(sample) || config.every_sample;
             if !(may_grow && sample.uses_share(f64::from(self.limit), config.bounds.utilization)) {

@@ -57,8 +57,8 @@ pub struct Correlated {
 /// | setting | default |
 /// |---|---|
 /// | [`initial`](Self::initial) / [`min`](Self::min) / [`max`](Self::max) | 20 / 1 / 200 |
-/// | [`window`](Self::window) | 1 s to 30 s, at least 50 samples, 90th percentile |
-/// | [`baseline_age`](Self::baseline_age) | 10 windows |
+/// | [`windowed`](Self::windowed) | 1 s to 30 s, at least 50 samples, 90th percentile |
+/// | [`long_window`](Self::long_window) | 10 windows |
 /// | [`correlation_window`](Self::correlation_window) | 50 windows |
 /// | [`max_limit_factor`](Self::max_limit_factor) | 5, no decay, never below 1.2 |
 /// | [`max_limit_stabilization`](Self::max_limit_stabilization) | none |
@@ -66,8 +66,8 @@ pub struct Correlated {
 #[must_use = "a builder does nothing until `build`"]
 pub struct CorrelatedBuilder {
     bounds: Bounds,
-    window: WindowedBuilder,
-    baseline_age: u32,
+    windowed: WindowedBuilder,
+    long_window: u32,
     baseline: Option<Duration>,
     correlation_window: usize,
     factor: f64,
@@ -93,10 +93,10 @@ impl Correlated {
     pub const fn builder() -> CorrelatedBuilder {
         CorrelatedBuilder {
             bounds: Bounds::DEFAULT,
-            window: Windowed::builder()
-                .min_samples(50)
+            windowed: Windowed::builder()
+                .min_calls(50)
                 .min_latency(Duration::ZERO),
-            baseline_age: 10,
+            long_window: 10,
             baseline: None,
             correlation_window: 50,
             factor: 5.0,
@@ -185,14 +185,14 @@ impl CorrelatedBuilder {
     bounds_setters!();
 
     /// Sets the window that aggregates samples. Default 1 s to 30 s, at least 50 samples, the 0.9 quantile.
-    pub const fn window(mut self, window: WindowedBuilder) -> Self {
-        self.window = window;
+    pub const fn windowed(mut self, window: WindowedBuilder) -> Self {
+        self.windowed = window;
         self
     }
 
     /// Sets the number of windows that the long-term average covers, at least 1. Default 10.
-    pub const fn baseline_age(mut self, windows: u32) -> Self {
-        self.baseline_age = windows;
+    pub const fn long_window(mut self, windows: u32) -> Self {
+        self.long_window = windows;
         self
     }
 
@@ -218,7 +218,7 @@ impl CorrelatedBuilder {
     }
 
     /// Sets how long a peak of calls in flight counts for [`max_limit_factor`](Self::max_limit_factor), so that a
-    /// short dip does not lower the limit. Default zero.
+    /// short dip does not lower the limit. Default zero: only the current number counts.
     pub const fn max_limit_stabilization(mut self, window: Duration) -> Self {
         self.stabilization = window;
         self
@@ -240,8 +240,8 @@ impl CorrelatedBuilder {
     pub fn build(self) -> Result<Windowed<Correlated>, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("correlated", setting, problem));
         self.bounds.check("correlated")?;
-        if self.baseline_age == 0 {
-            return error("baseline_age", "must be at least 1");
+        if self.long_window == 0 {
+            return error("long_window", "must be at least 1");
         }
         if self.correlation_window != 0
             && !(MIN_PAIRS..=MAX_WINDOWS).contains(&self.correlation_window)
@@ -258,12 +258,12 @@ impl CorrelatedBuilder {
         if !(self.factor_decay >= 0.0 && self.factor_decay.is_finite()) {
             return error("max_limit_factor", "needs a decay of 0 or more");
         }
-        self.window.around(self.machine())
+        self.windowed.around(self.machine())
     }
 
     /// Builds the algorithm without its window.
     fn machine(self) -> Correlated {
-        let mut baseline = ExpAverage::new(self.baseline_age, WARM_UP);
+        let mut baseline = ExpAverage::new(self.long_window, WARM_UP);
         if let Some(latency) = self.baseline {
             for _ in 0..WARM_UP {
                 baseline.add(crate::instant::nanos(latency) as f64);

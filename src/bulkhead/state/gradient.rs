@@ -180,7 +180,8 @@ impl GradientBuilder {
         self
     }
 
-    /// Sets the share by which latency may exceed the latency without load. Default 0.25.
+    /// Sets the share by which latency may exceed the latency without load. Default 0.25. With 0
+    /// any excess lowers the limit.
     pub const fn buffer(mut self, share: f64) -> Self {
         self.buffer = share;
         self
@@ -200,6 +201,7 @@ impl GradientBuilder {
     }
 
     /// Sets the share of the limit that must be in use for the limit to grow, from 0 to 1. Default 0.5.
+    /// With 0 it grows at any use.
     pub const fn utilization(mut self, share: f64) -> Self {
         self.utilization = share;
         self

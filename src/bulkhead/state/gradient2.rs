@@ -16,7 +16,7 @@ use crate::error::ConfigError;
 /// sample per call, a busy bulkhead would forget the latency before an overload within a second.
 ///
 /// Source: Netflix concurrency-limits, `Gradient2Limit`, with one change. There an overload is ignored. Here it
-/// multiplies the limit by [`backoff`](Gradient2Builder::backoff), once per round trip.
+/// multiplies the limit by [`decrease_factor`](Gradient2Builder::decrease_factor), once per round trip.
 #[derive(Clone, Debug)]
 pub struct Gradient2 {
     config: Gradient2Builder,
@@ -36,7 +36,7 @@ pub struct Gradient2 {
 /// | [`tolerance`](Self::tolerance) | 1.5 |
 /// | [`long_window`](Self::long_window) | 600 |
 /// | [`recovery`](Self::recovery) | 0.95 |
-/// | [`backoff`](Self::backoff) | 0.9 |
+/// | [`decrease_factor`](Self::decrease_factor) | 0.9 |
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct Gradient2Builder {
@@ -46,7 +46,7 @@ pub struct Gradient2Builder {
     tolerance: f64,
     long_window: u32,
     recovery: f64,
-    backoff: f64,
+    decrease_factor: f64,
 }
 
 const WARM_UP: u32 = 10;
@@ -61,7 +61,7 @@ impl Gradient2 {
             tolerance: 1.5,
             long_window: 600,
             recovery: 0.95,
-            backoff: 0.9,
+            decrease_factor: 0.9,
         }
     }
 }
@@ -96,16 +96,16 @@ impl Gradient2Builder {
         self
     }
 
-    /// Sets the factor of the long-term average per sample while it is more than twice the latency, from 0 to 1.
-    /// Default 0.95. 1 turns this off. The Go port of the source uses 0.9.
+    /// Sets the factor of the long-term average per sample while it is more than twice the latency: above 0,
+    /// at most 1. Default 0.95. 1 turns this off. The Go port of the source uses 0.9.
     pub const fn recovery(mut self, factor: f64) -> Self {
         self.recovery = factor;
         self
     }
 
     /// Sets the factor of the limit after an overload, from 0 to 1. Default 0.9.
-    pub const fn backoff(mut self, factor: f64) -> Self {
-        self.backoff = factor;
+    pub const fn decrease_factor(mut self, factor: f64) -> Self {
+        self.decrease_factor = factor;
         self
     }
 
@@ -120,9 +120,12 @@ impl Gradient2Builder {
         self.bounds.check("gradient2")?;
         share("gradient2", "smoothing", self.smoothing)?;
         share("gradient2", "recovery", self.recovery)?;
-        share("gradient2", "backoff", self.backoff)?;
+        share("gradient2", "decrease_factor", self.decrease_factor)?;
         if self.smoothing == 0.0 {
             return error("smoothing", "must be above 0");
+        }
+        if self.recovery == 0.0 {
+            return error("recovery", "must be above 0");
         }
         if !(self.tolerance >= 1.0 && self.tolerance.is_finite()) {
             return error("tolerance", "must be a number of 1 or more");
@@ -149,7 +152,7 @@ impl ConcurrencyLimit for Gradient2 {
         if sample.overloaded {
             if self.overload.allows(sample) {
                 self.overload.moved(sample);
-                self.limit = config.bounds.clamp(self.limit * config.backoff);
+                self.limit = config.bounds.clamp(self.limit * config.decrease_factor);
             }
             return;
         }

@@ -236,7 +236,7 @@ pub(super) use bounds_setters;
 macro_rules! utilization_setter {
     () => {
         /// Sets the share of the limit that must be in use for the limit to grow, from 0 to 1. Default 0.5. With
-        /// 0.8 the limit stays closer to the number of calls in flight.
+        /// 0 the limit grows at any use, with 0.8 it stays closer to the number of calls in flight.
         pub const fn utilization(mut self, share: f64) -> Self {
             self.bounds.utilization = share;
             self

@@ -60,7 +60,7 @@ type Curve = Arc<dyn Fn(f64) -> f64 + Send + Sync>;
 /// | [`increase`](Self::increase) / [`decrease`](Self::decrease) | by log10(limit) |
 /// | [`smoothing`](Self::smoothing) | 1 |
 /// | [`calibration`](Self::calibration) | every 60 s |
-/// | [`decay`](Self::decay) | none |
+/// | [`max_baseline_age`](Self::max_baseline_age) | none |
 /// | [`every_sample`](Self::every_sample) | no: once per round trip |
 ///
 /// `log10` is rounded down and at least 1.
@@ -75,7 +75,7 @@ pub struct VegasBuilder {
     decrease: Curve,
     smoothing: f64,
     calibration: Option<Calibration>,
-    decay: Option<Duration>,
+    max_baseline_age: Option<Duration>,
     every_sample: bool,
 }
 
@@ -95,7 +95,7 @@ impl Vegas {
             decrease: Arc::new(|limit| limit - step(limit)),
             smoothing: 1.0,
             calibration: Some(Calibration::default()),
-            decay: None,
+            max_baseline_age: None,
             every_sample: false,
         }
     }
@@ -147,10 +147,10 @@ impl VegasBuilder {
     }
 
     /// Replaces a baseline of this age with the smallest latency since it was set. Default none. Unlike a
-    /// calibration it holds no call back, but a queue that stands in the dependency for this long becomes the
+    /// calibration it holds no call back, but a queue that persists in the dependency for this long becomes the
     /// baseline.
-    pub const fn decay(mut self, after: Duration) -> Self {
-        self.decay = Some(after);
+    pub const fn max_baseline_age(mut self, after: Duration) -> Self {
+        self.max_baseline_age = Some(after);
         self
     }
 
@@ -165,7 +165,7 @@ impl VegasBuilder {
     /// # Errors
     ///
     /// A minimum or an initial limit of 0, a maximum below the minimum, a smoothing outside (0, 1], a share outside 0
-    /// to 1, a decay of zero, or a calibration without concurrency or samples.
+    /// to 1, a largest age of zero, or a calibration without concurrency or samples.
     pub fn build(self) -> Result<Vegas, ConfigError> {
         self.bounds.check("vegas")?;
         if let Some(calibration) = &self.calibration {
@@ -178,8 +178,12 @@ impl VegasBuilder {
                 "must be above 0 and at most 1",
             ));
         }
-        if self.decay == Some(Duration::ZERO) {
-            return Err(ConfigError::new("vegas", "decay", "must be above zero"));
+        if self.max_baseline_age == Some(Duration::ZERO) {
+            return Err(ConfigError::new(
+                "vegas",
+                "max_baseline_age",
+                "must be above zero",
+            ));
         }
         Ok(Vegas {
             limit: f64::from(self.bounds.initial),
@@ -224,7 +228,10 @@ impl ConcurrencyLimit for Vegas {
             // The clock stood still during the call. Zero as the baseline could never be undercut.
             return;
         }
-        let Some(smallest) = self.smallest.add(latency, sample.now, self.config.decay) else {
+        let Some(smallest) = self
+            .smallest
+            .add(latency, sample.now, self.config.max_baseline_age)
+        else {
             return;
         };
         // Latency gives no information about a limit that is not used.
@@ -289,7 +296,7 @@ impl Smallest {
     }
 
     /// Adds a latency. Returns the smallest one, or `None` if it is this one.
-    fn add(&mut self, latency: f64, now: Instant, decay: Option<Duration>) -> Option<f64> {
+    fn add(&mut self, latency: f64, now: Instant, max_age: Option<Duration>) -> Option<f64> {
         let value = match self.value {
             Some(value) if value <= latency => value,
             _ => {
@@ -299,7 +306,7 @@ impl Smallest {
         };
         let successor = self.successor.map_or(latency, |least| least.min(latency));
         self.successor = Some(successor);
-        if decay.is_some_and(|decay| now >= self.since + decay) {
+        if max_age.is_some_and(|age| now >= self.since + age) {
             *self = Self::new(successor, now);
             return Some(successor);
         }
@@ -313,7 +320,7 @@ impl fmt::Debug for VegasBuilder {
             .field("bounds", &self.bounds)
             .field("smoothing", &self.smoothing)
             .field("calibration", &self.calibration)
-            .field("decay", &self.decay)
+            .field("max_baseline_age", &self.max_baseline_age)
             .finish_non_exhaustive()
     }
 }

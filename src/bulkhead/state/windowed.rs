@@ -48,8 +48,8 @@ struct Gathered {
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`window`](Self::window) | 1 s to 30 s |
-/// | [`min_samples`](Self::min_samples) | 10 |
+/// | [`window_between`](Self::window_between) | 1 s to 30 s |
+/// | [`min_calls`](Self::min_calls) | 10 |
 /// | [`quantile`](Self::quantile) | 0.9 |
 /// | [`min_latency`](Self::min_latency) | 100 µs |
 /// | [`overload_share`](Self::overload_share) | 0.1 |
@@ -58,7 +58,7 @@ struct Gathered {
 pub struct WindowedBuilder {
     shortest: Duration,
     longest: Duration,
-    min_samples: u32,
+    min_calls: u32,
     quantile: f64,
     min_latency: Duration,
     overload_share: f64,
@@ -70,7 +70,7 @@ impl Windowed<()> {
         WindowedBuilder {
             shortest: Duration::from_secs(1),
             longest: Duration::from_secs(30),
-            min_samples: 10,
+            min_calls: 10,
             quantile: 0.9,
             min_latency: Duration::from_micros(100),
             overload_share: OVERLOAD_SHARE,
@@ -79,16 +79,17 @@ impl Windowed<()> {
 }
 
 impl WindowedBuilder {
-    /// Sets the bounds of a window's length, which is twice the smallest latency. Default 1 s to 30 s.
-    pub const fn window(mut self, shortest: Duration, longest: Duration) -> Self {
+    /// Sets the bounds of a window's length, which is twice the smallest latency. Default 1 s to 30 s. A
+    /// window of zero length ends with the call that completes [`min_calls`](Self::min_calls).
+    pub const fn window_between(mut self, shortest: Duration, longest: Duration) -> Self {
         self.shortest = shortest;
         self.longest = longest;
         self
     }
 
     /// Sets the least number of samples of a window, at least 1. A window lasts until it has them. Default 10.
-    pub const fn min_samples(mut self, samples: u32) -> Self {
-        self.min_samples = samples;
+    pub const fn min_calls(mut self, samples: u32) -> Self {
+        self.min_calls = samples;
         self
     }
 
@@ -99,7 +100,7 @@ impl WindowedBuilder {
     }
 
     /// Sets the least latency of a sample. Faster calls are ignored, because they did not reach the dependency.
-    /// Default 100 µs.
+    /// Default 100 µs. Zero ignores none.
     pub const fn min_latency(mut self, latency: Duration) -> Self {
         self.min_latency = latency;
         self
@@ -121,12 +122,12 @@ impl WindowedBuilder {
         let error = |setting, problem| Err(ConfigError::new("windowed", setting, problem));
         if self.shortest > self.longest {
             return error(
-                "window",
+                "window_between",
                 "must not have a shortest length above the longest",
             );
         }
-        if self.min_samples == 0 {
-            return error("min_samples", "must be at least 1");
+        if self.min_calls == 0 {
+            return error("min_calls", "must be at least 1");
         }
         share("windowed", "quantile", self.quantile)?;
         share("windowed", "overload_share", self.overload_share)?;
@@ -166,7 +167,7 @@ impl<L> Windowed<L> {
         }
         // The latency of an overload is a lower bound: the call was cut off.
         self.latencies.add(sample.nanos(), sample.random);
-        if sample.now < self.end || self.latencies.len() < u64::from(config.min_samples) {
+        if sample.now < self.end || self.latencies.len() < u64::from(config.min_calls) {
             return None;
         }
         let gathered = self.gathered.take()?;

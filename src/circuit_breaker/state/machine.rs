@@ -20,11 +20,11 @@ pub(crate) struct Machine {
     generation: u64,
     /// When the phase began.
     since: Instant,
-    /// Which of the two window sets counts. They are switched whenever the circuit closes.
+    /// Whether the second of the two window sets counts. They are switched whenever the circuit closes.
     second_windows: bool,
-    /// The window set was switched and must be cleared before it is used.
+    /// Whether the window set was switched and must be cleared before it is used.
     switched_windows: bool,
-    /// A phase was entered since [`take_entered_phase`](Self::take_entered_phase).
+    /// Whether a phase was entered since the last [`take_entered_phase`](Self::take_entered_phase).
     entered_phase: bool,
     isolations: u32,
     /// Number of running [`check_with`](crate::CircuitBreaker::check_with) futures, which suspend probes.
@@ -58,9 +58,9 @@ pub(crate) enum Admission {
         probe: Option<u64>,
     },
     Isolated,
-    /// Half-open, and as many probes are in flight as may be.
+    /// Half-open, with all permitted probes in flight.
     NoFreeProbe,
-    /// Open until then.
+    /// Open until this time.
     OpenUntil(Instant),
     /// The circuit must open first.
     Opens(PendingOpening),
@@ -269,7 +269,7 @@ impl Machine {
         true
     }
 
-    /// Rejects calls until then, or until the end of the current break if that is later. Does nothing while
+    /// Rejects calls until `until`, or until the end of the current break if that is later. Does nothing while
     /// the circuit is disabled or metrics-only.
     pub(crate) fn pause(&mut self, until: Instant, now: Instant) {
         match &mut self.phase {

@@ -85,7 +85,7 @@ impl PackedState {
         self.0 & SECOND_WINDOWS == 0
     }
 
-    /// Returns whether a call is no probe and counts in the first window set. One test for both.
+    /// Returns whether a call is not a probe and counts in the first window set: one test for both.
     #[inline]
     pub(crate) const fn counts_in_first_windows(self) -> bool {
         self.0 & (PROBE | SECOND_WINDOWS) == 0

@@ -32,7 +32,7 @@ struct Totals {
     last_bad: AtomicU64,
 }
 
-/// A window, its derived values, and `beside` in the same cache line.
+/// A window, its derived values, and `beside`, which shares their cache line.
 #[derive(Debug)]
 struct RuleWindow<B = ()> {
     /// Zero if a success changes nothing here. See [`CountWindow`].
@@ -290,7 +290,7 @@ impl WindowSet {
         self.first.window.counts(now)
     }
 
-    /// Returns the slow rate, or the failure rate, that the first of the matched rules is about.
+    /// Returns the rate that the first matched rule evaluates: the slow rate or the failure rate.
     pub(crate) fn rate(&self, rules: &Rules, matched: u64, now: Instant) -> f64 {
         let index = matched.trailing_zeros() as usize;
         let others = self.totals().others.iter().map(|other| &other.window);

@@ -64,7 +64,7 @@ impl Future for Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            // The thread's storage may be gone already; then so is the entry.
+            // The thread's storage may be destroyed already; then so is the entry.
             let waker = TIMERS.try_with(|timers| timers.borrow_mut().cancel(self.deadline, key));
             drop(waker);
         }

@@ -1,4 +1,4 @@
-//! Time that is moved by hand, and its timers.
+//! Manually advanced time, and its timers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::sync::lock;
 
 /// The time of a `ManualClock` and the sleeps that wait on it.
 ///
-/// The time changes under the lock of the timers only. A sleep that registers beside a change
+/// The time changes under the lock of the timers only. A sleep that registers during a change
 /// therefore either sees the new time or is seen by the thread that changes it.
 #[derive(Debug, Default)]
 pub(in crate::clock) struct ManualTime {
@@ -121,7 +121,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn a_sleep_that_registers_beside_an_advance_is_woken() {
+    fn a_sleep_that_registers_during_an_advance_is_woken() {
         const ROUNDS: u64 = 1_000_000;
 
         let time = Arc::new(ManualTime::default());

@@ -42,7 +42,7 @@ struct Registered {
     waiter: Arc<Waiter>,
     /// The deadline it is registered for.
     at: Instant,
-    /// The runtime whose timer it is.
+    /// The runtime that drives the timer.
     runtime: runtime::Id,
 }
 
@@ -119,7 +119,7 @@ impl Armed {
         // Dropped outside the lock, because dropping a waker may run any code.
         let waker = lock(&self.0.waiter.waiting).waker.take();
         drop(waker);
-        // If the thread's storage is gone already, the timer is dropped.
+        // If the thread's storage is destroyed already, the timer is dropped.
         let _ = PARKED.try_with(|pool| {
             // Dropped after the borrow has ended.
             let mut oldest = None;

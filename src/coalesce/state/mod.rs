@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A hash and a number that tells keys with the same hash, and flights of one key, apart.
+/// A hash, and a number that distinguishes keys with the same hash and flights of one key.
 pub(super) type Place = (u64, u64);
 
 /// The flights of some keys. `S` is what the calls of a flight share, its key among it; `W` wakes a waiter.
@@ -40,9 +40,9 @@ pub(super) enum Standing<W> {
 /// Work left to the caller after a call has left a flight.
 #[derive(Debug)]
 pub(super) struct Left<S, W> {
-    /// To be woken: the waiter that takes over.
+    /// The waiter that takes over, for the caller to wake.
     pub(super) wake: Option<W>,
-    /// To be dropped.
+    /// Values for the caller to drop outside the lock.
     pub(super) dropped: (Option<W>, Option<Arc<S>>),
     /// Whether a waiter takes over that did not before.
     pub(super) promoted: bool,

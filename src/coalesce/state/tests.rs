@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What must hold, kept beside the machine.
+/// The expected state, kept alongside the machine.
 #[derive(Default)]
 struct Model {
     leaders: BTreeSet<Place>,
@@ -64,7 +64,7 @@ impl Model {
             }
             Some((ticket, is_awake)) => {
                 assert!(left.promoted);
-                // It is woken, or it has not been polled since it last was, and will find out.
+                // The waiter was woken, or was woken before and has not been polled since.
                 assert!(left.wake == Some((place, *ticket)) || *is_awake);
                 *is_awake = true;
             }

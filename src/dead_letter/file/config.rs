@@ -80,8 +80,8 @@ impl FileSinkBuilder {
 
     /// Sets whether a letter counts as stored only once it survives a loss of power. Without, it survives
     /// the end of the process, and costs no `fsync`.
-    pub const fn sync(mut self, sync: bool) -> Self {
-        self.settings.sync = sync;
+    pub const fn fsync(mut self, fsync: bool) -> Self {
+        self.settings.sync = fsync;
         self
     }
 

@@ -1,10 +1,10 @@
-//! The log: segments of letters, and beside each one the log of what became of its letters.
+//! The log: segments of letters, each with a log of the changes to its letters.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `letters-00000001.jsonl` | a header, then letters. The segment with the greatest number is written to |
 //! | `changes-00000001.jsonl` | what became of the letters of that segment. The last line of a letter counts |
-//! | `damaged.log` | damaged lines of segments that are gone |
+//! | `damaged.log` | damaged lines of segments that were deleted |
 //! | `*.tmp` | a rewrite that was not finished. Deleted when the log is opened |
 //!
 //! A segment without letters is deleted together with its changes. A segment of which more than half is deleted
@@ -23,7 +23,7 @@ use super::super::state::timestamp::Timestamp;
 use super::disk::Disk;
 use crate::event::LetterEvent;
 
-/// Where the line of a letter is.
+/// Position of the line of a letter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) segment: u64,
@@ -85,7 +85,7 @@ impl<D: Disk> Log<D> {
         self.book.totals()
     }
 
-    /// Returns whether a letter of so many bytes, with those `pending`, is within the limits.
+    /// Returns whether a letter of this many bytes, with those `pending`, is within the limits.
     pub(super) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
         self.book.has_room(pending, bytes)
     }
@@ -392,7 +392,7 @@ impl<D: Disk> Log<D> {
             }
         }
         self.replace(&letters_name(number), &letters)?;
-        // From here on the letters are where the new file has them.
+        // The rename has succeeded: from here on, offsets refer to the new file.
         for (id, offset) in moved {
             if let Some(place) = self.book.place_mut(id) {
                 place.offset = offset;

@@ -1,4 +1,4 @@
-//! Letters in files.
+//! A sink that stores letters in files.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,7 +68,7 @@ pub struct FileSnapshot {
     pub totals: Totals,
     /// Number of segments.
     pub segments: u64,
-    /// Their length, with letters that are gone.
+    /// Their length, with letters that are removed.
     pub file_bytes: u64,
     /// Number of group commits: each writes and syncs all letters that waited.
     pub commits: u64,
@@ -175,7 +175,7 @@ where
         }
         Box::pin(async move {
             match unsent {
-                // It was closed before.
+                // The sink was closed before.
                 Some(_) => Ok(()),
                 None => reply.await,
             }
@@ -229,7 +229,7 @@ where
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // The thread ends when it has done what was sent.
+        // The thread ends once it has processed all messages.
         self.commands.close(None);
         let Some(thread) = lock(&self.thread).take() else {
             return;

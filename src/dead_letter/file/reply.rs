@@ -17,7 +17,7 @@ struct Slot<T> {
     waker: Option<Waker>,
 }
 
-/// Answers once. Dropped without an answer, it says that the queue is closed.
+/// The sender of one answer. Dropping it without an answer reports that the queue is closed.
 #[derive(Debug)]
 pub(super) struct Answerer<T>(Option<Arc<Mutex<Slot<T>>>>);
 

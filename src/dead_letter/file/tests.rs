@@ -26,20 +26,20 @@ struct SimDisk(Arc<Mutex<Sim>>);
 
 #[derive(Clone, Default)]
 struct Sim {
-    /// What a reader sees.
+    /// Files as a reader sees them.
     files: BTreeMap<String, File>,
-    /// What a loss of power leaves: names, and for each the file's number.
+    /// Names that survive a loss of power, with the numbers of their files.
     safe_names: BTreeMap<String, u64>,
-    /// Names that were changed since then, in order.
+    /// Changes of names since the last sync of the directory, in order.
     pending_names: Vec<NameChange>,
     /// The safe content of each file.
     safe_content: BTreeMap<u64, Vec<u8>>,
     next_file: u64,
-    /// Operations that change something, so far.
+    /// Number of mutating operations so far.
     operations: u64,
     /// The operation that fails, and how much of an `append` is there nonetheless.
     fails_at: Option<(u64, usize)>,
-    /// How many operations after it fail too: `u64::MAX` as if the process had ended there.
+    /// Number of later operations that fail too; `u64::MAX` simulates the end of the process.
     fails_for: u64,
     error: Option<io::ErrorKind>,
 }
@@ -285,7 +285,7 @@ fn pending(id: u64) -> Pending {
     }
 }
 
-/// What can be read, by number: the request, the replays, and whether it is parked.
+/// The readable letters by number: the request, the replays, and whether it is parked.
 fn readable(log: &mut Log<SimDisk>) -> BTreeMap<u64, (String, u32, bool)> {
     let page = log.page(None, usize::MAX, Timestamp::UNIX_EPOCH);
     assert_eq!((page.unreadable, page.next), (Vec::new(), None));

@@ -79,7 +79,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         }
     }
 
-    /// Letters a second, also fractions. [`f64::INFINITY`] means as fast as they go.
+    /// Sets the rate in letters per second, fractions included. [`f64::INFINITY`] means no bound.
     pub const fn rate(mut self, letters_per_second: f64) -> Self {
         self.rate = letters_per_second;
         self
@@ -92,7 +92,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self
     }
 
-    /// Which letters. Parked ones are never replayed:
+    /// Selects the letters to replay. Parked ones are never replayed:
     /// [`unpark`](super::DeadLetterQueue::unpark) them first.
     pub fn filter(mut self, filter: Filter<R>) -> Self {
         self.filter = filter;
@@ -126,7 +126,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
 
     /// Replays the letters: `attempt` sends one again, and its result says what becomes of the letter.
     ///
-    /// A letter whose attempt succeeds is gone. One that fails is kept for another run, or parked when it
+    /// A letter whose attempt succeeds is removed. One that fails is kept for another run, or parked when it
     /// has no replay left. A replay is counted before it begins, so a letter that takes the process with
     /// it is parked too. Letters that are stored meanwhile are for the next run.
     ///

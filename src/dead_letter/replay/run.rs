@@ -104,7 +104,7 @@ struct Run<'a, R, Fut> {
     /// Letters that were read and not begun.
     waiting: VecDeque<Letter<R>>,
     loading: Option<SinkFuture<'a, Page<R>>>,
-    /// After which letter the next page begins; `None` when there is none.
+    /// The letter after which the next page begins; `None` after the last page.
     cursor: Option<Option<LetterId>>,
     /// Letters from this one on were stored after the run began.
     before: LetterId,
@@ -123,19 +123,19 @@ struct Flight<'a, R, Fut> {
 type ChangeFuture<'a> = SinkFuture<'a, Option<Changed>>;
 
 enum Stage<'a, Fut> {
-    /// It has no replay left.
+    /// Parking a letter that has no replay left.
     Parking(ChangeFuture<'a>),
-    /// The replay is counted.
+    /// Counting the replay before it is attempted.
     Beginning(ChangeFuture<'a>),
     Attempting(Pin<Box<Fut>>),
-    /// Its result is recorded.
+    /// Recording the result of the attempt.
     Settling(ChangeFuture<'a>, Attempted, bool),
 }
 
 /// The result of a replayed letter.
 enum Landing {
     Parked,
-    /// The letter was gone when the replay began.
+    /// The letter had been removed when the replay began.
     Vanished,
     Settled(Attempted, bool),
     Failed(DeadLetterError),
@@ -219,7 +219,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
                 let pause = self.campaign.finish(&attempted, parked);
                 if let Attempted::NotExecuted(_, retry_after) = attempted {
                     self.retry_after = retry_after;
-                    // It keeps its place: before all that have not been begun.
+                    // The letter goes back to the front, before all letters that have not been begun.
                     self.waiting.push_front(letter);
                 }
                 if let Some(pause) = pause {
@@ -276,7 +276,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
             };
             let (id, inner) = (letter.id(), self.inner);
             let stage = if self.campaign.is_spent(letter.replays()) {
-                // Not paced: nothing is sent.
+                // Parking sends nothing, so the pacer does not apply.
                 Stage::Parking(Box::pin(inner.change(id, Change::Park)))
             } else if self.is_due(cx) {
                 Stage::Beginning(Box::pin(inner.change(id, Change::Begin)))

@@ -19,7 +19,7 @@ pub(crate) struct Book<P> {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry<P> {
-    /// Where the letter is.
+    /// Position of the letter in its storage.
     pub(crate) place: P,
     pub(crate) bytes: u64,
     pub(crate) stored_at: Timestamp,
@@ -36,12 +36,12 @@ pub struct Totals {
     pub parked: u64,
     /// The bytes that they take; 0 where that is not known.
     pub bytes: u64,
-    /// When the oldest one was stored.
+    /// Time at which the oldest letter was stored.
     pub oldest: Option<Timestamp>,
 }
 
 impl Totals {
-    /// Totals of so many letters, with nothing else known. For sinks of your own.
+    /// Totals of this many letters, with nothing else known. For sinks of your own.
     pub fn of(letters: u64) -> Self {
         Self {
             letters,
@@ -56,7 +56,7 @@ pub(crate) enum Changed<P> {
     Unknown,
     /// The new state of the letter.
     Stands(Standing),
-    /// It is gone.
+    /// The letter was removed.
     Gone(Entry<P>),
 }
 
@@ -72,7 +72,7 @@ impl<P> Book<P> {
         }
     }
 
-    /// Returns whether a letter of so many bytes may be added to what is kept and `pending`, a number of letters
+    /// Returns whether a letter of this many bytes may be added to what is kept and `pending`, a number of letters
     /// and their bytes. When the oldest are evicted for it, it may, unless it alone is too large.
     pub(crate) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
         match self.limits.when_full {

@@ -103,7 +103,7 @@ impl<R> Filter<R> {
         self
     }
 
-    /// Letters with at most so many replays.
+    /// Letters with at most this many replays.
     #[must_use]
     pub const fn max_replays(mut self, replays: u32) -> Self {
         self.max_replays = replays;
@@ -154,12 +154,12 @@ impl<R> Filter<R> {
             && self.matching.as_ref().is_none_or(|matches| matches(letter))
     }
 
-    /// Returns whether only parked letters can meet it.
+    /// Returns whether only parked letters can match.
     pub(crate) fn wants_parked(&self) -> bool {
         self.parked == Some(true)
     }
 
-    /// Returns the letter after which the first one can be.
+    /// Returns the letter after which the first match may be.
     pub(crate) fn begins_after(&self) -> Option<LetterId> {
         self.ids.start().checked_sub(1).map(LetterId::new)
     }
@@ -172,7 +172,7 @@ impl<R> Filter<R> {
             .saturating_add(1)
     }
 
-    /// Returns the last letter that can meet it.
+    /// Returns the last letter that can match.
     pub(crate) fn ends_with(&self) -> LetterId {
         LetterId::new(*self.ids.end())
     }

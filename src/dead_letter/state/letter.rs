@@ -65,9 +65,9 @@ pub struct NewLetter<R> {
     pub last_failed_at: Option<Timestamp>,
     /// The subject of the request: a customer, an order, a host.
     pub key: Option<String>,
-    /// Anything else to find it by.
+    /// Further labels for filters, by name.
     pub tags: BTreeMap<String, String>,
-    /// Sent with every replay, so that the receiver can tell repetitions. Give the one that the failed
+    /// Sent with every replay, so that the receiver can recognize repetitions. Give the one that the failed
     /// attempts were sent with, if they had one.
     pub idempotency_key: Option<String>,
 }
@@ -305,7 +305,7 @@ impl<R> Letter<R> {
         &self.content.tags
     }
 
-    /// Returns the key to send with every replay, always the same, so that the receiver can tell repetitions.
+    /// Returns the key to send with every replay, always the same, so that the receiver can recognize repetitions.
     pub fn idempotency_key(&self) -> &str {
         &self.content.idempotency_key
     }
@@ -316,7 +316,7 @@ impl<R> Letter<R> {
         self.standing.replays
     }
 
-    /// Returns whether the letter has used up its replays, or was parked by hand. Parked letters are kept and
+    /// Returns whether the letter has used up its replays, or was parked manually. Parked letters are kept and
     /// not replayed.
     pub fn is_parked(&self) -> bool {
         self.standing.parked
@@ -369,16 +369,16 @@ pub enum Change {
     /// The replay failed.
     #[non_exhaustive]
     Failed {
-        /// When.
+        /// The time of the failure.
         at: Timestamp,
         /// The text of the error.
         error: String,
         /// Whether it was the last replay: the letter is parked.
         park: bool,
     },
-    /// The replay succeeded: the letter is gone.
+    /// The replay succeeded: the letter is removed.
     Delivered,
-    /// The letter is discarded by hand.
+    /// The letter is discarded manually.
     Discard,
     /// The letter is kept, and not replayed.
     Park,
@@ -391,7 +391,7 @@ impl Change {
         Self::Failed { at, error, park }
     }
 
-    /// Returns whether the letter is gone after it.
+    /// Returns whether the letter is removed after it.
     pub const fn removes(&self) -> bool {
         matches!(self, Self::Delivered | Self::Discard)
     }

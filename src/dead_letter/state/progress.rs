@@ -10,7 +10,7 @@ use crate::error::Reason;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Letters that were replayed successfully, and are gone.
+    /// Letters that were replayed successfully, and removed.
     pub delivered: u64,
     /// Replays that failed. Their letters are kept.
     pub failed: u64,
@@ -102,7 +102,7 @@ impl Campaign {
         }
     }
 
-    /// Returns whether a letter with so many replays has none left.
+    /// Returns whether a letter with this many replays has none left.
     pub(crate) const fn is_spent(&self, replays: u32) -> bool {
         replays >= self.rules.max_replays
     }

@@ -33,7 +33,7 @@ fn seal(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     line.extend_from_slice(b"00000000\"");
     let brace = line.len();
     serde_json::to_writer(&mut line, record)?;
-    // The object goes on where the checksum ends.
+    // The object continues where the checksum ends.
     line[brace] = b',';
     // Raw JSON of the user may hold line breaks, which are blanks outside of strings.
     for byte in &mut line {
@@ -129,7 +129,7 @@ pub(crate) fn decode<R: de::DeserializeOwned>(line: &[u8]) -> Result<Letter<R>, 
     }))
 }
 
-/// Returns the first line of a segment. It keeps the next number when all letters are gone.
+/// Returns the first line of a segment. It keeps the next number when all letters are removed.
 pub(crate) fn header(next_id: LetterId) -> Vec<u8> {
     #[derive(Serialize)]
     struct Header {
@@ -150,7 +150,7 @@ pub(crate) enum Head {
     Letter { id: LetterId, stored_at: Timestamp },
 }
 
-/// Why an intact line cannot be used.
+/// The reason why an intact line cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
     /// A later version of the format.
@@ -278,7 +278,7 @@ pub(crate) fn read_change(line: &[u8]) -> Result<(LetterId, State), Unusable> {
     Ok((LetterId::new(line.id), state))
 }
 
-/// As RFC 3339 text.
+/// Serializes as RFC 3339 text.
 #[cfg_attr(docsrs, doc(cfg(feature = "dead-letter-file")))]
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -286,7 +286,7 @@ impl Serialize for Timestamp {
     }
 }
 
-/// From RFC 3339 text.
+/// Deserializes from RFC 3339 text.
 #[cfg_attr(docsrs, doc(cfg(feature = "dead-letter-file")))]
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

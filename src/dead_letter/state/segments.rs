@@ -46,7 +46,7 @@ impl Segments {
         self.segments.get(&number).copied()
     }
 
-    /// Counts a letter of so many bytes that the file already has.
+    /// Counts a letter of this many bytes that the file already has.
     pub(crate) fn keep(&mut self, number: u64, bytes: u64) {
         self.update(number, |segment| {
             segment.letters += 1;
@@ -54,7 +54,7 @@ impl Segments {
         });
     }
 
-    /// Counts a letter of so many bytes that is gone.
+    /// Counts a letter of this many bytes that was removed.
     pub(crate) fn forget(&mut self, number: u64, bytes: u64) {
         self.update(number, |segment| {
             segment.letters = segment.letters.saturating_sub(1);
@@ -76,7 +76,7 @@ impl Segments {
             .map(|(number, _)| number)
     }
 
-    /// Returns a segment that is not written to and more than half of which are letters that are gone.
+    /// Returns a segment that is not written to and of whose letters more than half have been removed.
     pub(crate) fn wasteful(&self) -> Option<u64> {
         self.inactive()
             .find(|(_, segment)| segment.bytes < segment.length / 2)

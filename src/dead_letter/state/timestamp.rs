@@ -95,7 +95,7 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// A text is no time in RFC 3339 and UTC.
+/// The error of parsing a text that is not an RFC 3339 time in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidTimestamp(());
 

@@ -26,7 +26,7 @@ const MIN_WEIGHT: f64 = 1.0 / 1024.0;
 /// The decay of an average, with precomputed factors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decay {
-    /// One over 64 times the decay in nanoseconds.
+    /// `1 / (64 × decay)`, with the decay in nanoseconds.
     per_part: f64,
     /// Idle times up to this one are ignored: the average would change by at most 6 %, and most reads
     /// save an exponential.
@@ -46,7 +46,7 @@ impl Decay {
         (1.0 - self.left_after(elapsed)).max(MIN_WEIGHT)
     }
 
-    /// Returns the share that is left of an average after so many nanoseconds, `exp(−elapsed / decay)`.
+    /// Returns the share that is left of an average after this many nanoseconds, `exp(−elapsed / decay)`.
     ///
     /// As `(1 − x / 64)⁶⁴`, which is at most 0.005 too low and takes six multiplications: picks call it for
     /// each candidate.
@@ -68,12 +68,12 @@ impl Latency {
         }
     }
 
-    /// Records a sample of so many nanoseconds.
+    /// Records a sample of this many nanoseconds.
     pub(crate) fn record(&self, sample: u64, now: Instant, decay: Decay) {
         let sample = (sample as f64).max(1.0);
         let now = now.as_nanos();
         // Relaxed, here and below: the two words are independent. Concurrent samples may both count the time since
-        // the one before, which increases their weight a little.
+        // the previous sample, which increases their weight a little.
         let before = self.sampled_at.load(Ordering::Relaxed);
         if now > before {
             self.sampled_at.store(now, Ordering::Relaxed);
@@ -96,7 +96,7 @@ impl Latency {
         }
     }
 
-    /// Records that a call was cancelled after so many nanoseconds: its latency is at least that.
+    /// Records that a call was cancelled after this many nanoseconds: its latency is at least that.
     pub(crate) fn record_at_least(&self, elapsed: u64, now: Instant, decay: Decay) {
         if self
             .at(now, decay)

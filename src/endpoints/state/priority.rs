@@ -51,7 +51,7 @@ pub(crate) fn spread(levels: &[Level], overprovisioning: f64, panic_threshold: f
         share.percent = ((health * 100 + total / 2) / total).min(left);
         left -= share.percent;
     }
-    // What rounding has left over.
+    // The first priority in use gets the percents lost to rounding.
     if let Some(first) = shares.iter_mut().find(|share| share.percent > 0) {
         first.percent += left;
     }
@@ -62,7 +62,7 @@ fn health(level: Level, overprovisioning: f64) -> u32 {
     if level.total == 0 {
         return 0;
     }
-    // Down to whole percents. The small addition keeps 1.4 × 100 × 5 / 7 at 100.
+    // Rounds down to whole percents. The small addition keeps 1.4 × 100 × 5 / 7 at 100.
     let health = overprovisioning * 100.0 * level.available as f64 / level.total as f64;
     (health + 1e-9).min(100.0) as u32
 }

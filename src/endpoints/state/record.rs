@@ -26,7 +26,7 @@ pub(crate) struct Record {
     /// It takes no calls before this time, because it asked for a pause.
     pub(crate) parked_until: Instant,
     pub(crate) is_drained: bool,
-    /// It has been removed from the set.
+    /// The node has been removed from the set.
     pub(crate) is_leaving: bool,
     /// Whether its health checks fail.
     pub(crate) is_unhealthy: bool,
@@ -40,11 +40,11 @@ pub(crate) struct Record {
 /// Whether a node is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Not ejected.
+    /// The node is not ejected.
     Admitted,
-    /// It takes no calls before this time.
+    /// The node takes no calls before this time.
     Ejected { until: Instant },
-    /// Its ejection is over: the next call is the probe that decides.
+    /// The ejection is over: the next call is the probe that decides.
     Returning,
 }
 

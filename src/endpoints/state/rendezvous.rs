@@ -31,7 +31,7 @@ impl Hasher for Fnv {
 /// proportional to its weight ("Weighted Distributed Hash Tables", Schindelhauer and Schomaker 2005).
 pub(crate) fn score(key: u64, node: u64, weight: f64) -> f64 {
     const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;
-    // In (0, 1).
+    // Within (0, 1), so the logarithm is finite and not zero.
     let unit = (draw(key, node) as f64 + 0.5) * SCALE;
     weight / -unit.ln()
 }

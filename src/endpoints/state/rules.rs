@@ -11,9 +11,9 @@ pub(crate) const MAX_CHOICES: usize = 16;
 /// The rule that picks a node for calls without a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strategy {
-    /// The best of so many random nodes.
+    /// The best of this many random nodes.
     LeastLoaded(usize),
-    /// One after the other.
+    /// Each node in turn.
     RoundRobin,
 }
 
@@ -48,9 +48,9 @@ pub(crate) struct Rules {
 pub(crate) struct SuccessRate {
     /// Number of standard deviations below the mean.
     pub(crate) deviations: f64,
-    /// Nodes that are compared have made at least so many calls in the interval,
+    /// Nodes that are compared have made at least this many calls in the interval,
     pub(crate) min_calls: u64,
-    /// and there are at least so many of them.
+    /// and at least this many such nodes exist.
     pub(crate) min_nodes: usize,
 }
 

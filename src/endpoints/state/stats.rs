@@ -18,7 +18,7 @@ pub(crate) struct NodeStats {
     epoch: AtomicU32,
     /// Calls of this epoch that ended since the last sweep: good ones in the lower half, failures in the upper.
     ended: AtomicU64,
-    /// As `ended`, for calls that began in an earlier epoch.
+    /// Like `ended`, for calls that began in an earlier epoch.
     ended_late: AtomicU64,
     /// When the lease of the probe in flight ends, in nanoseconds; zero if there is none.
     probe: AtomicU64,

@@ -20,7 +20,7 @@ pub(crate) struct Entry {
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) index: u32,
     pub(super) weight: f64,
-    /// One over the weight.
+    /// `1 / weight`.
     per_weight: f64,
     /// The hash of the name.
     pub(super) hash: u64,
@@ -170,7 +170,7 @@ impl Tier {
             let entry = &self.entries[*at];
             let latency = if *latency > 0.0 { *latency } else { unknown };
             let cost = entry.cost(latency);
-            // Of equal ones the first, which is a random one: they were drawn in random order.
+            // Ties go to the first candidate, a random one, because candidates were drawn in random order.
             if cost < least {
                 (best, least) = (*at, cost);
             }
@@ -189,7 +189,7 @@ impl Tier {
             (Some(known), None) | (None, Some(known)) => (known, known),
             (Some(first), Some(second)) => (first, second),
         };
-        // Of equal ones the first, which is a random one.
+        // Ties go to the first candidate, a random one.
         match second.cost(latencies.1) < first.cost(latencies.0) {
             true => second,
             false => first,

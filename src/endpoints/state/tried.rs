@@ -80,7 +80,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_slot_that_was_tried_is_known(indices in prop::collection::vec(0_u32..2_000_000, 0..20)) {
+        fn every_index_that_was_tried_is_known(indices in prop::collection::vec(0_u32..2_000_000, 0..20)) {
             let mut tried = TriedNodes::NONE;
             for (count, index) in indices.iter().enumerate() {
                 if count < 3 {

@@ -10,13 +10,13 @@ use crate::verdict::{ErrorClass, Health, Verdict};
 /// The effect of the end of a copy on its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::hedge) enum Fate {
-    /// It is the answer of the call.
+    /// The result is the answer of the call.
     Answer,
     /// The copy is lost. Another one may be launched at once.
     Lost,
     /// The copy is lost and no further one is launched. Copies in flight may still answer.
     LastOne,
-    /// As `LastOne`, and hedging pauses for this long, or for `throttled_pause` without a hint.
+    /// Like `LastOne`, and hedging pauses for this long, or for `throttled_pause` without a hint.
     Throttled(Option<Duration>),
 }
 

@@ -10,16 +10,16 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(in crate::hedge) struct LatencyDelay {
     histogram: Histogram,
-    /// As the bits of an `f64`.
+    /// The quantile as the bits of an `f64`.
     quantile: AtomicU64,
     min_calls: u64,
     /// Time for which a computed delay is used.
     holds_nanos: u64,
     /// The delay; [`UNKNOWN`] while too few latencies are known.
     delay: AtomicU64,
-    /// When it has to be computed again.
+    /// Time from which the delay is computed again.
     due_at: AtomicU64,
-    /// At how many samples it has to be computed again.
+    /// Number of samples from which the delay is computed again.
     due_count: AtomicU64,
     samples: AtomicU64,
 }

@@ -34,13 +34,13 @@ struct Bucket {
 
 /// Log2 of the number of buckets for each power of two.
 #[cfg(not(backstop_loom))]
-const FINENESS: u32 = 5;
+const SUB_BUCKET_BITS: u32 = 5;
 /// Longer latencies count as this long: 137 s. Offsets in a bucket then fit in 32 bits.
 #[cfg(not(backstop_loom))]
 const LONGEST: u64 = (1 << 37) - 1;
 // Few buckets, so that loom can explore the model.
 #[cfg(backstop_loom)]
-const FINENESS: u32 = 0;
+const SUB_BUCKET_BITS: u32 = 0;
 #[cfg(backstop_loom)]
 const LONGEST: u64 = 3;
 
@@ -49,14 +49,14 @@ const NO_RANGE: u64 = (u32::MAX as u64) << 32;
 
 /// Returns the bucket of a latency.
 const fn index(nanos: u64) -> usize {
-    let shift = (nanos | 1 << FINENESS).ilog2() - FINENESS;
-    ((shift as usize) << FINENESS) + (nanos >> shift) as usize
+    let shift = (nanos | 1 << SUB_BUCKET_BITS).ilog2() - SUB_BUCKET_BITS;
+    ((shift as usize) << SUB_BUCKET_BITS) + (nanos >> shift) as usize
 }
 
 /// Returns the shortest latency of a bucket.
 const fn start(index: usize) -> u64 {
-    let shift = (index >> FINENESS).saturating_sub(1);
-    ((index - (shift << FINENESS)) as u64) << shift
+    let shift = (index >> SUB_BUCKET_BITS).saturating_sub(1);
+    ((index - (shift << SUB_BUCKET_BITS)) as u64) << shift
 }
 
 impl Histogram {
@@ -100,7 +100,7 @@ impl Histogram {
             .epoch
             .compare_exchange(current, epoch, relaxed, relaxed);
         if exchanged.is_err() {
-            // Another thread has begun it.
+            // Another thread has begun the window.
             return;
         }
         self.windows[epoch as usize % 2].clear();
@@ -260,7 +260,7 @@ impl Total {
         self.longest = self.longest.max(range as u32);
     }
 
-    /// Returns the latency that a part of those in the bucket does not exceed.
+    /// Returns the latency that the given part of the bucket's samples does not exceed.
     fn between(&self, index: usize, part: f64) -> u64 {
         // A thread may have counted a latency and another one cleared its range since.
         let shortest = self.shortest.min(self.longest);

@@ -163,7 +163,7 @@ fn the_share_settles_where_the_admitted_load_fits_the_capacity() {
 }
 
 #[test]
-fn the_share_is_zero_three_cool_offs_after_the_load_is_gone() {
+fn the_share_is_zero_three_cool_offs_after_the_load_has_ended() {
     for cool_off in [0, 1, 2] {
         let mut queue = Queue::new(Duration::from_secs(cool_off));
         for _ in 0..100 {

@@ -86,7 +86,7 @@ where
         }
     }
 
-    /// Polls it for a call with this deadline. `now` is the current time on the limiter's clock.
+    /// Polls the acquisition for a call with this deadline. `now` is the current time on the limiter's clock.
     pub(super) fn poll_with(
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,

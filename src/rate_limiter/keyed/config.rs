@@ -122,7 +122,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Sets how many tokens reservations may take beyond those available.
+    /// Sets how many tokens reservations may take beyond those available. 0 allows no debt.
     pub const fn max_debt(mut self, tokens: u64) -> Self {
         self.max_debt = Some(tokens);
         self

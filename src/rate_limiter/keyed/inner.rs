@@ -361,7 +361,7 @@ impl<K: Hash + Eq> Inner<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        // Adds the key. Without room the shared limit is passed, which must not be paused.
+        // Adds the key. If there is no room, the call uses the shared limit, which must not be paused.
         let _ = self.with((hash, key), now, false, |_, _, _| (), |_, _| ());
         self.keys
             .shard(hash)

@@ -54,7 +54,7 @@ pub use self::reservation::KeyedReservation;
 /// # Keys that panic or call back
 ///
 /// `Hash` and `Drop` of keys and the quota function run outside all locks; only `Eq`, and `Clone` in
-/// [`for_each`](Self::for_each), run under the lock of a shard. A panic in any of them goes on to the
+/// [`for_each`](Self::for_each), run under the lock of a shard. A panic in any of them propagates to the
 /// caller and leaves the limiter intact. If `Eq` calls the limiter and needs the same shard, the inner
 /// call behaves as if there were no room for its key.
 ///
@@ -183,7 +183,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// Takes `cost` tokens of the key if there are that many, and returns the decision with the state of
     /// the limit after it.
     ///
-    /// In shadow mode too the decision is the real one.
+    /// In shadow mode the decision is the one that would be enforced otherwise.
     pub fn decide<Q>(&self, key: &Q, cost: u64) -> Decision
     where
         K: Borrow<Q>,
@@ -286,7 +286,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         inner.pause(inner.secret.hash(key), key, now, until)
     }
 
-    /// Records the result of a call that was admitted by hand, for
+    /// Records the result of a call that was admitted manually, for
     /// [`adaptive`](KeyedRateLimiterBuilder::adaptive) and
     /// [`pause_on_hint`](KeyedRateLimiterBuilder::pause_on_hint). Calls through the policy record theirs.
     /// Without these settings it does nothing.

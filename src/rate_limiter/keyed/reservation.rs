@@ -40,7 +40,7 @@ where
             Ok(held) => Some(held),
             Err(rejected) => {
                 inner.report(rejected, None)?;
-                // In shadow mode the call goes ahead, and takes nothing.
+                // In shadow mode the call is admitted, and takes no tokens.
                 None
             }
         };

@@ -10,12 +10,12 @@ use crate::keyed::Overflow;
 /// The largest number of shards. With many, threads seldom meet, and the cache lines of a shard stay in
 /// one core.
 const MOST_SHARDS: usize = 1024;
-/// Number of searches in one shard before the next: its next keys are in the cache.
-const STAY: usize = 16;
+/// Number of searches in one shard before the next one. Neighboring keys are likely in the CPU cache.
+const SEARCHES_PER_SHARD: usize = 16;
 /// Number of keys that a sweep looks at.
 const SWEEP: usize = 8;
-/// With [`Overflow::Evict`], all keys are candidates in a limiter with so few.
-const FEW: usize = 64;
+/// With [`Overflow::Evict`], all keys are candidates in a limiter with at most this many.
+const ALL_CANDIDATES: usize = 64;
 /// Number of candidates in a larger one.
 const CANDIDATES: usize = 16;
 
@@ -114,13 +114,18 @@ impl<K> Shards<K> {
         if count() {
             return Some(ReservedKey(&self.count));
         }
-        // Another shard, or several if they have few keys.
+        // Sweeps another shard, or several if they have few keys.
         let mut seen = 0;
         for _ in 0..SWEEP {
             // Relaxed: any shard will do.
-            let victim = self.victim.load(Ordering::Relaxed) / STAY % self.shards.len();
+            let victim =
+                self.victim.load(Ordering::Relaxed) / SEARCHES_PER_SHARD % self.shards.len();
             let looked_at = self.sweep(self.shards[victim].lock()?, now);
-            let step = if looked_at < SWEEP { STAY } else { 1 };
+            let step = if looked_at < SWEEP {
+                SEARCHES_PER_SHARD
+            } else {
+                1
+            };
             self.victim.fetch_add(step, Ordering::Relaxed);
             seen += looked_at;
             if count() {
@@ -138,11 +143,12 @@ impl<K> Shards<K> {
     /// sample.
     #[cold]
     fn evict(&self, now: Instant) -> bool {
-        let most = match self.max_keys <= FEW {
+        let most = match self.max_keys <= ALL_CANDIDATES {
             true => usize::MAX,
             false => CANDIDATES,
         };
-        let first = self.victim.fetch_add(STAY, Ordering::Relaxed) / STAY;
+        let first =
+            self.victim.fetch_add(SEARCHES_PER_SHARD, Ordering::Relaxed) / SEARCHES_PER_SHARD;
         let (mut nearest, mut seen) = (None, 0);
         for step in 0..self.shards.len() {
             let shard = &self.shards[(first + step) % self.shards.len()];

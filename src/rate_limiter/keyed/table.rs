@@ -19,17 +19,17 @@ use crate::instant::Instant;
 /// [`OwnLimit`], whose number is stored in the word, above [`MAX_TAT`].
 #[derive(Debug)]
 pub(super) struct Table<K> {
-    few: [Option<Entry<K>>; FEW],
+    few: [Option<Entry<K>>; INLINE_KEYS],
     rest: Option<Box<Rest<K>>>,
     /// The rules of the default quota after a change.
     changed: Option<Arc<Gcra>>,
-    /// Where the next sweep starts.
+    /// Index at which the next sweep starts.
     hand: u32,
     /// Number of calls since the last sweep.
     calls: u32,
 }
 
-/// Most tables of a small limiter do not allocate it. A call touches one cache line of it.
+/// The larger part of a table, allocated once the inline entries do not suffice. A call touches one cache line of it.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Rest<K> {
@@ -37,9 +37,9 @@ struct Rest<K> {
     own_limits: OwnLimits,
 }
 
-const FEW: usize = 2;
+const INLINE_KEYS: usize = 2;
 /// Number of calls with known keys between two sweeps.
-const PATIENCE: u32 = 64;
+const CALLS_PER_SWEEP: u32 = 64;
 /// The largest state of a token bucket: the clock's last instant plus the longest debt.
 pub(super) const MAX_TAT: u64 = 3 * REACH;
 
@@ -75,7 +75,7 @@ impl<K> Removed<K> {
 impl<K> Table<K> {
     pub(super) const fn new() -> Self {
         Self {
-            few: [const { None }; FEW],
+            few: [const { None }; INLINE_KEYS],
             rest: None,
             changed: None,
             hand: 0,
@@ -85,13 +85,13 @@ impl<K> Table<K> {
 
     /// Returns the number of entries, occupied or not.
     fn capacity(&self) -> usize {
-        FEW + self.rest.as_ref().map_or(0, |rest| rest.map.capacity())
+        INLINE_KEYS + self.rest.as_ref().map_or(0, |rest| rest.map.capacity())
     }
 
     fn entry(&self, index: usize) -> Option<&Entry<K>> {
         match self.few.get(index) {
             Some(entry) => entry.as_ref(),
-            None => self.rest.as_ref()?.map.entry(index - FEW),
+            None => self.rest.as_ref()?.map.entry(index - INLINE_KEYS),
         }
     }
 
@@ -180,13 +180,13 @@ impl<K> Table<K> {
                 if map.is_full() {
                     map.resize(map.larger());
                 }
-                FEW + map.insert(hash, entry)
+                INLINE_KEYS + map.insert(hash, entry)
             }
         };
         let gcra = self.changed.as_deref().unwrap_or(default);
         let entry = match self.few.get_mut(index) {
             Some(entry) => entry.as_mut(),
-            None => self.rest.as_mut()?.map.entry_mut(index - FEW),
+            None => self.rest.as_mut()?.map.entry_mut(index - INLINE_KEYS),
         };
         Some((&mut entry?.state, gcra))
     }
@@ -199,14 +199,14 @@ impl<K> Table<K> {
         let same = |entry: &Option<Entry<K>>| entry.as_ref().is_some_and(|s| s.key.borrow() == key);
         match self.few.iter().position(same) {
             Some(index) => Some(index),
-            None => Some(FEW + self.rest.as_mut()?.map.find(hash, key)?.0),
+            None => Some(INLINE_KEYS + self.rest.as_mut()?.map.find(hash, key)?.0),
         }
     }
 
     fn entry_mut(&mut self, index: usize) -> Option<&mut Entry<K>> {
         match self.few.get_mut(index) {
             Some(entry) => entry.as_mut(),
-            None => self.rest.as_mut()?.map.entry_mut(index - FEW),
+            None => self.rest.as_mut()?.map.entry_mut(index - INLINE_KEYS),
         }
     }
 
@@ -225,7 +225,7 @@ impl<K> Table<K> {
     fn take(&mut self, index: usize) -> Option<K> {
         let entry = match self.few.get_mut(index) {
             Some(entry) => entry.take(),
-            None => self.rest.as_mut()?.map.take(index - FEW),
+            None => self.rest.as_mut()?.map.take(index - INLINE_KEYS),
         }?;
         if entry.state.get() > MAX_TAT {
             self.rest().own_limits.remove(number(entry.state.get()));
@@ -254,7 +254,7 @@ impl<K> Table<K> {
     #[inline]
     pub(super) const fn is_due(&mut self) -> bool {
         self.calls += 1;
-        if self.calls >= PATIENCE {
+        if self.calls >= CALLS_PER_SWEEP {
             self.calls = 0;
             return true;
         }
@@ -272,7 +272,7 @@ impl<K> Table<K> {
     ) -> Removed<K> {
         let hand = self.hand;
         self.hand = match &self.rest {
-            Some(rest) => (FEW + rest.map.first_index(hash)) as u32,
+            Some(rest) => (INLINE_KEYS + rest.map.first_index(hash)) as u32,
             None => 0,
         };
         let removed = self.sweep(now, count, default);

@@ -34,7 +34,7 @@ fn with<R>(
 }
 
 #[test]
-fn with_integers_as_keys_a_slot_is_two_words_and_a_shard_one_cache_line() {
+fn with_integer_keys_an_entry_is_two_words_and_a_shard_one_cache_line() {
     assert_eq!(size_of::<Option<Entry<u64>>>(), 16);
     assert!(size_of::<std::sync::Mutex<Table<u64>>>() <= 64);
 }

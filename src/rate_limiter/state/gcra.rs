@@ -116,7 +116,7 @@ impl Gcra {
         inherit: Inherit,
     ) -> u64 {
         let (new, fresh) = new;
-        // All in the new units.
+        // Converts to the new units, saturating.
         let convert = |units: u64| {
             let converted =
                 u128::from(units) * u128::from(new.rate.cost()) / u128::from(self.rate.cost());

@@ -13,7 +13,7 @@ pub(crate) struct LeakyBucket {
     rate: ExactRate,
     /// The largest cost, which is what the queue may hold.
     largest: u64,
-    /// In units of the rate.
+    /// Units of the rate.
     next: u64,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::instant::Instant;
 
-/// Why tokens are not available.
+/// The reason why tokens are not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unavailable {
     /// They are available from this instant on, if no others are taken.
@@ -15,7 +15,7 @@ pub(crate) enum Unavailable {
 }
 
 impl Unavailable {
-    /// Returns the later of two.
+    /// Returns the later of two results.
     pub(crate) fn max(self, other: Self) -> Self {
         match (self, other) {
             (Self::Until(a), Self::Until(b)) => Self::Until(a.max(b)),

@@ -70,7 +70,7 @@ pub enum Algorithm {
     /// A number of tokens per window, counted from zero in each. Windows begin at multiples of their
     /// length.
     FixedWindow,
-    /// As `FixedWindow`, but a window begins with the first call after the last one ended.
+    /// Like `FixedWindow`, but a window begins with the first call after the last one ended.
     FixedWindowFromFirst,
     /// Never more than the limit in any window. Stores every call of the last window.
     SlidingLog,

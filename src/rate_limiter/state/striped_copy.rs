@@ -1,4 +1,4 @@
-//! A copy of a striped token bucket, which can be asked about the future.
+//! A copy of a striped token bucket, for forecasts.
 
 use std::time::Duration;
 

@@ -134,7 +134,7 @@ proptest! {
             if let Err(Unavailable::Until(until)) = machine.limit().ready(at(now), cost, 0) {
                 now = until.as_nanos();
             }
-            // Costs that take longer to earn than clocks can tell.
+            // Costs that take longer to earn than an `Instant` can represent.
             if at(now) == Instant::FAR_FUTURE {
                 return Ok(());
             }

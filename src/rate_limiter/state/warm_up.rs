@@ -253,7 +253,7 @@ mod tests {
             let owed = limit.next();
             limit.replace(at(SECOND), cold(20), inherit);
             limit.give(at(SECOND), Some(at(SECOND)), 3);
-            // Of a run that is over.
+            // Tokens of a run that is over do not count.
             limit.give(at(SECOND), Some(at(SECOND - 1)), 3);
             match inherit {
                 Inherit::Reset => assert_eq!(limit.next(), 0),

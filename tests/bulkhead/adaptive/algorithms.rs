@@ -83,8 +83,12 @@ fn invalid_settings_of_algorithms_are_errors() {
     let numbers = [f64::NAN, f64::INFINITY, -1.0];
     for bad in numbers {
         assert_eq!(
-            Aimd::builder().backoff(bad).build().unwrap_err().setting(),
-            "backoff"
+            Aimd::builder()
+                .decrease_factor(bad)
+                .build()
+                .unwrap_err()
+                .setting(),
+            "decrease_factor"
         );
         assert_eq!(
             Vegas::builder()
@@ -104,8 +108,12 @@ fn invalid_settings_of_algorithms_are_errors() {
             "tolerance"
         );
         assert_eq!(
-            gradient2.backoff(bad).build().unwrap_err().setting(),
-            "backoff"
+            gradient2
+                .decrease_factor(bad)
+                .build()
+                .unwrap_err()
+                .setting(),
+            "decrease_factor"
         );
         let gradient = Gradient::builder();
         assert_eq!(
@@ -177,8 +185,10 @@ fn after(millis: u64, latency: Duration, in_flight: u32) -> Sample {
 
 #[test]
 fn correlated_reaches_its_bound_and_shrinks_to_it_by_steps() {
-    let window = Windowed::builder().window(ms(1), ms(1)).min_samples(1);
-    let builder = Correlated::builder().window(window).initial(18);
+    let window = Windowed::builder()
+        .window_between(ms(1), ms(1))
+        .min_calls(1);
+    let builder = Correlated::builder().windowed(window).initial(18);
     let mut limit = builder.max_limit_factor(5.0, 0.0, 1.2).build().unwrap();
     // The bound is five times four.
     for (second, expected) in [(1, 19), (2, 20), (3, 20), (4, 20)] {
@@ -197,11 +207,11 @@ fn correlated_reaches_its_bound_and_shrinks_to_it_by_steps() {
 fn a_window_is_an_overload_by_the_share_of_its_overloads() {
     for (share, fine, too_many) in [(0.1, 1, 2), (0.0, 0, 1), (0.5, 5, 6), (1.0, 10, 11)] {
         let window = Windowed::builder()
-            .window(ms(1), ms(1))
-            .min_samples(10)
+            .window_between(ms(1), ms(1))
+            .min_calls(10)
             .overload_share(share);
         let aimd = Aimd::builder().every_sample(true).build().unwrap();
-        let gradient2 = Gradient2::builder().backoff(0.5).build().unwrap();
+        let gradient2 = Gradient2::builder().decrease_factor(0.5).build().unwrap();
         let calibration = Calibration::default().samples(1);
         let gradient = Gradient::builder().min(10).calibration(calibration);
         let gradient = gradient.overload_share(share).build().unwrap();
@@ -210,7 +220,7 @@ fn a_window_is_an_overload_by_the_share_of_its_overloads() {
             ("gradient2", Box::new(window.around(gradient2).unwrap())),
             (
                 "correlated",
-                Box::new(Correlated::builder().window(window).build().unwrap()),
+                Box::new(Correlated::builder().windowed(window).build().unwrap()),
             ),
             ("gradient", Box::new(gradient)),
         ];

@@ -165,8 +165,8 @@ impl World {
 fn window() -> WindowedBuilder {
     let ms = Duration::from_millis;
     Windowed::builder()
-        .window(ms(100), Duration::from_secs(30))
-        .min_samples(20)
+        .window_between(ms(100), Duration::from_secs(30))
+        .min_calls(20)
 }
 
 /// Returns all algorithms, configured for calls of this length in milliseconds.
@@ -196,7 +196,7 @@ fn algorithms(length: f64) -> Vec<(&'static str, Limit)> {
 }
 
 fn correlated() -> Limit {
-    Box::new(Correlated::builder().window(window()).build().unwrap())
+    Box::new(Correlated::builder().windowed(window()).build().unwrap())
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// What a test does to a log.
+/// An operation of a test on a log.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Stores so many letters at once.
+    /// Stores this many letters at once.
     Store(u64),
     /// Changes the letter with this number, counted from the oldest.
     Change(usize, Change),
@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// What the caller of a log was told.
+/// The results that the caller of a log has received.
 #[derive(Clone, Debug, Default)]
 struct Told {
     /// Letters that were acknowledged and not removed.

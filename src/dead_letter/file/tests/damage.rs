@@ -187,7 +187,7 @@ fn segments_are_rewritten_and_deleted_as_their_letters_go() {
     }
     log.tidy();
     assert!(disk.content(&letters_name(1)).len() < first / 2);
-    // How the letter stands has survived, in fewer lines.
+    // The state of the letter has survived, in fewer lines.
     let changes = disk.content(&changes_name(1));
     assert_eq!(changes.iter().filter(|byte| **byte == b'\n').count(), 1);
     let expected = BTreeMap::from([(kept, (format!("request {kept}"), 1, true))]);
@@ -313,7 +313,7 @@ fn a_damaged_change_is_reported() {
 }
 
 #[test]
-fn numbers_are_not_used_again_after_all_letters_have_gone() {
+fn numbers_are_not_used_again_after_all_letters_were_removed() {
     let disk = nine();
     let mut log = open(&disk);
     for id in 1..=9 {
