@@ -102,7 +102,7 @@ fn a_set_for_no_keys_is_an_error() {
     assert!(format!("{builder:?}").contains("max_keys: 0"));
 }
 
-/// A policy that is used again while it is judged, after which the judgment is out of date.
+/// A policy that is used again while it is judged, after which that verdict is out of date.
 #[derive(Clone)]
 struct UsedMeanwhile {
     set: Arc<OnceLock<Keyed<u64, Self>>>,
