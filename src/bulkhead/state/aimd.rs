@@ -83,7 +83,7 @@ impl AimdBuilder {
         self
     }
 
-    /// Sets the latency above which a call counts as overload. Default 5 s.
+    /// Sets the latency above which a call counts as overload. Default 5 s. With zero every call does.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -196,7 +196,8 @@ impl CorrelatedBuilder {
         self
     }
 
-    /// Sets the initial long-term average, such as one from the last run of the program. Default none.
+    /// Sets the initial long-term average, such as one from the last run of the program. Above
+    /// zero. Default none.
     pub const fn baseline(mut self, latency: Duration) -> Self {
         self.baseline = Some(latency);
         self
@@ -240,6 +241,9 @@ impl CorrelatedBuilder {
     pub fn build(self) -> Result<Windowed<Correlated>, ConfigError> {
         let error = |setting, problem| Err(ConfigError::new("correlated", setting, problem));
         self.bounds.check("correlated")?;
+        if self.baseline == Some(Duration::ZERO) {
+            return error("baseline", "must be above zero");
+        }
         if self.long_window == 0 {
             return error("long_window", "must be at least 1");
         }

@@ -77,7 +77,7 @@ impl Gradient2Builder {
     }
 
     /// Sets the number of calls that may queue in the dependency, by which the limit grows while latency is good.
-    /// Default 4.
+    /// Default 4. With 0 the limit does not grow.
     pub const fn queue_size(mut self, calls: u32) -> Self {
         self.queue_size = calls;
         self
