@@ -151,6 +151,8 @@ pub mod circuit_votes;
 mod clock;
 pub mod coalesce;
 pub mod codel;
+#[cfg(feature = "config")]
+pub mod config;
 mod coop;
 pub mod dead_letter;
 pub mod deadline;
