@@ -191,6 +191,7 @@ pub mod tower;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 mod verdict;
+mod versions;
 mod window;
 
 pub use self::backoff::{Backoff, Jitter};

@@ -4,6 +4,8 @@
 
 mod broken;
 mod formats;
+mod reload;
+mod watched;
 
 use backstop::ManualClock;
 use backstop::config::{Registry, Value};
