@@ -1,4 +1,5 @@
-//! Settings from files.
+#![cfg_attr(feature = "tokio", doc = include_str!("../../docs/config.md"))]
+#![cfg_attr(not(feature = "tokio"), doc = "Settings from files, with live reload.")]
 
 mod backoff;
 mod breaker;
@@ -6,6 +7,8 @@ mod budget;
 mod bulkhead;
 mod calls;
 mod clients;
+#[cfg(feature = "schema")]
+mod document;
 mod error;
 mod fingerprint;
 mod kinds;
@@ -39,14 +42,14 @@ pub use self::calls::{
     FairnessSettings, HedgeSettings, LoadShedderSettings, ThrottleSettings, TimeoutSettings,
 };
 pub use self::clients::FileSettings;
+#[cfg(feature = "schema")]
+pub use self::document::schema;
 pub use self::error::{LoadError, Problem, SettingsError};
 pub use self::limiter::{
     CubicRateSettings, KeyedLimiterSettings, LimiterSettings, QuotaSettings, WarmUpSettings,
 };
 pub use self::registry::{Registry, RegistryBuilder, Reloaded};
 pub use self::retry::RetrySettings;
-#[cfg(feature = "schema")]
-pub use self::schema::schema;
 #[cfg(feature = "dead-letter-file")]
 pub use self::sets::FileSinkSettings;
 pub use self::sets::{
@@ -61,47 +64,3 @@ pub use self::shared::{
 };
 pub use self::standard::{BudgetShareSettings, StackBudget, StandardSettings};
 pub use self::value::Value;
-
-/// Defines the schemas of all settings.
-#[cfg(feature = "schema")]
-fn define_all(generator: &mut schemars::SchemaGenerator) {
-    macro_rules! define {
-        ($($name:ident),* $(,)?) => {
-            $(let _ = generator.subschema_for::<$name>();)*
-        };
-    }
-    define!(
-        StandardSettings,
-        TimeoutSettings,
-        HedgeSettings,
-        ThrottleSettings,
-        LoadShedderSettings,
-        FairnessSettings,
-        BulkheadSettings,
-        AimdSettings,
-        VegasSettings,
-        GradientSettings,
-        Gradient2Settings,
-        CorrelatedSettings,
-        WindowedSettings,
-        PercentageBudgetSettings,
-        TokenBudgetSettings,
-        GrpcBudgetSettings,
-        InFlightBudgetSettings,
-        KeyedLimiterSettings,
-        KeyedSettings,
-        CoalesceSettings,
-        StaleSettings,
-        EndpointsSettings,
-        CodelMachineSettings,
-        DeadLetterSettings,
-        SharedLimiterSettings,
-        SharedKeyedLimiterSettings,
-        SharedBulkheadSettings,
-        CircuitVotesSettings,
-    );
-    #[cfg(feature = "dead-letter-file")]
-    define!(FileSinkSettings);
-    #[cfg(feature = "chaos")]
-    define!(ChaosSettings);
-}

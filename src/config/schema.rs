@@ -1,6 +1,6 @@
-//! JSON schemas of settings.
+//! JSON schemas of tables.
 
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{Schema, json_schema};
 use serde_json::{Map, json};
 
 use super::value::Value;
@@ -72,19 +72,4 @@ pub(super) fn kinds<const N: usize>(about: &str, kinds: [(&str, Schema); N]) -> 
         all.push(schema);
     }
     json_schema!({ "description": plain(about), "anyOf": all })
-}
-
-/// Returns the schema of the file of a [`Registry`](super::Registry), with those of all other settings among
-/// its definitions.
-///
-/// # Examples
-///
-/// ```
-/// let schema = serde_json::to_value(backstop::config::schema()).unwrap();
-/// assert!(schema["$defs"]["RetrySettings"]["properties"]["max_attempts"].is_object());
-/// ```
-pub fn schema() -> Schema {
-    let mut generator = SchemaGenerator::default();
-    super::define_all(&mut generator);
-    generator.into_root_schema_for::<super::FileSettings>()
 }

@@ -5,6 +5,8 @@
 mod broken;
 mod formats;
 mod reload;
+#[cfg(feature = "schema")]
+mod schema;
 mod watched;
 
 use backstop::ManualClock;
