@@ -162,6 +162,8 @@ pub mod endpoints;
 mod error;
 pub mod event;
 pub mod fallback;
+#[cfg(feature = "config")]
+mod forms;
 pub mod guide;
 pub mod hedge;
 #[cfg(feature = "http")]

@@ -6,11 +6,11 @@ use super::backoff::BackoffSettings;
 use super::scope::Scope;
 use super::section::{builds, only_in_stacks, section};
 use super::setting::Setting;
-use super::text::interned;
 use crate::backoff::Jitter;
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder, HalfOpen, Trip};
 use crate::error::ConfigError;
 use crate::event::State;
+use crate::forms::interned;
 use crate::verdict::Health;
 
 section! {

@@ -7,8 +7,8 @@ use super::kinds::kinds;
 use super::scope::Scope;
 use super::section::{Checked, builds, section};
 use super::setting::Setting;
-use super::text::interned;
 use crate::error::ConfigError;
+use crate::forms::interned;
 use crate::retry_budget::{
     InFlightBudgetBuilder, PercentageBudgetBuilder, RetryBudget, TokenBudgetBuilder,
 };

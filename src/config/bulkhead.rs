@@ -6,7 +6,6 @@ use super::kinds::kinds;
 use super::scope::Scope;
 use super::section::{Checked, builds, section};
 use super::setting::Setting;
-use super::text::interned;
 use crate::bulkhead::limit::{
     Aimd, AimdBuilder, Calibration, ConcurrencyLimit, Correlated, CorrelatedBuilder, Fixed,
     Gradient, Gradient2, Gradient2Builder, GradientBuilder, Vegas, VegasBuilder, Windowed,
@@ -15,6 +14,7 @@ use crate::bulkhead::limit::{
 use crate::bulkhead::{Bulkhead, BulkheadBuilder, QueueOrder};
 use crate::codel::Codel;
 use crate::error::ConfigError;
+use crate::forms::interned;
 
 section! {
     /// CoDel on a queue's delay.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::scope::Scope;
 use super::section::{Checked, builds, only_in_stacks, section};
 use super::setting::{Setting, expected, identifiers};
-use super::text::interned;
 use super::value::Value;
 use crate::adaptive_rate::{CubicRate, CubicRateBuilder};
 use crate::error::ConfigError;
+use crate::forms::interned;
 use crate::instant::Instant;
 use crate::keyed::Overflow;
 use crate::rate_limiter::{

@@ -23,7 +23,6 @@ mod sets;
 mod setting;
 mod shared;
 mod standard;
-mod text;
 mod value;
 mod watch;
 

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use super::clients::{Clients, FileSettings};
 use super::error::{LoadError, SettingsError};
 use super::fingerprint::Fingerprint;
-use super::text::interned;
 use super::value::Value;
 use crate::base::{Base, Setup};
 use crate::error::ConfigError;
 use crate::event::{ConfigEvent, Event, Observer};
+use crate::forms::interned;
 use crate::standard::{Config, Standard};
 use crate::sync::lock;
 

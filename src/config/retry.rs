@@ -7,9 +7,9 @@ use super::budget::BudgetSettings;
 use super::scope::Scope;
 use super::section::{builds, only_in_stacks, section};
 use super::setting::{Setting, expected};
-use super::text::interned;
 use super::value::Value;
 use crate::error::ConfigError;
+use crate::forms::interned;
 use crate::retry::{HintRule, Retry, RetryBuilder};
 
 impl Setting for HintRule {

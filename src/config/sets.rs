@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::section::section;
 #[cfg(feature = "chaos")]
 use super::setting::Setting;
-use super::text::interned;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosBuilder;
 use crate::coalesce::CoalesceBuilder;
@@ -15,6 +14,7 @@ use crate::codel::CodelBuilder;
 use crate::dead_letter::{DeadLetterQueueBuilder, MemorySink, WhenFull};
 use crate::endpoints::EndpointsBuilder;
 use crate::fallback::StaleBuilder;
+use crate::forms::interned;
 use crate::keyed::{KeyedBuilder, Overflow};
 
 section! {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::scope::Scope;
 use super::section::section;
 use super::setting::{Setting, expected};
-use super::text::interned;
 use super::value::Value;
 use crate::circuit_votes::{CircuitVotesBuilder, Follow};
+use crate::forms::interned;
 use crate::rate_limiter::Quota;
 use crate::shared_bulkhead::SharedBulkheadBuilder;
 use crate::shared_rate_limiter::{

@@ -7,6 +7,7 @@ mod formats;
 mod reload;
 #[cfg(feature = "schema")]
 mod schema;
+mod snapshots;
 mod watched;
 
 use backstop::ManualClock;

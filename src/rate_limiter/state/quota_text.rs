@@ -87,6 +87,9 @@ fn parse(text: &str) -> Option<Quota> {
 }
 
 #[cfg(feature = "config")]
+crate::forms::as_text!(Quota);
+
+#[cfg(feature = "config")]
 impl Quota {
     /// Parses the text form, and leaves the check to a builder.
     pub(crate) fn parse_unchecked(text: &str) -> Option<Self> {
