@@ -15,6 +15,8 @@ use crate::rate_limiter::{
     Algorithm, KeyedRateLimiterBuilder, Quota, RateLimiter, RateLimiterBuilder,
 };
 
+crate::forms::as_text!(Quota);
+
 identifiers! {
     Algorithm: Self::TokenBucket, Self::LeakyBucket, Self::FixedWindow, Self::FixedWindowFromFirst,
         Self::SlidingLog, Self::SlidingCounter => |algorithm| algorithm.as_str();

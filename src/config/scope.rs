@@ -5,7 +5,7 @@ use super::value::Value;
 use crate::clock::ClockHandle;
 use crate::retry_budget::RetryBudget;
 
-/// The place in the settings, the mistakes so far, and the clock of what is built.
+/// The path in the settings, the mistakes so far, and the clock of what is built.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
     path: String,

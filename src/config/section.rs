@@ -127,7 +127,7 @@ macro_rules! section {
     ) => {
         $(#[doc = $about])*
         ///
-        /// A key that is not given is as it is by default. Refuses unknown keys when it is deserialized.
+        /// A key that is not given is as it is by default. Unknown keys are errors when it is deserialized.
         #[derive(Clone, Debug, Default, PartialEq)]
         #[non_exhaustive]
         pub struct $name {

@@ -17,6 +17,10 @@ use crate::fallback::StaleBuilder;
 use crate::forms::interned;
 use crate::keyed::{KeyedBuilder, Overflow};
 
+// With the feature `dead-letter-file`, records of letters have the same form.
+#[cfg(not(feature = "dead-letter-file"))]
+crate::forms::as_text!(crate::dead_letter::Timestamp);
+
 section! {
     /// Settings of a [`Keyed`](crate::Keyed) set, by the setters of [`KeyedBuilder`].
     KeyedSettings, for [K, P] KeyedBuilder<K, P> => {

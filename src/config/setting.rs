@@ -286,11 +286,11 @@ mod tests {
     fn the_nearest_key_is_the_one_with_the_fewest_letters_changed() {
         let keys = ["max_attempts", "max_elapsed", "backoff"];
         for (key, near) in [
-            ("max_atempts", Some("max_attempts")),
+            ("max_attempt", Some("max_attempts")),
             ("maxAttempts", Some("max_attempts")),
             ("attempts", Some("max_attempts")),
             ("back_off", Some("backoff")),
-            ("bakcoff", Some("backoff")),
+            ("backfof", Some("backoff")),
             ("color", None),
         ] {
             assert_eq!(nearest(key, &keys), near, "{key}");

@@ -12,7 +12,7 @@ const GOOD: &str = r#"
     limiter = { quota = "100/s" }
 "#;
 
-/// Broken files, and the line that each leads to.
+/// Broken files, and the message that each leads to.
 const BROKEN: [(&str, &str); 46] = [
     // Shapes.
     ("", "clients: must be given"),
@@ -44,12 +44,12 @@ const BROKEN: [(&str, &str); 46] = [
     ),
     // Unknown keys.
     (
-        "[clint.a]\n[clients.a]",
-        "clint: unknown key (did you mean `clients`?), is { a = {} }",
+        "[client.a]\n[clients.a]",
+        "client: unknown key (did you mean `clients`?), is { a = {} }",
     ),
     (
-        "[clients.a.retry]\nmax_atempts = 4",
-        "clients.a.retry.max_atempts: unknown key (did you mean `max_attempts`?), is 4",
+        "[clients.a.retry]\nmax_attempt = 4",
+        "clients.a.retry.max_attempt: unknown key (did you mean `max_attempts`?), is 4",
     ),
     (
         "[clients.a]\ncircuit_breaker = {}",

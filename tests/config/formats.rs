@@ -240,10 +240,10 @@ fn settings_are_part_of_larger_ones() {
     ));
     let bulkhead = app.bulkhead.build().unwrap();
     assert_eq!(bulkhead.snapshot().limit, 20);
-    let error = toml::from_str::<App>("port = 80\nbulkhead = { max_waitng = 8, max_wait = 3 }");
+    let error = toml::from_str::<App>("port = 80\nbulkhead = { max_waitings = 8, max_wait = 3 }");
     let error = error.err().unwrap().to_string();
     assert!(
-        error.contains("max_waitng: unknown key (did you mean `max_waiting`?), is 8"),
+        error.contains("max_waitings: unknown key (did you mean `max_waiting`?), is 8"),
         "{error}"
     );
     assert!(

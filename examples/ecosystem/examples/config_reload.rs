@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
 
     for file in [
         "[clients.github]\nlimiter.quota = \"5/h\"\n",
-        "[clients.github]\nlimiter.quota = \"none\"\nretry.max_atempts = 5\n",
+        "[clients.github]\nlimiter.quota = \"none\"\nretry.max_attempt = 5\n",
         "[clients.github]\nlimiter.enabled = false\n",
     ] {
         let mut admitted = 0;

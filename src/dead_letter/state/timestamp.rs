@@ -21,10 +21,6 @@ use std::time::Duration;
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
-// With the feature `dead-letter-file`, records of letters have the same form.
-#[cfg(all(feature = "config", not(feature = "dead-letter-file")))]
-crate::forms::as_text!(Timestamp);
-
 const MICROS: u64 = 1_000_000;
 const DAY: u64 = 86_400;
 

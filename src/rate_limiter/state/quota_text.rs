@@ -87,9 +87,6 @@ fn parse(text: &str) -> Option<Quota> {
 }
 
 #[cfg(feature = "config")]
-crate::forms::as_text!(Quota);
-
-#[cfg(feature = "config")]
 impl Quota {
     /// Parses the text form, and leaves the check to a builder.
     pub(crate) fn parse_unchecked(text: &str) -> Option<Self> {
