@@ -78,9 +78,10 @@ fn a_snapshot_survives_its_text() {
     let letters: DeadLetterQueue<u32> = DeadLetterQueue::builder().clock(c()).build().unwrap();
     round_trip(&letters.snapshot());
     let template = CircuitBreaker::builder().clock(c());
-    let keyed: Keyed<u32, CircuitBreaker> = Keyed::builder(move |_: &u32| template.clone().build())
-        .build()
-        .unwrap();
+    let keyed: Keyed<u32, CircuitBreaker> =
+        Keyed::builder(move |_: &u32| template.clone().build().unwrap())
+            .build()
+            .unwrap();
     round_trip(&keyed.snapshot());
 }
 
