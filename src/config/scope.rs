@@ -68,7 +68,7 @@ impl Scope {
         }
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.problems.len()
     }
 

@@ -33,9 +33,9 @@ pub enum Value {
     /// A text.
     Text(String),
     /// A list.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// Keys and values, in the order of the file.
-    Table(Vec<(String, Value)>),
+    Table(Vec<(String, Self)>),
 }
 
 impl Value {
