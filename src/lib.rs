@@ -128,6 +128,8 @@
 //! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
 //! | `fast-clock` | no | `FastClock`: reads the CPU's counter and keeps timers registered between calls |
 //! | `chaos` | no | `Chaos`: fault injection |
+//! | `config` | no | `config`: settings of every builder from files, stacks by name, live reload |
+//! | `schema` | no | `config::schema`: the JSON schema of these files |
 //! | `http` | no | `http`: verdicts of responses, `Retry-After`, rate limits, deadlines, and keys in headers |
 //! | `tower` | no | `tower`: layers for tower services, such as those of axum |
 //! | `dead-letter-file` | no | `FileSink`: dead letters survive the process |
@@ -153,6 +155,8 @@ pub mod circuit_votes;
 mod clock;
 pub mod coalesce;
 pub mod codel;
+#[cfg(feature = "config")]
+pub mod config;
 mod coop;
 pub mod dead_letter;
 pub mod deadline;
@@ -160,6 +164,8 @@ pub mod endpoints;
 mod error;
 pub mod event;
 pub mod fallback;
+#[cfg(feature = "config")]
+mod forms;
 pub mod guide;
 pub mod hedge;
 #[cfg(feature = "http")]
@@ -191,6 +197,7 @@ pub mod tower;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 mod verdict;
+mod versions;
 mod window;
 
 pub use self::backoff::{Backoff, Jitter};

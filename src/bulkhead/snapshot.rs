@@ -4,11 +4,13 @@ use super::Bulkhead;
 use crate::sync::Ordering;
 
 /// The state of a [`Bulkhead`] at one moment. Made by [`Bulkhead::snapshot`].
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The bulkhead's name.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The current limit, in permits.
     pub limit: u32,
     /// Number of permits in flight. Approximate while calls start and end.
@@ -28,11 +30,13 @@ pub struct Snapshot {
 }
 
 /// The state of one partition of a [`Bulkhead`].
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PartitionSnapshot {
     /// The partition's name.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// Number of permits guaranteed to the partition under the current limit.
     pub guaranteed: u32,
     /// Number of the partition's permits in flight.

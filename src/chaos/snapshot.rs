@@ -3,11 +3,13 @@
 use super::state::Fault;
 
 /// A snapshot of an injector of faults. Returned by [`Chaos::snapshot`](super::Chaos::snapshot).
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the handle, as in events.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// Whether faults are injected.
     pub enabled: bool,
     /// The rate of each fault.

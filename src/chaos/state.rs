@@ -6,6 +6,8 @@ use crate::error::ConfigError;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A kind of fault.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "config", serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {

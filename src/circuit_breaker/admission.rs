@@ -86,6 +86,10 @@ impl Inner {
     /// Returns the share of calls admitted when `left` of the ramp-up remains.
     fn ramp_up_share(&self, left: Duration) -> f64 {
         let ramp_up = self.settings().ramp_up;
+        if ramp_up.is_zero() {
+            // Switched off while it lasted.
+            return 1.0;
+        }
         // `left` may exceed the ramp-up if the reading of the clock is late.
         let rest = left.min(ramp_up).as_secs_f64() / ramp_up.as_secs_f64();
         1.0 - 0.9 * rest

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::CircuitBreaker;
 use super::inner::Inner;
-use super::settings::{Break, Settings};
+use super::settings::{Break, Settings, Terms};
 use super::snapshot::Snapshot;
 use super::state::{HalfOpen, HalfOpenRules, HalfOpenTimeout, Rules, Trip, TripKind};
 use crate::backoff::Backoff;
@@ -270,6 +270,26 @@ impl CircuitBreakerBuilder {
             && self.setup.is_same(&other.setup)
     }
 
+    /// Returns whether a breaker with the settings of `other` can take over these by
+    /// [`CircuitBreaker::set_terms`]. Both are valid.
+    pub(crate) fn is_same_but_for_terms(&self, other: &Self) -> bool {
+        let rules = |builder: &Self| {
+            let mut trips = builder.trips.clone();
+            if trips.is_empty() {
+                trips.push(Self::default_trip());
+            }
+            let (slow, durations) = (builder.slow_call, builder.measure_durations);
+            Rules::new(trips, slow, durations, builder.failures_only)
+        };
+        self.seed == other.seed
+            && self.setup.is_same(&other.setup)
+            && rules(self).fit_windows_of(&rules(other))
+    }
+
+    fn default_trip() -> Trip {
+        Trip::failure_rate(0.5).within(Duration::from_secs(30))
+    }
+
     /// Builds the breaker.
     ///
     /// # Errors
@@ -277,11 +297,21 @@ impl CircuitBreakerBuilder {
     /// If a setting is outside the range that its setter documents, if two settings contradict each other, or if no
     /// clock is given and the feature `tokio` is off.
     pub fn build(self) -> Result<CircuitBreaker, ConfigError> {
+        let terms = self.terms()?;
+        let base = self.setup.build(NAME)?;
+        let restore = self.restore.as_ref();
+        Ok(CircuitBreaker {
+            inner: Arc::new(Inner::new(base, terms, self.seed, restore)),
+        })
+    }
+
+    /// Checks the settings.
+    fn terms(&self) -> Result<Terms, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         let fail = |setting, problem| Err(error(setting, problem));
-        let mut trips = self.trips;
+        let mut trips = self.trips.clone();
         if trips.is_empty() {
-            trips.push(Trip::failure_rate(0.5).within(Duration::from_secs(30)));
+            trips.push(Self::default_trip());
         }
         if trips.len() > Self::MAX_TRIPS {
             return fail("trip_on", "takes at most 32 rules");
@@ -290,7 +320,7 @@ impl CircuitBreakerBuilder {
             trip.check(self.slow_call.is_some())
                 .map_err(|problem| error("trip_on", problem))?;
         }
-        let break_for = match (self.break_for, self.break_with) {
+        let break_for = match (self.break_for.clone(), self.break_with.clone()) {
             (Some(_), Some(_)) => return fail("break_with", "excludes break_for"),
             (None, Some(length)) => Some(Break::Custom(length)),
             (Some(backoff), None) => {
@@ -336,7 +366,6 @@ impl CircuitBreakerBuilder {
         if self.permitted_calls == Some(0) {
             return fail("permitted_calls", "must be at least 1");
         }
-        let base = self.setup.build(NAME)?;
         let rules = Rules::new(
             trips,
             self.slow_call,
@@ -350,12 +379,16 @@ impl CircuitBreakerBuilder {
             cancelled_as: self.cancelled_as,
             panicked_as: self.panicked_as,
         };
-        let restore = self.restore.as_ref();
-        Ok(CircuitBreaker {
-            inner: Arc::new(Inner::new(
-                base, settings, break_for, rules, self.seed, restore,
-            )),
-        })
+        Ok(Terms::new(settings, break_for, rules))
+    }
+}
+
+impl CircuitBreaker {
+    /// Takes over the settings of another builder, of which
+    /// [`is_same_but_for_terms`](CircuitBreakerBuilder::is_same_but_for_terms) says that the windows fit.
+    pub(crate) fn set_terms(&self, settings: &CircuitBreakerBuilder) -> Result<(), ConfigError> {
+        self.inner.set_terms(settings.terms()?);
+        Ok(())
     }
 }
 

@@ -1,15 +1,12 @@
 //! State shared by the clones of a breaker: atomics for the fast path, and the state machine behind a lock.
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::settings::{Break, Settings};
+use super::settings::{Break, Settings, Terms};
 use super::snapshot::Snapshot;
-use super::state::{
-    BreakLength, Machine, PackedState, PendingOpening, Rules, WindowSet, packed_state,
-};
+use super::state::{BreakLength, Machine, PackedState, PendingOpening, WindowSet, packed_state};
 use super::transitions::{Subscription, Subscriptions};
 use crate::backoff::Progress;
 use crate::base::Base;
@@ -18,6 +15,7 @@ use crate::instant::Instant;
 use crate::rng::SharedRng;
 use crate::striped::StripedCounter;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
+use crate::versions::{Next, Versions};
 use crate::window::Counts;
 
 pub(super) struct Inner {
@@ -26,11 +24,10 @@ pub(super) struct Inner {
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
     pub(super) base: Base,
-    /// Rarely used settings; `None` if all are at their defaults.
-    settings: Option<Box<Settings>>,
-    /// The duration of breaks; `None` for the default.
-    break_for: Option<Box<Break>>,
-    pub(super) rules: Rules,
+    /// The terms that it was built with.
+    first: Terms,
+    /// All terms so far, the first ones included. Allocated when they change.
+    changed: OnceLock<Box<Versions<Terms>>>,
     /// The first of two window sets, which alternate: a thread that is about to record a result of an older
     /// generation does not record it into the new windows.
     pub(super) windows: WindowSet,
@@ -60,22 +57,18 @@ pub(super) struct Notifications {
 impl Inner {
     pub(super) fn new(
         base: Base,
-        settings: Settings,
-        break_for: Option<Break>,
-        rules: Rules,
+        terms: Terms,
         seed: Option<u64>,
         restore: Option<&Snapshot>,
     ) -> Self {
         let now = base.now();
-        let is_default = settings == *Settings::DEFAULT;
         let inner = Self {
             state: AtomicU64::new(0),
             until: AtomicU64::new(0),
             base,
-            settings: (!is_default).then(|| Box::new(settings)),
-            break_for: break_for.map(Box::new),
-            windows: WindowSet::new(&rules, now),
-            rules,
+            windows: WindowSet::new(&terms.rules, now),
+            first: terms,
+            changed: OnceLock::new(),
             second_windows: OnceLock::new(),
             locked: Mutex::new(None),
             built_at: now,
@@ -93,14 +86,14 @@ impl Inner {
         self.with_lock(|machine, _| {
             let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
             machine.restore(snapshot.underlying, snapshot.consecutive_trips, rest, now);
-            if let Break::Backoff(backoff) = self.break_for() {
+            if let Break::Backoff(backoff) = self.first.break_for() {
                 let draw = || self.rng.unit();
                 machine.set_progress(Progress::after(backoff, snapshot.consecutive_trips, draw));
             }
             if matches!(snapshot.underlying, State::Closed | State::MetricsOnly) {
                 let consecutive = u64::from(snapshot.consecutive_failures);
                 self.windows
-                    .restore(&self.rules, snapshot.counts(), consecutive, now);
+                    .restore(&self.first.rules, snapshot.counts(), consecutive, now);
             }
             self.publish(machine, now);
         });
@@ -122,12 +115,58 @@ impl Inner {
         act(&mut locked.machine, &mut locked.subscriptions)
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        self.settings.as_deref().unwrap_or(Settings::DEFAULT)
+    /// Returns the terms in force.
+    #[inline]
+    pub(super) fn terms(&self) -> &Terms {
+        match self.changed.get() {
+            None => &self.first,
+            Some(versions) => versions.current(),
+        }
     }
 
-    fn break_for(&self) -> &Break {
-        self.break_for.as_deref().unwrap_or(Break::DEFAULT)
+    pub(super) fn settings(&self) -> &Settings {
+        self.terms().settings()
+    }
+
+    /// Returns whether calls must be timed, which never changes.
+    #[inline]
+    pub(super) const fn needs_clock(&self) -> bool {
+        self.first.rules.needs_clock()
+    }
+
+    /// Puts other terms in force, which must fit the windows. Windows, breaks, and probes in flight continue.
+    ///
+    /// Keeps each version of the terms until the breaker is dropped.
+    pub(super) fn set_terms(&self, terms: Terms) {
+        debug_assert!(terms.rules.fit_windows_of(&self.first.rules));
+        if *self.terms() == terms {
+            return;
+        }
+        let versions = self
+            .changed
+            .get_or_init(|| Box::new(Versions::new(self.first.clone())));
+        let mut next = Next::New(Box::new(terms));
+        loop {
+            let base = versions.index();
+            if let Next::New(terms) = &next {
+                if let Some(index) = versions.find(|old| old == &**terms) {
+                    next = Next::Again(index);
+                }
+            }
+            match versions.replace(base, next) {
+                Ok(()) => break,
+                Err(again) => next = again,
+            }
+        }
+        // Of concurrent changes the last one that takes the lock finds the terms in force.
+        if let Some(locked) = &mut *lock_checked(&self.locked) {
+            let settings = self.settings();
+            locked
+                .machine
+                .set_rules(settings.half_open, settings.ramp_up);
+        }
+        self.windows.forget_reported();
+        self.second_windows().forget_reported();
     }
 
     #[inline]
@@ -181,11 +220,12 @@ impl Inner {
         now: Instant,
     ) -> bool {
         let mut progress = opening.progress;
-        let length = match self.break_for() {
+        let terms = self.terms();
+        let length = match terms.break_for() {
             Break::Backoff(backoff) => progress.next(backoff, || self.rng.unit()),
             Break::Custom(length) => length(opening.trips, opening.rate),
         };
-        let hint = hint.unwrap_or_default().min(self.settings().max_hint);
+        let hint = hint.unwrap_or_default().min(terms.settings().max_hint);
         let length = BreakLength {
             length: length.max(hint),
             progress,
@@ -255,7 +295,7 @@ impl Inner {
     fn publish(&self, machine: &mut Machine, now: Instant) {
         let state = machine.packed_state();
         if machine.take_switched_windows() {
-            let second = || Box::new(WindowSet::new(&self.rules, now));
+            let second = || Box::new(WindowSet::new(&self.first.rules, now));
             self.second_windows.get_or_init(second);
             self.windows_of(state).clear(now);
         }
@@ -272,7 +312,7 @@ impl Inner {
         // observes an open circuit also observes when its break ends.
         self.until
             .store(machine.until().as_nanos(), Ordering::Release);
-        let state = state.timed(self.rules.needs_clock());
+        let state = state.timed(self.needs_clock());
         self.state.store(state.bits(), Ordering::Release);
     }
 
@@ -298,7 +338,7 @@ impl Inner {
         if is_followed {
             return None;
         }
-        let horizon = self.rules.horizon();
+        let horizon = self.terms().rules.horizon();
         self.read(|machine| {
             let windows = self.windows_of(machine.packed_state());
             let machine_at = machine.forgettable_at(horizon, now)?;
@@ -313,7 +353,7 @@ impl Inner {
             Some(results) => (results, u64::from(machine.max_probe_results())),
             None => {
                 let windows = self.windows_of(machine.packed_state());
-                (windows.counts(now), self.rules.min_calls())
+                (windows.counts(now), self.terms().rules.min_calls())
             }
         }
     }
@@ -338,14 +378,5 @@ impl Drop for Inner {
             panics.run(|| waker.wake());
         }
         panics.resume();
-    }
-}
-
-impl fmt::Debug for Break {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Backoff(backoff) => backoff.fmt(f),
-            Self::Custom(_) => f.write_str("Custom"),
-        }
     }
 }

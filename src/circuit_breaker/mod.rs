@@ -92,7 +92,7 @@ impl CircuitBreaker {
                     Ok(admitted) => admitted,
                     Err(rejection) => return Err(rejection.by(inner.base.name)),
                 };
-            } else if inner.rules.needs_clock() {
+            } else if inner.needs_clock() {
                 started = inner.now();
             }
         }
@@ -269,6 +269,7 @@ impl CircuitBreaker {
                 slow: counts.slow,
                 slow_failures: counts.slow_failures,
                 total_duration: inner
+                    .terms()
                     .rules
                     .tracks_durations()
                     .then_some(counts.total_duration),

@@ -44,7 +44,7 @@ impl<'a> Gate for &'a CircuitBreaker {
                 return Entered::Rejected(rejected);
             }
         }
-        let started = if inner.rules.needs_clock() {
+        let started = if inner.needs_clock() {
             cx.now(clock)
         } else {
             Instant::ORIGIN
@@ -108,7 +108,7 @@ fn record(
         let health = inner.settings().panicked_as;
         inner.record(ticket, started, health, &Finish::UNKNOWN);
     });
-    let now = (inner.rules.needs_clock()).then(|| finished.on(&inner.base.clock));
+    let now = inner.needs_clock().then(|| finished.on(&inner.base.clock));
     on_unwind.disarm();
     let finish = Finish {
         duration: None,

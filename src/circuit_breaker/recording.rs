@@ -3,7 +3,7 @@
 //! [`record`](Inner::record).
 
 use super::inner::Inner;
-use super::state::packed_state;
+use super::state::{Rules, packed_state};
 use super::ticket::{Finish, Ticket};
 use crate::event::{Event, Panics};
 use crate::instant::{Instant, nanos};
@@ -32,7 +32,7 @@ impl Inner {
         health: Health,
         finish: &Finish<'_>,
     ) {
-        if health == Health::Healthy && !ticket.is_probe() && !self.rules.needs_clock() {
+        if health == Health::Healthy && !ticket.is_probe() && !self.needs_clock() {
             // Compiled separately for a constant sample, which halves its cost. Every success takes this
             // path while a window of calls contains a failure.
             self.count(ticket, Sample::SUCCESS, Instant::ORIGIN, finish);
@@ -52,13 +52,13 @@ impl Inner {
         let failed = health == Health::Unhealthy;
         let mut sample = Sample::new(failed, false, 0);
         let mut now = Instant::ORIGIN;
-        if self.rules.needs_clock() {
+        if self.needs_clock() {
             now = self.time_of(finish);
             let duration = match finish.duration {
                 Some(duration) => nanos(duration),
                 None => now.as_nanos().saturating_sub(started.as_nanos()),
             };
-            sample = self.rules.sample(failed, duration);
+            sample = self.terms().rules.sample(failed, duration);
         } else if failed {
             now = self.time_of(finish);
         }
@@ -76,16 +76,18 @@ impl Inner {
         let state = self.packed_state(Ordering::Acquire);
         // Results of calls from before the last change are ignored.
         if state.has_generation_of(ticket.0) && state.phase() != packed_state::DISABLED {
-            let matched = self.windows_of(state).record(&self.rules, sample, now);
+            // The bits of matched rules belong to one version of the rules.
+            let rules = &self.terms().rules;
+            let matched = self.windows_of(state).record(rules, sample, now);
             if matched != 0 {
-                self.rules_matched(ticket, matched, finish);
+                self.rules_matched(rules, ticket, matched, finish);
             }
         }
     }
 
     /// Opens the circuit, or reports in the metrics-only state that it would open.
     #[cold]
-    fn rules_matched(&self, ticket: Ticket, matched: u64, finish: &Finish<'_>) {
+    fn rules_matched(&self, rules: &Rules, ticket: Ticket, matched: u64, finish: &Finish<'_>) {
         let now = self.time_of(finish);
         let windows = self.windows_of(ticket.0);
         if ticket.0.phase() == packed_state::METRICS_ONLY {
@@ -95,7 +97,7 @@ impl Inner {
                 let event = Event::CircuitWouldOpen {
                     policy: self.base.name,
                     pipeline: None,
-                    cause: self.rules.cause(unreported),
+                    cause: rules.cause(unreported),
                     sequence: 0,
                 };
                 self.base.tell_in(&mut panics, event, finish.observer);
@@ -103,8 +105,8 @@ impl Inner {
             }
             return panics.resume();
         }
-        let cause = self.rules.cause(matched);
-        let rate = windows.rate(&self.rules, matched, now);
+        let cause = rules.cause(matched);
+        let rate = windows.rate(rules, matched, now);
         let opening = self.with_machine(finish.observer, now, |machine| {
             machine.trip(ticket.0.generation(), cause, rate, now)
         });

@@ -1,14 +1,15 @@
 //! Settings that no call reads while the circuit is closed.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::HalfOpenRules;
+use super::state::{HalfOpenRules, Rules};
 use crate::backoff::{Backoff, Jitter};
 use crate::verdict::Health;
 
 /// Settings for open and half-open circuits and for dropped permits.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Settings {
     pub(super) half_open: HalfOpenRules,
     pub(super) max_hint: Duration,
@@ -32,6 +33,35 @@ impl Settings {
     };
 }
 
+/// Everything about a breaker that may change while it is used: all settings, as long as its windows fit.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Terms {
+    /// Rarely used settings; `None` if all are at their defaults.
+    settings: Option<Box<Settings>>,
+    /// The duration of breaks; `None` for the default.
+    break_for: Option<Box<Break>>,
+    pub(super) rules: Rules,
+}
+
+impl Terms {
+    pub(super) fn new(settings: Settings, break_for: Option<Break>, rules: Rules) -> Self {
+        let is_default = settings == *Settings::DEFAULT;
+        Self {
+            settings: (!is_default).then(|| Box::new(settings)),
+            break_for: break_for.map(Box::new),
+            rules,
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        self.settings.as_deref().unwrap_or(Settings::DEFAULT)
+    }
+
+    pub(super) fn break_for(&self) -> &Break {
+        self.break_for.as_deref().unwrap_or(Break::DEFAULT)
+    }
+}
+
 /// The rule for the length of breaks.
 #[derive(Clone)]
 pub(super) enum Break {
@@ -48,4 +78,24 @@ impl Break {
             .max(Self::MAX)
             .jitter(Jitter::Equal),
     );
+}
+
+/// Functions are the same if one is a clone of the other.
+impl PartialEq for Break {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Backoff(one), Self::Backoff(other)) => one == other,
+            (Self::Custom(one), Self::Custom(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backoff(backoff) => backoff.fmt(f),
+            Self::Custom(_) => f.write_str("Custom"),
+        }
+    }
 }

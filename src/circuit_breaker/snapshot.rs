@@ -10,11 +10,13 @@ use crate::window::Counts;
 ///
 /// [`CircuitBreakerBuilder::restore`](super::CircuitBreakerBuilder::restore) builds a breaker that continues
 /// from it.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the breaker.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The state as last decided.
     pub state: State,
     /// The state apart from isolation.
@@ -22,8 +24,10 @@ pub struct Snapshot {
     /// Number of changes so far.
     pub generation: u64,
     /// Time since the state was entered.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub in_state: Duration,
     /// The rest of the break: zero if it is over or the circuit is not open, `None` if it has no end.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub retry_after: Option<Duration>,
     /// Number of consecutive openings without a close.
     pub consecutive_trips: u32,
@@ -38,6 +42,7 @@ pub struct Snapshot {
     pub slow_failures: u64,
     /// Sum of the durations of [`calls`](Self::calls). `None` unless
     /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) is set.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub total_duration: Option<Duration>,
     /// The least number of calls before a rate applies.
     pub min_calls: u64,

@@ -75,11 +75,13 @@ pub struct CircuitVotes {
 }
 
 /// A snapshot of a voter.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the breaker.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The votes of the others, when they were read last; empty while the store does not answer.
     pub tally: Tally,
     /// Number of times that they opened the breaker.

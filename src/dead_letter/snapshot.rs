@@ -6,11 +6,13 @@ use super::state::timestamp::Timestamp;
 ///
 /// What is kept is zero for sinks that only pass letters on. Letters that are too old count until they
 /// are evicted. Counters are of this process.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the queue.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// Letters that are kept, parked ones included: the depth of the queue.
     pub letters: u64,
     /// Number of parked letters among them.

@@ -9,11 +9,13 @@ use super::state::routes::Routes;
 use crate::instant::Instant;
 
 /// A snapshot of a set of endpoints. Returned by [`Endpoints::snapshot`].
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the set.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The nodes, in the order of their names. Those that were removed are part of it as long as they have
     /// calls in flight.
     pub nodes: Vec<NodeSnapshot>,
@@ -24,10 +26,12 @@ pub struct Snapshot {
 }
 
 /// A snapshot of a node.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct NodeSnapshot {
     /// The name of the node.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::shared_text"))]
     pub name: Arc<str>,
     /// The weight of the node, relative to the others of its priority.
     pub weight: f64,
@@ -38,6 +42,7 @@ pub struct NodeSnapshot {
     /// Calls in flight.
     pub in_flight: u32,
     /// The moving average of its latency; `None` before the first call has ended.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub latency: Option<Duration>,
     /// Calls that ended, healthy or not. Those that were cancelled are not counted.
     pub calls: u64,
@@ -46,10 +51,12 @@ pub struct NodeSnapshot {
     /// Number of ejections, less one for each healthy interval.
     pub ejections: u32,
     /// Time until it takes calls again; `None` if it takes calls, or if that is not known.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub retry_after: Option<Duration>,
 }
 
 /// A snapshot of the nodes of a priority.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PrioritySnapshot {
@@ -62,6 +69,8 @@ pub struct PrioritySnapshot {
 }
 
 /// Whether a node takes calls.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "config", serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NodeState {

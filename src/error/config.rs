@@ -54,6 +54,17 @@ impl ConfigError {
     pub const fn problem(&self) -> &'static str {
         self.problem
     }
+
+    /// Returns the violated rule with the value of the other setting, if it is about two, and without the value
+    /// of its own.
+    #[cfg(feature = "config")]
+    pub(crate) fn rule(&self) -> String {
+        let rule = self.problem.split(", is ").next().unwrap_or_default();
+        match self.durations {
+            Some((_, other)) => format!("{rule} of {other:?}"),
+            None => rule.to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for ConfigError {

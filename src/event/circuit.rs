@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::instant::{Instant, Rounded};
 
 /// The state of a circuit.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "config", serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {

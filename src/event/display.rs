@@ -57,6 +57,7 @@ impl fmt::Display for Event {
             Self::ProbeForced { .. } => f.write_str("admitted a call as a probe"),
             Self::CircuitChanged { change, .. } => write!(f, "{change}"),
             Self::CircuitWouldOpen { cause, .. } => write!(f, "would open: {cause}"),
+            Self::Config { event, .. } => write!(f, "{event}"),
             Self::Endpoint { event, .. } => write!(f, "{event}"),
             Self::ChaosInjected { fault, .. } => write!(f, "injected {fault}"),
             Self::DeadLetter { event, .. } => write!(f, "{event}"),

@@ -56,6 +56,7 @@ use crate::error::{Reason, Rejected, TimedOut};
 use crate::verdict::Verdict;
 
 mod circuit;
+mod config;
 mod dead_letter;
 mod display;
 mod ending;
@@ -66,6 +67,7 @@ mod panics;
 mod store;
 
 pub use self::circuit::{Cause, State, Transition};
+pub use self::config::ConfigEvent;
 pub use self::dead_letter::{Eviction, LetterEvent};
 pub use self::ending::{Ending, StopReason};
 pub use self::endpoint::{EjectionCause, EndpointEvent, NodeName, Unenforced};
@@ -278,6 +280,18 @@ pub enum Event {
         /// See [`Event::sequence`].
         sequence: u64,
     },
+    /// A registry of clients applied or rejected settings.
+    #[non_exhaustive]
+    Config {
+        /// The name of the registry.
+        policy: &'static str,
+        /// Always `None`.
+        pipeline: Option<&'static str>,
+        /// The event.
+        event: ConfigEvent,
+        /// See [`Event::sequence`].
+        sequence: u64,
+    },
     /// A fallback replaced an error.
     #[non_exhaustive]
     FallbackUsed {
@@ -340,6 +354,7 @@ macro_rules! shared {
             | Event::DeadLetter { $field, .. }
             | Event::Hedge { $field, .. }
             | Event::Store { $field, .. }
+            | Event::Config { $field, .. }
             | Event::FallbackUsed { $field, .. }
             | Event::ServedStale { $field, .. }
             | Event::Coalesced { $field, .. }
@@ -390,6 +405,7 @@ impl Event {
             Self::DeadLetter { event, .. } => event.kind(),
             Self::Hedge { event, .. } => event.kind(),
             Self::Store { event, .. } => event.kind(),
+            Self::Config { event, .. } => event.kind(),
             Self::FallbackUsed { .. } => "fallback_used",
             Self::ServedStale { .. } => "served_stale",
             Self::Coalesced { .. } => "coalesced",
@@ -413,6 +429,7 @@ impl Event {
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
             | Self::Store { sequence, .. }
+            | Self::Config { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence,
             _ => 0,
         };
@@ -431,6 +448,7 @@ impl Event {
             | Self::CircuitWouldOpen { sequence, .. }
             | Self::Endpoint { sequence, .. }
             | Self::Store { sequence, .. }
+            | Self::Config { sequence, .. }
             | Self::ChaosInjected { sequence, .. } => *sequence = number,
             _ => {}
         }

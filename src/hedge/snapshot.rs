@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 /// Settings and counts of a hedge at one moment. Returned by [`Hedge::snapshot`](super::Hedge::snapshot).
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the handle, as in events.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The delay before the first copy; `None` if it is computed for each call, or while too few latencies are
     /// known.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub delay: Option<Duration>,
     /// Latencies that the delay is computed from; zero if it is not computed from latencies.
     pub samples: u64,

@@ -87,11 +87,13 @@ impl LoadShedder {
 }
 
 /// The state of a [`LoadShedder`] at one moment. Made by [`LoadShedder::snapshot`].
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The shedder's name.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The share of its calls that this shedder wants to shed, from 0 to 1.
     pub shed_rate: f64,
     /// Calls of a lower priority (see [`Priority::as_u16`]) are shed, and some of those with this one.

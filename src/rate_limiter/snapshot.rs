@@ -5,11 +5,13 @@ use std::time::Duration;
 use super::state::Quota;
 
 /// A snapshot of a limiter.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the handle, as in events.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The quotas in force.
     pub quotas: Vec<Quota>,
     /// Tokens available of each quota; below zero while a debt is unpaid.
@@ -17,10 +19,12 @@ pub struct Snapshot {
     /// Tokens available of the quota with the fewest.
     pub remaining: u64,
     /// The time until all quotas are full, if no tokens are taken.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub reset_after: Duration,
     /// Number of calls that wait.
     pub waiting: usize,
     /// The rest of the [pause](super::RateLimiter::pause_for).
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub paused_for: Duration,
     /// Number of rejected calls. A call that is repeated is counted again.
     pub rejected: u64,

@@ -104,11 +104,13 @@ enum Kind {
 }
 
 /// The current state of a budget. Returned by [`RetryBudget::snapshot`].
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the budget.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// Number of retries that are allowed now; of tokens, for the kinds that count tokens.
     pub available: f64,
     /// The part of the budget that is available, from 0 to 1.

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 /// Where a shared bulkhead stands, as far as this process knows.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// Permits of all processes together.
     pub limit: u64,
     /// Permits that this process holds.
@@ -21,6 +23,7 @@ pub struct Snapshot {
     /// Whether the store answers.
     pub store_up: bool,
     /// How long it has not answered; zero if it does.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub lost_for: Duration,
     /// Number of calls rejected.
     pub rejected: u64,

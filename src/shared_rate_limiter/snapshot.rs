@@ -7,11 +7,13 @@ use crate::instant::Instant;
 use crate::rate_limiter::Quota;
 
 /// Where a shared limiter stands, as far as this process knows.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the limiter.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The quota.
     pub quota: Quota,
     /// Tokens that the process holds and may spend without asking.
@@ -30,6 +32,7 @@ pub struct Snapshot {
     /// Whether the store answers.
     pub store_up: bool,
     /// The time for which it has not answered; zero while it answers.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub lost_for: Duration,
     /// The last error of the store.
     pub last_error: Option<String>,
@@ -67,11 +70,13 @@ impl Snapshot {
 }
 
 /// Where a keyed shared limiter stands.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
     /// The name of the limiter.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// Number of keys that the process knows.
     pub keys: usize,
     /// Requests to the store.
@@ -79,6 +84,7 @@ pub struct KeyedSnapshot {
     /// Whether the store answers.
     pub store_up: bool,
     /// The time for which it has not answered; zero while it answers.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub lost_for: Duration,
     /// The last error of the store.
     pub last_error: Option<String>,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::stack::{Site, Stack};
-use super::versions::{Next, Versions};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::Observer;
 use crate::keyed::Evictable;
+use crate::versions::{Next, Versions};
 
 pub(super) struct Inner {
     pub(super) name: &'static str,

@@ -23,7 +23,6 @@ mod policy;
 mod snapshot;
 mod stack;
 mod state;
-mod versions;
 
 pub use self::builder::StandardBuilder;
 pub use self::config::Config;
@@ -71,8 +70,10 @@ impl Standard {
     /// * **Tokens**: if only quotas of the same number and algorithms, `max_wait`, or `max_waiting` change, the
     ///   limiter stays the same, and so do calls that wait in it. Otherwise a new limiter starts with as many
     ///   tokens as there were.
-    /// * **Windows**: if its settings are the same, the breaker stays the same. Otherwise a new one starts with
-    ///   the state and the counts of the old one, as
+    /// * **Windows**: if only thresholds, breaks, and rules for probes change, the breaker stays the same, with its
+    ///   windows, its state, and the calls in flight. With other windows (their lengths and number, slow calls,
+    ///   measured durations), or another seed, name, observer, or shadow mode, a new breaker starts with the state
+    ///   and the counts of the old one, as
     ///   [`restore`](crate::circuit_breaker::CircuitBreakerBuilder::restore) has it; results of calls in flight
     ///   still go to the old one, and a manual isolation ends.
     /// * **Budget**: a new share applies to what its window has counted.

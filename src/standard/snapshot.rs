@@ -8,14 +8,18 @@ use crate::retry_budget::Snapshot as BudgetSnapshot;
 
 /// The settings in force and a reading of each layer. Returned by
 /// [`Standard::snapshot`](super::Standard::snapshot).
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the handle, as in events.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The total timeout, if there is one.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub total_timeout: Option<Duration>,
     /// The attempt timeout, if there is one.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub attempt_timeout: Option<Duration>,
     /// The number of attempts of a call, the first one included.
     pub max_attempts: u32,

@@ -110,10 +110,14 @@ impl Stack {
         })
     }
 
-    /// Changes what this configuration shares with others: the terms of the limiter and the share of the budget.
+    /// Changes what this configuration shares with others: the terms of the limiter and of the breaker, and the share
+    /// of the budget.
     pub(super) fn apply(&self) -> Result<(), ConfigError> {
         if let (Some(limiter), Some(terms)) = (self.limiter(), &self.config.limiter) {
             limiter.set_terms(terms)?;
+        }
+        if let (Some(breaker), Some(terms)) = (self.breaker(), &self.config.breaker) {
+            breaker.set_terms(terms)?;
         }
         match (self.config.effective_budget(), &self.kept.budget) {
             (
@@ -208,7 +212,7 @@ fn next_limiter(
     Ok(limiter)
 }
 
-/// Returns the breaker of these settings: the same if they are the same, otherwise a new one that goes on in
+/// Returns the breaker of these settings: the same if its windows fit them, otherwise a new one that goes on in
 /// the state of the old one.
 fn next_breaker(
     site: &Site<'_>,
@@ -216,10 +220,14 @@ fn next_breaker(
     old: Option<(&CircuitBreakerBuilder, &CircuitBreaker)>,
 ) -> Result<CircuitBreaker, ConfigError> {
     let adopted = settings.clone().adopted(site.name, site.clock);
-    match old {
-        Some((of, same)) if settings.is_same(of) => Ok(same.clone()),
-        Some((_, old)) => adopted.restore(old.snapshot()).build(),
-        None => adopted.build(),
+    let Some((of, old)) = old else {
+        return adopted.build();
+    };
+    // Also to check the settings.
+    let new = adopted.restore(old.snapshot()).build()?;
+    match settings.is_same_but_for_terms(of) {
+        true => Ok(old.clone()),
+        false => Ok(new),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Snapshots of a throttle, and the combined load of several.
 
 /// A snapshot of a throttle. Returned by [`Throttle::snapshot`](super::Throttle::snapshot).
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the throttle.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// Calls in the window, finished or in flight, and rejected ones with
     /// [`count_rejected`](super::ThrottleBuilder::count_rejected).
     pub calls: u64,

@@ -2,7 +2,7 @@
 
 use ::tracing::Level;
 
-use crate::event::{EndpointEvent, Event, LetterEvent, StoreEvent};
+use crate::event::{ConfigEvent, EndpointEvent, Event, LetterEvent, StoreEvent};
 
 /// Returns the default level of an event, for [`EventLog`](super::EventLog).
 #[must_use]
@@ -32,6 +32,10 @@ pub const fn level(event: &Event) -> Option<Level> {
             | LetterEvent::MaintenanceFailed { .. } => Level::WARN,
             LetterEvent::ReplayFinished { .. } => Level::INFO,
             LetterEvent::Stored { .. } => Level::DEBUG,
+        },
+        Event::Config { event, .. } => match event {
+            ConfigEvent::Rejected { .. } => Level::ERROR,
+            ConfigEvent::Applied { .. } => Level::INFO,
         },
         Event::Store { event, .. } => match event {
             StoreEvent::Lost => Level::WARN,

@@ -422,6 +422,12 @@ impl Machine {
         };
     }
 
+    /// Replaces the rules. A break, a ramp-up, and probes in flight continue under the new ones.
+    pub(crate) const fn set_rules(&mut self, rules: HalfOpenRules, ramp_up: Duration) {
+        self.rules = rules;
+        self.ramp_up = ramp_up;
+    }
+
     pub(crate) const fn set_progress(&mut self, progress: Progress) {
         self.progress = progress;
     }

@@ -8,7 +8,7 @@ use crate::instant::nanos;
 use crate::window::Sample;
 
 /// Validated rules, grouped by window, and the measurements that they need.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rules {
     all: Box<[Rule]>,
     /// The smallest number of consecutive failures that opens, and the index of its rule.
@@ -25,14 +25,14 @@ pub(crate) struct Rules {
 }
 
 /// A rule without its window.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rule {
     pub(super) kind: TripKind,
     pub(super) min_calls: u32,
 }
 
 /// A window and the rules over it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct WindowRules {
     pub(super) span: Span,
     pub(super) slices: u32,
@@ -97,6 +97,20 @@ impl Rules {
             failures_only,
             horizon: nanos(horizon),
         }
+    }
+
+    /// Returns whether windows that were made for `other` fit these rules.
+    pub(crate) fn fit_windows_of(&self, other: &Self) -> bool {
+        let shape = |window: &WindowRules| {
+            let slices = (window.slices, window.from_first_call);
+            (window.span, slices, window.has_average)
+        };
+        (self.durations, self.tracks_slow()) == (other.durations, other.tracks_slow())
+            && self
+                .windows
+                .iter()
+                .map(shape)
+                .eq(other.windows.iter().map(shape))
     }
 
     /// Returns the rules over a window, with their indices.

@@ -317,6 +317,11 @@ impl WindowSet {
         matched & !self.totals().reported.fetch_or(matched, Ordering::Relaxed)
     }
 
+    /// Lets rules be reported again.
+    pub(crate) fn forget_reported(&self) {
+        self.totals().reported.store(0, Ordering::Relaxed);
+    }
+
     /// Returns when the windows contain no failed or slow call, or none has occurred for `horizon`: not after
     /// `now` if that is already true.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Instant {

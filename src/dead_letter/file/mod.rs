@@ -61,6 +61,7 @@ struct Shared {
 }
 
 /// The files of a [`FileSink`] at one moment.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileSnapshot {

@@ -27,6 +27,7 @@ pub(crate) struct Entry<P> {
 }
 
 /// Totals of the stored letters.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {

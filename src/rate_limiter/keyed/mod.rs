@@ -91,11 +91,13 @@ impl<K> Clone for KeyedRateLimiter<K> {
 }
 
 /// A snapshot of a keyed limiter.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedSnapshot {
     /// The name of the handle, as in events.
-    pub name: &'static str,
+    #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
+    pub name: &'static std::primitive::str,
     /// The default quotas.
     pub quotas: Vec<Quota>,
     /// Number of keys in the table.
@@ -113,6 +115,7 @@ pub struct KeyedSnapshot {
     /// Number of calls that shadow mode admitted and that would have been rejected.
     pub would_reject: u64,
     /// The rest of a pause of all keys.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub paused_for: Duration,
 }
 

@@ -86,6 +86,14 @@ fn parse(text: &str) -> Option<Quota> {
     Some(quota)
 }
 
+#[cfg(feature = "config")]
+impl Quota {
+    /// Parses the text form, and leaves the check to a builder.
+    pub(crate) fn parse_unchecked(text: &str) -> Option<Self> {
+        parse(text)
+    }
+}
+
 /// Parses the text form described at [`Quota`], and rejects invalid quotas.
 impl FromStr for Quota {
     type Err = ConfigError;

@@ -50,6 +50,7 @@ pub struct Vote {
 }
 
 /// The votes of the other instances.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {

@@ -8,7 +8,7 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
 ///
 /// Calls borrow the version that they start with, so versions stay until the list is dropped. Calls could
 /// count themselves, but that would cost each of them two writes to shared memory.
-pub(super) struct Versions<T> {
+pub(crate) struct Versions<T> {
     current: AtomicUsize,
     first: T,
     /// Allocated with the second version.
@@ -22,14 +22,14 @@ type Later<T> = [OnceLock<Chunk<T>>; usize::BITS as usize];
 type Chunk<T> = Box<[OnceLock<Box<T>>]>;
 
 /// A version to become the current one.
-pub(super) enum Next<T> {
+pub(crate) enum Next<T> {
     /// A version that was current before.
     Again(usize),
     New(Box<T>),
 }
 
 impl<T> Versions<T> {
-    pub(super) fn new(first: T) -> Self {
+    pub(crate) fn new(first: T) -> Self {
         Self {
             current: AtomicUsize::new(0),
             first,
@@ -40,20 +40,20 @@ impl<T> Versions<T> {
 
     /// Returns the current version.
     #[inline(always)]
-    pub(super) fn current(&self) -> &T {
+    pub(crate) fn current(&self) -> &T {
         self.get(self.index())
     }
 
     /// Returns the index of the current version.
     #[inline(always)]
-    pub(super) fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         // Acquire: pairs with the store in `replace`, so a thread that reads the index finds the version.
         self.current.load(Ordering::Acquire)
     }
 
     /// Returns the version of an index that was read from this list.
     #[inline(always)]
-    pub(super) fn get(&self, index: usize) -> &T {
+    pub(crate) fn get(&self, index: usize) -> &T {
         match index {
             0 => &self.first,
             later => self.later(later),
@@ -70,7 +70,7 @@ impl<T> Versions<T> {
     }
 
     /// Returns the index of the first version that `is_wanted` picks.
-    pub(super) fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<usize> {
+    pub(crate) fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<usize> {
         // The lock is released before `is_wanted` runs, which may be user code.
         let len = *lock_checked(&self.len);
         (0..len).find(|index| is_wanted(self.get(*index)))
@@ -78,7 +78,7 @@ impl<T> Versions<T> {
 
     /// Makes `next` the current version if the one at `base` still is. Otherwise returns `next`, for it to be
     /// dropped without the lock.
-    pub(super) fn replace(&self, base: usize, next: Next<T>) -> Result<(), Next<T>> {
+    pub(crate) fn replace(&self, base: usize, next: Next<T>) -> Result<(), Next<T>> {
         let mut len = lock_checked(&self.len);
         if self.index() != base {
             return Err(next);

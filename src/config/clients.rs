@@ -1,0 +1,173 @@
+//! The clients of a file: their settings, checked, and their stacks.
+
+use std::collections::BTreeMap;
+
+use super::error::SettingsError;
+use super::scope::Scope;
+use super::section::{Checked, entries};
+use super::setting::Setting;
+use super::standard::StandardSettings;
+use super::value::Value;
+use crate::clock::ClockHandle;
+use crate::retry_budget::RetryBudget;
+use crate::standard::{Config, Standard};
+
+/// The settings of a file: those of each client, and defaults of all of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct FileSettings {
+    /// Settings that every client inherits, key by key.
+    pub defaults: Option<StandardSettings>,
+    /// Settings of clients by name.
+    pub clients: BTreeMap<String, StandardSettings>,
+}
+
+impl FileSettings {
+    pub(super) fn write(&self) -> Value {
+        let clients = self.clients.iter();
+        let clients = clients.map(|(name, settings)| (name.clone(), settings.write()));
+        let mut all = vec![("clients".to_owned(), Value::Table(clients.collect()))];
+        if let Some(defaults) = &self.defaults {
+            all.insert(0, ("defaults".to_owned(), defaults.write()));
+        }
+        Value::Table(all)
+    }
+}
+
+impl serde::Serialize for FileSettings {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.write().serialize(serializer)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for FileSettings {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "FileSettings".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let settings = StandardSettings::schema(generator);
+        schemars::json_schema!({
+            "type": "object",
+            "description": "The settings of clients, and defaults of all of them.",
+            "properties": {
+                "defaults": settings,
+                "clients": { "type": "object", "additionalProperties": settings },
+            },
+            "required": ["clients"],
+            "additionalProperties": false,
+        })
+    }
+}
+
+/// All clients of a version of the settings.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    pub(super) all: BTreeMap<String, Client>,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) standard: Standard,
+    pub(super) config: Config,
+    pub(super) settings: StandardSettings,
+    /// The budgets that the settings contain, by their settings.
+    budgets: Vec<(Value, RetryBudget)>,
+}
+
+impl Clients {
+    /// Checks a file. Returns the clients, of which those that there were keep their stacks, not reconfigured
+    /// yet; `make` builds the others.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes in the file.
+    pub(super) fn next(
+        &self,
+        file: &Value,
+        clock: &ClockHandle,
+        make: impl Fn(&str, Config) -> Result<Standard, crate::ConfigError>,
+    ) -> Result<Self, SettingsError> {
+        let mut at = Scope::on(Some(clock.clone()));
+        entries(file, &["defaults", "clients"], &[], &mut at);
+        let defaults = file.get("defaults");
+        let defaults = defaults.map(|defaults| read_defaults(defaults, &mut at));
+        let defaults = defaults.unwrap_or(Value::table());
+        let mut next = Self::default();
+        at.at("clients", |at| match file.get("clients") {
+            // An empty file is no empty list of clients: it may be half written.
+            None => at.report("must be given", None),
+            Some(Value::Table(clients)) => {
+                for (name, own) in clients {
+                    let client = at.at(name, |at| self.client(name, own, &defaults, &make, at));
+                    if let Some(client) = client {
+                        next.all.insert(name.clone(), client);
+                    }
+                }
+            }
+            Some(other) => at.report("must be a table", Some(other)),
+        });
+        at.finish(Some(next))
+    }
+
+    fn client(
+        &self,
+        name: &str,
+        own: &Value,
+        defaults: &Value,
+        make: impl Fn(&str, Config) -> Result<Standard, crate::ConfigError>,
+        at: &mut Scope,
+    ) -> Option<Client> {
+        let before = at.len();
+        if name.is_empty() {
+            at.report("must have a name", Some(own));
+        }
+        if let Some(value) = own.get("name") {
+            let rule = "must not be given: the key of the table is the name";
+            at.at("name", |at| at.report(rule, Some(value)));
+        }
+        let settings = StandardSettings::read(&own.clone().over(defaults), at)?;
+        let old = self.all.get(name);
+        at.budgets = old.map(|old| old.budgets.clone()).unwrap_or_default();
+        let config = settings.config_in(at);
+        let budgets = std::mem::take(&mut at.budgets);
+        let config = config.filter(|_| at.len() == before)?;
+        let standard = match old {
+            Some(old) => Ok(old.standard.clone()),
+            None => make(name, config.clone()),
+        };
+        match standard {
+            Ok(standard) => Some(Client {
+                standard,
+                config,
+                settings,
+                budgets,
+            }),
+            Err(error) => {
+                at.at(error.setting(), |at| at.report(error.rule(), None));
+                None
+            }
+        }
+    }
+}
+
+/// Checks defaults, and returns those that are right.
+fn read_defaults(defaults: &Value, at: &mut Scope) -> Value {
+    at.at("defaults", |at| {
+        let before = at.len();
+        let read = StandardSettings::read(defaults, at);
+        let mut valid = read.unwrap_or_default();
+        if let Some(name) = valid.name.take() {
+            let rule = "must not be given: the name of a client is its key";
+            at.at("name", |at| at.report(rule, Some(&Value::Text(name))));
+        }
+        // What is missing in the defaults may be given by each client.
+        at.ignoring_missing(|at| valid.settle(at));
+        match at.len() == before {
+            true => defaults.clone(),
+            // Its mistakes are known, and need not be found again in every client.
+            false => valid.write(),
+        }
+    })
+}

@@ -1,0 +1,107 @@
+//! When a file has changed: pure rules.
+
+use std::fs::Metadata;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// What distinguishes one content of a path from another: the file behind it, its size, and when it was written.
+///
+/// Symbolic links are followed, so a link that is swapped, as Kubernetes does it, is another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fingerprint {
+    Missing,
+    File {
+        /// The device and the number of the file, where the system has them.
+        identity: (u64, u64),
+        size: u64,
+        written: Option<SystemTime>,
+    },
+}
+
+impl Fingerprint {
+    pub(super) fn of(path: &Path) -> Self {
+        match std::fs::metadata(path) {
+            Ok(metadata) => Self::File {
+                identity: identity(&metadata),
+                size: metadata.len(),
+                written: metadata.modified().ok(),
+            },
+            Err(_) => Self::Missing,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> (u64, u64) {
+    (0, 0)
+}
+
+/// Says when to read a file: once it has changed, and has then stayed the same between two looks. A file that
+/// is being written is not read.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    changed: Option<Fingerprint>,
+}
+
+impl Looks {
+    /// Returns whether to read the file, which was `seen` when it was last read and is `now`.
+    pub(super) fn is_due(&mut self, seen: Option<Fingerprint>, now: Fingerprint) -> bool {
+        if seen == Some(now) {
+            self.changed = None;
+            return false;
+        }
+        let is_at_rest = self.changed == Some(now);
+        self.changed = Some(now);
+        is_at_rest
+    }
+
+    /// Returns whether the file is different from what was last read.
+    pub(super) const fn is_changing(&self) -> bool {
+        self.changed.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(number: u64, size: u64) -> Fingerprint {
+        Fingerprint::File {
+            identity: (0, number),
+            size,
+            written: None,
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_once_it_has_stayed_the_same() {
+        let seen = Some(file(1, 10));
+        let mut looks = Looks::default();
+        assert!(!looks.is_due(seen, file(1, 10)));
+        assert!(!looks.is_changing());
+        // Truncated, half written, whole.
+        for size in [0, 5, 11] {
+            assert!(!looks.is_due(seen, file(1, size)));
+            assert!(looks.is_changing());
+        }
+        assert!(looks.is_due(seen, file(1, 11)));
+        assert!(!looks.is_due(Some(file(1, 11)), file(1, 11)));
+        assert!(!looks.is_changing());
+    }
+
+    #[test]
+    fn a_change_that_is_undone_is_none() {
+        let seen = Some(file(1, 10));
+        let mut looks = Looks::default();
+        assert!(!looks.is_due(seen, Fingerprint::Missing));
+        assert!(!looks.is_due(seen, file(1, 10)));
+        assert!(!looks.is_due(seen, Fingerprint::Missing));
+        assert!(looks.is_due(seen, Fingerprint::Missing));
+    }
+}

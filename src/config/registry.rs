@@ -1,0 +1,352 @@
+//! Named clients whose settings come from a file.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::clients::{Clients, FileSettings};
+use super::error::{LoadError, SettingsError};
+use super::fingerprint::Fingerprint;
+use super::value::Value;
+use crate::base::{Base, Setup};
+use crate::error::ConfigError;
+use crate::event::{ConfigEvent, Event, Observer};
+use crate::forms::interned;
+use crate::standard::{Config, Standard};
+use crate::sync::lock;
+
+/// Named [`Standard`] stacks whose settings come from a file. See the [module page](super).
+///
+/// Cheap to clone; clones share all state.
+#[derive(Clone)]
+pub struct Registry {
+    pub(super) inner: Arc<Inner>,
+}
+
+type Parse = dyn Fn(&str) -> Result<Value, Box<dyn StdError + Send + Sync>> + Send + Sync;
+
+/// A file and its format.
+pub(super) struct Source {
+    path: PathBuf,
+    parse: Box<Parse>,
+}
+
+pub(super) struct Inner {
+    pub(super) base: Base,
+    /// The observer of the clients' calls.
+    observer: Option<Arc<dyn Observer>>,
+    pub(super) source: Option<Source>,
+    clients: Mutex<Arc<Clients>>,
+    last_error: Mutex<Option<Arc<LoadError>>>,
+    /// Of the file as last read.
+    pub(super) seen: Mutex<Option<Fingerprint>>,
+}
+
+/// What a reload has changed, by the names of clients. Returned by [`Registry::reload`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// New clients.
+    pub added: Vec<String>,
+    /// Clients that were reconfigured in place.
+    pub changed: Vec<String>,
+    /// Clients that are no longer in the registry. Their handles go on with the settings they had.
+    pub removed: Vec<String>,
+}
+
+impl Reloaded {
+    /// Returns the number of clients that are not as before.
+    pub fn len(&self) -> usize {
+        self.added.len() + self.changed.len() + self.removed.len()
+    }
+
+    /// Returns whether all clients are as before.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Builds a [`Registry`].
+///
+/// | setting | default |
+/// |---|---|
+/// | [`name`](Self::name) | `clients` |
+/// | [`observer`](Self::observer) | none |
+/// | [`clock`](Self::clock) | tokio's |
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open` or `build`"]
+pub struct RegistryBuilder {
+    setup: Setup,
+}
+
+const NAME: &str = "clients";
+
+impl Registry {
+    /// Returns a builder with the default settings.
+    pub const fn builder() -> RegistryBuilder {
+        RegistryBuilder {
+            setup: Setup::new(NAME),
+        }
+    }
+
+    /// Reads a file, on tokio's clock. `parse` knows its format: `|text| toml::from_str(text)`, for example.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or parsed, or settings are wrong.
+    #[cfg(feature = "tokio")]
+    pub fn open<E: Into<Box<dyn StdError + Send + Sync>>>(
+        path: impl Into<PathBuf>,
+        parse: impl Fn(&str) -> Result<Value, E> + Send + Sync + 'static,
+    ) -> Result<Self, LoadError> {
+        Self::builder().open(path, parse)
+    }
+
+    /// Returns the stack of a client. A reload changes it in place, so it can be kept.
+    pub fn get(&self, name: &str) -> Option<Standard> {
+        let clients = self.inner.clients();
+        clients.all.get(name).map(|client| client.standard.clone())
+    }
+
+    /// Returns the names of all clients, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.inner.clients().all.keys().cloned().collect()
+    }
+
+    /// Returns the settings in force, with everything that the file does not say as it is by default.
+    /// Serialized, they are a file that leads to the same clients.
+    pub fn settings(&self) -> FileSettings {
+        let clients = self.inner.clients();
+        let clients = clients.all.iter();
+        let effective = clients.map(|(name, client)| (name.clone(), client.settings.effective()));
+        FileSettings {
+            defaults: None,
+            clients: effective.collect(),
+        }
+    }
+
+    /// Returns why the last file or value was not applied; `None` if it was.
+    pub fn last_error(&self) -> Option<Arc<LoadError>> {
+        lock(&self.inner.last_error).clone()
+    }
+
+    /// Reads the file again, and applies it as [`apply`](Self::apply) does: on a signal, for example.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or parsed, or settings are wrong. Nothing has changed then.
+    pub fn reload(&self) -> Result<Reloaded, LoadError> {
+        loop {
+            let now = self.inner.fingerprint();
+            if let Some(result) = self.inner.load(now) {
+                return result;
+            }
+        }
+    }
+
+    /// Applies settings: checks all of them, and then changes all clients in place.
+    ///
+    /// Limiters keep their tokens, breakers their windows, budgets what they have counted. Calls in flight end
+    /// under the settings they started with. A layer that appears or vanishes is in effect from the next call
+    /// on. [`Standard::reconfigure`] has the details.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes. Nothing has changed then.
+    pub fn apply(&self, file: &Value) -> Result<Reloaded, LoadError> {
+        self.inner
+            .finish(self.inner.apply(file).map_err(LoadError::Settings))
+    }
+}
+
+impl RegistryBuilder {
+    setters! {
+        in setup;
+        /// Sets the observer of all clients, and of reloads.
+        observer;
+        /// Sets the name in events.
+        name;
+        /// Sets the clock of all clients and of [`watch`](Registry::watch).
+        clock;
+    }
+
+    /// Reads a file. `parse` knows its format: `|text| toml::from_str(text)`, for example.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or parsed, or settings are wrong.
+    pub fn open<E: Into<Box<dyn StdError + Send + Sync>>>(
+        self,
+        path: impl Into<PathBuf>,
+        parse: impl Fn(&str) -> Result<Value, E> + Send + Sync + 'static,
+    ) -> Result<Registry, LoadError> {
+        let source = Source {
+            path: path.into(),
+            parse: Box::new(move |text| parse(text).map_err(Into::into)),
+        };
+        let registry = self.empty(Some(source))?;
+        registry.reload()?;
+        Ok(registry)
+    }
+
+    /// Builds a registry of these clients, without a file.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes in the settings.
+    pub fn build(self, file: &Value) -> Result<Registry, LoadError> {
+        let registry = self.empty(None)?;
+        registry.apply(file)?;
+        Ok(registry)
+    }
+
+    fn empty(self, source: Option<Source>) -> Result<Registry, LoadError> {
+        let observer = self.setup.observer.clone();
+        let base = self.setup.build(NAME).map_err(|error| {
+            let mut scope = super::scope::Scope::default();
+            scope.at(error.setting(), |at| at.report(error.rule(), None));
+            SettingsError {
+                problems: scope.into_problems(),
+            }
+        })?;
+        Ok(Registry {
+            inner: Arc::new(Inner {
+                base,
+                observer,
+                source,
+                clients: Mutex::default(),
+                last_error: Mutex::default(),
+                seen: Mutex::default(),
+            }),
+        })
+    }
+}
+
+impl Inner {
+    pub(super) fn clients(&self) -> Arc<Clients> {
+        lock(&self.clients).clone()
+    }
+
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        let source = self.source.as_ref()?;
+        Some(Fingerprint::of(&source.path))
+    }
+
+    /// Reads the file, which is `now`, and applies it. `None` if it changed meanwhile: then it is not applied.
+    pub(super) fn load(&self, now: Option<Fingerprint>) -> Option<Result<Reloaded, LoadError>> {
+        let Some(source) = &self.source else {
+            let error = std::io::Error::other("the registry has no file");
+            return Some(self.finish(Err(LoadError::Read(error))));
+        };
+        let text = std::fs::read_to_string(&source.path);
+        if self.fingerprint() != now {
+            return None;
+        }
+        *lock(&self.seen) = now;
+        let file = text.map_err(LoadError::Read);
+        let file = file.and_then(|text| (source.parse)(&text).map_err(LoadError::Parse));
+        Some(self.finish(file.and_then(|file| Ok(self.apply(&file)?))))
+    }
+
+    /// Notes and reports the end of a reload.
+    fn finish(&self, result: Result<Reloaded, LoadError>) -> Result<Reloaded, LoadError> {
+        let (event, error) = match &result {
+            Ok(reloaded) => {
+                let event = ConfigEvent::Applied {
+                    clients: self.clients().all.len(),
+                    changed: reloaded.len(),
+                };
+                (event, None)
+            }
+            Err(error) => {
+                let problems = error.problems().len();
+                (
+                    ConfigEvent::Rejected { problems },
+                    Some(Arc::new(error.copied())),
+                )
+            }
+        };
+        *lock(&self.last_error) = error;
+        let event = Event::Config {
+            policy: self.base.name,
+            pipeline: None,
+            event,
+            sequence: 0,
+        };
+        self.base.tell(event, None);
+        result
+    }
+
+    fn make(&self, name: &str, config: Config) -> Result<Standard, ConfigError> {
+        let builder = Standard::builder().config(config).name(interned(name));
+        let builder = builder.clock(self.base.clock.clone());
+        match &self.observer {
+            Some(observer) => builder.observer(observer.clone()).build(),
+            None => builder.build(),
+        }
+    }
+
+    fn apply(&self, file: &Value) -> Result<Reloaded, SettingsError> {
+        // Clients are built and changed without a lock, because clocks and observers may be the user's code.
+        // So another reload may come first; then its clients are taken over.
+        loop {
+            let before = self.clients();
+            let next = before.next(file, &self.base.clock, |name, config| {
+                self.make(name, config)
+            })?;
+            let next = Arc::new(next);
+            {
+                let mut current = lock(&self.clients);
+                if !Arc::ptr_eq(&current, &before) {
+                    continue;
+                }
+                *current = next.clone();
+            }
+            self.bring_up_to_date();
+            return Ok(difference(&before, &next));
+        }
+    }
+
+    /// Reconfigures all clients. Of concurrent reloads the last one finds that nothing has changed since, and has
+    /// the last word.
+    fn bring_up_to_date(&self) {
+        loop {
+            let clients = self.clients();
+            for client in clients.all.values() {
+                if client.standard.config() != client.config {
+                    let changed = client.standard.reconfigure(client.config.clone());
+                    // The settings have been checked by building them.
+                    debug_assert_eq!(changed, Ok(()));
+                }
+            }
+            if Arc::ptr_eq(&clients, &self.clients()) {
+                return;
+            }
+        }
+    }
+}
+
+/// Returns what is different between two versions of the clients.
+fn difference(before: &Clients, after: &Clients) -> Reloaded {
+    let mut reloaded = Reloaded::default();
+    for (name, client) in &after.all {
+        match before.all.get(name) {
+            None => reloaded.added.push(name.clone()),
+            Some(old) if old.config != client.config => reloaded.changed.push(name.clone()),
+            Some(_) => {}
+        }
+    }
+    let is_gone = |name: &&String| !after.all.contains_key(*name);
+    reloaded.removed = before.all.keys().filter(is_gone).cloned().collect();
+    reloaded
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("name", &self.inner.base.name)
+            .field("clients", &self.names())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,100 @@
+//! Where in the settings a reader is, and what it has found wrong.
+
+use super::error::{Problem, SettingsError};
+use super::value::Value;
+use crate::clock::ClockHandle;
+use crate::retry_budget::RetryBudget;
+
+/// The path in the settings, the mistakes so far, and the clock of what is built.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    path: String,
+    problems: Vec<Problem>,
+    /// The clock of handles that settings contain, such as budgets; `None` for that of their builders.
+    pub(super) clock: Option<ClockHandle>,
+    /// Budgets built so far, by their settings. Equal settings get the same budget, so that a reload keeps it.
+    pub(super) budgets: Vec<(Value, RetryBudget)>,
+}
+
+impl Scope {
+    pub(super) fn on(clock: Option<ClockHandle>) -> Self {
+        Self {
+            clock,
+            ..Self::default()
+        }
+    }
+
+    /// Runs `act` at a key of the table here.
+    pub(super) fn at<R>(&mut self, key: &str, act: impl FnOnce(&mut Self) -> R) -> R {
+        let is_plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-');
+        let dot = if self.path.is_empty() { "" } else { "." };
+        let step = match !key.is_empty() && key.chars().all(is_plain) {
+            true => format!("{dot}{key}"),
+            false => format!("{dot}{key:?}"),
+        };
+        self.step(&step, act)
+    }
+
+    /// Runs `act` at an element of the list here.
+    pub(super) fn at_index<R>(&mut self, index: usize, act: impl FnOnce(&mut Self) -> R) -> R {
+        self.step(&format!("[{index}]"), act)
+    }
+
+    fn step<R>(&mut self, step: &str, act: impl FnOnce(&mut Self) -> R) -> R {
+        let length = self.path.len();
+        self.path.push_str(step);
+        let result = act(self);
+        self.path.truncate(length);
+        result
+    }
+
+    /// Notes that the value here violates a rule.
+    pub(super) fn report(&mut self, rule: impl Into<String>, value: Option<&Value>) {
+        // A value that could not be read is not missing as well.
+        let is_known = |known: &Problem| match known.path.strip_prefix(&self.path) {
+            Some(rest) => rest.is_empty() || rest.starts_with(['.', '[']),
+            None => false,
+        };
+        if value.is_none() && self.problems.iter().any(is_known) {
+            return;
+        }
+        let problem = Problem {
+            path: self.path.clone(),
+            value: value.map(Value::to_string),
+            rule: rule.into(),
+        };
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Runs `act`, and forgets that values are missing.
+    pub(super) fn ignoring_missing<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
+        let before = self.problems.len();
+        let result = act(self);
+        let mut index = 0;
+        self.problems.retain(|problem| {
+            index += 1;
+            index <= before || problem.value.is_some()
+        });
+        result
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    /// Returns `value` unless something is wrong.
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, SettingsError> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok(value),
+            _ => Err(SettingsError {
+                problems: self.problems,
+            }),
+        }
+    }
+}

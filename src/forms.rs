@@ -1,0 +1,137 @@
+//! Names of policies from texts, and the forms that fields of snapshots have in serde.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serializer};
+
+use crate::sync::lock;
+
+/// Names are `&'static str`, so that events are `Copy`. Each is kept once, until the process ends.
+static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// Returns a text as the name of a policy.
+pub(crate) fn interned(text: &str) -> &'static str {
+    let mut names = lock(&NAMES);
+    match names.get(text) {
+        Some(name) => name,
+        None => {
+            let name: &'static str = Box::leak(text.into());
+            names.insert(name);
+            name
+        }
+    }
+}
+
+/// Reads the name of a policy. Fields with it have the type `&'static std::primitive::str`: for one that is written
+/// `&str`, serde would ask for text that lives as long.
+pub(crate) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    String::deserialize(deserializer).map(|name| interned(&name))
+}
+
+/// Reads a value from its text form.
+pub(crate) fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(D::Error::custom)
+}
+
+/// Implements serde's traits by `Display` and `FromStr`.
+macro_rules! as_text {
+    ($type:ty) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::forms::parsed(deserializer)
+            }
+        }
+    };
+}
+pub(crate) use as_text;
+
+/// The longest duration, which has no exact text.
+const UNLIMITED: &str = "unlimited";
+
+fn text_of(duration: Duration) -> String {
+    match duration {
+        Duration::MAX => UNLIMITED.into(),
+        duration => humantime::format_duration(duration).to_string(),
+    }
+}
+
+fn duration_of(text: &str) -> Result<Duration, humantime::DurationError> {
+    match text {
+        UNLIMITED => Ok(Duration::MAX),
+        text => humantime::parse_duration(text),
+    }
+}
+
+/// Durations as texts such as `1s 500ms`.
+pub(crate) mod duration {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&text_of(*value))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        duration_of(&text).map_err(D::Error::custom)
+    }
+}
+
+/// Durations that may be missing.
+pub(crate) mod optional_duration {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.serialize_some(&text_of(*value)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        let duration = text.map(|text| duration_of(&text).map_err(D::Error::custom));
+        duration.transpose()
+    }
+}
+
+/// Names that are shared.
+pub(crate) mod shared_text {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Arc<str>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<str>, D::Error> {
+        String::deserialize(deserializer).map(Into::into)
+    }
+}

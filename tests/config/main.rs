@@ -1,0 +1,25 @@
+//! Settings from files: their mistakes, formats, reloads, and schema.
+
+#![cfg(all(feature = "config", feature = "tokio"))]
+
+mod broken;
+mod formats;
+mod reload;
+#[cfg(feature = "schema")]
+mod schema;
+mod snapshots;
+mod watched;
+
+use backstop::ManualClock;
+use backstop::config::{Registry, Value};
+
+/// Parses TOML.
+fn toml(text: &str) -> Value {
+    toml::from_str(text).unwrap()
+}
+
+/// Builds the clients of a TOML file on a manual clock.
+fn registry(text: &str) -> Registry {
+    let builder = Registry::builder().clock(ManualClock::new());
+    builder.build(&toml(text)).unwrap()
+}

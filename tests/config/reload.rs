@@ -1,0 +1,198 @@
+//! Reloads: what stays, what changes, and what appears or vanishes.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use backstop::circuit_breaker::State;
+use backstop::config::{Registry, Reloaded};
+use backstop::event::ConfigEvent;
+use backstop::{BlockingClock, Event, ManualClock, Policy};
+
+use super::{registry, toml};
+
+/// What a reload reports.
+fn reloaded(clients: &Registry, text: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let Reloaded {
+        added,
+        changed,
+        removed,
+        ..
+    } = clients.apply(&toml(text)).unwrap();
+    (added, changed, removed)
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_reload_changes_clients_in_place() {
+    let clients = registry("[clients.a]\nlimiter.quota = \"100/h\"\n[clients.b]");
+    let a = clients.get("a").unwrap();
+    let limiter = a.limiter().unwrap();
+    for _ in 0..60 {
+        limiter.try_acquire().unwrap();
+    }
+    let breaker = a.breaker().unwrap();
+    let permit = breaker.try_acquire().unwrap();
+    let after = "[clients.a]\nlimiter.quota = \"200/h\"\nbreaker.trip_on = { failures = 1, within = \"30s\" }\n\
+                 breaker.break_for = { initial = \"9s\" }\n[clients.c]";
+    assert_eq!(
+        reloaded(&clients, after),
+        (names(&["c"]), names(&["a"]), names(&["b"]))
+    );
+    assert_eq!(clients.names(), ["a", "c"]);
+    // No fresh burst: what was left is left.
+    assert_eq!(limiter.snapshot().remaining, 40);
+    assert_eq!(limiter.snapshot().quotas[0].to_string(), "200/h");
+    // The handle from before has the new settings, and the call in flight counts.
+    permit.failure();
+    assert_eq!(a.breaker().unwrap().state(), State::Open);
+    assert_eq!(breaker.state(), State::Open);
+    assert_eq!(reloaded(&clients, after), Default::default());
+}
+
+#[test]
+fn layers_appear_and_vanish_and_go_on_where_they_were() {
+    let with = "[clients.a]\nretry.enabled = false\nlimiter.quota = \"10/h\"";
+    let clients = registry(with);
+    let a = clients.get("a").unwrap();
+    let call = || a.call_blocking(|| Ok::<_, ()>(())).is_ok();
+    assert!((0..4).all(|_| call()));
+    clients
+        .apply(&toml(
+            "[clients.a]\nretry.enabled = false\nlimiter = { enabled = false, quota = \"10/h\" }",
+        ))
+        .unwrap();
+    assert!(a.limiter().is_none());
+    assert!((0..100).all(|_| call()));
+    clients.apply(&toml(with)).unwrap();
+    assert_eq!((0..100).filter(|_| call()).count(), 6);
+    // A client that is off is a plain call.
+    clients
+        .apply(&toml(
+            "[clients.a]\nenabled = false\nlimiter.quota = \"10/h\"",
+        ))
+        .unwrap();
+    assert!((0..100).all(|_| call()));
+    assert_eq!((a.limiter().is_none(), a.breaker().is_none()), (true, true));
+    clients.apply(&toml(with)).unwrap();
+    assert!(!call());
+}
+
+#[test]
+fn the_budget_keeps_what_it_has_counted() {
+    let file = |extra: &str| {
+        toml(&format!(
+            "[clients.a]\nretry = {{ max_attempts = 2, backoff.kind = \"none\" }}\n\
+             budget = {{ kind = \"tokens\", capacity = 20 }}\n{extra}"
+        ))
+    };
+    let clients = Registry::builder()
+        .clock(ManualClock::new())
+        .build(&file(""))
+        .unwrap();
+    let a = clients.get("a").unwrap();
+    let attempts = || {
+        let attempts = Cell::new(0);
+        let _ = a.call_blocking(|| {
+            attempts.set(attempts.get() + 1);
+            Err::<(), _>("down")
+        });
+        attempts.get()
+    };
+    assert_eq!(
+        (attempts(), attempts()),
+        (2, 1),
+        "a retry costs 14 of 20 tokens"
+    );
+    clients.apply(&file("attempt_timeout = \"1s\"")).unwrap();
+    assert_eq!(attempts(), 1);
+}
+
+#[test]
+fn each_reload_is_one_event() {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let log = events.clone();
+    let builder = Registry::builder()
+        .clock(ManualClock::new())
+        .observer(move |event: &Event| {
+            if let Event::Config { event, .. } = event {
+                let text = match event {
+                    ConfigEvent::Applied { changed, .. } => format!("applied {changed}"),
+                    ConfigEvent::Rejected { problems, .. } => format!("rejected {problems}"),
+                    _ => String::new(),
+                };
+                log.lock().unwrap().push(text);
+            }
+        });
+    let clients = builder.build(&toml("[clients.a]")).unwrap();
+    let _ = clients.apply(&toml(
+        "[clients.a]\nretry = { max_attempts = 0, seed = -1 }",
+    ));
+    assert!(clients.last_error().is_some());
+    clients.apply(&toml("[clients.a]\n[clients.b]")).unwrap();
+    assert!(clients.last_error().is_none());
+    assert_eq!(
+        *events.lock().unwrap(),
+        ["applied 1", "rejected 2", "applied 1"]
+    );
+}
+
+/// Calls of several threads, while another one reloads.
+#[test]
+fn a_reload_under_load_fails_no_call_and_gives_no_fresh_burst() {
+    const THREADS: u64 = 3;
+    const RELOADS: u64 = 300;
+    const LIMIT: u64 = 1_000_000_000;
+    let file = |n: u64| {
+        // Budget, thresholds, quota, and attempts change.
+        let (quota, calls) = (LIMIT + n % 7, 100 + n % 5);
+        toml(&format!(
+            "[clients.a]\nlimiter = {{ quota = \"{quota}/day, fixed window from first\" }}\n\
+             retry = {{ max_attempts = {} }}\nbudget = {{ ratio = 0.{}, floor_per_second = 3 }}\n\
+             breaker = {{ trip_on = {{ failure_rate = 0.9, of_last = 1000, min_calls = {calls} }} }}",
+            2 + n % 3,
+            1 + n % 4,
+        ))
+    };
+    let builder = Registry::builder().clock(BlockingClock);
+    let clients = builder.build(&file(0)).unwrap();
+    let a = clients.get("a").unwrap();
+    let breaker = a.breaker().unwrap();
+    let is_done = AtomicBool::new(false);
+    let calls = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    a.call_blocking(|| Ok::<_, ()>(())).unwrap();
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for n in 1..=RELOADS {
+            clients.apply(&file(n)).unwrap();
+            // A broken file in between is no reload.
+            assert!(
+                clients
+                    .apply(&toml("[clients.a]\nattempt_timeout = \"0s\""))
+                    .is_err()
+            );
+        }
+        is_done.store(true, Ordering::Relaxed);
+    });
+    let calls = calls.into_inner();
+    assert!(calls > 0);
+    let limiter = a.limiter().unwrap().snapshot();
+    // A window gives nothing back: every call has taken a token, and a fresh burst would be a billion.
+    let spent = LIMIT - limiter.remaining.min(LIMIT);
+    assert!(spent.abs_diff(calls) <= 6, "{spent} of {calls}");
+    // The breaker is the same, and its window has the last calls.
+    assert_eq!(breaker.snapshot().calls, calls.min(1000));
+    assert_eq!(breaker.state(), State::Closed);
+    breaker.trip();
+    assert_eq!(a.breaker().unwrap().state(), State::Open);
+}

@@ -1,0 +1,238 @@
+//! Following a file, on a manual clock: real files, no real time.
+
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use backstop::config::{LoadError, Registry};
+use backstop::{Event, ManualClock};
+
+/// A folder that is removed at the end of a test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("backstop-config-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A registry that follows a file.
+struct Watched {
+    clock: ManualClock,
+    clients: Registry,
+    events: Arc<Mutex<Vec<String>>>,
+    watch: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Watched {
+    fn open(path: &Path) -> Self {
+        let clock = ManualClock::new();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let log = events.clone();
+        let observer = move |event: &Event| log.lock().unwrap().push(event.kind().to_owned());
+        let builder = Registry::builder().clock(clock.clone()).observer(observer);
+        let clients = builder.open(path, |text| toml::from_str(text)).unwrap();
+        assert_eq!(
+            std::mem::take(&mut *events.lock().unwrap()),
+            ["config_applied"]
+        );
+        let watch = Box::pin(clients.watch());
+        let mut watched = Self {
+            clock,
+            clients,
+            events,
+            watch,
+        };
+        assert!(watched.poll().is_pending());
+        watched
+    }
+
+    fn poll(&mut self) -> Poll<()> {
+        self.watch
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Lets time pass in small steps. Returns the kinds of the events.
+    fn pass(&mut self, millis: u64) -> Vec<String> {
+        for _ in 0..millis / 50 {
+            self.clock.advance(Duration::from_millis(50));
+            assert!(self.poll().is_pending());
+        }
+        std::mem::take(&mut *self.events.lock().unwrap())
+    }
+
+    fn attempts(&self) -> u32 {
+        self.clients.get("a").unwrap().snapshot().max_attempts
+    }
+}
+
+fn text(attempts: u32) -> String {
+    format!("[clients.a]\nretry.max_attempts = {attempts}\n")
+}
+
+const APPLIED: [&str; 1] = ["config_applied"];
+const REJECTED: [&str; 1] = ["config_rejected"];
+
+#[test]
+fn every_way_of_replacing_a_file_is_seen_within_two_seconds() {
+    let folder = Folder::new("ways");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut watched = Watched::open(&path);
+    assert_eq!(watched.attempts(), 1);
+    assert!(watched.pass(10_000).is_empty());
+
+    // Rename over it, as editors do.
+    let other = folder.join("new.toml");
+    fs::write(&other, text(2)).unwrap();
+    fs::rename(&other, &path).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 2);
+
+    // Truncate and write.
+    fs::write(&path, text(10)).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 10);
+
+    // Delete and create again, at once and later.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, text(4)).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 4);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(watched.pass(10_000), REJECTED);
+    assert!(matches!(
+        *watched.clients.last_error().unwrap(),
+        LoadError::Read(_)
+    ));
+    assert_eq!(watched.attempts(), 4);
+    fs::write(&path, text(5)).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 5);
+    assert!(watched.pass(10_000).is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_link_of_a_config_map_is_followed() {
+    use std::os::unix::fs::symlink;
+
+    let folder = Folder::new("map");
+    // clients.toml -> ..data/clients.toml, and ..data -> a folder for each version.
+    for (version, attempts) in [("..v1", 1), ("..v2", 2)] {
+        fs::create_dir(folder.join(version)).unwrap();
+        fs::write(folder.join(version).join("clients.toml"), text(attempts)).unwrap();
+    }
+    symlink("..v1", folder.join("..data")).unwrap();
+    let path = folder.join("clients.toml");
+    symlink("..data/clients.toml", &path).unwrap();
+    let mut watched = Watched::open(&path);
+    assert_eq!(watched.attempts(), 1);
+    symlink("..v2", folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 2);
+}
+
+#[test]
+fn a_half_written_file_is_not_applied() {
+    let folder = Folder::new("half");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut watched = Watched::open(&path);
+    // Every prefix that ends with a line is a valid file, and none of them may be applied.
+    let whole: String = (0..20)
+        .map(|n| format!("[clients.c{n}]\n"))
+        .collect::<String>()
+        + &text(7);
+    for end in (0..whole.len()).step_by(17) {
+        fs::write(&path, &whole[..end]).unwrap();
+        assert!(watched.pass(400).is_empty());
+        assert_eq!(watched.clients.names(), ["a"]);
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.clients.names().len(), 21);
+    // A writer that stops in the middle of its work leaves an empty file, which is none.
+    fs::write(&path, "").unwrap();
+    assert_eq!(watched.pass(10_000), REJECTED);
+    assert_eq!(watched.clients.names().len(), 21);
+}
+
+#[test]
+fn a_broken_file_is_reported_once_and_the_former_settings_stay() {
+    let folder = Folder::new("broken");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(3)).unwrap();
+    let mut watched = Watched::open(&path);
+    for broken in ["[clients.a", "[clients.a]\nretry.max_attempts = 0"] {
+        fs::write(&path, broken).unwrap();
+        assert_eq!(watched.pass(2000), REJECTED);
+        assert!(watched.pass(60_000).is_empty());
+        assert_eq!(watched.attempts(), 3);
+    }
+    let error = watched.clients.last_error().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "clients.a.retry.max_attempts: must be at least 1, is 0"
+    );
+    fs::write(&path, text(6)).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert!(watched.clients.last_error().is_none());
+    assert_eq!(watched.attempts(), 6);
+}
+
+#[test]
+fn a_file_that_was_read_by_hand_is_not_read_again() {
+    let folder = Folder::new("hand");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(3)).unwrap();
+    let mut watched = Watched::open(&path);
+    fs::write(&path, text(12)).unwrap();
+    let reloaded = watched.clients.reload().unwrap();
+    assert_eq!(reloaded.changed, ["a"]);
+    assert_eq!(watched.pass(10_000), APPLIED);
+    assert_eq!(watched.attempts(), 12);
+    let error = Registry::builder()
+        .clock(ManualClock::new())
+        .open(folder.join("none"), |_| {
+            Err::<backstop::config::Value, _>("not reached")
+        });
+    assert!(matches!(error, Err(LoadError::Read(_))));
+}
+
+#[test]
+fn a_watch_ends_with_its_registry() {
+    let folder = Folder::new("end");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(3)).unwrap();
+    let Watched {
+        clock,
+        clients,
+        mut watch,
+        ..
+    } = Watched::open(&path);
+    drop(clients);
+    clock.advance(Duration::from_secs(1));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(watch.as_mut().poll(&mut cx).is_ready());
+}
