@@ -15,6 +15,7 @@ use super::lots::Lots;
 use super::pocket::Contents;
 use super::request::{Request, Waiting};
 use super::rules::{LONGEST_PAUSE, Outage, Rules};
+use super::scarcity::Scarcity;
 use super::share::Share;
 use crate::instant::Instant;
 use crate::store::{StoreTime, Taken};
@@ -36,6 +37,7 @@ pub(crate) struct Lease {
     asked: u64,
     granted_at: Instant,
     was_full: bool,
+    scarcity: Scarcity,
     /// The average time of a trip, in nanoseconds.
     trip_time: f64,
     /// When the last request was sent.
@@ -82,6 +84,7 @@ impl Lease {
             asked: 0,
             granted_at: Instant::ORIGIN,
             was_full: false,
+            scarcity: Scarcity::new(now),
             trip_time: MILLISECOND,
             sent_at: Instant::ORIGIN,
             in_flight: None,
@@ -322,7 +325,7 @@ impl Lease {
             let all = waiting.all.min(self.rules.burst);
             let ask = all.max(lease).saturating_sub(held);
             let at_least = waiting.first.saturating_sub(held).max(1);
-            let just_enough = lease <= all;
+            let just_enough = self.rules.is_exact || self.rules.largest > 0 && lease <= all;
             let wanted = waiting.all.saturating_sub(held);
             let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
             request.wanted = request.ask.max(wanted);
@@ -384,7 +387,14 @@ impl Lease {
             true => 2 * self.asked,
             false => 0,
         };
-        by_demand.max(by_growth).min(rules.largest)
+        let size = by_demand.max(by_growth).min(rules.largest);
+        match self.level {
+            // What one process holds, the others lack: with little left, each takes less at a time.
+            Some((_, level)) if self.scarcity.is_rare(now, rules.every) => {
+                size.min((level as u64 / 2).max(size / 2))
+            }
+            _ => size,
+        }
     }
 
     /// With so few tokens left, it is time to ask for more, unless that is done: they last for two trips.
@@ -435,9 +445,16 @@ impl Lease {
         if self.was_full {
             self.closed_until = Instant::ORIGIN;
         } else {
+            self.scarcity.record(now, self.rules.every);
             self.closed_above = taken.remaining;
             let gap = self.demand.gap();
             let pause = self.rules.pause(retry, request.just_enough, gap, unit);
+            // A shortage that may be over in a moment must not reject calls for the whole time of a lease.
+            let part = match request.just_enough {
+                true => 1.0,
+                false => self.scarcity.pause(now, self.rules.every),
+            };
+            let pause = (pause * part).max(retry.min(pause));
             self.closed_until = now.after(pause as u64);
         }
     }
