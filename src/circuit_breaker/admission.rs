@@ -24,39 +24,32 @@ fn open_until(end: Instant, now: Instant) -> Rejection {
 }
 
 impl Inner {
-    /// Admits a call or rejects it. Calls `now` only if the time matters.
+    /// Admits a call if the state admits all calls, or returns the state.
     #[inline(always)]
-    pub(super) fn admit(
-        &self,
-        now: impl FnOnce() -> Instant,
-        observer: Option<&dyn Observer>,
-    ) -> Result<Ticket, Rejection> {
+    pub(super) fn admit_if_closed(&self) -> Result<Ticket, PackedState> {
         // Acquire: pairs with `publish`, so calls record into window sets that have been cleared.
         let state = self.packed_state(Ordering::Acquire);
         if state.admits_all() {
-            return Ok(Ticket(state));
+            Ok(Ticket(state))
+        } else {
+            Err(state)
         }
-        self.admit_some(state, now(), observer)
     }
 
-    /// Admits a call of a handle or rejects it, in a state that does not admit all calls. Writes the time of the
-    /// decision to `now`: read once, because a clock that panics after the admission would leak a probe.
+    /// Admits a call of a handle or rejects it, in a state that does not admit all calls. Returns the time of the
+    /// decision too: read once, because a clock that panics after the admission would leak a probe.
     #[cold]
     #[inline(never)]
-    pub(super) fn admit_at(
-        &self,
-        now: &mut Instant,
-        state: PackedState,
-    ) -> Result<Ticket, Rejection> {
-        *now = self.base.clock.now();
-        self.decide(state, *now, None)
+    pub(super) fn admit_at(&self, state: PackedState) -> Result<(Ticket, Instant), Rejection> {
+        let now = self.base.clock.now();
+        Ok((self.decide(state, now, None)?, now))
     }
 
-    /// Continues [`admit`](Self::admit) in a state that does not admit all calls.
+    /// Admits or rejects a call of a policy, in a state that does not admit all calls.
     // Cold, to keep it out of the way of a closed circuit.
     #[cold]
     #[inline(never)]
-    fn admit_some(
+    pub(super) fn admit_some(
         &self,
         state: PackedState,
         now: Instant,

@@ -82,14 +82,14 @@ impl CircuitBreaker {
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let inner = &*self.inner;
-        // Acquire: as in `admit`.
+        // Acquire: as in `admit_if_closed`.
         let state = inner.packed_state(Ordering::Acquire);
         let (mut ticket, mut started) = (Ticket(state), Instant::ORIGIN);
         // One place constructs permits, so that the code after it is compiled once.
         if !state.is_closed_and_untimed() {
             if !state.admits_all() {
-                ticket = match inner.admit_at(&mut started, state) {
-                    Ok(ticket) => ticket,
+                (ticket, started) = match inner.admit_at(state) {
+                    Ok(admitted) => admitted,
                     Err(rejection) => return Err(rejection.by(inner.base.name)),
                 };
             } else if inner.rules.needs_clock() {

@@ -49,9 +49,12 @@ impl<'a> Gate for &'a CircuitBreaker {
         } else {
             Instant::ORIGIN
         };
-        // On a copy, because the address of `cx` must not escape: see `Gate::enter`.
-        let mut copy = *cx;
-        match inner.admit(|| copy.now(clock), observer) {
+        // No closure reads the time: it would take the address of `cx`, see `Gate::enter`.
+        let admitted = match inner.admit_if_closed() {
+            Ok(ticket) => Ok(ticket),
+            Err(state) => inner.admit_some(state, cx.now(clock), observer),
+        };
+        match admitted {
             Ok(ticket) => {
                 // Branch-free, because most calls are not probes.
                 *cx = cx.with_probe(cx.is_probe() | ticket.is_probe());

@@ -72,7 +72,7 @@ impl Inner {
     /// Counts the result of a call that was no probe.
     #[inline(always)]
     fn count(&self, ticket: Ticket, sample: Sample, now: Instant, finish: &Finish<'_>) {
-        // Acquire: as in `admit`.
+        // Acquire: as in `admit_if_closed`.
         let state = self.packed_state(Ordering::Acquire);
         // Results of calls from before the last change are ignored.
         if state.has_generation_of(ticket.0) && state.phase() != packed_state::DISABLED {

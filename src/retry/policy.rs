@@ -87,15 +87,17 @@ impl Inner {
             call
         });
         let cx = cx.with_attempt(1);
+        let memory = Memory::First {
+            op,
+            hook,
+            inner: self,
+            cx: cx.save(&self.clock),
+            call,
+        };
         RetryFuture::Attempt {
+            memory,
+            // Last: an attempt that something else follows is copied as a whole.
             attempt: op.attempt(cx),
-            memory: Memory::First {
-                op,
-                hook,
-                inner: self,
-                cx: cx.save(&self.clock),
-                call,
-            },
         }
     }
 }

@@ -47,4 +47,4 @@ mod state;
 
 pub use self::level::level;
 pub use self::log::EventLog;
-pub use self::span::{AttemptSpan, CallSpan, Spanned};
+pub use self::span::{AttemptSpan, CallSpan};

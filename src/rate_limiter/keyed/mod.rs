@@ -173,7 +173,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let inner = &*self.inner;
-        let now = inner.base.now();
+        let now = inner.base.clock.now();
         match inner.take(inner.secret.hash(key), key, now, cost) {
             Ok(()) => Ok(()),
             Err(unavailable) => inner.reject_for(now, unavailable, None),
