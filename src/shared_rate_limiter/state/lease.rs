@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::demand::Demand;
 use super::link::Contact;
-use super::local::{LocalBucket, LocalLimit};
+use super::local::{Local, LocalBucket, LocalLimit};
 use super::lots::Lots;
 use super::pocket::Contents;
 use super::request::{Request, Waiting};
@@ -52,18 +52,6 @@ pub(crate) struct Lease {
     /// Tokens spent without asking that the store does not know of, and when the last one was.
     spent: u64,
     spent_at: Instant,
-}
-
-/// What calls are admitted by while the store does not answer, and until the processes agree afterwards.
-#[derive(Clone, Copy, Debug)]
-enum Local {
-    /// The store decides.
-    Off,
-    On {
-        /// Of the outage.
-        number: u64,
-        limit: LocalLimit,
-    },
 }
 
 const MILLISECOND: f64 = 1e6;
@@ -449,12 +437,13 @@ impl Lease {
             self.closed_above = taken.remaining;
             let gap = self.demand.gap();
             let pause = self.rules.pause(retry, request.just_enough, gap, unit);
-            // A shortage that may be over in a moment must not reject calls for the whole time of a lease.
-            let part = match request.just_enough {
-                true => 1.0,
-                false => self.scarcity.pause(now, self.rules.every),
+            let pause = match request.just_enough {
+                true => pause,
+                false => self
+                    .scarcity
+                    .shorten(pause, now, self.rules.every)
+                    .max(retry.min(pause)),
             };
-            let pause = (pause * part).max(retry.min(pause));
             self.closed_until = now.after(pause as u64);
         }
     }

@@ -40,9 +40,9 @@ impl Scarcity {
         self.level(now, every) < RARE
     }
 
-    /// The part of a pause after which to ask again.
-    pub(crate) fn pause(&self, now: Instant, every: u64) -> f64 {
-        (self.level(now, every) / LASTING).clamp(SHORTEST, 1.0)
+    /// Shortens a pause: a shortage that may be over in a moment must not reject calls for the time of a lease.
+    pub(crate) fn shorten(&self, pause: f64, now: Instant, every: u64) -> f64 {
+        pause * (self.level(now, every) / LASTING).clamp(SHORTEST, 1.0)
     }
 
     fn level(&self, now: Instant, every: u64) -> f64 {
