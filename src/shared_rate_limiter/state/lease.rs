@@ -365,16 +365,12 @@ impl Lease {
     fn size(&self, now: Instant, rate: f64) -> u64 {
         let rules = &self.rules;
         let demand = rate * rules.every as f64;
-        let by_demand = match demand < LEAST_DEMAND {
-            true => 0,
-            false => demand.round() as u64,
-        };
+        let is_little = demand < LEAST_DEMAND;
+        let by_demand = if is_little { 0 } else { demand.round() as u64 };
         // A lease that was used up sooner than it should last was too small.
         let is_new = now < self.granted_at.after(rules.every);
-        let by_growth = match self.was_full && is_new {
-            true => 2 * self.asked,
-            false => 0,
-        };
+        let grows = self.was_full && is_new;
+        let by_growth = if grows { 2 * self.asked } else { 0 };
         let size = by_demand.max(by_growth).min(rules.largest);
         match self.level {
             // What one process holds, the others lack: with little left, each takes less at a time.

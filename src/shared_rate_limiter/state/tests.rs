@@ -133,11 +133,12 @@ fn a_grant_that_fell_short_rejects_locally_for_about_the_time_of_a_lease() {
     }
     // A first shortage may be over soon; after more of them, the pause lasts as long as a lease: 0.5 + the random
     // number, times 50 ms.
-    for (shortages, pause) in [(1, 12), (2, 23), (4, 40), (8, 50)] {
+    for (shortages, pause) in [(1, 12), (2, 22), (4, 38), (8, 48)] {
         let mut lease = lease.clone();
         let mut now = at(6000);
         for _ in 0..shortages {
             now = now.after(60_000_000);
+            lease.arrive(50);
             trip(&mut lease, now, 1, |ask| ask / 2);
             while lease.admit(now, 1) {}
         }
