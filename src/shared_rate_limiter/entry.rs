@@ -1,6 +1,5 @@
 //! The limit of one key: its lease, and the calls that wait for it.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -166,8 +165,7 @@ impl Entry {
     }
 
     fn ask(self: &Arc<Self>, number: u64, request: Request, rules: &Rules) {
-        // Relaxed: a statistic.
-        self.hub.trips.fetch_add(1, Ordering::Relaxed);
+        self.hub.sent();
         let mut take = Take::new(self.key.clone(), rules.quota, request.ask);
         take.at_least = request.at_least;
         take.spent = request.spent;
@@ -178,6 +176,7 @@ impl Entry {
                 let first = taken.first().copied();
                 first.ok_or_else(|| StoreError::new("an answer without a bucket"))
             });
+            entry.hub.ended();
             entry.answered(number, &request, taken);
         });
         self.hub.store.take(vec![take], reply);

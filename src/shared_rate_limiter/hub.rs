@@ -31,7 +31,9 @@ pub(super) struct Hub {
     pub(super) streams: SharedRng,
     pub(super) rejections: StripedCounter,
     /// Requests to the store.
-    pub(super) trips: AtomicU64,
+    trips: AtomicU64,
+    /// Requests without an answer yet, of all keys.
+    in_flight: AtomicU64,
     /// When the store answered last, in nanoseconds.
     answered_at: AtomicU64,
     /// Until when answers may be late because this process is busy, in nanoseconds.
@@ -48,6 +50,10 @@ struct State {
 /// The factor by which a request may take longer while the store answers others. With the default timeout a second:
 /// a program that asks for ten thousand keys at once may be busy itself for a part of that.
 const BUSY: u32 = 40;
+
+/// How much longer a request may take for each other one in flight: twice what ten thousand at once took each, on two
+/// processors shared with the server.
+const FOR_EACH: Duration = Duration::from_micros(50);
 
 impl Hub {
     pub(super) fn new(
@@ -70,6 +76,7 @@ impl Hub {
             streams: SharedRng::new(seed),
             rejections: StripedCounter::new(),
             trips: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
             busy_until: AtomicU64::new(0),
             link: Mutex::default(),
@@ -113,12 +120,27 @@ impl Hub {
         Some(StoreEvent::Back { after: outage })
     }
 
+    /// Counts a request to the store.
+    pub(super) fn sent(&self) {
+        // Relaxed: statistics.
+        self.trips.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the answer to a request, or its failure.
+    pub(super) fn ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// When a request that was sent then has taken too long. A store that answers others is busy, not lost:
     /// ten thousand requests at once take longer than one.
     pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
         let answered = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
         let busy = Instant::from_nanos(self.busy_until.load(Ordering::Relaxed));
-        (sent.max(answered) + self.timeout)
+        // Relaxed: an estimate.
+        let others = self.in_flight.load(Ordering::Relaxed).saturating_sub(1);
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        (sent.max(answered) + self.timeout + FOR_EACH.saturating_mul(others))
             .min(self.latest(sent))
             .max(busy)
     }

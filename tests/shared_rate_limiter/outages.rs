@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::shared_rate_limiter::{Outage, SyncMode};
-use backstop::store::Fault;
-use backstop::{Event, Quota, Reason};
+use backstop::store::{Fault, MemoryStore};
+use backstop::{Event, ManualClock, Quota, Reason, SharedKeyedRateLimiter};
 
 use crate::fleet::{Fleet, MILLISECOND, run};
 
@@ -143,6 +143,31 @@ fn a_slow_store_that_answers_is_busy_and_not_lost() {
     assert!(!fleet.nodes[0].snapshot().store_up);
     fleet.advance_slowly(20 * MILLISECOND);
     assert!(fleet.nodes[0].snapshot().store_up, "the late answer counts");
+}
+
+#[test]
+fn many_keys_at_once_have_more_time_than_one() {
+    let (clock, latency) = (ManualClock::new(), 100 * MILLISECOND);
+    let limits = |keys: u64| {
+        let store = MemoryStore::new(clock.clone());
+        store.set_latency(latency);
+        let limits = SharedKeyedRateLimiter::<u64>::builder()
+            .store(store)
+            .key_by(u64::to_string)
+            .quota(Quota::per_second(10))
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let calls = (0..keys).map(|key| {
+            let limits = limits.clone();
+            Box::pin(async move { limits.try_acquire(&key).await.is_ok() })
+        });
+        let admitted = clock.block_on(futures::future::join_all(calls));
+        let is_lost = limits.snapshot().last_error.is_some();
+        (admitted.iter().all(|admitted| *admitted), is_lost)
+    };
+    assert_eq!(limits(1), (false, true), "a trip longer than the timeout");
+    assert_eq!(limits(4000), (true, false));
 }
 
 #[test]

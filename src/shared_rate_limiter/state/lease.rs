@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use super::demand::Demand;
 use super::link::Contact;
-use super::local::{LocalBucket, LocalLimit};
+use super::local::{Local, LocalBucket, LocalLimit};
 use super::lots::Lots;
 use super::pocket::Contents;
 use super::request::{Request, Waiting};
 use super::rules::{LONGEST_PAUSE, Outage, Rules};
+use super::scarcity::Scarcity;
 use super::share::Share;
 use crate::instant::Instant;
 use crate::store::{StoreTime, Taken};
@@ -36,6 +37,7 @@ pub(crate) struct Lease {
     asked: u64,
     granted_at: Instant,
     was_full: bool,
+    scarcity: Scarcity,
     /// The average time of a trip, in nanoseconds.
     trip_time: f64,
     /// When the last request was sent.
@@ -50,18 +52,6 @@ pub(crate) struct Lease {
     /// Tokens spent without asking that the store does not know of, and when the last one was.
     spent: u64,
     spent_at: Instant,
-}
-
-/// What calls are admitted by while the store does not answer, and until the processes agree afterwards.
-#[derive(Clone, Copy, Debug)]
-enum Local {
-    /// The store decides.
-    Off,
-    On {
-        /// Of the outage.
-        number: u64,
-        limit: LocalLimit,
-    },
 }
 
 const MILLISECOND: f64 = 1e6;
@@ -82,6 +72,7 @@ impl Lease {
             asked: 0,
             granted_at: Instant::ORIGIN,
             was_full: false,
+            scarcity: Scarcity::new(now),
             trip_time: MILLISECOND,
             sent_at: Instant::ORIGIN,
             in_flight: None,
@@ -322,7 +313,7 @@ impl Lease {
             let all = waiting.all.min(self.rules.burst);
             let ask = all.max(lease).saturating_sub(held);
             let at_least = waiting.first.saturating_sub(held).max(1);
-            let just_enough = lease <= all;
+            let just_enough = self.rules.is_exact || self.rules.largest > 0 && lease <= all;
             let wanted = waiting.all.saturating_sub(held);
             let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
             request.wanted = request.ask.max(wanted);
@@ -374,17 +365,20 @@ impl Lease {
     fn size(&self, now: Instant, rate: f64) -> u64 {
         let rules = &self.rules;
         let demand = rate * rules.every as f64;
-        let by_demand = match demand < LEAST_DEMAND {
-            true => 0,
-            false => demand.round() as u64,
-        };
+        let is_little = demand < LEAST_DEMAND;
+        let by_demand = if is_little { 0 } else { demand.round() as u64 };
         // A lease that was used up sooner than it should last was too small.
         let is_new = now < self.granted_at.after(rules.every);
-        let by_growth = match self.was_full && is_new {
-            true => 2 * self.asked,
-            false => 0,
-        };
-        by_demand.max(by_growth).min(rules.largest)
+        let grows = self.was_full && is_new;
+        let by_growth = if grows { 2 * self.asked } else { 0 };
+        let size = by_demand.max(by_growth).min(rules.largest);
+        match self.level {
+            // What one process holds, the others lack: with little left, each takes less at a time.
+            Some((_, level)) if self.scarcity.is_rare(now, rules.every) => {
+                size.min((level as u64 / 2).max(size / 2))
+            }
+            _ => size,
+        }
     }
 
     /// With so few tokens left, it is time to ask for more, unless that is done: they last for two trips.
@@ -435,9 +429,17 @@ impl Lease {
         if self.was_full {
             self.closed_until = Instant::ORIGIN;
         } else {
+            self.scarcity.record(now, self.rules.every);
             self.closed_above = taken.remaining;
             let gap = self.demand.gap();
             let pause = self.rules.pause(retry, request.just_enough, gap, unit);
+            let pause = match request.just_enough {
+                true => pause,
+                false => self
+                    .scarcity
+                    .shorten(pause, now, self.rules.every)
+                    .max(retry.min(pause)),
+            };
             self.closed_until = now.after(pause as u64);
         }
     }

@@ -3,6 +3,18 @@
 use super::rules::{Outage, Rules};
 use crate::instant::Instant;
 
+/// What calls are admitted by while the store does not answer, and until the processes agree afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Local {
+    /// The store decides.
+    Off,
+    On {
+        /// Of the outage.
+        number: u64,
+        limit: LocalLimit,
+    },
+}
+
 /// What admits calls while the store does not answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LocalLimit {

@@ -10,6 +10,7 @@ pub(super) mod lots;
 pub(super) mod pocket;
 pub(super) mod request;
 pub(super) mod rules;
+pub(super) mod scarcity;
 pub(super) mod share;
 #[cfg(all(test, not(backstop_loom)))]
 mod tests;

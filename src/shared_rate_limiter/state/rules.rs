@@ -60,11 +60,16 @@ pub(crate) struct Rules {
     pub(crate) life: u64,
     /// The largest lease. Zero if nothing is leased in advance.
     pub(crate) largest: u64,
+    /// Whether all processes together admit calls in the order in which they come.
+    pub(crate) is_exact: bool,
 }
 
 /// The fastest rate, and the longest time to fill a bucket: stores count in microseconds, as doubles.
 const FASTEST: u128 = 1_000;
 const LONGEST: f64 = 10.0 * 365.0 * 86_400e9;
+
+/// The smallest burst of which tokens are leased in advance.
+const LEAST_LEASED: u64 = 16;
 
 /// The longest time for which calls are rejected without asking the store, in nanoseconds.
 pub(crate) const LONGEST_PAUSE: f64 = 1e9;
@@ -109,9 +114,13 @@ impl Rules {
             token,
             burst,
             every,
+            is_exact: mode == SyncMode::Exact,
             life: every.saturating_mul(4),
             largest: match mode {
-                SyncMode::Leased => (burst / 4).max(1),
+                // Tokens that a process holds count in the store as spent, and refill there: of a small burst, that
+                // would be a large part. Its leases would be of a few tokens anyway.
+                SyncMode::Leased if burst < LEAST_LEASED => 0,
+                SyncMode::Leased => burst / 4,
                 SyncMode::Exact => 0,
             },
         }
@@ -122,7 +131,7 @@ impl Rules {
     /// the next request is sent by the first call after the pause, later in a process with few calls.
     pub(crate) fn pause(&self, retry: f64, just_enough: bool, gap: f64, unit: f64) -> f64 {
         let every = self.every as f64;
-        if just_enough || self.largest == 0 {
+        if just_enough {
             retry.min(LONGEST_PAUSE)
         } else if retry < every {
             (every * (0.5 + unit) - gap.min(every / 2.0)).max(retry)

@@ -55,7 +55,8 @@ fn the_time_of_a_lease_follows_the_burst() {
     assert_eq!(every(1000, 10), Duration::from_millis(5));
     assert_eq!(every(1000, 1), Duration::from_millis(1));
     assert_eq!(lease(1000, 1000, SyncMode::Leased).rules().largest, 250);
-    assert_eq!(lease(1000, 1, SyncMode::Leased).rules().largest, 1);
+    assert_eq!(lease(1000, 16, SyncMode::Leased).rules().largest, 4);
+    assert_eq!(lease(1000, 15, SyncMode::Leased).rules().largest, 0);
     assert_eq!(lease(1000, 1000, SyncMode::Exact).rules().largest, 0);
 }
 
@@ -130,13 +131,20 @@ fn a_grant_that_fell_short_rejects_locally_for_about_the_time_of_a_lease() {
         trip(&mut lease, at(call * 1000), 1, |ask| ask);
         while lease.admit(at(call * 1000), 1) {}
     }
-    let now = at(6000);
-    trip(&mut lease, now, 1, |ask| ask / 2);
-    while lease.admit(now, 1) {}
-    assert!(lease.is_dry(now.after(10_000_000), 1));
-    // 0.5 + the random number, times 50 ms.
-    assert!(lease.is_dry(now.after(49_000_000), 1));
-    assert!(!lease.is_dry(now.after(51_000_000), 1));
+    // A first shortage may be over soon; after more of them, the pause lasts as long as a lease: 0.5 + the random
+    // number, times 50 ms.
+    for (shortages, pause) in [(1, 12), (2, 22), (4, 38), (8, 48)] {
+        let mut lease = lease.clone();
+        let mut now = at(6000);
+        for _ in 0..shortages {
+            now = now.after(60_000_000);
+            lease.arrive(50);
+            trip(&mut lease, now, 1, |ask| ask / 2);
+            while lease.admit(now, 1) {}
+        }
+        let dry = |millis: u64| lease.is_dry(now.after(millis * 1_000_000), 1);
+        assert!(dry(pause - 1) && !dry(pause + 2), "{shortages} shortages");
+    }
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! cargo run --release -p backstop-redis --example fleet -- [--rate 1000] [--burst 1000] [--load 1.5]
-//!     [--seconds 10] [--outage kill|stop|flush|empty|none] [--exact] [--summary]
+//!     [--seconds 10] [--outage kill|stop|flush|empty|none] [--exact] [--ping] [--summary]
 //! ```
 //!
 //! Starts a `redis-server` of its own on a free port, and four copies of itself. They ask for 48, 24, 16 and 12 % of
 //! `load` times the rate, as calls that come independently of each other. After 40 % of the time something happens
 //! to the store; a store that was killed or stopped comes back after 30 % more. Prints what was admitted each half
-//! second, and in the end compares it with what one central limiter would have admitted.
+//! second, and in the end compares it with what one central limiter would have admitted. `--ping` measures how
+//! long the same processes wait for a `PING` meanwhile.
 
 mod node;
 mod report;
@@ -33,6 +34,7 @@ pub(crate) struct Settings {
     pub(crate) seconds: f64,
     pub(crate) outage: String,
     pub(crate) exact: bool,
+    pub(crate) ping: bool,
     pub(crate) summary: bool,
 }
 
@@ -61,6 +63,7 @@ impl Settings {
             seconds: number("--seconds", 10.0),
             outage: value("--outage").unwrap_or_else(|| "kill".to_owned()),
             exact: args.iter().any(|arg| arg == "--exact"),
+            ping: args.iter().any(|arg| arg == "--ping"),
             summary: args.iter().any(|arg| arg == "--summary"),
         }
     }

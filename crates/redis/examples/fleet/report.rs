@@ -7,12 +7,12 @@ use std::sync::mpsc::Receiver;
 
 use crate::{REPORT_EVERY, SHARES, Settings};
 
-/// Prints a row for each half second, once all processes have reported. Returns the slowest call in
-/// microseconds, and the trips of all processes.
-pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) -> (u64, u64) {
+/// Prints a row for each half second, once all processes have reported. Returns the slowest call and
+/// the slowest `PING` in microseconds, and the trips of all processes.
+pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) -> (u64, u64, u64) {
     let mut reports: HashMap<usize, Vec<(usize, Vec<u64>)>> = HashMap::new();
     let mut counts = [0; SHARES.len()];
-    let (mut slowest, mut all_trips) = (0, 0);
+    let (mut slowest, mut ping, mut all_trips) = (0, 0, 0);
     if !settings.summary {
         println!(
             "    time  store  admitted/s by process       fleet/s                           trips/s  slowest"
@@ -23,10 +23,11 @@ pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) 
             .split(' ')
             .filter_map(|word| word.parse().ok())
             .collect();
-        if numbers.len() != 5 {
+        if numbers.len() != 6 {
             continue;
         }
         slowest = slowest.max(numbers[4]);
+        ping = ping.max(numbers[5]);
         all_trips += numbers[2];
         let row = counts[node];
         counts[node] += 1;
@@ -61,7 +62,7 @@ pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) 
             slow as f64 / 1e3,
         );
     }
-    (slowest, all_trips)
+    (slowest, ping, all_trips)
 }
 
 /// The times at which calls came and were admitted.
@@ -132,20 +133,21 @@ impl Report {
         count(at(to)) - count(at(from))
     }
 
-    pub(crate) fn print(&self, settings: &Settings, (slowest, trips): (u64, u64)) {
+    pub(crate) fn print(&self, settings: &Settings, (slowest, ping, trips): (u64, u64, u64)) {
         let central = self.central(settings);
         let admitted = self.admitted.len() as u64;
         let most = self.by_node.iter().max().copied().unwrap_or(0) as f64;
         let least = self.by_node.iter().min().copied().unwrap_or(1).max(1) as f64;
         let limit = settings.rate as f64 * settings.seconds + settings.burst as f64;
         print!(
-            "rate {} burst {} load {} {}: asked {} admitted {admitted} central {central} used {:.4} of rate*t+burst {:.4} \
+            "rate {} burst {} load {} {}: asked {} admitted {admitted} central {central} ({:+}) used {:.4} of rate*t+burst {:.4} \
              burst explained {:.0} ({:.3}) most/least {:.2} trips/s and process {:.1} slowest {:.1} ms",
             settings.rate,
             settings.burst,
             settings.load,
             settings.outage,
             self.arrived.len(),
+            admitted as i64 - central as i64,
             admitted as f64 / central as f64,
             admitted as f64 / limit,
             self.explained(settings),
@@ -154,6 +156,9 @@ impl Report {
             trips as f64 / settings.seconds / SHARES.len() as f64,
             slowest as f64 / 1e3,
         );
+        if settings.ping {
+            print!(" slowest PING {:.1} ms", ping as f64 / 1e3);
+        }
         if matches!(settings.outage.as_str(), "kill" | "stop") {
             let (from, to) = (settings.seconds * 0.4, settings.seconds * 0.7);
             let during = self.admitted_between(from, to) as f64 / (to - from);
