@@ -15,11 +15,12 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     let path = std::env::temp_dir().join(format!("backstop-{}.toml", std::process::id()));
     std::fs::write(&path, "[clients.github]\nlimiter.quota = \"3/h\"\n")?;
 
-    // What a program writes:
+    // recipe: configuration with reload, at most 5 lines
     let clients = Registry::builder().observer(report);
     let clients = clients.open(&path, |text| toml::from_str(text))?;
     tokio::spawn(clients.watch());
     let github = clients.get("github").ok_or("no such client")?;
+    // end of recipe
 
     for file in [
         "[clients.github]\nlimiter.quota = \"5/h\"\n",
