@@ -255,14 +255,14 @@ fn settings_are_part_of_larger_ones() {
 #[test]
 fn the_builders_are_the_judges_of_all_settings() {
     let settings: BulkheadSettings =
-        toml::from_str("max_concurrent = 0\nmax_wait = \"1s\"\nadaptive = { kind = \"aimd\", min = 0, backoff = 7 }").unwrap();
+        toml::from_str("max_concurrent = 0\nmax_wait = \"1s\"\nadaptive = { kind = \"aimd\", min = 0, decrease_factor = 7 }").unwrap();
     let error = settings.build().unwrap_err().to_string();
     let mut lines: Vec<&str> = error.lines().collect();
     lines.sort_unstable();
     assert_eq!(
         lines,
         [
-            "adaptive.backoff: must be from 0 to 1, is 7.0",
+            "adaptive.decrease_factor: must be from 0 to 1, is 7.0",
             "adaptive.min: must be at least 1, because a limit of 0 could never grow, is 0",
             "max_concurrent: must be at least 1, is 0",
             "max_wait: needs max_waiting, is \"1s\"",
