@@ -60,13 +60,13 @@ impl CircuitVotesBuilder {
         }
     }
 
-    /// The store that all processes share.
+    /// Sets the store that all processes share.
     pub fn store(mut self, store: impl VoteStore + 'static) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// The key in the store: the dependency that the circuits are of.
+    /// Sets the key in the store: the dependency that the circuits are of.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
@@ -78,7 +78,7 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// The breaker that votes.
+    /// Sets the breaker that votes.
     pub fn breaker(mut self, breaker: CircuitBreaker) -> Self {
         self.breaker = Some(breaker);
         self
@@ -90,7 +90,7 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// The share of the other voters that must be open, and one more. From 0 to below 1.
+    /// Sets the share of the other voters that must be open, and one more. From 0 to below 1.
     pub const fn quorum(mut self, share: f64) -> Self {
         self.rules.quorum = share;
         self
@@ -108,7 +108,7 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// The failure rate in the breaker's first window that opens it when a quorum of the others is open, and
+    /// Sets the failure rate in the breaker's first window that opens it when a quorum of the others is open, and
     /// it has seen half as many calls as its rules need. Above 0, at most 1.
     pub const fn failure_rate(mut self, rate: f64) -> Self {
         self.rules.failure_rate = rate;

@@ -1,49 +1,8 @@
-//! Circuit breakers of a fleet that learn from each other.
-//!
-//! Each process keeps its own [`CircuitBreaker`](crate::CircuitBreaker), which alone decides about calls, without any I/O. Beside it,
-//! [`CircuitVotes::run`] publishes in a [store](crate::store) whether it is open, and reads the votes of the
-//! others. If a quorum of those is open, a closed breaker opens on half of the evidence it would otherwise
-//! need. Without the store the breakers are plain local ones.
-//!
-//! A shared state, in which one process opens the circuit for all, is not offered: a process with a broken
-//! network of its own would take the dependency from the fleet.
-//!
-//! # Example
-//!
-//! ```
-//! use std::time::Duration;
-//! use backstop::circuit_breaker::State;
-//! use backstop::store::MemoryStore;
-//! use backstop::{CircuitBreaker, CircuitVotes, TokioClock};
-//!
-//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
-//! # async fn main() -> Result<(), backstop::ConfigError> {
-//! let store = MemoryStore::new(TokioClock);
-//! let breakers: Vec<_> = (0..3).map(|_| CircuitBreaker::builder().build().unwrap()).collect();
-//! for breaker in &breakers {
-//!     let votes = CircuitVotes::builder()
-//!         .store(store.clone())
-//!         .key("payments")
-//!         .breaker(breaker.clone())
-//!         .build()?;
-//!     tokio::spawn(async move { votes.run().await });
-//! }
-//! // The third one sees half of its calls fail, but not enough calls to open by itself.
-//! for ok in [true, false].repeat(5) {
-//!     let permit = breakers[2].try_acquire().unwrap();
-//!     if ok { permit.success() } else { permit.failure() }
-//! }
-//! breakers[0].trip();
-//! breakers[1].trip();
-//! tokio::time::sleep(Duration::from_secs(3)).await;
-//! assert_eq!(breakers[2].state(), State::Open);
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # Defaults
-//!
-//! See [`CircuitVotesBuilder`].
+#![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/circuit-votes.md"))]
+#![cfg_attr(
+    not(feature = "tokio"),
+    doc = "Circuit breakers of a fleet that learn from each other."
+)]
 
 use std::fmt;
 use std::future::Future;

@@ -25,12 +25,12 @@ pub enum Follow {
 }
 
 impl Rules {
-    /// Whether enough of the others are open.
+    /// Returns whether enough of the others are open.
     pub(crate) fn is_quorum(&self, tally: Tally) -> bool {
         tally.open >= self.min_votes && tally.open as f64 > self.quorum * tally.voters as f64
     }
 
-    /// Whether a closed circuit opens, that has seen so many calls and failures lately and whose own rules need
+    /// Returns whether a closed circuit opens. `calls` and `failures` are those in its window; its own rules need
     /// `min_calls`.
     pub(crate) fn opens(&self, tally: Tally, calls: u64, failures: u64, min_calls: u64) -> bool {
         if !self.is_quorum(tally) {

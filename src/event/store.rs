@@ -18,7 +18,7 @@ pub enum StoreEvent {
 }
 
 impl StoreEvent {
-    /// The event as an identifier, for the label `kind` of metrics.
+    /// Returns the event as an identifier, for the label `kind` of metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Lost => "store_lost",

@@ -100,7 +100,7 @@ impl Inner {
         }
     }
 
-    /// Whether calls of this hedge need a budget for their copies.
+    /// Returns whether calls of this hedge need a budget for their copies.
     #[inline]
     pub(super) const fn has_budgets(&self) -> bool {
         self.cap.is_some() || self.budget.is_some()
@@ -269,7 +269,7 @@ impl<'a> Begun<'a> {
         }
     }
 
-    /// Whether results are recorded in a budget that is shared with other layers.
+    /// Returns whether results are recorded in a budget that is shared with other layers.
     #[inline]
     pub(super) const fn has_budget(&self) -> bool {
         self.budget.is_some()

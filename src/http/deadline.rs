@@ -81,7 +81,7 @@ pub fn write(headers: &mut HeaderMap, remaining: Duration) {
     }
 }
 
-/// A policy that rejects a call with less than this time left until its deadline
+/// Returns a policy that rejects a call with less than this time left until its deadline
 /// ([`Reason::DeadlineTooClose`]), so that work whose result would come too late is not begun.
 ///
 /// The deadline is that of the call ([`CallOptions::deadline`](crate::CallOptions::deadline)), of a
@@ -138,7 +138,7 @@ fn parse_grpc(text: &str) -> Option<Duration> {
     })
 }
 
-/// The finest unit in which eight digits suffice, rounded down.
+/// Returns the finest unit in which eight digits suffice, rounded down.
 fn grpc_text(left: Duration) -> String {
     const DIGITS: u128 = 99_999_999;
     let nanos = left.as_nanos();

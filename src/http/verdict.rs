@@ -142,7 +142,7 @@ pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
     Verdict::transient()
 }
 
-/// The verdict on a response to an idempotent request.
+/// Returns the verdict on a response to an idempotent request.
 pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Verdict {
     if status.as_u16() < 400 {
         return Verdict::success();
@@ -170,7 +170,7 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTi
     }
 }
 
-/// The caller has exceeded its own limit: nothing was executed, and others are not affected.
+/// Returns the verdict on a caller that exceeds its own limit: nothing was executed, and others are not affected.
 fn this_caller(after: Option<Duration>) -> Verdict {
     Verdict::throttled(after)
         .with_health(Health::Neutral)

@@ -69,45 +69,45 @@ pub struct SharedBulkheadBuilder {
 }
 
 impl SharedBulkheadBuilder {
-    /// The store that all processes share.
+    /// Sets the store that all processes share.
     pub fn store(mut self, store: impl PermitStore + 'static) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// The key in the store: what the processes that share the bulkhead have in common.
+    /// Sets the key in the store: what the processes that share the bulkhead have in common.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// What tells this process from the others. No two that run may have the same.
+    /// Sets the identity of this process in the store. No two running processes may have the same.
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.instance = Some(instance.into());
         self
     }
 
-    /// How many calls of the whole fleet run at once. Above zero. All processes must give the same.
+    /// Sets how many calls of the whole fleet run at once. Above zero. All processes must give the same.
     pub const fn max_concurrent(mut self, calls: u64) -> Self {
         self.max_concurrent = Some(calls);
         self
     }
 
-    /// How long permits belong to a process that has stopped asking for them. At least 100 ms. Clocks of
+    /// Sets how long permits belong to a process that has stopped asking for them. At least 100 ms. Clocks of
     /// processes and store may run differently fast by a thousandth of it.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How long a trip to the store may take before it counts as failed. Above zero, and below a third of the
+    /// Sets how long a trip to the store may take before it counts as failed. Above zero, and below a third of the
     /// time to live.
     pub const fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout = timeout;
         self
     }
 
-    /// How long a call through the policy waits for a permit. Zero rejects at once, or after one trip to the
+    /// Sets how long a call through the policy waits for a permit. Zero rejects at once, or after one trip to the
     /// store; [`Duration::MAX`] waits as long as the call's deadline allows. Needs
     /// [`max_waiting`](Self::max_waiting).
     pub const fn max_wait(mut self, longest: Duration) -> Self {
@@ -115,7 +115,7 @@ impl SharedBulkheadBuilder {
         self
     }
 
-    /// How many calls of this process may wait at a time. Given alone, calls through the policy wait until
+    /// Sets how many calls of this process may wait at a time. Given alone, calls through the policy wait until
     /// their deadline.
     pub const fn max_waiting(mut self, calls: usize) -> Self {
         self.max_waiting = Some(calls);

@@ -228,7 +228,7 @@ impl Inner {
         self.follow(after);
     }
 
-    /// A call comes that needs `permits`.
+    /// Decides a call that needs `permits`. If `waits` is set, it may join the queue.
     pub(super) fn arrive(self: &Arc<Self>, now: Instant, permits: u64, waits: bool) -> Arrival {
         self.with(now, |state, _| {
             if permits > state.block.limit() {

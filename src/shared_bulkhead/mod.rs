@@ -1,58 +1,4 @@
-//! One bulkhead for all processes of a fleet: no more than so many calls at once.
-//!
-//! Each process takes blocks of permits from a [store](crate::store), for a time, and its calls use those: no
-//! call touches the store while the block suffices. A process that is killed keeps its permits until the time
-//! is over, and no longer; one that ends drops them.
-//!
-//! # When not to use it
-//!
-//! * Where an even split over the processes does: a [`Bulkhead`](crate::Bulkhead) in each needs no store.
-//! * For mutual exclusion. A process that was stopped for longer than the time to live does not know that
-//!   its calls run beside those of another one.
-//!
-//! # Example
-//!
-//! ```
-//! use backstop::store::MemoryStore;
-//! use backstop::{ManualClock, Policy, SharedBulkhead};
-//!
-//! let clock = ManualClock::new();
-//! let store = MemoryStore::new(clock.clone());
-//! let process = || {
-//!     let builder = SharedBulkhead::builder().store(store.clone()).key("reports");
-//!     builder.max_concurrent(2).clock(clock.clone()).build()
-//! };
-//! let (one, other) = (process()?, process()?);
-//!
-//! let first = clock.block_on(one.try_acquire()).unwrap();
-//! let _second = clock.block_on(other.try_acquire()).unwrap();
-//! assert!(clock.block_on(other.try_acquire()).is_err());
-//! assert!(clock.block_on(one.call(|| async { Ok::<_, ()>(1) })).is_err());
-//! drop(first);
-//! assert!(clock.block_on(one.call(|| async { Ok::<_, ()>(1) })).is_ok());
-//! # Ok::<(), backstop::ConfigError>(())
-//! ```
-//!
-//! # Blocks
-//!
-//! A process asks for a quarter more permits than it needs, when a call finds none, and each third of the
-//! [time to live](SharedBulkheadBuilder::ttl), when it also gives back what it did not need. While permits
-//! are scarce, a process keeps no more than its part, so that after a few seconds all have about as many.
-//! It asks for scarce permits again after about 50 ms.
-//!
-//! Permits must be asked for again although no call comes: spawn [`SharedBulkhead::maintain`]. Without it
-//! a block lapses, and the next call takes a trip.
-//!
-//! # Without the store
-//!
-//! Calls go on with the permits that the process holds, until their time is over. Then all are rejected,
-//! until the store is back: nothing else keeps to the limit.
-//!
-//! # Bounds
-//!
-//! The processes together hold at most the limit, at any time, if their clocks and the store's run equally fast
-//! to a thousandth. Calls that still run when the time of their permits is over are not stopped: the process
-//! was stopped itself, or has no store.
+#![doc = include_str!("../../docs/patterns/shared-bulkhead.md")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -101,7 +47,7 @@ impl SharedBulkhead {
         self.try_acquire_n(1)
     }
 
-    /// As [`try_acquire`](Self::try_acquire), with `cost` permits.
+    /// Like [`try_acquire`](Self::try_acquire), with `cost` permits.
     ///
     /// # Errors
     ///
@@ -154,7 +100,7 @@ impl SharedBulkhead {
         self.acquire_within(cost, Duration::MAX)
     }
 
-    /// As [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
+    /// Like [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
     ///
     /// # Errors
     ///

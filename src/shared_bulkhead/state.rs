@@ -112,7 +112,7 @@ impl Block {
         Some(request)
     }
 
-    /// The request in flight.
+    /// Returns the request in flight.
     pub(crate) const fn request(&self) -> Option<&Request> {
         self.request.as_ref()
     }
@@ -139,17 +139,17 @@ impl Block {
         self.scarce_until = now.after((2.0 * SCARCE * (0.5 + unit)) as u64);
     }
 
-    /// Whether there is no use in asking the store now.
+    /// Returns whether there is no use in asking the store now.
     pub(crate) fn is_scarce(&self, now: Instant) -> bool {
         self.request.is_none() && now < self.scarce_until
     }
 
-    /// When to look again, for a call that waits.
+    /// Returns when to look again, for a call that waits.
     pub(crate) fn look_at(&self) -> Instant {
         self.scarce_until
     }
 
-    /// When the permits have to be asked for again.
+    /// Returns when the permits have to be asked for again.
     pub(crate) const fn refresh_at(&self) -> Instant {
         self.sent_at.after(self.ttl / 3)
     }

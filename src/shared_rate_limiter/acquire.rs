@@ -77,12 +77,12 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// The limiter's clock.
+    /// Returns the limiter's clock.
     pub(super) fn clock(&self) -> &'a ClockHandle {
         &self.entry.hub.base.clock
     }
 
-    /// Whether it waits in the queue.
+    /// Returns whether it waits in the queue.
     pub(super) const fn is_waiting(&self) -> bool {
         self.ticket.is_some()
     }

@@ -128,20 +128,20 @@ impl fmt::Debug for Shared {
 /// Makes the setters that both builders have.
 macro_rules! shared_setters {
     () => {
-        /// The store that all processes share.
+        /// Sets the store that all processes share.
         pub fn store(mut self, store: impl Store + 'static) -> Self {
             self.shared.store = Some(Arc::new(store));
             self
         }
 
-        /// The limit of the whole fleet. A token bucket, full at first, of at most a token a microsecond. All
+        /// Sets the limit of the whole fleet. A token bucket, full at first, of at most a token a microsecond. All
         /// processes must give the same.
         pub const fn quota(mut self, quota: Quota) -> Self {
             self.shared.quota = Some(quota);
             self
         }
 
-        /// Whether the process takes tokens in advance, or asks for each decision.
+        /// Sets whether the process takes tokens in advance, or asks for each decision.
         pub const fn sync(mut self, mode: SyncMode) -> Self {
             self.shared.sync = mode;
             self
@@ -203,13 +203,13 @@ macro_rules! shared_setters {
             self
         }
 
-        /// The name in errors and events.
+        /// Sets the name in errors and events.
         pub const fn name(mut self, name: &'static str) -> Self {
             self.shared.setup.name = name;
             self
         }
 
-        /// The clock of leases, pauses and timeouts. Tokens are earned on the store's clock.
+        /// Sets the clock of leases, pauses and timeouts. Tokens are earned on the store's clock.
         pub fn clock(mut self, clock: impl Into<crate::clock::ClockHandle>) -> Self {
             self.shared.setup.clock = Some(clock.into());
             self
@@ -245,7 +245,7 @@ pub struct SharedRateLimiterBuilder {
 impl SharedRateLimiterBuilder {
     shared_setters!();
 
-    /// The key in the store: what the processes that share the limit have in common.
+    /// Sets the key in the store: what the processes that share the limit have in common.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self

@@ -57,9 +57,9 @@ struct After {
 }
 
 impl State {
-    /// Whether the request in flight, sent then, has taken too long. If that is noticed late, this process did not
-    /// run meanwhile, or has too many tasks that are ready to run: the answer may be here, not read yet, so all
-    /// requests get as much time more.
+    /// Returns whether the request in flight, sent then, has taken too long. If that is noticed late, this
+    /// process did not run meanwhile, or has too many tasks that are ready to run: the answer may be here, not
+    /// read yet, so all requests get as much time more.
     fn is_lost(&mut self, now: Instant, sent: Instant, hub: &Hub) -> bool {
         let overdue_at = hub.overdue_at(sent);
         if now < overdue_at {
@@ -226,7 +226,7 @@ impl Entry {
         state.lease.reclaim(now, spent, rejected);
     }
 
-    /// A call that asks for `cost` tokens comes, and waits for its turn until `until` if that is given.
+    /// Decides a call for `cost` tokens. If `until` is given, the call may wait for its turn until then.
     pub(super) fn arrive(
         self: &Arc<Self>,
         now: Instant,
@@ -279,12 +279,12 @@ impl Entry {
         decided.ok_or(look_at.unwrap_or(now))
     }
 
-    /// When the request in flight, if there is one, will have taken too long.
+    /// Returns when the request in flight, if there is one, will have taken too long.
     fn overdue_at(&self, state: &State) -> Option<Instant> {
         Some(self.hub.overdue_at(state.lease.in_flight()?.sent))
     }
 
-    /// When a waiter has to look again, unless it is woken before.
+    /// Returns when a waiter has to look again, unless it is woken before.
     fn next_look(&self, state: &mut State, now: Instant, ticket: u64) -> Instant {
         // Not at once: a waiter that is never served must not keep its task busy.
         let soon = now.after(1_000);

@@ -87,7 +87,7 @@ impl Hub {
         Rules::new(quota, self.mode, self.every, self.outage)
     }
 
-    /// A random number in `[0, 1)`.
+    /// Returns a random number in `[0, 1)`.
     pub(super) fn unit(&self) -> f64 {
         self.streams.unit()
     }
@@ -132,7 +132,7 @@ impl Hub {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// When a request that was sent then has taken too long. A store that answers others is busy, not lost:
+    /// Returns when a request that was sent then has taken too long. A store that answers others is busy, not lost:
     /// ten thousand requests at once take longer than one.
     pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
         let answered = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
@@ -145,7 +145,7 @@ impl Hub {
             .max(busy)
     }
 
-    /// When a request that was sent then has taken too long in any case.
+    /// Returns when a request that was sent then has taken too long in any case.
     pub(super) fn latest(&self, sent: Instant) -> Instant {
         sent + self.timeout.saturating_mul(BUSY)
     }

@@ -125,7 +125,7 @@ impl SharedRateLimiter {
         self.acquire_within(cost, Duration::MAX)
     }
 
-    /// As [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
+    /// Like [`acquire_n`](Self::acquire_n), but waits no longer than `longest`.
     ///
     /// # Errors
     ///

@@ -41,7 +41,7 @@ impl Queue {
         self.waiters.is_empty()
     }
 
-    /// Number of calls that wait for their turn.
+    /// Returns the number of calls that wait for their turn.
     pub(super) const fn patient(&self) -> usize {
         self.patient
     }

@@ -45,7 +45,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A reading of what all keys share.
+    /// Returns a reading of what all keys share.
     pub(super) fn new(hub: &Hub, now: Instant) -> Self {
         let (rejections, shadow) = (hub.rejections.sum(), hub.base.shadow);
         let lost_since = hub.lost_since();

@@ -155,7 +155,7 @@ impl MemoryStore {
         state.buckets.len() + state.permits.len() + state.votes.len()
     }
 
-    /// Whether nothing is stored that would make a difference.
+    /// Returns whether nothing is stored that would make a difference.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -108,7 +108,7 @@ impl<B: From<String>> Answer<B> for Answers {
     }
 }
 
-/// The reason, as text for the body.
+/// Returns the reason, as text for the body.
 fn reason(error: &PolicyError) -> &'static str {
     match error {
         Error::TimedOut(_) => "timed out",
@@ -127,7 +127,7 @@ fn reason(error: &PolicyError) -> &'static str {
     }
 }
 
-/// A problem (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers where it has one.
+/// Returns a problem (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers where it has one.
 fn problem(body: &mut String, status: StatusCode, error: &PolicyError) -> std::fmt::Result {
     const TYPES: &str = "https://iana.org/assignments/http-problem-types";
     body.push_str("{\"type\":\"");

@@ -78,7 +78,7 @@ pub fn peer_ip() -> PeerIp<SocketAddr, fn(&SocketAddr) -> SocketAddr> {
     peer_by(|address: &SocketAddr| *address)
 }
 
-/// As [`peer_ip`], from an extension of another type. For axum, with
+/// Like [`peer_ip`], from an extension of another type. For axum, with
 /// `into_make_service_with_connect_info::<SocketAddr>()`:
 /// `key::peer_by(|info: &ConnectInfo<SocketAddr>| info.0)`.
 #[cfg(feature = "http")]
@@ -150,7 +150,7 @@ impl<B> ExtractKey<Request<B>> for Forwarded {
     }
 }
 
-/// The address with `before` others at its right.
+/// Returns the address with `before` others at its right.
 #[cfg(feature = "http")]
 fn forwarded_address(headers: &HeaderMap, mut before: usize) -> Option<IpAddr> {
     let values: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();

@@ -182,7 +182,7 @@ pub(super) fn take_ready<S: Clone>(inner: &mut S) -> S {
     mem::replace(inner, clone)
 }
 
-/// The context of a new call.
+/// Returns the context of a new call.
 pub(super) fn context(
     options: CallOptions,
     is_repeatable: bool,

@@ -36,7 +36,7 @@ struct Slot<S, K> {
 }
 
 impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
-    /// A call with `service`, which is ready.
+    /// Returns a call with `service`, which is ready.
     pub(super) fn new(service: S, requests: &'c C, kept: C::Kept) -> Self {
         Self {
             requests,

@@ -40,7 +40,7 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     !rest.iter().fold(crc, |crc, &byte| after(crc, byte))
 }
 
-/// The state after one more byte.
+/// Returns the state after one more byte.
 const fn after(crc: u32, byte: u8) -> u32 {
     TABLES[0][((crc ^ byte as u32) & 0xFF) as usize] ^ crc >> 8
 }

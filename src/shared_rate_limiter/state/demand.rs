@@ -39,7 +39,7 @@ impl Demand {
         self.rate
     }
 
-    /// The average time between tokens asked for, in nanoseconds; zero if none was.
+    /// Returns the average time between tokens asked for, in nanoseconds; zero if none was.
     pub(crate) fn gap(&self) -> f64 {
         if self.rate > 0.0 {
             1.0 / self.rate
@@ -48,7 +48,7 @@ impl Demand {
         }
     }
 
-    /// The average as it was measured last.
+    /// Returns the average as it was measured last.
     pub(crate) const fn rate(&self) -> f64 {
         self.rate
     }

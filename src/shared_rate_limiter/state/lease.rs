@@ -117,7 +117,7 @@ impl Lease {
         }
     }
 
-    /// What calls may take without asking, as long as none waits. `overdue_at` is when the request in flight
+    /// Returns what calls may take without asking, as long as none waits. `overdue_at` is when the request in flight
     /// will have taken too long.
     pub(crate) fn contents(
         &mut self,
@@ -249,7 +249,7 @@ impl Lease {
         }
     }
 
-    /// Whether a call would find the limit used up, so that there is no use in asking the store now.
+    /// Returns whether a call would find the limit used up, so that there is no use in asking the store now.
     pub(crate) fn is_dry(&self, now: Instant, tokens: u64) -> bool {
         match self.local {
             Local::Off => now < self.closed_until && tokens > self.closed_above,
@@ -257,7 +257,7 @@ impl Lease {
         }
     }
 
-    /// When so many tokens are there, as far as is known: those of waiters and of a call behind them.
+    /// Returns when so many tokens are there, as far as is known: those of waiters and of a call behind them.
     pub(crate) fn ready_at(&mut self, now: Instant, contact: Contact, tokens: u64) -> Instant {
         let tokens = tokens.saturating_sub(self.lots.held());
         if let Local::On { limit, .. } = &mut self.local {
@@ -280,7 +280,7 @@ impl Lease {
         ready.max(closed).max(now)
     }
 
-    /// When the store may be asked for a call again.
+    /// Returns when the store may be asked for a call again.
     pub(crate) fn asks_at(&self, now: Instant, contact: Contact) -> Instant {
         match (contact, self.local) {
             (Contact::Lost { probe_at, .. }, _) => probe_at.max(now),
@@ -361,7 +361,7 @@ impl Lease {
         request
     }
 
-    /// How many tokens to hold.
+    /// Returns how many tokens to hold.
     fn size(&self, now: Instant, rate: f64) -> u64 {
         let rules = &self.rules;
         let demand = rate * rules.every as f64;
@@ -390,7 +390,7 @@ impl Lease {
         (two_trips as u64).min(self.asked / 2)
     }
 
-    /// The request in flight.
+    /// Returns the request in flight.
     pub(crate) const fn in_flight(&self) -> Option<&Request> {
         self.in_flight.as_ref()
     }
@@ -452,22 +452,22 @@ impl Lease {
         }
     }
 
-    /// The tokens held.
+    /// Returns the tokens held.
     pub(crate) const fn held(&self) -> u64 {
         self.lots.held()
     }
 
-    /// How long leased tokens may be spent, in nanoseconds: long enough for a trip to be of use.
+    /// Returns how long leased tokens may be spent, in nanoseconds: long enough for a trip to be of use.
     pub(crate) fn life(&self) -> u64 {
         self.rules.life.max((2.0 * self.trip_time) as u64)
     }
 
-    /// Whether it goes on without the store.
+    /// Returns whether it goes on without the store.
     pub(crate) const fn is_local(&self) -> bool {
         matches!(self.local, Local::On { .. })
     }
 
-    /// How long a trip to the store takes.
+    /// Returns how long a trip to the store takes.
     pub(crate) const fn trip_time(&self) -> Duration {
         Duration::from_nanos(self.trip_time as u64)
     }
@@ -477,7 +477,7 @@ impl Lease {
         self.demand.rate() * 1e9
     }
 
-    /// The share of the fleet's tokens.
+    /// Returns the share of the fleet's tokens.
     pub(crate) fn share(&self) -> f64 {
         self.share.get(self.rules.token)
     }
@@ -487,7 +487,7 @@ impl Lease {
         self.level.map(|(_, level)| level.max(0.0) as u64)
     }
 
-    /// When nothing that it knows makes a difference any more, if no call comes until then.
+    /// Returns when nothing that it knows makes a difference any more, if no call comes until then.
     pub(crate) fn idle_at(&self) -> Option<Instant> {
         if self.in_flight.is_some() || matches!(self.local, Local::On { .. }) {
             return None;

@@ -89,7 +89,7 @@ impl Link {
         Some(now.saturating_duration_since(outage.since))
     }
 
-    /// What leases need to know.
+    /// Returns what leases need to know.
     pub(crate) fn contact(&self) -> Contact {
         if let Some(outage) = self.outage {
             return Contact::Lost {

@@ -24,7 +24,7 @@ pub(crate) enum LocalLimit {
 }
 
 impl LocalLimit {
-    /// What admits calls from now on: `kept` is the bucket of the last outage, `share` this process's share of
+    /// Returns what admits calls from now on: `kept` is the bucket of the last outage, `share` this process's share of
     /// the fleet's tokens, and `level` what the store said it holds, and when.
     pub(crate) fn new(
         rules: &Rules,
@@ -76,7 +76,7 @@ impl LocalLimit {
         }
     }
 
-    /// When it admits a call that needs so many tokens; `None` if never.
+    /// Returns when it admits a call that needs so many tokens; `None` if never.
     pub(crate) fn ready_at(&mut self, now: Instant, tokens: u64) -> Option<Instant> {
         match self {
             Self::Open => Some(now),
@@ -100,7 +100,7 @@ pub(crate) struct LocalBucket {
 const ROUNDING: f64 = 1e-9;
 
 impl LocalBucket {
-    /// A bucket that holds at least one token when full, and `tokens` at the instant `at`.
+    /// Returns a bucket that holds at least one token when full, and `tokens` at the instant `at`.
     pub(crate) const fn new(rate: f64, capacity: f64, tokens: f64, at: Instant) -> Self {
         let capacity = capacity.max(1.0);
         Self {
@@ -146,7 +146,7 @@ impl LocalBucket {
         self.tokens = (self.tokens + tokens as f64).min(self.capacity);
     }
 
-    /// When there are so many tokens; `None` if there never are.
+    /// Returns when there are so many tokens; `None` if there never are.
     pub(crate) fn ready_at(&mut self, now: Instant, tokens: u64) -> Option<Instant> {
         self.refill(now);
         let missing = tokens as f64 - self.tokens - ROUNDING;

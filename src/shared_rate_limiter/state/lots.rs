@@ -70,7 +70,7 @@ impl Lots {
         tokens - missing
     }
 
-    /// When the older lot may no longer be spent.
+    /// Returns when the older lot may no longer be spent.
     pub(crate) fn expires(&self, life: u64) -> Instant {
         match self.old.tokens {
             0 => Instant::FAR_FUTURE,

@@ -96,7 +96,7 @@ impl Pocket {
         Spent::Unknown
     }
 
-    /// The tokens that are left.
+    /// Returns the tokens that are left.
     pub(crate) fn left(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed)
     }

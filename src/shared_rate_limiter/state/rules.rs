@@ -101,7 +101,7 @@ impl Rules {
         Ok(())
     }
 
-    /// The rules for a quota that was checked.
+    /// Returns the rules for a quota that was checked.
     pub(crate) fn new(quota: Quota, mode: SyncMode, every: Duration, outage: Outage) -> Self {
         let (token, burst) = (token(&quota), quota.limit());
         // Half a burst: leases that last longer would be larger than the bucket.
@@ -126,7 +126,7 @@ impl Rules {
         }
     }
 
-    /// How long to reject without asking after a grant that fell short, in nanoseconds. Processes that ask at
+    /// Returns how long to reject without asking after a grant that fell short, in nanoseconds. Processes that ask at
     /// the same times would share the tokens unevenly, so the pause is random. `gap` is the time between calls:
     /// the next request is sent by the first call after the pause, later in a process with few calls.
     pub(crate) fn pause(&self, retry: f64, just_enough: bool, gap: f64, unit: f64) -> f64 {

@@ -35,7 +35,7 @@ impl Scarcity {
         self.at = now;
     }
 
-    /// Whether the limit was not used up for long.
+    /// Returns whether the limit was not used up for long.
     pub(crate) fn is_rare(&self, now: Instant, every: u64) -> bool {
         self.level(now, every) < RARE
     }

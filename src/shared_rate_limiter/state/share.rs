@@ -45,7 +45,7 @@ impl Share {
         self.total = Some(total);
     }
 
-    /// The share, from 0.01 to 1. `token` is the time that the rate takes for one, in nanoseconds.
+    /// Returns the share, from 0.01 to 1. `token` is the time that the rate takes for one, in nanoseconds.
     pub(crate) fn get(&self, token: f64) -> f64 {
         (self.own / (self.fleet + PRIOR / token)).clamp(FLOOR, 1.0)
     }

@@ -26,7 +26,7 @@ impl Ballot {
         tally
     }
 
-    /// Whether no vote stands.
+    /// Returns whether no vote stands.
     pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
         self.votes.retain(|_, (_, until)| *until > now);
         self.votes.is_empty()

@@ -58,14 +58,14 @@ impl Bucket {
         }
     }
 
-    /// Whether it is as a new one, so that it may be forgotten.
+    /// Returns whether it is as a new one, so that it may be forgotten.
     pub(crate) fn is_full(&self, now: StoreTime) -> bool {
         now.as_micros().saturating_sub(self.at) as f64 >= self.missing
     }
 }
 
 impl Prepared {
-    /// Whether the bucket holds what the request needs at least.
+    /// Returns whether the bucket holds what the request needs at least.
     pub(crate) const fn suffices(&self, take: &Take) -> bool {
         self.free >= take.at_least
     }
@@ -90,7 +90,7 @@ impl Prepared {
     }
 }
 
-/// The microseconds that a token and a full bucket take.
+/// Returns the microseconds that a token and a full bucket take.
 fn scale(quota: &Quota) -> (f64, f64) {
     let period = quota.period().as_nanos() as f64 / 1e3;
     let token = period / quota.tokens() as f64;

@@ -34,7 +34,7 @@ impl Holders {
         self.instances.retain(|_, (_, until)| *until > now);
     }
 
-    /// Whether no instance holds anything.
+    /// Returns whether no instance holds anything.
     pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
         self.expire(now);
         self.instances.is_empty()
