@@ -164,9 +164,31 @@ pin_project! {
         Open {
             // Dropped inside the span, and before its end is recorded.
             #[pin]
-            attempt: Instrumented<Op::Attempt>,
+            attempt: InSpan<Op::Attempt>,
             end: End<Op>,
         },
+    }
+}
+
+pin_project! {
+    /// An attempt that is polled and dropped in a span. Keeps the type of another crate out of a public enum.
+    pub struct InSpan<F> {
+        #[pin]
+        attempt: Instrumented<F>,
+    }
+}
+
+impl<F: Future> Future for InSpan<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<F::Output> {
+        self.project().attempt.poll(task)
+    }
+}
+
+impl<F> fmt::Debug for InSpan<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InSpan").finish_non_exhaustive()
     }
 }
 
@@ -215,7 +237,10 @@ impl<Op: Operation> Spanned<Op> {
         };
         // An attempt may begin before it is polled.
         let attempt = span.in_scope(|| op.attempt(cx)).instrument(span);
-        Self::Open { attempt, end }
+        Self::Open {
+            attempt: InSpan { attempt },
+            end,
+        }
     }
 }
 
