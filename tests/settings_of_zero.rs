@@ -298,7 +298,7 @@ fn retries_hedges_and_budgets() {
 #[test]
 fn the_other_patterns() {
     let endpoints = || Endpoints::<u8>::builder().node("a", 1).clock(clock());
-    let letters = backstop::DeadLetterQueue::<u8>::builder;
+    let letters = || backstop::DeadLetterQueue::<u8>::builder().clock(clock());
     let standard = || Standard::builder().clock(clock());
     zeros! {
         EndpointsBuilder(endpoints()) build() {
