@@ -87,18 +87,7 @@ macro_rules! kinds {
             }
         }
 
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                $crate::config::setting::Setting::write(self).serialize(serializer)
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let value = $crate::config::Value::deserialize(deserializer)?;
-                $crate::config::section::read_all(&value).map_err(serde::de::Error::custom)
-            }
-        }
+        $crate::config::section::by_setting! { $name }
     };
 }
 pub(super) use kinds;

@@ -108,6 +108,25 @@ pub(super) fn read_all<S: Setting>(value: &Value) -> Result<S, SettingsError> {
     scope.finish(settings)
 }
 
+/// Implements serde's traits by `Setting`.
+macro_rules! by_setting {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $crate::config::setting::Setting::write(self).serialize(serializer)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let value = $crate::config::Value::deserialize(deserializer)?;
+                $crate::config::section::read_all(&value).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(super) use by_setting;
+
 /// Defines a table of settings.
 ///
 /// `for Builder` says which builder it sets up. Each key calls the setter of its name, or the function after
@@ -210,18 +229,7 @@ macro_rules! section {
             }
         }
 
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                $crate::config::setting::Setting::write(self).serialize(serializer)
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let value = $crate::config::Value::deserialize(deserializer)?;
-                $crate::config::section::read_all(&value).map_err(serde::de::Error::custom)
-            }
-        }
+        $crate::config::section::by_setting! { $name }
 
         impl $name {
             /// Returns the settings with everything that they do not say as it is by default.

@@ -144,7 +144,8 @@ impl AttemptSpan {
     }
 }
 
-/// Returns whether no subscriber takes spans of our level. A load, where making a disabled span takes 5 ns.
+/// Returns whether no subscriber takes spans of our level. This costs a load: two layers that made disabled spans
+/// took 15 ns instead of 8.
 #[inline(always)]
 fn is_off() -> bool {
     Level::INFO > STATIC_MAX_LEVEL || Level::INFO > LevelFilter::current()
