@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::clients::{Clients, FileSettings};
@@ -37,10 +38,31 @@ pub(super) struct Inner {
     /// The observer of the clients' calls.
     observer: Option<Arc<dyn Observer>>,
     pub(super) source: Option<Source>,
-    clients: Mutex<Arc<Clients>>,
+    clients: Mutex<InForce>,
+    /// Number of loads begun, which gives each its turn.
+    turns: AtomicU64,
     last_error: Mutex<Option<Arc<LoadError>>>,
     /// Of the file as last read.
     pub(super) seen: Mutex<Option<Fingerprint>>,
+}
+
+/// The clients in force, and the turn of the load that they come from.
+#[derive(Default)]
+struct InForce {
+    clients: Arc<Clients>,
+    turn: u64,
+}
+
+/// The content of the file, and the turn of the load that has read it.
+pub(super) struct Content {
+    turn: u64,
+    text: std::io::Result<String>,
+}
+
+impl Content {
+    pub(super) const fn is_unreadable(&self) -> bool {
+        self.text.is_err()
+    }
 }
 
 /// What a reload has changed, by the names of clients. Returned by [`Registry::reload`].
@@ -139,8 +161,10 @@ impl Registry {
     pub fn reload(&self) -> Result<Reloaded, LoadError> {
         loop {
             let now = self.inner.fingerprint();
-            if let Some(result) = self.inner.load(now) {
-                return result;
+            if let Some(content) = self.inner.read(now) {
+                if let Some(result) = self.inner.load(content) {
+                    return result;
+                }
             }
         }
     }
@@ -149,14 +173,18 @@ impl Registry {
     ///
     /// Limiters keep their tokens, breakers their windows, budgets what they have counted. Calls in flight end
     /// under the settings they started with. A layer that appears or vanishes is in effect from the next call
-    /// on. [`Standard::reconfigure`] has the details.
+    /// on. [`Standard::reconfigure`] has the details. Of concurrent changes, the one that began last is in force
+    /// at the end.
     ///
     /// # Errors
     ///
     /// All mistakes. Nothing has changed then.
     pub fn apply(&self, file: &Value) -> Result<Reloaded, LoadError> {
-        self.inner
-            .finish(self.inner.apply(file).map_err(LoadError::Settings))
+        let turn = self.inner.next_turn();
+        let applied = self.inner.apply(file, turn);
+        // Overtaken by a later change: as if it had come before it.
+        let applied = applied.map(Option::unwrap_or_default);
+        self.inner.finish(applied.map_err(LoadError::Settings))
     }
 }
 
@@ -216,6 +244,7 @@ impl RegistryBuilder {
                 observer,
                 source,
                 clients: Mutex::default(),
+                turns: AtomicU64::new(0),
                 last_error: Mutex::default(),
                 seen: Mutex::default(),
             }),
@@ -225,7 +254,12 @@ impl RegistryBuilder {
 
 impl Inner {
     pub(super) fn clients(&self) -> Arc<Clients> {
-        lock(&self.clients).clone()
+        lock(&self.clients).clients.clone()
+    }
+
+    /// Begins a load.
+    fn next_turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
@@ -233,20 +267,38 @@ impl Inner {
         Some(Fingerprint::of(&source.path))
     }
 
-    /// Reads the file, which is `now`, and applies it. `None` if it changed meanwhile: then it is not applied.
-    pub(super) fn load(&self, now: Option<Fingerprint>) -> Option<Result<Reloaded, LoadError>> {
-        let Some(source) = &self.source else {
-            let error = std::io::Error::other("the registry has no file");
-            return Some(self.finish(Err(LoadError::Read(error))));
+    /// Reads the file, which is `now`. `None` if it changed meanwhile.
+    pub(super) fn read(&self, now: Option<Fingerprint>) -> Option<Content> {
+        // Before the file is read, so that a load that reads a later content has a later turn.
+        let turn = self.next_turn();
+        let text = match &self.source {
+            Some(source) => std::fs::read_to_string(&source.path),
+            None => Err(std::io::Error::other("the registry has no file")),
         };
-        let text = std::fs::read_to_string(&source.path);
         if self.fingerprint() != now {
             return None;
         }
-        *lock(&self.seen) = now;
-        let file = text.map_err(LoadError::Read);
-        let file = file.and_then(|text| (source.parse)(&text).map_err(LoadError::Parse));
-        Some(self.finish(file.and_then(|file| Ok(self.apply(&file)?))))
+        // A file that is there but cannot be read now may be readable later without being another one.
+        if text.is_ok() || now == Some(Fingerprint::Missing) {
+            *lock(&self.seen) = now;
+        }
+        Some(Content { turn, text })
+    }
+
+    /// Applies what was read. `None` if a later load was faster: it may have read an earlier content, so the file
+    /// has to be read again.
+    pub(super) fn load(&self, content: Content) -> Option<Result<Reloaded, LoadError>> {
+        let file = content.text.map_err(LoadError::Read);
+        let file = file.and_then(|text| match &self.source {
+            Some(source) => (source.parse)(&text).map_err(LoadError::Parse),
+            None => Ok(Value::table()),
+        });
+        let applied = file.and_then(|file| Ok(self.apply(&file, content.turn)?));
+        match applied {
+            Ok(None) => None,
+            Ok(Some(reloaded)) => Some(self.finish(Ok(reloaded))),
+            Err(error) => Some(self.finish(Err(error))),
+        }
     }
 
     /// Notes and reports the end of a reload.
@@ -287,7 +339,8 @@ impl Inner {
         }
     }
 
-    fn apply(&self, file: &Value) -> Result<Reloaded, SettingsError> {
+    /// Applies settings. `None` if the clients in force come from a later load.
+    fn apply(&self, file: &Value, turn: u64) -> Result<Option<Reloaded>, SettingsError> {
         // Clients are built and changed without a lock, because clocks and observers may be the user's code.
         // So another reload may come first; then its clients are taken over.
         loop {
@@ -298,13 +351,19 @@ impl Inner {
             let next = Arc::new(next);
             {
                 let mut current = lock(&self.clients);
-                if !Arc::ptr_eq(&current, &before) {
+                if current.turn > turn {
+                    return Ok(None);
+                }
+                if !Arc::ptr_eq(&current.clients, &before) {
                     continue;
                 }
-                *current = next.clone();
+                *current = InForce {
+                    clients: next.clone(),
+                    turn,
+                };
             }
             self.bring_up_to_date();
-            return Ok(difference(&before, &next));
+            return Ok(Some(difference(&before, &next)));
         }
     }
 

@@ -21,7 +21,7 @@ impl Registry {
     /// deleting and creating it, and swapping a symbolic link on its path.
     ///
     /// Each change leads to one [`Event::Config`](crate::Event::Config). After a mistake the former settings stay
-    /// in force; so do they while there is no file.
+    /// in force; so do they while there is no file. A file that cannot be read is tried again, and reported once.
     ///
     /// The file is read on the thread that polls the future.
     ///
@@ -35,6 +35,8 @@ impl Registry {
 
 async fn follow(registry: Weak<Inner>) {
     let mut looks = Looks::default();
+    // The file that could not be read, as has been reported. Reading it is tried again.
+    let mut unreadable = None;
     loop {
         let sleep = {
             let Some(inner) = registry.upgrade() else {
@@ -45,8 +47,15 @@ async fn follow(registry: Weak<Inner>) {
             };
             let seen = *lock(&inner.seen);
             if looks.is_due(seen, now) {
-                // Reported by an event. A file that changed while it was read is looked at again.
-                let _ = inner.load(Some(now));
+                // A file that changed while it was read is looked at again.
+                if let Some(content) = inner.read(Some(now)) {
+                    let is_known = content.is_unreadable() && unreadable == Some(now);
+                    unreadable = content.is_unreadable().then_some(now);
+                    if !is_known {
+                        // Reported by an event.
+                        let _ = inner.load(content);
+                    }
+                }
             }
             let clock = &inner.base.clock;
             let wait = match looks.is_changing() {

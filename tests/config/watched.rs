@@ -4,11 +4,12 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
-use backstop::config::{LoadError, Registry};
+use backstop::config::{LoadError, Registry, Value};
 use backstop::{Event, ManualClock};
 
 /// A folder that is removed at the end of a test.
@@ -218,6 +219,56 @@ fn a_file_that_was_read_by_hand_is_not_read_again() {
             Err::<backstop::config::Value, _>("not reached")
         });
     assert!(matches!(error, Err(LoadError::Read(_))));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_tried_again_and_reported_once() {
+    let folder = Folder::new("unreadable");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(3)).unwrap();
+    let mut watched = Watched::open(&path);
+    // Not UTF-8, so reading it fails.
+    fs::write(&path, vec![0xff; text(4).len()]).unwrap();
+    assert_eq!(watched.pass(2000), REJECTED);
+    assert!(watched.pass(60_000).is_empty());
+    // Readable now, with the same size and time, as after a change of its permissions.
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, text(4)).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(written).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 4);
+}
+
+/// The first of two loads parses its text so slowly that the second one overtakes it.
+#[test]
+fn a_load_that_is_overtaken_does_not_bring_back_an_older_file() {
+    let folder = Folder::new("overtaken");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let (begun, begins) = mpsc::channel();
+    let (go_on, waits) = mpsc::channel::<()>();
+    let waits = Mutex::new(waits);
+    let parse = move |read: &str| {
+        if read == text(2) {
+            begun.send(()).unwrap();
+            waits.lock().unwrap().recv().unwrap();
+        }
+        toml::from_str::<Value>(read)
+    };
+    let builder = Registry::builder().clock(ManualClock::new());
+    let clients = builder.open(&path, parse).unwrap();
+    fs::write(&path, text(2)).unwrap();
+    let slow = thread::spawn({
+        let clients = clients.clone();
+        move || clients.reload().unwrap()
+    });
+    begins.recv().unwrap();
+    fs::write(&path, text(3)).unwrap();
+    assert_eq!(clients.reload().unwrap().changed, ["a"]);
+    go_on.send(()).unwrap();
+    assert!(slow.join().unwrap().is_empty());
+    assert_eq!(clients.get("a").unwrap().snapshot().max_attempts, 3);
 }
 
 #[test]
