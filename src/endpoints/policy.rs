@@ -19,6 +19,7 @@ use crate::policy::operation::forward_attempts;
 use crate::policy::{
     AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run, Tried,
 };
+use crate::verdict::Verdict;
 
 impl<N> Policy for Endpoints<N> {}
 

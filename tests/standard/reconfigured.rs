@@ -492,7 +492,8 @@ fn it_can_be_boxed_and_shared() {
 #[test]
 fn a_layer_that_is_switched_on_and_off_goes_on_where_it_was_each_time() {
     let clock = ManualClock::new();
-    let standard = standard(&clock).without_breaker().build().unwrap();
+    let standard = standard(&clock).without_breaker().without_budget();
+    let standard = standard.build().unwrap();
     let change = |config: fn(Config) -> Config| {
         standard.reconfigure(config(standard.config())).unwrap();
     };
