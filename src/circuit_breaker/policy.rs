@@ -11,6 +11,7 @@ use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
 use crate::policy::{
     AtMostOnce, Context, Describe, Finished, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
 };
+use crate::sync::cold_path;
 use crate::verdict::{Health, Verdict};
 
 impl Policy for CircuitBreaker {}
@@ -40,6 +41,7 @@ impl<'a> Gate for &'a CircuitBreaker {
         let inner = &*self.inner;
         let clock = &inner.base.clock;
         if cx.is_hedge() {
+            cold_path();
             match inner.reject_hedge(observer) {
                 None => {}
                 // Not recorded, so it needs no start.
@@ -48,6 +50,7 @@ impl<'a> Gate for &'a CircuitBreaker {
             }
         }
         let started = if inner.needs_clock() {
+            cold_path();
             cx.now(clock)
         } else {
             Instant::ORIGIN
@@ -91,6 +94,7 @@ impl guarded::Permit for Permit<'_> {
             if verdict.health() == Health::Healthy && inner.success_changes_nothing(ticket) {
                 return finished;
             }
+            cold_path();
             record(inner, ticket, started, verdict, finished, observer)
         })
     }
