@@ -11,6 +11,7 @@ use super::error::DeadLetterError;
 use super::replay::{Replay, ReplayReport, judge};
 use super::state::letter::Letter;
 
+use crate::policy::operation::{Attempts, forward_attempts};
 use crate::policy::{Context, Operation, Outcome, Run};
 
 impl<R: Send + Sync + 'static> Replay<R> {
@@ -51,8 +52,10 @@ impl<'p, R: Send + Sync + 'static, P> ReplayThrough<'p, R, P> {
     {
         let (send, policy) = (&send, self.policy);
         let call = |letter: Letter<R>| async move {
+            let attempts = Attempts::new();
             let resend = Resend {
                 letter: &letter,
+                attempts: &attempts,
                 send,
             };
             policy.run(resend, Context::new()).await.result
@@ -72,6 +75,7 @@ impl<R, P> fmt::Debug for ReplayThrough<'_, R, P> {
 /// The operation of [`Replay::through`]: one letter, and the closure that sends it.
 pub struct Resend<'a, R, F> {
     letter: &'a Letter<R>,
+    attempts: &'a Attempts,
     send: &'a F,
 }
 
@@ -103,12 +107,15 @@ where
     const READS_TIME: bool = false;
 
     fn attempt(self, _: Context) -> Sending<Fut> {
+        self.attempts.start();
         Sending {
             sent: (self.send)(self.letter.clone()),
         }
     }
 
     fn listener(self) {}
+
+    forward_attempts!(attempts);
 }
 
 pin_project! {

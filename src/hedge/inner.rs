@@ -247,23 +247,16 @@ impl Inner {
 impl<'a> Begun<'a> {
     /// Asks both budgets for one more copy.
     pub(super) fn withdraw(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extras<'a>> {
-        // The private budget first: what is given back to it below was missing for no other layer.
-        let cap = match &mut self.cap {
-            Some(cap) => Some(cap.withdraw_in(class, cx)?),
+        // The private budget first: if the other one is empty, what it gets back was missing for no other layer.
+        let mut cap = match &mut self.cap {
+            Some(cap) => Some(cap.reserve_in(class, cx)?),
             None => None,
         };
-        let budget = match &mut self.budget {
-            Some(budget) => match budget.withdraw_in(class, cx) {
-                Some(budget) => Some(budget),
-                None => {
-                    if let Some(cap) = cap {
-                        cap.give_back(cx);
-                    }
-                    return None;
-                }
-            },
+        let mut budget = match &mut self.budget {
+            Some(budget) => Some(budget.reserve_in(class, cx)?),
             None => None,
         };
+        cap.iter_mut().chain(&mut budget).for_each(Extra::begin);
         Some(Extras {
             _cap: cap,
             _budget: budget,

@@ -107,18 +107,22 @@ where
             policy,
         });
         loop {
-            {
+            let is_new = {
                 let mut shard = lock(shard);
-                if shard.is_new(hash, after) {
-                    if shard.len() >= inner.max_per_shard {
-                        return None;
-                    }
+                let is_new = shard.is_new(hash, after);
+                if is_new && shard.len() < inner.max_per_shard {
                     shard.insert(hash, entry.clone());
                     break;
                 }
-            }
-            // Another thread has added a key with this hash, perhaps the same key.
-            if let Some(entry) = find(shard, hash, key, &mut after) {
+                is_new
+            };
+            if is_new {
+                // Another key has taken the room meanwhile.
+                if !inner.make_room(shard) {
+                    return None;
+                }
+            } else if let Some(entry) = find(shard, hash, key, &mut after) {
+                // Another thread has added a key with this hash, and it is the same key.
                 return Some(entry.policy.clone());
             }
         }

@@ -10,7 +10,7 @@ use super::call::{Attempting, AttemptingBlocking, AttemptingClassified, Attempti
 use super::classified::Classified;
 use super::context::Context;
 use super::describe::{Describe, LayerKind};
-use super::operation::{Operation, Run, Tried};
+use super::operation::{Operation, Run, forward_attempts};
 use super::outcome::Outcome;
 use super::report::{Notes, Report};
 use crate::clock::{BlockingClock, ClockHandle, blocking};
@@ -295,17 +295,7 @@ impl<'a, T, E> Operation for BoxOperation<'a, T, E> {
 
     fn listener(self) {}
 
-    fn started(self) -> u32 {
-        self.0.started()
-    }
-
-    fn tried(self) -> Tried {
-        self.0.tried()
-    }
-
-    fn keep_tried(self, tried: Tried) {
-        self.0.keep_tried(tried);
-    }
+    forward_attempts!(0.attempts);
 
     fn discard(self, error: Error<E>) {
         match self.0.closure().discard {

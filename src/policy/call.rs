@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
@@ -12,7 +11,7 @@ use pin_project_lite::pin_project;
 use super::attempt::Attempt;
 use super::classified::Classified;
 use super::context::Context;
-use super::operation::{Operation, Tried};
+use super::operation::{Attempts, Operation, forward_attempts};
 use super::outcome::Outcome;
 use crate::clock::blocking;
 use crate::error::{Error, Reason, Rejected};
@@ -22,10 +21,7 @@ use crate::sync::lock;
 /// reference.
 pub(super) struct Source<F> {
     closure: F,
-    /// Number of attempts started.
-    started: AtomicU32,
-    /// Endpoints tried.
-    tried: AtomicU64,
+    pub(super) attempts: Attempts,
 }
 
 impl<F> Source<F> {
@@ -33,8 +29,7 @@ impl<F> Source<F> {
     pub(super) const fn new(closure: F) -> Self {
         Self {
             closure,
-            started: AtomicU32::new(0),
-            tried: AtomicU64::new(0),
+            attempts: Attempts::new(),
         }
     }
 
@@ -45,26 +40,8 @@ impl<F> Source<F> {
     /// Counts an attempt. Returns the closure, which makes it.
     #[inline(always)]
     pub(super) fn start(&self) -> &F {
-        // All attempts of a call start in polls of one future, so no two threads add at once.
-        let started = self.started.load(Ordering::Relaxed);
-        self.started
-            .store(started.wrapping_add(1), Ordering::Relaxed);
+        self.attempts.start();
         &self.closure
-    }
-
-    #[inline(always)]
-    pub(super) fn started(&self) -> u32 {
-        self.started.load(Ordering::Relaxed)
-    }
-
-    #[inline(always)]
-    pub(super) fn tried(&self) -> Tried {
-        Tried::from_bits(self.tried.load(Ordering::Relaxed))
-    }
-
-    #[inline(always)]
-    pub(super) fn keep_tried(&self, tried: Tried) {
-        self.tried.store(tried.bits(), Ordering::Relaxed);
     }
 }
 
@@ -114,20 +91,7 @@ macro_rules! of_a_closure {
         #[inline(always)]
         fn listener(self) {}
 
-        #[inline(always)]
-        fn started(self) -> u32 {
-            self.0.started()
-        }
-
-        #[inline(always)]
-        fn tried(self) -> Tried {
-            self.0.tried()
-        }
-
-        #[inline(always)]
-        fn keep_tried(self, tried: Tried) {
-            self.0.keep_tried(tried);
-        }
+        forward_attempts!(0.attempts);
     };
 }
 

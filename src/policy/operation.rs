@@ -1,6 +1,7 @@
 //! Operations: the work that policies attempt.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::context::Context;
 use super::outcome::Outcome;
@@ -71,22 +72,26 @@ pub trait Operation: Copy {
     }
 }
 
-/// Defines the methods of an [`Operation`] around `self.op` that count attempts and keep tried endpoints.
+/// Defines the methods of an [`Operation`] that count attempts and keep tried endpoints: those of its field, an
+/// operation around which it is or its [`Attempts`].
 macro_rules! forward_attempts {
     () => {
+        $crate::policy::operation::forward_attempts!(op);
+    };
+    ($($field:tt).+) => {
         #[inline(always)]
         fn started(self) -> u32 {
-            self.op.started()
+            self.$($field).+.started()
         }
 
         #[inline(always)]
         fn tried(self) -> $crate::policy::Tried {
-            self.op.tried()
+            self.$($field).+.tried()
         }
 
         #[inline(always)]
         fn keep_tried(self, tried: $crate::policy::Tried) {
-            self.op.keep_tried(tried);
+            self.$($field).+.keep_tried(tried);
         }
     };
 }
@@ -108,6 +113,48 @@ impl Tried {
     #[inline]
     pub(crate) const fn bits(self) -> u64 {
         self.0
+    }
+}
+
+/// State that the attempts of one call share. Lives in the caller's future, so that the operation is a reference.
+pub(crate) struct Attempts {
+    /// Number of attempts started.
+    started: AtomicU32,
+    /// Endpoints tried.
+    tried: AtomicU64,
+}
+
+impl Attempts {
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self {
+            started: AtomicU32::new(0),
+            tried: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts an attempt.
+    #[inline(always)]
+    pub(crate) fn start(&self) {
+        // All attempts of a call start in polls of one future, so no two threads add at once.
+        let started = self.started.load(Ordering::Relaxed);
+        self.started
+            .store(started.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn started(&self) -> u32 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn tried(&self) -> Tried {
+        Tried::from_bits(self.tried.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    pub(crate) fn keep_tried(&self, tried: Tried) {
+        self.tried.store(tried.bits(), Ordering::Relaxed);
     }
 }
 

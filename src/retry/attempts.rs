@@ -341,7 +341,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         }
     }
 
-    /// Returns the delay before the next attempt, and whether it may follow. Withdraws it from the budget.
+    /// Returns the delay before the next attempt, and whether it may follow. Reserves it in the budget.
     fn plan(
         &mut self,
         verdict: &Verdict,
@@ -366,7 +366,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             // An attempt that a layer of the stack rejected costs nothing: it did not reach the dependency,
             // which the budget protects.
             Some(call) if started => {
-                self.extra = call.withdraw_in(verdict.class(), &mut self.cx);
+                self.extra = call.reserve_in(verdict.class(), &mut self.cx);
                 match self.extra {
                     Some(_) => (delay, Ok(())),
                     None => (delay, Err(StopReason::BudgetEmpty)),
@@ -433,6 +433,9 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
 
     /// Returns the context of the attempt after a wait.
     fn next_attempt(&mut self) -> Context {
+        if let Some(extra) = &mut self.extra {
+            extra.begin();
+        }
         self.cx.refresh(&self.inner.clock);
         self.cx = self.cx.with_attempt(self.cx.attempt().saturating_add(1));
         self.cx

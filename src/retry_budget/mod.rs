@@ -43,7 +43,8 @@
 //! # With other policies
 //!
 //! An empty budget rejects further attempts. It never cancels those in flight. Attempts that a layer
-//! inside the retry rejected, such as an open breaker, cost nothing: they never reached the dependency.
+//! inside the retry rejected, such as an open breaker, cost nothing: they never reached the dependency. A retry
+//! that is cancelled while it waits for its turn costs nothing either.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -255,8 +256,9 @@ impl RetryBudget {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    fn withdraw(&self, class: ErrorClass, now: Instant) -> Option<u64> {
-        match &self.inner.kind {
+    fn withdraw(&self, class: ErrorClass, now: Instant) -> Option<Withdrawn> {
+        let mut withdrawn = Withdrawn::default();
+        let allowed = match &self.inner.kind {
             Kind::Percentage {
                 slices,
                 deposits,
@@ -267,18 +269,38 @@ impl RetryBudget {
                 let allowed = share.available(deposits, withdrawals, slice) > 0;
                 if allowed {
                     withdrawals.add(slice);
+                    withdrawn.slice = slice;
                 }
-                allowed.then_some(0)
+                allowed
             }
             Kind::Tokens { bucket, prices } => {
-                let price = prices.of(class);
+                withdrawn.price = prices.of(class);
                 bucket.refill(now);
-                bucket.take(price).then_some(price)
+                bucket.take(withdrawn.price)
             }
-            Kind::Grpc { bucket, .. } => bucket.is_more_than_half_full().then_some(0),
-            Kind::InFlight(in_flight) => in_flight.begin_extra().then_some(0),
+            Kind::Grpc { bucket, .. } => bucket.is_more_than_half_full(),
+            Kind::InFlight(in_flight) => in_flight.begin_extra(),
+        };
+        allowed.then_some(withdrawn)
+    }
+
+    /// Gives back a withdrawal whose attempt did not begin.
+    fn give_back(&self, withdrawn: Withdrawn) {
+        match &self.inner.kind {
+            Kind::Percentage { withdrawals, .. } => lock(withdrawals).1.remove(withdrawn.slice),
+            Kind::Tokens { bucket, .. } => bucket.add(withdrawn.price),
+            Kind::Grpc { .. } | Kind::InFlight(_) => {}
         }
     }
+}
+
+/// What one attempt has taken from a budget.
+#[derive(Clone, Copy, Debug, Default)]
+struct Withdrawn {
+    /// Of a budget of tokens.
+    price: u64,
+    /// Of a percentage budget: the slice that counts it.
+    slice: u32,
 }
 
 /// A call under a budget. Made by [`RetryBudget::begin`].
@@ -315,19 +337,23 @@ impl<'a> BudgetedCall<'a> {
     ///
     /// The attempt is in flight until what this returns is dropped.
     pub fn withdraw(&mut self, class: ErrorClass) -> Option<Extra<'a>> {
-        self.withdraw_at(class, self.budget.now())
+        let mut extra = self.reserve_at(class, self.budget.now())?;
+        extra.begin();
+        Some(extra)
     }
 
-    /// Like [`withdraw`](Self::withdraw), at the last reading of the clock in `cx`.
-    pub(crate) fn withdraw_in(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extra<'a>> {
-        self.withdraw_at(class, self.budget.now_in(cx))
+    /// Like [`withdraw`](Self::withdraw), at the last reading of the clock in `cx`, for an attempt that
+    /// [begins](Extra::begin) later or not at all.
+    pub(crate) fn reserve_in(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extra<'a>> {
+        self.reserve_at(class, self.budget.now_in(cx))
     }
 
-    fn withdraw_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
-        let price = self.budget.withdraw(class, now)?;
-        self.last_price = self.last_price & Self::NESTED | price;
+    fn reserve_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
+        let withdrawn = self.budget.withdraw(class, now)?;
+        self.last_price = self.last_price & Self::NESTED | withdrawn.price;
         Some(Extra {
             budget: self.budget,
+            reserved: Some(withdrawn),
         })
     }
 
@@ -362,25 +388,22 @@ impl Drop for BudgetedCall<'_> {
 #[must_use = "dropping it ends the attempt"]
 pub struct Extra<'a> {
     budget: &'a RetryBudget,
+    /// What the budget gets back if the attempt never begins; `None` once it has begun.
+    reserved: Option<Withdrawn>,
 }
 
 impl Extra<'_> {
-    /// Gives the attempt back, which was not made: to a percentage budget, in the slice of the current time.
-    pub(crate) fn give_back(self, cx: &mut Context) {
-        if let Kind::Percentage {
-            slices,
-            withdrawals,
-            ..
-        } = &self.budget.inner.kind
-        {
-            let slice = slices.of(self.budget.now_in(cx));
-            lock(withdrawals).1.remove(slice);
-        }
+    /// Notes that the attempt begins. Without this, dropping it gives back what was withdrawn.
+    pub(crate) const fn begin(&mut self) {
+        self.reserved = None;
     }
 }
 
 impl Drop for Extra<'_> {
     fn drop(&mut self) {
+        if let Some(withdrawn) = self.reserved {
+            self.budget.give_back(withdrawn);
+        }
         if let Kind::InFlight(in_flight) = &self.budget.inner.kind {
             in_flight.end_extra();
         }

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
@@ -13,7 +12,8 @@ use tower_service::Service;
 
 use super::requests::Requests;
 use crate::error::{Error, Reason, Rejected};
-use crate::policy::{Attempt, Context, Operation, Outcome, Tried};
+use crate::policy::operation::{Attempts, forward_attempts};
+use crate::policy::{Attempt, Context, Operation, Outcome};
 use crate::sync::lock;
 use crate::verdict::Verdict;
 
@@ -21,10 +21,7 @@ use crate::verdict::Verdict;
 pub(super) struct Calls<'c, S, R, C: Requests<R>> {
     requests: &'c C,
     slot: Mutex<Slot<S, C::Kept>>,
-    /// Number of attempts started.
-    started: AtomicU32,
-    /// Endpoints tried.
-    tried: AtomicU64,
+    attempts: Attempts,
 }
 
 struct Slot<S, K> {
@@ -45,8 +42,7 @@ impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
                 kept: Some(kept),
                 is_ready: true,
             }),
-            started: AtomicU32::new(0),
-            tried: AtomicU64::new(0),
+            attempts: Attempts::new(),
         }
     }
 }
@@ -86,17 +82,7 @@ where
 
     fn listener(self) {}
 
-    fn started(self) -> u32 {
-        self.0.started.load(Ordering::Relaxed)
-    }
-
-    fn tried(self) -> Tried {
-        Tried::from_bits(self.0.tried.load(Ordering::Relaxed))
-    }
-
-    fn keep_tried(self, tried: Tried) {
-        self.0.tried.store(tried.bits(), Ordering::Relaxed);
-    }
+    forward_attempts!(0.attempts);
 
     fn is_repeatable(self) -> bool {
         let Some(kept) = lock(&self.0.slot).kept.take() else {
@@ -131,7 +117,7 @@ where
     calls
         .requests
         .before_attempt(&mut request, Attempt::new(cx));
-    calls.started.fetch_add(1, Ordering::Relaxed);
+    calls.attempts.start();
     let stage = match is_ready {
         // The service that the caller made ready, as tower demands. Clones may not be.
         true => Stage::Calling {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use backstop::circuit_breaker::Trip;
 use backstop::dead_letter::{DeadLetterErrorKind, Filter, Letter, NewLetter, Progress, ReplayEnd};
 use backstop::{
-    Backoff, CircuitBreaker, Clock, Error, ManualClock, Reason, Rejected, Retry, Timeout,
+    Backoff, CircuitBreaker, Clock, Endpoints, Error, ManualClock, Reason, Rejected, Retry, Timeout,
 };
 use futures::future::join;
 
@@ -270,6 +270,28 @@ fn a_rejected_letter_is_tried_again_after_the_time_that_the_policy_says() {
 }
 
 #[test]
+fn a_circuit_that_rejects_many_replays_at_once_is_waited_out() {
+    let clock = ManualClock::new();
+    let queue = full(&clock, 20);
+    let open = Rejected::new("github", Reason::CircuitOpen).with_retry_after(30 * SECOND);
+    let replay = queue.replay().max_concurrent(20).wait_for_circuit(true);
+    let report = clock.block_on(replay.run_calls(|_| {
+        let is_open = clock.now().as_nanos() < 30_000_000_000;
+        async move {
+            match is_open {
+                true => Err(Error::<&str>::from(open)),
+                false => Ok(()),
+            }
+        }
+    }));
+    let report = report.unwrap();
+    assert_eq!(
+        (report.end, report.progress.delivered),
+        (ReplayEnd::Finished, 20)
+    );
+}
+
+#[test]
 fn rejections_without_an_end_stop_the_run_too() {
     let clock = ManualClock::new();
     let queue = full(&clock, 3);
@@ -439,6 +461,29 @@ fn a_replay_goes_through_a_policy() {
         .map(Letter::replays)
         .collect();
     assert_eq!(replays, [1, 1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_attempts_to_send_a_letter_go_to_different_nodes() {
+    let clock = ManualClock::new();
+    let queue = full(&clock, 9);
+    let endpoints = Endpoints::builder().node("a", ()).node("b", ());
+    let endpoints = endpoints
+        .eject_after(0)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let retry = Retry::builder().max_attempts(2).backoff(Backoff::NONE);
+    let retry = retry.clock(clock.clone()).build().unwrap();
+    let stack = (retry, &endpoints);
+    let run = queue
+        .replay()
+        .through(&stack)
+        .run(|_| async { Err::<(), _>("down") });
+    assert_eq!(clock.block_on(run).unwrap().progress.failed, 9);
+    for node in endpoints.snapshot().nodes {
+        assert_eq!(node.calls, 9, "{}", node.name);
+    }
 }
 
 #[tokio::test]

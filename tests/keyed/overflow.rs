@@ -134,3 +134,19 @@ fn an_entry_that_is_used_while_it_is_judged_stays() {
     assert_eq!(set.len(), 1);
     assert!(set.get(&1).used.load(Ordering::Relaxed));
 }
+
+/// The template of a key makes the policy of another one, which takes the last place.
+#[test]
+fn a_place_that_is_taken_while_a_policy_is_made_is_made_free_again() {
+    static SET: OnceLock<Keyed<u64, Of>> = OnceLock::new();
+    let template = |key: &u64| {
+        if let (1, Some(set)) = (*key, SET.get()) {
+            assert_eq!(set.get(&2).0, 2);
+        }
+        Of::new(*key)
+    };
+    let set = Keyed::builder(template).max_keys(1);
+    let set = SET.get_or_init(|| set.overflow(Overflow::Evict).build().unwrap());
+    assert_eq!(set.try_get(&1).unwrap().0, 1);
+    assert_eq!((set.len(), set.snapshot().overflowed), (1, 0));
+}

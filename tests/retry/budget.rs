@@ -1,6 +1,8 @@
 //! The budget: what pays, what it costs, and what refills it.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::task::{Context as TaskContext, Waker};
 
 use backstop::event::StopReason;
 use backstop::policy::ErrorClass;
@@ -99,6 +101,29 @@ fn a_budget_counts_the_attempts_in_flight_until_they_end() {
     assert_eq!(*seen.borrow(), [(1, 0), (1, 1), (1, 1)]);
     let after = budget.snapshot();
     assert_eq!((after.calls_in_flight, after.extras_in_flight), (0, 0));
+}
+
+#[test]
+fn a_retry_that_is_cancelled_before_it_begins_gives_its_share_back() {
+    let clock = ManualClock::new();
+    let percentage = RetryBudget::percentage().clock(clock.clone()).build();
+    for budget in [percentage, RetryBudget::tokens().build()] {
+        let budget = budget.unwrap();
+        let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+        let before = budget.snapshot().available;
+        let mut task = TaskContext::from_waker(Waker::noop());
+        for begun in [0, 1] {
+            let mut call = Box::pin(retry.call(|| async { Err::<(), _>(()) }));
+            for _ in 0..=begun {
+                assert!(call.as_mut().poll(&mut task).is_pending());
+                assert!(budget.snapshot().available < before);
+                clock.advance(s(1));
+            }
+            drop(call);
+            // The second retry waits in its turn, while the first one was made.
+            assert_eq!(budget.snapshot().available < before, begun == 1);
+        }
+    }
 }
 
 #[test]

@@ -106,6 +106,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
     }
 
     /// Sets the number of consecutive failures, rejections included, that ends the replay. `u32::MAX`: no limit.
+    /// Rejections by an open circuit that the replay [waits for](Self::wait_for_circuit) do not count.
     pub const fn stop_after(mut self, failures: u32) -> Self {
         self.stop_after = failures;
         self

@@ -141,15 +141,19 @@ impl Campaign {
                 self.progress.failed += 1;
                 self.progress.parked += u64::from(parked);
             }
-            Attempted::NotExecuted(reason, _) => {
+            Attempted::NotExecuted(reason, after) => {
                 self.progress.rejected += 1;
                 // The letter has its turn again.
                 self.begun -= 1;
                 if self.end == Some(ReplayEnd::Limit) {
                     self.end = None;
                 }
-                let open = matches!(reason, Reason::CircuitOpen | Reason::Isolated);
-                if open && !self.rules.wait_for_circuit {
+                if matches!(reason, Reason::CircuitOpen | Reason::Isolated) {
+                    if self.rules.wait_for_circuit {
+                        // All replays in flight are rejected when a circuit opens, which is one failure of the
+                        // dependency and not many.
+                        return Some(after.unwrap_or(Self::PAUSE));
+                    }
                     self.stop(ReplayEnd::CircuitOpen);
                 }
             }
