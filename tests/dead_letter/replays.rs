@@ -274,14 +274,13 @@ fn a_circuit_that_rejects_many_replays_at_once_is_waited_out() {
     let clock = ManualClock::new();
     let queue = full(&clock, 20);
     let open = Rejected::new("github", Reason::CircuitOpen).with_retry_after(30 * SECOND);
-    let replay = queue.replay().max_concurrent(20).wait_for_circuit(true);
-    let report = clock.block_on(replay.run_calls(|_| {
-        let is_open = clock.now().as_nanos() < 30_000_000_000;
-        async move {
-            match is_open {
-                true => Err(Error::<&str>::from(open)),
-                false => Ok(()),
-            }
+    let replay = queue.replay().rate(100.0).max_concurrent(20);
+    let report = clock.block_on(replay.wait_for_circuit(true).run_calls(|_| async {
+        // All of them are in flight when the circuit opens.
+        clock.sleep(SECOND).await;
+        match clock.now().as_nanos() < 30_000_000_000 {
+            true => Err(Error::<&str>::from(open)),
+            false => Ok(()),
         }
     }));
     let report = report.unwrap();
