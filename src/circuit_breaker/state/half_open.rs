@@ -50,7 +50,7 @@ impl HalfOpenRules {
 
 /// The probes in flight, and the results of finished ones.
 #[derive(Clone, Debug)]
-pub(super) struct Probes {
+pub(crate) struct Probes {
     in_flight: Vec<Probe>,
     pub(super) results: Counts,
     lease: Duration,
