@@ -89,6 +89,32 @@ impl PartialEq for Config {
     }
 }
 
+impl Config {
+    /// Returns whether the layers of `other` can take over these settings: they differ at most in what limiter,
+    /// breaker, and budget change in place.
+    pub(super) fn is_same_but_for_terms(&self, other: &Self) -> bool {
+        let both = [self, other];
+        let is_same_budget = match both.map(Self::effective_budget) {
+            [Budget::Share { .. }, Budget::Share { .. }] => true,
+            [one, other] => one == other,
+        };
+        (self.total_timeout, self.attempt_timeout) == (other.total_timeout, other.attempt_timeout)
+            && is_same_budget
+            && is_same(
+                both.map(|config| config.limiter.as_ref()),
+                RateLimiterBuilder::is_same_but_for_terms,
+            )
+            && is_same(
+                both.map(|config| config.retry.as_ref()),
+                RetryBuilder::is_same,
+            )
+            && is_same(
+                both.map(|config| config.breaker.as_ref()),
+                CircuitBreakerBuilder::is_same_but_for_terms,
+            )
+    }
+}
+
 /// Returns whether both are `None`, or the same.
 pub(super) fn is_same<T>(both: [Option<&T>; 2], same: impl Fn(&T, &T) -> bool) -> bool {
     match both {

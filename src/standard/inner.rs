@@ -15,6 +15,8 @@ pub(super) struct Inner {
     pub(super) name: &'static str,
     pub(super) clock: ClockHandle,
     observer: Option<Arc<dyn Observer>>,
+    /// The configuration that the stack was built with.
+    first: Arc<Config>,
     versions: Versions<Stack>,
 }
 
@@ -35,6 +37,7 @@ impl Inner {
             name,
             clock,
             observer,
+            first: stack.config(),
             versions: Versions::new(stack),
         })
     }
@@ -58,8 +61,13 @@ impl Inner {
                 observer: self.observer.as_ref(),
             };
             let stack = Stack::build(&site, config, Some(before))?;
-            let next = match self.versions.find(|old| old.is_same(&stack)) {
-                Some(index) => Next::Again(index),
+            let next = match self.versions.find(|old| old.has_layers_of(&stack)) {
+                Some(index) => {
+                    // Where another change comes first, it may use these layers too: then it applies this
+                    // configuration until the next round of the loop.
+                    self.versions.get(index).set_config(config);
+                    Next::Again(index)
+                }
                 None => Next::New(Box::new(stack)),
             };
             if self.versions.replace(base, next).is_ok() {
@@ -68,22 +76,68 @@ impl Inner {
         }
     }
 
-    /// Applies the current configuration to the limiter and the budget. Repeats until no concurrent change has
-    /// replaced the configuration meanwhile, so the last change wins.
+    /// Applies the current configuration to the limiter, the breaker, and the budget. Repeats until no concurrent
+    /// change has replaced the configuration meanwhile, so the last change wins.
     fn apply(&self) -> Result<(), ConfigError> {
         loop {
             let index = self.versions.index();
-            self.versions.get(index).apply()?;
-            if self.versions.index() == index {
+            let stack = self.versions.get(index);
+            let config = stack.config();
+            stack.apply(&config)?;
+            if self.versions.index() == index && Arc::ptr_eq(&config, &stack.config()) {
                 return Ok(());
             }
         }
     }
 
     pub(super) fn evictable_in(&self) -> Option<Duration> {
-        if self.versions.index() != 0 {
+        let stack = self.current();
+        if self.versions.index() != 0 || *stack.config() != *self.first {
             return None;
         }
-        self.current().pipeline.evictable_in()
+        stack.pipeline.evictable_in()
+    }
+}
+
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use super::*;
+    use crate::circuit_breaker::{CircuitBreaker, Trip};
+    use crate::clock::ManualClock;
+    use crate::rate_limiter::Quota;
+    use crate::standard::Standard;
+
+    /// A controller that changes a quota each second must not fill the memory.
+    #[test]
+    fn quotas_thresholds_and_shares_change_without_new_layers() {
+        let first = |config: Config| {
+            let breaker = CircuitBreaker::builder().trip_on(Trip::failure_rate(0.5).of_last(200));
+            config.quota(Quota::per_hour(1)).breaker(breaker)
+        };
+        let clock = ManualClock::new();
+        let standard = Standard::builder()
+            .config(first(Config::new()))
+            .clock(clock);
+        let standard = standard.build().unwrap();
+        for n in 1..100 {
+            let trip = Trip::failure_rate(0.5).of_last(200).min_calls(n);
+            let config = standard.config().quota(Quota::per_hour(u64::from(n)));
+            let config = config.breaker(CircuitBreaker::builder().trip_on(trip));
+            let config = config.budget_share(0.1, n);
+            standard.reconfigure(config.clone()).unwrap();
+            assert!(standard.config() == config);
+            let snapshot = standard.snapshot();
+            assert_eq!(
+                snapshot.limiter.unwrap().quotas,
+                [Quota::per_hour(u64::from(n))]
+            );
+            assert_eq!(snapshot.breaker.unwrap().min_calls, u64::from(n));
+            assert_eq!(standard.inner.versions.index(), 0);
+            assert_eq!(standard.inner.evictable_in(), None);
+        }
+        standard
+            .reconfigure(first(Config::new()).max_attempts(7))
+            .unwrap();
+        assert_eq!(standard.inner.versions.index(), 1);
     }
 }

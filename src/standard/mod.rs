@@ -59,7 +59,7 @@ impl Standard {
 
     /// Returns the settings in force, to be changed and passed to [`reconfigure`](Self::reconfigure).
     pub fn config(&self) -> Config {
-        self.inner.current().config.clone()
+        Config::clone(&self.inner.current().config())
     }
 
     /// Changes all settings at once: calls that start afterwards run under the new ones, calls in flight end
@@ -79,9 +79,8 @@ impl Standard {
     /// * **Budget**: a new share applies to what its window has counted.
     /// * A layer that is removed and put back goes on where it was.
     ///
-    /// Concurrent changes do not mix: one of them is in force in the end. Keeps each configuration
-    /// that it has not had before, with the same layers, until the last clone is dropped: 2.4 KB, or 3.8 KB with
-    /// another breaker.
+    /// Concurrent changes do not mix: one of them is in force in the end. Keeps each new set of layers, but not each
+    /// quota, threshold, or share, until the last clone is dropped: 2.4 KB, or 3.8 KB with another breaker.
     ///
     /// # Errors
     ///
@@ -177,7 +176,7 @@ impl fmt::Debug for Standard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Standard")
             .field("name", &self.name())
-            .field("config", &self.inner.current().config)
+            .field("config", &self.inner.current().config())
             .finish()
     }
 }

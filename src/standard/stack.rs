@@ -1,6 +1,6 @@
 //! One configuration, built.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::config::{Budget, Config, is_same};
 use super::snapshot::Snapshot;
@@ -12,6 +12,7 @@ use crate::policy::Pipeline;
 use crate::rate_limiter::{RateLimiter, RateLimiterBuilder};
 use crate::retry::Retry;
 use crate::retry_budget::RetryBudget;
+use crate::sync::lock;
 use crate::timeout::Timeout;
 
 /// The layers of a [`Standard`](super::Standard), outermost first: limiter, total timeout, retry, breaker,
@@ -24,16 +25,16 @@ pub type Layers = (
     Option<Timeout>,
 );
 
-/// A configuration and the layers built from it.
+/// The layers built from a configuration, which serve all configurations that differ in terms only.
 pub(super) struct Stack {
-    pub(super) config: Config,
+    config: Mutex<Arc<Config>>,
     pub(super) pipeline: Pipeline<Layers>,
     kept: Kept,
 }
 
 /// State for the next configuration, besides the layers in use: stateful layers that were
 /// removed, with the settings they were built from.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Kept {
     limiter: Option<(RateLimiterBuilder, RateLimiter)>,
     breaker: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
@@ -57,28 +58,14 @@ impl Stack {
         before: Option<&Self>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
-        let old = before.and_then(Self::last_limiter);
-        let limiter = config.limiter.as_ref();
-        let limiter = limiter
-            .map(|settings| next_limiter(site, settings, old))
-            .transpose()?;
-        let kept_limiter = match limiter {
-            Some(_) => None,
-            None => old.map(|(settings, old)| (settings.clone(), old.clone())),
+        let mut kept = before.map_or_else(Kept::default, Self::last);
+        let limiter = match &config.limiter {
+            Some(settings) => Some(next_limiter(site, settings, kept.limiter.take())?),
+            None => None,
         };
-        let old = before.and_then(Self::last_breaker);
-        let breaker = config.breaker.as_ref();
-        let breaker = breaker
-            .map(|settings| next_breaker(site, settings, old))
-            .transpose()?;
-        let kept_breaker = match breaker {
-            Some(_) => None,
-            None => old.map(|(settings, old)| (settings.clone(), old.clone())),
-        };
-        let mut kept = Kept {
-            limiter: kept_limiter,
-            breaker: kept_breaker,
-            budget: before.and_then(|before| before.kept.budget.clone()),
+        let breaker = match &config.breaker {
+            Some(settings) => Some(next_breaker(site, settings, kept.breaker.take())?),
+            None => None,
         };
         let retry = config.retry.clone();
         let retry = match retry {
@@ -104,22 +91,33 @@ impl Stack {
         let attempt = config.attempt_timeout.map(timeout).transpose()?;
         let layers = (limiter, total, retry, breaker, attempt);
         Ok(Self {
-            config: config.clone(),
+            config: Mutex::new(Arc::new(config.clone())),
             pipeline: Pipeline::assembled(layers, site.name, site.observer.cloned()),
             kept,
         })
     }
 
-    /// Changes what this configuration shares with others: the terms of the limiter and of the breaker, and the share
-    /// of the budget.
-    pub(super) fn apply(&self) -> Result<(), ConfigError> {
-        if let (Some(limiter), Some(terms)) = (self.limiter(), &self.config.limiter) {
+    /// Returns the configuration that these layers had last.
+    pub(super) fn config(&self) -> Arc<Config> {
+        lock(&self.config).clone()
+    }
+
+    /// Keeps a configuration of [the same layers](Self::has_layers_of).
+    pub(super) fn set_config(&self, config: &Config) {
+        let config = Arc::new(config.clone());
+        // Dropped outside the lock: it may hold the last handle of an observer.
+        let _before = std::mem::replace(&mut *lock(&self.config), config);
+    }
+
+    /// Puts the terms of the limiter and of the breaker, and the share of the budget, in force.
+    pub(super) fn apply(&self, config: &Config) -> Result<(), ConfigError> {
+        if let (Some(limiter), Some(terms)) = (self.limiter(), &config.limiter) {
             limiter.set_terms(terms)?;
         }
-        if let (Some(breaker), Some(terms)) = (self.breaker(), &self.config.breaker) {
+        if let (Some(breaker), Some(terms)) = (self.breaker(), &config.breaker) {
             breaker.set_terms(terms)?;
         }
-        match (self.config.effective_budget(), &self.kept.budget) {
+        match (config.effective_budget(), &self.kept.budget) {
             (
                 Budget::Share {
                     ratio,
@@ -131,38 +129,40 @@ impl Stack {
         }
     }
 
-    /// Returns whether `other` is the same configuration of the same layers, those that were removed included:
+    /// Returns whether `other` differs in terms only and has the same layers, those that were removed included:
     /// otherwise a layer that is put back later would go on from another one.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        let limiters = [self, other].map(|stack| stack.last_limiter().map(|(_, last)| last));
-        let breakers = [self, other].map(|stack| stack.last_breaker().map(|(_, last)| last));
+    pub(super) fn has_layers_of(&self, other: &Self) -> bool {
+        let limiters = [self, other].map(Self::last_limiter);
+        let breakers = [self, other].map(Self::last_breaker);
         let budgets = [self, other].map(|stack| stack.kept.budget.as_ref());
-        self.config == other.config
+        self.config().is_same_but_for_terms(&other.config())
             && is_same(limiters, RateLimiter::is_clone_of)
             && is_same(breakers, CircuitBreaker::is_clone_of)
             && is_same(budgets, RetryBudget::is_same)
     }
 
-    /// Returns the current limiter, or else the last one that was removed, with its settings.
-    fn last_limiter(&self) -> Option<(&RateLimiterBuilder, &RateLimiter)> {
-        let used = self.config.limiter.as_ref().zip(self.limiter());
-        used.or_else(|| {
-            self.kept
-                .limiter
-                .as_ref()
-                .map(|(settings, old)| (settings, old))
-        })
+    /// Returns the current limiter, or else the last one that was removed.
+    fn last_limiter(&self) -> Option<&RateLimiter> {
+        let removed = self.kept.limiter.as_ref();
+        self.limiter().or(removed.map(|(_, limiter)| limiter))
     }
 
-    /// Returns the current breaker, or else the last one that was removed, with its settings.
-    fn last_breaker(&self) -> Option<(&CircuitBreakerBuilder, &CircuitBreaker)> {
-        let used = self.config.breaker.as_ref().zip(self.breaker());
-        used.or_else(|| {
-            self.kept
-                .breaker
-                .as_ref()
-                .map(|(settings, old)| (settings, old))
-        })
+    /// Returns the current breaker, or else the last one that was removed.
+    fn last_breaker(&self) -> Option<&CircuitBreaker> {
+        let removed = self.kept.breaker.as_ref();
+        self.breaker().or(removed.map(|(_, breaker)| breaker))
+    }
+
+    /// Returns the last limiter and breaker, each with its settings.
+    fn last(&self) -> Kept {
+        let config = self.config();
+        let limiter = config.limiter.clone().zip(self.limiter().cloned());
+        let breaker = config.breaker.clone().zip(self.breaker().cloned());
+        Kept {
+            limiter: limiter.or_else(|| self.kept.limiter.clone()),
+            breaker: breaker.or_else(|| self.kept.breaker.clone()),
+            budget: self.kept.budget.clone(),
+        }
     }
 
     pub(super) const fn limiter(&self) -> Option<&RateLimiter> {
@@ -182,10 +182,11 @@ impl Stack {
     }
 
     pub(super) fn snapshot(&self, name: &'static str) -> Snapshot {
+        let config = self.config();
         Snapshot {
             name,
-            total_timeout: self.config.total_timeout,
-            attempt_timeout: self.config.attempt_timeout,
+            total_timeout: config.total_timeout,
+            attempt_timeout: config.attempt_timeout,
             max_attempts: self.retry().map_or(1, Retry::max_attempts),
             limiter: self.limiter().map(RateLimiter::snapshot),
             budget: self.budget().map(RetryBudget::snapshot),
@@ -199,13 +200,13 @@ impl Stack {
 fn next_limiter(
     site: &Site<'_>,
     settings: &RateLimiterBuilder,
-    old: Option<(&RateLimiterBuilder, &RateLimiter)>,
+    old: Option<(RateLimiterBuilder, RateLimiter)>,
 ) -> Result<RateLimiter, ConfigError> {
     // Built even if the old one stays in use, so that wrong settings are errors.
     let limiter = settings.clone().adopted(site.name, site.clock).build()?;
     match old {
-        Some((of, same)) if settings.is_same_but_for_terms(of) => return Ok(same.clone()),
-        Some((_, old)) => limiter.continue_from(old),
+        Some((of, same)) if settings.is_same_but_for_terms(&of) => return Ok(same),
+        Some((_, old)) => limiter.continue_from(&old),
         None => {}
     }
     Ok(limiter)
@@ -216,7 +217,7 @@ fn next_limiter(
 fn next_breaker(
     site: &Site<'_>,
     settings: &CircuitBreakerBuilder,
-    old: Option<(&CircuitBreakerBuilder, &CircuitBreaker)>,
+    old: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
 ) -> Result<CircuitBreaker, ConfigError> {
     let adopted = settings.clone().adopted(site.name, site.clock);
     let Some((of, old)) = old else {
@@ -224,8 +225,8 @@ fn next_breaker(
     };
     // Also to check the settings.
     let new = adopted.restore(old.snapshot()).build()?;
-    match settings.is_same_but_for_terms(of) {
-        true => Ok(old.clone()),
+    match settings.is_same_but_for_terms(&of) {
+        true => Ok(old),
         false => Ok(new),
     }
 }
