@@ -14,7 +14,7 @@ use super::classified::Classified;
 use super::context::Context;
 use super::operation::{Operation, Tried};
 use super::outcome::Outcome;
-use crate::clock::blocking;
+use crate::blocking;
 use crate::error::{Error, Reason, Rejected};
 use crate::sync::lock;
 
