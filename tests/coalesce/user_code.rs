@@ -234,15 +234,15 @@ fn calls_that_are_dropped_wake_others_and_drop_their_keys_outside_the_lock() {
     };
     let (replaced, of_first, of_second) = (woken(), woken(), woken());
     assert!(poll(leader.as_mut()).is_pending());
-    for (call, woken) in [
-        (&mut first, &replaced),
-        (&mut first, &of_first),
-        (&mut second, &of_second),
-    ] {
+    let mut waits = |call: usize, woken: &Arc<AtomicU32>| {
         let waker = waker(woken);
-        let poll = call.as_mut().poll(&mut Context::from_waker(&waker));
-        assert!(poll.is_pending());
-    }
+        let mut task = Context::from_waker(&waker);
+        [&mut first, &mut second][call]
+            .as_mut()
+            .poll(&mut task)
+            .is_pending()
+    };
+    assert!(waits(0, &replaced) && waits(0, &of_first) && waits(1, &of_second));
     let counts = || [&replaced, &of_first, &of_second].map(|woken| woken.load(Ordering::Relaxed));
     drop(leader);
     assert_eq!(counts(), [0, 1, 0]);
