@@ -173,8 +173,11 @@ fn hooks_classifiers_and_observers_may_run_a_runtime_of_their_own() {
             timeout.call_blocking(fail)
         };
         "hedge: after_with": {
+            // Asked for as long as the first copy is pending: here in the backoff of the retry.
+            let backoff = Backoff::fixed(ms(1)).jitter(Jitter::None);
+            let retry = Retry::builder().backoff(backoff).build().unwrap();
             let hedge = Hedge::builder().after_with(|_| { run_a_runtime(); Duration::MAX });
-            hedge.build().unwrap().call_blocking(fail)
+            (hedge.build().unwrap(), retry).call_blocking(fail)
         };
         "classify: errors": {
             let classify = Classify::errors(|_: &Fault| { run_a_runtime(); Verdict::permanent() });
@@ -219,7 +222,8 @@ fn hooks_classifiers_and_observers_may_run_a_runtime_of_their_own() {
             breaker.build().unwrap().call_blocking(fail)
         };
         "bulkhead: limit algorithm": {
-            Bulkhead::builder().adaptive(OnSample).build().unwrap().call_blocking(fail)
+            let bulkhead = Bulkhead::builder().adaptive(OnSample).build().unwrap();
+            bulkhead.call_blocking(|| Ok::<_, Fault>(()))
         };
         "limiter: quota_for": {
             let limits = KeyedRateLimiter::builder().quota(Quota::per_second(1));
@@ -257,19 +261,19 @@ fn hooks_of_faults_may_run_a_runtime_of_their_own() {
     let calls = calls! {
         "behavior": {
             let chaos = Chaos::builder().behavior(1.0, || { run_a_runtime(); ready(()) });
-            chaos.build().unwrap().call_blocking(fail)
+            chaos.max_share(1.0).build().unwrap().call_blocking(fail)
         };
         "error": {
             let chaos = Chaos::builder().error(1.0, || { run_a_runtime(); Fault::Down });
-            chaos.build().unwrap().call_blocking(fail)
+            chaos.max_share(1.0).build().unwrap().call_blocking(fail)
         };
         "result": {
             let chaos = Chaos::builder().result(1.0, || { run_a_runtime(); fail() });
-            chaos.build().unwrap().call_blocking(fail)
+            chaos.max_share(1.0).build().unwrap().call_blocking(fail)
         };
         "only": {
             let chaos = Chaos::builder().latency(1.0, ms(0)).only(|_| { run_a_runtime(); false });
-            chaos.build().unwrap().call_blocking(fail)
+            chaos.max_share(1.0).build().unwrap().call_blocking(fail)
         };
     };
     assert_eq!(not_well(calls), []);

@@ -360,7 +360,8 @@ fn a_change_is_numbered_when_it_is_made_not_when_it_is_reported() {
             drop(SET.get().unwrap().drain(&name(9)));
         }
     };
-    let builder = rotating(&clock, 10).panic_threshold(1.0).observer(observer);
+    let builder = rotating(&clock, 10).panic_threshold(1.0);
+    let builder = builder.overprovisioning(1.0).observer(observer);
     let set = SET.get_or_init(|| builder.build().unwrap());
     fail(set, 3, 5);
     let expected = [
