@@ -173,7 +173,7 @@ fn hooks_classifiers_and_observers_may_run_a_runtime_of_their_own() {
             timeout.call_blocking(fail)
         };
         "hedge: after_with": {
-            // Asked for as long as the first copy is pending: here in the backoff of the retry.
+            // Called while the first copy is pending, which is in the backoff of the retry.
             let backoff = Backoff::fixed(ms(1)).jitter(Jitter::None);
             let retry = Retry::builder().backoff(backoff).build().unwrap();
             let hedge = Hedge::builder().after_with(|_| { run_a_runtime(); Duration::MAX });
