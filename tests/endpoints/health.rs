@@ -347,6 +347,15 @@ fn events_are_numbered_in_the_order_of_the_changes() {
 }
 
 #[test]
+fn as_many_nodes_are_ejected_as_the_largest_share_says() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 10).max_ejected(0.3).build().unwrap();
+    (0..5).for_each(|node| fail(&endpoints, node, 5));
+    let ejected = (0..5).filter(|node| state(&endpoints, *node) == NodeState::Ejected);
+    assert_eq!(ejected.count(), 3);
+}
+
+#[test]
 fn a_change_is_numbered_when_it_is_made_not_when_it_is_reported() {
     static SET: OnceLock<Endpoints<usize>> = OnceLock::new();
     let clock = ManualClock::new();
