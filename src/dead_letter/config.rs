@@ -112,7 +112,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         mut self,
         now: impl Fn() -> T + Send + Sync + 'static,
     ) -> Self {
-        self.timestamps = Box::new(move || blocking::outside(|| now()).into());
+        self.timestamps = Box::new(move || blocking::outside(&now).into());
         self
     }
 

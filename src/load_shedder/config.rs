@@ -73,7 +73,7 @@ impl LoadShedderBuilder {
         threshold: f64,
         signal: impl Fn() -> f64 + Send + Sync + 'static,
     ) -> Self {
-        let signal = Arc::new(move || blocking::outside(|| signal()));
+        let signal = Arc::new(move || blocking::outside(&signal));
         self.signal = Some((threshold, signal));
         self
     }
