@@ -147,6 +147,7 @@ mod setters;
 pub mod adaptive_rate;
 pub mod backoff;
 mod base;
+mod blocking;
 pub mod bulkhead;
 #[cfg(feature = "chaos")]
 pub mod chaos;

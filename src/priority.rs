@@ -126,6 +126,7 @@ mod tests {
     fn priorities_order_by_class_then_level() {
         assert!(Priority::HIGHEST > Priority::HIGH.level(u8::MAX));
         assert_eq!(Priority::LOW.level(5).level(7), Priority::LOW.level(7));
+        assert_eq!(Priority::LOW.level(100), Priority::LOW.level(99));
         assert_eq!(Priority::HIGHEST.level(200).as_u16(), 499);
         assert_eq!(Priority::default(), Priority::NORMAL);
     }

@@ -338,3 +338,23 @@ async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
     let ready = ready.await;
     assert!((2..1000).contains(&ready), "{ready}");
 }
+
+#[test]
+fn a_permit_that_no_trip_has_brought_is_not_there_without_one() {
+    let (clock, store, fleet) = fleet(1, 10);
+    let held = || fleet[0].try_acquire_held();
+    assert_eq!(held().unwrap_err().reason(), Reason::BulkheadFull);
+    drop(clock.block_on(fleet[0].try_acquire()).unwrap());
+    let requests = store.requests();
+    assert!(held().is_ok());
+    assert_eq!(store.requests(), requests);
+}
+
+#[test]
+fn a_process_that_ends_leaves_nothing_in_the_store() {
+    let (clock, store, fleet) = fleet(1, 10);
+    drop(clock.block_on(fleet[0].try_acquire()).unwrap());
+    assert!(!store.is_empty());
+    drop(fleet);
+    assert!(store.is_empty());
+}

@@ -29,6 +29,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::blocking;
 use crate::error::ConfigError;
 use crate::instant::{DebugLimit, nanos};
 use crate::rng::SharedRng;
@@ -130,6 +131,7 @@ impl Backoff {
 
     /// `delay(n)` before retry number `n`, from 1.
     pub fn custom(delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        let delay = move |n| blocking::outside(|| delay(n));
         Self::of(Shape::Custom(Arc::new(delay)), Duration::MAX)
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::state::{ConcurrencyLimit, MAX_PERMITS, Sample};
+use crate::blocking;
 use crate::rng::SharedRng;
 use crate::sync::{Mutex, lock_checked};
 
@@ -63,8 +64,11 @@ impl Adaptive {
             let (Some(sample), Some(algorithm)) = (next, &mut lent.algorithm) else {
                 break;
             };
-            algorithm.on_sample(&sample);
-            apply(algorithm.limit().clamp(1, MAX_PERMITS));
+            let limit = blocking::outside(|| {
+                algorithm.on_sample(&sample);
+                algorithm.limit()
+            });
+            apply(limit.clamp(1, MAX_PERMITS));
         }
     }
 }

@@ -11,6 +11,7 @@ use super::snapshot::Snapshot;
 use super::state::{HalfOpen, HalfOpenRules, HalfOpenTimeout, Rules, Trip, TripKind};
 use crate::backoff::Backoff;
 use crate::base::{Setup, is_same_arc};
+use crate::blocking;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::State;
@@ -126,7 +127,9 @@ impl CircuitBreakerBuilder {
         mut self,
         length: impl Fn(u32, f64) -> Duration + Send + Sync + 'static,
     ) -> Self {
-        self.break_with = Some(Arc::new(length));
+        self.break_with = Some(Arc::new(move |openings, share| {
+            blocking::outside(|| length(openings, share))
+        }));
         self
     }
 

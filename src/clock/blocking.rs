@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{Clock, Sleep, system};
+use crate::blocking::outside;
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
-pub(crate) use super::sleep::blocking::{block_on, outside};
+pub(crate) use super::sleep::blocking::block_on;
 
 /// The system's monotonic clock, whose sleeps park the thread.
 ///

@@ -1,7 +1,8 @@
 //! Tokio's clock.
 
-use super::sleep::{blocking, tokio::Timer};
+use super::sleep::tokio::Timer;
 use super::{Clock, Sleep, runtimes};
+use crate::blocking;
 use crate::instant::Instant;
 
 /// Tokio's clock and timers. The default.

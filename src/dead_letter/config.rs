@@ -12,6 +12,7 @@ use super::sink::Sink;
 use super::state::letter::NewLetter;
 use super::state::timestamp::Timestamp;
 use super::wall::{WallClock, system_time};
+use crate::blocking;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::event::Observer;
@@ -91,14 +92,18 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
     ///
     /// When it panics, the letter is not stored and the panic goes to the caller of `push`.
     pub fn redact(mut self, redact: impl Fn(&mut NewLetter<R>) + Send + Sync + 'static) -> Self {
-        self.redact = Some(Box::new(redact));
+        self.redact = Some(Box::new(move |letter: &mut NewLetter<R>| {
+            blocking::outside(|| redact(letter));
+        }));
         self
     }
 
     /// Sees each error text before it is stored, those of replays included, and returns what is stored
     /// in its place. It is called before [`redact`](Self::redact).
     pub fn redact_error(mut self, redact: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
-        self.redact_error = Some(Box::new(redact));
+        self.redact_error = Some(Box::new(move |text: &str| {
+            blocking::outside(|| redact(text))
+        }));
         self
     }
 
@@ -107,7 +112,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         mut self,
         now: impl Fn() -> T + Send + Sync + 'static,
     ) -> Self {
-        self.timestamps = Box::new(move || now().into());
+        self.timestamps = Box::new(move || blocking::outside(&now).into());
         self
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{Future, Ready};
 
-use crate::clock::blocking;
+use crate::blocking;
 use crate::error::Error;
 use crate::policy::Operation;
 
@@ -117,6 +117,6 @@ where
     type Future = Fut;
 
     fn replace(&self, error: &Error<Op::Error>) -> Replacement<Op::Value, Fut> {
-        Replacement::Operation((self.function)(error))
+        Replacement::Operation(blocking::outside(|| (self.function)(error)))
     }
 }

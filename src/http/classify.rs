@@ -10,7 +10,7 @@ use ::http::{HeaderMap, Response, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::verdict::of_response;
-use crate::clock::blocking;
+use crate::blocking;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::verdict::Verdict;
 

@@ -8,6 +8,7 @@ use super::inner::{Delays, Inner, Signal, Source};
 use super::state::{Pressure, ShedCap};
 use super::threshold::SharedThreshold;
 use crate::base::Setup;
+use crate::blocking;
 use crate::codel::Codel;
 use crate::error::ConfigError;
 use crate::instant::Instant;
@@ -72,7 +73,8 @@ impl LoadShedderBuilder {
         threshold: f64,
         signal: impl Fn() -> f64 + Send + Sync + 'static,
     ) -> Self {
-        self.signal = Some((threshold, Arc::new(signal)));
+        let signal = Arc::new(move || blocking::outside(&signal));
+        self.signal = Some((threshold, signal));
         self
     }
 

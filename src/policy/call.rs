@@ -13,7 +13,7 @@ use super::classified::Classified;
 use super::context::Context;
 use super::operation::{Attempts, Operation, forward_attempts};
 use super::outcome::Outcome;
-use crate::clock::blocking;
+use crate::blocking;
 use crate::error::{Error, Reason, Rejected};
 use crate::sync::lock;
 

@@ -12,7 +12,7 @@ use super::context::Context;
 use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use crate::clock::blocking;
+use crate::blocking;
 use crate::error::Error;
 use crate::keyed::stateless;
 use crate::verdict::Verdict;

@@ -8,7 +8,8 @@ use super::describe::{Describe, LayerKind};
 use super::guarded::{self, Entered, Gate, GuardedFuture, NoWait, Permit};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use crate::clock::{ClockHandle, blocking};
+use crate::blocking;
+use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::{Event, Observer};
 

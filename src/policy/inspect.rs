@@ -13,7 +13,7 @@ use super::context::Context;
 use super::describe::{Describe, LayerKind};
 use super::operation::{Operation, Run};
 use super::outcome::Outcome;
-use crate::clock::blocking;
+use crate::blocking;
 use crate::error::Error;
 
 /// Looks at the operation's errors on their way out, and changes nothing.

@@ -45,7 +45,15 @@ pub struct Reservation {
 
 impl Reservation {
     pub(super) fn new(inner: &Arc<Inner>, cost: u64, longest: Duration) -> Result<Self, Rejected> {
-        let now = inner.base.now();
+        Self::at(inner, inner.base.now(), cost, longest)
+    }
+
+    fn at(
+        inner: &Arc<Inner>,
+        now: Instant,
+        cost: u64,
+        longest: Duration,
+    ) -> Result<Self, Rejected> {
         let latest = now + longest;
         let (taken, borrowed) = inner.borrow(now, cost, inner.debt);
         let at = borrowed.as_ref().map_or(now, |borrowed| borrowed.taken);
@@ -113,5 +121,37 @@ impl fmt::Debug for Reservation {
             .field("limiter", &self.inner.base.name)
             .field("cost", &self.cost)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(backstop_loom)))]
+mod tests {
+    use super::super::{Quota, RateLimiter};
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// Two threads read the clock on both sides of a boundary of windows, and the later one takes its tokens first.
+    #[test]
+    fn a_refund_is_found_although_another_thread_took_tokens_at_a_later_time() {
+        for kind in [
+            Quota::sliding_log,
+            Quota::fixed_window,
+            Quota::sliding_counter,
+        ] {
+            let clock = ManualClock::new();
+            let quota = kind(Quota::new(10, Duration::from_secs(1)));
+            let limiter = RateLimiter::builder().quota(quota).clock(clock.clone());
+            let limiter = limiter.build().unwrap();
+            clock.advance(Duration::from_secs(1));
+            let now = limiter.inner.base.now();
+            let before = Instant::from_nanos(now.as_nanos() - 1);
+            let [later, earlier] = [now, before]
+                .map(|time| Reservation::at(&limiter.inner, time, 2, Duration::ZERO).unwrap());
+            assert_eq!(limiter.snapshot().available, [6], "{quota:?}");
+            earlier.refund();
+            assert_eq!(limiter.snapshot().available, [8], "{quota:?}");
+            later.commit(1);
+            assert_eq!(limiter.snapshot().available, [9], "{quota:?}");
+        }
     }
 }

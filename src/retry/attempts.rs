@@ -12,7 +12,7 @@ use super::Inner;
 use super::hook::Hook;
 use super::state::{self, Call, Limits, Retrying, Wait};
 use crate::backoff::Progress;
-use crate::clock::{ClockHandle, Sleep, blocking};
+use crate::clock::{ClockHandle, Sleep};
 use crate::error::{Error, Reason};
 use crate::event::{Event, Listener, Observer, StopReason};
 use crate::instant::Instant;
@@ -403,9 +403,8 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         let (progress, unit) = (std::cell::RefCell::new(&mut self.progress), || {
             inner.rng.unit()
         });
-        // A backoff may contain a closure of the user's.
-        let computed = || blocking::outside(|| progress.borrow_mut().next(backoff, unit));
-        let spread = || blocking::outside(|| progress.borrow_mut().next_spread(backoff, unit));
+        let computed = || progress.borrow_mut().next(backoff, unit);
+        let spread = || progress.borrow_mut().next_spread(backoff, unit);
         let wait = match (rejection, verdict.hint()) {
             (Some(rejection), _) => match rejection.retry_after() {
                 // A layer of the stack knows exactly when it admits a call.

@@ -1,7 +1,7 @@
 //! The hook of [`Retry::notify`](super::Retry::notify).
 
 use super::state::Retrying;
-use crate::clock::blocking;
+use crate::blocking;
 use crate::error::Error;
 use crate::policy::Operation;
 

@@ -72,4 +72,14 @@ mod tests {
         unused.freed.extend(last);
         assert_eq!(unused.take(), last);
     }
+
+    #[test]
+    fn the_number_of_a_budget_that_is_dropped_is_reused() {
+        // Another test may take the number first.
+        let is_reused = |_| {
+            let first = Number::take().get();
+            Number::take().get() == first
+        };
+        assert!((0..1000).any(is_reused));
+    }
 }

@@ -106,6 +106,9 @@ impl Block {
             in_use: self.in_flight,
             sent: now,
         };
+        // Another process may have the permits that are given back before the answer comes, and the answer may
+        // get lost.
+        self.held = self.held.min(request.permits);
         self.peak = self.in_flight;
         self.sent_at = now;
         self.request = Some(request);
@@ -200,6 +203,20 @@ mod tests {
         block.plan(at(9000), 0);
         answer(&mut block, at(9000), 1, 99, 1);
         assert_eq!(block.plan(at(12_000), 0).unwrap().permits, 0);
+    }
+
+    #[test]
+    fn permits_given_back_are_not_used_while_the_answer_is_missing() {
+        let mut block = Block::new(100, TTL);
+        block.plan(at(0), 40);
+        answer(&mut block, at(0), 50, 50, 1);
+        assert!(block.admit(at(1), 1));
+        assert_eq!(block.plan(at(3000), 0).unwrap().permits, 1);
+        assert!(!block.admit(at(3001), 1), "before the answer");
+        block.failed(at(3025), 0.5);
+        assert!(!block.admit(at(3026), 1), "after the answer is lost");
+        block.release(1);
+        assert!(block.admit(at(3027), 1));
     }
 
     #[test]

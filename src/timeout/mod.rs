@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{ClockHandle, blocking};
+use crate::blocking;
+use crate::clock::ClockHandle;
 use crate::instant::{DebugLimit, nanos};
 use crate::keyed::stateless;
 use crate::policy::Context;

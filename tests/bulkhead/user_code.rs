@@ -252,6 +252,40 @@ fn a_waker_that_panics_when_the_limit_grows_keeps_no_observer_from_the_change() 
     assert!(poll.is_ready());
 }
 
+/// A waker that sets the limit to 5.
+struct SetsTheLimit(Bulkhead);
+
+impl Wake for SetsTheLimit {
+    fn wake(self: Arc<Self>) {
+        self.0.set_limit(5).unwrap();
+    }
+}
+
+#[test]
+fn a_change_is_numbered_when_it_is_made_not_when_it_is_reported() {
+    let heard = Arc::<Mutex<Vec<_>>>::default();
+    let log = heard.clone();
+    let bulkhead = on(&ManualClock::new())
+        .max_concurrent(1)
+        .max_waiting(10)
+        .observer(move |event: &Event| {
+            if let Event::LimitChanged { from, to, .. } = *event {
+                log.lock().unwrap().push((event.sequence(), from, to));
+            }
+        })
+        .build()
+        .unwrap();
+    let _permit = bulkhead.try_acquire().unwrap();
+    let mut waiter = pin!(bulkhead.acquire());
+    let waker = Waker::from(Arc::new(SetsTheLimit(bulkhead.clone())));
+    let mut task = TaskContext::from_waker(&waker);
+    assert!(waiter.as_mut().poll(&mut task).is_pending());
+    // Waiters are woken before observers hear of the change, and this one changes the limit again.
+    bulkhead.set_limit(2).unwrap();
+    assert_eq!(bulkhead.limit(), 5);
+    assert_eq!(*heard.lock().unwrap(), [(Some(2), 2, 5), (Some(1), 1, 2)]);
+}
+
 /// Two threads change the limit concurrently. Observers may get the changes in any order.
 #[test]
 fn the_change_with_the_largest_number_is_the_current_limit() {

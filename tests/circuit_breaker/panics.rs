@@ -42,6 +42,38 @@ fn subscribe(breaker: &CircuitBreaker) -> [(Transitions, Arc<Flag>); 3] {
     })
 }
 
+/// A waker that closes a breaker.
+struct Closes(CircuitBreaker);
+
+impl Wake for Closes {
+    fn wake(self: Arc<Self>) {
+        self.0.close();
+    }
+}
+
+#[test]
+fn a_change_is_numbered_when_it_is_made_not_when_it_is_reported() {
+    let heard = Arc::<Mutex<Vec<_>>>::default();
+    let log = heard.clone();
+    let breaker = builder(&ManualClock::new())
+        .observer(move |event: &Event| {
+            if let Event::CircuitChanged { change, .. } = event {
+                log.lock().unwrap().push((event.sequence(), change.to));
+            }
+        })
+        .build()
+        .unwrap();
+    let mut transitions = breaker.subscribe();
+    let waker = Waker::from(Arc::new(Closes(breaker.clone())));
+    let mut cx = Context::from_waker(&waker);
+    assert!(transitions.poll_next_transition(&mut cx).is_pending());
+    // Subscribers are woken before observers hear of the change, and this one closes the circuit.
+    breaker.trip();
+    assert_eq!(breaker.state(), State::Closed);
+    let expected = [(Some(2), State::Closed), (Some(1), State::Open)];
+    assert_eq!(*heard.lock().unwrap(), expected);
+}
+
 fn panics<R>(code: impl FnOnce() -> R) -> bool {
     catch_unwind(AssertUnwindSafe(code)).is_err()
 }

@@ -193,3 +193,65 @@ fn a_waker_may_use_the_policy_and_its_panic_does_not_keep_others_from_being_woke
     }
     assert_eq!(coalesce.snapshot().waiting, 0);
 }
+
+/// Uses the policy when it is woken, and when it is dropped.
+struct Caller {
+    policy: Coalesce<Curious, Curious, ()>,
+    woken: Arc<AtomicU32>,
+}
+
+impl Wake for Caller {
+    fn wake(self: Arc<Self>) {
+        let _ = self.policy.snapshot();
+        self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let _ = self.policy.snapshot();
+    }
+}
+
+#[test]
+fn calls_that_are_dropped_wake_others_and_drop_their_keys_outside_the_lock() {
+    let clock = ManualClock::new();
+    let policy = Coalesce::builder().clock(clock.clone()).build().unwrap();
+    let key = Curious {
+        key: 1,
+        policy: Arc::new(Mutex::new(Some(policy.clone()))),
+    };
+    let one = policy.get(&key);
+    let hang = std::future::pending::<Result<Curious, ()>>;
+    let [mut leader, mut first, mut second] = [(); 3].map(|()| Box::pin(one.call(hang)));
+    // The policy has the only handle of each waker.
+    let woken = || Arc::<AtomicU32>::default();
+    let waker = |woken: &Arc<AtomicU32>| {
+        Waker::from(Arc::new(Caller {
+            policy: policy.clone(),
+            woken: woken.clone(),
+        }))
+    };
+    let (replaced, of_first, of_second) = (woken(), woken(), woken());
+    assert!(poll(leader.as_mut()).is_pending());
+    let mut waits = |call: usize, woken: &Arc<AtomicU32>| {
+        let waker = waker(woken);
+        let mut task = Context::from_waker(&waker);
+        [&mut first, &mut second][call]
+            .as_mut()
+            .poll(&mut task)
+            .is_pending()
+    };
+    assert!(waits(0, &replaced) && waits(0, &of_first) && waits(1, &of_second));
+    let counts = || [&replaced, &of_first, &of_second].map(|woken| woken.load(Ordering::Relaxed));
+    drop(leader);
+    assert_eq!(counts(), [0, 1, 0]);
+    drop(first);
+    assert_eq!(counts(), [0, 1, 1]);
+    drop(second);
+    assert_eq!(
+        (policy.snapshot().flights, policy.snapshot().waiting),
+        (0, 0)
+    );
+    assert_eq!(policy.snapshot().promoted, 2);
+}

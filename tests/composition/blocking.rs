@@ -8,13 +8,6 @@ use backstop::{
     Backoff, BlockingClock, Bulkhead, Clock, Error, Jitter, ManualClock, Policy, Retry, Timeout,
     deadline,
 };
-#[cfg(feature = "tokio")]
-use backstop::{
-    CircuitBreaker, Classify, Context, Event, Inspect, Outcome, Pipeline, Rejected, Verdict,
-    circuit_breaker::Trip,
-    policy::{Guard, Guarded},
-    retry::RetryBuilder,
-};
 
 use super::{Fault, ms};
 
@@ -188,74 +181,4 @@ async fn it_works_on_a_runtimes_threads_too() {
         tokio::task::spawn_blocking(move || stack.call_blocking(|| Ok::<_, Fault>(7)));
     assert!(on_a_worker.await.unwrap());
     assert_eq!(on_a_blocking_thread.await.unwrap(), Ok(7));
-}
-
-/// Runs a runtime of its own until a timer of backstop fires in it.
-#[cfg(feature = "tokio")]
-fn run_a_runtime() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let hangs = std::future::pending::<Result<(), Fault>>;
-    let result = runtime.block_on(Timeout::after(ms(50)).call(hangs));
-    assert!(result.unwrap_err().is_timeout());
-}
-
-/// A guard that runs a runtime when a call enters, and when it leaves.
-#[cfg(feature = "tokio")]
-struct RunsARuntime;
-
-#[cfg(feature = "tokio")]
-impl Guard for RunsARuntime {
-    type Permit = ();
-
-    fn enter(&self, _: &mut Context) -> Result<(), Rejected> {
-        run_a_runtime();
-        Ok(())
-    }
-
-    fn exit<T, E>(&self, (): (), _: &mut Outcome<T, E>) {
-        run_a_runtime();
-    }
-}
-
-/// Each one hangs if the code of the user is taken for a part of the blocking call around it.
-#[cfg(feature = "tokio")]
-#[test]
-fn hooks_classifiers_and_observers_may_run_a_runtime_of_their_own() {
-    fn quick() -> RetryBuilder {
-        let nanosecond = Backoff::fixed(Duration::from_nanos(1)).jitter(Jitter::None);
-        Retry::builder().backoff(nanosecond)
-    }
-    macro_rules! all_end {
-        ($($name:literal: $policy:expr;)*) => {$(
-            let result = ends(|| ($policy).call_blocking(|| Err::<(), _>(Fault::Down)));
-            assert!(result.is_err(), $name);
-        )*};
-    }
-    all_end! {
-        "on_retry": quick().on_retry(|_| run_a_runtime()).build().unwrap();
-        "delay_with": quick().delay_with(|_| { run_a_runtime(); Duration::ZERO }).build().unwrap();
-        "notify": quick().build().unwrap().notify(|_: &Error<Fault>, _| run_a_runtime());
-        "backoff": Retry::builder()
-            .backoff(Backoff::custom(|_| { run_a_runtime(); Duration::from_nanos(1) }))
-            .build()
-            .unwrap();
-        "after_with": Timeout::after_with(|_| { run_a_runtime(); ms(1000) });
-        "classify errors": Classify::errors(|_: &Fault| { run_a_runtime(); Verdict::permanent() });
-        "classify": Classify::by(|result: Result<&(), &Error<Fault>>| {
-            run_a_runtime();
-            Verdict::default_for(result)
-        });
-        "retry_if": Classify::retry_if(|_: &Fault| { run_a_runtime(); false });
-        "inspect": Inspect::errors(|_: &Fault, _| run_a_runtime());
-        "guard": Guarded(RunsARuntime);
-        "observer of a pipeline": Pipeline::new(quick().build().unwrap()).observer(|_: &Event| run_a_runtime());
-        "observer of a handle": {
-            let breaker = CircuitBreaker::builder().trip_on(Trip::consecutive(1));
-            breaker.observer(|_: &Event| run_a_runtime()).build().unwrap()
-        };
-    }
 }

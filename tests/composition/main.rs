@@ -10,6 +10,8 @@ mod clock_readings;
 mod deadlines;
 mod endings;
 mod endpoints;
+#[cfg(feature = "tokio")]
+mod hooks;
 mod observers;
 mod printed;
 #[cfg(feature = "tokio")]

@@ -1,7 +1,7 @@
 //! Which layer is outside which: pairs, by the outer one, and the usual stack.
 
 use backstop::event::Ending::{Failed, Succeeded, TimedOut};
-use backstop::{Classify, ManualClock, Pipeline, Policy, Verdict};
+use backstop::{Attempt, Classify, Error, ManualClock, Pipeline, Policy, Verdict};
 
 use super::Does::{Bad, Good, Hang};
 use super::Fault::{self, Busy, Down, Forbidden};
@@ -99,6 +99,19 @@ fn only_the_errors_that_retry_if_names_are_retried() {
         |c| (retry(c), Classify::retry_if(|fault: &Fault| *fault == Forbidden)) => {
             [Bad(0, Down)] => Failed, 1, 0;
             [Bad(0, Forbidden)] => Failed, 3, 300;
+        }
+    }
+}
+
+#[test]
+fn a_classifier_sees_the_number_of_the_attempt() {
+    given! {
+        |c| (retry(c), Classify::by_attempt(|result: Result<&(), &Error<Fault>>, attempt: Attempt| match result {
+            Ok(_) => Verdict::success(),
+            Err(_) if attempt.number() < 2 => Verdict::transient(),
+            Err(_) => Verdict::permanent(),
+        })) => {
+            [Bad(0, Down)] => Failed, 2, 100;
         }
     }
 }

@@ -228,7 +228,7 @@ fn steps_move_the_clock_in_both_directions() {
 }
 
 #[test]
-fn empty_missing_and_unreadable_directories_are_failures() {
+fn empty_missing_unreadable_and_inexpressible_directories_are_failures() {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance");
     let _ = fs::remove_dir_all(&root);
     let replay = |name: &str, files: &[(&str, &str)]| {
@@ -254,6 +254,13 @@ fn empty_missing_and_unreadable_directories_are_failures() {
     );
     assert!(report.is_good());
     let last = "conformance: 1 passed, 0 not expressible, 0 failed\n";
+    assert!(report.to_string().ends_with(last), "{report}");
+
+    // An adapter that lost an op would make its scenarios inexpressible, and nothing would be checked.
+    let lost = good.replace("\"op\": \"add\"", "\"op\": \"lost\"");
+    let report = replay("lost", &[("a.json", good), ("b.json", &lost)]);
+    assert!(!report.is_good());
+    let last = "conformance: 1 passed, 1 not expressible, 0 failed\n";
     assert!(report.to_string().ends_with(last), "{report}");
 
     assert!(!run_directory(&root.join("missing"), &[COUNTER]).is_good());

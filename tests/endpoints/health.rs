@@ -1,5 +1,6 @@
 //! Ejections, parks, panics, and slow starts.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use backstop::endpoints::{Endpoint, NodeState};
@@ -343,6 +344,41 @@ fn events_are_numbered_in_the_order_of_the_changes() {
     clock.advance(30 * SECOND);
     endpoints.try_acquire().unwrap().success();
     assert_eq!(*numbers.lock().unwrap(), [1, 2, 3, 4].map(Some));
+}
+
+#[test]
+fn as_many_nodes_are_ejected_as_the_largest_share_says() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 10).max_ejected(0.3).build().unwrap();
+    (0..5).for_each(|node| fail(&endpoints, node, 5));
+    let ejected = (0..5).filter(|node| state(&endpoints, *node) == NodeState::Ejected);
+    assert_eq!(ejected.count(), 3);
+}
+
+#[test]
+fn a_change_is_numbered_when_it_is_made_not_when_it_is_reported() {
+    static SET: OnceLock<Endpoints<usize>> = OnceLock::new();
+    let clock = ManualClock::new();
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = heard.clone();
+    let observer = move |event: &backstop::Event| {
+        let number = event.sequence().unwrap();
+        log.lock().unwrap().push((number, event.kind()));
+        if number == 1 {
+            // Before the second event of the same change is reported.
+            drop(SET.get().unwrap().drain(&name(9)));
+        }
+    };
+    let builder = rotating(&clock, 10).panic_threshold(1.0);
+    let builder = builder.overprovisioning(1.0).observer(observer);
+    let set = SET.get_or_init(|| builder.build().unwrap());
+    fail(set, 3, 5);
+    let expected = [
+        (1, "endpoint_ejected"),
+        (3, "endpoint_draining"),
+        (2, "endpoint_panic_started"),
+    ];
+    assert_eq!(*heard.lock().unwrap(), expected);
 }
 
 #[test]

@@ -125,3 +125,19 @@ fn usage_beyond_the_range_of_floats_counts_as_the_most() {
     let heavy = fairness.priority(Priority::NORMAL, "heavy");
     assert!(heavy < fairness.priority(Priority::NORMAL, "light"));
 }
+
+#[test]
+fn users_beyond_the_largest_number_are_treated_as_average() {
+    let clock = ManualClock::new();
+    let fairness = fairness(&clock, 2, Duration::from_secs(10));
+    fairness.charge(1, 1.0);
+    assert_eq!(
+        fairness.priority(Priority::NORMAL, 3),
+        Priority::NORMAL.level(99)
+    );
+    fairness.charge(2, 1.0);
+    assert_eq!(
+        fairness.priority(Priority::NORMAL, 3),
+        Priority::NORMAL.level(50)
+    );
+}

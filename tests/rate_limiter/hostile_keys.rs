@@ -251,6 +251,7 @@ fn keys_are_cloned_and_dropped_outside_all_locks() {
                 operate();
                 None
             })
+            .overflow(Overflow::Reject)
             .clock(clock.clone())
             .build()
             .unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::half_open::HalfOpenRules;
+use crate::blocking;
 use crate::event::Cause;
 use crate::window::{Counts, TimeWindow};
 
@@ -143,7 +144,7 @@ impl Trip {
         name: &'static str,
         rule: impl Fn(&Counts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        let matches = Box::new(rule);
+        let matches = Box::new(move |counts: &Counts| blocking::outside(|| rule(counts)));
         Self::of(TripKind::Custom(Arc::new(CustomRule { name, matches })))
     }
 

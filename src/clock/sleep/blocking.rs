@@ -1,11 +1,12 @@
 //! Timers that park the thread, and the loop behind `call_blocking`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
+use crate::blocking::{Depth, is_active};
 use crate::clock::system;
 use crate::clock::timers::Timers;
 use crate::clock::unpark::Unpark;
@@ -14,14 +15,6 @@ use crate::instant::Instant;
 thread_local! {
     /// The sleeps of this thread's `block_on`.
     static TIMERS: RefCell<Timers> = const { RefCell::new(Timers::new()) };
-    /// Number of nested `block_on` calls on this thread.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Returns whether this thread is inside `call_blocking`.
-#[inline]
-pub(in crate::clock) fn is_active() -> bool {
-    DEPTH.get() > 0
 }
 
 #[derive(Debug)]
@@ -95,37 +88,6 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
                 },
             }
         }
-    }
-}
-
-/// Runs code of the user that may start a runtime, such as an operation, a hook or an observer: inside
-/// it this thread's sleeps are those of the runtime that polls them.
-#[inline(always)]
-pub(crate) fn outside<R>(code: impl FnOnce() -> R) -> R {
-    let _depth = is_active().then(|| Depth::at(0));
-    code()
-}
-
-/// Restores the outer depth, also when the code inside panics.
-struct Depth {
-    outer: u32,
-}
-
-impl Depth {
-    fn enter() -> Self {
-        Self::at(DEPTH.get() + 1)
-    }
-
-    fn at(depth: u32) -> Self {
-        Self {
-            outer: DEPTH.replace(depth),
-        }
-    }
-}
-
-impl Drop for Depth {
-    fn drop(&mut self) {
-        DEPTH.set(self.outer);
     }
 }
 

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::blocking;
 use super::pool::Armed;
+use crate::blocking;
 use crate::clock::counter;
 use crate::instant::Instant;
 

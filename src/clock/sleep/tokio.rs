@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tokio::task::coop;
 
-use super::blocking;
+use crate::blocking;
 use crate::clock::runtimes;
 use crate::instant::Instant;
 

@@ -15,6 +15,7 @@ use super::inner::{Inner, NAME, PerKey, QuotaFor};
 use super::shards::Shards;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::Setup;
+use crate::blocking;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::keyed::Overflow;
@@ -71,7 +72,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
         mut self,
         quota: impl Fn(&K) -> Option<Quota> + Send + Sync + 'static,
     ) -> Self {
-        self.quota_for = Some(Arc::new(quota));
+        self.quota_for = Some(Arc::new(move |key: &K| blocking::outside(|| quota(key))));
         self
     }
 

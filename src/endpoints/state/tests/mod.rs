@@ -137,6 +137,18 @@ fn calls_spill_over_as_in_the_tables_of_envoy() {
 }
 
 #[test]
+fn the_first_level_in_use_gets_what_rounding_leaves() {
+    let levels = [1, 50, 22].map(|available| Level {
+        available,
+        total: 100,
+    });
+    let shares = spread(&levels, 1.0, 0.0);
+    // In percent of 73: 1.4, 68.5, and 30.1, rounded to 1, 68, and 30.
+    let percents: Vec<u32> = shares.iter().map(|share| share.percent).collect();
+    assert_eq!(percents, [2, 68, 30]);
+}
+
+#[test]
 fn levels_panic_as_in_the_table_of_envoy() {
     // Both tables of the page "Panic threshold" of its documentation.
     let table: [(&[usize], &[bool]); 12] = [
