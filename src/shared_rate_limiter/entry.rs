@@ -173,8 +173,9 @@ impl Entry {
         let entry = self.clone();
         let reply = Reply::new(move |answer: Result<Vec<Taken>, StoreError>| {
             let taken = answer.and_then(|taken| {
-                let first = taken.first().copied();
-                first.ok_or_else(|| StoreError::new("an answer without a bucket"))
+                let one: Result<[Taken; 1], _> = taken.try_into();
+                let wrong = |_| StoreError::new("an answer about another number of buckets");
+                one.map(|[taken]| taken).map_err(wrong)
             });
             entry.hub.ended();
             entry.answered(number, &request, taken);

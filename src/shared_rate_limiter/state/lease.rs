@@ -410,11 +410,17 @@ impl Lease {
             let trip = now.as_nanos().saturating_sub(request.sent.as_nanos()) as f64;
             self.trip_time += (trip - self.trip_time) / 8.0;
         }
-        self.lots.add(taken.granted, request.sent, taken.now);
+        // A store of the user's may grant more than it was asked for, or reject without a time.
+        let granted = taken.granted.min(request.ask);
+        self.lots.add(granted, request.sent, taken.now);
         self.store_time = taken.now;
         self.share
-            .record(now, taken.granted + request.spent, taken.total);
-        let retry = taken.retry_after.as_nanos() as f64;
+            .record(now, granted.saturating_add(request.spent), taken.total);
+        let falls_short = granted < request.ask;
+        let retry = match taken.retry_after.as_nanos() as f64 {
+            0.0 if falls_short && granted < request.at_least => self.rules.token,
+            retry => retry,
+        };
         let level = match retry > 0.0 {
             true => request.at_least.max(1) as f64 - retry / self.rules.token,
             false => taken.remaining as f64,
@@ -424,13 +430,18 @@ impl Lease {
             return;
         }
         self.asked = request.ask;
-        self.was_full = taken.granted >= request.wanted;
+        self.was_full = granted >= request.wanted;
         self.granted_at = now;
         if self.was_full {
             self.closed_until = Instant::ORIGIN;
         } else {
             self.scarcity.record(now, self.rules.every);
-            self.closed_above = taken.remaining;
+            // Above what would have been granted, if that is what fell short.
+            self.closed_above = match falls_short {
+                true if granted > 0 => 0,
+                true => taken.remaining.min(request.at_least.max(1) - 1),
+                false => taken.remaining,
+            };
             let gap = self.demand.gap();
             let pause = self.rules.pause(retry, request.just_enough, gap, unit);
             let pause = match request.just_enough {
