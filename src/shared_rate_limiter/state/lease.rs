@@ -365,13 +365,12 @@ impl Lease {
     fn size(&self, now: Instant, rate: f64) -> u64 {
         let rules = &self.rules;
         let demand = rate * rules.every as f64;
-        let is_little = demand < LEAST_DEMAND;
-        let by_demand = if is_little { 0 } else { demand.round() as u64 };
+        let by_demand = if demand < LEAST_DEMAND { 0.0 } else { demand };
         // A lease that was used up sooner than it should last was too small.
         let is_new = now < self.granted_at.after(rules.every);
         let grows = self.was_full && is_new;
         let by_growth = if grows { 2 * self.asked } else { 0 };
-        let size = by_demand.max(by_growth).min(rules.largest);
+        let size = (by_demand.round() as u64).max(by_growth).min(rules.largest);
         match self.level {
             // What one process holds, the others lack: with little left, each takes less at a time.
             Some((_, level)) if self.scarcity.is_rare(now, rules.every) => {
@@ -410,17 +409,12 @@ impl Lease {
             let trip = now.as_nanos().saturating_sub(request.sent.as_nanos()) as f64;
             self.trip_time += (trip - self.trip_time) / 8.0;
         }
-        // A store of the user's may grant more than it was asked for, or reject without a time.
-        let granted = taken.granted.min(request.ask);
-        self.lots.add(granted, request.sent, taken.now);
+        let taken = request.check(*taken, self.rules.token);
+        self.lots.add(taken.granted, request.sent, taken.now);
         self.store_time = taken.now;
         self.share
-            .record(now, granted.saturating_add(request.spent), taken.total);
-        let falls_short = granted < request.ask;
-        let retry = match taken.retry_after.as_nanos() as f64 {
-            0.0 if falls_short && granted < request.at_least => self.rules.token,
-            retry => retry,
-        };
+            .record(now, taken.granted + request.spent, taken.total);
+        let retry = taken.retry_after.as_nanos() as f64;
         let level = match retry > 0.0 {
             true => request.at_least.max(1) as f64 - retry / self.rules.token,
             false => taken.remaining as f64,
@@ -430,18 +424,13 @@ impl Lease {
             return;
         }
         self.asked = request.ask;
-        self.was_full = granted >= request.wanted;
+        self.was_full = taken.granted >= request.wanted;
         self.granted_at = now;
         if self.was_full {
             self.closed_until = Instant::ORIGIN;
         } else {
             self.scarcity.record(now, self.rules.every);
-            // Above what would have been granted, if that is what fell short.
-            self.closed_above = match falls_short {
-                true if granted > 0 => 0,
-                true => taken.remaining.min(request.at_least.max(1) - 1),
-                false => taken.remaining,
-            };
+            self.closed_above = taken.remaining;
             let gap = self.demand.gap();
             let pause = self.rules.pause(retry, request.just_enough, gap, unit);
             let pause = match request.just_enough {
