@@ -30,7 +30,7 @@ if number < last then
 end
 local held = math.max(math.min(permits, free), math.min(in_use, before))
 if held > 0 or permits > 0 then
-  redis.call('HSET', key, instance, string.format('%.0f %.0f', held, now + ttl))
+  redis.call('HSET', key, instance, string.format('%.0f %.0f %.0f', held, now + ttl, number))
   redis.call('PEXPIRE', key, string.format('%.0f', longest + 1000))
   instances = instances + 1
 else
