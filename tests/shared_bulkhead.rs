@@ -177,12 +177,14 @@ fn without_the_store_calls_go_on_until_the_permits_lapse() {
     assert!(bulkhead.snapshot().store_up);
 }
 
+type Request = (Hold, Reply<Held>);
+
 /// A connection that delivers one request late, after those that were sent behind it.
 #[derive(Clone)]
 struct Late {
     store: MemoryStore,
     keeps: Arc<AtomicBool>,
-    kept: Arc<Mutex<Option<(Hold, Reply<Held>)>>>,
+    kept: Arc<Mutex<Option<Request>>>,
 }
 
 impl PermitStore for Late {
