@@ -1,8 +1,11 @@
 //! Name, clock, observer, shadow mode, and event numbers, shared by all handles that admit calls.
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::clock::ClockHandle;
 use crate::error::{ConfigError, Rejected};
@@ -60,6 +63,29 @@ impl Setup {
             events: AtomicU64::new(0),
         }
     }
+}
+
+/// Returns how long calls through a policy wait by the settings of its builder: not at all by default, and until their
+/// deadlines if only the number of waiters is given. Fails if calls may wait and none may; the error names `pattern`.
+pub(crate) fn max_wait(
+    pattern: &'static str,
+    longest: Option<Duration>,
+    max_waiting: Option<usize>,
+) -> Result<Duration, ConfigError> {
+    match (longest, max_waiting) {
+        (Some(longest), Some(0)) if !longest.is_zero() => {
+            let problem = "is above zero, but `max_waiting` is 0, so no call waits";
+            Err(ConfigError::new(pattern, "max_wait", problem))
+        }
+        (Some(longest), _) => Ok(longest),
+        (None, Some(1..)) => Ok(Duration::MAX),
+        (None, _) => Ok(Duration::ZERO),
+    }
+}
+
+/// Returns the identifier of a process in a store, if none was given.
+pub(crate) fn random_instance() -> String {
+    format!("{:016x}", RandomState::new().hash_one(0_u64))
 }
 
 /// Returns whether both are there and one is a clone of the other, or neither is there.

@@ -50,6 +50,8 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use crate::clock::{ClockHandle, ClockId};
+use crate::coop;
+use crate::error::Reason;
 use crate::instant::Instant;
 
 thread_local! {
@@ -142,6 +144,34 @@ pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
         Instant::FAR_FUTURE
     } else {
         deadline.on(clock, now)
+    }
+}
+
+/// Polls an acquisition outside any policy: in the budget of its task, by the deadline of the calls made here and now.
+/// Only its first poll (`starts`) inherits one. `poll` gets the current time on `clock`, and the deadline.
+#[inline(always)]
+pub(crate) fn poll_inheriting<T>(
+    clock: &ClockHandle,
+    starts: bool,
+    task: &mut Context<'_>,
+    poll: impl FnOnce(&mut Context<'_>, Instant, Instant) -> Poll<T>,
+) -> Poll<T> {
+    coop::poll_within(task, |task| {
+        let now = clock.now();
+        let deadline = match starts {
+            true => inherited(clock, now),
+            false => Instant::FAR_FUTURE,
+        };
+        poll(task, now, deadline)
+    })
+}
+
+/// Returns when a wait that starts now ends at the latest, and the reason of a rejection then.
+pub(crate) fn end_of_wait(now: Instant, longest: Duration, deadline: Instant) -> (Instant, Reason) {
+    let end = now + longest;
+    match deadline <= end {
+        true => (deadline, Reason::DeadlineTooClose),
+        false => (end, Reason::QueueTimeout),
     }
 }
 

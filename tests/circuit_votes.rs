@@ -106,6 +106,51 @@ async fn votes_lapse_and_without_a_store_breakers_are_on_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fleet_that_opened_together_closes_again() {
+    let fleet = fleet(4, Follow::AtOnce);
+    for breaker in &fleet.breakers {
+        calls(breaker, 20, 0);
+    }
+    // The dependency fails for two of them, and is well afterwards.
+    fleet.breakers[0].trip();
+    fleet.breakers[1].trip();
+    seconds(2).await;
+    assert_eq!(fleet.breakers[3].state(), State::Open);
+    for _ in 0..3000 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for breaker in &fleet.breakers {
+            if let Ok(permit) = breaker.try_acquire() {
+                permit.success();
+            }
+        }
+    }
+    let states: Vec<State> = fleet.breakers.iter().map(CircuitBreaker::state).collect();
+    assert_eq!(states, [State::Closed; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_only_follows_does_not_vote_until_its_own_probes_fail() {
+    let fleet = fleet(3, Follow::AtOnce);
+    calls(&fleet.breakers[2], 20, 0);
+    fleet.breakers[0].trip_for(Duration::from_secs(600));
+    fleet.breakers[1].trip_for(Duration::from_secs(600));
+    seconds(2).await;
+    assert_eq!(fleet.breakers[2].state(), State::Open);
+    assert_eq!(
+        fleet.votes[0].snapshot().tally.open,
+        1,
+        "that of the second"
+    );
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if let Ok(permit) = fleet.breakers[2].try_acquire() {
+            permit.failure();
+        }
+    }
+    assert_eq!(fleet.votes[0].snapshot().tally.open, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn settings_without_meaning_are_errors_that_name_them() {
     let builder = || {
         let builder = CircuitVotes::builder()

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use backstop::shared_bulkhead::Permit;
-use backstop::store::{Fault, MemoryStore};
+use backstop::store::{Fault, Held, Hold, MemoryStore, PermitStore, Reply};
 use backstop::{Clock, ManualClock, Policy, Reason, Rejected, SharedBulkhead};
 use proptest::prelude::*;
 
@@ -173,6 +175,75 @@ fn without_the_store_calls_go_on_until_the_permits_lapse() {
     clock.advance(Duration::from_secs(1));
     assert!(clock.block_on(bulkhead.try_acquire()).is_ok());
     assert!(bulkhead.snapshot().store_up);
+}
+
+type Request = (Hold, Reply<Held>);
+
+/// A connection that delivers one request late, after those that were sent behind it.
+#[derive(Clone)]
+struct Late {
+    store: MemoryStore,
+    keeps: Arc<AtomicBool>,
+    kept: Arc<Mutex<Option<Request>>>,
+}
+
+impl PermitStore for Late {
+    fn hold(&self, hold: Hold, reply: Reply<Held>) {
+        match self.keeps.swap(false, Ordering::Relaxed) {
+            true => *self.kept.lock().unwrap() = Some((hold, reply)),
+            false => self.store.hold(hold, reply),
+        }
+    }
+}
+
+#[test]
+fn a_request_that_a_broken_connection_delivers_late_changes_nothing() {
+    let (clock, store, mut fleet) = fleet(1, 10);
+    let late = Late {
+        store: store.clone(),
+        keeps: Arc::default(),
+        kept: Arc::default(),
+    };
+    let builder = SharedBulkhead::builder().store(late.clone()).key("key");
+    let one = builder.max_concurrent(10).ttl(TTL).clock(clock.clone());
+    let one = one.build().unwrap();
+    let other = fleet.remove(0);
+    let mut permits = vec![clock.block_on(one.try_acquire()).unwrap()];
+    // A request for few permits is lost on its way, and its time is over.
+    clock.advance(TTL / 2);
+    late.keeps.store(true, Ordering::Relaxed);
+    permits.extend(clock.block_on(one.try_acquire()).ok());
+    clock.advance(Duration::from_millis(300));
+    while let Ok(permit) = clock.block_on(one.try_acquire()) {
+        permits.push(permit);
+    }
+    assert_eq!(permits.len(), 10);
+    let (hold, reply) = late.kept.lock().unwrap().take().expect("it was kept");
+    store.hold(hold, reply);
+    while let Ok(permit) = clock.block_on(other.try_acquire()) {
+        permits.push(permit);
+    }
+    assert_eq!(permits.len(), 10);
+}
+
+#[test]
+fn a_store_that_grants_more_than_it_was_asked_for_is_not_believed() {
+    #[derive(Clone)]
+    struct Generous;
+    impl PermitStore for Generous {
+        fn hold(&self, hold: Hold, reply: Reply<Held>) {
+            let _ = hold;
+            reply.send(Ok(Held::new(u64::MAX, u64::MAX, u64::MAX)));
+        }
+    }
+    let clock = ManualClock::new();
+    let builder = SharedBulkhead::builder().store(Generous).key("key");
+    let bulkhead = builder.max_concurrent(4).clock(clock.clone());
+    let bulkhead = bulkhead.build().unwrap();
+    let permits: Vec<_> = (0..9)
+        .filter_map(|_| clock.block_on(bulkhead.try_acquire()).ok())
+        .collect();
+    assert_eq!(permits.len(), 4);
 }
 
 #[test]

@@ -153,12 +153,8 @@ impl Inner {
         }
         let now = cx.now(&self.base.clock);
         let deadline = cx.deadline(&self.base.clock);
-        let longest = now + self.max_wait;
-        if deadline <= longest {
-            (now, deadline, Reason::DeadlineTooClose)
-        } else {
-            (now, longest, Reason::QueueTimeout)
-        }
+        let (end, reason) = deadline::end_of_wait(now, self.max_wait, deadline);
+        (now, end, reason)
     }
 
     #[cold]
@@ -189,8 +185,16 @@ impl<'a> Future for AcquirePermit<'a> {
     type Output = Result<Permit<'a>, Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        // A loop of immediate acquisitions must let other tasks run.
-        let budget = ready!(coop::poll_proceed(task));
+        coop::poll_within(task, |task| self.poll_permit(task))
+    }
+}
+
+impl<'a> AcquirePermit<'a> {
+    #[inline(always)]
+    fn poll_permit(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<Permit<'a>, Rejected>> {
         let this = self.project();
         let (request, inner) = (*this.request, this.request.inner);
         // Before the acquisition: a clock that panics afterwards must not leak the permit.
@@ -212,7 +216,6 @@ impl<'a> Future for AcquirePermit<'a> {
             }
             entered => entered.map_err(Full::reason),
         };
-        budget.made_progress();
         Poll::Ready(match entered {
             // Word by word: see `RawPermit::take`.
             Ok(()) => Ok(Permit {

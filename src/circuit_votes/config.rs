@@ -1,15 +1,13 @@
 //! The builder of circuit votes.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::CircuitVotes;
 use super::inner::Inner;
 use super::state::{Follow, Rules};
-use crate::base::Setup;
+use crate::base::{Setup, random_instance};
 use crate::circuit_breaker::CircuitBreaker;
 use crate::error::ConfigError;
 use crate::store::VoteStore;
@@ -151,14 +149,13 @@ impl CircuitVotesBuilder {
             return Err(error("failure_rate", "must be above 0 and at most 1"));
         }
         let clock = self.setup.build(NAME)?.clock;
-        let random = || format!("{:016x}", RandomState::new().hash_one(0_u64));
         Ok(CircuitVotes {
             inner: Arc::new(Inner {
                 breaker,
                 store,
                 clock,
                 key: key.into(),
-                instance: self.instance.unwrap_or_else(random).into(),
+                instance: self.instance.unwrap_or_else(random_instance).into(),
                 every: self.every,
                 rules,
                 seen: Mutex::default(),

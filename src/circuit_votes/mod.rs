@@ -24,6 +24,7 @@ pub use self::config::CircuitVotesBuilder;
 pub use self::state::Follow;
 
 use self::inner::Inner;
+use self::state::Echo;
 
 /// Tells the fleet what a breaker thinks, and the breaker what the fleet does. See the [module page](self).
 ///
@@ -62,15 +63,21 @@ impl CircuitVotes {
     pub async fn run(&self) {
         let inner = &*self.inner;
         let mut transitions = inner.breaker.subscribe();
+        let mut echo = Echo::default();
         loop {
             let next = inner.clock.now() + inner.every;
             let breaker = inner.breaker.snapshot();
             let is_open = matches!(breaker.state, State::Open | State::HalfOpen);
-            // A breaker that sees no calls knows nothing.
-            let counts = is_open || breaker.calls > 0;
+            // A breaker that sees no calls knows nothing, and one that opened because of others nothing of its own.
+            let counts = match is_open {
+                true => !echo.is_heard(),
+                false => breaker.calls > 0,
+            };
             let answer = self.vote(is_open, counts, next).await;
-            self.follow(answer);
-            wait(&mut transitions, &inner.clock, next).await;
+            if self.follow(answer) {
+                echo.opened(inner.breaker.snapshot().generation);
+            }
+            wait(&mut transitions, &mut echo, &inner.clock, next).await;
         }
     }
 
@@ -114,7 +121,8 @@ impl CircuitVotes {
         .await
     }
 
-    fn follow(&self, answer: Result<Tally, StoreError>) {
+    /// Opens the breaker if a quorum of the others is open. Returns whether it did so without evidence of its own.
+    fn follow(&self, answer: Result<Tally, StoreError>) -> bool {
         let inner = &*self.inner;
         let tally = {
             let mut seen = lock(&inner.seen);
@@ -127,17 +135,19 @@ impl CircuitVotes {
                 Err(error) => {
                     seen.tally = Tally::default();
                     seen.error = Some(error);
-                    return;
+                    return false;
                 }
             }
         };
         let breaker = inner.breaker.snapshot();
         let (calls, failures) = (breaker.calls, breaker.failures);
-        let opens = inner.rules.opens(tally, calls, failures, breaker.min_calls);
-        if breaker.state == State::Closed && opens {
+        let has_evidence = inner.rules.is_evidence(calls, failures, breaker.min_calls);
+        let opens = breaker.state == State::Closed && inner.rules.opens(tally, has_evidence);
+        if opens {
             lock(&inner.seen).followed += 1;
             inner.breaker.trip();
         }
+        opens && !has_evidence
     }
 
     /// Returns where it stands.
@@ -161,13 +171,16 @@ struct Slot {
 }
 
 /// Waits for a transition of the breaker, at most until `until`.
-async fn wait(transitions: &mut Transitions, clock: &ClockHandle, until: Instant) {
+async fn wait(transitions: &mut Transitions, echo: &mut Echo, clock: &ClockHandle, until: Instant) {
     let mut timer = Box::pin(clock.sleep_until(until));
     let mut is_over = false;
     std::future::poll_fn(|task| {
         if !is_over {
             match transitions.poll_next_transition(task) {
-                Poll::Ready(Some(_)) => return Poll::Ready(()),
+                Poll::Ready(Some(transition)) => {
+                    echo.hear(&transition);
+                    return Poll::Ready(());
+                }
                 // Unreachable in practice: this voter holds a handle of the breaker.
                 Poll::Ready(None) => is_over = true,
                 Poll::Pending => {}
@@ -177,7 +190,9 @@ async fn wait(transitions: &mut Transitions, clock: &ClockHandle, until: Instant
     })
     .await;
     // Further ones are in the same vote.
-    while transitions.try_next().is_some() {}
+    while let Some(transition) = transitions.try_next() {
+        echo.hear(&transition);
+    }
 }
 
 impl fmt::Debug for CircuitVotes {

@@ -1,5 +1,6 @@
 //! Rules for a circuit that reads the votes of others. Pure.
 
+use crate::event::{State, Transition};
 use crate::store::Tally;
 
 /// When a circuit follows the others.
@@ -30,19 +31,44 @@ impl Rules {
         tally.open >= self.min_votes && tally.open as f64 > self.quorum * tally.voters as f64
     }
 
-    /// Returns whether a closed circuit opens. `calls` and `failures` are those in its window; its own rules need
-    /// `min_calls`.
-    pub(crate) fn opens(&self, tally: Tally, calls: u64, failures: u64, min_calls: u64) -> bool {
-        if !self.is_quorum(tally) {
-            return false;
+    /// Returns whether the calls of a circuit suffice to open it with a quorum: `calls`, of which `failures` failed,
+    /// in its window. Its own rules need `min_calls`.
+    pub(crate) fn is_evidence(&self, calls: u64, failures: u64, min_calls: u64) -> bool {
+        let enough = calls >= min_calls.div_ceil(2).max(1);
+        enough && failures as f64 >= self.failure_rate * calls as f64
+    }
+
+    /// Returns whether a closed circuit opens.
+    pub(crate) fn opens(&self, tally: Tally, has_evidence: bool) -> bool {
+        self.is_quorum(tally) && (has_evidence || self.follows == Follow::AtOnce)
+    }
+}
+
+/// Whether a circuit is open only because others are. Such a circuit does not vote: circuits that open because of each
+/// other's votes would stay open for good.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Echo {
+    /// The number of the change that opened it.
+    opened: Option<u64>,
+}
+
+impl Echo {
+    /// Records that the circuit opened because of others, by the change of this number or one before.
+    pub(crate) const fn opened(&mut self, generation: u64) {
+        self.opened = Some(generation);
+    }
+
+    /// Records a change: a circuit that closes, or opens again after probes, is on its own.
+    pub(crate) fn hear(&mut self, change: &Transition) {
+        let is_new = self.opened.is_some_and(|opened| change.generation > opened);
+        let failed = change.from == State::HalfOpen && change.to == State::Open;
+        if is_new && (change.to == State::Closed || failed) {
+            self.opened = None;
         }
-        match self.follows {
-            Follow::AtOnce => true,
-            Follow::Sooner => {
-                let enough = calls >= min_calls.div_ceil(2).max(1);
-                enough && failures as f64 >= self.failure_rate * calls as f64
-            }
-        }
+    }
+
+    pub(crate) const fn is_heard(&self) -> bool {
+        self.opened.is_some()
     }
 }
 
@@ -69,15 +95,17 @@ mod tests {
     #[test]
     fn with_a_quorum_half_of_the_evidence_suffices_and_none_does_not() {
         let quorum = Tally::new(3, 2);
-        assert!(RULES.opens(quorum, 10, 3, 20));
-        assert!(!RULES.opens(quorum, 9, 9, 20));
-        assert!(!RULES.opens(quorum, 100, 24, 20));
-        assert!(!RULES.opens(quorum, 0, 0, 0));
-        assert!(!RULES.opens(Tally::new(4, 2), 10, 10, 20));
+        assert!(RULES.is_evidence(10, 3, 20));
+        assert!(!RULES.is_evidence(9, 9, 20));
+        assert!(!RULES.is_evidence(100, 24, 20));
+        assert!(!RULES.is_evidence(0, 0, 0));
+        assert!(RULES.opens(quorum, true));
+        assert!(!RULES.opens(quorum, false));
+        assert!(!RULES.opens(Tally::new(4, 2), true));
         let at_once = Rules {
             follows: Follow::AtOnce,
             ..RULES
         };
-        assert!(at_once.opens(quorum, 0, 0, 20));
+        assert!(at_once.opens(quorum, false));
     }
 }

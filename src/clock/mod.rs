@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::instant::Instant;
 
+mod alarm;
 pub(crate) mod blocking;
 #[cfg(feature = "fast-clock")]
 mod counter;
@@ -39,6 +40,7 @@ pub use self::sleep::Sleep;
 #[cfg(feature = "tokio")]
 pub use self::tokio::TokioClock;
 
+pub(crate) use self::alarm::Alarm;
 pub(crate) use self::handle::{ClockId, arm};
 
 /// A source of time: reads it and waits for it.

@@ -11,8 +11,7 @@ use super::inner::Inner;
 use super::state::Unavailable;
 use super::wait_queue::{Joined, Turn};
 use super::wake_list::WakeList;
-use crate::clock::{ClockHandle, Sleep};
-use crate::coop;
+use crate::clock::{Alarm, ClockHandle};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
@@ -45,9 +44,8 @@ pin_project! {
         since: Instant,
         // When its tokens count as taken. They go back if it is dropped with this set.
         served: Option<Instant>,
-        timer_at: Instant,
         #[pin]
-        timer: Option<Sleep>,
+        alarm: Alarm,
     }
 
     impl PinnedDrop for Acquire<'_> {
@@ -74,8 +72,7 @@ impl<'a> Acquire<'a> {
             ticket: None,
             since: Instant::ORIGIN,
             served: None,
-            timer_at: Instant::FAR_FUTURE,
-            timer: None,
+            alarm: Alarm::new(),
         }
     }
 
@@ -175,20 +172,10 @@ impl<'a> Acquire<'a> {
                     }
                 }
             };
-            let mut this = self.as_mut().project();
-            if this.timer.is_none() || *this.timer_at != wake_at {
-                let sleep = match wake_at {
-                    Instant::FAR_FUTURE => Sleep::never(),
-                    _ => inner.base.clock.sleep_until(wake_at),
-                };
-                this.timer.set(Some(sleep));
-                *this.timer_at = wake_at;
-            }
-            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                ready!(timer.poll(task));
-            }
-            this.timer.set(None);
-            now = inner.base.clock.now();
+            let clock = &inner.base.clock;
+            let alarm = self.as_mut().project().alarm;
+            ready!(alarm.poll_until(clock, wake_at, task));
+            now = clock.now();
         }
     }
 }
@@ -197,18 +184,10 @@ impl Future for Acquire<'_> {
     type Output = Result<(), Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let budget = ready!(coop::poll_proceed(task));
-        let clock = &self.inner.base.clock;
-        let now = clock.now();
-        let deadline = match self.ticket {
-            None => deadline::inherited(clock, now),
-            Some(_) => Instant::FAR_FUTURE,
-        };
-        let poll = self.poll_with(task, now, deadline, None);
-        if poll.is_ready() {
-            budget.made_progress();
-        }
-        poll
+        let starts = self.ticket.is_none();
+        deadline::poll_inheriting(self.clock(), starts, task, |task, now, deadline| {
+            self.poll_with(task, now, deadline, None)
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use super::striped_bucket::StripedBucket;
 use super::token_bucket::TokenBucket;
 use super::wait_queue::WaitQueue;
 use crate::adaptive_rate::CubicRateBuilder;
-use crate::base::{Base, Setup};
+use crate::base::{self, Base, Setup};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
 use crate::instant::nanos;
@@ -317,16 +317,10 @@ pub(super) fn max_wait(
     max_waiting: Option<usize>,
     quotas: &[Quota],
 ) -> Result<Duration, ConfigError> {
-    match (longest, max_waiting) {
-        (Some(longest), Some(0)) if !longest.is_zero() => {
-            let problem = "is above zero, but `max_waiting` is 0, so no call waits";
-            Err(ConfigError::new(policy, "max_wait", problem))
-        }
-        (Some(longest), _) => Ok(longest),
-        (None, Some(0)) => Ok(Duration::ZERO),
-        (None, Some(_)) => Ok(Duration::MAX),
-        (None, None) if state::queue_bound(quotas).is_some() => Ok(Duration::MAX),
-        (None, None) => Ok(Duration::ZERO),
+    let has_bound = state::queue_bound(quotas).is_some();
+    match longest.is_none() && max_waiting.is_none() && has_bound {
+        true => Ok(Duration::MAX),
+        false => base::max_wait(policy, longest, max_waiting),
     }
 }
 

@@ -10,8 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::inner::{Arrival, Inner, Turn};
 use super::permit::Permit;
-use crate::clock::{ClockHandle, Sleep};
-use crate::coop;
+use crate::clock::{Alarm, ClockHandle};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
@@ -36,9 +35,8 @@ pin_project! {
         since: Instant,
         latest: Instant,
         late: Reason,
-        timer_at: Instant,
         #[pin]
-        timer: Option<Sleep>,
+        alarm: Alarm,
     }
 
     impl PinnedDrop for Acquire<'_> {
@@ -61,8 +59,7 @@ impl<'a> Acquire<'a> {
             since: Instant::ORIGIN,
             latest: Instant::FAR_FUTURE,
             late: Reason::QueueTimeout,
-            timer_at: Instant::FAR_FUTURE,
-            timer: None,
+            alarm: Alarm::new(),
         }
     }
 
@@ -94,11 +91,8 @@ impl<'a> Acquire<'a> {
             let Some(ticket) = *this.ticket else {
                 let waits = !this.longest.is_zero() && !inner.base.shadow;
                 *this.since = now;
-                let longest = now + *this.longest;
-                (*this.latest, *this.late) = match waits && longest < deadline {
-                    true => (longest, Reason::QueueTimeout),
-                    false => (deadline, Reason::DeadlineTooClose),
-                };
+                let longest = if waits { *this.longest } else { Duration::MAX };
+                (*this.latest, *this.late) = deadline::end_of_wait(now, longest, deadline);
                 match inner.arrive(now, permits, waits) {
                     Arrival::Admitted => {
                         return Poll::Ready(Ok(Permit::new(inner.clone(), permits)));
@@ -132,15 +126,8 @@ impl<'a> Acquire<'a> {
                 }
                 Turn::LookAt(look_at) => look_at.min(*this.latest),
             };
-            let mut this = self.as_mut().project();
-            if this.timer.is_none() || *this.timer_at != look_at {
-                this.timer.set(Some(inner.base.clock.sleep_until(look_at)));
-                *this.timer_at = look_at;
-            }
-            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                ready!(timer.poll(task));
-            }
-            this.timer.set(None);
+            let alarm = self.as_mut().project().alarm;
+            ready!(alarm.poll_until(&inner.base.clock, look_at, task));
             now = inner.base.now();
         }
     }
@@ -150,18 +137,10 @@ impl Future for Acquire<'_> {
     type Output = Result<Permit, Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let budget = ready!(coop::poll_proceed(task));
-        let clock = self.clock();
-        let now = clock.now();
-        let deadline = match self.ticket {
-            None => deadline::inherited(clock, now),
-            Some(_) => Instant::FAR_FUTURE,
-        };
-        let poll = self.poll_with(task, now, deadline, None);
-        if poll.is_ready() {
-            budget.made_progress();
-        }
-        poll
+        let starts = self.ticket.is_none();
+        deadline::poll_inheriting(self.clock(), starts, task, |task, now, deadline| {
+            self.poll_with(task, now, deadline, None)
+        })
     }
 }
 

@@ -1,16 +1,14 @@
 //! The builder of shared bulkheads.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::SharedBulkhead;
 use super::inner::{Inner, State};
 use super::state::Block;
-use crate::base::Setup;
+use crate::base::{Setup, max_wait, random_instance};
 use crate::error::ConfigError;
 use crate::rng::SharedRng;
 use crate::store::PermitStore;
@@ -166,16 +164,11 @@ impl SharedBulkheadBuilder {
             ));
         }
         let waits = self.max_wait.is_some_and(|longest| !longest.is_zero());
-        if waits && self.max_waiting.unwrap_or(0) == 0 {
+        if waits && self.max_waiting.is_none() {
             return Err(error("max_wait", "needs max_waiting"));
         }
-        let max_wait = match (self.max_wait, self.max_waiting) {
-            (Some(longest), _) => longest,
-            (None, Some(1..)) => Duration::MAX,
-            (None, _) => Duration::ZERO,
-        };
+        let max_wait = max_wait(NAME, self.max_wait, self.max_waiting)?;
         let base = self.setup.build(NAME)?;
-        let random = || format!("{:016x}", RandomState::new().hash_one(0_u64));
         // A process holds its permits a little less long than the store keeps them for it.
         let local = self.ttl - self.ttl / 1000;
         Ok(SharedBulkhead {
@@ -183,7 +176,8 @@ impl SharedBulkheadBuilder {
                 base,
                 store,
                 key: key.into(),
-                instance: self.instance.unwrap_or_else(random).into(),
+                instance: self.instance.unwrap_or_else(random_instance).into(),
+                first_number: micros_since_1970(),
                 ttl: self.ttl,
                 timeout: self.store_timeout,
                 max_wait,
@@ -195,6 +189,11 @@ impl SharedBulkheadBuilder {
             }),
         })
     }
+}
+
+fn micros_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as u64)
 }
 
 impl fmt::Debug for SharedBulkheadBuilder {

@@ -20,6 +20,8 @@ pub(super) struct Inner {
     pub(super) store: Arc<dyn PermitStore>,
     pub(super) key: Arc<str>,
     pub(super) instance: Arc<str>,
+    /// Where the numbers of requests begin: behind those of an instance of this name that ran before.
+    pub(super) first_number: u64,
     pub(super) ttl: Duration,
     pub(super) timeout: Duration,
     pub(super) max_wait: Duration,
@@ -178,11 +180,13 @@ impl Inner {
         self.trips.fetch_add(1, Ordering::Relaxed);
         let inner = self.clone();
         let reply = Reply::new(move |answer| inner.answered(number, &request, answer));
-        self.store
-            .hold(self.hold(limit, request.permits, request.in_use), reply);
+        self.store.hold(
+            self.hold(number, limit, request.permits, request.in_use),
+            reply,
+        );
     }
 
-    fn hold(&self, limit: u64, permits: u64, in_use: u64) -> Hold {
+    fn hold(&self, number: u64, limit: u64, permits: u64, in_use: u64) -> Hold {
         Hold {
             key: self.key.clone(),
             instance: self.instance.clone(),
@@ -190,6 +194,7 @@ impl Inner {
             permits,
             in_use,
             ttl: self.ttl,
+            number: self.first_number.saturating_add(number),
         }
     }
 
@@ -315,10 +320,12 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let limit = {
             let state = lock(&self.state);
-            (state.block.held(self.base.now()) > 0).then(|| state.block.limit())
+            let number = state.requests + 1;
+            (state.block.held(self.base.now()) > 0).then(|| (number, state.block.limit()))
         };
-        if let Some(limit) = limit {
-            self.store.hold(self.hold(limit, 0, 0), Reply::new(|_| ()));
+        if let Some((number, limit)) = limit {
+            self.store
+                .hold(self.hold(number, limit, 0, 0), Reply::new(|_| ()));
         }
     }
 }

@@ -123,14 +123,17 @@ impl Block {
     /// Records an answer. `unit` is a random number in `[0, 1)`.
     pub(crate) fn answered(&mut self, now: Instant, request: &Request, held: Held, unit: f64) {
         self.request = None;
-        self.held = held.permits;
+        // A store of the user's may answer with more than it was asked for.
+        self.held = held.permits.min(request.permits.max(request.in_use));
         self.until = request.sent.after(self.ttl);
         // While permits are scarce, processes that hold more than their part ask for no more than that.
         self.fair = match held.free {
             0 => self.limit.div_ceil(held.instances.max(1)),
             _ => self.limit,
         };
-        self.scarce_until = match held.permits < request.permits || held.free == 0 {
+        // With all of them asked for, there are no more to ask for.
+        let has_all = request.permits >= self.limit;
+        self.scarce_until = match has_all || held.permits < request.permits || held.free == 0 {
             true => now.after((SCARCE * (0.5 + unit)) as u64),
             false => Instant::ORIGIN,
         };

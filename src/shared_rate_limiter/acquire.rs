@@ -11,8 +11,7 @@ use pin_project_lite::pin_project;
 use super::entry::{Arrival, Entry};
 use super::queue::Decided;
 use super::state::pocket::Spent;
-use crate::clock::{ClockHandle, Sleep};
-use crate::coop;
+use crate::clock::{Alarm, ClockHandle};
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
@@ -41,9 +40,8 @@ pin_project! {
         late: Reason,
         // Its tokens, while they may have to go back.
         taken: u64,
-        timer_at: Instant,
         #[pin]
-        timer: Option<Sleep>,
+        alarm: Alarm,
     }
 
     impl PinnedDrop for Acquire<'_> {
@@ -72,8 +70,7 @@ impl<'a> Acquire<'a> {
             latest: Instant::FAR_FUTURE,
             late: Reason::QueueTimeout,
             taken: 0,
-            timer_at: Instant::FAR_FUTURE,
-            timer: None,
+            alarm: Alarm::new(),
         }
     }
 
@@ -102,16 +99,9 @@ impl<'a> Acquire<'a> {
             let Some(ticket) = *this.ticket else {
                 let waits = !this.longest.is_zero() && !hub.base.shadow;
                 *this.since = now;
-                *this.latest = deadline;
-                *this.late = Reason::DeadlineTooClose;
-                let mut until = None;
-                if waits {
-                    let longest = now + *this.longest;
-                    if longest < deadline {
-                        (*this.latest, *this.late) = (longest, Reason::QueueTimeout);
-                    }
-                    until = Some(*this.latest);
-                }
+                let longest = if waits { *this.longest } else { Duration::MAX };
+                (*this.latest, *this.late) = deadline::end_of_wait(now, longest, deadline);
+                let until = waits.then_some(*this.latest);
                 match entry.arrive(now, *this.cost, until) {
                     Arrival::Admitted => return Poll::Ready(Ok(())),
                     Arrival::Waits(ticket) => *this.ticket = Some(ticket),
@@ -154,19 +144,8 @@ impl<'a> Acquire<'a> {
                 }
                 Err(look_at) => look_at.min(*this.latest),
             };
-            let mut this = self.as_mut().project();
-            if this.timer.is_none() || *this.timer_at != wake_at {
-                let sleep = match wake_at {
-                    Instant::FAR_FUTURE => Sleep::never(),
-                    _ => hub.base.clock.sleep_until(wake_at),
-                };
-                this.timer.set(Some(sleep));
-                *this.timer_at = wake_at;
-            }
-            if let Some(timer) = this.timer.as_mut().as_pin_mut() {
-                ready!(timer.poll(task));
-            }
-            this.timer.set(None);
+            let alarm = self.as_mut().project().alarm;
+            ready!(alarm.poll_until(&hub.base.clock, wake_at, task));
             now = hub.base.now();
         }
     }
@@ -176,11 +155,8 @@ impl<'a> Acquire<'a> {
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
         now: Instant,
+        deadline: Instant,
     ) -> Poll<Result<(), Rejected>> {
-        let deadline = match self.ticket {
-            None => deadline::inherited(self.clock(), now),
-            Some(_) => Instant::FAR_FUTURE,
-        };
         self.poll_with(task, now, deadline, None)
     }
 
@@ -216,23 +192,19 @@ impl Future for Acquire<'_> {
     // Inlined, and the wait out of line: inside a lease all else is a few instructions.
     #[inline]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let budget = ready!(coop::poll_proceed(task));
-        let now = self.clock().now();
-        if self.ticket.is_none() {
-            if self.cost == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            let waits = !self.longest.is_zero();
-            if let Some(result) = Acquire::try_held(self.entry, now, self.cost, waits, None) {
-                budget.made_progress();
-                return Poll::Ready(result);
-            }
+        let starts = self.ticket.is_none();
+        if starts && self.cost == 0 {
+            return Poll::Ready(Ok(()));
         }
-        let poll = self.poll_slow(task, now);
-        if poll.is_ready() {
-            budget.made_progress();
-        }
-        poll
+        deadline::poll_inheriting(self.clock(), starts, task, |task, now, deadline| {
+            if starts {
+                let waits = !self.longest.is_zero();
+                if let Some(result) = Acquire::try_held(self.entry, now, self.cost, waits, None) {
+                    return Poll::Ready(result);
+                }
+            }
+            self.poll_slow(task, now, deadline)
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use super::entry::Entry;
 use super::hub::Hub;
 use super::keyed::{Make, SharedKeyedRateLimiter};
 use super::state::rules::{Outage, Rules, SyncMode};
-use crate::base::Setup;
+use crate::base::{Setup, max_wait};
 use crate::error::ConfigError;
 use crate::keyed::{Keyed, Overflow};
 use crate::rate_limiter::Quota;
@@ -85,19 +85,7 @@ impl Shared {
         if self.store_timeout.is_zero() {
             return Err(error("store_timeout", "must be above zero"));
         }
-        let waits = self.max_wait.is_some_and(|longest| !longest.is_zero());
-        if self.max_waiting == Some(0) && waits {
-            return Err(error(
-                "max_waiting",
-                "is zero, but `max_wait` lets calls wait",
-            ));
-        }
-        // Either alone lets calls wait: until their deadline, or without a bound of their number.
-        let max_wait = match (self.max_wait, self.max_waiting) {
-            (Some(longest), _) => longest,
-            (None, Some(1..)) => Duration::MAX,
-            (None, _) => Duration::ZERO,
-        };
+        let max_wait = max_wait(Rules::NAME, self.max_wait, self.max_waiting)?;
         let waiting = (max_wait, self.max_waiting.unwrap_or(usize::MAX));
         let base = self.setup.build(Rules::NAME)?;
         let (sync, outage) = (self.sync, self.on_outage);
@@ -189,30 +177,18 @@ macro_rules! shared_setters {
             self
         }
 
-        /// Only counts and reports what it would have rejected, and admits all calls. Nothing waits for its
-        /// turn.
-        pub const fn shadow(mut self, shadow: bool) -> Self {
-            self.shared.setup.shadow = shadow;
-            self
-        }
-
-        /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
-        /// outages.
-        pub fn observer(mut self, observer: impl crate::event::Observer + 'static) -> Self {
-            self.shared.setup.observer = Some(crate::clock::blocking::shielded(observer));
-            self
-        }
-
-        /// Sets the name in errors and events.
-        pub const fn name(mut self, name: &'static str) -> Self {
-            self.shared.setup.name = name;
-            self
-        }
-
-        /// Sets the clock of leases, pauses and timeouts. Tokens are earned on the store's clock.
-        pub fn clock(mut self, clock: impl Into<crate::clock::ClockHandle>) -> Self {
-            self.shared.setup.clock = Some(clock.into());
-            self
+        setters! {
+            in shared.setup;
+            /// Only counts and reports what it would have rejected, and admits all calls. Nothing waits for its
+            /// turn.
+            shadow;
+            /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
+            /// outages.
+            observer;
+            /// Sets the name in errors and events.
+            name;
+            /// Sets the clock of leases, pauses and timeouts. Tokens are earned on the store's clock.
+            clock;
         }
     };
 }

@@ -6,7 +6,7 @@ use std::task::Waker;
 use super::hub::Hub;
 use super::queue::{Decided, Queue};
 use super::state::lease::Lease;
-use super::state::link::Contact;
+use super::state::link::{Contact, Link};
 use super::state::pocket::Pocket;
 use super::state::request::Request;
 use super::state::rules::Rules;
@@ -34,6 +34,10 @@ pub(super) struct State {
     requests: u64,
     /// Number of the request that was last found to be late, when this process was busy.
     graced: u64,
+    /// Requests about this key, while the store answers those about others.
+    pub(super) own: Link,
+    /// When a request about this key was answered last.
+    answered_at: Instant,
     /// The quota is not that of the builder.
     pub(super) is_changed: bool,
 }
@@ -57,6 +61,38 @@ struct After {
 }
 
 impl State {
+    /// Returns the contact with the store: with all of it, and about this key.
+    fn contact(&self, hub: &Hub) -> Contact {
+        hub.contact().or(self.own.contact())
+    }
+
+    /// Records a request that failed. Returns the event of a store that was up. If the store answers requests about
+    /// other keys, it is not lost to them, and there is none.
+    fn failed(&mut self, now: Instant, hub: &Hub, error: StoreError) -> Option<StoreEvent> {
+        self.lease.failed();
+        if hub.answers_others(now, self.answered_at) {
+            self.own.failed(now, hub.unit());
+            hub.note(error);
+            return None;
+        }
+        hub.failed(now, error)
+    }
+
+    /// Records an answer. Returns the event of a store that was lost.
+    fn answered(&mut self, now: Instant, hub: &Hub) -> Option<StoreEvent> {
+        self.answered_at = now;
+        self.own.answered(now);
+        hub.answered(now)
+    }
+
+    /// Claims the probe that is due, if one is.
+    fn claim_probe(&mut self, now: Instant, hub: &Hub) -> bool {
+        match hub.lost_since() {
+            Some(_) => hub.claim_probe(now),
+            None => self.own.claim_probe(now, hub.timeout),
+        }
+    }
+
     /// Returns whether the request in flight, sent then, has taken too long. If that is noticed late, this
     /// process did not run meanwhile, or has too many tasks that are ready to run: the answer may be here, not
     /// read yet, so all requests get as much time more.
@@ -89,6 +125,8 @@ impl Entry {
                 published: 0,
                 requests: 0,
                 graced: 0,
+                own: Link::default(),
+                answered_at: Instant::ORIGIN,
                 is_changed: false,
             }),
         }
@@ -105,7 +143,7 @@ impl Entry {
             let mut state = lock(&self.state);
             let state = &mut *state;
             self.begin(state, now, &mut after);
-            let contact = self.hub.contact();
+            let contact = state.contact(&self.hub);
             state.lease.sync(now, contact);
             let result = change(state, contact, &mut after.wakers);
             self.end(state, now, &mut after);
@@ -120,25 +158,26 @@ impl Entry {
         self.close(state, now);
         let sent = state.lease.in_flight().map(|request| request.sent);
         if sent.is_some_and(|sent| state.is_lost(now, sent, &self.hub)) {
-            state.lease.failed();
-            after.event = self.hub.failed(now, StoreError::new("no answer in time"));
+            let error = StoreError::new("no answer in time");
+            after.event = state.failed(now, &self.hub, error);
         }
     }
 
     /// Serves waiters, plans the next request, and opens the pocket.
     fn end(&self, state: &mut State, now: Instant, after: &mut After) {
-        let contact = self.hub.contact();
+        let contact = state.contact(&self.hub);
         let (lease, queue) = (&mut state.lease, &mut state.queue);
         lease.sync(now, contact);
         queue.serve(now, contact, lease, &mut after.wakers);
         let mut request = lease.plan(now, contact, queue.waiting());
         let is_lost = matches!(contact, Contact::Lost { .. });
-        if is_lost && lease.in_flight().is_none() && self.hub.claim_probe(now) {
-            request = lease.probe(now);
+        let probes = is_lost && lease.in_flight().is_none();
+        if probes && state.claim_probe(now, &self.hub) {
+            request = state.lease.probe(now);
         }
         if let Some(request) = request {
             state.requests += 1;
-            after.request = Some((state.requests, request, *lease.rules()));
+            after.request = Some((state.requests, request, *state.lease.rules()));
         }
         if state.queue.is_empty() {
             let overdue_at = self.overdue_at(state).unwrap_or(now);
@@ -173,8 +212,9 @@ impl Entry {
         let entry = self.clone();
         let reply = Reply::new(move |answer: Result<Vec<Taken>, StoreError>| {
             let taken = answer.and_then(|taken| {
-                let first = taken.first().copied();
-                first.ok_or_else(|| StoreError::new("an answer without a bucket"))
+                let one: Result<[Taken; 1], _> = taken.try_into();
+                let wrong = |_| StoreError::new("an answer about another number of buckets");
+                one.map(|[taken]| taken).map_err(wrong)
             });
             entry.hub.ended();
             entry.answered(number, &request, taken);
@@ -198,17 +238,16 @@ impl Entry {
             let is_late = number != state.requests || state.lease.in_flight().is_none();
             match answer {
                 Ok(taken) => {
-                    after.event = hub.answered(now);
-                    state.lease.sync(now, hub.contact());
+                    after.event = state.answered(now, hub);
+                    let contact = state.contact(hub);
+                    state.lease.sync(now, contact);
                     state.lease.answered(now, request, &taken, is_late, unit);
                     // Before they are too old to be spent: a trip may take longer than a lease lasts.
-                    let contact = hub.contact();
                     let (lease, queue) = (&mut state.lease, &mut state.queue);
                     queue.serve(now, contact, lease, &mut after.wakers);
                 }
                 Err(error) if !is_late => {
-                    state.lease.failed();
-                    after.event = hub.failed(now, error);
+                    after.event = state.failed(now, hub, error);
                 }
                 Err(_) => {}
             }
@@ -294,7 +333,7 @@ impl Entry {
         if !state.queue.is_first(ticket) {
             return Instant::FAR_FUTURE;
         }
-        let contact = self.hub.contact();
+        let contact = state.contact(&self.hub);
         let asks = state.lease.asks_at(now, contact);
         let first = state.queue.waiting().first;
         let ready = match state.lease.is_local() {

@@ -111,6 +111,19 @@ impl Hub {
         is_new.then_some(StoreEvent::Lost)
     }
 
+    /// Keeps the error of a request for the snapshot.
+    pub(super) fn note(&self, error: StoreError) {
+        // The one before is dropped outside the lock.
+        let _before = lock(&self.link).error.replace(error);
+    }
+
+    /// Returns whether the store has just answered a request about another key than one that was answered last at
+    /// `answered_at`.
+    pub(super) fn answers_others(&self, now: Instant, answered_at: Instant) -> bool {
+        let latest = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
+        latest > answered_at && now < latest + self.timeout
+    }
+
     /// Records an answer. Returns the event of a store that was lost.
     pub(super) fn answered(&self, now: Instant) -> Option<StoreEvent> {
         // Relaxed: nothing else is published by it.

@@ -187,6 +187,10 @@ impl SharedRateLimiter {
             snapshot.waiting = state.queue.patient();
             snapshot.demand = state.lease.demand();
             snapshot.share = state.lease.share();
+            if let Some(since) = state.own.lost_since().filter(|_| snapshot.store_up) {
+                snapshot.store_up = false;
+                snapshot.lost_for = now.saturating_duration_since(since);
+            }
         });
         snapshot
     }

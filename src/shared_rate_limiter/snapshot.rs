@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub share: f64,
     /// Requests to the store, of all keys.
     pub trips: u64,
-    /// Whether the store answers.
+    /// Whether the store answers, also about this key.
     pub store_up: bool,
     /// The time for which it has not answered; zero while it answers.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]

@@ -36,7 +36,8 @@ pub trait PermitStore: Send + Sync {
     ///
     /// First the permits of instances whose time is over are free again. Then the instance holds
     /// [`Hold::permits`], or as many of them as the others leave of [`Hold::limit`], but never fewer than
-    /// [`Hold::in_use`], as long as it held those before. Must not block.
+    /// [`Hold::in_use`], as long as it held those before. A request with a smaller [`Hold::number`] than one that was
+    /// executed changes nothing. Must not block.
     fn hold(&self, hold: Hold, reply: Reply<Held>);
 }
 

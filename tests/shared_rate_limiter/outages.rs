@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstop::shared_rate_limiter::{Outage, SyncMode};
-use backstop::store::{Fault, MemoryStore};
+use backstop::store::{Fault, MemoryStore, Reply, Store, StoreError, Take, Taken};
 use backstop::{Event, ManualClock, Quota, Reason, SharedKeyedRateLimiter};
 
 use crate::fleet::{Fleet, MILLISECOND, run};
@@ -318,4 +318,53 @@ fn a_process_that_alone_is_cut_off_exceeds_the_limit_by_no_more_than_its_share()
     let extra = fleet.all_admitted() as f64 - (6000.0 + 200.0);
     assert!(extra <= 400.0, "{extra} more than the limit");
     assert!(extra >= -100.0, "{extra}");
+}
+
+/// A store that fails for one key, such as one of another type.
+struct FailsFor(MemoryStore, &'static str);
+
+impl Store for FailsFor {
+    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
+        match takes.iter().any(|take| *take.key == *self.1) {
+            true => reply.send(Err(StoreError::new("WRONGTYPE"))),
+            false => self.0.take(takes, reply),
+        }
+    }
+}
+
+#[test]
+fn a_key_whose_requests_fail_does_not_take_the_store_from_the_others() {
+    let clock = ManualClock::new();
+    let events = Arc::new(Mutex::new(0));
+    let heard = events.clone();
+    let limits = SharedKeyedRateLimiter::<String>::builder()
+        .store(FailsFor(MemoryStore::new(clock.clone()), "bad"))
+        .key_by(String::clone)
+        .quota(Quota::per_second(1000).burst(10))
+        .sync(SyncMode::Exact)
+        .observer(move |event: &Event| {
+            *heard.lock().unwrap() += u32::from(matches!(event, Event::Store { .. }));
+        })
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let mut admitted = (0, 0);
+    for _ in 0..200 {
+        clock.advance(5 * MILLISECOND);
+        admitted.0 += u32::from(clock.block_on(limits.try_acquire("good")).is_ok());
+        admitted.1 += u32::from(clock.block_on(limits.try_acquire("bad")).is_ok());
+    }
+    assert_eq!(admitted.0, 200);
+    // By the share of a process that was never granted anything: a hundredth of the rate, and a burst of one.
+    assert!((8..=12).contains(&admitted.1), "{admitted:?}");
+    assert_eq!(*events.lock().unwrap(), 0);
+    assert!(limits.snapshot().store_up);
+    assert!(limits.snapshot().last_error.is_some());
+    assert!(limits.get("good").snapshot().store_up);
+    let bad = limits.get("bad").snapshot();
+    assert!(!bad.store_up && bad.lost_for > Duration::from_millis(900));
+    // Without the others' answers it is the store that is lost.
+    clock.advance(Duration::from_secs(2));
+    let _ = clock.block_on(limits.try_acquire("bad"));
+    assert!(!limits.snapshot().store_up);
 }

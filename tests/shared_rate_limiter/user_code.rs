@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
+use backstop::shared_rate_limiter::SyncMode;
 use backstop::store::{MemoryStore, Reply, Store, StoreError, Take, Taken};
 use backstop::{Event, ManualClock, Quota, SharedRateLimiter};
 
@@ -82,8 +83,73 @@ fn an_answer_of_the_wrong_shape_is_a_lost_store() {
     assert!(clock.block_on(limiter.try_acquire()).is_ok());
     assert_eq!(
         limiter.snapshot().last_error.unwrap(),
-        "an answer without a bucket"
+        "an answer about another number of buckets"
     );
+}
+
+/// A store whose answers `then` changes.
+struct Wrong<F>(MemoryStore, F);
+
+impl<F: Fn(&mut Vec<Taken>) + Clone + Send + Sync + 'static> Store for Wrong<F> {
+    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
+        let then = self.1.clone();
+        let changed = Reply::new(move |mut answer: Result<Vec<Taken>, StoreError>| {
+            if let Ok(taken) = &mut answer {
+                then(taken);
+            }
+            reply.send(answer);
+        });
+        self.0.take(takes, changed);
+    }
+}
+
+#[test]
+fn a_store_that_grants_more_than_it_was_asked_for_is_not_believed() {
+    let clock = ManualClock::new();
+    let wrong = |taken: &mut Vec<Taken>| {
+        taken[0].granted = u64::MAX;
+        taken[0].total = u64::MAX;
+        taken[0].remaining = u64::MAX;
+    };
+    let limiter = limiter(&clock, Wrong(MemoryStore::new(clock.clone()), wrong));
+    for _ in 0..20 {
+        assert!(clock.block_on(limiter.try_acquire()).is_ok());
+        clock.advance(std::time::Duration::from_millis(10));
+    }
+    assert!(limiter.snapshot().held <= 100);
+}
+
+#[test]
+fn a_rejection_without_a_time_ends_the_call() {
+    let clock = ManualClock::new();
+    let wrong = |taken: &mut Vec<Taken>| {
+        taken[0].granted = 0;
+        taken[0].remaining = 50;
+        taken[0].retry_after = std::time::Duration::ZERO;
+    };
+    for mode in [SyncMode::Leased, SyncMode::Exact] {
+        let store = MemoryStore::new(clock.clone());
+        let limiter = SharedRateLimiter::builder()
+            .store(Wrong(store.clone(), wrong))
+            .key("key")
+            .quota(Quota::per_second(100))
+            .sync(mode)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let error = clock.block_on(limiter.try_acquire()).unwrap_err();
+        assert!(error.retry_after().is_some_and(|after| !after.is_zero()));
+        assert_eq!(store.requests(), 1);
+    }
+}
+
+#[test]
+fn an_answer_about_two_buckets_is_a_lost_store() {
+    let clock = ManualClock::new();
+    let wrong = |taken: &mut Vec<Taken>| taken.push(taken[0]);
+    let limiter = limiter(&clock, Wrong(MemoryStore::new(clock.clone()), wrong));
+    let _ = clock.block_on(limiter.try_acquire());
+    assert!(!limiter.snapshot().store_up);
 }
 
 #[test]

@@ -4,6 +4,10 @@
 
 mod connection;
 mod script;
+#[cfg(feature = "config")]
+mod settings;
 mod store;
 
+#[cfg(feature = "config")]
+pub use self::settings::RedisStoreSettings;
 pub use self::store::{RedisStore, RedisStoreBuilder};

@@ -89,7 +89,8 @@ impl Request {
                     .arg(hold.limit)
                     .arg(hold.permits)
                     .arg(hold.in_use)
-                    .arg(millis(hold.ttl));
+                    .arg(millis(hold.ttl))
+                    .arg(hold.number);
             }
             Self::Vote(vote, _) => {
                 command

@@ -15,9 +15,11 @@ for i, key in ipairs(KEYS) do
   local missing, at, total = 0, now, 0
   local value = redis.call('GET', key)
   if value then
-    local m, t, n = string.match(value, '^(%S+) (%S+) (%S+)$')
+    -- A value of another form is none.
+    local m, t, n = string.match(value, '^(%d[%d.e+-]*) (%d+) (%d+)$')
+    m = m and tonumber(m)
     if m then
-      missing, at, total = tonumber(m), tonumber(t), tonumber(n)
+      missing, at, total = m, tonumber(t), tonumber(n)
     end
   end
   missing = math.min(math.max(missing - math.max(now - at, 0), 0), full)

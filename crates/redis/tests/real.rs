@@ -401,17 +401,9 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
         let ttl = Duration::from_millis(1200);
         let store = connect(&server).await;
         // A process that holds seven permits and is never heard of again.
-        let (send, answer) = oneshot::channel();
-        let send = std::sync::Mutex::new(Some(send));
         let mut dead = Hold::new("key".into(), "dead".into(), 10, 7, ttl);
         dead.in_use = 7;
-        store.hold(
-            dead,
-            Reply::new(move |held| {
-                let _ = send.lock().unwrap().take().unwrap().send(held);
-            }),
-        );
-        assert_eq!(answer.await.unwrap().unwrap().permits, 7);
+        assert_eq!(hold(&store, dead).await, 7);
         let died = Instant::now();
         let bulkhead = SharedBulkhead::builder()
             .store(store)
@@ -442,6 +434,49 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
         sleep(2 * ttl).await;
         assert_eq!(bulkhead.snapshot().held, 10);
         assert!(bulkhead.try_acquire().await.is_err());
+    });
+}
+
+async fn hold(store: &RedisStore, hold: Hold) -> u64 {
+    let (send, answer) = oneshot::channel();
+    let send = std::sync::Mutex::new(Some(send));
+    store.hold(
+        hold,
+        Reply::new(move |held| {
+            let _ = send.lock().unwrap().take().unwrap().send(held);
+        }),
+    );
+    answer.await.unwrap().unwrap().permits
+}
+
+#[test]
+fn a_late_request_for_permits_changes_nothing() {
+    with_server("a_late_request_for_permits", |server| async move {
+        let store = connect(&server).await;
+        let request = |instance: &str, permits, number| {
+            let mut hold = Hold::new("key".into(), instance.into(), 10, permits, 5 * SECOND);
+            hold.number = number;
+            hold
+        };
+        // As large as those of a process: microseconds since 1970.
+        let first = 1_800_000_000_000_000;
+        assert_eq!(hold(&store, request("one", 8, first + 1)).await, 8);
+        assert_eq!(hold(&store, request("one", 1, first)).await, 8);
+        assert_eq!(hold(&store, request("other", 10, first)).await, 2);
+        assert_eq!(hold(&store, request("one", 1, first + 2)).await, 1);
+    });
+}
+
+#[test]
+fn a_value_of_another_form_is_none() {
+    with_server("a_value_of_another_form", |server| async move {
+        let store = connect(&server).await;
+        for value in ["", "a b c", "1", "nan 0 0", "inf 1 1", "1e9e 5 5", "1 2"] {
+            server.command(&["SET", "backstop:rate:key", value]);
+            let quota = Quota::per_hour(20);
+            let taken = take(&store, vec![Take::new("key".into(), quota, 5)]).await;
+            assert_eq!(taken.unwrap()[0].granted, 5, "{value:?}");
+        }
     });
 }
 

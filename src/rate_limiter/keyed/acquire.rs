@@ -13,7 +13,6 @@ use super::super::state::Unavailable;
 use super::call_time::CallTime;
 use super::limited::Limited;
 use crate::clock::Sleep;
-use crate::coop;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
@@ -260,18 +259,10 @@ where
     type Output = Result<(), Rejected>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let budget = ready!(coop::poll_proceed(task));
-        let clock = &self.limited.inner.base.clock;
-        let now = clock.now();
-        let deadline = match self.latest {
-            None => deadline::inherited(clock, now),
-            Some(_) => Instant::FAR_FUTURE,
-        };
-        let poll = self.poll_with(task, now, deadline, None);
-        if poll.is_ready() {
-            budget.made_progress();
-        }
-        poll
+        let (inner, starts) = (self.limited.inner, self.latest.is_none());
+        deadline::poll_inheriting(&inner.base.clock, starts, task, |task, now, deadline| {
+            self.poll_with(task, now, deadline, None)
+        })
     }
 }
 

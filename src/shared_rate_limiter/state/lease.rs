@@ -365,13 +365,12 @@ impl Lease {
     fn size(&self, now: Instant, rate: f64) -> u64 {
         let rules = &self.rules;
         let demand = rate * rules.every as f64;
-        let is_little = demand < LEAST_DEMAND;
-        let by_demand = if is_little { 0 } else { demand.round() as u64 };
+        let by_demand = if demand < LEAST_DEMAND { 0.0 } else { demand };
         // A lease that was used up sooner than it should last was too small.
         let is_new = now < self.granted_at.after(rules.every);
         let grows = self.was_full && is_new;
         let by_growth = if grows { 2 * self.asked } else { 0 };
-        let size = by_demand.max(by_growth).min(rules.largest);
+        let size = (by_demand.round() as u64).max(by_growth).min(rules.largest);
         match self.level {
             // What one process holds, the others lack: with little left, each takes less at a time.
             Some((_, level)) if self.scarcity.is_rare(now, rules.every) => {
@@ -410,6 +409,7 @@ impl Lease {
             let trip = now.as_nanos().saturating_sub(request.sent.as_nanos()) as f64;
             self.trip_time += (trip - self.trip_time) / 8.0;
         }
+        let taken = request.check(*taken, self.rules.token);
         self.lots.add(taken.granted, request.sent, taken.now);
         self.store_time = taken.now;
         self.share

@@ -41,6 +41,23 @@ pub(crate) enum Contact {
     },
 }
 
+impl Contact {
+    /// Returns the contact if the store is up but for `other`, the contact about a single key.
+    pub(crate) fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Up { pace_until }, Self::Up { pace_until: other }) => Self::Up {
+                pace_until: pace_until.max(other),
+            },
+            (Self::Up { .. }, Self::Lost { number, probe_at }) => Self::Lost {
+                // No number of an outage of all keys.
+                number: number | 1 << 63,
+                probe_at,
+            },
+            (lost, _) => lost,
+        }
+    }
+}
+
 /// The wait before the first probe, doubled after each.
 const FIRST_PROBE: Duration = Duration::from_millis(50);
 /// The longest wait between probes, before jitter.

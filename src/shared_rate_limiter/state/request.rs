@@ -1,7 +1,9 @@
 //! What a lease asks the store for, and the calls that it asks for.
 
+use std::time::Duration;
+
 use crate::instant::Instant;
-use crate::store::StoreTime;
+use crate::store::{StoreTime, Taken};
 
 /// What to ask the store for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,26 @@ pub(crate) struct Request {
     pub(crate) wanted: u64,
     /// The tokens are for calls that wait, and no more.
     pub(crate) just_enough: bool,
+}
+
+impl Request {
+    /// Returns an answer to it that is consistent: a store of the user's may grant more than it was asked for, or reject
+    /// without a time, and the request would be repeated at once. `token` is the time that the rate takes for one, in
+    /// nanoseconds.
+    pub(crate) fn check(&self, mut taken: Taken, token: f64) -> Taken {
+        taken.granted = taken.granted.min(self.ask);
+        if taken.granted < self.ask {
+            let most = match taken.granted {
+                0 => self.at_least.max(1) - 1,
+                _ => 0,
+            };
+            taken.remaining = taken.remaining.min(most);
+            if taken.granted < self.at_least && taken.retry_after.is_zero() {
+                taken.retry_after = Duration::from_nanos(token.ceil() as u64);
+            }
+        }
+        taken
+    }
 }
 
 /// Calls that wait.

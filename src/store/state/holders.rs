@@ -9,7 +9,15 @@ use crate::instant::Instant;
 /// The permits of one bulkhead, by instance, and when they are free again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holders {
-    instances: BTreeMap<Arc<str>, (u64, Instant)>,
+    instances: BTreeMap<Arc<str>, Holder>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Holder {
+    permits: u64,
+    until: Instant,
+    /// Of the last request.
+    number: u64,
 }
 
 impl Holders {
@@ -17,21 +25,28 @@ impl Holders {
     pub(crate) fn hold(&mut self, now: Instant, hold: &Hold) -> Held {
         self.expire(now);
         let before = self.instances.remove(&hold.instance);
-        let before = before.map_or(0, |(permits, _)| permits);
-        let others: u64 = self.instances.values().map(|(permits, _)| *permits).sum();
+        let others: u64 = self.instances.values().map(|holder| holder.permits).sum();
         let free = hold.limit.saturating_sub(others);
-        let permits = hold.permits.min(free).max(hold.in_use.min(before));
+        let holder = before.unwrap_or_default();
+        let after = match hold.number < holder.number {
+            // Late: a later request has been executed.
+            true => holder,
+            false => Holder {
+                permits: hold.permits.min(free).max(hold.in_use.min(holder.permits)),
+                until: now + hold.ttl,
+                number: hold.number,
+            },
+        };
+        let permits = after.permits;
         if permits > 0 || hold.permits > 0 {
-            let until = now + hold.ttl;
-            self.instances
-                .insert(hold.instance.clone(), (permits, until));
+            self.instances.insert(hold.instance.clone(), after);
         }
         let instances = self.instances.len() as u64;
         Held::new(permits, free.saturating_sub(permits), instances)
     }
 
     fn expire(&mut self, now: Instant) {
-        self.instances.retain(|_, (_, until)| *until > now);
+        self.instances.retain(|_, holder| holder.until > now);
     }
 
     /// Returns whether no instance holds anything.
@@ -57,6 +72,9 @@ pub struct Hold {
     pub in_use: u64,
     /// When the permits are free again, unless the instance asks again before.
     pub ttl: Duration,
+    /// The number of the request, greater than those of the instance's requests before. A connection that breaks may
+    /// deliver an earlier request late.
+    pub number: u64,
 }
 
 impl Hold {
@@ -75,6 +93,7 @@ impl Hold {
             permits,
             in_use: 0,
             ttl,
+            number: 0,
         }
     }
 }

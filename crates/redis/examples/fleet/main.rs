@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p backstop-redis --example fleet -- [--rate 1000] [--burst 1000] [--load 1.5]
-//!     [--seconds 10] [--outage kill|stop|flush|empty|none] [--exact] [--ping] [--summary]
+//!     [--seconds 10] [--outage kill|stop|flush|empty|none] [--exact] [--ping] [--summary] [--seed 0]
 //! ```
 //!
 //! Starts a `redis-server` of its own on a free port, and four copies of itself. They ask for 48, 24, 16 and 12 % of
@@ -36,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) exact: bool,
     pub(crate) ping: bool,
     pub(crate) summary: bool,
+    pub(crate) seed: u64,
 }
 
 /// The shares of the demand.
@@ -65,6 +66,7 @@ impl Settings {
             exact: args.iter().any(|arg| arg == "--exact"),
             ping: args.iter().any(|arg| arg == "--ping"),
             summary: args.iter().any(|arg| arg == "--summary"),
+            seed: number("--seed", 0.0) as u64,
         }
     }
 }

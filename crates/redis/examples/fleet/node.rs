@@ -67,7 +67,7 @@ async fn work(number: usize, settings: &Settings) {
     }
     let begin = Instant::now();
     let mean = 1.0 / (settings.rate as f64 * settings.load * SHARES[number]);
-    let mut random = Random(0x00f1_ee70 + number as u64);
+    let mut random = Random(0x00f1_ee70 + 1000 * settings.seed + number as u64);
     let mut next = random.exponential(mean);
     let mut calls = 0_u64;
     let (mut report_at, mut before) = (REPORT_EVERY, (0, 0, 0));
