@@ -244,7 +244,10 @@ impl Inner {
             return None;
         }
         *lock(&self.seen) = now;
-        let file = text.map_err(LoadError::Read);
+        let file = text.map_err(|error| {
+            let text = format!("{}: {error}", source.path.display());
+            LoadError::Read(std::io::Error::new(error.kind(), text))
+        });
         let file = file.and_then(|text| (source.parse)(&text).map_err(LoadError::Parse));
         Some(self.finish(file.and_then(|file| Ok(self.apply(&file)?))))
     }

@@ -45,6 +45,7 @@
 //! An empty budget rejects further attempts. It never cancels those in flight. Attempts that a layer
 //! inside the retry rejected, such as an open breaker, cost nothing: they never reached the dependency.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -69,12 +70,11 @@ use self::state::{Deposits, InFlight, Prices, Share, Slices, Tokens, Withdrawals
 /// A budget for further attempts, shared by retries and hedges. See the [module page](self).
 ///
 /// Clones share one budget. Every operation is O(1), however long the budget was idle.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RetryBudget {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     name: &'static str,
     number: Number,
@@ -83,7 +83,6 @@ struct Inner {
     clock: Option<ClockHandle>,
 }
 
-#[derive(Debug)]
 enum Kind {
     Percentage {
         slices: Slices,
@@ -119,6 +118,14 @@ pub struct Snapshot {
     pub calls_in_flight: u32,
     /// Number of retries and hedges in flight; zero for the kinds that do not count them.
     pub extras_in_flight: u32,
+}
+
+impl fmt::Debug for RetryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RetryBudget")
+            .field(&self.snapshot())
+            .finish()
+    }
 }
 
 impl RetryBudget {
