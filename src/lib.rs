@@ -197,6 +197,7 @@ pub mod timeout;
 pub mod tower;
 #[cfg(feature = "tracing")]
 pub mod tracing;
+mod unwind_safe;
 mod verdict;
 mod versions;
 mod window;

@@ -3,6 +3,7 @@
 //! Most of this file is checked by compiling it.
 #![cfg(feature = "tokio")]
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::thread;
@@ -122,6 +123,7 @@ assert_traits!(
     backstop::bulkhead::limit::VegasBuilder,
     backstop::bulkhead::limit::Windowed<backstop::bulkhead::limit::Aimd>,
     backstop::bulkhead::limit::WindowedBuilder,
+    backstop::bulkhead::BulkheadBuilder,
     backstop::circuit_breaker::Cause,
     backstop::circuit_breaker::CircuitBreakerBuilder,
     backstop::circuit_breaker::HalfOpen,
@@ -193,8 +195,33 @@ assert_traits!(
 );
 #[cfg(feature = "fast-clock")]
 assert_traits!(backstop::FastClock: Send + Sync + Unpin);
-// It holds an algorithm of the user's own, which is behind a lock once it is built.
-assert_traits!(backstop::bulkhead::BulkheadBuilder: Send + Unpin);
+// Handles in `catch_unwind`.
+assert_traits!(
+    Bulkhead,
+    CircuitBreaker,
+    Coalesce<String, (), ()>,
+    Endpoints<String>,
+    Hedge,
+    Keyed<String, Stack>,
+    KeyedRateLimiter<String>,
+    LoadShedder,
+    Pipeline<Stack>,
+    RateLimiter,
+    Retry,
+    RetryBudget,
+    Throttle,
+    Timeout,
+    Stack,
+    backstop::BoxPolicy<String, std::io::Error>,
+    backstop::CircuitVotes,
+    backstop::DeadLetterQueue<String>,
+    backstop::ManualClock,
+    backstop::SharedBulkhead,
+    backstop::SharedKeyedRateLimiter<String>,
+    backstop::SharedRateLimiter,
+    backstop::Stale<String>,
+    backstop::Standard: UnwindSafe + RefUnwindSafe
+);
 // Futures go from thread to thread, but are used by one at a time and stay where they are pinned.
 assert_traits!(backstop::Sleep, backstop::rate_limiter::Acquire<'static>: Send);
 // Objects.

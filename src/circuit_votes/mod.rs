@@ -197,6 +197,8 @@ async fn wait(transitions: &mut Transitions, echo: &mut Echo, clock: &ClockHandl
 
 impl fmt::Debug for CircuitVotes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("CircuitVotes")
+            .field(&self.snapshot())
+            .finish()
     }
 }

@@ -1,5 +1,6 @@
 //! A clock that does not advance until it is moved.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -55,9 +56,18 @@ use crate::instant::Instant;
 /// assert_eq!(result, Ok("back"));
 /// # Ok::<(), backstop::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ManualClock {
     time: Arc<ManualTime>,
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManualClock")
+            .field("now", &self.now())
+            .field("sleepers", &self.sleepers())
+            .finish()
+    }
 }
 
 impl ManualClock {

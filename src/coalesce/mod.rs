@@ -87,7 +87,7 @@ impl<Q: ?Sized, K, T, E> Copy for ForKey<'_, Q, K, T, E> {}
 
 impl<K, T, E> fmt::Debug for Coalesce<K, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("Coalesce").field(&self.snapshot()).finish()
     }
 }
 

@@ -288,7 +288,11 @@ impl Inner {
     /// Applies what was read. `None` if a later load was faster: it may have read an earlier content, so the file
     /// has to be read again.
     pub(super) fn load(&self, content: Content) -> Option<Result<Reloaded, LoadError>> {
-        let file = content.text.map_err(LoadError::Read);
+        let file = content.text.map_err(|error| {
+            let path = self.source.as_ref().map(|source| source.path.display());
+            let text = path.map_or_else(|| error.to_string(), |path| format!("{path}: {error}"));
+            LoadError::Read(std::io::Error::new(error.kind(), text))
+        });
         let file = file.and_then(|text| match &self.source {
             Some(source) => (source.parse)(&text).map_err(LoadError::Parse),
             None => Ok(Value::table()),

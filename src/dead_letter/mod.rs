@@ -328,6 +328,7 @@ impl<R> Clone for DeadLetterQueue<R> {
 
 impl<R> fmt::Debug for DeadLetterQueue<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.snapshot().fmt(f)
+        let snapshot = self.inner.snapshot();
+        f.debug_tuple("DeadLetterQueue").field(&snapshot).finish()
     }
 }

@@ -22,7 +22,8 @@ pub use self::timed_out::TimedOut;
 /// # Display and source
 ///
 /// `Display` is one lower-case line. The operation's error is not repeated in it, because it is the
-/// [`source`](StdError::source); `{error:#}` displays it too.
+/// [`source`](StdError::source); `{error:#}` displays it too. Log an error that is no `std::error::Error`, such as a
+/// `String` or an `anyhow::Error`, with `{error:#}`: it has no source.
 ///
 /// # Example
 ///

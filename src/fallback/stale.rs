@@ -161,6 +161,6 @@ impl<T> Clone for Stale<T> {
 
 impl<T> fmt::Debug for Stale<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("Stale").field(&self.snapshot()).finish()
     }
 }

@@ -1,6 +1,5 @@
 //! State shared by the clones of a hedge.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -298,11 +297,5 @@ impl<'a> Begun<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
     }
 }

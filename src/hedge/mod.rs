@@ -72,6 +72,6 @@ impl Evictable for Hedge {
 
 impl fmt::Debug for Hedge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Hedge").field(&self.inner).finish()
+        f.debug_tuple("Hedge").field(&self.snapshot()).finish()
     }
 }

@@ -221,6 +221,6 @@ impl<K, P> Clone for Keyed<K, P> {
 
 impl<K, P> fmt::Debug for Keyed<K, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("Keyed").field(&self.snapshot()).finish()
     }
 }

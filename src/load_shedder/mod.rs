@@ -108,6 +108,8 @@ pub struct Snapshot {
 
 impl fmt::Debug for LoadShedder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("LoadShedder")
+            .field(&self.snapshot())
+            .finish()
     }
 }

@@ -33,7 +33,7 @@ use crate::sync::lock;
 /// struct Client { policy: BoxPolicy<String, std::io::Error> }
 ///
 /// impl Client {
-///     fn new(policy: impl Boxable<String, std::io::Error> + 'static) -> Self {
+///     fn new(policy: impl Boxable<String, std::io::Error>) -> Self {
 ///         Self { policy: BoxPolicy::new(policy) }
 ///     }
 /// }
@@ -66,7 +66,7 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
     /// Erases the type of `policy`.
     pub fn new<P>(policy: P) -> Self
     where
-        P: Boxable<T, E> + 'static,
+        P: Boxable<T, E>,
     {
         Self {
             policy: Arc::new(policy),
@@ -231,7 +231,7 @@ type Discards<'a, E> = dyn Fn(Error<E>) + Send + Sync + 'a;
 /// `Result<T, E>`. Implemented for all of them; there is nothing to implement.
 // A trait of its own: a bound on references to a type that is yet to be inferred sends the compiler through
 // all policies of policies.
-pub trait Boxable<T, E>: Describe + Send + Sync {
+pub trait Boxable<T, E>: Describe + Send + Sync + 'static {
     /// Runs the operation under this policy.
     fn run<'a>(
         &'a self,
@@ -242,7 +242,7 @@ pub trait Boxable<T, E>: Describe + Send + Sync {
 
 impl<P, T: 'static, E: 'static> Boxable<T, E> for P
 where
-    P: Describe + Send + Sync,
+    P: Describe + Send + Sync + 'static,
     for<'a, 'b> &'a P: Run<BoxOperation<'b, T, E>, Future: Send>,
 {
     fn run<'a>(&'a self, op: BoxOperation<'a, T, E>, cx: Context) -> BoxFuture<'a, Outcome<T, E>> {

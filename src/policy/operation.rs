@@ -166,7 +166,7 @@ impl Attempts {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a policy for this operation",
     label = "not a policy for operations with this value and error",
-    note = "policies are `Timeout`, `Retry`, `CircuitBreaker` and so on, `&P`, `Arc<P>`, `Option<P>`, `Pipeline<P>` and tuples of them",
+    note = "policies are `Timeout`, `Retry`, `CircuitBreaker` and so on, `&P`, `Arc<P>`, `Box<P>`, `Option<P>`, `Pipeline<P>` and tuples of them",
     note = "a policy of your own implements `Guard`, or `Run` for `&YourPolicy`",
     note = "a classifier is a policy for the error type of its closure only",
     note = "`build()` returns a `Result`: is a `?` missing?",

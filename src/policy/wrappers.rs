@@ -1,5 +1,6 @@
-//! References, `Arc` and `Option` of policies.
+//! References, pointers and `Option` of policies.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::calls::{AtMostOnce, Policy};
@@ -39,35 +40,42 @@ impl<P: Describe + ?Sized> Describe for &P {
     }
 }
 
-impl<P: ?Sized> Policy for Arc<P> {}
+/// Policies behind a pointer that owns them.
+macro_rules! pointers {
+    ($($pointer:ident)*) => {$(
+        impl<P: Policy + ?Sized> Policy for $pointer<P> {}
 
-impl<P: AtMostOnce + ?Sized> AtMostOnce for Arc<P> {}
+        impl<P: AtMostOnce + ?Sized> AtMostOnce for $pointer<P> {}
 
-impl<'a, P: ?Sized, Op: Operation> Run<Op> for &'a Arc<P>
-where
-    &'a P: Run<Op>,
-{
-    type Future = <&'a P as Run<Op>>::Future;
+        impl<'a, P: ?Sized, Op: Operation> Run<Op> for &'a $pointer<P>
+        where
+            &'a P: Run<Op>,
+        {
+            type Future = <&'a P as Run<Op>>::Future;
 
-    #[inline(always)]
-    fn run(self, op: Op, cx: Context) -> Self::Future {
-        (**self).run(op, cx)
-    }
+            #[inline(always)]
+            fn run(self, op: Op, cx: Context) -> Self::Future {
+                (**self).run(op, cx)
+            }
+        }
+
+        impl<P: Describe + ?Sized> Describe for $pointer<P> {
+            fn clock(&self) -> Option<ClockHandle> {
+                (**self).clock()
+            }
+
+            fn describe(&self, layers: &mut Vec<LayerKind>) {
+                (**self).describe(layers);
+            }
+
+            fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
+                (**self).clocks(clocks);
+            }
+        }
+    )*};
 }
 
-impl<P: Describe + ?Sized> Describe for Arc<P> {
-    fn clock(&self) -> Option<ClockHandle> {
-        (**self).clock()
-    }
-
-    fn describe(&self, layers: &mut Vec<LayerKind>) {
-        (**self).describe(layers);
-    }
-
-    fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
-        (**self).clocks(clocks);
-    }
-}
+pointers!(Arc Box Rc);
 
 /// `None` runs the operation as it is: a switch for configuration.
 impl<P> Policy for Option<P> {}

@@ -390,6 +390,8 @@ impl Evictable for RateLimiter {
 
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("RateLimiter")
+            .field(&self.snapshot())
+            .finish()
     }
 }

@@ -28,7 +28,7 @@ pub use self::state::{HintRule, Retrying};
 /// Repeats an operation that failed, where that may help. See the [module page](self).
 ///
 /// Cheap to clone; clones share the source of jitter and the budget.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Retry {
     inner: Arc<Inner>,
 }
@@ -114,6 +114,12 @@ impl<F> fmt::Debug for Notify<F> {
         f.debug_struct("Notify")
             .field("retry", &self.retry)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
     }
 }
 

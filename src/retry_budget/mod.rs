@@ -46,6 +46,7 @@
 //! inside the retry rejected, such as an open breaker, cost nothing: they never reached the dependency. A retry
 //! that is cancelled while it waits for its turn costs nothing either.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -70,12 +71,11 @@ use self::state::{Deposits, InFlight, Prices, Share, Slices, Tokens, Withdrawals
 /// A budget for further attempts, shared by retries and hedges. See the [module page](self).
 ///
 /// Clones share one budget. Every operation is O(1), however long the budget was idle.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RetryBudget {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     name: &'static str,
     number: Number,
@@ -84,7 +84,6 @@ struct Inner {
     clock: Option<ClockHandle>,
 }
 
-#[derive(Debug)]
 enum Kind {
     Percentage {
         slices: Slices,
@@ -120,6 +119,14 @@ pub struct Snapshot {
     pub calls_in_flight: u32,
     /// Number of retries and hedges in flight; zero for the kinds that do not count them.
     pub extras_in_flight: u32,
+}
+
+impl fmt::Debug for RetryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RetryBudget")
+            .field(&self.snapshot())
+            .finish()
+    }
 }
 
 impl RetryBudget {

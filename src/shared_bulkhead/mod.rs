@@ -171,6 +171,8 @@ impl Evictable for SharedBulkhead {
 
 impl fmt::Debug for SharedBulkhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("SharedBulkhead")
+            .field(&self.snapshot())
+            .finish()
     }
 }

@@ -227,6 +227,8 @@ impl Evictable for SharedRateLimiter {
 
 impl fmt::Debug for SharedRateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("SharedRateLimiter")
+            .field(&self.snapshot())
+            .finish()
     }
 }

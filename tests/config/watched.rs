@@ -213,12 +213,19 @@ fn a_file_that_was_read_by_hand_is_not_read_again() {
     assert_eq!(reloaded.changed, ["a"]);
     assert_eq!(watched.pass(10_000), APPLIED);
     assert_eq!(watched.attempts(), 12);
-    let error = Registry::builder()
-        .clock(ManualClock::new())
-        .open(folder.join("none"), |_| {
-            Err::<backstop::config::Value, _>("not reached")
-        });
-    assert!(matches!(error, Err(LoadError::Read(_))));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let path = Folder::new("none").join("clients.toml");
+    let clients = Registry::builder().clock(ManualClock::new());
+    let error = clients.open(&path, |_| Err::<backstop::config::Value, _>("not reached"));
+    let error = error.unwrap_err();
+    assert!(matches!(&error, LoadError::Read(e) if e.kind() == std::io::ErrorKind::NotFound));
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Stacks that a template can make.
 
+use backstop::bulkhead::limit::Aimd;
 use backstop::circuit_breaker::{State, Trip};
 use backstop::{
     Bulkhead, CircuitBreaker, ConfigError, ManualClock, Pipeline, Policy, Quota, RateLimiter,
@@ -90,5 +91,18 @@ fn a_template_that_returns_one_arc_shares_it_and_its_entries_stay() -> Result<()
     clock.advance(Duration::from_secs(3600));
     hosts.evict_idle();
     assert_eq!(hosts.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn a_builder_is_a_template_also_with_an_algorithm_that_finds_a_limit() -> Result<(), ConfigError> {
+    let clock = ManualClock::new();
+    let limit = Aimd::builder().initial(2).build()?;
+    let template = Bulkhead::builder().adaptive(limit).clock(clock);
+    let hosts = Keyed::<String, _>::try_new(move || template.clone().build())?;
+    let busy = hosts.get("a");
+    let _permits = [busy.try_acquire().unwrap(), busy.try_acquire().unwrap()];
+    assert!(hosts.get("a").try_acquire().is_err());
+    assert!(hosts.get("b").try_acquire().is_ok());
     Ok(())
 }

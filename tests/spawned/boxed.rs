@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use backstop::policy::Boxable;
 use backstop::{BoxPolicy, Classified, Classify, Event, Pipeline, Verdict};
 
 use super::{BoxError, breaker, bulkhead, fetch, limiter, retry, spawn, throttle, timeout};
@@ -51,4 +52,25 @@ async fn a_registry_of_boxed_policies() {
     let fixed: BoxPolicy<Cow<'static, str>, &'static str> = BoxPolicy::new((timeout(), retry()));
     let task = spawn(async move { fixed.clone().call(|| async { Ok("static".into()) }).await });
     assert_eq!(task.await, Ok(Cow::Borrowed("static")));
+}
+
+/// A registry that takes any policy needs one bound.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_takes_any_policy() {
+    #[derive(Default)]
+    struct Hosts(HashMap<&'static str, BoxPolicy<String, BoxError>>);
+
+    impl Hosts {
+        fn add<P: Boxable<String, BoxError>>(&mut self, name: &'static str, policy: P) {
+            self.0.insert(name, BoxPolicy::new(policy));
+        }
+    }
+
+    let mut hosts = Hosts::default();
+    hosts.add("retry", (timeout(), retry()));
+    hosts.add("none", ());
+    for (name, policy) in hosts.0 {
+        let task = spawn(async move { policy.call(|| fetch(name, true)).await.unwrap() });
+        assert_eq!(task.await, name);
+    }
 }

@@ -95,6 +95,8 @@ async fn wrappers() {
         None::<Timeout>,
         Arc::new(breaker()),
         Arc::new(Some((timeout(), bulkhead()))),
+        Box::new(breaker()),
+        (Box::new(timeout()), Box::new(bulkhead())),
         Pipeline::new((timeout(), limiter())),
         Pipeline::new(bulkhead()).observer(|_: &Event| {}),
     ];
@@ -103,6 +105,7 @@ async fn wrappers() {
         None::<Retry>,
         &*STACK,
         Arc::new((timeout(), retry())),
+        Box::new((timeout(), retry())),
         (
             (timeout(), (retry(), breaker())),
             (timeout(), Some(limiter()))
@@ -135,7 +138,7 @@ async fn an_operation_that_cannot_be_sent_runs_on_a_local_executor() {
             });
             let calls = call.await.map(|count| count.get());
             let body = Rc::new(());
-            let once = (timeout(), bulkhead());
+            let once = (Rc::new(timeout()), bulkhead());
             let sent = once
                 .call_once(|| async move { Ok::<_, Rc<()>>(body) })
                 .await;

@@ -26,9 +26,14 @@ pub use super::windowed::{Windowed, WindowedBuilder};
 /// The bulkhead passes one sample at a time and applies [`limit`](Self::limit) after each. A limit of 0 counts as
 /// 1, so there is always a call that can show that the dependency has recovered. No lock is held.
 ///
-/// An algorithm is `Clone`, so that a [`BulkheadBuilder`](super::super::BulkheadBuilder) can build any number of
-/// bulkheads.
-pub trait ConcurrencyLimit: CloneLimit + Debug + Send + 'static {
+/// An algorithm is `Clone` and `Sync`, so that a [`BulkheadBuilder`](super::super::BulkheadBuilder) can be the
+/// template of a [`Keyed`](crate::Keyed) set.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an algorithm that finds a limit",
+    note = "algorithms are `Aimd`, `Vegas`, `Gradient`, `Gradient2`, `Correlated`, and `Windowed`; one of your own is `Clone`, `Debug`, `Send`, and `Sync`",
+    note = "for a builder of one: is its `build()?` missing?"
+)]
+pub trait ConcurrencyLimit: CloneLimit + Debug + Send + Sync + 'static {
     /// Returns the current limit.
     fn limit(&self) -> u32;
 

@@ -438,6 +438,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
 
 impl<K> fmt::Debug for KeyedRateLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.snapshot().fmt(f)
+        f.debug_tuple("KeyedRateLimiter")
+            .field(&self.snapshot())
+            .finish()
     }
 }
