@@ -352,8 +352,12 @@ impl Machine {
         };
         let is_ejected = record.standing != Standing::Admitted;
         // A good check also counts towards the end of an ejection.
-        if is_good != record.is_unhealthy && !(is_good && is_ejected) {
+        let counts = is_good == record.is_unhealthy || is_good && is_ejected;
+        if is_good != record.is_streak_good || !counts {
             record.streak = 0;
+            record.is_streak_good = is_good;
+        }
+        if !counts {
             return Vec::new();
         }
         record.streak += 1;
