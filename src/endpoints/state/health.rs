@@ -145,7 +145,8 @@ impl Machine {
             calls += counts.calls();
             let was_ejected = std::mem::take(&mut record.was_ejected);
             if record.standing == Standing::Admitted {
-                let healthy = intervals - u32::from(was_ejected);
+                // No interval is whole at the end of the clock's range.
+                let healthy = intervals.saturating_sub(was_ejected.into());
                 record.times = record.times.saturating_sub(healthy);
                 ended.push((index as u32, counts));
             }
