@@ -45,7 +45,16 @@ pub struct Replay<B> {
 
 struct Shared<B> {
     state: Mutex<State<B>>,
+    waiting: Arc<Waiting>,
     limit: u64,
+}
+
+/// Copies that wait for the original, by their numbers. The waker of the original.
+///
+/// Apart from [`Shared`]: the original keeps its waker, and would keep itself alive if the waker led back to it.
+#[derive(Default)]
+struct Waiting {
+    copies: Mutex<Vec<(u64, Waker)>>,
 }
 
 struct State<B> {
@@ -62,8 +71,6 @@ struct State<B> {
     copies: u64,
     /// Whether the original said at its last poll that it has ended.
     is_at_end: bool,
-    /// Copies that wait for the original, by their numbers.
-    waiting: Vec<(u64, Waker)>,
     /// Whether a copy began to wait while another one polled the original.
     has_waited: bool,
 }
@@ -131,12 +138,12 @@ impl<B: Body> Replay<B> {
             frames: Vec::new(),
             kept: 0,
             copies: 0,
-            waiting: Vec::new(),
             has_waited: false,
         };
         Ok(Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
+                waiting: Arc::default(),
                 limit,
             }),
         })
@@ -168,45 +175,44 @@ impl<B> State<B> {
     const fn is_replayable(&self) -> bool {
         matches!(self.stage, Stage::Keeping | Stage::Complete)
     }
+}
 
-    fn take_others(&mut self, number: u64) -> Vec<(u64, Waker)> {
-        let (own, others) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|(of, _)| *of == number);
-        self.waiting = own;
-        others
-    }
-
+impl Waiting {
     /// Registers a copy that waits. Returns the waker that it had before, to be dropped outside the lock.
-    fn wait(&mut self, number: u64, waker: Waker) -> Option<Waker> {
-        match self.waiting.iter_mut().find(|(of, _)| *of == number) {
+    fn wait(&self, number: u64, waker: Waker) -> Option<Waker> {
+        let mut copies = lock(&self.copies);
+        match copies.iter_mut().find(|(of, _)| *of == number) {
             Some((_, before)) => Some(std::mem::replace(before, waker)),
             None => {
-                self.waiting.push((number, waker));
+                copies.push((number, waker));
                 None
             }
         }
     }
-}
 
-impl<B> Shared<B> {
     /// Wakes all copies that wait for the original.
     fn wake_all(&self) {
-        let waiting = std::mem::take(&mut lock(&self.state).waiting);
+        let copies = std::mem::take(&mut *lock(&self.copies));
         // Outside the lock: wakers are user code.
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        copies.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
     /// Wakes all copies that wait for the original but this one.
     #[cold]
     fn wake_others(&self, number: u64) {
-        let others = lock(&self.state).take_others(number);
+        let others = {
+            let mut copies = lock(&self.copies);
+            let (own, others): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut *copies).into_iter().partition(|(of, _)| *of == number);
+            *copies = own;
+            others
+        };
         others.into_iter().for_each(|(_, waker)| waker.wake());
     }
 }
 
-/// The waker of the original: whichever copy polled it may have been dropped when it is ready, so all that wait are woken.
-impl<B: Send + 'static> Wake for Shared<B> {
+/// Whichever copy polled the original may have been dropped when it is ready, so all that wait are woken.
+impl Wake for Waiting {
     fn wake(self: Arc<Self>) {
         self.wake_all();
     }
@@ -230,7 +236,7 @@ impl<B> Drop for FailOnUnwind<'_, B> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             lock(&self.0.state).stage = Stage::Failed;
-            self.0.wake_all();
+            self.0.waiting.wake_all();
         }
     }
 }
@@ -253,7 +259,7 @@ where
             Stage::Beyond(owner) if owner != number => Some(Err(CopyError::TooLarge.into())),
             Stage::Keeping | Stage::Beyond(_) => {
                 // Registered before the poll, which may wake at once.
-                let before = state.wait(number, waker);
+                let before = self.waiting.wait(number, waker);
                 let step = match state.original.take() {
                     Some(original) => Step::Poll(original),
                     None => {
@@ -274,14 +280,14 @@ where
         number: u64,
         next: &mut usize,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let waker = Waker::from(self.clone());
+        let waker = Waker::from(self.waiting.clone());
         let mark = FailOnUnwind(self);
         let polled = Pin::new(&mut original).poll_frame(&mut Context::from_waker(&waker));
         let polled = polled.map(|frame| frame.map(|frame| frame.map(keep)));
         let (rest, is_at_end) = (original.size_hint(), original.is_end_stream());
         drop(mark);
         // A lone copy is the last one: the maker was dropped.
-        let is_last = Arc::strong_count(self) <= 2;
+        let is_last = Arc::strong_count(self) <= 1;
         let mut state = lock(&self.state);
         state.rest = rest;
         state.is_at_end = is_at_end;
@@ -293,7 +299,7 @@ where
                 // The original may have been ready before a copy began to wait. If this copy, which was woken, is
                 // dropped, that one has to poll.
                 if has_waited {
-                    self.wake_others(number);
+                    self.waiting.wake_others(number);
                 }
                 return Poll::Pending;
             }
@@ -327,7 +333,7 @@ where
             }
         };
         drop(state);
-        self.wake_all();
+        self.waiting.wake_all();
         Poll::Ready(returned)
     }
 }

@@ -205,6 +205,27 @@ fn requests_of_another_type_are_listed_and_kept() {
 }
 
 #[test]
+fn a_replay_counts_only_unreadable_letters_that_it_was_asked_for() {
+    let (clock, folder) = (ManualClock::new(), Folder::new("selected"));
+    // Letters 1, 2, and 4 cannot be read as numbers.
+    clock.block_on(push(&open(&folder, &clock), 2)).unwrap();
+    let queue = || {
+        let queue = DeadLetterQueue::<u32>::builder().sink(sink(&folder).open().unwrap());
+        queue.clock(clock.clone()).build().unwrap()
+    };
+    clock.block_on(queue().push(NewLetter::new(7))).unwrap();
+    clock.block_on(push(&open(&folder, &clock), 1)).unwrap();
+    clock.block_on(async {
+        let queue = queue();
+        let only = || queue.replay().filter(Filter::new().ids(id(2), id(3)));
+        assert_eq!(only().dry_run().await.unwrap().unreadable, 1);
+        let report = only().run(|_| async { Ok::<_, &str>(()) }).await.unwrap();
+        let progress = report.progress;
+        assert_eq!((progress.delivered, progress.unreadable), (1, 1));
+    });
+}
+
+#[test]
 fn what_json_cannot_hold_is_rejected() {
     let (clock, folder) = (ManualClock::new(), Folder::new("json"));
     let queue = DeadLetterQueue::<BTreeMap<Vec<u8>, u8>>::builder()

@@ -90,6 +90,21 @@ fn a_good_check_ends_an_ejection() {
 }
 
 #[test]
+fn one_available_node_of_hundreds_gets_the_calls_without_a_panic_threshold() {
+    let clock = ManualClock::new();
+    let endpoints = builder(&clock, 200)
+        .panic_threshold(0.0)
+        .unhealthy_after(1)
+        .build()
+        .unwrap();
+    let check = |node| async move { if node == 7 { Ok(()) } else { Err(()) } };
+    during_checks(&clock, &endpoints, check, async {
+        clock.sleep(ms(1)).await;
+        assert_eq!(picks(&endpoints, 10).get(&7), Some(&10));
+    });
+}
+
+#[test]
 fn a_check_that_hangs_failed_and_delays_no_other() {
     let clock = ManualClock::new();
     let endpoints = builder(&clock, 40).unhealthy_after(1).build().unwrap();

@@ -63,6 +63,18 @@ fn next_with(body: &mut ReplayBody<Fed>, waker: &Waker) -> Option<String> {
 }
 
 #[test]
+fn the_original_is_dropped_with_the_maker_and_the_last_copy() {
+    let (feed, replay) = fed(100);
+    let mut copy = replay.copy().unwrap();
+    // Pending: the original keeps the waker of this poll.
+    assert_eq!(next(&mut copy), None);
+    drop(replay);
+    assert!(!feed.is_closed());
+    drop(copy);
+    assert!(feed.is_closed());
+}
+
+#[test]
 fn a_copy_begins_again_and_continues_where_the_last_one_stopped() {
     let (feed, replay) = fed(100);
     send(&feed, "a");

@@ -55,7 +55,7 @@ pub struct ReplayPlan {
     pub letters: u64,
     /// Number of letters without a replay left: it would park them.
     pub spent: u64,
-    /// Number of letters that cannot be read.
+    /// Number of letters that cannot be read, among those that the filter asks for by number.
     pub unreadable: u64,
     /// The first letter it would replay.
     pub first: Option<LetterId>,
@@ -190,7 +190,9 @@ impl<R: Send + Sync + 'static> Replay<R> {
         let mut after = self.filter.begins_after();
         'pages: loop {
             let page = store.page(after, PAGE, now).await?;
-            plan.unreadable += page.unreadable.len() as u64;
+            let unreadable = page.unreadable.iter();
+            let unreadable = unreadable.filter(|id| **id <= self.filter.ends_with());
+            plan.unreadable += unreadable.count() as u64;
             for letter in page.letters {
                 if letter.id() > self.filter.ends_with() || plan.letters + plan.spent >= self.limit
                 {

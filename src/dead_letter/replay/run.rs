@@ -253,7 +253,10 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
                     return;
                 }
             };
-            self.campaign.progress.unreadable += page.unreadable.len() as u64;
+            let unreadable = page.unreadable.iter();
+            let unreadable =
+                unreadable.filter(|id| **id < self.before && **id <= self.filter.ends_with());
+            self.campaign.progress.unreadable += unreadable.count() as u64;
             self.cursor = page.next.map(Some);
             for letter in page.letters {
                 if letter.id() >= self.before || letter.id() > self.filter.ends_with() {

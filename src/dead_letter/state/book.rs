@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::letter::{Change, LetterId, Standing};
 use super::retention::{Limits, WhenFull};
@@ -15,7 +16,12 @@ pub(crate) struct Book<P> {
     entries: BTreeMap<LetterId, Entry<P>>,
     bytes: u64,
     parked: u64,
+    /// Whether letters may be older than ones with smaller numbers, because the wall clock was ahead.
+    is_disordered: bool,
 }
+
+/// Letters that are stored at the same time may have their numbers in another order.
+const DISORDER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry<P> {
@@ -70,6 +76,7 @@ impl<P> Book<P> {
             entries: BTreeMap::new(),
             bytes: 0,
             parked: 0,
+            is_disordered: false,
         }
     }
 
@@ -89,6 +96,8 @@ impl<P> Book<P> {
         let replaced = self.remove(id);
         self.bytes = self.bytes.saturating_add(entry.bytes);
         self.parked += u64::from(entry.standing.parked);
+        let last = self.entries.last_key_value();
+        self.is_disordered |= last.is_some_and(|(_, last)| is_before(entry.stored_at, last));
         self.entries.insert(id, entry);
         replaced
     }
@@ -142,7 +151,25 @@ impl<P> Book<P> {
                 evicted.push((id, entry, Eviction::Age));
             }
         }
+        if self.is_disordered {
+            self.expire_disordered(now, &mut evicted);
+        }
         evicted
+    }
+
+    /// Takes out the letters that are too old behind ones that are not.
+    #[cold]
+    fn expire_disordered(&mut self, now: Timestamp, evicted: &mut Evicted<P>) {
+        let entries = self.entries.iter();
+        let expired = entries.filter(|(_, entry)| self.limits.is_expired(entry.stored_at, now));
+        let expired: Vec<LetterId> = expired.map(|(&id, _)| id).collect();
+        for id in expired {
+            evicted.extend(self.remove(id).map(|entry| (id, entry, Eviction::Age)));
+        }
+        let (entries, later) = (self.entries.values(), self.entries.values().skip(1));
+        self.is_disordered = entries
+            .zip(later)
+            .any(|(entry, next)| is_before(next.stored_at, entry));
     }
 
     /// Takes out the oldest letters until the rest is within the limits, if the queue evicts.
@@ -193,11 +220,15 @@ impl<P> Book<P> {
     }
 }
 
+/// Returns whether a letter was stored so long before this one that the clock must have been ahead.
+fn is_before<P>(stored_at: Timestamp, entry: &Entry<P>) -> bool {
+    stored_at.saturating_add(DISORDER) < entry.stored_at
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     fn entry(bytes: u64, at: u64) -> Entry<()> {
         Entry {
@@ -227,6 +258,22 @@ mod tests {
         assert_eq!(book.after(None, Timestamp::from_micros(150)).count(), 0);
         assert_eq!(book.totals().letters, 1);
         assert_eq!(book.expire(Timestamp::from_micros(150)).len(), 1);
+    }
+
+    #[test]
+    fn letters_behind_one_of_a_clock_that_was_ahead_expire_at_their_age() {
+        const HOUR: u64 = 3_600_000_000;
+        let mut book = Book::new(limits(10, 1000, WhenFull::Reject));
+        for (id, at) in [(1, HOUR), (2, 0), (3, 50), (4, HOUR + 50)] {
+            book.insert(LetterId::new(id), entry(1, at));
+        }
+        let mut expired = |now| -> Vec<u64> {
+            let evicted = book.expire(Timestamp::from_micros(now));
+            evicted.iter().map(|(id, ..)| id.get()).collect()
+        };
+        assert_eq!((expired(99), expired(100)), (vec![], vec![2]));
+        assert_eq!((expired(150), expired(151)), (vec![3], vec![]));
+        assert_eq!(expired(HOUR + 150), [1, 4]);
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub struct Progress {
     pub parked: u64,
     /// Replays that were rejected before they were executed.
     pub rejected: u64,
-    /// Letters that could not be read as this type of request. They are kept.
+    /// Letters that could not be read as this type of request, among those that the filter asks for by number. They
+    /// are kept.
     pub unreadable: u64,
     /// Letters that are being replayed right now.
     pub in_flight: u32,

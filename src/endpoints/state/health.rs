@@ -145,7 +145,8 @@ impl Machine {
             calls += counts.calls();
             let was_ejected = std::mem::take(&mut record.was_ejected);
             if record.standing == Standing::Admitted {
-                let healthy = intervals - u32::from(was_ejected);
+                // No interval is whole at the end of the clock's range.
+                let healthy = intervals.saturating_sub(was_ejected.into());
                 record.times = record.times.saturating_sub(healthy);
                 ended.push((index as u32, counts));
             }
@@ -352,8 +353,12 @@ impl Machine {
         };
         let is_ejected = record.standing != Standing::Admitted;
         // A good check also counts towards the end of an ejection.
-        if is_good != record.is_unhealthy && !(is_good && is_ejected) {
+        let counts = is_good == record.is_unhealthy || is_good && is_ejected;
+        if is_good != record.is_streak_good || !counts {
             record.streak = 0;
+            record.is_streak_good = is_good;
+        }
+        if !counts {
             return Vec::new();
         }
         record.streak += 1;

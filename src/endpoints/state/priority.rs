@@ -39,9 +39,12 @@ pub(crate) fn spread(levels: &[Level], overprovisioning: f64, panic_threshold: f
         }
     }
     if total == 0 {
-        // All calls go to the most preferred level that panics, if any does.
-        if let Some(first) = shares.iter_mut().find(|share| share.panics) {
-            first.percent = 100;
+        // All calls go to the most preferred level that panics, or else to the one with an available node: one of
+        // several hundred is less than a percent of health.
+        let panics = shares.iter().position(|share| share.panics);
+        let first = panics.or_else(|| levels.iter().position(|level| level.available > 0));
+        if let Some(first) = first {
+            shares[first].percent = 100;
         }
         return shares;
     }

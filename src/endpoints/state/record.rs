@@ -30,8 +30,10 @@ pub(crate) struct Record {
     pub(crate) is_leaving: bool,
     /// Whether its health checks fail.
     pub(crate) is_unhealthy: bool,
-    /// Consecutive checks that contradict `is_unhealthy`.
+    /// Consecutive checks of one result that contradict `is_unhealthy` or an ejection.
     pub(super) streak: u32,
+    /// That result.
+    pub(super) is_streak_good: bool,
     /// Start of its slow start.
     pub(crate) new_since: Option<Instant>,
     pub(super) swept: Ended,
@@ -67,6 +69,7 @@ impl Record {
             is_leaving: false,
             is_unhealthy: false,
             streak: 0,
+            is_streak_good: false,
             new_since,
             swept: Ended::default(),
         }

@@ -220,6 +220,35 @@ fn checks_need_their_number_in_a_row() {
 }
 
 #[test]
+fn checks_with_different_results_are_not_in_a_row() {
+    let mut machine = machine(3, rules());
+    assert!(eject_failing(&mut machine, 0, at(0)).is_some());
+    for is_good in [false, false, true, false, false, true] {
+        assert_eq!(machine.checked(0, is_good, at(1)), []);
+    }
+    assert_eq!(
+        machine.checked(0, true, at(1)),
+        [Change::Returned { index: 0 }]
+    );
+}
+
+#[test]
+fn a_sweep_at_the_end_of_the_clocks_range_counts_no_interval() {
+    let mut machine = machine(3, rules());
+    let end = Instant::FAR_FUTURE;
+    advance(&mut machine, end);
+    assert!(eject_failing(&mut machine, 0, end).is_some());
+    // Back before the next sweep.
+    machine.checked(0, true, end);
+    assert_eq!(
+        machine.checked(0, true, end),
+        [Change::Returned { index: 0 }]
+    );
+    assert_eq!(advance(&mut machine, end), []);
+    assert_eq!(machine.get(0).map(|record| record.times), Some(1));
+}
+
+#[test]
 fn good_checks_end_an_ejection() {
     let mut machine = machine(3, rules());
     eject_failing(&mut machine, 0, at(0));

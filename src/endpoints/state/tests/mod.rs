@@ -192,9 +192,10 @@ fn levels_panic_as_in_the_table_of_envoy() {
 proptest! {
     #[test]
     fn shares_are_whole_and_go_to_levels_with_nodes(
-        levels in prop::collection::vec((0_usize..20, 0_usize..20), 1..6),
+        // Of some levels so few nodes are available that their health is zero percent.
+        levels in prop::collection::vec((0_usize..20, prop_oneof![0_usize..20, 0_usize..4000]), 1..6),
         factor in 1.0..3.0_f64,
-        threshold in 0.0..=1.0_f64,
+        threshold in prop_oneof![0.0..=1.0_f64, 0.0..=0.01_f64, Just(0.0)],
     ) {
         let levels: Vec<Level> = levels
             .into_iter()
@@ -205,7 +206,6 @@ proptest! {
         let takes = |(level, share): (&Level, &super::priority::Share)| {
             level.available > 0 || (share.panics && level.total > 0)
         };
-        // A level with so few of its nodes available that its health is zero percent counts as empty.
         let any = levels.iter().any(|level| level.available > 0) || shares.iter().any(|share| share.panics);
         prop_assert!(sum == 100 || (sum == 0 && !any), "{shares:?}");
         for pair in levels.iter().zip(&shares) {
