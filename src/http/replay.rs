@@ -202,8 +202,9 @@ impl Waiting {
     fn wake_others(&self, number: u64) {
         let others = {
             let mut copies = lock(&self.copies);
-            let (own, others): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut *copies).into_iter().partition(|(of, _)| *of == number);
+            let (own, others): (Vec<_>, Vec<_>) = std::mem::take(&mut *copies)
+                .into_iter()
+                .partition(|(of, _)| *of == number);
             *copies = own;
             others
         };

@@ -42,11 +42,11 @@ fn fail() -> Result<(), Fault> {
     Err(Fault::Down)
 }
 
+type BoxCall = Box<dyn FnOnce() + Send>;
+
 /// Runs each call on a thread of its own. Returns the names of the calls that hang, that panic, and
 /// that run no hook.
-fn not_well(
-    calls: Vec<(&'static str, Box<dyn FnOnce() + Send>)>,
-) -> Vec<(&'static str, &'static str)> {
+fn not_well(calls: Vec<(&'static str, BoxCall)>) -> Vec<(&'static str, &'static str)> {
     let calls = calls.into_iter().map(|(name, call)| {
         let (done, ended) = mpsc::channel();
         thread::spawn(move || {
