@@ -15,7 +15,7 @@ use crate::instant::{Rounded, nanos};
 /// |---|---|---|---|
 /// | [`success`](Self::success) | healthy | no | 200 |
 /// | [`transient`](Self::transient) | unhealthy | yes | connection reset, 503 |
-/// | [`throttled`](Self::throttled) | unhealthy | yes, later | 429 with `Retry-After` |
+/// | [`throttled`](Self::throttled) | unhealthy | yes, later | 503 with `Retry-After` |
 /// | [`pushback`](Self::pushback) | unhealthy | yes, later | gRPC's pushback |
 /// | [`permanent`](Self::permanent) | healthy | no | 403, 404: the caller's fault |
 /// | [`failure`](Self::failure) | unhealthy | no | the server said not to retry |

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use backstop::circuit_breaker::State;
+use backstop::circuit_breaker::{State, Trip};
 use backstop::circuit_votes::Follow;
 use backstop::store::{Fault, MemoryStore};
 use backstop::{CircuitBreaker, CircuitVotes, TokioClock};
@@ -113,12 +113,16 @@ async fn settings_without_meaning_are_errors_that_name_them() {
             .key("key");
         builder.breaker(CircuitBreaker::builder().build().unwrap())
     };
+    let without_window = CircuitBreaker::builder().trip_on(Trip::consecutive(5));
+    let without_window = without_window.build().unwrap();
     let cases = [
         (builder().every(Duration::ZERO), "every"),
         (builder().quorum(1.0), "quorum"),
         (builder().quorum(f64::NAN), "quorum"),
         (builder().min_votes(0), "min_votes"),
         (builder().failure_rate(0.0), "failure_rate"),
+        // Its window says whether calls were made.
+        (builder().breaker(without_window), "breaker"),
         (CircuitVotes::builder(), "store"),
     ];
     for (builder, setting) in cases {

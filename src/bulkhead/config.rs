@@ -106,7 +106,7 @@ impl BulkheadBuilder {
 
     /// Manages the wait queue with CoDel. Contradicts [`order`](Self::order).
     ///
-    /// The queue is overloaded after an `interval` in which every call waited for `target` or longer. Then waiters
+    /// The queue is overloaded after an `interval` in which every call waited longer than `target`. Then waiters
     /// older than twice the target are rejected ([`Reason::QueueTimeout`](crate::Reason::QueueTimeout)) and the
     /// newest are admitted first, until an interval in which the queue was empty or some call waited for less.
     pub const fn codel(mut self, target: Duration, interval: Duration) -> Self {

@@ -95,6 +95,15 @@ impl Inner {
         self.queue.release(permit.cost(), permit.partition());
     }
 
+    /// Returns how a call ends that was dropped or panicked while it ran.
+    pub(super) fn ending_of_drop(&self) -> Ending {
+        // A panic is a bug, not a sign of load.
+        match self.cancel_is_overload && !std::thread::panicking() {
+            true => Ending::Overloaded,
+            false => Ending::Neutral,
+        }
+    }
+
     /// Ends a call: releases its permits, and gives the algorithm a sample.
     #[inline(always)]
     pub(super) fn leave(

@@ -83,6 +83,15 @@ impl Permit<'_> {
     }
 }
 
+impl OwnedPermit {
+    /// Releases the permit of a call that was dropped or panicked while it ran, as the policy does.
+    #[cfg(all(feature = "tower", feature = "http"))]
+    pub(crate) fn dropped(mut self) {
+        let ending = self.inner.ending_of_drop();
+        self.end(ending);
+    }
+}
+
 impl Drop for Permit<'_> {
     #[inline(always)]
     fn drop(&mut self) {

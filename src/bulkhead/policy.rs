@@ -144,18 +144,11 @@ impl Running<'_> {
     /// Ends a call whose future was dropped or whose operation panicked.
     #[inline(never)]
     fn abandon(&mut self) {
-        let Some(raw) = self.raw.take() else {
-            return;
-        };
-        // A panic is a bug, not a sign of load.
-        let overload = self.inner.cancel_is_overload && !std::thread::panicking();
-        let ending = if overload {
-            Ending::Overloaded
-        } else {
-            Ending::Neutral
-        };
-        let now = || self.inner.base.clock.now();
-        self.inner.leave(raw, ending, now, None);
+        if let Some(raw) = self.raw.take() {
+            let now = || self.inner.base.clock.now();
+            self.inner
+                .leave(raw, self.inner.ending_of_drop(), now, None);
+        }
     }
 }
 

@@ -131,15 +131,18 @@ impl Inner {
     }
 
     /// Rejects the copy of a call that is still running, unless the circuit is closed. A half-open circuit
-    /// has few probes, and one call needs at most one of them.
+    /// has few probes, and one call needs at most one of them. In shadow mode the copy is admitted, as no probe.
     #[cold]
     #[inline(never)]
-    pub(super) fn reject_hedge(&self, observer: Option<&dyn Observer>) -> Option<Rejected> {
+    pub(super) fn reject_hedge(
+        &self,
+        observer: Option<&dyn Observer>,
+    ) -> Option<Result<Ticket, Rejected>> {
         if !matches!(self.state(), State::Open | State::HalfOpen) {
             return None;
         }
-        let rejection = self.reject(OPEN, observer).err()?;
-        Some(rejection.by(self.base.name))
+        let decision = self.reject(OPEN, observer);
+        Some(decision.map_err(|rejection| rejection.by(self.base.name)))
     }
 
     /// Counts and reports a rejection. In shadow mode the call is admitted, and its result not recorded.

@@ -13,7 +13,8 @@ impl CircuitBreaker {
     /// Runs health checks of the dependency while the circuit is open. They replace probes.
     ///
     /// `check` is called when the circuit opens, and again `interval` after each failed check. The circuit
-    /// closes when a check succeeds. A check fails if it takes longer than the
+    /// closes when a check succeeds. During a pause, a [`trip_for`](Self::trip_for), or the time of a server's
+    /// hint, the circuit stays open and nothing is checked. A check fails if it takes longer than the
     /// [`probe_lease`](super::CircuitBreakerBuilder::probe_lease), by default longer than the interval and one
     /// second.
     ///
@@ -61,7 +62,15 @@ impl CircuitBreaker {
         let _suspended = SuspendedProbes::new(self);
         loop {
             while self.inner.read(|machine| machine.underlying()) == State::Open {
-                let generation = self.inner.read(|machine| machine.generation());
+                let (generation, check_from) = self
+                    .inner
+                    .read(|machine| (machine.generation(), machine.phase().check_from()));
+                let now = clock.now();
+                if let Some(check_from) = check_from.filter(|from| now < *from) {
+                    // No longer than the interval: not every change of a break is a transition.
+                    clock.sleep_until(check_from.min(now + interval)).await;
+                    continue;
+                }
                 let is_healthy = matches!(within(limit, clock, check()).await, Some(Ok(_)));
                 if is_healthy {
                     let now = clock.now();

@@ -228,6 +228,7 @@ impl Inner {
         let hint = hint.unwrap_or_default().min(terms.settings().max_hint);
         let length = BreakLength {
             length: length.max(hint),
+            without_checks: hint,
             progress,
         };
         self.with_machine(observer, now, |machine| machine.open(opening, length))

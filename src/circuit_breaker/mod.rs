@@ -59,6 +59,11 @@ impl CircuitBreaker {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
+    /// Returns whether it counts all calls: a rule on consecutive failures alone does not. Never changes.
+    pub(crate) fn counts_calls(&self) -> bool {
+        self.inner.terms().rules.has_window()
+    }
+
     /// Admits one call, for code that is not a closure. The result is recorded through the permit.
     ///
     /// # Errors
@@ -147,11 +152,16 @@ impl CircuitBreaker {
     }
 
     /// Opens the circuit for this long, in place of a break or a pause in force. [`Duration::MAX`] has no end.
+    /// A [health check](Self::check_with) does not end it.
     pub fn trip_for(&self, length: Duration) {
         self.change(|machine, now| {
             let opening = machine.trip_manually(now);
-            let progress = opening.progress;
-            machine.open(opening, state::BreakLength { length, progress });
+            let length = state::BreakLength {
+                length,
+                without_checks: length,
+                progress: opening.progress,
+            };
+            machine.open(opening, length);
         });
     }
 
@@ -160,7 +170,8 @@ impl CircuitBreaker {
         self.change(|machine, now| machine.half_open(Cause::Manual, now));
     }
 
-    /// Rejects all calls for this long. See [`pause_until`](Self::pause_until).
+    /// Rejects all calls for this long, whatever a [health check](Self::check_with) says. See
+    /// [`pause_until`](Self::pause_until).
     pub fn pause_for(&self, length: Duration) {
         self.change(|machine, now| machine.pause(now + length, now));
     }
@@ -248,10 +259,9 @@ impl CircuitBreaker {
         let now = inner.base.clock.now();
         inner.read(|machine| {
             let (counts, min_calls) = inner.counts(machine, now);
-            let until = match machine.underlying() {
-                State::Open => machine.until(),
-                _ => Instant::ORIGIN,
-            };
+            // While health checks suspend probes, this is still the end of the break, from which a breaker that is
+            // restored goes on.
+            let until = machine.phase().break_ends().unwrap_or(Instant::ORIGIN);
             let retry_after = until.saturating_duration_since(now);
             let (probes_in_flight, probes_free) = machine.probes(now);
             let consecutive = inner.consecutive_failures(machine);

@@ -42,8 +42,11 @@ impl<'a> Gate for &'a CircuitBreaker {
         let clock = &inner.base.clock;
         if cx.is_hedge() {
             cold_path();
-            if let Some(rejected) = inner.reject_hedge(observer) {
-                return Entered::Rejected(rejected);
+            match inner.reject_hedge(observer) {
+                None => {}
+                // Not recorded, so it needs no start.
+                Some(Ok(ticket)) => return Entered::Admitted((ticket, Instant::ORIGIN)),
+                Some(Err(rejected)) => return Entered::Rejected(rejected),
             }
         }
         let started = if inner.needs_clock() {

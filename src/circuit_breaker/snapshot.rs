@@ -26,7 +26,8 @@ pub struct Snapshot {
     /// Time since the state was entered.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub in_state: Duration,
-    /// The rest of the break: zero if it is over or the circuit is not open, `None` if it has no end.
+    /// The rest of the break: zero if it is over or the circuit is not open, `None` if it has no end. A
+    /// [health check](super::CircuitBreaker::check_with) may end it earlier, or keep the circuit open after it.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub retry_after: Option<Duration>,
     /// Number of consecutive openings without a close.

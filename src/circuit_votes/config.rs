@@ -78,7 +78,8 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// Sets the breaker that votes.
+    /// Sets the breaker that votes. At least one of its rules must have a window, such as a failure rate: the calls in
+    /// the first window show whether the breaker is in use.
     pub fn breaker(mut self, breaker: CircuitBreaker) -> Self {
         self.breaker = Some(breaker);
         self
@@ -125,13 +126,17 @@ impl CircuitVotesBuilder {
     ///
     /// # Errors
     ///
-    /// When the store, the key or the breaker was not given, or a value is out of its range, or without
-    /// a clock where the feature `tokio` is off.
+    /// When the store, the key or the breaker was not given, or no rule of the breaker has a window, or a value is out
+    /// of its range, or without a clock where the feature `tokio` is off.
     pub fn build(self) -> Result<CircuitVotes, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         let store = self.store.ok_or(error("store", "must be given"))?;
         let key = self.key.ok_or(error("key", "must be given"))?;
         let breaker = self.breaker.ok_or(error("breaker", "must be given"))?;
+        if !breaker.counts_calls() {
+            let problem = "must have a rule over a window: consecutive failures alone do not show whether it has calls";
+            return Err(error("breaker", problem));
+        }
         if self.every < Duration::from_millis(10) || self.every > Duration::from_secs(3600) {
             return Err(error("every", "must be from 10 ms to an hour"));
         }

@@ -104,13 +104,16 @@ impl<'a, N> Flight<'a, N> {
         now: Instant,
     ) {
         let settings = &self.inner.settings;
-        if is_current && verdict.may_have_been_executed() {
+        if is_current {
             match verdict.class() {
                 ErrorClass::Throttled => {
                     let sample = self.sample_of_failure(verdict, elapsed);
                     stats.latency.record(sample, now, settings.decay);
                 }
-                _ => stats.latency.record_at_least(elapsed, now, settings.decay),
+                _ if verdict.may_have_been_executed() => {
+                    stats.latency.record_at_least(elapsed, now, settings.decay);
+                }
+                _ => {}
             }
         }
         if self.is_probe && is_current {

@@ -19,6 +19,7 @@ use crate::policy::operation::forward_attempts;
 use crate::policy::{
     AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run, Tried,
 };
+use crate::verdict::Verdict;
 
 impl<N> Policy for Endpoints<N> {}
 
@@ -217,7 +218,13 @@ impl<N> guarded::Permit for Flight<'_, N> {
         outcome: Outcome<T, E>,
         observer: Option<&dyn Observer>,
     ) -> Outcome<T, E> {
+        // A rejection by a layer inside, which never reached the node, is not a throttled answer.
+        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
         outcome.shown_to(|verdict, mut finished| {
+            let verdict = match is_rejected {
+                true => Verdict::ignore().not_executed(),
+                false => verdict,
+            };
             let now = finished.on(&self.inner().base.clock);
             self.end(verdict, now, observer);
             finished

@@ -247,13 +247,21 @@ impl Inner {
 impl<'a> Begun<'a> {
     /// Asks both budgets for one more copy.
     pub(super) fn withdraw(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extras<'a>> {
-        // The private budget first: if the shared one then is empty, nothing was taken from other layers.
+        // The private budget first: what is given back to it below was missing for no other layer.
         let cap = match &mut self.cap {
             Some(cap) => Some(cap.withdraw_in(class, cx)?),
             None => None,
         };
         let budget = match &mut self.budget {
-            Some(budget) => Some(budget.withdraw_in(class, cx)?),
+            Some(budget) => match budget.withdraw_in(class, cx) {
+                Some(budget) => Some(budget),
+                None => {
+                    if let Some(cap) = cap {
+                        cap.give_back(cx);
+                    }
+                    return None;
+                }
+            },
             None => None,
         };
         Some(Extras {

@@ -64,6 +64,8 @@ struct State<B> {
     is_at_end: bool,
     /// Copies that wait for the original, by their numbers.
     waiting: Vec<(u64, Waker)>,
+    /// Whether a copy began to wait while another one polled the original.
+    has_waited: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,6 +132,7 @@ impl<B: Body> Replay<B> {
             kept: 0,
             copies: 0,
             waiting: Vec::new(),
+            has_waited: false,
         };
         Ok(Self {
             shared: Arc::new(Shared {
@@ -166,6 +169,14 @@ impl<B> State<B> {
         matches!(self.stage, Stage::Keeping | Stage::Complete)
     }
 
+    fn take_others(&mut self, number: u64) -> Vec<(u64, Waker)> {
+        let (own, others) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(of, _)| *of == number);
+        self.waiting = own;
+        others
+    }
+
     /// Registers a copy that waits. Returns the waker that it had before, to be dropped outside the lock.
     fn wait(&mut self, number: u64, waker: Waker) -> Option<Waker> {
         match self.waiting.iter_mut().find(|(of, _)| *of == number) {
@@ -184,6 +195,13 @@ impl<B> Shared<B> {
         let waiting = std::mem::take(&mut lock(&self.state).waiting);
         // Outside the lock: wakers are user code.
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Wakes all copies that wait for the original but this one.
+    #[cold]
+    fn wake_others(&self, number: u64) {
+        let others = lock(&self.state).take_others(number);
+        others.into_iter().for_each(|(_, waker)| waker.wake());
     }
 }
 
@@ -238,7 +256,10 @@ where
                 let before = state.wait(number, waker);
                 let step = match state.original.take() {
                     Some(original) => Step::Poll(original),
-                    None => Step::Wait,
+                    None => {
+                        state.has_waited = true;
+                        Step::Wait
+                    }
                 };
                 return (step, before);
             }
@@ -264,9 +285,16 @@ where
         let mut state = lock(&self.state);
         state.rest = rest;
         state.is_at_end = is_at_end;
+        let has_waited = std::mem::replace(&mut state.has_waited, false);
         let returned = match polled {
             Poll::Pending => {
                 state.original = Some(original);
+                drop(state);
+                // The original may have been ready before a copy began to wait. If this copy, which was woken, is
+                // dropped, that one has to poll.
+                if has_waited {
+                    self.wake_others(number);
+                }
                 return Poll::Pending;
             }
             Poll::Ready(None) => {

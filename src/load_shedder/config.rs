@@ -52,7 +52,7 @@ impl LoadShedderBuilder {
     }
 
     /// Measures overload by the queue delay, which is the default: target 5 ms, interval 100 ms. The queue is
-    /// overloaded after an `interval` in which every call waited for `target` or longer. Then the shedder keeps the
+    /// overloaded after an `interval` in which every call waited longer than `target`. Then the shedder keeps the
     /// shortest delays near `target`.
     ///
     /// The delay is the time from the start of a call until it reaches the shedder, so the queue must be outside:

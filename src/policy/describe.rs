@@ -93,12 +93,13 @@ impl LayerKind {
             | Self::Fallback
             | Self::Endpoints
             | Self::Guard
+            // If it pauses on hints or is adaptive.
+            | Self::RateLimiter
             | Self::Other => true,
             Self::Bulkhead { adaptive } => *adaptive,
             Self::Timeout { .. }
             | Self::LoadShedder { .. }
             | Self::Classify
-            | Self::RateLimiter
             | Self::Chaos
             | Self::Coalesce
             | Self::Inspect => false,

@@ -43,10 +43,11 @@ impl Feedback {
     /// Records a result. Returns the new quota if there is one; the caller applies it and then calls
     /// [`applied`](Self::applied).
     pub(super) fn learn(&self, now: Instant, verdict: &Verdict) -> Option<Quota> {
-        if verdict.health() == Health::Neutral {
+        let throttled = verdict.class() == ErrorClass::Throttled;
+        // A 429 is neutral, because it is about this caller: about its rate.
+        if verdict.health() == Health::Neutral && !throttled {
             return None;
         }
-        let throttled = verdict.class() == ErrorClass::Throttled;
         let mut adaptive = lock_checked(self.adaptive.as_ref()?);
         adaptive.rate.on_response(now, throttled);
         adaptive.last = now;

@@ -364,6 +364,21 @@ pub struct Extra<'a> {
     budget: &'a RetryBudget,
 }
 
+impl Extra<'_> {
+    /// Gives the attempt back, which was not made: to a percentage budget, in the slice of the current time.
+    pub(crate) fn give_back(self, cx: &mut Context) {
+        if let Kind::Percentage {
+            slices,
+            withdrawals,
+            ..
+        } = &self.budget.inner.kind
+        {
+            let slice = slices.of(self.budget.now_in(cx));
+            lock(withdrawals).1.remove(slice);
+        }
+    }
+}
+
 impl Drop for Extra<'_> {
     fn drop(&mut self) {
         if let Kind::InFlight(in_flight) = &self.budget.inner.kind {

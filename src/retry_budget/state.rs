@@ -168,6 +168,14 @@ impl Withdrawals {
         };
         *slot = word(slice, count.saturating_add(1));
     }
+
+    /// Takes back a retry that was counted in this slice.
+    pub(super) fn remove(&mut self, slice: u32) {
+        let slot = &mut self.0[slice as usize % SLICES];
+        if slice_of(*slot) == slice {
+            *slot = word(slice, (*slot as u32).saturating_sub(1));
+        }
+    }
 }
 
 /// Prices of retries and the reward of a success at the first attempt, in the bucket's unit.

@@ -71,22 +71,29 @@ impl PartialEq for Budget {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
+        let both = [self, other];
         (self.total_timeout, self.attempt_timeout) == (other.total_timeout, other.attempt_timeout)
             && self.effective_budget() == other.effective_budget()
-            && is_same(&self.limiter, &other.limiter, RateLimiterBuilder::is_same)
-            && is_same(&self.retry, &other.retry, RetryBuilder::is_same)
             && is_same(
-                &self.breaker,
-                &other.breaker,
+                both.map(|config| config.limiter.as_ref()),
+                RateLimiterBuilder::is_same,
+            )
+            && is_same(
+                both.map(|config| config.retry.as_ref()),
+                RetryBuilder::is_same,
+            )
+            && is_same(
+                both.map(|config| config.breaker.as_ref()),
                 CircuitBreakerBuilder::is_same,
             )
     }
 }
 
-fn is_same<T>(one: &Option<T>, other: &Option<T>, same: impl Fn(&T, &T) -> bool) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => same(one, other),
-        (one, other) => one.is_none() && other.is_none(),
+/// Returns whether both are `None`, or the same.
+pub(super) fn is_same<T>(both: [Option<&T>; 2], same: impl Fn(&T, &T) -> bool) -> bool {
+    match both {
+        [Some(one), Some(other)] => same(one, other),
+        [one, other] => one.is_none() && other.is_none(),
     }
 }
 

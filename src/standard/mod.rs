@@ -80,7 +80,8 @@ impl Standard {
     /// * A layer that is removed and put back goes on where it was.
     ///
     /// Concurrent changes do not mix: one of them is in force in the end. Keeps each configuration
-    /// that it has not had before until the last clone is dropped: 2.4 KB, or 3.8 KB with another breaker.
+    /// that it has not had before, with the same layers, until the last clone is dropped: 2.4 KB, or 3.8 KB with
+    /// another breaker.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::config::{Budget, Config};
+use super::config::{Budget, Config, is_same};
 use super::snapshot::Snapshot;
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
 use crate::clock::ClockHandle;
@@ -131,17 +131,16 @@ impl Stack {
         }
     }
 
-    /// Returns whether `other` is the same configuration of the same layers.
+    /// Returns whether `other` is the same configuration of the same layers, those that were removed included:
+    /// otherwise a layer that is put back later would go on from another one.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let limiters = match (self.limiter(), other.limiter()) {
-            (Some(one), Some(other)) => one.is_clone_of(other),
-            (one, other) => one.is_none() && other.is_none(),
-        };
-        let breakers = match (self.breaker(), other.breaker()) {
-            (Some(one), Some(other)) => one.is_clone_of(other),
-            (one, other) => one.is_none() && other.is_none(),
-        };
-        limiters && breakers && self.config == other.config
+        let limiters = [self, other].map(|stack| stack.last_limiter().map(|(_, last)| last));
+        let breakers = [self, other].map(|stack| stack.last_breaker().map(|(_, last)| last));
+        let budgets = [self, other].map(|stack| stack.kept.budget.as_ref());
+        self.config == other.config
+            && is_same(limiters, RateLimiter::is_clone_of)
+            && is_same(breakers, CircuitBreaker::is_clone_of)
+            && is_same(budgets, RetryBudget::is_same)
     }
 
     /// Returns the current limiter, or else the last one that was removed, with its settings.

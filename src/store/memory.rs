@@ -82,8 +82,24 @@ struct State {
     shift: i64,
     requests: u64,
     stalled: Vec<Request>,
-    /// Number of buckets at which full ones are removed.
-    sweep_at: usize,
+    sweeps: Sweeps,
+}
+
+/// When keys that make no difference are removed: at these numbers of keys.
+#[derive(Default)]
+struct Sweeps {
+    buckets: usize,
+    permits: usize,
+    votes: usize,
+}
+
+/// Removes the entries that make no difference if there are `at` of them. Doubles what is left, so that the cost for each
+/// new key is constant.
+fn sweep<V>(map: &mut HashMap<Arc<str>, V>, at: &mut usize, is_needed: impl Fn(&mut V) -> bool) {
+    if map.len() >= *at {
+        map.retain(|_, value| is_needed(value));
+        *at = (2 * map.len()).max(1024);
+    }
 }
 
 enum Request {
@@ -249,10 +265,14 @@ impl State {
         match request {
             Request::Take(takes, _) => Done::Taken(self.take(now, takes)),
             Request::Hold(hold, _) => {
+                let at = &mut self.sweeps.permits;
+                sweep(&mut self.permits, at, |holders| !holders.is_empty(now));
                 let holders = self.permits.entry(hold.key.clone()).or_default();
                 Done::Held(holders.hold(now, hold))
             }
             Request::Vote(vote, _) => {
+                let at = &mut self.sweeps.votes;
+                sweep(&mut self.votes, at, |ballot| !ballot.is_empty(now));
                 let ballot = self.votes.entry(vote.key.clone()).or_default();
                 Done::Tally(ballot.vote(now, vote))
             }
@@ -261,10 +281,8 @@ impl State {
 
     fn take(&mut self, now: Instant, takes: &[Take]) -> Vec<Taken> {
         let time = self.time(now);
-        if self.buckets.len() >= self.sweep_at {
-            self.buckets.retain(|_, bucket| !bucket.is_full(time));
-            self.sweep_at = (2 * self.buckets.len()).max(1024);
-        }
+        let at = &mut self.sweeps.buckets;
+        sweep(&mut self.buckets, at, |bucket| !bucket.is_full(time));
         let prepared: Vec<_> = takes
             .iter()
             .map(|take| {
@@ -359,5 +377,42 @@ impl fmt::Debug for MemoryStore {
             .field("latency", &state.latency)
             .field("requests", &state.requests)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::rate_limiter::Quota;
+
+    #[test]
+    fn keys_of_all_kinds_that_lapsed_are_removed_while_others_are_used() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new(clock.clone());
+        let second = Duration::from_secs(1);
+        for number in 0..10_000 {
+            clock.advance(second / 100);
+            let key: Arc<str> = number.to_string().into();
+            let instance: Arc<str> = "a".into();
+            let hold = Hold::new(key.clone(), instance.clone(), 1, 1, second);
+            store.hold(hold, Reply::new(|held| assert!(held.is_ok())));
+            let vote = Vote {
+                key: key.clone(),
+                instance,
+                open: true,
+                counts: true,
+                ttl: second,
+            };
+            store.vote(vote, Reply::new(|tally| assert!(tally.is_ok())));
+            let take = Take::new(key, Quota::per_second(1), 1);
+            store.take(vec![take], Reply::new(|taken| assert!(taken.is_ok())));
+        }
+        let state = lock(&store.inner.state);
+        let stored = [state.buckets.len(), state.permits.len(), state.votes.len()];
+        assert!(
+            stored.iter().all(|keys| (100..=1100).contains(keys)),
+            "{stored:?}"
+        );
     }
 }

@@ -46,8 +46,8 @@ impl Throttle {
     ///
     /// # Errors
     ///
-    /// [`Reason::Throttled`](crate::Reason::Throttled), with the current probability. There is no `retry_after`,
-    /// because the next call may be admitted.
+    /// [`Reason::Throttled`](crate::Reason::Throttled). There is no `retry_after`, because the next call may be
+    /// admitted.
     ///
     /// # Examples
     ///

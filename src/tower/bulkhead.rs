@@ -36,7 +36,9 @@ pub enum Hold {
 /// there, while the server may still make or send a body for minutes. This layer keeps it. A connection that is dropped
 /// in mid-body returns it.
 ///
-/// An adaptive limit learns from the time to the end of the body, and from the status. The error is [`Error`]; a
+/// An adaptive limit learns from the time to the end of the body, and from the status. A request that is dropped, and the
+/// body of a 2xx that is dropped before its end, are overload unless
+/// [`cancel_is_overload`](crate::bulkhead::BulkheadBuilder::cancel_is_overload) is off. The error is [`Error`]; a
 /// [`RespondLayer`](super::RespondLayer) outside makes responses of rejections.
 #[derive(Clone, Debug)]
 pub struct BulkheadLayer<C = Once> {
@@ -125,26 +127,54 @@ where
         let options = self.layer.requests.options(&request);
         Box::pin(async move {
             let cx = context(options, false, || bulkhead.clock());
-            let permit = bulkhead.acquire_owned(cx).await?;
+            let mut held = Held {
+                permit: Some(bulkhead.acquire_owned(cx).await?),
+                verdict: None,
+            };
             let response = match service.call(request).await {
                 Ok(response) => response,
                 Err(error) => {
-                    permit.record(&Verdict::transient());
+                    held.end(&Verdict::transient());
                     return Err(Error::Operation(error));
                 }
             };
             let (status, headers) = (response.status(), response.headers());
             let verdict = Idempotence::Method.verdict(status, headers, SystemTime::now());
             let is_over = hold == Hold::Headers || response.body().is_end_stream();
-            let held = match is_over {
-                true => {
-                    permit.record(&verdict);
-                    None
-                }
-                false => Some((permit, verdict)),
-            };
+            if is_over {
+                held.end(&verdict);
+            }
+            // A client that only looks at the status of an error drops its body.
+            held.verdict = (!status.is_success()).then_some(verdict);
+            let held = (!is_over).then_some((held, verdict));
             Ok(response.map(|body| HeldBody { body, held }))
         })
+    }
+}
+
+/// The permit of a request in flight.
+struct Held {
+    /// `None` once the request has ended.
+    permit: Option<OwnedPermit>,
+    /// The verdict if the request is dropped; without one it was cancelled while it ran.
+    verdict: Option<Verdict>,
+}
+
+impl Held {
+    fn end(&mut self, verdict: &Verdict) {
+        if let Some(permit) = self.permit.take() {
+            permit.record(verdict);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        match (self.permit.take(), self.verdict) {
+            (None, _) => {}
+            (Some(permit), Some(verdict)) => permit.record(&verdict),
+            (Some(permit), None) => permit.dropped(),
+        }
     }
 }
 
@@ -153,7 +183,7 @@ pin_project! {
     pub struct HeldBody<B> {
         #[pin]
         body: B,
-        held: Option<(OwnedPermit, Verdict)>,
+        held: Option<(Held, Verdict)>,
     }
 }
 
@@ -173,8 +203,8 @@ impl<B: Body> Body for HeldBody<B> {
             Some(Err(_)) => Some(Verdict::transient()),
             Some(Ok(_)) | None => None,
         };
-        if let Some((permit, verdict)) = this.held.take() {
-            permit.record(&verdict_of_end.unwrap_or(verdict));
+        if let Some((mut held, verdict)) = this.held.take() {
+            held.end(&verdict_of_end.unwrap_or(verdict));
         }
         Poll::Ready(frame)
     }

@@ -2,8 +2,8 @@ use std::cell::Cell;
 use std::future::pending;
 use std::time::Duration;
 
-use backstop::ManualClock;
 use backstop::circuit_breaker::{State, Trip};
+use backstop::{Backoff, CircuitBreaker, Jitter, ManualClock, Verdict};
 use futures::future::select;
 use futures::pin_mut;
 
@@ -111,4 +111,42 @@ fn a_health_check_replaces_probes() {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap()
+}
+
+#[test]
+fn a_health_check_ends_neither_a_pause_nor_a_break_that_a_server_asked_for() {
+    type Begin = fn(&CircuitBreaker);
+    let begins: [Begin; 4] = [
+        |breaker| breaker.pause_for(secs(30)),
+        |breaker| breaker.trip_for(secs(30)),
+        |breaker| {
+            let permit = breaker.try_acquire().unwrap();
+            permit.record(Verdict::throttled(secs(30)));
+        },
+        // Within a break that is longer.
+        |breaker| {
+            breaker.trip();
+            breaker.pause_for(secs(30));
+        },
+    ];
+    for (number, begin) in begins.into_iter().enumerate() {
+        let clock = ManualClock::new();
+        let breaker = builder(&clock)
+            .trip_on(Trip::consecutive(1))
+            .break_for(Backoff::fixed(secs(20)).jitter(Jitter::None))
+            .build()
+            .unwrap();
+        clock.block_on(async {
+            let check = breaker.check_with(secs(7), || async { Ok::<(), ()>(()) });
+            let work = async {
+                begin(&breaker);
+                clock.sleep(secs(30) - ms(1)).await;
+                assert_eq!(breaker.state(), State::Open, "{number}");
+                clock.sleep(ms(2)).await;
+                assert_eq!(breaker.state(), State::Closed, "{number}");
+            };
+            pin_mut!(check, work);
+            select(check, work).await;
+        });
+    }
 }

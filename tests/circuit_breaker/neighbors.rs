@@ -1,10 +1,12 @@
 use std::cell::Cell;
 use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use backstop::circuit_breaker::{State, Trip};
 use backstop::{
-    Backoff, CircuitBreaker, Classify, Error, ManualClock, Pipeline, Policy, Reason, Retry,
-    Timeout, Verdict,
+    Backoff, CircuitBreaker, Classify, Error, Event, Hedge, ManualClock, Pipeline, Policy, Reason,
+    Retry, Timeout, Verdict,
 };
 
 use super::{builder, one_probe, secs};
@@ -132,4 +134,46 @@ fn rejections_are_not_failures_and_an_open_circuit_runs_nothing() {
         ),
         (10, 2)
     );
+}
+
+#[test]
+fn in_shadow_mode_the_copy_of_a_call_counts_once_and_is_no_probe() {
+    let clock = ManualClock::new();
+    let events = Arc::new(AtomicU32::new(0));
+    let heard = events.clone();
+    let breaker = builder(&clock)
+        .shadow(true)
+        .observer(move |event: &Event| {
+            if matches!(event, Event::WouldReject { .. }) {
+                heard.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+        .build()
+        .unwrap();
+    let hedge = Hedge::builder().after(secs(1)).clock(clock.clone());
+    let stack = (hedge.build().unwrap(), breaker.clone());
+    let copies = Cell::new(0);
+    let call = |during: fn(&CircuitBreaker)| {
+        copies.set(0);
+        let result = clock.block_on(stack.call(|| {
+            copies.set(copies.get() + 1);
+            let is_copy = copies.get() == 2;
+            if !is_copy {
+                during(&breaker);
+            }
+            let seen = breaker.snapshot();
+            async move {
+                match is_copy {
+                    true => Ok::<_, ()>((seen.would_reject, seen.probes_in_flight)),
+                    false => pending().await,
+                }
+            }
+        }));
+        (result.unwrap(), events.swap(0, Ordering::Relaxed))
+    };
+    breaker.trip();
+    // The call and its copy.
+    assert_eq!(call(|_| {}), ((2, 0), 2));
+    breaker.close();
+    assert_eq!(call(CircuitBreaker::half_open), ((1, 0), 1));
 }

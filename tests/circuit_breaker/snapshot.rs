@@ -4,7 +4,7 @@ use allocation_counter::measure;
 use backstop::circuit_breaker::{HalfOpen, State, Trip};
 use backstop::{Backoff, CircuitBreaker, ManualClock};
 
-use super::{builder, feed, ms, one_probe, secs};
+use super::{builder, feed, ms, one_probe, poll_once, secs};
 
 #[test]
 fn durations_of_weeks_do_not_overflow_the_window() {
@@ -183,4 +183,22 @@ fn calls_allocate_no_memory_after_build() {
         assert_eq!(full.bytes_current, empty.bytes_current);
         assert_eq!(full.count_total, empty.count_total);
     }
+}
+
+#[test]
+fn a_snapshot_taken_during_health_checks_restores_the_end_of_the_break() {
+    let clock = ManualClock::new();
+    let template = || builder(&clock).trip_on(Trip::consecutive(1));
+    let breaker = template().build().unwrap();
+    let mut checks = std::pin::pin!(breaker.check_with(secs(1), || async { Err::<(), ()>(()) }));
+    assert!(poll_once(checks.as_mut()).is_pending());
+    feed(&breaker, &clock, "x");
+    clock.advance(secs(2));
+    let rejected = breaker.try_acquire().unwrap_err();
+    assert_eq!(rejected.retry_after(), None, "health checks decide");
+    assert_eq!(breaker.snapshot().retry_after, Some(secs(3)));
+    let restored = template().restore(breaker.snapshot()).build().unwrap();
+    assert!(restored.try_acquire().is_err());
+    clock.advance(secs(3));
+    assert!(restored.try_acquire().unwrap().is_probe());
 }

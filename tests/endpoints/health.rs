@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop::endpoints::{Endpoint, NodeState};
-use backstop::{Endpoints, ManualClock, Reason, Verdict};
+use backstop::{CircuitBreaker, Classify, Endpoints, ManualClock, Policy, Reason, Verdict};
 
 use crate::{Heard, SECOND, call, fail, ms, name, of, picks, rotating, state};
 
@@ -464,4 +464,32 @@ fn one_random_choice_follows_the_weights() {
     for (node, fair) in [(0, 1000), (1, 2000), (2, 5000)] {
         assert!(picks[&node].abs_diff(fair) < 150, "{picks:?}");
     }
+}
+
+#[test]
+fn a_429_counts_as_slow_and_a_rejection_by_a_layer_inside_does_not() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 1).build().unwrap();
+    let latency = || of(&endpoints.snapshot(), 0).latency;
+    let breaker = CircuitBreaker::builder().clock(clock.clone());
+    let breaker = breaker.build().unwrap();
+    let isolation = breaker.isolate();
+    let stack = (&endpoints, &breaker);
+    assert!(
+        clock
+            .block_on(stack.call(|| async { Ok::<_, ()>(()) }))
+            .is_err()
+    );
+    assert_eq!(latency(), None);
+    drop(isolation);
+    let throttled = Verdict::throttled(8 * SECOND).with_health(backstop::Health::Neutral);
+    let classify = Classify::errors(move |(): &()| throttled.not_executed());
+    let stack = (&endpoints, &breaker, classify);
+    assert!(
+        clock
+            .block_on(stack.call(|| async { Err::<(), _>(()) }))
+            .is_err()
+    );
+    assert_eq!(latency(), Some(8 * SECOND));
+    assert_eq!(state(&endpoints, 0), NodeState::Available);
 }

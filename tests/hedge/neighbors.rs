@@ -187,3 +187,24 @@ fn a_hedge_of_each_key_is_evicted_when_its_latencies_are_forgotten() {
     let other = fixed.clone();
     assert_eq!(other.evictable_in(), None);
 }
+
+#[test]
+fn a_copy_that_the_shared_budget_denies_costs_nothing_of_the_extra_load() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::in_flight()
+        .ratio(0.0)
+        .floor(1)
+        .build()
+        .unwrap();
+    let hedge = hedge(&clock, 50).max_extra_load(0.5);
+    let hedge = hedge.budget(budget.clone()).build().unwrap();
+    {
+        let mut other = budget.begin();
+        let _retry = other.withdraw(backstop::ErrorClass::Transient).unwrap();
+        for _ in 0..2 {
+            assert_eq!(call!(&clock, &hedge, [Good(60)]).starts, [0]);
+        }
+    }
+    // Two calls and a half allow one copy.
+    assert_eq!(call!(&clock, &hedge, [Hang, Good(1)]).starts, [0, 50]);
+}

@@ -1,6 +1,6 @@
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use backstop::ManualClock;
@@ -219,4 +219,53 @@ fn the_last_copy_keeps_nothing() {
     }
     drop(feed);
     assert_eq!(next(&mut copy).as_deref(), Some("end"));
+}
+
+/// A body that wakes during its poll, before another copy registers, and is pending.
+struct WakesEarly {
+    other: Arc<Mutex<Option<ReplayBody<WakesEarly>>>>,
+    waker: Waker,
+    is_ready: bool,
+}
+
+impl Body for WakesEarly {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if std::mem::replace(&mut self.is_ready, true) {
+            return Poll::Ready(Some(Ok(Frame::data("a".into()))));
+        }
+        task.waker().wake_by_ref();
+        let mut other = self.other.lock().unwrap();
+        let other = Pin::new(other.as_mut().unwrap());
+        assert!(
+            other
+                .poll_frame(&mut Context::from_waker(&self.waker))
+                .is_pending()
+        );
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_copy_that_began_to_wait_while_another_one_polled_is_woken_though_that_one_is_dropped() {
+    let (woken, other) = (Arc::new(Count(0.into())), Arc::default());
+    let body = WakesEarly {
+        other: Arc::clone(&other),
+        waker: Waker::from(woken.clone()),
+        is_ready: false,
+    };
+    let replay = Replay::new(body, 100).ok().unwrap();
+    let mut first = replay.copy().unwrap();
+    *other.lock().unwrap() = replay.copy();
+    let mut task = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut first).poll_frame(&mut task).is_pending());
+    drop(first);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    let mut second = other.lock().unwrap().take().unwrap();
+    assert!(Pin::new(&mut second).poll_frame(&mut task).is_ready());
 }

@@ -2,7 +2,7 @@
 
 use backstop::adaptive_rate::CubicRate;
 use backstop::{
-    Backoff, CircuitBreaker, ClassifyErrors, Jitter, Keyed, Policy, Reason, Retry, Verdict,
+    Backoff, CircuitBreaker, ClassifyErrors, Health, Jitter, Keyed, Policy, Reason, Retry, Verdict,
 };
 
 use super::*;
@@ -282,4 +282,32 @@ fn threads_that_learn_at_once_leave_the_newest_rate_in_force() {
     limiter.record(&Verdict::throttled(None));
     let quota = limiter.snapshot().quotas[0];
     assert_eq!((quota.tokens(), quota.period()), (1, 2 * SECOND));
+}
+
+#[test]
+fn a_throttled_answer_slows_an_adaptive_limiter_though_it_is_neutral_and_a_rejection_does_not() {
+    let clock = ManualClock::new();
+    let limiter = adaptive(&clock).build().unwrap();
+    for _ in 0..100 {
+        clock.advance(ms(50));
+        limiter.try_acquire().unwrap();
+        limiter.record(&Verdict::success());
+    }
+    let breaker = CircuitBreaker::builder().clock(clock.clone());
+    let breaker = breaker.build().unwrap();
+    let isolation = breaker.isolate();
+    let stack = (limiter.clone(), breaker);
+    let rejected = clock.block_on(stack.call(|| async { Ok::<_, ()>(()) }));
+    assert_eq!(rejected.unwrap_err().reason(), Some(Reason::Isolated));
+    drop(isolation);
+    let unlimited = [Quota::per_second(1_000_000_000)];
+    assert_eq!(limiter.snapshot().quotas, unlimited);
+
+    // The verdict of a 429.
+    let throttled = Verdict::throttled(None).with_health(Health::Neutral);
+    let classify = backstop::Classify::errors(move |(): &()| throttled.not_executed());
+    let stack = (limiter.clone(), classify);
+    let throttled = clock.block_on(stack.call(|| async { Err::<(), _>(()) }));
+    assert_eq!(throttled.unwrap_err().into_operation(), Some(()));
+    assert_eq!(limiter.snapshot().remaining, 13);
 }

@@ -222,3 +222,22 @@ fn a_call_that_waited_for_a_key_says_for_how_long() {
     let line = "keyed_rate_limiter: admitted a call after it waited 500ms";
     assert_eq!(*heard.lock().unwrap(), [line]);
 }
+
+#[test]
+fn a_key_is_slowed_by_a_throttled_answer_that_is_neutral() {
+    let clock = ManualClock::new();
+    let limits = keyed(&clock)
+        .adaptive(CubicRate::builder())
+        .build()
+        .unwrap();
+    for _ in 0..100 {
+        clock.advance(SECOND / 20);
+        limits.try_acquire(&"a").unwrap();
+        limits.record(&"a", &Verdict::success());
+    }
+    let throttled = Verdict::throttled(None).with_health(backstop::Health::Neutral);
+    limits.record(&"a", &throttled.not_executed());
+    let admitted = (0..100).filter(|_| limits.try_acquire(&"a").is_ok());
+    assert_eq!(admitted.count(), 13);
+    assert!((0..100).all(|_| limits.try_acquire(&"b").is_ok()));
+}

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use backstop::bulkhead::limit::Aimd;
 use backstop::tower::{BulkheadLayer, HeldBody, Hold, RespondLayer};
 use backstop::{Bulkhead, CallOptions, Reason};
 use bytes::Bytes;
@@ -184,4 +185,41 @@ async fn a_request_that_waits_has_its_own_deadline() {
     let rejected = send(&mut service, Request::new(())).await.unwrap_err();
     assert_eq!(rejected.reason(), Some(Reason::DeadlineTooClose));
     assert_eq!(start.elapsed(), Duration::from_millis(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_or_a_body_that_is_dropped_is_an_overload_for_an_adaptive_limit() {
+    let limit = || Aimd::builder().initial(10).build().unwrap();
+    let hangs =
+        || scripted(|_, _: Request<()>| std::future::pending::<Result<Response<Streamed>, ()>>());
+    let cut = |bulkhead: Bulkhead| async move {
+        let mut service = BulkheadLayer::new(bulkhead.clone()).layer(hangs());
+        let call = send(&mut service, Request::new(()));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), call)
+                .await
+                .is_err()
+        );
+        bulkhead.snapshot().limit
+    };
+    let adaptive = || Bulkhead::builder().adaptive(limit());
+    assert!(cut(adaptive().build().unwrap()).await < 10);
+    let bulkhead = adaptive().cancel_is_overload(false).build().unwrap();
+    assert_eq!(cut(bulkhead).await, 10);
+
+    let answers = |status: u16| {
+        scripted(move |_, _: Request<()>| async move {
+            let response = Response::builder().status(status);
+            Ok::<_, ()>(response.body(three_frames(false)).unwrap())
+        })
+    };
+    // A client that only looks at the status of an error drops its body.
+    for (status, is_overload) in [(200, true), (404, false), (429, false)] {
+        let bulkhead = adaptive().build().unwrap();
+        let mut service = BulkheadLayer::new(bulkhead.clone()).layer(answers(status));
+        drop(body_of(&mut service).await);
+        let limit = bulkhead.snapshot().limit;
+        assert_eq!(limit < 10, is_overload, "{status}: {limit}");
+        assert_eq!(in_flight(&bulkhead), 0);
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::half_open::{HalfOpenRules, HalfOpenTimeout, Probes};
 use super::opening::{BreakLength, PendingOpening};
 use super::packed_state::{self, PackedState};
+use super::phase::Phase;
 use crate::backoff::Progress;
 use crate::event::{Cause, State, Transition};
 use crate::instant::Instant;
@@ -39,15 +40,6 @@ pub(crate) struct Machine {
     /// Number of the last probe. Probes are numbered from 1.
     last_probe: u64,
     transitions: Vec<Transition>,
-}
-
-#[derive(Clone, Debug)]
-enum Phase {
-    Closed { ramp_up_ends: Option<Instant> },
-    Open { until: Instant },
-    HalfOpen(Box<Probes>),
-    Disabled,
-    MetricsOnly,
 }
 
 /// The answer to a call that asks for admission.
@@ -101,14 +93,8 @@ impl Machine {
     }
 
     /// Returns the state apart from isolation.
-    pub(crate) fn underlying(&self) -> State {
-        match self.phase {
-            Phase::Closed { .. } => State::Closed,
-            Phase::Open { .. } => State::Open,
-            Phase::HalfOpen(_) => State::HalfOpen,
-            Phase::Disabled => State::Disabled,
-            Phase::MetricsOnly => State::MetricsOnly,
-        }
+    pub(crate) const fn underlying(&self) -> State {
+        self.phase.state()
     }
 
     /// Returns the state for the fast path.
@@ -128,10 +114,15 @@ impl Machine {
     /// Returns when the break or the ramp-up ends.
     pub(crate) fn until(&self) -> Instant {
         match self.phase {
-            Phase::Open { until } => self.end_of_break(until),
+            Phase::Open { until, .. } => self.end_of_break(until),
             Phase::Closed { ramp_up_ends } => ramp_up_ends.unwrap_or(Instant::ORIGIN),
             _ => Instant::ORIGIN,
         }
+    }
+
+    /// Returns the phase.
+    pub(crate) const fn phase(&self) -> &Phase {
+        &self.phase
     }
 
     /// Returns when an open circuit admits probes: health checks suspend them.
@@ -155,7 +146,7 @@ impl Machine {
             // The generation stays: results of calls admitted during the ramp-up still count.
             *ramp_up_ends = ramp_up_ends.filter(|ends| now < *ends);
         }
-        if let Phase::Open { until } = self.phase {
+        if let Phase::Open { until, .. } = self.phase {
             let until = self.end_of_break(until);
             if now < until || until == Instant::FAR_FUTURE {
                 return Admission::OpenUntil(until);
@@ -265,7 +256,8 @@ impl Machine {
         self.progress = length.progress;
         self.last_break = length.length;
         let until = opening.at + length.length;
-        self.enter(Phase::Open { until }, opening.cause, opening.at);
+        let check_from = opening.at + length.without_checks;
+        self.enter(Phase::Open { until, check_from }, opening.cause, opening.at);
         true
     }
 
@@ -274,7 +266,11 @@ impl Machine {
     pub(crate) fn pause(&mut self, until: Instant, now: Instant) {
         match &mut self.phase {
             Phase::Disabled | Phase::MetricsOnly => {}
-            Phase::Open { until: ends } => {
+            Phase::Open {
+                until: ends,
+                check_from,
+            } => {
+                *check_from = until.max(*check_from);
                 if until > *ends {
                     *ends = until;
                     self.last_break = until.saturating_duration_since(self.since);
@@ -284,7 +280,8 @@ impl Machine {
             Phase::Closed { .. } | Phase::HalfOpen(_) => {
                 self.failed_probes = None;
                 self.last_break = until.saturating_duration_since(now);
-                self.enter(Phase::Open { until }, Cause::Paused, now);
+                let check_from = until;
+                self.enter(Phase::Open { until, check_from }, Cause::Paused, now);
             }
         }
     }
@@ -323,9 +320,11 @@ impl Machine {
         self.switched_windows = true;
     }
 
-    /// Closes the circuit after a successful health check, if it has been open since `generation`.
+    /// Closes the circuit after a successful health check, if it has been open since `generation`, and neither a
+    /// pause nor a server's hint lasts.
     pub(crate) fn close_after_check(&mut self, generation: u64, now: Instant) {
-        if generation == self.generation && matches!(self.phase, Phase::Open { .. }) {
+        let may_close = self.phase.check_from().is_some_and(|from| now >= from);
+        if generation == self.generation && may_close {
             self.close(Cause::ProbesSucceeded, true, now);
         }
     }
@@ -335,7 +334,7 @@ impl Machine {
         self.isolations = self.isolations.saturating_add(1);
         if let Phase::HalfOpen(_) = self.phase {
             // Its probes belong to an older generation now, so the next call makes it half-open again.
-            self.phase = Phase::Open { until: now };
+            self.phase = Phase::over(now);
         }
         self.isolation_changed(from, now);
     }
@@ -414,15 +413,18 @@ impl Machine {
         self.trips = trips;
         self.last_break = rest;
         self.phase = match state {
-            State::Open => Phase::Open { until: now + rest },
-            State::HalfOpen => Phase::Open { until: now },
+            State::Open => Phase::Open {
+                until: now + rest,
+                check_from: now,
+            },
+            State::HalfOpen => Phase::over(now),
             State::Disabled => Phase::Disabled,
             State::MetricsOnly => Phase::MetricsOnly,
             State::Closed | State::Isolated => return,
         };
     }
 
-    /// Replaces the rules. A break, a ramp-up, and probes in flight continue under the new ones.
+    /// Replaces the rules. A break and a ramp-up end when they would have, probes in flight follow the new rules.
     pub(crate) const fn set_rules(&mut self, rules: HalfOpenRules, ramp_up: Duration) {
         self.rules = rules;
         self.ramp_up = ramp_up;
@@ -467,7 +469,7 @@ impl Machine {
         let past = self.since + horizon;
         match self.phase {
             Phase::Closed { ramp_up_ends } => Some(ramp_up_ends.unwrap_or(Instant::ORIGIN)),
-            Phase::Open { until } => (until != Instant::FAR_FUTURE).then(|| until.max(past)),
+            Phase::Open { until, .. } => (until != Instant::FAR_FUTURE).then(|| until.max(past)),
             Phase::HalfOpen(_) => (self.probes(now).0 == 0).then_some(past),
             Phase::Disabled | Phase::MetricsOnly => None,
         }

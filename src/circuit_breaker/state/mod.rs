@@ -4,6 +4,7 @@ mod half_open;
 mod machine;
 mod opening;
 pub(super) mod packed_state;
+mod phase;
 mod rules;
 mod success_average;
 mod trip_rule;

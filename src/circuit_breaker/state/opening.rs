@@ -26,5 +26,7 @@ pub(crate) struct PendingOpening {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BreakLength {
     pub(crate) length: Duration,
+    /// The part of it that no health check ends, because the user or the server set it.
+    pub(crate) without_checks: Duration,
     pub(crate) progress: Progress,
 }

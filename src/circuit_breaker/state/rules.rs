@@ -149,6 +149,11 @@ impl Rules {
         Sample::new(failed, slow, duration)
     }
 
+    /// Returns whether a rule has a window, which counts all calls.
+    pub(crate) const fn has_window(&self) -> bool {
+        !self.windows.is_empty()
+    }
+
     /// Returns the `min_calls` of the first rule over a window.
     pub(crate) fn min_calls(&self) -> u64 {
         let mut windowed = self.windows.iter().flat_map(|window| self.of(window));
