@@ -207,7 +207,7 @@ impl WaitList {
         };
         // Outside the lock: wakers are user code.
         let mut panics = Panics::default();
-        for (_, waker) in Vec::into_iter(others) {
+        for (_, waker) in others {
             panics.run(|| waker.wake());
         }
         panics.resume();

@@ -119,8 +119,8 @@ pub fn call_options(method: &Method, headers: &HeaderMap) -> CallOptions {
 }
 
 /// Returns the verdict on an error without a response, from the I/O error in its chain of sources: an attempt
-/// whose connection was refused was not executed, and any other may have been. An unreachable host or network is
-/// no proof: Linux reports it for established connections too.
+/// without a connection (`ConnectionRefused`) was not executed, and any other may have been. An unreachable host or
+/// network is no proof: Linux reports it for established connections too.
 ///
 /// Clients that know more should say so, such as reqwest with `is_connect`.
 pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {

@@ -144,8 +144,11 @@ impl Inner {
             } => {
                 // User code, outside the lock. NaN counts as no overload.
                 let value = signal();
-                // `max` replaces NaN.
-                let load = value.max(0.0).min(1.0);
+                let load = if value.is_nan() {
+                    0.0
+                } else {
+                    value.clamp(0.0, 1.0)
+                };
                 // Relaxed: a gauge for people.
                 last.store(load.to_bits(), Ordering::Relaxed);
                 let overloaded = value >= *threshold;

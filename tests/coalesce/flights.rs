@@ -307,7 +307,7 @@ fn admitted<const N: usize>(calls: [(Priority, u32); N]) -> ([bool; N], u64) {
         .max_waiting(9);
     let bulkhead = bulkhead.clock(clock.clone()).build().unwrap();
     let held = bulkhead.try_acquire_n(100).unwrap();
-    let stack = Pipeline::new((coalesce.get(&1), &bulkhead, Guarded::new(Strict)));
+    let stack = Pipeline::new((coalesce.get(&1), &bulkhead, Guarded(Strict)));
     let pipelines = calls.map(|(priority, cost)| {
         let options = CallOptions::new().priority(priority).cost(cost);
         stack.with(options)
@@ -334,28 +334,4 @@ fn a_call_on_better_terms_does_not_share_the_rejection_of_its_leader() {
     assert_eq!(admitted([low, low, high]), ([false, true, true], 2));
     // Calls on equal terms share the rejection.
     assert_eq!(admitted([low, low, low]), ([false; 3], 1));
-}
-
-#[test]
-fn a_waiting_call_that_is_polled_again_clones_no_waker() {
-    let clock = ManualClock::new();
-    let coalesce = coalesce(&clock);
-    let one = coalesce.get(&1);
-    let mut leader = Box::pin(one.call(std::future::pending));
-    let mut waiting = Box::pin(one.call(|| async { Ok(7) }));
-    assert!(poll(leader.as_mut()).is_pending());
-    let woken = Arc::new(Woken::default());
-    let waker = Waker::from(woken.clone());
-    for _ in 0..2 {
-        let mut task = Context::from_waker(&waker);
-        assert!(waiting.as_mut().poll(&mut task).is_pending());
-        assert_eq!(Arc::strong_count(&woken), 3);
-    }
-    // A clone of it wakes the same task.
-    let same = waker.clone();
-    let mut task = Context::from_waker(&same);
-    assert!(waiting.as_mut().poll(&mut task).is_pending());
-    drop(waker);
-    drop(leader);
-    assert_eq!(woken.count(), 1);
 }

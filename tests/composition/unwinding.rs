@@ -105,7 +105,7 @@ fn a_node_is_ejected_though_its_clock_and_its_observer_panic_while_the_call_unwi
     assert_eq!(seen.nodes.iter().filter(ejected).count(), 1, "{seen:?}");
     assert!(seen.nodes.iter().all(|node| node.in_flight == 0));
     // The health checks end with the call.
-    let checks = endpoints.check_with(ms(100), |_| failing.panic());
+    let checks = endpoints.check_with(ms(500), |_| failing.panic());
     failing.drive(async {
         checks.await;
         Ok(())
