@@ -131,4 +131,5 @@ mod limits;
 mod options;
 mod order;
 mod pipelines;
+mod unwinding;
 mod wrappers;
