@@ -28,7 +28,7 @@ impl Setup {
         }
     }
 
-    /// Puts the handle into a stack of this name and on its clock. A name other than `preset` stays.
+    /// Adopts the name and the clock of a stack. A name other than `preset` stays.
     pub(crate) fn adopt(&mut self, preset: &'static str, name: &'static str, clock: &ClockHandle) {
         if self.name == preset {
             self.name = name;
@@ -36,7 +36,7 @@ impl Setup {
         self.clock = Some(clock.clone());
     }
 
-    /// Returns whether handles with these settings are the same, clocks apart.
+    /// Returns whether handles with these settings are equal, apart from their clocks.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         (self.name, self.shadow) == (other.name, other.shadow)
             && is_same_arc(self.observer.as_ref(), other.observer.as_ref())
@@ -62,7 +62,7 @@ impl Setup {
     }
 }
 
-/// Returns whether both are there and one is a clone of the other, or neither is there.
+/// Returns whether both are `Some` and one is a clone of the other, or both are `None`.
 pub(crate) fn is_same_arc<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
     match (one, other) {
         (None, None) => true,
@@ -90,7 +90,7 @@ pub(crate) struct Base {
     /// Whether there is an observer, or shadow mode.
     reports: bool,
     observer: Option<Arc<dyn Observer>>,
-    /// Number of events so far. Not loom's, because it orders nothing else.
+    /// Number of events so far. Not loom's atomic, because it orders nothing else.
     events: AtomicU64,
 }
 
@@ -100,7 +100,7 @@ impl Base {
         self.clock.now()
     }
 
-    /// Returns whether there is an observer: that of the call, or the handle's own.
+    /// Returns whether there is an observer, of the call or of the handle.
     #[inline]
     pub(crate) fn is_heard(&self, listener: Option<&dyn Observer>) -> bool {
         listener.is_some() || self.observer.is_some()

@@ -1,4 +1,4 @@
-//! A rate found from the answers of a dependency that throttles.
+//! Adapts a rate to a dependency that throttles.
 //!
 //! # What it protects
 //!
@@ -240,8 +240,7 @@ impl CubicRateBuilder {
         self
     }
 
-    /// Sets the weight of the last window in the measured rate, against all windows before: above 0, up to
-    /// 1.
+    /// Sets the weight of the last window in the measured rate, against all earlier windows: above 0, at most 1.
     pub const fn smoothing(mut self, share: f64) -> Self {
         self.smoothing = share;
         self
@@ -259,7 +258,7 @@ impl CubicRateBuilder {
         self
     }
 
-    /// Builds the machine, which measures from `now` on.
+    /// Builds the state machine, which measures from `now` on.
     ///
     /// # Errors
     ///

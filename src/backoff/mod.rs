@@ -109,12 +109,12 @@ impl Backoff {
         Self::of(Shape::Fixed(delay), Duration::MAX)
     }
 
-    /// `initial`, then `step` more each time.
+    /// Returns a backoff that starts at `initial` and adds `step` each time.
     pub const fn linear(initial: Duration, step: Duration) -> Self {
         Self::growing(Shape::Linear { initial, step }, initial)
     }
 
-    /// `initial`, then twice as much each time, or [`factor`](Self::factor) times as much.
+    /// Returns a backoff that starts at `initial` and doubles, or grows by [`factor`](Self::factor).
     pub const fn exponential(initial: Duration) -> Self {
         let shape = Shape::Exponential {
             initial,
@@ -123,12 +123,12 @@ impl Backoff {
         Self::growing(shape, initial)
     }
 
-    /// `initial` times 1, 1, 2, 3, 5, 8 and so on: gentler than doubling.
+    /// Returns a backoff of `initial` times 1, 1, 2, 3, 5, 8, and so on: gentler than doubling.
     pub const fn fibonacci(initial: Duration) -> Self {
         Self::growing(Shape::Fibonacci { initial }, initial)
     }
 
-    /// `delay(n)` before retry number `n`, from 1.
+    /// Returns a backoff that calls `delay(n)` before retry number `n`, from 1.
     pub fn custom(delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
         Self::of(Shape::Custom(Arc::new(delay)), Duration::MAX)
     }
@@ -182,7 +182,7 @@ impl Backoff {
         raw.min(self.max)
     }
 
-    /// Returns the delays of one call, one after the other, without end.
+    /// Returns the endless sequence of delays of one call.
     ///
     /// Equal seeds give equal delays.
     pub fn delays(&self, seed: u64) -> impl Iterator<Item = Duration> {
@@ -191,7 +191,7 @@ impl Backoff {
         std::iter::repeat_with(move || progress.next(self, || rng.unit()))
     }
 
-    /// Nanoseconds as a delay, no longer than the cap.
+    /// Converts nanoseconds to a delay, no longer than the cap.
     fn cap(&self, nanos: f64) -> Duration {
         // `as` saturates, and takes NaN, which infinity times zero gives, to zero.
         if nanos >= self.max.as_nanos() as f64 || nanos >= u64::MAX as f64 {
@@ -237,14 +237,14 @@ impl Backoff {
 /// Returns the `n`th Fibonacci number, from 1; the largest that fits when it does not.
 fn fibonacci(n: u32) -> u32 {
     let (mut a, mut b) = (0_u32, 1_u32);
-    // The 47th is the last that fits.
+    // The 47th is the last that fits in 32 bits.
     for _ in 0..n.min(48) {
         (a, b) = (b, a.saturating_add(b));
     }
     a
 }
 
-/// Whether two backoffs are the same. Custom ones are if one is a clone of the other.
+/// Compares two backoffs. Custom ones are equal if one is a clone of the other.
 impl PartialEq for Backoff {
     fn eq(&self, other: &Self) -> bool {
         (&self.shape, self.max, self.jitter) == (&other.shape, other.max, other.jitter)

@@ -25,9 +25,10 @@ pub use self::state::Follow;
 
 use self::inner::Inner;
 
-/// Tells the fleet what a breaker thinks, and the breaker what the fleet does. See the [module page](self).
+/// Publishes the state of a breaker to the fleet, and opens it with the fleet's circuits. See the [module
+/// page](self).
 ///
-/// Cheap to clone; clones stand for one voter. Run it once.
+/// Cheap to clone; clones are one voter. Run only one of them.
 #[derive(Clone)]
 pub struct CircuitVotes {
     inner: Arc<Inner>,
@@ -41,9 +42,9 @@ pub struct Snapshot {
     /// The name of the breaker.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// The votes of the others, when they were read last; empty while the store does not answer.
+    /// The other votes at the last reading; empty while the store does not answer.
     pub tally: Tally,
-    /// Number of times that they opened the breaker.
+    /// Number of times that a quorum opened the breaker.
     pub followed: u64,
     /// Whether the store answers.
     pub store_up: bool,
@@ -52,13 +53,12 @@ pub struct Snapshot {
 }
 
 impl CircuitVotes {
-    /// Publishes the breaker's vote, reads those of the others, and follows a quorum, while the returned future
-    /// runs: at each [`every`](CircuitVotesBuilder::every), and at once when the breaker opens or closes. Spawn
-    /// it.
+    /// Publishes the breaker's vote, reads those of the others, and follows a quorum, while the returned future runs.
+    /// Votes at each [`every`](CircuitVotesBuilder::every), and when the breaker opens or closes. Spawn it.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it changes nothing; the vote lapses after three times `every`.
+    /// Dropping it changes nothing; the vote expires after three times `every`.
     pub async fn run(&self) {
         let inner = &*self.inner;
         let mut transitions = inner.breaker.subscribe();
@@ -66,7 +66,7 @@ impl CircuitVotes {
             let next = inner.clock.now() + inner.every;
             let breaker = inner.breaker.snapshot();
             let is_open = matches!(breaker.state, State::Open | State::HalfOpen);
-            // A breaker that sees no calls knows nothing.
+            // A closed breaker without calls knows nothing, so its vote does not count.
             let counts = is_open || breaker.calls > 0;
             let answer = self.vote(is_open, counts, next).await;
             self.follow(answer);
@@ -74,7 +74,7 @@ impl CircuitVotes {
         }
     }
 
-    /// Votes, and returns the votes of the others; an error if none came until `latest`.
+    /// Votes, and returns the votes of the others, or an error if the store does not answer by `latest`.
     async fn vote(&self, open: bool, counts: bool, latest: Instant) -> Result<Tally, StoreError> {
         let inner = &*self.inner;
         let vote = Vote {
@@ -140,7 +140,7 @@ impl CircuitVotes {
         }
     }
 
-    /// Returns where it stands.
+    /// Returns the state of the voter. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let seen = lock(&self.inner.seen).clone();
         Snapshot {
@@ -153,7 +153,7 @@ impl CircuitVotes {
     }
 }
 
-/// Where the answer of the store goes, and the task that waits for it.
+/// The answer of the store, or the waker of the task that waits for it.
 #[derive(Default)]
 struct Slot {
     answer: Option<Result<Tally, StoreError>>,
@@ -176,7 +176,7 @@ async fn wait(transitions: &mut Transitions, clock: &ClockHandle, until: Instant
         timer.as_mut().poll(task)
     })
     .await;
-    // Further ones are in the same vote.
+    // Drains further transitions: one vote covers them all.
     while transitions.try_next().is_some() {}
 }
 

@@ -39,11 +39,11 @@ pub(super) struct Inner {
     pub(super) source: Option<Source>,
     clients: Mutex<Arc<Clients>>,
     last_error: Mutex<Option<Arc<LoadError>>>,
-    /// Of the file as last read.
+    /// Fingerprint of the file as last read.
     pub(super) seen: Mutex<Option<Fingerprint>>,
 }
 
-/// What a reload has changed, by the names of clients. Returned by [`Registry::reload`].
+/// The changes of a reload, by client name. Returned by [`Registry::reload`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reloaded {
@@ -51,17 +51,17 @@ pub struct Reloaded {
     pub added: Vec<String>,
     /// Clients that were reconfigured in place.
     pub changed: Vec<String>,
-    /// Clients that are no longer in the registry. Their handles go on with the settings they had.
+    /// Clients that are no longer in the registry. Their handles keep their last settings.
     pub removed: Vec<String>,
 }
 
 impl Reloaded {
-    /// Returns the number of clients that are not as before.
+    /// Returns the number of clients that were added, changed, or removed.
     pub fn len(&self) -> usize {
         self.added.len() + self.changed.len() + self.removed.len()
     }
 
-    /// Returns whether all clients are as before.
+    /// Returns whether no client was added, changed, or removed.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -90,7 +90,7 @@ impl Registry {
         }
     }
 
-    /// Reads a file, on tokio's clock. `parse` knows its format: `|text| toml::from_str(text)`, for example.
+    /// Reads a file, on tokio's clock. `parse` converts its text, for example `|text| toml::from_str(text)`.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl Registry {
         Self::builder().open(path, parse)
     }
 
-    /// Returns the stack of a client. A reload changes it in place, so it can be kept.
+    /// Returns the stack of a client. A reload changes it in place, so the handle can be kept.
     pub fn get(&self, name: &str) -> Option<Standard> {
         let clients = self.inner.clients();
         clients.all.get(name).map(|client| client.standard.clone())
@@ -114,8 +114,7 @@ impl Registry {
         self.inner.clients().all.keys().cloned().collect()
     }
 
-    /// Returns the settings in force, with everything that the file does not say as it is by default.
-    /// Serialized, they are a file that leads to the same clients.
+    /// Returns the settings in force, defaults included. Serialized, they make a file with the same clients.
     pub fn settings(&self) -> FileSettings {
         let clients = self.inner.clients();
         let clients = clients.all.iter();
@@ -126,16 +125,16 @@ impl Registry {
         }
     }
 
-    /// Returns why the last file or value was not applied; `None` if it was.
+    /// Returns the error of the last reload; `None` if it succeeded.
     pub fn last_error(&self) -> Option<Arc<LoadError>> {
         lock(&self.inner.last_error).clone()
     }
 
-    /// Reads the file again, and applies it as [`apply`](Self::apply) does: on a signal, for example.
+    /// Reads the file again and applies it like [`apply`](Self::apply), for example on a signal.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read or parsed, or settings are wrong. Nothing has changed then.
+    /// If the file cannot be read or parsed, or settings are wrong. The former settings stay in force.
     pub fn reload(&self) -> Result<Reloaded, LoadError> {
         loop {
             let now = self.inner.fingerprint();
@@ -145,15 +144,15 @@ impl Registry {
         }
     }
 
-    /// Applies settings: checks all of them, and then changes all clients in place.
+    /// Applies settings: checks all of them, then changes all clients in place.
     ///
-    /// Limiters keep their tokens, breakers their windows, budgets what they have counted. Calls in flight end
-    /// under the settings they started with. A layer that appears or vanishes is in effect from the next call
-    /// on. [`Standard::reconfigure`] has the details.
+    /// Limiters keep their tokens, breakers their windows, and budgets their counts. Calls in flight end under their
+    /// old settings. A layer that is added or removed takes effect with the next call. [`Standard::reconfigure`] has
+    /// the details.
     ///
     /// # Errors
     ///
-    /// All mistakes. Nothing has changed then.
+    /// All mistakes. The former settings stay in force.
     pub fn apply(&self, file: &Value) -> Result<Reloaded, LoadError> {
         self.inner
             .finish(self.inner.apply(file).map_err(LoadError::Settings))
@@ -171,7 +170,7 @@ impl RegistryBuilder {
         clock;
     }
 
-    /// Reads a file. `parse` knows its format: `|text| toml::from_str(text)`, for example.
+    /// Reads a file. `parse` converts its text, for example `|text| toml::from_str(text)`.
     ///
     /// # Errors
     ///
@@ -190,7 +189,7 @@ impl RegistryBuilder {
         Ok(registry)
     }
 
-    /// Builds a registry of these clients, without a file.
+    /// Builds a registry without a file from these settings.
     ///
     /// # Errors
     ///
@@ -233,7 +232,8 @@ impl Inner {
         Some(Fingerprint::of(&source.path))
     }
 
-    /// Reads the file, which is `now`, and applies it. `None` if it changed meanwhile: then it is not applied.
+    /// Reads the file and applies it. `now` is its fingerprint before it is read. Returns `None`, and applies
+    /// nothing, if the file changed meanwhile.
     pub(super) fn load(&self, now: Option<Fingerprint>) -> Option<Result<Reloaded, LoadError>> {
         let Some(source) = &self.source else {
             let error = std::io::Error::other("the registry has no file");
@@ -249,7 +249,7 @@ impl Inner {
         Some(self.finish(file.and_then(|file| Ok(self.apply(&file)?))))
     }
 
-    /// Notes and reports the end of a reload.
+    /// Stores the error of a reload, and reports its end to the observer.
     fn finish(&self, result: Result<Reloaded, LoadError>) -> Result<Reloaded, LoadError> {
         let (event, error) = match &result {
             Ok(reloaded) => {
@@ -288,8 +288,8 @@ impl Inner {
     }
 
     fn apply(&self, file: &Value) -> Result<Reloaded, SettingsError> {
-        // Clients are built and changed without a lock, because clocks and observers may be the user's code.
-        // So another reload may come first; then its clients are taken over.
+        // Clients are built and changed without a lock, because clocks and observers may be user code. If another
+        // reload finishes first, this one starts over from its clients.
         loop {
             let before = self.clients();
             let next = before.next(file, &self.base.clock, |name, config| {
@@ -308,15 +308,15 @@ impl Inner {
         }
     }
 
-    /// Reconfigures all clients. Of concurrent reloads the last one finds that nothing has changed since, and has
-    /// the last word.
+    /// Reconfigures all clients, until no reload has replaced them meanwhile. So the last of several concurrent
+    /// reloads takes effect.
     fn bring_up_to_date(&self) {
         loop {
             let clients = self.clients();
             for client in clients.all.values() {
                 if client.standard.config() != client.config {
                     let changed = client.standard.reconfigure(client.config.clone());
-                    // The settings have been checked by building them.
+                    // Building them has checked the settings.
                     debug_assert_eq!(changed, Ok(()));
                 }
             }
@@ -327,7 +327,7 @@ impl Inner {
     }
 }
 
-/// Returns what is different between two versions of the clients.
+/// Returns the changes between two versions of the clients.
 fn difference(before: &Clients, after: &Clients) -> Reloaded {
     let mut reloaded = Reloaded::default();
     for (name, client) in &after.all {

@@ -1,4 +1,4 @@
-//! Following a file.
+//! Watching a file for changes.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,21 +7,21 @@ use super::fingerprint::Looks;
 use super::registry::{Inner, Registry};
 use crate::sync::lock;
 
-/// Time between two looks at the file.
+/// Interval between looks at the file.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which a file that has changed must still be the same.
+/// Time for which a changed file must stay the same before it is read.
 const AT_REST: Duration = Duration::from_millis(500);
 
 impl Registry {
-    /// Follows the file: looks at it each second, and [reloads](Self::reload) it when it has changed. Ends when
-    /// the last handle of the registry is dropped; without a file, at once.
+    /// Watches the file: looks at it each second, and [reloads](Self::reload) it when it has changed. The future ends
+    /// when the last handle of the registry is dropped, or at once if there is no file.
     ///
-    /// A change is applied within 2 s, once the file has stayed the same for 500 ms, so that a file that is being
-    /// written is not read. Every way of replacing a file is noticed: writing, renaming another one over it,
-    /// deleting and creating it, and swapping a symbolic link on its path.
+    /// A change is applied within 2 s, once the file has stayed the same for 500 ms, so that a half-written file is
+    /// not read. Every way of replacing a file is noticed: writing, renaming another file over it, deleting and
+    /// creating it, and swapping a symbolic link on its path.
     ///
-    /// Each change leads to one [`Event::Config`](crate::Event::Config). After a mistake the former settings stay
-    /// in force; so do they while there is no file.
+    /// Each change causes one [`Event::Config`](crate::Event::Config). After a mistake, or while there is no file,
+    /// the former settings stay in force.
     ///
     /// The file is read on the thread that polls the future.
     ///
@@ -45,7 +45,7 @@ async fn follow(registry: Weak<Inner>) {
             };
             let seen = *lock(&inner.seen);
             if looks.is_due(seen, now) {
-                // Reported by an event. A file that changed while it was read is looked at again.
+                // The result is reported by an event. A file that changed while it was read is read at a later look.
                 let _ = inner.load(Some(now));
             }
             let clock = &inner.base.clock;

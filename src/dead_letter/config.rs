@@ -66,7 +66,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Leaves letters in this sink: a [`FileSink`](super::FileSink), a
+    /// Sets the sink that letters are stored in: a [`FileSink`](super::FileSink), a
     /// [`ChannelSink`](super::ChannelSink), or one of your own.
     pub fn sink(mut self, sink: impl Sink<R> + 'static) -> Self {
         self.sink = Chosen::Own(Box::new(sink));
@@ -80,29 +80,29 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Sets the length above which error texts are cut off. 0 stores no text.
+    /// Sets the length to which error texts are cut, in bytes. Zero stores no text.
     pub const fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.max_error_bytes = bytes;
         self
     }
 
-    /// Sees each letter before it is stored, and removes what must not be: card numbers, tokens. It can
-    /// also encrypt, where the type of request allows it.
+    /// Sets a function that removes secrets, such as card numbers and tokens, from each letter before it is stored.
+    /// It may also encrypt, if the type of request allows that.
     ///
-    /// When it panics, the letter is not stored and the panic goes to the caller of `push`.
+    /// If it panics, the letter is not stored, and the panic propagates to the caller of `push`.
     pub fn redact(mut self, redact: impl Fn(&mut NewLetter<R>) + Send + Sync + 'static) -> Self {
         self.redact = Some(Box::new(redact));
         self
     }
 
-    /// Sees each error text before it is stored, those of replays included, and returns what is stored
-    /// in its place. It is called before [`redact`](Self::redact).
+    /// Sets a function that returns the text to store in place of an error text, including those of replays. It is
+    /// called before [`redact`](Self::redact).
     pub fn redact_error(mut self, redact: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.redact_error = Some(Box::new(redact));
         self
     }
 
-    /// Tells the time of day, for the times in letters and for retention by age. Tests set it.
+    /// Sets the source of wall-clock time, for the times in letters and for retention by age. For tests.
     pub fn timestamps<T: Into<Timestamp>>(
         mut self,
         now: impl Fn() -> T + Send + Sync + 'static,
@@ -112,8 +112,8 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
     }
 
     setters! {
-        /// Makes the idempotency keys of this queue reproducible. For tests: two queues of one seed
-        /// give the same keys.
+        /// Makes the idempotency keys of this queue reproducible. For tests: two queues with the same seed produce
+        /// the same keys.
         seed;
         /// Sets the observer of the queue's events.
         observer;
@@ -123,7 +123,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         clock;
     }
 
-    /// Returns the queue.
+    /// Builds the queue.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
             replaying: AtomicBool::new(false),
             counts: Counts::default(),
         };
-        // Faults that the sink found when it was opened.
+        // Reports faults that the sink found when it was opened.
         inner.report_sink();
         Ok(DeadLetterQueue::of(Arc::new(inner)))
     }

@@ -11,7 +11,7 @@ use super::inner::{Core, Effect};
 use super::node::{Node, NodeEntry};
 use crate::clock::{ClockHandle, Sleep};
 
-/// The most checks that run at the same time.
+/// The most checks in flight at once.
 const AT_ONCE: usize = 32;
 
 impl<N> Endpoints<N> {

@@ -90,7 +90,7 @@ impl<N> Endpoints<N> {
     }
 }
 
-/// Endpoints for the calls of one key. Made by [`Endpoints::sticky`].
+/// Endpoints for the calls of one key. Returned by [`Endpoints::sticky`].
 pub struct Sticky<'e, N> {
     endpoints: &'e Endpoints<N>,
     key: u64,

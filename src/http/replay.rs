@@ -14,20 +14,19 @@ use crate::sync::lock;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A body of which several copies can be sent, one after the other or at once.
+/// A body that can be sent several times, one after the other or concurrently.
 ///
-/// The original is read once, as it is sent, and what was read is kept up to a limit. A copy begins with what is
-/// kept and continues where the last one stopped. Above the limit nothing is kept any more: the copy that is being
-/// sent continues, and no further copy can be made. A body whose declared length is above the limit is never kept.
+/// The original is read once, while it is sent, and kept up to a limit. A copy replays the kept frames, and continues
+/// reading the original where the last copy stopped. Beyond the limit nothing is kept: the current copy continues,
+/// and no further copy can be made. A body whose declared length exceeds the limit is never kept.
 ///
-/// The copies of one body are made by [`Replay`]. For services under a policy,
-/// [`Replayable`](crate::tower::Replayable) does it.
+/// [`Replay`] makes the copies of a body. For services under a policy, use [`Replayable`](crate::tower::Replayable).
 pub struct ReplayBody<B> {
     kind: Kind<B>,
 }
 
 enum Kind<B> {
-    /// The request was not kept.
+    /// A body that is not kept.
     Single(B),
     Copy {
         shared: Arc<Shared<B>>,
@@ -49,10 +48,10 @@ struct Shared<B> {
 }
 
 struct State<B> {
-    /// The original. `None` while a copy polls it, which it does outside the lock, and after its end.
+    /// The original. `None` while a copy polls it outside the lock, and after its end.
     original: Option<B>,
     stage: Stage,
-    /// Size of the rest of the original, as of its last poll.
+    /// Size hint of the original at its last poll.
     rest: SizeHint,
     /// The frames read so far.
     frames: Vec<Kept>,
@@ -60,9 +59,9 @@ struct State<B> {
     kept: u64,
     /// The number of copies made.
     copies: u64,
-    /// Whether the original said at its last poll that it has ended.
+    /// Whether the original had ended at its last poll.
     is_at_end: bool,
-    /// Copies that wait for the original, by their numbers.
+    /// Copies that wait for the original, by number.
     waiting: Vec<(u64, Waker)>,
 }
 
@@ -72,7 +71,7 @@ enum Stage {
     Keeping,
     /// The original has ended, and all of it is kept.
     Complete,
-    /// More than the limit was read. Only this copy reads on.
+    /// The original exceeded the limit. Only the copy with this number continues.
     Beyond(u64),
     /// The original failed.
     Failed,
@@ -110,8 +109,8 @@ impl<B: Body> ReplayBody<B> {
 }
 
 impl<B: Body> Replay<B> {
-    /// Returns a maker of copies that keeps up to `limit` bytes. Gives the body back if its declared length is
-    /// above that.
+    /// Returns a maker of copies that keeps up to `limit` bytes. Returns the body if its declared length exceeds
+    /// that.
     ///
     /// # Errors
     ///
@@ -155,7 +154,7 @@ impl<B: Body> Replay<B> {
         })
     }
 
-    /// Returns whether there can be another copy.
+    /// Returns whether another copy can be made.
     pub fn is_replayable(&self) -> bool {
         lock(&self.shared.state).is_replayable()
     }
@@ -166,7 +165,7 @@ impl<B> State<B> {
         matches!(self.stage, Stage::Keeping | Stage::Complete)
     }
 
-    /// Registers a copy that waits. Returns the waker that it had before, to be dropped outside the lock.
+    /// Registers a waiting copy. Returns its previous waker, to be dropped outside the lock.
     fn wait(&mut self, number: u64, waker: Waker) -> Option<Waker> {
         match self.waiting.iter_mut().find(|(of, _)| *of == number) {
             Some((_, before)) => Some(std::mem::replace(before, waker)),
@@ -187,7 +186,7 @@ impl<B> Shared<B> {
     }
 }
 
-/// The waker of the original: whichever copy polled it may have been dropped when it is ready, so all that wait are woken.
+/// The waker of the original. The copy that polled it may have been dropped since, so all waiting copies are woken.
 impl<B: Send + 'static> Wake for Shared<B> {
     fn wake(self: Arc<Self>) {
         self.wake_all();
@@ -222,7 +221,7 @@ where
     B: Body + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Decides what a copy does next. `waker` is cloned by the caller, because that is user code.
+    /// Returns the next step of a copy. The caller clones `waker`, because cloning it is user code.
     fn step(&self, number: u64, next: &mut usize, waker: Waker) -> (Step<B>, Option<Waker>) {
         let mut state = lock(&self.state);
         if let Some(kept) = state.frames.get(*next) {
@@ -234,7 +233,7 @@ where
             Stage::Failed => Some(Err(CopyError::Failed.into())),
             Stage::Beyond(owner) if owner != number => Some(Err(CopyError::TooLarge.into())),
             Stage::Keeping | Stage::Beyond(_) => {
-                // Registered before the poll, which may wake at once.
+                // Registers before the poll, which may wake at once.
                 let before = state.wait(number, waker);
                 let step = match state.original.take() {
                     Some(original) => Step::Poll(original),
@@ -259,7 +258,7 @@ where
         let polled = polled.map(|frame| frame.map(|frame| frame.map(keep)));
         let (rest, is_at_end) = (original.size_hint(), original.is_end_stream());
         drop(mark);
-        // A lone copy is the last one: the maker was dropped.
+        // The maker and all other copies were dropped, so nothing needs to be kept.
         let is_last = Arc::strong_count(self) <= 2;
         let mut state = lock(&self.state);
         state.rest = rest;
@@ -306,7 +305,7 @@ where
 
 fn keep<D: Buf>(frame: Frame<D>) -> Kept {
     match frame.into_data() {
-        // Without copying, for `Bytes`.
+        // Does not copy `Bytes`.
         Ok(mut data) => Kept::Data(data.copy_to_bytes(data.remaining())),
         Err(frame) => Kept::Trailers(frame.into_trailers().unwrap_or_default()),
     }
@@ -384,7 +383,7 @@ impl<B> fmt::Debug for Replay<B> {
     }
 }
 
-/// The reason why a copy ends early.
+/// The reason why a copy ends before the original.
 #[derive(Clone, Copy, Debug)]
 enum CopyError {
     TooLarge,

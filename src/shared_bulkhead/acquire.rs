@@ -18,7 +18,7 @@ use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 pin_project! {
-    /// Takes permits of a shared bulkhead. Made by
+    /// Takes permits of a shared bulkhead. Returned by
     /// [`SharedBulkhead::try_acquire`](super::SharedBulkhead::try_acquire) and
     /// [`SharedBulkhead::acquire`](super::SharedBulkhead::acquire).
     ///
@@ -74,7 +74,7 @@ impl<'a> Acquire<'a> {
         self.ticket.is_some()
     }
 
-    /// Polls it for a call that has this deadline, on the bulkhead's clock, which reads `now`.
+    /// Polls for a call with this deadline. `now` is a reading of the bulkhead's clock.
     pub(super) fn poll_with(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
@@ -85,7 +85,7 @@ impl<'a> Acquire<'a> {
         let inner = self.inner;
         let rejected = |reason| {
             let admitted = inner.reject(reason, observer);
-            // In shadow mode a call that would have been rejected holds nothing.
+            // In shadow mode, a call that would have been rejected holds no permits.
             Poll::Ready(admitted.map(|()| Permit::new(inner.clone(), 0)))
         };
         loop {

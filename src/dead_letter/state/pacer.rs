@@ -6,9 +6,8 @@ use crate::instant::{Instant, nanos};
 
 /// Spreads letters evenly over time, at a rate.
 ///
-/// Letter `n` is due at `base + n / rate`, computed from the base each time, so that late wake-ups do
-/// not add up. A delay of more than the slack moves the base: what was missed is not caught up on in a
-/// burst.
+/// Letter `n` is due at `base + n / rate`, always computed from the base, so that late wake-ups do not add up. A
+/// delay longer than the slack moves the base, so that missed letters are not sent in a burst.
 #[derive(Clone, Debug)]
 pub(crate) struct Pacer {
     rate: f64,
@@ -23,7 +22,7 @@ impl Pacer {
 
     /// Creates a pacer of this many letters a second, the first one at `now`.
     pub(crate) fn new(rate: f64, now: Instant) -> Self {
-        // As saturating: an interval longer than the clock can count never ends.
+        // `as` saturates: an interval too long for the clock never ends.
         let interval = (1e9 / rate) as u64;
         Self {
             rate,

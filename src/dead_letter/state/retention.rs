@@ -8,10 +8,10 @@ use super::timestamp::Timestamp;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// Rejects it. What was stored stays.
+    /// Rejects the new letter. Stored letters stay.
     #[default]
     Reject,
-    /// Evicts the oldest letters, and says so to the observer.
+    /// Evicts the oldest letters, and reports them to the observer.
     EvictOldest,
 }
 
