@@ -24,13 +24,13 @@ impl Instant {
         Self(nanos)
     }
 
-    /// Nanoseconds since the clock's origin.
+    /// Returns the nanoseconds since the clock's origin.
     #[inline]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// Returns the time since `earlier`; zero when `earlier` is later.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     #[inline]
     pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -71,8 +71,7 @@ pub(crate) const fn nanos(duration: Duration) -> u64 {
     }
 }
 
-/// A duration as text: three digits after the decimal point, rounded up, so that a caller that waits for as
-/// long does not come too early.
+/// Displays a duration with three decimal places, rounded up, so that a caller that waits for it is not too early.
 pub(crate) struct Rounded(pub(crate) Duration);
 
 impl fmt::Display for Rounded {
@@ -90,7 +89,7 @@ impl fmt::Display for Rounded {
     }
 }
 
-/// A limit in `Debug`: `none` for [`Duration::MAX`].
+/// Displays a limit in `Debug`: `none` for [`Duration::MAX`].
 pub(crate) struct DebugLimit(pub(crate) Duration);
 
 impl fmt::Debug for DebugLimit {

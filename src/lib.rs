@@ -140,7 +140,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-// First: the modules after it use its macro.
+// First, because later modules use its macro.
 #[macro_use]
 mod setters;
 
@@ -236,7 +236,7 @@ pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};
 
-/// Tests the README's examples.
+/// Runs the README's examples as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,7 +1,7 @@
 //! The setters that most builders share. Each builder documents its own.
 
-/// Defines setters in the `impl` of a builder. The builder has a field for each, or, with `in field`, a
-/// field of type [`Setup`](crate::base::Setup) that has them. The field `seed` is always the builder's.
+/// Defines setters in the `impl` of a builder. The builder has a field for each, or with `in field` a field of type
+/// [`Setup`](crate::base::Setup) that contains them. The field `seed` always belongs to the builder.
 macro_rules! setters {
     (in $setup:ident; $($(#[$text:meta])* $setting:ident;)+) => {
         $(setters! { @$setting [.$setup] $(#[$text])* })+

@@ -117,7 +117,7 @@ impl CircuitVotesBuilder {
 
     setters! {
         in setup;
-        /// The clock of the voting interval. Must be the breaker's clock.
+        /// Sets the clock of the voting interval. Must be the breaker's clock.
         clock;
     }
 

@@ -55,7 +55,7 @@ impl<K, T, E> Coalesce<K, T, E> {
     }
 }
 
-/// The policy of calls with one key. Made by [`Coalesce::get`].
+/// The policy of calls with one key. Returned by [`Coalesce::get`].
 pub struct ForKey<'a, Q: ?Sized, K, T, E> {
     coalesce: &'a Coalesce<K, T, E>,
     key: &'a Q,
@@ -69,7 +69,7 @@ impl<K, T, E> Evictable for Coalesce<K, T, E> {
     }
 }
 
-// Derived, these would ask for `K: Clone` and the like.
+// Derived implementations would require `K: Clone` and the like.
 impl<K, T, E> Clone for Coalesce<K, T, E> {
     fn clone(&self) -> Self {
         Self {

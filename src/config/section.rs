@@ -131,9 +131,6 @@ pub(super) use by_setting;
 ///
 /// `for Builder` names the builder it configures. A key calls the setter of the same name, or the function after
 /// `=>`. The value after `=` is the builder's default, for the effective settings.
-///
-/// `for Builder` says which builder it sets up. Each key calls the setter of its name, or the function after
-/// `=>`; the value after `=` is the default of the builder, for the effective settings.
 macro_rules! section {
     (
         $(#[doc = $about:expr])*

@@ -117,9 +117,9 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         seed;
         /// Sets the observer of the queue's events.
         observer;
-        /// The name in events and snapshots.
+        /// Sets the name in events and snapshots.
         name;
-        /// The clock that paces replays.
+        /// Sets the clock that paces replays.
         clock;
     }
 

@@ -78,11 +78,10 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
     /// When the letter is not stored, or when that is not certain
     /// ([`Unconfirmed`](DeadLetterErrorKind::Unconfirmed), [`Io`](DeadLetterErrorKind::Io)).
     ///
+    /// # Cancel safety
+    ///
     /// Nothing happens before the first poll. If the future is dropped after that, a file sink still stores the
     /// letter.
-    ///
-    /// Nothing happens before the first poll. Dropped after it, a file sink stores the letter
-    /// nonetheless.
     pub async fn push(&self, letter: NewLetter<R>) -> Result<LetterId, DeadLetterError> {
         self.inner.push(letter).await
     }
@@ -277,7 +276,7 @@ impl<R> Inner<R> {
         let totals = self.sink.kept().map(|store| store.totals());
         let totals = totals.unwrap_or_default();
         let counts = &self.counts;
-        // Relaxed: counters for people.
+        // Relaxed: counters, read for display.
         let [
             stored,
             rejected,

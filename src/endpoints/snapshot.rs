@@ -1,4 +1,4 @@
-//! A consistent reading of a set of endpoints.
+//! Snapshots of a set of endpoints.
 
 use std::sync::Arc;
 use std::time::Duration;

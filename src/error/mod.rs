@@ -101,8 +101,8 @@ impl<E> Error<E> {
         }
     }
 
-    /// Returns the operation's own error, or converts the error of a policy into one. For functions that have
-    /// one error type.
+    /// Returns the operation's own error, or converts the error of a policy into one. For functions with a single
+    /// error type.
     ///
     /// # Example
     ///

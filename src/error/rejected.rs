@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::instant::{Rounded, nanos};
 
-/// A rejection: the policy that rejected a call, why, and after what time a call has a chance.
+/// A rejection: the policy that rejected a call, the reason, and the time after which to try again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Rejected {
     policy: &'static str,
@@ -24,9 +24,9 @@ pub(crate) struct Rejection(
 
 impl Rejection {
     const REASON: u64 = (1 << 4) - 1;
-    /// The time is in units of 1024 ns: it is 18 years or more.
+    /// Set if the time is in units of 1024 ns, because it is 18 years or more.
     const COARSE: u64 = 1 << 4;
-    /// Where the time begins.
+    /// Shift of the time.
     const TIME: u32 = 5;
     const UNKNOWN: u64 = u64::MAX >> Self::TIME;
 

@@ -39,9 +39,8 @@ impl<T> StaleBuilder<T> {
         }
     }
 
-    /// Sets the age up to which a value replaces errors, that age included. Required. Zero admits only values
-    /// stored at the same instant. With [`Duration::MAX`], a value
-    /// never becomes too old.
+    /// Sets the age up to which a value replaces errors, inclusive. Required. With zero, only values stored at the
+    /// same instant do. With [`Duration::MAX`], a value never becomes too old.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self
@@ -65,16 +64,16 @@ impl<T> StaleBuilder<T> {
         self
     }
 
-    /// Sets whether errors of the operation are replaced that do not blame the dependency. Default `false`.
+    /// Sets whether errors of the operation are replaced although the dependency is healthy. Default `false`.
     pub const fn on_permanent(mut self, replaced: bool) -> Self {
         self.when.permanent = replaced;
         self
     }
 
     setters! {
-        /// The name in events and snapshots.
+        /// Sets the name in events and snapshots.
         name;
-        /// The clock that measures ages.
+        /// Sets the clock that measures ages.
         clock;
     }
 
@@ -91,7 +90,7 @@ impl<T> StaleBuilder<T> {
     }
 }
 
-// Derived, this would ask for `T: Clone`.
+// Derived implementations would require `T: Clone`.
 impl<T> Clone for StaleBuilder<T> {
     fn clone(&self) -> Self {
         Self {

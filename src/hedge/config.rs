@@ -136,9 +136,9 @@ impl HedgeBuilder {
     }
 
     setters! {
-        /// The name in events and snapshots.
+        /// Sets the name in events and snapshots.
         name;
-        /// The clock that measures latencies and delays.
+        /// Sets the clock that measures latencies and delays.
         clock;
     }
 

@@ -290,7 +290,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             _extras: extras,
             _in_flight: in_flight,
         });
-        // Relaxed: counters for people.
+        // Relaxed: counters, read for display.
         inner.counts.launched.fetch_add(1, Ordering::Relaxed);
         if let Some(observer) = observer {
             let after = now.saturating_duration_since(*this.started);
@@ -419,7 +419,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         drop(in_flight);
         discard(kept, *this.op);
         let lost = launched - u32::from(event.is_some());
-        // Relaxed: counters for people.
+        // Relaxed: counters, read for display.
         inner.counts.lost.fetch_add(lost.into(), Ordering::Relaxed);
         let event = match event {
             Some((count, event)) => {
@@ -449,7 +449,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             launched, mut kept, ..
         } = *copies;
         let outcome = better(kept.take(), outcome, *this.op);
-        // Relaxed: a counter for people.
+        // Relaxed: a counter, read for display.
         inner
             .counts
             .lost

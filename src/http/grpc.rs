@@ -25,7 +25,7 @@ pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms
 /// `grpc-retry-pushback-ms` replaces the delay of a retry and resets the backoff. A negative or malformed value
 /// forbids the retry. The delay in a `RetryInfo` is not read; [`Verdict::after`] adds it.
 ///
-/// All of them may have been executed: set whether the call is [idempotent](crate::CallOptions::idempotent).
+/// A call with any of these codes may have been executed, so set whether it is [idempotent](crate::CallOptions::idempotent).
 pub fn verdict(code: i32, metadata: &HeaderMap) -> Verdict {
     let verdict = match code {
         0 => return Verdict::success(),

@@ -74,7 +74,7 @@ struct Inner {
 impl Metrics {
     /// Returns an observer that records with the global recorder.
     ///
-    /// Install the recorder before: a series that was first used without one stays silent.
+    /// Install the recorder first: a series that was first used without one records nothing.
     pub fn new() -> Self {
         Self::of(Sink::Global)
     }

@@ -69,7 +69,7 @@ impl<P: Describe + ?Sized> Describe for Arc<P> {
     }
 }
 
-/// `None` runs the operation as it is: a switch for configuration.
+/// `None` runs the operation unchanged, which serves as a switch for configuration.
 impl<P> Policy for Option<P> {}
 
 impl<P: AtMostOnce> AtMostOnce for Option<P> {}

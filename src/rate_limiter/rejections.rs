@@ -1,4 +1,4 @@
-//! Rejections, and their counter.
+//! Rejections and their counter.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use crate::instant::{Instant, nanos};
 use crate::striped::StripedCounter;
 
 impl Base {
-    /// Makes a rejection for `reason`, or for a cost that exceeds the limit.
+    /// Returns a rejection for `reason`, or for a cost that exceeds the limit.
     #[inline(always)]
     pub(super) fn rejection(
         &self,
@@ -28,7 +28,9 @@ impl Base {
         }
     }
 
-    /// Runs `settle` at the current time, or at `known` if the clock panics; the panic propagates afterwards.
+    /// Runs `settle` at the current time, or at `known` if the clock panics; the panic propagates afterwards. For
+    /// refunds and charges that must not be lost. `known` is in the past, so no waiter is served too early and no
+    /// limit holds too much.
     ///
     /// For refunds and charges that must not get lost. `known` lies in the past, where no waiter is served
     /// too early and no limit holds too much.

@@ -133,9 +133,9 @@ impl SharedBulkheadBuilder {
         /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
         /// outages.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors and events.
         name;
-        /// The clock of waits, timeouts and times to live.
+        /// Sets the clock of waits, timeouts and times to live.
         clock;
     }
 

@@ -31,13 +31,13 @@ pub(super) struct Stack {
     kept: Kept,
 }
 
-/// State for the next configuration, besides the layers in use: stateful layers that were
-/// removed, with the settings they were built from.
+/// State for the next configuration, besides the layers in use: removed layers with state, and the settings they were
+/// built from.
 #[derive(Default)]
 struct Kept {
     limiter: Option<(RateLimiterBuilder, RateLimiter)>,
     breaker: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
-    /// The stack's own budget, also if the configuration in force does not use it.
+    /// The stack's own budget, even if the configuration in force does not use it.
     budget: Option<RetryBudget>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Site<'a> {
 }
 
 impl Stack {
-    /// Builds a stack that continues the state of `before`. Changes nothing that `before` uses: see
+    /// Builds a stack that continues the state of `before`, without changing anything that `before` uses. See
     /// [`apply`](Self::apply).
     pub(super) fn build(
         site: &Site<'_>,
@@ -110,8 +110,8 @@ impl Stack {
         })
     }
 
-    /// Changes what this configuration shares with others: the terms of the limiter and of the breaker, and the share
-    /// of the budget.
+    /// Changes state shared with other configurations: the terms of the limiter and of the breaker, and the share of
+    /// the budget.
     pub(super) fn apply(&self) -> Result<(), ConfigError> {
         if let (Some(limiter), Some(terms)) = (self.limiter(), &self.config.limiter) {
             limiter.set_terms(terms)?;
@@ -144,7 +144,7 @@ impl Stack {
         limiters && breakers && self.config == other.config
     }
 
-    /// Returns the current limiter, or else the last one that was removed, with its settings.
+    /// Returns the current limiter, or the last one that was removed, with its settings.
     fn last_limiter(&self) -> Option<(&RateLimiterBuilder, &RateLimiter)> {
         let used = self.config.limiter.as_ref().zip(self.limiter());
         used.or_else(|| {
@@ -155,7 +155,7 @@ impl Stack {
         })
     }
 
-    /// Returns the current breaker, or else the last one that was removed, with its settings.
+    /// Returns the current breaker, or the last one that was removed, with its settings.
     fn last_breaker(&self) -> Option<(&CircuitBreakerBuilder, &CircuitBreaker)> {
         let used = self.config.breaker.as_ref().zip(self.breaker());
         used.or_else(|| {
@@ -195,14 +195,14 @@ impl Stack {
     }
 }
 
-/// Returns the limiter of these settings: the same if it can take them over, otherwise a new one that goes on
-/// with as many tokens.
+/// Returns the limiter of these settings: the old one if it can adopt them, otherwise a new one that continues with
+/// the same number of tokens.
 fn next_limiter(
     site: &Site<'_>,
     settings: &RateLimiterBuilder,
     old: Option<(&RateLimiterBuilder, &RateLimiter)>,
 ) -> Result<RateLimiter, ConfigError> {
-    // Built even if the old one stays in use, so that wrong settings are errors.
+    // Built even if the old one stays in use, so that invalid settings are reported.
     let limiter = settings.clone().adopted(site.name, site.clock).build()?;
     match old {
         Some((of, same)) if settings.is_same_but_for_terms(of) => return Ok(same.clone()),
@@ -212,8 +212,8 @@ fn next_limiter(
     Ok(limiter)
 }
 
-/// Returns the breaker of these settings: the same if its windows fit them, otherwise a new one that goes on in
-/// the state of the old one.
+/// Returns the breaker of these settings: the old one if its windows fit them, otherwise a new one that continues in
+/// the same state.
 fn next_breaker(
     site: &Site<'_>,
     settings: &CircuitBreakerBuilder,
@@ -223,7 +223,7 @@ fn next_breaker(
     let Some((of, old)) = old else {
         return adopted.build();
     };
-    // Also to check the settings.
+    // Built even if the old one stays in use, so that invalid settings are reported.
     let new = adopted.restore(old.snapshot()).build()?;
     match settings.is_same_but_for_terms(of) {
         true => Ok(old.clone()),
@@ -241,7 +241,7 @@ impl Kept {
     ) -> Result<RetryBudget, ConfigError> {
         let budget = RetryBudget::percentage().ratio(ratio);
         let budget = budget.floor(floor_per_second);
-        // Built even if the old one stays in use, so that wrong settings are errors.
+        // Built even if the old one stays in use, so that invalid settings are reported.
         let budget = budget.clock(site.clock.clone()).build()?;
         Ok(self.budget.get_or_insert(budget).clone())
     }

@@ -15,9 +15,9 @@ mod policy;
 
 pub use self::config::TimeoutBuilder;
 
-/// Cuts an operation off when its time is up. See the [module page](self).
+/// Cuts an operation off after a time limit. See the [module page](self).
 ///
-/// Cheap to clone. It has no state: clones and originals are the same.
+/// Cheap to clone. It has no state, so clones are equivalent.
 #[derive(Clone, Debug)]
 pub struct Timeout {
     limit: Limit,
@@ -31,7 +31,7 @@ stateless!(Timeout);
 enum Limit {
     Fixed {
         limit: Duration,
-        /// The same in nanoseconds, so that no call has to convert it.
+        /// The limit in nanoseconds, so that no call has to convert it.
         nanos: u64,
     },
     PerCall(Arc<dyn Fn(&Context) -> Duration + Send + Sync>),

@@ -3,8 +3,6 @@
 /// Defines the methods of a layer that set how the requests of attempts are made, and the options of calls.
 ///
 /// The layer has a method `requests` that replaces [`Once`], and a method `map` that wraps the current way.
-///
-/// The layer has a method `requests` that replaces [`Once`], and a method `map` that wraps any other way.
 macro_rules! request_methods {
     ($layer:ident, [$($own:ident),*]) => {
         impl<$($own),*> $layer<$($own),*> {

@@ -54,7 +54,7 @@ pub struct AttemptSpan {
 }
 
 impl AttemptSpan {
-    /// Returns a layer with this name as field `policy`.
+    /// Returns a layer with `name` as the field `policy`.
     pub const fn new(name: &'static str) -> Self {
         Self { name }
     }

@@ -48,7 +48,7 @@ impl Future for Timer {
             return Poll::Ready(());
         }
         if is_active() {
-            // Cloned before the borrow and dropped after it: a waker may be the user's code.
+            // Cloned before the borrow and dropped after it, because a waker may be user code.
             let waker = cx.waker().clone();
             let replaced = TIMERS.with_borrow_mut(|timers| timers.register(*deadline, key, waker));
             drop(replaced);
@@ -64,7 +64,7 @@ impl Future for Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            // The thread's storage may be destroyed already; then so is the entry.
+            // If the thread's storage has been destroyed, so has the entry.
             let waker = TIMERS.try_with(|timers| timers.borrow_mut().cancel(self.deadline, key));
             drop(waker);
         }
@@ -75,7 +75,7 @@ fn park_until(deadline: Instant) {
     thread::park_timeout(deadline.saturating_duration_since(system::now()));
 }
 
-/// Runs a future on this thread and parks it while there is nothing to do.
+/// Runs a future on this thread, which is parked while nothing is ready.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let _depth = Depth::enter();
     let mut future = pin!(future);
@@ -98,15 +98,15 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Runs code of the user that may start a runtime, such as an operation, a hook or an observer: inside
-/// it this thread's sleeps are those of the runtime that polls them.
+/// Runs user code that may start a runtime, such as an operation, a hook, or an observer. Inside it, this thread's
+/// sleeps are those of the runtime that polls them.
 #[inline(always)]
 pub(crate) fn outside<R>(code: impl FnOnce() -> R) -> R {
     let _depth = is_active().then(|| Depth::at(0));
     code()
 }
 
-/// Restores the outer depth, also when the code inside panics.
+/// Restores the outer depth, even if the code inside panics.
 struct Depth {
     outer: u32,
 }

@@ -21,7 +21,7 @@ struct Flight<S, W> {
     shared: Arc<S>,
     /// The waiter that is to take over, if the leader has left.
     promoted: Option<u64>,
-    /// By ticket, oldest first. `None`: it has not been polled yet.
+    /// Wakers by ticket, oldest first; `None` for a waiter that has not been polled yet.
     waiters: BTreeMap<u64, Option<W>>,
     next_ticket: u64,
 }
@@ -29,11 +29,11 @@ struct Flight<S, W> {
 /// The result of polling a waiter.
 #[derive(Debug)]
 pub(super) enum Standing<W> {
-    /// It waits. Its older waker, if there is one.
+    /// The waiter still waits. Contains its previous waker, if any.
     Waits(Option<W>),
-    /// It leads from now on. Its wakers, which nothing needs any more.
+    /// The waiter leads from now on. Contains its unused wakers.
     Leads(W, Option<W>),
-    /// The flight has landed. The waker it brought.
+    /// The flight has landed. Contains the unused waker.
     Landed(W),
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Left<S, W> {
     pub(super) wake: Option<W>,
     /// Values for the caller to drop outside the lock.
     pub(super) dropped: (Option<W>, Option<Arc<S>>),
-    /// Whether a waiter takes over that did not before.
+    /// Whether a waiter was newly promoted.
     pub(super) promoted: bool,
 }
 
@@ -105,7 +105,7 @@ impl<S, W> Flights<S, W> {
         Standing::Waits(flight.waiters.insert(ticket, Some(waker)).flatten())
     }
 
-    /// Ends a flight that has no waiters. Returns whether it had none.
+    /// Ends a flight if it has no waiters, and returns its data.
     pub(super) fn land_alone(&mut self, place: Place) -> Option<Arc<S>> {
         let flight = self.flights.get(&place)?;
         if !flight.waiters.is_empty() {
@@ -125,12 +125,12 @@ impl<S, W> Flights<S, W> {
         }
     }
 
-    /// The leader leaves without a result: the oldest waiter takes over.
+    /// Removes a leader that has no result: the oldest waiter takes over.
     pub(super) fn abandon(&mut self, place: Place) -> Left<S, W> {
         self.pass_on(place, None)
     }
 
-    /// A waiter leaves. If it was to take over, the next one does.
+    /// Removes a waiter. If it was to take over, the next one does.
     pub(super) fn leave(&mut self, place: Place, ticket: u64) -> Left<S, W> {
         let Some(flight) = self.flights.get_mut(&place) else {
             return Left::NOTHING;

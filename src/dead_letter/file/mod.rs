@@ -44,6 +44,9 @@ use self::writer::{Command, WriterState};
 ///
 /// Requests are serialized with serde. Only the current user can read the files.
 ///
+/// Handles share all state. Dropping the last one blocks until all commands given to it have been processed;
+/// [`DeadLetterQueue::close`](super::DeadLetterQueue::close) does that without blocking.
+///
 /// Under tokio's paused clock a wait for the thread looks like idleness, so timers fire early.
 #[derive(Clone)]
 pub struct FileSink {

@@ -76,9 +76,6 @@ impl NodeStats {
     ///
     /// Call it only while reading the routes that lead to the node. A node is closed once no call reads them, so no
     /// call enters a closed node.
-    ///
-    /// Only while the routes that lead to the node are read: a node is closed once no call reads them any more,
-    /// so no call enters a closed node.
     #[inline]
     pub(crate) fn enter(&self) {
         // Relaxed: the lock of the routes orders it before the closing.

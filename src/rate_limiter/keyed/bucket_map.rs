@@ -10,8 +10,7 @@ pub(super) struct Entry<K> {
     pub(super) state: StateWord,
 }
 
-/// One word that is never `u64::MAX`. Stored as its complement, so that an empty entry needs no
-/// discriminant.
+/// A word that is never `u64::MAX`. Stored as its complement, so that an empty entry needs no discriminant.
 #[derive(Debug)]
 pub(super) struct StateWord(NonZeroU64);
 

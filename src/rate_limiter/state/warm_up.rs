@@ -21,9 +21,9 @@ use crate::instant::{Instant, nanos};
 
 /// A limit that runs calls one at a time, in intervals that shrink while it warms up.
 ///
-/// A run begins with a call that is admitted at once, and lasts until another one can be. The price of
-/// tokens depends only on how many were taken before them in the run. So tokens given back during the run
-/// leave the limit as if they had not been taken.
+/// A run begins with a call that is admitted at once, and lasts until another call would be. The price of tokens
+/// depends only on the number taken before them in the run. So tokens returned during the run leave the limit as if
+/// they had not been taken.
 #[derive(Clone, Debug)]
 pub(crate) struct WarmUp {
     /// Nanoseconds per permit when warm.
@@ -37,21 +37,21 @@ pub(crate) struct WarmUp {
     store: f64,
     /// The time at which the run began.
     began: u64,
-    /// The time since which `taken` counts: the start of the run, or the last change of the quota.
+    /// The time from which `taken` counts: the start of the run, or the last change of the quota.
     base: u64,
-    /// The permits stored then.
+    /// The permits stored at `base`.
     stored: f64,
-    /// Permits taken since then, less those given back. Below zero if more came back, down to `-before`,
-    /// the number taken earlier in the run.
+    /// Permits taken since `base`, less those returned. Below zero if more were returned, down to `-before`, the
+    /// number taken earlier in the run.
     taken: f64,
     before: f64,
-    /// The end of the demand by rejected calls.
+    /// The time until which rejected calls show demand.
     demanded: u64,
 }
 
 impl WarmUp {
-    /// Makes a cold limit of `tokens` per `period` when warm, which takes `warm_up`, and `cold` times
-    /// slower when cold.
+    /// Returns a cold limit with a rate of `tokens` per `period` when warm. Warming up takes `warm_up`; a cold limit
+    /// is `cold` times slower.
     pub(crate) fn new(
         tokens: u64,
         period: Duration,
@@ -100,7 +100,7 @@ impl WarmUp {
         (self.stored - self.taken).max(0.0)
     }
 
-    /// Returns the time since which permits are stored, perhaps in the future.
+    /// Returns the time since which permits are stored, possibly in the future.
     fn idle_since(&self) -> u64 {
         self.next().max(self.demanded)
     }
@@ -111,7 +111,7 @@ impl WarmUp {
         (self.left() + idle / self.store).min(self.all)
     }
 
-    /// Returns the time that taking `tokens` takes with `stored` permits.
+    /// Returns how long taking `tokens` lasts with `stored` permits.
     fn time(&self, stored: f64, tokens: f64) -> f64 {
         let above = (stored - self.threshold).max(0.0);
         let costly = above.min(tokens);
@@ -167,8 +167,8 @@ impl Limit for WarmUp {
         true
     }
 
-    /// Counts a rejected call as demand for an interval, as if it had been admitted. Otherwise a caller
-    /// that polls would never warm the limit up.
+    /// Counts a rejected call as demand for an interval, as if it had been admitted. Otherwise a caller that polls
+    /// would never warm the limit up.
     fn record_rejection(&mut self, now: Instant) {
         let interval = self.time(self.left(), 1.0) as u64;
         let until = now.as_nanos().saturating_add(interval);
