@@ -102,7 +102,7 @@ impl Base {
 
     /// Returns whether there is an observer, of the call or of the handle.
     #[inline]
-    pub(crate) fn is_heard(&self, listener: Option<&dyn Observer>) -> bool {
+    pub(crate) fn has_observer(&self, listener: Option<&dyn Observer>) -> bool {
         listener.is_some() || self.observer.is_some()
     }
 
@@ -120,22 +120,22 @@ impl Base {
 
     /// Reports an event to the observer of the call and to the handle's own, which may share parts. Each receives it
     /// once, even if another one panics.
-    pub(crate) fn tell(&self, event: Event, listener: Option<&dyn Observer>) {
+    pub(crate) fn report(&self, event: Event, listener: Option<&dyn Observer>) {
         let mut panics = Panics::default();
-        self.tell_in(&mut panics, event, listener);
+        self.report_in(&mut panics, event, listener);
         panics.resume();
     }
 
-    /// Reports an event like [`tell`](Self::tell), but collects panics, for callers that run other user code
+    /// Reports an event like [`report`](Self::report), but collects panics, for callers that run other user code
     /// too.
-    pub(crate) fn tell_in(
+    pub(crate) fn report_in(
         &self,
         panics: &mut Panics,
         event: Event,
         listener: Option<&dyn Observer>,
     ) {
         // Events without an observer are not numbered.
-        if !self.is_heard(listener) {
+        if !self.has_observer(listener) {
             return;
         }
         let event = match event.sequence() {
@@ -173,10 +173,10 @@ impl Base {
         listener: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         if self.shadow {
-            self.tell(Event::would_reject(&rejected), listener);
+            self.report(Event::would_reject(&rejected), listener);
             return Ok(());
         }
-        self.tell(Event::rejected(&rejected), listener);
+        self.report(Event::rejected(&rejected), listener);
         Err(rejected)
     }
 }

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_made_once_wherever_its_text_stands() {
+    fn equal_texts_are_interned_once() {
         let names = Names::new();
         let made = Cell::new(0);
         let make = |_| made.replace(made.get() + 1);

@@ -120,7 +120,7 @@ mod tests {
             for index in 0..2 * STRIPES + 3 {
                 let counter = &counter;
                 scope.spawn(move || {
-                    // Some threads own a stripe, and some share one.
+                    // Some threads own a stripe, and others share one.
                     set_thread_index(index);
                     (0..1000).for_each(|_| counter.increment());
                 });

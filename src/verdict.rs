@@ -24,7 +24,7 @@ use crate::instant::{Rounded, nanos};
 pub struct Verdict {
     // Two whole words. Narrow fields, and a gap between fields, are copied by wide loads over narrow stores,
     // which stalled every call for 4 ns.
-    /// Nanoseconds the server asked to wait; [`UNKNOWN`](Self::UNKNOWN) if it did not say.
+    /// Wait that the server asked for, in nanoseconds; [`UNKNOWN`](Self::UNKNOWN) if it did not ask for one.
     after: u64,
     /// The flags below, the health from bit [`HEALTH`](Self::HEALTH) on, and the class from bit
     /// [`CLASS`](Self::CLASS) on.
@@ -34,7 +34,7 @@ pub struct Verdict {
 /// The health of the dependency, as one result shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// The dependency works: it answered, even if only to say that the caller was wrong.
+    /// The dependency works: it answered, even if only to report a mistake of the caller.
     Healthy,
     /// The call failed, or was too slow.
     Unhealthy,
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_rejection_is_retried_if_it_says_when() {
+    fn a_custom_rejection_is_retried_if_it_states_a_time() {
         let rejected = Rejected::new("maintenance", Reason::Custom);
         assert!(!Verdict::of_rejected(&rejected).is_retryable());
         let second = Duration::from_secs(1);

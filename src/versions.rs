@@ -160,7 +160,7 @@ mod loom_tests {
             let other = versions.clone();
             let change = thread::spawn(move || {
                 let next = AtomicU64::new(0);
-                // Like a layer that is set up before it is published.
+                // Relaxed, like the state of a layer that is set up before it is published.
                 next.store(1, Ordering::Relaxed);
                 assert!(other.replace(0, Next::New(Box::new(next))).is_ok());
             });

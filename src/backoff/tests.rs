@@ -10,7 +10,7 @@ fn first(backoff: &Backoff, count: u32) -> Vec<u128> {
 }
 
 #[test]
-fn an_exponential_backoff_begins_where_it_says_and_doubles() {
+fn an_exponential_backoff_begins_at_its_initial_delay_and_doubles() {
     assert_eq!(
         first(&Backoff::exponential(ms(100)), 4),
         [100, 200, 400, 800]

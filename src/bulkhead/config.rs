@@ -69,7 +69,7 @@ impl BulkheadBuilder {
 
     /// Sets the limit: the number of permits. Default 25. Values above 2^31 − 1 mean no bound in practice.
     ///
-    /// A call takes as many permits as its [cost](crate::Context::cost) says, by default one.
+    /// A call takes as many permits as its [cost](crate::Context::cost), by default one.
     pub const fn max_concurrent(mut self, limit: u32) -> Self {
         self.max_concurrent = Some(limit);
         self

@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// After any number of calls, and within any run of them once faults were saved up.
+        /// Holds after any number of calls, and within any run of them once faults were saved up.
         #[test]
         fn the_cap_holds_at_every_call(
             share in 0.0..=1.0_f64,

@@ -384,8 +384,8 @@ impl CircuitBreakerBuilder {
 }
 
 impl CircuitBreaker {
-    /// Takes over the settings of another builder, of which
-    /// [`is_same_but_for_terms`](CircuitBreakerBuilder::is_same_but_for_terms) says that the windows fit.
+    /// Adopts the settings of another builder, whose windows must fit, as checked by
+    /// [`is_same_but_for_terms`](CircuitBreakerBuilder::is_same_but_for_terms).
     pub(crate) fn set_terms(&self, settings: &CircuitBreakerBuilder) -> Result<(), ConfigError> {
         self.inner.set_terms(settings.terms()?);
         Ok(())

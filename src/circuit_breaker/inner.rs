@@ -253,7 +253,7 @@ impl Inner {
         change: impl FnOnce(&mut Machine) -> R,
     ) -> (R, Notifications) {
         let mut notifications = Notifications::default();
-        let is_observed = self.base.is_heard(observer);
+        let is_observed = self.base.has_observer(observer);
         let result = self.with_lock(|machine, subscriptions| {
             let result = change(machine);
             self.publish(machine, now);
@@ -286,7 +286,7 @@ impl Inner {
                 change,
                 sequence,
             };
-            self.base.tell_in(&mut panics, event, observer);
+            self.base.report_in(&mut panics, event, observer);
         }
         panics
     }

@@ -195,7 +195,7 @@ mod tests {
         let address = first.address();
         assert!(lock(&CLOCKS).contains_key(&address));
         drop(first);
-        // `clock` is still at the address, so no other clock can have made this entry.
+        // `clock` is still at the address, so no other clock can own this entry.
         assert!(!lock(&CLOCKS).contains_key(&address));
         assert_eq!(Monotonic::of(clock).address(), address);
     }

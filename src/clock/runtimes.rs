@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_begins_where_the_others_are() {
+    fn a_new_runtime_begins_at_the_newest_time() {
         let (first, second) = (paused(), paused());
         first.block_on(async { now() });
         advance(&first, HOUR);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_is_not_moved_by_what_others_do_later() {
+    fn a_known_runtime_is_not_shifted_again() {
         let (first, second) = (paused(), paused());
         let begin = second.block_on(async { now() });
         first.block_on(async { now() });

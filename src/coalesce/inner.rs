@@ -224,7 +224,7 @@ impl<K, T, E> Drop for Leader<'_, K, T, E> {
 
 impl<'a, K, T, E> Waiting<'a, K, T, E> {
     /// Returns the next step. Registers the task if the call still waits.
-    pub(super) fn look(&mut self, task: &TaskContext<'_>) -> Seen<'a, K, T, E> {
+    pub(super) fn poll(&mut self, task: &TaskContext<'_>) -> Seen<'a, K, T, E> {
         if self.shared.result.get().is_some() {
             self.count();
             return Seen::Landed;

@@ -146,7 +146,7 @@ where
         };
         let (inner, observer) = (*inner, op.listener().observer());
         let policy = inner.name;
-        match waits.look(task) {
+        match waits.poll(task) {
             Seen::Pending => Poll::Pending,
             Seen::Leads(leading) => {
                 // If the observer or the operation panics, another waiting call takes over.

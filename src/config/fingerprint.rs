@@ -42,14 +42,14 @@ fn identity(_: &Metadata) -> (u64, u64) {
     (0, 0)
 }
 
-/// Decides when to read a file: once it has changed, and then stayed the same between two looks. So a half-written
+/// Decides when to read a file: once it has changed, and then stayed the same between two checks. So a half-written
 /// file is not read.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct ChangeDetector {
     changed: Option<Fingerprint>,
 }
 
-impl Looks {
+impl ChangeDetector {
     /// Returns whether to read the file. `seen` is its fingerprint when it was last read, and `now` the current one.
     pub(super) fn is_due(&mut self, seen: Option<Fingerprint>, now: Fingerprint) -> bool {
         if seen == Some(now) {
@@ -82,26 +82,26 @@ mod tests {
     #[test]
     fn a_file_is_read_once_it_has_stayed_the_same() {
         let seen = Some(file(1, 10));
-        let mut looks = Looks::default();
-        assert!(!looks.is_due(seen, file(1, 10)));
-        assert!(!looks.is_changing());
-        // Truncated, half written, whole.
+        let mut changes = ChangeDetector::default();
+        assert!(!changes.is_due(seen, file(1, 10)));
+        assert!(!changes.is_changing());
+        // First truncated, then half written, then complete.
         for size in [0, 5, 11] {
-            assert!(!looks.is_due(seen, file(1, size)));
-            assert!(looks.is_changing());
+            assert!(!changes.is_due(seen, file(1, size)));
+            assert!(changes.is_changing());
         }
-        assert!(looks.is_due(seen, file(1, 11)));
-        assert!(!looks.is_due(Some(file(1, 11)), file(1, 11)));
-        assert!(!looks.is_changing());
+        assert!(changes.is_due(seen, file(1, 11)));
+        assert!(!changes.is_due(Some(file(1, 11)), file(1, 11)));
+        assert!(!changes.is_changing());
     }
 
     #[test]
     fn a_change_that_is_undone_is_none() {
         let seen = Some(file(1, 10));
-        let mut looks = Looks::default();
-        assert!(!looks.is_due(seen, Fingerprint::Missing));
-        assert!(!looks.is_due(seen, file(1, 10)));
-        assert!(!looks.is_due(seen, Fingerprint::Missing));
-        assert!(looks.is_due(seen, Fingerprint::Missing));
+        let mut changes = ChangeDetector::default();
+        assert!(!changes.is_due(seen, Fingerprint::Missing));
+        assert!(!changes.is_due(seen, file(1, 10)));
+        assert!(!changes.is_due(seen, Fingerprint::Missing));
+        assert!(changes.is_due(seen, Fingerprint::Missing));
     }
 }

@@ -274,7 +274,7 @@ impl Inner {
             event,
             sequence: 0,
         };
-        self.base.tell(event, None);
+        self.base.report(event, None);
         result
     }
 

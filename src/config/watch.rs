@@ -3,17 +3,17 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::fingerprint::Looks;
+use super::fingerprint::ChangeDetector;
 use super::registry::{Inner, Registry};
 use crate::sync::lock;
 
-/// Interval between looks at the file.
+/// Interval between checks of the file.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time for which a changed file must stay the same before it is read.
 const AT_REST: Duration = Duration::from_millis(500);
 
 impl Registry {
-    /// Watches the file: looks at it each second, and [reloads](Self::reload) it when it has changed. The future ends
+    /// Watches the file: checks it each second, and [reloads](Self::reload) it when it has changed. The future ends
     /// when the last handle of the registry is dropped, or at once if there is no file.
     ///
     /// A change is applied within 2 s, once the file has stayed the same for 500 ms, so that a half-written file is
@@ -27,14 +27,14 @@ impl Registry {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the looks.
+    /// Dropping the future ends the checks.
     pub fn watch(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         follow(Arc::downgrade(&self.inner))
     }
 }
 
 async fn follow(registry: Weak<Inner>) {
-    let mut looks = Looks::default();
+    let mut changes = ChangeDetector::default();
     loop {
         let sleep = {
             let Some(inner) = registry.upgrade() else {
@@ -44,12 +44,13 @@ async fn follow(registry: Weak<Inner>) {
                 return;
             };
             let seen = *lock(&inner.seen);
-            if looks.is_due(seen, now) {
-                // The result is reported by an event. A file that changed while it was read is read at a later look.
+            if changes.is_due(seen, now) {
+                // The result is reported by an event. A file that changed while it was read is read after a later
+                // check.
                 let _ = inner.load(Some(now));
             }
             let clock = &inner.base.clock;
-            let wait = match looks.is_changing() {
+            let wait = match changes.is_changing() {
                 true => AT_REST,
                 false => INTERVAL,
             };

@@ -125,7 +125,7 @@ impl DeadLetterError {
         self.kind
     }
 
-    /// Returns the action that failed. Empty if the kind says enough.
+    /// Returns the action that failed. Empty if the kind is clear enough.
     pub fn context(&self) -> &str {
         &self.context
     }

@@ -69,7 +69,7 @@ impl<N> Endpoints<N> {
         })
     }
 
-    /// Sends calls to a drained node again; it starts slowly. Returns whether a drained node has this name.
+    /// Sends calls to a drained node again, with a slow start. Returns whether a drained node has this name.
     pub fn resume(&self, name: &str) -> bool {
         let now = self.inner.base.clock.now();
         let mut resumed = None;

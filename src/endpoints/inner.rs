@@ -273,7 +273,7 @@ impl<N> Inner<N> {
         events: Vec<EndpointEvent>,
         listener: Option<&dyn Observer>,
     ) -> Vec<Event> {
-        if !self.base.is_heard(listener) {
+        if !self.base.has_observer(listener) {
             return Vec::new();
         }
         let number = |event| Event::Endpoint {
@@ -296,7 +296,7 @@ impl<N> Inner<N> {
         let mut panics = Panics::default();
         panics.run(|| drop(replaced));
         for event in events {
-            self.base.tell_in(&mut panics, *event, listener);
+            self.base.report_in(&mut panics, *event, listener);
         }
         panics.resume();
     }

@@ -73,7 +73,7 @@ impl<N> Inner<N> {
             Some(until) => rejected.with_retry_after(until.saturating_duration_since(now)),
             None => rejected,
         };
-        self.base.tell(Event::rejected(&rejected), listener);
+        self.base.report(Event::rejected(&rejected), listener);
         rejected
     }
 

@@ -71,7 +71,7 @@ impl<N> Endpoints<N> {
     /// Returns this set as a policy that sends all calls of a key to one node, as long as that node takes
     /// calls: rendezvous hashing. A node that comes or goes moves only the keys of that node.
     ///
-    /// Each pick looks at all nodes.
+    /// Each pick visits all nodes.
     ///
     /// # Example
     ///

@@ -30,8 +30,8 @@ impl<N> Endpoints<N> {
     /// Replaces the nodes of the set.
     ///
     /// Nodes are identified by name. A node that stays keeps its latency, ejection, health, and calls in flight, and
-    /// gets the new value, weight, and priority. New nodes start slowly. Calls in flight on removed nodes continue. A
-    /// drained node that stays in the list remains drained.
+    /// gets the new value, weight, and priority. New nodes have a slow start. Calls in flight on removed nodes
+    /// continue. A drained node that stays in the list remains drained.
     ///
     /// # Errors
     ///

@@ -176,7 +176,7 @@ pub enum Reason {
     /// No endpoint takes calls.
     NoEndpoint,
     /// A policy of your own, such as a [`Guard`](crate::policy::Guard), rejected the call. Its name
-    /// ([`Rejected::policy`]) tells them apart.
+    /// ([`Rejected::policy`]) identifies it.
     Custom,
 }
 

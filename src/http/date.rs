@@ -31,7 +31,7 @@ pub(super) fn whole_number(text: &str) -> Option<u64> {
 /// Parses a `Reset` field: seconds, seconds or milliseconds since 1970, a duration such as `6m0s`, an RFC 3339 time,
 /// or an HTTP date. Times are relative to `now`; past ones are zero.
 pub(super) fn parse_reset(text: &str, now: SystemTime) -> Option<Duration> {
-    /// 30 years: no window is that long, and 1970 is longer ago. Smaller numbers are durations.
+    /// Numbers from here on are times since 1970: as durations they would exceed 30 years.
     const EPOCH_SECONDS: f64 = 1e9;
     const EPOCH_MILLIS: f64 = 1e11;
     let text = text.trim_matches([' ', '\t']);

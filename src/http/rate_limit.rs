@@ -7,8 +7,9 @@
 //! RateLimit: "burst";r=50;t=30
 //! ```
 //!
-//! A server writes the decision of its limiter with [`write()`]. A client reads the remaining quota with [`limits`], which also knows
-//! `X-RateLimit-*` in its dialects. What a server says is no promise, and a malformed field is ignored.
+//! A server writes the decision of its limiter with [`write()`]. A client reads the remaining quota with [`limits`],
+//! which also supports the dialects of `X-RateLimit-*`. Stated quotas are no promise, and a malformed field is
+//! ignored.
 
 use std::fmt;
 use std::time::Duration;

@@ -84,7 +84,7 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_an_entry_without_other_handles_shows_all_that_they_did() {
+    fn loom_the_last_handle_observes_the_changes_of_the_others() {
         loom::model(|| {
             let policy = Arc::new(Counted {
                 handles: AtomicUsize::new(2),
@@ -92,7 +92,7 @@ mod loom_tests {
             });
             let other = policy.clone();
             let call = thread::spawn(move || {
-                // Windows and buckets count Relaxed.
+                // Relaxed, as for counters in windows and buckets.
                 other.failures.fetch_add(1, Ordering::Relaxed);
                 // Drops the handle.
                 other.handles.fetch_sub(1, Ordering::Release);

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_total_has_time_for_two_attempts_where_a_retry_stands_between() {
+    fn a_total_timeout_around_a_retry_has_time_for_two_attempts() {
         let (outer, inner, text) = only(&[timeout(3), RETRY, BREAKER, timeout(2)]);
         assert_eq!((outer, inner), (0, 3));
         assert!(

@@ -114,9 +114,8 @@ impl Tried {
 
 /// Runs an operation under a policy. Implemented for references to policies, `&'a P`.
 ///
-/// A policy of one's own that decides before a call and looks at its result is a
-/// [`Guard`](super::Guard). Anything else implements this trait, with a future that has a name: see the
-/// [module page](super).
+/// A user's policy that decides before a call and inspects its result can be a [`Guard`](super::Guard). Any other
+/// policy implements this trait, with a named future: see the [module page](super).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a policy for this operation",
     label = "not a policy for operations with this value and error",

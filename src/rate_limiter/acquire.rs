@@ -152,7 +152,7 @@ impl<'a> Acquire<'a> {
                         Turn::Taken(_) => {
                             let waited = now.saturating_duration_since(*this.since);
                             let event = Event::waited(inner.base.name, waited);
-                            inner.base.tell(event, observer);
+                            inner.base.report(event, observer);
                             *this.served = None;
                             return Poll::Ready(Ok(()));
                         }

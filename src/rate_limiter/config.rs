@@ -81,9 +81,8 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Pauses the limiter, as [`RateLimiter::pause_for`] does, when a server's hint says how long to wait: a
-    /// `Retry-After` for one call holds all calls of this limiter. Longer hints count as `longest`, which must be
-    /// above zero.
+    /// Pauses the limiter, as [`RateLimiter::pause_for`] does, when a server's hint asks to wait: a `Retry-After` for
+    /// one call holds all calls of this limiter. Longer hints count as `longest`, which must be above zero.
     ///
     /// The hint comes with the verdict of a call, see [`Verdict::hint`](crate::Verdict::hint). Use it for a limiter
     /// of one host, not if a hint may apply to one tenant of many.

@@ -271,7 +271,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             // A new outcome, because the cached end time of the old one is from before the sleep.
             self.end = Some(Outcome::new(outcome.result, outcome.verdict));
         } else {
-            self.tell(outcome.result.as_ref().err(), verdict, delay);
+            self.report_retry(outcome.result.as_ref().err(), verdict, delay);
             self.keep(outcome);
         }
         Decision::Sleep(sleep(&self.inner.clock, now, delay))
@@ -284,7 +284,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
     }
 
     /// Reports to the observer and the hooks that another attempt follows.
-    fn tell(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
+    fn report_retry(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
         let retrying = Retrying::new(self.cx.attempt(), verdict, delay);
         if let Some(observer) = self.op.listener().observer() {
             observer.on_event(&Event::RetryScheduled {

@@ -13,17 +13,17 @@ use crate::verdict::Verdict;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintRule {
-    /// Waits as long as the hint says, plus the jitter of the backoff, so that clients do not return all at once. A
+    /// Waits for the time of the hint, plus the jitter of the backoff, so that clients do not return all at once. A
     /// hint above [`max_hint`](super::RetryBuilder::max_hint), or beyond the deadline or the longest time of the
     /// call, ends the call at once. The default.
     #[default]
     Obey,
-    /// Waits as long as the hint says, but at least the computed delay and at most this much longer. So a server can
+    /// Waits for the time of the hint, but at least the computed delay and at most this much longer. So a server can
     /// neither make callers hammer it nor stop them for a day. As in the AWS SDKs, with 5 s.
     Within(Duration),
-    /// Waits as long as the hint says, but at most this long.
+    /// Waits for the time of the hint, but at most this long.
     UpTo(Duration),
-    /// Waits for the computed delay, whatever the hint says.
+    /// Waits for the computed delay, and ignores the hint.
     Ignore,
 }
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_again_is_repeated_only_if_it_was_not_started() {
+    fn an_operation_that_runs_once_is_retried_only_if_it_did_not_start() {
         let call = Call {
             idempotent: true,
             repeatable: false,

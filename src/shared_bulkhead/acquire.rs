@@ -108,7 +108,7 @@ impl<'a> Acquire<'a> {
                 }
                 continue;
             };
-            let look_at = match inner.turn(now, ticket, task.waker()) {
+            let poll_at = match inner.turn(now, ticket, task.waker()) {
                 Turn::Admitted => {
                     *this.ticket = None;
                     let permit = Permit::new(inner.clone(), permits);
@@ -116,7 +116,7 @@ impl<'a> Acquire<'a> {
                         let waited = now.saturating_duration_since(*this.since);
                         inner
                             .base
-                            .tell(Event::waited(inner.base.name, waited), observer);
+                            .report(Event::waited(inner.base.name, waited), observer);
                     }
                     return Poll::Ready(Ok(permit));
                 }
@@ -125,17 +125,17 @@ impl<'a> Acquire<'a> {
                     inner.leave(now, ticket, permits);
                     return rejected(Reason::BulkheadFull);
                 }
-                Turn::LookAt(_) if now >= *this.latest => {
+                Turn::PollAt(_) if now >= *this.latest => {
                     *this.ticket = None;
                     inner.leave(now, ticket, permits);
                     return rejected(*this.late);
                 }
-                Turn::LookAt(look_at) => look_at.min(*this.latest),
+                Turn::PollAt(poll_at) => poll_at.min(*this.latest),
             };
             let mut this = self.as_mut().project();
-            if this.timer.is_none() || *this.timer_at != look_at {
-                this.timer.set(Some(inner.base.clock.sleep_until(look_at)));
-                *this.timer_at = look_at;
+            if this.timer.is_none() || *this.timer_at != poll_at {
+                this.timer.set(Some(inner.base.clock.sleep_until(poll_at)));
+                *this.timer_at = poll_at;
             }
             if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                 ready!(timer.poll(task));

@@ -128,10 +128,10 @@ impl SharedBulkheadBuilder {
 
     setters! {
         in setup;
-        /// Only counts and reports what it would have rejected, and admits all calls. Nothing waits.
+        /// Counts and reports calls that would be rejected, and admits all calls. Nothing waits.
         shadow;
-        /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
-        /// outages.
+        /// Sets an observer of rejections and waits of all calls, including calls outside any pipeline, and of the
+        /// store's outages.
         observer;
         /// Sets the name in errors and events.
         name;

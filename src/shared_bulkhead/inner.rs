@@ -61,7 +61,7 @@ pub(super) enum Arrival {
 pub(super) enum Turn {
     Admitted,
     Rejected,
-    LookAt(Instant),
+    PollAt(Instant),
 }
 
 #[derive(Default)]
@@ -168,7 +168,7 @@ impl Inner {
                 event,
                 sequence: 0,
             };
-            self.base.tell_in(&mut panics, event, None);
+            self.base.report_in(&mut panics, event, None);
         }
         panics.resume();
     }
@@ -265,9 +265,9 @@ impl Inner {
             return Turn::Admitted;
         }
         let is_scarce = state.block.is_scarce(now);
-        let look_at = match state.block.request() {
+        let poll_at = match state.block.request() {
             Some(request) => request.sent + self.timeout,
-            None => state.block.look_at(),
+            None => state.block.poll_at(),
         };
         let Some(waiter) = state.waiters.get_mut(&ticket) else {
             return Turn::Rejected;
@@ -278,7 +278,7 @@ impl Inner {
         drop(replaced);
         match is_scarce && !is_patient {
             true => Turn::Rejected,
-            false => Turn::LookAt(look_at.max(now.after(1_000))),
+            false => Turn::PollAt(poll_at.max(now.after(1_000))),
         }
     }
 

@@ -145,7 +145,7 @@ impl Block {
     }
 
     /// Returns when a waiter should be polled again if no request is in flight.
-    pub(crate) fn look_at(&self) -> Instant {
+    pub(crate) fn poll_at(&self) -> Instant {
         self.scarce_until
     }
 

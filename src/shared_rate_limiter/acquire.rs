@@ -137,7 +137,7 @@ impl<'a> Acquire<'a> {
                             if !this.longest.is_zero() {
                                 let waited = now.saturating_duration_since(*this.since);
                                 hub.base
-                                    .tell(Event::waited(hub.base.name, waited), observer);
+                                    .report(Event::waited(hub.base.name, waited), observer);
                             }
                             *this.taken = 0;
                             Ok(())
@@ -152,7 +152,7 @@ impl<'a> Acquire<'a> {
                     entry.leave(now, ticket, *this.cost);
                     return Poll::Ready(hub.reject(now, *this.late, None, observer));
                 }
-                Err(look_at) => look_at.min(*this.latest),
+                Err(poll_at) => poll_at.min(*this.latest),
             };
             let mut this = self.as_mut().project();
             if this.timer.is_none() || *this.timer_at != wake_at {

@@ -190,15 +190,14 @@ macro_rules! shared_setters {
             self
         }
 
-        /// Only counts and reports what it would have rejected, and admits all calls. Nothing waits for its
-        /// turn.
+        /// Counts and reports calls that would be rejected, and admits all calls. Nothing waits for tokens.
         pub const fn shadow(mut self, shadow: bool) -> Self {
             self.shared.setup.shadow = shadow;
             self
         }
 
-        /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
-        /// outages.
+        /// Sets an observer of rejections and waits of all calls, including calls outside any pipeline, and of the
+        /// store's outages.
         pub fn observer(mut self, observer: impl crate::event::Observer + 'static) -> Self {
             self.shared.setup.observer = Some(crate::clock::blocking::shielded(observer));
             self

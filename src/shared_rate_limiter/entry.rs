@@ -160,7 +160,7 @@ impl Entry {
         }
         if let Some(event) = after.event {
             let hub = &self.hub;
-            hub.base.tell_in(&mut panics, hub.store_event(event), None);
+            hub.base.report_in(&mut panics, hub.store_event(event), None);
         }
         panics.resume();
     }
@@ -272,12 +272,12 @@ impl Entry {
         let mut state = lock(&self.state);
         let replaced = state.queue.set_waker(ticket, waker);
         let decided = state.queue.decision(ticket);
-        let look_at = decided
+        let poll_at = decided
             .is_none()
-            .then(|| self.next_look(&mut state, now, ticket));
+            .then(|| self.next_poll(&mut state, now, ticket));
         drop(state);
         drop(replaced);
-        decided.ok_or(look_at.unwrap_or(now))
+        decided.ok_or(poll_at.unwrap_or(now))
     }
 
     /// Returns when the request in flight, if there is one, times out.
@@ -286,7 +286,7 @@ impl Entry {
     }
 
     /// Returns when a waiter must be polled again unless it is woken earlier.
-    fn next_look(&self, state: &mut State, now: Instant, ticket: u64) -> Instant {
+    fn next_poll(&self, state: &mut State, now: Instant, ticket: u64) -> Instant {
         // Never at once, so that a waiter that cannot be served does not spin.
         let soon = now.after(1_000);
         if let Some(overdue_at) = self.overdue_at(state) {
@@ -339,10 +339,10 @@ impl Entry {
         });
     }
 
-    /// Reads the state. `look` also gets the tokens spent from the pocket.
-    pub(super) fn look(&self, look: impl FnOnce(&State, u64)) {
+    /// Reads the state. `inspect` also gets the tokens spent from the pocket.
+    pub(super) fn inspect(&self, inspect: impl FnOnce(&State, u64)) {
         let state = lock(&self.state);
-        look(&state, state.published.saturating_sub(self.pocket.left()));
+        inspect(&state, state.published.saturating_sub(self.pocket.left()));
     }
 
     /// Requests more tokens if few are left, returns expired ones, and probes the store if it is lost.

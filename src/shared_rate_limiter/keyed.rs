@@ -111,9 +111,9 @@ impl<K: Hash + Eq> SharedKeyedRateLimiter<K> {
         limit.acquire_n(cost).await
     }
 
-    /// Calls `look` with each key and its limit, outside all locks.
-    pub fn for_each(&self, look: impl FnMut(&K, &SharedRateLimiter)) {
-        self.keys.for_each(look);
+    /// Calls `visit` with each key and its limit, outside all locks.
+    pub fn for_each(&self, visit: impl FnMut(&K, &SharedRateLimiter)) {
+        self.keys.for_each(visit);
     }
 
     /// Does the work of [`SharedRateLimiter::maintain`] for all keys once a second, and evicts keys that the process

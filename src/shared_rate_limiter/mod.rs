@@ -180,7 +180,7 @@ impl SharedRateLimiter {
         let (entry, hub) = (&self.entry, &*self.entry.hub);
         let now = hub.base.now();
         let mut snapshot = Snapshot::new(hub, now);
-        entry.look(|state, spent| {
+        entry.inspect(|state, spent| {
             snapshot.quota = state.lease.rules().quota;
             snapshot.held = state.lease.held().saturating_sub(spent);
             snapshot.remaining = state.lease.level();

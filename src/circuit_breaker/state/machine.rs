@@ -191,8 +191,8 @@ impl Machine {
         self.settle_half_open(now)
     }
 
-    /// Closes a half-open circuit if its probes say so, or returns the opening if they say that. Must not be
-    /// called while isolated.
+    /// Closes a half-open circuit, or returns its opening, as soon as the probes decide. Must not be called while
+    /// isolated.
     fn settle_half_open(&mut self, now: Instant) -> Option<PendingOpening> {
         let Phase::HalfOpen(probes) = &mut self.phase else {
             return None;

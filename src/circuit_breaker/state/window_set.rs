@@ -62,7 +62,7 @@ impl Window {
         match of.span {
             Span::Calls(calls) => {
                 // If a success may be slow, or is needed by another window or an average, the `dirty` word alone
-                // cannot tell that it changes nothing.
+                // cannot show that it changes nothing.
                 let skips_successes =
                     rules.windows.len() == 1 && !rules.needs_clock() && !of.has_average;
                 Self::Calls(CountWindow::new(calls, rules.durations, skips_successes))

@@ -133,7 +133,7 @@ mod tests {
                 while time.now().as_nanos() < ROUNDS {
                     let next = time.now().after(1);
                     let mut timer = Box::pin(Timer::new(time.clone(), next));
-                    // Kept until its time has come: a sleep that is dropped is not missed.
+                    // Kept until its deadline, because a dropped sleep would not be noticed as missing.
                     while timer.as_mut().poll(&mut cx).is_pending() {}
                 }
             });

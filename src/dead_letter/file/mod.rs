@@ -47,7 +47,7 @@ use self::writer::{Command, WriterState};
 /// Handles share all state. Dropping the last one blocks until all commands given to it have been processed;
 /// [`DeadLetterQueue::close`](super::DeadLetterQueue::close) does that without blocking.
 ///
-/// Under tokio's paused clock a wait for the thread looks like idleness, so timers fire early.
+/// Under tokio's paused clock, waiting for the thread appears as idleness, so timers fire early.
 #[derive(Clone)]
 pub struct FileSink {
     shared: Arc<Shared>,

@@ -78,13 +78,13 @@ mod tests {
             pacer.start(now);
             at_once += 1;
         }
-        // 20 ms and one interval of slack, and the letter that is due.
+        // At most 20 ms and one interval of slack, and the letter that is due.
         assert!((3..=4).contains(&at_once), "{at_once}");
     }
 
     proptest! {
         #[test]
-        fn never_more_than_the_rate_and_the_slack(
+        fn letters_never_exceed_the_rate_and_the_slack(
             rate in 0.1_f64..5000.0,
             waits in prop::collection::vec(0_u64..100_000_000, 1..200),
         ) {

@@ -168,7 +168,7 @@ where
                         if !is_paused {
                             let waited = now.saturating_duration_since(*this.since);
                             if !waited.is_zero() {
-                                base.tell(Event::waited(base.name, waited), observer);
+                                base.report(Event::waited(base.name, waited), observer);
                             }
                         }
                         refund.disarm();

@@ -215,7 +215,7 @@ mod tests {
     fn a_key_that_is_removed_lengthens_no_search() {
         let mut map = BucketMap::new();
         map.resize(9);
-        // All hash to one group, so most are pushed past it.
+        // All keys hash to one group, so most are pushed past it.
         let capacity: Vec<_> = (0..15)
             .map(|key| {
                 let state = StateWord::new(0);

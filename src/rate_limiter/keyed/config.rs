@@ -112,8 +112,8 @@ impl<K> KeyedRateLimiterBuilder<K> {
     }
 
     /// Pauses the key of a call, as [`pause_key_for`](KeyedRateLimiter::pause_key_for) does, when a server's hint
-    /// says how long to wait: a `Retry-After` for one call holds all calls with its key. Longer hints count as
-    /// `longest`, which must be above zero. See
+    /// asks to wait: a `Retry-After` for one call holds all calls with its key. Longer hints count as `longest`,
+    /// which must be above zero. See
     /// [`RateLimiterBuilder::pause_on_hint`](super::super::RateLimiterBuilder::pause_on_hint).
     pub const fn pause_on_hint(mut self, longest: Duration) -> Self {
         self.longest_pause = Some(longest);

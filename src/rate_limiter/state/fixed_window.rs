@@ -159,7 +159,7 @@ mod tests {
     fn a_refund_of_an_earlier_window_pays_what_this_one_owes_for_it() {
         let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
         let mut window = FixedWindow::new(2, Duration::from_secs(1), 2, true);
-        // Two for the first window, two for the second, one for the third.
+        // Two in the first window, two in the second, one in the third.
         window.force_take(at(0), 5);
         window.force_take(at(1), 1);
         window.give(at(1), Some(at(0)), 2);

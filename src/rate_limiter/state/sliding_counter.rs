@@ -202,7 +202,7 @@ mod tests {
         Instant::ORIGIN + Duration::from_millis(millis)
     }
 
-    /// Takes eight of ten in the first second.
+    /// Returns a counter with eight of ten tokens taken in the first second.
     fn used() -> SlidingCounter {
         let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
         counter.force_take(at(0), 8);
@@ -210,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn it_is_full_once_nothing_of_the_previous_window_counts() {
+    fn the_limit_is_full_once_nothing_of_the_previous_window_counts() {
         let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
         counter.force_take(at(0), 4);
-        // Three quarters into the next window less than one of four counts.
+        // Three quarters into the next window, less than one of four still counts.
         let full_at = at(1750) + Duration::from_nanos(1);
         for now in [at(0), at(500), at(1000), at(1750)] {
             assert_eq!(counter.availability(now).full_at, full_at);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_are_given_free_the_share_of_the_previous_window_too() {
+    fn returned_tokens_also_free_the_share_of_the_previous_window() {
         let mut counter = used();
         counter.force_take(at(1500), 1);
         assert_eq!(counter.availability(at(1500)).available, 5);

@@ -202,8 +202,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Ten a second when warm, three times slower when cold, four seconds to warm up: twenty permits
-    /// between cold and warm, and twenty more below.
+    /// Returns a limit of ten a second when warm, three times slower when cold, with four seconds to warm up: twenty
+    /// permits lie between cold and warm, and twenty more below.
     fn cold(rate: u64) -> WarmUp {
         let (period, warm_up) = (Duration::from_nanos(SECOND), Duration::from_secs(4));
         WarmUp::new(rate, period, 100, warm_up, 3)
@@ -219,7 +219,7 @@ mod tests {
         limit.force_take(at(SECOND), 1);
         let alone = limit.next();
         assert!(alone > SECOND * 5 / 4, "the first one is dear");
-        // Cold, over the threshold, and beyond the stored tokens.
+        // Cold, across the threshold, and beyond the stored permits.
         for tokens in [1, 5, 30, 70] {
             limit.force_take(at(SECOND), tokens);
             limit.give(at(SECOND), Some(at(SECOND)), tokens);
@@ -227,7 +227,7 @@ mod tests {
         }
         limit.give(at(SECOND), Some(at(SECOND)), 1);
         assert_eq!(limit.next(), SECOND);
-        // No more than was taken.
+        // Returns no more than was taken.
         limit.give(at(SECOND), None, 50);
         assert_eq!(limit.next(), SECOND);
     }
@@ -248,12 +248,12 @@ mod tests {
     fn what_was_taken_before_the_quota_changed_comes_back_at_the_new_price() {
         for inherit in [Inherit::AsIs, Inherit::Reset] {
             let mut limit = cold(10);
-            // Warm, and in debt.
+            // The limit is warm and in debt.
             limit.force_take(at(SECOND), 80);
             let owed = limit.next();
             limit.replace(at(SECOND), cold(20), inherit);
             limit.give(at(SECOND), Some(at(SECOND)), 3);
-            // Tokens of a run that is over do not count.
+            // Tokens of a run that has ended do not count.
             limit.give(at(SECOND), Some(at(SECOND - 1)), 3);
             match inherit {
                 Inherit::Reset => assert_eq!(limit.next(), 0),
@@ -263,8 +263,7 @@ mod tests {
     }
 
     proptest! {
-        /// Calls at one instant, some of which are given back later, leave what the others alone would
-        /// have left.
+        /// Calls at one instant, some of which return their tokens later, have the same effect as the others alone.
         #[test]
         fn refunds_leave_no_trace(calls in prop::collection::vec((1_u64..30, any::<bool>()), 1..20)) {
             let (mut limit, mut others) = (cold(10), cold(10));
