@@ -160,6 +160,7 @@ pub mod config;
 mod coop;
 pub mod dead_letter;
 pub mod deadline;
+mod debug;
 pub mod endpoints;
 mod error;
 pub mod event;

@@ -217,7 +217,7 @@ impl CubicRate {
 }
 
 /// Builds a [`CubicRate`]. The [page](self) lists the defaults.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CubicRateBuilder {
     decrease_factor: f64,
@@ -226,6 +226,8 @@ pub struct CubicRateBuilder {
     window: Duration,
     min_rate: f64,
 }
+
+crate::debug::debug_settings!(CubicRateBuilder { decrease_factor, scale, smoothing, min_rate; window });
 
 impl CubicRateBuilder {
     /// Sets the factor of the rate after a throttled answer: 0 to 1.

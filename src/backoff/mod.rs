@@ -29,8 +29,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
-use crate::instant::{DebugLimit, nanos};
+use crate::instant::nanos;
 use crate::rng::SharedRng;
 
 mod jitter;
@@ -281,7 +282,7 @@ impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backoff")
             .field("shape", &self.shape)
-            .field("max", &DebugLimit(self.max))
+            .field("max", &DebugLimit(&self.max))
             .field("jitter", &self.jitter)
             .finish()
     }

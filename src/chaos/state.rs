@@ -83,11 +83,13 @@ pub(super) fn check_latency(latency: Latency) -> Result<(), ConfigError> {
 }
 
 /// The delay of calls: the same for all, or a random one in a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Latency {
     pub(super) min: Duration,
     pub(super) max: Duration,
 }
+
+crate::debug::debug_settings!(Latency { ; min, max });
 
 impl Latency {
     /// Returns the delay of a call; `unit` is in `[0, 1)`.

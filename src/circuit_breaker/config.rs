@@ -12,6 +12,7 @@ use super::state::{HalfOpen, HalfOpenRules, HalfOpenTimeout, Rules, Trip, TripKi
 use crate::backoff::Backoff;
 use crate::base::{Setup, is_same_arc};
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::event::State;
 use crate::verdict::Health;
@@ -397,7 +398,7 @@ impl fmt::Debug for CircuitBreakerBuilder {
         f.debug_struct("CircuitBreakerBuilder")
             .field("setup", &self.setup)
             .field("trips", &self.trips)
-            .field("slow_call", &self.slow_call)
+            .field("slow_call", &DebugLimit(&self.slow_call))
             .field("break_for", &self.break_for)
             .field("half_open", &self.half_open)
             .finish_non_exhaustive()

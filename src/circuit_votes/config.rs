@@ -11,6 +11,7 @@ use super::inner::Inner;
 use super::state::{Follow, Rules};
 use crate::base::Setup;
 use crate::circuit_breaker::CircuitBreaker;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::store::VoteStore;
 
@@ -176,7 +177,7 @@ impl fmt::Debug for CircuitVotesBuilder {
             .field("key", &self.key)
             .field("instance", &self.instance)
             .field("breaker", &self.breaker)
-            .field("every", &self.every)
+            .field("every", &DebugLimit(&self.every))
             .field("rules", &self.rules)
             .field("setup", &self.setup)
             .finish()

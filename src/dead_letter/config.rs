@@ -13,6 +13,7 @@ use super::state::letter::NewLetter;
 use super::state::timestamp::Timestamp;
 use super::wall::{WallClock, system_time};
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::event::Observer;
 use crate::rng::SharedRng;
@@ -168,7 +169,7 @@ impl<R> fmt::Debug for DeadLetterQueueBuilder<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetterQueueBuilder")
             .field("max_replays", &self.max_replays)
-            .field("max_error_bytes", &self.max_error_bytes)
+            .field("max_error_bytes", &DebugLimit(&self.max_error_bytes))
             .field("redacts", &self.redact.is_some())
             .field("redacts_errors", &self.redact_error.is_some())
             .field("name", &self.name)

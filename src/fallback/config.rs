@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::stale::Stale;
 use super::state::When;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 
 impl<T> Stale<T> {
@@ -106,7 +107,7 @@ impl<T> Clone for StaleBuilder<T> {
 impl<T> fmt::Debug for StaleBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StaleBuilder")
-            .field("max_age", &self.max_age)
+            .field("max_age", &DebugLimit(&self.max_age))
             .field("when", &self.when)
             .field("name", &self.name)
             .field("clock", &self.clock)

@@ -8,6 +8,7 @@ use super::Keyed;
 use super::evictable::Evictable;
 use super::inner::{Inner, Template};
 use super::overflow::Overflow;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 
 const NAME: &str = "keyed";
@@ -135,7 +136,7 @@ impl<K, P> fmt::Debug for KeyedBuilder<K, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedBuilder")
             .field("name", &self.name)
-            .field("max_keys", &self.max_keys)
+            .field("max_keys", &DebugLimit(&self.max_keys))
             .field("overflow", &self.overflow)
             .finish_non_exhaustive()
     }

@@ -17,6 +17,7 @@ use super::wait_queue::WaitQueue;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::{Base, Setup};
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -353,10 +354,10 @@ impl fmt::Debug for RateLimiterBuilder {
         f.debug_struct("RateLimiterBuilder")
             .field("quotas", &self.quotas)
             .field("adaptive", &self.adaptive)
-            .field("longest_pause", &self.longest_pause)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
-            .field("max_debt", &self.max_debt)
+            .field("longest_pause", &DebugLimit(&self.longest_pause))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
+            .field("max_debt", &DebugLimit(&self.max_debt))
             .field("stripes", &self.stripes)
             .field("setup", &self.setup)
             .finish()

@@ -9,8 +9,8 @@ use super::{DelayFn, Inner, Retry, RetryFn};
 use crate::backoff::Backoff;
 use crate::base::is_same_arc;
 use crate::clock::{ClockHandle, blocking};
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
-use crate::instant::DebugLimit;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
@@ -251,8 +251,8 @@ impl fmt::Debug for RetryBuilder {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
-            .field("max_hint", &DebugLimit(self.max_hint))
-            .field("max_elapsed", &self.max_elapsed.map(DebugLimit))
+            .field("max_hint", &DebugLimit(&self.max_hint))
+            .field("max_elapsed", &DebugLimit(&self.max_elapsed))
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::Error;
-use crate::instant::DebugLimit;
 use crate::keyed::stateless;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
@@ -125,8 +125,8 @@ impl fmt::Debug for Inner {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
-            .field("max_hint", &DebugLimit(self.max_hint))
-            .field("max_elapsed", &self.max_elapsed.map(DebugLimit))
+            .field("max_hint", &DebugLimit(&self.max_hint))
+            .field("max_elapsed", &DebugLimit(&self.max_elapsed))
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

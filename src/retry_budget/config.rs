@@ -66,7 +66,7 @@ fn budget(name: &'static str, kind: Kind, clock: Option<ClockHandle>) -> RetryBu
 /// | [`window`](Self::window) | 10 s |
 /// | [`clock`](Self::clock) | tokio's |
 /// | [`name`](Self::name) | `retry_budget` |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PercentageBudgetBuilder {
     name: &'static str,
@@ -75,6 +75,8 @@ pub struct PercentageBudgetBuilder {
     window: Duration,
     clock: Option<ClockHandle>,
 }
+
+crate::debug::debug_settings!(PercentageBudgetBuilder { name, ratio, floor, clock; window });
 
 impl PercentageBudgetBuilder {
     const fn new() -> Self {

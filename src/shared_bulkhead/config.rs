@@ -11,6 +11,7 @@ use super::SharedBulkhead;
 use super::inner::{Inner, State};
 use super::state::Block;
 use crate::base::Setup;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::rng::SharedRng;
 use crate::store::PermitStore;
@@ -202,11 +203,11 @@ impl fmt::Debug for SharedBulkheadBuilder {
             .field("store", &self.store.is_some())
             .field("key", &self.key)
             .field("instance", &self.instance)
-            .field("max_concurrent", &self.max_concurrent)
-            .field("ttl", &self.ttl)
-            .field("store_timeout", &self.store_timeout)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
+            .field("max_concurrent", &DebugLimit(&self.max_concurrent))
+            .field("ttl", &DebugLimit(&self.ttl))
+            .field("store_timeout", &DebugLimit(&self.store_timeout))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
             .field("seed", &self.seed)
             .field("setup", &self.setup)
             .finish()

@@ -11,6 +11,7 @@ use super::hub::Hub;
 use super::keyed::{Make, SharedKeyedRateLimiter};
 use super::state::rules::{Outage, Rules, SyncMode};
 use crate::base::Setup;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::keyed::{Keyed, Overflow};
 use crate::rate_limiter::Quota;
@@ -115,11 +116,11 @@ impl fmt::Debug for Shared {
             .field("store", &self.store.is_some())
             .field("quota", &self.quota)
             .field("sync", &self.sync)
-            .field("sync_every", &self.sync_every)
+            .field("sync_every", &DebugLimit(&self.sync_every))
             .field("on_outage", &self.on_outage)
-            .field("store_timeout", &self.store_timeout)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
+            .field("store_timeout", &DebugLimit(&self.store_timeout))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
             .field("seed", &self.seed)
             .field("setup", &self.setup)
             .finish()
@@ -368,7 +369,7 @@ impl<K> fmt::Debug for SharedKeyedRateLimiterBuilder<K> {
             .field("shared", &self.shared)
             .field("key_by", &self.key_by.is_some())
             .field("quota_for", &self.quota_for.is_some())
-            .field("max_keys", &self.max_keys)
+            .field("max_keys", &DebugLimit(&self.max_keys))
             .finish()
     }
 }

@@ -160,7 +160,8 @@ impl Entry {
         }
         if let Some(event) = after.event {
             let hub = &self.hub;
-            hub.base.report_in(&mut panics, hub.store_event(event), None);
+            hub.base
+                .report_in(&mut panics, hub.store_event(event), None);
         }
         panics.resume();
     }

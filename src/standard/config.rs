@@ -23,7 +23,7 @@ use crate::retry_budget::RetryBudget;
 /// | [`attempt_timeout`](Self::attempt_timeout) | 10 s |
 ///
 /// Two configurations are equal if all settings are. Closures are equal if one is a clone of the other.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "settings do nothing until they are passed to `reconfigure`"]
 pub struct Config {
     pub(super) limiter: Option<RateLimiterBuilder>,
@@ -33,6 +33,8 @@ pub struct Config {
     pub(super) breaker: Option<CircuitBreakerBuilder>,
     pub(super) attempt_timeout: Option<Duration>,
 }
+
+crate::debug::debug_settings!(Config { limiter, retry, budget, breaker; total_timeout, attempt_timeout });
 
 /// The source of the retry budget.
 #[derive(Clone, Debug)]

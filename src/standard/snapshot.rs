@@ -8,7 +8,7 @@ use crate::retry_budget::Snapshot as BudgetSnapshot;
 
 /// The settings in force and a snapshot of each layer. Returned by [`Standard::snapshot`](super::Standard::snapshot).
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the handle, as in events.
@@ -29,3 +29,5 @@ pub struct Snapshot {
     /// The breaker, if there is one.
     pub breaker: Option<circuit_breaker::Snapshot>,
 }
+
+crate::debug::debug_settings!(Snapshot { name, max_attempts, limiter, budget, breaker; total_timeout, attempt_timeout });

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{ClockHandle, blocking};
-use crate::instant::{DebugLimit, nanos};
+use crate::debug::DebugLimit;
+use crate::instant::nanos;
 use crate::keyed::stateless;
 use crate::policy::Context;
 
@@ -107,7 +108,7 @@ impl Limit {
 impl fmt::Debug for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed { limit, .. } => DebugLimit(*limit).fmt(f),
+            Self::Fixed { limit, .. } => DebugLimit(limit).fmt(f),
             Self::PerCall(_) => f.write_str("PerCall"),
         }
     }

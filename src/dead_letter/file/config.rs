@@ -16,13 +16,15 @@ use crate::error::ConfigError;
 /// Builds a [`FileSink`].
 ///
 /// The defaults are in the table of the [module page](crate::dead_letter).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct FileSinkBuilder {
     folder: PathBuf,
     settings: Settings,
     max_waiting: usize,
 }
+
+crate::debug::debug_settings!(FileSinkBuilder { folder, settings; max_waiting });
 
 impl FileSink {
     /// Returns a builder of a sink in this folder, which is created if it does not exist. The folder must have no

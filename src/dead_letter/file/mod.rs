@@ -62,6 +62,8 @@ struct Shared {
 }
 
 /// The files of a [`FileSink`] at one moment.
+///
+/// It has no name, because a sink belongs to one queue, whose [`Snapshot`](super::Snapshot) has the name.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

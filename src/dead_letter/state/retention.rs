@@ -16,13 +16,15 @@ pub enum WhenFull {
 }
 
 /// Limits of stored letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) max_letters: u64,
     pub(crate) max_bytes: u64,
     pub(crate) max_age: Duration,
     pub(crate) when_full: WhenFull,
 }
+
+crate::debug::debug_settings!(Limits { when_full; max_letters, max_bytes, max_age });
 
 impl Limits {
     /// Returns whether a letter that was stored at `stored_at` is too old at `now`.

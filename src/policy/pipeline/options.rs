@@ -25,7 +25,7 @@ use crate::priority::Priority;
 ///
 /// Inside a call that already has options, those not set here stay unchanged. The earlier deadline wins, and a call
 /// that is not idempotent or not repeatable stays so.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct CallOptions {
     deadline: Option<Duration>,
     idempotent: bool,
@@ -33,6 +33,8 @@ pub struct CallOptions {
     priority: Option<Priority>,
     cost: Option<u32>,
 }
+
+crate::debug::debug_settings!(CallOptions { idempotent, repeatable, priority, cost; deadline });
 
 impl CallOptions {
     /// Returns the default options.

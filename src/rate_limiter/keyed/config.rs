@@ -15,6 +15,7 @@ use super::inner::{Inner, NAME, PerKey, QuotaFor};
 use super::shards::Shards;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::Setup;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::keyed::Overflow;
@@ -214,13 +215,13 @@ impl<K> fmt::Debug for KeyedRateLimiterBuilder<K> {
         f.debug_struct("KeyedRateLimiterBuilder")
             .field("quotas", &self.quotas)
             .field("tiered", &self.quota_for.is_some())
-            .field("max_keys", &self.max_keys)
+            .field("max_keys", &DebugLimit(&self.max_keys))
             .field("overflow", &self.overflow)
             .field("adaptive", &self.adaptive)
-            .field("longest_pause", &self.longest_pause)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
-            .field("max_debt", &self.max_debt)
+            .field("longest_pause", &DebugLimit(&self.longest_pause))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
+            .field("max_debt", &DebugLimit(&self.max_debt))
             .field("setup", &self.setup)
             .finish()
     }
