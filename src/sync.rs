@@ -28,3 +28,8 @@ pub(crate) fn lock_checked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+/// Marks the branch that calls it as an unlikely one, as `std::hint::cold_path` will: the code of the likely
+/// branch then runs without a jump.
+#[cold]
+pub(crate) const fn cold_path() {}

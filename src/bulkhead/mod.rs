@@ -17,6 +17,7 @@ use crate::codel::Codel;
 use crate::error::{ConfigError, Rejected};
 use crate::keyed::{Evictable, is_unshared};
 use crate::policy::Context;
+use crate::sync::cold_path;
 
 mod acquire;
 mod adaptive;
@@ -123,7 +124,10 @@ impl Bulkhead {
         let inner = &*self.inner;
         inner
             .try_enter(inner.entrant(cx, self.partition), cx, None)
-            .map_err(|full: Full| inner.reject(full.reason(), None))
+            .map_err(|full: Full| {
+                cold_path();
+                inner.reject(full.reason(), None)
+            })
     }
 
     /// Acquires a permit, and waits for it if the bulkhead has a wait queue. The wait ends at the deadline of the

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use super::semaphore::Semaphore;
 use super::state::{PackedState, Taken};
 use crate::striped::thread_index;
-use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, lock_checked};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, cold_path, lock_checked};
 
 /// The semaphore with per-thread caches of free permits.
 ///
@@ -76,7 +76,10 @@ impl PermitCache {
     /// Acquires one permit on the fast path. `None` decides nothing.
     #[inline(always)]
     pub(super) fn try_acquire_once(&self) -> Option<Taken> {
-        if self.caches.get().is_some_and(Caches::take) {
+        if self.caches.get().is_some_and(|caches| {
+            cold_path();
+            caches.take()
+        }) {
             // The in-flight count is unknown, but not needed where permits are cached.
             return Some(Taken::new(1, 1));
         }
@@ -126,7 +129,10 @@ impl PermitCache {
     /// Releases one permit. Returns whether calls wait.
     #[inline(always)]
     pub(super) fn release_one(&self) -> bool {
-        if self.caches.get().is_some_and(Caches::put) {
+        if self.caches.get().is_some_and(|caches| {
+            cold_path();
+            caches.put()
+        }) {
             return false;
         }
         self.semaphore.release(1).is_waiting()

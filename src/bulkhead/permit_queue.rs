@@ -17,7 +17,7 @@ use crate::error::Reason;
 use crate::event::Panics;
 use crate::instant::Instant;
 use crate::priority::Priority;
-use crate::sync::{Mutex, MutexGuard, lock_checked};
+use crate::sync::{Mutex, MutexGuard, cold_path, lock_checked};
 
 /// The order in which waiters are admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -187,6 +187,7 @@ impl PermitQueue {
                 return Ok(taken);
             }
         }
+        cold_path();
         self.try_admit_slow(entrant.cost, entrant.partition)
     }
 
@@ -274,6 +275,7 @@ impl PermitQueue {
     #[inline(always)]
     pub(super) fn release(&self, cost: u32, partition: u32) {
         if cost != 1 || !self.partitions.is_empty() {
+            cold_path();
             self.release_many(cost, partition);
         } else if self.permits.release_one() {
             self.serve();

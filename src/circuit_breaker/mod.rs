@@ -10,7 +10,7 @@ use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
 use crate::life::Life;
 use crate::striped::StripedCounter;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, cold_path};
 
 mod admission;
 mod config;
@@ -87,6 +87,7 @@ impl CircuitBreaker {
         let (mut ticket, mut started) = (Ticket(state), Instant::ORIGIN);
         // One place constructs permits, so that the code after it is compiled once.
         if !state.is_closed_and_untimed() {
+            cold_path();
             if !state.admits_all() {
                 (ticket, started) = match inner.admit_at(state) {
                     Ok(admitted) => admitted,

@@ -11,6 +11,7 @@ use crate::policy::guarded::{self, Entered, Gate, GuardedFuture, NoWait};
 use crate::policy::{
     AtMostOnce, Context, Describe, Finished, LayerKind, OnUnwind, Operation, Outcome, Policy, Run,
 };
+use crate::sync::cold_path;
 use crate::verdict::{Health, Verdict};
 
 impl Policy for CircuitBreaker {}
@@ -40,11 +41,13 @@ impl<'a> Gate for &'a CircuitBreaker {
         let inner = &*self.inner;
         let clock = &inner.base.clock;
         if cx.is_hedge() {
+            cold_path();
             if let Some(rejected) = inner.reject_hedge(observer) {
                 return Entered::Rejected(rejected);
             }
         }
         let started = if inner.needs_clock() {
+            cold_path();
             cx.now(clock)
         } else {
             Instant::ORIGIN
@@ -88,6 +91,7 @@ impl guarded::Permit for Permit<'_> {
             if verdict.health() == Health::Healthy && inner.success_changes_nothing(ticket) {
                 return finished;
             }
+            cold_path();
             record(inner, ticket, started, verdict, finished, observer)
         })
     }

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use super::system;
 use crate::instant::Instant;
+use crate::sync::cold_path;
 
 struct Counter {
     clock: quanta::Clock,
@@ -35,7 +36,10 @@ pub(super) fn now() -> Instant {
         Some(Counter { clock, first }) => {
             Instant::from_nanos(clock.delta_as_nanos(*first, clock.raw()))
         }
-        None => system::now(),
+        None => {
+            cold_path();
+            system::now()
+        }
     }
 }
 

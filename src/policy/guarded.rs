@@ -18,6 +18,7 @@ use super::outcome::Outcome;
 use super::unwind::OnUnwind;
 use crate::error::Rejected;
 use crate::event::{Listener, Observer};
+use crate::sync::cold_path;
 
 /// A layer that admits calls, passed by reference.
 pub trait Gate: Copy {
@@ -138,8 +139,14 @@ pub(crate) fn run<G: Gate, Op: Operation>(
                 listener: op.listener(),
             }
         }
-        Entered::Waits(entrance) => GuardedFuture::Waiting { entrance, cx, op },
-        Entered::Rejected(rejected) => GuardedFuture::Rejected { rejected },
+        Entered::Waits(entrance) => {
+            cold_path();
+            GuardedFuture::Waiting { entrance, cx, op }
+        }
+        Entered::Rejected(rejected) => {
+            cold_path();
+            GuardedFuture::Rejected { rejected }
+        }
     }
 }
 

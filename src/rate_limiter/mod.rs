@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::error::{ConfigError, Rejected};
 use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
+use crate::sync::cold_path;
 use crate::verdict::Verdict;
 
 mod acquire;
@@ -98,6 +99,7 @@ impl RateLimiter {
                 None => {}
             }
         }
+        cold_path();
         inner.try_acquire_slow(now, cost)
     }
 

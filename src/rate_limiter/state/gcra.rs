@@ -7,6 +7,7 @@
 use super::exact_rate::{ExactRate, REACH};
 use super::limit::{Availability, Inherit, Unavailable};
 use crate::instant::Instant;
+use crate::sync::cold_path;
 
 /// The rules of a token bucket, without its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,7 @@ impl Gcra {
         let (present, price) = (self.rate.units(now), self.rate.price(tokens));
         let start = tat.max(present);
         let Some(room) = self.capacity.checked_sub(price) else {
+            cold_path();
             return Err(Unavailable::Never);
         };
         // Within a burst of the current time, so this does not overflow.
