@@ -1,4 +1,4 @@
-//! `Debug` of settings, for people: the largest value, which stands for no limit, is `unlimited`.
+//! `Debug` of settings: prints the largest value, which means no limit, as `unlimited`.
 
 use std::fmt;
 use std::time::Duration;

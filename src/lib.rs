@@ -58,7 +58,7 @@
 //! | [`DeadLetterQueue`] | [dead_letter] | Keeps the requests of calls that finally failed, and replays them. |
 //! | `Chaos` (feature `chaos`) | [chaos](chaos/index.html) | Injects faults into a capped share of the calls. |
 //! | [`Keyed`] | [keyed] | Gives each host, partition, or user its own policy, in bounded memory. |
-//! | [`Classify`], [`Pipeline`] | [policy] | Say what results mean; add a name, an observer, and options per call. |
+//! | [`Classify`], [`Pipeline`] | [policy] | Assign verdicts to results; add a name, an observer, and options per call. |
 //!
 //! # Which of them?
 //!
@@ -110,8 +110,8 @@
 //! sent elsewhere even if it is not idempotent. (The one exception is
 //! [`return_rejection`](retry::RetryBuilder::return_rejection), off by default.) If a layer inside a retry rejects a later attempt, the retry
 //! returns the error of the last executed attempt; the rejection goes to the observer and into
-//! [`call_reported`](Policy::call_reported). [`Error::retry_after`] says when a call has a chance again, if the
-//! policy knows.
+//! [`call_reported`](Policy::call_reported). [`Error::retry_after`] returns how long to wait until a call has a
+//! chance again, if the policy knows.
 //!
 //! # Time
 //!

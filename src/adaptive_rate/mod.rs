@@ -3,8 +3,8 @@
 //! # What it protects
 //!
 //! A dependency with a rate limit that is unknown or changes. Each throttled answer lowers the rate at
-//! once. Then the rate grows back along a cubic curve: quickly at first, slowly near the rate that was too
-//! much, and quickly again if that goes well.
+//! once. Then the rate grows back along a cubic curve: fast at first, flat near the rate that was too
+//! much, and fast again if that goes well.
 //!
 //! ```text
 //!  rate │ throttled                       ╱

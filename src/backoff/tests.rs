@@ -224,7 +224,7 @@ proptest! {
 }
 
 #[test]
-fn fibonacci_numbers_are_exact_as_far_as_they_go() {
+fn fibonacci_numbers_are_exact_up_to_the_largest_u64() {
     let numbers = [0, 1, 2, 3, 10, 46, 47, 48, u32::MAX].map(fibonacci);
     let exact = [0, 1, 1, 2, 55, 1_836_311_903, 2_971_215_073];
     assert_eq!(numbers[..7], exact);

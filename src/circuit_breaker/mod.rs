@@ -291,7 +291,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Evictable if it is equal to a new one, or its history is older than its rules can see, and no other handle
+/// Is evictable if it is equal to a new one, or its history is older than its rules can see, and no other handle
 /// or subscription exists.
 impl Evictable for CircuitBreaker {
     fn evictable_in(&self) -> Option<Duration> {

@@ -144,7 +144,7 @@ impl<K, T, E> Inner<K, T, E> {
             flights += counts.0;
             waiting += counts.1;
         }
-        // Relaxed, here and below: counters for people.
+        // Relaxed, here and below: the counters are only read for display.
         let [executed, shared, promoted] = [&self.executed, &self.shared, &self.promoted]
             .map(|count| count.load(Ordering::Relaxed));
         Snapshot {

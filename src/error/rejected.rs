@@ -132,7 +132,7 @@ impl StdError for Rejected {}
 ///
 /// | reason | rejected by | a retry outside |
 /// |---|---|---|
-/// | [`CircuitOpen`](Self::CircuitOpen) | circuit breaker | stops, or waits if told to ([`retry_open_circuit`]) |
+/// | [`CircuitOpen`](Self::CircuitOpen) | circuit breaker | stops, or waits if configured ([`retry_open_circuit`]) |
 /// | [`RateLimited`](Self::RateLimited) | rate limiter | waits |
 /// | [`BulkheadFull`](Self::BulkheadFull) | bulkhead | waits |
 /// | [`QueueTimeout`](Self::QueueTimeout) | a wait queue | waits |

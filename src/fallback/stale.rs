@@ -128,7 +128,7 @@ impl<T> Inner<T> {
     }
 }
 
-/// Evictable once the value is too old.
+/// Is evictable once the value is too old.
 impl<T> Evictable for Stale<T> {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {

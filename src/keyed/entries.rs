@@ -45,8 +45,8 @@ pub(super) const FEW: usize = 64;
 /// Number of candidates for [`Overflow::Evict`](super::Overflow::Evict) in a larger shard.
 const CANDIDATES: usize = 16;
 
-/// Finds a key among the entries with its hash and a number of at least `after`. Increases `after` beyond all entries
-/// with another key.
+/// Finds the entry of a key among those with its hash, starting at number `after`. Advances `after` past the entries
+/// that have the hash but another key.
 pub(super) fn find<K, P, Q>(
     shard: &Mutex<Shard<K, P>>,
     hash: u64,

@@ -23,7 +23,7 @@ pub struct Metric {
     /// The names of its labels. Series of layers that a call reaches through a pipeline have the label `pipeline`
     /// as well.
     pub labels: &'static [&'static str],
-    /// The description of the metric, for people.
+    /// The description of the metric.
     pub help: &'static str,
 }
 

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_breaker_without_a_timeout_inside_never_sees_one() {
+    fn a_breaker_without_a_timeout_inside_is_reported() {
         for layers in [
             &[timeout(9), RETRY, BREAKER][..],
             &[

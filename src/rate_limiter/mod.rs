@@ -373,7 +373,7 @@ impl RateLimiter {
     }
 }
 
-/// Evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
+/// Is evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
 /// other handles. If it is adaptive, it must have found no rate, and recorded no result for a minute.
 impl Evictable for RateLimiter {
     fn evictable_in(&self) -> Option<Duration> {

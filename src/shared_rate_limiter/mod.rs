@@ -202,7 +202,7 @@ impl SharedRateLimiter {
     }
 }
 
-/// Evictable if there is no other handle, no waiter, and no request in flight, the quota is the builder's, and no
+/// Is evictable if there is no other handle, no waiter, and no request in flight, the quota is the builder's, and no
 /// call has come for so long that leased tokens have expired. The store has the rest of the state.
 impl Evictable for SharedRateLimiter {
     fn evictable_in(&self) -> Option<Duration> {

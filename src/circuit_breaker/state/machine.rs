@@ -458,7 +458,7 @@ impl Machine {
         }
     }
 
-    /// Returns when the state stops to matter if no call comes: the break is over, and began at least
+    /// Returns the time from which the state no longer matters if no call comes: the break is over, and began at least
     /// `horizon` ago. `None` while a probe is in flight or a manual change lasts.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Option<Instant> {
         if self.isolations > 0 || self.health_checks > 0 {

@@ -1,4 +1,4 @@
-//! A rate that rises slowly after idle time, for dependencies that are slow while cold.
+//! A rate that rises step by step after idle time, for dependencies that are slow while cold.
 //!
 //! The formulas are those of Guava's `SmoothWarmingUp`, also used by Sentinel: the longer the limit is
 //! idle, the more permits are stored, and stored permits above a threshold cost more than the interval of

@@ -64,7 +64,7 @@ fn a_flipped_bit_costs_at_most_one_letter() {
 }
 
 #[test]
-fn a_damaged_line_is_reported_and_rescued_before_its_file_goes() {
+fn a_damaged_line_is_reported_and_rescued_before_its_file_is_deleted() {
     let disk = nine();
     let name = letters_name(1);
     let mut content = disk.content(&name);
@@ -175,7 +175,7 @@ fn a_torn_change_does_not_corrupt_the_next_one() {
 }
 
 #[test]
-fn segments_are_rewritten_and_deleted_as_their_letters_go() {
+fn segments_are_rewritten_and_deleted_as_their_letters_are_removed() {
     let disk = nine();
     let mut log = open(&disk);
     let first = disk.content(&letters_name(1)).len();

@@ -131,7 +131,7 @@ fn turns_follow_the_weights_evenly() {
 }
 
 #[test]
-fn keys_follow_the_weights_and_stay_when_another_node_goes() {
+fn keys_follow_the_weights_and_stay_when_another_node_is_removed() {
     let nodes: Vec<(u64, f64)> = (0..5_u32)
         .map(|node| {
             (
