@@ -7,7 +7,7 @@
 //! Every answer carries the IETF's fields (draft-ietf-httpapi-ratelimit-headers): what is allowed in
 //! `RateLimit-Policy`, what is left of it in `RateLimit`. A rejection is `429 Too Many Requests` with
 //! `Retry-After`. One client keeps to its rate, one sends as fast as it can, and one does the same
-//! under a backstop `Retry` that waits as it is told. Ends by itself after a few seconds.
+//! under a backstop `Retry` that waits as long as the server states. Ends by itself after a few seconds.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;

@@ -31,7 +31,7 @@ impl Setup {
         }
     }
 
-    /// Puts the handle into a stack of this name and on its clock. A name other than `preset` stays.
+    /// Adopts the name and the clock of a stack. A name other than `preset` stays.
     pub(crate) fn adopt(&mut self, preset: &'static str, name: &'static str, clock: &ClockHandle) {
         if self.name == preset {
             self.name = name;
@@ -39,7 +39,7 @@ impl Setup {
         self.clock = Some(clock.clone());
     }
 
-    /// Returns whether handles with these settings are the same, clocks apart.
+    /// Returns whether handles with these settings are equal, apart from their clocks.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         (self.name, self.shadow) == (other.name, other.shadow)
             && is_same_arc(self.observer.as_ref(), other.observer.as_ref())
@@ -116,7 +116,7 @@ pub(crate) struct Base {
     /// Whether there is an observer, or shadow mode.
     reports: bool,
     observer: Option<Arc<dyn Observer>>,
-    /// Number of events so far. Not loom's, because it orders nothing else.
+    /// Number of events so far. Not loom's atomic, because it orders nothing else.
     events: AtomicU64,
 }
 
@@ -140,7 +140,7 @@ impl Base {
 
     /// Returns whether there is an observer: that of the call, or the handle's own.
     #[inline]
-    pub(crate) fn is_heard(&self, listener: Option<&dyn Observer>) -> bool {
+    pub(crate) fn has_observer(&self, listener: Option<&dyn Observer>) -> bool {
         listener.is_some() || self.observer.is_some()
     }
 
@@ -158,22 +158,22 @@ impl Base {
 
     /// Reports an event to the observer of the call and to the handle's own, which may share parts. Each receives it
     /// once, even if another one panics.
-    pub(crate) fn tell(&self, event: Event, listener: Option<&dyn Observer>) {
+    pub(crate) fn report(&self, event: Event, listener: Option<&dyn Observer>) {
         let mut panics = Panics::default();
-        self.tell_in(&mut panics, event, listener);
+        self.report_in(&mut panics, event, listener);
         panics.resume();
     }
 
-    /// Reports an event like [`tell`](Self::tell), but collects panics, for callers that run other user code
+    /// Reports an event like [`report`](Self::report), but collects panics, for callers that run other user code
     /// too.
-    pub(crate) fn tell_in(
+    pub(crate) fn report_in(
         &self,
         panics: &mut Panics,
         event: Event,
         listener: Option<&dyn Observer>,
     ) {
         // Events without an observer are not numbered.
-        if !self.is_heard(listener) {
+        if !self.has_observer(listener) {
             return;
         }
         let event = match event.sequence() {
@@ -211,10 +211,10 @@ impl Base {
         listener: Option<&dyn Observer>,
     ) -> Result<(), Rejected> {
         if self.shadow {
-            self.tell(Event::would_reject(&rejected), listener);
+            self.report(Event::would_reject(&rejected), listener);
             return Ok(());
         }
-        self.tell(Event::rejected(&rejected), listener);
+        self.report(Event::rejected(&rejected), listener);
         Err(rejected)
     }
 }

@@ -84,13 +84,15 @@ pub struct Codel {
 }
 
 /// Builds a [`Codel`]. The table of defaults is on the [module page](self).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CodelBuilder {
     target: Duration,
     interval: Duration,
     stale_after: u32,
 }
+
+crate::debug::debug_settings!(CodelBuilder { stale_after; target, interval });
 
 impl Codel {
     pub(crate) const TARGET: Duration = Duration::from_millis(5);

@@ -1,22 +1,20 @@
 //! A deadline that nested calls of one task inherit.
 //!
-//! A [`Timeout`](crate::Timeout) does this by itself: whatever its operation calls through another
-//! policy has no more time than the timeout leaves. [`scope_on`] does the same for a deadline that
-//! comes from elsewhere, such as a request header.
+//! A [`Timeout`](crate::Timeout) sets it: other policies that its operation calls have no more time than the timeout
+//! leaves. [`scope_on`] does the same for a deadline from elsewhere, such as a request header.
 //!
-//! The deadline travels with the task, not with the thread: it is set while the future is polled
-//! and restored afterwards. So the closure given to a policy, which only makes the future, does not
-//! see the deadline of that policy; the future does.
+//! The deadline belongs to the task, not to the thread: it is set while the future is polled and restored afterwards.
+//! So the closure given to a policy, which only creates the future, does not see the deadline of that policy; the
+//! future does.
 //!
-//! Tasks spawned inside do not inherit it. A scope without a limit of its own takes it along, as it
-//! begins where it is made: `tokio::spawn(deadline::scope(Duration::MAX, task))`.
+//! Spawned tasks do not inherit it. A scope without a limit of its own carries it into one, because a scope captures
+//! the deadline where it is created: `tokio::spawn(deadline::scope(Duration::MAX, task))`.
 //!
 //! # Clocks
 //!
-//! Calls on the same clock inherit the deadline exactly. Between the tokio, fast and blocking
-//! clocks the time left is carried over. A deadline set on a [`ManualClock`](crate::ManualClock) or
-//! a clock of your own is seen on that clock only, and hides one on another clock from the calls
-//! inside: a program should have one clock.
+//! Calls on the same clock inherit the deadline exactly. Between the tokio, fast, and blocking clocks, the time left
+//! is carried over. A deadline on a [`ManualClock`](crate::ManualClock) or a clock of your own applies only to calls
+//! on that clock, and hides an outer deadline on another clock. So a program should use one clock.
 //!
 //! # Example
 //!
@@ -58,7 +56,7 @@ thread_local! {
     static CURRENT: Cell<Deadline> = const { Cell::new(Deadline::NEVER) };
 }
 
-/// A deadline, and the clock it is on.
+/// A deadline and its clock.
 #[derive(Clone, Copy)]
 pub(crate) struct Deadline {
     clock: ClockId,
@@ -85,7 +83,7 @@ impl Deadline {
         }
     }
 
-    /// Returns the same deadline on `clock`, which reads `now`.
+    /// Returns the deadline on another clock. `now` is a reading of `clock`.
     #[cold]
     fn on(self, clock: &ClockHandle, now: Instant) -> Instant {
         if self.clock == clock.id() {
@@ -97,8 +95,7 @@ impl Deadline {
         }
     }
 
-    /// This, or the deadline in force if that is earlier as far as `clock`, which this one is on, can
-    /// tell.
+    /// Returns this deadline, or the one in force if that is known to be earlier. `clock` is the clock of this one.
     fn or_earlier(self, clock: &ClockHandle) -> Self {
         let outer = CURRENT.get();
         if outer.at == Instant::FAR_FUTURE {
@@ -114,7 +111,7 @@ impl Deadline {
         }
     }
 
-    /// Makes this the deadline of the calls made on this thread, until the guard is dropped.
+    /// Puts this deadline in force on this thread, until the guard is dropped.
     #[inline]
     pub(crate) fn enter(self) -> Entered {
         Entered {
@@ -123,7 +120,7 @@ impl Deadline {
     }
 }
 
-/// Restores the outer deadline, also when the operation panics.
+/// Restores the outer deadline, even if the operation panics.
 #[derive(Debug)]
 pub(crate) struct Entered {
     outer: Deadline,
@@ -136,7 +133,7 @@ impl Drop for Entered {
     }
 }
 
-/// Returns the deadline that a call starting now inherits, on `clock`, which reads `now`.
+/// Returns the deadline that a call starting now inherits. `now` is a reading of `clock`.
 #[inline]
 pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
     let deadline = CURRENT.get();
@@ -185,7 +182,7 @@ pub fn current() -> Option<Duration> {
     Some(at.saturating_duration_since(clock.handle()?.now()))
 }
 
-/// Like [`current`], on `clock`: the time that a policy with that clock has.
+/// Returns the time left until the deadline in force for a policy on `clock`.
 ///
 /// # Example
 ///
@@ -211,7 +208,8 @@ pub fn current_on(clock: impl Into<ClockHandle>) -> Option<Duration> {
     }
 }
 
-/// Runs `future`, whose calls through policies have at most `within` from now on. On tokio's clock.
+/// Runs `future` with a deadline for its calls through policies: `within` from now, on tokio's clock. [`scope_on`]
+/// does the same on any clock.
 ///
 /// See [`scope_on`], which does the same on any clock.
 #[cfg(feature = "tokio")]
@@ -219,15 +217,15 @@ pub fn scope<F: Future>(within: Duration, future: F) -> Scope<F> {
     scope_on(crate::clock::TokioClock, within, future)
 }
 
-/// Runs `future`, whose calls through policies have at most `within` from now on, on `clock`.
+/// Runs `future` with a deadline for its calls through policies: `within` from now, on `clock`.
 ///
-/// It does not end the future: put a [`Timeout`](crate::Timeout) inside or around it for that. An
-/// earlier deadline stays in force, that of where this is called and that of where it is polled, as
-/// far as `clock` can tell. [`Duration::MAX`] adds no limit of its own.
+/// It does not end the future: put a [`Timeout`](crate::Timeout) inside or around it for that. An earlier deadline
+/// stays in force, both one at the creation of the scope and one where it is polled. [`Duration::MAX`] adds no limit
+/// of its own.
 ///
 /// # Cancel safety
 ///
-/// Dropping it drops `future` and restores nothing, as the deadline is only set while it is polled.
+/// Dropping it drops `future`. Nothing needs restoring, because the deadline is set only while the future is polled.
 pub fn scope_on<F: Future>(clock: impl Into<ClockHandle>, within: Duration, future: F) -> Scope<F> {
     let clock = clock.into();
     let now = clock.now();
@@ -240,12 +238,12 @@ pub fn scope_on<F: Future>(clock: impl Into<ClockHandle>, within: Duration, futu
 }
 
 pin_project! {
-    /// A future whose calls inherit a deadline. Made by [`scope_on`].
+    /// A future whose calls inherit a deadline. Returned by [`scope_on`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Scope<F> {
         deadline: Deadline,
-        // Kept alive because a deadline identifies its clock by address, which must not be reused.
+        // Kept alive because a deadline identifies its clock by its address, which must not be reused.
         clock: ClockHandle,
         #[pin]
         future: F,

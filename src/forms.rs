@@ -1,4 +1,4 @@
-//! Names of policies from texts, and the forms that fields of snapshots have in serde.
+//! Interned policy names, and serde formats of snapshot fields.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer, Serializer};
 
 use crate::sync::lock;
 
-/// Names are `&'static str`, so that events are `Copy`. Each is kept once, until the process ends.
+/// Interned names, kept until the process ends. Names are `&'static str`, so that events are `Copy`.
 static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
-/// Returns a text as the name of a policy.
+/// Interns a text as the name of a policy.
 pub(crate) fn interned(text: &str) -> &'static str {
     let mut names = lock(&NAMES);
     match names.get(text) {
@@ -27,13 +27,13 @@ pub(crate) fn interned(text: &str) -> &'static str {
     }
 }
 
-/// Reads the name of a policy. Fields with it have the type `&'static std::primitive::str`: for one that is written
-/// `&str`, serde would ask for text that lives as long.
+/// Deserializes the name of a policy. Fields with it have the type `&'static std::primitive::str`: if it is spelled
+/// `&str`, serde derives a borrow from the input.
 pub(crate) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
     String::deserialize(deserializer).map(|name| interned(&name))
 }
 
-/// Reads a value from its text form.
+/// Deserializes a value from its text form.
 pub(crate) fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -41,7 +41,7 @@ pub(crate) fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
     text.parse().map_err(D::Error::custom)
 }
 
-/// Implements serde's traits by `Display` and `FromStr`.
+/// Implements serde's traits by means of `Display` and `FromStr`.
 macro_rules! as_text {
     ($type:ty) => {
         impl serde::Serialize for $type {
@@ -59,7 +59,7 @@ macro_rules! as_text {
 }
 pub(crate) use as_text;
 
-/// The longest duration, which has no exact text.
+/// The text of the longest duration, which has no exact one.
 const UNLIMITED: &str = "unlimited";
 
 fn text_of(duration: Duration) -> String {
@@ -76,7 +76,7 @@ fn duration_of(text: &str) -> Result<Duration, humantime::DurationError> {
     }
 }
 
-/// Durations as texts such as `1s 500ms`.
+/// Serializes durations as texts such as `1s 500ms`.
 pub(crate) mod duration {
     use super::*;
 
@@ -95,7 +95,7 @@ pub(crate) mod duration {
     }
 }
 
-/// Durations that may be missing.
+/// Serializes optional durations as texts.
 pub(crate) mod optional_duration {
     use super::*;
 
@@ -118,7 +118,7 @@ pub(crate) mod optional_duration {
     }
 }
 
-/// Names that are shared.
+/// Serializes shared texts.
 pub(crate) mod shared_text {
     use super::*;
 

@@ -51,7 +51,7 @@ pub mod migrate {
     #[cfg(feature = "tokio")]
     pub mod tower_resilience {}
 
-    // Its examples need reqwest: they are tests of the package with the recipes.
+    // The examples need reqwest, so they are tests of the package with the recipes.
     #[doc = include_str!("../docs/migrate/reqwest-retry.md")]
     #[cfg(all(feature = "http", feature = "tokio", not(doctest)))]
     pub mod reqwest_retry {}

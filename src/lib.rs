@@ -58,7 +58,7 @@
 //! | [`DeadLetterQueue`] | [dead_letter] | Keeps the requests of calls that finally failed, and replays them. |
 //! | `Chaos` (feature `chaos`) | [chaos](chaos/index.html) | Injects faults into a capped share of the calls. |
 //! | [`Keyed`] | [keyed] | Gives each host, partition, or user its own policy, in bounded memory. |
-//! | [`Classify`], [`Pipeline`] | [policy] | Say what results mean; add a name, an observer, and options per call. |
+//! | [`Classify`], [`Pipeline`] | [policy] | Assign verdicts to results; add a name, an observer, and options per call. |
 //!
 //! # Which of them?
 //!
@@ -110,8 +110,8 @@
 //! sent elsewhere even if it is not idempotent. (The one exception is
 //! [`return_rejection`](retry::RetryBuilder::return_rejection), off by default.) If a layer inside a retry rejects a later attempt, the retry
 //! returns the error of the last executed attempt; the rejection goes to the observer and into
-//! [`call_reported`](Policy::call_reported). [`Error::retry_after`] says when a call has a chance again, if the
-//! policy knows.
+//! [`call_reported`](Policy::call_reported). [`Error::retry_after`] returns how long to wait until a call has a
+//! chance again, if the policy knows.
 //!
 //! # Time
 //!
@@ -140,7 +140,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-// First: the modules after it use its macro.
+// First, because later modules use its macro.
 #[macro_use]
 mod setters;
 
@@ -161,6 +161,7 @@ pub mod config;
 mod coop;
 pub mod dead_letter;
 pub mod deadline;
+mod debug;
 pub mod endpoints;
 mod error;
 pub mod event;
@@ -238,7 +239,7 @@ pub use self::throttle::Throttle;
 pub use self::timeout::Timeout;
 pub use self::verdict::{ErrorClass, Health, RetryAdvice, Verdict};
 
-/// Tests the README's examples.
+/// Runs the README's examples as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

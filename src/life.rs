@@ -4,10 +4,10 @@ use std::thread;
 
 use crate::verdict::Health;
 
-/// Whether a call still runs, and how it counts if its permit is dropped. Shared by the permits of breakers
-/// and throttles.
+/// Whether a call still runs, and how it counts if its permit is dropped. Shared by the permits of breakers and
+/// throttles.
 ///
-/// A whole word: a byte that was just stored stalls the load of what lies around it.
+/// A whole word, because a byte store would stall a later wide load of its surroundings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life(u64);
 
@@ -46,7 +46,7 @@ impl Life {
         self.0 |= Self::PANICKED;
     }
 
-    /// Ends it. Returns whether it had not ended yet.
+    /// Ends the call. Returns whether it had not ended yet.
     #[inline(always)]
     pub(crate) const fn end(&mut self) -> bool {
         let first = self.0 & Self::OVER == 0;
@@ -62,7 +62,7 @@ impl Life {
         life
     }
 
-    /// Returns whether it has ended.
+    /// Returns whether the call has ended.
     #[inline(always)]
     pub(crate) const fn is_over(&self) -> bool {
         self.0 & Self::OVER != 0

@@ -1,4 +1,4 @@
-//! Values by the name of a policy, in bounded number, for observers.
+//! A bounded map from policy names to values, for observers.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The number of buckets.
 const BUCKETS: usize = 64;
 
-/// The number of names that get a value of their own. All further ones share one.
+/// The most names with values of their own. Further names share one value.
 pub(crate) const MAX_NAMES: usize = 1000;
 
-/// The name of the value that is shared once there are too many names.
+/// The name of the shared value.
 pub(crate) const OTHER: &str = "other";
 
-/// The name of a policy, and that of the pipeline its call goes through.
+/// The name of a policy, and that of its call's pipeline.
 pub(crate) type Name = (&'static str, Option<&'static str>);
 
 /// Values by name, made on first use and kept until the map is dropped. Lookups are lock-free and do not allocate.
@@ -37,7 +37,8 @@ impl<V> Names<V> {
         }
     }
 
-    /// Returns the value of this name. `make` is called outside locks; of two values made at once, one is dropped.
+    /// Returns the value of this name. `make` is called outside locks; of two values made concurrently, one is
+    /// dropped.
     #[inline]
     pub(crate) fn get(&self, name: Name, make: impl Fn(Name) -> V) -> &V {
         let mut slot = &self.buckets[bucket(name)];
@@ -53,7 +54,7 @@ impl<V> Names<V> {
     #[cold]
     #[inline(never)]
     fn add(&self, name: Name, make: impl Fn(Name) -> V) -> &V {
-        // Relaxed: a bound, and two threads may exceed it together by one.
+        // Relaxed: the bound is approximate, and concurrent threads may exceed it by one each.
         let name = if self.len.load(Ordering::Relaxed) < MAX_NAMES {
             name
         } else {
@@ -75,7 +76,7 @@ impl<V> Names<V> {
                     });
                     match slot.set(node) {
                         Ok(()) => _ = self.len.fetch_add(1, Ordering::Relaxed),
-                        // Another thread was faster. It may have added the same name.
+                        // Another thread was faster, possibly with the same name.
                         Err(node) => new = Some(node),
                     }
                 }
@@ -83,7 +84,7 @@ impl<V> Names<V> {
         }
     }
 
-    /// Calls `visit` with each name and its value, in no order.
+    /// Calls `visit` with each name and its value, in arbitrary order.
     #[cfg(feature = "tracing")]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Name, &V)) {
         for bucket in &self.buckets {
@@ -96,7 +97,7 @@ impl<V> Names<V> {
     }
 }
 
-/// Names are short and known at build time, so their lengths and last letters tell most of them apart.
+/// Names are short and known at build time, so length and last letter distinguish most of them.
 #[inline]
 fn bucket((policy, pipeline): Name) -> usize {
     let of = |name: &str| {
@@ -108,7 +109,7 @@ fn bucket((policy, pipeline): Name) -> usize {
     (of(policy) * 5 + pipeline.map_or(0, of)) % BUCKETS
 }
 
-/// Compares addresses first: the same name is the same text in memory, as a rule.
+/// Compares addresses first, because equal names usually share one address.
 #[inline]
 fn is_same(one: Name, other: Name) -> bool {
     let same = |one: &str, other: &str| std::ptr::eq(one, other) || one == other;
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_made_once_wherever_its_text_stands() {
+    fn equal_texts_are_interned_once() {
         let names = Names::new();
         let made = Cell::new(0);
         let make = |_| made.replace(made.get() + 1);

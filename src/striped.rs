@@ -14,10 +14,10 @@ pub(crate) struct StripedCounter {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Stripe {
-    /// Only the thread with the index of the stripe adds here, so that it needs no read-modify-write operation,
-    /// which took about 4 of the 20 ns of a rejection by an open circuit.
+    /// Only the thread with the index of this stripe adds here, so no read-modify-write operation is needed, which
+    /// took about 4 of the 20 ns of a rejection by an open circuit.
     own: AtomicU64,
-    /// All other threads add here.
+    /// Incremented by all other threads.
     shared: AtomicU64,
 }
 
@@ -38,7 +38,7 @@ impl StripedCounter {
         // Relaxed, here and below: the counter orders nothing else.
         let index = thread_index();
         let stripe = &self.stripes[index % STRIPES];
-        // Threads of loom may have the same index.
+        // Under loom, several threads may have the same index.
         if index < STRIPES && !cfg!(backstop_loom) {
             let own = stripe.own.load(Ordering::Relaxed);
             stripe.own.store(own + 1, Ordering::Relaxed);
@@ -68,7 +68,7 @@ impl StripedCounter {
     }
 }
 
-/// Returns the index of the calling thread, from zero in the order in which threads first ask.
+/// Returns the index of the calling thread, from zero in the order of their first calls.
 #[cfg(not(backstop_loom))]
 #[inline]
 pub(crate) fn thread_index() -> usize {
@@ -120,7 +120,7 @@ mod tests {
             for index in 0..2 * STRIPES + 3 {
                 let counter = &counter;
                 scope.spawn(move || {
-                    // Some threads own a stripe, and some share one.
+                    // Some threads own a stripe, and others share one.
                     set_thread_index(index);
                     (0..1000).for_each(|_| counter.increment());
                 });

@@ -8,8 +8,8 @@ use crate::instant::{Rounded, nanos};
 
 /// The meaning of a result: health of the dependency, and advice about retries.
 ///
-/// The two are independent: a 404 is a healthy answer that no retry improves, a throttled call may
-/// be repeated, but later.
+/// The two are independent: a 404 is a healthy answer that no retry improves, and a throttled call may be repeated,
+/// but later.
 ///
 /// | constructor | health | retry | for example |
 /// |---|---|---|---|
@@ -24,21 +24,21 @@ use crate::instant::{Rounded, nanos};
 pub struct Verdict {
     // Two whole words. Narrow fields, and a gap between fields, are copied by wide loads over narrow stores,
     // which stalled every call for 4 ns.
-    /// Nanoseconds the server asked to wait; [`UNKNOWN`](Self::UNKNOWN) if it did not say.
+    /// Wait that the server asked for, in nanoseconds; [`UNKNOWN`](Self::UNKNOWN) if it did not ask for one.
     after: u64,
-    /// The flags below, the health from bit [`HEALTH`](Self::HEALTH), the class from bit
-    /// [`CLASS`](Self::CLASS).
+    /// The flags below, the health from bit [`HEALTH`](Self::HEALTH) on, and the class from bit
+    /// [`CLASS`](Self::CLASS) on.
     bits: u64,
 }
 
 /// The health of the dependency, as one result shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// It works: it answered, if only to say that the caller was wrong.
+    /// The dependency works: it answered, even if only to report a mistake of the caller.
     Healthy,
     /// The call failed, or was too slow.
     Unhealthy,
-    /// Says nothing about the dependency: the call was cancelled, or never reached it.
+    /// The result says nothing about the dependency: the call was cancelled, or never reached it.
     Neutral,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Health {
     }
 }
 
-/// The kind of a failure. Retry budgets may charge each a price of its own.
+/// The kind of a failure. Retry budgets may charge each kind a different price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -67,7 +67,7 @@ pub enum ErrorClass {
     Transient,
     /// The dependency asked to slow down.
     Throttled,
-    /// No answer in time.
+    /// There was no answer in time.
     Timeout,
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for ErrorClass {
 /// Advice about a retry, as one result gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RetryAdvice {
-    /// No other attempt: it would not help, or must not be made.
+    /// No other attempt, because it would not help or must not be made.
     No,
     /// Another attempt may help.
     Yes,
@@ -112,11 +112,11 @@ impl fmt::Display for RetryAdvice {
 impl Verdict {
     const UNKNOWN: u64 = u64::MAX;
 
-    /// Another attempt may help.
+    /// Set if another attempt may help.
     const RETRY: u64 = 1;
-    /// The backoff starts over.
+    /// Set if the backoff starts over.
     const RESETS: u64 = 1 << 1;
-    /// The attempt has had no effect.
+    /// Set if the attempt had no effect.
     const NOT_EXECUTED: u64 = 1 << 2;
     /// Shift of the health: two bits.
     const HEALTH: u32 = 8;
@@ -144,7 +144,7 @@ impl Verdict {
     }
 
     /// Returns the verdict on an answer of an overloaded dependency, or of one whose limit the caller exceeds.
-    /// `after` is how long it asked to wait, if it said so.
+    /// `after` is the wait that it asked for, if any.
     pub fn throttled(after: impl Into<Option<Duration>>) -> Self {
         let verdict = Self::new(Health::Unhealthy, true, ErrorClass::Throttled);
         match after.into() {
@@ -153,17 +153,17 @@ impl Verdict {
         }
     }
 
-    /// Returns the verdict on an answer of a server that says when to try again and expects to be well by
-    /// then: the backoff starts over afterwards. The pushback of gRPC (`grpc-retry-pushback-ms`), if it is not
-    /// negative; a negative or malformed one is a [`failure`](Self::failure).
+    /// Returns the verdict on an answer of a server that states when to try again and expects to be available by
+    /// then, so the backoff starts over. For a non-negative gRPC pushback (`grpc-retry-pushback-ms`); a negative or
+    /// malformed one is a [`failure`](Self::failure).
     pub const fn pushback(after: Duration) -> Self {
         let mut verdict = Self::transient().after(after);
         verdict.bits |= Self::RESETS;
         verdict
     }
 
-    /// Returns the verdict on a fault of the caller: the dependency is healthy, and another attempt would end
-    /// the same way.
+    /// Returns the verdict on a fault of the caller: the dependency is healthy, and another attempt would fail in the
+    /// same way.
     pub const fn permanent() -> Self {
         Self::new(Health::Healthy, false, ErrorClass::Transient)
     }
@@ -184,8 +184,8 @@ impl Verdict {
         Self::new(Health::Unhealthy, true, ErrorClass::Timeout)
     }
 
-    /// Returns the verdict on a timeout. One by a deadline from outside says nothing about the dependency,
-    /// which may have had hardly any time, and no time is left for another attempt.
+    /// Returns the verdict on a timeout. A timeout by an outer deadline says nothing about the dependency, which may
+    /// have had little time, and leaves no time for another attempt.
     pub const fn of_timed_out(timed_out: &TimedOut) -> Self {
         if timed_out.is_by_deadline() {
             Self::new(Health::Neutral, false, ErrorClass::Timeout)
@@ -196,8 +196,8 @@ impl Verdict {
 
     /// Returns the verdict on a rejection. It says nothing about the dependency, which was never reached.
     ///
-    /// A rejection that passes with time is retried: see the table at [`Reason`]. One with
-    /// [`Reason::Custom`] is retried if it says after what time.
+    /// A rejection that passes with time is retried: see the table at [`Reason`]. A rejection with [`Reason::Custom`]
+    /// is retried if it states a time.
     pub const fn of_rejected(rejected: &Rejected) -> Self {
         let after = rejected.retry_after();
         let again = match rejected.reason() {
@@ -221,8 +221,8 @@ impl Verdict {
         }
     }
 
-    /// Returns the verdict on a result without a classifier. Takes the result as
-    /// [`Classify::by`](crate::Classify::by) passes it.
+    /// Returns the verdict on a result without a classifier. The argument is what
+    /// [`Classify::by`](crate::Classify::by) passes.
     ///
     /// # Example
     ///
@@ -246,7 +246,7 @@ impl Verdict {
         }
     }
 
-    /// Returns the verdict with the time the server asked to wait. Does not make it retryable.
+    /// Returns the verdict with the wait that the server asked for. Does not make it retryable.
     #[must_use]
     pub const fn after(mut self, after: Duration) -> Self {
         self.after = match nanos(after) {
@@ -264,7 +264,7 @@ impl Verdict {
         self
     }
 
-    /// Returns the verdict with another answer to whether another attempt may help.
+    /// Returns the verdict with another attempt allowed or not.
     #[must_use]
     #[inline]
     pub const fn with_retry(mut self, retry: bool) -> Self {
@@ -279,8 +279,8 @@ impl Verdict {
         self
     }
 
-    /// Returns the verdict for an attempt that is known not to have been executed, such as one
-    /// without a connection: repeating it is safe even if the operation is not idempotent.
+    /// Returns the verdict for an attempt that is known not to have been executed, such as one that got no
+    /// connection. Repeating it is safe even if the operation is not idempotent.
     #[must_use]
     pub const fn not_executed(mut self) -> Self {
         self.bits |= Self::NOT_EXECUTED;
@@ -312,12 +312,12 @@ impl Verdict {
         self.bits & Self::RETRY != 0
     }
 
-    /// Returns whether the backoff starts over after it.
+    /// Returns whether the backoff starts over after this result.
     pub const fn resets_backoff(&self) -> bool {
         self.bits & Self::RESETS != 0
     }
 
-    /// Returns how long the server asked to wait, if it did. Times above 584 years are cut to that.
+    /// Returns the wait that the server asked for, if any. Capped at 584 years.
     pub const fn hint(&self) -> Option<Duration> {
         match self.after {
             Self::UNKNOWN => None,
@@ -353,7 +353,7 @@ impl fmt::Debug for Verdict {
     }
 }
 
-/// `unhealthy, retry after 5s`.
+/// Writes, for example, `unhealthy, retry after 5s`.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}", self.health(), self.retry())?;
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_rejection_is_retried_if_it_says_when() {
+    fn a_custom_rejection_is_retried_if_it_states_a_time() {
         let rejected = Rejected::new("maintenance", Reason::Custom);
         assert!(!Verdict::of_rejected(&rejected).is_retryable());
         let second = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! A list of which one element is the current one. Reading that takes no lock.
+//! A list of which one element is current. Reading the current element takes no lock.
 
 use std::sync::OnceLock;
 
@@ -6,8 +6,8 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
 
 /// All versions of a value, one of which is current.
 ///
-/// Calls borrow the version that they start with, so versions stay until the list is dropped. Calls could
-/// count themselves, but that would cost each of them two writes to shared memory.
+/// Calls borrow the version that they start with, so versions stay until the list is dropped. Counting the borrows
+/// would cost each call two writes to shared memory.
 pub(crate) struct Versions<T> {
     current: AtomicUsize,
     first: T,
@@ -21,9 +21,9 @@ pub(crate) struct Versions<T> {
 type Later<T> = [OnceLock<Chunk<T>>; usize::BITS as usize];
 type Chunk<T> = Box<[OnceLock<Box<T>>]>;
 
-/// A version to become the current one.
+/// The version to make current.
 pub(crate) enum Next<T> {
-    /// A version that was current before.
+    /// An earlier version, by index.
     Again(usize),
     New(Box<T>),
 }
@@ -76,8 +76,8 @@ impl<T> Versions<T> {
         (0..len).find(|index| is_wanted(self.get(*index)))
     }
 
-    /// Makes `next` the current version if the one at `base` still is. Otherwise returns `next`, for it to be
-    /// dropped without the lock.
+    /// Makes `next` the current version if the current one is still at `base`. Otherwise returns `next`, so that it
+    /// is dropped without the lock.
     pub(crate) fn replace(&self, base: usize, next: Next<T>) -> Result<(), Next<T>> {
         let mut len = lock_checked(&self.len);
         if self.index() != base {
@@ -105,7 +105,7 @@ impl<T> Versions<T> {
     }
 }
 
-/// Returns the chunk of an index above zero, and the place in it.
+/// Returns the chunk of an index above zero, and the position in it.
 const fn position(index: usize) -> (usize, usize) {
     let chunk = index.ilog2() as usize;
     (chunk, index - (1 << chunk))
@@ -160,7 +160,7 @@ mod loom_tests {
             let other = versions.clone();
             let change = thread::spawn(move || {
                 let next = AtomicU64::new(0);
-                // Like a layer that is set up before it is published.
+                // Relaxed, like the state of a layer that is set up before it is published.
                 next.store(1, Ordering::Relaxed);
                 assert!(other.replace(0, Next::New(Box::new(next))).is_ok());
             });

@@ -1,6 +1,16 @@
-//! Zero in every numeric setting of every builder: an error that names the setting, or one documented meaning.
+//! Zero in every numeric setting of every builder: an error that names the setting, or one documented meaning, which a
+//! function tests.
 //!
 //! `scripts/vocabulary --check` checks that the table has a row for each number and each duration.
+
+#[path = "settings_of_zero/calls.rs"]
+mod calls;
+#[path = "settings_of_zero/fleets.rs"]
+mod fleets;
+#[path = "settings_of_zero/limits.rs"]
+mod limits;
+#[path = "settings_of_zero/rejections.rs"]
+mod rejections;
 
 use std::time::Duration;
 
@@ -15,16 +25,21 @@ use backstop::{
 };
 
 const ZERO: Duration = Duration::ZERO;
+const SECOND: Duration = Duration::from_secs(1);
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
 
 /// The effect of zero.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Effect {
     /// `build` names the setting.
     Error,
     /// `build` names another setting, which zero contradicts.
     Contradicts(&'static str),
-    /// Zero has this meaning.
-    Means(&'static str),
+    /// Zero has this meaning, which the function tests.
+    Means(&'static str, fn()),
 }
 use Effect::{Contradicts, Error, Means};
 
@@ -48,10 +63,14 @@ fn row<T>(
 fn check(rows: impl IntoIterator<Item = Row>) {
     let mut wrong = Vec::new();
     for (builder, setting, error, effect) in rows {
+        if let Means(meaning, test) = &effect {
+            println!("{builder}::{setting}: {meaning}");
+            test();
+        }
         let expected = match effect {
             Error => Some(setting),
             Contradicts(other) => Some(other),
-            Means(_) => None,
+            Means(..) => None,
         };
         if error != expected {
             wrong.push(format!(
@@ -82,10 +101,10 @@ fn bulkheads_and_their_limits() {
     zeros! {
         BulkheadBuilder(bulkhead()) build() {
             max_concurrent(0) => Error;
-            max_waiting(0) => Means("no call waits");
+            max_waiting(0) => Means("no call waits", limits::no_call_waits);
         }
         BulkheadBuilder(bulkhead().max_waiting(1)) build() {
-            max_wait(ZERO) => Error;
+            max_wait(ZERO) => Means("no call waits", limits::no_call_waits);
             codel(ZERO, ZERO) => Error;
             partition("a", 0.0) => Error;
         }
@@ -94,30 +113,30 @@ fn bulkheads_and_their_limits() {
             min(0) => Error;
             max(0) => Error;
             increase_by(0) => Error;
-            decrease_factor(0.0) => Means("drops to the minimum");
-            timeout(ZERO) => Means("every call counts as overload");
-            utilization(0.0) => Means("grows at any use");
+            decrease_factor(0.0) => Means("drops to the minimum", limits::an_overload_drops_to_the_minimum);
+            timeout(ZERO) => Means("every call counts as overload", limits::every_call_is_an_overload);
+            utilization(0.0) => Means("grows at any use", limits::it_grows_at_any_use);
         }
         Gradient2Builder(Gradient2::builder()) build() {
             initial(0) => Error;
             min(0) => Error;
             max(0) => Error;
             smoothing(0.0) => Error;
-            queue_size(0) => Means("no growth");
+            queue_size(0) => Means("no growth", limits::the_limit_does_not_grow);
             tolerance(0.0) => Error;
             long_window(0) => Error;
             recovery(0.0) => Error;
-            decrease_factor(0.0) => Means("drops to the minimum");
-            utilization(0.0) => Means("grows at any use");
+            decrease_factor(0.0) => Means("drops to the minimum", limits::an_overload_drops_to_the_minimum);
+            utilization(0.0) => Means("grows at any use", limits::it_grows_at_any_use);
         }
         GradientBuilder(Gradient::builder()) build() {
             min(0) => Error;
             max(0) => Error;
             update_interval(ZERO) => Error;
-            quantile(0.0) => Means("the smallest latency");
-            buffer(0.0) => Means("no increase is tolerated");
-            overload_share(0.0) => Means("one overload suffices");
-            utilization(0.0) => Means("grows at any use");
+            quantile(0.0) => Means("the smallest latency", limits::the_smallest_latency_counts);
+            buffer(0.0) => Means("no increase is tolerated", limits::no_excess_is_tolerated);
+            overload_share(0.0) => Means("one overload suffices", limits::one_overload_suffices_for_a_gradient);
+            utilization(0.0) => Means("grows at any use", limits::it_grows_at_any_use);
         }
         VegasBuilder(Vegas::builder()) build() {
             initial(0) => Error;
@@ -125,7 +144,7 @@ fn bulkheads_and_their_limits() {
             max(0) => Error;
             smoothing(0.0) => Error;
             max_baseline_age(ZERO) => Error;
-            utilization(0.0) => Means("grows at any use");
+            utilization(0.0) => Means("grows at any use", limits::it_grows_at_any_use);
         }
         CorrelatedBuilder(correlated()) build() {
             initial(0) => Error;
@@ -133,16 +152,16 @@ fn bulkheads_and_their_limits() {
             max(0) => Error;
             long_window(0) => Error;
             baseline(ZERO) => Error;
-            correlation_window(0) => Means("turns the guard off");
+            correlation_window(0) => Means("turns the guard off", limits::correlations_change_nothing);
             max_limit_factor(0.0, 0.0, 0.0) => Error;
-            max_limit_stabilization(ZERO) => Means("the current number counts");
+            max_limit_stabilization(ZERO) => Means("the current number counts", limits::only_the_current_number_counts);
         }
         WindowedBuilder(Windowed::builder()) around(fixed()) {
-            window_between(ZERO, ZERO) => Means("a window ends when it has its calls");
+            window_between(ZERO, ZERO) => Means("a window ends when it has its calls", limits::a_window_ends_when_it_has_its_calls);
             min_calls(0) => Error;
-            quantile(0.0) => Means("the smallest latency");
-            min_latency(ZERO) => Means("no call is ignored");
-            overload_share(0.0) => Means("one overload suffices");
+            quantile(0.0) => Means("the smallest latency", limits::an_aggregate_has_the_smallest_latency);
+            min_latency(ZERO) => Means("no call is ignored", limits::no_call_is_too_fast);
+            overload_share(0.0) => Means("one overload suffices", limits::one_overload_suffices_for_a_window);
         }
     }
 }
@@ -163,26 +182,26 @@ fn breakers_throttles_and_shedders() {
             permitted_calls(0) => Error;
             probe_lease(ZERO) => Error;
             max_half_open(ZERO) => Error;
-            ramp_up(ZERO) => Means("no ramp");
-            max_hint(ZERO) => Means("hints are ignored");
-            break_with(|_, _| ZERO) => Means("the next call is a probe");
+            ramp_up(ZERO) => Means("no ramp", rejections::there_is_no_ramp);
+            max_hint(ZERO) => Means("hints are ignored", rejections::breakers_ignore_hints);
+            break_with(|_, _| ZERO) => Means("the next call is a probe", rejections::the_next_call_is_a_probe);
         }
         ThrottleBuilder(throttle()) build() {
             success_threshold(0.0) => Error;
             window(ZERO) => Error;
             slices(0) => Error;
             min_calls(0) => Error;
-            min_calls_per_second(0.0) => Means("no such bound");
-            max_rejection(0.0) => Means("no call is rejected");
+            min_calls_per_second(0.0) => Means("no such bound", rejections::any_rate_of_calls_is_throttled);
+            max_rejection(0.0) => Means("no call is rejected", rejections::no_call_is_throttled);
             aggression(0.0) => Error;
             probe_every(ZERO) => Error;
-            grace(ZERO) => Means("calls count from their start");
+            grace(ZERO) => Means("calls count from their start", rejections::calls_count_from_their_start);
         }
         LoadShedderBuilder(shedder()) build() {
             codel(ZERO, ZERO) => Error;
             signal(0.0, || 0.0) => Error;
             max_shed(0.0) => Error;
-            cool_off(ZERO) => Means("shedding ends with the overload");
+            cool_off(ZERO) => Means("shedding ends with the overload", rejections::shedding_ends_with_the_overload);
             update_interval(ZERO) => Error;
         }
         UserFairnessBuilder(users()) build() {
@@ -222,16 +241,16 @@ fn rates_and_keys() {
     let now = || backstop::Instant::default();
     zeros! {
         RateLimiterBuilder(limiter()) build() {
-            max_waiting(0) => Means("no call waits");
-            max_wait(ZERO) => Means("no call waits");
-            max_debt(0) => Means("no debt");
+            max_waiting(0) => Means("no call waits", rejections::no_call_waits_for_a_rate);
+            max_wait(ZERO) => Means("no call waits", rejections::no_call_waits_for_a_rate);
+            max_debt(0) => Means("no debt", rejections::there_is_no_debt);
             pause_on_hint(ZERO) => Error;
             stripes(0) => Error;
         }
         KeyedRateLimiterBuilder(keyed()) build() {
-            max_waiting(0) => Means("no call waits");
-            max_wait(ZERO) => Means("no call waits");
-            max_debt(0) => Means("no debt");
+            max_waiting(0) => Means("no call waits", rejections::no_call_waits_for_a_key);
+            max_wait(ZERO) => Means("no call waits", rejections::no_call_waits_for_a_key);
+            max_debt(0) => Means("no debt", rejections::there_is_no_debt);
             pause_on_hint(ZERO) => Error;
             max_keys(0) => Error;
         }
@@ -239,7 +258,7 @@ fn rates_and_keys() {
             max_keys(0) => Error;
         }
         CubicRateBuilder(cubic()) build(now()) {
-            decrease_factor(0.0) => Means("drops to `min_rate`");
+            decrease_factor(0.0) => Means("drops to `min_rate`", rejections::the_rate_drops_to_the_lowest);
             scale(0.0) => Error;
             smoothing(0.0) => Error;
             window(ZERO) => Error;
@@ -257,40 +276,40 @@ fn retries_hedges_and_budgets() {
     zeros! {
         RetryBuilder(retry()) build() {
             max_attempts(0) => Error;
-            max_hint(ZERO) => Means("any hint ends the call");
-            max_elapsed(ZERO) => Means("retries only where no time has passed");
-            delay_with(|_| ZERO) => Means("retries at once");
+            max_hint(ZERO) => Means("any hint ends the call", calls::any_hint_ends_the_call);
+            max_elapsed(ZERO) => Means("retries only where no time has passed", calls::retries_only_without_delay);
+            delay_with(|_| ZERO) => Means("retries at once", calls::retries_are_immediate);
         }
         HedgeBuilder(hedge()) build() {
-            after(ZERO) => Means("copies start together");
-            after_with(|_| ZERO) => Means("copies start together");
+            after(ZERO) => Means("copies start together", calls::copies_start_together);
+            after_with(|_| ZERO) => Means("copies start together", calls::copies_start_together);
             quantile(0.0) => Error;
         }
         HedgeBuilder(hedge().quantile(0.9)) build() {
             min_calls(0) => Error;
-            min_delay(ZERO) => Means("no least delay");
+            min_delay(ZERO) => Means("no least delay", calls::there_is_no_least_delay);
             window(ZERO) => Error;
         }
         HedgeBuilder(hedge().after(ZERO)) build() {
             max_extra_load(0.0) => Error;
             max_hedges(0) => Error;
-            throttled_pause(ZERO) => Means("no pause");
+            throttled_pause(ZERO) => Means("no pause", calls::there_is_no_pause);
         }
         PercentageBudgetBuilder(percentage()) build() {
-            ratio(0.0) => Means("the floor alone");
-            floor(0) => Means("no floor");
+            ratio(0.0) => Means("the floor alone", calls::only_the_floor_is_left);
+            floor(0) => Means("no floor", calls::there_is_no_floor);
             window(ZERO) => Error;
         }
         InFlightBudgetBuilder(RetryBudget::in_flight()) build() {
-            ratio(0.0) => Means("the floor alone");
-            floor(0) => Means("no floor");
+            ratio(0.0) => Means("the floor alone", calls::only_the_floor_is_left);
+            floor(0) => Means("no floor", calls::there_is_no_floor);
         }
         TokenBudgetBuilder(tokens()) build() {
-            capacity(0) => Means("no retry that costs anything");
-            initial(0) => Means("empty at the start");
-            cost(ErrorClass::Transient, 0) => Means("such retries are free");
-            reward(0.0) => Means("successes add nothing");
-            refill_per_second(0.0) => Means("only successes refill");
+            capacity(0) => Means("no retry that costs anything", calls::no_retry_is_paid);
+            initial(0) => Means("empty at the start", calls::no_retry_is_paid);
+            cost(ErrorClass::Transient, 0) => Means("such retries are free", calls::retries_are_free);
+            reward(0.0) => Means("successes add nothing", calls::successes_add_nothing);
+            refill_per_second(0.0) => Means("only successes refill", calls::time_refills_nothing);
         }
     }
 }
@@ -304,10 +323,10 @@ fn the_other_patterns() {
         EndpointsBuilder(endpoints()) build() {
             choices(0) => Error;
             decay(ZERO) => Error;
-            failure_penalty(ZERO) => Means("failures count as fast as they are");
-            eject_after(0) => Means("rule off");
-            eject_below_mean(0.0, 0, 0) => Means("rule off");
-            eject_failure_share(0.0, 0) => Means("rule off");
+            failure_penalty(ZERO) => Means("failures count as fast as they are", fleets::failures_count_as_fast_as_they_are);
+            eject_after(0) => Means("rule off", fleets::the_rules_are_off);
+            eject_below_mean(0.0, 0, 0) => Means("rule off", fleets::the_rules_are_off);
+            eject_failure_share(0.0, 0) => Means("rule off", fleets::the_rules_are_off);
             interval(ZERO) => Error;
             base_ejection(ZERO) => Error;
             max_ejection(ZERO) => Error;
@@ -316,27 +335,27 @@ fn the_other_patterns() {
             max_hint(ZERO) => Means("hints are ignored");
             panic_threshold(0.0) => Means("no panic mode");
             overprovisioning(0.0) => Error;
-            slow_start(ZERO) => Means("no slow start");
+            slow_start(ZERO) => Means("no slow start", fleets::new_nodes_start_at_once);
             slow_start_shape(0.0, 0.0) => Error;
             unhealthy_after(0) => Error;
             healthy_after(0) => Error;
         }
         StaleBuilder(Stale::<u8>::builder().clock(clock())) build() {
-            max_age(ZERO) => Means("only values of the same instant");
+            max_age(ZERO) => Means("only values of the same instant", calls::only_values_of_the_same_instant_are_returned);
         }
         TimeoutBuilder(Timeout::builder().clock(clock())) build() {
-            after(ZERO) => Means("only ready operations");
-            after_with(|_| ZERO) => Means("only ready operations");
+            after(ZERO) => Means("only ready operations", calls::only_ready_operations_succeed);
+            after_with(|_| ZERO) => Means("only ready operations", calls::only_ready_operations_succeed);
         }
         DeadLetterQueueBuilder(letters()) build() {
             max_replays(0) => Error;
-            max_error_bytes(0) => Means("no text is kept");
+            max_error_bytes(0) => Means("no text is kept", calls::no_text_is_kept);
         }
         StandardBuilder(standard()) build() {
             max_attempts(0) => Error;
             total_timeout(ZERO) => Error;
             attempt_timeout(ZERO) => Error;
-            budget_share(0.0, 0) => Means("no retries");
+            budget_share(0.0, 0) => Means("no retries", calls::a_stack_makes_no_retry);
         }
     }
 }
@@ -375,28 +394,28 @@ fn shared_limits_and_votes() {
     };
     zeros! {
         SharedRateLimiterBuilder(limiter()) build() {
-            max_waiting(0) => Means("no call waits");
-            max_wait(ZERO) => Means("no call waits");
+            max_waiting(0) => Means("no call waits", fleets::no_call_waits_for_the_fleet);
+            max_wait(ZERO) => Means("no call waits", fleets::no_call_waits_for_the_fleet);
             store_timeout(ZERO) => Error;
             sync_every(ZERO) => Error;
         }
         SharedKeyedRateLimiterBuilder(keyed()) build() {
-            max_waiting(0) => Means("no call waits");
-            max_wait(ZERO) => Means("no call waits");
+            max_waiting(0) => Means("no call waits", fleets::no_call_of_a_key_waits_for_the_fleet);
+            max_wait(ZERO) => Means("no call waits", fleets::no_call_of_a_key_waits_for_the_fleet);
             store_timeout(ZERO) => Error;
             sync_every(ZERO) => Error;
             max_keys(0) => Error;
         }
         SharedBulkheadBuilder(bulkhead()) build() {
             max_concurrent(0) => Error;
-            max_waiting(0) => Means("no call waits");
-            max_wait(ZERO) => Means("no call waits");
+            max_waiting(0) => Means("no call waits", fleets::no_call_waits_for_permits_of_the_fleet);
+            max_wait(ZERO) => Means("no call waits", fleets::no_call_waits_for_permits_of_the_fleet);
             ttl(ZERO) => Error;
             store_timeout(ZERO) => Error;
         }
         CircuitVotesBuilder(votes()) build() {
             every(ZERO) => Error;
-            quorum(0.0) => Means("any open circuit");
+            quorum(0.0) => Means("any open circuit", fleets::any_open_circuit_is_a_quorum);
             min_votes(0) => Error;
             failure_rate(0.0) => Error;
         }
@@ -409,11 +428,11 @@ fn faults() {
     let chaos = || backstop::Chaos::builder().clock(clock());
     zeros! {
         ChaosBuilder(chaos()) build() {
-            latency(0.0, ZERO) => Means("no such fault");
-            behavior(0.0, || std::future::ready(())) => Means("no such fault");
-            error(0.0, || 1_u8) => Means("no such fault");
-            result(0.0, || Ok::<u8, u8>(1)) => Means("no such fault");
-            max_share(0.0) => Means("no faults");
+            latency(0.0, ZERO) => Means("no such fault", calls::there_are_no_faults);
+            behavior(0.0, || std::future::ready(())) => Means("no such fault", calls::there_are_no_faults);
+            error(0.0, || 1_u8) => Means("no such fault", calls::there_are_no_faults);
+            result(0.0, || Ok::<u8, u8>(1)) => Means("no such fault", calls::there_are_no_faults);
+            max_share(0.0) => Means("no faults", calls::there_are_no_faults);
         }
     }
 }

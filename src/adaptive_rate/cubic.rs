@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
 
-/// Replaces negative numbers and NaN by 0, and infinity by the largest number.
+/// Replaces negative numbers and NaN with 0, and infinity with the largest number.
 fn rate(value: f64) -> f64 {
     if value > 0.0 {
         value.min(f64::MAX)
@@ -39,7 +39,7 @@ pub struct CubicCurve {
 }
 
 impl CubicCurve {
-    /// Makes the curve after an answer was throttled at `now`, at a rate of `max_rate`.
+    /// Returns the curve after an answer was throttled at `now`, at a rate of `max_rate`.
     ///
     /// A `beta` outside 0 to 1 counts as the nearer end; a `scale` that is not above 0 as the smallest
     /// number that is; a negative rate or NaN as 0.
@@ -97,8 +97,8 @@ pub struct RateMeter {
 }
 
 impl RateMeter {
-    /// Makes a meter that counts from `now` on, in windows aligned to the clock. The last full window
-    /// weighs `smoothing`, all before it the rest.
+    /// Returns a meter that counts from `now` on, in windows aligned to the clock. The last full window has the
+    /// weight `smoothing`, all earlier ones the rest.
     ///
     /// A window of zero counts as a nanosecond, a smoothing outside 0 to 1 as the nearer end.
     pub fn new(now: Instant, window: Duration, smoothing: f64) -> Self {
@@ -148,7 +148,7 @@ pub struct RateBucket {
 const ROUNDING: f64 = 1e-9;
 
 impl RateBucket {
-    /// Makes an empty bucket that fills from `now` on. Negative rates and NaN count as 0.
+    /// Returns an empty bucket that fills from `now` on. Negative rates and NaN count as 0.
     pub fn new(now: Instant, rate: f64, min_rate: f64) -> Self {
         let mut bucket = Self {
             rate: 0.0,
@@ -161,8 +161,8 @@ impl RateBucket {
         bucket
     }
 
-    /// Changes the rate, but to no less than the lowest. What was earned so far was earned at the old
-    /// rate; what exceeds a second's worth of the new one is lost.
+    /// Changes the rate, which never falls below the lowest rate. Tokens so far were earned at the old rate; tokens
+    /// beyond one second of the new rate are lost.
     pub fn set_rate(&mut self, now: Instant, rate: f64) {
         self.fill(now);
         let rate = self::rate(rate);
@@ -193,7 +193,7 @@ impl RateBucket {
     fn fill(&mut self, now: Instant) {
         let filled = self.available + secs(now, self.filled) * self.rate;
         self.available = filled.min(self.capacity);
-        // An older reading earns nothing, and the next one does not earn the same time twice.
+        // An older reading earns nothing, and does not let the next one earn the same time twice.
         self.filled = self.filled.max(now);
     }
 

@@ -1,10 +1,10 @@
-//! A rate found from the answers of a dependency that throttles.
+//! Adapts a rate to a dependency that throttles.
 //!
 //! # What it protects
 //!
 //! A dependency with a rate limit that is unknown or changes. Each throttled answer lowers the rate at
-//! once. Then the rate grows back along a cubic curve: quickly at first, slowly near the rate that was too
-//! much, and quickly again if that goes well.
+//! once. Then the rate grows back along a cubic curve: fast at first, flat near the rate that was too
+//! much, and fast again if that goes well.
 //!
 //! ```text
 //!  rate │ throttled                       ╱
@@ -217,7 +217,7 @@ impl CubicRate {
 }
 
 /// Builds a [`CubicRate`]. The [page](self) lists the defaults.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CubicRateBuilder {
     decrease_factor: f64,
@@ -226,6 +226,8 @@ pub struct CubicRateBuilder {
     window: Duration,
     min_rate: f64,
 }
+
+crate::debug::debug_settings!(CubicRateBuilder { decrease_factor, scale, smoothing, min_rate; window });
 
 impl CubicRateBuilder {
     /// Sets the factor of the rate after a throttled answer: 0 to 1.
@@ -240,8 +242,7 @@ impl CubicRateBuilder {
         self
     }
 
-    /// Sets the weight of the last window in the measured rate, against all windows before: above 0, up to
-    /// 1.
+    /// Sets the weight of the last window in the measured rate, against all earlier windows: above 0, at most 1.
     pub const fn smoothing(mut self, share: f64) -> Self {
         self.smoothing = share;
         self
@@ -259,7 +260,7 @@ impl CubicRateBuilder {
         self
     }
 
-    /// Builds the machine, which measures from `now` on.
+    /// Builds the state machine, which measures from `now` on.
     ///
     /// # Errors
     ///

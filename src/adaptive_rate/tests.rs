@@ -10,8 +10,8 @@ fn at(millis: u64) -> Instant {
     Instant::ORIGIN + ms(millis)
 }
 
-/// The same by the book: all of it in seconds, nothing kept but what happened.
-fn by_the_book(answers: &[(u64, bool)]) -> (f64, f64) {
+/// A naive model, in seconds: recomputes rate and plateau from the whole history.
+fn naive_model(answers: &[(u64, bool)]) -> (f64, f64) {
     let (mut measured, mut window, mut count) = (0.0, 0.0, 0.0);
     let (mut fill, mut max_rate, mut last_throttle) = (0.5_f64, 0.0_f64, 0.0);
     let mut limiting = false;
@@ -43,7 +43,7 @@ fn by_the_book(answers: &[(u64, bool)]) -> (f64, f64) {
 
 proptest! {
     #[test]
-    fn answers_give_the_rate_of_the_book(
+    fn answers_give_the_rate_of_the_naive_model(
         steps in prop::collection::vec((0_u64..2000, prop::bool::weighted(0.2)), 1..200)
     ) {
         let mut rate = CubicRate::builder().build(Instant::ORIGIN).unwrap();
@@ -53,7 +53,7 @@ proptest! {
             millis += pause;
             answers.push((millis, throttled));
             let limit = rate.on_response(at(millis), throttled);
-            let (measured, fill) = by_the_book(&answers);
+            let (measured, fill) = naive_model(&answers);
             prop_assert!((rate.meter().rate() - measured).abs() <= 1e-9 * measured.max(1.0));
             prop_assert!((rate.bucket().rate() - fill).abs() <= 1e-6 * fill.max(1.0));
             let was_throttled = answers.iter().any(|(_, throttled)| *throttled);
@@ -161,7 +161,7 @@ fn extreme_values_fail_or_saturate() {
                     }
                 }
             }
-            // The parts take whatever they are given.
+            // The parts accept any values.
             let mut meter = RateMeter::new(at(7), window, value);
             for now in instants {
                 assert!(meter.record(now, u64::MAX).is_finite());
@@ -195,8 +195,8 @@ fn extreme_values_fail_or_saturate() {
     }
 }
 
-/// A client that sends whenever it may, to a dependency that takes a number of calls per tenth of a
-/// second and throttles the rest. Returns how many were answered and throttled in the last half.
+/// Simulates a client that sends whenever it may, to a dependency that accepts `per_tenth` calls per tenth of a
+/// second and throttles the rest. Returns the answered and the throttled share of the second half.
 fn steered(per_tenth: u32, tenths: u64) -> (f64, f64) {
     let mut rate = CubicRate::builder().build(at(0)).unwrap();
     let (mut good, mut throttled) = (0.0, 0.0);
@@ -258,7 +258,7 @@ fn readings_out_of_order_earn_nothing_twice() {
     let mut bucket = RateBucket::new(at(0), 10.0, 1.0);
     let mut taken = 0;
     for tenth in 0..1000_u64 {
-        // Two threads, one of them always half a second late.
+        // Two threads, one of which is always half a second late.
         for now in [100 * tenth + 500, 100 * tenth] {
             taken += u32::from(bucket.try_take(at(now), 1.0).is_ok());
         }

@@ -41,18 +41,18 @@ impl Jitter {
     }
 }
 
-/// Nanoseconds within `fraction` around `delay`; `unit` is in `[0, 1)`.
+/// Returns nanoseconds within `fraction` around `delay`. `unit` is in `[0, 1)`.
 pub(super) fn around(delay: Duration, fraction: f64, unit: f64) -> f64 {
     delay.as_nanos() as f64 * (1.0 - fraction + 2.0 * fraction * unit)
 }
 
-/// Nanoseconds from `initial` to three times the `last` delay, which is zero at first.
+/// Returns nanoseconds from `initial` to three times the `last` delay, which is zero at first.
 pub(super) fn decorrelated(initial: f64, last: f64, unit: f64) -> f64 {
     let top = (last.max(initial) * 3.0).max(initial);
     initial + (top - initial) * unit
 }
 
-/// Returns the delay in nanoseconds before the retry after `steps` others, and what to remember.
+/// Returns the delay in nanoseconds before the retry after `steps` others, and the value to remember.
 pub(super) fn decorrelated_v2(
     initial: f64,
     factor: f64,
@@ -66,7 +66,7 @@ pub(super) fn decorrelated_v2(
     let t = steps + unit;
     let level = factor.powf(t) * (4.0 * t).sqrt().tanh();
     if !level.is_finite() {
-        // Beyond all caps; staying there keeps the difference of two infinities out.
+        // Beyond every cap. Stopping here avoids the difference of two infinities.
         return (f64::INFINITY, memory);
     }
     ((level - memory).max(0.0) * SCALE * initial, level)

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crate::blocking;
 use crate::error::ConfigError;
-use crate::instant::{DebugLimit, nanos};
+use crate::instant::nanos;
 use crate::rng::SharedRng;
 
 mod jitter;
@@ -110,12 +110,12 @@ impl Backoff {
         Self::of(Shape::Fixed(delay), Duration::MAX)
     }
 
-    /// `initial`, then `step` more each time.
+    /// Returns a backoff that starts at `initial` and adds `step` each time.
     pub const fn linear(initial: Duration, step: Duration) -> Self {
         Self::growing(Shape::Linear { initial, step }, initial)
     }
 
-    /// `initial`, then twice as much each time, or [`factor`](Self::factor) times as much.
+    /// Returns a backoff that starts at `initial` and doubles, or grows by [`factor`](Self::factor).
     pub const fn exponential(initial: Duration) -> Self {
         let shape = Shape::Exponential {
             initial,
@@ -124,12 +124,12 @@ impl Backoff {
         Self::growing(shape, initial)
     }
 
-    /// `initial` times 1, 1, 2, 3, 5, 8 and so on: gentler than doubling.
+    /// Returns a backoff of `initial` times 1, 1, 2, 3, 5, 8, and so on: gentler than doubling.
     pub const fn fibonacci(initial: Duration) -> Self {
         Self::growing(Shape::Fibonacci { initial }, initial)
     }
 
-    /// `delay(n)` before retry number `n`, from 1.
+    /// Returns a backoff that calls `delay(n)` before retry number `n`, from 1.
     pub fn custom(delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
         let delay = move |n| blocking::outside(|| delay(n));
         Self::of(Shape::Custom(Arc::new(delay)), Duration::MAX)
@@ -184,7 +184,7 @@ impl Backoff {
         raw.min(self.max)
     }
 
-    /// Returns the delays of one call, one after the other, without end.
+    /// Returns the endless sequence of delays of one call.
     ///
     /// Equal seeds give equal delays.
     pub fn delays(&self, seed: u64) -> impl Iterator<Item = Duration> {
@@ -193,7 +193,7 @@ impl Backoff {
         std::iter::repeat_with(move || progress.next(self, || rng.unit()))
     }
 
-    /// Nanoseconds as a delay, no longer than the cap.
+    /// Converts nanoseconds to a delay, no longer than the cap.
     fn cap(&self, nanos: f64) -> Duration {
         // `as` saturates, and takes NaN, which infinity times zero gives, to zero.
         if nanos >= self.max.as_nanos() as f64 || nanos >= u64::MAX as f64 {
@@ -239,14 +239,14 @@ impl Backoff {
 /// Returns the `n`th Fibonacci number, from 1; the largest that fits when it does not.
 fn fibonacci(n: u32) -> u32 {
     let (mut a, mut b) = (0_u32, 1_u32);
-    // The 47th is the last that fits.
+    // The 47th is the last that fits in 32 bits.
     for _ in 0..n.min(48) {
         (a, b) = (b, a.saturating_add(b));
     }
     a
 }
 
-/// Whether two backoffs are the same. Custom ones are if one is a clone of the other.
+/// Compares two backoffs. Custom ones are equal if one is a clone of the other.
 impl PartialEq for Backoff {
     fn eq(&self, other: &Self) -> bool {
         (&self.shape, self.max, self.jitter) == (&other.shape, other.max, other.jitter)
@@ -283,7 +283,7 @@ impl fmt::Debug for Backoff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backoff")
             .field("shape", &self.shape)
-            .field("max", &DebugLimit(self.max))
+            .field("max", &DebugLimit(&self.max))
             .field("jitter", &self.jitter)
             .finish()
     }

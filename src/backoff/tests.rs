@@ -10,7 +10,7 @@ fn first(backoff: &Backoff, count: u32) -> Vec<u128> {
 }
 
 #[test]
-fn an_exponential_backoff_begins_where_it_says_and_doubles() {
+fn an_exponential_backoff_begins_at_its_initial_delay_and_doubles() {
     assert_eq!(
         first(&Backoff::exponential(ms(100)), 4),
         [100, 200, 400, 800]
@@ -224,7 +224,7 @@ proptest! {
 }
 
 #[test]
-fn fibonacci_numbers_are_exact_as_far_as_they_go() {
+fn fibonacci_numbers_are_exact_up_to_the_largest_u64() {
     let numbers = [0, 1, 2, 3, 10, 46, 47, 48, u32::MAX].map(fibonacci);
     let exact = [0, 1, 1, 2, 55, 1_836_311_903, 2_971_215_073];
     assert_eq!(numbers[..7], exact);

@@ -92,7 +92,7 @@ impl<'a> Wait<'a> {
             partition,
             reads_time,
         } = request;
-        let observed = inner.base.is_heard(observer);
+        let observed = inner.base.has_observer(observer);
         let timed = reads_time || observed || inner.adaptive.is_some();
         let mut may_be_over = true;
         if wait.ticket.is_none() {
@@ -161,7 +161,7 @@ impl Inner {
     fn report_wait(&self, now: Instant, since: Instant, observer: Option<&dyn Observer>) {
         let waited = now.saturating_duration_since(since);
         self.base
-            .tell(Event::waited(self.base.name, waited), observer);
+            .report(Event::waited(self.base.name, waited), observer);
     }
 }
 

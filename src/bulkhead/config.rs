@@ -16,7 +16,7 @@ use crate::error::ConfigError;
 use crate::sync::AtomicU64;
 
 /// Builds a [`Bulkhead`]. The table of defaults is on the [module page](super).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct BulkheadBuilder {
     max_concurrent: Option<u32>,
@@ -31,6 +31,8 @@ pub struct BulkheadBuilder {
     seed: Option<u64>,
     setup: Setup,
 }
+
+crate::debug::debug_settings!(BulkheadBuilder { max_concurrent, adaptive, order, partitions, shares_may_exceed, cancel_is_overload, seed, setup; max_waiting, max_wait, codel });
 
 impl Bulkhead {
     /// Returns a bulkhead for at most `limit` concurrent calls, without a wait queue, on tokio's clock. A limit of 0
@@ -69,7 +71,7 @@ impl BulkheadBuilder {
 
     /// Sets the limit: the number of permits. Default 25. Values above 2^31 − 1 mean no bound in practice.
     ///
-    /// A call takes as many permits as its [cost](crate::Context::cost) says, by default one.
+    /// A call takes as many permits as its [cost](crate::Context::cost), by default one.
     pub const fn max_concurrent(mut self, limit: u32) -> Self {
         self.max_concurrent = Some(limit);
         self
@@ -91,8 +93,8 @@ impl BulkheadBuilder {
         self
     }
 
-    /// Sets the longest wait for a permit. Default none: a call waits until its deadline. Needs
-    /// [`max_waiting`](Self::max_waiting).
+    /// Sets the longest wait for a permit. Zero: no call waits, whatever [`max_waiting`](Self::max_waiting) is. Any
+    /// other wait needs `max_waiting`. Default none: a call waits until its deadline.
     pub const fn max_wait(mut self, wait: Duration) -> Self {
         self.max_wait = Some(wait);
         self
@@ -165,8 +167,9 @@ impl BulkheadBuilder {
     ///
     /// # Errors
     ///
-    /// * A limit or a longest wait of zero, or both a limit and an algorithm.
-    /// * A longest wait, an order, or CoDel without [`max_waiting`](Self::max_waiting).
+    /// * A limit of zero, or both a limit and an algorithm.
+    /// * A longest wait above zero, an order, or CoDel without [`max_waiting`](Self::max_waiting).
+    /// * An order or CoDel, if the longest wait is zero.
     /// * CoDel together with an order, or with a target of zero or not below its interval.
     /// * A share outside (0, 1], shares that exceed 1 together, two partitions with one name, or
     ///   [`shares_may_exceed`](Self::shares_may_exceed) without partitions.
@@ -201,21 +204,20 @@ impl BulkheadBuilder {
                 return Err(Self::error("seed", problem));
             }
         }
-        if self.max_wait == Some(Duration::ZERO) {
-            return Err(Self::error(
-                "max_wait",
-                "must be above zero; without max_waiting no call waits",
-            ));
+        let never_waits = self.max_wait == Some(Duration::ZERO);
+        if self.max_waiting == 0 && self.max_wait.is_some() && !never_waits {
+            return Err(Self::error("max_wait", "needs max_waiting"));
         }
-        if self.max_waiting == 0 {
-            if self.max_wait.is_some() {
-                return Err(Self::error("max_wait", "needs max_waiting"));
-            }
+        if self.max_waiting == 0 || never_waits {
+            let problem = match never_waits {
+                true => "contradicts max_wait, which is zero, so no call waits",
+                false => "needs max_waiting",
+            };
             if self.order != QueueOrder::Fifo {
-                return Err(Self::error("order", "needs max_waiting"));
+                return Err(Self::error("order", problem));
             }
             if self.codel.is_some() {
-                return Err(Self::error("codel", "needs max_waiting"));
+                return Err(Self::error("codel", problem));
             }
         }
         if let Some((target, interval)) = self.codel {
@@ -261,7 +263,11 @@ impl BulkheadBuilder {
             None => self.max_concurrent.unwrap_or(25).min(MAX_PERMITS),
         };
         let rules = Rules {
-            capacity: self.max_waiting,
+            // Without waits there is no queue to join.
+            capacity: match self.max_wait {
+                Some(Duration::ZERO) => 0,
+                _ => self.max_waiting,
+            },
             order: self.order,
             clamp: self.adaptive.is_some(),
             exceed: self.shares_may_exceed,

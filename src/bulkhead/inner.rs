@@ -84,7 +84,7 @@ impl Inner {
         if full == Full::TooLarge || waiting >= self.queue.rules.capacity {
             self.would_reject.fetch_add(1, Ordering::Relaxed);
             let rejected = Rejected::new(self.base.name, full.reason());
-            self.base.tell(Event::would_reject(&rejected), observer);
+            self.base.report(Event::would_reject(&rejected), observer);
         }
         self.queue.force(entrant)
     }
@@ -164,7 +164,7 @@ impl Inner {
         if limit == self.queue.read().limit() {
             return;
         }
-        let number = || match self.base.is_heard(observer) {
+        let number = || match self.base.has_observer(observer) {
             true => self.base.number(),
             false => 0,
         };
@@ -181,7 +181,7 @@ impl Inner {
             to: limit,
             sequence,
         };
-        self.base.tell_in(&mut panics, event, observer);
+        self.base.report_in(&mut panics, event, observer);
         panics.resume();
     }
 
@@ -193,7 +193,7 @@ impl Inner {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let rejected = Rejected::new(self.base.name, reason);
-        self.base.tell(Event::rejected(&rejected), observer);
+        self.base.report(Event::rejected(&rejected), observer);
         rejected
     }
 }

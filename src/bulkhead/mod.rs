@@ -276,7 +276,7 @@ fn weighted(n: u64) -> Context {
     Context::new().with_cost(u32::try_from(n).unwrap_or(u32::MAX))
 }
 
-/// Evictable when no call is in flight, no other handle exists, and the limit is the one it was built with.
+/// Is evictable when no call is in flight, no other handle exists, and the limit is the one it was built with.
 /// The limit of an adaptive bulkhead may differ: a new one learns it again.
 impl Evictable for Bulkhead {
     fn evictable_in(&self) -> Option<Duration> {

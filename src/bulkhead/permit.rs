@@ -9,7 +9,7 @@ use crate::verdict::Verdict;
 
 /// A permit for one call, borrowed from its bulkhead. Released on drop.
 ///
-/// Dropping it does not tell an adaptive bulkhead how the call went. Use [`success`](Self::success),
+/// Dropping it gives an adaptive bulkhead no sample. Use [`success`](Self::success),
 /// [`overloaded`](Self::overloaded), or [`record`](Self::record) for that. The policy does it automatically.
 #[must_use = "a permit is released when it is dropped"]
 pub struct Permit<'a> {

@@ -48,7 +48,7 @@ const CLOSED: u32 = u32::MAX;
 const MAX_CACHES: u32 = 16;
 
 impl PermitCache {
-    /// `exact`: the semaphore only counts permits in flight, so none are cached.
+    /// Creates the caches of a limit. If `exact`, the semaphore only counts permits in flight, so none are cached.
     pub(super) fn new(limit: u32, exact: bool) -> Self {
         Self {
             semaphore: Semaphore::new(limit),

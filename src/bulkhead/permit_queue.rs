@@ -319,8 +319,8 @@ impl PermitQueue {
         }
     }
 
-    /// Adds a waiter and returns its cell, or `None` if the queue is full. The flag says whether it may be admitted
-    /// immediately: then [`serve`](Self::serve) must follow.
+    /// Adds a waiter. Returns its cell, and whether it may be admitted immediately; if so, [`serve`](Self::serve)
+    /// must follow. Returns `None` if the queue is full.
     pub(super) fn push(
         &self,
         cost: u32,

@@ -85,7 +85,7 @@ impl Semaphore {
         }
     }
 
-    /// Releases `cost` permits. Returns the previous state, which says whether calls wait.
+    /// Releases `cost` permits. Returns the previous state, which contains the flag for waiters.
     #[inline(always)]
     pub(super) fn release(&self, cost: u32) -> PackedState {
         PackedState(self.0.fetch_sub(u64::from(cost), Ordering::Release))

@@ -3,7 +3,7 @@
 use super::Bulkhead;
 use crate::sync::Ordering;
 
-/// The state of a [`Bulkhead`] at one moment. Made by [`Bulkhead::snapshot`].
+/// The state of a [`Bulkhead`] at one moment. Returned by [`Bulkhead::snapshot`].
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -20,8 +20,8 @@ pub(super) struct Ticket<'a> {
 const COLLECTED: usize = usize::MAX;
 
 impl<'a> Ticket<'a> {
-    /// Joins the queue, or returns `None` if it is full. The flag says whether the wait may have ended already.
-    /// Otherwise the waker is registered and the ticket need not be polled.
+    /// Joins the queue, or returns `None` if it is full. Also returns whether the wait may have ended already. If
+    /// not, the waker is registered and the ticket need not be polled.
     #[inline]
     pub(super) fn new(
         queue: &'a PermitQueue,

@@ -63,15 +63,15 @@ impl Chaos {
 }
 
 impl<E, R> ChaosBuilder<E, R> {
-    /// Delays this share of the calls, by a fixed time or a random one in a range. Default none.
+    /// Delays this share of the calls, by a fixed time or by a random time in a range. Default none.
     pub fn latency(mut self, rate: f64, latency: impl Into<Latency>) -> Self {
         self.parts.rates[Fault::Latency as usize] = rate;
         self.parts.latency = latency.into();
         self
     }
 
-    /// Runs a function before this share of the calls: restarts a server, fills a disk, drops a
-    /// connection. The call is made when its future is ready.
+    /// Runs a function before this share of the calls, for example to restart a server, fill a disk, or drop a
+    /// connection. The call starts when its future is ready.
     pub fn behavior<F, Fut>(mut self, rate: f64, behavior: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -82,7 +82,7 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// Lets this share of the calls fail with an error that `make` returns. They are not made.
+    /// Fails this share of the calls with an error that `make` returns, without running them.
     pub fn error<F, T>(mut self, rate: f64, make: F) -> ChaosBuilder<Makes<F>, R>
     where
         F: Fn() -> T,
@@ -95,7 +95,7 @@ impl<E, R> ChaosBuilder<E, R> {
         }
     }
 
-    /// Gives this share of the calls a result that `make` returns. They are not made.
+    /// Replaces this share of the calls by a result that `make` returns, without running them.
     pub fn result<F, T, X>(mut self, rate: f64, make: F) -> ChaosBuilder<E, Makes<F>>
     where
         F: Fn() -> Result<T, X>,
@@ -114,15 +114,15 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// Sets the largest share of calls that get a fault, from 0 to 1, whatever the rates are. It holds from the
-    /// first call on. Calls without a fault save up for at most 10 faults, so of any `n` calls in a row at
-    /// most `n × share + 10` get one. 0 injects no fault.
+    /// Sets the largest share of calls that get a fault, from 0 to 1, whatever the rates are. It holds from the first
+    /// call on. Calls without a fault save up at most 10 faults, so of any `n` consecutive calls at most `n × share +
+    /// 10` get one. Zero injects no faults.
     pub const fn max_share(mut self, share: f64) -> Self {
         self.parts.max_share = share;
         self
     }
 
-    /// Sets whether faults are injected from the start. [`Switch`](super::Switch) changes it.
+    /// Sets whether faults are injected from the start. A [`Switch`](super::Switch) changes it later.
     pub const fn enabled(mut self, enabled: bool) -> Self {
         self.parts.enabled = enabled;
         self
@@ -134,7 +134,7 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// Receives each fault, also those of calls without an observer.
+    /// Sets an observer of the faults of all calls, including calls without an observer.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.parts.setup.observer = Some(crate::clock::blocking::shielded(observer));
         self
@@ -156,8 +156,8 @@ impl<E, R> ChaosBuilder<E, R> {
     ///
     /// # Errors
     ///
-    /// If the rates are not from 0 to 1 in sum, the cap is not from 0 to 1, the range of delays ends before it begins, or
-    /// there is no clock where the feature `tokio` is off.
+    /// If the rates are not from 0 to 1, or exceed 1 together, the cap is not from 0 to 1, the range of delays ends
+    /// before it begins, or there is no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<Chaos<E, R>, ConfigError>
     where
         E: super::make::Possible,

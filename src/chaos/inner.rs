@@ -10,7 +10,7 @@ use crate::base::Base;
 use crate::policy::Context;
 use crate::rng::SharedRng;
 
-/// A function of the user that runs before a call.
+/// A user's function that runs before a call.
 pub(super) type Behavior = dyn Fn() -> BoxedBehavior + Send + Sync;
 pub(super) type BoxedBehavior = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -24,7 +24,7 @@ pub(super) struct Inner {
     pub(super) latency: Mutex<Latency>,
     pub(super) behavior: Option<Arc<Behavior>>,
     pub(super) only: Option<Arc<CallFilter>>,
-    /// Faults that can be injected: errors and results need a function that makes them.
+    /// Whether each fault can be injected: errors and results need a function that makes them.
     pub(super) possible: [bool; 4],
     /// Held while rates are checked and set.
     pub(super) setting: Mutex<()>,

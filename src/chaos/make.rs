@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// No fault of this kind is injected.
+/// The absence of a function: no fault of this kind is injected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoFault;
 
@@ -18,7 +18,7 @@ impl<F> fmt::Debug for Makes<F> {
 
 /// Whether faults of a kind can be injected.
 pub trait Possible {
-    /// Whether they can.
+    /// Whether they can be injected.
     const POSSIBLE: bool;
 }
 
@@ -30,9 +30,9 @@ impl<F> Possible for Makes<F> {
     const POSSIBLE: bool = true;
 }
 
-/// Makes errors, if it can.
+/// Makes the errors to inject.
 pub trait MakeError<E> {
-    /// Makes one.
+    /// Returns an error; `None` if errors cannot be injected.
     fn make(&self) -> Option<E>;
 }
 
@@ -48,9 +48,9 @@ impl<E, F: Fn() -> E> MakeError<E> for Makes<F> {
     }
 }
 
-/// Makes results, if it can.
+/// Makes the results to inject.
 pub trait MakeResult<T, E> {
-    /// Makes one.
+    /// Returns a result; `None` if results cannot be injected.
     fn make(&self) -> Option<Result<T, E>>;
 }
 

@@ -25,8 +25,8 @@ use self::inner::Inner;
 
 /// Injects faults into a share of the calls. See the [module page](self).
 ///
-/// `E` makes errors and `R` results, where the builder was given functions for that. Clones share switch,
-/// cap, and counters.
+/// `E` makes errors and `R` makes results, if the builder got functions for that. Clones share switch, cap, and
+/// counters.
 #[derive(Clone)]
 pub struct Chaos<E = NoFault, R = NoFault> {
     inner: Arc<Inner>,

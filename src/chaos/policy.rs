@@ -117,7 +117,7 @@ impl Inner {
             fault: fault.as_str(),
             sequence: 0,
         };
-        self.base.tell(event, listener);
+        self.base.report(event, listener);
         Some(fault)
     }
 }

@@ -1,4 +1,4 @@
-//! A reading of an injector.
+//! Snapshots of an injector.
 
 use super::state::Fault;
 
@@ -16,17 +16,17 @@ pub struct Snapshot {
     pub rates: [(Fault, f64); 4],
     /// The largest share of calls that get a fault.
     pub max_share: f64,
-    /// Calls while it was enabled, of those that may get faults.
+    /// Number of calls that could have got a fault.
     pub calls: u64,
-    /// Calls that were delayed.
+    /// Number of calls that were delayed.
     pub latency: u64,
-    /// Calls before which the function ran.
+    /// Number of calls before which the function ran.
     pub behavior: u64,
-    /// Calls that failed.
+    /// Number of calls that failed with an injected error.
     pub error: u64,
-    /// Calls that got another result.
+    /// Number of calls that got an injected result.
     pub result: u64,
-    /// Faults that were drawn, and not injected because of the cap.
+    /// Number of faults that were not injected because of the cap.
     pub capped: u64,
 }
 

@@ -13,11 +13,11 @@ use crate::sync::{AtomicU64, Ordering};
 pub enum Fault {
     /// The call is delayed.
     Latency,
-    /// A function of the user runs before the call.
+    /// A user's function runs before the call.
     Behavior,
-    /// The call is not made and fails.
+    /// The call fails without running.
     Error,
-    /// The call is not made and has another result.
+    /// The call gets another result without running.
     Result,
 }
 
@@ -83,11 +83,13 @@ pub(super) fn check_latency(latency: Latency) -> Result<(), ConfigError> {
 }
 
 /// The delay of calls: the same for all, or a random one in a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Latency {
     pub(super) min: Duration,
     pub(super) max: Duration,
 }
+
+crate::debug::debug_settings!(Latency { ; min, max });
 
 impl Latency {
     /// Returns the delay of a call; `unit` is in `[0, 1)`.
@@ -125,7 +127,7 @@ impl From<std::ops::RangeInclusive<Duration>> for Latency {
     }
 }
 
-/// Rates, the cap, and counters. All of it changes while calls run.
+/// Rates, the cap, and counters, all of which change while calls run.
 #[derive(Debug)]
 pub(super) struct State {
     is_on: AtomicU64,
@@ -213,8 +215,8 @@ impl State {
         Some(fault)
     }
 
-    /// Adds the share of a call to the credit, and takes a fault off it if one is wanted and there is
-    /// enough: a token bucket that fills with calls.
+    /// Adds the share of a call to the credit, and pays for a fault if one is wanted and the credit suffices: a token
+    /// bucket that fills with calls.
     fn pay(&self, is_wanted: bool) -> bool {
         let share = self.max_share.load(Ordering::Relaxed);
         let mut credit = self.credit.load(Ordering::Relaxed);
@@ -257,7 +259,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// After any number of calls, and within any run of them once faults were saved up.
+        /// Holds after any number of calls, and within any run of them once faults were saved up.
         #[test]
         fn the_cap_holds_at_every_call(
             share in 0.0..=1.0_f64,

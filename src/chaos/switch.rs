@@ -9,7 +9,7 @@ use super::state::{Fault, Latency, NAME, check_latency, check_rates, check_share
 use crate::error::ConfigError;
 use crate::sync::lock;
 
-/// Turns an injector of faults on and off, and changes its rates, while calls run. Made by
+/// Turns an injector of faults on and off, and changes its rates, while calls run. Returned by
 /// [`Chaos::switch`](super::Chaos::switch).
 ///
 /// Without type parameters, whatever the faults are: for an admin endpoint, or a test. Cheap to clone.
@@ -28,7 +28,7 @@ impl Switch {
         self.inner.state.switch(true);
     }
 
-    /// Injects no further faults. Those of calls in flight go on.
+    /// Injects no further faults. Faults already injected into calls in flight run their course.
     pub fn disable(&self) {
         self.inner.state.switch(false);
     }

@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::base::{Setup, is_same_arc};
 use crate::blocking;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::event::State;
 use crate::verdict::Health;
@@ -387,8 +388,8 @@ impl CircuitBreakerBuilder {
 }
 
 impl CircuitBreaker {
-    /// Takes over the settings of another builder, of which
-    /// [`is_same_but_for_terms`](CircuitBreakerBuilder::is_same_but_for_terms) says that the windows fit.
+    /// Adopts the settings of another builder, whose windows must fit, as checked by
+    /// [`is_same_but_for_terms`](CircuitBreakerBuilder::is_same_but_for_terms).
     pub(crate) fn set_terms(&self, settings: &CircuitBreakerBuilder) -> Result<(), ConfigError> {
         self.inner.set_terms(settings.terms()?);
         Ok(())
@@ -400,7 +401,7 @@ impl fmt::Debug for CircuitBreakerBuilder {
         f.debug_struct("CircuitBreakerBuilder")
             .field("setup", &self.setup)
             .field("trips", &self.trips)
-            .field("slow_call", &self.slow_call)
+            .field("slow_call", &DebugLimit(&self.slow_call))
             .field("break_for", &self.break_for)
             .field("half_open", &self.half_open)
             .finish_non_exhaustive()

@@ -254,7 +254,7 @@ impl Inner {
         change: impl FnOnce(&mut Machine) -> R,
     ) -> (R, Notifications) {
         let mut notifications = Notifications::default();
-        let is_observed = self.base.is_heard(observer);
+        let is_observed = self.base.has_observer(observer);
         let result = self.with_lock(|machine, subscriptions| {
             let result = change(machine);
             self.publish(machine, now);
@@ -287,7 +287,7 @@ impl Inner {
                 change,
                 sequence,
             };
-            self.base.tell_in(&mut panics, event, observer);
+            self.base.report_in(&mut panics, event, observer);
         }
         panics
     }
@@ -329,8 +329,8 @@ impl Inner {
         self.with_lock(|_, subscriptions| subscriptions.add(subscription));
     }
 
-    /// Returns when the breaker is equal to a new one, or its history is older than its rules can see: the
-    /// windows have passed, and so has the break. `None` if that cannot be foreseen.
+    /// Returns the time from which the breaker may be evicted if no call comes: its windows contain no failure that a
+    /// rule can still see, and its break is over. `None` while a subscription, a probe, or a manual change lasts.
     pub(super) fn evictable_at(&self, now: Instant) -> Option<Instant> {
         let is_followed = match &*lock_checked(&self.locked) {
             Some(locked) => !locked.subscriptions.is_empty(),

@@ -74,7 +74,8 @@ fn loom_a_released_probe_is_not_lost() {
 
 #[test]
 fn loom_the_last_of_two_racing_failures_opens() {
-    // Without a bound this takes minutes. Counters that are not sequentially consistent fail with a bound of two.
+    // Bounded, because all interleavings take minutes. Counters that are not sequentially consistent fail with a
+    // bound of two.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {

@@ -176,8 +176,8 @@ impl CircuitBreaker {
         self.change(|machine, now| machine.pause(now + length, now));
     }
 
-    /// Rejects all calls until `until`, for example because a server said when to retry. Of several pauses and
-    /// the break of an open circuit, the one that ends last applies.
+    /// Rejects all calls until `until`, for example because a server stated when to retry. Of several pauses and the
+    /// break of an open circuit, the one that ends last applies.
     ///
     /// The circuit is open during a pause, and half-open afterwards. Breaks do not grow by it. A circuit that
     /// is [disabled](Self::disable) or [metrics-only](Self::metrics_only) is not paused.
@@ -309,7 +309,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Evictable if it is equal to a new one, or its history is older than its rules can see, and no other handle
+/// Is evictable if it is equal to a new one, or its history is older than its rules can see, and no other handle
 /// or subscription exists.
 impl Evictable for CircuitBreaker {
     fn evictable_in(&self) -> Option<Duration> {

@@ -100,7 +100,7 @@ impl Inner {
                     cause: rules.cause(unreported),
                     sequence: 0,
                 };
-                self.base.tell_in(&mut panics, event, finish.observer);
+                self.base.report_in(&mut panics, event, finish.observer);
                 unreported &= unreported - 1;
             }
             return panics.resume();

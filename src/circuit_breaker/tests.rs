@@ -24,7 +24,7 @@ impl LockSpy {
         self.seen.lock().unwrap().push((during.into(), is_free));
     }
 
-    /// Returns the checks since the last call. Fails if the lock was held in one of them.
+    /// Returns the checks since the last call of this. Fails if the lock was held during one of them.
     fn seen(&self) -> Vec<String> {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         let held: Vec<_> = seen.iter().filter(|(_, is_free)| !is_free).collect();
@@ -109,7 +109,7 @@ fn no_lock_is_held_while_the_operation_runs() {
         spy.check("operation");
         ran.fetch_add(1, Ordering::Relaxed)
     };
-    // In a closed circuit, then as a probe.
+    // First in a closed circuit, then as a probe.
     for _ in 0..2 {
         let made = breaker.call(|| {
             check();
@@ -122,7 +122,7 @@ fn no_lock_is_held_while_the_operation_runs() {
         check();
         permit.success();
         {
-            // Pending, then dropped.
+            // The call is pending and then dropped.
             let mut call = pin!(breaker.call(|| {
                 check();
                 pending::<Result<(), ()>>()

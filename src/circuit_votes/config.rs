@@ -9,6 +9,7 @@ use super::inner::Inner;
 use super::state::{Follow, Rules};
 use crate::base::{Setup, random_instance};
 use crate::circuit_breaker::CircuitBreaker;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::store::VoteStore;
 
@@ -64,7 +65,7 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// Sets the key in the store: the dependency that the circuits are of.
+    /// Sets the key in the store, which identifies the dependency behind the circuits.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
@@ -89,26 +90,26 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// Sets the share of the other voters that must be open, and one more. From 0 to below 1.
+    /// Sets the share of the other voters that must be exceeded by those with open circuits. From 0 to below 1.
     pub const fn quorum(mut self, share: f64) -> Self {
         self.rules.quorum = share;
         self
     }
 
-    /// Sets how many of the others must be open at least. Above zero.
+    /// Sets the least number of other voters with open circuits. Above zero.
     pub const fn min_votes(mut self, votes: u64) -> Self {
         self.rules.min_votes = votes;
         self
     }
 
-    /// Sets the effect on the breaker when a quorum of the others is open.
+    /// Sets the effect of a quorum on the breaker.
     pub const fn follow(mut self, follow: Follow) -> Self {
         self.rules.follows = follow;
         self
     }
 
-    /// Sets the failure rate in the breaker's first window that opens it when a quorum of the others is open, and
-    /// it has seen half as many calls as its rules need. Above 0, at most 1.
+    /// Sets the failure rate in the breaker's first window from which on a quorum opens the breaker. The window must
+    /// have half the calls that the breaker's rules need. Above 0, at most 1.
     pub const fn failure_rate(mut self, rate: f64) -> Self {
         self.rules.failure_rate = rate;
         self
@@ -116,11 +117,11 @@ impl CircuitVotesBuilder {
 
     setters! {
         in setup;
-        /// The clock that votes are sent by: that of the breaker.
+        /// Sets the clock of the voting interval. Must be the breaker's clock.
         clock;
     }
 
-    /// Builds the voter. Does not ask the store.
+    /// Builds the voter. Sends no request to the store.
     ///
     /// # Errors
     ///
@@ -178,7 +179,7 @@ impl fmt::Debug for CircuitVotesBuilder {
             .field("key", &self.key)
             .field("instance", &self.instance)
             .field("breaker", &self.breaker)
-            .field("every", &self.every)
+            .field("every", &DebugLimit(&self.every))
             .field("rules", &self.rules)
             .field("setup", &self.setup)
             .finish()

@@ -23,6 +23,6 @@ pub(super) struct Inner {
 pub(super) struct Seen {
     pub(super) tally: Tally,
     pub(super) error: Option<StoreError>,
-    /// Openings because of the others.
+    /// Number of times that a quorum opened the breaker.
     pub(super) followed: u64,
 }

@@ -26,9 +26,10 @@ pub use self::state::Follow;
 use self::inner::Inner;
 use self::state::Echo;
 
-/// Tells the fleet what a breaker thinks, and the breaker what the fleet does. See the [module page](self).
+/// Publishes the state of a breaker to the fleet, and opens it with the fleet's circuits. See the [module
+/// page](self).
 ///
-/// Cheap to clone; clones stand for one voter. Run it once.
+/// Cheap to clone; clones are one voter. Run only one of them.
 #[derive(Clone)]
 pub struct CircuitVotes {
     inner: Arc<Inner>,
@@ -42,9 +43,9 @@ pub struct Snapshot {
     /// The name of the breaker.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// The votes of the others, when they were read last; empty while the store does not answer.
+    /// The other votes at the last reading; empty while the store does not answer.
     pub tally: Tally,
-    /// Number of times that they opened the breaker.
+    /// Number of times that a quorum opened the breaker.
     pub followed: u64,
     /// Whether the store answers.
     pub store_up: bool,
@@ -53,13 +54,12 @@ pub struct Snapshot {
 }
 
 impl CircuitVotes {
-    /// Publishes the breaker's vote, reads those of the others, and follows a quorum, while the returned future
-    /// runs: at each [`every`](CircuitVotesBuilder::every), and at once when the breaker opens or closes. Spawn
-    /// it.
+    /// Publishes the breaker's vote, reads those of the others, and follows a quorum, while the returned future runs.
+    /// Votes at each [`every`](CircuitVotesBuilder::every), and when the breaker opens or closes. Spawn it.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it changes nothing; the vote lapses after three times `every`.
+    /// Dropping it changes nothing; the vote expires after three times `every`.
     pub async fn run(&self) {
         let inner = &*self.inner;
         let mut transitions = inner.breaker.subscribe();
@@ -81,7 +81,7 @@ impl CircuitVotes {
         }
     }
 
-    /// Votes, and returns the votes of the others; an error if none came until `latest`.
+    /// Votes, and returns the votes of the others, or an error if the store does not answer by `latest`.
     async fn vote(&self, open: bool, counts: bool, latest: Instant) -> Result<Tally, StoreError> {
         let inner = &*self.inner;
         let vote = Vote {
@@ -150,7 +150,7 @@ impl CircuitVotes {
         opens && !has_evidence
     }
 
-    /// Returns where it stands.
+    /// Returns the state of the voter. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let seen = lock(&self.inner.seen).clone();
         Snapshot {
@@ -163,7 +163,7 @@ impl CircuitVotes {
     }
 }
 
-/// Where the answer of the store goes, and the task that waits for it.
+/// The answer of the store, or the waker of the task that waits for it.
 #[derive(Default)]
 struct Slot {
     answer: Option<Result<Tally, StoreError>>,

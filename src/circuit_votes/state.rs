@@ -1,24 +1,24 @@
-//! Rules for a circuit that reads the votes of others. Pure.
+//! Pure rules for a circuit that follows the votes of others.
 
 use crate::event::{State, Transition};
 use crate::store::Tally;
 
-/// When a circuit follows the others.
+/// The rules for following the other circuits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rules {
-    /// The share of the voters that must be open, above it.
+    /// The share of the voters that open circuits must exceed.
     pub(crate) quorum: f64,
     pub(crate) min_votes: u64,
     pub(crate) follows: Follow,
-    /// The failure rate that opens a circuit whose peers are open.
+    /// The failure rate from which on a quorum opens the circuit.
     pub(crate) failure_rate: f64,
 }
 
-/// The effect on a circuit when a quorum of the others is open.
+/// The effect of a quorum of open circuits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Follow {
-    /// Needs less evidence of its own to open: half as many calls, of which half as many failed.
+    /// Opens with less evidence of its own: half as many calls, of which half as many failed.
     #[default]
     Sooner,
     /// Opens at once, without evidence of its own.
@@ -26,7 +26,7 @@ pub enum Follow {
 }
 
 impl Rules {
-    /// Returns whether enough of the others are open.
+    /// Returns whether enough of the other circuits are open.
     pub(crate) fn is_quorum(&self, tally: Tally) -> bool {
         tally.open >= self.min_votes && tally.open as f64 > self.quorum * tally.voters as f64
     }

@@ -12,8 +12,8 @@ pub(crate) use super::sleep::blocking::block_on;
 /// The system's monotonic clock, whose sleeps park the thread.
 ///
 /// For programs without a runtime: build policies with it and use them through
-/// [`call_blocking`](crate::Policy::call_blocking). Polled anywhere else, a sleep parks the thread
-/// it is polled on until its time has come, so keep it out of async executors.
+/// [`call_blocking`](crate::Policy::call_blocking). Anywhere else, polling a sleep parks the thread until the sleep
+/// ends, so keep it out of async executors.
 ///
 /// # Example
 ///
@@ -39,7 +39,7 @@ impl Clock for BlockingClock {
     }
 }
 
-/// Makes an observer that may start a runtime. See [`outside`].
+/// Wraps an observer that may start a runtime. See [`outside`].
 pub(crate) fn shielded(observer: impl Observer + 'static) -> Arc<dyn Observer> {
     Arc::new(Shielded(observer))
 }

@@ -1,4 +1,4 @@
-//! The CPU's counter as [`Instant`]s, where the counters of all cores are known to agree.
+//! The CPU's time stamp counter as [`Instant`]s, if the counters of all cores are known to agree.
 
 use std::sync::OnceLock;
 
@@ -11,7 +11,7 @@ struct Counter {
     first: u64,
 }
 
-/// `None` where the counters of the cores may differ.
+/// Returns the counter; `None` if the counters of the cores may differ.
 #[inline]
 fn counter() -> Option<&'static Counter> {
     static COUNTER: OnceLock<Option<Counter>> = OnceLock::new();
@@ -25,7 +25,7 @@ fn counter() -> Option<&'static Counter> {
     COUNTER.get_or_init(calibrate).as_ref()
 }
 
-/// Calibrates the counter, the first time in a process.
+/// Calibrates the counter once per process.
 pub(super) fn init() {
     counter();
 }
@@ -45,10 +45,10 @@ pub(super) fn now() -> Instant {
 
 /// Returns whether the counters of all cores are known to agree.
 ///
-/// A constant rate, which is all that the CPU guarantees, is not enough: cores
-/// may have started at different times, and a virtual machine may move between them. Linux compares
-/// the counters of an x86 machine when it starts them and watches them afterwards; only while they
-/// agree is `tsc` its own clock. On 64-bit ARM all cores share one counter by architecture.
+/// A constant rate, which is all that the CPU guarantees, is not enough: cores may have started at different times,
+/// and a virtual machine may migrate between them. Linux compares the counters of an x86 machine at boot and watches
+/// them afterwards; it uses `tsc` as its own clock only while they agree. On 64-bit ARM, all cores share one counter
+/// by architecture.
 fn is_synchronized() -> bool {
     const CLOCKSOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 

@@ -6,9 +6,9 @@ use crate::instant::Instant;
 
 /// The CPU's time stamp counter through [`quanta`], and tokio timers that stay registered.
 ///
-/// A reading takes 10 ns instead of 23 ns. Timers are the dearest part of a call that has to wait,
-/// and timeouts hardly ever fire; so a timer goes back to a small pool of its thread instead of
-/// being cancelled, and the next call only has to look at it.
+/// A reading takes 10 ns instead of 23 ns. Timers are the most expensive part of a call that waits, and timeouts
+/// rarely fire. So a timer returns to a small pool of its thread instead of being cancelled, and the next call reuses
+/// it.
 ///
 /// It is real time by definition: it does not obey tokio's paused time, and a parked timer would
 /// let a paused clock jump. Timers fire with tokio's precision of 1 ms.
@@ -29,7 +29,7 @@ use crate::instant::Instant;
 pub struct FastClock;
 
 impl FastClock {
-    /// The clock. The first one in a process calibrates the counter, for up to 200 ms.
+    /// Returns the clock. The first call in a process calibrates the counter, for up to 200 ms.
     pub fn new() -> Self {
         counter::init();
         Self

@@ -1,4 +1,4 @@
-//! A clock as the handles keep it.
+//! Handles of clocks.
 
 use std::any::Any;
 use std::fmt;
@@ -15,13 +15,13 @@ use super::sleep;
 use super::{BlockingClock, Clock, ManualClock, Sleep};
 use crate::instant::Instant;
 
-/// A clock as the handles keep it: cheap to clone, and without a type parameter.
+/// A handle of a clock: cheap to clone, and without a type parameter.
 ///
 /// Every clock converts into it, so builders take `clock(my_clock)`. Its time never goes back, whatever
 /// the clock does: see [`Clock`].
 #[derive(Clone)]
 pub struct ClockHandle {
-    // Every layer compares it several times in a call: a load is cheaper than a match.
+    // Cached because every layer compares it several times in a call, and a load is cheaper than a match.
     id: ClockId,
     kind: Kind,
 }
@@ -42,7 +42,7 @@ enum Kind {
 pub(crate) struct ClockId(usize);
 
 impl ClockId {
-    /// No clock at all.
+    /// The absence of a clock.
     pub(crate) const NONE: Self = Self(0);
     #[cfg(feature = "tokio")]
     const TOKIO: Self = Self(1);
@@ -50,7 +50,7 @@ impl ClockId {
     const FAST: Self = Self(2);
     const BLOCKING: Self = Self(3);
 
-    /// Returns the clock of this identity, where it needs no more than that to be read.
+    /// Returns the clock of this identity, if it is a clock without state.
     pub(crate) const fn handle(self) -> Option<ClockHandle> {
         match self {
             #[cfg(feature = "tokio")]
@@ -74,7 +74,7 @@ impl ClockHandle {
         Self { id, kind }
     }
 
-    /// Returns the clock a builder uses when none is given: tokio's, with the feature `tokio`.
+    /// Returns the default clock of builders: tokio's, with the feature `tokio`.
     pub(crate) const fn preset() -> Option<Self> {
         #[cfg(feature = "tokio")]
         return Some(Self::TOKIO);
@@ -146,9 +146,8 @@ impl<C: Clock> From<C> for ClockHandle {
 
 /// Puts a sleep of `clock` until `deadline` into `slot`.
 ///
-/// The same as setting the slot to the result of [`ClockHandle::sleep_until`], but each kind of
-/// sleep is built in its place: a sleep is 112 bytes, of which a fresh one uses a few, and moving
-/// one on costs more than making it.
+/// Has the same effect as assigning the result of [`ClockHandle::sleep_until`], but constructs each kind of sleep in
+/// place: a sleep is 112 bytes, of which a new one uses few, and moving one costs more than constructing it.
 #[inline(always)]
 #[cfg_attr(not(feature = "tokio"), expect(unused_mut))]
 pub(crate) fn arm(clock: &ClockHandle, deadline: Instant, mut slot: Pin<&mut Option<Sleep>>) {

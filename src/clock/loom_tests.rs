@@ -1,4 +1,4 @@
-//! The timeline of a clock under every interleaving.
+//! Model checks of a clock's timeline.
 
 use std::sync::Arc;
 

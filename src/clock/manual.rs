@@ -15,9 +15,9 @@ use super::{Clock, Sleep};
 use crate::instant::Instant;
 
 /// A clock for tests: it stands still until [`advance`](Self::advance) moves it, or until
-/// [`block_on`](Self::block_on) finds that everything waits for it.
+/// [`block_on`](Self::block_on) finds that all tasks wait for it.
 ///
-/// Clones share one time. It starts at zero and never goes back.
+/// Clones share one time, which starts at zero and never goes back.
 ///
 /// # Example
 ///
@@ -76,8 +76,8 @@ impl ManualClock {
         Self::default()
     }
 
-    /// Moves time on by `duration` and wakes the sleepers whose time has come, in the order of
-    /// their deadlines. While a sleeper is woken the clock reads that sleeper's deadline.
+    /// Advances the time by `duration` and wakes the sleepers whose deadlines have passed, in the order of their
+    /// deadlines. While a sleeper is woken, the clock reads that sleeper's deadline.
     ///
     /// Time saturates at [`Instant::FAR_FUTURE`].
     pub fn advance(&self, duration: Duration) {
@@ -94,14 +94,10 @@ impl ManualClock {
         self.time.sleepers()
     }
 
-    /// Runs a future to its end on this thread, and jumps to the next deadline whenever nothing is
-    /// ready.
+    /// Runs a future to completion on this thread, and jumps to the next deadline whenever nothing is ready.
     ///
-    /// The future may have any number of concurrent parts (`join!`, `FuturesUnordered`). They run
-    /// in a fixed order: parts that wait for one instant are woken in the order they began to wait.
-    /// When nothing is ready and no sleep is left, it waits for another thread to wake the future. Calls
-    /// may be nested; on several threads at once they move the time for each other.
-    ///
+    /// The future may have any number of concurrent parts (`join!`, `FuturesUnordered`). They run in a fixed order:
+    /// parts that wait for the same instant are woken in the order in which they began to wait.
     /// # Panics
     ///
     /// If the future can never be woken, because its waker has been dropped everywhere else.
@@ -121,8 +117,8 @@ impl ManualClock {
                     thread::park();
                     continue;
                 }
-                // Another thread may have woken us since we asked, and let go of the waker. It did
-                // so in this order; the fence makes sure that we see it so.
+                // Another thread may have woken the future and then dropped its waker. The fence orders the check of
+                // the wake-up after that drop.
                 fence(Ordering::Acquire);
                 assert!(
                     signal.take(),

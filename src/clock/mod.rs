@@ -1,4 +1,4 @@
-//! Clocks. One object both reads the time and sleeps, so the two never disagree.
+//! Clocks. One object both reads the time and sleeps, so that the two never disagree.
 //!
 //! A handle is built with a clock and keeps it. The pure state machines never see one: they take an
 //! [`Instant`] as an argument. The documentation for users is on [`Clock`].
@@ -110,8 +110,7 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// [`Instant::FAR_FUTURE`] never comes.
     fn sleep_until(&self, deadline: Instant) -> Sleep;
 
-    /// Returns the clock in an `Arc`. One that is in an `Arc` already stays in it: its address says that clones of
-    /// the `Arc` are one clock.
+    /// Returns the clock in an `Arc`. An `Arc` stays as it is, because its address identifies the clock.
     #[doc(hidden)]
     fn into_arc(self) -> Arc<dyn Clock>
     where

@@ -1,4 +1,4 @@
-//! Makes monotonic clocks of user clocks, which may go backwards.
+//! Makes user clocks, which may go backwards, monotonic.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,27 +16,26 @@ use super::{Clock, Sleep};
 use crate::instant::Instant;
 use crate::sync::lock;
 
-/// A clock of the user's own whose time never goes back.
+/// A user's clock whose time never goes back.
 ///
-/// No code of the clock runs under a lock, nor does that of wakers.
+/// No user code, of the clock or of wakers, runs under a lock.
 pub(super) struct Monotonic {
     clock: Arc<dyn Clock>,
     timeline: Timeline,
-    /// The sleeps that wait, to be woken by a backward jump.
+    /// Pending sleeps, which a backward jump wakes.
     sleeps: Mutex<Timers>,
 }
 
-/// The clocks in use, by address. All handles of one `Arc` must share its timeline, and an
-/// equal address of two handles means the same clock. A clock stays at its address as long as its entry
-/// can be upgraded.
+/// The clocks in use, by address. All handles of one `Arc` must share its timeline, and handles with equal addresses
+/// must be the same clock. A clock keeps its address as long as its entry can be upgraded.
 static CLOCKS: Mutex<BTreeMap<usize, Weak<Monotonic>>> = Mutex::new(BTreeMap::new());
 
 impl Monotonic {
-    /// Returns the one wrapper of `clock`, as long as there is a handle that uses it.
+    /// Returns the wrapper of `clock`. There is only one as long as any handle uses it.
     pub(super) fn of(clock: Arc<dyn Clock>) -> Arc<Self> {
         let address = address(&clock);
         let mut clocks = lock(&CLOCKS);
-        // Dropped outside the lock if not used: it may hold the last reference to the clock.
+        // If unused, dropped outside the lock, because it may hold the last reference to the clock.
         let fresh;
         let monotonic = match clocks.get(&address).and_then(Weak::upgrade) {
             Some(known) => {
@@ -59,7 +58,7 @@ impl Monotonic {
         monotonic
     }
 
-    /// Identifies the clock while this exists.
+    /// Returns the address, which identifies the clock while this exists.
     pub(super) fn address(&self) -> usize {
         address(&self.clock)
     }
@@ -86,19 +85,19 @@ impl Monotonic {
         })
     }
 
-    /// Returns the clock's own sleep, until what it calls `deadline`.
+    /// Returns the clock's own sleep until `deadline`, translated to the clock's own time.
     fn sleep_of_clock(&self, deadline: Instant, shift: u64) -> Sleep {
         let deadline = deadline.as_nanos().saturating_sub(shift);
         self.clock.sleep_until(Instant::from_nanos(deadline))
     }
 
-    /// Has all sleeps translate their deadlines again.
+    /// Wakes all sleeps, so that they translate their deadlines again.
     #[cold]
     fn wake_sleeps(&self) {
         let sleeps = lock(&self.sleeps).take_all();
         let mut panic = Ok(());
         for waker in sleeps {
-            // A waker that panics does not keep the others asleep.
+            // A panic in one waker must not keep the others from being woken.
             panic = panic.and(catch_unwind(AssertUnwindSafe(|| waker.wake())));
         }
         if let Err(panic) = panic {
@@ -132,11 +131,11 @@ impl fmt::Debug for Monotonic {
 }
 
 pin_project! {
-    /// A sleep of the user's clock that is started again when a backward jump has moved its deadline.
+    /// A sleep of a user's clock that is restarted when a backward jump has moved its deadline.
     struct Translated {
         clock: Arc<Monotonic>,
         deadline: Instant,
-        // The shift that `inner` was made with.
+        // The shift at the start of `inner`.
         shift: u64,
         key: Option<u64>,
         #[pin]
@@ -162,11 +161,11 @@ impl Future for Translated {
             if this.inner.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            // Cloned before the lock and dropped after it: a waker may be the user's code.
+            // Cloned before the lock and dropped after it, because a waker may be user code.
             let waker = cx.waker().clone();
             let replaced = lock(&this.clock.sleeps).register(*this.deadline, this.key, waker);
             drop(replaced);
-            // Registered first: a jump either wakes the waker or is seen here.
+            // Registers before reading the shift, so that a jump either wakes the waker or is seen here.
             let shift = this.clock.timeline.shift();
             if shift == *this.shift {
                 return Poll::Pending;
@@ -196,7 +195,7 @@ mod tests {
         let address = first.address();
         assert!(lock(&CLOCKS).contains_key(&address));
         drop(first);
-        // `clock` is still at the address, so no other clock can have made this entry.
+        // `clock` is still at the address, so no other clock can own this entry.
         assert!(!lock(&CLOCKS).contains_key(&address));
         assert_eq!(Monotonic::of(clock).address(), address);
     }

@@ -1,11 +1,10 @@
-//! Tokio's time, which does not go back from one runtime to the next.
+//! Tokio's time, kept from going back between runtimes.
 //!
-//! Time goes back between two readings only if they come from two runtimes, of which the first was
-//! paused and ran ahead of the system's clock. So each runtime is shifted once, when it first reads the
-//! time, to begin no earlier than the newest reading of all others. Later it is left alone: what a
-//! paused test does must not move the time of the tests that run beside it. Runtimes that read the
-//! system's time when they are first seen, and threads outside all runtimes, have one shift together:
-//! a thread may use the handles of a runtime's tasks.
+//! Time goes back between two readings only if they come from two runtimes, the first of which was paused and ran
+//! ahead of the system's clock. So each runtime is shifted once, at its first reading, to begin no earlier than the
+//! newest reading of all others. It is not shifted again: a paused test must not move the time of tests that run in
+//! parallel. Runtimes that read the system's time at first, and threads outside all runtimes, share one shift,
+//! because a thread may use the handles of a runtime's tasks.
 //!
 //! Only tokio's feature `test-util` can pause a runtime. Without it, all of this compiles to nothing.
 
@@ -37,7 +36,7 @@ pub(super) fn now() -> Instant {
     reading.after(shift)
 }
 
-/// Converts `at` to an instant of the current runtime. `None` if it cannot be represented: it never comes.
+/// Converts `at` to an instant of the current runtime. Returns `None` if it is too late to represent.
 #[inline]
 pub(super) fn to_std(at: Instant) -> Option<StdInstant> {
     if can_pause() && IS_SHIFTED.load(Ordering::Acquire) {
@@ -52,15 +51,15 @@ fn raw() -> Instant {
     system::from_std(tokio::time::Instant::now().into_std())
 }
 
-/// `None` outside all runtimes, where time is the system's.
+/// Returns the current runtime; `None` outside of all runtimes, where time is the system's.
 fn current() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
 /// Returns whether tokio is built with `test-util`.
 ///
-/// Tokio does not say so, but only then has its builder a method `start_paused`, which takes precedence
-/// over the method of a trait.
+/// Only then does its builder have a method `start_paused`, which takes precedence over the trait method of the same
+/// name.
 #[inline(always)]
 fn can_pause() -> bool {
     trait Answer {
@@ -88,7 +87,7 @@ fn can_pause() -> bool {
     answer(&|builder| builder.start_paused(true))
 }
 
-/// Readings within a window need no lock.
+/// A range of readings that need no lock.
 #[derive(Clone, Copy)]
 struct Window {
     runtime: Option<Id>,
@@ -114,12 +113,12 @@ static RUNTIMES: Mutex<Runtimes> = Mutex::new(Runtimes {
 /// Whether any runtime has a shift.
 static IS_SHIFTED: AtomicBool = AtomicBool::new(false);
 
-/// Reads the time and records it. Returns the reading, not shifted, and the shift of the runtime.
+/// Reads the time and records it. Returns the unshifted reading, and the shift of the runtime.
 #[cold]
 fn register() -> (Instant, u64) {
     let runtime = current();
     let mut runtimes = lock(&RUNTIMES);
-    // Read under the lock: `newest` was read earlier then, so a smaller reading means that this clock is behind.
+    // Read under the lock, after `newest` was: so a smaller reading means that this clock is behind.
     let before = system::now();
     let reading = raw();
     let is_system = (before..=system::now()).contains(&reading);
@@ -138,19 +137,19 @@ fn register() -> (Instant, u64) {
 }
 
 struct Runtimes {
-    /// The newest registered time. Times up to a window's width later may have been read.
+    /// The newest registered time. Unregistered readings may be up to a window's width later.
     newest: Instant,
-    /// The shift of the system's time, once it was read.
+    /// The shift of the system's time, once known.
     system: Option<u64>,
-    /// The shifts of the runtimes that read the time, the latest one last.
+    /// The shifts of the runtimes, the most recently used one last.
     shifts: VecDeque<(Option<Id>, u64)>,
 }
 
 impl Runtimes {
-    /// Largest number of known runtimes. An evicted one counts as new when it comes back.
+    /// The most runtimes that are remembered. An evicted one counts as new when it reads the time again.
     const CAPACITY: usize = 1024;
 
-    /// Returns the shift of `runtime`, whose clock reads `reading`; `is_system` if that is the system's time.
+    /// Returns the shift of `runtime`, whose clock reads `reading`. `is_system` means that this is the system's time.
     fn shift(&mut self, runtime: Option<Id>, is_system: bool, reading: Instant) -> u64 {
         let begin = match reading >= self.newest {
             true => 0,
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_begins_where_the_others_are() {
+    fn a_new_runtime_begins_at_the_newest_time() {
         let (first, second) = (paused(), paused());
         first.block_on(async { now() });
         advance(&first, HOUR);
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_is_not_moved_by_what_others_do_later() {
+    fn a_known_runtime_is_not_shifted_again() {
         let (first, second) = (paused(), paused());
         let begin = second.block_on(async { now() });
         first.block_on(async { now() });

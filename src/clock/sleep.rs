@@ -18,7 +18,7 @@ mod pool;
 pub(super) mod tokio;
 
 pin_project! {
-    /// Waits for an instant on a clock. Made by [`Clock::sleep_until`](crate::Clock::sleep_until).
+    /// Waits for an instant on a clock. Returned by [`Clock::sleep_until`](crate::Clock::sleep_until).
     ///
     /// # Cancel safety
     ///
@@ -40,8 +40,8 @@ pin_project! {
     }
 }
 
-/// The kinds that no hot path waits for. They have an enum of their own, so that the hot paths match
-/// three kinds and not seven.
+/// Kinds of sleeps that no hot path waits for. They have their own enum, so that hot paths match three kinds instead
+/// of seven.
 enum Other {
     Never,
     Yield {
@@ -58,7 +58,7 @@ enum Other {
     },
 }
 
-// The variants above stay when a feature is off, but nothing can make one.
+// A stand-in: the variants above exist without the feature, but are never constructed.
 #[cfg(not(feature = "tokio"))]
 type TokioTimer = std::future::Pending<()>;
 #[cfg(feature = "tokio")]
@@ -85,19 +85,19 @@ impl std::fmt::Debug for Kind {
 }
 
 impl Sleep {
-    /// Returns a sleep of a clock of your own. Allocates once, to hide the future's type.
+    /// Returns a sleep for a clock of your own. Allocates once, to erase the future's type.
     pub fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
         Self::other(Other::Custom {
             future: Box::pin(future),
         })
     }
 
-    /// Returns a sleep that never ends, for deadlines that never come. Does not allocate.
+    /// Returns a sleep that never ends. Does not allocate.
     pub fn never() -> Self {
         Self::other(Other::Never)
     }
 
-    /// Returns a sleep of no time that lets other tasks run first.
+    /// Returns a sleep that is pending once, so that other tasks run first.
     pub(crate) const fn yield_once() -> Self {
         Self::other(Other::Yield { yielded: false })
     }
@@ -112,8 +112,8 @@ impl Sleep {
         })
     }
 
-    /// Returns a sleep that parks the thread until `deadline` on a clock that reads `now`, whether that clock
-    /// advances or is paused.
+    /// Returns a sleep that parks the thread for the time from `now` to `deadline`, even if the clock of these
+    /// instants is paused.
     #[cfg(feature = "tokio")]
     pub(super) fn blocking_from(now: Instant, deadline: Instant) -> Self {
         match deadline {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant as StdInstant};
 
 use crate::instant::{Instant, nanos};
 
-/// Returns the origin: up to 34 years before the first reading, because a paused tokio clock may read less
-/// than that. Not all systems can express times so long before they were started.
+/// Returns the origin: up to 34 years before the first reading, because a paused tokio clock may read less than that.
+/// Some systems cannot represent times so long before they were started.
 #[inline]
 fn origin() -> StdInstant {
     static ORIGIN: OnceLock<StdInstant> = OnceLock::new();
@@ -28,14 +28,14 @@ const YEARS_292: u64 = (i64::MAX / 1_000_000_000) as u64;
 #[inline]
 pub(super) fn from_std(at: StdInstant) -> Instant {
     let since = at.saturating_duration_since(origin());
-    // Short of 292 years in 64 bits; the general way costs a fifth of the reading.
+    // The fast path covers 292 years; the general conversion costs a fifth of the reading.
     Instant::from_nanos(match since.as_secs() {
         seconds @ 0..=YEARS_292 => seconds * 1_000_000_000 + u64::from(since.subsec_nanos()),
         _ => nanos(since),
     })
 }
 
-/// `None` for instants that the system's clock cannot express: they never come.
+/// Converts to the system's type. `None` for instants that it cannot represent, which never come.
 #[cfg(any(feature = "tokio", test))]
 #[inline]
 pub(super) fn to_std(at: Instant) -> Option<StdInstant> {

@@ -1,4 +1,4 @@
-//! A time that does not go back, made from readings that may.
+//! A monotonic time, derived from readings that may go back.
 
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -6,10 +6,10 @@ use crate::sync::{AtomicU64, Ordering, fence};
 /// Tolerance for late readings: only readings further behind the newest one are backward jumps.
 pub(super) const TOLERANCE: u64 = 1_000_000_000;
 
-/// Translates between the readings of a clock and a time that never goes back.
+/// Translates between the readings of a clock and a monotonic time.
 ///
-/// Time is the reading plus `shift`. A backward jump makes the shift larger, so that time continues from
-/// the newest one. The shift never gets smaller: while it has the same value, no thread has changed it.
+/// The time is the reading plus `shift`. A backward jump increases the shift, so that time continues from its newest
+/// value. The shift never decreases, so if it has the same value, no thread has changed it.
 #[derive(Debug)]
 pub(super) struct Timeline {
     shift: AtomicU64,
@@ -26,16 +26,17 @@ impl Timeline {
     }
 
     /// Reads the clock with `read`. Returns the time, and whether this reading has changed the shift.
-    /// Lock-free; retries only when the shift changes meanwhile.
+    ///
+    /// Lock-free; retries only if the shift changes meanwhile.
     #[inline]
     pub(super) fn now(&self, read: impl Fn() -> Instant) -> (Instant, bool) {
         loop {
             let shift = self.shift.load(Ordering::Acquire);
-            // Loaded before the clock is read: a reading behind this one was not merely delayed,
-            // however long the thread was stopped.
+            // Loaded before the clock is read: a smaller reading is then not merely late, however long the thread was
+            // preempted.
             let newest = self.newest.load(Ordering::Acquire);
             let reading = read().as_nanos();
-            // A reading from before a jump and a shift from after it would be a leap forward.
+            // A reading from before a jump with a shift from after it would be a leap forward.
             fence(Ordering::Acquire);
             if self.shift.load(Ordering::Relaxed) != shift {
                 continue;
@@ -54,7 +55,7 @@ impl Timeline {
         }
     }
 
-    /// Fails if another thread was first: it saw the same jump.
+    /// Changes the shift. Fails if another thread was first, which saw the same jump.
     #[cold]
     fn change_shift(&self, from: u64, to: u64) -> bool {
         self.shift
@@ -95,7 +96,7 @@ mod tests {
         proptest!(|(steps in prop::collection::vec(step(), 0..60))| {
             let timeline = Timeline::new();
             let mut clock = 1_000 * TOLERANCE;
-            // The model: the latest reading and the time it stood for.
+            // The model: the latest reading and its time.
             let (mut then, mut time) = (0, 0);
             for step in steps {
                 match step {
@@ -121,7 +122,7 @@ mod tests {
         let timeline = Timeline::new();
         let early = Instant::from_nanos(5);
         let late = Instant::from_nanos(100 * TOLERANCE);
-        // The thread is stopped after it has read the clock; another one reads it much later.
+        // The thread is preempted after it has read the clock; another one reads it much later.
         let (now, has_jumped) = timeline.now(|| {
             timeline.now(|| late);
             early

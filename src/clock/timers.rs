@@ -1,15 +1,14 @@
-//! Wakers in the order of their deadlines.
+//! Wakers ordered by deadline.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
 
 use crate::instant::Instant;
 
-/// Wakers of the sleeps of one clock. Those with equal deadlines are woken in the order in which they
-/// were registered.
+/// Wakers of the sleeps of one clock. Sleeps with equal deadlines are woken in the order of registration.
 ///
-/// Cloning or dropping a waker may run the user's code, so under the caller's lock neither happens
-/// here: wakers come in by value and go out by value.
+/// Cloning or dropping a waker may run user code, so neither happens here, under the caller's lock: wakers are passed
+/// in and out by value.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     next_key: u64,

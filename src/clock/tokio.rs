@@ -7,19 +7,18 @@ use crate::instant::Instant;
 
 /// Tokio's clock and timers. The default.
 ///
-/// It obeys paused time: under `#[tokio::test(start_paused = true)]` every pattern runs in virtual
-/// time. Inside [`call_blocking`](crate::Policy::call_blocking), where there may be no runtime, its
-/// sleeps park the thread instead.
+/// It obeys paused time: under `#[tokio::test(start_paused = true)]` every pattern runs in virtual time. Inside
+/// [`call_blocking`](crate::Policy::call_blocking), which works without a runtime, its sleeps park the thread
+/// instead.
 ///
-/// It never goes back. Each runtime has a time of its own when tokio is built with `test-util`: a
-/// runtime that begins behind what another one has reached, because that one was paused and slept, is
-/// shifted to begin there. So a `static` limiter may serve several tests, one after another. It may not
-/// serve two paused runtimes at once: their times go on independently of each other.
+/// It never goes back. When tokio is built with `test-util`, each runtime has its own time. A runtime that begins
+/// behind an earlier one that was paused is shifted to begin there. So a `static` limiter may serve several tests,
+/// one after another. It may not serve two paused runtimes at once, because their times advance independently.
 ///
 /// # Panics
 ///
-/// As tokio's own timers do, a sleep panics when it is first polled outside a tokio runtime with
-/// time enabled, unless inside `call_blocking`.
+/// Like tokio's own timers, a sleep panics when it is first polled outside a tokio runtime with time enabled, unless
+/// inside `call_blocking`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioClock;
 

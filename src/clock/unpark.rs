@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 use std::thread::{self, Thread};
 
-/// Wakes the thread that polls.
+/// Unparks the thread that polls.
 #[derive(Debug)]
 pub(super) struct Unpark {
     thread: Thread,
@@ -20,7 +20,7 @@ impl Unpark {
         })
     }
 
-    /// Returns whether a wake-up came since the last call of this.
+    /// Returns whether it was woken since the last call of this.
     pub(super) fn take(&self) -> bool {
         self.woken.swap(false, Ordering::Acquire)
     }

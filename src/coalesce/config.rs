@@ -37,9 +37,9 @@ impl<K, T, E> CoalesceBuilder<K, T, E> {
     }
 
     setters! {
-        /// The name in events and snapshots.
+        /// Sets the name in events and snapshots.
         name;
-        /// The clock that measures how long calls wait.
+        /// Sets the clock that measures how long calls wait.
         clock;
     }
 
@@ -56,7 +56,7 @@ impl<K, T, E> CoalesceBuilder<K, T, E> {
     }
 }
 
-// Derived, this would ask for `K: Clone`.
+// Derived implementations would require `K: Clone`.
 impl<K, T, E> Clone for CoalesceBuilder<K, T, E> {
     fn clone(&self) -> Self {
         Self {

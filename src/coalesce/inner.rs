@@ -69,11 +69,11 @@ pub(super) struct Waiting<'a, K, T, E> {
 
 /// The next step of a waiting call.
 pub(super) enum Seen<'a, K, T, E> {
-    /// Wait on.
+    /// The call waits on.
     Pending,
-    /// Execute the operation itself.
+    /// The call executes the operation itself.
     Leads(Leader<'a, K, T, E>),
-    /// Return the result, which is there.
+    /// The result is there.
     Landed,
 }
 
@@ -120,7 +120,7 @@ impl<K, T, E> Inner<K, T, E> {
                         is_over: false,
                     });
                 }
-                // It has landed since. A newer flight of the key has a greater number.
+                // The flight has landed since. A newer flight of the key has a greater number.
                 continue;
             }
             let shared = own.get_or_insert_with(|| {
@@ -148,7 +148,7 @@ impl<K, T, E> Inner<K, T, E> {
             flights += counts.0;
             waiting += counts.1;
         }
-        // Relaxed, here and below: counters for people.
+        // Relaxed, here and below: the counters are only read for display.
         let [executed, shared, promoted] = [&self.executed, &self.shared, &self.promoted]
             .map(|count| count.load(Ordering::Relaxed));
         Snapshot {
@@ -214,7 +214,7 @@ impl<K, T: Clone, E: Clone> Leader<'_, K, T, E> {
     }
 }
 
-/// Returns whether a result is due to the deadline of the leader, which others do not have.
+/// Returns whether a result is due to the leader's own deadline.
 fn is_own<T, E>(outcome: &Outcome<T, E>) -> bool {
     use crate::error::Reason::DeadlineTooClose;
     match &outcome.result {
@@ -235,8 +235,8 @@ impl<K, T, E> Drop for Leader<'_, K, T, E> {
 }
 
 impl<'a, K, T, E> Waiting<'a, K, T, E> {
-    /// Registers the task if the call still has to wait.
-    pub(super) fn look(&mut self, task: &TaskContext<'_>) -> Seen<'a, K, T, E> {
+    /// Returns the next step. Registers the task if the call still waits.
+    pub(super) fn poll(&mut self, task: &TaskContext<'_>) -> Seen<'a, K, T, E> {
         if self.shared.result.get().is_some() {
             self.count();
             return Seen::Landed;

@@ -1,4 +1,5 @@
-//! Under loom: a call that joins while the leader lands, or leaves, gets the result or executes itself.
+//! Model checks of flights: a call that joins while the leader lands or leaves gets the result, or executes the
+//! operation itself.
 
 use std::sync::atomic::{AtomicU32 as Plain, Ordering::Relaxed};
 use std::task::{Context, Wake, Waker};
@@ -26,7 +27,7 @@ impl Wake for Woken {
     }
 }
 
-/// A leader that lands or leaves while another call enters.
+/// Runs a leader that lands or leaves while another call enters.
 fn meet(lands: bool) {
     let inner = Arc::new(Inner::<u32, u32, ()>::new("x", ManualClock::new().into()));
     let Entered::Leads(leading) = inner.enter(&1, TERMS) else {
@@ -42,7 +43,7 @@ fn meet(lands: bool) {
                 // The other one was over.
                 Entered::Leads(leading) => leading.land(&Outcome::of(Ok(2))),
                 Entered::Waits(mut waiting) => loop {
-                    match waiting.look(&task) {
+                    match waiting.poll(&task) {
                         Seen::Landed => {
                             let outcome = waiting.outcome().expect("it has landed");
                             assert_eq!(outcome.result, Ok(1));
@@ -52,7 +53,7 @@ fn meet(lands: bool) {
                             leading.land(&Outcome::of(Ok(2)));
                             break;
                         }
-                        // Woken for what comes next, and not before.
+                        // Waits for the wake-up that announces the next state.
                         Seen::Pending => {
                             while woken.0.swap(0, Relaxed) == 0 {
                                 thread::yield_now();
@@ -79,6 +80,6 @@ fn loom_a_call_that_enters_while_the_leader_lands_gets_a_result() {
 }
 
 #[test]
-fn loom_a_call_that_enters_while_the_leader_leaves_executes_itself() {
+fn loom_a_call_that_enters_while_the_leader_leaves_executes_the_operation() {
     loom::model(|| meet(false));
 }

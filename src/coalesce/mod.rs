@@ -55,13 +55,13 @@ impl<K, T, E> Coalesce<K, T, E> {
     }
 }
 
-/// The policy of calls with one key. Made by [`Coalesce::get`].
+/// The policy of calls with one key. Returned by [`Coalesce::get`].
 pub struct ForKey<'a, Q: ?Sized, K, T, E> {
     coalesce: &'a Coalesce<K, T, E>,
     key: &'a Q,
 }
 
-/// Evictable when no call is in flight.
+/// Is evictable when no call is in flight.
 impl<K, T, E> Evictable for Coalesce<K, T, E> {
     fn evictable_in(&self) -> Option<Duration> {
         let is_idle = is_unshared(&self.inner) && self.snapshot().flights == 0;
@@ -69,7 +69,7 @@ impl<K, T, E> Evictable for Coalesce<K, T, E> {
     }
 }
 
-// Derived, these would ask for `K: Clone` and the like.
+// Derived implementations would require `K: Clone` and the like.
 impl<K, T, E> Clone for Coalesce<K, T, E> {
     fn clone(&self) -> Self {
         Self {

@@ -74,7 +74,7 @@ pin_project! {
     {
         /// The call executes the operation.
         Leads {
-            // Dropped first.
+            // Declared first, so that it is dropped first.
             #[pin]
             attempt: Op::Attempt,
             leading: Option<Leader<'a, K, T, E>>,
@@ -87,7 +87,7 @@ pin_project! {
             cx: Context,
             since: Instant,
         },
-        /// Over.
+        /// The call has ended.
         Finished,
     }
 }
@@ -130,7 +130,7 @@ where
     E: Clone,
     Op: Operation<Value = T, Error = E>,
 {
-    /// Waits for the result of another call. `None`: this call executes the operation itself.
+    /// Waits for the result of another call. Ready with `None` if this call must execute the operation itself.
     #[cold]
     fn poll_wait(
         mut self: Pin<&mut Self>,
@@ -151,10 +151,10 @@ where
         };
         let (inner, observer) = (*inner, op.listener().observer());
         let policy = inner.name;
-        match waits.look(task) {
+        match waits.poll(task) {
             Seen::Pending => Poll::Pending,
             Seen::Leads(leading) => {
-                // If the observer or the operation panics, the next call takes over.
+                // If the observer or the operation panics, another waiting call takes over.
                 if let Some(observer) = observer {
                     observer.on_event(&Event::LeaderPromoted {
                         policy,

@@ -1,4 +1,4 @@
-//! A consistent reading of a coalescing policy.
+//! Snapshots of a coalescing policy.
 
 /// Counts of a [`Coalesce`](super::Coalesce). Returned by [`Coalesce::snapshot`](super::Coalesce::snapshot).
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
@@ -8,14 +8,14 @@ pub struct Snapshot {
     /// The name of the handle, as in events.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// Keys that are being executed.
+    /// Number of keys being executed.
     pub flights: usize,
-    /// Calls that wait for the result of another one.
+    /// Number of calls that wait for the result of another call.
     pub waiting: usize,
-    /// Calls that executed their operation.
+    /// Number of calls that executed their operation.
     pub executed: u64,
-    /// Calls that got the result of another one.
+    /// Number of calls that got the result of another call.
     pub shared: u64,
-    /// Waiting calls that took over from one that was cancelled.
+    /// Number of waiting calls that took over from a cancelled one.
     pub promoted: u64,
 }

@@ -14,13 +14,13 @@ use crate::backoff::{Backoff, Jitter};
 pub enum BackoffKind {
     /// No delay.
     None,
-    /// Always the same `delay`.
+    /// A constant `delay`.
     Fixed,
     /// Grows from `initial` by `step`.
     Linear,
     /// Grows from `initial` by `factor`.
     Exponential,
-    /// Grows from `initial` along the Fibonacci numbers.
+    /// Grows from `initial` in proportion to the Fibonacci numbers.
     Fibonacci,
 }
 
@@ -83,28 +83,28 @@ impl Setting for Jitter {
 }
 
 section! {
-    /// Settings of a [`Backoff`]. A key that is not given is as in the default of the setting, if that is of
-    /// the same kind.
+    /// Settings of a [`Backoff`]. A key that is not given is as in the default of the setting, if that is of the same
+    /// kind.
     BackoffSettings, aliases [("base", "initial"), ("cap", "max")], over(BackoffSettings::shown) => {
         /// The shape: `none`, `fixed`, `linear`, `exponential`, or `fibonacci`.
         kind: BackoffKind,
-        /// The delay, if it is fixed.
+        /// The delay of a fixed backoff.
         delay: Duration,
-        /// The first delay, if it grows.
+        /// The first delay of a growing backoff.
         initial: Duration,
-        /// What a linear backoff adds each time.
+        /// The increment of a linear backoff.
         step: Duration,
         /// The factor of an exponential backoff, at least 1.
         factor: f64,
         /// The longest delay, jitter included.
         max: Duration,
-        /// `none`, `full`, `equal`, `decorrelated`, `decorrelated_v2`, or `{ plus_minus = 0.2 }`.
+        /// The jitter: `none`, `full`, `equal`, `decorrelated`, `decorrelated_v2`, or `{ plus_minus = 0.2 }`.
         jitter: Jitter,
     }
 }
 
 impl BackoffSettings {
-    /// Returns an exponential backoff, as [`Backoff::exponential`] is by default.
+    /// Returns the default settings of [`Backoff::exponential`].
     pub(super) fn exponential(initial: Duration) -> Self {
         Self {
             kind: Some(BackoffKind::Exponential),
@@ -116,7 +116,7 @@ impl BackoffSettings {
         }
     }
 
-    /// Returns the settings with what they do not say as in `default`, if that is of the same kind.
+    /// Fills missing settings from `default`, if that is of the same kind.
     fn filled(self, default: Self) -> Self {
         if self.kind.is_some() && self.kind != default.kind {
             return self;
@@ -127,13 +127,13 @@ impl BackoffSettings {
             initial: self.initial.or(default.initial),
             step: self.step.or(default.step),
             factor: self.factor.or(default.factor),
-            // Left to `Backoff`, which never caps the first delay by default.
+            // Left unset: without a maximum, `Backoff` does not cap the first delay.
             max: self.max,
             jitter: self.jitter.or(default.jitter),
         }
     }
 
-    /// Returns the effective settings, where `default` is that of the builder.
+    /// Returns the effective settings. `default` is the builder's default.
     fn shown(self, default: Self) -> Self {
         let max = default.max;
         let shown = self.filled(default);
@@ -149,7 +149,7 @@ impl BackoffSettings {
         }
     }
 
-    /// Returns the backoff for a setting with this default.
+    /// Builds the backoff. `default` is the builder's default.
     pub(super) fn build(self, default: Self, at: &mut Scope) -> Option<Backoff> {
         let before = at.len();
         let settings = self.filled(default);

@@ -15,7 +15,7 @@ use crate::verdict::Health;
 
 section! {
     /// A rule that opens a circuit, see [`Trip`]. Exactly one of `consecutive`, `failures`, `failure_rate`,
-    /// `slow_rate`, and `success_average`; all but the first need `within` or `of_last`.
+    /// `slow_rate`, and `success_average`. All but `consecutive` need `within` or `of_last`.
     TripSettings, aliases [("window", "within")] => {
         /// Consecutive failures.
         consecutive: u32,
@@ -25,15 +25,15 @@ section! {
         failure_rate: f64,
         /// The share of calls in the window that were slow, above 0 and at most 1.
         slow_rate: f64,
-        /// The average of successes, above 0 and at most 1.
+        /// The average of successes below which the circuit opens, above 0 and at most 1.
         success_average: f64,
-        /// A window of the last calls.
+        /// The length of a count window, in calls.
         of_last: u32,
-        /// A window of time.
+        /// The length of a time window.
         within: Duration,
-        /// The number of slices of a window of time.
+        /// The number of slices of a time window.
         slices: u32,
-        /// Begins a window of time with the first call.
+        /// Starts a time window at its first call.
         from_first_call: bool,
         /// The least number of calls in the window before a rate applies.
         min_calls: u32,
@@ -144,7 +144,7 @@ section! {
                 }
             })
         },
-        /// The duration from which a call is slow.
+        /// The duration from which on a call counts as slow.
         slow_call: Duration,
         /// Evaluates the rules only after failed and slow calls.
         trip_on_failures_only: bool = false,
@@ -155,7 +155,7 @@ section! {
                 None => builder,
             }
         },
-        /// How far a server's hint may lengthen a break.
+        /// The longest break that a server's hint leads to.
         max_hint: Duration = Duration::from_secs(300),
         /// When probes close the circuit.
         half_open: HalfOpenSettings = HalfOpenSettings {
@@ -170,21 +170,21 @@ section! {
         permitted_calls: u32,
         /// Decides as soon as the remaining probes cannot change the decision.
         decide_early: bool = true,
-        /// The longest duration of a probe.
+        /// The time after which a probe without a result counts as lost.
         probe_lease: Duration,
-        /// How a probe counts whose lease has ended: `healthy`, `unhealthy`, or `neutral`.
+        /// How a lost probe counts: `healthy`, `unhealthy`, or `neutral`.
         lost_probes_as: Health = Health::Unhealthy,
-        /// How long the circuit may be half-open.
+        /// The longest time that the circuit stays half-open.
         max_half_open: Duration,
-        /// The state after that: `open` or `closed`.
+        /// The state that follows `max_half_open`: `open` or `closed`.
         max_half_open_ends_in: State,
         /// The time over which a growing share of the calls is admitted after closing.
         ramp_up: Duration = Duration::ZERO,
-        /// How a call counts that is dropped before its end.
+        /// How a call counts that is dropped before it ends.
         cancelled_as: Health = Health::Neutral,
         /// How a call counts that panics.
         panicked_as: Health = Health::Unhealthy,
-        /// Sums up the durations of the calls in the window.
+        /// Sums up the durations of the calls in each window.
         measure_durations: bool = false,
         /// Counts rejections, and admits all calls.
         shadow: bool = false,

@@ -139,7 +139,7 @@ impl BudgetSettings {
         scope.finish(budget)
     }
 
-    /// Notes everything that is wrong.
+    /// Reports all mistakes in the settings.
     pub(super) fn check(&self, at: &mut Scope) {
         match self.clone() {
             Self::Percentage(mut settings) => settings.settle(at),
@@ -149,7 +149,7 @@ impl BudgetSettings {
         }
     }
 
-    /// Builds the budget on the clock of the scope, or returns one that it was built from before.
+    /// Builds the budget on the clock of the scope, or returns an existing one with the same settings.
     pub(super) fn build_in(&self, at: &mut Scope) -> Option<RetryBudget> {
         let written = self.write();
         if let Some((_, budget)) = at.budgets.iter().find(|(of, _)| *of == written) {

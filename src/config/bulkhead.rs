@@ -19,9 +19,9 @@ use crate::forms::interned;
 section! {
     /// CoDel on a queue's delay.
     CodelSettings => {
-        /// The delay above which the queue is overloaded.
+        /// The queue delay above which the queue is overloaded.
         target: Duration = Codel::TARGET,
-        /// The time for which it must be.
+        /// The time for which the delay must exceed the target.
         interval: Duration = Codel::INTERVAL,
     }
 }
@@ -36,13 +36,13 @@ impl CodelSettings {
 section! {
     /// How a baseline is measured, see [`Calibration`].
     CalibrationSettings, for [] Calibration => {
-        /// Whether it is measured again; only Vegas can do without.
+        /// Whether the baseline is measured again. Only Vegas can do without.
         enabled: bool = true => |calibration, _, _| calibration,
         /// The time between measurements.
         every: Duration = Duration::from_secs(60) => |_, every, _| Calibration::every(every),
-        /// Spreads the measurements of many processes: a share of the interval.
+        /// The jitter of the interval, as a share of it, so that processes do not measure together.
         jitter: f64 = 0.15,
-        /// The limit while it measures.
+        /// The limit during a measurement.
         concurrency: u32 = 3,
         /// The number of samples.
         samples: u32 = 50,
@@ -70,11 +70,11 @@ section! {
         max: u32 = 200,
         /// The share of the limit that must be in use for it to grow.
         utilization: f64 = 0.5,
-        /// By how much the limit grows.
+        /// The increment of the limit.
         increase_by: u32 = 1,
-        /// The factor of the limit after an overload.
+        /// The factor that an overload multiplies the limit by.
         decrease_factor: f64 = 0.9,
-        /// The latency that is an overload.
+        /// The latency that counts as an overload.
         timeout: Duration = Duration::from_secs(5),
         /// Lets every sample change the limit, instead of one per round trip.
         every_sample: bool = false,
@@ -126,7 +126,7 @@ section! {
             }
             builder.calibration(settings.apply_in(Calibration::default(), at))
         },
-        /// The share of overloads in an interval that is too many.
+        /// The share of overloads in an interval that counts as an overload.
         overload_share: f64 = 0.1,
         /// The share of the limit that must be in use for it to grow.
         utilization: f64 = 0.5,
@@ -146,15 +146,15 @@ section! {
         utilization: f64 = 0.5,
         /// How far one sample moves the limit.
         smoothing: f64 = 0.2,
-        /// Calls that may wait in the dependency.
+        /// The number of calls that may queue in the dependency.
         queue_size: u32 = 4,
-        /// The factor by which latencies may exceed the long average.
+        /// The factor by which latencies may exceed the long-term average.
         tolerance: f64 = 1.5,
-        /// Samples of the long average.
+        /// The number of samples in the long-term average.
         long_window: u32 = 600,
-        /// The factor of the long average while it is far above the latency.
+        /// The factor that the long-term average shrinks by while it far exceeds the latency.
         recovery: f64 = 0.95,
-        /// The factor of the limit after an overload.
+        /// The factor that an overload multiplies the limit by.
         decrease_factor: f64 = 0.9,
     }
 }
@@ -162,7 +162,7 @@ section! {
 section! {
     /// The windows of an algorithm, see [`WindowedBuilder`].
     WindowedSettings, for [] WindowedBuilder => {
-        /// The shortest window, and the longest one.
+        /// The shortest and the longest window.
         window_between: WindowLengths => |builder, window, at| match window.pair(at) {
             Some((shortest, longest)) => builder.window_between(shortest, longest),
             None => builder,
@@ -173,7 +173,7 @@ section! {
         quantile: f64 = 0.9,
         /// Latencies below this are ignored.
         min_latency: Duration,
-        /// The share of overloads in a window that is too many.
+        /// The share of overloads in a window that counts as an overload.
         overload_share: f64 = 0.1,
     }
 }
@@ -181,9 +181,9 @@ section! {
 section! {
     /// The lengths of windows.
     WindowLengths => {
-        /// The shortest.
+        /// The shortest window.
         shortest: Duration = Duration::from_secs(1),
-        /// The longest.
+        /// The longest window.
         longest: Duration = Duration::from_secs(30),
     }
 }
@@ -196,13 +196,13 @@ impl WindowLengths {
 }
 
 section! {
-    /// By how much the limit may exceed the calls in flight.
+    /// The ratio by which the limit may exceed the calls in flight.
     MaxLimitFactor => {
-        /// The factor of few calls in flight.
+        /// The ratio with one call in flight.
         factor: f64 = 5.0,
-        /// By how much it falls with the logarithm of the calls in flight.
+        /// The decrease of the ratio per decimal logarithm of the calls in flight.
         decay: f64 = 0.0,
-        /// The smallest factor.
+        /// The smallest ratio.
         min: f64 = 1.2,
     }
 }
@@ -221,13 +221,13 @@ section! {
             let default = Windowed::builder().min_calls(50).min_latency(Duration::ZERO);
             builder.windowed(window.apply_in(default, at))
         },
-        /// The age of the baseline, in windows.
+        /// The number of windows in the baseline.
         long_window: u32 = 10,
-        /// A baseline that is known.
+        /// A known baseline.
         baseline: Duration,
-        /// Windows over which latency and concurrency are compared.
+        /// The number of windows over which latency and concurrency are correlated.
         correlation_window: usize = 50,
-        /// By how much the limit may exceed the calls in flight.
+        /// The ratio by which the limit may exceed the calls in flight.
         max_limit_factor: MaxLimitFactor => |builder, factor, _| {
             let all = factor.effective();
             match (all.factor, all.decay, all.min) {
@@ -235,7 +235,7 @@ section! {
                 _ => builder,
             }
         },
-        /// The time over which the largest number in flight counts.
+        /// The time for which the largest number of calls in flight counts.
         max_limit_stabilization: Duration = Duration::ZERO,
     }
 }
@@ -307,11 +307,11 @@ impl AdaptiveSettings {
 }
 
 section! {
-    /// A share of a bulkhead.
+    /// A partition of a bulkhead.
     PartitionSettings => {
-        /// Its name.
+        /// The name of the partition.
         name: String,
-        /// Its guaranteed share of the limit, above 0 and at most 1.
+        /// The guaranteed share of the limit, above 0 and at most 1.
         share: f64,
     }
 }
@@ -321,23 +321,23 @@ section! {
     BulkheadSettings, for [] BulkheadBuilder => {
         /// The most calls in flight.
         max_concurrent: u32,
-        /// An algorithm that finds the limit.
+        /// The algorithm that adapts the limit.
         adaptive: AdaptiveSettings => |builder, adaptive, at| match adaptive.algorithm(at) {
             Some(algorithm) => builder.adaptive(algorithm),
             None => builder,
         },
-        /// The largest number of waiters.
+        /// The most calls in the wait queue.
         max_waiting: usize = 0,
-        /// The longest wait.
+        /// The longest wait for a permit.
         max_wait: Duration,
-        /// The order of waiters: `fifo`, `lifo`, or `priority`.
+        /// The order of the wait queue: `fifo`, `lifo`, or `priority`.
         order: QueueOrder = QueueOrder::Fifo,
         /// CoDel on the queue's delay.
         codel: CodelSettings => |builder, codel, _| {
             let (target, interval) = codel.pair();
             builder.codel(target, interval)
         },
-        /// Shares that are guaranteed.
+        /// Partitions with guaranteed shares.
         partition: Vec<PartitionSettings> => |builder, partitions, at| {
             partitions.iter().enumerate().fold(builder, |builder, (index, partition)| {
                 match (&partition.name, partition.share) {
@@ -350,13 +350,13 @@ section! {
                 }
             })
         },
-        /// Whether shares may be exceeded while others are free.
+        /// Whether a partition below its share is admitted although others have borrowed all permits.
         shares_may_exceed: bool = false,
-        /// Whether a cancelled call is an overload.
+        /// Whether a cancelled call counts as an overload.
         cancel_is_overload: bool,
         /// Counts rejections, and admits all calls.
         shadow: bool = false,
-        /// Makes the algorithm reproducible.
+        /// Makes the algorithm's random choices reproducible.
         seed: u64,
         /// The name in errors, events, and snapshots.
         name: String => |builder, name, _| builder.name(interned(&name)),

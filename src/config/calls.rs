@@ -26,7 +26,7 @@ section! {
 section! {
     /// Settings of a [`Hedge`], by the setters of [`HedgeBuilder`].
     HedgeSettings, for [] HedgeBuilder => {
-        /// A fixed delay.
+        /// A fixed delay before a copy.
         after: Duration,
         /// The quantile of recent latencies that is the delay, above 0 and below 1.
         quantile: f64,
@@ -72,11 +72,11 @@ section! {
         aggression: f64 = 1.0,
         /// The longest time without an admitted call.
         probe_every: Duration = Duration::from_secs(1),
-        /// How long a call in flight does not count as failed.
+        /// The time for which a call in flight does not count as failed.
         grace: Duration = Duration::from_secs(1),
         /// Whether its own rejections count as calls.
         count_rejected: bool = false,
-        /// How a call counts that is dropped before its end.
+        /// How a call counts that is dropped before it ends.
         cancelled_as: Health = Health::Neutral,
         /// How a call counts that panics.
         panicked_as: Health = Health::Unhealthy,
@@ -99,7 +99,7 @@ section! {
         },
         /// The largest share of calls to shed, above 0 and at most 1.
         max_shed: f64 = 0.9,
-        /// How long the share is kept after the last overload.
+        /// The time for which the share is kept after the last overload.
         cool_off: Duration = Duration::from_secs(1),
         /// The interval between updates of the share.
         update_interval: Duration = Duration::from_millis(100),
@@ -115,9 +115,9 @@ section! {
 section! {
     /// Settings of a [`UserFairness`], by the setters of [`UserFairnessBuilder`].
     FairnessSettings, for [] UserFairnessBuilder => {
-        /// The largest number of tracked users.
+        /// The most users that are tracked.
         max_users: usize = 10_000,
-        /// The time after which usage counts half.
+        /// The half-life of recorded usage.
         half_life: Duration = Duration::from_secs(60),
     }
 }

@@ -12,7 +12,7 @@ use crate::clock::ClockHandle;
 use crate::retry_budget::RetryBudget;
 use crate::standard::{Config, Standard};
 
-/// The settings of a file: those of each client, and defaults of all of them.
+/// The settings in a file: those of the clients, and their defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FileSettings {
@@ -61,7 +61,7 @@ impl schemars::JsonSchema for FileSettings {
     }
 }
 
-/// All clients of a version of the settings.
+/// All clients of one version of the settings.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     pub(super) all: BTreeMap<String, Client>,
@@ -72,13 +72,13 @@ pub(super) struct Client {
     pub(super) standard: Standard,
     pub(super) config: Config,
     pub(super) settings: StandardSettings,
-    /// The budgets that the settings contain, by their settings.
+    /// Budgets that were built from the settings, by their settings.
     budgets: Vec<(Value, RetryBudget)>,
 }
 
 impl Clients {
-    /// Checks a file. Returns the clients, of which those that there were keep their stacks, not reconfigured
-    /// yet; `make` builds the others.
+    /// Checks a file and returns its clients. Clients that existed before keep their stacks, which are not
+    /// reconfigured yet. `make` builds the others.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl Clients {
         let defaults = defaults.unwrap_or(Value::table());
         let mut next = Self::default();
         at.at("clients", |at| match file.get("clients") {
-            // An empty file is no empty list of clients: it may be half written.
+            // A file without clients may be half written, so it is not read as an empty list.
             None => at.report("must be given", None),
             Some(Value::Table(clients)) => {
                 for (name, own) in clients {
@@ -152,7 +152,7 @@ impl Clients {
     }
 }
 
-/// Checks defaults, and returns those that are right.
+/// Checks the defaults, and returns those that are valid.
 fn read_defaults(defaults: &Value, at: &mut Scope) -> Value {
     at.at("defaults", |at| {
         let before = at.len();
@@ -162,11 +162,11 @@ fn read_defaults(defaults: &Value, at: &mut Scope) -> Value {
             let rule = "must not be given: the name of a client is its key";
             at.at("name", |at| at.report(rule, Some(&Value::Text(name))));
         }
-        // What is missing in the defaults may be given by each client.
+        // Each client may give what the defaults lack.
         at.ignoring_missing(|at| valid.settle(at));
         match at.len() == before {
             true => defaults.clone(),
-            // Its mistakes are known, and need not be found again in every client.
+            // Their mistakes are reported once, and not again for every client.
             false => valid.write(),
         }
     })

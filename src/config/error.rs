@@ -1,4 +1,4 @@
-//! What is wrong with settings: all of it, with paths and values.
+//! Errors of settings: all mistakes of a file, each with path and value.
 
 use std::error::Error as StdError;
 use std::{fmt, io};
@@ -19,12 +19,12 @@ impl Problem {
         &self.path
     }
 
-    /// Returns the value as it was given, on one line. `None` if a value is missing.
+    /// Returns the value as given, on one line. `None` if it is missing.
     pub fn value(&self) -> Option<&str> {
         self.value.as_deref()
     }
 
-    /// Returns the rule that the value violates, as the rest of a sentence.
+    /// Returns the violated rule, as the rest of a sentence that begins with the path.
     pub fn rule(&self) -> &str {
         &self.rule
     }
@@ -68,20 +68,20 @@ impl fmt::Display for SettingsError {
 
 impl StdError for SettingsError {}
 
-/// Why a file was not applied. Nothing has changed then.
+/// The reason why a file was not applied. The former settings stay in force.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError {
     /// The file could not be read.
     Read(io::Error),
-    /// The text is not of its format.
+    /// The text cannot be parsed.
     Parse(Box<dyn StdError + Send + Sync>),
-    /// Settings are wrong.
+    /// Some settings are wrong.
     Settings(SettingsError),
 }
 
 impl LoadError {
-    /// Returns the mistakes in the settings; none if the file could not be read or parsed.
+    /// Returns the mistakes in the settings. Empty if the file could not be read or parsed.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Settings(error) => error.problems(),
@@ -91,7 +91,7 @@ impl LoadError {
 }
 
 impl LoadError {
-    /// Returns a copy; of errors of others, their kind and text.
+    /// Returns a copy. Foreign errors are not `Clone`, so only their kind and text are copied.
     pub(super) fn copied(&self) -> Self {
         match self {
             Self::Read(error) => Self::Read(io::Error::new(error.kind(), error.to_string())),

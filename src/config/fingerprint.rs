@@ -1,17 +1,17 @@
-//! When a file has changed: pure rules.
+//! Detection of changed files, without I/O in the rules.
 
 use std::fs::Metadata;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// What distinguishes one content of a path from another: the file behind it, its size, and when it was written.
+/// Identifies the content of a path: the file, its size, and its modification time.
 ///
-/// Symbolic links are followed, so a link that is swapped, as Kubernetes does it, is another file.
+/// Symbolic links are followed, so swapping a link, as Kubernetes does, changes the fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fingerprint {
     Missing,
     File {
-        /// The device and the number of the file, where the system has them.
+        /// Device and inode numbers, where the system has them.
         identity: (u64, u64),
         size: u64,
         written: Option<SystemTime>,
@@ -42,15 +42,15 @@ fn identity(_: &Metadata) -> (u64, u64) {
     (0, 0)
 }
 
-/// Says when to read a file: once it has changed, and has then stayed the same between two looks. A file that
-/// is being written is not read.
+/// Decides when to read a file: once it has changed, and then stayed the same between two checks. So a half-written
+/// file is not read.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct ChangeDetector {
     changed: Option<Fingerprint>,
 }
 
-impl Looks {
-    /// Returns whether to read the file, which was `seen` when it was last read and is `now`.
+impl ChangeDetector {
+    /// Returns whether to read the file. `seen` is its fingerprint when it was last read, and `now` the current one.
     pub(super) fn is_due(&mut self, seen: Option<Fingerprint>, now: Fingerprint) -> bool {
         if seen == Some(now) {
             self.changed = None;
@@ -61,7 +61,7 @@ impl Looks {
         is_at_rest
     }
 
-    /// Returns whether the file is different from what was last read.
+    /// Returns whether the file differs from what was last read.
     pub(super) const fn is_changing(&self) -> bool {
         self.changed.is_some()
     }
@@ -82,26 +82,26 @@ mod tests {
     #[test]
     fn a_file_is_read_once_it_has_stayed_the_same() {
         let seen = Some(file(1, 10));
-        let mut looks = Looks::default();
-        assert!(!looks.is_due(seen, file(1, 10)));
-        assert!(!looks.is_changing());
-        // Truncated, half written, whole.
+        let mut changes = ChangeDetector::default();
+        assert!(!changes.is_due(seen, file(1, 10)));
+        assert!(!changes.is_changing());
+        // First truncated, then half written, then complete.
         for size in [0, 5, 11] {
-            assert!(!looks.is_due(seen, file(1, size)));
-            assert!(looks.is_changing());
+            assert!(!changes.is_due(seen, file(1, size)));
+            assert!(changes.is_changing());
         }
-        assert!(looks.is_due(seen, file(1, 11)));
-        assert!(!looks.is_due(Some(file(1, 11)), file(1, 11)));
-        assert!(!looks.is_changing());
+        assert!(changes.is_due(seen, file(1, 11)));
+        assert!(!changes.is_due(Some(file(1, 11)), file(1, 11)));
+        assert!(!changes.is_changing());
     }
 
     #[test]
     fn a_change_that_is_undone_is_none() {
         let seen = Some(file(1, 10));
-        let mut looks = Looks::default();
-        assert!(!looks.is_due(seen, Fingerprint::Missing));
-        assert!(!looks.is_due(seen, file(1, 10)));
-        assert!(!looks.is_due(seen, Fingerprint::Missing));
-        assert!(looks.is_due(seen, Fingerprint::Missing));
+        let mut changes = ChangeDetector::default();
+        assert!(!changes.is_due(seen, Fingerprint::Missing));
+        assert!(!changes.is_due(seen, file(1, 10)));
+        assert!(!changes.is_due(seen, Fingerprint::Missing));
+        assert!(changes.is_due(seen, Fingerprint::Missing));
     }
 }

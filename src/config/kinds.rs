@@ -1,4 +1,4 @@
-//! Settings of one of several kinds, which the key `kind` names.
+//! Settings that are one of several kinds. The key `kind` selects it.
 
 /// Defines an enum of tables of settings. The first kind is the default one.
 macro_rules! kinds {
@@ -11,7 +11,7 @@ macro_rules! kinds {
     ) => {
         $(#[doc = $about])*
         ///
-        /// The key `kind` says which of them; each has keys of its own.
+        /// The key `kind` selects the variant; each variant has its own keys.
         #[derive(Clone, Debug, PartialEq)]
         #[non_exhaustive]
         pub enum $name {
@@ -95,7 +95,7 @@ pub(super) use kinds;
 use super::scope::Scope;
 use super::value::Value;
 
-/// Returns the kind of a table, and the table without it.
+/// Returns the kind of a table, and the table without the key `kind`.
 pub(super) fn split(value: &Value, default: &str, at: &mut Scope) -> Option<(String, Value)> {
     let Value::Table(entries) = value else {
         at.report("must be a table", Some(value));

@@ -23,11 +23,11 @@ identifiers! {
 }
 
 section! {
-    /// A quota that warms up.
+    /// A warm-up of the rate after idle time.
     WarmUpSettings => {
-        /// The time of steady use after which the rate is full.
+        /// The time of steady use until the full rate.
         within: Duration,
-        /// How many times slower the rate is at first.
+        /// The factor by which a cold limit is slower.
         cold: u32,
     }
 }
@@ -39,15 +39,15 @@ section! {
         tokens: u64,
         /// The period.
         per: Duration,
-        /// Tokens that can be saved up.
+        /// The most tokens that can be saved up.
         burst: u64,
-        /// Tokens that a new limit holds.
+        /// The tokens of a new limit.
         initial: u64,
-        /// The algorithm that counts.
+        /// The algorithm.
         algorithm: Algorithm,
-        /// The wait queue of a leaky bucket, in tokens.
+        /// The size of a leaky bucket's queue, in tokens.
         queue: u64,
-        /// A slower rate after idle time.
+        /// A warm-up of the rate after idle time.
         warm_up: WarmUpSettings,
     }
 }
@@ -100,7 +100,7 @@ impl QuotaSettings {
 impl Setting for Quota {
     fn read(value: &Value, at: &mut Scope) -> Option<Self> {
         match value {
-            // Without checks: the builder makes them.
+            // Unchecked, because the builder checks it.
             Value::Text(text) => match Self::parse_unchecked(text) {
                 Some(quota) => Some(quota),
                 None => expected("must be like \"300/1s\" or \"10/min, burst 5\"", value, at),
@@ -130,15 +130,15 @@ impl Setting for Quota {
 }
 
 section! {
-    /// Settings of a rate that adapts, by the setters of [`CubicRateBuilder`].
+    /// Settings of an adaptive rate, by the setters of [`CubicRateBuilder`].
     CubicRateSettings, for [] CubicRateBuilder => {
         /// The factor of the rate after a throttled answer, from 0 to 1.
         decrease_factor: f64 = 0.7,
-        /// How quickly the rate grows, in calls per second per cubed second.
+        /// The growth constant of the cubic function, in calls per second per cubed second.
         scale: f64 = 0.4,
-        /// The weight of the last window in the measured rate, above 0 and at most 1.
+        /// The weight of the newest window in the measured rate, above 0 and at most 1.
         smoothing: f64 = 0.8,
-        /// The length of the windows in which the rate is measured.
+        /// The length of the windows that measure the rate.
         window: Duration = Duration::from_millis(500),
         /// The lowest rate, in calls per second.
         min_rate: f64 = 0.5,
@@ -173,19 +173,19 @@ section! {
         enabled: bool = true => only_in_stacks,
         /// A quota, or a list of quotas that must all admit a call: texts such as `"100/s, burst 20"`, or tables.
         quota: Vec<Quota> => |builder, quotas, _| quotas.into_iter().fold(builder, RateLimiterBuilder::quota),
-        /// Finds the rate from throttled results.
+        /// Adapts the rate to throttled results.
         adaptive: CubicRateSettings => |builder, rate, at| {
             builder.adaptive(rate.apply_in(CubicRate::builder(), at))
         },
-        /// Pauses when a server says when to come back, for this long at most.
+        /// The longest pause that a server's hint leads to.
         pause_on_hint: Duration,
-        /// How long a call waits for its turn.
+        /// The longest wait for tokens.
         max_wait: Duration,
-        /// The largest number of waiters.
+        /// The most calls in the wait queue.
         max_waiting: usize,
         /// Tokens that reservations may take beyond those available.
         max_debt: u64,
-        /// The number of parts of a token bucket.
+        /// The number of stripes of a token bucket.
         stripes: usize = 1,
         /// Counts rejections, and admits all calls.
         shadow: bool = false,
@@ -199,21 +199,21 @@ builds! { LimiterSettings: RateLimiter, RateLimiter::builder(), "cubic_rate" => 
 section! {
     /// Settings of a [`KeyedRateLimiter`](crate::KeyedRateLimiter), by the setters of [`KeyedRateLimiterBuilder`].
     KeyedLimiterSettings, for [K] KeyedRateLimiterBuilder<K> => {
-        /// A quota of each key, or a list of quotas that must all admit a call.
+        /// A quota for each key, or a list of quotas that must all admit a call.
         quota: Vec<Quota> => |builder, quotas, _| quotas.into_iter().fold(builder, KeyedRateLimiterBuilder::quota),
-        /// The largest number of keys in the table.
+        /// The most keys in the table.
         max_keys: usize = 100_000,
-        /// What happens to new keys while that many are in use: `reject`, `shared`, or `evict`.
+        /// What happens to new keys while the table is full: `reject`, `shared`, or `evict`.
         overflow: Overflow = Overflow::Shared,
-        /// Finds the rate of each key from throttled results.
+        /// Adapts the rate of each key to throttled results.
         adaptive: CubicRateSettings => |builder, rate, at| {
             builder.adaptive(rate.apply_in(CubicRate::builder(), at))
         },
-        /// Pauses the key of a call when a server says when to come back, for this long at most.
+        /// The longest pause of a key that a server's hint leads to.
         pause_on_hint: Duration,
-        /// How long a call waits for its turn.
+        /// The longest wait for tokens.
         max_wait: Duration,
-        /// The largest number of waiters of one key.
+        /// The most calls in the wait queue of a key.
         max_waiting: usize,
         /// Tokens that reservations may take beyond those available.
         max_debt: u64,

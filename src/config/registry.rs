@@ -42,7 +42,7 @@ pub(super) struct Inner {
     /// Number of loads begun, which gives each its turn.
     turns: AtomicU64,
     last_error: Mutex<Option<Arc<LoadError>>>,
-    /// Of the file as last read.
+    /// Fingerprint of the file as last read.
     pub(super) seen: Mutex<Option<Fingerprint>>,
 }
 
@@ -73,17 +73,17 @@ pub struct Reloaded {
     pub added: Vec<String>,
     /// Clients that were reconfigured in place.
     pub changed: Vec<String>,
-    /// Clients that are no longer in the registry. Their handles go on with the settings they had.
+    /// Clients that are no longer in the registry. Their handles keep their last settings.
     pub removed: Vec<String>,
 }
 
 impl Reloaded {
-    /// Returns the number of clients that are not as before.
+    /// Returns the number of clients that were added, changed, or removed.
     pub fn len(&self) -> usize {
         self.added.len() + self.changed.len() + self.removed.len()
     }
 
-    /// Returns whether all clients are as before.
+    /// Returns whether no client was added, changed, or removed.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -112,7 +112,7 @@ impl Registry {
         }
     }
 
-    /// Reads a file, on tokio's clock. `parse` knows its format: `|text| toml::from_str(text)`, for example.
+    /// Reads a file, on tokio's clock. `parse` converts its text, for example `|text| toml::from_str(text)`.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl Registry {
         Self::builder().open(path, parse)
     }
 
-    /// Returns the stack of a client. A reload changes it in place, so it can be kept.
+    /// Returns the stack of a client. A reload changes it in place, so the handle can be kept.
     pub fn get(&self, name: &str) -> Option<Standard> {
         let clients = self.inner.clients();
         clients.all.get(name).map(|client| client.standard.clone())
@@ -136,8 +136,7 @@ impl Registry {
         self.inner.clients().all.keys().cloned().collect()
     }
 
-    /// Returns the settings in force, with everything that the file does not say as it is by default.
-    /// Serialized, they are a file that leads to the same clients.
+    /// Returns the settings in force, defaults included. Serialized, they make a file with the same clients.
     pub fn settings(&self) -> FileSettings {
         let clients = self.inner.clients();
         let clients = clients.all.iter();
@@ -148,16 +147,16 @@ impl Registry {
         }
     }
 
-    /// Returns why the last file or value was not applied; `None` if it was.
+    /// Returns the error of the last reload; `None` if it succeeded.
     pub fn last_error(&self) -> Option<Arc<LoadError>> {
         lock(&self.inner.last_error).clone()
     }
 
-    /// Reads the file again, and applies it as [`apply`](Self::apply) does: on a signal, for example.
+    /// Reads the file again and applies it like [`apply`](Self::apply), for example on a signal.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read or parsed, or settings are wrong. Nothing has changed then.
+    /// If the file cannot be read or parsed, or settings are wrong. The former settings stay in force.
     pub fn reload(&self) -> Result<Reloaded, LoadError> {
         loop {
             let now = self.inner.fingerprint();
@@ -169,7 +168,7 @@ impl Registry {
         }
     }
 
-    /// Applies settings: checks all of them, and then changes all clients in place.
+    /// Applies settings: checks all of them, then changes all clients in place.
     ///
     /// Limiters keep their tokens, breakers their windows, budgets what they have counted. Calls in flight end
     /// under the settings they started with. A layer that appears or vanishes is in effect from the next call
@@ -178,7 +177,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// All mistakes. Nothing has changed then.
+    /// All mistakes. The former settings stay in force.
     pub fn apply(&self, file: &Value) -> Result<Reloaded, LoadError> {
         let turn = self.inner.next_turn();
         let applied = self.inner.apply(file, turn);
@@ -199,7 +198,7 @@ impl RegistryBuilder {
         clock;
     }
 
-    /// Reads a file. `parse` knows its format: `|text| toml::from_str(text)`, for example.
+    /// Reads a file. `parse` converts its text, for example `|text| toml::from_str(text)`.
     ///
     /// # Errors
     ///
@@ -218,7 +217,7 @@ impl RegistryBuilder {
         Ok(registry)
     }
 
-    /// Builds a registry of these clients, without a file.
+    /// Builds a registry without a file from these settings.
     ///
     /// # Errors
     ///
@@ -305,7 +304,7 @@ impl Inner {
         }
     }
 
-    /// Notes and reports the end of a reload.
+    /// Stores the error of a reload, and reports its end to the observer.
     fn finish(&self, result: Result<Reloaded, LoadError>) -> Result<Reloaded, LoadError> {
         let (event, error) = match &result {
             Ok(reloaded) => {
@@ -330,7 +329,7 @@ impl Inner {
             event,
             sequence: 0,
         };
-        self.base.tell(event, None);
+        self.base.report(event, None);
         result
     }
 
@@ -371,15 +370,15 @@ impl Inner {
         }
     }
 
-    /// Reconfigures all clients. Of concurrent reloads the last one finds that nothing has changed since, and has
-    /// the last word.
+    /// Reconfigures all clients, until no reload has replaced them meanwhile. So the last of several concurrent
+    /// reloads takes effect.
     fn bring_up_to_date(&self) {
         loop {
             let clients = self.clients();
             for client in clients.all.values() {
                 if client.standard.config() != client.config {
                     let changed = client.standard.reconfigure(client.config.clone());
-                    // The settings have been checked by building them.
+                    // Building them has checked the settings.
                     debug_assert_eq!(changed, Ok(()));
                 }
             }
@@ -390,7 +389,7 @@ impl Inner {
     }
 }
 
-/// Returns what is different between two versions of the clients.
+/// Returns the changes between two versions of the clients.
 fn difference(before: &Clients, after: &Clients) -> Reloaded {
     let mut reloaded = Reloaded::default();
     for (name, client) in &after.all {

@@ -87,7 +87,7 @@ section! {
         },
         /// The effect of a server's hint: `obey`, `ignore`, `{ within = "5s" }`, or `{ up_to = "5s" }`.
         hint: HintRule = HintRule::Obey,
-        /// The longest wait that a server may ask for.
+        /// The longest wait that a server's hint may demand.
         max_hint: Duration = Duration::from_secs(60),
         /// The longest time from the start of a call to the start of its last attempt.
         max_elapsed: Duration,
@@ -96,11 +96,11 @@ section! {
             Some(budget) => builder.budget(budget),
             None => builder,
         },
-        /// Whether to wait until an open circuit inside admits probes.
+        /// Whether to wait until an open inner circuit admits probes.
         retry_open_circuit: bool = false,
-        /// Whether to return the rejection if a later attempt is rejected by a layer inside.
+        /// Whether to return the rejection if an inner layer rejects a later attempt.
         return_rejection: bool = false,
-        /// Whether to wait for the delay before the error is returned if the budget is empty.
+        /// Whether to wait for the delay before returning the error when the budget is empty.
         wait_when_budget_empty: bool = false,
         /// Makes the jitter reproducible.
         seed: u64,

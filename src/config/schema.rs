@@ -5,7 +5,7 @@ use serde_json::{Map, json};
 
 use super::value::Value;
 
-/// Returns a text of documentation without the markup of links.
+/// Returns a doc comment without the markup of links.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -23,7 +23,7 @@ fn plain(text: &str) -> String {
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the schema of a table with these keys: names, descriptions, schemas, and defaults.
+/// Returns the schema of a table. Each key has a name, a description, a schema, and a default.
 pub(super) fn table<const N: usize>(
     about: &str,
     keys: [(&str, &str, Schema, Option<Value>); N],
@@ -32,7 +32,7 @@ pub(super) fn table<const N: usize>(
     for (key, text, schema, default) in keys {
         let schema = schema.to_value();
         let mut property = match schema {
-            // Beside a reference other keywords are allowed since draft 2019-09.
+            // Draft 2019-09 and later allow other keywords beside a reference.
             serde_json::Value::Object(object) => object,
             _ => Map::new(),
         };
@@ -60,7 +60,7 @@ pub(super) fn single(key: &str, value: Schema) -> Schema {
     })
 }
 
-/// Returns the schema of tables of several kinds. The first kind needs no name.
+/// Returns the schema of tables of several kinds. The key `kind` may be left out for the first.
 pub(super) fn kinds<const N: usize>(about: &str, kinds: [(&str, Schema); N]) -> Schema {
     let mut all = Vec::new();
     for (index, (kind, schema)) in kinds.into_iter().enumerate() {

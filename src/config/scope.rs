@@ -1,18 +1,18 @@
-//! Where in the settings a reader is, and what it has found wrong.
+//! The position of a reader in the settings, and the mistakes it has found.
 
 use super::error::{Problem, SettingsError};
 use super::value::Value;
 use crate::clock::ClockHandle;
 use crate::retry_budget::RetryBudget;
 
-/// The path in the settings, the mistakes so far, and the clock of what is built.
+/// The current path, the mistakes so far, and the clock of handles to build.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
     path: String,
     problems: Vec<Problem>,
-    /// The clock of handles that settings contain, such as budgets; `None` for that of their builders.
+    /// The clock of handles inside settings, such as budgets; `None` for the default of their builders.
     pub(super) clock: Option<ClockHandle>,
-    /// Budgets built so far, by their settings. Equal settings get the same budget, so that a reload keeps it.
+    /// Budgets built so far, by their settings. Equal settings share one budget, so that a reload keeps it.
     pub(super) budgets: Vec<(Value, RetryBudget)>,
 }
 
@@ -24,7 +24,7 @@ impl Scope {
         }
     }
 
-    /// Runs `act` at a key of the table here.
+    /// Runs `act` at a key of the current table.
     pub(super) fn at<R>(&mut self, key: &str, act: impl FnOnce(&mut Self) -> R) -> R {
         let is_plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-');
         let dot = if self.path.is_empty() { "" } else { "." };
@@ -35,7 +35,7 @@ impl Scope {
         self.step(&step, act)
     }
 
-    /// Runs `act` at an element of the list here.
+    /// Runs `act` at an element of the current list.
     pub(super) fn at_index<R>(&mut self, index: usize, act: impl FnOnce(&mut Self) -> R) -> R {
         self.step(&format!("[{index}]"), act)
     }
@@ -48,9 +48,9 @@ impl Scope {
         result
     }
 
-    /// Notes that the value here violates a rule.
+    /// Records that the value at the current path violates a rule.
     pub(super) fn report(&mut self, rule: impl Into<String>, value: Option<&Value>) {
-        // A value that could not be read is not missing as well.
+        // A value that could not be read is not reported as missing too.
         let is_known = |known: &Problem| match known.path.strip_prefix(&self.path) {
             Some(rest) => rest.is_empty() || rest.starts_with(['.', '[']),
             None => false,
@@ -72,7 +72,7 @@ impl Scope {
         self.problems.len()
     }
 
-    /// Runs `act`, and forgets that values are missing.
+    /// Runs `act`, and discards its reports of missing values.
     pub(super) fn ignoring_missing<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
         let before = self.problems.len();
         let result = act(self);
@@ -88,7 +88,7 @@ impl Scope {
         self.problems
     }
 
-    /// Returns `value` unless something is wrong.
+    /// Returns `value`, or all mistakes if there are any.
     pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, SettingsError> {
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),

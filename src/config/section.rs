@@ -1,4 +1,4 @@
-//! Tables of settings: their keys, and the builders that they are for.
+//! Tables of settings: their keys, and the builders they configure.
 
 use super::error::SettingsError;
 use super::scope::Scope;
@@ -10,26 +10,26 @@ use crate::error::ConfigError;
 pub(crate) trait Section: Setting + Default {
     /// The keys of the table.
     const KEYS: &'static [&'static str];
-    /// Words of other libraries, or former ones, and the keys that mean the same here.
+    /// Other names of keys, such as those of other libraries, each with the key it stands for.
     const ALIASES: &'static [(&'static str, &'static str)] = &[];
 
-    /// Removes a setting. Returns whether there was one.
+    /// Removes a setting. Returns whether it was given.
     fn clear(&mut self, key: &str) -> bool;
 }
 
-/// Settings of a builder.
+/// Settings that a builder can check.
 pub(crate) trait Checked: Section {
-    /// Builds with these settings, on a clock that needs no runtime.
+    /// Builds with these settings, on a clock that needs no runtime, and discards the result.
     fn try_build(&self, at: &mut Scope) -> Result<(), ConfigError>;
 
-    /// Returns the key under which the settings of another policy are, whose errors the builder may return.
+    /// Returns the key of nested settings, given the name of a policy in the builder's errors.
     fn key_of(_policy: &str) -> Option<&'static str> {
         None
     }
 
-    /// Notes everything that the builder finds wrong, and removes it.
+    /// Reports everything that the builder rejects, and removes it.
     fn settle(&mut self, at: &mut Scope) {
-        // The builder names one mistake at a time: without the setting it finds the next one.
+        // A builder reports one mistake at a time: without that setting, it finds the next one.
         loop {
             let before = at.len();
             let Err(error) = self.try_build(at) else {
@@ -45,7 +45,7 @@ pub(crate) trait Checked: Section {
     }
 }
 
-/// Notes an error of a builder, and removes its setting. Returns whether there was one.
+/// Reports an error of a builder, and removes its setting. Returns whether it was given.
 pub(super) fn note<S: Section>(
     section: &mut S,
     error: &ConfigError,
@@ -68,7 +68,7 @@ pub(super) fn note<S: Section>(
     }
 }
 
-/// Notes the keys of a table that do not exist. Returns `None` if the value is no table.
+/// Reports the unknown keys of a table. Returns `None` if the value is not a table.
 pub(super) fn entries<'a>(
     value: &'a Value,
     keys: &[&str],
@@ -93,7 +93,7 @@ pub(super) fn entries<'a>(
     Some(entries)
 }
 
-/// Notes that a layer cannot be switched off where there is no stack. For the key `enabled`.
+/// Reports a layer that is switched off outside a stack. For the key `enabled`.
 pub(super) fn only_in_stacks<B>(builder: B, enabled: bool, at: &mut Scope) -> B {
     if !enabled {
         at.report("must be true outside a stack", Some(&Value::Bool(false)));
@@ -101,14 +101,14 @@ pub(super) fn only_in_stacks<B>(builder: B, enabled: bool, at: &mut Scope) -> B 
     builder
 }
 
-/// Reads a whole value as settings.
+/// Reads a complete value as settings.
 pub(super) fn read_all<S: Setting>(value: &Value) -> Result<S, SettingsError> {
     let mut scope = Scope::default();
     let settings = S::read(value, &mut scope);
     scope.finish(settings)
 }
 
-/// Implements serde's traits by `Setting`.
+/// Implements serde's traits by means of `Setting`.
 macro_rules! by_setting {
     ($name:ident) => {
         impl serde::Serialize for $name {
@@ -129,8 +129,8 @@ pub(super) use by_setting;
 
 /// Defines a table of settings.
 ///
-/// `for Builder` says which builder it sets up. Each key calls the setter of its name, or the function after
-/// `=>`; the value after `=` is the default of the builder, for the effective settings.
+/// `for Builder` names the builder it configures. A key calls the setter of the same name, or the function after
+/// `=>`. The value after `=` is the builder's default, for the effective settings.
 macro_rules! section {
     (
         $(#[doc = $about:expr])*
@@ -146,7 +146,7 @@ macro_rules! section {
     ) => {
         $(#[doc = $about])*
         ///
-        /// A key that is not given is as it is by default. Unknown keys are errors when it is deserialized.
+        /// A key that is not given has its default. Deserializing rejects unknown keys.
         #[derive(Clone, Debug, Default, PartialEq)]
         #[non_exhaustive]
         pub struct $name {
@@ -232,7 +232,7 @@ macro_rules! section {
         $crate::config::section::by_setting! { $name }
 
         impl $name {
-            /// Returns the settings with everything that they do not say as it is by default.
+            /// Returns the settings with the defaults of all keys that are not given.
             pub fn effective(&self) -> Self {
                 $crate::config::setting::Setting::effective(self.clone())
             }
@@ -244,7 +244,7 @@ macro_rules! section {
         { $($(#[doc = $doc:expr])* $key:ident: $type:ty $(= $default:expr)? $(=> $apply:expr)?,)* }
     ) => {
         impl $name {
-            /// Passes the settings to the setters of a builder, which checks them when it builds.
+            /// Calls the setters of a builder with the settings. `build` checks them.
             pub fn apply_to<$($generics)*>(
                 &self,
                 builder: $builder,

@@ -1,4 +1,5 @@
 //! Settings of policies with type parameters: keyed ones, endpoints, stale values, coalescing, dead letters, faults.
+//! The program sets the rest with the builder: nodes, templates, sinks.
 //!
 //! Their builders get the rest: nodes, templates, sinks.
 
@@ -17,7 +18,7 @@ use crate::fallback::StaleBuilder;
 use crate::forms::interned;
 use crate::keyed::{KeyedBuilder, Overflow};
 
-// With the feature `dead-letter-file`, records of letters have the same form.
+// With the feature `dead-letter-file`, stored letters have the same form.
 #[cfg(not(feature = "dead-letter-file"))]
 crate::forms::as_text!(crate::dead_letter::Timestamp);
 
@@ -26,7 +27,7 @@ section! {
     KeyedSettings, for [K, P] KeyedBuilder<K, P> => {
         /// The largest number of keys.
         max_keys: usize,
-        /// What happens to new keys while that many are in use: `reject`, `shared`, or `evict`.
+        /// What happens to new keys while the table is full: `reject`, `shared`, or `evict`.
         overflow: Overflow = Overflow::Shared,
         /// The name in errors and events.
         name: String => |builder, name, _| builder.name(interned(&name)),
@@ -52,7 +53,7 @@ section! {
         on_timeouts: bool = true,
         /// Whether rejections are replaced.
         on_rejections: bool = true,
-        /// Whether errors are replaced that do not blame the dependency.
+        /// Whether errors are replaced although the dependency is healthy.
         on_permanent: bool = false,
         /// The name in events and snapshots.
         name: String => |builder, name, _| builder.name(interned(&name)),
@@ -67,7 +68,7 @@ section! {
         deviations: f64 = 1.9,
         /// The least number of calls of a node.
         min_calls: u64 = 100,
-        /// The least number of nodes with that many calls.
+        /// The least number of nodes with `min_calls`.
         min_nodes: usize = 5,
     }
 }
@@ -84,29 +85,29 @@ section! {
 }
 
 section! {
-    /// The course of a slow start, see [`slow_start_shape`](EndpointsBuilder::slow_start_shape).
+    /// The shape of a slow start, see [`slow_start_shape`](EndpointsBuilder::slow_start_shape).
     SlowStartShape => {
         /// The smallest share of the weight.
         min: f64 = 0.1,
-        /// The exponent is one divided by this.
+        /// The reciprocal of the exponent.
         aggression: f64 = 1.0,
     }
 }
 
 section! {
-    /// Settings of [`Endpoints`](crate::Endpoints), by the setters of [`EndpointsBuilder`]. Nodes come from the
-    /// program.
+    /// Settings of [`Endpoints`](crate::Endpoints), by the setters of [`EndpointsBuilder`]. The program adds the
+    /// nodes.
     EndpointsSettings, for [N] EndpointsBuilder<N> => {
-        /// The number of random nodes of which a call goes to the best, from 1 to 16.
+        /// The number of random nodes among which a call takes the best, from 1 to 16.
         choices: usize,
         /// Sends calls to the nodes in turn.
         round_robin: bool => |builder, on, _| match on {
             true => builder.round_robin(),
             false => builder,
         },
-        /// The time constant of the average of latencies.
+        /// The time constant of the latency average.
         decay: Duration = Duration::from_secs(10),
-        /// The latency that a failure counts as, at least.
+        /// The least latency that a failure counts as.
         failure_penalty: Duration = Duration::from_secs(5),
         /// The longest hint that is obeyed.
         max_hint: Duration = Duration::from_secs(300),
@@ -128,23 +129,23 @@ section! {
                 _ => builder,
             }
         },
-        /// The interval between looks at success rates.
+        /// The interval at which success rates are compared.
         interval: Duration = Duration::from_secs(10),
         /// The length of the first ejection.
         base_ejection: Duration = Duration::from_secs(30),
         /// The longest ejection.
         max_ejection: Duration = Duration::from_secs(300),
-        /// The jitter of ejections, as a share.
+        /// The jitter of ejections, as a share of their length.
         ejection_jitter: f64 = 0.1,
         /// The largest share of ejected nodes.
         max_ejected: f64 = 0.1,
         /// The share of available nodes below which calls go to all.
         panic_threshold: f64 = 0.5,
-        /// The factor of spare capacity of a priority.
+        /// The spare capacity of a priority, as a factor.
         overprovisioning: f64 = 1.4,
         /// The length of the slow start of new and returning nodes.
         slow_start: Duration = Duration::from_secs(30),
-        /// The course of the slow start.
+        /// The shape of the slow start.
         slow_start_shape: SlowStartShape => |builder, shape, _| {
             let all = shape.effective();
             match (all.min, all.aggression) {
@@ -154,7 +155,7 @@ section! {
         },
         /// Failed health checks after which a node is unhealthy.
         unhealthy_after: u32 = 3,
-        /// Good health checks after which it is healthy.
+        /// Successful health checks after which a node is healthy.
         healthy_after: u32 = 1,
         /// Makes its choices reproducible.
         seed: u64,
@@ -166,13 +167,13 @@ section! {
 }
 
 section! {
-    /// Settings of a [`Codel`](crate::codel::Codel) of one's own, by the setters of [`CodelBuilder`].
+    /// Settings of a standalone [`Codel`](crate::codel::Codel), by the setters of [`CodelBuilder`].
     CodelMachineSettings, for [] CodelBuilder => {
-        /// The delay above which the queue is overloaded.
+        /// The queue delay above which the queue is overloaded.
         target: Duration = Duration::from_millis(5),
-        /// The time for which it must be.
+        /// The time for which the delay must exceed the target.
         interval: Duration = Duration::from_millis(100),
-        /// The delay at which waiters are dropped under overload, in targets.
+        /// The queue delay above which waiters are dropped under overload, in targets.
         stale_after: u32 = 2,
     }
 }
@@ -208,9 +209,9 @@ section! {
         },
         /// The largest number of replays of a letter.
         max_replays: u32 = 5,
-        /// The length above which error texts are cut off.
+        /// The length to which error texts are cut, in bytes.
         max_error_bytes: usize = 4096,
-        /// Makes identifiers reproducible.
+        /// Makes idempotency keys reproducible.
         seed: u64,
         /// The name in events and snapshots.
         name: String => |builder, name, _| builder.name(interned(&name)),
@@ -230,11 +231,11 @@ section! {
         max_age: Duration = Duration::MAX,
         /// The behavior of a full queue: `reject` or `evict_oldest`.
         when_full: WhenFull = WhenFull::Reject,
-        /// The length of a file above which a new one is begun.
+        /// The length from which on a segment file is closed and a new one is begun, in bytes.
         segment_bytes: u64 = 8 << 20,
-        /// Whether a letter is stored only once it survives a loss of power.
+        /// Whether a letter counts as stored only after an fsync.
         fsync: bool = true,
-        /// The largest number of letters that wait to be written.
+        /// The most letters that wait to be written.
         max_waiting: usize = 1 << 16,
     }
 }

@@ -1,4 +1,4 @@
-//! Types that a setting can have, and how each is read and written.
+//! Types of settings, and how they are read and written.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use crate::keyed::Overflow;
 use crate::shared_rate_limiter::SyncMode;
 use crate::verdict::Health;
 
-/// A type that a setting can have.
+/// A type of settings.
 pub(crate) trait Setting: Sized + Clone {
-    /// Reads a value. `None` if it is wrong, which has been noted then.
+    /// Reads a value. Returns `None` if it is wrong, and reports that to `at`.
     fn read(value: &Value, at: &mut Scope) -> Option<Self>;
 
     fn write(&self) -> Value;
 
-    /// Returns the value with everything that it does not say as it is by default.
+    /// Returns the value with all defaults filled in.
     fn effective(self) -> Self {
         self
     }
 
-    /// Returns the effective value of a setting with a default of its own.
+    /// Returns the effective value of a setting. `_default` is the default of the key.
     fn over(self, _default: Self) -> Self {
         self.effective()
     }
 
-    /// Returns the schema of the values that [`read`](Self::read) takes.
+    /// Returns the schema of the values that [`read`](Self::read) accepts.
     #[cfg(feature = "schema")]
     fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema;
 }
 
-/// Notes that a value should be something else.
+/// Reports that a value should be something else.
 pub(super) fn expected<T>(rule: impl Into<String>, value: &Value, at: &mut Scope) -> Option<T> {
     at.report(rule, Some(value));
     None
@@ -133,7 +133,7 @@ impl Setting for Duration {
         match value {
             Value::Text(text) if text == UNLIMITED => Some(Self::MAX),
             Value::Text(text) => match humantime::parse_duration(text) {
-                // `0` alone, too.
+                // Accepts `0` without a unit.
                 _ if text.trim().parse::<f64>().is_ok() => {
                     expected(unit(text.trim().into()), value, at)
                 }
@@ -163,7 +163,7 @@ impl Setting for Duration {
     }
 }
 
-/// One value or a list of them.
+/// Reads one value, or a list of values.
 impl<T: Setting> Setting for Vec<T> {
     fn read(value: &Value, at: &mut Scope) -> Option<Self> {
         let Value::List(values) = value else {
@@ -225,7 +225,7 @@ macro_rules! identifiers {
 }
 pub(super) use identifiers;
 
-/// Returns the rule that a value is one of these texts.
+/// Returns the text of the rule that a value must be one of `names`.
 pub(super) fn one_of(names: &[&str]) -> String {
     let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     match &names[..] {
@@ -251,7 +251,7 @@ identifiers! {
     };
 }
 
-/// Returns the key that is nearest to one that does not exist, if any is near.
+/// Returns the key most similar to an unknown one, if any is similar.
 pub(super) fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
     let distances = keys.iter().map(|other| (distance(key, other), *other));
     let (distance, nearest) = distances.min_by_key(|(distance, _)| *distance)?;
@@ -259,7 +259,7 @@ pub(super) fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
     (distance <= key.len().max(nearest.len()) / 2 || is_part).then_some(nearest)
 }
 
-/// Returns the number of letters to insert, remove, replace, or swap with their neighbor between two words.
+/// Returns the edit distance of two words: letters to insert, remove, replace, or swap with their neighbor.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];

@@ -1,4 +1,4 @@
-//! Settings of limits that a fleet shares. Stores come from the program.
+//! Settings of limits shared by a fleet. The program supplies the store.
 
 use std::time::Duration;
 
@@ -58,17 +58,17 @@ section! {
     SharedLimiterSettings, for [] SharedRateLimiterBuilder => {
         /// The limit of the whole fleet.
         quota: Quota,
-        /// `leased` or `exact`.
+        /// The mode of leases: `leased` or `exact`.
         sync: SyncMode = SyncMode::Leased,
         /// The length of a lease, from 1 ms to 10 s.
         sync_every: Duration = Duration::from_millis(50),
-        /// What happens while the store does not answer: `own_share`, `open`, `closed`, or `{ local = "100/s" }`.
+        /// The behavior while the store does not answer: `own_share`, `open`, `closed`, or `{ local = "100/s" }`.
         on_outage: Outage = Outage::OwnShare,
-        /// The time that a trip to the store may take.
+        /// The timeout of a request to the store.
         store_timeout: Duration = Duration::from_millis(25),
-        /// How long a call waits for its turn.
+        /// The longest wait for tokens.
         max_wait: Duration,
-        /// How many calls may wait.
+        /// The most calls that wait.
         max_waiting: usize,
         /// Makes pauses reproducible.
         seed: u64,
@@ -85,19 +85,19 @@ section! {
     /// Settings of a [`SharedKeyedRateLimiter`](crate::SharedKeyedRateLimiter), by the setters of
     /// [`SharedKeyedRateLimiterBuilder`].
     SharedKeyedLimiterSettings, for [K] SharedKeyedRateLimiterBuilder<K> => {
-        /// The limit of a key in the whole fleet.
+        /// The limit of each key in the whole fleet.
         quota: Quota,
-        /// `leased` or `exact`.
+        /// The mode of leases: `leased` or `exact`.
         sync: SyncMode = SyncMode::Leased,
         /// The length of a lease, from 1 ms to 10 s.
         sync_every: Duration = Duration::from_millis(50),
-        /// What happens while the store does not answer: `own_share`, `open`, `closed`, or `{ local = "100/s" }`.
+        /// The behavior while the store does not answer: `own_share`, `open`, `closed`, or `{ local = "100/s" }`.
         on_outage: Outage = Outage::OwnShare,
-        /// The time that a trip to the store may take.
+        /// The timeout of a request to the store.
         store_timeout: Duration = Duration::from_millis(25),
-        /// How long a call waits for its turn.
+        /// The longest wait for tokens.
         max_wait: Duration,
-        /// How many calls of a key may wait.
+        /// The most calls that wait for one key.
         max_waiting: usize,
         /// The largest number of keys.
         max_keys: usize,
@@ -113,15 +113,15 @@ section! {
 section! {
     /// Settings of a [`SharedBulkhead`](crate::SharedBulkhead), by the setters of [`SharedBulkheadBuilder`].
     SharedBulkheadSettings, for [] SharedBulkheadBuilder => {
-        /// The most calls in flight in the whole fleet.
+        /// The most permits in use in the whole fleet.
         max_concurrent: u64,
         /// The time after which the store takes back a permit that is not renewed.
         ttl: Duration,
-        /// The time that a trip to the store may take.
+        /// The timeout of a request to the store.
         store_timeout: Duration,
-        /// How long a call waits for a permit.
+        /// The longest wait for a permit.
         max_wait: Duration,
-        /// How many calls may wait.
+        /// The most calls that wait.
         max_waiting: usize,
         /// The key in the store.
         key: String,
@@ -145,13 +145,13 @@ section! {
         instance: String,
         /// The interval at which the process votes.
         every: Duration = Duration::from_secs(1),
-        /// The share of the other voters that must be open, from 0 to below 1.
+        /// The share of the other voters that must have open circuits, from 0 to below 1.
         quorum: f64 = 0.5,
-        /// How many of the others must be open at least.
+        /// The least number of other voters with open circuits.
         min_votes: u64 = 2,
         /// The effect of a quorum: `sooner` or `at_once`.
         follow: Follow = Follow::Sooner,
-        /// The failure rate that opens the breaker when a quorum of the others is open.
+        /// The failure rate that opens the circuit while a quorum of the others is open.
         failure_rate: f64 = 0.25,
     }
 }

@@ -20,7 +20,7 @@ use crate::retry::Retry;
 use crate::standard::{Config, Standard, StandardBuilder};
 
 section! {
-    /// A budget of the stack's own, see [`budget_share`](StandardBuilder::budget_share).
+    /// Settings of the stack's own budget, see [`budget_share`](StandardBuilder::budget_share).
     BudgetShareSettings => {
         /// Retries for each call of the last 10 s, from 0 to 1000.
         ratio: f64 = 0.2,
@@ -33,11 +33,11 @@ section! {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum StackBudget {
-    /// A budget of the stack's own, which is kept when its settings change.
+    /// The stack's own budget. It is kept when its settings change.
     Share(BudgetShareSettings),
-    /// A budget of another kind. Another one starts when its settings change.
+    /// A budget of another kind. It is replaced when its settings change.
     Kind(BudgetSettings),
-    /// The number of attempts is the only bound.
+    /// No budget: only the number of attempts bounds retries.
     Unlimited,
 }
 
@@ -80,7 +80,7 @@ impl Setting for StackBudget {
 section! {
     /// Settings of a [`Standard`] stack, by the setters of [`StandardBuilder`].
     ///
-    /// `enabled = false` in the table of a layer removes the layer, and the duration `unlimited` a timeout.
+    /// `enabled = false` in the table of a layer removes the layer; the duration `unlimited` removes a timeout.
     StandardSettings, aliases [
         ("rate_limit", "limiter"),
         ("rate_limiter", "limiter"),
@@ -91,12 +91,12 @@ section! {
         ("quota", "limiter"),
         ("budget_share", "budget"),
     ] => {
-        /// Whether there are any layers. A stack without is a plain call, and goes on where it was when it is
-        /// switched on again.
+        /// Whether there are any layers. A stack without layers makes plain calls, and keeps the state of its layers
+        /// for when it is switched on again.
         enabled: bool = true,
         /// The limiter, the outermost layer. Default: none.
         limiter: LimiterSettings,
-        /// The time of a call, retries included.
+        /// The time limit of a call, retries included.
         total_timeout: Duration = Duration::from_secs(30),
         /// The retry.
         retry: RetrySettings = RetrySettings::default().effective(),
@@ -105,14 +105,14 @@ section! {
         budget: StackBudget,
         /// The breaker.
         breaker: BreakerSettings = BreakerSettings::default().effective(),
-        /// The time of one attempt, shorter than the total timeout.
+        /// The time limit of one attempt, shorter than the total timeout.
         attempt_timeout: Duration = Duration::from_secs(10),
-        /// The name of the stack. Not in a registry, where the name is the key.
+        /// The name of the stack. Not in a registry, where the key is the name.
         name: String,
     }
 }
 
-/// Keys of the nested tables whose mistakes are found by the stack.
+/// Settings of nested tables in errors of the stack, each with its table.
 const NESTED: [(&str, &str); 3] = [
     ("max_elapsed", "retry"),
     ("slow_call", "breaker"),
@@ -162,7 +162,7 @@ impl StandardSettings {
         scope.finish(config)
     }
 
-    /// Returns the settings for a stack; `None` if any is wrong, which has been noted then.
+    /// Returns the settings for a stack; `None` if any is wrong, which is reported to `at`.
     pub(super) fn config_in(&self, at: &mut Scope) -> Option<Config> {
         let before = at.len();
         let mut valid = self.clone();
@@ -233,7 +233,7 @@ impl StandardSettings {
     }
 }
 
-/// Checks a layer, and leaves out what is wrong. A layer that is off is checked too.
+/// Checks a layer, and removes invalid settings. A layer that is off is checked too.
 fn settle_layer<S: Checked>(layer: &mut Option<S>, key: &str, at: &mut Scope) {
     let Some(mut settings) = layer.take() else {
         return;
@@ -244,7 +244,7 @@ fn settle_layer<S: Checked>(layer: &mut Option<S>, key: &str, at: &mut Scope) {
     at.at(key, |at| settings.settle(at));
     *layer = match is_off {
         true => S::read(&Value::Table(vec![off]), at),
-        // Otherwise its mistakes are known.
+        // A layer that cannot be built is dropped: its mistakes have been reported.
         false => Some(settings).filter(|valid| valid.try_build(&mut Scope::default()).is_ok()),
     };
 }
@@ -267,7 +267,7 @@ impl Checked for StandardSettings {
                 self.budget = None;
             }
         }
-        // What the layers contradict each other about.
+        // Contradictions between layers.
         while let Err(error) = self.try_build(&mut Scope::default()) {
             if !self.note_contradiction(&error, at) {
                 return;
@@ -277,7 +277,7 @@ impl Checked for StandardSettings {
 }
 
 impl StandardSettings {
-    /// Notes a mistake of the whole stack, and removes it. Returns whether there was something to remove.
+    /// Reports a mistake of the whole stack, and removes the setting. Returns whether it was given.
     fn note_contradiction(&mut self, error: &ConfigError, at: &mut Scope) -> bool {
         let key = error.setting();
         let nested = NESTED.iter().find(|(nested, _)| *nested == key);
@@ -286,7 +286,7 @@ impl StandardSettings {
             None if error.policy() == "retry_budget" => Some("budget"),
             None => None,
         };
-        // A default may be what contradicts a value that is given.
+        // A given value may contradict a default, so the effective settings have the value to report.
         let effective = Self::effective(self).write();
         let value = match table {
             Some(table) => effective.get(table).and_then(|table| table.get(key)),

@@ -1,11 +1,11 @@
-//! Settings as data, of any format.
+//! Settings as data, independent of the file format.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
-/// Settings as they stand in a file, of any format that serde reads: TOML, JSON, YAML.
+/// Settings as they are in a file, of any format that serde reads: TOML, JSON, YAML.
 ///
 /// `Display` writes one line, for messages.
 ///
@@ -22,7 +22,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
-    /// JSON's and YAML's `null`, which is no value of any setting.
+    /// `null` of JSON and YAML. No setting accepts it.
     Null,
     /// `true` or `false`.
     Bool(bool),
@@ -39,7 +39,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// Returns the value of a key of a table.
+    /// Returns the value of a key; `None` if this is not a table or has no such key.
     pub fn get(&self, key: &str) -> Option<&Self> {
         let Self::Table(entries) = self else {
             return None;
@@ -53,8 +53,8 @@ impl Value {
         Self::Table(Vec::new())
     }
 
-    /// Returns the value with everything that it does not say taken from `defaults`, key by key. A table with
-    /// another `kind` than that of the defaults inherits nothing from it.
+    /// Returns the value with missing keys taken from `defaults`, table by table. A table whose `kind` differs from
+    /// that of the defaults inherits nothing.
     pub(super) fn over(self, defaults: &Self) -> Self {
         let (mut own, inherited) = match (self, defaults) {
             (Self::Table(own), Self::Table(inherited)) => (own, inherited),
@@ -122,7 +122,7 @@ impl Serialize for Value {
         match self {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
-            // TOML has no other integers than `i64`.
+            // TOML has only 64-bit integers.
             Self::Integer(value) => match i64::try_from(*value) {
                 Ok(value) => serializer.serialize_i64(value),
                 Err(_) => serializer.serialize_u64(u64::try_from(*value).unwrap_or(u64::MAX)),

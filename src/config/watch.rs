@@ -1,24 +1,24 @@
-//! Following a file.
+//! Watching a file for changes.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::fingerprint::Looks;
+use super::fingerprint::ChangeDetector;
 use super::registry::{Inner, Registry};
 use crate::sync::lock;
 
-/// Time between two looks at the file.
+/// Interval between checks of the file.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which a file that has changed must still be the same.
+/// Time for which a changed file must stay the same before it is read.
 const AT_REST: Duration = Duration::from_millis(500);
 
 impl Registry {
-    /// Follows the file: looks at it each second, and [reloads](Self::reload) it when it has changed. Ends when
-    /// the last handle of the registry is dropped; without a file, at once.
+    /// Watches the file: checks it each second, and [reloads](Self::reload) it when it has changed. The future ends
+    /// when the last handle of the registry is dropped, or at once if there is no file.
     ///
-    /// A change is applied within 2 s, once the file has stayed the same for 500 ms, so that a file that is being
-    /// written is not read. Every way of replacing a file is noticed: writing, renaming another one over it,
-    /// deleting and creating it, and swapping a symbolic link on its path.
+    /// A change is applied within 2 s, once the file has stayed the same for 500 ms, so that a half-written file is
+    /// not read. Every way of replacing a file is noticed: writing, renaming another file over it, deleting and
+    /// creating it, and swapping a symbolic link on its path.
     ///
     /// Each change leads to one [`Event::Config`](crate::Event::Config). After a mistake the former settings stay
     /// in force; so do they while there is no file. A file that cannot be read is tried again, and reported once.
@@ -27,7 +27,7 @@ impl Registry {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the looks.
+    /// Dropping the future ends the checks.
     pub fn watch(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         follow(Arc::downgrade(&self.inner))
     }
@@ -58,7 +58,7 @@ async fn follow(registry: Weak<Inner>) {
                 }
             }
             let clock = &inner.base.clock;
-            let wait = match looks.is_changing() {
+            let wait = match changes.is_changing() {
                 true => AT_REST,
                 false => INTERVAL,
             };

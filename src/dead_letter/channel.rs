@@ -9,7 +9,7 @@ use super::error::DeadLetterErrorKind;
 use super::sink::{Sink, SinkFuture};
 use super::state::letter::Letter;
 
-/// Passes letters on through a tokio channel. It keeps none: the receiver does.
+/// Passes letters on through a tokio channel, and keeps none.
 ///
 /// A letter counts as stored once it is in the channel.
 ///

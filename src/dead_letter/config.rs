@@ -14,6 +14,7 @@ use super::state::timestamp::Timestamp;
 use super::wall::{WallClock, system_time};
 use crate::blocking;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::event::Observer;
 use crate::rng::SharedRng;
@@ -67,7 +68,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Leaves letters in this sink: a [`FileSink`](super::FileSink), a
+    /// Sets the sink that letters are stored in: a [`FileSink`](super::FileSink), a
     /// [`ChannelSink`](super::ChannelSink), or one of your own.
     pub fn sink(mut self, sink: impl Sink<R> + 'static) -> Self {
         self.sink = Chosen::Own(Box::new(sink));
@@ -81,16 +82,16 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Sets the length above which error texts are cut off. 0 stores no text.
+    /// Sets the length to which error texts are cut, in bytes. Zero stores no text.
     pub const fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.max_error_bytes = bytes;
         self
     }
 
-    /// Sees each letter before it is stored, and removes what must not be: card numbers, tokens. It can
-    /// also encrypt, where the type of request allows it.
+    /// Sets a function that removes secrets, such as card numbers and tokens, from each letter before it is stored.
+    /// It may also encrypt, if the type of request allows that.
     ///
-    /// When it panics, the letter is not stored and the panic goes to the caller of `push`.
+    /// If it panics, the letter is not stored, and the panic propagates to the caller of `push`.
     pub fn redact(mut self, redact: impl Fn(&mut NewLetter<R>) + Send + Sync + 'static) -> Self {
         self.redact = Some(Box::new(move |letter: &mut NewLetter<R>| {
             blocking::outside(|| redact(letter));
@@ -98,8 +99,8 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Sees each error text before it is stored, those of replays included, and returns what is stored
-    /// in its place. It is called before [`redact`](Self::redact).
+    /// Sets a function that returns the text to store in place of an error text, including those of replays. It is
+    /// called before [`redact`](Self::redact).
     pub fn redact_error(mut self, redact: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.redact_error = Some(Box::new(move |text: &str| {
             blocking::outside(|| redact(text))
@@ -107,7 +108,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Tells the time of day, for the times in letters and for retention by age. Tests set it.
+    /// Sets the source of wall-clock time, for the times in letters and for retention by age. For tests.
     pub fn timestamps<T: Into<Timestamp>>(
         mut self,
         now: impl Fn() -> T + Send + Sync + 'static,
@@ -117,18 +118,18 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
     }
 
     setters! {
-        /// Makes the idempotency keys of this queue reproducible. For tests: two queues of one seed
-        /// give the same keys.
+        /// Makes the idempotency keys of this queue reproducible. For tests: two queues with the same seed produce
+        /// the same keys.
         seed;
         /// Sets the observer of the queue's events.
         observer;
-        /// The name in events and snapshots.
+        /// Sets the name in events and snapshots.
         name;
-        /// The clock that paces replays.
+        /// Sets the clock that paces replays.
         clock;
     }
 
-    /// Returns the queue.
+    /// Builds the queue.
     ///
     /// # Errors
     ///
@@ -163,7 +164,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
             replaying: AtomicBool::new(false),
             counts: Counts::default(),
         };
-        // Faults that the sink found when it was opened.
+        // Reports faults that the sink found when it was opened.
         inner.report_sink();
         Ok(DeadLetterQueue::of(Arc::new(inner)))
     }
@@ -173,7 +174,7 @@ impl<R> fmt::Debug for DeadLetterQueueBuilder<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetterQueueBuilder")
             .field("max_replays", &self.max_replays)
-            .field("max_error_bytes", &self.max_error_bytes)
+            .field("max_error_bytes", &DebugLimit(&self.max_error_bytes))
             .field("redacts", &self.redact.is_some())
             .field("redacts_errors", &self.redact_error.is_some())
             .field("name", &self.name)

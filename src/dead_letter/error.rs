@@ -20,9 +20,9 @@ pub struct DeadLetterError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeadLetterErrorKind {
-    /// The queue holds as much as it may.
+    /// The queue is full.
     Full,
-    /// The disk, or the quota on it, is full.
+    /// The disk, or its quota, is full.
     StorageFull,
     /// Too many letters wait to be written: the storage does not keep up.
     Overloaded,
@@ -40,7 +40,7 @@ pub enum DeadLetterErrorKind {
     Unconfirmed,
     /// The queue is closed, or the receiver of its letters was dropped.
     Closed,
-    /// The sink only passes letters on: there is nothing to read.
+    /// The sink only passes letters on, so they cannot be read.
     WriteOnly,
     /// A replay of this queue is running already.
     ReplayRunning,
@@ -125,7 +125,7 @@ impl DeadLetterError {
         self.kind
     }
 
-    /// Returns the action that failed; empty if the kind is enough.
+    /// Returns the action that failed. Empty if the kind is clear enough.
     pub fn context(&self) -> &str {
         &self.context
     }

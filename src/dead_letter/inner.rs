@@ -28,7 +28,7 @@ pub(super) struct Inner<R> {
     pub(super) rng: SharedRng,
     pub(super) max_error_bytes: usize,
     pub(super) max_replays: u32,
-    /// Numbers for sinks that have none of their own.
+    /// The number of the next letter, for sinks that assign none.
     pub(super) next_id: AtomicU64,
     pub(super) replaying: AtomicBool,
     pub(super) counts: Counts,
@@ -37,7 +37,7 @@ pub(super) struct Inner<R> {
 pub(super) type Redact<R> = dyn Fn(&mut NewLetter<R>) + Send + Sync;
 pub(super) type RedactError = dyn Fn(&str) -> String + Send + Sync;
 
-/// Counters of the snapshot. Relaxed, because nothing is ordered by them.
+/// Counters of the snapshot. Relaxed, because they publish nothing.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) stored: AtomicU64,
@@ -59,14 +59,14 @@ impl<R> Inner<R> {
         (self.wall)()
     }
 
-    /// Returns the letters that can be read.
+    /// Returns the store of the sink, or an error if its letters cannot be read.
     pub(super) fn store(&self) -> Result<&dyn Store<R>, DeadLetterError> {
         let store = self.sink.kept();
         store.ok_or_else(|| DeadLetterErrorKind::WriteOnly.into())
     }
 
-    /// Redacts a letter and gives it its number. All user code of a push runs here, before anything is
-    /// stored: when it panics, nothing is.
+    /// Redacts a letter and assigns its number. All user code of a push runs here, before anything is stored, so a
+    /// panic stores nothing.
     pub(super) fn seal(&self, mut letter: NewLetter<R>) -> Letter<R> {
         letter.error = self.redacted(&letter.error);
         if let Some(redact) = &self.redact {
@@ -80,7 +80,7 @@ impl<R> Inner<R> {
         letter.seal(id, now, || self.random_key())
     }
 
-    /// Returns an error text, redacted and cut to its largest length.
+    /// Returns an error text, redacted and cut to the maximum length.
     pub(super) fn redacted(&self, error: &str) -> String {
         let mut text = match &self.redact_error {
             Some(redact) => redact(error),
@@ -96,15 +96,15 @@ impl<R> Inner<R> {
         text
     }
 
-    /// 128 random bits.
+    /// Returns a random key of 128 bits, as text.
     fn random_key(&self) -> String {
-        // A draw has 53 random bits.
+        // `unit` has only 53 random bits, so each draw yields 32 of them.
         let bits = || (self.rng.unit() * (1_u64 << 43) as f64) as u64 & 0xFFFF_FFFF;
         let [a, b, c, d] = [bits(), bits(), bits(), bits()];
         format!("{a:08x}{b:08x}{c:08x}{d:08x}")
     }
 
-    /// Stores a letter, until the deadline of the task.
+    /// Stores a letter. Gives up at the deadline of the task.
     pub(super) async fn push(&self, letter: NewLetter<R>) -> Result<LetterId, DeadLetterError> {
         let letter = self.seal(letter);
         let id = letter.id();
@@ -147,7 +147,7 @@ impl<R> Inner<R> {
         .await
     }
 
-    /// Changes a letter and reports that.
+    /// Changes a letter and reports the change.
     pub(super) async fn change(
         &self,
         id: LetterId,

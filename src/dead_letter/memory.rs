@@ -15,7 +15,7 @@ use crate::error::ConfigError;
 use crate::event::LetterEvent;
 use crate::sync::lock;
 
-/// Keeps letters in memory, up to a number of them. They are lost when the process ends.
+/// Keeps letters in memory, up to a maximum number. They are lost when the process ends.
 ///
 /// The defaults are in the table of the [module page](super).
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl<R> MemorySink<R> {
         })
     }
 
-    /// Sets the largest age of a letter. Older ones are not shown, and are evicted when the next one is stored.
+    /// Sets the largest age of a letter. Older letters are not returned, and are evicted when the next one is stored.
     #[must_use]
     pub fn max_age(self, age: Duration) -> Self {
         Self::with(Limits {
@@ -80,13 +80,13 @@ impl<R> MemorySink<R> {
         })
     }
 
-    /// Checks the settings; the text explains the mistake.
+    /// Checks the settings.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         check_limits(&self.limits)
     }
 
     fn insert(&self, letter: Letter<R>) -> Result<(), DeadLetterError> {
-        // Letters are dropped after the lock is released: dropping a request is the user's code.
+        // Dropped after the lock is released, because dropping a request is user code.
         let mut gone;
         let mut kept = lock(&self.kept);
         gone = kept.book.expire(letter.stored_at());
@@ -115,7 +115,7 @@ impl<R> MemorySink<R> {
     }
 }
 
-/// Checks the limits; the text explains the mistake.
+/// Checks the limits.
 pub(super) fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
     let error = |setting, problem| Err(ConfigError::new("dead_letter", setting, problem));
     if limits.max_letters == 0 {

@@ -80,13 +80,13 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
     ///
     /// # Cancel safety
     ///
-    /// Nothing happens before the first poll. Dropped after it, a file sink stores the letter
-    /// nonetheless.
+    /// Nothing happens before the first poll. If the future is dropped after that, a file sink still stores the
+    /// letter.
     pub async fn push(&self, letter: NewLetter<R>) -> Result<LetterId, DeadLetterError> {
         self.inner.push(letter).await
     }
 
-    /// Like [`push`](Self::push), for programs without a runtime: it blocks the thread.
+    /// Like [`push`](Self::push), but blocks the thread. For programs without a runtime.
     ///
     /// # Errors
     ///
@@ -95,11 +95,11 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         crate::clock::blocking::block_on(self.inner.push(letter))
     }
 
-    /// Returns up to `max` letters that match the filter, oldest first, and changes nothing.
+    /// Returns up to `max` letters that match the filter, oldest first. Changes nothing.
     ///
     /// # Errors
     ///
-    /// When the sink cannot be read. Single letters that cannot be are listed in the page.
+    /// When the sink cannot be read. Individual unreadable letters are listed in the page.
     pub async fn peek(&self, filter: &Filter<R>, max: usize) -> Result<Page<R>, DeadLetterError> {
         let mut found = Page::new(Vec::new());
         if max == 0 {
@@ -120,12 +120,11 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(found)
     }
 
-    /// Returns a letter; `None` if there is none with this number.
+    /// Returns the letter with this number; `None` if there is none.
     ///
     /// # Errors
     ///
-    /// When the sink cannot be read, or the letter
-    /// ([`Unreadable`](DeadLetterErrorKind::Unreadable)).
+    /// When the sink cannot be read, or the letter cannot ([`Unreadable`](DeadLetterErrorKind::Unreadable)).
     pub async fn get(&self, id: LetterId) -> Result<Option<Letter<R>>, DeadLetterError> {
         let page = self.peek(&Filter::new().ids(id, id), 1).await?;
         if page.unreadable.contains(&id) {
@@ -134,8 +133,8 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(page.letters.into_iter().next())
     }
 
-    /// Counts the letters that match the filter. [`snapshot`](Self::snapshot) has the number of all without
-    /// reading any.
+    /// Counts the letters that match the filter. For the number of all letters, [`snapshot`](Self::snapshot) is
+    /// faster.
     ///
     /// # Errors
     ///
@@ -169,21 +168,21 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(groups.into_sorted())
     }
 
-    /// Discards a letter. Returns whether there was one.
+    /// Discards a letter. Returns whether it existed.
     ///
     /// # Errors
     ///
-    /// When that is not certain.
+    /// When the sink cannot confirm it.
     pub async fn discard(&self, id: LetterId) -> Result<bool, DeadLetterError> {
         let changed = self.inner.change(id, Change::Discard).await?;
         Ok(changed.is_some())
     }
 
-    /// Discards all letters that meet the filter. Returns how many.
+    /// Discards all letters that match the filter. Returns their number.
     ///
     /// # Errors
     ///
-    /// When the sink cannot be read or changed. Some letters may be gone then.
+    /// When the sink cannot be read or changed. Some letters may have been discarded then.
     pub async fn discard_all(&self, filter: &Filter<R>) -> Result<u64, DeadLetterError> {
         let mut ids = Vec::new();
         self.scan(filter, |letter| {
@@ -198,22 +197,21 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Ok(discarded)
     }
 
-    /// Parks a letter: it is kept, and not replayed. Returns whether there is one.
+    /// Parks a letter: it is kept, but not replayed. Returns whether it exists.
     ///
     /// # Errors
     ///
-    /// When that is not certain.
+    /// When the sink cannot confirm it.
     pub async fn park(&self, id: LetterId) -> Result<bool, DeadLetterError> {
         let changed = self.inner.change(id, Change::Park).await?;
         Ok(changed.is_some())
     }
 
-    /// Has a parked letter replayed again, with its count of replays back at zero. Returns whether there
-    /// is one.
+    /// Makes a parked letter replayable again, with no replays counted. Returns whether it exists.
     ///
     /// # Errors
     ///
-    /// When that is not certain.
+    /// When the sink cannot confirm it.
     pub async fn unpark(&self, id: LetterId) -> Result<bool, DeadLetterError> {
         let changed = self.inner.change(id, Change::Unpark).await?;
         Ok(changed.is_some())
@@ -224,8 +222,8 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         Replay::new(self.inner.clone())
     }
 
-    /// Closes the sink. Completes once everything that was stored is as durable as the sink can make it. With a file
-    /// sink, the folder can be opened again afterwards.
+    /// Closes the sink. Completes once all stored letters are as durable as the sink can make them. The folder of a
+    /// file sink can be opened again afterwards.
     ///
     /// # Errors
     ///
@@ -241,8 +239,8 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         self.inner.snapshot()
     }
 
-    /// Gives each letter that meets the filter to `visit`, until that returns false. Returns the letters
-    /// that cannot be read.
+    /// Passes each letter that matches the filter to `visit`, until `visit` returns false. Returns the letters that
+    /// cannot be read.
     async fn scan(
         &self,
         filter: &Filter<R>,
@@ -278,7 +276,7 @@ impl<R> Inner<R> {
         let totals = self.sink.kept().map(|store| store.totals());
         let totals = totals.unwrap_or_default();
         let counts = &self.counts;
-        // Relaxed: counters for people.
+        // Relaxed: counters, read for display.
         let [
             stored,
             rejected,

@@ -15,8 +15,7 @@ use crate::policy::operation::{Attempts, forward_attempts};
 use crate::policy::{Context, Operation, Outcome, Run};
 
 impl<R: Send + Sync + 'static> Replay<R> {
-    /// Sends the letters through `policy`: each one is a call that is attempted as often as the policy
-    /// wants.
+    /// Sends the letters through `policy`. Each letter is one call, with as many attempts as the policy makes.
     pub const fn through<P>(self, policy: &P) -> ReplayThrough<'_, R, P> {
         ReplayThrough {
             replay: self,
@@ -25,7 +24,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
     }
 }
 
-/// A replay through a policy. Made by [`Replay::through`].
+/// A replay through a policy. Returned by [`Replay::through`].
 #[must_use = "a replay does nothing until `run`"]
 pub struct ReplayThrough<'p, R, P> {
     replay: Replay<R>,
@@ -33,7 +32,7 @@ pub struct ReplayThrough<'p, R, P> {
 }
 
 impl<'p, R: Send + Sync + 'static, P> ReplayThrough<'p, R, P> {
-    /// Replays the letters: `send` makes one attempt to send one. What the policy rejects was not
+    /// Replays the letters. `send` makes one attempt to send a letter. A letter that the policy rejects was not
     /// executed, as in [`Replay::run_calls`].
     ///
     /// # Errors
@@ -79,7 +78,7 @@ pub struct Resend<'a, R, F> {
     send: &'a F,
 }
 
-// Derived, these would ask for `R: Copy`.
+// Derived implementations would require `R: Copy`.
 impl<R, F> Clone for Resend<'_, R, F> {
     fn clone(&self) -> Self {
         *self

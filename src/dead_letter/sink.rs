@@ -12,14 +12,14 @@ use crate::event::LetterEvent;
 /// The future that methods of a sink return.
 pub type SinkFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, DeadLetterError>> + Send + 'a>>;
 
-/// Number of letters that are read at once.
+/// Number of letters per page.
 pub(super) const PAGE: usize = 256;
 
 /// The destination of the letters of a queue.
 ///
-/// A sink that only passes letters on implements [`store`](Self::store). One that keeps them also
-/// implements [`Store`] and returns itself from [`kept`](Self::kept): then letters can be read, counted,
-/// discarded and replayed.
+/// A sink that only passes letters on implements [`store`](Self::store). A sink that keeps them also implements
+/// [`Store`] and returns itself from [`kept`](Self::kept), so that letters can be read, counted, discarded, and
+/// replayed.
 ///
 /// # Example
 ///
@@ -52,19 +52,18 @@ pub trait Sink<R>: Send + Sync {
     /// When it is not stored. [`DeadLetterError::sink`] wraps an error of your own.
     fn store(&self, letter: Letter<R>) -> SinkFuture<'_, ()>;
 
-    /// Returns the letters that it keeps; `None` when it only passes them on.
+    /// Returns the store of this sink; `None` if the sink only passes letters on.
     fn kept(&self) -> Option<&dyn Store<R>> {
         None
     }
 
-    /// Takes what happened since the last call, for the observer of the queue. Called after each
-    /// operation.
+    /// Takes the events since the last call, for the observer of the queue. Called after each operation.
     fn take_events(&self) -> Vec<LetterEvent> {
         Vec::new()
     }
 
-    /// Completes once everything that was stored is as durable as the sink can make it. Letters that are stored
-    /// afterwards may be rejected.
+    /// Completes once all stored letters are as durable as the sink can make them. Letters stored afterwards may be
+    /// rejected.
     ///
     /// # Errors
     ///
@@ -76,22 +75,22 @@ pub trait Sink<R>: Send + Sync {
 
 /// A sink that keeps its letters.
 pub trait Store<R>: Sink<R> {
-    /// Returns a number for a new letter, larger than all before it, also those of earlier processes.
+    /// Returns a number for a new letter, larger than all earlier ones, including those of earlier processes.
     fn next_id(&self) -> LetterId;
 
-    /// Up to `max` letters after `after`, oldest first, without those that are too old at `now`.
+    /// Returns up to `max` letters after `after`, oldest first, without those that are too old at `now`.
     ///
     /// # Errors
     ///
-    /// When nothing can be read. A letter that alone cannot be read is listed in the page.
+    /// When nothing can be read. Individual unreadable letters are listed in the page.
     fn page(&self, after: Option<LetterId>, max: usize, now: Timestamp) -> SinkFuture<'_, Page<R>>;
 
-    /// Changes a letter. Completes once the change is durable, with the letter's count of replays and whether it is
-    /// parked; `None` if there is no such letter.
+    /// Changes a letter. Completes once the change is durable. Returns the new state of the letter; `None` if it does
+    /// not exist.
     ///
     /// # Errors
     ///
-    /// When the change is not safe.
+    /// When the change may not be durable.
     fn change(&self, id: LetterId, change: Change) -> SinkFuture<'_, Option<Changed>>;
 
     /// Returns the totals of the stored letters.
@@ -109,7 +108,7 @@ pub struct Changed {
 }
 
 impl Changed {
-    /// For sinks of your own.
+    /// Returns the state of a letter. For sinks of your own.
     pub const fn new(replays: u32, parked: bool) -> Self {
         Self { replays, parked }
     }
@@ -121,7 +120,7 @@ impl Changed {
 pub struct Page<R> {
     /// The letters.
     pub letters: Vec<Letter<R>>,
-    /// Letters that are there and cannot be read: damaged, or with requests of another type.
+    /// Letters that exist but cannot be read: damaged, or with requests of another type.
     pub unreadable: Vec<LetterId>,
     /// The letter after which the next page begins; `None` on the last page.
     pub next: Option<LetterId>,

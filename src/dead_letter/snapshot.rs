@@ -4,8 +4,8 @@ use super::state::timestamp::Timestamp;
 
 /// The state of a [`DeadLetterQueue`](super::DeadLetterQueue) at one moment.
 ///
-/// What is kept is zero for sinks that only pass letters on. Letters that are too old count until they
-/// are evicted. Counters are of this process.
+/// Letters and bytes are zero for sinks that only pass letters on. Letters that are too old count until they are
+/// evicted. Counters start with the process.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -13,29 +13,29 @@ pub struct Snapshot {
     /// The name of the queue.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// Letters that are kept, parked ones included: the depth of the queue.
+    /// Number of stored letters, parked ones included.
     pub letters: u64,
     /// Number of parked letters among them.
     pub parked: u64,
-    /// Their bytes; 0 in memory.
+    /// Their size in bytes; zero in memory.
     pub bytes: u64,
-    /// When the oldest one was stored.
+    /// When the oldest letter was stored.
     pub oldest: Option<Timestamp>,
-    /// Letters that were stored.
+    /// Number of letters stored by this process.
     pub stored: u64,
-    /// Letters that were not stored, or not confirmed in time.
+    /// Number of letters that were not stored, or not confirmed in time.
     pub rejected: u64,
-    /// Letters evicted because there were too many, or too many bytes.
+    /// Number of letters evicted because there were too many, or too many bytes.
     pub evicted: u64,
-    /// Letters evicted because they were too old.
+    /// Number of letters evicted because they were too old.
     pub expired: u64,
-    /// Letters that were replayed successfully.
+    /// Number of letters replayed successfully.
     pub delivered: u64,
-    /// Replays that failed.
+    /// Number of failed replays.
     pub failed_replays: u64,
-    /// Letters that were discarded manually.
+    /// Number of letters discarded manually.
     pub discarded: u64,
-    /// Lines of files that could not be read.
+    /// Number of lines in files that could not be read.
     pub damaged: u64,
     /// Whether a replay is running.
     pub replaying: bool,

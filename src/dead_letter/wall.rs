@@ -1,13 +1,13 @@
-//! The time of day.
+//! Wall-clock time.
 
 use std::time::{Duration, SystemTime};
 
 use super::state::timestamp::Timestamp;
 
-/// A source of the time of day.
+/// A source of wall-clock time.
 pub(super) type WallClock = dyn Fn() -> Timestamp + Send + Sync;
 
-/// Returns the system's time of day.
+/// Returns the system's wall-clock time.
 pub(super) fn system_time() -> Timestamp {
     SystemTime::now().into()
 }

@@ -12,7 +12,7 @@ use super::node::{Node, NodeEntry};
 use crate::clock::Sleep;
 use crate::instant::Instant;
 
-/// The most checks that run at the same time.
+/// The most checks in flight at once.
 const AT_ONCE: usize = 32;
 
 impl<N> Endpoints<N> {

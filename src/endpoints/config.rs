@@ -259,9 +259,9 @@ impl<N> EndpointsBuilder<N> {
         shadow;
         /// Receives ejections, returns, panics, and rejections, also those of calls without an observer.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors and events.
         name;
-        /// The clock of latencies and ejections.
+        /// Sets the clock of latencies and ejections.
         clock;
     }
 

@@ -70,8 +70,7 @@ impl<N> Endpoints<N> {
         })
     }
 
-    /// Sends calls to a node that was drained; it starts slowly. Returns whether there is one of this name
-    /// that was drained.
+    /// Sends calls to a drained node again, with a slow start. Returns whether a drained node has this name.
     pub fn resume(&self, name: &str) -> bool {
         let now = self.inner.base.clock.now();
         let mut resumed = Vec::new();
@@ -98,8 +97,7 @@ impl<N> Endpoints<N> {
     }
 }
 
-/// Ready when a node that is drained has no calls in flight, or takes calls again. Made by
-/// [`Endpoints::drain`].
+/// Waits until a drained node has no calls in flight, or takes calls again. Returned by [`Endpoints::drain`].
 #[must_use = "futures do nothing unless you `.await` or poll them"]
 #[derive(Debug)]
 pub struct Drain<N> {
@@ -109,7 +107,7 @@ pub struct Drain<N> {
 }
 
 impl<N> Drain<N> {
-    /// Returns whether there is nothing to wait for.
+    /// Returns whether the wait is over.
     fn is_over(&self) -> bool {
         self.stats.in_flight() == 0 || !self.stats.is_closed()
     }
@@ -140,7 +138,7 @@ impl<N> Future for Drain<N> {
             waker: task.waker().clone(),
         }));
         drop(old);
-        // Checked again: the last call may have ended before the waker was registered.
+        // Checks again, because the last call may have ended before the waker was registered.
         if self.is_over() {
             return Poll::Ready(());
         }

@@ -65,7 +65,7 @@ impl<'a, N> Flight<'a, N> {
         }
     }
 
-    /// Ends the call, which ended with this verdict at `now`.
+    /// Ends the call at `now`, with this verdict.
     #[inline]
     pub(super) fn end(&mut self, verdict: Verdict, now: Instant, listener: Option<&dyn Observer>) {
         let Some(Node { member }) = self.node.take() else {

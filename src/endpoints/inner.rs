@@ -210,7 +210,7 @@ impl<N> Inner<N> {
         self.streams.unit()
     }
 
-    /// Changes the core, makes new routes if that needs them, and reports what happened.
+    /// Changes the core, publishes new routes if needed, and reports what happened.
     pub(super) fn change(
         &self,
         now: Instant,
@@ -235,7 +235,7 @@ impl<N> Inner<N> {
         self.report(&reports, listener, replaced);
     }
 
-    /// Publishes routes of the core as it is. Returns what to drop after the lock is released.
+    /// Publishes the routes of the current core. Returns what to drop after the lock is released.
     pub(super) fn reroute(
         &self,
         core: &mut Core<N>,
@@ -273,7 +273,7 @@ impl<N> Inner<N> {
         events: Vec<EndpointEvent>,
         listener: Option<&dyn Observer>,
     ) -> Vec<Event> {
-        if !self.base.is_heard(listener) {
+        if !self.base.has_observer(listener) {
             return Vec::new();
         }
         let number = |event| Event::Endpoint {
@@ -296,7 +296,7 @@ impl<N> Inner<N> {
         let mut panics = Panics::default();
         panics.run(|| drop(replaced));
         for event in events {
-            self.base.tell_in(&mut panics, *event, listener);
+            self.base.report_in(&mut panics, *event, listener);
         }
         panics.resume();
     }

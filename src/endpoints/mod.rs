@@ -83,7 +83,7 @@ impl<N> Endpoints<N> {
         }
     }
 
-    /// Returns the node that an attempt goes to, for operations that need the [`Attempt`] too.
+    /// Returns the node of an attempt, for operations that also need the [`Attempt`].
     ///
     /// `None` if the stack of the call does not contain this set, or contains another set inside it, or if
     /// the attempt has ended.
@@ -92,7 +92,7 @@ impl<N> Endpoints<N> {
         Some(Node { member })
     }
 
-    /// Picks a node for one call, for code that is not a closure.
+    /// Picks a node for one call. For code that is not a closure.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Nodes as users describe and get them.
+//! The nodes that users put into a set, and the nodes that a set returns.
 
 use std::fmt;
 use std::ops::Deref;

@@ -1,4 +1,4 @@
-//! The permission to make one call to one node.
+//! Permits: one call to one node each.
 
 use std::fmt;
 
@@ -6,8 +6,7 @@ use super::flight::Flight;
 use super::node::Node;
 use crate::verdict::Verdict;
 
-/// The permission to make one call to one node, given by
-/// [`Endpoints::try_acquire`](super::Endpoints::try_acquire).
+/// A permit for one call to one node. Returned by [`Endpoints::try_acquire`](super::Endpoints::try_acquire).
 ///
 /// Record the result with [`success`](Self::success), [`failure`](Self::failure) or [`record`](Self::record). A
 /// permit that is dropped without a result counts as cancelled: its elapsed time is a lower bound of the latency. If
@@ -24,17 +23,17 @@ impl<N> Permit<'_, N> {
         node.expect("only what consumes the permit ends its call")
     }
 
-    /// Ends a call that went well.
+    /// Records a success and ends the call.
     pub fn success(self) {
         self.record(Verdict::success());
     }
 
-    /// Ends a call that failed because of the node.
+    /// Records a failure of the node and ends the call.
     pub fn failure(self) {
         self.record(Verdict::failure());
     }
 
-    /// Ends a call with a result of this verdict.
+    /// Records a classifier's verdict and ends the call.
     pub fn record(mut self, verdict: Verdict) {
         let now = self.flight.inner().base.clock.now();
         self.flight.end(verdict, now, None);

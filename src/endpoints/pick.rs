@@ -15,7 +15,7 @@ use crate::life::Life;
 use crate::sync::Ordering;
 
 impl<N> Inner<N> {
-    /// Picks a node for a call that has tried these ones, and counts the call as in flight.
+    /// Picks a node for a call that has tried `tried`, and counts the call as in flight.
     #[inline]
     pub(super) fn pick(
         &self,
@@ -44,7 +44,7 @@ impl<N> Inner<N> {
         };
         let picked = self.published.read(|plan| {
             let Picked { entry, is_probe } = plan.routes.pick(&mut request)?;
-            // Always: a plan has the nodes that its routes lead to.
+            // Never `None`: a plan contains every node that its routes lead to.
             let member = plan.members.get(entry.index as usize)?.clone()?;
             entry.stats.enter();
             Some((Node { member }, is_probe))
@@ -73,12 +73,12 @@ impl<N> Inner<N> {
             Some(until) => rejected.with_retry_after(until.saturating_duration_since(now)),
             None => rejected,
         };
-        self.base.tell(Event::rejected(&rejected), listener);
+        self.base.report(Event::rejected(&rejected), listener);
         rejected
     }
 
-    /// Ends ejections and slow starts, and compares the nodes. One call does it; others go on with the routes
-    /// as they are.
+    /// Ends ejections and slow starts, and compares the nodes. One call does this; others continue with the current
+    /// routes.
     #[cold]
     fn maintain(&self, due: u64, now: Instant, listener: Option<&dyn Observer>) {
         // Relaxed: the value only decides which call it is. New routes set the next time.

@@ -129,7 +129,7 @@ mod tests {
         let routes = Routes::empty();
         let members = Arc::new(NodeTable::new());
         let published = Published::<()>::new(Plan { routes, members });
-        // More readers at the same time than there are copies.
+        // More concurrent readers than copies.
         assert_eq!(nested(&published, 3 * COPIES), 3 * COPIES);
     }
 }

@@ -72,7 +72,7 @@ impl<N> Endpoints<N> {
     /// Returns this set as a policy that sends all calls of a key to one node, as long as that node takes
     /// calls: rendezvous hashing. A node that comes or goes moves only the keys of that node.
     ///
-    /// Each pick looks at all nodes.
+    /// Each pick visits all nodes.
     ///
     /// # Example
     ///
@@ -91,7 +91,7 @@ impl<N> Endpoints<N> {
     }
 }
 
-/// Endpoints for the calls of one key. Made by [`Endpoints::sticky`].
+/// Endpoints for the calls of one key. Returned by [`Endpoints::sticky`].
 pub struct Sticky<'e, N> {
     endpoints: &'e Endpoints<N>,
     key: u64,

@@ -1,4 +1,4 @@
-//! A consistent reading of a set of endpoints.
+//! Snapshots of a set of endpoints.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub struct NodeSnapshot {
 }
 
 /// A snapshot of the nodes of a priority.
+///
+/// It has no name, because it is part of a [`Snapshot`], which has that of the set.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

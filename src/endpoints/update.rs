@@ -21,18 +21,18 @@ use crate::instant::Instant;
 pub struct Changes {
     /// Nodes that are new.
     pub added: usize,
-    /// Nodes that are in the list no more. Calls in flight on them go on.
+    /// Nodes that are no longer in the list. Calls in flight on them continue.
     pub removed: usize,
     /// Nodes that stay, with their statistics.
     pub kept: usize,
 }
 
 impl<N> Endpoints<N> {
-    /// Makes the set consist of these nodes.
+    /// Replaces the nodes of the set.
     ///
-    /// A node is known by its name. One that stays keeps its latency, its ejection, its health, and its
-    /// calls in flight, and gets the value, weight and priority given here. New ones start slowly. Calls in
-    /// flight on nodes that are gone are not cut off. A drained node that is in the list stays drained.
+    /// Nodes are identified by name. A node that stays keeps its latency, ejection, health, and calls in flight, and
+    /// gets the new value, weight, and priority. New nodes have a slow start. Calls in flight on removed nodes
+    /// continue. A drained node that stays in the list remains drained.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl<N> Endpoints<N> {
         &self,
         nodes: impl IntoIterator<Item = Endpoint<N>>,
     ) -> Result<Changes, ConfigError> {
-        // Outside the lock: the iterator is code of users.
+        // Outside the lock, because the iterator is user code.
         let nodes: Vec<Endpoint<N>> = nodes.into_iter().collect();
         self.inner.set(nodes, Some(self.inner.base.clock.now()))
     }

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-/// The error of a builder: a setting without meaning, or two that contradict each other.
+/// The error of a builder: an invalid setting, or two settings that contradict each other.
 ///
 /// Setters of builders neither fail nor panic; `build()` checks all settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +55,7 @@ impl ConfigError {
         self.problem
     }
 
-    /// Returns the violated rule with the value of the other setting, if it is about two, and without the value
-    /// of its own.
+    /// Returns the violated rule. If it is about two settings, includes the value of the other one.
     #[cfg(feature = "config")]
     pub(crate) fn rule(&self) -> String {
         let rule = self.problem.split(", is ").next().unwrap_or_default();

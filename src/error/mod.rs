@@ -15,9 +15,9 @@ pub use self::timed_out::TimedOut;
 
 /// The error of a call through a policy or a stack of policies.
 ///
-/// The operation's own error comes back untouched as [`Error::Operation`], also after the last
-/// retry. The other variants are errors of a policy; [`Error::policy`] names it, and [`Error::reason`] and
-/// [`Error::retry_after`] say why and until when it rejects calls.
+/// The operation's own error is returned unchanged as [`Error::Operation`], even after the last retry. The other
+/// variants are errors of a policy: [`Error::policy`] is its name, [`Error::reason`] the reason of a rejection, and
+/// [`Error::retry_after`] the time after which to try again.
 ///
 /// # Display and source
 ///
@@ -102,8 +102,8 @@ impl<E> Error<E> {
         }
     }
 
-    /// Returns the operation's own error, or converts the error of a policy into one. For functions that have
-    /// one error type.
+    /// Returns the operation's own error, or converts the error of a policy into one. For functions with a single
+    /// error type.
     ///
     /// # Example
     ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::instant::{Rounded, nanos};
 
-/// A rejection: the policy that rejected a call, why, and after what time a call has a chance.
+/// A rejection: the policy that rejected a call, the reason, and the time after which to try again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Rejected {
     policy: &'static str,
@@ -24,9 +24,9 @@ pub(crate) struct Rejection(
 
 impl Rejection {
     const REASON: u64 = (1 << 4) - 1;
-    /// The time is in units of 1024 ns: it is 18 years or more.
+    /// Set if the time is in units of 1024 ns, because it is 18 years or more.
     const COARSE: u64 = 1 << 4;
-    /// Where the time begins.
+    /// Shift of the time.
     const TIME: u32 = 5;
     const UNKNOWN: u64 = u64::MAX >> Self::TIME;
 
@@ -132,7 +132,7 @@ impl StdError for Rejected {}
 ///
 /// | reason | rejected by | a retry outside |
 /// |---|---|---|
-/// | [`CircuitOpen`](Self::CircuitOpen) | circuit breaker | stops, or waits if told to ([`retry_open_circuit`]) |
+/// | [`CircuitOpen`](Self::CircuitOpen) | circuit breaker | stops, or waits if configured ([`retry_open_circuit`]) |
 /// | [`RateLimited`](Self::RateLimited) | rate limiter | waits |
 /// | [`BulkheadFull`](Self::BulkheadFull) | bulkhead | waits |
 /// | [`QueueTimeout`](Self::QueueTimeout) | a wait queue | waits |
@@ -176,7 +176,7 @@ pub enum Reason {
     /// No endpoint takes calls.
     NoEndpoint,
     /// A policy of your own, such as a [`Guard`](crate::policy::Guard), rejected the call. Its name
-    /// ([`Rejected::policy`]) tells them apart.
+    /// ([`Rejected::policy`]) identifies it.
     Custom,
 }
 

@@ -54,15 +54,15 @@ impl fmt::Display for State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The number of failures in a row.
+    /// Enough failures in a row.
     ConsecutiveFailures,
-    /// The number of failures in the window.
+    /// Enough failures in the window.
     Failures,
-    /// The share of failed calls.
+    /// Too large a share of failed calls.
     FailureRate,
-    /// The share of slow calls.
+    /// Too large a share of slow calls.
     SlowRate,
-    /// The moving average of successes.
+    /// Too small a moving average of successes.
     SuccessAverage,
     /// The break was over, and a call arrived.
     BreakOver,
@@ -70,7 +70,7 @@ pub enum Cause {
     ProbesSucceeded,
     /// Too many probes failed.
     ProbesFailed,
-    /// The circuit was half-open for the longest time that it may.
+    /// The circuit was half-open for the maximum time.
     HalfOpenTooLong,
     /// A custom rule, with its name ([`Trip::custom`](crate::circuit_breaker::Trip::custom)).
     Custom(&'static str),
@@ -131,11 +131,11 @@ pub struct Transition {
     pub at: Instant,
     /// The length of the break, if `to` is open. One of [`Duration::MAX`] has no end.
     pub break_for: Option<Duration>,
-    /// Number of changes before this one. Numbers are missing where a change left the state as it was,
-    /// such as a reset of a closed circuit.
+    /// Number of changes before this one. Numbers are skipped by changes that leave the state as it was, such as a
+    /// reset of a closed circuit.
     ///
-    /// Observers may hear the transitions of two threads in the reverse order: the one with the largest
-    /// generation is the newest. Subscriptions have them in order.
+    /// Observers may receive the transitions of two threads in reverse order: the one with the largest generation is
+    /// the newest. Subscriptions receive them in order.
     pub generation: u64,
 }
 

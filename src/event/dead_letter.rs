@@ -60,7 +60,7 @@ pub enum LetterEvent {
     /// A file could not be deleted or truncated. The next write tries again.
     #[non_exhaustive]
     MaintenanceFailed {
-        /// The error of the system.
+        /// The kind of the I/O error.
         error: std::io::ErrorKind,
     },
 }

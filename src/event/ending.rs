@@ -61,7 +61,7 @@ impl fmt::Display for Ending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// The verdict says that another attempt would not help.
+    /// Another attempt would not help, according to the verdict.
     NotRetryable,
     /// A layer inside rejected the attempt, for a reason that the retry does not wait out, such as an open
     /// circuit.

@@ -207,7 +207,7 @@ impl fmt::Display for Unenforced {
     }
 }
 
-/// The name of an endpoint, cut off after 47 bytes. Events are `Copy`, so they cannot own longer ones.
+/// The name of an endpoint, cut to 47 bytes. Events are `Copy`, so they cannot own longer names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeName {
     bytes: [u8; Self::MAX],
@@ -218,7 +218,7 @@ impl NodeName {
     /// The length of the longest name, in bytes.
     const MAX: usize = 47;
 
-    /// Cuts a name that is too long off at the end of a character, and appends `…`.
+    /// Truncates a name that is too long at a character boundary, and appends `…`.
     pub(crate) fn new(name: &str) -> Self {
         const CUT: &str = "…";
         let (mut bytes, mut length) = ([0; Self::MAX], 0);

@@ -117,7 +117,7 @@ pub enum NotSent {
     Throttled,
     /// The copy would start after the deadline of the call.
     Deadline,
-    /// Too few latencies have been recorded for a percentile.
+    /// Too few latencies have been recorded for a quantile.
     TooFewCalls,
     /// The allowed extra load, or the budget shared with retries, is used up.
     BudgetEmpty,

@@ -212,7 +212,7 @@ pub enum Event {
         /// See [`Event::sequence`].
         sequence: u64,
     },
-    /// A rule holds in a circuit breaker that counts and never opens. Reported once for each rule.
+    /// A rule matches in a metrics-only circuit breaker. Reported once for each rule.
     #[non_exhaustive]
     CircuitWouldOpen {
         /// The name of the breaker.
@@ -413,11 +413,10 @@ impl Event {
         }
     }
 
-    /// Returns the number of the event among those of the handle that made it, from 1. `None` for
-    /// events of a single call (retries, timeouts, ends of calls), of dead letter queues, and of a
-    /// [`Guard`](crate::policy::Guard).
+    /// Returns the number of the event in the sequence of its handle, from 1. `None` for events of a single call
+    /// (retries, timeouts, ends of calls), of dead letter queues, and of a [`Guard`](crate::policy::Guard).
     ///
-    /// Only events with an observer have a number. See [Order](self#order) for what it says.
+    /// Only events with an observer are numbered. See [Order](self#order).
     pub const fn sequence(&self) -> Option<u64> {
         let sequence = match self {
             Self::Rejected { sequence, .. }

@@ -6,8 +6,8 @@ use super::{Event, Panics};
 
 /// Receives the events of policies.
 ///
-/// Every `Fn(&Event)` is one, and so are `Arc<O>` and tuples of observers. It runs while a call is
-/// polled, so it should be quick. It runs outside locks, so it may use any handle.
+/// Every `Fn(&Event)` implements it, and so do `Arc<O>` and tuples of observers. It is called while a call is polled,
+/// so it should be fast. It is called outside locks, so it may use any handle.
 ///
 /// # Sharing
 ///
@@ -57,7 +57,7 @@ pub trait Observer: Send + Sync {
         self.on_event(event);
     }
 
-    /// Returns the name of the pipeline whose observer this is, on its way through a call.
+    /// Returns the name of the pipeline that this observer belongs to, if it does.
     #[doc(hidden)]
     fn pipeline(&self) -> Option<&'static str> {
         None
@@ -86,7 +86,7 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     }
 }
 
-/// Implements [`Observer`] for tuples: each part receives each event, also if one before it panics.
+/// Implements [`Observer`] for tuples: each part receives each event, even if an earlier part panics.
 macro_rules! tuples {
     ($($($part:ident)+;)+) => {$(
         #[allow(non_snake_case)]

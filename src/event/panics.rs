@@ -1,10 +1,10 @@
-//! Calling user code that must not keep other code from running.
+//! Runs user code whose panics must not keep other code from running.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Runs pieces of user code, such as observers and wakers, each of them also if one before it
-/// panicked. The first panic propagates when all have run.
+/// Runs pieces of user code, such as observers and wakers, each even if an earlier one panicked. The first panic
+/// propagates once all have run.
 #[derive(Default)]
 #[must_use = "a panic must go on"]
 pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
@@ -12,8 +12,8 @@ pub(crate) struct Panics(Option<Box<dyn Any + Send>>);
 impl Panics {
     /// Runs a piece of user code.
     ///
-    /// Never inlined: rustc 1.95 with LLVM 22 miscompiles functions in which two landing pads keep a panic.
-    /// The second one takes the panic kept before for the exception that it caught.
+    /// Never inlined: rustc 1.95 with LLVM 22 miscompiles functions in which two landing pads keep a panic. The
+    /// second one overwrites the exception that it caught with the panic kept before.
     #[inline(never)]
     pub(crate) fn run(&mut self, code: impl FnOnce()) {
         // Unwind safe: the code borrows nothing of this crate that it could leave inconsistent.
@@ -26,7 +26,7 @@ impl Panics {
         self.0.is_none()
     }
 
-    /// Goes on with the first panic, unless the thread is panicking already.
+    /// Resumes the first panic, unless the thread is panicking already.
     pub(crate) fn resume(self) {
         if let Some(panic) = self.0 {
             if !std::thread::panicking() {

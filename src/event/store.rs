@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreEvent {
-    /// The store failed, or did not answer in time: the process continues without it.
+    /// The store failed or did not answer in time. The process continues without it.
     Lost,
     /// The store answers again.
     #[non_exhaustive]

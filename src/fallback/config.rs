@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::stale::Stale;
 use super::state::When;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 
 impl<T> Stale<T> {
@@ -39,9 +40,8 @@ impl<T> StaleBuilder<T> {
         }
     }
 
-    /// Sets the age up to which a value replaces errors, that age included. Required. Zero admits only values
-    /// stored at the same instant. With [`Duration::MAX`], a value
-    /// never becomes too old.
+    /// Sets the age up to which a value replaces errors, inclusive. Required. With zero, only values stored at the
+    /// same instant do. With [`Duration::MAX`], a value never becomes too old.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self
@@ -65,16 +65,16 @@ impl<T> StaleBuilder<T> {
         self
     }
 
-    /// Sets whether errors of the operation are replaced that do not blame the dependency. Default `false`.
+    /// Sets whether errors of the operation are replaced although the dependency is healthy. Default `false`.
     pub const fn on_permanent(mut self, replaced: bool) -> Self {
         self.when.permanent = replaced;
         self
     }
 
     setters! {
-        /// The name in events and snapshots.
+        /// Sets the name in events and snapshots.
         name;
-        /// The clock that measures ages.
+        /// Sets the clock that measures ages.
         clock;
     }
 
@@ -91,7 +91,7 @@ impl<T> StaleBuilder<T> {
     }
 }
 
-// Derived, this would ask for `T: Clone`.
+// Derived implementations would require `T: Clone`.
 impl<T> Clone for StaleBuilder<T> {
     fn clone(&self) -> Self {
         Self {
@@ -107,7 +107,7 @@ impl<T> Clone for StaleBuilder<T> {
 impl<T> fmt::Debug for StaleBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StaleBuilder")
-            .field("max_age", &self.max_age)
+            .field("max_age", &DebugLimit(&self.max_age))
             .field("when", &self.when)
             .field("name", &self.name)
             .field("clock", &self.clock)

@@ -1,10 +1,10 @@
-//! Values with a mark that says whether they are stale.
+//! Values that are marked as fresh or stale.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A value that is fresh, or stale and of some age. What operations under a [`Stale`](super::Stale) return.
+/// A value that is fresh, or stale with an age. Operations under a [`Stale`](super::Stale) return it.
 ///
 /// The value is shared: neither clones of it nor the copy that is remembered need `T: Clone`.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct MaybeStale<T> {
 }
 
 impl<T> MaybeStale<T> {
-    /// Makes a fresh value.
+    /// Returns a fresh value.
     pub fn fresh(value: impl Into<Arc<T>>) -> Self {
         Self {
             value: value.into(),
@@ -64,7 +64,7 @@ impl<T> Deref for MaybeStale<T> {
     }
 }
 
-// Derived, this would ask for `T: Clone`.
+// Derived implementations would require `T: Clone`.
 impl<T> Clone for MaybeStale<T> {
     fn clone(&self) -> Self {
         Self {

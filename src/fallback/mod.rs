@@ -27,7 +27,7 @@ pub use self::snapshot::{Snapshot, StaleSnapshot};
 pub use self::source::{Replacement, Source, To, TryWith, Value, With};
 pub use self::stale::Stale;
 
-/// Replaces errors by values, or by the result of another operation. See the [module page](self).
+/// Replaces errors with values, or with the result of another operation. See the [module page](self).
 ///
 /// Clones share the count of replaced errors.
 #[derive(Clone)]
@@ -41,14 +41,14 @@ pub struct Fallback<S> {
 stateless!(Fallback<S>);
 
 impl<T: Clone> Fallback<Value<T>> {
-    /// Replaces errors by a value.
+    /// Replaces errors with a value.
     pub fn value(value: T) -> Self {
         Self::of(Value::new(value))
     }
 }
 
 impl<F> Fallback<With<F>> {
-    /// Replaces errors by the value that a function computes from them.
+    /// Replaces errors with values that a function computes from them.
     pub fn with<T, E>(make: F) -> Self
     where
         F: Fn(&Error<E>) -> T,
@@ -58,7 +58,7 @@ impl<F> Fallback<With<F>> {
 }
 
 impl<F> Fallback<TryWith<F>> {
-    /// Replaces the errors that a function makes a value of. The others pass through.
+    /// Replaces errors for which a function returns a value. Other errors pass through.
     pub fn try_with<T, E>(make: F) -> Self
     where
         F: Fn(&Error<E>) -> Option<T>,
@@ -68,8 +68,8 @@ impl<F> Fallback<TryWith<F>> {
 }
 
 impl<F> Fallback<To<F>> {
-    /// Replaces errors by the result of another operation, which is attempted once. If it fails too, its error
-    /// is that of the call.
+    /// Replaces errors with the result of another operation, which is attempted once. If it fails too, the call
+    /// returns its error.
     pub fn to<T, E, Fut>(operation: F) -> Self
     where
         F: Fn(&Error<E>) -> Fut,
@@ -111,7 +111,7 @@ impl<S> Fallback<S> {
         self
     }
 
-    /// Sets whether errors of the operation are replaced that do not blame the dependency: the caller's fault
+    /// Sets whether errors of the operation are replaced although the dependency is healthy: errors of the caller
     /// ([`Verdict::permanent`](crate::Verdict::permanent)), and errors to be ignored. Default `false`.
     #[must_use]
     pub fn on_permanent(mut self, replaced: bool) -> Self {
@@ -135,7 +135,7 @@ impl<S> Fallback<S> {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             name: self.name,
-            // Relaxed: a counter for people.
+            // Relaxed: a counter, read for display.
             used: self.used.load(Ordering::Relaxed),
         }
     }

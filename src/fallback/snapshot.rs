@@ -1,4 +1,4 @@
-//! Consistent readings of fallbacks.
+//! Snapshots of fallbacks.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub struct Snapshot {
     /// The name of the handle, as in events.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// Errors that were replaced, by a value or by another operation.
+    /// Number of errors that were replaced, by a value or by another operation.
     pub used: u64,
 }
 
@@ -26,10 +26,10 @@ pub struct StaleSnapshot {
     /// The age of the last good value; `None` if there is none.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub age: Option<Duration>,
-    /// Successes that were remembered.
+    /// Number of successes that were stored.
     pub refreshed: u64,
-    /// Errors that the value replaced.
+    /// Number of errors that the value replaced.
     pub used: u64,
-    /// Errors that it would have replaced, but there was no value, or it was too old.
+    /// Number of errors that were not replaced because there was no value, or it was too old.
     pub missed: u64,
 }

@@ -7,18 +7,18 @@ use crate::blocking;
 use crate::error::Error;
 use crate::policy::Operation;
 
-/// Makes replacements of errors.
+/// Makes replacements for errors.
 ///
 /// Implemented by [`Value`], [`With`], [`TryWith`], and [`To`].
 pub trait Source<Op: Operation> {
     /// The future of a replacement that takes time.
     type Future: Future<Output = Result<Op::Value, Op::Error>>;
 
-    /// Returns the replacement of an error.
+    /// Returns the replacement for an error.
     fn replace(&self, error: &Error<Op::Error>) -> Replacement<Op::Value, Self::Future>;
 }
 
-/// The source of a replacement for an error.
+/// A replacement for an error.
 #[derive(Clone, Copy, Debug)]
 pub enum Replacement<T, F> {
     /// No replacement: the error passes through.
@@ -29,7 +29,7 @@ pub enum Replacement<T, F> {
     Operation(F),
 }
 
-/// A value. Made by [`Fallback::value`](super::Fallback::value).
+/// A value. Returned by [`Fallback::value`](super::Fallback::value).
 #[derive(Clone, Copy, Debug)]
 pub struct Value<T> {
     value: T,
@@ -49,7 +49,7 @@ impl<T: Clone, Op: Operation<Value = T>> Source<Op> for Value<T> {
     }
 }
 
-/// Declares sources that are a function.
+/// Declares sources that consist of a function.
 macro_rules! functions {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -73,11 +73,11 @@ macro_rules! functions {
 }
 
 functions! {
-    /// A function of the error. Made by [`Fallback::with`](super::Fallback::with).
+    /// A function of the error. Returned by [`Fallback::with`](super::Fallback::with).
     With;
-    /// A function of some errors. Made by [`Fallback::try_with`](super::Fallback::try_with).
+    /// A function of some errors. Returned by [`Fallback::try_with`](super::Fallback::try_with).
     TryWith;
-    /// Another operation. Made by [`Fallback::to`](super::Fallback::to).
+    /// Another operation. Returned by [`Fallback::to`](super::Fallback::to).
     To;
 }
 

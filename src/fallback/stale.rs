@@ -14,8 +14,7 @@ use crate::sync::{AtomicU64, Ordering, lock};
 
 /// Returns the last good value in place of an error, up to a maximum age. See the [module page](super).
 ///
-/// Cheap to clone: clones share the value. It remembers one value; for one of each key use
-/// [`Keyed`](crate::Keyed).
+/// Cheap to clone: clones share the value. Stores a single value; for one per key, use [`Keyed`](crate::Keyed).
 pub struct Stale<T> {
     pub(super) inner: Arc<Inner<T>>,
 }
@@ -25,7 +24,7 @@ pub(in crate::fallback) struct Inner<T> {
     pub(super) max_age: Duration,
     pub(super) when: When,
     pub(super) clock: ClockHandle,
-    /// Values are dropped after the lock is released: their `Drop` is user code.
+    /// Values are dropped after the lock is released, because their `Drop` is user code.
     last: Mutex<Option<Last<T>>>,
     refreshed: AtomicU64,
     used: AtomicU64,
@@ -68,7 +67,7 @@ impl<T> Stale<T> {
         self.inner.value_at(self.inner.clock.now())
     }
 
-    /// Stores a value as if it were fresh, such as one that was saved before a restart.
+    /// Stores a value as if it were fresh, such as a value saved before a restart.
     pub fn set(&self, value: impl Into<Arc<T>>) {
         self.inner.refresh(self.inner.clock.now(), value.into());
     }
@@ -85,7 +84,7 @@ impl<T> Stale<T> {
         let inner = &*self.inner;
         let at = lock(&inner.last).as_ref().map(|last| last.at);
         let now = inner.clock.now();
-        // Relaxed: counters for people.
+        // Relaxed: counters, read for display.
         let [refreshed, used, missed] = [&inner.refreshed, &inner.used, &inner.missed]
             .map(|count| count.load(Ordering::Relaxed));
         StaleSnapshot {
@@ -129,7 +128,7 @@ impl<T> Inner<T> {
     }
 }
 
-/// Evictable once the value is too old.
+/// Is evictable once the value is too old.
 impl<T> Evictable for Stale<T> {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {
@@ -150,7 +149,7 @@ impl<T> Evictable for Stale<T> {
     }
 }
 
-// Derived, this would ask for `T: Clone`.
+// Derived implementations would require `T: Clone`.
 impl<T> Clone for Stale<T> {
     fn clone(&self) -> Self {
         Self {

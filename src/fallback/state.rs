@@ -9,7 +9,7 @@ pub(super) struct When {
     pub(super) errors: bool,
     pub(super) timeouts: bool,
     pub(super) rejections: bool,
-    /// Errors of the operation that do not blame the dependency.
+    /// Errors of the operation although the dependency is healthy.
     pub(super) permanent: bool,
 }
 

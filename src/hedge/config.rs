@@ -137,9 +137,9 @@ impl HedgeBuilder {
     }
 
     setters! {
-        /// The name in events and snapshots.
+        /// Sets the name in events and snapshots.
         name;
-        /// The clock that measures latencies and delays.
+        /// Sets the clock that measures latencies and delays.
         clock;
     }
 
@@ -252,14 +252,14 @@ pub(super) fn check_max_extra_load(share: f64) -> Result<(), ConfigError> {
 impl fmt::Debug for HedgeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HedgeBuilder")
-            .field("after", &self.after)
+            .field("after", &DebugLimit(&self.after))
             .field("quantile", &self.quantile)
             .field("max_extra_load", &self.max_extra_load)
             .field("max_hedges", &self.max_hedges)
-            .field("min_delay", &self.min_delay)
+            .field("min_delay", &DebugLimit(&self.min_delay))
             .field("min_calls", &self.min_calls)
-            .field("window", &self.window)
-            .field("throttled_pause", &self.throttled_pause)
+            .field("window", &DebugLimit(&self.window))
+            .field("throttled_pause", &DebugLimit(&self.throttled_pause))
             .field("budget", &self.budget)
             .field("name", &self.name)
             .field("clock", &self.clock)

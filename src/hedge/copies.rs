@@ -13,13 +13,12 @@ pub(super) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operati
 pub(super) struct Copies<'a, Op: Operation> {
     pub(super) in_flight: Vec<OtherCopy<'a, Op>>,
     pub(super) launched: u32,
-    /// The outcome of a copy that has failed, to be returned if all fail; one that was executed if there is
-    /// one.
+    /// The outcome to return if all copies fail: that of a failed copy, preferably one that was executed.
     pub(super) kept: Option<OutcomeOf<Op>>,
 }
 
 pub(super) struct OtherCopy<'a, Op: Operation> {
-    // `None`: dropped.
+    // `None` once the copy has been dropped.
     pub(super) attempt: Option<Pin<Box<Op::Attempt>>>,
     pub(super) number: u32,
     pub(super) started: Instant,

@@ -9,8 +9,8 @@ use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::sync::Ordering;
 
-/// Changes of settings. They hold for the next copy of each call, also of calls in flight, except that a timer that
-/// is armed already keeps its delay. Latencies, counts, and what the budgets hold are kept.
+/// Live changes of settings. They apply to the next copy of each call, including calls in flight; a timer that is
+/// already armed keeps its delay. Latencies, counts, and budgets are kept.
 impl Hedge {
     /// Sets how many further copies a call has at most, up to 10. Zero turns hedging off; latencies are recorded
     /// nevertheless.

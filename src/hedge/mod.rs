@@ -56,7 +56,7 @@ impl Hedge {
     }
 }
 
-/// Evictable when no latency is known that the delay depends on. Its budgets are shared with others as a rule.
+/// Is evictable if no latency is known that the delay depends on. Budgets are usually shared, so they do not matter.
 impl Evictable for Hedge {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {

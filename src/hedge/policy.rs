@@ -67,7 +67,7 @@ pin_project! {
     /// The first copy is stored inline. Further ones are allocated when they are launched.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct HedgeFuture<'a, Op: Operation> {
-        // `None`: it has ended. Copies are dropped before budgets.
+        // `None` once the first copy has ended. Declared before the budgets, so that it is dropped first.
         #[pin]
         first: Option<Op::Attempt>,
         #[pin]
@@ -92,20 +92,20 @@ pin_project! {
     }
 }
 
-/// Whether further copies may be launched.
+/// The stage of a call, which determines whether further copies may be launched.
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
     /// The first copy has not been pending yet.
     Fresh,
-    /// Yes: by the timer, or when a copy fails.
+    /// Further copies may be launched: by the timer, or when a copy fails.
     Running,
-    /// No: a result ruled it out.
+    /// No further copies: a result ruled them out.
     Stopped,
     /// The call has ended.
     Over,
 }
 
-/// A copy: the first one, or one of the others by its place.
+/// A copy: the first one, or one of the others by its index.
 #[derive(Clone, Copy)]
 enum Which {
     First,
@@ -126,7 +126,8 @@ impl<Op: Operation> Future for HedgeFuture<'_, Op> {
                 {
                     this.first.set(None);
                     *this.stage = Stage::Over;
-                    // Passing the outcome to a function costs more than all else here, so only if it has to.
+                    // Called only if necessary: passing the outcome to a function costs more than everything else
+                    // here.
                     if this.inner.latencies().is_none() && !this.begun.has_budget() {
                         return Poll::Ready(outcome.handed_on());
                     }
@@ -290,7 +291,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             _extras: extras,
             _in_flight: in_flight,
         });
-        // Relaxed: counters for people.
+        // Relaxed: counters, read for display.
         inner.counts.launched.fetch_add(1, Ordering::Relaxed);
         if let Some(observer) = observer {
             let after = now.saturating_duration_since(*this.started);

@@ -1,4 +1,4 @@
-//! A consistent reading of a hedge.
+//! Snapshots of a hedge.
 
 use std::time::Duration;
 

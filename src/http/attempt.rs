@@ -12,7 +12,7 @@ pub const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-c
 /// gRPC's field: the number of attempts before this one. Absent in the first.
 pub const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// Returns the number of the attempt that a request is, from 1; `None` if it does not say.
+/// Returns the attempt number of a request, from 1; `None` without a valid field.
 pub fn read(headers: &HeaderMap) -> Option<u32> {
     let number = |name: &HeaderName| whole_number(headers.get(name)?.to_str().ok()?);
     let number =
@@ -20,7 +20,7 @@ pub fn read(headers: &HeaderMap) -> Option<u32> {
     u32::try_from(number).ok().filter(|number| *number > 0)
 }
 
-/// Writes the number of the attempt, and its [deadline](deadline::write) if it has one.
+/// Writes the attempt number, and the [deadline](deadline::write) if there is one.
 ///
 /// ```
 /// use std::time::Duration;

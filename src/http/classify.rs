@@ -14,12 +14,12 @@ use crate::blocking;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::verdict::Verdict;
 
-/// Gives responses their verdicts by status and headers, for all layers outside it in the stack: see the table on
-/// the [module page](super). Errors keep the verdicts they have.
+/// Assigns verdicts to responses by status and headers, for all layers outside it in the stack; the [module
+/// page](super) has the table. Errors keep their verdicts.
 ///
-/// Its type names neither the response nor the error, so it fits in a struct field and in spawned tasks whatever
-/// they are. Whether a request may be sent again is not for it to say, as it does not see the request: that is an
-/// option of the call ([`call_options`](super::call_options)), and the retry obeys it.
+/// The type names neither response nor error, so it fits in a struct field and in spawned tasks. The classifier does
+/// not see the request: whether it may be sent again is an option of the call
+/// ([`call_options`](super::call_options)), which the retry obeys.
 ///
 /// # Example
 ///
@@ -43,7 +43,7 @@ pub struct ClassifyResponses<H = OfResponse> {
     rule: Option<Rule>,
 }
 
-/// A rule of the user: the verdict, or `None` to go by the table.
+/// A user's rule: returns a verdict, or `None` to apply the table.
 type Rule = fn(StatusCode, &HeaderMap) -> Option<Verdict>;
 
 impl ClassifyResponses {
@@ -98,13 +98,13 @@ impl<H> ClassifyResponses<H> {
     }
 }
 
-/// Finds status and headers of a response.
+/// Extracts status and headers from a response.
 pub trait Heads<T> {
     /// Returns the status and the headers.
     fn head<'r>(&self, response: &'r T) -> (StatusCode, &'r HeaderMap);
 }
 
-/// The head of an [`http::Response`](Response).
+/// Extracts the head of an [`http::Response`](Response).
 #[derive(Clone, Copy, Debug)]
 pub struct OfResponse;
 
@@ -114,7 +114,7 @@ impl<B> Heads<Response<B>> for OfResponse {
     }
 }
 
-/// The head that a function finds. Made by [`ClassifyResponses::by`].
+/// Extracts the head with a function. Returned by [`ClassifyResponses::by`].
 #[derive(Clone, Copy)]
 pub struct ByHead<F>(F);
 
@@ -194,7 +194,7 @@ where
                 .and_then(|rule| blocking::outside(|| rule(status, headers)));
             outcome.verdict = match by_rule {
                 Some(verdict) => verdict,
-                // Only failures may have dates in their headers.
+                // Reads the wall clock only for failures: only their headers may have dates.
                 None if status.as_u16() < 400 => Verdict::success(),
                 None => of_response(status, headers, SystemTime::now()),
             };

@@ -1,4 +1,4 @@
-//! Points in time and durations in headers.
+//! Points in time and durations in header fields.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,8 +12,8 @@ pub(super) fn server_time(headers: &HeaderMap, now: SystemTime) -> SystemTime {
         .unwrap_or(now)
 }
 
-/// Returns whether the response comes from a cache. Its rate limit fields are then outdated, and may belong to
-/// another caller.
+/// Returns whether the response comes from a cache. Its rate limit fields are then outdated, and may describe another
+/// caller's limit.
 pub(super) fn is_cached(headers: &HeaderMap) -> bool {
     let age = headers.get(AGE).and_then(|value| value.to_str().ok());
     age.and_then(whole_number).is_some_and(|age| age > 0)
@@ -28,11 +28,10 @@ pub(super) fn whole_number(text: &str) -> Option<u64> {
     Some(text.parse().unwrap_or(u64::MAX))
 }
 
-/// Parses what servers write into their `Reset` fields: seconds, seconds or milliseconds since 1970, a duration
-/// such as `6m0s`, an RFC 3339 time, or an HTTP date. Times are measured from `now`, and are zero if they have
-/// passed.
+/// Parses a `Reset` field: seconds, seconds or milliseconds since 1970, a duration such as `6m0s`, an RFC 3339 time,
+/// or an HTTP date. Times are relative to `now`; past ones are zero.
 pub(super) fn parse_reset(text: &str, now: SystemTime) -> Option<Duration> {
-    /// 30 years: no window is as long, and 1970 is longer ago.
+    /// Numbers from here on are times since 1970: as durations they would exceed 30 years.
     const EPOCH_SECONDS: f64 = 1e9;
     const EPOCH_MILLIS: f64 = 1e11;
     let text = text.trim_matches([' ', '\t']);
@@ -133,9 +132,9 @@ fn parse_rfc_3339(text: &str) -> Option<SystemTime> {
     ))
 }
 
-/// Days from 1970-01-01 in the Gregorian calendar (Hinnant, `days_from_civil`).
+/// Returns the days from 1970-01-01 in the Gregorian calendar (Hinnant, `days_from_civil`).
 fn days_since_1970(year: u64, month: u64, day: u64) -> i64 {
-    // A year begins in March, so that the leap day is its last.
+    // A year begins in March here, so that the leap day is its last day.
     let (year, month) = match month > 2 {
         true => (year as i64, month as i64 - 3),
         false => (year as i64 - 1, month as i64 + 9),
@@ -146,7 +145,7 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// Returns the whole seconds of a wait, rounded up: a caller that waits for them does not come too early.
+/// Returns a wait in whole seconds, rounded up, so that a caller that obeys is not too early.
 pub(super) const fn seconds_rounded_up(wait: Duration) -> u64 {
     wait.as_secs()
         .saturating_add((wait.subsec_nanos() > 0) as u64)

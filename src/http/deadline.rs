@@ -15,11 +15,11 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Envoy's field: milliseconds for the whole request, its retries included.
 pub const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
-/// A field that many services have: seconds, or a duration such as `250ms`.
+/// A field of many services: seconds, or a duration such as `250ms`.
 pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
-/// Returns how long the sender of a request waits: the least that `grpc-timeout`, `x-envoy-expected-rq-timeout-ms`,
-/// and `x-request-timeout` say. Malformed fields are ignored.
+/// Returns how long the sender of a request waits: the minimum of `grpc-timeout`, `x-envoy-expected-rq-timeout-ms`,
+/// and `x-request-timeout`. Malformed fields are ignored.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,11 +52,11 @@ pub fn read_with(headers: &HeaderMap, own: &HeaderName) -> Option<Duration> {
     all.into_iter().flatten().min()
 }
 
-/// Writes how long the receiver of a request has, less 5 %, and at least 1 ms, for the way there and back. To
-/// `grpc-timeout` if the request is gRPC, and to `x-envoy-expected-rq-timeout-ms` otherwise.
+/// Writes the time that the receiver of a request has: `remaining`, less 5 % and at least 1 ms for the round trip.
+/// Writes `grpc-timeout` if the request is gRPC, and `x-envoy-expected-rq-timeout-ms` otherwise.
 ///
-/// So each hop of a chain has less than the one before. What is left is rounded down; zero means that the time is
-/// up.
+/// So each hop of a chain has less time than the previous one. The result is rounded down; zero means that no time is
+/// left.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,12 +81,12 @@ pub fn write(headers: &mut HeaderMap, remaining: Duration) {
     }
 }
 
-/// Returns a policy that rejects a call with less than this time left until its deadline
-/// ([`Reason::DeadlineTooClose`]), so that work whose result would come too late is not begun.
+/// Returns a policy that rejects a call with less than `least` left until its deadline
+/// ([`Reason::DeadlineTooClose`]), so that no work starts whose result would come too late.
 ///
 /// The deadline is that of the call ([`CallOptions::deadline`](crate::CallOptions::deadline)), of a
-/// [`Timeout`](crate::Timeout) outside it, or the one in force ([`deadline`](crate::deadline)). `clock` measures
-/// it: give it that of the stack.
+/// [`Timeout`](crate::Timeout) outside it, or the one in force for the task ([`deadline`](crate::deadline)). `clock`
+/// must be the clock of the stack.
 pub fn at_least(least: Duration, clock: impl Into<ClockHandle>) -> Guarded<AtLeast> {
     Guarded(AtLeast {
         least,
@@ -94,7 +94,7 @@ pub fn at_least(least: Duration, clock: impl Into<ClockHandle>) -> Guarded<AtLea
     })
 }
 
-/// The guard of [`at_least`].
+/// The guard of the policy returned by [`at_least`].
 #[derive(Clone, Debug)]
 pub struct AtLeast {
     least: Duration,
@@ -138,7 +138,7 @@ fn parse_grpc(text: &str) -> Option<Duration> {
     })
 }
 
-/// Returns the finest unit in which eight digits suffice, rounded down.
+/// Returns the time in the finest unit for which eight digits suffice, rounded down.
 fn grpc_text(left: Duration) -> String {
     const DIGITS: u128 = 99_999_999;
     let nanos = left.as_nanos();

@@ -1,4 +1,4 @@
-//! The rest of a server's limits, in all dialects.
+//! The remaining quota that a server states, in all dialects.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,20 +11,20 @@ use super::rate_limit;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limit {
-    /// The name of the limit in the standard field; `requests` or `tokens` in those that have one for each; else
-    /// empty.
+    /// The name of the limit in the standard field, `requests` or `tokens` in dialects that have one field for each,
+    /// otherwise empty.
     pub name: String,
     /// The limit, if the response states it.
     pub limit: Option<u64>,
-    /// Number of units left, if the server said so.
+    /// The units left, if the response states them.
     pub remaining: Option<u64>,
-    /// The time until there is more, if it was said.
+    /// The time until the quota is replenished, if the response states it.
     pub reset_after: Option<Duration>,
 }
 
-/// Names of fields before the word `limit`, `remaining`, or `reset`.
+/// Prefixes of field names, before `limit`, `remaining`, or `reset`.
 const PREFIXES: [(&str, &str); 7] = [
-    // Drafts up to 06, and envoy's ratelimit.
+    // Drafts up to 06, and Envoy's ratelimit service.
     ("ratelimit-", ""),
     ("x-ratelimit-", ""),
     ("x-rate-limit-", ""),
@@ -34,11 +34,11 @@ const PREFIXES: [(&str, &str); 7] = [
     ("anthropic-ratelimit-output-tokens-", "output-tokens"),
 ];
 
-/// Suffixes of the names of fields (OpenAI).
+/// Suffixes of field names (OpenAI).
 const SUFFIXES: [&str; 2] = ["requests", "tokens"];
 
-/// Reads what is left of a server's limits: from `RateLimit` and `RateLimit-Policy` if they are there, and
-/// otherwise from the fields that came before them.
+/// Reads the remaining quota that a server states: from `RateLimit` and `RateLimit-Policy`, or otherwise from the
+/// older fields.
 ///
 /// | fields | `Reset` | servers |
 /// |---|---|---|
@@ -48,8 +48,8 @@ const SUFFIXES: [&str; 2] = ["requests", "tokens"];
 /// | `x-ratelimit-*-requests`, `-tokens` | a duration such as `6m0s` | OpenAI |
 /// | `anthropic-ratelimit-requests-*`, `-tokens-*` | an RFC 3339 time | Anthropic |
 ///
-/// Times are measured from the response's `Date`, or from `now` without one. Negative numbers and a limit of 0 mean
-/// that a number is unknown. Empty for a response from a cache (`Age` above 0): what it says is of another time.
+/// Times are relative to the response's `Date`, or to `now` without one. Negative numbers, and a limit of 0, mean
+/// unknown. Returns nothing for a response from a cache (`Age` above 0), because its fields are outdated.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -119,10 +119,10 @@ fn dialect(
     field: impl Fn(&str) -> String,
 ) -> Option<Limit> {
     let text = |word| headers.get(field(word))?.to_str().ok();
-    // Early drafts repeat the limit with its windows: `100, 100;w=60`.
+    // Early drafts append the windows to the limit: `100, 100;w=60`.
     let number = |text: &str| whole_number(text.split([',', ';']).next()?);
     let (limit, remaining) = (text("limit"), text("remaining"));
-    // Azure sends -1 or 0 for a limit that it does not know; then what is left is unknown too.
+    // Azure sends -1 or 0 for an unknown limit; the remaining number is unknown then too.
     let is_unknown =
         limit.is_some_and(|text| text.trim_start().starts_with('-') || number(text) == Some(0));
     let limit = Limit {

@@ -1,4 +1,4 @@
-//! Verdicts of gRPC's status codes and metadata. No dependency: the code is its number.
+//! Verdicts from gRPC status codes and metadata. Codes are numbers, so no gRPC crate is needed.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use ::http::header::HeaderName;
 
 use crate::verdict::{Health, Verdict};
 
-/// The field with which a server says when to try again: milliseconds; a negative number says never.
+/// The field in which a server asks for a retry delay, in milliseconds. A negative number forbids retries.
 pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// Returns the verdict on a status. `metadata` is that of the status or of the trailers; with tonic:
+/// Returns the verdict on a status. `metadata` is that of the status or the trailers. With tonic:
 /// `grpc::verdict(status.code() as i32, status.metadata().as_ref())`.
 ///
 /// | code | verdict |
@@ -22,10 +22,10 @@ pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms
 /// | 1 `CANCELLED` | ignored |
 /// | others, such as 10 `ABORTED`, which is to be repeated further out | permanent |
 ///
-/// `grpc-retry-pushback-ms` replaces the delay of a retry, and the backoff starts over. A negative or malformed one
+/// `grpc-retry-pushback-ms` replaces the delay of a retry and resets the backoff. A negative or malformed value
 /// forbids the retry. The delay in a `RetryInfo` is not read; [`Verdict::after`] adds it.
 ///
-/// All of them may have been executed: set whether the call is [idempotent](crate::CallOptions::idempotent).
+/// A call with any of these codes may have been executed, so set whether it is [idempotent](crate::CallOptions::idempotent).
 pub fn verdict(code: i32, metadata: &HeaderMap) -> Verdict {
     let verdict = match code {
         0 => return Verdict::success(),
@@ -44,7 +44,7 @@ pub fn verdict(code: i32, metadata: &HeaderMap) -> Verdict {
     }
 }
 
-/// When the client may make the next attempt.
+/// A server's answer to when the client may retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pushback {
     /// The client may retry after this time.
@@ -53,10 +53,10 @@ pub enum Pushback {
     Never,
 }
 
-/// Reads the server's pushback; `None` if it has sent none.
+/// Reads the server's pushback; `None` without the field.
 pub fn read_pushback(metadata: &HeaderMap) -> Option<Pushback> {
     let value = metadata.get(PUSHBACK)?;
-    // An i32, as gRPC has it.
+    // gRPC parses it as an `i32`, without a plus sign.
     let text = value.to_str().ok().filter(|text| !text.starts_with('+'));
     let millis = text.and_then(|text| text.parse::<i32>().ok());
     Some(match millis.and_then(|millis| u64::try_from(millis).ok()) {

@@ -1,4 +1,4 @@
-//! Idempotency keys: a server that knows them executes a call once, however often it is sent.
+//! Idempotency keys: a server that supports them executes a call once, however often it is sent.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -8,12 +8,12 @@ use std::str;
 use ::http::Method;
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// The name of the field.
+/// The field `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// A key for one call: the same for all its attempts, and never the same for two calls.
+/// A key for one call: the same for all attempts of the call, and different for each call.
 ///
-/// Make it outside the operation. It is a random UUID (version 4) and no secret.
+/// Create it outside the operation. It is a random UUID (version 4), not a secret.
 ///
 /// ```
 /// use backstop::http::idempotency::Key;
@@ -44,7 +44,7 @@ impl Key {
         reason = "two defaults would not be equal"
     )]
     pub fn new() -> Self {
-        // Each `RandomState` has keys of its own, which the operating system has seeded.
+        // Each `RandomState` has its own keys, seeded by the operating system.
         let random = RandomState::new();
         let (high, low) = (random.hash_one(0_u8), random.hash_one(1_u8));
         let mut bits = u128::from(high) << 64 | u128::from(low);
@@ -68,7 +68,7 @@ impl Key {
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// Writes `Idempotency-Key`, unless the request has one: the user's own wins.
+    /// Writes `Idempotency-Key`, unless the request has one already.
     pub fn write(&self, headers: &mut HeaderMap) {
         if headers.contains_key(IDEMPOTENCY_KEY) {
             return;
@@ -91,8 +91,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Gives a request whose method is not idempotent a [`Key`], unless it has one. Call it once a call, before the
-/// request is copied.
+/// Adds a [`Key`] to a request whose method is not idempotent, unless it has one already. Call it once per call,
+/// before the request is copied.
 pub fn ensure(method: &Method, headers: &mut HeaderMap) {
     if !method.is_idempotent() {
         Key::new().write(headers);

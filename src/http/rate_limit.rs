@@ -1,4 +1,4 @@
-//! The `RateLimit` and `RateLimit-Policy` fields, and the older ones that say the same.
+//! The `RateLimit` and `RateLimit-Policy` fields, and their older dialects.
 //!
 //! Written and read as in draft-ietf-httpapi-ratelimit-headers-10:
 //!
@@ -7,8 +7,9 @@
 //! RateLimit: "burst";r=50;t=30
 //! ```
 //!
-//! A server writes the decision of its limiter with [`write()`]. A client reads the remaining quota with [`limits`], which also knows
-//! `X-RateLimit-*` in its dialects. What a server says is no promise, and a malformed field is ignored.
+//! A server writes the decision of its limiter with [`write()`]. A client reads the remaining quota with [`limits`],
+//! which also supports the dialects of `X-RateLimit-*`. Stated quotas are no promise, and a malformed field is
+//! ignored.
 
 use std::fmt;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QuotaPolicy {
-    /// The name that the members of `RateLimit` refer to.
+    /// The name that members of `RateLimit` refer to.
     pub name: String,
     /// Number of units in a window (`q`).
     pub quota: u64,
@@ -42,11 +43,11 @@ pub struct QuotaPolicy {
     pub window: Option<Duration>,
     /// The unit that is counted (`qu`): `requests` if absent, `content-bytes`, `concurrent-requests`, or another word.
     pub unit: Option<String>,
-    /// The partition that the limit is of (`pk`), in base64.
+    /// The partition key (`pk`) of the limit, in base64.
     pub partition_key: Option<String>,
 }
 
-/// The rest of a limit: a member of `RateLimit`.
+/// The remaining quota of a limit: a member of `RateLimit`.
 ///
 /// `Display` writes the member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +57,9 @@ pub struct ServiceLimit {
     pub name: String,
     /// Number of units left (`r`).
     pub remaining: u64,
-    /// The time until there are more (`t`), in whole seconds.
+    /// The time until the quota is replenished (`t`), in whole seconds.
     pub reset_after: Option<Duration>,
-    /// The partition that the limit is of (`pk`), in base64.
+    /// The partition key (`pk`) of the limit, in base64.
     pub partition_key: Option<String>,
 }
 
@@ -79,7 +80,7 @@ impl QuotaPolicy {
             quota: natural(item.parameter("q"))?,
             window: match item.parameter("w") {
                 None => None,
-                // Zero is not a window.
+                // A window of zero is malformed.
                 window => Some(seconds(window).filter(|window| !window.is_zero())?),
             },
             unit: match item.parameter("qu") {
@@ -148,7 +149,7 @@ impl fmt::Display for ServiceLimit {
     }
 }
 
-/// A member of `RateLimit-Policy` without a partition.
+/// Displays a member of `RateLimit-Policy` without a partition key.
 struct PolicyMember<'a> {
     name: &'a str,
     quota: u64,
@@ -169,7 +170,7 @@ impl fmt::Display for PolicyMember<'_> {
     }
 }
 
-/// A member of `RateLimit` without a partition.
+/// Displays a member of `RateLimit` without a partition key.
 struct LimitMember<'a> {
     name: &'a str,
     remaining: u64,
@@ -191,17 +192,16 @@ pub fn read_policies(headers: &HeaderMap) -> Vec<QuotaPolicy> {
     read_list(headers, &RATE_LIMIT_POLICY, QuotaPolicy::of)
 }
 
-/// Reads `RateLimit`. Empty if the field is absent or malformed; members without a number that is left are left
-/// out.
+/// Reads `RateLimit`. Empty if the field is absent or malformed; members without a remaining number are left out.
 pub fn read(headers: &HeaderMap) -> Vec<ServiceLimit> {
     read_list(headers, &RATE_LIMIT, ServiceLimit::of)
 }
 
-/// Adds a limiter's decision to both fields. Limits that are there already stay.
+/// Adds a limiter's decision to both fields. Members that are there already stay.
 ///
-/// Fields count in whole seconds, rounded up. `t` is the wait of a rejected call, as in `Retry-After`, and
-/// otherwise the time until the limit is full, if it is not. A decision without a limit, of a key for which the
-/// table had no room, writes nothing.
+/// Durations are in whole seconds, rounded up. `t` is the wait of a rejected call, as in `Retry-After`, or otherwise
+/// the time until the limit is full, if it is not. A decision without a limit, for a key that found the table full,
+/// writes nothing.
 ///
 /// ```
 /// use backstop::http::rate_limit;
@@ -242,7 +242,7 @@ pub fn write(headers: &mut HeaderMap, name: &str, decision: &Decision) {
 }
 
 fn read_list<T>(headers: &HeaderMap, field: &HeaderName, of: fn(Item) -> Option<T>) -> Vec<T> {
-    // A list may be spread over several fields.
+    // A list may be split over several fields.
     let mut text = String::new();
     for value in headers.get_all(field) {
         let Ok(value) = value.to_str() else {
@@ -275,7 +275,7 @@ fn seconds(bare: Option<&Bare>) -> Option<Duration> {
     natural(bare).map(Duration::from_secs)
 }
 
-/// `None` if it is malformed.
+/// Returns the partition key, if there is one. `None` if it is malformed.
 #[expect(clippy::option_option, reason = "malformed, absent, or present")]
 fn partition_key(item: &Item) -> Option<Option<String>> {
     match item.parameter("pk") {
@@ -285,7 +285,7 @@ fn partition_key(item: &Item) -> Option<Option<String>> {
     }
 }
 
-/// Integers of structured fields have at most 15 digits.
+/// Caps a number: integers of structured fields have at most 15 digits.
 fn largest(number: u64) -> u64 {
     number.min(999_999_999_999_999)
 }

@@ -15,20 +15,19 @@ use crate::sync::lock;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A body of which several copies can be sent, one after the other or at once.
+/// A body that can be sent several times, one after the other or concurrently.
 ///
-/// The original is read once, as it is sent, and what was read is kept up to a limit. A copy begins with what is
-/// kept and continues where the last one stopped. Above the limit nothing is kept any more: the copy that is being
-/// sent continues, and no further copy can be made. A body whose declared length is above the limit is never kept.
+/// The original is read once, while it is sent, and kept up to a limit. A copy replays the kept frames, and continues
+/// reading the original where the last copy stopped. Beyond the limit nothing is kept: the current copy continues,
+/// and no further copy can be made. A body whose declared length exceeds the limit is never kept.
 ///
-/// The copies of one body are made by [`Replay`]. For services under a policy,
-/// [`Replayable`](crate::tower::Replayable) does it.
+/// [`Replay`] makes the copies of a body. For services under a policy, use [`Replayable`](crate::tower::Replayable).
 pub struct ReplayBody<B> {
     kind: Kind<B>,
 }
 
 enum Kind<B> {
-    /// The request was not kept.
+    /// A body that is not kept.
     Single(B),
     Copy {
         shared: Arc<Shared<B>>,
@@ -56,10 +55,10 @@ struct Shared<B> {
 struct WaitList(Mutex<Vec<(u64, Waker)>>);
 
 struct State<B> {
-    /// The original. `None` while a copy polls it, which it does outside the lock, and after its end.
+    /// The original. `None` while a copy polls it outside the lock, and after its end.
     original: Option<B>,
     stage: Stage,
-    /// Size of the rest of the original, as of its last poll.
+    /// Size hint of the original at its last poll.
     rest: SizeHint,
     /// The frames read so far.
     frames: Vec<Kept>,
@@ -67,7 +66,7 @@ struct State<B> {
     kept: u64,
     /// The number of copies made.
     copies: u64,
-    /// Whether the original said at its last poll that it has ended.
+    /// Whether the original had ended at its last poll.
     is_at_end: bool,
     /// Whether a copy began to wait while another one polled the original.
     has_waited: bool,
@@ -79,7 +78,7 @@ enum Stage {
     Keeping,
     /// The original has ended, and all of it is kept.
     Complete,
-    /// More than the limit was read. Only this copy reads on.
+    /// The original exceeded the limit. Only the copy with this number continues.
     Beyond(u64),
     /// The original failed.
     Failed,
@@ -117,8 +116,8 @@ impl<B: Body> ReplayBody<B> {
 }
 
 impl<B: Body> Replay<B> {
-    /// Returns a maker of copies that keeps up to `limit` bytes. Gives the body back if its declared length is
-    /// above that.
+    /// Returns a maker of copies that keeps up to `limit` bytes. Returns the body if its declared length exceeds
+    /// that.
     ///
     /// # Errors
     ///
@@ -163,7 +162,7 @@ impl<B: Body> Replay<B> {
         })
     }
 
-    /// Returns whether there can be another copy.
+    /// Returns whether another copy can be made.
     pub fn is_replayable(&self) -> bool {
         lock(&self.shared.state).is_replayable()
     }
@@ -249,7 +248,7 @@ where
     B: Body + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Decides what a copy does next. `waker` is cloned by the caller, because that is user code.
+    /// Returns the next step of a copy. The caller clones `waker`, because cloning it is user code.
     fn step(&self, number: u64, next: &mut usize, waker: Waker) -> (Step<B>, Option<Waker>) {
         let mut state = lock(&self.state);
         if let Some(kept) = state.frames.get(*next) {
@@ -342,7 +341,7 @@ where
 
 fn keep<D: Buf>(frame: Frame<D>) -> Kept {
     match frame.into_data() {
-        // Without copying, for `Bytes`.
+        // Does not copy `Bytes`.
         Ok(mut data) => Kept::Data(data.copy_to_bytes(data.remaining())),
         Err(frame) => Kept::Trailers(frame.into_trailers().unwrap_or_default()),
     }
@@ -433,7 +432,7 @@ impl<B> fmt::Debug for Replay<B> {
     }
 }
 
-/// The reason why a copy ends early.
+/// The reason why a copy ends before the original.
 #[derive(Clone, Copy, Debug)]
 enum CopyError {
     TooLarge,

@@ -1,4 +1,4 @@
-//! `Retry-After`, read and written.
+//! Reading and writing `Retry-After`.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +8,10 @@ use super::date::{seconds_rounded_up, server_time, whole_number};
 
 /// Returns the wait that `Retry-After` asks for.
 ///
-/// The field has seconds, digits only, or a date in one of the three formats of HTTP. A date is measured from
-/// the response's `Date`, so that the clocks of client and server need not agree, or from `now` without one; a
-/// past date is zero. A malformed field is ignored. Very large numbers saturate: the retry's
-/// [hint rule](crate::HintRule) is the cap.
+/// The field holds seconds, as digits, or a date in one of the three HTTP formats. A date is relative to the
+/// response's `Date`, so that the clocks of client and server need not agree, or to `now` without one; a past date is
+/// zero. A malformed field is ignored. Very large numbers saturate: the retry's [hint rule](crate::HintRule) caps
+/// them.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -34,7 +34,7 @@ pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(wait.unwrap_or_default())
 }
 
-/// Writes `Retry-After` in seconds, rounded up and at least 1: a client that obeys is not too early.
+/// Writes `Retry-After` in seconds, rounded up and at least 1, so that a client that obeys is not too early.
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A reader and a writer for the part of structured fields (RFC 9651) that the rate limit fields need.
+//! A parser and a serializer for the part of structured fields (RFC 9651) that rate limit fields need.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ pub(super) enum Bare {
     Text(String),
     /// A byte sequence, as the base64 text between its colons.
     Bytes(String),
-    /// A token, decimal, boolean, date, or display string: valid, but of no use here.
+    /// A token, decimal, boolean, date, or display string: valid, but not used here.
     Other,
 }
 
-/// A member of a list, with its parameters. Of parameters with one name, the last counts.
+/// A member of a list, with its parameters. The last of parameters with the same name counts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Item {
     pub(super) value: Bare,
@@ -27,7 +27,7 @@ impl Item {
     }
 }
 
-/// Parses a list. `None` if the field is malformed: then all of it is ignored.
+/// Parses a list. `None` if the field is malformed, which invalidates all of it.
 ///
 /// A member that is an inner list is valid and has the value [`Bare::Other`].
 pub(super) fn parse_list(text: &str) -> Option<Vec<Item>> {
@@ -44,7 +44,7 @@ pub(super) fn parse_list(text: &str) -> Option<Vec<Item>> {
         }
         rest.expect(b',')?;
         rest.skip_whitespace();
-        // A comma at the end is malformed: the next member is missing.
+        // A trailing comma is malformed: the next member is missing.
         rest.peek()?;
     }
 }
@@ -191,7 +191,7 @@ impl Parser<'_> {
     }
 }
 
-/// Displays a string of a structured field. Characters that it cannot have become `_`.
+/// Displays a string of a structured field. Characters that are not allowed become `_`.
 pub(super) struct Text<'a>(pub(super) &'a str);
 
 impl fmt::Display for Text<'_> {

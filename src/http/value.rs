@@ -1,4 +1,4 @@
-//! Header values as parts of a buffer, so that most of them take no allocation.
+//! Header values that share buffers, so that most of them need no allocation.
 
 use std::cell::RefCell;
 use std::fmt::{Display, Write};
@@ -6,17 +6,17 @@ use std::fmt::{Display, Write};
 use ::http::header::HeaderValue;
 use bytes::BytesMut;
 
-/// The size of a buffer: about a hundred values. A value keeps its buffer alive, and is dropped when the head of its
+/// Size of a buffer, for about a hundred values. A value keeps its buffer alive, and is dropped once the head of its
 /// message has been written.
 const BUFFER: usize = 4096;
-/// Free bytes below which a value gets a new buffer, or the old one again if all of its values are dropped.
+/// A buffer with fewer free bytes than this is replaced, or reused if all its values have been dropped.
 const MOST_VALUES: usize = 128;
 
 thread_local! {
     static FREE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
-/// Returns the text as a header value; `None` if it cannot be one.
+/// Returns the text as a header value; `None` if it has invalid characters.
 pub(super) fn header_value(text: &impl Display) -> Option<HeaderValue> {
     let cut = FREE.try_with(|free| {
         let mut free = free.try_borrow_mut().ok()?;
@@ -29,7 +29,7 @@ pub(super) fn header_value(text: &impl Display) -> Option<HeaderValue> {
     });
     match cut {
         Ok(Some(value)) => HeaderValue::from_maybe_shared(value).ok(),
-        // The thread is ending.
+        // The thread is ending and its buffer is gone.
         _ => HeaderValue::try_from(text.to_string()).ok(),
     }
 }

@@ -12,20 +12,20 @@ use super::{deadline, rate_limit, retry_after};
 use crate::policy::CallOptions;
 use crate::verdict::{ErrorClass, Health, Verdict};
 
-/// Whether a request may be sent again although it may have been executed, and why.
+/// Whether a request may be sent again although it may have been executed, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Idempotence {
     /// Its method is idempotent (RFC 9110): `GET`, `HEAD`, `OPTIONS`, `TRACE`, `PUT`, or `DELETE`.
     Method,
-    /// The request has an `Idempotency-Key`: the server executes it once.
+    /// The request has an `Idempotency-Key`, so the server executes it once.
     Key,
     /// The request must not be sent again.
     None,
 }
 
 impl Idempotence {
-    /// Returns what the method and the headers of a request say.
+    /// Returns the idempotence of a request, by method and headers.
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
         match headers.contains_key(IDEMPOTENCY_KEY) {
             true => Self::Key,
@@ -33,7 +33,7 @@ impl Idempotence {
         }
     }
 
-    /// Returns the idempotence of a method, whatever the headers are.
+    /// Returns the idempotence of a method, ignoring headers.
     pub fn of_method(method: &Method) -> Self {
         match method.is_idempotent() {
             true => Self::Method,
@@ -48,25 +48,25 @@ impl Idempotence {
 
     /// Returns the verdict on a response to the request. The table is on the [module page](super).
     pub fn verdict(self, status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Verdict {
-        // 409 with a key: the first attempt is still being executed.
+        // 409 with a key means that the first attempt is still running.
         if status == StatusCode::CONFLICT && self == Self::Key {
             return with_hint(Verdict::transient(), retry_after::read(headers, now));
         }
         self.restrict(of_response(status, headers, now))
     }
 
-    /// Returns the verdict on a request that broke off after something of it was sent, such as by a reset.
+    /// Returns the verdict on a request that failed, for example by a reset, after part of it was sent.
     pub const fn interrupted(self) -> Verdict {
         self.restrict(Verdict::transient())
     }
 
     /// Returns the verdict on a request that was not sent: the connection or the handshake failed, or the server
-    /// said that it did not process it (HTTP/2 `REFUSED_STREAM`). Any request may be sent again then.
+    /// stated that it did not process it (HTTP/2 `REFUSED_STREAM`). Any request may be retried then.
     pub const fn not_sent(self) -> Verdict {
         Verdict::transient().not_executed()
     }
 
-    /// Takes the retry away from a request that must not be executed twice.
+    /// Forbids the retry of a request that must not be executed twice.
     const fn restrict(self, verdict: Verdict) -> Verdict {
         if self.is_idempotent() || !verdict.may_have_been_executed() {
             verdict
@@ -76,10 +76,10 @@ impl Idempotence {
     }
 }
 
-/// Returns the verdict on a response to a request with this method, without an idempotency key.
+/// Returns the verdict on a response to a request with this method and without an idempotency key.
 ///
-/// `now` is the wall clock's time, for dates in headers of a response that has no `Date`. For requests with a key
-/// there is [`Idempotence::verdict`].
+/// `now` is the wall-clock time, for dates in a response without a `Date`. For requests with a key, use
+/// [`Idempotence::verdict`].
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -122,7 +122,7 @@ pub fn call_options(method: &Method, headers: &HeaderMap) -> CallOptions {
 /// without a connection (`ConnectionRefused`) was not executed, and any other may have been. An unreachable host or
 /// network is no proof: Linux reports it for established connections too.
 ///
-/// Clients that know more should say so, such as reqwest with `is_connect`.
+/// Clients that know more should use it, such as reqwest's `is_connect`.
 pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -145,7 +145,7 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTi
     if status.as_u16() < 400 {
         return Verdict::success();
     }
-    // Envoy made the answer itself, before the request reached the server.
+    // Envoy answered itself, before the request reached the server.
     if headers.contains_key("x-envoy-ratelimited") {
         return this_caller(hint(headers, now));
     }
@@ -168,7 +168,8 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTi
     }
 }
 
-/// Returns the verdict on a caller that exceeds its own limit: nothing was executed, and others are not affected.
+/// Returns the verdict on a caller that exceeds its own limit: nothing was executed, and other callers are not
+/// affected.
 fn this_caller(after: Option<Duration>) -> Verdict {
     Verdict::throttled(after)
         .with_health(Health::Neutral)
@@ -183,8 +184,8 @@ fn with_hint(verdict: Verdict, after: Option<Duration>) -> Verdict {
     }
 }
 
-/// Returns the wait of a throttled caller: that of `Retry-After`, or else the time until all exhausted limits have
-/// tokens again.
+/// Returns the wait of a throttled caller: that of `Retry-After`, or otherwise the time until all exhausted limits
+/// have been replenished.
 pub fn hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if headers.contains_key(RETRY_AFTER) {
         if let Some(after) = retry_after::read(headers, now) {

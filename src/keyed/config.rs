@@ -8,6 +8,7 @@ use super::Keyed;
 use super::evictable::Evictable;
 use super::inner::{Inner, Template};
 use super::overflow::Overflow;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 
 const NAME: &str = "keyed";
@@ -18,10 +19,9 @@ where
     K: Hash + Eq,
     P: Evictable + Clone,
 {
-    /// Makes policies with `template`, with the default settings.
+    /// Creates policies with `template`, with the default settings.
     ///
-    /// Two calls with the same new key may both run the template at the same time; they get the same
-    /// policy.
+    /// Two calls with the same new key may run the template at the same time; both get the same policy.
     pub fn new(template: impl Fn(&K) -> P + Send + Sync + 'static) -> Self {
         Self::builder(template).set(None)
     }
@@ -37,14 +37,13 @@ where
         Self::try_builder(template).build()
     }
 
-    /// Returns a builder of a set that makes policies with `template`.
+    /// Returns a builder of a set that creates policies with `template`.
     pub fn builder(template: impl Fn(&K) -> P + Send + Sync + 'static) -> KeyedBuilder<K, P> {
         KeyedBuilder::new(Arc::new(move |key: &K| Some(template(key))), None)
     }
 
-    /// Returns a builder of a set whose template is the same for all keys and can fail.
-    /// [`build`](KeyedBuilder::build) calls it once and returns its error. If it fails later, the key gets
-    /// the shared policy.
+    /// Returns a builder of a set whose template can fail. [`build`](KeyedBuilder::build) calls the template once and
+    /// returns its error. If it fails later, the key gets the shared policy. The template is the same for all keys.
     pub fn try_builder(
         template: impl Fn() -> Result<P, ConfigError> + Send + Sync + 'static,
     ) -> KeyedBuilder<K, P> {
@@ -54,7 +53,7 @@ where
     }
 }
 
-/// Makes the shared policy of a set whose template can fail.
+/// Creates the shared policy of a set whose template can fail.
 type Shared<P> = dyn Fn() -> Result<P, ConfigError> + Send + Sync;
 
 /// Builds a [`Keyed`]. The [page](super) lists the defaults.
@@ -78,14 +77,14 @@ impl<K, P> KeyedBuilder<K, P> {
         }
     }
 
-    /// Sets the largest number of keys that have a policy of their own. Bounds below 1024 are exact;
-    /// larger ones are split into 16 parts, of which one may be full before the others.
+    /// Sets the most keys with a policy of their own. Bounds below 1024 are exact; larger ones are split into 16
+    /// parts, one of which may be full before the others.
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
     }
 
-    /// Sets what happens to new keys while that many are in use. See [`Overflow`] for which to choose.
+    /// Sets what happens to new keys while the set is full. [`Overflow`] explains which to choose.
     pub const fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
@@ -113,7 +112,7 @@ impl<K, P> KeyedBuilder<K, P> {
     ///
     /// # Errors
     ///
-    /// If `max_keys` is 0, or a template that can fail does.
+    /// If `max_keys` is 0, or the template fails.
     pub fn build(self) -> Result<Keyed<K, P>, ConfigError> {
         if self.max_keys == 0 {
             return Err(ConfigError::new(NAME, "max_keys", "must be at least 1"));
@@ -137,7 +136,7 @@ impl<K, P> fmt::Debug for KeyedBuilder<K, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedBuilder")
             .field("name", &self.name)
-            .field("max_keys", &self.max_keys)
+            .field("max_keys", &DebugLimit(&self.max_keys))
             .field("overflow", &self.overflow)
             .finish_non_exhaustive()
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::evictable::{Evictable, is_unshared};
 use crate::sync::lock;
 
-/// Locked for moments only: entries are compared, cloned, judged, and dropped outside the lock.
+/// Locked only briefly: entries are compared, cloned, judged, and dropped outside the lock.
 pub(super) struct Shard<K, P> {
     /// Ordered by hash, so no key is compared under the lock.
     entries: BTreeMap<Id, CountedEntry<K, P>>,
@@ -33,20 +33,20 @@ pub(super) struct Entry<K, P> {
     pub(super) policy: P,
 }
 
-/// An entry that was not in use when it was looked at.
+/// An entry that was not in use when it was judged.
 struct Idle<K, P> {
     id: Id,
     entry: Arc<Entry<K, P>>,
     uses: u64,
 }
 
-/// In a shard with so few entries, all are judged for each key without room.
+/// In a shard of at most this size, each key without room judges all entries.
 pub(super) const FEW: usize = 64;
-/// Number of candidates for [`Overflow::Evict`](super::Overflow::Evict) in a larger one.
+/// Number of candidates for [`Overflow::Evict`](super::Overflow::Evict) in a larger shard.
 const CANDIDATES: usize = 16;
 
-/// Finds a key among the entries with its hash and a number of `after` or more. Increases `after`
-/// beyond all entries that have another key.
+/// Finds the entry of a key among those with its hash, starting at number `after`. Advances `after` past the entries
+/// that have the hash but another key.
 pub(super) fn find<K, P, Q>(
     shard: &Mutex<Shard<K, P>>,
     hash: u64,
@@ -74,7 +74,7 @@ pub(super) fn sweep<K, P: Evictable>(shard: &Mutex<Shard<K, P>>, count: usize) {
             Next::InUse => {}
             Next::Idle(idle) => {
                 if idle.entry.policy.is_evictable() {
-                    // Dropped after the lock.
+                    // Dropped after the lock is released.
                     let evicted = lock(shard).evict(&idle);
                     drop(evicted);
                 }
@@ -94,7 +94,7 @@ pub(super) fn sweep_all<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) {
     lock(shard).judged = 0;
 }
 
-/// Evicts the entry that will be evictable first: of all if there are few, otherwise of the next ones.
+/// Evicts the entry that will be evictable first, among all if there are few, otherwise among the next ones.
 pub(super) fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool {
     let count = match lock(shard).entries.len() {
         len if len <= FEW => len,
@@ -102,7 +102,7 @@ pub(super) fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool
     };
     let mut nearest: Option<(Duration, Idle<K, P>)> = None;
     for _ in 0..count {
-        // Ends the statement, and with it the lock, before the entry is judged.
+        // A statement of its own, so that the lock is released before the entry is judged.
         let next = lock(shard).next();
         if let Next::Idle(idle) = next {
             if let Some(wait) = idle.entry.policy.evictable_in() {
@@ -156,13 +156,13 @@ impl<K, P> Shard<K, P> {
             .collect()
     }
 
-    /// Returns whether there is no entry with this hash and a number of `after` or more.
+    /// Returns whether no entry has this hash and a number of at least `after`.
     pub(super) fn is_new(&self, hash: u64, after: u64) -> bool {
         let range = (hash, after)..=(hash, u64::MAX);
         self.entries.range(range).next().is_none()
     }
 
-    /// Hands out the first entry with this hash and a number of `after` or more.
+    /// Hands out the first entry with this hash and a number of at least `after`.
     fn hand_out(&mut self, hash: u64, after: &mut u64) -> Option<Arc<Entry<K, P>>> {
         let range = (hash, *after)..=(hash, u64::MAX);
         let (id, counted) = self.entries.range_mut(range).next()?;
@@ -194,7 +194,7 @@ impl<K, P> Shard<K, P> {
         })
     }
 
-    /// Removes this entry, whether it is in use or not.
+    /// Removes an entry, whether it is in use or not.
     pub(super) fn remove(
         &mut self,
         id: Id,
@@ -205,7 +205,7 @@ impl<K, P> Shard<K, P> {
         self.entries.remove(&id)
     }
 
-    /// Removes an entry, unless it was handed out since it was found idle.
+    /// Removes an entry, unless it was handed out since it was judged.
     fn evict(&mut self, idle: &Idle<K, P>) -> Option<CountedEntry<K, P>> {
         let counted = self.entries.get(&idle.id)?;
         let is_same = Arc::ptr_eq(&counted.entry, &idle.entry) && counted.uses == idle.uses;

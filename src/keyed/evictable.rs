@@ -1,4 +1,4 @@
-//! Policies that know when they can be evicted.
+//! Policies that know whether they can be evicted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +7,13 @@ use crate::sync::{Ordering, fence};
 
 /// A policy that knows whether it is indistinguishable from a new one.
 ///
-/// All policies of the crate implement it; so do tuples, `Option`s and `Arc`s of them. A policy without
-/// state always is.
+/// All policies of the crate implement it, and so do tuples, `Option`s, and `Arc`s of them. A policy without state is
+/// always evictable.
 pub trait Evictable {
-    /// Returns how long until the policy is indistinguishable from a new one, if it is not used until
-    /// then. `None` while that cannot be foreseen: there is another handle, a call is in flight, or a
-    /// setting was changed.
+    /// Returns how long until the policy is indistinguishable from a new one, if it is not used meanwhile. `None` if
+    /// that cannot be foreseen: another handle exists, a call is in flight, or a setting was changed.
     ///
-    /// History that the rules of the policy can no longer see does not count. Called outside all locks.
+    /// History that the rules of the policy no longer see does not count. Called outside all locks.
     fn evictable_in(&self) -> Option<Duration>;
 
     /// Returns whether the policy is indistinguishable from a new one.
@@ -32,7 +31,7 @@ impl<P: Evictable> Evictable for Option<P> {
     }
 }
 
-/// An `Arc` without other handles is evictable when its policy is. If a template returns the same `Arc`
+/// An `Arc` is evictable if it is the only handle and its policy is evictable. If a template returns the same `Arc`
 /// for several keys, they share its state, and their entries are not evicted.
 impl<P: Evictable + ?Sized> Evictable for Arc<P> {
     fn evictable_in(&self) -> Option<Duration> {
@@ -55,7 +54,7 @@ macro_rules! stateless {
 }
 pub(crate) use stateless;
 
-/// Returns whether this is the only handle. Then the caller sees everything done through other handles before.
+/// Returns whether this is the only handle. If so, the caller sees everything done through earlier handles.
 pub(crate) fn is_unshared<T: ?Sized>(handle: &Arc<T>) -> bool {
     is_last(Arc::strong_count(handle))
 }
@@ -85,7 +84,7 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_an_entry_without_other_handles_shows_all_that_they_did() {
+    fn loom_the_last_handle_observes_the_changes_of_the_others() {
         loom::model(|| {
             let policy = Arc::new(Counted {
                 handles: AtomicUsize::new(2),
@@ -93,7 +92,7 @@ mod loom_tests {
             });
             let other = policy.clone();
             let call = thread::spawn(move || {
-                // Windows and buckets count Relaxed.
+                // Relaxed, as for counters in windows and buckets.
                 other.failures.fetch_add(1, Ordering::Relaxed);
                 // Drops the handle.
                 other.handles.fetch_sub(1, Ordering::Release);

@@ -1,4 +1,4 @@
-//! The state that the clones of a set share.
+//! State shared by the clones of a set.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
@@ -10,7 +10,7 @@ use super::evictable::Evictable;
 use super::overflow::Overflow;
 use crate::sync::lock;
 
-/// Makes the policy of a key. `None` for the shared one.
+/// Creates the policy of a key. Returns `None` for the shared one.
 pub(super) type Template<K, P> = dyn Fn(&K) -> Option<P> + Send + Sync;
 
 pub(super) struct Inner<K, P> {
@@ -21,9 +21,9 @@ pub(super) struct Inner<K, P> {
     pub(super) max_keys: usize,
     pub(super) max_per_shard: usize,
     pub(super) overflow: Overflow,
-    /// Number of calls with keys for which there was no room.
+    /// Number of calls whose key found the set full.
     pub(super) overflowed: AtomicU64,
-    /// The policy of keys without room.
+    /// The policy of keys that found the set full.
     pub(super) shared: OnceLock<P>,
 }
 
@@ -61,8 +61,7 @@ impl<K, P> Inner<K, P> {
 }
 
 impl<K, P: Evictable> Inner<K, P> {
-    /// Evicts a few entries, or if there is no room all that are evictable. Returns whether there is room
-    /// then.
+    /// Evicts a few entries, or all evictable ones if the set is full. Returns whether there is room then.
     pub(super) fn make_room(&self, shard: &Mutex<Shard<K, P>>) -> bool {
         sweep(shard, JUDGED);
         let is_due = {
@@ -71,8 +70,7 @@ impl<K, P: Evictable> Inner<K, P> {
             if len < self.max_per_shard {
                 return true;
             }
-            // A full sweep that found nothing is repeated only after as many entries were judged one by
-            // one.
+            // A full sweep that found nothing is repeated only after as many entries were judged one by one.
             len <= FEW || shard.judged() >= len
         };
         if is_due {

@@ -26,7 +26,7 @@ pub use self::snapshot::Snapshot;
 use self::entries::{Entry, find, sweep_all};
 use self::inner::Inner;
 
-/// One policy for each key, made from a template. See the [module page](self).
+/// Gives each key its own policy, created from a template. See the [module page](self).
 ///
 /// Cheap to clone; clones share the entries. `P` is a handle: [`get`](Self::get) hands out clones.
 pub struct Keyed<K, P> {
@@ -38,12 +38,11 @@ where
     K: Hash + Eq,
     P: Evictable + Clone,
 {
-    /// Returns the policy of `key`, a new one if it has none.
+    /// Returns the policy of `key`, and creates it if there is none.
     ///
-    /// If the bound is reached and no entry is evictable, keys without a policy share one, which the
-    /// template makes for the first of them. With more than 64 entries, an entry that has just become
-    /// evictable may be found some keys later. [`Overflow::Reject`] applies to [`try_get`](Self::try_get)
-    /// only.
+    /// If the set is full and no entry is evictable, keys without a policy share one, which the template creates for
+    /// the first of them. With more than 64 entries, an entry that has just become evictable may be found some keys
+    /// later. [`Overflow::Reject`] applies to [`try_get`](Self::try_get) only.
     pub fn get<Q>(&self, key: &Q) -> P
     where
         K: Borrow<Q>,
@@ -55,11 +54,11 @@ where
         }
     }
 
-    /// Like [`get`](Self::get), but with [`Overflow::Reject`] rejects keys without room.
+    /// Like [`get`](Self::get), but returns an error for a key that finds the set full, with [`Overflow::Reject`].
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if the bound is reached and no entry is evictable.
+    /// [`NoRoom`] if the set is full and no entry is evictable.
     pub fn try_get<Q>(&self, key: &Q) -> Result<P, NoRoom>
     where
         K: Borrow<Q>,
@@ -72,7 +71,7 @@ where
         }
     }
 
-    /// `None` if there is no room for the key, which is counted.
+    /// Returns the policy of a key; `None` if the set is full, which is counted.
     fn find_or_insert<Q>(&self, key: &Q) -> Option<P>
     where
         K: Borrow<Q>,
@@ -129,7 +128,7 @@ where
         Some(entry.policy.clone())
     }
 
-    /// Returns the policy of keys without room.
+    /// Returns the policy of keys that find the set full.
     fn shared<Q>(&self, key: &Q) -> P
     where
         Q: ToOwned<Owned = K> + ?Sized,
@@ -139,14 +138,14 @@ where
             if let Some(policy) = shared.get() {
                 return policy.clone();
             }
-            // Outside the initialization, which holds a lock. If two threads race, one discards its policy.
+            // Created outside the initialization, which holds a lock. If two threads race, one discards its policy.
             if let Some(policy) = (self.inner.template)(&key.to_owned()) {
                 drop(shared.set(policy));
             }
         }
     }
 
-    /// Returns the number of keys that have a policy of their own.
+    /// Returns the number of keys with a policy of their own.
     pub fn len(&self) -> usize {
         self.inner.len()
     }
@@ -169,7 +168,7 @@ where
         let Some(entry) = find(shard, hash, key, &mut after) else {
             return false;
         };
-        // Dropped after the lock.
+        // Dropped after the lock is released.
         let removed = lock(shard).remove((hash, after - 1), &entry);
         removed.is_some()
     }
@@ -181,8 +180,8 @@ where
         }
     }
 
-    /// Calls `visit` with each key and its policy, outside all locks. Entries that are added or evicted
-    /// meanwhile may be visited or not.
+    /// Calls `visit` with each key and its policy, outside all locks. Entries that are added or evicted meanwhile may
+    /// or may not be visited.
     pub fn for_each(&self, mut visit: impl FnMut(&K, &P)) {
         for shard in &self.inner.shards {
             let entries = lock(shard).hand_out_all();

@@ -1,14 +1,13 @@
-//! The choice of what happens to keys without room.
+//! The behavior of full sets on new keys.
 
 use std::fmt;
 
-/// The behavior for new keys while the maximum number of keys is in use.
+/// The behavior on new keys while the set is full.
 ///
-/// For logins, and for any limit that stops guessing, choose `Shared` or `Reject`. With `Evict`, an
-/// attacker with made-up keys can evict the count of its own address, or of the account it attacks. Use
-/// the account or the address as the key, not what the request claims. If a limit only shares out
-/// capacity, and a rejection is worse than admitting a little too much, `Evict` keeps the service open
-/// during a flood of keys.
+/// For logins, and any other limit against guessing, choose `Shared` or `Reject`. With `Evict`, an attacker with
+/// invented keys can evict the count of its own address, or of the account under attack. Use the account or the
+/// address as the key, not a claim in the request. If a limit only distributes capacity, and a rejection is worse
+/// than admitting a little too much, `Evict` keeps the service open during a flood of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -22,7 +21,7 @@ pub enum Overflow {
     Evict,
 }
 
-/// There is no room for another key. See [`Keyed::try_get`](super::Keyed::try_get).
+/// The error for a key that finds the set full. See [`Keyed::try_get`](super::Keyed::try_get).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
@@ -35,7 +34,7 @@ impl fmt::Display for NoRoom {
 impl std::error::Error for NoRoom {}
 
 impl Overflow {
-    /// Returns it in snake case, for labels.
+    /// Returns the behavior as an identifier for logs and configuration, such as `evict`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Reject => "reject",

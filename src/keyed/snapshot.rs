@@ -1,4 +1,4 @@
-//! Readings of a set for people.
+//! Snapshots of a keyed set.
 
 /// A snapshot of a [`Keyed`](super::Keyed) set.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
@@ -8,10 +8,10 @@ pub struct Snapshot {
     /// The name of the handle, as in events.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// Number of keys that have a policy of their own.
+    /// Number of keys with a policy of their own.
     pub keys: usize,
-    /// The largest number of such keys.
+    /// The most keys with a policy of their own.
     pub max_keys: usize,
-    /// Number of times that there was no room for a key.
+    /// Number of times that a key found the set full.
     pub overflowed: u64,
 }

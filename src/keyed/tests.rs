@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::entries::FEW;
 use super::*;
 
-/// Evictable when told so. Counts how often it is asked.
+/// A policy that is evictable on command, and counts the checks.
 #[derive(Clone)]
 struct Asked(Arc<(AtomicBool, AtomicU64)>);
 
@@ -37,7 +37,7 @@ fn no_key_judges_all_entries_in_vain() {
     assert_eq!(keyed.len() as u64, KEYS);
     let asked_so_far = asked.0.1.swap(0, Ordering::Relaxed);
     assert!(asked_so_far > 2 * KEYS, "each new key looks at some");
-    // One for each key, and the one that the others share.
+    // One for each key, and the shared one.
     assert_eq!(made.load(Ordering::Relaxed), KEYS + 1);
 
     for key in 2 * KEYS..12 * KEYS {
@@ -54,7 +54,7 @@ fn no_key_judges_all_entries_in_vain() {
 }
 
 #[test]
-fn of_a_few_entries_the_evictable_one_is_found_at_once() {
+fn in_a_small_shard_the_evictable_entry_is_found_at_once() {
     let made = Arc::new(Mutex::new(Vec::new()));
     let keep = made.clone();
     let keyed = Keyed::builder(move |_: &u64| {
@@ -68,7 +68,7 @@ fn of_a_few_entries_the_evictable_one_is_found_at_once() {
     }
     let entries = lock(&made).len() - 1;
     assert_eq!((entries, keyed.len()), (64, 64));
-    // Far from where the next look would be.
+    // Far from the entry that would be judged next.
     lock(&made)[30].0.0.store(true, Ordering::Relaxed);
     keyed.get(&100);
     assert_eq!(lock(&made).len(), 66, "it has one of its own");
@@ -86,7 +86,7 @@ fn a_tuple_is_evictable_when_all_its_policies_are() {
     assert!(!(policy(false), policy(true), policy(true)).is_evictable());
 }
 
-/// Evictable in this many seconds.
+/// A policy that is evictable in this many seconds.
 #[derive(Clone)]
 struct In(u64);
 
@@ -97,7 +97,7 @@ impl Evictable for In {
 }
 
 #[test]
-fn of_as_many_entries_as_are_few_the_nearest_is_evicted_wherever_it_is() {
+fn in_a_small_shard_the_nearest_entry_is_evicted_at_any_position() {
     for near in 0..FEW {
         let made = Arc::new(AtomicU64::new(0));
         let count = made.clone();

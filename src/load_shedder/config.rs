@@ -10,6 +10,7 @@ use super::threshold::SharedThreshold;
 use crate::base::Setup;
 use crate::blocking;
 use crate::codel::Codel;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::rng::SharedRng;
@@ -179,14 +180,14 @@ impl LoadShedderBuilder {
 impl std::fmt::Debug for LoadShedderBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadShedderBuilder")
-            .field("codel", &self.codel)
+            .field("codel", &DebugLimit(&self.codel))
             .field(
                 "signal_threshold",
                 &self.signal.as_ref().map(|(threshold, _)| threshold),
             )
             .field("max_shed", &self.max_shed)
-            .field("cool_off", &self.cool_off)
-            .field("update_interval", &self.update_interval)
+            .field("cool_off", &DebugLimit(&self.cool_off))
+            .field("update_interval", &DebugLimit(&self.update_interval))
             .field("shared_threshold", &self.shared_threshold)
             .field("setup", &self.setup)
             .finish_non_exhaustive()

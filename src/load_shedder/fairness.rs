@@ -58,13 +58,15 @@ struct Inner {
 }
 
 /// Builds a [`UserFairness`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct UserFairnessBuilder {
     max_users: usize,
     half_life: Duration,
     clock: Option<ClockHandle>,
 }
+
+crate::debug::debug_settings!(UserFairnessBuilder { clock; max_users, half_life });
 
 impl UserFairnessBuilder {
     const NAME: &'static str = "user_fairness";

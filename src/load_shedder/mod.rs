@@ -86,7 +86,7 @@ impl LoadShedder {
     }
 }
 
-/// The state of a [`LoadShedder`] at one moment. Made by [`LoadShedder::snapshot`].
+/// The state of a [`LoadShedder`] at one moment. Returned by [`LoadShedder::snapshot`].
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

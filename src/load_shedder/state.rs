@@ -16,7 +16,7 @@ const MIN_CALLS: usize = 100;
 
 /// The share of calls to shed.
 ///
-/// A signal only says whether the server is overloaded, so [`update`](Self::update) changes the share in steps.
+/// A signal shows only whether the server is overloaded, so [`update`](Self::update) changes the share in steps.
 /// Source: WeChat's DAGOR, +5 % and −1 % per window, with the cool-off of kratos aegis.
 ///
 /// A queue delay also measures by how much. See [`follow`](Self::follow).

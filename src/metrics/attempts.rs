@@ -16,11 +16,11 @@ use crate::instant::Instant;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::verdict::{ErrorClass, Health};
 
-/// Counts and times attempts. Made by [`Metrics::attempts`](super::Metrics::attempts).
+/// Counts and times attempts. Returned by [`Metrics::attempts`](super::Metrics::attempts).
 ///
-/// Each attempt that it sees is counted once, with its verdict: `success`, `transient`, `throttled`, `timeout`,
-/// `failure`, `permanent`, `ignored`, or `cancelled` if it was dropped before it ended. Rejections by layers inside
-/// are no attempts.
+/// Counts each attempt once, with its verdict: `success`, `transient`, `throttled`, `timeout`, `failure`,
+/// `permanent`, `ignored`, or `cancelled` if it was dropped before it ended. Rejections by inner layers are not
+/// attempts.
 #[derive(Clone)]
 pub struct Attempts {
     series: Arc<Series>,
@@ -35,8 +35,8 @@ impl Attempts {
         }
     }
 
-    /// Returns the layer on another clock. The default is tokio's, and that of threads without the feature `tokio`. On
-    /// the clock of the stack it shares the readings of the other layers.
+    /// Returns the layer on another clock. Default: tokio's, or without the feature `tokio` that of threads. On the
+    /// clock of the stack, it shares the readings of the other layers.
     #[must_use]
     pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
         self.clock = clock.into();
@@ -92,14 +92,14 @@ pin_project! {
     /// A run of an [`Attempts`].
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Attempting<'a, Op: Operation> {
-        // Dropped before the attempt is counted.
+        // Declared first, so that it is dropped before the attempt is counted.
         #[pin]
         attempt: Op::Attempt,
         counted: Counted<'a>,
     }
 }
 
-/// An attempt that is counted when it ends, or when this is dropped.
+/// Counts an attempt when it ends or is dropped.
 struct Counted<'a> {
     layer: &'a Attempts,
     kind: AttemptKind,

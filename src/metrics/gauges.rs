@@ -1,4 +1,4 @@
-//! Gauges, and totals, from snapshots.
+//! Gauges and totals from snapshots.
 
 use std::hash::Hash;
 
@@ -22,7 +22,7 @@ use crate::shared_rate_limiter::{SharedKeyedRateLimiter, SharedRateLimiter};
 use crate::standard::Standard;
 use crate::throttle::Throttle;
 
-/// A value of a gauge, or of a counter that the handle keeps.
+/// A value of a gauge, or of a counter kept by the handle.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reading {
     /// The name of the metric.
@@ -51,7 +51,7 @@ impl Reading {
     }
 }
 
-/// A handle whose snapshot has gauges, or totals. For [`Metrics::watch`](super::Metrics::watch).
+/// A handle whose snapshot has gauges or totals, for [`Metrics::watch`](super::Metrics::watch).
 pub trait Gauges: Send + Sync {
     /// Takes a snapshot and returns the values in it.
     fn readings(&self) -> Vec<Reading>;
@@ -91,7 +91,7 @@ gauges! {
         let mut readings = it.breaker.iter().flat_map(of_breaker).collect::<Vec<_>>();
         readings.extend(it.limiter.iter().flat_map(of_limiter));
         let budget = it.budget.iter().flat_map(of_budget);
-        // A budget of the stack's own has no name of its own.
+        // The stack's own budget has no name, so its readings get that of the stack.
         readings.extend(budget.map(|reading| Reading {
             policy: it.name,
             ..reading

@@ -74,7 +74,7 @@ struct Inner {
 impl Metrics {
     /// Returns an observer that records with the global recorder.
     ///
-    /// Install the recorder before: a series that was first used without one stays silent.
+    /// Install the recorder first: a series that was first used without one records nothing.
     pub fn new() -> Self {
         Self::of(Sink::Global)
     }
@@ -95,27 +95,27 @@ impl Metrics {
         }
     }
 
-    /// Returns a layer that counts and times attempts, under this name as label `policy`.
+    /// Returns a layer that counts and times attempts, with `name` as the label `policy`.
     ///
-    /// It stands next to the operation, directly outside the [`Classify`](crate::Classify) if there is one.
+    /// Place it directly outside the [`Classify`](crate::Classify) if there is one, otherwise innermost.
     pub fn attempts(&self, name: &'static str) -> Attempts {
         Attempts::new(Arc::new(Series::new((name, None), self.inner.sink.clone())))
     }
 
-    /// Adds a handle whose snapshot [`collect`](Self::collect) writes as gauges and totals. It is kept until the last
-    /// clone of this is dropped.
+    /// Adds a handle whose snapshot [`collect`](Self::collect) records as gauges and totals. It is kept until the
+    /// last clone of this observer is dropped.
     pub fn watch(&self, handle: impl Gauges + 'static) {
         lock(&self.inner.watched).push(Arc::new(handle));
     }
 
-    /// Writes the gauges and totals of all watched handles. Call it before each scrape, or every second.
+    /// Records the gauges and totals of all watched handles. Call it before each scrape, or every second.
     pub fn collect(&self) {
-        // Snapshots read clocks, which may be the user's code, so they are taken outside the lock.
+        // Taken outside the lock, because a snapshot reads its clock, which may be user code.
         let watched = lock(&self.inner.watched).clone();
         for reading in watched.iter().flat_map(|handle| handle.readings()) {
             let label = reading.label.as_slice();
             let key = key(reading.metric, (reading.policy, None), label);
-            // Snapshots have few totals: those that no event reports.
+            // The only totals from snapshots are those that no event reports.
             if reading.metric == LEASE_TRIPS {
                 self.inner.sink.counter(&key).absolute(reading.value as u64);
             } else {

@@ -16,10 +16,10 @@ use crate::names::{Name, Names};
 const METADATA: Metadata<'static> =
     Metadata::new("backstop", Level::INFO, Some("backstop::metrics"));
 
-/// The recorder that series are registered with.
+/// The recorder that registers the series.
 #[derive(Clone)]
 pub(super) enum Sink {
-    /// The global one.
+    /// The global recorder.
     Global,
     Own(Arc<dyn Recorder + Send + Sync>),
 }
@@ -90,8 +90,8 @@ impl<T> Lazy<T> {
         std::array::from_fn(|_| Self::new())
     }
 
-    /// Returns the handle. `register` is the recorder's code and is called outside locks; two handles of one series
-    /// count the same thing.
+    /// Returns the handle. `register` calls the recorder, which is user code, outside locks. Two handles registered
+    /// concurrently for one series share its value.
     #[inline]
     fn get(&self, register: impl FnOnce() -> T) -> &T {
         if let Some(handle) = self.0.get() {
@@ -138,7 +138,7 @@ impl VerdictLabel {
 
 const REASONS: usize = Reason::Custom as usize + 1;
 const ENDINGS: usize = 6;
-/// Reasons to stop that are not rejections.
+/// Number of reasons to stop other than rejections.
 const STOPS: usize = 8;
 
 /// The series of one policy.
@@ -153,7 +153,7 @@ pub(super) struct Series {
     rejections: [Lazy<Counter>; 2 * REASONS],
     queue_seconds: Lazy<Histogram>,
     hedges: [Lazy<Counter>; 3],
-    /// By kind of event. Only the first bucket's worth of names: kinds are few.
+    /// Counters by kind of event. The kinds are few, so the first bucket of names suffices.
     events: OnceLock<Box<Names<Counter>>>,
 }
 
@@ -183,7 +183,7 @@ impl Series {
             .record(length.as_secs_f64());
     }
 
-    /// Counts an attempt that was started and ended.
+    /// Counts an attempt that has ended.
     pub(super) fn attempt(&self, kind: AttemptKind, verdict: VerdictLabel, length: Duration) {
         let index = kind as usize * VerdictLabel::ALL.len() + verdict as usize;
         let kind = ["first", "retry", "hedge"][kind as usize];
@@ -217,7 +217,7 @@ impl Series {
                     .get(|| self.counter(RETRY_STOPS, &[("stop", stop.as_str())]))
                     .increment(1);
             }
-            // The attempt is counted by the layer `Attempts`.
+            // The layer `Attempts` counts the attempt.
             Event::RetryScheduled { .. } => {}
             Event::CircuitChanged { change, .. } => {
                 let labels = [

@@ -1,4 +1,4 @@
-//! The table of metrics: the only place that has their names.
+//! The table of metrics: the only place with their names.
 
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub struct Metric {
     /// The names of its labels. Series of layers that a call reaches through a pipeline have the label `pipeline`
     /// as well.
     pub labels: &'static [&'static str],
-    /// The description of the metric, for people.
+    /// The description of the metric.
     pub help: &'static str,
 }
 
@@ -68,7 +68,7 @@ table! {
     EVENTS "backstop_events_total" Counter ["kind"] "All other events, by kind.";
 }
 
-/// Bounds of the buckets for the histograms, in seconds, for exporters that need them: from 1 ms to 1 min.
+/// Bucket bounds for the histograms, in seconds, from 1 ms to 1 min, for exporters that need them.
 pub const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];

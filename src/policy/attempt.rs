@@ -10,7 +10,7 @@ use crate::priority::Priority;
 ///
 /// # Example
 ///
-/// Telling the server how long it has:
+/// An operation that sends the time it has to the server:
 ///
 /// ```
 /// use std::time::Duration;

@@ -17,14 +17,14 @@ use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::Error;
 use crate::sync::lock;
 
-/// Any policy for operations that return `Result<T, E>`, with its type erased: for fields and registries.
+/// A policy with its type erased, for operations that return `Result<T, E>`. For fields and registries.
 ///
-/// Its futures are `Send`. A call allocates twice, for its own future and that of the attempt, and once
-/// more for each further attempt. Cheap to clone; clones are the same policy.
+/// Its futures are `Send`. A call allocates twice, for its own future and for that of the attempt, and once more for
+/// each further attempt. Cheap to clone; clones are the same policy.
 ///
-/// It has the calls as methods of its own, and is no element of a tuple.
+/// Calls are inherent methods, and it cannot be an element of a tuple.
 ///
-/// Code that is generic over the policies it boxes asks for [`Boxable<T, E>`](Boxable):
+/// Code that is generic over the policies it boxes needs the bound [`Boxable<T, E>`](Boxable):
 ///
 /// ```
 /// use backstop::BoxPolicy;
@@ -108,8 +108,8 @@ impl<T: 'static, E: 'static> BoxPolicy<T, E> {
         run.await.result
     }
 
-    /// Like [`Policy::call_once`](super::Policy::call_once), for any policy: the type does not say which of them
-    /// attempt more than once. The call is not [repeatable](super::CallOptions::repeatable), so a retry inside
+    /// Like [`Policy::call_once`](super::Policy::call_once), for any policy, because the type does not show whether
+    /// it attempts more than once. The call is not [repeatable](super::CallOptions::repeatable), so a retry inside
     /// repeats it only if it was rejected before it started, and a hedge makes no copy.
     ///
     /// # Errors
@@ -246,7 +246,7 @@ where
     for<'a, 'b> &'a P: Run<BoxOperation<'b, T, E>, Future: Send>,
 {
     fn run<'a>(&'a self, op: BoxOperation<'a, T, E>, cx: Context) -> BoxFuture<'a, Outcome<T, E>> {
-        // Lazily: deadlines that are in force while a future is polled hold for its start as well.
+        // Starts the call when the future is polled, so that a deadline in force then applies to all of it.
         Box::pin(async move { Run::run(self, op, cx).await })
     }
 }
@@ -254,7 +254,7 @@ where
 /// An operation whose attempts are boxed: that of a [`BoxPolicy`].
 pub struct BoxOperation<'a, T, E>(&'a Source<Parts<'a, T, E>>);
 
-/// Makes attempts, and takes the errors that the caller does not see.
+/// Makes attempts, and receives errors that the caller does not see.
 pub(super) struct Parts<'a, T, E> {
     attempt: &'a Attempts<'a, T, E>,
     discard: Option<&'a Discards<'a, E>>,

@@ -37,7 +37,7 @@ impl<F> Source<F> {
         &self.closure
     }
 
-    /// Counts an attempt. Returns the closure, which makes it.
+    /// Counts an attempt. Returns the closure to call for it.
     #[inline(always)]
     pub(super) fn start(&self) -> &F {
         self.attempts.start();
@@ -51,7 +51,7 @@ macro_rules! operations {
         $(#[$doc])*
         pub struct $name<'a, F>(pub(super) &'a Source<$source>);
 
-        // Derived, these would ask for `F: Copy`.
+        // Derived implementations would require `F: Copy`.
         impl<F> Clone for $name<'_, F> {
             #[inline(always)]
             fn clone(&self) -> Self {
@@ -81,7 +81,7 @@ operations! {
     CallBlocking of F;
 }
 
-/// The parts that are the same for all closures.
+/// Defines the parts that are equal for all closures.
 macro_rules! of_a_closure {
     () => {
         type Value = T;
@@ -183,7 +183,7 @@ where
 }
 
 pin_project! {
-    /// An attempt: the closure's future, whose result gets the verdict that it has without a classifier.
+    /// An attempt: the closure's future, whose result gets the default verdict.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Attempting<Fut> {
@@ -213,7 +213,7 @@ pin_project! {
     #[derive(Debug)]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct AttemptingOnce<Fut> {
-        // `None`: a policy that claims to be `AtMostOnce` made a second attempt.
+        // `None` for a second attempt, by a policy that wrongly claims to be `AtMostOnce`.
         #[pin]
         attempt: Option<Attempting<Fut>>,
     }
@@ -278,8 +278,7 @@ impl<T, E, Fut: Future<Output = Result<T, Classified<E>>>> Future for Attempting
     }
 }
 
-/// An attempt that is an ordinary closure. It runs when it is polled, so that it has the deadline that is
-/// in force then.
+/// An attempt that calls an ordinary closure. It runs when polled, so that the deadline in force then applies.
 pub struct AttemptingBlocking<'a, F> {
     closure: &'a F,
 }

@@ -16,28 +16,27 @@ use super::report::{Notes, Report, Reported};
 use crate::clock::{BlockingClock, blocking};
 use crate::error::Error;
 
-/// A rule about how an operation is run, as its users see it. [`Run`] is the rule itself.
+/// A rule about how an operation is run, from the user's perspective. [`Run`] is the rule itself.
 ///
 /// The trait has no type parameters: `(Timeout, Retry)` is a type to put into a struct field, and is a
 /// policy for operations of every value and error.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of a call, at any await, gives back every permit, token and place that the
-/// call holds. The operation's own future is dropped first.
+/// Dropping the future of a call, at any await, releases every permit, token, and place in a queue that the call
+/// holds. The operation's own future is dropped first.
 ///
 /// # Panics
 ///
-/// Policies do not panic, except that tokio's timers need its runtime
-/// ([`TokioClock`](crate::TokioClock)). A panic of the operation passes through, and what the call
-/// holds is given back as on a drop.
+/// Policies do not panic, except that tokio's timers need its runtime ([`TokioClock`](crate::TokioClock)). A panic of
+/// the operation propagates, and everything that the call holds is released as on a drop.
 pub trait Policy {
     /// Calls `op` under this rule, once for each attempt. Nothing happens before the first poll.
     ///
     /// # Errors
     ///
-    /// [`Error::Operation`] with the operation's own error, that of the last attempt. Any other
-    /// variant when a policy stepped in.
+    /// [`Error::Operation`] with the operation's own error, that of the last attempt. Another variant if a policy
+    /// intervened.
     fn call<'s, F, Fut, T, E>(&'s self, op: F) -> impl Future<Output = Result<T, Error<E>>>
     where
         F: Fn() -> Fut,
@@ -51,8 +50,7 @@ pub trait Policy {
         }
     }
 
-    /// Like [`call`](Self::call), but `op` learns which attempt it is, how long it has left, and
-    /// whether it is a hedge.
+    /// Like [`call`](Self::call), but passes `op` its attempt number, the time left, and whether it is a hedge.
     ///
     /// # Errors
     ///
@@ -70,8 +68,8 @@ pub trait Policy {
         }
     }
 
-    /// Like [`call`](Self::call), for an operation that can run only once, such as one that sends a body it
-    /// owns. For stacks whose policies attempt [at most once](AtMostOnce).
+    /// Like [`call`](Self::call), for an operation that can run only once, such as one that sends a body it owns. For
+    /// stacks whose policies attempt [at most once](AtMostOnce).
     ///
     /// A stack with a retry does not compile here:
     ///
@@ -103,8 +101,7 @@ pub trait Policy {
         }
     }
 
-    /// Like [`call`](Self::call), for an operation that says itself what its errors mean, whatever their
-    /// type.
+    /// Like [`call`](Self::call), for an operation that classifies its own errors, of whatever type.
     ///
     /// # Example
     ///
@@ -146,8 +143,8 @@ pub trait Policy {
         }
     }
 
-    /// Like [`call`](Self::call), but the result comes with the number of attempts, the time taken, and the
-    /// errors on the way to it.
+    /// Like [`call`](Self::call), but also returns the number of attempts, the time taken, and errors that the result
+    /// does not show.
     ///
     /// Reads the policy's [`clock`](Describe::clock) at the start and at the end.
     fn call_reported<'s, F, Fut, T, E>(&'s self, op: F) -> impl Future<Output = Report<T, E>>
@@ -172,13 +169,12 @@ pub trait Policy {
         }
     }
 
-    /// Like [`call`](Self::call) for programs without a runtime: `op` is an ordinary closure, and
-    /// waits park the thread.
+    /// Like [`call`](Self::call), for programs without a runtime: `op` is an ordinary closure, and waits park the
+    /// thread.
     ///
-    /// The same policies serve both: inside, tokio's clocks park the thread as well. A closure
-    /// cannot be cut off, so a timeout only keeps late attempts from starting. Real time passes,
-    /// also where tokio's clock is paused. Calls nest, and `op`, hooks, classifiers and observers may run
-    /// a runtime of their own.
+    /// The same policies serve both: inside, tokio's clocks park the thread too. A closure cannot be cut off, so a
+    /// timeout only keeps late attempts from starting. Real time passes, even where tokio's clock is paused. Calls
+    /// may be nested, and `op`, hooks, classifiers, and observers may run a runtime of their own.
     ///
     /// Inside an async program use `spawn_blocking` around it. On a
     /// [`ManualClock`](crate::ManualClock) a wait ends when another thread moves it; for a test in one
@@ -193,14 +189,14 @@ pub trait Policy {
         for<'b> &'s Self: Run<CallBlocking<'b, F>>,
     {
         let source = Source::new(op);
-        // Lazily: deadlines that are in force while a future is polled hold for its start as well.
+        // Started when it is polled, so that a deadline in force then applies to all of it.
         let call = async { self.run(CallBlocking(&source), Context::new()).await.result };
         blocking::block_on(call)
     }
 }
 
-/// A policy that starts the operation at most once for each call. Such stacks take operations that can
-/// run only once ([`Policy::call_once`]).
+/// A policy that starts the operation at most once per call. Such stacks accept operations that can run only once
+/// ([`Policy::call_once`]).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` may attempt an operation more than once",
     note = "`call_once` needs policies that attempt at most once; use `call` with a closure that can run again"

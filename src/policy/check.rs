@@ -54,10 +54,10 @@ pub(super) fn warnings(policy: &impl Describe) -> Vec<OrderWarning> {
     found
 }
 
-/// Compares each clock with that of the nearest layer outside that has one.
+/// Compares each clock with the nearest clock outside it.
 fn clock_warnings(layers: &[LayerKind], clocks: &[Option<ClockHandle>]) -> Vec<OrderWarning> {
     if layers.len() != clocks.len() {
-        // A policy of the user's says how many layers it has, but not on which clocks they are.
+        // A user's policy may describe more layers than clocks, so their positions are unknown.
         return Vec::new();
     }
     let clocks = clocks.iter().enumerate();
@@ -77,7 +77,7 @@ fn clock_warnings(layers: &[LayerKind], clocks: &[Option<ClockHandle>]) -> Vec<O
     found
 }
 
-/// Applies the rules to each layer, and to each pair of layers, the outer one first.
+/// Applies the rules to each layer, and to each pair of an outer and an inner layer.
 fn order_warnings(layers: &[LayerKind]) -> Vec<OrderWarning> {
     let mut found = Vec::new();
     for (outer, &outside) in layers.iter().enumerate() {
@@ -97,7 +97,7 @@ fn order_warnings(layers: &[LayerKind]) -> Vec<OrderWarning> {
     found
 }
 
-/// Checks the position of `layer` inside the layers `outside`, and returns the mistakes.
+/// Returns the mistake of a layer with these layers outside it, if any.
 fn alone(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
     match layer {
         LayerKind::Classify if !outside.iter().any(|layer| layer.reads_verdicts()) => Some(
@@ -108,7 +108,8 @@ fn alone(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
     }
 }
 
-/// Checks the pair of `outside` and `inside`, with the layers `between` them and `inward` of both.
+/// Returns the mistake of the pair `outside` and `inside`, if any. `between` and `inward` are the layers between and
+/// inside them.
 fn mistake(
     outside: LayerKind,
     between: &[LayerKind],
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_total_has_time_for_two_attempts_where_a_retry_stands_between() {
+    fn a_total_timeout_around_a_retry_has_time_for_two_attempts() {
         let (outer, inner, text) = only(&[timeout(3), RETRY, BREAKER, timeout(2)]);
         assert_eq!((outer, inner), (0, 3));
         assert!(
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_breaker_without_a_timeout_inside_never_sees_one() {
+    fn a_breaker_without_a_timeout_inside_is_reported() {
         for layers in [
             &[timeout(9), RETRY, BREAKER][..],
             &[

@@ -1,4 +1,4 @@
-//! Classifiers: policies that give results their verdicts.
+//! Classifiers: policies that assign verdicts to results.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,11 +17,11 @@ use crate::error::Error;
 use crate::keyed::stateless;
 use crate::verdict::Verdict;
 
-/// Gives results their verdicts, for all layers outside it in the stack.
+/// Assigns verdicts to results, for all layers outside it in the stack.
 ///
 /// It is a policy that runs the operation and replaces the verdict on the way out. Usually it is the
-/// innermost element of the tuple; a second one further out makes, say, the retry and the breaker
-/// see different things. Without any, `Ok` is a success and `Err` is transient.
+/// innermost element of the tuple. With a second one further out, for example, the retry and the breaker
+/// see different verdicts. Without any, `Ok` is a success and `Err` is transient.
 ///
 /// # Example
 ///
@@ -51,19 +51,19 @@ use crate::verdict::Verdict;
 ///
 /// # In a struct field
 ///
-/// Its type has the closure's type in it. A function pointer gives it a name:
+/// Its type contains the closure's type. A function pointer makes it nameable:
 /// `Classify<fn(Result<&Response, &Error<HttpError>>) -> Verdict>`, or
-/// `ClassifyErrors<fn(&HttpError) -> Verdict>`. An error with a lifetime in it needs one that holds for any:
-/// `ClassifyErrors<for<'a, 'b> fn(&'a Box<dyn Error + Send + Sync + 'b>) -> Verdict>`, also in the `as` of the
-/// function that it is made of.
+/// `ClassifyErrors<fn(&HttpError) -> Verdict>`. For an error with a lifetime, the function must accept any:
+/// `ClassifyErrors<for<'a, 'b> fn(&'a Box<dyn Error + Send + Sync + 'b>) -> Verdict>`, also in the cast of
+/// the function.
 ///
 /// # In spawned tasks
 ///
-/// The closure's type names the value or the error type. If that one has a lifetime in it, such as
+/// The closure's type names the value or the error type. If that type has a lifetime, such as
 /// `Box<dyn Error + Send + Sync>` or `&'static str`, a call through an inline closure does not compile
 /// inside `tokio::spawn` or an axum handler ("one type is more general than the other"). There are three
-/// cures: an error type of your own; [`call_classified`](super::Policy::call_classified), where the
-/// operation's error brings its verdict; or a classifier for any lifetime, bound by `let` or an `fn`:
+/// solutions: an error type of your own; [`call_classified`](super::Policy::call_classified), where the
+/// operation's error carries its verdict; or a classifier for any lifetime, bound by `let` or an `fn`:
 ///
 /// ```
 /// use std::error::Error as StdError;
@@ -89,19 +89,19 @@ pub struct Classify<F> {
     verdict_of: F,
 }
 
-/// Gives results their verdicts, depending on the attempt. Made by [`Classify::by_attempt`].
+/// Assigns verdicts to results, depending on the attempt. Returned by [`Classify::by_attempt`].
 #[derive(Clone, Copy)]
 pub struct ClassifyAttempts<F> {
     verdict_of: F,
 }
 
-/// Gives the operation's own errors their verdicts. Made by [`Classify::errors`].
+/// Assigns verdicts to the operation's own errors. Returned by [`Classify::errors`].
 #[derive(Clone, Copy)]
 pub struct ClassifyErrors<F> {
     verdict_of: F,
 }
 
-/// Decides which of the operation's own errors are retried. Made by [`Classify::retry_if`].
+/// Decides which of the operation's own errors are retried. Returned by [`Classify::retry_if`].
 #[derive(Clone, Copy)]
 pub struct RetryIf<F> {
     retry: F,
@@ -113,8 +113,7 @@ stateless!(ClassifyErrors<F>);
 stateless!(RetryIf<F>);
 
 impl<F> Classify<F> {
-    /// Asks `verdict_of` about every result that comes from inside, values, timeouts, and rejections
-    /// included.
+    /// Calls `verdict_of` with every result from inside, including values, timeouts, and rejections.
     ///
     /// [`Verdict::default_for`] is the verdict without a classifier.
     pub const fn by<T, E>(verdict_of: F) -> Self
@@ -124,7 +123,7 @@ impl<F> Classify<F> {
         Self { verdict_of }
     }
 
-    /// Like [`by`](Self::by), with the attempt that had the result: its number, and the time it had left.
+    /// Like [`by`](Self::by), but also passes the attempt: its number, and the time it had left.
     ///
     /// # Example
     ///
@@ -152,7 +151,7 @@ impl<F> Classify<F> {
         ClassifyAttempts { verdict_of }
     }
 
-    /// Asks `verdict_of` about the operation's own errors and leaves all other verdicts alone.
+    /// Calls `verdict_of` with the operation's own errors, and keeps all other verdicts.
     pub const fn errors<E>(verdict_of: F) -> ClassifyErrors<F>
     where
         F: Fn(&E) -> Verdict,
@@ -160,8 +159,8 @@ impl<F> Classify<F> {
         ClassifyErrors { verdict_of }
     }
 
-    /// Asks `retry` whether an error of the operation is worth another attempt. What the error says
-    /// about the health of the dependency stays as it is: without another classifier, unhealthy.
+    /// Calls `retry` to decide whether an error of the operation is worth another attempt. The health in the verdict
+    /// stays: without another classifier, unhealthy.
     ///
     /// # Example
     ///

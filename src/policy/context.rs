@@ -12,12 +12,12 @@ use crate::priority::Priority;
 ///
 /// # Reading the time
 ///
-/// Layers share clock readings through it: [`now`](Self::now) reads the clock only when no layer
-/// before has. A layer that has waited passes on a fresh reading ([`refresh`](Self::refresh)), so
-/// the reading a layer receives is current.
+/// Layers share clock readings through it: [`now`](Self::now) reads the clock only if no earlier layer has. A layer
+/// that has waited passes on a new reading ([`refresh`](Self::refresh)), so the reading that a layer receives is
+/// current.
 ///
-/// Layers may be on different clocks. The times inside are then carried over to the clock of the
-/// layer that asks: what matters is how much time is left, not where a clock began to count.
+/// Layers may be on different clocks. Times are converted to the clock of the layer that asks, which preserves how
+/// much time is left.
 #[derive(Clone, Copy)]
 pub struct Context {
     /// The clock that `start`, `now` and `deadline` are on.
@@ -25,24 +25,24 @@ pub struct Context {
     start: Instant,
     now: Instant,
     deadline: Instant,
-    // Whole words: narrow fields are stored one by one and loaded together, which stalls.
+    // Fields are whole words: narrow fields are stored one by one and loaded together, which stalls.
     /// The attempt, and the cost in the upper half.
     numbers: u64,
-    /// The priority, the flags below, and from bit [`BUDGETS`](Self::BUDGETS) the budgets that have counted
-    /// the call.
+    /// The priority, the flags below, and from bit [`BUDGETS`](Self::BUDGETS) on the budgets that have counted the
+    /// call.
     traits: u64,
     /// The endpoint that the attempt goes to; zero if none was picked.
     endpoint: u64,
 }
 
 impl Context {
-    /// A further copy of an attempt that still runs.
+    /// Set on a further copy of an attempt that still runs.
     const HEDGE: u64 = 1 << 16;
-    /// Must not be repeated once it may have been executed.
+    /// Set if the call must not be repeated once it may have been executed.
     const ONCE: u64 = 1 << 17;
-    /// Cannot be repeated, whether it was executed or not.
+    /// Set if the call cannot be repeated, whether it was executed or not.
     const SPENT: u64 = 1 << 18;
-    /// A probe of a circuit that is half-open.
+    /// Set on a probe of a half-open circuit.
     const PROBE: u64 = 1 << 19;
     /// Shift of the numbers of the last three budgets that have counted the call.
     const BUDGETS: u32 = 64 - 3 * BudgetNumber::BITS;
@@ -60,8 +60,8 @@ impl Context {
         }
     }
 
-    /// Returns the current time on `clock`: the last reading if a layer outside has read the same clock, and a
-    /// new one otherwise.
+    /// Returns the current time on `clock`: the last reading if an outer layer has read the same clock, otherwise a
+    /// new one.
     #[inline(always)]
     pub fn now(&mut self, clock: &ClockHandle) -> Instant {
         if self.clock != clock.id() {
@@ -88,7 +88,7 @@ impl Context {
         }
     }
 
-    /// Moves all times to `clock`, which reads `now`, keeping their distances from the current time.
+    /// Moves all times to `clock`, keeping their distances from the current time. `now` is a reading of `clock`.
     ///
     /// Always inlined, and the cold part takes single words: a context whose address is never taken stays in
     /// registers on its way inwards. In memory its copies cost a layer 6 ns, half of its total cost.
@@ -132,8 +132,7 @@ impl Context {
         self.deadline = self.deadline.min(at);
     }
 
-    /// Like [`tighten`](Self::tighten) on the clock that was read last. Returns the deadline before
-    /// and after.
+    /// Like [`tighten`](Self::tighten), on the clock that was read last. Returns the deadline before and after.
     #[inline]
     pub(crate) fn tighten_here(&mut self, at: Instant) -> (Instant, Instant) {
         let before = self.deadline;
@@ -158,7 +157,7 @@ impl Context {
         self.traits & Self::HEDGE != 0
     }
 
-    /// Returns the context of a further copy of an attempt, or of the attempt itself.
+    /// Returns the context with the hedge flag set or cleared.
     #[must_use]
     pub const fn with_hedge(self, hedge: bool) -> Self {
         self.with_trait(Self::HEDGE, hedge)
@@ -170,26 +169,26 @@ impl Context {
         self.traits & Self::ONCE == 0
     }
 
-    /// Returns the context of an operation that may, or may not, be repeated.
+    /// Returns the context with the idempotent flag set or cleared.
     #[must_use]
     pub const fn with_idempotent(self, idempotent: bool) -> Self {
         self.with_trait(Self::ONCE, !idempotent)
     }
 
-    /// Returns whether the operation can be run again at all. `false` for one that consumes what it sends, such
-    /// as a streamed request body: then no policy makes a second attempt.
+    /// Returns whether the operation can be run again at all. `false` for one that consumes what it sends, such as a
+    /// streamed request body. Then no policy makes a second attempt.
     pub const fn is_repeatable(&self) -> bool {
         self.traits & Self::SPENT == 0
     }
 
-    /// Returns the context of an operation that can, or cannot, be run again.
+    /// Returns the context with the repeatable flag set or cleared.
     #[must_use]
     pub const fn with_repeatable(self, repeatable: bool) -> Self {
         self.with_trait(Self::SPENT, !repeatable)
     }
 
-    /// Returns whether the call is a probe of a half-open circuit outside, whose result shows whether the
-    /// dependency has recovered. A probe is not hedged.
+    /// Returns whether the call is a probe of an outer half-open circuit, whose result shows whether the dependency
+    /// has recovered. A probe is not hedged.
     pub const fn is_probe(&self) -> bool {
         self.traits & Self::PROBE != 0
     }
@@ -222,7 +221,7 @@ impl Context {
         self
     }
 
-    /// Returns how important the call is to load shedders and priority queues.
+    /// Returns the priority of the call for load shedders and priority queues.
     pub const fn priority(&self) -> Priority {
         Priority(self.traits as u16)
     }
@@ -234,7 +233,7 @@ impl Context {
         self
     }
 
-    /// Returns how many units of a rate limit or a weighted bulkhead the call takes. The default is 1.
+    /// Returns the cost of the call in units of a rate limit or a weighted bulkhead. The default is 1.
     pub const fn cost(&self) -> u32 {
         (self.numbers >> 32) as u32
     }
@@ -258,7 +257,7 @@ impl Context {
         self.endpoint = endpoint;
     }
 
-    /// Saves the context while an attempt runs, for a layer on `clock`.
+    /// Saves the context while an attempt runs. For a layer on `clock`.
     #[inline(always)]
     pub(crate) fn save(mut self, clock: &ClockHandle) -> SavedContext {
         if self.clock == ClockId::NONE {
@@ -312,14 +311,14 @@ pub struct SavedContext {
 }
 
 impl SavedContext {
-    /// No layer had read a clock.
+    /// Set if no layer had read a clock.
     const UNREAD: u64 = 1 << 20;
 
     pub(crate) const fn attempt(&self) -> u32 {
         self.numbers as u32
     }
 
-    /// Returns the context on `clock`, which reads `now`. It is the clock that the context was saved on.
+    /// Restores the context. `now` is a reading of `clock`, on which the context was saved.
     pub(crate) fn restore(self, clock: &ClockHandle, now: Instant) -> Context {
         let is_unread = self.traits & Self::UNREAD != 0;
         let mut cx = Context {
@@ -365,7 +364,7 @@ impl BudgetNumber {
     }
 }
 
-/// Returns the deadline on `clock`, which reads `now`, as far away as it was `then`.
+/// Returns the deadline on `clock`, with the time left that it had `then`. `now` is a reading of `clock`.
 #[cold]
 #[inline(never)]
 fn carry_over(
@@ -379,8 +378,7 @@ fn carry_over(
         Instant::FAR_FUTURE => deadline,
         deadline => now + deadline.saturating_duration_since(then),
     };
-    // A clock that was read before has seen the deadline that the call inherits, unless one of the two
-    // is a clock of its own.
+    // If a clock was read before, it has seen the inherited deadline, unless one of the two is a user's clock.
     if from.handle().is_some() && clock.id().handle().is_some() {
         moved
     } else {

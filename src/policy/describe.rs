@@ -15,7 +15,7 @@ use crate::clock::ClockHandle;
     note = "add `impl Describe for YourPolicy {{}}` to a policy of your own"
 )]
 pub trait Describe {
-    /// Returns the clock that this policy reads, if it reads one; the outermost one of a stack.
+    /// Returns the clock that this policy reads, if any. For a stack, the outermost one.
     fn clock(&self) -> Option<ClockHandle> {
         None
     }
@@ -25,8 +25,8 @@ pub trait Describe {
         layers.push(LayerKind::Other);
     }
 
-    /// Adds the clock of each layer, in the order of [`describe`](Self::describe). A policy that passes
-    /// `describe` on to others passes this on too.
+    /// Adds the clock of each layer, in the order of [`describe`](Self::describe). A policy that forwards `describe`
+    /// to inner policies must forward this too.
     fn clocks(&self, clocks: &mut Vec<Option<ClockHandle>>) {
         clocks.push(self.clock());
     }
@@ -36,28 +36,28 @@ pub trait Describe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerKind {
-    /// A timeout; its limit, when it is the same for every call.
+    /// A timeout.
     Timeout {
-        /// The limit, if fixed.
+        /// The limit, if it is the same for every call.
         limit: Option<Duration>,
     },
     /// A retry.
     Retry {
-        /// Attempts in total.
+        /// The number of attempts, including the first.
         max_attempts: u32,
     },
     /// A circuit breaker.
     CircuitBreaker,
     /// A bulkhead.
     Bulkhead {
-        /// Whether an algorithm finds the limit from latencies.
+        /// Whether an algorithm adapts the limit.
         adaptive: bool,
     },
     /// A client-side throttle.
     Throttle,
     /// A load shedder.
     LoadShedder {
-        /// Whether it sheds by queue delay, and not by a signal.
+        /// Whether it sheds by queue delay instead of a signal.
         queue_delay: bool,
     },
     /// A classifier.
@@ -83,7 +83,7 @@ pub enum LayerKind {
 }
 
 impl LayerKind {
-    /// Returns whether the layer decides by the verdicts of the layers inside it. One of an unknown kind may.
+    /// Returns whether the layer may decide by the verdicts of inner layers.
     pub(super) const fn reads_verdicts(&self) -> bool {
         match self {
             Self::Retry { .. }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The future of a policy that takes one of two ways.
+    /// The future of a policy that runs one of two.
     #[project = EitherProj]
     #[derive(Debug)]
     #[must_use = "futures do nothing unless you `.await` or poll them"]

@@ -1,4 +1,4 @@
-//! Policies of one's own that decide before a call and look at its result.
+//! User policies that decide before a call and inspect its result.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::clock::ClockHandle;
 use crate::error::Rejected;
 use crate::event::{Event, Observer};
 
-/// Decides before a call and inspects its result. [`Guarded`] makes a policy of it, without allocations.
+/// Decides before a call and inspects its result. [`Guarded`] turns it into a policy, without allocations.
 ///
 /// # Example
 ///
@@ -50,8 +50,8 @@ use crate::event::{Event, Observer};
 /// assert_eq!(guarded.0.failures.into_inner(), 1);
 /// ```
 pub trait Guard {
-    /// The permit that an admitted call holds while it runs. Dropped without [`exit`](Self::exit) when the call is
-    /// cancelled or panics, so a permit that must be given back has a `Drop`.
+    /// The permit that an admitted call holds while it runs. If the call is cancelled or panics, it is dropped
+    /// without [`exit`](Self::exit), so a permit that must be released needs a `Drop`.
     type Permit;
 
     /// Decides whether a call may run. It may change the context, for example tighten its deadline.
@@ -64,7 +64,7 @@ pub trait Guard {
     /// Inspects the outcome of a call, and may change it. The operation has been dropped before.
     fn exit<T, E>(&self, permit: Self::Permit, outcome: &mut Outcome<T, E>);
 
-    /// Returns the clock that the guard reads, if it reads one.
+    /// Returns the clock that the guard reads, if any.
     fn clock(&self) -> Option<ClockHandle> {
         None
     }

@@ -1,8 +1,8 @@
-//! Layers that admit calls: enter, perhaps wait, run, exit.
+//! Layers that admit calls: enter, possibly wait, run, exit.
 //!
-//! The mechanism of limiters, bulkheads, breakers, throttles and shedders, and of [`Guard`](super::Guard).
-//! A layer says how a call enters ([`Gate`]), how it waits if it cannot enter at once ([`Entrance`]), and
-//! what it holds while it runs ([`Permit`]).
+//! The mechanism of limiters, bulkheads, breakers, throttles, shedders, and of [`Guard`](super::Guard). A layer
+//! defines how a call enters ([`Gate`]), how it waits if it cannot enter at once ([`Entrance`]), and what it holds
+//! while it runs ([`Permit`]).
 
 use std::fmt;
 use std::future::Future;
@@ -20,9 +20,9 @@ use crate::error::Rejected;
 use crate::event::{Listener, Observer};
 use crate::sync::cold_path;
 
-/// A layer that admits calls, as a reference.
+/// A layer that admits calls, passed by reference.
 pub trait Gate: Copy {
-    /// The result of [`enter`](Self::enter) for an admitted call, from which its permit is made: a few words.
+    /// The result of [`enter`](Self::enter) for an admitted call, from which its permit is created: a few words.
     type Ticket;
 
     /// The permit of a running call.
@@ -33,7 +33,7 @@ pub trait Gate: Copy {
 
     /// Admits the call, rejects it, or lets it wait.
     ///
-    /// Implementations are inlined, and pass on copies of the context: its address must not escape (see
+    /// Implementations are inlined, and pass on copies of the context, whose address must not escape (see
     /// `Context::move_to`).
     fn enter(
         self,
@@ -41,9 +41,9 @@ pub trait Gate: Copy {
         observer: Option<&dyn Observer>,
     ) -> Entered<Self::Ticket, Self::Entrance>;
 
-    /// Makes the permit of an admitted call, once its attempt has been made: a permit that is made earlier
-    /// is moved while its stores are in the store buffer, which costs more than the rest of the layer. If making the
-    /// attempt panics, the permit counts as one of a call that panicked.
+    /// Creates the permit of an admitted call, once its attempt has been created. A permit created earlier is moved
+    /// while its stores are in the store buffer, which costs more than the rest of the layer. If creating the attempt
+    /// panics, the permit counts as one of a call that panicked.
     fn permit(self, ticket: Self::Ticket) -> Self::Permit;
 }
 
@@ -53,14 +53,14 @@ pub trait Permit: Sized {
     #[inline(always)]
     fn panicked(&mut self) {}
 
-    /// Takes the permit out of the future, which holds none afterwards.
+    /// Moves the permit out of the future, which then holds none.
     fn take(&mut self) -> Self;
 
     /// Ends a call with its outcome. The attempt has been dropped by then.
     fn exit<T, E>(self, outcome: Outcome<T, E>, observer: Option<&dyn Observer>) -> Outcome<T, E>;
 }
 
-/// Holds nothing.
+/// A permit that holds nothing.
 impl Permit for () {
     #[inline(always)]
     fn take(&mut self) {}
@@ -73,11 +73,10 @@ impl Permit for () {
 
 /// The wait of a call that was not admitted at once.
 pub trait Entrance {
-    /// The event that it waits for.
+    /// The type of the permit after admission.
     type Permit;
 
-    /// Waits. After admission, the context has the current time on the layer's clock if a layer inside may
-    /// read it, which `reads_time` says.
+    /// Waits. If `reads_time`, the context has the current time on the layer's clock after admission.
     fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context,
@@ -87,7 +86,7 @@ pub trait Entrance {
     ) -> Poll<Result<Self::Permit, Rejected>>;
 }
 
-/// The entrance of layers where no call waits.
+/// The wait of a layer in which no call waits.
 #[derive(Debug)]
 pub struct NoWait<P> {
     never: std::convert::Infallible,
@@ -126,8 +125,7 @@ pub(crate) fn run<G: Gate, Op: Operation>(
     op: Op,
     mut cx: Context,
 ) -> GuardedFuture<G, Op> {
-    // Each end makes a future of its own: in one that all share, the fields of the others are written
-    // too.
+    // Each branch returns a future of its own: a shared one would write the fields of the other branches too.
     match gate.enter(&mut cx, op.listener().observer()) {
         Entered::Admitted(ticket) => {
             let starting = Starting {
@@ -152,10 +150,10 @@ pub(crate) fn run<G: Gate, Op: Operation>(
     }
 }
 
-/// An admitted call whose attempt is being made.
+/// An admitted call whose attempt is being created.
 struct Starting<G: Gate> {
     gate: G,
-    /// `None` once there is a permit.
+    /// `None` once the permit exists.
     ticket: Option<G::Ticket>,
 }
 
@@ -179,7 +177,7 @@ impl<G: Gate> Drop for Starting<G> {
 pin_project! {
     /// A call behind a gate.
     ///
-    /// The enum itself, and not a struct around it, is the future of a run: a struct cost a breaker 3 ns.
+    /// The enum itself is the future of a run; a struct around it cost a breaker 3 ns.
     #[project = GuardedProj]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub enum GuardedFuture<G: Gate, Op: Operation> {
@@ -192,15 +190,15 @@ pin_project! {
             cx: Context,
             op: Op,
         },
-        /// Admitted.
+        /// The call was admitted.
         Running {
-            // Dropped before the permit.
+            // Declared first, so that it is dropped before the permit.
             #[pin]
             attempt: Op::Attempt,
             permit: G::Permit,
             listener: Op::Listener,
         },
-        /// Over.
+        /// The call has ended.
         Finished,
     }
 }
@@ -223,7 +221,7 @@ impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
                 let outcome = ready!(polled);
                 let listener = *listener;
                 let permit = permit.take();
-                // Drops the attempt before the permit is released: the next call must not run alongside it.
+                // Drops the attempt before the permit is released, so that the next call does not run alongside it.
                 self.set(Self::Finished);
                 return Poll::Ready(permit.exit(outcome, listener.observer()).handed_on());
             }
@@ -237,8 +235,7 @@ impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
 impl<G: Gate, Op: Operation> GuardedFuture<G, Op> {
     /// Waits until the call may run, and starts it.
     ///
-    /// Out of line: the attempt inside would be part of the code twice, and of that of the layer outside
-    /// four times.
+    /// Out of line: inlined, the code of the attempt would be duplicated here and quadrupled in the layer outside.
     #[cold]
     #[inline(never)]
     fn poll_entrance(

@@ -1,4 +1,4 @@
-//! Looking at errors.
+//! Inspecting errors.
 
 use std::fmt;
 use std::future::Future;
@@ -16,13 +16,13 @@ use super::outcome::Outcome;
 use crate::blocking;
 use crate::error::Error;
 
-/// Looks at the operation's errors on their way out, and changes nothing.
+/// Passes the operation's errors to a function on their way out, and changes nothing.
 ///
-/// Its position decides what it sees: inside a retry every attempt, outside of it the last one. It
-/// sees an attempt number, so it can tell them apart.
+/// Its position decides what it sees: inside a retry every attempt, outside of it the last one. The attempt number
+/// distinguishes them.
 ///
-/// Its type has a closure's type in it. What [`Classify`](super::Classify) says about types with
-/// lifetimes holds for it too.
+/// Its type contains the closure's type, so the notes of [`Classify`](super::Classify) about types with lifetimes
+/// apply.
 ///
 /// # Example
 ///

@@ -28,24 +28,24 @@ pub trait Operation: Copy {
     /// The observer of the calls of this operation; `()` for none, which costs nothing.
     type Listener: Listener;
 
-    /// Whether an attempt may read the times in its context. If not, a layer that has waited need not
-    /// read the clock for it.
+    /// Whether an attempt may read the times in its context. If not, a layer that has waited need not read the clock
+    /// for it.
     const READS_TIME: bool = true;
 
-    /// Starts one attempt. It may begin at once, so poll the future soon, or drop it.
+    /// Starts one attempt. The attempt may begin at once, so poll the future soon, or drop it.
     fn attempt(self, cx: Context) -> Self::Attempt;
 
     /// Returns the observer of this call. A policy that wraps the operation passes it on.
     fn listener(self) -> Self::Listener;
 
-    /// Returns how many attempts of the innermost operation were started in this call. Zero if it does
-    /// not count them; the closures of [`Policy`](super::Policy) do.
+    /// Returns the number of attempts of the innermost operation in this call. Zero if the operation does not count
+    /// them; the closures of [`Policy`](super::Policy) do.
     fn started(self) -> u32 {
         0
     }
 
-    /// Returns the endpoints that this call has tried. None if the operation does not keep them; the
-    /// closures of [`Policy`](super::Policy) do.
+    /// Returns the endpoints that this call has tried. Empty if the operation does not keep them; the closures of
+    /// [`Policy`](super::Policy) do.
     fn tried(self) -> Tried {
         Tried::NONE
     }
@@ -55,16 +55,17 @@ pub trait Operation: Copy {
         let _ = tried;
     }
 
-    /// Returns whether the operation can still be attempted again. `false` for one that has found out on the way
-    /// that it cannot, such as a request whose body grew too long to be kept; one that knows it before says so in
-    /// the context ([`Context::is_repeatable`]). Retries and hedges ask both.
+    /// Returns whether the operation can still be attempted again. `false` for one that finds out during an attempt
+    /// that it cannot, such as a request whose body grew too long to be kept. One that knows it before the call sets
+    /// it in the context ([`Context::is_repeatable`]). Retries and hedges check both.
     #[inline(always)]
     fn is_repeatable(self) -> bool {
         true
     }
 
-    /// Takes an error that the caller of the policy will not see, because another attempt follows or
-    /// another error is returned. [`call_reported`](super::Policy::call_reported) keeps the last ones.
+    /// Receives an error that the caller of the policy will not see, because another attempt follows or another error
+    /// is returned. [`call_reported`](super::Policy::call_reported) keeps the last ones. A policy that replaces an
+    /// error passes it to this method. The default drops it.
     ///
     /// A policy that replaces an error passes it to this. The default drops it.
     fn discard(self, error: Error<Self::Error>) {
@@ -102,7 +103,7 @@ pub(crate) use forward_attempts;
 pub struct Tried(u64);
 
 impl Tried {
-    /// No endpoint.
+    /// No endpoints.
     pub(crate) const NONE: Self = Self(0);
 
     #[inline]
@@ -160,9 +161,8 @@ impl Attempts {
 
 /// Runs an operation under a policy. Implemented for references to policies, `&'a P`.
 ///
-/// A policy of one's own that decides before a call and looks at its result is a
-/// [`Guard`](super::Guard). Anything else implements this trait, with a future that has a name: see the
-/// [module page](super).
+/// A user's policy that decides before a call and inspects its result can be a [`Guard`](super::Guard). Any other
+/// policy implements this trait, with a named future: see the [module page](super).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a policy for this operation",
     label = "not a policy for operations with this value and error",
@@ -176,6 +176,6 @@ pub trait Run<Op: Operation>: Copy {
     /// The future of a run.
     type Future: Future<Output = Outcome<Op::Value, Op::Error>>;
 
-    /// Runs the operation under this policy. It may begin at once, so poll the future soon, or drop it.
+    /// Runs the operation under this policy. The operation may begin at once, so poll the future soon, or drop it.
     fn run(self, op: Op, cx: Context) -> Self::Future;
 }

@@ -9,7 +9,7 @@ use crate::verdict::Verdict;
 
 /// The result of an attempt on its way out, with its verdict.
 ///
-/// Policies look at the verdict, not at the error, so one classifier inside speaks for all of them.
+/// Policies decide by the verdict, not by the error, so one inner classifier serves all of them.
 #[derive(Clone, Copy)]
 pub struct Outcome<T, E> {
     /// The result that the caller gets.
@@ -27,7 +27,7 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// Returns when the attempt ended, on `clock`: as last read, or now.
+    /// Returns when the attempt ended, on `clock`: the last reading, or a new one.
     #[inline(always)]
     pub(crate) fn on(&mut self, clock: &ClockHandle) -> Instant {
         let id = clock.id();
@@ -66,8 +66,8 @@ impl<T, E> Outcome<T, E> {
 
     /// Returns the outcome, moved field by field.
     ///
-    /// As one value a good result is moved together with the space for an error, by wide loads over narrow
-    /// stores that are still in the store buffer. That stall takes longer than a layer.
+    /// Moved as one value, a success is copied together with the space for an error, by wide loads over narrow stores
+    /// that are still in the store buffer. That stall takes longer than a layer.
     #[inline(always)]
     pub(crate) fn handed_on(self) -> Self {
         let Self {
@@ -95,8 +95,8 @@ impl<T, E> Outcome<T, E> {
         Self::new(Err(Error::Rejected(rejected)), verdict)
     }
 
-    /// Returns the outcome of a timeout: unhealthy, and retried where that is safe, unless a deadline from
-    /// outside has passed.
+    /// Returns the outcome of a timeout: unhealthy, and retried where that is safe, unless an outer deadline has
+    /// passed.
     pub const fn timed_out(timed_out: TimedOut) -> Self {
         let verdict = Verdict::of_timed_out(&timed_out);
         Self::new(Err(Error::TimedOut(timed_out)), verdict)
@@ -104,15 +104,15 @@ impl<T, E> Outcome<T, E> {
 
     /// Returns when the attempt ended, on `clock`, which is read at most once for all layers on it.
     ///
-    /// A layer that waits before it passes the outcome on makes a new outcome, because this reading is from
-    /// before the wait.
+    /// A layer that waits before it passes the outcome on creates a new outcome, because this reading is from before
+    /// the wait.
     #[inline(always)]
     pub fn finished(&mut self, clock: &ClockHandle) -> Instant {
         self.finished.on(clock)
     }
 
-    /// Shows the verdict to a layer, which may read the clock. The result does not pass through the layer: with
-    /// it, each of its ways out moves the result through memory.
+    /// Passes the verdict to a layer, which may read the clock. The result does not pass through the layer, because
+    /// each return path would move it through memory.
     #[inline(always)]
     pub(crate) fn shown_to(self, layer: impl FnOnce(Verdict, Finished) -> Finished) -> Self {
         let Self {

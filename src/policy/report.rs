@@ -1,4 +1,4 @@
-//! Results with the number of attempts, the time taken, and the errors that they do not show.
+//! Results with the number of attempts, the time taken, and hidden errors.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -20,10 +20,10 @@ pub struct Report<T, E> {
     pub attempts: u32,
     /// Time from the start of the call to its end, waits included.
     pub elapsed: Duration,
-    /// The operation's error of the last failed attempt, unless it is the result. Kept also if the
-    /// result is a value, a timeout or a rejection.
+    /// The operation's error of the last failed attempt, unless it is the result. Also kept if the result is a value,
+    /// a timeout, or a rejection.
     pub last_error: Option<E>,
-    /// The last rejection that the result does not show: it was waited out, or it ended the retries.
+    /// The last rejection, unless it is the result: the retry waited it out, or stopped because of it.
     pub last_rejection: Option<Rejected>,
 }
 
@@ -36,7 +36,7 @@ impl<T, E> Report<T, E> {
         }
     }
 
-    /// Returns the rejection that is the result, or else the last one on the way to it.
+    /// Returns the rejection that is the result, or otherwise the last one before it.
     pub const fn rejected(&self) -> Option<&Rejected> {
         match &self.result {
             Err(Error::Rejected(rejected)) => Some(rejected),
@@ -63,7 +63,7 @@ impl<T, E> Report<T, E> {
     }
 }
 
-/// Errors of a call that are not in its result. Lives in the caller's future.
+/// Errors of a call that its result does not show. Owned by the caller's future.
 pub(super) struct Notes<E> {
     /// The last error of the operation, and the last rejection.
     last: Mutex<(Option<E>, Option<Rejected>)>,
@@ -103,7 +103,7 @@ impl<'a, Op: Operation> Reported<'a, Op> {
     }
 }
 
-// Derived, these would ask for `Op::Error: Copy`.
+// Derived implementations would require `Op::Error: Copy`.
 impl<Op: Operation> Clone for Reported<'_, Op> {
     #[inline(always)]
     fn clone(&self) -> Self {

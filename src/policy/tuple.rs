@@ -68,7 +68,7 @@ macro_rules! under {
     };
 }
 
-/// One `impl` of `Run` for `(A, B, C)`, with its bounds collected from the outside in.
+/// Implements `Run` for `(A, B, C)`, collecting its bounds from the outside in.
 macro_rules! run {
     (@ [$($all:ident)*] [$($bounds:tt)*] $outer:ident $($inner:ident)*) => {
         run!(@ [$($all)*] [$($bounds)* &'a $outer: Run<Inner!('a; $($inner)*)>,] $($inner)*);
@@ -92,7 +92,7 @@ macro_rules! run {
 
 macro_rules! tuples {
     ($($outer:ident $($inner:ident)*;)*) => {$(
-        // Without conditions: an element that is no policy is then named by `Run`, where `call` is used.
+        // Unconditional, so that `Run` names an element that is not a policy, where `call` is used.
         impl<$outer, $($inner,)*> Policy for ($outer, $($inner,)*) {}
 
         impl<$outer: AtMostOnce, $($inner: AtMostOnce,)*> AtMostOnce for ($outer, $($inner,)*) {}
@@ -146,8 +146,8 @@ tuples! {
     P1 P2 P3 P4 P5 P6 P7 P8 P9 P10 P11 P12;
 }
 
-/// The empty tuple runs the operation as it is: a [`Pipeline`](super::Pipeline) of it carries a name, an
-/// observer and options for stacks that are made for each call.
+/// The empty tuple runs the operation unchanged: a [`Pipeline`](super::Pipeline) of it carries a name, an observer,
+/// and options for stacks created for each call.
 impl Policy for () {}
 
 impl AtMostOnce for () {}

@@ -15,7 +15,7 @@ impl<F: FnMut()> OnUnwind<F> {
         Self(undo)
     }
 
-    /// Disarms the guard: nothing is undone at its drop.
+    /// Disarms the guard: dropping it does nothing.
     #[inline(always)]
     pub(crate) fn disarm(self) {
         mem::forget(self);

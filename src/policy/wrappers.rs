@@ -77,7 +77,7 @@ macro_rules! pointers {
 
 pointers!(Arc Box Rc);
 
-/// `None` runs the operation as it is: a switch for configuration.
+/// `None` runs the operation unchanged, which serves as a switch for configuration.
 impl<P> Policy for Option<P> {}
 
 impl<P: AtMostOnce> AtMostOnce for Option<P> {}

@@ -18,13 +18,13 @@ use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 pin_project! {
-    /// Waits for tokens. Made by [`RateLimiter::acquire`](super::RateLimiter::acquire).
+    /// Waits for tokens. Returned by [`RateLimiter::acquire`](super::RateLimiter::acquire).
     ///
-    /// Does nothing before it is first polled. The first waiter watches the clock for the others: one that
-    /// is not polled delays them until another call uses the limiter.
+    /// Does nothing before it is first polled. The first waiter watches the clock for the others: if it is not
+    /// polled, they are delayed until another call uses the limiter.
     ///
-    /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquires that are always
-    /// ready yields to other tasks now and then.
+    /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquisitions that are always ready
+    /// occasionally yields to other tasks.
     ///
     /// # Cancel safety
     ///
@@ -34,15 +34,15 @@ pin_project! {
         inner: &'a Inner,
         cost: u64,
         longest: Duration,
-        // The end of `longest` or of the deadline.
+        // When the wait ends: after `longest`, or at the deadline.
         latest: Instant,
-        // The reason of a rejection because of `latest`.
+        // The reason of the rejection at `latest`.
         reason: Reason,
         // Identifies the call in the wait queue.
         ticket: Option<u64>,
-        // When it joined the queue.
+        // When the call joined the queue.
         since: Instant,
-        // When its tokens count as taken. They go back if it is dropped with this set.
+        // When its tokens were taken. If set when the future is dropped, they are returned.
         served: Option<Instant>,
         #[pin]
         alarm: Alarm,
@@ -76,7 +76,7 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// Returns whether it is in the wait queue.
+    /// Returns whether the call is in the wait queue.
     pub(super) const fn is_queued(&self) -> bool {
         self.ticket.is_some()
     }
@@ -93,7 +93,7 @@ impl<'a> Acquire<'a> {
         &self.inner.base.clock
     }
 
-    /// Polls it for a call with this deadline. `now` is the current time on the limiter's clock.
+    /// Polls for a call with this deadline. `now` is a reading of the limiter's clock.
     pub(super) fn poll_with(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
@@ -118,7 +118,7 @@ impl<'a> Acquire<'a> {
                             .queue
                             .enter(&inner.storage, now, *this.cost, latest, shadow)
                         {
-                            // It would have waited. In shadow mode no call does.
+                            // The call would have waited, but in shadow mode no call waits.
                             Joined::Queued(_) if shadow => return Poll::Ready(Ok(())),
                             Joined::Taken => return Poll::Ready(Ok(())),
                             Joined::Queued(ticket) => {
@@ -134,8 +134,7 @@ impl<'a> Acquire<'a> {
                 }
                 Some(ticket) => {
                     let waker = task.waker().clone();
-                    // Dropped before this returns: a waker may panic, and then `served` gives the
-                    // tokens back.
+                    // Dropped before this returns: if a waker panics, `served` makes the drop return the tokens.
                     let mut wakes = WakeList::default();
                     let place = (ticket, *this.latest);
                     let turn = inner
@@ -150,7 +149,7 @@ impl<'a> Acquire<'a> {
                         Turn::Taken(_) => {
                             let waited = now.saturating_duration_since(*this.since);
                             let event = Event::waited(inner.base.name, waited);
-                            inner.base.tell(event, observer);
+                            inner.base.report(event, observer);
                             *this.served = None;
                             return Poll::Ready(Ok(()));
                         }

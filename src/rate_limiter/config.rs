@@ -17,6 +17,7 @@ use super::wait_queue::WaitQueue;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::{self, Base, Setup};
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -44,7 +45,7 @@ pub struct RateLimiterBuilder {
 
 impl RateLimiterBuilder {
     const NAME: &'static str = "rate_limiter";
-    /// No limit in practice, for a limiter that has not found its rate.
+    /// Practically unlimited, for an adaptive limiter that has not found its rate.
     pub(super) const UNLIMITED: Quota = Quota::per_second(1_000_000_000);
 
     pub(super) const fn new() -> Self {
@@ -66,8 +67,8 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Finds the rate from throttled results, as the client rate limiter of the AWS SDKs' adaptive retry
-    /// mode does. See [`adaptive_rate`](crate::adaptive_rate).
+    /// Adapts the rate to throttled results, as the client rate limiter of the AWS SDKs' adaptive retry mode does.
+    /// See [`adaptive_rate`](crate::adaptive_rate).
     ///
     /// Until a call is throttled ([`Verdict::throttled`](crate::Verdict::throttled)) the quota holds, or
     /// no limit if none is given. Then the rate falls to a share of the measured rate, and grows again. It
@@ -81,20 +82,19 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Pauses the limiter, as [`RateLimiter::pause_for`] does, when a server says when to come back: a
-    /// `Retry-After` for one call holds all calls of this limiter. Longer hints count as `longest`, which
-    /// must be above zero.
+    /// Pauses the limiter, as [`RateLimiter::pause_for`] does, when a server's hint asks to wait: a `Retry-After` for
+    /// one call holds all calls of this limiter. Longer hints count as `longest`, which must be above zero.
     ///
-    /// The hint comes with the verdict of a call, see [`Verdict::hint`](crate::Verdict::hint). Use it for
-    /// a limiter of one host, and not if a hint may apply to one tenant of many.
+    /// The hint comes with the verdict of a call, see [`Verdict::hint`](crate::Verdict::hint). Use it for a limiter
+    /// of one host, not if a hint may apply to one tenant of many.
     pub const fn pause_on_hint(mut self, longest: Duration) -> Self {
         self.longest_pause = Some(longest);
         self
     }
 
-    /// Sets how long a call through the policy waits for its turn. A turn that would come later is
-    /// rejected at once. Zero: calls do not wait. [`Duration::MAX`]: they wait until their deadlines.
-    /// `acquire` waits in any case. Default: calls do not wait, unless [`max_waiting`](Self::max_waiting) is set.
+    /// Sets how long a call through the policy waits for tokens. A call that would wait longer is rejected at once.
+    /// Zero: calls do not wait. [`Duration::MAX`]: they wait until their deadlines. Does not affect `acquire`.
+    /// Default: calls do not wait, unless [`max_waiting`](Self::max_waiting) is set.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
@@ -108,19 +108,17 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Sets how many tokens reservations may take beyond those available. 0 allows no debt.
+    /// Sets how many tokens reservations may take beyond those available. Zero allows no debt.
     pub const fn max_debt(mut self, tokens: u64) -> Self {
         self.max_debt = Some(tokens);
         self
     }
 
-    /// Splits a token bucket into this many parts, each on a cache line of its own, so that threads do not
-    /// contend.
+    /// Splits a token bucket into this many stripes, each on its own cache line, so that threads do not contend.
     ///
-    /// The total never exceeds the rate and the burst. The price: a call may cost no more than its part of
-    /// the burst (`burst / stripes`); a rejection reads the parts one after another, so it may miss a
-    /// token that came back meanwhile; `remaining` is a sum of parts read one after another; each part has
-    /// its own debt.
+    /// The total never exceeds the rate and the burst. In return, a call may cost no more than a stripe of the burst
+    /// (`burst / stripes`); a rejection reads the stripes one after another, so it may miss a token returned
+    /// meanwhile; `remaining` is a sum that is read in the same way; and each stripe has its own debt.
     pub const fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = stripes;
         self
@@ -130,35 +128,34 @@ impl RateLimiterBuilder {
         in setup;
         /// Counts and reports calls that would be rejected, and admits them.
         shadow;
-        /// Observes rejections and waits, also of calls outside any pipeline.
+        /// Sets an observer of rejections and waits of all calls, including calls outside any pipeline.
         observer;
         /// Sets the name in errors and events.
         name;
-        /// Sets the clock that tokens are earned by.
+        /// Sets the clock that refills the tokens.
         clock;
     }
 
-    /// Replaces the quotas by this one.
+    /// Replaces all quotas with this one.
     pub(crate) fn only(mut self, quota: Quota) -> Self {
         self.quotas.clear();
         self.quota(quota)
     }
 
-    /// Puts the limiter into a stack of this name and on its clock.
+    /// Adopts the name and the clock of a stack.
     pub(crate) fn adopted(mut self, name: &'static str, clock: &ClockHandle) -> Self {
         self.setup.adopt(Self::NAME, name, clock);
         self
     }
 
-    /// Returns whether limiters with these settings are the same, clocks apart.
+    /// Returns whether limiters with these settings are equal, apart from their clocks.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.is_same_but_for_terms(other)
             && self.quotas == other.quotas
             && (self.max_wait, self.max_waiting) == (other.max_wait, other.max_waiting)
     }
 
-    /// Returns whether a limiter with the settings of `other` can take over these by
-    /// [`RateLimiter::set_terms`].
+    /// Returns whether [`RateLimiter::set_terms`] can change a limiter with these settings to those of `other`.
     pub(crate) fn is_same_but_for_terms(&self, other: &Self) -> bool {
         let same = |(old, new): (&Quota, &Quota)| {
             old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
@@ -177,10 +174,9 @@ impl RateLimiterBuilder {
     ///
     /// # Errors
     ///
-    /// If no quota is given or one is invalid, if an adaptive limiter has stripes or other quotas than a
-    /// single token bucket, if something else than a single token bucket is striped or a stripe would hold
-    /// no token, if a setting is zero that must not be, or if there is no clock because the feature
-    /// `tokio` is off.
+    /// If no quota is given or one is invalid; if an adaptive limiter has stripes, or quotas other than a single
+    /// token bucket; if anything but a single token bucket is striped, or a stripe would hold no token; if a setting
+    /// must not be zero and is; or if there is no clock because the feature `tokio` is off.
     pub fn build(mut self) -> Result<RateLimiter, ConfigError> {
         let error = |setting, problem| ConfigError::new(Self::NAME, setting, problem);
         if self.adaptive.is_some() {
@@ -262,8 +258,8 @@ impl RateLimiterBuilder {
 }
 
 impl RateLimiter {
-    /// Takes over quotas and waits of another builder, of which [`is_same_but_for_terms`] says that it differs
-    /// in nothing else, and which builds. What is available stays, as far as the new quotas hold it.
+    /// Adopts the quotas and waits of another builder, which must be valid and differ in nothing else, as
+    /// [`is_same_but_for_terms`] checks. Available tokens are kept, as far as the new quotas hold them.
     ///
     /// [`is_same_but_for_terms`]: RateLimiterBuilder::is_same_but_for_terms
     pub(crate) fn set_terms(&self, terms: &RateLimiterBuilder) -> Result<(), ConfigError> {
@@ -285,12 +281,12 @@ impl RateLimiter {
         self.set_quotas(&terms.quotas, Inherit::AsIs)
     }
 
-    /// Takes over from `old`, as a new limiter: no more is available than there was, and a pause continues.
+    /// Continues from `old`: a new limiter has no more tokens than `old` had, and a pause continues.
     pub(crate) fn continue_from(&self, old: &Self) {
         let was = old.snapshot();
         let now = self.inner.base.now();
         let mut surplus = self.peek_n(0).remaining.saturating_sub(was.remaining);
-        // Taken in pieces, because each stripe holds a part of the tokens.
+        // Removed piecewise, because each stripe holds only a part of the tokens.
         let mut piece = surplus;
         while piece > 0 && surplus > 0 {
             match self.inner.take(now, piece) {
@@ -310,7 +306,7 @@ impl RateLimiter {
     }
 }
 
-/// Returns how long calls through the policy may wait, by default and by the settings.
+/// Returns how long calls through the policy may wait, with the default applied.
 pub(super) fn max_wait(
     policy: &'static str,
     longest: Option<Duration>,
@@ -325,7 +321,7 @@ pub(super) fn max_wait(
 }
 
 impl RateLimiter {
-    /// Makes a limiter that continues a token bucket in use.
+    /// Returns a limiter that continues a token bucket in use.
     pub(super) fn of_bucket(
         (gcra, tat): (Gcra, u64),
         quotas: Vec<Quota>,
@@ -352,10 +348,10 @@ impl fmt::Debug for RateLimiterBuilder {
         f.debug_struct("RateLimiterBuilder")
             .field("quotas", &self.quotas)
             .field("adaptive", &self.adaptive)
-            .field("longest_pause", &self.longest_pause)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
-            .field("max_debt", &self.max_debt)
+            .field("longest_pause", &DebugLimit(&self.longest_pause))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
+            .field("max_debt", &DebugLimit(&self.max_debt))
             .field("stripes", &self.stripes)
             .field("setup", &self.setup)
             .finish()

@@ -5,32 +5,32 @@ use std::time::Duration;
 use super::state::{Availability, Unavailable};
 use crate::instant::Instant;
 
-/// The decision of a limiter about a call, made or predicted, and the state behind it.
+/// The decision of a limiter about a call, actual or predicted, and the state of the limiter.
 ///
-/// All fields are of one instant, so they can be passed on to a client, for example in the `RateLimit`
-/// fields of HTTP.
+/// All fields are readings of one instant, so they can be sent to a client, for example in the `RateLimit` fields of
+/// HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Decision {
     /// Whether the call is admitted.
     pub allowed: bool,
-    /// Number of tokens when nothing is used: the burst, or the limit of the window. With several quotas,
-    /// of the one with the fewest tokens left.
+    /// Number of tokens when full: the burst, or the limit of the window. With several quotas, that of the one with
+    /// the fewest tokens left.
     pub limit: u64,
-    /// The time that `limit` counts for: the window, or the time in which a bucket earns that many tokens.
-    /// It is the period of the quota, unless a burst was set.
+    /// The time that `limit` counts for: the window, or the time in which a bucket earns that many tokens, which is
+    /// the period of the quota unless a burst was set.
     pub window: Duration,
     /// Number of tokens left after this decision. Zero while the limit is paused, or waiters need all of them.
     pub remaining: u64,
     /// The time until the limit is full, if no tokens are taken.
     pub reset_after: Duration,
-    /// The time until the call would be admitted, if no other call comes first. `None` if it is admitted
-    /// now, and if it never will be because it costs more than the limit holds.
+    /// The time until the call would be admitted, if no other call comes first. `None` if it is admitted now, or
+    /// never because it costs more than the limit holds.
     pub retry_after: Option<Duration>,
 }
 
 impl Decision {
-    /// The decision about a key without room.
+    /// The decision about a key that finds the table full.
     pub(super) const NO_ROOM: Self = Self {
         allowed: false,
         limit: 0,

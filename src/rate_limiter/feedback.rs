@@ -26,15 +26,15 @@ pub(super) struct Adaptive {
     /// Whether a thread is applying a quota. Other threads leave theirs in `current`, so the newest is
     /// applied last.
     applying: bool,
-    /// The time of the last result.
+    /// The time of the newest result.
     last: Instant,
 }
 
-/// A quota that differs by less than this share is not applied: a change wakes waiters.
+/// A quota that differs by less than this share is not applied, because each change wakes waiters.
 const WORTH: f64 = 0.01;
 
 impl Feedback {
-    /// Returns the pause that a result asks for.
+    /// Returns the pause that a result demands, if any.
     pub(super) fn pause(&self, verdict: &Verdict) -> Option<Duration> {
         let hint = verdict.hint()?.min(self.longest_pause);
         (!hint.is_zero()).then_some(hint)
@@ -60,8 +60,8 @@ impl Feedback {
         applies.then_some(quota)
     }
 
-    /// Ends the application of `quota`. Returns a newer one found meanwhile, unless this was the caller's
-    /// last: then a later result applies it.
+    /// Ends the application of `quota`. Returns a newer one found meanwhile, unless this was the caller's last round.
+    /// In that case, a later result applies it.
     pub(super) fn applied(&self, quota: Quota, is_last: bool) -> Option<Quota> {
         let mut adaptive = lock_checked(self.adaptive.as_ref()?);
         if is_last {
@@ -73,7 +73,7 @@ impl Feedback {
     }
 }
 
-/// A rate that was measured, but never throttled, counts for this long.
+/// Time for which a measured rate that was never throttled counts.
 const MEMORY: Duration = Duration::from_secs(60);
 
 impl Feedback {

@@ -1,4 +1,4 @@
-//! The state that the clones of a limiter share.
+//! State shared by the clones of a limiter.
 
 use std::time::Duration;
 
@@ -57,8 +57,8 @@ impl Inner {
         self.storage.take(now, cost)
     }
 
-    /// Takes tokens for a call of shadow mode, or takes its place in the wait queue without making it wait.
-    /// Fails if the call would be rejected.
+    /// Takes tokens for a call of shadow mode, or joins the wait queue for it without making it wait. Fails if the
+    /// call would be rejected.
     pub(super) fn join_detached(
         &self,
         now: Instant,
@@ -112,7 +112,7 @@ impl Inner {
         Err(self.base.rejection(now, unavailable, Reason::RateLimited))
     }
 
-    // Makes its own rejection: one passed by reference would have to be in memory before it is needed.
+    // Creates its own rejection: one passed by reference would have to be in memory before it is needed.
     #[cold]
     fn reject_and_report(
         &self,
@@ -145,7 +145,7 @@ impl Inner {
         if let Some(pause) = feedback.pause(verdict) {
             self.queue.pause(&self.storage, now, now + pause);
         }
-        // Other threads may find rates meanwhile. Two rounds bound the work of this call.
+        // Other threads may find new rates meanwhile. Two rounds bound the work of this call.
         let mut found = feedback.learn(now, verdict);
         for is_last in [false, true] {
             let Some(quota) = found else {
@@ -161,8 +161,7 @@ impl Inner {
         }
     }
 
-    /// Gives tokens back, to the time at which they were taken if that is known. A panic of the clock
-    /// loses none.
+    /// Returns tokens, as of the time at which they were taken if that is known. Loses none if the clock panics.
     pub(super) fn give(&self, taken: Option<Instant>, tokens: u64) {
         if tokens == 0 {
             return;
@@ -174,21 +173,20 @@ impl Inner {
         });
     }
 
-    /// Removes a waiter from the queue, or gives back the tokens it was served with, even if the clock
-    /// panics.
+    /// Removes a waiter from the queue, or returns the tokens it was served with, even if the clock panics.
     pub(super) fn leave(&self, ticket: u64, cost: u64) {
         self.base.at_now_or(Instant::ORIGIN, |now| {
             self.queue.leave(&self.storage, now, ticket, cost);
         });
     }
 
-    /// Charges tokens that have been consumed already. If the clock panics, as of `taken`.
+    /// Charges tokens that have already been consumed. If the clock panics, as of `taken`.
     pub(super) fn charge(&self, taken: Instant, tokens: u64) {
         self.base
             .at_now_or(taken, |now| self.charge_at(now, tokens));
     }
 
-    /// Charges tokens that have been consumed already. Forecasts for waiters change with it.
+    /// Charges tokens that have already been consumed, and updates the forecasts for waiters.
     pub(super) fn charge_at(&self, now: Instant, tokens: u64) {
         self.queue.change(&self.storage, now, |storage, _| {
             storage.charge(now, tokens, self.debt);

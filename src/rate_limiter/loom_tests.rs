@@ -1,5 +1,4 @@
-//! Every interleaving of a few threads, by loom. Run with
-//! `RUSTFLAGS="--cfg backstop_loom" cargo test --release --lib loom_`.
+//! Model checks of limiters. Run with `RUSTFLAGS="--cfg backstop_loom" cargo test --release --lib loom_`.
 
 use std::future::Future;
 use std::pin::pin;
@@ -53,7 +52,7 @@ fn bucket(burst: u64) -> TokenBucket {
 }
 
 #[test]
-fn loom_a_bucket_gives_out_what_it_holds() {
+fn loom_a_bucket_grants_exactly_its_tokens() {
     loom::model(|| {
         let bucket = Arc::new(bucket(2));
         let takers: Vec<_> = (0..2)
@@ -82,7 +81,7 @@ fn loom_a_quota_changed_at_the_origin_of_the_clock_loses_and_gains_nothing() {
 }
 
 fn changed_meanwhile(now: Instant) {
-    // All interleavings take six minutes, and hold; these are those with up to two preemptions.
+    // Bounded to two preemptions, because all interleavings take six minutes. They pass.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(move || {
@@ -92,7 +91,7 @@ fn changed_meanwhile(now: Instant) {
             let bucket = bucket.clone();
             thread::spawn(move || u32::from(bucket.take(now, 1).is_ok()))
         };
-        // Half the price, the same number of tokens.
+        // Half the price for the same number of tokens.
         let new = Gcra::new(ExactRate::new(2, SECOND, 8), 2);
         bucket.replace(now, &new, 0, Inherit::AsIs);
         let mut taken = taker.join().unwrap();
@@ -103,8 +102,8 @@ fn changed_meanwhile(now: Instant) {
     });
 }
 
-/// A caller is stopped between looking at the state and moving it. Meanwhile the quota changes, and
-/// others take and give until the state is again the number it was: in the new unit.
+/// A thread is preempted between reading the state and updating it. Meanwhile the quota changes, and other threads
+/// take and return tokens until the state is the same number again, in the new unit.
 #[test]
 fn loom_a_caller_from_before_a_change_of_the_quota_takes_nothing_at_the_old_price() {
     for changes in [1, 2] {
@@ -156,7 +155,7 @@ fn loom_a_reservation_given_back_is_there_for_others() {
     });
 }
 
-/// The first waiter is cancelled while tokens come back: the second must get them. Loom would report a lost
+/// The first waiter is cancelled while tokens come back, so the second must get them. Loom would report a lost
 /// wake-up as a deadlock.
 #[test]
 fn loom_a_waiter_that_leaves_wakes_the_next() {
@@ -198,8 +197,7 @@ fn loom_no_call_is_rejected_because_a_quota_changes() {
     });
 }
 
-/// The model of `Waiter`s that are woken by what changes the limits: if a wake-up were lost, loom would
-/// report a deadlock.
+/// Checks that a change of the limits wakes a waiter. Loom would report a lost wake-up as a deadlock.
 fn wakes_a_waiter(give: impl Fn(&RateLimiter) + Copy + Send + Sync + 'static) {
     loom::model(move || {
         let limiter = limiter(Quota::per_second(1).burst(1));

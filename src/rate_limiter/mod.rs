@@ -1,4 +1,4 @@
-// Defines the page's picture, since rustdoc cannot include an image file.
+// Includes the page's picture, because rustdoc cannot include an image file.
 #![doc = include_str!("../../docs/patterns/rate-limiter.svg.md")]
 #![doc = include_str!("../../docs/patterns/rate-limiter.md")]
 
@@ -50,7 +50,7 @@ use self::inner::Inner;
 use self::state::{Availability, Limit, Unavailable, limits, stripe};
 use self::storage::{Settings, Storage};
 
-/// Admits no more than its quotas allow. See the [module page](self).
+/// Admits no more calls than its quotas allow. See the [module page](self).
 ///
 /// Cheap to clone; clones share one limit.
 #[derive(Clone)]
@@ -73,8 +73,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would
-    /// succeed. Also while other calls wait, since nothing overtakes a waiter.
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would succeed.
+    /// Also while other calls wait, because no call overtakes a waiter.
     // Inlined, as is everything it calls: a call, and a result passed through memory, cost a tenth of it.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<(), Rejected> {
@@ -91,7 +91,7 @@ impl RateLimiter {
     pub fn try_acquire_n(&self, cost: u64) -> Result<(), Rejected> {
         let inner = &*self.inner;
         let now = inner.base.now();
-        // The fast path returns from here, so that it does not wait for the values of the other paths.
+        // The fast path returns here, so that it does not wait for values of the other paths.
         if let (Storage::Token(bucket), false) = (&inner.storage, inner.queue.is_closed()) {
             match bucket.attempt(now, cost) {
                 Some(Ok(())) => return Ok(()),
@@ -103,10 +103,9 @@ impl RateLimiter {
         inner.try_acquire_slow(now, cost)
     }
 
-    /// Takes `cost` tokens if there are that many, and returns the decision with the state of the limit
-    /// after it.
+    /// Takes `cost` tokens if there are that many. Returns the decision, with the state of the limit after it.
     ///
-    /// In shadow mode the decision is the one that would be enforced otherwise.
+    /// In shadow mode, the decision is what would be enforced otherwise.
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -140,8 +139,7 @@ impl RateLimiter {
         Decision::new(now, limits.ready(now, cost, 0), limits.availability(now))
     }
 
-    /// Returns the decision about a call behind waiters, which need all tokens there are, or during a
-    /// pause.
+    /// Returns the decision about a call behind waiters, which need all available tokens, or during a pause.
     fn behind(&self, now: Instant, ready: Result<(), Unavailable>) -> Decision {
         let mut availability = self.inner.storage.availability(now);
         availability.available = 0;
@@ -215,8 +213,8 @@ impl RateLimiter {
         Reservation::new(&self.inner, cost, longest)
     }
 
-    /// Admits nothing for `duration`: calls are rejected, with the time until the pause ends, or wait.
-    /// Tokens are earned meanwhile. Of several pauses the one that ends last counts.
+    /// Admits nothing for `duration`: calls wait, or are rejected with the time until the pause ends. Tokens are
+    /// earned meanwhile. Of several pauses, the one that ends last applies.
     ///
     /// For a `Retry-After` that applies to all callers.
     pub fn pause_for(&self, duration: Duration) {
@@ -239,13 +237,12 @@ impl RateLimiter {
         }
     }
 
-    /// Adds `tokens`, up to what the quotas hold, and serves the waiters that were short of them.
+    /// Adds `tokens`, up to what the quotas hold, and serves waiters that lacked them.
     pub fn add(&self, tokens: u64) {
         self.inner.give(None, tokens);
     }
 
-    /// Replaces the quota. What was earned so far was earned at the old rate; `inherit` says how much of
-    /// it is kept.
+    /// Replaces the quota. Tokens so far were earned at the old rate; `inherit` determines how many are kept.
     ///
     /// A call that races with the change is decided by either quota. Waiters are served by the new one.
     ///
@@ -275,7 +272,7 @@ impl RateLimiter {
         {
             return Err(error("is found by the limiter itself: it is adaptive"));
         }
-        // Before the lock: a clock may be user code.
+        // Read before the lock, because a clock may be user code.
         let now = inner.base.now();
         inner
             .queue
@@ -308,7 +305,7 @@ impl RateLimiter {
             })
     }
 
-    /// Returns a snapshot of the limiter. Reading changes nothing.
+    /// Returns a snapshot of the limiter. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -376,7 +373,7 @@ impl RateLimiter {
     }
 }
 
-/// Evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
+/// Is evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
 /// other handles. If it is adaptive, it must have found no rate, and recorded no result for a minute.
 impl Evictable for RateLimiter {
     fn evictable_in(&self) -> Option<Duration> {

@@ -84,7 +84,7 @@ impl Permit for ResultRecorder<'_> {
         let Some(inner) = self.inner else {
             return outcome;
         };
-        // A rejection by a layer inside says nothing about the dependency.
+        // A rejection by an inner layer says nothing about the dependency.
         if outcome.result.as_ref().is_err_and(Error::is_rejected) {
             return outcome;
         }
@@ -124,8 +124,8 @@ pin_project! {
     #[project = StageProj]
     #[derive(Debug)]
     enum Stage<'a> {
-        // The wait is a variant of its own because a waiter with its timer is large: `enter` would pay for
-        // it even if the call is admitted.
+        // A separate variant because a wait with its timer is large: building it in `enter` would slow admitted
+        // calls.
         Missing {
             limiter: &'a RateLimiter,
             unavailable: Unavailable,

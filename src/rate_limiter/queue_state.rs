@@ -10,17 +10,16 @@ use super::storage::Storage;
 use super::wake_list::WakeList;
 use crate::instant::{Instant, nanos};
 
-/// Timers may fire this late at no cost to the waiters: ten times the resolution of tokio's timer. After a
-/// longer stall, such as a stopped process, one waiter, a burst, and what the rate earns in this time are
-/// served at once.
+/// Lateness of timers that costs waiters nothing: ten times the resolution of tokio's timer. After a longer stall,
+/// such as a suspended process, one waiter, a burst, and what the rate earns in this time are served at once.
 const LATENESS: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
 pub(super) struct QueueState {
     /// Waiters by ticket. Tickets only grow, so the order is that of arrival.
     pub(super) waiters: BTreeMap<u64, Waiter>,
-    /// Tickets of waiters that were served and not polled since, with the instants at which their tokens
-    /// count as taken.
+    /// Tickets of waiters that were served and not polled since, with the instants as of which their tokens are
+    /// taken.
     pub(super) served: BTreeMap<u64, Instant>,
     pub(super) next_ticket: u64,
     /// The sum of the costs of all waiters.
@@ -36,16 +35,16 @@ pub(super) struct Waiter {
     pub(super) cost: u64,
     pub(super) since: Instant,
     pub(super) waker: Option<Waker>,
-    /// Whether its call was admitted without waiting, in shadow mode.
+    /// Whether its call was admitted without waiting, because of shadow mode.
     pub(super) detached: bool,
 }
 
-/// A forecast: the state of the limits after all waiters are served, and when that is.
+/// A forecast: the state of the limits after all waiters are served, and the time of that.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) limits: Limits,
     pub(super) at: Instant,
-    /// Number of waiters that left since the forecast was made. It is too late then, never too early.
+    /// Number of waiters that left since the forecast was made, which makes it too late, never too early.
     pub(super) outdated: usize,
 }
 
@@ -60,7 +59,7 @@ impl QueueState {
         Some(*ticket)
     }
 
-    /// Wakes the first waiter, which computes its turn again.
+    /// Wakes the first waiter, so that it computes its turn again.
     pub(super) fn wake_first(&mut self, wakes: &mut WakeList) {
         if let Some(mut first) = self.waiters.first_entry() {
             wakes.push(first.get_mut().waker.take());
@@ -73,9 +72,8 @@ impl QueueState {
         self.wake_first(wakes);
     }
 
-    /// Serves the waiters whose turn has come. The first one is served however late it is. For those
-    /// behind it, lateness beyond [`LATENESS`] counts for nothing: the limits cannot hold more than when
-    /// they are full.
+    /// Serves the waiters whose turn has come. The first one is served however late it is. For those behind it,
+    /// lateness beyond [`LATENESS`] is ignored, because the limits cannot hold more than when they are full.
     pub(super) fn serve(&mut self, storage: &Storage, now: Instant, wakes: &mut WakeList) {
         let oldest = now.as_nanos().saturating_sub(nanos(LATENESS));
         let mut earliest = self.paused_until;
@@ -87,7 +85,7 @@ impl QueueState {
             let Ok(taken) = storage.serve(from, now, first.cost) else {
                 return;
             };
-            // No timer serves a detached place, so it is never late.
+            // No timer serves a detached waiter, so it is never late.
             if !first.detached {
                 earliest = earliest.max(Instant::from_nanos(oldest));
                 self.served.insert(ticket, taken);
@@ -110,9 +108,9 @@ impl QueueState {
 
     /// Returns the plan for all waiters.
     ///
-    /// Most limits compute the state after all waiters in one step. For the others the waiters are
-    /// simulated one by one, and the plan is kept. A long queue is simulated again only after many waiters
-    /// have left, so a cancellation costs a few steps and not one for each waiter behind it.
+    /// Most limits compute the state after all waiters in one step. For others, the waiters are simulated one by one,
+    /// and the plan is kept. A long queue is simulated again only after many waiters have left, so that a
+    /// cancellation costs a few steps instead of one for each waiter behind it.
     pub(super) fn plan(&mut self, storage: &Storage, now: Instant) -> &mut Plan {
         const STEPS: usize = 64;
         let start = self.paused_until.max(now);
@@ -146,7 +144,7 @@ impl QueueState {
         plan
     }
 
-    /// Returns when `cost` tokens could be taken behind all waiters.
+    /// Returns when `cost` tokens will be available behind all waiters.
     pub(super) fn unavailable(
         &mut self,
         storage: &Storage,
@@ -171,7 +169,7 @@ impl QueueState {
     ) -> Result<(), Unavailable> {
         match self.unavailable(storage, now, cost, 0) {
             Unavailable::Until(turn) if turn <= latest => {
-                // `unavailable` has made the plan.
+                // The call of `unavailable` has created the plan.
                 if let Some(plan) = &mut self.plan {
                     let _ = plan.serve(cost);
                 }

@@ -1,4 +1,4 @@
-//! Rejections, and their counter.
+//! Rejections and their counter.
 
 use std::sync::OnceLock;
 
@@ -9,7 +9,7 @@ use crate::instant::{Instant, nanos};
 use crate::striped::StripedCounter;
 
 impl Base {
-    /// Makes a rejection for `reason`, or for a cost that exceeds the limit.
+    /// Returns a rejection for `reason`, or for a cost that exceeds the limit.
     #[inline(always)]
     pub(super) fn rejection(
         &self,

@@ -1,4 +1,4 @@
-//! Tokens taken for a cost that is known only afterwards.
+//! Tokens reserved for a cost that is known only afterwards.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use super::state::Unavailable;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
-/// Tokens taken in advance, to be settled when the real cost is known. Made by
+/// Tokens taken in advance, to be settled when the real cost is known. Returned by
 /// [`RateLimiter::reserve`](super::RateLimiter::reserve).
 ///
-/// Dropping it without settling gives all tokens back.
+/// Dropping it without settling returns all tokens.
 ///
 /// # Refunds
 ///
-/// Tokens given back can be spent again at once, so a window may admit its limit and what was given back
-/// during it. A window that is over gets nothing back.
+/// Returned tokens can be spent again at once, so a window may admit its limit plus the tokens returned during it.
+/// Nothing is returned to a window that has ended.
 ///
 /// # Example
 ///
@@ -83,18 +83,18 @@ impl Reservation {
         })
     }
 
-    /// Returns how many tokens it holds.
+    /// Returns the number of reserved tokens.
     pub const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
+    /// Returns the time until its debt is paid. A caller that waits that long stays within the rate.
     pub fn wait(&self) -> Duration {
         self.paid.saturating_duration_since(self.inner.base.now())
     }
 
-    /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is charged
-    /// even if other calls wait, in debt if need be, up to the limiter's `max_debt`.
+    /// Settles the reservation at `actual` tokens. A surplus is returned. A shortfall is charged even if other calls
+    /// wait, as debt if necessary, up to the limiter's `max_debt`.
     pub fn commit(mut self, actual: u64) {
         let reserved = std::mem::take(&mut self.cost);
         let inner = &*self.inner;
@@ -105,7 +105,7 @@ impl Reservation {
         }
     }
 
-    /// Gives all tokens back. The same as dropping it.
+    /// Returns all tokens, as dropping it does.
     pub fn refund(self) {}
 }
 

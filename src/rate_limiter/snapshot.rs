@@ -1,4 +1,4 @@
-//! Readings of a limiter for people.
+//! Snapshots of a rate limiter.
 
 use std::time::Duration;
 
@@ -21,15 +21,15 @@ pub struct Snapshot {
     /// The time until all quotas are full, if no tokens are taken.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub reset_after: Duration,
-    /// Number of calls that wait.
+    /// Number of calls in the wait queue.
     pub waiting: usize,
-    /// The rest of the [pause](super::RateLimiter::pause_for).
+    /// Remaining time of the [pause](super::RateLimiter::pause_for).
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub paused_for: Duration,
     /// Number of rejected calls. A call that is repeated is counted again.
     pub rejected: u64,
     /// Whether it is in shadow mode.
     pub shadow: bool,
-    /// Number of calls that shadow mode admitted and that would have been rejected.
+    /// Number of calls that shadow mode admitted although they would have been rejected.
     pub would_reject: u64,
 }

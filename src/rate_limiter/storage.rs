@@ -18,8 +18,8 @@ pub(super) enum Storage {
 #[derive(Debug)]
 pub(super) struct Locked {
     limits: Limits,
-    /// The latest time of a call. A call with an earlier reading uses this one, so the machines never see
-    /// time go backwards.
+    /// The newest time of any call. A call with an earlier reading uses it instead, so the machines never see time go
+    /// backwards.
     newest: Instant,
 }
 
@@ -83,7 +83,7 @@ impl Storage {
         }
     }
 
-    /// Takes tokens that have been consumed already, as many as leave no more than `debt` tokens of debt.
+    /// Takes tokens that have already been consumed, as many as leave at most `debt` tokens of debt.
     pub(super) fn charge(&self, now: Instant, tokens: u64, debt: u64) {
         match self {
             Self::Token(bucket) => {
@@ -100,8 +100,8 @@ impl Storage {
         }
     }
 
-    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Returns the instant
-    /// at which they count as taken.
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Returns the instant as of which
+    /// they are taken.
     pub(super) fn serve(
         &self,
         from: Instant,
@@ -159,7 +159,7 @@ impl Storage {
                 let (limits, now) = locked.at(now);
                 limits.replace(now, new, inherit);
             }
-            // Unreachable: the handle makes settings for its own storage.
+            // Unreachable: the handle creates settings for its own storage.
             _ => {}
         }
     }

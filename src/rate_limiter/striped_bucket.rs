@@ -4,11 +4,10 @@ use super::state::{Gcra, Inherit, Limit, StripedCopy, Unavailable};
 use super::token_bucket::{Borrowed, TokenBucket};
 use crate::instant::Instant;
 
-/// A token bucket in several parts, so that threads do not contend for one cache line.
+/// A token bucket in several stripes, so that threads do not contend for one cache line.
 ///
-/// Each part earns its share of the rate and holds its share of the burst. A thread takes from its home
-/// part, and from the others if that is empty, so all tokens can be reached. The total never exceeds the
-/// rate and the burst.
+/// Each stripe earns its share of the rate and holds its share of the burst. A thread takes from its home stripe, or
+/// from the others if that is empty, so all tokens can be reached. The total never exceeds the rate and the burst.
 #[derive(Debug)]
 pub(super) struct StripedBucket {
     parts: Box<[Part]>,
@@ -36,7 +35,7 @@ fn debts(debt: u64, parts: usize) -> impl Iterator<Item = u64> {
 }
 
 impl StripedBucket {
-    /// Makes buckets with these rules, which hold `initial` tokens together.
+    /// Returns stripes with these rules, which hold `initial` tokens together.
     pub(super) fn new(rules: &[Gcra], now: Instant, initial: u64) -> Self {
         let parts =
             shares(rules, now, initial).map(|(gcra, tat)| Part(TokenBucket::new(gcra, tat)));
@@ -51,8 +50,7 @@ impl StripedBucket {
         (0..count).map(move |offset| &self.parts[(home + offset) % count].0)
     }
 
-    /// Tries `act` with one part after another. If none has the tokens, returns the earliest time that one
-    /// will.
+    /// Tries `act` with one stripe after another. If none has the tokens, returns the earliest time that one will.
     #[inline]
     fn any(
         &self,
@@ -89,11 +87,11 @@ impl StripedBucket {
         self.any(home, |part| part.serve(from, now, tokens))
     }
 
-    /// Takes as many of `tokens` as leave the parts no more than `debt` tokens of debt, from several parts
-    /// if need be. Returns how many.
+    /// Takes as many of `tokens` as leave each stripe at most `debt` tokens of debt, from several stripes if
+    /// necessary. Returns the number taken.
     pub(super) fn charge(&self, home: usize, now: Instant, tokens: u64, debt: u64) -> u64 {
-        // First the tokens available; then debts in equal shares, so that the whole rate pays for them;
-        // then the rest of each part's share.
+        // First the available tokens; then equal debts, so that the whole rate pays for them; then the rest of each
+        // stripe's share.
         let mut left = tokens;
         for round in 0..3 {
             let most = match round {

@@ -6,10 +6,9 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked, spin};
 
 /// A token bucket for any number of threads.
 ///
-/// The state is one word. A change of the quota moves the state behind a lock, together with the new
-/// rules, and leaves [`MOVED`] in the word for good. So a thread that read the word earlier cannot update
-/// it any more, and the rules that belong to the word are immutable. A limiter whose quota never changes
-/// takes no lock.
+/// The state is one word. A change of the quota moves the state behind a lock, together with the new rules, and
+/// leaves [`MOVED`] in the word permanently. So a thread that read the word earlier can no longer update it, and the
+/// rules for the word are immutable. A limiter whose quota never changes takes no lock.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     /// The state under `rules`, or [`MOVED`].
@@ -19,17 +18,17 @@ pub(super) struct TokenBucket {
     moved: Mutex<Option<Box<(Gcra, u64)>>>,
 }
 
-/// Larger than any state: units end at half of it, and a limit adds a quarter at most.
+/// Larger than any state, because units end at half of it, and a limit adds a quarter at most.
 const MOVED: u64 = u64::MAX;
 
-/// The result of taking tokens, perhaps in advance.
+/// The result of taking tokens, possibly in advance.
 #[derive(Debug)]
 pub(super) struct Borrowed {
     /// The state afterwards.
     pub(super) availability: Availability,
     /// When all debt is paid.
     pub(super) paid: Result<(), Unavailable>,
-    /// When the tokens count as taken.
+    /// The instant as of which the tokens are taken.
     pub(super) taken: Instant,
 }
 
@@ -74,8 +73,7 @@ impl TokenBucket {
 
     #[inline]
     fn step(&self, tat: u64, next: u64) -> bool {
-        // AcqRel, as for a lock: a thread that takes a token sees what the thread that gave it back did
-        // before.
+        // AcqRel, as for a lock: a thread that takes a token observes what happened before it was returned.
         self.tat
             .compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
@@ -87,7 +85,7 @@ impl TokenBucket {
         loop {
             let tat = self.tat.load(Ordering::Acquire);
             if tat == MOVED {
-                // The thread that wrote `MOVED` holds the lock until the state is there.
+                // The thread that wrote `MOVED` holds the lock until it has moved the state.
                 if let Some(moved) = &mut *lock_checked(&self.moved) {
                     let (next, result) = step(&moved.0, moved.1);
                     moved.1 = next;
@@ -124,7 +122,7 @@ impl TokenBucket {
         })
     }
 
-    /// Takes as many of `tokens` as leave no more than `debt` tokens of debt. Returns how many.
+    /// Takes as many of `tokens` as leave at most `debt` tokens of debt. Returns the number taken.
     pub(super) fn charge(&self, now: Instant, tokens: u64, debt: u64) -> u64 {
         self.update(|gcra, tat| {
             let charged = tokens.min(gcra.availability(tat, now).room(debt));
@@ -135,8 +133,8 @@ impl TokenBucket {
         })
     }
 
-    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. They count as taken
-    /// at the turn, so a late wake-up costs the waiters behind nothing.
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. They are taken as of the turn,
+    /// so that a late wake-up does not delay the waiters behind.
     pub(super) fn serve(
         &self,
         from: Instant,
@@ -153,7 +151,7 @@ impl TokenBucket {
         })
     }
 
-    /// Gives `tokens` back, up to a full bucket. Returns how many did not fit.
+    /// Returns `tokens` to the bucket, up to its burst. Returns how many did not fit.
     pub(super) fn give(&self, now: Instant, tokens: u64) -> u64 {
         self.update(|gcra, tat| {
             let given = tokens.min(gcra.missing(tat, now));
@@ -181,8 +179,7 @@ impl TokenBucket {
     }
 }
 
-/// Backs off after a lost race, so that the other thread gets some work done before it loses the cache
-/// line.
+/// Backs off after a lost race, so that the other thread makes progress before it loses the cache line.
 ///
 /// Moving the cache line between cores takes longer than several calls. Two threads that do nothing else take 34
 /// ns a call each with this, and 55 ns if they retry at once. With 50 ns of other work between the calls

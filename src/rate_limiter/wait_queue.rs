@@ -1,10 +1,9 @@
 //! The wait queue of a limiter, in the order of arrival.
 //!
-//! A waiter is served once its turn has come, by whichever thread holds the queue's lock: the thread takes
-//! the tokens for it and wakes it. So later calls cannot take them, and a late wake-up serves all waiters
-//! whose turns have passed. Tokens count as taken at the turns, which follow each other at the rate. Only
-//! the first waiter watches the clock. Turns are not booked in advance, so a cancelled waiter just leaves
-//! the queue.
+//! A waiter is served once its turn has come, by any thread that holds the queue's lock: that thread takes the tokens
+//! for it and wakes it. So later calls cannot take them, and a late wake-up serves all waiters whose turns have
+//! passed. Tokens are taken as of the turns, which follow each other at the rate. Only the first waiter watches the
+//! clock. Turns are not booked in advance, so a cancelled waiter simply leaves the queue.
 
 use std::task::Waker;
 
@@ -44,7 +43,7 @@ pub(super) enum Joined {
 /// The state of a waiter.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// The waiter was served. Its tokens count as taken at this instant.
+    /// The waiter was served. Its tokens are taken as of this instant.
     Taken(Instant),
     /// The waiter is the first, and the limits have too few tokens.
     First(Unavailable),
@@ -64,7 +63,7 @@ impl WaitQueue {
         }
     }
 
-    /// Changes how many calls may wait. Calls that wait stay.
+    /// Changes how many calls may wait. Current waiters stay.
     pub(super) fn set_max_waiting(&self, calls: usize) {
         // Relaxed: the setting publishes nothing else.
         self.max_waiting.store(calls, Ordering::Relaxed);
@@ -82,7 +81,7 @@ impl WaitQueue {
         self.closed.load(Ordering::Relaxed) & !PAUSED
     }
 
-    /// Serves the detached places whose turns have come. Runs no user code: nothing waits in them.
+    /// Serves the detached waiters whose turns have come. Runs no user code, because they have no wakers.
     pub(super) fn settle(&self, storage: &Storage, now: Instant) {
         let mut state = lock_checked(&self.state);
         let first = state.waiters.first_key_value();
@@ -104,8 +103,8 @@ impl WaitQueue {
         self.with_undo(storage, now, act, |_| ())
     }
 
-    /// Like [`with`](Self::with). If a waker panics, the panic propagates to the caller, which never sees the
-    /// result: `undo` gives back what the result holds.
+    /// Like [`with`](Self::with). If a waker panics, the panic propagates to the caller, which never sees the result.
+    /// In that case, `undo` returns what the result holds.
     fn with_undo<R>(
         &self,
         storage: &Storage,
@@ -144,7 +143,7 @@ impl WaitQueue {
 
     /// Takes `cost` tokens, or joins the queue if the turn comes by `latest`.
     ///
-    /// No call waits for a `detached` waiter, which only keeps its tokens from later calls.
+    /// No call waits for a `detached` waiter, which only keeps later calls from its tokens.
     pub(super) fn enter(
         &self,
         storage: &Storage,
@@ -202,11 +201,10 @@ impl WaitQueue {
         self.change(storage, now, |storage, _| storage.give(now, taken, cost));
     }
 
-    /// Returns the state of a waiter. Keeps `waker`, to be woken when the state changes for another reason
-    /// than time.
+    /// Returns the state of a waiter. Keeps `waker`, to be woken when the state changes for a reason other than time.
     ///
-    /// Only the first waiter serves the queue, so that waiters are woken in order, and a waiter whose
-    /// `latest` has come.
+    /// Only two waiters serve the queue: the first one, so that waiters are woken in order, and one whose `latest` has
+    /// come.
     pub(super) fn turn(
         &self,
         storage: &Storage,
@@ -239,7 +237,7 @@ impl WaitQueue {
         turn
     }
 
-    /// Removes the waiter with `ticket`, or gives back the `cost` tokens it was served with.
+    /// Removes the waiter with `ticket`, or returns the `cost` tokens it was served with.
     pub(super) fn leave(&self, storage: &Storage, now: Instant, ticket: u64, cost: u64) {
         self.with(storage, now, |state, wakes| {
             if state.waiters.contains_key(&ticket) {
@@ -295,8 +293,8 @@ impl WaitQueue {
         })
     }
 
-    /// Returns what [`take`](Self::take) would return, and whether there are waiters or a pause. Behind them
-    /// a call may leave `debt` tokens of debt.
+    /// Returns what [`take`](Self::take) would return, and whether there are waiters or a pause. If so, a call may
+    /// leave `debt` tokens of debt.
     pub(super) fn forecast(
         &self,
         storage: &Storage,
@@ -312,7 +310,7 @@ impl WaitQueue {
 
     /// Runs `change`, which changes the limits, and serves the waiters again.
     ///
-    /// Under the lock, so a waiter that joins meanwhile either sees the change or is seen by it.
+    /// Runs under the lock, so that a waiter that joins meanwhile either sees the change or is seen by it.
     pub(super) fn change<R>(
         &self,
         storage: &Storage,
@@ -336,7 +334,7 @@ impl WaitQueue {
         !lock_checked(&self.state).in_force.is_changed()
     }
 
-    /// Admits nothing before `until`, unless a pause lasts longer already.
+    /// Admits nothing before `until`, unless an existing pause lasts longer.
     pub(super) fn pause(&self, storage: &Storage, now: Instant, until: Instant) {
         self.with(storage, now, |state, wakes| {
             state.paused_until = state.paused_until.max(until);

@@ -7,11 +7,11 @@ use crate::event::Panics;
 
 /// Wakers that are woken when this is dropped. Declared before a lock is taken, it outlives the guard.
 ///
-/// Wakers are user code. A panic of one does not keep the others from being woken; the first panic propagates
+/// Wakers are user code. A panic in one does not keep the others from being woken; the first panic propagates
 /// afterwards.
 #[derive(Debug, Default)]
 pub(super) struct WakeList {
-    // Usually there is one at most.
+    // The first waker. There is rarely a second.
     one: Option<Waker>,
     more: Vec<Waker>,
     /// A waker that is no longer needed, dropped with the rest.
@@ -26,7 +26,7 @@ impl WakeList {
         }
     }
 
-    /// Wakes them now. The caller resumes the panic.
+    /// Wakes them now. The caller must resume the returned panic.
     pub(super) fn wake(&mut self) -> Panics {
         let mut panics = Panics::default();
         for waker in self.one.take().into_iter().chain(take(&mut self.more)) {

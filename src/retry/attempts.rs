@@ -22,9 +22,9 @@ use crate::verdict::{ErrorClass, Health, Verdict};
 
 pub(super) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
-/// State of a call from attempt to attempt.
+/// State of a call between attempts.
 pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
-    /// Nothing has failed yet: nothing is allocated.
+    /// No attempt has failed yet, and nothing is allocated.
     First {
         /// The operation.
         op: Op,
@@ -34,7 +34,7 @@ pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
         inner: &'a Inner,
         /// The context of the first attempt.
         cx: SavedContext,
-        /// The call under its budget.
+        /// The call in its budget, if there is one.
         call: Option<BudgetedCall<'a>>,
     },
     /// An attempt has failed.
@@ -42,7 +42,7 @@ pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
         /// State since the first failure.
         again: Pin<Box<Again<'a, Op, H>>>,
     },
-    /// Empty: the content is being moved to the next state.
+    /// Empty while the content is being moved to the next state.
     Taken,
 }
 
@@ -172,10 +172,10 @@ struct Loop<'a, Op: Operation, H: Hook<Op>> {
     hook: H,
     inner: &'a Inner,
     cx: Context,
-    /// Number of attempts that no layer inside has rejected.
+    /// Number of attempts that no inner layer rejected.
     executed: u32,
     progress: Progress,
-    // Ends before the call it belongs to.
+    // Declared before the call, so that it ends first.
     extra: Option<Extra<'a>>,
     call: Option<BudgetedCall<'a>>,
     // The last outcome of an attempt that was executed.
@@ -279,10 +279,10 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
                 return Decision::Return(outcome);
             }
-            // A new outcome, because the end of the old one is from before the sleep.
+            // A new outcome, because the cached end time of the old one is from before the sleep.
             self.end = Some(Outcome::new(outcome.result, outcome.verdict));
         } else {
-            self.tell(outcome.result.as_ref().err(), verdict, delay);
+            self.report_retry(outcome.result.as_ref().err(), verdict, delay);
             self.keep(outcome);
         }
         Decision::Sleep(sleep(&self.inner.clock, now, delay))
@@ -295,7 +295,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
     }
 
     /// Reports to the observer and the hooks that another attempt follows.
-    fn tell(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
+    fn report_retry(&self, error: Option<&Error<Op::Error>>, verdict: Verdict, delay: Duration) {
         let retrying = Retrying::new(self.cx.attempt(), verdict, delay);
         if let Some(observer) = self.op.listener().observer() {
             observer.on_event(&Event::RetryScheduled {
@@ -315,8 +315,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         }
     }
 
-    /// Returns the outcome of a call whose last attempt had this one: that of the last attempt that was
-    /// executed.
+    /// Returns the outcome of a call whose last attempt had `outcome`: that of the last executed attempt.
     fn outcome_of_call(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
         let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
         if !is_rejected || self.inner.return_rejection {
@@ -326,7 +325,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             return outcome;
         };
         self.discard(outcome);
-        // A new outcome, because the end of the old one has passed.
+        // A new outcome, because the cached end time of the old one is out of date.
         Outcome::new(last.result, last.verdict)
     }
 
@@ -374,8 +373,8 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             Err(stop) => return (wait.delay, Err(stop)),
         };
         match &mut self.call {
-            // An attempt that a layer of the stack rejected costs nothing: it did not reach the dependency,
-            // which the budget protects.
+            // An attempt that an inner layer rejected costs nothing, because it did not reach the dependency, which
+            // the budget protects.
             Some(call) if started => {
                 self.extra = call.reserve_in(verdict.class(), &mut self.cx);
                 match self.extra {
@@ -418,7 +417,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         let spread = || progress.borrow_mut().next_spread(backoff, unit);
         let wait = match (rejection, verdict.hint()) {
             (Some(rejection), _) => match rejection.retry_after() {
-                // A layer of the stack knows exactly when it admits a call.
+                // The rejecting layer knows exactly when it admits a call.
                 Some(wait) => Wait {
                     delay: wait,
                     earliest: wait,

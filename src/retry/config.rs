@@ -11,7 +11,6 @@ use crate::base::is_same_arc;
 use crate::blocking;
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::instant::DebugLimit;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
 
@@ -66,7 +65,7 @@ impl RetryBuilder {
         }
     }
 
-    /// Sets the most attempts of a call, the first one included: at least 1. The default is 3.
+    /// Sets the most attempts of a call, the first one included: at least 1. Default 3.
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
@@ -85,14 +84,14 @@ impl RetryBuilder {
         self
     }
 
-    /// Sets how the time that a server asked to wait changes the delay.
+    /// Sets how a server's hint changes the delay.
     pub const fn hint(mut self, rule: HintRule) -> Self {
         self.hint = rule;
         self
     }
 
-    /// Sets the longest wait that a server may ask for under [`HintRule::Obey`]. A longer hint ends the call at
-    /// once. With zero every hint does.
+    /// Sets the longest wait that a server's hint may demand under [`HintRule::Obey`]. A longer hint ends the call at
+    /// once. With zero, every hint does.
     pub const fn max_hint(mut self, longest: Duration) -> Self {
         self.max_hint = longest;
         self
@@ -105,22 +104,22 @@ impl RetryBuilder {
         self
     }
 
-    /// Sets the budget of all calls of this retry, shared with the other users of its clones.
+    /// Sets the budget of all calls of this retry. Other users of its clones share it.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// Sets whether to wait until an open circuit of a breaker inside admits probes, if that is before the
-    /// deadline. The default is `false`.
+    /// Sets whether to wait until an open circuit of an inner breaker admits probes, if that is before the deadline.
+    /// Default `false`.
     pub const fn retry_open_circuit(mut self, retry: bool) -> Self {
         self.retry_open_circuit = retry;
         self
     }
 
-    /// Sets whether to return the rejection if a layer inside rejects an attempt after one that was executed.
-    /// By default the error of the last executed attempt is returned, so that a rejection always means
-    /// that nothing was executed.
+    /// Sets whether to return the rejection if an inner layer rejects an attempt after an executed one. By default,
+    /// the error of the last executed attempt is returned, so that a rejection always means that nothing was
+    /// executed.
     pub const fn return_rejection(mut self, rejection: bool) -> Self {
         self.return_rejection = rejection;
         self
@@ -133,9 +132,9 @@ impl RetryBuilder {
         self
     }
 
-    /// Replaces the delays: `delay` sees the failed attempt, its verdict and the delay that the
-    /// backoff and the hint give, and returns the one to use. No cap and no jitter is put on it, and a
-    /// hint beyond the deadline no longer ends the call.
+    /// Replaces the delays. `delay` gets the failed attempt, its verdict, and the delay computed from backoff and
+    /// hint, and returns the delay to use. No cap and no jitter is applied to it, and a hint beyond the deadline no
+    /// longer ends the call.
     pub fn delay_with(
         mut self,
         delay: impl Fn(&Retrying) -> Duration + Send + Sync + 'static,
@@ -146,8 +145,8 @@ impl RetryBuilder {
         self
     }
 
-    /// Sets a hook that is called before each wait, once the failed attempt has been dropped. One that sees the
-    /// error is [`Retry::notify`].
+    /// Sets a hook that is called before each wait, once the failed attempt has been dropped. For a hook that gets
+    /// the error, use [`Retry::notify`].
     pub fn on_retry(mut self, hook: impl Fn(&Retrying) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Arc::new(move |retrying: &Retrying| {
             blocking::outside(|| hook(retrying));
@@ -156,15 +155,15 @@ impl RetryBuilder {
     }
 
     setters! {
-        /// Makes the jitter reproducible: retries with one seed draw one sequence of numbers.
+        /// Makes the jitter reproducible: retries with the same seed draw the same sequence of numbers.
         seed;
-        /// The name in events.
+        /// Sets the name in events.
         name;
-        /// The clock that waits.
+        /// Sets the clock that waits.
         clock;
     }
 
-    /// Adapts the retry to a stack: its name, clock, and budget.
+    /// Adopts the name, the clock, and the budget of a stack.
     pub(crate) fn adopted(
         mut self,
         name: &'static str,
@@ -214,8 +213,7 @@ impl RetryBuilder {
     ///
     /// # Errors
     ///
-    /// If `max_attempts` is zero, a backoff has settings without meaning, or no clock was given
-    /// where the feature `tokio` is off.
+    /// If `max_attempts` is zero, a backoff is invalid, or no clock was given where the feature `tokio` is off.
     pub fn build(self) -> Result<Retry, ConfigError> {
         let error = |setting, problem| ConfigError::new("retry", setting, problem);
         if self.max_attempts == 0 {
@@ -253,8 +251,8 @@ impl fmt::Debug for RetryBuilder {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
-            .field("max_hint", &DebugLimit(self.max_hint))
-            .field("max_elapsed", &self.max_elapsed.map(DebugLimit))
+            .field("max_hint", &DebugLimit(&self.max_hint))
+            .field("max_elapsed", &DebugLimit(&self.max_elapsed))
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

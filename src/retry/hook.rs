@@ -11,7 +11,7 @@ pub trait Hook<Op: Operation>: Copy {
     fn call(self, error: &Error<Op::Error>, retrying: &Retrying);
 }
 
-/// No hook.
+/// The absence of a hook.
 impl<Op: Operation> Hook<Op> for () {
     fn call(self, _: &Error<Op::Error>, _: &Retrying) {}
 }
@@ -22,7 +22,7 @@ pub struct Hooked<'a, F> {
     pub(super) hook: &'a F,
 }
 
-// Derived, these would ask for `F: Copy`.
+// Derived implementations would require `F: Copy`.
 impl<F> Clone for Hooked<'_, F> {
     fn clone(&self) -> Self {
         *self

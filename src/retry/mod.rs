@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::Error;
-use crate::instant::DebugLimit;
 use crate::keyed::stateless;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
@@ -25,7 +25,7 @@ mod state;
 pub use self::config::RetryBuilder;
 pub use self::state::{HintRule, Retrying};
 
-/// Repeats an operation that failed, where that may help. See the [module page](self).
+/// Repeats a failed operation if that may help. See the [module page](self).
 ///
 /// Cheap to clone; clones share the source of jitter and the budget.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct Retry {
     inner: Arc<Inner>,
 }
 
-// Its budget, if it has one, is shared with others as a rule.
+// Counts as stateless, because its budget is usually shared.
 stateless!(Retry);
 
 /// The settings of a retry, and its source of jitter.
@@ -64,16 +64,16 @@ impl Retry {
         self.inner.name
     }
 
-    /// Returns the largest number of attempts of a call, the first one included.
+    /// Returns the most attempts of a call, the first one included.
     pub fn max_attempts(&self) -> u32 {
         self.inner.max_attempts
     }
 
-    /// Calls `hook` before each wait with the error of the failed attempt, which has been dropped by then.
-    /// An attempt whose value is retried has no error: [`RetryBuilder::on_retry`] sees those too.
+    /// Returns a retry that calls `hook` before each wait with the error of the failed attempt, which has been
+    /// dropped by then. An attempt whose value is retried has no error: [`RetryBuilder::on_retry`] reports those too.
     ///
-    /// The hook names the error type, so what [`Classify`](crate::Classify) says about error types with
-    /// lifetimes in spawned tasks holds here too.
+    /// The hook names the error type, so the notes of [`Classify`](crate::Classify) about error types with lifetimes
+    /// in spawned tasks apply.
     ///
     /// # Example
     ///
@@ -102,7 +102,7 @@ impl Retry {
     }
 }
 
-/// A retry with a hook that sees errors. Made by [`Retry::notify`].
+/// A retry with a hook that gets errors. Returned by [`Retry::notify`].
 #[derive(Clone)]
 pub struct Notify<F> {
     retry: Retry,
@@ -131,8 +131,8 @@ impl fmt::Debug for Inner {
             .field("backoff", &self.backoff)
             .field("throttled_backoff", &self.throttled_backoff)
             .field("hint", &self.hint)
-            .field("max_hint", &DebugLimit(self.max_hint))
-            .field("max_elapsed", &self.max_elapsed.map(DebugLimit))
+            .field("max_hint", &DebugLimit(&self.max_hint))
+            .field("max_elapsed", &DebugLimit(&self.max_elapsed))
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

@@ -76,7 +76,7 @@ impl Inner {
         hook: H,
     ) -> RetryFuture<'_, Op, H> {
         if self.max_elapsed.is_some() {
-            // Only `max_elapsed` needs the time at which the first attempt starts.
+            // The clock is read only for `max_elapsed`, which needs the start of the first attempt.
             cx.now(&self.clock);
         }
         let call = self.budget.as_ref().map(|budget| {
@@ -96,7 +96,7 @@ impl Inner {
         };
         RetryFuture::Attempt {
             memory,
-            // Last: an attempt that something else follows is copied as a whole.
+            // The last field, because an attempt followed by other fields is copied as a whole.
             attempt: op.attempt(cx),
         }
     }
@@ -105,8 +105,8 @@ impl Inner {
 pin_project! {
     /// A run of a [`Retry`].
     ///
-    /// The sleep between attempts is on the heap, beside what is allocated after a failure anyway: here it
-    /// would make the future of a call that needs no retry up to twice as large.
+    /// The sleep between attempts is on the heap, in the allocation that a failure needs anyway. Stored here, it
+    /// would make the future of a call without retries up to twice as large.
     #[project = RetryProj]
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub enum RetryFuture<'a, Op, H>
@@ -120,12 +120,12 @@ pin_project! {
             attempt: Op::Attempt,
             memory: Memory<'a, Op, H>,
         },
-        /// The wait after an attempt that failed.
+        /// The call waits after a failed attempt.
         Sleep {
             // `None` once the sleep is over.
             again: Option<Pin<Box<Again<'a, Op, H>>>>,
         },
-        /// Finished, or being moved to the next state.
+        /// The call has ended, or is being moved to the next state.
         Finished,
     }
 }
@@ -191,7 +191,8 @@ impl<Op: Operation, H: Hook<Op>> RetryFuture<'_, Op, H> {
 }
 
 impl<'a, Op: Operation, H: Hook<Op>> RetryFuture<'a, Op, H> {
-    /// Starts the next attempt. Out of line, or each layer outside would contain the code of an attempt twice.
+    /// Starts the next attempt. Out of line, because otherwise each outer layer would contain the code of an attempt
+    /// twice.
     #[cold]
     #[inline(never)]
     fn attempt_again(mut self: Pin<&mut Self>, mut again: Pin<Box<Again<'a, Op, H>>>) {

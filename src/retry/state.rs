@@ -6,25 +6,24 @@ use crate::event::StopReason;
 use crate::instant::Instant;
 use crate::verdict::Verdict;
 
-/// The effect of a hint, the time that a server asked to wait ([`Verdict::hint`]), on the delay of a retry.
+/// The effect of a server's hint ([`Verdict::hint`]) on the delay of a retry.
 ///
-/// Whatever the rule, nothing waits into the deadline: when the server's time lies beyond it, the
-/// retry stops at once. Only [`HintRule::Ignore`] and
-/// [`RetryBuilder::delay_with`](super::RetryBuilder::delay_with) do not look.
+/// Under any rule, nothing waits into the deadline: if the hint ends after it, the retry stops at once. Only
+/// [`HintRule::Ignore`] and [`RetryBuilder::delay_with`](super::RetryBuilder::delay_with) do not check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintRule {
-    /// As the server asked, and the jitter of the backoff on top, so that clients do not come back all at
-    /// once. A hint above [`max_hint`](super::RetryBuilder::max_hint), or beyond the deadline or the longest
-    /// time of the call, ends the call at once. The default.
+    /// Waits for the time of the hint, plus the jitter of the backoff, so that clients do not return all at once. A
+    /// hint above [`max_hint`](super::RetryBuilder::max_hint), or beyond the deadline or the longest time of the
+    /// call, ends the call at once. The default.
     #[default]
     Obey,
-    /// As the server asked, but not shorter than the computed delay and at most this much longer. A
-    /// server cannot make callers hammer it, nor stop them for a day. As in the AWS SDKs, with 5 s.
+    /// Waits for the time of the hint, but at least the computed delay and at most this much longer. So a server can
+    /// neither make callers hammer it nor stop them for a day. As in the AWS SDKs, with 5 s.
     Within(Duration),
-    /// As the server asked, but at most this long.
+    /// Waits for the time of the hint, but at most this long.
     UpTo(Duration),
-    /// The computed delay, whatever the server asked.
+    /// Waits for the computed delay, and ignores the hint.
     Ignore,
 }
 
@@ -56,8 +55,8 @@ impl Retrying {
         &self.verdict
     }
 
-    /// Returns the wait before the next attempt: as computed, in a
-    /// [`delay_with`](super::RetryBuilder::delay_with) hook, or as it will be, in other hooks.
+    /// Returns the wait before the next attempt. In a [`delay_with`](super::RetryBuilder::delay_with) hook, this is
+    /// the computed delay; in other hooks, it is the final one.
     pub const fn delay(&self) -> Duration {
         self.delay
     }
@@ -71,7 +70,7 @@ pub(super) struct Limits {
     pub(super) max_hint: Duration,
     /// No attempt starts after this.
     pub(super) latest_start: Instant,
-    /// No attempt starts at this or after.
+    /// No attempt starts at this time or later.
     pub(super) deadline: Instant,
 }
 
@@ -82,8 +81,8 @@ pub(super) struct Call {
     pub(super) repeatable: bool,
 }
 
-/// Returns whether attempt number `attempt`, which ended with `verdict`, may be followed by another. `started`: the
-/// operation was executed, not rejected by a layer inside.
+/// Returns whether attempt number `attempt`, which ended with `verdict`, may be followed by another. `started` means
+/// that the operation was executed, not rejected by an inner layer.
 pub(super) fn may_repeat(
     limits: &Limits,
     attempt: u32,
@@ -108,10 +107,10 @@ pub(super) fn may_repeat(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
     pub(super) delay: Duration,
-    /// When the server, or the layer that rejected, said to come back. Of the delay, whatever is longer is
-    /// jitter and may be left out.
+    /// The time at which the server or the rejecting layer admits calls again. A delay beyond it is jitter, and may
+    /// be dropped.
     pub(super) earliest: Duration,
-    /// Whether a server said so whose hint is obeyed to the letter.
+    /// Whether it follows an obeyed hint of a server.
     pub(super) is_obeyed: bool,
 }
 
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_again_is_repeated_only_if_it_was_not_started() {
+    fn an_operation_that_runs_once_is_retried_only_if_it_did_not_start() {
         let call = Call {
             idempotent: true,
             repeatable: false,
@@ -240,7 +239,7 @@ mod tests {
         assert_eq!(start(&LIMITS, 51), Err(StopReason::MaxElapsed));
         assert_eq!(start(&unlimited, 99), Ok(n(99)));
         assert_eq!(start(&unlimited, 100), Err(StopReason::Deadline));
-        // A rule may shorten a hint, but not to come back before a deadline that the hint is beyond.
+        // A rule may shorten a hint, but must not return before a deadline that the hint exceeds.
         let short = Wait::hinted(HintRule::UpTo(n(1)), n(100), || n(7), || n(7));
         assert_eq!(may_start(&LIMITS, START, short), Err(StopReason::Deadline));
     }

@@ -14,8 +14,8 @@ use crate::verdict::ErrorClass;
 impl RetryBudget {
     /// Builds a budget that is a share of the calls of a sliding window, plus a floor per second.
     ///
-    /// Each call deposits the share and each retry withdraws one; both are forgotten when they leave
-    /// the window. Exact at any percentage. From Finagle's `RetryBudget`.
+    /// Each call deposits the share and each retry withdraws one; both are forgotten when they leave the window.
+    /// Exact at any percentage. From Finagle's `RetryBudget`.
     pub const fn percentage() -> PercentageBudgetBuilder {
         PercentageBudgetBuilder::new()
     }
@@ -66,7 +66,7 @@ fn budget(name: &'static str, kind: Kind, clock: Option<ClockHandle>) -> RetryBu
 /// | [`window`](Self::window) | 10 s |
 /// | [`clock`](Self::clock) | tokio's |
 /// | [`name`](Self::name) | `retry_budget` |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PercentageBudgetBuilder {
     name: &'static str,
@@ -75,6 +75,8 @@ pub struct PercentageBudgetBuilder {
     window: Duration,
     clock: Option<ClockHandle>,
 }
+
+crate::debug::debug_settings!(PercentageBudgetBuilder { name, ratio, floor, clock; window });
 
 impl PercentageBudgetBuilder {
     const fn new() -> Self {
@@ -87,13 +89,14 @@ impl PercentageBudgetBuilder {
         }
     }
 
-    /// Sets the retries per call: 0.2 allows one retry for five calls. From 0 (the floor alone) to 1000.
+    /// Sets the retries per call, from 0 to 1000: 0.2 allows one retry for five calls. With zero, only the floor is
+    /// left.
     pub const fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
     }
 
-    /// Sets the retries per second that are always allowed. 0 for none.
+    /// Sets the retries per second that are always allowed. Zero allows none.
     pub const fn floor(mut self, floor: u32) -> Self {
         self.floor = floor;
         self
@@ -195,7 +198,7 @@ impl TokenBudgetBuilder {
         self
     }
 
-    /// Sets the price of a retry after an error of this class, in tokens. 0 makes such retries free.
+    /// Sets the price of a retry after an error of this class, in tokens. Zero makes such retries free.
     pub const fn cost(mut self, class: ErrorClass, tokens: u32) -> Self {
         match class {
             ErrorClass::Transient => self.transient = tokens,
@@ -205,15 +208,15 @@ impl TokenBudgetBuilder {
         self
     }
 
-    /// Sets the tokens that a success at the first attempt adds, rounded down to thousandths. 0 adds none.
+    /// Sets the tokens that a success at the first attempt adds, rounded down to thousandths. Zero adds none.
     pub const fn reward(mut self, tokens: f64) -> Self {
         self.reward = tokens;
         self
     }
 
-    /// Sets the tokens that are added per second, whatever the results, rounded down to thousandths. With 0,
-    /// the default, only successes refill the bucket, so an empty one stays empty until a call succeeds at
-    /// the first attempt. From the token bucket of smithy-rs.
+    /// Sets the tokens that are added per second, whatever the results, rounded down to thousandths. With zero, the
+    /// default, only successes refill the bucket, so an empty bucket stays empty until a call succeeds at the first
+    /// attempt. From the token bucket of smithy-rs.
     pub const fn refill_per_second(mut self, tokens: f64) -> Self {
         self.refill_per_second = tokens;
         self
@@ -351,7 +354,7 @@ impl InFlightBudgetBuilder {
         self
     }
 
-    /// Sets the retries in flight that are always allowed. 0 for none.
+    /// Sets the retries in flight that are always allowed. Zero allows none.
     pub const fn floor(mut self, retries: u32) -> Self {
         self.floor = retries;
         self

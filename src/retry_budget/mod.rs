@@ -80,7 +80,7 @@ struct Inner {
     name: &'static str,
     number: Number,
     kind: Kind,
-    /// `None` for the kinds that do not depend on time.
+    /// `None` for kinds that do not depend on time.
     clock: Option<ClockHandle>,
 }
 
@@ -111,7 +111,7 @@ pub struct Snapshot {
     /// The name of the budget.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// Number of retries that are allowed now; of tokens, for the kinds that count tokens.
+    /// Number of retries that are allowed now, or of tokens for kinds that count tokens.
     pub available: f64,
     /// The part of the budget that is available, from 0 to 1.
     pub ratio: f64,
@@ -139,7 +139,8 @@ impl RetryBudget {
         self.inner.name
     }
 
-    /// Begins a call. Its first attempt is always allowed.
+    /// Begins a call, whose first attempt is always allowed. [`Retry`](crate::Retry) does this; use it for a retry
+    /// loop of your own.
     ///
     /// [`Retry`](crate::Retry) does this. Use it for a retry loop of your own.
     pub fn begin(&self) -> BudgetedCall<'_> {
@@ -148,8 +149,8 @@ impl RetryBudget {
 
     /// Begins the call of `cx`, at its last reading of the clock if the budget depends on time.
     ///
-    /// A call that a layer outside has begun under this budget is not counted twice, also if up to two other
-    /// budgets have counted it in between.
+    /// A call that an outer layer has begun in this budget is not counted twice, even if up to two other budgets have
+    /// counted it in between.
     pub(crate) fn begin_in(&self, cx: &mut Context) -> BudgetedCall<'_> {
         let number = self.inner.number.get();
         if number.is_some_and(|number| cx.is_counted_by(number)) {
@@ -170,7 +171,7 @@ impl RetryBudget {
         self.begin_at(self.now_in(cx))
     }
 
-    /// Changes the share of a percentage budget that was built with a share of at most 1 to another such share.
+    /// Changes the ratio of a percentage budget. Both the builder's ratio and the new one must be at most 1.
     pub(crate) fn set_ratio(&self, ratio: f64) {
         if let Kind::Percentage { withdrawals, .. } = &self.inner.kind {
             lock(withdrawals).0.set_ratio(ratio);
@@ -228,7 +229,7 @@ impl RetryBudget {
         Snapshot {
             name: self.inner.name,
             available,
-            // A budget of nothing has nothing available.
+            // The ratio of an empty capacity is zero, not NaN.
             ratio: if total > 0.0 { available / total } else { 0.0 },
             calls_in_flight,
             extras_in_flight,
@@ -312,8 +313,8 @@ struct Withdrawn {
 
 /// A call under a budget. Made by [`RetryBudget::begin`].
 ///
-/// Dropping it ends the call. Without [`success`](Self::success) before, that counts as neither a
-/// success nor a failure.
+/// Dropping it ends the call. Unless [`success`](Self::success) was called, that counts neither as a success nor as a
+/// failure.
 #[derive(Debug)]
 #[must_use = "dropping it ends the call"]
 pub struct BudgetedCall<'a> {
@@ -325,10 +326,10 @@ pub struct BudgetedCall<'a> {
 
 impl<'a> BudgetedCall<'a> {
     const NOTHING: u64 = Self::NESTED - 1;
-    /// A layer outside has begun the call: it counts the call and records its result.
+    /// Set if an outer layer has begun the call, counts it, and records its result.
     const NESTED: u64 = 1 << 63;
 
-    /// Returns whether a layer outside has begun the call under the same budget. That layer records the result.
+    /// Returns whether an outer layer has begun the call in the same budget. That layer records the result.
     pub(crate) const fn is_nested(&self) -> bool {
         self.last_price & Self::NESTED != 0
     }
@@ -342,7 +343,7 @@ impl<'a> BudgetedCall<'a> {
 
     /// Withdraws one more attempt after a failure of this class. `None` if the budget is empty.
     ///
-    /// The attempt is in flight until what this returns is dropped.
+    /// The attempt is in flight until the returned value is dropped.
     pub fn withdraw(&mut self, class: ErrorClass) -> Option<Extra<'a>> {
         let mut extra = self.reserve_at(class, self.budget.now())?;
         extra.begin();
@@ -370,7 +371,7 @@ impl<'a> BudgetedCall<'a> {
         let paid = std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
         match &self.budget.inner.kind {
             Kind::Tokens { bucket, .. } if paid != Self::NOTHING => bucket.add(paid),
-            // The layer outside records the success of the call.
+            // The outer layer records the success of the call.
             _ if nested != 0 => {}
             Kind::Tokens { bucket, prices } => bucket.add(prices.reward),
             Kind::Grpc { bucket, ratio } => bucket.add(*ratio),

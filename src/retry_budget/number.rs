@@ -1,24 +1,24 @@
-//! Numbers that tell budgets apart in the context of a call.
+//! Numbers that identify budgets in the context of a call.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::policy::BudgetNumber;
 
-/// The number of a living budget, which no other one has. Dropping it frees the number.
+/// The number of a budget, unique among living budgets. Dropping it frees the number.
 ///
-/// `None` for the budgets beyond [`BudgetNumber::MAX`]: nested calls under the same one are then counted twice.
+/// `None` for budgets beyond [`BudgetNumber::MAX`]: nested calls in the same one are then counted twice.
 #[derive(Debug)]
 pub(super) struct Number(Option<BudgetNumber>);
 
-/// Numbers that no budget has.
+/// Numbers that no living budget has.
 struct Unused {
     /// Numbers of dropped budgets.
     freed: Vec<BudgetNumber>,
-    /// The smallest number that was never given.
+    /// The smallest number never used.
     next: u64,
 }
 
-// Of std also under loom: the numbers order nothing.
+// A mutex of std even under loom, because the numbers order nothing.
 static UNUSED: Mutex<Unused> = Mutex::new(Unused {
     freed: Vec::new(),
     next: 1,

@@ -25,7 +25,7 @@ impl Slices {
     /// Returns the number of the slice that `now` is in.
     #[inline]
     pub(super) fn of(&self, now: Instant) -> u32 {
-        // Slices are told apart within a window; that the number wraps after years is no matter.
+        // Slices need to differ only within a window, so it does not matter that the number wraps after years.
         (now.as_nanos() / self.nanos) as u32
     }
 
@@ -43,7 +43,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The dearer of deposit and price is this many units, so that the other is exact to 1e-9.
+    /// The larger of deposit and price is this many units, so that the other is exact to 1e-9.
     const UNIT: f64 = 1e9;
 
     pub(super) fn new(ratio: f64, floor_per_second: u32, slices: &Slices) -> Self {
@@ -61,7 +61,7 @@ impl Share {
         }
     }
 
-    /// Changes a share of at most 1 to another one of at most 1. Calls that were counted count at the new share.
+    /// Changes the ratio. Both ratios must be at most 1. Calls that were counted count at the new ratio.
     pub(super) fn set_ratio(&mut self, ratio: f64) {
         self.deposit = (ratio * Self::UNIT).round() as i128;
     }
@@ -80,7 +80,7 @@ impl Share {
     }
 }
 
-// A slice is one word: its number in the upper half, the count in the lower.
+// Packs a slice into a word: its number in the upper half, the count in the lower.
 
 const fn word(slice: u32, count: u32) -> u64 {
     (slice as u64) << 32 | count as u64
@@ -90,8 +90,8 @@ const fn slice_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-/// Returns whether a word belongs to the window that ends with `slice`. A slice shortly ahead does too: the
-/// clock may have gone back, and what was counted stays counted.
+/// Returns whether a word belongs to the window that ends with `slice`. So does a slice shortly ahead, because a late
+/// reading of the clock must not lose its count.
 const fn is_inside(slice: u32, word: u64) -> bool {
     let age = slice.wrapping_sub(slice_of(word)) as i32;
     age < SLICES as i32 && age > -(SLICES as i32)
@@ -120,8 +120,8 @@ impl Deposits {
         let mut current = slot.load(Ordering::Relaxed);
         loop {
             if slice_of(current) == slice {
-                // The slice may have been replaced since: then the call counts into the newer one.
-                // Half of the range is left for concurrent additions.
+                // A newer slice may have replaced it: then the call counts there. Half of the range is reserved for
+                // concurrent additions.
                 if (current as u32) < u32::MAX / 2 {
                     slot.fetch_add(1, Ordering::Relaxed);
                 }
@@ -202,14 +202,14 @@ impl Prices {
 pub(super) struct Tokens {
     capacity: u64,
     left: AtomicU64,
-    /// Thousandths that come back per second.
+    /// Thousandths of tokens added per second.
     refill: u64,
-    /// Nanoseconds: the refill up to here is in `left`.
+    /// The time up to which `left` includes the refill, in nanoseconds.
     refilled_at: AtomicU64,
 }
 
 impl Tokens {
-    /// One token.
+    /// One token, in thousandths.
     pub(super) const ONE: u64 = 1000;
 
     /// Returns the tokens of the full bucket.
@@ -217,7 +217,7 @@ impl Tokens {
         self.capacity as f64 / Self::ONE as f64
     }
 
-    /// Tokens in the bucket's unit, rounded down. The little extra keeps 0.546 from becoming 0.545.
+    /// Converts tokens to thousandths, rounded down. A small addition keeps 0.546 from becoming 0.545.
     pub(super) fn from_f64(tokens: f64) -> u64 {
         (tokens * Self::ONE as f64 + 1e-9) as u64
     }
@@ -242,8 +242,8 @@ impl Tokens {
     pub(super) fn refill(&self, now: Instant) {
         let at = self.refilled_at.load(Ordering::Relaxed);
         let (earned, until) = self.earned(at, now);
-        // Relaxed: whichever thread moves the time forward adds what that time earned, once. A thread
-        // between the two steps delays the tokens and loses none.
+        // Relaxed: the thread that advances the time adds what that time earned, once. A thread preempted between the
+        // two steps delays tokens but loses none.
         let moved = earned > 0
             && self
                 .refilled_at
@@ -254,8 +254,8 @@ impl Tokens {
         }
     }
 
-    /// Returns the refill from `at` to `now`, and when the last whole thousandth of it did: the rest of
-    /// the time counts towards the next.
+    /// Returns the refill from `at` to `now`, and the time of its last whole thousandth: the remaining time counts
+    /// towards the next.
     fn earned(&self, at: u64, now: Instant) -> (u64, u64) {
         const SECOND: u128 = 1_000_000_000;
         let Some(refill) = std::num::NonZeroU64::new(self.refill) else {
@@ -272,9 +272,9 @@ impl Tokens {
         )
     }
 
-    /// Takes `price`, if there is as much.
+    /// Takes `price` if there is that much.
     pub(super) fn take(&self, price: u64) -> bool {
-        // Relaxed: tokens guard no memory; the word alone has to be right.
+        // Relaxed: the tokens publish no other memory.
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(price)
@@ -282,7 +282,7 @@ impl Tokens {
             .is_ok()
     }
 
-    /// Takes `price`, or what there is.
+    /// Takes `price`, or what is left.
     pub(super) fn lose(&self, price: u64) {
         self.update(|left| left.saturating_sub(price));
     }
@@ -296,7 +296,7 @@ impl Tokens {
         let mut left = self.left.load(Ordering::Relaxed);
         loop {
             let new = f(left);
-            // A full bucket stays as it is: successes then write nothing.
+            // A full bucket is not written, so that successes do not contend.
             if new == left {
                 return;
             }
@@ -322,7 +322,7 @@ impl Tokens {
     }
 }
 
-/// Calls and further attempts in flight, in one word so that they are compared at one instant.
+/// Calls and further attempts in flight, in one word so that they are read together.
 #[derive(Debug)]
 pub(super) struct InFlight {
     ratio: f64,
@@ -342,7 +342,7 @@ impl InFlight {
         }
     }
 
-    // Relaxed throughout: the counts guard no memory.
+    // Relaxed throughout: the counts publish no other memory.
 
     pub(super) fn begin(&self) {
         self.counts.fetch_add(Self::CALL, Ordering::Relaxed);
@@ -375,7 +375,7 @@ impl InFlight {
         share.max(self.floor).saturating_sub(extras)
     }
 
-    /// Calls, and further attempts.
+    /// Returns the calls and the further attempts in flight.
     pub(super) fn counts(&self) -> (u32, u32) {
         let counts = self.counts.load(Ordering::Relaxed);
         ((counts >> 32) as u32, counts as u32)

@@ -28,7 +28,7 @@ fn withdraw(budget: &RetryBudget) -> bool {
         last_price: BudgetedCall::NOTHING,
     };
     let allowed = call.withdraw(ErrorClass::Transient).is_some();
-    // Only the kind that counts calls in flight minds, and it is not asked this way.
+    // Never ends the call. Only the kind that counts calls in flight would differ, and these tests do not use it.
     std::mem::forget(call);
     allowed
 }
@@ -40,7 +40,7 @@ fn a_percentage_is_exact() {
         let allowed: u32 = (0..1000)
             .map(|_| {
                 let _call = budget.begin();
-                // Asks more often than any of these could be allowed.
+                // Withdraws more often than any of these budgets allows.
                 (0..4).map(|_| u32::from(withdraw(&budget))).sum::<u32>()
             })
             .sum();
@@ -235,7 +235,7 @@ fn extreme_settings_saturate() {
     assert!(in_flight.begin().withdraw(ErrorClass::Transient).is_some());
 }
 
-/// A list of everything that happened, looked through from the start each time.
+/// The model: a list of all operations, replayed from the start each time.
 #[derive(Default)]
 struct Model {
     deposits: VecDeque<u64>,
@@ -270,7 +270,7 @@ proptest! {
             } else {
                 let left = model.available(slice, ratio, reserve);
                 let allowed = withdraw(&budget);
-                // Where the two differ, the model is at the edge and its sums are floats.
+                // Where the two differ, the model is within rounding errors of the edge.
                 prop_assert!(allowed == (left >= 1.0) || (left - 1.0).abs() < 1e-6);
                 if allowed {
                     model.withdrawals.push_back(slice);
@@ -398,7 +398,7 @@ proptest! {
 }
 
 #[test]
-fn what_a_retry_paid_comes_back_once() {
+fn the_price_of_a_retry_is_refunded_once() {
     let budget = RetryBudget::tokens().initial(50).build().unwrap();
     let mut call = budget.begin();
     drop(call.withdraw(ErrorClass::Transient));

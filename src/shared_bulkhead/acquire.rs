@@ -17,7 +17,7 @@ use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 pin_project! {
-    /// Takes permits of a shared bulkhead. Made by
+    /// Takes permits of a shared bulkhead. Returned by
     /// [`SharedBulkhead::try_acquire`](super::SharedBulkhead::try_acquire) and
     /// [`SharedBulkhead::acquire`](super::SharedBulkhead::acquire).
     ///
@@ -73,7 +73,7 @@ impl<'a> Acquire<'a> {
         self.ticket.is_some()
     }
 
-    /// Polls it for a call that has this deadline, on the bulkhead's clock, which reads `now`.
+    /// Polls for a call with this deadline. `now` is a reading of the bulkhead's clock.
     pub(super) fn poll_with(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
@@ -84,7 +84,7 @@ impl<'a> Acquire<'a> {
         let inner = self.inner;
         let rejected = |reason| {
             let admitted = inner.reject(reason, observer);
-            // In shadow mode a call that would have been rejected holds nothing.
+            // In shadow mode, a call that would have been rejected holds no permits.
             Poll::Ready(admitted.map(|()| Permit::new(inner.clone(), 0)))
         };
         loop {
@@ -104,7 +104,7 @@ impl<'a> Acquire<'a> {
                 }
                 continue;
             };
-            let look_at = match inner.turn(now, ticket, task.waker()) {
+            let poll_at = match inner.turn(now, ticket, task.waker()) {
                 Turn::Admitted => {
                     *this.ticket = None;
                     let permit = Permit::new(inner.clone(), permits);
@@ -112,7 +112,7 @@ impl<'a> Acquire<'a> {
                         let waited = now.saturating_duration_since(*this.since);
                         inner
                             .base
-                            .tell(Event::waited(inner.base.name, waited), observer);
+                            .report(Event::waited(inner.base.name, waited), observer);
                     }
                     return Poll::Ready(Ok(permit));
                 }
@@ -121,12 +121,12 @@ impl<'a> Acquire<'a> {
                     inner.leave(now, ticket, permits);
                     return rejected(Reason::BulkheadFull);
                 }
-                Turn::LookAt(_) if now >= *this.latest => {
+                Turn::PollAt(_) if now >= *this.latest => {
                     *this.ticket = None;
                     inner.leave(now, ticket, permits);
                     return rejected(*this.late);
                 }
-                Turn::LookAt(look_at) => look_at.min(*this.latest),
+                Turn::PollAt(poll_at) => poll_at.min(*this.latest),
             };
             let alarm = self.as_mut().project().alarm;
             ready!(alarm.poll_until(&inner.base.clock, look_at, task));

@@ -73,48 +73,47 @@ impl SharedBulkheadBuilder {
         self
     }
 
-    /// Sets the key in the store: what the processes that share the bulkhead have in common.
+    /// Sets the key in the store. Processes with the same key share the bulkhead.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// Sets the identity of this process in the store. No two running processes may have the same.
+    /// Sets the identity of this process in the store. It must differ between running processes.
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.instance = Some(instance.into());
         self
     }
 
-    /// Sets how many calls of the whole fleet run at once. Above zero. All processes must give the same.
+    /// Sets the most permits in use in the whole fleet. Above zero. All processes must give the same number.
     pub const fn max_concurrent(mut self, calls: u64) -> Self {
         self.max_concurrent = Some(calls);
         self
     }
 
-    /// Sets how long permits belong to a process that has stopped asking for them. At least 100 ms. Clocks of
-    /// processes and store may run differently fast by a thousandth of it.
+    /// Sets the time after which the store takes back permits that a process no longer renews. At least 100 ms. The
+    /// clocks of processes and store may drift apart by a thousandth of it.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Sets how long a trip to the store may take before it counts as failed. Above zero, and below a third of the
-    /// time to live.
+    /// Sets the time after which a request to the store counts as failed. Above zero, and below a third of the time
+    /// to live.
     pub const fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout = timeout;
         self
     }
 
-    /// Sets how long a call through the policy waits for a permit. Zero rejects at once, or after one trip to the
-    /// store; [`Duration::MAX`] waits as long as the call's deadline allows. Needs
-    /// [`max_waiting`](Self::max_waiting).
+    /// Sets how long a call through the policy waits for a permit. Zero: calls never wait for a permit, only for one
+    /// request to the store. [`Duration::MAX`]: until the call's deadline. Needs [`max_waiting`](Self::max_waiting).
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
     }
 
-    /// Sets how many calls of this process may wait at a time. Given alone, calls through the policy wait until
-    /// their deadline.
+    /// Sets how many calls of this process may wait at a time. Without `max_wait`, calls through the policy wait
+    /// until their deadline.
     pub const fn max_waiting(mut self, calls: usize) -> Self {
         self.max_waiting = Some(calls);
         self
@@ -127,18 +126,18 @@ impl SharedBulkheadBuilder {
 
     setters! {
         in setup;
-        /// Only counts and reports what it would have rejected, and admits all calls. Nothing waits.
+        /// Counts and reports calls that would be rejected, and admits all calls. Nothing waits.
         shadow;
-        /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
-        /// outages.
+        /// Sets an observer of rejections and waits of all calls, including calls outside any pipeline, and of the
+        /// store's outages.
         observer;
-        /// The name in errors and events.
+        /// Sets the name in errors and events.
         name;
-        /// The clock of waits, timeouts and times to live.
+        /// Sets the clock of waits, timeouts and times to live.
         clock;
     }
 
-    /// Builds the bulkhead. Does not ask the store.
+    /// Builds the bulkhead. Sends no request to the store.
     ///
     /// # Errors
     ///
@@ -202,11 +201,11 @@ impl fmt::Debug for SharedBulkheadBuilder {
             .field("store", &self.store.is_some())
             .field("key", &self.key)
             .field("instance", &self.instance)
-            .field("max_concurrent", &self.max_concurrent)
-            .field("ttl", &self.ttl)
-            .field("store_timeout", &self.store_timeout)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
+            .field("max_concurrent", &DebugLimit(&self.max_concurrent))
+            .field("ttl", &DebugLimit(&self.ttl))
+            .field("store_timeout", &DebugLimit(&self.store_timeout))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
             .field("seed", &self.seed)
             .field("setup", &self.setup)
             .finish()

@@ -32,38 +32,38 @@ pub(super) struct Inner {
     pub(super) state: Mutex<State>,
 }
 
-/// No user code runs under its lock.
+/// State under the lock. No user code runs under it.
 pub(super) struct State {
     pub(super) block: Block,
     waiters: BTreeMap<u64, Waiter>,
     admitted: BTreeSet<u64>,
     next: u64,
-    /// Permits that the waiters need.
+    /// Sum of the permits that the waiters need.
     needed: u64,
-    /// Number of the last request.
+    /// Number of the newest request to the store.
     requests: u64,
     pub(super) lost_since: Option<Instant>,
 }
 
 struct Waiter {
     permits: u64,
-    /// Waits for its turn, and not only for a trip.
+    /// Whether it waits until permits are free, and not only for the answer to a request.
     is_patient: bool,
     waker: Option<Waker>,
 }
 
-/// What a call finds.
+/// The decision about an arriving call. `Waits` has its ticket in the wait queue.
 pub(super) enum Arrival {
     Admitted,
     Waits(u64),
     Rejected(Reason),
 }
 
-/// Whether a waiter goes on.
+/// The decision about a waiter that was polled.
 pub(super) enum Turn {
     Admitted,
     Rejected,
-    LookAt(Instant),
+    PollAt(Instant),
 }
 
 #[derive(Default)]
@@ -96,7 +96,7 @@ impl State {
         waiter.waker
     }
 
-    /// Admits waiters in their order, as far as there are permits.
+    /// Admits waiters in order while there are permits for the first.
     fn serve(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
         while let Some((&ticket, waiter)) = self.waiters.iter().next() {
             if !self.block.admit(now, waiter.permits) {
@@ -116,7 +116,7 @@ impl State {
 }
 
 impl Inner {
-    /// Runs `change` under the lock, and what follows from it after the lock.
+    /// Runs `change` under the lock, then wakes waiters and sends requests after the lock is released.
     pub(super) fn with<R>(
         self: &Arc<Self>,
         now: Instant,
@@ -146,7 +146,7 @@ impl Inner {
             after.request = Some((state.requests, request, state.block.limit()));
         }
         if state.block.is_scarce(now) {
-            // Those that do not wait for their turn look again, and are rejected.
+            // Wakes the waiters that do not wait until permits are free: their next poll rejects them.
             let waiters = state.waiters.values_mut();
             let impatient = waiters.filter(|waiter| !waiter.is_patient);
             after
@@ -170,7 +170,7 @@ impl Inner {
                 event,
                 sequence: 0,
             };
-            self.base.tell_in(&mut panics, event, None);
+            self.base.report_in(&mut panics, event, None);
         }
         panics.resume();
     }
@@ -212,7 +212,8 @@ impl Inner {
             let state = &mut *state;
             let is_late = number != state.requests || state.block.request().is_none();
             match answer {
-                // Late, it was executed before a later request, or it is all that is known.
+                // A late answer to the newest request still holds: no later request has changed what the store
+                // granted.
                 Ok(held) if number == state.requests => {
                     state.block.answered(now, request, held, unit);
                     let since = state.lost_since.take();
@@ -224,7 +225,7 @@ impl Inner {
                 _ => {}
             }
             self.end(state, now, &mut after);
-            // It waits for the end of the request's time, and has another time to wait for now.
+            // The first waiter sleeps until the request times out, so it must be woken to set a new timer.
             let first = state.waiters.values_mut().next();
             after
                 .wakers
@@ -233,7 +234,7 @@ impl Inner {
         self.follow(after);
     }
 
-    /// Decides a call that needs `permits`. If `waits` is set, it may join the queue.
+    /// Decides a call that needs `permits`. If `waits` is true, the call may wait until permits are free.
     pub(super) fn arrive(self: &Arc<Self>, now: Instant, permits: u64, waits: bool) -> Arrival {
         self.with(now, |state, _| {
             if permits > state.block.limit() {
@@ -259,19 +260,19 @@ impl Inner {
         })
     }
 
-    /// Looks again for a waiter.
+    /// Decides a waiter that is polled, and registers its waker if it waits on.
     pub(super) fn turn(self: &Arc<Self>, now: Instant, ticket: u64, waker: &Waker) -> Turn {
         let waker = waker.clone();
         self.with(now, |_, _| ());
-        // A second look: an answer may have come on this thread.
+        // Locks again: the store may have answered on this thread in between.
         let mut state = lock(&self.state);
         if state.admitted.remove(&ticket) {
             return Turn::Admitted;
         }
         let is_scarce = state.block.is_scarce(now);
-        let look_at = match state.block.request() {
+        let poll_at = match state.block.request() {
             Some(request) => request.sent + self.timeout,
-            None => state.block.look_at(),
+            None => state.block.poll_at(),
         };
         let Some(waiter) = state.waiters.get_mut(&ticket) else {
             return Turn::Rejected;
@@ -282,11 +283,11 @@ impl Inner {
         drop(replaced);
         match is_scarce && !is_patient {
             true => Turn::Rejected,
-            false => Turn::LookAt(look_at.max(now.after(1_000))),
+            false => Turn::PollAt(poll_at.max(now.after(1_000))),
         }
     }
 
-    /// Removes a waiter that was dropped or gave up, and takes back what it got.
+    /// Removes a waiter that was dropped or gave up, and releases permits granted to it.
     pub(super) fn leave(self: &Arc<Self>, now: Instant, ticket: u64, permits: u64) {
         self.with(now, |state, wakers| {
             wakers.extend(state.remove(ticket));
@@ -316,7 +317,7 @@ impl Inner {
     }
 }
 
-/// Gives all permits back, so that the others need not wait until they lapse.
+/// Gives all permits back, so that other processes can use them before they expire.
 impl Drop for Inner {
     fn drop(&mut self) {
         let give_back = |now| {

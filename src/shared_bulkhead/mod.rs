@@ -32,8 +32,8 @@ pub struct SharedBulkhead {
 }
 
 impl SharedBulkhead {
-    /// Takes a permit, or rejects. Ready at once while the process holds a free one, or knows that there are
-    /// none; otherwise after one trip to the store.
+    /// Takes a permit, or rejects. Ready at once if the process holds a free permit, or knows that the store has
+    /// none. Otherwise ready after one request to the store.
     ///
     /// # Errors
     ///
@@ -85,8 +85,8 @@ impl SharedBulkhead {
         self.acquire_n(1)
     }
 
-    /// Waits for `cost` permits, behind the calls of this process that came before, as long as it takes or
-    /// the deadline of the calls made here and now allows.
+    /// Waits for `cost` permits, behind earlier calls of this process, until the deadline in force for the current
+    /// task.
     ///
     /// # Errors
     ///
@@ -113,8 +113,8 @@ impl SharedBulkhead {
         Acquire::new(&self.inner, cost, longest)
     }
 
-    /// Keeps the permits of this process, and gives back those it does not need, while the returned future
-    /// runs. Spawn it, or keep it beside the work.
+    /// Renews the permits of this process, and returns those it does not need, while the returned future runs. Spawn
+    /// it, or poll it beside the work.
     ///
     /// # Cancel safety
     ///
@@ -124,13 +124,13 @@ impl SharedBulkhead {
         loop {
             let now = inner.base.now();
             let refresh_at = inner.with(now, |state, _| state.block.refresh_at());
-            // Calls may have asked meanwhile, and a request that failed is made again soon.
+            // A call may have sent a request meanwhile, and a failed request is repeated soon.
             let soon = now + inner.ttl / 12;
             inner.base.clock.sleep_until(refresh_at.max(soon)).await;
         }
     }
 
-    /// Returns where it stands, as far as this process knows. Reading changes nothing.
+    /// Returns the state as this process knows it. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
         let now = inner.base.now();
@@ -162,7 +162,7 @@ impl SharedBulkhead {
     }
 }
 
-/// No other handle and no permit exists. What it holds goes back when it is dropped.
+/// Is evictable if there is no other handle and no permit. Dropping it returns its permits to the store.
 impl Evictable for SharedBulkhead {
     fn evictable_in(&self) -> Option<Duration> {
         is_unshared(&self.inner).then_some(Duration::ZERO)

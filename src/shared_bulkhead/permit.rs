@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::inner::Inner;
 
-/// The right to run. Released when dropped. It may be moved anywhere.
+/// A permit for one call. Released when dropped.
 #[must_use = "a permit is released when it is dropped"]
 pub struct Permit {
     inner: Arc<Inner>,
@@ -18,13 +18,13 @@ impl Permit {
         Self { inner, permits }
     }
 
-    /// Returns the number of permits held: the cost of the call. Zero if it would have been rejected, and
-    /// shadow mode admitted it.
+    /// Returns the number of permits held, which is the cost of the call. Zero if the call was admitted only because
+    /// of shadow mode.
     pub const fn cost(&self) -> u64 {
         self.permits
     }
 
-    /// Moves the permits to another value. None are left here.
+    /// Moves the permits to a new value and leaves none here.
     pub(super) fn take(&mut self) -> Self {
         Self {
             inner: self.inner.clone(),

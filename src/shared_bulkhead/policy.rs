@@ -68,7 +68,7 @@ impl Describe for SharedBulkhead {
 }
 
 pin_project! {
-    /// The entrance of a call.
+    /// The wait of a call for its permits.
     pub struct Waiting<'a> {
         #[pin]
         acquire: Acquire<'a>,

@@ -1,8 +1,8 @@
-//! A reading of a shared bulkhead, for people.
+//! Snapshots of shared bulkheads.
 
 use std::time::Duration;
 
-/// Where a shared bulkhead stands, as far as this process knows.
+/// The state of a shared bulkhead, as this process knows it.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -10,19 +10,19 @@ pub struct Snapshot {
     /// The name.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// Permits of all processes together.
+    /// Permits of the whole fleet.
     pub limit: u64,
     /// Permits that this process holds.
     pub held: u64,
-    /// Permits of calls in flight in this process.
+    /// Permits in use by calls in flight in this process.
     pub in_flight: u64,
-    /// Calls that wait.
+    /// Number of calls in the wait queue of this process.
     pub waiting: usize,
-    /// Requests to the store.
+    /// Number of requests to the store.
     pub trips: u64,
-    /// Whether the store answers.
+    /// Whether the store answered the last request.
     pub store_up: bool,
-    /// How long it has not answered; zero if it does.
+    /// Time since the store stopped answering; zero while it answers.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub lost_for: Duration,
     /// Number of calls rejected.

@@ -1,12 +1,12 @@
-//! The permits that a process holds of a shared bulkhead: a pure machine that decides how many to ask for,
-//! and when.
+//! The permits that a process holds of a shared bulkhead: a pure state machine that decides when to ask the store,
+//! and for how many.
 
 use std::time::Duration;
 
 use crate::instant::{Instant, nanos};
 use crate::store::Held;
 
-/// A block of permits.
+/// The permits of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     limit: u64,
@@ -15,17 +15,17 @@ pub(crate) struct Block {
     held: u64,
     until: Instant,
     in_flight: u64,
-    /// The most permits that were in flight or waited for since the last request.
+    /// The maximum of permits in flight and waited for since the last request.
     peak: u64,
     request: Option<Request>,
     sent_at: Instant,
-    /// Not asked for more before.
+    /// No request for more permits is sent before this time.
     scarce_until: Instant,
-    /// Permits that a process may have while others lack some.
+    /// The most permits this process asks for: an equal part of the limit while permits are scarce.
     fair: u64,
 }
 
-/// What to ask the store for.
+/// A request to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) permits: u64,
@@ -33,7 +33,7 @@ pub(crate) struct Request {
     pub(crate) sent: Instant,
 }
 
-/// How long to wait before asking again for permits that were not free.
+/// Mean wait before the next request after the store had too few permits, in nanoseconds.
 const SCARCE: f64 = 50e6;
 
 impl Block {
@@ -60,7 +60,7 @@ impl Block {
         self.in_flight
     }
 
-    /// Permits held, free ones and those in flight.
+    /// Returns the permits held, free or in flight; zero once they have expired.
     pub(crate) const fn held(&self, now: Instant) -> u64 {
         if now.as_nanos() < self.until.as_nanos() {
             self.held
@@ -69,7 +69,7 @@ impl Block {
         }
     }
 
-    /// Admits a call, if the process holds permits for it.
+    /// Admits a call if the process holds enough free permits.
     pub(crate) fn admit(&mut self, now: Instant, permits: u64) -> bool {
         let fits = self.in_flight + permits <= self.held(now);
         if fits {
@@ -84,7 +84,7 @@ impl Block {
         self.in_flight -= permits;
     }
 
-    /// Returns the request to send now, if one is due. `waiting` are permits that calls wait for.
+    /// Returns the request to send now, if one is due. `waiting` is the number of permits that waiters need.
     pub(crate) fn plan(&mut self, now: Instant, waiting: u64) -> Option<Request> {
         self.peak = self.peak.max(self.in_flight + waiting);
         if self.request.is_some() {
@@ -95,7 +95,7 @@ impl Block {
         if !(waiting > 0 && lacks || refreshes) {
             return None;
         }
-        // A quarter more than was needed, so that few calls have to ask; not for the last few permits.
+        // A quarter more than the recent peak, so that few calls need a request.
         let needed = self.peak + self.peak / 4;
         let permits = needed
             .min(self.fair.max(1))
@@ -120,13 +120,13 @@ impl Block {
         self.request.as_ref()
     }
 
-    /// Records an answer. `unit` is a random number in `[0, 1)`.
+    /// Records the answer to a request. `unit` is a random number in `[0, 1)`.
     pub(crate) fn answered(&mut self, now: Instant, request: &Request, held: Held, unit: f64) {
         self.request = None;
         // A store of the user's may answer with more than it was asked for.
         self.held = held.permits.min(request.permits.max(request.in_use));
         self.until = request.sent.after(self.ttl);
-        // While permits are scarce, processes that hold more than their part ask for no more than that.
+        // While permits are scarce, a process asks for no more than its equal part.
         self.fair = match held.free {
             0 => self.limit.div_ceil(held.instances.max(1)),
             _ => self.limit,
@@ -145,17 +145,17 @@ impl Block {
         self.scarce_until = now.after((2.0 * SCARCE * (0.5 + unit)) as u64);
     }
 
-    /// Returns whether there is no use in asking the store now.
+    /// Returns whether a request would be in vain: the store lacked permits a moment ago.
     pub(crate) fn is_scarce(&self, now: Instant) -> bool {
         self.request.is_none() && now < self.scarce_until
     }
 
-    /// Returns when to look again, for a call that waits.
-    pub(crate) fn look_at(&self) -> Instant {
+    /// Returns when a waiter should be polled again if no request is in flight.
+    pub(crate) fn poll_at(&self) -> Instant {
         self.scarce_until
     }
 
-    /// Returns when the permits have to be asked for again.
+    /// Returns when the permits must be renewed.
     pub(crate) const fn refresh_at(&self) -> Instant {
         self.sent_at.after(self.ttl / 3)
     }

@@ -18,7 +18,7 @@ use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
 pin_project! {
-    /// Takes tokens of a shared limit. Made by
+    /// Takes tokens of a shared limit. Returned by
     /// [`SharedRateLimiter::try_acquire`](super::SharedRateLimiter::try_acquire) and
     /// [`SharedRateLimiter::acquire`](super::SharedRateLimiter::acquire).
     ///
@@ -33,12 +33,12 @@ pin_project! {
         entry: &'a Arc<Entry>,
         cost: u64,
         longest: Duration,
-        // Set when it joins the wait queue.
+        // Set once the call has joined the wait queue.
         ticket: Option<u64>,
         since: Instant,
         latest: Instant,
         late: Reason,
-        // Its tokens, while they may have to go back.
+        // Tokens taken for the call that may still have to be returned.
         taken: u64,
         #[pin]
         alarm: Alarm,
@@ -84,12 +84,12 @@ impl<'a> Acquire<'a> {
         &self.entry.hub.base.clock
     }
 
-    /// Returns whether it waits in the queue.
+    /// Returns whether the call is in the wait queue.
     pub(super) const fn is_waiting(&self) -> bool {
         self.ticket.is_some()
     }
 
-    /// Polls it for a call that has this deadline, on the limiter's clock, which reads `now`.
+    /// Polls for a call with this deadline. `now` is a reading of the limiter's clock.
     pub(super) fn poll_with(
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
@@ -132,7 +132,7 @@ impl<'a> Acquire<'a> {
                             if !this.longest.is_zero() {
                                 let waited = now.saturating_duration_since(*this.since);
                                 hub.base
-                                    .tell(Event::waited(hub.base.name, waited), observer);
+                                    .report(Event::waited(hub.base.name, waited), observer);
                             }
                             *this.taken = 0;
                             Ok(())
@@ -147,7 +147,7 @@ impl<'a> Acquire<'a> {
                     entry.leave(now, ticket, *this.cost);
                     return Poll::Ready(hub.reject(now, *this.late, None, observer));
                 }
-                Err(look_at) => look_at.min(*this.latest),
+                Err(poll_at) => poll_at.min(*this.latest),
             };
             let alarm = self.as_mut().project().alarm;
             ready!(alarm.poll_until(&hub.base.clock, wake_at, task));
@@ -165,7 +165,7 @@ impl<'a> Acquire<'a> {
         self.poll_with(task, now, deadline, None)
     }
 
-    /// Tries the tokens held, without a lock. `None` if that does not decide.
+    /// Tries the tokens held, without a lock. Returns `None` if the lock is needed to decide.
     #[inline(always)]
     pub(super) fn try_held(
         entry: &Arc<Entry>,
@@ -194,7 +194,7 @@ impl<'a> Acquire<'a> {
 impl Future for Acquire<'_> {
     type Output = Result<(), Rejected>;
 
-    // Inlined, and the wait out of line: inside a lease all else is a few instructions.
+    // Inlined, with the wait out of line: a call admitted from the lease takes only a few instructions.
     #[inline]
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let starts = self.ticket.is_none();

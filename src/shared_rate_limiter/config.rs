@@ -39,7 +39,7 @@ impl<K> SharedKeyedRateLimiter<K> {
     }
 }
 
-/// The settings that both builders have.
+/// Settings common to both builders.
 #[derive(Clone)]
 struct Shared {
     store: Option<Arc<dyn Store>>,
@@ -102,18 +102,18 @@ impl fmt::Debug for Shared {
             .field("store", &self.store.is_some())
             .field("quota", &self.quota)
             .field("sync", &self.sync)
-            .field("sync_every", &self.sync_every)
+            .field("sync_every", &DebugLimit(&self.sync_every))
             .field("on_outage", &self.on_outage)
-            .field("store_timeout", &self.store_timeout)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
+            .field("store_timeout", &DebugLimit(&self.store_timeout))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
             .field("seed", &self.seed)
             .field("setup", &self.setup)
             .finish()
     }
 }
 
-/// Makes the setters that both builders have.
+/// Defines the setters common to both builders.
 macro_rules! shared_setters {
     () => {
         /// Sets the store that all processes share.
@@ -122,22 +122,22 @@ macro_rules! shared_setters {
             self
         }
 
-        /// Sets the limit of the whole fleet. A token bucket, full at first, of at most a token a microsecond. All
-        /// processes must give the same.
+        /// Sets the limit of the whole fleet: a token bucket, initially full, with a rate of at most one token per
+        /// microsecond. All processes must give the same quota.
         pub const fn quota(mut self, quota: Quota) -> Self {
             self.shared.quota = Some(quota);
             self
         }
 
-        /// Sets whether the process takes tokens in advance, or asks for each decision.
+        /// Sets whether the process leases tokens in advance, or asks the store for each decision.
         pub const fn sync(mut self, mode: SyncMode) -> Self {
             self.shared.sync = mode;
             self
         }
 
-        /// Sets the length of a lease, from 1 ms to 10 s. Longer means fewer trips, and tokens that stay
-        /// longer with a process that does not need them. Bursts that the rate fills in less than twice the
-        /// time are leased for half that time instead.
+        /// Sets the length of a lease, from 1 ms to 10 s. A longer lease needs fewer requests to the store, but keeps
+        /// unused tokens longer. If the rate fills the burst in less than twice this time, a lease lasts half the
+        /// fill time instead.
         pub const fn sync_every(mut self, every: Duration) -> Self {
             self.shared.sync_every = every;
             self
@@ -149,23 +149,23 @@ macro_rules! shared_setters {
             self
         }
 
-        /// Sets the time that a trip to the store may take before the store counts as lost. Above zero. A call never
-        /// waits longer than this for the store.
+        /// Sets the time after which a request to the store counts as failed. Above zero. A call never waits longer
+        /// than this for the store.
         pub const fn store_timeout(mut self, timeout: Duration) -> Self {
             self.shared.store_timeout = timeout;
             self
         }
 
-        /// Sets how long a call through the policy waits for its turn. Zero rejects at once, or after one trip to
-        /// the store; [`Duration::MAX`] waits as long as the call's deadline allows. `acquire` does not look
-        /// at this: it always waits.
+        /// Sets how long a call through the policy waits for tokens. Zero: calls never wait for tokens, only for one
+        /// request to the store. [`Duration::MAX`]: until the call's deadline. Does not affect `acquire`, which
+        /// always waits.
         pub const fn max_wait(mut self, longest: Duration) -> Self {
             self.shared.max_wait = Some(longest);
             self
         }
 
-        /// Sets how many calls of a key may wait for their turn at a time. The next is rejected at once. Given
-        /// alone, calls through the policy wait until their deadline.
+        /// Sets how many calls of a key may wait for tokens at a time. Further calls are rejected at once. Without
+        /// `max_wait`, calls through the policy wait until their deadline.
         pub const fn max_waiting(mut self, calls: usize) -> Self {
             self.shared.max_waiting = Some(calls);
             self
@@ -221,13 +221,13 @@ pub struct SharedRateLimiterBuilder {
 impl SharedRateLimiterBuilder {
     shared_setters!();
 
-    /// Sets the key in the store: what the processes that share the limit have in common.
+    /// Sets the key in the store. Processes with the same key share the limit.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// Builds the limiter. Does not ask the store.
+    /// Builds the limiter. Sends no request to the store.
     ///
     /// # Errors
     ///
@@ -268,15 +268,15 @@ type QuotaFor<K> = dyn Fn(&K) -> Option<Quota> + Send + Sync;
 impl<K> SharedKeyedRateLimiterBuilder<K> {
     shared_setters!();
 
-    /// Makes the key in the store of a key. Different keys must get different ones, and those of different
-    /// limits too: begin them with a name of the limit.
+    /// Sets the function that maps a key to its key in the store. The result must be unique among all limits in the
+    /// store: begin it with the name of the limit.
     pub fn key_by(mut self, key_by: impl Fn(&K) -> String + Send + Sync + 'static) -> Self {
         self.key_by = Some(Arc::new(key_by));
         self
     }
 
-    /// Gives some keys a quota of their own. Called once for each key while it is known. A quota that the
-    /// builder would reject is ignored.
+    /// Sets a function that returns the quota of a key, or `None` for the default quota. Called once per key while
+    /// the key is known. A quota that the builder would reject is ignored.
     pub fn quota_for(
         mut self,
         quota: impl Fn(&K) -> Option<Quota> + Send + Sync + 'static,
@@ -285,13 +285,13 @@ impl<K> SharedKeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Sets how many keys the process knows at most. Above zero.
+    /// Sets the most keys that the process keeps state for. Above zero.
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
     }
 
-    /// Builds the limiter. Does not ask the store.
+    /// Builds the limiter. Sends no request to the store.
     ///
     /// # Errors
     ///
@@ -344,7 +344,7 @@ impl<K> fmt::Debug for SharedKeyedRateLimiterBuilder<K> {
             .field("shared", &self.shared)
             .field("key_by", &self.key_by.is_some())
             .field("quota_for", &self.quota_for.is_some())
-            .field("max_keys", &self.max_keys)
+            .field("max_keys", &DebugLimit(&self.max_keys))
             .finish()
     }
 }

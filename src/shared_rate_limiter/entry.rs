@@ -1,4 +1,4 @@
-//! The limit of one key: its lease, and the calls that wait for it.
+//! The limit of one key: its lease and its wait queue.
 
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -24,15 +24,16 @@ pub(super) struct Entry {
     state: Mutex<State>,
 }
 
-/// The state under the lock of a key. No user code runs under it: the store, wakers and observers are called afterwards.
+/// The state under the lock of a key. No user code runs under it: the store, wakers, and observers are called
+/// afterwards.
 pub(super) struct State {
     pub(super) lease: Lease,
     pub(super) queue: Queue,
-    /// Tokens in the pocket when it was opened.
+    /// Tokens put into the pocket when it was last opened.
     published: u64,
-    /// Number of the last request.
+    /// Number of the newest request to the store.
     requests: u64,
-    /// Number of the request that was last found to be late, when this process was busy.
+    /// Number of the request that last got more time because this process was busy.
     graced: u64,
     /// Requests about this key, while the store answers those about others.
     pub(super) own: Link,
@@ -48,7 +49,7 @@ pub(super) enum Arrival {
     Admitted,
     Waits(u64),
     Rejected(Reason, Instant),
-    /// It costs more than the limit ever holds.
+    /// The call costs more than the burst.
     Never,
 }
 
@@ -132,7 +133,7 @@ impl Entry {
         }
     }
 
-    /// Runs `change` under the lock, and what follows from it after the lock.
+    /// Runs `change` under the lock, then wakes waiters and sends requests after the lock is released.
     pub(super) fn with<R>(
         self: &Arc<Self>,
         now: Instant,
@@ -153,7 +154,7 @@ impl Entry {
         result
     }
 
-    /// Closes the pocket, and gives up a request that takes too long.
+    /// Closes the pocket, and fails a request that has timed out.
     fn begin(&self, state: &mut State, now: Instant, after: &mut After) {
         self.close(state, now);
         let sent = state.lease.in_flight().map(|request| request.sent);
@@ -187,7 +188,7 @@ impl Entry {
         }
     }
 
-    /// Does what a change has led to.
+    /// Wakes waiters, sends the request, and reports the event that a change has led to.
     fn follow(self: &Arc<Self>, after: After) {
         let mut panics = Panics::default();
         for waker in after.wakers {
@@ -198,7 +199,8 @@ impl Entry {
         }
         if let Some(event) = after.event {
             let hub = &self.hub;
-            hub.base.tell_in(&mut panics, hub.store_event(event), None);
+            hub.base
+                .report_in(&mut panics, hub.store_event(event), None);
         }
         panics.resume();
     }
@@ -252,20 +254,20 @@ impl Entry {
                 Err(_) => {}
             }
             self.end(state, now, &mut after);
-            // It waits for the end of the request's time, and has another time to wait for now.
+            // The first waiter sleeps until the request times out, so it must be woken to set a new timer.
             state.queue.wake_first(&mut after.wakers);
         }
         self.follow(after);
     }
 
-    /// Takes the tokens out of the pocket.
+    /// Takes the tokens out of the pocket, and records what calls spent from it.
     fn close(&self, state: &mut State, now: Instant) {
         let (left, rejected) = self.pocket.close();
         let spent = std::mem::take(&mut state.published) - left;
         state.lease.reclaim(now, spent, rejected);
     }
 
-    /// Decides a call for `cost` tokens. If `until` is given, the call may wait for its turn until then.
+    /// Decides a call for `cost` tokens. If `until` is given, the call may wait for tokens until then.
     pub(super) fn arrive(
         self: &Arc<Self>,
         now: Instant,
@@ -297,7 +299,7 @@ impl Entry {
         })
     }
 
-    /// Looks again for a waiter: what was decided, or when to look next.
+    /// Returns the decision about a waiter, or when to poll it again.
     pub(super) fn turn(
         self: &Arc<Self>,
         now: Instant,
@@ -306,26 +308,26 @@ impl Entry {
     ) -> Result<Decided, Instant> {
         let waker = waker.clone();
         self.with(now, |_, _, _| ());
-        // A second look: an answer may have come on this thread.
+        // Locks again: the store may have answered on this thread in between.
         let mut state = lock(&self.state);
         let replaced = state.queue.set_waker(ticket, waker);
         let decided = state.queue.decision(ticket);
-        let look_at = decided
+        let poll_at = decided
             .is_none()
-            .then(|| self.next_look(&mut state, now, ticket));
+            .then(|| self.next_poll(&mut state, now, ticket));
         drop(state);
         drop(replaced);
-        decided.ok_or(look_at.unwrap_or(now))
+        decided.ok_or(poll_at.unwrap_or(now))
     }
 
-    /// Returns when the request in flight, if there is one, will have taken too long.
+    /// Returns when the request in flight, if there is one, times out.
     fn overdue_at(&self, state: &State) -> Option<Instant> {
         Some(self.hub.overdue_at(state.lease.in_flight()?.sent))
     }
 
-    /// Returns when a waiter has to look again, unless it is woken before.
-    fn next_look(&self, state: &mut State, now: Instant, ticket: u64) -> Instant {
-        // Not at once: a waiter that is never served must not keep its task busy.
+    /// Returns when a waiter must be polled again unless it is woken earlier.
+    fn next_poll(&self, state: &mut State, now: Instant, ticket: u64) -> Instant {
+        // Never at once, so that a waiter that cannot be served does not spin.
         let soon = now.after(1_000);
         if let Some(overdue_at) = self.overdue_at(state) {
             return overdue_at.max(soon);
@@ -343,7 +345,7 @@ impl Entry {
         ready.max(soon)
     }
 
-    /// Takes a token for a call that does not wait for a trip.
+    /// Takes tokens for a call that does not wait for a request to the store.
     pub(super) fn take_held(
         self: &Arc<Self>,
         now: Instant,
@@ -362,13 +364,13 @@ impl Entry {
             }
             let needed = queue.tokens() + cost;
             let ready = lease.ready_at(now, contact, needed);
-            // A trip that is on its way, or about to be, may bring some.
+            // The request in flight, or the next one, may bring tokens.
             let trip = lease.trip_time().min(timeout);
             Err((Reason::RateLimited, Some(ready.max(now + trip))))
         })
     }
 
-    /// Removes a waiter that was dropped or gave up, and takes back what it got.
+    /// Removes a waiter that was dropped or gave up, and returns tokens granted to it.
     pub(super) fn leave(self: &Arc<Self>, now: Instant, ticket: u64, cost: u64) {
         self.with(now, |state, _, wakers| {
             if state.queue.leave(ticket, wakers) {
@@ -377,14 +379,14 @@ impl Entry {
         });
     }
 
-    /// Reads the state. `look` gets the tokens spent from the pocket too.
-    pub(super) fn look(&self, look: impl FnOnce(&State, u64)) {
+    /// Reads the state. `inspect` also gets the tokens spent from the pocket.
+    pub(super) fn inspect(&self, inspect: impl FnOnce(&State, u64)) {
         let state = lock(&self.state);
-        look(&state, state.published.saturating_sub(self.pocket.left()));
+        inspect(&state, state.published.saturating_sub(self.pocket.left()));
     }
 
-    /// Asks for more tokens if few are left, gives old ones back, looks after the store if it is lost.
-    // Out of line: a call that takes one token of many must not save registers for it.
+    /// Requests more tokens if few are left, returns expired ones, and probes the store if it is lost.
+    // Out of line, so that a call that takes one of many tokens saves no registers for it.
     #[cold]
     #[inline(never)]
     pub(super) fn refresh(self: &Arc<Self>, now: Instant) {

@@ -1,4 +1,4 @@
-//! State shared by all keys of a limiter: the store, whether it answers, and what is counted.
+//! State shared by all keys of a limiter: the store, its availability, and counters.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use crate::store::{Store, StoreError};
 use crate::striped::StripedCounter;
 use crate::sync::lock;
 
-/// Settings and state of a limiter, of all its keys.
+/// Settings and state shared by all keys of a limiter.
 pub(super) struct Hub {
     pub(super) base: Base,
     pub(super) store: Arc<dyn Store>,
@@ -30,13 +30,13 @@ pub(super) struct Hub {
     pub(super) max_waiting: usize,
     pub(super) streams: SharedRng,
     pub(super) rejections: StripedCounter,
-    /// Requests to the store.
+    /// Number of requests to the store.
     trips: AtomicU64,
-    /// Requests without an answer yet, of all keys.
+    /// Number of requests in flight, over all keys.
     in_flight: AtomicU64,
-    /// When the store answered last, in nanoseconds.
+    /// Time of the store's last answer, in nanoseconds.
     answered_at: AtomicU64,
-    /// Until when answers may be late because this process is busy, in nanoseconds.
+    /// No request times out before this time, in nanoseconds, because this process is busy.
     busy_until: AtomicU64,
     link: Mutex<State>,
 }
@@ -47,12 +47,12 @@ struct State {
     error: Option<StoreError>,
 }
 
-/// The factor by which a request may take longer while the store answers others. With the default timeout a second:
-/// a program that asks for ten thousand keys at once may be busy itself for a part of that.
+/// The factor by which the timeout grows at most while the store answers other requests. It makes 1 s of the default
+/// timeout, because a program that asks for ten thousand keys at once may be busy for part of that time.
 const BUSY: u32 = 40;
 
-/// How much longer a request may take for each other one in flight: twice what ten thousand at once took each, on two
-/// processors shared with the server.
+/// Extra time for each other request in flight: twice the measured time per request with ten thousand at once, on two
+/// cores shared with the server.
 const FOR_EACH: Duration = Duration::from_micros(50);
 
 impl Hub {
@@ -100,10 +100,10 @@ impl Hub {
         lock(&self.link).link.claim_probe(now, self.timeout)
     }
 
-    /// Records a failed request. Returns the event of a store that was up.
+    /// Records a failed request. Returns an event if the store was up.
     pub(super) fn failed(&self, now: Instant, error: StoreError) -> Option<StoreEvent> {
         let unit = self.unit();
-        // The text of the error before is dropped outside the lock.
+        // The previous error is dropped outside the lock.
         let (is_new, _before) = {
             let mut state = lock(&self.link);
             (state.link.failed(now, unit), state.error.replace(error))
@@ -126,27 +126,27 @@ impl Hub {
 
     /// Records an answer. Returns the event of a store that was lost.
     pub(super) fn answered(&self, now: Instant) -> Option<StoreEvent> {
-        // Relaxed: nothing else is published by it.
+        // Relaxed: no other data is published with it.
         self.answered_at
             .fetch_max(now.as_nanos(), Ordering::Relaxed);
         let outage = lock(&self.link).link.answered(now)?;
         Some(StoreEvent::Back { after: outage })
     }
 
-    /// Counts a request to the store.
+    /// Counts a request sent to the store.
     pub(super) fn sent(&self) {
         // Relaxed: statistics.
         self.trips.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts the answer to a request, or its failure.
+    /// Counts a request as answered or failed.
     pub(super) fn ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Returns when a request that was sent then has taken too long. A store that answers others is busy, not lost:
-    /// ten thousand requests at once take longer than one.
+    /// Returns when a request sent at `sent` times out. Answers to other requests extend the time: a store that
+    /// answers is busy, not lost.
     pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
         let answered = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
         let busy = Instant::from_nanos(self.busy_until.load(Ordering::Relaxed));
@@ -158,12 +158,12 @@ impl Hub {
             .max(busy)
     }
 
-    /// Returns when a request that was sent then has taken too long in any case.
+    /// Returns when a request sent at `sent` times out at the latest.
     pub(super) fn latest(&self, sent: Instant) -> Instant {
         sent + self.timeout.saturating_mul(BUSY)
     }
 
-    /// Gives all requests time until then, because this process is busy.
+    /// Extends all requests until `until`, because this process is busy.
     pub(super) fn forgive(&self, until: Instant) {
         self.busy_until
             .fetch_max(until.as_nanos(), Ordering::Relaxed);
@@ -177,7 +177,7 @@ impl Hub {
         lock(&self.link).error.clone()
     }
 
-    /// Returns the number of requests so far.
+    /// Returns the number of requests sent.
     pub(super) fn trips(&self) -> u64 {
         // Relaxed: a statistic.
         self.trips.load(Ordering::Relaxed)
@@ -192,8 +192,7 @@ impl Hub {
         }
     }
 
-    /// Rejects a call, or in shadow mode admits what would have been rejected. `ready` is when there will be
-    /// tokens for it, if ever.
+    /// Rejects a call, or admits it in shadow mode. `ready` is when there will be tokens for it, if ever.
     pub(super) fn reject(
         &self,
         now: Instant,

@@ -15,9 +15,9 @@ use crate::keyed::Keyed;
 
 /// One limit for each key, for all processes of a fleet. See the [module page](super).
 ///
-/// Keys are added when they are first seen, and evicted when the process does not need them any more: the
-/// store has the truth. Keys beyond the bound, while none can be evicted, work without a lease: each
-/// decision about them is a trip to the store.
+/// Keys are added when first seen and evicted when the process no longer needs them: the store has the state. When
+/// the table is full and no key can be evicted, further keys work without a lease, with one request to the store per
+/// decision.
 ///
 /// Cheap to clone; clones share all limits.
 pub struct SharedKeyedRateLimiter<K> {
@@ -26,11 +26,11 @@ pub struct SharedKeyedRateLimiter<K> {
     pub(super) make: Arc<Make<K>>,
 }
 
-/// Makes the limit of a key.
+/// Creates the limit of a key.
 pub(super) type Make<K> = dyn Fn(&K) -> Arc<Entry> + Send + Sync;
 
 impl<K: Hash + Eq> SharedKeyedRateLimiter<K> {
-    /// Returns the limit of a key: a policy with the verbs of a [`SharedRateLimiter`].
+    /// Returns the limit of a key: a policy with the methods of a [`SharedRateLimiter`].
     pub fn get<Q>(&self, key: &Q) -> SharedRateLimiter
     where
         K: Borrow<Q>,
@@ -70,7 +70,7 @@ impl<K: Hash + Eq> SharedKeyedRateLimiter<K> {
         limit.try_acquire_n(cost).await
     }
 
-    /// Takes one of the key's tokens that the process holds, without a trip to the store, as
+    /// Takes one of the key's tokens that the process holds, without a request to the store, as
     /// [`SharedRateLimiter::try_acquire_held`] does.
     ///
     /// # Errors
@@ -111,13 +111,13 @@ impl<K: Hash + Eq> SharedKeyedRateLimiter<K> {
         limit.acquire_n(cost).await
     }
 
-    /// Calls `look` with each key and its limit, outside all locks.
-    pub fn for_each(&self, look: impl FnMut(&K, &SharedRateLimiter)) {
-        self.keys.for_each(look);
+    /// Calls `visit` with each key and its limit, outside all locks.
+    pub fn for_each(&self, visit: impl FnMut(&K, &SharedRateLimiter)) {
+        self.keys.for_each(visit);
     }
 
-    /// Works for calls that do not come, as [`SharedRateLimiter::maintain`] does, for all keys, and evicts
-    /// those that the process does not need any more. Looks at all keys each second.
+    /// Does the work of [`SharedRateLimiter::maintain`] for all keys once a second, and evicts keys that the process
+    /// no longer needs.
     ///
     /// # Cancel safety
     ///
@@ -132,7 +132,7 @@ impl<K: Hash + Eq> SharedKeyedRateLimiter<K> {
         }
     }
 
-    /// Returns where it stands, as far as this process knows. Reading changes nothing.
+    /// Returns the state as this process knows it. Changes nothing.
     pub fn snapshot(&self) -> KeyedSnapshot {
         KeyedSnapshot::new(&self.hub, self.hub.base.now(), self.keys.len())
     }

@@ -31,8 +31,8 @@ use self::state::rules::Rules;
 
 /// One limit for all processes of a fleet. See the [module page](self).
 ///
-/// Cheap to clone; clones share the tokens that the process holds. Build it once in a process: several in
-/// one process are as several processes.
+/// Cheap to clone; clones share the tokens that the process holds. Build it once per process: the store sees each
+/// further one as another process.
 #[derive(Clone)]
 pub struct SharedRateLimiter {
     entry: Arc<Entry>,
@@ -44,8 +44,8 @@ impl SharedRateLimiter {
         self.try_acquire_n(1)
     }
 
-    /// Takes `cost` tokens, or rejects. Ready at once while the process holds enough, or knows that there are
-    /// none. Otherwise it waits for one trip to the store, and no longer than
+    /// Takes `cost` tokens, or rejects. Ready at once if the process holds enough tokens, or knows that there are
+    /// none. Otherwise it waits for one request to the store, at most
     /// [`store_timeout`](SharedRateLimiterBuilder::store_timeout). A cost of zero is free.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl SharedRateLimiter {
         Acquire::new(&self.entry, cost, Duration::ZERO)
     }
 
-    /// Takes one token that the process holds, without a trip to the store. See
+    /// Takes one token that the process holds, without a request to the store. See
     /// [`try_acquire_held_n`](Self::try_acquire_held_n).
     ///
     /// # Errors
@@ -72,9 +72,9 @@ impl SharedRateLimiter {
         self.try_acquire_held_n(1)
     }
 
-    /// Takes `cost` tokens that the process holds, without a trip to the store: for callers that cannot
-    /// wait at all. A call that finds too few is rejected, and starts the trip for those after it; once
-    /// there are such callers, a token is kept for them. The first call of a key is always rejected.
+    /// Takes `cost` tokens that the process holds, without a request to the store: for callers that cannot wait at
+    /// all. A call that finds too few is rejected and triggers a request for later calls. From the first such call
+    /// on, a token is kept in reserve. The first call of a key is always rejected.
     ///
     /// # Errors
     ///
@@ -109,8 +109,8 @@ impl SharedRateLimiter {
         self.acquire_n(1)
     }
 
-    /// Waits for `cost` tokens, behind the calls of this process that came before, as long as it takes or
-    /// the deadline of the calls made here and now allows.
+    /// Waits for `cost` tokens, behind earlier calls of this process, until the deadline in force for the current
+    /// task.
     ///
     /// # Errors
     ///
@@ -139,9 +139,9 @@ impl SharedRateLimiter {
         Acquire::new(&self.entry, cost, longest)
     }
 
-    /// Replaces the quota, in this process; the others need the same call. What was used stays used. A
-    /// quota that was lowered locks no key for longer than the new one takes to fill. Calls may be rejected
-    /// by the old quota for up to a second.
+    /// Replaces the quota in this process; the other processes need the same call. Tokens already used stay used. A
+    /// lowered quota blocks no key for longer than the new quota takes to fill. The old quota may reject calls for up
+    /// to a second.
     ///
     /// # Errors
     ///
@@ -157,9 +157,9 @@ impl SharedRateLimiter {
         Ok(())
     }
 
-    /// Works for calls that do not come, while the returned future runs: gives back tokens that the process
-    /// does not need any more, and finds out that a lost store is back. Optional: calls do the same, and
-    /// tokens that are not given back are lost to the fleet only until they have refilled.
+    /// Does background work while the returned future runs: returns tokens that the process no longer needs, and
+    /// probes a lost store. Optional: calls do the same work, and tokens that are not returned are lost to the fleet
+    /// only until the bucket refills.
     ///
     /// Spawn the future, or keep it beside the work.
     ///
@@ -175,12 +175,12 @@ impl SharedRateLimiter {
         }
     }
 
-    /// Returns where it stands, as far as this process knows. Reading changes nothing.
+    /// Returns the state as this process knows it. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let (entry, hub) = (&self.entry, &*self.entry.hub);
         let now = hub.base.now();
         let mut snapshot = Snapshot::new(hub, now);
-        entry.look(|state, spent| {
+        entry.inspect(|state, spent| {
             snapshot.quota = state.lease.rules().quota;
             snapshot.held = state.lease.held().saturating_sub(spent);
             snapshot.remaining = state.lease.level();
@@ -206,8 +206,8 @@ impl SharedRateLimiter {
     }
 }
 
-/// No other handle exists, no call waits, no request is in flight, the quota is that of the builder, and no
-/// call came for so long that tokens held are given up. The store knows the rest.
+/// Is evictable if there is no other handle, no waiter, and no request in flight, the quota is the builder's, and no
+/// call has come for so long that leased tokens have expired. The store has the rest of the state.
 impl Evictable for SharedRateLimiter {
     fn evictable_in(&self) -> Option<Duration> {
         let entry = &self.entry;

@@ -76,7 +76,7 @@ pin_project! {
 pin_project! {
     #[project = StageProj]
     enum Stage<'a> {
-        // Apart from the wait, which is large: made in `enter`, it costs time also if the call is admitted.
+        // Kept apart from the wait, which is large: building the wait in `enter` would slow admitted calls.
         Missing { entry: &'a Arc<Entry> },
         Waiting {
             #[pin]

@@ -1,4 +1,4 @@
-//! Calls that wait for a trip to the store, or for their turn.
+//! The wait queue of calls that wait for an answer of the store or for tokens.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
@@ -9,22 +9,21 @@ use super::state::request::Waiting;
 use crate::error::Reason;
 use crate::instant::Instant;
 
-/// The wait queue of a key, first come, first served. All of it runs under the lock of the key; wakers are
-/// woken and dropped outside.
+/// The FIFO wait queue of a key. All methods run under the lock of the key; wakers are woken and dropped outside it.
 #[derive(Default)]
 pub(super) struct Queue {
     waiters: BTreeMap<u64, Waiter>,
     decided: BTreeMap<u64, Decided>,
     next: u64,
-    /// Tokens that the waiters need.
+    /// Sum of the tokens that the waiters need.
     tokens: u64,
-    /// Waiters that wait for their turn.
+    /// Number of waiters that wait for tokens, and not only for an answer of the store.
     patient: usize,
 }
 
 struct Waiter {
     cost: u64,
-    /// Whether it waits for its turn, and not only for a trip.
+    /// Whether it waits for tokens, and not only for an answer of the store.
     is_patient: bool,
     waker: Option<Waker>,
 }
@@ -41,12 +40,12 @@ impl Queue {
         self.waiters.is_empty()
     }
 
-    /// Returns the number of calls that wait for their turn.
+    /// Returns the number of calls that wait for tokens.
     pub(super) const fn patient(&self) -> usize {
         self.patient
     }
 
-    /// Tokens that the waiters need.
+    /// Returns the sum of the tokens that the waiters need.
     pub(super) const fn tokens(&self) -> u64 {
         self.tokens
     }
@@ -62,7 +61,7 @@ impl Queue {
         self.waiters.keys().next() == Some(&ticket)
     }
 
-    /// Joins the end of the queue.
+    /// Adds a call at the end of the queue. Returns its ticket.
     pub(super) fn join(&mut self, cost: u64, is_patient: bool) -> u64 {
         let ticket = self.next;
         self.next += 1;
@@ -77,7 +76,7 @@ impl Queue {
         ticket
     }
 
-    /// Exchanges the waker of a waiter. Returns what to drop outside the lock.
+    /// Replaces the waker of a waiter. Returns the old one, to be dropped outside the lock.
     pub(super) fn set_waker(&mut self, ticket: u64, waker: Waker) -> Option<Waker> {
         match self.waiters.get_mut(&ticket) {
             Some(waiter) => waiter.waker.replace(waker),
@@ -93,12 +92,12 @@ impl Queue {
         waiter.waker
     }
 
-    /// Returns what was decided about a waiter, once.
+    /// Removes and returns the decision about a waiter, if there is one.
     pub(super) fn decision(&mut self, ticket: u64) -> Option<Decided> {
         self.decided.remove(&ticket)
     }
 
-    /// Removes a waiter that gave up. Returns whether it had been admitted, and the wakers to wake or drop.
+    /// Removes a waiter that gave up. Returns whether it had been admitted.
     pub(super) fn leave(&mut self, ticket: u64, wakers: &mut Vec<Waker>) -> bool {
         let was_first = self.is_first(ticket);
         drop_later(self.remove(ticket), wakers);
@@ -108,15 +107,15 @@ impl Queue {
         matches!(self.decided.remove(&ticket), Some(Decided::Admitted))
     }
 
-    /// Has the first waiter look again.
+    /// Wakes the first waiter, so that it sets a new timer.
     pub(super) fn wake_first(&mut self, wakers: &mut Vec<Waker>) {
         if let Some((_, first)) = self.waiters.iter_mut().next() {
             wakers.extend(first.waker.take());
         }
     }
 
-    /// Admits waiters in their order, as far as there are tokens. If the limit is used up, rejects those that
-    /// do not wait for their turn. Adds the wakers to wake.
+    /// Admits waiters in order while there are tokens. If the limit is used up, rejects those that do not wait for
+    /// tokens. Adds the wakers to wake.
     pub(super) fn serve(
         &mut self,
         now: Instant,
@@ -134,7 +133,7 @@ impl Queue {
         }
         let first = self.waiting().first;
         let is_dry = |lease: &Lease| lease.is_dry(now, first.saturating_sub(lease.held()));
-        // The others are rejected when they join, or when their time is over.
+        // Waiters for tokens are rejected only when they join or time out.
         if self.waiters.len() > self.patient && is_dry(lease) {
             let tickets: Vec<u64> = self.waiters.keys().copied().collect();
             let mut ahead = 0;
@@ -165,7 +164,7 @@ impl Queue {
     }
 }
 
-/// A waker that is woken although its task has nothing to wait for does no harm, so all go the same way.
+/// Defers dropping a waker until the lock is released. It is woken first, which is harmless.
 fn drop_later(waker: Option<Waker>, wakers: &mut Vec<Waker>) {
     wakers.extend(waker);
 }

@@ -1,4 +1,4 @@
-//! Readings of shared limiters, for people.
+//! Snapshots of shared rate limiters.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::hub::Hub;
 use crate::instant::Instant;
 use crate::rate_limiter::Quota;
 
-/// Where a shared limiter stands, as far as this process knows.
+/// The state of a shared limiter, as this process knows it.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -16,27 +16,27 @@ pub struct Snapshot {
     pub name: &'static std::primitive::str,
     /// The quota.
     pub quota: Quota,
-    /// Tokens that the process holds and may spend without asking.
+    /// Tokens that the process may spend without a request to the store.
     pub held: u64,
-    /// Tokens in the store when it answered last; `None` if it never has.
+    /// Tokens in the store at its last answer; `None` before the first.
     pub remaining: Option<u64>,
-    /// Calls that wait for their turn.
+    /// Number of calls that wait for tokens.
     pub waiting: usize,
-    /// Tokens that calls of this process asked for lately, a second.
+    /// Recent demand of this process, in tokens per second.
     pub demand: f64,
-    /// The share of the fleet's tokens that this process got lately, from 0.01 to 1: the rate at which it
-    /// goes on without the store.
+    /// Recent share of the fleet's tokens that went to this process, from 0.01 to 1. During an outage the process
+    /// keeps to this share of the rate.
     pub share: f64,
-    /// Requests to the store, of all keys.
+    /// Number of requests to the store, over all keys.
     pub trips: u64,
     /// Whether the store answers, also about this key.
     pub store_up: bool,
-    /// The time for which it has not answered; zero while it answers.
+    /// Time since the store stopped answering; zero while it answers.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub lost_for: Duration,
     /// The last error of the store.
     pub last_error: Option<String>,
-    /// Number of calls rejected, of all keys. A call that asks again is counted again.
+    /// Number of calls rejected, over all keys. A call that tries again counts again.
     pub rejected: u64,
     /// Whether it is in shadow mode.
     pub shadow: bool,
@@ -45,7 +45,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Returns a reading of what all keys share.
+    /// Returns a snapshot of the state shared by all keys.
     pub(super) fn new(hub: &Hub, now: Instant) -> Self {
         let (rejections, shadow) = (hub.rejections.sum(), hub.base.shadow);
         let lost_since = hub.lost_since();
@@ -69,7 +69,7 @@ impl Snapshot {
     }
 }
 
-/// Where a keyed shared limiter stands.
+/// The state of a keyed shared limiter, as this process knows it.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,13 +77,13 @@ pub struct KeyedSnapshot {
     /// The name of the limiter.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// Number of keys that the process knows.
+    /// Number of keys in the table.
     pub keys: usize,
-    /// Requests to the store.
+    /// Number of requests to the store.
     pub trips: u64,
     /// Whether the store answers.
     pub store_up: bool,
-    /// The time for which it has not answered; zero while it answers.
+    /// Time since the store stopped answering; zero while it answers.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub lost_for: Duration,
     /// The last error of the store.

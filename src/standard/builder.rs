@@ -22,7 +22,7 @@ impl Standard {
     }
 }
 
-/// Builds a [`Standard`]. The defaults are those of [`Config`]; beside them:
+/// Builds a [`Standard`]. The defaults are those of [`Config`], and:
 ///
 /// | setting | default |
 /// |---|---|
@@ -56,17 +56,16 @@ impl StandardBuilder {
 
     setters! {
         in setup;
-        /// Sets the observer of all calls: it receives their events, and the end of each call, for which the
-        /// clock is read at its start and
-        /// at its end.
+        /// Sets the observer of all calls. It receives their events and their end, for which the clock is read at the
+        /// start and at the end of each call.
         observer;
-        /// The name of the stack and its layers, in errors, events, and snapshots.
+        /// Sets the name of the stack and its layers, in errors, events, and snapshots.
         name;
-        /// The clock of all layers.
+        /// Sets the clock of all layers.
         clock;
     }
 
-    /// Returns the stack.
+    /// Builds the stack.
     ///
     /// # Errors
     ///

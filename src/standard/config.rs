@@ -22,8 +22,8 @@ use crate::retry_budget::RetryBudget;
 /// | [`breaker`](Self::breaker) | that of [`CircuitBreakerBuilder`]: failure rate 0.5 in 30 s |
 /// | [`attempt_timeout`](Self::attempt_timeout) | 10 s |
 ///
-/// Two configurations are equal if all settings are; closures are if one is a clone of the other.
-#[derive(Clone, Debug)]
+/// Two configurations are equal if all settings are. Closures are equal if one is a clone of the other.
+#[derive(Clone)]
 #[must_use = "settings do nothing until they are passed to `reconfigure`"]
 pub struct Config {
     pub(super) limiter: Option<RateLimiterBuilder>,
@@ -34,10 +34,12 @@ pub struct Config {
     pub(super) attempt_timeout: Option<Duration>,
 }
 
-/// The origin of the budget of the retries.
+crate::debug::debug_settings!(Config { limiter, retry, budget, breaker; total_timeout, attempt_timeout });
+
+/// The source of the retry budget.
 #[derive(Clone, Debug)]
 pub(super) enum Budget {
-    /// A budget of the stack's own.
+    /// The stack's own budget.
     Share { ratio: f64, floor_per_second: u32 },
     /// A budget that other policies may share.
     Shared(RetryBudget),
@@ -173,12 +175,11 @@ impl Default for Config {
     }
 }
 
-/// Defines the setters of the settings, in the `impl` of [`Config`] or of a builder that has a `Config` in the
-/// named field.
+/// Defines the setters, in the `impl` of [`Config`] or of a builder with a `Config` in the named field.
 macro_rules! settings {
     ($($config:ident)?) => {
-        /// Admits no more than this quota allows, in place of the quotas there were; with a limiter of default
-        /// settings if there was none.
+        /// Sets the quota of the limiter, in place of earlier quotas. Adds a limiter with default settings if there
+        /// is none.
         pub fn quota(mut self, quota: Quota) -> Self {
             let config = settings!(@config self $($config)?);
             let limiter = config.limiter.take().unwrap_or(RateLimiter::builder());
@@ -186,7 +187,7 @@ macro_rules! settings {
             self
         }
 
-        /// Admits calls by this limiter, the outermost layer: each call takes tokens once, retries take none.
+        /// Sets the limiter, the outermost layer: each call takes tokens once, retries take none.
         pub fn limiter(mut self, limiter: RateLimiterBuilder) -> Self {
             settings!(@config self $($config)?).limiter = Some(limiter);
             self
@@ -198,7 +199,7 @@ macro_rules! settings {
             self
         }
 
-        /// Sets the time of a call, retries included and the wait for the limiter not. Above zero.
+        /// Sets the time limit of a call, including retries but not the wait for the limiter. Above zero.
         pub fn total_timeout(mut self, limit: Duration) -> Self {
             settings!(@config self $($config)?).total_timeout = Some(limit);
             self
@@ -210,8 +211,8 @@ macro_rules! settings {
             self
         }
 
-        /// Sets the retry. Unless these settings have a budget, [`budget`](Self::budget) or
-        /// [`budget_share`](Self::budget_share) holds.
+        /// Sets the retry. Unless its settings include a budget, [`budget`](Self::budget) or
+        /// [`budget_share`](Self::budget_share) applies.
         pub fn retry(mut self, retry: RetryBuilder) -> Self {
             settings!(@config self $($config)?).retry = Some(retry);
             self
@@ -237,21 +238,21 @@ macro_rules! settings {
             self
         }
 
-        /// Bounds retries by this budget, which other layers may share.
+        /// Sets a budget of the retries, which other layers may share.
         pub fn budget(mut self, budget: RetryBudget) -> Self {
             settings!(@config self $($config)?).budget = Some(Budget::Shared(budget));
             self
         }
 
-        /// Bounds retries by a budget of the stack's own: this many for each call of the last 10 s, from 0 to
-        /// 1000, and a floor per second. Default 0.2 and 10.
+        /// Sets the stack's own budget: retries per call of the last 10 s, from 0 to 1000, and a floor per second.
+        /// Default 0.2 and 10.
         pub fn budget_share(mut self, ratio: f64, floor_per_second: u32) -> Self {
             let share = Budget::Share { ratio, floor_per_second };
             settings!(@config self $($config)?).budget = Some(share);
             self
         }
 
-        /// Lets the number of attempts be the only bound on retries.
+        /// Removes the budget, so that only the number of attempts bounds retries.
         pub fn without_budget(mut self) -> Self {
             settings!(@config self $($config)?).budget = Some(Budget::Unlimited);
             self
@@ -269,7 +270,7 @@ macro_rules! settings {
             self
         }
 
-        /// Sets the time of one attempt. Above zero, and shorter than the total timeout.
+        /// Sets the time limit of one attempt. Above zero, and shorter than the total timeout.
         pub fn attempt_timeout(mut self, limit: Duration) -> Self {
             settings!(@config self $($config)?).attempt_timeout = Some(limit);
             self

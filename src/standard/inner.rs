@@ -50,8 +50,8 @@ impl Inner {
 
     /// Puts `config` in force.
     pub(super) fn reconfigure(&self, config: &Config) -> Result<(), ConfigError> {
-        // Layers are built without a lock, because clocks and observers may be the user's code. So another
-        // change may come first; then the layers it has left are taken over.
+        // Layers are built without a lock, because clocks and observers may be user code. If another change finishes
+        // first, this one starts over from its layers.
         loop {
             let base = self.versions.index();
             let before = self.versions.get(base);

@@ -34,7 +34,7 @@ use self::inner::Inner;
 /// The usual stack as one policy: limiter, total timeout, retry with a budget, breaker, attempt timeout. See the
 /// [module page](self).
 ///
-/// Cheap to clone; clones are the same stack, also after [`reconfigure`](Self::reconfigure).
+/// Cheap to clone; clones are the same stack, even after [`reconfigure`](Self::reconfigure).
 #[derive(Clone)]
 pub struct Standard {
     inner: Arc<Inner>,
@@ -57,13 +57,13 @@ impl Standard {
         self.inner.name
     }
 
-    /// Returns the settings in force, to be changed and passed to [`reconfigure`](Self::reconfigure).
+    /// Returns the settings in force, as a start for [`reconfigure`](Self::reconfigure).
     pub fn config(&self) -> Config {
         Config::clone(&self.inner.current().config())
     }
 
-    /// Changes all settings at once: calls that start afterwards run under the new ones, calls in flight end
-    /// under those they started with.
+    /// Changes all settings at once. Calls that start afterwards use the new ones; calls in flight end under their
+    /// old ones.
     ///
     /// The state of the layers is kept:
     ///
@@ -109,8 +109,8 @@ impl Standard {
         self.inner.reconfigure(&config)
     }
 
-    /// Returns this stack with options for the calls made through the value returned, under the settings in
-    /// force now.
+    /// Returns this stack with options for the calls made through the returned value, under the settings in force
+    /// now.
     ///
     /// # Examples
     ///
@@ -128,30 +128,30 @@ impl Standard {
         self.inner.current().pipeline.with(options)
     }
 
-    /// Puts a stack that is made for one call inside this one, as
-    /// [`Pipeline::around`](crate::Pipeline::around) does.
+    /// Puts a stack created for one call inside this one, like [`Pipeline::around`](crate::Pipeline::around).
     pub fn around<S>(&self, stack: S) -> Around<'_, Layers, S> {
         self.inner.current().pipeline.around(stack)
     }
 
-    /// Returns the limiter, if there is one: to pause it, for example.
+    /// Returns the limiter, if there is one, for example to pause it.
     pub fn limiter(&self) -> Option<RateLimiter> {
         self.inner.current().limiter().cloned()
     }
 
-    /// Returns the breaker, if there is one: to trip or isolate it, or to follow its transitions.
+    /// Returns the breaker, if there is one, for example to trip or isolate it, or to follow its transitions.
+    /// [`reconfigure`](Self::reconfigure) may replace it.
     ///
     /// [`reconfigure`](Self::reconfigure) may replace it.
     pub fn breaker(&self) -> Option<CircuitBreaker> {
         self.inner.current().breaker().cloned()
     }
 
-    /// Returns the budget of the retries, if there is one: to share it with a hedge, for example.
+    /// Returns the budget of the retries, if there is one, for example to share it with a hedge.
     pub fn budget(&self) -> Option<RetryBudget> {
         self.inner.current().budget().cloned()
     }
 
-    /// Returns the settings in force and a reading of each layer. Changes nothing.
+    /// Returns the settings in force and a snapshot of each layer. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.current().snapshot(self.inner.name)
     }
@@ -162,7 +162,7 @@ impl Standard {
     }
 }
 
-/// Evictable when its layers are, unless it was reconfigured.
+/// Is evictable if its layers are, unless it was reconfigured.
 impl Evictable for Standard {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {

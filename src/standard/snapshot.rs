@@ -1,4 +1,4 @@
-//! A reading of a stack.
+//! Snapshots of a stack.
 
 use std::time::Duration;
 
@@ -6,10 +6,9 @@ use crate::circuit_breaker;
 use crate::rate_limiter;
 use crate::retry_budget::Snapshot as BudgetSnapshot;
 
-/// The settings in force and a reading of each layer. Returned by
-/// [`Standard::snapshot`](super::Standard::snapshot).
+/// The settings in force and a snapshot of each layer. Returned by [`Standard::snapshot`](super::Standard::snapshot).
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the handle, as in events.
@@ -21,7 +20,7 @@ pub struct Snapshot {
     /// The attempt timeout, if there is one.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub attempt_timeout: Option<Duration>,
-    /// The number of attempts of a call, the first one included.
+    /// The most attempts of a call, the first one included.
     pub max_attempts: u32,
     /// The limiter, if there is one.
     pub limiter: Option<rate_limiter::Snapshot>,
@@ -30,3 +29,5 @@ pub struct Snapshot {
     /// The breaker, if there is one.
     pub breaker: Option<circuit_breaker::Snapshot>,
 }
+
+crate::debug::debug_settings!(Snapshot { name, max_attempts, limiter, budget, breaker; total_timeout, attempt_timeout });

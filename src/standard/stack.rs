@@ -38,7 +38,7 @@ pub(super) struct Stack {
 struct Kept {
     limiter: Option<(RateLimiterBuilder, RateLimiter)>,
     breaker: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
-    /// The stack's own budget, also if the configuration in force does not use it.
+    /// The stack's own budget, even if the configuration in force does not use it.
     budget: Option<RetryBudget>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Site<'a> {
 }
 
 impl Stack {
-    /// Builds a stack that continues the state of `before`. Changes nothing that `before` uses: see
+    /// Builds a stack that continues the state of `before`, without changing anything that `before` uses. See
     /// [`apply`](Self::apply).
     pub(super) fn build(
         site: &Site<'_>,
@@ -195,14 +195,14 @@ impl Stack {
     }
 }
 
-/// Returns the limiter of these settings: the same if it can take them over, otherwise a new one that goes on
-/// with as many tokens.
+/// Returns the limiter of these settings: the old one if it can adopt them, otherwise a new one that continues with
+/// the same number of tokens.
 fn next_limiter(
     site: &Site<'_>,
     settings: &RateLimiterBuilder,
     old: Option<(RateLimiterBuilder, RateLimiter)>,
 ) -> Result<RateLimiter, ConfigError> {
-    // Built even if the old one stays in use, so that wrong settings are errors.
+    // Built even if the old one stays in use, so that invalid settings are reported.
     let limiter = settings.clone().adopted(site.name, site.clock).build()?;
     match old {
         Some((of, same)) if settings.is_same_but_for_terms(&of) => return Ok(same),
@@ -212,8 +212,8 @@ fn next_limiter(
     Ok(limiter)
 }
 
-/// Returns the breaker of these settings: the same if its windows fit them, otherwise a new one that goes on in
-/// the state of the old one.
+/// Returns the breaker of these settings: the old one if its windows fit them, otherwise a new one that continues in
+/// the same state.
 fn next_breaker(
     site: &Site<'_>,
     settings: &CircuitBreakerBuilder,
@@ -223,7 +223,7 @@ fn next_breaker(
     let Some((of, old)) = old else {
         return adopted.build();
     };
-    // Also to check the settings.
+    // Built even if the old one stays in use, so that invalid settings are reported.
     let new = adopted.restore(old.snapshot()).build()?;
     match settings.is_same_but_for_terms(&of) {
         true => Ok(old),
@@ -241,7 +241,7 @@ impl Kept {
     ) -> Result<RetryBudget, ConfigError> {
         let budget = RetryBudget::percentage().ratio(ratio);
         let budget = budget.floor(floor_per_second);
-        // Built even if the old one stays in use, so that wrong settings are errors.
+        // Built even if the old one stays in use, so that invalid settings are reported.
         let budget = budget.clock(site.clock.clone()).build()?;
         Ok(self.budget.get_or_insert(budget).clone())
     }

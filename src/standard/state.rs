@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 
-/// The durations of a stack that must fit each other. `None` if there is no such limit.
+/// The durations of a stack that must fit each other. `None` for an absent limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Durations {
     pub(super) total_timeout: Option<Duration>,
@@ -58,7 +58,7 @@ impl Durations {
             total,
             self.max_elapsed < total,
         )?;
-        // Longer, no call could be slow: it would be cut off before.
+        // With a longer one, no call could be slow, because it would be cut off first.
         rule(
             "slow_call",
             self.slow_call,
@@ -66,7 +66,7 @@ impl Durations {
             attempt,
             self.slow_call < attempt,
         )?;
-        // Shorter, a probe could lose its place while its attempt may still run.
+        // With a shorter one, a probe could lose its lease while its attempt still runs.
         rule(
             "probe_lease",
             self.probe_lease,

@@ -1,18 +1,18 @@
-//! Why a store did not answer.
+//! Errors of stores.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A store did not do what it was asked to, or its answer was lost.
+/// A failed request to a store, or a lost answer.
 ///
-/// Shared limits treat all errors alike. The text is for people: it is in the snapshots of the limits.
+/// Shared limits treat all errors alike. Their snapshots show the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreError {
     text: Arc<str>,
 }
 
 impl StoreError {
-    /// Makes an error with this text.
+    /// Returns an error with this text.
     pub fn new(text: impl fmt::Display) -> Self {
         Self {
             text: text.to_string().into(),

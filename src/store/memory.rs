@@ -1,4 +1,4 @@
-//! A store in memory, with faults that can be switched.
+//! A store in memory, with injectable faults.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,12 +19,11 @@ use crate::clock::{ClockHandle, Sleep};
 use crate::instant::Instant;
 use crate::sync::lock;
 
-/// A store in the memory of the process, for tests and for programs of a single process.
+/// A store in memory, for tests and for programs of a single process.
 ///
-/// Clones share what is stored: give each simulated process a clone. It does what `backstop-redis` does,
-/// bit by bit, on the clock that it is given; [faults](Self::set_fault), [latency](Self::set_latency),
-/// [loss of memory](Self::lose_memory) and [steps of its clock](Self::step_clock) can be switched, so that
-/// tests of outages are deterministic.
+/// Clones share the content: give each simulated process a clone. It computes exactly what `backstop-redis` does, on
+/// the given clock. [Faults](Self::set_fault), [latency](Self::set_latency), [loss of memory](Self::lose_memory), and
+/// [clock steps](Self::step_clock) can be injected, so that tests of outages are deterministic.
 ///
 /// # Example
 ///
@@ -60,9 +59,9 @@ pub struct MemoryStore {
 pub enum Fault {
     /// Requests fail at once, as with a closed port.
     Fail,
-    /// Requests wait, and are executed when the fault is over, as with a process that was stopped.
+    /// Requests wait, and are executed once the fault is cleared, as with a suspended process.
     Stall,
-    /// Requests are executed and their answers lost, as with a connection that breaks.
+    /// Requests are executed, but their answers are lost, as with a broken connection.
     LoseReplies,
 }
 
@@ -78,7 +77,7 @@ struct State {
     votes: HashMap<Arc<str>, Ballot>,
     fault: Option<Fault>,
     latency: Duration,
-    /// Added to the clock, in microseconds.
+    /// Offset of the store's clock, in microseconds.
     shift: i64,
     requests: u64,
     stalled: Vec<Request>,
@@ -108,11 +107,11 @@ enum Request {
     Vote(Vote, Reply<Tally>),
 }
 
-/// An answer on its way.
+/// A deferred answer.
 type Answer = Box<dyn FnOnce() + Send>;
 
 impl MemoryStore {
-    /// Makes an empty store on this clock.
+    /// Returns an empty store on this clock.
     pub fn new(clock: impl Into<ClockHandle>) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -122,7 +121,7 @@ impl MemoryStore {
         }
     }
 
-    /// Sets what is wrong with the store; `None` heals it, and executes requests that have stalled.
+    /// Injects a fault. `None` clears it, and executes stalled requests.
     pub fn set_fault(&self, fault: Option<Fault>) {
         let stalled = {
             let mut state = lock(&self.inner.state);
@@ -137,12 +136,12 @@ impl MemoryStore {
         }
     }
 
-    /// Sets how long answers take. Zero, the default, answers on the thread of the request.
+    /// Sets the latency of answers. With zero, the default, answers arrive on the requesting thread.
     pub fn set_latency(&self, latency: Duration) {
         lock(&self.inner.state).latency = latency;
     }
 
-    /// Forgets all that is stored.
+    /// Clears the store, as a restart without persistence does.
     pub fn lose_memory(&self) {
         let mut state = lock(&self.inner.state);
         state.buckets.clear();
@@ -150,17 +149,17 @@ impl MemoryStore {
         state.votes.clear();
     }
 
-    /// Steps the store's clock by so many microseconds, backward if below zero. Only buckets notice.
+    /// Steps the store's clock by `micros` microseconds; negative values step backward. Affects only buckets.
     pub fn step_clock(&self, micros: i64) {
         lock(&self.inner.state).shift += micros;
     }
 
-    /// Returns the number of requests so far, those that failed included.
+    /// Returns the number of requests so far, including failed ones.
     pub fn requests(&self) -> u64 {
         lock(&self.inner.state).requests
     }
 
-    /// Returns the number of keys stored, without those that are as good as new.
+    /// Returns the number of stored keys whose state differs from that of a new key.
     pub fn len(&self) -> usize {
         let now = self.inner.clock.now();
         let mut state = lock(&self.inner.state);
@@ -171,7 +170,7 @@ impl MemoryStore {
         state.buckets.len() + state.permits.len() + state.votes.len()
     }
 
-    /// Returns whether nothing is stored that would make a difference.
+    /// Returns whether every key is in the state of a new key.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -221,7 +220,7 @@ impl MemoryStore {
     }
 }
 
-/// The answer of the store.
+/// The answer to a request.
 enum Done {
     Taken(Vec<Taken>),
     Held(Held),
@@ -243,7 +242,7 @@ impl Request {
             (Self::Take(_, reply), Done::Taken(taken)) => reply.send(Ok(taken)),
             (Self::Hold(_, reply), Done::Held(held)) => reply.send(Ok(held)),
             (Self::Vote(_, reply), Done::Tally(tally)) => reply.send(Ok(tally)),
-            // Each kind of request has its kind of answer.
+            // Not reached: each kind of request has its own kind of answer.
             _ => {}
         })
     }
@@ -252,7 +251,7 @@ impl Request {
 impl State {
     fn time(&self, now: Instant) -> StoreTime {
         let micros = now.as_nanos() / 1000;
-        // A year after the origin, so that the clock can step back.
+        // The clock starts a year after the origin, so that it can step backward.
         const YEAR: u64 = 365 * 86_400 * 1_000_000;
         StoreTime::from_micros(
             micros
@@ -319,7 +318,7 @@ impl VoteStore for MemoryStore {
     }
 }
 
-/// An answer that the clock delivers: it wakes this, which sends the answer.
+/// An answer with latency. As the waker of its own sleep, it sends itself when the sleep ends.
 struct Delivery {
     clock: ClockHandle,
     due: Instant,
@@ -338,7 +337,7 @@ impl Delivery {
         delivery.poll();
     }
 
-    /// Sends the answer if it is due. Otherwise the sleep keeps this alive, as its waker.
+    /// Sends the answer if it is due. Otherwise the sleep keeps the delivery alive as its waker.
     fn poll(self: &Arc<Self>) {
         let sleep = lock(&self.sleep).take();
         if let Some(mut sleep) = sleep {

@@ -1,4 +1,4 @@
-//! Stores that the processes of a fleet share: what shared limits ask of Redis, a database, or memory.
+//! Stores shared by the processes of a fleet: the interface of shared limits to Redis, a database, or memory.
 //!
 //! [`SharedRateLimiter`](crate::SharedRateLimiter), [`SharedBulkhead`](crate::SharedBulkhead) and
 //! [`CircuitVotes`](crate::CircuitVotes) work on any store. `backstop-redis` has one for Redis and Valkey;
@@ -6,8 +6,8 @@
 //!
 //! # A store of your own
 //!
-//! A store answers through a [`Reply`], whenever and on whatever thread it likes, and must not block the
-//! caller. Stores on tokio spawn a task and send the reply from there:
+//! A store answers through a [`Reply`], at any time and on any thread, and must not block the caller. Stores on tokio
+//! spawn a task and send the reply from there:
 //!
 //! ```
 //! use backstop::store::{Reply, Store, StoreError, Take, Taken};

@@ -1,4 +1,4 @@
-//! The way back of a store's answer.
+//! Replies of stores.
 
 use std::fmt;
 
@@ -7,23 +7,22 @@ use crate::event::Panics;
 
 type Then<T> = dyn FnOnce(Result<T, StoreError>) + Send + Sync;
 
-/// Takes the answer of a store to one request. Dropped without an answer, it reports an error.
+/// The reply to one request to a store. Dropping it without an answer reports an error.
 ///
-/// It can be sent from any thread, at any time; an answer that comes after the limit has given up waiting
-/// is still used as far as it can be.
+/// It can be sent from any thread, at any time. The limit uses late answers as far as possible.
 pub struct Reply<T> {
     then: Option<Box<Then<T>>>,
 }
 
 impl<T> Reply<T> {
-    /// Makes a reply that calls `then` with the answer.
+    /// Returns a reply that calls `then` with the answer.
     pub fn new(then: impl FnOnce(Result<T, StoreError>) + Send + Sync + 'static) -> Self {
         Self {
             then: Some(Box::new(then)),
         }
     }
 
-    /// Sends the answer. Runs the limit's code, which is short and does not block, on the calling thread.
+    /// Sends the answer. Runs code of the limit on the calling thread, which is short and does not block.
     pub fn send(mut self, answer: Result<T, StoreError>) {
         if let Some(then) = self.then.take() {
             then(answer);

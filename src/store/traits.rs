@@ -30,9 +30,9 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
 }
 
-/// A store of permits that instances hold for a time.
+/// A store of permits that instances hold for a limited time.
 pub trait PermitStore: Send + Sync {
-    /// Sets how many permits an instance holds, for [`Hold::ttl`] from now on, and replies with what it got.
+    /// Sets how many permits an instance holds for the next [`Hold::ttl`], and replies with the result.
     ///
     /// First the permits of instances whose time is over are free again. Then the instance holds
     /// [`Hold::permits`], or as many of them as the others leave of [`Hold::limit`], but never fewer than
@@ -47,10 +47,10 @@ impl<S: PermitStore + ?Sized> PermitStore for Arc<S> {
     }
 }
 
-/// A store of votes that lapse.
+/// A store of votes that expire.
 pub trait VoteStore: Send + Sync {
-    /// Sets the vote of an instance, for [`Vote::ttl`] from now on, and replies with the votes of the
-    /// others. Must not block.
+    /// Sets the vote of an instance for the next [`Vote::ttl`], and replies with the votes of the others. Must not
+    /// block.
     fn vote(&self, vote: Vote, reply: Reply<Tally>);
 }
 

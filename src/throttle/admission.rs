@@ -39,7 +39,7 @@ impl Inner {
             pipeline: None,
             sequence: 0,
         };
-        self.base.tell(event, observer);
+        self.base.report(event, observer);
         guard.disarm();
     }
 

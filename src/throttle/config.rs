@@ -7,6 +7,7 @@ use super::Throttle;
 use super::inner::{Inner, Settings};
 use super::state::{RejectionRule, State};
 use crate::base::Setup;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::verdict::Health;
 use crate::window::TimeWindow;
@@ -212,7 +213,7 @@ impl std::fmt::Debug for ThrottleBuilder {
         f.debug_struct("ThrottleBuilder")
             .field("setup", &self.setup)
             .field("rule", &self.rule)
-            .field("window", &self.window)
+            .field("window", &DebugLimit(&self.window))
             .finish_non_exhaustive()
     }
 }

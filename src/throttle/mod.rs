@@ -107,7 +107,7 @@ impl Throttle {
     }
 }
 
-/// Evictable if no call in the window failed or is in flight, and no other handle exists.
+/// Is evictable if no call in the window failed or is in flight, and no other handle exists.
 impl Evictable for Throttle {
     fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;

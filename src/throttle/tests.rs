@@ -1,4 +1,4 @@
-//! The pure state against a naive model that keeps every call.
+//! Tests of the pure state against a naive model that keeps every call.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn the_probability_is_that_of_the_sre_book() {
         min_calls: 0,
         ..RULE
     };
-    // K = 2: no call is rejected while half of them are accepted.
+    // With K = 2, no call is rejected while half of them are accepted.
     for (requests, accepts, probability) in [
         (0, 0, 0.0),
         (1, 0, 0.5),
@@ -108,7 +108,7 @@ impl Naive {
         }
     }
 
-    /// The formula as the book writes it.
+    /// The formula as written in the SRE book.
     fn probability(seen: Totals, rule: &RejectionRule) -> f64 {
         let requests = (seen.requests - seen.in_grace) as f64;
         let k = 1.0 / rule.success_threshold;

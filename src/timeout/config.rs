@@ -23,7 +23,7 @@ pub struct TimeoutBuilder {
 }
 
 impl Timeout {
-    /// Returns a builder, which sets the name and the clock too.
+    /// Returns a builder, which can also set the name and the clock.
     pub fn builder() -> TimeoutBuilder {
         TimeoutBuilder::new()
     }
@@ -54,9 +54,9 @@ impl TimeoutBuilder {
     }
 
     setters! {
-        /// The name in errors and events.
+        /// Sets the name in errors and events.
         name;
-        /// The clock that measures the limit.
+        /// Sets the clock that measures the limit.
         clock;
     }
 

@@ -16,9 +16,9 @@ mod policy;
 
 pub use self::config::TimeoutBuilder;
 
-/// Cuts an operation off when its time is up. See the [module page](self).
+/// Cuts an operation off after a time limit. See the [module page](self).
 ///
-/// Cheap to clone. It has no state: clones and originals are the same.
+/// Cheap to clone. It has no state, so clones are equivalent.
 #[derive(Clone, Debug)]
 pub struct Timeout {
     limit: Limit,
@@ -32,7 +32,7 @@ stateless!(Timeout);
 enum Limit {
     Fixed {
         limit: Duration,
-        /// The same in nanoseconds, so that no call has to convert it.
+        /// The limit in nanoseconds, so that no call has to convert it.
         nanos: u64,
     },
     PerCall(Arc<dyn Fn(&Context) -> Duration + Send + Sync>),
@@ -108,7 +108,7 @@ impl Limit {
 impl fmt::Debug for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed { limit, .. } => DebugLimit(*limit).fmt(f),
+            Self::Fixed { limit, .. } => DebugLimit(limit).fmt(f),
             Self::PerCall(_) => f.write_str("PerCall"),
         }
     }

@@ -67,7 +67,7 @@ pin_project! {
     /// A run of a [`Timeout`].
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct TimeoutFuture<'a, Op: Operation> {
-        // `None`: the deadline had passed before the start, or the attempt was cut off.
+        // `None` if the deadline had passed before the start, or once the attempt was cut off.
         #[pin]
         attempt: Option<Op::Attempt>,
         // Armed when the operation is pending for the first time.
@@ -76,19 +76,19 @@ pin_project! {
         timeout: &'a Timeout,
         listener: Op::Listener,
         allowed: Allowed,
-        // The earlier one of the timeout's own and the one from outside.
+        // The earlier of the timeout's own deadline and the outer one.
         deadline: Instant,
     }
 }
 
-/// How long a run may take, and whether by the timeout's own limit, in one word: stacks have two timeouts.
+/// How long a run may take, and whether that is the timeout's own limit. One word, because stacks have two timeouts.
 #[derive(Clone, Copy)]
 struct Allowed(u64);
 
 impl Allowed {
     const OWN_LIMIT: u64 = 1 << 63;
 
-    /// Times of 290 years and more saturate, because no run takes as long.
+    /// Times of 290 years and more saturate, because no run takes that long.
     #[inline(always)]
     const fn new(nanos: u64, own_limit: bool) -> Self {
         let own_limit = if own_limit { Self::OWN_LIMIT } else { 0 };
@@ -132,7 +132,7 @@ impl<Op: Operation> Future for TimeoutFuture<'_, Op> {
                 ready!(timer.poll(task));
             }
         }
-        // First of all, so that whatever is told or released next does not meet the operation any more.
+        // Drops the operation first, so that nothing is reported or released while it still exists.
         this.attempt.set(None);
         let (limit, is_own) = (this.allowed.time(), this.allowed.is_own_limit());
         let observer = this.listener.observer();

@@ -10,13 +10,13 @@ use super::no_key::NO_KEY;
 use crate::error::{Error, PolicyError, Reason, Rejected};
 use crate::http::retry_after;
 
-/// Makes a response of an error of a policy.
+/// Converts an error of a policy into a response.
 pub trait Answer<B> {
     /// Returns the response.
     fn answer(&self, error: &PolicyError) -> Response<B>;
 }
 
-/// The usual responses.
+/// The default responses to errors of policies.
 ///
 /// | error | status | `Retry-After` |
 /// |---|---|---|
@@ -26,8 +26,8 @@ pub trait Answer<B> {
 /// | isolated, not repeatable | 503 | none |
 /// | others, such as circuit open, bulkhead full, and load shed | 503 | as the policy says, or 1 s |
 ///
-/// `Retry-After` is rounded up to whole seconds, and at least 1: a client that obeys is not too early. The body is one
-/// line of text, or a problem ([`RespondLayer::problem_json`](super::RespondLayer::problem_json)).
+/// `Retry-After` is rounded up to whole seconds, and at least 1, so that a client that obeys is not too early. The
+/// body is one line of text, or a problem ([`RespondLayer::problem_json`](super::RespondLayer::problem_json)).
 #[derive(Clone, Copy, Debug)]
 pub struct Answers {
     timeout_status: StatusCode,
@@ -85,12 +85,12 @@ impl<B: From<String>> Answer<B> for Answers {
         let mut body = String::new();
         let content_type = match self.is_problem {
             true => {
-                // A `String` takes everything.
+                // Writing to a `String` cannot fail.
                 let _ = problem(&mut body, status, error);
                 "application/problem+json"
             }
             false => {
-                // Without the policy's name, which clients need not know.
+                // The body omits the policy's name, which is internal to the server.
                 let _ = writeln!(body, "{}", reason(error));
                 "text/plain; charset=utf-8"
             }
@@ -108,7 +108,7 @@ impl<B: From<String>> Answer<B> for Answers {
     }
 }
 
-/// Returns the reason, as text for the body.
+/// Returns the reason as text for the body.
 fn reason(error: &PolicyError) -> &'static str {
     match error {
         Error::TimedOut(_) => "timed out",
@@ -127,7 +127,7 @@ fn reason(error: &PolicyError) -> &'static str {
     }
 }
 
-/// Returns a problem (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers where it has one.
+/// Writes a problem (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers where it defines one.
 fn problem(body: &mut String, status: StatusCode, error: &PolicyError) -> std::fmt::Result {
     const TYPES: &str = "https://iana.org/assignments/http-problem-types";
     body.push_str("{\"type\":\"");
@@ -146,7 +146,7 @@ fn problem(body: &mut String, status: StatusCode, error: &PolicyError) -> std::f
     )
 }
 
-/// The responses of a function. Made by `respond_with` of a layer.
+/// Answers errors with a function. Returned by a layer's `respond_with`.
 #[derive(Clone, Copy)]
 pub struct AnswerWith<F>(pub(super) F);
 
@@ -162,7 +162,7 @@ impl<F> std::fmt::Debug for AnswerWith<F> {
     }
 }
 
-/// Returns the error of a policy, or else the operation's.
+/// Returns an error of a policy, or otherwise the operation's error.
 pub(super) fn split<E>(error: Error<E>) -> Result<PolicyError, E> {
     match error {
         Error::Operation(error) => Err(error),

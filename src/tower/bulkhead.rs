@@ -1,4 +1,4 @@
-//! A bulkhead whose permits are held until the end of the response.
+//! A bulkhead that holds permits until the end of the response.
 
 use std::fmt;
 use std::pin::Pin;
@@ -20,22 +20,22 @@ use crate::http::Idempotence;
 use crate::policy::{CallOptions, Describe};
 use crate::verdict::Verdict;
 
-/// The end of a call, for a bulkhead.
+/// The end of a call, as a bulkhead sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hold {
-    /// Until the response's head is there.
+    /// The response's head is there.
     Headers,
-    /// Until its body has ended, failed, or been dropped.
+    /// The response's body has ended, failed, or been dropped.
     #[default]
     Body,
 }
 
-/// Limits the requests in flight, from their start to the end of the body of their response.
+/// Limits the requests in flight, from their start to the end of their response bodies.
 ///
-/// A [`PolicyLayer`](super::PolicyLayer) with a bulkhead in its stack returns the permit as soon as the response's head is
-/// there, while the server may still make or send a body for minutes. This layer keeps it. A connection that is dropped
-/// in mid-body returns it.
+/// A [`PolicyLayer`](super::PolicyLayer) with a bulkhead releases the permit as soon as the response's head is there,
+/// while the server may send the body for minutes. This layer holds the permit until the body ends, or until the
+/// connection is dropped in mid-body.
 ///
 /// An adaptive limit learns from the time to the end of the body, and from the status. A request that is dropped, and the
 /// body of a 2xx that is dropped before its end, are overload unless
@@ -58,8 +58,7 @@ impl BulkheadLayer {
         }
     }
 
-    /// Gives each call options that depend on its request: the priority and the deadline of its wait, and the number of
-    /// permits (`cost`).
+    /// Sets call options by request: the priority, the deadline of the wait, and the number of permits (`cost`).
     ///
     /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`.
     pub fn options<R, F>(self, options: F) -> BulkheadLayer<WithOptions<Once, F>>
@@ -97,7 +96,7 @@ impl<C: Clone, S> Layer<S> for BulkheadLayer<C> {
     }
 }
 
-/// A service with a limit of requests in flight. Made by [`BulkheadLayer`].
+/// A service with a limit of requests in flight. Returned by [`BulkheadLayer`].
 #[derive(Clone, Debug)]
 pub struct BulkheadService<S, C = Once> {
     layer: BulkheadLayer<C>,
@@ -202,7 +201,7 @@ impl<B: Body> Body for HeldBody<B> {
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(task));
         let verdict_of_end = match &frame {
-            // A body whose length is known may not be polled again.
+            // A body at its end may not be polled again, so its permit is released now.
             Some(Ok(_)) if !this.body.is_end_stream() => return Poll::Ready(frame),
             Some(Err(_)) => Some(Verdict::transient()),
             Some(Ok(_)) | None => None,

@@ -1,4 +1,4 @@
-//! Keys of requests: which client, host, or route a request belongs to.
+//! Keys of requests: the client, host, or route that a request belongs to.
 
 use std::fmt;
 #[cfg(feature = "http")]
@@ -11,7 +11,7 @@ use ::http::Request;
 #[cfg(feature = "http")]
 use ::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
-/// Finds the key of a request.
+/// Extracts the key of a request.
 pub trait ExtractKey<R> {
     /// The key.
     type Key;
@@ -20,12 +20,12 @@ pub trait ExtractKey<R> {
     fn extract(&self, request: &R) -> Option<Self::Key>;
 }
 
-/// Returns the key that `first` finds, or else that of `second`.
+/// Returns an extractor that tries `first`, then `second`.
 pub const fn either<A, B>(first: A, second: B) -> Or<A, B> {
     Or(first, second)
 }
 
-/// The first key of two extractors. Made by [`either`].
+/// Extracts a key with the first of two extractors that finds one. Returned by [`either`].
 #[derive(Clone, Copy, Debug)]
 pub struct Or<A, B>(A, B);
 
@@ -37,12 +37,12 @@ impl<R, A: ExtractKey<R>, B: ExtractKey<R, Key = A::Key>> ExtractKey<R> for Or<A
     }
 }
 
-/// Returns the key that a function finds, for any kind of request.
+/// Returns an extractor that calls a function.
 pub const fn by<R, K, F: Fn(&R) -> Option<K>>(find: F) -> ByFunction<F> {
     ByFunction(find)
 }
 
-/// The key that a function finds. Made by [`by`].
+/// Extracts a key with a function. Returned by [`by`].
 #[derive(Clone, Copy)]
 pub struct ByFunction<F>(F);
 
@@ -60,8 +60,8 @@ impl<F> fmt::Debug for ByFunction<F> {
     }
 }
 
-/// Returns the subnet that one client has: an IPv6 address cut to its first 64 bits, because a client may use any
-/// address of its /64; an IPv4 address as it is, also one that is mapped into IPv6.
+/// Returns the subnet of one client: an IPv6 address cut to its /64, because a client may use any address in it, or
+/// an IPv4 address unchanged. IPv4 addresses mapped into IPv6 become IPv4.
 #[cfg(feature = "http")]
 pub fn subnet(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -70,7 +70,8 @@ pub fn subnet(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Returns the [subnet] of the peer of the connection, from a `SocketAddr` among the request's extensions.
+/// Returns an extractor for the [subnet] of the connection's peer, from a `SocketAddr` in the request's extensions.
+/// axum has its own type for it: see [`peer_by`].
 ///
 /// axum puts a type of its own there: see [`peer_by`].
 #[cfg(feature = "http")]
@@ -78,9 +79,8 @@ pub fn peer_ip() -> PeerIp<SocketAddr, fn(&SocketAddr) -> SocketAddr> {
     peer_by(|address: &SocketAddr| *address)
 }
 
-/// Like [`peer_ip`], from an extension of another type. For axum, with
-/// `into_make_service_with_connect_info::<SocketAddr>()`:
-/// `key::peer_by(|info: &ConnectInfo<SocketAddr>| info.0)`.
+/// Like [`peer_ip`], with an extension of another type. For axum, with
+/// `into_make_service_with_connect_info::<SocketAddr>()`: `key::peer_by(|info: &ConnectInfo<SocketAddr>| info.0)`.
 #[cfg(feature = "http")]
 pub const fn peer_by<T, F>(address: F) -> PeerIp<T, F>
 where
@@ -93,7 +93,7 @@ where
     }
 }
 
-/// The subnet of the peer. Made by [`peer_ip`] and [`peer_by`].
+/// Extracts the subnet of the peer. Returned by [`peer_ip`] and [`peer_by`].
 #[cfg(feature = "http")]
 pub struct PeerIp<T, F> {
     address: F,
@@ -114,11 +114,11 @@ where
     }
 }
 
-/// Returns the [subnet] of the client behind proxies, from `X-Forwarded-For`.
+/// Returns an extractor for the [subnet] of a client behind proxies, from `X-Forwarded-For`.
 ///
-/// Each proxy adds the address of its peer at the right, and a client may send the field with anything in it. So
-/// the address is counted from the right: `trusted_hops` is the number of proxies of yours that a request has passed, at
-/// least 1. A field with fewer addresses has no key, and neither has one whose address at that position is malformed.
+/// Each proxy appends the address of its peer, and a client may send any content. So the address is counted from the
+/// right: `trusted_hops`, at least 1, is the number of your proxies that a request passes. There is no key if the
+/// field has fewer addresses, or a malformed one at that position.
 ///
 /// ```
 /// use backstop::tower::{ExtractKey, key};
@@ -133,7 +133,7 @@ pub const fn forwarded(trusted_hops: usize) -> Forwarded {
     Forwarded { trusted_hops }
 }
 
-/// The subnet of a client behind proxies. Made by [`forwarded`].
+/// Extracts the subnet of a client behind proxies. Returned by [`forwarded`].
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarded {
@@ -150,12 +150,12 @@ impl<B> ExtractKey<Request<B>> for Forwarded {
     }
 }
 
-/// Returns the address with `before` others at its right.
+/// Returns the address with `before` others to its right.
 #[cfg(feature = "http")]
 fn forwarded_address(headers: &HeaderMap, mut before: usize) -> Option<IpAddr> {
     let values: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
     for value in values.into_iter().rev() {
-        // Bytes: a client may send anything at the left.
+        // As bytes: clients may put anything to the left.
         let mut addresses = value.as_bytes().rsplit(|byte| *byte == b',');
         let count = addresses.clone().count();
         if before < count {
@@ -177,13 +177,13 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     address.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// Returns the value of a header.
+/// Returns an extractor for the value of a header.
 #[cfg(feature = "http")]
 pub const fn header(name: HeaderName) -> Header {
     Header { name }
 }
 
-/// The value of a header. Made by [`header`].
+/// Extracts the value of a header. Returned by [`header`].
 #[cfg(feature = "http")]
 #[derive(Clone, Debug)]
 pub struct Header {
@@ -195,19 +195,19 @@ impl<B> ExtractKey<Request<B>> for Header {
     type Key = String;
 
     fn extract(&self, request: &Request<B>) -> Option<String> {
-        // A copy: the value shares the memory of the whole head, which a key would keep.
+        // Copied, because the value keeps the memory of the whole head alive.
         Some(request.headers().get(&self.name)?.to_str().ok()?.to_owned())
     }
 }
 
-/// Returns the token of `Authorization: Bearer`. It is a secret, and it has not been verified: put the layer behind the
-/// authentication, and prefer the user that this finds.
+/// Returns an extractor for the token of `Authorization: Bearer`. The token is a secret and not verified: put the
+/// layer behind the authentication, and prefer the authenticated user as the key.
 #[cfg(feature = "http")]
 pub const fn bearer() -> Bearer {
     Bearer
 }
 
-/// The token of a request. Made by [`bearer`].
+/// Extracts the bearer token. Returned by [`bearer`].
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug)]
 pub struct Bearer;
@@ -226,7 +226,7 @@ impl<B> ExtractKey<Request<B>> for Bearer {
     }
 }
 
-/// Returns the key that a function finds in an extension: what the authentication has left there, or the path template
+/// Returns an extractor that reads an extension of the request, such as the authenticated user or the path template
 /// of a router. For axum: `key::extension(|path: &MatchedPath| path.as_str().to_owned())`.
 #[cfg(feature = "http")]
 pub const fn extension<T, K, F>(find: F) -> Extension<T, F>
@@ -240,7 +240,7 @@ where
     }
 }
 
-/// A key from an extension. Made by [`extension`].
+/// Extracts a key from an extension. Returned by [`extension`].
 #[cfg(feature = "http")]
 pub struct Extension<T, F> {
     find: F,
@@ -260,7 +260,7 @@ where
     }
 }
 
-/// Derived, these would ask for `T: Clone`.
+/// Derived implementations would require `T: Clone`.
 #[cfg(feature = "http")]
 macro_rules! of_extension {
     ($name:ident { $function:ident }) => {

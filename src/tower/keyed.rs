@@ -17,10 +17,10 @@ use crate::error::{Error, Reason, Rejected};
 use crate::keyed::{Evictable, Keyed};
 use crate::policy::{Describe, Run};
 
-/// Puts each request under the policy of its key, such as a breaker for each host. For rate limits of inbound requests
-/// there is `RateLimitLayer`, which writes headers too.
+/// Applies the policy of a request's key, such as a breaker for each host. For rate limits of inbound requests, use
+/// `RateLimitLayer`, which also writes headers.
 ///
-/// The state is in the [`Keyed`]: clones of the layer, and all services that it makes, share it.
+/// The state is in the [`Keyed`]: clones of the layer and all its services share it.
 pub struct KeyedLayer<K, P, X, C = Once> {
     policies: Keyed<K, P>,
     key: X,
@@ -29,7 +29,7 @@ pub struct KeyedLayer<K, P, X, C = Once> {
 }
 
 impl<K, P, X> KeyedLayer<K, P, X> {
-    /// Returns a layer that finds the key of a request with `key`, and rejects requests without one.
+    /// Returns a layer that extracts the key of a request with `key`, and rejects requests without one.
     pub const fn new(policies: Keyed<K, P>, key: X) -> Self {
         Self {
             policies,
@@ -39,7 +39,7 @@ impl<K, P, X> KeyedLayer<K, P, X> {
         }
     }
 
-    /// Makes the requests of attempts in another way than [`Once`], such as [`Cloned`](super::Cloned).
+    /// Sets how the requests of attempts are made. Default: [`Once`].
     pub fn requests<C>(self, requests: C) -> KeyedLayer<K, P, X, C> {
         self.map(|_| requests)
     }
@@ -95,7 +95,7 @@ impl<K: Clone, P, X: Clone, C: Clone, S> Layer<S> for KeyedLayer<K, P, X, C> {
     }
 }
 
-/// A service with a policy for each key. Made by [`KeyedLayer`].
+/// A service with a policy for each key. Returned by [`KeyedLayer`].
 pub struct KeyedService<K, P, X, S, C = Once> {
     layer: KeyedLayer<K, P, X, C>,
     inner: S,

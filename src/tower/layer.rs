@@ -1,4 +1,4 @@
-//! The layer that puts services under a policy.
+//! The layer that applies a policy to a service.
 
 use std::fmt;
 use std::future::Future;
@@ -17,21 +17,21 @@ use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::policy::{CallOptions, Context, Describe, Run};
 
-/// The future of a call through a layer: one allocation.
+/// The future of a call through a layer. Costs one allocation.
 pub type ServiceFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
-/// Puts services under a policy.
+/// Applies a policy to a service.
 ///
-/// The state is in the policy: clones of the layer, and all services that it makes, share it. Requests of any type are
-/// sent [`Once`], also through a stack with a retry; [`cloned`](Self::cloned), [`by`](Self::by), and `replayable` allow
-/// further attempts.
+/// The state is in the policy: clones of the layer and all its services share it. Each request is sent [`Once`] by
+/// default, whatever its type, even through a stack with a retry; [`cloned`](Self::cloned), [`by`](Self::by), and
+/// `replayable` allow further attempts.
 ///
-/// The service's error becomes [`Error`]; a `RespondLayer` outside turns those of policies into responses.
+/// The service's error becomes [`Error`]; a `RespondLayer` outside converts errors of policies into responses.
 ///
 /// # Readiness
 ///
-/// `poll_ready` is the inner service's, and never waits for a policy. The service that was made ready is used for the
-/// first attempt; each further one uses a clone, which it makes ready.
+/// `poll_ready` is that of the inner service, and never waits for a policy. The first attempt uses the service that
+/// was made ready; each further attempt makes a clone ready.
 ///
 /// # Example
 ///
@@ -75,7 +75,7 @@ impl<P> PolicyLayer<P> {
         }
     }
 
-    /// Makes the requests of attempts in a way of your own.
+    /// Sets how the requests of attempts are made. Default: [`Once`].
     pub fn requests<C>(self, requests: C) -> PolicyLayer<P, C> {
         PolicyLayer {
             policy: self.policy,
@@ -121,7 +121,7 @@ impl<P, C: Clone, S> Layer<S> for PolicyLayer<P, C> {
     }
 }
 
-/// A service under a policy. Made by [`PolicyLayer`].
+/// A service under a policy. Returned by [`PolicyLayer`].
 pub struct PolicyService<P, S, C = Once> {
     layer: PolicyLayer<P, C>,
     inner: S,
@@ -164,7 +164,7 @@ where
     fn call(&mut self, mut request: R) -> Self::Future {
         let service = take_ready(&mut self.inner);
         let PolicyLayer { policy, requests } = self.layer.clone();
-        // Lazily: deadlines that are in force while a future is polled hold for its start as well.
+        // Starts the call when the future is polled, so that a deadline in force then applies to all of it.
         Box::pin(async move {
             requests.prepare(&mut request);
             let options = requests.options(&request);
@@ -176,7 +176,7 @@ where
     }
 }
 
-/// Takes the service that is ready, and leaves a clone, which need not be.
+/// Takes the ready service, and leaves a clone, which need not be ready.
 pub(super) fn take_ready<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     mem::replace(inner, clone)

@@ -2,16 +2,16 @@
 
 use crate::error::{Reason, Rejected};
 
-/// The treatment of requests without a key.
+/// What happens to requests without a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoKey<K> {
-    /// They are rejected, with [`Reason::Custom`] by the policy `no key`; over HTTP with 400.
+    /// Rejects them, with [`Reason::Custom`] by the policy `no key`; over HTTP, with status 400.
     #[default]
     Reject,
-    /// They are admitted, without a policy.
+    /// Admits them without a policy.
     Admit,
-    /// They share this key.
+    /// Applies the policy of this key to all of them.
     Share(K),
 }
 
@@ -27,7 +27,7 @@ impl<K: Clone> NoKey<K> {
     }
 }
 
-/// The policy in rejections of requests without a key.
+/// Name of the policy in rejections of requests without a key.
 pub(super) const NO_KEY: &str = "no key";
 
 fn no_key() -> Rejected {

@@ -17,7 +17,7 @@ use crate::policy::{Attempt, Context, Operation, Outcome};
 use crate::sync::lock;
 use crate::verdict::Verdict;
 
-/// A call of a service, in the caller's future. Its attempts share it.
+/// A call of a service, owned by the caller's future and shared by its attempts.
 pub(super) struct Calls<'c, S, R, C: Requests<R>> {
     requests: &'c C,
     slot: Mutex<Slot<S, C::Kept>>,
@@ -25,15 +25,15 @@ pub(super) struct Calls<'c, S, R, C: Requests<R>> {
 }
 
 struct Slot<S, K> {
-    /// `None` while an attempt starts, and when there is no further one.
+    /// The service; `None` while an attempt starts, and if no further attempt is possible.
     service: Option<S>,
     kept: Option<K>,
-    /// Whether the service is ready: `poll_ready` was called for the first attempt.
+    /// Whether the service is ready: `poll_ready` was called before the first attempt.
     is_ready: bool,
 }
 
 impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
-    /// Returns a call with `service`, which is ready.
+    /// Returns a call of a ready `service`.
     pub(super) fn new(service: S, requests: &'c C, kept: C::Kept) -> Self {
         Self {
             requests,
@@ -50,7 +50,7 @@ impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
 /// A call of a tower service, as an operation of policies.
 pub struct ServiceCall<'c, S, R, C: Requests<R>>(pub(super) &'c Calls<'c, S, R, C>);
 
-// Derived, these would ask for `S: Copy`.
+// Derived implementations would require `S: Copy`.
 impl<S, R, C: Requests<R>> Clone for ServiceCall<'_, S, R, C> {
     fn clone(&self) -> Self {
         *self
@@ -88,7 +88,7 @@ where
         let Some(kept) = lock(&self.0.slot).kept.take() else {
             return false;
         };
-        // Outside the lock, like all user code.
+        // Called outside the lock, because it is user code.
         let is_repeatable = self.0.requests.is_repeatable(&kept);
         lock(&self.0.slot).kept = Some(kept);
         is_repeatable
@@ -109,8 +109,7 @@ where
         let is_ready = mem::replace(&mut slot.is_ready, false);
         (slot.service.take(), slot.kept.take(), is_ready)
     };
-    // User code from here on, outside the lock. Attempts start in polls of one future, so no other one starts
-    // meanwhile.
+    // User code from here on, outside the lock. One future polls all attempts, so no other attempt starts meanwhile.
     let mut service = service?;
     let (request, kept) = calls.requests.take(kept?);
     let mut request = request?;
@@ -119,7 +118,7 @@ where
         .before_attempt(&mut request, Attempt::new(cx));
     calls.attempts.start();
     let stage = match is_ready {
-        // The service that the caller made ready, as tower demands. Clones may not be.
+        // tower demands that the service made ready is the one called. A clone may not be ready.
         true => Stage::Calling {
             future: service.call(request),
         },

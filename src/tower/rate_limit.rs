@@ -19,13 +19,13 @@ use crate::http::rate_limit;
 use crate::policy::{CallOptions, Describe, Run};
 use crate::rate_limiter::KeyedRateLimiter;
 
-/// Limits the requests of each key, and says so: all responses have `RateLimit` and `RateLimit-Policy`, and those to
-/// rejected requests are 429 with `Retry-After`. The service's error stays its own.
+/// Limits the requests of each key. All responses get `RateLimit` and `RateLimit-Policy`; rejected requests are
+/// answered with 429 and `Retry-After`. The service's error type stays.
 ///
-/// A request without a key is answered with 400, or as [`no_key`](Self::no_key) says.
+/// A request without a key is answered with 400, unless [`no_key`](Self::no_key) is set.
 ///
-/// The state is in the limiter: clones of the layer, and all services that it makes, share it. Its `max_wait` and its
-/// shadow mode hold.
+/// The state is in the limiter: clones of the layer and all its services share it. Its `max_wait` and shadow mode
+/// apply.
 ///
 /// # Example
 ///
@@ -49,7 +49,7 @@ pub struct RateLimitLayer<K, X, A = Answers, C = Once> {
 }
 
 impl<K, X> RateLimitLayer<K, X> {
-    /// Returns a layer that finds the key of a request with `key`.
+    /// Returns a layer that extracts the key of a request with `key`.
     pub const fn new(limits: KeyedRateLimiter<K>, key: X) -> Self {
         Self {
             limits,
@@ -69,7 +69,7 @@ impl<K, X, C> RateLimitLayer<K, X, Answers, C> {
         self
     }
 
-    /// Answers rejections with a function. The rate limit fields are added to its responses.
+    /// Answers rejections with a function, and adds the rate limit fields to its responses.
     pub fn respond_with<B, F>(self, answer: F) -> RateLimitLayer<K, X, AnswerWith<F>, C>
     where
         F: Fn(&PolicyError) -> Response<B>,
@@ -85,8 +85,7 @@ impl<K, X, C> RateLimitLayer<K, X, Answers, C> {
 }
 
 impl<K, X, A> RateLimitLayer<K, X, A> {
-    /// Gives each call options that depend on its request: the tokens that it takes (`cost`), and the deadline of its
-    /// wait.
+    /// Sets call options by request: the tokens that it takes (`cost`), and the deadline of its wait.
     ///
     /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`.
     pub fn options<R, F>(self, options: F) -> RateLimitLayer<K, X, A, WithOptions<Once, F>>
@@ -132,7 +131,7 @@ impl<K: Clone, X: Clone, A: Clone, C: Clone, S> Layer<S> for RateLimitLayer<K, X
     }
 }
 
-/// A service with a rate limit for each key. Made by [`RateLimitLayer`].
+/// A service with a rate limit for each key. Returned by [`RateLimitLayer`].
 #[derive(Clone)]
 pub struct RateLimitService<K, X, S, A = Answers, C = Once> {
     layer: RateLimitLayer<K, X, A, C>,
@@ -196,7 +195,8 @@ where
                 Err(Ok(error)) => answers.answer(&error),
                 Err(Err(error)) => return Err(error),
             };
-            // After the fact, so that the fields are as new as the response. None for a key that is full again.
+            // Read after the call, so that the fields are as new as the response. `None` for a key whose limit is
+            // full again.
             if let Some(decision) = key.as_ref().and_then(|key| limits.peek(key)) {
                 rate_limit::write(response.headers_mut(), limits.name(), &decision);
             }

@@ -6,24 +6,24 @@ use http_body::Body;
 use super::requests::Requests;
 use crate::http::{Replay, ReplayBody};
 
-/// Sends requests whose bodies are kept while they are sent, up to a limit. Made by
+/// Keeps the bodies of requests while they are sent, up to a limit, so that they can be sent again. Returned by
 /// [`PolicyLayer::replayable`](super::PolicyLayer::replayable).
 ///
-/// A request with a longer body is sent once: the attempt that finds out goes on, and there is no further one. Headers
-/// and extensions are cloned.
+/// A request with a longer body is sent once: the attempt that exceeds the limit continues, and no further one
+/// starts. Headers and extensions are cloned.
 #[derive(Clone, Copy, Debug)]
 pub struct Replayable {
     limit: u64,
 }
 
 impl Replayable {
-    /// Keeps up to `limit` bytes of each body.
+    /// Returns a maker of requests that keeps up to `limit` bytes of each body.
     pub const fn new(limit: u64) -> Self {
         Self { limit }
     }
 }
 
-/// The source of [`Replayable`].
+/// A request kept for further attempts.
 #[derive(Debug)]
 pub struct Kept<B> {
     head: Request<()>,
@@ -32,7 +32,7 @@ pub struct Kept<B> {
 
 #[derive(Debug)]
 enum KeptBody<B> {
-    /// Too long, by its declared length.
+    /// A request whose declared length exceeds the limit.
     Once(B),
     Many(Replay<B>),
 }

@@ -1,8 +1,8 @@
 //! The methods of layers that make requests for attempts.
 
-/// Methods with which a layer says how the requests of attempts are made, and the options of calls.
+/// Defines the methods of a layer that set how the requests of attempts are made, and the options of calls.
 ///
-/// The layer has a method `requests` that replaces [`Once`], and a method `map` that wraps any other way.
+/// The layer has a method `requests` that replaces [`Once`], and a method `map` that wraps the current way.
 macro_rules! request_methods {
     ($layer:ident, [$($own:ident),*]) => {
         impl<$($own),*> $layer<$($own),*> {
@@ -11,8 +11,8 @@ macro_rules! request_methods {
                 self.requests(super::Cloned)
             }
 
-            /// Copies the request with `copy`, which returns `None` for one that cannot be copied: then there is one
-            /// attempt. For reqwest: `.by(reqwest::Request::try_clone)`.
+            /// Copies the request for each attempt with `copy`. It returns `None` for a request that cannot be
+            /// copied, which then has only one attempt. For reqwest: `.by(reqwest::Request::try_clone)`.
             pub fn by<R, F: Fn(&R) -> Option<R>>(self, copy: F) -> $layer<$($own,)* super::By<F>> {
                 self.requests(super::requests::By { copy })
             }
@@ -26,10 +26,9 @@ macro_rules! request_methods {
         }
 
         impl<$($own,)* C> $layer<$($own,)* C> {
-            /// Gives each call options that depend on its request: deadline, priority, cost, and whether it is
-            /// idempotent.
+            /// Sets call options by request: deadline, priority, cost, and whether the call is idempotent.
             ///
-            /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`. A second one
+            /// For HTTP: `.options(|r: &Request<_>| http::call_options(r.method(), r.headers()))`. A second call
             /// replaces the first.
             pub fn options<R, F>(self, options: F) -> $layer<$($own,)* super::WithOptions<C, F>>
             where
@@ -38,13 +37,13 @@ macro_rules! request_methods {
                 self.map(|inner| super::requests::WithOptions { inner, options })
             }
 
-            /// Changes the request of each call once, before its options are read and its attempts are made: the
-            /// place for an idempotency key, which all attempts share.
+            /// Changes the request of each call once, before its options are read and its attempts are made. Suits an
+            /// idempotency key, which all attempts share.
             pub fn on_call<R, F: Fn(&mut R)>(self, change: F) -> $layer<$($own,)* super::OnCall<C, F>> {
                 self.map(|inner| super::requests::OnCall { inner, change })
             }
 
-            /// Changes the request of each attempt: the place for its number, and the time it has left.
+            /// Changes the request of each attempt. Suits the attempt number and the time left.
             pub fn on_attempt<R, F>(self, change: F) -> $layer<$($own,)* super::OnAttempt<C, F>>
             where
                 F: Fn(&mut R, crate::policy::Attempt),

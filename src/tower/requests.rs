@@ -6,17 +6,18 @@ use crate::policy::{Attempt, CallOptions};
 
 /// Makes the requests for the attempts of a call, and the call's options.
 ///
-/// [`Once`], [`Cloned`], [`By`], and `Replayable` are such ways. There is seldom a reason to implement it.
+/// [`Once`], [`Cloned`], [`By`], and `Replayable` implement it; few programs need another implementation. All methods
+/// are called outside locks.
 ///
 /// All methods are called outside locks.
 pub trait Requests<R> {
-    /// The request that the service gets.
+    /// The type of request that the service takes.
     type Request;
 
-    /// The source of the requests for further attempts.
+    /// What is kept to make the requests of further attempts.
     type Kept;
 
-    /// Changes the request of a call, once, before all else.
+    /// Changes the request of a call, before its options are read.
     fn prepare(&self, request: &mut R) {
         let _ = request;
     }
@@ -27,10 +28,10 @@ pub trait Requests<R> {
         CallOptions::new()
     }
 
-    /// Prepares for the attempts.
+    /// Converts the request into what its attempts are made from.
     fn keep(&self, request: R) -> Self::Kept;
 
-    /// Returns whether there can be more than one attempt from now on.
+    /// Returns whether more than one attempt can be made.
     fn is_repeatable(&self, kept: &Self::Kept) -> bool;
 
     /// Returns the request of the next attempt, and what is kept for those after it. Without a request, the
@@ -43,7 +44,7 @@ pub trait Requests<R> {
     }
 }
 
-/// Sends each request once, whatever its type: the call is not repeatable, and retries and hedges make one attempt.
+/// Sends each request once, whatever its type. The call is not repeatable, so retries and hedges make one attempt.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Once;
 
@@ -85,17 +86,17 @@ impl<R: Clone> Requests<R> for Cloned {
     }
 }
 
-/// Copies the request with a function, which returns `None` for one that cannot be copied. Made by
+/// Copies the request with a function, which returns `None` for a request that cannot be copied. Returned by
 /// [`PolicyLayer::by`](super::PolicyLayer::by).
 #[derive(Clone, Copy)]
 pub struct By<F> {
     pub(super) copy: F,
 }
 
-/// The source of [`By`].
+/// The requests kept by [`By`].
 #[derive(Debug)]
 pub struct Copies<R> {
-    /// The request of the first attempt, until it is taken.
+    /// The request of the first attempt, until it starts.
     first: Option<R>,
     /// A copy from which later attempts are copied.
     spare: Option<R>,
@@ -121,7 +122,7 @@ impl<R, F: Fn(&R) -> Option<R>> Requests<R> for By<F> {
             (Some(first), spare) => (Some(first), spare),
             (None, Some(spare)) => match (self.copy)(&spare) {
                 Some(copy) => (Some(copy), Some(spare)),
-                // The spare itself, if it cannot be copied again: the last attempt.
+                // If it cannot be copied again, the spare itself is sent: the last attempt.
                 None => (Some(spare), None),
             },
             (None, None) => (None, None),
@@ -134,7 +135,7 @@ impl<R, F: Fn(&R) -> Option<R>> Requests<R> for By<F> {
     }
 }
 
-/// Passes what is not the wrapper's business on to the way of copying inside.
+/// Delegates the methods that a wrapper does not change to the inner implementation.
 macro_rules! delegate {
     ($($method:ident)*) => {
         type Request = C::Request;
@@ -171,7 +172,7 @@ macro_rules! delegate {
     };
 }
 
-/// Gives calls options. Made by [`PolicyLayer::options`](super::PolicyLayer::options).
+/// Sets options of calls. Returned by [`PolicyLayer::options`](super::PolicyLayer::options).
 #[derive(Clone, Copy)]
 pub struct WithOptions<C, F> {
     pub(super) inner: C,
@@ -190,7 +191,7 @@ where
     }
 }
 
-/// Changes the request of each call. Made by [`PolicyLayer::on_call`](super::PolicyLayer::on_call).
+/// Changes the request of each call. Returned by [`PolicyLayer::on_call`](super::PolicyLayer::on_call).
 #[derive(Clone, Copy)]
 pub struct OnCall<C, F> {
     pub(super) inner: C,
@@ -210,7 +211,7 @@ where
     }
 }
 
-/// Changes the request of each attempt. Made by [`PolicyLayer::on_attempt`](super::PolicyLayer::on_attempt).
+/// Changes the request of each attempt. Returned by [`PolicyLayer::on_attempt`](super::PolicyLayer::on_attempt).
 #[derive(Clone, Copy)]
 pub struct OnAttempt<C, F> {
     pub(super) inner: C,

@@ -16,10 +16,10 @@ use crate::error::{Error, PolicyError};
 use crate::http::rate_limit;
 use crate::rate_limiter::RateLimiter;
 
-/// Turns rejections and timeouts of the policies inside into responses, so that the error is the service's own again:
-/// `Infallible` for axum. [`Answers`] has the table.
+/// Converts rejections and timeouts of inner policies into responses, so that the error type is the service's own
+/// again: `Infallible` for axum. [`Answers`] has the table.
 ///
-/// Put it outside a [`PolicyLayer`](super::PolicyLayer), or write
+/// Put it outside a [`PolicyLayer`](super::PolicyLayer), or use
 /// [`PolicyLayer::respond`](super::PolicyLayer::respond).
 #[derive(Clone, Debug)]
 pub struct RespondLayer<A = Answers> {
@@ -28,7 +28,7 @@ pub struct RespondLayer<A = Answers> {
 }
 
 impl RespondLayer {
-    /// Returns a layer with the usual responses.
+    /// Returns a layer with the default responses.
     pub const fn new() -> Self {
         Self {
             answers: Answers::new(),
@@ -36,7 +36,7 @@ impl RespondLayer {
         }
     }
 
-    /// Sets the status of timeouts: 504 by default, as of a gateway; 503 suits a server that is no gateway.
+    /// Sets the status of timeouts. Default 504, as for a gateway; 503 suits a server that is not one.
     #[must_use]
     pub fn timeout_status(mut self, status: StatusCode) -> Self {
         self.answers = self.answers.timeout_status(status);
@@ -50,7 +50,7 @@ impl RespondLayer {
         self
     }
 
-    /// Answers with a function instead.
+    /// Answers with a function.
     pub fn respond_with<B, F>(self, answer: F) -> RespondLayer<AnswerWith<F>>
     where
         F: Fn(&PolicyError) -> Response<B>,
@@ -69,8 +69,8 @@ impl Default for RespondLayer {
 }
 
 impl<A> RespondLayer<A> {
-    /// Adds the state of this limiter to all responses, in the fields `RateLimit` and `RateLimit-Policy`. It is the
-    /// limiter of the policy inside; [`RateLimitLayer`](super::RateLimitLayer) is for limiters with keys.
+    /// Adds the state of `limiter` to all responses, in the fields `RateLimit` and `RateLimit-Policy`. It must be the
+    /// limiter of the inner policy. For limiters with keys, use [`RateLimitLayer`](super::RateLimitLayer).
     #[must_use]
     pub fn rate_limit(mut self, limiter: &RateLimiter) -> Self {
         self.limiter = Some(limiter.clone());
@@ -79,7 +79,7 @@ impl<A> RespondLayer<A> {
 }
 
 impl<P, C> PolicyLayer<P, C> {
-    /// Returns this layer inside one that [answers](RespondLayer) rejections and timeouts, so that the error is
+    /// Returns this layer inside one that [answers](RespondLayer) rejections and timeouts, so that the error type is
     /// the service's own again.
     pub fn respond(self) -> (RespondLayer, Self) {
         (RespondLayer::new(), self)
@@ -98,12 +98,12 @@ impl<A: Clone, S> Layer<S> for RespondLayer<A> {
     }
 }
 
-/// A service that answers rejections and timeouts. Made by [`RespondLayer`].
+/// A service that answers rejections and timeouts. Returned by [`RespondLayer`].
 #[derive(Debug)]
 pub struct RespondService<S, A = Answers> {
     layer: RespondLayer<A>,
     inner: S,
-    /// A rejection by `poll_ready`, which the next call answers.
+    /// The error of `poll_ready`, to be answered by the next call.
     failed: Option<PolicyError>,
 }
 

@@ -20,7 +20,7 @@ type LevelOf = Arc<dyn Fn(&Event) -> Option<Level> + Send + Sync>;
 
 const REASONS: usize = Reason::Custom as usize + 1;
 
-/// Writes events as log lines of the target `backstop`. See the [module page](super) for the levels.
+/// Writes events as log lines with the target `backstop`. The [module page](super) has the levels.
 ///
 /// An observer for a [`Pipeline`](crate::Pipeline), or for the builder of any handle. Cheap to clone: clones share all
 /// state, and an event that reaches two clones is logged once.
@@ -68,8 +68,8 @@ impl EventLog {
         Duration::from_nanos(self.inner.interval)
     }
 
-    /// Returns a new log with other levels. `None` for an event that is not logged; [`level`](super::level()) has the
-    /// defaults. For rejections the level is asked for when a line is due.
+    /// Returns a new log with other levels. `None` means that the event is not logged; [`level`](super::level()) has
+    /// the defaults. For rejections, the level is determined when a line is due.
     ///
     /// ```
     /// use backstop::Event;
@@ -96,13 +96,13 @@ impl EventLog {
         Self::of(self.inner.level.clone(), self.inner.clock.clone(), interval)
     }
 
-    /// Returns a new log on another clock. The default is tokio's, and that of threads without the feature `tokio`.
+    /// Returns a new log on another clock. Default: tokio's, or without the feature `tokio` that of threads.
     #[must_use]
     pub fn clock(self, clock: impl Into<ClockHandle>) -> Self {
         Self::of(self.inner.level.clone(), clock.into(), self.interval_of())
     }
 
-    /// Writes the summaries of all rejections that were not logged yet. Dropping the last clone does so too.
+    /// Writes the summaries of all rejections that are not logged yet, as dropping the last clone does.
     pub fn flush(&self) {
         self.inner.flush();
     }
@@ -156,7 +156,7 @@ impl Inner {
         pending != 0 && now >= pending
     }
 
-    /// Makes the first event from `due` on write the summaries that are due.
+    /// Makes the first event from `due` on write summaries.
     fn wake_at(&self, due: u64) {
         // Relaxed: a lost race delays a summary until a later event.
         let pending = self.pending.load(Ordering::Relaxed);
@@ -238,7 +238,7 @@ fn write(level: Level, event: &Event, count: u64) {
         Event::Rejected { reason, .. } | Event::WouldReject { reason, .. } => Some(reason.as_str()),
         _ => None,
     };
-    // A level is part of a callsite, so each has its own.
+    // The level is a constant of a callsite, so each level has its own callsite.
     macro_rules! at {
         ($($level:ident)+) => {
             match level {

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use crate::event::Ending;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
-/// Opens a span `call` around each call, at INFO. The outermost layer of a stack.
+/// Opens a span `call` around each call, at INFO. Place it outermost in the stack.
 ///
 /// | field | value |
 /// |---|---|
@@ -30,7 +30,7 @@ pub struct CallSpan {
 }
 
 impl CallSpan {
-    /// Returns a layer with this name as field `policy`.
+    /// Returns a layer with `name` as the field `policy`.
     pub const fn new(name: &'static str) -> Self {
         Self { name }
     }
@@ -54,7 +54,7 @@ pub struct AttemptSpan {
 }
 
 impl AttemptSpan {
-    /// Returns a layer with this name as field `policy`.
+    /// Returns a layer with `name` as the field `policy`.
     pub const fn new(name: &'static str) -> Self {
         Self { name }
     }
@@ -93,7 +93,7 @@ impl<Op: Operation> Run<Op> for &CallSpan {
 impl CallSpan {
     #[inline(never)]
     fn span(self) -> Span {
-        // All fields are declared here: a span takes no others later.
+        // Declares all fields, because a span accepts no others later.
         ::tracing::info_span!(
             target: "backstop",
             "call",
@@ -144,8 +144,8 @@ impl AttemptSpan {
     }
 }
 
-/// Returns whether no subscriber takes spans of our level. This costs a load: two layers that made disabled spans
-/// took 15 ns instead of 8.
+/// Returns whether no subscriber takes spans of this level. One load; creating disabled spans cost two layers 15 ns
+/// instead of 8.
 #[inline(always)]
 fn is_off() -> bool {
     Level::INFO > STATIC_MAX_LEVEL || Level::INFO > LevelFilter::current()
@@ -163,7 +163,7 @@ pin_project! {
         },
         /// The attempt runs in a span.
         Open {
-            // Dropped inside the span, and before its end is recorded.
+            // Declared first, so that it is dropped inside the span, before the end is recorded.
             #[pin]
             attempt: InSpan<Op::Attempt>,
             end: End<Op>,
@@ -172,7 +172,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// An attempt that is polled and dropped in a span. Keeps the type of another crate out of a public enum.
+    /// An attempt that is polled and dropped in a span. Keeps a foreign type out of a public enum.
     pub struct InSpan<F> {
         #[pin]
         attempt: Instrumented<F>,
@@ -197,7 +197,7 @@ impl<F> fmt::Debug for InSpan<F> {
 struct End<Op: Operation> {
     span: Span,
     op: Op,
-    /// Number of attempts started before; `None` if they are not recorded.
+    /// Number of attempts started before the span; `None` if attempts are not recorded.
     before: Option<u32>,
     ending: Ending,
 }

@@ -1,12 +1,12 @@
-//! When summaries of rejections are due. Time is an argument.
+//! Decides when summaries of rejections are due. Time is an argument.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Rejections of one kind that are not logged yet, and when the next summary of them may be written.
+/// Rejections of one kind that are not logged yet, and when their next summary may be written.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     count: AtomicU64,
-    /// Nanoseconds of the clock. Zero before the first summary.
+    /// When the next summary is due, in nanoseconds of the clock. Zero before the first rejection.
     due: AtomicU64,
 }
 
@@ -20,17 +20,17 @@ pub(super) struct Summary {
 }
 
 impl Tally {
-    /// Counts a rejection. Returns the summary to write, if one is due. Otherwise returns when it will be.
+    /// Counts a rejection. Returns the summary to write if one is due, or otherwise when it will be.
     pub(super) fn add(&self, now: u64, interval: u64) -> Result<Summary, u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.take(now, interval)
             .ok_or_else(|| self.due.load(Ordering::Relaxed))
     }
 
-    /// Returns the summary to write, if one is due. Of several threads one gets it.
+    /// Returns the summary to write if one is due. Only one of several threads gets it.
     pub(super) fn take(&self, now: u64, interval: u64) -> Option<Summary> {
-        // Relaxed: the counts guard no memory. The thread that moves `due` takes what is counted by then; the rest
-        // is part of the next summary.
+        // Relaxed: the counts publish no other memory. The thread that moves `due` takes what has been counted; the
+        // rest becomes part of the next summary.
         let due = self.due.load(Ordering::Relaxed);
         if now < due || self.count.load(Ordering::Relaxed) == 0 {
             return None;
@@ -47,7 +47,7 @@ impl Tally {
         self.drain(false)
     }
 
-    /// Returns when the next summary is due, if there is something to say.
+    /// Returns when the next summary is due, if any rejection is not logged yet.
     pub(super) fn next(&self) -> Option<u64> {
         (self.count.load(Ordering::Relaxed) > 0).then(|| self.due.load(Ordering::Relaxed))
     }

@@ -13,9 +13,9 @@ use crate::sync::{AtomicU64, Ordering};
 /// thread is preempted between taking its slot and filling it until the ring has come around, it overwrites
 /// a newer call.
 ///
-/// A success recorded into a window full of successes changes nothing. The `dirty` word of the window says
-/// whether that is so. The owner keeps it, next to the other data of its fast path: the number of bits set in
-/// the ring, and [`COUNTS_SUCCESSES`]. Zero if a success changes nothing.
+/// A success recorded into a window full of successes changes nothing. The `dirty` word of the window shows whether
+/// that is the case. The owner keeps it, next to the other data of its fast path: the number of bits set in the ring,
+/// and [`COUNTS_SUCCESSES`]. Zero if a success changes nothing.
 #[derive(Debug)]
 pub(crate) struct CountWindow {
     size: u64,
@@ -72,7 +72,7 @@ impl CountWindow {
     /// Records a call. Returns whether a rate may have grown: not if a success replaced another call.
     #[inline(always)]
     pub(crate) fn record(&self, dirty: &AtomicU64, sample: Sample) -> bool {
-        // Relaxed, here and wherever nothing else is said: the totals order nothing else.
+        // Relaxed, here and wherever there is no comment: the totals order nothing else.
         if sample.is_success() && dirty.load(Ordering::Relaxed) == 0 {
             return false;
         }

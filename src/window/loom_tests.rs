@@ -153,7 +153,7 @@ fn seen(window: &TimeWindow, now: u64) -> (u64, u64) {
 
 #[test]
 fn loom_beginning_a_slice_loses_no_call() {
-    // To the next slice, and far ahead.
+    // In the next slice, and far ahead.
     for now in [100, 100_000] {
         loom::model(move || {
             let window = slices(1, true);
@@ -205,7 +205,7 @@ fn loom_a_window_that_has_run_empty_restarts_once() {
     // At one time, at two times within one slice of the old alignment, and in two slices.
     for (first, second) in [(250, 250), (250, 260), (290, 310)] {
         let mut model = loom::model::Builder::new();
-        // Without a bound this takes half an hour.
+        // Bounded, because all interleavings take half an hour.
         model.preemption_bound = Some(3);
         model.check(move || {
             let window = slices(1, false);
@@ -215,7 +215,7 @@ fn loom_a_window_that_has_run_empty_restarts_once() {
                 move |window| record(window, 0, first),
                 move |window| record(window, 1, second),
             );
-            // It has restarted with one of the two.
+            // The window has restarted with one of the two.
             assert_eq!(seen(&window, second), (1, 1));
             assert_eq!(seen(&window, second + 100), (0, 0));
             record(&window, 0, 1_000);

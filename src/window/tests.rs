@@ -229,7 +229,7 @@ fn a_late_thread_never_brings_an_old_slice_back() {
     // A late reading counts into the newest slice.
     record(&window, true, 990);
     assert_eq!(seen(&window, 1_000), (2, 2));
-    // Also one from a slice that has expired.
+    // So does a reading from a slice that has expired.
     record(&window, true, 905);
     assert_eq!(seen(&window, 1_000), (3, 3));
     assert_eq!(seen(&window, 905), (3, 3));

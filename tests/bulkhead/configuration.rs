@@ -75,8 +75,18 @@ fn invalid_settings_are_errors() {
     let table: Vec<(&str, BulkheadBuilder)> = vec![
         ("max_concurrent", Bulkhead::builder().max_concurrent(0)),
         (
-            "max_wait",
-            Bulkhead::builder().max_waiting(1).max_wait(Duration::ZERO),
+            "codel",
+            Bulkhead::builder()
+                .max_waiting(1)
+                .codel_default()
+                .max_wait(Duration::ZERO),
+        ),
+        (
+            "order",
+            Bulkhead::builder()
+                .max_waiting(1)
+                .order(QueueOrder::Lifo)
+                .max_wait(Duration::ZERO),
         ),
         ("max_wait", Bulkhead::builder().max_wait(ms(1))),
         ("seed", Bulkhead::builder().seed(1)),

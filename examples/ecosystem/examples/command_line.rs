@@ -30,7 +30,7 @@ fn fetch(agent: &Agent, url: &str) -> Result<String, Box<dyn StdError>> {
 }
 
 fn main() -> Result<(), Box<dyn StdError>> {
-    // Statuses are responses: the stack says what they mean.
+    // Statuses are responses: the stack assigns their verdicts.
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_per_call(Some(Duration::from_secs(2)))

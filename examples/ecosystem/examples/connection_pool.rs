@@ -29,7 +29,7 @@ async fn query(database: &Database) -> io::Result<u8> {
     connection.read_u8().await
 }
 
-/// Sends all queries at once, and says what became of them.
+/// Sends all queries at once, and prints the results.
 async fn load(name: &str, database: &Database, bulkhead: Option<Bulkhead>) -> Duration {
     let start = Instant::now();
     let queries = (0..QUERIES).map(|_| {

@@ -17,7 +17,7 @@ const fn many(cost: u32) -> Entrant {
     Entrant { cost, ..ONE }
 }
 
-/// Checks only interleavings with a bounded number of preemptions, because all of them would take hours.
+/// Checks only interleavings with a bounded number of preemptions, because all of them take hours.
 fn preempted(most: usize, check: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(most);

@@ -43,7 +43,7 @@ pub struct Aimd {
 /// | [`decrease_factor`](Self::decrease_factor) | 0.9 |
 /// | [`timeout`](Self::timeout) | 5 s |
 /// | [`every_sample`](Self::every_sample) | no: once per round trip |
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct AimdBuilder {
     bounds: Bounds,
@@ -52,6 +52,8 @@ pub struct AimdBuilder {
     timeout: Duration,
     every_sample: bool,
 }
+
+crate::debug::debug_settings!(AimdBuilder { bounds, increase, decrease_factor, every_sample; timeout });
 
 impl Aimd {
     /// Returns a builder with the default settings.

@@ -261,7 +261,7 @@ mod tests {
                 assert_eq!(c.coefficient, 0.0, "varies by less than a hundredth");
                 assert!((0.0..CONSTANT).contains(&c.variation));
             } else {
-                assert_eq!(a, Correlated::default(), "too few to tell");
+                assert_eq!(a, Correlated::default(), "too few samples");
             }
         }
     }

@@ -27,7 +27,7 @@ use crate::instant::{Instant, nanos};
 /// | [`quantile`](Self::quantile) | 0.5 |
 ///
 /// Source: Envoy's adaptive concurrency filter, where it is the "minRTT calculation window".
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Calibration {
     pub(super) interval: Duration,
     pub(super) jitter: f64,
@@ -35,6 +35,8 @@ pub struct Calibration {
     pub(super) samples: u32,
     pub(super) quantile: f64,
 }
+
+crate::debug::debug_settings!(Calibration { jitter, concurrency, samples, quantile; interval });
 
 impl Calibration {
     /// Returns rules for a calibration at this interval, from the end of one to the start of the next. With an

@@ -62,7 +62,7 @@ pub struct Correlated {
 /// | [`correlation_window`](Self::correlation_window) | 50 windows |
 /// | [`max_limit_factor`](Self::max_limit_factor) | 5, no decay, never below 1.2 |
 /// | [`max_limit_stabilization`](Self::max_limit_stabilization) | none |
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct CorrelatedBuilder {
     bounds: Bounds,
@@ -75,6 +75,8 @@ pub struct CorrelatedBuilder {
     min_factor: f64,
     stabilization: Duration,
 }
+
+crate::debug::debug_settings!(CorrelatedBuilder { bounds, windowed, long_window, factor, factor_decay, min_factor; baseline, correlation_window, stabilization });
 
 /// Number of windows that the median and the average of recent latency cover.
 const SMOOTHED: usize = 5;

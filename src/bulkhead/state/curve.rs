@@ -1,4 +1,5 @@
-//! Steps that grow more slowly than the limit, for the curves of [`Vegas`](super::limit::Vegas) and of algorithms of your own.
+//! Steps that grow more slowly than the limit, for the curves of [`Vegas`](super::limit::Vegas) and of user-defined
+//! algorithms.
 //!
 //! From Netflix's concurrency-limits (`Log10RootFunction` and `SquareRootFunction`).
 

@@ -47,7 +47,7 @@ pub struct Gradient {
 /// | [`calibration`](Self::calibration) | every 60 s |
 /// | [`overload_share`](Self::overload_share) | 0.1 |
 /// | [`utilization`](Self::utilization) | 0.5 |
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct GradientBuilder {
     min: u32,
@@ -59,6 +59,8 @@ pub struct GradientBuilder {
     overload_share: f64,
     utilization: f64,
 }
+
+crate::debug::debug_settings!(GradientBuilder { min, max, quantile, buffer, calibration, overload_share, utilization; update_interval });
 
 /// Number of consecutive windows at the minimum that start a calibration.
 const WINDOWS_AT_MIN: u32 = 5;

@@ -9,6 +9,7 @@ use super::curve;
 use super::limit::{
     Bounds, ConcurrencyLimit, OncePerRoundTrip, Sample, bounds_setters, utilization_setter,
 };
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 
@@ -320,7 +321,7 @@ impl fmt::Debug for VegasBuilder {
             .field("bounds", &self.bounds)
             .field("smoothing", &self.smoothing)
             .field("calibration", &self.calibration)
-            .field("max_baseline_age", &self.max_baseline_age)
+            .field("max_baseline_age", &DebugLimit(&self.max_baseline_age))
             .finish_non_exhaustive()
     }
 }

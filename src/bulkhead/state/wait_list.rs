@@ -248,7 +248,7 @@ mod tests {
     const AT: Instant = Instant::ORIGIN;
     const OVER: Settled = Settled::Rejected(Reason::QueueTimeout);
 
-    /// The waiters as a plain list.
+    /// The model: a plain list of waiters.
     #[derive(Default)]
     struct Model {
         waiting: Vec<(usize, Key, usize)>,

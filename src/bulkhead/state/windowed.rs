@@ -53,7 +53,7 @@ struct Gathered {
 /// | [`quantile`](Self::quantile) | 0.9 |
 /// | [`min_latency`](Self::min_latency) | 100 µs |
 /// | [`overload_share`](Self::overload_share) | 0.1 |
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[must_use = "a builder does nothing until `around`"]
 pub struct WindowedBuilder {
     shortest: Duration,
@@ -63,6 +63,8 @@ pub struct WindowedBuilder {
     min_latency: Duration,
     overload_share: f64,
 }
+
+crate::debug::debug_settings!(WindowedBuilder { min_calls, quantile, overload_share; shortest, longest, min_latency });
 
 impl Windowed<()> {
     /// Returns a builder with the default settings.

@@ -182,8 +182,8 @@ impl Machine {
         self.settle_half_open(now)
     }
 
-    /// Closes a half-open circuit if its probes say so, or returns the opening if they say that. Must not be
-    /// called while isolated.
+    /// Closes a half-open circuit, or returns its opening, as soon as the probes decide. Must not be called while
+    /// isolated.
     fn settle_half_open(&mut self, now: Instant) -> Option<PendingOpening> {
         let Phase::HalfOpen(probes) = &mut self.phase else {
             return None;
@@ -460,7 +460,7 @@ impl Machine {
         }
     }
 
-    /// Returns when the state stops to matter if no call comes: the break is over, and began at least
+    /// Returns the time from which the state no longer matters if no call comes: the break is over, and began at least
     /// `horizon` ago. `None` while a probe is in flight or a manual change lasts.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Option<Instant> {
         if self.isolations > 0 || self.health_checks > 0 {

@@ -62,7 +62,7 @@ impl Window {
         match of.span {
             Span::Calls(calls) => {
                 // If a success may be slow, or is needed by another window or an average, the `dirty` word alone
-                // cannot tell that it changes nothing.
+                // cannot show that it changes nothing.
                 let skips_successes =
                     rules.windows.len() == 1 && !rules.needs_clock() && !of.has_average;
                 Self::Calls(CountWindow::new(calls, rules.durations, skips_successes))
@@ -322,8 +322,8 @@ impl WindowSet {
         self.totals().reported.store(0, Ordering::Relaxed);
     }
 
-    /// Returns when the windows contain no failed or slow call, or none has occurred for `horizon`: not after
-    /// `now` if that is already true.
+    /// Returns the time from which the windows contain no failed or slow call, or none has occurred for `horizon`. Not
+    /// after `now` if that is already true.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Instant {
         let last_bad = self.totals().last_bad.load(Ordering::Relaxed);
         if last_bad == 0 {

@@ -41,7 +41,7 @@ impl Future for Timer {
             return Poll::Ready(());
         }
         if is_active() {
-            // Cloned before the borrow and dropped after it: a waker may be the user's code.
+            // Cloned before the borrow and dropped after it, because a waker may be user code.
             let waker = cx.waker().clone();
             let replaced = TIMERS.with_borrow_mut(|timers| timers.register(*deadline, key, waker));
             drop(replaced);
@@ -57,7 +57,7 @@ impl Future for Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            // The thread's storage may be destroyed already; then so is the entry.
+            // If the thread's storage has been destroyed, so has the entry.
             let waker = TIMERS.try_with(|timers| timers.borrow_mut().cancel(self.deadline, key));
             drop(waker);
         }
@@ -68,7 +68,7 @@ fn park_until(deadline: Instant) {
     thread::park_timeout(deadline.saturating_duration_since(system::now()));
 }
 
-/// Runs a future on this thread and parks it while there is nothing to do.
+/// Runs a future on this thread, which is parked while nothing is ready.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let _depth = Depth::enter();
     let mut future = pin!(future);

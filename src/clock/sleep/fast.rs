@@ -17,7 +17,7 @@ pub(in crate::clock) struct Timer {
 }
 
 impl Timer {
-    /// `None` when it would never fire, and where threads sleep instead.
+    /// Returns a timer; `None` if it would never fire, or where threads sleep instead.
     #[inline]
     pub(in crate::clock) fn new(deadline: Instant) -> Option<Self> {
         (deadline != Instant::FAR_FUTURE && !blocking::is_active()).then_some(Self {
@@ -45,7 +45,7 @@ impl Future for Timer {
             }
         };
         while fired {
-            // It may have been armed for an earlier deadline, that of a call which is long over.
+            // The tokio timer may have been armed for the earlier deadline of a call that has ended.
             if counter::now() >= *deadline {
                 return Poll::Ready(());
             }

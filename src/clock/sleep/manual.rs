@@ -10,10 +10,10 @@ use crate::clock::timers::Timers;
 use crate::instant::Instant;
 use crate::sync::lock;
 
-/// The time of a `ManualClock` and the sleeps that wait on it.
+/// The time of a `ManualClock` and its pending sleeps.
 ///
-/// The time changes under the lock of the timers only. A sleep that registers during a change
-/// therefore either sees the new time or is seen by the thread that changes it.
+/// The time changes only under the lock of the timers. So a sleep that registers during a change either sees the new
+/// time or is seen by the thread that changes it.
 #[derive(Debug, Default)]
 pub(in crate::clock) struct ManualTime {
     now: AtomicU64,
@@ -30,13 +30,13 @@ impl ManualTime {
         lock(&self.timers).len()
     }
 
-    /// Moves the time on to `target`, and stops at the deadline of each sleep before that to wake it.
+    /// Advances the time to `target`, and stops at the deadline of each earlier sleep to wake it.
     pub(in crate::clock) fn advance(&self, target: Instant) {
         while self.step(target) {}
     }
 
-    /// Moves the time on to the next deadline and wakes all sleeps that wait for it. Returns `false` if
-    /// there is none.
+    /// Advances the time to the next deadline and wakes all sleeps that wait for it. Returns `false` if there is
+    /// none.
     pub(in crate::clock) fn jump(&self) -> bool {
         let next = lock(&self.timers).next_deadline();
         if let Some(deadline) = next {
@@ -89,7 +89,7 @@ impl Future for Timer {
             deadline,
             key,
         } = &mut *self;
-        // Cloned before the lock and dropped after it: a waker may be the user's code.
+        // Cloned before the lock and dropped after it, because a waker may be user code.
         let waker = cx.waker().clone();
         let mut timers = lock(&time.timers);
         if time.now() >= *deadline {
@@ -133,7 +133,7 @@ mod tests {
                 while time.now().as_nanos() < ROUNDS {
                     let next = time.now().after(1);
                     let mut timer = Box::pin(Timer::new(time.clone(), next));
-                    // Kept until its time has come: a sleep that is dropped is not missed.
+                    // Kept until its deadline, because a dropped sleep would not be noticed as missing.
                     while timer.as_mut().poll(&mut cx).is_pending() {}
                 }
             });

@@ -1,10 +1,10 @@
-//! Tokio timers that stay registered when the call they served has ended.
+//! Tokio timers that stay registered after the call they served has ended.
 //!
-//! Registering a timer takes the lock of the runtime's timer wheel, and so does giving it up. Both
-//! together are the dearest part of a call with a timeout, and nearly all of them are for nothing,
-//! as timeouts hardly ever fire. Here a timer goes back to a pool of its thread instead, still
-//! registered. The next call takes it if it fires no later than needed. When it then fires too
-//! early it is moved to the deadline of the call: once in a timeout's time, not once in a call.
+//! Registering a timer takes the lock of the runtime's timer wheel, and so does cancelling it. Both together are the
+//! most expensive part of a call with a timeout, mostly in vain, because timeouts rarely fire. So a timer returns to
+//! a pool of its thread, still registered, and the next call takes it if it fires no later than needed. If it then
+//! fires too early, it is moved to the deadline of the call. That happens once per timeout's length instead of once
+//! per call.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -24,21 +24,21 @@ use crate::sync::lock;
 #[cfg(test)]
 mod tests;
 
-/// Largest number of timers that a thread keeps. More than this many sleeps at once are rare on one thread, and
-/// the rest register a timer of their own as they would without a pool.
+/// The most timers that a thread keeps. More concurrent sleeps on one thread are rare; they register timers of their
+/// own, as without a pool.
 const POOL: usize = 32;
 
 thread_local! {
     static PARKED: RefCell<Vec<Armed>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A registered tokio timer. One word: it is moved from the pool to a call and back, each time.
+/// A registered tokio timer. One word, because each call moves it from the pool and back.
 pub(super) struct Armed(Box<Registered>);
 
 struct Registered {
     sleep: Pin<Box<Sleep>>,
-    /// The waiter that it wakes. The timer holds this and not the waker of a task, so a parked timer keeps
-    /// no finished task alive, and parking touches neither the timer wheel nor the runtime.
+    /// The waiter that it wakes. The timer holds this and not a task's waker, so a parked timer keeps no finished
+    /// task alive, and parking touches neither the timer wheel nor the runtime.
     waiter: Arc<Waiter>,
     /// The deadline it is registered for.
     at: Instant,
@@ -52,9 +52,9 @@ impl Armed {
     pub(super) fn take(deadline: Instant) -> Self {
         let runtime = Handle::current().id();
         let parked = PARKED.with_borrow_mut(|pool| {
-            // A timer of another runtime may never fire, if that runtime has ended.
+            // A timer of another runtime may never fire, because that runtime may have ended.
             let fits = |armed: &Self| armed.0.runtime == runtime && armed.0.at <= deadline;
-            // The newest is the most likely to be far from firing, and in the CPU's cache.
+            // The newest timer is the most likely to be far from firing, and to be in the CPU's cache.
             let found = pool.iter().rposition(fits)?;
             Some(pool.swap_remove(found))
         });
@@ -73,7 +73,7 @@ impl Armed {
         armed
     }
 
-    /// Returns whether it has fired. If not, `waker` is woken when it does.
+    /// Returns whether it has fired. Otherwise registers `waker`.
     #[inline]
     pub(super) fn has_fired(&self, waker: &Waker) -> bool {
         let waiting = lock(&self.0.waiter.waiting);
@@ -93,7 +93,7 @@ impl Armed {
     pub(super) fn wake_when_fired(&self, waker: Waker) -> bool {
         let mut waiting = lock(&self.0.waiter.waiting);
         let fired = waiting.fired;
-        // Cloned before the lock and dropped after it: a waker may be the user's code.
+        // Cloned before the lock and dropped after it, because a waker may be user code.
         let replaced = if fired {
             Some(waker)
         } else {
@@ -116,16 +116,16 @@ impl Armed {
     /// Leaves the timer registered for the next call of this thread.
     #[inline(never)]
     pub(super) fn park(self) {
-        // Dropped outside the lock, because dropping a waker may run any code.
+        // Dropped outside the lock, because dropping a waker may run user code.
         let waker = lock(&self.0.waiter.waiting).waker.take();
         drop(waker);
-        // If the thread's storage is destroyed already, the timer is dropped.
+        // If the thread's storage has been destroyed, the timer is dropped.
         let _ = PARKED.try_with(|pool| {
-            // Dropped after the borrow has ended.
+            // Declared outside the closure, so that it is dropped after the borrow has ended.
             let mut oldest = None;
             let mut pool = pool.borrow_mut();
             if pool.len() == POOL {
-                // Removes the oldest, or timers of runtimes that have ended would fill the pool.
+                // Removes the oldest, because otherwise timers of ended runtimes would fill the pool.
                 oldest = Some(pool.remove(0));
             }
             pool.push(self);
@@ -134,11 +134,10 @@ impl Armed {
         });
     }
 
-    /// Makes the timer tell the waiter.
+    /// Makes the timer wake the waiter when it fires.
     fn listen(&mut self) {
         let waker = Waker::from(self.0.waiter.clone());
-        // Without a share in the task's cooperation budget: when that is used up, a timer does not
-        // even register.
+        // Without the task's cooperation budget: once that is used up, a timer would not even register.
         let mut sleep = coop::unconstrained(self.0.sleep.as_mut());
         if Pin::new(&mut sleep)
             .poll(&mut Context::from_waker(&waker))
@@ -187,7 +186,7 @@ fn std_deadline(deadline: Instant) -> std::time::Instant {
     const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
     let wait = deadline.saturating_duration_since(counter::now());
-    // A timer that fires early is moved on, so a deadline that the system's clock cannot express
-    // may be approached in steps.
+    // A timer that fires early is moved on, so a deadline that the system's clock cannot represent may be approached
+    // in steps.
     system::to_std(system::now() + wait).unwrap_or_else(|| std::time::Instant::now() + YEAR)
 }

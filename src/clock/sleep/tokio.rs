@@ -12,9 +12,8 @@ use crate::clock::runtimes;
 use crate::instant::Instant;
 
 pin_project! {
-    /// A tokio timer that is polled even when the operation has used up the task's share of tokio's
-    /// cooperation budget: else an operation that does so on every poll would keep its own timeout
-    /// from firing.
+    /// A tokio timer that is polled even when the operation has used up the task's cooperation budget. Otherwise, an
+    /// operation that does so on every poll would keep its own timeout from firing.
     pub(in crate::clock) struct Timer {
         #[pin]
         sleep: tokio::time::Sleep,
@@ -22,7 +21,7 @@ pin_project! {
 }
 
 impl Timer {
-    /// `None` when it would never fire, and where threads sleep instead.
+    /// Returns a timer; `None` if it would never fire, or where threads sleep instead.
     #[inline]
     pub(in crate::clock) fn new(deadline: Instant) -> Option<Self> {
         if deadline == Instant::FAR_FUTURE || blocking::is_active() {

@@ -52,11 +52,11 @@ impl Terms {
 /// The result of polling a waiter.
 #[derive(Debug)]
 pub(super) enum Standing<W> {
-    /// It waits. Its older waker, if there is one.
+    /// The waiter still waits. Contains its previous waker, if any.
     Waits(Option<W>),
-    /// It leads from now on. Its wakers, which nothing needs any more.
+    /// The waiter leads from now on. Contains its unused wakers.
     Leads(W, Option<W>),
-    /// The flight has landed. The waker it brought.
+    /// The flight has landed. Contains the unused waker.
     Landed(W),
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Left<S, W> {
     pub(super) wake: Option<W>,
     /// Values for the caller to drop outside the lock.
     pub(super) dropped: (Option<W>, Option<Arc<S>>),
-    /// Whether a waiter takes over that did not before.
+    /// Whether a waiter was newly promoted.
     pub(super) promoted: bool,
 }
 
@@ -145,7 +145,7 @@ impl<S, W> Flights<S, W> {
         }
     }
 
-    /// Ends a flight that has no waiters. Returns whether it had none.
+    /// Ends a flight if it has no waiters, and returns its data.
     pub(super) fn land_alone(&mut self, place: Place) -> Option<Arc<S>> {
         let flight = self.flights.get(&place)?;
         if !flight.waiters.is_empty() {
@@ -166,7 +166,7 @@ impl<S, W> Flights<S, W> {
         }
     }
 
-    /// The leader leaves without a result: the oldest waiter takes over.
+    /// Removes a leader that has no result: the oldest waiter takes over.
     pub(super) fn abandon(&mut self, place: Place) -> Left<S, W> {
         self.pass_on(place, None)
     }

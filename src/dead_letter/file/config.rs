@@ -16,7 +16,7 @@ use crate::error::ConfigError;
 /// Builds a [`FileSink`].
 ///
 /// The defaults are in the table of the [module page](crate::dead_letter).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct FileSinkBuilder {
     folder: PathBuf,
@@ -24,8 +24,11 @@ pub struct FileSinkBuilder {
     max_waiting: usize,
 }
 
+crate::debug::debug_settings!(FileSinkBuilder { folder, settings; max_waiting });
+
 impl FileSink {
-    /// Returns a builder of a sink in this folder, which is created if need be. Use it for nothing else.
+    /// Returns a builder of a sink in this folder, which is created if it does not exist. The folder must have no
+    /// other use.
     pub fn builder(folder: impl Into<PathBuf>) -> FileSinkBuilder {
         FileSinkBuilder {
             folder: folder.into(),
@@ -52,15 +55,14 @@ impl FileSinkBuilder {
         self
     }
 
-    /// Sets the largest total size of the letters, in bytes. The files may take twice that and a segment, as
-    /// those that
-    /// are half empty are made smaller.
+    /// Sets the largest total size of the letters, in bytes. The files may take up to twice that plus one segment,
+    /// because a segment is rewritten only when more than half of it is deleted letters.
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.settings.limits.max_bytes = bytes;
         self
     }
 
-    /// Sets the largest age of a letter. Older ones are not shown, and are evicted when the next one is stored.
+    /// Sets the largest age of a letter. Older letters are not returned, and are evicted when the next one is stored.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.settings.limits.max_age = age;
         self
@@ -72,14 +74,14 @@ impl FileSinkBuilder {
         self
     }
 
-    /// Above this length a new file is begun. Smaller files give back space earlier.
+    /// Sets the length from which on a new segment file is begun, in bytes. Smaller files free space earlier.
     pub const fn segment_bytes(mut self, bytes: u64) -> Self {
         self.settings.segment_bytes = bytes;
         self
     }
 
-    /// Sets whether a letter counts as stored only once it survives a loss of power. Without, it survives
-    /// the end of the process, and costs no `fsync`.
+    /// Sets whether a letter counts as stored only once it survives a power loss. With `false`, it survives only the
+    /// end of the process, and needs no `fsync`.
     pub const fn fsync(mut self, fsync: bool) -> Self {
         self.settings.sync = fsync;
         self
@@ -93,8 +95,8 @@ impl FileSinkBuilder {
 
     /// Opens the folder: reads its letters and starts the writer thread.
     ///
-    /// It blocks for as long as that takes, about a second for a gigabyte: call it while the program
-    /// starts, or in `spawn_blocking`.
+    /// Blocks until all letters have been read, about a second per gigabyte: call it at program start, or in
+    /// `spawn_blocking`.
     ///
     /// # Errors
     ///
@@ -122,7 +124,7 @@ impl FileSinkBuilder {
         Ok(())
     }
 
-    /// Takes the folder for this sink. The system gives it back when the process ends, however it does.
+    /// Locks the folder for this sink. The operating system releases the lock when the process ends.
     fn lock_folder(&self) -> Result<fs::File, DeadLetterError> {
         let path = self.folder.join("lock");
         let shown = self.folder.display();
@@ -130,7 +132,7 @@ impl FileSinkBuilder {
         let mut folder = fs::DirBuilder::new();
         let mut file = OpenOptions::new();
         file.write(true).create(true).truncate(false);
-        // Letters are requests: they are for this user only.
+        // Only this user may read letters, because they contain requests.
         #[cfg(unix)]
         {
             use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

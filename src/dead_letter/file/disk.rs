@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
-/// The file operations of the log. A trait, so that tests can fail each of them and lose what was not synced.
+/// File operations of the log. A trait, so that tests can inject faults and lose what was not synced.
 pub(super) trait Disk: Send + 'static {
     /// Returns the names of the files and their lengths in bytes.
     fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
@@ -13,7 +13,7 @@ pub(super) trait Disk: Send + 'static {
     fn read_at(&mut self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;
     /// Appends to a file, which is created if it does not exist. After an error, any part may have been written.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Writes at an offset, also beyond the end. After an error, any part may have been written.
+    /// Writes at an offset, possibly beyond the end. After an error, any part may have been written.
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()>;
     /// Syncs the content of a file.
@@ -108,7 +108,7 @@ impl Disk for OsDisk {
     }
 
     fn sync_names(&mut self) -> io::Result<()> {
-        // Other systems cannot open a folder, and need not.
+        // Other systems cannot open a folder, and need no sync of names.
         #[cfg(unix)]
         File::open(&self.folder)?.sync_all()?;
         Ok(())

@@ -96,7 +96,7 @@ impl<D: Disk> Log<D> {
         self.evict(evicted);
     }
 
-    /// Writes letters and makes them safe: all, or none of them.
+    /// Writes and syncs letters: all of them, or none.
     pub(super) fn commit(&mut self, letters: &[Pending]) -> io::Result<()> {
         if letters.is_empty() {
             return Ok(());
@@ -140,7 +140,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Writes lines at the end of those of a segment.
+    /// Appends lines to a segment.
     fn write(&mut self, number: u64, lines: &[u8]) -> io::Result<()> {
         let name = letters_name(number);
         let segment = self.segments.get(number).unwrap_or_default();
@@ -351,7 +351,7 @@ impl<D: Disk> Log<D> {
     fn delete_finished(&mut self) -> io::Result<()> {
         while let Some(number) = self.segments.finished() {
             self.rescue_damaged(number)?;
-            // The changes last: without them, the letters would come back.
+            // Synced first: without the changes, deleted letters would come back.
             self.remove(&letters_name(number))?;
             if self.settings.sync {
                 self.disk.sync_names()?;
@@ -401,7 +401,7 @@ impl<D: Disk> Log<D> {
         let length = letters.len() as u64;
         self.segments
             .update(number, |segment| segment.length = length);
-        // Before the old changes are deleted: the old letters would come back without them.
+        // Synced before the old changes are deleted: without them, the old letters would come back.
         self.disk.sync_names()?;
         self.replace(&changes_name(number), &changes)?;
         self.segments.update(number, |segment| {
@@ -410,12 +410,12 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Puts a file with new content in the place of an old one, at once.
+    /// Replaces the content of a file atomically.
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         const TEMPORARY: &str = "rewrite.tmp";
         self.remove(TEMPORARY)?;
         self.disk.append(TEMPORARY, bytes)?;
-        // Whatever the settings say: a file system may reorder the rename before the write.
+        // Synced regardless of the settings, because a file system may reorder the rename before the write.
         self.disk.sync(TEMPORARY)?;
         self.disk.rename(TEMPORARY, name)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::sync::lock;
 
-/// A queue whose reader sleeps until there are as many commands as it expects.
+/// A queue whose reader sleeps until as many commands have arrived as it expects.
 ///
 /// A channel wakes its reader for each command: with eight writers, eight context switches a commit, which take as
 /// long as the sync.
@@ -57,8 +57,8 @@ impl<T> Mailbox<T> {
         None
     }
 
-    /// Sends a last command, if there is one, and closes the mailbox. Returns the command if it is closed already. The
-    /// reader still takes what was sent before.
+    /// Sends a last command, if there is one, and closes the mailbox. Returns the command if it was closed already.
+    /// The reader still receives earlier commands.
     pub(super) fn close(&self, last: Option<T>) -> Option<T> {
         let mut state = lock(&self.state);
         if state.closed {
@@ -72,7 +72,7 @@ impl<T> Mailbox<T> {
 
     fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
         state.wake_at = usize::MAX;
-        // Unlocked first, else the reader wakes only to wait for the lock.
+        // Unlocks before waking, so that the reader does not wake only to wait for the lock.
         drop(state);
         self.enough.notify_one();
     }
@@ -113,7 +113,7 @@ impl<T> Drop for Reader<T> {
         let mut state = lock(&self.0.state);
         state.closed = true;
         let commands = std::mem::take(&mut state.commands);
-        // Outside the lock: replies wake user code.
+        // Dropped outside the lock, because replies wake user code.
         drop(state);
         drop(commands);
     }

@@ -35,18 +35,19 @@ use self::mailbox::Mailbox;
 use self::reply::{Answerer, Reply, reply};
 use self::writer::{Command, WriterState};
 
-/// Keeps letters in files of JSON lines, safe against a sudden end of the process or of the power.
+/// Keeps letters in files of JSON lines that survive a crash of the process and a power loss.
 ///
 /// A dedicated thread reads and writes, so no method blocks. It writes all waiting letters with one `fsync` (group
-/// commit): many writers cost little more than one. A letter counts as stored after that. Once [`push`](super::DeadLetterQueue::push) was polled its letter is written even if the
-/// future is dropped; only the confirmation is lost.
+/// commit), so many writers cost little more than one. After that a letter counts as stored. Once
+/// [`push`](super::DeadLetterQueue::push) has been polled, its letter is written even if the future is dropped; only
+/// the confirmation is lost.
 ///
-/// Requests are written with serde. Only the user may read the files.
+/// Requests are serialized with serde. Only the current user can read the files.
 ///
-/// Handles share everything. Dropping the last one waits until what was given to it is written;
-/// [`DeadLetterQueue::close`](super::DeadLetterQueue::close) does so without blocking.
+/// Handles share all state. Dropping the last one blocks until all commands given to it have been processed;
+/// [`DeadLetterQueue::close`](super::DeadLetterQueue::close) does that without blocking.
 ///
-/// Under tokio's paused clock a wait for the thread looks like idleness, so timers fire early.
+/// Under tokio's paused clock, waiting for the thread appears as idleness, so timers fire early.
 #[derive(Clone)]
 pub struct FileSink {
     shared: Arc<Shared>,
@@ -61,6 +62,8 @@ struct Shared {
 }
 
 /// The files of a [`FileSink`] at one moment.
+///
+/// It has no name, because a sink belongs to one queue, whose [`Snapshot`](super::Snapshot) has the name.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,7 +72,7 @@ pub struct FileSnapshot {
     pub totals: Totals,
     /// Number of segments.
     pub segments: u64,
-    /// Their length, with letters that are removed.
+    /// Their total length in bytes, including removed letters.
     pub file_bytes: u64,
     /// Number of group commits: each writes and syncs all letters that waited.
     pub commits: u64,
@@ -123,7 +126,7 @@ impl FileSink {
         waiting.fetch_add(1, Ordering::Relaxed);
         if let Some(unsent) = self.shared.commands.send(command(answer)) {
             waiting.fetch_sub(1, Ordering::Relaxed);
-            // The sink is closed. Dropping the command says so in its reply.
+            // The sink is closed. Dropping the command reports that through its reply.
             drop(unsent);
         }
         reply
@@ -176,7 +179,7 @@ where
         }
         Box::pin(async move {
             match unsent {
-                // The sink was closed before.
+                // The sink was closed already.
                 Some(_) => Ok(()),
                 None => reply.await,
             }
@@ -235,7 +238,7 @@ impl Drop for Shared {
         let Some(thread) = lock(&self.thread).take() else {
             return;
         };
-        // The writer thread itself may drop the last handle, with a waker: it must not join itself.
+        // The last handle may be dropped on the writer thread itself, by a waker, and a thread must not join itself.
         if thread.thread().id() != thread::current().id() {
             let _ = thread.join();
         }

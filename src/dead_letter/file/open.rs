@@ -13,7 +13,7 @@ use super::disk::Disk;
 use super::log::{DAMAGED, Log, Place, Settings, changes_name, letters_name};
 use crate::event::LetterEvent;
 
-/// Returns an error of the system while `action` was done.
+/// Returns an I/O error with the action that failed.
 pub(super) fn io_error(action: &str, error: io::Error) -> DeadLetterError {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -59,7 +59,7 @@ impl<D: Disk> Log<D> {
                 Some(segment) if log.segments.get(segment).is_some() => {
                     log.read_changes(segment)?
                 }
-                // A crash between the deletion of the letters and that of their changes.
+                // Left by a crash after the letters were deleted and before their changes were.
                 Some(_) => {
                     let removed = log.disk.remove(name);
                     removed.map_err(|e| io_error(&format!("remove {name}"), e))?;
@@ -155,7 +155,7 @@ impl<D: Disk> Log<D> {
             });
         }
         if found.torn.end < bytes.len() && !found.torn.is_empty() {
-            // Almost always a torn write. A damaged record at this place looks the same, so it is kept.
+            // Almost always a torn write. A damaged record at the end looks the same, so it is kept.
             let torn = &bytes[found.torn.start..=found.torn.end];
             self.disk.append(DAMAGED, torn).map_err(failed)?;
             self.disk.sync(DAMAGED).map_err(failed)?;
@@ -187,6 +187,6 @@ fn later_version(name: &str, version: u32) -> DeadLetterError {
 fn number(prefix: &str, name: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(".jsonl")?;
     let number = digits.parse().ok()?;
-    // Only names as they are written: `letters-1.jsonl` is not ours.
+    // Accepts only names in our format: `letters-1.jsonl` is a foreign file.
     (format!("{number:08}") == digits).then_some(number)
 }

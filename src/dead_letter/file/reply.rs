@@ -17,11 +17,11 @@ struct Slot<T> {
     waker: Option<Waker>,
 }
 
-/// The sender of one answer. Dropping it without an answer reports that the queue is closed.
+/// The sending half of a reply. Dropping it without an answer reports that the queue is closed.
 #[derive(Debug)]
 pub(super) struct Answerer<T>(Option<Arc<Mutex<Slot<T>>>>);
 
-/// Waits for the answer.
+/// The receiving half: a future of the answer.
 #[derive(Debug)]
 pub(super) struct Reply<T>(Arc<Mutex<Slot<T>>>);
 

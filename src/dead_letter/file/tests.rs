@@ -1,4 +1,4 @@
-//! The log on a simulated disk that fails and loses data that was not synced.
+//! Tests of the log on a simulated disk that fails and loses data that was not synced.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use crate::sync::lock;
 mod crashes;
 mod damage;
 
-/// A disk in memory. Clones are one disk: the log owns one, the test looks at the other.
+/// A disk in memory. Clones share the files: the log owns one clone, the test reads the other.
 #[derive(Clone, Default)]
 struct SimDisk(Arc<Mutex<Sim>>);
 
@@ -28,16 +28,16 @@ struct SimDisk(Arc<Mutex<Sim>>);
 struct Sim {
     /// Files as a reader sees them.
     files: BTreeMap<String, File>,
-    /// Names that survive a loss of power, with the numbers of their files.
+    /// Names that survive a power loss, with the numbers of their files.
     safe_names: BTreeMap<String, u64>,
     /// Changes of names since the last sync of the directory, in order.
     pending_names: Vec<NameChange>,
-    /// The safe content of each file.
+    /// The synced content of each file.
     safe_content: BTreeMap<u64, Vec<u8>>,
     next_file: u64,
     /// Number of mutating operations so far.
     operations: u64,
-    /// The operation that fails, and how much of an `append` is there nonetheless.
+    /// The operation that fails, and how many bytes of an `append` are written nevertheless.
     fails_at: Option<(u64, usize)>,
     /// Number of later operations that fail too; `u64::MAX` simulates the end of the process.
     fails_for: u64,
@@ -58,7 +58,7 @@ enum NameChange {
 }
 
 impl Sim {
-    /// Counts an operation. Returns how much of it is done when it fails.
+    /// Counts an operation. If it fails, returns how much of it is done.
     fn step(&mut self) -> Result<(), (usize, io::Error)> {
         let error = || io::Error::from(self.error.unwrap_or(io::ErrorKind::Other));
         self.operations += 1;
@@ -71,8 +71,8 @@ impl Sim {
         }
     }
 
-    /// The disk after a loss of power: the pending changes of names whose bit is set in `names` happened,
-    /// and of every file that much of what was not safe is there.
+    /// Returns the disk after a power loss. Of the pending changes of names, those whose bit is set in `names` are
+    /// done. Of every file, `unsafe_part` determines how much of the unsynced content is there.
     fn lose_power(&self, names: u64, mut unsafe_part: impl FnMut(usize) -> usize) -> Self {
         let mut kept = self.safe_names.clone();
         for (at, change) in self.pending_names.iter().enumerate() {
@@ -99,7 +99,7 @@ impl Sim {
         for (name, number) in kept {
             let mut content = self.safe_content.get(&number).cloned().unwrap_or_default();
             let now = self.files.values().find(|file| file.number == number);
-            // The first part as it was written, the rest as it was made safe.
+            // The first part is as written, the rest as last synced.
             if let Some(new) = now.map(|file| &file.content) {
                 let part = unsafe_part(new.len());
                 let rest = content.split_off(content.len().min(part));
@@ -247,7 +247,7 @@ impl SimDisk {
         lock(&self.0).files.keys().cloned().collect()
     }
 
-    /// Another disk with the same files.
+    /// Returns another disk with the same files.
     fn copy(&self) -> Self {
         Self::of(lock(&self.0).clone())
     }
@@ -261,9 +261,9 @@ fn settings() -> Settings {
             max_age: Duration::MAX,
             when_full: WhenFull::Reject,
         },
-        // A handful of letters.
+        // Room for a few letters.
         segment_bytes: 1200,
-        // More than a letter, less than two.
+        // More than one letter, less than two.
         fill_bytes: 500,
         sync: true,
     }
@@ -285,7 +285,7 @@ fn pending(id: u64) -> Pending {
     }
 }
 
-/// The readable letters by number: the request, the replays, and whether it is parked.
+/// Returns the readable letters by number: the request, the replays, and whether it is parked.
 fn readable(log: &mut Log<SimDisk>) -> BTreeMap<u64, (String, u32, bool)> {
     let page = log.page(None, usize::MAX, Timestamp::UNIX_EPOCH);
     assert_eq!((page.unreadable, page.next), (Vec::new(), None));

@@ -59,7 +59,7 @@ impl WriterState {
     }
 }
 
-/// The most commands of one batch, and about the most bytes of letters in it.
+/// The most commands in one batch, and the approximate bytes of letters from which on a batch is full.
 const MAX_COMMANDS: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
 /// Time that a batch waits for expected writers.
@@ -84,7 +84,7 @@ pub(super) fn run<D: Disk, L>(
         expected = if log.settings.sync { writers } else { 0 };
     }
     log.trim();
-    // The folder is unlocked before the replies are sent.
+    // Unlocks the folder before replying, so that a caller that reopens it succeeds.
     drop(log);
     drop(folder_lock);
     for answer in closing {
@@ -105,11 +105,11 @@ struct Batch {
 }
 
 impl Batch {
-    /// Takes all waiting commands, at least one; `None` when all handles are dropped.
+    /// Takes all waiting commands, at least one. Returns `None` once all handles are dropped.
     ///
-    /// Writers that were answered together send their next letters within microseconds of each other. Without a
-    /// short wait, the first letter would be synced alone and the others would wait for two syncs. So the batch
-    /// waits for as many commands as callers waited when the last one was answered, which are `expected`.
+    /// Writers that were answered together send their next letters within microseconds of each other. Without a short
+    /// wait, the first letter would be synced alone and the others would wait for two syncs. So the batch waits for
+    /// `expected` commands, the number of callers that waited when the last batch was answered.
     fn collect(commands: &Reader<Command>, expected: usize) -> Option<Self> {
         if !commands.wait(expected.min(MAX_COMMANDS), LINGER) {
             return None;
@@ -145,7 +145,8 @@ impl Batch {
         }
     }
 
-    /// Processes letters first, then changes, then reads: callers wait for one before they ask for the next.
+    /// Processes letters first, then changes, then reads, because callers wait for one kind before they send the
+    /// next. Returns the number of callers that waited at the end, those of the next batch included.
     ///
     /// Returns how many callers waited when it was done, those of the next batch included.
     fn process<D: Disk>(self, log: &mut Log<D>, writer: &WriterState) -> usize {
@@ -166,7 +167,7 @@ impl Batch {
         writer.publish(log, commits);
         // Relaxed: the count bounds the queue and publishes nothing.
         let waiting = writer.waiting.fetch_sub(self.commands, Ordering::Relaxed);
-        // Replies last: they wake other threads.
+        // Replies last, because replying wakes other threads.
         for (answer, result) in answers.into_iter().zip(stored) {
             answer.answer(result);
         }
@@ -191,7 +192,7 @@ impl Batch {
 
 type Answers = (Vec<Answerer<()>>, Vec<Result<(), DeadLetterError>>);
 
-/// Stores the letters for which there is room, all with one write.
+/// Stores the letters that fit, all with one write.
 fn store<D: Disk>(log: &mut Log<D>, letters: Vec<(Pending, Answerer<()>)>) -> Answers {
     if let Some(now) = letters.iter().map(|(letter, _)| letter.stored_at).max() {
         log.expire(now);

@@ -1,4 +1,4 @@
-//! Replays: letters go out again, at a limited rate.
+//! Replays: letters are sent again, at a limited rate.
 
 use std::fmt::{self, Display};
 use std::future::Future;
@@ -15,7 +15,7 @@ use crate::error::{ConfigError, Error};
 
 mod run;
 
-/// A replay of the letters of a queue, oldest first. Made by
+/// A replay of the letters of a queue, oldest first. Returned by
 /// [`DeadLetterQueue::replay`](super::DeadLetterQueue::replay).
 ///
 /// The defaults are in the table of the [module page](super).
@@ -33,7 +33,7 @@ pub struct Replay<R> {
 
 type OnProgress = dyn FnMut(&Progress) + Send;
 
-/// The report of a replay.
+/// The result of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayReport {
@@ -43,7 +43,7 @@ pub struct ReplayReport {
     pub end: ReplayEnd,
     /// Duration of the replay.
     pub elapsed: Duration,
-    /// When the policy that rejected the last replay said to come back.
+    /// The wait that the policy asked for when it rejected the last replay.
     pub retry_after: Option<Duration>,
 }
 
@@ -51,17 +51,17 @@ pub struct ReplayReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayPlan {
-    /// Number of letters that it would replay.
+    /// Number of letters that would be replayed.
     pub letters: u64,
-    /// Number of letters without a replay left: it would park them.
+    /// Number of letters without a replay left, which would be parked.
     pub spent: u64,
     /// Number of letters that cannot be read, among those that the filter asks for by number.
     pub unreadable: u64,
-    /// The first letter it would replay.
+    /// The first letter that would be replayed.
     pub first: Option<LetterId>,
-    /// The last letter it would replay.
+    /// The last letter that would be replayed.
     pub last: Option<LetterId>,
-    /// Shortest possible duration, at its rate.
+    /// The shortest possible duration, at the rate of the replay.
     pub takes: Duration,
 }
 
@@ -85,15 +85,15 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self
     }
 
-    /// Sets the largest number of letters in flight, 1 to 1024. With 1 they are sent in order. When
-    /// the process is killed, these are the ones that go out once more.
+    /// Sets the largest number of letters in flight, from 1 to 1024. With 1, letters are sent in order. Letters in
+    /// flight when the process is killed are sent again by the next replay.
     pub const fn max_concurrent(mut self, letters: usize) -> Self {
         self.max_concurrent = letters;
         self
     }
 
-    /// Selects the letters to replay. Parked ones are never replayed:
-    /// [`unpark`](super::DeadLetterQueue::unpark) them first.
+    /// Selects the letters to replay. Parked letters are never replayed: [`unpark`](super::DeadLetterQueue::unpark)
+    /// them first.
     pub fn filter(mut self, filter: Filter<R>) -> Self {
         self.filter = filter;
         self
@@ -112,8 +112,8 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self
     }
 
-    /// Sets whether a replay that was rejected by an open circuit is tried again when the circuit may let it
-    /// pass. Otherwise it ends the run.
+    /// Sets whether a letter rejected by an open circuit is tried again once the circuit may admit it. Otherwise such
+    /// a rejection ends the run.
     pub const fn wait_for_circuit(mut self, wait: bool) -> Self {
         self.wait_for_circuit = wait;
         self
@@ -125,21 +125,21 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self
     }
 
-    /// Replays the letters: `attempt` sends one again, and its result says what becomes of the letter.
+    /// Replays the letters. `attempt` sends a letter, and its result decides what happens to it.
     ///
-    /// A letter whose attempt succeeds is removed. One that fails is kept for another run, or parked when it
-    /// has no replay left. A replay is counted before it begins, so a letter that takes the process with
-    /// it is parked too. Letters that are stored meanwhile are for the next run.
+    /// After a success, the letter is removed. After a failure, it is kept for another run, or parked if it has no
+    /// replay left. A replay is counted before it begins, so a letter that crashes the process is parked in the end.
+    /// Letters stored during the run are left for the next one.
     ///
     /// # Errors
     ///
-    /// [`ReplayRunning`](super::DeadLetterErrorKind::ReplayRunning) when this queue is being replayed
-    /// already, [`Config`](super::DeadLetterErrorKind::Config) when a setting is invalid, and
-    /// what the sink says. Failed attempts are no error of the run.
+    /// [`ReplayRunning`](super::DeadLetterErrorKind::ReplayRunning) when a replay of this queue is running,
+    /// [`Config`](super::DeadLetterErrorKind::Config) when a setting is invalid, and errors of the sink. Failed
+    /// attempts are not errors of the run.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the run. Letters in flight are kept, and have one replay more.
+    /// Dropping the future ends the run. Letters in flight are kept, with that replay counted.
     pub async fn run<F, Fut, T, E>(self, attempt: F) -> Result<ReplayReport, DeadLetterError>
     where
         F: FnMut(Letter<R>) -> Fut,
@@ -153,9 +153,8 @@ impl<R: Send + Sync + 'static> Replay<R> {
         .await
     }
 
-    /// Like [`run`](Self::run), for attempts that are calls through policies. What a policy rejected was
-    /// not executed: it does not count as a replay of the letter, which is tried again after the time that
-    /// the policy says.
+    /// Like [`run`](Self::run), for attempts that are calls through policies. A letter that a policy rejects was not
+    /// executed, so no replay is counted. It is tried again after the time that the policy states.
     ///
     /// # Errors
     ///

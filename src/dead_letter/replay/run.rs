@@ -19,7 +19,7 @@ use crate::event::LetterEvent;
 use crate::instant::Instant;
 
 impl<R: Send + Sync + 'static> Replay<R> {
-    /// Runs the replay. `judge` says what the result of an attempt means.
+    /// Runs the replay. `judge` converts the result of an attempt.
     pub(in super::super) async fn drive<F, Fut, J>(
         mut self,
         mut attempt: F,
@@ -73,7 +73,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
     }
 }
 
-/// A queue is replayed once at a time, also after a panic.
+/// Marks the queue as being replayed, and clears the mark when dropped, even by a panic.
 struct Running<'a>(&'a AtomicBool);
 
 impl<'a> Running<'a> {
@@ -97,20 +97,20 @@ struct Run<'a, R, Fut> {
     filter: &'a Filter<R>,
     campaign: Campaign,
     pacer: Pacer,
-    /// Earliest start of the next letter, because a policy asked to wait.
+    /// Earliest start of the next letter, set when a policy asked for a wait.
     held_until: Instant,
     retry_after: Option<std::time::Duration>,
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
-    /// Letters that were read and not begun.
+    /// Letters that have been read and not begun.
     waiting: VecDeque<Letter<R>>,
     loading: Option<SinkFuture<'a, Page<R>>>,
     /// The letter after which the next page begins; `None` after the last page.
     cursor: Option<Option<LetterId>>,
-    /// Letters from this one on were stored after the run began.
+    /// The first number of letters stored after the run began. They are not replayed.
     before: LetterId,
     flights: Vec<Flight<'a, R, Fut>>,
     max_concurrent: usize,
-    /// The first error of the sink. Letters in flight are still waited for.
+    /// The first error of the sink. It ends the run once the letters in flight have ended.
     error: Option<DeadLetterError>,
 }
 
@@ -123,19 +123,19 @@ struct Flight<'a, R, Fut> {
 type ChangeFuture<'a> = SinkFuture<'a, Option<Changed>>;
 
 enum Stage<'a, Fut> {
-    /// Parking a letter that has no replay left.
+    /// Parks a letter that has no replay left.
     Parking(ChangeFuture<'a>),
-    /// Counting the replay before it is attempted.
+    /// Counts the replay before it is attempted.
     Beginning(ChangeFuture<'a>),
     Attempting(Pin<Box<Fut>>),
-    /// Recording the result of the attempt.
+    /// Records the result of the attempt.
     Settling(ChangeFuture<'a>, Attempted, bool),
 }
 
 /// The result of a replayed letter.
 enum Landing {
     Parked,
-    /// The letter had been removed when the replay began.
+    /// The letter was removed before the replay began.
     Vanished,
     Settled(Attempted, bool),
     Failed(DeadLetterError),
@@ -149,7 +149,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         judge: &impl Fn(Fut::Output) -> Attempted,
         on_progress: &mut Option<Box<OnProgress>>,
     ) -> Poll<()> {
-        // Yields when everything is ready at once, so that other tasks of the executor run.
+        // Yields after 64 rounds, so that other tasks run even if everything is ready at once.
         for _ in 0..64 {
             let landed = self.poll_flights(cx, attempt, judge, on_progress);
             self.load(cx);
@@ -219,7 +219,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
                 let pause = self.campaign.finish(&attempted, parked);
                 if let Attempted::NotExecuted(_, retry_after) = attempted {
                     self.retry_after = retry_after;
-                    // The letter goes back to the front, before all letters that have not been begun.
+                    // Returns the letter to the front, ahead of all letters not yet begun.
                     self.waiting.push_front(letter);
                 }
                 if let Some(pause) = pause {
@@ -229,7 +229,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         }
     }
 
-    /// Reads the next page when none is left of the last one.
+    /// Reads the next page once the last one has been begun.
     fn load(&mut self, cx: &mut Context<'_>) {
         while self.waiting.is_empty() && self.has_more() {
             let now = self.inner.now();
@@ -270,7 +270,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         }
     }
 
-    /// Begins letters that are due. Returns whether it began one.
+    /// Begins letters that are due. Returns whether any was begun.
     fn begin(&mut self, cx: &mut Context<'_>) -> bool {
         let mut begun = false;
         while !self.is_stopping() && self.flights.len() < self.max_concurrent {
@@ -279,7 +279,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
             };
             let (id, inner) = (letter.id(), self.inner);
             let stage = if self.campaign.is_spent(letter.replays()) {
-                // Parking sends nothing, so the pacer does not apply.
+                // Not paced, because parking sends nothing.
                 Stage::Parking(Box::pin(inner.change(id, Change::Park)))
             } else if self.is_due(cx) {
                 Stage::Beginning(Box::pin(inner.change(id, Change::Begin)))
@@ -294,8 +294,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         begun
     }
 
-    /// Returns whether the rate allows a letter now, which counts as begun then. Otherwise the task is woken
-    /// when it does.
+    /// Returns whether the rate allows a letter now, and if so counts it. Otherwise wakes the task when it will.
     fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let due = self.pacer.due().max(self.held_until);
         let mut now = self.inner.clock.now();

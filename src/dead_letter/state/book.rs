@@ -1,4 +1,4 @@
-//! The index of stored letters: location and state of each, and which to evict.
+//! The index of stored letters: their location and state, and which to evict.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -41,14 +41,14 @@ pub struct Totals {
     pub letters: u64,
     /// Number of parked letters among them.
     pub parked: u64,
-    /// The bytes that they take; 0 where that is not known.
+    /// Their size in bytes; zero if it is unknown.
     pub bytes: u64,
     /// Time at which the oldest letter was stored.
     pub oldest: Option<Timestamp>,
 }
 
 impl Totals {
-    /// Totals of this many letters, with nothing else known. For sinks of your own.
+    /// Returns totals of this many letters and nothing else. For sinks of your own.
     pub fn of(letters: u64) -> Self {
         Self {
             letters,
@@ -80,8 +80,8 @@ impl<P> Book<P> {
         }
     }
 
-    /// Returns whether a letter of this many bytes may be added to what is kept and `pending`, a number of letters
-    /// and their bytes. When the oldest are evicted for it, it may, unless it alone is too large.
+    /// Returns whether a letter of this size fits beside what is kept and `pending`, which is a number of letters and
+    /// their bytes. If the queue evicts, only a letter that is too large by itself does not fit.
     pub(crate) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
         match self.limits.when_full {
             WhenFull::EvictOldest => self.limits.fits(1, bytes),
@@ -140,7 +140,7 @@ impl<P> Book<P> {
         Changed::Stands(standing)
     }
 
-    /// Takes out the letters that are too old, from the oldest on.
+    /// Removes and returns the letters that are too old.
     pub(crate) fn expire(&mut self, now: Timestamp) -> Evicted<P> {
         let mut evicted = Vec::new();
         while let Some((&id, entry)) = self.entries.first_key_value() {
@@ -254,7 +254,7 @@ mod tests {
         book.insert(LetterId::new(1), entry(1, 50));
         assert!(book.expire(Timestamp::from_micros(149)).is_empty());
         assert_eq!(book.after(None, Timestamp::from_micros(149)).count(), 1);
-        // Reading hides it and does not remove it.
+        // Reading hides it but does not remove it.
         assert_eq!(book.after(None, Timestamp::from_micros(150)).count(), 0);
         assert_eq!(book.totals().letters, 1);
         assert_eq!(book.expire(Timestamp::from_micros(150)).len(), 1);

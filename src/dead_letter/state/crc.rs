@@ -51,7 +51,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn eight_at_a_time_is_as_one_at_a_time(bytes: Vec<u8>) {
+        fn eight_bytes_at_a_time_give_the_checksum_of_one_at_a_time(bytes: Vec<u8>) {
             let one_at_a_time = !bytes.iter().fold(u32::MAX, |crc, &byte| after(crc, byte));
             proptest::prop_assert_eq!(crc32(&bytes), one_at_a_time);
         }

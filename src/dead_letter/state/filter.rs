@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::letter::{Letter, LetterId};
 use super::timestamp::Timestamp;
 
-/// Chooses letters: those that meet all its conditions.
+/// Selects the letters that meet all its conditions.
 ///
 /// # Example
 ///
@@ -54,70 +54,70 @@ impl<R> Filter<R> {
         }
     }
 
-    /// Letters with this reason.
+    /// Requires this reason.
     #[must_use]
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
         self
     }
 
-    /// Letters with this key.
+    /// Requires this key.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// Letters with this tag. Can be given several times.
+    /// Requires this tag. Can be called several times.
     #[must_use]
     pub fn tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.tags.push((name.into(), value.into()));
         self
     }
 
-    /// Letters whose error text, or that of their last replay, contains this.
+    /// Requires that the error text, or that of the last replay, contains `text`.
     #[must_use]
     pub fn error_contains(mut self, text: impl Into<String>) -> Self {
         self.error = Some(text.into());
         self
     }
 
-    /// Letters stored at least so long ago.
+    /// Requires an age of at least `age`.
     #[must_use]
     pub const fn older_than(mut self, age: Duration) -> Self {
         self.older_than = Some(age);
         self
     }
 
-    /// Letters stored less than so long ago.
+    /// Requires an age below `age`.
     #[must_use]
     pub const fn newer_than(mut self, age: Duration) -> Self {
         self.newer_than = Some(age);
         self
     }
 
-    /// Letters with these numbers.
+    /// Requires a number from `first` to `last`, both included.
     #[must_use]
     pub const fn ids(mut self, first: LetterId, last: LetterId) -> Self {
         self.ids = first.get()..=last.get();
         self
     }
 
-    /// Letters with at most this many replays.
+    /// Requires at most this many replays.
     #[must_use]
     pub const fn max_replays(mut self, replays: u32) -> Self {
         self.max_replays = replays;
         self
     }
 
-    /// Letters that are parked, or that are not.
+    /// Requires that the letter is parked, or that it is not.
     #[must_use]
     pub const fn parked(mut self, parked: bool) -> Self {
         self.parked = Some(parked);
         self
     }
 
-    /// Letters for which `matches` returns true. It is asked after the other conditions.
+    /// Requires that `matches` returns true. It is called only if the other conditions are met.
     #[must_use]
     pub fn matching(
         mut self,
@@ -164,7 +164,7 @@ impl<R> Filter<R> {
         self.ids.start().checked_sub(1).map(LetterId::new)
     }
 
-    /// Returns an upper bound for the number of letters that match.
+    /// Returns an upper bound on the number of letters that match.
     pub(crate) fn ids_wanted(&self) -> usize {
         let wanted = self.ids.end().saturating_sub(*self.ids.start());
         usize::try_from(wanted)

@@ -59,7 +59,7 @@ impl Groups {
             GroupBy::Tag(tag) => letter.tag(tag).unwrap_or_default(),
         };
         let at = letter.stored_at();
-        // Most letters fall into a group that exists: no allocation for those.
+        // Most letters belong to an existing group, so the name is allocated only for a new one.
         if !self.groups.contains_key(name) {
             let group = Group {
                 name: name.to_owned(),
@@ -78,7 +78,7 @@ impl Groups {
         }
     }
 
-    /// Returns the groups, the largest first, equal ones by name.
+    /// Returns the groups, the largest first, ties ordered by name.
     pub(crate) fn into_sorted(self) -> Vec<Group> {
         let mut groups: Vec<_> = self.groups.into_values().collect();
         groups.sort_by_key(|group| Reverse(group.letters));

@@ -32,8 +32,8 @@ impl Display for LetterId {
 
 /// A letter to be stored: the request and what is known about its failure.
 ///
-/// What is left out is filled in when the letter is stored: the times with the current one, the
-/// idempotency key with a random one.
+/// Missing fields are filled in when the letter is stored: the times with the current time, the idempotency key with
+/// a random one.
 ///
 /// # Example
 ///
@@ -53,7 +53,7 @@ impl Display for LetterId {
 pub struct NewLetter<R> {
     /// The request.
     pub request: R,
-    /// Why it could not be delivered, as an identifier such as `timed_out` or `circuit_open`.
+    /// The reason of the failure, as an identifier such as `timed_out` or `circuit_open`.
     pub reason: Cow<'static, str>,
     /// The text of the error.
     pub error: String,
@@ -67,8 +67,8 @@ pub struct NewLetter<R> {
     pub key: Option<String>,
     /// Further labels for filters, by name.
     pub tags: BTreeMap<String, String>,
-    /// Sent with every replay, so that the receiver can recognize repetitions. Give the one that the failed
-    /// attempts were sent with, if they had one.
+    /// The key that is sent with every replay, so that the receiver can recognize repetitions. If the failed attempts
+    /// were sent with one, use that.
     pub idempotency_key: Option<String>,
 }
 
@@ -100,7 +100,7 @@ impl<R> NewLetter<R> {
         }
     }
 
-    /// Sets why it could not be delivered, as an identifier.
+    /// Sets the reason, as an identifier such as `timed_out`.
     #[must_use]
     pub fn reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.reason = reason.into();
@@ -114,21 +114,21 @@ impl<R> NewLetter<R> {
         self
     }
 
-    /// Sets how many attempts were made.
+    /// Sets the number of attempts.
     #[must_use]
     pub const fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// Sets when the first attempt failed. Without it: when the letter is stored.
+    /// Sets when the first attempt failed. Default: when the letter is stored.
     #[must_use]
     pub fn first_failed_at(mut self, time: impl Into<Timestamp>) -> Self {
         self.first_failed_at = Some(time.into());
         self
     }
 
-    /// Sets when the last attempt failed. Without it: when the letter is stored.
+    /// Sets when the last attempt failed. Default: when the letter is stored.
     #[must_use]
     pub fn last_failed_at(mut self, time: impl Into<Timestamp>) -> Self {
         self.last_failed_at = Some(time.into());
@@ -142,21 +142,21 @@ impl<R> NewLetter<R> {
         self
     }
 
-    /// Adds a tag, or replaces the one of that name.
+    /// Sets a tag. Replaces a tag of the same name.
     #[must_use]
     pub fn tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.tags.insert(name.into(), value.into());
         self
     }
 
-    /// Sets the key that goes with every replay.
+    /// Sets the key that is sent with every replay.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
     }
 
-    /// Returns the letter as it is stored.
+    /// Completes the letter for storage: fills in what is missing.
     pub(crate) fn seal(
         self,
         id: LetterId,
@@ -183,9 +183,9 @@ impl<R> NewLetter<R> {
     }
 }
 
-/// A stored letter: the request, why it could not be delivered, and what became of its replays.
+/// A stored letter: the request, the reason of the failure, and its replays.
 ///
-/// Cheap to clone: clones share the request. It shows the letter at the moment it was read.
+/// Cheap to clone: clones share the request. It is not updated after it was read.
 pub struct Letter<R> {
     content: Arc<Content<R>>,
     standing: Standing,
@@ -209,13 +209,13 @@ pub(crate) struct Content<R> {
 /// The mutable part of a letter, changed by replays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// Number of replays begun, without those that were not executed.
+    /// Number of replays begun, not counting those that were not executed.
     pub(crate) replays: u32,
     pub(crate) parked: bool,
     pub(crate) last_replay: Option<Box<FailedReplay>>,
 }
 
-/// The last replay of a letter that failed.
+/// The last failed replay of a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailedReplay {
@@ -260,7 +260,7 @@ impl<R> Letter<R> {
         &self.content.request
     }
 
-    /// Why the request could not be delivered, as an identifier such as `timed_out`.
+    /// Returns the reason of the failure, as an identifier such as `timed_out`.
     pub fn reason(&self) -> &str {
         &self.content.reason
     }
@@ -305,24 +305,24 @@ impl<R> Letter<R> {
         &self.content.tags
     }
 
-    /// Returns the key to send with every replay, always the same, so that the receiver can recognize repetitions.
+    /// Returns the key to send with every replay. It never changes, so that the receiver can recognize repetitions.
     pub fn idempotency_key(&self) -> &str {
         &self.content.idempotency_key
     }
 
-    /// Returns the number of replays begun so far, the current one included, without those that were rejected
-    /// before they were executed.
+    /// Returns the number of replays begun so far, including the current one, but not those rejected before they were
+    /// executed.
     pub fn replays(&self) -> u32 {
         self.standing.replays
     }
 
-    /// Returns whether the letter has used up its replays, or was parked manually. Parked letters are kept and
-    /// not replayed.
+    /// Returns whether the letter has no replay left, or was parked manually. Parked letters are kept and not
+    /// replayed.
     pub fn is_parked(&self) -> bool {
         self.standing.parked
     }
 
-    /// Returns the last replay that failed; `None` when none has.
+    /// Returns the last failed replay; `None` if none has failed.
     pub fn last_replay(&self) -> Option<&FailedReplay> {
         self.standing.last_replay.as_deref()
     }
@@ -337,7 +337,7 @@ impl<R> Clone for Letter<R> {
     }
 }
 
-/// Without the request, which may hold what does not belong in a log.
+/// Omits the request, which may be confidential.
 impl<R> fmt::Debug for Letter<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Letter")
@@ -362,9 +362,9 @@ impl<R> fmt::Debug for Letter<R> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// A replay begins: one more is counted. It need not survive a loss of power.
+    /// A replay begins, and is counted. The change need not survive a power loss.
     Begin,
-    /// Undoes the count of the current replay, which was not executed.
+    /// The current replay was not executed, and is not counted.
     NotExecuted,
     /// The replay failed.
     #[non_exhaustive]
@@ -373,7 +373,7 @@ pub enum Change {
         at: Timestamp,
         /// The text of the error.
         error: String,
-        /// Whether it was the last replay: the letter is parked.
+        /// Whether it was the last replay, so that the letter is parked.
         park: bool,
     },
     /// The replay succeeded: the letter is removed.
@@ -391,14 +391,14 @@ impl Change {
         Self::Failed { at, error, park }
     }
 
-    /// Returns whether the letter is removed after it.
+    /// Returns whether the change removes the letter.
     pub const fn removes(&self) -> bool {
         matches!(self, Self::Delivered | Self::Discard)
     }
 }
 
 impl Standing {
-    /// Sets the standing after `change`, which does not remove the letter.
+    /// Returns the standing after `change`, which must not remove the letter.
     pub(crate) fn after(mut self, change: &Change) -> Self {
         match change {
             Change::Begin => self.replays = self.replays.saturating_add(1),

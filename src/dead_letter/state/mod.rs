@@ -1,4 +1,4 @@
-//! The pure part: letters, their line format, and the bookkeeping of what is kept. Time is an argument.
+//! Pure state machines: letters, their line format, and the index of stored letters. Time is an argument.
 
 pub(super) mod book;
 #[cfg(feature = "dead-letter-file")]

@@ -6,9 +6,8 @@ use crate::instant::{Instant, nanos};
 
 /// Spreads letters evenly over time, at a rate.
 ///
-/// Letter `n` is due at `base + n / rate`, computed from the base each time, so that late wake-ups do
-/// not add up. A delay of more than the slack moves the base: what was missed is not caught up on in a
-/// burst.
+/// Letter `n` is due at `base + n / rate`, always computed from the base, so that late wake-ups do not add up. A
+/// delay longer than the slack moves the base, so that missed letters are not sent in a burst.
 #[derive(Clone, Debug)]
 pub(crate) struct Pacer {
     rate: f64,
@@ -23,7 +22,7 @@ impl Pacer {
 
     /// Creates a pacer of this many letters a second, the first one at `now`.
     pub(crate) fn new(rate: f64, now: Instant) -> Self {
-        // As saturating: an interval longer than the clock can count never ends.
+        // `as` saturates: an interval too long for the clock never ends.
         let interval = (1e9 / rate) as u64;
         Self {
             rate,
@@ -79,13 +78,13 @@ mod tests {
             pacer.start(now);
             at_once += 1;
         }
-        // 20 ms and one interval of slack, and the letter that is due.
+        // At most 20 ms and one interval of slack, and the letter that is due.
         assert!((3..=4).contains(&at_once), "{at_once}");
     }
 
     proptest! {
         #[test]
-        fn never_more_than_the_rate_and_the_slack(
+        fn letters_never_exceed_the_rate_and_the_slack(
             rate in 0.1_f64..5000.0,
             waits in prop::collection::vec(0_u64..100_000_000, 1..200),
         ) {

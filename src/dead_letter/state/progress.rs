@@ -14,27 +14,26 @@ pub struct Progress {
     pub delivered: u64,
     /// Replays that failed. Their letters are kept.
     pub failed: u64,
-    /// Letters parked by this replay: those of `failed` that had no replay left, and those that had
-    /// none left when it came to them.
+    /// Letters parked by this replay: those whose last replay failed, and those that had no replay left.
     pub parked: u64,
     /// Replays that were rejected before they were executed.
     pub rejected: u64,
     /// Letters that could not be read as this type of request, among those that the filter asks for by number. They
     /// are kept.
     pub unreadable: u64,
-    /// Letters that are being replayed right now.
+    /// Letters being replayed now.
     pub in_flight: u32,
     /// The newest letter that was begun.
     pub last: Option<LetterId>,
 }
 
-/// Why a replay ended.
+/// The reason why a replay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReplayEnd {
     /// No letter is left.
     Finished,
-    /// As many letters were replayed as were asked for.
+    /// The requested number of letters was replayed.
     Limit,
     /// Too many replays failed in a row.
     ConsecutiveFailures,
@@ -79,7 +78,7 @@ pub(crate) struct Campaign {
     failures_in_a_row: u32,
 }
 
-/// When a replay stops, and when a letter is parked.
+/// The rules for stopping a replay and for parking a letter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub(crate) stop_after: u32,
@@ -118,18 +117,18 @@ impl Campaign {
         }
     }
 
-    /// Counts a letter that had no replay left.
+    /// Counts a letter parked because it had no replay left.
     pub(crate) fn park(&mut self) {
         self.progress.in_flight -= 1;
         self.progress.parked += 1;
     }
 
-    /// Counts a letter that was gone when it was its turn.
+    /// Uncounts a letter that was removed before its replay began.
     pub(crate) fn vanish(&mut self) {
         self.progress.in_flight -= 1;
     }
 
-    /// Counts how a replay ended. Returns how long no letter should be begun.
+    /// Counts the end of a replay. Returns how long to wait before the next letter, if at all.
     pub(crate) fn finish(&mut self, attempted: &Attempted, parked: bool) -> Option<Duration> {
         self.progress.in_flight -= 1;
         match attempted {
@@ -144,7 +143,7 @@ impl Campaign {
             }
             Attempted::NotExecuted(reason, after) => {
                 self.progress.rejected += 1;
-                // The letter has its turn again.
+                // The letter will be begun again.
                 self.begun -= 1;
                 if self.end == Some(ReplayEnd::Limit) {
                     self.end = None;
@@ -169,7 +168,7 @@ impl Campaign {
         }
     }
 
-    /// The first reason to stop stays, unless it was only the limit.
+    /// Records why to stop. The first reason stays, unless it was only the limit.
     fn stop(&mut self, end: ReplayEnd) {
         if self.end.is_none_or(|old| old == ReplayEnd::Limit) {
             self.end = Some(end);

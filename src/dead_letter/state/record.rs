@@ -1,4 +1,4 @@
-//! The lines of the files: JSON objects that begin with a checksum of the rest of the line.
+//! Records of the files: one JSON object per line, which begins with a checksum of the rest of the line.
 //!
 //! ```text
 //! {"crc":"0f1e2d3c","v":1,"id":7,"stored_at":"2026-11-27T09:13:05.123456Z", ... ,"request":{ ... }}
@@ -33,9 +33,9 @@ fn seal(record: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     line.extend_from_slice(b"00000000\"");
     let brace = line.len();
     serde_json::to_writer(&mut line, record)?;
-    // The object continues where the checksum ends.
+    // The rest of the object follows the checksum.
     line[brace] = b',';
-    // Raw JSON of the user may hold line breaks, which are blanks outside of strings.
+    // A user's raw JSON may contain line breaks, which are whitespace outside strings.
     for byte in &mut line {
         if *byte == b'\n' {
             *byte = b' ';
@@ -155,7 +155,7 @@ pub(crate) enum Head {
 pub(crate) enum Unusable {
     /// A later version of the format.
     Version(u32),
-    /// No record of a version that is known.
+    /// Not a record of a known version.
     Unknown,
 }
 
@@ -202,7 +202,7 @@ pub(crate) enum State {
     Gone(Gone),
 }
 
-/// The fate of a letter.
+/// How a removed letter ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gone {
     Delivered,

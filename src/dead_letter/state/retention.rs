@@ -8,21 +8,23 @@ use super::timestamp::Timestamp;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// Rejects it. What was stored stays.
+    /// Rejects the new letter. Stored letters stay.
     #[default]
     Reject,
-    /// Evicts the oldest letters, and says so to the observer.
+    /// Evicts the oldest letters, and reports them to the observer.
     EvictOldest,
 }
 
 /// Limits of stored letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) max_letters: u64,
     pub(crate) max_bytes: u64,
     pub(crate) max_age: Duration,
     pub(crate) when_full: WhenFull,
 }
+
+crate::debug::debug_settings!(Limits { when_full; max_letters, max_bytes, max_age });
 
 impl Limits {
     /// Returns whether a letter that was stored at `stored_at` is too old at `now`.

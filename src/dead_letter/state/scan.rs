@@ -9,9 +9,9 @@ use super::record::{START, is_intact};
 pub(crate) struct Scan {
     /// The intact lines, without their line breaks.
     pub(crate) intact: Vec<Range<usize>>,
-    /// Bytes that are no record: a changed bit, or what another program wrote.
+    /// Bytes that are not a record, such as a flipped bit or foreign data.
     pub(crate) damaged: Vec<Range<usize>>,
-    /// End of the last whole record. After it are padding or a torn write.
+    /// End of the last complete record. Padding or a torn write follows.
     pub(crate) whole: usize,
     /// The torn write.
     pub(crate) torn: Range<usize>,
@@ -30,7 +30,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Scan {
         begin = at + 1;
     }
     found.torn = begin..bytes.len();
-    // Padding follows a torn write too, so its end looks like that of a record.
+    // Padding follows a torn write too, so its end looks like the end of a record.
     let is_followed_by_empty_lines = found.whole < begin;
     let last_intact = found.intact.last().map_or(0, |last| last.end + 1);
     if is_followed_by_empty_lines && last_intact < found.whole {

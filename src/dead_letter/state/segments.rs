@@ -10,13 +10,13 @@ pub(crate) struct Segments {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// The length of its lines.
+    /// Length of its lines, in bytes.
     pub(crate) length: u64,
-    /// The length of its file, padding included.
+    /// Length of its file, padding included, in bytes.
     pub(crate) allocated: u64,
-    /// The letters in it that are kept.
+    /// Number of letters in it that are kept.
     pub(crate) letters: u64,
-    /// The bytes of those.
+    /// Size of those letters, in bytes.
     pub(crate) bytes: u64,
     /// Whether the name of its change log is synced.
     pub(crate) named: bool,
@@ -46,7 +46,7 @@ impl Segments {
         self.segments.get(&number).copied()
     }
 
-    /// Counts a letter of this many bytes that the file already has.
+    /// Counts a kept letter of this size that the file contains.
     pub(crate) fn keep(&mut self, number: u64, bytes: u64) {
         self.update(number, |segment| {
             segment.letters += 1;
@@ -54,7 +54,7 @@ impl Segments {
         });
     }
 
-    /// Counts a letter of this many bytes that was removed.
+    /// Uncounts a letter of this size that was removed.
     pub(crate) fn forget(&mut self, number: u64, bytes: u64) {
         self.update(number, |segment| {
             segment.letters = segment.letters.saturating_sub(1);
@@ -69,14 +69,14 @@ impl Segments {
         }
     }
 
-    /// Returns a segment that is not written to and holds no letter any more.
+    /// Returns an inactive segment without letters.
     pub(crate) fn finished(&self) -> Option<u64> {
         self.inactive()
             .find(|(_, segment)| segment.letters == 0)
             .map(|(number, _)| number)
     }
 
-    /// Returns a segment that is not written to and of whose letters more than half have been removed.
+    /// Returns an inactive segment of which more than half is removed letters.
     pub(crate) fn wasteful(&self) -> Option<u64> {
         self.inactive()
             .find(|(_, segment)| segment.bytes < segment.length / 2)

@@ -1,13 +1,13 @@
-//! Points in time for people, as RFC 3339.
+//! Wall-clock times, in RFC 3339 format.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A point in time in microseconds since 1970-01-01 UTC, for people and for retention by age.
+/// A wall-clock time in microseconds since 1970-01-01 UTC, for display and for retention by age.
 ///
-/// `Display` and `FromStr` are RFC 3339 in UTC: `2026-11-27T09:13:05.123456Z`. Times before 1970 are
-/// 1970, times after the year 9999 are its last microsecond.
+/// `Display` and `FromStr` use RFC 3339 in UTC: `2026-11-27T09:13:05.123456Z`. Times before 1970 become 1970-01-01,
+/// times after the year 9999 its last microsecond.
 ///
 /// # Example
 ///
@@ -40,7 +40,7 @@ impl Timestamp {
         }
     }
 
-    /// Microseconds since the beginning of 1970.
+    /// Returns the microseconds since the beginning of 1970.
     pub const fn as_micros(self) -> u64 {
         self.0
     }
@@ -59,7 +59,7 @@ impl Timestamp {
 }
 
 impl Timestamp {
-    /// Calls `f` with the time as text. Three of them are in each letter, and `write!` takes ten times as long.
+    /// Calls `f` with the time as text. Each letter contains three of them, and `write!` takes ten times as long.
     pub(crate) fn with_text<T>(self, f: impl FnOnce(&str) -> T) -> T {
         let (seconds, micros) = (self.0 / MICROS, self.0 % MICROS);
         let (year, month, day) = date_of(seconds / DAY);
@@ -133,7 +133,7 @@ fn parse(text: &str) -> Option<Timestamp> {
         return None;
     }
     let days = days_of(year, month, day);
-    // A date that does not come back, such as February 30, does not exist.
+    // A date that does not survive the round trip, such as February 30, does not exist.
     if !(1..=12).contains(&month) || date_of(days) != (year, month, day) {
         return None;
     }
@@ -151,8 +151,8 @@ fn digits(bytes: &[u8]) -> Option<u64> {
     })
 }
 
-/// Year, month and day of a day since 1970. Howard Hinnant's `civil_from_days`, in years that begin in
-/// March, so that the leap day is the last of its year.
+/// Returns year, month, and day of a day since 1970. Howard Hinnant's `civil_from_days`: years begin in March, so
+/// that the leap day is the last day.
 const fn date_of(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

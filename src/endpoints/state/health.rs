@@ -19,7 +19,7 @@ pub(crate) struct Machine {
     last_sweep: Instant,
     /// Calls of a node per second between the last two sweeps.
     rate: Option<f64>,
-    /// Slots below this one are taken.
+    /// Indices below this one are taken.
     first_free: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Under loom: calls that enter and leave beside a drain, and probes.
+//! Model checks: calls that enter and leave during a drain, and probes.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ fn loom_no_sample_is_lost() {
         record(&latency, 3_000_000);
         other.join().unwrap();
         let average = latency.at(Instant::from_nanos(1), decay).unwrap();
-        // Whichever came first is the average, and the other one has moved it.
+        // The first sample is the average, and the second has moved it.
         let moved = [1_000_000.0, 3_000_000.0].map(|first| (average - first).abs());
         assert!(moved.iter().all(|moved| *moved > 1.0), "{average}");
     });

@@ -90,22 +90,22 @@ impl Record {
         }
     }
 
-    /// Returns whether it is part of the set, and not drained.
+    /// Returns whether the node is part of the set and not drained.
     pub(crate) const fn is_member(&self) -> bool {
         !self.is_drained && !self.is_leaving
     }
 
-    /// Returns whether it was removed and no call is in flight on it.
+    /// Returns whether the node was removed and has no call in flight.
     pub(crate) fn is_gone(&self) -> bool {
         self.is_leaving && self.stats.is_idle()
     }
 
-    /// Returns whether nothing but an ejection keeps calls away.
+    /// Returns whether at most an ejection keeps calls away from the node.
     pub(crate) fn is_fit(&self, now: Instant) -> bool {
         self.is_member() && !self.is_unhealthy && self.parked_until <= now
     }
 
-    /// Returns whether it takes calls.
+    /// Returns whether the node takes calls.
     pub(crate) fn is_available(&self, now: Instant) -> bool {
         self.is_fit(now) && self.standing == Standing::Admitted
     }

@@ -48,9 +48,9 @@ pub(crate) struct Rules {
 pub(crate) struct SuccessRate {
     /// Number of standard deviations below the mean.
     pub(crate) deviations: f64,
-    /// Nodes that are compared have made at least this many calls in the interval,
+    /// Minimum number of calls in the interval of a node that is compared.
     pub(crate) min_calls: u64,
-    /// and at least this many such nodes exist.
+    /// Minimum number of such nodes for a comparison.
     pub(crate) min_nodes: usize,
 }
 

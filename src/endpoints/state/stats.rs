@@ -74,8 +74,8 @@ impl NodeStats {
 
     /// Counts a call as in flight.
     ///
-    /// Only while the routes that lead to the node are read: a node is closed once no call reads them any more,
-    /// so no call enters a closed node.
+    /// Call it only while reading the routes that lead to the node. A node is closed once no call reads them, so no
+    /// call enters a closed node.
     #[inline]
     pub(crate) fn enter(&self) {
         // Relaxed: the lock of the routes orders it before the closing.

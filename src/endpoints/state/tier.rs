@@ -224,7 +224,7 @@ impl Tier {
             count += 1;
         }
         if choices > 1 {
-            // The algorithm favors late nodes for late places.
+            // The draws favor late nodes for late positions, so the first candidate is chosen at random.
             let first = request.random.below(choices);
             drawn.swap(0, first);
         }

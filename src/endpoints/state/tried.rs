@@ -92,7 +92,7 @@ mod tests {
         }
 
         #[test]
-        fn the_first_63_slots_are_exact(indices in prop::collection::vec(0_u32..63, 0..80)) {
+        fn the_first_63_indices_are_exact(indices in prop::collection::vec(0_u32..63, 0..80)) {
             let mut tried = TriedNodes::NONE;
             for (count, index) in indices.iter().enumerate() {
                 if !tried.contains(*index) {

@@ -60,10 +60,10 @@ pin_project! {
         Other {
             #[pin]
             operation: S::Future,
-            // The health of the operation that failed.
+            // The health of the failed operation.
             health: Health,
         },
-        /// Over.
+        /// The call has ended.
         Finished,
     }
 }
@@ -89,7 +89,7 @@ impl<S: Source<Op>, Op: Operation> Future for FallbackFuture<'_, S, Op> {
                     let health = *health;
                     self.set(Self::Finished);
                     return Poll::Ready(match result {
-                        // Layers outside still see that the dependency failed.
+                        // Keeps the verdict, so that layers outside still see that the dependency failed.
                         Ok(value) => {
                             Outcome::new(Ok(value), Verdict::success().with_health(health))
                         }
@@ -134,7 +134,7 @@ impl<'a, S: Source<Op>, Op: Operation> FallbackFuture<'a, S, Op> {
 
 impl<S> Fallback<S> {
     fn report<Op: Operation>(&self, error: Error<Op::Error>, op: Op) {
-        // Relaxed: a counter for people.
+        // Relaxed: a counter, read for display.
         self.used.fetch_add(1, Ordering::Relaxed);
         let result = Err::<(), _>(error);
         if let Some(observer) = op.listener().observer() {

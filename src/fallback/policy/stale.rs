@@ -45,7 +45,7 @@ pin_project! {
     /// A run of a [`Stale`].
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct StaleFuture<'a, T, Op: Operation> {
-        // `None`: it has ended.
+        // `None` once the attempt has ended.
         #[pin]
         attempt: Option<Op::Attempt>,
         inner: &'a Inner<T>,

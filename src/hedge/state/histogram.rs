@@ -113,7 +113,7 @@ impl Histogram {
     /// latencies that are known. Changes nothing.
     ///
     /// The share that exceeds a latency is that of Kaplan and Meier: a censored sample counts among all up to
-    /// its latency, and says nothing beyond. Where too many samples are censored to tell, it is the longest
+    /// its latency, and among none beyond. If too many samples are censored to determine it, it is the longest
     /// latency of any.
     pub(super) fn quantile(&self, now: Instant, quantile: f64) -> (Option<u64>, u64) {
         let windows = self.windows(now);

@@ -1,4 +1,4 @@
-//! Under loom: no latency is lost while the window stays the same, and its range is that of all.
+//! Model checks: no latency is lost within a window, and its range covers all of them.
 
 use loom::sync::Arc;
 use loom::thread;

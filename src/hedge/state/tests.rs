@@ -1,4 +1,4 @@
-//! The estimator against sorted lists, and the rules row by row.
+//! Tests of the estimator against sorted lists, and of the rules row by row.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::verdict::Verdict;
 
 const WINDOW: u64 = 1_000_000_000;
 
-/// The quantile of Kaplan and Meier, one sample after the other.
+/// Computes the quantile of Kaplan and Meier, one sample after the other.
 fn quantile_of(samples: &[(u64, bool)], quantile: f64) -> Option<u64> {
     let mut sorted = samples.to_vec();
-    // At the same time, ends come before censored samples.
+    // At equal times, exact samples come before censored ones.
     sorted.sort_unstable();
     let mut share = 1.0;
     for (at, &(nanos, censored)) in sorted.iter().enumerate() {
@@ -49,7 +49,7 @@ proptest! {
         let (found, known) = histogram.quantile(Instant::ORIGIN, quantile);
         let found = found.unwrap();
         prop_assert_eq!(known, samples.iter().filter(|(_, censored)| !censored).count() as u64);
-        // Samples of one bucket are taken for simultaneous: without it, the quantile lies between those that
+        // Samples in one bucket count as simultaneous. Apart from that, the quantile lies between the two that
         // censored samples allow.
         let without: Vec<_> = samples.iter().copied().filter(|(_, censored)| !censored).collect();
         if without.len() == samples.len() {
@@ -59,7 +59,7 @@ proptest! {
             let longest = samples.iter().map(|&(nanos, _)| nanos).max().unwrap();
             prop_assert!(found <= longest);
             if let Some(plain) = quantile_of(&without, quantile) {
-                // Losers that would have taken longer never shorten the quantile.
+                // Lost copies, which would have taken longer, never shorten the quantile.
                 prop_assert!(found + found / 32 + 1 >= plain.min(longest), "{} for {}", found, plain);
             }
         }
@@ -98,7 +98,8 @@ proptest! {
 
 #[test]
 fn a_dropped_loser_counts_until_it_was_dropped() {
-    // Half of the calls take 10, the others were dropped at 20: the median is 10, and beyond nothing is known.
+    // Half of the calls take 10, and the others were dropped at 20: the median is 10, and higher quantiles are
+    // unknown.
     let histogram = Histogram::new(WINDOW);
     for at in 0..100 {
         histogram.record(
@@ -143,7 +144,7 @@ fn a_delay_needs_enough_calls_and_follows_them() {
         (delay.get(now), delay.peek(now)),
         (Some(19_000_000), Some(19_000_000))
     );
-    // Unused for two windows.
+    // No samples for two windows.
     let later = now + window * 2;
     assert_eq!(delay.get(later), None);
     assert_eq!(delay.known(later), 0);

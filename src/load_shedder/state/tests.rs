@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_threshold_sheds_the_share_it_should_and_the_lowest_first() {
+fn a_threshold_sheds_the_given_share_and_the_lowest_priorities_first() {
     let mut levels = Levels::new();
     for call in 0..5000 {
         levels.add(if call % 4 == 0 {
@@ -63,7 +63,7 @@ fn any_hundred_consecutive_calls_have_at_most_the_maximum_shed() {
         (1e-9, 0),
     ] {
         let mut cap = ShedCap::new(max);
-        // After a calm period all calls are below the threshold, then half of them, then all.
+        // After calm calls, all are below the threshold, then half of them, then all.
         let calls = (0..1500).map(|call| {
             let below = (500..700).contains(&call) || call % 2 == 0 || call > 1000;
             cap.sheds(below && call >= 500)
@@ -178,7 +178,7 @@ fn the_share_settles_where_the_admitted_load_fits_the_capacity() {
             assert!((rate - fits).abs() < 0.05, "{load}: {rate}");
         }
         assert!(queue.delay < 0.05, "{load}: waits {}", queue.delay);
-        // It gets there within 15 windows.
+        // The share is near its final value after 15 windows.
         assert!(rates[15] > 0.8 * fits, "{load}: {}", rates[15]);
     }
 }

@@ -1,4 +1,4 @@
-//! Stacks that are made for one call.
+//! Stacks created for a single call.
 
 use super::Pipeline;
 use super::observed::{Observed, PipelineFuture};
@@ -7,7 +7,7 @@ use crate::clock::ClockHandle;
 use crate::policy::tuple::Under;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
 
-/// A stack for one call inside a pipeline. Made by [`Pipeline::around`].
+/// A stack for one call inside a pipeline. Returned by [`Pipeline::around`].
 #[derive(Debug)]
 pub struct Around<'p, P, S> {
     pipeline: &'p Pipeline<P>,
@@ -16,8 +16,8 @@ pub struct Around<'p, P, S> {
 }
 
 impl<P> Pipeline<P> {
-    /// Returns a stack for one call inside this pipeline: it gets the pipeline's name, observer, and policies,
-    /// which stand outside of it. Does not allocate.
+    /// Returns a stack for one call inside this pipeline. The stack gets the pipeline's name and observer, and the
+    /// pipeline's policies are outside it. Does not allocate.
     ///
     /// # Example
     ///
@@ -106,7 +106,7 @@ pub struct Inside<'a, P, S> {
     inner: &'a S,
 }
 
-// Derived, these would ask for `P: Copy`.
+// Derived implementations would require `P: Copy`.
 impl<P, S> Clone for Inside<'_, P, S> {
     #[inline(always)]
     fn clone(&self) -> Self {

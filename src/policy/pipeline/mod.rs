@@ -77,7 +77,7 @@ impl<P> Pipeline<P> {
         self
     }
 
-    /// Returns the pipeline with an observer, in place of the one before. It receives the events of all layers,
+    /// Returns the pipeline with an observer, which replaces the previous one. It receives the events of all layers
     /// and the end of each call, for which the clock is read at the start and at the end.
     #[must_use]
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
@@ -85,7 +85,7 @@ impl<P> Pipeline<P> {
         self
     }
 
-    /// Returns a pipeline whose observer, if it has one, is shielded already.
+    /// Returns a pipeline whose observer, if any, is already shielded.
     pub(crate) fn assembled(
         policies: P,
         name: &'static str,
@@ -155,7 +155,7 @@ impl<P> Pipeline<P> {
     }
 }
 
-/// Returns this clock, or the default one for policies that read none.
+/// Returns this clock, or the default one for policies without a clock.
 fn clock_of(clock: Option<ClockHandle>) -> ClockHandle {
     clock
         .or_else(ClockHandle::preset)

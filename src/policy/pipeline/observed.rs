@@ -1,4 +1,4 @@
-//! Calls whose events and whose end are reported to the observer of a pipeline.
+//! Calls whose events and end are reported to the observer of a pipeline.
 
 use std::fmt;
 use std::future::Future;
@@ -15,7 +15,7 @@ use crate::instant::Instant;
 use crate::policy::operation::forward_attempts;
 use crate::policy::{Context, Operation, Outcome, Run};
 
-/// The observer of a pipeline. Events get the pipeline's name on their way to it.
+/// The observer of a pipeline. Adds the pipeline's name to events.
 #[derive(Clone)]
 pub(super) struct PipelineObserver {
     name: &'static str,
@@ -30,7 +30,7 @@ impl PipelineObserver {
         }
     }
 
-    /// Returns an observer whose user code is shielded already.
+    /// Returns an observer whose user code is already shielded.
     pub(super) const fn of_shielded(name: &'static str, observer: Arc<dyn Observer>) -> Self {
         Self { name, observer }
     }
@@ -78,7 +78,7 @@ pin_project! {
             run: <R as Run<Op>>::Future,
         },
         Observed {
-            // Dropped before the call, which reports the end.
+            // Declared first, so that it is dropped before the call, which reports the end.
             #[pin]
             run: <R as Run<Observed<'a, Op>>>::Future,
             call: ObservedCall<'a, Op>,
@@ -120,13 +120,13 @@ where
 pub struct ObservedCall<'a, Op: Operation> {
     clock: ClockHandle,
     start: Instant,
-    /// Number of attempts that layers outside the pipeline had made before this call.
+    /// Number of attempts that outer layers made before this call.
     before: u32,
     op: Op,
     observer: &'a PipelineObserver,
     /// The ending to report if this is dropped now.
     ending: Ending,
-    /// When it ended; `None` for now.
+    /// When it ended; `None` means now.
     end: Option<Instant>,
 }
 

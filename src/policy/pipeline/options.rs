@@ -23,9 +23,9 @@ use crate::priority::Priority;
 /// | [`priority`](Self::priority) | [`Priority::NORMAL`] |
 /// | [`cost`](Self::cost) | 1 |
 ///
-/// Inside a call that has options already, those not set here stay as they are. The earlier deadline wins,
-/// and a call that is not idempotent or not repeatable stays so.
-#[derive(Clone, Copy, Debug)]
+/// Inside a call that already has options, those not set here stay unchanged. The earlier deadline wins, and a call
+/// that is not idempotent or not repeatable stays so.
+#[derive(Clone, Copy)]
 pub struct CallOptions {
     deadline: Option<Duration>,
     idempotent: bool,
@@ -33,6 +33,8 @@ pub struct CallOptions {
     priority: Option<Priority>,
     cost: Option<u32>,
 }
+
+crate::debug::debug_settings!(CallOptions { idempotent, repeatable, priority, cost; deadline });
 
 impl CallOptions {
     /// Returns the default options.
@@ -46,8 +48,8 @@ impl CallOptions {
         }
     }
 
-    /// Sets how long the call may take, from its start. Timeouts become no longer than that, and no layer
-    /// waits beyond it. An operation is only cut off by a [`Timeout`](crate::Timeout) in the stack.
+    /// Sets how long the call may take, from its start. It shortens timeouts, and no layer waits beyond it. Only a
+    /// [`Timeout`](crate::Timeout) in the stack cuts an operation off.
     #[must_use]
     pub const fn deadline(mut self, within: Duration) -> Self {
         self.deadline = Some(within);
@@ -61,7 +63,7 @@ impl CallOptions {
         self
     }
 
-    /// Sets whether the operation can be run again at all. `false` for one that consumes what it sends: no
+    /// Sets whether the operation can be run again at all. `false` for one that consumes what it sends. Then no
     /// policy starts it a second time.
     #[must_use]
     pub const fn repeatable(mut self, repeatable: bool) -> Self {
@@ -69,14 +71,14 @@ impl CallOptions {
         self
     }
 
-    /// Sets how important the call is to load shedders and priority queues.
+    /// Sets the priority of the call for load shedders and priority queues.
     #[must_use]
     pub const fn priority(mut self, priority: Priority) -> Self {
         self.priority = Some(priority);
         self
     }
 
-    /// Sets how many units of a rate limit or a weighted bulkhead the call takes.
+    /// Sets the cost of the call in units of a rate limit or a weighted bulkhead.
     #[must_use]
     pub const fn cost(mut self, cost: u32) -> Self {
         self.cost = Some(cost);
@@ -91,8 +93,8 @@ impl Default for CallOptions {
 }
 
 impl CallOptions {
-    /// Returns the context of a call with these options, and how long the call may take if these options
-    /// limit it more than the context does. `clock` is called only for a deadline.
+    /// Returns the context of a call with these options, and the time limit of the call if these options shorten it.
+    /// `clock` is called only for a deadline.
     pub(crate) fn apply(
         &self,
         cx: Context,
@@ -114,7 +116,7 @@ impl CallOptions {
     }
 }
 
-/// A pipeline with options for its calls. Made by [`Pipeline::with`].
+/// A pipeline with options for its calls. Returned by [`Pipeline::with`].
 #[derive(Debug)]
 pub struct With<'a, P> {
     pub(super) pipeline: &'a Pipeline<P>,
@@ -171,7 +173,7 @@ pin_project! {
         #[pin]
         run: Fut,
         name: &'static str,
-        // The time that the options give the call, if no earlier deadline is in force.
+        // The time limit from the options, if no earlier deadline is in force.
         deadline: Option<Duration>,
     }
 }

@@ -20,13 +20,13 @@ use crate::instant::Instant;
 use crate::policy::OnUnwind;
 
 pin_project! {
-    /// Waits for tokens of a key. Made by [`KeyedRateLimiter::acquire`](super::KeyedRateLimiter::acquire).
+    /// Waits for tokens of a key. Returned by [`KeyedRateLimiter::acquire`](super::KeyedRateLimiter::acquire).
     ///
-    /// Does nothing before it is first polled. The first waiter of a key watches the clock for the others of
-    /// that key: one that is not polled delays them until another call uses the key.
+    /// Does nothing before it is first polled. The first waiter of a key watches the clock for the others of that
+    /// key: if it is not polled, they are delayed until another call uses the key.
     ///
-    /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquires that are always
-    /// ready yields to other tasks now and then.
+    /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquisitions that are always ready
+    /// occasionally yields to other tasks.
     ///
     /// # Cancel safety
     ///
@@ -40,7 +40,7 @@ pin_project! {
         limited: Limited<'a, Q>,
         cost: u64,
         longest: Duration,
-        // The end of `longest` or of the deadline, and the reason of a rejection because of it.
+        // When the wait ends, and the reason of the rejection then.
         latest: Option<(Instant, Reason)>,
         since: Instant,
         #[pin]
@@ -52,9 +52,9 @@ pin_project! {
     #[project = StageProj]
     enum Stage {
         Start,
-        // Until the end of a pause.
+        // Waits for the end of a pause.
         Paused { #[pin] sleep: Sleep },
-        // In the wait queue of the key. The future owns a handle of the key's limiter.
+        // Waits in the queue of the key. The future owns a handle of the key's limiter.
         Queued { waiting: Pin<Box<dyn Future<Output = Result<RateLimiter, Rejected>> + Send>> },
     }
 }
@@ -85,7 +85,7 @@ where
         }
     }
 
-    /// Polls the acquisition for a call with this deadline. `now` is the current time on the limiter's clock.
+    /// Polls for a call with this deadline. `now` is a reading of the limiter's clock.
     pub(super) fn poll_with(
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
@@ -122,7 +122,7 @@ where
                         }
                         Start::NeedsQueue => match this.limited.queue() {
                             Some(limiter) => limiter,
-                            // The key was evicted meanwhile, so it is full.
+                            // The key was evicted meanwhile, so its limit is full.
                             None => continue,
                         },
                         Start::WaitIn(limiter) => limiter,
@@ -159,22 +159,22 @@ where
                 }
                 StageProj::Queued { waiting } => match ready!(waiting.as_mut().poll(task)) {
                     Ok(limiter) => {
-                        // Until the end of this block, a panic of the clock, a key, or an observer returns
-                        // the tokens.
+                        // If a clock, a key, or an observer panics before the end of this block, the tokens are
+                        // returned.
                         let refund = OnUnwind::new(|| limiter.add(cost));
                         now = base.now();
                         let is_paused = this.limited.is_paused(now);
                         if !is_paused {
                             let waited = now.saturating_duration_since(*this.since);
                             if !waited.is_zero() {
-                                base.tell(Event::waited(base.name, waited), observer);
+                                base.report(Event::waited(base.name, waited), observer);
                             }
                         }
                         refund.disarm();
                         if !is_paused {
                             return Poll::Ready(Ok(()));
                         }
-                        // A turn that falls into a pause is given back.
+                        // A pause began meanwhile, so the tokens are returned.
                         limiter.add(cost);
                         reason = Reason::QueueTimeout;
                         this.stage.set(Stage::Start);
@@ -197,7 +197,7 @@ where
     Q: Hash + Eq + ToOwned + ?Sized,
     Q::Owned: Hash + Eq,
 {
-    /// Takes `cost` tokens, or returns what the call has to wait for, until `latest` at most.
+    /// Takes `cost` tokens, or returns what the call must wait for, until `latest` at most.
     fn start(&self, now: Instant, cost: u64, latest: Instant) -> Start {
         let paused = |time: CallTime| match time.open <= latest && time.open != Instant::FAR_FUTURE
         {
@@ -229,8 +229,8 @@ where
         start.unwrap_or(Start::Reject(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
-    /// Returns the limiter of the key, for calls that wait and for reservations. Replaces the word of a
-    /// plain key by a limiter. `None` if the key is not in the table.
+    /// Returns the limiter of the key, for calls that wait and for reservations. A plain key gets one in place of its
+    /// word. `None` if the key is not in the table.
     pub(super) fn queue(&self) -> Option<RateLimiter> {
         let mut table = self.inner.keys.shard(self.hash)?;
         let make = |gcra, tat, is_default| self.inner.limiter_of(gcra, tat, is_default);

@@ -34,9 +34,9 @@ impl<K> KeyedRateLimiter<K> {
         }
     }
 
-    /// Calls `visit` with each key and the decision about a call that costs one token, in no order and
-    /// outside all locks. Keys are cloned under the lock of their shard. Keys that are added or evicted meanwhile may
-    /// be visited or not.
+    /// Calls `visit` with each key and the decision about a call that costs one token, in arbitrary order and outside
+    /// all locks. Keys are cloned under the lock of their shard. Keys that are added or evicted meanwhile may or may
+    /// not be visited.
     pub fn for_each(&self, mut visit: impl FnMut(&K, Decision))
     where
         K: Clone,
@@ -113,8 +113,8 @@ impl<K> KeyedRateLimiter<K> {
             current.clear();
             current.extend_from_slice(quotas);
         }
-        // Before the shards change: a key added from here on has the new quota, and one added earlier is
-        // found in its shard. Release pairs with the Acquire load in `Inner::add`.
+        // Incremented before the shards change, so that a key added later has the new quota, and a key added earlier
+        // is found in its shard. Release pairs with the Acquire load in `Inner::add`.
         inner.version.fetch_add(1, Ordering::Release);
         let new = Arc::new(quotas[0].gcra(inner.per_key.debt));
         // Changed outside the locks, since their wait queues run wakers.
@@ -131,15 +131,15 @@ impl<K> KeyedRateLimiter<K> {
             .try_for_each(|limiter| limiter.set_quotas(quotas, inherit))
     }
 
-    /// Rejects calls of all keys for `duration`, for a `Retry-After` of the dependency. Calls that may
-    /// wait do. Of several pauses the one that ends last counts.
+    /// Rejects calls of all keys for `duration`, for a `Retry-After` of the dependency. Calls that may wait do. Of
+    /// several pauses, the one that ends last applies.
     pub fn pause_for(&self, duration: Duration) {
         self.pause_until(self.inner.base.now() + duration);
     }
 
     /// Like [`pause_for`](Self::pause_for), until an instant on the limiter's clock.
     pub fn pause_until(&self, until: Instant) {
-        // Relaxed: it publishes nothing else.
+        // Relaxed: the pause publishes nothing else.
         self.inner
             .paused_until
             .fetch_max(until.as_nanos(), Ordering::Relaxed);

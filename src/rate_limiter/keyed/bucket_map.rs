@@ -10,8 +10,7 @@ pub(super) struct Entry<K> {
     pub(super) state: StateWord,
 }
 
-/// One word that is never `u64::MAX`. Stored as its complement, so that an empty entry needs no
-/// discriminant.
+/// A word that is never `u64::MAX`. Stored as its complement, so that an empty entry needs no discriminant.
 #[derive(Debug)]
 pub(super) struct StateWord(NonZeroU64);
 
@@ -216,7 +215,7 @@ mod tests {
     fn a_key_that_is_removed_lengthens_no_search() {
         let mut map = BucketMap::new();
         map.resize(9);
-        // All hash to one group, so most are pushed past it.
+        // All keys hash to one group, so most are pushed past it.
         let capacity: Vec<_> = (0..15)
             .map(|key| {
                 let state = StateWord::new(0);

@@ -1,4 +1,4 @@
-//! The time of a call, and the pauses that postpone it.
+//! The time of a call, and pauses that postpone it.
 
 use super::super::RateLimiter;
 use super::super::decision::Decision;

@@ -65,9 +65,8 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Sets the quotas of keys that have another one than the default. The function is called when a key
-    /// is first seen, and again after the key was evicted. Quotas that are invalid or do not begin full
-    /// count as the default.
+    /// Sets a function that returns the quotas of keys that differ from the default. It is called when a key is first
+    /// seen, and again after the key was evicted. Quotas that are invalid or do not begin full count as the default.
     pub fn quota_for(
         mut self,
         quota: impl Fn(&K) -> Option<Quota> + Send + Sync + 'static,
@@ -76,21 +75,20 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Sets the largest number of keys in the table.
+    /// Sets the most keys in the table.
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
     }
 
-    /// Sets what happens to new keys while that many are in use. See [`Overflow`] for which to choose.
+    /// Sets what happens to new keys while the table is full. [`Overflow`] explains which to choose.
     pub const fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
     }
 
-    /// Sets how long a call through the policy waits for its turn. Zero: calls do not wait.
-    /// [`Duration::MAX`]: they wait until their deadlines. Default: calls do not wait, unless
-    /// [`max_waiting`](Self::max_waiting) is set.
+    /// Sets how long a call through the policy waits for tokens. Zero: calls do not wait. [`Duration::MAX`]: they
+    /// wait until their deadlines. Default: calls do not wait, unless [`max_waiting`](Self::max_waiting) is set.
     pub const fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = Some(longest);
         self
@@ -104,7 +102,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Finds the rate of each key from throttled results. See
+    /// Adapts the rate of each key to throttled results. See
     /// [`RateLimiterBuilder::adaptive`](super::super::RateLimiterBuilder::adaptive).
     ///
     /// Each key has a whole limiter. A key that has found a rate is not evicted;
@@ -114,16 +112,16 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self
     }
 
-    /// Pauses the key of a call, as [`pause_key_for`](KeyedRateLimiter::pause_key_for) does, when a server
-    /// says when to come back: a `Retry-After` for one call holds all calls with its key. Longer hints
-    /// count as `longest`, which must be above zero. See
+    /// Pauses the key of a call, as [`pause_key_for`](KeyedRateLimiter::pause_key_for) does, when a server's hint
+    /// asks to wait: a `Retry-After` for one call holds all calls with its key. Longer hints count as `longest`,
+    /// which must be above zero. See
     /// [`RateLimiterBuilder::pause_on_hint`](super::super::RateLimiterBuilder::pause_on_hint).
     pub const fn pause_on_hint(mut self, longest: Duration) -> Self {
         self.longest_pause = Some(longest);
         self
     }
 
-    /// Sets how many tokens reservations may take beyond those available. 0 allows no debt.
+    /// Sets how many tokens reservations may take beyond those available. Zero allows no debt.
     pub const fn max_debt(mut self, tokens: u64) -> Self {
         self.max_debt = Some(tokens);
         self
@@ -133,21 +131,21 @@ impl<K> KeyedRateLimiterBuilder<K> {
         in setup;
         /// Counts and reports calls that would be rejected, and admits them.
         shadow;
-        /// Observes rejections and waits, also of calls outside any pipeline.
+        /// Sets an observer of rejections and waits of all calls, including calls outside any pipeline.
         observer;
         /// Sets the name in errors and events.
         name;
-        /// Sets the clock that tokens are earned by.
+        /// Sets the clock that refills the tokens.
         clock;
     }
 
-    /// Builds the limiter. It takes up to 64 KiB without keys.
+    /// Builds the limiter. Without keys, it takes up to 64 KiB of memory.
     ///
     /// # Errors
     ///
-    /// If no quota is given, if one is invalid or does not begin full, if an adaptive limiter has other
-    /// quotas than a single token bucket, if a setting is zero that must not be, or if there is no clock
-    /// because the feature `tokio` is off.
+    /// If no quota is given; if one is invalid or does not begin full; if an adaptive limiter has quotas other than a
+    /// single token bucket; if a setting must not be zero and is; or if there is no clock because the feature `tokio`
+    /// is off.
     pub fn build(mut self) -> Result<KeyedRateLimiter<K>, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         if self.adaptive.is_some() && self.quotas.is_empty() {
@@ -177,7 +175,7 @@ impl<K> KeyedRateLimiterBuilder<K> {
             .try_for_each(|quota| per_key.check(quota))?;
         let max_wait = max_wait(NAME, self.max_wait, self.max_waiting, &self.quotas)?;
         let base = self.setup.build(NAME)?;
-        // Built in any case: it checks the number of the quotas and the debt.
+        // Built in any case, because that checks the number of quotas and the debt.
         let shared = per_key.limiter(&self.quotas, &base)?;
         Ok(KeyedRateLimiter {
             inner: Arc::new(Inner {
@@ -217,13 +215,13 @@ impl<K> fmt::Debug for KeyedRateLimiterBuilder<K> {
         f.debug_struct("KeyedRateLimiterBuilder")
             .field("quotas", &self.quotas)
             .field("tiered", &self.quota_for.is_some())
-            .field("max_keys", &self.max_keys)
+            .field("max_keys", &DebugLimit(&self.max_keys))
             .field("overflow", &self.overflow)
             .field("adaptive", &self.adaptive)
-            .field("longest_pause", &self.longest_pause)
-            .field("max_wait", &self.max_wait)
-            .field("max_waiting", &self.max_waiting)
-            .field("max_debt", &self.max_debt)
+            .field("longest_pause", &DebugLimit(&self.longest_pause))
+            .field("max_wait", &DebugLimit(&self.max_wait))
+            .field("max_waiting", &DebugLimit(&self.max_waiting))
+            .field("max_debt", &DebugLimit(&self.max_debt))
             .field("setup", &self.setup)
             .finish()
     }

@@ -1,9 +1,9 @@
-//! A keyed hash that takes a nanosecond, so that chosen keys cannot be made to collide.
+//! A fast keyed hash, which takes a nanosecond. Attackers cannot choose colliding keys.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-/// The secret of one limiter.
+/// The secret key of one limiter's hash.
 #[derive(Debug)]
 pub(super) struct Secret {
     start: u64,
@@ -52,7 +52,7 @@ impl Folding {
 impl Hasher for Folding {
     #[inline]
     fn finish(&self) -> u64 {
-        // Folds once more, or the last word would be multiplied by a number that can be guessed.
+        // Folds once more, because otherwise the last word would be multiplied by a guessable number.
         Self::fold(
             self.state,
             self.factor.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15,

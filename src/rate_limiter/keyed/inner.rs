@@ -1,4 +1,4 @@
-//! The state that the clones of a keyed limiter share.
+//! State shared by the clones of a keyed limiter.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -37,7 +37,7 @@ pub(super) struct Inner<K> {
     /// Number of changes of the quotas.
     pub(super) version: AtomicU64,
     pub(super) quota_for: Option<QuotaFor<K>>,
-    /// The limit of the keys without room, if they share one.
+    /// The limit of keys that find the table full, if they share one.
     pub(super) shared: Option<RateLimiter>,
     pub(super) per_key: PerKey,
     /// The longest pause that a hint may cause; zero if hints cause none.
@@ -58,7 +58,7 @@ pub(super) struct PerKey {
 }
 
 impl PerKey {
-    /// Makes the limiter of one key. The keyed limiter counts and reports its rejections.
+    /// Returns the limiter of one key. The keyed limiter counts and reports its rejections.
     pub(super) fn limiter(
         &self,
         quotas: &[Quota],
@@ -94,7 +94,7 @@ impl PerKey {
     }
 }
 
-/// Returns the quota of a key that has one of its own.
+/// A function that returns the quota of a key, or `None` for the default.
 pub(super) type QuotaFor<K> = Arc<dyn Fn(&K) -> Option<Quota> + Send + Sync>;
 
 impl<K> Inner<K> {
@@ -130,11 +130,11 @@ impl<K> Inner<K> {
         self.base.reject(rejected, observer)
     }
 
-    /// Makes a limiter that continues the token bucket of a key, for calls that wait.
+    /// Returns a limiter that continues the token bucket of a key, for calls that wait.
     pub(super) fn limiter_of(&self, gcra: Gcra, tat: u64, is_default: bool) -> RateLimiter {
         let quotas = match is_default {
             true => lock(&self.quotas).clone(),
-            // The quotas of tiers never change.
+            // Quotas other than the default never change.
             false => Vec::new(),
         };
         let base = Setup::new(self.base.name).on(self.base.clock.clone());
@@ -183,8 +183,8 @@ impl<K: Hash + Eq> Inner<K> {
         .unwrap_or(Err(Unavailable::Until(Instant::FAR_FUTURE)))
     }
 
-    /// Runs `bucket` on the state of `key` under the shard's lock, or `limiter` outside it. Adds a new
-    /// key. `None` if there is no room for it, which is counted if `is_new_call`.
+    /// Runs `bucket` on the state of `key` under the shard's lock, or `limiter` outside it. Adds a new key. Returns
+    /// `None` if the table is full, which is counted if `is_new_call`.
     #[inline]
     pub(super) fn with<Q, R>(
         &self,
@@ -201,7 +201,7 @@ impl<K: Hash + Eq> Inner<K> {
         let time = self.time(now);
         let mut shard = self.keys.shard(hash);
         if shard.as_mut().is_some_and(|table| table.is_due()) {
-            // Before tokens are taken: the sweep drops keys, and their `Drop` may panic.
+            // Unlocked before tokens are taken, because the sweep drops keys, and their `Drop` may panic.
             drop(shard);
             self.keys.sweep_shard(hash, now);
             shard = self.keys.shard(hash);
@@ -273,7 +273,7 @@ impl<K: Hash + Eq> Inner<K> {
                 return Added::Locked;
             };
             let known = table.find(hash as u32, key, &self.keys.default).is_some();
-            // Checked under the shard's lock: a change that is not seen here will find the key in the
+            // Checked under the shard's lock: a change that this load does not observe will find the key in the
             // shard.
             let is_stale = version != self.version.load(Ordering::Acquire);
             if is_stale
@@ -285,7 +285,7 @@ impl<K: Hash + Eq> Inner<K> {
                 continue;
             }
             if known {
-                // Drops the key outside the lock and before tokens are taken: its `Drop` may panic.
+                // Drops the key outside the lock and before tokens are taken, because its `Drop` may panic.
                 drop(table);
                 drop((owned, reserved));
                 let used = self.with_known(hash, key, time.now, bucket, limiter);
@@ -311,7 +311,7 @@ impl<K: Hash + Eq> Inner<K> {
         }
     }
 
-    /// Makes the limit of a new key for which a word is not enough.
+    /// Returns the limit of a new key that needs more than a word.
     fn own_limit(&self, own: Option<&Quota>) -> Option<OwnLimit> {
         let limit = match own {
             None if self.is_plain => return None,
@@ -355,13 +355,13 @@ impl<K: Hash + Eq> Inner<K> {
         Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
     }
 
-    /// Pauses a key. Returns `false` if it is new and there is no room for it.
+    /// Pauses a key. Returns `false` if it is new and the table is full.
     pub(super) fn pause<Q>(&self, hash: u64, key: &Q, now: Instant, until: Instant) -> bool
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        // Adds the key. If there is no room, the call uses the shared limit, which must not be paused.
+        // Adds the key. If the table is full, the call uses the shared limit, which must not be paused.
         let _ = self.with((hash, key), now, false, |_, _, _| (), |_, _| ());
         self.keys
             .shard(hash)
@@ -390,7 +390,7 @@ impl<K: Hash + Eq> Inner<K> {
         }
     }
 
-    /// Gives tokens back to a key that is still known.
+    /// Returns tokens to a key that is still in the table.
     pub(super) fn give<Q>(&self, hash: u64, key: &Q, tokens: u64)
     where
         K: Borrow<Q>,
@@ -412,7 +412,7 @@ enum Added<R> {
     Done(R),
     /// Another thread evicted the key before its limit was used.
     Evicted,
-    /// This thread holds the lock, and is comparing keys.
+    /// This thread already holds the lock, because it is comparing keys.
     Locked,
 }
 

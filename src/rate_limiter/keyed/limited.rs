@@ -6,15 +6,15 @@ use std::hash::Hash;
 
 use super::inner::Inner;
 
-/// The limit of one key, as a policy. Made by [`KeyedRateLimiter::get`](super::KeyedRateLimiter::get).
+/// The limit of one key, as a policy. Returned by [`KeyedRateLimiter::get`](super::KeyedRateLimiter::get).
 ///
-/// The key type is no type parameter, but follows from `Q`. So a key type with a lifetime, such as
-/// `&'static str`, appears only once in the type, and calls through it can be spawned.
+/// The key type is not a type parameter, but derived from `Q`. So a key type with a lifetime, such as `&'static str`,
+/// appears only once in the type, and calls through it can be spawned.
 pub struct Limited<'a, Q: ToOwned + ?Sized> {
     pub(super) inner: &'a Inner<Q::Owned>,
     pub(super) hash: u64,
     pub(super) key: &'a Q,
-    /// Whether the call has not used the limiter yet, so that a lack of room is counted.
+    /// Whether the call has not used the limiter yet, so that a full table is counted.
     pub(super) is_new_call: bool,
 }
 
@@ -32,7 +32,7 @@ where
         }
     }
 
-    /// Gives tokens back if the key is still known.
+    /// Returns tokens if the key is still in the table.
     pub(super) fn give(&self, tokens: u64) {
         if tokens > 0 {
             self.inner.give(self.hash, self.key, tokens);

@@ -35,28 +35,28 @@ pub use self::config::KeyedRateLimiterBuilder;
 pub use self::limited::Limited;
 pub use self::reservation::KeyedReservation;
 
-/// A limit for each user, region or server, in bounded memory.
+/// A limit for each user, region, or server, in bounded memory.
 ///
-/// It has the methods and the algorithms of a [`RateLimiter`](super::RateLimiter). A key is added when it
-/// is first seen, and evicted when its limit is full again, since it is indistinguishable from a new key
-/// then. Each call looks at a few other keys, so there is no background task. A key in use is never
-/// evicted to make room for others, except with [`Overflow::Evict`](super::Overflow::Evict).
+/// It has the methods and the algorithms of a [`RateLimiter`](super::RateLimiter). A key is added when it is first
+/// seen, and evicted when its limit is full again, because it is then indistinguishable from a new key. Each call
+/// checks a few other keys, so there is no background task. A key in use is never evicted, except with
+/// [`Overflow::Evict`](super::Overflow::Evict).
 ///
 /// Cheap to clone; clones share all limits. Strings are looked up borrowed, without allocating.
 ///
 /// # Memory
 ///
-/// With a plain token bucket, the default, an integer key takes about 35 bytes. A key with a token bucket
-/// of its own, or a paused one, takes about 100 bytes more. A key for which calls wait, or with
-/// a reservation, has a whole [`RateLimiter`](super::RateLimiter) until it is evicted. With any other algorithm, several quotas, a
-/// warm-up or an adaptive rate, each key has one.
+/// With a plain token bucket, the default, an integer key takes about 35 bytes. A key with its own token bucket, or a
+/// paused key, takes about 100 bytes more. A key with waiters or a reservation has a whole
+/// [`RateLimiter`](super::RateLimiter) until it is evicted. With any other algorithm, several quotas, a warm-up, or
+/// an adaptive rate, each key has one.
 ///
 /// # Keys that panic or call back
 ///
 /// `Hash` and `Drop` of keys and the quota function run outside all locks; only `Eq`, and `Clone` in
-/// [`for_each`](Self::for_each), run under the lock of a shard. A panic in any of them propagates to the
-/// caller and leaves the limiter intact. If `Eq` calls the limiter and needs the same shard, the inner
-/// call behaves as if there were no room for its key.
+/// [`for_each`](Self::for_each), run under the lock of a shard. A panic in any of them propagates to the caller and
+/// leaves the limiter intact. If `Eq` calls the limiter and needs the same shard, the inner call behaves as if the
+/// table were full.
 ///
 /// # Example
 ///
@@ -104,7 +104,7 @@ pub struct KeyedSnapshot {
     pub keys: usize,
     /// The largest number of keys.
     pub max_keys: usize,
-    /// Number of calls with keys for which there was no room.
+    /// Number of calls whose key found the table full.
     pub overflowed: u64,
     /// Number of calls that wait, for all keys.
     pub waiting: usize,
@@ -112,9 +112,9 @@ pub struct KeyedSnapshot {
     pub rejected: u64,
     /// Whether it is in shadow mode.
     pub shadow: bool,
-    /// Number of calls that shadow mode admitted and that would have been rejected.
+    /// Number of calls that shadow mode admitted although they would have been rejected.
     pub would_reject: u64,
-    /// The rest of a pause of all keys.
+    /// Remaining time of a pause of all keys.
     #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub paused_for: Duration,
 }
@@ -151,8 +151,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Errors
     ///
-    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would
-    /// succeed; without a time if there is no room for the key.
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would succeed,
+    /// or without a time if the table is full.
     #[inline]
     pub fn try_acquire<Q>(&self, key: &Q) -> Result<(), Rejected>
     where
@@ -183,10 +183,10 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         }
     }
 
-    /// Takes `cost` tokens of the key if there are that many, and returns the decision with the state of
-    /// the limit after it.
+    /// Takes `cost` tokens of the key if there are that many. Returns the decision, with the state of the limit after
+    /// it.
     ///
-    /// In shadow mode the decision is the one that would be enforced otherwise.
+    /// In shadow mode, the decision is what would be enforced otherwise.
     pub fn decide<Q>(&self, key: &Q, cost: u64) -> Decision
     where
         K: Borrow<Q>,
@@ -251,7 +251,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.inner.give(self.inner.secret.hash(key), key, tokens);
     }
 
-    /// Removes a key, so that its limit is full for the next call. Returns whether it was known.
+    /// Removes a key, so that its next call finds a full limit. Returns whether it was in the table.
     pub fn forget<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -269,8 +269,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         removed.is_some()
     }
 
-    /// Rejects calls with this key for `duration`. See [`pause_for`](Self::pause_for). A paused key is not
-    /// evicted. Returns `false` if the key is new and there is no room for it.
+    /// Rejects calls with this key for `duration`. See [`pause_for`](Self::pause_for). A paused key is not evicted.
+    /// Returns `false` if the key is new and the table is full.
     pub fn pause_key_for<Q>(&self, key: &Q, duration: Duration) -> bool
     where
         K: Borrow<Q>,
@@ -409,7 +409,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
 
     /// Returns a policy that takes one token of the key for each call.
     ///
-    /// It rejects at once, or waits as the builder's `max_wait` says.
+    /// It rejects at once, or waits up to the builder's `max_wait`.
     ///
     /// # Example
     ///

@@ -1,4 +1,4 @@
-//! Keys for which the word of a token bucket is not enough.
+//! Limits of keys for which the word of a token bucket does not suffice.
 
 use super::super::RateLimiter;
 use super::super::decision::Decision;

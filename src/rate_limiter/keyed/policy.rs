@@ -104,7 +104,7 @@ where
         else {
             return outcome;
         };
-        // A rejection by a layer inside says nothing about the dependency.
+        // A rejection by an inner layer says nothing about the dependency.
         if outcome.result.as_ref().is_err_and(Error::is_rejected) {
             return outcome;
         }
@@ -159,8 +159,7 @@ pin_project! {
         Q::Owned: Hash,
         Q::Owned: Eq,
     {
-        // The wait is a variant of its own because it is large: `enter` would pay for it even if the call
-        // is admitted.
+        // A separate variant because the wait is large: building it in `enter` would slow admitted calls.
         Missing {
             limited: Limited<'a, Q>,
             unavailable: Unavailable,

@@ -1,4 +1,4 @@
-//! Tokens of a key, taken for a cost that is known only afterwards.
+//! Tokens of a key, reserved for a cost that is known only afterwards.
 
 use std::hash::Hash;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::limited::Limited;
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
-/// Tokens of a key, taken in advance and settled when the real cost is known. Made by
+/// Tokens of a key, taken in advance, to be settled when the real cost is known. Returned by
 /// [`KeyedRateLimiter::reserve`](super::KeyedRateLimiter::reserve). See [`Reservation`].
 ///
-/// Dropping it without settling gives all tokens back.
+/// Dropping it without settling returns all tokens.
 #[must_use = "a reservation that is dropped is given back"]
 pub struct KeyedReservation<'a, Q>
 where
@@ -20,7 +20,7 @@ where
     Q::Owned: Hash + Eq,
 {
     limited: Limited<'a, Q>,
-    /// `None` if it holds nothing, in shadow mode.
+    /// `None` if nothing is reserved, because of shadow mode.
     held: Option<Reservation>,
 }
 
@@ -47,25 +47,25 @@ where
         Ok(Self { limited, held })
     }
 
-    /// Returns how many tokens it holds.
+    /// Returns the number of reserved tokens.
     pub fn cost(&self) -> u64 {
         self.held.as_ref().map_or(0, Reservation::cost)
     }
 
-    /// Returns how long until its debt is paid. A caller that waits so long stays within the rate.
+    /// Returns the time until its debt is paid. A caller that waits that long stays within the rate.
     pub fn wait(&self) -> Duration {
         self.held.as_ref().map_or(Duration::ZERO, Reservation::wait)
     }
 
-    /// Settles it at `actual` tokens. The surplus of the reservation is given back. A shortfall is
-    /// charged, in debt if need be, up to the limiter's `max_debt`.
+    /// Settles the reservation at `actual` tokens. A surplus is returned. A shortfall is charged, as debt if
+    /// necessary, up to the limiter's `max_debt`.
     pub fn commit(self, actual: u64) {
         if let Some(held) = self.held {
             held.commit(actual);
         }
     }
 
-    /// Gives all tokens back. The same as dropping it.
+    /// Returns all tokens, as dropping it does.
     pub fn refund(self) {}
 }
 
@@ -109,7 +109,7 @@ where
             );
             match reserved {
                 Some(Some(reserved)) => return reserved,
-                // Makes the limiter, or adds the key again if it was evicted meanwhile.
+                // Creates the limiter, or adds the key again if it was evicted meanwhile.
                 Some(None) => drop(self.queue()),
                 None => return Err(reject(Unavailable::Until(Instant::FAR_FUTURE))),
             }

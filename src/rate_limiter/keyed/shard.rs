@@ -13,9 +13,8 @@ pub(super) struct Shard<K>(Mutex<Table<K>>);
 
 /// The locked table of a shard.
 ///
-/// `Eq` of keys runs while it exists (and `Clone`, in `for_each`). If that calls the limiter, it must not
-/// block, since the thread may hold the lock it waits for. So a thread that holds a guard only tries to
-/// lock other shards.
+/// `Eq` of keys (and `Clone`, in `for_each`) runs while it exists. If that calls the limiter, it must not block,
+/// because the thread may hold the lock it waits for. So a thread that holds a guard only tries to lock other shards.
 pub(super) struct Guard<'a, K>(MutexGuard<'a, Table<K>>);
 
 thread_local! {
@@ -23,7 +22,7 @@ thread_local! {
     static GUARDS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Attempts to lock another shard while a guard is held. Locks are held for nanoseconds.
+/// Attempts to lock another shard while a guard is held. Locks are held for nanoseconds only.
 const ATTEMPTS: usize = 100;
 
 impl<K> Shard<K> {

@@ -7,19 +7,19 @@ use super::shard::{Guard, Shard};
 use crate::instant::Instant;
 use crate::keyed::Overflow;
 
-/// The largest number of shards. With many, threads seldom meet, and the cache lines of a shard stay in
-/// one core.
+/// The largest number of shards. With many shards, threads rarely contend, and the cache lines of a shard stay on one
+/// core.
 const MOST_SHARDS: usize = 1024;
 /// Number of searches in one shard before the next one. Neighboring keys are likely in the CPU cache.
 const SEARCHES_PER_SHARD: usize = 16;
-/// Number of keys that a sweep looks at.
+/// Number of keys that a sweep checks.
 const SWEEP: usize = 8;
 /// With [`Overflow::Evict`], all keys are candidates in a limiter with at most this many.
 const ALL_CANDIDATES: usize = 64;
-/// Number of candidates in a larger one.
+/// Number of candidates in a larger limiter.
 const CANDIDATES: usize = 16;
 
-/// A key that is counted and not in the table yet. The count goes back if anything panics.
+/// A key that is counted but not in the table yet. A panic undoes the count.
 pub(super) struct ReservedKey<'a>(&'a AtomicUsize);
 
 impl Drop for ReservedKey<'_> {
@@ -31,7 +31,7 @@ impl Drop for ReservedKey<'_> {
 /// All keys, never more than `max_keys`.
 pub(super) struct Shards<K> {
     pub(super) shards: Box<[Shard<K>]>,
-    /// The upper bits of a hash select its shard: the hash shifted by this.
+    /// The hash shifted by this selects the shard.
     shift: u32,
     /// The rules of the default quota that the limiter was built with. After a change, each table has the
     /// new ones.
@@ -39,7 +39,7 @@ pub(super) struct Shards<K> {
     count: AtomicUsize,
     pub(super) max_keys: usize,
     overflow: Overflow,
-    /// The shard to search next if there is no room.
+    /// The shard to search next when the table is full.
     victim: AtomicUsize,
 }
 
@@ -61,7 +61,7 @@ impl<K> Shards<K> {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Returns how many calls wait.
+    /// Returns the number of waiters.
     pub(super) fn waiting(&self) -> usize {
         let tables = self.shards.iter().filter_map(Shard::lock);
         tables.map(|table| table.waiting()).sum()
@@ -78,7 +78,7 @@ impl<K> Shards<K> {
         self.count.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Removes up to a few idle keys of a table. Returns how many keys it looked at.
+    /// Removes up to a few idle keys of a table. Returns the number of keys it checked.
     #[cold]
     fn sweep(&self, mut table: Guard<'_, K>, now: Instant) -> usize {
         let removed = table.sweep(now, SWEEP, &self.default);
@@ -94,7 +94,7 @@ impl<K> Shards<K> {
         }
     }
 
-    /// Counts one more key, if there is room or some can be made.
+    /// Counts one more key, if there is room or an idle key can be removed.
     pub(super) fn make_room(&self, hash: u64, now: Instant) -> Option<ReservedKey<'_>> {
         let count = || {
             // Relaxed: only the number matters, and it never exceeds the bound.
@@ -104,12 +104,12 @@ impl<K> Shards<K> {
                 })
                 .is_ok()
         };
-        // A new key pays for its room: it checks whether a few other keys are idle.
+        // A new key pays for its room by checking whether a few other keys are idle.
         let mut table = self.shard(hash)?;
         let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.default);
         drop(table);
         self.forgotten(removed.count);
-        // Before the key is counted: if dropping a local panics, the return value is leaked.
+        // Dropped before the key is counted: if dropping a local panics, the return value is leaked.
         drop(removed);
         if count() {
             return Some(ReservedKey(&self.count));
@@ -139,8 +139,8 @@ impl<K> Shards<K> {
         (has_evicted && count()).then(|| ReservedKey(&self.count))
     }
 
-    /// Removes the key that will be like a new one first: of all keys if there are few, otherwise of a
-    /// sample.
+    /// Removes the key that will be indistinguishable from a new one first, among all keys if there are few,
+    /// otherwise in a sample.
     #[cold]
     fn evict(&self, now: Instant) -> bool {
         let most = match self.max_keys <= ALL_CANDIDATES {

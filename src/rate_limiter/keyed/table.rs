@@ -29,7 +29,7 @@ pub(super) struct Table<K> {
     calls: u32,
 }
 
-/// The larger part of a table, allocated once the inline entries do not suffice. A call touches one cache line of it.
+/// The larger part of a table, allocated once the inline entries are full. A call touches one cache line of it.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Rest<K> {
@@ -47,7 +47,7 @@ pub(super) const MAX_TAT: u64 = 3 * REACH;
 #[derive(Debug)]
 #[must_use = "the number of keys has to be adjusted, and the keys dropped outside the lock"]
 pub(super) struct Removed<K> {
-    /// Number of keys looked at.
+    /// Number of keys checked.
     pub(super) seen: usize,
     /// Number of keys removed.
     pub(super) count: usize,
@@ -150,7 +150,7 @@ impl<K> Table<K> {
         Some((&mut entry.state, gcra))
     }
 
-    /// Returns the own limit whose number a word has.
+    /// Returns the own limit that a word refers to.
     pub(super) fn own_limit_mut(&mut self, word: u64) -> Option<&mut OwnLimit> {
         self.rest.as_mut()?.own_limits.get_mut(number(word))
     }
@@ -261,8 +261,8 @@ impl<K> Table<K> {
         false
     }
 
-    /// Like [`sweep`](Self::sweep), but starts at the group of `hash`, which the lookup before has brought
-    /// into the cache.
+    /// Like [`sweep`](Self::sweep), but starts at the group of `hash`, which the preceding lookup has brought into
+    /// the cache.
     pub(super) fn sweep_near(
         &mut self,
         hash: u32,
@@ -280,7 +280,7 @@ impl<K> Table<K> {
         removed
     }
 
-    /// Looks at up to `count` keys and removes those that are indistinguishable from new ones.
+    /// Checks up to `count` keys and removes those that are indistinguishable from new ones.
     pub(super) fn sweep(&mut self, now: Instant, count: usize, default: &Gcra) -> Removed<K> {
         let mut removed = Removed::new();
         let capacity = self.capacity();
@@ -312,8 +312,8 @@ impl<K> Table<K> {
         removed
     }
 
-    /// Returns which of the next `count` keys will be like a new one first, with that instant, and how
-    /// many keys it looked at. The next sweep is not moved.
+    /// Returns the one of the next `count` keys that will be indistinguishable from a new one first, the instant of
+    /// that, and the number of keys checked. Does not move the next sweep.
     pub(super) fn nearest(
         &self,
         now: Instant,
@@ -355,7 +355,7 @@ impl<K> Table<K> {
         removed
     }
 
-    /// Pauses a key until `until`, unless it is paused for longer. `false` if it is not in the table.
+    /// Pauses a key until `until`, unless it is paused for longer. Returns `false` if it is not in the table.
     pub(super) fn pause<Q>(&mut self, hash: u32, key: &Q, until: Instant, default: &Gcra) -> bool
     where
         K: Borrow<Q>,
@@ -368,9 +368,9 @@ impl<K> Table<K> {
         true
     }
 
-    /// Returns the limiter of a key, in whose queue calls can wait. If the key has a token bucket, `make`
-    /// makes a limiter from the rules, the state, and whether the key has the default quota. `None` if the
-    /// key is not in the table.
+    /// Returns the limiter of a key, in whose queue calls can wait. If the key has a token bucket, `make` converts
+    /// it, given the rules, the state, and whether the key has the default quota. `None` if the key is not in the
+    /// table.
     pub(super) fn limiter<Q>(
         &mut self,
         hash: u32,
@@ -391,7 +391,7 @@ impl<K> Table<K> {
         Some(limiter)
     }
 
-    /// Gives a key an own limit, unless it has one.
+    /// Gives a key its own limit, unless it has one.
     fn own<Q>(&mut self, hash: u32, key: &Q, default: &Gcra) -> Option<&mut OwnLimit>
     where
         K: Borrow<Q>,
@@ -408,7 +408,7 @@ impl<K> Table<K> {
         self.own_limit_mut(word)
     }
 
-    /// Returns the number of calls that wait.
+    /// Returns the number of waiters.
     pub(super) fn waiting(&self) -> usize {
         let own_limits = self.rest.iter().flat_map(|rest| rest.own_limits.iter());
         let waiting = own_limits.map(|own_limit| match &own_limit.limit {

@@ -49,7 +49,7 @@ struct Key {
 }
 
 proptest! {
-    // Few hashes, so that keys collide; the model is a map.
+    // Few distinct hashes, so that keys collide. The model is a map.
     #[test]
     fn a_table_is_a_map(
         steps in prop::collection::vec((0_u8..8, 0_u16..80, 0_u32..6), 1..600),

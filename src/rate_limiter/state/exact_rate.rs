@@ -6,13 +6,12 @@ use crate::instant::{Instant, nanos};
 
 /// Converts between time and units, of which a whole number makes a token.
 ///
-/// At a rate of `tokens` per `period` the limit earns `time * tokens / period` tokens, which is rarely
-/// a whole number. The number of nanoseconds per token rarely is one either. So each rate has its own unit: a token
-/// is `cost` units, a whole number, and the units earned by time `t` are `t * tokens * cost / period`, one
-/// multiplication by a factor with 64 significant bits, and a shift. As nothing is rounded twice, the
-/// error stays below one unit however long the limit runs. A unit is at most half a nanosecond, unless the
-/// burst is so large that it would not fit a word. At rates that divide a nanosecond evenly a unit is one
-/// nanosecond.
+/// At a rate of `tokens` per `period` the limit earns `time * tokens / period` tokens, which is rarely a whole
+/// number. The number of nanoseconds per token is rarely whole either. So each rate has its own unit: a token is
+/// `cost` units, a whole number, and the units earned by time `t` are `t * tokens * cost / period`, one
+/// multiplication by a factor with 64 significant bits and a shift. Nothing is rounded twice, so the error stays
+/// below one unit however long the limit runs. A unit is at most half a nanosecond, unless the burst is so large that
+/// it would not fit in a word. If the period is a whole number of nanoseconds per token, a unit is one nanosecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExactRate {
     forth: Factor,
@@ -28,14 +27,15 @@ const END: u64 = 1 << 63;
 pub(crate) const REACH: u64 = 1 << 62;
 
 impl ExactRate {
-    /// Chooses the units for `tokens` per `period`, both above zero and no more than one token a
-    /// nanosecond, such that `reach` tokens fit a word.
+    /// Chooses the units for `tokens` per `period`, so that `reach` tokens fit in a word. `tokens` and `period` are
+    /// above zero, and the rate is at most one token per nanosecond.
     pub(crate) fn new(tokens: u64, period: Duration, reach: u64) -> Self {
         Self::of(tokens.max(1).into(), nanos(period).max(1).into(), reach)
     }
 
-    /// Like [`new`](Self::new), for a part of a bucket that holds `share` of its `burst` tokens. It earns that
-    /// share of the rate, so all parts are full at the same time: one that was full earlier would lose tokens.
+    /// Like [`new`](Self::new), for a stripe that holds `share` of the `burst` tokens of a bucket. It earns that
+    /// share of the rate, so that all stripes are full at the same time: a stripe that is full earlier would lose
+    /// tokens.
     pub(crate) fn shared(tokens: u64, period: Duration, share: u64, burst: u64) -> Self {
         let tokens = u128::from(tokens.max(1)) * u128::from(share);
         let period = u128::from(nanos(period).max(1)) * u128::from(burst);
@@ -82,7 +82,7 @@ impl ExactRate {
         if self.forth.of(u64::MAX) < units {
             return Instant::FAR_FUTURE;
         }
-        // Both factors are equally exact, so this is at most a step or two off.
+        // Both factors are equally exact, so the result is off by a few steps at most.
         let mut nanos = self.back.of(units);
         while nanos > 0 && self.forth.of(nanos - 1) >= units {
             nanos -= 1;
@@ -104,8 +104,7 @@ impl ExactRate {
         self.cost
     }
 
-    /// Returns the units of `tokens`. Saturates above every capacity, so that too large a cost stays too
-    /// large.
+    /// Returns the units of `tokens`. Saturates above every capacity, so that an excessive cost stays excessive.
     #[inline(always)]
     pub(crate) fn price(&self, tokens: u64) -> u64 {
         self.cost.saturating_mul(tokens)
@@ -124,7 +123,7 @@ struct Factor {
 const EVEN: u32 = u32::MAX;
 
 impl Factor {
-    /// Makes the factor `dividend / divisor`, which lies between 2^-64 and 2^64.
+    /// Returns the factor `dividend / divisor`, which must be between 2^-64 and 2^64.
     fn new(dividend: u128, divisor: u128) -> Self {
         const TOP: u128 = 1 << 63;
         if dividend == divisor {

@@ -14,7 +14,7 @@ pub(crate) struct FixedWindow {
     limit: u64,
     /// Tokens per window.
     refill: u64,
-    /// Nanoseconds.
+    /// Length of a window, in nanoseconds.
     window: u64,
     /// Whether windows begin at multiples of their length on the clock. Otherwise a window begins with the
     /// first call after the limit was full.
@@ -41,7 +41,7 @@ impl FixedWindow {
         }
     }
 
-    /// Makes a new one hold `tokens` at `now` instead of being full.
+    /// Makes a new limit hold `tokens` at `now` instead of being full.
     pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         self.used = self.limit.saturating_sub(tokens);
         if self.used > 0 {
@@ -56,8 +56,7 @@ impl FixedWindow {
         now.as_nanos().saturating_sub(origin.as_nanos()) / self.window
     }
 
-    /// Returns the window of `now` and what is used in it. A time before the current window counts as in
-    /// it.
+    /// Returns the window of `now` and the tokens used in it. A time before the current window counts as part of it.
     fn rolled(&self, now: Instant) -> (u64, u64) {
         let index = self.index_at(now).max(self.index);
         let earned = (index - self.index).saturating_mul(self.refill);
@@ -160,7 +159,7 @@ mod tests {
     fn a_refund_of_an_earlier_window_pays_what_this_one_owes_for_it() {
         let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
         let mut window = FixedWindow::new(2, Duration::from_secs(1), 2, true);
-        // Two for the first window, two for the second, one for the third.
+        // Two in the first window, two in the second, one in the third.
         window.force_take(at(0), 5);
         window.force_take(at(1), 1);
         window.give(at(1), Some(at(0)), 2);

@@ -18,7 +18,7 @@ pub(crate) struct Gcra {
 }
 
 impl Gcra {
-    /// Makes the rules of a bucket of `burst` tokens.
+    /// Returns the rules of a bucket of `burst` tokens.
     pub(crate) fn new(rate: ExactRate, burst: u64) -> Self {
         Self {
             rate,

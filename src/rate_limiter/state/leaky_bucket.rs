@@ -13,7 +13,7 @@ pub(crate) struct LeakyBucket {
     rate: ExactRate,
     /// The largest cost, which is what the queue may hold.
     largest: u64,
-    /// Units of the rate.
+    /// The next turn, in units of the rate.
     next: u64,
 }
 
@@ -27,8 +27,8 @@ impl LeakyBucket {
     }
 
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
-        // Under any setting one call runs at a time, so only a reset makes a difference. The rest of the
-        // interval keeps its length, since it was earned at the old rate.
+        // At any rate, one call runs at a time, so only a reset makes a difference. The rest of the current interval
+        // keeps its length, because it was earned at the old rate.
         let left = self.rate.instant(self.next);
         self.next = match inherit {
             Inherit::Reset => 0,

@@ -8,7 +8,7 @@ use crate::instant::Instant;
 /// The reason why tokens are not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unavailable {
-    /// They are available from this instant on, if no others are taken.
+    /// They will be available at this instant, if no other tokens are taken.
     Until(Instant),
     /// The limit never holds that many.
     Never,
@@ -64,7 +64,7 @@ impl Availability {
     }
 }
 
-/// The state that a limit inherits from the one it replaces.
+/// The state that a limit inherits from the limit it replaces.
 ///
 /// Tokens earned so far were earned at the old rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,8 +75,8 @@ pub enum Inherit {
     AsIs,
     /// The same share of the limit: a half-full limit stays half full.
     Proportional,
-    /// A limit that grows by ten makes ten more tokens available at once; one that shrinks keeps the
-    /// tokens available, up to what it holds.
+    /// A limit that grows by ten makes ten more tokens available at once; a limit that shrinks keeps the tokens
+    /// available, up to what it holds.
     Additive,
     /// Nothing: the new limit starts full, or with its [`initial`](crate::rate_limiter::Quota::initial)
     /// tokens.
@@ -84,7 +84,7 @@ pub enum Inherit {
 }
 
 impl Inherit {
-    /// Returns it in snake case, for labels.
+    /// Returns the rule as an identifier for logs and configuration, such as `as_is`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AsIs => "as_is",
@@ -94,7 +94,7 @@ impl Inherit {
         }
     }
 
-    /// Returns how much of the new limit is used, in the unit of the arguments. `None`: as in a new limit.
+    /// Returns how much of the new limit is used, in the unit of the arguments. `None` means as in a new limit.
     pub(super) fn used(self, used: u64, old_limit: u64, new_limit: u64) -> Option<u64> {
         let (used, old, new) = (
             i128::from(used),
@@ -135,11 +135,11 @@ pub(crate) trait Limit {
         false
     }
 
-    /// Gives back `tokens` that were taken at `taken`, or at an unknown time. A full limit and a
-    /// window that is over take nothing back.
+    /// Returns `tokens` that were taken at `taken`, or at an unknown time. Has no effect on a full limit, or on a
+    /// window that has ended.
     fn give(&mut self, now: Instant, taken: Option<Instant>, tokens: u64);
 
-    /// Records a rejected attempt: the limit is in demand.
+    /// Records a rejected call, which shows demand.
     fn record_rejection(&mut self, _now: Instant) {}
 
     /// Returns the state at `now`.

@@ -79,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// Returns whether each turn follows from the turn before, not from when calls arrive.
+    /// Returns whether each turn follows from the previous turn, regardless of when calls arrive.
     const fn keeps_schedule(&self) -> bool {
         matches!(
             self,
@@ -87,8 +87,8 @@ impl Machine {
         )
     }
 
-    /// Replaces its settings by those of `new`, a machine of the same algorithm. Returns `false`, and
-    /// changes nothing, if it is not.
+    /// Replaces its settings with those of `new`, a machine of the same algorithm. Returns `false` and changes
+    /// nothing if the algorithms differ.
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
         match (self, new) {
             (Self::Token(old), Self::Token(new)) => {
@@ -126,9 +126,9 @@ impl Limits {
         ready
     }
 
-    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Limits with a
-    /// schedule count them as taken at the turn, so that lateness costs the waiters behind nothing; the
-    /// others, at `now`.
+    /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Limits with a schedule count
+    /// them as taken at the turn, so that lateness does not delay the waiters behind; other limits count them as
+    /// taken at `now`.
     pub(crate) fn serve(
         &mut self,
         from: Instant,
@@ -147,8 +147,8 @@ impl Limits {
         Ok(now)
     }
 
-    /// Takes `tokens` that have been consumed already, from each limit as many as leave it no more than
-    /// `debt` tokens of debt.
+    /// Takes tokens that have already been consumed: from each limit, as many of `tokens` as leave it at most `debt`
+    /// tokens of debt.
     pub(crate) fn charge(&mut self, now: Instant, tokens: u64, debt: u64) {
         for machine in &mut self.0 {
             let room = machine.limit().availability(now).room(debt);
@@ -162,7 +162,7 @@ impl Limits {
             .collect()
     }
 
-    /// Replaces the settings of each limit. Returns `false`, and changes nothing, if they do not match.
+    /// Replaces the settings of each limit. Returns `false` and changes nothing if they do not match.
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) -> bool {
         let mut replaced = self.0.clone();
         let matching = replaced.len() == new.0.len()
@@ -180,8 +180,8 @@ impl Limits {
 impl Limit for Limits {
     fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
         let mut at = now;
-        // Windows earn in steps, so at the latest time of all limits another one may not be ready yet.
-        // Waiting never makes a limit worse, so this ends.
+        // Windows earn in steps, so another limit may not be ready at the latest time of all limits. The loop ends
+        // because waiting never makes a limit worse.
         loop {
             let each = self.0.iter().map(Machine::limit);
             let each = each.filter_map(|limit| limit.ready(at, tokens, debt).err());

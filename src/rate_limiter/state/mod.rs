@@ -1,5 +1,5 @@
-//! The five algorithms, and the warm-up, as pure machines: time is an argument, and there are no clocks
-//! and no locks.
+//! The five algorithms and the warm-up, as pure state machines: time is an argument, and there are no clocks and no
+//! locks.
 //!
 //! All of them implement [`Limit`].
 

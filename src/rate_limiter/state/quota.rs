@@ -14,8 +14,8 @@ use super::warm_up::WarmUp;
 use crate::error::ConfigError;
 use crate::instant::{Instant, nanos};
 
-/// The number of tokens in a period, and the algorithm that counts them. A plain value, which is checked
-/// when a limiter is built.
+/// The number of tokens per period, and the algorithm that counts them. A plain value, checked when a limiter is
+/// built.
 ///
 /// The default algorithm is the token bucket. It begins full and holds the number of tokens given:
 /// `per_minute(10)` admits 10 at once.
@@ -62,8 +62,7 @@ pub struct Quota {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// Calls take tokens from a bucket that the rate fills: a steady rate, and bursts from what was saved
-    /// up.
+    /// Calls take tokens from a bucket that fills at the rate: a steady rate, with bursts of saved tokens.
     TokenBucket,
     /// Calls run one per interval and wait in a queue: no bursts.
     LeakyBucket,
@@ -79,7 +78,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Returns it in snake case, for labels.
+    /// Returns the algorithm as an identifier for logs and configuration, such as `token_bucket`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TokenBucket => "token_bucket",
@@ -146,9 +145,8 @@ impl Quota {
         Self::new(tokens, Duration::from_secs(86_400))
     }
 
-    /// Returns a quota of `rate` tokens per second, which need not be a whole number, and as many at once,
-    /// rounded up. Exact to six decimal places; below one in a thousand seconds, to a nanosecond between
-    /// tokens.
+    /// Returns a quota of `rate` tokens per second, which may be fractional. Its burst is `rate` rounded up. Exact to
+    /// six decimal places; below one token in a thousand seconds, exact to a nanosecond between tokens.
     pub fn per_second_f64(rate: f64) -> Self {
         if rate > 0.0 && rate < 1e-3 {
             let period = Duration::try_from_secs_f64(rate.recip()).unwrap_or(Duration::MAX);
@@ -168,16 +166,16 @@ impl Quota {
         Self::new(tokens as u64, Duration::from_secs(seconds)).burst(rate.ceil() as u64)
     }
 
-    /// Sets how many tokens can be saved up, which is also the largest cost of a call. For a fixed window:
-    /// how many it may admit after a quiet one. For a quota that [warms up](Self::warm_up), which saves up
-    /// nothing: the largest cost. The number of tokens per period by default.
+    /// Sets the most tokens that can be saved up, which is also the largest cost of a call. For a fixed window, the
+    /// most that it admits after an idle one. For a quota that [warms up](Self::warm_up), which saves no tokens, only
+    /// the largest cost. Default: the tokens per period.
     #[must_use]
     pub const fn burst(mut self, tokens: u64) -> Self {
         self.burst = Some(tokens);
         self
     }
 
-    /// Sets how many tokens a new limit holds, if it does not begin full.
+    /// Sets the number of tokens in a new limit. Default: full.
     #[must_use]
     pub const fn initial(mut self, tokens: u64) -> Self {
         self.initial = Some(tokens);
@@ -191,32 +189,32 @@ impl Quota {
         self
     }
 
-    /// Counts as a leaky bucket. The wait queue holds calls that cost at most `queue` tokens together.
+    /// Selects a leaky bucket. The wait queue holds calls that cost at most `queue` tokens together.
     #[must_use]
     pub const fn leaky_bucket(mut self, queue: u64) -> Self {
         self.queue = queue;
         self.counted_as(Algorithm::LeakyBucket)
     }
 
-    /// Counts as a fixed window of the period, aligned to the clock.
+    /// Selects a fixed window of the period, aligned to the clock.
     #[must_use]
     pub const fn fixed_window(self) -> Self {
         self.counted_as(Algorithm::FixedWindow)
     }
 
-    /// Counts as a fixed window of the period, which begins with the first call.
+    /// Selects a fixed window of the period, which begins with the first call.
     #[must_use]
     pub const fn fixed_window_from_first(self) -> Self {
         self.counted_as(Algorithm::FixedWindowFromFirst)
     }
 
-    /// Counts as a sliding window log over the period: exact, with up to 16 bytes a call.
+    /// Selects a sliding window log over the period: exact, with up to 16 bytes per call.
     #[must_use]
     pub const fn sliding_log(self) -> Self {
         self.counted_as(Algorithm::SlidingLog)
     }
 
-    /// Counts as a sliding window counter over the period.
+    /// Selects a sliding window counter over the period.
     #[must_use]
     pub const fn sliding_counter(self) -> Self {
         self.counted_as(Algorithm::SlidingCounter)
@@ -354,14 +352,14 @@ impl Quota {
     }
 }
 
-/// Returns the machines of new limits with these quotas.
+/// Returns new limits with these quotas.
 pub(crate) fn limits(quotas: &[Quota], now: Instant, debt: u64) -> Limits {
     let machines = quotas.iter().map(|quota| quota.machine(now, debt));
     Limits::new(machines.collect())
 }
 
-/// Returns the rules of each of `stripes` parts of `quota`, if each part can hold a token. Each part earns
-/// the share of the rate that it holds of the burst.
+/// Returns the rules of each of `stripes` stripes of `quota`, if each can hold a token. Each stripe earns the share
+/// of the rate that it holds of the burst.
 pub(crate) fn stripe(quota: &Quota, stripes: usize) -> Option<Vec<Gcra>> {
     let (parts, burst) = (u64::try_from(stripes).ok()?, quota.limit());
     (parts <= burst.min(1024)).then(|| {

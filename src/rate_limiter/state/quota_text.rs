@@ -88,7 +88,7 @@ fn parse(text: &str) -> Option<Quota> {
 
 #[cfg(feature = "config")]
 impl Quota {
-    /// Parses the text form, and leaves the check to a builder.
+    /// Parses the text form without checking the quota, which the builder does.
     pub(crate) fn parse_unchecked(text: &str) -> Option<Self> {
         parse(text)
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::limit::{Availability, Inherit, Limit, Unavailable, next_multiple, window_nanos};
 use crate::instant::Instant;
 
-/// The tokens taken in this aligned window and in the one before. The sliding window counts all of the
-/// former and the overlapping share of the latter, as if that had been spread evenly (Cloudflare's
-/// formula): `floor(previous * (window - elapsed) / window) + current`.
+/// The tokens taken in the current aligned window and in the previous one. The sliding window counts all of the
+/// former and the overlapping share of the latter, as if calls had been spread evenly (Cloudflare's formula):
+/// `floor(previous * (window - elapsed) / window) + current`.
 #[derive(Clone, Debug)]
 pub(crate) struct SlidingCounter {
     limit: u64,
-    /// Nanoseconds.
+    /// Length of the window, in nanoseconds.
     window: u64,
     index: u64,
     previous: u64,
@@ -29,14 +29,14 @@ impl SlidingCounter {
         }
     }
 
-    /// Makes a new one hold `tokens` at `now` instead of being full.
+    /// Makes a new limit hold `tokens` at `now` instead of being full.
     pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         let missing = self.limit.saturating_sub(tokens);
         self.force_take(now, missing);
         self
     }
 
-    /// Returns the counters as of `now`. A time before the current window counts as in it.
+    /// Returns the counters as of `now`. A time before the current window counts as part of it.
     fn rolled(&self, now: Instant) -> Self {
         let index = (now.as_nanos() / self.window).max(self.index);
         let (previous, current) = match index - self.index {
@@ -71,8 +71,8 @@ impl SlidingCounter {
         self.weighted(self.left(now)).saturating_add(self.current)
     }
 
-    /// Returns how much of the window may be left for the previous one to count no more than `room`. Zero:
-    /// only in the next window.
+    /// Returns how much of the window may be left for the previous one to count at most `room`. Zero means only in
+    /// the next window.
     fn left_for(&self, room: u64) -> u64 {
         if self.previous <= room {
             return self.window;
@@ -96,8 +96,7 @@ impl SlidingCounter {
                 ..old
             }
         } else {
-            // The division of the past into the new windows is unknown. Counting it as taken now is on the
-            // safe side.
+            // How the past divides into the new windows is unknown. Counting it as taken now is conservative.
             Self {
                 current: used,
                 ..new.rolled(now)
@@ -121,7 +120,7 @@ impl Limit for SlidingCounter {
         if at.used(now) <= bound - tokens {
             return Ok(());
         }
-        // Found in this window, in the next, or in the one after, where nothing is left to count.
+        // Ends in this window, in the next, or in the one after, where nothing is left to count.
         let mut most = at.left(now);
         loop {
             if at.current <= bound - tokens {
@@ -203,7 +202,7 @@ mod tests {
         Instant::ORIGIN + Duration::from_millis(millis)
     }
 
-    /// Takes eight of ten in the first second.
+    /// Returns a counter with eight of ten tokens taken in the first second.
     fn used() -> SlidingCounter {
         let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
         counter.force_take(at(0), 8);
@@ -211,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn it_is_full_once_nothing_of_the_previous_window_counts() {
+    fn the_limit_is_full_once_nothing_of_the_previous_window_counts() {
         let mut counter = SlidingCounter::new(10, Duration::from_secs(1));
         counter.force_take(at(0), 4);
-        // Three quarters into the next window less than one of four counts.
+        // Three quarters into the next window, less than one of four still counts.
         let full_at = at(1750) + Duration::from_nanos(1);
         for now in [at(0), at(500), at(1000), at(1750)] {
             assert_eq!(counter.availability(now).full_at, full_at);
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_are_given_free_the_share_of_the_previous_window_too() {
+    fn returned_tokens_also_free_the_share_of_the_previous_window() {
         let mut counter = used();
         counter.force_take(at(1500), 1);
         assert_eq!(counter.availability(at(1500)).available, 5);

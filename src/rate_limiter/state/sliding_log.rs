@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::limit::{Availability, Inherit, Limit, Unavailable, window_nanos};
 use crate::instant::Instant;
 
-/// The times at which tokens were taken: never more than the limit in any window `(t - window, t]`.
+/// The times at which tokens were taken: at most the limit in any window `(t - window, t]`.
 #[derive(Clone, Debug)]
 pub(crate) struct SlidingLog {
     limit: u64,
-    /// Nanoseconds.
+    /// Length of the window, in nanoseconds.
     window: u64,
     /// Times and numbers of tokens, oldest first. One entry per instant.
     taken: VecDeque<(Instant, u64)>,
@@ -28,7 +28,7 @@ impl SlidingLog {
         }
     }
 
-    /// Makes a new one hold `tokens` at `now` instead of being full.
+    /// Makes a new limit hold `tokens` at `now` instead of being full.
     pub(crate) fn with_initial(mut self, now: Instant, tokens: u64) -> Self {
         let missing = self.limit.saturating_sub(tokens);
         self.force_take(now, missing);
@@ -111,7 +111,7 @@ impl Limit for SlidingLog {
 
     fn force_take(&mut self, now: Instant, tokens: u64) {
         self.roll(now);
-        // Bounded by the limit and its debt, but the sum must not overflow in any case.
+        // The limit and its debt bound the sum, but it must not overflow in any case.
         let tokens = tokens.min(u64::MAX - self.total);
         if tokens == 0 {
             return;

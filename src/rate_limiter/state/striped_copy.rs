@@ -6,12 +6,12 @@ use super::gcra::Gcra;
 use super::limit::{Availability, Limit, Unavailable};
 use crate::instant::Instant;
 
-/// The rules and the state of each part.
+/// The rules and the state of each stripe.
 #[derive(Clone, Debug)]
 pub(crate) struct StripedCopy(pub(crate) Vec<(Gcra, u64)>);
 
 impl StripedCopy {
-    /// Returns the part that has `tokens` first.
+    /// Returns the stripe that will have `tokens` first.
     fn best(&mut self, now: Instant, tokens: u64) -> Option<&mut (Gcra, u64)> {
         self.0
             .iter_mut()

@@ -1,4 +1,4 @@
-//! The machines against slow and obvious models.
+//! Tests of the state machines against slow and obvious models.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn take(machine: &mut Machine, now: u64, tokens: u64) -> Result<(), Unavailable>
     Ok(())
 }
 
-/// A rejection names the first instant at which the tokens are available.
+/// Checks that a rejection states the first instant at which the tokens are available.
 fn check_unavailable(machine: &Machine, now: u64, tokens: u64, unavailable: Unavailable) {
     if let Unavailable::Until(until) = unavailable {
         assert!(until > at(now), "{machine:?}: {until:?} is not after {now}");
@@ -59,7 +59,7 @@ fn check_unavailable(machine: &Machine, now: u64, tokens: u64, unavailable: Unav
     }
 }
 
-/// Steps of calls: nanoseconds passed and the cost, relative to a limit.
+/// Generates calls: nanoseconds since the last one, and the cost relative to a limit.
 fn calls(longest: u64) -> impl Strategy<Value = Vec<(u64, u64)>> {
     let pause = prop_oneof![Just(0), 0..longest / 10 + 1, 0..longest + 1];
     prop::collection::vec((pause, 1_u64..12), 1..120)
@@ -79,7 +79,7 @@ fn rate() -> impl Strategy<Value = (u64, u64)> {
 
 proptest! {
     #[test]
-    fn a_token_bucket_is_a_bucket_of_tokens(
+    fn a_token_bucket_agrees_with_exact_arithmetic(
         (tokens, period) in rate(),
         burst in 1_u64..40,
         calls in calls(1000),
@@ -98,7 +98,7 @@ proptest! {
             let needed = i128::from(cost) * whole;
             match take(&mut machine, now, cost) {
                 Ok(()) => {
-                    // No more than a nanosecond early.
+                    // At most a nanosecond early.
                     prop_assert!(level + rate >= needed, "early by {}", needed - level);
                     level -= needed;
                     admitted.push((now, cost));
@@ -126,7 +126,7 @@ proptest! {
         burst in 1_u64..1000,
         cost in 1_u64..1000,
     ) {
-        // Room for what is earned between two readings of a clock that counts in nanoseconds.
+        // Leaves room for what is earned between two readings of a clock in nanoseconds.
         let burst = burst.max(cost + 1);
         let mut machine = token(tokens, period, burst);
         let (mut now, mut given) = (0, 0_u128);
@@ -134,7 +134,7 @@ proptest! {
             if let Err(Unavailable::Until(until)) = machine.limit().ready(at(now), cost, 0) {
                 now = until.as_nanos();
             }
-            // Costs that take longer to earn than an `Instant` can represent.
+            // Skips costs that take longer to earn than an `Instant` can represent.
             if at(now) == Instant::FAR_FUTURE {
                 return Ok(());
             }
@@ -144,7 +144,7 @@ proptest! {
                 break;
             }
         }
-        // All but the burst was earned, and it took exactly as long as that takes.
+        // All but the burst was earned, and took exactly the time to earn it.
         let earned = given.saturating_sub(u128::from(burst));
         let due = earned * u128::from(period) / u128::from(tokens);
         prop_assert!(u128::from(now).abs_diff(due) <= 1, "{now} {due}");
@@ -239,7 +239,7 @@ proptest! {
                 Err(unavailable) => check_unavailable(&machine, now, cost, unavailable),
             }
         }
-        // It assumes an even past, so a window may hold more than the limit, but never twice that.
+        // The counter assumes an even past, so a window may hold more than the limit, but never twice that.
         for (first, (start, _)) in admitted.iter().enumerate() {
             let inside = admitted[first..].iter().take_while(|(at, _)| *at < start + size);
             prop_assert!(inside.map(|(_, cost)| cost).sum::<u64>() <= 2 * limit);
@@ -247,7 +247,7 @@ proptest! {
     }
 
     #[test]
-    fn a_leaky_bucket_lets_one_out_per_interval(
+    fn a_leaky_bucket_admits_one_call_per_interval(
         (tokens, period) in rate(),
         calls in calls(1000),
         unit in prop_oneof![Just(1_u64), 1_u64..5_000_000_000],
@@ -257,7 +257,7 @@ proptest! {
         let (mut now, mut last): (u64, Option<(u64, u64)>) = (0, None);
         for (pause, cost) in calls {
             now += pause.saturating_mul(unit).min(YEAR);
-            // The last one that left occupies `cost` intervals.
+            // The last call that left occupies `cost` intervals.
             let free = last.map_or(0, |(at, cost)| {
                 u128::from(at) + (u128::from(cost) * u128::from(period)).div_ceil(u128::from(tokens))
             });
@@ -274,9 +274,9 @@ proptest! {
         }
     }
 
-    /// Tokens taken and given back at once leave no trace, and a backward jump earns nothing.
+    /// Tokens taken and returned at once have no effect, and a backward jump earns nothing.
     #[test]
-    fn giving_back_undoes_and_time_that_goes_back_earns_nothing(
+    fn returned_tokens_have_no_effect_and_backward_jumps_earn_nothing(
         kind in 0_u8..5,
         limit in 1_u64..40,
         size in 1_u64..1000,
@@ -302,7 +302,7 @@ proptest! {
     }
 
     #[test]
-    fn a_quota_changes_what_is_left_as_it_says(
+    fn a_change_of_the_quota_keeps_the_tokens_that_inherit_demands(
         kind in 0_u8..5,
         old in 1_u64..40,
         new in 1_u64..40,
@@ -322,7 +322,7 @@ proptest! {
         let (left, old, new) = ((old - taken) as i64, old as i64, new as i64);
         let due = match inherit {
             Inherit::AsIs => left.min(new),
-            // Rounded up or down.
+            // Compared with a tolerance of one token, for rounding.
             Inherit::Proportional => left * new / old,
             Inherit::Additive if new > old => left + new - old,
             Inherit::Additive => left.min(new),
@@ -348,7 +348,7 @@ fn window_limits_in_demand_give_all_they_earn() {
             given += 1;
         }
         let windows = now / size + 1;
-        // The counter's assumption costs it something at the start; no share of it is lost for good.
+        // The counter's assumption costs it a share at the start, which is not lost for good.
         let due = windows * limit;
         assert!(
             given <= due + limit && due - limit <= given + limit,
@@ -387,7 +387,7 @@ fn a_window_that_is_over_gets_nothing_back() {
 }
 
 #[test]
-fn warming_up_takes_as_long_as_it_says() {
+fn warming_up_takes_the_configured_time() {
     // 10/s when warm, three times slower when cold, four seconds to warm up.
     let mut machine = Machine::WarmUp(WarmUp::new(
         10,
@@ -411,7 +411,7 @@ fn warming_up_takes_as_long_as_it_says() {
     assert!((interval(60) - 100.0).abs() < 1e-3, "{}", interval(60));
     // Twenty permits lie between cold and warm, and the threshold is reached after four seconds.
     assert!((times[20] - times[0]).abs_diff(4 * SECOND) < SECOND / 1000);
-    // After a pause as long as the warm-up it is cold again.
+    // After a pause as long as the warm-up, it is cold again.
     now += 9 * SECOND;
     take(&mut machine, now, 1).unwrap();
     let Err(Unavailable::Until(next)) = machine.limit().ready(at(now), 1, 0) else {

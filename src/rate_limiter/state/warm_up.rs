@@ -1,4 +1,4 @@
-//! A rate that rises slowly after idle time, for dependencies that are slow while cold.
+//! A rate that rises step by step after idle time, for dependencies that are slow while cold.
 //!
 //! The formulas are those of Guava's `SmoothWarmingUp`, also used by Sentinel: the longer the limit is
 //! idle, the more permits are stored, and stored permits above a threshold cost more than the interval of
@@ -21,9 +21,9 @@ use crate::instant::{Instant, nanos};
 
 /// A limit that runs calls one at a time, in intervals that shrink while it warms up.
 ///
-/// A run begins with a call that is admitted at once, and lasts until another one can be. The price of
-/// tokens depends only on how many were taken before them in the run. So tokens given back during the run
-/// leave the limit as if they had not been taken.
+/// A run begins with a call that is admitted at once, and lasts until another call would be. The price of tokens
+/// depends only on the number taken before them in the run. So tokens returned during the run leave the limit as if
+/// they had not been taken.
 #[derive(Clone, Debug)]
 pub(crate) struct WarmUp {
     /// Nanoseconds per permit when warm.
@@ -37,21 +37,21 @@ pub(crate) struct WarmUp {
     store: f64,
     /// The time at which the run began.
     began: u64,
-    /// The time since which `taken` counts: the start of the run, or the last change of the quota.
+    /// The time from which `taken` counts: the start of the run, or the last change of the quota.
     base: u64,
-    /// The permits stored then.
+    /// The permits stored at `base`.
     stored: f64,
-    /// Permits taken since then, less those given back. Below zero if more came back, down to `-before`,
-    /// the number taken earlier in the run.
+    /// Permits taken since `base`, less those returned. Below zero if more were returned, down to `-before`, the
+    /// number taken earlier in the run.
     taken: f64,
     before: f64,
-    /// The end of the demand by rejected calls.
+    /// The time until which rejected calls show demand.
     demanded: u64,
 }
 
 impl WarmUp {
-    /// Makes a cold limit of `tokens` per `period` when warm, which takes `warm_up`, and `cold` times
-    /// slower when cold.
+    /// Returns a cold limit with a rate of `tokens` per `period` when warm. Warming up takes `warm_up`; a cold limit
+    /// is `cold` times slower.
     pub(crate) fn new(
         tokens: u64,
         period: Duration,
@@ -100,7 +100,7 @@ impl WarmUp {
         (self.stored - self.taken).max(0.0)
     }
 
-    /// Returns the time since which permits are stored, perhaps in the future.
+    /// Returns the time since which permits are stored, possibly in the future.
     fn idle_since(&self) -> u64 {
         self.next().max(self.demanded)
     }
@@ -111,7 +111,7 @@ impl WarmUp {
         (self.left() + idle / self.store).min(self.all)
     }
 
-    /// Returns the time that taking `tokens` takes with `stored` permits.
+    /// Returns how long taking `tokens` lasts with `stored` permits.
     fn time(&self, stored: f64, tokens: f64) -> f64 {
         let above = (stored - self.threshold).max(0.0);
         let costly = above.min(tokens);
@@ -167,8 +167,8 @@ impl Limit for WarmUp {
         true
     }
 
-    /// Counts a rejected call as demand for an interval, as if it had been admitted. Otherwise a caller
-    /// that polls would never warm the limit up.
+    /// Counts a rejected call as demand for an interval, as if it had been admitted. Otherwise a caller that polls
+    /// would never warm the limit up.
     fn record_rejection(&mut self, now: Instant) {
         let interval = self.time(self.left(), 1.0) as u64;
         let until = now.as_nanos().saturating_add(interval);
@@ -202,8 +202,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Ten a second when warm, three times slower when cold, four seconds to warm up: twenty permits
-    /// between cold and warm, and twenty more below.
+    /// Returns a limit of ten a second when warm, three times slower when cold, with four seconds to warm up: twenty
+    /// permits lie between cold and warm, and twenty more below.
     fn cold(rate: u64) -> WarmUp {
         let (period, warm_up) = (Duration::from_nanos(SECOND), Duration::from_secs(4));
         WarmUp::new(rate, period, 100, warm_up, 3)
@@ -219,7 +219,7 @@ mod tests {
         limit.force_take(at(SECOND), 1);
         let alone = limit.next();
         assert!(alone > SECOND * 5 / 4, "the first one is dear");
-        // Cold, over the threshold, and beyond the stored tokens.
+        // Cold, across the threshold, and beyond the stored permits.
         for tokens in [1, 5, 30, 70] {
             limit.force_take(at(SECOND), tokens);
             limit.give(at(SECOND), Some(at(SECOND)), tokens);
@@ -227,7 +227,7 @@ mod tests {
         }
         limit.give(at(SECOND), Some(at(SECOND)), 1);
         assert_eq!(limit.next(), SECOND);
-        // No more than was taken.
+        // Returns no more than was taken.
         limit.give(at(SECOND), None, 50);
         assert_eq!(limit.next(), SECOND);
     }
@@ -248,12 +248,12 @@ mod tests {
     fn what_was_taken_before_the_quota_changed_comes_back_at_the_new_price() {
         for inherit in [Inherit::AsIs, Inherit::Reset] {
             let mut limit = cold(10);
-            // Warm, and in debt.
+            // The limit is warm and in debt.
             limit.force_take(at(SECOND), 80);
             let owed = limit.next();
             limit.replace(at(SECOND), cold(20), inherit);
             limit.give(at(SECOND), Some(at(SECOND)), 3);
-            // Tokens of a run that is over do not count.
+            // Tokens of a run that has ended do not count.
             limit.give(at(SECOND), Some(at(SECOND - 1)), 3);
             match inherit {
                 Inherit::Reset => assert_eq!(limit.next(), 0),
@@ -263,8 +263,7 @@ mod tests {
     }
 
     proptest! {
-        /// Calls at one instant, some of which are given back later, leave what the others alone would
-        /// have left.
+        /// Calls at one instant, some of which return their tokens later, have the same effect as the others alone.
         #[test]
         fn refunds_leave_no_trace(calls in prop::collection::vec((1_u64..30, any::<bool>()), 1..20)) {
             let (mut limit, mut others) = (cold(10), cold(10));

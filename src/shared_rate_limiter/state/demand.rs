@@ -1,14 +1,14 @@
-//! The demand of a process: the tokens that its calls ask for.
+//! The demand of a process, in tokens.
 
 use crate::instant::Instant;
 
-/// An exponentially weighted average of the rate at which calls arrive, rejected ones included.
+/// An exponentially weighted average of the rate at which calls ask for tokens, including rejected calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
-    /// Tokens that arrived since `at`.
+    /// Tokens asked for since `at`.
     arrived: u64,
     at: Instant,
-    /// Tokens a nanosecond.
+    /// Tokens per nanosecond.
     rate: f64,
 }
 
@@ -21,13 +21,13 @@ impl Demand {
         }
     }
 
-    /// Counts calls that ask for so many tokens.
+    /// Counts tokens that calls ask for.
     pub(crate) const fn arrive(&mut self, tokens: u64) {
         self.arrived = self.arrived.saturating_add(tokens);
     }
 
-    /// Updates the average, if enough time has passed for it to mean something, and returns it in tokens a
-    /// nanosecond. The time constant is twice the time that a lease lasts.
+    /// Updates the average if enough time has passed for a sample, and returns it in tokens per nanosecond. The time
+    /// constant is twice the length of a lease.
     pub(crate) fn measure(&mut self, now: Instant, every: u64) -> f64 {
         let passed = now.as_nanos().saturating_sub(self.at.as_nanos());
         if passed > 0 && passed >= every / 4 {
@@ -39,7 +39,7 @@ impl Demand {
         self.rate
     }
 
-    /// Returns the average time between tokens asked for, in nanoseconds; zero if none was.
+    /// Returns the average time between tokens asked for, in nanoseconds; zero without demand.
     pub(crate) fn gap(&self) -> f64 {
         if self.rate > 0.0 {
             1.0 / self.rate
@@ -48,7 +48,7 @@ impl Demand {
         }
     }
 
-    /// Returns the average as it was measured last.
+    /// Returns the average without updating it.
     pub(crate) const fn rate(&self) -> f64 {
         self.rate
     }

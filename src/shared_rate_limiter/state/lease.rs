@@ -1,10 +1,9 @@
-//! The lease of a process on a shared limit: a pure machine that decides when to ask the store, for how
-//! much, and which calls to admit meanwhile.
+//! The lease of a process on a shared limit: a pure state machine that decides when to ask the store, for how many
+//! tokens, and which calls to admit meanwhile.
 //!
-//! A process spends tokens that the store has granted already, so all processes together never exceed the
-//! limit while the store answers. In any window of length `W` they admit at most
-//! `rate * (W + life) + burst`, where `life` is the time for which granted tokens may be spent, whatever the
-//! number of processes.
+//! A process spends only tokens that the store has granted, so the fleet never exceeds the limit while the store
+//! answers. In any window of length `W` all processes together admit at most `rate * (W + life) + burst`, where
+//! `life` is the time for which granted tokens may be spent. The number of processes does not matter.
 
 use std::time::Duration;
 
@@ -20,42 +19,42 @@ use super::share::Share;
 use crate::instant::Instant;
 use crate::store::{StoreTime, Taken};
 
-/// A lease. Calls that wait are the handle's: the lease knows how many tokens they need.
+/// A lease. The handle keeps the wait queue; the lease only learns how many tokens waiters need.
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     rules: Rules,
     lots: Lots,
     demand: Demand,
     share: Share,
-    /// What the store said it holds, and when.
+    /// The store's level at its last answer, and when that came.
     level: Option<(Instant, f64)>,
     store_time: StoreTime,
-    /// The store is not asked for calls that cost more than `closed_above` until then.
+    /// Until then, calls that cost more than `closed_above` cause no request.
     closed_until: Instant,
     closed_above: u64,
-    /// The last request that asked for tokens, when it was granted, and whether all of it was.
+    /// The last request for tokens: its size, when it was granted, and whether in full.
     asked: u64,
     granted_at: Instant,
     was_full: bool,
     scarcity: Scarcity,
-    /// The average time of a trip, in nanoseconds.
+    /// Average round-trip time, in nanoseconds.
     trip_time: f64,
     /// When the last request was sent.
     sent_at: Instant,
     in_flight: Option<Request>,
     give_back: Option<(u64, StoreTime)>,
-    /// There are callers that do not wait for a trip, for which a token is kept.
+    /// Whether a token is kept in reserve for callers that do not wait for a request.
     reserves: bool,
     local: Local,
-    /// The bucket of [`Outage::Local`], between outages.
+    /// The bucket of [`Outage::Local`], kept between outages.
     insurance: Option<LocalBucket>,
-    /// Tokens spent without asking that the store does not know of, and when the last one was.
+    /// Tokens spent during an outage that the store has not debited yet, and when the last was spent.
     spent: u64,
     spent_at: Instant,
 }
 
 const MILLISECOND: f64 = 1e6;
-/// Fewer tokens than this in the time of a lease are not worth one.
+/// With a demand below this many tokens per lease, no lease is taken.
 const LEAST_DEMAND: f64 = 1.5;
 
 impl Lease {
@@ -89,24 +88,24 @@ impl Lease {
         &self.rules
     }
 
-    /// Replaces the rules. What the store said and what it granted stay.
+    /// Replaces the rules. Granted tokens and the store's last level stay.
     pub(crate) fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
         self.closed_until = Instant::ORIGIN;
         self.local = Local::Off;
     }
 
-    /// Counts a call that asks for so many tokens.
+    /// Records the demand of a call.
     pub(crate) const fn arrive(&mut self, tokens: u64) {
         self.demand.arrive(tokens);
     }
 
-    /// Keeps a token for callers that do not wait for trips.
+    /// Keeps a token in reserve from now on, for callers that do not wait for a request.
     pub(crate) const fn reserve(&mut self) {
         self.reserves = true;
     }
 
-    /// Records what calls did without the lease: tokens they spent, and tokens that rejected calls asked for.
+    /// Records calls decided by the pocket: tokens spent, and tokens asked for by rejected calls.
     pub(crate) fn reclaim(&mut self, now: Instant, spent: u64, rejected: u64) {
         self.demand.arrive(spent + rejected);
         let missing = spent - self.lots.spend(spent);
@@ -117,8 +116,8 @@ impl Lease {
         }
     }
 
-    /// Returns what calls may take without asking, as long as none waits. `overdue_at` is when the request in flight
-    /// will have taken too long.
+    /// Returns what the pocket may hand out while there are no waiters. `overdue_at` is when the request in flight
+    /// times out.
     pub(crate) fn contents(
         &mut self,
         now: Instant,
@@ -129,7 +128,7 @@ impl Lease {
         if let Local::On { limit, .. } = &mut self.local {
             let tokens = held + limit.lend(now);
             let ready_at = self.ready_at(now, contact, tokens + 1);
-            // Calls also probe the store and debit what was spent, so they return to the lock when that is due.
+            // Probes and debits happen under the lock, so calls must return to it when either is due.
             let expires = match (self.in_flight, contact) {
                 (Some(_), _) => overdue_at,
                 (None, Contact::Lost { probe_at, .. }) => probe_at,
@@ -161,7 +160,8 @@ impl Lease {
         }
     }
 
-    /// Begins or ends what the contact with the store asks for. To be called before anything else.
+    /// Enters or leaves local mode as the contact with the store demands, and expires tokens. Call it before the
+    /// other methods.
     pub(crate) fn sync(&mut self, now: Instant, contact: Contact) {
         match (contact, self.local) {
             (Contact::Lost { number, .. }, Local::On { number: known, .. }) if number == known => {}
@@ -193,7 +193,7 @@ impl Lease {
         }
     }
 
-    /// Forgets spent tokens that have refilled since, if no call has come to debit them.
+    /// Drops the debt that has refilled since the last call, if no call has come to debit it.
     fn forgive(&mut self, now: Instant, bucket: &LocalBucket) {
         let idle = now.as_nanos().saturating_sub(self.spent_at.as_nanos());
         if idle > self.rules.life {
@@ -211,7 +211,7 @@ impl Lease {
         }
     }
 
-    /// Admits a call, if there are tokens for it.
+    /// Admits a call if there are tokens for it.
     pub(crate) fn admit(&mut self, now: Instant, tokens: u64) -> bool {
         let held = self.lots.held();
         if held >= tokens {
@@ -231,7 +231,7 @@ impl Lease {
         admits
     }
 
-    /// Takes back the tokens of a call that was admitted and did not run.
+    /// Returns the tokens of a call that was admitted and did not run.
     pub(crate) fn put_back(&mut self, now: Instant, tokens: u64) {
         match &mut self.local {
             Local::On {
@@ -249,7 +249,7 @@ impl Lease {
         }
     }
 
-    /// Returns whether a call would find the limit used up, so that there is no use in asking the store now.
+    /// Returns whether a request for `tokens` would be in vain now.
     pub(crate) fn is_dry(&self, now: Instant, tokens: u64) -> bool {
         match self.local {
             Local::Off => now < self.closed_until && tokens > self.closed_above,
@@ -257,7 +257,7 @@ impl Lease {
         }
     }
 
-    /// Returns when so many tokens are there, as far as is known: those of waiters and of a call behind them.
+    /// Returns an estimate of when `tokens` will be available: those of a call and of the waiters ahead of it.
     pub(crate) fn ready_at(&mut self, now: Instant, contact: Contact, tokens: u64) -> Instant {
         let tokens = tokens.saturating_sub(self.lots.held());
         if let Local::On { limit, .. } = &mut self.local {
@@ -271,7 +271,7 @@ impl Lease {
             return now;
         };
         let wait = (tokens as f64 - level).max(0.0) * self.rules.token;
-        // Less the rounding of the level, which is in whole microseconds of the store.
+        // Subtracts the rounding error of the level: the store counts in whole microseconds.
         let ready = at.after((wait - 1e-3).max(0.0).ceil() as u64);
         let closed = match tokens > self.closed_above {
             true => self.closed_until,
@@ -280,7 +280,7 @@ impl Lease {
         ready.max(closed).max(now)
     }
 
-    /// Returns when the store may be asked for a call again.
+    /// Returns when the next request may be sent for a call.
     pub(crate) fn asks_at(&self, now: Instant, contact: Contact) -> Instant {
         match (contact, self.local) {
             (Contact::Lost { probe_at, .. }, _) => probe_at.max(now),
@@ -289,7 +289,7 @@ impl Lease {
         }
     }
 
-    /// Returns the request to send now, if one is due. `waiting` are calls that found no tokens.
+    /// Returns the request to send now, if one is due. `waiting` describes the wait queue.
     pub(crate) fn plan(
         &mut self,
         now: Instant,
@@ -329,12 +329,13 @@ impl Lease {
         self.return_unused(now)
     }
 
-    /// Returns the request that finds out whether the store is back.
+    /// Returns the request that probes a lost store.
     pub(crate) fn probe(&mut self, now: Instant) -> Option<Request> {
         if self.in_flight.is_some() {
             return None;
         }
-        // Tokens that were spent are debited once it is: a stopped store executes all its probes in the end.
+        // A probe debits nothing: a paused store later executes every probe it received. The debt waits for the first
+        // answer.
         let (spent, give_back) = (std::mem::take(&mut self.spent), self.give_back.take());
         let probe = self.send(now, 0, 0, false);
         (self.spent, self.give_back) = (spent, give_back);
@@ -361,7 +362,7 @@ impl Lease {
         request
     }
 
-    /// Returns how many tokens to hold.
+    /// Returns the number of tokens to hold.
     fn size(&self, now: Instant, rate: f64) -> u64 {
         let rules = &self.rules;
         let demand = rate * rules.every as f64;
@@ -372,7 +373,7 @@ impl Lease {
         let by_growth = if grows { 2 * self.asked } else { 0 };
         let size = (by_demand.round() as u64).max(by_growth).min(rules.largest);
         match self.level {
-            // What one process holds, the others lack: with little left, each takes less at a time.
+            // Tokens held here are missing elsewhere: with a low level, each process takes less at a time.
             Some((_, level)) if self.scarcity.is_rare(now, rules.every) => {
                 size.min((level as u64 / 2).max(size / 2))
             }
@@ -380,7 +381,8 @@ impl Lease {
         }
     }
 
-    /// With so few tokens left, it is time to ask for more, unless that is done: they last for two trips.
+    /// Returns the number of tokens at which more are requested: enough for two round trips. Zero while a request is
+    /// in flight.
     fn low(&self) -> u64 {
         if self.in_flight.is_some() || self.asked < 4 || self.rules.largest == 0 {
             return 0;
@@ -394,8 +396,8 @@ impl Lease {
         self.in_flight.as_ref()
     }
 
-    /// Records an answer to a request. `is_late` if it was given up before. `unit` is a random number in
-    /// `[0, 1)`.
+    /// Records the answer to a request. `is_late` means that the request had been given up. `unit` is a random number
+    /// in `[0, 1)`.
     pub(crate) fn answered(
         &mut self,
         now: Instant,
@@ -444,10 +446,10 @@ impl Lease {
         }
     }
 
-    /// Records that the request in flight failed, or was given up.
+    /// Records that the request in flight failed or timed out.
     pub(crate) const fn failed(&mut self) {
         if let Some(request) = self.in_flight.take() {
-            // It may have been executed. Debited twice is safe, given back twice is not.
+            // The store may have executed it. Debiting twice is safe, returning tokens twice is not.
             self.spent += request.spent;
         }
     }
@@ -457,37 +459,37 @@ impl Lease {
         self.lots.held()
     }
 
-    /// Returns how long leased tokens may be spent, in nanoseconds: long enough for a trip to be of use.
+    /// Returns how long leased tokens may be spent, in nanoseconds: at least two round trips.
     pub(crate) fn life(&self) -> u64 {
         self.rules.life.max((2.0 * self.trip_time) as u64)
     }
 
-    /// Returns whether it goes on without the store.
+    /// Returns whether the process admits calls without the store.
     pub(crate) const fn is_local(&self) -> bool {
         matches!(self.local, Local::On { .. })
     }
 
-    /// Returns how long a trip to the store takes.
+    /// Returns the average round-trip time.
     pub(crate) const fn trip_time(&self) -> Duration {
         Duration::from_nanos(self.trip_time as u64)
     }
 
-    /// Tokens asked for a second.
+    /// Returns the demand, in tokens per second.
     pub(crate) fn demand(&self) -> f64 {
         self.demand.rate() * 1e9
     }
 
-    /// Returns the share of the fleet's tokens.
+    /// Returns this process's share of the fleet's tokens.
     pub(crate) fn share(&self) -> f64 {
         self.share.get(self.rules.token)
     }
 
-    /// Whole tokens in the store when it answered last.
+    /// Returns the whole tokens in the store at its last answer.
     pub(crate) fn level(&self) -> Option<u64> {
         self.level.map(|(_, level)| level.max(0.0) as u64)
     }
 
-    /// Returns when nothing that it knows makes a difference any more, if no call comes until then.
+    /// Returns when the lease becomes indistinguishable from a new one, if no call comes until then.
     pub(crate) fn idle_at(&self) -> Option<Instant> {
         if self.in_flight.is_some() || matches!(self.local, Local::On { .. }) {
             return None;

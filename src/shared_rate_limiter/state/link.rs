@@ -1,4 +1,4 @@
-//! Whether the store answers: a circuit breaker of one failure, whose probes never stop.
+//! The availability of the store: a circuit breaker that opens on the first failure and never stops probing.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::instant::{Instant, nanos};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Link {
     outage: Option<Outage>,
-    /// The last outage that is over: when it began and ended.
+    /// Start and end of the last outage.
     last: Option<(Instant, Instant)>,
     /// Number of outages so far.
     count: u64,
@@ -17,22 +17,22 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug)]
 struct Outage {
     since: Instant,
-    /// Probes that failed.
+    /// Number of failed probes.
     failed: u32,
     probe_at: Instant,
-    /// A probe is in flight.
+    /// Whether a probe is in flight.
     probing: bool,
 }
 
-/// What the leases of a limiter need to know of the link.
+/// The state of the link, for leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contact {
     /// The store answers.
     Up {
-        /// Until when processes admit calls by their own shares, after an outage.
+        /// Until then, processes keep to their shares after an outage.
         pace_until: Instant,
     },
-    /// It does not.
+    /// The store does not answer.
     Lost {
         /// The number of the outage.
         number: u64,
@@ -62,7 +62,7 @@ impl Contact {
 const FIRST_PROBE: Duration = Duration::from_millis(50);
 /// The longest wait between probes, before jitter.
 const LAST_PROBE: Duration = Duration::from_secs(1);
-/// The longest time for which processes keep to their own shares after an outage: by then each has probed.
+/// The longest time for which processes keep to their shares after an outage. By then, every process has probed.
 const LONGEST_PACE: Duration = Duration::from_millis(1250);
 
 impl Link {
@@ -77,7 +77,7 @@ impl Link {
             probe_at: now,
             probing: true,
         });
-        // Failures of requests that were sent before are no probes.
+        // Requests sent before the outage may fail too; they are no probes.
         if std::mem::take(&mut outage.probing) {
             let wait = (FIRST_PROBE * 2_u32.pow(outage.failed.min(10))).min(LAST_PROBE);
             outage.probe_at = now + wait.mul_f64(0.75 + unit / 2.0);
@@ -86,7 +86,7 @@ impl Link {
         is_new
     }
 
-    /// Claims the probe that is due, if one is. Should it be lost, the next one is due after twice the
+    /// Claims the probe that is due, if one is. A probe that never ends is followed by the next after twice the
     /// timeout.
     pub(crate) fn claim_probe(&mut self, now: Instant, timeout: Duration) -> bool {
         match &mut self.outage {
@@ -99,14 +99,14 @@ impl Link {
         }
     }
 
-    /// Records an answer. Returns the length of the outage that it ends.
+    /// Records an answer. Returns the length of the outage that it ends, if any.
     pub(crate) fn answered(&mut self, now: Instant) -> Option<Duration> {
         let outage = self.outage.take()?;
         self.last = Some((outage.since, now));
         Some(now.saturating_duration_since(outage.since))
     }
 
-    /// Returns what leases need to know.
+    /// Returns the state of the link.
     pub(crate) fn contact(&self) -> Contact {
         if let Some(outage) = self.outage {
             return Contact::Lost {
@@ -123,7 +123,7 @@ impl Link {
         }
     }
 
-    /// Since when the store does not answer.
+    /// Returns when the current outage began.
     pub(crate) fn lost_since(&self) -> Option<Instant> {
         self.outage.map(|outage| outage.since)
     }
@@ -148,7 +148,7 @@ mod tests {
         for _ in 0..8 {
             assert!(link.claim_probe(now, timeout), "one probe is due");
             assert!(!link.claim_probe(now, timeout), "and claimed once");
-            // It fails when its time is over.
+            // The probe times out.
             now += timeout;
             assert!(!link.failed(now, 0.5));
             let Contact::Lost { probe_at, .. } = link.contact() else {

@@ -1,21 +1,22 @@
-//! The limit of a process whose store does not answer.
+//! The local limit of a process during an outage of its store.
 
 use super::rules::{Outage, Rules};
 use crate::instant::Instant;
 
-/// What calls are admitted by while the store does not answer, and until the processes agree afterwards.
+/// Whether calls are admitted locally: during an outage, and shortly after it until the other processes have noticed
+/// its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Local {
     /// The store decides.
     Off,
     On {
-        /// Of the outage.
+        /// The number of the outage.
         number: u64,
         limit: LocalLimit,
     },
 }
 
-/// What admits calls while the store does not answer.
+/// The rule that admits calls during an outage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LocalLimit {
     Bucket(LocalBucket),
@@ -24,8 +25,8 @@ pub(crate) enum LocalLimit {
 }
 
 impl LocalLimit {
-    /// Returns what admits calls from now on: `kept` is the bucket of the last outage, `share` this process's share of
-    /// the fleet's tokens, and `level` what the store said it holds, and when.
+    /// Returns the local limit at the start of an outage. `kept` is the bucket of the last outage, `share` this
+    /// process's share of the fleet's tokens, and `level` the store's last level with its time.
     pub(crate) fn new(
         rules: &Rules,
         now: Instant,
@@ -43,7 +44,7 @@ impl LocalLimit {
             })),
             Outage::OwnShare => {
                 let burst = rules.burst as f64;
-                // Nothing is known of a store that never answered: the bucket may be full.
+                // The level of a store that never answered is unknown: assume a full bucket.
                 let (at, level) = level.unwrap_or((now, burst));
                 let rate = share / rules.token;
                 Self::Bucket(LocalBucket::new(rate, share * burst, share * level, at))
@@ -51,7 +52,7 @@ impl LocalLimit {
         }
     }
 
-    /// Takes tokens, if it admits a call that needs them.
+    /// Takes tokens if there are enough.
     pub(crate) fn take(&mut self, now: Instant, tokens: u64) -> bool {
         match self {
             Self::Open => true,
@@ -60,7 +61,7 @@ impl LocalLimit {
         }
     }
 
-    /// Returns how many tokens calls may take without asking, to be [debited](Self::debit) afterwards.
+    /// Returns how many tokens the pocket may hand out, to be [debited](Self::debit) afterwards.
     pub(crate) fn lend(&mut self, now: Instant) -> u64 {
         match self {
             Self::Open => u64::from(u32::MAX),
@@ -69,14 +70,14 @@ impl LocalLimit {
         }
     }
 
-    /// Takes tokens that were lent and spent.
+    /// Debits tokens that were lent and spent.
     pub(crate) fn debit(&mut self, now: Instant, tokens: u64) {
         if let Self::Bucket(bucket) = self {
             bucket.debit(now, tokens);
         }
     }
 
-    /// Returns when it admits a call that needs so many tokens; `None` if never.
+    /// Returns when there will be so many tokens; `None` if never.
     pub(crate) fn ready_at(&mut self, now: Instant, tokens: u64) -> Option<Instant> {
         match self {
             Self::Open => Some(now),
@@ -86,21 +87,21 @@ impl LocalLimit {
     }
 }
 
-/// A token bucket with shares of tokens.
+/// A token bucket that counts fractions of tokens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalBucket {
-    /// Tokens a nanosecond.
+    /// Tokens per nanosecond.
     rate: f64,
     capacity: f64,
     tokens: f64,
     at: Instant,
 }
 
-/// Shares of a token that rounding may cost.
+/// Tolerance for rounding errors, in tokens.
 const ROUNDING: f64 = 1e-9;
 
 impl LocalBucket {
-    /// Returns a bucket that holds at least one token when full, and `tokens` at the instant `at`.
+    /// Returns a bucket with `tokens` at the instant `at`. Its capacity is at least one token.
     pub(crate) const fn new(rate: f64, capacity: f64, tokens: f64, at: Instant) -> Self {
         let capacity = capacity.max(1.0);
         Self {
@@ -119,7 +120,7 @@ impl LocalBucket {
         }
     }
 
-    /// Takes tokens, if there are enough.
+    /// Takes tokens if there are enough.
     pub(crate) fn take(&mut self, now: Instant, tokens: u64) -> bool {
         self.refill(now);
         let fits = self.tokens + ROUNDING >= tokens as f64;
@@ -129,14 +130,14 @@ impl LocalBucket {
         fits
     }
 
-    /// At most an eighth of the bucket: a full bucket earns nothing for what is lent.
+    /// Lends at most an eighth of the capacity, because a bucket that is full earns nothing for lent tokens.
     fn lend(&mut self, now: Instant) -> u64 {
         self.refill(now);
         (self.tokens + ROUNDING).min((self.capacity / 8.0).max(1.0)) as u64
     }
 
     fn debit(&mut self, now: Instant, tokens: u64) {
-        // Earned first: tokens spent since would else be earned twice.
+        // Refills first: otherwise tokens spent since the last refill would be earned twice.
         self.refill(now);
         self.tokens = (self.tokens - tokens as f64).max(0.0);
     }
@@ -146,7 +147,7 @@ impl LocalBucket {
         self.tokens = (self.tokens + tokens as f64).min(self.capacity);
     }
 
-    /// Returns when there are so many tokens; `None` if there never are.
+    /// Returns when there will be so many tokens; `None` if never.
     pub(crate) fn ready_at(&mut self, now: Instant, tokens: u64) -> Option<Instant> {
         self.refill(now);
         let missing = tokens as f64 - self.tokens - ROUNDING;
@@ -156,7 +157,7 @@ impl LocalBucket {
         Some(now.after((missing / self.rate).max(0.0).ceil() as u64))
     }
 
-    /// Tokens that the rate brings in so many nanoseconds.
+    /// Returns the tokens earned in `nanos` nanoseconds.
     pub(crate) const fn earned(&self, nanos: u64) -> f64 {
         self.rate * nanos as f64
     }

@@ -1,4 +1,4 @@
-//! The pocket under every interleaving of two calls and the lock.
+//! Model checks of the pocket: two calls and the lock.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -18,7 +18,7 @@ fn contents(tokens: u64) -> Contents {
 
 #[test]
 fn loom_each_token_is_spent_or_left_once() {
-    // Without a bound this takes minutes.
+    // Bounded, because all interleavings take minutes.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {

@@ -7,14 +7,14 @@ use crate::store::StoreTime;
 #[derive(Clone, Copy, Debug, Default)]
 struct Lot {
     tokens: u64,
-    /// When they were asked for.
+    /// When they were requested.
     since: Instant,
-    /// When the store granted them.
+    /// When the store granted them, on its clock.
     granted: StoreTime,
 }
 
-/// Up to two lots, since a new one is asked for shortly before the old one is used up. The older one is
-/// spent first; without an older one there is no newer one.
+/// Up to two lots, because a new one is requested shortly before the old one is used up. The older one is spent
+/// first, and there is no newer lot without an older one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lots {
     old: Lot,
@@ -39,13 +39,13 @@ impl Lots {
         if self.old.tokens == 0 {
             self.old = lot;
         } else {
-            // Of three lots, the two older ones count as old as the oldest.
+            // A third lot is merged: the two older ones keep the age of the oldest.
             self.old.tokens += self.new.tokens;
             self.new = lot;
         }
     }
 
-    /// Puts back tokens that were not spent after all.
+    /// Returns tokens that were taken and not spent.
     pub(crate) fn put_back(&mut self, tokens: u64, now: Instant, store: StoreTime) {
         if self.new.tokens > 0 {
             self.new.tokens += tokens;
@@ -56,7 +56,7 @@ impl Lots {
         }
     }
 
-    /// Spends up to so many tokens, and returns how many there were.
+    /// Spends up to `tokens`. Returns how many were spent.
     pub(crate) fn spend(&mut self, tokens: u64) -> u64 {
         let mut missing = tokens;
         for lot in [&mut self.old, &mut self.new] {
@@ -70,7 +70,7 @@ impl Lots {
         tokens - missing
     }
 
-    /// Returns when the older lot may no longer be spent.
+    /// Returns when the older lot expires.
     pub(crate) fn expires(&self, life: u64) -> Instant {
         match self.old.tokens {
             0 => Instant::FAR_FUTURE,
@@ -78,7 +78,7 @@ impl Lots {
         }
     }
 
-    /// Removes the older lot if its time is over. Returns its tokens and when they were granted.
+    /// Removes the older lot if it has expired. Returns its tokens and when they were granted.
     pub(crate) fn expire(&mut self, now: Instant, life: u64) -> Option<(u64, StoreTime)> {
         if self.old.tokens == 0 || now < self.expires(life) {
             return None;

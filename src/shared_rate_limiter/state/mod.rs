@@ -1,4 +1,5 @@
-//! The pure part of the shared limiter: when it asks the store, for how much, and what it does without it.
+//! The pure state machines of the shared limiter: when to ask the store, for how many tokens, and what to do during
+//! an outage.
 
 pub(super) mod demand;
 pub(super) mod lease;

@@ -1,29 +1,29 @@
-//! The tokens that calls take without a lock.
+//! Tokens that calls take without a lock.
 
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Tokens of a lease that calls may take, and until when; or until when they need not ask.
+/// Tokens of a lease that calls may take until they expire, or the time until which calls are rejected.
 ///
-/// Calls only take. All else is changed under the lock of the limit, which takes all tokens out
-/// ([`close`](Self::close)) before it looks at the lease, and puts them back at the end
-/// ([`open`](Self::open)). Calls that come between find none, and wait for the lock.
+/// Calls only take tokens. All other changes happen under the lock of the limit, which first takes all tokens out
+/// ([`close`](Self::close)) and puts them back at the end ([`open`](Self::open)). Calls that come in between find no
+/// tokens and wait for the lock.
 #[derive(Debug)]
 pub(crate) struct Pocket {
     tokens: AtomicU64,
-    /// In nanoseconds, as the instants below.
+    /// In nanoseconds, like the other instants here.
     expires: AtomicU64,
-    /// A call that leaves no more than this tells the lease to ask for more.
+    /// A call that leaves no more than this makes the lease request more.
     low: AtomicU64,
-    /// Calls that find no token are rejected until then.
+    /// Until then, calls that find no token are rejected.
     closed_until: AtomicU64,
-    /// When there will be a token.
+    /// When there will be a token again.
     ready_at: AtomicU64,
     /// Tokens asked for by calls that were rejected here.
     rejected: AtomicU64,
 }
 
-/// What the lock puts into a [`Pocket`].
+/// What [`Pocket::open`] puts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contents {
     pub(crate) tokens: u64,
@@ -33,16 +33,16 @@ pub(crate) struct Contents {
     pub(crate) ready_at: Instant,
 }
 
-/// What became of a call.
+/// The outcome of [`Pocket::spend`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spent {
-    /// It has its tokens.
+    /// The tokens were taken.
     Taken,
-    /// It has its tokens, and few are left.
+    /// The tokens were taken, and few are left.
     TakenLow,
-    /// It is rejected; there will be a token at this instant.
+    /// The call is rejected. There will be a token at this instant.
     Rejected(Instant),
-    /// The lease has to decide.
+    /// The lease must decide, under the lock.
     Unknown,
 }
 
@@ -59,8 +59,8 @@ impl Pocket {
     }
 
     /// Takes tokens for a call.
-    // Relaxed, here and below: the numbers publish nothing else. A call may see the end of an older lot, and
-    // then asks the lease, or that of a newer one, and spends a token of the older one a moment too late.
+    // Relaxed, here and below: the numbers publish no other data. A call may read the expiry of an older lot, and
+    // then asks the lease; or that of a newer lot, and spends an older token a moment too late.
     #[inline(always)]
     pub(crate) fn spend(&self, now: Instant, cost: u64) -> Spent {
         let mut tokens = self.tokens.load(Ordering::Relaxed);
@@ -84,11 +84,11 @@ impl Pocket {
         }
     }
 
-    /// Decides about a call that finds too few tokens.
+    /// Decides a call that finds too few tokens.
     #[inline]
     fn without(&self, now: Instant, cost: u64, tokens: u64) -> Spent {
         let until = self.closed_until.load(Ordering::Relaxed);
-        // Only single tokens: when there will be several is up to the lease.
+        // Only for single tokens: the lease knows when there will be several.
         if cost == 1 && tokens == 0 && now.as_nanos() < until {
             self.rejected.fetch_add(1, Ordering::Relaxed);
             return Spent::Rejected(Instant::from_nanos(self.ready_at.load(Ordering::Relaxed)));
@@ -96,19 +96,19 @@ impl Pocket {
         Spent::Unknown
     }
 
-    /// Returns the tokens that are left.
+    /// Returns the number of tokens left.
     pub(crate) fn left(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed)
     }
 
-    /// Takes all tokens out. Returns them, and the tokens asked for by calls rejected since.
+    /// Takes all tokens out. Returns them, and the tokens asked for by calls rejected since the pocket was opened.
     pub(crate) fn close(&self) -> (u64, u64) {
         self.closed_until.store(0, Ordering::Relaxed);
         let tokens = self.tokens.swap(0, Ordering::Relaxed);
         (tokens, self.rejected.swap(0, Ordering::Relaxed))
     }
 
-    /// Puts tokens back.
+    /// Puts tokens in, with their expiry.
     pub(crate) fn open(&self, contents: Contents) {
         self.expires
             .store(contents.expires.as_nanos(), Ordering::Relaxed);

@@ -1,11 +1,11 @@
-//! What a lease asks the store for, and the calls that it asks for.
+//! Requests of a lease to the store, and the waiters that they are for.
 
 use std::time::Duration;
 
 use crate::instant::Instant;
 use crate::store::{StoreTime, Taken};
 
-/// What to ask the store for.
+/// A request to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) ask: u64,
@@ -13,9 +13,9 @@ pub(crate) struct Request {
     pub(crate) spent: u64,
     pub(crate) give_back: Option<(u64, StoreTime)>,
     pub(crate) sent: Instant,
-    /// Tokens that would have been of use: more than were asked for, if calls need more than a burst.
+    /// Tokens that could be used: more than `ask` if the waiters need more than the burst.
     pub(crate) wanted: u64,
-    /// The tokens are for calls that wait, and no more.
+    /// Whether the tokens are for waiters only.
     pub(crate) just_enough: bool,
 }
 
@@ -42,8 +42,8 @@ impl Request {
 /// Calls that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waiting {
-    /// Tokens that the first one needs.
+    /// Tokens that the first waiter needs.
     pub(crate) first: u64,
-    /// Tokens that all of them need.
+    /// Tokens that all waiters need.
     pub(crate) all: u64,
 }

@@ -1,4 +1,4 @@
-//! The rules of a shared limit, and the numbers that follow from them.
+//! The rules of a shared limit.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::rate_limiter::Quota;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SyncMode {
-    /// The process takes tokens in advance, as many as its calls need for a moment, and spends them without
-    /// asking. Most calls cost no trip to the store.
+    /// The process leases tokens for the next moments in advance and spends them without asking. Most calls need no
+    /// request to the store.
     #[default]
     Leased,
-    /// Each decision is the store's, so that all processes together admit calls in the order in which they
-    /// come. Calls of one key that come while a request is in flight share the next one.
+    /// The store decides each call, so all processes together admit calls in the order of their arrival. Calls of one
+    /// key that arrive during a request share the next one.
     Exact,
 }
 
@@ -33,16 +33,15 @@ impl SyncMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outage {
-    /// Goes on at the share of the rate that this process was granted lately. The shares of the fleet add up
-    /// to the rate, so that the limit holds, without a count of the processes.
+    /// Continues at this process's recent share of the rate. The shares of the fleet add up to the rate, so the limit
+    /// holds without counting processes.
     #[default]
     OwnShare,
     /// Admits all calls.
     Open,
-    /// Rejects all calls. For limits that are there to stop guessing.
+    /// Rejects all calls. For limits that protect against guessing.
     Closed,
-    /// Each process has this quota of its own, for each key. What it has used in one outage counts in the
-    /// next. A token bucket.
+    /// Gives each process a token bucket of its own, for each key. Tokens used in one outage still count in the next.
     Local(Quota),
 }
 
@@ -51,16 +50,16 @@ pub enum Outage {
 pub(crate) struct Rules {
     pub(crate) quota: Quota,
     pub(crate) outage: Outage,
-    /// Nanoseconds that the rate takes for a token.
+    /// Time per token, in nanoseconds.
     pub(crate) token: f64,
     pub(crate) burst: u64,
-    /// How long a lease shall last, in nanoseconds.
+    /// Length of a lease, in nanoseconds.
     pub(crate) every: u64,
-    /// How long leased tokens may be spent, in nanoseconds.
+    /// Time for which leased tokens may be spent, in nanoseconds.
     pub(crate) life: u64,
-    /// The largest lease. Zero if nothing is leased in advance.
+    /// The most tokens of a lease. Zero if nothing is leased in advance.
     pub(crate) largest: u64,
-    /// Whether all processes together admit calls in the order in which they come.
+    /// Whether the mode is [`SyncMode::Exact`].
     pub(crate) is_exact: bool,
 }
 
@@ -68,17 +67,17 @@ pub(crate) struct Rules {
 const FASTEST: u128 = 1_000;
 const LONGEST: f64 = 10.0 * 365.0 * 86_400e9;
 
-/// The smallest burst of which tokens are leased in advance.
+/// The smallest burst with leases.
 const LEAST_LEASED: u64 = 16;
 
-/// The longest time for which calls are rejected without asking the store, in nanoseconds.
+/// The longest pause without requests to the store, in nanoseconds.
 pub(crate) const LONGEST_PAUSE: f64 = 1e9;
 
 impl Rules {
     /// The name of the pattern.
     pub(crate) const NAME: &'static str = "shared_rate_limiter";
 
-    /// Checks a quota, for the builder of `pattern`.
+    /// Checks a quota. `pattern` names the builder in the error.
     pub(crate) fn check(
         pattern: &'static str,
         setting: &'static str,
@@ -101,10 +100,10 @@ impl Rules {
         Ok(())
     }
 
-    /// Returns the rules for a quota that was checked.
+    /// Returns the rules for a checked quota.
     pub(crate) fn new(quota: Quota, mode: SyncMode, every: Duration, outage: Outage) -> Self {
         let (token, burst) = (token(&quota), quota.limit());
-        // Half a burst: leases that last longer would be larger than the bucket.
+        // At most half a burst per lease: a longer lease would need more than the bucket holds.
         let half = (token * burst as f64 / 2.0) as u64;
         let every = nanos(every);
         let every = half.clamp(1_000_000.min(every), every);
@@ -117,8 +116,8 @@ impl Rules {
             is_exact: mode == SyncMode::Exact,
             life: every.saturating_mul(4),
             largest: match mode {
-                // Tokens that a process holds count in the store as spent, and refill there: of a small burst, that
-                // would be a large part. Its leases would be of a few tokens anyway.
+                // The store counts leased tokens as spent and refills them, which is a large part of a small burst.
+                // Leases of a few tokens save little anyway.
                 SyncMode::Leased if burst < LEAST_LEASED => 0,
                 SyncMode::Leased => burst / 4,
                 SyncMode::Exact => 0,
@@ -126,9 +125,9 @@ impl Rules {
         }
     }
 
-    /// Returns how long to reject without asking after a grant that fell short, in nanoseconds. Processes that ask at
-    /// the same times would share the tokens unevenly, so the pause is random. `gap` is the time between calls:
-    /// the next request is sent by the first call after the pause, later in a process with few calls.
+    /// Returns how long to pause requests after a grant that fell short, in nanoseconds. Random, because processes
+    /// that ask at the same times would share the tokens unevenly. `gap` is the time between calls: the first call
+    /// after the pause sends the next request, which comes later in a process with few calls.
     pub(crate) fn pause(&self, retry: f64, just_enough: bool, gap: f64, unit: f64) -> f64 {
         let every = self.every as f64;
         if just_enough {

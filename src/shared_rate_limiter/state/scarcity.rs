@@ -1,23 +1,23 @@
-//! Tells a limit that is used up for a moment from one that is used up all the time.
+//! Distinguishes a limit that is briefly used up from one that is permanently used up.
 
 use crate::instant::Instant;
 
-/// How often grants fell short lately: near 0 if they hardly ever did, near 1 if each did.
+/// A decaying average of how often grants fell short: 0 is never, 1 is always.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scarcity {
     level: f64,
     at: Instant,
 }
 
-/// The weight of one shortage.
+/// Weight of one shortage.
 const WEIGHT: f64 = 0.1;
-/// How fast shortages lose their weight, in times of a lease.
+/// Time constant of the decay, in lengths of a lease.
 const DECAY: f64 = 20.0;
-/// Below this, shortages are rare.
+/// Shortages are rare below this value.
 const RARE: f64 = 0.3;
-/// From here on, pauses have their whole length.
+/// From this value on, pauses are not shortened.
 const LASTING: f64 = 0.4;
-/// The shortest pause, as a part of the whole one.
+/// The shortest pause, as a share of the full one.
 const SHORTEST: f64 = 0.1;
 
 impl Scarcity {
@@ -28,19 +28,19 @@ impl Scarcity {
         }
     }
 
-    /// Records a grant that fell short. `every` is the time of a lease in nanoseconds.
+    /// Records a grant that fell short. `every` is the length of a lease in nanoseconds.
     pub(crate) fn record(&mut self, now: Instant, every: u64) {
         let level = self.level(now, every);
         self.level = level + (1.0 - level) * WEIGHT;
         self.at = now;
     }
 
-    /// Returns whether the limit was not used up for long.
+    /// Returns whether shortages are rare.
     pub(crate) fn is_rare(&self, now: Instant, every: u64) -> bool {
         self.level(now, every) < RARE
     }
 
-    /// Shortens a pause: a shortage that may be over in a moment must not reject calls for the time of a lease.
+    /// Shortens a pause while shortages are rare: a brief one must not reject calls for the whole length of a lease.
     pub(crate) fn shorten(&self, pause: f64, now: Instant, every: u64) -> f64 {
         pause * (self.level(now, every) / LASTING).clamp(SHORTEST, 1.0)
     }

@@ -1,22 +1,22 @@
-//! What part of the fleet's tokens a process gets.
+//! The share of the fleet's tokens that a process gets.
 
 use crate::instant::Instant;
 
-/// The grants of this process and of all of them, both decaying.
+/// Decaying sums of the grants to this process and to the whole fleet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Share {
     own: f64,
     fleet: f64,
     at: Instant,
-    /// The store's count of grants when it answered last.
+    /// The store's total of grants at its last answer.
     total: Option<u64>,
 }
 
-/// How fast past grants lose their weight, in nanoseconds.
+/// Time constant of the decay, in nanoseconds.
 const DECAY: f64 = 10e9;
-/// The least share.
+/// The smallest share.
 const FLOOR: f64 = 0.01;
-/// Tokens that nothing is known of yet, as a time at the full rate in nanoseconds.
+/// Weight of the initial assumption of a full share, as nanoseconds at the full rate.
 const PRIOR: f64 = 0.1e9;
 
 impl Share {
@@ -29,13 +29,13 @@ impl Share {
         }
     }
 
-    /// Records an answer: tokens that this process got, and the store's count of all grants.
+    /// Records an answer: tokens granted to this process, and the store's total of all grants.
     pub(crate) fn record(&mut self, now: Instant, own: u64, total: u64) {
         let passed = now.as_nanos().saturating_sub(self.at.as_nanos()) as f64;
         let weight = (-passed / DECAY).exp();
         let fleet = match self.total {
             Some(before) if total >= before => total - before,
-            // The store has forgotten the bucket since.
+            // The store has dropped the bucket since the last answer.
             Some(_) => total,
             None => own,
         };
@@ -45,7 +45,7 @@ impl Share {
         self.total = Some(total);
     }
 
-    /// Returns the share, from 0.01 to 1. `token` is the time that the rate takes for one, in nanoseconds.
+    /// Returns the share, from 0.01 to 1. `token` is the time per token, in nanoseconds.
     pub(crate) fn get(&self, token: f64) -> f64 {
         (self.own / (self.fleet + PRIOR / token)).clamp(FLOOR, 1.0)
     }

@@ -1,4 +1,5 @@
-//! The lease against a store that is a script: what it asks for, when, and what it does with the answer.
+//! Tests of the lease with scripted answers of the store: when it sends a request, for how many tokens, and how it
+//! uses the answer.
 
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ fn lease(rate: u64, burst: u64, mode: SyncMode) -> Lease {
     Lease::new(Rules::new(quota, mode, EVERY, Outage::OwnShare), at(0))
 }
 
-/// Sends what is planned for waiters of these tokens, and answers with a grant. Returns what was asked for.
+/// Sends the request planned for waiters that need `waiting` tokens, and answers it with a grant. Returns the tokens
+/// requested.
 fn trip(lease: &mut Lease, now: Instant, waiting: u64, granted: impl Fn(u64) -> u64) -> u64 {
     let first = waiting.min(1);
     let request = lease.plan(
@@ -74,7 +76,7 @@ fn a_lease_that_is_used_up_too_soon_doubles_up_to_a_quarter_of_the_burst() {
 }
 
 #[test]
-fn an_exact_decision_asks_for_the_waiters_and_no_more() {
+fn in_exact_mode_a_request_covers_only_the_waiters() {
     let mut lease = lease(1000, 1000, SyncMode::Exact);
     for call in 0..20 {
         lease.arrive(3);
@@ -85,10 +87,10 @@ fn an_exact_decision_asks_for_the_waiters_and_no_more() {
 }
 
 #[test]
-fn more_is_asked_for_shortly_before_the_lease_is_used_up() {
+fn tokens_are_requested_shortly_before_the_lease_is_used_up() {
     let mut lease = lease(10_000, 10_000, SyncMode::Leased);
     let mut now = at(0);
-    // 10 calls a millisecond, for as long as it takes to know that.
+    // 10 calls per millisecond, long enough to measure the demand.
     for step in 0..400 {
         now = at(step * 1000);
         for _ in 0..10 {
@@ -102,7 +104,7 @@ fn more_is_asked_for_shortly_before_the_lease_is_used_up() {
             lease.failed();
         }
     }
-    // About 500 in 50 ms, and 14 or so in two trips and a millisecond.
+    // About 500 in 50 ms, and about 14 in two round trips and a millisecond.
     let contents = lease.contents(now, UP, now);
     assert!((10..=30).contains(&contents.low), "{contents:?}");
     while lease.held() > contents.low {
@@ -115,7 +117,7 @@ fn more_is_asked_for_shortly_before_the_lease_is_used_up() {
         lease.admit(now, 1);
     }
     let request = lease.plan(now, UP, Waiting::default()).expect("it is due");
-    // Used up sooner than it should last, it doubles, up to a quarter of the burst.
+    // A lease that is used up too soon doubles, up to a quarter of the burst.
     assert!((400..=2500).contains(&request.ask), "{request:?}");
     assert_eq!(
         lease.plan(now, UP, Waiting { first: 1, all: 1 }),
@@ -131,8 +133,8 @@ fn a_grant_that_fell_short_rejects_locally_for_about_the_time_of_a_lease() {
         trip(&mut lease, at(call * 1000), 1, |ask| ask);
         while lease.admit(at(call * 1000), 1) {}
     }
-    // A first shortage may be over soon; after more of them, the pause lasts as long as a lease: 0.5 + the random
-    // number, times 50 ms.
+    // A first shortage may be over soon. After several, the pause lasts as long as a lease: 0.5 + the random number,
+    // times 50 ms.
     for (shortages, pause) in [(1, 12), (2, 22), (4, 38), (8, 48)] {
         let mut lease = lease.clone();
         let mut now = at(6000);
@@ -155,7 +157,7 @@ fn a_process_with_few_calls_pauses_less_because_it_asks_with_its_next_call() {
     assert_eq!(pause(0.0), 50e6);
     assert_eq!(pause(2e6), 48e6);
     assert_eq!(pause(1e9), 25e6);
-    // Not before there is a token.
+    // The pause does not end before there is a token.
     assert_eq!(rules.pause(40e6, false, 1e9, 0.0), 40e6);
 }
 
@@ -196,7 +198,7 @@ fn without_the_store_the_lease_is_spent_and_then_the_share() {
     while lease.admit(now, 1) {
         admitted += 1;
     }
-    // 7 of 107 tokens are its own, and so about a fifteenth of the rate and of the full bucket.
+    // 7 of 107 tokens are its own, so it gets about a fifteenth of the rate and of the full bucket.
     assert!((8..=12).contains(&admitted), "{admitted}");
     assert_eq!(lease.plan(now, lost, Waiting { first: 1, all: 1 }), None);
     let ready = lease.ready_at(now, lost, 1);
@@ -204,7 +206,7 @@ fn without_the_store_the_lease_is_spent_and_then_the_share() {
         ready > now.after(5_000_000) && ready < now.after(30_000_000),
         "{ready:?}"
     );
-    // Back: what was spent is debited, and the share kept for a while.
+    // When the store is back, what was spent is debited, and the share is kept for a while.
     let back = Contact::Up {
         pace_until: at(110_000),
     };
@@ -255,7 +257,7 @@ fn without_the_store_calls_spend_the_local_limit_without_the_lock() {
         probe_at: at(60_000),
     };
     lease.sync(at(0), lost);
-    // An eighth of the bucket at a time, until the probe is due.
+    // Lends an eighth of the bucket at a time, until the probe is due.
     let spend_all = |lease: &mut Lease, now: Instant| {
         let mut admitted = 0;
         loop {
@@ -272,7 +274,7 @@ fn without_the_store_calls_spend_the_local_limit_without_the_lock() {
     };
     // Then calls are rejected without the lock, until there is a token.
     assert_eq!(spend_all(&mut lease, at(0)), (80, at(1000)));
-    // Full again. Tokens that are lent while it is full earn nothing.
+    // The bucket is full again, and earns nothing for tokens that it lends.
     let lent = lease.contents(at(80_000), lost, at(0)).tokens;
     lease.reclaim(at(160_000), lent, 0);
     assert_eq!(spend_all(&mut lease, at(160_000)).0, 80 - lent);
@@ -288,7 +290,7 @@ fn without_the_store_calls_spend_the_local_limit_without_the_lock() {
 }
 
 #[test]
-fn while_a_probe_is_in_flight_calls_look_when_its_time_is_over() {
+fn while_a_probe_is_in_flight_calls_wait_for_its_timeout() {
     let mut lease = lease(1000, 1000, SyncMode::Leased);
     let lost = Contact::Lost {
         number: 1,

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crate::instant::Instant;
 
-/// The votes, by instance, and how long they stand.
+/// The votes on a circuit, by instance, with their expiry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ballot {
     votes: BTreeMap<Arc<str>, (bool, Instant)>,
 }
 
 impl Ballot {
-    /// Sets a vote and counts the others.
+    /// Records a vote and counts those of the other instances.
     pub(crate) fn vote(&mut self, now: Instant, vote: &Vote) -> Tally {
         self.votes.retain(|_, (_, until)| *until > now);
         self.votes.remove(&vote.instance);
@@ -26,7 +26,7 @@ impl Ballot {
         tally
     }
 
-    /// Returns whether no vote stands.
+    /// Returns whether all votes have expired.
     pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
         self.votes.retain(|_, (_, until)| *until > now);
         self.votes.is_empty()
@@ -39,11 +39,11 @@ impl Ballot {
 pub struct Vote {
     /// The key of the circuit.
     pub key: Arc<str>,
-    /// The instance that votes.
+    /// The voting instance.
     pub instance: Arc<str>,
     /// Whether its circuit is open.
     pub open: bool,
-    /// Whether it carries traffic, so that its vote counts.
+    /// Whether the instance has enough traffic for its vote to count.
     pub counts: bool,
     /// The time for which the vote counts.
     pub ttl: Duration,
@@ -54,14 +54,14 @@ pub struct Vote {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
-    /// Instances whose vote counts.
+    /// Number of instances whose vote counts.
     pub voters: u64,
-    /// Those of them whose circuit is open.
+    /// Number of those with an open circuit.
     pub open: u64,
 }
 
 impl Tally {
-    /// Makes a tally.
+    /// Returns a tally.
     pub const fn new(voters: u64, open: u64) -> Self {
         Self { voters, open }
     }

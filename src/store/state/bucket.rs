@@ -1,4 +1,4 @@
-//! A token bucket as stores keep it (GCRA). The script of `backstop-redis` does the same.
+//! A token bucket of a store (GCRA). The script of `backstop-redis` implements the same.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::rate_limiter::Quota;
 /// A bucket. The default one is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bucket {
-    /// Returns the time in which the rate refills what is missing at the time `at`, in microseconds.
+    /// Time in which the rate refills what is missing at the time `at`, in microseconds.
     missing: f64,
     at: u64,
-    /// Tokens granted and debited.
+    /// Total of tokens granted and debited.
     total: u64,
 }
 
@@ -19,22 +19,22 @@ pub(crate) struct Bucket {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prepared {
     bucket: Bucket,
-    /// Microseconds for a token.
+    /// Time per token, in microseconds.
     token: f64,
-    /// Microseconds that fill an empty bucket.
+    /// Time to fill an empty bucket, in microseconds.
     full: f64,
-    /// Whole tokens.
+    /// Whole tokens in the bucket.
     free: u64,
 }
 
-/// The share of a token that rounding may cost, so that a full bucket holds its burst.
+/// Tolerance for rounding errors, in tokens, so that a full bucket holds its whole burst.
 const ROUNDING: f64 = 1e-9;
-/// As much in proportion, for bursts of so many tokens that a double has no room for that share: two units in
-/// the last place.
+/// Relative tolerance, two units in the last place, for bursts so large that a double cannot represent the absolute
+/// one.
 const PROPORTION: f64 = 1.0 + 2.0 * f64::EPSILON;
 
 impl Bucket {
-    /// Refills the bucket, and does what a request does in any case.
+    /// Refills the bucket, credits returned tokens, and debits spent ones.
     pub(crate) fn prepare(self, now: StoreTime, take: &Take) -> Prepared {
         let (token, full) = scale(&take.quota);
         let micros = now.as_micros();
@@ -58,19 +58,19 @@ impl Bucket {
         }
     }
 
-    /// Returns whether it is as a new one, so that it may be forgotten.
+    /// Returns whether the bucket is full, so that it may be forgotten.
     pub(crate) fn is_full(&self, now: StoreTime) -> bool {
         now.as_micros().saturating_sub(self.at) as f64 >= self.missing
     }
 }
 
 impl Prepared {
-    /// Returns whether the bucket holds what the request needs at least.
+    /// Returns whether the bucket holds the least number of tokens requested.
     pub(crate) const fn suffices(&self, take: &Take) -> bool {
         self.free >= take.at_least
     }
 
-    /// Ends the request, with a grant if `grants`.
+    /// Completes the request. Grants tokens if `grants`.
     pub(crate) fn finish(mut self, take: &Take, grants: bool) -> (Bucket, Taken) {
         let granted = if grants { take.ask.min(self.free) } else { 0 };
         let bucket = &mut self.bucket;
@@ -90,14 +90,14 @@ impl Prepared {
     }
 }
 
-/// Returns the microseconds that a token and a full bucket take.
+/// Returns the time per token and the time to fill the bucket, in microseconds.
 fn scale(quota: &Quota) -> (f64, f64) {
     let period = quota.period().as_nanos() as f64 / 1e3;
     let token = period / quota.tokens() as f64;
     (token, token * quota.limit() as f64)
 }
 
-/// Whole microseconds, rounded up: an earlier call would come too early.
+/// Converts to whole microseconds, rounded up, so that a caller that waits is not too early.
 fn micros(micros: f64) -> Duration {
     Duration::from_micros(micros.max(0.0).ceil() as u64)
 }

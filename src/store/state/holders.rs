@@ -1,4 +1,4 @@
-//! The permits that instances hold.
+//! The permits held by instances.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::instant::Instant;
 
-/// The permits of one bulkhead, by instance, and when they are free again.
+/// The permits of one bulkhead by instance, with their expiry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holders {
     instances: BTreeMap<Arc<str>, Holder>,
@@ -21,7 +21,7 @@ struct Holder {
 }
 
 impl Holders {
-    /// Does what a request asks for.
+    /// Executes a request.
     pub(crate) fn hold(&mut self, now: Instant, hold: &Hold) -> Held {
         self.expire(now);
         let before = self.instances.remove(&hold.instance);
@@ -49,7 +49,7 @@ impl Holders {
         self.instances.retain(|_, holder| holder.until > now);
     }
 
-    /// Returns whether no instance holds anything.
+    /// Returns whether no instance holds permits.
     pub(crate) fn is_empty(&mut self, now: Instant) -> bool {
         self.expire(now);
         self.instances.is_empty()
@@ -62,15 +62,15 @@ impl Holders {
 pub struct Hold {
     /// The key of the bulkhead.
     pub key: Arc<str>,
-    /// The instance that asks.
+    /// The requesting instance.
     pub instance: Arc<str>,
     /// Permits of all instances together.
     pub limit: u64,
-    /// Permits that the instance wants to hold from now on, those it holds already included.
+    /// Permits that the instance wants to hold from now on, including those it holds already.
     pub permits: u64,
-    /// Permits of calls in flight: what the instance cannot give up.
+    /// Permits of calls in flight, which the instance cannot give up.
     pub in_use: u64,
-    /// When the permits are free again, unless the instance asks again before.
+    /// Time after which the permits expire unless the instance renews them.
     pub ttl: Duration,
     /// The number of the request, greater than those of the instance's requests before. A connection that breaks may
     /// deliver an earlier request late.
@@ -78,7 +78,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Makes a request for permits of which none is in use.
+    /// Returns a request for permits, none of which are in use.
     pub const fn new(
         key: Arc<str>,
         instance: Arc<str>,
@@ -106,12 +106,12 @@ pub struct Held {
     pub permits: u64,
     /// Permits that no instance holds.
     pub free: u64,
-    /// Number of instances that hold permits or ask for them.
+    /// Number of instances that hold or request permits.
     pub instances: u64,
 }
 
 impl Held {
-    /// Makes an answer.
+    /// Returns an answer.
     pub const fn new(permits: u64, free: u64, instances: u64) -> Self {
         Self {
             permits,

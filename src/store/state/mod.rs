@@ -1,4 +1,4 @@
-//! The pure part of stores: what a request does to a bucket, to permits and to votes.
+//! Pure state machines of stores: the effect of a request on a bucket, on permits, and on votes.
 
 pub(super) mod ballot;
 pub(super) mod bucket;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::rate_limiter::Quota;
 
-/// A point on a store's clock: microseconds since an origin that the store chooses.
+/// A point on a store's clock: microseconds since an arbitrary origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreTime(u64);
 
 impl StoreTime {
-    /// Makes the point `micros` microseconds after the origin.
+    /// Returns the point `micros` microseconds after the origin.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
@@ -27,20 +27,20 @@ impl StoreTime {
 pub struct Take {
     /// The key of the bucket.
     pub key: Arc<str>,
-    /// The quota. A token bucket without a warm-up; no faster than a token a microsecond.
+    /// The quota: a token bucket without a warm-up, at most one token per microsecond.
     pub quota: Quota,
-    /// Tokens asked for. May be zero.
+    /// Tokens requested. May be zero.
     pub ask: u64,
-    /// Grants nothing rather than fewer tokens than this.
+    /// The least number of tokens to grant; otherwise none are granted.
     pub at_least: u64,
-    /// Tokens that were spent without asking, while the store did not answer.
+    /// Tokens spent without a request during an outage, to be debited.
     pub spent: u64,
-    /// Tokens to give back, and when the store granted them.
+    /// Tokens to return, and when the store granted them.
     pub give_back: Option<(u64, StoreTime)>,
 }
 
 impl Take {
-    /// Makes a request for `ask` tokens, or fewer but one.
+    /// Returns a request for `ask` tokens that also accepts fewer, but at least one.
     pub const fn new(key: Arc<str>, quota: Quota, ask: u64) -> Self {
         Self {
             key,
@@ -61,19 +61,19 @@ pub struct Taken {
     pub granted: u64,
     /// Whole tokens that the bucket holds now.
     pub remaining: u64,
-    /// The time until the bucket holds [`Take::at_least`] tokens, and one at least; zero if it does.
+    /// The time until the bucket holds [`Take::at_least`] tokens, at least one; zero if it does.
     pub retry_after: Duration,
     /// The time until the bucket is full.
     pub reset_after: Duration,
-    /// The time of the store.
+    /// The store's current time.
     pub now: StoreTime,
-    /// Tokens granted and debited to all processes since the bucket was last forgotten.
+    /// Tokens granted to and debited from all processes since the bucket was created.
     pub total: u64,
 }
 
 impl Taken {
-    /// Makes an answer that grants `granted` tokens of a bucket that holds `remaining` after that. The times
-    /// are zero and the total is `granted`, to be changed where they are not.
+    /// Returns an answer that grants `granted` tokens and leaves `remaining` in the bucket. The times are zero and
+    /// the total is `granted`; set the fields that differ.
     pub const fn new(granted: u64, remaining: u64, now: StoreTime) -> Self {
         Self {
             granted,

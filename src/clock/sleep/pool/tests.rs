@@ -1,5 +1,5 @@
-//! Every test has a thread, and so a pool, of its own. None waits for real time: a timer fires
-//! because its runtime shuts down, or because the test does what the runtime would.
+//! Every test runs on its own thread, and so has its own pool. None waits for real time: a timer fires because its
+//! runtime shuts down, or because the test does what the runtime would.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,7 +26,7 @@ fn parked() -> usize {
     PARKED.with_borrow(Vec::len)
 }
 
-/// Takes a timer and parks it again; whose it was.
+/// Takes a timer and parks it again. Returns its waiter.
 fn take_and_park(deadline: Instant) -> Arc<Waiter> {
     let armed = Armed::take(deadline);
     let waiter = armed.0.waiter.clone();
@@ -34,7 +34,7 @@ fn take_and_park(deadline: Instant) -> Arc<Waiter> {
     waiter
 }
 
-/// A task that counts how often it is woken.
+/// Counts how often a task is woken.
 #[derive(Default)]
 struct Task {
     woken: AtomicU32,
@@ -141,7 +141,7 @@ fn a_timer_that_fires_too_early_is_moved_on() {
 }
 
 #[test]
-fn a_sleep_whose_time_has_come_is_ready() {
+fn a_sleep_past_its_deadline_is_ready() {
     runtime().block_on(async {
         let past = take_and_park(counter::now());
         Waker::from(past.clone()).wake();

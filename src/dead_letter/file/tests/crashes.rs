@@ -1,4 +1,4 @@
-//! The end of the process or of the power at every operation, and with every part of it done.
+//! Simulates the end of the process, and power losses, at every operation and after any part of it.
 
 use super::*;
 
@@ -35,7 +35,7 @@ struct Told {
     kept: BTreeMap<u64, bool>,
     /// Letters whose removal was acknowledged.
     gone: Vec<u64>,
-    /// Letters of a write or a change that failed: they may be there or not.
+    /// Letters of a failed write or change, which may or may not be there.
     open: Vec<u64>,
 }
 
@@ -77,7 +77,7 @@ fn play(log: &mut Log<SimDisk>, steps: &[Step]) -> Told {
     told
 }
 
-/// Every acknowledged letter is there once, as it was; nothing that is gone is back.
+/// Checks that every acknowledged letter is there once and unchanged, and that no removed letter is back.
 fn check(disk: &SimDisk, told: &Told) {
     let mut log = open(disk);
     let found = readable(&mut log);
@@ -95,7 +95,7 @@ fn check(disk: &SimDisk, told: &Told) {
             "letter {id}"
         );
     }
-    // No number is used again, and the log can be written to.
+    // No number is reused, and the log is writable.
     let largest = told
         .kept
         .keys()
@@ -151,9 +151,9 @@ proptest! {
         check(&SimDisk::of(left), &told);
     }
 
-    /// A few operations fail and the process goes on.
+    /// A few operations fail, and the process continues.
     #[test]
-    fn failed_operations_cost_nothing_but_what_they_were_for(
+    fn failed_operations_lose_only_their_own_letters(
         steps in steps(),
         operation in 1_u64..80,
         part in 0_usize..600,
@@ -176,8 +176,7 @@ proptest! {
     }
 }
 
-/// The smallest history that fills, empties and rewrites segments, cut at every operation and at every
-/// byte of it.
+/// The smallest history that fills, empties, and rewrites segments, cut at every operation and at every byte of it.
 #[test]
 fn a_kill_at_every_byte_of_a_small_history_loses_nothing_acknowledged() {
     let mut steps = vec![Step::Store(3), Step::Store(3), Step::Store(3)];

@@ -1,11 +1,11 @@
-//! Files that something else has changed, and disks that are full.
+//! Tests with files that another program has changed, and with full disks.
 
 use std::sync::atomic::Ordering;
 
 use super::super::FileSink;
 use super::*;
 
-/// A log with nine letters in three segments.
+/// Returns the disk of a log with nine letters in three segments.
 fn nine() -> SimDisk {
     let disk = SimDisk::default();
     let mut log = open(&disk);
@@ -41,7 +41,7 @@ fn every_prefix_of_a_file_opens_and_loses_only_its_tail() {
             .events
             .contains(&LetterEvent::TornTail { bytes: torn as u64 });
         assert_eq!(warned, torn > 0, "cut at {cut}");
-        // The torn write is gone from the file, so the next letter begins on its own.
+        // The torn write is gone from the file, so the next letter starts a new line.
         log.commit(&[pending(100)]).unwrap();
         assert_eq!(ids(&mut open(&copy)).last(), Some(&100));
     }
@@ -64,7 +64,7 @@ fn a_flipped_bit_costs_at_most_one_letter() {
 }
 
 #[test]
-fn a_damaged_line_is_reported_and_rescued_before_its_file_goes() {
+fn a_damaged_line_is_reported_and_rescued_before_its_file_is_deleted() {
     let disk = nine();
     let name = letters_name(1);
     let mut content = disk.content(&name);
@@ -83,7 +83,7 @@ fn a_damaged_line_is_reported_and_rescued_before_its_file_goes() {
     assert!(!disk.names().contains(&name));
     let rescued = String::from_utf8(disk.content(DAMAGED)).unwrap();
     assert!(rescued.contains("Xequest 2") && !rescued.contains("request 1"));
-    // Not a file of letters: opening ignores it.
+    // Opening ignores the name, because it is not a letter file.
     assert!(open(&disk).events.is_empty());
 }
 
@@ -133,7 +133,7 @@ fn a_full_disk_rejects_letters_and_takes_them_again_when_there_is_room() {
     log.commit(&[pending(1)]).unwrap();
     {
         let mut sim = lock(&disk.0);
-        // The write with padding, its truncation, and the write without padding.
+        // Fails the padded write and its truncation, so that the write without padding is next.
         sim.fails_at = Some((sim.operations + 1, 100));
         sim.fails_for = 2;
         sim.error = Some(io::ErrorKind::StorageFull);
@@ -148,7 +148,7 @@ fn a_full_disk_rejects_letters_and_takes_them_again_when_there_is_room() {
 }
 
 #[test]
-fn a_full_disk_leaves_no_heap_of_empty_files() {
+fn a_full_disk_does_not_accumulate_empty_files() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
@@ -162,7 +162,7 @@ fn a_full_disk_leaves_no_heap_of_empty_files() {
 }
 
 #[test]
-fn half_a_change_does_not_swallow_the_next_one() {
+fn a_torn_change_does_not_corrupt_the_next_one() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[1, 2, 3].map(pending)).unwrap();
@@ -175,7 +175,7 @@ fn half_a_change_does_not_swallow_the_next_one() {
 }
 
 #[test]
-fn segments_are_rewritten_and_deleted_as_their_letters_go() {
+fn segments_are_rewritten_and_deleted_as_their_letters_are_removed() {
     let disk = nine();
     let mut log = open(&disk);
     let first = disk.content(&letters_name(1)).len();
@@ -195,7 +195,7 @@ fn segments_are_rewritten_and_deleted_as_their_letters_go() {
     assert_eq!(readable(&mut open(&disk)), expected);
     change(&mut log, kept, Change::Delivered).unwrap();
     log.tidy();
-    // The segment that is written to stays, and so does the next number.
+    // The active segment stays, and so does the next number.
     assert_eq!(log.segments.len(), 1);
     assert!(open(&disk).next_id > LetterId::new(9));
 }
@@ -223,7 +223,7 @@ fn the_oldest_are_evicted_and_stay_away() {
     assert_eq!(ids(&mut log), [3, 4, 5]);
     log.expire(Timestamp::from_micros(103));
     assert_eq!(ids(&mut log), [4, 5]);
-    // Opened with less room, the rest goes too.
+    // Opening it with smaller limits evicts the rest.
     let bytes = pending(5).line.len() as u64;
     let mut log = Log::open(disk.clone(), evicting(3, bytes)).unwrap();
     assert_eq!(ids(&mut log), [5]);
@@ -234,7 +234,7 @@ fn a_letter_that_fits_is_stored_where_the_padding_does_not() {
     let disk = SimDisk::default();
     let mut log = open(&disk);
     log.commit(&[pending(1)]).unwrap();
-    // Written with empty lines behind it, that fails; without, it does not.
+    // The write fails with padding, and succeeds without it.
     let operations = lock(&disk.0).operations;
     lock(&disk.0).fails_at = Some((operations + 1, 300));
     log.commit(&[2, 3].map(pending)).unwrap();
@@ -252,7 +252,7 @@ fn the_padding_is_removed_when_the_log_is_closed_or_opened() {
     assert_eq!(disk.content(&name).len(), 500);
     log.trim();
     assert!(disk.content(&name).ends_with(&pending(1).line));
-    // After a sudden end they go when the log is opened, and are no damage.
+    // After a crash, they are removed when the log is opened, and do not count as damage.
     log.commit(&[pending(2)]).unwrap();
     drop(log);
     assert!(disk.content(&name).ends_with(b"\n\n"));
@@ -369,7 +369,7 @@ fn an_eviction_that_cannot_be_written_is_reported() {
 fn no_more_letters_wait_than_may() {
     let sink = FileSink::start(open(&SimDisk::default()), 2, ()).unwrap();
     let waiting = &sink.shared.writer.waiting;
-    // As if the thread had not got to them.
+    // Simulates a thread that has not processed them yet.
     waiting.store(2, Ordering::Relaxed);
     let refused = sink.store_line(pending(1)).map(drop).unwrap_err();
     assert_eq!(refused.kind(), DeadLetterErrorKind::Overloaded);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
-    /// Whatever happens, a priority keeps a node, and no more nodes are ejected than may be.
+    /// A priority always keeps a node, and the number of ejected nodes never exceeds its limit.
     #[test]
     fn ejections_leave_enough_nodes(
         priorities in prop::collection::vec(0_u32..3, 1..25),
@@ -40,7 +40,7 @@ proptest! {
 
 #[test]
 fn ejections_grow_and_shrink_by_one_interval_at_a_time() {
-    // gRFC A50: the multiplier grows with each ejection, and loses one for each interval without.
+    // From gRFC A50: the multiplier grows with each ejection, and decreases with each interval without one.
     let mut machine = machine(10, rules());
     let mut lengths = Vec::new();
     let mut now = at(0);
@@ -66,7 +66,7 @@ fn ejections_grow_and_shrink_by_one_interval_at_a_time() {
         [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300, 300]
     );
 
-    // The interval of the last ejection takes nothing off, each one after it takes one.
+    // The interval of the last ejection does not reduce the multiplier; each later one does.
     let times = |machine: &Machine| machine.get(0).unwrap().times;
     assert_eq!(times(&machine), 12);
     let mut seen = Vec::new();
@@ -206,7 +206,7 @@ fn what_is_not_ejected_says_why() {
 }
 
 #[test]
-fn checks_need_their_number_in_a_row() {
+fn a_node_changes_its_health_after_consecutive_checks() {
     let mut machine = machine(3, rules());
     let mut check = |is_good| !machine.checked(0, is_good, at(1)).is_empty();
     let results = [
@@ -273,7 +273,7 @@ fn idle_intervals_count_as_intervals_without_an_ejection() {
     advance(&mut machine, now + 10 * SECOND);
     let times = |machine: &Machine| machine.get(0).unwrap().times;
     let before = times(&machine);
-    // No call for 35 s, which is three intervals and a half.
+    // No call for 35 s, which is three and a half intervals.
     advance(&mut machine, now + 45 * SECOND);
     assert_eq!(times(&machine), before - 3);
 }

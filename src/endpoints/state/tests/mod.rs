@@ -1,4 +1,4 @@
-//! The pure machines against small models, and against the tables of their sources.
+//! Tests of the pure state machines against small models, and against the tables of their sources.
 
 mod health;
 mod routes;
@@ -90,12 +90,12 @@ fn standing(machine: &Machine, index: u32) -> Standing {
     machine.get(index).unwrap().standing
 }
 
-/// The percentages of healthy nodes, and the percentages of the calls that the levels get.
+/// The percentages of healthy nodes of the levels, and the percentages of the calls that they get.
 type Row = (&'static [usize], &'static [u32]);
 
 #[test]
 fn calls_spill_over_as_in_the_tables_of_envoy() {
-    // The three tables of the page "Priority levels" of its documentation, row by row.
+    // The three tables of the page "Priority levels" in Envoy's documentation, row by row.
     let table: [Row; 20] = [
         (&[100, 100], &[100, 0]),
         (&[72, 100], &[100, 0]),
@@ -116,7 +116,7 @@ fn calls_spill_over_as_in_the_tables_of_envoy() {
         (&[25, 100, 100], &[35, 65, 0]),
         (&[25, 25, 100], &[35, 35, 30]),
         (&[25, 25, 20], &[36, 36, 28]),
-        // The rows of the page "Panic threshold" that differ. It gives 50 % for this one, against the formula.
+        // Differs from the page "Panic threshold", which gives 50 % here, against its own formula.
         (&[50, 60], &[70, 30]),
         (&[5, 65], &[7, 93]),
     ];
@@ -150,7 +150,7 @@ fn the_first_level_in_use_gets_what_rounding_leaves() {
 
 #[test]
 fn levels_panic_as_in_the_table_of_envoy() {
-    // Both tables of the page "Panic threshold" of its documentation.
+    // Both tables of the page "Panic threshold" in Envoy's documentation.
     let table: [(&[usize], &[bool]); 12] = [
         (&[72, 100], &[false, false]),
         (&[71, 100], &[false, false]),
@@ -238,7 +238,7 @@ proptest! {
 
 #[test]
 fn samples_of_one_instant_count() {
-    // An average that weighs by time alone ignores all but the first of them.
+    // An average weighted only by time ignores all but the first of them.
     let (latency, decay) = (Latency::new(), Decay::new(10 * SECOND));
     latency.record(10_000_000, at(1), decay);
     for _ in 0..1000 {
@@ -248,7 +248,7 @@ fn samples_of_one_instant_count() {
 }
 
 #[test]
-fn a_cancelled_call_says_how_long_a_node_takes_at_least() {
+fn a_cancelled_call_is_a_lower_bound_of_the_latency() {
     let (latency, decay) = (Latency::new(), Decay::new(10 * SECOND));
     latency.record_at_least(1_000, at(1), decay);
     assert_eq!(latency.at(at(1), decay), Some(1_000.0));

@@ -1,4 +1,4 @@
-//! Picks.
+//! Tests of picks.
 
 use std::collections::HashSet;
 
@@ -25,7 +25,7 @@ fn request(strategy: Strategy, seed: u64) -> PickRequest {
 }
 
 proptest! {
-    /// A pick takes a node that was not tried as long as there is one, with every strategy.
+    /// Any strategy picks a node that was not tried, if there is one.
     #[test]
     fn picks_avoid_nodes_that_were_tried(
         nodes in 1_usize..=63,
@@ -131,7 +131,7 @@ fn turns_follow_the_weights_evenly() {
 }
 
 #[test]
-fn keys_follow_the_weights_and_stay_when_another_node_goes() {
+fn keys_follow_the_weights_and_stay_when_another_node_is_removed() {
     let nodes: Vec<(u64, f64)> = (0..5_u32)
         .map(|node| {
             (
@@ -163,7 +163,7 @@ fn keys_follow_the_weights_and_stay_when_another_node_goes() {
 
 #[test]
 fn a_hash_is_the_same_in_every_version() {
-    // Keys would move to other nodes with a new version, or differ between two running ones.
+    // If a new version hashed differently, keys would move to other nodes, and differ between old and new processes.
     assert_eq!(hash_of("user-7"), hash_of(&String::from("user-7")));
     assert_eq!(hash_of("user-7"), PINNED);
 }
