@@ -330,10 +330,10 @@ fn the_other_patterns() {
             interval(ZERO) => Error;
             base_ejection(ZERO) => Error;
             max_ejection(ZERO) => Error;
-            ejection_jitter(0.0) => Means("no jitter");
-            max_ejected(0.0) => Means("no node is ejected");
-            max_hint(ZERO) => Means("hints are ignored");
-            panic_threshold(0.0) => Means("no panic mode");
+            ejection_jitter(0.0) => Means("no jitter", fleets::ejections_have_no_jitter);
+            max_ejected(0.0) => Means("no node is ejected", fleets::no_node_is_ejected);
+            max_hint(ZERO) => Means("hints are ignored", fleets::nodes_are_not_parked);
+            panic_threshold(0.0) => Means("no panic mode", fleets::there_is_no_panic);
             overprovisioning(0.0) => Error;
             slow_start(ZERO) => Means("no slow start", fleets::new_nodes_start_at_once);
             slow_start_shape(0.0, 0.0) => Error;

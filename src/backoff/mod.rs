@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blocking;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::rng::SharedRng;

@@ -34,7 +34,7 @@ impl Registry {
 }
 
 async fn follow(registry: Weak<Inner>) {
-    let mut looks = Looks::default();
+    let mut changes = ChangeDetector::default();
     // The file that could not be read, as has been reported. Reading it is tried again.
     let mut unreadable = None;
     loop {
@@ -46,7 +46,7 @@ async fn follow(registry: Weak<Inner>) {
                 return;
             };
             let seen = *lock(&inner.seen);
-            if looks.is_due(seen, now) {
+            if changes.is_due(seen, now) {
                 // A file that changed while it was read is looked at again.
                 if let Some(content) = inner.read(Some(now)) {
                     let is_known = content.is_unreadable() && unreadable == Some(now);

@@ -9,6 +9,7 @@ use super::inner::{Delay, DelayFn, Inner};
 use super::state::delay::LatencyDelay;
 use crate::blocking;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::retry_budget::RetryBudget;

@@ -10,6 +10,7 @@ use crate::backoff::Backoff;
 use crate::base::is_same_arc;
 use crate::blocking;
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;

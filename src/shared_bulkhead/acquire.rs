@@ -129,7 +129,7 @@ impl<'a> Acquire<'a> {
                 Turn::PollAt(poll_at) => poll_at.min(*this.latest),
             };
             let alarm = self.as_mut().project().alarm;
-            ready!(alarm.poll_until(&inner.base.clock, look_at, task));
+            ready!(alarm.poll_until(&inner.base.clock, poll_at, task));
             now = inner.base.now();
         }
     }

@@ -9,6 +9,7 @@ use super::SharedBulkhead;
 use super::inner::{Inner, State};
 use super::state::Block;
 use crate::base::{Setup, max_wait, random_instance};
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::rng::SharedRng;
 use crate::store::PermitStore;

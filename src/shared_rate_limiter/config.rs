@@ -11,6 +11,7 @@ use super::hub::Hub;
 use super::keyed::{Make, SharedKeyedRateLimiter};
 use super::state::rules::{Outage, Rules, SyncMode};
 use crate::base::{Setup, max_wait};
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::keyed::{Keyed, Overflow};
 use crate::rate_limiter::Quota;

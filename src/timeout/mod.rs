@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::blocking;
 use crate::clock::ClockHandle;
-use crate::instant::{DebugLimit, nanos};
+use crate::debug::DebugLimit;
+use crate::instant::nanos;
 use crate::keyed::stateless;
 use crate::policy::Context;
 

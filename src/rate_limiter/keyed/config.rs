@@ -16,6 +16,7 @@ use super::shards::Shards;
 use crate::adaptive_rate::CubicRateBuilder;
 use crate::base::Setup;
 use crate::blocking;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::keyed::Overflow;
