@@ -223,7 +223,7 @@ fn the_last_copy_keeps_nothing() {
 
 /// A body that wakes during its poll, before another copy registers, and is pending.
 struct WakesEarly {
-    other: Arc<Mutex<Option<ReplayBody<WakesEarly>>>>,
+    other: Arc<Mutex<Option<ReplayBody<Self>>>>,
     waker: Waker,
     is_ready: bool,
 }
