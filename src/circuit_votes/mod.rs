@@ -70,7 +70,7 @@ impl CircuitVotes {
             let is_open = matches!(breaker.state, State::Open | State::HalfOpen);
             // A breaker that sees no calls knows nothing, and one that opened because of others nothing of its own.
             let counts = match is_open {
-                true => !echo.is_heard(),
+                true => !echo.is_active(),
                 false => breaker.calls > 0,
             };
             let answer = self.vote(is_open, counts, next).await;
@@ -178,7 +178,7 @@ async fn wait(transitions: &mut Transitions, echo: &mut Echo, clock: &ClockHandl
         if !is_over {
             match transitions.poll_next_transition(task) {
                 Poll::Ready(Some(transition)) => {
-                    echo.hear(&transition);
+                    echo.note(&transition);
                     return Poll::Ready(());
                 }
                 // Unreachable in practice: this voter holds a handle of the breaker.
@@ -191,7 +191,7 @@ async fn wait(transitions: &mut Transitions, echo: &mut Echo, clock: &ClockHandl
     .await;
     // Further ones are in the same vote.
     while let Some(transition) = transitions.try_next() {
-        echo.hear(&transition);
+        echo.note(&transition);
     }
 }
 

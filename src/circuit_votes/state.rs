@@ -59,7 +59,7 @@ impl Echo {
     }
 
     /// Records a change: a circuit that closes, or opens again after probes, is on its own.
-    pub(crate) fn hear(&mut self, change: &Transition) {
+    pub(crate) fn note(&mut self, change: &Transition) {
         let is_new = self.opened.is_some_and(|opened| change.generation > opened);
         let failed = change.from == State::HalfOpen && change.to == State::Open;
         if is_new && (change.to == State::Closed || failed) {
@@ -67,7 +67,7 @@ impl Echo {
         }
     }
 
-    pub(crate) const fn is_heard(&self) -> bool {
+    pub(crate) const fn is_active(&self) -> bool {
         self.opened.is_some()
     }
 }

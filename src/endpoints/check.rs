@@ -26,7 +26,7 @@ impl<N> Endpoints<N> {
     /// are not checked. The shortest interval is 1 ms.
     ///
     /// Spawn the future, or poll it alongside other work. When the last such future is dropped, the results of
-    /// the checks are discarded: unhealthy nodes take calls again, and start slowly.
+    /// the checks are discarded: unhealthy nodes take calls again, with a slow start.
     ///
     /// # Cancel safety
     ///

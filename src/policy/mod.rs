@@ -1,6 +1,6 @@
 //! The core of the crate: policies, operations, and stacks of policies.
 //!
-//! A [`Policy`] is a rule about how an [`Operation`] is run: [`Run`] says how. A tuple of policies is a policy: the
+//! A [`Policy`] is a rule about how an [`Operation`] is run, which [`Run`] implements. A tuple of policies is a policy: the
 //! first is the outermost. `&P`, `Arc<P>`, `Box<P>`, `Rc<P>`, and `Option<P>` are policies too; `None` passes calls
 //! through, which makes a switch for configuration.
 //!

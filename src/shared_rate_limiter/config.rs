@@ -180,11 +180,10 @@ macro_rules! shared_setters {
 
         setters! {
             in shared.setup;
-            /// Only counts and reports what it would have rejected, and admits all calls. Nothing waits for its
-            /// turn.
+            /// Counts and reports calls that would be rejected, and admits all calls. Nothing waits for tokens.
             shadow;
-            /// Hears of rejections and waits, also those of calls made outside any pipeline, and of the store's
-            /// outages.
+            /// Sets the observer of rejections and waits, also those of calls made outside any pipeline, and of the
+            /// store's outages.
             observer;
             /// Sets the name in errors and events.
             name;

@@ -400,7 +400,7 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
     with_server("permits_of_a_killed_process", |server| async move {
         let ttl = Duration::from_millis(1200);
         let store = connect(&server).await;
-        // A process that holds seven permits and is never heard of again.
+        // A process that holds seven permits and sends nothing more.
         let mut dead = Hold::new("key".into(), "dead".into(), 10, 7, ttl);
         dead.in_use = 7;
         assert_eq!(hold(&store, dead).await, 7);

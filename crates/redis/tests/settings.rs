@@ -34,7 +34,7 @@ fn settings_that_are_not_given_stay_as_they_were() {
 }
 
 #[test]
-fn mistakes_are_errors_that_say_what_is_wrong() {
+fn mistakes_are_errors_that_name_the_setting() {
     for (text, says) in [
         (r#"{"prefixes":"a"}"#, "unknown field `prefixes`"),
         (r#"{"max_in_flight":0}"#, "nonzero"),

@@ -377,7 +377,7 @@ impl Machine {
         changes
     }
 
-    /// Discards the results of health checks: nodes that were unhealthy start slowly.
+    /// Discards the results of health checks: nodes that were unhealthy have a slow start.
     pub(crate) fn forget_checks(&mut self, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         for (index, record) in self.records.iter_mut().enumerate() {
