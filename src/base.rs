@@ -100,6 +100,18 @@ impl Base {
         self.clock.now()
     }
 
+    /// Runs `settle` with the current time, or with `known` if the clock panics, whose panic propagates afterwards.
+    /// While the thread panics already, neither a panic of the clock nor one of `settle` propagates: it would abort
+    /// the process.
+    ///
+    /// For drops, refunds, and charges, whose work must not get lost.
+    pub(crate) fn at_now_or(&self, known: Instant, settle: impl FnOnce(Instant)) {
+        let (mut now, mut panics) = (known, Panics::default());
+        panics.run(|| now = self.now());
+        panics.run(|| settle(now));
+        panics.resume();
+    }
+
     /// Returns whether there is an observer: that of the call, or the handle's own.
     #[inline]
     pub(crate) fn is_heard(&self, listener: Option<&dyn Observer>) -> bool {

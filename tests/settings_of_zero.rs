@@ -310,9 +310,9 @@ fn the_other_patterns() {
             eject_failure_share(0.0, 0) => Means("rule off");
             interval(ZERO) => Error;
             base_ejection(ZERO) => Error;
-            max_ejection(ZERO) => Means("the base ejection");
+            max_ejection(ZERO) => Error;
             ejection_jitter(0.0) => Means("no jitter");
-            max_ejected(0.0) => Means("one node may be ejected");
+            max_ejected(0.0) => Means("no node is ejected");
             max_hint(ZERO) => Means("hints are ignored");
             panic_threshold(0.0) => Means("no panic mode");
             overprovisioning(0.0) => Error;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::Endpoints;
 use super::inner::{Core, Effect};
 use super::node::{Node, NodeEntry};
-use crate::clock::{ClockHandle, Sleep};
+use crate::clock::Sleep;
+use crate::instant::Instant;
 
 /// The most checks that run at the same time.
 const AT_ONCE: usize = 32;
@@ -25,7 +26,7 @@ impl<N> Endpoints<N> {
     /// are not checked. The shortest interval is 1 ms.
     ///
     /// Spawn the future, or poll it alongside other work. When the last such future is dropped, the results of
-    /// the checks are discarded.
+    /// the checks are discarded: unhealthy nodes take calls again, and start slowly.
     ///
     /// # Cancel safety
     ///
@@ -172,14 +173,15 @@ impl<'a, N> Running<'a, N> {
 impl<N> Drop for Running<'_, N> {
     fn drop(&mut self) {
         let inner = &self.endpoints.inner;
-        let clock: &ClockHandle = &inner.base.clock;
-        inner.change(clock.now(), None, |core| {
-            core.checkers -= 1;
-            if core.checkers > 0 {
-                return Effect::Nothing;
-            }
-            core.machine.forget_checks();
-            Effect::Reroute(Vec::new())
-        });
+        let change = |now| {
+            inner.change(now, None, |core| {
+                core.checkers -= 1;
+                match core.checkers {
+                    0 => Effect::of(core.machine.forget_checks(now)),
+                    _ => Effect::Nothing,
+                }
+            });
+        };
+        inner.base.at_now_or(Instant::ORIGIN, change);
     }
 }

@@ -186,8 +186,7 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// Sets the longest ejection, before jitter. Default 300 s. Values below [`base_ejection`](Self::base_ejection)
-    /// count as that.
+    /// Sets the longest ejection, before jitter, at least [`base_ejection`](Self::base_ejection). Default 300 s.
     pub const fn max_ejection(mut self, length: Duration) -> Self {
         self.max_ejection = length;
         self
@@ -201,7 +200,7 @@ impl<N> EndpointsBuilder<N> {
     }
 
     /// Sets the largest share of nodes that are ejected at once, from 0 to 1. Default 0.1. One node may always be
-    /// ejected, unless it is the last available one of its priority.
+    /// ejected, unless it is the last available one of its priority, or the share is zero: then none is.
     pub const fn max_ejected(mut self, share: f64) -> Self {
         self.max_ejected = share;
         self
@@ -300,6 +299,9 @@ impl<N> EndpointsBuilder<N> {
         }
         if self.base_ejection.is_zero() {
             return fail("base_ejection", "must be above zero");
+        }
+        if self.max_ejection < self.base_ejection {
+            return fail("max_ejection", "must be at least base_ejection");
         }
         if !is_share(self.ejection_jitter) {
             return fail("ejection_jitter", "must be from 0 to 1");

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use super::Endpoints;
-use super::inner::{Effect, WaitingDrain};
+use super::inner::{Core, Effect, WaitingDrain};
 use super::state::record::Change;
 use super::state::stats::NodeStats;
+use crate::event::Panics;
 
 impl<N> Endpoints<N> {
     /// Sends no further calls to a node. The returned future is ready when those in flight have ended;
@@ -73,8 +74,8 @@ impl<N> Endpoints<N> {
     /// that was drained.
     pub fn resume(&self, name: &str) -> bool {
         let now = self.inner.base.clock.now();
-        let mut resumed = None;
-        self.inner.change(now, None, |core| {
+        let mut resumed = Vec::new();
+        let change = |core: &mut Core<N>| {
             let Some(index) = core.index_of(name) else {
                 return Effect::Nothing;
             };
@@ -83,17 +84,17 @@ impl<N> Endpoints<N> {
                     record.is_drained = false;
                     record.new_since = Some(now);
                     record.stats.open();
-                    resumed = Some(record.stats.clone());
+                    resumed.push(record.stats.clone());
                     Effect::Reroute(Vec::new())
                 }
                 _ => Effect::Nothing,
             }
-        });
-        match &resumed {
-            Some(stats) => self.inner.wake_drains(stats),
-            None => return false,
-        }
-        true
+        };
+        let mut panics = Panics::default();
+        panics.run(|| self.inner.change(now, None, change));
+        self.inner.wake_drains_in(&mut panics, &resumed);
+        panics.resume();
+        !resumed.is_empty()
     }
 }
 

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inner::{Effect, Inner};
+use super::inner::{Core, Effect, Inner};
 use super::node::{Node, NodeEntry};
 use super::state::stats::NodeStats;
-use crate::event::Observer;
+use crate::event::{Observer, Panics};
 use crate::instant::{Instant, nanos};
 use crate::life::Life;
 use crate::verdict::{ErrorClass, Health, Verdict};
@@ -83,9 +83,10 @@ impl<'a, N> Flight<'a, N> {
                         .record(elapsed, now, self.inner.settings.decay);
                 }
                 stats.succeed(is_current);
-                leave(self.inner, stats);
                 if self.is_probe {
                     self.end_good_probe(&member, now, listener);
+                } else {
+                    leave(self.inner, stats);
                 }
             }
             Health::Unhealthy => self.fail(&member, verdict, elapsed, is_current, now, listener),
@@ -150,18 +151,16 @@ impl<'a, N> Flight<'a, N> {
             let sample = self.sample_of_failure(verdict, elapsed);
             stats.latency.record(sample, now, settings.decay);
         }
-        // The change below may run observers: the call is no longer in flight then.
         let failures = stats.fail(is_current);
-        leave(self.inner, stats);
         // At each multiple, so that an ejection that was not enforced is considered again.
         let is_at_limit = |limit: u32| !self.is_probe && failures > 0 && failures % limit == 0;
         let is_at_limit = settings.consecutive.is_some_and(is_at_limit);
         let hint = self.hint(verdict);
         if !self.is_probe && !is_at_limit && hint.is_none() {
-            return;
+            return leave(self.inner, stats);
         }
         let random = self.inner.unit();
-        self.inner.change(now, listener, |core| {
+        self.leave_and_change(stats, now, listener, |core| {
             let (machine, index, epoch) = (&mut core.machine, member.address.index, self.epoch);
             let ejected = match is_at_limit {
                 true => machine.eject_failing(index, stats, epoch, now, random),
@@ -177,11 +176,26 @@ impl<'a, N> Flight<'a, N> {
 
     #[cold]
     fn end_good_probe(&self, member: &NodeEntry<N>, now: Instant, listener: Option<&dyn Observer>) {
-        self.inner.change(now, listener, |core| {
+        self.leave_and_change(&member.stats, now, listener, |core| {
             let (machine, index) = (&mut core.machine, member.address.index);
             let change = machine.end_probe(index, &member.stats, self.epoch, true, now, 0.0);
             Effect::of(change.into_iter().collect())
         });
+    }
+
+    /// Ends the call and then changes the core, because the change may run observers, for which the call is no longer
+    /// in flight. A panic of a waker or an observer costs neither.
+    fn leave_and_change(
+        &self,
+        stats: &Arc<NodeStats>,
+        now: Instant,
+        listener: Option<&dyn Observer>,
+        change: impl FnOnce(&mut Core<N>) -> Effect,
+    ) {
+        let mut panics = Panics::default();
+        panics.run(|| leave(self.inner, stats));
+        panics.run(|| self.inner.change(now, listener, change));
+        panics.resume();
     }
 }
 
@@ -204,8 +218,8 @@ impl<N> Drop for Flight<'_, N> {
             Health::Unhealthy => Verdict::failure(),
             _ => Verdict::ignore(),
         };
-        let now = self.inner.base.clock.now();
-        self.end(verdict, now, None);
+        let base = &self.inner.base;
+        base.at_now_or(self.start, |now| self.end(verdict, now, None));
     }
 }
 

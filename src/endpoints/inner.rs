@@ -313,25 +313,29 @@ impl<N> Inner<N> {
                 }
             });
         });
-        panics.run(|| self.wake_drains(stats));
+        self.wake_drains_in(&mut panics, std::slice::from_ref(stats));
         panics.resume();
     }
 
-    /// Wakes the drains of a node.
-    pub(super) fn wake_drains(&self, stats: &Arc<NodeStats>) {
+    /// Wakes the drains of these nodes, even if user code that ran before has panicked.
+    pub(super) fn wake_drains_in(&self, panics: &mut Panics, nodes: &[Arc<NodeStats>]) {
+        if nodes.is_empty() {
+            return;
+        }
+        let is_of_nodes = |drain: &WaitingDrain| {
+            let mut nodes = nodes.iter();
+            nodes.any(|stats| Arc::ptr_eq(stats, &drain.stats))
+        };
         let drains: Vec<WaitingDrain> = {
             let mut core = lock(&self.core);
             let drains = std::mem::take(&mut core.drains).into_iter();
-            let (of_node, others) =
-                drains.partition(|drain: &WaitingDrain| Arc::ptr_eq(&drain.stats, stats));
+            let (of_nodes, others) = drains.partition(is_of_nodes);
             core.drains = others;
-            of_node
+            of_nodes
         };
-        let mut panics = Panics::default();
         for drain in drains {
             panics.run(|| drain.waker.wake());
         }
-        panics.resume();
     }
 
     pub(super) fn rejected(&self) -> u64 {

@@ -12,6 +12,7 @@ use super::state::record::Record;
 use super::state::rendezvous::hash_of;
 use super::state::stats::NodeStats;
 use crate::error::ConfigError;
+use crate::event::Panics;
 use crate::instant::Instant;
 
 /// The changes that an update made. Returned by [`Endpoints::update`].
@@ -72,14 +73,15 @@ impl<N> Inner<N> {
         let now = self.base.clock.now();
         let mut changes = Changes::default();
         let mut reopened = Vec::new();
-        self.change(now, None, |core| {
+        let change = |core: &mut Core<N>| {
             // Current plans still hold the replaced nodes, so none is dropped under the lock.
             (changes, reopened) = core.set(nodes, new_since);
             Effect::Reroute(core.machine.admit_last(now))
-        });
-        for stats in &reopened {
-            self.wake_drains(stats);
-        }
+        };
+        let mut panics = Panics::default();
+        panics.run(|| self.change(now, None, change));
+        self.wake_drains_in(&mut panics, &reopened);
+        panics.resume();
         Ok(changes)
     }
 }

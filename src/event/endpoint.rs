@@ -51,7 +51,8 @@ pub enum EndpointEvent {
         /// The name of the node.
         node: NodeName,
     },
-    /// Health checks of an endpoint succeed again.
+    /// An endpoint counts as healthy again: its health checks succeed, or the last
+    /// [`check_with`](crate::Endpoints::check_with) was dropped, so that nothing checks it.
     #[non_exhaustive]
     Healthy {
         /// The name of the node.
@@ -119,7 +120,7 @@ impl fmt::Display for EndpointEvent {
                 write!(f, "parked {node} for {}", Rounded(*length))
             }
             Self::Unhealthy { node } => write!(f, "health checks of {node} failed"),
-            Self::Healthy { node } => write!(f, "health checks of {node} succeed again"),
+            Self::Healthy { node } => write!(f, "{node} counts as healthy again"),
             Self::Draining { node, in_flight } => {
                 write!(f, "drains {node}, {in_flight} calls in flight")
             }

@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use super::state::Unavailable;
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
-use crate::event::Panics;
 use crate::instant::{Instant, nanos};
 use crate::striped::StripedCounter;
 
@@ -26,17 +25,6 @@ impl Base {
                 Rejected::new(self.name, reason).with_retry_nanos(wait)
             }
         }
-    }
-
-    /// Runs `settle` at the current time, or at `known` if the clock panics; the panic propagates afterwards.
-    ///
-    /// For refunds and charges that must not get lost. `known` lies in the past, where no waiter is served
-    /// too early and no limit holds too much.
-    pub(super) fn at_now_or(&self, known: Instant, settle: impl FnOnce(Instant)) {
-        let (mut now, mut panics) = (known, Panics::default());
-        panics.run(|| now = self.now());
-        panics.run(|| settle(now));
-        panics.resume();
     }
 
     /// Returns the same rejection with another reason.

@@ -70,10 +70,7 @@ fn a_node_whose_checks_fail_gets_no_calls_until_they_succeed() {
         );
         clock.sleep(SECOND).await;
         assert_eq!(state(&endpoints, 1), NodeState::Starting);
-        assert_eq!(
-            heard.take(),
-            ["endpoints: health checks of node-1 succeed again"]
-        );
+        assert_eq!(heard.take(), ["endpoints: node-1 counts as healthy again"]);
     });
 }
 
@@ -135,7 +132,7 @@ fn when_the_last_checker_ends_what_checks_have_said_is_forgotten() {
         clock.sleep(SECOND).await;
         assert_eq!(state(&endpoints, 1), NodeState::Unhealthy);
     });
-    assert_eq!(state(&endpoints, 1), NodeState::Available);
+    assert_eq!(state(&endpoints, 1), NodeState::Starting);
 }
 
 #[test]
@@ -156,6 +153,77 @@ fn a_check_that_panics_ends_the_checker_and_what_it_has_said() {
         std::panic::AssertUnwindSafe(|| clock.block_on(endpoints.check_with(SECOND, check)));
     assert!(std::panic::catch_unwind(checker).is_err());
     assert_eq!(rounds.get(), 2);
-    assert_eq!(state(&endpoints, 1), NodeState::Available);
+    assert_eq!(state(&endpoints, 1), NodeState::Starting);
     assert_eq!(clock.sleepers(), 0);
+}
+
+/// Ejects node 1, and reports its state after each of these checks of it, one a second.
+fn states_after(checks: &[bool], healthy_after: u32, ejects: bool) -> Vec<NodeState> {
+    let clock = ManualClock::new();
+    let builder = rotating(&clock, 3)
+        .base_ejection(60 * SECOND)
+        .unhealthy_after(2);
+    let endpoints = builder.healthy_after(healthy_after).build().unwrap();
+    if ejects {
+        fail(&endpoints, 1, 5);
+    }
+    let (done, states) = (Cell::new(0), RefCell::new(Vec::new()));
+    let next = &done;
+    let check = |node| async move {
+        let at = if node == 1 {
+            next.replace(next.get() + 1)
+        } else {
+            0
+        };
+        if node != 1 || checks[at.min(checks.len() - 1)] {
+            Ok(())
+        } else {
+            Err(())
+        }
+    };
+    during_checks(&clock, &endpoints, check, async {
+        clock.sleep(ms(500)).await;
+        for _ in checks {
+            states.borrow_mut().push(state(&endpoints, 1));
+            clock.sleep(SECOND).await;
+        }
+    });
+    states.into_inner()
+}
+
+#[test]
+fn only_consecutive_good_checks_end_an_ejection() {
+    use NodeState::{Ejected, Starting};
+    let states = states_after(&[false, true, true], 2, true);
+    assert_eq!(states, [Ejected, Ejected, Starting]);
+    let states = states_after(&[true, false, true, true], 2, true);
+    assert_eq!(states, [Ejected, Ejected, Ejected, Starting]);
+}
+
+#[test]
+fn good_checks_of_an_ejected_node_do_not_count_as_failed_ones() {
+    use NodeState::{Ejected, Unhealthy};
+    let states = states_after(&[true, true, false, false], 3, true);
+    assert_eq!(states, [Ejected, Ejected, Ejected, Unhealthy]);
+}
+
+#[test]
+fn nodes_that_were_unhealthy_start_slowly_when_the_last_checker_ends() {
+    let clock = ManualClock::new();
+    let heard = Heard::default();
+    let endpoints = builder(&clock, 3)
+        .unhealthy_after(1)
+        .observer(heard.observer())
+        .build()
+        .unwrap();
+    let check = |node| async move { if node == 1 { Err(()) } else { Ok(()) } };
+    during_checks(&clock, &endpoints, check, clock.sleep(ms(1)));
+    assert_eq!(
+        heard.take(),
+        [
+            "endpoints: health checks of node-1 failed",
+            "endpoints: node-1 counts as healthy again"
+        ]
+    );
+    assert_eq!(state(&endpoints, 1), NodeState::Starting);
 }

@@ -105,9 +105,11 @@ fn settings_take_what_they_document() {
             time >= Duration::from_millis(1) && time <= hour
         }),
         ("base_ejection", EndpointsBuilder::base_ejection, &|time| {
-            !time.is_zero()
+            !time.is_zero() && time <= Duration::from_secs(300)
         }),
-        ("max_ejection", EndpointsBuilder::max_ejection, &|_| true),
+        ("max_ejection", EndpointsBuilder::max_ejection, &|time| {
+            time >= Duration::from_secs(30)
+        }),
         ("slow_start", EndpointsBuilder::slow_start, &|_| true),
     ];
     for (setting, set, good) in times {
@@ -128,4 +130,15 @@ fn names_must_differ() {
         .clock(ManualClock::new())
         .build();
     assert_eq!(error.unwrap_err().setting(), "nodes");
+}
+
+#[test]
+fn a_longest_ejection_below_the_first_one_is_an_error() {
+    let builder = Endpoints::builder().node("a", 1).clock(ManualClock::new());
+    let second = Duration::from_secs(1);
+    let builder = builder.base_ejection(60 * second);
+    let equal = builder.clone().max_ejection(60 * second);
+    assert!(equal.build().is_ok());
+    let error = builder.max_ejection(10 * second).build().unwrap_err();
+    assert_eq!(error.setting(), "max_ejection");
 }

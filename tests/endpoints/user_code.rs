@@ -1,7 +1,10 @@
 //! Observers, values, and wakers that call back or panic.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Wake, Waker};
 
 use backstop::endpoints::{Endpoint, NodeState};
 use backstop::{Endpoints, Event, ManualClock};
@@ -120,4 +123,46 @@ fn a_value_that_panics_when_it_is_dropped_costs_no_event_and_no_change() {
         ["endpoints: enough endpoints of priority 1 again"]
     );
     assert_eq!(endpoints.try_acquire().unwrap().node().name(), "c");
+}
+
+/// Drains node 0, on which a call is in flight, and ends a panic of the routes by `change`, about which the observer
+/// panics. Returns how often the drain was woken.
+fn wakes_of_a_drain(change: impl FnOnce(&Endpoints<usize>)) -> u32 {
+    struct Woken(AtomicU32);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let clock = ManualClock::new();
+    let observer = |event: &Event| assert!(!event.to_string().ends_with("again"), "on purpose");
+    let endpoints = rotating(&clock, 2).observer(observer).build().unwrap();
+    let mut permits = [0, 1].map(|_| endpoints.try_acquire().unwrap());
+    permits.sort_by_key(|permit| **permit.node());
+    let [_in_flight, other] = permits;
+    let mut drain = Box::pin(endpoints.drain(&name(0)).unwrap());
+    other.record(backstop::Verdict::throttled(60 * SECOND));
+    let woken = Arc::new(Woken(AtomicU32::new(0)));
+    let waker = Waker::from(woken.clone());
+    let poll = drain.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(poll.is_pending());
+    let caught = catch_unwind(AssertUnwindSafe(|| change(&endpoints)));
+    assert!(caught.is_err(), "the observer has panicked");
+    woken.0.load(Ordering::Relaxed)
+}
+
+#[test]
+fn an_observer_that_panics_about_a_resumed_node_does_not_lose_the_wake_up_of_its_drain() {
+    let resume = |endpoints: &Endpoints<usize>| assert!(endpoints.resume(&name(0)));
+    assert_eq!(wakes_of_a_drain(resume), 1);
+}
+
+#[test]
+fn an_observer_that_panics_about_a_node_that_comes_back_does_not_lose_the_wake_up_of_its_drain() {
+    let node = |node: usize| Endpoint::new(name(node), node);
+    let remove_and_add = |endpoints: &Endpoints<usize>| {
+        endpoints.update([node(1)]).unwrap();
+        endpoints.update([node(0), node(1)]).unwrap();
+    };
+    assert_eq!(wakes_of_a_drain(remove_and_add), 1);
 }

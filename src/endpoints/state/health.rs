@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{Change, Record, Standing};
+use super::record::{Change, Record, Standing, Streak};
 use super::rules::{Rules, SuccessRate};
 use super::stats::{Ended, NodeStats};
 use crate::event::{EjectionCause, Unenforced};
@@ -243,7 +243,7 @@ impl Machine {
         let is_available = record.is_available(now);
         let available = ejections.available.entry(record.priority).or_default();
         let others = *available - usize::from(is_available);
-        let max = ((self.rules.max_ejected * ejections.members as f64) as usize).max(1);
+        let max = self.rules.max_ejected(ejections.members);
         let reason = if others == 0 {
             Some(Unenforced::LastAvailable)
         } else if ejections.ejected >= max {
@@ -353,14 +353,13 @@ impl Machine {
         let is_ejected = record.standing != Standing::Admitted;
         // A good check also counts towards the end of an ejection.
         if is_good != record.is_unhealthy && !(is_good && is_ejected) {
-            record.streak = 0;
+            record.streak = Streak::default();
             return Vec::new();
         }
-        record.streak += 1;
-        if record.streak < needed {
+        if record.streak.add(is_good) < needed {
             return Vec::new();
         }
-        record.streak = 0;
+        record.streak = Streak::default();
         let mut changes = Vec::new();
         if record.is_unhealthy == is_good {
             record.is_unhealthy = !is_good;
@@ -378,12 +377,19 @@ impl Machine {
         changes
     }
 
-    /// Discards the results of health checks.
-    pub(crate) fn forget_checks(&mut self) {
-        for record in self.records.iter_mut().flatten() {
-            record.is_unhealthy = false;
-            record.streak = 0;
+    /// Discards the results of health checks: nodes that were unhealthy start slowly.
+    pub(crate) fn forget_checks(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (index, record) in self.records.iter_mut().enumerate() {
+            let Some(record) = record else { continue };
+            record.streak = Streak::default();
+            if std::mem::take(&mut record.is_unhealthy) {
+                record.new_since = Some(now);
+                let index = index as u32;
+                changes.push(Change::Healthy { index });
+            }
         }
+        changes
     }
 
     /// Returns whether slow start applies to the new nodes of a priority: not if most nodes are new, nor if calls

@@ -30,11 +30,29 @@ pub(crate) struct Record {
     pub(crate) is_leaving: bool,
     /// Whether its health checks fail.
     pub(crate) is_unhealthy: bool,
-    /// Consecutive checks that contradict `is_unhealthy`.
-    pub(super) streak: u32,
+    /// Consecutive checks of one kind, which may change its state.
+    pub(super) streak: Streak,
     /// Start of its slow start.
     pub(crate) new_since: Option<Instant>,
     pub(super) swept: Ended,
+}
+
+/// Consecutive health checks with the same result.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Streak {
+    is_good: bool,
+    length: u32,
+}
+
+impl Streak {
+    /// Adds a check. Returns the number of consecutive ones with this result.
+    pub(super) const fn add(&mut self, is_good: bool) -> u32 {
+        if self.is_good != is_good {
+            *self = Self { is_good, length: 0 };
+        }
+        self.length = self.length.saturating_add(1);
+        self.length
+    }
 }
 
 /// Whether a node is ejected.
@@ -66,7 +84,7 @@ impl Record {
             is_drained: false,
             is_leaving: false,
             is_unhealthy: false,
-            streak: 0,
+            streak: Streak::default(),
             new_since,
             swept: Ended::default(),
         }

@@ -29,7 +29,7 @@ pub(crate) struct Rules {
     pub(crate) max_ejection: Duration,
     /// The largest addition to an ejection, as a share of it.
     pub(crate) jitter: f64,
-    /// The largest share of nodes that may be ejected at once; one may always be.
+    /// The largest share of nodes that may be ejected at once.
     pub(crate) max_ejected: f64,
     /// Ejections are reported, and not enforced.
     pub(crate) shadow: bool,
@@ -63,10 +63,15 @@ pub(crate) struct FailureShare {
 
 impl Rules {
     /// Returns the length of the ejection number `times` in a row, in nanoseconds, without jitter:
-    /// `min(base × times, max(base, max))`.
+    /// `min(base × times, max)`.
     pub(crate) fn ejection(&self, times: u32) -> u64 {
-        let base = nanos(self.base_ejection);
-        let max = nanos(self.max_ejection).max(base);
-        base.saturating_mul(u64::from(times)).min(max)
+        let length = nanos(self.base_ejection).saturating_mul(u64::from(times));
+        length.min(nanos(self.max_ejection))
+    }
+
+    /// Returns how many of so many nodes may be ejected at once: one at least, unless the share is zero.
+    pub(crate) fn max_ejected(&self, members: usize) -> usize {
+        let max = (self.max_ejected * members as f64) as usize;
+        max.max(usize::from(self.max_ejected > 0.0))
     }
 }
