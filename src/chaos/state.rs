@@ -92,7 +92,9 @@ pub struct Latency {
 impl Latency {
     /// Returns the delay of a call; `unit` is in `[0, 1)`.
     pub(super) fn draw(self, unit: f64) -> Duration {
-        self.min + self.max.saturating_sub(self.min).mul_f64(unit)
+        // Saturating: the product is rounded, and the sum may be beyond the longest duration.
+        let range = self.max.saturating_sub(self.min);
+        self.min.saturating_add(range.mul_f64(unit))
     }
 }
 
@@ -294,6 +296,8 @@ mod tests {
         assert_eq!(latency.draw(0.5), 2 * second);
         assert_eq!(Latency::from(second).draw(0.9), second);
         assert_eq!(Latency::from(second..Duration::ZERO).draw(0.9), second);
+        let longest = Latency::from(second..=Duration::MAX);
+        assert!(longest.draw(1.0_f64.next_down()) > Duration::MAX / 2);
     }
 }
 

@@ -78,8 +78,8 @@ pub(super) enum Admission {
 pub(super) struct State {
     rule: RejectionRule,
     window: TimeWindow,
-    /// Length of the window in seconds.
-    length: f64,
+    /// Length of the window.
+    length: Duration,
     /// The number of slices before the current one in which calls in flight are within their grace. `None`:
     /// there is no grace.
     grace_slices: Option<u64>,
@@ -108,7 +108,7 @@ impl State {
         Self {
             rule,
             window: TimeWindow::new(window, slices, true, WITHDRAWN + 1),
-            length: window.as_secs_f64(),
+            length: window,
             grace_slices: (!grace.is_zero()).then(|| nanos(grace).div_ceil(slice)),
             probe_every: nanos(probe_every),
             last_admitted: AtomicU64::new(0),
@@ -120,8 +120,8 @@ impl State {
     }
 
     /// Returns the length of the window.
-    pub(super) fn window(&self) -> Duration {
-        Duration::from_secs_f64(self.length)
+    pub(super) const fn window(&self) -> Duration {
+        self.length
     }
 
     /// Returns the content of the window. Changes nothing.
@@ -138,7 +138,7 @@ impl State {
             failures: sums[FAILED],
             in_flight,
             in_grace,
-            per_second: requests as f64 / self.length,
+            per_second: requests as f64 / self.length.as_secs_f64(),
         }
     }
 

@@ -124,3 +124,13 @@ fn throttles() {
     drive(harshest.clone());
     drive(harshest.success_threshold(1.0).count_rejected(true));
 }
+
+#[test]
+fn an_endless_window_is_printed_and_bounds_the_eviction() {
+    let builder = Throttle::builder().clock(ManualClock::new());
+    let throttle = builder.window(Duration::MAX).build().unwrap();
+    throttle.record(Verdict::failure());
+    assert!(format!("{throttle:?}").contains("window"));
+    let evictable_in = backstop::keyed::Evictable::evictable_in(&throttle);
+    assert_eq!(evictable_in, Some(Duration::MAX));
+}
